@@ -1,0 +1,66 @@
+# oatmill: `make train` and `make test` are all that a fresh clone needs; `make help` lists the rest.
+#
+#   PYTHON           the interpreter for .venv: the first of python3.11, python3.12, python3 that is 3.11 or 3.12
+#   VENV             where the environment goes: .venv
+#   TORCH_INDEX_URL  an index to take torch from instead of pip's own. Empty by default. The wheel on PyPI brings CUDA along
+#                    (several GB); https://download.pytorch.org/whl/cpu has builds for machines without a GPU.
+#   ARGS             more arguments for `oatmill train`, such as ARGS="trainer.total_timesteps=100000 --seed 1"
+
+VENV ?= .venv
+TORCH ?= torch==2.13.*
+TORCH_INDEX_URL ?=
+ARGS ?=
+PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
+	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo "$$python" && break; \
+	done)
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
+GATE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: help train test test-slow test-cluster bench clean
+
+help:
+	@echo "make train         install, then train four cogs with all five losses for a few minutes"
+	@echo "make test          the whole gate: format, lint, types, import contracts, tests"
+	@echo "make test-slow     long runs, many seeds, chaos"
+	@echo "make test-cluster  what needs a container engine"
+	@echo "make bench         what the README's numbers are made with"
+	@echo "make clean         remove the environment and all caches (runs stay)"
+
+# Installed once: the stamps say for which pyproject.toml.
+$(VENV)/.train: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "oatmill needs Python 3.11 or 3.12: install one, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "installing oatmill into $(VENV) (once; a few minutes, most of them for torch)"
+	@"$(PYTHON)" -m venv $(VENV)
+	@$(PIP) $(if $(TORCH_INDEX_URL),--index-url "$(TORCH_INDEX_URL)") "$(TORCH)"
+	@$(PIP) --editable ".[cogs]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.train
+	@echo "installing what the tests need"
+	@$(PIP) --editable ".[dev]"
+	@touch $@
+
+train: $(VENV)/.train
+	@$(BIN)/oatmill train cogs_v_clips --preset conservative --actors 2 $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(GATE) -m "not slow and not cluster"
+
+# pytest ends with 5 where it finds no test; that is no failure of these two.
+test-slow: $(VENV)/.dev
+	@$(GATE) -m slow || test $$? -eq 5
+
+test-cluster: $(VENV)/.dev
+	@$(GATE) -m cluster || test $$? -eq 5
+
+bench: $(VENV)/.dev
+	@for file in benchmarks/*.py; do echo "$$file"; OMP_NUM_THREADS=1 $(BIN)/python "$$file" || exit 1; done
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -1,0 +1,244 @@
+"""One actor's life: join the run, then again and again wait for credit, take the newest weights, unroll and send."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from actors.environment import Environment, first_observations, make_environment
+from actors.policy import ActingPolicy
+from actors.settings import ActorSettings, EnvSettings
+from actors.stopping import StopSignal
+from actors.unroll import Unroller
+from agent.settings import AgentSettings
+from agent.spec import AgentSpec
+from protocol.channels import ControlClient, TrajectorySender, WeightsReceiver, Welcome
+from protocol.errors import PeerLostError, RunError
+from protocol.trajectory import Schema
+
+log = logging.getLogger("oatmill.actor")
+
+JOIN_TIMEOUT_S = 120.0
+JOIN_SLICE_S = 1.0
+"""The longest wait for the hub without a look at the stop flag."""
+WAIT_S = 0.2
+"""The longest wait without a heartbeat and a look at the stop flag."""
+BETWEEN_TURNS_S = 0.01
+"""Between two env steps the sockets are looked after no more often than this."""
+DRAIN_S = 2.0
+
+
+@dataclass(frozen=True)
+class ActorConfig:
+    """Everything that an actor process is given.
+
+    Attributes:
+        env: the environment.
+        agent: the network.
+        actors: how many copies are stepped, and for how long at a time.
+        joining: the settings that must agree with the run's server.
+        address: the run's control address.
+        actor_id: this actor's number; None lets the hub choose.
+    """
+
+    env: EnvSettings
+    agent: AgentSettings
+    actors: ActorSettings
+    joining: Mapping[str, Any]
+    address: str
+    actor_id: int | None = None
+
+
+def run(config: ActorConfig, stop: StopSignal) -> None:
+    """Act until the run ends or this process is told to leave.
+
+    Args:
+        config: what it was given.
+        stop: tells it to leave.
+
+    Raises:
+        UserError: if the environment cannot be built or does not keep what its spaces promise.
+        RunError: if the run refuses this actor or is lost, another process has taken its place, or the environment fails.
+    """
+    with ExitStack() as stack:
+        environment = stack.enter_context(
+            closing(make_environment(config.env, copies=config.actors.envs_per_actor, seed=environment_seed(config)))
+        )
+        # Whatever takes long comes before joining: from then on the hub expects a heartbeat every few seconds.
+        observations = first_observations(environment)
+        spec = AgentSpec(environment.spaces, config.agent)
+        control = stack.enter_context(closing(_control(config, environment)))
+        welcome = _join(control, config.address, stop)
+        if welcome is None:
+            return
+        log.info("joined as actor %d, incarnation %d", welcome.actor_id, welcome.incarnation)
+        policy = ActingPolicy(spec, environment.num_rows, policy_seed(config, welcome))
+        unroller = Unroller(environment, observations, policy, config.actors.unroll_length)
+        receiver = stack.enter_context(closing(WeightsReceiver(welcome.endpoints["weights"], layout=policy.layout)))
+        sender = stack.enter_context(closing(_sender(config, environment, spec, welcome)))
+        Actor(control=control, sender=sender, receiver=receiver, policy=policy, unroller=unroller, stop=stop).act()
+        if not sender.drain(DRAIN_S):
+            log.warning("leaving with %d trajectories that were not acknowledged", sender.unacknowledged)
+        log.info("leaving after %d env steps and %d episodes", unroller.env_steps, unroller.episodes)
+
+
+class Actor:
+    """The loop of an actor that has joined.
+
+    Args:
+        control: the line to the hub.
+        sender: takes blocks.
+        receiver: brings weights.
+        policy: acts.
+        unroller: steps the environment.
+        stop: asks this process to leave.
+    """
+
+    def __init__(
+        self,
+        *,
+        control: ControlClient,
+        sender: TrajectorySender,
+        receiver: WeightsReceiver,
+        policy: ActingPolicy,
+        unroller: Unroller,
+        stop: StopSignal,
+    ) -> None:
+        self._control = control
+        self._sender = sender
+        self._receiver = receiver
+        self._policy = policy
+        self._unroller = unroller
+        self._stop = stop
+        self._next_turn = 0.0
+        self._newest, self._heard_at = -1, 0.0
+        self._swaps, self._apply_lag_s = 0, 0.0
+
+    def act(self) -> None:
+        """Collect and send until it is time to leave."""
+        while self._policy.version < 0 and self._goes_on():
+            self._swap_weights(wanted=0)
+        while self._goes_on():
+            if not self._sender.wait_ready(WAIT_S):
+                continue
+            self._note_newest()  # the word that brought the credit brought the version that it is meant for
+            self._swap_weights(wanted=self._newest)
+            block = self._unroller.collect(self._between_steps)
+            if block is not None:
+                self._sender.offer(replace(block, counters=self._counters()))
+
+    def _goes_on(self) -> bool:
+        """Look after the sockets; whether there is more to do.
+
+        Raises:
+            RunError: if another process has taken this one's place.
+        """
+        self._next_turn = time.monotonic() + BETWEEN_TURNS_S
+        self._sender.pump()
+        self._control.heartbeat(self._report())
+        self._note_newest()
+        state = self._control.state
+        if state.stop or self._stop.is_set:
+            return False
+        if state.fenced:
+            raise RunError("another process has joined as this actor, or the hub has given this one up; it leaves")
+        return True
+
+    def _note_newest(self) -> None:
+        newest = max(self._control.state.policy_version, self._sender.newest_version)
+        if newest > self._newest:
+            self._newest, self._heard_at = newest, time.monotonic()
+
+    def _between_steps(self) -> bool:
+        return not self._stop.is_set if time.monotonic() < self._next_turn else self._goes_on()
+
+    def _swap_weights(self, *, wanted: int) -> None:
+        """Take the newest weights. Credit comes a moment before the version that it announces, so this waits for it."""
+        weights = self._receiver.poll(wanted, WAIT_S)
+        if weights is None:
+            return
+        self._policy.load(weights)
+        self._swaps += 1
+        self._apply_lag_s += time.monotonic() - self._heard_at if self._heard_at else 0.0
+        if self._swaps == 1:
+            log.info("acting with version %d", weights.version)
+
+    def _counters(self) -> dict[str, float]:
+        return {
+            "env_steps": float(self._unroller.env_steps),
+            "episodes": float(self._unroller.episodes),
+            "weights_swaps": float(self._swaps),
+            "weights_apply_lag_seconds": self._apply_lag_s,  # summed over the swaps
+        }
+
+    def _report(self) -> dict[str, Any]:
+        return {
+            "env_steps": self._unroller.env_steps,
+            "episodes": self._unroller.episodes,
+            "policy_version": self._policy.version,
+            "produced": self._sender.produced,
+            "evicted": self._sender.evicted,
+        }
+
+
+def _join(control: ControlClient, address: str, stop: StopSignal) -> Welcome | None:
+    """Join the run; None if told to leave before the hub answered."""
+    deadline = time.monotonic() + JOIN_TIMEOUT_S
+    while not stop.is_set:
+        try:
+            return control.join(JOIN_SLICE_S)
+        except PeerLostError:
+            if time.monotonic() > deadline:
+                raise PeerLostError(
+                    f"no hub answered at {address} within {JOIN_TIMEOUT_S:.0f} s; is `oatmill replay` running there?"
+                ) from None
+    return None
+
+
+def environment_seed(config: ActorConfig) -> int:
+    """The root of an actor's environments' random numbers: its own for each actor id, the same in each run with one seed.
+
+    An actor that the hub numbers does not know its id yet, so its seed is drawn.
+    """
+    if config.actor_id is None:
+        return secrets.randbits(64)
+    return _mix(config.actors.seed, config.actor_id)
+
+
+def policy_seed(config: ActorConfig, welcome: Welcome) -> int:
+    """The seed of an actor's choices: a restarted actor, which meets the same first episodes, does not choose the same."""
+    return _mix(config.actors.seed, welcome.actor_id, welcome.incarnation)
+
+
+def _mix(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
+
+
+def _control(config: ActorConfig, environment: Environment) -> ControlClient:
+    description = {
+        "config": dict(config.joining),
+        "spaces": environment.spaces.to_dict(),
+        "episode_statistics": list(environment.episode_statistics),
+        "rows": environment.num_rows,
+    }
+    return ControlClient(config.address, role="actor", description=description, actor_id=config.actor_id)
+
+
+def _sender(config: ActorConfig, environment: Environment, spec: AgentSpec, welcome: Welcome) -> TrajectorySender:
+    schema = Schema.of(
+        environment.spaces, core_state_size=spec.core_state_size, episode_statistics=environment.episode_statistics
+    )
+    return TrajectorySender(
+        welcome.endpoints["data"],
+        welcome=welcome,
+        schema=schema,
+        rows=environment.num_rows,
+        when_full=config.actors.when_full,
+    )

@@ -1,0 +1,163 @@
+"""Environments of Gymnasium's registry, and a user's own ones that keep its interface."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from actors.environment import Step, load_factory, name_of
+from actors.episodes import EpisodeSums
+from actors.gymnasium_spaces import ActionConversion, ObservationConversion, convert_action_space, convert_observation_space
+from actors.settings import FactoryEnv, GymnasiumEnv
+from actors.steppers import Stepper, SyncStepper, make_vector_stepper
+from protocol.errors import UserError
+from protocol.spaces import Spaces
+from protocol.trajectory import Array
+
+
+class GymnasiumEnvironment:
+    """Copies of a Gymnasium environment as rows; see `actors.environment.Environment`.
+
+    Args:
+        name: what the user called it.
+        stepper: steps the copies.
+        observation: converts their observations.
+        action: converts actions to theirs.
+    """
+
+    episode_statistics: tuple[str, ...] = ()
+
+    def __init__(self, name: str, stepper: Stepper, observation: ObservationConversion, action: ActionConversion) -> None:
+        self.name = name
+        self.spaces = Spaces(observation.space, action.space)
+        self.num_rows = stepper.num_copies
+        self._stepper = stepper
+        self._convert = observation.convert
+        self._convert_actions = action.convert
+        self._sums = EpisodeSums(stepper.num_copies)
+
+    def reset(self) -> Array:
+        """Start all episodes."""
+        self._sums.clear()
+        return self._convert(self._stepper.reset())
+
+    def step(self, actions: Array) -> Step:
+        """Take one action a copy."""
+        raw = self._stepper.step(self._convert_actions(actions))
+        rewards = raw.rewards.astype(np.float32, copy=False)
+        self._sums.add(rewards, raw.valid)
+        ended = (raw.terminated | raw.truncated) & raw.valid
+        return Step(
+            self._convert(raw.observations),
+            rewards,
+            raw.terminated,
+            raw.truncated,
+            raw.valid,
+            self._convert(raw.final_observations),
+            raw.final_rows,
+            self._sums.end(ended) if ended.any() else (),
+        )
+
+    def close(self) -> None:
+        """Close all copies."""
+        self._stepper.close()
+
+
+def make_registered(settings: GymnasiumEnv, copies: int | None, seed: int) -> GymnasiumEnvironment:
+    """Build copies of a registered environment.
+
+    Args:
+        settings: which one, and how it is stepped.
+        copies: how many; None for one.
+        seed: the root of their random numbers.
+
+    Raises:
+        UserError: if its spaces are not among those that oatmill knows.
+        ImportError: if it needs a package that is not installed.
+    """
+    name = name_of(settings)
+    try:
+        if has_vector_class(settings):
+            env = gymnasium.make_vec(settings.id, copies or 1, "vector_entry_point", **settings.kwargs)
+            return _around_vector_env(env, seed, name)
+        # Gymnasium's own checker warns about style; what matters here is checked by the conversions and at the first reset.
+        make = partial(gymnasium.make, settings.id, disable_env_checker=True, **settings.kwargs)
+        return _around_envs([make() for _ in range(copies or 1)], seed, name)
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise ImportError(str(error)) from error
+
+
+def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int) -> GymnasiumEnvironment:
+    """Build copies of what a user's function returns.
+
+    A function with a parameter `num_envs` is called once and returns a VectorEnv of that many copies. Any other is called
+    once a copy and returns an Env, or once and returns a VectorEnv whose number of copies must be the one asked for.
+
+    Args:
+        settings: the function and its keyword arguments.
+        copies: how many; None takes what a VectorEnv has, or one.
+        seed: the root of their random numbers.
+
+    Raises:
+        UserError: if the function returns something else, or spaces that oatmill does not know.
+    """
+    name = name_of(settings)
+    function = load_factory(settings.factory)
+    make = partial(function, **settings.kwargs)
+    if "num_envs" in inspect.signature(function).parameters and "num_envs" not in settings.kwargs:
+        make = partial(make, num_envs=copies or 1)
+    first = make()
+    match first:
+        case VectorEnv():
+            if copies is not None and first.num_envs != copies:
+                raise UserError(
+                    f"{name}: expected a VectorEnv of {copies} copies, as actors.envs_per_actor says, got {first.num_envs}; "
+                    f"give the function a parameter num_envs, or set actors.envs_per_actor={first.num_envs}"
+                )
+            return _around_vector_env(first, seed, name)
+        case gymnasium.Env():
+            return _around_envs([first, *_further(make, first, (copies or 1) - 1, name)], seed, name)
+        case _:
+            raise UserError(
+                f"{name}: expected the function to return a gymnasium.Env or a gymnasium.vector.VectorEnv, got "
+                f"{type(first).__name__}; a PettingZoo environment takes env.kind=pettingzoo"
+            )
+
+
+def has_vector_class(settings: GymnasiumEnv) -> bool:
+    """Whether the environment's own vectorised class is stepped, and not copy after copy."""
+    if settings.vectorization != "auto":
+        return settings.vectorization == "vector_entry_point"
+    module, _, env_id = settings.id.rpartition(":")
+    if module:
+        importlib.import_module(module)  # registers the environment
+    try:
+        return gymnasium.spec(env_id).vector_entry_point is not None
+    except gymnasium.error.Error:
+        return False  # make() finds the newest version, or says what is wrong with the name
+
+
+def _further(make: Callable[[], Any], first: Any, count: int, name: str) -> list[Any]:
+    envs = [make() for _ in range(count)]
+    if any(env is first for env in envs):
+        raise UserError(f"{name}: expected a new environment at each call, got the same one twice; build it in the function")
+    return envs
+
+
+def _around_vector_env(env: Any, seed: int, name: str) -> GymnasiumEnvironment:
+    observation = convert_observation_space(env.single_observation_space, name)
+    action = convert_action_space(env.single_action_space, name)
+    return GymnasiumEnvironment(name, make_vector_stepper(env, seed, name), observation, action)
+
+
+def _around_envs(envs: list[Any], seed: int, name: str) -> GymnasiumEnvironment:
+    observation = convert_observation_space(envs[0].observation_space, name)
+    action = convert_action_space(envs[0].action_space, name)
+    return GymnasiumEnvironment(name, SyncStepper(envs, observation, seed), observation, action)

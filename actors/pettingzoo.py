@@ -1,0 +1,192 @@
+"""PettingZoo's parallel environments: each possible agent of each copy is a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from actors.environment import Episode, Step, load_factory, name_of
+from actors.gymnasium_spaces import ActionConversion, ObservationConversion, convert_action_space, convert_observation_space
+from actors.settings import PettingZooEnv
+from actors.steppers import copy_seeds
+from protocol.errors import UserError
+from protocol.spaces import Spaces
+from protocol.trajectory import Array
+
+
+class _Outcome(NamedTuple):
+    """What a parallel environment's step returns, by agent."""
+
+    observations: Mapping[Any, Any]
+    rewards: Mapping[Any, float]
+    terminations: Mapping[Any, bool]
+    truncations: Mapping[Any, bool]
+    infos: Mapping[Any, Any]
+
+
+class ParallelEnvironment:
+    """Copies of a parallel environment; see `actors.environment.Environment`.
+
+    An agent that leaves before the others is absent until its copy starts anew; meanwhile its row shows what it saw last. An
+    episode is one copy's, from its reset until no agent is left; its return is the mean over all possible agents.
+
+    Args:
+        name: what the user called it.
+        envs: the copies.
+        observation: converts their observations.
+        action: converts actions to theirs.
+        seed: the root of the copies' seeds.
+    """
+
+    episode_statistics: tuple[str, ...] = ()
+
+    def __init__(
+        self, name: str, envs: Sequence[Any], observation: ObservationConversion, action: ActionConversion, seed: int
+    ) -> None:
+        self.name = name
+        self.spaces = Spaces(observation.space, action.space)
+        self._envs = envs
+        self._agents = list(envs[0].possible_agents)
+        self.num_rows = rows = len(envs) * len(self._agents)
+        self._conversion = observation
+        self._convert_actions = action.convert
+        self._seeds = copy_seeds(seed, len(envs))
+        self._observations = np.zeros((rows, *observation.raw_shape), observation.raw_dtype)
+        self._rewards = np.zeros(rows, np.float32)
+        self._terminated = np.zeros(rows, np.bool_)
+        self._truncated = np.zeros(rows, np.bool_)
+        self._present = np.zeros(rows, np.bool_)
+        self._left = np.zeros(rows, np.bool_)  # in this episode
+        self._returns = np.zeros(rows, np.float64)
+        self._lengths = np.zeros(len(envs), np.int64)
+
+    def reset(self) -> Array:
+        """Seed and reset every copy."""
+        for copy, seed in enumerate(self._seeds):
+            self._start(copy, seed)
+        return self._conversion.convert(self._observations)
+
+    def step(self, actions: Array) -> Step:
+        """Take one action of each agent that is present."""
+        valid = self._present.copy()
+        self._rewards[:] = 0
+        self._terminated[:] = ~valid
+        self._truncated[:] = False
+        finals: list[tuple[int, Array]] = []
+        converted = self._convert_actions(actions)
+        ended = [self._step_copy(copy, converted, finals) for copy in range(len(self._envs))]
+        episodes = [self._start(copy) for copy, is_over in enumerate(ended) if is_over]
+        final_observations = np.array([observation for _, observation in finals], self._observations.dtype)
+        return Step(
+            self._conversion.convert(self._observations),
+            self._rewards,
+            self._terminated,
+            self._truncated,
+            valid,
+            self._conversion.convert(final_observations.reshape(len(finals), *self._conversion.raw_shape)),
+            np.array([row for row, _ in finals], np.int64),
+            episodes,
+        )
+
+    def close(self) -> None:
+        """Close every copy."""
+        for env in self._envs:
+            env.close()
+
+    def _rows(self, copy: int) -> slice:
+        return slice(copy * len(self._agents), (copy + 1) * len(self._agents))
+
+    def _step_copy(self, copy: int, actions: Array, finals: list[tuple[int, Array]]) -> bool:
+        """Step one copy; whether its episode is over."""
+        env, rows = self._envs[copy], self._rows(copy)
+        choices = actions[rows].tolist() if actions.ndim == 1 else actions[rows]
+        chosen = {agent: choice for agent, choice in zip(self._agents, choices, strict=True) if agent in env.agents}
+        outcome = _Outcome(*env.step(chosen))
+        self._lengths[copy] += 1
+        for row, agent in enumerate(self._agents, rows.start):
+            if self._present[row]:
+                self._record(row, agent, outcome, finals)
+                if agent not in env.agents and not self._left[row]:
+                    raise ValueError(f"agent {agent!r} is gone from agents without having terminated or been truncated")
+            elif agent in env.agents and not self._left[row]:
+                self._show(row, outcome.observations[agent])
+        self._returns[rows] += self._rewards[rows]
+        return not self._present[rows].any()
+
+    def _record(self, row: int, agent: Any, outcome: _Outcome, finals: list[tuple[int, Array]]) -> None:
+        self._rewards[row] = outcome.rewards[agent]
+        self._terminated[row] = outcome.terminations[agent]
+        self._truncated[row] = outcome.truncations[agent]
+        self._show(row, outcome.observations[agent])
+        if self._terminated[row] or self._truncated[row]:
+            self._present[row], self._left[row] = False, True
+            if not self._terminated[row]:
+                finals.append((row, self._observations[row].copy()))
+
+    def _show(self, row: int, observation: Any) -> None:
+        # Assignment alone would spread a scalar or a shorter row over the whole observation.
+        if np.shape(observation) != self._conversion.raw_shape:
+            raise ValueError(f"expected an observation of shape {self._conversion.raw_shape}, got {np.shape(observation)}")
+        self._observations[row] = observation
+        self._present[row] = True
+
+    def _start(self, copy: int, seed: int | None = None) -> Episode:
+        """Start a copy's next episode; the one that is over."""
+        env, rows = self._envs[copy], self._rows(copy)
+        episode = Episode(float(self._returns[rows].mean()), int(self._lengths[copy]))
+        self._returns[rows] = 0
+        self._lengths[copy] = 0
+        self._present[rows] = False
+        self._left[rows] = False
+        observations, _ = env.reset(seed=seed)
+        if not env.agents:
+            raise ValueError("expected at least one agent after a reset, got none")
+        for row, agent in enumerate(self._agents, rows.start):
+            if agent in env.agents:
+                self._show(row, observations[agent])
+        return episode
+
+
+def make_parallel(settings: PettingZooEnv, copies: int | None, seed: int) -> ParallelEnvironment:
+    """Build copies of what a user's function returns.
+
+    Args:
+        settings: the function and its keyword arguments.
+        copies: how many; None for one.
+        seed: the root of their random numbers.
+
+    Raises:
+        UserError: if the function returns no parallel environment, or its agents differ in their spaces.
+    """
+    name = name_of(settings)
+    make = partial(load_factory(settings.factory), **settings.kwargs)
+    envs = [make() for _ in range(copies or 1)]
+    first = envs[0]
+    if not all(hasattr(first, attribute) for attribute in ("possible_agents", "observation_space", "action_space")):
+        raise UserError(
+            f"{name}: expected the function to return a pettingzoo ParallelEnv with possible_agents, got "
+            f"{type(first).__name__}; a gymnasium environment takes env.kind=factory"
+        )
+    if hasattr(first, "agent_iter"):
+        raise UserError(
+            f"{name}: expected a parallel environment, got {type(first).__name__}, whose agents take turns; "
+            f"return pettingzoo.utils.aec_to_parallel(env), or the module's parallel_env()"
+        )
+    observation_space, action_space = _common_spaces(first, name)
+    observation = convert_observation_space(observation_space, name)
+    return ParallelEnvironment(name, envs, observation, convert_action_space(action_space, name), seed)
+
+
+def _common_spaces(env: Any, name: str) -> tuple[Any, Any]:
+    one, *others = env.possible_agents
+    for what, space_of in (("observation", env.observation_space), ("action", env.action_space)):
+        for other in others:
+            if space_of(one) != space_of(other):
+                raise UserError(
+                    f"{name}: expected all agents to share one {what} space, since one network plays them all; got "
+                    f"{space_of(one)} for {one!r} and {space_of(other)} for {other!r}; pad them to one space in the function"
+                )
+    return env.observation_space(one), env.action_space(one)

@@ -1,0 +1,106 @@
+"""The policy that acts: batched inference on one CPU thread, each row with a recurrent state of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from agent.model import AgentModel, acting_layout, load_acting
+from agent.spec import AgentSpec
+from protocol.trajectory import Array
+from protocol.weights import Layout, Weights
+
+SMALLEST_WAIT = np.float32(2.0**-24)  # a draw of 0 would win whatever the logits say
+
+
+class Acted(NamedTuple):
+    """What the policy did for n rows, and how it saw them. The arrays are valid until the next call."""
+
+    actions: Array  # [N] or [N, factors], int64
+    logits: Array  # [N, A], float32
+    value: Array  # [N], float32
+
+
+class ActingPolicy:
+    """The behaviour policy of one actor.
+
+    Args:
+        spec: the network.
+        rows: N.
+        seed: of the drawn actions.
+
+    Attributes:
+        version: of the weights in use; -1 while they are the network's first random ones.
+        layout: of the weights that `load` takes.
+    """
+
+    def __init__(self, spec: AgentSpec, rows: int, seed: int) -> None:
+        self.spec = spec
+        self.version = -1
+        self._model = AgentModel(spec).eval()
+        self.layout: Layout = acting_layout(self._model)
+        self._core_state: Array = self._model.initial_state(rows).numpy()
+        self._rng = np.random.default_rng(seed)
+        self._waits = np.empty((rows, spec.spaces.action.num_logits), np.float32)
+
+    @property
+    def core_state(self) -> Array:
+        """The recurrent state before the next observation, `[N, S]`, a copy."""
+        return self._core_state.copy()
+
+    def load(self, weights: Weights) -> None:
+        """Take over newer weights; recurrent states stay as they are.
+
+        Raises:
+            WireError: if they are another network's.
+        """
+        load_acting(self._model, weights.unpack(self.layout))
+        self.version = weights.version
+
+    def act(self, observations: Array) -> Acted:
+        """Draw an action of each row, and carry the recurrent states on.
+
+        Args:
+            observations: `[N, ...]` in the environment's dtype.
+        """
+        # torch wants memory that it may write to; what an environment hands out may be read-only.
+        readable = torch.from_numpy(np.require(observations, requirements=("C", "W")))
+        output = self._model.act(readable, torch.from_numpy(self._core_state))
+        self._core_state = output.core_state.numpy()
+        logits: Array = output.logits.numpy()
+        action = self.spec.spaces.action
+        actions = draw(logits, action.sizes, self._rng, self._waits)
+        return Acted(actions if action.factored else actions[:, 0], logits, output.value.numpy())
+
+    def start_anew(self, ended: Array) -> None:
+        """Clear the recurrent states of rows whose episode ended, `[N]` bool."""
+        if self._core_state.shape[1]:
+            self._core_state[ended] = 0.0
+
+
+def draw(logits: Array, sizes: Sequence[int], rng: np.random.Generator, waits: Array) -> Array:
+    """Draw a choice of each factor by the exponential race: the first of waiting times with rates exp(logit).
+
+    The race needs no normalisation, and NumPy runs it in a quarter of the time that torch takes for a few dozen rows.
+
+    Args:
+        logits: `[N, A]`, float32, all factors' choices one after another.
+        sizes: the factors' numbers of choices.
+        rng: draws the waiting times.
+        waits: scratch memory, `[N, A]` float32.
+
+    Returns:
+        int64 `[N, factors]`.
+    """
+    rng.standard_exponential(out=waits, dtype=np.float32)
+    np.maximum(waits, SMALLEST_WAIT, out=waits)
+    np.log(waits, out=waits)
+    np.subtract(logits, waits, out=waits)
+    if len(sizes) == 1:
+        first: Array = waits.argmax(-1, keepdims=True)
+        return first
+    ends = np.cumsum(sizes)
+    return np.stack([waits[:, end - size : end].argmax(-1) for size, end in zip(sizes, ends, strict=True)], -1)

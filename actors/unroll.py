@@ -1,0 +1,159 @@
+"""Collects unrolls: T steps of all rows under one policy version, as one block of trajectories."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from actors.environment import Environment, Episode, Step, is_finite, one_line
+from actors.policy import Acted, ActingPolicy
+from protocol.errors import OatmillError, RunError
+from protocol.trajectory import Array, TrajectoryBlock
+
+
+@dataclass(frozen=True)
+class _Buffers:
+    """The fields of a block that every step writes; one set serves all unrolls, since a block is packed when it is offered."""
+
+    observations: Array
+    actions: Array
+    rewards: Array
+    terminated: Array
+    truncated: Array
+    valid: Array
+    behaviour_logits: Array
+    behaviour_value: Array
+
+    @staticmethod
+    def of(environment: Environment, steps: int) -> _Buffers:
+        rows, spaces = environment.num_rows, environment.spaces
+        observation, action = spaces.observation, spaces.action
+        return _Buffers(
+            observations=np.zeros((rows, steps + 1, *observation.shape), observation.dtype),
+            actions=np.zeros((rows, steps, *action.shape), np.int32),
+            rewards=np.zeros((rows, steps), np.float32),
+            terminated=np.zeros((rows, steps), np.bool_),
+            truncated=np.zeros((rows, steps), np.bool_),
+            valid=np.zeros((rows, steps), np.bool_),
+            behaviour_logits=np.zeros((rows, steps, action.num_logits), np.float32),
+            behaviour_value=np.zeros((rows, steps), np.float32),
+        )
+
+
+class _Finals(NamedTuple):
+    """The final observations of one step's truncated rows."""
+
+    step: int
+    rows: Array
+    observations: Array
+
+
+class Unroller:
+    """Steps an environment with a policy and writes down what happens.
+
+    Args:
+        environment: has been reset.
+        observations: what its reset gave, `[N, ...]`.
+        policy: acts.
+        unroll_length: T.
+
+    Attributes:
+        env_steps: single agents' steps since the start, those of unfinished unrolls too.
+        episodes: episodes that have ended since the start.
+    """
+
+    def __init__(self, environment: Environment, observations: Array, policy: ActingPolicy, unroll_length: int) -> None:
+        self.env_steps = 0
+        self.episodes = 0
+        self._environment = environment
+        self._policy = policy
+        self._steps = unroll_length
+        self._buffers = _Buffers.of(environment, unroll_length)
+        self._buffers.observations[:, -1] = observations
+        self._finals: list[_Finals] = []
+        self._episodes: list[Episode] = []
+
+    def collect(self, every_step: Callable[[], bool]) -> TrajectoryBlock | None:
+        """Step T times.
+
+        The block's arrays are used again by the next call: pack it before.
+
+        Args:
+            every_step: called after each step; False gives the unroll up.
+
+        Returns:
+            The block, or None if it was given up.
+
+        Raises:
+            RunError: if the environment raises or gives a number that is not finite, or the policy gives one.
+        """
+        buffers = self._buffers
+        core_state = self._policy.core_state
+        self._finals, self._episodes = [], []
+        buffers.observations[:, 0] = observations = buffers.observations[:, -1].copy()
+        for t in range(self._steps):
+            acted = self._policy.act(observations)
+            step = self._step(acted.actions)
+            self._write(t, acted, step)
+            observations = step.observations
+            if not every_step():
+                buffers.observations[:, -1] = observations
+                return None
+        return self._block(core_state)
+
+    def _step(self, actions: Array) -> Step:
+        try:
+            return self._environment.step(actions)
+        except OatmillError:
+            raise
+        except Exception as error:
+            raise RunError(f"{self._environment.name} raised in step: {one_line(error)}") from error
+
+    def _write(self, t: int, acted: Acted, step: Step) -> None:
+        buffers = self._buffers
+        buffers.actions[:, t] = acted.actions
+        buffers.behaviour_logits[:, t] = acted.logits
+        buffers.behaviour_value[:, t] = acted.value
+        buffers.observations[:, t + 1] = step.observations
+        buffers.rewards[:, t] = step.rewards
+        buffers.terminated[:, t] = step.terminated
+        buffers.truncated[:, t] = step.truncated
+        buffers.valid[:, t] = step.valid
+        self._policy.start_anew(step.terminated | step.truncated)
+        if step.final_rows.size:
+            self._finals.append(_Finals(t, step.final_rows.copy(), step.final_observations.copy()))
+        self._episodes += step.episodes
+        self.episodes += len(step.episodes)
+        self.env_steps += int(np.count_nonzero(step.valid))
+
+    def _block(self, core_state: Array) -> TrajectoryBlock:
+        space, episodes = self._environment.spaces.observation, self._episodes
+        finals = [_Finals(0, np.zeros(0, np.int64), np.zeros((0, *space.shape), space.dtype)), *self._finals]
+        names = len(self._environment.episode_statistics)
+        block = TrajectoryBlock(
+            **vars(self._buffers),
+            core_state=core_state,
+            final_observations=np.concatenate([final.observations for final in finals]),
+            final_trajectory=np.concatenate([final.rows for final in finals]).astype(np.int32),
+            final_step=np.concatenate([np.full(len(final.rows), final.step, np.int32) for final in finals]),
+            episode_return=np.array([episode.episode_return for episode in episodes], np.float32),
+            episode_length=np.array([episode.length for episode in episodes], np.int32),
+            episode_statistics=np.array([e.statistics for e in episodes], np.float32).reshape(len(episodes), names),
+            policy_version=self._policy.version,
+            collected_at=time.time(),
+        )
+        self._check_finite(block)
+        return block
+
+    def _check_finite(self, block: TrajectoryBlock) -> None:
+        """Name the culprit here; ingest would refuse the block without knowing where it comes from."""
+        for field in ("observations", "final_observations", "rewards", "episode_return"):
+            if not is_finite(getattr(block, field)):
+                raise RunError(f"{self._environment.name} gave {field} that are not finite (NaN or infinity)")
+        for field in ("behaviour_logits", "behaviour_value"):
+            if not is_finite(getattr(block, field)):
+                raise RunError(f"the policy of version {block.policy_version} gave a {field} that is not finite")

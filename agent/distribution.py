@@ -1,0 +1,71 @@
+"""Policies over one choice or several at once, as rows of logits laid factor after factor.
+
+A `MultiDiscrete` action has one factor a choice; its policy is the product of the factors' softmaxes. With one factor all
+of this is the ordinary categorical distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def log_softmax(logits_A: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Normalise each factor's part of the last axis; the result has the same shape, in nats."""
+    if len(sizes) == 1:
+        return torch.log_softmax(logits_A, -1)
+    return torch.cat([torch.log_softmax(part, -1) for part in torch.split(logits_A, list(sizes), -1)], -1)
+
+
+def factor_sums(values_A: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Sum each factor's part of the last axis: `[..., A]` to `[..., factors]`."""
+    if len(sizes) == 1:
+        return values_A.sum(-1, keepdim=True)
+    return torch.stack([part.sum(-1) for part in torch.split(values_A, list(sizes), -1)], -1)
+
+
+def spread(values_F: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Repeat each factor's number over its choices: `[..., factors]` to `[..., A]`."""
+    repeats = torch.tensor(list(sizes), device=values_F.device)
+    return values_F.repeat_interleave(repeats, -1, output_size=sum(sizes))
+
+
+def action_columns(actions: Tensor, sizes: Sequence[int], *, factored: bool) -> Tensor:
+    """The columns of the taken choices in a row of logits: `[..., factors]`, int64."""
+    columns = actions.long() if factored else actions.long().unsqueeze(-1)
+    if len(sizes) == 1:
+        return columns
+    starts = torch.tensor([sum(sizes[:factor]) for factor in range(len(sizes))], device=actions.device)
+    return columns + starts
+
+
+def one_hot(actions: Tensor, sizes: Sequence[int], *, factored: bool) -> Tensor:
+    """1 at each taken choice: `[..., A]`, float32."""
+    columns = action_columns(actions, sizes, factored=factored)
+    return torch.zeros(*columns.shape[:-1], sum(sizes), device=actions.device).scatter_(-1, columns, 1.0)
+
+
+def log_prob(log_probs_A: Tensor, actions: Tensor, sizes: Sequence[int], *, factored: bool) -> Tensor:
+    """The joint log-probability of the taken actions: the sum over factors, in nats."""
+    return log_probs_A.gather(-1, action_columns(actions, sizes, factored=factored)).sum(-1)
+
+
+def entropy(log_probs_A: Tensor) -> Tensor:
+    """The entropy of the joint policy (the sum over factors), in nats, of finite log-probabilities."""
+    return -(log_probs_A.exp() * log_probs_A).sum(-1)
+
+
+def sample(logits_A: Tensor, sizes: Sequence[int], *, factored: bool, generator: torch.Generator | None = None) -> Tensor:
+    """Draw an action of each row by the exponential race: int64, `[...]` or `[..., factors]`."""
+    log_probs_A = log_softmax(logits_A, sizes)
+    race_A = torch.empty_like(log_probs_A).exponential_(generator=generator).log_().neg_().add_(log_probs_A)
+    return argmax(race_A, sizes, factored=factored)
+
+
+def argmax(scores_A: Tensor, sizes: Sequence[int], *, factored: bool) -> Tensor:
+    """The best choice of each factor: int64, `[...]` or `[..., factors]`."""
+    if not factored:
+        return scores_A.argmax(-1)
+    return torch.stack([part.argmax(-1) for part in torch.split(scores_A, list(sizes), -1)], -1)

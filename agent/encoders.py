@@ -1,0 +1,228 @@
+"""From an observation to a vector. All encoders take `[N, ...]` in the environment's dtype and give `[N, width]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+from agent.heads import orthogonal_init
+from agent.spec import AgentSpec
+from protocol.spaces import ObservationSpace
+
+PAD_LOCATION = 255
+GLOBAL_LOCATION = 254
+TABLE_STD = 0.05
+"""Some forty tokens are added up, so that the sum begins at about a third of the activation's range."""
+CNN_CHANNELS = (16, 32, 32)
+
+
+def make_encoder(spec: AgentSpec) -> nn.Module:
+    """The encoder that a spec asks for; its output has the width of the last of `hidden_sizes`."""
+    observation, settings = spec.spaces.observation, spec.settings
+    activation = nn.Tanh if settings.activation == "tanh" else nn.ReLU
+    if spec.encoder == "mlp":
+        return VectorEncoder(observation.shape[0], settings.hidden_sizes, activation)
+    if spec.encoder == "cnn":
+        return ImageEncoder(observation.shape, settings.hidden_sizes, activation, uint8=observation.dtype == "uint8")
+    codebook = TokenCodebook(observation)
+    if spec.encoder == "token_grid":
+        return TokenGridEncoder(codebook, settings.hidden_sizes, activation)
+    attention = spec.encoder == "token_attention"
+    return TokenSetEncoder(codebook, settings.token_width, settings.hidden_sizes, activation, attention=attention)
+
+
+def dense_layers(sizes: Sequence[int], activation: type[nn.Module]) -> nn.Sequential:
+    """Linear layers with orthogonal weights of gain sqrt(2), each followed by the activation."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        linear = nn.Linear(inputs, outputs)
+        orthogonal_init(linear, sqrt(2))
+        layers += [linear, activation()]
+    return nn.Sequential(*layers)
+
+
+class VectorEncoder(nn.Module):
+    """Dense layers."""
+
+    def __init__(self, inputs: int, hidden_sizes: Sequence[int], activation: type[nn.Module]) -> None:
+        super().__init__()
+        self.layers = dense_layers((inputs, *hidden_sizes), activation)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """`[N, D]` to `[N, width]`."""
+        encoded: Tensor = self.layers(observations.float())
+        return encoded
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around a skip connection (Espeholt et al. 2018, figure 3)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape in and out."""
+        out: Tensor = x + self.second(torch.relu(self.first(torch.relu(x))))
+        return out
+
+
+class ImageEncoder(nn.Module):
+    """IMPALA's residual network: three stages of convolution, pooling and two residual blocks, then dense layers."""
+
+    def __init__(self, shape: Sequence[int], hidden_sizes: Sequence[int], activation: type[nn.Module], *, uint8: bool) -> None:
+        super().__init__()
+        channels, height, width = shape
+        stages: list[nn.Module] = []
+        for outputs in CNN_CHANNELS:
+            stages += [nn.Conv2d(channels, outputs, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)]
+            stages += [ResidualBlock(outputs), ResidualBlock(outputs)]
+            channels, height, width = outputs, (height + 1) // 2, (width + 1) // 2
+        self.stages = nn.Sequential(*stages)
+        self.layers = dense_layers((channels * height * width, *hidden_sizes), activation)
+        self.scale = 1 / 255 if uint8 else 1.0
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """`[N, C, H, W]`, bytes scaled to 0..1, to `[N, width]`."""
+        encoded: Tensor = self.layers(torch.relu(self.stages(observations.float() * self.scale)).flatten(1))
+        return encoded
+
+
+class TokenCodebook:
+    """Turns MettaGrid's tokens (location, feature, value) into slots and weights.
+
+    A numeric feature has two slots, one that says it is there (weight 1) and one for its size (log(1 + value) over
+    log(1 + scale), so that the first few items of an inventory are told apart). A categorical feature has a slot a value.
+    """
+
+    def __init__(self, observation: ObservationSpace) -> None:
+        scales, categorical = observation.feature_scales, observation.categorical_features
+        self.features = len(scales)
+        self.num_categories = observation.num_categories
+        self.slots = 2 * self.features + len(categorical) * self.num_categories
+        self.log_scales = torch.log1p(torch.tensor(list(scales), dtype=torch.float32).clamp(min=1.0))
+        self.category_start = torch.full((self.features,), -1, dtype=torch.long)
+        for position, feature in enumerate(categorical):
+            self.category_start[feature] = 2 * self.features + position * self.num_categories
+        self.rows, self.columns = observation.window
+        self.places = self.rows * self.columns + 1
+
+    def place_table(self) -> Tensor:
+        """Per location byte, its place: row by row within the window, and one place for all that has none."""
+        location = torch.arange(256)
+        row, column = location // 16, location % 16
+        inside = (row < self.rows) & (column < self.columns) & (location < GLOBAL_LOCATION)
+        return torch.where(inside, row * self.columns + column, self.places - 1)
+
+    def lookup_tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Per (feature, value), both bytes: the first slot, the second slot's weight, and the second slot.
+
+        The tables have 65,536 rows, so that encoding a token is two look-ups and no arithmetic.
+        """
+        feature = torch.arange(256).repeat_interleave(256).clamp(max=self.features - 1)
+        value = torch.arange(256).repeat(256)
+        start = self.category_start[feature]
+        categorical = start >= 0
+        category = value.clamp(max=max(self.num_categories - 1, 0))
+        first = torch.where(categorical, start + category, 2 * feature)
+        weight = torch.where(categorical, torch.zeros(()), torch.log1p(value.float()) / self.log_scales[feature])
+        second = torch.where(categorical, first, 2 * feature + 1)
+        return first, weight, second
+
+
+class TokenEncoder(nn.Module):
+    """What the token encoders share: the code book's tables as buffers."""
+
+    place: Tensor
+    first_slot: Tensor
+    size_weight: Tensor
+    size_slot: Tensor
+
+    def __init__(self, codebook: TokenCodebook) -> None:
+        super().__init__()
+        first, weight, second = codebook.lookup_tables()
+        self.register_buffer("place", codebook.place_table(), persistent=False)
+        self.register_buffer("first_slot", first, persistent=False)
+        self.register_buffer("size_weight", weight, persistent=False)
+        self.register_buffer("size_slot", second, persistent=False)
+
+    def slots(self, tokens_NK: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Places, first slots, size slots and size weights, each `[N, K]`."""
+        key = tokens_NK[..., 1].long() * 256 + tokens_NK[..., 2].long()
+        return self.place[tokens_NK[..., 0].long()], self.first_slot[key], self.size_slot[key], self.size_weight[key]
+
+
+def without_trailing_pads(tokens_NKC: Tensor) -> Tensor:
+    """Cut the columns that are pads in every row. Rows are filled from the front, so a few columns hold everything.
+
+    On a GPU the cut would have to wait for the device, so nothing is cut there.
+    """
+    if tokens_NKC.is_cuda:
+        return tokens_NKC
+    used = (tokens_NKC[..., 0] != PAD_LOCATION).any(0)
+    last = int(used.nonzero().max()) + 1 if bool(used.any()) else 1
+    return tokens_NKC[:, :last]
+
+
+class TokenGridEncoder(TokenEncoder):
+    """Tokens as a sparse picture: a linear map of the dense (location, slot) grid, computed as a weighted bag of rows."""
+
+    def __init__(self, codebook: TokenCodebook, hidden_sizes: Sequence[int], activation: type[nn.Module]) -> None:
+        super().__init__(codebook)
+        self.slots_per_place = codebook.slots
+        self.table = nn.EmbeddingBag(codebook.places * codebook.slots, hidden_sizes[0], mode="sum")
+        nn.init.normal_(self.table.weight, std=TABLE_STD)
+        self.bias = nn.Parameter(torch.zeros(hidden_sizes[0]))
+        self.activation = activation()
+        self.layers = dense_layers(hidden_sizes, activation)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """`[N, K, 3]` uint8 tokens to `[N, width]`."""
+        tokens = without_trailing_pads(observations)
+        place, first, second, weight = self.slots(tokens)
+        present = (tokens[..., 0] != PAD_LOCATION).float()
+        base = place * self.slots_per_place
+        index = torch.cat([base + first, base + second], 1)
+        bag = self.table(index, per_sample_weights=torch.cat([present, weight * present], 1))
+        encoded: Tensor = self.layers(self.activation(bag + self.bias))
+        return encoded
+
+
+class TokenSetEncoder(TokenEncoder):
+    """Tokens as a set: each is embedded and passed through a layer, then pooled by maximum or by attention."""
+
+    def __init__(
+        self,
+        codebook: TokenCodebook,
+        width: int,
+        hidden_sizes: Sequence[int],
+        activation: type[nn.Module],
+        *,
+        attention: bool,
+    ) -> None:
+        super().__init__(codebook)
+        self.location = nn.Embedding(codebook.places, width)
+        self.slot = nn.Embedding(codebook.slots, width)
+        self.token = dense_layers((width, width), activation)
+        self.query = nn.Linear(width, 1) if attention else None
+        self.layers = dense_layers((width, *hidden_sizes), activation)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """`[N, K, 3]` uint8 tokens to `[N, width]`."""
+        tokens = without_trailing_pads(observations)
+        place, first, second, weight = self.slots(tokens)
+        present = (tokens[..., 0] != PAD_LOCATION).unsqueeze(-1)
+        embedded = self.location(place) + self.slot(first) + weight.unsqueeze(-1) * self.slot(second)
+        features = self.token(embedded)
+        if self.query is None:
+            pooled = features.masked_fill(~present, -1e9).amax(1) * present.any(1)
+        else:
+            scores = self.query(features).masked_fill(~present, -1e9)
+            pooled = (scores.softmax(1) * features * present).sum(1)
+        encoded: Tensor = self.layers(pooled)
+        return encoded

@@ -1,0 +1,136 @@
+"""A trained policy from a checkpoint, for inference from Python: `agent.load(path).act(observations)`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from agent import distribution
+from agent.model import AgentModel
+from agent.spec import AgentSpec
+from protocol.errors import UserError
+from protocol.trajectory import Array
+
+MANIFEST = "manifest.json"
+MODEL_FILE = "model.safetensors"
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's manifest, after every file's hash was compared with it.
+
+    Raises:
+        UserError: if the folder is not a whole checkpoint.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text())
+        files = dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{checkpoint} is not a checkpoint: expected a folder with {MANIFEST}, such as runs/latest/checkpoints/latest"
+        ) from None
+    for name, expected in files.items():
+        path = checkpoint / name
+        if not path.is_file() or file_digest(path) != expected:
+            raise UserError(f"{path} is damaged or missing: its hash is not the one in {MANIFEST}; take an older checkpoint")
+    return manifest
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_model(model: AgentModel, path: Path) -> None:
+    """Read parameters into a network.
+
+    Raises:
+        UserError: if the file is of another network; names the first array that differs.
+    """
+    stored = load_file(path)
+    own = dict(model.named_parameters())
+    for name in sorted(own.keys() | stored.keys()):
+        expected = tuple(own[name].shape) if name in own else "nothing"
+        came = tuple(stored[name].shape) if name in stored else "nothing"
+        if expected != came:
+            raise UserError(
+                f"{path} is of another network: expected {expected} for {name}, got {came}; "
+                "use the settings that it was trained with"
+            )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(stored[name])
+
+
+class LoadedAgent:
+    """A policy that acts on batches of observations, carrying each row's recurrent state.
+
+    Attributes:
+        spec: the network's spaces and settings.
+        manifest: what the checkpoint says of itself (learner_step, env_steps, policy_version, ...).
+    """
+
+    def __init__(self, model: AgentModel, manifest: dict[str, Any], *, seed: int = 0) -> None:
+        self.model = model.eval()
+        self.spec = model.spec
+        self.manifest = manifest
+        self._state = model.initial_state(0)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def act(self, observations: Array, *, deterministic: bool = False) -> Array:
+        """Choose an action for each row.
+
+        Args:
+            observations: `[N, ...]` in the environment's dtype; N stays the same until `reset`.
+            deterministic: take the likeliest choice instead of drawing one.
+
+        Returns:
+            int64 `[N]`, or `[N, factors]`.
+
+        Raises:
+            ValueError: if the observations do not have the shape that the network was trained on.
+        """
+        expected = self.spec.spaces.observation.shape
+        if observations.shape[1:] != expected:
+            raise ValueError(f"expected observations of shape [N, {', '.join(map(str, expected))}], got {observations.shape}")
+        if len(self._state) != len(observations):
+            self._state = self.model.initial_state(len(observations))
+        readable = np.require(observations, requirements=("C", "W"))  # torch wants memory that it may write to
+        output = self.model.act(torch.from_numpy(readable), self._state)
+        self._state = output.core_state
+        sizes, factored = self.model.sizes, self.model.factored
+        if deterministic:
+            return np.asarray(distribution.argmax(output.logits, sizes, factored=factored).numpy())
+        drawn = distribution.sample(output.logits, sizes, factored=factored, generator=self._generator)
+        return np.asarray(drawn.numpy())
+
+    def reset(self, rows: Array | None = None) -> None:
+        """Start the recurrent state anew, of the given rows (indices or a bool mask) or of all, where an episode has ended."""
+        if rows is None:
+            self._state = self.model.initial_state(0)
+        elif len(self._state):
+            self._state = self._state.clone()
+            self._state[torch.from_numpy(np.asarray(rows))] = 0.0
+
+
+def load(checkpoint: str | Path, *, seed: int = 0) -> LoadedAgent:
+    """Load a checkpoint folder for inference on the CPU.
+
+    Args:
+        checkpoint: a `step-N` folder, or `latest`.
+        seed: of the drawn actions.
+
+    Raises:
+        UserError: if the folder is not a whole checkpoint.
+    """
+    folder = Path(checkpoint)
+    manifest = read_manifest(folder)
+    model = AgentModel(AgentSpec.from_dict(manifest["agent"]))
+    load_model(model, folder / MODEL_FILE)
+    return LoadedAgent(model, manifest, seed=seed)

@@ -1,0 +1,273 @@
+"""The network: an encoder and an optional core (the trunk), policy and value heads, and a latent dynamics model.
+
+The dynamics model follows MuZero: a latent state and an action give the next latent state, from which heads of its own
+(shared over the model's steps) predict the reward just received, the return to come and the policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, NotRequired, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from agent.core import Core
+from agent.distribution import action_columns
+from agent.encoders import make_encoder
+from agent.heads import LatentHead, make_codec, orthogonal_init, zero_init
+from agent.spec import AgentSpec
+from protocol.trajectory import Array
+from protocol.weights import Layout, layout_of
+
+POLICY_GAIN = 0.01  # a near-uniform first policy
+NOT_ACTING = ("transition.", "model_")
+
+
+class ActOutput(NamedTuple):
+    """What an actor needs of one step: logits `[N, A]`, value `[N]`, the next core state `[N, S]`."""
+
+    logits: Tensor
+    value: Tensor
+    core_state: Tensor
+
+
+class ModelNeeds(NamedTuple):
+    """What is asked of one forward pass beside policy and value.
+
+    Attributes:
+        unroll_steps: K, the latent steps to take; 0 for none.
+        policy_steps: the first of them whose policies are wanted.
+        rewards_and_values: whether their rewards and returns are wanted.
+        gradient_scale: what a gradient is multiplied by at each step back through the latent model.
+    """
+
+    unroll_steps: int = 0
+    policy_steps: int = 0
+    rewards_and_values: bool = False
+    gradient_scale: float = 0.5
+
+
+class RootOutputs(TypedDict):
+    """Of every step."""
+
+    logits_BTA: Tensor
+    value_raw_BT: Tensor  # [B, T, width], as the value head's codec reads it
+
+
+class UnrollOutputs(TypedDict):
+    """Of K latent steps from every step, along the actions really taken; only what was asked for."""
+
+    model_reward_raw_BTK: NotRequired[Tensor]  # [B, T, K, width], the reward at t + k - 1, k = 1..K
+    model_value_raw_BTK: NotRequired[Tensor]  # [B, T, K, width], the return from t + k
+    model_logits_BTKA: NotRequired[Tensor]  # [B, T, policy_steps, A], the policy at t + k
+
+
+class ModelOutputs(RootOutputs, UnrollOutputs):
+    """Everything that one forward pass gives."""
+
+
+class ScaleGradient(torch.autograd.Function):
+    """The identity forward; multiplies the gradient on the way back."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, scale: float) -> Tensor:
+        """The same numbers."""
+        ctx.scale = scale  # type: ignore[attr-defined]
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        """The gradient times the scale."""
+        return gradients[0] * ctx.scale, None  # type: ignore[attr-defined]
+
+
+class Transition(nn.Module):
+    """h' = LayerNorm(h + W2 relu(W1 h + E[a] + b)): the action enters as a row of a table, one row a choice."""
+
+    def __init__(self, latent_size: int, num_choices: int) -> None:
+        super().__init__()
+        self.state = nn.Linear(latent_size, latent_size)
+        self.action = nn.Embedding(num_choices, latent_size)
+        nn.init.normal_(self.action.weight, std=latent_size**-0.5)
+        self.output = nn.Linear(latent_size, latent_size)
+        self.norm = nn.LayerNorm(latent_size)
+
+    def forward(self, latent: Tensor, columns: Tensor) -> Tensor:
+        """Latents `[..., H]` and the taken choices' columns `[..., factors]` to the next latents `[..., H]`."""
+        return self._advance(latent, self.state(latent) + self.action(columns).sum(-2))
+
+    def every_action(self, latent: Tensor, taken_columns: Tensor | None) -> Tensor:
+        """The next latents of every choice: `[..., H]` to `[..., A, H]`, with one product of the state for all of them.
+
+        Args:
+            latent: `[..., H]`.
+            taken_columns: for a factored action, the taken choices `[..., factors]`: a choice replaces its own factor's and
+                leaves the others as taken. None for one factor.
+        """
+        pushed = self.state(latent).unsqueeze(-2) + self.action.weight
+        if taken_columns is not None:
+            pushed = pushed + self._other_factors(taken_columns)
+        return self._advance(latent.unsqueeze(-2), pushed)
+
+    def _other_factors(self, taken_columns: Tensor) -> Tensor:
+        """What the other factors' taken choices push, for every choice: `[..., A, H]`."""
+        pushes = self.action(taken_columns)
+        others: Tensor = pushes.sum(-2, keepdim=True) - pushes
+        return others.repeat_interleave(self.factor_sizes, -2, output_size=self.action.num_embeddings)
+
+    factor_sizes: Tensor
+
+    def _advance(self, latent: Tensor, pushed: Tensor) -> Tensor:
+        advanced: Tensor = self.norm(latent + self.output(torch.relu(pushed)))
+        return advanced
+
+
+class AgentModel(nn.Module):
+    """The network that actors run and the learner trains.
+
+    Args:
+        spec: what it sees, what it may do and how it is built.
+    """
+
+    def __init__(self, spec: AgentSpec) -> None:
+        super().__init__()
+        settings, action = spec.settings, spec.spaces.action
+        self.spec = spec
+        self.sizes = action.sizes
+        self.factored = action.factored
+        self.codec = make_codec(settings.value_head, num_bins=settings.num_bins, limit=settings.value_range)
+        self.encoder = make_encoder(spec)
+        self.core = None if settings.core == "none" else Core(settings.core, settings.hidden_sizes[-1], settings.core_size)
+        latent = spec.latent_size
+        self.policy = nn.Linear(latent, action.num_logits)
+        self.value = nn.Linear(latent, self.codec.width)
+        orthogonal_init(self.policy, POLICY_GAIN)
+        zero_init(self.value)
+        self.transition = Transition(latent, action.num_logits)
+        self.transition.register_buffer("factor_sizes", torch.tensor(action.sizes), persistent=False)
+        self.model_reward = LatentHead(latent, settings.model_hidden, self.codec.width)
+        self.model_value = LatentHead(latent, settings.model_hidden, self.codec.width)
+        self.model_policy = nn.Linear(latent, action.num_logits)
+        orthogonal_init(self.model_policy, POLICY_GAIN)
+
+    def trunk_parameters(self) -> Iterator[nn.Parameter]:
+        """Encoder and core: what all losses share, and where their gradients are compared."""
+        yield from self.encoder.parameters()
+        if self.core is not None:
+            yield from self.core.parameters()
+
+    def initial_state(self, n: int) -> Tensor:
+        """The recurrent state at the start of an episode, `[n, S]`; S = 0 without a core."""
+        return torch.zeros(n, self.spec.core_state_size)
+
+    @torch.inference_mode()
+    def act(self, observations: Tensor, core_state: Tensor) -> ActOutput:
+        """One step of n rows: what an actor runs.
+
+        Args:
+            observations: `[N, ...]` in the environment's dtype.
+            core_state: `[N, S]`.
+        """
+        latent = self.encoder(observations)
+        if self.core is not None:
+            latent, core_state = self.core.step(latent, core_state)
+        return ActOutput(self.policy(latent), self.codec.value(self.value(latent)), core_state)
+
+    def latents(self, observations: Tensor, core_state: Tensor, ends_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """The trunk over time.
+
+        Args:
+            observations: `[B, T, ...]` or `[B, T + 1, ...]`.
+            core_state: `[B, S]`, before the first observation.
+            ends_BT: whether the episode ended at each step; the recurrent state starts anew after it.
+
+        Returns:
+            Latents `[B, T, H]` and the recurrent states `[B, T, S]` after each step, before any reset.
+        """
+        batch, steps = observations.shape[:2]
+        encoded = self.encoder(observations.flatten(0, 1)).unflatten(0, (batch, steps))
+        if self.core is None:
+            return encoded, core_state.unsqueeze(1).expand(-1, steps, -1)
+        return self.core.unroll(encoded, core_state, ends_BT)
+
+    def forward(
+        self, observations: Tensor, core_state: Tensor, ends_BT: Tensor, actions: Tensor, needs: ModelNeeds
+    ) -> ModelOutputs:
+        """Policy and value of every step and, if asked for, of K latent steps from each: the one pass that DDP wraps.
+
+        Args:
+            observations: `[B, T, ...]`.
+            core_state: `[B, S]`.
+            ends_BT: whether the episode ended at each step.
+            actions: the taken actions, `[B, T]` or `[B, T, factors]`.
+            needs: what is wanted beside policy and value.
+        """
+        latent_BTH, _ = self.latents(observations, core_state, ends_BT)
+        outputs: ModelOutputs = {"logits_BTA": self.policy(latent_BTH), "value_raw_BT": self.value(latent_BTH)}
+        if needs.unroll_steps:
+            outputs.update(self.unroll(latent_BTH, actions, needs))  # type: ignore[typeddict-item]
+        return outputs
+
+    def unroll(self, latent_BTH: Tensor, actions: Tensor, needs: ModelNeeds) -> UnrollOutputs:
+        """K latent steps from every step, along the actions really taken.
+
+        Where t + k - 1 lies behind the trajectory's end the last action stands in; such predictions are masked by
+        whoever reads them (`learner.masks`).
+        """
+        columns = action_columns(actions, self.sizes, factored=self.factored)
+        steps = latent_BTH.shape[1]
+        latents = []
+        latent = latent_BTH
+        for k in range(needs.unroll_steps):
+            latent = ScaleGradient.apply(latent, needs.gradient_scale)  # type: ignore[no-untyped-call]
+            index = (torch.arange(steps, device=latent.device) + k).clamp(max=steps - 1)
+            latent = self.transition(latent, columns[:, index])
+            latents.append(latent)
+        stacked = torch.stack(latents, 2)
+        outputs: UnrollOutputs = {}
+        if needs.rewards_and_values:
+            outputs["model_reward_raw_BTK"] = self.model_reward(stacked)
+            outputs["model_value_raw_BTK"] = self.model_value(stacked)
+        if needs.policy_steps:
+            outputs["model_logits_BTKA"] = self.model_policy(stacked[:, :, : needs.policy_steps])
+        return outputs
+
+    def every_action(self, latent: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """One model step for every choice: rewards and values `[..., A]`, as numbers.
+
+        Args:
+            latent: `[..., H]`.
+            actions: the taken actions; a factored action's other factors stay as taken.
+        """
+        taken = action_columns(actions, self.sizes, factored=True) if self.factored else None
+        return self.reward_and_value(self.transition.every_action(latent, taken))
+
+    def reward_and_value(self, advanced: Tensor) -> tuple[Tensor, Tensor]:
+        """The model heads' numbers for advanced latents `[..., H]`."""
+        return self.codec.value(self.model_reward(advanced)), self.codec.value(self.model_value(advanced))
+
+
+def acting_parameters(model: AgentModel) -> Iterator[tuple[str, nn.Parameter]]:
+    """What acting needs, in a fixed order: all parameters but the dynamics model's."""
+    for name, parameter in model.named_parameters():
+        if not name.startswith(NOT_ACTING):
+            yield name, parameter
+
+
+def acting_arrays(model: AgentModel) -> dict[str, Array]:
+    """The same as float32 NumPy arrays."""
+    return {name: parameter.detach().float().cpu().numpy() for name, parameter in acting_parameters(model)}
+
+
+def acting_layout(model: AgentModel) -> Layout:
+    """Names and shapes of `acting_arrays`."""
+    return layout_of(acting_arrays(model))
+
+
+def load_acting(model: AgentModel, arrays: Mapping[str, Array]) -> None:
+    """Copy what `acting_arrays` gave into a model of the same spec."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, array in arrays.items():
+            parameters[name].copy_(torch.from_numpy(array.copy()))

@@ -1,0 +1,40 @@
+"""Settings of the network (no torch)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from protocol.settings import Settings
+
+
+class AgentSettings(Settings):
+    """The network that actors run and the learner trains."""
+
+    encoder: Literal["auto", "mlp", "cnn", "token_grid", "token_set", "token_attention"] = "auto"
+    """`auto` takes mlp for vectors, cnn for images and token_grid for tokens."""
+    hidden_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(128, 128), min_length=1)
+    """Widths of the encoder's dense layers; the last one is the width of the latent state."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    token_width: int = Field(default=64, ge=4)
+    """Width of one token's embedding in token_set and token_attention."""
+    core: Literal["none", "lstm", "gru"] = "none"
+    core_size: int = Field(default=128, ge=1)
+    """Width of the recurrent core; with a core it is the width of the latent state."""
+    burn_in: int = Field(default=0, ge=0)
+    """The first steps of each trajectory that only warm the recurrent state up and are not trained on."""
+    value_head: Literal["categorical", "scalar"] = "categorical"
+    num_bins: int = Field(default=601, ge=3)
+    value_range: float = Field(default=300.0, gt=0)
+    """The categorical head's bins span [-value_range, value_range] after h(x) = sgn(x)(sqrt(|x| + 1) - 1) + x / 1000."""
+    model_hidden: int = Field(default=64, ge=1)
+    """Hidden width of the dynamics model's reward and value heads."""
+
+    @model_validator(mode="after")
+    def _check(self) -> AgentSettings:
+        if self.num_bins % 2 == 0:
+            raise ValueError(f"num_bins must be odd, so that 0 is a bin, got {self.num_bins}")
+        if self.burn_in and self.core == "none":
+            raise ValueError(f"burn_in={self.burn_in} warms a recurrent core up; set agent.core to lstm or gru")
+        return self

@@ -1,0 +1,61 @@
+"""What a network looks like: the environment's spaces and the agent's settings (no torch)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from agent.settings import AgentSettings
+from protocol.errors import UserError
+from protocol.spaces import ObservationKind, Spaces
+
+ENCODERS_OF: dict[ObservationKind, tuple[str, ...]] = {
+    "vector": ("mlp",),
+    "image": ("cnn",),
+    "tokens": ("token_grid", "token_set", "token_attention"),
+}
+"""The encoders that read each kind of observation; the first is what `auto` takes."""
+
+
+@dataclass(frozen=True)
+class AgentSpec:
+    """Everything that fixes a network's parameters.
+
+    Attributes:
+        spaces: what it sees and what it may do.
+        settings: how it is built.
+    """
+
+    spaces: Spaces
+    settings: AgentSettings
+
+    def __post_init__(self) -> None:
+        kind, asked = self.spaces.observation.kind, self.settings.encoder
+        if asked != "auto" and asked not in ENCODERS_OF[kind]:
+            raise UserError(
+                f"agent.encoder={asked} does not read {kind} observations; take one of {', '.join(ENCODERS_OF[kind])}"
+            )
+
+    @property
+    def encoder(self) -> str:
+        """The encoder's name with `auto` resolved."""
+        return ENCODERS_OF[self.spaces.observation.kind][0] if self.settings.encoder == "auto" else self.settings.encoder
+
+    @property
+    def core_state_size(self) -> int:
+        """The length of the recurrent state as one row: hidden and cell for an LSTM, hidden for a GRU, 0 without a core."""
+        return {"none": 0, "gru": 1, "lstm": 2}[self.settings.core] * self.settings.core_size
+
+    @property
+    def latent_size(self) -> int:
+        """H, the width of the latent state that all heads and the dynamics model read."""
+        return self.settings.hidden_sizes[-1] if self.settings.core == "none" else self.settings.core_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `from_dict` reads them back."""
+        return {"spaces": self.spaces.to_dict(), "settings": self.settings.model_dump(mode="json")}
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> AgentSpec:
+        """Build from what `to_dict` gave."""
+        return AgentSpec(Spaces.from_dict(values["spaces"]), AgentSettings.model_validate(values["settings"]))

@@ -1,0 +1,41 @@
+"""`oatmill actor`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from deploy.cli.options import (
+    AddressOption,
+    Assignments,
+    ConfigOption,
+    LogLevel,
+    LogLevelOption,
+    OptionalRecipe,
+    PresetOption,
+)
+
+
+def actor(
+    *,
+    address: AddressOption,
+    recipe: OptionalRecipe = None,
+    assignments: Assignments = None,
+    actor_id: Annotated[
+        int | None, typer.Option("--actor-id", metavar="I", min=0, help="This actor's number; the hub chooses if left out.")
+    ] = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    log_level: LogLevelOption = LogLevel.info,
+) -> None:
+    """Run one actor.
+
+    It steps environments and sends trajectories to the run's replay server.
+    """
+    from deploy.cli.roles import become, pass_config, role_settings  # noqa: PLC0415
+    from recipes.commands import actor_command  # noqa: PLC0415
+
+    settings = role_settings(recipe, assignments, preset=preset, config=config)
+    command = actor_command(pass_config(settings), address=address, number=actor_id, log_level=log_level.value)
+    become(command, threads=1)

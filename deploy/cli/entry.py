@@ -1,0 +1,78 @@
+"""The way into every command, and what becomes of errors: one line on stderr, never a traceback that was not asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+PREFIX = "oatmill: error: "
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+def main() -> None:
+    """Run `oatmill` with the process's arguments and exit: 0 done, 1 the run failed, 2 bad input."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: what follows `oatmill`.
+    """
+    try:
+        code = dispatch(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has enough. Python would complain once more when it flushes at exit.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def dispatch(arguments: Sequence[str]) -> int:
+    """Run one command; every error but a closed pipe becomes one line."""
+    try:
+        from protocol.origin import check_packages  # noqa: PLC0415  (what may be wrong is where packages come from)
+    except ImportError as error:
+        return complain(f"another package named protocol comes first on Python's path ({error}); leave that folder", BAD_INPUT)
+    from typer import TyperException  # noqa: PLC0415
+
+    from protocol.errors import OatmillError  # noqa: PLC0415
+
+    try:
+        check_packages()
+        from deploy.cli.app import app  # noqa: PLC0415
+
+        code = app(list(arguments), prog_name="oatmill", standalone_mode=False)
+    except TyperException as error:
+        return complain(f"{error.format_message().rstrip('.')}; {hint(error)}", BAD_INPUT)
+    except OatmillError as error:
+        return complain(str(error), error.exit_code)
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # a defect of ours is told in one line too
+        return complain(f"{type(error).__name__}: {error}; this is a defect, --log-level debug shows where", FAILED)
+    return code if isinstance(code, int) else 0
+
+
+def hint(error: Exception) -> str:
+    """Where the user can read what the command takes."""
+    context = getattr(error, "ctx", None)
+    return f"`{context.command_path if context else 'oatmill'} --help` shows what is expected"
+
+
+def complain(message: str, code: int) -> int:
+    """Write the one line, with a traceback only where debugging was asked for; returns the exit code."""
+    if sys.exception() is not None and logging.getLogger().isEnabledFor(logging.DEBUG):
+        traceback.print_exc()
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{PREFIX}{' '.join(message.split())}\n")
+    return code

@@ -1,0 +1,45 @@
+"""`oatmill learner`."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from deploy.cli.options import (
+    AddressOption,
+    Assignments,
+    ConfigOption,
+    LogLevel,
+    LogLevelOption,
+    OptionalRecipe,
+    PresetOption,
+    RoleRunDir,
+)
+
+
+def learner(
+    *,
+    address: AddressOption,
+    run_dir: RoleRunDir,
+    recipe: OptionalRecipe = None,
+    assignments: Assignments = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's newest checkpoint.")] = False,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    log_level: LogLevelOption = LogLevel.info,
+) -> None:
+    """Run the learner.
+
+    That is all its ranks, or one of them where RANK and WORLD_SIZE are set.
+    """
+    from deploy.cli.roles import become, keep_config, role_settings  # noqa: PLC0415
+    from recipes.commands import learner_command  # noqa: PLC0415
+
+    settings = role_settings(recipe, assignments, preset=preset, config=config)
+    trainer = settings.trainer
+    ranks = 1 if "RANK" in os.environ else trainer.learners
+    path = keep_config(settings, run_dir)
+    command = learner_command(path, run_dir, address=address, ranks=ranks, resume=resume, log_level=log_level.value)
+    become(command, threads=trainer.threads)

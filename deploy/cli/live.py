@@ -1,0 +1,121 @@
+"""The live view of a run on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from recipes.observer import number, value
+
+
+class SteadyConsole(Console):
+    """A console that tells of a lost terminal instead of ending the program; NO_COLOR is its business too."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Called by rich."""
+        raise BrokenPipeError
+
+
+class LiveObserver:
+    """Draws how far a run is, how fast and how well, and each loss with its share; a lost terminal ends only the drawing.
+
+    Args:
+        output: the terminal.
+        width: its width; None asks it.
+    """
+
+    def __init__(self, output: TextIO, *, width: int | None = None) -> None:
+        self._console = SteadyConsole(file=output, highlight=False, force_terminal=True, width=width)
+        # Refreshed from here only: a thread of its own might hold a lock while a child is forked.
+        self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        self._total = 0
+        self._lost = False
+
+    def started(self, run_dir: Path, total_timesteps: int, notes: Sequence[str]) -> None:
+        """See Observer."""
+        self._total = total_timesteps
+        self._print(f"run folder {run_dir}")
+        for note in notes:
+            self._print(f"note: {note}")
+        self._draw(self._live.start)
+
+    def reported(self, line: Mapping[str, Any]) -> None:
+        """See Observer."""
+        self._draw(lambda: self._live.update(view(line, self._total), refresh=True))
+
+    def noted(self, text: str) -> None:
+        """See Observer."""
+        self._print(text)
+
+    def failed(self, name: str, last_lines: Sequence[str]) -> None:
+        """See Observer."""
+        self.ended()
+        self._print(f"the last lines of {name}:")
+        for line in last_lines:
+            self._print(f"  {line}")
+
+    def ended(self) -> None:
+        """See Observer."""
+        self._draw(self._live.stop)
+
+    def _print(self, text: str) -> None:
+        self._draw(lambda: self._console.print(text, markup=False, soft_wrap=True))
+
+    def _draw(self, action: Callable[[], None]) -> None:
+        if self._lost:
+            return
+        try:
+            action()
+        except (OSError, ValueError):
+            self._lost = True
+
+
+def view(line: Mapping[str, Any], total_timesteps: int) -> RenderableType:
+    """A reported learner step as a block of text.
+
+    Args:
+        line: as metrics.jsonl has it.
+        total_timesteps: the budget, in env steps.
+    """
+    head = Table.grid(padding=(0, 2))
+    env_steps = line.get("env_steps", 0)
+    head.add_row(
+        ProgressBar(total=total_timesteps, completed=min(env_steps, total_timesteps), width=30),
+        f"{env_steps:,} / {total_timesteps:,} env steps",
+        f"{number(line.get('env_steps_per_second'), ',.0f')}/s",
+        f"return [bold]{number(value(line, 'episode_return', 'mean'), '.2f')}[/bold]",
+    )
+    facts = (
+        f"entropy {number(value(line, 'entropy', 'nats'), '.2f')} nats "
+        f"({number(value(line, 'entropy', 'fraction'), '.0%')})   "
+        f"explained variance {number(line.get('explained_variance'), '.2f')}   "
+        f"lag {number(value(line, 'policy_lag', 'p50'), '.0f')}   "
+        f"queue {number(value(line, 'queue', 'trajectories'), '.0f')}   version {line.get('policy_version')}"
+    )
+    flags = line.get("red_flags") or []
+    parts: list[RenderableType] = [head, facts, losses_table(line.get("losses", {}))]
+    return Group(*parts, *([f"[red]red flags: {', '.join(flags)}[/red]"] if flags else []))
+
+
+def losses_table(losses: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+    """Each loss, raw and weighted, with its share of the objective and of the gradient."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("loss")
+    for column in ("raw", "weighted", "share", "gradient share"):
+        table.add_column(column, justify="right")
+    for name, loss in losses.items():
+        table.add_row(
+            name,
+            number(loss.get("raw"), ".4g"),
+            number(loss.get("weighted"), ".4g"),
+            number(loss.get("share"), ".1%"),
+            number(loss.get("gradient_share"), ".1%"),
+        )
+    return table

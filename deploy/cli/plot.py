@@ -1,0 +1,28 @@
+"""`oatmill plot`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.cli.options import LogLevel, LogLevelOption
+
+
+def plot(
+    run_dirs: Annotated[
+        list[Path] | None, typer.Argument(metavar="RUN_DIR...", help="Run folders; the newest if left out.")
+    ] = None,
+    *,
+    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
+) -> None:
+    """Draw a run's curves as PNG into its plots folder.
+
+    That is the return, each loss's weighted value and gradient on the trunk, and the policy. Needs oatmill[plot].
+    """
+    from deploy.curves import draw  # noqa: PLC0415
+    from recipes.run_folder import find_run  # noqa: PLC0415
+
+    for folder in run_dirs or [find_run(None)]:
+        typer.echo(str(draw(folder)))

@@ -1,0 +1,16 @@
+"""`oatmill recipes`."""
+
+from __future__ import annotations
+
+import typer
+
+from deploy.cli.options import LogLevel, LogLevelOption
+
+
+def recipes(*, log_level: LogLevelOption = LogLevel.info) -> None:  # noqa: ARG001  (its callback acts)
+    """List the built-in recipes, one line each."""
+    from recipes.registry import BUILT_IN  # noqa: PLC0415
+
+    width = max(map(len, BUILT_IN))
+    for recipe in BUILT_IN.values():
+        typer.echo(f"{recipe.name:<{width}}  {recipe.summary}")

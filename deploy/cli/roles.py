@@ -1,0 +1,81 @@
+"""What `oatmill replay`, `actor` and `learner` have in common: settings from the command line, then the role's own program."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from deploy.cli.options import resolve_run
+from protocol.errors import UserError
+from protocol.joining import first_difference, flatten_settings
+from recipes import yaml_format
+from recipes.child import child_environment
+from recipes.overrides import command_layers, resolve
+from recipes.settings import RunSettings, prepared, read_config, write_config
+
+
+def role_settings(
+    recipe: str | None, assignments: Sequence[str] | None, *, preset: str | None, config: Path | None
+) -> RunSettings:
+    """The settings that a role's command line asks for.
+
+    Args:
+        recipe: a recipe; without one `config` has to hold everything, as a run's config.yaml does.
+        assignments: `key=value` as typed.
+        preset: a preset's name.
+        config: a YAML file of settings.
+
+    Raises:
+        UserError: one line about what is wrong.
+    """
+    assigned = list(assignments or ())
+    if recipe is not None and "=" in recipe:
+        assigned.insert(0, recipe)
+        recipe = None
+    if recipe is not None:
+        return prepared(resolve_run(recipe, assigned, preset=preset, config=config, flags={}).settings)[0]
+    if config is None:
+        raise UserError("expected a RECIPE, or --config FILE with a run's config.yaml, got neither")
+    layers = command_layers(preset={}, config=config, environ=os.environ, assignments=assigned, flags={})
+    return prepared(resolve({}, layers))[0]
+
+
+def keep_config(settings: RunSettings, run_dir: Path) -> Path:
+    """Write a run folder's config.yaml, or see that it says the same.
+
+    Raises:
+        UserError: if the folder cannot be written to, or is of a run with other settings.
+    """
+    path = run_dir / "config.yaml"
+    if not path.exists():
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            write_config(settings, path)
+        except OSError as error:
+            raise UserError(f"--run-dir {run_dir} cannot be written to: {error.strerror}") from None
+        return path
+    difference = first_difference(flatten_settings(read_config(path).to_dict()), flatten_settings(settings.to_dict()))
+    if difference is not None:
+        raise UserError(f"{path} is of another run: {difference}; use its settings, or another --run-dir")
+    return path
+
+
+def pass_config(settings: RunSettings) -> str:
+    """A file with the settings that the program which takes this process's place can read, and that vanishes with it."""
+    content = yaml_format.dump(settings.to_dict()).encode()
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("config.yaml", 0)
+        os.write(descriptor, content)
+        return f"/proc/self/fd/{descriptor}"
+    descriptor, path = tempfile.mkstemp(suffix=".yaml")
+    os.write(descriptor, content)
+    os.close(descriptor)
+    return path
+
+
+def become(command: Sequence[str], *, threads: int) -> NoReturn:
+    """Let a role's program take this process's place: its signals, its output and its exit code are this command's."""
+    os.execve(command[0], list(command), child_environment(os.environ, threads))

@@ -1,0 +1,39 @@
+"""`oatmill stop`."""
+
+from __future__ import annotations
+
+import time
+
+import typer
+
+from deploy.cli.options import LogLevel, LogLevelOption, RunDirOption
+
+ENDS_WITHIN_S = 90.0
+POLL_S = 0.1
+
+
+def stop(
+    *,
+    run_dir: RunDirOption = None,
+    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
+) -> None:
+    """End a run in order.
+
+    Its learner step is finished and saved, then all its processes leave.
+    """
+    from protocol.errors import RunError  # noqa: PLC0415
+    from recipes.hub_line import hub_line  # noqa: PLC0415
+    from recipes.run_folder import find_run, is_held, read_run  # noqa: PLC0415
+
+    folder = find_run(run_dir)
+    with hub_line(read_run(folder)["control"]) as hub:
+        if not hub.stop():
+            raise RunError(f"the replay server of {folder} does not answer; end it by its pid, which run.json has")
+    deadline = time.monotonic() + ENDS_WITHIN_S
+    while is_held(folder):
+        if time.monotonic() > deadline:
+            raise RunError(
+                f"{folder} has not ended {ENDS_WITHIN_S:g} s after it was told to; `oatmill status` shows what is left"
+            )
+        time.sleep(POLL_S)
+    typer.echo(f"{folder} has ended")

@@ -1,0 +1,116 @@
+"""What `oatmill train` says at a run's end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from actors.settings import EnvSettings
+from recipes.baselines import random_return
+from recipes.observer import number, value
+from recipes.result import RunResult
+
+if TYPE_CHECKING:
+    from recipes.evaluation import Evaluation
+
+LOSS_COLUMNS = ("loss", "raw", "coefficient", "weighted", "share", "gradient share")
+
+
+def summary_lines(result: RunResult, env: EnvSettings) -> list[str]:
+    """A run's result for people.
+
+    Args:
+        result: of the run.
+        env: its environment's settings, to say what a random policy gets.
+    """
+    return [
+        "",
+        *facts(result, env),
+        "",
+        *loss_table(result.losses),
+        "",
+        *red_flag_lines(result),
+        ledger_line(result.ledger),
+        f"run folder      {result.run_dir}",
+    ]
+
+
+def facts(result: RunResult, env: EnvSettings) -> list[str]:
+    """How well, how far and how fast."""
+    baseline = random_return(env)
+    random = f"; the random policy gets {baseline:g}" if baseline is not None else ""
+    mean, spread = result.episode_return.get("mean"), result.episode_return.get("std")
+    lines = [
+        f"episode return  {number(mean, '.2f')} +- {number(spread, '.2f')} over the last {result.episode_return.get('n', 0)} "
+        f"episodes{random}",
+        f"env steps       {result.env_steps:,} in {result.learner_steps:,} learner steps and "
+        f"{number(result.seconds, '.1f')} s, {number(result.env_steps_per_second, ',.0f')} a second",
+        f"policy          entropy {number(value(result.entropy, 'nats'), '.3f')} nats "
+        f"({number(value(result.entropy, 'fraction'), '.0%')} of uniform), explained variance "
+        f"{number(result.explained_variance, '.2f')}, lag {number(value(result.policy_lag, 'p50'), '.0f')} versions",
+    ]
+    if result.episode_statistics:
+        shown = ", ".join(f"{name} {number(mean, '.2f')}" for name, mean in result.episode_statistics.items())
+        lines.append(f"an episode      {shown}")
+    if result.outcome != "done":
+        lines.append(f"outcome         {result.outcome}")
+    return lines
+
+
+def loss_table(losses: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Every loss, raw and weighted, with its shares of objective and gradient; and the terms of those that have several."""
+    rows: list[tuple[str, ...]] = [LOSS_COLUMNS]
+    for name, loss in losses.items():
+        rows.append(loss_row(name, loss))
+        terms = loss.get("terms", {})
+        rows += [loss_row(f"  {term}", values) for term, values in terms.items() if len(terms) > 1]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(LOSS_COLUMNS))]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def loss_row(name: str, loss: Mapping[str, Any]) -> tuple[str, ...]:
+    """One line of the table."""
+    numbers: Iterable[tuple[str, str]] = (("raw", ".4g"), ("coef", ".4g"), ("weighted", ".4g"))
+    shares = ("share", "gradient_share")
+    return (
+        name,
+        *(number(loss.get(key), form) for key, form in numbers),
+        *(number(loss[key], ".1%") if key in loss else "" for key in shares),
+    )
+
+
+def red_flag_lines(result: RunResult) -> list[str]:
+    """The red flags that were raised at any time, or that there were none."""
+    if not result.red_flags:
+        return ["red flags       none"]
+    return [f"red flag        {flag['flag']}: {flag['why']}" for flag in result.red_flags]
+
+
+def ledger_line(ledger: Mapping[str, Any]) -> str:
+    """Where every trajectory went; `produced` is the sum of what follows."""
+    if not ledger:
+        return "ledger          unknown: the replay server did not answer at the end"
+    dropped = ledger.get("dropped", {})
+    parts = {"trained": ledger.get("trained", 0), **dropped}
+    parts |= {name: ledger.get(name, 0) for name in ("queued", "in_flight", "unsent_at_death", "lost")}
+    shown = " + ".join(f"{name} {count}" for name, count in parts.items() if count or name in {"trained", "lost"})
+    accounted = sum(parts.values())
+    verdict = "" if accounted == ledger.get("produced") else f", which is {accounted}: the ledger does not balance"
+    return f"ledger          produced {ledger.get('produced', 0)} = {shown}{verdict}"
+
+
+def evaluation_lines(evaluation: Evaluation) -> list[str]:
+    """A checkpoint's evaluation for people."""
+    got, baseline = evaluation.episode_return, evaluation.random_return
+    random = f"; the random policy gets {baseline:g}" if baseline is not None else ""
+    shown = "".join(f", {name} {mean:.2f}" for name, mean in evaluation.episode_statistics.items())
+    return [
+        f"checkpoint      {evaluation.checkpoint} ({evaluation.env_steps:,} env steps)",
+        f"episode return  {got['mean']:.2f} +- {got['std']:.2f} over {got['n']} episodes{random}",
+        f"an episode      {evaluation.episode_length:.1f} steps{shown}",
+    ]

@@ -1,0 +1,76 @@
+"""`oatmill train`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from deploy.cli.options import (
+    ActorsOption,
+    Assignments,
+    ConfigOption,
+    InsecureOption,
+    JsonOption,
+    LearnersOption,
+    LogLevel,
+    LogLevelOption,
+    PresetOption,
+    RecipeArgument,
+    RunDirOption,
+    SeedOption,
+    print_json,
+    resolve_run,
+    seeds,
+)
+
+ListenOption = Annotated[
+    str,
+    typer.Option("--listen", metavar="URL", help="ipc, or tcp://HOST[:PORT] so that actors of other machines can join."),
+]
+
+
+def train(
+    *,
+    recipe: RecipeArgument,
+    assignments: Assignments = None,
+    actors: ActorsOption = None,
+    learners: LearnersOption = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    run_dir: RunDirOption = None,
+    seed: SeedOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an ended run from its newest checkpoint.")] = False,
+    listen: ListenOption = "ipc",
+    insecure: InsecureOption = False,
+    as_json: JsonOption = False,
+    log_level: LogLevelOption = LogLevel.info,
+) -> None:
+    """Train a recipe on this machine.
+
+    The run ends when its budget is spent; Ctrl-C, SIGTERM or `oatmill stop` end it in order, with a checkpoint.
+
+    Settings count in this order, the last one most: recipe, --preset, --config, variables such as
+    OATMILL__TRAINER__TOTAL_TIMESTEPS=10000, KEY=VALUE, other options.
+    """
+    from deploy.cli.display import observer_for  # noqa: PLC0415
+    from deploy.cli.summary import summary_lines  # noqa: PLC0415
+    from recipes.run_folder import find_run  # noqa: PLC0415
+
+    flags = {"actors.count": actors, "trainer.learners": learners, **seeds(seed)}
+    resumed = find_run(run_dir) if resume else None
+    run = resolve_run(recipe, assignments, preset=preset, config=config, flags=flags, resumed=resumed)
+    result = run.start(
+        run_dir=run_dir,
+        resume=resume,
+        listen=listen,
+        insecure=insecure,
+        observer=observer_for(sys.stderr if as_json else sys.stdout),
+        log_level=log_level.value,
+    )
+    lines = summary_lines(result, run.settings.env)
+    for line in lines:
+        typer.echo(line, err=as_json)
+    if as_json:
+        print_json(result.to_dict())

@@ -1,0 +1,106 @@
+"""A run's curves as pictures: the return, what each loss weighs, what it pushes with, and what the policy is like."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from protocol.errors import UserError
+
+Lines = Sequence[Mapping[str, Any]]
+WIDTH, HEIGHT, DPI = 11.0, 7.0, 110
+PNG = "curves.png"
+
+
+def read_lines(run_dir: Path) -> Lines:
+    """The reported learner steps of a run.
+
+    Raises:
+        UserError: if the folder holds none.
+    """
+    path = run_dir / "metrics.jsonl"
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); expected a run folder, such as runs/latest") from None
+    if not lines:
+        raise UserError(f"{path} is empty: the run has not reported a learner step yet")
+    return lines
+
+
+def draw(run_dir: Path) -> Path:
+    """Draw a run's curves into its `plots` folder.
+
+    Args:
+        run_dir: the run's folder.
+
+    Returns:
+        The picture's path.
+
+    Raises:
+        UserError: if the folder holds no run, or matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415  (only who draws needs it)
+    except ImportError:
+        raise UserError("drawing needs matplotlib; pip install 'oatmill[plot]'") from None
+    lines = read_lines(run_dir)
+    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True)
+    draw_return(axes[0][0], lines)
+    draw_losses(axes[0][1], lines, "weighted", "weighted loss, magnitude")
+    draw_policy(axes[1][0], lines)
+    draw_losses(axes[1][1], lines, "gradient_norm", "gradient on the trunk, norm")
+    for axis in axes[1]:
+        axis.set_xlabel("env steps")
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small")
+    figure.suptitle(run_dir.resolve().name)
+    path = run_dir / "plots" / PNG
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=DPI)
+    return path
+
+
+def column(lines: Lines, *names: str) -> list[float]:
+    """One number of every line, by its path; NaN where there is none."""
+    values = []
+    for line in lines:
+        entry: Any = line
+        for name in names:
+            entry = entry.get(name) if isinstance(entry, Mapping) else None
+        values.append(float("nan") if entry is None else float(entry))
+    return values
+
+
+def draw_return(axis: Any, lines: Lines) -> None:
+    """The mean return of the last 100 episodes, a standard deviation around it."""
+    steps, mean, std = (
+        column(lines, *path) for path in (("env_steps",), ("episode_return", "mean"), ("episode_return", "std"))
+    )
+    axis.plot(steps, mean, label="episode return, mean of the last 100")
+    low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
+    axis.fill_between(steps, low, high, alpha=0.2, label="one standard deviation")
+    axis.set_ylabel("return")
+
+
+def draw_losses(axis: Any, lines: Lines, field: str, label: str) -> None:
+    """One curve a loss on a logarithmic scale: they may lie many powers of ten apart."""
+    steps = column(lines, "env_steps")
+    for name in lines[-1]["losses"]:
+        axis.plot(steps, [abs(value) for value in column(lines, "losses", name, field)], label=name)
+    axis.set_yscale("log")
+    axis.set_ylabel(label)
+
+
+def draw_policy(axis: Any, lines: Lines) -> None:
+    """Entropy as a fraction of uniform, explained variance, and the KL of a learner step."""
+    steps = column(lines, "env_steps")
+    axis.plot(steps, column(lines, "entropy", "fraction"), label="entropy, fraction of uniform")
+    axis.plot(steps, column(lines, "explained_variance"), label="explained variance")
+    axis.plot(steps, column(lines, "approx_kl"), label="KL of a learner step")
+    axis.set_ylim(-0.5, 1.05)
+    axis.set_ylabel("policy and value")

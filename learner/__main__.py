@@ -1,0 +1,53 @@
+"""One learner rank: `python -m learner --config FILE --address URL --run-dir DIR [--resume]`; several under torchrun."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import yaml
+
+from agent.settings import AgentSettings
+from learner.settings import TrainerSettings
+from protocol.errors import OatmillError
+from protocol.joining import joining_config
+from protocol.settings import MetricsSettings
+
+
+def main() -> int:
+    """Run one rank; 0 done, 1 failed, 2 bad input."""
+    parser = argparse.ArgumentParser(prog="python -m learner", description="One learner rank of an oatmill run.")
+    parser.add_argument("--config", type=Path, required=True, help="the run's config.yaml")
+    parser.add_argument("--address", required=True, help="the run's control address")
+    parser.add_argument("--run-dir", type=Path, required=True, help="where reports and checkpoints go")
+    parser.add_argument("--resume", action="store_true", help="start from the newest checkpoint of the run folder")
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    arguments = parser.parse_args()
+    logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from learner.learner import LearnerConfig, run  # noqa: PLC0415  (torch is loaded after the arguments are known good)
+
+    roots = yaml.safe_load(arguments.config.read_text())
+    try:
+        run(
+            LearnerConfig(
+                trainer=TrainerSettings.model_validate(roots["trainer"]),
+                agent=AgentSettings.model_validate(roots["agent"]),
+                metrics=MetricsSettings.model_validate(roots["metrics"]),
+                joining=joining_config(roots),
+                address=arguments.address,
+                run_dir=arguments.run_dir,
+                resume=arguments.resume,
+            )
+        )
+    except OatmillError as error:
+        sys.stderr.write(f"oatmill: error: {error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

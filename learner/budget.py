@@ -1,0 +1,30 @@
+"""How large a batch is when the budget is small (no torch)."""
+
+from __future__ import annotations
+
+from learner.settings import TrainerSettings
+
+MIN_BATCHES = 20
+"""A budget holds at least this many batches, or the batch shrinks: a short run should still learn and report several times."""
+
+
+def batch_unit(trainer: TrainerSettings) -> int:
+    """The batch size is a multiple of this: every rank gets the same number of minibatches of whole trajectories."""
+    return trainer.minibatches * trainer.learners
+
+
+def fit_batch(trainer: TrainerSettings, unroll_length: int) -> int:
+    """The batch size in trajectories that the budget allows.
+
+    Args:
+        trainer: batch_size, total_timesteps, minibatches, learners.
+        unroll_length: T, env steps of a trajectory.
+
+    Returns:
+        `batch_size` where the budget holds at least 20 such batches, otherwise the largest that makes 20; always a multiple of
+        minibatches times learners, and at least that.
+    """
+    unit = batch_unit(trainer)
+    most = trainer.total_timesteps // (MIN_BATCHES * unroll_length)
+    wanted = min(trainer.batch_size, most)
+    return max(unit, wanted // unit * unit)

@@ -1,0 +1,165 @@
+"""What a loss is: a plug-in whose signatures say what it reads and writes.
+
+A node of the plan has `prepare` (once a batch, no gradient; returns the TypedDict that it writes, frozen from then on)
+and/or `compute` (each minibatch; returns its terms). Both take keyword-only tensors by name: those names are its reads, the
+keys of `prepare`'s TypedDict are its writes, so there is no list beside the code that could disagree with it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, get_type_hints
+
+import torch
+from torch import Tensor
+
+from agent.heads import ValueCodec
+from agent.model import AgentModel
+from agent.settings import AgentSettings
+from learner.normaliser import Normaliser
+from learner.reduce import Reducer
+from learner.settings import TrainerSettings
+from protocol.spaces import ActionSpace
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of the objective, unweighted and unreduced.
+
+    Attributes:
+        value: any shape.
+        mask: the same shape, bool; False where the value does not count (it may even be NaN there).
+        coef: what its masked mean is multiplied by.
+    """
+
+    value: Tensor
+    mask: Tensor
+    coef: float
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A number that is reported as its masked mean and adds nothing to the objective.
+
+    Attributes:
+        value: any shape, without gradient.
+        mask: the same shape, bool.
+    """
+
+    value: Tensor
+    mask: Tensor
+
+
+Terms = Mapping[str, Term | Statistic]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a node may need to know besides the tensors that it reads.
+
+    Attributes:
+        trainer: the learner's settings.
+        model: the network that is trained.
+        prior: its slow average.
+        reducer: sums over ranks.
+        normaliser: the running scale of returns.
+        generator: draws actions; its state is part of a checkpoint.
+    """
+
+    trainer: TrainerSettings
+    model: AgentModel
+    prior: AgentModel
+    reducer: Reducer
+    normaliser: Normaliser
+    generator: torch.Generator
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The choices of each factor of an action."""
+        return self.model.sizes
+
+    @property
+    def factored(self) -> bool:
+        """Whether an action is a row of choices."""
+        return self.model.factored
+
+    @property
+    def codec(self) -> ValueCodec:
+        """How value and reward heads stand for numbers."""
+        return self.model.codec
+
+
+class Node:
+    """A step of the plan. Subclasses define `prepare`, `measure`, `compute`, or several of them.
+
+    `measure` takes the same kind of parameters as `prepare`, runs only in learner steps that are reported, and returns
+    statistics of the whole batch.
+    """
+
+    name: ClassVar[str]
+    minibatch_writes: ClassVar[type | None] = None
+    """A TypedDict of what the model's forward pass gives in each minibatch, for the nodes that stand for it."""
+
+    def __init__(self, context: Context) -> None:
+        """Keep what the node needs; called once, before the first batch."""
+
+
+class Loss(Node):
+    """A node that has `compute`: it returns terms by name.
+
+    `compute` takes the keyword-only tensors that the loss reads, so it has no signature in common with other losses.
+    """
+
+    compute: Callable[..., Terms]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a loss's `choose` decides on, before anything is started."""
+
+    trainer: TrainerSettings
+    agent: AgentSettings
+    action: ActionSpace
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The class that a loss's settings come to.
+
+    Attributes:
+        loss: its class.
+        auto: what every `auto` came to, by the setting's path.
+        notes: what a user should know of the choice, a line each.
+    """
+
+    loss: type[Loss]
+    auto: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def method_reads(owner: type, method: str) -> frozenset[str]:
+    """The keyword-only parameters of a node's method; empty if it has none of that name."""
+    function = getattr(owner, method, None)
+    if function is None:
+        return frozenset()
+    parameters = inspect.signature(function).parameters.values()
+    return frozenset(parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY)
+
+
+def node_reads(owner: type) -> frozenset[str]:
+    """Everything that a node reads, in any of its methods."""
+    return method_reads(owner, "prepare") | method_reads(owner, "measure") | method_reads(owner, "compute")
+
+
+def node_writes(owner: type) -> frozenset[str]:
+    """The keys of the TypedDict that `prepare` returns, and what the node's forward pass gives in each minibatch."""
+    written: set[str] = set()
+    prepare = getattr(owner, "prepare", None)
+    if prepare is not None:
+        written |= set(get_type_hints(get_type_hints(prepare)["return"]))
+    minibatch: Any = getattr(owner, "minibatch_writes", None)
+    if minibatch is not None:
+        written |= set(get_type_hints(minibatch))
+    return frozenset(written)

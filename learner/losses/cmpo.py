@@ -1,0 +1,329 @@
+"""Clipped maximum a posteriori policy optimisation: pull the policy towards the prior tilted by clipped advantages.
+
+Source: Hessel et al. 2021, "Muesli", arXiv:2104.06159, eq. 7, 9, 11 and 12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from agent import distribution
+from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms
+from learner.settings import TrainerSettings
+from protocol.errors import SettingsError
+
+EXACT_UP_TO = 32
+"""Actions up to which `estimator=auto` evaluates the model for every one of them."""
+Z_INIT = 1.0
+"""The leave-one-out normaliser's initial value."""
+
+
+def clipped_mpo_policy(
+    prior_log_probs_BTA: Tensor, advantage_BTA: Tensor, sizes: Sequence[int] | None = None, *, clip: float = 1.0
+) -> Tensor:
+    """Tilt the prior policy towards actions that look better than average.
+
+    Each action's probability is multiplied by `exp` of its advantage, cut to `[-clip, clip]`, and each factor is made to
+    sum to one. The cut bounds the step: the total variation to the prior is at most `tanh(clip / 2)`, however wrong the
+    value estimates are. No gradient flows through the result.
+
+    Args:
+        prior_log_probs_BTA: log-probabilities of the prior (normalised or not), in nats; -inf stays at probability 0.
+        advantage_BTA: `q(s, a) - v(s)` of every action, in units of return divided by its running standard deviation.
+        sizes: choices of each factor; one factor if left out.
+        clip: the largest advantage that counts, in those units; greater than 0.
+
+    Returns:
+        Probabilities, `[B, T, A]`; each factor's part of a row sums to one.
+
+    Raises:
+        ValueError: if `clip` is not a finite number above 0, or the shapes differ: an advantage of `[B, T]` would tilt all
+            actions alike and give the prior back.
+
+    Source: Hessel et al. 2021, arXiv:2104.06159, eq. 7 and theorem 4.1.
+    """
+    if not (isfinite(clip) and clip > 0):
+        raise ValueError(f"clip must be a finite number above 0, got {clip}")
+    if prior_log_probs_BTA.shape != advantage_BTA.shape:
+        raise ValueError(
+            f"expected an advantage for every action, {tuple(prior_log_probs_BTA.shape)}, got {tuple(advantage_BTA.shape)}"
+        )
+    tilted = prior_log_probs_BTA.detach() + advantage_BTA.detach().clamp(-clip, clip)
+    return distribution.log_softmax(tilted, sizes or (tilted.shape[-1],)).exp()
+
+
+def kl_divergence(target_A: Tensor, log_probs_A: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(target || policy) summed over factors, and the target's entropy; a target of 0 adds nothing.
+
+    The entropy is a constant, so the KL's gradient is the cross-entropy's.
+    """
+    entropy = -torch.special.xlogy(target_A, target_A).sum(-1)
+    return -(target_A * log_probs_A).sum(-1) - entropy, entropy
+
+
+class CmpoWrites(TypedDict):
+    """Frozen for the batch."""
+
+    cmpo_policy_BTA: Tensor
+    cmpo_advantage_BTA: Tensor  # over sigma, before the clip
+
+
+class ExactCmpo(Loss):
+    """KL(pi_cmpo || pi) with advantages of every action from the prior's one-step model."""
+
+    name = "cmpo"
+
+    def __init__(self, context: Context) -> None:
+        self.settings = context.trainer.losses.cmpo
+        self.sizes = context.sizes
+        self.expected_baseline = context.factored or self.settings.baseline == "prior_expected_q"
+
+    def prepare(
+        self,
+        *,
+        prior_log_probs_BTA: Tensor,
+        prior_q_BTA: Tensor,
+        prior_value_BT1: Tensor,
+        sigma: Tensor,
+    ) -> CmpoWrites:
+        """The target, once for the batch.
+
+        The baseline is the prior's value, or its expected q; with several factors each factor's own expectation.
+        """
+        if self.expected_baseline:
+            expected = distribution.factor_sums(prior_log_probs_BTA.exp() * prior_q_BTA, self.sizes)
+            baseline_BTA = distribution.spread(expected, self.sizes)
+        else:
+            baseline_BTA = prior_value_BT1[:, :-1].unsqueeze(-1)
+        advantage_BTA = (prior_q_BTA - baseline_BTA) / sigma
+        policy = clipped_mpo_policy(prior_log_probs_BTA, advantage_BTA, self.sizes, clip=self.settings.advantage_clip)
+        return {"cmpo_policy_BTA": policy, "cmpo_advantage_BTA": advantage_BTA}
+
+    def measure(
+        self,
+        *,
+        prior_log_probs_BTA: Tensor,
+        prior_q_BTA: Tensor,
+        prior_value_BT1: Tensor,
+        cmpo_policy_BTA: Tensor,
+        cmpo_advantage_BTA: Tensor,
+        sigma: Tensor,
+        mask_BT: Tensor,
+    ) -> dict[str, Statistic]:
+        """Statistics of the target and of what it was made of."""
+        expected_BTF = distribution.factor_sums(prior_log_probs_BTA.exp() * prior_q_BTA, self.sizes)
+        offset_BT = (expected_BTF.mean(-1) - prior_value_BT1[:, :-1]).abs() / sigma
+        return target_statistics(
+            prior_log_probs_BTA, cmpo_policy_BTA, cmpo_advantage_BTA, mask_BT, self.sizes, clip=self.settings.advantage_clip
+        ) | {"baseline_offset": Statistic(offset_BT, mask_BT), "sigma": Statistic(sigma.expand_as(mask_BT), mask_BT)}
+
+    def compute(self, *, logits_BTA: Tensor, cmpo_policy_BTA: Tensor, mask_BT: Tensor) -> Terms:
+        """The term `kl`; the cross-entropy and the target's entropy, whose difference it is, beside it."""
+        return kl_terms(logits_BTA, cmpo_policy_BTA, mask_BT, self.sizes, self.settings.kl_coef)
+
+
+class ReturnCmpo(Loss):
+    """The same KL where there is no model: the return's advantage tilts the taken action alone, the others get exp(0).
+
+    A heuristic of oatmill's, not the paper's; the plan says so.
+    """
+
+    name = "cmpo"
+
+    def __init__(self, context: Context) -> None:
+        self.settings = context.trainer.losses.cmpo
+        self.sizes = context.sizes
+        self.factored = context.factored
+
+    def prepare(self, *, prior_log_probs_BTA: Tensor, advantage_BT: Tensor, actions_BT: Tensor, sigma: Tensor) -> CmpoWrites:
+        """The target, once for the batch."""
+        taken_BTA = distribution.one_hot(actions_BT, self.sizes, factored=self.factored)
+        advantage_BTA = taken_BTA * (advantage_BT / sigma).unsqueeze(-1)
+        policy = clipped_mpo_policy(prior_log_probs_BTA, advantage_BTA, self.sizes, clip=self.settings.advantage_clip)
+        return {"cmpo_policy_BTA": policy, "cmpo_advantage_BTA": advantage_BTA}
+
+    def measure(
+        self,
+        *,
+        prior_log_probs_BTA: Tensor,
+        cmpo_policy_BTA: Tensor,
+        cmpo_advantage_BTA: Tensor,
+        sigma: Tensor,
+        mask_BT: Tensor,
+    ) -> dict[str, Statistic]:
+        """Statistics of the target and of what it was made of."""
+        return target_statistics(
+            prior_log_probs_BTA, cmpo_policy_BTA, cmpo_advantage_BTA, mask_BT, self.sizes, clip=self.settings.advantage_clip
+        ) | {"sigma": Statistic(sigma.expand_as(mask_BT), mask_BT)}
+
+    def compute(self, *, logits_BTA: Tensor, cmpo_policy_BTA: Tensor, mask_BT: Tensor) -> Terms:
+        """The term `kl`; the cross-entropy and the target's entropy, whose difference it is, beside it."""
+        return kl_terms(logits_BTA, cmpo_policy_BTA, mask_BT, self.sizes, self.settings.kl_coef)
+
+
+class SampledCmpoWrites(TypedDict):
+    """Frozen for the batch."""
+
+    cmpo_policy_BTA: Tensor  # the drawn actions' weights, made to sum to one
+    cmpo_weights_BTN: Tensor  # exp of the clipped advantage over the leave-one-out normaliser
+    cmpo_sampled_advantage_BTN: Tensor
+
+
+class SampledCmpo(Loss):
+    """The KL estimated from N actions that the prior drew: for large action spaces.
+
+    Source: Hessel et al. 2021, arXiv:2104.06159, eq. 12.
+    """
+
+    name = "cmpo"
+
+    def __init__(self, context: Context) -> None:
+        self.settings = context.trainer.losses.cmpo
+        self.sizes = context.sizes
+        self.expected_baseline = self.settings.baseline == "prior_expected_q"
+
+    def prepare(
+        self, *, prior_actions_BTN: Tensor, prior_sampled_q_BTN: Tensor, prior_value_BT1: Tensor, sigma: Tensor
+    ) -> SampledCmpoWrites:
+        """Weights of the drawn actions, and the policy that they make up."""
+        value_BT = prior_sampled_q_BTN.mean(-1) if self.expected_baseline else prior_value_BT1[:, :-1]
+        advantage_BTN = (prior_sampled_q_BTN - value_BT.unsqueeze(-1)) / sigma
+        weights_BTN = leave_one_out_weights(advantage_BTN, self.settings.advantage_clip)
+        policy_BTA = weights_BTN.new_zeros(*weights_BTN.shape[:-1], sum(self.sizes))
+        for factor in range(prior_actions_BTN.shape[-1]):
+            policy_BTA.scatter_add_(-1, prior_actions_BTN[..., factor], weights_BTN)
+        return {
+            "cmpo_policy_BTA": policy_BTA / weights_BTN.sum(-1, keepdim=True),
+            "cmpo_weights_BTN": weights_BTN,
+            "cmpo_sampled_advantage_BTN": advantage_BTN,
+        }
+
+    def measure(
+        self,
+        *,
+        prior_value_BT1: Tensor,
+        prior_sampled_q_BTN: Tensor,
+        cmpo_sampled_advantage_BTN: Tensor,
+        sigma: Tensor,
+        mask_BT: Tensor,
+    ) -> dict[str, Statistic]:
+        """Statistics of the drawn actions' advantages."""
+        advantage = cmpo_sampled_advantage_BTN
+        offset_BT = (prior_sampled_q_BTN.mean(-1) - prior_value_BT1[:, :-1]).abs() / sigma
+        values = {
+            "adv_mean": advantage.mean(-1),
+            "adv_std": advantage.std(-1, correction=0),
+            "advantage_clipped": (advantage.abs() > self.settings.advantage_clip).float().mean(-1),
+            "baseline_offset": offset_BT,
+            "sigma": sigma.expand_as(mask_BT),
+        }
+        return {name: Statistic(value, mask_BT) for name, value in values.items()}
+
+    def compute(
+        self,
+        *,
+        logits_BTA: Tensor,
+        prior_log_probs_BTA: Tensor,
+        prior_actions_BTN: Tensor,
+        cmpo_weights_BTN: Tensor,
+        cmpo_policy_BTA: Tensor,
+        mask_BT: Tensor,
+    ) -> Terms:
+        """The term `kl` = 1/N sum_i w_i (log w_i + log prior(a_i) - log pi(a_i)), an estimate; its gradient is eq. 12's."""
+        log_probs_BTA = distribution.log_softmax(logits_BTA.float(), self.sizes)
+        flat = prior_actions_BTN.flatten(-2)
+        shape = prior_actions_BTN.shape
+        log_ratio_BTN = (prior_log_probs_BTA - log_probs_BTA).gather(-1, flat).view(shape).sum(-1)
+        kl_BT = (cmpo_weights_BTN * (cmpo_weights_BTN.log() + log_ratio_BTN)).mean(-1)
+        cross_entropy_BT = -(cmpo_policy_BTA * log_probs_BTA.detach()).sum(-1)
+        entropy_BT = -torch.special.xlogy(cmpo_policy_BTA, cmpo_policy_BTA).sum(-1)
+        return {
+            "kl": Term(kl_BT, mask_BT, self.settings.kl_coef),
+            "cross_entropy": Statistic(cross_entropy_BT, mask_BT),
+            "target_entropy": Statistic(entropy_BT, mask_BT),
+        }
+
+
+def leave_one_out_weights(advantage_BTN: Tensor, clip: float) -> Tensor:
+    """w_i = e_i / z_i with e = exp(clip(advantage)) and z_i = (z_init + sum_{k != i} e_k) / N.
+
+    Leaving i out of its own normaliser keeps the estimate of the gradient unbiased.
+
+    Source: Hessel et al. 2021, arXiv:2104.06159, eq. 11 and 12.
+    """
+    e_BTN = advantage_BTN.clamp(-clip, clip).exp()
+    z_BTN = (Z_INIT + e_BTN.sum(-1, keepdim=True) - e_BTN) / e_BTN.shape[-1]
+    return e_BTN / z_BTN
+
+
+def kl_terms(logits_BTA: Tensor, target_BTA: Tensor, mask_BT: Tensor, sizes: Sequence[int], coef: float) -> Terms:
+    """The term `kl` and the statistics `cross_entropy` and `target_entropy`, in nats."""
+    kl_BT, entropy_BT = kl_divergence(target_BTA, distribution.log_softmax(logits_BTA.float(), sizes))
+    return {
+        "kl": Term(kl_BT, mask_BT, coef),
+        "cross_entropy": Statistic((kl_BT + entropy_BT).detach(), mask_BT),
+        "target_entropy": Statistic(entropy_BT, mask_BT),
+    }
+
+
+def target_statistics(
+    prior_log_probs_BTA: Tensor,
+    policy_BTA: Tensor,
+    advantage_BTA: Tensor,
+    mask_BT: Tensor,
+    sizes: Sequence[int],
+    *,
+    clip: float,
+) -> dict[str, Statistic]:
+    """Mean and spread of the advantages within a state, how many were cut, and how far the target is from the prior.
+
+    `adv_std` is under the prior, within states: spread over states alone tilts nothing.
+    """
+    prior_BTA = prior_log_probs_BTA.exp()
+    mean_BTF = distribution.factor_sums(prior_BTA * advantage_BTA, sizes)
+    centred_BTA = advantage_BTA - distribution.spread(mean_BTF, sizes)
+    variance_BTF = distribution.factor_sums(prior_BTA * centred_BTA**2, sizes)
+    variation_BTF = 0.5 * distribution.factor_sums((policy_BTA - prior_BTA).abs(), sizes)
+    values = {
+        "adv_mean": mean_BTF.mean(-1),
+        "adv_std": variance_BTF.sqrt().mean(-1),
+        "advantage_clipped": (advantage_BTA.abs() > clip).float().mean(-1),
+        "total_variation": variation_BTF.amax(-1),
+    }
+    return {name: Statistic(value, mask_BT) for name, value in values.items()}
+
+
+def choose(question: Question) -> Choice | None:
+    """The advantage's source first, then how many actions are evaluated."""
+    settings = question.trainer.losses.cmpo
+    if not settings.enabled:
+        return None
+    auto: dict[str, str] = {}
+    advantage = settings.advantage
+    if advantage == "auto":
+        advantage = "model" if has_model(question.trainer) else "sampled"
+        auto["trainer.losses.cmpo.advantage"] = advantage
+    if advantage == "sampled":
+        note = "cmpo.advantage=sampled tilts the taken action alone by its return; a heuristic of oatmill's, not the paper's"
+        return Choice(ReturnCmpo, auto, (note,))
+    if not has_model(question.trainer):
+        raise SettingsError(
+            "trainer.losses.cmpo.advantage=model needs trainer.losses.dynamics.enabled=true with both of its "
+            "coefficients above 0; enable it or set advantage to sampled or auto"
+        )
+    estimator = settings.estimator
+    if estimator == "auto":
+        estimator = "exact" if question.action.num_logits <= EXACT_UP_TO else "sampled"
+        auto["trainer.losses.cmpo.estimator"] = estimator
+    return Choice(ExactCmpo if estimator == "exact" else SampledCmpo, auto)
+
+
+def has_model(trainer: TrainerSettings) -> bool:
+    """Whether the dynamics model is trained to predict what a one-step q is made of."""
+    dynamics = trainer.losses.dynamics
+    return dynamics.enabled and dynamics.returns_pred_coef > 0 and dynamics.reward_pred_coef > 0

@@ -1,0 +1,83 @@
+"""Train the latent model's rewards and returns along the actions really taken.
+
+Source: Schrittwieser et al. 2020, "MuZero", arXiv:1911.08265, eq. 1 and appendix G.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms
+from learner.masks import ahead, unroll_masks
+
+
+class DynamicsWrites(TypedDict):
+    """Targets and masks of every step t and model step k, frozen for the batch; all `[B, T, K]`."""
+
+    model_reward_target_BTK: Tensor
+    model_reward_mask_BTK: Tensor
+    model_value_target_BTK: Tensor
+    model_value_mask_BTK: Tensor
+
+
+class Dynamics(Loss):
+    """Errors of the model's reward at t + k - 1 and of its return from t + k, for k = 1..unroll_steps."""
+
+    name = "dynamics"
+
+    def __init__(self, context: Context) -> None:
+        self.settings = context.trainer.losses.dynamics
+        self.codec = context.codec
+
+    def prepare(
+        self,
+        *,
+        rewards_BT: Tensor,
+        terminated_BT: Tensor,
+        truncated_BT: Tensor,
+        value_target_BT: Tensor,
+        mask_BT: Tensor,
+    ) -> DynamicsWrites:
+        """Shift rewards and return targets along the trajectory; behind an episode's end nothing is left of them."""
+        steps = self.settings.unroll_steps
+        masks = unroll_masks(terminated_BT, truncated_BT, mask_BT, steps)
+        value_BTK = torch.where(masks.absorbing, 0.0, ahead(value_target_BT, steps, first=1))
+        return {
+            "model_reward_target_BTK": torch.where(masks.reward, ahead(rewards_BT, steps, first=0), 0.0),
+            "model_reward_mask_BTK": masks.reward,
+            "model_value_target_BTK": torch.where(masks.value, value_BTK, 0.0),
+            "model_value_mask_BTK": masks.value,
+        }
+
+    def compute(
+        self,
+        *,
+        model_reward_raw_BTK: Tensor,
+        model_value_raw_BTK: Tensor,
+        model_reward_target_BTK: Tensor,
+        model_reward_mask_BTK: Tensor,
+        model_value_target_BTK: Tensor,
+        model_value_mask_BTK: Tensor,
+    ) -> Terms:
+        """The terms `returns` and `reward`; each model step's part and the used fraction beside them."""
+        reward_BTK = self.codec.loss(model_reward_raw_BTK, model_reward_target_BTK)
+        value_BTK = self.codec.loss(model_value_raw_BTK, model_value_target_BTK)
+        terms: dict[str, Term | Statistic] = {
+            "returns": Term(value_BTK, model_value_mask_BTK, self.settings.returns_pred_coef),
+            "reward": Term(reward_BTK, model_reward_mask_BTK, self.settings.reward_pred_coef),
+        }
+        with torch.no_grad():
+            everywhere = torch.ones_like(model_value_mask_BTK)
+            terms["used_fraction"] = Statistic(model_value_mask_BTK.float(), everywhere)
+            for k in range(self.settings.unroll_steps):
+                terms[f"returns_{k + 1}"] = Statistic(value_BTK[..., k].detach(), model_value_mask_BTK[..., k])
+                terms[f"reward_{k + 1}"] = Statistic(reward_BTK[..., k].detach(), model_reward_mask_BTK[..., k])
+        return terms
+
+
+def choose(question: Question) -> Choice | None:
+    """There is one class."""
+    return Choice(Dynamics) if question.trainer.losses.dynamics.enabled else None

@@ -1,0 +1,117 @@
+"""Train the latent model's policies towards the improved policy of the states that were really reached.
+
+Source: Hessel et al. 2021, "Muesli", arXiv:2104.06159, eq. 13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from agent import distribution
+from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms
+from learner.masks import ahead, unroll_masks
+from protocol.errors import SettingsError
+
+
+class MuesliModelWrites(TypedDict):
+    """Targets of every step t and model step k, frozen for the batch."""
+
+    muesli_target_BTKA: Tensor  # the improved policy at t + k
+    muesli_mask_BTK: Tensor
+
+
+def policy_targets(
+    policy_BTA: Tensor, terminated_BT: Tensor, truncated_BT: Tensor, mask_BT: Tensor, horizon: int
+) -> MuesliModelWrites:
+    """The policy at t + k for k = 1..horizon, where t + k is a state of the same episode; 0 elsewhere."""
+    mask_BTK = unroll_masks(terminated_BT, truncated_BT, mask_BT, horizon).policy
+    target_BTKA = torch.where(mask_BTK.unsqueeze(-1), ahead(policy_BTA, horizon, first=1), 0.0)
+    return {"muesli_target_BTKA": target_BTKA, "muesli_mask_BTK": mask_BTK}
+
+
+def policy_terms(model_logits_BTKA: Tensor, target_BTKA: Tensor, mask_BTK: Tensor, sizes: Sequence[int], coef: float) -> Terms:
+    """The term `cross_entropy`; the target's entropy and the KL, which is all that training can remove, beside it."""
+    log_probs_BTKA = distribution.log_softmax(model_logits_BTKA.float(), sizes)
+    cross_entropy_BTK = -(target_BTKA * log_probs_BTKA).sum(-1)
+    with torch.no_grad():
+        entropy_BTK = -torch.special.xlogy(target_BTKA, target_BTKA).sum(-1)
+        kl_BTK = cross_entropy_BTK - entropy_BTK
+        terms: dict[str, Term | Statistic] = {
+            "cross_entropy": Term(cross_entropy_BTK, mask_BTK, coef),
+            "target_entropy": Statistic(entropy_BTK, mask_BTK),
+            "kl": Statistic(kl_BTK.detach(), mask_BTK),
+        }
+        for k in range(mask_BTK.shape[-1]):
+            terms[f"kl_{k + 1}"] = Statistic(kl_BTK[..., k].detach(), mask_BTK[..., k])
+    return terms
+
+
+class MuesliModel(Loss):
+    """Cross-entropy from CMPO's policy at t + k to the model's after k steps."""
+
+    name = "muesli_model"
+
+    def __init__(self, context: Context) -> None:
+        self.settings = context.trainer.losses.muesli_model
+        self.sizes = context.sizes
+
+    def prepare(
+        self, *, cmpo_policy_BTA: Tensor, terminated_BT: Tensor, truncated_BT: Tensor, mask_BT: Tensor
+    ) -> MuesliModelWrites:
+        """Shift CMPO's policies along the trajectory."""
+        return policy_targets(cmpo_policy_BTA, terminated_BT, truncated_BT, mask_BT, self.settings.policy_horizon)
+
+    def compute(self, *, model_logits_BTKA: Tensor, muesli_target_BTKA: Tensor, muesli_mask_BTK: Tensor) -> Terms:
+        """The term `cross_entropy`, in nats."""
+        coef = self.settings.policy_pred_coef
+        return policy_terms(model_logits_BTKA, muesli_target_BTKA, muesli_mask_BTK, self.sizes, coef)
+
+
+class PriorMuesliModel(Loss):
+    """The same where CMPO is off: the target is the prior's policy at t + k."""
+
+    name = "muesli_model"
+
+    def __init__(self, context: Context) -> None:
+        self.settings = context.trainer.losses.muesli_model
+        self.sizes = context.sizes
+
+    def prepare(
+        self, *, prior_log_probs_BTA: Tensor, terminated_BT: Tensor, truncated_BT: Tensor, mask_BT: Tensor
+    ) -> MuesliModelWrites:
+        """Shift the prior's policies along the trajectory."""
+        prior_BTA = prior_log_probs_BTA.exp()
+        return policy_targets(prior_BTA, terminated_BT, truncated_BT, mask_BT, self.settings.policy_horizon)
+
+    def compute(self, *, model_logits_BTKA: Tensor, muesli_target_BTKA: Tensor, muesli_mask_BTK: Tensor) -> Terms:
+        """The term `cross_entropy`, in nats."""
+        coef = self.settings.policy_pred_coef
+        return policy_terms(model_logits_BTKA, muesli_target_BTKA, muesli_mask_BTK, self.sizes, coef)
+
+
+def choose(question: Question) -> Choice | None:
+    """CMPO's policy is the target where CMPO is on, the prior's otherwise."""
+    losses = question.trainer.losses
+    settings = losses.muesli_model
+    if not settings.enabled:
+        return None
+    if losses.dynamics.enabled and settings.policy_horizon > losses.dynamics.unroll_steps:
+        raise SettingsError(
+            f"trainer.losses.muesli_model.policy_horizon must be at most trainer.losses.dynamics.unroll_steps="
+            f"{losses.dynamics.unroll_steps}, got {settings.policy_horizon}; raise unroll_steps or lower the horizon"
+        )
+    target, auto = settings.policy_target, {}
+    if target == "auto":
+        target = "cmpo" if losses.cmpo.enabled else "prior"
+        auto["trainer.losses.muesli_model.policy_target"] = target
+    if target == "cmpo" and not losses.cmpo.enabled:
+        raise SettingsError(
+            "trainer.losses.muesli_model.policy_target=cmpo needs trainer.losses.cmpo.enabled=true; enable it or set "
+            "policy_target to prior or auto"
+        )
+    notes = () if losses.dynamics.enabled else ("muesli_model without dynamics: the unroll learns policies alone",)
+    return Choice(MuesliModel if target == "cmpo" else PriorMuesliModel, auto, notes)

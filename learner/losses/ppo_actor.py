@@ -1,0 +1,186 @@
+"""The clipped surrogate and the entropy bonus."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from agent import distribution
+from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms
+from learner.reduce import Reducer
+
+STD_FLOOR = 1e-8
+
+
+class PpoActorWrites(TypedDict):
+    """Frozen for the batch."""
+
+    policy_advantage_BT: Tensor  # what the surrogate multiplies; normalised over all ranks' steps if asked for
+    anchor_log_prob_BT: Tensor  # of the taken action under the policy that the ratio is taken against
+    old_log_prob_BT: Tensor  # of the taken action under the policy at the batch's start
+
+
+def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip_coef: float) -> Tensor:
+    """max(-A r, -A clip(r, 1 - c, 1 + c)), unreduced.
+
+    Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7.
+    """
+    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip_coef, 1 + clip_coef))
+
+
+def normalised(advantage_BT: Tensor, mask_BT: Tensor, reducer: Reducer) -> Tensor:
+    """Zero mean and unit standard deviation over the valid steps of all ranks; 0 elsewhere."""
+    kept_BT = torch.where(mask_BT, advantage_BT, 0.0).double()
+    total, squares, count = reducer.sum(torch.stack([kept_BT.sum(), kept_BT.square().sum(), mask_BT.sum().double()]))
+    mean = total / count.clamp(min=1)
+    std = (squares / count.clamp(min=1) - mean**2).clamp(min=0).sqrt()
+    return torch.where(mask_BT, (kept_BT - mean) / (std + STD_FLOOR), 0.0).float()
+
+
+class PpoActor(Loss):
+    """PPO's policy loss against the behaviour policy: r = pi / pi_b."""
+
+    name = "ppo_actor"
+
+    def __init__(self, context: Context) -> None:
+        self.settings = context.trainer.losses.ppo_actor
+        self.sizes = context.sizes
+        self.factored = context.factored
+        self.reducer = context.reducer
+
+    def prepare(
+        self,
+        *,
+        advantage_BT: Tensor,
+        mask_BT: Tensor,
+        behaviour_log_probs_BTA: Tensor,
+        old_log_probs_BTA: Tensor,
+        actions_BT: Tensor,
+    ) -> PpoActorWrites:
+        """Normalise advantages and take the anchor's log-probabilities, once for the batch."""
+        kept_BT = torch.where(mask_BT, advantage_BT, 0.0)
+        advantage = normalised(advantage_BT, mask_BT, self.reducer) if self.settings.norm_adv else kept_BT
+        return {
+            "policy_advantage_BT": advantage,
+            "anchor_log_prob_BT": self.log_prob(behaviour_log_probs_BTA, actions_BT),
+            "old_log_prob_BT": self.log_prob(old_log_probs_BTA, actions_BT),
+        }
+
+    def compute(
+        self,
+        *,
+        logits_BTA: Tensor,
+        actions_BT: Tensor,
+        policy_advantage_BT: Tensor,
+        anchor_log_prob_BT: Tensor,
+        old_log_prob_BT: Tensor,
+        mask_BT: Tensor,
+    ) -> Terms:
+        """The terms `policy` and `entropy`; statistics of how far the policy has moved."""
+        log_probs_BTA = distribution.log_softmax(logits_BTA.float(), self.sizes)
+        log_prob_BT = self.log_prob(log_probs_BTA, actions_BT)
+        ratio_BT = (log_prob_BT - anchor_log_prob_BT).exp()
+        policy_BT = clipped_surrogate(ratio_BT, policy_advantage_BT, self.settings.clip_coef)
+        return {
+            "policy": Term(policy_BT, mask_BT, 1.0),
+            "entropy": Term(distribution.entropy(log_probs_BTA), mask_BT, -self.settings.ent_coef),
+        } | movement(log_prob_BT, old_log_prob_BT, ratio_BT, anchor_log_prob_BT, mask_BT, clip_coef=self.settings.clip_coef)
+
+    def log_prob(self, log_probs_BTA: Tensor, actions_BT: Tensor) -> Tensor:
+        """Of the taken action, `[B, T]`."""
+        return distribution.log_prob(log_probs_BTA, actions_BT, self.sizes, factored=self.factored)
+
+
+class ProximalPpoActorWrites(PpoActorWrites):
+    """What the proximal anchor has beside."""
+
+    anchor_weight_BT: Tensor  # min(rho_clip, pi_old / pi_b)
+
+
+class ProximalPpoActor(Loss):
+    """PPO's policy loss against the policy at the batch's start, r = pi / pi_old, weighed by min(rho_clip, pi_old / pi_b).
+
+    Data may then be old without the clip cutting off what older data has to say (Hilton et al. 2021, arXiv:2110.00641).
+    """
+
+    name = "ppo_actor"
+
+    def __init__(self, context: Context) -> None:
+        self.inner = PpoActor(context)
+        self.rho_clip = context.trainer.losses.ppo_critic.rho_clip
+
+    def prepare(
+        self,
+        *,
+        advantage_BT: Tensor,
+        mask_BT: Tensor,
+        behaviour_log_probs_BTA: Tensor,
+        old_log_probs_BTA: Tensor,
+        importance_ratio_BT: Tensor,
+        actions_BT: Tensor,
+    ) -> ProximalPpoActorWrites:
+        """As `PpoActor`, with the old policy as the anchor."""
+        written = self.inner.prepare(
+            advantage_BT=advantage_BT,
+            mask_BT=mask_BT,
+            behaviour_log_probs_BTA=behaviour_log_probs_BTA,
+            old_log_probs_BTA=old_log_probs_BTA,
+            actions_BT=actions_BT,
+        )
+        return {
+            "policy_advantage_BT": written["policy_advantage_BT"],
+            "anchor_log_prob_BT": written["old_log_prob_BT"],
+            "old_log_prob_BT": written["old_log_prob_BT"],
+            "anchor_weight_BT": torch.where(mask_BT, importance_ratio_BT, 0.0).clamp(max=self.rho_clip),
+        }
+
+    def compute(
+        self,
+        *,
+        logits_BTA: Tensor,
+        actions_BT: Tensor,
+        policy_advantage_BT: Tensor,
+        anchor_log_prob_BT: Tensor,
+        anchor_weight_BT: Tensor,
+        old_log_prob_BT: Tensor,
+        mask_BT: Tensor,
+    ) -> Terms:
+        """As `PpoActor`; the weight times the advantage is the advantage of a surrogate with a weight above 0."""
+        return self.inner.compute(
+            logits_BTA=logits_BTA,
+            actions_BT=actions_BT,
+            policy_advantage_BT=policy_advantage_BT * anchor_weight_BT,
+            anchor_log_prob_BT=anchor_log_prob_BT,
+            old_log_prob_BT=old_log_prob_BT,
+            mask_BT=mask_BT,
+        )
+
+
+def movement(
+    log_prob_BT: Tensor,
+    old_log_prob_BT: Tensor,
+    ratio_BT: Tensor,
+    anchor_log_prob_BT: Tensor,
+    mask_BT: Tensor,
+    *,
+    clip_coef: float,
+) -> dict[str, Statistic]:
+    """How far the policy is from the one at the batch's start and from the one that acted (Schulman's k3 estimate)."""
+    with torch.no_grad():
+        log_ratio_BT = log_prob_BT - old_log_prob_BT
+        behaviour_BT = log_prob_BT - anchor_log_prob_BT
+        return {
+            "approx_kl": Statistic(log_ratio_BT.exp() - 1 - log_ratio_BT, mask_BT),
+            "anchor_kl": Statistic(behaviour_BT.exp() - 1 - behaviour_BT, mask_BT),
+            "clip_ratio": Statistic(((ratio_BT - 1).abs() > clip_coef).float(), mask_BT),
+        }
+
+
+def choose(question: Question) -> Choice | None:
+    """One class for each anchor."""
+    settings = question.trainer.losses.ppo_actor
+    if not settings.enabled:
+        return None
+    return Choice(PpoActor if settings.anchor == "behaviour" else ProximalPpoActor)

@@ -1,0 +1,189 @@
+"""The learner's Prometheus series and its HTTP endpoint; only rank 0 has them.
+
+Every closed label child exists at 0 from the start and is kept, so that exporting is a handful of assignments.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from learner.redflags import FLAGS
+from learner.report import StepReport
+from learner.step import Record
+
+TERMS: dict[str, tuple[str, ...]] = {
+    "ppo_critic": ("value",),
+    "cmpo": ("kl", "cross_entropy", "target_entropy"),
+    "ppo_actor": ("policy", "entropy"),
+    "dynamics": ("returns", "reward"),
+    "muesli_model": ("cross_entropy", "target_entropy", "kl"),
+}
+"""Series that exist at 0 from the start, whether or not a loss is enabled; a loss of one's own adds its own when it reports."""
+PHASES = ("wait", "prepare", "forward", "backward", "optimizer", "publish")
+STEP_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
+
+
+class LearnerMetrics:
+    """The learner's series; docs/metrics.md says what each one means."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self.registry = registry
+        by_term, by_loss = ("loss", "term"), ("loss",)
+
+        def gauge(name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
+            return Gauge(f"oatmill_{name}", text, labels, registry=registry)
+
+        def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+            return Counter(f"oatmill_{name}", text, labels, registry=registry)
+
+        self.loss = gauge("loss", "Unweighted value of a loss's term at the last report", by_term)
+        self.coefficient = gauge("loss_coefficient", "What a term is multiplied by in the objective", by_term)
+        self.abs_sum = counter("loss_abs_sum", "Sum over updates of the magnitude of a term's mean", by_term)
+        self.loss_updates = counter("loss_updates", "Updates that a term was part of", by_term)
+        self.nonfinite = counter("loss_nonfinite", "Updates not applied because a loss or gradient was not finite", by_loss)
+        self.loss_gradient_norm = gauge("loss_gradient_norm", "Norm of a weighted loss's gradient on the trunk", by_loss)
+        self.loss_gradient_share = gauge("loss_gradient_share", "A loss's part of the sum of those norms", by_loss)
+        self.loss_share = gauge("loss_share", "A loss's part of the sum of the weighted losses' magnitudes", by_loss)
+        self.entropy_nats = gauge("policy_entropy_nats", "Mean entropy of the policy")
+        self.entropy_ratio = gauge("policy_entropy_ratio", "Mean entropy over that of a uniform policy")
+        self.explained_variance = gauge("explained_variance", "1 - Var(target - value) / Var(target)")
+        self.approx_kl = gauge("approx_kl", "KL between the policy at the batch's start and after its updates")
+        self.clip_ratio = gauge("clip_ratio", "Part of the steps whose ratio lay outside the clip")
+        self.cmpo_mean = gauge("cmpo_advantage_mean", "Mean of CMPO's advantages over sigma, under the prior")
+        self.cmpo_std = gauge("cmpo_advantage_std", "Their standard deviation within states")
+        self.cmpo_kl = gauge("cmpo_kl", "KL from CMPO's policy to the policy")
+        self.red_flag = gauge("red_flag", "1 while a red flag is raised", ("flag",))
+        self.learner_steps = counter("learner_steps", "Batches trained on")
+        self.step_seconds = Histogram(
+            "oatmill_learner_step_seconds",
+            "Time of a learner step by phase",
+            ("phase",),
+            buckets=STEP_BUCKETS,
+            registry=registry,
+        )
+        self.learning_rate = gauge("learning_rate", "Of the last learner step")
+        self.last_update = gauge("learner_last_update_timestamp_seconds", "When the last learner step ended")
+        self.policy_version = gauge("policy_version", "The version published last")
+        self.up = gauge("up", "1 while the role runs", ("role",))
+        self._create_children()
+
+    def _create_children(self) -> None:
+        for loss, terms in TERMS.items():
+            for family in (self.nonfinite, self.loss_gradient_norm, self.loss_gradient_share, self.loss_share):
+                family.labels(loss)
+            for term in terms:
+                for family in (self.loss, self.coefficient, self.abs_sum, self.loss_updates):
+                    family.labels(loss, term)
+        for flag in FLAGS:
+            self.red_flag.labels(flag)
+        for phase in PHASES:
+            self.step_seconds.labels(phase)
+        self.up.labels("learner").set(1)
+
+    def step(self, record: Record, *, learning_rate: float, version: int) -> None:
+        """Take in what is known of every learner step without asking the device."""
+        self.learner_steps.inc()
+        self.learning_rate.set(learning_rate)
+        self.policy_version.set(version)
+        self.last_update.set(time.time())
+        for phase, seconds in record.seconds.items():
+            self.step_seconds.labels(phase).observe(seconds)
+
+    def report(self, report: StepReport, flags: Mapping[str, bool], summary: Mapping[str, float]) -> None:
+        """Take in a report that has been brought to the host.
+
+        Args:
+            report: losses and statistics.
+            flags: every red flag and whether it is raised.
+            summary: entropy_nats, entropy_ratio, explained_variance.
+        """
+        for name, loss in report.losses.items():
+            for term, entry in loss.terms.items():
+                self.coefficient.labels(name, term).set(entry.coef)
+                self.loss.labels(name, term).set(entry.raw)
+            for term, value in loss.statistics.items():
+                self.loss.labels(name, term).set(value)
+            self.loss_share.labels(name).set(loss.share)
+            self.loss_gradient_norm.labels(name).set(loss.gradient_norm)
+            self.loss_gradient_share.labels(name).set(loss.gradient_share)
+            self.nonfinite.labels(name).inc(report.skipped)
+        for (name, term), means in report.update_means.items():
+            finite = means[np.isfinite(means)]
+            self.abs_sum.labels(name, term).inc(float(np.abs(finite).sum()))
+            self.loss_updates.labels(name, term).inc(len(finite))
+        self._report_policy(report, summary)
+        for flag, raised in flags.items():
+            self.red_flag.labels(flag).set(raised)
+
+    def _report_policy(self, report: StepReport, summary: Mapping[str, float]) -> None:
+        self.entropy_nats.set(summary["entropy_nats"])
+        self.entropy_ratio.set(summary["entropy_ratio"])
+        self.explained_variance.set(summary["explained_variance"])
+        actor = report.losses.get("ppo_actor")
+        if actor is not None:
+            self.approx_kl.set(actor.statistics["approx_kl"])
+            self.clip_ratio.set(actor.statistics["clip_ratio"])
+        cmpo = report.losses.get("cmpo")
+        if cmpo is not None:
+            self.cmpo_mean.set(cmpo.statistics.get("adv_mean", math.nan))
+            self.cmpo_std.set(cmpo.statistics.get("adv_std", math.nan))
+            self.cmpo_kl.set(cmpo.terms["kl"].raw)
+
+
+class MetricsServer:
+    """Serves /metrics, /healthz and /readyz from a thread of its own.
+
+    Args:
+        registry: what /metrics shows.
+        host: the address to listen on.
+        port: 0 takes a free one.
+        healthy: whether the role makes progress.
+        ready: whether it can take work.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry, host: str, port: int, *, healthy: Callable[[], bool], ready: Callable[[], bool]
+    ) -> None:
+        checks = {"/healthz": healthy, "/readyz": ready}
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                path = self.path.split("?")[0]
+                if path == "/metrics":
+                    self.answer(200, CONTENT_TYPE_LATEST, generate_latest(registry))
+                elif path in checks:
+                    passed = checks[path]()
+                    self.answer(200 if passed else 503, "text/plain", b"ok\n" if passed else b"no progress\n")
+                else:
+                    self.answer(404, "text/plain", b"expected /metrics, /healthz or /readyz\n")
+
+            def answer(self, status: int, content_type: str, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class names it)
+                """Scrapes are not worth a line in the log."""
+
+        self.server = ThreadingHTTPServer((host, port), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://{host}:{self.server.server_address[1]}/metrics"
+        self.thread = threading.Thread(target=self.server.serve_forever, name="metrics", daemon=True)
+        self.thread.start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()

@@ -1,0 +1,375 @@
+"""The nodes of the plan that are not losses: what the network and its prior say, and the returns.
+
+Each is in the plan only if somebody reads what it writes.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from agent import distribution
+from agent.model import AgentModel, RootOutputs, UnrollOutputs
+from learner.loss import Context, Node, Statistic
+from learner.returns import gae_vtrace, retrace
+
+
+class BatchInputs(TypedDict):
+    """What the batch itself brings; read by any node."""
+
+    observations_BT1: Tensor  # [B, T + 1, ...]
+    core_state_BS: Tensor
+    actions_BT: Tensor  # [B, T] or [B, T, factors]
+    rewards_BT: Tensor  # scaled and clipped
+    terminated_BT: Tensor
+    truncated_BT: Tensor
+    mask_BT: Tensor  # False where the agent was absent, and in burn-in
+    behaviour_log_probs_BTA: Tensor
+    final_observations: Tensor  # [F, ...]; not indexed by B, so only `prepare` may read it
+    final_trajectory: Tensor
+    final_step: Tensor
+
+
+class ForwardWrites(TypedDict):
+    """The learner's network at the start of the batch."""
+
+    old_log_probs_BTA: Tensor
+    old_value_BT1: Tensor
+    final_value_BT: Tensor  # V of the final observation at truncated steps, 0 elsewhere
+    importance_ratio_BT: Tensor  # pi_old / pi_b of the taken action
+
+
+def values_with_finals(
+    model: AgentModel,
+    latent_BT1H: Tensor,
+    state_BT1S: Tensor,
+    *,
+    final_observations: Tensor,
+    final_trajectory: Tensor,
+    final_step: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """V of every observation `[B, T + 1]`, and of the final observation of each truncated step, `[B, T]`, 0 elsewhere.
+
+    A final observation is seen with the recurrent state from before the reset.
+    """
+    value_BT1 = model.codec.value(model.value(latent_BT1H))
+    final_value_BT = torch.zeros_like(value_BT1[:, :-1])
+    if final_step.numel():
+        state = state_BT1S[final_trajectory, final_step]
+        latent = model.encoder(final_observations)
+        if model.core is not None:
+            latent, _ = model.core.step(latent, state)
+        final_value_BT[final_trajectory, final_step] = model.codec.value(model.value(latent)).to(final_value_BT.dtype)
+    return value_BT1, final_value_BT
+
+
+class Forward(Node):
+    """The trained network's policy and value."""
+
+    name = "forward"
+    minibatch_writes = RootOutputs
+
+    def __init__(self, context: Context) -> None:
+        self.model = context.model
+
+    def prepare(
+        self,
+        *,
+        observations_BT1: Tensor,
+        core_state_BS: Tensor,
+        actions_BT: Tensor,
+        terminated_BT: Tensor,
+        truncated_BT: Tensor,
+        behaviour_log_probs_BTA: Tensor,
+        final_observations: Tensor,
+        final_trajectory: Tensor,
+        final_step: Tensor,
+    ) -> ForwardWrites:
+        """Evaluate the whole batch once with the network that is about to be updated."""
+        model = self.model
+        latent, state = model.latents(observations_BT1, core_state_BS, terminated_BT | truncated_BT)
+        value, final_value = values_with_finals(
+            model,
+            latent,
+            state,
+            final_observations=final_observations,
+            final_trajectory=final_trajectory,
+            final_step=final_step,
+        )
+        log_probs = distribution.log_softmax(model.policy(latent[:, :-1]).float(), model.sizes)
+        difference_BTA = log_probs - behaviour_log_probs_BTA
+        ratio = distribution.log_prob(difference_BTA, actions_BT, model.sizes, factored=model.factored).exp()
+        return {
+            "old_log_probs_BTA": log_probs,
+            "old_value_BT1": value,
+            "final_value_BT": final_value,
+            "importance_ratio_BT": ratio,
+        }
+
+
+class PriorWrites(TypedDict):
+    """The prior: a slow average of the trained network."""
+
+    prior_latent_BTH: Tensor
+    prior_log_probs_BTA: Tensor
+    prior_value_BT1: Tensor
+    prior_final_value_BT: Tensor
+
+
+class Prior(Node):
+    """The prior network's root outputs, without gradient."""
+
+    name = "prior"
+
+    def __init__(self, context: Context) -> None:
+        self.model = context.prior
+
+    def prepare(
+        self,
+        *,
+        observations_BT1: Tensor,
+        core_state_BS: Tensor,
+        terminated_BT: Tensor,
+        truncated_BT: Tensor,
+        final_observations: Tensor,
+        final_trajectory: Tensor,
+        final_step: Tensor,
+    ) -> PriorWrites:
+        """Evaluate the whole batch once with the prior network."""
+        model = self.model
+        latent, state = model.latents(observations_BT1, core_state_BS, terminated_BT | truncated_BT)
+        value, final_value = values_with_finals(
+            model,
+            latent,
+            state,
+            final_observations=final_observations,
+            final_trajectory=final_trajectory,
+            final_step=final_step,
+        )
+        return {
+            "prior_latent_BTH": latent[:, :-1],
+            "prior_log_probs_BTA": distribution.log_softmax(model.policy(latent[:, :-1]).float(), model.sizes),
+            "prior_value_BT1": value,
+            "prior_final_value_BT": final_value,
+        }
+
+
+class PriorQWrites(TypedDict):
+    """The prior's one-step model."""
+
+    prior_q_BTA: Tensor
+
+
+class PriorQ(Node):
+    """q(s, a) = r1(s, a) + gamma v1(s, a) of the prior's model, for every action."""
+
+    name = "prior_q"
+
+    def __init__(self, context: Context) -> None:
+        self.model = context.prior
+        self.gamma = context.trainer.discount
+
+    def prepare(self, *, prior_latent_BTH: Tensor, actions_BT: Tensor) -> PriorQWrites:
+        """One model step for every action of every state, a trajectory at a time to bound the memory."""
+        parts = [
+            self.model.every_action(latent_TH, actions) for latent_TH, actions in zip(prior_latent_BTH, actions_BT, strict=True)
+        ]
+        return {"prior_q_BTA": torch.stack([reward + self.gamma * value for reward, value in parts])}
+
+
+class PriorSamplesWrites(TypedDict):
+    """N actions drawn from the prior, and the prior's one-step model of them."""
+
+    prior_actions_BTN: Tensor  # columns of the drawn choices, [B, T, N, factors]
+    prior_sampled_q_BTN: Tensor
+
+
+class PriorSamples(Node):
+    """q(s, a_i) = r1(s, a_i) + gamma v1(s, a_i) of N actions drawn from the prior: for many actions, where all are too dear."""
+
+    name = "prior_samples"
+
+    def __init__(self, context: Context) -> None:
+        self.model = context.prior
+        self.gamma = context.trainer.discount
+        self.num_samples = context.trainer.losses.cmpo.num_samples
+        self.generator = context.generator
+
+    def prepare(self, *, prior_latent_BTH: Tensor, prior_log_probs_BTA: Tensor) -> PriorSamplesWrites:
+        """Draw and evaluate, a trajectory at a time to bound the memory."""
+        sizes, factored = self.model.sizes, self.model.factored
+        columns, q = [], []
+        for latent_TH, log_probs_TA in zip(prior_latent_BTH, prior_log_probs_BTA, strict=True):
+            repeated = log_probs_TA.unsqueeze(1).expand(-1, self.num_samples, -1)
+            drawn = distribution.sample(repeated, sizes, factored=factored, generator=self.generator)
+            columns.append(distribution.action_columns(drawn, sizes, factored=factored))
+            advanced = self.model.transition(latent_TH.unsqueeze(1), columns[-1])
+            reward, value = self.model.reward_and_value(advanced)
+            q.append(reward + self.gamma * value)
+        return {"prior_actions_BTN": torch.stack(columns), "prior_sampled_q_BTN": torch.stack(q)}
+
+
+class ReturnsWrites(TypedDict):
+    """What the critic fits and the actor follows, in scaled reward."""
+
+    advantage_BT: Tensor
+    value_target_BT: Tensor
+
+
+class SigmaWrites(ReturnsWrites):
+    """The same, and the scale that advantages are divided by."""
+
+    sigma: Tensor  # no axes
+
+
+class GaeVtrace(Node):
+    """GAE with V-trace's corrections, of the learner's own values."""
+
+    name = "returns"
+
+    def __init__(self, context: Context) -> None:
+        self.gamma = context.trainer.discount
+        self.critic = context.trainer.losses.ppo_critic
+
+    def prepare(
+        self,
+        *,
+        rewards_BT: Tensor,
+        terminated_BT: Tensor,
+        truncated_BT: Tensor,
+        old_value_BT1: Tensor,
+        final_value_BT: Tensor,
+        importance_ratio_BT: Tensor,
+    ) -> ReturnsWrites:
+        """See `learner.returns.gae_vtrace`."""
+        returns = gae_vtrace(
+            rewards_BT=rewards_BT,
+            terminated_BT=terminated_BT,
+            truncated_BT=truncated_BT,
+            value_BT1=old_value_BT1,
+            final_value_BT=final_value_BT,
+            importance_ratio_BT=importance_ratio_BT,
+            gamma=self.gamma,
+            gae_lambda=self.critic.gae_lambda,
+            rho_clip=self.critic.rho_clip,
+            c_clip=self.critic.c_clip,
+        )
+        return {"advantage_BT": returns.advantage, "value_target_BT": returns.value_target}
+
+    def measure(self, *, value_target_BT: Tensor, old_value_BT1: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
+        """The moments that explained variance is made of."""
+        error_BT = value_target_BT - old_value_BT1[:, :-1]
+        moments = {
+            "target": value_target_BT,
+            "target_squared": value_target_BT**2,
+            "error": error_BT,
+            "error_squared": error_BT**2,
+        }
+        return {name: Statistic(value, mask_BT) for name, value in moments.items()}
+
+
+class GaeVtraceSigma(Node):
+    """GAE with V-trace's corrections, and sigma from the prior's values."""
+
+    name = "returns"
+
+    def __init__(self, context: Context) -> None:
+        self.inner = GaeVtrace(context)
+        self.normaliser = context.normaliser
+
+    def prepare(
+        self,
+        *,
+        rewards_BT: Tensor,
+        terminated_BT: Tensor,
+        truncated_BT: Tensor,
+        mask_BT: Tensor,
+        old_value_BT1: Tensor,
+        final_value_BT: Tensor,
+        importance_ratio_BT: Tensor,
+        prior_value_BT1: Tensor,
+    ) -> SigmaWrites:
+        """The returns, then sigma updated with this batch."""
+        returns = self.inner.prepare(
+            rewards_BT=rewards_BT,
+            terminated_BT=terminated_BT,
+            truncated_BT=truncated_BT,
+            old_value_BT1=old_value_BT1,
+            final_value_BT=final_value_BT,
+            importance_ratio_BT=importance_ratio_BT,
+        )
+        sigma = self.normaliser.update(returns["value_target_BT"] - prior_value_BT1[:, :-1], mask_BT)
+        return {"advantage_BT": returns["advantage_BT"], "value_target_BT": returns["value_target_BT"], "sigma": sigma}
+
+    def measure(self, *, value_target_BT: Tensor, old_value_BT1: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
+        """As `GaeVtrace`."""
+        return self.inner.measure(value_target_BT=value_target_BT, old_value_BT1=old_value_BT1, mask_BT=mask_BT)
+
+
+class Retrace(Node):
+    """Retrace with the prior's policy and one-step model, and sigma from the prior's values."""
+
+    name = "returns"
+
+    def __init__(self, context: Context) -> None:
+        self.gamma = context.trainer.discount
+        self.retrace_lambda = context.trainer.losses.ppo_critic.gae_lambda
+        self.model = context.prior
+        self.normaliser = context.normaliser
+
+    def prepare(
+        self,
+        *,
+        rewards_BT: Tensor,
+        terminated_BT: Tensor,
+        truncated_BT: Tensor,
+        mask_BT: Tensor,
+        actions_BT: Tensor,
+        behaviour_log_probs_BTA: Tensor,
+        prior_log_probs_BTA: Tensor,
+        prior_q_BTA: Tensor,
+        prior_value_BT1: Tensor,
+        prior_final_value_BT: Tensor,
+    ) -> SigmaWrites:
+        """Retrace's G as the value target, G - v_prior as the advantage."""
+        sizes, factored = self.model.sizes, self.model.factored
+        q_taken = distribution.log_prob(prior_q_BTA, actions_BT, sizes, factored=factored) / len(sizes)
+        difference = prior_log_probs_BTA - behaviour_log_probs_BTA
+        expected_q = distribution.factor_sums(prior_log_probs_BTA.exp() * prior_q_BTA, sizes).mean(-1)
+        target = retrace(
+            rewards_BT=rewards_BT,
+            terminated_BT=terminated_BT,
+            truncated_BT=truncated_BT,
+            q_taken_BT=q_taken,
+            expected_q_BT=expected_q,
+            final_value_BT=prior_final_value_BT,
+            bootstrap_value_B=prior_value_BT1[:, -1],
+            importance_ratio_BT=distribution.log_prob(difference, actions_BT, sizes, factored=factored).exp(),
+            gamma=self.gamma,
+            retrace_lambda=self.retrace_lambda,
+        )
+        advantage = target - prior_value_BT1[:, :-1]
+        return {"advantage_BT": advantage, "value_target_BT": target, "sigma": self.normaliser.update(advantage, mask_BT)}
+
+    def measure(self, *, value_target_BT: Tensor, prior_value_BT1: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
+        """The moments that explained variance is made of, for the prior's values."""
+        error_BT = value_target_BT - prior_value_BT1[:, :-1]
+        moments = {
+            "target": value_target_BT,
+            "target_squared": value_target_BT**2,
+            "error": error_BT,
+            "error_squared": error_BT**2,
+        }
+        return {name: Statistic(value, mask_BT) for name, value in moments.items()}
+
+
+class Unroll(Node):
+    """The latent unroll: stands in the graph for what the forward pass gives beside the root."""
+
+    name = "unroll"
+    minibatch_writes = UnrollOutputs
+
+    def compute(self, *, actions_BT: Tensor) -> None:
+        """Done by the model's one forward pass; the signature says that it follows the taken actions."""

@@ -1,0 +1,53 @@
+"""The running scale of returns."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from learner.reduce import Reducer
+
+MIN_WEIGHT = 1e-30
+"""In the place of the weights' sum of 0 before the first batch."""
+
+
+class Normaliser:
+    """The running second moment of R - v_prior, not centred, with Adam's bias correction.
+
+    Args:
+        decay: of the running average, a batch.
+        eps: added to it before the root.
+        reducer: sums over ranks.
+
+    Source: Hessel et al. 2021, arXiv:2104.06159, section 4.5 and appendix.
+    """
+
+    def __init__(self, decay: float, eps: float, reducer: Reducer) -> None:
+        self.decay = decay
+        self.eps = eps
+        self.reducer = reducer
+        self.moment = torch.zeros((), dtype=torch.float64)
+        self.weight = torch.zeros((), dtype=torch.float64)
+
+    def update(self, error_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """Take one batch in and return sigma, a scalar.
+
+        A batch with an error that is not finite, or with no valid step, leaves the average as it is: one bad batch must not
+        spoil the scale of all that follow.
+        """
+        squares = torch.where(mask_BT, error_BT, 0.0).double().square().sum()
+        total, count = self.reducer.sum(torch.stack([squares, mask_BT.sum().double()]))
+        moment, weight = self.moment.to(total.device), self.weight.to(total.device)
+        counts = torch.isfinite(total) & (count > 0)
+        self.moment = torch.where(counts, self.decay * moment + (1 - self.decay) * total / count, moment)
+        self.weight = torch.where(counts, self.decay * weight + (1 - self.decay), weight)
+        return (self.moment / self.weight.clamp(min=MIN_WEIGHT) + self.eps).sqrt().float()
+
+    def state(self) -> dict[str, float]:
+        """For the checkpoint."""
+        return {"moment": float(self.moment), "weight": float(self.weight)}
+
+    def load(self, state: dict[str, float]) -> None:
+        """What `state` gave."""
+        self.moment = torch.tensor(state["moment"], dtype=torch.float64)
+        self.weight = torch.tensor(state["weight"], dtype=torch.float64)

@@ -1,0 +1,134 @@
+"""The one place where losses are weighed, masked, averaged over all ranks, and recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from agent.model import ModelOutputs
+from learner.loss import Context, Loss, Node, Statistic, Term, Terms, method_reads
+from learner.plan import Plan
+
+MODEL_INPUTS = frozenset({"observations_BT1", "core_state_BS", "actions_BT", "terminated_BT", "truncated_BT"})
+"""What the model's forward pass takes of a minibatch, whether or not a loss reads it."""
+
+Key = tuple[str, str]
+"""A loss's (or another node's) name and a term's or statistic's name."""
+
+
+class Weighed(NamedTuple):
+    """A minibatch's objective.
+
+    Attributes:
+        losses: each loss's weighted sum. A rank's share, times the number of ranks: DDP's mean over ranks is then the mean over
+            all valid steps, however unevenly they lie.
+        keys: terms and statistics in the order of `sums`.
+        sums: `[2, n]`: masked sums and counts of this rank, for the report.
+    """
+
+    losses: dict[str, Tensor]
+    keys: tuple[Key, ...]
+    sums: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """What is differentiated."""
+        return torch.stack(list(self.losses.values())).sum()
+
+
+class Objective:
+    """A plan's nodes, made and run.
+
+    Args:
+        plan: their classes in order.
+        context: what they need to know.
+    """
+
+    def __init__(self, plan: Plan, context: Context) -> None:
+        self.context = context
+        self.nodes: list[Node] = [node(context) for node in plan.nodes]
+        self.losses: list[Loss] = [node for node in self.nodes if isinstance(node, Loss)]
+        read = set().union(*(method_reads(type(loss), "compute") for loss in self.losses))
+        self.minibatch_names = frozenset(read | MODEL_INPUTS)
+        # Signatures are read once here: reflection in every minibatch costs more than some of the losses.
+        self.compute_reads = {loss.name: method_reads(type(loss), "compute") for loss in self.losses}
+        self.coefs: dict[Key, float] = {}
+
+    @torch.no_grad()
+    def prepare(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run every node's `prepare` in order on the whole batch; what they write is frozen from then on.
+
+        Args:
+            inputs: the names of `learner.nodes.BatchInputs`.
+
+        Returns:
+            The inputs and everything written.
+        """
+        values = dict(inputs)
+        for node in self.nodes:
+            if not hasattr(node, "prepare"):
+                continue
+            written = node.prepare(**select(values, node, "prepare"))
+            for name, value in written.items():
+                assert value.ndim == 0 or value.shape[0] == values["mask_BT"].shape[0], (
+                    f"{name} must have B in front or no axes"
+                )
+            values.update(written)
+        return values
+
+    @torch.no_grad()
+    def measure(self, values: Mapping[str, Tensor]) -> tuple[tuple[Key, ...], Tensor]:
+        """Every node's statistics of the whole batch: their keys, and `[2, n]` masked sums and counts of this rank."""
+        found: dict[Key, Statistic] = {}
+        for node in self.nodes:
+            if hasattr(node, "measure"):
+                statistics = node.measure(**select(values, node, "measure"))
+                found.update({(node.name, name): statistic for name, statistic in statistics.items()})
+        return tuple(found), sums_and_counts(list(found.values()))
+
+    def minibatch(self, values: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+        """The rows of what a minibatch needs; scalars pass as they are."""
+        return {
+            name: values[name] if values[name].ndim == 0 else values[name][rows]
+            for name in self.minibatch_names
+            if name in values
+        }
+
+    def weigh(self, minibatch: Mapping[str, Tensor], outputs: ModelOutputs) -> Weighed:
+        """Compute every loss in order and weigh its terms.
+
+        Args:
+            minibatch: what `minibatch` gave.
+            outputs: the model's forward pass of it.
+        """
+        values: dict[str, Tensor] = {**minibatch, **cast("Mapping[str, Tensor]", outputs)}
+        computed: dict[str, Terms] = {
+            loss.name: loss.compute(**{name: values[name] for name in self.compute_reads[loss.name]}) for loss in self.losses
+        }
+        entries = {(loss, name): entry for loss, terms in computed.items() for name, entry in terms.items()}
+        sums = sums_and_counts(list(entries.values()))
+        counts = self.context.reducer.sum(sums[1].detach()).clamp(min=1)
+        scale = self.context.reducer.world_size / counts
+        losses = {loss: torch.zeros((), device=sums.device) for loss in computed}
+        for position, ((loss, name), entry) in enumerate(entries.items()):
+            if isinstance(entry, Term):
+                self.coefs[loss, name] = entry.coef
+                losses[loss] = losses[loss] + entry.coef * sums[0, position] * scale[position]
+        return Weighed(losses, tuple(entries), sums.detach())
+
+
+def select(values: Mapping[str, Tensor], node: Node, method: str) -> dict[str, Tensor]:
+    """The tensors that a method's signature names."""
+    return {name: values[name] for name in method_reads(type(node), method)}
+
+
+def sums_and_counts(entries: list[Term | Statistic]) -> Tensor:
+    """`[2, n]`: the masked sum and the count of each; a masked value may be NaN."""
+    if not entries:
+        return torch.zeros(2, 0)
+    sums = torch.stack([torch.where(entry.mask, entry.value, 0.0).sum(dtype=torch.float32) for entry in entries])
+    counts = torch.stack([entry.mask.sum() for entry in entries]).to(sums.dtype)
+    return torch.stack([sums, counts])

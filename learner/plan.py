@@ -1,0 +1,185 @@
+"""From settings to an ordered plan of nodes, before anything is started.
+
+The order is a topological sort of what the nodes read and write; ties keep the order of `supporting_nodes` and `LOSSES`. A node
+that is not a loss is in the plan if and only if somebody reads what it writes. A plan that reads what nobody writes, has two
+writers of a name or a circle in it is refused with the names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from typing import get_type_hints
+
+from agent.model import ModelNeeds
+from agent.settings import AgentSettings
+from learner.loss import Choice, Loss, Node, Question, method_reads, node_reads, node_writes
+from learner.losses import cmpo, dynamics, muesli_model, ppo_actor, ppo_critic
+from learner.nodes import BatchInputs, Forward, GaeVtrace, GaeVtraceSigma, Prior, PriorQ, PriorSamples, Retrace, Unroll
+from learner.settings import TrainerSettings
+from protocol.errors import SettingsError
+from protocol.spaces import ActionSpace
+
+LOSSES: tuple[Callable[[Question], Choice | None], ...] = (
+    ppo_critic.choose,
+    cmpo.choose,
+    ppo_actor.choose,
+    dynamics.choose,
+    muesli_model.choose,
+)
+"""The losses in the order in which they are applied. A new loss is a line here."""
+
+BATCH_NAMES = frozenset(get_type_hints(BatchInputs))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a learner step does, in order.
+
+    Attributes:
+        nodes: the classes in the order in which they run.
+        auto: what every `auto` came to, by the setting's path.
+        notes: what a user should know, a line each.
+        needs: what is asked of the model's forward pass.
+    """
+
+    nodes: tuple[type[Node], ...]
+    auto: Mapping[str, str]
+    notes: tuple[str, ...]
+    needs: ModelNeeds
+
+    @property
+    def order(self) -> list[str]:
+        """The nodes' names in order."""
+        return [node.name for node in self.nodes]
+
+    @property
+    def losses(self) -> list[str]:
+        """The losses' names in order."""
+        return [node.name for node in self.nodes if issubclass(node, Loss)]
+
+    @property
+    def reads(self) -> dict[str, list[str]]:
+        """What each node reads of others."""
+        return {node.name: sorted(node_reads(node) - node_writes(node)) for node in self.nodes}
+
+    @property
+    def writes(self) -> dict[str, list[str]]:
+        """What each node writes."""
+        return {node.name: sorted(node_writes(node)) for node in self.nodes}
+
+    @property
+    def uses_prior(self) -> bool:
+        """Whether anybody reads the prior network."""
+        return Prior.name in self.order
+
+
+def make_plan(
+    trainer: TrainerSettings,
+    agent: AgentSettings,
+    action: ActionSpace,
+    *,
+    losses: Sequence[Callable[[Question], Choice | None]] = LOSSES,
+) -> Plan:
+    """Choose a class for every enabled loss, add the nodes that they read, and put all in order.
+
+    Args:
+        trainer: the learner's settings.
+        agent: the network's settings.
+        action: the environment's actions.
+        losses: the table of losses.
+
+    Raises:
+        SettingsError: if the settings contradict each other or nothing is enabled.
+    """
+    check(trainer)
+    question = Question(trainer, agent, action)
+    choices = [choice for choose in losses if (choice := choose(question)) is not None]
+    if not choices:
+        raise SettingsError("every loss is disabled; enable at least trainer.losses.ppo_critic and trainer.losses.ppo_actor")
+    chosen = [choice.loss for choice in choices]
+    nodes = order([*supporting_nodes(chosen, trainer), *chosen])
+    return Plan(
+        nodes=tuple(nodes),
+        auto={path: value for choice in choices for path, value in choice.auto.items()},
+        notes=tuple(note for choice in choices for note in choice.notes),
+        needs=model_needs(chosen, trainer),
+    )
+
+
+def check(trainer: TrainerSettings) -> None:
+    """Refuse settings that contradict each other, whatever the order in which they were assigned."""
+    _ = trainer.discount
+    if trainer.returns == "retrace" and not cmpo.has_model(trainer):
+        raise SettingsError(
+            "trainer.returns=retrace corrects returns with the prior's model, so it needs trainer.losses.dynamics.enabled=true "
+            "with both of its coefficients above 0; enable it or set trainer.returns to gae_vtrace"
+        )
+
+
+def supporting_nodes(losses: Sequence[type[Loss]], trainer: TrainerSettings) -> list[type[Node]]:
+    """The nodes that write what the losses, or each other, read; they come before the losses where nothing else decides."""
+    sigma_read = any("sigma" in node_reads(loss) for loss in losses)
+    returns: type[Node] = Retrace if trainer.returns == "retrace" else GaeVtraceSigma if sigma_read else GaeVtrace
+    candidates: list[type[Node]] = [Forward, Prior, PriorQ, PriorSamples, returns, Unroll]
+    wanted = set().union(*(node_reads(loss) for loss in losses))
+    taken: set[type[Node]] = set()
+    while found := {node for node in candidates if node not in taken and node_writes(node) & wanted}:
+        taken |= found
+        wanted |= set().union(*(node_reads(node) for node in found))
+    return [node for node in candidates if node in taken]
+
+
+def order(nodes: Sequence[type[Node]]) -> list[type[Node]]:
+    """Sort nodes so that each comes after the writers of what it reads; ties keep the order in which they are given.
+
+    Raises:
+        SettingsError: if a name has two writers or none, or the nodes wait for each other in a circle.
+    """
+    writer = writers(nodes)
+    sorter: TopologicalSorter[int] = TopologicalSorter()
+    for position, node in enumerate(nodes):
+        unknown = sorted(node_reads(node) - set(writer) - BATCH_NAMES)
+        if unknown:
+            raise SettingsError(f"{node.name} reads {', '.join(unknown)}, which nobody writes; add the node that does")
+        sorter.add(position, *{writer[name] for name in node_reads(node) if name in writer and writer[name] != position})
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        names = " -> ".join(nodes[position].name for position in error.args[1])
+        raise SettingsError(f"these nodes wait for each other and cannot be ordered: {names}") from None
+    ready: list[int] = []
+    ordered: list[type[Node]] = []
+    while sorter.is_active():
+        ready = sorted([*ready, *sorter.get_ready()])
+        position = ready.pop(0)
+        ordered.append(nodes[position])
+        sorter.done(position)
+    return ordered
+
+
+def writers(nodes: Iterable[type[Node]]) -> dict[str, int]:
+    """The position of each name's one writer."""
+    found: dict[str, int] = {}
+    nodes = list(nodes)
+    for position, node in enumerate(nodes):
+        for name in node_writes(node):
+            if name in found or name in BATCH_NAMES:
+                other = nodes[found[name]].name if name in found else "the batch"
+                raise SettingsError(f"{name} has two writers, {other} and {node.name}; only one may write a name")
+            found[name] = position
+    return found
+
+
+def model_needs(losses: Sequence[type[Loss]], trainer: TrainerSettings) -> ModelNeeds:
+    """The latent steps that somebody reads: K is the largest asked."""
+    read = set().union(*(method_reads(loss, "compute") for loss in losses))
+    model_steps = trainer.losses.dynamics.unroll_steps if "model_reward_raw_BTK" in read else 0
+    policy_steps = trainer.losses.muesli_model.policy_horizon if "model_logits_BTKA" in read else 0
+    return ModelNeeds(
+        unroll_steps=max(model_steps, policy_steps),
+        policy_steps=policy_steps,
+        rewards_and_values=model_steps > 0,
+        gradient_scale=trainer.losses.dynamics.gradient_scale,
+    )

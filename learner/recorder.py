@@ -1,0 +1,163 @@
+"""Brings what a run measured to its files: metrics.jsonl, red flags, and the learner's part of the summary."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from learner.checkpoint import Progress
+from learner.redflags import FLAGS, Observation, RedFlags
+from learner.report import StepReport, explained_variance, plain
+from protocol.trajectory import Array
+
+METRICS_FILE = "metrics.jsonl"
+EVENTS_FILE = "events.jsonl"
+SUMMARY_FILE = "learner.json"
+LAG_WINDOW = 10_000
+
+
+@dataclass
+class Recorder:
+    """One run's files, written by rank 0 only.
+
+    Args:
+        run_dir: the run's folder.
+        uniform_entropy: of a uniform policy, in nats.
+        total_timesteps: the budget.
+    """
+
+    run_dir: Path
+    uniform_entropy: float
+    total_timesteps: int
+    flags: RedFlags = field(default_factory=RedFlags)
+    raised: dict[str, str] = field(default_factory=dict)
+    ever_raised: dict[str, str] = field(default_factory=dict)
+    last_line: dict[str, Any] = field(default_factory=dict)
+    lags: list[Array] = field(default_factory=list)
+    first_step: tuple[float, int] | None = None  # seconds and env steps when the first learner step ended
+    last_step: tuple[float, int] = (0.0, 0)
+
+    def step(self, progress: Progress, lag: Array) -> None:
+        """Take note of a learner step, reported or not."""
+        self.lags.append(lag)
+        self.last_step = (progress.seconds, progress.env_steps)
+        if self.first_step is None:
+            self.first_step = self.last_step
+
+    def report(
+        self, report: StepReport, progress: Progress, *, learning_rate: float, fleet: Mapping[str, Any]
+    ) -> dict[str, str]:
+        """Write a line of metrics.jsonl and return the red flags that are raised now.
+
+        Args:
+            report: what was measured since the last line.
+            progress: where the run is.
+            learning_rate: of the last learner step.
+            fleet: what replay knows of the actors.
+        """
+        entropy = self.entropy(report)
+        variance, target_variance = explained_variance(report.statistics)
+        actor = report.losses.get("ppo_actor")
+        line = progress._asdict() | {
+            "losses": {name: loss.to_dict() for name, loss in report.losses.items()},
+            "entropy": entropy,
+            "explained_variance": variance,
+            "approx_kl": actor.statistics["approx_kl"] if actor else math.nan,
+            "clip_ratio": actor.statistics["clip_ratio"] if actor else math.nan,
+            "gradient_norm": report.gradient_norm,
+            "updates": report.updates,
+            "skipped_updates": report.skipped,
+            "learning_rate": learning_rate,
+            "policy_lag": self.policy_lag(),
+            "env_steps_per_second": self.rate(),
+            "episode_return": fleet.get("episode_return"),
+            "episode_length": fleet.get("episode_length"),
+            "episodes": fleet.get("episodes"),
+            "episode_statistics": fleet.get("statistics"),
+            "queue": fleet.get("queue"),
+        }
+        observation = observe(report, entropy, (variance, target_variance), progress.env_steps / self.total_timesteps)
+        self.note_flags(self.flags.update(observation), progress)
+        line["red_flags"] = sorted(self.raised)
+        self.last_line = plain(line)
+        append_line(self.run_dir / METRICS_FILE, self.last_line)
+        return self.raised
+
+    def note_flags(self, raised: dict[str, str], progress: Progress) -> None:
+        """Write an event for each flag that is newly raised or cleared."""
+        for flag in FLAGS:
+            if (flag in raised) != (flag in self.raised):
+                event = "red_flag_raised" if flag in raised else "red_flag_cleared"
+                entry = {"event": event, "flag": flag, "why": raised.get(flag, ""), "learner_step": progress.learner_step}
+                append_line(self.run_dir / EVENTS_FILE, {"time": time.time()} | entry)
+        self.raised = raised
+        self.ever_raised |= raised
+
+    def entropy(self, report: StepReport) -> dict[str, float]:
+        """In nats and as a fraction of a uniform policy's."""
+        actor = report.losses.get("ppo_actor")
+        nats = actor.terms["entropy"].raw if actor else math.nan
+        return {"nats": nats, "fraction": nats / self.uniform_entropy if self.uniform_entropy else math.nan}
+
+    def policy_lag(self) -> dict[str, float]:
+        """Median and 99th percentile of the last trained trajectories' age, in versions."""
+        if not self.lags:
+            return {"p50": math.nan, "p99": math.nan}
+        kept = np.concatenate(self.lags)[-LAG_WINDOW:]
+        self.lags = [kept]
+        return {"p50": float(np.percentile(kept, 50)), "p99": float(np.percentile(kept, 99))}
+
+    def rate(self) -> float:
+        """Env steps a second from the end of the first learner step to the end of the last."""
+        if self.first_step is None or self.last_step[0] <= self.first_step[0]:
+            return math.nan
+        return (self.last_step[1] - self.first_step[1]) / (self.last_step[0] - self.first_step[0])
+
+    def summary(self, progress: Progress) -> None:
+        """Write the learner's part of summary.json."""
+        names = ("losses", "entropy", "explained_variance", "episode_return", "episode_length", "episode_statistics")
+        content = {
+            "learner_steps": progress.learner_step,
+            "env_steps": progress.env_steps,
+            "seconds": progress.seconds,
+            "env_steps_per_second": self.rate(),
+            "policy_version": progress.policy_version,
+            "policy_lag": self.policy_lag(),
+            "red_flags": [{"flag": flag, "why": why} for flag, why in self.ever_raised.items()],
+        } | {name: self.last_line.get(name) for name in names}
+        working = self.run_dir / f"{SUMMARY_FILE}.tmp"
+        working.write_text(json.dumps(plain(content), indent=1))
+        working.rename(self.run_dir / SUMMARY_FILE)
+
+
+def observe(report: StepReport, entropy: Mapping[str, float], variance: tuple[float, float], progress: float) -> Observation:
+    """What the red flags look at."""
+    weighted = {
+        name: abs(loss.coef * loss.statistics["kl"]) if "kl" in loss.statistics else abs(loss.weighted)
+        for name, loss in report.losses.items()
+    }
+    actor = report.losses.get("ppo_actor")
+    return Observation(
+        weighted=weighted,
+        gradient={name: loss.gradient_norm for name, loss in report.losses.items()},
+        policy=abs(actor.terms["policy"].raw) if actor else math.nan,
+        entropy_nats=entropy["nats"],
+        entropy_ratio=entropy["fraction"],
+        explained_variance=variance[0],
+        target_variance=variance[1],
+        skipped=report.skipped,
+        progress=progress,
+    )
+
+
+def append_line(path: Path, content: Mapping[str, Any]) -> None:
+    """Add a line of JSON to a file; a line is written in one call, so that a reader never sees half of one."""
+    with path.open("a") as file:
+        file.write(json.dumps(content) + "\n")

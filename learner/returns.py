@@ -1,0 +1,123 @@
+"""Advantages and value targets from trajectories that ended, were cut, or were collected by an older policy.
+
+Pure recursions over `[B, T]`. Where an episode ends at t, step t + 1 belongs to the next one; a truncated step is bootstrapped
+from the value of its own final observation.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Returns(NamedTuple):
+    """What the critic fits and the actor follows; `[B, T]`, in units of scaled reward."""
+
+    advantage: Tensor
+    value_target: Tensor
+
+
+def bootstrap_values(next_value_BT: Tensor, final_value_BT: Tensor, terminated_BT: Tensor, truncated_BT: Tensor) -> Tensor:
+    """The value that a step is bootstrapped with: the next step's, the final observation's where the episode was cut, or 0.
+
+    What is not read is not multiplied by 0 either: it may be NaN.
+    """
+    return torch.where(truncated_BT, final_value_BT, next_value_BT).masked_fill(terminated_BT, 0.0)
+
+
+def gae_vtrace(
+    *,
+    rewards_BT: Tensor,
+    terminated_BT: Tensor,
+    truncated_BT: Tensor,
+    value_BT1: Tensor,
+    final_value_BT: Tensor,
+    importance_ratio_BT: Tensor,
+    gamma: float,
+    gae_lambda: float,
+    rho_clip: float,
+    c_clip: float,
+) -> Returns:
+    """Generalised advantage estimation with V-trace's corrections; on-policy it is GAE.
+
+    delta_t = r_t + gamma (1 - terminated_t) V(next) - V(s_t);
+    A_t = delta_t + gamma lambda n_t (R_{t+1} - V_{t+1}), n_t = 1 where no episode ends at t;
+    R_t - V_t = rho_t delta_t + gamma lambda c_t n_t (R_{t+1} - V_{t+1}).
+
+    A_t has no rho_t: the surrogate's own ratio brings it. c has the index of the step that is corrected, as in the paper
+    and in rlax: R_{t+1} - V_{t+1} is already weighed by the ratio at t + 1, and a second c_{t+1} would square it.
+
+    Args:
+        rewards_BT: scaled rewards.
+        terminated_BT: the episode ended and has no future.
+        truncated_BT: the episode was cut.
+        value_BT1: the learner's V at the batch's start, `[B, T + 1]`.
+        final_value_BT: its V of the final observation where truncated; any number elsewhere.
+        importance_ratio_BT: pi_old / pi_b of the taken action.
+        gamma: discount.
+        gae_lambda: lambda.
+        rho_clip: the cut of rho.
+        c_clip: the cut of c.
+
+    Source: Schulman et al. 2016, arXiv:1506.02438; Espeholt et al. 2018, arXiv:1802.01561, eq. 1.
+    """
+    following_BT = bootstrap_values(value_BT1[:, 1:], final_value_BT, terminated_BT, truncated_BT)
+    delta_BT = rewards_BT + gamma * following_BT - value_BT1[:, :-1]
+    ends_BT = terminated_BT | truncated_BT
+    rho_BT = importance_ratio_BT.clamp(max=rho_clip)
+    c_BT = importance_ratio_BT.clamp(max=c_clip)
+    steps = rewards_BT.shape[1]
+    advantage_BT, excess_BT = torch.empty_like(delta_BT), torch.empty_like(delta_BT)
+    excess = torch.zeros_like(delta_BT[:, 0])
+    for t in range(steps - 1, -1, -1):
+        carried = gamma * gae_lambda * excess.masked_fill(ends_BT[:, t], 0.0)
+        advantage_BT[:, t] = delta_BT[:, t] + carried
+        excess = rho_BT[:, t] * delta_BT[:, t] + c_BT[:, t] * carried
+        excess_BT[:, t] = excess
+    return Returns(advantage_BT, value_BT1[:, :-1] + excess_BT)
+
+
+def retrace(
+    *,
+    rewards_BT: Tensor,
+    terminated_BT: Tensor,
+    truncated_BT: Tensor,
+    q_taken_BT: Tensor,
+    expected_q_BT: Tensor,
+    final_value_BT: Tensor,
+    bootstrap_value_B: Tensor,
+    importance_ratio_BT: Tensor,
+    gamma: float,
+    retrace_lambda: float,
+) -> Tensor:
+    """Retrace's return of each step, `[B, T]`.
+
+    G_t = r_t + gamma (1 - terminated_t) [E_pi q(s_{t+1}, .) + c_{t+1} n_t (G_{t+1} - q(s_{t+1}, a_{t+1}))],
+    c = lambda min(1, pi / pi_b). The last step is bootstrapped from v(s_T), a truncated one from its final observation.
+
+    Args:
+        rewards_BT: scaled rewards.
+        terminated_BT: the episode ended and has no future.
+        truncated_BT: the episode was cut; nothing is carried on over it.
+        q_taken_BT: the prior's q of the taken action.
+        expected_q_BT: the prior's q, averaged over the prior policy.
+        final_value_BT: the prior's v of the final observation where truncated.
+        bootstrap_value_B: the prior's v(s_T).
+        importance_ratio_BT: pi / pi_b of the taken action, pi the prior.
+        gamma: discount.
+        retrace_lambda: lambda.
+
+    Source: Munos et al. 2016, arXiv:1606.02647, eq. 3 and 4.
+    """
+    next_value_BT = torch.cat([expected_q_BT[:, 1:], bootstrap_value_B.unsqueeze(1)], 1)
+    following_BT = bootstrap_values(next_value_BT, final_value_BT, terminated_BT, truncated_BT)
+    ends_BT = terminated_BT | truncated_BT
+    c_BT = retrace_lambda * importance_ratio_BT.clamp(max=1)
+    g_BT = torch.empty_like(rewards_BT)
+    correction = torch.zeros_like(bootstrap_value_B)
+    for t in range(rewards_BT.shape[1] - 1, -1, -1):
+        g_BT[:, t] = rewards_BT[:, t] + gamma * (following_BT[:, t] + correction.masked_fill(ends_BT[:, t], 0.0))
+        correction = c_BT[:, t] * (g_BT[:, t] - q_taken_BT[:, t])
+    return g_BT

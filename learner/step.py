@@ -1,0 +1,198 @@
+"""The update: epochs of minibatches over one batch, and the prior that follows."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from agent.model import AgentModel
+from learner.gradients import trunk_gradients
+from learner.loss import Context
+from learner.objective import Key, Objective
+from learner.plan import Plan
+from protocol.settings import MetricsSettings
+
+
+@dataclass
+class Record:
+    """What one learner step measured, on the device; `learner.report` brings it to the host in one transfer.
+
+    Attributes:
+        keys: terms and statistics, in the order of the columns of `sums`.
+        sums: one `[2, n]` an update: masked sums and counts of this rank.
+        norms: the gradient's norm before clipping, one an update, the same on all ranks.
+        batch_keys: statistics of the whole batch, in the order of the columns of `batch_sums`.
+        batch_sums: `[2, n]` of this rank, or None where the step is not reported.
+        gradients: `[losses, 2]` norms and cosines on the trunk, or None where they were not measured.
+        skipped: updates that were not applied because a gradient was not finite.
+        stopped_early: whether target_kl ended the step.
+        seconds: per phase.
+    """
+
+    keys: tuple[Key, ...] = ()
+    sums: list[Tensor] = field(default_factory=list)
+    norms: list[Tensor] = field(default_factory=list)
+    batch_keys: tuple[Key, ...] = ()
+    batch_sums: Tensor | None = None
+    gradients: Tensor | None = None
+    skipped: int = 0
+    stopped_early: bool = False
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+
+class Updater:
+    """Applies the plan's losses to a network, batch after batch.
+
+    Args:
+        plan: the losses and what they read.
+        context: models, settings, ranks.
+        wrapped: `context.model`, wrapped by DDP where there are several ranks.
+        metrics: how often gradients are measured.
+    """
+
+    def __init__(self, plan: Plan, context: Context, wrapped: nn.Module, metrics: MetricsSettings) -> None:
+        self.plan = plan
+        self.context = context
+        self.wrapped = wrapped
+        self.metrics = metrics
+        self.objective = Objective(plan, context)
+        self.trunk = [parameter for parameter in context.model.trunk_parameters() if parameter.requires_grad]
+        self.parameters = [parameter for parameter in context.model.parameters() if parameter.requires_grad]
+        self.prior_pairs = prior_pairs(context.model, context.prior) if plan.uses_prior else ([], [])
+        self.optimizer = make_optimizer(self.parameters, context)
+        self.updates = 0
+        self.measured_at = -metrics.gradient_every
+
+    def learn(self, inputs: Mapping[str, Tensor], *, learning_rate: float, report: bool) -> Record:
+        """One learner step: prepare once, then epochs of minibatches of whole trajectories.
+
+        Args:
+            inputs: the names of `learner.nodes.BatchInputs`.
+            learning_rate: of all of its updates.
+            report: whether statistics of the whole batch are wanted.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        record = Record()
+        started = time.perf_counter()
+        values = self.objective.prepare(inputs)
+        if report:
+            record.batch_keys, record.batch_sums = self.objective.measure(values)
+        record.seconds["prepare"] += time.perf_counter() - started
+        trainer = self.context.trainer
+        mask_BT = inputs["mask_BT"]
+        for epoch in range(trainer.epochs):
+            shuffled = torch.randperm(len(mask_BT), generator=self.context.generator, device=mask_BT.device)
+            for part, rows in enumerate(shuffled.chunk(trainer.minibatches)):
+                # In the first epoch, which target_kl never cuts off.
+                due = epoch == 0 and part == trainer.minibatches - 1 and self.gradients_due()
+                self.update(self.objective.minibatch(values, rows), record, measure=due)
+            if self.moved_too_far(record):
+                record.stopped_early = True
+                break
+        return record
+
+    def gradients_due(self) -> bool:
+        """Whether the losses' gradients were last measured too long ago, or never."""
+        return self.updates - self.measured_at >= self.metrics.gradient_every
+
+    def update(self, minibatch: Mapping[str, Tensor], record: Record, *, measure: bool) -> None:
+        """One optimiser step. A gradient that is not finite is applied on no rank: after DDP's mean all see the same one."""
+        started = time.perf_counter()
+        with self.autocast():
+            outputs = self.wrapped(
+                minibatch["observations_BT1"][:, :-1],
+                minibatch["core_state_BS"],
+                minibatch["terminated_BT"] | minibatch["truncated_BT"],
+                minibatch["actions_BT"],
+                self.plan.needs,
+            )
+        weighed = self.objective.weigh(minibatch, outputs)
+        record.keys = weighed.keys
+        record.sums.append(weighed.sums)
+        if measure:
+            record.gradients = trunk_gradients(weighed.losses, self.trunk, self.context.reducer)
+            self.measured_at = self.updates
+        forwarded = time.perf_counter()
+        self.optimizer.zero_grad(set_to_none=True)
+        weighed.total.backward()  # type: ignore[no-untyped-call]
+        backwarded = time.perf_counter()
+        self.apply(record)
+        self.updates += 1
+        record.seconds["forward"] += forwarded - started
+        record.seconds["backward"] += backwarded - forwarded
+        record.seconds["optimizer"] += time.perf_counter() - backwarded
+
+    def apply(self, record: Record) -> None:
+        """Clip, step and move the prior; or, if the gradient is not finite, do nothing and count it."""
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.context.trainer.max_grad_norm)
+        record.norms.append(norm)
+        if not bool(torch.isfinite(norm)):
+            record.skipped += 1
+            return
+        self.optimizer.step()
+        prior, trained = self.prior_pairs
+        if prior:
+            with torch.no_grad():
+                torch._foreach_lerp_(prior, trained, self.context.trainer.losses.cmpo.prior_ema_rate)
+
+    def moved_too_far(self, record: Record) -> bool:
+        """Whether the last epoch's KL to the policy at the batch's start passed target_kl, over all ranks."""
+        limit = self.context.trainer.losses.ppo_actor.target_kl
+        if limit is None or ("ppo_actor", "approx_kl") not in record.keys:
+            return False
+        column = record.keys.index(("ppo_actor", "approx_kl"))
+        epoch = torch.stack(record.sums[-self.context.trainer.minibatches :])[:, :, column].sum(0)
+        total, count = self.context.reducer.sum(epoch)
+        return bool(total > limit * count)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """bfloat16 where the settings ask for it."""
+        if self.context.trainer.autocast == "none":
+            return nullcontext()
+        return torch.autocast(self.parameters[0].device.type, torch.bfloat16)
+
+
+def make_optimizer(parameters: list[nn.Parameter], context: Context) -> torch.optim.AdamW:
+    """AdamW, fused where the device can."""
+    settings = context.trainer.optimizer
+    return torch.optim.AdamW(
+        parameters,
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def prior_pairs(model: AgentModel, prior: AgentModel) -> tuple[list[Tensor], list[Tensor]]:
+    """The prior's parameters and the trained ones that they follow; what is not trained does not move."""
+    pairs = [
+        (old.detach(), new.detach())
+        for old, new in zip(prior.parameters(), model.parameters(), strict=True)
+        if new.requires_grad
+    ]
+    return [old for old, _ in pairs], [new for _, new in pairs]
+
+
+def freeze_unused(model: AgentModel, plan: Plan) -> None:
+    """Take the parameters that no enabled loss reaches out of training, so that DDP does not wait for their gradients."""
+    read = {name for names in plan.reads.values() for name in names}
+    needs = plan.needs
+    used = {
+        "policy.": "logits_BTA" in read,
+        "value.": "value_raw_BT" in read,
+        "transition.": needs.unroll_steps > 0,
+        "model_reward.": needs.rewards_and_values,
+        "model_value.": needs.rewards_and_values,
+        "model_policy.": needs.policy_steps > 0,
+    }
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(next((wanted for prefix, wanted in used.items() if name.startswith(prefix)), True))

@@ -1,0 +1,136 @@
+"""A learner rank's half of the batches socket, without the socket."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from protocol import messages
+from protocol.batch import Batch
+from protocol.codec import Buffer, Frames, decode, encode, from_json
+from protocol.errors import WireError
+from protocol.schemas import RunSchema
+from protocol.timing import GOODBYE_WITHIN_S, LOST_AFTER_S, RETRY_EVERY_S
+from protocol.trajectory import ALIGNMENT, BlockSize
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A batch and what the learner reports beside it."""
+
+    batch: Batch  # arrays are writable and belong to the receiver
+    fleet: dict[str, Any]  # replay.fleet.FleetStatistics.summary, and policy_lag, queue and ledger
+    stop: bool  # the run is to end
+
+
+class BatchPeer:
+    """One rank towards ingest.
+
+    Attributes:
+        refusal: why ingest has turned this rank away, as (reason, detail).
+        said_goodbye: whether ingest has answered the BYE.
+    """
+
+    def __init__(self, *, rank: int, world: int, batch_size: int, token: str) -> None:
+        self._rank, self._token = rank, token
+        self._hello = messages.BatchHello(rank, world, batch_size, token)
+        self._schema: RunSchema | None = None
+        self._request, self._learner_step = 0, 0
+        self._open = False
+        self._consumed, self._policy_version = -1, -1
+        self._consumed_due = False
+        self._sent_at = -float("inf")
+        self._asked_at: float | None = None
+        self._fleet: dict[str, Any] = {}
+        self._delivery: Delivery | None = None
+        self._leaving = False
+        self.refusal: tuple[str, str] | None = None
+        self.said_goodbye = False
+
+    def request(self, learner_step: int) -> None:
+        """Ask for a batch."""
+        assert not self._open, "one request may be open; poll it first"
+        self._open, self._learner_step = True, learner_step
+        self._request += 1
+        self._sent_at = -float("inf")
+
+    def consumed(self, batch_id: int, policy_version: int) -> None:
+        """Say that a batch has been trained on; every GET repeats it, so that no loss of a message matters."""
+        self._consumed = max(self._consumed, batch_id)
+        self._policy_version = max(self._policy_version, policy_version)
+        self._consumed_due = True
+
+    def leave(self) -> None:
+        """Say goodbye from now on."""
+        self._leaving, self._sent_at = True, -float("inf")
+
+    def take(self) -> Delivery | None:
+        """The batch that has come, once."""
+        delivery, self._delivery = self._delivery, None
+        return delivery
+
+    def lost(self, now: float) -> bool:
+        """Whether ingest has left a question unanswered for too long."""
+        return self._asked_at is not None and now - self._asked_at > LOST_AFTER_S
+
+    def send(self, now: float) -> list[Frames]:
+        """What is to be sent now."""
+        frames: list[Frames] = []
+        if self._consumed_due:
+            self._consumed_due = False
+            frames.append(encode(messages.Consumed(self._rank, self._token, self._consumed, self._policy_version)))
+        if self._leaving:
+            if not self.said_goodbye and now - self._sent_at >= GOODBYE_WITHIN_S:
+                self._sent_at = now
+                frames.append(encode(messages.Bye(self._token)))
+        elif self._open and now - self._sent_at >= RETRY_EVERY_S:
+            frames += self._question(now)
+        return frames
+
+    def _question(self, now: float) -> list[Frames]:
+        """HELLO goes ahead of GET, except when GET is asked for the first time in a session that is known to be open."""
+        first, self._sent_at = self._sent_at == -float("inf"), now
+        self._asked_at = now if self._asked_at is None else self._asked_at
+        get = messages.Get(self._rank, self._token, self._request, self._learner_step, self._consumed, self._policy_version)
+        return [encode(get)] if first and self._schema is not None else [encode(self._hello), encode(get)]
+
+    def receive(self, header: Buffer, payload: Buffer, _now: float) -> None:
+        """Take in one message; a batch's arrays share the payload's memory if that can be written to.
+
+        Raises:
+            WireError: if it is none that ingest sends, or a payload is not as long as its header says.
+        """
+        message: messages.BatchToRank = decode(header, messages.BATCH_TO_RANK)
+        self._asked_at = None
+        match message:
+            case messages.BatchWelcome():
+                if message.token == self._token:
+                    self._schema = RunSchema.from_dict(from_json(payload))
+            case messages.FleetStatus():
+                self._fleet = from_json(payload)
+            case messages.BatchMessage():
+                self._take_batch(message, payload)
+            case messages.Reject():
+                self.refusal = (message.reason, message.detail)
+            case messages.Bye():
+                self.said_goodbye = message.token == self._token
+
+    def _take_batch(self, message: messages.BatchMessage, payload: Buffer) -> None:
+        if not self._open or message.request != self._request or self._schema is None:
+            return
+        schema, size = self._schema.batch, BlockSize(message.trajectories, message.steps, message.finals, 0)
+        try:
+            arrays = schema.views(_writable(payload), size)
+        except ValueError as error:
+            raise WireError("payload_length", str(error)) from None
+        self._open = False
+        self._delivery = Delivery(Batch(message.batch_id, message.learner_step, **arrays), self._fleet, message.stop)
+
+
+def _writable(payload: Buffer) -> Buffer:
+    """The payload itself if it can be written to and its numbers are aligned, else a copy."""
+    view = memoryview(payload)
+    aligned = view.nbytes == 0 or np.frombuffer(view, np.uint8).ctypes.data % ALIGNMENT == 0
+    return bytearray(view) if view.readonly or not aligned else view

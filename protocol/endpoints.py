@@ -1,0 +1,25 @@
+"""How a role says where it can be reached: one small file each in the run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FOLDER = "endpoints"
+
+
+def write_endpoint(run_dir: Path, role: str, content: Mapping[str, Any]) -> None:
+    """Say that a role is ready, at once for whoever looks.
+
+    Args:
+        run_dir: the run's folder.
+        role: the file's name.
+        content: at least `pid`, and `metrics` where the role serves them.
+    """
+    folder = run_dir / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    working = folder / f"{role}.json.tmp"
+    working.write_text(json.dumps(dict(content)))
+    working.rename(folder / f"{role}.json")

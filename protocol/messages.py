@@ -1,0 +1,326 @@
+"""Every message, by the socket that it travels on and the way it goes.
+
+Two classes may share a KIND, as HELLO does: what a name means depends on the socket, and each socket's tuple of classes at the
+end of its section says what it takes. A header holds only what is listed here; a payload is JSON where `+ JSON` is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+# ---------------------------------------------------------------------------------------------- control, hub's
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Client to hub, + JSON description: let me in. Sent again until answered; the token tells a repeat from a restart."""
+
+    KIND: ClassVar[str] = "HELLO"
+    role: str
+    actor_id: int  # -1: choose one for me
+    token: str  # random, one a process
+
+
+@dataclass(frozen=True, slots=True)
+class HelloAccepted:
+    """Hub to client, + JSON {endpoints, spaces, episode_statistics}."""
+
+    KIND: ClassVar[str] = "WELCOME"
+    actor_id: int
+    incarnation: int
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Server to client, on every socket: no, and why."""
+
+    KIND: ClassVar[str] = "REJECT"
+    reason: str  # one of protocol.reasons
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Client to hub, + JSON report: I make progress."""
+
+    KIND: ClassVar[str] = "HEARTBEAT"
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class HubState:
+    """Hub to client, + JSON {} or, for ingest, {members}: the answer to a heartbeat; also sent when something changes."""
+
+    KIND: ClassVar[str] = "HEARTBEAT"
+    policy_version: int
+    stop: bool
+    desired_actors: int
+    fenced: bool
+    report_asked: int  # ingest only: send a report that names this number at once
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Operator to hub and back, + JSON: what is going on?"""
+
+    KIND: ClassVar[str] = "STATUS"
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Operator to hub and back, + JSON {actors}: how many actors shall there be."""
+
+    KIND: ClassVar[str] = "SCALE"
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Operator to hub and back, + JSON: end the run."""
+
+    KIND: ClassVar[str] = "STOP"
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """Client to server and back, on control and batches: I leave."""
+
+    KIND: ClassVar[str] = "BYE"
+    token: str
+
+
+ControlToHub = Hello | Heartbeat | Status | Scale | Stop | Bye
+CONTROL_TO_HUB = (Hello, Heartbeat, Status, Scale, Stop, Bye)
+ControlToClient = HelloAccepted | Reject | HubState | Status | Scale | Stop | Bye
+CONTROL_TO_CLIENT = (HelloAccepted, Reject, HubState, Status, Scale, Stop, Bye)
+
+# ------------------------------------------------------------------------------------------------ data, ingest's
+
+
+@dataclass(frozen=True, slots=True)
+class DataHello:
+    """Actor to ingest, + JSON schema: where were we? Opens a session, or brings an open one back into step."""
+
+    KIND: ClassVar[str] = "HELLO"
+    actor_id: int
+    incarnation: int
+    rows: int  # trajectories in each block
+    schema_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DataWelcome:
+    """Ingest to actor: the answer; everything from `next` on is to be sent (again)."""
+
+    KIND: ClassVar[str] = "WELCOME"
+    incarnation: int
+    serial: int  # numbers ACK and WELCOME together; an older one says nothing new
+    next: int  # the first sequence number that is not stored
+    credit: int  # bytes that may be sent beyond `next`
+    row_bytes: int  # what one trajectory costs of them
+    version: int  # the newest policy version
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Actor to ingest, + packed block: trajectories with sequences first .. first + trajectories - 1."""
+
+    KIND: ClassVar[str] = "DATA"
+    actor_id: int
+    incarnation: int
+    schema_id: str
+    first: int
+    trajectories: int
+    steps: int
+    finals: int
+    episodes: int
+    policy_version: int
+    collected_at: float  # seconds since the epoch
+    produced: int  # trajectories collected so far, this block included
+    evicted: int  # trajectories dropped unsent so far
+    counters: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Ingest to actor: everything below `next` is held."""
+
+    KIND: ClassVar[str] = "ACK"
+    incarnation: int
+    serial: int
+    next: int
+    credit: int
+    version: int
+    resend: bool  # something before what came is missing: send again from `next`
+
+
+@dataclass(frozen=True, slots=True)
+class DataHeartbeat:
+    """Actor to ingest: counts that no DATA has carried yet."""
+
+    KIND: ClassVar[str] = "HEARTBEAT"
+    actor_id: int
+    incarnation: int
+    produced: int
+    evicted: int
+
+
+@dataclass(frozen=True, slots=True)
+class DataBye:
+    """Actor to ingest and back: no more will come; what was produced and is not stored stays unsent."""
+
+    KIND: ClassVar[str] = "BYE"
+    actor_id: int
+    incarnation: int
+    produced: int
+    evicted: int
+
+
+DataToIngest = DataHello | Data | DataHeartbeat | DataBye
+DATA_TO_INGEST = (DataHello, Data, DataHeartbeat, DataBye)
+DataToActor = DataWelcome | Ack | Reject | DataBye
+DATA_TO_ACTOR = (DataWelcome, Ack, Reject, DataBye)
+
+# --------------------------------------------------------------------------------------------- batches, ingest's
+
+
+@dataclass(frozen=True, slots=True)
+class BatchHello:
+    """Rank to ingest: I train; what an earlier session of this rank has not consumed returns to the queue."""
+
+    KIND: ClassVar[str] = "HELLO"
+    rank: int
+    world: int
+    batch_size: int  # of all ranks together
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchWelcome:
+    """Ingest to rank, + JSON schema: sent once the first actor has told it."""
+
+    KIND: ClassVar[str] = "WELCOME"
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """Rank to ingest: the batch of this step, please. Sent again until it is answered."""
+
+    KIND: ClassVar[str] = "GET"
+    rank: int
+    token: str
+    request: int  # grows by one with every new request
+    learner_step: int
+    consumed: int  # the highest batch id trained on; -1 before the first
+    policy_version: int  # the newest version that the learner knows
+
+
+@dataclass(frozen=True, slots=True)
+class Consumed:
+    """Rank to ingest: this batch and all before it have been trained on."""
+
+    KIND: ClassVar[str] = "CONSUMED"
+    rank: int
+    token: str
+    batch_id: int
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPending:
+    """Ingest to rank: I am here, but there is no batch yet."""
+
+    KIND: ClassVar[str] = "HEARTBEAT"
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class FleetStatus:
+    """Ingest to rank, + JSON: the fleet's numbers, sent just before each batch."""
+
+    KIND: ClassVar[str] = "STATUS"
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchMessage:
+    """Ingest to rank, + packed batch."""
+
+    KIND: ClassVar[str] = "BATCH"
+    request: int
+    batch_id: int
+    learner_step: int
+    trajectories: int
+    steps: int
+    finals: int
+    stop: bool
+
+
+BatchToIngest = BatchHello | Get | Consumed | Bye
+BATCH_TO_INGEST = (BatchHello, Get, Consumed, Bye)
+BatchToRank = BatchWelcome | BatchPending | FleetStatus | BatchMessage | Reject | Bye
+BATCH_TO_RANK = (BatchWelcome, BatchPending, FleetStatus, BatchMessage, Reject, Bye)
+
+# ------------------------------------------------------------------------------------------------ weights, hub's
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsPush:
+    """Learner to hub, + the whole buffer: a new version."""
+
+    KIND: ClassVar[str] = "WEIGHTS"
+    version: int
+    dtype: str
+    digest: str  # hexadecimal
+    pushed_at: float  # seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsHeld:
+    """Hub to learner: the newest version that the hub holds."""
+
+    KIND: ClassVar[str] = "ACK"
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsGet:
+    """Actor to hub: at most `length` bytes from `offset` on. The hub waits with its answer until it has `newer_than` + 1."""
+
+    KIND: ClassVar[str] = "GET"
+    version: int  # the version of a pull under way; -1 takes the newest, from its beginning
+    newer_than: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsChunk:
+    """Hub to actor, + bytes from `offset` on."""
+
+    KIND: ClassVar[str] = "WEIGHTS"
+    version: int
+    dtype: str
+    digest: str
+    nbytes: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsApplied:
+    """Actor to hub: I have this version, whole and verified."""
+
+    KIND: ClassVar[str] = "CONSUMED"
+    version: int
+
+
+WeightsToHub = WeightsPush | WeightsGet | WeightsApplied
+WEIGHTS_TO_HUB = (WeightsPush, WeightsGet, WeightsApplied)
+WeightsToClient = WeightsHeld | WeightsChunk | Reject
+WEIGHTS_TO_CLIENT = (WeightsHeld, WeightsChunk, Reject)

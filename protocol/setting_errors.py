@@ -1,0 +1,209 @@
+"""What is wrong with a setting, in one line: its path, what is required, what came, and the nearest valid name."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+LONGEST_VALUE = 80
+"""Characters of a refused value that are shown."""
+
+
+def describe_error(model: type[BaseModel], error: ValidationError, prefix: str = "") -> str:
+    """The first complaint of a validation as one line.
+
+    Args:
+        model: the settings that were validated.
+        error: what pydantic says.
+        prefix: the path of `model` within a run's settings, such as `trainer.losses.cmpo`.
+    """
+    first = error.errors(include_url=False)[0]
+    place = locate(model, first["loc"], prefix)
+    match first["type"]:
+        case "extra_forbidden" | "no_such_attribute":
+            return unknown_setting(place.path, leaf_paths(model, prefix, first["loc"]))
+        case "missing":
+            return f"{place.path} must be set; it has no default"
+        case "value_error":
+            return _own_message(place, first["ctx"]["error"])
+        case "union_tag_not_found" | "union_tag_invalid":
+            tag = first["ctx"].get("tag")
+            return f"{place.path}.kind must be one of {', '.join(_kinds(place))}, got {show(tag) if tag else 'nothing'}"
+        case "model_type" | "model_attributes_type":
+            return group_takes_no_value(place.path, leaf_paths(model, prefix, first["loc"]), first["input"])
+        case _:
+            return f"{place.path} must be {requirement(place)}, got {show(first['input'])}"
+
+
+def unknown_setting(path: str, known: Sequence[str]) -> str:
+    """Say that there is no such setting, and which one is nearest."""
+    return f"{path} is not a setting; the nearest is {nearest(path, known)}"
+
+
+def group_takes_no_value(path: str, known: Sequence[str], value: object) -> str:
+    """Say that a value was given to a group of settings, and name one of the group's."""
+    inside = next((name for name in known if name.startswith(f"{path}.")), path)
+    return f"{path} is a group of settings, such as {inside}, and takes no value itself, got {show(value)}"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The known name most like `name`; one that ends in the same word comes first."""
+    last = name.rpartition(".")[2]
+
+    def likeness(candidate: str) -> tuple[float, float]:
+        whole = SequenceMatcher(None, name, candidate).ratio()
+        word = SequenceMatcher(None, last, candidate.rpartition(".")[2]).ratio()
+        return whole + word, whole
+
+    return max(known, key=likeness)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the settings something is.
+
+    Attributes:
+        path: dotted, as a user types it.
+        annotation: the type that is expected there.
+        bounds: pydantic's constraints on it.
+    """
+
+    path: str
+    annotation: Any
+    bounds: Sequence[Any] = ()
+
+
+def locate(model: type[BaseModel], loc: Sequence[int | str], prefix: str = "") -> Place:
+    """Follow pydantic's location down to a place; the tags of unions, which are no part of a path, are left out."""
+    place = Place(prefix, model)
+    for step in loc:
+        place = _step(place, step)
+    return place
+
+
+def leaf_paths(model: type[BaseModel], prefix: str = "", loc: Sequence[int | str] = ()) -> list[str]:
+    """The paths of all settings that take a value.
+
+    Args:
+        model: the outermost settings.
+        prefix: put before every path.
+        loc: where pydantic was; of a union on the way only the member it took is listed.
+    """
+    paths: list[str] = []
+    for name, field in model.model_fields.items():
+        path = f"{prefix}.{name}" if prefix else name
+        members = _models(field.annotation)
+        if loc[:1] == (name,) and len(loc) > 1 and len(members) > 1:
+            members = [member for member in members if kind_of(member) == loc[1]] or members
+            inner = loc[2:]
+        else:
+            inner = loc[1:] if loc[:1] == (name,) else ()
+        paths += [path] if not members else [leaf for member in members for leaf in leaf_paths(member, path, inner)]
+    return list(dict.fromkeys(paths))
+
+
+def kind_of(member: type[BaseModel]) -> str:
+    """The `kind` by which a member of a union is chosen."""
+    return str(member.model_fields["kind"].default)
+
+
+def refuse_bool_for_a_number(model: type[BaseModel], name: str, value: bool) -> None:  # noqa: FBT001
+    """Raise ValueError if a field takes a number."""
+    place = locate(model, (name,))
+    if _without_none(place.annotation)[0] in {int, float}:
+        raise ValueError(f"{name} must be {requirement(place)}, got {show(value)}")
+
+
+def requirement(place: Place) -> str:
+    """What a place takes, in words, such as `a finite number above 0`."""
+    annotation, optional = _without_none(place.annotation)
+    words = _words(annotation, place.bounds)
+    return f"{words}, or null" if optional else words
+
+
+def show(value: object) -> str:
+    """A value as a user would write it, cut where it is long."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+
+
+def _step(place: Place, step: int | str) -> Place:
+    if isinstance(step, int):
+        element = get_args(place.annotation)[0] if get_args(place.annotation) else Any
+        bounds = [bound for part in getattr(element, "__metadata__", ()) for bound in getattr(part, "metadata", [part])]
+        return Place(f"{place.path}[{step}]", get_args(element)[0] if hasattr(element, "__metadata__") else element, bounds)
+    members = _models(place.annotation)
+    if len(members) > 1:
+        return Place(place.path, next((member for member in members if kind_of(member) == step), Any))
+    path = f"{place.path}.{step}" if place.path else step
+    field = members[0].model_fields.get(step) if members else None
+    return Place(path, field.annotation, field.metadata) if field else Place(path, Any)
+
+
+def _own_message(place: Place, error: ValueError) -> str:
+    """A message of our own validators, with the path put before a bare field's name."""
+    message = str(error)
+    name = message.partition(" ")[0].partition("=")[0]
+    members = _models(place.annotation)
+    bare = any(name in member.model_fields for member in members)
+    return f"{place.path}.{message}" if bare and place.path else message
+
+
+def _kinds(place: Place) -> list[str]:
+    return [kind_of(member) for member in _models(place.annotation)]
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The settings classes that a type allows; empty for a plain value."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in {Union, types.UnionType}:
+        return [model for member in get_args(annotation) for model in _models(member)]
+    return _models(get_args(annotation)[0]) if hasattr(annotation, "__metadata__") else []
+
+
+def _without_none(annotation: Any) -> tuple[Any, bool]:
+    if get_origin(annotation) not in {Union, types.UnionType}:
+        return annotation, False
+    members = [member for member in get_args(annotation) if member is not type(None)]
+    return (members[0] if len(members) == 1 else annotation), len(members) < len(get_args(annotation))
+
+
+def _words(annotation: Any, bounds: Sequence[Any]) -> str:
+    plain: Mapping[Any, str] = {bool: "true or false", dict: "a mapping of names to values"}
+    limits = {name: getattr(bound, name) for bound in bounds for name in _LIMITS if getattr(bound, name, None) is not None}
+    origin = get_origin(annotation) or annotation
+    if origin is Literal:
+        choices = [str(choice) for choice in get_args(annotation)]
+        return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
+    if origin in {int, float}:
+        return f"{'a whole number' if origin is int else 'a finite number'}{_range(limits)}"
+    if origin is tuple:
+        return f"a list of at least {limits.get('min_length', 0)} values, such as [128, 128]"
+    if origin is str:
+        return _text(limits)
+    return plain.get(origin, "a group of settings" if _models(annotation) else "a value of another type")
+
+
+_LIMITS = ("ge", "gt", "le", "lt", "min_length", "pattern")
+
+
+def _text(limits: Mapping[str, Any]) -> str:
+    if ":" in str(limits.get("pattern", "")):
+        return "text of the form module:function"
+    return "text that is not empty" if "min_length" in limits else "text"
+
+
+def _range(limits: Mapping[str, Any]) -> str:
+    if "ge" in limits and "le" in limits:
+        return f" from {limits['ge']} to {limits['le']}"
+    words = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
+    parts = [f"{word} {limits[name]}" for name, word in words.items() if name in limits]
+    return f" {' and '.join(parts)}" if parts else ""

@@ -1,0 +1,174 @@
+"""ZeroMQ sockets with the options that this protocol needs, and frames in and out of them without blocking.
+
+libzmq facts behind the options (4.3.5): a socket that lingers hangs at exit when its peer is gone, and delivers nothing, so
+what matters is drained to its last acknowledgement, and LINGER is 0. A DEALER without IMMEDIATE queues messages for peers that
+may never come. A ROUTER drops messages to unknown peers in silence unless ROUTER_MANDATORY. All options are set before bind or
+connect, marks are only a backstop behind credit, and reconnecting peers need jitter of our own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import zmq
+
+from protocol.codec import Frames
+from protocol.errors import UserError
+
+COPY_BELOW_BYTES = 64 * 1024
+"""Smaller payloads are copied into libzmq's own memory, which is cheaper than tracking them."""
+HIGH_WATER = 256
+"""Messages a peer may be behind; credit keeps well below it."""
+HANDSHAKE_MS = 5_000
+RECONNECT_MS, RECONNECT_MAX_MS = 100, 10_000
+BACKLOG = 4096
+WILDCARDS = ("0.0.0.0", "[::]", "*")
+
+
+def _common(socket: zmq.Socket[bytes], max_message_bytes: int) -> None:
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
+    socket.setsockopt(zmq.RCVHWM, HIGH_WATER)
+    socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
+
+
+class ClientSocket:
+    """A DEALER that connects. Sending never blocks: what cannot leave now waits in an outbox.
+
+    Args:
+        address: where the server is bound.
+        max_message_bytes: a frame longer than this ends the connection; -1 for no limit.
+    """
+
+    def __init__(self, address: str, *, max_message_bytes: int = -1) -> None:
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        _common(self._socket, max_message_bytes)
+        self._socket.setsockopt(zmq.IPV6, 1)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS + random.randrange(RECONNECT_MS))
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        self._outbox: deque[Frames] = deque()
+        try:
+            self._socket.connect(address)
+        except zmq.ZMQError as error:
+            self._socket.close()
+            raise UserError(
+                f"expected an address such as tcp://host:7302 or ipc:///path, got {address!r}: {error.strerror}"
+            ) from None
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything has left."""
+        return not self._outbox
+
+    @property
+    def handle(self) -> zmq.Socket[bytes]:
+        """The socket, for a poller."""
+        return self._socket
+
+    def send(self, messages: Iterable[Frames] = ()) -> None:
+        """Send these after what still waits, as far as that goes without blocking."""
+        self._outbox.extend(messages)
+        try:
+            while self._outbox:
+                _send(self._socket, self._outbox[0])
+                self._outbox.popleft()
+        except zmq.Again:
+            return
+
+    def receive(self) -> Iterator[list[Any]]:
+        """Every message that has come, as frames; those of payloads are not copied."""
+        try:
+            while True:
+                yield [frame.buffer for frame in self._socket.recv_multipart(zmq.NOBLOCK, copy=False)]
+        except zmq.Again:
+            return
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until there is a message, or what waits in the outbox can leave, or the time is out."""
+        events = zmq.POLLIN | zmq.POLLOUT if self._outbox else zmq.POLLIN
+        self._socket.poll(max(0, round(timeout_s * 1000)), events)
+
+    def close(self) -> None:
+        """Close at once."""
+        self._socket.close()
+
+
+class ServerSocket:
+    """A ROUTER that binds. A message to a peer that is gone or too slow is dropped: the peer will ask again.
+
+    Args:
+        context: the process's context.
+        max_message_bytes: a frame longer than this ends its sender's connection; -1 for no limit.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], *, max_message_bytes: int = -1) -> None:
+        self._socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+        _common(self._socket, max_message_bytes)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.BACKLOG, BACKLOG)
+        self.dropped = 0
+
+    @property
+    def handle(self) -> zmq.Socket[bytes]:
+        """The socket, for a poller."""
+        return self._socket
+
+    def bind(self, address: str) -> str:
+        """Bind and return the address that peers connect to (with the port that was chosen for port 0).
+
+        Raises:
+            UserError: if the address is taken or cannot be bound.
+        """
+        self._socket.setsockopt(zmq.IPV6, int("[" in address))  # else a port of 127.0.0.1 is told as [::ffff:127.0.0.1]
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            raise UserError(f"cannot listen on {address}: {error.strerror}; choose another --listen address") from None
+        return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def send(self, route: bytes, message: Frames) -> None:
+        """Send one message, or drop and count it."""
+        try:
+            self._socket.send(route, zmq.NOBLOCK | zmq.SNDMORE)
+            _send(self._socket, message)
+        except zmq.ZMQError:  # gone (EHOSTUNREACH) or behind its mark (EAGAIN)
+            self.dropped += 1
+
+    def receive(self, limit: int) -> Iterator[tuple[bytes, list[Any]]]:
+        """At most `limit` messages that have come: the peer's route and the frames."""
+        try:
+            for _ in range(limit):
+                route, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                yield route.bytes, [frame.buffer for frame in frames]
+        except zmq.Again:
+            return
+
+    def close(self) -> None:
+        """Close at once; an ipc socket's file goes with it."""
+        self._socket.close()
+
+
+def reachable(url: str, known: str) -> str:
+    """An address as a client can use it: a server that listens on every address of its host tells no host.
+
+    Args:
+        url: what the server tells, such as `tcp://0.0.0.0:7300`.
+        known: an address under which the same server was reached.
+    """
+    scheme, _, rest = url.partition("://")
+    host, _, port = rest.rpartition(":")
+    if scheme != "tcp" or host not in WILDCARDS:
+        return url
+    return f"tcp://{known.partition('://')[2].rpartition(':')[0]}:{port}"
+
+
+def _send(socket: zmq.Socket[bytes], message: Frames) -> None:
+    """Both frames or, with zmq.Again, none."""
+    header, payload = message
+    socket.send(header, zmq.NOBLOCK | zmq.SNDMORE)
+    socket.send(payload, zmq.NOBLOCK, copy=len(payload) < COPY_BELOW_BYTES)

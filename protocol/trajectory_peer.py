@@ -1,0 +1,235 @@
+"""The actor's half of the data socket, without the socket: what to send when, what to keep, what to send again.
+
+Sequence numbers are given when a block first leaves, so a block that `drop_oldest` lets go of leaves no gap. A block is kept
+until an ACK covers it; a WELCOME or an ACK with `resend` starts again from the first one that is kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+from protocol import messages
+from protocol.codec import Buffer, Frames, decode, encode, to_json
+from protocol.schemas import RunSchema
+from protocol.timing import ANSWER_WITHIN_S, HEARTBEAT_EVERY_S, LOST_AFTER_S, RETRY_EVERY_S
+from protocol.trajectory import BlockSize, TrajectoryBlock
+
+WhenFull = Literal["block", "drop_oldest"]
+
+MAX_WAITING = 16
+"""Blocks that wait unsent with `drop_oldest` before the oldest is let go."""
+
+MAX_SPARE_BUFFERS = 4
+"""Buffers kept to be packed into again: fresh memory costs a page fault every 4 KB."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A packed block that is not acknowledged yet."""
+
+    payload: memoryview
+    size: BlockSize
+    policy_version: int
+    collected_at: float
+    counters: dict[str, float]
+    first: int = -1  # its first sequence number, once it has left
+
+    @property
+    def rows(self) -> int:
+        """Trajectories in it."""
+        return self.size.trajectories
+
+
+class TrajectorySenderPeer:
+    """One actor process towards ingest.
+
+    Attributes:
+        produced: trajectories offered so far.
+        evicted: trajectories dropped unsent so far.
+        newest_version: the newest policy version ingest has told of; -1 before the first word.
+        refusal: why ingest has turned this actor away, as (reason, detail); None while it has not.
+        said_goodbye: whether ingest has answered the BYE.
+    """
+
+    def __init__(self, *, actor_id: int, incarnation: int, schema: RunSchema, rows: int, when_full: WhenFull) -> None:
+        self._actor_id, self._incarnation = actor_id, incarnation
+        self._schema, self._rows = schema, rows
+        self._drops = when_full == "drop_oldest"
+        self._waiting: deque[_Kept] = deque()  # not sent yet
+        self._in_flight: deque[_Kept] = deque()  # sent, not acknowledged
+        self._spare: list[memoryview] = []  # buffers of blocks that were acknowledged
+        self._cursor = 0  # entries of _in_flight that have been sent since the last start-over
+        self._sequence = 0  # the next sequence number to give
+        self._acknowledged = 0  # the next one that ingest expects
+        self._limit = 0  # the first one that credit does not cover
+        self._row_bytes = 0  # 0 until WELCOME
+        self._serial = -1
+        self._hello_at = -float("inf")
+        self._asked_at: float | None = None  # when the first question was put that has not been answered
+        self._progress_at = self._heard_at = 0.0
+        self._reported, self._reported_at = (0, 0), 0.0
+        self._leaving = False
+        self.produced = self.evicted = 0
+        self.newest_version = -1
+        self.refusal: tuple[str, str] | None = None
+        self.said_goodbye = False
+
+    @property
+    def welcomed(self) -> bool:
+        """Whether ingest has answered HELLO."""
+        return self._row_bytes > 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether one more block may be offered and sent at once; with `drop_oldest`, whether ingest has answered at all."""
+        if self._drops:
+            return self.welcomed
+        wanted = self._sequence + sum(kept.rows for kept in self._waiting) + self._rows
+        return self.welcomed and wanted <= self._limit
+
+    @property
+    def unacknowledged(self) -> int:
+        """Trajectories kept here."""
+        return sum(kept.rows for kept in self._waiting) + sum(kept.rows for kept in self._in_flight)
+
+    def lost(self, now: float) -> bool:
+        """Whether ingest has left a question unanswered for too long."""
+        return self._asked_at is not None and now - self._asked_at > LOST_AFTER_S
+
+    def offer(self, block: TrajectoryBlock) -> None:
+        """Pack a block and queue it; with `drop_oldest` the oldest unsent one may be let go."""
+        size, rows = block.size, block.size.trajectories
+        assert rows == self._rows, f"every block has {self._rows} trajectories, as HELLO said, got {rows}"
+        spare = self._spare.pop() if self._spare else None
+        payload = self._schema.trajectory.pack(block, spare)
+        self._waiting.append(_Kept(payload, size, block.policy_version, block.collected_at, dict(block.counters)))
+        self.produced += rows
+        if self._drops and len(self._waiting) > MAX_WAITING:
+            self.evicted += self._waiting.popleft().rows
+
+    def leave(self) -> None:
+        """Say goodbye from now on; nothing else is sent any more."""
+        self._leaving, self._hello_at = True, -float("inf")
+
+    def receive(self, header: Buffer, _payload: Buffer, now: float) -> None:
+        """Take in one message.
+
+        Raises:
+            WireError: if it is none that ingest sends.
+        """
+        message: messages.DataToActor = decode(header, messages.DATA_TO_ACTOR)
+        if isinstance(message, messages.Reject):
+            self.refusal = (message.reason, message.detail)
+        elif message.incarnation != self._incarnation:
+            return
+        elif isinstance(message, messages.DataBye):
+            self.said_goodbye = True
+        else:
+            self._take_word(message, now)
+
+    def _take_word(self, message: messages.DataWelcome | messages.Ack, now: float) -> None:
+        self._heard_at, self._asked_at = now, None
+        self.newest_version = max(self.newest_version, message.version)
+        if message.serial <= self._serial:
+            return
+        self._serial = message.serial
+        if message.next < self._acknowledged:
+            self.refusal = ("forgotten", f"ingest expects {message.next} after it acknowledged {self._acknowledged}")
+            return
+        if isinstance(message, messages.DataWelcome):
+            self._row_bytes = max(1, message.row_bytes)
+        if message.next > self._acknowledged:
+            self._progress_at = now
+        self._release(message.next)
+        if self.welcomed:
+            self._limit = message.next + message.credit // self._row_bytes
+        if isinstance(message, messages.DataWelcome) or message.resend:
+            self._cursor, self._progress_at = 0, now
+
+    def _release(self, acknowledged: int) -> None:
+        """Let go of what ingest holds."""
+        self._acknowledged = acknowledged
+        while self._in_flight and self._in_flight[0].first + self._in_flight[0].rows <= acknowledged:
+            released = self._in_flight.popleft()
+            self._cursor = max(0, self._cursor - 1)
+            # A repeat that is still on its way would now carry other numbers, but ingest looks at no payload below `next`.
+            if len(self._spare) < MAX_SPARE_BUFFERS:
+                self._spare.append(released.payload)
+
+    def send(self, now: float) -> list[Frames]:
+        """What is to be sent now; every message that is returned counts as sent."""
+        if self.refusal is not None:
+            return []
+        if self._leaving:
+            return self._goodbye(now)
+        frames = [encode(self._hello(now), to_json(self._schema.to_dict()))] if self._hello_due(now) else []
+        if self.welcomed:
+            frames += self._blocks(now)
+            frames += self._counts(now)
+        return frames
+
+    def _goodbye(self, now: float) -> list[Frames]:
+        if self.said_goodbye or now - self._hello_at < RETRY_EVERY_S:
+            return []
+        self._hello_at = now
+        return [encode(messages.DataBye(self._actor_id, self._incarnation, self.produced, self.evicted))]
+
+    def _hello_due(self, now: float) -> bool:
+        """Before WELCOME every second; later when an answer is overdue, which brings both ends back into step."""
+        if not self.welcomed:
+            return now - self._hello_at >= RETRY_EVERY_S
+        overdue = self._in_flight and now - self._progress_at >= ANSWER_WITHIN_S
+        silent = not self.ready and now - self._heard_at >= ANSWER_WITHIN_S
+        return bool(overdue or silent) and now - self._hello_at >= ANSWER_WITHIN_S
+
+    def _hello(self, now: float) -> messages.DataHello:
+        self._hello_at = now
+        self._asked_at = now if self._asked_at is None else self._asked_at
+        return messages.DataHello(self._actor_id, self._incarnation, self._rows, self._schema.identity)
+
+    def _blocks(self, now: float) -> list[Frames]:
+        """Blocks under credit: first those to be sent again, then new ones."""
+        while self._waiting and self._sequence + self._waiting[0].rows <= self._limit:
+            kept = self._waiting.popleft()
+            kept.first = self._sequence
+            self._sequence += kept.rows
+            if not self._in_flight:
+                self._progress_at = now
+            self._in_flight.append(kept)
+        frames = []
+        for kept in islice(self._in_flight, self._cursor, None):
+            if kept.first + kept.rows > self._limit:
+                break
+            self._cursor += 1
+            frames.append(encode(self._header(kept), kept.payload))
+        return frames
+
+    def _header(self, kept: _Kept) -> messages.Data:
+        self._reported = (self.produced, self.evicted)
+        size = kept.size
+        return messages.Data(
+            self._actor_id,
+            self._incarnation,
+            self._schema.identity,
+            kept.first,
+            size.trajectories,
+            size.steps,
+            size.finals,
+            size.episodes,
+            kept.policy_version,
+            kept.collected_at,
+            self.produced,
+            self.evicted,
+            kept.counters,
+        )
+
+    def _counts(self, now: float) -> list[Frames]:
+        """A heartbeat, if there are counts that no block has carried for a while."""
+        counts = (self.produced, self.evicted)
+        if counts == self._reported or now - self._reported_at < HEARTBEAT_EVERY_S:
+            return []
+        self._reported, self._reported_at = counts, now
+        return [encode(messages.DataHeartbeat(self._actor_id, self._incarnation, *counts))]

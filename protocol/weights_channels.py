@@ -1,0 +1,85 @@
+"""The channels of the hub's weights: the learner that publishes and the actor that pulls."""
+
+from __future__ import annotations
+
+import time
+
+from protocol.errors import PeerLostError
+from protocol.line import HEADERS_ONLY_BYTES, Line, raise_if_refused
+from protocol.weights import Layout, Weights
+from protocol.weights_peer import CHUNK_BYTES, PublisherPeer, ReceiverPeer
+
+
+class WeightsReceiver:
+    """An actor's line to the hub's weights.
+
+    Args:
+        address: `welcome.endpoints["weights"]`.
+        layout: the network's layout; weights that do not fit it are refused.
+    """
+
+    def __init__(self, address: str, *, layout: Layout) -> None:
+        self._peer = ReceiverPeer(layout)
+        self._line = Line(address, self._peer, max_message_bytes=CHUNK_BYTES)
+
+    def poll(self, newest_version: int, timeout_s: float = 0.0) -> Weights | None:
+        """The newest weights if they are newer than the last ones returned, whole and verified; else None.
+
+        Starts or goes on with a pull when `newest_version` is newer than what this receiver has. With `timeout_s` it waits
+        that long for `newest_version` (or newer) to be here. Credit arrives a few milliseconds before the version that it
+        announces does, so an actor that waits 0.2 s or so here before an unroll acts one version fresher.
+
+        Raises:
+            WireError: `weights_layout` if the weights are another network's.
+        """
+        self._peer.want(newest_version)
+        self._line.until(lambda: not self._peer.pulling, timeout_s)
+        return self._peer.take()
+
+    def wait(self, timeout_s: float) -> Weights:
+        """Wait for any weights at all (the first ones).
+
+        Raises:
+            PeerLostError: if none came in time.
+            WireError: as `poll`.
+        """
+        weights = self.poll(max(0, self._peer.version + 1), timeout_s)
+        if weights is None:
+            raise PeerLostError(f"no weights came within {timeout_s:g} s; has the learner started? See its log")
+        return weights
+
+    def close(self) -> None:
+        """Close. Safe to call twice."""
+        self._line.close()
+
+
+class WeightsPublisher:
+    """Learner rank 0's line to the hub's weights.
+
+    Args:
+        address: `welcome.endpoints["weights"]`.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._peer = PublisherPeer()
+        self._line = Line(address, self._peer, max_message_bytes=HEADERS_ONLY_BYTES)
+
+    def push(self, weights: Weights) -> None:
+        """Hand one version to the I/O thread and return; a version that could not leave yet is replaced by a newer one.
+
+        Raises:
+            JoinRefusedError: if the hub refused an earlier version: its bytes were torn.
+        """
+        self._peer.push(weights, time.time())
+        self._line.turn()
+        raise_if_refused(self._peer.refusal, "the hub")
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until the hub holds the last version pushed; False if time ran out first. Errors as `push`."""
+        held = self._line.until(lambda: self._peer.flushed or self._peer.refusal is not None, timeout_s)
+        raise_if_refused(self._peer.refusal, "the hub")
+        return held
+
+    def close(self) -> None:
+        """Close; call `flush` first if the last version matters. Safe to call twice."""
+        self._line.close()

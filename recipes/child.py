@@ -1,0 +1,168 @@
+"""One child process of a run: started so that it cannot outlive its parent, logged to a file, ended within bounded time."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import site
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+ERROR_PREFIX = "oatmill: error: "
+"""How every role begins the one line that it leaves when it gives up."""
+
+PACKAGES_FOLDER = str(Path(__file__).resolve().parent.parent)
+
+PR_SET_PDEATHSIG = 1
+TAIL_BYTES = 16_384
+POLL_S = 0.02
+
+
+class Child:
+    """A process of a run.
+
+    Args:
+        role: such as `actor`.
+        number: its number within the role.
+        command: what is run.
+        log: the file that its output is added to.
+        threads: how many threads its numerical libraries may use.
+    """
+
+    def __init__(self, role: str, number: int, command: Sequence[str], *, log: Path, threads: int) -> None:
+        self.role = role
+        self.number = number
+        self.log = log
+        self._log_start = log.stat().st_size if log.exists() else 0
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=child_environment(os.environ, threads),
+                start_new_session=True,
+                preexec_fn=_die_with_parent(os.getpid()),  # noqa: PLW1509  (runs one system call)
+            )
+        self.pid = self._process.pid
+        self.started = time.monotonic()
+        self._family: list[psutil.Process] = []
+
+    @property
+    def name(self) -> str:
+        """What a message calls it."""
+        return f"{self.role} {self.number}" if self.role == "actor" else self.role
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    @property
+    def ending(self) -> str:
+        """How it ended, in words."""
+        code = self.exit_code
+        if code is not None and code < 0:
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"ended with exit code {code}"
+
+    @property
+    def ranks(self) -> list[int]:
+        """The processes of a group's ranks, in order, as far as they are known; `look` finds them."""
+        found: dict[int, int] = {}
+        for process in self._family:
+            with contextlib.suppress(psutil.Error, ValueError):
+                found[int(process.environ().get("RANK", ""))] = process.pid
+        return [found[rank] for rank in sorted(found)]
+
+    def look(self) -> None:
+        """Note which processes it has started: ranks have sessions of their own, and only torchrun leads to them."""
+        with contextlib.suppress(psutil.Error):
+            self._family = psutil.Process(self.pid).children(recursive=True) or self._family
+
+    def terminate(self) -> None:
+        """Ask it to end (SIGTERM)."""
+        self.look()
+        if self.exit_code is None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """End it and every process that it has started, at once."""
+        self.look()
+        for process in self._family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        if self.exit_code is None:
+            self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+
+    def wait(self, deadline: float) -> bool:
+        """Wait until it has ended; False if `deadline` (by the monotonic clock) came first."""
+        while self.exit_code is None:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(POLL_S)
+        return True
+
+    def last_lines(self, count: int) -> list[str]:
+        """The last lines of its output, of this process only and not of one before it under the same name."""
+        with self.log.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(self._log_start, end - TAIL_BYTES))
+            return file.read().decode(errors="replace").splitlines()[-count:]
+
+    @property
+    def error(self) -> str | None:
+        """The line with which it gave up, without its prefix; None if it left none."""
+        lines = [line for line in self.last_lines(200) if line.startswith(ERROR_PREFIX)]
+        return lines[0].removeprefix(ERROR_PREFIX) if lines else None
+
+
+def end_all(children: Sequence[Child], *, grace_s: float) -> None:
+    """Ask processes to end, and kill what is left after the grace."""
+    for child in children:
+        child.terminate()
+    deadline = time.monotonic() + grace_s
+    for child in children:
+        child.wait(deadline)
+    for child in children:
+        child.kill()
+
+
+def child_environment(environ: Mapping[str, str], threads: int) -> dict[str, str]:
+    """A child's environment: these seven packages and no others of the same names, and a bounded number of threads."""
+    limit = str(threads)
+    changes = {
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": limit,
+        "OPENBLAS_NUM_THREADS": limit,
+        "MKL_NUM_THREADS": limit,
+        # Without it a group of ranks that restarts after a killed one may hang (torch 2.x).
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
+    if PACKAGES_FOLDER not in {*site.getsitepackages(), site.getusersitepackages()}:
+        changes["PYTHONPATH"] = os.pathsep.join(filter(None, [PACKAGES_FOLDER, environ.get("PYTHONPATH", "")]))
+    return {**environ, **changes}
+
+
+def _die_with_parent(parent: int) -> Callable[[], None] | None:
+    """What a child does before it becomes another program: ask for SIGTERM when its parent is gone (Linux only)."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def ask() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask

@@ -1,0 +1,32 @@
+"""The command lines of the roles' own programs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def replay_command(config: Path, run_dir: Path, *, listen: str, insecure: bool, log_level: str) -> list[str]:
+    """The server between actors and learner."""
+    arguments = ["--config", str(config), "--run-dir", str(run_dir), "--listen", listen, "--log-level", log_level]
+    return _python("replay", *arguments, *(["--insecure"] if insecure else []))
+
+
+def actor_command(config: Path | str, *, address: str, number: int | None, log_level: str) -> list[str]:
+    """One actor; the hub numbers it if `number` is None."""
+    arguments = ["--config", str(config), "--address", address, "--log-level", log_level]
+    return _python("actors", *arguments, *([] if number is None else ["--actor-id", str(number)]))
+
+
+def learner_command(config: Path, run_dir: Path, *, address: str, ranks: int, resume: bool, log_level: str) -> list[str]:
+    """The learner: one process, or a group of ranks that torchrun starts. A group is never restarted by torchrun."""
+    arguments = ["--config", str(config), "--run-dir", str(run_dir), "--address", address, "--log-level", log_level]
+    arguments += ["--resume"] if resume else []
+    if ranks == 1:
+        return _python("learner", *arguments)
+    group = ["--standalone", "--nproc-per-node", str(ranks), "--max-restarts", "0", "-m", "learner"]
+    return _python("torch.distributed.run", *group, *arguments)
+
+
+def _python(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]

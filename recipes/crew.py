@@ -1,0 +1,187 @@
+"""The actors of a local run: as many as are desired, started again when they die, given up when that leads nowhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from protocol.errors import RunError
+from recipes.child import Child, end_all
+
+BAD_INPUT = 2
+"""The exit code of a process that cannot do what was asked; starting it again would not help."""
+BACK_OFF_S = 0.5
+LONGEST_BACK_OFF_S = 10.0
+HUNG_AFTER_S = 60.0
+"""An actor that the hub has not heard of for this long is killed, and so started again: its environment hangs."""
+LEFT_BACK_OFF_S = 2.0
+"""An actor that has left in order is started again only after the supervisor has had time to hear of a stop."""
+LEAVE_WITHIN_S = 10.0
+"""An actor that is to leave finishes its unroll, hands it over and goes; after this long it is killed."""
+
+
+@dataclass
+class Post:
+    """One actor's place.
+
+    Attributes:
+        child: the process; None between two.
+        restarts: how often it was started again, in all.
+        fruitless: how often in a row without a step in between.
+        due: when the next process is started, by the monotonic clock.
+        incarnation: the highest that the hub has shown for this place.
+        since: the incarnation shown when the process was started.
+        productive: whether the hub has seen steps of the process.
+        silent_since: when the hub began to miss it; None while it is heard.
+        leave_by: when it has to be gone; None while it is wanted.
+    """
+
+    child: Child | None = None
+    restarts: int = 0
+    fruitless: int = 0
+    due: float = 0.0
+    incarnation: int = 0
+    since: int = 0
+    productive: bool = False
+    silent_since: float | None = None
+    leave_by: float | None = None
+
+
+class Crew:
+    """Keeps the desired number of actors at work.
+
+    Args:
+        start: starts the actor of a number.
+        max_restarts: restarts in a row without progress before the run ends.
+        notice: is told of what happens: an event's name, a line for people, and values.
+    """
+
+    def __init__(
+        self, start: Callable[[int], Child], *, max_restarts: int, notice: Callable[[str, str, Mapping[str, Any]], None]
+    ) -> None:
+        self._start = start
+        self._max_restarts = max_restarts
+        self._notice = notice
+        self._posts: dict[int, Post] = {}
+        self.ending = False
+        self.restarts = 0
+
+    @property
+    def children(self) -> list[Child]:
+        """The processes there are."""
+        return [post.child for post in self._posts.values() if post.child is not None]
+
+    def restarts_of(self, number: int) -> int:
+        """How often one actor was started again."""
+        return self._posts[number].restarts
+
+    def follow(self, desired: int) -> None:
+        """Start or let go actors until there are `desired`; those with the highest numbers go first."""
+        if self.ending:
+            return
+        for number in range(desired):
+            post = self._posts.get(number)
+            if post is None:
+                self._posts[number] = Post()
+            elif post.leave_by is not None and post.child is None:
+                post.leave_by = None
+        for number, post in self._posts.items():
+            if number >= desired and post.leave_by is None:
+                post.leave_by = time.monotonic() + LEAVE_WITHIN_S
+                if post.child is not None:
+                    post.child.terminate()
+
+    def heard(self, actors: Sequence[Mapping[str, Any]]) -> None:
+        """Take in what the hub knows of each actor, so that progress is told from restarts that lead nowhere."""
+        for entry in actors:
+            post = self._posts.get(entry["actor_id"])
+            if post is None:
+                continue
+            if entry["incarnation"] > post.incarnation:
+                post.incarnation = entry["incarnation"]
+                self._notice("actor_joined", "", {"actor": entry["actor_id"], "incarnation": post.incarnation})
+            post.productive = post.incarnation > post.since and entry.get("env_steps", 0) > 0
+            self._note_silence(post, entry)
+
+    def _note_silence(self, post: Post, entry: Mapping[str, Any]) -> None:
+        missed = post.incarnation > post.since and not entry.get("alive", True) and not entry.get("left", False)
+        if not missed:
+            post.silent_since = None
+        elif post.silent_since is None:
+            post.silent_since = time.monotonic()
+
+    def turn(self) -> None:
+        """Look after every place once.
+
+        Raises:
+            RunError: if an actor dies again and again without a step in between.
+        """
+        now = time.monotonic()
+        for number, post in self._posts.items():
+            if post.child is not None and post.child.exit_code is not None:
+                self._ended(number, post, post.child)
+            if post.child is None and self._wanted(post) and now >= post.due:
+                self._begin(number, post)
+            if post.child is not None and self._overdue(post, now):
+                post.child.kill()
+
+    def end(self, grace_s: float) -> None:
+        """Ask all to leave and wait, for a bounded time; none is started again."""
+        self.ending = True
+        end_all(self.children, grace_s=grace_s)
+        self.turn()
+
+    def all_gone(self) -> bool:
+        """Whether no process is left."""
+        return all(child.exit_code is not None for child in self.children)
+
+    def _overdue(self, post: Post, now: float) -> bool:
+        """Whether it should have gone, or has been silent, for too long."""
+        hung = post.silent_since is not None and now - post.silent_since > HUNG_AFTER_S
+        return hung or (post.leave_by is not None and now > post.leave_by)
+
+    def _wanted(self, post: Post) -> bool:
+        return post.leave_by is None and not self.ending
+
+    def _begin(self, number: int, post: Post) -> None:
+        post.since, post.productive, post.silent_since = post.incarnation, False, None
+        post.child = self._start(number)
+
+    def _ended(self, number: int, post: Post, child: Child) -> None:
+        post.child = None
+        values = {"actor": number, "pid": child.pid, "how": child.ending}
+        if not self._wanted(post):
+            self._notice("actor_left", "", values)
+            return
+        if child.exit_code == 0:
+            self._notice("actor_left", "", values)
+            post.due = time.monotonic() + LEFT_BACK_OFF_S
+            return
+        post.fruitless = 0 if post.productive else post.fruitless
+        if child.exit_code == BAD_INPUT and not any(other.incarnation for other in self._posts.values()):
+            raise ActorGivenUpError(child, child.error or f"actor {number} {child.ending}")
+        reason = f"actor {number} {child.ending}{f': {child.error}' if child.error else ''}"
+        if post.fruitless >= self._max_restarts:
+            raise ActorGivenUpError(
+                child, f"{reason}; it was restarted {post.fruitless} times in a row without a step in between"
+            )
+        post.fruitless += 1
+        post.restarts += 1
+        self.restarts += 1
+        wait = min(BACK_OFF_S * 2 ** (post.fruitless - 1), LONGEST_BACK_OFF_S)
+        post.due = time.monotonic() + wait
+        self._notice("actor_restarted", f"{reason}; it is started again in {wait:g} s", values | {"restarts": post.restarts})
+
+
+class ActorGivenUpError(RunError):
+    """An actor dies again and again.
+
+    Attributes:
+        child: its last process.
+    """
+
+    def __init__(self, child: Child, message: str) -> None:
+        super().__init__(message)
+        self.child = child

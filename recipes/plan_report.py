@@ -1,0 +1,107 @@
+"""What a run would do, found out without starting it: the environment is built once, the losses are put in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from actors.environment import describe
+from actors.settings import GymnasiumEnv
+from agent.spec import AgentSpec
+from learner.distributed import choose_device
+from learner.plan import Plan, make_plan
+from protocol.spaces import Spaces
+from recipes import yaml_format
+from recipes.settings import RunSettings, prepared
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """A checked run.
+
+    Attributes:
+        settings: what the run starts with.
+        spaces: of its environment.
+        plan: the losses and what they stand on, in order.
+        auto: what every `auto` came to, by the setting's path.
+        notes: what a user should know, a line each.
+    """
+
+    settings: RunSettings
+    spaces: Spaces
+    plan: Plan
+    auto: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `oatmill plan --json`."""
+        return {
+            "order": self.plan.order,
+            "reads": self.plan.reads,
+            "writes": self.plan.writes,
+            "settings": self.settings.to_dict(),
+            "auto": dict(self.auto),
+            "notes": list(self.notes),
+        }
+
+    def to_text(self) -> str:
+        """For `oatmill plan` and plan.txt."""
+        observation, action = self.spaces.observation, self.spaces.action
+        trainer, unroll_length = self.settings.trainer, self.settings.actors.unroll_length
+        batch = trainer.batch_size * unroll_length
+        parts = [
+            "environment",
+            f"  observations  {observation.kind} {observation.dtype} {list(observation.shape)}",
+            f"  actions       {'MultiDiscrete' if action.factored else 'Discrete'} {list(action.sizes)}",
+            "",
+            "a learner step",
+            f"  batch         {trainer.batch_size} trajectories x {unroll_length} steps = {batch:,} env steps",
+            f"  updates       {trainer.epochs} epochs x {trainer.minibatches} minibatches on {trainer.learners} rank(s)",
+            f"  budget        {trainer.total_timesteps:,} env steps = {-(-trainer.total_timesteps // batch):,} learner steps",
+            "",
+            "order",
+            *(line for name in self.plan.order for line in self._node(name)),
+            "",
+            "auto",
+            *(f"  {path} = {choice}" for path, choice in self.auto.items()),
+            "",
+            *(["notes", *(f"  {note}" for note in self.notes), ""] if self.notes else []),
+            "settings",
+            *(f"  {line}" for line in yaml_format.dump(self.settings.to_dict()).splitlines()),
+        ]
+        return "\n".join(parts) + "\n"
+
+    def _node(self, name: str) -> list[str]:
+        mark = "loss" if name in self.plan.losses else "node"
+        return [
+            f"  {name} ({mark})",
+            f"    reads   {', '.join(self.plan.reads[name]) or '-'}",
+            f"    writes  {', '.join(self.plan.writes[name]) or '-'}",
+        ]
+
+
+def report_plan(settings: RunSettings) -> PlanReport:
+    """Check settings against each other and against the environment.
+
+    Raises:
+        UserError: if the settings do not fit together, or the environment cannot be built or is not what oatmill can train on.
+    """
+    fitted, notes = prepared(settings)
+    spaces, _ = describe(fitted.env)
+    spec = AgentSpec(spaces, fitted.agent)
+    plan = make_plan(fitted.trainer, fitted.agent, spaces.action)
+    return PlanReport(fitted, spaces, plan, {**plan.auto, **_other_autos(fitted, spec)}, (*notes, *plan.notes))
+
+
+def _other_autos(settings: RunSettings, spec: AgentSpec) -> dict[str, str]:
+    """What every `auto` outside the losses comes to."""
+    device = choose_device(settings.trainer.device, 0).type
+    autos = {"agent.encoder": spec.encoder} if settings.agent.encoder == "auto" else {}
+    if settings.trainer.device == "auto":
+        autos["trainer.device"] = device
+    if isinstance(settings.env, GymnasiumEnv) and settings.env.vectorization == "auto":
+        from actors.gymnasium import has_vector_class  # noqa: PLC0415  (loads Gymnasium)
+
+        autos["env.vectorization"] = "vector_entry_point" if has_vector_class(settings.env) else "sync"
+    return autos

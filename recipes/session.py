@@ -1,0 +1,143 @@
+"""One run on this machine, from its folder to its summary."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from protocol.errors import RunError, UserError
+from recipes.interrupts import sigterm_interrupts
+from recipes.json_lines import last_line
+from recipes.listening import LOCAL, listening
+from recipes.observer import Observer, PlainObserver
+from recipes.result import Identity, RunResult, compose
+from recipes.run_folder import RunFolder
+from recipes.settings import RunSettings, write_config
+from recipes.supervisor import Account, Job, supervise
+
+if TYPE_CHECKING:
+    from recipes.plan_report import PlanReport
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is started; nothing that changes what is learned.
+
+    Attributes:
+        run_dir: the run's folder, new or empty; None makes one below `runs`.
+        resume: go on with an ended run's folder from its newest checkpoint; without `run_dir` the newest run's.
+        listen: `ipc`, or `tcp://HOST[:PORT]` so that actors of other machines can join.
+        insecure: listen beyond this machine although nobody is asked for a key.
+        observer: is told of progress; None writes lines to standard error.
+        log_level: of all processes' logs.
+    """
+
+    run_dir: Path | None = None
+    resume: bool = False
+    listen: str = LOCAL
+    insecure: bool = False
+    observer: Observer | None = None
+    log_level: str = "info"
+
+
+def train_here(settings: RunSettings, *, recipe: str, preset: str | None, options: Options) -> RunResult:
+    """Train to the end of the budget.
+
+    Args:
+        settings: of the run.
+        recipe: its recipe's name.
+        preset: its preset's name, if it has one.
+        options: how it is started.
+
+    Raises:
+        UserError: if it cannot be started as asked; what was made for it is gone.
+        RunError: if it has started and failed; its folder stays, with a summary.
+    """
+    observer = options.observer or PlainObserver()
+    try:
+        with sigterm_interrupts(), held_folder(options, recipe) as folder, listening(options.listen) as addresses:
+            check_ports(settings)
+            from recipes.plan_report import report_plan  # noqa: PLC0415  (loads torch: after a folder that is taken was refused)
+
+            checked = report_plan(settings)
+            prepare(folder, checked)
+            identity = Identity(folder.path, recipe, checked.settings.trainer.seed, preset)
+            job = Job(
+                settings=checked.settings,
+                folder=folder,
+                addresses=addresses,
+                insecure=options.insecure,
+                observer=observer,
+                identity={"recipe": recipe, "preset": preset, "seed": identity.seed, "started": time.time()},
+                resume=options.resume,
+                log_level=options.log_level,
+            )
+            observer.started(folder.path, checked.settings.trainer.total_timesteps, checked.notes)
+            return run_and_sum_up(job, identity)
+    finally:
+        observer.ended()
+
+
+@contextlib.contextmanager
+def held_folder(options: Options, recipe: str) -> Iterator[RunFolder]:
+    """The run's folder, locked; if the run is refused or never begins, nothing is left of a folder that was made for it."""
+    folder = RunFolder.existing(options.run_dir) if options.resume else RunFolder.new(options.run_dir, recipe)
+    try:
+        yield folder
+    except UserError:
+        folder.release(remove=True)
+        raise
+    except KeyboardInterrupt:
+        folder.release(remove=not folder.has_begun)
+        raise
+    finally:
+        folder.release()
+
+
+def check_ports(settings: RunSettings) -> None:
+    """Raise UserError if two processes of this machine were to listen on one port."""
+    port = settings.metrics.port
+    if port:
+        raise UserError(
+            f"metrics.port must be 0 for a run on this machine, where replay and learner each take a free port that run.json "
+            f"tells, got {port}; a fixed port is for `oatmill replay` and `oatmill learner`"
+        )
+
+
+def prepare(folder: RunFolder, checked: PlanReport) -> None:
+    """Write what the processes read, and take away what an earlier part of the run said of itself."""
+    stale = [*folder.path.glob("endpoints/*.json"), folder.path / "learner.json", folder.path / "summary.json"]
+    for path in stale:
+        path.unlink(missing_ok=True)
+    write_config(checked.settings, folder.config)
+    (folder.path / "plan.txt").write_text(checked.to_text())
+    folder.point_latest()
+
+
+def run_and_sum_up(job: Job, identity: Identity) -> RunResult:
+    """Supervise, and write summary.json however the run ends, unless it was refused before it began."""
+    account = Account()
+    error: RunError | None = None
+    job.folder.event("started", resume=job.resume)
+    try:
+        supervise(job, account)
+    except RunError as failure:
+        error = failure
+    outcome = "failed" if error else "stopped" if account.stopped else "done"
+    result = compose(
+        identity,
+        outcome=outcome,
+        error=str(error) if error else None,
+        last_line=last_line(job.folder.metrics),
+        status=account.status,
+        actor_restarts=account.restarts,
+    )
+    job.folder.write_summary(result.to_dict())
+    job.folder.event("ended", outcome=outcome)
+    if error:
+        raise error
+    return result

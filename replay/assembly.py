@@ -1,0 +1,115 @@
+"""From rows in received frames to a batch in one buffer: each number is copied once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from protocol.schemas import RunSchema
+from protocol.trajectory import Array, BlockSize
+from replay.queue import Segment, Slice
+
+FINAL_FIELDS = ("final_observations", "final_trajectory", "final_step")
+MAX_SPARE_BUFFERS = 4
+"""Buffers kept for coming batches, a rank's two in training and two on their way."""
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """One rank's share of a batch, packed."""
+
+    batch_id: int
+    buffer: Array  # [capacity] uint8, the memory
+    payload: memoryview  # what travels
+    size: BlockSize
+    arrays: dict[str, Array]  # views of the payload by field name
+    origin: list[Slice]  # where its rows came from; their arrays are let go of
+    env_steps: int  # steps in which a row's agent was present
+
+    @property
+    def rows(self) -> int:
+        """Trajectories in it."""
+        return self.size.trajectories
+
+    def segments(self) -> Iterator[Segment]:
+        """The rows as they would wait in the queue, for a batch that was not trained on."""
+        start = 0
+        for piece in self.origin:
+            stop = start + piece.rows
+            share = self.payload.nbytes * piece.rows // self.rows
+            yield Segment(self.arrays, start, stop, piece.policy_version, piece.arrived, share)
+            start = stop
+
+
+class Assembler:
+    """Packs batches into buffers that are used again.
+
+    Args:
+        schema: the run's.
+        steps: T.
+    """
+
+    def __init__(self, schema: RunSchema, steps: int) -> None:
+        self._schema, self._steps = schema.batch, steps
+        self._row_fields = [entry.name for entry in schema.batch.fields if entry.axis != "final"]
+        self._copied = [name for name in self._row_fields if name not in {"policy_version", "fresh"}]
+        self._spare: list[Array] = []
+
+    def assemble(self, batch_id: int, slices: Sequence[Slice]) -> Part:
+        """Copy rows into one batch part, in order."""
+        finals = [_finals(piece) for piece in slices]
+        size = BlockSize(sum(piece.rows for piece in slices), self._steps, sum(map(len, finals)), 0)
+        nbytes = self._schema.nbytes(size)
+        buffer = self._buffer(nbytes)
+        payload = buffer.data[:nbytes]
+        arrays = self._schema.views(payload, size)
+        self._copy_rows(arrays, slices)
+        _copy_finals(arrays, slices, finals)
+        origin = [piece._replace(arrays={}) for piece in slices]
+        return Part(batch_id, buffer, payload, size, arrays, origin, int(np.count_nonzero(arrays["valid"])))
+
+    def _copy_rows(self, arrays: dict[str, Array], slices: Sequence[Slice]) -> None:
+        start = 0
+        arrays["fresh"][...] = True
+        for piece in slices:
+            stop = start + piece.rows
+            arrays["policy_version"][start:stop] = piece.policy_version
+            for name in self._copied:
+                arrays[name][start:stop] = piece.arrays[name][piece.start : piece.stop]
+            start = stop
+
+    def _buffer(self, nbytes: int) -> Array:
+        """A spare buffer that is long enough, else a new one with room for a few more final observations."""
+        for index, spare in enumerate(self._spare):
+            if spare.nbytes >= nbytes:
+                return self._spare.pop(index)
+        return np.empty(nbytes + nbytes // 64, np.uint8)
+
+    def recycle(self, part: Part) -> None:
+        """Take back the buffer of a part that has been trained on. Its receiver has it whole, so no send is under way."""
+        if len(self._spare) >= MAX_SPARE_BUFFERS:
+            self._spare.pop(0)
+        self._spare.append(part.buffer)
+
+
+def _finals(piece: Slice) -> Array:
+    """Which of a block's final observations belong to these rows."""
+    rows = piece.arrays["final_trajectory"]
+    if not len(rows):
+        return rows
+    found: Array = np.flatnonzero((rows >= piece.start) & (rows < piece.stop))
+    return found
+
+
+def _copy_finals(arrays: dict[str, Array], slices: Sequence[Slice], finals: Sequence[Array]) -> None:
+    row = place = 0
+    for piece, chosen in zip(slices, finals, strict=True):
+        if len(chosen):
+            here = slice(place, place + len(chosen))
+            for name in FINAL_FIELDS:
+                arrays[name][here] = piece.arrays[name][chosen]
+            arrays["final_trajectory"][here] += row - piece.start
+            place += len(chosen)
+        row += piece.rows

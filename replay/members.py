@@ -1,0 +1,229 @@
+"""Who is in the run: actors by id and incarnation, the learner, ingest; who is alive, who was replaced, what each reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from protocol import messages
+from protocol.codec import names_in
+from protocol.errors import WireError
+from protocol.joining import first_difference, flatten_settings
+from protocol.schemas import read_spaces
+from protocol.timing import DEAD_AFTER_S
+
+MAX_DEPARTED = 10_000
+"""Processes that have left and are remembered, to know a late HELLO of theirs."""
+
+ROLES = ("actor", "learner", "ingest", "operator")
+
+
+class RefusedError(Exception):
+    """A process is not let in.
+
+    Attributes:
+        reason: one of protocol.reasons.REFUSALS.
+        detail: what differs, or is missing.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One process that has joined."""
+
+    role: str
+    actor_id: int  # -1 unless an actor
+    incarnation: int
+    token: str
+    route: bytes
+    joined: float
+    heard: float
+    rows: int = 0
+    report: dict[str, Any] = field(default_factory=dict)
+    alive: bool = True
+    left: bool = False  # it said BYE or was replaced
+
+
+class Members:
+    """The table of members.
+
+    Args:
+        config: the run's settings that all must share (`protocol.joining.joining_config`).
+        secret: what ingest's description must hold, so that no other process can pose as it.
+
+    Attributes:
+        spaces: of the first actor, as plain values; None before.
+        episode_statistics: of the first actor.
+        serial: grows with every change of who is alive.
+        expired: actors that stopped to send heartbeats, ever.
+        restarts: actors that joined under an id that was there before, ever.
+    """
+
+    def __init__(self, config: Mapping[str, Any], secret: str) -> None:
+        self._config, self._secret = config, secret
+        self._by_token: dict[str, Member] = {}
+        self._actors: dict[int, Member] = {}  # the newest incarnation of each
+        self._services: dict[str, Member] = {}  # learner ranks and ingest
+        self._departed: dict[str, None] = {}  # tokens of those that left, the oldest first
+        self.spaces: dict[str, Any] | None = None
+        self.episode_statistics: tuple[str, ...] = ()
+        self.serial = 0
+        self.expired = 0
+        self.restarts = 0
+
+    @property
+    def actors(self) -> list[Member]:
+        """The newest incarnation of each actor."""
+        return list(self._actors.values())
+
+    @property
+    def live(self) -> int:
+        """Actors that are alive."""
+        return sum(member.alive for member in self._actors.values())
+
+    @property
+    def ingest(self) -> Member | None:
+        """The ingest process, once it has joined."""
+        return self._services.get("ingest")
+
+    @property
+    def learner(self) -> Member | None:
+        """The learner's rank 0, once it has joined."""
+        return self._services.get("learner/0")
+
+    def everyone(self) -> Iterator[Member]:
+        """All that have joined and not left."""
+        yield from (member for member in self._by_token.values() if not member.left)
+
+    def table(self) -> dict[str, Any]:
+        """What ingest is told of the actors: by id the newest incarnation, and whether it is alive."""
+        return {str(number): [member.incarnation, member.alive] for number, member in self._actors.items()}
+
+    def join(
+        self, route: bytes, hello: messages.Hello, description: dict[str, Any], now: float
+    ) -> tuple[Member, Member | None]:
+        """Let a process in, or find it again if its HELLO is a repeat.
+
+        Returns:
+            The member, and the one that it replaces.
+
+        Raises:
+            RefusedError: if it does not belong to this run.
+            WireError: if its description is malformed.
+        """
+        if hello.token in self._departed:  # a HELLO that was late; letting it in would fence its own successor
+            raise RefusedError("fenced", "this process has left or was replaced; start another one")
+        known = self._by_token.get(hello.token)
+        if known is not None:
+            known.route, known.heard = route, now
+            return known, None
+        if hello.role not in ROLES:
+            raise WireError("header_fields", f"expected a role of {', '.join(ROLES)}, got {hello.role[:40]!r}")
+        if hello.role == "actor":
+            return self._join_actor(route, hello, description, now)
+        return self._join_service(route, hello, description, now)
+
+    def _check_config(self, description: dict[str, Any]) -> None:
+        config = description.get("config")
+        if not isinstance(config, dict):
+            raise RefusedError(
+                "description", "expected the process's settings under 'config' (protocol.joining.joining_config)"
+            )
+        difference = first_difference(self._config, config)
+        if difference is not None:
+            raise RefusedError("config", difference)
+
+    def _join_actor(
+        self, route: bytes, hello: messages.Hello, description: dict[str, Any], now: float
+    ) -> tuple[Member, Member | None]:
+        self._check_config(description)
+        self._check_spaces(description)
+        number = hello.actor_id if hello.actor_id >= 0 else self._free_number()
+        former = self._actors.get(number)
+        rows = description.get("rows")
+        member = Member("actor", number, 1, hello.token, route, now, now, rows if type(rows) is int else 0)
+        if former is not None:
+            member.incarnation = former.incarnation + 1
+            self.restarts += 1
+            self._leave(former)
+        self._actors[number] = self._by_token[hello.token] = member
+        self.serial += 1
+        return member, former
+
+    def _check_spaces(self, description: dict[str, Any]) -> None:
+        spaces, statistics = (
+            read_spaces(description.get("spaces")).to_dict(),
+            tuple(names_in(description, "episode_statistics")),
+        )
+        if self.spaces is None:
+            self.spaces, self.episode_statistics = spaces, statistics
+        elif difference := first_difference(flatten_settings(self.spaces), flatten_settings(spaces)):
+            raise RefusedError("spaces", difference)
+        elif statistics != self.episode_statistics:
+            detail = f"the run has {self.episode_statistics}, this process has {statistics}"
+            raise RefusedError("spaces", f"episode statistics: {detail}")
+
+    def _free_number(self) -> int:
+        """The lowest number that no actor has, or that one has given back with a BYE."""
+        number = 0
+        while number in self._actors and not self._actors[number].left:
+            number += 1
+        return number
+
+    def _join_service(
+        self, route: bytes, hello: messages.Hello, description: dict[str, Any], now: float
+    ) -> tuple[Member, Member | None]:
+        name = hello.role
+        if name == "ingest" and description.get("secret") != self._secret:
+            raise RefusedError("description", "only the process that the hub started is its ingest")
+        if name == "learner":
+            self._check_config(description)
+            rank = description.get("rank")
+            if type(rank) is not int:
+                raise RefusedError("description", f"expected the learner's 'rank', an integer, got {rank!r}")
+            name = f"learner/{rank}"
+        former = self._services.get(name)
+        member = Member(hello.role, -1, 0 if former is None else former.incarnation + 1, hello.token, route, now, now)
+        if former is not None:
+            self._leave(former)
+        self._services[name] = self._by_token[hello.token] = member
+        return member, former
+
+    def _leave(self, member: Member) -> None:
+        if member.alive:
+            self.serial += 1
+        member.alive, member.left = False, True
+        self._by_token.pop(member.token, None)
+        self._departed[member.token] = None
+        if len(self._departed) > MAX_DEPARTED:
+            del self._departed[next(iter(self._departed))]
+
+    def heard(self, route: bytes, token: str, report: dict[str, Any], now: float) -> Member | None:
+        """Take in a heartbeat; None if its sender is not, or is no longer, in the run."""
+        member = self._by_token.get(token)
+        if member is None:
+            return None
+        member.route, member.heard, member.report = route, now, report
+        if not member.alive:
+            member.alive = True
+            self.serial += 1
+        return member
+
+    def bye(self, token: str) -> None:
+        """Take in a goodbye; its sender's actor id is free again."""
+        member = self._by_token.get(token)
+        if member is not None:
+            self._leave(member)
+
+    def expire(self, now: float) -> None:
+        """Take actors for dead that have been silent for too long."""
+        for member in self._actors.values():
+            if member.alive and now - member.heard > DEAD_AFTER_S:
+                member.alive = False
+                self.expired += 1
+                self.serial += 1

@@ -1,0 +1,338 @@
+"""Ingest's half of the data socket, without the socket: one session an actor, contiguous sequences, fencing, acknowledgements.
+
+Within one (actor, incarnation) trajectories are stored at most once, in order and without gaps: only the next sequence number
+is taken, lower ones are acknowledged again, higher ones make the actor start again from the missing one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from protocol import messages
+from protocol.codec import Buffer, Frames, decode, encode, from_json, shortened
+from protocol.errors import WireError
+from protocol.schemas import RunSchema
+from protocol.trajectory import BlockSize
+from replay.credit import CreditLine
+from replay.ledger import ActorTotals
+
+MAX_STRIKES = 3
+"""Bad messages after which an actor is turned away; its next incarnation begins anew."""
+RESEND_EVERY_S = 0.2
+"""An actor is told of the same gap this often at most, for every message after a gap shows it."""
+MAX_ROWS = 2**16
+MAX_BLOCK_BYTES = 2**30
+"""Not counting final observations, which may double it. The data socket drops longer frames unread."""
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One incarnation of one actor."""
+
+    actor_id: int
+    incarnation: int
+    rows: int  # of every block
+    route: bytes
+    next: int = 0  # the first sequence number that is not stored
+    credit: int = 0
+    waits: bool = False
+    serial: int = 0
+    produced: int = 0
+    evicted: int = 0
+    rejected: int = 0
+    strikes: int = 0
+    alive: bool = True  # the hub hears its heartbeats
+    ended: bool = False  # it said BYE, was fenced or was turned away
+    last_data: float = 0.0
+    gap: tuple[int, float] = (-1, 0.0)  # the last gap that it was told of, and when
+
+    @property
+    def open(self) -> bool:
+        """Whether it may hold credit."""
+        return self.alive and not self.ended
+
+    @property
+    def missing(self) -> int:
+        """Trajectories that it produced, did not drop, and that are not stored."""
+        return max(0, self.produced - self.evicted - self.next)
+
+    def report(self, produced: int, evicted: int) -> None:
+        """Take in cumulative counts."""
+        self.evicted = max(self.evicted, evicted)
+        self.produced = max(self.produced, produced, self.next + self.evicted)
+
+
+class Arrival(NamedTuple):
+    """A block that is next in its sequence and may be stored."""
+
+    session: Session
+    message: messages.Data
+    payload: Buffer
+
+
+class DataSessions:
+    """All actors' sessions.
+
+    Args:
+        steps: T, for the price of a row.
+        credit: who may send how much.
+
+    Attributes:
+        schema: the run's, from the first actor's HELLO.
+        duplicates: trajectories that came again.
+    """
+
+    def __init__(self, steps: int, credit: CreditLine) -> None:
+        self._steps, self._credit = steps, credit
+        self._by_actor: dict[int, Session] = {}
+        self._by_route: dict[bytes, Session] = {}
+        self._due: dict[int, tuple[Session, bool]] = {}  # acknowledgements to send, by actor, and whether to resend
+        self._outgoing: list[tuple[bytes, Frames]] = []
+        self._past = ActorTotals(0, 0, 0, 0)  # of incarnations that were replaced
+        self._members: Mapping[int, tuple[int, bool]] = {}
+        self._row_bytes = 0  # what one trajectory costs of the credit
+        self.schema: RunSchema | None = None
+        self.duplicates = 0
+
+    def __iter__(self) -> Iterator[Session]:
+        """The newest session of each actor."""
+        return iter(self._by_actor.values())
+
+    @property
+    def totals(self) -> ActorTotals:
+        """Sums over all sessions there ever were."""
+        sessions = list(self)
+        return ActorTotals(
+            self._past.produced + sum(session.produced for session in sessions),
+            self._past.evicted + sum(session.evicted for session in sessions),
+            sum(session.missing for session in sessions if session.open),
+            self._past.unsent_at_death + sum(session.missing for session in sessions if not session.open),
+        )
+
+    def receive(
+        self, route: bytes, header: Buffer, payload: Buffer, *, version: int, queued: int, now: float
+    ) -> Arrival | None:
+        """Take in one message.
+
+        Args:
+            route: the connection that it came on.
+            header: its first frame.
+            payload: its second frame.
+            version: the newest policy version.
+            queued: trajectories that wait.
+            now: seconds of the monotonic clock.
+
+        Returns:
+            A block to be stored, then `stored`, or refused, then `strike`; None if there is nothing more to do.
+
+        Raises:
+            WireError: if it breaks the protocol; the session goes on.
+        """
+        message: messages.DataToIngest = decode(header, messages.DATA_TO_INGEST)
+        if isinstance(message, messages.DataHello):
+            self._hello(route, message, payload, version)
+            return None
+        session = self._session(route, message.actor_id, message.incarnation)
+        if session is None or session.ended:
+            self._farewell(route, message, session)
+            return None
+        self._by_route.pop(session.route, None)
+        session.route, self._by_route[route] = route, session
+        session.last_data = now
+        if isinstance(message, messages.Data):
+            return self._data(session, message, payload, queued=queued, now=now)
+        session.report(message.produced, message.evicted)
+        if isinstance(message, messages.DataBye):
+            self._end(session)
+            self._farewell(route, message, session)
+        else:
+            self._due.setdefault(session.actor_id, (session, False))
+        return None
+
+    def _session(self, route: bytes, actor_id: int, incarnation: int) -> Session | None:
+        """The session that is named; None, and a REJECT, if its place has been taken.
+
+        Raises:
+            WireError: `unknown_session` if there never was such a HELLO.
+        """
+        session = self._by_actor.get(actor_id)
+        if session is None or incarnation > session.incarnation:
+            self._reject(route, "forgotten", f"actor {actor_id} incarnation {incarnation} has not said HELLO here")
+            raise WireError("unknown_session", f"actor {actor_id} incarnation {incarnation}")
+        if incarnation < session.incarnation:
+            self._reject(route, "fenced", f"incarnation {session.incarnation} of actor {actor_id} has taken over")
+            return None
+        return session
+
+    def _farewell(
+        self, route: bytes, message: messages.Data | messages.DataHeartbeat | messages.DataBye, session: Session | None
+    ) -> None:
+        """Answer one that has left: a BYE with a BYE, anything else with why it has no session any more."""
+        if session is None:
+            return
+        if isinstance(message, messages.DataBye):
+            self._outgoing.append((route, encode(message)))
+        else:
+            self._turn_away(route, session)
+
+    def _turn_away(self, route: bytes, session: Session) -> None:
+        if session.strikes >= MAX_STRIKES:
+            self._reject(route, "strikes", f"{session.strikes} bad messages; see oatmill_rejected_total for their reasons")
+        else:
+            self._reject(route, "fenced", f"actor {session.actor_id} incarnation {session.incarnation} has left or is replaced")
+
+    def _reject(self, route: bytes, reason: str, detail: str) -> None:
+        self._outgoing.append((route, encode(messages.Reject(reason, shortened(detail)))))
+
+    def _hello(self, route: bytes, hello: messages.DataHello, payload: Buffer, version: int) -> None:
+        if not 0 < hello.rows <= MAX_ROWS or hello.actor_id < 0 or hello.incarnation < 0:
+            raise WireError(
+                "header_fields", f"expected 1 to {MAX_ROWS} rows and an actor id and incarnation from 0, got {hello}"
+            )
+        schema = RunSchema.from_dict(from_json(payload))
+        if self.schema is None:
+            self.schema, self._row_bytes = schema, schema.row_bytes(self._steps)
+        elif schema != self.schema:
+            self._reject(route, "schema", self.schema.difference(schema))
+            return
+        session = self._by_actor.get(hello.actor_id)
+        newest = max(self._members.get(hello.actor_id, (-1, True))[0], -1 if session is None else session.incarnation)
+        if hello.incarnation < newest:
+            self._reject(route, "fenced", f"incarnation {newest} of actor {hello.actor_id} has taken over")
+            return
+        if session is None or hello.incarnation > session.incarnation:
+            nbytes = schema.trajectory.nbytes(BlockSize(hello.rows, self._steps, 0, 0))
+            if nbytes > MAX_BLOCK_BYTES:
+                detail = f"a block of {hello.rows} trajectories has {nbytes} bytes, at most {MAX_BLOCK_BYTES} may be"
+                self._reject(route, "block_size", f"{detail}; lower actors.envs_per_actor or actors.unroll_length")
+                return
+            session = self._open(route, hello)
+        elif session.ended:
+            self._turn_away(route, session)
+            return
+        self._by_route.pop(session.route, None)
+        session.route, self._by_route[route] = route, session
+        self._welcome(session, version)
+
+    def _open(self, route: bytes, hello: messages.DataHello) -> Session:
+        """Begin a session; the one before it is fenced."""
+        if not 0 < hello.rows <= MAX_ROWS or hello.actor_id < 0 or hello.incarnation < 0:
+            raise WireError(
+                "header_fields", f"expected 1 to {MAX_ROWS} rows and an actor id and incarnation from 0, got {hello}"
+            )
+        former = self._by_actor.get(hello.actor_id)
+        if former is not None:
+            self._end(former)
+            self._due.pop(former.actor_id, None)
+            self._by_route.pop(former.route, None)
+            self._past = replace(
+                self._past,
+                produced=self._past.produced + former.produced,
+                evicted=self._past.evicted + former.evicted,
+                unsent_at_death=self._past.unsent_at_death + former.missing,
+            )
+        session = Session(hello.actor_id, hello.incarnation, hello.rows, route)
+        incarnation, alive = self._members.get(hello.actor_id, (-1, True))
+        session.alive = alive or incarnation != hello.incarnation
+        self._by_actor[hello.actor_id] = session
+        self._resize()
+        self._credit.want(session)
+        return session
+
+    def _resize(self) -> None:
+        self._credit.resize(self, self._row_bytes)
+
+    def _welcome(self, session: Session, version: int) -> None:
+        row_bytes = self._row_bytes
+        session.serial += 1
+        message = messages.DataWelcome(
+            session.incarnation, session.serial, session.next, session.credit * row_bytes, row_bytes, version
+        )
+        self._outgoing.append((session.route, encode(message)))
+
+    def _data(self, session: Session, message: messages.Data, payload: Buffer, *, queued: int, now: float) -> Arrival | None:
+        rows = message.trajectories
+        if rows != session.rows:
+            raise WireError("rows", f"expected blocks of {session.rows} trajectories, as HELLO said, got {rows}")
+        if message.first == session.next:
+            self._due.setdefault(session.actor_id, (session, False))
+            if not self._credit.admit(session, rows, queued):
+                return None  # its credit was taken back; it keeps the block until it has new credit
+            self._credit.want(session)
+            return Arrival(session, message, payload)
+        if message.first + rows <= session.next:
+            self.duplicates += rows
+            self._due.setdefault(session.actor_id, (session, False))
+        elif message.first < session.next:
+            raise WireError(
+                "sequence", f"expected {session.next} or whole blocks below it, got {message.first} and {rows} rows"
+            )
+        elif session.gap[0] != session.next or now - session.gap[1] >= RESEND_EVERY_S:
+            session.gap = (session.next, now)
+            self._due[session.actor_id] = (session, True)
+        return None
+
+    def stored(self, arrival: Arrival) -> None:
+        """Advance past a block that is held now, or that was refused for good and counted as rejected."""
+        session, message = arrival.session, arrival.message
+        session.next += message.trajectories
+        session.report(message.produced, message.evicted)
+
+    def strike(self, session: Session) -> None:
+        """Count a bad message of a session; the third ends it."""
+        session.strikes += 1
+        if session.strikes >= MAX_STRIKES:
+            self._end(session)
+            self._due.pop(session.actor_id, None)
+            self._reject(
+                session.route, "strikes", f"{session.strikes} bad messages; see oatmill_rejected_total for their reasons"
+            )
+
+    def session_of(self, route: bytes) -> Session | None:
+        """The session that last spoke on a connection."""
+        return self._by_route.get(route)
+
+    def _end(self, session: Session) -> None:
+        session.ended = True
+        self._credit.take_back(session)
+        self._resize()
+
+    def apply_members(self, members: Mapping[int, tuple[int, bool]]) -> None:
+        """Take in whom the hub takes for alive.
+
+        Args:
+            members: by actor id the newest incarnation, and whether the hub hears from it. One that is not listed has joined
+                after the list was made.
+        """
+        self._members = members
+        for session in list(self):
+            incarnation, alive = members.get(session.actor_id, (-1, True))
+            if incarnation > session.incarnation and not session.ended:
+                self._reject(session.route, "fenced", f"incarnation {incarnation} of actor {session.actor_id} has joined")
+                self._end(session)
+            elif incarnation == session.incarnation and alive != session.alive:
+                session.alive = alive
+                if not alive:
+                    self._credit.take_back(session)
+                self._resize()
+                self._credit.want(session)
+
+    def outgoing(self, *, version: int, queued: int) -> list[tuple[bytes, Frames]]:
+        """Everything to be sent now: answers, and one acknowledgement with new credit for each session that has news."""
+        for holder in self._credit.grant(queued):
+            assert isinstance(holder, Session), "only sessions stand in line"
+            self._due.setdefault(holder.actor_id, (holder, False))
+        for session, resend in self._due.values():
+            if session.ended:
+                continue
+            self._outgoing.append((session.route, self._ack(session, version, resend=resend)))
+        self._due.clear()
+        outgoing, self._outgoing = self._outgoing, []
+        return outgoing
+
+    def _ack(self, session: Session, version: int, *, resend: bool) -> Frames:
+        session.serial += 1
+        credit = session.credit * self._row_bytes
+        return encode(messages.Ack(session.incarnation, session.serial, session.next, credit, version, resend))

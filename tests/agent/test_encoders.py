@@ -1,0 +1,183 @@
+"""Encoders: tokens as a dense grid, as a set, pads that are not read, and the other kinds' shapes."""
+
+from __future__ import annotations
+
+from math import log
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from agent.encoders import ImageEncoder, TokenCodebook, TokenGridEncoder, make_encoder, without_trailing_pads
+from agent.settings import AgentSettings
+from agent.spec import AgentSpec
+from protocol.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.trajectory import Array
+
+# Three features: numeric with scale 100, categorical with 4 values, numeric with scale 0 (taken for 1). A window of 3 x 5.
+SCALES, CATEGORICAL, CATEGORIES, WINDOW = (100.0, 1.0, 0.0), (1,), 4, (3, 5)
+SLOTS = 2 * 3 + CATEGORIES
+PLACES = 3 * 5 + 1
+PAD = (255, 255, 255)
+TOKEN_ENCODERS = ["token_grid", "token_set", "token_attention"]
+
+
+def token_space(tokens: int = 6) -> ObservationSpace:
+    return ObservationSpace("tokens", (tokens, 3), "uint8", SCALES, CATEGORICAL, CATEGORIES, WINDOW)
+
+
+def encoder_of(kind: str, observation: ObservationSpace | None = None, **settings: object) -> nn.Module:
+    spaces = Spaces(observation or token_space(), ActionSpace((2,)))
+    torch.manual_seed(0)
+    chosen = {"encoder": kind, "hidden_sizes": (7, 5), "token_width": 6} | settings
+    return make_encoder(AgentSpec(spaces, AgentSettings.model_validate(chosen)))
+
+
+def random_tokens(seed: int, rows: int = 20, tokens: int = 6) -> torch.Tensor:
+    """Rows filled from the front, the rest pads; some tokens have no place (254)."""
+    rng = np.random.default_rng(seed)
+    observations = np.full((rows, tokens, 3), 255, np.uint8)
+    for row in range(rows):
+        for token in range(rng.integers(0, tokens + 1)):
+            place = 254 if rng.random() < 0.3 else 16 * rng.integers(0, 3) + rng.integers(0, 5)
+            observations[row, token] = (place, rng.integers(0, 3), rng.integers(0, 256))
+    return torch.from_numpy(observations)
+
+
+def dense_grid(observations: torch.Tensor) -> Array:
+    """Every token written into a (place, slot) picture, one at a time."""
+    grid = np.zeros((len(observations), PLACES, SLOTS))
+    for row, tokens in enumerate(observations.tolist()):
+        for location, feature, value in tokens:
+            if location == 255:
+                continue
+            place = PLACES - 1 if location == 254 else (location // 16) * 5 + location % 16
+            if feature in CATEGORICAL:
+                grid[row, place, 2 * 3 + min(value, CATEGORIES - 1)] += 1
+            else:
+                grid[row, place, 2 * feature] += 1
+                grid[row, place, 2 * feature + 1] += log(1 + value) / log(1 + max(SCALES[feature], 1))
+    return grid
+
+
+def test_the_token_grid_is_the_linear_map_of_the_dense_picture() -> None:
+    encoder = encoder_of("token_grid")
+    assert isinstance(encoder, TokenGridEncoder)
+    observations = random_tokens(0)
+    grid = torch.from_numpy(dense_grid(observations)).float().flatten(1)
+    expected = encoder.layers(torch.tanh(grid @ encoder.table.weight + encoder.bias))
+    torch.testing.assert_close(encoder(observations), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_gradient_of_the_token_grid_is_the_dense_pictures() -> None:
+    encoder = encoder_of("token_grid")
+    assert isinstance(encoder, TokenGridEncoder)
+    observations = random_tokens(1)
+    (sparse,) = torch.autograd.grad(encoder(observations).square().sum(), encoder.table.weight)
+    grid = torch.from_numpy(dense_grid(observations)).float().flatten(1)
+    output = encoder.layers(torch.tanh(grid @ encoder.table.weight + encoder.bias))
+    (dense,) = torch.autograd.grad(output.square().sum(), encoder.table.weight)
+    torch.testing.assert_close(sparse, dense, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", TOKEN_ENCODERS)
+def test_the_order_of_tokens_does_not_matter(kind: str) -> None:
+    encoder, observations = encoder_of(kind), random_tokens(2)
+    shuffled = observations[:, torch.randperm(6, generator=torch.Generator().manual_seed(0))]
+    torch.testing.assert_close(encoder(shuffled), encoder(observations), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", TOKEN_ENCODERS)
+def test_pads_are_not_read_whatever_they_hold_and_however_many_there_are(kind: str) -> None:
+    encoder, observations = encoder_of(kind), random_tokens(3)
+    more = torch.cat([observations, torch.full((20, 9, 3), 255, dtype=torch.uint8)], 1)
+    torch.testing.assert_close(encoder(more), encoder(observations), atol=1e-6, rtol=1e-5)
+    pads = observations[..., 0] == 255
+    other = observations.clone()
+    other[..., 1:][pads] = 1
+    torch.testing.assert_close(encoder(other), encoder(observations), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", TOKEN_ENCODERS)
+def test_a_row_does_not_depend_on_the_rows_beside_it(kind: str) -> None:
+    encoder, observations = encoder_of(kind), random_tokens(4)
+    alone = torch.cat([encoder(observations[row : row + 1]) for row in range(20)])
+    torch.testing.assert_close(alone, encoder(observations), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", TOKEN_ENCODERS)
+def test_an_observation_of_pads_alone_is_finite_and_has_finite_gradients(kind: str) -> None:
+    encoder = encoder_of(kind)
+    output = encoder(torch.full((2, 6, 3), 255, dtype=torch.uint8))
+    assert torch.isfinite(output).all()
+    torch.autograd.backward(output.sum())
+    assert all(torch.isfinite(parameter.grad).all() for parameter in encoder.parameters() if parameter.grad is not None)
+
+
+@pytest.mark.parametrize("kind", TOKEN_ENCODERS)
+def test_every_parameter_of_an_encoder_is_used(kind: str) -> None:
+    encoder = encoder_of(kind)
+    torch.autograd.backward(encoder(random_tokens(5)).sum())
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("kind", TOKEN_ENCODERS)
+def test_place_feature_and_value_all_tell_observations_apart(kind: str) -> None:
+    encoder = encoder_of(kind)
+    tokens = ((0x12, 0, 7), (0x11, 0, 7), (0x02, 0, 7), (254, 0, 7), (0x12, 2, 7), (0x12, 0, 8), (0x12, 1, 0), (0x12, 1, 3))
+    outputs = [encoder(torch.tensor([[token]], dtype=torch.uint8)) for token in tokens]
+    for first in range(len(outputs)):
+        for second in range(first):
+            assert (outputs[first] - outputs[second]).abs().max() > 1e-6, (first, second)
+
+
+def test_the_code_books_tables_by_hand() -> None:
+    first, weight, second = TokenCodebook(token_space()).lookup_tables()
+    # Feature 0, value 100 of scale 100: slots 0 and 1, weight 1. Feature 1, value 2: slot 6 + 2, and value 200, beyond the
+    # categories, the last of them. Feature 2, value 3: slots 4 and 5, weight log 4 / log 2.
+    keys = [100, 256 + 2, 256 + 200, 512 + 3]
+    assert first[keys].tolist() == [0, 8, 9, 4]
+    assert second[keys].tolist() == [1, 8, 9, 5]
+    assert weight[keys].tolist() == [pytest.approx(1.0), 0, 0, pytest.approx(2.0)]
+
+
+def test_places_are_row_by_row_within_the_window_and_one_for_all_others() -> None:
+    place = TokenCodebook(token_space()).place_table()
+    assert [int(place[location]) for location in (0x00, 0x04, 0x10, 0x24)] == [0, 4, 5, 14]
+    assert [int(place[location]) for location in (254, 255, 0x05, 0x30)] == [15, 15, 15, 15]
+
+
+def test_columns_of_pads_alone_are_cut_and_one_is_always_left() -> None:
+    tokens = torch.tensor([[(1, 0, 0), PAD, PAD, PAD], [PAD, PAD, (2, 0, 0), PAD]], dtype=torch.uint8)
+    assert without_trailing_pads(tokens).shape == (2, 3, 3)
+    assert without_trailing_pads(tokens[:, 3:]).shape == (2, 1, 3)
+
+
+def test_vectors_go_through_dense_layers_with_the_asked_activation() -> None:
+    space = ObservationSpace("vector", (3,), "float32")
+    x = torch.randn(4, 3)
+    for name, function in (("tanh", torch.tanh), ("relu", torch.relu)):
+        encoder = encoder_of("mlp", space, activation=name)
+        first, second = (module for module in encoder.modules() if isinstance(module, nn.Linear))
+        torch.testing.assert_close(encoder(x), function(second(function(first(x)))))
+        torch.testing.assert_close(encoder(x.double()), encoder(x))
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 5), (1, 1)])
+def test_images_of_any_size_have_the_asked_width(height: int, width: int) -> None:
+    space = ObservationSpace("image", (3, height, width), "uint8")
+    encoder = encoder_of("cnn", space)
+    images = torch.randint(256, (2, 3, height, width), dtype=torch.uint8)
+    assert encoder(images).shape == (2, 5)
+    torch.autograd.backward(encoder(images).sum())
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
+
+
+def test_bytes_are_scaled_to_0_to_1_and_floats_are_not() -> None:
+    torch.manual_seed(0)
+    of_bytes = ImageEncoder((1, 4, 4), (5,), nn.Tanh, uint8=True)
+    of_floats = ImageEncoder((1, 4, 4), (5,), nn.Tanh, uint8=False)
+    of_floats.load_state_dict(of_bytes.state_dict())
+    images = torch.randint(256, (2, 1, 4, 4), dtype=torch.uint8)
+    torch.testing.assert_close(of_bytes(images), of_floats(images.float() / 255), atol=1e-6, rtol=1e-5)

@@ -1,0 +1,144 @@
+"""A trained policy from Python: `agent.load(checkpoint).act(observations)`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import agent
+from agent.loading import MANIFEST, MODEL_FILE, LoadedAgent
+from agent.model import AgentModel
+from learner.checkpoint import Progress, save
+from protocol.errors import UserError
+from tests.learner.worlds import OBSERVATION, make_spec, make_trainer, make_updater_of
+
+
+def checkpoint(folder: Path, **spec_settings: Any) -> tuple[Path, AgentModel]:
+    updater = make_updater_of(make_trainer("baseline"), make_spec(**spec_settings))
+    saved = save(folder, updater, Progress(learner_step=3, env_steps=99, policy_version=7), keep=1)
+    return saved, updater.context.model
+
+
+def observations(rows: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).normal(size=(rows, OBSERVATION)).astype(np.float32)
+
+
+def test_the_package_shows_what_a_user_needs_and_nothing_else() -> None:
+    assert sorted(agent.__all__) == ["LoadedAgent", "load"]
+    assert agent.load.__module__ == "agent.loading"
+    with pytest.raises(AttributeError, match="has no attribute 'train'"):
+        _ = agent.train
+
+
+def test_a_deterministic_agent_takes_the_likeliest_action(tmp_path: Path) -> None:
+    folder, model = checkpoint(tmp_path)
+    loaded = agent.load(folder)
+    seen = observations(50)
+    actions = loaded.act(seen, deterministic=True)
+    expected = model.act(torch.from_numpy(seen), model.initial_state(50)).logits.argmax(-1).numpy()
+    assert actions.dtype == np.int64
+    np.testing.assert_array_equal(actions, expected)
+    assert len(set(actions.tolist())) > 1
+    assert loaded.manifest["learner_step"] == 3
+
+
+def test_a_sampling_agent_follows_the_policy_and_its_seed(tmp_path: Path) -> None:
+    folder, model = checkpoint(tmp_path)
+    seen = np.repeat(observations(1), 20_000, 0)
+    drawn = agent.load(folder, seed=5).act(seen)
+    policy = model.act(torch.from_numpy(seen[:1]), model.initial_state(1)).logits.softmax(-1)[0].numpy()
+    np.testing.assert_allclose(np.bincount(drawn, minlength=3) / 20_000, policy, atol=0.0142)  # four standard errors
+    np.testing.assert_array_equal(agent.load(folder, seed=5).act(seen), drawn)
+    assert not np.array_equal(agent.load(folder, seed=6).act(seen), drawn)
+
+
+def test_a_factored_agent_chooses_in_each_factor(tmp_path: Path) -> None:
+    folder, _ = checkpoint(tmp_path, sizes=(2, 5), factored=True)
+    loaded = agent.load(folder)
+    for deterministic in (False, True):
+        actions = loaded.act(observations(200), deterministic=deterministic)
+        assert actions.shape == (200, 2)
+        assert actions.min() >= 0
+        assert (actions.max(0) < [2, 5]).all()
+
+
+@pytest.mark.parametrize("core", ["lstm", "gru"])
+def test_a_recurrent_agent_carries_its_state_and_starts_anew_where_it_is_told(tmp_path: Path, core: str) -> None:
+    folder, _ = checkpoint(tmp_path, core=core)
+    steps = [observations(4, seed) for seed in range(3)]
+
+    def states_after(reset_before: dict[int, Any]) -> torch.Tensor:
+        loaded = agent.load(folder)
+        for number, seen in enumerate(steps):
+            if number in reset_before:
+                loaded.reset(reset_before[number])
+            loaded.act(seen, deterministic=True)
+        return loaded._state.clone()
+
+    carried, from_last = states_after({}), states_after({2: None})
+    assert not torch.allclose(carried, from_last)
+    fresh = agent.load(folder)
+    fresh.act(steps[2], deterministic=True)
+    assert torch.equal(from_last, fresh._state)
+    for rows in (np.array([1, 3]), [1, 3], np.array([False, True, False, True])):
+        some = states_after({2: rows})
+        torch.testing.assert_close(some[[0, 2]], carried[[0, 2]])
+        torch.testing.assert_close(some[[1, 3]], from_last[[1, 3]])
+
+
+def test_a_reset_before_the_first_observation_does_nothing(tmp_path: Path) -> None:
+    loaded = agent.load(checkpoint(tmp_path, core="gru")[0])
+    loaded.reset(np.array([0]))
+    loaded.reset()
+    assert loaded.act(observations(2)).shape == (2,)
+
+
+def test_another_number_of_rows_starts_anew(tmp_path: Path) -> None:
+    loaded = agent.load(checkpoint(tmp_path, core="gru")[0])
+    for rows in (3, 5, 1):
+        assert loaded.act(observations(rows)).shape == (rows,)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 5), (2, 4, 1)])
+def test_observations_of_another_shape_are_refused_with_the_one_expected(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    loaded = agent.load(checkpoint(tmp_path)[0])
+    with pytest.raises(ValueError, match=r"expected observations of shape \[N, 4\], got"):
+        loaded.act(np.zeros(shape, np.float32))
+
+
+def test_observations_need_not_be_writable_or_contiguous(tmp_path: Path) -> None:
+    loaded = agent.load(checkpoint(tmp_path)[0])
+    seen = observations(6)
+    expected = loaded.act(seen, deterministic=True)
+    seen.flags.writeable = False
+    np.testing.assert_array_equal(loaded.act(seen, deterministic=True), expected)
+    np.testing.assert_array_equal(loaded.act(np.asfortranarray(seen), deterministic=True), expected)
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused_with_what_one_looks_like(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not a checkpoint: expected a folder with manifest\.json"):
+        agent.load(tmp_path)
+
+
+def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
+    folder, _ = checkpoint(tmp_path)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    other = manifest | {"agent": make_spec(hidden_sizes=(9,)).to_dict()}
+    (folder / MANIFEST).write_text(json.dumps(other))
+    with pytest.raises(UserError, match=r"of another network: expected \(9,\) for encoder\.layers\.0\.bias, got \(8,\)"):
+        agent.load(folder)
+    (folder / MODEL_FILE).write_bytes(b"x" + (folder / MODEL_FILE).read_bytes()[1:])
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged or missing"):
+        agent.load(str(folder))
+
+
+def test_a_loaded_agent_is_made_for_inference(tmp_path: Path) -> None:
+    loaded = agent.load(checkpoint(tmp_path)[0])
+    assert isinstance(loaded, LoadedAgent)
+    assert not loaded.model.training
+    assert loaded.spec == make_spec()

@@ -1,0 +1,83 @@
+"""What fixes a network: settings with bounds, the encoder that reads an observation, and the way through JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from agent.settings import AgentSettings
+from agent.spec import ENCODERS_OF, AgentSpec
+from protocol.errors import SettingsError, UserError
+from protocol.spaces import ActionSpace, ObservationSpace, Spaces
+
+SPACES = {
+    "vector": ObservationSpace("vector", (4,), "float32"),
+    "image": ObservationSpace("image", (3, 8, 8), "uint8"),
+    "tokens": ObservationSpace("tokens", (6, 3), "uint8", (1.0, 2.0), (1,), 4, (3, 5)),
+}
+
+
+def spec_of(kind: str, **settings: Any) -> AgentSpec:
+    return AgentSpec(Spaces(SPACES[kind], ActionSpace((2, 3), factored=True)), AgentSettings.model_validate(settings))
+
+
+@pytest.mark.parametrize(("kind", "encoder"), [("vector", "mlp"), ("image", "cnn"), ("tokens", "token_grid")])
+def test_auto_takes_the_encoder_of_the_observations_kind(kind: str, encoder: str) -> None:
+    assert spec_of(kind).encoder == encoder
+    assert spec_of(kind, encoder=encoder).encoder == encoder
+
+
+@pytest.mark.parametrize(("kind", "encoder"), [("vector", "cnn"), ("image", "token_set"), ("tokens", "mlp")])
+def test_an_encoder_that_does_not_read_the_observations_is_refused_with_those_that_do(kind: str, encoder: str) -> None:
+    choices = ", ".join(ENCODERS_OF[SPACES[kind].kind])
+    with pytest.raises(UserError, match=f"agent.encoder={encoder} does not read {kind} observations; take one of {choices}"):
+        spec_of(kind, encoder=encoder)
+
+
+@pytest.mark.parametrize(("core", "state", "latent"), [("none", 0, 32), ("gru", 10, 10), ("lstm", 20, 10)])
+def test_the_core_fixes_the_state_and_the_latent(core: str, state: int, latent: int) -> None:
+    spec = spec_of("vector", core=core, core_size=10, hidden_sizes=(64, 32))
+    assert (spec.core_state_size, spec.latent_size) == (state, latent)
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_a_spec_goes_through_json_unchanged(kind: str) -> None:
+    spec = spec_of(kind, core="lstm", burn_in=3, hidden_sizes=(16, 8))
+    assert AgentSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hidden_sizes": ()},
+        {"hidden_sizes": (0,)},
+        {"hidden_sizes": (8, -1)},
+        {"token_width": 3},
+        {"core_size": 0},
+        {"burn_in": -1},
+        {"num_bins": 600},
+        {"num_bins": 1},
+        {"value_range": 0},
+        {"value_range": float("nan")},
+        {"model_hidden": 0},
+        {"encoder": "transformer"},
+        {"burn_in": 2},
+        {"unknown": 1},
+    ],
+)
+def test_settings_out_of_bounds_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        AgentSettings.model_validate(settings)
+
+
+def test_a_burn_in_needs_a_core_and_an_assignment_that_contradicts_it_leaves_no_trace() -> None:
+    settings = AgentSettings(core="gru", burn_in=2)
+    with pytest.raises(SettingsError, match="burn_in=2 warms a recurrent core up"):
+        settings.core = "none"
+    assert settings.core == "gru"
+    with pytest.raises(SettingsError, match="num_bins must be odd"):
+        settings.num_bins = 600
+    assert settings.num_bins == 601

@@ -1,0 +1,195 @@
+"""Bad input gets exit code 2 and one line on stderr that says what is wrong, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.cli.entry import run_command
+from recipes import cartpole
+from recipes.settings import write_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+RECIPES = """
+def raises(): raise RuntimeError("two\\nlines")
+def wrong(): return 4
+"""
+
+CASES = {
+    "no command": (["trian", "cartpole"], "No such command 'trian'"),
+    "no recipe": (["train"], "Missing argument 'RECIPE'"),
+    "unknown option": (["train", "cartpole", "--sede", "1"], "No such option: --sede"),
+    "option without value": (["train", "cartpole", "--seed"], "--seed"),
+    "option of another type": (["train", "cartpole", "--seed", "x"], "Invalid value for '--seed'"),
+    "unknown log level": (["recipes", "--log-level", "loud"], "Invalid value for '--log-level'"),
+    "unknown recipe": (["train", "cartpol"], "there is no recipe 'cartpol'; the nearest is cartpole"),
+    "unknown recipe in plan": (["plan", "cogs"], "the nearest is cogs_v_clips"),
+    "own recipe without module": (["train", "nowhere:settings"], "module nowhere cannot be imported"),
+    "own recipe without function": (["train", "own_bad_recipes:nothing"], "has no function nothing"),
+    "own recipe that raises": (["train", "own_bad_recipes:raises"], "raised RuntimeError: two lines"),
+    "own recipe of another type": (
+        ["train", "own_bad_recipes:wrong"],
+        "must return RunSettings, a Run or nested values, got int",
+    ),
+    "unknown preset": (["train", "cartpole", "--preset", "agressive"], "the nearest is aggressive"),
+    "unknown key": (["train", "cartpole", "trainer.losses.cmpo.kl=1"], "the nearest is trainer.losses.cmpo.kl_coef"),
+    "no key=value": (["train", "cartpole", "conservative"], "expected key=value"),
+    "wrong type": (["train", "cartpole", "trainer.epochs=many"], "trainer.epochs must be a whole number"),
+    "out of bounds": (["plan", "cartpole", "trainer.losses.cmpo.kl_coef=-1"], "must be a finite number of at least 0, got -1"),
+    "a flag out of bounds": (
+        ["train", "cartpole", "--actors", "0"],
+        "actors.count must be a whole number from 1 to 10000, got 0",
+    ),
+    "a group": (["train", "cartpole", "trainer.losses.cmpo=true"], "is a group of settings"),
+    "unknown mission": (["train", "cogs_v_clips", "env.mission=hard"], "one of easy_hearts_small, easy_hearts, got 'hard'"),
+    "unknown environment": (["train", "cartpole", "env.id=CartPol-v1"], "env.id=CartPol-v1 could not be built"),
+    "own environment without module": (
+        ["plan", "cartpole", "env.kind=factory", "env.factory=nowhere:make"],
+        "there is no module nowhere",
+    ),
+    "losses that do not fit": (
+        [
+            "train",
+            "cartpole",
+            "trainer.losses.dynamics.enabled=true",
+            "trainer.losses.muesli_model.enabled=true",
+            "trainer.losses.muesli_model.policy_horizon=5",
+        ],
+        "trainer.losses.muesli_model.policy_horizon must be at most",
+    ),
+    "no loss at all": (
+        ["plan", "cartpole", "trainer.losses.ppo_actor.enabled=false", "trainer.losses.ppo_critic.enabled=false"],
+        "every loss is disabled",
+    ),
+    "missing file of settings": (["train", "cartpole", "--config", "nothing.yaml"], "nothing.yaml cannot be read"),
+    "broken yaml": (["train", "cartpole", "--config", "broken.yaml"], "broken.yaml is not YAML"),
+    "a list of settings": (["train", "cartpole", "--config", "list.yaml"], "must hold settings by name"),
+    "a folder of settings": (["train", "cartpole", "--config", "taken"], "taken cannot be read: Is a directory"),
+    "binary settings": (["train", "cartpole", "--config", "binary.yaml"], "binary.yaml is not YAML"),
+    "run folder that holds something": (["train", "cartpole", "--run-dir", "taken"], "exists and is not empty"),
+    "run folder that is a file": (
+        ["train", "cartpole", "--run-dir", "broken.yaml"],
+        "must be a new or empty folder, got a file",
+    ),
+    "run folder below a file": (["train", "cartpole", "--run-dir", "broken.yaml/run"], "cannot be made or written to"),
+    "nothing to resume": (["train", "cartpole", "--resume"], "there is no run in"),
+    "nothing to resume there": (["train", "cartpole", "--resume", "--run-dir", "taken"], "taken is not a run folder"),
+    "resume without checkpoint": (
+        ["train", "lunar_lander", "--resume", "--run-dir", "old"],
+        "is a run of recipe cartpole, got lunar_lander",
+    ),
+    "address that is none": (["train", "cartpole", "--listen", "udp://x"], "--listen must be ipc or tcp://HOST"),
+    "port out of range": (["train", "cartpole", "--listen", "tcp://127.0.0.1:70000"], "with a port from 1 to 65532"),
+    "missing checkpoint": (["eval", "nothing"], "nothing is not a checkpoint: expected a folder"),
+    "checkpoint that is a file": (["eval", "broken.yaml"], "is not a checkpoint: expected a folder"),
+    "run without checkpoint": (["eval", "old"], "is not a checkpoint: expected a folder with manifest.json"),
+    "no episodes": (["eval", "old", "--episodes", "0"], "Invalid value for '--episodes'"),
+    "status of nothing": (["status"], "there is no run in"),
+    "status of no run": (["status", "--run-dir", "taken"], "taken is not a run folder"),
+    "status of an ended run": (["status", "--run-dir", "old", "--json"], "no run is going on in"),
+    "stop of an ended run": (["stop", "--run-dir", "old"], "no run is going on in"),
+    "scale of an ended run": (["scale", "--actors", "2", "--run-dir", "old"], "no run is going on in"),
+    "scale without number": (["scale", "--run-dir", "old"], "Missing option '--actors'"),
+    "actor without settings": (["actor", "--address", "tcp://127.0.0.1:1"], "expected a RECIPE, or --config FILE"),
+    "actor without address": (["actor", "cartpole"], "Missing option '--address'"),
+    "learner without folder": (["learner", "cartpole", "--address", "tcp://127.0.0.1:1"], "Missing option '--run-dir'"),
+    "learner of another run": (
+        ["learner", "lunar_lander", "--address", "tcp://127.0.0.1:1", "--run-dir", "old"],
+        "config.yaml is of another run: agent.hidden_sizes",
+    ),
+    "replay of another run": (["replay", "cogs_v_clips", "--run-dir", "old"], "config.yaml is of another run"),
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with all kinds of things in the way."""
+    (tmp_path / "own_bad_recipes.py").write_text(RECIPES)
+    (tmp_path / "broken.yaml").write_text("a: [")
+    (tmp_path / "list.yaml").write_text("- 1")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "something").touch()
+    (tmp_path / "old" / "checkpoints").mkdir(parents=True)
+    write_config(cartpole.settings(), tmp_path / "old" / "config.yaml")
+    (tmp_path / "old" / "run.json").write_text('{"recipe": "cartpole", "preset": null}')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in [name for name in os.environ if name.startswith("OATMILL")]:
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("arguments", "message"), CASES.values(), ids=CASES.keys())
+def test_bad_input_is_told_in_one_line_and_starts_nothing(
+    arguments: list[str], message: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(path.relative_to(place) for path in place.rglob("*") if "__pycache__" not in path.parts)
+    code = run_command(arguments)
+    shown = capsys.readouterr()
+    assert code == 2
+    assert shown.out == ""
+    lines = shown.err.splitlines()
+    assert len(lines) == 1, shown.err
+    assert lines[0].startswith("oatmill: error: ")
+    assert message in lines[0]
+    after = sorted(
+        path.relative_to(place) for path in place.rglob("*") if "__pycache__" not in path.parts and path.name != ".lock"
+    )
+    assert after == before
+
+
+def test_a_wrong_variable_is_named(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("OATMILL__TRAINER__EPOCS", "3")
+    assert run_command(["plan", "cartpole"]) == 2
+    assert capsys.readouterr().err == (
+        "oatmill: error: OATMILL__TRAINER__EPOCS: trainer.epocs is not a setting; the nearest is trainer.epochs\n"
+    )
+    assert place.exists()
+
+
+def test_a_traceback_comes_only_when_it_is_asked_for(place: Path) -> None:
+    for level, lines in (("info", 1), ("debug", None)):
+        command = [sys.executable, "-m", "deploy", "train", "nowhere:settings", "--log-level", level]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        shown = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert shown.returncode == 2
+        assert shown.stderr.splitlines()[-1].startswith("oatmill: error: recipe nowhere:settings")
+        assert ("Traceback" in shown.stderr) == (lines is None)
+
+
+def test_a_folder_that_cannot_be_written_to_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # /proc takes no folders, not even from root.
+    assert run_command(["train", "cartpole", "--run-dir", "/proc/oatmill"]) == 2
+    assert "/proc/oatmill cannot be made or written to" in capsys.readouterr().err
+    assert place.exists()
+
+
+def test_a_taken_port_is_told_and_leaves_no_run_folder(place: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [
+            sys.executable,
+            "-m",
+            "deploy",
+            "train",
+            "cartpole",
+            "--listen",
+            f"tcp://127.0.0.1:{port}",
+            "--run-dir",
+            "new",
+        ]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        shown = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert shown.returncode == 2, shown.stderr
+    assert len(shown.stderr.splitlines()) == 1
+    assert shown.stderr.startswith(f"oatmill: error: cannot listen on tcp://127.0.0.1:{port}: Address already in use")
+    assert not (place / "new").exists()

@@ -1,0 +1,88 @@
+"""The commands and options of `oatmill` are a promise: whoever changes one changes this test."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from deploy.cli.app import app
+from deploy.cli.entry import run_command
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SHARED = {"--log-level", "--help"}
+SETTINGS = {"RECIPE", "ASSIGNMENTS", "--preset", "--config"}
+COMMANDS = {
+    "train": SETTINGS | {"--actors", "--learners", "--run-dir", "--seed", "--resume", "--json"} | {"--listen", "--insecure"},
+    "plan": SETTINGS | {"--actors", "--learners", "--seed", "--json"},
+    "recipes": set(),
+    "status": {"--run-dir", "--json"},
+    "scale": {"--run-dir", "--actors"},
+    "stop": {"--run-dir"},
+    "eval": {"CHECKPOINT", "--episodes", "--deterministic", "--seed", "--json"},
+    "plot": {"RUN_DIRS"},
+    "replay": SETTINGS | {"--run-dir", "--listen", "--insecure"},
+    "actor": SETTINGS | {"--address", "--actor-id"},
+    "learner": SETTINGS | {"--address", "--run-dir", "--resume"},
+}
+
+
+def options_of(name: str) -> set[str]:
+    shown: set[str] = set()
+    for parameter in get_command(app).commands[name].params:  # type: ignore[attr-defined]
+        is_argument = not parameter.opts[0].startswith("-")
+        shown |= {parameter.name.upper()} if is_argument else {*parameter.opts, *parameter.secondary_opts}
+    return shown
+
+
+def test_the_commands_are_the_promised_ones() -> None:
+    assert list(get_command(app).commands) == list(COMMANDS)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_options_are_the_promised_ones(name: str) -> None:
+    assert options_of(name) | {"--help"} == COMMANDS[name] | SHARED
+
+
+def test_roles_take_addresses_from_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, variable in (("actor", "OATMILL_ADDRESS"), ("learner", "OATMILL_RUN_DIR"), ("replay", "OATMILL_LISTEN")):
+        assert run_command([name, "--help"]) == 0
+        assert variable in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], [], ["train", "--help"]])
+def test_help_is_plain_text(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    run_command(arguments)
+    shown = capsys.readouterr()
+    text = shown.out + shown.err
+    assert "Usage: oatmill" in text
+    assert "\x1b" not in text
+    assert "╭" not in text
+
+
+def test_the_recipes_are_listed_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["cartpole", "lunar_lander", "cogs_v_clips"]
+
+
+def test_help_comes_without_loading_what_training_needs() -> None:
+    code = (
+        "import sys\nfrom deploy.cli.entry import run_command\nassert run_command(['train', '--help']) == 0\n"
+        "print('LOADED', *({'torch', 'numpy', 'zmq', 'yaml', 'rich', 'gymnasium'} & set(sys.modules)))"
+    )
+    began = time.monotonic()
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
+    assert shown.stdout.splitlines()[-1].strip() == "LOADED"
+    assert time.monotonic() - began < 5  # measured 0.25 s alone; a busy machine is no failure
+
+
+def test_a_reader_that_has_enough_is_no_error_to_speak_of() -> None:
+    command = f"{sys.executable} -m deploy recipes | true"
+    shown = subprocess.run(["bash", "-c", command], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
+    assert shown.stderr == ""

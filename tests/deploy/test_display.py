@@ -1,0 +1,160 @@
+"""What is shown while a run goes on and at its end."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.settings import CogsEnv
+from deploy.cli.display import observer_for
+from deploy.cli.live import LiveObserver
+from deploy.cli.status import status_lines
+from deploy.cli.summary import ledger_line, loss_table, summary_lines
+from recipes.observer import PlainObserver
+from recipes.result import Identity, compose
+
+LINE: dict[str, Any] = {
+    "learner_step": 10,
+    "env_steps": 5_000,
+    "env_steps_per_second": 12_345.6,
+    "policy_version": 9,
+    "losses": {
+        "cmpo": {"raw": 0.5, "coef": 0.01, "weighted": 0.005, "share": 0.25, "gradient_share": 0.125, "terms": {}},
+        "ppo_actor": {"raw": -0.015, "coef": 1.0, "weighted": -0.015, "share": 0.75, "gradient_share": None, "terms": {}},
+    },
+    "entropy": {"nats": 0.69, "fraction": 1.0},
+    "explained_variance": None,
+    "policy_lag": {"p50": 1.0, "p99": 2.0},
+    "episode_return": {"mean": 21.5, "std": 3.0, "n": 100},
+    "queue": {"trajectories": 32, "bytes": 1000},
+    "red_flags": ["entropy_high"],
+}
+
+
+class Broken(io.StringIO):
+    """A terminal that has gone away."""
+
+    def write(self, _text: str) -> int:
+        raise BrokenPipeError
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def watch(observer: PlainObserver | LiveObserver) -> None:
+    observer.started(Path("/runs/one"), 10_000, ["a note [with brackets]"])
+    observer.reported(LINE)
+    observer.noted("actor 1 was killed by SIGKILL; it is started again in 0.5 s")
+    observer.reported(LINE | {"env_steps": 10_000})
+    observer.failed("learner", ["the end"])
+    observer.ended()
+
+
+def test_plain_lines_say_how_far_how_fast_how_well_and_each_loss_with_its_share() -> None:
+    output = io.StringIO()
+    watch(PlainObserver(output, every_s=60))
+    lines = output.getvalue().splitlines()
+    assert lines[:2] == ["run folder /runs/one", "note: a note [with brackets]"]
+    assert "5,000 env steps ( 50%)  12,346/s  return 21.50" in lines[2]
+    assert "cmpo 0.005 (25%)  ppo_actor -0.015 (75%)  entropy 0.69  lag 1  queue 32" in lines[2]
+    assert lines[3].startswith("actor 1 was killed by SIGKILL")
+    assert "10,000 env steps (100%)" in lines[4]  # the last one is shown although its time had not come
+    assert lines[5:] == ["the last lines of learner:", "  the end"]
+
+
+def test_the_live_view_shows_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    output = io.StringIO()
+    watch(LiveObserver(output, width=120))
+    shown = output.getvalue()
+    for part in ("5,000 / 10,000 env steps", "12,346/s", "21.50", "cmpo", "25.0%", "12.5%", "red flags: entropy_high"):
+        assert part in shown
+    assert "a note [with brackets]" in shown
+    assert "the last lines of learner:" in shown
+
+
+def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    output = io.StringIO()
+    watch(LiveObserver(output, width=120))
+    assert "red flags: entropy_high" in output.getvalue()
+    assert "\x1b[31m" not in output.getvalue()
+
+
+def test_a_terminal_gets_the_live_view_and_everything_else_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    assert isinstance(observer_for(Terminal()), LiveObserver)
+    assert isinstance(observer_for(io.StringIO()), PlainObserver)
+    monkeypatch.setenv("TERM", "dumb")
+    assert isinstance(observer_for(Terminal()), PlainObserver)
+
+
+def test_a_terminal_that_goes_away_does_not_end_the_run() -> None:
+    watch(PlainObserver(Broken(), every_s=0))
+    watch(LiveObserver(Broken(), width=80))
+
+
+def test_the_end_compares_with_the_random_policy_and_balances_the_ledger(tmp_path: Path) -> None:
+    ledger = {"produced": 9, "trained": 4, "dropped": {"stale": 2, "evicted": 0}, "queued": 1, "in_flight": 0}
+    ledger |= {"unsent_at_death": 1, "lost": 1}
+    status = {"fleet": {"episode_return": {"mean": 15.25, "std": 2.0, "n": 100}}, "ledger": ledger}
+    result = compose(
+        Identity(tmp_path, "cogs_v_clips", 0, "conservative"),
+        outcome="stopped",
+        error=None,
+        last_line=LINE,
+        status=status,
+        actor_restarts=0,
+    )
+    text = "\n".join(summary_lines(result, CogsEnv()))
+    assert "episode return  15.25 +- 2.00 over the last 100 episodes; the random policy gets 1.42" in text
+    assert "outcome         stopped" in text
+    # 4 + 2 + 1 + 1 + 1 = 9
+    assert "produced 9 = trained 4 + stale 2 + queued 1 + unsent_at_death 1 + lost 1" in text
+    assert "red flag        entropy_high" in text
+    assert f"run folder      {tmp_path}" in text
+
+
+def test_a_ledger_that_does_not_balance_says_so() -> None:
+    assert ledger_line({"produced": 9, "trained": 4}).endswith(", which is 4: the ledger does not balance")
+    assert "unknown" in ledger_line({})
+
+
+def test_terms_are_shown_below_a_loss_that_has_several() -> None:
+    terms = {
+        "policy": {"raw": -0.01, "coef": 1.0, "weighted": -0.01},
+        "entropy": {"raw": 0.5, "coef": -0.01, "weighted": -0.005},
+    }
+    lines = loss_table({"ppo_actor": LINE["losses"]["ppo_actor"] | {"terms": terms}})
+    assert [line.split()[0] for line in lines] == ["loss", "ppo_actor", "policy", "entropy"]
+    assert lines[3].split() == ["entropy", "0.5", "-0.01", "-0.005"]
+    assert lines[1].split()[-1] == "-"  # a share that was never measured
+
+
+def test_status_shows_processes_also_while_the_server_is_still_starting() -> None:
+    rows = [{"role": "actor", "id": 0, "pid": 17, "restarts": 2}]
+    assert status_lines("/run", rows, None) == [
+        "run /run",
+        "the replay server does not answer (yet)",
+        "role        id          pid         restarts",
+        "actor       0           17          2",
+    ]
+    answer = {
+        "fleet": {"episode_return": {"mean": 21.5}},
+        "learner": {"env_steps": 640, "learner_step": 10},
+        "policy_version": 10,
+        "live": 1,
+        "desired_actors": 2,
+    }
+    assert status_lines("/run", rows, answer)[1:3] == [
+        "640 env steps trained in 10 learner steps, policy version 10, mean return 21.50",
+        "1 of 2 actors live",
+    ]

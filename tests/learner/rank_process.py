@@ -1,0 +1,91 @@
+"""One rank of a two-rank run over gloo: `python -m tests.learner.rank_process FOLDER ARM/CORE/HEAD ...`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from learner.distributed import Ranks, joined
+from learner.report import Reporter
+from protocol.batch import Batch
+from protocol.trajectory import Array
+from tests.learner.worlds import (
+    inputs_of,
+    learn,
+    make_batch,
+    make_spec,
+    make_trainer,
+    make_updater_of,
+    parameters_of,
+    rows_of,
+    weigh,
+)
+
+STEPS = 4
+SIZE = 8
+UNEVEN = ((0, 1, 2, 3), (4, 5, 6, 7))
+"""The rows of each rank."""
+
+
+def file_name(case: str, rank: int) -> str:
+    """Where a rank writes what it found."""
+    return f"{case.replace('/', '-')}-{rank}.npz"
+
+
+def global_batch(core: str, head: str, seed: int) -> Batch:
+    """A batch in which the second rank's rows have far fewer valid steps."""
+    batch = make_batch(make_spec(core=core, value_head=head), size=SIZE, seed=seed, absent=True)
+    batch.valid[4:, 2:] = False
+    batch.terminated[4:, 1:] = True
+    batch.truncated[4:, 1:] = False
+    kept = batch.truncated[batch.final_trajectory, batch.final_step]
+    return Batch(
+        **{name: getattr(batch, name) for name in batch.__dataclass_fields__ if not name.startswith("final_")},
+        final_observations=batch.final_observations[kept],
+        final_trajectory=batch.final_trajectory[kept],
+        final_step=batch.final_step[kept],
+    )
+
+
+def measure(ranks: Ranks, arm: str, core: str, head: str) -> dict[str, Array]:
+    """The first gradient of a whole batch, and what several learner steps come to."""
+    torch.set_num_threads(1)
+    own = np.arange(SIZE) if ranks.world_size == 1 else np.array(UNEVEN[ranks.rank])
+    spec = make_spec(core=core, value_head=head)
+    # One minibatch an epoch, so that both ways of cutting the batch make the same updates.
+    changes = {"minibatches": 1, "epochs": 2, "losses.muesli_model.policy_pred_coef": 0.5, "losses.cmpo.kl_coef": 0.5}
+    updater = make_updater_of(make_trainer(arm, changes), spec, ranks=ranks)
+    batch = rows_of(global_batch(core, head, 0), own)
+    values = updater.objective.prepare(inputs_of(updater, batch))
+    weighed = weigh(updater, values)
+    torch.autograd.backward(weighed.total)
+    result = {f"gradient.{i}": p.grad.numpy().copy() for i, p in enumerate(updater.parameters) if p.grad is not None}
+    result["sigma"] = values["sigma"].numpy() if "sigma" in values else np.zeros(())
+    updater.context.normaliser.load({"moment": 0.0, "weight": 0.0})
+    reporter = Reporter(updater.plan.losses, ranks.reducer)
+    for seed in range(STEPS):
+        reporter.add(learn(updater, rows_of(global_batch(core, head, seed), own)))
+        report = reporter.report(updater.objective.coefs)
+        for name, loss in report.losses.items():
+            numbers = [loss.weighted, loss.gradient_norm, loss.gradient_cosine]
+            result[f"report.{seed}.{name}"] = np.array(numbers)
+        moments = [report.statistics[name] for name in sorted(report.statistics)]
+        result[f"report.{seed}.statistics"] = np.array([*moments, report.gradient_norm])
+    return result | {f"final.{name}": array for name, array in parameters_of(updater).items()}
+
+
+def main() -> None:
+    """Join, measure, write."""
+    folder, *cases = sys.argv[1:]
+    with joined(make_trainer("baseline", {"device": "cpu"})) as ranks:
+        for case in cases:
+            found = measure(ranks, *case.split("/"))
+            found["agreed"] = np.array(ranks.agree(float(ranks.rank == 1), 1.0))
+            np.savez(Path(folder) / file_name(case, ranks.rank), allow_pickle=False, **found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The learner's Prometheus series: what a report leaves in them, and the endpoint that shows them."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from learner.metrics import TERMS, LearnerMetrics, MetricsServer
+from learner.redflags import FLAGS
+from learner.reduce import OneRank
+from learner.report import Reporter, StepReport
+from tests.learner.worlds import learn, make_batch, make_spec, make_trainer, make_updater_of
+
+SUMMARY = {"entropy_nats": 1.0, "entropy_ratio": 0.9, "explained_variance": 0.5}
+
+
+def make_report(arm: str = "full") -> StepReport:
+    spec = make_spec()
+    updater = make_updater_of(make_trainer(arm), spec)
+    reporter = Reporter(updater.plan.losses, OneRank())
+    reporter.add(learn(updater, make_batch(spec)))
+    return reporter.report(updater.objective.coefs)
+
+
+def value(metrics: LearnerMetrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"oatmill_{name}", labels)
+
+
+def test_every_series_exists_at_0_before_the_first_report() -> None:
+    metrics = LearnerMetrics()
+    for loss, terms in TERMS.items():
+        assert value(metrics, "loss_gradient_norm", loss=loss) == 0
+        for term in terms:
+            assert value(metrics, "loss", loss=loss, term=term) == 0
+    assert all(value(metrics, "red_flag", flag=flag) == 0 for flag in FLAGS)
+    assert value(metrics, "up", role="learner") == 1
+
+
+def test_a_report_sets_gauges_and_adds_to_exact_counters() -> None:
+    metrics, report = LearnerMetrics(), make_report()
+    for _ in range(2):
+        metrics.report(report, {flag: flag == "loss_spike" for flag in FLAGS}, SUMMARY)
+    for name, loss in report.losses.items():
+        assert value(metrics, "loss_share", loss=name) == loss.share
+        assert value(metrics, "loss_gradient_norm", loss=name) == loss.gradient_norm
+        for term, entry in loss.terms.items():
+            assert value(metrics, "loss", loss=name, term=term) == entry.raw
+            assert value(metrics, "loss_coefficient", loss=name, term=term) == entry.coef
+            means = report.update_means[name, term]
+            assert value(metrics, "loss_abs_sum_total", loss=name, term=term) == pytest.approx(2 * np.abs(means).sum())
+            assert value(metrics, "loss_updates_total", loss=name, term=term) == 2 * len(means)
+    assert value(metrics, "red_flag", flag="loss_spike") == 1
+    assert value(metrics, "red_flag", flag="non_finite") == 0
+    assert value(metrics, "policy_entropy_ratio") == 0.9
+    assert value(metrics, "approx_kl") == report.losses["ppo_actor"].statistics["approx_kl"]
+    assert value(metrics, "cmpo_kl") == report.losses["cmpo"].terms["kl"].raw
+
+
+def test_a_report_without_cmpo_leaves_its_series_alone() -> None:
+    metrics = LearnerMetrics()
+    metrics.report(make_report("baseline"), dict.fromkeys(FLAGS, False), SUMMARY)
+    assert value(metrics, "cmpo_kl") == 0
+
+
+class Switch:
+    """Something that is healthy until it is not."""
+
+    on = True
+
+    def __call__(self) -> bool:
+        return self.on
+
+
+@pytest.fixture
+def health() -> Switch:
+    return Switch()
+
+
+@pytest.fixture
+def server(health: Switch) -> Iterator[MetricsServer]:
+    made = MetricsServer(LearnerMetrics().registry, "127.0.0.1", 0, healthy=health, ready=lambda: True)
+    yield made
+    made.close()
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_the_endpoint_shows_metrics_and_health(server: MetricsServer, health: Switch) -> None:
+    root = server.url.removesuffix("/metrics")
+    status, text = get(server.url)
+    assert status == 200
+    assert 'oatmill_red_flag{flag="loss_spike"} 0.0' in text
+    assert get(f"{root}/healthz")[0] == get(f"{root}/readyz")[0] == 200
+    health.on = False
+    assert get(f"{root}/healthz")[0] == 503
+    assert get(f"{root}/else") == (404, "expected /metrics, /healthz or /readyz\n")

@@ -1,0 +1,297 @@
+"""The plan: its order, what is derived from signatures, what it refuses, and that a reader really reads."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, TypedDict
+
+import pytest
+import torch
+from torch import Tensor
+
+from agent.model import ModelNeeds
+from agent.settings import AgentSettings
+from learner.loss import Choice, Loss, Node, Question, Term, Terms, method_reads, node_reads, node_writes
+from learner.losses.cmpo import ExactCmpo, ReturnCmpo, SampledCmpo
+from learner.losses.muesli_model import MuesliModel, PriorMuesliModel
+from learner.nodes import GaeVtrace, GaeVtraceSigma, Retrace
+from learner.plan import LOSSES, Plan, make_plan, order
+from protocol.errors import SettingsError
+from protocol.spaces import ActionSpace
+from tests.learner.worlds import ARMS, inputs_of, make_batch, make_spec, make_trainer, make_updater_of, weigh
+
+ORDER = ["ppo_critic", "cmpo", "ppo_actor", "dynamics", "muesli_model"]
+
+
+def plan_of(arm: str, changes: dict[str, Any] | None = None, *, actions: int = 3, head: str = "scalar") -> Plan:
+    return make_plan(make_trainer(arm, changes), AgentSettings(value_head=head), ActionSpace((actions,)))
+
+
+@pytest.mark.parametrize(
+    ("arm", "expected"),
+    [
+        ("baseline", ["forward", "returns", "ppo_critic", "ppo_actor"]),
+        ("muesli", ["forward", "prior", "returns", "unroll", "ppo_critic", "ppo_actor", "muesli_model"]),
+        ("muesli_cmpo", ["forward", "prior", "returns", "unroll", "ppo_critic", "cmpo", "ppo_actor", "muesli_model"]),
+        ("full", ["forward", "prior", "prior_q", "returns", "unroll", *ORDER]),
+    ],
+)
+def test_each_arm_has_the_nodes_that_it_reads_in_order(arm: str, expected: list[str]) -> None:
+    plan = plan_of(arm)
+    assert plan.order == expected
+    assert plan.losses == [loss for loss in ORDER if loss in expected]
+    assert plan.uses_prior == ("prior" in expected)
+
+
+def test_many_actions_bring_samples_in_the_place_of_q() -> None:
+    assert plan_of("full", actions=157).order == ["forward", "prior", "prior_samples", "returns", "unroll", *ORDER]
+
+
+def test_the_autos_of_the_four_arms() -> None:
+    advantage, estimator = "trainer.losses.cmpo.advantage", "trainer.losses.cmpo.estimator"
+    target = "trainer.losses.muesli_model.policy_target"
+    assert {arm: dict(plan_of(arm).auto) for arm in ARMS} == {
+        "baseline": {},
+        "muesli": {target: "prior"},
+        "muesli_cmpo": {advantage: "sampled", target: "cmpo"},
+        "full": {advantage: "model", estimator: "exact", target: "cmpo"},
+    }
+    assert plan_of("full", actions=157).auto[estimator] == "sampled"
+    assert {PriorMuesliModel} == {node for node in plan_of("muesli").nodes if node.name == "muesli_model"}
+    assert {ReturnCmpo, MuesliModel} <= set(plan_of("muesli_cmpo").nodes)
+    assert {ExactCmpo, MuesliModel} <= set(plan_of("full").nodes)
+    assert SampledCmpo in plan_of("full", actions=157).nodes
+
+
+@pytest.mark.parametrize(
+    ("arm", "changes", "needs"),
+    [
+        ("baseline", {}, ModelNeeds()),
+        ("muesli", {"losses.muesli_model.policy_horizon": 5}, ModelNeeds(5, 5)),
+        ("full", {}, ModelNeeds(3, 1, rewards_and_values=True)),
+        ("full", {"losses.dynamics.unroll_steps": 5, "losses.muesli_model.policy_horizon": 4}, ModelNeeds(5, 4, True)),
+        ("full", {"losses.dynamics.gradient_scale": 0.25, "losses.muesli_model.enabled": False}, ModelNeeds(3, 0, True, 0.25)),
+    ],
+)
+def test_the_unroll_is_as_long_as_the_longest_that_is_asked(arm: str, changes: dict[str, Any], needs: ModelNeeds) -> None:
+    assert plan_of(arm, changes).needs == needs
+
+
+@pytest.mark.parametrize(("arm", "kind"), [("baseline", GaeVtrace), ("muesli", GaeVtrace), ("muesli_cmpo", GaeVtraceSigma)])
+def test_sigma_is_kept_where_somebody_reads_it(arm: str, kind: type[Node]) -> None:
+    assert [node for node in plan_of(arm).nodes if node.name == "returns"] == [kind]
+
+
+def test_retrace_takes_the_place_of_gae() -> None:
+    plan = plan_of("full", {"returns": "retrace"})
+    assert Retrace in plan.nodes
+    assert plan.order.index("prior_q") < plan.order.index("returns")
+
+
+@pytest.mark.parametrize(
+    ("arm", "changes", "message"),
+    [
+        ("muesli", {"losses.muesli_model.policy_target": "cmpo"}, r"policy_target=cmpo needs trainer\.losses\.cmpo\.enabled"),
+        ("muesli_cmpo", {"losses.cmpo.advantage": "model"}, r"advantage=model needs trainer\.losses\.dynamics\.enabled"),
+        ("full", {"losses.muesli_model.policy_horizon": 4}, r"policy_horizon must be at most .*unroll_steps=3, got 4"),
+        ("muesli_cmpo", {"returns": "retrace"}, r"returns=retrace .* needs trainer\.losses\.dynamics\.enabled=true"),
+        ("full", {"returns": "retrace", "losses.dynamics.reward_pred_coef": 0}, r"returns=retrace .* both of its coefficients"),
+        ("baseline", {"losses.ppo_critic.enabled": False, "losses.ppo_actor.enabled": False}, r"every loss is disabled"),
+        ("baseline", {"gamma": 0.9, "losses.ppo_critic.gamma": 0.8}, r"gamma=0\.9 .*gamma=0\.8 name the same discount"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(arm: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        plan_of(arm, changes)
+
+
+def test_a_horizon_beyond_the_unroll_is_only_refused_with_dynamics_on() -> None:
+    assert plan_of("muesli", {"losses.muesli_model.policy_horizon": 4}).needs.unroll_steps == 4
+
+
+def test_the_notes_say_what_is_a_heuristic_and_what_is_ignored() -> None:
+    clipped = {"losses.ppo_critic.clip_vloss": True}
+    assert any("vf_clip_coef is ignored" in note for note in plan_of("baseline", clipped, head="categorical").notes)
+    assert not plan_of("baseline", clipped).notes
+    assert any("not the paper's" in note for note in plan_of("muesli_cmpo").notes)
+    assert any("without dynamics" in note for note in plan_of("muesli").notes)
+
+
+def test_reads_and_writes_are_derived_from_the_signatures() -> None:
+    plan = plan_of("full")
+    assert plan.reads["ppo_critic"] == ["mask_BT", "value_raw_BT", "value_target_BT"]
+    assert plan.writes["returns"] == ["advantage_BT", "sigma", "value_target_BT"]
+    assert plan.writes["forward"] == [
+        "final_value_BT",
+        "importance_ratio_BT",
+        "logits_BTA",
+        "old_log_probs_BTA",
+        "old_value_BT1",
+        "value_raw_BT",
+    ]
+    assert plan.writes["unroll"] == ["model_logits_BTKA", "model_reward_raw_BTK", "model_value_raw_BTK"]
+    assert "sigma" in plan.reads["cmpo"]
+
+
+class ThingWrites(TypedDict):
+    thing_BT: Tensor
+
+
+class Planted(Loss):
+    name: ClassVar[str] = "planted"
+
+    def compute(self, *, mask_BT: Tensor) -> Terms:
+        return {"one": Term(mask_BT.float(), mask_BT, 1.0)}
+
+
+class Writer(Planted):
+    name = "writer"
+
+    def prepare(self, *, mask_BT: Tensor) -> ThingWrites:
+        return {"thing_BT": mask_BT.float()}
+
+
+class OtherWriter(Writer):
+    name = "other_writer"
+
+
+class Reader(Loss):
+    name = "reader"
+
+    def compute(self, *, thing_BT: Tensor, mask_BT: Tensor) -> Terms:
+        return {"one": Term(thing_BT, mask_BT, 1.0)}
+
+
+class EchoWrites(TypedDict):
+    echo_BT: Tensor
+
+
+class Echo(Planted):
+    name = "echo"
+
+    def prepare(self, *, thing_BT: Tensor) -> EchoWrites:
+        return {"echo_BT": thing_BT}
+
+
+class Circle(Planted):
+    name = "circle"
+
+    def prepare(self, *, echo_BT: Tensor) -> ThingWrites:
+        return {"thing_BT": echo_BT}
+
+
+class BatchWrites(TypedDict):
+    mask_BT: Tensor
+
+
+class OverwritesTheBatch(Planted):
+    name = "overwriter"
+
+    def prepare(self, *, mask_BT: Tensor) -> BatchWrites:
+        return {"mask_BT": mask_BT}
+
+
+def test_a_reader_comes_after_its_writer_wherever_it_stands_in_the_table() -> None:
+    assert order([Reader, Echo, Writer]) == [Writer, Reader, Echo]
+    assert order([Writer, Reader]) == [Writer, Reader]
+
+
+def test_ties_keep_the_tables_order() -> None:
+    class First(Planted):
+        name = "first"
+
+    class Second(Planted):
+        name = "second"
+
+    assert order([Second, First]) == [Second, First]
+    assert order([First, Reader, Second, Writer]) == [First, Second, Writer, Reader]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([Writer, OtherWriter], "thing_BT has two writers, writer and other_writer"),
+        ([OverwritesTheBatch], "mask_BT has two writers, the batch and overwriter"),
+        ([Reader], "reader reads thing_BT, which nobody writes"),
+        ([Echo, Circle], "wait for each other and cannot be ordered: .*echo"),
+    ],
+)
+def test_two_writers_an_unknown_read_and_a_circle_are_refused_by_name(nodes: list[type[Node]], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        order(nodes)
+
+
+def test_a_loss_of_ones_own_is_a_line_in_the_table() -> None:
+    trainer = make_trainer("baseline")
+    losses = (*LOSSES, lambda _question: Choice(Reader), lambda _question: Choice(Writer))
+    plan = make_plan(trainer, AgentSettings(), ActionSpace((3,)), losses=losses)
+    assert plan.order[-2:] == ["writer", "reader"]
+
+
+def test_a_loss_that_reads_what_nobody_writes_is_refused_by_name() -> None:
+    with pytest.raises(SettingsError, match="reader reads thing_BT, which nobody writes"):
+        make_plan(make_trainer("baseline"), AgentSettings(), ActionSpace((3,)), losses=(lambda _question: Choice(Reader),))
+
+
+def test_reads_are_those_of_all_methods_and_writes_those_of_prepare() -> None:
+    assert node_reads(Reader) == {"thing_BT", "mask_BT"}
+    assert method_reads(Reader, "prepare") == frozenset()
+    assert node_writes(Writer) == {"thing_BT"}
+    assert node_writes(Reader) == frozenset()
+    assert "sigma" in node_reads(ExactCmpo)
+
+
+def test_every_choice_answers_the_same_question() -> None:
+    question = Question(make_trainer("full"), make_spec().settings, ActionSpace((3,)))
+    assert [choice.loss.name for choose in LOSSES if (choice := choose(question))] == ORDER
+
+
+ARMS_AND_MORE: dict[str, tuple[str, dict[str, Any]]] = {arm: (arm, {}) for arm in ARMS} | {
+    "sampled": ("full", {"losses.cmpo.estimator": "sampled"}),
+    "retrace": ("full", {"returns": "retrace"}),
+    "proximal": ("baseline", {"losses.ppo_actor.anchor": "proximal", "losses.ppo_actor.norm_adv": False}),
+    "clipped": ("baseline", {"losses.ppo_critic.clip_vloss": True}),
+}
+
+
+@pytest.mark.parametrize("case", ARMS_AND_MORE)
+def test_whoever_says_that_it_reads_a_tensor_really_reads_it(case: str) -> None:
+    # The one known implementation computed CMPO targets that no loss consumed, and its unit tests passed.
+    spec = make_spec()
+    updater = make_updater_of(make_trainer(*ARMS_AND_MORE[case]), spec)
+    values = updater.objective.prepare(inputs_of(updater, make_batch(spec, seed=2, absent=True)))
+    clean = weigh(updater, values)
+    frozen = sorted(set(values) - set(inputs_of(updater, make_batch(spec))))
+    for loss in updater.objective.losses:
+        for name in frozen:
+            if name in method_reads(type(loss), "compute"):
+                changed = values | {name: disturbed(values[name])}
+                assert differs(clean, weigh(updater, changed), loss.name), f"{loss.name} does not read {name}"
+    for node in updater.objective.nodes:
+        for name in frozen:
+            if name in method_reads(type(node), "prepare"):
+                assert written(node, values) != written(node, values | {name: disturbed(values[name])}), f"{node.name}: {name}"
+
+
+def disturbed(tensor: Tensor) -> Tensor:
+    """Numbers that differ from the old ones everywhere, of the same kind."""
+    if tensor.dtype == torch.bool:
+        return ~tensor
+    if not tensor.is_floating_point():
+        return (tensor + 1) % (tensor.max() + 1)
+    return tensor * 1.3 + 0.1 * torch.arange(1, tensor.numel() + 1).view(tensor.shape) / tensor.numel()
+
+
+def differs(before: Any, after: Any, loss: str) -> bool:
+    """Whether a loss's value or anything that it reports has changed."""
+    columns = [position for position, (owner, _) in enumerate(before.keys) if owner == loss]
+    return not torch.equal(before.sums[:, columns], after.sums[:, columns])
+
+
+def written(node: Node, values: dict[str, Tensor]) -> list[Any]:
+    prepare: Any = node.prepare  # type: ignore[attr-defined]
+    generator = getattr(node, "generator", None)
+    if generator is not None:
+        generator.manual_seed(0)
+    with torch.no_grad():
+        result = prepare(**{name: values[name] for name in method_reads(type(node), "prepare")})
+    return [tensor.tolist() for tensor in result.values()]

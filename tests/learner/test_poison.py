@@ -1,0 +1,187 @@
+"""What an absent agent's row holds may be anything: nothing of it reaches a loss, a gradient or a parameter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from learner.inputs import to_inputs
+from protocol.batch import Batch
+from tests.learner.worlds import (
+    ARMS,
+    CPU,
+    assert_same_arrays,
+    learn,
+    make_batch,
+    make_spec,
+    make_trainer,
+    make_updater_of,
+    parameters_of,
+)
+
+NAN = float("nan")
+WORLDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {arm: (arm, {}, {}) for arm in ARMS} | {
+    "lstm": ("full", {}, {"core": "lstm"}),
+    "factored": ("full", {}, {"sizes": (2, 3), "factored": True}),
+    "sampled": ("full", {"losses.cmpo.estimator": "sampled"}, {}),
+    "retrace": ("full", {"returns": "retrace"}, {"value_head": "categorical"}),
+    "proximal": ("full", {"losses.ppo_actor.anchor": "proximal", "losses.ppo_actor.norm_adv": False}, {}),
+    "clipped": ("baseline", {"losses.ppo_critic.clip_vloss": True}, {}),
+}
+
+
+def poisoned(batch: Batch, poison: float) -> Batch:
+    """The batch with poison in everything that belongs to absent steps, and actions that do not exist."""
+    absent = ~batch.valid
+    assert absent.any()
+    assert absent[:, -1].any(), "the observation after the last step is part of it"
+    changed: dict[str, Any] = {}
+    for name in ("rewards", "behaviour_logits", "behaviour_value", "observations"):
+        array = getattr(batch, name).copy()
+        array[:, : absent.shape[1]][absent] = poison
+        changed[name] = array
+    changed["observations"][absent[:, -1], -1] = poison
+    changed["actions"] = batch.actions.copy()
+    changed["actions"][absent] = 999
+    changed["core_state"] = batch.core_state.copy()
+    changed["core_state"][absent[:, 0]] = poison
+    return replace(batch, **changed)
+
+
+def with_late_comers(batch: Batch) -> Batch:
+    """The same, where two rows' agents are absent at first and one leaves before the end."""
+    valid, terminated = batch.valid.copy(), batch.terminated.copy()
+    valid[[0, 3], :2] = False
+    valid[1, -2:] = False
+    terminated[1, -3] = True
+    terminated |= ~valid
+    truncated = batch.truncated & valid & ~terminated
+    kept = truncated[batch.final_trajectory, batch.final_step]
+    return replace(
+        batch,
+        valid=valid,
+        terminated=terminated,
+        truncated=truncated,
+        final_observations=batch.final_observations[kept],
+        final_trajectory=batch.final_trajectory[kept],
+        final_step=batch.final_step[kept],
+    )
+
+
+@pytest.mark.parametrize("poison", [NAN, 1e9, float("inf")])
+@pytest.mark.parametrize("world", WORLDS)
+def test_poison_in_absent_steps_changes_no_loss_and_no_parameter(world: str, poison: float) -> None:
+    arm, changes, settings = WORLDS[world]
+    spec = make_spec(**settings)
+    batch = with_late_comers(make_batch(spec, absent=True))
+    runs = []
+    for trajectories in (poisoned(batch, 0.0), poisoned(batch, poison)):
+        updater = make_updater_of(make_trainer(arm, changes), spec)
+        record = learn(updater, trajectories)
+        assert record.skipped == 0
+        runs.append((record, parameters_of(updater)))
+    (clean, parameters), (other, other_parameters) = runs
+    assert torch.equal(torch.stack(clean.sums), torch.stack(other.sums))
+    assert clean.batch_sums is not None
+    assert other.batch_sums is not None
+    assert torch.equal(clean.batch_sums, other.batch_sums)
+    assert_same_arrays(parameters, other_parameters)
+
+
+@pytest.mark.parametrize("world", ["full", "lstm"])
+def test_the_observation_after_a_terminations_last_step_is_not_read(world: str) -> None:
+    # Every row's agent is there throughout and terminates at the last step: what comes next is another episode's, or nothing.
+    spec = make_spec(**WORLDS[world][2])
+    batch = make_batch(spec)
+    terminated = batch.terminated.copy()
+    terminated[:, -1] = True
+    truncated = batch.truncated & ~terminated
+    kept = truncated[batch.final_trajectory, batch.final_step]
+    batch = replace(
+        batch,
+        terminated=terminated,
+        truncated=truncated,
+        final_observations=batch.final_observations[kept],
+        final_trajectory=batch.final_trajectory[kept],
+        final_step=batch.final_step[kept],
+    )
+    sums = []
+    for poison in (0.0, NAN, 1e9):
+        observations = batch.observations.copy()
+        observations[:, -1] = poison
+        record = learn(make_updater_of(make_trainer("full"), spec), replace(batch, observations=observations))
+        assert record.skipped == 0
+        sums.append(torch.stack(record.sums))
+    assert torch.equal(sums[0], sums[1])
+    assert torch.equal(sums[0], sums[2])
+
+
+def test_the_actors_own_value_is_never_trained_on() -> None:
+    spec = make_spec()
+    batch = make_batch(spec)
+    runs = []
+    for value in (0.0, NAN):
+        updater = make_updater_of(make_trainer(), spec)
+        learn(updater, replace(batch, behaviour_value=np.full_like(batch.behaviour_value, value)))
+        runs.append(parameters_of(updater))
+    assert_same_arrays(*runs)
+
+
+def test_without_absent_steps_arrays_are_wrapped_and_not_copied() -> None:
+    spec = make_spec()
+    batch = make_batch(spec)
+    inputs = to_inputs(batch, spec, make_trainer(), CPU)
+    for name, array in (("observations_BT1", batch.observations), ("actions_BT", batch.actions), ("mask_BT", batch.valid)):
+        assert np.shares_memory(inputs[name].numpy(), array), name  # type: ignore[literal-required]
+
+
+def test_clearing_absent_steps_leaves_the_batch_itself_alone() -> None:
+    spec = make_spec()
+    batch = poisoned(with_late_comers(make_batch(spec, absent=True)), 7.0)
+    before = {name: getattr(batch, name).copy() for name in ("observations", "actions", "rewards", "behaviour_logits")}
+    inputs = to_inputs(batch, spec, make_trainer(), CPU)
+    for name, array in before.items():
+        np.testing.assert_array_equal(getattr(batch, name), array)
+    absent = torch.from_numpy(~batch.valid)
+    assert (inputs["rewards_BT"][absent] == 0).all()
+    assert (inputs["observations_BT1"][:, :-1][absent] == 0).all()
+    present = torch.from_numpy(batch.valid)
+    assert torch.equal(inputs["rewards_BT"][present], torch.from_numpy(batch.rewards)[present])
+    assert torch.equal(inputs["observations_BT1"][:, :-1][present], torch.from_numpy(batch.observations)[:, :-1][present])
+
+
+def test_bytes_of_absent_steps_stay_as_they_are() -> None:
+    # A token row of zeros would no longer be a pad.
+    spec = make_spec()
+    batch = with_late_comers(make_batch(spec, absent=True))
+    batch = replace(batch, observations=np.full((6, 8, 5, 3), 255, np.uint8))
+    assert (to_inputs(batch, spec, make_trainer(), CPU)["observations_BT1"] == 255).all()
+
+
+def test_rewards_are_scaled_and_then_cut() -> None:
+    spec = make_spec()
+    batch = replace(make_batch(spec), rewards=np.tile(np.array([[-9, -1, 0, 1, 2, 3, 50]], np.float32), (6, 1)))
+    trainer = make_trainer("baseline", {"reward_scale": 0.5, "reward_clip": 1.25})
+    assert to_inputs(batch, spec, trainer, CPU)["rewards_BT"][0].tolist() == [-1.25, -0.5, 0, 0.5, 1, 1.25, 1.25]
+    assert to_inputs(batch, spec, make_trainer(), CPU)["rewards_BT"][0].tolist() == [-9, -1, 0, 1, 2, 3, 50]
+
+
+def test_behaviour_logits_become_log_probabilities_factor_by_factor() -> None:
+    spec = make_spec(sizes=(2, 3), factored=True)
+    inputs = to_inputs(make_batch(spec), spec, make_trainer(), CPU)
+    policy = inputs["behaviour_log_probs_BTA"].exp()
+    torch.testing.assert_close(policy[..., :2].sum(-1), torch.ones(6, 7))
+    torch.testing.assert_close(policy[..., 2:].sum(-1), torch.ones(6, 7))
+
+
+def test_burn_in_is_masked_without_touching_the_batch() -> None:
+    spec = make_spec(core="gru", burn_in=2)
+    batch = make_batch(spec)
+    mask = to_inputs(batch, spec, make_trainer(), CPU)["mask_BT"]
+    assert not mask[:, :2].any()
+    assert mask[:, 2:].all()
+    assert batch.valid.all()

@@ -1,0 +1,30 @@
+"""What the learner publishes is what actors unpack: the same arrays in the same order, rounded to nearest even."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from agent.model import AgentModel, acting_arrays, acting_layout
+from learner.publish import pack
+from protocol.weights import Weights, WireDtype
+from tests.learner.worlds import make_spec
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("core", ["none", "lstm"])
+def test_packed_weights_are_those_that_numpy_would_pack(dtype: WireDtype, core: str) -> None:
+    torch.manual_seed(0)
+    model = AgentModel(make_spec(core=core))
+    weights = pack(model, 7, dtype)
+    weights.verify()
+    assert weights == Weights.pack(7, acting_arrays(model), dtype)
+
+
+def test_an_actor_unpacks_the_arrays_by_name() -> None:
+    torch.manual_seed(0)
+    model = AgentModel(make_spec())
+    unpacked = pack(model, 0, "float32").unpack(acting_layout(model))
+    for name, array in acting_arrays(model).items():
+        np.testing.assert_array_equal(unpacked[name], array)

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from protocol import messages
+from protocol.codec import Frames, decode, encode
+from protocol.errors import WireError
+from protocol.timing import ANSWER_WITHIN_S
+from protocol.weights import Weights, layout_of
+from protocol.weights_peer import CHUNK_BYTES, MAX_PUSHED, WINDOW_BYTES, PublisherPeer, ReceiverPeer
+from replay.weights_store import KEPT_FOR_S, WeightsStore
+
+
+def weights_of(version: int, numbers: int = 10) -> Weights:
+    return Weights.pack(version, {"w": np.full(numbers, version, np.float32)}, "float32")
+
+
+def layout_for(numbers: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return layout_of({"w": np.zeros(numbers, np.float32)})
+
+
+def push(store: WeightsStore, weights: Weights, now: float = 0.0) -> list[Frames]:
+    header = messages.WeightsPush(weights.version, weights.dtype, weights.digest.hex(), 0.0)
+    store.receive(b"learner", encode(header)[0], weights.buffer, now=now, wall=0.0)
+    return [frames for _, frames in store.outgoing()]
+
+
+def carry(peer: ReceiverPeer, store: WeightsStore, now: float = 0.0, *, limit: int = 1000) -> int:
+    """Let the two talk until both are silent; the number of chunks that went over."""
+    chunks = 0
+    for _ in range(limit):
+        asked = peer.send(now)
+        for header, payload in asked:
+            store.receive(b"actor", header, payload, now=now, wall=0.0)
+        answered = store.outgoing()
+        chunks += len(answered)
+        for _, (header, payload) in answered:
+            peer.receive(header, bytes(payload), now)
+        if not asked and not answered:
+            break
+    return chunks
+
+
+def test_an_actor_pulls_the_newest_version_whole() -> None:
+    store, peer = WeightsStore(), ReceiverPeer(layout_for(10))
+    push(store, weights_of(3))
+    push(store, weights_of(5))
+    peer.want(4)
+    carry(peer, store)
+    taken = peer.take()
+    assert taken is not None
+    assert taken.version == 5
+    assert taken.unpack(layout_for(10))["w"].tolist() == [5.0] * 10
+    assert peer.take() is None
+    assert not peer.pulling
+
+
+def test_weights_larger_than_the_window_come_in_chunks_under_credit() -> None:
+    numbers = (2 * WINDOW_BYTES + CHUNK_BYTES // 2) // 4
+    store, peer = WeightsStore(), ReceiverPeer(layout_for(numbers))
+    push(store, weights_of(0, numbers))
+    peer.want(0)
+    (question,) = [decode(header, messages.WEIGHTS_TO_HUB) for header, _ in peer.send(0.0)]
+    assert question == messages.WeightsGet(-1, -1, 0, WINDOW_BYTES)
+    assert peer.send(0.1) == []  # the window is used up
+    store.receive(b"actor", encode(question)[0], b"", now=0.0, wall=0.0)
+    for _, (header, payload) in store.outgoing():
+        assert len(payload) <= CHUNK_BYTES
+        peer.receive(header, bytes(payload), 0.1)
+    # By hand: two windows of 4 chunks and half a chunk are 9 messages, of which 4 have come.
+    assert carry(peer, store, 0.2) == 5
+    taken = peer.take()
+    assert taken is not None
+    assert np.frombuffer(taken.buffer, np.float32).tolist() == [0.0] * numbers
+
+
+def test_a_question_waits_at_the_hub_for_a_version_that_is_not_there_yet() -> None:
+    store, peer = WeightsStore(), ReceiverPeer(layout_for(10))
+    peer.want(0)
+    assert carry(peer, store) == 0
+    push_header = messages.WeightsPush(0, "float32", weights_of(0).digest.hex(), 0.0)
+    store.receive(b"learner", encode(push_header)[0], weights_of(0).buffer, now=0.0, wall=0.0)
+    routes = [route for route, _ in store.outgoing()]
+    assert routes == [b"actor", b"learner"]
+
+
+def test_a_pull_that_a_newer_version_overtakes_is_finished() -> None:
+    numbers = 2 * WINDOW_BYTES // 4
+    store, peer = WeightsStore(), ReceiverPeer(layout_for(numbers))
+    push(store, weights_of(1, numbers))
+    peer.want(1)
+    carry(peer, store, limit=1)  # the first window of four chunks
+    push(store, weights_of(2, numbers))
+    carry(peer, store)
+    taken = peer.take()
+    assert taken is not None
+    assert taken.version == 1
+    taken.verify()
+
+
+def test_a_pull_whose_version_is_gone_starts_again_with_the_newest() -> None:
+    numbers = 2 * WINDOW_BYTES // 4
+    store, peer = WeightsStore(), ReceiverPeer(layout_for(numbers))
+    push(store, weights_of(1, numbers))
+    peer.want(1)
+    carry(peer, store, limit=1)
+    push(store, weights_of(2, numbers), now=KEPT_FOR_S + 1)  # nobody has asked for version 1 for so long
+    carry(peer, store, now=KEPT_FOR_S + 1)
+    taken = peer.take()
+    assert taken is not None
+    assert taken.version == 2
+
+
+def test_a_version_that_nobody_pulls_is_let_go_of_when_the_next_one_comes() -> None:
+    numbers = 2 * WINDOW_BYTES // 4
+    store, peer = WeightsStore(), ReceiverPeer(layout_for(numbers))
+    push(store, weights_of(1, numbers))
+    peer.want(1)
+    carry(peer, store)  # pulled to its end
+    for version in range(2, 6):
+        push(store, weights_of(version, numbers))
+    assert store._older == {}
+
+
+def test_chunks_that_were_lost_are_asked_for_again_when_they_are_overdue() -> None:
+    store, peer = WeightsStore(), ReceiverPeer(layout_for(10))
+    push(store, weights_of(1))
+    peer.want(1)
+    peer.send(0.0)  # lost
+    assert peer.send(ANSWER_WITHIN_S - 0.1) == []
+    carry(peer, store, ANSWER_WITHIN_S)
+    assert peer.take() is not None
+
+
+def test_torn_weights_are_never_given_out_and_the_pull_starts_again() -> None:
+    peer = ReceiverPeer(layout_for(10))
+    weights = weights_of(1)
+    peer.want(1)
+    peer.send(0.0)
+    torn = bytearray(weights.buffer)
+    torn[7] ^= 1
+    chunk = messages.WeightsChunk(1, "float32", weights.digest.hex(), len(torn), 0)
+    with pytest.raises(WireError, match="weights_digest"):
+        peer.receive(encode(chunk)[0], bytes(torn), 0.0)
+    assert peer.take() is None
+    assert peer.pulling
+    assert len(peer.send(0.1)) == 1
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    peer = ReceiverPeer(layout_for(11))
+    weights = weights_of(1)
+    peer.want(1)
+    chunk = messages.WeightsChunk(1, "float32", weights.digest.hex(), len(weights.buffer), 0)
+    with pytest.raises(WireError, match="weights_layout: expected 44 bytes for this network, got 40"):
+        peer.receive(encode(chunk)[0], weights.buffer, 0.0)
+
+
+def test_a_version_that_is_not_newer_is_not_taken() -> None:
+    store, peer = WeightsStore(), ReceiverPeer(layout_for(10))
+    push(store, weights_of(5))
+    peer.want(5)
+    carry(peer, store)
+    assert peer.take() is not None
+    peer.want(3)
+    assert not peer.pulling
+    late = messages.WeightsChunk(4, "float32", weights_of(4).digest.hex(), 40, 0)
+    peer.want(6)
+    peer.receive(encode(late)[0], weights_of(4).buffer, 0.0)
+    assert peer.take() is None
+
+
+def test_the_hub_refuses_torn_weights_and_keeps_the_ones_it_has() -> None:
+    store = WeightsStore()
+    push(store, weights_of(1))
+    torn = Weights(2, weights_of(3).buffer, "float32", weights_of(2).digest)
+    (answer,) = push(store, torn)
+    refused = decode(answer[0], messages.WEIGHTS_TO_CLIENT)
+    assert isinstance(refused, messages.Reject)
+    assert refused.reason == "weights_digest"
+    assert store.version == 1
+    assert list(store.refused) == ["weights_digest"]
+
+
+def test_versions_never_go_back_at_the_hub() -> None:
+    store = WeightsStore()
+    push(store, weights_of(7))
+    (answer,) = push(store, weights_of(6))
+    assert decode(answer[0], messages.WEIGHTS_TO_CLIENT) == messages.WeightsHeld(7)
+    assert store.version == 7
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        messages.WeightsPush(1, "int8", "0" * 32, 0.0),
+        messages.WeightsPush(1, "float32", "0" * 31, 0.0),
+        messages.WeightsPush(1, "float32", "x" * 32, 0.0),
+        messages.WeightsGet(0, -1, -1, 100),
+        messages.WeightsGet(0, -1, 41, 100),
+        messages.WeightsGet(0, -1, 0, 0),
+    ],
+)
+def test_a_bad_word_at_the_hub_is_answered_with_its_reason(header: messages.WeightsToHub) -> None:
+    store = WeightsStore()
+    push(store, weights_of(0))
+    store.receive(b"peer", encode(header)[0], b"", now=0.0, wall=0.0)
+    ((_, (answer, _)),) = store.outgoing()
+    refused = decode(answer, messages.WEIGHTS_TO_CLIENT)
+    assert isinstance(refused, messages.Reject)
+    assert refused.reason == "header_fields"
+
+
+def pushed(frames: list[Frames]) -> list[int]:
+    return [decode(header, messages.WEIGHTS_TO_HUB).version for header, _ in frames]
+
+
+def test_the_learner_sends_each_version_once_and_only_the_newest_of_those_that_had_to_wait() -> None:
+    peer = PublisherPeer()
+    for version in range(MAX_PUSHED):
+        peer.push(weights_of(version), 0.0)
+        assert pushed(peer.send(0.0)) == [version]
+    peer.push(weights_of(2), 0.0)
+    peer.push(weights_of(3), 0.0)
+    assert peer.send(0.0) == []  # two are on their way
+    peer.receive(encode(messages.WeightsHeld(0))[0], b"", 0.1)
+    assert pushed(peer.send(0.1)) == [3]
+    assert not peer.flushed
+    peer.receive(encode(messages.WeightsHeld(3))[0], b"", 0.2)
+    assert peer.flushed
+
+
+def test_a_version_that_is_not_acknowledged_is_sent_again() -> None:
+    peer = PublisherPeer()
+    peer.push(weights_of(4), 0.0)
+    assert pushed(peer.send(0.0)) == [4]
+    assert peer.send(ANSWER_WITHIN_S - 0.1) == []
+    assert pushed(peer.send(ANSWER_WITHIN_S)) == [4]

@@ -1,0 +1,146 @@
+"""The crew keeps as many actors at work as are wanted, and gives up where starting again leads nowhere. Real processes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes import crew as crew_module
+from recipes.child import Child
+from recipes.crew import ActorGivenUpError, Crew
+
+WORKS = "import time; time.sleep(60)"
+FAILS = "import sys; sys.stderr.write('oatmill: error: the pole broke\\n'); sys.exit(1)"
+REFUSES = "import sys; sys.stderr.write('oatmill: error: env.id=Nothing could not be built\\n'); sys.exit(2)"
+LEAVES = "pass"
+
+
+class World:
+    """A crew whose actors run `code`."""
+
+    def __init__(self, tmp_path: Path, code: str, max_restarts: int = 2) -> None:
+        self.tmp_path = tmp_path
+        self.code = code
+        self.started: list[int] = []
+        self.events: list[tuple[str, Mapping[str, Any]]] = []
+        self.crew = Crew(self.start, max_restarts=max_restarts, notice=self.notice)
+
+    def start(self, number: int) -> Child:
+        self.started.append(number)
+        return Child("actor", number, [sys.executable, "-c", self.code], log=self.tmp_path / f"{number}.log", threads=1)
+
+    def notice(self, event: str, _text: str, values: Mapping[str, Any]) -> None:
+        self.events.append((event, values))
+
+    def until(self, done: Callable[[], bool], within_s: float = 20.0) -> None:
+        deadline = time.monotonic() + within_s
+        while not done():
+            assert time.monotonic() < deadline, "it did not come to that"
+            self.crew.turn()
+            time.sleep(0.01)
+
+    def numbers(self) -> list[int]:
+        return sorted(child.number for child in self.crew.children)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew_module, "BACK_OFF_S", 0.01)
+    monkeypatch.setattr(crew_module, "LEFT_BACK_OFF_S", 0.05)
+
+
+def test_it_follows_the_number_that_is_wanted_and_the_highest_leave_first(tmp_path: Path) -> None:
+    world = World(tmp_path, WORKS)
+    world.crew.follow(3)
+    world.until(lambda: world.numbers() == [0, 1, 2])
+    world.crew.follow(1)
+    world.until(lambda: world.numbers() == [0])
+    assert sorted(values["actor"] for event, values in world.events if event == "actor_left") == [1, 2]
+    world.crew.follow(2)
+    world.until(lambda: world.numbers() == [0, 1])
+    world.crew.end(grace_s=5)
+    assert world.crew.restarts == 0
+
+
+def test_an_actor_that_dies_after_some_work_is_started_again_without_end(tmp_path: Path) -> None:
+    world = World(tmp_path, WORKS, max_restarts=1)
+    world.crew.follow(1)
+    for incarnation in range(1, 5):  # four deaths, three more than may come in a row without work
+        world.until(lambda: len(world.crew.children) == 1)
+        world.crew.heard([{"actor_id": 0, "incarnation": incarnation, "env_steps": 64}])
+        world.crew.children[0].kill()
+        world.crew.turn()
+        assert not world.crew.children
+    assert world.crew.restarts == 4
+    restarts = [values["restarts"] for event, values in world.events if event == "actor_restarted"]
+    assert restarts == [1, 2, 3, 4]
+    world.crew.end(grace_s=5)
+
+
+def test_an_actor_that_never_does_a_step_is_given_up_after_the_allowed_restarts(tmp_path: Path) -> None:
+    world = World(tmp_path, FAILS, max_restarts=2)
+    world.crew.follow(1)
+    # The hub shows the steps of a former incarnation: they are not this process's.
+    world.crew.heard([{"actor_id": 0, "incarnation": 1, "env_steps": 64}])
+    message = r"^actor 0 ended with exit code 1: the pole broke; it was restarted 2 times in a row without a step in between$"
+    with pytest.raises(ActorGivenUpError, match=message):
+        world.until(lambda: False)
+    assert world.started == [0, 0, 0]  # the first start and two more
+
+
+def test_an_environment_that_cannot_be_built_is_not_tried_again(tmp_path: Path) -> None:
+    world = World(tmp_path, REFUSES)
+    world.crew.follow(1)
+    with pytest.raises(ActorGivenUpError, match=r"^env.id=Nothing could not be built$"):
+        world.until(lambda: False)
+    assert world.started == [0]
+
+
+def test_an_actor_that_leaves_in_order_comes_back_but_not_once_the_run_ends(tmp_path: Path) -> None:
+    world = World(tmp_path, LEAVES, max_restarts=0)
+    world.crew.follow(1)
+    world.until(lambda: len(world.started) == 2)
+    world.until(lambda: not world.crew.children)
+    world.crew.ending = True
+    time.sleep(0.1)
+    world.crew.turn()
+    assert len(world.started) == 2
+
+
+def test_a_deaf_actor_that_is_to_leave_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew_module, "LEAVE_WITHIN_S", 0.1)
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    world = World(tmp_path, deaf)
+    world.crew.follow(1)
+    world.until(lambda: bool(world.crew.children) and "deaf" in (tmp_path / "0.log").read_text())
+    child = world.crew.children[0]
+    world.crew.follow(0)
+    world.until(lambda: not world.crew.children)
+    assert child.exit_code == -signal.SIGKILL
+
+
+def test_an_actor_that_the_hub_no_longer_hears_is_killed_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew_module, "HUNG_AFTER_S", 0.1)
+    world = World(tmp_path, WORKS)
+    world.crew.follow(1)
+    world.crew.turn()
+    hung = world.crew.children[0]
+    silent = {"actor_id": 0, "incarnation": 1, "env_steps": 64, "alive": False, "left": False}
+    world.crew.heard([silent | {"alive": True}])
+    time.sleep(0.2)
+    world.crew.turn()
+    assert world.crew.children == [hung]  # it was heard
+    world.crew.heard([silent])
+    world.until(lambda: world.started == [0, 0])
+    assert hung.exit_code == -signal.SIGKILL
+    world.crew.heard([silent])  # the hub still shows the dead one: it is not held against the new one
+    time.sleep(0.2)
+    world.crew.turn()
+    assert len(world.started) == 2
+    world.crew.end(grace_s=5)

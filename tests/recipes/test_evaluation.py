@@ -1,0 +1,83 @@
+"""Playing with a checkpoint's policy: a real one, in its own environment and in none that it does not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import save_file
+
+from actors.environment import describe
+from agent.loading import MANIFEST, MODEL_FILE, file_digest
+from agent.model import AgentModel
+from agent.spec import AgentSpec
+from protocol.errors import UserError
+from recipes import cartpole
+from recipes.evaluation import evaluate_checkpoint
+from recipes.settings import write_config
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with the checkpoint of a network that has learned nothing."""
+    folder = tmp_path_factory.mktemp("run")
+    settings = cartpole.settings()
+    write_config(settings, folder / "config.yaml")
+    spaces, _ = describe(settings.env)
+    spec = AgentSpec(spaces, settings.agent)
+    checkpoint = folder / "checkpoints" / "step-3"
+    checkpoint.mkdir(parents=True)
+    save_file({name: value.detach() for name, value in AgentModel(spec).named_parameters()}, checkpoint / MODEL_FILE)
+    manifest: dict[str, Any] = {"learner_step": 3, "env_steps": 192, "agent": spec.to_dict()}
+    manifest["files"] = {MODEL_FILE: file_digest(checkpoint / MODEL_FILE)}
+    (checkpoint / MANIFEST).write_text(json.dumps(manifest))
+    (folder / "checkpoints" / "latest").symlink_to("step-3")
+    return folder
+
+
+def test_a_run_folder_and_its_checkpoints_are_taken_and_one_seed_gives_one_result(run_dir: Path) -> None:
+    results = [
+        evaluate_checkpoint(path, episodes=4, deterministic=False, seed=1).to_dict() | {"seconds": 0.0}
+        for path in (run_dir, run_dir / "checkpoints" / "latest", run_dir / "checkpoints" / "step-3")
+    ]
+    assert results[0] == results[1] == results[2]
+    assert results[0]["checkpoint"] == str(run_dir / "checkpoints" / "step-3")
+    assert (results[0]["learner_step"], results[0]["env_steps"]) == (3, 192)
+    # CartPole gives 1 a step, so the return is the length; a network that has learned nothing falls soon.
+    assert results[0]["episode_return"]["mean"] == results[0]["episode_length"]
+    assert 8 <= results[0]["episode_return"]["mean"] < 200
+    assert results[0]["episode_return"]["n"] == 4
+
+
+def test_another_seed_plays_other_episodes(run_dir: Path) -> None:
+    returns = {
+        evaluate_checkpoint(run_dir, episodes=5, deterministic=False, seed=seed).episode_return["mean"] for seed in range(3)
+    }
+    assert len(returns) > 1
+
+
+def test_a_checkpoint_of_another_environment_is_refused_by_what_differs(run_dir: Path, tmp_path: Path) -> None:
+    settings = cartpole.settings()
+    settings.env = {"kind": "gymnasium", "id": "Acrobot-v1"}  # type: ignore[assignment]
+    write_config(settings, tmp_path / "config.yaml")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "latest").symlink_to(run_dir / "checkpoints" / "step-3")
+    with pytest.raises(
+        UserError,
+        match=r"was trained in another environment than env\.id=Acrobot-v1: expected observation\.shape \[6\], got \[4\]",
+    ):
+        evaluate_checkpoint(tmp_path, episodes=1, deterministic=False, seed=0)
+
+
+def test_what_is_no_checkpoint_says_what_was_expected(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    for path, message in (
+        (tmp_path / "nothing", "is not a checkpoint: expected a folder, such as"),
+        (tmp_path / "file", "is not a checkpoint: expected a folder, such as"),
+        (tmp_path / "a" / "b", "is not a checkpoint within a run's folder: expected its environment in"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate_checkpoint(path, episodes=1, deterministic=False, seed=0)

@@ -1,0 +1,93 @@
+"""Where a run listens, and signals as a count."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import UserError
+from recipes.interrupts import Interrupts
+from recipes.listening import listening, tcp
+
+
+def test_local_sockets_have_a_private_folder_that_is_taken_away() -> None:
+    with listening("ipc") as addresses:
+        folder = Path(addresses.listen.removeprefix("ipc://"))
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert addresses.control == f"ipc://{folder}/control"
+        (folder / "data").touch()
+    assert not folder.exists()
+
+
+def test_a_temporary_folder_that_is_too_deep_for_sockets_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    with pytest.raises(UserError, match="set TMPDIR to a shorter one"), listening("ipc"):
+        pass
+    assert list(deep.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "listen", "control"),
+    [
+        ("tcp://127.0.0.1", "tcp://127.0.0.1:7300", "tcp://127.0.0.1:7302"),
+        ("tcp://127.0.0.1:9000", "tcp://127.0.0.1:9000", "tcp://127.0.0.1:9002"),
+        ("tcp://[::1]:9000", "tcp://[::1]:9000", "tcp://[::1]:9002"),
+        ("tcp://*:9000", "tcp://0.0.0.0:9000", "tcp://127.0.0.1:9002"),
+    ],
+)
+def test_tcp_takes_four_ports_and_is_reached_at_the_third(asked: str, listen: str, control: str) -> None:
+    if "::1" in asked and not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    assert (tcp(asked).listen, tcp(asked).control) == (listen, control)
+
+
+@pytest.mark.parametrize("asked", ["udp://x", "tcp://", "tcp://127.0.0.1:0", "tcp://127.0.0.1:65533", "tcp://h:x", "127.0.0.1"])
+def test_an_address_that_is_none_is_refused_with_what_was_expected(asked: str) -> None:
+    with pytest.raises(UserError, match=r"--listen must be ipc or tcp://HOST\[:PORT\] with a port from 1 to 65532, got"):
+        tcp(asked)
+
+
+def test_signals_are_counted_and_the_old_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Interrupts() as interrupts:
+        for expected in (1, 2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            deadline = time.monotonic() + 5
+            while interrupts.count < expected and time.monotonic() < deadline:
+                time.sleep(0.001)
+        assert interrupts.count == 2
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_that_this_process_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with Interrupts() as interrupts:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.01)
+            assert interrupts.count == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_outside_the_main_thread_nothing_is_installed() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    seen: list[object] = []
+
+    def enter() -> None:
+        with Interrupts():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [before]

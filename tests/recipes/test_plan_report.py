@@ -1,0 +1,79 @@
+"""The plan of a run: found out without starting it, and told to people and programs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from protocol.errors import UserError
+from recipes import cartpole, cogs_v_clips
+from recipes.overrides import Layer, resolve
+from recipes.plan_report import report_plan
+from recipes.presets import PRESETS
+from recipes.settings import RunSettings
+
+ORDER = ["ppo_critic", "cmpo", "ppo_actor", "dynamics", "muesli_model"]
+
+
+def conservative() -> RunSettings:
+    return resolve(cartpole.settings().explicit(), [Layer(dict(PRESETS["conservative"]))])
+
+
+def test_a_plan_has_the_order_what_is_read_and_written_and_every_auto() -> None:
+    plan = json.loads(json.dumps(report_plan(conservative()).to_dict()))
+    assert {"order", "reads", "writes", "settings", "auto"} <= plan.keys()
+    assert [name for name in plan["order"] if name in ORDER] == ORDER
+    assert plan["reads"].keys() == plan["writes"].keys() == set(plan["order"])
+    assert plan["auto"] == {
+        "trainer.losses.cmpo.advantage": "model",
+        "trainer.losses.cmpo.estimator": "exact",
+        "trainer.losses.muesli_model.policy_target": "cmpo",
+        "agent.encoder": "mlp",
+        "trainer.device": "cpu",
+        "env.vectorization": "vector_entry_point",
+    }
+    assert RunSettings.of(plan["settings"]) == report_plan(conservative()).settings
+
+
+def test_a_plan_in_words_shows_the_batch_the_order_and_the_notes() -> None:
+    settings = conservative()
+    settings.trainer.total_timesteps = 10_000
+    text = report_plan(settings).to_text()
+    # 4 trajectories of 64 steps are 256 env steps; 10,000 / 256 = 39.06, so the 40th learner step ends the run.
+    assert "4 trajectories x 64 steps = 256 env steps" in text
+    assert "10,000 env steps = 40 learner steps" in text
+    places = [text.index(f"  {name} (loss)") for name in ORDER]
+    assert places == sorted(places)
+    assert "trainer.batch_size is 4 instead of 32" in text
+    assert "trainer.losses.cmpo.advantage = model" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("env.id", "CartPol-v1", r"env\.id=CartPol-v1 could not be built"),
+        ("agent.encoder", "token_grid", r"agent\.encoder=token_grid does not read vector observations; take one of mlp"),
+        (
+            "trainer.losses.ppo_critic.gamma",
+            0.5,
+            r"trainer\.gamma=0\.99 and trainer\.losses\.ppo_critic\.gamma=0\.5 name the same",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused_before_anything_starts(path: str, value: object, message: str) -> None:
+    settings = cartpole.settings()
+    *parents, name = path.split(".")
+    group: object = settings
+    for parent in parents:
+        group = getattr(group, parent)
+    setattr(group, name, value)
+    with pytest.raises(UserError, match=message):
+        report_plan(settings)
+
+
+def test_cogs_are_planned_with_their_own_encoder() -> None:
+    report = report_plan(cogs_v_clips.settings())
+    assert report.auto["agent.encoder"] == "token_grid"
+    assert report.spaces.action.sizes == (5,)
+    assert "env.vectorization" not in report.auto

@@ -1,0 +1,119 @@
+"""Ingest with what a test says to it and what it answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from protocol import messages
+from protocol.codec import decode, encode, to_json
+from protocol.schemas import RunSchema
+from protocol.trajectory import BlockSize, TrajectoryBlock
+from replay.core import IngestCore, IngestSettings
+from replay.sessions import Session
+from tests.replay.blocks import SCHEMA, block
+
+
+class Conversation:
+    """Ingest with blocks of `rows` trajectories of 2 steps, batches of `batch_rows`, and version 0 known.
+
+    Args:
+        batch_rows: trajectories of a batch.
+        queue_batches: batches that may wait.
+        max_policy_lag: versions.
+        max_abs_reward: the largest reward.
+    """
+
+    def __init__(
+        self, *, batch_rows: int = 4, queue_batches: float = 4.0, max_policy_lag: int = 16, max_abs_reward: float = 1e6
+    ) -> None:
+        self.core = IngestCore(IngestSettings(2, batch_rows, queue_batches, max_policy_lag, max_abs_reward))
+        self.batch_rows = batch_rows
+        self.now = 0.0
+        self.requests: dict[int, int] = {}
+        self.hub(0)
+
+    def hub(self, version: int, members: dict[int, tuple[int, bool]] | None = None) -> None:
+        """The hub's word."""
+        self.core.hub_says(policy_version=version, stop=False, members=members)
+
+    def hello(self, actor: int = 0, incarnation: int = 1, rows: int = 2, schema: RunSchema = SCHEMA) -> list[Any]:
+        """An actor's HELLO, and the answers."""
+        message = messages.DataHello(actor, incarnation, rows, schema.identity)
+        return self.say(message, to_json(schema.to_dict()), actor)
+
+    def say(self, message: Any, payload: Any = b"", actor: int = 0) -> list[Any]:
+        """Any message of an actor's, and the answers to actors."""
+        self.core.receive_data(f"actor {actor}".encode(), encode(message)[0], payload, self.now)
+        return self.answers()
+
+    def send(
+        self, first: int, content: TrajectoryBlock | None = None, *, actor: int = 0, incarnation: int = 1, **header: Any
+    ) -> list[Any]:
+        """A block, and the answers. `header` replaces fields of the header."""
+        content = block(2, first=first) if content is None else content
+        size = content.size
+        values: dict[str, Any] = {
+            "actor_id": actor,
+            "incarnation": incarnation,
+            "schema_id": SCHEMA.identity,
+            "first": first,
+            "trajectories": size.trajectories,
+            "steps": size.steps,
+            "finals": size.finals,
+            "episodes": size.episodes,
+            "policy_version": content.policy_version,
+            "collected_at": 0.0,
+            "produced": first + size.trajectories,
+            "evicted": 0,
+            "counters": {},
+        }
+        return self.say(messages.Data(**(values | header)), SCHEMA.trajectory.pack(content), actor)
+
+    def answers(self) -> list[Any]:
+        """What ingest has to say to actors."""
+        self.core.turn(self.now)
+        return [decode(header, messages.DATA_TO_ACTOR) for _, (header, _) in self.core.outgoing_data()]
+
+    def session(self, actor: int = 0) -> Session:
+        """An actor's newest session."""
+        return next(session for session in self.core._sessions if session.actor_id == actor)
+
+    # -------------------------------------------------------------------------------------------------- the learner
+
+    def learn(self, rank: int = 0, world: int = 1, token: str = "t") -> list[Any]:
+        """A rank's HELLO, and the answers to ranks."""
+        return self.tell(messages.BatchHello(rank, world, self.batch_rows, token), rank)
+
+    def get(self, rank: int = 0, token: str = "t", *, again: bool = False, consumed: int = -1, version: int = 0) -> list[Any]:
+        """A rank's request, and the answers to ranks."""
+        self.requests[rank] = self.requests.get(rank, 0) + (not again)
+        return self.tell(messages.Get(rank, token, self.requests[rank], 0, consumed, version), rank)
+
+    def consumed(self, batch_id: int, rank: int = 0, token: str = "t", version: int = 0) -> list[Any]:
+        """A rank's CONSUMED, and the answers."""
+        return self.tell(messages.Consumed(rank, token, batch_id, version), rank)
+
+    def tell(self, message: Any, rank: int = 0) -> list[Any]:
+        """Any message of a rank's, and the answers to ranks."""
+        self.core.receive_batches(f"rank {rank}".encode(), encode(message)[0])
+        return self.told()
+
+    def told(self) -> list[Any]:
+        """What ingest has to say to ranks; a batch comes with the second observation of each of its rows."""
+        self.core.turn(self.now)
+        found = []
+        for _, (header, payload) in self.core.outgoing_batches():
+            answer = decode(header, messages.BATCH_TO_RANK)
+            found.append((answer, rows_of(answer, payload)) if isinstance(answer, messages.BatchMessage) else answer)
+        return found
+
+
+def rows_of(message: messages.BatchMessage, payload: Any) -> list[int]:
+    """Which rows a batch holds."""
+    size = BlockSize(message.trajectories, message.steps, message.finals, 0)
+    return [int(number) for number in SCHEMA.batch.views(payload, size)["observations"][:, 0, 1]]
+
+
+def batches_in(answers: list[Any]) -> list[tuple[messages.BatchMessage, list[int]]]:
+    """The batches among what a rank was told."""
+    return [answer for answer in answers if isinstance(answer, tuple)]

@@ -1,0 +1,237 @@
+"""A real replay server for a test, and an actor and a learner that talk to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import yaml
+
+from protocol.channels import BatchClient, ControlClient, Delivery, TrajectorySender, WeightsPublisher, WeightsReceiver, Welcome
+from protocol.joining import joining_config
+from protocol.weights import Layout, Weights
+from tests.replay.blocks import SCHEMA, SPACES, block
+
+ROOT = Path(__file__).parents[2]
+READY_WITHIN_S = 20.0
+CONFIG: dict[str, Any] = {
+    "env": {"kind": "gymnasium", "id": "Toy-v0", "kwargs": {}},
+    "agent": {"core": "none", "hidden_sizes": [8]},
+    "actors": {"count": 2, "unroll_length": 2},
+    "replay": {"queue_batches": 2.0, "max_policy_lag": 1000, "max_abs_reward": 1e6},
+    "trainer": {"batch_size": 8},
+    "metrics": {"host": "127.0.0.1", "port": 0},
+}
+
+
+@dataclass
+class Server:
+    """A running replay server."""
+
+    process: subprocess.Popen[str]
+    folder: Path
+    control: str
+    endpoint: dict[str, Any]  # endpoints/replay.json
+    channels: ExitStack = field(default_factory=ExitStack)  # closed when the test ends, however it ends
+
+    @property
+    def ingest(self) -> psutil.Process:
+        """Its second process."""
+        (child,) = psutil.Process(self.process.pid).children()
+        return child
+
+    def page(self, name: str) -> str:
+        """One of its HTTP pages."""
+        url = self.endpoint["metrics"].replace("metrics", name)
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return str(answer.read().decode())
+
+    def ask(self, kind: Any, **body: Any) -> dict[str, Any]:
+        """An operator's question."""
+        operator = ControlClient(self.control, role="operator", description={})
+        try:
+            return operator.request(kind, body)
+        finally:
+            operator.close()
+
+    def join_actor(self, *, rows: int = 2, actor_id: int | None = None, **description: Any) -> tuple[ControlClient, Welcome]:
+        """Join as an actor would."""
+        client = control_of(self.control, rows, actor_id, description)
+        self.channels.callback(client.close)
+        return client, client.join(10)
+
+    def actor(self, **how: Any) -> Actor:
+        """Join and open the line to ingest."""
+        joined = actor(self.control, **how)
+        self.channels.callback(joined.close)
+        return joined
+
+    def learner_control(self) -> ControlClient:
+        """The learner's line to the hub, not joined yet."""
+        description = {"config": joining_config(CONFIG), "rank": 0, "world": 1}
+        client = ControlClient(self.control, role="learner", description=description)
+        self.channels.callback(client.close)
+        return client
+
+    def learner(self) -> Learner:
+        """Join as the learner's rank 0 would."""
+        client = self.learner_control()
+        endpoints = client.join(10).endpoints
+        batches = BatchClient(endpoints["batches"], rank=0, world=1, batch_size_total=CONFIG["trainer"]["batch_size"])
+        joined = Learner(client, WeightsPublisher(endpoints["weights"]), batches)
+        self.channels.callback(joined.close)
+        return joined
+
+    def receiver(self, welcome: Welcome, layout: Layout) -> WeightsReceiver:
+        """An actor's line to the weights."""
+        receiver = WeightsReceiver(welcome.endpoints["weights"], layout=layout)
+        self.channels.callback(receiver.close)
+        return receiver
+
+    def sockets(self) -> list[str]:
+        """The socket files that there are."""
+        return sorted(path.name for path in self.folder.iterdir() if path.is_socket())
+
+
+def command(folder: Path, listen: str, *more: str) -> list[str]:
+    """The command line of a replay server."""
+    config = folder / "config.yaml"
+    if not config.exists():
+        config.write_text(yaml.safe_dump(CONFIG))
+    return [sys.executable, "-m", "replay", "--config", str(config), "--run-dir", str(folder), "--listen", listen, *more]
+
+
+def start(folder: Path, transport: str, *more: str) -> Server:
+    """Start a server and wait until it is ready."""
+    folder.chmod(0o700)
+    listen = f"ipc://{folder}" if transport == "ipc" else "tcp://127.0.0.1:0"
+    ready = folder / "port"
+    ready.unlink(missing_ok=True)
+    process = subprocess.Popen(
+        command(folder, listen, "--port-file", str(ready), *more),
+        cwd=ROOT,
+        text=True,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + READY_WITHIN_S
+    while not ready.exists():
+        assert process.poll() is None, f"the server ended: {process.communicate()[1]}"
+        assert time.monotonic() < deadline, "the server is not ready"
+        time.sleep(0.01)
+    endpoint = json.loads((folder / "endpoints" / "replay.json").read_text())
+    return Server(process, folder, ready.read_text().strip(), endpoint)
+
+
+@contextmanager
+def serving(folder: Path, transport: str = "ipc") -> Iterator[Server]:
+    """A server for the length of a test; it must end with 0 and leave nothing behind, unless the test has ended it."""
+    server = start(folder, transport)
+    try:
+        with server.channels:
+            yield server
+        if server.process.poll() is None:
+            server.process.terminate()
+            assert server.process.wait(10) == 0
+            assert server.sockets() == []
+    finally:
+        server.process.kill()
+        server.process.communicate()
+
+
+def control_of(control: str, rows: int, actor_id: int | None, description: dict[str, Any]) -> ControlClient:
+    """An actor's line to the hub, not joined yet."""
+    values = {
+        "config": joining_config(CONFIG),
+        "spaces": SPACES.to_dict(),
+        "episode_statistics": list(SCHEMA.episode_statistics),
+        "rows": rows,
+    }
+    return ControlClient(control, role="actor", description=values | description, actor_id=actor_id)
+
+
+@dataclass
+class Actor:
+    """An actor whose trajectories are numbered."""
+
+    control: ControlClient
+    welcome: Welcome
+    sender: TrajectorySender
+    rows: int
+
+    @property
+    def mark(self) -> float:
+        """What its observations carry."""
+        return self.welcome.actor_id * 1000 + self.welcome.incarnation
+
+    def offer(self, version: int = 0, **content: Any) -> None:
+        """Offer the next block."""
+        self.sender.offer(
+            block(self.rows, version=version, mark=self.mark, first=self.sender.produced, **content),
+        )
+
+    def close(self) -> None:
+        """Leave."""
+        self.sender.close()
+        self.control.close()
+
+
+def actor(control: str, *, rows: int = 2, actor_id: int | None = None, when_full: Any = "block") -> Actor:
+    """Join and open the line to ingest."""
+    client = control_of(control, rows, actor_id, {})
+    welcome = client.join(10)
+    data = welcome.endpoints["data"]
+    sender = TrajectorySender(data, welcome=welcome, schema=SCHEMA.trajectory, rows=rows, when_full=when_full)
+    return Actor(client, welcome, sender, rows)
+
+
+@dataclass
+class Learner:
+    """A learner of one rank that takes batches."""
+
+    control: ControlClient
+    publisher: WeightsPublisher
+    batches: BatchClient
+    step: int = 0
+
+    def publish(self, version: int) -> None:
+        """Publish weights of ten numbers, each the version."""
+        self.publisher.push(weights(version))
+        assert self.publisher.flush(10)
+
+    def take(self, timeout_s: float = 10.0) -> Delivery:
+        """Ask for a batch and wait for it."""
+        self.batches.request(self.step)
+        self.step += 1
+        delivery = self.batches.poll(timeout_s)
+        assert delivery is not None, "no batch came"
+        return delivery
+
+    def close(self) -> None:
+        """Leave."""
+        for channel in (self.batches, self.publisher, self.control):
+            channel.close()
+
+
+def weights(version: int, numbers: int = 10) -> Weights:
+    """Weights whose numbers are their version."""
+    return Weights.pack(version, {"w": np.full(numbers, version, np.float32)}, "float32")
+
+
+def total(ledger: dict[str, Any]) -> int:
+    """All columns of the ledger that make up `produced`."""
+    dropped = sum(ledger["dropped"].values())
+    return int(
+        ledger["trained"] + dropped + ledger["queued"] + ledger["in_flight"] + ledger["unsent_at_death"] + ledger["lost"]
+    )

@@ -1,0 +1,270 @@
+"""A run in one thread: the real state machines over a network and a clock that a seed decides.
+
+The network is worse than ZeroMQ ever is: it loses, repeats, delays and reorders single messages, and processes that were
+replaced go on talking.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from protocol.batch_peer import BatchPeer
+from protocol.codec import Buffer, Frames
+from protocol.trajectory_peer import TrajectorySenderPeer
+from replay.batches import Turned
+from replay.core import IngestCore, IngestSettings
+from replay.queue import Segment
+from tests.replay.blocks import SCHEMA, block
+
+STEPS = 2
+TICK_S = 0.1
+
+
+@dataclass
+class Actor:
+    """One incarnation of a simulated actor."""
+
+    number: int
+    incarnation: int
+    rows: int
+    peer: TrajectorySenderPeer
+    unroll_s: float
+    next_unroll: float = 0.0
+    paused_until: float = 0.0
+    made: int = 0
+
+    @property
+    def mark(self) -> float:
+        """What its observations carry."""
+        return self.number * 1000 + self.incarnation
+
+
+@dataclass
+class Learner:
+    """One process of a simulated learner of one rank."""
+
+    peer: BatchPeer
+    step: int = 0
+    batch_id: int = -1
+    done_at: float | None = None
+    asked: bool = False
+
+
+@dataclass
+class Faults:
+    """How bad it gets."""
+
+    loss: float = 0.0
+    repeat: float = 0.0
+    delay_s: float = 0.02
+    actor_death: float = 0.0  # chance of each, every tick
+    actor_pause: float = 0.0
+    learner_death: float = 0.0
+
+
+@dataclass
+class Simulation:
+    """A run.
+
+    Args:
+        seed: decides everything.
+        faults: how bad it gets while `run` lasts.
+    """
+
+    seed: int
+    faults: Faults
+    stored: dict[float, list[int]] = field(default_factory=lambda: defaultdict(list))  # by mark, sequences as they were queued
+    trained: dict[float, list[int]] = field(default_factory=lambda: defaultdict(list))  # by mark, as they were trained on
+    batches: int = 0
+
+    def __post_init__(self) -> None:
+        self.random = Random(self.seed)
+        self.now = 0.0
+        self.version = 0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = 0
+        self.batch_rows = self.random.choice((2, 3, 4, 8))
+        queue_batches = self.random.choice((1.0, 1.5, 3.0))
+        self.core = IngestCore(IngestSettings(STEPS, self.batch_rows, queue_batches, self.random.choice((0, 1, 1000)), 1e6))
+        self._spy()
+        self.members: dict[int, tuple[int, bool]] = {}
+        self.heard: dict[int, float] = {}
+        when_full = self.random.choice(("block", "drop_oldest"))
+        self.when_full = when_full
+        self.actors = [self._actor(number, 1) for number in range(self.random.randint(1, 4))]
+        self.zombies: list[Actor] = []  # replaced while they were hung, and going on all the same
+        self.learner = self._learner(0)
+        self._tokens = 0
+        self._budget_before = 0
+        self._returned = 0
+
+    def _spy(self) -> None:
+        """Record what the queue is given and what leaves for good, to compare with what it ought to be."""
+        append, put_back, receive = self.core._queue.append, self.core._queue.put_back, self.core._batches.receive
+
+        def recording_append(segment: Segment) -> None:
+            marks = segment.arrays["observations"][:, 0]
+            for mark, sequence in marks.tolist():
+                self.stored[mark].append(int(sequence))
+            append(segment)
+
+        def recording_put_back(segments: object) -> None:
+            listed: list[Segment] = list(segments)  # type: ignore[call-overload]
+            self._returned += sum(segment.rows for segment in listed)
+            put_back(listed)
+
+        def recording_receive(route: bytes, header: Buffer) -> Turned:
+            turned = receive(route, header)
+            for part in turned.trained:
+                for mark, sequence in part.arrays["observations"][:, 0].tolist():
+                    self.trained[mark].append(int(sequence))
+            return turned
+
+        self.core._batches.receive = recording_receive  # type: ignore[method-assign]
+        self.core._queue.append = recording_append  # type: ignore[method-assign]
+        self.core._queue.put_back = recording_put_back  # type: ignore[method-assign]
+
+    def _actor(self, number: int, incarnation: int) -> Actor:
+        rows = self.random.randint(1, 5)
+        self.members[number] = (incarnation, True)
+        self.heard[number] = self.now
+        peer = TrajectorySenderPeer(
+            actor_id=number,
+            incarnation=incarnation,
+            schema=SCHEMA,
+            rows=rows,
+            when_full=self.when_full,  # type: ignore[arg-type]
+        )
+        return Actor(number, incarnation, rows, peer, self.random.uniform(0.01, 0.5))
+
+    def _learner(self, number: int) -> Learner:
+        return Learner(BatchPeer(rank=0, world=1, batch_size=self.batch_rows, token=f"learner {number}"))
+
+    # ------------------------------------------------------------------------------------------------ the network
+
+    def _at(self, time: float, event: Callable[[], None]) -> None:
+        self._order += 1
+        heapq.heappush(self._events, (time, self._order, event))
+
+    def _carry(self, frames: Frames, arrive: Callable[[bytes, bytes], None]) -> None:
+        """Deliver a message never, once or twice, some time later."""
+        header, payload = bytes(frames[0]), bytes(frames[1])
+        copies = 0 if self.random.random() < self.faults.loss else 1 + (self.random.random() < self.faults.repeat)
+        for _ in range(copies):
+            self._at(self.now + self.random.uniform(0, self.faults.delay_s), lambda: arrive(header, payload))
+
+    def _to_ingest(self, actor: Actor, frames: Frames) -> None:
+        route = f"{actor.number}/{actor.incarnation}".encode()
+        self._carry(frames, lambda header, payload: self.core.receive_data(route, header, payload, self.now))
+
+    def _to_actor(self, route: bytes, frames: Frames) -> None:
+        number, incarnation = map(int, route.split(b"/"))
+
+        def arrive(header: bytes, payload: bytes) -> None:
+            for actor in (self.actors[number], *self.zombies):
+                if (actor.number, actor.incarnation) == (number, incarnation):
+                    actor.peer.receive(header, payload, self.now)
+
+        self._carry(frames, arrive)
+
+    def _to_learner(self, route: bytes, frames: Frames) -> None:
+        def arrive(header: bytes, payload: bytes) -> None:
+            if f"{id(self.learner)}".encode() == route:
+                self.learner.peer.receive(header, payload, self.now)
+
+        self._carry(frames, arrive)
+
+    # ----------------------------------------------------------------------------------------------- the processes
+
+    def _step_actor(self, actor: Actor) -> None:
+        if self.now < actor.paused_until:
+            return
+        if actor.peer.refusal is not None:
+            assert actor in self.zombies, f"a good actor was refused: {actor.peer.refusal}"
+            assert actor.peer.refusal[0] == "fenced"
+            self.zombies.remove(actor)
+            return
+        if actor.peer.ready and self.now >= actor.next_unroll:
+            version = max(0, actor.peer.newest_version)
+            actor.peer.offer(block(actor.rows, steps=STEPS, version=version, mark=actor.mark, first=actor.made))
+            actor.made += actor.rows
+            actor.next_unroll = self.now + actor.unroll_s
+        for frames in actor.peer.send(self.now):
+            self._to_ingest(actor, frames)
+
+    def _step_learner(self) -> None:
+        learner = self.learner
+        delivery = learner.peer.take()
+        assert learner.peer.refusal is None, f"a good learner was refused: {learner.peer.refusal}"
+        if delivery is not None:
+            learner.batch_id, learner.done_at = delivery.batch.batch_id, self.now + self.random.uniform(0, 0.2)
+            learner.asked = False
+            self.batches += 1
+        if learner.done_at is not None and self.now >= learner.done_at:
+            self.version += 1
+            learner.peer.consumed(learner.batch_id, self.version)
+            learner.done_at, learner.step = None, learner.step + 1
+        if learner.done_at is None and not learner.asked:
+            learner.peer.request(learner.step)
+            learner.asked = True
+        route = f"{id(learner)}".encode()
+        for frames in learner.peer.send(self.now):
+            self._carry(frames, lambda header, _payload: self.core.receive_batches(route, header))
+
+    def _fail(self) -> None:
+        """What goes wrong in this tick."""
+        for index, actor in enumerate(self.actors):
+            if self.random.random() < self.faults.actor_death:
+                if self.random.random() < 0.5:
+                    self.zombies.append(actor)
+                self.actors[index] = self._actor(actor.number, actor.incarnation + 1)
+            elif self.random.random() < self.faults.actor_pause:
+                actor.paused_until = self.now + self.random.uniform(1, 10)
+        if self.random.random() < self.faults.learner_death:
+            self._tokens += 1
+            self.learner = self._learner(self._tokens)
+
+    def calm(self) -> None:
+        """From here on nothing goes wrong any more."""
+        self.faults = Faults()
+        for actor in self.actors:
+            actor.paused_until = 0.0
+
+    def _hub(self) -> None:
+        """Tell ingest who lives, as the hub would."""
+        for actor in self.actors:
+            if self.now >= actor.paused_until:
+                self.heard[actor.number] = self.now
+        for number, (incarnation, _) in self.members.items():
+            self.members[number] = (incarnation, self.now - self.heard[number] < 5)
+        self.core.hub_says(policy_version=self.version, stop=False, members=dict(self.members))
+
+    # --------------------------------------------------------------------------------------------------- the clock
+
+    def run(self, seconds: float, check: Callable[[Simulation], None]) -> None:
+        """Let time pass; `check` looks after every tick."""
+        end = self.now + seconds
+        while self.now < end:
+            self.now += TICK_S
+            self._fail()
+            self._hub()
+            for actor in (*self.actors, *self.zombies):
+                self._step_actor(actor)
+            self._step_learner()
+            while self._events and self._events[0][0] <= self.now:
+                heapq.heappop(self._events)[2]()
+            self.core.turn(self.now)
+            for route, frames in self.core.outgoing_batches():
+                self._to_learner(route, frames)
+            for route, frames in self.core.outgoing_data():
+                self._to_actor(route, frames)
+            check(self)
+
+    def budget(self) -> tuple[int, int, int]:
+        """(credit and queue now, what they may come to, and what has returned from the learner since the last call)."""
+        returned, self._returned = self._returned, 0
+        return self.core._credit.outstanding + self.core.queued, self.core._credit.capacity, returned

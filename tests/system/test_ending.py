@@ -1,0 +1,137 @@
+"""However a run ends, it leaves no process and no socket, and says why. Real processes, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+from tests.system.real_runs import ENDLESS, accounted, all_gone, oatmill, processes_of, socket_folder, training
+
+
+def free_ports() -> int:
+    """The first of four ports in a row that nobody listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = int(taken.getsockname()[1])
+    return port if port < 65_000 else port - 1000
+
+
+def test_ctrl_c_ends_a_run_over_tcp_with_a_checkpoint(tmp_path: Path) -> None:
+    with training(tmp_path, "--listen", f"tcp://127.0.0.1:{free_ports()}", *ENDLESS) as train:
+        train.until(lambda: train.learner_steps() >= 3)
+        assert train.run_json()["control"].startswith("tcp://127.0.0.1:")
+        train.process.send_signal(signal.SIGINT)
+        assert train.end() == 0
+        summary = train.summary()
+        assert (summary["outcome"], summary["error"]) == ("stopped", None)
+        latest = (train.run_dir / "checkpoints" / "latest").resolve().name
+        assert latest == f"step-{summary['learner_steps']}"
+        assert summary["ledger"]["produced"] == accounted(summary["ledger"])
+        assert all_gone(train.run_dir)
+
+
+def test_sigterm_before_anything_is_trained_ends_a_run_soon(tmp_path: Path) -> None:
+    with training(tmp_path, *ENDLESS) as train:
+        train.until(lambda: len(train.pids("learner")) == 1)
+        began = time.monotonic()
+        train.process.terminate()
+        assert train.end() == 0
+        assert time.monotonic() - began < 20
+        assert train.summary()["outcome"] == "stopped"
+        assert not socket_folder(train.run_json()["control"]).exists()
+        assert all_gone(train.run_dir)
+
+
+def test_a_killed_actor_is_replaced_a_fleet_is_scaled_and_a_run_is_stopped_from_elsewhere(tmp_path: Path) -> None:
+    with training(tmp_path, "--actors", "1", *ENDLESS) as train:
+        train.until(lambda: train.learner_steps() >= 1)
+        second = oatmill(tmp_path, "train", "cartpole", "--run-dir", "run")
+        assert (second.returncode, "another run is going on in" in second.stderr) == (2, True)
+
+        (victim,) = train.pids("actor")
+        os.kill(victim, signal.SIGKILL)
+        train.until(lambda: train.pids("actor") not in ([], [victim]))
+        status = json.loads(oatmill(tmp_path, "status", "--json").stdout)
+        assert {row["role"] for row in status} == {"supervisor", "replay", "learner", "actor"}
+        assert [row for row in status if row["role"] == "actor"] == [
+            {"role": "actor", "id": 0, "pid": train.pids("actor")[0], "restarts": 1}
+        ]
+
+        assert oatmill(tmp_path, "scale", "--actors", "2").returncode == 0
+        train.until(lambda: len(train.pids("actor")) == 2)
+        done = train.learner_steps()
+        train.until(lambda: train.learner_steps() > done)  # and it trains on
+
+        stopped = oatmill(tmp_path, "stop")
+        assert stopped.returncode == 0, stopped.stderr
+        assert train.end() == 0
+        assert (train.summary()["outcome"], train.summary()["actor_restarts"]) == ("stopped", 1)
+        ledger = train.summary()["ledger"]
+        assert ledger["produced"] == accounted(ledger)
+        assert "actor_restarted" in {event["event"] for event in train.events()}
+        assert all_gone(train.run_dir)
+
+
+def test_a_killed_learner_ends_the_run_with_exit_code_1_and_its_last_words(tmp_path: Path) -> None:
+    with training(tmp_path, *ENDLESS) as train:
+        train.until(lambda: train.learner_steps() >= 1)
+        os.kill(train.pids("learner")[0], signal.SIGKILL)
+        assert train.end() == 1
+        said = train.errors.read_text().splitlines()
+        assert said[-1].startswith("oatmill: error: the learner process was killed by SIGKILL; its log is ")
+        assert "the last lines of learner:" in (tmp_path / "stdout.txt").read_text()
+        assert (train.summary()["outcome"], train.summary()["learner_steps"] > 0) == ("failed", True)
+        assert not socket_folder(train.run_json()["control"]).exists()
+        assert all_gone(train.run_dir)
+
+
+def test_a_killed_supervisor_takes_everything_with_it_and_its_folder_is_free_again(tmp_path: Path) -> None:
+    with training(tmp_path, *ENDLESS) as train:
+        train.until(lambda: train.learner_steps() >= 1)
+        assert len(processes_of(train.run_dir)) >= 4  # replay's two, the learner and the actor, beside the supervisor
+        train.process.kill()
+        train.end()
+        assert all_gone(train.run_dir)
+        assert "no run is going on in" in oatmill(tmp_path, "status").stderr
+
+
+FACTORY = """
+import gymnasium
+
+class Tired(gymnasium.Wrapper):
+    steps = 0
+    def step(self, action):
+        self.steps += 1
+        if self.steps > 200:
+            raise RuntimeError("I am tired")
+        return super().step(action)
+
+def make():
+    return Tired(gymnasium.make("CartPole-v1"))
+"""
+
+
+def test_an_environment_that_raises_ends_the_run_when_starting_again_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "tired_world.py").write_text(FACTORY)
+    arguments = ["env.kind=factory", "env.factory=tired_world:make", "actors.max_restarts=0", "--actors", "1"]
+    with training(tmp_path, *arguments, *ENDLESS) as train:
+        assert train.end() == 1
+        said = train.errors.read_text().splitlines()
+        assert said[-1].startswith("oatmill: error: actor 0 ended with exit code 1: env.factory=tired_world:make")
+        assert "I am tired" in said[-1]
+        assert all_gone(train.run_dir)
+
+
+def test_two_learner_ranks_train_as_a_group_and_a_killed_rank_ends_the_run(tmp_path: Path) -> None:
+    with training(tmp_path, "--learners", "2", *ENDLESS) as train:
+        train.until(lambda: train.learner_steps() >= 2 and len(train.pids("learner")) == 2)
+        os.kill(train.pids("learner")[1], signal.SIGKILL)
+        assert train.end() == 1
+        assert (
+            train.errors.read_text().splitlines()[-1].startswith("oatmill: error: the learner process ended with exit code 1")
+        )
+        assert all_gone(train.run_dir)

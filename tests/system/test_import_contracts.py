@@ -1,0 +1,66 @@
+"""Every import contract of pyproject.toml is kept, and each one notices a violation that is planted for it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from protocol.origin import PACKAGES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+VIOLATIONS = {
+    "layers": [
+        ("learner/settings.py", "import actors.settings"),  # two of one row
+        ("protocol/errors.py", "import agent.spec"),  # from below
+        ("recipes/recipe.py", "import deploy.cli"),
+        ("replay/queue.py", "import agent.settings"),
+    ],
+    "actors-use-the-wire": [("actors/unroll.py", "import replay.queue")],
+    "no-torch": [("replay/queue.py", "import torch"), ("protocol/weights.py", "import torch")],
+    "settings-without-torch": [
+        ("recipes/settings.py", "import torch"),
+        ("learner/budget.py", "import torch"),  # which recipes.settings imports
+    ],
+    "losses-stand-alone": [("learner/losses/ppo_actor.py", "import learner.losses.cmpo")],
+}
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def contract_is_kept(folder: Path, contract: str) -> bool:
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
+    options = ["--contract", contract, "--no-cache", "--no-logo"]
+    shown = subprocess.run([*command, *options], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert ("1 kept, 0 broken" in shown.stdout) != ("0 kept, 1 broken" in shown.stdout), shown.stdout + shown.stderr
+    return shown.returncode == 0
+
+
+def test_every_contract_has_a_violation_planted_for_it() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    assert {contract["id"] for contract in contracts} == VIOLATIONS.keys()
+
+
+@pytest.mark.parametrize(
+    ("contract", "file", "line"), [(contract, *planted) for contract, plants in VIOLATIONS.items() for planted in plants]
+)
+def test_a_planted_violation_breaks_its_contract(contract: str, file: str, line: str, copy: Path) -> None:
+    path = copy / file
+    path.write_text(f"{path.read_text()}\n{line}\n")
+    assert not contract_is_kept(copy, contract)
+
+
+@pytest.mark.parametrize("contract", VIOLATIONS)
+def test_without_a_violation_a_contract_is_kept(contract: str, copy: Path) -> None:
+    assert contract_is_kept(copy, contract)

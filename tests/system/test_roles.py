@@ -1,0 +1,108 @@
+"""The roles started one by one, as on several machines, are a run; and the Python form of the guide is one too."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.system.real_runs import SMALL, all_gone, command, environment
+from tests.system.test_ending import free_ports
+
+# 20 batches of 8 trajectories of 64 steps.
+BUDGET = 10_240
+
+
+def test_replay_actor_and_learner_started_by_hand_train_to_the_end(tmp_path: Path) -> None:
+    port = free_ports()
+    run_dir = tmp_path / "run"
+    settings = ["cartpole", *SMALL, f"trainer.total_timesteps={BUDGET}"]
+    server = {"OATMILL_RUN_DIR": str(run_dir), "OATMILL_ADDRESS": f"tcp://127.0.0.1:{port + 2}"}
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command(*arguments),
+            cwd=tmp_path,
+            env=environment() | server,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    replay = start("replay", *settings, "--listen", f"tcp://127.0.0.1:{port}")
+    actor = start("actor", *settings)
+    learner = start("learner", *settings)
+    try:
+        said, _ = learner.communicate(timeout=60)
+        assert learner.returncode == 0, said
+        assert json.loads((run_dir / "learner.json").read_text())["env_steps"] == BUDGET
+        for role in (actor, replay):
+            role.send_signal(signal.SIGTERM)
+            said, _ = role.communicate(timeout=30)
+            assert role.returncode == 0, said
+    finally:
+        for role in (replay, actor, learner):
+            role.kill()
+            role.communicate()
+    assert all_gone(run_dir)
+
+
+def test_an_actor_with_other_settings_is_refused_by_the_first_one_that_differs(tmp_path: Path) -> None:
+    port = free_ports()
+    replay = subprocess.Popen(
+        command("replay", "cartpole", "--run-dir", "run", "--listen", f"tcp://127.0.0.1:{port}"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        shown = subprocess.run(
+            command("actor", "cartpole", "agent.hidden_sizes=[8]", "--address", f"tcp://127.0.0.1:{port + 2}"),
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        replay.terminate()
+        replay.wait(30)
+    assert shown.returncode == 1
+    assert "agent.hidden_sizes: the run has [64, 64], this process has [8]" in shown.stderr.splitlines()[-1]
+
+
+GUIDE = """
+from recipes.cogs_v_clips import train
+
+run = train(num_cogs=4, mission="easy_hearts")
+run.trainer.losses.cmpo.enabled = True          # validated on assignment
+run.trainer.losses.cmpo.kl_coef = 0.01
+run.trainer.total_timesteps = 2560
+run.actors.count = 1
+run.actors.envs_per_actor = 2
+result = run.start()                            # RunResult, the same fields as summary.json
+
+import json
+print(json.dumps(result.to_dict()))
+try:
+    run.trainer.losses.cmpo.kl_coef = 0.02
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_the_guides_python_form_trains_and_returns_what_summary_json_says(tmp_path: Path) -> None:
+    script = [sys.executable, "-c", GUIDE]
+    shown = subprocess.run(script, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=100, check=False)
+    assert shown.returncode == 0, shown.stderr
+    printed, refusal = shown.stdout.splitlines()
+    result = json.loads(printed)
+    assert result == json.loads((tmp_path / "runs" / "latest" / "summary.json").read_text())
+    assert (result["env_steps"] >= 2560, result["outcome"], result["recipe"]) == (True, "done", "cogs_v_clips")
+    assert list(result["losses"]) == ["ppo_critic", "cmpo", "ppo_actor"]
+    assert result["losses"]["cmpo"]["coef"] == 0.01
+    assert refusal.startswith("trainer.losses.cmpo.kl_coef cannot be changed any more")

@@ -1,0 +1,115 @@
+"""A whole run with real processes: what it leaves behind, how it is gone on with, what it says."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.system.real_runs import SMALL, accounted, oatmill, processes_of, socket_folder
+
+LOSSES = ["ppo_critic", "cmpo", "ppo_actor", "dynamics", "muesli_model"]
+# 40 batches of 8 trajectories of 64 steps.
+BUDGET = 20_480
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("train")
+
+
+@pytest.fixture(scope="module")
+def summary(place: Path) -> dict[str, Any]:
+    """What `oatmill train --json` prints for a short run with all five losses."""
+    shown = oatmill(
+        place,
+        *("train", "cartpole", "--run-dir", "run", "--preset", "conservative", "--seed", "3", "--json"),
+        *(*SMALL, f"trainer.total_timesteps={BUDGET}", "trainer.checkpoint_every=20", "metrics.report_every=10"),
+    )
+    assert shown.returncode == 0, shown.stderr
+    printed: dict[str, Any] = json.loads(shown.stdout)
+    printed["stderr"] = shown.stderr
+    return printed
+
+
+def test_the_summary_is_printed_alone_on_stdout_and_kept(place: Path, summary: dict[str, Any]) -> None:
+    kept = json.loads((place / "run" / "summary.json").read_text())
+    assert kept == {name: value for name, value in summary.items() if name != "stderr"}
+    assert (kept["recipe"], kept["preset"], kept["seed"], kept["outcome"]) == ("cartpole", "conservative", 3, "done")
+    assert (kept["env_steps"], kept["learner_steps"]) == (BUDGET, 40)
+    assert kept["env_steps_per_second"] > 0
+    assert kept["episode_return"]["n"] > 0
+    assert list(kept["losses"]) == LOSSES
+    for loss in kept["losses"].values():
+        assert {"raw", "coef", "weighted", "share", "gradient_norm", "gradient_share"} <= loss.keys()
+        assert loss["weighted"] == pytest.approx(loss["raw"] * loss["coef"])
+    assert sum(loss["share"] for loss in kept["losses"].values()) == pytest.approx(1)
+
+
+def test_every_trajectory_is_accounted_for(summary: dict[str, Any]) -> None:
+    ledger = summary["ledger"]
+    assert ledger["trained"] == 40 * 8
+    assert ledger["produced"] == accounted(ledger)
+    assert ledger["lost"] == 0
+
+
+def test_the_run_folder_can_be_read(place: Path, summary: dict[str, Any]) -> None:
+    run = place / "run"
+    assert summary["run_dir"] == str(run)
+    assert list(yaml.safe_load((run / "config.yaml").read_text())) == ["env", "agent", "actors", "replay", "trainer", "metrics"]
+    assert "muesli_model (loss)" in (run / "plan.txt").read_text()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["learner_step"] for line in lines] == [1, 10, 20, 30, 40]  # the first, each tenth and the last
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["latest", "step-20", "step-40"]
+    assert (run / "checkpoints" / "latest").resolve().name == "step-40"
+    assert {path.name for path in (run / "logs").iterdir()} == {"replay-0.log", "learner-0.log", "actor-0.log", "actor-1.log"}
+    events = [json.loads(line)["event"] for line in (run / "events.jsonl").read_text().splitlines()]
+    assert (events[0], events[-1]) == ("started", "ended")
+    assert (events.count("actor_joined"), events.count("actor_left")) == (2, 2)
+    assert (place / "runs" / "latest").resolve() == run
+
+
+def test_nothing_is_left_running_or_listening(place: Path, summary: dict[str, Any]) -> None:
+    run = json.loads((place / "run" / "run.json").read_text())
+    assert stat.S_IMODE((place / "run" / "run.json").stat().st_mode) == 0o600
+    assert run["processes"] == []
+    assert processes_of(Path(summary["run_dir"])) == []
+    assert not socket_folder(run["control"]).exists()
+
+
+def test_the_end_is_told_to_people_on_stderr(summary: dict[str, Any]) -> None:
+    said = summary["stderr"]
+    assert "the random policy gets 22" in said
+    assert f"env steps       {BUDGET:,} in 40 learner steps" in said
+    for loss in LOSSES:
+        assert f"\n{loss}" in said
+    assert f"produced {summary['ledger']['produced']} = trained 320" in said
+    assert f"run folder      {summary['run_dir']}" in said
+    assert "\x1b" not in said
+
+
+def test_the_checkpoint_can_be_played_with(place: Path, summary: dict[str, Any]) -> None:
+    shown = oatmill(place, "eval", "runs/latest", "--episodes", "3", "--json")
+    assert shown.returncode == 0, shown.stderr
+    result = json.loads(shown.stdout)
+    assert (result["env_steps"], result["episode_return"]["n"]) == (summary["env_steps"], 3)
+
+
+def test_a_run_goes_on_from_its_newest_checkpoint_with_its_own_settings(place: Path, summary: dict[str, Any]) -> None:
+    longer = BUDGET + 10 * 8 * 64
+    refused = oatmill(place, "train", "cartpole", "--run-dir", "run")
+    assert refused.returncode == 2
+    assert "exists and is not empty; choose another --run-dir, or go on with it by --resume" in refused.stderr
+    shown = oatmill(place, "train", "cartpole", "--resume", "--json", f"trainer.total_timesteps={longer}")
+    assert shown.returncode == 0, shown.stderr
+    resumed = json.loads(shown.stdout)
+    assert (resumed["run_dir"], resumed["preset"]) == (summary["run_dir"], "conservative")
+    assert (resumed["env_steps"], resumed["learner_steps"]) == (longer, 50)
+    assert list(resumed["losses"]) == LOSSES
+    assert resumed["policy_version"] > summary["policy_version"]
+    lines = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["learner_step"] for line in lines] == [1, 10, 20, 30, 40, 50]
