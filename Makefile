@@ -60,7 +60,7 @@ test-cluster: $(VENV)/.dev
 	@$(GATE) -m cluster || test $$? -eq 5
 
 bench: $(VENV)/.dev
-	@for file in benchmarks/*.py; do echo "$$file"; OMP_NUM_THREADS=1 $(BIN)/python "$$file" || exit 1; done
+	@for file in benchmarks/*.py; do echo "$$file"; OMP_NUM_THREADS=1 $(BIN)/python -m "benchmarks.$$(basename $$file .py)" || exit 1; done
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

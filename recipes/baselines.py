@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from actors.settings import CogsEnv, EnvSettings, GymnasiumEnv
 
-GYMNASIUM = {"CartPole-v1": 22.0, "LunarLander-v3": -180.0}
-COGS = {("easy_hearts_small", 4): 1.42}
-"""By mission and agents, with the mission's own steps."""
+GYMNASIUM = {"CartPole-v1": 22.3, "LunarLander-v3": -184.0}
+"""By id, without arguments of its own; over 5,000 and 600 episodes (standard errors 0.2 and 4.5)."""
+COGS = {("easy_hearts_small", 4): 1.42, ("easy_hearts", 4): 0.03}
+"""By mission and agents, with the mission's own steps; an agent's return, over 64 episodes each."""
 
 
 def random_return(env: EnvSettings) -> float | None:

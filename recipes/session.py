@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING
 
 from protocol.errors import RunError, UserError
 from recipes.interrupts import sigterm_interrupts
+from recipes.job import Account, Job
 from recipes.json_lines import last_line
 from recipes.listening import LOCAL, listening
 from recipes.observer import Observer, PlainObserver
 from recipes.result import Identity, RunResult, compose
 from recipes.run_folder import RunFolder
 from recipes.settings import RunSettings, write_config
-from recipes.supervisor import Account, Job, supervise
+from recipes.supervisor import supervise
+
+REWRITTEN = ("config.yaml", "plan.txt", "learner.json", "summary.json")
+"""What the newest part of a run says of itself."""
 
 if TYPE_CHECKING:
     from recipes.plan_report import PlanReport
@@ -84,11 +88,14 @@ def train_here(settings: RunSettings, *, recipe: str, preset: str | None, option
 
 @contextlib.contextmanager
 def held_folder(options: Options, recipe: str) -> Iterator[RunFolder]:
-    """The run's folder, locked; if the run is refused or never begins, nothing is left of a folder that was made for it."""
+    """The run's folder, locked. If the run is refused, a folder that was made for it goes, and an older run's is as it was."""
     folder = RunFolder.existing(options.run_dir) if options.resume else RunFolder.new(options.run_dir, recipe)
+    before = {name: (folder.path / name).read_bytes() for name in REWRITTEN if (folder.path / name).exists()}
     try:
         yield folder
     except UserError:
+        for name, content in before.items():
+            (folder.path / name).write_bytes(content)
         folder.release(remove=True)
         raise
     except KeyboardInterrupt:
@@ -110,8 +117,7 @@ def check_ports(settings: RunSettings) -> None:
 
 def prepare(folder: RunFolder, checked: PlanReport) -> None:
     """Write what the processes read, and take away what an earlier part of the run said of itself."""
-    stale = [*folder.path.glob("endpoints/*.json"), folder.path / "learner.json", folder.path / "summary.json"]
-    for path in stale:
+    for path in (*folder.path.glob("endpoints/*.json"), *(folder.path / name for name in REWRITTEN)):
         path.unlink(missing_ok=True)
     write_config(checked.settings, folder.config)
     (folder.path / "plan.txt").write_text(checked.to_text())

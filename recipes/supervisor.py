@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 from protocol.errors import OatmillError, RunError, UserError
 from recipes.child import Child, end_all
-from recipes.commands import actor_command, learner_command, replay_command
 from recipes.crew import BAD_INPUT, ActorGivenUpError, Crew
 from recipes.hub_line import HubLine, hub_line
 from recipes.interrupts import Interrupts
+from recipes.job import Account, Job
 from recipes.json_lines import JsonLines
-from recipes.listening import Listening
-from recipes.observer import Observer
-from recipes.run_folder import RunFolder, read_json
-from recipes.settings import RunSettings
+from recipes.roster import Roster
 
 TURN_S = 0.1
 STATUS_EVERY_S = 1.0
@@ -35,46 +30,6 @@ BOOKS_WITHIN_S = 3.0
 """After the last actor has left, the ledger has this long to come out even."""
 TERM_GRACE_S = 5.0
 LAST_LINES = 15
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is to be supervised.
-
-    Attributes:
-        settings: of the run.
-        folder: of the run, held.
-        addresses: where its server listens.
-        insecure: whether it may listen beyond this machine without keys.
-        observer: is told what happens.
-        identity: what run.json says beside endpoints and processes.
-        resume: whether the learner goes on from its newest checkpoint.
-        log_level: of all roles.
-    """
-
-    settings: RunSettings
-    folder: RunFolder
-    addresses: Listening
-    observer: Observer
-    insecure: bool = False
-    identity: Mapping[str, Any] = field(default_factory=dict)
-    resume: bool = False
-    log_level: str = "info"
-
-
-@dataclass
-class Account:
-    """What the supervisor knows at a run's end.
-
-    Attributes:
-        status: the hub's last answer.
-        restarts: of actors, in all.
-        stopped: whether the run ended because somebody asked.
-    """
-
-    status: Mapping[str, Any] = field(default_factory=dict)
-    restarts: int = 0
-    stopped: bool = False
 
 
 def supervise(job: Job, account: Account) -> None:
@@ -114,24 +69,23 @@ class Supervisor:
         self.hub = hub
         self.interrupts = interrupts
         self.account = account
+        self.roster = Roster(job)
         self.services: dict[str, Child] = {}
-        self.crew = Crew(self._start_actor, max_restarts=job.settings.actors.max_restarts, notice=self._notice)
+        self.crew = Crew(self.roster.start_actor, max_restarts=job.settings.actors.max_restarts, notice=self._notice)
         self.lines = JsonLines(job.folder.metrics)
-        self.endpoints = job.folder.path / "endpoints"
         self.stop_by: float | None = None
         self._heard = self._next_status = 0.0
         self._learner_step: Any = None
         self._stepped = 0.0
-        self._listed: list[Mapping[str, Any]] = []
 
     def start(self) -> None:
         """Start everything at once: whoever is early waits for the others."""
-        self.services["replay"] = self._start_replay()
-        self.services["learner"] = self._start_learner()
+        self.services["replay"] = self.roster.start_replay()
+        self.services["learner"] = self.roster.start_learner()
         self.crew.follow(self.job.settings.actors.count)
         self.crew.turn()
         self._heard = time.monotonic()
-        self._write_run()
+        self.roster.write(list(self.services.values()), self.crew.children, self.crew.restarts_of)
 
     def watch(self) -> None:
         """Look after the run until the learner has ended well.
@@ -146,7 +100,7 @@ class Supervisor:
             self._check(self.services["replay"])
             self._ask_hub()
             self._look_after_actors()
-            self._write_run()
+            self.roster.write(list(self.services.values()), self.crew.children, self.crew.restarts_of)
             self._tell_observer()
             time.sleep(TURN_S)
         self._tell_observer()
@@ -174,8 +128,7 @@ class Supervisor:
         end_all([*self.crew.children, *self._running("learner")], grace_s=TERM_GRACE_S)
         end_all(self._running("replay"), grace_s=TERM_GRACE_S)
         self.crew.turn()
-        self._listed = []
-        self.job.folder.write_run(self._run_content([]))
+        self.roster.write([], [], self.crew.restarts_of)
 
     def _running(self, role: str) -> list[Child]:
         return [self.services[role]] if role in self.services else []
@@ -206,7 +159,7 @@ class Supervisor:
         now = time.monotonic()
         if now - self._heard > SILENT_S:
             raise RunError(f"the replay server has said nothing for {SILENT_S:g} s; its log is {self.services['replay'].log}")
-        if now < self._next_status or not (self.endpoints / "replay.json").exists():
+        if now < self._next_status or not (self.roster.endpoints / "replay.json").exists():
             return
         self._next_status = now + STATUS_EVERY_S
         status = self.hub.status()
@@ -275,54 +228,3 @@ class Supervisor:
         self.job.folder.event(event, **values)
         if text:
             self.job.observer.noted(text)
-
-    def _start_replay(self) -> Child:
-        job = self.job
-        command = replay_command(
-            job.folder.config, job.folder.path, listen=job.addresses.listen, insecure=job.insecure, log_level=job.log_level
-        )
-        return self._child("replay", 0, command, threads=1)
-
-    def _start_learner(self) -> Child:
-        job, trainer = self.job, self.job.settings.trainer
-        command = learner_command(
-            job.folder.config,
-            job.folder.path,
-            address=job.addresses.control,
-            ranks=trainer.learners,
-            resume=job.resume,
-            log_level=job.log_level,
-        )
-        return self._child("learner", 0, command, threads=trainer.threads)
-
-    def _start_actor(self, number: int) -> Child:
-        job = self.job
-        command = actor_command(job.folder.config, address=job.addresses.control, number=number, log_level=job.log_level)
-        return self._child("actor", number, command, threads=1)
-
-    def _child(self, role: str, number: int, command: Sequence[str], *, threads: int) -> Child:
-        return Child(role, number, command, log=self.job.folder.log(role, number), threads=threads)
-
-    def _write_run(self) -> None:
-        """Keep run.json true."""
-        listed = list(self._processes())
-        if listed != self._listed:
-            self._listed = listed
-            self.job.folder.write_run(self._run_content(listed))
-
-    def _processes(self) -> Iterator[Mapping[str, Any]]:
-        yield {"role": "supervisor", "id": 0, "pid": os.getpid(), "restarts": 0}
-        for child in self.services.values():
-            pids = child.ranks if child.role == "learner" and self.job.settings.trainer.learners > 1 else [child.pid]
-            for number, pid in enumerate(pids):
-                yield {"role": child.role, "id": number, "pid": pid, "restarts": 0}
-        for child in self.crew.children:
-            yield {"role": child.role, "id": child.number, "pid": child.pid, "restarts": self.crew.restarts_of(child.number)}
-
-    def _run_content(self, processes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return {
-            **self.job.identity,
-            "control": self.job.addresses.control,
-            "endpoints": {path.stem: read_json(path) for path in sorted(self.endpoints.glob("*.json"))},
-            "processes": list(processes),
-        }

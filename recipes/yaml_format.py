@@ -39,4 +39,4 @@ def load(text: str) -> Any:
 
 def dump(values: Any) -> str:
     """YAML that `load`, and any other reader of YAML, reads back exactly."""
-    return yaml.dump(values, Dumper=SettingsDumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump(values, Dumper=SettingsDumper, sort_keys=False)

@@ -21,7 +21,8 @@ from replay.credit import CreditLine
 from replay.fleet import FleetStatistics
 from replay.ledger import Ledger
 from replay.queue import Segment, TrajectoryQueue
-from replay.sessions import Arrival, DataSessions
+from replay.session import Arrival
+from replay.sessions import DataSessions
 from replay.validation import Validator
 
 MAX_ACTORS_REPORTED = 1000

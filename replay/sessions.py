@@ -7,8 +7,7 @@ is taken, lower ones are acknowledged again, higher ones make the actor start ag
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 from protocol import messages
 from protocol.codec import Buffer, Frames, decode, encode, from_json, shortened
@@ -17,6 +16,7 @@ from protocol.schemas import RunSchema
 from protocol.trajectory import BlockSize
 from replay.credit import CreditLine
 from replay.ledger import ActorTotals
+from replay.session import Arrival, Session
 
 MAX_STRIKES = 3
 """Bad messages after which an actor is turned away; its next incarnation begins anew."""
@@ -25,51 +25,6 @@ RESEND_EVERY_S = 0.2
 MAX_ROWS = 2**16
 MAX_BLOCK_BYTES = 2**30
 """Not counting final observations, which may double it. The data socket drops longer frames unread."""
-
-
-@dataclass(slots=True, eq=False)
-class Session:
-    """One incarnation of one actor."""
-
-    actor_id: int
-    incarnation: int
-    rows: int  # of every block
-    route: bytes
-    next: int = 0  # the first sequence number that is not stored
-    credit: int = 0
-    waits: bool = False
-    serial: int = 0
-    produced: int = 0
-    evicted: int = 0
-    rejected: int = 0
-    strikes: int = 0
-    alive: bool = True  # the hub hears its heartbeats
-    ended: bool = False  # it said BYE, was fenced or was turned away
-    last_data: float = 0.0
-    gap: tuple[int, float] = (-1, 0.0)  # the last gap that it was told of, and when
-
-    @property
-    def open(self) -> bool:
-        """Whether it may hold credit."""
-        return self.alive and not self.ended
-
-    @property
-    def missing(self) -> int:
-        """Trajectories that it produced, did not drop, and that are not stored."""
-        return max(0, self.produced - self.evicted - self.next)
-
-    def report(self, produced: int, evicted: int) -> None:
-        """Take in cumulative counts."""
-        self.evicted = max(self.evicted, evicted)
-        self.produced = max(self.produced, produced, self.next + self.evicted)
-
-
-class Arrival(NamedTuple):
-    """A block that is next in its sequence and may be stored."""
-
-    session: Session
-    message: messages.Data
-    payload: Buffer
 
 
 class DataSessions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isfinite
 
 import numpy as np
@@ -31,12 +32,12 @@ class Validator:
         Args:
             arrays: the block's fields by name, as `Schema.views` gives them.
         """
-        for name in FLAGS:
-            if arrays[name].view(np.uint8).max(initial=0) > 1:
-                raise WireError("not_boolean", f"{name} holds a byte that is neither 0 nor 1")
-        for name, values in arrays.items():
-            if values.dtype.kind == "f" and values.size and not all_finite(values):
-                raise WireError("non_finite", f"{name} holds a number that is not finite")
+        for flag in FLAGS:
+            if arrays[flag].view(np.uint8).max(initial=0) > 1:
+                raise WireError("not_boolean", f"{flag} holds a byte that is neither 0 nor 1")
+        name = not_finite(arrays)
+        if name is not None:
+            raise WireError("non_finite", f"{name} holds a number that is not finite")
         self._check_actions(arrays["actions"])
         rewards = arrays["rewards"]
         low, high = float(rewards.min(initial=0.0)), float(rewards.max(initial=0.0))
@@ -59,9 +60,17 @@ class Validator:
             raise WireError("final_index", f"expected final observations of {n} rows and {length} steps")
 
 
-def all_finite(values: Array) -> bool:
-    """Whether no number is NaN or infinite.
+def not_finite(arrays: Mapping[str, Array]) -> str | None:
+    """The first array that holds NaN or an infinity, or None.
 
-    The smallest and the largest tell: both are NaN if any number is, and one is infinite if any number is.
+    The sum of squares answers the common case at the speed of memory: if it is finite, so is every number. If it is not, it
+    may only have overflowed, and the smallest and the largest number tell: both are NaN if any is.
     """
-    return isfinite(values.min()) and isfinite(values.max())
+    with np.errstate(over="ignore", invalid="ignore"):
+        for name, values in arrays.items():
+            if values.dtype.kind != "f" or not values.size:
+                continue
+            flat = values.ravel()
+            if not isfinite(np.dot(flat, flat)) and not (isfinite(flat.min()) and isfinite(flat.max())):
+                return name
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -13,6 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from recipes.observer import number, value
+
+DRAW_EVERY_S = 0.25
 
 
 class SteadyConsole(Console):
@@ -37,6 +40,8 @@ class LiveObserver:
         self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._total = 0
         self._lost = False
+        self._line: Mapping[str, Any] | None = None
+        self._next = 0.0
 
     def started(self, run_dir: Path, total_timesteps: int, notes: Sequence[str]) -> None:
         """See Observer."""
@@ -48,7 +53,10 @@ class LiveObserver:
 
     def reported(self, line: Mapping[str, Any]) -> None:
         """See Observer."""
-        self._draw(lambda: self._live.update(view(line, self._total), refresh=True))
+        self._line = line
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + DRAW_EVERY_S
+            self._refresh()
 
     def noted(self, text: str) -> None:
         """See Observer."""
@@ -63,7 +71,13 @@ class LiveObserver:
 
     def ended(self) -> None:
         """See Observer."""
+        self._refresh()
         self._draw(self._live.stop)
+
+    def _refresh(self) -> None:
+        line = self._line
+        if line is not None:
+            self._draw(lambda: self._live.update(view(line, self._total), refresh=True))
 
     def _print(self, text: str) -> None:
         self._draw(lambda: self._console.print(text, markup=False, soft_wrap=True))

@@ -320,7 +320,12 @@ def choose(question: Question) -> Choice | None:
     if estimator == "auto":
         estimator = "exact" if question.action.num_logits <= EXACT_UP_TO else "sampled"
         auto["trainer.losses.cmpo.estimator"] = estimator
-    return Choice(ExactCmpo if estimator == "exact" else SampledCmpo, auto)
+    if estimator == "sampled":
+        note = f"cmpo.estimator=sampled: the KL is an estimate from {settings.num_samples} actions that the prior draws"
+        return Choice(SampledCmpo, auto, (note,))
+    several = question.action.factored and settings.baseline == "prior_value"
+    note = "cmpo.baseline=prior_value is not used: with several factors each one's own expectation is the baseline"
+    return Choice(ExactCmpo, auto, (note,) if several else ())
 
 
 def has_model(trainer: TrainerSettings) -> bool:

@@ -18,7 +18,7 @@ class PpoActorWrites(TypedDict):
     """Frozen for the batch."""
 
     policy_advantage_BT: Tensor  # what the surrogate multiplies; normalised over all ranks' steps if asked for
-    anchor_log_prob_BT: Tensor  # of the taken action under the policy that the ratio is taken against
+    behaviour_log_prob_BT: Tensor  # of the taken action under the policy that took it
     old_log_prob_BT: Tensor  # of the taken action under the policy at the batch's start
 
 
@@ -59,12 +59,12 @@ class PpoActor(Loss):
         old_log_probs_BTA: Tensor,
         actions_BT: Tensor,
     ) -> PpoActorWrites:
-        """Normalise advantages and take the anchor's log-probabilities, once for the batch."""
+        """Normalise advantages and take the taken actions' log-probabilities, once for the batch."""
         kept_BT = torch.where(mask_BT, advantage_BT, 0.0)
         advantage = normalised(advantage_BT, mask_BT, self.reducer) if self.settings.norm_adv else kept_BT
         return {
             "policy_advantage_BT": advantage,
-            "anchor_log_prob_BT": self.log_prob(behaviour_log_probs_BTA, actions_BT),
+            "behaviour_log_prob_BT": self.log_prob(behaviour_log_probs_BTA, actions_BT),
             "old_log_prob_BT": self.log_prob(old_log_probs_BTA, actions_BT),
         }
 
@@ -74,19 +74,28 @@ class PpoActor(Loss):
         logits_BTA: Tensor,
         actions_BT: Tensor,
         policy_advantage_BT: Tensor,
-        anchor_log_prob_BT: Tensor,
+        behaviour_log_prob_BT: Tensor,
         old_log_prob_BT: Tensor,
         mask_BT: Tensor,
     ) -> Terms:
         """The terms `policy` and `entropy`; statistics of how far the policy has moved."""
         log_probs_BTA = distribution.log_softmax(logits_BTA.float(), self.sizes)
         log_prob_BT = self.log_prob(log_probs_BTA, actions_BT)
-        ratio_BT = (log_prob_BT - anchor_log_prob_BT).exp()
-        policy_BT = clipped_surrogate(ratio_BT, policy_advantage_BT, self.settings.clip_coef)
+        ratio_BT = (log_prob_BT - behaviour_log_prob_BT).exp()
+        terms = self.terms(log_probs_BTA, ratio_BT, policy_advantage_BT, mask_BT)
+        return terms | movement(log_prob_BT, old_log_prob_BT, behaviour_log_prob_BT, mask_BT)
+
+    def terms(
+        self, log_probs_BTA: Tensor, ratio_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor
+    ) -> dict[str, Term | Statistic]:
+        """The two terms for a ratio to whichever anchor, and how often it lies outside the clip."""
+        clip = self.settings.clip_coef
+        outside_BT = ((ratio_BT.detach() - 1).abs() > clip).float()
         return {
-            "policy": Term(policy_BT, mask_BT, 1.0),
+            "policy": Term(clipped_surrogate(ratio_BT, advantage_BT, clip), mask_BT, 1.0),
             "entropy": Term(distribution.entropy(log_probs_BTA), mask_BT, -self.settings.ent_coef),
-        } | movement(log_prob_BT, old_log_prob_BT, ratio_BT, anchor_log_prob_BT, mask_BT, clip_coef=self.settings.clip_coef)
+            "clip_ratio": Statistic(outside_BT, mask_BT),
+        }
 
     def log_prob(self, log_probs_BTA: Tensor, actions_BT: Tensor) -> Tensor:
         """Of the taken action, `[B, T]`."""
@@ -130,9 +139,7 @@ class ProximalPpoActor(Loss):
             actions_BT=actions_BT,
         )
         return {
-            "policy_advantage_BT": written["policy_advantage_BT"],
-            "anchor_log_prob_BT": written["old_log_prob_BT"],
-            "old_log_prob_BT": written["old_log_prob_BT"],
+            **written,
             "anchor_weight_BT": torch.where(mask_BT, importance_ratio_BT, 0.0).clamp(max=self.rho_clip),
         }
 
@@ -142,39 +149,28 @@ class ProximalPpoActor(Loss):
         logits_BTA: Tensor,
         actions_BT: Tensor,
         policy_advantage_BT: Tensor,
-        anchor_log_prob_BT: Tensor,
         anchor_weight_BT: Tensor,
+        behaviour_log_prob_BT: Tensor,
         old_log_prob_BT: Tensor,
         mask_BT: Tensor,
     ) -> Terms:
         """As `PpoActor`; the weight times the advantage is the advantage of a surrogate with a weight above 0."""
-        return self.inner.compute(
-            logits_BTA=logits_BTA,
-            actions_BT=actions_BT,
-            policy_advantage_BT=policy_advantage_BT * anchor_weight_BT,
-            anchor_log_prob_BT=anchor_log_prob_BT,
-            old_log_prob_BT=old_log_prob_BT,
-            mask_BT=mask_BT,
-        )
+        log_probs_BTA = distribution.log_softmax(logits_BTA.float(), self.inner.sizes)
+        log_prob_BT = self.inner.log_prob(log_probs_BTA, actions_BT)
+        ratio_BT = (log_prob_BT - old_log_prob_BT).exp()
+        terms = self.inner.terms(log_probs_BTA, ratio_BT, policy_advantage_BT * anchor_weight_BT, mask_BT)
+        return terms | movement(log_prob_BT, old_log_prob_BT, behaviour_log_prob_BT, mask_BT)
 
 
 def movement(
-    log_prob_BT: Tensor,
-    old_log_prob_BT: Tensor,
-    ratio_BT: Tensor,
-    anchor_log_prob_BT: Tensor,
-    mask_BT: Tensor,
-    *,
-    clip_coef: float,
-) -> dict[str, Statistic]:
+    log_prob_BT: Tensor, old_log_prob_BT: Tensor, behaviour_log_prob_BT: Tensor, mask_BT: Tensor
+) -> dict[str, Term | Statistic]:
     """How far the policy is from the one at the batch's start and from the one that acted (Schulman's k3 estimate)."""
     with torch.no_grad():
-        log_ratio_BT = log_prob_BT - old_log_prob_BT
-        behaviour_BT = log_prob_BT - anchor_log_prob_BT
+        since_BT, behaviour_BT = log_prob_BT - old_log_prob_BT, log_prob_BT - behaviour_log_prob_BT
         return {
-            "approx_kl": Statistic(log_ratio_BT.exp() - 1 - log_ratio_BT, mask_BT),
-            "anchor_kl": Statistic(behaviour_BT.exp() - 1 - behaviour_BT, mask_BT),
-            "clip_ratio": Statistic(((ratio_BT - 1).abs() > clip_coef).float(), mask_BT),
+            "approx_kl": Statistic(since_BT.exp() - 1 - since_BT, mask_BT),
+            "behaviour_kl": Statistic(behaviour_BT.exp() - 1 - behaviour_BT, mask_BT),
         }
 
 

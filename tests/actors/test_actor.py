@@ -203,12 +203,22 @@ def test_sigterm_ends_an_actor_that_waits_for_weights_and_one_that_works(run: Ru
     assert run.actor_errors() == []
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
 def test_sigterm_ends_an_actor_that_no_hub_answers() -> None:
     with TemporaryDirectory(prefix="oatmill-") as name, ExitStack() as stack:
         run = Run(Path(name), stack)
         (run.folder / "config.yaml").write_text(yaml.safe_dump(config_of()))
         lonely = run.actor()
-        time.sleep(1)  # whether it still loads or asks for a hub already, it must leave alike
+        deadline = time.monotonic() + 30
+        while not catches(lonely.pid, signal.SIGTERM):  # an interpreter that has not come that far just dies of it
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         lonely.send_signal(signal.SIGTERM)
         assert lonely.wait(10) == 0
 

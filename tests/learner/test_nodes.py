@@ -13,6 +13,7 @@ from agent import distribution
 from agent.model import AgentModel
 from agent.spec import AgentSpec
 from learner.loss import Context
+from learner.losses.cmpo import ExactCmpo
 from learner.nodes import Forward, GaeVtrace, GaeVtraceSigma, Prior, PriorQ, PriorSamples, Retrace
 from learner.returns import gae_vtrace, retrace
 from tests.learner.worlds import inputs_of, make_batch, make_spec, make_trainer, make_updater_of
@@ -224,3 +225,34 @@ def test_the_moments_of_targets_and_errors_are_measured_where_steps_count() -> N
             "error_squared": [[0.25, 4]],
         }
         assert all(entry.mask is mask for entry in found.values())
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 1e3])
+def test_rewards_in_other_units_give_the_same_cmpo_target(scale: float) -> None:
+    # Rewards, values and q in other units: returns and sigma follow, and the advantages over sigma stay.
+    spec = make_spec()
+    context, inputs = world(spec, {"losses.cmpo.advantage_clip": 0.7})
+    forward = Forward(context).prepare(**picked(inputs, *FORWARD))
+    prior = Prior(context).prepare(**picked(inputs, *PRIOR))
+    latent = prior["prior_latent_BTH"]
+    q = PriorQ(context).prepare(prior_latent_BTH=latent, actions_BT=inputs["actions_BT"])["prior_q_BTA"]
+    targets = []
+    for unit in (1.0, scale):
+        context.normaliser.load({"moment": 0.0, "weight": 0.0})
+        returns = GaeVtraceSigma(context).prepare(
+            rewards_BT=unit * inputs["rewards_BT"],
+            **picked(inputs, "terminated_BT", "truncated_BT", "mask_BT"),
+            old_value_BT1=unit * forward["old_value_BT1"],
+            final_value_BT=unit * forward["final_value_BT"],
+            importance_ratio_BT=forward["importance_ratio_BT"],
+            prior_value_BT1=unit * prior["prior_value_BT1"],
+        )
+        written = ExactCmpo(context).prepare(
+            prior_log_probs_BTA=prior["prior_log_probs_BTA"],
+            prior_q_BTA=unit * q,
+            prior_value_BT1=unit * prior["prior_value_BT1"],
+            sigma=returns["sigma"],
+        )
+        targets.append(written["cmpo_policy_BTA"])
+    torch.testing.assert_close(targets[1], targets[0], atol=1e-5, rtol=0)
+    assert not torch.allclose(targets[0], prior["prior_log_probs_BTA"].exp(), atol=0.01)

@@ -114,6 +114,12 @@ def test_the_notes_say_what_is_a_heuristic_and_what_is_ignored() -> None:
     assert not plan_of("baseline", clipped).notes
     assert any("not the paper's" in note for note in plan_of("muesli_cmpo").notes)
     assert any("without dynamics" in note for note in plan_of("muesli").notes)
+    assert any("an estimate from 16 actions" in note for note in plan_of("full", actions=157).notes)
+    assert not plan_of("full").notes
+    factored = ActionSpace((2, 3), factored=True)
+    assert any("each one's own expectation" in note for note in make_plan(make_trainer(), AgentSettings(), factored).notes)
+    chosen = make_trainer("full", {"losses.cmpo.baseline": "prior_expected_q"})
+    assert not make_plan(chosen, AgentSettings(), factored).notes
 
 
 def test_reads_and_writes_are_derived_from_the_signatures() -> None:

@@ -104,7 +104,7 @@ def test_the_policy_term_and_its_gradient_by_hand() -> None:
     torch.testing.assert_close(gradient, torch.tensor([[[-1.25, 0.75, 0.5]]]))
     # log pi - log pi_old = ln(0.5 / 0.8); k3 = x - 1 - ln x of the ratio 0.625. To the behaviour: of 1.25.
     assert terms["approx_kl"].value.item() == pytest.approx(0.625 - 1 - log(0.625), abs=1e-6)
-    assert terms["anchor_kl"].value.item() == pytest.approx(1.25 - 1 - log(1.25), abs=1e-6)
+    assert terms["behaviour_kl"].value.item() == pytest.approx(1.25 - 1 - log(1.25), abs=1e-6)
     assert terms["clip_ratio"].value.item() == 0
 
 
@@ -153,6 +153,8 @@ def test_the_proximal_anchor_clips_against_the_old_policy_and_weighs_by_its_rati
         terms = loss.compute(logits_BTA=logs(0.6, 0.2, 0.2), actions_BT=torch.tensor([[0]]), mask_BT=EVERYWHERE, **written)
         assert terms["policy"].value.item() == pytest.approx(expected, rel=1e-5)
         assert terms["approx_kl"].value.item() == pytest.approx(1.2 - 1 - log(1.2), abs=1e-6)
+        moved = 0.6 / behaviour
+        assert terms["behaviour_kl"].value.item() == pytest.approx(moved - 1 - log(moved), rel=1e-5)
 
 
 def test_with_several_factors_the_ratio_is_joint_and_the_entropy_is_summed() -> None:
@@ -188,7 +190,22 @@ def test_advantages_are_normalised_over_the_steps_that_count() -> None:
 
 
 def test_equal_advantages_normalise_to_0_and_not_to_nan() -> None:
-    assert normalised(torch.full((1, 3), 7.0), torch.ones(1, 3, dtype=torch.bool), OneRank()).tolist() == [[0, 0, 0]]
+    # Of seven times 0.7 rounding makes the variance -2e-16.
+    for count, advantage in ((3, 7.0), (7, 0.7)):
+        equal = torch.full((1, count), advantage, dtype=torch.float64)
+        assert normalised(equal, torch.ones(1, count, dtype=torch.bool), OneRank()).abs().max() < 1e-6
+
+
+def test_advantages_are_normalised_however_small_their_spread_and_however_large_their_mean() -> None:
+    # Mean 1e6 + 0.5 and deviation 0.5: float32 squares would have lost it.
+    result = normalised(torch.tensor([[1e6, 1e6 + 1]]), torch.ones(1, 2, dtype=torch.bool), OneRank())
+    torch.testing.assert_close(result, torch.tensor([[-1.0, 1.0]]), atol=1e-3, rtol=0)
+
+
+def test_one_step_alone_normalises_to_0() -> None:
+    mask = torch.tensor([[False, True]])
+    assert normalised(torch.tensor([[3.0, 5.0]]), mask, OneRank()).tolist() == [[0, 0]]
+    assert normalised(torch.tensor([[3.0, 5.0]]), torch.zeros_like(mask), OneRank()).tolist() == [[0, 0]]
 
 
 def test_normalisation_is_over_all_ranks() -> None:

@@ -68,6 +68,21 @@ def test_the_clipped_loss_and_its_gradient_by_hand(
     assert raw.grad.item() == pytest.approx(gradient)
 
 
+def test_each_step_is_clipped_around_its_own_old_value() -> None:
+    rng = np.random.default_rng(0)
+    value, old, target = rng.normal(size=(2, 3)), rng.normal(size=(2, 4)), rng.normal(size=(2, 3))
+    terms = critic(ClippedPpoCritic, {"clip_vloss": True, "vf_clip_coef": 0.5}).compute(
+        value_raw_BT=torch.from_numpy(value).unsqueeze(-1),
+        old_value_BT1=torch.from_numpy(old),
+        value_target_BT=torch.from_numpy(target),
+        mask_BT=torch.ones(2, 3, dtype=torch.bool),
+    )
+    for b, t in np.ndindex(2, 3):
+        clipped = min(max(value[b, t], old[b, t] - 0.5), old[b, t] + 0.5)
+        expected = 0.5 * max((value[b, t] - target[b, t]) ** 2, (clipped - target[b, t]) ** 2)
+        assert terms["value"].value[b, t].item() == pytest.approx(expected)
+
+
 def test_a_categorical_heads_loss_is_the_cross_entropy_to_the_two_hot_target() -> None:
     # Bins -10, -9, ..., 10 in h-space.
     rng = np.random.default_rng(0)

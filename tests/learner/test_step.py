@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from agent.model import ModelOutputs
 from learner.step import Record, Updater
 from protocol.batch import Batch
 from tests.learner.worlds import (
@@ -278,3 +279,18 @@ def test_burn_in_warms_the_state_up_and_is_not_trained_on() -> None:
         totals.append(weigh(updater, updater.objective.prepare(inputs_of(updater, changed))).total)
     assert torch.equal(totals[0], totals[1])
     assert not torch.equal(totals[0], totals[2])
+
+
+@pytest.mark.parametrize("case", [{}, {"losses.cmpo.estimator": "sampled"}, {"losses.ppo_actor.anchor": "proximal"}])
+def test_outputs_in_bfloat16_are_raised_to_float32_before_any_loss(case: dict[str, Any]) -> None:
+    spec = make_spec(sizes=(5,), value_head="categorical")
+    updater = make_updater_of(make_trainer("full", case), spec)
+    values = updater.objective.prepare(inputs_of(updater, make_batch(spec)))
+    ends = values["terminated_BT"] | values["truncated_BT"]
+    outputs = updater.context.model(
+        values["observations_BT1"][:, :-1], values["core_state_BS"], ends, values["actions_BT"], updater.plan.needs
+    )
+    rounded = {name: output.bfloat16() for name, output in outputs.items()}
+    raised = {name: output.float() for name, output in rounded.items()}
+    sums = [updater.objective.weigh(values, cast("ModelOutputs", given)).sums for given in (rounded, raised)]
+    assert torch.equal(*sums)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
+from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from protocol.errors import SettingsError
@@ -35,6 +36,8 @@ def test_config_yaml_gives_back_exactly_what_was_written(module: object, tmp_pat
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 
 
+@profile(deadline=None)
+@example({"\x85": None})  # a line break to YAML
 @given(st.recursive(PLAIN, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8))
 def test_every_plain_value_survives_yaml(value: object) -> None:
     assert yaml_format.load(yaml_format.dump({"value": value})) == {"value": value}

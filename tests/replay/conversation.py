@@ -9,7 +9,7 @@ from protocol.codec import decode, encode, to_json
 from protocol.schemas import RunSchema
 from protocol.trajectory import BlockSize, TrajectoryBlock
 from replay.core import IngestCore, IngestSettings
-from replay.sessions import Session
+from replay.session import Session
 from tests.replay.blocks import SCHEMA, block
 
 

@@ -49,6 +49,7 @@ def test_sigterm_before_anything_is_trained_ends_a_run_soon(tmp_path: Path) -> N
 def test_a_killed_actor_is_replaced_a_fleet_is_scaled_and_a_run_is_stopped_from_elsewhere(tmp_path: Path) -> None:
     with training(tmp_path, "--actors", "1", *ENDLESS) as train:
         train.until(lambda: train.learner_steps() >= 1)
+        train.until(lambda: {"replay", "learner"} <= train.run_json()["endpoints"].keys())
         second = oatmill(tmp_path, "train", "cartpole", "--run-dir", "run")
         assert (second.returncode, "another run is going on in" in second.stderr) == (2, True)
 
@@ -134,4 +135,14 @@ def test_two_learner_ranks_train_as_a_group_and_a_killed_rank_ends_the_run(tmp_p
         assert (
             train.errors.read_text().splitlines()[-1].startswith("oatmill: error: the learner process ended with exit code 1")
         )
+        assert all_gone(train.run_dir)
+
+
+def test_sigterm_while_the_plan_is_made_leaves_nothing(tmp_path: Path) -> None:
+    with training(tmp_path, *ENDLESS) as train:
+        train.until((train.run_dir / "checkpoints").exists)
+        train.process.terminate()
+        assert train.end() == 130
+        assert not train.run_dir.exists()
+        assert train.errors.read_text() == ""
         assert all_gone(train.run_dir)

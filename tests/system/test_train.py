@@ -104,6 +104,12 @@ def test_a_run_goes_on_from_its_newest_checkpoint_with_its_own_settings(place: P
     refused = oatmill(place, "train", "cartpole", "--run-dir", "run")
     assert refused.returncode == 2
     assert "exists and is not empty; choose another --run-dir, or go on with it by --resume" in refused.stderr
+    before = (place / "run" / "summary.json").read_text()
+    spent = oatmill(place, "train", "cartpole", "--resume", "trainer.epochs=2")
+    assert spent.returncode == 2
+    assert spent.stderr.startswith("oatmill: error: the checkpoint has trained 20480 env steps already")
+    assert len(spent.stderr.splitlines()) == 1
+    assert (place / "run" / "summary.json").read_text() == before
     shown = oatmill(place, "train", "cartpole", "--resume", "--json", f"trainer.total_timesteps={longer}")
     assert shown.returncode == 0, shown.stderr
     resumed = json.loads(shown.stdout)

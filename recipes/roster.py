@@ -1,0 +1,86 @@
+"""The processes of a run: how each is started, and what run.json says of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from recipes.child import Child
+from recipes.commands import actor_command, learner_command, replay_command
+from recipes.job import Job
+from recipes.run_folder import read_json
+
+
+class Roster:
+    """Starts the processes of a job and keeps run.json true.
+
+    Args:
+        job: what is run.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._written: dict[str, Any] = {}
+        self.endpoints = job.folder.path / "endpoints"
+
+    def start_replay(self) -> Child:
+        """The server between actors and learner."""
+        job = self._job
+        command = replay_command(
+            job.folder.config, job.folder.path, listen=job.addresses.listen, insecure=job.insecure, log_level=job.log_level
+        )
+        return self._child("replay", 0, command, threads=1)
+
+    def start_learner(self) -> Child:
+        """The learner: its one rank, or torchrun with all of them."""
+        job, trainer = self._job, self._job.settings.trainer
+        command = learner_command(
+            job.folder.config,
+            job.folder.path,
+            address=job.addresses.control,
+            ranks=trainer.learners,
+            resume=job.resume,
+            log_level=job.log_level,
+        )
+        return self._child("learner", 0, command, threads=trainer.threads)
+
+    def start_actor(self, number: int) -> Child:
+        """One actor."""
+        job = self._job
+        command = actor_command(job.folder.config, address=job.addresses.control, number=number, log_level=job.log_level)
+        return self._child("actor", number, command, threads=1)
+
+    def write(self, services: Sequence[Child], actors: Sequence[Child], restarts_of: Callable[[int], int]) -> None:
+        """Write run.json, if it is no longer true.
+
+        Args:
+            services: replay and learner, as far as they run.
+            actors: the actors that run.
+            restarts_of: how often an actor was started again, by its number.
+        """
+        job = self._job
+        listed = [*self._services(services), *self._actors(actors, restarts_of)]
+        content = {
+            **job.identity,
+            "control": job.addresses.control,
+            "endpoints": {path.stem: read_json(path) for path in sorted(self.endpoints.glob("*.json"))},
+            "processes": [{"role": "supervisor", "id": 0, "pid": os.getpid(), "restarts": 0}, *listed] if listed else [],
+        }
+        if content != self._written:
+            self._written = content
+            job.folder.write_run(content)
+
+    def _child(self, role: str, number: int, command: Sequence[str], *, threads: int) -> Child:
+        return Child(role, number, command, log=self._job.folder.log(role, number), threads=threads)
+
+    def _services(self, services: Sequence[Child]) -> Iterator[Mapping[str, Any]]:
+        grouped = self._job.settings.trainer.learners > 1
+        for child in services:
+            pids = child.ranks if grouped and child.role == "learner" else [child.pid]
+            for number, pid in enumerate(pids):
+                yield {"role": child.role, "id": number, "pid": pid, "restarts": 0}
+
+    def _actors(self, actors: Sequence[Child], restarts_of: Callable[[int], int]) -> Iterator[Mapping[str, Any]]:
+        for child in actors:
+            yield {"role": child.role, "id": child.number, "pid": child.pid, "restarts": restarts_of(child.number)}
