@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ BASE_PORT = 7300
 CONTROL_OFFSET = 2
 """Data, batches, control and weights have consecutive ports."""
 LONGEST_SOCKET_PATH = 107
+PREFIX = "oatmill-"
+ABANDONED_AFTER_S = 3600.0
 TCP = re.compile(r"^tcp://(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+)(:(?P<port>\d{1,5}))?$")
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """A server that listens everywhere is reached by its own machine on the loopback."""
@@ -51,7 +54,8 @@ def listening(asked: str) -> Iterator[Listening]:
     if asked != LOCAL:
         yield tcp(asked)
         return
-    folder = Path(tempfile.mkdtemp(prefix="oatmill-"))
+    sweep(Path(tempfile.gettempdir()))
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     try:
         longest = folder / "batches"
         if len(str(longest).encode()) > LONGEST_SOCKET_PATH:
@@ -62,6 +66,14 @@ def listening(asked: str) -> Iterator[Listening]:
         yield Listening(f"ipc://{folder}", f"ipc://{folder}/control")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(parent: Path) -> None:
+    """Take away the empty folders of runs whose supervisor was killed; one that holds sockets cannot be removed this way."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > ABANDONED_AFTER_S:
+                folder.rmdir()
 
 
 def tcp(asked: str) -> Listening:

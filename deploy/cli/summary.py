@@ -37,24 +37,30 @@ def summary_lines(result: RunResult, env: EnvSettings) -> list[str]:
 
 def facts(result: RunResult, env: EnvSettings) -> list[str]:
     """How well, how far and how fast."""
-    baseline = random_return(env)
-    random = f"; the random policy gets {baseline:g}" if baseline is not None else ""
-    mean, spread = result.episode_return.get("mean"), result.episode_return.get("std")
     lines = [
-        f"episode return  {number(mean, '.2f')} +- {number(spread, '.2f')} over the last {result.episode_return.get('n', 0)} "
-        f"episodes{random}",
+        f"episode return  {return_text(result.episode_return, random_return(env))}",
         f"env steps       {result.env_steps:,} in {result.learner_steps:,} learner steps and "
         f"{number(result.seconds, '.1f')} s, {number(result.env_steps_per_second, ',.0f')} a second",
         f"policy          entropy {number(value(result.entropy, 'nats'), '.3f')} nats "
         f"({number(value(result.entropy, 'fraction'), '.0%')} of uniform), explained variance "
         f"{number(result.explained_variance, '.2f')}, lag {number(value(result.policy_lag, 'p50'), '.0f')} versions",
     ]
-    if result.episode_statistics:
+    if result.episode_statistics and result.episode_return.get("n"):
         shown = ", ".join(f"{name} {number(mean, '.2f')}" for name, mean in result.episode_statistics.items())
         lines.append(f"an episode      {shown}")
     if result.outcome != "done":
         lines.append(f"outcome         {result.outcome}")
     return lines
+
+
+def return_text(episode_return: Mapping[str, Any], baseline: float | None) -> str:
+    """The mean return beside the random policy's, where that has been measured."""
+    random = f"; the random policy gets {baseline:g}" if baseline is not None else ""
+    count = episode_return.get("n", 0)
+    if not count:
+        return f"no episode has ended yet{random}"
+    mean, spread = number(episode_return["mean"], ".2f"), number(episode_return["std"], ".2f")
+    return f"{mean} +- {spread} over the last {count} episodes{random}"
 
 
 def loss_table(losses: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -12,7 +12,7 @@ from actors.settings import CogsEnv
 from deploy.cli.display import observer_for
 from deploy.cli.live import LiveObserver
 from deploy.cli.status import status_lines
-from deploy.cli.summary import ledger_line, loss_table, summary_lines
+from deploy.cli.summary import ledger_line, loss_table, return_text, summary_lines
 from recipes.observer import PlainObserver
 from recipes.result import Identity, compose
 
@@ -100,6 +100,11 @@ def test_a_terminal_gets_the_live_view_and_everything_else_plain_lines(monkeypat
 def test_a_terminal_that_goes_away_does_not_end_the_run() -> None:
     watch(PlainObserver(Broken(), every_s=0))
     watch(LiveObserver(Broken(), width=80))
+
+
+def test_a_run_too_short_for_an_episode_says_so() -> None:
+    assert return_text({"mean": None, "std": None, "n": 0}, 1.42) == "no episode has ended yet; the random policy gets 1.42"
+    assert return_text({}, None) == "no episode has ended yet"
 
 
 def test_the_end_compares_with_the_random_policy_and_balances_the_ledger(tmp_path: Path) -> None:

@@ -26,6 +26,18 @@ def test_local_sockets_have_a_private_folder_that_is_taken_away() -> None:
     assert not folder.exists()
 
 
+def test_empty_folders_of_killed_runs_are_swept_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in ("oatmill-dead", "oatmill-live", "oatmill-new", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "oatmill-live" / "data").touch()
+    for name in ("oatmill-dead", "oatmill-live", "other"):
+        os.utime(tmp_path / name, (0, 0))
+    with listening("ipc"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["oatmill-live", "oatmill-new", "other"]
+
+
 def test_a_temporary_folder_that_is_too_deep_for_sockets_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = tmp_path / ("x" * 100)
     deep.mkdir()

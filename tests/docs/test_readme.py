@@ -1,0 +1,62 @@
+"""What the README tells a reader to type works as written."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from deploy.cli.app import app
+from deploy.cli.entry import run_command
+from recipes.launch import Run
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+BLOCKS = dict.fromkeys(re.findall(r"```(sh|python)\n(.*?)```", README, re.DOTALL))
+COMMANDS = [
+    shlex.split(line, comments=True)[1:]
+    for language, block in BLOCKS
+    if language == "sh"
+    for line in block.splitlines()
+    if line.startswith("oatmill ")
+]
+PYTHON = [block for language, block in BLOCKS if language == "python"]
+
+
+def test_the_readme_shows_commands_and_python() -> None:
+    assert len(COMMANDS) >= 10
+    assert len(PYTHON) == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_and_option_exists(command: list[str]) -> None:
+    known = get_command(app).commands[command[0]]  # type: ignore[attr-defined]
+    options = {option for parameter in known.params for option in parameter.opts}
+    assert {word for word in command if word.startswith("--")} <= options
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == "train" and "--run-dir" not in c], ids=" ".join)
+def test_every_training_command_has_a_plan(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_module.py").write_text("import gymnasium\n\ndef make_env():\n    return gymnasium.make('CartPole-v1')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["plan", *command[1:]]) == 0, capsys.readouterr().err
+
+
+def test_the_python_form_is_checked_and_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Run] = []
+
+    def start(run: Run) -> None:
+        started.append(run)
+
+    monkeypatch.setattr(Run, "start", start)
+    names: dict[str, Any] = {}
+    exec(PYTHON[0], names)
+    assert started == [names["run"]]
+    assert names["run"].trainer.losses.cmpo.enabled
+    assert names["run"].env.mission == "easy_hearts"
