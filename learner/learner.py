@@ -25,7 +25,7 @@ from learner.checkpoint import Progress, restore, save
 from learner.distributed import Ranks, joined
 from learner.inputs import to_inputs
 from learner.loss import Context
-from learner.metrics import LearnerMetrics, MetricsServer
+from learner.metrics import LearnerMetrics
 from learner.normaliser import Normaliser
 from learner.plan import make_plan
 from learner.publish import pack
@@ -37,6 +37,7 @@ from learner.step import Record, Updater, freeze_unused
 from protocol.channels import BatchClient, ControlClient, Delivery, WeightsPublisher
 from protocol.endpoints import write_endpoint
 from protocol.errors import RunError, UserError
+from protocol.http import HttpServer, Pages
 from protocol.settings import MetricsSettings
 from protocol.trajectory import Array
 
@@ -168,9 +169,8 @@ class Learner:
         sizes = self.spec.spaces.action.sizes
         self.recorder = Recorder(config.run_dir, sum(math.log(size) for size in sizes), config.trainer.total_timesteps)
         self.metrics = LearnerMetrics()
-        server = MetricsServer(
-            self.metrics.registry, config.metrics.host, config.metrics.port, healthy=self.healthy, ready=lambda: True
-        )
+        pages = Pages(self.metrics.registry, self.healthy, lambda: True)
+        server = HttpServer(config.metrics.host, config.metrics.port, pages)
         stack.callback(server.close)
         self.publisher = WeightsPublisher(weights_address)
         stack.callback(self.publisher.close)

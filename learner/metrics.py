@@ -1,4 +1,4 @@
-"""The learner's Prometheus series and its HTTP endpoint; only rank 0 has them.
+"""The learner's Prometheus series; only rank 0 has them.
 
 Every closed label child exists at 0 from the start and is kept, so that exporting is a handful of assignments.
 """
@@ -6,14 +6,11 @@ Every closed label child exists at 0 from the start and is kept, so that exporti
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from learner.redflags import FLAGS
 from learner.report import StepReport
@@ -137,53 +134,3 @@ class LearnerMetrics:
             self.cmpo_mean.set(cmpo.statistics.get("adv_mean", math.nan))
             self.cmpo_std.set(cmpo.statistics.get("adv_std", math.nan))
             self.cmpo_kl.set(cmpo.terms["kl"].raw)
-
-
-class MetricsServer:
-    """Serves /metrics, /healthz and /readyz from a thread of its own.
-
-    Args:
-        registry: what /metrics shows.
-        host: the address to listen on.
-        port: 0 takes a free one.
-        healthy: whether the role makes progress.
-        ready: whether it can take work.
-    """
-
-    def __init__(
-        self, registry: CollectorRegistry, host: str, port: int, *, healthy: Callable[[], bool], ready: Callable[[], bool]
-    ) -> None:
-        checks = {"/healthz": healthy, "/readyz": ready}
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                path = self.path.split("?")[0]
-                if path == "/metrics":
-                    self.answer(200, CONTENT_TYPE_LATEST, generate_latest(registry))
-                elif path in checks:
-                    passed = checks[path]()
-                    self.answer(200 if passed else 503, "text/plain", b"ok\n" if passed else b"no progress\n")
-                else:
-                    self.answer(404, "text/plain", b"expected /metrics, /healthz or /readyz\n")
-
-            def answer(self, status: int, content_type: str, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", content_type)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class names it)
-                """Scrapes are not worth a line in the log."""
-
-        self.server = ThreadingHTTPServer((host, port), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://{host}:{self.server.server_address[1]}/metrics"
-        self.thread = threading.Thread(target=self.server.serve_forever, name="metrics", daemon=True)
-        self.thread.start()
-
-    def close(self) -> None:
-        """Stop listening."""
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()

@@ -52,8 +52,9 @@ def group_takes_no_value(path: str, known: Sequence[str], value: object) -> str:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """The known name most like `name`; one that ends in the same word comes first."""
-    last = name.rpartition(".")[2]
+    """The known name most like `name`, below the same root where there is one; one that ends in the same word comes first."""
+    last, root = name.rpartition(".")[2], f"{name.partition('.')[0]}."
+    known = [candidate for candidate in known if candidate.startswith(root)] or known
 
     def likeness(candidate: str) -> tuple[float, float]:
         whole = SequenceMatcher(None, name, candidate).ratio()

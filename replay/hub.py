@@ -15,11 +15,11 @@ import zmq
 from protocol.codec import Buffer, two_frames
 from protocol.endpoints import write_endpoint
 from protocol.errors import WireError
+from protocol.http import HttpServer, Pages
 from protocol.joining import joining_config
 from protocol.sockets import ServerSocket
 from protocol.timing import LOST_AFTER_S
 from replay.child import IngestProcess
-from replay.http import HttpServer, Pages
 from replay.hub_core import HubCore
 from replay.link import Link
 from replay.listen import bind_addresses, remove_sockets
@@ -175,7 +175,7 @@ def serve(options: Namespace, ingest: IngestProcess, ending: Ending) -> int:
 
 def open_http(config: dict[str, Any], hub: Hub) -> HttpServer:
     """The pages of the role."""
-    pages = Pages(registry_of(hub.snapshot, hub.healthy), hub.healthy, lambda: hub.core.ready, hub.core.actors)
+    pages = Pages(registry_of(hub.snapshot, hub.healthy), hub.healthy, lambda: hub.core.ready, {"/actors": hub.core.actors})
     return HttpServer(config["metrics"]["host"], config["metrics"]["port"], pages)
 
 

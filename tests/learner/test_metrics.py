@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
-from learner.metrics import TERMS, LearnerMetrics, MetricsServer
+from learner.metrics import TERMS, LearnerMetrics
 from learner.redflags import FLAGS
 from learner.reduce import OneRank
 from learner.report import Reporter, StepReport
@@ -64,44 +60,3 @@ def test_a_report_without_cmpo_leaves_its_series_alone() -> None:
     metrics = LearnerMetrics()
     metrics.report(make_report("baseline"), dict.fromkeys(FLAGS, False), SUMMARY)
     assert value(metrics, "cmpo_kl") == 0
-
-
-class Switch:
-    """Something that is healthy until it is not."""
-
-    on = True
-
-    def __call__(self) -> bool:
-        return self.on
-
-
-@pytest.fixture
-def health() -> Switch:
-    return Switch()
-
-
-@pytest.fixture
-def server(health: Switch) -> Iterator[MetricsServer]:
-    made = MetricsServer(LearnerMetrics().registry, "127.0.0.1", 0, healthy=health, ready=lambda: True)
-    yield made
-    made.close()
-
-
-def get(url: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-
-
-def test_the_endpoint_shows_metrics_and_health(server: MetricsServer, health: Switch) -> None:
-    root = server.url.removesuffix("/metrics")
-    status, text = get(server.url)
-    assert status == 200
-    assert 'oatmill_red_flag{flag="loss_spike"} 0.0' in text
-    assert get(f"{root}/healthz")[0] == get(f"{root}/readyz")[0] == 200
-    health.on = False
-    assert get(f"{root}/healthz")[0] == 503
-    assert get(f"{root}/else") == (404, "expected /metrics, /healthz or /readyz\n")

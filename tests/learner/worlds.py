@@ -84,6 +84,18 @@ def make_context(trainer: TrainerSettings | None = None, spec: AgentSpec | None 
     return make_updater_of(trainer or make_trainer(), spec or make_spec()).context
 
 
+def cmpo_context(changes: dict[str, Any] | None = None, **spec: Any) -> Context:
+    """The full arm's, with settings of CMPO changed."""
+    return make_context(
+        make_trainer("full", {f"losses.cmpo.{n}": value for n, value in (changes or {}).items()}), make_spec(**spec)
+    )
+
+
+def random_normal(seed: int, *shape: int) -> Tensor:
+    """Standard normal float64 numbers."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
 def make_batch(spec: AgentSpec, *, size: int = 6, steps: int = 7, seed: int = 0, absent: bool = False) -> Batch:
     """Random trajectories in which episodes terminate, are cut, and (if asked for) leave their row empty for a while."""
     rng = np.random.default_rng(seed)

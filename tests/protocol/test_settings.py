@@ -123,6 +123,13 @@ def test_a_long_value_is_cut_in_the_message(roots: Roots) -> None:
     assert len(str(refusal.value)) < 150
 
 
+def test_a_name_below_a_root_that_exists_is_nearest_to_one_below_it() -> None:
+    # By its last word alone, `fraction` is nearer to `activation`.
+    assert (
+        nearest("replay.fraction", ["agent.activation", "replay.acknowledge", "replay.queue_batches"]) == "replay.acknowledge"
+    )
+
+
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [

@@ -1,12 +1,12 @@
-"""/metrics, /healthz, /readyz and /actors, in a thread of the hub that only reads."""
+"""/metrics, /healthz and /readyz of a role, and more pages of its own, in a thread that only reads."""
 
 from __future__ import annotations
 
 import json
 import logging
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from protocol.errors import UserError
 
-_log = logging.getLogger("oatmill.replay.http")
+_log = logging.getLogger("oatmill.http")
 
 READ_WITHIN_S = 5.0
 """A client that sends no whole request for this long is dropped."""
@@ -26,8 +26,8 @@ class Pages:
 
     registry: CollectorRegistry
     healthy: Callable[[], bool]  # the role makes progress
-    ready: Callable[[], bool]  # it takes actors and learners
-    actors: Callable[[], list[dict[str, Any]]]
+    ready: Callable[[], bool]  # it can be worked with
+    more: Mapping[str, Callable[[], Any]] = field(default_factory=dict)  # by path: what is answered as JSON
 
 
 class _Server(ThreadingHTTPServer):
@@ -80,13 +80,14 @@ class _Handler(BaseHTTPRequestHandler):
             case "/metrics":
                 self._answer(200, CONTENT_TYPE_LATEST, generate_latest(self.pages.registry))
             case "/healthz":
-                self._flag(self.pages.healthy(), "no progress for 5 s")
+                self._flag(self.pages.healthy(), "no progress")
             case "/readyz":
                 self._flag(self.pages.ready(), "not ready")
-            case "/actors":
-                self._answer(200, "application/json", json.dumps(self.pages.actors()).encode())
+            case path if path in self.pages.more:
+                self._answer(200, "application/json", json.dumps(self.pages.more[path]()).encode())
             case _:
-                self._answer(404, "text/plain", b"try /metrics, /healthz, /readyz or /actors\n")
+                known = ", ".join(["/metrics", "/healthz", "/readyz", *self.pages.more])
+                self._answer(404, "text/plain", f"expected one of {known}\n".encode())
 
     def _flag(self, good: bool, problem: str) -> None:  # noqa: FBT001 -- a status, read as one
         self._answer(200 if good else 503, "text/plain", b"ok\n" if good else f"{problem}\n".encode())
