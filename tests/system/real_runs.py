@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -43,6 +44,11 @@ def oatmill(folder: Path, *arguments: str, timeout_s: float = 60) -> subprocess.
     )
 
 
+def heed_ctrl_c() -> None:
+    """A shell starts background jobs with SIGINT ignored, and a run that was told to ignore it does."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Train:
     """`oatmill train` while it goes on.
 
@@ -63,6 +69,7 @@ class Train:
                 stdout=output,
                 stderr=errors,
                 stdin=subprocess.DEVNULL,
+                preexec_fn=heed_ctrl_c,  # noqa: PLW1509  (this process has no threads)
             )
 
     def pids(self, role: str) -> list[int]:
