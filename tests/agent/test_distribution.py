@@ -31,6 +31,24 @@ def test_sums_over_factors_and_spreading_back_by_hand() -> None:
     assert distribution.spread(torch.tensor([[7.0], [8.0]]), (3,)).tolist() == [[7, 7, 7], [8, 8, 8]]
 
 
+def test_rows_of_any_number_of_axes_are_treated_alike() -> None:
+    rows = logits(4, 3)
+    flat = rows.flatten(0, 1)
+    actions = torch.stack([torch.arange(12) % n for n in SIZES], -1)
+    whole = actions.view(4, 3, 2)
+    for per_row in (distribution.log_softmax, distribution.factor_sums):
+        torch.testing.assert_close(per_row(rows, SIZES).flatten(0, 1), per_row(flat, SIZES))
+    spread = distribution.spread(distribution.factor_sums(rows, SIZES), SIZES)
+    torch.testing.assert_close(spread.flatten(0, 1), distribution.spread(distribution.factor_sums(flat, SIZES), SIZES))
+    torch.testing.assert_close(distribution.entropy(rows).flatten(), distribution.entropy(flat))
+    for of_actions in (distribution.action_columns, distribution.one_hot):
+        assert torch.equal(of_actions(whole, SIZES, factored=True).flatten(0, 1), of_actions(actions, SIZES, factored=True))
+    chosen = distribution.log_prob(rows, whole, SIZES, factored=True)
+    torch.testing.assert_close(chosen.flatten(), distribution.log_prob(flat, actions, SIZES, factored=True))
+    best = distribution.argmax(rows, SIZES, factored=True)
+    assert torch.equal(best.flatten(0, 1), distribution.argmax(flat, SIZES, factored=True))
+
+
 def test_the_columns_of_a_factored_action_start_behind_the_factors_before() -> None:
     actions = torch.tensor([[1, 2], [0, 0]], dtype=torch.int32)
     assert distribution.action_columns(actions, SIZES, factored=True).tolist() == [[1, 4], [0, 2]]

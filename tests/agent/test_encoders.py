@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from agent.encoders import ImageEncoder, TokenCodebook, TokenGridEncoder, make_encoder, without_trailing_pads
+from agent.encoders import ResidualBlock, TokenCodebook, TokenGridEncoder, make_encoder, without_trailing_pads
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
 from protocol.spaces import ActionSpace, ObservationSpace, Spaces
@@ -142,6 +142,14 @@ def test_the_code_books_tables_by_hand() -> None:
     assert weight[keys].tolist() == [pytest.approx(1.0), 0, 0, pytest.approx(2.0)]
 
 
+def test_each_categorical_feature_has_slots_of_its_own() -> None:
+    # Features 0 and 2 are categorical with 4 values each: after the 2 * 3 numeric slots come 6..9 and 10..13.
+    codebook = TokenCodebook(ObservationSpace("tokens", (6, 3), "uint8", SCALES, (0, 2), CATEGORIES, WINDOW))
+    first, _, _ = codebook.lookup_tables()
+    assert codebook.slots == 14
+    assert first[[0, 3, 256, 512, 512 + 3]].tolist() == [6, 9, 2, 10, 13]
+
+
 def test_places_are_row_by_row_within_the_window_and_one_for_all_others() -> None:
     place = TokenCodebook(token_space()).place_table()
     assert [int(place[location]) for location in (0x00, 0x04, 0x10, 0x24)] == [0, 4, 5, 14]
@@ -174,10 +182,19 @@ def test_images_of_any_size_have_the_asked_width(height: int, width: int) -> Non
     assert all(parameter.grad is not None for parameter in encoder.parameters())
 
 
-def test_bytes_are_scaled_to_0_to_1_and_floats_are_not() -> None:
+def test_a_residual_block_adds_its_input() -> None:
     torch.manual_seed(0)
-    of_bytes = ImageEncoder((1, 4, 4), (5,), nn.Tanh, uint8=True)
-    of_floats = ImageEncoder((1, 4, 4), (5,), nn.Tanh, uint8=False)
+    block, x = ResidualBlock(3), torch.randn(2, 3, 4, 4)
+    expected = x + block.second(torch.relu(block.first(torch.relu(x))))
+    torch.testing.assert_close(block(x), expected)
+    for parameter in block.second.parameters():
+        nn.init.zeros_(parameter)
+    assert torch.equal(block(x), x)
+
+
+def test_bytes_are_scaled_to_0_to_1_and_floats_are_not() -> None:
+    of_bytes = encoder_of("cnn", ObservationSpace("image", (1, 4, 4), "uint8"))
+    of_floats = encoder_of("cnn", ObservationSpace("image", (1, 4, 4), "float32"))
     of_floats.load_state_dict(of_bytes.state_dict())
     images = torch.randint(256, (2, 1, 4, 4), dtype=torch.uint8)
     torch.testing.assert_close(of_bytes(images), of_floats(images.float() / 255), atol=1e-6, rtol=1e-5)

@@ -28,16 +28,17 @@ def test_opposite_losses_have_opposite_signs_and_one_that_reaches_nothing_has_no
     assert measured.tolist() == [[3, 1], [1, -1], [0, 0], [0, 0]]
 
 
-def test_gradients_are_averaged_over_ranks_before_the_norm() -> None:
-    # This rank's gradient is 3 and the other's -3: nothing is left, where a mean of norms would say 3.
+@pytest.mark.parametrize(("elsewhere", "norm"), [(1.0, 2.0), (-3.0, 0.0)])
+def test_gradients_are_averaged_over_ranks_before_the_norm(elsewhere: float, norm: float) -> None:
+    # This rank's gradient is 3. With one of -3 elsewhere nothing is left, where a mean of norms would say 3.
     class Other:
         world_size = 2
 
         def sum(self, values: Tensor) -> Tensor:
-            return values - values.clone()
+            return values + elsewhere
 
     x = nn.Parameter(torch.zeros(1))
-    assert trunk_gradients({"a": 3 * x.sum()}, [x], Other())[0, 0].item() == 0
+    assert trunk_gradients({"a": 3 * x.sum()}, [x], Other())[0, 0].item() == norm
 
 
 @pytest.mark.parametrize("core", ["none", "lstm"])

@@ -53,6 +53,7 @@ def test_each_loss_is_the_weighed_sum_of_its_terms_masked_means() -> None:
     assert weighed.total.item() == 1.0
     assert weighed.keys == (("two", "x"), ("two", "y"), ("two", "seen"), ("empty", "none"))
     assert weighed.sums.tolist() == [[3, 4, 16, 0], [2, 1, 2, 0]]
+    assert not weighed.sums.requires_grad, "a report must not keep every minibatch's graph alive"
     assert objective.coefs == {("two", "x"): 2.0, ("two", "y"): -0.5, ("empty", "none"): 5.0}
     # d/dx = coef / count where it counts, and 0, not NaN, where it does not.
     (gradient,) = torch.autograd.grad(weighed.total, x)

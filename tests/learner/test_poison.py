@@ -139,19 +139,31 @@ def test_without_absent_steps_arrays_are_wrapped_and_not_copied() -> None:
         assert np.shares_memory(inputs[name].numpy(), array), name  # type: ignore[literal-required]
 
 
-def test_clearing_absent_steps_leaves_the_batch_itself_alone() -> None:
-    spec = make_spec()
-    batch = poisoned(with_late_comers(make_batch(spec, absent=True)), 7.0)
-    before = {name: getattr(batch, name).copy() for name in ("observations", "actions", "rewards", "behaviour_logits")}
+def test_what_belongs_to_absent_steps_is_cleared_and_nothing_else() -> None:
+    # Row 0 is absent at the first step, row 1 at the last, row 2 in between; the batch itself stays as it is.
+    spec = make_spec(core="gru")
+    batch = make_batch(spec)
+    for row, step in ((0, 0), (1, 6), (2, 3)):
+        batch.valid[row, step] = False
+    names = {
+        "observations": "observations_BT1",
+        "actions": "actions_BT",
+        "rewards": "rewards_BT",
+        "core_state": "core_state_BS",
+    }
+    before = {name: getattr(batch, name).copy() for name in names}
     inputs = to_inputs(batch, spec, make_trainer(), CPU)
-    for name, array in before.items():
-        np.testing.assert_array_equal(getattr(batch, name), array)
-    absent = torch.from_numpy(~batch.valid)
-    assert (inputs["rewards_BT"][absent] == 0).all()
-    assert (inputs["observations_BT1"][:, :-1][absent] == 0).all()
-    present = torch.from_numpy(batch.valid)
-    assert torch.equal(inputs["rewards_BT"][present], torch.from_numpy(batch.rewards)[present])
-    assert torch.equal(inputs["observations_BT1"][:, :-1][present], torch.from_numpy(batch.observations)[:, :-1][present])
+    expected = {name: array.copy() for name, array in before.items()}
+    for row, step in ((0, 0), (1, 6), (2, 3)):
+        for name in ("observations", "actions", "rewards"):
+            expected[name][row, step] = 0
+    expected["observations"][1, 7] = 0
+    expected["core_state"][0] = 0
+    for name, written in names.items():
+        np.testing.assert_array_equal(getattr(batch, name), before[name])
+        np.testing.assert_array_equal(inputs[written].numpy(), expected[name], err_msg=name)  # type: ignore[literal-required]
+    uniform = inputs["behaviour_log_probs_BTA"][[0, 1, 2], [0, 6, 3]].exp()
+    torch.testing.assert_close(uniform, torch.full((3, 3), 1 / 3))
 
 
 def test_bytes_of_absent_steps_stay_as_they_are() -> None:

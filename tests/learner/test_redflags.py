@@ -98,10 +98,10 @@ def test_without_muesli_there_is_no_ratio() -> None:
     ("ratio", "progress", "flag"),
     [
         # 1 nat of ln 157 = 5.056 is a fraction of 0.1978, 4 nats are 0.7911; high entropy counts after a quarter of the budget.
-        (0.197, 0.0, "entropy_collapsed"),
-        (0.199, 0.0, None),
-        (0.790, 0.9, None),
-        (0.792, 0.9, "entropy_high"),
+        (0.1977, 0.0, "entropy_collapsed"),
+        (0.1979, 0.0, None),
+        (0.7910, 0.9, None),
+        (0.7912, 0.9, "entropy_high"),
         (0.792, 0.25, "entropy_high"),
         (0.792, 0.24, None),
         (math.nan, 0.9, None),
