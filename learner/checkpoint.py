@@ -62,6 +62,7 @@ def save(folder: Path, updater: Updater, progress: Progress, *, keep: int) -> Pa
     manifest = progress._asdict() | {
         "updates": updater.updates,
         "normaliser": context.normaliser.state(),
+        "coefficient_scales": context.scales,
         "agent": context.model.spec.to_dict(),
         "trainer": context.trainer.model_dump(mode="json"),
         "files": {name: file_digest(working / name) for name in names},
@@ -115,6 +116,7 @@ def apply(checkpoint: Path, manifest: dict[str, Any], updater: Updater) -> Progr
     load_model(context.prior, checkpoint / PRIOR_FILE)
     load_optimizer(updater, load_file(checkpoint / OPTIMIZER_FILE), context)
     context.normaliser.load(manifest["normaliser"])
+    context.scales.update(manifest["coefficient_scales"])
     updater.updates = manifest["updates"]
     return Progress(*(manifest[name] for name in Progress._fields))
 

@@ -31,8 +31,9 @@ from learner.plan import make_plan
 from learner.publish import pack
 from learner.recorder import Recorder
 from learner.redflags import FLAGS
-from learner.report import Reporter
+from learner.report import Reporter, StepReport
 from learner.settings import TrainerSettings
+from learner.steering import Steering
 from learner.step import Record, Updater, freeze_unused
 from protocol.channels import BatchClient, ControlClient, Delivery, WeightsPublisher
 from protocol.endpoints import write_endpoint
@@ -144,6 +145,7 @@ class Learner:
         )
         stack.callback(self.batches.close)
         self.reporter = Reporter(self.updater.plan.losses, ranks.reducer)
+        self.steering = Steering(config.trainer, self.updater.plan.losses, self.updater.context.scales)
         self.recorder: Recorder | None = None
         self.metrics: LearnerMetrics | None = None
         self.publisher: WeightsPublisher | None = None
@@ -273,9 +275,28 @@ class Learner:
     def report(self, rate: float) -> None:
         """Reduce what was measured over all ranks; rank 0 writes it down."""
         report = self.reporter.report(self.updater.objective.coefs)
+        if self.recorder is not None:
+            self.recorder.report(report, self.progress, learning_rate=rate, fleet=self.fleet)
+        self.steer(report)
+        self.export(report)
+
+    def steer(self, report: StepReport) -> None:
+        """Move coefficients as rank 0 decides; all ranks go on with the same ones."""
+        if not self.steering.active:
+            return
+        scales, blamed = [0.0] * len(self.steering.losses), {}
+        if self.recorder is not None:
+            blamed = self.recorder.flags.blamed
+            shares = {name: loss.gradient_share for name, loss in report.losses.items()}
+            scales = self.steering.wanted(blamed, shares if report.gradients_measured else None)
+        moves = self.steering.take(self.ranks.agree(*scales), blamed)
+        if self.recorder is not None:
+            self.recorder.note_moves(moves, self.progress)
+
+    def export(self, report: StepReport) -> None:
+        """Bring a report to Prometheus; rank 0 only."""
         if self.recorder is None or self.metrics is None:
             return
-        raised = self.recorder.report(report, self.progress, learning_rate=rate, fleet=self.fleet)
         line = self.recorder.last_line
         entropy = line["entropy"]
         summary = {
@@ -284,7 +305,7 @@ class Learner:
             "explained_variance": line["explained_variance"],
         }
         numbers = {name: math.nan if value is None else value for name, value in summary.items()}
-        self.metrics.report(report, {flag: flag in raised for flag in FLAGS}, numbers)
+        self.metrics.report(report, {flag: flag in self.recorder.raised for flag in FLAGS}, numbers)
 
     def check_finite(self, record: Record) -> None:
         """End the run if no update of several learner steps in a row could be applied; the last checkpoint is good."""

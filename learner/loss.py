@@ -66,6 +66,7 @@ class Context:
         reducer: sums over ranks.
         normaliser: the running scale of returns.
         generator: draws actions; its state is part of a checkpoint.
+        scales: what a loss's coefficients are multiplied by; 1 where it has no entry. Moved by `learner.steering` alone.
     """
 
     trainer: TrainerSettings
@@ -74,6 +75,7 @@ class Context:
     reducer: Reducer
     normaliser: Normaliser
     generator: torch.Generator
+    scales: dict[str, float] = field(default_factory=dict)
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ TERMS: dict[str, tuple[str, ...]] = {
     "ppo_critic": ("value",),
     "cmpo": ("kl", "cross_entropy", "target_entropy"),
     "ppo_actor": ("policy", "entropy"),
+    "muesli_pg": ("policy", "entropy"),
     "dynamics": ("returns", "reward"),
     "muesli_model": ("cross_entropy", "target_entropy", "kl"),
 }
@@ -125,10 +126,9 @@ class LearnerMetrics:
         self.entropy_nats.set(summary["entropy_nats"])
         self.entropy_ratio.set(summary["entropy_ratio"])
         self.explained_variance.set(summary["explained_variance"])
-        actor = report.losses.get("ppo_actor")
-        if actor is not None:
-            self.approx_kl.set(actor.statistics["approx_kl"])
-            self.clip_ratio.set(actor.statistics["clip_ratio"])
+        if report.policy_loss:
+            self.approx_kl.set(report.policy("approx_kl"))
+            self.clip_ratio.set(report.policy("clip_ratio"))
         cmpo = report.losses.get("cmpo")
         if cmpo is not None:
             self.cmpo_mean.set(cmpo.statistics.get("adv_mean", math.nan))

@@ -1,4 +1,4 @@
-"""The nodes of the plan that are not losses: what the network and its prior say, and the returns.
+"""The nodes of the plan that stand for the network and its prior.
 
 Each is in the plan only if somebody reads what it writes.
 """
@@ -13,7 +13,6 @@ from torch import Tensor
 from agent import distribution
 from agent.model import AgentModel, RootOutputs, UnrollOutputs
 from learner.loss import Context, Node, Statistic
-from learner.returns import gae_vtrace, retrace
 
 
 class BatchInputs(TypedDict):
@@ -107,6 +106,10 @@ class Forward(Node):
             "final_value_BT": final_value,
             "importance_ratio_BT": ratio,
         }
+
+    def measure(self, *, old_log_probs_BTA: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
+        """The policy's entropy in nats, whether or not a loss reports it."""
+        return {"entropy": Statistic(distribution.entropy(old_log_probs_BTA), mask_BT)}
 
 
 class PriorWrites(TypedDict):
@@ -209,160 +212,6 @@ class PriorSamples(Node):
             reward, value = self.model.reward_and_value(advanced)
             q.append(reward + self.gamma * value)
         return {"prior_actions_BTN": torch.stack(columns), "prior_sampled_q_BTN": torch.stack(q)}
-
-
-class ReturnsWrites(TypedDict):
-    """What the critic fits and the actor follows, in scaled reward."""
-
-    advantage_BT: Tensor
-    value_target_BT: Tensor
-
-
-class SigmaWrites(ReturnsWrites):
-    """The same, and the scale that advantages are divided by."""
-
-    sigma: Tensor  # no axes
-
-
-class GaeVtrace(Node):
-    """GAE with V-trace's corrections, of the learner's own values."""
-
-    name = "returns"
-
-    def __init__(self, context: Context) -> None:
-        self.gamma = context.trainer.discount
-        self.critic = context.trainer.losses.ppo_critic
-
-    def prepare(
-        self,
-        *,
-        rewards_BT: Tensor,
-        terminated_BT: Tensor,
-        truncated_BT: Tensor,
-        old_value_BT1: Tensor,
-        final_value_BT: Tensor,
-        importance_ratio_BT: Tensor,
-    ) -> ReturnsWrites:
-        """See `learner.returns.gae_vtrace`."""
-        returns = gae_vtrace(
-            rewards_BT=rewards_BT,
-            terminated_BT=terminated_BT,
-            truncated_BT=truncated_BT,
-            value_BT1=old_value_BT1,
-            final_value_BT=final_value_BT,
-            importance_ratio_BT=importance_ratio_BT,
-            gamma=self.gamma,
-            gae_lambda=self.critic.gae_lambda,
-            rho_clip=self.critic.rho_clip,
-            c_clip=self.critic.c_clip,
-        )
-        return {"advantage_BT": returns.advantage, "value_target_BT": returns.value_target}
-
-    def measure(self, *, value_target_BT: Tensor, old_value_BT1: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
-        """The moments that explained variance is made of."""
-        error_BT = value_target_BT - old_value_BT1[:, :-1]
-        moments = {
-            "target": value_target_BT,
-            "target_squared": value_target_BT**2,
-            "error": error_BT,
-            "error_squared": error_BT**2,
-        }
-        return {name: Statistic(value, mask_BT) for name, value in moments.items()}
-
-
-class GaeVtraceSigma(Node):
-    """GAE with V-trace's corrections, and sigma from the prior's values."""
-
-    name = "returns"
-
-    def __init__(self, context: Context) -> None:
-        self.inner = GaeVtrace(context)
-        self.normaliser = context.normaliser
-
-    def prepare(
-        self,
-        *,
-        rewards_BT: Tensor,
-        terminated_BT: Tensor,
-        truncated_BT: Tensor,
-        mask_BT: Tensor,
-        old_value_BT1: Tensor,
-        final_value_BT: Tensor,
-        importance_ratio_BT: Tensor,
-        prior_value_BT1: Tensor,
-    ) -> SigmaWrites:
-        """The returns, then sigma updated with this batch."""
-        returns = self.inner.prepare(
-            rewards_BT=rewards_BT,
-            terminated_BT=terminated_BT,
-            truncated_BT=truncated_BT,
-            old_value_BT1=old_value_BT1,
-            final_value_BT=final_value_BT,
-            importance_ratio_BT=importance_ratio_BT,
-        )
-        sigma = self.normaliser.update(returns["value_target_BT"] - prior_value_BT1[:, :-1], mask_BT)
-        return {"advantage_BT": returns["advantage_BT"], "value_target_BT": returns["value_target_BT"], "sigma": sigma}
-
-    def measure(self, *, value_target_BT: Tensor, old_value_BT1: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
-        """As `GaeVtrace`."""
-        return self.inner.measure(value_target_BT=value_target_BT, old_value_BT1=old_value_BT1, mask_BT=mask_BT)
-
-
-class Retrace(Node):
-    """Retrace with the prior's policy and one-step model, and sigma from the prior's values."""
-
-    name = "returns"
-
-    def __init__(self, context: Context) -> None:
-        self.gamma = context.trainer.discount
-        self.retrace_lambda = context.trainer.losses.ppo_critic.gae_lambda
-        self.model = context.prior
-        self.normaliser = context.normaliser
-
-    def prepare(
-        self,
-        *,
-        rewards_BT: Tensor,
-        terminated_BT: Tensor,
-        truncated_BT: Tensor,
-        mask_BT: Tensor,
-        actions_BT: Tensor,
-        behaviour_log_probs_BTA: Tensor,
-        prior_log_probs_BTA: Tensor,
-        prior_q_BTA: Tensor,
-        prior_value_BT1: Tensor,
-        prior_final_value_BT: Tensor,
-    ) -> SigmaWrites:
-        """Retrace's G as the value target, G - v_prior as the advantage."""
-        sizes, factored = self.model.sizes, self.model.factored
-        q_taken = distribution.log_prob(prior_q_BTA, actions_BT, sizes, factored=factored) / len(sizes)
-        difference = prior_log_probs_BTA - behaviour_log_probs_BTA
-        expected_q = distribution.factor_sums(prior_log_probs_BTA.exp() * prior_q_BTA, sizes).mean(-1)
-        target = retrace(
-            rewards_BT=rewards_BT,
-            terminated_BT=terminated_BT,
-            truncated_BT=truncated_BT,
-            q_taken_BT=q_taken,
-            expected_q_BT=expected_q,
-            final_value_BT=prior_final_value_BT,
-            bootstrap_value_B=prior_value_BT1[:, -1],
-            importance_ratio_BT=distribution.log_prob(difference, actions_BT, sizes, factored=factored).exp(),
-            gamma=self.gamma,
-            retrace_lambda=self.retrace_lambda,
-        )
-        advantage = target - prior_value_BT1[:, :-1]
-        return {"advantage_BT": advantage, "value_target_BT": target, "sigma": self.normaliser.update(advantage, mask_BT)}
-
-    def measure(self, *, value_target_BT: Tensor, prior_value_BT1: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
-        """The moments that explained variance is made of, for the prior's values."""
-        error_BT = value_target_BT - prior_value_BT1[:, :-1]
-        moments = {
-            "target": value_target_BT,
-            "target_squared": value_target_BT**2,
-            "error": error_BT,
-            "error_squared": error_BT**2,
-        }
-        return {name: Statistic(value, mask_BT) for name, value in moments.items()}
 
 
 class Unroll(Node):

@@ -115,8 +115,9 @@ class Objective:
         losses = {loss: torch.zeros((), device=sums.device) for loss in computed}
         for position, ((loss, name), entry) in enumerate(entries.items()):
             if isinstance(entry, Term):
-                self.coefs[loss, name] = entry.coef
-                losses[loss] = losses[loss] + entry.coef * sums[0, position] * scale[position]
+                coef = entry.coef * self.context.scales.get(loss, 1.0)
+                self.coefs[loss, name] = coef
+                losses[loss] = losses[loss] + coef * sums[0, position] * scale[position]
         return Weighed(losses, tuple(entries), sums.detach())
 
 

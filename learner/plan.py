@@ -15,8 +15,9 @@ from typing import get_type_hints
 from agent.model import ModelNeeds
 from agent.settings import AgentSettings
 from learner.loss import Choice, Loss, Node, Question, method_reads, node_reads, node_writes
-from learner.losses import cmpo, dynamics, muesli_model, ppo_actor, ppo_critic
-from learner.nodes import BatchInputs, Forward, GaeVtrace, GaeVtraceSigma, Prior, PriorQ, PriorSamples, Retrace, Unroll
+from learner.losses import cmpo, dynamics, muesli_model, muesli_pg, ppo_actor, ppo_critic
+from learner.nodes import BatchInputs, Forward, Prior, PriorQ, PriorSamples, Unroll
+from learner.return_nodes import GaeVtrace, GaeVtraceSigma, Retrace
 from learner.settings import TrainerSettings
 from protocol.errors import SettingsError
 from protocol.spaces import ActionSpace
@@ -25,6 +26,7 @@ LOSSES: tuple[Callable[[Question], Choice | None], ...] = (
     ppo_critic.choose,
     cmpo.choose,
     ppo_actor.choose,
+    muesli_pg.choose,
     dynamics.choose,
     muesli_model.choose,
 )
@@ -111,7 +113,12 @@ def make_plan(
 def check(trainer: TrainerSettings) -> None:
     """Refuse settings that contradict each other, whatever the order in which they were assigned."""
     _ = trainer.discount
-    if trainer.returns == "retrace" and not cmpo.has_model(trainer):
+    if trainer.on_red_flag == "reduce" and trainer.balance == "gradient_share":
+        raise SettingsError(
+            "trainer.on_red_flag=reduce and trainer.balance=gradient_share both move the auxiliary losses' coefficients, and "
+            "each would undo what the other does; set on_red_flag to warn or balance to none"
+        )
+    if trainer.returns == "retrace" and not trainer.losses.dynamics.predicts_q:
         raise SettingsError(
             "trainer.returns=retrace corrects returns with the prior's model, so it needs trainer.losses.dynamics.enabled=true "
             "with both of its coefficients above 0; enable it or set trainer.returns to gae_vtrace"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from learner.checkpoint import Progress
 from learner.redflags import FLAGS, Observation, RedFlags
 from learner.report import StepReport, explained_variance, plain
+from learner.steering import Move
 from protocol.trajectory import Array
 
 METRICS_FILE = "metrics.jsonl"
@@ -64,13 +65,12 @@ class Recorder:
         """
         entropy = self.entropy(report)
         variance, target_variance = explained_variance(report.statistics)
-        actor = report.losses.get("ppo_actor")
         line = progress._asdict() | {
             "losses": {name: loss.to_dict() for name, loss in report.losses.items()},
             "entropy": entropy,
             "explained_variance": variance,
-            "approx_kl": actor.statistics["approx_kl"] if actor else math.nan,
-            "clip_ratio": actor.statistics["clip_ratio"] if actor else math.nan,
+            "approx_kl": report.policy("approx_kl"),
+            "clip_ratio": report.policy("clip_ratio"),
             "gradient_norm": report.gradient_norm,
             "updates": report.updates,
             "skipped_updates": report.skipped,
@@ -100,10 +100,15 @@ class Recorder:
         self.raised = raised
         self.ever_raised |= raised
 
+    def note_moves(self, moves: Sequence[Move], progress: Progress) -> None:
+        """Write an event for each coefficient that was moved."""
+        for move in moves:
+            entry = {"event": "coefficient_moved", **move._asdict(), "learner_step": progress.learner_step}
+            append_line(self.run_dir / EVENTS_FILE, {"time": time.time()} | entry)
+
     def entropy(self, report: StepReport) -> dict[str, float]:
-        """In nats and as a fraction of a uniform policy's."""
-        actor = report.losses.get("ppo_actor")
-        nats = actor.terms["entropy"].raw if actor else math.nan
+        """In nats and as a fraction of a uniform policy's; of the batch's start where no loss is a policy gradient."""
+        nats = report.policy("entropy") if report.policy_loss else report.statistics.get("forward.entropy", math.nan)
         return {"nats": nats, "fraction": nats / self.uniform_entropy if self.uniform_entropy else math.nan}
 
     def policy_lag(self) -> dict[str, float]:
@@ -143,11 +148,11 @@ def observe(report: StepReport, entropy: Mapping[str, float], variance: tuple[fl
         name: abs(loss.coef * loss.statistics["kl"]) if "kl" in loss.statistics else abs(loss.weighted)
         for name, loss in report.losses.items()
     }
-    actor = report.losses.get("ppo_actor")
     return Observation(
         weighted=weighted,
         gradient={name: loss.gradient_norm for name, loss in report.losses.items()},
-        policy=abs(actor.terms["policy"].raw) if actor else math.nan,
+        policy=abs(report.policy("policy")),
+        policy_loss=report.policy_loss,
         entropy_nats=entropy["nats"],
         entropy_ratio=entropy["fraction"],
         explained_variance=variance[0],

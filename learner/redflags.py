@@ -46,7 +46,8 @@ class Observation:
         weighted: each loss's weighted magnitude; where a loss is a cross-entropy, its KL's: the target's entropy is a
             constant that pushes nothing.
         gradient: each loss's gradient norm on the trunk; NaN until measured.
-        policy: the magnitude of PPO's policy term alone; NaN without it.
+        policy: the magnitude of the policy gradient's policy term alone; NaN without one.
+        policy_loss: the loss that has it; empty without one.
         entropy_nats: of the policy.
         entropy_ratio: over that of a uniform policy.
         explained_variance: of the value head.
@@ -64,20 +65,27 @@ class Observation:
     target_variance: float
     skipped: int
     progress: float
+    policy_loss: str = "ppo_actor"
 
 
 @dataclass
 class RedFlags:
-    """Keeps the last reports and says which flags they raise."""
+    """Keeps the last reports and says which flags they raise.
+
+    Attributes:
+        blamed: the losses that the flags of the last report blame, each with the line that says why.
+    """
 
     window: deque[Observation] = field(default_factory=lambda: deque(maxlen=WINDOW))
     history: dict[str, deque[float]] = field(default_factory=dict)
     variance_sum: float = 0.0
     variance_count: int = 0
+    blamed: dict[str, str] = field(default_factory=dict)
 
     def update(self, observation: Observation) -> dict[str, str]:
         """Take a report in and return the raised flags, each with one line that says why."""
         self.window.append(observation)
+        self.blamed = {}
         found = {
             "loss_dominates": self._dominates(),
             "muesli_ratio": self._muesli_ratio(),
@@ -107,22 +115,30 @@ class RedFlags:
             others = [abs(other) for name, other in values.items() if name != loss]
             pushes = [other for name, other in gradients.items() if name != loss]
             if value > DOMINATES * median(others) and gradients[loss] > DOMINATES * median(pushes):
-                return f"{loss} is over {DOMINATES:g} times the median of the other losses, by value and by gradient"
+                why = f"{loss} is over {DOMINATES:g} times the median of the other losses, by value and by gradient"
+                return self._blame(loss, why)
         return ""
 
+    def _blame(self, loss: str, why: str) -> str:
+        self.blamed[loss] = why
+        return why
+
     def _muesli_ratio(self) -> str:
-        """Muesli's gradient should be within 1 to 10 times PPO's."""
-        gradients = self._means("gradient")
-        if not {"muesli_model", "ppo_actor"} <= gradients.keys() or not gradients["ppo_actor"] > 0:
+        """Muesli's gradient should be within 1 to 10 times the policy gradient's."""
+        gradients, policy_loss = self._means("gradient"), self.window[-1].policy_loss
+        if not {"muesli_model", policy_loss} <= gradients.keys() or not gradients[policy_loss] > 0:
             return ""
-        ratio = gradients["muesli_model"] / gradients["ppo_actor"]
+        ratio = gradients["muesli_model"] / gradients[policy_loss]
         low, high = MUESLI_RATIO
         if low <= ratio <= high or math.isnan(ratio):
             return ""
         values = self._means("weighted")
         policy = sum(report.policy for report in self.window) / len(self.window)
         by_value = values["muesli_model"] / policy if policy else math.nan
-        return f"muesli_model / ppo_actor is {ratio:.2g} by gradient and {by_value:.2g} by value; expected {low:g} to {high:g}"
+        why = (
+            f"muesli_model / {policy_loss} is {ratio:.2g} by gradient and {by_value:.2g} by value; expected {low:g} to {high:g}"
+        )
+        return self._blame("muesli_model", why) if ratio > high else why
 
     def _entropy_collapsed(self, observation: Observation) -> str:
         limit = ENTROPY_LOW / math.log(ENTROPY_ACTIONS)
@@ -163,7 +179,7 @@ class RedFlags:
                 middle = median(history)
                 deviation = 1.4826 * median(abs(entry - middle) for entry in history)
                 if abs(value - middle) > SPIKE_Z * max(deviation, 0.05 * abs(middle), 1e-12):
-                    raised = f"{loss} jumped from about {middle:.3g} to {value:.3g}"
+                    raised = self._blame(loss, f"{loss} jumped from about {middle:.3g} to {value:.3g}")
             if math.isfinite(value):
                 history.append(value)
         return raised

@@ -15,6 +15,9 @@ from learner.reduce import Reducer
 from learner.step import Record
 from protocol.trajectory import Array
 
+POLICY_LOSSES = ("ppo_actor", "muesli_pg")
+"""Of these at most one is enabled: each is a whole policy gradient."""
+
 
 @dataclass(frozen=True)
 class TermReport:
@@ -64,6 +67,10 @@ class LossReport:
         """The loss divided by its coefficient, so that weighted = coef * raw; its terms keep their proportions."""
         return self.weighted / self.coef if self.coef else sum(term.raw for term in self.terms.values())
 
+    def value(self, name: str) -> float:
+        """A term's mean or a statistic; NaN if the loss reports nothing of that name."""
+        return self.terms[name].raw if name in self.terms else self.statistics.get(name, math.nan)
+
     def to_dict(self) -> dict[str, Any]:
         """For metrics.jsonl and summary.json: terms and statistics lie flat beside the loss's own numbers."""
         own = {
@@ -95,6 +102,16 @@ class StepReport:
     updates: int
     skipped: int
     gradients_measured: bool = False
+
+    @property
+    def policy_loss(self) -> str:
+        """The loss that is the policy gradient; empty if there is none."""
+        return next((name for name in POLICY_LOSSES if name in self.losses), "")
+
+    def policy(self, name: str) -> float:
+        """A number that the policy gradient reports, such as `entropy` or `approx_kl`; NaN if there is none."""
+        loss = self.losses.get(self.policy_loss)
+        return loss.value(name) if loss else math.nan
 
 
 @dataclass

@@ -51,6 +51,15 @@ class PpoActorSettings(Settings):
     anchor: Literal["behaviour", "proximal"] = "behaviour"
 
 
+class MuesliPgSettings(Settings):
+    """The policy gradient of the Muesli paper, in the place of ppo_actor."""
+
+    enabled: bool = False
+    pg_coef: float = Field(default=1.0, ge=0)
+    ratio_clip: float = Field(default=1.0, gt=0)
+    """The cut of pi / pi_b, the weight of what was sampled; above it the correction is less than importance sampling asks."""
+
+
 class DynamicsSettings(Settings):
     """Train the latent model's rewards and returns along the actions really taken."""
 
@@ -60,6 +69,11 @@ class DynamicsSettings(Settings):
     reward_pred_coef: float = Field(default=1.0, ge=0, le=1)
     gradient_scale: float = Field(default=0.5, ge=0, le=1)
     """What a gradient is multiplied by at each step back through the latent model."""
+
+    @property
+    def predicts_q(self) -> bool:
+        """Whether the model is trained to predict both parts of a one-step q = r + gamma v."""
+        return self.enabled and self.returns_pred_coef > 0 and self.reward_pred_coef > 0
 
 
 class MuesliModelSettings(Settings):
@@ -77,6 +91,7 @@ class LossSettings(Settings):
     ppo_critic: PpoCriticSettings = Field(default_factory=PpoCriticSettings)
     cmpo: CmpoSettings = Field(default_factory=CmpoSettings)
     ppo_actor: PpoActorSettings = Field(default_factory=PpoActorSettings)
+    muesli_pg: MuesliPgSettings = Field(default_factory=MuesliPgSettings)
     dynamics: DynamicsSettings = Field(default_factory=DynamicsSettings)
     muesli_model: MuesliModelSettings = Field(default_factory=MuesliModelSettings)
 
@@ -120,7 +135,15 @@ class TrainerSettings(Settings):
     """CPU threads of one rank."""
     weights_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """How weights travel to the actors."""
-    on_red_flag: Literal["warn", "stop"] = "warn"
+    on_red_flag: Literal["warn", "reduce", "stop"] = "warn"
+    """`reduce` halves the coefficients of an auxiliary loss (cmpo, dynamics, muesli_model) that a flag blames; `stop` ends the
+    run with a checkpoint."""
+    balance: Literal["none", "gradient_share"] = "none"
+    """`gradient_share` moves the auxiliary losses' coefficients until each has `balance_share` of the gradient on the trunk."""
+    balance_share: float = Field(default=0.1, gt=0, le=0.3)
+    """Each auxiliary loss's part of the sum of the losses' gradient norms, 0..0.3: three of them leave PPO something."""
+    balance_limit: float = Field(default=1000.0, ge=1)
+    """A coefficient stays within this many times, and this part of, what it was set to."""
     checkpoint_every: int = Field(default=100, ge=1)
     """Learner steps between checkpoints; the last step is always saved."""
     keep_checkpoints: int = Field(default=3, ge=1)

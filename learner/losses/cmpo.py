@@ -14,7 +14,6 @@ from torch import Tensor
 
 from agent import distribution
 from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms
-from learner.settings import TrainerSettings
 from protocol.errors import SettingsError
 
 EXACT_UP_TO = 32
@@ -306,12 +305,12 @@ def choose(question: Question) -> Choice | None:
     auto: dict[str, str] = {}
     advantage = settings.advantage
     if advantage == "auto":
-        advantage = "model" if has_model(question.trainer) else "sampled"
+        advantage = "model" if question.trainer.losses.dynamics.predicts_q else "sampled"
         auto["trainer.losses.cmpo.advantage"] = advantage
     if advantage == "sampled":
         note = "cmpo.advantage=sampled tilts the taken action alone by its return; a heuristic of oatmill's, not the paper's"
         return Choice(ReturnCmpo, auto, (note,))
-    if not has_model(question.trainer):
+    if not question.trainer.losses.dynamics.predicts_q:
         raise SettingsError(
             "trainer.losses.cmpo.advantage=model needs trainer.losses.dynamics.enabled=true with both of its "
             "coefficients above 0; enable it or set advantage to sampled or auto"
@@ -326,9 +325,3 @@ def choose(question: Question) -> Choice | None:
     several = question.action.factored and settings.baseline == "prior_value"
     note = "cmpo.baseline=prior_value is not used: with several factors each one's own expectation is the baseline"
     return Choice(ExactCmpo, auto, (note,) if several else ())
-
-
-def has_model(trainer: TrainerSettings) -> bool:
-    """Whether the dynamics model is trained to predict what a one-step q is made of."""
-    dynamics = trainer.losses.dynamics
-    return dynamics.enabled and dynamics.returns_pred_coef > 0 and dynamics.reward_pred_coef > 0

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from agent import distribution
 from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms
+from learner.movement import movement
 from learner.reduce import Reducer
 
 STD_FLOOR = 1e-8
@@ -160,18 +161,6 @@ class ProximalPpoActor(Loss):
         ratio_BT = (log_prob_BT - old_log_prob_BT).exp()
         terms = self.inner.terms(log_probs_BTA, ratio_BT, policy_advantage_BT * anchor_weight_BT, mask_BT)
         return terms | movement(log_prob_BT, old_log_prob_BT, behaviour_log_prob_BT, mask_BT)
-
-
-def movement(
-    log_prob_BT: Tensor, old_log_prob_BT: Tensor, behaviour_log_prob_BT: Tensor, mask_BT: Tensor
-) -> dict[str, Term | Statistic]:
-    """How far the policy is from the one at the batch's start and from the one that acted (Schulman's k3 estimate)."""
-    with torch.no_grad():
-        since_BT, behaviour_BT = log_prob_BT - old_log_prob_BT, log_prob_BT - behaviour_log_prob_BT
-        return {
-            "approx_kl": Statistic(since_BT.exp() - 1 - since_BT, mask_BT),
-            "behaviour_kl": Statistic(behaviour_BT.exp() - 1 - behaviour_BT, mask_BT),
-        }
 
 
 def choose(question: Question) -> Choice | None:

@@ -149,6 +149,36 @@ def surrogate(ratio: Array, advantage: Array, clip_coef: float) -> Array:
     return result
 
 
+def beta_loo(
+    *,
+    policy: Array,
+    behaviour: Array,
+    actions: Array,
+    q: Array,
+    value: Array,
+    returns: Array,
+    sigma: float,
+    clip: float,
+    sizes: tuple[int, ...],
+) -> Array:
+    """-min(c, r) (G - q(a)) / sigma log pi(a) - sum over factors of min(c, r of the others) sum_b pi(b) (q(b) - v) / sigma.
+
+    Gruslys et al. 2018, eq. 3, with Hessel et al. 2021, eq. 10; rows of `policy`, `behaviour` and `q` lie factor after factor.
+    """
+    result = np.zeros(returns.shape)
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    for index in np.ndindex(returns.shape):
+        taken = [start + int(choice) for start, choice in zip(starts, np.atleast_1d(actions[index]), strict=True)]
+        ratios = [policy[index][column] / behaviour[index][column] for column in taken]
+        correction = min(clip, float(np.prod(ratios))) * (returns[index] - q[index][taken[0]]) / sigma
+        result[index] = -correction * sum(log(policy[index][column]) for column in taken)
+        for factor, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+            others = float(np.prod([ratio for i, ratio in enumerate(ratios) if i != factor]))
+            expected = sum(policy[index][b] * (q[index][b] - value[index]) / sigma for b in range(start, start + size))
+            result[index] -= min(clip, others) * expected
+    return result
+
+
 def squash(x: float) -> float:
     """h(x) = sgn(x) (sqrt(|x| + 1) - 1) + 0.001 x."""
     return float(np.sign(x)) * (sqrt(abs(x) + 1) - 1) + 0.001 * x

@@ -14,7 +14,8 @@ from agent.model import AgentModel
 from agent.spec import AgentSpec
 from learner.loss import Context
 from learner.losses.cmpo import ExactCmpo
-from learner.nodes import Forward, GaeVtrace, GaeVtraceSigma, Prior, PriorQ, PriorSamples, Retrace
+from learner.nodes import Forward, Prior, PriorQ, PriorSamples
+from learner.return_nodes import GaeVtrace, GaeVtraceSigma, Retrace
 from learner.returns import gae_vtrace, retrace
 from tests.learner.worlds import inputs_of, make_batch, make_spec, make_trainer, make_updater_of
 

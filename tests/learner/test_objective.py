@@ -119,7 +119,7 @@ def test_statistics_of_the_whole_batch_are_measured_by_node() -> None:
     updater = make_updater_of(make_trainer(), spec)
     values = updater.objective.prepare(inputs_of(updater, make_batch(spec, absent=True)))
     keys, sums = updater.objective.measure(values)
-    assert {node for node, _ in keys} == {"returns", "cmpo"}
+    assert {node for node, _ in keys} == {"forward", "returns", "cmpo"}
     column = keys.index(("returns", "target"))
     kept = values["value_target_BT"][values["mask_BT"]]
     torch.testing.assert_close(sums[:, column], torch.stack([kept.sum(), torch.tensor(float(kept.numel()))]))

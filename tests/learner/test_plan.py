@@ -13,12 +13,13 @@ from agent.settings import AgentSettings
 from learner.loss import Choice, Loss, Node, Question, Term, Terms, method_reads, node_reads, node_writes
 from learner.losses.cmpo import ExactCmpo, ReturnCmpo, SampledCmpo
 from learner.losses.muesli_model import MuesliModel, PriorMuesliModel
-from learner.nodes import GaeVtrace, GaeVtraceSigma, Retrace
 from learner.plan import LOSSES, Plan, make_plan, order
+from learner.return_nodes import GaeVtrace, GaeVtraceSigma, Retrace
 from protocol.errors import SettingsError
 from protocol.spaces import ActionSpace
 from tests.learner.worlds import ARMS, inputs_of, make_batch, make_spec, make_trainer, make_updater_of, weigh
 
+MUESLI_PG = {"losses.ppo_actor.enabled": False, "losses.muesli_pg.enabled": True}
 ORDER = ["ppo_critic", "cmpo", "ppo_actor", "dynamics", "muesli_model"]
 
 
@@ -44,6 +45,14 @@ def test_each_arm_has_the_nodes_that_it_reads_in_order(arm: str, expected: list[
 
 def test_many_actions_bring_samples_in_the_place_of_q() -> None:
     assert plan_of("full", actions=157).order == ["forward", "prior", "prior_samples", "returns", "unroll", *ORDER]
+
+
+def test_the_papers_policy_gradient_stands_in_the_place_of_ppos() -> None:
+    order_of_losses = ["ppo_critic", "cmpo", "muesli_pg", "dynamics", "muesli_model"]
+    assert plan_of("full", MUESLI_PG).losses == order_of_losses
+    many = plan_of("full", MUESLI_PG, actions=157)
+    assert {"prior_q", "prior_samples"} <= set(many.order)
+    assert "muesli_pg evaluates the prior's model for all 157 actions" in many.notes
 
 
 def test_the_autos_of_the_four_arms() -> None:
@@ -96,6 +105,10 @@ def test_retrace_takes_the_place_of_gae() -> None:
         ("muesli_cmpo", {"returns": "retrace"}, r"returns=retrace .* needs trainer\.losses\.dynamics\.enabled=true"),
         ("full", {"returns": "retrace", "losses.dynamics.reward_pred_coef": 0}, r"returns=retrace .* both of its coefficients"),
         ("baseline", {"losses.ppo_critic.enabled": False, "losses.ppo_actor.enabled": False}, r"every loss is disabled"),
+        ("full", {"losses.muesli_pg.enabled": True}, r"ppo_actor and .*muesli_pg are both enabled, and each is a whole policy"),
+        ("muesli_cmpo", MUESLI_PG, r"muesli_pg needs a model of every action: trainer\.losses\.dynamics\.enabled=true"),
+        ("full", MUESLI_PG | {"losses.dynamics.returns_pred_coef": 0}, r"muesli_pg needs .* with both of its coefficients"),
+        ("full", {"on_red_flag": "reduce", "balance": "gradient_share"}, r"each would undo what the other does"),
         ("baseline", {"gamma": 0.9, "losses.ppo_critic.gamma": 0.8}, r"gamma=0\.9 .*gamma=0\.8 name the same discount"),
     ],
 )
@@ -125,7 +138,7 @@ def test_the_notes_say_what_is_a_heuristic_and_what_is_ignored() -> None:
 def test_reads_and_writes_are_derived_from_the_signatures() -> None:
     plan = plan_of("full")
     assert plan.reads["ppo_critic"] == ["mask_BT", "value_raw_BT", "value_target_BT"]
-    assert plan.writes["returns"] == ["advantage_BT", "sigma", "value_target_BT"]
+    assert plan.writes["returns"] == ["action_return_BT", "advantage_BT", "sigma", "value_target_BT"]
     assert plan.writes["forward"] == [
         "final_value_BT",
         "importance_ratio_BT",
@@ -255,6 +268,8 @@ ARMS_AND_MORE: dict[str, tuple[str, dict[str, Any]]] = {arm: (arm, {}) for arm i
     "sampled": ("full", {"losses.cmpo.estimator": "sampled"}),
     "retrace": ("full", {"returns": "retrace"}),
     "proximal": ("baseline", {"losses.ppo_actor.anchor": "proximal", "losses.ppo_actor.norm_adv": False}),
+    "muesli_pg": ("full", MUESLI_PG),
+    "muesli_pg_retrace": ("full", MUESLI_PG | {"returns": "retrace"}),
     "clipped": ("baseline", {"losses.ppo_critic.clip_vloss": True}),
 }
 

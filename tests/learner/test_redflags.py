@@ -173,3 +173,34 @@ def test_every_rule_has_its_name_in_the_list() -> None:
     assert found == {"entropy_collapsed", "explained_variance_negative", "non_finite"}
     assert found < set(FLAGS)
     assert len(set(FLAGS)) == 7
+
+
+def blamed(*observations: Observation) -> dict[str, str]:
+    """The losses that the last report's flags blame."""
+    flags = RedFlags()
+    for observation in observations:
+        flags.update(observation)
+    return flags.blamed
+
+
+def test_a_flag_blames_the_loss_that_it_is_about() -> None:
+    heavy = with_loss("muesli_model", value=800.0, gradient=800.0)
+    assert set(blamed(heavy)) == {"muesli_model"}
+    assert blamed(heavy, *[HEALTHY] * 21) == {}, "what is over is not blamed on"
+    spike = with_loss("ppo_critic", value=50.0, gradient=1.0)
+    assert set(blamed(*[HEALTHY] * SPIKE_HISTORY, spike)) == {"ppo_critic"}
+    assert set(blamed(with_loss("ppo_critic", value=4.1, gradient=7.6))) == {"ppo_critic"}
+
+
+def test_muesli_is_blamed_where_it_pushes_too_hard_and_not_where_it_does_too_little() -> None:
+    assert set(blamed(with_loss("muesli_model", value=0.3, gradient=5.1))) == {"muesli_model"}
+    weak = with_loss("muesli_model", value=0.3, gradient=0.1)
+    assert "muesli_ratio" in raised(weak)
+    assert blamed(weak) == {}
+
+
+def test_the_ratio_is_to_whichever_loss_is_the_policy_gradient() -> None:
+    gradient = {"ppo_critic": 1.0, "muesli_pg": 0.05, "muesli_model": 1.0}
+    report = replace(HEALTHY, gradient=gradient, weighted=dict.fromkeys(gradient, 0.3), policy_loss="muesli_pg")
+    assert raised(report)["muesli_ratio"].startswith("muesli_model / muesli_pg is 20 by gradient and 0.75 by value")
+    assert "muesli_ratio" not in raised(replace(report, policy_loss=""))

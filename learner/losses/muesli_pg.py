@@ -1,0 +1,119 @@
+"""The policy gradient of the Muesli paper: every action by the prior's model, the taken one corrected by what really came.
+
+Source: Hessel et al. 2021, "Muesli", arXiv:2104.06159, eq. 10 and appendix A; the estimator is beta-LOO of Gruslys et al. 2018,
+"The Reactor", arXiv:1704.04651, eq. 3, with a model in the place of its q network.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from agent import distribution
+from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms
+from learner.movement import movement
+from protocol.errors import SettingsError
+
+
+class MuesliPgWrites(TypedDict):
+    """Frozen for the batch; in units of return divided by its running standard deviation."""
+
+    pg_correction_BT: Tensor  # (G - q_prior(s, a_t)) / sigma: what the model did not foresee
+    pg_advantage_BTA: Tensor  # (q_prior(s, a) - v_prior(s)) / sigma of every action
+    pg_behaviour_log_probs_BTF: Tensor  # of each factor's taken choice under the policy that took it
+    pg_old_log_prob_BT: Tensor  # of the taken action under the policy at the batch's start
+
+
+class MuesliPg(Loss):
+    """-min(c, pi / pi_b) (G - q(s, a_t)) / sigma log pi(a_t) - sum_a pi(a) (q(s, a) - v(s)) / sigma.
+
+    The ratio is a weight without gradient. Where the ratio is not cut, the gradient's expectation does not depend on q: a bad
+    model costs variance, not bias. With several factors q is known for one factor's choices beside the choices taken in the
+    others, so each factor's sum is weighed by the clipped ratio of those others.
+    """
+
+    name = "muesli_pg"
+
+    def __init__(self, context: Context) -> None:
+        self.settings = context.trainer.losses.muesli_pg
+        self.sizes = context.sizes
+        self.factored = context.factored
+
+    def prepare(
+        self,
+        *,
+        prior_q_BTA: Tensor,
+        prior_value_BT1: Tensor,
+        action_return_BT: Tensor,
+        sigma: Tensor,
+        actions_BT: Tensor,
+        behaviour_log_probs_BTA: Tensor,
+        old_log_probs_BTA: Tensor,
+        mask_BT: Tensor,
+    ) -> MuesliPgWrites:
+        """What multiplies the policy, once for the batch; 0 where a step does not count."""
+        q_taken_BT = self.taken(prior_q_BTA, actions_BT).mean(-1)
+        advantage_BTA = (prior_q_BTA - prior_value_BT1[:, :-1].unsqueeze(-1)) / sigma
+        return {
+            "pg_correction_BT": torch.where(mask_BT, (action_return_BT - q_taken_BT) / sigma, 0.0),
+            "pg_advantage_BTA": torch.where(mask_BT.unsqueeze(-1), advantage_BTA, 0.0),
+            "pg_behaviour_log_probs_BTF": self.taken(behaviour_log_probs_BTA, actions_BT),
+            "pg_old_log_prob_BT": self.taken(old_log_probs_BTA, actions_BT).sum(-1),
+        }
+
+    def compute(
+        self,
+        *,
+        logits_BTA: Tensor,
+        actions_BT: Tensor,
+        pg_correction_BT: Tensor,
+        pg_advantage_BTA: Tensor,
+        pg_behaviour_log_probs_BTF: Tensor,
+        pg_old_log_prob_BT: Tensor,
+        mask_BT: Tensor,
+    ) -> Terms:
+        """The term `policy`; the correction's part of it, the entropy and how far the policy has moved beside it."""
+        log_probs_BTA = distribution.log_softmax(logits_BTA.float(), self.sizes)
+        taken_BTF = self.taken(log_probs_BTA, actions_BT)
+        log_prob_BT = taken_BTF.sum(-1)
+        log_ratio_BTF = taken_BTF.detach() - pg_behaviour_log_probs_BTF
+        log_ratio_BT = log_ratio_BTF.sum(-1)
+        correction_BT = -self.clipped(log_ratio_BT) * pg_correction_BT * log_prob_BT
+        others_BTF = self.clipped(log_ratio_BT.unsqueeze(-1) - log_ratio_BTF)
+        expected_BTF = distribution.factor_sums(log_probs_BTA.exp() * pg_advantage_BTA, self.sizes)
+        outside_BT = (log_ratio_BT.exp() > self.settings.ratio_clip).float()
+        terms: dict[str, Term | Statistic] = {
+            "policy": Term(correction_BT - (others_BTF * expected_BTF).sum(-1), mask_BT, self.settings.pg_coef),
+            "correction": Statistic(correction_BT.detach(), mask_BT),
+            "entropy": Statistic(distribution.entropy(log_probs_BTA.detach()), mask_BT),
+            "clip_ratio": Statistic(outside_BT, mask_BT),
+        }
+        return terms | movement(log_prob_BT, pg_old_log_prob_BT, pg_behaviour_log_probs_BTF.sum(-1), mask_BT)
+
+    def taken(self, values_BTA: Tensor, actions_BT: Tensor) -> Tensor:
+        """Each factor's taken choice of a row of values, `[B, T, factors]`."""
+        return values_BTA.gather(-1, distribution.action_columns(actions_BT, self.sizes, factored=self.factored))
+
+    def clipped(self, log_ratio: Tensor) -> Tensor:
+        """min(c, pi / pi_b)."""
+        return log_ratio.exp().clamp(max=self.settings.ratio_clip)
+
+
+def choose(question: Question) -> Choice | None:
+    """One class; it takes ppo_actor's place and needs a model of every action."""
+    losses = question.trainer.losses
+    if not losses.muesli_pg.enabled:
+        return None
+    if losses.ppo_actor.enabled:
+        raise SettingsError(
+            "trainer.losses.ppo_actor and trainer.losses.muesli_pg are both enabled, and each is a whole policy gradient; "
+            "disable one of them"
+        )
+    if not losses.dynamics.predicts_q:
+        raise SettingsError(
+            "trainer.losses.muesli_pg needs a model of every action: trainer.losses.dynamics.enabled=true with both of its "
+            "coefficients above 0; enable it or use ppo_actor"
+        )
+    return Choice(MuesliPg, notes=(f"muesli_pg evaluates the prior's model for all {question.action.num_logits} actions",))
