@@ -109,16 +109,18 @@ class Objective:
             loss.name: loss.compute(**{name: values[name] for name in self.compute_reads[loss.name]}) for loss in self.losses
         }
         entries = {(loss, name): entry for loss, terms in computed.items() for name, entry in terms.items()}
-        sums = sums_and_counts(list(entries.values()))
-        counts = self.context.reducer.sum(sums[1].detach()).clamp(min=1)
+        # Each sum keeps a graph of its own: out of a stack of them, every loss's gradient would run back through all losses.
+        values_of = [masked_sum(entry) for entry in entries.values()]
+        sums = torch.stack([torch.stack(values_of).detach(), counts_of(list(entries.values()))])
+        counts = self.context.reducer.sum(sums[1]).clamp(min=1)
         scale = self.context.reducer.world_size / counts
         losses = {loss: torch.zeros((), device=sums.device) for loss in computed}
         for position, ((loss, name), entry) in enumerate(entries.items()):
             if isinstance(entry, Term):
                 coef = entry.coef * self.context.scales.get(loss, 1.0)
                 self.coefs[loss, name] = coef
-                losses[loss] = losses[loss] + coef * sums[0, position] * scale[position]
-        return Weighed(losses, tuple(entries), sums.detach())
+                losses[loss] = losses[loss] + coef * values_of[position] * scale[position]
+        return Weighed(losses, tuple(entries), sums)
 
 
 def select(values: Mapping[str, Tensor], node: Node, method: str) -> dict[str, Tensor]:
@@ -127,9 +129,17 @@ def select(values: Mapping[str, Tensor], node: Node, method: str) -> dict[str, T
 
 
 def sums_and_counts(entries: list[Term | Statistic]) -> Tensor:
-    """`[2, n]`: the masked sum and the count of each; a masked value may be NaN."""
+    """`[2, n]`: the masked sum and the count of each."""
     if not entries:
         return torch.zeros(2, 0)
-    sums = torch.stack([torch.where(entry.mask, entry.value, 0.0).sum(dtype=torch.float32) for entry in entries])
-    counts = torch.stack([entry.mask.sum() for entry in entries]).to(sums.dtype)
-    return torch.stack([sums, counts])
+    return torch.stack([torch.stack([masked_sum(entry) for entry in entries]), counts_of(entries)])
+
+
+def masked_sum(entry: Term | Statistic) -> Tensor:
+    """A scalar with the value's graph; what is masked may be NaN."""
+    return torch.where(entry.mask, entry.value, 0.0).sum(dtype=torch.float32)
+
+
+def counts_of(entries: list[Term | Statistic]) -> Tensor:
+    """How many values of each count, as float32."""
+    return torch.stack([entry.mask.sum() for entry in entries]).float()

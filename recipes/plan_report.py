@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from actors.environment import describe
 from actors.settings import GymnasiumEnv
 from agent.spec import AgentSpec
+from learner.cost import PlanCost, plan_cost
 from learner.distributed import choose_device
 from learner.plan import Plan, make_plan
 from protocol.spaces import Spaces
@@ -34,6 +36,13 @@ class PlanReport:
     auto: Mapping[str, str]
     notes: tuple[str, ...]
 
+    @cached_property
+    def cost(self) -> PlanCost:
+        """What the plan costs; takes about a second to find out, which a run that starts does not spend."""
+        settings = self.settings
+        spec = AgentSpec(self.spaces, settings.agent)
+        return plan_cost(self.plan, spec, settings.trainer, unroll_length=settings.actors.unroll_length)
+
     def to_dict(self) -> dict[str, Any]:
         """For `oatmill plan --json`."""
         return {
@@ -43,10 +52,15 @@ class PlanReport:
             "settings": self.settings.to_dict(),
             "auto": dict(self.auto),
             "notes": list(self.notes),
+            "cost": asdict(self.cost),
         }
 
-    def to_text(self) -> str:
-        """For `oatmill plan` and plan.txt."""
+    def to_text(self, *, cost: bool = False) -> str:
+        """For `oatmill plan` and plan.txt.
+
+        Args:
+            cost: whether to say what it costs.
+        """
         observation, action = self.spaces.observation, self.spaces.action
         trainer, unroll_length = self.settings.trainer, self.settings.actors.unroll_length
         batch = trainer.batch_size * unroll_length
@@ -63,6 +77,7 @@ class PlanReport:
             "order",
             *(line for name in self.plan.order for line in self._node(name)),
             "",
+            *(self._costs() if cost else []),
             "auto",
             *(f"  {path} = {choice}" for path, choice in self.auto.items()),
             "",
@@ -78,6 +93,24 @@ class PlanReport:
             f"  {name} ({mark})",
             f"    reads   {', '.join(self.plan.reads[name]) or '-'}",
             f"    writes  {', '.join(self.plan.writes[name]) or '-'}",
+        ]
+
+    def _costs(self) -> list[str]:
+        cost = self.cost
+        total = sum(cost.flops.values())
+        losses = [
+            f"  {loss:<13} trains {cost.trained[loss]:,}; {', '.join(f'{term} x {coef:g}' for term, coef in terms.items())}"
+            for loss, terms in cost.coefs.items()
+        ]
+        nodes = [f"  {name:<13} {flops / 1e9:9.3f}  {flops / total:4.0%}" for name, flops in cost.flops.items() if flops]
+        return [
+            f"parameters: {cost.parameters:,} are trained; a loss's terms and what they are multiplied by",
+            *losses,
+            "",
+            "GFLOP a batch: matrix products and convolutions, all epochs forward and back",
+            *nodes,
+            f"  {'in all':<13} {total / 1e9:9.3f}",
+            "",
         ]
 
 

@@ -35,11 +35,11 @@ def plan(
 ) -> None:
     """Show what a run would do; start nothing.
 
-    That is its settings, the order of the losses, what each reads and writes, and what every `auto` comes to.
+    That is its settings, the order of the losses, what each reads and writes, trains and costs, and what every `auto` comes to.
     """
     flags = {"actors.count": actors, "trainer.learners": learners, **seeds(seed)}
     report = resolve_run(recipe, assignments, preset=preset, config=config, flags=flags).plan()
     if as_json:
         print_json(report.to_dict())
     else:
-        typer.echo(report.to_text(), nl=False)
+        typer.echo(report.to_text(cost=True), nl=False)

@@ -49,6 +49,18 @@ def test_a_plan_in_words_shows_the_batch_the_order_and_the_notes() -> None:
     assert "trainer.losses.cmpo.advantage = model" in text
 
 
+def test_a_plan_says_what_it_costs_when_it_is_asked() -> None:
+    report = report_plan(conservative())
+    assert "GFLOP" not in report.to_text(), "a run that starts does not spend a second on this"
+    text = report.to_text(cost=True)
+    assert "parameters: 21,831 are trained" in text
+    assert "  ppo_actor     trains 4,610; policy x 1, entropy x -0.01" in text
+    assert "  prior             0.019    1%" in text
+    cost = json.loads(json.dumps(report.to_dict()))["cost"]
+    assert cost["flops"].keys() == set(report.plan.order)
+    assert cost["coefs"]["dynamics"] == {"returns": 1.0, "reward": 1.0}
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
