@@ -11,11 +11,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from actors.environment import one_line
 from actors.settings import ActorSettings, EnvSettings
 from actors.stopping import StopSignal
 from agent.settings import AgentSettings
-from protocol.errors import OatmillError, SettingsError, UserError
+from protocol.errors import OatmillError, SettingsError, UserError, one_line
 from protocol.joining import joining_config
 
 log = logging.getLogger("oatmill.actor")

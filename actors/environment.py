@@ -14,8 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from actors.settings import CogsEnv, EnvSettings, FactoryEnv, GymnasiumEnv, PettingZooEnv
-from protocol.errors import OatmillError, UserError
-from protocol.own_modules import import_own
+from protocol.errors import OatmillError, UserError, one_line
 from protocol.spaces import Spaces
 from protocol.trajectory import Array
 
@@ -153,38 +152,9 @@ def name_of(settings: EnvSettings) -> str:
             return f"env.factory={settings.factory}"
 
 
-def load_factory(path: str) -> Callable[..., Any]:
-    """The function that `module:function` names.
-
-    Raises:
-        UserError: if there is no such module or function, or it is no function.
-    """
-    module_name, _, qualified_name = path.partition(":")
-    try:
-        found: Any = import_own(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise UserError(
-            f"env.factory={path}: there is no module {error.name}; install it, or put its folder on PYTHONPATH"
-        ) from error
-    for name in qualified_name.split("."):
-        found = getattr(found, name, None)
-    if not callable(found):
-        raise UserError(
-            f"env.factory={path}: expected a function {qualified_name} in {module_name}, got {type(found).__name__}"
-        )
-    return found  # type: ignore[no-any-return]
-
-
 def is_finite(values: Array) -> bool:
     """Whether all numbers are finite; whole numbers are."""
     return values.dtype.kind != "f" or bool(np.isfinite(values).all())
-
-
-def one_line(error: BaseException) -> str:
-    """An error's type and message without line breaks, for messages of one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _builder(settings: EnvSettings) -> Callable[[Any, int | None, int], Environment]:

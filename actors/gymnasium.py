@@ -12,12 +12,13 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from actors.environment import Step, load_factory, name_of
+from actors.environment import Step, name_of
 from actors.episodes import EpisodeSums
 from actors.gymnasium_spaces import ActionConversion, ObservationConversion, convert_action_space, convert_observation_space
 from actors.settings import FactoryEnv, GymnasiumEnv
 from actors.steppers import Stepper, SyncStepper, make_vector_stepper
 from protocol.errors import UserError
+from protocol.own_modules import load_function
 from protocol.spaces import Spaces
 from protocol.trajectory import Array
 
@@ -109,7 +110,7 @@ def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int) -> Gy
         UserError: if the function returns something else, or spaces that oatmill does not know.
     """
     name = name_of(settings)
-    function = load_factory(settings.factory)
+    function = load_function(settings.factory, what="env.factory", gives="an environment")
     make = partial(function, **settings.kwargs)
     if "num_envs" in inspect.signature(function).parameters and "num_envs" not in settings.kwargs:
         make = partial(make, num_envs=copies or 1)

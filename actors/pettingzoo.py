@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from actors.environment import Episode, Step, load_factory, name_of
+from actors.environment import Episode, Step, name_of
 from actors.gymnasium_spaces import ActionConversion, ObservationConversion, convert_action_space, convert_observation_space
 from actors.settings import PettingZooEnv
 from actors.steppers import copy_seeds
 from protocol.errors import UserError
+from protocol.own_modules import load_function
 from protocol.spaces import Spaces
 from protocol.trajectory import Array
 
@@ -162,7 +163,7 @@ def make_parallel(settings: PettingZooEnv, copies: int | None, seed: int) -> Par
         UserError: if the function returns no parallel environment, or its agents differ in their spaces.
     """
     name = name_of(settings)
-    make = partial(load_factory(settings.factory), **settings.kwargs)
+    make = partial(load_function(settings.factory, what="env.factory", gives="an environment"), **settings.kwargs)
     envs = [make() for _ in range(copies or 1)]
     first = envs[0]
     if not all(hasattr(first, attribute) for attribute in ("possible_agents", "observation_space", "action_space")):

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actors.environment import Environment, Episode, Step, is_finite, one_line
+from actors.environment import Environment, Episode, Step, is_finite
 from actors.policy import Acted, ActingPolicy
-from protocol.errors import OatmillError, RunError
+from protocol.errors import OatmillError, RunError, one_line
 from protocol.trajectory import Array, TrajectoryBlock
 
 

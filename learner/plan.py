@@ -19,10 +19,14 @@ from learner.losses import cmpo, dynamics, muesli_model, muesli_pg, ppo_actor, p
 from learner.nodes import BatchInputs, Forward, Prior, PriorQ, PriorSamples, Unroll
 from learner.return_nodes import GaeVtrace, GaeVtraceSigma, Retrace
 from learner.settings import TrainerSettings
-from protocol.errors import SettingsError
+from protocol.errors import SettingsError, UserError
+from protocol.own_modules import load_function
 from protocol.spaces import ActionSpace
 
-LOSSES: tuple[Callable[[Question], Choice | None], ...] = (
+Choose = Callable[[Question], Choice | None]
+"""What a loss's file has: the class that the settings come to, or None where it is not enabled."""
+
+LOSSES: tuple[Choose, ...] = (
     ppo_critic.choose,
     cmpo.choose,
     ppo_actor.choose,
@@ -82,7 +86,7 @@ def make_plan(
     agent: AgentSettings,
     action: ActionSpace,
     *,
-    losses: Sequence[Callable[[Question], Choice | None]] = LOSSES,
+    losses: Sequence[Choose] = LOSSES,
 ) -> Plan:
     """Choose a class for every enabled loss, add the nodes that they read, and put all in order.
 
@@ -90,14 +94,16 @@ def make_plan(
         trainer: the learner's settings.
         agent: the network's settings.
         action: the environment's actions.
-        losses: the table of losses.
+        losses: the table of losses; those of the user's own follow.
 
     Raises:
         SettingsError: if the settings contradict each other or nothing is enabled.
+        UserError: if a loss of the user's own cannot be loaded.
     """
     check(trainer)
     question = Question(trainer, agent, action)
-    choices = [choice for choose in losses if (choice := choose(question)) is not None]
+    own = [own_loss(path) for path in trainer.extra_losses]
+    choices = [choice for choose in (*losses, *own) if (choice := choose(question)) is not None]
     if not choices:
         raise SettingsError("every loss is disabled; enable at least trainer.losses.ppo_critic and trainer.losses.ppo_actor")
     chosen = [choice.loss for choice in choices]
@@ -108,6 +114,23 @@ def make_plan(
         notes=tuple(note for choice in choices for note in choice.notes),
         needs=model_needs(chosen, trainer),
     )
+
+
+def own_loss(path: str) -> Choose:
+    """The `choose` of a loss of the user's own.
+
+    Args:
+        path: `module:choose`.
+    """
+    choose = load_function(path, what="trainer.extra_losses", gives="a learner.loss.Choice or None")
+
+    def checked(question: Question) -> Choice | None:
+        choice = choose(question)
+        if choice is None or isinstance(choice, Choice):
+            return choice
+        raise UserError(f"trainer.extra_losses {path} must return a learner.loss.Choice or None, got {type(choice).__name__}")
+
+    return checked
 
 
 def check(trainer: TrainerSettings) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from protocol.errors import SettingsError
 from protocol.settings import Settings
+
+OwnFunction = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
+"""`module:function`."""
 
 
 class PpoCriticSettings(Settings):
@@ -126,6 +129,8 @@ class TrainerSettings(Settings):
     max_grad_norm: float = Field(default=0.5, gt=0)
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
     losses: LossSettings = Field(default_factory=LossSettings)
+    extra_losses: tuple[OwnFunction, ...] = ()
+    """Losses of one's own as `module:choose`, applied after the others; docs/adding-a-loss.md."""
     learners: int = Field(default=1, ge=1, le=1024)
     """Ranks."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

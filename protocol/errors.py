@@ -53,3 +53,8 @@ class WireError(OatmillError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+def one_line(error: BaseException) -> str:
+    """An error's type and message without line breaks, for messages of one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -187,7 +187,10 @@ def _words(annotation: Any, bounds: Sequence[Any]) -> str:
     if origin in {int, float}:
         return f"{'a whole number' if origin is int else 'a finite number'}{_range(limits)}"
     if origin is tuple:
-        return f"a list of at least {limits.get('min_length', 0)} values, such as [128, 128]"
+        inside = get_args(annotation)[0]
+        least = f" of at least {limits['min_length']} values" if "min_length" in limits else ""
+        example = "[module:function]" if hasattr(inside, "__metadata__") and get_args(inside)[0] is str else "[128, 128]"
+        return f"a list{least}, such as {example}"
     if origin is str:
         return _text(limits)
     return plain.get(origin, "a group of settings" if _models(annotation) else "a value of another type")

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from actors.environment import Environment, Episode, Step, first_observations, make_environment, one_line
+from actors.environment import Environment, Episode, Step, first_observations, make_environment
 from agent.loading import LoadedAgent, load
-from protocol.errors import OatmillError, RunError, UserError
+from protocol.errors import OatmillError, RunError, UserError, one_line
 from protocol.joining import flatten_settings
 from protocol.trajectory import Array
 from recipes.baselines import random_return

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from protocol.errors import OatmillError, UserError
-from protocol.own_modules import import_own
+from protocol.errors import OatmillError, UserError, one_line
+from protocol.own_modules import load_function
 from protocol.setting_errors import nearest
 from recipes import cartpole, cogs_v_clips, lunar_lander
 from recipes.launch import Run
@@ -34,32 +33,11 @@ def find_recipe(name: str) -> Recipe:
     if name in BUILT_IN:
         return BUILT_IN[name]
     if OWN.match(name):
-        return Recipe(name, "", lambda: settings_from(name, load_function(name)))
+        return Recipe(name, "", lambda: settings_from(name, load_function(name, what="recipe", gives="RunSettings")))
     raise UserError(
         f"there is no recipe {name!r}; the nearest is {nearest(name, list(BUILT_IN))} (`oatmill recipes` lists all; your own "
         "is module:function)"
     )
-
-
-def load_function(name: str) -> Callable[[], Any]:
-    """What `module:function` names.
-
-    Raises:
-        UserError: if the module cannot be imported or has no such function.
-    """
-    module_name, _, function_name = name.partition(":")
-    try:
-        found: Any = import_own(module_name)
-    except Exception as error:
-        raise UserError(
-            f"recipe {name}: module {module_name} cannot be imported ({_one_line(error)}); expected a module that is "
-            f"installed or lies in {Path.cwd()}"
-        ) from error
-    for part in function_name.split("."):
-        found = getattr(found, part, None)
-    if not callable(found):
-        raise UserError(f"recipe {name}: {module_name} has no function {function_name}; expected one that returns RunSettings")
-    return found  # type: ignore[no-any-return]
 
 
 def settings_from(name: str, function: Callable[[], Any]) -> RunSettings:
@@ -73,7 +51,7 @@ def settings_from(name: str, function: Callable[[], Any]) -> RunSettings:
     except OatmillError:
         raise
     except Exception as error:
-        raise UserError(f"recipe {name} raised {_one_line(error)}; expected it to return RunSettings") from error
+        raise UserError(f"recipe {name} raised {one_line(error)}; expected it to return RunSettings") from error
     if isinstance(made, Run):
         return made.settings
     if isinstance(made, Mapping):
@@ -81,7 +59,3 @@ def settings_from(name: str, function: Callable[[], Any]) -> RunSettings:
     if not isinstance(made, RunSettings):
         raise UserError(f"recipe {name} must return RunSettings, a Run or nested values, got {type(made).__name__}")
     return made
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

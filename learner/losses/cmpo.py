@@ -61,14 +61,21 @@ def kl_divergence(target_A: Tensor, log_probs_A: Tensor) -> tuple[Tensor, Tensor
 
     The entropy is a constant, so the KL's gradient is the cross-entropy's.
     """
-    entropy = -torch.special.xlogy(target_A, target_A).sum(-1)
-    return -(target_A * log_probs_A).sum(-1) - entropy, entropy
+    target_entropy = entropy(target_A)
+    return -(target_A * log_probs_A).sum(-1) - target_entropy, target_entropy
+
+
+def entropy(policy_A: Tensor) -> Tensor:
+    """Of probabilities, summed over factors, in nats; 0 log 0 = 0."""
+    summands_A: Tensor = torch.special.xlogy(policy_A, policy_A)
+    return -summands_A.sum(-1)
 
 
 class CmpoWrites(TypedDict):
     """Frozen for the batch."""
 
     cmpo_policy_BTA: Tensor
+    cmpo_entropy_BT: Tensor  # of that policy, in nats
     cmpo_advantage_BTA: Tensor  # over sigma, before the clip
 
 
@@ -101,7 +108,7 @@ class ExactCmpo(Loss):
             baseline_BTA = prior_value_BT1[:, :-1].unsqueeze(-1)
         advantage_BTA = (prior_q_BTA - baseline_BTA) / sigma
         policy = clipped_mpo_policy(prior_log_probs_BTA, advantage_BTA, self.sizes, clip=self.settings.advantage_clip)
-        return {"cmpo_policy_BTA": policy, "cmpo_advantage_BTA": advantage_BTA}
+        return {"cmpo_policy_BTA": policy, "cmpo_entropy_BT": entropy(policy), "cmpo_advantage_BTA": advantage_BTA}
 
     def measure(
         self,
@@ -144,7 +151,7 @@ class ReturnCmpo(Loss):
         taken_BTA = distribution.one_hot(actions_BT, self.sizes, factored=self.factored)
         advantage_BTA = taken_BTA * (advantage_BT / sigma).unsqueeze(-1)
         policy = clipped_mpo_policy(prior_log_probs_BTA, advantage_BTA, self.sizes, clip=self.settings.advantage_clip)
-        return {"cmpo_policy_BTA": policy, "cmpo_advantage_BTA": advantage_BTA}
+        return {"cmpo_policy_BTA": policy, "cmpo_entropy_BT": entropy(policy), "cmpo_advantage_BTA": advantage_BTA}
 
     def measure(
         self,
@@ -169,6 +176,7 @@ class SampledCmpoWrites(TypedDict):
     """Frozen for the batch."""
 
     cmpo_policy_BTA: Tensor  # the drawn actions' weights, made to sum to one
+    cmpo_entropy_BT: Tensor  # an estimate of the whole policy's, not of those few actions'
     cmpo_weights_BTN: Tensor  # exp of the clipped advantage over the leave-one-out normaliser
     cmpo_sampled_advantage_BTN: Tensor
 
@@ -187,7 +195,13 @@ class SampledCmpo(Loss):
         self.expected_baseline = self.settings.baseline == "prior_expected_q"
 
     def prepare(
-        self, *, prior_actions_BTN: Tensor, prior_sampled_q_BTN: Tensor, prior_value_BT1: Tensor, sigma: Tensor
+        self,
+        *,
+        prior_log_probs_BTA: Tensor,
+        prior_actions_BTN: Tensor,
+        prior_sampled_q_BTN: Tensor,
+        prior_value_BT1: Tensor,
+        sigma: Tensor,
     ) -> SampledCmpoWrites:
         """Weights of the drawn actions, and the policy that they make up."""
         value_BT = prior_sampled_q_BTN.mean(-1) if self.expected_baseline else prior_value_BT1[:, :-1]
@@ -196,8 +210,11 @@ class SampledCmpo(Loss):
         policy_BTA = weights_BTN.new_zeros(*weights_BTN.shape[:-1], sum(self.sizes))
         for factor in range(prior_actions_BTN.shape[-1]):
             policy_BTA.scatter_add_(-1, prior_actions_BTN[..., factor], weights_BTN)
+        chosen_BTN = taken(prior_log_probs_BTA, prior_actions_BTN)
+        entropy_BT = -(weights_BTN * (weights_BTN.log() + chosen_BTN)).sum(-1) / weights_BTN.sum(-1)
         return {
             "cmpo_policy_BTA": policy_BTA / weights_BTN.sum(-1, keepdim=True),
+            "cmpo_entropy_BT": entropy_BT,
             "cmpo_weights_BTN": weights_BTN,
             "cmpo_sampled_advantage_BTN": advantage_BTN,
         }
@@ -231,21 +248,24 @@ class SampledCmpo(Loss):
         prior_actions_BTN: Tensor,
         cmpo_weights_BTN: Tensor,
         cmpo_policy_BTA: Tensor,
+        cmpo_entropy_BT: Tensor,
         mask_BT: Tensor,
     ) -> Terms:
         """The term `kl` = 1/N sum_i w_i (log w_i + log prior(a_i) - log pi(a_i)), an estimate; its gradient is eq. 12's."""
         log_probs_BTA = distribution.log_softmax(logits_BTA.float(), self.sizes)
-        flat = prior_actions_BTN.flatten(-2)
-        shape = prior_actions_BTN.shape
-        log_ratio_BTN = (prior_log_probs_BTA - log_probs_BTA).gather(-1, flat).view(shape).sum(-1)
+        log_ratio_BTN = taken(prior_log_probs_BTA - log_probs_BTA, prior_actions_BTN)
         kl_BT = (cmpo_weights_BTN * (cmpo_weights_BTN.log() + log_ratio_BTN)).mean(-1)
         cross_entropy_BT = -(cmpo_policy_BTA * log_probs_BTA.detach()).sum(-1)
-        entropy_BT = -torch.special.xlogy(cmpo_policy_BTA, cmpo_policy_BTA).sum(-1)
         return {
             "kl": Term(kl_BT, mask_BT, self.settings.kl_coef),
             "cross_entropy": Statistic(cross_entropy_BT, mask_BT),
-            "target_entropy": Statistic(entropy_BT, mask_BT),
+            "target_entropy": Statistic(cmpo_entropy_BT, mask_BT),
         }
+
+
+def taken(values_BTA: Tensor, actions_BTN: Tensor) -> Tensor:
+    """The values of drawn actions, summed over their factors: `[B, T, N]`."""
+    return values_BTA.gather(-1, actions_BTN.flatten(-2)).view(actions_BTN.shape).sum(-1)
 
 
 def leave_one_out_weights(advantage_BTN: Tensor, clip: float) -> Tensor:

@@ -21,24 +21,37 @@ class MuesliModelWrites(TypedDict):
     """Targets of every step t and model step k, frozen for the batch."""
 
     muesli_target_BTKA: Tensor  # the improved policy at t + k
+    muesli_entropy_BTK: Tensor  # its entropy, in nats
     muesli_mask_BTK: Tensor
 
 
 def policy_targets(
-    policy_BTA: Tensor, terminated_BT: Tensor, truncated_BT: Tensor, mask_BT: Tensor, horizon: int
+    policy_BTA: Tensor, entropy_BT: Tensor, *, terminated_BT: Tensor, truncated_BT: Tensor, mask_BT: Tensor, horizon: int
 ) -> MuesliModelWrites:
-    """The policy at t + k for k = 1..horizon, where t + k is a state of the same episode; 0 elsewhere."""
+    """The policy and its entropy at t + k for k = 1..horizon, where t + k is a state of the same episode; 0 elsewhere."""
     mask_BTK = unroll_masks(terminated_BT, truncated_BT, mask_BT, horizon).policy
     target_BTKA = torch.where(mask_BTK.unsqueeze(-1), ahead(policy_BTA, horizon, first=1), 0.0)
-    return {"muesli_target_BTKA": target_BTKA, "muesli_mask_BTK": mask_BTK}
+    entropy_BTK = torch.where(mask_BTK, ahead(entropy_BT, horizon, first=1), 0.0)
+    return {"muesli_target_BTKA": target_BTKA, "muesli_entropy_BTK": entropy_BTK, "muesli_mask_BTK": mask_BTK}
 
 
-def policy_terms(model_logits_BTKA: Tensor, target_BTKA: Tensor, mask_BTK: Tensor, sizes: Sequence[int], coef: float) -> Terms:
-    """The term `cross_entropy`; the target's entropy and the KL, which is all that training can remove, beside it."""
+def policy_terms(
+    model_logits_BTKA: Tensor,
+    target_BTKA: Tensor,
+    entropy_BTK: Tensor,
+    mask_BTK: Tensor,
+    *,
+    sizes: Sequence[int],
+    coef: float,
+) -> Terms:
+    """The term `cross_entropy`; the target's entropy and the KL, which is all that training can remove, beside it.
+
+    The entropy is given: where a target was made from a few drawn actions, its own entropy is far below that of the policy
+    which it stands for, and the difference is nothing that training could remove.
+    """
     log_probs_BTKA = distribution.log_softmax(model_logits_BTKA.float(), sizes)
     cross_entropy_BTK = -(target_BTKA * log_probs_BTKA).sum(-1)
     with torch.no_grad():
-        entropy_BTK = -torch.special.xlogy(target_BTKA, target_BTKA).sum(-1)
         kl_BTK = cross_entropy_BTK - entropy_BTK
         terms: dict[str, Term | Statistic] = {
             "cross_entropy": Term(cross_entropy_BTK, mask_BTK, coef),
@@ -60,15 +73,32 @@ class MuesliModel(Loss):
         self.sizes = context.sizes
 
     def prepare(
-        self, *, cmpo_policy_BTA: Tensor, terminated_BT: Tensor, truncated_BT: Tensor, mask_BT: Tensor
+        self,
+        *,
+        cmpo_policy_BTA: Tensor,
+        cmpo_entropy_BT: Tensor,
+        terminated_BT: Tensor,
+        truncated_BT: Tensor,
+        mask_BT: Tensor,
     ) -> MuesliModelWrites:
         """Shift CMPO's policies along the trajectory."""
-        return policy_targets(cmpo_policy_BTA, terminated_BT, truncated_BT, mask_BT, self.settings.policy_horizon)
+        return policy_targets(
+            cmpo_policy_BTA,
+            cmpo_entropy_BT,
+            terminated_BT=terminated_BT,
+            truncated_BT=truncated_BT,
+            mask_BT=mask_BT,
+            horizon=self.settings.policy_horizon,
+        )
 
-    def compute(self, *, model_logits_BTKA: Tensor, muesli_target_BTKA: Tensor, muesli_mask_BTK: Tensor) -> Terms:
+    def compute(
+        self, *, model_logits_BTKA: Tensor, muesli_target_BTKA: Tensor, muesli_entropy_BTK: Tensor, muesli_mask_BTK: Tensor
+    ) -> Terms:
         """The term `cross_entropy`, in nats."""
         coef = self.settings.policy_pred_coef
-        return policy_terms(model_logits_BTKA, muesli_target_BTKA, muesli_mask_BTK, self.sizes, coef)
+        return policy_terms(
+            model_logits_BTKA, muesli_target_BTKA, muesli_entropy_BTK, muesli_mask_BTK, sizes=self.sizes, coef=coef
+        )
 
 
 class PriorMuesliModel(Loss):
@@ -84,13 +114,23 @@ class PriorMuesliModel(Loss):
         self, *, prior_log_probs_BTA: Tensor, terminated_BT: Tensor, truncated_BT: Tensor, mask_BT: Tensor
     ) -> MuesliModelWrites:
         """Shift the prior's policies along the trajectory."""
-        prior_BTA = prior_log_probs_BTA.exp()
-        return policy_targets(prior_BTA, terminated_BT, truncated_BT, mask_BT, self.settings.policy_horizon)
+        return policy_targets(
+            prior_log_probs_BTA.exp(),
+            distribution.entropy(prior_log_probs_BTA),
+            terminated_BT=terminated_BT,
+            truncated_BT=truncated_BT,
+            mask_BT=mask_BT,
+            horizon=self.settings.policy_horizon,
+        )
 
-    def compute(self, *, model_logits_BTKA: Tensor, muesli_target_BTKA: Tensor, muesli_mask_BTK: Tensor) -> Terms:
+    def compute(
+        self, *, model_logits_BTKA: Tensor, muesli_target_BTKA: Tensor, muesli_entropy_BTK: Tensor, muesli_mask_BTK: Tensor
+    ) -> Terms:
         """The term `cross_entropy`, in nats."""
         coef = self.settings.policy_pred_coef
-        return policy_terms(model_logits_BTKA, muesli_target_BTKA, muesli_mask_BTK, self.sizes, coef)
+        return policy_terms(
+            model_logits_BTKA, muesli_target_BTKA, muesli_entropy_BTK, muesli_mask_BTK, sizes=self.sizes, coef=coef
+        )
 
 
 def choose(question: Question) -> Choice | None:

@@ -209,10 +209,16 @@ def test_a_vector_env_of_a_fixed_size_is_described_without_being_asked_for_a_num
         (factory("make_two_counters"), "expected a VectorEnv of 3 copies, as actors.envs_per_actor says, got 2"),
         (factory("make_always_the_same"), "expected a new environment at each call, got the same one twice"),
         (factory("make_text"), "expected the function to return a gymnasium.Env or a gymnasium.vector.VectorEnv, got str"),
-        (factory("no_such_function"), "expected a function no_such_function in tests.actors.toy_environments, got NoneType"),
-        (factory("NOT_A_FUNCTION"), "expected a function NOT_A_FUNCTION in tests.actors.toy_environments, got int"),
+        (
+            factory("no_such_function"),
+            "tests.actors.toy_environments has no function no_such_function",
+        ),
+        (
+            factory("NOT_A_FUNCTION"),
+            "tests.actors.toy_environments has no function NOT_A_FUNCTION",
+        ),
         (factory("Counter", colour=1), "could not be built: TypeError"),
-        (FactoryEnv(factory="no_such_module.envs:make"), "there is no module no_such_module; install it, or put its folder"),
+        (FactoryEnv(factory="no_such_module.envs:make"), "module no_such_module.envs cannot be imported (ModuleNotFoundError"),
     ],
 )
 def test_what_cannot_be_built_is_refused_in_one_line(settings: FactoryEnv | GymnasiumEnv, says: str) -> None:

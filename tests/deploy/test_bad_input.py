@@ -51,7 +51,7 @@ CASES = {
     "unknown environment": (["train", "cartpole", "env.id=CartPol-v1"], "env.id=CartPol-v1 could not be built"),
     "own environment without module": (
         ["plan", "cartpole", "env.kind=factory", "env.factory=nowhere:make"],
-        "there is no module nowhere",
+        "module nowhere cannot be imported",
     ),
     "losses that do not fit": (
         [

@@ -14,6 +14,7 @@ from agent import distribution
 from learner.loss import Question, Term
 from learner.losses import cmpo
 from learner.losses.cmpo import (
+    CmpoWrites,
     ExactCmpo,
     ReturnCmpo,
     SampledCmpo,
@@ -148,6 +149,10 @@ def test_the_returns_advantage_tilts_the_taken_choice_of_each_factor() -> None:
     torch.testing.assert_close(written["cmpo_advantage_BTA"], torch.tensor([[[0.0, 0.2, 0.0, 0.0, 0.2]]]))
 
 
+def measured(written: CmpoWrites) -> dict[str, Tensor]:
+    return {"cmpo_policy_BTA": written["cmpo_policy_BTA"], "cmpo_advantage_BTA": written["cmpo_advantage_BTA"]}
+
+
 def test_statistics_of_the_target_by_hand() -> None:
     # Prior (0.25, 0.75), advantages (2, -0.4) over sigma: mean 0.5 - 0.3 = 0.2; variance 0.25 * 1.8^2 + 0.75 * 0.6^2 = 1.08;
     # one of two is cut at 1. q = (1.3, 0.1), sigma 0.5, v = 0.3: E q = 0.4, offset |0.4 - 0.3| / 0.5 = 0.2.
@@ -160,7 +165,8 @@ def test_statistics_of_the_target_by_hand() -> None:
     }
     loss.sizes = (2,)
     written = loss.prepare(**inputs)
-    found = {name: entry.value.item() for name, entry in loss.measure(**inputs, **written, mask_BT=EVERYWHERE).items()}
+    statistics = loss.measure(**inputs, **measured(written), mask_BT=EVERYWHERE)
+    found = {name: entry.value.item() for name, entry in statistics.items()}
     tilted = 0.25 * e / (0.25 * e + 0.75 * e**-0.4)
     assert found == {
         "adv_mean": pytest.approx(0.2),
@@ -179,7 +185,7 @@ def test_statistics_of_a_factored_target_are_over_its_factors() -> None:
     inputs = exact_inputs(sizes=sizes)
     written = loss.prepare(**inputs)
     written["cmpo_advantage_BTA"][0, 0] = torch.tensor([-3.0, 1.0, -1.0, 0.5, 0.2])
-    found = loss.measure(**inputs, **written, mask_BT=torch.ones(2, 4, dtype=torch.bool))
+    found = loss.measure(**inputs, **measured(written), mask_BT=torch.ones(2, 4, dtype=torch.bool))
     prior, q = inputs["prior_log_probs_BTA"].exp().numpy(), inputs["prior_q_BTA"].numpy()
     policy, advantage = written["cmpo_policy_BTA"].numpy(), written["cmpo_advantage_BTA"].numpy()
     for b, t in np.ndindex(2, 4):

@@ -33,7 +33,7 @@ def sampled_inputs(*, sizes: tuple[int, ...] = (3,), count: int = 6, seed: int =
 
 
 def prepared(loss: SampledCmpo, inputs: dict[str, Tensor]) -> SampledCmpoWrites:
-    return loss.prepare(**{name: tensor for name, tensor in inputs.items() if name != "prior_log_probs_BTA"})
+    return loss.prepare(**inputs)
 
 
 def test_leave_one_out_weights_of_two_draws_by_hand() -> None:
@@ -77,6 +77,7 @@ def test_the_sampled_loss_and_its_gradient_are_equation_12s() -> None:
         prior_actions_BTN=inputs["prior_actions_BTN"],
         cmpo_weights_BTN=written["cmpo_weights_BTN"],
         cmpo_policy_BTA=written["cmpo_policy_BTA"],
+        cmpo_entropy_BT=written["cmpo_entropy_BT"],
         mask_BT=torch.ones(2, 3, dtype=torch.bool),
     )
     policy = logits.detach().softmax(-1)
@@ -89,7 +90,7 @@ def test_the_sampled_loss_and_its_gradient_are_equation_12s() -> None:
     torch.testing.assert_close(torch.autograd.grad(terms["kl"].value.sum(), logits)[0], gradient)
     target = written["cmpo_policy_BTA"]
     torch.testing.assert_close(terms["cross_entropy"].value, -(target * policy.log()).sum(-1))
-    torch.testing.assert_close(terms["target_entropy"].value, -torch.special.xlogy(target, target).sum(-1))
+    assert terms["target_entropy"].value is written["cmpo_entropy_BT"]
     assert cast("Term", terms["kl"]).coef == 0.3
     assert not terms["cross_entropy"].value.requires_grad
 
@@ -106,6 +107,7 @@ def test_the_sampled_loss_of_a_factored_action_takes_its_joint_probability() -> 
         prior_actions_BTN=inputs["prior_actions_BTN"],
         cmpo_weights_BTN=written["cmpo_weights_BTN"],
         cmpo_policy_BTA=written["cmpo_policy_BTA"],
+        cmpo_entropy_BT=written["cmpo_entropy_BT"],
         mask_BT=torch.ones(2, 3, dtype=torch.bool),
     )
     ratio = inputs["prior_log_probs_BTA"] - distribution.log_softmax(logits, sizes)
@@ -125,6 +127,7 @@ def test_many_draws_come_to_the_exact_target_and_kl() -> None:
     prior = torch.zeros(1, 1, 3).log_softmax(-1)
     loss = SampledCmpo(cmpo_context({"estimator": "sampled"}))
     written = loss.prepare(
+        prior_log_probs_BTA=prior,
         prior_actions_BTN=drawn,
         prior_sampled_q_BTN=q[drawn[..., 0]],
         prior_value_BT1=torch.zeros(1, 2),
@@ -132,6 +135,7 @@ def test_many_draws_come_to_the_exact_target_and_kl() -> None:
     )
     exact = clipped_mpo_policy(prior, q.view(1, 1, 3))
     torch.testing.assert_close(written["cmpo_policy_BTA"], exact, atol=0.01, rtol=0)
+    torch.testing.assert_close(written["cmpo_entropy_BT"], -(exact * exact.log()).sum(-1), atol=0.01, rtol=0)
     logits = torch.tensor([[[0.5, 0.1, -0.7]]])
     terms = loss.compute(
         logits_BTA=logits,
@@ -139,10 +143,44 @@ def test_many_draws_come_to_the_exact_target_and_kl() -> None:
         prior_actions_BTN=drawn,
         cmpo_weights_BTN=written["cmpo_weights_BTN"],
         cmpo_policy_BTA=written["cmpo_policy_BTA"],
+        cmpo_entropy_BT=written["cmpo_entropy_BT"],
         mask_BT=EVERYWHERE,
     )
     expected, _ = kl_divergence(exact, logits.log_softmax(-1))
     torch.testing.assert_close(terms["kl"].value, expected, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("sizes", [(157,), (9, 8)])
+def test_the_entropy_is_that_of_the_whole_policy_and_not_of_the_few_actions_that_were_drawn(sizes: tuple[int, ...]) -> None:
+    # No advantage and an even prior: every weight is 1 and the policy is the prior, whose entropy is the sum of ln n. The 16
+    # drawn actions alone could show no more than ln 16 = 2.77 of it, and muesli_model would report a KL that nothing removes.
+    count = 16
+    drawn = torch.stack([torch.randint(n, (1, 1, count), generator=torch.Generator().manual_seed(0)) for n in sizes], -1)
+    loss = SampledCmpo(cmpo_context({"estimator": "sampled"}, sizes=sizes, factored=len(sizes) > 1))
+    written = loss.prepare(
+        prior_log_probs_BTA=distribution.log_softmax(torch.zeros(1, 1, sum(sizes)), sizes),
+        prior_actions_BTN=distribution.action_columns(drawn, sizes, factored=True),
+        prior_sampled_q_BTN=torch.zeros(1, 1, count),
+        prior_value_BT1=torch.zeros(1, 2),
+        sigma=torch.tensor(1.0),
+    )
+    assert written["cmpo_entropy_BT"].item() == pytest.approx(sum(log(n) for n in sizes), abs=1e-5)
+
+
+def test_the_entropy_of_drawn_actions_by_hand() -> None:
+    # Prior (0.8, 0.2), both drawn once with advantages 1 and 0: w = (e, 2 / (1 + e)) as above, and
+    # H = -(w0 log(0.8 w0) + w1 log(0.2 w1)) / (w0 + w1).
+    loss = SampledCmpo(cmpo_context({"estimator": "sampled"}, sizes=(2,)))
+    written = loss.prepare(
+        prior_log_probs_BTA=torch.tensor([[[log(0.8), log(0.2)]]]),
+        prior_actions_BTN=torch.tensor([[[[0], [1]]]]),
+        prior_sampled_q_BTN=torch.tensor([[[1.0, 0.0]]]),
+        prior_value_BT1=torch.zeros(1, 2),
+        sigma=torch.tensor(1.0),
+    )
+    first, second = e, 2 / (1 + e)
+    expected = -(first * log(0.8 * first) + second * log(0.2 * second)) / (first + second)
+    assert written["cmpo_entropy_BT"].item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_statistics_of_drawn_advantages_by_hand() -> None:

@@ -29,19 +29,23 @@ def test_the_target_of_k_steps_is_the_policy_k_steps_on(seed: int) -> None:
     policy = oracles.softmax(rng.normal(size=(3, 7, 4)))
     terminated, truncated = rng.random((3, 7)) < 0.15, rng.random((3, 7)) < 0.1
     mask = rng.random((3, 7)) < 0.95
-    flags = torch.from_numpy(terminated), torch.from_numpy(truncated), torch.from_numpy(mask)
-    written = policy_targets(torch.from_numpy(policy), *flags, 3)
+    ends = {"terminated_BT": terminated, "truncated_BT": truncated, "mask_BT": mask}
+    flags = {name: torch.from_numpy(array) for name, array in ends.items()}
+    entropy = rng.random((3, 7))
+    written = policy_targets(torch.from_numpy(policy), torch.from_numpy(entropy), **flags, horizon=3)
     truth = oracles.unroll_truth(terminated, truncated, mask, 3)["policy"]
     np.testing.assert_array_equal(written["muesli_mask_BTK"].numpy(), truth)
     for b, t, k in np.ndindex(3, 7, 3):
         expected = policy[b, t + k + 1] if truth[b, t, k] else np.zeros(4)
         np.testing.assert_array_equal(written["muesli_target_BTKA"][b, t, k].numpy(), expected)
+        assert written["muesli_entropy_BTK"][b, t, k].item() == (entropy[b, t + k + 1] if truth[b, t, k] else 0)
 
 
 def test_the_loss_and_its_gradient_by_hand() -> None:
     # Target (0.5, 0.5, 0), even model: cross-entropy ln 3, entropy ln 2, KL ln 1.5; d/dlogits = softmax - target.
-    logits = torch.zeros(1, 1, 1, 3, requires_grad=True)
-    terms = policy_terms(logits, torch.tensor([[[[0.5, 0.5, 0.0]]]]), torch.ones(1, 1, 1, dtype=torch.bool), (3,), 0.002)
+    logits, mask = torch.zeros(1, 1, 1, 3, requires_grad=True), torch.ones(1, 1, 1, dtype=torch.bool)
+    target, entropy = torch.tensor([[[[0.5, 0.5, 0.0]]]]), torch.tensor([[[log(2)]]])
+    terms = policy_terms(logits, target, entropy, mask, sizes=(3,), coef=0.002)
     assert terms["cross_entropy"].value.item() == pytest.approx(log(3))
     assert cast("Term", terms["cross_entropy"]).coef == 0.002
     assert terms["target_entropy"].value.item() == pytest.approx(log(2))
@@ -56,7 +60,8 @@ def test_the_cross_entropy_is_the_definitions_for_each_factor() -> None:
     target = np.concatenate([oracles.softmax(rng.normal(size=(2, 3, 2, n))) for n in sizes], -1)
     log_policy = np.concatenate([np.log(oracles.softmax(part)) for part in np.split(logits, [2], -1)], -1)
     mask = torch.ones(2, 3, 2, dtype=torch.bool)
-    terms = policy_terms(torch.from_numpy(logits), torch.from_numpy(target), mask, sizes, 1.0)
+    entropy = torch.from_numpy(-(target * np.log(target)).sum(-1))
+    terms = policy_terms(torch.from_numpy(logits), torch.from_numpy(target), entropy, mask, sizes=sizes, coef=1.0)
     np.testing.assert_allclose(terms["cross_entropy"].value.numpy(), -(target * log_policy).sum(-1), atol=1e-6)
     for k in range(2):
         divergence = sum(
@@ -72,20 +77,24 @@ def test_a_policy_behind_an_end_reaches_no_target(poison: float) -> None:
     policy = torch.full((1, 5, 3), 1 / 3)
     terminated = torch.tensor([[False, True, False, False, False]])
     truncated = torch.zeros_like(terminated)
-    mask = torch.ones_like(terminated)
-    clean = policy_targets(policy, terminated, truncated, mask, 3)
+    ends = {"terminated_BT": terminated, "truncated_BT": truncated, "mask_BT": torch.ones_like(terminated)}
+    entropy = torch.full((1, 5), log(3))
+    clean = policy_targets(policy, entropy, **ends, horizon=3)
     policy[:, 2:] = poison
-    poisoned = policy_targets(policy, terminated, truncated, mask, 3)
-    assert torch.equal(clean["muesli_target_BTKA"][:, :2], poisoned["muesli_target_BTKA"][:, :2])
+    entropy[:, 2:] = poison
+    poisoned = policy_targets(policy, entropy, **ends, horizon=3)
+    for name in ("muesli_target_BTKA", "muesli_entropy_BTK"):
+        assert torch.equal(clean[name][:, :2], poisoned[name][:, :2])
 
 
 def test_no_gradient_flows_into_the_target() -> None:
     # As the objective runs it: without a graph, whatever the target was made of.
     policy, flag = torch.tensor([[[0.5, 0.5], [0.1, 0.9]]], requires_grad=True), torch.zeros(1, 2, dtype=torch.bool)
     with torch.no_grad():
-        written = policy_targets(policy, flag, flag, ~flag, 1)
+        written = policy_targets(policy, policy[..., 0], terminated_BT=flag, truncated_BT=flag, mask_BT=~flag, horizon=1)
     logits = torch.zeros(1, 2, 1, 2, requires_grad=True)
-    terms = policy_terms(logits, written["muesli_target_BTKA"], written["muesli_mask_BTK"], (2,), 1.0)
+    given = (written["muesli_target_BTKA"], written["muesli_entropy_BTK"], written["muesli_mask_BTK"])
+    terms = policy_terms(logits, *given, sizes=(2,), coef=1.0)
     torch.autograd.backward(terms["cross_entropy"].value.sum())
     assert policy.grad is None
     assert logits.grad is not None
@@ -96,10 +105,13 @@ def test_each_class_reads_its_own_target() -> None:
     flags = torch.zeros(1, 4, dtype=torch.bool)
     policy = torch.rand(1, 4, 3, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
     ends: dict[str, Tensor] = {"terminated_BT": flags, "truncated_BT": flags, "mask_BT": ~flags}
-    from_cmpo = MuesliModel(context).prepare(cmpo_policy_BTA=policy.exp(), **ends)
+    entropy = -(policy.exp() * policy).sum(-1)
+    from_cmpo = MuesliModel(context).prepare(cmpo_policy_BTA=policy.exp(), cmpo_entropy_BT=entropy, **ends)
     from_prior = PriorMuesliModel(context).prepare(prior_log_probs_BTA=policy, **ends)
     assert from_cmpo["muesli_target_BTKA"].shape == (1, 4, 2, 3)
     torch.testing.assert_close(from_cmpo["muesli_target_BTKA"], from_prior["muesli_target_BTKA"])
+    torch.testing.assert_close(from_cmpo["muesli_entropy_BTK"], from_prior["muesli_entropy_BTK"])
+    torch.testing.assert_close(from_cmpo["muesli_entropy_BTK"][0, 0, 1], entropy[0, 2])
     torch.testing.assert_close(from_cmpo["muesli_target_BTKA"][0, 0, 1], policy.exp()[0, 2])
 
 
