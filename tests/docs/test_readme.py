@@ -1,4 +1,4 @@
-"""What the README tells a reader to type works as written."""
+"""What the README and the pages of docs/ tell a reader to type works as written."""
 
 from __future__ import annotations
 
@@ -14,15 +14,25 @@ from deploy.cli.app import app
 from deploy.cli.entry import run_command
 from recipes.launch import Run
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-BLOCKS = dict.fromkeys(re.findall(r"```(sh|python)\n(.*?)```", README, re.DOTALL))
-COMMANDS = [
-    shlex.split(line, comments=True)[1:]
-    for language, block in BLOCKS
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+PAGES = [README, *(page.read_text() for page in sorted((ROOT / "docs").rglob("*.md")))]
+
+
+def blocks_of(*pages: str) -> dict[tuple[str, str], None]:
+    """Every block of code once, by language."""
+    return dict.fromkeys(block for page in pages for block in re.findall(r"```(sh|python)\n(.*?)```", page, re.DOTALL))
+
+
+BLOCKS = blocks_of(README)
+LINES = dict.fromkeys(
+    line
+    for language, block in blocks_of(*PAGES)
     if language == "sh"
     for line in block.splitlines()
     if line.startswith("oatmill ")
-]
+)
+COMMANDS = [shlex.split(line, comments=True)[1:] for line in LINES]
 PYTHON = [block for language, block in BLOCKS if language == "python"]
 
 
