@@ -238,11 +238,12 @@ class Learner:
         record = self.updater.learn(cast("Mapping[str, torch.Tensor]", inputs), learning_rate=rate, report=reported)
         record.seconds["wait"] = waited
         lag = self.progress.policy_version - batch.policy_version
+        fresh_lag, replayed_lag = lag[batch.fresh], lag[~batch.fresh]
         self.progress = Progress(step, env_steps, self.progress.policy_version + 1, time.monotonic() - self.began)
         self.publish(record)
         self.batches.consumed(batch.batch_id, self.progress.policy_version)
         self.fleet = delivery.fleet
-        self.note(record, lag, rate)
+        self.note(record, fresh_lag, replayed_lag, rate)
         if reported:
             self.report(rate)
         self.check_finite(record)
@@ -265,11 +266,11 @@ class Learner:
         self.publisher.push(weights)
         record.seconds["publish"] = time.perf_counter() - started
 
-    def note(self, record: Record, lag: Array, rate: float) -> None:
+    def note(self, record: Record, lag: Array, replayed_lag: Array, rate: float) -> None:
         """Count a learner step."""
         self.reporter.add(record)
         if self.recorder is not None and self.metrics is not None:
-            self.recorder.step(self.progress, np.asarray(lag))
+            self.recorder.step(self.progress, np.asarray(lag), np.asarray(replayed_lag))
             self.metrics.step(record, learning_rate=rate, version=self.progress.policy_version)
 
     def report(self, rate: float) -> None:

@@ -42,12 +42,21 @@ class Recorder:
     ever_raised: dict[str, str] = field(default_factory=dict)
     last_line: dict[str, Any] = field(default_factory=dict)
     lags: list[Array] = field(default_factory=list)
+    replayed_lags: list[Array] = field(default_factory=list)
     first_step: tuple[float, int] | None = None  # seconds and env steps when the first learner step ended
     last_step: tuple[float, int] = (0.0, 0)
 
-    def step(self, progress: Progress, lag: Array) -> None:
-        """Take note of a learner step, reported or not."""
+    def step(self, progress: Progress, lag: Array, replayed_lag: Array | None = None) -> None:
+        """Take note of a learner step, reported or not.
+
+        Args:
+            progress: where the run is.
+            lag: of each fresh trajectory, in versions.
+            replayed_lag: of each that was sampled from the buffer.
+        """
         self.lags.append(lag)
+        if replayed_lag is not None and len(replayed_lag):
+            self.replayed_lags.append(replayed_lag)
         self.last_step = (progress.seconds, progress.env_steps)
         if self.first_step is None:
             self.first_step = self.last_step
@@ -75,7 +84,8 @@ class Recorder:
             "updates": report.updates,
             "skipped_updates": report.skipped,
             "learning_rate": learning_rate,
-            "policy_lag": self.policy_lag(),
+            "policy_lag": percentiles(self.lags),
+            "replayed_policy_lag": percentiles(self.replayed_lags),
             "env_steps_per_second": self.rate(),
             "episode_return": fleet.get("episode_return"),
             "episode_length": fleet.get("episode_length"),
@@ -111,14 +121,6 @@ class Recorder:
         nats = report.policy("entropy") if report.policy_loss else report.statistics.get("forward.entropy", math.nan)
         return {"nats": nats, "fraction": nats / self.uniform_entropy if self.uniform_entropy else math.nan}
 
-    def policy_lag(self) -> dict[str, float]:
-        """Median and 99th percentile of the last trained trajectories' age, in versions."""
-        if not self.lags:
-            return {"p50": math.nan, "p99": math.nan}
-        kept = np.concatenate(self.lags)[-LAG_WINDOW:]
-        self.lags = [kept]
-        return {"p50": float(np.percentile(kept, 50)), "p99": float(np.percentile(kept, 99))}
-
     def rate(self) -> float:
         """Env steps a second from the end of the first learner step to the end of the last."""
         if self.first_step is None or self.last_step[0] <= self.first_step[0]:
@@ -134,7 +136,8 @@ class Recorder:
             "seconds": progress.seconds,
             "env_steps_per_second": self.rate(),
             "policy_version": progress.policy_version,
-            "policy_lag": self.policy_lag(),
+            "policy_lag": percentiles(self.lags),
+            "replayed_policy_lag": percentiles(self.replayed_lags),
             "red_flags": [{"flag": flag, "why": why} for flag, why in self.ever_raised.items()],
         } | {name: self.last_line.get(name) for name in names}
         working = self.run_dir / f"{SUMMARY_FILE}.tmp"
@@ -160,6 +163,15 @@ def observe(report: StepReport, entropy: Mapping[str, float], variance: tuple[fl
         skipped=report.skipped,
         progress=progress,
     )
+
+
+def percentiles(lags: list[Array]) -> dict[str, float]:
+    """Median and 99th percentile of the last trained trajectories' age, in versions; what is older is let go of."""
+    if not lags:
+        return {"p50": math.nan, "p99": math.nan}
+    kept = np.concatenate(lags)[-LAG_WINDOW:]
+    lags[:] = [kept]
+    return {"p50": float(np.percentile(kept, 50)), "p99": float(np.percentile(kept, 99))}
 
 
 def append_line(path: Path, content: Mapping[str, Any]) -> None:

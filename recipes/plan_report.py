@@ -13,9 +13,12 @@ from agent.spec import AgentSpec
 from learner.cost import PlanCost, plan_cost
 from learner.distributed import choose_device
 from learner.plan import Plan, make_plan
+from protocol.schemas import RunSchema
 from protocol.spaces import Spaces
 from recipes import yaml_format
+from recipes.replay_checks import check_buffer_bytes, check_replay
 from recipes.settings import RunSettings, prepared
+from replay.buffer import replayed_rows
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class PlanReport:
         """
         observation, action = self.spaces.observation, self.spaces.action
         trainer, unroll_length = self.settings.trainer, self.settings.actors.unroll_length
-        batch = trainer.batch_size * unroll_length
+        batch, fresh = trainer.batch_size * unroll_length, self._fresh_rows() * trainer.learners * unroll_length
         parts = [
             "environment",
             f"  observations  {observation.kind} {observation.dtype} {list(observation.shape)}",
@@ -71,8 +74,9 @@ class PlanReport:
             "",
             "a learner step",
             f"  batch         {trainer.batch_size} trajectories x {unroll_length} steps = {batch:,} env steps",
+            *self._replay(),
             f"  updates       {trainer.epochs} epochs x {trainer.minibatches} minibatches on {trainer.learners} rank(s)",
-            f"  budget        {trainer.total_timesteps:,} env steps = {-(-trainer.total_timesteps // batch):,} learner steps",
+            f"  budget        {trainer.total_timesteps:,} env steps = {-(-trainer.total_timesteps // fresh):,} learner steps",
             "",
             "order",
             *(line for name in self.plan.order for line in self._node(name)),
@@ -86,6 +90,22 @@ class PlanReport:
             *(f"  {line}" for line in yaml_format.dump(self.settings.to_dict()).splitlines()),
         ]
         return "\n".join(parts) + "\n"
+
+    def _replay(self) -> list[str]:
+        """How much of a batch is sampled again, and how often that trains a trajectory."""
+        trainer, fresh = self.settings.trainer, self._fresh_rows()
+        part = trainer.batch_size // trainer.learners
+        if fresh == part:
+            return []
+        return [
+            f"  replay        {(part - fresh) * trainer.learners} of them from a buffer of up to "
+            f"{self.settings.replay.buffer_size}, once it holds as many; each is trained on {part / fresh:.3g} times on average"
+        ]
+
+    def _fresh_rows(self) -> int:
+        """Trajectories of a rank's part that were not trained on before."""
+        part = self.settings.trainer.batch_size // self.settings.trainer.learners
+        return part - replayed_rows(self.settings.replay.fraction, part)
 
     def _node(self, name: str) -> list[str]:
         mark = "loss" if name in self.plan.losses else "node"
@@ -121,8 +141,10 @@ def report_plan(settings: RunSettings) -> PlanReport:
         UserError: if the settings do not fit together, or the environment cannot be built or is not what oatmill can train on.
     """
     fitted, notes = prepared(settings)
-    spaces, _ = describe(fitted.env)
+    check_replay(fitted)
+    spaces, statistics = describe(fitted.env)
     spec = AgentSpec(spaces, fitted.agent)
+    check_buffer_bytes(fitted, RunSchema(spaces, spec.core_state_size, statistics))
     plan = make_plan(fitted.trainer, fitted.agent, spaces.action)
     return PlanReport(fitted, spaces, plan, {**plan.auto, **_other_autos(fitted, spec)}, (*notes, *plan.notes))
 

@@ -27,6 +27,28 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             }
         }
     },
+    # Hessel et al. 2021, arXiv:2104.06159, its hyperparameters: one update a batch, three quarters of it from replay.
+    "paper": {
+        "agent": {"value_head": "categorical"},
+        "actors": {"unroll_length": 30},
+        "replay": {"fraction": 0.75},
+        "trainer": {
+            "batch_size": 96,
+            "epochs": 1,
+            "minibatches": 1,
+            "gamma": 0.995,
+            "returns": "retrace",
+            "optimizer": {"learning_rate": 3e-4, "schedule": "linear", "weight_decay": 0.0},
+            "losses": {
+                "ppo_critic": {"vf_coef": 0.25},
+                "cmpo": {"enabled": True, "kl_coef": 1.0, "advantage": "model", "estimator": "exact"},
+                "ppo_actor": {"enabled": False},
+                "muesli_pg": {"enabled": True},
+                "dynamics": {"enabled": True, "unroll_steps": 5, "returns_pred_coef": 0.25, "reward_pred_coef": 1.0},
+                "muesli_model": {"enabled": True, "policy_pred_coef": 1.0, "policy_horizon": 5},
+            },
+        },
+    },
 }
 
 

@@ -26,7 +26,8 @@ class Part:
     size: BlockSize
     arrays: dict[str, Array]  # views of the payload by field name
     origin: list[Slice]  # where its rows came from; their arrays are let go of
-    env_steps: int  # steps in which a row's agent was present
+    fresh_rows: int  # the first rows are those that were not trained on before
+    env_steps: int  # of those rows, steps in which the agent was present
 
     @property
     def rows(self) -> int:
@@ -34,13 +35,20 @@ class Part:
         return self.size.trajectories
 
     def segments(self) -> Iterator[Segment]:
-        """The rows as they would wait in the queue, for a batch that was not trained on."""
+        """The fresh rows as they would wait in the queue, for a batch that was not trained on; the others are forgotten."""
         start = 0
         for piece in self.origin:
             stop = start + piece.rows
             share = self.payload.nbytes * piece.rows // self.rows
-            yield Segment(self.arrays, start, stop, piece.policy_version, piece.arrived, share)
+            if piece.fresh:
+                yield Segment(self.arrays, start, stop, piece.policy_version, piece.arrived, share)
             start = stop
+
+    def arrivals(self) -> Iterator[float]:
+        """When each of the fresh rows arrived."""
+        for piece in self.origin:
+            if piece.fresh:
+                yield from [piece.arrived] * piece.rows
 
 
 class Assembler:
@@ -58,7 +66,7 @@ class Assembler:
         self._spare: list[Array] = []
 
     def assemble(self, batch_id: int, slices: Sequence[Slice]) -> Part:
-        """Copy rows into one batch part, in order."""
+        """Copy rows into one batch part, in order; fresh ones come first."""
         finals = [_finals(piece) for piece in slices]
         size = BlockSize(sum(piece.rows for piece in slices), self._steps, sum(map(len, finals)), 0)
         nbytes = self._schema.nbytes(size)
@@ -68,13 +76,14 @@ class Assembler:
         self._copy_rows(arrays, slices)
         _copy_finals(arrays, slices, finals)
         origin = [piece._replace(arrays={}) for piece in slices]
-        return Part(batch_id, buffer, payload, size, arrays, origin, int(np.count_nonzero(arrays["valid"])))
+        fresh = sum(piece.rows for piece in slices if piece.fresh)
+        return Part(batch_id, buffer, payload, size, arrays, origin, fresh, int(np.count_nonzero(arrays["valid"][:fresh])))
 
     def _copy_rows(self, arrays: dict[str, Array], slices: Sequence[Slice]) -> None:
         start = 0
-        arrays["fresh"][...] = True
         for piece in slices:
             stop = start + piece.rows
+            arrays["fresh"][start:stop] = piece.fresh
             arrays["policy_version"][start:stop] = piece.policy_version
             for name in self._copied:
                 arrays[name][start:stop] = piece.arrays[name][piece.start : piece.stop]

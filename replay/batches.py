@@ -59,8 +59,8 @@ class BatchServer:
         schema: the run's; None until the first actor has told it.
         stop: whether the run is to end, as every batch tells.
         world: ranks of the learner; 0 before the first has come.
-        waiting_rows: trajectories that are cut and not handed out; they count as queued.
-        held_rows: trajectories that are handed out and not consumed.
+        waiting_rows: fresh trajectories that are cut and not handed out; they count as queued.
+        held_rows: fresh trajectories that are handed out and not consumed.
     """
 
     def __init__(self, batch_rows: int) -> None:
@@ -142,7 +142,7 @@ class BatchServer:
             if rank is not None:
                 self._departed.append(rank.token)
                 returned += [*rank.held, *rank.waiting]
-                self.held_rows -= sum(part.rows for part in rank.held)
+                self.held_rows -= sum(part.fresh_rows for part in rank.held)
         for rank in self._ranks.values():
             returned += rank.waiting
             rank.waiting.clear()
@@ -168,7 +168,7 @@ class BatchServer:
     def _consume(self, rank: Rank, batch_id: int, turned: Turned) -> None:
         while rank.held and rank.held[0].batch_id <= batch_id:
             part = rank.held.popleft()
-            self.held_rows -= part.rows
+            self.held_rows -= part.fresh_rows
             turned.trained.append(part)
 
     def _get(self, route: bytes, get: messages.Get, turned: Turned) -> None:
@@ -189,7 +189,7 @@ class BatchServer:
         """Take over a cut: one part a rank, rank 0's first."""
         for number, part in enumerate(parts):
             self._ranks[number].waiting.append(part)
-            self.waiting_rows += part.rows
+            self.waiting_rows += part.fresh_rows
 
     def hand_out(self, fleet: dict[str, Any]) -> list[Part]:
         """Answer every rank that asks and for which a part waits.
@@ -206,8 +206,8 @@ class BatchServer:
                 part = rank.waiting.popleft()
                 rank.held.append(part)
                 rank.answered = part
-                self.waiting_rows -= part.rows
-                self.held_rows += part.rows
+                self.waiting_rows -= part.fresh_rows
+                self.held_rows += part.fresh_rows
                 self._outgoing.append((rank.route, encode(messages.FleetStatus(rank.request), to_json(fleet))))
                 self._send_part(rank, part)
                 sent.append(part)

@@ -17,6 +17,7 @@ from protocol.errors import WireError
 from protocol.trajectory import Array, BlockSize
 from replay.assembly import Assembler, Part
 from replay.batches import BatchServer, Turned
+from replay.buffer import NO_BUFFER, BufferSettings, ReplayBuffer, replayed_rows
 from replay.credit import CreditLine
 from replay.fleet import FleetStatistics
 from replay.ledger import Ledger
@@ -40,6 +41,7 @@ class IngestSettings:
     queue_batches: float
     max_policy_lag: int
     max_abs_reward: float
+    buffer: BufferSettings = NO_BUFFER
 
     @staticmethod
     def of(config: Mapping[str, Any]) -> IngestSettings:
@@ -51,6 +53,14 @@ class IngestSettings:
             replay["queue_batches"],
             replay["max_policy_lag"],
             replay["max_abs_reward"],
+            BufferSettings(
+                replay["fraction"],
+                replay["buffer_size"],
+                replay["buffer_bytes"],
+                replay["eviction"],
+                replay["max_times_sampled"] or 0,
+                config["trainer"]["seed"],
+            ),
         )
 
 
@@ -75,6 +85,7 @@ class IngestCore:
         self._ledger = Ledger()
         self._fleet = FleetStatistics()
         self._assembler: Assembler | None = None
+        self._buffer: ReplayBuffer | None = None
         self._validator: Validator | None = None
         self._next_batch_id = 0
         self._quarantine: deque[str] = deque(maxlen=QUARANTINE_KEPT)
@@ -145,6 +156,8 @@ class IngestCore:
             self._assembler = Assembler(schema, self._settings.unroll_length)
             self._fleet = FleetStatistics(schema.episode_statistics)
             self._batches.schema = schema
+            if self._settings.buffer.fraction:
+                self._buffer = ReplayBuffer(schema, self._settings.unroll_length, self._settings.buffer)
         if message.schema_id != schema.identity:
             raise WireError("schema", f"expected schema {schema.identity}, got {message.schema_id[:40]!r}")
         if message.steps != self._settings.unroll_length:
@@ -172,8 +185,11 @@ class IngestCore:
     def _apply(self, turned: Turned) -> None:
         self.policy_version = max(self.policy_version, turned.policy_version)
         for part in turned.trained:
-            self._ledger.trained += part.rows
+            self._ledger.trained += part.fresh_rows
+            self._ledger.replayed += part.rows - part.fresh_rows
             self._fleet.env_steps_trained += part.env_steps
+            if self._buffer is not None:
+                self._buffer.insert(part)
             assert self._assembler is not None, "it made the part"
             self._assembler.recycle(part)
         self._queue.put_back(segment for part in turned.returned for segment in part.segments())
@@ -187,22 +203,32 @@ class IngestCore:
                 return
 
     def _cut(self) -> bool:
-        """Cut one batch for all ranks; False if there are too few trajectories."""
-        batch_rows = self._settings.batch_rows
+        """Cut one batch for all ranks, with the same share of fresh rows for each; False if there are too few trajectories."""
+        world = self._batches.world
+        replayed = self._replayed_rows()
+        fresh = self._batches.part_rows - replayed
+        self._credit.expect(fresh * world)
         oldest = self.policy_version - self._settings.max_policy_lag
-        self._ledger.stale += self._queue.drop_stale(oldest, keep=batch_rows)
-        if self._queue.rows < batch_rows:
+        self._ledger.stale += self._queue.drop_stale(oldest, keep=fresh * world)
+        if self._queue.rows < fresh * world:
             return False
         assert self._assembler is not None, "it was made with the first block"
+        drawn = self._buffer.sample(replayed * world) if self._buffer is not None and replayed else []
         parts = []
-        for _ in range(self._batches.world):
-            parts.append(self._assembler.assemble(self._next_batch_id, self._queue.take(self._batches.part_rows)))
+        for rank in range(world):
+            pieces = [*self._queue.take(fresh), *drawn[rank * replayed : (rank + 1) * replayed]]
+            parts.append(self._assembler.assemble(self._next_batch_id, pieces))
             self._next_batch_id += 1
         self._batches.add(parts)
         return True
 
+    def _replayed_rows(self) -> int:
+        """How many rows of a rank's part come from the buffer: none until it holds as many as a batch takes."""
+        rows = replayed_rows(self._settings.buffer.fraction, self._batches.part_rows)
+        return rows if self._buffer is not None and self._buffer.rows >= rows * self._batches.world else 0
+
     def _count_handed_out(self, parts: list[Part], now: float) -> None:
-        pieces = (piece for part in parts for piece in part.origin)
+        pieces = (piece for part in parts for piece in part.origin if piece.fresh)
         self._fleet.handed_out((p.rows, max(0, self.policy_version - p.policy_version), now - p.arrived) for p in pieces)
 
     def outgoing_data(self) -> list[tuple[bytes, Frames]]:
@@ -221,7 +247,13 @@ class IngestCore:
     def fleet_summary(self) -> dict[str, Any]:
         """What the learner reports beside a batch."""
         queue = {"trajectories": self.queued, "bytes": self._queue.nbytes, "capacity": self._credit.capacity}
-        return self._fleet.summary() | {"queue": queue, "ledger": self.ledger()}
+        return self._fleet.summary() | {"queue": queue, "buffer": self._buffer_summary(), "ledger": self.ledger()}
+
+    def _buffer_summary(self) -> dict[str, int]:
+        """The same of the buffer; zeros without one."""
+        if self._buffer is None:
+            return {"trajectories": 0, "bytes": 0, "capacity": 0}
+        return {"trajectories": self._buffer.rows, "bytes": self._buffer.nbytes, "capacity": self._buffer.capacity}
 
     def report(self) -> dict[str, Any]:
         """Everything the hub shows: cumulative counters, windows and each actor's detail."""

@@ -43,6 +43,7 @@ class CreditLine:
     """
 
     def __init__(self, *, batch_rows: int, queue_batches: float) -> None:
+        self._queue_batches = queue_batches
         self._base = ceil(queue_batches * batch_rows)
         self._line: deque[Holder] = deque()
         self._largest = 1
@@ -53,6 +54,10 @@ class CreditLine:
     def capacity(self) -> int:
         """Rows that credit and queue may come to: the batches that may wait and one block less one row."""
         return self._base + self._largest - 1
+
+    def expect(self, batch_rows: int) -> None:
+        """Change how many fresh trajectories a batch takes; what is out beyond the new bound is used up first."""
+        self._base = ceil(self._queue_batches * batch_rows)
 
     def resize(self, holders: Iterable[Holder], row_bytes: int) -> None:
         """Fit capacity and windows to the sessions that are open."""

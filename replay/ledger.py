@@ -16,6 +16,7 @@ class Ledger:
     trained: int = 0
     stale: int = 0
     rejected: int = 0
+    replayed: int = 0  # trained on once more, out of the buffer; outside the sum
     duplicate: int = 0  # came again and were dropped; outside the sum
     rejected_by: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REJECTED_REASONS, 0))  # messages by reason
 
@@ -40,7 +41,7 @@ class Ledger:
             "unsent_at_death": actors.unsent_at_death,
             "lost": self.accepted - gone,
             "duplicate": self.duplicate,
-            "replayed": 0,
+            "replayed": self.replayed,
         }
 
 

@@ -72,6 +72,7 @@ class ReplayCollector(Collector):
         fleet = snapshot.report.get("fleet", {})
         yield from _trajectories(snapshot, fleet)
         yield from _queue(snapshot.report, fleet.get("queue", {}))
+        yield from _buffer(fleet.get("buffer", {}))
         yield from _episodes(snapshot.report.get("windows", {}), fleet)
         yield from _actors(snapshot)
         yield from _weights(snapshot)
@@ -102,6 +103,14 @@ def _queue(report: Mapping[str, Any], queue: Mapping[str, Any]) -> Iterator[Metr
     yield _histogram("oatmill_transit_seconds", "From the end of an unroll to its arrival.", report.get("transit"))
     lag = "Policy versions between the newest and the one that collected a trajectory, when it is handed out."
     yield _histogram("oatmill_policy_lag_versions", lag, report.get("lag"), LAG_BUCKETS)
+
+
+def _buffer(buffer: Mapping[str, Any]) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "oatmill_replay_buffer_items", "Trajectories that are kept to be sampled again.", buffer.get("trajectories", 0)
+    )
+    yield GaugeMetricFamily("oatmill_replay_buffer_capacity_items", "How many may be kept.", buffer.get("capacity", 0))
+    yield GaugeMetricFamily("oatmill_replay_buffer_bytes", "Memory that they take.", buffer.get("bytes", 0))
 
 
 def _histogram(

@@ -32,13 +32,14 @@ class Segment:
 
 
 class Slice(NamedTuple):
-    """Rows that have been cut out of a segment."""
+    """Rows that have been cut out of a segment, or drawn from the buffer."""
 
     arrays: dict[str, Array]
     start: int
     stop: int
     policy_version: int
     arrived: float
+    fresh: bool = True  # not trained on before
 
     @property
     def rows(self) -> int:

@@ -7,6 +7,7 @@ import numpy as np
 from protocol.schemas import RunSchema
 from protocol.spaces import ActionSpace, ObservationSpace, Spaces
 from protocol.trajectory import TrajectoryBlock
+from replay.queue import Slice
 
 SPACES = Spaces(ObservationSpace("vector", (2,), "float32"), ActionSpace((3,)))
 SCHEMA = RunSchema(SPACES, core_state_size=0, episode_statistics=("hearts",))
@@ -59,3 +60,9 @@ def block(
         episode_statistics=np.array([[value / 2] for value in returns], np.float32).reshape(len(returns), 1),
         policy_version=version,
     )
+
+
+def as_slice(content: TrajectoryBlock, start: int, stop: int) -> Slice:
+    """Rows of a block as the queue would cut them."""
+    payload = SCHEMA.trajectory.pack(content)
+    return Slice(SCHEMA.trajectory.views(payload, content.size), start, stop, content.policy_version, 1.5)

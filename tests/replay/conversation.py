@@ -8,6 +8,7 @@ from protocol import messages
 from protocol.codec import decode, encode, to_json
 from protocol.schemas import RunSchema
 from protocol.trajectory import BlockSize, TrajectoryBlock
+from replay.buffer import NO_BUFFER, BufferSettings
 from replay.core import IngestCore, IngestSettings
 from replay.session import Session
 from tests.replay.blocks import SCHEMA, block
@@ -21,12 +22,19 @@ class Conversation:
         queue_batches: batches that may wait.
         max_policy_lag: versions.
         max_abs_reward: the largest reward.
+        buffer: how much of a batch is sampled again.
     """
 
     def __init__(
-        self, *, batch_rows: int = 4, queue_batches: float = 4.0, max_policy_lag: int = 16, max_abs_reward: float = 1e6
+        self,
+        *,
+        batch_rows: int = 4,
+        queue_batches: float = 4.0,
+        max_policy_lag: int = 16,
+        max_abs_reward: float = 1e6,
+        buffer: BufferSettings = NO_BUFFER,
     ) -> None:
-        self.core = IngestCore(IngestSettings(2, batch_rows, queue_batches, max_policy_lag, max_abs_reward))
+        self.core = IngestCore(IngestSettings(2, batch_rows, queue_batches, max_policy_lag, max_abs_reward, buffer))
         self.batch_rows = batch_rows
         self.now = 0.0
         self.requests: dict[int, int] = {}

@@ -21,6 +21,7 @@ import yaml
 from protocol.channels import BatchClient, ControlClient, Delivery, TrajectorySender, WeightsPublisher, WeightsReceiver, Welcome
 from protocol.joining import joining_config
 from protocol.weights import Layout, Weights
+from replay.settings import ReplaySettings
 from tests.replay.blocks import SCHEMA, SPACES, block
 
 ROOT = Path(__file__).parents[2]
@@ -29,8 +30,8 @@ CONFIG: dict[str, Any] = {
     "env": {"kind": "gymnasium", "id": "Toy-v0", "kwargs": {}},
     "agent": {"core": "none", "hidden_sizes": [8]},
     "actors": {"count": 2, "unroll_length": 2},
-    "replay": {"queue_batches": 2.0, "max_policy_lag": 1000, "max_abs_reward": 1e6},
-    "trainer": {"batch_size": 8},
+    "replay": ReplaySettings(queue_batches=2.0, max_policy_lag=1000).model_dump(mode="json"),
+    "trainer": {"batch_size": 8, "seed": 0},
     "metrics": {"host": "127.0.0.1", "port": 0},
 }
 

@@ -16,6 +16,7 @@ from protocol.batch_peer import BatchPeer
 from protocol.codec import Buffer, Frames
 from protocol.trajectory_peer import TrajectorySenderPeer
 from replay.batches import Turned
+from replay.buffer import BufferSettings
 from replay.core import IngestCore, IngestSettings
 from replay.queue import Segment
 from tests.replay.blocks import SCHEMA, block
@@ -89,7 +90,10 @@ class Simulation:
         self._order = 0
         self.batch_rows = self.random.choice((2, 3, 4, 8))
         queue_batches = self.random.choice((1.0, 1.5, 3.0))
-        self.core = IngestCore(IngestSettings(STEPS, self.batch_rows, queue_batches, self.random.choice((0, 1, 1000)), 1e6))
+        max_lag = self.random.choice((0, 1, 1000))
+        fraction = self.random.choice((0.0, 0.0, 0.5))
+        buffer = BufferSettings(fraction, 2 * self.batch_rows, 2**20, self.random.choice(("fifo", "random")), 0, self.seed)
+        self.core = IngestCore(IngestSettings(STEPS, self.batch_rows, queue_batches, max_lag, 1e6, buffer))
         self._spy()
         self.members: dict[int, tuple[int, bool]] = {}
         self.heard: dict[int, float] = {}
@@ -120,7 +124,7 @@ class Simulation:
         def recording_receive(route: bytes, header: Buffer) -> Turned:
             turned = receive(route, header)
             for part in turned.trained:
-                for mark, sequence in part.arrays["observations"][:, 0].tolist():
+                for mark, sequence in part.arrays["observations"][: part.fresh_rows, 0].tolist():
                     self.trained[mark].append(int(sequence))
             return turned
 

@@ -6,15 +6,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.trajectory import Array, TrajectoryBlock
+from protocol.trajectory import Array
 from replay.assembly import Assembler, Part
 from replay.queue import Segment, Slice, TrajectoryQueue
-from tests.replay.blocks import SCHEMA, block
-
-
-def as_slice(content: TrajectoryBlock, start: int, stop: int) -> Slice:
-    payload = SCHEMA.trajectory.pack(content)
-    return Slice(SCHEMA.trajectory.views(payload, content.size), start, stop, content.policy_version, 1.5)
+from tests.replay.blocks import SCHEMA, as_slice, block
 
 
 def assemble(*slices: Slice) -> Part:
