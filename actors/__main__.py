@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from actors.stopping import StopSignal
 from agent.settings import AgentSettings
 from protocol.errors import OatmillError, SettingsError, UserError, one_line
 from protocol.joining import joining_config
+from protocol.keys import client_keys
 
 log = logging.getLogger("oatmill.actor")
 
@@ -62,6 +64,7 @@ def _run(options: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
+    heartbeat = os.environ.get("OATMILL_HEARTBEAT", "")
     run(
         ActorConfig(
             env=settings.env,
@@ -70,6 +73,8 @@ def _run(options: argparse.Namespace) -> None:
             joining=joining_config(roots),
             address=options.address,
             actor_id=options.actor_id,
+            heartbeat=Path(heartbeat) if heartbeat else None,
+            keys=client_keys(options.keys, "actor"),
         ),
         stop,
     )
@@ -80,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, required=True, help="the run's config.yaml")
     parser.add_argument("--address", required=True, help="the run's control address")
     parser.add_argument("--actor-id", type=int, default=None, help="this actor's number; the hub chooses one if left out")
+    parser.add_argument("--keys", type=Path, help="this role's keys, from `oatmill keygen`")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return parser
 

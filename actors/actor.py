@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from actors.alive import Heart
 from actors.environment import Environment, first_observations, make_environment
 from actors.policy import ActingPolicy
 from actors.settings import ActorSettings, EnvSettings
@@ -21,7 +23,9 @@ from agent.settings import AgentSettings
 from agent.spec import AgentSpec
 from protocol.channels import ControlClient, TrajectorySender, WeightsReceiver, Welcome
 from protocol.errors import PeerLostError, RunError
+from protocol.keys import ClientKeys
 from protocol.trajectory import Schema
+from protocol.watchdog import Watchdog
 
 log = logging.getLogger("oatmill.actor")
 
@@ -46,6 +50,8 @@ class ActorConfig:
         joining: the settings that must agree with the run's server.
         address: the run's control address.
         actor_id: this actor's number; None lets the hub choose.
+        heartbeat: a file to touch while all goes well; None where the local supervisor watches.
+        keys: what the server asks for; None for a server without keys.
     """
 
     env: EnvSettings
@@ -54,6 +60,8 @@ class ActorConfig:
     joining: Mapping[str, Any]
     address: str
     actor_id: int | None = None
+    heartbeat: Path | None = None
+    keys: ClientKeys | None = None
 
 
 def run(config: ActorConfig, stop: StopSignal) -> None:
@@ -68,6 +76,7 @@ def run(config: ActorConfig, stop: StopSignal) -> None:
         RunError: if the run refuses this actor or is lost, another process has taken its place, or the environment fails.
     """
     with ExitStack() as stack:
+        watchdog = stack.enter_context(closing(Watchdog("actor", config.actors.hang_timeout)))
         environment = stack.enter_context(
             closing(make_environment(config.env, copies=config.actors.envs_per_actor, seed=environment_seed(config)))
         )
@@ -75,15 +84,29 @@ def run(config: ActorConfig, stop: StopSignal) -> None:
         observations = first_observations(environment)
         spec = AgentSpec(environment.spaces, config.agent)
         control = stack.enter_context(closing(_control(config, environment)))
-        welcome = _join(control, config.address, stop)
+        heart = Heart(config.heartbeat)
+        stack.callback(heart.stop)
+        welcome = _join(control, config.address, stop, heart)
         if welcome is None:
             return
         log.info("joined as actor %d, incarnation %d", welcome.actor_id, welcome.incarnation)
         policy = ActingPolicy(spec, environment.num_rows, policy_seed(config, welcome))
         unroller = Unroller(environment, observations, policy, config.actors.unroll_length)
-        receiver = stack.enter_context(closing(WeightsReceiver(welcome.endpoints["weights"], layout=policy.layout)))
+        receiver = stack.enter_context(
+            closing(WeightsReceiver(welcome.endpoints["weights"], layout=policy.layout, keys=welcome.keys))
+        )
         sender = stack.enter_context(closing(_sender(config, environment, spec, welcome)))
-        Actor(control=control, sender=sender, receiver=receiver, policy=policy, unroller=unroller, stop=stop).act()
+        watchdog.started()
+        Actor(
+            control=control,
+            sender=sender,
+            receiver=receiver,
+            policy=policy,
+            unroller=unroller,
+            stop=stop,
+            heart=heart,
+            beat=watchdog.beat,
+        ).act()
         if not sender.drain(DRAIN_S):
             log.warning("leaving with %d trajectories that were not acknowledged", sender.unacknowledged)
         log.info("leaving after %d env steps and %d episodes", unroller.env_steps, unroller.episodes)
@@ -99,6 +122,8 @@ class Actor:
         policy: acts.
         unroller: steps the environment.
         stop: asks this process to leave.
+        heart: shows that it lives.
+        beat: is told of every turn of the loop, between env steps and in every wait.
     """
 
     def __init__(
@@ -110,6 +135,8 @@ class Actor:
         policy: ActingPolicy,
         unroller: Unroller,
         stop: StopSignal,
+        heart: Heart,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._control = control
         self._sender = sender
@@ -117,9 +144,12 @@ class Actor:
         self._policy = policy
         self._unroller = unroller
         self._stop = stop
+        self._heart = heart
+        self._beat = beat
         self._next_turn = 0.0
         self._newest, self._heard_at = -1, 0.0
         self._swaps, self._apply_lag_s = 0, 0.0
+        self._lost = self._rejoined = 0
 
     def act(self) -> None:
         """Collect and send until it is time to leave."""
@@ -140,15 +170,24 @@ class Actor:
         Raises:
             RunError: if another process has taken this one's place.
         """
+        self._beat()
         self._next_turn = time.monotonic() + BETWEEN_TURNS_S
+        self._heart.beat()
         self._sender.pump()
         self._control.heartbeat(self._report())
+        if self._control.rejoined > self._rejoined:
+            self._rejoined = self._control.rejoined
+            self._sender.greet()
         self._note_newest()
+        if self._sender.forgotten > self._lost:
+            log.warning("the replay server was replaced and has lost %d trajectories", self._sender.forgotten - self._lost)
+            self._lost = self._sender.forgotten
         state = self._control.state
         if state.stop or self._stop.is_set:
             return False
         if state.fenced:
-            raise RunError("another process has joined as this actor, or the hub has given this one up; it leaves")
+            reason, detail = self._control.refusal or ("fenced", "another process has joined as this actor")
+            raise RunError(f"the hub has turned this actor away ({reason}): {detail}; it leaves")
         return True
 
     def _note_newest(self) -> None:
@@ -188,10 +227,11 @@ class Actor:
         }
 
 
-def _join(control: ControlClient, address: str, stop: StopSignal) -> Welcome | None:
+def _join(control: ControlClient, address: str, stop: StopSignal, heart: Heart) -> Welcome | None:
     """Join the run; None if told to leave before the hub answered."""
     deadline = time.monotonic() + JOIN_TIMEOUT_S
     while not stop.is_set:
+        heart.beat()
         try:
             return control.join(JOIN_SLICE_S)
         except PeerLostError:
@@ -228,7 +268,7 @@ def _control(config: ActorConfig, environment: Environment) -> ControlClient:
         "episode_statistics": list(environment.episode_statistics),
         "rows": environment.num_rows,
     }
-    return ControlClient(config.address, role="actor", description=description, actor_id=config.actor_id)
+    return ControlClient(config.address, role="actor", description=description, actor_id=config.actor_id, keys=config.keys)
 
 
 def _sender(config: ActorConfig, environment: Environment, spec: AgentSpec, welcome: Welcome) -> TrajectorySender:

@@ -66,5 +66,7 @@ class ActorSettings(Settings):
     """What an actor does while the queue is full: wait, or go on and drop its oldest unsent unroll (counted as evicted)."""
     max_restarts: int = Field(default=5, ge=0)
     """Restarts of an actor in a row without progress before the run ends."""
+    hang_timeout: float = Field(default=300.0, gt=0)
+    """Seconds without progress after which an actor writes all stacks to its log and ends, to be started again."""
     seed: int = Field(default=0, ge=0)
     """The root of every environment's and every policy's random numbers."""

@@ -20,8 +20,8 @@ from actors.environment import describe
 from agent.spec import AgentSpec
 from learner.cost import one_trajectory
 from learner.distributed import Ranks
-from learner.learner import LearnerConfig, make_updater
 from learner.reduce import OneRank
+from learner.setup import LearnerConfig, make_updater
 from learner.step import Updater
 from protocol.settings import MetricsSettings
 from recipes.overrides import Layer, resolve

@@ -5,6 +5,8 @@ Two processes write blocks of synthetic trajectories, one process samples batche
 
     python -m benchmarks.replay                      # CartPole-size and 84x84x4 trajectories, over ipc and tcp
     python -m benchmarks.replay --case cartpole --transport ipc --seconds 10 --json
+    python -m benchmarks.replay --case 46kb --transport ipc --acknowledge memory durable   # what the log costs
+    python -m benchmarks.replay --transport tcp --curve   # the same with keys: the ratio is what encryption costs
 
 Unrolls are trajectories of 64 steps. MB/s counts the observations and logits of the batches that arrive (1 MB = 10^6 bytes).
 The acknowledgement is measured from `offer` to the moment at which the writer knows that its block is held, every tenth block.
@@ -32,10 +34,12 @@ import yaml
 
 from protocol.channels import BatchClient, ControlClient, TrajectorySender, WeightsPublisher
 from protocol.joining import joining_config
+from protocol.keys import client_keys, make_keys
 from protocol.schemas import RunSchema
 from protocol.spaces import ActionSpace, ObservationSpace, Spaces
 from protocol.trajectory import TrajectoryBlock
 from protocol.weights import Weights
+from replay.settings import ReplaySettings
 
 STEPS = 64
 WRITERS = 2
@@ -54,6 +58,7 @@ class Case:
 
 CASES = {
     "cartpole": Case(Spaces(ObservationSpace("vector", (4,), "float32"), ActionSpace((2,))), 16, 256),
+    "46kb": Case(Spaces(ObservationSpace("vector", (170,), "float32"), ActionSpace((2,))), 1, 64),
     "atari": Case(Spaces(ObservationSpace("image", (4, 84, 84), "uint8"), ActionSpace((6,))), 2, 16),
 }
 
@@ -87,20 +92,20 @@ def synthetic_block(case: Case, rng: np.random.Generator) -> TrajectoryBlock:
     )
 
 
-def config_of(case: Case, queue_batches: float) -> dict[str, Any]:
+def config_of(case: Case, queue_batches: float, acknowledge: Any = "memory") -> dict[str, Any]:
     """What config.yaml holds, as far as the replay server reads it."""
     return {
         "env": {"id": "synthetic"},
         "agent": {},
         "actors": {"count": WRITERS, "unroll_length": STEPS},
-        "replay": {"queue_batches": queue_batches, "max_policy_lag": 16, "max_abs_reward": 1e6},
-        "trainer": {"batch_size": case.batch_size},
+        "replay": ReplaySettings(queue_batches=queue_batches, acknowledge=acknowledge).model_dump(mode="json"),
+        "trainer": {"batch_size": case.batch_size, "seed": 0},
         "metrics": {"host": "127.0.0.1", "port": 0},
     }
 
 
 @contextmanager
-def server(config: dict[str, Any], transport: str) -> Iterator[tuple[str, dict[str, float]]]:
+def server(config: dict[str, Any], transport: str, keys: Path | None = None) -> Iterator[tuple[str, dict[str, float]]]:
     """A running replay server: its control address, and how it started."""
     with tempfile.TemporaryDirectory(prefix="oat-") as folder:
         run = Path(folder)
@@ -108,6 +113,7 @@ def server(config: dict[str, Any], transport: str) -> Iterator[tuple[str, dict[s
         listen = f"ipc://{folder}" if transport == "ipc" else "tcp://127.0.0.1:0"
         ready = run / "control"
         command = [sys.executable, "-m", "replay", "--config", str(run / "config.yaml"), "--run-dir", folder]
+        command += [] if keys is None else ["--keys", str(keys)]
         started = time.perf_counter()
         process = subprocess.Popen([*command, "--listen", listen, "--port-file", f"{ready}.txt", "--log-level", "warning"])
         try:
@@ -124,13 +130,13 @@ def server(config: dict[str, Any], transport: str) -> Iterator[tuple[str, dict[s
             process.wait()
 
 
-def write(address: str, name: str, queue_batches: float) -> None:
+def write(address: str, name: str, queue_batches: float, keys: Path | None) -> None:
     """A writer: sends the same block again and again, until it is told to stop, and prints its acknowledgement times."""
     case = CASES[name]
     run_schema = RunSchema(case.spaces, 0, ())
     config = joining_config(config_of(case, queue_batches))
     description = {"config": config, "spaces": case.spaces.to_dict(), "episode_statistics": [], "rows": case.rows}
-    control = ControlClient(address, role="actor", description=description)
+    control = ControlClient(address, role="actor", description=description, keys=client_keys(keys, "actor"))
     welcome = control.join(10)
     sender = TrajectorySender(
         welcome.endpoints["data"], welcome=welcome, schema=run_schema.trajectory, rows=case.rows, when_full="block"
@@ -150,15 +156,15 @@ def write(address: str, name: str, queue_batches: float) -> None:
     print(json.dumps(acks))
 
 
-def measure(name: str, transport: str, seconds: float, queue_batches: float) -> dict[str, Any]:
+def measure(name: str, transport: str, acknowledge: str, options: argparse.Namespace, keys: Path | None) -> dict[str, Any]:
     """Run one case."""
-    case = CASES[name]
-    config = config_of(case, queue_batches)
-    with server(config, transport) as (address, start):
+    case, seconds, queue_batches = CASES[name], options.seconds, options.queue_batches
+    config = config_of(case, queue_batches, acknowledge)
+    with server(config, transport, keys) as (address, start):
         description = {"config": joining_config(config), "rank": 0, "world": 1}
-        control = ControlClient(address, role="learner", description=description)
+        control = ControlClient(address, role="learner", description=description, keys=client_keys(keys, "learner"))
         welcome = control.join(10)
-        publisher = WeightsPublisher(welcome.endpoints["weights"])
+        publisher = WeightsPublisher(welcome.endpoints["weights"], welcome=welcome)
         publisher.push(Weights.pack(0, {"w": np.zeros(1, np.float32)}, "float32"))
         publisher.flush(5)
         arguments = [
@@ -172,11 +178,12 @@ def measure(name: str, transport: str, seconds: float, queue_batches: float) -> 
             "--queue-batches",
             str(queue_batches),
         ]
+        arguments += [] if keys is None else ["--keys", str(keys)]
         writers = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(WRITERS)]
-        batches = BatchClient(welcome.endpoints["batches"], rank=0, world=1, batch_size_total=case.batch_size)
+        batches = BatchClient(welcome.endpoints["batches"], welcome=welcome, rank=0, world=1, batch_size_total=case.batch_size)
         rate = sample(batches, case, seconds)
         batches.close()
-        operator = ControlClient(address, role="operator", description={})
+        operator = ControlClient(address, role="operator", description={}, keys=client_keys(keys, "operator"))
         operator.request("stop", {})
         acks = [ack for writer in writers for ack in json.loads(writer.communicate()[0])]
         ledger = operator.request("status", {})["ledger"]
@@ -184,7 +191,15 @@ def measure(name: str, transport: str, seconds: float, queue_batches: float) -> 
             channel.close()
     assert ledger["lost"] == 0, ledger
     p50, p99 = np.quantile(acks, (0.5, 0.99)) * 1e3
-    return {"case": name, "transport": transport, **rate, "ack_p50_ms": p50, "ack_p99_ms": p99, **start}
+    return {
+        "case": name,
+        "transport": transport,
+        "acknowledge": acknowledge,
+        **rate,
+        "ack_p50_ms": p50,
+        "ack_p99_ms": p99,
+        **start,
+    }
 
 
 def sample(batches: BatchClient, case: Case, seconds: float) -> dict[str, float]:
@@ -219,19 +234,28 @@ def main() -> None:
     parser.add_argument("--transport", choices=("ipc", "tcp"))
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--queue-batches", type=float, default=2.0, help="replay.queue_batches")
+    parser.add_argument(
+        "--acknowledge", nargs="+", choices=("memory", "durable"), default=["memory"], help="replay.acknowledge, one or both"
+    )
+    parser.add_argument("--curve", action="store_true", help="with keys, everything encrypted")
+    parser.add_argument("--keys", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--write", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.write:
-        write(options.write, options.case, options.queue_batches)
+        write(options.write, options.case, options.queue_batches, options.keys)
         return
     cases = [options.case] if options.case else list(CASES)
     transports = [options.transport] if options.transport else ["ipc", "tcp"]
-    results = [measure(c, t, options.seconds, options.queue_batches) for c in cases for t in transports]
+    with tempfile.TemporaryDirectory(prefix="oat-keys-") as folder:
+        keys = Path(folder) / "keys" if options.curve else None
+        if keys is not None:
+            make_keys(keys)
+        results = [measure(c, t, a, options, keys) for c in cases for t in transports for a in options.acknowledge]
     if options.json:
         print(json.dumps(results))
         return
-    columns = ["case", "transport", "unrolls_per_s", "mb_per_s", "ack_p50_ms", "ack_p99_ms", "start_s", "rss_mb"]
+    columns = ["case", "transport", "acknowledge", "unrolls_per_s", "mb_per_s", "ack_p50_ms", "ack_p99_ms", "start_s", "rss_mb"]
     print("".join(f"{column:>15}" for column in columns))
     for result in results:
         cells = (result[column] if isinstance(result[column], str) else f"{result[column]:,.2f}" for column in columns)

@@ -3,6 +3,7 @@
 No socket is in the way of the first table: it is the time that Python and NumPy take for one block of n trajectories, at the
 actor (pack, header), at ingest (header, views, checks, one copy into a batch) and at the learner (views). The second table
 is a real hub and one receiver over ipc: how long `push` keeps the learner, and when the receiver has the weights, verified.
+The third is one message over tcp with and without keys.
 
     python -m benchmarks.transport [--json]
 """
@@ -11,18 +12,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zmq
 
 from benchmarks.replay import CASES, STEPS, Case, config_of, server, synthetic_block
 from protocol import messages
 from protocol.channels import ControlClient, WeightsPublisher, WeightsReceiver
 from protocol.codec import decode, encode
+from protocol.gate import Gate
 from protocol.joining import joining_config
+from protocol.keys import client_keys, make_keys, server_keys
 from protocol.schemas import RunSchema
+from protocol.sockets import ClientSocket, ServerSocket
 from protocol.weights import Weights, layout_of
 from replay.assembly import Assembler
 from replay.queue import Slice
@@ -30,6 +37,7 @@ from replay.validation import Validator
 
 MEASURE_S = 0.3
 VERSIONS = 30
+ROUNDS = 20
 
 
 def microseconds(action: Callable[[], Any]) -> float:
@@ -80,8 +88,10 @@ def weights_costs(parameters: int) -> dict[str, Any]:
     with server(config, "ipc") as (address, _):
         description = {"config": joining_config(config), "rank": 0, "world": 1}
         control = ControlClient(address, role="learner", description=description)
-        endpoint = control.join(10).endpoints["weights"]
-        publisher, receiver = WeightsPublisher(endpoint), WeightsReceiver(endpoint, layout=layout_of(arrays))
+        welcome = control.join(10)
+        endpoint = welcome.endpoints["weights"]
+        publisher = WeightsPublisher(endpoint, welcome=welcome)
+        receiver = WeightsReceiver(endpoint, layout=layout_of(arrays), keys=welcome.keys)
         for version in range(VERSIONS):
             weights = Weights.pack(version, arrays, "bfloat16")
             started = time.perf_counter()
@@ -102,6 +112,46 @@ def weights_costs(parameters: int) -> dict[str, Any]:
     }
 
 
+def carry(keys: Path | None, nbytes: int) -> float:
+    """CPU seconds for one message of this size, both ends and their I/O threads, over tcp; the best of some rounds.
+
+    CPU time, because on a shared machine the time on the wall says more about the neighbours.
+    """
+    served, payload = server_keys(keys), bytes(nbytes)
+    messages_a_round = max(16, 4_000_000 // nbytes)
+    with zmq.Context() as context:
+        gate = None if served is None else Gate(context, served)
+        receiver = ServerSocket(context, gate=gate)
+        sender = ClientSocket(receiver.bind("tcp://127.0.0.1:0"), keys=client_keys(keys, "actor"))
+        best = float("inf")
+        for _ in range(ROUNDS):
+            came, started = 0, time.process_time()
+            for _ in range(messages_a_round):
+                sender.send([(b"h", payload)])
+                came += sum(1 for _ in receiver.receive(messages_a_round))
+            while came < messages_a_round:
+                receiver.handle.poll(10)
+                sender.send()
+                came += sum(1 for _ in receiver.receive(messages_a_round))
+            best = min(best, (time.process_time() - started) / messages_a_round)
+        sender.close()
+        receiver.close()
+        if gate is not None:
+            gate.close()
+    return best
+
+
+def curve_costs() -> list[dict[str, Any]]:
+    """What encryption costs a message."""
+    with tempfile.TemporaryDirectory(prefix="oat-keys-") as folder:
+        make_keys(Path(folder))
+        found = [(nbytes, carry(None, nbytes), carry(Path(folder), nbytes)) for nbytes in (10_000, 46_000, 1_000_000)]
+    return [
+        {"kb": nbytes / 1e3, "plain_us": plain * 1e6, "curve_us": curve * 1e6, "ratio": curve / plain}
+        for nbytes, plain, curve in found
+    ]
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -109,8 +159,9 @@ def main() -> None:
     options = parser.parse_args()
     blocks = [row for name, case in CASES.items() for row in block_costs(name, case)]
     weights = [weights_costs(parameters) for parameters in (50_000, 1_000_000, 10_000_000)]
+    curve = curve_costs()
     if options.json:
-        print(json.dumps({"blocks": blocks, "weights": weights}))
+        print(json.dumps({"blocks": blocks, "weights": weights, "curve": curve}))
         return
     print(f"{'case':>10}{'step':>24}{'us a block':>14}{'GB/s':>10}")
     for row in blocks:
@@ -119,6 +170,9 @@ def main() -> None:
     for row in weights:
         times = f"{row['push_ms']:>10.2f}{row['push_max_ms']:>8.2f}{row['applied_ms']:>12.1f}"
         print(f"{row['parameters']:>12,}{row['megabytes']:>8.1f}{times}")
+    print(f"\n{'KB':>12}{'plain us':>12}{'CURVE us':>12}{'ratio':>8}   CPU a message, both ends")
+    for row in curve:
+        print(f"{row['kb']:>12,.0f}{row['plain_us']:>12.1f}{row['curve_us']:>12.1f}{row['ratio']:>8.1f}")
 
 
 if __name__ == "__main__":

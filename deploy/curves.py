@@ -27,7 +27,17 @@ def read_lines(run_dir: Path) -> Lines:
         raise UserError(f"{path} cannot be read ({error}); expected a run folder, such as runs/latest") from None
     if not lines:
         raise UserError(f"{path} is empty: the run has not reported a learner step yet")
-    return lines
+    return surviving(lines)
+
+
+def surviving(lines: Lines) -> Lines:
+    """Without the lines that a learner wrote beyond the checkpoint from which its successor went on."""
+    kept: list[Mapping[str, Any]] = []
+    for line in lines:
+        while kept and kept[-1]["learner_step"] >= line["learner_step"]:
+            kept.pop()
+        kept.append(line)
+    return kept
 
 
 def draw(run_dir: Path) -> Path:
@@ -42,12 +52,9 @@ def draw(run_dir: Path) -> Path:
     Raises:
         UserError: if the folder holds no run, or matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  (only who draws needs it)
-    except ImportError:
-        raise UserError("drawing needs matplotlib; pip install 'oatmill[plot]'") from None
+    figure_of = figure_class()
     lines = read_lines(run_dir)
-    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+    figure = figure_of(figsize=(WIDTH, HEIGHT), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
     draw_return(axes[0][0], lines)
     draw_losses(axes[0][1], lines, "weighted", "weighted loss, magnitude")
@@ -63,6 +70,19 @@ def draw(run_dir: Path) -> Path:
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=DPI)
     return path
+
+
+def figure_class() -> Any:
+    """Matplotlib's Figure, which draws to a file without a display.
+
+    Raises:
+        UserError: if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415  (only who draws needs it)
+    except ImportError:
+        raise UserError("drawing needs matplotlib; pip install 'oatmill[plot]'") from None
+    return Figure
 
 
 def column(lines: Lines, *names: str) -> list[float]:

@@ -14,6 +14,7 @@ from agent.settings import AgentSettings
 from learner.settings import TrainerSettings
 from protocol.errors import OatmillError
 from protocol.joining import joining_config
+from protocol.keys import client_keys
 from protocol.settings import MetricsSettings
 
 
@@ -24,11 +25,14 @@ def main() -> int:
     parser.add_argument("--address", required=True, help="the run's control address")
     parser.add_argument("--run-dir", type=Path, required=True, help="where reports and checkpoints go")
     parser.add_argument("--resume", action="store_true", help="start from the newest checkpoint of the run folder")
+    parser.add_argument("--keys", type=Path, help="this role's keys, from `oatmill keygen`")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     arguments = parser.parse_args()
     logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from learner.learner import LearnerConfig, run  # noqa: PLC0415  (torch is loaded after the arguments are known good)
+    # Torch is loaded after the arguments are known good.
+    from learner.learner import run  # noqa: PLC0415
+    from learner.setup import LearnerConfig  # noqa: PLC0415
 
     roots = yaml.safe_load(arguments.config.read_text())
     try:
@@ -41,6 +45,8 @@ def main() -> int:
                 address=arguments.address,
                 run_dir=arguments.run_dir,
                 resume=arguments.resume,
+                keys=client_keys(arguments.keys, "learner"),
+                settings=roots,
             )
         )
     except OatmillError as error:

@@ -1,14 +1,18 @@
 """Checkpoints that are whole or absent: safetensors and JSON, never pickle.
 
 A checkpoint is written to a fresh `step-N.tmp`, every file is synced, the manifest with the files' hashes comes last, and a
-rename makes it visible; then `latest` is repointed. A crash at any point leaves the one before untouched.
+rename makes it visible; then `latest` is repointed, and `best` where the episodes before it returned most. A crash at any point
+leaves the one before untouched.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +24,15 @@ from agent.loading import MANIFEST, MODEL_FILE, file_digest, load_model, read_ma
 from learner.loss import Context
 from learner.step import Updater
 from protocol.errors import UserError
+from protocol.failpoints import failpoint
 
 PRIOR_FILE = "prior.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
-LATEST = "latest"
+LATEST, BEST = "latest", "best"
 PREFIX = "step-"
-GENERATOR = "generator"
+GENERATOR = "generator."
+BEST_EPISODES = 10
+"""A mean of fewer episodes than this makes no checkpoint the best one."""
 
 
 class Progress(NamedTuple):
@@ -37,88 +44,178 @@ class Progress(NamedTuple):
     seconds: float = 0.0
 
 
-def save(folder: Path, updater: Updater, progress: Progress, *, keep: int) -> Path:
-    """Write a checkpoint below `folder`, repoint `latest`, and remove all but the newest few.
+@dataclass(frozen=True)
+class Beside:
+    """What goes into a checkpoint beside networks, optimiser and normaliser.
+
+    Attributes:
+        generators: the state of each rank's random numbers, in their order; empty for this rank's alone.
+        state: JSON values of what else a learner carries from step to step.
+        settings: the run's, as config.yaml has them, so that a checkpoint can be played away from its run.
+        episode_return: mean, std and n of the last episodes; the mean is None where there are none.
+        replay: the point of the replay server's log that it belongs to, {id, cursor, digest}; None if the server said none.
+    """
+
+    generators: Sequence[Tensor] = ()
+    state: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    episode_return: Mapping[str, Any] | None = None
+    replay: Mapping[str, Any] | None = None
+
+
+class Restored(NamedTuple):
+    """What a checkpoint gave back.
+
+    Attributes:
+        progress: when it was saved.
+        path: its folder.
+        state: `Beside.state`.
+    """
+
+    progress: Progress
+    path: Path
+    state: Mapping[str, Any]
+
+
+def save(folder: Path, updater: Updater, progress: Progress, *, keep: int, beside: Beside | None = None) -> Path:
+    """Write a checkpoint below `folder`, repoint `latest` and `best`, and remove all but the best one and the newest few.
 
     Args:
         folder: the run's `checkpoints`.
         updater: holds the networks and the optimiser.
         progress: goes into the manifest.
-        keep: how many checkpoints stay.
+        keep: how many of the newest stay.
+        beside: what else is saved.
+
+    Raises:
+        OSError: if it cannot be written; what was there before stays, and nothing half written is left.
+        SafetensorError: the same, from the library that writes arrays.
     """
-    context = updater.context
+    beside = beside or Beside()
     final = folder / f"{PREFIX}{progress.learner_step}"
-    if is_whole(final):
+    if saved_version(final) == progress.policy_version:
         return final
     working = folder / f"{final.name}.tmp"
     shutil.rmtree(working, ignore_errors=True)
+    try:
+        write(working, updater, progress, beside)
+    except BaseException:
+        shutil.rmtree(working, ignore_errors=True)  # a full disk gets its room back
+        raise
+    shutil.rmtree(final, ignore_errors=True)  # there only if it is damaged, or of a line of the run that was given up
+    failpoint("checkpoint.rename.before")
+    working.rename(final)
+    sync(folder)
+    failpoint("checkpoint.rename.after")
+    point(folder, LATEST, final.name)
+    if beats_best(folder, beside.episode_return):
+        point(folder, BEST, final.name)
+    sync(folder)
+    remove_old(folder, keep)
+    return final
+
+
+def write(working: Path, updater: Updater, progress: Progress, beside: Beside) -> None:
+    """Fill a new folder with a checkpoint's files, the manifest last, and make all of it durable."""
+    context = updater.context
     working.mkdir(parents=True)
     save_file(parameters(context.model), working / MODEL_FILE)
     save_file(parameters(context.prior), working / PRIOR_FILE)
-    save_file(optimizer_tensors(updater), working / OPTIMIZER_FILE)
+    save_file(optimizer_tensors(updater, beside.generators), working / OPTIMIZER_FILE)
     names = (MODEL_FILE, PRIOR_FILE, OPTIMIZER_FILE)
     for name in names:
         sync(working / name)
     manifest = progress._asdict() | {
         "updates": updater.updates,
+        "gradients_measured_at": updater.measured_at,
         "normaliser": context.normaliser.state(),
         "coefficient_scales": context.scales,
+        "learner_state": beside.state,
+        "episode_return": beside.episode_return,
         "agent": context.model.spec.to_dict(),
         "trainer": context.trainer.model_dump(mode="json"),
+        "settings": beside.settings,
+        "replay": beside.replay,
         "files": {name: file_digest(working / name) for name in names},
     }
     (working / MANIFEST).write_text(json.dumps(manifest, indent=1))
     sync(working / MANIFEST)
     sync(working)
-    shutil.rmtree(final, ignore_errors=True)  # there only if it is damaged and training came back to its step
-    working.rename(final)
-    sync(folder)
-    point_latest(folder, final.name)
-    remove_old(folder, keep)
-    return final
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a folder is a checkpoint whose files are as they were written."""
+def saved_version(checkpoint: Path) -> int | None:
+    """The policy version of a folder that is a whole checkpoint; None if it is not."""
     try:
-        read_manifest(checkpoint)
+        return int(read_manifest(checkpoint)["policy_version"])
     except UserError:
-        return False
-    return True
+        return None
 
 
-def restore(folder: Path, updater: Updater) -> Progress:
+def checkpoints_of(folder: Path) -> list[Path]:
+    """Every checkpoint's folder, whole or not, the newest first."""
+    return sorted(folder.glob(f"{PREFIX}*[0-9]"), key=step_of, reverse=True)
+
+
+def newest_whole(folder: Path, *, at_most: int | None = None) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint whose files are as they were written, and a line for each newer one that is not.
+
+    Args:
+        folder: the run's `checkpoints`.
+        at_most: the learner step of the newest one that may be taken; None for any.
+    """
+    damaged = []
+    for candidate in checkpoints_of(folder):
+        if at_most is not None and step_of(candidate) > at_most:
+            continue
+        try:
+            read_manifest(candidate)
+        except UserError as error:
+            damaged.append(str(error))
+            continue
+        return candidate, damaged
+    return None, damaged
+
+
+def restore(folder: Path, updater: Updater, *, rank: int = 0) -> Restored:
     """Bring networks, optimiser, normaliser and random numbers back from a run's newest whole checkpoint.
 
     Args:
         folder: the run's `checkpoints`.
         updater: made from the same settings.
+        rank: whose random numbers are taken.
 
     Raises:
         UserError: if there is none, or it is of another network.
     """
-    candidates = sorted(folder.glob(f"{PREFIX}*[0-9]"), key=step_of, reverse=True)
-    problem = UserError(f"{folder} has no checkpoint to resume from; start without --resume")
-    for candidate in candidates:
-        try:
-            manifest = read_manifest(candidate)
-        except UserError as error:
-            problem = error
-            continue
-        return apply(candidate, manifest, updater)
-    raise problem
+    found, damaged = newest_whole(folder)
+    if found is None:
+        raise UserError(damaged[-1] if damaged else f"{folder} has no checkpoint to resume from; start without --resume")
+    return load(found, updater, rank=rank)
 
 
-def apply(checkpoint: Path, manifest: dict[str, Any], updater: Updater) -> Progress:
-    """Load one verified checkpoint."""
+def load(checkpoint: Path, updater: Updater, *, rank: int = 0) -> Restored:
+    """Load one checkpoint that is known to be whole.
+
+    Args:
+        checkpoint: its folder.
+        updater: made from the same settings.
+        rank: whose random numbers are taken.
+
+    Raises:
+        UserError: if it is of another network or of other losses.
+    """
+    manifest = read_manifest(checkpoint)
     context = updater.context
     load_model(context.model, checkpoint / MODEL_FILE)
     load_model(context.prior, checkpoint / PRIOR_FILE)
-    load_optimizer(updater, load_file(checkpoint / OPTIMIZER_FILE), context)
+    tensors = load_file(checkpoint / OPTIMIZER_FILE)
+    load_generator(context, {name: tensors.pop(name) for name in list(tensors) if name.startswith(GENERATOR)}, rank)
+    load_optimizer(updater, tensors)
     context.normaliser.load(manifest["normaliser"])
+    context.scales.clear()
     context.scales.update(manifest["coefficient_scales"])
-    updater.updates = manifest["updates"]
-    return Progress(*(manifest[name] for name in Progress._fields))
+    updater.updates, updater.measured_at = manifest["updates"], manifest["gradients_measured_at"]
+    return Restored(Progress(*(manifest[name] for name in Progress._fields)), checkpoint, manifest["learner_state"])
 
 
 def parameters(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -126,17 +223,24 @@ def parameters(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in model.named_parameters()}
 
 
-def optimizer_tensors(updater: Updater) -> dict[str, Tensor]:
-    """The optimiser's state by the trained parameters' positions, and the state of the random numbers."""
-    tensors = {GENERATOR: updater.context.generator.get_state()}
+def optimizer_tensors(updater: Updater, generators: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The optimiser's state by the trained parameters' positions, and the state of each rank's random numbers."""
+    states = generators or [updater.context.generator.get_state()]
+    tensors = {f"{GENERATOR}{rank}": state for rank, state in enumerate(states)}
     for position, state in updater.optimizer.state_dict()["state"].items():
         tensors |= {f"{position}/{name}": value.cpu().contiguous() for name, value in state.items()}
     return tensors
 
 
-def load_optimizer(updater: Updater, tensors: dict[str, Tensor], context: Context) -> None:
-    """What `optimizer_tensors` gave."""
-    context.generator.set_state(tensors.pop(GENERATOR))
+def load_generator(context: Context, states: Mapping[str, Tensor], rank: int) -> None:
+    """A rank's random numbers; one that the checkpoint does not know, or that draws on another kind of device, begins anew."""
+    state = states.get(f"{GENERATOR}{rank}")
+    if state is not None and state.shape == context.generator.get_state().shape:
+        context.generator.set_state(state)
+
+
+def load_optimizer(updater: Updater, tensors: Mapping[str, Tensor]) -> None:
+    """What `optimizer_tensors` gave of the optimiser."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         position, name = key.split("/")
@@ -150,18 +254,31 @@ def load_optimizer(updater: Updater, tensors: dict[str, Tensor], context: Contex
     updater.optimizer.load_state_dict(whole | {"state": state})
 
 
-def point_latest(folder: Path, name: str) -> None:
-    """Make `latest` a link to a checkpoint, at once for whoever looks."""
-    link = folder / f"{LATEST}.tmp"
+def point(folder: Path, name: str, target: str) -> None:
+    """Make a name a link to a checkpoint, at once for whoever looks."""
+    link = folder / f"{name}.tmp"
     link.unlink(missing_ok=True)
-    link.symlink_to(name)
-    link.rename(folder / LATEST)
+    link.symlink_to(target)
+    link.rename(folder / name)
+
+
+def beats_best(folder: Path, episode_return: Mapping[str, Any] | None) -> bool:
+    """Whether the last episodes returned more than those before the best checkpoint so far, on average."""
+    if episode_return is None or episode_return["mean"] is None or episode_return["n"] < BEST_EPISODES:
+        return False
+    try:
+        best = json.loads((folder / BEST / MANIFEST).read_text())["episode_return"]["mean"]
+    except (OSError, ValueError, KeyError, TypeError):
+        best = -math.inf
+    return bool(episode_return["mean"] > best)
 
 
 def remove_old(folder: Path, keep: int) -> None:
-    """Remove all but the newest few."""
-    for old in sorted(folder.glob(f"{PREFIX}*[0-9]"), key=step_of)[:-keep]:
-        shutil.rmtree(old)
+    """Remove all but the newest few and the best."""
+    best = (folder / BEST).resolve().name
+    for old in checkpoints_of(folder)[keep:]:
+        if old.name != best:
+            shutil.rmtree(old)
 
 
 def step_of(path: Path) -> int:

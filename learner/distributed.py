@@ -17,8 +17,6 @@ from learner.reduce import AllRanks, OneRank, Reducer
 from learner.settings import TrainerSettings
 from protocol.errors import UserError
 
-TIMEOUT = timedelta(seconds=60)
-
 
 @dataclass(frozen=True)
 class Ranks:
@@ -35,11 +33,30 @@ class Ranks:
         return self.rank == 0
 
     def agree(self, *flags: float) -> list[float]:
-        """The sum of each number over all ranks: no rank decides alone, and none waits alone."""
+        """The sum of each number over all ranks: what all go on with."""
         if self.world_size == 1:
             return list(flags)
         total: Tensor = self.reducer.sum(torch.tensor(flags, dtype=torch.float64, device=self.device))
         return [float(value) for value in total.cpu()]
+
+    def lowest(self, *flags: float) -> list[float]:
+        """The lowest of each number over all ranks; of flags, whether all of them are set."""
+        values = torch.tensor(flags, dtype=torch.float64, device=self.device)
+        if self.world_size > 1:
+            dist.all_reduce(values, op=dist.ReduceOp.MIN)
+        return [float(value) for value in values.cpu()]
+
+    def gather(self, own: Tensor) -> list[Tensor]:
+        """The tensors of all ranks in their order, on the CPU; all have the same shape.
+
+        Args:
+            own: this rank's.
+        """
+        if self.world_size == 1:
+            return [own.cpu()]
+        found = [torch.empty_like(own, device=self.device) for _ in range(self.world_size)]
+        dist.all_gather(found, own.to(self.device))
+        return [tensor.cpu() for tensor in found]
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The network whose gradients are averaged over ranks as they are computed."""
@@ -53,14 +70,15 @@ def joined(settings: TrainerSettings) -> Iterator[Ranks]:
     """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK and MASTER_* describe, and leave it at the end.
 
     Args:
-        settings: the device.
+        settings: the device, and how long one rank waits for another.
     """
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = choose_device(settings.device, int(os.environ.get("LOCAL_RANK", "0")))
     if world_size == 1:
         yield Ranks(rank, world_size, device, OneRank())
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    timeout = timedelta(seconds=settings.distributed_timeout)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     try:
         yield Ranks(rank, world_size, device, AllRanks())
     finally:

@@ -36,7 +36,7 @@ class Normaliser:
         spoil the scale of all that follow.
         """
         squares = torch.where(mask_BT, error_BT, 0.0).double().square().sum()
-        total, count = self.reducer.sum(torch.stack([squares, mask_BT.sum().double()]))
+        total, count = self.reducer.sum(torch.stack([squares, mask_BT.sum()]))
         moment, weight = self.moment.to(total.device), self.weight.to(total.device)
         counts = torch.isfinite(total) & (count > 0)
         self.moment = torch.where(counts, self.decay * moment + (1 - self.decay) * total / count, moment)

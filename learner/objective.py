@@ -27,11 +27,13 @@ class Weighed(NamedTuple):
             all valid steps, however unevenly they lie.
         keys: terms and statistics in the order of `sums`.
         sums: `[2, n]`: masked sums and counts of this rank, for the report.
+        broken: `[n]`: on how many ranks a term is not finite.
     """
 
     losses: dict[str, Tensor]
     keys: tuple[Key, ...]
     sums: Tensor
+    broken: Tensor
 
     @property
     def total(self) -> Tensor:
@@ -56,6 +58,7 @@ class Objective:
         # Signatures are read once here: reflection in every minibatch costs more than some of the losses.
         self.compute_reads = {loss.name: method_reads(type(loss), "compute") for loss in self.losses}
         self.coefs: dict[Key, float] = {}
+        self.is_term: Tensor | None = None  # [n], of the columns of `Weighed.sums`
 
     @torch.no_grad()
     def prepare(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -112,15 +115,18 @@ class Objective:
         # Each sum keeps a graph of its own: out of a stack of them, every loss's gradient would run back through all losses.
         values_of = [masked_sum(entry) for entry in entries.values()]
         sums = torch.stack([torch.stack(values_of).detach(), counts_of(list(entries.values()))])
-        counts = self.context.reducer.sum(sums[1]).clamp(min=1)
-        scale = self.context.reducer.world_size / counts
+        if self.is_term is None:
+            self.is_term = torch.tensor([isinstance(entry, Term) for entry in entries.values()], device=sums.device)
+        # A statistic may be NaN. What is broken is told beside the counts, so that all ranks skip an update or none does.
+        counts, broken = self.context.reducer.sum(torch.stack([sums[1], (self.is_term & ~sums[0].isfinite()).float()]))
+        scale = self.context.reducer.world_size / counts.clamp(min=1)
         losses = {loss: torch.zeros((), device=sums.device) for loss in computed}
         for position, ((loss, name), entry) in enumerate(entries.items()):
             if isinstance(entry, Term):
                 coef = entry.coef * self.context.scales.get(loss, 1.0)
                 self.coefs[loss, name] = coef
                 losses[loss] = losses[loss] + coef * values_of[position] * scale[position]
-        return Weighed(losses, tuple(entries), sums)
+        return Weighed(losses, tuple(entries), sums, broken)
 
 
 def select(values: Mapping[str, Tensor], node: Node, method: str) -> dict[str, Tensor]:

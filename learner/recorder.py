@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +25,8 @@ METRICS_FILE = "metrics.jsonl"
 EVENTS_FILE = "events.jsonl"
 SUMMARY_FILE = "learner.json"
 LAG_WINDOW = 10_000
+
+log = logging.getLogger("oatmill.learner")
 
 
 @dataclass
@@ -45,15 +50,21 @@ class Recorder:
     replayed_lags: list[Array] = field(default_factory=list)
     first_step: tuple[float, int] | None = None  # seconds and env steps when the first learner step ended
     last_step: tuple[float, int] = (0.0, 0)
+    waited: float = 0.0  # seconds without a batch since the last report
+    reported_at: float = 0.0
+    failed_checkpoint: str = ""  # why the last one could not be written
+    lost_lines: int = 0
 
-    def step(self, progress: Progress, lag: Array, replayed_lag: Array | None = None) -> None:
+    def step(self, progress: Progress, lag: Array, replayed_lag: Array | None = None, *, waited: float = 0.0) -> None:
         """Take note of a learner step, reported or not.
 
         Args:
             progress: where the run is.
             lag: of each fresh trajectory, in versions.
             replayed_lag: of each that was sampled from the buffer.
+            waited: seconds until its batch was there.
         """
+        self.waited += waited
         self.lags.append(lag)
         if replayed_lag is not None and len(replayed_lag):
             self.replayed_lags.append(replayed_lag)
@@ -87,6 +98,7 @@ class Recorder:
             "policy_lag": percentiles(self.lags),
             "replayed_policy_lag": percentiles(self.replayed_lags),
             "env_steps_per_second": self.rate(),
+            "wait_fraction": self.wait_fraction(progress.seconds),
             "episode_return": fleet.get("episode_return"),
             "episode_length": fleet.get("episode_length"),
             "episodes": fleet.get("episodes"),
@@ -97,29 +109,57 @@ class Recorder:
         self.note_flags(self.flags.update(observation), progress)
         line["red_flags"] = sorted(self.raised)
         self.last_line = plain(line)
-        append_line(self.run_dir / METRICS_FILE, self.last_line)
+        self._append(METRICS_FILE, self.last_line)
         return self.raised
 
     def note_flags(self, raised: dict[str, str], progress: Progress) -> None:
         """Write an event for each flag that is newly raised or cleared."""
+        if self.failed_checkpoint:
+            raised = raised | {"checkpoint_failed": self.failed_checkpoint}
         for flag in FLAGS:
             if (flag in raised) != (flag in self.raised):
                 event = "red_flag_raised" if flag in raised else "red_flag_cleared"
-                entry = {"event": event, "flag": flag, "why": raised.get(flag, ""), "learner_step": progress.learner_step}
-                append_line(self.run_dir / EVENTS_FILE, {"time": time.time()} | entry)
+                self.event(event, flag=flag, why=raised.get(flag, ""), learner_step=progress.learner_step)
         self.raised = raised
         self.ever_raised |= raised
 
     def note_moves(self, moves: Sequence[Move], progress: Progress) -> None:
         """Write an event for each coefficient that was moved."""
         for move in moves:
-            entry = {"event": "coefficient_moved", **move._asdict(), "learner_step": progress.learner_step}
-            append_line(self.run_dir / EVENTS_FILE, {"time": time.time()} | entry)
+            self.event("coefficient_moved", **move._asdict(), learner_step=progress.learner_step)
+
+    def event(self, event: str, **values: Any) -> None:
+        """Add a line to events.jsonl; one with a `text` is shown to whoever watches the run."""
+        self._append(EVENTS_FILE, {"time": time.time(), "event": event} | values)
+
+    def _append(self, name: str, content: Mapping[str, Any]) -> None:
+        """Add a line to one of the run's files. A full disk costs the line and not the run; `lost_lines` counts it."""
+        try:
+            append_line(self.run_dir / name, content)
+        except OSError as error:
+            self.lost_lines += 1
+            log.warning("a line of %s could not be written: %s", name, error.strerror)
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint, in JSON values."""
+        return {"flags": self.flags.state(), "raised": self.raised, "ever_raised": self.ever_raised}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """What `state` gave; the pace is measured anew from here."""
+        self.flags.load(state["flags"])
+        self.raised, self.ever_raised = dict(state["raised"]), self.ever_raised | state["ever_raised"]
+        self.first_step = None
 
     def entropy(self, report: StepReport) -> dict[str, float]:
         """In nats and as a fraction of a uniform policy's; of the batch's start where no loss is a policy gradient."""
         nats = report.policy("entropy") if report.policy_loss else report.statistics.get("forward.entropy", math.nan)
         return {"nats": nats, "fraction": nats / self.uniform_entropy if self.uniform_entropy else math.nan}
+
+    def wait_fraction(self, seconds: float) -> float:
+        """The part of the time since the last report in which there was no batch to train on."""
+        passed, waited = seconds - self.reported_at, self.waited
+        self.reported_at, self.waited = seconds, 0.0
+        return min(1.0, waited / passed) if passed > 0 else math.nan
 
     def rate(self) -> float:
         """Env steps a second from the end of the first learner step to the end of the last."""
@@ -175,6 +215,16 @@ def percentiles(lags: list[Array]) -> dict[str, float]:
 
 
 def append_line(path: Path, content: Mapping[str, Any]) -> None:
-    """Add a line of JSON to a file; a line is written in one call, so that a reader never sees half of one."""
-    with path.open("a") as file:
-        file.write(json.dumps(content) + "\n")
+    """Add a line of JSON to a file; a line is written in one call, so that a reader never sees half of one.
+
+    Raises:
+        OSError: if it could not be written whole. What was written of it is no JSON, and the next line starts on its own.
+    """
+    line = json.dumps(content).encode() + b"\n"
+    with path.open("ab+", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        torn = end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"
+        if torn:
+            line = b"\n" + line
+        if file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

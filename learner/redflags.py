@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
+from typing import Any
 
 FLAGS = (
     "loss_dominates",
@@ -20,6 +21,7 @@ FLAGS = (
     "explained_variance_negative",
     "loss_spike",
     "non_finite",
+    "checkpoint_failed",
 )
 
 WINDOW = 20
@@ -96,6 +98,21 @@ class RedFlags:
             "non_finite": f"{observation.skipped} updates were not applied" if observation.skipped else "",
         }
         return {flag: why for flag, why in found.items() if why}
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint, in JSON values; numbers that are not finite become None."""
+        return {
+            "window": [finite_or_none(asdict(report)) for report in self.window],
+            "history": {loss: list(values) for loss, values in self.history.items()},
+            "variance_sum": self.variance_sum,
+            "variance_count": self.variance_count,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """What `state` gave."""
+        self.window = deque((Observation(**nan_for_none(report)) for report in state["window"]), maxlen=WINDOW)
+        self.history = {loss: deque(values, maxlen=SPIKE_HISTORY) for loss, values in state["history"].items()}
+        self.variance_sum, self.variance_count = state["variance_sum"], state["variance_count"]
 
     def _means(self, kind: str) -> dict[str, float]:
         """The window's mean of each loss; the gradients' last measured value."""
@@ -183,3 +200,17 @@ class RedFlags:
             if math.isfinite(value):
                 history.append(value)
         return raised
+
+
+def finite_or_none(value: Any) -> Any:
+    """A number that is not finite as None, in nested mappings too."""
+    if isinstance(value, Mapping):
+        return {name: finite_or_none(entry) for name, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def nan_for_none(value: Any) -> Any:
+    """What `finite_or_none` gave, with NaN for each None."""
+    if isinstance(value, Mapping):
+        return {name: nan_for_none(entry) for name, entry in value.items()}
+    return math.nan if value is None else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,6 +93,7 @@ class StepReport:
         gradient_norm: the whole gradient's norm before clipping, averaged over updates.
         updates: how many there were.
         skipped: how many of them were not applied.
+        nonfinite: the losses that were not finite, each with the number of such updates.
         gradients_measured: whether the losses' gradients are of this report.
     """
 
@@ -102,6 +104,7 @@ class StepReport:
     updates: int
     skipped: int
     gradients_measured: bool = False
+    nonfinite: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def policy_loss(self) -> str:
@@ -161,6 +164,7 @@ class Reporter:
             updates=len(split[2]),
             skipped=sum(record.skipped for record in records),
             gradients_measured=gradients is not None,
+            nonfinite=sum((record.nonfinite for record in records), Counter()),
         )
 
     def loss_reports(

@@ -152,8 +152,17 @@ class TrainerSettings(Settings):
     checkpoint_every: int = Field(default=100, ge=1)
     """Learner steps between checkpoints; the last step is always saved."""
     keep_checkpoints: int = Field(default=3, ge=1)
+    max_restarts: int = Field(default=3, ge=0)
+    """How often in a row a learner that broke down is started again without a reported learner step in between."""
+    max_rewinds: int = Field(default=3, ge=0)
+    """How often in a row, without a new checkpoint in between, a run that is no longer finite goes back to its last one."""
     data_timeout: float = Field(default=120.0, gt=0)
     """Seconds to wait for a batch before the run is called starved and ends with the reason."""
+    distributed_timeout: float = Field(default=60.0, gt=0)
+    """Seconds that a rank waits for the others in a collective operation before it gives up (gloo and NCCL)."""
+    hang_timeout: float = Field(default=300.0, gt=0)
+    """Seconds without progress after which a learner rank writes all stacks to its log and ends, to be started again; the
+    supervisor too ends so."""
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from learner.redflags import WINDOW
 from learner.settings import TrainerSettings
@@ -59,6 +59,15 @@ class Steering:
     def active(self) -> bool:
         """Whether anything may ever be moved."""
         return bool(self.losses) and (self.trainer.on_red_flag == "reduce" or self.trainer.balance == "gradient_share")
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint; the scales themselves are saved beside it."""
+        return {"reports": self.reports, "halved_at": self.halved_at, "said": self.said}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """What `state` gave."""
+        self.reports = state["reports"]
+        self.halved_at, self.said = dict(state["halved_at"]), dict(state["said"])
 
     def wanted(self, blamed: Mapping[str, str], shares: Mapping[str, float] | None) -> list[float]:
         """The scale of each of `losses` after a report.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from agent.model import AgentModel
 from learner.gradients import trunk_gradients
 from learner.loss import Context
-from learner.objective import Key, Objective
+from learner.objective import Key, Objective, Weighed
 from learner.plan import Plan
 from protocol.settings import MetricsSettings
+
+GRADIENT = "gradient"
+"""Where a loss's name stands, when every loss is finite and their gradient is not."""
 
 
 @dataclass
@@ -30,7 +33,8 @@ class Record:
         batch_keys: statistics of the whole batch, in the order of the columns of `batch_sums`.
         batch_sums: `[2, n]` of this rank, or None where the step is not reported.
         gradients: `[losses, 2]` norms and cosines on the trunk, or None where they were not measured.
-        skipped: updates that were not applied because a gradient was not finite.
+        skipped: updates that were not applied because a loss or the gradient was not finite on some rank.
+        nonfinite: the losses that were not, each with the number of updates; `gradient` where every loss was finite.
         stopped_early: whether target_kl ended the step.
         seconds: per phase.
     """
@@ -42,6 +46,7 @@ class Record:
     batch_sums: Tensor | None = None
     gradients: Tensor | None = None
     skipped: int = 0
+    nonfinite: Counter[str] = field(default_factory=Counter)
     stopped_early: bool = False
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
@@ -67,6 +72,7 @@ class Updater:
         self.prior_pairs = prior_pairs(context.model, context.prior) if plan.uses_prior else ([], [])
         self.optimizer = make_optimizer(self.parameters, context)
         self.updates = 0
+        self.progressed: Callable[[], None] = lambda: None  # called after every update
         self.measured_at = -metrics.gradient_every
 
     def learn(self, inputs: Mapping[str, Tensor], *, learning_rate: float, report: bool) -> Record:
@@ -103,7 +109,7 @@ class Updater:
         return self.updates - self.measured_at >= self.metrics.gradient_every
 
     def update(self, minibatch: Mapping[str, Tensor], record: Record, *, measure: bool) -> None:
-        """One optimiser step. A gradient that is not finite is applied on no rank: after DDP's mean all see the same one."""
+        """One optimiser step. What is not finite on any rank is applied on none."""
         started = time.perf_counter()
         with self.autocast():
             outputs = self.wrapped(
@@ -123,24 +129,33 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         weighed.total.backward()  # type: ignore[no-untyped-call]
         backwarded = time.perf_counter()
-        self.apply(record)
+        self.apply(record, weighed)
         self.updates += 1
+        self.progressed()
         record.seconds["forward"] += forwarded - started
         record.seconds["backward"] += backwarded - forwarded
         record.seconds["optimizer"] += time.perf_counter() - backwarded
 
-    def apply(self, record: Record) -> None:
-        """Clip, step and move the prior; or, if the gradient is not finite, do nothing and count it."""
+    def apply(self, record: Record, weighed: Weighed) -> None:
+        """Clip, step and move the prior; or, if a loss or the gradient is not finite, do nothing and count it.
+
+        All ranks do the same: they see the same sum of what is broken and, after DDP's mean, the same gradient.
+        """
         norm = nn.utils.clip_grad_norm_(self.parameters, self.context.trainer.max_grad_norm)
         record.norms.append(norm)
-        if not bool(torch.isfinite(norm)):
+        if not bool(torch.isfinite(norm) & (weighed.broken.sum() == 0)):
             record.skipped += 1
+            record.nonfinite.update(broken_losses(weighed) or {GRADIENT})
             return
         self.optimizer.step()
         prior, trained = self.prior_pairs
         if prior:
             with torch.no_grad():
                 torch._foreach_lerp_(prior, trained, self.context.trainer.losses.cmpo.prior_ema_rate)
+
+    def weights_finite(self) -> bool:
+        """Whether every trained array is finite; one that is not can never become so again."""
+        return bool(nn.utils.get_total_norm(self.parameters).isfinite())
 
     def moved_too_far(self, record: Record) -> bool:
         """Whether the last epoch's KL to the policy at the batch's start passed target_kl, over all ranks."""
@@ -157,6 +172,11 @@ class Updater:
         if self.context.trainer.autocast == "none":
             return nullcontext()
         return torch.autocast(self.parameters[0].device.type, torch.bfloat16)
+
+
+def broken_losses(weighed: Weighed) -> set[str]:
+    """The losses with a term that is not finite on some rank."""
+    return {loss for (loss, _), ranks in zip(weighed.keys, weighed.broken.tolist(), strict=True) if ranks}
 
 
 def make_optimizer(parameters: list[nn.Parameter], context: Context) -> torch.optim.AdamW:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
+from typing import Any
 
 from protocol.batch_peer import BatchPeer, Delivery
+from protocol.control_peer import Welcome
 from protocol.line import Line, raise_if_lost, raise_if_refused
 from protocol.timing import GOODBYE_WITHIN_S
 
@@ -18,11 +20,24 @@ class BatchClient:
         rank: this rank.
         world: the number of ranks; each gets `batch_size_total / world` trajectories of every batch.
         batch_size_total: trajectories of one learner step over all ranks; must be trainer.batch_size.
+        welcome: what the hub said; gives incarnation, session and keys.
+        resumed_from: the policy version of the checkpoint that the learner goes on from; what was trained on under later ones
+            is counted as rolled back. -1 without one.
     """
 
-    def __init__(self, address: str, *, rank: int, world: int, batch_size_total: int) -> None:
-        self._peer = BatchPeer(rank=rank, world=world, batch_size=batch_size_total, token=secrets.token_hex(16))
-        self._line = Line(address, self._peer)
+    def __init__(
+        self, address: str, *, welcome: Welcome, rank: int, world: int, batch_size_total: int, resumed_from: int = -1
+    ) -> None:
+        self._peer = BatchPeer(
+            rank=rank,
+            world=world,
+            batch_size=batch_size_total,
+            token=secrets.token_hex(16),
+            incarnation=welcome.incarnation,
+            resumed_from=resumed_from,
+            session=welcome.session,
+        )
+        self._line = Line(address, self._peer, keys=welcome.keys)
 
     def request(self, learner_step: int) -> None:
         """Ask for this step's batch; at most one request may be open. Never blocks."""
@@ -56,6 +71,26 @@ class BatchClient:
             policy_version: the version just published, or the newest there is; actors are told of it with their next credit.
         """
         self._peer.consumed(batch_id, policy_version)
+        self._line.turn()
+
+    def snapshot(self, learner_step: int, timeout_s: float) -> dict[str, Any] | None:
+        """Ask for a point in ingest's log that holds everything consumed so far, by all ranks.
+
+        Returns:
+            {"id": which log, "cursor": up to where, "digest": of what it comes to} for a checkpoint's manifest; None if no
+            answer came in time.
+
+        Raises:
+            JoinRefusedError: if ingest refuses this learner, with its reason.
+        """
+        self._peer.ask_snapshot(learner_step)
+        self._line.until(lambda: self._peer.snapshot is not None or self._peer.refusal is not None, timeout_s)
+        raise_if_refused(self._peer.refusal, "ingest")
+        return self._peer.snapshot
+
+    def commit(self, cursor: int) -> None:
+        """Say that a checkpoint that holds everything before a snapshot's cursor is whole. Never blocks."""
+        self._peer.commit(cursor)
         self._line.turn()
 
     def close(self) -> None:

@@ -31,16 +31,30 @@ class BatchPeer:
     Attributes:
         refusal: why ingest has turned this rank away, as (reason, detail).
         said_goodbye: whether ingest has answered the BYE.
+        snapshot: the answer to the last question for one; None before it comes.
     """
 
-    def __init__(self, *, rank: int, world: int, batch_size: int, token: str) -> None:
+    def __init__(
+        self,
+        *,
+        rank: int,
+        world: int,
+        batch_size: int,
+        token: str,
+        incarnation: int = 0,
+        resumed_from: int = -1,
+        session: str = "",
+    ) -> None:
         self._rank, self._token = rank, token
-        self._hello = messages.BatchHello(rank, world, batch_size, token)
+        self._hello = messages.BatchHello(rank, world, batch_size, token, incarnation, resumed_from, session)
         self._schema: RunSchema | None = None
         self._request, self._learner_step = 0, 0
         self._open = False
-        self._consumed, self._policy_version = -1, -1
+        self._consumed, self._received, self._policy_version = -1, -1, -1
         self._consumed_due = False
+        self._snapshot: messages.Snapshot | None = None  # asked for and not answered
+        self._commit: messages.Commit | None = None
+        self._told_at = -float("inf")  # when one of the two was last sent
         self._sent_at = -float("inf")
         self._asked_at: float | None = None
         self._fleet: dict[str, Any] = {}
@@ -48,6 +62,17 @@ class BatchPeer:
         self._leaving = False
         self.refusal: tuple[str, str] | None = None
         self.said_goodbye = False
+        self.snapshot: dict[str, Any] | None = None
+
+    def ask_snapshot(self, learner_step: int) -> None:
+        """Ask what of everything consumed so far is safe in ingest's log; `snapshot` is the answer."""
+        self.snapshot, self._told_at = None, -float("inf")
+        hello = self._hello
+        self._snapshot = messages.Snapshot(hello.rank, self._token, learner_step, self._consumed, self._policy_version)
+
+    def commit(self, cursor: int) -> None:
+        """Say that a checkpoint holds everything before a snapshot's cursor, until ingest has heard it."""
+        self._commit, self._told_at = messages.Commit(self._rank, self._token, cursor), -float("inf")
 
     def request(self, learner_step: int) -> None:
         """Ask for a batch."""
@@ -81,6 +106,7 @@ class BatchPeer:
         if self._consumed_due:
             self._consumed_due = False
             frames.append(encode(messages.Consumed(self._rank, self._token, self._consumed, self._policy_version)))
+        frames += self._checkpoint_words(now)
         if self._leaving:
             if not self.said_goodbye and now - self._sent_at >= GOODBYE_WITHIN_S:
                 self._sent_at = now
@@ -89,11 +115,21 @@ class BatchPeer:
             frames += self._question(now)
         return frames
 
+    def _checkpoint_words(self, now: float) -> list[Frames]:
+        """SNAPSHOT or COMMIT, as long as it is not answered; when it is repeated, HELLO goes ahead of it."""
+        due = [message for message in (self._snapshot, self._commit) if message is not None]
+        if not due or now - self._told_at < RETRY_EVERY_S:
+            return []
+        first, self._told_at = self._told_at == -float("inf"), now
+        return [*([] if first else [encode(self._hello)]), *map(encode, due)]
+
     def _question(self, now: float) -> list[Frames]:
         """HELLO goes ahead of GET, except when GET is asked for the first time in a session that is known to be open."""
         first, self._sent_at = self._sent_at == -float("inf"), now
         self._asked_at = now if self._asked_at is None else self._asked_at
-        get = messages.Get(self._rank, self._token, self._request, self._learner_step, self._consumed, self._policy_version)
+        get = messages.Get(
+            self._rank, self._token, self._request, self._learner_step, self._consumed, self._received, self._policy_version
+        )
         return [encode(get)] if first and self._schema is not None else [encode(self._hello), encode(get)]
 
     def receive(self, header: Buffer, payload: Buffer, _now: float) -> None:
@@ -106,16 +142,27 @@ class BatchPeer:
         self._asked_at = None
         match message:
             case messages.BatchWelcome():
-                if message.token == self._token:
-                    self._schema = RunSchema.from_dict(from_json(payload))
+                self._take_welcome(message, payload)
             case messages.FleetStatus():
                 self._fleet = from_json(payload)
             case messages.BatchMessage():
                 self._take_batch(message, payload)
+            case messages.Snapshot() | messages.Commit():
+                self._take_checkpoint_word(message, payload)
             case messages.Reject():
                 self.refusal = (message.reason, message.detail)
             case messages.Bye():
                 self.said_goodbye = message.token == self._token
+
+    def _take_welcome(self, message: messages.BatchWelcome, payload: Buffer) -> None:
+        if message.token == self._token:
+            self._schema = RunSchema.from_dict(from_json(payload))
+
+    def _take_checkpoint_word(self, message: messages.Snapshot | messages.Commit, payload: Buffer) -> None:
+        if message == self._commit:
+            self._commit = None
+        elif message == self._snapshot and type((values := from_json(payload)).get("cursor")) is int:
+            self._snapshot, self.snapshot = None, values
 
     def _take_batch(self, message: messages.BatchMessage, payload: Buffer) -> None:
         if not self._open or message.request != self._request or self._schema is None:
@@ -126,6 +173,7 @@ class BatchPeer:
         except ValueError as error:
             raise WireError("payload_length", str(error)) from None
         self._open = False
+        self._received = max(self._received, message.batch_id)
         self._delivery = Delivery(Batch(message.batch_id, message.learner_step, **arrays), self._fleet, message.stop)
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, ClassVar, Protocol, get_type_hints
+from typing import Annotated, Any, ClassVar, Protocol, get_type_hints
 
 import msgpack
 
@@ -21,6 +22,20 @@ from protocol.errors import WireError
 MAX_HEADER_BYTES = 8 * 1024
 MAX_JSON_BYTES = 4 * 1024 * 1024
 MAX_STR_BYTES = 256
+MAX_JSON_DEPTH = 32
+"""Whoever shows or compares a value descends into it; one that is nested a thousand times would end that process."""
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""What may be half a character: JSON can write one, and nothing can encode it again."""
+
+MAX_COUNT = 2**53
+"""Numbers stay below it: they are exact as floats too, and whoever adds one to them stays within 64 bits."""
+
+Count = Annotated[int, 0]
+"""A whole number from 0 on."""
+CountOrNone = Annotated[int, -1]
+"""The same, or -1 for none."""
+Seconds = Annotated[float, 0]
+"""Since the epoch."""
 
 Buffer = bytes | bytearray | memoryview
 Frames = tuple[bytes, Buffer]
@@ -38,6 +53,11 @@ def _is_int(value: Any) -> bool:
     return type(value) is int and -(2**63) <= value < 2**63
 
 
+def is_count(value: Any) -> bool:
+    """Whether a value that a peer sent is a whole number from 0 to MAX_COUNT."""
+    return type(value) is int and 0 <= value < MAX_COUNT
+
+
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
@@ -48,11 +68,17 @@ def _is_numbers(value: Any) -> bool:
 
 _CHECKS: dict[Any, Callable[[Any], bool]] = {
     int: _is_int,
+    Count: is_count,
+    CountOrNone: lambda value: type(value) is int and -1 <= value < MAX_COUNT,
     float: _is_number,
+    Seconds: lambda value: type(value) in (int, float) and 0 <= value < MAX_COUNT,
     bool: lambda value: type(value) is bool,
     str: lambda value: type(value) is str,
     Mapping[str, float]: _is_numbers,
 }
+
+
+_MAP_16 = 0xDE
 
 
 @dataclass(frozen=True)
@@ -64,7 +90,7 @@ class _Form:
 
 
 def _form(cls: type[Any]) -> _Form:
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     return _Form(cls, {entry.name: _CHECKS[hints[entry.name]] for entry in fields(cls)})
 
 
@@ -120,7 +146,7 @@ def decode(header: Buffer, classes: tuple[type[Any], ...]) -> Any:
         raise WireError("header_fields", f"{kind} lacks or does not have: {names[:400]}")
     for name, check in form.checks.items():
         if not check(values[name]):
-            raise WireError("header_fields", f"{kind}.{name} has the wrong type: {str(values[name])[:40]!r}")
+            raise WireError("header_fields", f"{kind}.{name} has the wrong type or range: {str(values[name])[:40]!r}")
     return form.cls(**values)
 
 
@@ -144,7 +170,17 @@ def _unpack(header: Buffer) -> dict[str, Any]:
         raise WireError("header_msgpack", f"{type(error).__name__}: {str(error)[:100]}") from None
     if type(values) is not dict:
         raise WireError("header_msgpack", f"expected a map, got {type(values).__name__}")
+    if len(values) != _entries(header):
+        raise WireError("header_msgpack", "expected every field once")
     return values
+
+
+def _entries(header: Buffer) -> int:
+    """How many entries a packed map says that it has; as a dictionary it has fewer if a name comes twice."""
+    first = header[0]
+    if first < _MAP_16:
+        return first & 0x0F
+    return int.from_bytes(header[1:3] if first == _MAP_16 else header[1:5])
 
 
 def to_json(values: Mapping[str, Any]) -> bytes:
@@ -168,27 +204,59 @@ def from_json(payload: Buffer) -> dict[str, Any]:
     """The JSON object that a payload holds.
 
     Raises:
-        WireError: `payload_json` if it is too long, is not JSON (NaN and infinities are not) or is not an object.
+        WireError: `payload_json` if it is too long or too deep, is not JSON of finite numbers of 64 bits, or is not an object.
     """
     length = memoryview(payload).nbytes
     if length > MAX_JSON_BYTES:
         raise WireError("payload_json", f"expected at most {MAX_JSON_BYTES} bytes, got {length}")
+    text = bytes(payload)
     try:
-        values = json.loads(bytes(payload), parse_constant=_refuse_constant)
+        values = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_int64)
+        if _SURROGATE.search(text):
+            json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise WireError("payload_json", f"{type(error).__name__}: {str(error)[:100]}") from None
     if not isinstance(values, dict):
         raise WireError("payload_json", f"expected an object, got {type(values).__name__}")
+    _check_depth(values)
     return values
+
+
+def _check_depth(values: Any) -> None:
+    level = [values]
+    for _ in range(MAX_JSON_DEPTH):
+        level = [
+            child
+            for entry in level
+            for child in (entry.values() if type(entry) is dict else entry)
+            if type(child) is dict or type(child) is list
+        ]
+        if not level:
+            return
+    raise WireError("payload_json", f"expected at most {MAX_JSON_DEPTH} levels")
 
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):  # 1e999 is written as a number and read as infinity
+        raise ValueError(f"{text[:40]} is too large")
+    return value
+
+
+def _int64(text: str) -> int:
+    value = int(text)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{text[:40]} has more than 64 bits")
+    return value
+
+
 def shortened(text: str) -> str:
     """A text that fits a header's string."""
-    return text.encode()[:MAX_STR_BYTES].decode(errors="ignore")
+    return text.encode(errors="backslashreplace")[:MAX_STR_BYTES].decode(errors="ignore")
 
 
 def names_in(values: Mapping[str, Any], name: str) -> Iterable[str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from protocol.control_peer import ControlPeer, ControlState, RequestKind, Role, Welcome
 from protocol.errors import PeerLostError
+from protocol.keys import ClientKeys
 from protocol.line import LONGEST_POLL_S, Line, raise_if_lost, raise_if_refused
 from protocol.sockets import reachable
 from protocol.timing import GOODBYE_WITHIN_S, HEARTBEAT_EVERY_S
@@ -28,6 +29,7 @@ class ControlClient:
             "episode_statistics": [...], "rows": n}; the learner {"config": joining_config(...), "rank": r, "world": w}.
         actor_id: an actor's number; None lets the hub choose the lowest free one.
         heartbeat_every_s: the shortest time between two heartbeats.
+        keys: of this process's role; None for a server without keys.
     """
 
     def __init__(
@@ -38,8 +40,9 @@ class ControlClient:
         description: Mapping[str, Any],
         actor_id: int | None = None,
         heartbeat_every_s: float = HEARTBEAT_EVERY_S,
+        keys: ClientKeys | None = None,
     ) -> None:
-        self._address = address
+        self._address, self._keys = address, keys
         self._peer = ControlPeer(
             role=role,
             description=description,
@@ -47,7 +50,7 @@ class ControlClient:
             token=secrets.token_hex(16),
             heartbeat_every_s=heartbeat_every_s,
         )
-        self._line = Line(address, self._peer, max_message_bytes=CONTROL_BYTES)
+        self._line = Line(address, self._peer, max_message_bytes=CONTROL_BYTES, keys=keys)
 
     def join(self, timeout_s: float, *, wait_for_spaces: bool = False) -> Welcome:
         """Ask to join, again and again, until the hub answers.
@@ -74,14 +77,27 @@ class ControlClient:
         answered = self._line.until(lambda: self._peer.welcome is not None or self._peer.refusal is not None, left_s)
         raise_if_refused(self._peer.refusal, "the hub")
         if not answered or self._peer.welcome is None:
-            raise PeerLostError(f"no hub answered at {self._address} within {timeout_s:g} s; is the replay server up there?")
+            raise PeerLostError(
+                f"no hub answered at {self._address} within {timeout_s:g} s; is the replay server up there, with these --keys?"
+            )
         welcome = self._peer.welcome
-        return replace(welcome, endpoints={name: reachable(url, self._address) for name, url in welcome.endpoints.items()})
+        endpoints = {name: reachable(url, self._address) for name, url in welcome.endpoints.items()}
+        return replace(welcome, endpoints=endpoints, keys=self._keys)
 
     @property
     def state(self) -> ControlState:
         """The hub's last word, as of the last call of `join`, `heartbeat` or `request`. Never blocks."""
         return self._peer.state
+
+    @property
+    def rejoined(self) -> int:
+        """How often a hub that was replaced has let this process in again: it knows nothing, the weights least of all."""
+        return self._peer.rejoined
+
+    @property
+    def refusal(self) -> tuple[str, str] | None:
+        """Why the hub has turned this process away, as (reason, detail)."""
+        return self._peer.refusal
 
     @property
     def news(self) -> Mapping[str, Any]:
@@ -116,18 +132,26 @@ class ControlClient:
         self._line.turn()
         raise_if_lost(self._peer.lost(time.monotonic()), "the hub")
 
-    def request(self, kind: RequestKind, body: Mapping[str, Any], timeout_s: float = 5.0) -> dict[str, Any]:
+    def request(
+        self,
+        kind: RequestKind,
+        body: Mapping[str, Any],
+        timeout_s: float = 5.0,
+        *,
+        unless: Callable[[], bool] = lambda: False,
+    ) -> dict[str, Any]:
         """Ask the hub as an operator does, and wait for its answer. Needs no `join`.
 
         `status` {} gives {"ledger", "fleet", "actors", "live", "desired_actors", "policy_version", "stop", ...};
-        `scale` {"actors": N} sets the desired number; `stop` {} tells every role to end.
+        `scale` {"actors": N} sets the desired number; `stop` {} tells every role to end. Once `unless` is true nobody is
+        waited for any more.
 
         Raises:
             JoinRefusedError: if the hub refuses the request, with its reason.
             PeerLostError: if no answer came in time.
         """
         self._peer.ask(kind, body)
-        self._line.until(lambda: self._peer.answer is not None or self._peer.refusal is not None, timeout_s)
+        self._line.until(lambda: self._peer.answer is not None or self._peer.refusal is not None or unless(), timeout_s)
         raise_if_refused(self._peer.refusal, "the hub")
         if self._peer.answer is None:
             raise PeerLostError(f"the hub at {self._address} did not answer {kind} within {timeout_s:g} s; is the run over?")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from protocol import messages
-from protocol.codec import Buffer, Frames, decode, encode, from_json, names_in, to_json
+from protocol.codec import Buffer, Frames, decode, encode, from_json, to_json
 from protocol.errors import WireError
-from protocol.schemas import read_spaces
+from protocol.keys import ClientKeys
+from protocol.schemas import read_spaces, read_statistics
 from protocol.spaces import Spaces
 from protocol.timing import GOODBYE_WITHIN_S, HEARTBEAT_EVERY_S, LOST_AFTER_S, RETRY_EVERY_S
 
 Role = Literal["actor", "learner", "ingest", "operator"]
 RequestKind = Literal["status", "scale", "stop"]
+
+FINAL_REASONS = {"fenced", "forgotten", "revoked", "identity"}
+"""Why the hub turns away a process that has joined: its place is gone, or its key."""
 
 _REQUESTS: dict[RequestKind, type[messages.Status | messages.Scale | messages.Stop]] = {
     "status": messages.Status,
@@ -33,6 +37,8 @@ class Welcome:
     spaces: Spaces | None  # None until the first actor has joined
     episode_statistics: tuple[str, ...]
     policy_version: int  # the highest version ever seen in this run; -1 if none
+    session: str = field(default="", repr=False)  # what this process shows at the other sockets, to prove that it has joined
+    keys: ClientKeys | None = None  # what this process shows the server, on every socket
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class ControlState:
     policy_version: int = -1  # the newest version that the hub holds
     stop: bool = False  # the run is to end: finish what you have and leave
     desired_actors: int = 0
-    fenced: bool = False  # another process has taken this one's place, or the hub has forgotten it: leave at once
+    fenced: bool = False  # this process has lost its place, or its key is revoked: leave at once
 
 
 class ControlPeer:
@@ -55,6 +61,7 @@ class ControlPeer:
         news: JSON values beside the hub's last word (ingest's table of members).
         report_asked: the highest report number that the hub has asked for (ingest); 0 before the first.
         said_goodbye: whether the hub has answered the BYE.
+        rejoined: how often a hub that was replaced has let this process in again.
     """
 
     def __init__(
@@ -66,7 +73,7 @@ class ControlPeer:
         token: str,
         heartbeat_every_s: float = HEARTBEAT_EVERY_S,
     ) -> None:
-        self._hello = messages.Hello(role, -1 if actor_id is None else actor_id, token)
+        self._hello = messages.Hello(role, -1 if actor_id is None else actor_id, token, -1)
         self._description, self._token, self._every_s = dict(description), token, heartbeat_every_s
         self._joining = False
         self._asked_at: float | None = None  # when the first question was put that has not been answered
@@ -82,6 +89,7 @@ class ControlPeer:
         self.news: dict[str, Any] = {}
         self.report_asked = 0
         self.said_goodbye = False
+        self.rejoined = 0
 
     def join(self) -> None:
         """Ask to be let in until the hub answers; asking once more refreshes `welcome`."""
@@ -155,13 +163,15 @@ class ControlPeer:
         endpoints, spaces = values.get("endpoints"), values.get("spaces")
         if not isinstance(endpoints, dict) or not all(isinstance(url, str) for url in endpoints.values()):
             raise WireError("payload_json", "expected endpoints to be addresses by name")
+        self.rejoined += self.welcome is not None
         self.welcome = Welcome(
             message.actor_id,
             message.incarnation,
             endpoints,
             None if spaces is None else read_spaces(spaces),
-            tuple(names_in(values, "episode_statistics")),
+            read_statistics(values),
             message.policy_version,
+            self._token,
         )
         self._joining = False
 
@@ -172,10 +182,20 @@ class ControlPeer:
         self.news |= from_json(payload)
 
     def _turn_away(self, message: messages.Reject) -> None:
+        if message.reason == "forgotten" and self.welcome is not None:
+            self._rejoin(self.welcome)
+            return
         self.refusal = (message.reason, message.detail)
         self._request = None
-        if message.reason in {"fenced", "forgotten"}:
+        if message.reason in FINAL_REASONS or (self._joining and self.welcome is not None):
             self.state = ControlState(self.state.policy_version, self.state.stop, self.state.desired_actors, fenced=True)
+
+    def _rejoin(self, welcome: Welcome) -> None:
+        """Ask a hub that was replaced to let this process in as what it was."""
+        if self._joining or self._leaving:
+            return
+        self._hello = replace(self._hello, actor_id=welcome.actor_id, incarnation=welcome.incarnation)
+        self._joining, self._sent_at = True, -float("inf")
 
     def _take_answer(self, message: messages.Status | messages.Scale | messages.Stop, payload: Buffer) -> None:
         if message.request == self._request_number and self._request is not None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from protocol.codec import Buffer, Frames, two_frames
 from protocol.errors import JoinRefusedError, PeerLostError, WireError
+from protocol.keys import ClientKeys
 from protocol.sockets import ClientSocket
 from protocol.timing import LOST_AFTER_S
 
@@ -37,10 +38,12 @@ class Line:
         address: where the server is bound.
         peer: decides what is sent.
         max_message_bytes: a frame longer than this ends the connection; -1 for no limit.
+        keys: what the server asks for; None for a server without keys.
     """
 
-    def __init__(self, address: str, peer: Peer, *, max_message_bytes: int = -1) -> None:
-        self._socket, self._peer, self._address = ClientSocket(address, max_message_bytes=max_message_bytes), peer, address
+    def __init__(self, address: str, peer: Peer, *, max_message_bytes: int = -1, keys: ClientKeys | None = None) -> None:
+        self._socket = ClientSocket(address, max_message_bytes=max_message_bytes, keys=keys)
+        self._peer, self._address = peer, address
         self.closed = False
 
     @property

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from protocol.codec import Count, CountOrNone, Seconds
+
 # ---------------------------------------------------------------------------------------------- control, hub's
 
 
@@ -19,8 +21,9 @@ class Hello:
 
     KIND: ClassVar[str] = "HELLO"
     role: str
-    actor_id: int  # -1: choose one for me
+    actor_id: CountOrNone  # -1: choose one for me
     token: str  # random, one a process
+    incarnation: CountOrNone  # -1: a new one; else the hub was replaced, and its predecessor let this process in as that
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +31,9 @@ class HelloAccepted:
     """Hub to client, + JSON {endpoints, spaces, episode_statistics}."""
 
     KIND: ClassVar[str] = "WELCOME"
-    actor_id: int
-    incarnation: int
-    policy_version: int
+    actor_id: CountOrNone
+    incarnation: Count
+    policy_version: CountOrNone
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +58,11 @@ class HubState:
     """Hub to client, + JSON {} or, for ingest, {members}: the answer to a heartbeat; also sent when something changes."""
 
     KIND: ClassVar[str] = "HEARTBEAT"
-    policy_version: int
+    policy_version: CountOrNone
     stop: bool
-    desired_actors: int
+    desired_actors: Count
     fenced: bool
-    report_asked: int  # ingest only: send a report that names this number at once
+    report_asked: Count  # ingest only: send a report that names this number at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class Status:
     """Operator to hub and back, + JSON: what is going on?"""
 
     KIND: ClassVar[str] = "STATUS"
-    request: int
+    request: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class Scale:
     """Operator to hub and back, + JSON {actors}: how many actors shall there be."""
 
     KIND: ClassVar[str] = "SCALE"
-    request: int
+    request: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ class Stop:
     """Operator to hub and back, + JSON: end the run."""
 
     KIND: ClassVar[str] = "STOP"
-    request: int
+    request: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +110,14 @@ class DataHello:
     """Actor to ingest, + JSON schema: where were we? Opens a session, or brings an open one back into step."""
 
     KIND: ClassVar[str] = "HELLO"
-    actor_id: int
-    incarnation: int
+    actor_id: Count
+    incarnation: Count
     rows: int  # trajectories in each block
     schema_id: str
+    acknowledged: Count  # everything below it has been acknowledged
+    produced: Count
+    evicted: Count
+    session: str = ""  # HELLO's token on the control socket, for nobody else knows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +125,13 @@ class DataWelcome:
     """Ingest to actor: the answer; everything from `next` on is to be sent (again)."""
 
     KIND: ClassVar[str] = "WELCOME"
-    incarnation: int
-    serial: int  # numbers ACK and WELCOME together; an older one says nothing new
-    next: int  # the first sequence number that is not stored
-    credit: int  # bytes that may be sent beyond `next`
-    row_bytes: int  # what one trajectory costs of them
-    version: int  # the newest policy version
+    incarnation: Count
+    server: Count  # random, one an ingest process
+    serial: Count  # numbers ACK and WELCOME together; an older one says nothing new
+    next: Count  # the first sequence number that is not stored
+    credit: Count  # bytes that may be sent beyond `next`
+    row_bytes: Count  # what one trajectory costs of them
+    version: CountOrNone  # the newest policy version
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,19 +139,20 @@ class Data:
     """Actor to ingest, + packed block: trajectories with sequences first .. first + trajectories - 1."""
 
     KIND: ClassVar[str] = "DATA"
-    actor_id: int
-    incarnation: int
+    actor_id: Count
+    incarnation: Count
     schema_id: str
-    first: int
+    first: Count
     trajectories: int
     steps: int
     finals: int
     episodes: int
     policy_version: int
-    collected_at: float  # seconds since the epoch
-    produced: int  # trajectories collected so far, this block included
-    evicted: int  # trajectories dropped unsent so far
+    collected_at: Seconds  # seconds since the epoch
+    produced: Count  # trajectories collected so far, this block included
+    evicted: Count  # trajectories dropped unsent so far
     counters: Mapping[str, float]
+    session: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +160,23 @@ class Ack:
     """Ingest to actor: everything below `next` is held."""
 
     KIND: ClassVar[str] = "ACK"
-    incarnation: int
-    serial: int
-    next: int
-    credit: int
-    version: int
+    incarnation: Count
+    server: Count
+    serial: Count
+    next: Count
+    credit: Count
+    version: CountOrNone
     resend: bool  # something before what came is missing: send again from `next`
+
+
+@dataclass(frozen=True, slots=True)
+class DataLoss:
+    """Ingest to actor: what a server that has died acknowledged from `first` up to `next` is not held any more. Go on."""
+
+    KIND: ClassVar[str] = "DATA_LOSS"
+    incarnation: int
+    first: int
+    next: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +184,11 @@ class DataHeartbeat:
     """Actor to ingest: counts that no DATA has carried yet."""
 
     KIND: ClassVar[str] = "HEARTBEAT"
-    actor_id: int
-    incarnation: int
-    produced: int
-    evicted: int
+    actor_id: Count
+    incarnation: Count
+    produced: Count
+    evicted: Count
+    session: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,16 +196,17 @@ class DataBye:
     """Actor to ingest and back: no more will come; what was produced and is not stored stays unsent."""
 
     KIND: ClassVar[str] = "BYE"
-    actor_id: int
-    incarnation: int
-    produced: int
-    evicted: int
+    actor_id: Count
+    incarnation: Count
+    produced: Count
+    evicted: Count
+    session: str = ""
 
 
 DataToIngest = DataHello | Data | DataHeartbeat | DataBye
 DATA_TO_INGEST = (DataHello, Data, DataHeartbeat, DataBye)
-DataToActor = DataWelcome | Ack | Reject | DataBye
-DATA_TO_ACTOR = (DataWelcome, Ack, Reject, DataBye)
+DataToActor = DataWelcome | Ack | DataLoss | Reject | DataBye
+DATA_TO_ACTOR = (DataWelcome, Ack, DataLoss, Reject, DataBye)
 
 # --------------------------------------------------------------------------------------------- batches, ingest's
 
@@ -194,10 +216,13 @@ class BatchHello:
     """Rank to ingest: I train; what an earlier session of this rank has not consumed returns to the queue."""
 
     KIND: ClassVar[str] = "HELLO"
-    rank: int
-    world: int
-    batch_size: int  # of all ranks together
+    rank: Count
+    world: Count
+    batch_size: Count  # of all ranks together
     token: str
+    incarnation: Count  # WELCOME's; a process that was replaced has a lower one
+    resumed_from: CountOrNone  # the policy version of the checkpoint that it goes on from; -1 without one
+    session: str = ""  # HELLO's token on the control socket
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,12 +238,13 @@ class Get:
     """Rank to ingest: the batch of this step, please. Sent again until it is answered."""
 
     KIND: ClassVar[str] = "GET"
-    rank: int
+    rank: Count
     token: str
-    request: int  # grows by one with every new request
-    learner_step: int
-    consumed: int  # the highest batch id trained on; -1 before the first
-    policy_version: int  # the newest version that the learner knows
+    request: Count  # grows by one with every new request
+    learner_step: Count
+    consumed: CountOrNone  # the highest batch id trained on; -1 before the first
+    received: CountOrNone  # the highest batch id that has come; what was handed out beyond it never arrives
+    policy_version: CountOrNone  # the newest version that the learner knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +252,35 @@ class Consumed:
     """Rank to ingest: this batch and all before it have been trained on."""
 
     KIND: ClassVar[str] = "CONSUMED"
-    rank: int
+    rank: Count
     token: str
-    batch_id: int
-    policy_version: int
+    batch_id: Count
+    policy_version: CountOrNone
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Rank 0 to ingest and back, + JSON {id, cursor, digest} in the answer: what has been trained on up to this version.
+
+    The answer comes once the log holds that all ranks have trained up to it.
+    """
+
+    KIND: ClassVar[str] = "SNAPSHOT"
+    rank: Count
+    token: str
+    learner_step: Count
+    consumed: CountOrNone
+    policy_version: CountOrNone
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Rank 0 to ingest and back: a checkpoint that is whole holds everything that was trained on before the cursor."""
+
+    KIND: ClassVar[str] = "COMMIT"
+    rank: Count
+    token: str
+    cursor: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +288,7 @@ class BatchPending:
     """Ingest to rank: I am here, but there is no batch yet."""
 
     KIND: ClassVar[str] = "HEARTBEAT"
-    request: int
+    request: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +296,7 @@ class FleetStatus:
     """Ingest to rank, + JSON: the fleet's numbers, sent just before each batch."""
 
     KIND: ClassVar[str] = "STATUS"
-    request: int
+    request: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,19 +304,19 @@ class BatchMessage:
     """Ingest to rank, + packed batch."""
 
     KIND: ClassVar[str] = "BATCH"
-    request: int
-    batch_id: int
-    learner_step: int
-    trajectories: int
-    steps: int
-    finals: int
+    request: Count
+    batch_id: Count
+    learner_step: Count
+    trajectories: Count
+    steps: Count
+    finals: Count
     stop: bool
 
 
-BatchToIngest = BatchHello | Get | Consumed | Bye
-BATCH_TO_INGEST = (BatchHello, Get, Consumed, Bye)
-BatchToRank = BatchWelcome | BatchPending | FleetStatus | BatchMessage | Reject | Bye
-BATCH_TO_RANK = (BatchWelcome, BatchPending, FleetStatus, BatchMessage, Reject, Bye)
+BatchToIngest = BatchHello | Get | Consumed | Snapshot | Commit | Bye
+BATCH_TO_INGEST = (BatchHello, Get, Consumed, Snapshot, Commit, Bye)
+BatchToRank = BatchWelcome | BatchPending | FleetStatus | BatchMessage | Snapshot | Commit | Reject | Bye
+BATCH_TO_RANK = (BatchWelcome, BatchPending, FleetStatus, BatchMessage, Snapshot, Commit, Reject, Bye)
 
 # ------------------------------------------------------------------------------------------------ weights, hub's
 
@@ -275,10 +326,11 @@ class WeightsPush:
     """Learner to hub, + the whole buffer: a new version."""
 
     KIND: ClassVar[str] = "WEIGHTS"
-    version: int
+    version: Count
     dtype: str
     digest: str  # hexadecimal
-    pushed_at: float  # seconds since the epoch
+    pushed_at: Seconds  # seconds since the epoch
+    session: str = ""  # HELLO's token on the control socket
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +338,7 @@ class WeightsHeld:
     """Hub to learner: the newest version that the hub holds."""
 
     KIND: ClassVar[str] = "ACK"
-    version: int
+    version: CountOrNone
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,10 +346,10 @@ class WeightsGet:
     """Actor to hub: at most `length` bytes from `offset` on. The hub waits with its answer until it has `newer_than` + 1."""
 
     KIND: ClassVar[str] = "GET"
-    version: int  # the version of a pull under way; -1 takes the newest, from its beginning
-    newer_than: int
-    offset: int
-    length: int
+    version: CountOrNone  # the version of a pull under way; -1 takes the newest, from its beginning
+    newer_than: CountOrNone
+    offset: Count
+    length: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,11 +357,11 @@ class WeightsChunk:
     """Hub to actor, + bytes from `offset` on."""
 
     KIND: ClassVar[str] = "WEIGHTS"
-    version: int
+    version: Count
     dtype: str
     digest: str
-    nbytes: int
-    offset: int
+    nbytes: Count
+    offset: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +369,7 @@ class WeightsApplied:
     """Actor to hub: I have this version, whole and verified."""
 
     KIND: ClassVar[str] = "CONSUMED"
-    version: int
+    version: Count
 
 
 WeightsToHub = WeightsPush | WeightsGet | WeightsApplied

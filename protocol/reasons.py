@@ -14,7 +14,7 @@ BAD_MESSAGE = {
     "header_fields": "a header has exactly the fields of its message, each of its type",
     "payload_json": "this payload is one JSON object of at most 4 MB",
     "payload_length": "a payload is exactly as long as its header says",
-    "unknown_session": "the sender said HELLO before",
+    "unknown_session": "the sender is in the run and said HELLO before",
     "sequence": "a block lies wholly before or wholly after the last stored sequence number",
     "schema": "the schema is well formed and the run's own",
 }
@@ -28,7 +28,9 @@ BAD_TRAJECTORY = {
     "action_range": "an action is one of its factor's choices",
     "reward_bound": "a reward lies within replay.max_abs_reward",
     "version_range": "the policy version exists: from 0 to the newest",
-    "final_index": "each final observation belongs to a step of the block",
+    "final_index": "each step that was cut, and not terminated, has one final observation, and no other step has any",
+    "behaviour": "the behaviour policy is a distribution under which the action taken was likely enough to be drawn",
+    "episodes": "an episode that ended has a length from 1 on",
 }
 """Codes of trajectories that are well formed and yet cannot be trained on."""
 
@@ -37,6 +39,14 @@ BAD_WEIGHTS = {
     "weights_layout": "weights fit the network that receives them",
 }
 """Codes of weights."""
+
+UNAUTHORISED = {
+    "unknown_key": "a connection shows a key that is trusted",
+    "revoked": "a message comes from a key that is trusted still",
+    "role": "a key speaks as its own role",
+    "identity": "a process speaks as itself: with the session that the hub knows, from the key that it joined with",
+}
+"""Codes of connections and messages of those who may not."""
 
 REFUSALS = {
     "config": "the joining process has the run's environment and agent settings",
@@ -51,5 +61,5 @@ REFUSALS = {
 }
 """Codes of processes and requests that are turned away, with what holds for every one let in."""
 
-REJECTED_REASONS = (*BAD_MESSAGE, *BAD_TRAJECTORY, *BAD_WEIGHTS)
+REJECTED_REASONS = (*BAD_MESSAGE, *UNAUTHORISED, *BAD_TRAJECTORY, *BAD_WEIGHTS)
 """The closed set of the `reason` label."""

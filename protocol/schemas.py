@@ -7,11 +7,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any
+
+import numpy as np
 
 from protocol.codec import names_in
 from protocol.errors import WireError
-from protocol.spaces import Spaces
+from protocol.spaces import ActionSpace, ObservationSpace, Spaces
 from protocol.trajectory import BlockSize, Field, Schema
 
 DTYPES = ("bool", "uint8", "int8", "uint16", "int16", "int32", "int64", "float16", "float32", "float64")
@@ -19,6 +22,11 @@ DTYPES = ("bool", "uint8", "int8", "uint16", "int16", "int32", "int64", "float16
 
 MAX_ROW_BYTES = 2**30
 """A step of a trajectory that would be larger than this is a mistake or an attack."""
+
+MAX_FACTORS = 1024
+MAX_FEATURES = 256
+MAX_CATEGORIES = 2**16
+MAX_STATISTICS = 1024
 
 EPISODE_FIELDS = ("episode_return", "episode_length", "episode_statistics")
 
@@ -89,7 +97,7 @@ class RunSchema:
         core_state_size = values.get("core_state_size")
         if type(core_state_size) is not int or core_state_size < 0:
             raise WireError("schema", f"expected core_state_size, an integer from 0, got {str(core_state_size)[:40]}")
-        described = RunSchema(read_spaces(values.get("spaces")), core_state_size, tuple(names_in(values, "episode_statistics")))
+        described = RunSchema(read_spaces(values.get("spaces")), core_state_size, read_statistics(values))
         if described.row_bytes(1) > MAX_ROW_BYTES:
             raise WireError("schema", f"one step of a trajectory would have {described.row_bytes(1)} bytes")
         return described
@@ -109,9 +117,55 @@ def read_spaces(values: Any) -> Spaces:
     """
     try:
         spaces = Spaces.from_dict(values)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WireError("schema", f"spaces: {type(error).__name__}: {str(error)[:100]}") from None
-    numbers = (*spaces.observation.shape, *spaces.action.sizes)
-    if spaces.observation.dtype not in DTYPES or not all(type(n) is int and 0 <= n < 2**31 for n in numbers):
-        raise WireError("schema", f"spaces have dtype {spaces.observation.dtype[:20]!r} and sizes {str(numbers)[:60]}")
+    problem = _problem_of_observation(spaces.observation) or _problem_of_action(spaces.action)
+    if problem:
+        raise WireError("schema", f"spaces: {problem}")
     return spaces
+
+
+def _problem_of_observation(space: ObservationSpace) -> str | None:
+    """What is wrong with it; a type may be any that JSON has."""
+    if space.dtype not in DTYPES:
+        return f"expected a dtype of {', '.join(DTYPES)}, got {str(space.dtype)[:20]!r}"
+    if not all(_within(n, 0, 2**31) for n in space.shape) or prod(space.shape) * np.dtype(space.dtype).itemsize > MAX_ROW_BYTES:
+        return f"expected a shape of at most {MAX_ROW_BYTES} bytes, got {str(space.shape)[:60]}"
+    return _problem_of_tokens(space)
+
+
+def _problem_of_tokens(space: ObservationSpace) -> str | None:
+    scales, categorical = space.feature_scales, space.categorical_features
+    if len(scales) > MAX_FEATURES or not all(type(scale) in (int, float) for scale in scales):
+        return f"expected at most {MAX_FEATURES} feature_scales, each a number"
+    if not all(_within(feature, 0, len(scales)) for feature in categorical) or len(set(categorical)) != len(categorical):
+        return "expected categorical_features to name features, each once"
+    if not _within(space.num_categories, 0, MAX_CATEGORIES):
+        return f"expected num_categories below {MAX_CATEGORIES}"
+    if len(space.window) != 2 or not all(_within(side, 1, 17) for side in space.window):  # noqa: PLR2004 -- rows and columns
+        return "expected window to be two numbers from 1 to 16"
+    return None
+
+
+def _problem_of_action(space: ActionSpace) -> str | None:
+    if len(space.sizes) > MAX_FACTORS or not all(_within(size, 1, 2**31) for size in space.sizes):
+        return f"expected at most {MAX_FACTORS} factors of 1 to 2**31 - 1 choices, got {str(space.sizes)[:60]}"
+    if space.num_logits > MAX_ROW_BYTES // np.dtype(np.float32).itemsize or type(space.factored) is not bool:
+        return f"expected at most {MAX_ROW_BYTES} bytes of logits, and factored to be true or false"
+    return None
+
+
+def _within(value: Any, low: int, high: int) -> bool:
+    return type(value) is int and low <= value < high
+
+
+def read_statistics(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of an environment's own numbers out of a JSON object.
+
+    Raises:
+        WireError: `payload_json` if they are no list of names, `schema` if there are too many, or one comes twice.
+    """
+    names = tuple(names_in(values, "episode_statistics"))
+    if len(names) > MAX_STATISTICS or len(set(names)) != len(names) or not all(map(str.isprintable, names)):
+        raise WireError("schema", f"expected at most {MAX_STATISTICS} printable episode_statistics, each once")
+    return names

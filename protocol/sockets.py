@@ -15,8 +15,11 @@ from typing import Any
 
 import zmq
 
+from protocol.auth import ANYBODY, REVOKED, User
 from protocol.codec import Frames
 from protocol.errors import UserError
+from protocol.gate import Gate
+from protocol.keys import ClientKeys
 
 COPY_BELOW_BYTES = 64 * 1024
 """Smaller payloads are copied into libzmq's own memory, which is cheaper than tracking them."""
@@ -26,6 +29,7 @@ HANDSHAKE_MS = 5_000
 RECONNECT_MS, RECONNECT_MAX_MS = 100, 10_000
 BACKLOG = 4096
 WILDCARDS = ("0.0.0.0", "[::]", "*")
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "*": "127.0.0.1"}
 
 
 def _common(socket: zmq.Socket[bytes], max_message_bytes: int) -> None:
@@ -36,17 +40,27 @@ def _common(socket: zmq.Socket[bytes], max_message_bytes: int) -> None:
     socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
 
 
+def use_keys(socket: zmq.Socket[bytes], keys: ClientKeys | None) -> None:
+    """Have a client's socket show its key and take no other server's than the one whose key it knows."""
+    if keys is not None:
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+        socket.setsockopt(zmq.CURVE_SERVERKEY, keys.server)
+
+
 class ClientSocket:
     """A DEALER that connects. Sending never blocks: what cannot leave now waits in an outbox.
 
     Args:
         address: where the server is bound.
         max_message_bytes: a frame longer than this ends the connection; -1 for no limit.
+        keys: what the server asks for; None for a server without keys.
     """
 
-    def __init__(self, address: str, *, max_message_bytes: int = -1) -> None:
+    def __init__(self, address: str, *, max_message_bytes: int = -1, keys: ClientKeys | None = None) -> None:
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         _common(self._socket, max_message_bytes)
+        use_keys(self._socket, keys)
         self._socket.setsockopt(zmq.IPV6, 1)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS + random.randrange(RECONNECT_MS))
@@ -104,11 +118,17 @@ class ServerSocket:
     Args:
         context: the process's context.
         max_message_bytes: a frame longer than this ends its sender's connection; -1 for no limit.
+        gate: who may connect; None lets everybody in.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], *, max_message_bytes: int = -1) -> None:
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], *, max_message_bytes: int = -1, gate: Gate | None = None
+    ) -> None:
         self._socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+        self._gate = gate
         _common(self._socket, max_message_bytes)
+        if gate is not None:
+            gate.secure(self._socket)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.BACKLOG, BACKLOG)
         self.dropped = 0
@@ -131,22 +151,32 @@ class ServerSocket:
             raise UserError(f"cannot listen on {address}: {error.strerror}; choose another --listen address") from None
         return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def send(self, route: bytes, message: Frames) -> None:
-        """Send one message, or drop and count it."""
+    def send(self, route: bytes, message: Frames) -> bool:
+        """Send one message, or drop and count it; False if that connection is gone."""
         try:
             self._socket.send(route, zmq.NOBLOCK | zmq.SNDMORE)
             _send(self._socket, message)
-        except zmq.ZMQError:  # gone (EHOSTUNREACH) or behind its mark (EAGAIN)
+        except zmq.ZMQError as error:  # gone (EHOSTUNREACH) or behind its mark (EAGAIN)
             self.dropped += 1
+            return error.errno == zmq.EAGAIN
+        return True
 
-    def receive(self, limit: int) -> Iterator[tuple[bytes, list[Any]]]:
-        """At most `limit` messages that have come: the peer's route and the frames."""
+    def receive(self, limit: int) -> Iterator[tuple[bytes, User, list[Any]]]:
+        """At most `limit` messages that have come: the peer's route, whose key it has shown, and the frames."""
         try:
             for _ in range(limit):
                 route, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-                yield route.bytes, [frame.buffer for frame in frames]
+                yield route.bytes, self._user_of(route), [frame.buffer for frame in frames]
         except zmq.Again:
             return
+
+    def _user_of(self, frame: zmq.Frame) -> User:
+        if self._gate is None:
+            return ANYBODY
+        try:
+            return self._gate.trusted.user(str(frame.get("User-Id")))
+        except zmq.ZMQError:  # no key came with it, which a gate does not let happen
+            return REVOKED
 
     def close(self) -> None:
         """Close at once; an ipc socket's file goes with it."""
@@ -165,6 +195,12 @@ def reachable(url: str, known: str) -> str:
     if scheme != "tcp" or host not in WILDCARDS:
         return url
     return f"tcp://{known.partition('://')[2].rpartition(':')[0]}:{port}"
+
+
+def reachable_here(url: str) -> str:
+    """A bound address as a client on the same machine can use it."""
+    host = url.removeprefix("tcp://").rpartition(":")[0]
+    return url.replace(host, LOOPBACK[host], 1) if url.startswith("tcp://") and host in LOOPBACK else url
 
 
 def _send(socket: zmq.Socket[bytes], message: Frames) -> None:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from protocol import messages
 from protocol.codec import Buffer, Frames, decode, encode, to_json
+from protocol.errors import WireError
 from protocol.schemas import RunSchema
 from protocol.timing import ANSWER_WITHIN_S, HEARTBEAT_EVERY_S, LOST_AFTER_S, RETRY_EVERY_S
 from protocol.trajectory import BlockSize, TrajectoryBlock
@@ -50,11 +51,15 @@ class TrajectorySenderPeer:
         produced: trajectories offered so far.
         evicted: trajectories dropped unsent so far.
         newest_version: the newest policy version ingest has told of; -1 before the first word.
+        forgotten: trajectories that a server acknowledged before it died, and that its successor does not hold.
         refusal: why ingest has turned this actor away, as (reason, detail); None while it has not.
         said_goodbye: whether ingest has answered the BYE.
     """
 
-    def __init__(self, *, actor_id: int, incarnation: int, schema: RunSchema, rows: int, when_full: WhenFull) -> None:
+    def __init__(
+        self, *, actor_id: int, incarnation: int, schema: RunSchema, rows: int, when_full: WhenFull, session: str = ""
+    ) -> None:
+        self._session = session
         self._actor_id, self._incarnation = actor_id, incarnation
         self._schema, self._rows = schema, rows
         self._drops = when_full == "drop_oldest"
@@ -66,13 +71,16 @@ class TrajectorySenderPeer:
         self._acknowledged = 0  # the next one that ingest expects
         self._limit = 0  # the first one that credit does not cover
         self._row_bytes = 0  # 0 until WELCOME
+        self._server: int | None = None  # the ingest process that answers
+        self._past_servers: set[int] = set()
+        self._greets = False  # a HELLO is due to an ingest process that does not know this actor yet
         self._serial = -1
         self._hello_at = -float("inf")
         self._asked_at: float | None = None  # when the first question was put that has not been answered
         self._progress_at = self._heard_at = 0.0
         self._reported, self._reported_at = (0, 0), 0.0
         self._leaving = False
-        self.produced = self.evicted = 0
+        self.produced = self.evicted = self.forgotten = 0
         self.newest_version = -1
         self.refusal: tuple[str, str] | None = None
         self.said_goodbye = False
@@ -85,8 +93,11 @@ class TrajectorySenderPeer:
     @property
     def ready(self) -> bool:
         """Whether one more block may be offered and sent at once; with `drop_oldest`, whether ingest has answered at all."""
-        if self._drops:
-            return self.welcomed
+        return self.welcomed if self._drops else self._may_send
+
+    @property
+    def _may_send(self) -> bool:
+        """Whether credit covers one more block than there are."""
         wanted = self._sequence + sum(kept.rows for kept in self._waiting) + self._rows
         return self.welcomed and wanted <= self._limit
 
@@ -110,6 +121,10 @@ class TrajectorySenderPeer:
         if self._drops and len(self._waiting) > MAX_WAITING:
             self.evicted += self._waiting.popleft().rows
 
+    def greet(self) -> None:
+        """Say HELLO as soon as may be: the server may have been replaced."""
+        self._greets, self._hello_at = True, -float("inf")
+
     def leave(self) -> None:
         """Say goodbye from now on; nothing else is sent any more."""
         self._leaving, self._hello_at = True, -float("inf")
@@ -122,25 +137,48 @@ class TrajectorySenderPeer:
         """
         message: messages.DataToActor = decode(header, messages.DATA_TO_ACTOR)
         if isinstance(message, messages.Reject):
-            self.refusal = (message.reason, message.detail)
+            self._turn_away(message)
         elif message.incarnation != self._incarnation:
             return
         elif isinstance(message, messages.DataBye):
             self.said_goodbye = True
+        elif isinstance(message, messages.DataLoss):
+            if message.next == self._acknowledged:
+                self.forgotten += message.next - message.first
         else:
             self._take_word(message, now)
 
+    def _turn_away(self, message: messages.Reject) -> None:
+        """Leave, or say HELLO again to an ingest that was replaced and knows nothing of this session."""
+        if message.reason != "forgotten":
+            self.refusal = (message.reason, message.detail)
+        elif self.welcomed:
+            self._row_bytes, self._limit, self._hello_at = 0, 0, -float("inf")
+
+    def _of_this_server(self, message: messages.DataWelcome | messages.Ack) -> bool:
+        """Whether a word is the present ingest process's; its successor is greeted first, and answers with a WELCOME."""
+        if message.server == self._server:
+            return True
+        if message.server in self._past_servers:
+            return False
+        if not isinstance(message, messages.DataWelcome):
+            self._greets = True
+            return False
+        if self._server is not None:
+            self._past_servers.add(self._server)
+        self._server, self._serial = message.server, -1
+        return True
+
     def _take_word(self, message: messages.DataWelcome | messages.Ack, now: float) -> None:
+        if message.next > self._sequence or message.next % self._rows:
+            raise WireError("sequence", f"expected blocks of {self._rows} below {self._sequence}, got {message.next}")
         self._heard_at, self._asked_at = now, None
         self.newest_version = max(self.newest_version, message.version)
-        if message.serial <= self._serial:
+        if not self._of_this_server(message) or message.serial <= self._serial or message.next < self._acknowledged:
             return
         self._serial = message.serial
-        if message.next < self._acknowledged:
-            self.refusal = ("forgotten", f"ingest expects {message.next} after it acknowledged {self._acknowledged}")
-            return
         if isinstance(message, messages.DataWelcome):
-            self._row_bytes = max(1, message.row_bytes)
+            self._row_bytes, self._greets = max(1, message.row_bytes), False
         if message.next > self._acknowledged:
             self._progress_at = now
         self._release(message.next)
@@ -175,20 +213,29 @@ class TrajectorySenderPeer:
         if self.said_goodbye or now - self._hello_at < RETRY_EVERY_S:
             return []
         self._hello_at = now
-        return [encode(messages.DataBye(self._actor_id, self._incarnation, self.produced, self.evicted))]
+        return [encode(messages.DataBye(self._actor_id, self._incarnation, self.produced, self.evicted, self._session))]
 
     def _hello_due(self, now: float) -> bool:
         """Before WELCOME every second; later when an answer is overdue, which brings both ends back into step."""
-        if not self.welcomed:
+        if not self.welcomed or self._greets:
             return now - self._hello_at >= RETRY_EVERY_S
         overdue = self._in_flight and now - self._progress_at >= ANSWER_WITHIN_S
-        silent = not self.ready and now - self._heard_at >= ANSWER_WITHIN_S
+        silent = not self._may_send and now - self._heard_at >= ANSWER_WITHIN_S
         return bool(overdue or silent) and now - self._hello_at >= ANSWER_WITHIN_S
 
     def _hello(self, now: float) -> messages.DataHello:
         self._hello_at = now
         self._asked_at = now if self._asked_at is None else self._asked_at
-        return messages.DataHello(self._actor_id, self._incarnation, self._rows, self._schema.identity)
+        return messages.DataHello(
+            self._actor_id,
+            self._incarnation,
+            self._rows,
+            self._schema.identity,
+            self._acknowledged,
+            self.produced,
+            self.evicted,
+            self._session,
+        )
 
     def _blocks(self, now: float) -> list[Frames]:
         """Blocks under credit: first those to be sent again, then new ones."""
@@ -224,6 +271,7 @@ class TrajectorySenderPeer:
             self.produced,
             self.evicted,
             kept.counters,
+            self._session,
         )
 
     def _counts(self, now: float) -> list[Frames]:
@@ -232,4 +280,4 @@ class TrajectorySenderPeer:
         if counts == self._reported or now - self._reported_at < HEARTBEAT_EVERY_S:
             return []
         self._reported, self._reported_at = counts, now
-        return [encode(messages.DataHeartbeat(self._actor_id, self._incarnation, *counts))]
+        return [encode(messages.DataHeartbeat(self._actor_id, self._incarnation, *counts, self._session))]

@@ -18,7 +18,7 @@ class TrajectorySender:
 
     Args:
         address: `welcome.endpoints["data"]`.
-        welcome: what the hub said; gives actor id, incarnation and spaces.
+        welcome: what the hub said; gives actor id, incarnation, spaces, session and keys.
         schema: the run's schema, `Schema.of` the welcome's spaces.
         rows: trajectories in each block, the same in all.
         when_full: `block` keeps every block; `drop_oldest` lets the oldest unsent one go when 16 wait, and counts it.
@@ -32,8 +32,9 @@ class TrajectorySender:
             schema=RunSchema.of(welcome.spaces, schema),
             rows=rows,
             when_full=when_full,
+            session=welcome.session,
         )
-        self._line = Line(address, self._peer, max_message_bytes=HEADERS_ONLY_BYTES)
+        self._line = Line(address, self._peer, max_message_bytes=HEADERS_ONLY_BYTES, keys=welcome.keys)
 
     @property
     def produced(self) -> int:
@@ -49,6 +50,11 @@ class TrajectorySender:
     def newest_version(self) -> int:
         """The newest policy version that ingest has told of, -1 before the first; give it to WeightsReceiver.poll."""
         return self._peer.newest_version
+
+    @property
+    def forgotten(self) -> int:
+        """Trajectories that were acknowledged by a server that died, and that its successor does not hold."""
+        return self._peer.forgotten
 
     @property
     def unacknowledged(self) -> int:
@@ -74,6 +80,10 @@ class TrajectorySender:
         """
         self._peer.offer(block)
         self.pump()
+
+    def greet(self) -> None:
+        """Say HELLO once more. Call it when the hub was replaced: so was ingest, and it knows of no credit."""
+        self._peer.greet()
 
     def pump(self) -> None:
         """Take in acknowledgements and send what may be sent. Cheap; call it between env steps. Errors as `wait_ready`."""

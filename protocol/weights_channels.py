@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 
+from protocol.control_peer import Welcome
 from protocol.errors import PeerLostError
+from protocol.keys import ClientKeys
 from protocol.line import HEADERS_ONLY_BYTES, Line, raise_if_refused
 from protocol.weights import Layout, Weights
 from protocol.weights_peer import CHUNK_BYTES, PublisherPeer, ReceiverPeer
@@ -16,11 +18,12 @@ class WeightsReceiver:
     Args:
         address: `welcome.endpoints["weights"]`.
         layout: the network's layout; weights that do not fit it are refused.
+        keys: `welcome.keys`.
     """
 
-    def __init__(self, address: str, *, layout: Layout) -> None:
+    def __init__(self, address: str, *, layout: Layout, keys: ClientKeys | None = None) -> None:
         self._peer = ReceiverPeer(layout)
-        self._line = Line(address, self._peer, max_message_bytes=CHUNK_BYTES)
+        self._line = Line(address, self._peer, max_message_bytes=CHUNK_BYTES, keys=keys)
 
     def poll(self, newest_version: int, timeout_s: float = 0.0) -> Weights | None:
         """The newest weights if they are newer than the last ones returned, whole and verified; else None.
@@ -58,19 +61,26 @@ class WeightsPublisher:
 
     Args:
         address: `welcome.endpoints["weights"]`.
+        welcome: what the hub said; gives session and keys.
     """
 
-    def __init__(self, address: str) -> None:
-        self._peer = PublisherPeer()
-        self._line = Line(address, self._peer, max_message_bytes=HEADERS_ONLY_BYTES)
+    def __init__(self, address: str, *, welcome: Welcome) -> None:
+        self._peer = PublisherPeer(welcome.session)
+        self._line = Line(address, self._peer, max_message_bytes=HEADERS_ONLY_BYTES, keys=welcome.keys)
 
     def push(self, weights: Weights) -> None:
         """Hand one version to the I/O thread and return; a version that could not leave yet is replaced by a newer one.
 
         Raises:
-            JoinRefusedError: if the hub refused an earlier version: its bytes were torn.
+            JoinRefusedError: if the hub refused an earlier version: its bytes were torn, or another learner has taken over.
         """
         self._peer.push(weights, time.time())
+        self._line.turn()
+        raise_if_refused(self._peer.refusal, "the hub")
+
+    def push_again(self) -> None:
+        """Hand the newest version to a hub that was replaced. Errors as `push`."""
+        self._peer.push_again()
         self._line.turn()
         raise_if_refused(self._peer.refusal, "the hub")
 

@@ -15,8 +15,6 @@ CHUNK_BYTES = 256 * 1024
 """What one WEIGHTS message to an actor carries at most."""
 WINDOW_BYTES = 4 * CHUNK_BYTES
 """The credit of a pull: what may be asked for and not yet be here."""
-MAX_WEIGHTS_BYTES = 8 * 2**30
-"""A pull of more than this is a mistake."""
 MAX_PUSHED = 2
 """Versions that may be on their way to the hub; a further one waits, and is replaced by newer ones."""
 
@@ -57,10 +55,12 @@ class PublisherPeer:
         refusal: why the hub refused a version, as (reason, detail).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, session: str = "") -> None:
+        self._session = session
         self._pushed: deque[tuple[Weights, float]] = deque()  # on their way, with the time of sending
         self._waiting: tuple[Weights, float] | None = None
         self._newest = -1
+        self._latest: Weights | None = None
         self.held = -1
         self.refusal: tuple[str, str] | None = None
 
@@ -69,6 +69,13 @@ class PublisherPeer:
         """Whether the hub holds the last version pushed."""
         return self.held >= self._newest
 
+    def push_again(self) -> None:
+        """Push the newest version once more, to a hub that was replaced."""
+        if self._latest is not None:
+            self.held = -1
+            self._pushed.clear()
+            self._waiting = (self._latest, 0.0)
+
     def push(self, weights: Weights, wall: float) -> None:
         """Queue a version; one that still waits is replaced.
 
@@ -76,7 +83,7 @@ class PublisherPeer:
             weights: the version.
             wall: seconds since the epoch, for oatmill_weights_publish_seconds.
         """
-        self._newest, self._waiting = weights.version, (weights, wall)
+        self._newest, self._waiting, self._latest = weights.version, (weights, wall), weights
 
     def receive(self, header: Buffer, _payload: Buffer, _now: float) -> None:
         """Take in one message.
@@ -86,7 +93,9 @@ class PublisherPeer:
         """
         message: messages.WeightsToClient = decode(header, messages.WEIGHTS_TO_CLIENT)
         if isinstance(message, messages.Reject):
-            self.refusal = (message.reason, message.detail)
+            # A hub that was replaced knows no learner until the control socket has joined it; what was pushed is sent again.
+            if message.reason != "unknown_session":
+                self.refusal = (message.reason, message.detail)
         elif isinstance(message, messages.WeightsHeld):
             self.held = max(self.held, message.version)
             while self._pushed and self._pushed[0][0].version <= self.held:
@@ -102,7 +111,7 @@ class PublisherPeer:
             return []
         (weights, wall), self._waiting = self._waiting, None
         self._pushed.append((weights, now))
-        header = messages.WeightsPush(weights.version, weights.dtype, weights.digest.hex(), wall)
+        header = messages.WeightsPush(weights.version, weights.dtype, weights.digest.hex(), wall, self._session)
         return [encode(header, weights.buffer)]
 
 
@@ -179,8 +188,9 @@ class ReceiverPeer:
         if chunk.version <= self.version:
             return
         if self._head is None or self._head.version != chunk.version:
-            if chunk.offset != 0 or not 0 <= chunk.nbytes <= MAX_WEIGHTS_BYTES:
+            if chunk.offset != 0:
                 return
+            self._check_head(chunk)
             self._head, self._buffer = chunk, bytearray(chunk.nbytes)
             self._received, self._asked = 0, min(WINDOW_BYTES, chunk.nbytes)
         length = memoryview(payload).nbytes
@@ -192,13 +202,17 @@ class ReceiverPeer:
         if self._received == self._head.nbytes:
             self._finish(self._head)
 
+    def _check_head(self, head: messages.WeightsChunk) -> None:
+        """Whether it begins this network's weights; memory is only made for those."""
+        weights_digest(head.digest)
+        expected = sum(prod(shape) for _, shape in self._layout) * ITEM_BYTES[weights_dtype(head.dtype)]
+        if head.nbytes != expected:
+            raise WireError("weights_layout", f"expected {expected} bytes for this network, got {head.nbytes}")
+
     def _finish(self, head: messages.WeightsChunk) -> None:
         weights = Weights(head.version, bytes(self._buffer), weights_dtype(head.dtype), weights_digest(head.digest))
         self._restart()
         self._buffer = bytearray()
         weights.verify()
-        expected = sum(prod(shape) for _, shape in self._layout) * ITEM_BYTES[weights.dtype]
-        if head.nbytes != expected:
-            raise WireError("weights_layout", f"expected {expected} bytes for this network, got {head.nbytes}")
         self._taken, self.version = weights, weights.version
         self._outgoing.append(encode(messages.WeightsApplied(weights.version)))

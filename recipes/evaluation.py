@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from actors.environment import Environment, Episode, Step, first_observations, make_environment
+from actors.settings import EnvSettings
 from agent.loading import LoadedAgent, load
-from protocol.errors import OatmillError, RunError, UserError, one_line
+from protocol.errors import OatmillError, RunError, SettingsError, UserError, one_line
 from protocol.joining import flatten_settings
 from protocol.trajectory import Array
 from recipes.baselines import random_return
-from recipes.settings import read_config
+from recipes.settings import RunSettings
 
+LATEST = "latest"
 MAX_STEPS = 100_000
 """An episode that has not ended after so many steps never will."""
 
@@ -59,7 +61,7 @@ def evaluate_checkpoint(path: Path, *, episodes: int, deterministic: bool, seed:
     """Play episodes one after another, so that short ones count no more than long ones.
 
     Args:
-        path: a `step-N` folder within its run's folder, or a run's folder, whose newest checkpoint is taken.
+        path: a checkpoint's folder, wherever it lies, or a run's folder, whose newest checkpoint is taken.
         episodes: how many.
         deterministic: take the likeliest action instead of drawing one.
         seed: of environment and actions.
@@ -68,9 +70,9 @@ def evaluate_checkpoint(path: Path, *, episodes: int, deterministic: bool, seed:
         UserError: if there is no such checkpoint, or it does not fit the environment.
         RunError: if the environment fails, or an episode does not end.
     """
-    checkpoint, config = find_checkpoint(path)
-    env = read_config(config).env
+    checkpoint = find_checkpoint(path)
     agent = load(checkpoint, seed=seed)
+    env = environment_of(agent, checkpoint)
     environment = make_environment(env, copies=1, seed=seed)
     started = time.monotonic()
     try:
@@ -93,24 +95,29 @@ def evaluate_checkpoint(path: Path, *, episodes: int, deterministic: bool, seed:
     )
 
 
-def find_checkpoint(path: Path) -> tuple[Path, Path]:
-    """A checkpoint's folder and its run's config.yaml.
+def find_checkpoint(path: Path) -> Path:
+    """A checkpoint's folder, where a run's folder stands for its newest one.
 
     Raises:
         UserError: if there is none.
     """
     if (path / "config.yaml").is_file():
-        return (path / "checkpoints" / "latest").resolve(), path / "config.yaml"
-    checkpoint = path.resolve()
-    config = checkpoint.parent.parent / "config.yaml"
-    if not checkpoint.is_dir():
+        return (path / "checkpoints" / LATEST).resolve()
+    if not path.is_dir():
         raise UserError(f"{path} is not a checkpoint: expected a folder, such as runs/latest/checkpoints/latest or runs/latest")
-    if not config.is_file():
-        raise UserError(
-            f"{path} is not a checkpoint within a run's folder: expected its environment in {config}; name a step-N folder of "
-            "a run's checkpoints, or the run's folder"
-        )
-    return checkpoint, config
+    return path.resolve()
+
+
+def environment_of(agent: LoadedAgent, checkpoint: Path) -> EnvSettings:
+    """The settings of the environment that a checkpoint was trained in, which it carries along.
+
+    Raises:
+        UserError: if it has none, or they are no environment's.
+    """
+    try:
+        return RunSettings.of(agent.manifest["settings"]).env
+    except (KeyError, TypeError, SettingsError) as error:
+        raise UserError(f"{checkpoint} does not say which environment it was trained in: {one_line(error)}") from None
 
 
 def check_fit(agent: LoadedAgent, environment: Environment, checkpoint: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from protocol.channels import ControlClient
 from protocol.errors import PeerLostError
+from protocol.keys import client_keys
 
 ANSWER_S = 2.0
 """How long one question may take; the hub answers within milliseconds."""
@@ -18,15 +20,20 @@ class HubLine:
 
     Args:
         address: the hub's control address.
+        keys: the folder of the operator's keys, or the one that holds it; None for a run without keys.
+        role: whose keys they are: a learner's key may stop a run too, for it knows when the budget is spent.
+
+    Raises:
+        UserError: if there are no good keys.
     """
 
-    def __init__(self, address: str) -> None:
-        self._client = ControlClient(address, role="operator", description={})
+    def __init__(self, address: str, keys: Path | None = None, *, role: str = "operator") -> None:
+        self._client = ControlClient(address, role="operator", description={}, keys=client_keys(keys, role))
 
-    def status(self) -> Mapping[str, Any] | None:
-        """How the run stands; None if the hub has not answered in time."""
+    def status(self, *, unless: Callable[[], bool] = lambda: False) -> Mapping[str, Any] | None:
+        """How the run stands; None if the hub has not answered in time, or `unless` has come true."""
         try:
-            return self._client.request("status", {}, timeout_s=ANSWER_S)
+            return self._client.request("status", {}, timeout_s=ANSWER_S, unless=unless)
         except PeerLostError:
             return None
 
@@ -52,9 +59,9 @@ class HubLine:
 
 
 @contextlib.contextmanager
-def hub_line(address: str) -> Iterator[HubLine]:
-    """A line that is closed at the end."""
-    line = HubLine(address)
+def hub_line(address: str, keys: Path | None = None, *, role: str = "operator") -> Iterator[HubLine]:
+    """A line that is closed at the end. Arguments and errors as HubLine."""
+    line = HubLine(address, keys, role=role)
     try:
         yield line
     finally:

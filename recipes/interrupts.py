@@ -14,12 +14,20 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _Handler = Callable[[int, FrameType | None], object] | int | None
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came.
+
+    A class of its own because CPython ends a `python -m` process by SIGINT, whatever it returns, once a KeyboardInterrupt of
+    exactly that class has passed through an `exec` of text, and every dataclass that is made while torch is imported is one.
+    """
+
+
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """While entered, SIGTERM raises KeyboardInterrupt as Ctrl-C does, so that what was begun is taken back on the way out."""
+    """While entered, SIGTERM raises a KeyboardInterrupt as Ctrl-C does, so that what was begun is taken back on the way out."""
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        raise Terminated
 
     if threading.current_thread() is not threading.main_thread():
         yield

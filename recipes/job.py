@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from recipes.listening import Listening
@@ -25,6 +26,7 @@ class Job:
         identity: what run.json says beside endpoints and processes.
         resume: whether the learner goes on from its newest checkpoint.
         log_level: of all roles.
+        keys: the folder of all roles' keys; None for a run without.
     """
 
     settings: RunSettings
@@ -35,6 +37,7 @@ class Job:
     identity: Mapping[str, Any] = field(default_factory=dict)
     resume: bool = False
     log_level: str = "info"
+    keys: Path | None = None
 
 
 @dataclass

@@ -6,9 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+LAST = 100
+"""The last whole line is looked for among so many."""
+TAIL_BYTES = 2**20
+"""And in no more than this, for a long run's file is read again and again."""
+
 
 class JsonLines:
-    """Reads what is added to a file from now on, whole lines only.
+    """Reads what is added to a file from now on: whole lines only, and none that a full disk has cut off.
 
     Args:
         path: the file; it need not exist yet.
@@ -31,14 +36,36 @@ class JsonLines:
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
         self._offset += len(whole)
-        lines = [json.loads(line) for line in whole.splitlines()]
+        lines = [line for text in whole.splitlines() if (line := _parsed(text)) is not None]
         self.count += len(lines)
         return lines
 
 
 def last_line(path: Path) -> dict[str, Any] | None:
     """The last whole line of a file; None if there is none."""
+    lines = last_lines(path, 1)
+    return lines[-1] if lines else None
+
+
+def last_lines(path: Path, count: int) -> list[dict[str, Any]]:
+    """The last whole lines of a file, the oldest first; fewer where there are fewer.
+
+    Args:
+        path: the file; it need not exist.
+        count: how many, above 0.
+    """
     if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        content = file.read()
+    lines = [line for text in content.splitlines()[-LAST:] if (line := _parsed(text)) is not None]
+    return lines[-count:]
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
         return None
-    lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-    return json.loads(lines[-1]) if lines else None
+    return line if isinstance(line, dict) else None

@@ -85,6 +85,7 @@ class Run:
         insecure: bool = False,
         observer: Observer | None = None,
         log_level: str = "info",
+        keys: str | Path | None = None,
     ) -> RunResult:
         """Train to the end of the budget, with a replay server, actors and a learner as processes of this machine.
 
@@ -95,6 +96,7 @@ class Run:
             insecure: listen beyond this machine although nobody is asked for a key.
             observer: is told of progress; None writes lines to standard error.
             log_level: of all processes' logs.
+            keys: the folder that `oatmill keygen` has made; everybody who connects is asked for a key.
 
         Returns:
             The fields of summary.json.
@@ -113,5 +115,6 @@ class Run:
             insecure=insecure,
             observer=observer,
             log_level=log_level,
+            keys=None if keys is None else Path(keys).absolute(),
         )
         return train_here(self.settings, recipe=self.recipe, preset=self.preset, options=options)

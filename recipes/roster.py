@@ -28,34 +28,42 @@ class Roster:
         """The server between actors and learner."""
         job = self._job
         command = replay_command(
-            job.folder.config, job.folder.path, listen=job.addresses.listen, insecure=job.insecure, log_level=job.log_level
+            job.folder.config,
+            job.folder.path,
+            listen=job.addresses.listen,
+            insecure=job.insecure,
+            log_level=job.log_level,
+            keys=job.keys,
         )
         return self._child("replay", 0, command, threads=1)
 
-    def start_learner(self) -> Child:
-        """The learner: its one rank, or torchrun with all of them."""
+    def start_learner(self, resume: bool) -> Child:  # noqa: FBT001  (what LearnerPost asks)
+        """The learner: its one rank, or torchrun with all of them; from its newest checkpoint or anew."""
         job, trainer = self._job, self._job.settings.trainer
         command = learner_command(
             job.folder.config,
             job.folder.path,
             address=job.addresses.control,
             ranks=trainer.learners,
-            resume=job.resume,
+            resume=resume,
             log_level=job.log_level,
+            keys=job.keys,
         )
         return self._child("learner", 0, command, threads=trainer.threads)
 
     def start_actor(self, number: int) -> Child:
         """One actor."""
         job = self._job
-        command = actor_command(job.folder.config, address=job.addresses.control, number=number, log_level=job.log_level)
+        command = actor_command(
+            job.folder.config, address=job.addresses.control, number=number, log_level=job.log_level, keys=job.keys
+        )
         return self._child("actor", number, command, threads=1)
 
-    def write(self, services: Sequence[Child], actors: Sequence[Child], restarts_of: Callable[[int], int]) -> None:
+    def write(self, services: Mapping[Child, int], actors: Sequence[Child], restarts_of: Callable[[int], int]) -> None:
         """Write run.json, if it is no longer true.
 
         Args:
-            services: replay and learner, as far as they run.
+            services: replay and learner, as far as they run, and how often each was started again.
             actors: the actors that run.
             restarts_of: how often an actor was started again, by its number.
         """
@@ -64,6 +72,7 @@ class Roster:
         content = {
             **job.identity,
             "control": job.addresses.control,
+            "keys": None if job.keys is None else str(job.keys),
             "endpoints": {path.stem: read_json(path) for path in sorted(self.endpoints.glob("*.json"))},
             "processes": [{"role": "supervisor", "id": 0, "pid": os.getpid(), "restarts": 0}, *listed] if listed else [],
         }
@@ -74,12 +83,12 @@ class Roster:
     def _child(self, role: str, number: int, command: Sequence[str], *, threads: int) -> Child:
         return Child(role, number, command, log=self._job.folder.log(role, number), threads=threads)
 
-    def _services(self, services: Sequence[Child]) -> Iterator[Mapping[str, Any]]:
+    def _services(self, services: Mapping[Child, int]) -> Iterator[Mapping[str, Any]]:
         grouped = self._job.settings.trainer.learners > 1
-        for child in services:
+        for child, restarts in services.items():
             pids = child.ranks if grouped and child.role == "learner" else [child.pid]
             for number, pid in enumerate(pids):
-                yield {"role": child.role, "id": number, "pid": pid, "restarts": 0}
+                yield {"role": child.role, "id": number, "pid": pid, "restarts": restarts}
 
     def _actors(self, actors: Sequence[Child], restarts_of: Callable[[int], int]) -> Iterator[Mapping[str, Any]]:
         for child in actors:

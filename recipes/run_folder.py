@@ -169,6 +169,11 @@ def read_run(folder: Path) -> dict[str, Any]:
     return content
 
 
+def keys_of(run: Mapping[str, Any]) -> Path | None:
+    """The folder of keys that a run was started with, out of its run.json; None for a run without keys."""
+    return None if run.get("keys") is None else Path(run["keys"])
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The content of a file that a process keeps, empty where there is none."""
     try:

@@ -38,6 +38,7 @@ class Options:
         insecure: listen beyond this machine although nobody is asked for a key.
         observer: is told of progress; None writes lines to standard error.
         log_level: of all processes' logs.
+        keys: the folder that `oatmill keygen` has made; None for a run without keys.
     """
 
     run_dir: Path | None = None
@@ -46,6 +47,7 @@ class Options:
     insecure: bool = False
     observer: Observer | None = None
     log_level: str = "info"
+    keys: Path | None = None
 
 
 def train_here(settings: RunSettings, *, recipe: str, preset: str | None, options: Options) -> RunResult:
@@ -79,6 +81,7 @@ def train_here(settings: RunSettings, *, recipe: str, preset: str | None, option
                 identity={"recipe": recipe, "preset": preset, "seed": identity.seed, "started": time.time()},
                 resume=options.resume,
                 log_level=options.log_level,
+                keys=options.keys,
             )
             observer.started(folder.path, checked.settings.trainer.total_timesteps, checked.notes)
             return run_and_sum_up(job, identity)
@@ -119,6 +122,9 @@ def prepare(folder: RunFolder, checked: PlanReport) -> None:
     """Write what the processes read, and take away what an earlier part of the run said of itself."""
     for path in (*folder.path.glob("endpoints/*.json"), *(folder.path / name for name in REWRITTEN)):
         path.unlink(missing_ok=True)
+    if checked.settings.replay.acknowledge == "memory":  # the books of a server that is gone, with all that they are about
+        for path in Path(checked.settings.replay.log_dir or folder.path / "log").glob("[0-9]*.log"):
+            path.unlink()
     write_config(checked.settings, folder.config)
     (folder.path / "plan.txt").write_text(checked.to_text())
     folder.point_latest()

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 from protocol.errors import OatmillError, RunError, UserError
+from protocol.watchdog import START_FACTOR, Watchdog
 from recipes.child import Child, end_all
 from recipes.crew import BAD_INPUT, ActorGivenUpError, Crew
 from recipes.hub_line import HubLine, hub_line
 from recipes.interrupts import Interrupts
 from recipes.job import Account, Job
 from recipes.json_lines import JsonLines
+from recipes.learner_post import LearnerPost
+from recipes.replay_post import ReplayPost
 from recipes.roster import Roster
 
 TURN_S = 0.1
 STATUS_EVERY_S = 1.0
 SILENT_S = 60.0
 """A hub that has answered nothing for this long is given up."""
-HUNG_AFTER = 5.0
-"""A learner that finishes no learner step for this many times trainer.data_timeout hangs: it would have given up waiting."""
 STOP_WITHIN_S = 60.0
 """A learner that was asked to stop finishes its learner step and saves; after this long it is killed."""
 STOP_EARLY_WITHIN_S = 5.0
@@ -43,12 +45,15 @@ def supervise(job: Job, account: Account) -> None:
         UserError: if a process refuses what was asked before anything was trained.
         RunError: if the run fails.
     """
-    with hub_line(job.addresses.control) as hub, Interrupts() as interrupts:
+    with hub_line(job.addresses.control, job.keys) as hub, Interrupts() as interrupts:
         supervisor = Supervisor(job, account, hub, interrupts)
         try:
             supervisor.start()
-            supervisor.watch()
-            supervisor.close_books()
+            with job.folder.log("supervisor", 0).open("a") as stacks:
+                with closing(Watchdog("supervisor", job.settings.trainer.hang_timeout, log=stacks, native=False)) as watchdog:
+                    supervisor.watch(watchdog)
+                    watchdog.pause()
+                supervisor.close_books()
         finally:
             account.restarts = supervisor.crew.restarts
             supervisor.end()
@@ -71,41 +76,65 @@ class Supervisor:
         self.account = account
         self.roster = Roster(job)
         self.services: dict[str, Child] = {}
+        self.replay = ReplayPost(
+            self.roster.start_replay,
+            durable=job.settings.replay.acknowledge == "durable",
+            max_restarts=job.settings.replay.max_restarts,
+            notice=self._notice,
+            endpoint=self.roster.endpoints / "replay.json",
+        )
+        self.post = LearnerPost(
+            self.roster.start_learner,
+            has_checkpoint=(job.folder.path / "checkpoints" / "latest").exists,
+            max_restarts=job.settings.trainer.max_restarts,
+            notice=self._notice,
+        )
         self.crew = Crew(self.roster.start_actor, max_restarts=job.settings.actors.max_restarts, notice=self._notice)
         self.lines = JsonLines(job.folder.metrics)
+        self.events = JsonLines(job.folder.path / "events.jsonl")
         self.stop_by: float | None = None
         self._heard = self._next_status = 0.0
-        self._learner_step: Any = None
-        self._stepped = 0.0
+        self._seen: tuple[int, Any] = (0, None)  # the learner's process and its learner step
+        self._moved, self._stepped = False, 0.0
 
     def start(self) -> None:
         """Start everything at once: whoever is early waits for the others."""
-        self.services["replay"] = self.roster.start_replay()
-        self.services["learner"] = self.roster.start_learner()
+        self.services["replay"] = self.replay.begin()
+        self.services["learner"] = self.post.begin(resume=self.job.resume)
         self.crew.follow(self.job.settings.actors.count)
         self.crew.turn()
         self._heard = time.monotonic()
-        self.roster.write(list(self.services.values()), self.crew.children, self.crew.restarts_of)
+        self._write()
 
-    def watch(self) -> None:
+    def watch(self, watchdog: Watchdog) -> None:
         """Look after the run until the learner has ended well.
+
+        Args:
+            watchdog: is told of every turn.
 
         Raises:
             UserError: if a process refuses what was asked before anything was trained.
             RunError: if the run fails.
         """
-        learner = self.services["learner"]
-        while learner.exit_code is None:
+        while (learner := self.post.turn(reports=self.lines.count, stopping=self.account.stopped)) is not None:
+            watchdog.started()
+            self.services["learner"] = learner
             self._take_interrupts()
-            self._check(self.services["replay"])
+            self._look_after_replay()
             self._ask_hub()
             self._look_after_actors()
-            self.roster.write(list(self.services.values()), self.crew.children, self.crew.restarts_of)
+            self._write()
+            watchdog.pause()  # a terminal may hold this up for as long as it likes
             self._tell_observer()
             time.sleep(TURN_S)
         self._tell_observer()
-        if not self._ended_well(learner):
-            raise self._failure(learner)
+        if not self._ended_well(self.services["learner"]):
+            raise self._failure(self.services["learner"])
+
+    def _write(self) -> None:
+        restarts = {"learner": self.post.restarts, "replay": self.replay.restarts}
+        services = {child: restarts.get(role, 0) for role, child in self.services.items()}
+        self.roster.write(services, self.crew.children, self.crew.restarts_of)
 
     def close_books(self) -> None:
         """Let the actors leave in order and take the hub's last word, in which everything is accounted for."""
@@ -128,7 +157,7 @@ class Supervisor:
         end_all([*self.crew.children, *self._running("learner")], grace_s=TERM_GRACE_S)
         end_all(self._running("replay"), grace_s=TERM_GRACE_S)
         self.crew.turn()
-        self.roster.write([], [], self.crew.restarts_of)
+        self.roster.write({}, [], self.crew.restarts_of)
 
     def _running(self, role: str) -> list[Child]:
         return [self.services[role]] if role in self.services else []
@@ -159,14 +188,14 @@ class Supervisor:
         now = time.monotonic()
         if now - self._heard > SILENT_S:
             raise RunError(f"the replay server has said nothing for {SILENT_S:g} s; its log is {self.services['replay'].log}")
-        if now < self._next_status or not (self.roster.endpoints / "replay.json").exists():
+        if now < self._next_status or not self.replay.ready:
             return
         self._next_status = now + STATUS_EVERY_S
-        status = self.hub.status()
+        status = self.hub.status(unless=lambda: self.services["replay"].exit_code is not None)
         if status is None:
             return
         self._heard = time.monotonic()
-        self.account.status = status
+        self.account.status = status = self.replay.brief(self.hub, status, stopping=self.account.stopped)
         self.crew.heard(status["actors"])
         self._watch_learner(status["learner"].get("learner_step"))
         if status["stop"] and self.stop_by is None:
@@ -176,15 +205,17 @@ class Supervisor:
             service.look()
 
     def _watch_learner(self, learner_step: Any) -> None:
-        now = time.monotonic()
-        if learner_step != self._learner_step:
-            self._learner_step, self._stepped = learner_step, now
-        limit = HUNG_AFTER * self.job.settings.trainer.data_timeout
+        """Kill a learner that hangs or was stopped, so that it is started again: it should have ended itself by now."""
+        now, child, trainer = time.monotonic(), self.services["learner"], self.job.settings.trainer
+        if (child.pid, learner_step) != self._seen:
+            self._moved = self._seen[0] == child.pid and self._seen[1] is not None
+            self._seen, self._stepped = (child.pid, learner_step), now
+        limit = trainer.hang_timeout * (1.0 if self._moved else START_FACTOR) + trainer.data_timeout
         if learner_step is not None and now - self._stepped > limit:
-            raise RunError(
-                f"the learner has finished no learner step for {limit:g} s and does not say why; its log is "
-                f"{self.services['learner'].log}; a step that takes that long needs a higher trainer.data_timeout"
-            )
+            self._stepped = now
+            text = f"the learner has finished no learner step for {limit:g} s and does not say why; it is killed"
+            self._notice("learner_hung", text, {"pid": child.pid, "learner_step": learner_step})
+            child.kill()
 
     def _look_after_actors(self) -> None:
         try:
@@ -193,9 +224,14 @@ class Supervisor:
             self._show_last_lines(error.child)
             raise self._as_asked(error.child, str(error)) from None
 
-    def _check(self, child: Child) -> None:
-        if child.exit_code is not None:
-            raise self._failure(child)
+    def _look_after_replay(self) -> None:
+        """A dead one is started again also while the run ends: the learner asks it before it saves."""
+        restarts, child = self.replay.restarts, self.replay.turn(reports=self.lines.count, stopping=False)
+        if child is None:
+            raise self._failure(self.services["replay"])
+        if self.replay.restarts > restarts:
+            self._heard = time.monotonic()
+        self.services["replay"] = child
 
     def _ended_well(self, learner: Child) -> bool:
         """Also a learner that was stopped before it could listen has ended well."""
@@ -223,6 +259,9 @@ class Supervisor:
     def _tell_observer(self) -> None:
         for line in self.lines.new():
             self.job.observer.reported(line)
+        for event in self.events.new():
+            if "text" in event:  # the learner's own: what it skipped, went back to, or could not write
+                self.job.observer.noted(event["text"])
 
     def _notice(self, event: str, text: str, values: Mapping[str, Any]) -> None:
         self.job.folder.event(event, **values)

@@ -28,6 +28,8 @@ class Part:
     origin: list[Slice]  # where its rows came from; their arrays are let go of
     fresh_rows: int  # the first rows are those that were not trained on before
     env_steps: int  # of those rows, steps in which the agent was present
+    record: int = -1  # the journal's number of its cut
+    recovered: bool = False  # cut by a server that has died: nothing but its fresh rows' origin is known
 
     @property
     def rows(self) -> int:
@@ -41,7 +43,18 @@ class Part:
             stop = start + piece.rows
             share = self.payload.nbytes * piece.rows // self.rows
             if piece.fresh:
-                yield Segment(self.arrays, start, stop, piece.policy_version, piece.arrived, share)
+                shift = piece.start + piece.shift - start
+                yield Segment(
+                    self.arrays,
+                    start,
+                    stop,
+                    piece.policy_version,
+                    piece.arrived,
+                    share,
+                    record=piece.record,
+                    shift=shift,
+                    exempt=piece.exempt,
+                )
             start = stop
 
     def arrivals(self) -> Iterator[float]:

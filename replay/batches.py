@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from protocol import messages
+from protocol.auth import ANYBODY, UnauthorisedError, User, require
 from protocol.codec import Buffer, Frames, decode, encode, shortened, to_json
 from protocol.errors import WireError
 from protocol.schemas import RunSchema
+from replay.admissions import Admissions
 from replay.assembly import Part
+from replay.books import Books
 
 MAX_DEPARTED = 1000
 """Sessions that have ended and are remembered, to know a late HELLO of theirs."""
@@ -33,11 +36,16 @@ class Rank:
     learner_step: int = 0
     answered: Part | None = None  # what the newest request got
     welcomed: bool = False
+    told_version: int = -1  # the newest policy version that it has told of, together with what it has trained on
 
     @property
     def asks(self) -> bool:
         """Whether a request is open."""
         return self.request >= 0 and self.answered is None
+
+    def may_get(self, committed: int) -> bool:
+        """Whether it asks and a part waits for it whose cut the journal holds."""
+        return self.asks and bool(self.waiting) and self.waiting[0].record < committed
 
 
 @dataclass
@@ -47,6 +55,11 @@ class Turned:
     trained: list[Part] = field(default_factory=list)
     returned: list[Part] = field(default_factory=list)  # in the order in which they were cut
     policy_version: int = -1
+    joined: messages.BatchHello | None = None  # a new session's
+    rewound: bool = False  # by the process that had the session before it: it has decided that what it trained on is bad
+    left: list[int] = field(default_factory=list)  # ranks that have said goodbye
+    cursor: int | None = None  # a checkpoint holds what was trained on before it
+    resumed_from: int | None = None  # a new session's; what was trained on under later policy versions is lost with its learner
 
 
 class BatchServer:
@@ -54,6 +67,7 @@ class BatchServer:
 
     Args:
         batch_rows: trajectories of one batch over all ranks.
+        admissions: who may speak as which rank; None asks nobody (a simulation's peers are honest).
 
     Attributes:
         schema: the run's; None until the first actor has told it.
@@ -63,16 +77,43 @@ class BatchServer:
         held_rows: fresh trajectories that are handed out and not consumed.
     """
 
-    def __init__(self, batch_rows: int) -> None:
-        self._batch_rows = batch_rows
+    def __init__(self, batch_rows: int, admissions: Admissions | None = None) -> None:
+        self._batch_rows, self._admissions = batch_rows, admissions
         self._ranks: dict[int, Rank] = {}
         self._departed: deque[str] = deque(maxlen=MAX_DEPARTED)
+        self._incarnations: dict[int, int] = {}  # the highest of each rank
+        self._newest_id = -1  # of the parts that were cut
         self._outgoing: list[tuple[bytes, Frames]] = []
+        self._snapshots: dict[int, tuple[bytes, messages.Snapshot]] = {}  # asked for and not answered, by rank
         self.schema: RunSchema | None = None
         self.stop = False
         self.world = 0
         self.waiting_rows = 0
         self.held_rows = 0
+
+    def restore(self, books: Books) -> None:
+        """Go on where a server that has died was; what was cut is held for ranks that may have it."""
+        self.world, self._newest_id = books.world, books.next_batch_id - 1
+        for number, (token, incarnation, left) in books.ranks.items():
+            self._incarnations[number] = incarnation
+            if left:
+                self._departed.append(token)
+            else:
+                self._ranks[number] = Rank(b"", token)
+
+    def hold(self, number: int, part: Part) -> bool:
+        """Hold a part that was cut before this server was started; False if there is no such rank any more."""
+        rank = self._ranks.get(number)
+        if rank is None:
+            return False
+        rank.held.append(part)
+        self.held_rows += part.fresh_rows
+        return True
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What cuts that are not handed out take."""
+        return sum(part.payload.nbytes for rank in self._ranks.values() for part in rank.waiting)
 
     @property
     def wants_cut(self) -> bool:
@@ -89,13 +130,14 @@ class BatchServer:
         """Trajectories of one rank's part."""
         return self._batch_rows // self.world
 
-    def receive(self, route: bytes, header: Buffer) -> Turned:
+    def receive(self, route: bytes, header: Buffer, user: User = ANYBODY) -> Turned:
         """Take in one message.
 
         Raises:
-            WireError: if it breaks the protocol.
+            WireError: if it breaks the protocol, or its sender may not send it.
         """
         message: messages.BatchToIngest = decode(header, messages.BATCH_TO_INGEST)
+        self._authorise(route, message, user)
         turned = Turned()
         match message:
             case messages.BatchHello():
@@ -103,13 +145,50 @@ class BatchServer:
             case messages.Bye():
                 self._bye(route, message, turned)
             case messages.Consumed():
-                rank = self._rank(route, message.rank, message.token)
-                if rank is not None:
-                    turned.policy_version = message.policy_version
-                    self._consume(rank, message.batch_id, turned)
+                self._consumed(route, message, turned)
             case messages.Get():
                 self._get(route, message, turned)
+            case messages.Snapshot() | messages.Commit():
+                self._checkpoint(route, message, turned)
         return turned
+
+    def _consumed(self, route: bytes, message: messages.Consumed, turned: Turned) -> None:
+        rank = self._rank(route, message.rank, message.token)
+        if rank is not None:
+            self._consume(rank, message.batch_id, message.policy_version, turned)
+
+    def _checkpoint(self, route: bytes, message: messages.Snapshot | messages.Commit, turned: Turned) -> None:
+        rank = self._rank(route, message.rank, message.token)
+        if rank is None:
+            return
+        if isinstance(message, messages.Commit):
+            turned.cursor = message.cursor
+            self._outgoing.append((route, encode(message)))
+        else:
+            self._consume(rank, message.consumed, message.policy_version, turned)
+            self._snapshots[message.rank] = (route, message)
+
+    def snapshots_due(self) -> list[tuple[bytes, messages.Snapshot]]:
+        """Questions for a snapshot up to which every rank has told what it has trained on; each once."""
+        told = min((rank.told_version for rank in self._ranks.values()), default=0)
+        due = [number for number, (_, snapshot) in self._snapshots.items() if snapshot.policy_version <= told]
+        return [self._snapshots.pop(number) for number in due]
+
+    def answer_snapshot(self, route: bytes, snapshot: messages.Snapshot, values: dict[str, Any]) -> None:
+        """Answer one."""
+        self._outgoing.append((route, encode(snapshot, to_json(values))))
+
+    def _authorise(self, route: bytes, message: messages.BatchToIngest, user: User) -> None:
+        """Turn away whoever is not the learner; after HELLO a session's token proves it."""
+        if self._admissions is None:
+            return
+        try:
+            require(user, "learner")
+            if isinstance(message, messages.BatchHello):
+                self._admissions.check_rank(message.rank, message.incarnation, message.session, user)
+        except UnauthorisedError as error:
+            self._reject(route, error.reason, error.detail)
+            raise
 
     def _hello(self, route: bytes, hello: messages.BatchHello, turned: Turned) -> None:
         if hello.batch_size != self._batch_rows or hello.world < 1 or hello.batch_size % hello.world:
@@ -118,20 +197,25 @@ class BatchServer:
             return
         if not 0 <= hello.rank < hello.world:
             raise WireError("header_fields", f"expected a rank below {hello.world}, got {hello.rank}")
-        if hello.token in self._departed:  # it was late; letting it in would end its own successor's session
+        # One that was late; letting it in would end its own successor's session.
+        if hello.token in self._departed or hello.incarnation < self._incarnations.get(hello.rank, 0):
             self._reject(route, "fenced", f"rank {hello.rank} has left or another process has taken its place")
             return
         known = self._ranks.get(hello.rank)
         if known is not None and known.token == hello.token:
             known.route, known.welcomed = route, False
             return
+        turned.rewound = hello.incarnation == self._incarnations.get(hello.rank)
+        self._incarnations[hello.rank] = hello.incarnation
+        turned.joined, turned.resumed_from = hello, hello.resumed_from
         leaving = list(self._ranks) if hello.world != self.world else [hello.rank]
         self._end(leaving, turned)
         self.world = hello.world
         self._ranks[hello.rank] = Rank(route, hello.token)
 
     def _bye(self, route: bytes, bye: messages.Bye, turned: Turned) -> None:
-        self._end([number for number, rank in self._ranks.items() if rank.token == bye.token], turned)
+        turned.left = [number for number, rank in self._ranks.items() if rank.token == bye.token]
+        self._end(turned.left, turned)
         self._outgoing.append((route, encode(bye)))
 
     def _end(self, numbers: Sequence[int], turned: Turned) -> None:
@@ -139,15 +223,12 @@ class BatchServer:
         returned: list[Part] = []
         for number in numbers:
             rank = self._ranks.pop(number, None)
+            self._snapshots.pop(number, None)
             if rank is not None:
                 self._departed.append(rank.token)
                 returned += [*rank.held, *rank.waiting]
                 self.held_rows -= sum(part.fresh_rows for part in rank.held)
-        for rank in self._ranks.values():
-            returned += rank.waiting
-            rank.waiting.clear()
-        self.waiting_rows = 0
-        turned.returned = sorted(returned, key=lambda part: part.batch_id)
+        turned.returned = sorted([*returned, *self._unwait()], key=lambda part: part.batch_id)
 
     def _rank(self, route: bytes, number: int, token: str) -> Rank | None:
         """The session that is named; None, and a REJECT, if another process has taken its place.
@@ -165,7 +246,15 @@ class BatchServer:
     def _reject(self, route: bytes, reason: str, detail: str) -> None:
         self._outgoing.append((route, encode(messages.Reject(reason, shortened(detail)))))
 
-    def _consume(self, rank: Rank, batch_id: int, turned: Turned) -> None:
+    def _check_cut(self, batch_id: int) -> None:
+        """Nobody has trained on a batch that there never was; believing it would count what it is given next as trained."""
+        if batch_id > self._newest_id:
+            raise WireError("sequence", f"batch {batch_id} was never cut, the last one is {self._newest_id}")
+
+    def _consume(self, rank: Rank, batch_id: int, version: int, turned: Turned) -> None:
+        self._check_cut(batch_id)
+        turned.policy_version = version
+        rank.told_version = max(rank.told_version, version)
         while rank.held and rank.held[0].batch_id <= batch_id:
             part = rank.held.popleft()
             self.held_rows -= part.fresh_rows
@@ -175,8 +264,8 @@ class BatchServer:
         rank = self._rank(route, get.rank, get.token)
         if rank is None:
             return
-        turned.policy_version = get.policy_version
-        self._consume(rank, get.consumed, turned)
+        self._consume(rank, get.consumed, get.policy_version, turned)
+        self._give_up_recovered(rank, get.received, turned)
         if get.request > rank.request:
             rank.request, rank.learner_step, rank.answered = get.request, get.learner_step, None
         elif get.request == rank.request:  # it asks again
@@ -185,24 +274,43 @@ class BatchServer:
             elif rank.answered in rank.held:
                 self._send_part(rank, rank.answered)
 
+    def _give_up_recovered(self, rank: Rank, received: int, turned: Turned) -> None:
+        """What a server that has died has cut, and the rank has not got, will never come: it returns, before what waits."""
+        never = [part for part in rank.held if part.recovered and part.batch_id > received]
+        for part in never:
+            rank.held.remove(part)
+            self.held_rows -= part.fresh_rows
+        if never:
+            turned.returned = sorted([*never, *self._unwait()], key=lambda part: part.batch_id)
+
+    def _unwait(self) -> list[Part]:
+        """Take away what waits for any rank."""
+        waiting = [part for rank in self._ranks.values() for part in rank.waiting]
+        for rank in self._ranks.values():
+            rank.waiting.clear()
+        self.waiting_rows = 0
+        return waiting
+
     def add(self, parts: Sequence[Part]) -> None:
         """Take over a cut: one part a rank, rank 0's first."""
+        self._newest_id = max(self._newest_id, *(part.batch_id for part in parts))
         for number, part in enumerate(parts):
             self._ranks[number].waiting.append(part)
             self.waiting_rows += part.fresh_rows
 
-    def hand_out(self, fleet: dict[str, Any]) -> list[Part]:
+    def hand_out(self, fleet: dict[str, Any], *, committed: int) -> list[Part]:
         """Answer every rank that asks and for which a part waits.
 
         Args:
             fleet: what the learner reports beside the batch.
+            committed: parts cut in the journal's records before this one may go.
 
         Returns:
             The parts that went out.
         """
         sent = []
         for rank in self._ranks.values():
-            if rank.asks and rank.waiting:
+            if rank.may_get(committed):
                 part = rank.waiting.popleft()
                 rank.held.append(part)
                 rank.answered = part
@@ -213,10 +321,9 @@ class BatchServer:
                 sent.append(part)
         return sent
 
-    @property
-    def can_hand_out(self) -> bool:
-        """Whether a rank asks and a part waits for it."""
-        return any(rank.asks and rank.waiting for rank in self._ranks.values())
+    def can_hand_out(self, committed: int) -> bool:
+        """Whether a rank asks and a part that may go waits for it."""
+        return any(rank.may_get(committed) for rank in self._ranks.values())
 
     def _send_part(self, rank: Rank, part: Part) -> None:
         if not rank.welcomed:

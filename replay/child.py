@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 from protocol.errors import RunError, UserError
 from replay.link import Link
@@ -24,24 +25,40 @@ class IngestProcess:
 
     Args:
         options: the command line of this process.
+
+    Attributes:
+        pid: its process id.
+        link: says and hears.
     """
 
     def __init__(self, options: Namespace) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", "replay.ingest", "--link", str(theirs.fileno())]
-            command += ["--config", str(options.config), "--log-level", options.log_level]
+            command += ["--config", str(options.config), "--run-dir", str(options.run_dir), "--log-level", options.log_level]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env={**MALLOC, **os.environ})
         self.link = Link(ours)
+        self.pid = self._process.pid
 
-    def endpoints(self, addresses: dict[str, str], control: str, secret: str) -> dict[str, str]:
+    def endpoints(
+        self, addresses: dict[str, str], control: str, secret: str, *, keys: Path | None = None, probe: bytes = b""
+    ) -> dict[str, str]:
         """Tell it where to bind and whom to join; returns where actors and learner reach it.
+
+        Args:
+            addresses: where to bind.
+            control: the hub's address.
+            secret: what it shows the hub.
+            keys: the folder of the server's keys; None for a server without.
+            probe: the public key of the start-up test's stranger.
 
         Raises:
             UserError: if it cannot bind.
             RunError: if it has died.
         """
-        self.link.say({"addresses": addresses, "control": control, "secret": secret})
+        folder = None if keys is None else str(keys)
+        said = {"addresses": addresses, "control": control, "secret": secret, "keys": folder, "probe": probe.decode()}
+        self.link.say(said)
         answer = self.link.hear()
         if answer is None:
             raise RunError("the ingest process ended before it was ready; see the lines above")

@@ -6,30 +6,40 @@ lets no data age by a further policy version.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgpack
+
+from protocol import messages
+from protocol.auth import ANYBODY, UnauthorisedError, User
 from protocol.codec import Buffer, Frames
 from protocol.errors import WireError
 from protocol.trajectory import Array, BlockSize
+from replay.admissions import Admissions
 from replay.assembly import Assembler, Part
 from replay.batches import BatchServer, Turned
+from replay.books import QUEUED, Rows
 from replay.buffer import NO_BUFFER, BufferSettings, ReplayBuffer, replayed_rows
 from replay.credit import CreditLine
 from replay.fleet import FleetStatistics
+from replay.journal import Journal
 from replay.ledger import Ledger
+from replay.quarantine import Refused
 from replay.queue import Segment, TrajectoryQueue
-from replay.session import Arrival
+from replay.recovery import recovered_part, segments_of
+from replay.session import Arrival, Session
 from replay.sessions import DataSessions
 from replay.validation import Validator
 
 MAX_ACTORS_REPORTED = 1000
 """Actors whose detail is reported; the fleet's numbers hold all."""
 QUARANTINE_KEPT = 20
-"""Bad messages whose reason is kept to be looked at, the newest."""
+"""Bad messages of which the newest are reported, and kept until `replay.quarantine` takes them."""
 
 
 @dataclass(frozen=True)
@@ -70,27 +80,76 @@ class IngestCore:
     Args:
         settings: the run's.
         epoch: seconds since the epoch at which the monotonic clock was 0, to tell how old a trajectory is.
+        journal: is told of every change; what it holds already is what a server that has died has left.
+        server: a number that no other ingest process has.
+        admissions: who may speak as which actor or rank; None asks nobody.
 
     Attributes:
         policy_version: the newest one heard of.
         stop: whether the run is to end.
+        refused: bad messages, to be taken.
     """
 
-    def __init__(self, settings: IngestSettings, *, epoch: float = 0.0) -> None:
+    def __init__(
+        self,
+        settings: IngestSettings,
+        *,
+        epoch: float = 0.0,
+        journal: Journal | None = None,
+        server: int = 0,
+        admissions: Admissions | None = None,
+    ) -> None:
         self._settings, self._epoch = settings, epoch
+        self.journal = Journal() if journal is None else journal
         self._credit = CreditLine(batch_rows=settings.batch_rows, queue_batches=settings.queue_batches)
-        self._sessions = DataSessions(settings.unroll_length, self._credit)
+        self._sessions = DataSessions(settings.unroll_length, self._credit, self.journal, server, admissions)
         self._queue = TrajectoryQueue()
-        self._batches = BatchServer(settings.batch_rows)
+        self._batches = BatchServer(settings.batch_rows, admissions)
         self._ledger = Ledger()
         self._fleet = FleetStatistics()
         self._assembler: Assembler | None = None
         self._buffer: ReplayBuffer | None = None
         self._validator: Validator | None = None
         self._next_batch_id = 0
+        self._now = 0.0
+        self._snapshots: list[tuple[bytes, messages.Snapshot, dict[str, Any]]] = []  # answered once the log holds them
         self._quarantine: deque[str] = deque(maxlen=QUARANTINE_KEPT)
+        self.refused: deque[Refused] = deque(maxlen=QUARANTINE_KEPT)
         self.policy_version = -1
         self.stop = False
+        if self.journal.books.schema is not None:
+            self._restore()
+
+    def _restore(self) -> None:
+        """Go on where a server that has died was."""
+        books = self.journal.books
+        self._now = time.monotonic() if self._epoch else 0.0
+        self._sessions.restore(books)
+        self._batches.restore(books)
+        self._describe()
+        totals = books.totals
+        self._ledger = Ledger(
+            totals.accepted, totals.trained, totals.rolled_back, totals.stale, totals.rejected, totals.replayed
+        )
+        self.policy_version, self._next_batch_id = books.version, books.next_batch_id
+        for batch_id, cut in sorted(books.cuts.items()):
+            if not self._batches.hold(cut.rank, recovered_part(batch_id, cut, books, self._now)):
+                self.journal.record("returned", [batch_id])
+        self._enqueue(books.rows_in(QUEUED))
+
+    def _enqueue(self, rows: Iterable[Rows], *, exempt: bool = False) -> None:
+        """Put rows that lie in the log at the queue's head, in order."""
+        schema = self._sessions.schema
+        assert schema is not None, "rows have a schema"
+        self._queue.put_back(segments_of(self.journal, schema, list(rows), self._now, exempt=exempt))
+
+    def known(self) -> dict[str, Any]:
+        """What a new hub needs to know of those that its predecessor let in."""
+        books = self.journal.books
+        return {
+            "actors": {str(actor): [account.incarnation, account.ended] for actor, account in books.accounts.items()},
+            "ranks": {str(rank): entry[1] for rank, entry in books.ranks.items()},
+        }
 
     @property
     def queued(self) -> int:
@@ -110,54 +169,76 @@ class IngestCore:
         if members is not None:
             self._sessions.apply_members(members)
 
-    def receive_data(self, route: bytes, header: Buffer, payload: Buffer, now: float) -> None:
+    def receive_data(self, route: bytes, header: Buffer, payload: Buffer, now: float, user: User = ANYBODY) -> None:
         """Take in one message of an actor's; a bad one is counted and the session goes on."""
-        session = None
+        session, self._now = None, now
         try:
-            arrival = self._sessions.receive(route, header, payload, version=self.policy_version, queued=self.queued, now=now)
+            arrival = self._sessions.receive(
+                route, header, payload, version=self.policy_version, queued=self.queued, now=now, user=user
+            )
             if arrival is not None:
                 session = arrival.session
                 self._store(arrival, now)
+        except UnauthorisedError as error:
+            self._refuse(Refused.of(error, "data", header, payload))  # and no strike: the actor that it named has done nothing
         except WireError as error:
-            self._refuse(error)
-            session = session or self._sessions.session_of(route)
-            if session is not None and not session.ended:
-                self._sessions.strike(session)
+            self._refuse(Refused.of(error, "data", header, payload))
+            self._strike(session or self._sessions.session_of(route))
 
-    def _refuse(self, error: WireError) -> None:
-        self._ledger.rejected_by[error.reason] += 1
-        self._quarantine.append(str(error))
+    def _refuse(self, message: Refused) -> None:
+        self._ledger.rejected_by[message.reason] += 1
+        self._quarantine.append(f"{message.reason}: {message.detail}")
+        self.refused.append(message)
 
-    def bad_frames(self, error: WireError) -> None:
+    def bad_frames(self, route: bytes, error: WireError, socket: str = "data") -> None:
         """Count a message that could not even be taken apart."""
-        self._refuse(error)
+        self._refuse(Refused.of(error, socket))
+        self._strike(self._sessions.session_of(route))
+
+    def _strike(self, session: Session | None) -> None:
+        if session is not None and not session.ended:
+            self._sessions.strike(session)
+
+    def denied(self, connections: int) -> None:
+        """Count connections that were refused because nobody trusts their key."""
+        self._ledger.rejected_by["unknown_key"] += connections
 
     def _store(self, arrival: Arrival, now: float) -> None:
         """Queue a block, or count it as rejected and raise; either way it is acknowledged."""
-        rows = arrival.message.trajectories
+        message, rows, actor = arrival.message, arrival.message.trajectories, arrival.session.actor_id
         self._sessions.stored(arrival)
         self._ledger.accepted += rows
+        counts = [message.produced, message.evicted]
         try:
             arrays = self._open(arrival)
         except WireError:
             self._ledger.rejected += rows
             arrival.session.rejected += rows
+            self.journal.record("refused", actor, rows, counts)
             raise
+        size = [rows, message.steps, message.finals, message.episodes]
+        number = self.journal.record("stored", actor, size, message.policy_version, counts, payload=arrival.payload)
         nbytes = memoryview(arrival.payload).nbytes
-        self._queue.append(Segment(arrays, 0, rows, arrival.message.policy_version, now, nbytes))
+        self._queue.append(Segment(arrays, 0, rows, message.policy_version, now, nbytes, record=number))
         self._fleet.stored(arrays, now + self._epoch - arrival.message.collected_at)
+
+    def _describe(self) -> Validator:
+        """Make what needs the schema."""
+        schema = self._sessions.schema
+        assert schema is not None, "a session opens with a schema"
+        self._assembler = Assembler(schema, self._settings.unroll_length)
+        self._fleet = FleetStatistics(schema.episode_statistics)
+        self._batches.schema = schema
+        if self._settings.buffer.fraction:
+            self._buffer = ReplayBuffer(schema, self._settings.unroll_length, self._settings.buffer)
+        self._validator = Validator(schema.spaces.action, self._settings.max_abs_reward)
+        return self._validator
 
     def _open(self, arrival: Arrival) -> dict[str, Array]:
         """The block's fields, checked."""
         message, schema = arrival.message, self._sessions.schema
         assert schema is not None, "a session opens with a schema"
-        if self._validator is None:
-            self._validator = Validator(schema.spaces.action, self._settings.max_abs_reward)
-            self._assembler = Assembler(schema, self._settings.unroll_length)
-            self._fleet = FleetStatistics(schema.episode_statistics)
-            self._batches.schema = schema
-            if self._settings.buffer.fraction:
-                self._buffer = ReplayBuffer(schema, self._settings.unroll_length, self._settings.buffer)
+        validator = self._validator or self._describe()
         if message.schema_id != schema.identity:
             raise WireError("schema", f"expected schema {schema.identity}, got {message.schema_id[:40]!r}")
         if message.steps != self._settings.unroll_length:
@@ -172,33 +253,103 @@ class IngestCore:
             arrays = schema.trajectory.views(arrival.payload, size)
         except ValueError as error:
             raise WireError("payload_length", str(error)) from None
-        self._validator.check(arrays)
+        validator.check(arrays)
         return arrays
 
-    def receive_batches(self, route: bytes, header: Buffer) -> None:
+    def receive_batches(self, route: bytes, header: Buffer, user: User = ANYBODY) -> None:
         """Take in one message of the learner's."""
         try:
-            self._apply(self._batches.receive(route, header))
+            self._apply(self._batches.receive(route, header, user))
         except WireError as error:
-            self._refuse(error)
+            self._refuse(Refused.of(error, "batches", header))
 
     def _apply(self, turned: Turned) -> None:
         self.policy_version = max(self.policy_version, turned.policy_version)
+        if turned.trained:
+            values = [[part.batch_id, part.rows - part.fresh_rows] for part in turned.trained]
+            self.journal.record("trained", turned.policy_version, values)
         for part in turned.trained:
-            self._ledger.trained += part.fresh_rows
-            self._ledger.replayed += part.rows - part.fresh_rows
-            self._fleet.env_steps_trained += part.env_steps
-            if self._buffer is not None:
-                self._buffer.insert(part)
-            assert self._assembler is not None, "it made the part"
-            self._assembler.recycle(part)
-        self._queue.put_back(segment for part in turned.returned for segment in part.segments())
+            self._count_trained(part)
+        if turned.joined is not None:
+            joined = turned.joined
+            self.journal.record("joined", joined.rank, joined.token, joined.incarnation, joined.world)
+        for rank in turned.left:
+            self.journal.record("left", rank)
+        self._take_back(turned.returned)
+        if turned.rewound:  # not to be trained on again: it would lead to the same place
+            self.journal.record("committed", self.journal.next)
+        if turned.resumed_from is not None:
+            self._roll_back(turned.resumed_from)
+        if turned.cursor is not None:
+            self.journal.record("committed", turned.cursor)
 
-    def turn(self, now: float) -> None:
-        """Cut and hand out what can be."""
+    def _count_trained(self, part: Part) -> None:
+        self._ledger.trained += part.fresh_rows
+        self._ledger.replayed += part.rows - part.fresh_rows
+        self._fleet.env_steps_trained += part.env_steps
+        if part.recovered:
+            return
+        if self._buffer is not None:
+            self._buffer.insert(part)
+        assert self._assembler is not None, "it made the part"
+        self._assembler.recycle(part)
+
+    def _take_back(self, parts: list[Part]) -> None:
+        """Put the fresh rows of parts that were not trained on at the queue's head."""
+        if not parts:
+            return
+        self.journal.record("returned", [part.batch_id for part in parts])
+        for part in sorted(parts, key=lambda part: part.batch_id, reverse=True):
+            if part.recovered:
+                self._enqueue([piece.of_block for piece in part.origin])
+            else:
+                self._queue.put_back(part.segments())
+
+    def _roll_back(self, resumed_from: int) -> None:
+        """Take out of `trained` what the learner has forgotten: batches that gave versions after its checkpoint's."""
+        books = self.journal.books
+        forgotten = [entry for entry in books.consumed if entry.version > resumed_from]
+        if not forgotten:
+            return
+        again = sorted(rows for entry in forgotten for rows in entry.kept)
+        self.journal.record("rolled_back", resumed_from)
+        rows = sum(entry.rows for entry in forgotten)
+        self._ledger.trained -= rows
+        self._ledger.rolled_back += rows - sum(stop - start for _, start, stop in again)
+        self._fleet.env_steps_trained = max(0, self._fleet.env_steps_trained - sum(entry.env_steps for entry in forgotten))
+        self._enqueue(again, exempt=True)
+
+    def turn(self, now: float, *, more: bool = False) -> None:
+        """Cut and hand out what can be, and write down what has happened.
+
+        Args:
+            now: seconds of the monotonic clock.
+            more: whether messages wait to be read, for which the log may wait a little.
+        """
+        self._cut_and_hand_out(now)
+        for route, snapshot in self._batches.snapshots_due():
+            self._snapshots.append((route, snapshot, self._snapshot_values(snapshot.policy_version)))
+        self.journal.commit(now, more=more)
+        if self.journal.committed == self.journal.next:
+            self._sessions.committed()
+        for route, snapshot, values in self._snapshots:
+            if values["cursor"] <= self.journal.committed:
+                self._batches.answer_snapshot(route, snapshot, values)
+        self._snapshots = [entry for entry in self._snapshots if entry[2]["cursor"] > self.journal.committed]
+        self._cut_and_hand_out(now)
+
+    def _snapshot_values(self, version: int) -> dict[str, Any]:
+        """What a checkpoint of this version says of the journal: which one, up to where, and what it comes to now."""
+        books = self.journal.books
+        later = (entry.number for entry in books.consumed if entry.version > version)
+        digest = hashlib.blake2b(msgpack.packb(books.to_plain()), digest_size=16).hexdigest()
+        return {"id": books.identity, "cursor": next(later, self.journal.next), "digest": digest}
+
+    def _cut_and_hand_out(self, now: float) -> None:
         while True:
-            if self._batches.can_hand_out:
-                self._count_handed_out(self._batches.hand_out(self.fleet_summary()), now)
+            committed = self.journal.committed
+            if self._batches.can_hand_out(committed):
+                self._count_handed_out(self._batches.hand_out(self.fleet_summary(), committed=committed), now)
             if not (self._batches.wants_cut and self._cut()):
                 return
 
@@ -209,7 +360,10 @@ class IngestCore:
         fresh = self._batches.part_rows - replayed
         self._credit.expect(fresh * world)
         oldest = self.policy_version - self._settings.max_policy_lag
-        self._ledger.stale += self._queue.drop_stale(oldest, keep=fresh * world)
+        stale = self._queue.drop_stale(oldest, keep=fresh * world)
+        if stale:
+            self._ledger.stale += sum(piece.rows for piece in stale)
+            self.journal.record("dropped", [piece.of_block for piece in stale])
         if self._queue.rows < fresh * world:
             return False
         assert self._assembler is not None, "it was made with the first block"
@@ -219,6 +373,13 @@ class IngestCore:
             pieces = [*self._queue.take(fresh), *drawn[rank * replayed : (rank + 1) * replayed]]
             parts.append(self._assembler.assemble(self._next_batch_id, pieces))
             self._next_batch_id += 1
+        cut = [
+            [part.batch_id, rank, part.env_steps, [piece.of_block for piece in part.origin if piece.fresh]]
+            for rank, part in enumerate(parts)
+        ]
+        record = self.journal.record("cut", cut)
+        for part in parts:
+            part.record = record
         self._batches.add(parts)
         return True
 
@@ -241,12 +402,13 @@ class IngestCore:
 
     def ledger(self) -> dict[str, Any]:
         """The ledger, balanced."""
-        self._ledger.duplicate = self._sessions.duplicates
+        self._ledger.duplicate, self._ledger.forgotten = self._sessions.duplicates, self._sessions.forgotten
         return self._ledger.balance(self._sessions.totals, queued=self.queued, handed_out=self._batches.held_rows)
 
     def fleet_summary(self) -> dict[str, Any]:
         """What the learner reports beside a batch."""
-        queue = {"trajectories": self.queued, "bytes": self._queue.nbytes, "capacity": self._credit.capacity}
+        nbytes = self._queue.nbytes + self._batches.waiting_bytes
+        queue = {"trajectories": self.queued, "bytes": nbytes, "capacity": self._credit.capacity}
         return self._fleet.summary() | {"queue": queue, "buffer": self._buffer_summary(), "ledger": self.ledger()}
 
     def _buffer_summary(self) -> dict[str, int]:
@@ -263,6 +425,7 @@ class IngestCore:
             "rejected_by": self._ledger.rejected_by,
             "quarantine": list(self._quarantine),
             "credit": self._credit.outstanding,
+            "log": {"bytes": self.journal.nbytes, "stalled": self.journal.stalled, "commit": self.journal.seconds.to_dict()},
             "windows": self._fleet.quantiles(),
             "transit": self._fleet.transit.to_dict(),
             "age": self._fleet.age.to_dict(),

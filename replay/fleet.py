@@ -104,6 +104,8 @@ class FleetStatistics:
         while self._lags and self._lag_counts.total() - self._lags[0][1] >= LAG_WINDOW:
             lag, count = self._lags.popleft()
             self._lag_counts[lag] -= count
+            if not self._lag_counts[lag]:
+                del self._lag_counts[lag]
 
     @property
     def episode_return(self) -> dict[str, Any]:

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import zmq
 
+from protocol.auth import User
 from protocol.codec import Buffer, two_frames
 from protocol.endpoints import write_endpoint
 from protocol.errors import WireError
+from protocol.gate import Gate
 from protocol.http import HttpServer, Pages
 from protocol.joining import joining_config
+from protocol.keys import ServerKeys, new_keys, server_keys
 from protocol.sockets import ServerSocket
 from protocol.timing import LOST_AFTER_S
+from protocol.watchdog import Watchdog
 from replay.child import IngestProcess
 from replay.hub_core import HubCore
 from replay.link import Link
 from replay.listen import bind_addresses, remove_sockets
-from replay.members import Members
+from replay.members import Member, Members
 from replay.metrics import Snapshot, registry_of
 from replay.process import POLL_MS, Ending, load_config
+from replay.quarantine import Quarantine
+from replay.self_test import check_keys
 
 _log = logging.getLogger("oatmill.replay.hub")
 
@@ -43,19 +51,47 @@ class Hub:
         config: the roots of config.yaml.
         addresses: where to bind `control` and `weights`.
         secret: what only this process's ingest knows.
+        versions: the file that keeps the highest policy version, so that none is used again after this process has died.
+        quarantine: where bad messages are written down.
+        keys: the server's; None lets everybody in.
+        probe: the public key of the start-up test's stranger.
     """
 
-    def __init__(self, config: dict[str, Any], addresses: dict[str, str], secret: str) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        addresses: dict[str, str],
+        secret: str,
+        *,
+        versions: Path,
+        quarantine: Quarantine,
+        keys: ServerKeys | None = None,
+        probe: bytes = b"",
+    ) -> None:
+        self._quarantine = quarantine
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-        self._control = ServerSocket(self._context, max_message_bytes=MAX_CONTROL_BYTES)
-        self._weights = ServerSocket(self._context, max_message_bytes=MAX_WEIGHTS_BYTES)
+        self._gate = None if keys is None else Gate(self._context, keys, probe=probe)
+        self._control = ServerSocket(self._context, max_message_bytes=MAX_CONTROL_BYTES, gate=self._gate)
+        self._weights = ServerSocket(self._context, max_message_bytes=MAX_WEIGHTS_BYTES, gate=self._gate)
         self.control = self._control.bind(addresses["control"])
         weights = self._weights.bind(addresses["weights"])
-        members = Members(joining_config(config), secret)
-        self.core = HubCore(members, desired_actors=config["actors"].get("count", 0), weights_endpoint=weights)
+        members = Members(joining_config(config), secret, self._connected)
+        self._versions = versions
+        self._saved_version = read_version(versions)
+        self.core = HubCore(
+            members,
+            desired_actors=config["actors"].get("count", 0),
+            weights_endpoint=weights,
+            highest_version=self._saved_version,
+        )
+        self._watchdog = Watchdog("hub", config["replay"]["hang_timeout"])
         self._turned = time.monotonic()
         self._snapshot = Snapshot({}, {})
         self._snapshot_of = -1.0
+
+    def _connected(self, member: Member) -> bool:
+        """Whether a member's connection is there: only a message that is sent on it tells."""
+        return self._control.send(member.route, self.core.state())
 
     def healthy(self) -> bool:
         """Whether both processes make progress. Called by the HTTP thread."""
@@ -72,7 +108,9 @@ class Hub:
         for handle in (self._control.handle, self._weights.handle, link.fileno()):
             poller.register(handle, zmq.POLLIN)
         announced = False
+        self._watchdog.started()
         while not ending.asked:
+            self._watchdog.beat()
             ready = dict(poller.poll(POLL_MS))
             if link.fileno() in ready and not ending.asked:
                 _log.error("ingest has ended; the hub ends too")
@@ -90,16 +128,21 @@ class Hub:
         """Take in what has come and send what follows from it."""
         wall = time.time()
 
-        def weights(route: bytes, header: Buffer, payload: Buffer) -> None:
-            self.core.receive_weights(route, header, payload, now=now, wall=wall)
+        def weights(route: bytes, user: User, header: Buffer, payload: Buffer) -> None:
+            self.core.receive_weights(route, header, payload, now=now, wall=wall, user=user)
 
-        def control(route: bytes, header: Buffer, payload: Buffer) -> None:
-            self.core.receive_control(route, header, payload, now)
+        def control(route: bytes, user: User, header: Buffer, payload: Buffer) -> None:
+            self.core.receive_control(route, header, payload, now, user)
 
-        taken = self._drain(self._control, control)
-        self._drain(self._weights, weights)
+        taken = self._drain(self._control, control, "control")
+        self._drain(self._weights, weights, "weights")
+        self._quarantine.keep(self.core.refused)
+        self.core.refused.clear()
+        if self._gate is not None:
+            self.core.denied(self._gate.look())
         if taken < DRAIN:  # else a heartbeat that is missed may wait among the rest
             self.core.turn(now)
+        self._save_version()
         for route, message in self.core.outgoing_control():
             self._control.send(route, message)
         for route, message in self.core.weights.outgoing():
@@ -107,14 +150,24 @@ class Hub:
         self._turned = now
         self._take_snapshot()
 
-    def _drain(self, source: ServerSocket, take: Callable[[bytes, Buffer, Buffer], None]) -> int:
+    def _save_version(self) -> None:
+        """Keep the highest version before anybody is told of it. A full disk is no reason to end: the learner knows it too."""
+        version = self.core.highest_version
+        if version > self._saved_version:
+            self._saved_version = version
+            with contextlib.suppress(OSError):
+                working = self._versions.with_name(f"{self._versions.name}.tmp")
+                working.write_text(str(version))
+                working.rename(self._versions)
+
+    def _drain(self, source: ServerSocket, take: Callable[[bytes, User, Buffer, Buffer], None], name: str) -> int:
         taken = 0
-        for route, frames in source.receive(DRAIN):
+        for route, user, frames in source.receive(DRAIN):
             taken += 1
             try:
-                take(route, *two_frames(frames))
+                take(route, user, *two_frames(frames))
             except WireError as error:
-                self.core.bad_frames(error)
+                self.core.bad_frames(error, name)
         return taken
 
     def _take_snapshot(self) -> None:
@@ -133,12 +186,16 @@ class Hub:
             core.weights.sent_bytes,
             core.weights.publish_seconds.to_dict(),
             core.weights.apply_lag.to_dict(),
+            core.report.get("auth_restarts", 0) + (0 if self._gate is None else self._gate.restarts),
         )
 
     def close(self) -> None:
         """Close all sockets."""
+        self._watchdog.close()
         self._control.close()
         self._weights.close()
+        if self._gate is not None:
+            self._gate.close()
         self._context.term()
 
 
@@ -158,11 +215,25 @@ def serve(options: Namespace, ingest: IngestProcess, ending: Ending) -> int:
     http: HttpServer | None = None
     try:
         config = load_config(options.config)
-        addresses = bind_addresses(options.listen, insecure=options.insecure)
-        hub = Hub(config, addresses, secret)
-        endpoints = ingest.endpoints(addresses, hub.control, secret)
-        http = open_http(config, hub)
-        announce = announcement(options, hub, endpoints, http.url)
+        keys = server_keys(options.keys)
+        addresses = bind_addresses(options.listen, insecure=options.insecure or keys is not None)
+        stranger = None if keys is None else new_keys(keys.public)
+        probe = b"" if stranger is None else stranger.public
+        hub = Hub(
+            config,
+            addresses,
+            secret,
+            versions=options.run_dir / "policy_version",
+            quarantine=Quarantine(options.run_dir / "quarantine", "hub"),
+            keys=keys,
+            probe=probe,
+        )
+        endpoints = ingest.endpoints(addresses, hub.control, secret, keys=options.keys, probe=probe)
+        if keys is not None and stranger is not None:
+            sockets = {**endpoints, "control": hub.control, **hub.core.endpoints}
+            check_keys(sockets, own=keys.as_client(), stranger=stranger)
+        http = open_http(config, hub, ingest.pid)
+        announce = announcement(options, hub, http.url)
         return hub.run(ingest.link, ending, announce)
     finally:
         ingest.end()
@@ -173,17 +244,26 @@ def serve(options: Namespace, ingest: IngestProcess, ending: Ending) -> int:
             remove_sockets(addresses)
 
 
-def open_http(config: dict[str, Any], hub: Hub) -> HttpServer:
+def read_version(path: Path) -> int:
+    """The highest policy version that an earlier hub has seen; -1 if there was none."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return -1
+
+
+def open_http(config: dict[str, Any], hub: Hub, ingest: int) -> HttpServer:
     """The pages of the role."""
-    pages = Pages(registry_of(hub.snapshot, hub.healthy), hub.healthy, lambda: hub.core.ready, {"/actors": hub.core.actors})
+    registry = registry_of(hub.snapshot, hub.healthy, ingest=ingest)
+    pages = Pages(registry, hub.healthy, lambda: hub.core.serving, {"/actors": hub.core.actors})
     return HttpServer(config["metrics"]["host"], config["metrics"]["port"], pages)
 
 
-def announcement(options: Namespace, hub: Hub, endpoints: dict[str, str], metrics: str) -> Callable[[], None]:
+def announcement(options: Namespace, hub: Hub, metrics: str) -> Callable[[], None]:
     """What is done once actors and learner can come."""
 
     def announce() -> None:
-        content = {"pid": os.getpid(), "metrics": metrics, "control": hub.control, **endpoints}
+        content = {"pid": os.getpid(), "metrics": metrics, "control": hub.control, **hub.core.endpoints}
         write_endpoint(options.run_dir, "replay", content)
         if options.port_file is not None:
             working = options.port_file.with_suffix(".tmp")

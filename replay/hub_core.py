@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import hmac
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from protocol import messages
-from protocol.codec import Buffer, Frames, decode, encode, from_json, shortened, to_json
+from protocol.auth import ANYBODY, UnauthorisedError, User, require
+from protocol.codec import Buffer, Frames, decode, encode, from_json, is_count, shortened, to_json
 from protocol.errors import WireError
 from protocol.timing import LOST_AFTER_S
-from replay.members import Member, Members, RefusedError
+from replay.members import MAX_ACTORS, Member, Members, RefusedError
+from replay.quarantine import Refused
 from replay.weights_store import WeightsStore
 
 REPORT_WITHIN_S = 1.0
 """A question about the run waits this long for ingest's newest numbers, then the last ones must do."""
 MAX_REPORT_BYTES = 64 * 1024
 """What an actor or a learner may say of itself in a heartbeat."""
-MAX_DESIRED = 10_000
+MAX_DESIRED = MAX_ACTORS
+MAX_ASKED = 256
+"""Questions that wait at once; whoever puts one more asks again in a second."""
+PROGRESS = ("env_steps", "episodes", "evicted", "learner_step", "produced")
+"""Numbers of a report that the supervisor of a run reckons with."""
+ANY_KEY = ("actor", "learner", "operator", "server")
+MAY_ASK: dict[type, tuple[str, ...]] = {
+    messages.Status: ANY_KEY,
+    messages.Scale: ("operator",),
+    messages.Stop: ("operator", "learner"),  # a learner knows when the budget is spent
+}
 MAX_ACTORS_SHOWN = 1000
+MAX_REFUSED = 20
+"""Bad messages that wait to be written down."""
 
 Request = messages.Status | messages.Scale | messages.Stop
 
@@ -40,6 +55,8 @@ class HubCore:
     Args:
         members: the table of members.
         desired_actors: how many actors there shall be, to begin with.
+        weights_endpoint: where weights are.
+        highest_version: the highest policy version that hubs of this run before this one have seen.
 
     Attributes:
         stop: whether the run is to end.
@@ -47,21 +64,23 @@ class HubCore:
         reported_at: when it came, in seconds of the monotonic clock.
         endpoints: addresses of data, batches and weights; data and batches are ingest's to tell.
         rejected: bad messages by reason, the hub's own.
+        refused: the newest of them, to be taken.
     """
 
-    def __init__(self, members: Members, *, desired_actors: int, weights_endpoint: str) -> None:
+    def __init__(self, members: Members, *, desired_actors: int, weights_endpoint: str, highest_version: int = -1) -> None:
         self.members, self.weights = members, WeightsStore()
         self._desired = desired_actors
         self._outgoing: list[tuple[bytes, Frames]] = []
         self._asked: list[Asked] = []
         self._report_number = 0
         self._told: tuple[Any, ...] = ()  # what ingest was told last
-        self._highest_version = -1
+        self._highest_version = highest_version
         self.stop = False
         self.report: dict[str, Any] = {}
         self.reported_at = -float("inf")
         self.endpoints: dict[str, str] = {"weights": weights_endpoint}
         self.rejected: Counter[str] = Counter()
+        self.refused: deque[Refused] = deque(maxlen=MAX_REFUSED)
 
     @property
     def ready(self) -> bool:
@@ -69,49 +88,81 @@ class HubCore:
         return self.members.ingest is not None and self.reported_at >= 0
 
     @property
+    def serving(self) -> bool:
+        """Whether trajectories are taken: ready, and the log can be written."""
+        return self.ready and not self.report.get("log", {}).get("stalled", False)
+
+    @property
     def highest_version(self) -> int:
         """The highest policy version ever seen, held or not; a restarted learner goes on above it."""
         return max(self._highest_version, self.weights.version)
 
-    def receive_control(self, route: bytes, header: Buffer, payload: Buffer, now: float) -> None:
+    def receive_control(self, route: bytes, header: Buffer, payload: Buffer, now: float, user: User = ANYBODY) -> None:
         """Take in one message on the control socket; a bad one is counted and answered with its reason."""
         try:
             message: messages.ControlToHub = decode(header, messages.CONTROL_TO_HUB)
             match message:
                 case messages.Hello():
-                    self._hello(route, message, from_json(payload), now)
+                    self._hello(route, message, from_json(payload), now, user)
                 case messages.Heartbeat():
-                    self._heartbeat(route, message.token, payload, now)
+                    self._heartbeat(route, message.token, payload, now, user)
                 case messages.Bye():
-                    self.members.bye(message.token)
+                    require(user, *ANY_KEY)
+                    self.members.bye(message.token, user)
                     self._outgoing.append((route, encode(message)))
                 case _:
+                    require(user, *MAY_ASK[type(message)])
                     self._request(route, message, from_json(payload), now)
         except RefusedError as error:
             self._reject(route, error.reason, error.detail)
         except WireError as error:
-            self.rejected[error.reason] += 1
+            self._refuse(Refused.of(error, "control", header, payload))
             self._reject(route, error.reason, error.detail)
 
-    def bad_frames(self, error: WireError) -> None:
-        """Count a message that could not even be taken apart."""
-        self.rejected[error.reason] += 1
+    def _refuse(self, message: Refused) -> None:
+        self.rejected[message.reason] += 1
+        self.refused.append(message)
 
-    def receive_weights(self, route: bytes, header: Buffer, payload: Buffer, *, now: float, wall: float) -> None:
+    def bad_frames(self, error: WireError, socket: str = "control") -> None:
+        """Count a message that could not even be taken apart."""
+        self._refuse(Refused.of(error, socket))
+
+    def denied(self, connections: int) -> None:
+        """Count connections that were refused because nobody trusts their key."""
+        self.rejected["unknown_key"] += connections
+
+    def receive_weights(
+        self, route: bytes, header: Buffer, payload: Buffer, *, now: float, wall: float, user: User = ANYBODY
+    ) -> None:
         """Take in one message on the weights socket."""
-        self.weights.receive(route, header, payload, now=now, wall=wall)
-        self.rejected.update(self.weights.refused)
-        self.weights.refused.clear()
+        self.weights.receive(
+            route, header, payload, now=now, wall=wall, authorise=lambda message: self._authorise_weights(message, user)
+        )
+        while self.weights.refused:
+            self._refuse(Refused.of(self.weights.refused.popleft(), "weights", header, payload))
+
+    def _authorise_weights(self, message: messages.WeightsToHub, user: User) -> None:
+        """Let anyone of the run pull, and only the learner that has joined push."""
+        if not isinstance(message, messages.WeightsPush):
+            require(user, *ANY_KEY)
+            return
+        require(user, "learner")
+        learner = self.members.learner
+        if learner is None:
+            raise UnauthorisedError("unknown_session", "no learner has joined this hub")
+        if learner.user != user or not hmac.compare_digest(learner.token.encode(), message.session.encode()):
+            raise UnauthorisedError("identity", "only the learner that has joined last publishes weights")
 
     def _reject(self, route: bytes, reason: str, detail: str) -> None:
         self._outgoing.append((route, encode(messages.Reject(reason, shortened(detail)))))
 
-    def _hello(self, route: bytes, hello: messages.Hello, description: dict[str, Any], now: float) -> None:
+    def _hello(self, route: bytes, hello: messages.Hello, description: dict[str, Any], now: float, user: User) -> None:
         if hello.role != "ingest" and not self.ready:
             return  # it asks again in a second
-        member, former = self.members.join(route, hello, description, now)
+        member, former = self.members.join(route, hello, description, now, user)
         if member.role == "ingest":
             self._take_endpoints(description)
+            self.members.expect(description.get("known", {}), now)
         if former is not None:
             self._tell(former, fenced=True)
         self._tell_ingest()  # before the welcome, so that ingest knows an actor before the actor comes to it
@@ -130,18 +181,18 @@ class HubCore:
                 raise RefusedError("description", f"expected ingest's address of {name}")
             self.endpoints[name] = url
 
-    def _heartbeat(self, route: bytes, token: str, payload: Buffer, now: float) -> None:
+    def _heartbeat(self, route: bytes, token: str, payload: Buffer, now: float, user: User) -> None:
+        require(user, *ANY_KEY)
         report = from_json(payload)
-        member = self.members.heard(route, token, report, now)
+        member = self.members.heard(route, token, report, now, user)
         if member is None:
             self._reject(route, "forgotten", "this process is not, or no longer, in the run")
             return
-        if member.role != "ingest" and memoryview(payload).nbytes > MAX_REPORT_BYTES:
+        if member.role != "ingest":
             member.report = {}
-            raise WireError("payload_json", f"expected a report of at most {MAX_REPORT_BYTES} bytes")
-        version = report.get("policy_version")
-        if type(version) is int:
-            self._highest_version = max(self._highest_version, version)
+            check_report(report, memoryview(payload).nbytes)
+            member.report = report
+            self._highest_version = max(self._highest_version, report.get("policy_version", -1))
         if member.role == "ingest":
             self._take_report(report, now)
         else:
@@ -173,7 +224,9 @@ class HubCore:
                 self._tell_everyone()
                 self._outgoing.append((route, encode(request, to_json({"stop": True}))))
             case messages.Status():
-                if not any(asked.route == route and asked.request == request.request for asked in self._asked):
+                if len(self._asked) < MAX_ASKED and not any(
+                    asked.route == route and asked.request == request.request for asked in self._asked
+                ):
                     self._report_number += 1
                     self._asked.append(Asked(route, request.request, self._report_number, now + REPORT_WITHIN_S))
 
@@ -200,6 +253,10 @@ class HubCore:
     def _tell(self, member: Member, *, fenced: bool = False) -> None:
         self._outgoing.append((member.route, encode(self._state(fenced=fenced), b"{}")))
 
+    def state(self) -> Frames:
+        """What a member is told of the run."""
+        return encode(self._state(), b"{}")
+
     def _state(self, *, fenced: bool = False) -> messages.HubState:
         return messages.HubState(self.weights.version, self.stop, self._desired, fenced, self._report_number)
 
@@ -213,7 +270,11 @@ class HubCore:
             return
         changed = self._told[:2] != told[:2]
         self._told = told
-        news = {"serial": self.members.serial, "members": self.members.table()} if changed else {}
+        news = (
+            {"serial": self.members.serial, "members": self.members.table(), "sessions": self.members.sessions()}
+            if changed
+            else {}
+        )
         self._outgoing.append((ingest.route, encode(self._state(), to_json(news))))
 
     def outgoing_control(self) -> list[tuple[bytes, Frames]]:
@@ -272,3 +333,19 @@ class HubCore:
     def desired_actors(self) -> int:
         """How many actors there shall be."""
         return self._desired
+
+
+def check_report(report: Mapping[str, Any], nbytes: int) -> None:
+    """Whether what an actor or a learner says of itself can be reckoned with and shown.
+
+    Raises:
+        WireError: `payload_json` if it is too long, or one of the numbers that everybody reads is none.
+    """
+    if nbytes > MAX_REPORT_BYTES:
+        raise WireError("payload_json", f"expected a report of at most {MAX_REPORT_BYTES} bytes")
+    version = report.get("policy_version", -1)
+    if not (version == -1 or is_count(version)):
+        raise WireError("payload_json", f"expected policy_version to be a number from -1, got {str(version)[:40]!r}")
+    for name in PROGRESS:
+        if not is_count(report.get(name, 0)):
+            raise WireError("payload_json", f"expected {name} to be a number from 0, got {str(report[name])[:40]!r}")

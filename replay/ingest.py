@@ -7,6 +7,7 @@ most of the rest.
 from __future__ import annotations
 
 import argparse
+import secrets
 import socket
 import sys
 import time
@@ -18,11 +19,19 @@ import zmq
 from protocol.channels import ControlClient
 from protocol.codec import two_frames
 from protocol.errors import UserError, WireError
+from protocol.failpoints import failpoint
+from protocol.gate import Gate
+from protocol.keys import ServerKeys, server_keys
 from protocol.sockets import ServerSocket
+from protocol.watchdog import Watchdog
+from replay.admissions import Admissions
 from replay.core import IngestCore, IngestSettings, epoch_of_monotonic
+from replay.disk import FolderDisk
+from replay.journal import Journal
 from replay.link import Link
 from replay.listen import remove_sockets
 from replay.process import POLL_MS, Ending, configure_logging, load_config, run_to_exit
+from replay.quarantine import Quarantine
 from replay.sessions import MAX_BLOCK_BYTES
 
 DRAIN = 64
@@ -39,13 +48,31 @@ class Ingest:
         core: the state.
         link: the pipe to the hub's process.
         addresses: where to bind `data` and `batches`.
+        quarantine: where bad messages are written down.
+        watchdog: is told of every turn.
+        admissions: who may speak as whom; the hub's word goes there.
+        keys: the server's; None lets everybody in.
+        probe: the public key of the start-up test's stranger.
     """
 
-    def __init__(self, core: IngestCore, link: Link, addresses: dict[str, str]) -> None:
-        self._core, self._link = core, link
+    def __init__(
+        self,
+        core: IngestCore,
+        link: Link,
+        addresses: dict[str, str],
+        *,
+        quarantine: Quarantine,
+        watchdog: Watchdog,
+        admissions: Admissions,
+        keys: ServerKeys | None = None,
+        probe: bytes = b"",
+    ) -> None:
+        self._core, self._link, self._quarantine, self._watchdog = core, link, quarantine, watchdog
+        self._admissions = admissions
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-        self._data = ServerSocket(self._context, max_message_bytes=2 * MAX_BLOCK_BYTES)
-        self._batches = ServerSocket(self._context, max_message_bytes=MAX_HEADER_ONLY_BYTES)
+        self._gate = None if keys is None else Gate(self._context, keys, probe=probe)
+        self._data = ServerSocket(self._context, max_message_bytes=2 * MAX_BLOCK_BYTES, gate=self._gate)
+        self._batches = ServerSocket(self._context, max_message_bytes=MAX_HEADER_ONLY_BYTES, gate=self._gate)
         self.endpoints = {"data": self._data.bind(addresses["data"]), "batches": self._batches.bind(addresses["batches"])}
         self._control: ControlClient | None = None
         self._members_serial = -1
@@ -54,9 +81,11 @@ class Ingest:
 
     def join(self, control: str, secret: str) -> None:
         """Join the hub's control socket."""
-        description = {"secret": secret, **self.endpoints}
-        self._control = ControlClient(control, role="ingest", description=description, heartbeat_every_s=0.0)
-        self._control.join(JOIN_WITHIN_S)
+        description = {"secret": secret, **self.endpoints, "known": self._core.known()}
+        keys = None if self._gate is None else self._gate.keys.as_client()
+        self._control = ControlClient(control, role="ingest", description=description, heartbeat_every_s=0.0, keys=keys)
+        welcome = self._control.join(JOIN_WITHIN_S)
+        self._core.hub_says(policy_version=welcome.policy_version, stop=False, members=None)
 
     def run(self, ending: Ending) -> int:
         """Serve until told to end; the exit code."""
@@ -64,7 +93,9 @@ class Ingest:
         poller = zmq.Poller()
         for handle in (self._data.handle, self._batches.handle, self._control.handle, self._link.fileno()):
             poller.register(handle, zmq.POLLIN)
+        self._watchdog.started()
         while not ending.asked:
+            self._watchdog.beat()
             ready = dict(poller.poll(POLL_MS))
             if self._link.fileno() in ready:
                 return 0 if self._link.hear() == {"stop": True} else 1
@@ -74,21 +105,29 @@ class Ingest:
     def turn(self, now: float) -> None:
         """Take in what has come and send what follows from it. The hub's word comes first: it knows the newest version."""
         self._hear_hub(now)
-        for route, frames in self._data.receive(DRAIN):
+        taken = 0
+        for route, user, frames in self._data.receive(DRAIN):
+            taken += 1
             try:
-                self._core.receive_data(route, *two_frames(frames), now)
+                self._core.receive_data(route, *two_frames(frames), now, user)
             except WireError as error:
-                self._core.bad_frames(error)
-        for route, frames in self._batches.receive(DRAIN):
+                self._core.bad_frames(route, error)
+        for route, user, frames in self._batches.receive(DRAIN):
             try:
-                self._core.receive_batches(route, two_frames(frames)[0])
+                self._core.receive_batches(route, two_frames(frames)[0], user)
             except WireError as error:
-                self._core.bad_frames(error)
-        self._core.turn(now)
+                self._core.bad_frames(route, error, "batches")
+        self._quarantine.keep(self._core.refused)
+        self._core.refused.clear()
+        if self._gate is not None:
+            self._core.denied(self._gate.look())
+        self._core.turn(now, more=taken == DRAIN)
         for route, message in self._core.outgoing_batches():
             self._batches.send(route, message)
+        failpoint("ack.before")
         for route, message in self._core.outgoing_data():
             self._data.send(route, message)
+        failpoint("ack.after")
 
     def _hear_hub(self, now: float) -> None:
         assert self._control is not None, "join first"
@@ -96,7 +135,8 @@ class Ingest:
         asked = control.report_asked
         if now - self._reported >= REPORT_EVERY_S or asked > self._answered:
             self._reported, self._answered = now, asked
-            report = {"report": self._core.report(), "answering": asked, "serial": self._members_serial}
+            values = self._core.report() | {"auth_restarts": 0 if self._gate is None else self._gate.restarts}
+            report = {"report": values, "answering": asked, "serial": self._members_serial}
             control.heartbeat(report, force=True)
         else:
             control.pump()
@@ -104,7 +144,8 @@ class Ingest:
         members = None
         if news.get("serial", -1) != self._members_serial:
             self._members_serial = news["serial"]
-            members = {int(number): (entry[0], entry[1]) for number, entry in news["members"].items()}
+            self._admissions.tell(news["sessions"])
+            members = read_table(news["members"])
         self._core.hub_says(policy_version=state.policy_version, stop=state.stop, members=members)
 
     def close(self) -> None:
@@ -113,22 +154,57 @@ class Ingest:
         self._batches.close()
         if self._control is not None:
             self._control.close(goodbye=False)  # the hub knows, or is gone
+        if self._gate is not None:
+            self._gate.close()
         self._context.term()
 
 
-def serve(link: Link, config: dict[str, Any], ending: Ending) -> int:
+def open_journal(config: dict[str, Any], run_dir: Path) -> Journal:
+    """The journal in the run's folder, with what a server that has died has left in it."""
+    replay = config["replay"]
+    durable = replay["acknowledge"] == "durable"
+    folder = Path(replay["log_dir"]) if replay["log_dir"] else run_dir / "log"
+    return Journal.open(
+        FolderDisk(folder, durable=durable),
+        durable=durable,
+        keep_trained=replay["on_learner_restart"] == "replay",
+        steps=config["actors"]["unroll_length"],
+        kept_bytes=replay["log_bytes"],
+    )
+
+
+def read_table(members: dict[str, list[Any]]) -> dict[int, tuple[int, bool]]:
+    """The hub's table of members, by actor id."""
+    return {int(number): (entry[0], entry[1]) for number, entry in members.items()}
+
+
+def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> int:
     """Bind where the hub says, join it and run; the exit code."""
-    core = IngestCore(IngestSettings.of(config), epoch=epoch_of_monotonic())
     hub = link.hear()
     if hub is None or "addresses" not in hub:  # the hub is gone, or could not begin and says stop
         return 1
+    journal = open_journal(config, run_dir)
+    settings = IngestSettings.of(config)
+    admissions = Admissions()
+    core = IngestCore(settings, epoch=epoch_of_monotonic(), journal=journal, server=secrets.randbits(52), admissions=admissions)
     addresses: dict[str, str] = hub["addresses"]
-    ingest = Ingest(core, link, addresses)
+    watchdog = Watchdog("ingest", config["replay"]["hang_timeout"])
+    ingest = Ingest(
+        core,
+        link,
+        addresses,
+        quarantine=Quarantine(run_dir / "quarantine", "ingest"),
+        watchdog=watchdog,
+        admissions=admissions,
+        keys=None if hub["keys"] is None else server_keys(Path(hub["keys"])),
+        probe=hub["probe"].encode(),
+    )
     try:
         link.say({"endpoints": ingest.endpoints})
         ingest.join(hub["control"], hub["secret"])
         return ingest.run(ending)
     finally:
+        watchdog.close()
         ingest.close()
         remove_sockets(addresses)  # the hub's too: it may have been killed and cannot
 
@@ -139,12 +215,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m replay.ingest", description="Started by `python -m replay`.")
     parser.add_argument("--link", type=int, required=True, help="the file descriptor of the pipe to the hub")
     parser.add_argument("--config", type=Path, required=True, help="the run's resolved settings")
+    parser.add_argument("--run-dir", type=Path, required=True, help="the run's folder")
     parser.add_argument("--log-level", default="info")
     options = parser.parse_args()
     configure_logging(options.log_level)
     link = Link(socket.socket(fileno=options.link))
     try:
-        return serve(link, load_config(options.config), ending)
+        return serve(link, load_config(options.config), options.run_dir, ending)
     except UserError as error:
         link.say({"error": str(error)})
         return error.exit_code

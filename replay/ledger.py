@@ -13,10 +13,12 @@ class Ledger:
     """Trajectories counted where they pass, in ingest. What an actor still holds is added by `balance`."""
 
     accepted: int = 0  # acknowledged, rejected ones included
-    trained: int = 0
+    trained: int = 0  # in the line of the run that survives
+    rolled_back: int = 0  # trained on by a learner that died, after the checkpoint from which the next one went on
     stale: int = 0
     rejected: int = 0
     replayed: int = 0  # trained on once more, out of the buffer; outside the sum
+    forgotten: int = 0  # acknowledged by a server that has died with all that it knew of them: they are lost
     duplicate: int = 0  # came again and were dropped; outside the sum
     rejected_by: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REJECTED_REASONS, 0))  # messages by reason
 
@@ -29,17 +31,22 @@ class Ledger:
             handed_out: trajectories that the learner has and has not trained on.
 
         Returns:
-            The identity's columns; `lost` is what was acknowledged and is in no other column, and must be 0.
+            The identity's columns; `lost` is what was acknowledged and is in no other column: 0 unless the server died.
         """
-        gone = self.trained + self.stale + self.rejected + queued + handed_out
+        gone = self.trained + self.rolled_back + self.stale + self.rejected + queued + handed_out
         return {
             "produced": actors.produced,
             "trained": self.trained,
-            "dropped": {"stale": self.stale, "evicted": actors.evicted, "rejected": self.rejected, "rolled_back": 0},
+            "dropped": {
+                "stale": self.stale,
+                "evicted": actors.evicted,
+                "rejected": self.rejected,
+                "rolled_back": self.rolled_back,
+            },
             "queued": queued,
             "in_flight": handed_out + actors.on_the_way,
             "unsent_at_death": actors.unsent_at_death,
-            "lost": self.accepted - gone,
+            "lost": self.accepted + self.forgotten - gone,
             "duplicate": self.duplicate,
             "replayed": self.replayed,
         }

@@ -20,7 +20,7 @@ def bind_addresses(listen: str, *, insecure: bool) -> dict[str, str]:
 
     Args:
         listen: `ipc:///folder` or `tcp://host[:port]`; port 0 takes four free ports.
-        insecure: listen beyond this machine although nothing is encrypted and nobody is asked for a key.
+        insecure: it may be listened beyond this machine: there are keys, or the user wants none.
 
     Raises:
         UserError: if that cannot be listened on, or should not.
@@ -67,8 +67,8 @@ def _tcp(rest: str, *, insecure: bool) -> dict[str, str]:
     address = _resolve(host)
     if not address.is_loopback and not insecure:
         raise UserError(
-            f"tcp://{host} can be reached from other machines and nothing here asks for a key; "
-            "listen on 127.0.0.1, or say --insecure if that network is your own"
+            f"tcp://{host} can be reached from other machines and nothing here asks for a key; give it keys (oatmill keygen "
+            "DIR, then --keys DIR), listen on 127.0.0.1, or say --insecure if that network is your own"
         )
     shown = f"[{address}]" if address.version == 6 else str(address)  # noqa: PLR2004 -- IPv6
     ports = [0] * len(SOCKETS) if port == 0 else range(port, port + len(SOCKETS))

@@ -6,6 +6,7 @@ at 0, so that rates and alerts see the first event.
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from protocol.processes import ProcessCollector
 from protocol.reasons import REJECTED_REASONS
 from replay.fleet import LAG_BUCKETS, SECONDS_BUCKETS
 
@@ -29,8 +31,10 @@ OUTCOMES = (
     "rejected",
     "rolled_back",
     "duplicate",
+    "unsent_at_death",
     "lost",
 )
+PLACES = ("queued", "in_flight")
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Snapshot:
     weights_bytes: int = 0
     publish: Mapping[str, Any] | None = None  # replay.fleet.Histogram.to_dict
     apply_lag: Mapping[str, Any] | None = None
+    auth_restarts: int = 0  # of both processes' handlers of keys
 
 
 def oatmill_version() -> str:
@@ -73,6 +78,7 @@ class ReplayCollector(Collector):
         yield from _trajectories(snapshot, fleet)
         yield from _queue(snapshot.report, fleet.get("queue", {}))
         yield from _buffer(fleet.get("buffer", {}))
+        yield from _log(snapshot.report.get("log", {}))
         yield from _episodes(snapshot.report.get("windows", {}), fleet)
         yield from _actors(snapshot)
         yield from _weights(snapshot)
@@ -86,10 +92,16 @@ def _trajectories(snapshot: Snapshot, fleet: Mapping[str, Any]) -> Iterator[Metr
     for outcome in OUTCOMES:
         family.add_metric([outcome], counts.get(outcome, 0))
     yield family
+    pending = GaugeMetricFamily("oatmill_trajectories_pending", "Trajectories on their way, by place.", labels=["place"])
+    for place in PLACES:
+        pending.add_metric([place], ledger.get(place, 0))
+    yield pending
     rejected = CounterMetricFamily("oatmill_rejected", "Bad messages by reason.", labels=["reason"])
     for reason in REJECTED_REASONS:
         rejected.add_metric([reason], snapshot.rejected.get(reason, 0))
     yield rejected
+    restarts = "The handler of keys failed and was started again; 0 is right."
+    yield CounterMetricFamily("oatmill_auth_restarts", restarts, snapshot.auth_restarts)
     yield CounterMetricFamily("oatmill_env_steps", "Steps of single agents in stored trajectories.", fleet.get("env_steps", 0))
 
 
@@ -98,6 +110,7 @@ def _queue(report: Mapping[str, Any], queue: Mapping[str, Any]) -> Iterator[Metr
     yield GaugeMetricFamily(
         "oatmill_replay_capacity_items", "Trajectories that credit and queue may come to.", queue.get("capacity", 0)
     )
+    yield GaugeMetricFamily("oatmill_replay_credit_items", "Trajectories that actors may send now.", report.get("credit", 0))
     yield GaugeMetricFamily("oatmill_replay_bytes", "Memory that waiting trajectories keep.", queue.get("bytes", 0))
     yield _histogram("oatmill_replay_age_seconds", "From arrival to the learner.", report.get("age"))
     yield _histogram("oatmill_transit_seconds", "From the end of an unroll to its arrival.", report.get("transit"))
@@ -111,6 +124,13 @@ def _buffer(buffer: Mapping[str, Any]) -> Iterator[Metric]:
     )
     yield GaugeMetricFamily("oatmill_replay_buffer_capacity_items", "How many may be kept.", buffer.get("capacity", 0))
     yield GaugeMetricFamily("oatmill_replay_buffer_bytes", "Memory that they take.", buffer.get("bytes", 0))
+
+
+def _log(log: Mapping[str, Any]) -> Iterator[Metric]:
+    yield GaugeMetricFamily("oatmill_log_bytes", "What the log takes on the disk.", log.get("bytes", 0))
+    stalled = "1 while the disk does not take what is to be acknowledged."
+    yield GaugeMetricFamily("oatmill_log_stalled", stalled, int(log.get("stalled", False)))
+    yield _histogram("oatmill_log_commit_seconds", "What writing and syncing a group of records takes.", log.get("commit"))
 
 
 def _histogram(
@@ -169,9 +189,16 @@ class UpCollector(Collector):
         yield family
 
 
-def registry_of(snapshot: Callable[[], Snapshot], healthy: Callable[[], bool]) -> CollectorRegistry:
-    """A registry of its own, so that nothing that some library registers is served."""
+def registry_of(snapshot: Callable[[], Snapshot], healthy: Callable[[], bool], *, ingest: int) -> CollectorRegistry:
+    """A registry of its own, so that nothing that some library registers is served.
+
+    Args:
+        snapshot: gives the newest numbers.
+        healthy: whether the role makes progress.
+        ingest: the pid of the role's other process.
+    """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(ReplayCollector(snapshot))
     registry.register(UpCollector("replay", healthy))
+    registry.register(ProcessCollector({"hub": os.getpid(), "ingest": ingest}))
     return registry

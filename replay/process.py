@@ -39,6 +39,7 @@ def parser_of(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--run-dir", type=Path, required=True, help="the run's folder")
     parser.add_argument("--listen", required=True, help="ipc:///FOLDER or tcp://HOST[:PORT] (7300; 0 takes free ports)")
     parser.add_argument("--port-file", type=Path, help="a file to write the control address to when ready")
+    parser.add_argument("--keys", type=Path, help="the server's keys, from `oatmill keygen`: everyone is asked for theirs")
     parser.add_argument("--insecure", action="store_true", help="listen beyond this machine without keys")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser

@@ -7,7 +7,7 @@ cut into a batch.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,11 +24,21 @@ class Segment:
     policy_version: int
     arrived: float  # seconds of the monotonic clock
     nbytes: int  # of the memory that the views keep alive
+    record: int = -1  # the journal's number of the block
+    shift: int = 0  # what makes a row of the block out of a row of the views
+    source: Callable[[], dict[str, Array]] | None = None  # gives the views, for a block that lies in the log
+    exempt: bool = False  # its age does not count: a learner has forgotten it and is to train on it again
 
     @property
     def rows(self) -> int:
         """Rows that wait."""
         return self.stop - self.start
+
+    def views(self) -> dict[str, Array]:
+        """The block's arrays, read from the log if they lie there."""
+        if self.source is not None:
+            self.arrays, self.source = self.source(), None
+        return self.arrays
 
 
 class Slice(NamedTuple):
@@ -40,11 +50,19 @@ class Slice(NamedTuple):
     policy_version: int
     arrived: float
     fresh: bool = True  # not trained on before
+    record: int = -1
+    shift: int = 0
+    exempt: bool = False
 
     @property
     def rows(self) -> int:
         """How many."""
         return self.stop - self.start
+
+    @property
+    def of_block(self) -> tuple[int, int, int]:
+        """The same rows as the journal knows them: the block's number, the first row of it, one past the last."""
+        return self.record, self.start + self.shift, self.stop + self.shift
 
 
 class TrajectoryQueue:
@@ -75,7 +93,7 @@ class TrajectoryQueue:
         self.rows += segment.rows
         self.nbytes += segment.nbytes
 
-    def drop_stale(self, oldest_version: int, *, keep: int) -> int:
+    def drop_stale(self, oldest_version: int, *, keep: int) -> list[Slice]:
         """Drop rows that were collected before a policy version, the ones at the head first.
 
         Args:
@@ -83,24 +101,25 @@ class TrajectoryQueue:
             keep: rows that stay whatever their age, so that the learner never starves for want of young ones.
 
         Returns:
-            How many were dropped.
+            What was dropped.
         """
-        dropped = 0
+        dropped: list[Slice] = []
         for segment in list(self._segments) if self.rows > keep else []:
             spare = self.rows - keep
             if spare <= 0:
                 break
-            if segment.policy_version < oldest_version:
-                dropped += self._drop(segment, min(spare, segment.rows))
+            if segment.policy_version < oldest_version and not segment.exempt:
+                dropped.append(self._drop(segment, min(spare, segment.rows)))
         return dropped
 
-    def _drop(self, segment: Segment, rows: int) -> int:
+    def _drop(self, segment: Segment, rows: int) -> Slice:
+        dropped = _sliced(segment, {}, rows)
         segment.start += rows
         self.rows -= rows
         if not segment.rows:
             self._segments.remove(segment)
             self.nbytes -= segment.nbytes
-        return rows
+        return dropped
 
     def take(self, rows: int) -> list[Slice]:
         """Cut this many rows from the head; there must be that many."""
@@ -110,9 +129,23 @@ class TrajectoryQueue:
         while rows:
             segment = self._segments[0]
             taken = min(rows, segment.rows)
-            slices.append(Slice(segment.arrays, segment.start, segment.start + taken, segment.policy_version, segment.arrived))
+            slices.append(_sliced(segment, segment.views(), taken))
             segment.start += taken
             rows -= taken
             if not segment.rows:
                 self.nbytes -= self._segments.popleft().nbytes
         return slices
+
+
+def _sliced(segment: Segment, arrays: dict[str, Array], rows: int) -> Slice:
+    """The first rows of a segment."""
+    return Slice(
+        arrays,
+        segment.start,
+        segment.start + rows,
+        segment.policy_version,
+        segment.arrived,
+        record=segment.record,
+        shift=segment.shift,
+        exempt=segment.exempt,
+    )

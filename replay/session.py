@@ -18,6 +18,7 @@ class Session:
     rows: int  # of every block
     route: bytes
     next: int = 0  # the first sequence number that is not stored
+    held: int = 0  # the first one that may not be acknowledged yet
     credit: int = 0
     waits: bool = False
     serial: int = 0

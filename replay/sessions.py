@@ -10,11 +10,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from protocol import messages
+from protocol.auth import ANYBODY, UnauthorisedError, User, require
 from protocol.codec import Buffer, Frames, decode, encode, from_json, shortened
 from protocol.errors import WireError
 from protocol.schemas import RunSchema
 from protocol.trajectory import BlockSize
+from replay.admissions import Admissions
+from replay.books import Books
 from replay.credit import CreditLine
+from replay.journal import Journal
 from replay.ledger import ActorTotals
 from replay.session import Arrival, Session
 
@@ -33,14 +37,22 @@ class DataSessions:
     Args:
         steps: T, for the price of a row.
         credit: who may send how much.
+        journal: is told of every change.
+        server: a number that no other ingest process has.
+        admissions: who may speak as which actor; None asks nobody (a simulation's peers are honest).
 
     Attributes:
         schema: the run's, from the first actor's HELLO.
         duplicates: trajectories that came again.
+        forgotten: trajectories that were acknowledged by a server that has died and of which no more is known.
     """
 
-    def __init__(self, steps: int, credit: CreditLine) -> None:
-        self._steps, self._credit = steps, credit
+    def __init__(
+        self, steps: int, credit: CreditLine, journal: Journal, server: int, admissions: Admissions | None = None
+    ) -> None:
+        self._steps, self._credit, self._journal, self._server = steps, credit, journal, server
+        self._admissions = admissions
+        self._unheld: dict[int, Session] = {}  # those of which something waits to be written to the log
         self._by_actor: dict[int, Session] = {}
         self._by_route: dict[bytes, Session] = {}
         self._due: dict[int, tuple[Session, bool]] = {}  # acknowledgements to send, by actor, and whether to resend
@@ -49,7 +61,25 @@ class DataSessions:
         self._members: Mapping[int, tuple[int, bool]] = {}
         self._row_bytes = 0  # what one trajectory costs of the credit
         self.schema: RunSchema | None = None
-        self.duplicates = 0
+        self.duplicates = self.forgotten = 0
+
+    def restore(self, books: Books) -> None:
+        """Go on where a server that has died was."""
+        totals = books.totals
+        self._past = ActorTotals(totals.past_produced, totals.past_evicted, 0, totals.past_unsent)
+        if books.schema is not None:
+            self._describe(RunSchema.from_dict(books.schema))
+        for actor, account in books.accounts.items():
+            session = Session(actor, account.incarnation, account.rows, b"", account.next, account.next)
+            session.produced, session.evicted, session.rejected = account.produced, account.evicted, account.rejected
+            session.strikes, session.ended = account.strikes, account.ended
+            self._by_actor[actor] = session
+        self._resize()
+        for session in self:
+            self._credit.want(session)
+
+    def _describe(self, schema: RunSchema) -> None:
+        self.schema, self._row_bytes = schema, schema.row_bytes(self._steps)
 
     def __iter__(self) -> Iterator[Session]:
         """The newest session of each actor."""
@@ -67,7 +97,7 @@ class DataSessions:
         )
 
     def receive(
-        self, route: bytes, header: Buffer, payload: Buffer, *, version: int, queued: int, now: float
+        self, route: bytes, header: Buffer, payload: Buffer, *, version: int, queued: int, now: float, user: User = ANYBODY
     ) -> Arrival | None:
         """Take in one message.
 
@@ -78,17 +108,22 @@ class DataSessions:
             version: the newest policy version.
             queued: trajectories that wait.
             now: seconds of the monotonic clock.
+            user: whose key it came with.
 
         Returns:
             A block to be stored, then `stored`, or refused, then `strike`; None if there is nothing more to do.
 
         Raises:
+            UnauthorisedError: if its sender may not send it; no session has changed.
             WireError: if it breaks the protocol; the session goes on.
         """
         message: messages.DataToIngest = decode(header, messages.DATA_TO_INGEST)
+        self._authorise(route, message, user)
         if isinstance(message, messages.DataHello):
             self._hello(route, message, payload, version)
             return None
+        if message.evicted > message.produced:
+            raise WireError("header_fields", f"expected evicted <= produced, got {message.evicted} and {message.produced}")
         session = self._session(route, message.actor_id, message.incarnation)
         if session is None or session.ended:
             self._farewell(route, message, session)
@@ -97,14 +132,35 @@ class DataSessions:
         session.route, self._by_route[route] = route, session
         session.last_data = now
         if isinstance(message, messages.Data):
-            return self._data(session, message, payload, queued=queued, now=now)
-        session.report(message.produced, message.evicted)
+            return self._data(session, message, payload, version=version, queued=queued, now=now)
+        self._report(session, message.produced, message.evicted)
         if isinstance(message, messages.DataBye):
             self._end(session)
             self._farewell(route, message, session)
         else:
             self._due.setdefault(session.actor_id, (session, False))
         return None
+
+    def _report(self, session: Session, produced: int, evicted: int) -> None:
+        """Take in an actor's counts. While the disk is full they are not worth the memory: they come again."""
+        before = session.produced, session.evicted
+        session.report(produced, evicted)
+        if before != (session.produced, session.evicted) and not self._journal.stalled:
+            self._journal.record("reported", session.actor_id, session.produced, session.evicted)
+
+    def _authorise(self, route: bytes, message: messages.DataToIngest, user: User) -> None:
+        """Turn away whoever is not the actor that a message names, before it can change anything of that actor's."""
+        if self._admissions is None:
+            return
+        try:
+            require(user, "actor")
+            self._admissions.check_actor(message.actor_id, message.incarnation, message.session, user)
+        except UnauthorisedError as error:
+            self._reject(route, error.reason, error.detail)
+            raise
+        if isinstance(message, messages.DataHello) and self._admissions.is_newer(message.actor_id, message.incarnation):
+            # No answer: the hub's word may be on its way, and an actor that has joined asks again in a second.
+            raise UnauthorisedError("unknown_session", f"actor {message.actor_id} incarnation {message.incarnation}")
 
     def _session(self, route: bytes, actor_id: int, incarnation: int) -> Session | None:
         """The session that is named; None, and a REJECT, if its place has been taken.
@@ -142,13 +198,10 @@ class DataSessions:
         self._outgoing.append((route, encode(messages.Reject(reason, shortened(detail)))))
 
     def _hello(self, route: bytes, hello: messages.DataHello, payload: Buffer, version: int) -> None:
-        if not 0 < hello.rows <= MAX_ROWS or hello.actor_id < 0 or hello.incarnation < 0:
-            raise WireError(
-                "header_fields", f"expected 1 to {MAX_ROWS} rows and an actor id and incarnation from 0, got {hello}"
-            )
-        schema = RunSchema.from_dict(from_json(payload))
+        schema = read_hello(hello, payload)
         if self.schema is None:
-            self.schema, self._row_bytes = schema, schema.row_bytes(self._steps)
+            self._describe(schema)
+            self._journal.record("described", schema.to_dict())
         elif schema != self.schema:
             self._reject(route, "schema", self.schema.difference(schema))
             return
@@ -169,18 +222,27 @@ class DataSessions:
             return
         self._by_route.pop(session.route, None)
         session.route, self._by_route[route] = route, session
+        self._compare(session, hello)
         self._welcome(session, version)
+
+    def _compare(self, session: Session, hello: messages.DataHello) -> None:
+        """Go on after what the actor was acknowledged, also where a server that has died has taken it to its grave."""
+        if hello.acknowledged > session.next:
+            self._outgoing.append(
+                (session.route, encode(messages.DataLoss(session.incarnation, session.next, hello.acknowledged)))
+            )
+            self.forgotten += hello.acknowledged - session.next
+            self._journal.record("forgot", session.actor_id, hello.acknowledged)
+            session.next = session.held = hello.acknowledged
+        self._report(session, hello.produced, hello.evicted)
 
     def _open(self, route: bytes, hello: messages.DataHello) -> Session:
         """Begin a session; the one before it is fenced."""
-        if not 0 < hello.rows <= MAX_ROWS or hello.actor_id < 0 or hello.incarnation < 0:
-            raise WireError(
-                "header_fields", f"expected 1 to {MAX_ROWS} rows and an actor id and incarnation from 0, got {hello}"
-            )
         former = self._by_actor.get(hello.actor_id)
         if former is not None:
             self._end(former)
             self._due.pop(former.actor_id, None)
+            self._unheld.pop(former.actor_id, None)
             self._by_route.pop(former.route, None)
             self._past = replace(
                 self._past,
@@ -192,6 +254,7 @@ class DataSessions:
         incarnation, alive = self._members.get(hello.actor_id, (-1, True))
         session.alive = alive or incarnation != hello.incarnation
         self._by_actor[hello.actor_id] = session
+        self._journal.record("opened", session.actor_id, session.incarnation, session.rows)
         self._resize()
         self._credit.want(session)
         return session
@@ -203,18 +266,23 @@ class DataSessions:
         row_bytes = self._row_bytes
         session.serial += 1
         message = messages.DataWelcome(
-            session.incarnation, session.serial, session.next, session.credit * row_bytes, row_bytes, version
+            session.incarnation, self._server, session.serial, session.held, session.credit * row_bytes, row_bytes, version
         )
         self._outgoing.append((session.route, encode(message)))
 
-    def _data(self, session: Session, message: messages.Data, payload: Buffer, *, queued: int, now: float) -> Arrival | None:
+    def _data(
+        self, session: Session, message: messages.Data, payload: Buffer, *, version: int, queued: int, now: float
+    ) -> Arrival | None:
         rows = message.trajectories
         if rows != session.rows:
             raise WireError("rows", f"expected blocks of {session.rows} trajectories, as HELLO said, got {rows}")
+        if message.first + rows + message.evicted > message.produced:
+            detail = f"{message.first} + {rows} and evicted {message.evicted}"
+            raise WireError("header_fields", f"expected produced to be at least {detail}, got {message.produced}")
         if message.first == session.next:
             self._due.setdefault(session.actor_id, (session, False))
-            if not self._credit.admit(session, rows, queued):
-                return None  # its credit was taken back; it keeps the block until it has new credit
+            if version < 0 or not self._credit.admit(session, rows, queued):
+                return None  # its credit was taken back, or the hub is new too; it keeps the block until it has new credit
             self._credit.want(session)
             return Arrival(session, message, payload)
         if message.first + rows <= session.next:
@@ -230,10 +298,18 @@ class DataSessions:
         return None
 
     def stored(self, arrival: Arrival) -> None:
-        """Advance past a block that is held now, or that was refused for good and counted as rejected."""
+        """Advance past a block that is queued now, or that was refused for good and counted as rejected."""
         session, message = arrival.session, arrival.message
         session.next += message.trajectories
         session.report(message.produced, message.evicted)
+        self._unheld[session.actor_id] = session
+
+    def committed(self) -> None:
+        """Everything stored so far is held: it may be acknowledged."""
+        for session in self._unheld.values():
+            session.held = session.next
+            self._due.setdefault(session.actor_id, (session, False))
+        self._unheld.clear()
 
     def strike(self, session: Session) -> None:
         """Count a bad message of a session; the third ends it."""
@@ -250,6 +326,8 @@ class DataSessions:
         return self._by_route.get(route)
 
     def _end(self, session: Session) -> None:
+        if not session.ended:
+            self._journal.record("ended", session.actor_id, session.strikes)
         session.ended = True
         self._credit.take_back(session)
         self._resize()
@@ -280,14 +358,28 @@ class DataSessions:
             assert isinstance(holder, Session), "only sessions stand in line"
             self._due.setdefault(holder.actor_id, (holder, False))
         for session, resend in self._due.values():
-            if session.ended:
-                continue
-            self._outgoing.append((session.route, self._ack(session, version, resend=resend)))
-        self._due.clear()
-        outgoing, self._outgoing = self._outgoing, []
+            if not session.ended and session.actor_id not in self._unheld:
+                self._outgoing.append((session.route, self._ack(session, version, resend=resend)))
+        self._due = {actor: due for actor, due in self._due.items() if actor in self._unheld}
+        # One that spoke to a server that has died has no route until it speaks again.
+        outgoing, self._outgoing = [entry for entry in self._outgoing if entry[0]], []
         return outgoing
 
     def _ack(self, session: Session, version: int, *, resend: bool) -> Frames:
         session.serial += 1
         credit = session.credit * self._row_bytes
-        return encode(messages.Ack(session.incarnation, session.serial, session.next, credit, version, resend))
+        return encode(messages.Ack(session.incarnation, self._server, session.serial, session.held, credit, version, resend))
+
+
+def read_hello(hello: messages.DataHello, payload: Buffer) -> RunSchema:
+    """The schema that an actor tells.
+
+    Raises:
+        WireError: if it is none, is called by another's name, or the actor's blocks have no or too many rows.
+    """
+    if not 0 < hello.rows <= MAX_ROWS:
+        raise WireError("header_fields", f"expected 1 to {MAX_ROWS} rows, got {hello.rows}")
+    schema = RunSchema.from_dict(from_json(payload))
+    if hello.schema_id != schema.identity:
+        raise WireError("schema", f"the schema is {schema.identity}, HELLO calls it {hello.schema_id[:40]!r}")
+    return schema

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from protocol.settings import Settings
 
@@ -12,8 +12,19 @@ from protocol.settings import Settings
 class ReplaySettings(Settings):
     """The queue between actors and learner."""
 
-    acknowledge: Literal["memory"] = "memory"
-    """What an acknowledgement promises: `memory` survives the death of any actor or learner, not of the replay server."""
+    acknowledge: Literal["memory", "durable"] = "memory"
+    """What an acknowledgement promises: `memory` survives the death of any actor or learner; `durable`, by a log on disk, also
+    that of the replay server and of its host."""
+    log_dir: str | None = None
+    """The folder of the log; None takes `log` in the run's folder."""
+    log_bytes: int = Field(default=2**30, ge=2**20)
+    """What the log may take before it lets go of what was trained on and is in no checkpoint (on_learner_restart=replay). What
+    waits to be trained on is always kept, and bounded by queue_batches."""
+    on_learner_restart: Literal["drop", "replay"] = "drop"
+    """What becomes of trajectories that a learner has trained on since the checkpoint from which it goes on after its death:
+    `drop` counts them as rolled_back; `replay` trains on them again, out of the log."""
+    max_restarts: int = Field(default=5, ge=0)
+    """How often in a row a replay server that died is started again without a reported learner step in between."""
     queue_batches: float = Field(default=1.0, ge=1.0, le=1024)
     """Batches that may wait, besides those in training. Every further one lets data grow one policy version older."""
     max_policy_lag: int = Field(default=16, ge=0)
@@ -28,5 +39,16 @@ class ReplaySettings(Settings):
     """Which trajectory makes room in a full buffer: the oldest, or any."""
     max_times_sampled: int | None = Field(default=None, ge=1)
     """How often a trajectory may be sampled from the buffer before it leaves; None for any number."""
+    hang_timeout: float = Field(default=300.0, gt=0)
+    """Seconds without progress after which the server writes all stacks to its log and ends, to be started again."""
     max_abs_reward: float = Field(default=1e6, gt=0)
     """A trajectory with a larger reward is refused as broken."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ReplaySettings:
+        if self.on_learner_restart == "replay" and self.acknowledge != "durable":
+            raise ValueError(
+                "replay.on_learner_restart=replay needs replay.acknowledge=durable: only the log on disk still has what was "
+                f"trained on, got replay.acknowledge={self.acknowledge}"
+            )
+        return self

@@ -11,7 +11,10 @@ from protocol.errors import WireError
 from protocol.spaces import ActionSpace
 from protocol.trajectory import Array
 
-FLAGS = ("terminated", "truncated", "valid")
+LARGEST_LOGIT = 1e30
+"""Two logits further apart than a float32 holds would make their log-probabilities infinite."""
+LEAST_LOG_PROBABILITY = -80.0
+"""Of an action that was taken, in nats below the likeliest: e^80 is about the largest importance ratio that a float32 holds."""
 
 
 class Validator:
@@ -23,6 +26,7 @@ class Validator:
     """
 
     def __init__(self, action: ActionSpace, max_abs_reward: float) -> None:
+        self._factors = tuple(action.sizes)
         self._sizes = np.asarray(action.sizes, np.int32) if action.factored else np.int32(action.sizes[0])
         self._max_abs_reward = max_abs_reward
 
@@ -32,8 +36,8 @@ class Validator:
         Args:
             arrays: the block's fields by name, as `Schema.views` gives them.
         """
-        for flag in FLAGS:
-            if arrays[flag].view(np.uint8).max(initial=0) > 1:
+        for flag, values in arrays.items():
+            if values.dtype == np.bool_ and values.view(np.uint8).max(initial=0) > 1:
                 raise WireError("not_boolean", f"{flag} holds a byte that is neither 0 nor 1")
         name = not_finite(arrays)
         if name is not None:
@@ -43,21 +47,49 @@ class Validator:
         low, high = float(rewards.min(initial=0.0)), float(rewards.max(initial=0.0))
         if max(-low, high) > self._max_abs_reward:
             raise WireError("reward_bound", f"expected |reward| <= {self._max_abs_reward:g}, got {low:g} to {high:g}")
+        self._check_behaviour(arrays)
         self._check_finals(arrays)
+        if arrays["episode_length"].min(initial=1) < 1:
+            raise WireError("episodes", f"expected lengths from 1 on, got {arrays['episode_length'].min()}")
 
     def _check_actions(self, actions: Array) -> None:
         largest = actions.max(axis=(0, 1), initial=0)  # of each factor
         if actions.min(initial=0) < 0 or (largest >= self._sizes).any():
             raise WireError("action_range", f"expected actions in [0, {self._sizes}), got {actions.min()} to {largest}")
 
+    def _check_behaviour(self, arrays: dict[str, Array]) -> None:
+        """Where the agent was present: what it did was possible, so that importance ratios are finite."""
+        actions, logits, start = arrays["actions"], arrays["behaviour_logits"], 0
+        for factor, size in enumerate(self._factors):
+            choices = logits[..., start : start + size] if len(self._factors) > 1 else logits
+            taken = actions[..., factor] if actions.ndim > 2 else actions  # noqa: PLR2004 -- [n, T] or [n, T, factors]
+            largest = choices.max(-1)
+            if np.abs(largest).max(initial=0) > LARGEST_LOGIT:
+                raise WireError("behaviour", f"expected the largest logits within {LARGEST_LOGIT:g}, got {largest.max():g}")
+            behind = np.take_along_axis(choices, taken[..., None], -1)[..., 0] - largest
+            if behind.min(initial=0) < LEAST_LOG_PROBABILITY and (behind[arrays["valid"]] < LEAST_LOG_PROBABILITY).any():
+                raise WireError(
+                    "behaviour", f"expected actions that can be drawn, got one {-behind.min():g} nats behind the likeliest"
+                )
+            start += size
+
     @staticmethod
     def _check_finals(arrays: dict[str, Array]) -> None:
+        """One of each step that was cut and not terminated: that step's value would be anything without it."""
         rows, steps = arrays["final_trajectory"], arrays["final_step"]
+        cut = arrays["truncated"] & ~arrays["terminated"]
+        if len(rows) != np.count_nonzero(cut):
+            raise WireError(
+                "final_index", f"expected {np.count_nonzero(cut)} final observations, one a truncated step, got {len(rows)}"
+            )
         if not len(rows):
             return
-        n, length = arrays["rewards"].shape
+        n, length = cut.shape
         if rows.min() < 0 or rows.max() >= n or steps.min() < 0 or steps.max() >= length:
             raise WireError("final_index", f"expected final observations of {n} rows and {length} steps")
+        cut[rows, steps] = False
+        if cut.any():
+            raise WireError("final_index", "a truncated step has no final observation, or another step has one")
 
 
 def not_finite(arrays: Mapping[str, Array]) -> str | None:

@@ -7,15 +7,18 @@ keep that actor from ever getting a whole version.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from protocol import messages
 from protocol.codec import Buffer, Frames, decode, encode, shortened
 from protocol.errors import WireError
 from protocol.weights import digest_of
-from protocol.weights_peer import CHUNK_BYTES, WINDOW_BYTES, weights_digest, weights_dtype
+from protocol.weights_peer import CHUNK_BYTES, ITEM_BYTES, WINDOW_BYTES, weights_digest, weights_dtype
 from replay.fleet import SECONDS_BUCKETS, Histogram
 
+MAX_OLDER = 8
+"""Versions that are kept besides the newest, however many pulls are under way."""
 KEPT_FOR_S = 10.0
 """A version that is not the newest is let go of when no chunk of it has been asked for this long."""
 
@@ -35,7 +38,7 @@ class WeightsStore:
     """The newest weights, and older ones while they are being pulled.
 
     Attributes:
-        refused: reasons of messages that were bad, to be counted.
+        refused: what was wrong with messages that were bad, to be counted.
         sent_bytes: bytes of weights sent to actors.
         publish_seconds: from the learner's push to the version being held.
         apply_lag: from the version being held to an actor having it.
@@ -47,7 +50,7 @@ class WeightsStore:
         self._pulls: dict[bytes, tuple[int, float]] = {}  # by connection, an unfinished pull and when it went on
         self._parked: dict[bytes, messages.WeightsGet] = {}
         self._outgoing: list[tuple[bytes, Frames]] = []
-        self.refused: deque[str] = deque()
+        self.refused: deque[WireError] = deque()
         self.sent_bytes = 0
         self.publish_seconds = Histogram(SECONDS_BUCKETS)
         self.apply_lag = Histogram(SECONDS_BUCKETS)
@@ -57,8 +60,17 @@ class WeightsStore:
         """The newest version held; -1 before the first."""
         return -1 if self._newest is None else self._newest.version
 
-    def receive(self, route: bytes, header: Buffer, payload: Buffer, *, now: float, wall: float) -> None:
-        """Take in one message; a bad one is answered with a REJECT and its reason kept in `refused`.
+    def receive(
+        self,
+        route: bytes,
+        header: Buffer,
+        payload: Buffer,
+        *,
+        now: float,
+        wall: float,
+        authorise: Callable[[messages.WeightsToHub], None] = lambda _message: None,
+    ) -> None:
+        """Take in one message; a bad one is answered with a REJECT and the error kept in `refused`.
 
         Args:
             route: the connection that it came on.
@@ -66,9 +78,11 @@ class WeightsStore:
             payload: its second frame.
             now: seconds of the monotonic clock.
             wall: seconds since the epoch.
+            authorise: raises WireError for a message that its sender may not send.
         """
         try:
             message: messages.WeightsToHub = decode(header, messages.WEIGHTS_TO_HUB)
+            authorise(message)
             match message:
                 case messages.WeightsPush():
                     self._push(route, message, payload, now=now, wall=wall)
@@ -77,13 +91,15 @@ class WeightsStore:
                 case messages.WeightsApplied():
                     self._applied(message.version, now)
         except WireError as error:
-            self.refused.append(error.reason)
+            self.refused.append(error)
             self._outgoing.append((route, encode(messages.Reject(error.reason, shortened(error.detail)))))
 
     def _push(self, route: bytes, push: messages.WeightsPush, payload: Buffer, *, now: float, wall: float) -> None:
+        dtype, digest, nbytes = weights_dtype(push.dtype), weights_digest(push.digest), memoryview(payload).nbytes
+        if nbytes % ITEM_BYTES[dtype] or not nbytes:
+            raise WireError("weights_layout", f"expected some numbers of {ITEM_BYTES[dtype]} bytes, got {nbytes} bytes")
         if push.version > self.version:
-            digest = digest_of(push.version, weights_dtype(push.dtype), payload)  # type: ignore[arg-type]  # any buffer
-            if digest != weights_digest(push.digest):
+            if digest != digest_of(push.version, dtype, payload):  # type: ignore[arg-type]  # any buffer
                 raise WireError("weights_digest", f"version {push.version} arrived torn")
             self._replace(Held(push.version, push.dtype, push.digest, memoryview(payload), now), now)
             if push.pushed_at > 0:
@@ -96,7 +112,8 @@ class WeightsStore:
         self._newest = held
         self._pulls = {route: pull for route, pull in self._pulls.items() if now - pull[1] < KEPT_FOR_S}
         pulled = {version for version, _ in self._pulls.values()}
-        self._older = {version: old for version, old in self._older.items() if version in pulled}
+        kept = sorted(pulled & self._older.keys())[-MAX_OLDER:]  # a pull of any other begins again with the newest
+        self._older = {version: self._older[version] for version in kept}
         parked, self._parked = self._parked, {}
         for route, get in parked.items():
             self._get(route, get, now)

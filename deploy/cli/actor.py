@@ -10,10 +10,11 @@ from deploy.cli.options import (
     AddressOption,
     Assignments,
     ConfigOption,
+    KeysOption,
     LogLevel,
     LogLevelOption,
     OptionalRecipe,
-    PresetOption,
+    RolePreset,
 )
 
 
@@ -25,7 +26,8 @@ def actor(
     actor_id: Annotated[
         int | None, typer.Option("--actor-id", metavar="I", min=0, help="This actor's number; the hub chooses if left out.")
     ] = None,
-    preset: PresetOption = None,
+    keys: KeysOption = None,
+    preset: RolePreset = None,
     config: ConfigOption = None,
     log_level: LogLevelOption = LogLevel.info,
 ) -> None:
@@ -37,5 +39,5 @@ def actor(
     from recipes.commands import actor_command  # noqa: PLC0415
 
     settings = role_settings(recipe, assignments, preset=preset, config=config)
-    command = actor_command(pass_config(settings), address=address, number=actor_id, log_level=log_level.value)
+    command = actor_command(pass_config(settings), address=address, number=actor_id, log_level=log_level.value, keys=keys)
     become(command, threads=1)

@@ -6,7 +6,26 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli import actor, evaluate, learner, plan, plot, recipes, replay, scale, status, stop, train
+from deploy.cli import (
+    actor,
+    chaos,
+    cluster,
+    compare,
+    doctor,
+    evaluate,
+    health,
+    keygen,
+    learner,
+    plan,
+    plot,
+    recipes,
+    replay,
+    scale,
+    status,
+    stop,
+    top,
+    train,
+)
 
 app = typer.Typer(
     name="oatmill",
@@ -42,10 +61,17 @@ app.command("train")(train.train)
 app.command("plan")(plan.plan)
 app.command("recipes")(recipes.recipes)
 app.command("status")(status.status)
+app.command("top")(top.top)
 app.command("scale")(scale.scale)
 app.command("stop")(stop.stop)
 app.command("eval")(evaluate.evaluate)
+app.command("compare")(compare.compare)
+app.command("doctor")(doctor.doctor)
 app.command("plot")(plot.plot)
+app.command("chaos")(chaos.chaos)
+app.command("keygen")(keygen.keygen)
 app.command("replay")(replay.replay)
 app.command("actor")(actor.actor)
 app.command("learner")(learner.learner)
+app.command("health")(health.health)
+app.add_typer(cluster.app, name="cluster")

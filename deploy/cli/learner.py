@@ -11,10 +11,11 @@ from deploy.cli.options import (
     AddressOption,
     Assignments,
     ConfigOption,
+    KeysOption,
     LogLevel,
     LogLevelOption,
     OptionalRecipe,
-    PresetOption,
+    RolePreset,
     RoleRunDir,
 )
 
@@ -26,7 +27,15 @@ def learner(
     recipe: OptionalRecipe = None,
     assignments: Assignments = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's newest checkpoint.")] = False,
-    preset: PresetOption = None,
+    in_container: Annotated[
+        bool,
+        typer.Option(
+            "--in-container",
+            help="Go on from the newest checkpoint if there is one, end with 0 when SIGTERM comes, and end the run when done.",
+        ),
+    ] = False,
+    keys: KeysOption = None,
+    preset: RolePreset = None,
     config: ConfigOption = None,
     log_level: LogLevelOption = LogLevel.info,
 ) -> None:
@@ -34,12 +43,15 @@ def learner(
 
     That is all its ranks, or one of them where RANK and WORLD_SIZE are set.
     """
-    from deploy.cli.roles import become, keep_config, role_settings  # noqa: PLC0415
+    from deploy.cli.roles import become, keep_config, role_settings, watch_over  # noqa: PLC0415
     from recipes.commands import learner_command  # noqa: PLC0415
 
     settings = role_settings(recipe, assignments, preset=preset, config=config)
     trainer = settings.trainer
     ranks = 1 if "RANK" in os.environ else trainer.learners
     path = keep_config(settings, run_dir)
-    command = learner_command(path, run_dir, address=address, ranks=ranks, resume=resume, log_level=log_level.value)
+    resume = resume or (in_container and (run_dir / "checkpoints" / "latest").exists())
+    command = learner_command(path, run_dir, address=address, ranks=ranks, resume=resume, log_level=log_level.value, keys=keys)
+    if in_container:
+        raise typer.Exit(watch_over(command, settings, address=address, keys=keys))
     become(command, threads=trainer.threads)

@@ -34,7 +34,12 @@ def configure_logging(level: LogLevel) -> LogLevel:
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A built-in recipe, or module:function.")]
 OptionalRecipe = Annotated[
-    str | None, typer.Argument(metavar="[RECIPE]", help="A built-in recipe, or module:function; may be left out with --config.")
+    str | None,
+    typer.Argument(
+        metavar="[RECIPE]",
+        envvar="OATMILL_RECIPE",
+        help="A built-in recipe, or module:function; may be left out with --config.",
+    ),
 ]
 Assignments = Annotated[
     list[str] | None,
@@ -42,6 +47,10 @@ Assignments = Annotated[
 ]
 PresetOption = Annotated[
     str | None, typer.Option("--preset", metavar="NAME", help="Losses to turn on: conservative or aggressive.")
+]
+RolePreset = Annotated[
+    str | None,
+    typer.Option("--preset", metavar="NAME", envvar="OATMILL_PRESET", help="Losses to turn on: conservative or aggressive."),
 ]
 ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="A YAML file of settings.")]
 ActorsOption = Annotated[int | None, typer.Option("--actors", metavar="N", help="Actor processes (actors.count).")]
@@ -55,10 +64,25 @@ LogLevelOption = Annotated[
     LogLevel, typer.Option("--log-level", callback=configure_logging, help="How much the processes log.")
 ]
 InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without keys.")]
+KeysOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--keys",
+        metavar="DIR",
+        envvar="OATMILL_KEYS",
+        help="Keys that `oatmill keygen` has made: DIR, or its folder of this role.",
+    ),
+]
 RoleRunDir = Annotated[Path, typer.Option("--run-dir", metavar="DIR", envvar="OATMILL_RUN_DIR", help="The run's folder.")]
 AddressOption = Annotated[
     str,
     typer.Option("--address", metavar="URL", envvar="OATMILL_ADDRESS", help="The run's control address, tcp://HOST:7302."),
+]
+HubOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address", metavar="URL", envvar="OATMILL_ADDRESS", help="A cluster's control address instead, tcp://HOST:7302."
+    ),
 ]
 
 

@@ -10,10 +10,11 @@ from deploy.cli.options import (
     Assignments,
     ConfigOption,
     InsecureOption,
+    KeysOption,
     LogLevel,
     LogLevelOption,
     OptionalRecipe,
-    PresetOption,
+    RolePreset,
     RoleRunDir,
 )
 
@@ -27,7 +28,8 @@ def replay(
         str, typer.Option("--listen", metavar="URL", envvar="OATMILL_LISTEN", help="tcp://HOST[:PORT] or ipc:///FOLDER.")
     ] = "tcp://127.0.0.1:7300",
     insecure: InsecureOption = False,
-    preset: PresetOption = None,
+    keys: KeysOption = None,
+    preset: RolePreset = None,
     config: ConfigOption = None,
     log_level: LogLevelOption = LogLevel.info,
 ) -> None:
@@ -39,4 +41,4 @@ def replay(
     from recipes.commands import replay_command  # noqa: PLC0415
 
     path = keep_config(role_settings(recipe, assignments, preset=preset, config=config), run_dir)
-    become(replay_command(path, run_dir, listen=listen, insecure=insecure, log_level=log_level.value), threads=1)
+    become(replay_command(path, run_dir, listen=listen, insecure=insecure, log_level=log_level.value, keys=keys), threads=1)

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from deploy.cli.options import resolve_run
 from protocol.errors import UserError
-from protocol.joining import first_difference, flatten_settings
+from protocol.joining import first_difference, flatten_settings, joining_config
 from recipes import yaml_format
 from recipes.child import child_environment
 from recipes.overrides import command_layers, resolve
@@ -34,7 +34,7 @@ def role_settings(
     assigned = list(assignments or ())
     if recipe is not None and "=" in recipe:
         assigned.insert(0, recipe)
-        recipe = None
+        recipe = os.environ.get("OATMILL_RECIPE") or None
     if recipe is not None:
         return prepared(resolve_run(recipe, assigned, preset=preset, config=config, flags={}).settings)[0]
     if config is None:
@@ -44,22 +44,26 @@ def role_settings(
 
 
 def keep_config(settings: RunSettings, run_dir: Path) -> Path:
-    """Write a run folder's config.yaml, or see that it says the same.
+    """Write a run folder's config.yaml, or bring it up to date.
+
+    A run goes on with another budget, number of ranks or learning rate; with another environment or network it is another run.
 
     Raises:
-        UserError: if the folder cannot be written to, or is of a run with other settings.
+        UserError: if the folder cannot be written to, or is of another run.
     """
     path = run_dir / "config.yaml"
-    if not path.exists():
-        try:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            write_config(settings, path)
-        except OSError as error:
-            raise UserError(f"--run-dir {run_dir} cannot be written to: {error.strerror}") from None
-        return path
-    difference = first_difference(flatten_settings(read_config(path).to_dict()), flatten_settings(settings.to_dict()))
-    if difference is not None:
-        raise UserError(f"{path} is of another run: {difference}; use its settings, or another --run-dir")
+    if path.exists():
+        before, now = read_config(path).to_dict(), settings.to_dict()
+        if flatten_settings(before) == flatten_settings(now):
+            return path
+        difference = first_difference(joining_config(before), joining_config(now))
+        if difference is not None:
+            raise UserError(f"{path} is of another run: {difference}; use its settings, or another --run-dir")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_config(settings, path)
+    except OSError as error:
+        raise UserError(f"--run-dir {run_dir} cannot be written to: {error.strerror}") from None
     return path
 
 
@@ -79,3 +83,20 @@ def pass_config(settings: RunSettings) -> str:
 def become(command: Sequence[str], *, threads: int) -> NoReturn:
     """Let a role's program take this process's place: its signals, its output and its exit code are this command's."""
     os.execve(command[0], list(command), child_environment(os.environ, threads))
+
+
+def watch_over(command: Sequence[str], settings: RunSettings, *, address: str, keys: Path | None) -> int:
+    """Run the learner below this process, as a container's program; the exit code."""
+    from deploy.engines.learner_entry import HUNG_AFTER, LearnerEntry, end_run  # noqa: PLC0415
+
+    trainer = settings.trainer
+    entry = LearnerEntry(
+        command,
+        child_environment(os.environ, trainer.threads),
+        port=settings.metrics.port,
+        hung_after_s=HUNG_AFTER * trainer.data_timeout,
+    )
+    code = entry.wait()
+    if code == 0 and not entry.asked:
+        end_run(address, keys)
+    return code

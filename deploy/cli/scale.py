@@ -6,20 +6,27 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.options import LogLevel, LogLevelOption, RunDirOption
+from deploy.cli.options import HubOption, KeysOption, LogLevel, LogLevelOption, RunDirOption
 
 
 def scale(
     *,
     actors: Annotated[int, typer.Option("--actors", metavar="N", min=0, max=10_000, help="Actors that the run shall have.")],
     run_dir: RunDirOption = None,
+    address: HubOption = None,
+    keys: KeysOption = None,
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
     """Change a run's number of actors."""
     from recipes.hub_line import hub_line  # noqa: PLC0415
-    from recipes.run_folder import find_run, read_run  # noqa: PLC0415
+    from recipes.run_folder import find_run, keys_of, read_run  # noqa: PLC0415
 
-    folder = find_run(run_dir)
-    with hub_line(read_run(folder)["control"]) as hub:
+    if run_dir is None and address is not None:
+        where, control, own = address, address, keys
+    else:
+        folder = find_run(run_dir)
+        run = read_run(folder)
+        where, control, own = str(folder), run["control"], keys_of(run)
+    with hub_line(control, own) as hub:
         hub.scale(actors)
-    typer.echo(f"{folder}: {actors} actors are wanted")
+    typer.echo(f"{where}: {actors} actors are wanted")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
 
-from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, RunDirOption, print_json
+from deploy.cli.options import HubOption, JsonOption, KeysOption, LogLevel, LogLevelOption, RunDirOption, print_json
 
 COLUMNS = ("role", "id", "pid", "restarts")
 
@@ -15,6 +16,8 @@ COLUMNS = ("role", "id", "pid", "restarts")
 def status(
     *,
     run_dir: RunDirOption = None,
+    address: HubOption = None,
+    keys: KeysOption = None,
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
@@ -23,18 +26,54 @@ def status(
     That is its processes, how far it is and how well it does.
     """
     from recipes.hub_line import hub_line  # noqa: PLC0415
-    from recipes.run_folder import find_run, read_run  # noqa: PLC0415
+    from recipes.run_folder import find_run, keys_of, read_run  # noqa: PLC0415
 
+    if run_dir is None and address is not None:
+        show_hub(address, keys, as_json=as_json)
+        return
     folder = find_run(run_dir)
     run = read_run(folder)
     rows = [{column: process[column] for column in COLUMNS} for process in run["processes"]]
     if as_json:
         print_json(rows)
         return
-    with hub_line(run["control"]) as hub:
+    with hub_line(run["control"], keys_of(run)) as hub:
         answer = hub.status()
     for line in status_lines(str(folder), rows, answer):
         typer.echo(line)
+
+
+def show_hub(address: str, keys: Path | None, *, as_json: bool) -> None:
+    """Show what the hub at an address knows; it knows no processes."""
+    from protocol.errors import RunError  # noqa: PLC0415
+    from recipes.hub_line import hub_line  # noqa: PLC0415
+
+    with hub_line(address, keys) as hub:
+        answer = hub.status()
+    if answer is None:
+        raise RunError(f"no hub answers at {address}")
+    if as_json:
+        print_json(answer)
+        return
+    for line in progress_lines(answer):
+        typer.echo(line)
+
+
+def progress_lines(answer: Mapping[str, Any] | None) -> list[str]:
+    """How far a run is and how well it does.
+
+    Args:
+        answer: the hub's status, None if it has not answered.
+    """
+    if answer is None:
+        return ["the replay server does not answer (yet)"]
+    fleet, learner = answer["fleet"], answer["learner"]
+    mean = (fleet.get("episode_return") or {}).get("mean")
+    return [
+        f"{learner.get('env_steps', 0):,} env steps trained in {learner.get('learner_step', 0):,} learner steps, "
+        f"policy version {answer['policy_version']}, mean return {'-' if mean is None else format(mean, '.2f')}",
+        f"{answer['live']} of {answer['desired_actors']} actors live",
+    ]
 
 
 def status_lines(folder: str, rows: Sequence[Mapping[str, Any]], answer: Mapping[str, Any] | None) -> list[str]:
@@ -45,17 +84,7 @@ def status_lines(folder: str, rows: Sequence[Mapping[str, Any]], answer: Mapping
         rows: its processes.
         answer: the hub's status, None if it has not answered.
     """
-    lines = [f"run {folder}"]
-    if answer is None:
-        lines.append("the replay server does not answer (yet)")
-    else:
-        fleet, learner = answer["fleet"], answer["learner"]
-        mean = (fleet.get("episode_return") or {}).get("mean")
-        lines.append(
-            f"{learner.get('env_steps', 0):,} env steps trained in {learner.get('learner_step', 0):,} learner steps, "
-            f"policy version {answer['policy_version']}, mean return {'-' if mean is None else format(mean, '.2f')}"
-        )
-        lines.append(f"{answer['live']} of {answer['desired_actors']} actors live")
+    lines = [f"run {folder}", *progress_lines(answer)]
     lines.append("".join(f"{column:<12}" for column in COLUMNS).rstrip())
     lines += ["".join(f"{row[column]!s:<12}" for column in COLUMNS).rstrip() for row in rows]
     return lines

@@ -6,7 +6,7 @@ import time
 
 import typer
 
-from deploy.cli.options import LogLevel, LogLevelOption, RunDirOption
+from deploy.cli.options import HubOption, KeysOption, LogLevel, LogLevelOption, RunDirOption
 
 ENDS_WITHIN_S = 90.0
 POLL_S = 0.1
@@ -15,6 +15,8 @@ POLL_S = 0.1
 def stop(
     *,
     run_dir: RunDirOption = None,
+    address: HubOption = None,
+    keys: KeysOption = None,
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
     """End a run in order.
@@ -23,10 +25,17 @@ def stop(
     """
     from protocol.errors import RunError  # noqa: PLC0415
     from recipes.hub_line import hub_line  # noqa: PLC0415
-    from recipes.run_folder import find_run, is_held, read_run  # noqa: PLC0415
+    from recipes.run_folder import find_run, is_held, keys_of, read_run  # noqa: PLC0415
 
+    if run_dir is None and address is not None:
+        with hub_line(address, keys) as hub:
+            if not hub.stop():
+                raise RunError(f"no hub answers at {address}")
+        typer.echo(f"{address} was told to stop")
+        return
     folder = find_run(run_dir)
-    with hub_line(read_run(folder)["control"]) as hub:
+    run = read_run(folder)
+    with hub_line(run["control"], keys_of(run)) as hub:
         if not hub.stop():
             raise RunError(f"the replay server of {folder} does not answer; end it by its pid, which run.json has")
     deadline = time.monotonic() + ENDS_WITHIN_S

@@ -13,6 +13,7 @@ from deploy.cli.options import (
     ConfigOption,
     InsecureOption,
     JsonOption,
+    KeysOption,
     LearnersOption,
     LogLevel,
     LogLevelOption,
@@ -44,6 +45,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an ended run from its newest checkpoint.")] = False,
     listen: ListenOption = "ipc",
     insecure: InsecureOption = False,
+    keys: KeysOption = None,
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.info,
 ) -> None:
@@ -68,6 +70,7 @@ def train(
         insecure=insecure,
         observer=observer_for(sys.stderr if as_json else sys.stdout),
         log_level=log_level.value,
+        keys=keys,
     )
     lines = summary_lines(result, run.settings.env)
     for line in lines:

@@ -56,10 +56,10 @@ def policy_terms(
         terms: dict[str, Term | Statistic] = {
             "cross_entropy": Term(cross_entropy_BTK, mask_BTK, coef),
             "target_entropy": Statistic(entropy_BTK, mask_BTK),
-            "kl": Statistic(kl_BTK.detach(), mask_BTK),
+            "kl": Statistic(kl_BTK, mask_BTK),
         }
         for k in range(mask_BTK.shape[-1]):
-            terms[f"kl_{k + 1}"] = Statistic(kl_BTK[..., k].detach(), mask_BTK[..., k])
+            terms[f"kl_{k + 1}"] = Statistic(kl_BTK[..., k], mask_BTK[..., k])
     return terms
 
 

@@ -83,7 +83,7 @@ class MuesliPg(Loss):
         correction_BT = -self.clipped(log_ratio_BT) * pg_correction_BT * log_prob_BT
         others_BTF = self.clipped(log_ratio_BT.unsqueeze(-1) - log_ratio_BTF)
         expected_BTF = distribution.factor_sums(log_probs_BTA.exp() * pg_advantage_BTA, self.sizes)
-        outside_BT = (log_ratio_BT.exp() > self.settings.ratio_clip).float()
+        outside_BT = log_ratio_BT.exp() > self.settings.ratio_clip
         terms: dict[str, Term | Statistic] = {
             "policy": Term(correction_BT - (others_BTF * expected_BTF).sum(-1), mask_BT, self.settings.pg_coef),
             "correction": Statistic(correction_BT.detach(), mask_BT),

@@ -34,9 +34,9 @@ def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip_coef: float) -> Ten
 def normalised(advantage_BT: Tensor, mask_BT: Tensor, reducer: Reducer) -> Tensor:
     """Zero mean and unit standard deviation over the valid steps of all ranks; 0 elsewhere."""
     kept_BT = torch.where(mask_BT, advantage_BT, 0.0).double()
-    total, squares, count = reducer.sum(torch.stack([kept_BT.sum(), kept_BT.square().sum(), mask_BT.sum().double()]))
-    mean = total / count.clamp(min=1)
-    std = (squares / count.clamp(min=1) - mean**2).clamp(min=0).sqrt()
+    total, squares, count = reducer.sum(torch.stack([kept_BT.sum(), kept_BT.square().sum(), mask_BT.sum()]))
+    mean = total / count
+    std = (squares / count - mean**2).clamp(min=0).sqrt()
     return torch.where(mask_BT, (kept_BT - mean) / (std + STD_FLOOR), 0.0).float()
 
 
@@ -91,7 +91,7 @@ class PpoActor(Loss):
     ) -> dict[str, Term | Statistic]:
         """The two terms for a ratio to whichever anchor, and how often it lies outside the clip."""
         clip = self.settings.clip_coef
-        outside_BT = ((ratio_BT.detach() - 1).abs() > clip).float()
+        outside_BT = (ratio_BT - 1).abs() > clip
         return {
             "policy": Term(clipped_surrogate(ratio_BT, advantage_BT, clip), mask_BT, 1.0),
             "entropy": Term(distribution.entropy(log_probs_BTA), mask_BT, -self.settings.ent_coef),

@@ -29,6 +29,7 @@ from learner.settings import TrainerSettings
 from protocol.channels import BatchClient, ControlClient, Delivery, WeightsPublisher, Welcome
 from protocol.joining import joining_config
 from protocol.settings import MetricsSettings
+from protocol.timing import DEAD_AFTER_S
 from protocol.weights import Weights
 from replay.settings import ReplaySettings
 
@@ -125,8 +126,8 @@ class Learner:
         self.control = run.join()
         welcome = self.control.join(30, wait_for_spaces=True)
         assert welcome.spaces is not None
-        self.publisher = run.stack.enter_context(closing(WeightsPublisher(welcome.endpoints["weights"])))
-        client = BatchClient(welcome.endpoints["batches"], rank=0, world=1, batch_size_total=2 * ENVS)
+        self.publisher = run.stack.enter_context(closing(WeightsPublisher(welcome.endpoints["weights"], welcome=welcome)))
+        client = BatchClient(welcome.endpoints["batches"], welcome=welcome, rank=0, world=1, batch_size_total=2 * ENVS)
         self.batches = run.stack.enter_context(closing(client))
         agent = AgentSettings.model_validate(yaml.safe_load((run.folder / "config.yaml").read_text())["agent"])
         self.model = AgentModel(AgentSpec(welcome.spaces, agent))
@@ -241,15 +242,26 @@ def test_actors_have_seeds_of_their_own_and_a_run_has_them_again() -> None:
     assert len({policy_seed(config(0, None), welcome) for welcome in joined}) == 4
 
 
-def test_an_actor_leaves_with_a_reason_when_another_takes_its_place(run: Run) -> None:
+def test_an_actor_that_is_well_keeps_its_place_and_one_that_hung_leaves_when_another_has_taken_it(run: Run) -> None:
     former = run.actor(0)
     learner = Learner(run)
     learner.publish(0)
     learner.batch(0)
-    run.actor(0)
-    assert former.wait(20) == 1
+    assert run.actor(0).wait(20) == 1
     (error,) = run.actor_errors()
-    assert re.search("another process has joined as this actor|refused this process", error)
+    assert "(identity): actor 0 is in the run and well" in error
+    former.send_signal(signal.SIGSTOP)
+    time.sleep(DEAD_AFTER_S + 0.2)
+    run.actor(0)
+    with closing(ControlClient(run.address, role="operator", description={})) as operator:
+        deadline = time.monotonic() + 20
+        while operator.request("status", {})["actors"][0]["incarnation"] < 2:
+            assert time.monotonic() < deadline, "its successor has not joined"
+            time.sleep(0.05)
+    former.send_signal(signal.SIGCONT)
+    assert former.wait(20) == 1
+    error = run.actor_errors()[0]
+    assert re.search("turned this actor away|refused this process", error), error
 
 
 @pytest.mark.parametrize("run", [{"env": failing("raises in step")}], indirect=True)

@@ -18,17 +18,25 @@ ROOT = Path(__file__).resolve().parents[2]
 SHARED = {"--log-level", "--help"}
 SETTINGS = {"RECIPE", "ASSIGNMENTS", "--preset", "--config"}
 COMMANDS = {
-    "train": SETTINGS | {"--actors", "--learners", "--run-dir", "--seed", "--resume", "--json"} | {"--listen", "--insecure"},
+    "train": SETTINGS
+    | {"--actors", "--learners", "--run-dir", "--seed", "--resume", "--json"}
+    | {"--listen", "--insecure", "--keys"},
     "plan": SETTINGS | {"--actors", "--learners", "--seed", "--json"},
     "recipes": set(),
-    "status": {"--run-dir", "--json"},
-    "scale": {"--run-dir", "--actors"},
-    "stop": {"--run-dir"},
+    "status": {"--run-dir", "--address", "--keys", "--json"},
+    "top": {"--run-dir", "--once"},
+    "scale": {"--run-dir", "--address", "--keys", "--actors"},
+    "stop": {"--run-dir", "--address", "--keys"},
     "eval": {"CHECKPOINT", "--episodes", "--deterministic", "--seed", "--json"},
+    "compare": {"RECIPE", "ASSIGNMENTS", "--arms", "--arm", "--seeds", "--out", "--json"},
+    "doctor": {"RUN_DIR", "--json"},
     "plot": {"RUN_DIRS"},
-    "replay": SETTINGS | {"--run-dir", "--listen", "--insecure"},
-    "actor": SETTINGS | {"--address", "--actor-id"},
-    "learner": SETTINGS | {"--address", "--run-dir", "--resume"},
+    "chaos": {"RECIPE", "ASSIGNMENTS", "--seconds", "--kill", "--seed", "--json"},
+    "keygen": {"FOLDER", "--add", "--revoke", "--if-missing"},
+    "replay": SETTINGS | {"--run-dir", "--listen", "--insecure", "--keys"},
+    "actor": SETTINGS | {"--address", "--actor-id", "--keys"},
+    "learner": SETTINGS | {"--address", "--run-dir", "--resume", "--in-container", "--keys"},
+    "health": {"ROLE"},
 }
 
 
@@ -41,7 +49,7 @@ def options_of(name: str) -> set[str]:
 
 
 def test_the_commands_are_the_promised_ones() -> None:
-    assert list(get_command(app).commands) == list(COMMANDS)  # type: ignore[attr-defined]
+    assert list(get_command(app).commands) == [*COMMANDS, "cluster"]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.cli.entry import run_command
-from deploy.curves import column, read_lines
+from deploy.curves import column, read_lines, surviving
 from protocol.errors import UserError
 
 PNG_START = b"\x89PNG\r\n"
@@ -19,8 +19,8 @@ def write_run(folder: Path) -> Path:
     folder.mkdir()
     losses = {"ppo_critic": {"weighted": 0.5, "gradient_norm": None}, "ppo_actor": {"weighted": -0.1, "gradient_norm": 0.2}}
     lines = [
-        {"env_steps": 64, "losses": losses, "episode_return": None},
-        {"env_steps": 128, "losses": losses, "episode_return": {"mean": 3.0, "std": 1.0}, "approx_kl": 0.01},
+        {"learner_step": 1, "env_steps": 64, "losses": losses, "episode_return": None},
+        {"learner_step": 2, "env_steps": 128, "losses": losses, "episode_return": {"mean": 3.0, "std": 1.0}, "approx_kl": 0.01},
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
@@ -32,6 +32,12 @@ def test_a_number_that_is_not_there_yet_leaves_a_gap(tmp_path: Path) -> None:
     assert math.isnan(first)
     assert second == 3.0
     assert all(math.isnan(value) for value in column(lines, "losses", "ppo_critic", "gradient_norm"))
+
+
+def test_what_was_rolled_back_is_not_drawn() -> None:
+    # Steps 1 to 4, then a learner that went on from a checkpoint of step 2.
+    lines = [{"learner_step": step, "line": number} for number, step in enumerate([1, 2, 3, 4, 3, 4, 5])]
+    assert [line["line"] for line in surviving(lines)] == [0, 1, 4, 5, 6]
 
 
 def test_every_named_run_gets_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

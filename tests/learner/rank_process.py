@@ -77,6 +77,30 @@ def measure(ranks: Ranks, arm: str, core: str, head: str) -> dict[str, Array]:
     return result | {f"final.{name}": array for name, array in parameters_of(updater).items()}
 
 
+def meet_nan(ranks: Ranks) -> dict[str, Array]:
+    """What a learner step leaves in which the second rank alone has a reward that is not a number, and the one after it."""
+    torch.set_num_threads(1)
+    spec = make_spec(core="gru")
+    # Advantages that are normalised would spread the NaN by themselves; here only the second rank's critic and actor see it.
+    changes = {"minibatches": 1, "epochs": 2, "losses.ppo_actor.norm_adv": False}
+    updater = make_updater_of(make_trainer("baseline", changes), spec, ranks=ranks)
+    own = np.array(UNEVEN[ranks.rank])
+    learn(updater, rows_of(global_batch("gru", "scalar", 0), own))
+    before = parameters_of(updater)
+    batch = global_batch("gru", "scalar", 1)
+    batch.rewards[4, 0] = np.nan
+    record = learn(updater, rows_of(batch, own))
+    after = parameters_of(updater)
+    clean = learn(updater, rows_of(global_batch("gru", "scalar", 2), own))
+    return {
+        "counts": np.array([record.skipped, record.nonfinite["ppo_critic"], record.nonfinite["ppo_actor"], clean.skipped]),
+        "own_losses_finite": np.array(bool(torch.stack(record.sums).isfinite().all())),
+        "unchanged": np.array(all(np.array_equal(before[name], after[name]) for name in before)),
+        "generators": torch.stack(ranks.gather(updater.context.generator.get_state())).numpy(),
+        "lowest": np.array(ranks.lowest(float(ranks.rank), 1.0 - ranks.rank, 1.0)),
+    } | {f"final.{name}": array for name, array in parameters_of(updater).items()}
+
+
 def main() -> None:
     """Join, measure, write."""
     folder, *cases = sys.argv[1:]
@@ -85,6 +109,7 @@ def main() -> None:
             found = measure(ranks, *case.split("/"))
             found["agreed"] = np.array(ranks.agree(float(ranks.rank == 1), 1.0))
             np.savez(Path(folder) / file_name(case, ranks.rank), allow_pickle=False, **found)
+        np.savez(Path(folder) / file_name("nan", ranks.rank), allow_pickle=False, **meet_nan(ranks))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +60,7 @@ def test_training_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(
     # 40 actions are drawn from the prior, so the random numbers must go on as well.
     original, resumed = trained(2, arm, **settings), fresh(arm, **settings)
     save(tmp_path, original, progress(2), keep=3)
-    assert restore(tmp_path, resumed) == progress(2)
+    assert restore(tmp_path, resumed).progress == progress(2)
     assert_same_arrays(parameters_of(original), parameters_of(resumed))
     assert resumed.updates == original.updates == 8
     assert resumed.context.normaliser.state() == original.context.normaliser.state()
@@ -86,7 +90,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, file: 
     learn(updater, make_batch(updater.context.model.spec, seed=5))
     save(tmp_path, updater, progress(2), keep=3)
     damage(tmp_path / "step-2" / file)
-    assert restore(tmp_path, fresh()) == progress(1)
+    assert restore(tmp_path, fresh()).progress == progress(1)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +108,7 @@ def test_half_a_checkpoint_gives_way_to_the_one_before(tmp_path: Path, spoil: An
     for step in (1, 2):
         save(tmp_path, updater, progress(step), keep=3)
     spoil(tmp_path / "step-2")
-    assert restore(tmp_path, fresh()) == progress(1)
+    assert restore(tmp_path, fresh()).progress == progress(1)
 
 
 def test_a_damaged_checkpoint_is_written_anew_when_training_reaches_its_step_again(tmp_path: Path) -> None:
@@ -113,9 +117,9 @@ def test_a_damaged_checkpoint_is_written_anew_when_training_reaches_its_step_aga
         save(tmp_path, updater, progress(step), keep=3)
     damage(tmp_path / "step-2" / MODEL_FILE)
     resumed = fresh()
-    assert restore(tmp_path, resumed) == progress(1)
+    assert restore(tmp_path, resumed).progress == progress(1)
     save(tmp_path, resumed, progress(2), keep=3)
-    assert restore(tmp_path, fresh()) == progress(2)
+    assert restore(tmp_path, fresh()).progress == progress(2)
     assert load(tmp_path / "latest").manifest["learner_step"] == 2
 
 
@@ -125,9 +129,9 @@ def test_what_was_left_of_a_crash_while_saving_is_no_checkpoint_and_in_nobodys_w
     half = tmp_path / "step-2.tmp"
     half.mkdir()
     (half / MODEL_FILE).write_bytes(b"half")
-    assert restore(tmp_path, fresh()) == progress(1)
+    assert restore(tmp_path, fresh()).progress == progress(1)
     save(tmp_path, updater, progress(2), keep=3)
-    assert restore(tmp_path, fresh()) == progress(2)
+    assert restore(tmp_path, fresh()).progress == progress(2)
     assert not half.exists()
 
 
@@ -183,3 +187,28 @@ def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
     folder = save(tmp_path, trained(1), progress(1), keep=3)
     assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json"}
     assert GENERATOR.encode() in (folder / OPTIMIZER_FILE).read_bytes()
+
+
+DIES_WHILE_SAVING = """
+import sys
+from pathlib import Path
+from tests.learner.test_checkpoint import progress, trained
+from learner.checkpoint import save
+folder, updater = Path(sys.argv[1]), trained(1)
+for step in (1, 2):
+    save(folder, updater, progress(step), keep=3)
+"""
+
+
+@pytest.mark.parametrize(("point", "newest"), [("checkpoint.rename.before:2", 1), ("checkpoint.rename.after:2", 2)])
+def test_a_learner_killed_around_the_rename_leaves_the_checkpoint_before_or_a_whole_new_one(
+    tmp_path: Path, point: str, newest: int
+) -> None:
+    died = subprocess.run(
+        [sys.executable, "-c", DIES_WHILE_SAVING, str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OATMILL_FAILPOINT": point},
+        check=False,
+    )
+    assert died.returncode == -signal.SIGKILL
+    assert restore(tmp_path, fresh()).progress == progress(newest)

@@ -13,7 +13,7 @@ from learner.cost import PlanCost, plan_cost
 from learner.plan import make_plan
 from learner.settings import TrainerSettings
 from protocol.spaces import ActionSpace, ObservationSpace, Spaces
-from tests.learner.worlds import ARMS, make_spec, make_trainer
+from tests.learner.worlds import PLANS, make_spec, make_trainer
 
 T = 5
 ENCODER, POLICY, VALUE = 4 * 8 + 8, 8 * 3 + 3, 8 + 1
@@ -51,7 +51,7 @@ def test_a_longer_unroll_costs_more_in_proportion() -> None:
     assert six / three == pytest.approx(2.0, rel=0.1)
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", PLANS)
 def test_every_node_of_an_arm_has_a_count_and_every_loss_its_coefficients(arm: str) -> None:
     trainer = make_trainer(arm)
     cost = cost_of(trainer)

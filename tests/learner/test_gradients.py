@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from learner.gradients import trunk_gradients
 from learner.reduce import OneRank
-from tests.learner.worlds import ARMS, inputs_of, make_batch, make_spec, make_trainer, make_updater_of, weigh
+from tests.learner.worlds import PLANS, inputs_of, make_batch, make_spec, make_trainer, make_updater_of, weigh
 
 
 def test_norms_and_cosines_by_hand() -> None:
@@ -42,7 +42,7 @@ def test_gradients_are_averaged_over_ranks_before_the_norm(elsewhere: float, nor
 
 
 @pytest.mark.parametrize("core", ["none", "lstm"])
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", PLANS)
 def test_every_losss_norm_is_that_of_its_own_backward_pass(arm: str, core: str) -> None:
     spec = make_spec(core=core)
     updater = make_updater_of(make_trainer(arm), spec)

@@ -187,6 +187,20 @@ def test_the_step_is_divided_by_sigma_once() -> None:
     torch.testing.assert_close(ten, one / 10)
 
 
+def test_a_ratio_at_the_clip_is_not_cut() -> None:
+    loss, logits, given = by_hand()
+    even = given | {"behaviour_log_probs_BTA": torch.full((1, 1, 2), log(0.5))}
+    assert terms_of(loss, logits, **even)["clip_ratio"].value.item() == 0
+
+
+def test_what_multiplies_the_policy_is_0_where_a_step_does_not_count() -> None:
+    loss, logits, given = by_hand()
+    mask = torch.zeros(1, 1, dtype=torch.bool)
+    written = loss.prepare(mask_BT=mask, old_log_probs_BTA=torch.log_softmax(logits, -1), **given)
+    assert written["pg_correction_BT"].item() == 0
+    assert written["pg_advantage_BTA"].tolist() == [[[0, 0]]]
+
+
 @pytest.mark.parametrize("poison", [float("nan"), 1e9])
 def test_steps_that_do_not_count_are_not_read(poison: float) -> None:
     loss, logits, given = by_hand()

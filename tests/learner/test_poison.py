@@ -12,8 +12,8 @@ import torch
 from learner.inputs import to_inputs
 from protocol.batch import Batch
 from tests.learner.worlds import (
-    ARMS,
     CPU,
+    PLANS,
     assert_same_arrays,
     learn,
     make_batch,
@@ -24,7 +24,7 @@ from tests.learner.worlds import (
 )
 
 NAN = float("nan")
-WORLDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {arm: (arm, {}, {}) for arm in ARMS} | {
+WORLDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {arm: (arm, {}, {}) for arm in PLANS} | {
     "lstm": ("full", {}, {"core": "lstm"}),
     "factored": ("full", {}, {"sizes": (2, 3), "factored": True}),
     "sampled": ("full", {"losses.cmpo.estimator": "sampled"}, {}),

@@ -19,7 +19,7 @@ from learner.losses.ppo_actor import PpoActor, ProximalPpoActor, clipped_surroga
 from learner.reduce import OneRank
 from protocol.spaces import ActionSpace
 from tests.learner import oracles
-from tests.learner.worlds import make_context, make_spec, make_trainer
+from tests.learner.worlds import inputs_of, make_batch, make_context, make_spec, make_trainer, make_updater_of
 
 EVERYWHERE = torch.ones(1, 1, dtype=torch.bool)
 
@@ -259,3 +259,32 @@ def test_the_anchor_chooses_the_class(anchor: str, kind: type) -> None:
     choice = ppo_actor.choose(Question(trainer, make_spec().settings, ActionSpace((3,))))
     assert choice is not None
     assert choice.loss is kind
+
+
+def test_a_spread_as_small_as_the_floor_is_not_blown_up() -> None:
+    # Advantages 0 and 2e-8: mean 1e-8, standard deviation 1e-8, and as much again in the denominator.
+    found = normalised(torch.tensor([[0.0, 2e-8]], dtype=torch.float64), torch.ones(1, 2, dtype=torch.bool), OneRank())
+    assert found.tolist() == [[pytest.approx(-0.5, rel=1e-3), pytest.approx(0.5, rel=1e-3)]]
+
+
+def test_without_a_step_that_counts_every_advantage_is_0() -> None:
+    assert normalised(torch.full((1, 2), 3.0), torch.zeros(1, 2, dtype=torch.bool), OneRank()).tolist() == [[0, 0]]
+
+
+def test_a_ratio_at_the_clip_is_not_outside() -> None:
+    # 0.25 and the ratios are exact in binary.
+    loss = PpoActor(make_context(make_trainer("baseline", {"losses.ppo_actor.clip_coef": 0.25})))
+    ratio = torch.tensor([[0.75, 1.25, 0.74, 1.26]])
+    terms = loss.terms(torch.full((1, 4, 3), -log(3)), ratio, torch.ones(1, 4), torch.ones(1, 4, dtype=torch.bool))
+    assert terms["clip_ratio"].value[0].tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm_adv": False}, {"anchor": "proximal"}])
+def test_what_multiplies_the_ratio_is_0_where_a_step_does_not_count(changes: dict[str, Any]) -> None:
+    spec = make_spec()
+    trainer = make_trainer("baseline", {f"losses.ppo_actor.{name}": value for name, value in changes.items()})
+    updater = make_updater_of(trainer, spec)
+    values = updater.objective.prepare(inputs_of(updater, make_batch(spec, absent=True)))
+    for name in {"policy_advantage_BT", "anchor_weight_BT"} & values.keys():
+        assert (values[name][~values["mask_BT"]] == 0).all(), name
+        assert (values[name][values["mask_BT"]] != 0).any(), name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,22 +18,17 @@ from protocol.errors import UserError
 from protocol.trajectory import Array
 from tests.learner.rank_process import STEPS, file_name, measure
 from tests.learner.worlds import ONE
+from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
-CASES = ("full/gru/scalar", "baseline/none/categorical")
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+CASES = ("full/gru/scalar", "baseline/none/categorical", "paper/none/scalar")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two ranks have written what they found, case by case."""
     folder = tmp_path_factory.mktemp("ranks")
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1)), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.learner.rank_process", str(folder), *CASES]
     processes = [
         subprocess.Popen(
@@ -70,12 +64,29 @@ def test_two_ranks_with_uneven_counts_are_one_learner(folder: Path, case: str) -
     assert len([name for name in alone if name.startswith("report.")]) > STEPS
 
 
+def test_what_is_not_finite_on_one_rank_is_applied_on_none_and_counted_on_all(folder: Path) -> None:
+    first, second = (found_by(folder, "nan", rank) for rank in range(2))
+    assert (bool(first["own_losses_finite"]), bool(second["own_losses_finite"])) == (True, False), "one rank alone met it"
+    for rank in (first, second):
+        assert rank["counts"].tolist() == [2, 2, 2, 0]
+        assert rank["unchanged"]
+        assert rank["lowest"].tolist() == [0, 0, 1]
+    for name in (name for name in first if name.startswith("final.")):
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def test_random_numbers_of_every_rank_are_gathered_in_their_order(folder: Path) -> None:
+    first, second = (found_by(folder, "nan", rank)["generators"] for rank in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first[0], first[1]), "each rank draws its own"
+
+
 def test_a_rank_alone_needs_no_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     with joined(TrainerSettings(device="cpu")) as ranks:
         assert (ranks.rank, ranks.world_size, ranks.first) == (0, 1, True)
-        assert ranks.agree(1.0, 0.0) == [1.0, 0.0]
+        assert ranks.agree(1.0, 0.0) == ranks.lowest(1.0, 0.0) == [1.0, 0.0]
         module = torch.nn.Linear(1, 1)
         assert ranks.wrap(module) is module
 

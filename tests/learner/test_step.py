@@ -16,6 +16,7 @@ from learner.step import Record, Updater
 from protocol.batch import Batch
 from tests.learner.worlds import (
     ARMS,
+    PLANS,
     assert_same_arrays,
     inputs_of,
     learn,
@@ -35,6 +36,7 @@ HEADS_OF_ARM = {
     "muesli_cmpo": {"policy", "value", "transition", "model_policy"},
     "full": {"policy", "value", "transition", "model_policy", "model_reward", "model_value"},
 }
+HEADS_OF_ARM["paper"] = HEADS_OF_ARM["full"]
 """What each arm's losses reach beside the encoder and the core."""
 
 
@@ -43,7 +45,7 @@ def moved(before: dict[str, Any], after: dict[str, Any], network: str) -> set[st
 
 
 @pytest.mark.parametrize("core", ["none", "gru"])
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", PLANS)
 def test_exactly_the_parameters_that_get_gradients_are_trained(arm: str, core: str) -> None:
     spec = make_spec(core=core)
     updater = make_updater_of(make_trainer(arm), spec)
@@ -59,7 +61,7 @@ def test_exactly_the_parameters_that_get_gradients_are_trained(arm: str, core: s
     assert len(updater.parameters) == len(trained)
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", PLANS)
 def test_a_learner_step_moves_what_is_trained_and_the_prior_follows(arm: str) -> None:
     spec = make_spec()
     updater = make_updater_of(make_trainer(arm), spec)
@@ -214,7 +216,7 @@ def run_twice(arm: str, **spec_settings: Any) -> list[tuple[Updater, list[Record
 
 @pytest.mark.parametrize(
     ("arm", "settings"),
-    [(arm, {}) for arm in ARMS]
+    [(arm, {}) for arm in PLANS]
     + [("full", {"core": "lstm"}), ("full", {"value_head": "categorical"}), ("full", {"sizes": (40,)})],
 )
 def test_recorded_batches_give_the_same_losses_and_networks_to_the_bit(arm: str, settings: dict[str, Any]) -> None:
@@ -230,7 +232,7 @@ def test_recorded_batches_give_the_same_losses_and_networks_to_the_bit(arm: str,
     assert_same_arrays(parameters_of(first), parameters_of(second))
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", PLANS)
 def test_permuting_the_batch_permutes_what_is_prepared_and_changes_no_loss(arm: str) -> None:
     spec = make_spec(core="gru")
     updater = make_updater_of(make_trainer(arm), spec)

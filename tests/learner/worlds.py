@@ -16,11 +16,11 @@ from agent.settings import AgentSettings
 from agent.spec import AgentSpec
 from learner.distributed import Ranks
 from learner.inputs import to_inputs
-from learner.learner import LearnerConfig, make_updater
 from learner.loss import Context
 from learner.objective import Weighed
 from learner.reduce import OneRank
 from learner.settings import TrainerSettings
+from learner.setup import LearnerConfig, make_updater
 from learner.step import Record, Updater
 from protocol.batch import Batch
 from protocol.settings import MetricsSettings
@@ -35,6 +35,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "full": {"losses.muesli_model.enabled": True, "losses.cmpo.enabled": True, "losses.dynamics.enabled": True},
 }
 """The guide's protocol."""
+PLANS: dict[str, dict[str, Any]] = ARMS | {
+    "paper": ARMS["full"] | {"losses.ppo_actor.enabled": False, "losses.muesli_pg.enabled": True, "returns": "retrace"}
+}
+"""The arms, and the sixth loss in the place of PPO's."""
 CPU = torch.device("cpu")
 ONE = Ranks(0, 1, CPU, OneRank())
 
@@ -56,7 +60,7 @@ def make_spec(*, sizes: tuple[int, ...] = (3,), factored: bool = False, **agent:
 def make_trainer(arm: str = "full", changes: Mapping[str, Any] | None = None) -> TrainerSettings:
     """An arm's settings with more of them assigned by dotted path; two epochs of two minibatches."""
     trainer = TrainerSettings(epochs=2, minibatches=2, batch_size=6)
-    for path, value in (ARMS[arm] | dict(changes or {})).items():
+    for path, value in (PLANS[arm] | dict(changes or {})).items():
         *groups, name = path.split(".")
         setattr(reduce(getattr, groups, trainer), name, value)
     return trainer

@@ -24,9 +24,18 @@ SOCKETS = {
     "weights to hub": messages.WEIGHTS_TO_HUB,
     "weights to client": messages.WEIGHTS_TO_CLIENT,
 }
-EXAMPLES = {"int": 7, "float": 2.5, "bool": True, "str": "word", "Mapping[str, float]": {"a": 1.0, "b": 2}}
+EXAMPLES = {
+    "int": 7,
+    "Count": 7,
+    "CountOrNone": -1,
+    "Seconds": 2.5,
+    "float": 2.5,
+    "bool": True,
+    "str": "word",
+    "Mapping[str, float]": {"a": 1.0, "b": 2},
+}
 
-HEARTBEAT = {"kind": "HEARTBEAT", "actor_id": 1, "incarnation": 2, "produced": 3, "evicted": 4}
+HEARTBEAT = {"kind": "HEARTBEAT", "actor_id": 1, "incarnation": 2, "produced": 3, "evicted": 4, "session": "s"}
 
 
 def reason_of(header: bytes) -> str:
@@ -128,8 +137,8 @@ def test_no_bytes_do_more_than_raise_a_wire_error(header: bytes) -> None:
         lambda inner: st.lists(inner, max_size=4),
     )
 )
-def test_a_header_takes_an_integer_of_64_bits_and_nothing_else(value: Any) -> None:
-    good = type(value) is int and value < 2**63
+def test_a_count_in_a_header_is_an_integer_from_0_to_2_to_the_53_and_nothing_else(value: Any) -> None:
+    good = type(value) is int and 0 <= value < 2**53
     assert reason_or_none(msgpack.packb(HEARTBEAT | {"produced": value})) == (None if good else "header_fields")
 
 

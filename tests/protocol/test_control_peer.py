@@ -92,9 +92,14 @@ def test_the_hubs_last_word_is_kept_and_being_fenced_is_for_good() -> None:
     assert peer.state == ControlState(policy_version=6, stop=True, desired_actors=4, fenced=True)
 
 
-def test_a_process_that_the_hub_has_forgotten_is_fenced() -> None:
+def test_a_process_that_the_hub_does_not_know_comes_back_as_what_it_was() -> None:
     peer = joined()
     hear(peer, messages.Reject("forgotten", "not in the run"))
+    assert not peer.state.fenced
+    ((header, _),) = peer.send(3.0)
+    hello = decode(header, messages.CONTROL_TO_HUB)
+    assert (hello.actor_id, hello.incarnation) == (peer.welcome.actor_id, peer.welcome.incarnation)  # type: ignore[union-attr]
+    hear(peer, messages.Reject("fenced", "another one is there"))
     assert peer.state.fenced
 
 

@@ -16,18 +16,18 @@ class Ingest:
 
     def __init__(self, peer: TrajectorySenderPeer) -> None:
         self.peer = peer
-        self.serial = 0
+        self.serial = self.server = 0
 
     def welcome(self, next_sequence: int, rows: int, *, now: float = 0.0, version: int = 0) -> None:
         """WELCOME with credit for this many rows."""
         self.serial += 1
-        message = messages.DataWelcome(1, self.serial, next_sequence, rows * ROW_BYTES, ROW_BYTES, version)
+        message = messages.DataWelcome(1, self.server, self.serial, next_sequence, rows * ROW_BYTES, ROW_BYTES, version)
         self.peer.receive(encode(message)[0], b"", now)
 
     def ack(self, next_sequence: int, rows: int, *, now: float = 0.0, version: int = 0, resend: bool = False) -> None:
         """ACK with credit for this many rows."""
         self.serial += 1
-        message = messages.Ack(1, self.serial, next_sequence, rows * ROW_BYTES, version, resend)
+        message = messages.Ack(1, self.server, self.serial, next_sequence, rows * ROW_BYTES, version, resend)
         self.peer.receive(encode(message)[0], b"", now)
 
 
@@ -104,14 +104,14 @@ def test_an_older_acknowledgement_that_arrives_late_changes_nothing() -> None:
     peer, ingest = peer_of()
     ingest.welcome(0, rows=2)
     ingest.ack(0, rows=0)  # the credit was taken back
-    late = messages.Ack(1, 1, 0, 2 * ROW_BYTES, 0, resend=True)
+    late = messages.Ack(1, 0, 1, 0, 2 * ROW_BYTES, 0, resend=True)
     peer.receive(encode(late)[0], b"", 0.0)
     assert not peer.ready
 
 
 def test_words_for_another_incarnation_change_nothing() -> None:
     peer, _ = peer_of()
-    other = messages.DataWelcome(2, 1, 0, 10 * ROW_BYTES, ROW_BYTES, 0)
+    other = messages.DataWelcome(2, 0, 1, 0, 10 * ROW_BYTES, ROW_BYTES, 0)
     peer.receive(encode(other)[0], b"", 0.0)
     assert not peer.welcomed
 
@@ -168,15 +168,24 @@ def test_ingest_is_lost_when_a_question_goes_unanswered_and_never_before_one_is_
     assert not peer.lost(1e6)
 
 
-def test_an_ingest_that_has_forgotten_what_it_acknowledged_is_another_one() -> None:
+def test_a_replaced_ingest_that_knows_less_is_told_what_was_acknowledged_and_the_actor_goes_on() -> None:
     peer, ingest = peer_of()
-    ingest.welcome(0, rows=2)
-    peer.offer(block(2))
+    ingest.welcome(0, rows=6)
+    for first in (0, 2):
+        peer.offer(block(2, first=first))
     peer.send(0.0)
-    ingest.ack(2, rows=2)
-    ingest.welcome(0, rows=2)
-    assert peer.refusal == ("forgotten", "ingest expects 0 after it acknowledged 2")
-    assert peer.send(100.0) == []
+    ingest.ack(2, rows=4)
+    ingest.server, ingest.serial = 7, 0
+    peer.receive(encode(messages.Reject("forgotten", "who are you?"))[0], b"", 1.0)
+    (header, _), *_ = peer.send(1.0)
+    hello = decode(header, messages.DATA_TO_INGEST)
+    assert (hello.acknowledged, hello.produced) == (2, 4)
+    peer.receive(encode(messages.DataLoss(1, 0, 2))[0], b"", 1.1)
+    late = messages.Ack(1, 0, 9, 4, 4 * ROW_BYTES, 0, resend=False)  # the dead one's: 4 is no longer true
+    ingest.welcome(2, rows=4)
+    peer.receive(encode(late)[0], b"", 1.2)
+    assert (peer.forgotten, peer.refusal, peer.unacknowledged) == (2, None, 2)
+    assert firsts(peer.send(1.3)) == [2]
 
 
 def test_goodbye_carries_the_last_counts_and_is_said_until_it_is_answered() -> None:
@@ -212,3 +221,15 @@ def test_a_buffer_is_packed_into_again_once_its_block_is_acknowledged() -> None:
     second = peer.send(0.0)[0][1]
     assert first is second
     assert SCHEMA.trajectory.views(second, block(2).size)["observations"][0, 0, 0] == 2.0
+
+
+def test_an_actor_whose_hub_was_replaced_greets_ingest_at_once_and_once() -> None:
+    peer, ingest = peer_of()
+    ingest.welcome(0, rows=2)
+    assert sent(peer.send(0.1)) == []
+    peer.greet()
+    assert [type(message) for message in sent(peer.send(0.2))] == [messages.DataHello]
+    ingest.server, ingest.serial = 7, 0
+    ingest.ack(0, rows=2)  # the new one's, before it has answered: it changes nothing
+    ingest.welcome(0, rows=2, now=0.3)
+    assert sent(peer.send(1.5)) == []

@@ -180,7 +180,7 @@ def test_the_hub_refuses_torn_weights_and_keeps_the_ones_it_has() -> None:
     assert isinstance(refused, messages.Reject)
     assert refused.reason == "weights_digest"
     assert store.version == 1
-    assert list(store.refused) == ["weights_digest"]
+    assert [error.reason for error in store.refused] == ["weights_digest"]
 
 
 def test_versions_never_go_back_at_the_hub() -> None:
@@ -237,3 +237,13 @@ def test_a_version_that_is_not_acknowledged_is_sent_again() -> None:
     assert pushed(peer.send(0.0)) == [4]
     assert peer.send(ANSWER_WITHIN_S - 0.1) == []
     assert pushed(peer.send(ANSWER_WITHIN_S)) == [4]
+
+
+@pytest.mark.parametrize(("reason", "final"), [("unknown_session", False), ("identity", True)])
+def test_a_hub_that_knows_no_learner_yet_is_told_again_and_one_that_knows_another_is_not(reason: str, final: bool) -> None:
+    peer = PublisherPeer("session")
+    peer.push(weights_of(1), 0.0)
+    assert len(peer.send(0.0)) == 1
+    peer.receive(encode(messages.Reject(reason, ""))[0], b"", 0.1)
+    assert (peer.refusal is not None) is final
+    assert len(peer.send(ANSWER_WITHIN_S)) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint = folder / "checkpoints" / "step-3"
     checkpoint.mkdir(parents=True)
     save_file({name: value.detach() for name, value in AgentModel(spec).named_parameters()}, checkpoint / MODEL_FILE)
-    manifest: dict[str, Any] = {"learner_step": 3, "env_steps": 192, "agent": spec.to_dict()}
+    manifest: dict[str, Any] = {"learner_step": 3, "env_steps": 192, "agent": spec.to_dict(), "settings": settings.to_dict()}
     manifest["files"] = {MODEL_FILE: file_digest(checkpoint / MODEL_FILE)}
     (checkpoint / MANIFEST).write_text(json.dumps(manifest))
     (folder / "checkpoints" / "latest").symlink_to("step-3")
@@ -59,16 +60,34 @@ def test_another_seed_plays_other_episodes(run_dir: Path) -> None:
 
 
 def test_a_checkpoint_of_another_environment_is_refused_by_what_differs(run_dir: Path, tmp_path: Path) -> None:
-    settings = cartpole.settings()
-    settings.env = {"kind": "gymnasium", "id": "Acrobot-v1"}  # type: ignore[assignment]
-    write_config(settings, tmp_path / "config.yaml")
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "latest").symlink_to(run_dir / "checkpoints" / "step-3")
+    copied = Path(shutil.copytree(run_dir / "checkpoints" / "step-3", tmp_path / "copied"))
+    manifest = json.loads((copied / MANIFEST).read_text())
+    manifest["settings"]["env"] = {"kind": "gymnasium", "id": "Acrobot-v1"}
+    (copied / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(
         UserError,
         match=r"was trained in another environment than env\.id=Acrobot-v1: expected observation\.shape \[6\], got \[4\]",
     ):
-        evaluate_checkpoint(tmp_path, episodes=1, deterministic=False, seed=0)
+        evaluate_checkpoint(copied, episodes=1, deterministic=False, seed=0)
+
+
+def test_a_checkpoint_is_played_away_from_its_run(run_dir: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(run_dir / "checkpoints" / "step-3", tmp_path / "anywhere" / "mine"))
+    there, here = (
+        evaluate_checkpoint(path, episodes=2, deterministic=True, seed=1)
+        for path in (copied, run_dir / "checkpoints" / "step-3")
+    )
+    assert there.episode_return == here.episode_return
+    assert there.checkpoint == str(copied)
+
+
+@pytest.mark.parametrize("settings", [None, {}, {"env": {"kind": "nothing"}}, []])
+def test_a_checkpoint_that_does_not_say_its_environment_is_refused(run_dir: Path, tmp_path: Path, settings: Any) -> None:
+    copied = Path(shutil.copytree(run_dir / "checkpoints" / "step-3", tmp_path / "copied"))
+    manifest = json.loads((copied / MANIFEST).read_text()) | {"settings": settings}
+    (copied / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="does not say which environment it was trained in"):
+        evaluate_checkpoint(copied, episodes=1, deterministic=False, seed=0)
 
 
 def test_what_is_no_checkpoint_says_what_was_expected(tmp_path: Path) -> None:
@@ -77,7 +96,7 @@ def test_what_is_no_checkpoint_says_what_was_expected(tmp_path: Path) -> None:
     for path, message in (
         (tmp_path / "nothing", "is not a checkpoint: expected a folder, such as"),
         (tmp_path / "file", "is not a checkpoint: expected a folder, such as"),
-        (tmp_path / "a" / "b", "is not a checkpoint within a run's folder: expected its environment in"),
+        (tmp_path / "a" / "b", "is not a checkpoint: expected a folder with manifest.json"),
     ):
         with pytest.raises(UserError, match=message):
             evaluate_checkpoint(path, episodes=1, deterministic=False, seed=0)

@@ -104,3 +104,13 @@ def test_the_discount_is_the_same_under_both_names_in_what_a_run_starts_with() -
     fitted, _ = prepared(settings)
     assert fitted.trainer.gamma == 0.9
     assert RunSettings.of(fitted.to_dict()).trainer.discount == 0.9
+
+
+def test_training_again_on_what_a_learner_forgot_needs_the_log_on_disk() -> None:
+    values = {"env": {"kind": "gymnasium", "id": "CartPole-v1"}, "replay": {"on_learner_restart": "replay"}}
+    with pytest.raises(
+        SettingsError, match=r"replay.on_learner_restart=replay needs replay.acknowledge=durable: .* got .*=memory"
+    ):
+        RunSettings.of(values)
+    values["replay"]["acknowledge"] = "durable"
+    assert RunSettings.of(values).replay.acknowledge == "durable"

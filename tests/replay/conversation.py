@@ -46,7 +46,7 @@ class Conversation:
 
     def hello(self, actor: int = 0, incarnation: int = 1, rows: int = 2, schema: RunSchema = SCHEMA) -> list[Any]:
         """An actor's HELLO, and the answers."""
-        message = messages.DataHello(actor, incarnation, rows, schema.identity)
+        message = messages.DataHello(actor, incarnation, rows, schema.identity, 0, 0, 0)
         return self.say(message, to_json(schema.to_dict()), actor)
 
     def say(self, message: Any, payload: Any = b"", actor: int = 0) -> list[Any]:
@@ -55,7 +55,14 @@ class Conversation:
         return self.answers()
 
     def send(
-        self, first: int, content: TrajectoryBlock | None = None, *, actor: int = 0, incarnation: int = 1, **header: Any
+        self,
+        first: int,
+        content: TrajectoryBlock | None = None,
+        *,
+        actor: int = 0,
+        incarnation: int = 1,
+        schema: RunSchema = SCHEMA,
+        **header: Any,
     ) -> list[Any]:
         """A block, and the answers. `header` replaces fields of the header."""
         content = block(2, first=first) if content is None else content
@@ -63,7 +70,7 @@ class Conversation:
         values: dict[str, Any] = {
             "actor_id": actor,
             "incarnation": incarnation,
-            "schema_id": SCHEMA.identity,
+            "schema_id": schema.identity,
             "first": first,
             "trajectories": size.trajectories,
             "steps": size.steps,
@@ -75,7 +82,7 @@ class Conversation:
             "evicted": 0,
             "counters": {},
         }
-        return self.say(messages.Data(**(values | header)), SCHEMA.trajectory.pack(content), actor)
+        return self.say(messages.Data(**(values | header)), schema.trajectory.pack(content), actor)
 
     def answers(self) -> list[Any]:
         """What ingest has to say to actors."""
@@ -88,14 +95,16 @@ class Conversation:
 
     # -------------------------------------------------------------------------------------------------- the learner
 
-    def learn(self, rank: int = 0, world: int = 1, token: str = "t") -> list[Any]:
+    def learn(
+        self, rank: int = 0, world: int = 1, token: str = "t", *, incarnation: int = 0, resumed_from: int = -1
+    ) -> list[Any]:
         """A rank's HELLO, and the answers to ranks."""
-        return self.tell(messages.BatchHello(rank, world, self.batch_rows, token), rank)
+        return self.tell(messages.BatchHello(rank, world, self.batch_rows, token, incarnation, resumed_from), rank)
 
     def get(self, rank: int = 0, token: str = "t", *, again: bool = False, consumed: int = -1, version: int = 0) -> list[Any]:
         """A rank's request, and the answers to ranks."""
         self.requests[rank] = self.requests.get(rank, 0) + (not again)
-        return self.tell(messages.Get(rank, token, self.requests[rank], 0, consumed, version), rank)
+        return self.tell(messages.Get(rank, token, self.requests[rank], 0, consumed, consumed, version), rank)
 
     def consumed(self, batch_id: int, rank: int = 0, token: str = "t", version: int = 0) -> list[Any]:
         """A rank's CONSUMED, and the answers."""

@@ -8,23 +8,26 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
 import yaml
 
 from protocol.channels import BatchClient, ControlClient, Delivery, TrajectorySender, WeightsPublisher, WeightsReceiver, Welcome
+from protocol.errors import JoinRefusedError
 from protocol.joining import joining_config
+from protocol.keys import ClientKeys, client_keys
 from protocol.weights import Layout, Weights
 from replay.settings import ReplaySettings
 from tests.replay.blocks import SCHEMA, SPACES, block
 
 ROOT = Path(__file__).parents[2]
+Joined = TypeVar("Joined")
 READY_WITHIN_S = 20.0
 CONFIG: dict[str, Any] = {
     "env": {"kind": "gymnasium", "id": "Toy-v0", "kwargs": {}},
@@ -44,6 +47,7 @@ class Server:
     folder: Path
     control: str
     endpoint: dict[str, Any]  # endpoints/replay.json
+    keys: Path | None = None  # of all roles
     channels: ExitStack = field(default_factory=ExitStack)  # closed when the test ends, however it ends
 
     @property
@@ -60,7 +64,7 @@ class Server:
 
     def ask(self, kind: Any, **body: Any) -> dict[str, Any]:
         """An operator's question."""
-        operator = ControlClient(self.control, role="operator", description={})
+        operator = ControlClient(self.control, role="operator", description={}, keys=client_keys(self.keys, "operator"))
         try:
             return operator.request(kind, body)
         finally:
@@ -68,35 +72,38 @@ class Server:
 
     def join_actor(self, *, rows: int = 2, actor_id: int | None = None, **description: Any) -> tuple[ControlClient, Welcome]:
         """Join as an actor would."""
-        client = control_of(self.control, rows, actor_id, description)
+        client = control_of(self.control, rows, actor_id, description, client_keys(self.keys, "actor"))
         self.channels.callback(client.close)
         return client, client.join(10)
 
     def actor(self, **how: Any) -> Actor:
         """Join and open the line to ingest."""
-        joined = actor(self.control, **how)
+        joined = actor(self.control, **({"keys": client_keys(self.keys, "actor")} | how))
         self.channels.callback(joined.close)
         return joined
 
     def learner_control(self) -> ControlClient:
         """The learner's line to the hub, not joined yet."""
         description = {"config": joining_config(CONFIG), "rank": 0, "world": 1}
-        client = ControlClient(self.control, role="learner", description=description)
+        client = ControlClient(self.control, role="learner", description=description, keys=client_keys(self.keys, "learner"))
         self.channels.callback(client.close)
         return client
 
     def learner(self) -> Learner:
         """Join as the learner's rank 0 would."""
         client = self.learner_control()
-        endpoints = client.join(10).endpoints
-        batches = BatchClient(endpoints["batches"], rank=0, world=1, batch_size_total=CONFIG["trainer"]["batch_size"])
-        joined = Learner(client, WeightsPublisher(endpoints["weights"]), batches)
+        welcome = client.join(10)
+        endpoints = welcome.endpoints
+        batches = BatchClient(
+            endpoints["batches"], welcome=welcome, rank=0, world=1, batch_size_total=CONFIG["trainer"]["batch_size"]
+        )
+        joined = Learner(client, WeightsPublisher(endpoints["weights"], welcome=welcome), batches)
         self.channels.callback(joined.close)
         return joined
 
     def receiver(self, welcome: Welcome, layout: Layout) -> WeightsReceiver:
         """An actor's line to the weights."""
-        receiver = WeightsReceiver(welcome.endpoints["weights"], layout=layout)
+        receiver = WeightsReceiver(welcome.endpoints["weights"], layout=layout, keys=welcome.keys)
         self.channels.callback(receiver.close)
         return receiver
 
@@ -113,9 +120,10 @@ def command(folder: Path, listen: str, *more: str) -> list[str]:
     return [sys.executable, "-m", "replay", "--config", str(config), "--run-dir", str(folder), "--listen", listen, *more]
 
 
-def start(folder: Path, transport: str, *more: str) -> Server:
+def start(folder: Path, transport: str, *more: str, keys: Path | None = None) -> Server:
     """Start a server and wait until it is ready."""
     folder.chmod(0o700)
+    more = more if keys is None else (*more, "--keys", str(keys))
     listen = f"ipc://{folder}" if transport == "ipc" else "tcp://127.0.0.1:0"
     ready = folder / "port"
     ready.unlink(missing_ok=True)
@@ -132,13 +140,25 @@ def start(folder: Path, transport: str, *more: str) -> Server:
         assert time.monotonic() < deadline, "the server is not ready"
         time.sleep(0.01)
     endpoint = json.loads((folder / "endpoints" / "replay.json").read_text())
-    return Server(process, folder, ready.read_text().strip(), endpoint)
+    return Server(process, folder, ready.read_text().strip(), endpoint, keys)
+
+
+def successor(join: Callable[[], Joined]) -> Joined:
+    """Join in the place of a process whose connections were just closed, as soon as the hub has seen that they are."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return join()
+        except JoinRefusedError as error:
+            if "(identity)" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 @contextmanager
-def serving(folder: Path, transport: str = "ipc") -> Iterator[Server]:
+def serving(folder: Path, transport: str = "ipc", keys: Path | None = None) -> Iterator[Server]:
     """A server for the length of a test; it must end with 0 and leave nothing behind, unless the test has ended it."""
-    server = start(folder, transport)
+    server = start(folder, transport, keys=keys)
     try:
         with server.channels:
             yield server
@@ -151,7 +171,9 @@ def serving(folder: Path, transport: str = "ipc") -> Iterator[Server]:
         server.process.communicate()
 
 
-def control_of(control: str, rows: int, actor_id: int | None, description: dict[str, Any]) -> ControlClient:
+def control_of(
+    control: str, rows: int, actor_id: int | None, description: dict[str, Any], keys: ClientKeys | None = None
+) -> ControlClient:
     """An actor's line to the hub, not joined yet."""
     values = {
         "config": joining_config(CONFIG),
@@ -159,7 +181,7 @@ def control_of(control: str, rows: int, actor_id: int | None, description: dict[
         "episode_statistics": list(SCHEMA.episode_statistics),
         "rows": rows,
     }
-    return ControlClient(control, role="actor", description=values | description, actor_id=actor_id)
+    return ControlClient(control, role="actor", description=values | description, actor_id=actor_id, keys=keys)
 
 
 @dataclass
@@ -188,10 +210,16 @@ class Actor:
         self.control.close()
 
 
-def actor(control: str, *, rows: int = 2, actor_id: int | None = None, when_full: Any = "block") -> Actor:
+def actor(
+    control: str, *, rows: int = 2, actor_id: int | None = None, when_full: Any = "block", keys: ClientKeys | None = None
+) -> Actor:
     """Join and open the line to ingest."""
-    client = control_of(control, rows, actor_id, {})
-    welcome = client.join(10)
+    client = control_of(control, rows, actor_id, {}, keys)
+    try:
+        welcome = client.join(10)
+    except JoinRefusedError:
+        client.close()
+        raise
     data = welcome.endpoints["data"]
     sender = TrajectorySender(data, welcome=welcome, schema=SCHEMA.trajectory, rows=rows, when_full=when_full)
     return Actor(client, welcome, sender, rows)

@@ -1,17 +1,20 @@
 """A run in one thread: the real state machines over a network and a clock that a seed decides.
 
 The network is worse than ZeroMQ ever is: it loses, repeats, delays and reorders single messages, and processes that were
-replaced go on talking.
+replaced go on talking. Links are cut for seconds, both ways or one way; who reconnects has another route, what was said to
+the old one is gone, and what was said before may arrive behind it once more.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
+from protocol.auth import ANYBODY, User
 from protocol.batch_peer import BatchPeer
 from protocol.codec import Buffer, Frames
 from protocol.trajectory_peer import TrajectorySenderPeer
@@ -34,9 +37,18 @@ class Actor:
     rows: int
     peer: TrajectorySenderPeer
     unroll_s: float
+    greedy: bool = False
+    connection: int = 0  # grows with every reconnect
     next_unroll: float = 0.0
     paused_until: float = 0.0
     made: int = 0
+    dies_at: float = float("inf")
+    sent: deque[Frames] = field(default_factory=lambda: deque(maxlen=6))  # lately; what is on its way when it dies
+
+    @property
+    def route(self) -> bytes:
+        """Its connection, as ingest sees it."""
+        return f"{self.number}/{self.incarnation}/{self.connection}".encode()
 
     @property
     def mark(self) -> float:
@@ -49,6 +61,8 @@ class Learner:
     """One process of a simulated learner of one rank."""
 
     peer: BatchPeer
+    number: int = 0
+    slow: bool = False  # takes seconds over a batch
     step: int = 0
     batch_id: int = -1
     done_at: float | None = None
@@ -65,6 +79,11 @@ class Faults:
     actor_death: float = 0.0  # chance of each, every tick
     actor_pause: float = 0.0
     learner_death: float = 0.0
+    late: float = 0.0  # messages that arrive once more seconds later
+    cut: float = 0.0  # chance of each link, every tick
+    reconnect: float = 0.0
+    slow_learner: float = 0.0  # chance of each learner
+    greedy: float = 0.0  # chance of each actor to send more than it has credit for
 
 
 @dataclass
@@ -86,6 +105,7 @@ class Simulation:
         self.random = Random(self.seed)
         self.now = 0.0
         self.version = 0
+        self._cuts: dict[tuple[str, bool], float] = {}  # by link and direction (True: to ingest), until when
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
         self.batch_rows = self.random.choice((2, 3, 4, 8))
@@ -97,6 +117,8 @@ class Simulation:
         self._spy()
         self.members: dict[int, tuple[int, bool]] = {}
         self.heard: dict[int, float] = {}
+        self._rows: dict[int, int] = {}  # of each actor's blocks; the same for all its incarnations
+        self.unfenced = 0  # trajectories of an incarnation that were stored after its successor had come
         when_full = self.random.choice(("block", "drop_oldest"))
         self.when_full = when_full
         self.actors = [self._actor(number, 1) for number in range(self.random.randint(1, 4))]
@@ -114,6 +136,8 @@ class Simulation:
             marks = segment.arrays["observations"][:, 0]
             for mark, sequence in marks.tolist():
                 self.stored[mark].append(int(sequence))
+                number, incarnation = divmod(int(mark), 1000)
+                self.unfenced += self.core._sessions._by_actor[number].incarnation != incarnation
             append(segment)
 
         def recording_put_back(segments: object) -> None:
@@ -121,8 +145,8 @@ class Simulation:
             self._returned += sum(segment.rows for segment in listed)
             put_back(listed)
 
-        def recording_receive(route: bytes, header: Buffer) -> Turned:
-            turned = receive(route, header)
+        def recording_receive(route: bytes, header: Buffer, user: User = ANYBODY) -> Turned:
+            turned = receive(route, header, user)
             for part in turned.trained:
                 for mark, sequence in part.arrays["observations"][: part.fresh_rows, 0].tolist():
                     self.trained[mark].append(int(sequence))
@@ -133,7 +157,7 @@ class Simulation:
         self.core._queue.put_back = recording_put_back  # type: ignore[method-assign]
 
     def _actor(self, number: int, incarnation: int) -> Actor:
-        rows = self.random.randint(1, 5)
+        rows = self._rows.setdefault(number, self.random.randint(1, 5))
         self.members[number] = (incarnation, True)
         self.heard[number] = self.now
         peer = TrajectorySenderPeer(
@@ -143,10 +167,16 @@ class Simulation:
             rows=rows,
             when_full=self.when_full,  # type: ignore[arg-type]
         )
-        return Actor(number, incarnation, rows, peer, self.random.uniform(0.01, 0.5))
+        greedy = self.random.random() < self.faults.greedy
+        return Actor(number, incarnation, rows, peer, self.random.uniform(0.01, 0.5), greedy)
 
     def _learner(self, number: int) -> Learner:
-        return Learner(BatchPeer(rank=0, world=1, batch_size=self.batch_rows, token=f"learner {number}"))
+        resumed_from = self.random.randint(-1, self.version)
+        token = f"learner {number}"
+        peer = BatchPeer(
+            rank=0, world=1, batch_size=self.batch_rows, token=token, incarnation=number, resumed_from=resumed_from
+        )
+        return Learner(peer, number, slow=self.random.random() < self.faults.slow_learner)
 
     # ------------------------------------------------------------------------------------------------ the network
 
@@ -154,33 +184,46 @@ class Simulation:
         self._order += 1
         heapq.heappush(self._events, (time, self._order, event))
 
-    def _carry(self, frames: Frames, arrive: Callable[[bytes, bytes], None]) -> None:
+    def _carry(self, frames: Frames, arrive: Callable[[bytes, bytes], None], link: str, *, inward: bool) -> None:
         """Deliver a message never, once or twice, some time later."""
         header, payload = bytes(frames[0]), bytes(frames[1])
+        if self._cuts.get((link, inward), 0.0) > self.now:
+            return
+        if self.random.random() < self.faults.late:
+            self._at(self.now + self.random.uniform(1, 8), lambda: arrive(header, payload))
         copies = 0 if self.random.random() < self.faults.loss else 1 + (self.random.random() < self.faults.repeat)
         for _ in range(copies):
             self._at(self.now + self.random.uniform(0, self.faults.delay_s), lambda: arrive(header, payload))
 
     def _to_ingest(self, actor: Actor, frames: Frames) -> None:
-        route = f"{actor.number}/{actor.incarnation}".encode()
-        self._carry(frames, lambda header, payload: self.core.receive_data(route, header, payload, self.now))
+        route = actor.route
+        actor.sent.append((bytes(frames[0]), bytes(frames[1])))
+        self._carry(frames, partial(self._arrive, route), f"actor {actor.number}", inward=True)
 
     def _to_actor(self, route: bytes, frames: Frames) -> None:
-        number, incarnation = map(int, route.split(b"/"))
-
         def arrive(header: bytes, payload: bytes) -> None:
-            for actor in (self.actors[number], *self.zombies):
-                if (actor.number, actor.incarnation) == (number, incarnation):
+            for actor in (*self.actors, *self.zombies):
+                if actor.route == route:
                     actor.peer.receive(header, payload, self.now)
 
-        self._carry(frames, arrive)
+        self._carry(frames, arrive, f"actor {route.split(b'/')[0].decode()}", inward=False)
 
     def _to_learner(self, route: bytes, frames: Frames) -> None:
         def arrive(header: bytes, payload: bytes) -> None:
-            if f"{id(self.learner)}".encode() == route:
+            if str(self.learner.number).encode() == route:
                 self.learner.peer.receive(header, payload, self.now)
 
-        self._carry(frames, arrive)
+        self._carry(frames, arrive, "learner", inward=False)
+
+    def _fail_links(self) -> None:
+        """Cut links, both ways or one, and let actors reconnect."""
+        for link in (*(f"actor {actor.number}" for actor in self.actors), "learner"):
+            if self.random.random() < self.faults.cut:
+                until = self.now + self.random.uniform(0.5, 8)
+                for inward in self.random.choice(((True,), (False,), (True, False))):
+                    self._cuts[link, inward] = until
+        for actor in self.actors:
+            actor.connection += self.random.random() < self.faults.reconnect
 
     # ----------------------------------------------------------------------------------------------- the processes
 
@@ -192,6 +235,8 @@ class Simulation:
             assert actor.peer.refusal[0] == "fenced"
             self.zombies.remove(actor)
             return
+        if actor.greedy:
+            actor.peer._limit = max(actor.peer._limit, actor.peer._acknowledged + 4 * actor.rows)
         if actor.peer.ready and self.now >= actor.next_unroll:
             version = max(0, actor.peer.newest_version)
             actor.peer.offer(block(actor.rows, steps=STEPS, version=version, mark=actor.mark, first=actor.made))
@@ -205,7 +250,10 @@ class Simulation:
         delivery = learner.peer.take()
         assert learner.peer.refusal is None, f"a good learner was refused: {learner.peer.refusal}"
         if delivery is not None:
-            learner.batch_id, learner.done_at = delivery.batch.batch_id, self.now + self.random.uniform(0, 0.2)
+            learner.batch_id, learner.done_at = (
+                delivery.batch.batch_id,
+                self.now + self.random.uniform(0, 4.0 if learner.slow else 0.2),
+            )
             learner.asked = False
             self.batches += 1
         if learner.done_at is not None and self.now >= learner.done_at:
@@ -215,28 +263,45 @@ class Simulation:
         if learner.done_at is None and not learner.asked:
             learner.peer.request(learner.step)
             learner.asked = True
-        route = f"{id(learner)}".encode()
+        route = str(learner.number).encode()
         for frames in learner.peer.send(self.now):
-            self._carry(frames, lambda header, _payload: self.core.receive_batches(route, header))
+            self._carry(frames, lambda header, _: self.core.receive_batches(route, header), "learner", inward=True)
 
     def _fail(self) -> None:
         """What goes wrong in this tick."""
+        self._fail_links()
         for index, actor in enumerate(self.actors):
-            if self.random.random() < self.faults.actor_death:
-                if self.random.random() < 0.5:
-                    self.zombies.append(actor)
-                self.actors[index] = self._actor(actor.number, actor.incarnation + 1)
+            if self.random.random() < self.faults.actor_death or self.now >= actor.dies_at:
+                self._replace(index)
             elif self.random.random() < self.faults.actor_pause:
                 actor.paused_until = self.now + self.random.uniform(1, 10)
         if self.random.random() < self.faults.learner_death:
             self._tokens += 1
             self.learner = self._learner(self._tokens)
 
+    def _replace(self, index: int) -> None:
+        """An actor dies, or only seems to; what it has sent arrives late, and its successor may die at once."""
+        actor = self.actors[index]
+        if self.random.random() < 0.5:
+            self.zombies.append(actor)
+        elif self.random.random() < 0.5:
+            for header, payload in actor.sent:
+                late = self.now + self.random.uniform(0, 2)
+                self._at(late, partial(self._arrive, actor.route, bytes(header), bytes(payload)))
+        self.actors[index] = self._actor(actor.number, actor.incarnation + 1)
+        if self.random.random() < 0.5:
+            self.actors[index].dies_at = self.now + self.random.uniform(0.2, 2)
+
+    def _arrive(self, route: bytes, header: bytes, payload: bytes) -> None:
+        self.core.receive_data(route, header, payload, self.now)
+
     def calm(self) -> None:
         """From here on nothing goes wrong any more."""
         self.faults = Faults()
+        self._cuts.clear()
+        self.learner.slow = False
         for actor in self.actors:
-            actor.paused_until = 0.0
+            actor.paused_until, actor.greedy, actor.dies_at = 0.0, False, float("inf")
 
     def _hub(self) -> None:
         """Tell ingest who lives, as the hub would."""

@@ -135,10 +135,10 @@ def test_a_learner_of_another_size_starts_afresh() -> None:
 
 def test_a_batch_size_that_is_not_the_runs_or_does_not_divide_is_refused() -> None:
     talk = filled(4)
-    (refused,) = talk.tell(messages.BatchHello(0, 1, 8, "t"))
+    (refused,) = talk.tell(messages.BatchHello(0, 1, 8, "t", 0, -1))
     assert refused.reason == "batch_size"
     assert refused.detail.startswith("the run's batch has 4 trajectories; this learner asks for 8 over 1 ranks")
-    (refused,) = talk.tell(messages.BatchHello(0, 3, 4, "t"))
+    (refused,) = talk.tell(messages.BatchHello(0, 3, 4, "t", 0, -1))
     assert refused.reason == "batch_size"
 
 
@@ -195,3 +195,57 @@ def test_the_learners_word_tells_of_a_new_version_at_once() -> None:
     talk.learn()
     talk.get(version=7)
     assert [answer.version for answer in talk.answers()] == [7]  # with the credit that the batch has freed
+
+
+def test_what_was_trained_on_after_the_checkpoint_is_rolled_back_when_the_learner_goes_back_to_it() -> None:
+    # Three batches of 4 rows give versions 1, 2 and 3; the checkpoint has version 1.
+    talk = filled(16)
+    talk.learn()
+    for version in (1, 2, 3):
+        ((batch, _),) = batches_in(talk.get(version=version - 1))
+        talk.consumed(batch.batch_id, version=version)
+    assert talk.core.ledger()["trained"] == 12
+    talk.requests.clear()
+    talk.learn(token="u", resumed_from=1)
+    ledger = talk.core.ledger()
+    assert (ledger["trained"], ledger["dropped"]["rolled_back"], ledger["lost"]) == (4, 8, 0)
+    assert talk.core.fleet_summary()["env_steps_trained"] == 8, "2 steps of each row that still counts"
+    talk.learn(token="u", resumed_from=1)  # its HELLO comes again with every question
+    assert talk.core.ledger()["trained"] == 4
+    ((batch, rows),) = batches_in(talk.get(token="u", version=3))
+    assert rows == [12, 13, 14, 15], "what was rolled back does not come again"
+    talk.consumed(batch.batch_id, token="u", version=5)
+    assert talk.core.ledger()["trained"] == 8
+
+
+def test_a_learner_that_dies_before_its_first_checkpoint_rolls_everything_back() -> None:
+    talk = filled(4)
+    talk.learn()
+    ((batch, _),) = batches_in(talk.get())
+    talk.consumed(batch.batch_id, version=1)
+    talk.requests.clear()
+    talk.learn(token="u")
+    ledger = talk.core.ledger()
+    assert (ledger["trained"], ledger["dropped"]["rolled_back"]) == (0, 4)
+
+
+def test_the_hello_of_a_process_that_was_replaced_before_it_was_heard_ends_nobodys_session() -> None:
+    # Two learners died and one lives; the HELLO of the second arrives last.
+    talk = filled(8)
+    talk.learn(token="t", incarnation=0)
+    talk.learn(token="v", incarnation=2)
+    (refused,) = talk.learn(token="u", incarnation=1)
+    assert isinstance(refused, messages.Reject)
+    assert refused.reason == "fenced"
+    ((_, rows),) = batches_in(talk.get(token="v"))
+    assert rows == [0, 1, 2, 3]
+
+
+def test_what_is_cut_and_waits_still_takes_its_memory() -> None:
+    talk = filled(8)
+    before = talk.core.fleet_summary()["queue"]
+    talk.learn()
+    talk.get()  # four are handed out, and four are cut for the next question
+    after = talk.core.fleet_summary()["queue"]
+    assert (before["trajectories"], after["trajectories"]) == (8, 4)
+    assert 0 < after["bytes"] < before["bytes"]

@@ -16,12 +16,12 @@ class Talk:
     """The hub, with ingest joined, and what it says to whom."""
 
     def __init__(self) -> None:
-        self.hub = HubCore(Members(CONFIG, "s"), desired_actors=2, weights_endpoint="ipc:///w")
+        self.hub = HubCore(Members(CONFIG, "s", connected=lambda _member: False), desired_actors=2, weights_endpoint="ipc:///w")
         self.now = 0.0
         self.ingest = {"secret": "s", "data": "ipc:///d", "batches": "ipc:///b"}
 
     def begin(self) -> Talk:
-        self.say("i", messages.Hello("ingest", -1, "i"), self.ingest)
+        self.say("i", messages.Hello("ingest", -1, "i", -1), self.ingest)
         self.report()
         return self
 
@@ -41,7 +41,7 @@ class Talk:
         ]
 
     def actor(self, token: str = "a", number: int = -1) -> list[tuple[str, Any, Any]]:
-        return self.say(token, messages.Hello("actor", number, token), ACTOR)
+        return self.say(token, messages.Hello("actor", number, token, -1), ACTOR)
 
 
 def test_nobody_is_let_in_before_ingest_is_there() -> None:
@@ -126,7 +126,7 @@ def test_the_highest_version_ever_seen_is_told_to_a_learner_that_joins() -> None
     talk = Talk().begin()
     talk.actor()
     talk.say("a", messages.Heartbeat("a"), {"policy_version": 12})  # from before the server was restarted
-    told = talk.say("l", messages.Hello("learner", -1, "l"), {"config": CONFIG, "rank": 0})
+    told = talk.say("l", messages.Hello("learner", -1, "l", -1), {"config": CONFIG, "rank": 0})
     assert [message for who, message, _ in told if who == "l"] == [messages.HelloAccepted(-1, 0, 12)]
 
 
@@ -151,3 +151,16 @@ def test_an_ingest_that_hangs_is_given_up_after_a_minute() -> None:
     talk.begin()
     assert not talk.hub.ingest_lost(60.0)
     assert talk.hub.ingest_lost(60.1)
+
+
+def test_the_role_is_not_ready_while_its_log_cannot_be_written_and_lets_processes_in_all_the_same() -> None:
+    talk = Talk().begin()
+    assert talk.hub.serving
+    talk.report(log={"stalled": True})
+    assert (talk.hub.ready, talk.hub.serving) == (True, False)
+    assert any(isinstance(message, messages.HelloAccepted) for _, message, _ in talk.actor())
+
+
+def test_a_new_hub_lets_nobody_use_a_policy_version_again() -> None:
+    hub = HubCore(Members(CONFIG, "s"), desired_actors=1, weights_endpoint="ipc:///w", highest_version=7)
+    assert hub.highest_version == 7

@@ -9,6 +9,7 @@ import pytest
 from protocol.errors import UserError
 from protocol.sockets import reachable
 from replay.listen import bind_addresses, remove_sockets
+from tests.ports import free_ports
 from tests.replay.serving import ROOT, command, start
 
 
@@ -105,10 +106,11 @@ def refused(folder: Path, listen: str, *more: str) -> str:
 
 
 def test_a_server_that_cannot_begin_says_why_in_one_line_and_exits_with_2(tmp_path: Path) -> None:
+    first = free_ports(6)
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        port = first + 2
+        taken.bind(("127.0.0.1", port))
         taken.listen()
-        port = taken.getsockname()[1]
         # The taken port is the first (ingest's) in one case and the third (the hub's) in the other.
         for base in (port, port - 2):
             said = refused(tmp_path, f"tcp://127.0.0.1:{base}")

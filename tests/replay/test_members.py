@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from protocol import messages
+from protocol.auth import REVOKED, UnauthorisedError, User
 from protocol.errors import WireError
 from replay.members import Member, Members, RefusedError
 from tests.replay.blocks import SPACES
@@ -17,11 +19,12 @@ def joined(
     members: Members, token: str, *, role: str = "actor", number: int = -1, now: float = 0.0, **description: Any
 ) -> Member:
     values = ACTOR | {"rank": 0, "secret": "s"} | description
-    return members.join(token.encode(), messages.Hello(role, number, token), values, now)[0]
+    return members.join(token.encode(), messages.Hello(role, number, token, -1), values, now)[0]
 
 
-def table() -> Members:
-    return Members(CONFIG, secret="s")
+def table(*, connected: bool = False) -> Members:
+    """Members whose connections are gone, as those of processes that were killed are, or are all there."""
+    return Members(CONFIG, secret="s", connected=lambda _member: connected)
 
 
 def test_an_actor_without_a_number_gets_the_lowest_that_is_free() -> None:
@@ -118,3 +121,89 @@ def test_a_new_learner_replaces_the_one_before_it_of_the_same_rank_only() -> Non
     assert (first.left, other.left) == (True, False)
     assert members.learner is not None
     assert members.learner.token == "c"
+
+
+KNOWN = {"actors": {"0": [3, False], "1": [2, True]}, "ranks": {"0": 4}}
+
+
+def come_back(members: Members, token: str, number: int, incarnation: int, role: str = "actor", **description: Any) -> Member:
+    values = ACTOR | {"rank": 0} | description
+    hello = messages.Hello(role, number, token, incarnation)
+    return members.join(token.encode(), hello, values, 0.0)[0]
+
+
+def test_after_the_hubs_death_those_that_live_come_back_as_what_they_were() -> None:
+    members = table()
+    members.expect(KNOWN, 0.0)
+    assert members.table() == {"0": [3, True], "1": [2, False]}
+    assert come_back(members, "a", 0, 3).incarnation == 3
+    assert come_back(members, "a", 0, 3).incarnation == 3, "a HELLO that is repeated"
+    assert come_back(members, "l", -1, 4, role="learner").incarnation == 4
+    assert (members.restarts, members.live) == (0, 1)
+    members.expire(6.0)
+    assert members.table() == {"0": [3, False], "1": [2, False]}
+
+
+def test_one_that_does_not_come_back_is_taken_for_dead_and_its_successor_is_a_new_incarnation() -> None:
+    members = table()
+    members.expect(KNOWN, 0.0)
+    assert members.learner is None
+    members.expire(6.0)
+    assert members.table() == {"0": [3, False], "1": [2, False]}
+    assert joined(members, "b", number=0).incarnation == 4
+    assert joined(members, "m", role="learner").incarnation == 5
+    for late in (3, 4, 2**40):
+        with pytest.raises(RefusedError, match="another process has taken"):
+            come_back(members, f"late {late}", 0, late)
+
+
+@pytest.mark.parametrize(("role", "within_s"), [("actor", 5.0), ("learner", 60.0)])
+def test_a_process_that_talks_on_a_connection_that_is_there_is_not_replaced(role: str, within_s: float) -> None:
+    members = table(connected=True)
+    first = joined(members, "a", role=role, number=0)
+    for now in (0.0, within_s):
+        with pytest.raises(UnauthorisedError, match="is in the run and well"):
+            joined(members, "b", role=role, number=0, now=now)
+    assert not first.left
+    assert joined(members, "b", role=role, number=0, now=within_s + 0.1) is not first
+    assert first.left
+
+
+def test_a_process_that_said_goodbye_is_replaced_at_once() -> None:
+    members = table(connected=True)
+    joined(members, "a", number=3)
+    members.bye("a")
+    assert joined(members, "b", number=3).incarnation == 2
+
+
+EAST, WEST, LEARNER = User("actor-east", "actor"), User("actor-west", "actor"), User("learner", "learner")
+
+
+def test_a_key_joins_as_its_own_role_only_and_a_revoked_one_not_at_all() -> None:
+    members = table()
+    values = ACTOR | {"rank": 0, "secret": "s"}
+    for user, role in ((EAST, "learner"), (LEARNER, "actor"), (EAST, "ingest"), (EAST, "operator")):
+        with pytest.raises(UnauthorisedError) as caught:
+            members.join(b"r", messages.Hello(role, -1, "t", -1), values, 0.0, user)
+        assert caught.value.reason == "role"
+    with pytest.raises(UnauthorisedError) as caught:
+        members.join(b"r", messages.Hello("actor", -1, "t", -1), values, 0.0, REVOKED)
+    assert caught.value.reason == "revoked"
+    assert list(members.everyone()) == []
+
+
+def test_what_joined_with_one_key_goes_on_with_that_key_alone() -> None:
+    members = table()
+    hello = messages.Hello("actor", -1, "t", -1)
+    member, _ = members.join(b"east", hello, ACTOR, 0.0, EAST)
+    attempts: list[Callable[[], object]] = [
+        lambda: members.join(b"west", hello, ACTOR, 1.0, WEST),
+        lambda: members.heard(b"west", "t", {}, 1.0, WEST),
+        lambda: members.bye("t", WEST),
+    ]
+    for attempt in attempts:
+        with pytest.raises(UnauthorisedError) as caught:
+            attempt()
+        assert caught.value.reason == "identity"
+    assert (member.route, member.left, member.heard) == (b"east", False, 0.0)
+    assert members.sessions()["actors"] == {"0": [1, "t", "actor-east"]}

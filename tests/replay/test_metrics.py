@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -11,14 +13,16 @@ from tests.replay.conversation import Conversation
 
 def samples(snapshot: Snapshot) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """What is served, by name and labels."""
-    text = generate_latest(registry_of(lambda: snapshot, lambda: True)).decode()
+    text = generate_latest(registry_of(lambda: snapshot, lambda: True, ingest=os.getppid())).decode()
     families = text_string_to_metric_families(text)
     return {(one.name, tuple(sorted(one.labels.items()))): one.value for family in families for one in family.samples}
 
 
 NAMES = {
     "oatmill_trajectories_total",
+    "oatmill_trajectories_pending",
     "oatmill_rejected_total",
+    "oatmill_auth_restarts_total",
     "oatmill_env_steps_total",
     "oatmill_episodes_total",
     "oatmill_episode_return_count",
@@ -30,10 +34,16 @@ NAMES = {
     "oatmill_policy_lag_versions_sum",
     "oatmill_replay_items",
     "oatmill_replay_capacity_items",
+    "oatmill_replay_credit_items",
     "oatmill_replay_bytes",
     "oatmill_replay_buffer_items",
     "oatmill_replay_buffer_capacity_items",
     "oatmill_replay_buffer_bytes",
+    "oatmill_log_bytes",
+    "oatmill_log_stalled",
+    "oatmill_log_commit_seconds_bucket",
+    "oatmill_log_commit_seconds_count",
+    "oatmill_log_commit_seconds_sum",
     "oatmill_replay_age_seconds_bucket",
     "oatmill_replay_age_seconds_count",
     "oatmill_replay_age_seconds_sum",
@@ -54,10 +64,21 @@ NAMES = {
     "oatmill_build_info",
     "oatmill_up",
 }
+OF_PROCESSES = {
+    "oatmill_process_cpu_seconds_total",
+    "oatmill_process_resident_memory_bytes",
+    "oatmill_process_open_fds",
+    "oatmill_process_threads",
+    "oatmill_process_start_time_seconds",
+}
 
 
 def test_every_series_is_there_from_the_start_at_0() -> None:
     found = samples(Snapshot({}, {}))
+    processes = {key: value for key, value in found.items() if key[0] in OF_PROCESSES}
+    assert {key[0] for key in processes} == OF_PROCESSES
+    assert {labels for _, labels in processes} == {(("process", "hub"),), (("process", "ingest"),)}
+    found = {key: value for key, value in found.items() if key not in processes}
     assert {name for name, _ in found} == NAMES
     assert {labels[0][1] for name, labels in found if name == "oatmill_trajectories_total"} == set(OUTCOMES)
     assert {labels[0][1] for name, labels in found if name == "oatmill_rejected_total"} == set(REJECTED_REASONS)
@@ -72,7 +93,10 @@ def test_the_same_series_are_there_once_something_has_happened() -> None:
     talk.learn()
     talk.get()
     found = samples(Snapshot(talk.core.report(), {"frames": 2}, live=1, desired=2))
-    assert {name for name, _ in found} - NAMES == {"oatmill_episode_return", "oatmill_episode_length"}  # now with quantiles
+    assert {name for name, _ in found} - NAMES - OF_PROCESSES == {
+        "oatmill_episode_return",
+        "oatmill_episode_length",
+    }  # now with quantiles
     assert found["oatmill_trajectories_total", (("outcome", "accepted"),)] == 4
     assert found["oatmill_trajectories_total", (("outcome", "produced"),)] == 4
     assert found["oatmill_rejected_total", (("reason", "frames"),)] == 2

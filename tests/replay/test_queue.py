@@ -50,16 +50,21 @@ def test_what_is_put_back_leaves_first_and_in_its_order() -> None:
     assert numbers(queue.take(6)) == [1, 2, 3, 4, 5, 6]
 
 
+def dropped(queue: TrajectoryQueue, keep: int) -> int:
+    """How many rows older than version 3 were let go of."""
+    return sum(piece.rows for piece in queue.drop_stale(3, keep=keep))
+
+
 def test_stale_rows_are_dropped_from_the_head_but_never_below_what_is_kept() -> None:
     queue = TrajectoryQueue()
     queue.append(segment([1, 2, 3], version=1))
     queue.append(segment([4, 5], version=5))
     queue.append(segment([6, 7], version=2))
     # By hand: 7 rows wait and 4 are kept, so 3 may go: the three of version 1. Version 2 is stale too and stays.
-    assert queue.drop_stale(3, keep=4) == 3
+    assert dropped(queue, keep=4) == 3
     assert queue.rows == 4
-    assert queue.drop_stale(3, keep=4) == 0
-    assert queue.drop_stale(3, keep=3) == 1
+    assert dropped(queue, keep=4) == 0
+    assert dropped(queue, keep=3) == 1
     assert numbers(queue.take(3)) == [4, 5, 7]
     assert queue.nbytes == 0
 
@@ -85,20 +90,21 @@ class QueueAndDedupe(RuleBasedStateMachine):
         self.core.hub_says(policy_version=0, stop=False, members=None)
         self.waiting: list[int] = []  # sequence numbers that must be queued, in order
         self.held: list[tuple[int, list[int]]] = []  # what the learner has, by batch id
-        self.trained = self.duplicates = self.next = self.token = 0
+        self.trained: list[tuple[int, int]] = []  # policy version that came of a batch, and its rows
+        self.rolled_back = self.duplicates = self.next = self.token = self.version = 0
         self.asked = False
 
     @initialize()
     def hello(self) -> None:
-        hello = messages.DataHello(0, 1, ROWS, SCHEMA.identity)
+        hello = messages.DataHello(0, 1, ROWS, SCHEMA.identity, 0, 0, 0)
         self.core.receive_data(b"actor", encode(hello)[0], to_json(SCHEMA.to_dict()), 0.0)
-        self.learn()
+        self.learn(-1)
 
-    def learn(self) -> None:
+    def learn(self, resumed_from: int) -> None:
         self.token += 1
         self.request = 0
         self.asked = False
-        hello = messages.BatchHello(0, 1, BATCH_ROWS, f"token {self.token}")
+        hello = messages.BatchHello(0, 1, BATCH_ROWS, f"token {self.token}", self.token, resumed_from)
         self.core.receive_batches(b"learner", encode(hello)[0])
 
     def credit(self) -> int:
@@ -150,7 +156,7 @@ class QueueAndDedupe(RuleBasedStateMachine):
         if not self.asked:
             self.request += 1
             self.asked = True
-        get = messages.Get(0, f"token {self.token}", self.request, 0, -1, 0)
+        get = messages.Get(0, f"token {self.token}", self.request, 0, -1, -1, 0)
         self.core.receive_batches(b"learner", encode(get)[0])
         self.pump()
 
@@ -169,20 +175,25 @@ class QueueAndDedupe(RuleBasedStateMachine):
     @rule()
     def the_learner_has_trained(self) -> None:
         batch_id, rows = self.held.pop(0)
-        consumed = messages.Consumed(0, f"token {self.token}", batch_id, 0)
+        self.version += 1
+        consumed = messages.Consumed(0, f"token {self.token}", batch_id, self.version)
         self.core.receive_batches(b"learner", encode(consumed)[0])
-        self.trained += len(rows)
+        self.trained.append((self.version, len(rows)))
 
-    @rule()
-    def the_learner_restarts(self) -> None:
+    @rule(data=st.data())
+    def the_learner_restarts_from_a_checkpoint(self, data: st.DataObject) -> None:
+        resumed_from = data.draw(st.integers(-1, self.version))
         self.waiting = [row for _, rows in self.held for row in rows] + self.waiting
         self.held = []
-        self.learn()
+        self.rolled_back += sum(rows for version, rows in self.trained if version > resumed_from)
+        self.trained = [(version, rows) for version, rows in self.trained if version <= resumed_from]
+        self.learn(resumed_from)
 
     @invariant()
     def everything_is_where_the_model_has_it(self) -> None:
         ledger = self.core.ledger()
-        assert ledger["trained"] == self.trained
+        assert ledger["trained"] == sum(rows for _, rows in self.trained)
+        assert ledger["dropped"]["rolled_back"] == self.rolled_back
         assert ledger["queued"] == len(self.waiting)
         assert ledger["in_flight"] == sum(len(rows) for _, rows in self.held)
         assert ledger["duplicate"] == self.duplicates

@@ -68,7 +68,7 @@ def test_fresh_rows_are_marked_and_only_their_steps_count() -> None:
 
 def encode_get(talk: Conversation, consumed: int) -> Any:
     talk.requests[0] += 1
-    return encode(messages.Get(0, "t", talk.requests[0], 0, consumed, 0))[0]
+    return encode(messages.Get(0, "t", talk.requests[0], 0, consumed, consumed, 0))[0]
 
 
 def test_once_it_replays_a_batch_needs_fewer_fresh_rows() -> None:
@@ -88,7 +88,7 @@ def test_what_a_dead_learner_had_sampled_is_forgotten_and_the_fresh_rows_come_ag
     assert rows[:2] == [8, 9]
     assert talk.core.ledger()["in_flight"] == 2, "the sampled rows are in flight nowhere"
     talk.requests.clear()
-    talk.learn(token="u")
+    talk.learn(token="u", resumed_from=99)
     _, again = one_batch(talk.get(token="u"))
     assert again[:2] == [8, 9]
     ledger = talk.core.ledger()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from protocol.errors import JoinRefusedError, PeerLostError
 from protocol.joining import joining_config
 from protocol.spaces import ActionSpace, ObservationSpace, Spaces
 from protocol.weights import layout_of
-from tests.replay.serving import CONFIG, ROOT, serving, start, total, weights
+from tests.replay.serving import CONFIG, ROOT, serving, start, successor, total, weights
 
 LAYOUT = layout_of({"w": np.zeros(10, np.float32)})
 transports = pytest.mark.parametrize("transport", ["ipc", "tcp"])
@@ -72,7 +73,8 @@ def test_weights_reach_every_actor_and_only_the_newest(tmp_path: Path, transport
         newer = receiver.poll(4, timeout_s=10)
         assert 4 in {taken.version, -1 if newer is None else newer.version}
         assert receiver.poll(4) is None
-        assert server.learner_control().join(10).policy_version == 4
+        trainer.control.close(goodbye=False)
+        assert successor(lambda: server.learner_control().join(10)).policy_version == 4
 
 
 def test_weights_larger_than_a_window_arrive_whole(tmp_path: Path) -> None:
@@ -93,7 +95,8 @@ def test_a_learner_that_dies_leaves_its_batch_to_its_successor(tmp_path: Path) -
         sender.offer()
         assert sender.sender.drain(10)
         before = first.take().batch.observations.copy()
-        second = server.learner()  # as after kill -9: no goodbye
+        first.control.close(goodbye=False)  # as after kill -9
+        second = successor(server.learner)
         assert server.ask("status")["ledger"]["in_flight"] == 8
         after = second.take().batch
         np.testing.assert_array_equal(after.observations, before)
@@ -191,13 +194,11 @@ def test_a_successor_fences_the_actor_before_it(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         first = server.actor(actor_id=5)
         assert first.welcome.incarnation == 1
-        second = server.actor(actor_id=5)
+        with pytest.raises(JoinRefusedError, match=r"\(identity\): actor 5 is in the run and well"):
+            server.actor(actor_id=5)
+        first.control.close(goodbye=False)  # half of it is dead
+        second = successor(lambda: server.actor(actor_id=5))
         assert (second.welcome.actor_id, second.welcome.incarnation) == (5, 2)
-        deadline = time.monotonic() + 10
-        while not first.control.state.fenced and time.monotonic() < deadline:
-            first.control.heartbeat({}, force=True)
-            time.sleep(0.01)
-        assert first.control.state.fenced
         assert second.sender.wait_ready(10)
         first.offer()
         with pytest.raises(JoinRefusedError, match="fenced"):
@@ -240,6 +241,8 @@ def test_garbage_on_every_socket_is_counted_and_the_run_goes_on(tmp_path: Path) 
             rejected = server.ask("status")["rejected"]
         # By hand: on each of 4 sockets, 2 messages have too few or too many frames, 1 too long a header, 2 no msgpack map.
         assert {reason: n for reason, n in rejected.items() if n} == {"frames": 8, "header_size": 4, "header_msgpack": 8}
+        written = [json.loads(path.read_text()) for path in (tmp_path / "quarantine").iterdir()]
+        assert {(entry["socket"], entry["reason"]) for entry in written} >= {("data", "frames"), ("control", "header_size")}
 
 
 def test_the_pages_tell_of_the_run(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import pytest
 
 from protocol import messages
 from protocol.codec import to_json
-from protocol.reasons import BAD_TRAJECTORY
 from protocol.schemas import RunSchema
 from protocol.spaces import ActionSpace, ObservationSpace, Spaces
 from replay.sessions import MAX_STRIKES
@@ -218,10 +217,6 @@ def test_a_block_of_another_size_than_hello_said_is_refused() -> None:
     assert talk.core.queued == 0
 
 
-def test_every_reason_for_a_bad_trajectory_is_tested_here() -> None:
-    assert set(BAD_TRAJECTORY) - {"rows", "not_boolean"} <= set(BAD_BLOCKS)
-
-
 def test_the_third_bad_message_takes_the_credit_and_turns_the_actor_away() -> None:
     talk = Conversation()
     talk.hello()
@@ -265,7 +260,7 @@ def test_what_a_living_actor_has_not_sent_yet_is_in_flight_and_what_a_dead_one_h
 @pytest.mark.parametrize("payload", [b"", b"{}", b"[]", to_json({"spaces": 3})])
 def test_hello_without_a_schema_is_refused_and_no_session_opens(payload: bytes) -> None:
     talk = Conversation()
-    assert talk.say(messages.DataHello(0, 1, 2, "x"), payload) == []
+    assert talk.say(messages.DataHello(0, 1, 2, "x", 0, 0, 0), payload) == []
     assert list(talk.core._sessions) == []
     assert sum(talk.core.report()["rejected_by"].values()) == 1
 

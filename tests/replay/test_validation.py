@@ -36,10 +36,11 @@ def test_each_factor_of_an_action_has_its_own_range() -> None:
     validator = Validator(ActionSpace((3, 2), factored=True), 1.0)
     actions = np.zeros((2, 2, 2), np.int32)
     actions[0, 1] = (2, 1)
-    validator.check(fields(actions=actions))
+    logits = np.zeros((2, 2, 5), np.float32)
+    validator.check(fields(actions=actions, behaviour_logits=logits))
     actions[1, 0] = (0, 2)  # the second factor has the choices 0 and 1
     with pytest.raises(WireError, match=r"action_range: expected actions in \[0, \[3 2\]\), got 0 to \[2 2\]"):
-        validator.check(fields(actions=actions))
+        validator.check(fields(actions=actions, behaviour_logits=logits))
 
 
 def test_the_bound_on_rewards_is_the_settings() -> None:

@@ -5,19 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 
+from tests.ports import free_ports
 from tests.system.real_runs import ENDLESS, accounted, all_gone, oatmill, processes_of, socket_folder, training
-
-
-def free_ports() -> int:
-    """The first of four ports in a row that nobody listens on."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = int(taken.getsockname()[1])
-    return port if port < 65_000 else port - 1000
 
 
 def test_ctrl_c_ends_a_run_over_tcp_with_a_checkpoint(tmp_path: Path) -> None:
@@ -77,8 +69,36 @@ def test_a_killed_actor_is_replaced_a_fleet_is_scaled_and_a_run_is_stopped_from_
         assert all_gone(train.run_dir)
 
 
-def test_a_killed_learner_ends_the_run_with_exit_code_1_and_its_last_words(tmp_path: Path) -> None:
-    with training(tmp_path, *ENDLESS) as train:
+def test_a_killed_learner_goes_on_from_its_checkpoint_and_the_ledger_says_what_was_rolled_back(tmp_path: Path) -> None:
+    every = "trainer.checkpoint_every=3"
+    with training(tmp_path, *ENDLESS, every, "metrics.report_every=1") as train:
+        train.until(lambda: train.learner_steps() >= 8)
+        (victim,) = train.pids("learner")
+        os.kill(victim, signal.SIGKILL)
+        began, reported = time.monotonic(), train.learner_steps()
+        train.until(lambda: train.pids("learner") not in ([], [victim]))
+        train.until(lambda: train.learner_steps() > reported + 5)
+        assert time.monotonic() - began < 15
+        assert oatmill(tmp_path, "stop").returncode == 0
+        assert train.end() == 0, train.errors.read_text()
+        lines = [json.loads(line) for line in (train.run_dir / "metrics.jsonl").read_text().splitlines()]
+        steps = [line["learner_step"] for line in lines]
+        back = next(number for number in range(1, len(steps)) if steps[number] <= steps[number - 1])
+        assert (steps[back] - 1) % 3 == 0, "it went on from a checkpoint"
+        versions = [line["policy_version"] for line in lines]
+        assert versions == sorted(set(versions)), "no version was used twice"
+        ledger = train.summary()["ledger"]
+        assert ledger["produced"] == accounted(ledger)
+        assert ledger["lost"] == 0
+        assert ledger["dropped"]["rolled_back"] > 0
+        assert ledger["trained"] == 8 * train.summary()["learner_steps"], "8 trajectories a step of the line that survived"
+        (restarted,) = [event for event in train.events() if event["event"] == "learner_restarted"]
+        assert restarted["how"] == "was killed by SIGKILL"
+        assert all_gone(train.run_dir)
+
+
+def test_a_learner_that_is_killed_again_and_again_before_a_step_ends_the_run_with_its_last_words(tmp_path: Path) -> None:
+    with training(tmp_path, *ENDLESS, "trainer.max_restarts=0") as train:
         train.until(lambda: train.learner_steps() >= 1)
         os.kill(train.pids("learner")[0], signal.SIGKILL)
         assert train.end() == 1
@@ -127,14 +147,20 @@ def test_an_environment_that_raises_ends_the_run_when_starting_again_leads_nowhe
         assert all_gone(train.run_dir)
 
 
-def test_two_learner_ranks_train_as_a_group_and_a_killed_rank_ends_the_run(tmp_path: Path) -> None:
-    with training(tmp_path, "--learners", "2", *ENDLESS) as train:
-        train.until(lambda: train.learner_steps() >= 2 and len(train.pids("learner")) == 2)
-        os.kill(train.pids("learner")[1], signal.SIGKILL)
-        assert train.end() == 1
-        assert (
-            train.errors.read_text().splitlines()[-1].startswith("oatmill: error: the learner process ended with exit code 1")
-        )
+def test_two_learner_ranks_train_as_a_group_and_go_on_after_one_was_killed(tmp_path: Path) -> None:
+    every = "trainer.checkpoint_every=2"
+    with training(tmp_path, "--learners", "2", *ENDLESS, every, "metrics.report_every=1") as train:
+        train.until(lambda: train.learner_steps() >= 4 and len(train.pids("learner")) == 2)
+        before = train.pids("learner")
+        os.kill(before[1], signal.SIGKILL)
+        reported = train.learner_steps()
+        train.until(lambda: train.learner_steps() > reported + 3)
+        assert set(train.pids("learner")).isdisjoint(before)
+        assert oatmill(tmp_path, "stop").returncode == 0
+        assert train.end() == 0, train.errors.read_text()
+        ledger = train.summary()["ledger"]
+        assert ledger["produced"] == accounted(ledger)
+        assert (ledger["lost"], ledger["trained"]) == (0, 8 * train.summary()["learner_steps"])
         assert all_gone(train.run_dir)
 
 

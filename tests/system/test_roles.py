@@ -8,18 +8,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from protocol.errors import PeerLostError
+from protocol.keys import make_keys
+from recipes.hub_line import hub_line
+from tests.ports import free_ports
 from tests.system.real_runs import SMALL, all_gone, command, environment
-from tests.system.test_ending import free_ports
 
 # 20 batches of 8 trajectories of 64 steps.
 BUDGET = 10_240
 
 
-def test_replay_actor_and_learner_started_by_hand_train_to_the_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keyed", [False, True])
+def test_replay_actor_and_learner_started_by_hand_train_to_the_end(tmp_path: Path, keyed: bool) -> None:
     port = free_ports()
     run_dir = tmp_path / "run"
     settings = ["cartpole", *SMALL, f"trainer.total_timesteps={BUDGET}"]
     server = {"OATMILL_RUN_DIR": str(run_dir), "OATMILL_ADDRESS": f"tcp://127.0.0.1:{port + 2}"}
+
+    if keyed:
+        make_keys(tmp_path / "keys")
+        server["OATMILL_KEYS"] = str(tmp_path / "keys")
 
     def start(*arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -38,6 +48,10 @@ def test_replay_actor_and_learner_started_by_hand_train_to_the_end(tmp_path: Pat
         said, _ = learner.communicate(timeout=60)
         assert learner.returncode == 0, said
         assert json.loads((run_dir / "learner.json").read_text())["env_steps"] == BUDGET
+        if keyed:
+            with hub_line(server["OATMILL_ADDRESS"]) as stranger, pytest.raises(PeerLostError):
+                stranger.scale(0)
+            assert stop_by_hand(server["OATMILL_ADDRESS"], tmp_path / "keys")
         for role in (actor, replay):
             role.send_signal(signal.SIGTERM)
             said, _ = role.communicate(timeout=30)
@@ -47,6 +61,12 @@ def test_replay_actor_and_learner_started_by_hand_train_to_the_end(tmp_path: Pat
             role.kill()
             role.communicate()
     assert all_gone(run_dir)
+
+
+def stop_by_hand(address: str, keys: Path) -> bool:
+    """Tell a run to end, as its operator does."""
+    with hub_line(address, keys) as hub:
+        return hub.stop()
 
 
 def test_an_actor_with_other_settings_is_refused_by_the_first_one_that_differs(tmp_path: Path) -> None:

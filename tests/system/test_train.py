@@ -64,9 +64,15 @@ def test_the_run_folder_can_be_read(place: Path, summary: dict[str, Any]) -> Non
     assert "muesli_model (loss)" in (run / "plan.txt").read_text()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["learner_step"] for line in lines] == [1, 10, 20, 30, 40]  # the first, each tenth and the last
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["latest", "step-20", "step-40"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best", "latest", "step-20", "step-40"]
     assert (run / "checkpoints" / "latest").resolve().name == "step-40"
-    assert {path.name for path in (run / "logs").iterdir()} == {"replay-0.log", "learner-0.log", "actor-0.log", "actor-1.log"}
+    assert {path.name for path in (run / "logs").iterdir()} == {
+        "replay-0.log",
+        "supervisor-0.log",
+        "learner-0.log",
+        "actor-0.log",
+        "actor-1.log",
+    }
     events = [json.loads(line)["event"] for line in (run / "events.jsonl").read_text().splitlines()]
     assert (events[0], events[-1]) == ("started", "ended")
     assert (events.count("actor_joined"), events.count("actor_left")) == (2, 2)

@@ -1,0 +1,199 @@
+"""Many actors on the real replay server: rate, acknowledgement latency and memory. `python -m benchmarks.fleet`.
+
+The actors are state machines on sockets of their own, a few hundred in each of a few processes, without environments or torch.
+Each sends trajectories of 46 KB at a fixed rate; a learner takes batches as fast as they come.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import zmq
+
+from protocol.channels import BatchClient, ControlClient
+from protocol.schemas import RunSchema
+from protocol.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.trajectory import TrajectoryBlock
+from protocol.trajectory_peer import TrajectorySenderPeer
+
+STEPS, WIDTH = 16, 700
+"""By hand: 17 observations of 700 float32 are 47,600 bytes, 46 KB."""
+BATCH = 256
+SPACES = Spaces(ObservationSpace("vector", (WIDTH,), "float32"), ActionSpace((4,)))
+SCHEMA = RunSchema(SPACES, 0, ())
+DESCRIPTION = {"spaces": SPACES.to_dict(), "episode_statistics": [], "rows": 1}
+
+
+def block() -> TrajectoryBlock:
+    """One trajectory."""
+    flags = np.zeros((1, STEPS), np.bool_)
+    zeros = np.zeros((1, STEPS), np.float32)
+    none = np.zeros(0, np.int32)
+    return TrajectoryBlock(
+        observations=np.ones((1, STEPS + 1, WIDTH), np.float32),
+        actions=np.zeros((1, STEPS), np.int32),
+        rewards=zeros,
+        terminated=flags,
+        truncated=flags,
+        valid=~flags,
+        behaviour_logits=np.zeros((1, STEPS, 4), np.float32),
+        behaviour_value=zeros,
+        core_state=np.zeros((1, 0), np.float32),
+        final_observations=np.zeros((0, WIDTH), np.float32),
+        final_trajectory=none,
+        final_step=none,
+        episode_return=np.zeros(0, np.float32),
+        episode_length=none,
+        episode_statistics=np.zeros((0, 0), np.float32),
+        policy_version=0,
+    )
+
+
+class SyntheticActor:
+    """One state machine on one DEALER."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str, number: int, first_at: float) -> None:
+        self.peer = TrajectorySenderPeer(actor_id=number, incarnation=1, schema=SCHEMA, rows=1, when_full="block")
+        self.socket = context.socket(zmq.DEALER)
+        self.socket.linger = 0
+        self.socket.connect(address)
+        self.due = first_at
+        self.offered: list[float] = []
+        self.acknowledged = 0
+
+    def hear(self, now: float, latencies: list[float]) -> None:
+        """Take in what has come; when it was offered tells how long each acknowledgement took."""
+        while self.socket.poll(0):
+            header, payload = self.socket.recv_multipart()
+            self.peer.receive(header, payload, now)
+        done = len(self.offered) - self.peer.unacknowledged
+        latencies += [now - at for at in self.offered[self.acknowledged : done]]
+        self.acknowledged = done
+
+    def act(self, now: float, every_s: float, content: TrajectoryBlock) -> None:
+        """Send what is due."""
+        if now >= self.due and self.peer.ready:
+            self.peer.offer(content)
+            self.offered.append(now)
+            self.due = max(self.due + every_s, now - every_s)
+        for frames in self.peer.send(now):
+            self.socket.send_multipart(frames, copy=False)
+
+
+def actors_main(address: str, first: int, count: int, rate: float, seconds: float) -> None:
+    """One process of actors; prints JSON."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, count + 10)
+    began, every, content = time.monotonic(), count / rate, block()
+    actors = [SyntheticActor(context, address, first + n, began + 2 + every * n / count) for n in range(count)]
+    poller = zmq.Poller()
+    for actor in actors:
+        poller.register(actor.socket, zmq.POLLIN)
+    by_socket = {actor.socket: actor for actor in actors}
+    latencies: list[float] = []
+    sweep = 0.0
+    while (now := time.monotonic()) < began + 2 + seconds:
+        for handle, _ in poller.poll(2):
+            by_socket[handle].hear(time.monotonic(), latencies)
+        if now >= sweep:
+            sweep = now + 0.005
+            for actor in actors:
+                if actor.due <= now or not actor.peer.welcomed or actor.peer.unacknowledged:
+                    actor.act(now, every, content)
+    sys.stdout.write(json.dumps({"latencies": latencies}))
+
+
+def learn(endpoint: str, token: int, stop: threading.Event) -> None:
+    """Take batches until told to stop."""
+    client = BatchClient(endpoint, rank=0, world=1, batch_size_total=BATCH, incarnation=token)
+    step = 0
+    while not stop.is_set():
+        client.request(step)
+        while (delivery := client.poll(0.2)) is None and not stop.is_set():
+            pass
+        if delivery is not None:
+            client.consumed(delivery.batch.batch_id, 0)
+            step += 1
+    client.close()
+
+
+def measure(folder: Path, *, actors: int, rate: float, seconds: float, processes: int) -> dict[str, Any]:
+    """One run against a server of its own."""
+    from tests.replay import serving  # noqa: PLC0415 -- it starts the server that tests start
+
+    serving.CONFIG["actors"]["unroll_length"] = STEPS
+    serving.CONFIG["trainer"]["batch_size"] = BATCH
+    serving.CONFIG["replay"] |= {"queue_batches": 16.0}
+    server = serving.start(folder, "ipc")
+    stop = threading.Event()
+    try:
+        learner = server.learner()
+        learner.publish(0)
+        control: ControlClient = serving.control_of(server.control, 1, None, DESCRIPTION)
+        endpoints = control.join(10).endpoints
+        trainer = threading.Thread(target=learn, args=(endpoints["batches"], 10, stop))
+        trainer.start()
+        share = actors // processes
+        command = [sys.executable, "-m", "benchmarks.fleet", "--child", endpoints["data"]]
+        numbers = [str(share), str(rate / processes), str(seconds)]
+        children = [
+            subprocess.Popen([*command, str(100 + n * share), *numbers], stdout=subprocess.PIPE, text=True)
+            for n in range(processes)
+        ]
+        peak = 0
+        while any(child.poll() is None for child in children):
+            peak = max(peak, psutil.Process(server.ingest.pid).memory_info().rss)
+            control.heartbeat({})
+            time.sleep(0.2)
+        latencies = np.array([value for child in children for value in json.loads(child.communicate()[0])["latencies"]])
+        stop.set()
+        trainer.join()
+        ledger = server.ask("status")["ledger"]
+    finally:
+        stop.set()
+        server.process.kill()
+        server.process.communicate()
+    quantiles = np.quantile(latencies, (0.5, 0.99)) if len(latencies) else (float("nan"),) * 2
+    return {
+        "actors": actors,
+        "acknowledged_per_second": len(latencies) / seconds,
+        "ack_p50_ms": 1e3 * quantiles[0],
+        "ack_p99_ms": 1e3 * quantiles[1],
+        "ingest_peak_rss_mb": peak / 1e6,
+        "trained": ledger["trained"],
+        "lost": ledger["lost"],
+    }
+
+
+def main() -> None:
+    """Measure, or be one of the processes of actors."""
+    if sys.argv[1:2] == ["--child"]:
+        address, first, count, rate, seconds = sys.argv[2:]
+        actors_main(address, int(first), int(count), float(rate), float(seconds))
+        return
+    parser = argparse.ArgumentParser(description="Many synthetic actors on the real replay server.")
+    parser.add_argument("--actors", type=int, default=1000)
+    parser.add_argument("--rate", type=float, default=5000.0, help="trajectories a second in all")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--processes", type=int, default=4)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="oatmill-fleet-") as folder:
+        found = measure(
+            Path(folder), actors=options.actors, rate=options.rate, seconds=options.seconds, processes=options.processes
+        )
+    for name, value in found.items():
+        print(f"{name:28}{value:,.1f}" if isinstance(value, float) else f"{name:28}{value:,}")
+
+
+if __name__ == "__main__":
+    main()

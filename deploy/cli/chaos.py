@@ -1,0 +1,57 @@
+"""`oatmill chaos`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deploy.cli.options import Assignments, JsonOption, LogLevel, LogLevelOption, print_json
+
+
+def chaos(
+    *,
+    recipe: Annotated[str, typer.Argument(metavar="[RECIPE]", help="A built-in recipe, or module:function.")] = "cartpole",
+    assignments: Assignments = None,
+    seconds: Annotated[float, typer.Option("--seconds", metavar="S", min=1, help="How long the run is harmed.")] = 60,
+    kill: Annotated[
+        str, typer.Option("--kill", metavar="ROLES", help="Whose processes: some of replay, actor, learner.")
+    ] = "replay,actor,learner",
+    seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Of the schedule and of the run.")] = 0,
+    as_json: JsonOption = False,
+    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
+) -> None:
+    """Kill, stop and restart a real run's processes.
+
+    The run trains all the while. Exit code 1 if its ledger does not balance in the end, or anything was lost.
+    """
+    from recipes.chaos import Chaos, chaos_command  # noqa: PLC0415
+
+    place = Path(tempfile.mkdtemp(prefix="oatmill-chaos-"))
+    command = chaos_command(recipe, assignments or (), place / "run", seed=seed)
+    roles = [role.strip() for role in kill.split(",") if role.strip()]
+    report = Chaos(command, place / "run", roles, seconds, seed, place / "output.log").run()
+    if as_json:
+        print_json(report)
+    else:
+        for line in report_lines(report):
+            typer.echo(line)
+    if not report["good"]:
+        raise typer.Exit(1)
+
+
+def report_lines(report: Mapping[str, Any]) -> list[str]:
+    """What is shown to people."""
+    faults = ", ".join(f"{name} {count}" for name, count in report["faults"].items())
+    lines = [f"faults survived {report['faults_survived']} ({faults or 'none'}), seed {report['seed']}"]
+    for role, times in report["recovery_seconds"].items():
+        lines.append(
+            f"{role + ' recovery':<17}p50 {times['p50']:.2f} s, p99 {times['p99']:.2f} s, longest {times['max']:.2f} s"
+        )
+    lines.append(f"trajectories     {report['produced']} produced, {report['accounted']} accounted for, {report['lost']} lost")
+    lines.append(f"run folder       {report['run_dir']}")
+    verdict = "good" if report["good"] else f"BAD: the run ended with {report['exit_code']}, ledger {report['ledger']}"
+    return [*lines, f"verdict          {verdict}"]

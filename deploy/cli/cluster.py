@@ -1,0 +1,237 @@
+"""`oatmill cluster`: the roles in containers, and what watches them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deploy.cli.options import (
+    ActorsOption,
+    Assignments,
+    ConfigOption,
+    JsonOption,
+    LearnersOption,
+    LogLevel,
+    LogLevelOption,
+    PresetOption,
+    print_json,
+    resolve_run,
+)
+
+if TYPE_CHECKING:
+    from deploy.engines.compose import ComposeCluster
+    from recipes.settings import RunSettings
+
+
+class EngineName(StrEnum):
+    """What a cluster runs on."""
+
+    compose = "compose"
+    ray = "ray"
+
+
+OnOption = Annotated[EngineName, typer.Option("--on", help="What the cluster runs on.")]
+ProjectOption = Annotated[str, typer.Option("--project", metavar="NAME", help="The cluster's name on its engine.")]
+
+app = typer.Typer(
+    help="Run a cluster: replay, learner, actors, Prometheus, Alertmanager and Grafana in containers.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+def the_cluster(project: str) -> ComposeCluster:
+    """The cluster of a name, on this machine's container engine."""
+    import os  # noqa: PLC0415
+
+    from deploy.engines.compose import ComposeCluster  # noqa: PLC0415
+
+    return ComposeCluster.of(project, os.environ)
+
+
+def run_on_ray(
+    project: str, settings: RunSettings, name: str, *, insecure: bool, gpu: bool, image: str | None, log_level: LogLevel
+) -> None:
+    """Be the driver of a run on a Ray cluster, to its end."""
+    import os  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    from deploy.engines.ray import RayRun, up  # noqa: PLC0415
+    from protocol.errors import UserError  # noqa: PLC0415
+
+    if image is not None:
+        raise UserError("--image is for containers; on Ray the nodes run the oatmill that is installed on them")
+    keys = os.environ.get("OATMILL_KEYS")
+    wanted = RayRun(
+        settings=settings,
+        run_dir=Path("runs", name).absolute(),
+        insecure=insecure,
+        keys=Path(keys) if keys else None,
+        gpu=gpu,
+        log_level=log_level.value,
+    )
+    up(project, wanted, say=typer.echo)
+    typer.echo(f"{wanted.run_dir} has ended")
+
+
+@app.command()
+def up(
+    *,
+    recipe: Annotated[str, typer.Argument(metavar="[RECIPE]", help="A built-in recipe, or module:function.")] = "cogs_v_clips",
+    assignments: Assignments = None,
+    actors: ActorsOption = None,
+    learners: LearnersOption = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="NAME", help="The run's name; one that is there goes on. The recipe's name.")
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option("--image", metavar="IMAGE", help="The image of all roles; built from the sources if left out.")
+    ] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Give the learner this machine's GPUs.")] = False,
+    without: Annotated[
+        list[str] | None, typer.Option("--without", metavar="SERVICE", help="Leave out grafana, alertmanager or prometheus.")
+    ] = None,
+    timeout: Annotated[float, typer.Option("--timeout", metavar="S", min=0, help="Wait this long for a learner step.")] = 300,
+    insecure: Annotated[bool, typer.Option("--insecure", help="On Ray: listen on the cluster's network without keys.")] = False,
+    on: OnOption = EngineName.compose,
+    project: ProjectOption = "oatmill",
+    log_level: LogLevelOption = LogLevel.info,
+) -> None:
+    """Start a cluster, or bring one up to date, and wait for its first learner step; on Ray, run it to its end.
+
+    The engine is Docker with Compose, or Podman; OATMILL_ENGINE names another command. Settings count as for `oatmill train`.
+    """
+    from deploy.engines.start import Start, start  # noqa: PLC0415
+
+    flags = {"actors.count": actors, "trainer.learners": learners}
+    settings = resolve_run(recipe, assignments, preset=preset, config=config, flags=flags).settings
+    if on is EngineName.ray:
+        run_on_ray(
+            project, settings, run or recipe.replace(":", "-"), insecure=insecure, gpu=gpu, image=image, log_level=log_level
+        )
+        return
+    wanted = Start(
+        settings=settings,
+        recipe=recipe,
+        run=run or recipe.replace(":", "-"),
+        image=image,
+        gpu=gpu,
+        without=tuple(without or ()),
+        timeout_s=timeout,
+    )
+    for line in start(the_cluster(project), wanted):
+        typer.echo(line)
+
+
+@app.command()
+def scale(
+    *,
+    actors: Annotated[
+        int | None, typer.Option("--actors", metavar="N", min=0, max=10_000, help="Actors that the cluster shall have.")
+    ] = None,
+    learners: Annotated[
+        int | None, typer.Option("--learners", metavar="M", min=1, max=1024, help="Ranks; the learner is started again.")
+    ] = None,
+    on: OnOption = EngineName.compose,
+    project: ProjectOption = "oatmill",
+    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001
+) -> None:
+    """Change the number of actors while training goes on, or the learner's ranks by a restart from a fresh checkpoint."""
+    from deploy.engines.start import scale_actors, scale_learners  # noqa: PLC0415
+    from protocol.errors import UserError  # noqa: PLC0415
+
+    if actors is None and learners is None:
+        raise UserError("expected --actors N or --learners M, got neither")
+    if on is EngineName.ray:
+        from deploy.engines import ray  # noqa: PLC0415
+
+        if learners is not None or actors is None:
+            raise UserError(
+                "on Ray --actors is what can be changed while a run goes on; for other ranks end it and start it again"
+            )
+        ray.scale(project, actors)
+        typer.echo(f"{project}: {actors} actors are wanted")
+        return
+    cluster = the_cluster(project)
+    if learners is not None:
+        scale_learners(cluster, learners)
+        typer.echo(f"{project}: {learners} learner ranks")
+    if actors is not None:
+        scale_actors(cluster, actors)
+        typer.echo(f"{project}: {actors} actors")
+
+
+@app.command()
+def status(
+    *,
+    as_json: JsonOption = False,
+    on: OnOption = EngineName.compose,
+    project: ProjectOption = "oatmill",
+    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001
+) -> None:
+    """Show a cluster's containers, how far it is and how well it does."""
+    from deploy.cli.status import progress_lines  # noqa: PLC0415
+    from deploy.engines.start import running  # noqa: PLC0415
+
+    if on is EngineName.ray:
+        show_ray(project, as_json=as_json)
+        return
+    cluster = the_cluster(project)
+    containers = running(cluster)
+    answer = cluster.status()
+    rows = [{"service": one.service, "name": one.name, "state": one.state, "status": one.status} for one in containers]
+    if as_json:
+        print_json({"containers": rows, "run": answer})
+        return
+    for line in progress_lines(answer):
+        typer.echo(line)
+    for row in rows:
+        typer.echo(f"{row['service']:<14}{row['name']:<28}{row['status']}")
+
+
+def show_ray(project: str, *, as_json: bool) -> None:
+    """Show a run on Ray."""
+    from deploy.cli.status import progress_lines  # noqa: PLC0415
+    from deploy.engines import ray  # noqa: PLC0415
+
+    answer, looks = ray.status(project)
+    rows = [{"name": one.name, "node": one.node, "pid": one.pid, "exit_code": one.exit_code} for one in looks]
+    if as_json:
+        print_json({"processes": rows, "run": answer})
+        return
+    for line in progress_lines(answer):
+        typer.echo(line)
+    for row in rows:
+        typer.echo(f"{row['name']:<14}{row['node']:<20}{row['pid']}")
+
+
+@app.command()
+def down(
+    *,
+    volumes: Annotated[
+        bool, typer.Option("--volumes", help="Remove runs, checkpoints, the replay log, keys and monitoring data too.")
+    ] = False,
+    on: OnOption = EngineName.compose,
+    project: ProjectOption = "oatmill",
+    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001
+) -> None:
+    """End a cluster in order and remove its containers and networks.
+
+    Runs and checkpoints, the replay log, keys and monitoring data stay in volumes, and the next `up` goes on with them;
+    --volumes removes these too.
+    """
+    if on is EngineName.ray:
+        from deploy.engines import ray  # noqa: PLC0415
+
+        ray.down(project)
+        typer.echo(f"{project} has ended; its run folder stays")
+        return
+    cluster = the_cluster(project)
+    cluster.do("down", "--remove-orphans", *(["--volumes"] if volumes else []))
+    if volumes:
+        cluster.forget()
+    typer.echo(f"{project} is down{' and nothing of it is left' if volumes else '; its volumes stay (--volumes)'}")

@@ -1,0 +1,108 @@
+"""`oatmill compare`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+from deploy.cli.options import Assignments, JsonOption, LogLevel, LogLevelOption, RecipeArgument, print_json
+
+if TYPE_CHECKING:
+    from recipes.comparison import Cell
+    from recipes.observer import Observer
+
+ARMS = "baseline,muesli,muesli_cmpo,full"
+ArmsOption = Annotated[
+    str, typer.Option("--arms", metavar="NAMES", help="The guide's arms, or presets, parted by commas; '' for --arm alone.")
+]
+ArmOption = Annotated[
+    list[str] | None,
+    typer.Option("--arm", metavar="NAME=KEY=VALUE,...", help="An arm of your own by what it changes; may be given again."),
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Runs and report; runs/compare-RECIPE if left out.")
+]
+
+
+class Lines:
+    """Tells of a comparison's runs, and of each run what `oatmill train` does.
+
+    Args:
+        output: where to.
+    """
+
+    def __init__(self, output: TextIO) -> None:
+        self._output = output
+
+    def begins(self, cell: Cell, number: int, total: int) -> Observer:
+        """See `recipes.comparison.Watcher`."""
+        from deploy.cli.display import observer_for  # noqa: PLC0415
+
+        self._say(f"run {number} of {total}: {cell.arm}, seed {cell.seed}")
+        return observer_for(self._output)
+
+    def kept(self, cell: Cell, number: int, total: int) -> None:
+        """See `recipes.comparison.Watcher`."""
+        self._say(f"run {number} of {total}: {cell.arm}, seed {cell.seed} was finished before")
+
+    def failed(self, cell: Cell, message: str) -> None:
+        """See `recipes.comparison.Watcher`."""
+        self._say(f"{cell.arm}, seed {cell.seed} failed: {message}")
+
+    def _say(self, text: str) -> None:
+        print(text, file=self._output, flush=True)
+
+
+def compare(
+    *,
+    recipe: RecipeArgument,
+    assignments: Assignments = None,
+    arms: ArmsOption = ARMS,
+    arm: ArmOption = None,
+    seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="Runs an arm, with the seeds 0 to N - 1.")] = 3,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    log_level: LogLevelOption = LogLevel.info,
+) -> None:
+    """Train a recipe's arms over seeds and report which are told apart.
+
+    Every arm and seed is a run of its own, one after another. A finished run is kept: the same command goes on after Ctrl-C,
+    and more --seeds or arms add to what is there. The report is report.html (one file) and report.md. Needs oatmill[plot].
+
+    An arm's settings count more than KEY=VALUE, which all arms have.
+    """
+    from deploy.comparison.report import write_report  # noqa: PLC0415
+    from deploy.comparison.results import collect  # noqa: PLC0415
+    from deploy.curves import figure_class  # noqa: PLC0415
+    from protocol.errors import RunError  # noqa: PLC0415
+    from recipes.arms import find_arms  # noqa: PLC0415
+    from recipes.comparison import check_plans, make_comparison, run_cells  # noqa: PLC0415
+    from recipes.overrides import command_layers  # noqa: PLC0415
+
+    figure_class()  # before hours of training, not after them
+    common = command_layers(preset={}, config=None, environ=os.environ, assignments=assignments or (), flags={})
+    comparison = make_comparison(recipe, find_arms(arms, arm or ()), seeds=seeds, common=common, out=out)
+    check_plans(comparison)
+    output = sys.stderr if as_json else sys.stdout
+    try:
+        failures = run_cells(comparison, Lines(output), log_level=log_level.value)
+    except KeyboardInterrupt:
+        done = sum(cell.finished for cell in comparison.cells)
+        typer.echo(f"stopped with {done} of {len(comparison.cells)} runs finished; the same command goes on", err=True)
+        raise
+    command = ["oatmill", "compare", recipe, *(["--arms", arms] if arms != ARMS else []), "--seeds", str(seeds)]
+    command += assignments or ()
+    command += [word for text in arm or () for word in ("--arm", text)]
+    report = write_report(collect(comparison), command)
+    for line in ["", *(text.replace("**", "") for text in report["verdict"]), f"report          {comparison.out}/report.html"]:
+        typer.echo(line, err=as_json)
+    if as_json:
+        print_json(report)
+    if failures:
+        raise RunError(
+            f"{len(failures)} of {len(comparison.cells)} runs failed: {failures[0]}; the same command runs them again"
+        )

@@ -1,0 +1,30 @@
+"""`oatmill health`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from deploy.cli.options import LogLevel, LogLevelOption
+
+
+def health(
+    *,
+    role: Annotated[str, typer.Argument(metavar="ROLE", help="replay, learner or actor.")],
+    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
+) -> None:
+    """Tell whether this container's role makes progress.
+
+    Exit code 0 if so, 1 if not. Replay and learner are asked at 127.0.0.1:9464 (OATMILL__METRICS__PORT); an actor serves
+    nothing and touches the file that OATMILL_HEARTBEAT names. Probes that run often take `python -m deploy.health ROLE`.
+    """
+    import os  # noqa: PLC0415
+
+    from deploy.health import ROLES, problem_of  # noqa: PLC0415
+    from protocol.errors import RunError, UserError  # noqa: PLC0415
+
+    problem = problem_of(role, os.environ)
+    if problem is not None:
+        raise (RunError if role in ROLES else UserError)(problem)
+    typer.echo("ok")

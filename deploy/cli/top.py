@@ -1,0 +1,89 @@
+"""`oatmill top`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deploy.cli.options import LogLevel, LogLevelOption, RunDirOption
+
+EVERY_S = 1.0
+EVENTS_SHOWN = 5
+
+
+def top(
+    *,
+    run_dir: RunDirOption = None,
+    once: Annotated[bool, typer.Option("--once", help="Show it once, as where stdout is no terminal.")] = False,
+    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
+) -> None:
+    """Watch a run.
+
+    That is how far and how fast it is, each loss with its shares, red flags, actors and what happened last. Ctrl-C ends it.
+    """
+    from rich.console import Group  # noqa: PLC0415
+    from rich.live import Live  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    from deploy.cli.live import SteadyConsole, view  # noqa: PLC0415
+    from recipes.json_lines import last_line, last_lines  # noqa: PLC0415
+    from recipes.run_folder import find_run, is_held  # noqa: PLC0415
+    from recipes.settings import read_config  # noqa: PLC0415
+
+    folder = find_run(run_dir)
+    total = read_config(folder / "config.yaml").trainer.total_timesteps
+
+    def state(*, going_on: bool) -> Group:
+        line = last_line(folder / "metrics.jsonl")
+        events = last_lines(folder / "events.jsonl", EVENTS_SHOWN)
+        losses = Text("nothing is reported yet") if line is None else view(line, total)
+        rest = [*fleet_lines(folder, going_on=going_on), *(event_line(event) for event in events)]
+        return Group(Text(f"run {folder}"), losses, *(Text(text, no_wrap=True, overflow="ellipsis") for text in rest))
+
+    console = SteadyConsole(highlight=False)
+    if once or not console.is_terminal:
+        console.print(state(going_on=is_held(folder)))
+        return
+    try:
+        with Live(console=console, auto_refresh=False, screen=False) as live:
+            while True:
+                going_on = is_held(folder)
+                live.update(state(going_on=going_on), refresh=True)
+                if not going_on:
+                    return
+                time.sleep(EVERY_S)
+    except (KeyboardInterrupt, BrokenPipeError):
+        sys.exit(0)
+
+
+def fleet_lines(folder: Path, *, going_on: bool) -> list[str]:
+    """What the hub says of actors and data; that the run has ended where it has."""
+    from recipes.hub_line import hub_line  # noqa: PLC0415
+    from recipes.run_folder import keys_of, read_json  # noqa: PLC0415
+
+    run = read_json(folder / "run.json")
+    if not going_on or "control" not in run:
+        return ["the run has ended; summary.json says how" if not going_on else "the run is starting"]
+    with hub_line(run["control"], keys_of(run)) as hub:
+        status = hub.status()
+    if status is None:
+        return ["the replay server does not answer (yet)"]
+    ledger: Mapping[str, Any] = status.get("ledger", {})
+    dropped = sum(ledger.get("dropped", {}).values())
+    return [
+        f"actors {status['live']} of {status['desired_actors']} live   produced {ledger.get('produced', 0):,}   "
+        f"trained {ledger.get('trained', 0):,}   queued {ledger.get('queued', 0):,}   dropped {dropped:,}   "
+        f"lost {ledger.get('lost', 0):,}"
+    ]
+
+
+def event_line(event: Mapping[str, Any]) -> str:
+    """An event of events.jsonl in one line: when, what, and with what."""
+    clock = time.strftime("%H:%M:%S", time.localtime(event.get("time", 0.0)))
+    facts: Sequence[str] = [f"{name} {value}" for name, value in event.items() if name not in {"time", "event"} and value != ""]
+    return f"{clock}  {event.get('event', '')}  {', '.join(facts)}"[:160]

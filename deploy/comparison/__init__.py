@@ -1,0 +1,1 @@
+"""The report of `oatmill compare`: what finished runs say about their arms."""

@@ -1,0 +1,204 @@
+"""The report of a comparison: what was run, the verdict, curves, scores, losses and red flags."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from deploy.comparison.document import Command, Heading, Paragraph, Part, Picture, Table, to_html, to_markdown
+from deploy.comparison.pictures import draw_all
+from deploy.comparison.results import ArmResult, Results
+from deploy.comparison.statistics import Estimate
+from deploy.comparison.verdict import estimate_text, verdicts
+from recipes.overrides import leaves
+from recipes.result import finite
+
+METHOD = (
+    "A score is a run's mean return over its last 100 episodes. The interquartile mean leaves out a quarter of the runs at "
+    "each end (none where there are fewer than four); its interval is the 95 % percentile bootstrap over runs. The "
+    "probability of improvement is that of a run of the arm to be above a run of {reference}, ties counting half; each arm's "
+    "runs are resampled by themselves (Agarwal et al. 2021, arXiv:2108.13264). The exact p deals the runs out to the two arms "
+    "in every possible way. Env steps a second are those of this machine while it ran."
+)
+
+
+def write_report(results: Results, command: Sequence[str]) -> dict[str, Any]:
+    """Write report.md, report.html, report.json and the pictures into the comparison's folder.
+
+    Args:
+        results: of all finished runs.
+        command: what makes this report again.
+
+    Returns:
+        What report.json holds.
+    """
+    out = results.comparison.out
+    pictures = draw_all(results, out / "pictures") if results.arms else {}
+    parts = compose(results, pictures, command)
+    (out / "report.md").write_text(to_markdown(parts))
+    (out / "report.html").write_text(to_html(parts))
+    content = to_dict(results)
+    (out / "report.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    return content
+
+
+def compose(results: Results, pictures: Mapping[str, Path], command: Sequence[str]) -> list[Part]:
+    """All parts in order: the verdict first, for those who read no further."""
+    comparison, arms = results.comparison, list(results.arms.values())
+    steps = comparison.cells[0].settings.trainer.total_timesteps
+    parts: list[Part] = [
+        Heading(f"{comparison.recipe}: {', '.join(comparison.arms)}", 1),
+        Paragraph(
+            f"{len(comparison.of_arm(comparison.reference))} seeds an arm, {steps:,} env steps a run, each arm against "
+            f"{comparison.reference}. Made by"
+        ),
+        Command(shlex.join(command)),
+        Heading("Verdict"),
+        *(Paragraph(line) for line in verdicts(results)),
+    ]
+    if results.missing:
+        parts.append(Paragraph(f"Not among the numbers: {'; '.join(results.missing)}."))
+    if not arms:
+        return parts
+    return [
+        *parts,
+        Heading("Learning curves"),
+        Picture(pictures["curves"], "learning curves of all arms"),
+        Heading("Scores"),
+        Picture(pictures["returns"], "final and average return of every run"),
+        score_table(results),
+        Paragraph(METHOD.format(reference=comparison.reference)),
+        Heading("What each loss weighs and pushes"),
+        Picture(pictures["losses"], "shares of each loss by value and by gradient"),
+        Paragraph(
+            "Means over all reports of all runs, as magnitudes. Believe the gradient: a value may be large and push nothing, "
+            "as a cross-entropy's constant does, or be about 0 and push hard, as PPO's surrogate does."
+        ),
+        loss_table(arms),
+        Heading("Red flags"),
+        *flag_parts(arms),
+        Heading("What each arm changes"),
+        settings_table(results),
+    ]
+
+
+def score_table(results: Results) -> Table:
+    """An arm a row."""
+    rows = []
+    for arm in results.arms.values():
+        found = results.against.get(arm.name)
+        rows.append(
+            [
+                arm.name,
+                estimate_text(arm.final_iqm, ".1f"),
+                estimate_text(arm.average_iqm, ".1f"),
+                estimate_text(found.final) if found else "",
+                f"{found.final_p:.2g}" if found else "",
+                number(found.steps_ratio, ".2f") if found else "1",
+                f"{arm.env_steps_per_second:,.0f}",
+                f"{arm.entropy:.0%}",
+                f"{arm.explained_variance:.2f}",
+            ]
+        )
+    columns = (
+        "arm",
+        "final return",
+        "average return",
+        "P(improvement)",
+        "exact p",
+        "env steps to the reference's end",
+        "env steps/s",
+        "entropy",
+        "explained variance",
+    )
+    return Table(columns, rows)
+
+
+def loss_table(arms: Sequence[ArmResult]) -> Table:
+    """A loss of an arm a row."""
+    forms = {"coef": ".4g", "raw": ".3g", "weighted": ".3g", "share": ".1%", "gradient_norm": ".3g", "gradient_share": ".2%"}
+    rows = [
+        [arm.name, loss, *(number(numbers[name], form) for name, form in forms.items())]
+        for arm in arms
+        for loss, numbers in arm.losses.items()
+    ]
+    return Table(
+        ("arm", "loss", "coefficient", "raw", "weighted", "share", "gradient norm", "gradient share"), rows, words=(0, 1)
+    )
+
+
+def flag_parts(arms: Sequence[ArmResult]) -> list[Part]:
+    """Each flag that any run raised, with the first run's reason."""
+    rows = [
+        [arm.name, f"`{flag}`", f"{count} of {len(arm.final)}", why] for arm in arms for flag, (count, why) in arm.flags.items()
+    ]
+    if not rows:
+        return [Paragraph("None was raised in any run.")]
+    return [Table(("arm", "flag", "runs", "why, in the first of them"), rows, words=(0, 1, 3))]
+
+
+def settings_table(results: Results) -> Table:
+    """What each arm sets."""
+    rows = []
+    for name, values in results.comparison.arms.items():
+        settings = [f"`{path}={shown(value)}`" for path, value in leaves(dict(values))]
+        rows.append([name, " ".join(settings) or "nothing", ", ".join(str(s) for s in seeds_of(results, name)) or "none"])
+    return Table(("arm", "sets", "finished seeds"), rows, words=(0, 1, 2))
+
+
+def seeds_of(results: Results, name: str) -> Sequence[int]:
+    """The seeds whose runs are among the numbers."""
+    return results.arms[name].seeds if name in results.arms else ()
+
+
+def to_dict(results: Results) -> dict[str, Any]:
+    """For report.json and `--json`."""
+    comparison = results.comparison
+    plain: dict[str, Any] = finite(
+        {
+            "recipe": comparison.recipe,
+            "out": str(comparison.out),
+            "reference": comparison.reference,
+            "arms": {name: arm_dict(arm) for name, arm in results.arms.items()},
+            "against": {name: asdict(found) | estimates(asdict(found), found) for name, found in results.against.items()},
+            "missing": list(results.missing),
+            "verdict": verdicts(results),
+        }
+    )
+    return plain
+
+
+def arm_dict(arm: ArmResult) -> dict[str, Any]:
+    """One arm without its curve."""
+    return {
+        "seeds": list(arm.seeds),
+        "final": arm.final.tolist(),
+        "average": arm.average.tolist(),
+        "final_iqm": arm.final_iqm._asdict(),
+        "average_iqm": arm.average_iqm._asdict(),
+        "losses": {name: dict(numbers) for name, numbers in arm.losses.items()},
+        "red_flags": {flag: {"runs": count, "why": why} for flag, (count, why) in arm.flags.items()},
+        "env_steps_per_second": arm.env_steps_per_second,
+        "entropy": arm.entropy,
+        "explained_variance": arm.explained_variance,
+    }
+
+
+def estimates(values: Mapping[str, Any], found: Any) -> dict[str, Any]:
+    """The estimates among an object's fields, by name instead of by place."""
+    return {name: getattr(found, name)._asdict() for name in values if isinstance(getattr(found, name), Estimate)}
+
+
+def number(value: float, form: str) -> str:
+    """A number as text; a dash where there is none."""
+    return format(value, form) if math.isfinite(value) else "-"
+
+
+def shown(value: Any) -> str:
+    """A setting's value as it is typed."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,241 @@
+"""What a comparison's finished runs came to: scores, curves, and what each loss did, by arm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deploy.comparison.statistics import (
+    Array,
+    Estimate,
+    exact_p,
+    improvement_with_interval,
+    iqm,
+    iqm_with_interval,
+    least_p,
+)
+from deploy.curves import Lines, column, read_lines
+from recipes.comparison import Cell, Comparison
+from recipes.run_folder import read_json
+
+GRID = 80
+"""Points of a learning curve."""
+LOSS_NUMBERS = ("coef", "raw", "weighted", "share", "gradient_norm", "gradient_share")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One arm's return over env steps, at points where all its runs have one.
+
+    Attributes:
+        env_steps: `[N]`.
+        runs: `[S, N]`, each run's mean over its last 100 episodes.
+        middle: `[N]`, the interquartile mean.
+        low: `[N]`, of its 95 % interval.
+        high: `[N]`.
+    """
+
+    env_steps: Array
+    runs: Array
+    middle: Array
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """What one arm's finished runs came to.
+
+    Attributes:
+        name: the arm's.
+        seeds: of its finished runs.
+        final: `[S]`, each run's return over its last 100 episodes.
+        average: `[S]`, each run's return averaged over its env steps: the area under its curve.
+        final_iqm: interquartile mean of `final`.
+        average_iqm: of `average`.
+        curve: the learning curve.
+        losses: by name, the means over all reports and runs of what `LOSS_NUMBERS` names, magnitudes where there is a sign.
+        flags: red flag to (number of runs that raised it, one line that says why).
+        env_steps_per_second: the mean.
+        entropy: fraction of uniform at the end, the mean.
+        explained_variance: at the end, the mean.
+    """
+
+    name: str
+    seeds: Sequence[int]
+    final: Array
+    average: Array
+    final_iqm: Estimate
+    average_iqm: Estimate
+    curve: Curve
+    losses: Mapping[str, Mapping[str, float]]
+    flags: Mapping[str, tuple[int, str]]
+    env_steps_per_second: float
+    entropy: float
+    explained_variance: float
+
+
+@dataclass(frozen=True)
+class Against:
+    """One arm against the reference.
+
+    Attributes:
+        arm: its name.
+        final: probability that a run of it ends higher.
+        final_p: exact two-sided p of that.
+        average: probability that a run of it is higher on average.
+        average_p: exact two-sided p of that.
+        least_p: the smallest p that so many runs can give.
+        steps_ratio: env steps until its curve (the interquartile mean) comes to where the reference's ends, over the
+            reference's; NaN if it never does.
+        cost: the reference's env steps a second over this arm's: how many times longer a step takes.
+    """
+
+    arm: str
+    final: Estimate
+    final_p: float
+    average: Estimate
+    average_p: float
+    least_p: float
+    steps_ratio: float
+    cost: float
+
+
+@dataclass(frozen=True)
+class Results:
+    """A whole comparison.
+
+    Attributes:
+        comparison: what was run.
+        arms: those with a finished run whose episodes ended.
+        against: the arms other than the reference.
+        missing: a line for each run that is not there or says nothing.
+    """
+
+    comparison: Comparison
+    arms: Mapping[str, ArmResult]
+    against: Mapping[str, Against]
+    missing: Sequence[str]
+
+
+def collect(comparison: Comparison) -> Results:
+    """Read all finished runs."""
+    arms: dict[str, ArmResult] = {}
+    missing = []
+    for name in comparison.arms:
+        cells = []
+        for cell in comparison.of_arm(name):
+            problem = problem_of(cell)
+            if problem:
+                missing.append(f"{cell.arm} seed {cell.seed} {problem}")
+            else:
+                cells.append(cell)
+        if cells:
+            arms[name] = arm_result(name, cells)
+    reference = arms.get(comparison.reference)
+    others = [arm for arm in arms.values() if arm is not reference]
+    return Results(comparison, arms, {arm.name: against(arm, reference) for arm in others} if reference else {}, missing)
+
+
+def problem_of(cell: Cell) -> str:
+    """Why a run's numbers cannot be taken; empty if they can."""
+    summary = read_json(cell.folder / "summary.json")
+    if summary.get("outcome") != "done":
+        return f"has not finished{': ' + str(summary['error']) if summary.get('error') else ''}"
+    if not (summary.get("episode_return") or {}).get("n"):
+        return "has seen no episode end; its budget is too small"
+    return ""
+
+
+def arm_result(name: str, cells: Sequence[Cell]) -> ArmResult:
+    """One arm's numbers."""
+    summaries = [read_json(cell.folder / "summary.json") for cell in cells]
+    lines = [read_lines(cell.folder) for cell in cells]
+    final = np.array([summary["episode_return"]["mean"] for summary in summaries], float)
+    average = np.array([average_return(run) for run in lines])
+    return ArmResult(
+        name=name,
+        seeds=[cell.seed for cell in cells],
+        final=final,
+        average=average,
+        final_iqm=iqm(final),
+        average_iqm=iqm(average),
+        curve=learning_curve(lines),
+        losses=loss_means(lines),
+        flags=flags_of(summaries),
+        env_steps_per_second=mean_of(summary.get("env_steps_per_second") for summary in summaries),
+        entropy=mean_of(summary["entropy"].get("fraction") for summary in summaries),
+        explained_variance=mean_of(summary.get("explained_variance") for summary in summaries),
+    )
+
+
+def returns_of(lines: Lines) -> tuple[Array, Array]:
+    """Env steps and mean returns of the reports after which an episode had ended."""
+    steps, means = np.array(column(lines, "env_steps")), np.array(column(lines, "episode_return", "mean"))
+    known = np.isfinite(means)
+    return steps[known], means[known]
+
+
+def average_return(lines: Lines) -> float:
+    """The area under a run's curve over its width."""
+    steps, means = returns_of(lines)
+    if len(steps) < 2:  # noqa: PLR2004
+        return float(means.mean()) if len(means) else float("nan")
+    return float(np.trapezoid(means, steps) / (steps[-1] - steps[0]))
+
+
+def learning_curve(lines: Sequence[Lines]) -> Curve:
+    """All runs brought to the same env steps."""
+    parts = [returns_of(run) for run in lines]
+    parts = [part for part in parts if len(part[0])]
+    grid = np.linspace(max(steps[0] for steps, _ in parts), min(steps[-1] for steps, _ in parts), GRID)
+    runs = np.stack([np.interp(grid, steps, means) for steps, means in parts])
+    return Curve(grid, runs, *iqm_with_interval(runs))
+
+
+def loss_means(lines: Sequence[Lines]) -> dict[str, dict[str, float]]:
+    """What each loss weighed and pushed, averaged over all reports and runs."""
+    names = dict.fromkeys(name for run in lines for line in run for name in line["losses"])
+    return {
+        name: {number: mean_of(abs(v) for run in lines for v in column(run, "losses", name, number)) for number in LOSS_NUMBERS}
+        for name in names
+    }
+
+
+def flags_of(summaries: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, str]]:
+    """Each red flag that any run raised."""
+    found: dict[str, list[str]] = {}
+    for summary in summaries:
+        for flag in summary.get("red_flags") or []:
+            found.setdefault(flag["flag"], []).append(flag["why"])
+    return {flag: (len(whys), whys[0]) for flag, whys in found.items()}
+
+
+def against(arm: ArmResult, reference: ArmResult) -> Against:
+    """One arm against the reference."""
+    goal = float(reference.curve.middle[-1])
+    return Against(
+        arm=arm.name,
+        final=improvement_with_interval(arm.final, reference.final),
+        final_p=exact_p(arm.final, reference.final),
+        average=improvement_with_interval(arm.average, reference.average),
+        average_p=exact_p(arm.average, reference.average),
+        least_p=least_p(len(arm.final), len(reference.final)),
+        steps_ratio=steps_to(goal, arm.curve) / steps_to(goal, reference.curve),
+        cost=reference.env_steps_per_second / arm.env_steps_per_second,
+    )
+
+
+def steps_to(goal: float, curve: Curve) -> float:
+    """Env steps at which an arm's curve first has a return; NaN if it never has."""
+    there = curve.middle >= goal
+    return float(curve.env_steps[there.argmax()]) if there.any() else float("nan")
+
+
+def mean_of(values: Any) -> float:
+    """The mean of what is there and finite."""
+    kept = [value for value in values if value is not None and np.isfinite(value)]
+    return float(np.mean(kept)) if kept else float("nan")

@@ -1,0 +1,242 @@
+"""A cluster on this machine's container engine, through Compose: finding the engine, and what `oatmill cluster` has it do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from protocol.errors import RunError, UserError
+
+HERE = Path(__file__).resolve().parents[1]
+"""Where the compose files are: beside the sources, or in the installed package."""
+ENGINE = "OATMILL_ENGINE"
+CANDIDATES = (("docker", "compose"), ("podman", "compose"), ("docker-compose",), ("podman-compose",))
+DEFAULT_IMAGE = "oatmill:0.1.0"
+SERVICES = ("keys", "replay", "learner", "actor", "prometheus", "alertmanager", "grafana")
+PROJECT = re.compile(r"^[a-z0-9][a-z0-9_-]{0,40}$")
+ANSWER_WITHIN_S = 20.0
+STDERR = 2
+
+
+@dataclass(frozen=True)
+class Container:
+    """One container of a cluster."""
+
+    service: str
+    name: str
+    state: str  # running, restarting, exited, ...
+    status: str  # in the engine's words, such as "Up 5 seconds (healthy)"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A container engine with Compose.
+
+    Attributes:
+        compose: the command of Compose.
+        containers: the command that lists containers.
+    """
+
+    compose: tuple[str, ...]
+    containers: str
+
+    @staticmethod
+    def find(environ: Mapping[str, str]) -> Engine:
+        """The one that OATMILL_ENGINE names, or the first that is installed.
+
+        Raises:
+            UserError: if there is none, or it does not answer.
+        """
+        named = shlex.split(environ.get(ENGINE, ""))
+        for words in [named] if named else CANDIDATES:
+            if shutil.which(words[0]) and (named or is_compose(words)):
+                engine = Engine(tuple(words), "podman" if words[0].startswith("podman") else "docker")
+                engine.check()
+                return engine
+        if named:
+            raise UserError(f"{ENGINE}={environ[ENGINE]}: there is no such program; expected one such as `docker compose`")
+        raise UserError(
+            "no container engine with Compose was found; install Docker with Compose 2, or Podman with podman-compose, "
+            f"or name the command by {ENGINE}"
+        )
+
+    def check(self) -> None:
+        """Raise UserError unless the engine answers."""
+        asked = run([self.containers, "info"])
+        if asked.returncode:
+            raise UserError(
+                f"{self.containers} is installed and does not answer ({last_line(asked)}); start it, then try again"
+            )
+
+    def has_image(self, image: str) -> bool:
+        """Whether an image is here, or can be had."""
+        return not run([self.containers, "image", "inspect", image]).returncode
+
+    def pull(self, image: str) -> None:
+        """Get an image that is not here.
+
+        Raises:
+            UserError: if it cannot be had.
+        """
+        pulled = run([self.containers, "pull", image], timeout_s=3600)
+        if pulled.returncode:
+            raise UserError(f"--image {image} is not on this machine and cannot be pulled: {last_line(pulled)}")
+
+    def list(self, project: str) -> list[Container]:
+        """A project's containers."""
+        columns = ['{{.Label "com.docker.compose.service"}}', "{{.Names}}", "{{.State}}", "{{.Status}}"]
+        ours = f"label=com.docker.compose.project={project}"
+        found = run([self.containers, "ps", "--all", "--filter", ours, "--format", "\t".join(columns)])
+        rows = [line.split("\t") for line in found.stdout.splitlines()]
+        return sorted((Container(*row) for row in rows if len(row) == len(columns)), key=lambda one: (one.service, one.name))
+
+
+def run(command: Sequence[str], *, timeout_s: float = ANSWER_WITHIN_S) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end and keep what it says; too long a silence is a failure."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 1, "", f"no answer within {timeout_s:g} s")
+    except OSError as error:
+        return subprocess.CompletedProcess(command, 1, "", f"{command[0]}: {error.strerror}")
+
+
+def is_compose(words: Sequence[str]) -> bool:
+    """Whether a command is Compose: `docker` without the plugin takes `compose` for a mistake."""
+    return len(words) == 1 or not run([*words, "version"]).returncode
+
+
+def last_line(result: subprocess.CompletedProcess[str]) -> str:
+    """What a command said last."""
+    lines = [line.strip() for line in (result.stderr or result.stdout).splitlines() if line.strip()]
+    return lines[-1] if lines else f"exit code {result.returncode}"
+
+
+@dataclass(frozen=True)
+class ComposeCluster:
+    """One project of an engine.
+
+    Attributes:
+        engine: runs it.
+        project: its name; containers, networks and volumes begin with it.
+    """
+
+    engine: Engine
+    project: str
+
+    @staticmethod
+    def of(project: str, environ: Mapping[str, str]) -> ComposeCluster:
+        """The cluster of a name, on the engine that there is.
+
+        Raises:
+            UserError: if the name is none, or there is no engine.
+        """
+        if not PROJECT.match(project):
+            raise UserError(f"--project takes a-z, 0-9, - and _, at most 41, got {project!r}")
+        return ComposeCluster(Engine.find(environ), project)
+
+    @property
+    def folder(self) -> Path:
+        """What `up` keeps for the other commands."""
+        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        return Path(base) / "oatmill" / self.project
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What `up` was told; empty before the first one."""
+        try:
+            content = json.loads((self.folder / "cluster.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def keep(self, content: Mapping[str, Any], config: str) -> Path:
+        """Keep it, and the settings as a file that the containers mount; returns that file's path.
+
+        Raises:
+            UserError: if the folder cannot be written to.
+        """
+        path = self.folder / "config.yaml"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Written in place: a container that runs holds this file, not its name.
+            path.write_text(config)
+            path.chmod(0o644)  # the containers' user is another one, and settings are no secret
+            (self.folder / "cluster.json").write_text(json.dumps(dict(content), indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be written to: {error.strerror}; set XDG_STATE_HOME") from None
+        return path
+
+    def forget(self) -> None:
+        """Keep nothing any more."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def command(self, *words: str) -> list[str]:
+        """A command line of Compose for this project."""
+        files = ["compose.yaml", *(["compose.gpu.yaml"] if self.kept.get("gpu") else [])]
+        chosen = [word for name in files for word in ("--file", str(HERE / name))]
+        return [*self.engine.compose, "--project-name", self.project, *chosen, *words]
+
+    def environment(self) -> dict[str, str]:
+        """What the compose files take their values from."""
+        return {**os.environ, **self.kept.get("environment", {})}
+
+    def do(self, *words: str) -> None:
+        """Have Compose do something; what it says goes to standard error.
+
+        Raises:
+            RunError: if it fails.
+        """
+        sys.stderr.flush()
+        options: dict[str, Any] = {"env": self.environment(), "stdin": subprocess.DEVNULL, "stdout": STDERR}
+        code = subprocess.run(self.command(*words), check=False, **options).returncode
+        if code:
+            raise RunError(f"`{' '.join(self.engine.compose)} {words[0]}` ended with exit code {code}; the lines above say why")
+
+    def ask(self, *words: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Run an `oatmill` command inside the cluster, as its operator."""
+        command = self.command("run", "--rm", "-T", "--no-deps", "operator", *words)
+        try:
+            return subprocess.run(
+                command,
+                env=self.environment(),
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+                check=False,
+                stdin=subprocess.DEVNULL,
+            )
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(command, 1, "", f"no answer within {timeout_s:g} s")
+
+    def status(self) -> dict[str, Any] | None:
+        """The hub's status; None if it does not answer."""
+        asked = self.ask("status", "--json")
+        try:
+            content = json.loads(asked.stdout)
+        except ValueError:
+            return None
+        return content if isinstance(content, dict) else None
+
+    def containers(self) -> list[Container]:
+        """All that belong to it, without the operator's own."""
+        return [one for one in self.engine.list(self.project) if one.service != "operator"]
+
+    def logs(self, service: str, lines: int) -> list[str]:
+        """The last lines of a service."""
+        asked = run(self.command("logs", "--no-color", "--no-log-prefix", "--tail", str(lines), service))
+        return asked.stdout.splitlines()
+
+
+def can_build() -> bool:
+    """Whether the sources that an image is built from are here."""
+    return (HERE.parent / "pyproject.toml").is_file()

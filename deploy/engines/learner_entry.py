@@ -1,0 +1,115 @@
+"""The learner as a container's program: it goes on by itself after a restart, ends in order, and ends the run when it is done.
+
+A container engine knows a command, SIGTERM and an exit code. So this process starts the learner, from the newest checkpoint
+where there is one; turns SIGTERM into an orderly stop of all ranks and then ends with 0, which torchrun itself would not; tells
+the hub to stop once the budget is spent, so that the actors leave; and ends a learner that hangs, for an engine restarts what
+exits and not what is unhealthy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from deploy.health import problem_of_page
+from recipes.hub_line import hub_line
+
+log = logging.getLogger("oatmill.learner.entry")
+
+TURN_S = 0.2
+LOOK_EVERY_S = 10.0
+HUNG_AFTER = 4.0
+"""Times trainer.data_timeout; /healthz turns after one of them, so this makes five, as with the local supervisor."""
+
+
+class LearnerEntry:
+    """One learner (all its ranks) and what is to become of it.
+
+    Args:
+        command: starts it.
+        environ: its environment.
+        port: where its rank 0 serves /healthz.
+        hung_after_s: a learner that was healthy and has not been for this long is killed; by itself it gives up waiting for
+            data long before.
+    """
+
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], *, port: int, hung_after_s: float) -> None:
+        self._port, self._hung_after_s = port, hung_after_s
+        self._asked = self._passed_on = False
+        self._healthy_at: float | None = None
+        self._look_at = 0.0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+        self._process = subprocess.Popen(command, env=dict(environ), start_new_session=True)
+
+    @property
+    def asked(self) -> bool:
+        """Whether it was asked to end."""
+        return self._asked
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        self._asked = True
+
+    def wait(self) -> int:
+        """Look after it until it has ended; the exit code for the engine, 0 if it was asked to end."""
+        while self._process.poll() is None:
+            if self._asked and not self._passed_on:
+                self._pass_on()
+            self._look(time.monotonic())
+            time.sleep(TURN_S)
+        code = self._process.returncode
+        if self._asked:
+            log.info("the learner was asked to end and ended with %d", code)
+            return 0
+        return code if code >= 0 else 128 - code
+
+    def _pass_on(self) -> None:
+        """Send SIGTERM to every rank: torchrun, which would kill them after a while and fail, only sees them end well."""
+        ranks = ranks_of(self._process.pid)
+        for process in ranks:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+        if not ranks:
+            self._process.terminate()
+        self._passed_on = True
+
+    def _look(self, now: float) -> None:
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_EVERY_S
+        if problem_of_page(str(self._port)) is None:
+            self._healthy_at = now
+        elif self._healthy_at is not None and now - self._healthy_at > self._hung_after_s:
+            log.error("the learner has made no progress for %.0f s and is killed, to be started again", now - self._healthy_at)
+            self._kill()
+
+    def _kill(self) -> None:
+        for process in ranks_of(self._process.pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.kill()
+
+
+def ranks_of(pid: int) -> list[psutil.Process]:
+    """The ranks that torchrun has started; none where the process itself is the one rank."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "RANK" in process.environ():
+                found.append(process)
+    return found
+
+
+def end_run(address: str, keys: Path | None) -> None:
+    """Tell the hub that the run is over."""
+    with hub_line(address, keys, role="learner") as hub:
+        if not hub.stop():
+            log.warning("the hub at %s does not answer; the actors stay until they are ended", address)

@@ -1,0 +1,251 @@
+"""Starting and scaling a cluster on Compose, and waiting until it trains."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deploy.engines.compose import DEFAULT_IMAGE, SERVICES, ComposeCluster, Container, can_build
+from protocol.errors import RunError, UserError
+from protocol.joining import flatten_settings
+from recipes import yaml_format
+from recipes.settings import RunSettings, prepared
+
+OPTIONAL = ("prometheus", "alertmanager", "grafana")
+POLL_S = 1.0
+SCALED_WITHIN_S = 120.0
+LOG_LINES = 12
+PAGES = {
+    "grafana": ("Grafana", "OATMILL_GRAFANA_PORT", "3000"),
+    "prometheus": ("Prometheus", "OATMILL_PROMETHEUS_PORT", "9090"),
+    "alertmanager": ("Alertmanager", "OATMILL_ALERTMANAGER_PORT", "9093"),
+}
+
+
+@dataclass(frozen=True)
+class Start:
+    """What `oatmill cluster up` was asked for.
+
+    Attributes:
+        settings: of the run.
+        recipe: its recipe's name.
+        run: its name, below the volume of runs.
+        image: of all roles; None builds one.
+        gpu: whether the learner gets this machine's GPUs.
+        without: services that are left out.
+        timeout_s: how long to wait for a learner step; 0 for not at all.
+    """
+
+    settings: RunSettings
+    recipe: str
+    run: str
+    image: str | None
+    gpu: bool
+    without: tuple[str, ...]
+    timeout_s: float
+
+
+def start(cluster: ComposeCluster, wanted: Start) -> Iterator[str]:
+    """Start a cluster; gives lines for people.
+
+    Raises:
+        UserError: if there is no image, or a service that cannot be left out.
+        RunError: if it does not come to a learner step.
+    """
+    began = time.monotonic()
+    for name in wanted.without:
+        if name not in OPTIONAL:
+            raise UserError(f"--without takes {', '.join(OPTIONAL)}, got {name!r}")
+    image = checked_image(cluster, wanted.image)
+    if "acknowledge" not in wanted.settings.replay.model_fields_set:
+        wanted.settings.replay.acknowledge = "durable"
+    settings, notes = prepared(wanted.settings)
+    yield from notes
+    keep_start(cluster, wanted, settings, image)
+    if wanted.image is None and not cluster.engine.has_image(image):
+        yield f"building {image} (once; a few minutes)"
+        cluster.do("build", "replay", *(["learner"] if wanted.gpu else []))
+    count = settings.actors.count
+    services = [name for name in SERVICES if name not in wanted.without]
+    cluster.do("up", "--detach", "--no-build", "--remove-orphans", "--scale", f"actor={count}", *services)
+    if wanted.timeout_s:
+        status = until_trained(cluster, began + wanted.timeout_s)
+        tell_desired(cluster, count)
+        step, took = status["learner"].get("learner_step"), time.monotonic() - began
+        yield f"learner step {step} after {took:.0f} s; {status['live']} of {count} actors live"
+    yield from pages_of(cluster, services)
+
+
+def pages_of(cluster: ComposeCluster, services: Sequence[str]) -> Iterator[str]:
+    """Where to look."""
+    environ = cluster.environment()
+    for service, (title, variable, port) in PAGES.items():
+        if service in services:
+            yield f"{title:<13}http://127.0.0.1:{environ.get(variable) or port}"
+    if "grafana" in services:
+        words = " ".join(cluster.command("exec", "grafana", "cat", "/secrets/password"))
+        yield f"Grafana's user is admin; its password: {words}"
+
+
+def checked_image(cluster: ComposeCluster, image: str | None) -> str:
+    """The image to run: one that is here, one that can be pulled, or one that can be built.
+
+    Raises:
+        UserError: if it is none of these.
+    """
+    if image is not None:
+        if not cluster.engine.has_image(image):
+            cluster.engine.pull(image)
+        return image
+    if not can_build():
+        raise UserError(
+            "--image is required: this oatmill was installed without its sources, so that no image can be built; name one that "
+            "was built from them with `docker build -f deploy/Dockerfile .`"
+        )
+    return cluster.environment().get("OATMILL_IMAGE") or DEFAULT_IMAGE
+
+
+def keep_start(cluster: ComposeCluster, wanted: Start, settings: RunSettings, image: str) -> None:
+    """Keep what later commands need to mean the same cluster."""
+    values = settings.to_dict()
+    before = cluster.kept.get("environment", {}) if cluster.containers() else {}
+    environment = {
+        "OATMILL_IMAGE": image,
+        "OATMILL_RUN": wanted.run,
+        # The file has every setting, also of a recipe whose module is not in the image.
+        "OATMILL_RECIPE": "",
+        "OATMILL_PRESET": "",
+        "OATMILL_CONFIG": str(cluster.folder / "config.yaml"),
+        "OATMILL_ACKNOWLEDGE": settings.replay.acknowledge,
+        "OATMILL_CONFIG_DIGEST": digest_of(values),
+        # What the hub began with: another number is told to it, and does not start it again.
+        "OATMILL_ACTORS": before.get("OATMILL_ACTORS") or str(settings.actors.count),
+        "OATMILL_LEARNERS": str(settings.trainer.learners),
+    }
+    content = {"gpu": wanted.gpu, "recipe": wanted.recipe, "environment": environment}
+    cluster.keep(content, yaml_format.dump(values))
+
+
+def digest_of(values: dict[str, Any]) -> str:
+    """Changes with every setting for which all roles have to start again."""
+    flat = flatten_settings(values)
+    flat.pop("actors.count")
+    flat.pop("trainer.learners")
+    return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def until_trained(cluster: ComposeCluster, deadline: float) -> dict[str, Any]:
+    """Wait for a learner step.
+
+    Raises:
+        RunError: if a container fails again and again, or none came in time; with the last lines of its log before it.
+    """
+    while True:
+        status = cluster.status()
+        if status is not None and status["learner"].get("learner_step"):
+            return status
+        broken = [one for one in cluster.containers() if one.state in {"restarting", "dead"}]
+        if broken or time.monotonic() > deadline:
+            raise fault(cluster, broken)
+        time.sleep(POLL_S)
+
+
+def fault(cluster: ComposeCluster, broken: list[Container]) -> RunError:
+    """Why a cluster does not come to a learner step."""
+    service = broken[0].service if broken else "learner"
+    for line in cluster.logs(service, LOG_LINES):
+        sys.stderr.write(f"  {service}: {line}\n")
+    if broken:
+        return RunError(
+            f"{broken[0].name} fails ({broken[0].status}); its last lines are above, `oatmill cluster down` ends it all"
+        )
+    return RunError("no learner step came in time; `oatmill cluster status` shows what is there, --timeout waits longer")
+
+
+def running(cluster: ComposeCluster) -> list[Container]:
+    """A cluster's containers.
+
+    Raises:
+        UserError: if there are none.
+    """
+    found = cluster.containers()
+    if not found:
+        raise UserError(f"there is no cluster {cluster.project}; start one with `oatmill cluster up`")
+    return found
+
+
+def scale_actors(cluster: ComposeCluster, count: int) -> None:
+    """Have the engine follow the desired number of actors, which the hub holds.
+
+    Raises:
+        UserError: if there is no such cluster.
+        RunError: if it does not come to that.
+    """
+    running(cluster)
+    tell_desired(cluster, count)
+    cluster.do("up", "--detach", "--no-build", "--no-recreate", "--no-deps", "--scale", f"actor={count}", "actor")
+    wait_for(lambda: live_actors(cluster) == count, f"{count} live actors")
+
+
+def tell_desired(cluster: ComposeCluster, count: int) -> None:
+    """Tell the hub how many actors there shall be.
+
+    Raises:
+        RunError: if it does not answer.
+    """
+    told = cluster.ask("scale", "--actors", str(count))
+    if told.returncode:
+        raise RunError(f"the hub was not told of {count} actors: {(told.stderr.splitlines() or ['no answer'])[-1]}")
+
+
+def live_actors(cluster: ComposeCluster) -> int | None:
+    """Actors that send heartbeats; None if the hub does not answer."""
+    status = cluster.status()
+    return None if status is None else int(status["live"])
+
+
+def scale_learners(cluster: ComposeCluster, ranks: int) -> None:
+    """Start the learner again with another number of ranks; it saves, and goes on from there.
+
+    Raises:
+        UserError: if there is no such cluster, or the ranks do not divide its batch.
+    """
+    running(cluster)
+    path = cluster.folder / "config.yaml"
+    if not path.exists():
+        raise UserError(
+            f"{cluster.project} was not started by `oatmill cluster up`; set OATMILL_LEARNERS={ranks} and start it again"
+        )
+    values = yaml_format.load(path.read_text())
+    trainer = values["trainer"]
+    unit = ranks * trainer["minibatches"]
+    if trainer["batch_size"] % unit:
+        raise UserError(
+            f"--learners {ranks} must divide the run's batch: trainer.batch_size={trainer['batch_size']} is no multiple of "
+            f"{ranks} x trainer.minibatches={trainer['minibatches']}"
+        )
+    trainer["learners"] = ranks
+    kept = cluster.kept
+    kept["environment"]["OATMILL_LEARNERS"] = str(ranks)
+    cluster.keep(kept, yaml_format.dump(values))
+    cluster.do("up", "--detach", "--no-build", "--no-deps", "learner")
+
+
+def wait_for(done: Callable[[], bool], what: str) -> None:
+    """Wait until something is so.
+
+    Raises:
+        RunError: if it does not come to that.
+    """
+    deadline = time.monotonic() + SCALED_WITHIN_S
+    while not done():
+        if time.monotonic() > deadline:
+            raise RunError(
+                f"it did not come to {what} within {SCALED_WITHIN_S:g} s; `oatmill cluster status` shows what is there"
+            )
+        time.sleep(POLL_S)

@@ -1,0 +1,1 @@
+"""Grafana's data source and dashboards; the dashboards' JSON is written by `python -m deploy.grafana.generate`."""

@@ -1,0 +1,9 @@
+"""The dashboards, in the order in which they are read."""
+
+from __future__ import annotations
+
+from deploy.grafana.data_dashboards import DATA_PATH, FLEET, PROCESS
+from deploy.grafana.panels import Dashboard
+from deploy.grafana.training_dashboards import HEALTH, LEARNING, LOSSES
+
+DASHBOARDS: tuple[Dashboard, ...] = (HEALTH, LOSSES, LEARNING, DATA_PATH, FLEET, PROCESS)

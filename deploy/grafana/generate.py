@@ -1,0 +1,32 @@
+"""`python -m deploy.grafana.generate`: writes the dashboards' JSON beside this file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from deploy.grafana.content import DASHBOARDS
+from deploy.grafana.panels import dashboard_json
+
+FOLDER = Path(__file__).parent / "dashboards"
+
+
+def rendered() -> dict[str, str]:
+    """Each dashboard's file name and content."""
+    return {f"{found.name}.json": json.dumps(dashboard_json(found), indent=1) + "\n" for found in DASHBOARDS}
+
+
+def main() -> None:
+    """Write all files and remove those of dashboards that are gone."""
+    contents = rendered()
+    for path in FOLDER.glob("*.json"):
+        if path.name not in contents:
+            path.unlink()
+    for name, text in contents.items():
+        (FOLDER / name).write_text(text)
+    sys.stdout.write(f"{len(contents)} dashboards in {FOLDER}\n")
+
+
+if __name__ == "__main__":
+    main()

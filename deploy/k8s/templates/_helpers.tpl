@@ -1,0 +1,123 @@
+{{- define "oatmill.name" -}}
+{{- if contains "oatmill" .Release.Name }}{{ .Release.Name }}{{ else }}{{ .Release.Name }}-oatmill{{ end -}}
+{{- end -}}
+
+{{- define "oatmill.selector" -}}
+app.kubernetes.io/name: oatmill
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "oatmill.labels" -}}
+{{ include "oatmill.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end -}}
+
+{{- define "oatmill.image" -}}
+image: "{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}"
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- end -}}
+
+{{/* What the schema cannot say: values that contradict each other. */}}
+{{- define "oatmill.check" -}}
+{{- $learner := .Values.learner -}}
+{{- if gt (len (include "oatmill.name" .)) 40 -}}
+{{- fail (printf "the release's name makes %s, which is longer than 40 characters; choose a shorter one" (include "oatmill.name" .)) -}}
+{{- end -}}
+{{- if and (gt (int $learner.pods) 1) (gt (int $learner.ranksPerPod) 1) -}}
+{{- fail (printf "learner.pods=%d needs learner.ranksPerPod=1, got %d; take one pod with all ranks, or a pod for each rank" (int $learner.pods) (int $learner.ranksPerPod)) -}}
+{{- end -}}
+{{- if and (gt (int $learner.pods) 1) (ne $learner.storage.accessMode "ReadWriteMany") -}}
+{{- fail (printf "learner.pods=%d needs learner.storage.accessMode=ReadWriteMany, got %s; all ranks resume from one checkpoint" (int $learner.pods) $learner.storage.accessMode) -}}
+{{- end -}}
+{{- if and (gt (int $learner.gpus) 0) (ne (int $learner.gpus) (int $learner.ranksPerPod)) -}}
+{{- fail (printf "learner.gpus is 0 or learner.ranksPerPod=%d, a GPU for each rank, got %d" (int $learner.ranksPerPod) (int $learner.gpus)) -}}
+{{- end -}}
+{{- with .Values.actor.autoscaling -}}
+{{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) -}}
+{{- fail (printf "actor.autoscaling.minReplicas=%d must be at most maxReplicas=%d" (int .minReplicas) (int .maxReplicas)) -}}
+{{- end -}}
+{{- end -}}
+{{- $rule := .Values.monitoring.prometheusRule -}}
+{{- if and $rule.enabled (not $rule.files) -}}
+{{- fail "monitoring.prometheusRule.enabled needs rules: --set-file monitoring.prometheusRule.files.alerts=deploy/prometheus/rules/alerts.yml, and recording.yml alike" -}}
+{{- end -}}
+{{- if not .Values.insecure -}}
+{{- range $role := list "server" "learner" "actor" -}}
+{{- if not (index $.Values.keys $role) -}}
+{{- fail (printf "keys.%s must name a Secret, made from `oatmill keygen DIR`; or say insecure=true" $role) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The same for every pod. */}}
+{{- define "oatmill.pod" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {{ .Values.podSecurity.uid }}
+  runAsGroup: {{ .Values.podSecurity.uid }}
+  fsGroup: {{ .Values.podSecurity.uid }}
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: {type: RuntimeDefault}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "oatmill.container" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{- define "oatmill.scheduling" -}}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "oatmill.environment" -}}
+- {name: OATMILL_RECIPE, value: {{ .Values.run.recipe | quote }}}
+- {name: OATMILL_PRESET, value: {{ .Values.run.preset | quote }}}
+- {name: OATMILL_ADDRESS, value: "tcp://{{ include "oatmill.name" . }}-replay:7302"}
+- {name: OATMILL__METRICS__HOST, value: "0.0.0.0"}
+- {name: OATMILL__METRICS__PORT, value: "9464"}
+{{- if not .Values.insecure }}
+- {name: OATMILL_KEYS, value: /keys}
+{{- end }}
+{{- end -}}
+
+{{- define "oatmill.mounts" -}}
+- {name: config, mountPath: /etc/oatmill, readOnly: true}
+- {name: tmp, mountPath: /tmp}
+{{- if not .Values.insecure }}
+- {name: keys, mountPath: /keys, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "oatmill.volumes" -}}
+- name: config
+  configMap: {name: {{ include "oatmill.name" . }}}
+- name: tmp
+  emptyDir: {sizeLimit: 1Gi}
+{{- end -}}
+
+{{- define "oatmill.clientKeys" -}}
+- name: keys
+  secret: {secretName: {{ . }}, defaultMode: 0440}
+{{- end -}}
+
+{{- define "oatmill.checksum" -}}
+oatmill/config: {{ toYaml .Values.run | sha256sum | trunc 16 | quote }}
+{{- end -}}

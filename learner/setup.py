@@ -1,0 +1,72 @@
+"""What a learner process is given, and the networks that it makes of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agent.model import AgentModel
+from agent.settings import AgentSettings
+from agent.spec import AgentSpec
+from learner.distributed import Ranks
+from learner.loss import Context
+from learner.normaliser import Normaliser
+from learner.plan import make_plan
+from learner.settings import TrainerSettings
+from learner.step import Updater, freeze_unused
+from protocol.keys import ClientKeys
+from protocol.settings import MetricsSettings
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """Everything that a learner process is given.
+
+    Attributes:
+        trainer: the update and its losses.
+        agent: the network.
+        metrics: what is reported.
+        joining: the settings that must agree with the run's server.
+        address: the run's control address.
+        run_dir: where reports and checkpoints go.
+        resume: start from the newest checkpoint.
+        settings: all of the run's, as config.yaml has them; every checkpoint takes them along.
+        keys: what the server asks for; None for a server without keys.
+    """
+
+    trainer: TrainerSettings
+    agent: AgentSettings
+    metrics: MetricsSettings
+    joining: Mapping[str, Any]
+    address: str
+    run_dir: Path
+    resume: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    keys: ClientKeys | None = None
+
+
+def make_updater(config: LearnerConfig, spec: AgentSpec, ranks: Ranks) -> Updater:
+    """The networks, alike on all ranks, and what updates them."""
+    trainer = config.trainer
+    torch.manual_seed(trainer.seed)
+    plan = make_plan(trainer, config.agent, spec.spaces.action)
+    model = AgentModel(spec).to(ranks.device)
+    prior = copy.deepcopy(model).requires_grad_(requires_grad=False)
+    freeze_unused(model, plan)
+    cmpo = trainer.losses.cmpo
+    context = Context(
+        trainer=trainer,
+        model=model,
+        prior=prior,
+        reducer=ranks.reducer,
+        normaliser=Normaliser(cmpo.variance_decay, cmpo.variance_eps, ranks.reducer),
+        generator=torch.Generator(ranks.device).manual_seed(trainer.seed + 1 + ranks.rank),
+    )
+    if trainer.compile:
+        model.compile()
+    return Updater(plan, context, ranks.wrap(model), config.metrics)

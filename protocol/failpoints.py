@@ -1,0 +1,41 @@
+"""Places at which a test may kill a process: `OATMILL_FAILPOINT=NAME` or `NAME:COUNT`, the COUNT-th time that NAME is passed.
+
+The variable is read once, when the process starts. Without it a failpoint is one look at a constant.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+VARIABLE = "OATMILL_FAILPOINT"
+NAMES = (
+    "log.write.before",
+    "log.write.half",
+    "log.write.after",
+    "log.sync.before",
+    "log.sync.after",
+    "ack.before",
+    "ack.after",
+    "checkpoint.rename.before",
+    "checkpoint.rename.after",
+)
+"""Every failpoint there is."""
+
+_name, _, _count = os.environ.get(VARIABLE, "").partition(":")
+_left = int(_count or 1) if _name else 0
+
+
+def failpoint(name: str) -> None:
+    """Die here by SIGKILL, if a test has asked for it."""
+    global _left  # noqa: PLW0603  (counts down once in a process's life)
+    if name != _name:
+        return
+    _left -= 1
+    if _left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def armed(name: str) -> bool:
+    """Whether the process is to die the next time that it passes this place."""
+    return name == _name and _left == 1

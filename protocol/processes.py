@@ -1,0 +1,46 @@
+"""What a role's processes take of the machine, read when Prometheus asks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+
+import psutil
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+Family = CounterMetricFamily | GaugeMetricFamily
+
+
+class ProcessCollector(Collector):
+    """`oatmill_process_*{process}` of this process and those that belong to its role.
+
+    Args:
+        pids: the process ids by the names that the label `process` takes. One that is gone is left out.
+    """
+
+    def __init__(self, pids: Mapping[str, int]) -> None:
+        self._processes = {name: psutil.Process(pid) for name, pid in pids.items()}
+
+    def collect(self) -> Iterator[Metric]:
+        """Each quantity of each process."""
+        readings: list[tuple[Family, Callable[[psutil.Process], float]]] = [
+            (_counter("cpu_seconds", "CPU time, in user mode and in the kernel."), lambda p: sum(p.cpu_times()[:2])),
+            (_gauge("resident_memory_bytes", "Memory that it holds, shared pages included."), lambda p: p.memory_info().rss),
+            (_gauge("open_fds", "Open files and sockets."), lambda p: p.num_fds()),
+            (_gauge("threads", "Threads."), lambda p: p.num_threads()),
+            (_gauge("start_time_seconds", "When it started, since the epoch."), lambda p: p.create_time()),
+        ]
+        for family, read in readings:
+            for name, process in self._processes.items():
+                with contextlib.suppress(psutil.Error):
+                    family.add_metric([name], read(process))
+            yield family
+
+
+def _counter(name: str, text: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"oatmill_process_{name}", text, labels=["process"])
+
+
+def _gauge(name: str, text: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"oatmill_process_{name}", text, labels=["process"])

@@ -1,0 +1,210 @@
+"""The server's record of every change: applied to the books at once, written to the log in groups, read again after a crash.
+
+With `replay.acknowledge=durable` payloads are logged too and a group is synced before anything that follows from it is told to
+anybody. With `memory` the log has no payloads and is not synced: after the server's death it still says exactly what was lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from typing import Any
+
+import msgpack
+
+from protocol.codec import Buffer
+from protocol.errors import UserError
+from replay.books import Books
+from replay.disk import Disk
+from replay.fleet import SECONDS_BUCKETS, Histogram
+from replay.log import SegmentLog
+
+_log = logging.getLogger("oatmill.replay.log")
+
+GROUP_S = 0.01
+GROUP_BYTES = 2**20
+"""While more messages wait to be read, a commit waits for them, but no longer and for no more bytes than this."""
+RETRY_EVERY_S = 0.25
+SEGMENT_BYTES = 64 * 2**20
+STATE = "state"
+
+
+class Journal:
+    """Books, and the log that they are kept in.
+
+    Args:
+        books: what the records come to.
+        log: where they are written; None keeps them in memory only.
+        durable: whether payloads are logged and acknowledgements wait for the disk.
+        kept_bytes: of the log, before payloads of what was trained on are let go of.
+
+    Attributes:
+        books: the same.
+        stalled: whether the disk does not take what is to be written.
+        seconds: what commits have taken.
+    """
+
+    def __init__(
+        self, books: Books | None = None, log: SegmentLog | None = None, *, durable: bool = False, kept_bytes: int = 2**30
+    ) -> None:
+        self.books = Books() if books is None else books
+        self._log, self._durable, self._kept_bytes = log, durable, kept_bytes
+        self._number = 0  # without a log
+        self._waits_since: float | None = None
+        self._retry_at = -float("inf")
+        self.stalled = False
+        self.seconds = Histogram(SECONDS_BUCKETS)
+
+    @staticmethod
+    def open(
+        disk: Disk, *, durable: bool, keep_trained: bool, steps: int, kept_bytes: int, segment_bytes: int = SEGMENT_BYTES
+    ) -> Journal:
+        """Read a log, or begin one.
+
+        Args:
+            disk: where it is.
+            durable: as for the class.
+            keep_trained: whether payloads of what was trained on are kept until a checkpoint holds it.
+            steps: T of this run.
+            kept_bytes: as for the class.
+            segment_bytes: a segment that has grown beyond this is followed by another one.
+
+        Raises:
+            UserError: if it cannot be read or is of a run with another T.
+        """
+        books, log = Books(keep_trained), SegmentLog(disk, segment_bytes=min(segment_bytes, max(1, kept_bytes // 4)))
+        try:
+            read_into(books, log)
+        except OSError as error:
+            raise UserError(
+                f"the log of an earlier server cannot be read: {error}; look at the disk, or move the log"
+            ) from None
+        books.keep_trained = keep_trained
+        journal = Journal(books, log, durable=durable, kept_bytes=kept_bytes)
+        if not books.identity:
+            journal.record("began", secrets.token_hex(8), steps)
+        elif books.steps != steps:
+            raise UserError(
+                f"the log holds trajectories of actors.unroll_length={books.steps}, this run has {steps}; set it back, or move "
+                "the log away to go on without what waits in it"
+            )
+        return journal
+
+    def record(self, name: str, *values: Any, payload: Buffer = b"") -> int:
+        """Take in one change; its number."""
+        if self._log is None:
+            number = self._number
+            self._number += 1
+        else:
+            number = self._log.append(msgpack.packb([name, *values]), payload if self._durable else b"")
+        self.books.apply(number, name, values)
+        return number
+
+    @property
+    def next(self) -> int:
+        """The number of the next record."""
+        return self._number if self._log is None else self._log.next
+
+    @property
+    def committed(self) -> int:
+        """The number below which everything may be relied on: told to actors, handed out to the learner."""
+        return self._number if self._log is None else self._log.committed
+
+    @property
+    def nbytes(self) -> int:
+        """Of the log on the disk."""
+        return 0 if self._log is None else self._log.nbytes
+
+    def commit(self, now: float, *, more: bool = False) -> None:
+        """Write what waits, if it is time to.
+
+        Args:
+            now: seconds of the monotonic clock.
+            more: whether messages wait to be read, for which the group may wait a little.
+        """
+        log = self._log
+        if log is None or log.committed == log.next or now < self._retry_at:
+            return
+        if self._waits_since is None:
+            self._waits_since = now
+        if more and log.pending_bytes < GROUP_BYTES and now - self._waits_since < GROUP_S:
+            return
+        began = time.perf_counter()
+        try:
+            log.commit(self._state)
+        except OSError as error:
+            self._fail(error, now)
+            return
+        self.seconds.observe(time.perf_counter() - began)
+        self._waits_since = None
+        if self.stalled:
+            self.stalled = False
+            _log.warning("the log can be written again; acknowledgements go on")
+        self._tidy(log)
+
+    def _fail(self, error: OSError, now: float) -> None:
+        assert self._log is not None, "only a log fails"
+        self._retry_at = now + RETRY_EVERY_S
+        if not self._durable:  # nothing has been promised; the next segment's state makes up for the gap
+            self._log.discard()
+        elif not self.stalled:
+            self.stalled = True
+            _log.error("the log cannot be written (%s): nothing is acknowledged until it can", error)
+
+    def _tidy(self, log: SegmentLog) -> None:
+        """Remove what no row needs any more, once the records that say so are on the disk."""
+        log.remove_before(next(iter(self.books.blocks), log.next))
+        oldest = self.books.oldest_kept if log.nbytes > self._kept_bytes else None
+        if oldest is not None:  # one at a time: what it takes is removed after the next commit
+            self.record("committed", oldest.number + 1)
+
+    def _state(self) -> bytes:
+        packed: bytes = msgpack.packb([STATE, self.books.to_plain()])
+        return packed
+
+    def has(self, number: int) -> bool:
+        """Whether a stored block's payload can be read again."""
+        return self._log is not None and number in self._log.places
+
+    def read(self, number: int) -> bytes:
+        """A stored block's payload; `has` must hold.
+
+        Raises:
+            OSError: if the disk cannot be read.
+        """
+        assert self._log is not None, "nothing is kept without a log"
+        return self._log.read(number)
+
+
+def read_into(books: Books, log: SegmentLog) -> None:
+    """Apply every record of a log.
+
+    Where records are missing, those up to the next one that says all are passed over: it makes up for them.
+
+    Raises:
+        UserError: if nothing makes up for what is missing.
+        OSError: if the disk cannot be read.
+    """
+    expected, in_step, found = 0, True, False
+    for record in log.recover():
+        found = True
+        in_step = in_step and record.number == expected
+        expected = record.number + 1
+        name, *values = msgpack.unpackb(record.header, strict_map_key=False)
+        if in_step or name == STATE:
+            in_step = _applied(books, record.number, name, values)
+    if found and not in_step:
+        raise UserError("the log of an earlier server is damaged beyond repair; move it away to go on without what it holds")
+
+
+def _applied(books: Books, number: int, name: str, values: list[Any]) -> bool:
+    """Whether a record could be applied to what is known."""
+    try:
+        if name == STATE:
+            books.load(values[0])
+        else:
+            books.apply(number, name, values)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return False
+    return True

@@ -1,0 +1,97 @@
+"""Bad messages as small files to be looked at: the newest few, bounded in bytes and in writes, and never a reason to fail."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from protocol.codec import Buffer
+from protocol.errors import WireError
+
+FILES = 32
+"""Of each of the role's two processes; the oldest is written over."""
+HEADER_BYTES = 1024
+"""Of a header, what is kept."""
+MAX_FILE_BYTES = 4096
+WRITES_A_SECOND = 10
+"""Who floods a server with bad messages shall not keep it busy writing; all are counted in `oatmill_rejected_total`."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """One bad message.
+
+    Attributes:
+        socket: where it came: data, batches, control or weights.
+        reason: one of `protocol.reasons`.
+        detail: what was expected and what came.
+        header: the first bytes of its first frame; empty if it could not be taken apart.
+        payload_bytes: the length of its second frame.
+    """
+
+    socket: str
+    reason: str
+    detail: str
+    header: bytes
+    payload_bytes: int
+
+    @staticmethod
+    def of(error: WireError, socket: str, header: Buffer = b"", payload: Buffer = b"") -> Refused:
+        """From what a check raised."""
+        kept = bytes(memoryview(header)[:HEADER_BYTES])
+        return Refused(socket, error.reason, error.detail[:HEADER_BYTES], kept, memoryview(payload).nbytes)
+
+    def to_json(self, wall: float) -> str:
+        """At most MAX_FILE_BYTES of ASCII."""
+        values = {"time": wall, "socket": self.socket, "reason": self.reason, "payload_bytes": self.payload_bytes}
+        text = json.dumps(values | {"detail": self.detail, "header": self.header.hex()}) + "\n"
+        if len(text) > MAX_FILE_BYTES:  # a detail that JSON writes with six letters a character
+            text = json.dumps(values | {"detail": "", "header": self.header.hex()}) + "\n"
+        return text
+
+
+class Quarantine:
+    """A ring of files in one folder. A full or missing disk is not its matter: it then keeps less.
+
+    Args:
+        folder: is made with the first file; None keeps nothing.
+        name: of the process, the files' prefix.
+
+    Attributes:
+        kept: files written.
+        skipped: messages that were not, for there were too many, or the disk refused.
+    """
+
+    def __init__(self, folder: Path | None, name: str) -> None:
+        self._folder, self._name = folder, name
+        self._second, self._written = -1, 0
+        self.kept = self.skipped = 0
+
+    def keep(self, messages: Iterable[Refused]) -> None:
+        """Write these down."""
+        for message in messages:
+            if self._write(message):
+                self.kept += 1
+            else:
+                self.skipped += 1
+
+    def _write(self, message: Refused) -> bool:
+        wall = time.time()
+        if self._folder is None or not self._may_write(int(wall)):
+            return False
+        path = self._folder / f"{self._name}-{self.kept % FILES:02d}.json"
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            path.write_text(message.to_json(wall))
+        except OSError:
+            return False
+        return True
+
+    def _may_write(self, second: int) -> bool:
+        if second != self._second:
+            self._second, self._written = second, 0
+        self._written += 1
+        return self._written <= WRITES_A_SECOND

@@ -1,0 +1,241 @@
+"""The cluster on a real engine: it comes up, trains, is watched, scales, survives what it must, and leaves nothing behind.
+
+    OATMILL_BASE_IMAGE=... make test-cluster
+
+Without a registry, Prometheus and Alertmanager are stand-ins made of Debian's binaries, and Grafana is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.engines.compose import Engine
+from protocol.errors import UserError
+from tests.cluster.clusters import ROOT, Cluster, answers, can_have, run, stand_ins
+from tests.system.real_runs import accounted
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+
+IMAGE = "oatmill-test/oatmill:under-test"
+BASE = "python:3.11-slim-bookworm"
+SETTINGS = [
+    "trainer.total_timesteps=1000000000",
+    "trainer.optimizer.schedule=constant",
+    "trainer.batch_size=16",
+    "trainer.epochs=1",
+    "trainer.checkpoint_every=10",
+    "trainer.data_timeout=30",
+    "actors.envs_per_actor=4",
+    "agent.hidden_sizes=[32]",
+]
+FIGURES: dict[str, float] = {}
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    """The image, built from the sources."""
+    try:
+        Engine.find(os.environ)
+    except UserError as error:
+        pytest.skip(f"needs a container engine: {error}")
+    base = os.environ.get("OATMILL_BASE_IMAGE", BASE)
+    if not can_have(base):
+        pytest.skip(f"the base image {base} can neither be found nor pulled; name another by OATMILL_BASE_IMAGE")
+    arguments = ["--build-arg", f"BASE_IMAGE={base}"]
+    if "OATMILL_TORCH_INDEX_URL" in os.environ:
+        arguments += ["--build-arg", f"TORCH_INDEX_URL={os.environ['OATMILL_TORCH_INDEX_URL']}"]
+    began = time.monotonic()
+    run("docker", "build", "--file", "deploy/Dockerfile", *arguments, "--tag", IMAGE, ".", cwd=ROOT)
+    FIGURES["image built, s"] = time.monotonic() - began
+    return IMAGE
+
+
+@pytest.fixture(scope="module")
+def cluster(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster of four actors, started from a wheel in another folder."""
+    folder = tmp_path_factory.mktemp("cluster")
+    pip = [sys.executable, "-m", "pip"]
+    run(*pip, "wheel", "--no-deps", "--quiet", "--wheel-dir", str(folder), str(ROOT))
+    wheel = next(folder.glob("*.whl"))
+    run(*pip, "install", "--no-deps", "--quiet", "--target", str(folder / "wheel"), str(wheel))
+    without, environ = [], dict[str, str]()
+    if not can_have("prom/prometheus:v3.5.0"):
+        environ = stand_ins(folder / "binaries", os.environ.get("OATMILL_BASE_IMAGE", BASE)) or {}
+        without = [] if environ else ["prometheus", "alertmanager"]
+    if not can_have("grafana/grafana:12.1.0"):
+        without.append("grafana")
+    cluster = Cluster(folder, environ, without)
+    left_out = [word for name in without for word in ("--without", name)]
+    began = time.monotonic()
+    try:
+        cluster.oatmill("up", "cartpole", "--preset", "conservative", "--image", image, "--actors", "4", *left_out, *SETTINGS)
+        FIGURES["up to a learner step, s"] = time.monotonic() - began
+        if "prometheus" not in without:
+            cluster.until(lambda: cluster.query("oatmill_loss"), 120)
+            FIGURES["up to a panel with data, s"] = time.monotonic() - began
+        yield cluster
+    finally:
+        cluster.try_oatmill("down", "--volumes")
+        sys.stdout.write("".join(f"\n{what}: {value:.1f}" for what, value in FIGURES.items()))
+
+
+def test_without_sources_an_image_has_to_be_named(cluster: Cluster) -> None:
+    shown = cluster.try_oatmill("up", "cartpole")
+    assert (shown.returncode, "oatmill: error: --image is required" in shown.stderr) == (2, True)
+
+
+def test_four_actors_train(cluster: Cluster) -> None:
+    cluster.until(lambda: cluster.status().get("live") == 4, 60)
+    before = cluster.step()
+    cluster.until(lambda: cluster.step() > before + 3, 120)
+
+
+def test_nobody_is_root_and_nothing_can_be_written_to(cluster: Cluster) -> None:
+    for service in ("replay", "learner", "actor"):
+        name = f"{cluster.project}-{service}-1"
+        assert run("docker", "exec", name, "id", "--user").stdout.strip() == "10001"
+        assert not answers("docker", "exec", name, "touch", "/opt/oatmill/planted")
+        shown = run("docker", "exec", name, "cat", "/proc/1/status").stdout
+        found = dict(line.split(":\t", 1) for line in shown.splitlines() if ":\t" in line)
+        assert (int(found["CapEff"], 16), int(found["CapBnd"], 16), found["NoNewPrivs"]) == (0, 0, "1")
+        assert not answers("docker", "exec", name, "which", "gcc")
+
+
+def test_prometheus_has_every_target_every_rule_and_every_loss(cluster: Cluster) -> None:
+    if "prometheus" in cluster.without:
+        pytest.skip("neither an image of Prometheus nor Debian's binaries are here")
+    cluster.until(lambda: {t["health"] for t in cluster.asked("targets")["activeTargets"]} == {"up"}, 60)
+    jobs = {target["labels"]["job"] for target in cluster.asked("targets")["activeTargets"]}
+    assert {"replay", "learner"} <= jobs
+    cluster.until(lambda: {rule["health"] for rule in rules(cluster)} == {"ok"}, 60)
+    written = set()
+    for path in (ROOT / "deploy" / "prometheus" / "rules").glob("*.yml"):
+        written |= set(re.findall(r"^\s*- (?:alert|record): *(\S+)", path.read_text(), re.MULTILINE))
+    assert written == {str(rule["name"]) for rule in rules(cluster)}
+    assert written
+    served = set(re.findall(r'^oatmill_loss\{loss="(\w+)",term="(\w+)"\}', cluster.page("learner"), re.MULTILINE))
+    held = {(sample["metric"]["loss"], sample["metric"]["term"]) for sample in cluster.query("oatmill_loss")}
+    assert held == served
+    assert {"ppo_critic", "cmpo", "ppo_actor", "dynamics", "muesli_model"} <= {loss for loss, _ in held}
+
+
+def rules(cluster: Cluster) -> list[dict[str, object]]:
+    """Every rule that Prometheus has loaded."""
+    return [rule for group in cluster.asked("rules")["groups"] for rule in group["rules"]]
+
+
+def test_grafana_answers(cluster: Cluster) -> None:
+    if "grafana" in cluster.without:
+        pytest.skip("no image of Grafana can be had here")
+    assert answers("docker", "exec", f"{cluster.project}-grafana-1", "wget", "-qO-", "http://127.0.0.1:3000/api/health")
+
+
+def test_actors_come_and_go_while_training_goes_on(cluster: Cluster) -> None:
+    for count in (8, 2, 4):
+        before, began = cluster.step(), time.monotonic()
+        cluster.oatmill("scale", "--actors", str(count))
+        FIGURES[f"scaled to {count} live actors, s"] = time.monotonic() - began
+        status = cluster.status()
+        assert (status["live"], status["desired_actors"]) == (count, count)
+        advances(cluster, before)
+        balanced(cluster)
+    # All that left did so in order, with what they had handed over.
+    assert (status["expired"], status["ledger"]["unsent_at_death"]) == (0, 0)
+
+
+def advances(cluster: Cluster, before: int) -> None:
+    """Training gets beyond a learner step."""
+    cluster.until(lambda: cluster.step() > before, 120)
+
+
+def balanced(cluster: Cluster) -> None:
+    """G6: nothing is lost in silence, and here nothing is lost at all."""
+    ledger = cluster.status()["ledger"]
+    assert (accounted(ledger), ledger["lost"]) == (ledger["produced"], 0), ledger
+
+
+def test_a_killed_actor_comes_back(cluster: Cluster) -> None:
+    cluster.until(lambda: cluster.status().get("live") == 4, 60)
+    cluster.crash("actor", 1)
+    took = cluster.until(lambda: cluster.restarts("actor", 1) and cluster.status().get("live") == 4, 120)
+    FIGURES["an actor killed, four live again, s"] = took
+    before = cluster.step()
+    advances(cluster, before)
+    balanced(cluster)
+
+
+def test_a_killed_learner_goes_on_from_its_checkpoint(cluster: Cluster) -> None:
+    cluster.until(lambda: cluster.step() > 12, 120)
+    before = cluster.status()["policy_version"]
+    cluster.crash("learner")
+    took = cluster.until(lambda: cluster.restarts("learner") and cluster.status().get("policy_version", 0) > before + 1, 240)
+    FIGURES["the learner killed, training goes on, s"] = took
+    assert cluster.step() >= 10
+    balanced(cluster)
+
+
+def test_a_killed_replay_server_is_found_again_by_all(cluster: Cluster) -> None:
+    cluster.until(lambda: cluster.step() > 12, 120)
+    cluster.crash("replay")
+    took = cluster.until(lambda: cluster.step() > 12 and cluster.status().get("live") == 4, 300)
+    FIGURES["the replay server killed, training goes on, s"] = took
+    before = cluster.step()
+    advances(cluster, before)
+    balanced(cluster)
+
+
+def test_an_actor_whose_network_is_gone_for_20_seconds_is_missed_and_comes_back(cluster: Cluster) -> None:
+    cluster.until(lambda: cluster.status().get("live") == 4, 120)
+    network, name = f"{cluster.project}_run", f"{cluster.project}-actor-2"
+    run("docker", "network", "disconnect", network, name)
+    cut = time.monotonic()
+    cluster.until(lambda: cluster.status().get("live") == 3, 60)
+    time.sleep(max(0.0, 20 - (time.monotonic() - cut)))
+    run("docker", "network", "connect", network, name)
+    FIGURES["network back, four live again, s"] = cluster.until(lambda: cluster.status().get("live") == 4, 180)
+    before = cluster.step()
+    advances(cluster, before)
+    balanced(cluster)
+
+
+def test_ranks_change_by_a_restart_that_goes_on(cluster: Cluster) -> None:
+    before = cluster.step()
+    began = time.monotonic()
+    cluster.oatmill("scale", "--learners", "2")
+    cluster.until(lambda: len(ranks(cluster)) == 2 and cluster.step() > before, 240)
+    FIGURES["two ranks instead of one, training goes on, s"] = time.monotonic() - began
+    assert cluster.restarts("learner") == 0
+    balanced(cluster)
+
+
+def ranks(cluster: Cluster) -> set[str]:
+    """The ranks that the learner's container runs, by their environment."""
+    script = "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | grep ^RANK="
+    shown = subprocess.run(
+        ["docker", "exec", f"{cluster.project}-learner-1", "sh", "-c", script], capture_output=True, text=True, check=False
+    )
+    return {*shown.stdout.split()}
+
+
+def test_down_leaves_nothing(cluster: Cluster) -> None:
+    # Every role ends in order: what the engine had to kill ends with 137.
+    names = run("docker", "ps", *cluster.ours, "--format", "{{.Names}}").stdout.split()
+    began = time.monotonic()
+    watched = [subprocess.Popen(["docker", "wait", name], stdout=subprocess.PIPE, text=True) for name in names]
+    cluster.oatmill("down", "--volumes")
+    FIGURES["down, s"] = time.monotonic() - began
+    codes = dict(zip(names, (process.communicate(timeout=60)[0].strip() for process in watched), strict=True))
+    roles = {name: code for name, code in codes.items() if re.search("-(actor|learner|replay)-", name)}
+    assert {*roles.values()} == {"0"}, json.dumps(codes)
+    for what in (["ps", "--all"], ["network", "ls"], ["volume", "ls"]):
+        assert run("docker", *what, "--quiet", *cluster.ours).stdout == "", what
+    assert not (cluster.folder / "state" / "oatmill" / cluster.project).exists()
+    assert cluster.try_oatmill("status").returncode == 2

@@ -1,0 +1,190 @@
+"""`oatmill cluster` where there is no engine, a broken one, or no image; and that the files it needs are in the wheel."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.main import get_command
+
+import deploy.engines.start
+from deploy.cli.app import app
+from deploy.cli.entry import run_command
+from deploy.cli.roles import role_settings
+from deploy.engines.compose import HERE, SERVICES, ComposeCluster
+from recipes import yaml_format
+
+OPTIONS = {
+    "up": {
+        "--actors",
+        "--learners",
+        "--preset",
+        "--config",
+        "--run",
+        "--image",
+        "--gpu",
+        "--without",
+        "--timeout",
+        "--insecure",
+    },
+    "scale": {"--actors", "--learners"},
+    "status": {"--json"},
+    "down": {"--volumes"},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_options_are_the_promised_ones(name: str) -> None:
+    group: Any = get_command(app).commands["cluster"]  # type: ignore[attr-defined]
+    shown = {option for parameter in group.commands[name].params for option in parameter.opts if option.startswith("--")}
+    assert shown == OPTIONS[name] | {"--on", "--project", "--log-level"}
+
+
+def fake_docker(folder: Path, script: str) -> None:
+    """A program named docker."""
+    path = folder / "docker"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The one folder on PATH, empty; state is kept in another."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in [name for name in os.environ if name.startswith("OATMILL")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return folder
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of a command that ends with 2."""
+    assert run_command(arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("oatmill: error: ")
+    return lines[0]
+
+
+@pytest.mark.usefixtures("only")
+@pytest.mark.parametrize("command", [["up"], ["scale", "--actors", "2"], ["status"], ["down"]])
+def test_no_engine_is_one_line(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no container engine with Compose was found; install Docker" in refused(["cluster", *command], capsys)
+
+
+def test_docker_without_compose_is_no_engine(only: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake_docker(only, "echo \"docker: 'compose' is not a docker command.\" >&2; exit 1")
+    assert "no container engine with Compose was found" in refused(["cluster", "status"], capsys)
+
+
+def test_an_engine_that_does_not_run_is_named(only: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake_docker(only, 'test "$1" = compose || { echo "Cannot connect to the Docker daemon" >&2; exit 1; }')
+    said = refused(["cluster", "status"], capsys)
+    assert "docker is installed and does not answer (Cannot connect to the Docker daemon); start it" in said
+
+
+def test_a_named_engine_that_is_not_there_is_named(
+    only: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_docker(only, "exit 0")
+    monkeypatch.setenv("OATMILL_ENGINE", "nerdctl compose")
+    assert "OATMILL_ENGINE=nerdctl compose: there is no such program" in refused(["cluster", "up"], capsys)
+
+
+BAD: dict[str, tuple[list[str], str]] = {
+    "no cluster": (["status"], "there is no cluster oatmill; start one with `oatmill cluster up`"),
+    "no cluster to scale": (["scale", "--actors", "2"], "there is no cluster oatmill"),
+    "nothing to scale": (["scale"], "expected --actors N or --learners M, got neither"),
+    "a name that is none": (["status", "--project", "../x"], "--project takes a-z, 0-9, - and _, at most 41, got '../x'"),
+    "a service that must be": (
+        ["up", "--without", "replay"],
+        "--without takes prometheus, alertmanager, grafana, got 'replay'",
+    ),
+    "a setting that is none": (["up", "cartpole", "trainer.batchsize=3"], "the nearest is trainer.batch_size"),
+    "an image that is not to be had": (["up", "--image", "x:1"], "--image x:1 is not on this machine and cannot be pulled: no"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(case: str, only: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake_docker(only, 'case "$1" in image|pull) echo no >&2; exit 1;; esac')
+    arguments, expected = BAD[case]
+    assert expected in refused(["cluster", *arguments], capsys)
+
+
+def test_without_sources_an_image_has_to_be_named(
+    only: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_docker(only, "exit 0")
+    monkeypatch.setattr(deploy.engines.start, "can_build", lambda: False)
+    assert "--image is required: this oatmill was installed without its sources" in refused(["cluster", "up"], capsys)
+
+
+def test_up_hands_the_settings_over_and_a_second_one_does_not_start_replay_again(
+    only: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_docker(only, 'test "$1" = ps && printf "replay\\tx\\trunning\\tUp\\n"; exit 0')
+    monkeypatch.setenv("OATMILL_ACTORS", "99")  # what `up` was told counts more
+    arguments = ["cluster", "up", "cogs_v_clips", "--timeout", "0", "trainer.total_timesteps=12345"]
+    assert run_command([*arguments, "--actors", "3"]) == 0
+    first = ComposeCluster.of("oatmill", os.environ).environment()
+    assert (first["OATMILL_ACTORS"], first["OATMILL_RUN"], first["OATMILL_IMAGE"]) == ("3", "cogs_v_clips", "oatmill:0.1.0")
+    for name, value in first.items():
+        if name.startswith("OATMILL"):
+            monkeypatch.setenv(name, value)
+    # What a role makes of the mounted file and the two empty variables.
+    settings = role_settings(None, [], preset=None, config=Path(first["OATMILL_CONFIG"]))
+    assert (settings.trainer.total_timesteps, settings.env.kind, settings.actors.count) == (12345, "cogs", 3)
+    assert settings.replay.acknowledge == "durable"
+    monkeypatch.delenv("OATMILL_CONFIG")
+    assert run_command([*arguments, "--actors", "5", "--learners", "2"]) == 0
+    second = ComposeCluster.of("oatmill", os.environ).environment()
+    assert (second["OATMILL_ACTORS"], second["OATMILL_LEARNERS"]) == ("3", "2")
+    assert second["OATMILL_CONFIG_DIGEST"] == first["OATMILL_CONFIG_DIGEST"]
+    assert run_command([*arguments, "replay.acknowledge=memory"]) == 0
+    third = ComposeCluster.of("oatmill", os.environ).environment()
+    assert third["OATMILL_ACKNOWLEDGE"] == "memory"
+    assert third["OATMILL_CONFIG_DIGEST"] != first["OATMILL_CONFIG_DIGEST"]
+    assert "Grafana's user is admin" in capsys.readouterr().out
+
+
+def test_ranks_that_do_not_divide_the_batch_are_refused(only: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake_docker(only, 'test "$1" = ps && printf "replay\\tx\\trunning\\tUp\\n"; exit 0')
+    assert run_command(["cluster", "up", "cartpole", "--timeout", "0", "trainer.batch_size=32"]) == 0
+    capsys.readouterr()
+    assert "--learners 3 must divide the run's batch: trainer.batch_size=32" in refused(
+        ["cluster", "scale", "--learners", "3"], capsys
+    )
+    config = ComposeCluster.of("oatmill", os.environ).folder / "config.yaml"
+    assert yaml_format.load(config.read_text())["trainer"]["learners"] == 1
+
+
+def services() -> dict[str, Any]:
+    """Of compose.yaml."""
+    content: dict[str, Any] = yaml.safe_load((HERE / "compose.yaml").read_text())["services"]
+    return content
+
+
+def test_every_container_is_bounded_and_may_do_nothing_special() -> None:
+    assert {*services()} == {*SERVICES, "operator"}
+    for name, service in services().items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert set(service["logging"]["options"]) == {"max-size", "max-file"}, name
+        assert not {"privileged", "network_mode", "pid", "user"} & service.keys(), name
+        if name not in {"keys", "operator"}:
+            assert {"cpus", "memory"} == {*service["deploy"]["resources"]["limits"]}, name
+
+
+def test_ports_are_this_machines_own_and_images_are_pinned() -> None:
+    for name, service in services().items():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+        assert service["image"].startswith("${OATMILL_"), name
+        assert not service["image"].rstrip("}").endswith((":latest", "-latest")), name
+        assert ":" in service["image"].partition(":-")[2], name

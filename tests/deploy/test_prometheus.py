@@ -1,0 +1,118 @@
+"""The shipped Prometheus and Alertmanager files under their own tools; each alert is raised, is not raised, and has a page."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from learner import redflags
+from tests.deploy.prometheus_server import SHIPPED, need
+
+CASES = sorted((Path(__file__).parent / "prometheus").glob("*.yaml"))
+PAGE = Path(__file__).parents[2] / "docs" / "alerts.md"
+ALWAYS = {"Watchdog"}
+"""Alerts that no input keeps from being raised."""
+
+
+def rules(kind: str) -> list[dict[str, Any]]:
+    """The shipped rules of a kind, `alert` or `record`."""
+    groups = [group for path in (SHIPPED / "rules").iterdir() for group in yaml.safe_load(path.read_text())["groups"]]
+    return [rule for group in groups for rule in group["rules"] if kind in rule]
+
+
+ALERTS = {rule["alert"]: rule for rule in rules("alert")}
+
+
+def check(*command: str) -> None:
+    done = subprocess.run([need(command[0]), *command[1:]], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_alerts_are_the_promised_ones() -> None:
+    assert set(ALERTS) == {
+        "LearnerStalled",
+        "LossDominates",
+        "LossNonFinite",
+        "MuesliRatioOutOfRange",
+        "EntropyCollapsed",
+        "EntropyHigh",
+        "ExplainedVarianceNegative",
+        "LossSpike",
+        "ActorsMissing",
+        "ReplayStarved",
+        "ReplayFull",
+        "PolicyLagHigh",
+        "TargetDown",
+        "Watchdog",
+    }
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_rules_do_what_the_cases_say(path: Path) -> None:
+    check("promtool", "test", "rules", str(path))
+
+
+def test_the_configurations_are_valid() -> None:
+    check("promtool", "check", "config", str(SHIPPED / "prometheus.yml"))
+    check("promtool", "check", "rules", *map(str, sorted((SHIPPED / "rules").iterdir())))
+
+
+def test_alertmanager_takes_its_configuration() -> None:
+    check("amtool", "check-config", str(SHIPPED / "alertmanager.yml"))
+
+
+def test_every_alert_has_a_case_that_raises_it_and_one_that_does_not() -> None:
+    raised: set[str] = set()
+    quiet = set(ALWAYS)
+    for path in CASES:
+        for case in yaml.safe_load(path.read_text())["tests"]:
+            for look in case.get("alert_rule_test", ()):
+                (raised if look["exp_alerts"] else quiet).add(look["alertname"])
+    assert raised == set(ALERTS)
+    assert quiet == set(ALERTS)
+
+
+def test_every_recording_rule_has_a_case() -> None:
+    wanted = {rule["record"] for rule in rules("record")}
+    cases = (Path(__file__).parent / "prometheus" / "recording.yaml").read_text()
+    looked_at = set(re.findall(r"expr: .*?((?:term:|loss:)?oatmill_\w+:\w+)", cases))
+    assert looked_at == wanted
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_every_alert_has_its_page(name: str) -> None:
+    section = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert section, f"docs/alerts.md lacks the section {name}"
+    for part in ("**Symptom**", "**Meaning**", "**What to do**", "**How to verify**"):
+        assert part in section.group(1), f"{name} lacks {part}"
+    assert ALERTS[name]["annotations"]["runbook_url"] == f"docs/alerts.md#{name.lower()}"
+    assert ALERTS[name]["labels"]["severity"] in {"critical", "warning", "info", "none"}
+
+
+def test_the_page_has_no_section_without_an_alert() -> None:
+    assert set(re.findall(r"^## (\w+)$", PAGE.read_text(), re.MULTILINE)) == set(ALERTS)
+
+
+def test_thresholds_are_those_of_the_red_flags() -> None:
+    def bound(name: str, pattern: str) -> float:
+        found = re.search(pattern, ALERTS[name]["expr"])
+        assert found, name
+        return float(found.group(1))
+
+    uniform = math.log(redflags.ENTROPY_ACTIONS)
+    assert bound("LossDominates", r"mean5m > ([\d.]+)") == redflags.DOMINATES
+    assert bound("LossDominates", r"last > ([\d.]+)") == redflags.DOMINATES
+    assert bound("MuesliRatioOutOfRange", r"< ([\d.]+)") == redflags.MUESLI_RATIO[0]
+    assert bound("MuesliRatioOutOfRange", r"> ([\d.]+)") == redflags.MUESLI_RATIO[1]
+    assert bound("EntropyCollapsed", r"< ([\d.]+)") == pytest.approx(redflags.ENTROPY_LOW / uniform, abs=5e-4)
+    assert bound("EntropyHigh", r"> ([\d.]+)") == pytest.approx(redflags.ENTROPY_HIGH / uniform, abs=5e-4)
+    assert bound("EntropyHigh", r">= ([\d.]+)") == redflags.WARM_UP
+    assert f"{redflags.COMPARABLE}" in next(
+        r["expr"] for r in rules("record") if r["record"].startswith("loss:oatmill_loss_times")
+    )

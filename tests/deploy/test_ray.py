@@ -1,0 +1,148 @@
+"""Runs on a real Ray cluster of three nodes on this machine, of which one and then another is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.cli.entry import run_command
+from deploy.engines.ray_process import write_keys
+from tests.system.real_runs import ENDLESS, SMALL, environment
+
+BUDGET = 10_240
+NODE = {"object_store_memory": 80_000_000}
+
+
+def test_keys_are_put_where_only_this_user_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = write_keys({"secret.key": b"s\n", "trusted/actor.pub": b"a\n"})
+    assert {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == {
+        "secret.key": b"s\n",
+        "actor.pub": b"a\n",
+    }
+    assert [path.stat().st_mode & 0o077 for path in (folder, *folder.rglob("*"))] == [0, 0, 0, 0]
+
+
+def test_without_ray_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "deploy.engines.ray", raising=False)
+    assert run_command(["cluster", "status", "--on", "ray"]) == 2
+    assert "pip install 'oatmill[ray]'" in capsys.readouterr().err
+
+
+class RayCluster:
+    """A head with the driver and the ranks, a node for replay, and one for actors."""
+
+    def __init__(self, folder: Path) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.folder = folder
+        head = {"num_cpus": 3, "include_dashboard": False, **NODE}
+        self.cluster: Any = Cluster(initialize_head=True, head_node_args=head)
+        self.replay_node = self.cluster.add_node(num_cpus=0, resources={"oatmill_replay": 1}, **NODE)
+        self.actors_node = self.cluster.add_node(num_cpus=3, **NODE)
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """`oatmill cluster WORDS --on ray`."""
+        command = [sys.executable, "-m", "deploy", "cluster", *words, "--on", "ray"]
+        variables = environment() | {"RAY_ADDRESS": self.cluster.address}
+        return subprocess.Popen(
+            command, cwd=self.folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def do(self, *words: str) -> str:
+        """The same to its end; what it prints."""
+        process = self.start(*words)
+        said, complaints = process.communicate(timeout=120)
+        assert process.returncode == 0, complaints
+        return said
+
+    def status(self) -> dict[str, Any]:
+        """`status --json`."""
+        content: dict[str, Any] = json.loads(self.do("status", "--json"))
+        return content
+
+    def until(
+        self, driver: subprocess.Popen[str], done: Callable[[dict[str, Any]], bool], within_s: float = 150
+    ) -> dict[str, Any]:
+        """Ask until something is so."""
+        deadline = time.monotonic() + within_s
+        while True:
+            assert driver.poll() is None, driver.communicate()
+            process = self.start("status", "--json")
+            said, _ = process.communicate(timeout=60)
+            shown = json.loads(said) if process.returncode == 0 else None
+            if shown is not None and shown["run"] is not None and done(shown):
+                return dict(shown)
+            assert time.monotonic() < deadline, shown
+            time.sleep(1)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RayCluster]:
+    """Three nodes, taken down at the end."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'oatmill[ray]'")
+    # The nodes' workers import this checkout, as on a cluster where oatmill is installed.
+    monkeypatch.setattr(os, "environ", os.environ | environment())
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    made = RayCluster(tmp_path)
+    yield made
+    made.cluster.shutdown()
+
+
+def steps(shown: dict[str, Any]) -> int:
+    """Learner steps so far."""
+    return int(shown["run"]["learner"].get("learner_step") or 0)
+
+
+def pids(shown: dict[str, Any]) -> set[int]:
+    """Of the actors' processes on the nodes."""
+    return {one["pid"] for one in shown["processes"] if one["name"].startswith("actor")}
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("default")
+def test_a_run_goes_on_without_a_node_of_actors_and_ends_without_replays(cluster: RayCluster) -> None:
+    refused = cluster.start("up", "cartpole", *SMALL)
+    assert refused.wait(60) == 2
+    refused.communicate()
+    # Two ranks, to the end of the budget.
+    two = ["actors.count=2", f"trainer.total_timesteps={BUDGET}", "--learners", "2", "--insecure"]
+    assert cluster.do("up", "cartpole", *SMALL, *two, "--run", "short").endswith("short has ended\n")
+    ended = json.loads((cluster.folder / "runs" / "short" / "learner.json").read_text())
+    assert ended["env_steps"] == BUDGET
+
+    driver = cluster.start("up", "cartpole", *ENDLESS, "--insecure")
+    try:
+        cluster.until(driver, lambda shown: steps(shown) > 0)
+        cluster.do("scale", "--actors", "4")
+        before = cluster.until(driver, lambda shown: shown["run"]["live"] == 4 and len(pids(shown)) == 4)
+
+        cluster.cluster.remove_node(cluster.actors_node, allow_graceful=False)
+        cluster.cluster.add_node(num_cpus=3, **NODE)
+        after = cluster.until(
+            driver,
+            lambda shown: shown["run"]["live"] == 4 and len(pids(shown)) == 4 and bool(pids(shown) - pids(before)),
+        )
+        cluster.until(driver, lambda shown: steps(shown) > steps(after))
+
+        cluster.cluster.remove_node(cluster.replay_node, allow_graceful=False)
+        _, complaints = driver.communicate(timeout=90)
+        assert driver.returncode == 1
+        lines = complaints.splitlines()
+        assert len(lines) == 1
+        assert lines[0].startswith("oatmill: error: the node of replay is lost")
+    finally:
+        driver.kill()
+        driver.communicate()

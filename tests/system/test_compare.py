@@ -1,0 +1,53 @@
+"""`oatmill compare` with real runs: it can be stopped, goes on where it stopped, and runs nothing twice."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.system.real_runs import SMALL, all_gone, command, environment, heed_ctrl_c, oatmill
+
+SETTINGS = [*SMALL, "actors.count=1", "trainer.total_timesteps=15000", "trainer.losses.muesli_model.policy_pred_coef=0.1"]
+ARGUMENTS = ["compare", "cartpole", "--out", "cmp", "--arms", "baseline,muesli", "--seeds", "1", *SETTINGS]
+
+
+@pytest.mark.slow
+def test_it_goes_on_after_ctrl_c_and_keeps_what_is_finished(tmp_path: Path) -> None:
+    first, second = (tmp_path / "cmp" / "runs" / arm / "seed-0" for arm in ("baseline", "muesli"))
+    process = subprocess.Popen(
+        command(*ARGUMENTS),
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=heed_ctrl_c,  # noqa: PLW1509  (this process has no threads)
+    )
+    deadline = time.monotonic() + 90
+    while not (second / "metrics.jsonl").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped with 1 of 2 runs finished; the same command goes on" in errors
+    assert all_gone(second)
+    written = (first / "summary.json").stat().st_mtime_ns
+    done = oatmill(tmp_path, *ARGUMENTS, "--json", timeout_s=120)
+    assert done.returncode == 0, done.stderr
+    assert "run 1 of 2: baseline, seed 0 was finished before" in done.stderr
+    assert (first / "summary.json").stat().st_mtime_ns == written
+    report = json.loads(done.stdout)
+    assert report["reference"] == "baseline"
+    assert report["arms"]["muesli"]["seeds"] == [0]
+    assert report["arms"]["muesli"]["losses"]["muesli_model"]["gradient_share"] > 0
+    assert "nothing here is sure" in report["verdict"][1]
+    other = oatmill(tmp_path, *ARGUMENTS, "trainer.gamma=0.9")
+    assert other.returncode == 2
+    assert "was run with trainer.gamma=0.99" in other.stderr

@@ -1,0 +1,66 @@
+"""`oatmill doctor` on real runs: one that is healthy, and some that were made bad on purpose."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.system.real_runs import oatmill
+
+CMPO = "trainer.losses.cmpo"
+BAD = {
+    "a prior that never moves": (
+        ["cartpole", "--preset", "conservative", f"{CMPO}.prior_ema_rate=1e-6", "trainer.total_timesteps=40000"],
+        ("cmpo prior", f"{CMPO}.prior_ema_rate=0.1"),
+    ),
+    "a coefficient of 10": (
+        ["cartpole", "--preset", "conservative", f"{CMPO}.kl_coef=10", "trainer.total_timesteps=40000"],
+        ("cmpo", f"{CMPO}.kl_coef="),
+    ),
+    "a learning rate times 100": (
+        ["cartpole", "trainer.optimizer.learning_rate=0.1", "trainer.total_timesteps=40000"],
+        ("learning rate", "trainer.optimizer.learning_rate=0.01"),
+    ),
+    "one starved actor": (
+        ["cartpole", "actors.count=1", "actors.envs_per_actor=1", "trainer.total_timesteps=6000"],
+        ("bottleneck", "actors.envs_per_actor=4"),
+    ),
+    "Muesli at 1.0 with 157 actions": (
+        [
+            "cogs_v_clips",
+            "env.mission=easy_hearts",
+            "--preset",
+            "conservative",
+            "trainer.losses.muesli_model.policy_pred_coef=1.0",
+            "trainer.total_timesteps=24000",
+        ],
+        ("dominance", "trainer.losses.muesli_model.policy_pred_coef=0.1"),
+    ),
+}
+
+
+def findings_of(folder: Path, *arguments: str) -> dict[str, list[str]]:
+    """What the doctor says is wrong with a run: topics, each with the settings to try."""
+    run = oatmill(folder, "train", *arguments, "--run-dir", "run", timeout_s=240)
+    assert run.returncode == 0, run.stderr
+    said = json.loads(oatmill(folder, "doctor", "run", "--json").stdout)
+    found = {finding["topic"]: finding["tries"] for finding in said["findings"] if finding["wrong"]}
+    assert said["healthy"] == (not found)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", BAD)
+def test_what_was_made_bad_is_found_and_the_way_back_is_named(tmp_path: Path, name: str) -> None:
+    arguments, (topic, setting) = BAD[name]
+    found = findings_of(tmp_path, *arguments)
+    assert any(tried.startswith(setting) for tried in found[topic]), found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_nothing_is_wrong_with_a_healthy_run(tmp_path: Path) -> None:
+    assert findings_of(tmp_path, "cartpole", "trainer.total_timesteps=60000") == {}
