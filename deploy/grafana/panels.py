@@ -17,7 +17,9 @@ LOSS_COLORS = {
     "dynamics": "orange",
     "muesli_model": "red",
 }
-"""A loss has the same colour wherever it is drawn; its terms have it too."""
+"""A loss has the same colour wherever it is drawn as one line."""
+LOSS = "{{loss}}"
+"""Stands for a loss's name at the beginning of a legend."""
 
 Steps = Sequence[tuple[float | None, str]]
 GOOD: Steps = ((None, "green"),)
@@ -50,7 +52,7 @@ class Panel:
         low: the axis's lower end.
         high: its upper end.
         decimals: digits behind the point.
-        dashed: the legend of a series that is a limit, drawn dashed.
+        dashed: the legend of series that are a limit, or the second kind of two, drawn dashed.
         texts: words that stand for values.
     """
 
@@ -214,13 +216,14 @@ def _overrides(panel: Panel) -> list[dict[str, Any]]:
     if panel.kind != "timeseries":
         return []
     found = []
-    if any("{{loss}}" in query.legend for query in panel.queries):
-        one_line_a_loss = all(query.legend == "{{loss}}" for query in panel.queries)
-        for loss, color in LOSS_COLORS.items() if one_line_a_loss else ():
-            found.append(_override(loss, {"color": {"mode": "fixed", "fixedColor": color}}))
+    # The terms of one loss would not be told apart in one colour: such a panel keeps Grafana's own.
+    for suffix in (legend.removeprefix(LOSS) for query in panel.queries if LOSS in (legend := query.legend)):
+        for loss, color in LOSS_COLORS.items() if "{{" not in suffix else ():
+            found.append(_override(f"{loss}{suffix}", {"color": {"mode": "fixed", "fixedColor": color}}))
     if panel.dashed:
         style = {"custom.lineStyle": {"fill": "dash", "dash": [10, 10]}, "custom.stacking": {"mode": "none"}}
-        found.append(_override(panel.dashed, style | {"custom.fillOpacity": 0}))
+        names = [panel.dashed.replace(LOSS, loss) for loss in LOSS_COLORS] if LOSS in panel.dashed else [panel.dashed]
+        found += [_override(name, style | {"custom.fillOpacity": 0}) for name in names]
     return found
 
 

@@ -170,12 +170,13 @@ LOSSES = Dashboard(
         ),
         Panel(
             "Times the median, by value and by gradient",
-            "Above 10 in both a loss dominates. A cross-entropy counts by its KL.",
+            "Above 10 in both a loss dominates; dashed is by gradient. A cross-entropy counts by its KL.",
             "short",
             [
                 Query("loss:oatmill_loss_times_median:mean5m", "{{loss}} value"),
                 Query("loss:oatmill_loss_gradient_times_median:last", "{{loss}} gradient"),
             ],
+            dashed="{{loss}} gradient",
             log=True,
             thresholds=TEN_TIMES,
             bands=True,

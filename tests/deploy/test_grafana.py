@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from deploy.grafana.generate import FOLDER, rendered
+from deploy.grafana.panels import LOSS_COLORS
 from tests.deploy.prometheus_server import SHIPPED
 
 DASHBOARDS = {name: json.loads(text) for name, text in rendered().items()}
@@ -38,6 +39,22 @@ def test_every_panel_says_what_it_shows(name: str) -> None:
         assert panel["datasource"]["uid"] == "${datasource}"
         for target in panel["targets"]:
             assert "rate(" not in target["expr"] or "[$__rate_interval]" in target["expr"], panel["title"]
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_a_loss_has_one_colour_wherever_it_is_one_line(name: str) -> None:
+    for panel in panels(name):
+        fixed = {
+            (override["matcher"]["options"], entry["value"]["fixedColor"])
+            for override in panel["fieldConfig"]["overrides"]
+            for entry in override["properties"]
+            if entry["id"] == "color"
+        }
+        legends = {target["legendFormat"] for target in panel["targets"]}
+        per_loss = {legend for legend in legends if legend.startswith("{{loss}}") and "{{term}}" not in legend}
+        assert fixed == {
+            (legend.replace("{{loss}}", loss), colour) for legend in per_loss for loss, colour in LOSS_COLORS.items()
+        }
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
