@@ -175,7 +175,7 @@ class AgentModel(nn.Module):
         return ActOutput(self.policy(latent), self.codec.value(self.value(latent)), core_state)
 
     def latents(self, observations: Tensor, core_state: Tensor, ends_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """The trunk over time.
+        """The trunk over time; no gradient flows through the steps of `burn_in`, nor back into them.
 
         Args:
             observations: `[B, T, ...]` or `[B, T + 1, ...]`.
@@ -185,11 +185,22 @@ class AgentModel(nn.Module):
         Returns:
             Latents `[B, T, H]` and the recurrent states `[B, T, S]` after each step, before any reset.
         """
-        batch, steps = observations.shape[:2]
-        encoded = self.encoder(observations.flatten(0, 1)).unflatten(0, (batch, steps))
         if self.core is None:
-            return encoded, core_state.unsqueeze(1).expand(-1, steps, -1)
-        return self.core.unroll(encoded, core_state, ends_BT)
+            encoded = self.encoded(observations)
+            return encoded, core_state.unsqueeze(1).expand(-1, encoded.shape[1], -1)
+        warm = self.spec.settings.burn_in
+        if not warm:
+            return self.core.unroll(self.encoded(observations), core_state, ends_BT)
+        with torch.no_grad():  # these steps make the state that the others start from, and nothing is learned from them
+            first = self.core.unroll(self.encoded(observations[:, :warm]), core_state, ends_BT[:, :warm])
+        core_state = first[1][:, -1].masked_fill(ends_BT[:, warm - 1 : warm], 0.0)
+        rest = self.core.unroll(self.encoded(observations[:, warm:]), core_state, ends_BT[:, warm:])
+        return torch.cat([first[0], rest[0]], 1), torch.cat([first[1], rest[1]], 1)
+
+    def encoded(self, observations: Tensor) -> Tensor:
+        """The encoder over time: `[B, T, ...]` to `[B, T, width]`."""
+        encoded: Tensor = self.encoder(observations.flatten(0, 1)).unflatten(0, observations.shape[:2])
+        return encoded
 
     def forward(
         self, observations: Tensor, core_state: Tensor, ends_BT: Tensor, actions: Tensor, needs: ModelNeeds

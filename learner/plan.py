@@ -111,7 +111,7 @@ def make_plan(
     return Plan(
         nodes=tuple(nodes),
         auto={path: value for choice in choices for path, value in choice.auto.items()},
-        notes=tuple(note for choice in choices for note in choice.notes),
+        notes=(*returns_notes(trainer, action), *(note for choice in choices for note in choice.notes)),
         needs=model_needs(chosen, trainer),
     )
 
@@ -146,6 +146,13 @@ def check(trainer: TrainerSettings) -> None:
             "trainer.returns=retrace corrects returns with the prior's model, so it needs trainer.losses.dynamics.enabled=true "
             "with both of its coefficients above 0; enable it or set trainer.returns to gae_vtrace"
         )
+
+
+def returns_notes(trainer: TrainerSettings, action: ActionSpace) -> tuple[str, ...]:
+    """What a user should know of how returns are made."""
+    if trainer.returns == "retrace" and action.factored and len(action.sizes) > 1:
+        return ("returns=retrace with several factors takes the prior's v for the expected q of the next state",)
+    return ()
 
 
 def supporting_nodes(losses: Sequence[type[Loss]], trainer: TrainerSettings) -> list[type[Node]]:

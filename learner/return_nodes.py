@@ -107,7 +107,10 @@ class GaeVtraceSigma(Node):
 
 
 class Retrace(Node):
-    """Retrace with the prior's policy and one-step model, and sigma from the prior's values."""
+    """Retrace with the prior's policy and one-step model, and sigma from the prior's values.
+
+    With several factors the prior's value stands for the expected q.
+    """
 
     name = "returns"
 
@@ -135,7 +138,10 @@ class Retrace(Node):
         sizes, factored = self.model.sizes, self.model.factored
         q_taken = distribution.log_prob(prior_q_BTA, actions_BT, sizes, factored=factored) / len(sizes)
         difference = prior_log_probs_BTA - behaviour_log_probs_BTA
-        expected_q = distribution.factor_sums(prior_log_probs_BTA.exp() * prior_q_BTA, sizes).mean(-1)
+        # q is known only of actions that differ from the taken one in one factor: with several factors no mean of those is
+        # E_pi q where the behaviour policy chose the others. v_prior stands for the same number.
+        known = len(sizes) == 1
+        expected_q = (prior_log_probs_BTA.exp() * prior_q_BTA).sum(-1) if known else prior_value_BT1[:, :-1]
         target = retrace(
             rewards_BT=rewards_BT,
             terminated_BT=terminated_BT,

@@ -59,6 +59,29 @@ def test_a_new_network_is_nearly_uniform_and_predicts_0() -> None:
     assert reward.abs().max() == value.abs().max() == 0
 
 
+@pytest.mark.parametrize("core", ["lstm", "gru"])
+def test_burn_in_changes_no_number_and_lets_no_gradient_back(core: str) -> None:
+    # Three steps warm the state up. Row 0's episode ends in them, row 1's at the last of them, row 2's not at all.
+    models = [make_model(core=core, burn_in=3), make_model(core=core)]
+    observations = torch.randn(3, 6, OBSERVATION)
+    ends = torch.zeros(3, 6, dtype=torch.bool)
+    ends[0, 1] = ends[1, 2] = True
+    start = torch.randn(3, models[0].spec.core_state_size)
+    sources = [observations.clone().requires_grad_() for _ in models]
+    latents = [model.latents(source, start, ends) for model, source in zip(models, sources, strict=True)]
+    for ours, expected in zip(*latents, strict=True):
+        torch.testing.assert_close(ours, expected)
+    reached = []
+    for (latent, _), source in zip(latents, sources, strict=True):
+        (gradient,) = torch.autograd.grad(latent[:, 5].sum(), source, retain_graph=True)
+        reached.append((gradient.abs().sum(-1) > 0).tolist())
+    late = [False] * 3 + [True] * 3
+    assert reached[0] == [late, late, late]
+    assert reached[1] == [[False] * 2 + [True] * 4, late, [True] * 6], "what burn-in cuts off"
+    (gradient,) = torch.autograd.grad(latents[0][0][:, :3].sum(), sources[0])
+    assert gradient.abs().max() == 0, "the steps themselves are not trained on"
+
+
 @pytest.mark.parametrize(("core", "size"), [("none", 0), ("gru", 6), ("lstm", 12)])
 def test_an_episode_starts_from_zeros(core: str, size: int) -> None:
     model = make_model(core=core)

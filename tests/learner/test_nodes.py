@@ -189,14 +189,13 @@ def test_the_retrace_node_is_retrace_of_the_priors_policy_and_model(sizes: tuple
     )
     columns = distribution.action_columns(inputs["actions_BT"], sizes, factored=factored)
     policy = prior["prior_log_probs_BTA"].exp()
-    parts = [(policy * q)[..., :2].sum(-1), (policy * q)[..., 2:].sum(-1)] if factored else [(policy * q).sum(-1)]
     ratio = (prior["prior_log_probs_BTA"] - inputs["behaviour_log_probs_BTA"]).gather(-1, columns).sum(-1).exp()
     expected = retrace(
         rewards_BT=inputs["rewards_BT"],
         terminated_BT=inputs["terminated_BT"],
         truncated_BT=inputs["truncated_BT"],
         q_taken_BT=q.gather(-1, columns)[..., 0],  # the taken action's q, whichever factor's column it is read from
-        expected_q_BT=torch.stack(parts).mean(0),
+        expected_q_BT=prior["prior_value_BT1"][:, :-1] if factored else (policy * q).sum(-1),
         final_value_BT=prior["prior_final_value_BT"],
         bootstrap_value_B=prior["prior_value_BT1"][:, -1],
         importance_ratio_BT=ratio,
@@ -207,6 +206,35 @@ def test_the_retrace_node_is_retrace_of_the_priors_policy_and_model(sizes: tuple
     torch.testing.assert_close(written["advantage_BT"], expected - prior["prior_value_BT1"][:, :-1], atol=1e-4, rtol=1e-4)
     root_mean_square = written["advantage_BT"][inputs["mask_BT"]].square().mean().sqrt()
     torch.testing.assert_close(written["sigma"], root_mean_square)
+
+
+def test_with_exact_values_retrace_has_no_bias_where_several_factors_were_chosen_by_another_policy() -> None:
+    # Two steps, then the episode ends with the reward q(a_1) of the joint action; q and v of the prior are exact. Over the
+    # behaviour policy's draws of a_1 the mean of G_0 = gamma [v + c (q(a_1) - q(a_1))] is gamma E_pi q. A mean over factors of
+    # E_pi q(b, others as taken) would depend on which others the behaviour policy takes.
+    sizes = (2, 2)
+    context, _ = world(make_spec(sizes=sizes, factored=True))
+    values = torch.tensor([[1.0, -2.0], [0.5, 4.0]])
+    prior = [torch.tensor([0.8, 0.2]), torch.tensor([0.3, 0.7])]
+    behaviour = [torch.tensor([0.25, 0.75]), torch.tensor([0.6, 0.4])]
+    exact = float(torch.einsum("a,b,ab->", *prior, values))
+    mean = 0.0
+    for a, b in np.ndindex(sizes):
+        context.normaliser.load({"moment": 0.0, "weight": 0.0})
+        written = Retrace(context).prepare(
+            rewards_BT=torch.tensor([[0.0, values[a, b].item()]]),
+            terminated_BT=torch.tensor([[False, True]]),
+            truncated_BT=torch.zeros(1, 2, dtype=torch.bool),
+            mask_BT=torch.ones(1, 2, dtype=torch.bool),
+            actions_BT=torch.tensor([[[0, 0], [a, b]]]),
+            behaviour_log_probs_BTA=torch.cat(behaviour).log().expand(1, 2, 4),
+            prior_log_probs_BTA=torch.cat(prior).log().expand(1, 2, 4),
+            prior_q_BTA=torch.stack([torch.zeros(4), torch.cat([values[:, b], values[a]])]).unsqueeze(0),
+            prior_value_BT1=torch.tensor([[0.0, exact, 0.0]]),
+            prior_final_value_BT=torch.zeros(1, 2),
+        )
+        mean += float(behaviour[0][a] * behaviour[1][b]) * written["value_target_BT"][0, 0].item()
+    assert mean == pytest.approx(GAMMA * exact, abs=1e-6)
 
 
 def test_the_moments_of_targets_and_errors_are_measured_where_steps_count() -> None:

@@ -133,6 +133,10 @@ def test_the_notes_say_what_is_a_heuristic_and_what_is_ignored() -> None:
     assert any("each one's own expectation" in note for note in make_plan(make_trainer(), AgentSettings(), factored).notes)
     chosen = make_trainer("full", {"losses.cmpo.baseline": "prior_expected_q"})
     assert not make_plan(chosen, AgentSettings(), factored).notes
+    corrected = make_trainer("full", {"losses.cmpo.baseline": "prior_expected_q", "returns": "retrace"})
+    (note,) = make_plan(corrected, AgentSettings(), factored).notes
+    assert "takes the prior's v for the expected q" in note
+    assert not make_plan(corrected, AgentSettings(), ActionSpace((3,))).notes
 
 
 def test_reads_and_writes_are_derived_from_the_signatures() -> None:
