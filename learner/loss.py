@@ -53,6 +53,8 @@ class Statistic:
 
 
 Terms = Mapping[str, Term | Statistic]
+OWN_NUMBERS = ("raw", "coef", "weighted", "share", "gradient_norm", "gradient_share", "gradient_cosine")
+"""What is reported of every loss; beside them its terms and statistics lie flat, so none of those may have such a name."""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from learner.plan import GRADIENT
 from learner.redflags import FLAGS
 from learner.report import StepReport
-from learner.step import GRADIENT, Record
+from learner.step import Record
 from protocol.processes import ProcessCollector
 
 TERMS: dict[str, tuple[str, ...]] = {

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from agent.model import ModelOutputs
-from learner.loss import Context, Loss, Node, Statistic, Term, Terms, method_reads
+from learner.loss import OWN_NUMBERS, Context, Loss, Node, Statistic, Term, Terms, method_reads
 from learner.plan import Plan
+from protocol.errors import UserError
 
 MODEL_INPUTS = frozenset({"observations_BT1", "core_state_BS", "actions_BT", "terminated_BT", "truncated_BT"})
 """What the model's forward pass takes of a minibatch, whether or not a loss reads it."""
@@ -59,6 +60,7 @@ class Objective:
         self.compute_reads = {loss.name: method_reads(type(loss), "compute") for loss in self.losses}
         self.coefs: dict[Key, float] = {}
         self.is_term: Tensor | None = None  # [n], of the columns of `Weighed.sums`
+        self.measured: frozenset[Key] = frozenset()  # what `measure` gave
 
     @torch.no_grad()
     def prepare(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -90,6 +92,7 @@ class Objective:
             if hasattr(node, "measure"):
                 statistics = node.measure(**select(values, node, "measure"))
                 found.update({(node.name, name): statistic for name, statistic in statistics.items()})
+        self.measured = frozenset(found)
         return tuple(found), sums_and_counts(list(found.values()))
 
     def minibatch(self, values: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
@@ -116,6 +119,7 @@ class Objective:
         values_of = [masked_sum(entry) for entry in entries.values()]
         sums = torch.stack([torch.stack(values_of).detach(), counts_of(list(entries.values()))])
         if self.is_term is None:
+            refuse_double_names(entries, self.measured)
             self.is_term = torch.tensor([isinstance(entry, Term) for entry in entries.values()], device=sums.device)
         # A statistic may be NaN. What is broken is told beside the counts, so that all ranks skip an update or none does.
         counts, broken = self.context.reducer.sum(torch.stack([sums[1], (self.is_term & ~sums[0].isfinite()).float()]))
@@ -127,6 +131,19 @@ class Objective:
                 self.coefs[loss, name] = coef
                 losses[loss] = losses[loss] + coef * values_of[position] * scale[position]
         return Weighed(losses, tuple(entries), sums, broken)
+
+
+def refuse_double_names(computed: Iterable[Key], measured: Iterable[Key]) -> None:
+    """Refuse a number that would be reported in another one's place.
+
+    Raises:
+        UserError: if one has the name of a loss's own numbers, or comes from `compute` and `measure` both.
+    """
+    for loss, name in {*computed, *measured}:
+        if name in {*OWN_NUMBERS, "terms"}:
+            raise UserError(f"the loss {loss} reports {name!r}, which every loss reports of itself; give it another name")
+    for loss, name in set(computed) & set(measured):
+        raise UserError(f"the loss {loss} reports {name!r} from compute and from measure; give one of them another name")
 
 
 def select(values: Mapping[str, Tensor], node: Node, method: str) -> dict[str, Tensor]:

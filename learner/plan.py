@@ -7,6 +7,7 @@ writers of a name or a circle in it is refused with the names.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -36,6 +37,8 @@ LOSSES: tuple[Choose, ...] = (
 )
 """The losses in the order in which they are applied. A new loss is a line here."""
 
+GRADIENT = "gradient"
+"""Where a loss's name stands, when every loss is finite and their gradient is not."""
 BATCH_NAMES = frozenset(get_type_hints(BatchInputs))
 
 
@@ -172,8 +175,11 @@ def order(nodes: Sequence[type[Node]]) -> list[type[Node]]:
     """Sort nodes so that each comes after the writers of what it reads; ties keep the order in which they are given.
 
     Raises:
-        SettingsError: if a name has two writers or none, or the nodes wait for each other in a circle.
+        SettingsError: if two nodes have one name, a name has two writers or none, or the nodes wait for each other in a circle.
     """
+    for name, number in Counter(node.name for node in nodes).items():
+        if number > 1 or name == GRADIENT:
+            raise SettingsError(f"the name {name} is taken, and numbers are reported by name; give your own loss another one")
     writer = writers(nodes)
     sorter: TopologicalSorter[int] = TopologicalSorter()
     for position, node in enumerate(nodes):

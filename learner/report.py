@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from learner.loss import OWN_NUMBERS
 from learner.objective import Key
 from learner.reduce import Reducer
 from learner.step import Record
@@ -74,10 +75,7 @@ class LossReport:
 
     def to_dict(self) -> dict[str, Any]:
         """For metrics.jsonl and summary.json: terms and statistics lie flat beside the loss's own numbers."""
-        own = {
-            name: getattr(self, name)
-            for name in ("raw", "coef", "weighted", "share", "gradient_norm", "gradient_share", "gradient_cosine")
-        }
+        own = {name: getattr(self, name) for name in OWN_NUMBERS}
         terms = {name: {"raw": term.raw, "coef": term.coef, "weighted": term.weighted} for name, term in self.terms.items()}
         return own | {name: term.raw for name, term in self.terms.items()} | dict(self.statistics) | {"terms": terms}
 

@@ -15,11 +15,8 @@ from agent.model import AgentModel
 from learner.gradients import trunk_gradients
 from learner.loss import Context
 from learner.objective import Key, Objective, Weighed
-from learner.plan import Plan
+from learner.plan import GRADIENT, Plan
 from protocol.settings import MetricsSettings
-
-GRADIENT = "gradient"
-"""Where a loss's name stands, when every loss is finite and their gradient is not."""
 
 
 @dataclass

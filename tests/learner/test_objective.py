@@ -13,6 +13,7 @@ from agent.model import ModelNeeds
 from learner.loss import Context, Loss, Node, Statistic, Term, Terms
 from learner.objective import Objective, sums_and_counts
 from learner.plan import Plan
+from protocol.errors import UserError
 from protocol.trajectory import Array
 from tests.learner import oracles
 from tests.learner.worlds import inputs_of, make_batch, make_context, make_spec, make_trainer, make_updater_of, weigh
@@ -112,6 +113,33 @@ def test_a_node_must_write_tensors_with_the_batch_in_front() -> None:
 
     with pytest.raises(AssertionError, match="thing must have B in front or no axes"):
         objective_of(Wrong).prepare({"mask_BT": torch.ones(2, 3, dtype=torch.bool)})
+
+
+@pytest.mark.parametrize("name", ["raw", "share", "gradient_norm", "terms"])
+@pytest.mark.parametrize("kind", ["computed", "measured"])
+def test_a_number_that_would_be_reported_in_another_ones_place_is_refused(name: str, kind: str) -> None:
+    class Odd(Two):
+        def measure(self, *, mask_BT: Tensor) -> dict[str, Statistic]:
+            return {name if kind == "measured" else "z": Statistic(mask_BT.float(), mask_BT)}
+
+        def compute(self, *, x_BT: Tensor) -> Terms:
+            return {name if kind == "computed" else "x": Term(x_BT, MASK, 2.0)}
+
+    objective = objective_of(Odd)
+    objective.measure({"mask_BT": MASK})
+    with pytest.raises(UserError, match=f"the loss two reports '{name}', which every loss reports of itself"):
+        objective.weigh({"x_BT": torch.ones(1, 3)}, {})  # type: ignore[typeddict-item]
+
+
+def test_a_statistic_of_the_batch_does_not_take_a_minibatchs_place() -> None:
+    class Twice(Two):
+        def measure(self, *, mask_BT: Tensor) -> dict[str, Statistic]:
+            return {"seen": Statistic(mask_BT.float(), mask_BT)}
+
+    objective = objective_of(Twice)
+    objective.measure({"mask_BT": MASK})
+    with pytest.raises(UserError, match="the loss two reports 'seen' from compute and from measure"):
+        objective.weigh({"x_BT": torch.ones(1, 3)}, {})  # type: ignore[typeddict-item]
 
 
 def test_statistics_of_the_whole_batch_are_measured_by_node() -> None:

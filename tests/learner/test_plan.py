@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypedDict
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from agent.model import ModelNeeds
 from agent.settings import AgentSettings
-from learner.loss import Choice, Loss, Node, Question, Term, Terms, method_reads, node_reads, node_writes
+from learner.loss import Node, Question, method_reads
 from learner.losses.cmpo import ExactCmpo, ReturnCmpo, SampledCmpo
 from learner.losses.muesli_model import MuesliModel, PriorMuesliModel
-from learner.plan import LOSSES, Plan, make_plan, order
+from learner.plan import LOSSES, Plan, make_plan
 from learner.return_nodes import GaeVtrace, GaeVtraceSigma, Retrace
 from protocol.errors import SettingsError
 from protocol.spaces import ActionSpace
@@ -153,114 +153,6 @@ def test_reads_and_writes_are_derived_from_the_signatures() -> None:
     ]
     assert plan.writes["unroll"] == ["model_logits_BTKA", "model_reward_raw_BTK", "model_value_raw_BTK"]
     assert "sigma" in plan.reads["cmpo"]
-
-
-class ThingWrites(TypedDict):
-    thing_BT: Tensor
-
-
-class Planted(Loss):
-    name: ClassVar[str] = "planted"
-
-    def compute(self, *, mask_BT: Tensor) -> Terms:
-        return {"one": Term(mask_BT.float(), mask_BT, 1.0)}
-
-
-class Writer(Planted):
-    name = "writer"
-
-    def prepare(self, *, mask_BT: Tensor) -> ThingWrites:
-        return {"thing_BT": mask_BT.float()}
-
-
-class OtherWriter(Writer):
-    name = "other_writer"
-
-
-class Reader(Loss):
-    name = "reader"
-
-    def compute(self, *, thing_BT: Tensor, mask_BT: Tensor) -> Terms:
-        return {"one": Term(thing_BT, mask_BT, 1.0)}
-
-
-class EchoWrites(TypedDict):
-    echo_BT: Tensor
-
-
-class Echo(Planted):
-    name = "echo"
-
-    def prepare(self, *, thing_BT: Tensor) -> EchoWrites:
-        return {"echo_BT": thing_BT}
-
-
-class Circle(Planted):
-    name = "circle"
-
-    def prepare(self, *, echo_BT: Tensor) -> ThingWrites:
-        return {"thing_BT": echo_BT}
-
-
-class BatchWrites(TypedDict):
-    mask_BT: Tensor
-
-
-class OverwritesTheBatch(Planted):
-    name = "overwriter"
-
-    def prepare(self, *, mask_BT: Tensor) -> BatchWrites:
-        return {"mask_BT": mask_BT}
-
-
-def test_a_reader_comes_after_its_writer_wherever_it_stands_in_the_table() -> None:
-    assert order([Reader, Echo, Writer]) == [Writer, Reader, Echo]
-    assert order([Writer, Reader]) == [Writer, Reader]
-
-
-def test_ties_keep_the_tables_order() -> None:
-    class First(Planted):
-        name = "first"
-
-    class Second(Planted):
-        name = "second"
-
-    assert order([Second, First]) == [Second, First]
-    assert order([First, Reader, Second, Writer]) == [First, Second, Writer, Reader]
-
-
-@pytest.mark.parametrize(
-    ("nodes", "message"),
-    [
-        ([Writer, OtherWriter], "thing_BT has two writers, writer and other_writer"),
-        ([OverwritesTheBatch], "mask_BT has two writers, the batch and overwriter"),
-        ([Reader], "reader reads thing_BT, which nobody writes"),
-        ([Echo, Circle], "wait for each other and cannot be ordered: .*echo"),
-    ],
-)
-def test_two_writers_an_unknown_read_and_a_circle_are_refused_by_name(nodes: list[type[Node]], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        order(nodes)
-
-
-def test_a_loss_of_ones_own_is_a_line_in_the_table() -> None:
-    trainer = make_trainer("baseline")
-    losses = (*LOSSES, lambda _question: Choice(Reader), lambda _question: Choice(Writer))
-    plan = make_plan(trainer, AgentSettings(), ActionSpace((3,)), losses=losses)
-    assert plan.order[-2:] == ["writer", "reader"]
-
-
-def test_a_loss_that_reads_what_nobody_writes_is_refused_by_name() -> None:
-    with pytest.raises(SettingsError, match="reader reads thing_BT, which nobody writes"):
-        make_plan(make_trainer("baseline"), AgentSettings(), ActionSpace((3,)), losses=(lambda _question: Choice(Reader),))
-
-
-def test_reads_are_those_of_all_methods_and_writes_those_of_prepare() -> None:
-    assert node_reads(Reader) == {"thing_BT", "mask_BT"}
-    assert method_reads(Reader, "prepare") == frozenset()
-    assert node_writes(Writer) == {"thing_BT"}
-    assert node_writes(Reader) == frozenset()
-    assert "sigma" in node_reads(ExactCmpo)
 
 
 def test_every_choice_answers_the_same_question() -> None:
