@@ -225,16 +225,18 @@ class SampledCmpo(Loss):
         prior_value_BT1: Tensor,
         prior_sampled_q_BTN: Tensor,
         cmpo_sampled_advantage_BTN: Tensor,
+        cmpo_weights_BTN: Tensor,
         sigma: Tensor,
         mask_BT: Tensor,
     ) -> dict[str, Statistic]:
-        """Statistics of the drawn actions' advantages."""
+        """Statistics of the drawn actions' advantages; `total_variation` is an estimate, 1/2 E_prior |w - 1|."""
         advantage = cmpo_sampled_advantage_BTN
         offset_BT = (prior_sampled_q_BTN.mean(-1) - prior_value_BT1[:, :-1]).abs() / sigma
         values = {
             "adv_mean": advantage.mean(-1),
             "adv_std": advantage.std(-1, correction=0),
             "advantage_clipped": (advantage.abs() > self.settings.advantage_clip).float().mean(-1),
+            "total_variation": 0.5 * (cmpo_weights_BTN - 1).abs().mean(-1),
             "baseline_offset": offset_BT,
             "sigma": sigma.expand_as(mask_BT),
         }
@@ -271,7 +273,8 @@ def taken(values_BTA: Tensor, actions_BTN: Tensor) -> Tensor:
 def leave_one_out_weights(advantage_BTN: Tensor, clip: float) -> Tensor:
     """w_i = e_i / z_i with e = exp(clip(advantage)) and z_i = (z_init + sum_{k != i} e_k) / N.
 
-    Leaving i out of its own normaliser keeps the estimate of the gradient unbiased.
+    Leaving i out of its own normaliser makes it independent of action i, so that the expected gradient points where the exact
+    one does; its size is E[z / z_i] times the exact one's. A baseline that is the mean of the drawn q gives that up.
 
     Source: Hessel et al. 2021, arXiv:2104.06159, eq. 11 and 12.
     """
@@ -341,6 +344,8 @@ def choose(question: Question) -> Choice | None:
         auto["trainer.losses.cmpo.estimator"] = estimator
     if estimator == "sampled":
         note = f"cmpo.estimator=sampled: the KL is an estimate from {settings.num_samples} actions that the prior draws"
+        if settings.baseline == "prior_expected_q":
+            note += "; their mean q is the baseline, so that the expected gradient leans a little"
         return Choice(SampledCmpo, auto, (note,))
     several = question.action.factored and settings.baseline == "prior_value"
     note = "cmpo.baseline=prior_value is not used: with several factors each one's own expectation is the baseline"

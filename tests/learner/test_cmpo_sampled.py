@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from math import e, log
 from typing import cast
 
@@ -148,6 +149,40 @@ def test_many_draws_come_to_the_exact_target_and_kl() -> None:
     )
     expected, _ = kl_divergence(exact, logits.log_softmax(-1))
     torch.testing.assert_close(terms["kl"].value, expected, atol=0.01, rtol=0)
+    statistics = loss.measure(
+        prior_value_BT1=torch.zeros(1, 2),
+        prior_sampled_q_BTN=q[drawn[..., 0]],
+        cmpo_sampled_advantage_BTN=written["cmpo_sampled_advantage_BTN"],
+        cmpo_weights_BTN=written["cmpo_weights_BTN"],
+        sigma=torch.tensor(1.0),
+        mask_BT=EVERYWHERE,
+    )
+    variation = 0.5 * (exact - prior.exp()).abs().sum(-1)
+    torch.testing.assert_close(statistics["total_variation"].value, variation, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_expected_gradient_of_drawn_actions_points_where_the_exact_one_does(count: int) -> None:
+    # Every draw of N actions, weighed by its probability under the prior: E[g] = E[z / z_i] (pi - pi_cmpo), because an
+    # action's own normaliser does not depend on it. With i in its own normaliser the directions would differ.
+    prior, q = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64), torch.tensor([0.9, -0.8, 0.4], dtype=torch.float64)
+    logits = torch.tensor([[[0.2, -0.4, 0.7]]], dtype=torch.float64)
+    loss = SampledCmpo(cmpo_context({"estimator": "sampled"}))
+    expected = torch.zeros(3, dtype=torch.float64)
+    for draw in product(range(3), repeat=count):
+        written = loss.prepare(
+            prior_log_probs_BTA=prior.log().view(1, 1, 3),
+            prior_actions_BTN=torch.tensor(draw).view(1, 1, count, 1),
+            prior_sampled_q_BTN=q[list(draw)].view(1, 1, count),
+            prior_value_BT1=torch.zeros(1, 2, dtype=torch.float64),
+            sigma=torch.tensor(1.0, dtype=torch.float64),
+        )
+        policy = logits[0, 0].softmax(-1)
+        for action, weight in zip(draw, written["cmpo_weights_BTN"][0, 0], strict=True):
+            step = policy - torch.nn.functional.one_hot(torch.tensor(action), 3)
+            expected += prior[list(draw)].prod() * weight * step / count
+    exact = logits[0, 0].softmax(-1) - clipped_mpo_policy(prior.log().view(1, 1, 3), q.view(1, 1, 3))[0, 0]
+    torch.testing.assert_close(expected / expected.norm(), exact / exact.norm(), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("sizes", [(157,), (9, 8)])
@@ -185,10 +220,12 @@ def test_the_entropy_of_drawn_actions_by_hand() -> None:
 
 def test_statistics_of_drawn_advantages_by_hand() -> None:
     # Advantages -2, 0, 1, 0 at a clip of 1: mean -0.25, variance (4 + 1) / 4 - 1/16, and one is cut. Mean q 0.1, v 0.3.
+    # Weights 0.5, 1, 2, 0.5 lie 2 from 1 in all: half of their mean distance is 0.25.
     found = SampledCmpo(cmpo_context({"estimator": "sampled"})).measure(
         prior_value_BT1=torch.tensor([[0.3, 0.2, 9.0]]),
         prior_sampled_q_BTN=torch.tensor([[[0.7, 0.0, -0.3, 0.0], [0.2, 0.2, 0.2, 0.2]]]),
         cmpo_sampled_advantage_BTN=torch.tensor([[[-2.0, 0.0, 1.0, 0.0], [0.5, 0.5, 0.5, 0.5]]]),
+        cmpo_weights_BTN=torch.tensor([[[0.5, 1.0, 2.0, 0.5], [1.0, 1.0, 1.0, 1.0]]]),
         sigma=torch.tensor(0.5),
         mask_BT=torch.ones(1, 2, dtype=torch.bool),
     )
@@ -196,6 +233,7 @@ def test_statistics_of_drawn_advantages_by_hand() -> None:
         "adv_mean": pytest.approx([-0.25, 0.5]),
         "adv_std": pytest.approx([1.1875**0.5, 0]),
         "advantage_clipped": [0.25, 0],
+        "total_variation": [0.25, 0],
         "baseline_offset": pytest.approx([0.4, 0]),
         "sigma": [0.5, 0.5],
     }

@@ -128,6 +128,8 @@ def test_the_notes_say_what_is_a_heuristic_and_what_is_ignored() -> None:
     assert any("not the paper's" in note for note in plan_of("muesli_cmpo").notes)
     assert any("without dynamics" in note for note in plan_of("muesli").notes)
     assert any("an estimate from 16 actions" in note for note in plan_of("full", actions=157).notes)
+    (note,) = plan_of("full", {"losses.cmpo.baseline": "prior_expected_q"}, actions=157).notes
+    assert "their mean q is the baseline" in note
     assert not plan_of("full").notes
     factored = ActionSpace((2, 3), factored=True)
     assert any("each one's own expectation" in note for note in make_plan(make_trainer(), AgentSettings(), factored).notes)
