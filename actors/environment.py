@@ -1,8 +1,8 @@
 """What an actor steps: several copies of one environment, each of whose agents is a row.
 
-Adapters (`actors.gymnasium`, `actors.cogs`, `actors.pettingzoo`) bring what they wrap to the same conventions: rows reset
-themselves in the step that ends their episode, terminated and truncated are told apart, and only a truncated step carries its
-final observation.
+Adapters (`actors.gymnasium`, `actors.cogs`, `actors.minigrid`, `actors.atari`, `actors.pettingzoo`) bring what they wrap to the
+same conventions: rows reset themselves in the step that ends their episode, terminated and truncated are told apart, and only a
+truncated step carries its final observation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from actors.settings import CogsEnv, EnvSettings, FactoryEnv, GymnasiumEnv, PettingZooEnv
+from actors.settings import AtariEnv, CogsEnv, EnvSettings, FactoryEnv, GymnasiumEnv, MiniGridEnv, PettingZooEnv
 from protocol.errors import OatmillError, UserError, one_line
 from protocol.spaces import Spaces
 from protocol.trajectory import Array
@@ -144,8 +144,10 @@ def describe(settings: EnvSettings) -> tuple[Spaces, tuple[str, ...]]:
 def name_of(settings: EnvSettings) -> str:
     """What a message calls the environment: the setting that chose it."""
     match settings:
-        case GymnasiumEnv():
+        case GymnasiumEnv() | MiniGridEnv():
             return f"env.id={settings.id}"
+        case AtariEnv():
+            return f"env.game={settings.game}"
         case CogsEnv():
             return f"env.mission={settings.mission}"
         case FactoryEnv() | PettingZooEnv():
@@ -172,6 +174,14 @@ def _builder(settings: EnvSettings) -> Callable[[Any, int | None, int], Environm
             from actors.cogs import make_cogs  # noqa: PLC0415
 
             return make_cogs
+        case MiniGridEnv():
+            from actors.minigrid import make_minigrid  # noqa: PLC0415
+
+            return make_minigrid
+        case AtariEnv():
+            from actors.atari import make_atari  # noqa: PLC0415
+
+            return make_atari
         case PettingZooEnv():
             from actors.pettingzoo import make_parallel  # noqa: PLC0415
 
@@ -182,6 +192,10 @@ def _way_out(settings: EnvSettings) -> str:
     match settings:
         case CogsEnv():
             return "pip install 'oatmill[cogs]'"
+        case MiniGridEnv():
+            return "pip install 'oatmill[minigrid]'"
+        case AtariEnv():
+            return "pip install 'oatmill[atari]'"
         case PettingZooEnv():
             return "install it, for PettingZoo itself: pip install 'oatmill[pettingzoo]'"
         case _:

@@ -32,6 +32,40 @@ class CogsEnv(Settings):
     """Steps of an episode; None takes the mission's own (256 small, 1000 full)."""
 
 
+class MiniGridEnv(Settings):
+    """An environment of MiniGrid, seen as its agent sees it: what lies in the 7x7 cells before it, and where it looks."""
+
+    kind: Literal["minigrid"] = "minigrid"
+    id: str = Field(default="MiniGrid-DoorKey-6x6-v0", min_length=1)
+    """As MiniGrid registers it."""
+    max_steps: int | None = Field(default=None, ge=2)
+    """Steps of an episode; None takes the environment's own (360 for DoorKey-6x6)."""
+
+
+class AtariEnv(Settings):
+    """An Atari game on the Arcade Learning Environment, stepped by its own vectorised class."""
+
+    kind: Literal["atari"] = "atari"
+    game: str = Field(default="pong", pattern=r"^[a-z][a-z0-9_]*$")
+    """The name of its ROM, such as pong or ms_pacman."""
+    frame_skip: int = Field(default=4, ge=1)
+    """Frames that an action is held for; what is seen is the maximum of the last two."""
+    stack: int = Field(default=4, ge=1)
+    """Frames that an observation is made of."""
+    screen_size: int = Field(default=84, ge=36)
+    """Height and width that a frame is scaled to."""
+    repeat_action_probability: float = Field(default=0.0, ge=0, lt=1)
+    """With what probability a frame takes the action before it once more ("sticky actions"; 0.25 in Machado et al. 2018)."""
+    noop_max: int = Field(default=30, ge=0)
+    """An episode begins with up to so many frames in which nothing is done, so that episodes differ."""
+    episodic_life: bool = False
+    """Whether a lost life ends an episode."""
+    full_action_space: bool = False
+    """All 18 actions, instead of those that mean something in the game."""
+    max_frames: int = Field(default=108_000, ge=2)
+    """Frames after which an episode is truncated: half an hour of play."""
+
+
 class PettingZooEnv(Settings):
     """A PettingZoo parallel environment; each agent is a row."""
 
@@ -50,7 +84,9 @@ class FactoryEnv(Settings):
     kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
-EnvSettings = Annotated[GymnasiumEnv | CogsEnv | PettingZooEnv | FactoryEnv, Field(discriminator="kind")]
+EnvSettings = Annotated[
+    GymnasiumEnv | CogsEnv | MiniGridEnv | AtariEnv | PettingZooEnv | FactoryEnv, Field(discriminator="kind")
+]
 
 
 class ActorSettings(Settings):

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from agent.heads import orthogonal_init
+from agent.own_encoder import make_own_encoder
 from agent.spec import AgentSpec
+from protocol.errors import UserError
 from protocol.spaces import ObservationSpace
 
 PAD_LOCATION = 255
@@ -18,14 +20,26 @@ GLOBAL_LOCATION = 254
 TABLE_STD = 0.05
 """Some forty tokens are added up, so that the sum begins at about a third of the activation's range."""
 CNN_CHANNELS = (16, 32, 32)
+NATURE_LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+"""Channels, kernel and stride of each convolution."""
+NATURE_SMALLEST = 36
+"""Height and width at which the last of them has one place left."""
 
 
 def make_encoder(spec: AgentSpec) -> nn.Module:
-    """The encoder that a spec asks for; its output has the width of the last of `hidden_sizes`."""
+    """The encoder that a spec asks for; its output has the width of the last of `hidden_sizes`.
+
+    Raises:
+        UserError: if it does not read such observations, or the user's own one is none.
+    """
     observation, settings = spec.spaces.observation, spec.settings
     activation = nn.Tanh if settings.activation == "tanh" else nn.ReLU
     if spec.encoder == "mlp":
         return VectorEncoder(observation.shape[0], settings.hidden_sizes, activation)
+    if settings.own_encoder:
+        return make_own_encoder(spec)
+    if spec.encoder == "nature":
+        return NatureEncoder(observation.shape, settings.hidden_sizes, activation, uint8=observation.dtype == "uint8")
     if spec.encoder == "cnn":
         return ImageEncoder(observation.shape, settings.hidden_sizes, activation, uint8=observation.dtype == "uint8")
     codebook = TokenCodebook(observation)
@@ -90,6 +104,33 @@ class ImageEncoder(nn.Module):
     def forward(self, observations: Tensor) -> Tensor:
         """`[N, C, H, W]`, bytes scaled to 0..1, to `[N, width]`."""
         encoded: Tensor = self.layers(torch.relu(self.stages(observations.float() * self.scale)).flatten(1))
+        return encoded
+
+
+class NatureEncoder(nn.Module):
+    """Three convolutions, then dense layers (Mnih et al. 2015): a sixth of the work of IMPALA's network on frames of 84x84."""
+
+    def __init__(self, shape: Sequence[int], hidden_sizes: Sequence[int], activation: type[nn.Module], *, uint8: bool) -> None:
+        super().__init__()
+        channels, height, width = shape
+        if min(height, width) < NATURE_SMALLEST:
+            raise UserError(
+                f"agent.encoder=nature reads images of at least {NATURE_SMALLEST}x{NATURE_SMALLEST}, got {height}x{width}; "
+                "take cnn"
+            )
+        layers: list[nn.Module] = []
+        for outputs, size, stride in NATURE_LAYERS:
+            convolution = nn.Conv2d(channels, outputs, size, stride)
+            orthogonal_init(convolution, sqrt(2))
+            layers += [convolution, nn.ReLU()]
+            channels, height, width = outputs, (height - size) // stride + 1, (width - size) // stride + 1
+        self.convolutions = nn.Sequential(*layers)
+        self.layers = dense_layers((channels * height * width, *hidden_sizes), activation)
+        self.scale = 1 / 255 if uint8 else 1.0
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """`[N, C, H, W]`, bytes scaled to 0..1, to `[N, width]`."""
+        encoded: Tensor = self.layers(self.convolutions(observations.float() * self.scale).flatten(1))
         return encoded
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from protocol.settings import Settings
 
+ENCODERS = ("auto", "mlp", "cnn", "nature", "token_grid", "token_set", "token_attention")
+OWN = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
+
 
 class AgentSettings(Settings):
     """The network that actors run and the learner trains."""
 
-    encoder: Literal["auto", "mlp", "cnn", "token_grid", "token_set", "token_attention"] = "auto"
-    """`auto` takes mlp for vectors, cnn for images and token_grid for tokens."""
+    encoder: str = "auto"
+    """`auto` takes mlp for vectors, cnn (IMPALA's residual network) for images and token_grid for tokens. Others are nature
+    (images; three convolutions, a sixth of cnn's work), token_set, token_attention, and one's own as `module:make`
+    (docs/adding-a-network.md)."""
     hidden_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(128, 128), min_length=1)
     """Widths of the encoder's dense layers; the last one is the width of the latent state."""
     activation: Literal["tanh", "relu"] = "tanh"
@@ -31,8 +37,15 @@ class AgentSettings(Settings):
     model_hidden: int = Field(default=64, ge=1)
     """Hidden width of the dynamics model's reward and value heads."""
 
+    @property
+    def own_encoder(self) -> bool:
+        """Whether the encoder is the user's own."""
+        return ":" in self.encoder
+
     @model_validator(mode="after")
     def _check(self) -> AgentSettings:
+        if self.encoder not in ENCODERS and not OWN.match(self.encoder):
+            raise ValueError(f"encoder must be one of {', '.join(ENCODERS)}, or your own as module:make, got {self.encoder!r}")
         if self.num_bins % 2 == 0:
             raise ValueError(f"num_bins must be odd, so that 0 is a bin, got {self.num_bins}")
         if self.burn_in and self.core == "none":

@@ -11,7 +11,7 @@ from protocol.spaces import ObservationKind, Spaces
 
 ENCODERS_OF: dict[ObservationKind, tuple[str, ...]] = {
     "vector": ("mlp",),
-    "image": ("cnn",),
+    "image": ("cnn", "nature"),
     "tokens": ("token_grid", "token_set", "token_attention"),
 }
 """The encoders that read each kind of observation; the first is what `auto` takes."""
@@ -31,7 +31,7 @@ class AgentSpec:
 
     def __post_init__(self) -> None:
         kind, asked = self.spaces.observation.kind, self.settings.encoder
-        if asked != "auto" and asked not in ENCODERS_OF[kind]:
+        if asked != "auto" and not self.settings.own_encoder and asked not in ENCODERS_OF[kind]:
             raise UserError(
                 f"agent.encoder={asked} does not read {kind} observations; take one of {', '.join(ENCODERS_OF[kind])}"
             )

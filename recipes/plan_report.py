@@ -9,6 +9,7 @@ from typing import Any
 
 from actors.environment import describe
 from actors.settings import GymnasiumEnv
+from agent.encoders import make_encoder
 from agent.spec import AgentSpec
 from learner.cost import PlanCost, plan_cost
 from learner.distributed import choose_device
@@ -144,6 +145,7 @@ def report_plan(settings: RunSettings) -> PlanReport:
     check_replay(fitted)
     spaces, statistics = describe(fitted.env)
     spec = AgentSpec(spaces, fitted.agent)
+    make_encoder(spec)  # refuses one that cannot be built, while nothing has started
     check_buffer_bytes(fitted, RunSchema(spaces, spec.core_state_size, statistics))
     plan = make_plan(fitted.trainer, fitted.agent, spaces.action)
     return PlanReport(fitted, spaces, plan, {**plan.auto, **_other_autos(fitted, spec)}, (*notes, *plan.notes))

@@ -9,12 +9,14 @@ from typing import Any
 from protocol.errors import OatmillError, UserError, one_line
 from protocol.own_modules import load_function
 from protocol.setting_errors import nearest
-from recipes import cartpole, cogs_v_clips, lunar_lander
+from recipes import atari_pong, cartpole, cogs_v_clips, lunar_lander, minigrid_doorkey
 from recipes.launch import Run
 from recipes.recipe import Recipe
 from recipes.settings import RunSettings
 
-BUILT_IN: Mapping[str, Recipe] = {recipe.name: recipe for recipe in (cartpole.RECIPE, lunar_lander.RECIPE, cogs_v_clips.RECIPE)}
+BUILT_IN: Mapping[str, Recipe] = {
+    module.RECIPE.name: module.RECIPE for module in (cartpole, lunar_lander, minigrid_doorkey, cogs_v_clips, atari_pong)
+}
 """The built-in recipes by name. A new recipe is a file and an entry here."""
 
 OWN = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")

@@ -12,6 +12,7 @@ from torch import nn
 from agent.encoders import ResidualBlock, TokenCodebook, TokenGridEncoder, make_encoder, without_trailing_pads
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
+from protocol.errors import UserError
 from protocol.spaces import ActionSpace, ObservationSpace, Spaces
 from protocol.trajectory import Array
 
@@ -198,3 +199,21 @@ def test_bytes_are_scaled_to_0_to_1_and_floats_are_not() -> None:
     of_floats.load_state_dict(of_bytes.state_dict())
     images = torch.randint(256, (2, 1, 4, 4), dtype=torch.uint8)
     torch.testing.assert_close(of_bytes(images), of_floats(images.float() / 255), atol=1e-6, rtol=1e-5)
+
+
+def test_the_nature_encoder_is_three_convolutions_and_scales_bytes() -> None:
+    space = ObservationSpace("image", (4, 84, 84), "uint8")
+    encoder = encoder_of("nature", space)
+    assert encoder(torch.zeros(2, 4, 84, 84, dtype=torch.uint8)).shape == (2, 5)
+    # 84 -> (84 - 8) / 4 + 1 = 20 -> (20 - 4) / 2 + 1 = 9 -> 9 - 3 + 1 = 7 places each way, of 64 channels.
+    widths = [layer.in_features for layer in encoder.modules() if isinstance(layer, nn.Linear)]
+    assert widths == [7 * 7 * 64, 7]
+    as_floats = encoder_of("nature", ObservationSpace("image", (4, 84, 84), "float32"))
+    frames = torch.randint(0, 256, (2, 4, 84, 84), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    assert torch.allclose(encoder(frames), as_floats(frames.float() / 255), atol=1e-6)
+
+
+def test_the_nature_encoder_refuses_what_its_convolutions_do_not_fit_on() -> None:
+    assert encoder_of("nature", ObservationSpace("image", (1, 36, 40), "uint8")) is not None
+    with pytest.raises(UserError, match=r"agent\.encoder=nature reads images of at least 36x36, got 35x40; take cnn$"):
+        encoder_of("nature", ObservationSpace("image", (1, 35, 40), "uint8"))

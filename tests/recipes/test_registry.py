@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_recipes_that_the_guide_names_are_there() -> None:
-    assert {"cartpole", "lunar_lander", "cogs_v_clips"} <= BUILT_IN.keys()
+    assert {"cartpole", "lunar_lander", "minigrid_doorkey", "cogs_v_clips", "atari_pong"} <= BUILT_IN.keys()
     for recipe in BUILT_IN.values():
         losses = recipe.settings().trainer.losses
         enabled = [name for name in type(losses).model_fields if getattr(losses, name).enabled]

@@ -1,0 +1,83 @@
+"""Atari games on the Arcade Learning Environment, stepped by its vectorised class.
+
+All copies of an actor are stepped in one call into C++, where frames are skipped, scaled, made grey and stacked too. The class
+resets in the step that ends an episode and hands the final observations out beside the first ones of the next episode, which is
+what a truncated episode's value is estimated from. Rewards are the game's own, so that returns are scores; they are cut for
+training by `trainer.reward_clip`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from ale_py import roms
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.vector import AutoresetMode
+
+from actors.environment import name_of
+from actors.gymnasium import GymnasiumEnvironment
+from actors.gymnasium_spaces import ObservationConversion, convert_action_space
+from actors.settings import AtariEnv
+from actors.steppers import SameStepStepper
+from protocol.errors import UserError
+from protocol.setting_errors import nearest
+from protocol.spaces import ObservationSpace
+from protocol.trajectory import Array
+
+THREADS = 1
+"""Of one actor: more actors are how more cores are used."""
+MAX_SEED = 2**31 - 1
+"""ALE's seeds are signed 32-bit numbers; the copies of an actor take consecutive ones."""
+
+
+class AtariStepper(SameStepStepper):
+    """The vectorised class, given a seed that ALE takes."""
+
+    def __init__(self, env: AtariVectorEnv, seed: int) -> None:
+        super().__init__(env, seed)
+        self._seed = self._seed % (MAX_SEED - self.num_copies)
+
+
+def make_atari(settings: AtariEnv, copies: int | None, seed: int) -> GymnasiumEnvironment:
+    """Build copies of a game.
+
+    Args:
+        settings: which one, and how it is seen and played.
+        copies: how many; None for one.
+        seed: the root of their random numbers.
+
+    Raises:
+        UserError: if there is no such game.
+    """
+    name = name_of(settings)
+    games = roms.get_all_rom_ids()
+    if settings.game not in games:
+        raise UserError(f"{name}: there is no such game; the nearest is {nearest(settings.game, games)}")
+    env = AtariVectorEnv(
+        settings.game,
+        copies or 1,
+        num_threads=THREADS,
+        max_num_frames_per_episode=settings.max_frames,
+        repeat_action_probability=settings.repeat_action_probability,
+        full_action_space=settings.full_action_space,
+        img_height=settings.screen_size,
+        img_width=settings.screen_size,
+        stack_num=settings.stack,
+        frameskip=settings.frame_skip,
+        noop_max=settings.noop_max,
+        episodic_life=settings.episodic_life,
+        reward_clipping=False,
+        autoreset_mode=AutoresetMode.SAME_STEP,
+    )
+    return GymnasiumEnvironment(
+        name, AtariStepper(env, seed), stacked_frames(settings), convert_action_space(env.single_action_space, name)
+    )
+
+
+def stacked_frames(settings: AtariEnv) -> ObservationConversion:
+    """Frames as the channels of one image, the newest last; they come so."""
+    shape = (settings.stack, settings.screen_size, settings.screen_size)
+
+    def convert(batch: Array) -> Array:
+        return batch
+
+    return ObservationConversion(ObservationSpace("image", shape, "uint8"), shape, np.dtype(np.uint8), convert)

@@ -1,0 +1,39 @@
+"""MiniGrid-DoorKey-6x6: find the key, open the door, reach the goal; recurrent. Needs `oatmill[minigrid]`."""
+
+from __future__ import annotations
+
+from recipes.launch import Run
+from recipes.recipe import Recipe
+from recipes.settings import RunSettings
+
+
+def settings() -> RunSettings:
+    """The guide's baseline, critic and actor, with an LSTM: the agent sees a part of the room and must remember the rest."""
+    return RunSettings.of(
+        {
+            "env": {"kind": "minigrid", "id": "MiniGrid-DoorKey-6x6-v0"},
+            "agent": {"hidden_sizes": [64], "activation": "relu", "core": "lstm", "core_size": 128, "value_head": "scalar"},
+            "actors": {"count": 2, "envs_per_actor": 16, "unroll_length": 64},
+            "trainer": {
+                "total_timesteps": 600_000,
+                "batch_size": 32,
+                "epochs": 4,
+                "minibatches": 4,
+                "gamma": 0.99,
+                "optimizer": {"learning_rate": 1e-3},
+                "losses": {"ppo_critic": {"gae_lambda": 0.95}},
+            },
+        }
+    )
+
+
+def train() -> Run:
+    """A run of this recipe, to be changed and started."""
+    return Run(settings(), recipe=RECIPE.name)
+
+
+RECIPE = Recipe(
+    "minigrid_doorkey",
+    "MiniGrid-DoorKey-6x6 with an LSTM (needs oatmill[minigrid]): a mean return of 0.9 within minutes",
+    settings,
+)
