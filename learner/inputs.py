@@ -8,13 +8,13 @@ import torch
 
 from agent import distribution
 from agent.spec import AgentSpec
-from learner.nodes import BatchInputs
+from learner.nodes import WeighedInputs
 from learner.settings import TrainerSettings
 from protocol.batch import Batch
 from protocol.trajectory import Array
 
 
-def to_inputs(batch: Batch, spec: AgentSpec, trainer: TrainerSettings, device: torch.device) -> BatchInputs:
+def to_inputs(batch: Batch, spec: AgentSpec, trainer: TrainerSettings, device: torch.device) -> WeighedInputs:
     """Wrap a batch's arrays (without a copy on the CPU), scale its rewards, and mask what does not count.
 
     Args:
@@ -35,7 +35,7 @@ def to_inputs(batch: Batch, spec: AgentSpec, trainer: TrainerSettings, device: t
     rewards = tensor(present.rewards) * trainer.reward_scale
     if trainer.reward_clip is not None:
         rewards = rewards.clamp(-trainer.reward_clip, trainer.reward_clip)
-    return {
+    inputs: WeighedInputs = {
         "observations_BT1": tensor(present.observations),
         "core_state_BS": tensor(present.core_state),
         "actions_BT": tensor(present.actions),
@@ -48,6 +48,9 @@ def to_inputs(batch: Batch, spec: AgentSpec, trainer: TrainerSettings, device: t
         "final_trajectory": tensor(batch.final_trajectory).long(),
         "final_step": tensor(batch.final_step).long(),
     }
+    if batch.importance is not None and (batch.importance != 1).any():
+        inputs["importance_B"] = tensor(batch.importance)
+    return inputs
 
 
 def without_absent(batch: Batch) -> Batch:

@@ -211,14 +211,20 @@ class Learner:
         saved = step % trainer.checkpoint_every == 0
         reported = self.is_reported(step, env_steps) or saved
         inputs = to_inputs(batch, self.spec, trainer, self.ranks.device)
-        record = self.updater.learn(cast("Mapping[str, torch.Tensor]", inputs), learning_rate=rate, report=reported)
+        record = self.updater.learn(
+            cast("Mapping[str, torch.Tensor]", inputs),
+            learning_rate=rate,
+            report=reported,
+            priorities=self.batches.wants_priorities,
+        )
         record.seconds["wait"] = waited
         finite, sound = self.ranks.lowest(record.skipped == 0, self.updater.weights_finite())
         lag = self.progress.policy_version - batch.policy_version
         self.progress = Progress(step, env_steps, self.progress.policy_version + 1, time.monotonic() - self.began)
         if sound:
             self.publish(record)
-        self.batches.consumed(batch.batch_id, self.progress.policy_version)
+        priorities = None if record.priorities is None else record.priorities.cpu().numpy()
+        self.batches.consumed(batch.batch_id, self.progress.policy_version, priorities)
         self.fleet = delivery.fleet
         self.reporting.note(record, self.progress, lag=lag[batch.fresh], replayed_lag=lag[~batch.fresh], rate=rate)
         if reported:

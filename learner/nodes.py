@@ -31,6 +31,12 @@ class BatchInputs(TypedDict):
     final_step: Tensor
 
 
+class WeighedInputs(BatchInputs, total=False):
+    """The same, with what the objective alone reads: losses know nothing of how their rows were sampled."""
+
+    importance_B: Tensor  # what each row's terms count for; absent where each counts for 1
+
+
 class ForwardWrites(TypedDict):
     """The learner's network at the start of the batch."""
 

@@ -16,6 +16,9 @@ from protocol.errors import UserError
 MODEL_INPUTS = frozenset({"observations_BT1", "core_state_BS", "actions_BT", "terminated_BT", "truncated_BT"})
 """What the model's forward pass takes of a minibatch, whether or not a loss reads it."""
 
+IMPORTANCE = "importance_B"
+"""What each row's terms count for; no loss reads it."""
+
 Key = tuple[str, str]
 """A loss's (or another node's) name and a term's or statistic's name."""
 
@@ -55,7 +58,7 @@ class Objective:
         self.nodes: list[Node] = [node(context) for node in plan.nodes]
         self.losses: list[Loss] = [node for node in self.nodes if isinstance(node, Loss)]
         read = set().union(*(method_reads(type(loss), "compute") for loss in self.losses))
-        self.minibatch_names = frozenset(read | MODEL_INPUTS)
+        self.minibatch_names = frozenset(read | MODEL_INPUTS | {IMPORTANCE})
         # Signatures are read once here: reflection in every minibatch costs more than some of the losses.
         self.compute_reads = {loss.name: method_reads(type(loss), "compute") for loss in self.losses}
         self.coefs: dict[Key, float] = {}
@@ -116,7 +119,8 @@ class Objective:
         }
         entries = {(loss, name): entry for loss, terms in computed.items() for name, entry in terms.items()}
         # Each sum keeps a graph of its own: out of a stack of them, every loss's gradient would run back through all losses.
-        values_of = [masked_sum(entry) for entry in entries.values()]
+        importance_B = minibatch.get(IMPORTANCE)
+        values_of = [masked_sum(counted(entry, importance_B)) for entry in entries.values()]
         sums = torch.stack([torch.stack(values_of).detach(), counts_of(list(entries.values()))])
         if self.is_term is None:
             refuse_double_names(entries, self.measured)
@@ -156,6 +160,17 @@ def sums_and_counts(entries: list[Term | Statistic]) -> Tensor:
     if not entries:
         return torch.zeros(2, 0)
     return torch.stack([torch.stack([masked_sum(entry) for entry in entries]), counts_of(entries)])
+
+
+def counted(entry: Term | Statistic, importance_B: Tensor | None) -> Term | Statistic:
+    """A term with each row's values multiplied by what the row counts for; the count that its sum is divided by stays.
+
+    Statistics are of the rows as they are, and a term without rows in front has none to weigh.
+    """
+    if importance_B is None or not isinstance(entry, Term) or entry.value.shape[:1] != importance_B.shape:
+        return entry
+    weights = importance_B.reshape(-1, *[1] * (entry.value.ndim - 1))
+    return Term(entry.value * weights, entry.mask, entry.coef)
 
 
 def masked_sum(entry: Term | Statistic) -> Tensor:

@@ -16,6 +16,7 @@ from learner.gradients import trunk_gradients
 from learner.loss import Context
 from learner.objective import Key, Objective, Weighed
 from learner.plan import GRADIENT, Plan
+from learner.priorities import priorities_of
 from protocol.settings import MetricsSettings
 
 
@@ -34,6 +35,7 @@ class Record:
         nonfinite: the losses that were not, each with the number of updates; `gradient` where every loss was finite.
         stopped_early: whether target_kl ended the step.
         seconds: per phase.
+        priorities: `[B]`, how far each row's values were from their targets, or None where nobody asks.
     """
 
     keys: tuple[Key, ...] = ()
@@ -46,6 +48,7 @@ class Record:
     nonfinite: Counter[str] = field(default_factory=Counter)
     stopped_early: bool = False
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    priorities: Tensor | None = None
 
 
 class Updater:
@@ -72,13 +75,14 @@ class Updater:
         self.progressed: Callable[[], None] = lambda: None  # called after every update
         self.measured_at = -metrics.gradient_every
 
-    def learn(self, inputs: Mapping[str, Tensor], *, learning_rate: float, report: bool) -> Record:
+    def learn(self, inputs: Mapping[str, Tensor], *, learning_rate: float, report: bool, priorities: bool = False) -> Record:
         """One learner step: prepare once, then epochs of minibatches of whole trajectories.
 
         Args:
             inputs: the names of `learner.nodes.BatchInputs`.
             learning_rate: of all of its updates.
             report: whether statistics of the whole batch are wanted.
+            priorities: whether each row's priority is.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -87,6 +91,8 @@ class Updater:
         values = self.objective.prepare(inputs)
         if report:
             record.batch_keys, record.batch_sums = self.objective.measure(values)
+        if priorities:
+            record.priorities = priorities_of(values)
         record.seconds["prepare"] += time.perf_counter() - started
         trainer = self.context.trainer
         mask_BT = inputs["mask_BT"]

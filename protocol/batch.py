@@ -30,6 +30,7 @@ class Batch:
     final_step: Array  # [F], int32
     policy_version: Array  # [B], int64, the version that collected each row
     fresh: Array  # [B], bool: False for a row that was trained before (replayed)
+    importance: Array | None = None  # [B], float32, what a row's terms count for; None where each counts for 1
 
     @property
     def size(self) -> int:

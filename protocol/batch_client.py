@@ -10,6 +10,7 @@ from protocol.batch_peer import BatchPeer, Delivery
 from protocol.control_peer import Welcome
 from protocol.line import Line, raise_if_lost, raise_if_refused
 from protocol.timing import GOODBYE_WITHIN_S
+from protocol.trajectory import Array
 
 
 class BatchClient:
@@ -63,14 +64,20 @@ class BatchClient:
         raise_if_lost(self._peer.lost(time.monotonic()), "ingest")
         return found[0] if found else None
 
-    def consumed(self, batch_id: int, policy_version: int) -> None:
+    @property
+    def wants_priorities(self) -> bool:
+        """Whether ingest asks for a priority of each trajectory; known once the first batch has come."""
+        return self._peer.wants_priorities
+
+    def consumed(self, batch_id: int, policy_version: int, priorities: Array | None = None) -> None:
         """Say that this batch, and every one before it, has been trained on. Never blocks.
 
         Args:
             batch_id: `Batch.batch_id`.
             policy_version: the version just published, or the newest there is; actors are told of it with their next credit.
+            priorities: `[B]`, finite and 0 or more: how much there is to learn from each row; sent if ingest asks for them.
         """
-        self._peer.consumed(batch_id, policy_version)
+        self._peer.consumed(batch_id, policy_version, priorities)
         self._line.turn()
 
     def snapshot(self, learner_step: int, timeout_s: float) -> dict[str, Any] | None:

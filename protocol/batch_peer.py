@@ -11,9 +11,10 @@ from protocol import messages
 from protocol.batch import Batch
 from protocol.codec import Buffer, Frames, decode, encode, from_json
 from protocol.errors import WireError
+from protocol.priorities import pack_priorities
 from protocol.schemas import RunSchema
 from protocol.timing import GOODBYE_WITHIN_S, LOST_AFTER_S, RETRY_EVERY_S
-from protocol.trajectory import ALIGNMENT, BlockSize
+from protocol.trajectory import ALIGNMENT, Array, BlockSize
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class BatchPeer:
         refusal: why ingest has turned this rank away, as (reason, detail).
         said_goodbye: whether ingest has answered the BYE.
         snapshot: the answer to the last question for one; None before it comes.
+        wants_priorities: whether ingest asks for a priority of each trajectory that was trained on.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class BatchPeer:
         self._request, self._learner_step = 0, 0
         self._open = False
         self._consumed, self._received, self._policy_version = -1, -1, -1
-        self._consumed_due = False
+        self._consumed_due: list[Frames] = []
         self._snapshot: messages.Snapshot | None = None  # asked for and not answered
         self._commit: messages.Commit | None = None
         self._told_at = -float("inf")  # when one of the two was last sent
@@ -63,6 +65,7 @@ class BatchPeer:
         self.refusal: tuple[str, str] | None = None
         self.said_goodbye = False
         self.snapshot: dict[str, Any] | None = None
+        self.wants_priorities = False
 
     def ask_snapshot(self, learner_step: int) -> None:
         """Ask what of everything consumed so far is safe in ingest's log; `snapshot` is the answer."""
@@ -81,11 +84,16 @@ class BatchPeer:
         self._request += 1
         self._sent_at = -float("inf")
 
-    def consumed(self, batch_id: int, policy_version: int) -> None:
-        """Say that a batch has been trained on; every GET repeats it, so that no loss of a message matters."""
+    def consumed(self, batch_id: int, policy_version: int, priorities: Array | None = None) -> None:
+        """Say that a batch has been trained on; every GET repeats it, so that no loss of a message matters.
+
+        Priorities are said once: a trajectory whose own are lost counts as one of the highest.
+        """
         self._consumed = max(self._consumed, batch_id)
         self._policy_version = max(self._policy_version, policy_version)
-        self._consumed_due = True
+        payload = b"" if priorities is None or not self.wants_priorities else pack_priorities(priorities)
+        message = messages.Consumed(self._rank, self._token, self._consumed, self._policy_version)
+        self._consumed_due.append(encode(message, payload))
 
     def leave(self) -> None:
         """Say goodbye from now on."""
@@ -102,10 +110,7 @@ class BatchPeer:
 
     def send(self, now: float) -> list[Frames]:
         """What is to be sent now."""
-        frames: list[Frames] = []
-        if self._consumed_due:
-            self._consumed_due = False
-            frames.append(encode(messages.Consumed(self._rank, self._token, self._consumed, self._policy_version)))
+        frames, self._consumed_due = self._consumed_due, []
         frames += self._checkpoint_words(now)
         if self._leaving:
             if not self.said_goodbye and now - self._sent_at >= GOODBYE_WITHIN_S:
@@ -157,6 +162,7 @@ class BatchPeer:
     def _take_welcome(self, message: messages.BatchWelcome, payload: Buffer) -> None:
         if message.token == self._token:
             self._schema = RunSchema.from_dict(from_json(payload))
+            self.wants_priorities = message.priorities
 
     def _take_checkpoint_word(self, message: messages.Snapshot | messages.Commit, payload: Buffer) -> None:
         if message == self._commit:

@@ -19,6 +19,9 @@ NAMES = (
     "ack.after",
     "checkpoint.rename.before",
     "checkpoint.rename.after",
+    "buffer.write.half",
+    "buffer.rename.before",
+    "buffer.rename.after",
 )
 """Every failpoint there is."""
 

@@ -231,6 +231,7 @@ class BatchWelcome:
 
     KIND: ClassVar[str] = "WELCOME"
     token: str
+    priorities: bool = False  # whether CONSUMED is to bring them
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +250,7 @@ class Get:
 
 @dataclass(frozen=True, slots=True)
 class Consumed:
-    """Rank to ingest: this batch and all before it have been trained on."""
+    """Rank to ingest, + nothing or protocol.priorities: this batch and all before it have been trained on."""
 
     KIND: ClassVar[str] = "CONSUMED"
     rank: Count

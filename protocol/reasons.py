@@ -40,6 +40,11 @@ BAD_WEIGHTS = {
 }
 """Codes of weights."""
 
+BAD_PRIORITIES = {
+    "priorities": "priorities are asked for, and one finite number from 0 on for each trajectory of the batch",
+}
+"""Codes of what the learner says about the trajectories that it has trained on."""
+
 UNAUTHORISED = {
     "unknown_key": "a connection shows a key that is trusted",
     "revoked": "a message comes from a key that is trusted still",
@@ -61,5 +66,5 @@ REFUSALS = {
 }
 """Codes of processes and requests that are turned away, with what holds for every one let in."""
 
-REJECTED_REASONS = (*BAD_MESSAGE, *UNAUTHORISED, *BAD_TRAJECTORY, *BAD_WEIGHTS)
+REJECTED_REASONS = (*BAD_MESSAGE, *UNAUTHORISED, *BAD_TRAJECTORY, *BAD_PRIORITIES, *BAD_WEIGHTS)
 """The closed set of the `reason` label."""

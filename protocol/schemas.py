@@ -62,11 +62,16 @@ class RunSchema:
     def batch(self) -> Schema:
         """The fields of a packed batch: a trajectory's without its episodes, and whose policy collected each row.
 
-        `policy_version` and `fresh` come before the final observations, so that only the tail depends on their number.
+        `policy_version`, `fresh` and `importance` come before the final observations, so that only the tail depends on their
+        number.
         """
         kept = [entry for entry in self.trajectory.fields if entry.name not in EPISODE_FIELDS]
         finals = [entry for entry in kept if entry.axis == "final"]
-        rows = [Field("policy_version", "int64", (), "trajectory"), Field("fresh", "bool", (), "trajectory")]
+        rows = [
+            Field("policy_version", "int64", (), "trajectory"),
+            Field("fresh", "bool", (), "trajectory"),
+            Field("importance", "float32", (), "trajectory"),
+        ]
         return Schema((*(entry for entry in kept if entry.axis != "final"), *rows, *finals))
 
     @cached_property

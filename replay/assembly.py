@@ -12,6 +12,8 @@ from protocol.trajectory import Array, BlockSize
 from replay.queue import Segment, Slice
 
 FINAL_FIELDS = ("final_observations", "final_trajectory", "final_step")
+OF_THE_SLICE = frozenset({"policy_version", "fresh", "importance"})
+"""Fields that a slice says for all of its rows."""
 MAX_SPARE_BUFFERS = 4
 """Buffers kept for coming batches, a rank's two in training and two on their way."""
 
@@ -30,6 +32,7 @@ class Part:
     env_steps: int  # of those rows, steps in which the agent was present
     record: int = -1  # the journal's number of its cut
     recovered: bool = False  # cut by a server that has died: nothing but its fresh rows' origin is known
+    priorities: Array | None = None  # [rows], as the learner has told them
 
     @property
     def rows(self) -> int:
@@ -57,11 +60,13 @@ class Part:
                 )
             start = stop
 
-    def arrivals(self) -> Iterator[float]:
-        """When each of the fresh rows arrived."""
+    def places(self) -> Iterator[tuple[int, Slice]]:
+        """Each row, with what it came in."""
+        row = 0
         for piece in self.origin:
-            if piece.fresh:
-                yield from [piece.arrived] * piece.rows
+            for _ in range(piece.rows):
+                yield row, piece
+                row += 1
 
 
 class Assembler:
@@ -75,7 +80,7 @@ class Assembler:
     def __init__(self, schema: RunSchema, steps: int) -> None:
         self._schema, self._steps = schema.batch, steps
         self._row_fields = [entry.name for entry in schema.batch.fields if entry.axis != "final"]
-        self._copied = [name for name in self._row_fields if name not in {"policy_version", "fresh"}]
+        self._copied = [name for name in self._row_fields if name not in OF_THE_SLICE]
         self._spare: list[Array] = []
 
     def assemble(self, batch_id: int, slices: Sequence[Slice]) -> Part:
@@ -98,6 +103,7 @@ class Assembler:
             stop = start + piece.rows
             arrays["fresh"][start:stop] = piece.fresh
             arrays["policy_version"][start:stop] = piece.policy_version
+            arrays["importance"][start:stop] = piece.importance
             for name in self._copied:
                 arrays[name][start:stop] = piece.arrays[name][piece.start : piece.stop]
             start = stop

@@ -15,6 +15,7 @@ from protocol import messages
 from protocol.auth import ANYBODY, UnauthorisedError, User, require
 from protocol.codec import Buffer, Frames, decode, encode, shortened, to_json
 from protocol.errors import WireError
+from protocol.priorities import read_priorities
 from protocol.schemas import RunSchema
 from replay.admissions import Admissions
 from replay.assembly import Part
@@ -68,6 +69,7 @@ class BatchServer:
     Args:
         batch_rows: trajectories of one batch over all ranks.
         admissions: who may speak as which rank; None asks nobody (a simulation's peers are honest).
+        priorities: whether CONSUMED brings them.
 
     Attributes:
         schema: the run's; None until the first actor has told it.
@@ -77,8 +79,8 @@ class BatchServer:
         held_rows: fresh trajectories that are handed out and not consumed.
     """
 
-    def __init__(self, batch_rows: int, admissions: Admissions | None = None) -> None:
-        self._batch_rows, self._admissions = batch_rows, admissions
+    def __init__(self, batch_rows: int, admissions: Admissions | None = None, *, priorities: bool = False) -> None:
+        self._batch_rows, self._admissions, self._priorities = batch_rows, admissions, priorities
         self._ranks: dict[int, Rank] = {}
         self._departed: deque[str] = deque(maxlen=MAX_DEPARTED)
         self._incarnations: dict[int, int] = {}  # the highest of each rank
@@ -130,7 +132,7 @@ class BatchServer:
         """Trajectories of one rank's part."""
         return self._batch_rows // self.world
 
-    def receive(self, route: bytes, header: Buffer, user: User = ANYBODY) -> Turned:
+    def receive(self, route: bytes, header: Buffer, user: User = ANYBODY, payload: Buffer = b"") -> Turned:
         """Take in one message.
 
         Raises:
@@ -145,17 +147,27 @@ class BatchServer:
             case messages.Bye():
                 self._bye(route, message, turned)
             case messages.Consumed():
-                self._consumed(route, message, turned)
+                self._consumed(route, message, payload, turned)
             case messages.Get():
                 self._get(route, message, turned)
             case messages.Snapshot() | messages.Commit():
                 self._checkpoint(route, message, turned)
         return turned
 
-    def _consumed(self, route: bytes, message: messages.Consumed, turned: Turned) -> None:
+    def _consumed(self, route: bytes, message: messages.Consumed, payload: Buffer, turned: Turned) -> None:
         rank = self._rank(route, message.rank, message.token)
         if rank is not None:
+            if memoryview(payload).nbytes:
+                self._take_priorities(rank, message.batch_id, payload)
             self._consume(rank, message.batch_id, message.policy_version, turned)
+
+    def _take_priorities(self, rank: Rank, batch_id: int, payload: Buffer) -> None:
+        """Of a part that is held; what comes late, or of a part that a server that has died has cut, is of no use any more."""
+        if not self._priorities:
+            raise WireError("priorities", "expected none, for replay.sampling is not prioritised")
+        for part in rank.held:
+            if part.batch_id == batch_id and not part.recovered:
+                part.priorities = read_priorities(payload, part.rows)
 
     def _checkpoint(self, route: bytes, message: messages.Snapshot | messages.Commit, turned: Turned) -> None:
         rank = self._rank(route, message.rank, message.token)
@@ -329,7 +341,8 @@ class BatchServer:
         if not rank.welcomed:
             assert self.schema is not None, "a part was made by it"
             rank.welcomed = True
-            self._outgoing.append((rank.route, encode(messages.BatchWelcome(rank.token), to_json(self.schema.to_dict()))))
+            welcome = messages.BatchWelcome(rank.token, self._priorities)
+            self._outgoing.append((rank.route, encode(welcome, to_json(self.schema.to_dict()))))
         size = part.size
         header = messages.BatchMessage(
             rank.request, part.batch_id, rank.learner_step, size.trajectories, size.steps, size.finals, self.stop

@@ -6,7 +6,9 @@ in and once on the way out. Only final observations, of which a row has any numb
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +16,10 @@ from protocol.schemas import RunSchema
 from protocol.trajectory import Array, BlockSize
 from replay.assembly import FINAL_FIELDS, Part
 from replay.queue import Slice
+from replay.sampling import chances, draw, importance
+
+NOBODY = -1
+"""The ticket of an empty slot."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,9 @@ class BufferSettings:
         eviction: which one makes room: the oldest (`fifo`), or any (`random`).
         max_times_sampled: how often a trajectory may be sampled before it leaves; 0 for any number.
         seed: of what is sampled.
+        sampling: all alike (`uniform`), or in proportion to a power of their priorities (`prioritised`).
+        priority_exponent: alpha, that power.
+        importance_exponent: beta, how far sampled rows count for less where they are sampled more often.
     """
 
     fraction: float = 0.0
@@ -35,18 +44,40 @@ class BufferSettings:
     eviction: str = "fifo"
     max_times_sampled: int = 0
     seed: int = 0
+    sampling: str = "uniform"
+    priority_exponent: float = 0.6
+    importance_exponent: float = 0.4
+
+    @property
+    def prioritised(self) -> bool:
+        """Whether the learner is asked for priorities."""
+        return self.fraction > 0 and self.sampling == "prioritised"
 
 
 NO_BUFFER = BufferSettings()
 
 
+class Past(NamedTuple):
+    """What the buffer knows of a row beside its arrays.
+
+    Attributes:
+        sampled: how often it was.
+        priority: the newest that the learner has told; NaN for none.
+        trained: the policy version that its first training gave.
+    """
+
+    sampled: int = 0
+    priority: float = float("nan")
+    trained: int = -1
+
+
 class ReplayBuffer:
-    """Slots of trajectories, sampled uniformly and without repetition within a batch.
+    """Slots of trajectories, sampled without repetition within a batch.
 
     Args:
         schema: the run's.
         steps: T.
-        settings: size, eviction and the number of times that a row may be sampled.
+        settings: size, eviction, how rows are sampled and how often one may be.
 
     Attributes:
         capacity: slots.
@@ -63,7 +94,11 @@ class ReplayBuffer:
         self._finals: list[dict[str, Array]] = [{name: self._arrays[name] for name in FINAL_FIELDS}] * self.capacity
         self._arrived = np.zeros(self.capacity)
         self._sampled = np.zeros(self.capacity, np.int64)
-        self._live = np.zeros(self.capacity, np.int64)  # the first `rows` of it are the slots in use, oldest first if `fifo`
+        self._priorities = np.full(self.capacity, np.nan)
+        self._trained = np.full(self.capacity, -1, np.int64)
+        self._tickets = np.full(self.capacity, NOBODY, np.int64)  # a number for every row there ever was: slots are used again
+        self._next_ticket = 0
+        self._live = np.zeros(self.capacity, np.int64)  # the first `rows` of it are the slots in use, the oldest first
         self._free = list(range(self.capacity - 1, -1, -1))
         self._generator = np.random.default_rng(settings.seed)
         self.rows = 0
@@ -74,20 +109,35 @@ class ReplayBuffer:
         """Memory that the rows in it take."""
         return self.rows * self._row_bytes + self._finals_bytes
 
-    def insert(self, part: Part) -> None:
-        """Keep the rows of a trained part that were fresh in it; copies them."""
-        arrays = part.arrays
-        for row, arrived in enumerate(part.arrivals()):
-            slot = self._slot()
-            for name, kept in self._arrays.items():
-                if name not in FINAL_FIELDS:
-                    kept[slot] = arrays[name][row]
-            self._arrived[slot] = arrived
-            self._keep_finals(slot, row, arrays)
-            self._live[self.rows] = slot
-            self.rows += 1
+    def insert(self, part: Part, version: int = -1) -> None:
+        """Keep the rows of a trained part that were fresh in it, which copies them, and take in what was told of the others.
 
-    def _keep_finals(self, slot: int, row: int, arrays: dict[str, Array]) -> None:
+        Args:
+            part: with the learner's priorities, if it has told them.
+            version: the policy version that it gave.
+        """
+        told = np.full(part.rows, np.nan) if part.priorities is None else part.priorities
+        for row, piece in part.places():
+            if piece.fresh:
+                self.put(part.arrays, row, Past(0, float(told[row]), version), piece.arrived)
+            elif part.priorities is not None and self._tickets[piece.start] == piece.ticket:
+                self._priorities[piece.start] = told[row]
+
+    def put(self, arrays: Mapping[str, Array], row: int, past: Past, arrived: float) -> None:
+        """Keep one row of a packed batch; copies it."""
+        slot = self._slot()
+        for name, kept in self._arrays.items():
+            if name not in FINAL_FIELDS:
+                kept[slot] = arrays[name][row]
+        self._arrived[slot] = arrived
+        self._sampled[slot], self._priorities[slot], self._trained[slot] = past
+        self._tickets[slot] = self._next_ticket
+        self._next_ticket += 1
+        self._keep_finals(slot, row, arrays)
+        self._live[self.rows] = slot
+        self.rows += 1
+
+    def _keep_finals(self, slot: int, row: int, arrays: Mapping[str, Array]) -> None:
         chosen = np.flatnonzero(arrays["final_trajectory"] == row)
         finals = {name: arrays[name][chosen] for name in FINAL_FIELDS}
         finals["final_trajectory"][...] = slot
@@ -107,28 +157,55 @@ class ReplayBuffer:
         kept = np.delete(self._live[: self.rows], places)
         self.rows = len(kept)
         self._live[: self.rows] = kept
+        self._tickets[slots] = NOBODY
         for slot in slots.tolist():
             self._finals_bytes -= sum(array.nbytes for array in self._finals[slot].values())
             self._finals[slot] = {name: self._arrays[name] for name in FINAL_FIELDS}
-            self._sampled[slot] = 0
             self._free.append(slot)
 
+    def forget(self, resumed_from: int) -> None:
+        """Let go of what was trained on under later policy versions than this, because it will be trained on again."""
+        self._remove(np.flatnonzero(self._trained[self._live[: self.rows]] > resumed_from))
+
     def sample(self, rows: int) -> list[Slice]:
-        """Draw different rows, each as likely as any other; there must be that many."""
+        """Draw different rows; there must be that many."""
         assert rows <= self.rows, f"{rows} rows asked for, {self.rows} there"
-        places = self._generator.choice(self.rows, rows, replace=False)
+        places, counts = self._drawn(rows)
         slots = self._live[places]
-        drawn = [self._slice(slot) for slot in slots.tolist()]
+        drawn = [self._slice(slot, count) for slot, count in zip(slots.tolist(), counts.tolist(), strict=True)]
         self._sampled[slots] += 1
         if self._settings.max_times_sampled:
             # What leaves is still read by whoever drew it: a slot is only written to by a later insert.
             self._remove(places[self._sampled[slots] >= self._settings.max_times_sampled])
         return drawn
 
-    def _slice(self, slot: int) -> Slice:
+    def _drawn(self, rows: int) -> tuple[Array, Array]:
+        """Places of `_live`, and what each row there counts for."""
+        settings = self._settings
+        if not settings.prioritised:
+            return self._generator.choice(self.rows, rows, replace=False), np.ones(rows)
+        chance = chances(self._priorities[self._live[: self.rows]], settings.priority_exponent)
+        places = draw(chance, rows, self._generator)
+        return places, importance(chance, places, settings.importance_exponent)
+
+    def _slice(self, slot: int, count: float = 1.0) -> Slice:
         version = int(self._arrays["policy_version"][slot])
         arrays = self._arrays | self._finals[slot]
-        return Slice(arrays, slot, slot + 1, version, float(self._arrived[slot]), fresh=False)
+        ticket = int(self._tickets[slot])
+        return Slice(arrays, slot, slot + 1, version, float(self._arrived[slot]), fresh=False, importance=count, ticket=ticket)
+
+    def standing(self) -> list[tuple[int, int]]:
+        """The slot and the ticket of every row, the oldest first."""
+        slots = self._live[: self.rows]
+        return list(zip(slots.tolist(), self._tickets[slots].tolist(), strict=True))
+
+    def kept(self, standing: Sequence[tuple[int, int]]) -> list[tuple[Slice, Past]]:
+        """Those of `standing` that are still there, to be read before anything else is done with the buffer."""
+        there = [slot for slot, ticket in standing if self._tickets[slot] == ticket]
+        return [(self._slice(slot), self._past(slot)) for slot in there]
+
+    def _past(self, slot: int) -> Past:
+        return Past(int(self._sampled[slot]), float(self._priorities[slot]), int(self._trained[slot]))
 
 
 def capacity_of(schema: RunSchema, steps: int, settings: BufferSettings) -> int:

@@ -24,7 +24,7 @@ from replay.admissions import Admissions
 from replay.assembly import Assembler, Part
 from replay.batches import BatchServer, Turned
 from replay.books import QUEUED, Rows
-from replay.buffer import NO_BUFFER, BufferSettings, ReplayBuffer, replayed_rows
+from replay.buffer import NO_BUFFER, BufferSettings
 from replay.credit import CreditLine
 from replay.fleet import FleetStatistics
 from replay.journal import Journal
@@ -32,6 +32,8 @@ from replay.ledger import Ledger
 from replay.quarantine import Refused
 from replay.queue import Segment, TrajectoryQueue
 from replay.recovery import recovered_part, segments_of
+from replay.replayed import ReplayedShare
+from replay.saving import BufferSaver
 from replay.session import Arrival, Session
 from replay.sessions import DataSessions
 from replay.validation import Validator
@@ -70,6 +72,9 @@ class IngestSettings:
                 replay["eviction"],
                 replay["max_times_sampled"] or 0,
                 config["trainer"]["seed"],
+                replay["sampling"],
+                replay["priority_exponent"],
+                replay["importance_exponent"],
             ),
         )
 
@@ -83,8 +88,10 @@ class IngestCore:
         journal: is told of every change; what it holds already is what a server that has died has left.
         server: a number that no other ingest process has.
         admissions: who may speak as which actor or rank; None asks nobody.
+        saver: writes and restores the replay buffer's snapshots; None for none.
 
     Attributes:
+        replayed: the part of every batch that is sampled again.
         policy_version: the newest one heard of.
         stop: whether the run is to end.
         refused: bad messages, to be taken.
@@ -98,17 +105,18 @@ class IngestCore:
         journal: Journal | None = None,
         server: int = 0,
         admissions: Admissions | None = None,
+        saver: BufferSaver | None = None,
     ) -> None:
         self._settings, self._epoch = settings, epoch
         self.journal = Journal() if journal is None else journal
         self._credit = CreditLine(batch_rows=settings.batch_rows, queue_batches=settings.queue_batches)
         self._sessions = DataSessions(settings.unroll_length, self._credit, self.journal, server, admissions)
         self._queue = TrajectoryQueue()
-        self._batches = BatchServer(settings.batch_rows, admissions)
+        self._batches = BatchServer(settings.batch_rows, admissions, priorities=settings.buffer.prioritised)
         self._ledger = Ledger()
         self._fleet = FleetStatistics()
         self._assembler: Assembler | None = None
-        self._buffer: ReplayBuffer | None = None
+        self.replayed = ReplayedShare(settings.buffer, settings.unroll_length, saver)
         self._validator: Validator | None = None
         self._next_batch_id = 0
         self._now = 0.0
@@ -229,8 +237,7 @@ class IngestCore:
         self._assembler = Assembler(schema, self._settings.unroll_length)
         self._fleet = FleetStatistics(schema.episode_statistics)
         self._batches.schema = schema
-        if self._settings.buffer.fraction:
-            self._buffer = ReplayBuffer(schema, self._settings.unroll_length, self._settings.buffer)
+        self.replayed.describe(schema, self._now)
         self._validator = Validator(schema.spaces.action, self._settings.max_abs_reward)
         return self._validator
 
@@ -256,10 +263,10 @@ class IngestCore:
         validator.check(arrays)
         return arrays
 
-    def receive_batches(self, route: bytes, header: Buffer, user: User = ANYBODY) -> None:
+    def receive_batches(self, route: bytes, header: Buffer, user: User = ANYBODY, payload: Buffer = b"") -> None:
         """Take in one message of the learner's."""
         try:
-            self._apply(self._batches.receive(route, header, user))
+            self._apply(self._batches.receive(route, header, user, payload))
         except WireError as error:
             self._refuse(Refused.of(error, "batches", header))
 
@@ -269,7 +276,7 @@ class IngestCore:
             values = [[part.batch_id, part.rows - part.fresh_rows] for part in turned.trained]
             self.journal.record("trained", turned.policy_version, values)
         for part in turned.trained:
-            self._count_trained(part)
+            self._count_trained(part, turned.policy_version)
         if turned.joined is not None:
             joined = turned.joined
             self.journal.record("joined", joined.rank, joined.token, joined.incarnation, joined.world)
@@ -283,14 +290,13 @@ class IngestCore:
         if turned.cursor is not None:
             self.journal.record("committed", turned.cursor)
 
-    def _count_trained(self, part: Part) -> None:
+    def _count_trained(self, part: Part, version: int) -> None:
         self._ledger.trained += part.fresh_rows
         self._ledger.replayed += part.rows - part.fresh_rows
         self._fleet.env_steps_trained += part.env_steps
         if part.recovered:
             return
-        if self._buffer is not None:
-            self._buffer.insert(part)
+        self.replayed.trained(part, version)
         assert self._assembler is not None, "it made the part"
         self._assembler.recycle(part)
 
@@ -318,6 +324,8 @@ class IngestCore:
         self._ledger.rolled_back += rows - sum(stop - start for _, start, stop in again)
         self._fleet.env_steps_trained = max(0, self._fleet.env_steps_trained - sum(entry.env_steps for entry in forgotten))
         self._enqueue(again, exempt=True)
+        if again:
+            self.replayed.will_come_again(resumed_from)
 
     def turn(self, now: float, *, more: bool = False) -> None:
         """Cut and hand out what can be, and write down what has happened.
@@ -329,6 +337,7 @@ class IngestCore:
         self._cut_and_hand_out(now)
         for route, snapshot in self._batches.snapshots_due():
             self._snapshots.append((route, snapshot, self._snapshot_values(snapshot.policy_version)))
+            self.replayed.save(snapshot.learner_step, snapshot.policy_version)
         self.journal.commit(now, more=more)
         if self.journal.committed == self.journal.next:
             self._sessions.committed()
@@ -337,6 +346,7 @@ class IngestCore:
                 self._batches.answer_snapshot(route, snapshot, values)
         self._snapshots = [entry for entry in self._snapshots if entry[2]["cursor"] > self.journal.committed]
         self._cut_and_hand_out(now)
+        self.replayed.turn()
 
     def _snapshot_values(self, version: int) -> dict[str, Any]:
         """What a checkpoint of this version says of the journal: which one, up to where, and what it comes to now."""
@@ -356,7 +366,7 @@ class IngestCore:
     def _cut(self) -> bool:
         """Cut one batch for all ranks, with the same share of fresh rows for each; False if there are too few trajectories."""
         world = self._batches.world
-        replayed = self._replayed_rows()
+        replayed = self.replayed.rows(self._batches.part_rows, world)
         fresh = self._batches.part_rows - replayed
         self._credit.expect(fresh * world)
         oldest = self.policy_version - self._settings.max_policy_lag
@@ -367,7 +377,7 @@ class IngestCore:
         if self._queue.rows < fresh * world:
             return False
         assert self._assembler is not None, "it was made with the first block"
-        drawn = self._buffer.sample(replayed * world) if self._buffer is not None and replayed else []
+        drawn = self.replayed.draw(replayed * world)
         parts = []
         for rank in range(world):
             pieces = [*self._queue.take(fresh), *drawn[rank * replayed : (rank + 1) * replayed]]
@@ -382,11 +392,6 @@ class IngestCore:
             part.record = record
         self._batches.add(parts)
         return True
-
-    def _replayed_rows(self) -> int:
-        """How many rows of a rank's part come from the buffer: none until it holds as many as a batch takes."""
-        rows = replayed_rows(self._settings.buffer.fraction, self._batches.part_rows)
-        return rows if self._buffer is not None and self._buffer.rows >= rows * self._batches.world else 0
 
     def _count_handed_out(self, parts: list[Part], now: float) -> None:
         pieces = (piece for part in parts for piece in part.origin if piece.fresh)
@@ -409,13 +414,7 @@ class IngestCore:
         """What the learner reports beside a batch."""
         nbytes = self._queue.nbytes + self._batches.waiting_bytes
         queue = {"trajectories": self.queued, "bytes": nbytes, "capacity": self._credit.capacity}
-        return self._fleet.summary() | {"queue": queue, "buffer": self._buffer_summary(), "ledger": self.ledger()}
-
-    def _buffer_summary(self) -> dict[str, int]:
-        """The same of the buffer; zeros without one."""
-        if self._buffer is None:
-            return {"trajectories": 0, "bytes": 0, "capacity": 0}
-        return {"trajectories": self._buffer.rows, "bytes": self._buffer.nbytes, "capacity": self._buffer.capacity}
+        return self._fleet.summary() | {"queue": queue, "buffer": self.replayed.summary(), "ledger": self.ledger()}
 
     def report(self) -> dict[str, Any]:
         """Everything the hub shows: cumulative counters, windows and each actor's detail."""
@@ -426,6 +425,7 @@ class IngestCore:
             "quarantine": list(self._quarantine),
             "credit": self._credit.outstanding,
             "log": {"bytes": self.journal.nbytes, "stalled": self.journal.stalled, "commit": self.journal.seconds.to_dict()},
+            "buffer_snapshots": self.replayed.snapshots(),
             "windows": self._fleet.quantiles(),
             "transit": self._fleet.transit.to_dict(),
             "age": self._fleet.age.to_dict(),

@@ -22,6 +22,7 @@ from protocol.errors import UserError, WireError
 from protocol.failpoints import failpoint
 from protocol.gate import Gate
 from protocol.keys import ServerKeys, server_keys
+from protocol.priorities import priorities_bytes
 from protocol.sockets import ServerSocket
 from protocol.watchdog import Watchdog
 from replay.admissions import Admissions
@@ -32,6 +33,7 @@ from replay.link import Link
 from replay.listen import remove_sockets
 from replay.process import POLL_MS, Ending, configure_logging, load_config, run_to_exit
 from replay.quarantine import Quarantine
+from replay.saving import BufferSaver
 from replay.sessions import MAX_BLOCK_BYTES
 
 DRAIN = 64
@@ -39,6 +41,8 @@ DRAIN = 64
 REPORT_EVERY_S = 0.25
 JOIN_WITHIN_S = 10.0
 MAX_HEADER_ONLY_BYTES = 64 * 1024
+SAVING_POLL_MS = 1
+"""The longest sleep while rows of the replay buffer wait to be copied for a snapshot."""
 
 
 class Ingest:
@@ -53,6 +57,7 @@ class Ingest:
         admissions: who may speak as whom; the hub's word goes there.
         keys: the server's; None lets everybody in.
         probe: the public key of the start-up test's stranger.
+        batch_rows: trajectories of a batch, for each of which the learner may tell a priority.
     """
 
     def __init__(
@@ -66,13 +71,15 @@ class Ingest:
         admissions: Admissions,
         keys: ServerKeys | None = None,
         probe: bytes = b"",
+        batch_rows: int = 0,
     ) -> None:
         self._core, self._link, self._quarantine, self._watchdog = core, link, quarantine, watchdog
         self._admissions = admissions
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._gate = None if keys is None else Gate(self._context, keys, probe=probe)
         self._data = ServerSocket(self._context, max_message_bytes=2 * MAX_BLOCK_BYTES, gate=self._gate)
-        self._batches = ServerSocket(self._context, max_message_bytes=MAX_HEADER_ONLY_BYTES, gate=self._gate)
+        longest = MAX_HEADER_ONLY_BYTES + priorities_bytes(batch_rows)
+        self._batches = ServerSocket(self._context, max_message_bytes=longest, gate=self._gate)
         self.endpoints = {"data": self._data.bind(addresses["data"]), "batches": self._batches.bind(addresses["batches"])}
         self._control: ControlClient | None = None
         self._members_serial = -1
@@ -96,7 +103,7 @@ class Ingest:
         self._watchdog.started()
         while not ending.asked:
             self._watchdog.beat()
-            ready = dict(poller.poll(POLL_MS))
+            ready = dict(poller.poll(SAVING_POLL_MS if self._core.replayed.at_work else POLL_MS))
             if self._link.fileno() in ready:
                 return 0 if self._link.hear() == {"stop": True} else 1
             self.turn(time.monotonic())
@@ -114,7 +121,8 @@ class Ingest:
                 self._core.bad_frames(route, error)
         for route, user, frames in self._batches.receive(DRAIN):
             try:
-                self._core.receive_batches(route, two_frames(frames)[0], user)
+                header, payload = two_frames(frames)
+                self._core.receive_batches(route, header, user, payload)
             except WireError as error:
                 self._core.bad_frames(route, error, "batches")
         self._quarantine.keep(self._core.refused)
@@ -159,13 +167,18 @@ class Ingest:
         self._context.term()
 
 
+def log_folder(config: dict[str, Any], run_dir: Path) -> Path:
+    """Where the log lies, and the replay buffer's snapshots below it."""
+    log_dir = config["replay"]["log_dir"]
+    return Path(log_dir) if log_dir else run_dir / "log"
+
+
 def open_journal(config: dict[str, Any], run_dir: Path) -> Journal:
     """The journal in the run's folder, with what a server that has died has left in it."""
     replay = config["replay"]
     durable = replay["acknowledge"] == "durable"
-    folder = Path(replay["log_dir"]) if replay["log_dir"] else run_dir / "log"
     return Journal.open(
-        FolderDisk(folder, durable=durable),
+        FolderDisk(log_folder(config, run_dir), durable=durable),
         durable=durable,
         keep_trained=replay["on_learner_restart"] == "replay",
         steps=config["actors"]["unroll_length"],
@@ -186,7 +199,14 @@ def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> 
     journal = open_journal(config, run_dir)
     settings = IngestSettings.of(config)
     admissions = Admissions()
-    core = IngestCore(settings, epoch=epoch_of_monotonic(), journal=journal, server=secrets.randbits(52), admissions=admissions)
+    core = IngestCore(
+        settings,
+        epoch=epoch_of_monotonic(),
+        journal=journal,
+        server=secrets.randbits(52),
+        admissions=admissions,
+        saver=BufferSaver(log_folder(config, run_dir) / "buffer"),
+    )
     addresses: dict[str, str] = hub["addresses"]
     watchdog = Watchdog("ingest", config["replay"]["hang_timeout"])
     ingest = Ingest(
@@ -198,6 +218,7 @@ def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> 
         admissions=admissions,
         keys=None if hub["keys"] is None else server_keys(Path(hub["keys"])),
         probe=hub["probe"].encode(),
+        batch_rows=settings.batch_rows,
     )
     try:
         link.say({"endpoints": ingest.endpoints})
@@ -205,6 +226,7 @@ def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> 
         return ingest.run(ending)
     finally:
         watchdog.close()
+        core.replayed.close()
         ingest.close()
         remove_sockets(addresses)  # the hub's too: it may have been killed and cannot
 

@@ -14,6 +14,7 @@ import contextlib
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from mmap import mmap
 from typing import NamedTuple
 
 from protocol.codec import Buffer
@@ -22,6 +23,7 @@ from replay.disk import Disk
 MAGIC = b"oatmill log 1\n\0\0"
 SUFFIX = ".log"
 _LENGTHS = struct.Struct("<II")
+PREFIX_BYTES = 12
 _PREFIX = struct.Struct("<III")
 MAX_RECORD_BYTES = 2**31
 """A longer record is none: its length is garbage."""
@@ -135,9 +137,7 @@ class SegmentLog:
     def append(self, header: bytes, payload: Buffer = b"") -> int:
         """Add a record, in memory; its number. A header is never empty."""
         view = memoryview(payload)
-        lengths = _LENGTHS.pack(len(header), view.nbytes)
-        crc = zlib.crc32(payload, zlib.crc32(header, zlib.crc32(lengths)))
-        self._pending += [lengths + crc.to_bytes(4, "little"), header]
+        self._pending += [prefix_of(header, payload), header]
         if view.nbytes:
             self._pending.append(view)
             self._pending_payloads.append((self.next, self._pending_bytes + _PREFIX.size + len(header), view.nbytes))
@@ -224,7 +224,13 @@ class SegmentLog:
             self.places = {at: place for at, place in self.places.items() if place.segment != gone.name}
 
 
-def whole_records(data: bytes) -> Iterator[tuple[int, int, int]]:
+def prefix_of(header: bytes, payload: Buffer) -> bytes:
+    """What stands before a record on disk."""
+    lengths = _LENGTHS.pack(len(header), memoryview(payload).nbytes)
+    return lengths + zlib.crc32(payload, zlib.crc32(header, zlib.crc32(lengths))).to_bytes(4, "little")
+
+
+def whole_records(data: bytes | mmap) -> Iterator[tuple[int, int, int]]:
     """Every whole record of a segment up to the first that is none: its offset, its header's length and its payload's."""
     offset = len(MAGIC)
     while offset + _PREFIX.size <= len(data):

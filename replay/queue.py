@@ -53,6 +53,8 @@ class Slice(NamedTuple):
     record: int = -1
     shift: int = 0
     exempt: bool = False
+    importance: float = 1.0  # what its terms count for
+    ticket: int = -1  # the buffer's, by which it knows the row again
 
     @property
     def rows(self) -> int:

@@ -38,7 +38,16 @@ class ReplaySettings(Settings):
     eviction: Literal["fifo", "random"] = "fifo"
     """Which trajectory makes room in a full buffer: the oldest, or any."""
     max_times_sampled: int | None = Field(default=None, ge=1)
-    """How often a trajectory may be sampled from the buffer before it leaves; None for any number."""
+    """How often a trajectory may be sampled from the buffer before it leaves; None for any number. What the buffer holds is
+    saved with every checkpoint, below the log's folder, and comes back when the server is started again."""
+    sampling: Literal["uniform", "prioritised"] = "uniform"
+    """Which trajectories are sampled: all alike, or rather those whose values were furthest from their targets when they were
+    last trained on."""
+    priority_exponent: float = Field(default=0.6, ge=0, le=1)
+    """How much `prioritised` favours them: a trajectory's chance is its mean absolute error to this power; 0 favours none."""
+    importance_exponent: float = Field(default=0.4, ge=0, le=1)
+    """How far a trajectory that `prioritised` favours counts for less in the losses; 1 makes up for the whole of it, 0 for
+    nothing."""
     hang_timeout: float = Field(default=300.0, gt=0)
     """Seconds without progress after which the server writes all stacks to its log and ends, to be started again."""
     max_abs_reward: float = Field(default=1e6, gt=0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from protocol.reasons import BAD_MESSAGE, BAD_TRAJECTORY, BAD_WEIGHTS, REFUSALS, REJECTED_REASONS, UNAUTHORISED
+from protocol.reasons import BAD_MESSAGE, BAD_PRIORITIES, BAD_TRAJECTORY, BAD_WEIGHTS, REFUSALS, REJECTED_REASONS, UNAUTHORISED
 
 ROOT = Path(__file__).parents[2]
 RAISED_BY = {"WireError": 0, "UnauthorisedError": 0, "RefusedError": 0, "_reject": 1}
@@ -29,5 +29,5 @@ def test_every_reason_given_is_listed_and_every_one_listed_is_given() -> None:
 
 
 def test_no_reason_stands_in_two_lists_of_bad_messages() -> None:
-    lists = (BAD_MESSAGE, UNAUTHORISED, BAD_TRAJECTORY, BAD_WEIGHTS)
+    lists = (BAD_MESSAGE, UNAUTHORISED, BAD_TRAJECTORY, BAD_PRIORITIES, BAD_WEIGHTS)
     assert len(REJECTED_REASONS) == sum(map(len, lists)) == len(set(REJECTED_REASONS))

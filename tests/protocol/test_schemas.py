@@ -46,6 +46,7 @@ def test_a_batch_has_the_fields_of_its_rows_and_no_episodes() -> None:
         "core_state",
         "policy_version",
         "fresh",
+        "importance",
         "final_observations",
         "final_trajectory",
         "final_step",

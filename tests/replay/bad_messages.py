@@ -393,7 +393,7 @@ def greeting_cases() -> Iterator[Case]:
 
 
 def batch_cases() -> Iterator[Case]:
-    """To ingest, from the one rank of a learner that has joined with batches of 4 and has trained on nothing."""
+    """To ingest, from the one rank of a learner that has joined, holds batch 0 of 4 rows and has trained on nothing."""
     hello, get = messages.BatchHello(0, 1, 4, "t", 0, -1), messages.Get(0, "t", 1, 0, -1, -1, 0)
 
     def greeting(name: str, reason: str, *, counted: bool = False, **header: Any) -> Case:
@@ -411,9 +411,34 @@ def batch_cases() -> Iterator[Case]:
     yield Case(
         "CONSUMED of a process that was replaced", [pack(messages.Consumed(0, "before", 0, 0)), b""], "fenced", counted=False
     )
-    for batch in (0, 7, 2**53 - 1):
+    yield from priority_cases()
+    for batch in (1, 7, 2**53 - 1):
         yield Case(f"GET after batch {batch}, which never was", [pack(get, consumed=batch), b""], "sequence")
         yield Case(f"CONSUMED of batch {batch}, which never was", [pack(messages.Consumed(0, "t", batch, 0)), b""], "sequence")
+
+
+def priority_cases() -> Iterator[Case]:
+    """CONSUMED of batch 0, whose priorities are not 4 finite numbers from 0 on."""
+    header = pack(messages.Consumed(0, "t", 0, 1))
+
+    def told(name: str, payload: bytes) -> Case:
+        return Case(f"CONSUMED with {name}", [header, payload], "priorities")
+
+    good = np.ones(4, "<f4").tobytes()
+    for name, body in {
+        "a byte more": good + b"\0",
+        "a byte less": good[:-1],
+        "a byte": b"\0",
+        "a row more": good + good[:4],
+    }.items():
+        yield told(f"priorities, {name}", body)
+    yield told("a row less", good[:-4])
+    yield told("float64 numbers", np.ones(4).tobytes())
+    yield told("64 KB", bytes(2**16))
+    for value, row in product((NAN, INF, -INF, -1.0, -1e-30), (0, 3)):
+        numbers = np.ones(4, "<f4")
+        numbers[row] = value
+        yield told(f"the priority {value} of row {row}", numbers.tobytes())
 
 
 # ------------------------------------------------------------------------------------------------------------- control

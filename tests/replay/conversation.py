@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from protocol import messages
 from protocol.codec import decode, encode, to_json
+from protocol.priorities import pack_priorities
 from protocol.schemas import RunSchema
 from protocol.trajectory import BlockSize, TrajectoryBlock
 from replay.buffer import NO_BUFFER, BufferSettings
@@ -106,13 +110,16 @@ class Conversation:
         self.requests[rank] = self.requests.get(rank, 0) + (not again)
         return self.tell(messages.Get(rank, token, self.requests[rank], 0, consumed, consumed, version), rank)
 
-    def consumed(self, batch_id: int, rank: int = 0, token: str = "t", version: int = 0) -> list[Any]:
+    def consumed(
+        self, batch_id: int, rank: int = 0, token: str = "t", version: int = 0, priorities: Sequence[float] | None = None
+    ) -> list[Any]:
         """A rank's CONSUMED, and the answers."""
-        return self.tell(messages.Consumed(rank, token, batch_id, version), rank)
+        payload = b"" if priorities is None else pack_priorities(np.array(priorities))
+        return self.tell(messages.Consumed(rank, token, batch_id, version), rank, payload)
 
-    def tell(self, message: Any, rank: int = 0) -> list[Any]:
+    def tell(self, message: Any, rank: int = 0, payload: bytes = b"") -> list[Any]:
         """Any message of a rank's, and the answers to ranks."""
-        self.core.receive_batches(f"rank {rank}".encode(), encode(message)[0])
+        self.core.receive_batches(f"rank {rank}".encode(), encode(message)[0], payload=payload)
         return self.told()
 
     def told(self) -> list[Any]:

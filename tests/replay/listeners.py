@@ -15,6 +15,7 @@ from protocol.trajectory import BlockSize
 from protocol.trajectory_peer import TrajectorySenderPeer
 from protocol.weights import digest_of
 from protocol.weights_peer import ReceiverPeer
+from replay.buffer import NO_BUFFER, BufferSettings
 from replay.hub_core import HubCore
 from replay.members import Members
 from tests.replay.bad_messages import ACTOR, CONFIG, LEARNER, NUMBERS, SCHEMA, Frames
@@ -43,8 +44,8 @@ def rejected(answers: list[Any]) -> list[str]:
 class Ingest:
     """Ingest with one actor and one rank."""
 
-    def __init__(self) -> None:
-        self.talk = Conversation()
+    def __init__(self, buffer: BufferSettings = NO_BUFFER) -> None:
+        self.talk = Conversation(buffer=buffer)
         self.talk.hello(schema=SCHEMA)
         self.talk.learn(token="before")
         self.talk.learn(token="t", incarnation=1)
@@ -79,11 +80,21 @@ class DataListener(Ingest):
 
 
 class BatchListener(Ingest):
-    """Ingest on its batches socket."""
+    """Ingest on its batches socket; it has handed out batch 0 of 4 rows, and asks for priorities."""
+
+    def __init__(self) -> None:
+        super().__init__(BufferSettings(fraction=0.5, size=8, max_bytes=2**20, sampling="prioritised"))
+        self._send()
+        self._send()
+        core = self.talk.core
+        core.receive_batches(b"rank 0", encode(messages.Get(0, "t", 0, 0, -1, -1, 0))[0])
+        core.turn(0.0)
+        core.outgoing_batches()
 
     def hear(self, frames: Frames) -> list[str]:
         try:
-            self.talk.core.receive_batches(b"rank 0", two_frames(frames)[0])
+            header, payload = two_frames(frames)
+            self.talk.core.receive_batches(b"rank 0", header, payload=payload)
         except WireError as error:
             self.talk.core.bad_frames(b"rank 0", error)
         return rejected(self.talk.told())

@@ -44,6 +44,7 @@ class Promises:
     """What holds after every tick."""
 
     before: int = 0
+    batches: int = 0
 
     def __call__(self, run: Simulation) -> None:
         """Look at one moment."""
@@ -53,6 +54,9 @@ class Promises:
         keep(now <= max(capacity, self.before + returned), f"G4: {now} rows are out or queued, {capacity} may be")
         keep(run.core._credit.outstanding >= 0, "G4: credit is not negative")
         self.before = now
+        if run.batches > self.batches:
+            self.batches = run.batches
+            run.check_priorities()
 
 
 def check_ledger(ledger: Mapping[str, Any]) -> None:

@@ -14,9 +14,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
+import numpy as np
+
 from protocol.auth import ANYBODY, User
+from protocol.batch import Batch
 from protocol.batch_peer import BatchPeer
 from protocol.codec import Buffer, Frames
+from protocol.trajectory import Array
 from protocol.trajectory_peer import TrajectorySenderPeer
 from replay.batches import Turned
 from replay.buffer import BufferSettings
@@ -67,6 +71,13 @@ class Learner:
     batch_id: int = -1
     done_at: float | None = None
     asked: bool = False
+    priorities: Array | None = None  # of the batch that it is training on
+
+
+def told_of(rows: Array) -> Array:
+    """The priority that the learner always tells of a trajectory, from its (mark, sequence)."""
+    numbers: Array = (rows[:, 0] * 7919 + rows[:, 1] * 104_729) % 1009
+    return numbers.astype(np.float32)
 
 
 @dataclass
@@ -112,7 +123,10 @@ class Simulation:
         queue_batches = self.random.choice((1.0, 1.5, 3.0))
         max_lag = self.random.choice((0, 1, 1000))
         fraction = self.random.choice((0.0, 0.0, 0.5))
-        buffer = BufferSettings(fraction, 2 * self.batch_rows, 2**20, self.random.choice(("fifo", "random")), 0, self.seed)
+        eviction = self.random.choice(("fifo", "random"))
+        self.taste = Random(f"sampling {self.seed}")  # its own, so that what it decides changes nothing else
+        sampling, most = self.taste.choice(("uniform", "prioritised")), self.taste.choice((0, 0, 2))
+        buffer = BufferSettings(fraction, 2 * self.batch_rows, 2**20, eviction, most, self.seed, sampling)
         self.core = IngestCore(IngestSettings(STEPS, self.batch_rows, queue_batches, max_lag, 1e6, buffer))
         self._spy()
         self.members: dict[int, tuple[int, bool]] = {}
@@ -145,8 +159,8 @@ class Simulation:
             self._returned += sum(segment.rows for segment in listed)
             put_back(listed)
 
-        def recording_receive(route: bytes, header: Buffer, user: User = ANYBODY) -> Turned:
-            turned = receive(route, header, user)
+        def recording_receive(route: bytes, header: Buffer, user: User = ANYBODY, payload: Buffer = b"") -> Turned:
+            turned = receive(route, header, user, payload)
             for part in turned.trained:
                 for mark, sequence in part.arrays["observations"][: part.fresh_rows, 0].tolist():
                     self.trained[mark].append(int(sequence))
@@ -250,6 +264,8 @@ class Simulation:
         delivery = learner.peer.take()
         assert learner.peer.refusal is None, f"a good learner was refused: {learner.peer.refusal}"
         if delivery is not None:
+            self.check_batch(delivery.batch)
+            learner.priorities = told_of(delivery.batch.observations[:, 0])
             learner.batch_id, learner.done_at = (
                 delivery.batch.batch_id,
                 self.now + self.random.uniform(0, 4.0 if learner.slow else 0.2),
@@ -258,14 +274,14 @@ class Simulation:
             self.batches += 1
         if learner.done_at is not None and self.now >= learner.done_at:
             self.version += 1
-            learner.peer.consumed(learner.batch_id, self.version)
+            learner.peer.consumed(learner.batch_id, self.version, learner.priorities)
             learner.done_at, learner.step = None, learner.step + 1
         if learner.done_at is None and not learner.asked:
             learner.peer.request(learner.step)
             learner.asked = True
         route = str(learner.number).encode()
         for frames in learner.peer.send(self.now):
-            self._carry(frames, lambda header, _: self.core.receive_batches(route, header), "learner", inward=True)
+            self._carry(frames, partial(self._arrive_batches, route), "learner", inward=True)
 
     def _fail(self) -> None:
         """What goes wrong in this tick."""
@@ -294,6 +310,26 @@ class Simulation:
 
     def _arrive(self, route: bytes, header: bytes, payload: bytes) -> None:
         self.core.receive_data(route, header, payload, self.now)
+
+    def _arrive_batches(self, route: bytes, header: bytes, payload: bytes) -> None:
+        self.core.receive_batches(route, header, payload=payload)
+
+    def check_batch(self, batch: Batch) -> None:
+        """What the learner is given: no trajectory twice, fresh rows first, and what each counts for."""
+        rows = list(map(tuple, batch.observations[:, 0].tolist()))
+        assert len(set(rows)) == len(rows), f"twice in one batch: {rows}"
+        assert batch.importance is not None
+        sampled = batch.importance[~batch.fresh]
+        assert (batch.importance[batch.fresh] == 1).all()
+        assert ((sampled > 0) & (sampled <= 1)).all()
+        assert not len(sampled) or sampled.max() == 1
+
+    def check_priorities(self) -> None:
+        """No row of the buffer has another one's priority, however its slot was used before."""
+        buffer = self.core.replayed.buffer
+        for piece, past in buffer.kept(buffer.standing()) if buffer is not None else []:
+            wanted = float(told_of(piece.arrays["observations"][piece.start : piece.stop, 0])[0])
+            assert np.isnan(past.priority) or past.priority == wanted, f"{past.priority} instead of {wanted}"
 
     def calm(self) -> None:
         """From here on nothing goes wrong any more."""

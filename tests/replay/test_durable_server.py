@@ -17,7 +17,7 @@ from protocol.failpoints import NAMES, VARIABLE
 from replay.settings import ReplaySettings
 from tests.replay.serving import CONFIG, Actor, Learner, Server, start, total
 
-LOG_POINTS = [name for name in NAMES if not name.startswith("checkpoint.")]
+LOG_POINTS = [name for name in NAMES if not name.startswith(("checkpoint.", "buffer."))]
 QUICK = ["log.sync.before:4", "ack.before:9"]
 COUNTS = {"log": (3, 4, 5, 12, 30), "ack": (9, 20, 30, 60)}  # later than the moment at which everybody has joined
 THOROUGH = [f"{name}:{count}" for name in LOG_POINTS for count in COUNTS[name.partition(".")[0]]]

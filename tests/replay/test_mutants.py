@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from protocol.trajectory_peer import TrajectorySenderPeer
 from protocol.weights import Weights
 from protocol.weights_peer import ReceiverPeer
+from replay.assembly import Part
 from replay.batches import BatchServer
+from replay.buffer import ReplayBuffer
 from replay.core import IngestCore
 from replay.credit import CreditLine
 from replay.ledger import Ledger
@@ -196,6 +199,45 @@ def says_it_rolled_nothing_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(IngestCore, "_roll_back", mutant)
 
 
+def prioritises_whoever_is_there(patch: pytest.MonkeyPatch) -> None:
+    """A trajectory whose slot was used again hands its priority on."""
+    original = ReplayBuffer.insert
+
+    def mutant(self: ReplayBuffer, part: Part, version: int = -1) -> None:
+        part.origin = [
+            piece if piece.fresh else piece._replace(ticket=int(self._tickets[piece.start])) for piece in part.origin
+        ]
+        original(self, part, version)
+
+    patch.setattr(ReplayBuffer, "insert", mutant)
+
+
+def prioritises_the_neighbour(patch: pytest.MonkeyPatch) -> None:
+    """Each row gets what was told of the one before it."""
+    original = ReplayBuffer.insert
+
+    def mutant(self: ReplayBuffer, part: Part, version: int = -1) -> None:
+        part.priorities = None if part.priorities is None else np.roll(part.priorities, 1)
+        original(self, part, version)
+
+    patch.setattr(ReplayBuffer, "insert", mutant)
+
+
+def draws_with_repetition(patch: pytest.MonkeyPatch) -> None:
+    """A trajectory may come twice in a batch."""
+    patch.setattr("replay.buffer.draw", lambda chance, rows, generator: generator.integers(0, len(chance), rows))
+
+
+def takes_them_for_another_batch(patch: pytest.MonkeyPatch) -> None:
+    """Priorities are those of the oldest part that is held, whatever batch they were told of."""
+    original = BatchServer._take_priorities
+    patch.setattr(
+        BatchServer,
+        "_take_priorities",
+        lambda self, rank, batch_id, payload: original(self, rank, rank.held[0].batch_id if rank.held else batch_id, payload),
+    )
+
+
 def takes_torn_weights(patch: pytest.MonkeyPatch) -> None:
     """No digest is looked at."""
     patch.setattr(Weights, "verify", lambda _self: None)
@@ -255,6 +297,10 @@ TRAJECTORY_FAULTS: tuple[Plant, ...] = (
     releases_early,
     forgets_a_cut_batch,
     says_it_rolled_nothing_back,
+    prioritises_whoever_is_there,
+    prioritises_the_neighbour,
+    draws_with_repetition,
+    takes_them_for_another_batch,
 )
 WEIGHT_FAULTS: tuple[Plant, ...] = (takes_torn_weights, lets_versions_go_back, mixes_versions, does_not_send_the_newest)
 
