@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import pytest
 
 from deploy.engines.compose import Engine
+from deploy.grafana.generate import rendered
 from protocol.errors import UserError
 from tests.cluster.clusters import ROOT, Cluster, answers, can_have, run, stand_ins
 from tests.system.real_runs import accounted
@@ -130,6 +131,54 @@ def test_prometheus_has_every_target_every_rule_and_every_loss(cluster: Cluster)
 def rules(cluster: Cluster) -> list[dict[str, object]]:
     """Every rule that Prometheus has loaded."""
     return [rule for group in cluster.asked("rules")["groups"] for rule in group["rules"]]
+
+
+def test_every_expression_of_every_dashboard_has_data(cluster: Cluster) -> None:
+    if "prometheus" in cluster.without:
+        pytest.skip("neither an image of Prometheus nor Debian's binaries are here")
+    wanted = {
+        (name, panel["title"], target["expr"].replace("$__rate_interval", "1m").replace("$__range", "5m"))
+        for name, text in rendered().items()
+        for panel in json.loads(text)["panels"]
+        for target in panel.get("targets", ())
+    }
+    empty = set(wanted)
+
+    def looked() -> bool:
+        empty.difference_update([one for one in empty if cluster.query(one[2])])
+        return not empty
+
+    try:
+        cluster.until(looked, 180)  # a rate takes two scrapes, an explained variance a window of reports
+    except AssertionError:
+        pytest.fail("\n".join(f"{name}: {title}: {expression}" for name, title, expression in sorted(empty)))
+    FIGURES["expressions of dashboards run"] = len(wanted)
+
+
+def test_a_key_that_nobody_trusts_and_a_client_without_one_are_refused(cluster: Cluster) -> None:
+    inside = ["docker", "run", "--rm", "--network", f"{cluster.project}_run", "--entrypoint", "sh", IMAGE, "-ec"]
+    ask = "timeout 20 oatmill status --address tcp://replay:7302"
+    own = ("--volume", f"{cluster.project}_keys-operator:/keys/operator:ro")
+    assert answers(*inside[:3], *own, *inside[3:], f"{ask} --keys /keys")
+    before = refusals(cluster, "unknown_key")
+    # It knows the server's public key, or it could not even say who it is.
+    stranger = "oatmill keygen /tmp/keys && cp -f /keys/operator/server.pub /tmp/keys/operator/server.pub"
+    assert not answers(*inside[:3], *own, *inside[3:], f"{stranger} && {ask} --keys /tmp/keys")
+    cluster.until(lambda: refusals(cluster, "unknown_key") > before, 20)
+    assert not answers(*inside, ask)
+    # An actor's key is trusted, and may not stop the run.
+    actors = f"{cluster.project}_keys-actor:/keys/operator:ro"
+    before = refusals(cluster, "role")
+    stop = "timeout 20 oatmill stop --address tcp://replay:7302 --keys /keys"
+    assert not answers(*inside[:3], "--volume", actors, *inside[3:], stop)
+    cluster.until(lambda: refusals(cluster, "role") > before, 20)
+
+
+def refusals(cluster: Cluster, reason: str) -> float:
+    """Messages and connections refused for a reason, as the replay role counts them."""
+    found = re.search(rf'^oatmill_rejected_total{{reason="{reason}"}} (\S+)', cluster.page("replay"), re.MULTILINE)
+    assert found, reason
+    return float(found.group(1))
 
 
 def test_grafana_answers(cluster: Cluster) -> None:

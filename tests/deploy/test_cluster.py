@@ -182,6 +182,18 @@ def test_every_container_is_bounded_and_may_do_nothing_special() -> None:
             assert {"cpus", "memory"} == {*service["deploy"]["resources"]["limits"]}, name
 
 
+def test_every_role_is_asked_for_a_key_and_sees_its_own_alone() -> None:
+    roles = {"replay": "server", "learner": "learner", "actor": "actor", "operator": "operator"}
+    for name, service in services().items():
+        mounted = {volume.removesuffix(":ro") for volume in service.get("volumes", ()) if volume.startswith("keys-")}
+        if name == "keys":
+            assert mounted == {f"keys-{folder}:/keys/{folder}" for folder in roles.values()}
+        else:
+            assert mounted == ({f"keys-{roles[name]}:/keys/{roles[name]}"} if name in roles else set()), name
+            assert (service.get("environment", {}).get("OATMILL_KEYS") == "/keys") == (name in roles), name
+        assert "--insecure" not in str(service.get("command")), name
+
+
 def test_ports_are_this_machines_own_and_images_are_pinned() -> None:
     for name, service in services().items():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
