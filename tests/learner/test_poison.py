@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from learner.inputs import to_inputs
+from learner.loss import Term, method_reads
+from learner.step import Updater
 from protocol.batch import Batch
 from tests.learner.worlds import (
     CPU,
     PLANS,
     assert_same_arrays,
+    inputs_of,
     learn,
     make_batch,
     make_spec,
@@ -90,6 +93,62 @@ def test_poison_in_absent_steps_changes_no_loss_and_no_parameter(world: str, poi
     assert other.batch_sums is not None
     assert torch.equal(clean.batch_sums, other.batch_sums)
     assert_same_arrays(parameters, other_parameters)
+
+
+def of_another_episode(inputs: dict[str, torch.Tensor], first: int, poison: float) -> dict[str, torch.Tensor]:
+    """The same batch, in which an episode ends at step `first - 1` of every row and what follows is another one's."""
+    changed = {name: value.clone() for name, value in inputs.items()}
+    for name in ("observations_BT1", "rewards_BT", "behaviour_log_probs_BTA"):
+        changed[name][:, first:] = poison * torch.arange(1, changed[name][:, first:].numel() + 1).view_as(
+            changed[name][:, first:]
+        )
+    changed["behaviour_log_probs_BTA"] = changed["behaviour_log_probs_BTA"].clamp(-10, 0)
+    changed["actions_BT"][:, first:] = 1 - changed["actions_BT"][:, first:].clamp(max=1)
+    return changed
+
+
+def before(step: int, updater: Updater, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Values and masks of every loss's terms and statistics at the steps before one, and the gradient of their sum."""
+    values = updater.objective.prepare(inputs)
+    ends = values["terminated_BT"] | values["truncated_BT"]
+    observations, core_state = values["observations_BT1"][:, :-1], values["core_state_BS"]
+    outputs = updater.wrapped(observations, core_state, ends, values["actions_BT"], updater.plan.needs)
+    everything = {**values, **outputs}
+    found, total = [], torch.zeros(())
+    for loss in updater.objective.losses:
+        terms = loss.compute(**{name: everything[name] for name in method_reads(type(loss), "compute")})
+        for entry in terms.values():
+            mask, value = entry.mask[:, :step], entry.value[:, :step]
+            found += [mask, torch.where(mask, value, 0.0).detach()]
+            total = total + torch.where(mask, value, 0.0).sum() * isinstance(entry, Term)
+    return [*found, *torch.autograd.grad(total, updater.parameters)]
+
+
+@pytest.mark.parametrize("kind", ["terminated_BT", "truncated_BT"])
+@pytest.mark.parametrize("world", WORLDS)
+def test_an_episode_learns_nothing_of_the_one_after_it(world: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every row's episode ends at step 3, and the next one is trained on too, but differs: up to the end every value, every mask
+    # and the gradient stay the same. Advantages and sigma would be scaled by the whole batch, so they are not, here.
+    arm, changes, settings = WORLDS[world]
+    spec = make_spec(**settings)
+    batch = make_batch(spec)
+    none = np.zeros_like(batch.truncated)
+    finals = {"final_trajectory": np.arange(6, dtype=np.int32), "final_step": np.full(6, 3, np.int32)}
+    seen = np.random.default_rng(5).normal(size=(6, 4)).astype(np.float32)
+    if kind == "terminated_BT":
+        finals, seen = {name: rows[:0] for name, rows in finals.items()}, seen[:0]
+    batch = replace(batch, terminated=none, truncated=none.copy(), final_observations=seen, **finals)
+    found = []
+    for poison in (0.01, 1e9, -1e3):
+        updater = make_updater_of(make_trainer(arm, {"losses.ppo_actor.norm_adv": False} | changes), spec)
+        monkeypatch.setattr(updater.context.normaliser, "update", lambda _error, _mask: torch.tensor(1.3))
+        inputs = of_another_episode(inputs_of(updater, batch), 4, poison)
+        inputs[kind][:, 3] = True
+        found.append(before(4, updater, inputs))
+    for other in found[1:]:
+        for clean, poisoned_too in zip(found[0], other, strict=True):
+            assert torch.isfinite(clean).all()
+            torch.testing.assert_close(poisoned_too, clean, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("world", ["full", "lstm"])
