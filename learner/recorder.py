@@ -19,6 +19,7 @@ from learner.checkpoint import Progress
 from learner.redflags import FLAGS, Observation, RedFlags
 from learner.report import StepReport, explained_variance, plain
 from learner.steering import Move
+from learner.writers import BackgroundWriters
 from protocol.trajectory import Array
 
 METRICS_FILE = "metrics.jsonl"
@@ -37,11 +38,13 @@ class Recorder:
         run_dir: the run's folder.
         uniform_entropy: of a uniform policy, in nats.
         total_timesteps: the budget.
+        writers: take every line to other tools' formats, too.
     """
 
     run_dir: Path
     uniform_entropy: float
     total_timesteps: int
+    writers: BackgroundWriters | None = None
     flags: RedFlags = field(default_factory=RedFlags)
     raised: dict[str, str] = field(default_factory=dict)
     ever_raised: dict[str, str] = field(default_factory=dict)
@@ -110,6 +113,8 @@ class Recorder:
         line["red_flags"] = sorted(self.raised)
         self.last_line = plain(line)
         self._append(METRICS_FILE, self.last_line)
+        if self.writers is not None:
+            self.writers.write(self.last_line)
         return self.raised
 
     def note_flags(self, raised: dict[str, str], progress: Progress) -> None:
@@ -168,7 +173,7 @@ class Recorder:
         return (self.last_step[1] - self.first_step[1]) / (self.last_step[0] - self.first_step[0])
 
     def summary(self, progress: Progress) -> None:
-        """Write the learner's part of summary.json."""
+        """Write the learner's part of summary.json, and see the last lines off."""
         names = ("losses", "entropy", "explained_variance", "episode_return", "episode_length", "episode_statistics")
         content = {
             "learner_steps": progress.learner_step,
@@ -183,6 +188,8 @@ class Recorder:
         working = self.run_dir / f"{SUMMARY_FILE}.tmp"
         working.write_text(json.dumps(plain(content), indent=1))
         working.rename(self.run_dir / SUMMARY_FILE)
+        if self.writers is not None:
+            self.writers.close()
 
 
 def observe(report: StepReport, entropy: Mapping[str, float], variance: tuple[float, float], progress: float) -> Observation:

@@ -18,6 +18,7 @@ from learner.report import Reporter, StepReport
 from learner.setup import LearnerConfig
 from learner.steering import Steering
 from learner.step import Record, Updater
+from learner.writers import BackgroundWriters, wanted_targets
 from protocol.trajectory import Array
 
 
@@ -46,7 +47,8 @@ class Reporting:
         self.metrics: LearnerMetrics | None = None
         if ranks.first:
             uniform = sum(math.log(size) for size in spec.spaces.action.sizes)
-            self.recorder = Recorder(config.run_dir, uniform, config.trainer.total_timesteps)
+            writers = BackgroundWriters(wanted_targets(config.metrics), config.run_dir, config.settings)
+            self.recorder = Recorder(config.run_dir, uniform, config.trainer.total_timesteps, writers)
             self.metrics = LearnerMetrics(updater.plan.auto, healthy)
 
     @property

@@ -83,3 +83,7 @@ class MetricsSettings(Settings):
     """A learner step out of this many is reported; the first and the last always are."""
     gradient_every: int = Field(default=100, ge=1)
     """An update out of this many has each loss's gradient on the trunk measured."""
+    tensorboard: bool = False
+    """Write TensorBoard's event files into the run's folder, too."""
+    wandb: bool = False
+    """Write a Weights & Biases run into the run's folder, too: offline, unless WANDB_MODE says otherwise."""

@@ -14,6 +14,7 @@ from agent.spec import AgentSpec
 from learner.cost import PlanCost, plan_cost
 from learner.distributed import choose_device
 from learner.plan import Plan, make_plan
+from learner.writers import wanted_targets
 from protocol.schemas import RunSchema
 from protocol.spaces import Spaces
 from recipes import yaml_format
@@ -143,6 +144,7 @@ def report_plan(settings: RunSettings) -> PlanReport:
     """
     fitted, notes = prepared(settings)
     check_replay(fitted)
+    wanted_targets(fitted.metrics)  # refuses one whose package is not here
     spaces, statistics = describe(fitted.env)
     spec = AgentSpec(spaces, fitted.agent)
     make_encoder(spec)  # refuses one that cannot be built, while nothing has started

@@ -51,10 +51,11 @@ def test_environment_and_network_of_ones_own_are_trained_and_played(tmp_path: Pa
         ROOT,
         *("train", "cartpole", "--run-dir", str(tmp_path / "run"), "--json", *SMALL, "actors.count=1"),
         *("trainer.total_timesteps=4096", "env.kind=factory", "env.factory=examples.corridor:make_env"),
-        "agent.encoder=examples.skip_network:make",
+        *("agent.encoder=examples.skip_network:make", "metrics.tensorboard=true"),
     )
     assert shown.returncode == 0, shown.stderr
     assert json.loads(shown.stdout)["episode_return"]["n"] > 0
+    assert list((tmp_path / "run").glob("events.out.tfevents.*"))
     played = oatmill(ROOT, "eval", str(tmp_path / "run"), "--episodes", "3", "--json")
     assert played.returncode == 0, played.stderr
     assert json.loads(played.stdout)["episode_return"]["n"] == 3

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from learner.checkpoint import Progress
 from learner.recorder import EVENTS_FILE, METRICS_FILE, SUMMARY_FILE, Recorder, observe
 from learner.reduce import OneRank
 from learner.report import LossReport, Reporter, StepReport, TermReport
+from learner.writers import BackgroundWriters
 from tests.learner.worlds import learn, make_batch, make_spec, make_trainer, make_updater_of
 
 FLEET = {"episode_return": {"mean": 3.0, "std": 1.0, "n": 2}, "episodes": 2, "statistics": {"hearts": 0.5}}
@@ -38,6 +39,32 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def at(step: int) -> Progress:
     return Progress(learner_step=step, env_steps=100 * step, policy_version=step, seconds=2.0 * step)
+
+
+class Kept:
+    """Takes lines as `learner.writers.BackgroundWriters` does."""
+
+    def __init__(self) -> None:
+        self.lines: list[Any] = []
+        self.closed = 0
+
+    def write(self, line: Any) -> None:
+        assert not self.closed
+        self.lines.append(line)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_every_line_goes_to_other_tools_too_and_the_summary_is_the_last_of_them(tmp_path: Path) -> None:
+    record, report, kept = recorder(tmp_path), make_report(), Kept()
+    record.writers = cast("BackgroundWriters", kept)
+    for step in (1, 2):
+        record.step(at(step), np.array([1, 1, 3]))
+        record.report(report, at(step), learning_rate=0.01, fleet=FLEET)
+    record.summary(at(2))
+    assert kept.lines == lines(tmp_path / METRICS_FILE)
+    assert kept.closed == 1
 
 
 @pytest.mark.parametrize("arm", ["baseline", "full"])

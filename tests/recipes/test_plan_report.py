@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import pytest
@@ -89,3 +90,19 @@ def test_cogs_are_planned_with_their_own_encoder() -> None:
     assert report.auto["agent.encoder"] == "token_grid"
     assert report.spaces.action.sizes == (5,)
     assert "env.vectorization" not in report.auto
+
+
+def test_a_tool_whose_package_is_not_here_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find_spec(name))
+    settings = cartpole.settings()
+    settings.metrics.tensorboard = True
+    with pytest.raises(UserError, match=r"metrics\.tensorboard=true needs .* pip install 'oatmill\[tensorboard\]'$"):
+        report_plan(settings)
+
+
+def test_an_encoder_of_ones_own_that_is_none_is_refused_before_anything_starts() -> None:
+    settings = cartpole.settings()
+    settings.agent.encoder = "builtins:str"
+    with pytest.raises(UserError, match=r"agent\.encoder=builtins:str must return a torch\.nn\.Module, got str$"):
+        report_plan(settings)
