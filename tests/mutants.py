@@ -245,10 +245,16 @@ def preload() -> None:
     """Import what every child needs and no mutant changes."""
     for name in (
         "pytest",
+        "pytest_timeout",
+        "hypothesis",
+        "hypothesis.strategies",
+        "_hypothesis_pytestplugin",
         "torch",
+        "torch._dynamo",
         "safetensors.torch",
         "prometheus_client",
         "agent.loading",
+        "learner.settings",
         "protocol.channels",
         "protocol.http",
     ):
