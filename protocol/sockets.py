@@ -2,8 +2,10 @@
 
 libzmq facts behind the options (4.3.5): a socket that lingers hangs at exit when its peer is gone, and delivers nothing, so
 what matters is drained to its last acknowledgement, and LINGER is 0. A DEALER without IMMEDIATE queues messages for peers that
-may never come. A ROUTER drops messages to unknown peers in silence unless ROUTER_MANDATORY. All options are set before bind or
-connect, marks are only a backstop behind credit, and reconnecting peers need jitter of our own.
+may never come. A ROUTER drops messages to unknown peers in silence unless ROUTER_MANDATORY. ZMTP heartbeats end a connection on
+which one large message takes longer than they wait, for only whole messages count as a sign of life; so dead connections are
+ended by TCP_MAXRT, for which every acknowledged segment counts. All options are set before bind or connect, marks are only a
+backstop behind credit, and reconnecting peers need jitter of our own.
 """
 
 from __future__ import annotations
@@ -27,7 +29,14 @@ HIGH_WATER = 256
 """Messages a peer may be behind; credit keeps well below it."""
 HANDSHAKE_MS = 5_000
 RECONNECT_MS, RECONNECT_MAX_MS = 100, 10_000
+CONNECT_MS = 5_000
+"""An attempt to connect is given up after this long and made anew: the system would wait ever longer for an answer."""
+UNACKNOWLEDGED_MS = 15_000
+"""A connection on which the other host's TCP has acknowledged nothing for this long is given up: that host, or what stands between
+and remembers connections, has been replaced. The system would try for a quarter of an hour."""
 BACKLOG = 4096
+CURVE_BYTES = 64
+"""Encryption makes a frame longer, by 33 bytes; libzmq compares what came over the wire with MAXMSGSIZE."""
 WILDCARDS = ("0.0.0.0", "[::]", "*")
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "*": "127.0.0.1"}
 
@@ -37,7 +46,8 @@ def _common(socket: zmq.Socket[bytes], max_message_bytes: int) -> None:
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
     socket.setsockopt(zmq.RCVHWM, HIGH_WATER)
-    socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
+    socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes if max_message_bytes < 0 else max_message_bytes + CURVE_BYTES)
+    socket.setsockopt(zmq.TCP_MAXRT, UNACKNOWLEDGED_MS)
 
 
 def use_keys(socket: zmq.Socket[bytes], keys: ClientKeys | None) -> None:
@@ -63,6 +73,7 @@ class ClientSocket:
         use_keys(self._socket, keys)
         self._socket.setsockopt(zmq.IPV6, 1)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        self._socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
         self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS + random.randrange(RECONNECT_MS))
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         self._outbox: deque[Frames] = deque()

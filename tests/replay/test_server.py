@@ -15,6 +15,7 @@ import zmq
 
 from protocol.errors import JoinRefusedError, PeerLostError
 from protocol.joining import joining_config
+from protocol.keys import make_keys
 from protocol.spaces import ActionSpace, ObservationSpace, Spaces
 from protocol.weights import layout_of
 from tests.replay.serving import CONFIG, ROOT, serving, start, successor, total, weights
@@ -77,9 +78,13 @@ def test_weights_reach_every_actor_and_only_the_newest(tmp_path: Path, transport
         assert successor(lambda: server.learner_control().join(10)).policy_version == 4
 
 
-def test_weights_larger_than_a_window_arrive_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keyed", [False, True])  # encrypted, a chunk of the greatest length is longer on the wire
+def test_weights_larger_than_a_window_arrive_whole(tmp_path: Path, keyed: bool) -> None:
     numbers = 1_000_003  # 4 MB: four windows and a bit
-    with serving(tmp_path) as server:
+    keys = tmp_path / "keys" if keyed else None
+    if keys is not None:
+        make_keys(keys)
+    with serving(tmp_path, "tcp", keys) as server:
         trainer = server.learner()
         _, welcome = server.join_actor()
         receiver = server.receiver(welcome, layout_of({"w": np.zeros(numbers, np.float32)}))
