@@ -38,6 +38,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "learner/normaliser.py": ("test_normaliser", "test_checkpoint"),
     "learner/movement.py": ("test_ppo_actor", "test_muesli_pg"),
     "learner/losses/ppo_critic.py": ("test_ppo_critic",),
+    "learner/improvement.py": ("test_cmpo", "test_cmpo_sampled", "test_cmpo_properties"),
     "learner/losses/cmpo.py": ("test_cmpo", "test_cmpo_sampled", "test_cmpo_properties"),
     "learner/losses/ppo_actor.py": ("test_ppo_actor",),
     "learner/losses/muesli_pg.py": ("test_muesli_pg",),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from agent import distribution
+from learner.improvement import clipped_mpo_policy, kl_divergence
 from learner.loss import Question, Term
 from learner.losses import cmpo
 from learner.losses.cmpo import (
@@ -18,8 +19,6 @@ from learner.losses.cmpo import (
     ExactCmpo,
     ReturnCmpo,
     SampledCmpo,
-    clipped_mpo_policy,
-    kl_divergence,
 )
 from protocol.errors import SettingsError
 from protocol.spaces import ActionSpace

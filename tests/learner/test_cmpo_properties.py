@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from learner.losses.cmpo import clipped_mpo_policy, kl_divergence
+from learner.improvement import clipped_mpo_policy, kl_divergence
 from learner.normaliser import Normaliser
 from learner.reduce import OneRank
 from protocol.trajectory import Array

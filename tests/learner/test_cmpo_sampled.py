@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from agent import distribution
+from learner.improvement import clipped_mpo_policy, kl_divergence, leave_one_out_weights
 from learner.loss import Term
-from learner.losses.cmpo import SampledCmpo, SampledCmpoWrites, clipped_mpo_policy, kl_divergence, leave_one_out_weights
+from learner.losses.cmpo import SampledCmpo, SampledCmpoWrites
 from tests.learner import oracles
 from tests.learner.worlds import cmpo_context, random_normal
 

@@ -133,11 +133,16 @@ def test_an_episode_learns_nothing_of_the_one_after_it(world: str, kind: str, mo
     spec = make_spec(**settings)
     batch = make_batch(spec)
     none = np.zeros_like(batch.truncated)
-    finals = {"final_trajectory": np.arange(6, dtype=np.int32), "final_step": np.full(6, 3, np.int32)}
     seen = np.random.default_rng(5).normal(size=(6, 4)).astype(np.float32)
-    if kind == "terminated_BT":
-        finals, seen = {name: rows[:0] for name, rows in finals.items()}, seen[:0]
-    batch = replace(batch, terminated=none, truncated=none.copy(), final_observations=seen, **finals)
+    cut = slice(0 if kind == "terminated_BT" else 6)
+    batch = replace(
+        batch,
+        terminated=none,
+        truncated=none.copy(),
+        final_observations=seen[cut],
+        final_trajectory=np.arange(6, dtype=np.int32)[cut],
+        final_step=np.full(6, 3, np.int32)[cut],
+    )
     found = []
     for poison in (0.01, 1e9, -1e3):
         updater = make_updater_of(make_trainer(arm, {"losses.ppo_actor.norm_adv": False} | changes), spec)

@@ -27,7 +27,8 @@ def run(folder: Path, *arguments: str) -> dict[str, Any]:
     assert shown.returncode == 0, shown.stderr
     assert not processes_of(folder / "run")
     lines = (folder / "run" / "events.jsonl").read_text().splitlines()
-    return json.loads(shown.stdout) | {"events": [json.loads(line) for line in lines]}
+    summary: dict[str, Any] = json.loads(shown.stdout)
+    return summary | {"events": [json.loads(line) for line in lines]}
 
 
 def raised(summary: dict[str, Any]) -> list[str]:
