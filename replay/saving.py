@@ -22,7 +22,7 @@ from replay.snapshot import About, Chunk, DamagedError, Snapshot, SnapshotFile, 
 _log = logging.getLogger("oatmill.replay.buffer")
 
 OUTCOMES = ("written", "failed", "restored", "damaged", "ignored")
-CHUNK_BYTES = 4 * 2**20
+CHUNK_BYTES = 2**20
 CHUNK_ROWS = 64
 """What the loop copies before it looks at its sockets again: so many bytes, but no more rows, for a row has its own price."""
 CHUNKS_WAITING = 2

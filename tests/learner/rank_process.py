@@ -26,6 +26,7 @@ from tests.learner.worlds import (
 
 STEPS = 4
 SIZE = 8
+CHANGED = {"importance", "final_observations", "final_trajectory", "final_step"}
 UNEVEN = ((0, 1, 2, 3), (4, 5, 6, 7))
 """The rows of each rank."""
 
@@ -36,14 +37,15 @@ def file_name(case: str, rank: int) -> str:
 
 
 def global_batch(core: str, head: str, seed: int) -> Batch:
-    """A batch in which the second rank's rows have far fewer valid steps."""
+    """A batch in which the second rank's rows have far fewer valid steps, and some of the first rank's count for less."""
     batch = make_batch(make_spec(core=core, value_head=head), size=SIZE, seed=seed, absent=True)
     batch.valid[4:, 2:] = False
     batch.terminated[4:, 1:] = True
     batch.truncated[4:, 1:] = False
     kept = batch.truncated[batch.final_trajectory, batch.final_step]
     return Batch(
-        **{name: getattr(batch, name) for name in batch.__dataclass_fields__ if not name.startswith("final_")},
+        **{name: getattr(batch, name) for name in batch.__dataclass_fields__ if name not in CHANGED},
+        importance=np.array([0.25, 1, 0.5, 1, 1, 1, 1, 1], np.float32),
         final_observations=batch.final_observations[kept],
         final_trajectory=batch.final_trajectory[kept],
         final_step=batch.final_step[kept],

@@ -144,6 +144,7 @@ def rows_of(batch: Batch, rows: Array) -> Batch:
     return replace(
         batch,
         **taken,
+        importance=None if batch.importance is None else batch.importance[rows],
         final_observations=batch.final_observations[kept],
         final_trajectory=np.array([place[int(row)] for row in batch.final_trajectory[kept]], np.int32),
         final_step=batch.final_step[kept],

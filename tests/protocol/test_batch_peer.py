@@ -9,6 +9,7 @@ from protocol import messages
 from protocol.batch_peer import BatchPeer
 from protocol.codec import Frames, decode, encode, to_json
 from protocol.errors import WireError
+from protocol.priorities import read_priorities
 from protocol.timing import LOST_AFTER_S
 from protocol.trajectory import BlockSize
 from tests.replay.blocks import SCHEMA
@@ -114,6 +115,21 @@ def test_every_request_repeats_what_was_consumed_and_which_version_there_is() ->
     peer.request(12)
     get = said(peer.send(0.2))[-1]
     assert (get.consumed, get.policy_version) == (7, 3)
+
+
+def test_priorities_go_with_the_batch_that_they_are_of_and_only_where_they_are_asked_for() -> None:
+    peer = peer_of()
+    numbers = np.array([0.5, 2.0, 0.0])
+    peer.consumed(6, 1, numbers)
+    ((_, content),) = peer.send(0.0)
+    assert content == b"", "nobody has asked yet"
+    hear(peer, messages.BatchWelcome("t", priorities=True), to_json(SCHEMA.to_dict()))
+    peer.consumed(7, 2, numbers)
+    peer.consumed(8, 3, 2 * numbers)
+    first, second = peer.send(0.1)
+    assert said([first, second]) == [messages.Consumed(0, "t", 7, 2), messages.Consumed(0, "t", 8, 3)]
+    assert read_priorities(first[1], 3).tolist() == [0.5, 2.0, 0.0]
+    assert read_priorities(second[1], 3).tolist() == [1.0, 4.0, 0.0]
 
 
 def test_ingest_is_lost_when_it_is_asked_and_silent_for_a_minute_and_not_when_it_says_wait() -> None:

@@ -206,3 +206,73 @@ def test_the_arrays_of_an_empty_buffer_are_of_the_runs_schema() -> None:
     assert {name: (array.dtype, array.shape[1:]) for name, array in shapes.items()} == {
         name: (array.dtype, array.shape[1:]) for name, array in part.arrays.items() if not name.startswith("final_")
     }
+
+
+def told(part: Part, *priorities: float) -> Part:
+    """With what the learner says of its rows."""
+    part.priorities = np.array(priorities, np.float64)
+    return part
+
+
+def priorities(buffer: ReplayBuffer) -> dict[int, float]:
+    """By the trajectory's number."""
+    return {numbers([piece])[0]: past.priority for piece, past in buffer.kept(buffer.standing())}
+
+
+def test_rows_come_in_with_the_priority_that_was_told_of_them_and_sampled_ones_get_a_new_one() -> None:
+    buffer = make_buffer(8, sampling="prioritised")
+    buffer.insert(told(fresh_part(0, 2), 3.0, 5.0))
+    drawn = buffer.sample(2)
+    mixed = part_of(as_slice(block(1, first=10), 0, 1), *drawn)
+    buffer.insert(told(mixed, 7.0, *(20.0 + number for number in numbers(drawn))))
+    assert priorities(buffer) == {0: 20.0, 1: 21.0, 10: 7.0}
+
+
+def test_a_slot_that_was_used_again_does_not_take_over_what_is_told_of_the_row_before() -> None:
+    buffer = make_buffer(2, sampling="prioritised")
+    buffer.insert(told(fresh_part(0, 2), 3.0, 5.0))
+    drawn = buffer.sample(2)
+    late = part_of(as_slice(block(1, first=10), 0, 1), *drawn)
+    buffer.insert(told(fresh_part(4, 2), 1.0, 2.0))  # takes both slots
+    buffer.insert(told(late, 7.0, 99.0, 99.0))
+    assert priorities(buffer) == {5: 2.0, 10: 7.0}
+
+
+def test_a_row_that_has_left_by_being_sampled_often_enough_is_not_brought_back_by_its_priority() -> None:
+    buffer = make_buffer(4, sampling="prioritised", max_times_sampled=1)
+    buffer.insert(told(fresh_part(0, 2), 3.0, 5.0))
+    mixed = part_of(as_slice(block(1, first=10), 0, 1), *buffer.sample(2))
+    buffer.insert(told(mixed, 7.0, 1.0, 1.0))
+    assert priorities(buffer) == {10: 7.0}
+
+
+def test_rows_are_drawn_by_their_priorities_and_count_for_less_when_they_are_drawn_more() -> None:
+    # alpha = 1: chances 1, 2, 3, 6 of 12. Row 3 is drawn 1/2 of the time: 10,000 of 20,000, one deviation is 71.
+    buffer = make_buffer(4, sampling="prioritised", priority_exponent=1.0, importance_exponent=1.0)
+    buffer.insert(told(fresh_part(0, 4), 1.0, 2.0, 3.0, 6.0))
+    counts = Counter(numbers(buffer.sample(1))[0] for _ in range(20_000))
+    shares = np.array([1, 2, 3, 6]) / 12
+    squares = sum((counts[number] - 20_000 * share) ** 2 / (20_000 * share) for number, share in enumerate(shares))
+    assert squares < 16.27, "3 degrees of freedom pass this once in 1,000"
+    counting = {numbers([piece])[0]: piece.importance for piece in buffer.sample(4)}
+    assert counting == pytest.approx({0: 1.0, 1: 1 / 2, 2: 1 / 3, 3: 1 / 6}, rel=1e-5)
+
+
+def test_without_priorities_every_row_counts_for_1_and_the_draw_is_as_it_was() -> None:
+    buffer = make_buffer(8)
+    buffer.insert(told(fresh_part(0, 8), *range(8)))
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        drawn = buffer.sample(3)
+        assert numbers(drawn) == generator.choice(8, 3, replace=False).tolist()
+        assert [piece.importance for piece in drawn] == [1, 1, 1]
+
+
+def test_what_will_be_trained_on_again_leaves() -> None:
+    buffer = make_buffer(8)
+    for version in (1, 2, 3):
+        buffer.insert(fresh_part(2 * version, 2), version)
+    buffer.forget(2)
+    assert held(buffer) == {2, 3, 4, 5}
+    buffer.insert(fresh_part(20, 6))
+    assert buffer.rows == 8

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from protocol import messages
@@ -145,3 +148,86 @@ def test_without_a_share_nothing_is_ever_sampled(fraction: float) -> None:
     for expected in ([0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]):
         consumed, rows = one_batch(talk.get(consumed=consumed))
         assert rows == expected
+
+
+BY_PRIORITY = BufferSettings(
+    fraction=0.5, size=100, max_bytes=2**20, sampling="prioritised", priority_exponent=1.0, importance_exponent=1.0
+)
+
+
+def kept_priorities(talk: Conversation) -> dict[int, float]:
+    """By the trajectory's number."""
+    buffer = talk.core.replayed.buffer
+    assert buffer is not None
+    kept = buffer.kept(buffer.standing())
+    return {int(piece.arrays["observations"][piece.start, 0, 1]): past.priority for piece, past in kept}
+
+
+def test_what_the_learner_tells_of_each_row_is_kept_with_it() -> None:
+    talk = conversation(12, buffer=BY_PRIORITY)
+    first, _ = one_batch(talk.get())
+    talk.consumed(first, priorities=[1, 2, 3, 4])
+    assert kept_priorities(talk) == {0: 1, 1: 2, 2: 3, 3: 4}
+    second, rows = one_batch(talk.get(consumed=first))
+    talk.consumed(second, priorities=[10 + row for row in rows])
+    third, rows = one_batch(talk.get(consumed=second))
+    assert rows[:2] == [8, 9]
+    talk.consumed(third, priorities=[20 + row for row in rows])
+    assert kept_priorities(talk).items() >= {row: 20 + row for row in rows}.items()
+
+
+def test_a_batch_of_which_no_priorities_came_is_taken_all_the_same() -> None:
+    talk = conversation(12, buffer=BY_PRIORITY)
+    first, _ = one_batch(talk.get())
+    second, _ = one_batch(talk.get(consumed=first))  # CONSUMED was lost; GET says it
+    talk.consumed(first, priorities=[1, 2, 3, 4])  # and comes late
+    assert all(np.isnan(priority) for priority in kept_priorities(talk).values())
+    talk.consumed(second, priorities=[5, 6, 7, 8])
+    assert sorted(priority for priority in kept_priorities(talk).values() if priority > 0) == [5, 6, 7, 8]
+
+
+def test_bad_priorities_are_refused_and_counted_and_the_batch_counts_once_it_is_told_again() -> None:
+    talk = conversation(8, buffer=BY_PRIORITY)
+    first, _ = one_batch(talk.get())
+    talk.consumed(first, priorities=[1, 2, 3])
+    assert +Counter(talk.core.report()["rejected_by"]) == {"priorities": 1}
+    assert talk.core.ledger()["trained"] == 0
+    talk.get(consumed=first)
+    assert talk.core.ledger()["trained"] == 4
+
+
+def test_a_learner_is_asked_for_priorities_only_where_they_are_used() -> None:
+    for buffer, wanted in ((BY_PRIORITY, True), (HALF, False), (replace(BY_PRIORITY, fraction=0.0), False)):
+        talk = conversation(4, buffer=buffer)
+        (welcome,) = [answer for answer in talk.get() if isinstance(answer, messages.BatchWelcome)]
+        assert welcome.priorities is wanted
+        if not wanted:
+            talk.consumed(0, priorities=[1, 2, 3, 4])
+            assert +Counter(talk.core.report()["rejected_by"]) == {"priorities": 1}
+
+
+def test_what_sampled_rows_count_for_is_of_one_scale_over_all_ranks() -> None:
+    talk = Conversation(buffer=BY_PRIORITY, batch_rows=8, queue_batches=8.0)
+    talk.hello(rows=2)
+    for first in range(0, 24, 2):
+        talk.send(first)
+    for rank in (0, 1):
+        talk.learn(rank, 2, token=f"t{rank}")
+    parts: dict[int, tuple[int, list[int]]] = {}
+    for _ in range(3):
+        for rank in (0, 1):
+            if rank in parts:
+                talk.consumed(parts[rank][0], rank, f"t{rank}", priorities=[2.0**row for row in parts[rank][1]])
+        for rank in (0, 1):
+            parts[rank] = one_batch(talk.get(rank, token=f"t{rank}", consumed=parts[rank][0] if rank in parts else -1))
+    held = [part for rank in (0, 1) for part in talk.core._batches._ranks[rank].held]
+    counting = {
+        int(number): float(count)
+        for part in held
+        for number, count in zip(part.arrays["observations"][2:, 0, 1], part.arrays["importance"][2:], strict=True)
+    }
+    assert len(counting) == 4
+    assert all(part.arrays["importance"][:2].tolist() == [1, 1] for part in held), "fresh rows count for 1"
+    # beta = alpha = 1: a row counts for the smallest priority among the four over its own.
+    lowest = 2.0 ** min(counting)
+    assert counting == pytest.approx({number: lowest / 2.0**number for number in counting}, rel=1e-3)
