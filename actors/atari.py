@@ -8,6 +8,8 @@ training by `trainer.reward_clip`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from ale_py import roms
 from ale_py.vector_env import AtariVectorEnv
@@ -34,6 +36,7 @@ class AtariStepper(SameStepStepper):
 
     def __init__(self, env: AtariVectorEnv, seed: int) -> None:
         super().__init__(env, seed)
+        self.action_space = env.single_action_space
         self._seed = self._seed % (MAX_SEED - self.num_copies)
 
 
@@ -48,29 +51,45 @@ def make_atari(settings: AtariEnv, copies: int | None, seed: int) -> GymnasiumEn
     Raises:
         UserError: if there is no such game.
     """
-    name = name_of(settings)
+    return around_games(settings, AtariStepper(make_games(settings, copies or 1), seed))
+
+
+def make_games(settings: AtariEnv, copies: int, **changes: Any) -> AtariVectorEnv:
+    """The vectorised class for the settings.
+
+    Args:
+        settings: which game, and how it is seen and played.
+        copies: how many.
+        changes: arguments of the class that are to differ.
+
+    Raises:
+        UserError: if there is no such game.
+    """
     games = roms.get_all_rom_ids()
     if settings.game not in games:
-        raise UserError(f"{name}: there is no such game; the nearest is {nearest(settings.game, games)}")
-    env = AtariVectorEnv(
-        settings.game,
-        copies or 1,
-        num_threads=THREADS,
-        max_num_frames_per_episode=settings.max_frames,
-        repeat_action_probability=settings.repeat_action_probability,
-        full_action_space=settings.full_action_space,
-        img_height=settings.screen_size,
-        img_width=settings.screen_size,
-        stack_num=settings.stack,
-        frameskip=settings.frame_skip,
-        noop_max=settings.noop_max,
-        episodic_life=settings.episodic_life,
-        reward_clipping=False,
-        autoreset_mode=AutoresetMode.SAME_STEP,
-    )
-    return GymnasiumEnvironment(
-        name, AtariStepper(env, seed), stacked_frames(settings), convert_action_space(env.single_action_space, name)
-    )
+        raise UserError(f"{name_of(settings)}: there is no such game; the nearest is {nearest(settings.game, games)}")
+    arguments = {
+        "num_threads": THREADS,
+        "max_num_frames_per_episode": settings.max_frames,
+        "repeat_action_probability": settings.repeat_action_probability,
+        "full_action_space": settings.full_action_space,
+        "img_height": settings.screen_size,
+        "img_width": settings.screen_size,
+        "stack_num": settings.stack,
+        "frameskip": settings.frame_skip,
+        "noop_max": settings.noop_max,
+        "episodic_life": settings.episodic_life,
+        "reward_clipping": False,
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+    }
+    return AtariVectorEnv(settings.game, copies, **(arguments | changes))
+
+
+def around_games(settings: AtariEnv, stepper: AtariStepper) -> GymnasiumEnvironment:
+    """Rows of what a stepper steps."""
+    name = name_of(settings)
+    action = convert_action_space(stepper.action_space, name)
+    return GymnasiumEnvironment(name, stepper, stacked_frames(settings), action)
 
 
 def stacked_frames(settings: AtariEnv) -> ObservationConversion:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from mettagrid.config.mettagrid_c_config import convert_to_cpp_game_config, rename_map_agents
@@ -23,6 +24,42 @@ from protocol.trajectory import Array
 MAX_SEED = 2**31
 NOOP = 0
 FIRST_VIBE_ACTION = 5  # after noop and four moves
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A wall, a station or an agent.
+
+    Attributes:
+        kind: MettaGrid's name of its type, such as carbon_extractor.
+        place: row and column.
+        agent: its number, if it is one.
+        inventory: amounts by resource.
+    """
+
+    kind: str
+    place: tuple[int, int]
+    agent: int | None
+    inventory: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Board:
+    """One simulation at one step.
+
+    Attributes:
+        size: rows and columns.
+        things: all that lies on it.
+        step: of the episode.
+        hearts_created: by the team so far.
+        hearts_deposited: the same.
+    """
+
+    size: tuple[int, int]
+    things: Sequence[Thing]
+    step: int
+    hearts_created: int
+    hearts_deposited: int
 
 
 class CogsEnvironment:
@@ -104,6 +141,23 @@ class CogsEnvironment:
     def close(self) -> None:
         """Let all simulations go."""
         self._simulations = []
+
+    def board(self) -> Board:
+        """What the first simulation looks like now, for a picture of it."""
+        simulation = self._simulations[0]
+        names = self._game.config.resource_names
+        things = [
+            Thing(
+                thing["type_name"],
+                (thing["r"], thing["c"]),
+                thing.get("agent_id"),
+                {names[item]: amount for item, amount in thing["inventory"].items()},
+            )
+            for thing in simulation.grid_objects().values()
+        ]
+        created, deposited = (simulation.get_game_stat(name) or 0.0 for name in (HEARTS_CREATED, HEARTS_DEPOSITED))
+        size = (simulation.map_height, simulation.map_width)
+        return Board(size, things, int(self._ages[0]), int(created), int(deposited))
 
     def _end(self, ended: Array) -> Iterator[Episode]:
         for i in ended:

@@ -7,7 +7,8 @@ truncated step carries its final observation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -91,8 +92,19 @@ def make_environment(settings: EnvSettings, *, copies: int | None, seed: int) ->
     Raises:
         UserError: if it cannot be built, is not what oatmill can train on, or needs a package that is not installed.
     """
-    try:
+    with refusals(settings):
         return _builder(settings)(settings, copies, seed)
+
+
+@contextmanager
+def refusals(settings: EnvSettings) -> Iterator[None]:
+    """Whatever building an environment raises becomes one line that a user can act on.
+
+    Raises:
+        UserError: if anything was raised.
+    """
+    try:
+        yield
     except OatmillError:
         raise
     except ImportError as error:

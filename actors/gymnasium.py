@@ -90,7 +90,7 @@ def make_registered(settings: GymnasiumEnv, copies: int | None, seed: int) -> Gy
             return _around_vector_env(env, seed, name)
         # Gymnasium's own checker warns about style; what matters here is checked by the conversions and at the first reset.
         make = partial(gymnasium.make, settings.id, disable_env_checker=True, **settings.kwargs)
-        return _around_envs([make() for _ in range(copies or 1)], seed, name)
+        return around_envs([make() for _ in range(copies or 1)], seed, name)
     except gymnasium.error.DependencyNotInstalled as error:
         raise ImportError(str(error)) from error
 
@@ -124,7 +124,7 @@ def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int) -> Gy
                 )
             return _around_vector_env(first, seed, name)
         case gymnasium.Env():
-            return _around_envs([first, *_further(make, first, (copies or 1) - 1, name)], seed, name)
+            return around_envs([first, *_further(make, first, (copies or 1) - 1, name)], seed, name)
         case _:
             raise UserError(
                 f"{name}: expected the function to return a gymnasium.Env or a gymnasium.vector.VectorEnv, got "
@@ -158,7 +158,12 @@ def _around_vector_env(env: Any, seed: int, name: str) -> GymnasiumEnvironment:
     return GymnasiumEnvironment(name, make_vector_stepper(env, seed, name), observation, action)
 
 
-def _around_envs(envs: list[Any], seed: int, name: str) -> GymnasiumEnvironment:
+def around_envs(envs: list[Any], seed: int, name: str) -> GymnasiumEnvironment:
+    """Step copies one by one.
+
+    Raises:
+        UserError: if their spaces are not among those that oatmill knows.
+    """
     observation = convert_observation_space(envs[0].observation_space, name)
     action = convert_action_space(envs[0].action_space, name)
     return GymnasiumEnvironment(name, SyncStepper(envs, observation, seed), observation, action)

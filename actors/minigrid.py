@@ -48,8 +48,16 @@ def make_minigrid(settings: MiniGridEnv, copies: int | None, seed: int) -> Gymna
     Raises:
         UserError: if it is none of MiniGrid's, or does not show cells and a direction.
     """
-    name = name_of(settings)
-    envs = [CellsAndDirection(make_one(settings)) for _ in range(copies or 1)]
+    return around_grids([make_one(settings) for _ in range(copies or 1)], seed, name_of(settings))
+
+
+def around_grids(grids: list[Any], seed: int, name: str) -> GymnasiumEnvironment:
+    """Step copies one by one, as their agents see them.
+
+    Raises:
+        UserError: if they do not show cells and a direction.
+    """
+    envs = [CellsAndDirection(grid) for grid in grids]
     conversion = one_hot_cells(view_of(envs[0], name))
     return GymnasiumEnvironment(
         name, SyncStepper(envs, conversion, seed), conversion, convert_action_space(envs[0].action_space, name)

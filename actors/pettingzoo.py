@@ -97,6 +97,15 @@ class ParallelEnvironment:
         for env in self._envs:
             env.close()
 
+    @property
+    def makes_pictures(self) -> bool:
+        """Whether the copies render to arrays."""
+        return getattr(self._envs[0], "render_mode", None) == "rgb_array"
+
+    def picture(self) -> Any:
+        """What the first copy renders."""
+        return self._envs[0].render()
+
     def _rows(self, copy: int) -> slice:
         return slice(copy * len(self._agents), (copy + 1) * len(self._agents))
 

@@ -10,18 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from actors.environment import Environment, Episode, Step, first_observations, make_environment
+from actors.environment import Episode, make_environment
 from actors.settings import EnvSettings
 from agent.loading import LoadedAgent, load
-from protocol.errors import OatmillError, RunError, SettingsError, UserError, one_line
-from protocol.joining import flatten_settings
-from protocol.trajectory import Array
+from protocol.errors import SettingsError, UserError, one_line
 from recipes.baselines import random_return
+from recipes.playing import check_fit, play
+from recipes.recording import Recording, record_episode
 from recipes.settings import RunSettings
+from recipes.video import check_video
 
 LATEST = "latest"
-MAX_STEPS = 100_000
-"""An episode that has not ended after so many steps never will."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class Evaluation:
         seconds: of playing.
         deterministic: whether the likeliest action was taken instead of drawing one.
         seed: of environment and actions.
+        recording: a video of one more episode, where one was asked for.
     """
 
     checkpoint: str
@@ -51,13 +51,14 @@ class Evaluation:
     seconds: float
     deterministic: bool
     seed: int
+    recording: Recording | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
 
 
-def evaluate_checkpoint(path: Path, *, episodes: int, deterministic: bool, seed: int) -> Evaluation:
+def evaluate_checkpoint(path: Path, *, episodes: int, deterministic: bool, seed: int, record: Path | None = None) -> Evaluation:
     """Play episodes one after another, so that short ones count no more than long ones.
 
     Args:
@@ -65,14 +66,21 @@ def evaluate_checkpoint(path: Path, *, episodes: int, deterministic: bool, seed:
         episodes: how many.
         deterministic: take the likeliest action instead of drawing one.
         seed: of environment and actions.
+        record: a file for a video of one more episode, which does not count: the others are the same with and without it.
 
     Raises:
-        UserError: if there is no such checkpoint, or it does not fit the environment.
+        UserError: if there is no such checkpoint, it does not fit the environment, or there can be no such video.
         RunError: if the environment fails, or an episode does not end.
     """
+    if record is not None:
+        check_video(record)
     checkpoint = find_checkpoint(path)
     agent = load(checkpoint, seed=seed)
     env = environment_of(agent, checkpoint)
+    recording = None
+    if record is not None:  # first: one that cannot be made is refused before hundreds of episodes are played
+        actor = load(checkpoint, seed=seed)
+        recording = record_episode(actor, env, record, checkpoint=checkpoint, deterministic=deterministic, seed=seed)
     environment = make_environment(env, copies=1, seed=seed)
     started = time.monotonic()
     try:
@@ -92,6 +100,7 @@ def evaluate_checkpoint(path: Path, *, episodes: int, deterministic: bool, seed:
         seconds=time.monotonic() - started,
         deterministic=deterministic,
         seed=seed,
+        recording=recording,
     )
 
 
@@ -118,47 +127,6 @@ def environment_of(agent: LoadedAgent, checkpoint: Path) -> EnvSettings:
         return RunSettings.of(agent.manifest["settings"]).env
     except (KeyError, TypeError, SettingsError) as error:
         raise UserError(f"{checkpoint} does not say which environment it was trained in: {one_line(error)}") from None
-
-
-def check_fit(agent: LoadedAgent, environment: Environment, checkpoint: Path) -> None:
-    """Raise UserError unless the network sees and does what the environment shows and takes."""
-    shown, trained = (flatten_settings(spaces.to_dict()) for spaces in (environment.spaces, agent.spec.spaces))
-    for name in shown:
-        if shown[name] != trained.get(name):
-            raise UserError(
-                f"{checkpoint} was trained in another environment than {environment.name}: expected {name} {shown[name]}, got "
-                f"{trained.get(name)}; name a checkpoint of this run"
-            )
-
-
-def play(agent: LoadedAgent, environment: Environment, *, episodes: int, deterministic: bool) -> list[Episode]:
-    """Play until so many episodes have ended."""
-    played: list[Episode] = []
-    observations = first_observations(environment)
-    since_end = 0
-    while len(played) < episodes:
-        step = stepped(environment, agent.act(observations, deterministic=deterministic))
-        observations = step.observations
-        ended = step.terminated | step.truncated
-        if ended.any():
-            agent.reset(ended)
-        played += step.episodes
-        since_end = 0 if step.episodes else since_end + 1
-        if since_end > MAX_STEPS:
-            raise RunError(
-                f"{environment.name}: no episode has ended within {MAX_STEPS} steps; give the environment a time limit"
-            )
-    return played[:episodes]
-
-
-def stepped(environment: Environment, actions: Array) -> Step:
-    """One step; what the environment raises is told in one line."""
-    try:
-        return environment.step(actions)
-    except OatmillError:
-        raise
-    except Exception as error:
-        raise RunError(f"{environment.name} raised in step: {one_line(error)}") from error
 
 
 def mean_statistics(names: Sequence[str], played: Sequence[Episode]) -> dict[str, float]:

@@ -52,6 +52,18 @@ class Relay(ParallelEnv[str, Any, Any]):  # type: ignore[misc]
         )
 
 
+class Painted(Relay):
+    """Renders one dot, as bright as steps were taken."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self) -> Any:
+        assert self.render_mode == "rgb_array"
+        return np.full((1, 1, 3), self.steps, np.uint8)
+
+
 class Lingering(Relay):
     """Keeps who has left in `agents` until all have."""
 

@@ -89,6 +89,8 @@ CASES = {
     "missing checkpoint": (["eval", "nothing"], "nothing is not a checkpoint: expected a folder"),
     "checkpoint that is a file": (["eval", "broken.yaml"], "is not a checkpoint: expected a folder"),
     "run without checkpoint": (["eval", "old"], "is not a checkpoint: expected a folder with manifest.json"),
+    "no video": (["eval", "old", "--record", "out.avi"], "--record takes a file that ends in .mp4 or .gif, got out.avi"),
+    "no encoder": (["plan", "cartpole", "agent.encoder=transformer"], "or your own as module:make, got 'transformer'"),
     "no episodes": (["eval", "old", "--episodes", "0"], "Invalid value for '--episodes'"),
     "status of nothing": (["status"], "there is no run in"),
     "status of no run": (["status", "--run-dir", "taken"], "taken is not a run folder"),

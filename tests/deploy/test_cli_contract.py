@@ -27,7 +27,7 @@ COMMANDS = {
     "top": {"--run-dir", "--once"},
     "scale": {"--run-dir", "--address", "--keys", "--actors"},
     "stop": {"--run-dir", "--address", "--keys"},
-    "eval": {"CHECKPOINT", "--episodes", "--deterministic", "--seed", "--json"},
+    "eval": {"CHECKPOINT", "--episodes", "--deterministic", "--seed", "--record", "--json"},
     "compare": {"RECIPE", "ASSIGNMENTS", "--arms", "--arm", "--seeds", "--out", "--json"},
     "doctor": {"RUN_DIR", "--json"},
     "plot": {"RUN_DIRS"},
@@ -76,7 +76,7 @@ def test_help_is_plain_text(arguments: list[str], capsys: pytest.CaptureFixture[
 def test_the_recipes_are_listed_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["cartpole", "lunar_lander", "cogs_v_clips"]
+    assert [line.split()[0] for line in lines] == ["cartpole", "lunar_lander", "minigrid_doorkey", "cogs_v_clips", "atari_pong"]
 
 
 def test_help_comes_without_loading_what_training_needs() -> None:

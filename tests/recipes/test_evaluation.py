@@ -14,7 +14,7 @@ from actors.environment import describe
 from agent.loading import MANIFEST, MODEL_FILE, file_digest
 from agent.model import AgentModel
 from agent.spec import AgentSpec
-from protocol.errors import UserError
+from protocol.errors import RunError, UserError
 from recipes import cartpole
 from recipes.evaluation import evaluate_checkpoint
 from recipes.settings import write_config
@@ -100,3 +100,27 @@ def test_what_is_no_checkpoint_says_what_was_expected(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             evaluate_checkpoint(path, episodes=1, deterministic=False, seed=0)
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.gif"])
+def test_a_video_shows_one_more_episode_and_changes_no_number(run_dir: Path, tmp_path: Path, name: str) -> None:
+    plain = evaluate_checkpoint(run_dir, episodes=2, deterministic=False, seed=1)
+    filmed = evaluate_checkpoint(run_dir, episodes=2, deterministic=False, seed=1, record=tmp_path / name)
+    assert filmed.episode_return == plain.episode_return
+    assert filmed.recording is not None
+    # The reset, and every step to the end.
+    assert filmed.recording.frames == filmed.recording.length + 1
+    assert filmed.recording.episode_return == filmed.recording.length
+    assert (tmp_path / name).stat().st_size > 1000
+    assert json.loads(json.dumps(filmed.to_dict()))["recording"]["path"] == str(tmp_path / name)
+    assert plain.to_dict()["recording"] is None
+
+
+def test_a_file_that_cannot_be_made_is_refused_before_the_checkpoint_is_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--record takes a file that ends in"):
+        evaluate_checkpoint(tmp_path / "nothing", episodes=1, deterministic=False, seed=0, record=tmp_path / "out.avi")
+
+
+def test_a_file_that_cannot_be_written_is_one_line(run_dir: Path) -> None:
+    with pytest.raises(RunError, match=r"^/proc/out\.gif could not be written: "):
+        evaluate_checkpoint(run_dir, episodes=1, deterministic=False, seed=0, record=Path("/proc/out.gif"))
