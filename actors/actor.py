@@ -179,6 +179,7 @@ class Actor:
             self._rejoined = self._control.rejoined
             self._sender.greet()
         self._note_newest()
+        self._receiver.pump(self._newest)
         if self._sender.forgotten > self._lost:
             log.warning("the replay server was replaced and has lost %d trajectories", self._sender.forgotten - self._lost)
             self._lost = self._sender.forgotten

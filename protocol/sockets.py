@@ -32,8 +32,8 @@ RECONNECT_MS, RECONNECT_MAX_MS = 100, 10_000
 CONNECT_MS = 5_000
 """An attempt to connect is given up after this long and made anew: the system would wait ever longer for an answer."""
 UNACKNOWLEDGED_MS = 15_000
-"""A connection on which the other host's TCP has acknowledged nothing for this long is given up: that host, or what stands between
-and remembers connections, has been replaced. The system would try for a quarter of an hour."""
+"""A connection on which the other host has acknowledged nothing for this long is given up: it has been replaced, or what stands
+between the two and remembers connections. The system would try for a quarter of an hour."""
 BACKLOG = 4096
 CURVE_BYTES = 64
 """Encryption makes a frame longer, by 33 bytes; libzmq compares what came over the wire with MAXMSGSIZE."""

@@ -15,7 +15,7 @@ from protocol import messages
 from protocol.codec import Buffer, Frames, decode, encode, to_json
 from protocol.errors import WireError
 from protocol.schemas import RunSchema
-from protocol.timing import ANSWER_WITHIN_S, HEARTBEAT_EVERY_S, LOST_AFTER_S, RETRY_EVERY_S
+from protocol.timing import ANSWER_WITHIN_S, HEARTBEAT_EVERY_S, LOST_AFTER_S, RETRY_EVERY_S, answer_within_s
 from protocol.trajectory import BlockSize, TrajectoryBlock
 
 WhenFull = Literal["block", "drop_oldest"]
@@ -216,12 +216,17 @@ class TrajectorySenderPeer:
         return [encode(messages.DataBye(self._actor_id, self._incarnation, self.produced, self.evicted, self._session))]
 
     def _hello_due(self, now: float) -> bool:
-        """Before WELCOME every second; later when an answer is overdue, which brings both ends back into step."""
+        """Before WELCOME every second; later when an answer is overdue, which brings both ends back into step.
+
+        Not before what is under way can have arrived: a HELLO makes ingest name a place, and everything after it is sent again.
+        """
         if not self.welcomed or self._greets:
             return now - self._hello_at >= RETRY_EVERY_S
-        overdue = self._in_flight and now - self._progress_at >= ANSWER_WITHIN_S
-        silent = not self._may_send and now - self._heard_at >= ANSWER_WITHIN_S
-        return bool(overdue or silent) and now - self._hello_at >= ANSWER_WITHIN_S
+        if self._in_flight:
+            within_s = answer_within_s(sum(kept.payload.nbytes for kept in self._in_flight))
+            return min(now - self._progress_at, now - self._hello_at) >= within_s
+        covered = self._sequence + self._rows <= self._limit
+        return not covered and min(now - self._heard_at, now - self._hello_at) >= ANSWER_WITHIN_S
 
     def _hello(self, now: float) -> messages.DataHello:
         self._hello_at = now

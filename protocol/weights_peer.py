@@ -8,7 +8,7 @@ from math import prod
 from protocol import messages
 from protocol.codec import Buffer, Frames, decode, encode
 from protocol.errors import WireError
-from protocol.timing import ANSWER_WITHIN_S
+from protocol.timing import ANSWER_WITHIN_S, answer_within_s
 from protocol.weights import DIGEST_BYTES, Layout, Weights, WireDtype
 
 CHUNK_BYTES = 256 * 1024
@@ -61,6 +61,7 @@ class PublisherPeer:
         self._waiting: tuple[Weights, float] | None = None
         self._newest = -1
         self._latest: Weights | None = None
+        self._patience = 1  # doubles whenever a version is sent again in vain
         self.held = -1
         self.refusal: tuple[str, str] | None = None
 
@@ -97,22 +98,26 @@ class PublisherPeer:
             if message.reason != "unknown_session":
                 self.refusal = (message.reason, message.detail)
         elif isinstance(message, messages.WeightsHeld):
-            self.held = max(self.held, message.version)
+            self.held, self._patience = max(self.held, message.version), 1
             while self._pushed and self._pushed[0][0].version <= self.held:
                 self._pushed.popleft()
 
     def send(self, now: float) -> list[Frames]:
         """What is to be sent now; where an acknowledgement is overdue, that is the newest version once more."""
-        if self._pushed and now - self._pushed[0][1] >= ANSWER_WITHIN_S:
+        if self._pushed and now - self._pushed[0][1] >= self._overdue_s():
             latest = self._pushed[-1][0]
             self._pushed.clear()
             self._waiting = self._waiting or (latest, 0.0)
+            self._patience *= 2
         if self._waiting is None or len(self._pushed) >= MAX_PUSHED:
             return []
         (weights, wall), self._waiting = self._waiting, None
         self._pushed.append((weights, now))
         header = messages.WeightsPush(weights.version, weights.dtype, weights.digest.hex(), wall, self._session)
         return [encode(header, weights.buffer)]
+
+    def _overdue_s(self) -> float:
+        return self._patience * answer_within_s(sum(len(weights.buffer) for weights, _ in self._pushed))
 
 
 class ReceiverPeer:

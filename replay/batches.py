@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 from protocol import messages
@@ -17,12 +18,15 @@ from protocol.codec import Buffer, Frames, decode, encode, shortened, to_json
 from protocol.errors import WireError
 from protocol.priorities import read_priorities
 from protocol.schemas import RunSchema
+from protocol.timing import RETRY_EVERY_S, SLOWEST_LINK_BYTES_S
 from replay.admissions import Admissions
 from replay.assembly import Part
 from replay.books import Books
 
 MAX_DEPARTED = 1000
 """Sessions that have ended and are remembered, to know a late HELLO of theirs."""
+MAX_PATIENCE = 4
+"""A part is handed out again ever more seldom, up to this many times as long as it may be under way."""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +40,9 @@ class Rank:
     request: int = -1  # the newest one
     learner_step: int = 0
     answered: Part | None = None  # what the newest request got
+    answered_on: bytes = b""  # the connection on which it left
+    repeats: int = 0  # of the newest request on that connection
+    patience: int = 0  # repeats after which it is answered once more
     welcomed: bool = False
     told_version: int = -1  # the newest policy version that it has told of, together with what it has trained on
 
@@ -284,7 +291,23 @@ class BatchServer:
             if rank.answered is None:
                 self._outgoing.append((route, encode(messages.BatchPending(rank.request))))
             elif rank.answered in rank.held:
-                self._send_part(rank, rank.answered)
+                self._answer_again(rank, rank.answered)
+
+    def _answer_again(self, rank: Rank, part: Part) -> None:
+        """Hand the same part out once more if it can be taken for lost.
+
+        On a new connection it is. On the same one it is more likely to be under way: a rank asks once a second, and a batch may
+        take a slow link many times as long. A copy would be in its way.
+        """
+        rank.repeats += 1
+        if rank.route != rank.answered_on:
+            self._send_part(rank, part)
+        elif rank.repeats >= rank.patience:
+            patience = rank.patience
+            self._send_part(rank, part)
+            rank.patience = min(2 * patience, MAX_PATIENCE * seconds_of(part))
+        else:
+            self._outgoing.append((rank.route, encode(messages.BatchPending(rank.request))))
 
     def _give_up_recovered(self, rank: Rank, received: int, turned: Turned) -> None:
         """What a server that has died has cut, and the rank has not got, will never come: it returns, before what waits."""
@@ -348,8 +371,14 @@ class BatchServer:
             rank.request, part.batch_id, rank.learner_step, size.trajectories, size.steps, size.finals, self.stop
         )
         self._outgoing.append((rank.route, encode(header, part.payload)))
+        rank.answered_on, rank.repeats, rank.patience = rank.route, 0, seconds_of(part)
 
     def outgoing(self) -> list[tuple[bytes, Frames]]:
         """Everything to be sent now."""
         outgoing, self._outgoing = self._outgoing, []
         return outgoing
+
+
+def seconds_of(part: Part) -> int:
+    """How long a part may be under way on the slowest link, which is how often a rank repeats its request meanwhile."""
+    return ceil(part.payload.nbytes / (SLOWEST_LINK_BYTES_S * RETRY_EVERY_S))

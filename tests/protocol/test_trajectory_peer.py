@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from protocol import messages
+import pytest
+
+from protocol import messages, timing
 from protocol.codec import Frames, decode, encode
 from protocol.timing import ANSWER_WITHIN_S, LOST_AFTER_S
 from protocol.trajectory_peer import MAX_WAITING, TrajectorySenderPeer, WhenFull
@@ -88,6 +90,27 @@ def test_an_overdue_acknowledgement_makes_both_compare_where_they_are_and_the_re
     assert [type(m) for m in sent(peer.send(10.0 + ANSWER_WITHIN_S))] == [messages.DataHello]
     ingest.welcome(2, rows=4, now=12.0)  # the first block had come, the other two had not
     assert firsts(peer.send(12.0)) == [2, 4]
+
+
+def test_a_large_block_is_given_the_time_that_a_slow_link_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    peer, ingest = peer_of()
+    ingest.welcome(0, rows=2)
+    peer.offer(block(2))
+    ((_, payload),) = peer.send(10.0)
+    monkeypatch.setattr(timing, "SLOWEST_LINK_BYTES_S", memoryview(payload).nbytes / 20)  # it takes 20 s
+    assert peer.send(29.9) == []
+    assert [type(m) for m in sent(peer.send(30.0))] == [messages.DataHello]
+    assert peer.send(49.9) == []
+
+
+def test_an_actor_that_has_used_its_credit_after_a_long_unroll_waits_for_the_answer() -> None:
+    peer, ingest = peer_of()
+    ingest.welcome(0, rows=2, now=0.0)
+    peer.offer(block(2))
+    assert firsts(peer.send(100.0)) == [0]
+    # Ingest was silent for 100 s, but it owes an answer only since the block has left.
+    assert peer.send(100.1) == []
+    assert [type(m) for m in sent(peer.send(100.0 + ANSWER_WITHIN_S))] == [messages.DataHello]
 
 
 def test_an_acknowledgement_that_tells_of_a_gap_starts_again_from_it() -> None:

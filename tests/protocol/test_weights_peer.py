@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from protocol import messages
+from protocol import messages, timing
 from protocol.codec import Frames, decode, encode
 from protocol.errors import WireError
 from protocol.timing import ANSWER_WITHIN_S
@@ -237,6 +237,18 @@ def test_a_version_that_is_not_acknowledged_is_sent_again() -> None:
     assert pushed(peer.send(0.0)) == [4]
     assert peer.send(ANSWER_WITHIN_S - 0.1) == []
     assert pushed(peer.send(ANSWER_WITHIN_S)) == [4]
+
+
+def test_a_large_version_is_given_the_time_that_a_slow_link_takes_and_more_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = weights_of(4, 100)
+    monkeypatch.setattr(timing, "SLOWEST_LINK_BYTES_S", len(weights.buffer) / 20)  # it takes 20 s
+    peer = PublisherPeer()
+    peer.push(weights, 0.0)
+    sent_at = [now for now in range(200) if pushed(peer.send(now))]
+    assert sent_at == [0, 20, 60, 140]  # by hand: after 20, 40 and 80 s
+    peer.receive(encode(messages.WeightsHeld(4))[0], b"", 200.0)
+    peer.push(weights_of(5, 100), 0.0)
+    assert [now for now in range(200, 230) if pushed(peer.send(now))] == [200, 220], "an answer makes it start from the first"
 
 
 @pytest.mark.parametrize(("reason", "final"), [("unknown_session", False), ("identity", True)])

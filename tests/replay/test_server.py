@@ -93,6 +93,24 @@ def test_weights_larger_than_a_window_arrive_whole(tmp_path: Path, keyed: bool) 
         assert receiver.wait(10).buffer == weights(9, numbers).buffer
 
 
+def test_a_pull_goes_on_between_two_polls(tmp_path: Path) -> None:
+    numbers = 1_000_003
+    with serving(tmp_path) as server:
+        trainer = server.learner()
+        _, welcome = server.join_actor()
+        receiver = server.receiver(welcome, layout_of({"w": np.zeros(numbers, np.float32)}))
+        trainer.publisher.push(weights(9, numbers))
+        assert trainer.publisher.flush(10)
+        deadline, taken = time.monotonic() + 10, None
+        while taken is None:
+            assert time.monotonic() < deadline, "pumping has not brought it"
+            for _ in range(20):
+                receiver.pump(9)
+                time.sleep(0.005)
+            taken = receiver.poll(9, timeout_s=0.0)  # a poll alone would ask for one window each time
+        assert taken.version == 9
+
+
 def test_a_learner_that_dies_leaves_its_batch_to_its_successor(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         first, sender = server.learner(), server.actor(rows=8)

@@ -1,0 +1,56 @@
+"""What an actor looks after while it waits, and while its environment works."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from actors.actor import Actor
+
+
+class Receiver:
+    """Notes which version it was told to go on with."""
+
+    def __init__(self) -> None:
+        self.pumped: list[int] = []
+
+    def pump(self, newest_version: int) -> None:
+        self.pumped.append(newest_version)
+
+
+def actor_with(receiver: Receiver, **sender: Any) -> Actor:
+    state = SimpleNamespace(stop=False, fenced=False, policy_version=7)
+    nothing: Any = lambda *_: None  # noqa: E731
+    parts: dict[str, Any] = {
+        "control": SimpleNamespace(state=state, heartbeat=nothing, rejoined=0, refusal=None),
+        "sender": SimpleNamespace(pump=nothing, newest_version=9, forgotten=0, produced=0, evicted=0, **sender),
+        "receiver": receiver,
+        "policy": SimpleNamespace(version=3),
+        "unroller": SimpleNamespace(env_steps=0, episodes=0),
+        "stop": SimpleNamespace(is_set=False),
+        "heart": SimpleNamespace(beat=nothing),
+    }
+    return Actor(**parts)
+
+
+def test_a_pull_goes_on_while_an_actor_waits_for_credit() -> None:
+    receiver, waits = Receiver(), iter([False, False, False])
+
+    def wait_ready(_timeout_s: float) -> bool:
+        return next(waits)
+
+    actor = actor_with(receiver, wait_ready=wait_ready)
+    try:
+        actor.act()
+    except StopIteration:
+        assert receiver.pumped == [9] * 4, "the newest version that anybody has told of, before each wait"
+    else:
+        raise AssertionError("it waits for credit")
+
+
+def test_a_pull_goes_on_between_env_steps(monkeypatch: Any) -> None:
+    receiver = Receiver()
+    monkeypatch.setattr("actors.actor.BETWEEN_TURNS_S", 0.0)
+    actor = actor_with(receiver)
+    assert all(actor._between_steps() for _ in range(5))
+    assert len(receiver.pumped) == 5
