@@ -18,9 +18,10 @@ from learner.writers import wanted_targets
 from protocol.schemas import RunSchema
 from protocol.spaces import Spaces
 from recipes import yaml_format
-from recipes.replay_checks import check_buffer_bytes, check_replay
+from recipes.replay_checks import check_buffer_bytes, check_priorities, check_replay
 from recipes.settings import RunSettings, prepared
 from replay.buffer import replayed_rows
+from replay.settings import ReplaySettings
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,14 @@ class PlanReport:
 
     def _replay(self) -> list[str]:
         """How much of a batch is sampled again, and how often that trains a trajectory."""
-        trainer, fresh = self.settings.trainer, self._fresh_rows()
+        trainer, replay, fresh = self.settings.trainer, self.settings.replay, self._fresh_rows()
         part = trainer.batch_size // trainer.learners
         if fresh == part:
             return []
         return [
             f"  replay        {(part - fresh) * trainer.learners} of them from a buffer of up to "
-            f"{self.settings.replay.buffer_size}, once it holds as many; each is trained on {part / fresh:.3g} times on average"
+            f"{replay.buffer_size}, once it holds as many; each is trained on {part / fresh:.3g} times on average",
+            f"  sampling      {_sampling(replay)}; {part / fresh:.3g} samples per insert, the first of them fresh",
         ]
 
     def _fresh_rows(self) -> int:
@@ -136,6 +138,14 @@ class PlanReport:
         ]
 
 
+def _sampling(replay: ReplaySettings) -> str:
+    """How trajectories are drawn from the buffer."""
+    if replay.sampling == "uniform":
+        return "uniform"
+    chance = f"|value target - V| ^ {replay.priority_exponent:g}"
+    return f"prioritised, in proportion to {chance}, made up for by importance ^ {replay.importance_exponent:g}"
+
+
 def report_plan(settings: RunSettings) -> PlanReport:
     """Check settings against each other and against the environment.
 
@@ -150,6 +160,7 @@ def report_plan(settings: RunSettings) -> PlanReport:
     make_encoder(spec)  # refuses one that cannot be built, while nothing has started
     check_buffer_bytes(fitted, RunSchema(spaces, spec.core_state_size, statistics))
     plan = make_plan(fitted.trainer, fitted.agent, spaces.action)
+    check_priorities(fitted, plan)
     return PlanReport(fitted, spaces, plan, {**plan.auto, **_other_autos(fitted, spec)}, (*notes, *plan.notes))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from learner.plan import Plan
 from protocol.errors import SettingsError
 from protocol.schemas import RunSchema
 from recipes.settings import RunSettings
@@ -16,6 +17,11 @@ def check_replay(settings: RunSettings) -> None:
     """
     replay, trainer = settings.replay, settings.trainer
     if not replay.fraction:
+        if replay.sampling == "prioritised":
+            raise SettingsError(
+                "replay.sampling=prioritised decides what is sampled from the buffer, and with replay.fraction=0 nothing is; "
+                "set replay.fraction above 0, or leave replay.sampling at uniform"
+            )
         return
     actor = trainer.losses.ppo_actor
     if actor.enabled and actor.anchor != "proximal":
@@ -41,6 +47,19 @@ def check_replay(settings: RunSettings) -> None:
             f"replay.max_times_sampled must be at least {times:.4g}, got {replay.max_times_sampled}: each batch brings "
             f"{part - replayed} trajectories and samples {replayed}, so with fewer the buffer would run empty; raise it, or "
             "lower replay.fraction"
+        )
+
+
+def check_priorities(settings: RunSettings, plan: Plan) -> None:
+    """Refuse sampling by priority where no loss has a value target: every priority would stay unknown.
+
+    Raises:
+        SettingsError: with the reason and the way out.
+    """
+    if settings.replay.sampling == "prioritised" and "returns" not in plan.order:
+        raise SettingsError(
+            "replay.sampling=prioritised draws by the distance between value targets and values, and no enabled loss has value "
+            "targets; enable trainer.losses.ppo_critic, or set replay.sampling=uniform"
         )
 
 

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from protocol.processes import ProcessCollector
 from protocol.reasons import REJECTED_REASONS
 from replay.fleet import LAG_BUCKETS, SECONDS_BUCKETS
+from replay.saving import OUTCOMES as SNAPSHOT_OUTCOMES
 
 OUTCOMES = (
     "produced",
@@ -77,7 +78,7 @@ class ReplayCollector(Collector):
         fleet = snapshot.report.get("fleet", {})
         yield from _trajectories(snapshot, fleet)
         yield from _queue(snapshot.report, fleet.get("queue", {}))
-        yield from _buffer(fleet.get("buffer", {}))
+        yield from _buffer(fleet.get("buffer", {}), snapshot.report.get("buffer_snapshots", {}))
         yield from _log(snapshot.report.get("log", {}))
         yield from _episodes(snapshot.report.get("windows", {}), fleet)
         yield from _actors(snapshot)
@@ -118,12 +119,20 @@ def _queue(report: Mapping[str, Any], queue: Mapping[str, Any]) -> Iterator[Metr
     yield _histogram("oatmill_policy_lag_versions", lag, report.get("lag"), LAG_BUCKETS)
 
 
-def _buffer(buffer: Mapping[str, Any]) -> Iterator[Metric]:
+def _buffer(buffer: Mapping[str, Any], snapshots: Mapping[str, Any]) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "oatmill_replay_buffer_items", "Trajectories that are kept to be sampled again.", buffer.get("trajectories", 0)
     )
     yield GaugeMetricFamily("oatmill_replay_buffer_capacity_items", "How many may be kept.", buffer.get("capacity", 0))
     yield GaugeMetricFamily("oatmill_replay_buffer_bytes", "Memory that they take.", buffer.get("bytes", 0))
+    saved = CounterMetricFamily(
+        "oatmill_replay_buffer_snapshots", "Snapshots of them by what became of each.", labels=["outcome"]
+    )
+    for outcome in SNAPSHOT_OUTCOMES:
+        saved.add_metric([outcome], snapshots.get("outcomes", {}).get(outcome, 0))
+    yield saved
+    took = "What the last one took to write, beside everything else."
+    yield GaugeMetricFamily("oatmill_replay_buffer_snapshot_seconds", took, snapshots.get("seconds", 0.0))
 
 
 def _log(log: Mapping[str, Any]) -> Iterator[Metric]:

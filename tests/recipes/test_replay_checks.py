@@ -77,8 +77,39 @@ def test_the_plan_says_how_often_a_trajectory_is_trained_on() -> None:
     # 24 of 32 are sampled: 8 fresh ones of 64 steps a learner step, each of which is in 4 batches.
     text = report_plan(settings_of({"fraction": 0.75})).to_text()
     assert "replay        24 of them from a buffer of up to 2048, once it holds as many; each is trained on 4 times" in text
+    assert "  sampling      uniform; 4 samples per insert, the first of them fresh\n" in text
     assert "300,000 env steps = 586 learner steps" in text
     assert "replay   " not in report_plan(cartpole.settings()).to_text().partition("order")[0]
+
+
+def test_the_plan_says_how_trajectories_are_sampled() -> None:
+    text = report_plan(settings_of({"fraction": 0.5, "sampling": "prioritised", "priority_exponent": 0.5})).to_text()
+    assert (
+        "  sampling      prioritised, in proportion to |value target - V| ^ 0.5, made up for by importance ^ 0.4; 2 samples per"
+        in text
+    )
+
+
+def test_sampling_by_priority_needs_something_to_sample_and_value_targets() -> None:
+    with pytest.raises(SettingsError, match=r"with replay\.fraction=0 nothing is; set replay\.fraction above 0, or leave"):
+        report_plan(settings_of({"sampling": "prioritised"}))
+    model_alone = {
+        "ppo_actor": {"enabled": False},
+        "ppo_critic": {"enabled": False},
+        "muesli_model": {"enabled": True, "policy_target": "prior"},
+    }
+    settings = settings_of({"fraction": 0.5, "sampling": "prioritised"}, {"losses": model_alone})
+    with pytest.raises(SettingsError, match=r"no enabled loss has value targets; enable trainer\.losses\.ppo_critic, or"):
+        report_plan(settings)
+    settings.replay.sampling = "uniform"
+    report_plan(settings)
+
+
+@pytest.mark.parametrize("name", ["priority_exponent", "importance_exponent"])
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_exponents_are_between_0_and_1(name: str, value: float) -> None:
+    with pytest.raises(SettingsError, match=rf"replay\.{name} must be"):
+        settings_of({"fraction": 0.5, name: value})
 
 
 def test_the_papers_preset_is_the_papers() -> None:

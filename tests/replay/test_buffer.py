@@ -241,7 +241,9 @@ def test_a_slot_that_was_used_again_does_not_take_over_what_is_told_of_the_row_b
 def test_a_row_that_has_left_by_being_sampled_often_enough_is_not_brought_back_by_its_priority() -> None:
     buffer = make_buffer(4, sampling="prioritised", max_times_sampled=1)
     buffer.insert(told(fresh_part(0, 2), 3.0, 5.0))
+    standing = buffer.standing()
     mixed = part_of(as_slice(block(1, first=10), 0, 1), *buffer.sample(2))
+    assert buffer.kept(standing) == []
     buffer.insert(told(mixed, 7.0, 1.0, 1.0))
     assert priorities(buffer) == {10: 7.0}
 

@@ -39,6 +39,8 @@ NAMES = {
     "oatmill_replay_buffer_items",
     "oatmill_replay_buffer_capacity_items",
     "oatmill_replay_buffer_bytes",
+    "oatmill_replay_buffer_snapshots_total",
+    "oatmill_replay_buffer_snapshot_seconds",
     "oatmill_log_bytes",
     "oatmill_log_stalled",
     "oatmill_log_commit_seconds_bucket",

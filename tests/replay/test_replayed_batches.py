@@ -186,6 +186,16 @@ def test_a_batch_of_which_no_priorities_came_is_taken_all_the_same() -> None:
     assert sorted(priority for priority in kept_priorities(talk).values() if priority > 0) == [5, 6, 7, 8]
 
 
+def test_priorities_are_those_of_the_batch_that_is_named_though_another_one_is_held_too() -> None:
+    talk = conversation(12, buffer=BY_PRIORITY)
+    one_batch(talk.get())
+    second, _ = one_batch(talk.get())
+    talk.consumed(second, priorities=[5, 6, 7, 8])
+    kept = kept_priorities(talk)
+    assert {row: kept[row] for row in (4, 5, 6, 7)} == {4: 5, 5: 6, 6: 7, 7: 8}
+    assert all(np.isnan(kept[row]) for row in (0, 1, 2, 3))
+
+
 def test_bad_priorities_are_refused_and_counted_and_the_batch_counts_once_it_is_told_again() -> None:
     talk = conversation(8, buffer=BY_PRIORITY)
     first, _ = one_batch(talk.get())
