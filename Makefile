@@ -4,7 +4,7 @@
 #   VENV             where the environment goes: .venv
 #   TORCH_INDEX_URL  an index to take torch from instead of pip's own. Empty by default. The wheel on PyPI brings CUDA along
 #                    (several GB); https://download.pytorch.org/whl/cpu has builds for machines without a GPU.
-#   ARGS             more arguments for `oatmill train`, such as ARGS="trainer.total_timesteps=100000 --seed 1"
+#   ARGS             more arguments for `oatmill train`, such as ARGS="trainer.total_timesteps=100000 --seed 1"; or for `make bench`
 
 VENV ?= .venv
 TORCH ?= torch==2.13.*
@@ -60,7 +60,7 @@ test-cluster: $(VENV)/.dev
 	@$(GATE) -m cluster || test $$? -eq 5
 
 bench: $(VENV)/.dev
-	@for file in benchmarks/*.py; do echo "$$file"; OMP_NUM_THREADS=1 $(BIN)/python -m "benchmarks.$$(basename $$file .py)" || exit 1; done
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -1,0 +1,84 @@
+"""`python -m benchmarks [NAME...]`: measure, print a table, keep the numbers, compare them with earlier ones.
+
+python -m benchmarks                                  # everything; about half an hour on two cores
+python -m benchmarks learner_step stream --rounds 9   # some
+python -m benchmarks --json now.json                  # keep the numbers
+python -m benchmarks --baseline before.json           # and say what has changed since
+python -m benchmarks --quick                          # only see that everything runs
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from benchmarks.baseline import compared, read_baseline
+from benchmarks.harness import Benchmark, Effort, measure
+from benchmarks.results import result_of, written
+from benchmarks.tables import comparison_table, figures_table
+
+NAMES = (
+    "start_up",
+    "inference",
+    "learner_step",
+    "stream",
+    "weights",
+    "replay_rates",
+    "synthetic_fleet",
+    "ddp",
+    "end_to_end",
+    "roofline",
+)
+ROUNDS, SECONDS = 5, 4.0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all of them without one")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"how often each arm runs ({ROUNDS})")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"what one run of an arm takes, about ({SECONDS:g})")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+    parser.add_argument("--baseline", type=Path, metavar="FILE", help="what an earlier --json wrote, to compare with")
+    parser.add_argument("--quick", action="store_true", help="one short round: shows that everything runs, measures nothing")
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.names if name not in NAMES]:
+        parser.exit(2, f"benchmarks: error: there is no benchmark {unknown[0]}; there are {', '.join(NAMES)}\n")
+    if options.rounds < 1 or options.seconds <= 0:
+        parser.exit(2, "benchmarks: error: --rounds must be at least 1 and --seconds above 0\n")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print; 2 for a baseline that cannot be read."""
+    options = parse(arguments)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    effort = Effort(1, 0.2, quick=True) if options.quick else Effort(options.rounds, options.seconds)
+    try:
+        baseline = None if options.baseline is None else read_baseline(options.baseline)
+    except ValueError as error:
+        sys.stderr.write(f"benchmarks: error: {error}\n")
+        return 2
+    found: dict[str, dict[str, Any]] = {}
+    for name in options.names or NAMES:
+        benchmark = cast("Benchmark", import_module(f"benchmarks.suite.{name}"))
+        rounds = measure(benchmark, effort)
+        figures = benchmark.figures(rounds)
+        found[name] = result_of(rounds, figures)
+        print(figures_table(name, figures), flush=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps(written(found, effort), indent=1) + "\n")
+    if baseline is not None:
+        print(comparison_table(compared(baseline, found)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Interleaved rounds, medians, and CPU seconds beside wall time: how every benchmark of `python -m benchmarks` is measured.
+
+A benchmark has arms: actions that are to be compared. Each round runs every arm once, each round beginning with another arm, so
+that a neighbour who takes the machine for a while slows all of them alike. What is compared is compared within a round; the
+median over the rounds is what is told.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal, Protocol
+
+Arm = Callable[[], Mapping[str, float]]
+"""Does its work once, and says in numbers what came of it."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent on a benchmark.
+
+    Attributes:
+        rounds: how often each arm runs.
+        seconds: what one run of an arm that can choose should take.
+        quick: whether all that matters is that everything runs.
+    """
+
+    rounds: int
+    seconds: float
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number that a benchmark comes to.
+
+    Attributes:
+        value: the number.
+        unit: of the number, as it is printed.
+        better: whether a higher or a lower one is better.
+        goal: what it should reach; None where nothing was set.
+    """
+
+    value: float
+    unit: str
+    better: Literal["higher", "lower"] = "higher"
+    goal: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is reached; None without one."""
+        if self.goal is None:
+            return None
+        return self.value >= self.goal if self.better == "higher" else self.value <= self.goal
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """What all arms gave: by arm and by the number's name, a value a round.
+
+    `wall_s` and `cpu_s` are there for every arm: `cpu_s` is that of this process and of the children that have ended in it.
+    """
+
+    values: Mapping[str, Mapping[str, Sequence[float]]]
+
+    def median(self, arm: str, name: str) -> float:
+        """Over the rounds."""
+        return median(self.values[arm][name])
+
+    def ratio(self, arm: str, other: str, name: str) -> float:
+        """The median of the ratios within each round: what slows a whole round cancels out."""
+        pairs = zip(self.values[arm][name], self.values[other][name], strict=True)
+        return median(own / others for own, others in pairs)
+
+
+class Benchmark(Protocol):
+    """A module of `benchmarks.suite`; its docstring's first line says what it measures."""
+
+    WARM_UP: bool
+    """Whether each arm's first run is thrown away."""
+
+    def arms(self, effort: Effort, stack: ExitStack) -> Mapping[str, Arm]:
+        """Make what is to be compared; `stack` closes what it opens."""
+        ...
+
+    def figures(self, rounds: Rounds) -> Mapping[str, Figure]:
+        """What the rounds come to."""
+        ...
+
+
+def cpu_seconds() -> float:
+    """Of this process, all of its threads, and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def timed(arm: Arm) -> dict[str, float]:
+    """One run of an arm, with its wall and CPU seconds; an arm that times itself more closely overrules them."""
+    cpu, wall = cpu_seconds(), time.perf_counter()
+    found = dict(arm())
+    return {"wall_s": time.perf_counter() - wall, "cpu_s": cpu_seconds() - cpu} | found
+
+
+def measure(benchmark: Benchmark, effort: Effort) -> Rounds:
+    """All rounds of a benchmark."""
+    with ExitStack() as stack:
+        arms = benchmark.arms(effort, stack)
+        names = list(arms)
+        values: dict[str, dict[str, list[float]]] = {name: {} for name in names}
+        if benchmark.WARM_UP:
+            for arm in arms.values():
+                arm()
+        for number in range(effort.rounds):
+            start = number % len(names)
+            for name in names[start:] + names[:start]:
+                for key, value in timed(arms[name]).items():
+                    values[name].setdefault(key, []).append(value)
+    return Rounds(values)

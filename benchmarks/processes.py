@@ -1,0 +1,59 @@
+"""Starting oatmill's own commands, and Python processes of a benchmark, each with one thread a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMEOUT_S = 900.0
+
+
+def environment() -> dict[str, str]:
+    """Of a user who has nothing set."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("OATMILL")}
+    return plain | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def oatmill(*arguments: str) -> list[str]:
+    """The command line of `oatmill`."""
+    return [sys.executable, "-m", "deploy", *arguments]
+
+
+def run_oatmill(*arguments: str, run_dir: Path) -> dict[str, Any]:
+    """Run a command that makes a run folder to its end; its JSON.
+
+    Raises:
+        SystemExit: if it failed.
+    """
+    command = oatmill(*arguments, "--run-dir", str(run_dir), "--json")
+    ended = subprocess.run(
+        command, cwd=run_dir.parent, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    if ended.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {ended.returncode}: {ended.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(ended.stdout)
+    return found
+
+
+def start_python(module: str, *arguments: str, extra: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start one of a benchmark's own processes, which prints JSON."""
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=environment() | dict(extra or {}), stdout=subprocess.PIPE, text=True)
+
+
+def answer_of(process: subprocess.Popen[str]) -> Any:
+    """What such a process printed.
+
+    Raises:
+        SystemExit: if it failed.
+    """
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    if process.returncode:
+        raise SystemExit(f"a process of the benchmark ended with {process.returncode}: {process.args!r}")
+    return json.loads(output)

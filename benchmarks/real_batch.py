@@ -1,0 +1,65 @@
+"""A batch of real trajectories, as an actor collects them: made-up numbers would flatter or punish the encoder.
+
+MettaGrid's observations are mostly padding, which the encoder leaves out, and episodes end where they end.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from actors.environment import first_observations, make_environment
+from actors.policy import ActingPolicy
+from actors.unroll import Unroller
+from agent.spec import AgentSpec
+from learner.inputs import to_inputs
+from protocol.batch import Batch
+from protocol.trajectory import Array, TrajectoryBlock
+from recipes.settings import RunSettings
+
+SEED = 1
+PER_STEP = ("observations", "actions", "rewards", "terminated", "truncated", "valid", "behaviour_logits", "behaviour_value")
+FINALS = ("final_observations", "final_step", "core_state")
+
+
+def real_batch(settings: RunSettings, *, trajectories: int | None = None) -> tuple[AgentSpec, Batch]:
+    """Collect as many trajectories as a batch has with the first random policy.
+
+    Args:
+        settings: of the run.
+        trajectories: how many; None for `trainer.batch_size`.
+    """
+    wanted = trajectories or settings.trainer.batch_size
+    with closing(make_environment(settings.env, copies=settings.actors.envs_per_actor, seed=SEED)) as environment:
+        observations = first_observations(environment)
+        spec = AgentSpec(environment.spaces, settings.agent)
+        torch.manual_seed(SEED)
+        policy = ActingPolicy(spec, environment.num_rows, SEED)
+        unroller = Unroller(environment, observations, policy, settings.actors.unroll_length)
+        blocks: list[dict[str, Array]] = []
+        while sum(len(block["rewards"]) for block in blocks) < wanted:
+            block = unroller.collect(lambda: True)
+            assert block is not None, "nothing gives it up"
+            blocks.append(arrays_of(block, sum(len(earlier["rewards"]) for earlier in blocks)))
+    joined = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    kept = joined["final_trajectory"] < wanted
+    rows = {name: joined[name][:wanted] for name in (*PER_STEP, "core_state")}
+    finals = {name: joined[name][kept] for name in ("final_observations", "final_trajectory", "final_step")}
+    batch = Batch(0, 0, **rows, **finals, policy_version=np.zeros(wanted, np.int64), fresh=np.ones(wanted, np.bool_))
+    return spec, batch
+
+
+def arrays_of(block: TrajectoryBlock, rows_before: int) -> dict[str, Array]:
+    """Copies of a block's arrays, which the unroller uses again."""
+    arrays = {name: getattr(block, name).copy() for name in (*PER_STEP, *FINALS)}
+    return arrays | {"final_trajectory": block.final_trajectory + rows_before}
+
+
+def real_inputs(settings: RunSettings, *, trajectories: int | None = None) -> tuple[AgentSpec, dict[str, Tensor]]:
+    """The same as tensors that the learner reads."""
+    spec, batch = real_batch(settings, trajectories=trajectories)
+    return spec, cast("dict[str, Tensor]", to_inputs(batch, spec, settings.trainer, torch.device("cpu")))

@@ -1,0 +1,128 @@
+"""What stepping, inference and the update cost alone, what they allow together on these cores, and what a whole run reaches.
+
+Costs are CPU seconds an env step, each measured alone in this process with one thread. If nothing else cost anything, C cores
+would carry C / (stepping + inference + update) steps a second: the work is spread over processes, so the sum is what counts,
+and no single process may be the narrowest: A actors carry A / (stepping + inference), the learner 1 / update. The roofline is
+the least of the three. The whole run is `oatmill train` with the recipe's own settings, so what is missing from 1 is sockets,
+serialisation, the replay server, publishing, reports, start-up skew and whatever else ran on the machine; `per CPU second`
+compares with the CPU time that the run's processes really got, imports taken off by a run of two learner steps.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from actors.environment import first_observations, make_environment
+from actors.policy import ActingPolicy
+from agent.spec import AgentSpec
+from benchmarks.harness import Arm, Effort, Figure, Rounds
+from benchmarks.losses import NEVER, make
+from benchmarks.processes import run_oatmill
+from benchmarks.real_batch import real_inputs
+from recipes.registry import find_recipe
+from recipes.settings import RunSettings
+
+WARM_UP = False
+RECIPES = {"cogs_v_clips": 8_000, "cartpole": 25_000}
+"""Env steps of the whole run, for each second of effort."""
+GOAL = 0.85
+ALONE = ("stepping", "inference", "update")
+
+
+def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:
+    """Each part alone, and the whole run, for each recipe."""
+    torch.set_num_threads(1)
+    folder = Path(stack.enter_context(TemporaryDirectory(prefix="oatmill-bench-")))
+    made: dict[str, Arm] = {}
+    for recipe in list(RECIPES)[-1:] if effort.quick else RECIPES:
+        settings = find_recipe(recipe).settings()
+        made |= {f"{recipe}: {name}": arm for name, arm in parts(settings, effort, stack).items()}
+        steps = 10_000 if effort.quick else int(RECIPES[recipe] * effort.seconds)
+        two = 2 * settings.trainer.batch_size * settings.actors.unroll_length
+        made[f"{recipe}: whole"] = whole(recipe, steps, folder)
+        made[f"{recipe}: start"] = whole(recipe, two, folder)
+    return made
+
+
+def parts(settings: RunSettings, effort: Effort, stack: ExitStack) -> dict[str, Arm]:
+    """Stepping with random actions, inference on what an environment shows, the update of a real batch."""
+    environment = make_environment(settings.env, copies=settings.actors.envs_per_actor, seed=1)
+    stack.callback(environment.close)
+    first = first_observations(environment).copy()
+    spec = AgentSpec(environment.spaces, settings.agent)
+    policy = ActingPolicy(spec, environment.num_rows, 1)
+    actions = np.random.default_rng(1).integers(0, spec.spaces.action.sizes[0], (64, environment.num_rows))
+    _, inputs = real_inputs(settings)
+    updater = make(settings, spec)
+    updater.learn(inputs, learning_rate=1e-4, report=False)
+    unrolls = 1 if effort.quick else max(1, int(effort.seconds * 8))
+
+    def stepping() -> dict[str, float]:
+        for _ in range(unrolls):
+            for row in actions:
+                environment.step(row)
+        return {"steps": float(unrolls * actions.size)}
+
+    def inference() -> dict[str, float]:
+        for _ in range(unrolls * len(actions)):
+            policy.act(first)
+        return {"steps": float(unrolls * actions.size)}
+
+    def update() -> dict[str, float]:
+        updater.measured_at = updater.updates + NEVER
+        for _ in range(max(1, unrolls // 4)):
+            updater.learn(inputs, learning_rate=1e-4, report=False)
+        return {"steps": float(max(1, unrolls // 4) * inputs["mask_BT"].numel())}
+
+    return {"stepping": stepping, "inference": inference, "update": update}
+
+
+def whole(recipe: str, steps: int, folder: Path) -> Arm:
+    """A run."""
+    number = 0
+
+    def arm() -> dict[str, float]:
+        nonlocal number
+        number += 1
+        run = folder / f"{recipe}-{steps}-{number}"
+        summary = run_oatmill("train", recipe, f"trainer.total_timesteps={steps}", f"--seed={number}", run_dir=run)
+        return {"steps": float(summary["env_steps"]), "steps_per_s": float(summary["env_steps_per_second"] or 0.0)}
+
+    return arm
+
+
+def figures(rounds: Rounds) -> dict[str, Figure]:
+    """Costs, the roofline, and the fractions."""
+    found: dict[str, Figure] = {}
+    cores = len(os.sched_getaffinity(0))
+    for recipe in RECIPES:
+        if f"{recipe}: whole" not in rounds.values:
+            continue
+        cost = {
+            name: rounds.median(f"{recipe}: {name}", "cpu_s") / rounds.median(f"{recipe}: {name}", "steps") for name in ALONE
+        }
+        for name in ALONE:
+            found[f"{recipe}: {name} alone"] = Figure(1e6 * cost[name], "us CPU/step", "lower")
+        acting = cost["stepping"] + cost["inference"]
+        actors = find_recipe(recipe).settings().actors.count
+        together = acting + cost["update"]
+        roof = min(cores / together, actors / acting, 1 / cost["update"])
+        found[f"{recipe}: roofline of {cores} cores"] = Figure(roof, "steps/s")
+        reached = rounds.median(f"{recipe}: whole", "steps_per_s")
+        found[f"{recipe}: whole run"] = Figure(reached, "steps/s")
+        found[f"{recipe}: whole run / roofline"] = Figure(reached / roof, "x", "higher", GOAL)
+        found[f"{recipe}: whole run / roofline, per CPU second"] = Figure(per_cpu(rounds, recipe) * together, "x")
+    return found
+
+
+def per_cpu(rounds: Rounds, recipe: str) -> float:
+    """Steps a CPU second of the whole run, without what starting it costs."""
+    values, start = rounds.values[f"{recipe}: whole"], rounds.values[f"{recipe}: start"]
+    rows = zip(values["steps"], start["steps"], values["cpu_s"], start["cpu_s"], strict=True)
+    return float(np.median([(steps - few) / max(cpu - less, 1e-9) for steps, few, cpu, less in rows]))

@@ -1,0 +1,44 @@
+"""A thousand actors that are only sockets on the real replay server, 46 KB a trajectory: see `benchmarks.fleet`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.fleet import measure
+from benchmarks.harness import Arm, Effort, Figure, Rounds
+
+WARM_UP = False
+ACTORS, PROCESSES = 1_000, 4
+OFFERED = 10_000.0
+"""Trajectories a second, above what is to be reached: the rest waits for credit."""
+GOAL_RATE, GOAL_ACK_MS = 8_000.0, 50.0
+
+
+def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:
+    """As fast as it goes, and at half the rate that is to be reached, where waiting for credit is not what is timed."""
+    folder = Path(stack.enter_context(TemporaryDirectory(prefix="oatmill-fleet-")))
+    actors = 20 if effort.quick else ACTORS
+    return {
+        "as fast as it goes": lambda: run(folder, effort, actors, OFFERED),
+        "half": lambda: run(folder, effort, actors, 4_000.0),
+    }
+
+
+def run(folder: Path, effort: Effort, actors: int, rate: float) -> dict[str, float]:
+    """One fleet on a server of its own."""
+    with TemporaryDirectory(dir=folder) as own:
+        found = measure(Path(own), actors=actors, rate=rate, seconds=max(1.0, effort.seconds), processes=PROCESSES)
+    return {name: float(value) for name, value in found.items()}
+
+
+def figures(rounds: Rounds) -> dict[str, Figure]:
+    """Rate, acknowledgements, memory; nothing may be lost."""
+    fast = "as fast as it goes"
+    return {
+        "acknowledged": Figure(rounds.median(fast, "acknowledged_per_second"), "trajectories/s", "higher", GOAL_RATE),
+        "acknowledged at half the rate, p99": Figure(rounds.median("half", "ack_p99_ms"), "ms", "lower", GOAL_ACK_MS),
+        "memory of ingest": Figure(rounds.median(fast, "ingest_peak_rss_mb"), "MB", "lower"),
+        "lost": Figure(max(rounds.values[fast]["lost"]), "trajectories", "lower", 0.0),
+    }

@@ -1,0 +1,138 @@
+"""One million parameters to 64 actors on this host: how long the learner is kept, and when every actor has the version.
+
+A real hub, a real publisher, and 64 receivers in a few processes that pull, verify and unpack each version as actors do. A
+version's time is from `pack` at the learner to its being unpacked at an actor. Publishing is `pack` and `push`, which is what a
+learner step pays for it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import zmq
+
+from agent.model import AgentModel, acting_layout
+from agent.settings import AgentSettings
+from agent.spec import AgentSpec
+from benchmarks.harness import Arm, Effort, Figure, Rounds
+from benchmarks.processes import answer_of, start_python
+from benchmarks.replay import CASES, config_of, server
+from learner.publish import pack
+from protocol.channels import ControlClient, WeightsPublisher
+from protocol.joining import joining_config
+from protocol.line import Line
+from protocol.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.weights_peer import CHUNK_BYTES, ReceiverPeer
+
+WARM_UP = False
+SPEC = AgentSpec(
+    Spaces(ObservationSpace("vector", (4,), "float32"), ActionSpace((2,))),
+    AgentSettings(hidden_sizes=(993, 993), value_head="scalar"),
+)
+"""By hand: 5 x 993 + 994 x 993 + 994 x 3 = 995,989 parameters that acting needs."""
+ACTORS, PROCESSES = 64, 2
+EVERY_S = 0.5
+START_S = 60.0
+GOAL_APPLIED_MS, GOAL_BLOCKED_MS = 100.0, 2.0
+
+
+def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:  # noqa: ARG001  (the harness's signature)
+    """One fleet."""
+    versions = 2 if effort.quick else max(4, int(effort.seconds / EVERY_S))
+    return {f"{ACTORS} actors": lambda: fan_out(versions)}
+
+
+@contextmanager
+def publisher_of(address: str) -> Iterator[tuple[WeightsPublisher, str]]:
+    """A learner that has joined; and where weights are pulled from."""
+    config = config_of(CASES["cartpole"], 1.0)
+    control = ControlClient(address, role="learner", description={"config": joining_config(config), "rank": 0, "world": 1})
+    welcome = control.join(10)
+    publisher = WeightsPublisher(welcome.endpoints["weights"], welcome=welcome)
+    try:
+        yield publisher, welcome.endpoints["weights"]
+    finally:
+        publisher.close()
+        control.close()
+
+
+def fan_out(versions: int) -> dict[str, float]:
+    """Publish some versions to actors that wait for them."""
+    model = AgentModel(SPEC)
+    with server(config_of(CASES["cartpole"], 1.0), "ipc") as (address, _), publisher_of(address) as (publisher, endpoint):
+        arguments = (endpoint, str(ACTORS // PROCESSES), str(versions))
+        children = [start_python("benchmarks.suite.weights", *arguments) for _ in range(PROCESSES)]
+        publisher.push(pack(model, 0, "bfloat16"))
+        publisher.flush(10)
+        for child in children:  # each says a line when all of its actors have the first version
+            assert child.stdout is not None, "it is piped"
+            child.stdout.readline()
+        started, kept = [], []
+        for version in range(1, versions + 1):
+            started.append(time.monotonic())
+            publisher.push(pack(model, version, "bfloat16"))
+            kept.append(time.monotonic() - started[-1])
+            publisher.flush(10)
+            time.sleep(EVERY_S)
+        found = [answer_of(child) for child in children]
+    applied = [at - started[version - 1] for child in found for actor in child for version, at in actor if version > 0]
+    return {
+        "applied_p50_ms": 1e3 * float(np.quantile(applied, 0.5)),
+        "applied_p99_ms": 1e3 * float(np.quantile(applied, 0.99)),
+        "blocked_ms": 1e3 * float(np.median(kept)),
+        "blocked_max_ms": 1e3 * max(kept),
+        "missed": ACTORS * versions - len(applied),
+    }
+
+
+def receivers_main(endpoint: str, count: int, versions: int) -> None:
+    """A process of receivers; prints each one's versions and when it had them."""
+    layout = acting_layout(AgentModel(SPEC))
+    peers = [ReceiverPeer(layout) for _ in range(count)]
+    lines = [Line(endpoint, peer, max_message_bytes=CHUNK_BYTES) for peer in peers]
+    poller = zmq.Poller()
+    by_handle = {line.handle: (peer, line, times) for peer, line, times in zip(peers, lines, made_lists(count), strict=True)}
+    for peer, line, _ in by_handle.values():
+        peer.want(0)
+        line.turn()
+        poller.register(line.handle, zmq.POLLIN)
+    deadline, greeted = time.monotonic() + START_S + versions * (EVERY_S + 10), False
+    while time.monotonic() < deadline and any(peer.version < versions for peer in peers):
+        if not greeted and all(peer.version >= 0 for peer in peers):
+            greeted = True
+            print("ready", flush=True)
+        for handle, _ in poller.poll(20):
+            peer, line, times = by_handle[handle]
+            line.turn()
+            if (weights := peer.take()) is not None:
+                weights.unpack(layout)
+                times.append((weights.version, time.monotonic()))
+                peer.want(weights.version + 1)
+                line.turn()
+    sys.stdout.write(json.dumps([times for _, _, times in by_handle.values()]))
+
+
+def made_lists(count: int) -> list[list[tuple[int, float]]]:
+    """A list for each receiver."""
+    return [[] for _ in range(count)]
+
+
+def figures(rounds: Rounds) -> dict[str, Figure]:
+    """The worst actors' time, and the learner's."""
+    (arm,) = rounds.values
+    return {
+        "applied everywhere, p99": Figure(rounds.median(arm, "applied_p99_ms"), "ms", "lower", GOAL_APPLIED_MS),
+        "applied, p50": Figure(rounds.median(arm, "applied_p50_ms"), "ms", "lower"),
+        "learner blocked": Figure(rounds.median(arm, "blocked_ms"), "ms", "lower", GOAL_BLOCKED_MS),
+        "learner blocked, longest": Figure(rounds.median(arm, "blocked_max_ms"), "ms", "lower"),
+        "versions that an actor skipped": Figure(rounds.median(arm, "missed"), "of all", "lower"),
+    }
+
+
+if __name__ == "__main__":
+    receivers_main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

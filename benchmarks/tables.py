@@ -1,0 +1,58 @@
+"""The benchmarks' numbers as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isnan
+
+from benchmarks.baseline import Change
+from benchmarks.harness import Figure
+
+NOTEWORTHY = 0.1
+"""A figure that is this much better or worse is marked; on a shared machine less is noise."""
+
+
+WITH_COMMAS = 1_000
+
+
+def number(value: float) -> str:
+    """Three or four digits that matter."""
+    if abs(value) >= WITH_COMMAS:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def goal_text(figure: Figure) -> str:
+    """What was to be reached, and whether it was."""
+    if figure.goal is None:
+        return ""
+    sign = ">=" if figure.better == "higher" else "<="
+    return f"{sign} {number(figure.goal)}  {'reached' if figure.met else 'MISSED'}"
+
+
+def figures_table(name: str, figures: Mapping[str, Figure]) -> str:
+    """One benchmark's figures, a line each."""
+    width = max(map(len, figures), default=0)
+    lines = [
+        f"  {label:<{width}}  {number(figure.value):>10} {figure.unit:<16} {goal_text(figure)}".rstrip()
+        for label, figure in figures.items()
+    ]
+    return "\n".join([name, *lines, ""])
+
+
+def comparison_table(changes: Sequence[Change]) -> str:
+    """What has changed since the baseline, a line each."""
+    width = max((len(change.name) for change in changes), default=0)
+    lines = [
+        f"  {change.name:<{width}}  {number(change.before):>10} -> {number(change.now):>10} {change.unit:<16} {verdict(change)}"
+        for change in changes
+    ]
+    return "\n".join(["since the baseline", *lines])
+
+
+def verdict(change: Change) -> str:
+    """Better, worse, or neither."""
+    if isnan(change.better):
+        return ""
+    word = "better" if change.better > 1 + NOTEWORTHY else "WORSE" if change.better < 1 / (1 + NOTEWORTHY) else "same"
+    return f"{change.better:.2f}x {word}"
