@@ -98,7 +98,7 @@ class TrajectorySenderPeer:
     @property
     def _may_send(self) -> bool:
         """Whether credit covers one more block than there are."""
-        wanted = self._sequence + sum(kept.rows for kept in self._waiting) + self._rows
+        wanted = self._sequence + (len(self._waiting) + 1) * self._rows
         return self.welcomed and wanted <= self._limit
 
     @property

@@ -31,6 +31,9 @@ DESTINATION = slice(16, 20)
 QUEUE_S = 0.5
 """What waits for a line of limited rate longer than this is dropped."""
 PACKETS_A_TURN = 64
+PROTOCOL, TCP = 9, 6
+Flow = tuple[bytes, ...]
+"""Both ends of a TCP connection, each an address and a port."""
 
 
 @dataclass
@@ -93,7 +96,7 @@ class Network:
     """
 
     def __init__(self, seed: int = 0) -> None:
-        self._random, self._seed = Random(seed), seed
+        self._random = Random(seed)
         self._hosts: dict[bytes, Host] = {}
         self._late: list[tuple[float, int, int, bytes]] = []
         self._order = 0
@@ -101,6 +104,8 @@ class Network:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._carry, name="network", daemon=True)
         self.packets: Counter[str] = Counter()
+        self._flows: set[Flow] = set()  # that were carried
+        self._forgotten: set[Flow] = set()
 
     def attach(self, namespace: str) -> Host:
         """Give a namespace a device and an address. All hosts come before `start`."""
@@ -109,6 +114,10 @@ class Network:
         self._hosts[bytes(map(int, address.split(".")))] = host
         self._selector.register(host.device, selectors.EVENT_READ, host)
         return host
+
+    def forget(self) -> None:
+        """Drop what belongs to connections that are there now, in silence, as a firewall does that was started anew."""
+        self._forgotten |= self._flows
 
     def start(self) -> None:
         """Begin to carry."""
@@ -135,7 +144,10 @@ class Network:
                 self._forward(source, target, packet)
 
     def _forward(self, source: Host, target: Host, packet: bytes) -> None:
-        now = time.monotonic()
+        now, flow = time.monotonic(), flow_of(packet)
+        if flow in self._forgotten:
+            return
+        self._flows |= {flow} if flow else set()
         at = source.up.pass_at(len(packet), now, self._random)
         at = None if at is None else target.down.pass_at(len(packet), at, self._random)
         self.packets["dropped" if at is None else "carried"] += 1
@@ -177,6 +189,15 @@ def open_device(namespace: str, address: str) -> int:
     ):
         run(command.split(), check=True)
     return device
+
+
+def flow_of(packet: bytes) -> Flow:
+    """The connection that a packet belongs to, in either direction; empty if it is not TCP."""
+    if packet[PROTOCOL] != TCP:
+        return ()
+    ports = 4 * (packet[0] & 0x0F)
+    ends = (packet[12:16] + packet[ports : ports + 2], packet[16:20] + packet[ports + 2 : ports + 4])
+    return tuple(sorted(ends))
 
 
 def cut(*directions: Direction) -> Callable[[], None]:

@@ -76,3 +76,18 @@ def test_a_learner_that_is_cut_off_comes_back_and_everything_goes_on(tmp_path: P
         run.until(lambda: run.actor(0)["policy_version"] > version, 30, "actors act with what it published since")
         assert run.pids() == before
         run.check(run.stop(stack), unsent=2 * ROWS)
+
+
+def test_connections_that_something_between_has_forgotten_are_made_anew(tmp_path: Path) -> None:
+    with far_run(tmp_path, *SMALL, seed=4) as (run, stack):
+        run.until_trained(8 * 5, within_s=90)
+        before = run.pids()
+        run.network.forget()
+        # The watch's own connection does not cross the network.
+        run.until(lambda: run.status()["live"] == 0, 15, "the actors are missed")
+        done, steps = run.trained(), [run.actor(number).get("env_steps", 0) for number in range(2)]
+        back = run.until(lambda: run.status()["live"] == 2 and run.trained() > done + 8, 45, "everybody is back")
+        sys.stdout.write(f"forgotten connections: back after {back:.1f} s\n")
+        run.until(lambda: all(run.actor(n)["env_steps"] > steps[n] + 64 for n in range(2)), 30, "both actors work")
+        assert run.pids() == before, "nobody had to be started again"
+        run.check(run.stop(stack), unsent=2 * ROWS)

@@ -5,7 +5,7 @@ import pytest
 from tests.replay.promises import simulate
 from tests.replay.weights_simulator import simulate_weights
 
-SEEDS, SLOW_SEEDS, SEEDS_A_TEST = 100, 10_000, 250
+SEEDS, SLOW_SEEDS, SEEDS_A_TEST = 1_000, 10_000, 250
 
 
 def run_seeds(first: int, last: int) -> None:
@@ -17,14 +17,14 @@ def run_seeds(first: int, last: int) -> None:
             raise AssertionError(f"seed {seed}: {error}") from error
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, 50))
+@pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_A_TEST))
 def test_trajectories_are_stored_once_in_order_within_the_budget_and_all_accounted_for(first: int) -> None:
-    run_seeds(first, first + 50)
+    run_seeds(first, first + SEEDS_A_TEST)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("first", range(0, SLOW_SEEDS, SEEDS_A_TEST))
+@pytest.mark.parametrize("first", range(SEEDS, SEEDS + SLOW_SEEDS, SEEDS_A_TEST))
 def test_every_promise_is_kept_with_ten_thousand_seeds(first: int) -> None:
     run_seeds(first, first + SEEDS_A_TEST)
 
