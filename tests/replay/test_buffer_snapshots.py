@@ -235,8 +235,12 @@ def test_asked_twice_for_one_checkpoint_it_writes_once_and_while_it_writes_only_
     for step in (1, 1, 2, 3):
         saver.ask(About.of(SCHEMA, STEPS, step, step))
         saver.turn(buffer, SCHEMA, STEPS)
+    saver.ask(About.of(SCHEMA, STEPS, 3, 3))
     saver.close(buffer, SCHEMA, STEPS)
     assert [Snapshot(tmp_path / name).about.learner_step for name in files(tmp_path)] == [1, 3]
+    saver.ask(About.of(SCHEMA, STEPS, 3, 3))  # the answer was lost, and the question comes again
+    saver.close(buffer, SCHEMA, STEPS)
+    assert saver.counts["written"] == 2
 
 
 def test_a_disk_without_room_costs_the_snapshot_alone(
