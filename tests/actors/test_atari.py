@@ -79,6 +79,15 @@ def test_a_game_that_is_over_terminates_with_its_score_and_without_a_final_obser
     assert step.observations[row].any(), "the next episode's first frames"
 
 
+def test_rewards_are_the_games_own_points() -> None:
+    environment = started(AtariEnv(game="ms_pacman", noop_max=0), copies=1)
+    # The game begins after its tune; a pellet gives 10 points.
+    rewards = [float(environment.step(np.array([NOOP])).rewards[0]) for _ in range(20)]
+    rewards += [float(environment.step(np.array([3])).rewards[0]) for _ in range(100)]
+    assert max(rewards) >= 10
+    assert set(rewards) <= {0.0, 10.0, 20.0}
+
+
 def test_a_seed_gives_the_same_frames_and_another_gives_others() -> None:
     def played(seed: int) -> bytes:
         environment = started(AtariEnv(repeat_action_probability=0.25), copies=2, seed=seed)
