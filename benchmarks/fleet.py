@@ -1,13 +1,13 @@
 """Many actors on the real replay server: rate, acknowledgement latency and memory. `python -m benchmarks.fleet`.
 
 The actors are state machines on sockets of their own, a few hundred in each of a few processes, without environments or torch.
-Each sends trajectories of 46 KB at a fixed rate; a learner takes batches as fast as they come.
+Each joins, says every two seconds that it lives, and sends trajectories of 46 KB at a fixed rate; a learner takes batches as
+fast as they come.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -23,12 +23,15 @@ import zmq
 from protocol.channels import BatchClient, ControlClient
 from protocol.schemas import RunSchema
 from protocol.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.timing import HEARTBEAT_EVERY_S
 from protocol.trajectory import TrajectoryBlock
 from protocol.trajectory_peer import TrajectorySenderPeer
+from tests.replay.serving import CONFIG, Server, control_of, start
 
 STEPS, WIDTH = 16, 700
 """By hand: 17 observations of 700 float32 are 47,600 bytes, 46 KB."""
 BATCH = 256
+JOIN_S, SETTLE_S = 30.0, 1.0
 SPACES = Spaces(ObservationSpace("vector", (WIDTH,), "float32"), ActionSpace((4,)))
 SCHEMA = RunSchema(SPACES, 0, ())
 DESCRIPTION = {"spaces": SPACES.to_dict(), "episode_statistics": [], "rows": 1}
@@ -60,14 +63,23 @@ def block() -> TrajectoryBlock:
 
 
 class SyntheticActor:
-    """One state machine on one DEALER."""
+    """One actor's two state machines on two DEALERs: it joins, says that it lives, and sends."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str, number: int, first_at: float) -> None:
-        self.peer = TrajectorySenderPeer(actor_id=number, incarnation=1, schema=SCHEMA, rows=1, when_full="block")
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+        self.control: ControlClient = control_of(address, 1, None, DESCRIPTION)
+        welcome = self.control.join(JOIN_S)
+        self.peer = TrajectorySenderPeer(
+            actor_id=welcome.actor_id,
+            incarnation=welcome.incarnation,
+            schema=SCHEMA,
+            rows=1,
+            when_full="block",
+            session=welcome.session,
+        )
         self.socket = context.socket(zmq.DEALER)
         self.socket.linger = 0
-        self.socket.connect(address)
-        self.due = first_at
+        self.socket.connect(welcome.endpoints["data"])
+        self.due = self.heartbeat_due = 0.0
         self.offered: list[float] = []
         self.acknowledged = 0
 
@@ -89,33 +101,50 @@ class SyntheticActor:
         for frames in self.peer.send(now):
             self.socket.send_multipart(frames, copy=False)
 
+    def live(self, now: float) -> None:
+        """Say so, when it is time."""
+        if now >= self.heartbeat_due:
+            self.heartbeat_due = now + HEARTBEAT_EVERY_S
+            self.control.heartbeat({"env_steps": STEPS * len(self.offered)})
 
-def actors_main(address: str, first: int, count: int, rate: float, seconds: float) -> None:
-    """One process of actors; prints JSON."""
+
+def actors_main(address: str, count: int, rate: float, seconds: float, latencies_file: str) -> None:
+    """One process of actors; saves how long each acknowledgement took."""
+    configure()
+    every, content = count / rate, block()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     context.set(zmq.MAX_SOCKETS, count + 10)
-    began, every, content = time.monotonic(), count / rate, block()
-    actors = [SyntheticActor(context, address, first + n, began + 2 + every * n / count) for n in range(count)]
+    zmq.Context.instance().set(zmq.MAX_SOCKETS, count + 10)  # where the lines to the hub are
+    actors = [SyntheticActor(context, address) for _ in range(count)]
+    began = time.monotonic() + SETTLE_S
     poller = zmq.Poller()
-    for actor in actors:
+    for number, actor in enumerate(actors):
+        actor.due = began + every * number / count
         poller.register(actor.socket, zmq.POLLIN)
     by_socket = {actor.socket: actor for actor in actors}
     latencies: list[float] = []
     sweep = 0.0
-    while (now := time.monotonic()) < began + 2 + seconds:
+    while (now := time.monotonic()) < began + seconds:
         for handle, _ in poller.poll(2):
             by_socket[handle].hear(time.monotonic(), latencies)
         if now >= sweep:
             sweep = now + 0.005
             for actor in actors:
+                actor.live(now)
                 if actor.due <= now or not actor.peer.welcomed or actor.peer.unacknowledged:
                     actor.act(now, every, content)
-    sys.stdout.write(json.dumps({"latencies": latencies}))
+    np.save(latencies_file, np.array(latencies))
 
 
-def learn(endpoint: str, token: int, stop: threading.Event) -> None:
+def configure() -> None:
+    """What the server of the tests is told, and its actors say of themselves."""
+    CONFIG["actors"]["unroll_length"] = STEPS
+    CONFIG["trainer"]["batch_size"] = BATCH
+    CONFIG["replay"] |= {"queue_batches": 16.0}
+
+
+def learn(client: BatchClient, stop: threading.Event) -> None:
     """Take batches until told to stop."""
-    client = BatchClient(endpoint, rank=0, world=1, batch_size_total=BATCH, incarnation=token)
     step = 0
     while not stop.is_set():
         client.request(step)
@@ -124,41 +153,29 @@ def learn(endpoint: str, token: int, stop: threading.Event) -> None:
         if delivery is not None:
             client.consumed(delivery.batch.batch_id, 0)
             step += 1
-    client.close()
 
 
 def measure(folder: Path, *, actors: int, rate: float, seconds: float, processes: int) -> dict[str, Any]:
     """One run against a server of its own."""
-    from tests.replay import serving  # noqa: PLC0415 -- it starts the server that tests start
-
-    serving.CONFIG["actors"]["unroll_length"] = STEPS
-    serving.CONFIG["trainer"]["batch_size"] = BATCH
-    serving.CONFIG["replay"] |= {"queue_batches": 16.0}
-    server = serving.start(folder, "ipc")
-    stop = threading.Event()
+    configure()
+    server, stop = start(folder, "ipc"), threading.Event()
     try:
         learner = server.learner()
         learner.publish(0)
-        control: ControlClient = serving.control_of(server.control, 1, None, DESCRIPTION)
-        endpoints = control.join(10).endpoints
-        trainer = threading.Thread(target=learn, args=(endpoints["batches"], 10, stop))
+        trainer = threading.Thread(target=learn, args=(learner.batches, stop))  # nobody else uses it from here on
         trainer.start()
-        share = actors // processes
-        command = [sys.executable, "-m", "benchmarks.fleet", "--child", endpoints["data"]]
-        numbers = [str(share), str(rate / processes), str(seconds)]
-        children = [
-            subprocess.Popen([*command, str(100 + n * share), *numbers], stdout=subprocess.PIPE, text=True)
-            for n in range(processes)
-        ]
-        peak = 0
-        while any(child.poll() is None for child in children):
-            peak = max(peak, psutil.Process(server.ingest.pid).memory_info().rss)
-            control.heartbeat({})
-            time.sleep(0.2)
-        latencies = np.array([value for child in children for value in json.loads(child.communicate()[0])["latencies"]])
+        command = [sys.executable, "-m", "benchmarks.fleet", "--child", server.control]
+        numbers = [str(actors // processes), str(rate / processes), str(seconds)]
+        files = [folder / f"latencies-{number}.npy" for number in range(processes)]
+        children = [subprocess.Popen([*command, *numbers, str(file)]) for file in files]
+        peak = watch_memory(server, learner.control, children)
+        if any(child.returncode for child in children):
+            raise SystemExit(f"a process of actors ended with {[child.returncode for child in children]}")
+        latencies = np.concatenate([np.load(file) for file in files])
         stop.set()
         trainer.join()
-        ledger = server.ask("status")["ledger"]
+        status = server.ask("status")
+        server.channels.close()
     finally:
         stop.set()
         server.process.kill()
@@ -170,16 +187,27 @@ def measure(folder: Path, *, actors: int, rate: float, seconds: float, processes
         "ack_p50_ms": 1e3 * quantiles[0],
         "ack_p99_ms": 1e3 * quantiles[1],
         "ingest_peak_rss_mb": peak / 1e6,
-        "trained": ledger["trained"],
-        "lost": ledger["lost"],
+        "trained": status["ledger"]["trained"],
+        "lost": status["ledger"]["lost"],
+        "taken_for_dead": status["expired"],
     }
+
+
+def watch_memory(server: Server, control: ControlClient, children: list[subprocess.Popen[bytes]]) -> int:
+    """Ingest's most resident bytes until the actors have ended; the learner says that it lives meanwhile."""
+    peak = 0
+    while any(child.poll() is None for child in children):
+        peak = max(peak, psutil.Process(server.ingest.pid).memory_info().rss)
+        control.heartbeat({})
+        time.sleep(0.2)
+    return peak
 
 
 def main() -> None:
     """Measure, or be one of the processes of actors."""
     if sys.argv[1:2] == ["--child"]:
-        address, first, count, rate, seconds = sys.argv[2:]
-        actors_main(address, int(first), int(count), float(rate), float(seconds))
+        address, count, rate, seconds, file = sys.argv[2:]
+        actors_main(address, int(count), float(rate), float(seconds), file)
         return
     parser = argparse.ArgumentParser(description="Many synthetic actors on the real replay server.")
     parser.add_argument("--actors", type=int, default=1000)
