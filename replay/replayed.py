@@ -24,6 +24,7 @@ class ReplayedShare:
     def __init__(self, settings: BufferSettings, steps: int, saver: BufferSaver | None = None) -> None:
         self._settings, self._steps, self._saver = settings, steps, saver
         self._schema: RunSchema | None = None
+        self._saved_step = 0  # the learner step of the newest checkpoint
         self.buffer: ReplayBuffer | None = None
 
     def describe(self, schema: RunSchema, now: float) -> None:
@@ -50,12 +51,17 @@ class ReplayedShare:
             self.buffer.insert(part, version)
 
     def will_come_again(self, resumed_from: int) -> None:
-        """What gave later policy versions than this is queued again, so it would be in the buffer twice."""
+        """What gave later policy versions than this is queued again, so it would come to be in the buffer twice.
+
+        A snapshot may hold it too, and a server that dies now would have it from there.
+        """
         if self.buffer is not None:
             self.buffer.forget(resumed_from)
+            self.save(self._saved_step, resumed_from)
 
     def save(self, learner_step: int, policy_version: int) -> None:
         """Write what the buffer holds, for a checkpoint."""
+        self._saved_step = learner_step
         if self._saver is not None and self._schema is not None:
             self._saver.ask(About.of(self._schema, self._steps, learner_step, policy_version))
 

@@ -6,12 +6,18 @@ from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from protocol.batch_peer import BatchPeer
+from protocol.schemas import RunSchema
+from protocol.trajectory import Array
+from replay.assembly import Assembler
 from replay.books import Books
+from replay.buffer import Past, ReplayBuffer
 from replay.core import IngestCore
 from replay.journal import Journal, read_into
 from replay.log import SegmentLog
+from replay.saving import BufferSaver
 from tests.replay.fake_disk import FakeDisk
 from tests.replay.simulator import STEPS, Actor, Faults, Learner, Simulation
 
@@ -23,6 +29,32 @@ class ServerFaults(Faults):
     server_death: float = 0.0
     host_death: float = 0.0  # the same, and what was not synced is gone
     disk_full: float = 0.0
+
+
+class MemorySaver(BufferSaver):
+    """Snapshots that are written at once, to where they survive the server."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("nowhere"))
+        self.saved: list[tuple[dict[str, Array], Past]] = []
+        self.restored = 0
+
+    def begin_anew(self) -> None:
+        """Another process."""
+        self._asked = self._due = None
+
+    def turn(self, buffer: ReplayBuffer, schema: RunSchema, steps: int) -> None:
+        if self._due is not None:
+            self._due = None
+            assembler, kept = Assembler(schema, steps), buffer.kept(buffer.standing())
+            self.saved = [(assembler.assemble(0, [piece]).arrays, past) for piece, past in kept]
+
+    def restore(self, buffer: ReplayBuffer, schema: RunSchema, steps: int, *, most_sampled: int, now: float) -> None:
+        del schema, steps
+        for arrays, past in self.saved:
+            if not most_sampled or past.sampled < most_sampled:
+                buffer.put(arrays, 0, past, now)
+                self.restored += 1
 
 
 @dataclass
@@ -43,6 +75,7 @@ class CrashingSimulation(Simulation):
 
     def __post_init__(self) -> None:
         self.disk, self.checkpoint, self.asked_snapshot, self.full_until = FakeDisk(), -1, -1, 0.0
+        self.saver = MemorySaver()
         self.batch: list[tuple[float, int]] = []
         super().__post_init__()
         self.settings = self.core._settings
@@ -60,7 +93,8 @@ class CrashingSimulation(Simulation):
     def start_server(self) -> None:
         """A new process, whose connections are new."""
         self.life += 1
-        self.core = IngestCore(self.settings, journal=self.open_journal(), server=self.life)
+        self.saver.begin_anew()
+        self.core = IngestCore(self.settings, journal=self.open_journal(), server=self.life, saver=self.saver)
 
     def _at(self, time: float, event: Callable[[], None]) -> None:
         life = self.life

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +28,7 @@ from protocol.schemas import RunSchema
 from replay.buffer import BufferSettings, Past, ReplayBuffer
 from replay.core import IngestCore
 from replay.saving import RESERVE_BYTES, BufferSaver
-from replay.snapshot import About, DamagedError, Snapshot
+from replay.snapshot import About, Chunk, DamagedError, Snapshot, SnapshotFile
 from tests.replay.blocks import SCHEMA
 from tests.replay.conversation import Conversation
 from tests.replay.test_buffer import STEPS, fresh_part, make_buffer, numbers, part_of, told
@@ -224,6 +225,37 @@ def test_rows_that_leave_while_it_is_written_are_left_out_and_none_is_torn(tmp_p
     restore(tmp_path, after)
     found = [row["observations"][0][0][1] for row, _ in content(after)]
     assert found == [*range(64), *range(100, 300)]
+
+
+def test_at_the_end_rows_wait_for_a_slow_disk_and_none_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = SnapshotFile.add
+
+    def slow(file: SnapshotFile, chunk: Chunk) -> None:
+        time.sleep(0.12)  # twice as long as an offer waits
+        add(file, chunk)
+
+    monkeypatch.setattr(SnapshotFile, "add", slow)
+    buffer = make_buffer(400)
+    buffer.insert(fresh_part(0, 400))
+    save(tmp_path, buffer)
+    after = make_buffer(400)
+    assert restore(tmp_path, after) == {"restored": 1}
+    assert [row["observations"][0][0][1] for row, _ in content(after)] == list(range(400))
+
+
+def test_a_disk_that_is_too_slow_for_the_end_costs_the_newest_snapshot_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, newer = two_snapshots(tmp_path)
+    go_on = Event()
+    monkeypatch.setattr("replay.saving.CLOSE_WITHIN_S", 0.2)
+    monkeypatch.setattr(SnapshotFile, "finish", lambda _: go_on.wait(20))
+    saver = save(tmp_path, make_buffer(4), 3)
+    assert saver.counts["written"] == 0
+    assert "could not be saved within" in caplog.messages[-1]
+    go_on.set()
+    assert restore(tmp_path, make_buffer(8)) == {"restored": 1}
+    assert newer.exists()
 
 
 def test_asked_twice_for_one_checkpoint_it_writes_once_and_while_it_writes_only_the_last_is_kept_in_mind(

@@ -45,10 +45,11 @@ def test_in_durable_mode_nothing_acknowledged_is_lost_and_nothing_is_trained_on_
     def check(run: object) -> None:
         assert isinstance(run, CrashingSimulation)
         run.check_acknowledged()
+        run.check_priorities()
         ledger = run.core.ledger()
         assert (ledger["lost"], ledger["produced"]) == (0, total(ledger))
 
-    crashes = 0
+    crashes = restored = 0
     for seed in range(first, first + SEEDS_A_TEST):
         run = CrashingSimulation(seed, BAD, again=again)
         run.run(12, check)
@@ -59,9 +60,11 @@ def test_in_durable_mode_nothing_acknowledged_is_lost_and_nothing_is_trained_on_
         assert max(run.times_trained().values()) == 1, f"seed {seed}: trained on twice in the line that survives"
         check_books(run)
         crashes += run.crashes
+        restored += run.saver.restored
         if again:
             assert run.core.ledger()["dropped"]["rolled_back"] == 0
     assert crashes > SEEDS_A_TEST
+    assert restored > 0
 
 
 def test_in_memory_mode_what_died_with_the_server_is_counted_as_lost_and_everybody_goes_on() -> None:
