@@ -266,6 +266,11 @@ def preload() -> None:
         "protocol.http",
     ):
         importlib.import_module(name)
+    from hypothesis import Phase, settings
+
+    # That an example fails is enough; to look for a smaller one takes longer than all the other tests.
+    settings.register_profile("mutants", phases=(Phase.explicit, Phase.generate), database=None)
+    settings.load_profile("mutants")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
