@@ -14,6 +14,8 @@ import torch
 
 FILES = (
     "returns",
+    "nodes",
+    "normaliser",
     "rlax",
     "ppo_critic",
     "cmpo",
@@ -35,7 +37,7 @@ class Notes:
 
     def pytest_runtest_call(self, item: pytest.Item) -> None:
         """Which test the next comparisons belong to."""
-        self.test = item.nodeid.partition("::")[2].partition("[")[0]
+        self.test = f"{item.path.stem.removeprefix('test_')}: {item.name.partition('[')[0]}"
 
     def note(self, actual: Any, expected: Any) -> None:
         """Take a comparison in."""
