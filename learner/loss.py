@@ -29,7 +29,7 @@ class Term:
     """One summand of the objective, unweighted and unreduced.
 
     Attributes:
-        value: any shape.
+        value: any shape, the minibatch's rows in front: a row that was sampled by priority may count for less.
         mask: the same shape, bool; False where the value does not count (it may even be NaN there).
         coef: what its masked mean is multiplied by.
     """

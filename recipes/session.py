@@ -70,7 +70,7 @@ def train_here(settings: RunSettings, *, recipe: str, preset: str | None, option
             from recipes.plan_report import report_plan  # noqa: PLC0415  (loads torch: after a folder that is taken was refused)
 
             checked = report_plan(settings)
-            prepare(folder, checked)
+            prepare(folder, checked, resume=options.resume)
             identity = Identity(folder.path, recipe, checked.settings.trainer.seed, preset)
             job = Job(
                 settings=checked.settings,
@@ -118,12 +118,14 @@ def check_ports(settings: RunSettings) -> None:
         )
 
 
-def prepare(folder: RunFolder, checked: PlanReport) -> None:
+def prepare(folder: RunFolder, checked: PlanReport, *, resume: bool = False) -> None:
     """Write what the processes read, and take away what an earlier part of the run said of itself."""
     for path in (*folder.path.glob("endpoints/*.json"), *(folder.path / name for name in REWRITTEN)):
         path.unlink(missing_ok=True)
     if checked.settings.replay.acknowledge == "memory":  # the books of a server that is gone, with all that they are about
-        for path in Path(checked.settings.replay.log_dir or folder.path / "log").glob("[0-9]*.log"):
+        log = Path(checked.settings.replay.log_dir or folder.path / "log")
+        # What the replay buffer held is this run's own data if it is resumed, and another run's if the folder was used before.
+        for path in (*log.glob("[0-9]*.log"), *(() if resume else log.glob("buffer/[0-9]*.buffer"))):
             path.unlink()
     write_config(checked.settings, folder.config)
     (folder.path / "plan.txt").write_text(checked.to_text())
