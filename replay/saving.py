@@ -123,7 +123,9 @@ class BufferSaver:
     @property
     def at_work(self) -> bool:
         """Whether `turn` has rows to copy that will be taken."""
-        return self._due is not None or (self._writer is not None and self._writer.has_room)
+        if self._writer is None:
+            return self._due is not None
+        return not self._fed and self._writer.has_room
 
     def turn(self, buffer: ReplayBuffer, schema: RunSchema, steps: int) -> None:
         """Copy some rows, if they are wanted."""

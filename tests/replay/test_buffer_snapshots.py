@@ -227,6 +227,39 @@ def test_rows_that_leave_while_it_is_written_are_left_out_and_none_is_torn(tmp_p
     assert found == [*range(64), *range(100, 300)]
 
 
+def test_the_loop_is_kept_awake_only_while_it_can_copy_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add, finish, go_on = SnapshotFile.add, SnapshotFile.finish, Event()
+    adding = Event()
+
+    def held_up(file: SnapshotFile, chunk: Chunk) -> None:
+        adding.set()
+        go_on.wait(20)
+        add(file, chunk)
+
+    monkeypatch.setattr(SnapshotFile, "add", held_up)
+    buffer, saver = make_buffer(400), BufferSaver(tmp_path)
+    buffer.insert(fresh_part(0, 4 * 64))
+    assert not saver.at_work
+    saver.ask(About.of(SCHEMA, STEPS, 1, 1))
+    assert saver.at_work
+    saver.turn(buffer, SCHEMA, STEPS)  # begins
+    saver.turn(buffer, SCHEMA, STEPS)
+    assert adding.wait(20)  # the thread has the first rows, and two lots may wait for it
+    for _ in range(2):
+        assert saver.at_work
+        saver.turn(buffer, SCHEMA, STEPS)
+    assert not saver.at_work, "the disk is behind"
+    saver.ask(About.of(SCHEMA, STEPS, 2, 2))
+    assert not saver.at_work, "one at a time"
+    monkeypatch.setattr(SnapshotFile, "finish", lambda file: (time.sleep(0.3), finish(file)))
+    go_on.set()
+    while not saver._fed:
+        saver.turn(buffer, SCHEMA, STEPS)
+    assert not saver.at_work, "it syncs"
+    saver.close(buffer, SCHEMA, STEPS)
+    assert saver.counts["written"] == 2
+
+
 def test_at_the_end_rows_wait_for_a_slow_disk_and_none_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add = SnapshotFile.add
 
