@@ -161,9 +161,15 @@ FLEET = Dashboard(
         ),
         Panel(
             "Bad messages by reason",
-            "All 0 unless a peer is broken or foreign.",
+            "None unless a peer is broken or foreign. The newest lie in the run folder's quarantine.",
             "cps",
-            [Query("sum by (reason) (rate(oatmill_rejected_total[$__rate_interval]))", "{{reason}}")],
+            [
+                Query(
+                    "sum by (reason) (rate(oatmill_rejected_total[$__rate_interval])) > 0"
+                    ' or label_replace(sum(rate(oatmill_rejected_total[$__rate_interval])), "reason", "all", "", "")',
+                    "{{reason}}",
+                )
+            ],
             low=0,
         ),
         Panel(

@@ -18,6 +18,8 @@ LOSS_COLORS = {
     "muesli_model": "red",
 }
 """A loss has the same colour wherever it is drawn as one line."""
+WHOLE = {"whole gradient": "text"}
+"""And what stands beside the losses has none of theirs."""
 LOSS = "{{loss}}"
 """Stands for a loss's name at the beginning of a legend."""
 
@@ -220,6 +222,11 @@ def _overrides(panel: Panel) -> list[dict[str, Any]]:
     for suffix in (legend.removeprefix(LOSS) for query in panel.queries if LOSS in (legend := query.legend)):
         for loss, color in LOSS_COLORS.items() if "{{" not in suffix else ():
             found.append(_override(f"{loss}{suffix}", {"color": {"mode": "fixed", "fixedColor": color}}))
+    found += [
+        _override(query.legend, {"color": {"mode": "fixed", "fixedColor": WHOLE[query.legend]}})
+        for query in panel.queries
+        if query.legend in WHOLE
+    ]
     if panel.dashed:
         style = {"custom.lineStyle": {"fill": "dash", "dash": [10, 10]}, "custom.stacking": {"mode": "none"}}
         names = [panel.dashed.replace(LOSS, loss) for loss in LOSS_COLORS] if LOSS in panel.dashed else [panel.dashed]
@@ -242,7 +249,7 @@ def _options(kind: str) -> dict[str, Any]:
         }
     reduced = {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}}
     if kind == "stat":
-        look = {"colorMode": "value", "graphMode": "area", "justifyMode": "auto", "textMode": "auto", "wideLayout": True}
+        look = {"colorMode": "value", "graphMode": "area", "justifyMode": "auto", "textMode": "value", "wideLayout": True}
         return reduced | look | {"orientation": "auto"}
     look = {"displayMode": "gradient", "orientation": "horizontal", "showUnfilled": True, "valueMode": "color"}
     return reduced | look | {"namePlacement": "auto", "sizing": "auto"}

@@ -16,7 +16,17 @@ def number(  # noqa: PLR0917  (a panel's parts in the order in which they are re
     title: str, description: str, unit: str, expr: str, thresholds: Steps, decimals: int | None = None
 ) -> Panel:
     """A number with its course behind it."""
-    return Panel(title, description, unit, [Query(expr)], "stat", width=4, height=4, thresholds=thresholds, decimals=decimals)
+    return Panel(
+        title,
+        description,
+        unit,
+        [Query(expr, title.lower())],
+        "stat",
+        width=4,
+        height=4,
+        thresholds=thresholds,
+        decimals=decimals,
+    )
 
 
 HEALTH = Dashboard(
@@ -155,7 +165,7 @@ LOSSES = Dashboard(
         Panel(
             "Times PPO's actor loss, by gradient",
             "Gradient norm over the policy gradient's. muesli_model should lie between 1 and 10 (green).",
-            "short",
+            "sci",
             [Query("loss:oatmill_loss_gradient_ratio_to_policy:last", "{{loss}}")],
             log=True,
             thresholds=ONE_TO_TEN,
@@ -164,14 +174,14 @@ LOSSES = Dashboard(
         Panel(
             "Times PPO's actor loss, by value",
             "Weighted magnitude over that of the policy term. PPO's critic is healthy at 50 to 800.",
-            "short",
+            "sci",
             [Query("loss:oatmill_loss_ratio_to_policy:mean5m", "{{loss}}")],
             log=True,
         ),
         Panel(
             "Times the median, by value and by gradient",
             "Above 10 in both a loss dominates; dashed is by gradient. A cross-entropy counts by its KL.",
-            "short",
+            "sci",
             [
                 Query("loss:oatmill_loss_times_median:mean5m", "{{loss}} value"),
                 Query("loss:oatmill_loss_gradient_times_median:last", "{{loss}} gradient"),
@@ -184,7 +194,7 @@ LOSSES = Dashboard(
         Panel(
             "Gradient norm on the trunk",
             "Of each weighted loss, before clipping, and of the whole gradient over all parameters.",
-            "short",
+            "sci",
             [Query("oatmill_loss_gradient_norm > 0", "{{loss}}"), Query("oatmill_gradient_norm", "whole gradient")],
             log=True,
         ),
@@ -198,7 +208,7 @@ LOSSES = Dashboard(
         Panel(
             "Weighted magnitude",
             "Mean over every update since the last points, by two counters: nothing between scrapes is missed.",
-            "short",
+            "sci",
             [
                 Query(
                     "sum by (loss) (rate(oatmill_loss_abs_sum_total[$__rate_interval])"
@@ -217,7 +227,7 @@ LOSSES = Dashboard(
         Panel(
             "Coefficients, by term",
             "Magnitude of what a term is multiplied by; reduce and balance move them.",
-            "short",
+            "sci",
             [Query("abs(oatmill_loss_coefficient != 0)", "{{loss}} {{term}}")],
             log=True,
         ),
