@@ -163,6 +163,10 @@ class ReplayBuffer:
             self._finals[slot] = {name: self._arrays[name] for name in FINAL_FIELDS}
             self._free.append(slot)
 
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._remove(np.arange(self.rows))
+
     def forget(self, resumed_from: int) -> None:
         """Let go of what was trained on under later policy versions than this, because it will be trained on again."""
         self._remove(np.flatnonzero(self._trained[self._live[: self.rows]] > resumed_from))

@@ -14,8 +14,7 @@ import contextlib
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from mmap import mmap
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from protocol.codec import Buffer
 from replay.disk import Disk
@@ -230,7 +229,27 @@ def prefix_of(header: bytes, payload: Buffer) -> bytes:
     return lengths + zlib.crc32(payload, zlib.crc32(header, zlib.crc32(lengths))).to_bytes(4, "little")
 
 
-def whole_records(data: bytes | mmap) -> Iterator[tuple[int, int, int]]:
+def read_record(file: BinaryIO, left: int) -> tuple[bytes, bytes] | None:
+    """The header and the payload of the next record; None if there is no whole one.
+
+    Args:
+        file: at the record's beginning.
+        left: bytes that the file has from there on.
+
+    Raises:
+        OSError: if the disk cannot be read.
+    """
+    prefix = file.read(PREFIX_BYTES)
+    if len(prefix) < PREFIX_BYTES:
+        return None
+    header, payload, _ = _PREFIX.unpack(prefix)
+    if not header or PREFIX_BYTES + header + payload > left:
+        return None
+    found = file.read(header), file.read(payload)
+    return found if prefix_of(*found) == prefix else None
+
+
+def whole_records(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Every whole record of a segment up to the first that is none: its offset, its header's length and its payload's."""
     offset = len(MAGIC)
     while offset + _PREFIX.size <= len(data):

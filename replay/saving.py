@@ -204,24 +204,41 @@ class BufferSaver:
             try:
                 snapshot = Snapshot(path)
                 why = About.of(schema, steps, 0, 0).difference(snapshot.about)
-                chunks = [] if why else [(chunk, chunk.arrays(schema, steps)) for chunk in snapshot.chunks()]
+                if why:
+                    self.counts["ignored"] += 1
+                    _log.warning("the replay buffer begins empty: its snapshot %s is ignored, for %s", path.name, why)
+                    return
+                fill(buffer, snapshot, schema, most_sampled=most_sampled, now=now)
             except (OSError, DamagedError, ValueError) as error:
+                buffer.clear()
                 self.counts["damaged"] += 1
                 _log.warning("passed over the replay buffer's snapshot %s, which is damaged: %s", path.name, error)
                 continue
-            if why:
-                self.counts["ignored"] += 1
-                _log.warning("the replay buffer begins empty: its snapshot %s is ignored, for %s", path.name, why)
-                return
-            rows = [(arrays, row, past) for chunk, arrays in chunks for row, past in enumerate(chunk.past)]
-            fit = [entry for entry in rows if not most_sampled or entry[2].sampled < most_sampled][-buffer.capacity :]
-            for arrays, row, past in fit:
-                buffer.put(arrays, row, past, now)
             self.counts["restored"] += 1
+            step = snapshot.about.learner_step
             _log.info(
-                "restored %d of %d trajectories of the replay buffer from learner step %d",
-                len(fit),
-                snapshot.rows,
-                snapshot.about.learner_step,
+                "restored %d of %d trajectories of the replay buffer from learner step %d", buffer.rows, snapshot.rows, step
             )
             return
+
+
+def fill(buffer: ReplayBuffer, snapshot: Snapshot, schema: RunSchema, *, most_sampled: int, now: float) -> None:
+    """Put a snapshot's rows into an empty buffer: those that may still be sampled, and of them the newest that it has room for.
+
+    Raises:
+        DamagedError: if a payload is not as long as the schema says.
+        OSError: if the disk cannot be read.
+    """
+    if not snapshot.fits(schema):
+        raise DamagedError("its rows are not as long as they should be")
+    welcome = [past for place in snapshot.places for past in place.past if not most_sampled or past.sampled < most_sampled]
+    left_out = max(0, len(welcome) - buffer.capacity)
+    for chunk in snapshot.chunks():
+        arrays = chunk.arrays(schema, snapshot.about.steps)
+        for row, past in enumerate(chunk.past):
+            if most_sampled and past.sampled >= most_sampled:
+                continue
+            if left_out:
+                left_out -= 1
+            else:
+                buffer.put(arrays, row, past, now)

@@ -7,12 +7,11 @@ rows, packed as in a batch, the oldest first, and the last one says how many the
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import msgpack
 
@@ -21,11 +20,9 @@ from protocol.failpoints import failpoint
 from protocol.schemas import RunSchema
 from protocol.trajectory import Array, BlockSize
 from replay.buffer import Past
-from replay.log import MAGIC as LOG_MAGIC
-from replay.log import PREFIX_BYTES, prefix_of, whole_records
+from replay.log import prefix_of, read_record
 
 MAGIC = b"oatmill buffer 1"
-assert len(MAGIC) == len(LOG_MAGIC), "records begin at the same place"
 FIRST, ROWS, LAST = "buffer", "rows", "end"
 SUFFIX, WORKING = ".buffer", ".tmp"
 KEPT = 2
@@ -188,6 +185,15 @@ class SnapshotFile:
             self._file = -1
 
 
+class Place(NamedTuple):
+    """Where some rows lie, and what is said of them."""
+
+    finals: int
+    past: list[Past]
+    offset: int  # of the payload
+    length: int
+
+
 class Snapshot:
     """A whole file that can be read.
 
@@ -196,7 +202,7 @@ class Snapshot:
 
     Attributes:
         about: what it is of.
-        rows: how many it holds.
+        places: its rows, the oldest first.
 
     Raises:
         DamagedError: if it is not as it was written.
@@ -204,42 +210,52 @@ class Snapshot:
     """
 
     def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+        self._path = path
+        self.places: list[Place] = []
         try:
-            self._read()
+            with path.open("rb") as file:
+                self.about = self._read(file, path.stat().st_size)
         except (LookupError, TypeError, ValueError, msgpack.UnpackException) as error:
             raise DamagedError(f"{type(error).__name__}: {error}") from None
 
-    def _read(self) -> None:
+    @property
+    def rows(self) -> int:
+        """How many it holds."""
+        return sum(len(place.past) for place in self.places)
+
+    def _read(self, file: BinaryIO, size: int) -> About:
         """Every checksum is looked at before anything is believed."""
-        if self._data[: len(MAGIC)] != MAGIC:
+        if file.read(len(MAGIC)) != MAGIC:
             raise DamagedError("it does not begin as a snapshot does")
-        records = list(whole_records(self._data))
-        (first, *_), (last, header, payload) = records[0], records[-1]
-        kind, *about = self._header(first)
-        end, *rows = self._header(last)
-        if kind != FIRST or end != LAST or last + PREFIX_BYTES + header + payload != len(self._data):
-            raise DamagedError("it ends before it is whole")
-        self.about = About(*about)
-        self._chunks = [self._places(*record) for record in records[1:-1]]
-        self.rows = sum(len(past) for _, past, _, _ in self._chunks)
-        if rows != [self.rows]:
-            raise DamagedError("rows are missing")
+        about: About | None = None
+        while (record := read_record(file, size - file.tell())) is not None:
+            header, payload = record
+            kind, *values = msgpack.unpackb(header)
+            if kind == FIRST and about is None:
+                about = About(*values)
+            elif kind == ROWS and about is not None:
+                finals, past = values
+                self.places.append(Place(finals, [Past(*one) for one in past], file.tell() - len(payload), len(payload)))
+            elif kind == LAST and about is not None and values == [self.rows] and file.tell() == size:
+                return about
+            else:
+                raise DamagedError("its records are not those that were written")
+        raise DamagedError("it ends before it is whole")
 
-    def _header(self, offset: int) -> list[Any]:
-        header = int.from_bytes(self._data[offset : offset + 4], "little")
-        start = offset + PREFIX_BYTES
-        values: list[Any] = msgpack.unpackb(self._data[start : start + header])
-        return values
-
-    def _places(self, offset: int, header: int, payload: int) -> tuple[int, list[Past], int, int]:
-        kind, finals, past = self._header(offset)
-        if kind != ROWS:
-            raise DamagedError("its records are out of order")
-        return finals, [Past(*values) for values in past], offset + PREFIX_BYTES + header, payload
+    def fits(self, schema: RunSchema) -> bool:
+        """Whether every payload is as long as the schema says."""
+        return all(
+            schema.batch.nbytes(BlockSize(len(place.past), self.about.steps, place.finals, 0)) == place.length
+            for place in self.places
+        )
 
     def chunks(self) -> Iterator[Chunk]:
-        """The rows, the oldest first; they lie in the file as long as they are looked at."""
-        for finals, past, start, length in self._chunks:
-            yield Chunk(finals, past, memoryview(self._data)[start : start + length])
+        """The rows, the oldest first.
+
+        Raises:
+            OSError: if they cannot be read.
+        """
+        with self._path.open("rb") as file:
+            for place in self.places:
+                file.seek(place.offset)
+                yield Chunk(place.finals, place.past, file.read(place.length))

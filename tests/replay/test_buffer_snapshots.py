@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -185,6 +186,23 @@ def test_at_whatever_byte_the_newest_one_is_damaged_the_one_before_is_taken(tmp_
     assert after.rows == 0
 
 
+def test_a_disk_that_fails_in_the_middle_leaves_no_half_of_a_snapshot_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, newer = two_snapshots(tmp_path)
+    chunks = Snapshot.chunks
+
+    def failing(snapshot: Snapshot) -> Iterator[Chunk]:
+        yield from chunks(snapshot)
+        if snapshot._path == newer:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Snapshot, "chunks", failing)
+    after = make_buffer(8)
+    assert restore(tmp_path, after) == {"damaged": 1, "restored": 1}
+    assert [row["observations"][0][0][1] for row, _ in content(after)] == [0, 1, 2, 3]
+
+
 def test_a_snapshot_without_its_middle_is_none(tmp_path: Path) -> None:
     buffer = make_buffer(400)
     buffer.insert(fresh_part(0, 200))
@@ -192,11 +210,11 @@ def test_a_snapshot_without_its_middle_is_none(tmp_path: Path) -> None:
     (path,) = tmp_path.iterdir()
     snapshot = Snapshot(path)
     assert (snapshot.rows, snapshot.about.learner_step) == (200, 1)
-    _, _, start, length = snapshot._chunks[1]
+    first, second, *_ = snapshot.places
     data = path.read_bytes()
-    following = snapshot._chunks[0][2] + snapshot._chunks[0][3]
-    path.write_bytes(data[:following] + data[start + length :])  # every record that is left is whole
-    with pytest.raises(DamagedError, match="rows are missing"):
+    # Every record that is left is whole.
+    path.write_bytes(data[: first.offset + first.length] + data[second.offset + second.length :])
+    with pytest.raises(DamagedError, match="not those that were written"):
         Snapshot(path)
 
 
