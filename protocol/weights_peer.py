@@ -11,8 +11,9 @@ from protocol.errors import WireError
 from protocol.timing import ANSWER_WITHIN_S, answer_within_s
 from protocol.weights import DIGEST_BYTES, Layout, Weights, WireDtype
 
-CHUNK_BYTES = 256 * 1024
-"""What one WEIGHTS message to an actor carries at most."""
+CHUNK_BYTES = 512 * 1024
+"""What one WEIGHTS message to an actor carries at most: large enough that what a message costs does not matter, small enough
+that several actors on a slow link each get one within the time after which it is overdue."""
 WINDOW_BYTES = 4 * CHUNK_BYTES
 """The credit of a pull: what may be asked for and not yet be here."""
 MAX_PUSHED = 2

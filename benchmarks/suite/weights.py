@@ -106,7 +106,9 @@ def receivers_main(endpoint: str, count: int, versions: int) -> None:
         if not greeted and all(peer.version >= 0 for peer in peers):
             greeted = True
             print("ready", flush=True)
-        for handle, _ in poller.poll(20):
+        ready = [handle for handle, _ in poller.poll(20)]
+        # What could not leave yet, because the connection was not there, leaves with a later turn only.
+        for handle in ready if greeted else by_handle:
             peer, line, times = by_handle[handle]
             line.turn()
             if (weights := peer.take()) is not None:
