@@ -13,8 +13,11 @@ from protocol import messages
 from protocol.codec import encode
 from protocol.trajectory import BlockSize
 from replay.buffer import BufferSettings
+from replay.core import IngestCore
+from replay.journal import Journal
 from tests.replay.blocks import SCHEMA
 from tests.replay.conversation import Conversation, batches_in
+from tests.replay.fake_disk import FakeDisk
 
 HALF = BufferSettings(fraction=0.5, size=100, max_bytes=2**20)
 
@@ -241,3 +244,29 @@ def test_what_sampled_rows_count_for_is_of_one_scale_over_all_ranks() -> None:
     # beta = alpha = 1: a row counts for the smallest priority among the four over its own.
     lowest = 2.0 ** min(counting)
     assert counting == pytest.approx({number: lowest / 2.0**number for number in counting}, rel=1e-3)
+
+
+def test_priorities_of_a_batch_that_a_dead_server_has_cut_are_of_no_use_and_no_harm() -> None:
+    disk = FakeDisk()
+    talk = Conversation(buffer=BY_PRIORITY, queue_batches=8.0)
+    settings = talk.core._settings
+
+    def served() -> IngestCore:
+        journal = Journal.open(disk, durable=True, keep_trained=False, steps=2, kept_bytes=2**20, segment_bytes=2000)
+        return IngestCore(settings, journal=journal, server=1)
+
+    talk.core = served()
+    talk.hub(0)
+    talk.hello(rows=2)
+    for first in range(0, 12, 2):
+        talk.send(first)
+    talk.learn()
+    first, _ = one_batch(talk.get())
+    second, _ = one_batch(talk.get(consumed=first))
+    third, rows = one_batch(talk.get(consumed=second))
+    talk.core = served()
+    # What it can know of the batch, and of the one that was cut ahead, are two fresh rows each; the learner tells of all four.
+    assert (rows[:2], talk.core.ledger()["in_flight"]) == ([8, 9], 4)
+    talk.consumed(third, priorities=[1, 2, 3, 4])
+    assert not +Counter(talk.core.report()["rejected_by"])
+    assert (talk.core.ledger()["trained"], talk.core.ledger()["in_flight"]) == (10, 2)
