@@ -21,7 +21,7 @@ from agent.spec import AgentSpec
 from learner.loss import Context
 from learner.nodes import BatchInputs, Forward, Unroll
 from learner.normaliser import Normaliser
-from learner.objective import Objective, select
+from learner.objective import Objective
 from learner.plan import Plan
 from learner.reduce import OneRank
 from learner.settings import TrainerSettings
@@ -125,7 +125,7 @@ def count_prepare(objective: Objective, inputs: BatchInputs) -> tuple[dict[str, 
     for node in objective.nodes:
         if hasattr(node, "prepare"):
             with FlopCounterMode(display=False) as counter:
-                values.update(node.prepare(**select(values, node, "prepare")))
+                values.update(node.prepare(**objective.select(values, node, "prepare")))
             flops[node.name] = counter.get_total_flops()
     return values, flops
 

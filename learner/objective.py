@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import reduce
+from operator import add
 from typing import NamedTuple, cast
 
 import torch
@@ -59,8 +61,12 @@ class Objective:
         self.losses: list[Loss] = [node for node in self.nodes if isinstance(node, Loss)]
         read = set().union(*(method_reads(type(loss), "compute") for loss in self.losses))
         self.minibatch_names = frozenset(read | MODEL_INPUTS | {IMPORTANCE})
-        # Signatures are read once here: reflection in every minibatch costs more than some of the losses.
-        self.compute_reads = {loss.name: method_reads(type(loss), "compute") for loss in self.losses}
+        # Signatures are read once here: reflection in every minibatch costs more than some of the losses, and in every batch
+        # two hundredths of a small network's learner step.
+        self.reads = {
+            method: {node.name: method_reads(type(node), method) for node in self.nodes}
+            for method in ("prepare", "measure", "compute")
+        }
         self.coefs: dict[Key, float] = {}
         self.is_term: Tensor | None = None  # [n], of the columns of `Weighed.sums`
         self.measured: frozenset[Key] = frozenset()  # what `measure` gave
@@ -79,7 +85,7 @@ class Objective:
         for node in self.nodes:
             if not hasattr(node, "prepare"):
                 continue
-            written = node.prepare(**select(values, node, "prepare"))
+            written = node.prepare(**self.select(values, node, "prepare"))
             for name, value in written.items():
                 assert value.ndim == 0 or value.shape[0] == values["mask_BT"].shape[0], (
                     f"{name} must have B in front or no axes"
@@ -93,10 +99,14 @@ class Objective:
         found: dict[Key, Statistic] = {}
         for node in self.nodes:
             if hasattr(node, "measure"):
-                statistics = node.measure(**select(values, node, "measure"))
+                statistics = node.measure(**self.select(values, node, "measure"))
                 found.update({(node.name, name): statistic for name, statistic in statistics.items()})
         self.measured = frozenset(found)
         return tuple(found), sums_and_counts(list(found.values()))
+
+    def select(self, values: Mapping[str, Tensor], node: Node, method: str) -> dict[str, Tensor]:
+        """The tensors that a method's signature names."""
+        return {name: values[name] for name in self.reads[method][node.name]}
 
     def minibatch(self, values: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
         """The rows of what a minibatch needs; scalars pass as they are."""
@@ -114,9 +124,7 @@ class Objective:
             outputs: the model's forward pass of it.
         """
         values: dict[str, Tensor] = {**minibatch, **cast("Mapping[str, Tensor]", outputs)}
-        computed: dict[str, Terms] = {
-            loss.name: loss.compute(**{name: values[name] for name in self.compute_reads[loss.name]}) for loss in self.losses
-        }
+        computed: dict[str, Terms] = {loss.name: loss.compute(**self.select(values, loss, "compute")) for loss in self.losses}
         entries = {(loss, name): entry for loss, terms in computed.items() for name, entry in terms.items()}
         # Each sum keeps a graph of its own: out of a stack of them, every loss's gradient would run back through all losses.
         importance_B = minibatch.get(IMPORTANCE)
@@ -127,13 +135,16 @@ class Objective:
             self.is_term = torch.tensor([isinstance(entry, Term) for entry in entries.values()], device=sums.device)
         # A statistic may be NaN. What is broken is told beside the counts, so that all ranks skip an update or none does.
         counts, broken = self.context.reducer.sum(torch.stack([sums[1], (self.is_term & ~sums[0].isfinite()).float()]))
-        scale = self.context.reducer.world_size / counts.clamp(min=1)
-        losses = {loss: torch.zeros((), device=sums.device) for loss in computed}
-        for position, ((loss, name), entry) in enumerate(entries.items()):
+        scales = (self.context.reducer.world_size / counts.clamp(min=1)).unbind()
+        weighted: dict[str, list[Tensor]] = {loss: [] for loss in computed}
+        for ((loss, name), entry), value, scale in zip(entries.items(), values_of, scales, strict=True):
             if isinstance(entry, Term):
                 coef = entry.coef * self.context.scales.get(loss, 1.0)
                 self.coefs[loss, name] = coef
-                losses[loss] = losses[loss] + coef * values_of[position] * scale[position]
+                weighted[loss].append(coef * value * scale)
+        losses = {
+            loss: reduce(add, terms) if terms else torch.zeros((), device=sums.device) for loss, terms in weighted.items()
+        }
         return Weighed(losses, tuple(entries), sums, broken)
 
 
@@ -148,11 +159,6 @@ def refuse_double_names(computed: Iterable[Key], measured: Iterable[Key]) -> Non
             raise UserError(f"the loss {loss} reports {name!r}, which every loss reports of itself; give it another name")
     for loss, name in set(computed) & set(measured):
         raise UserError(f"the loss {loss} reports {name!r} from compute and from measure; give one of them another name")
-
-
-def select(values: Mapping[str, Tensor], node: Node, method: str) -> dict[str, Tensor]:
-    """The tensors that a method's signature names."""
-    return {name: values[name] for name in method_reads(type(node), method)}
 
 
 def sums_and_counts(entries: list[Term | Statistic]) -> Tensor:
@@ -179,5 +185,7 @@ def masked_sum(entry: Term | Statistic) -> Tensor:
 
 
 def counts_of(entries: list[Term | Statistic]) -> Tensor:
-    """How many values of each count, as float32."""
-    return torch.stack([entry.mask.sum() for entry in entries]).float()
+    """How many values of each count, as float32. Most entries share a mask, which is counted once."""
+    counts = {id(entry.mask): entry.mask for entry in entries}
+    sums = {key: mask.sum() for key, mask in counts.items()}
+    return torch.stack([sums[id(entry.mask)] for entry in entries]).float()

@@ -34,7 +34,7 @@ def test_every_term_of_bfloat16_outputs_is_float32_and_what_float32_outputs_give
     half = {name: output.bfloat16() for name, output in outputs.items()}
     rounded = {name: output.float() for name, output in half.items()}
     for loss in updater.objective.losses:
-        reads = updater.objective.compute_reads[loss.name]
+        reads = updater.objective.reads["compute"][loss.name]
         of_half = loss.compute(**{name: (minibatch | half)[name] for name in reads})
         of_rounded = loss.compute(**{name: (minibatch | rounded)[name] for name in reads})
         for name, term in of_half.items():

@@ -1,0 +1,150 @@
+"""oatmill and its peers in one interleaved run: `python -m benchmarks.peers FOLDER [PEER...]`, after `setup.sh FOLDER`.
+
+All train CartPole-v1 with the settings of settings.json: two hidden layers of 64, unrolls of 64, batches of 32 of them, 4
+epochs of 4 minibatches, 32 environments, the same rewards and losses. Steps a second are from the first training step to the
+last. reverb and oatmill's replay server are compared by unrolls of 64 steps, two processes writing and one sampling.
+
+Where they differ: Stable-Baselines3 and TorchRL have a network each for policy and value; TorchRL and RLlib keep the learning
+rate constant, and so does Sample Factory, whose rewards are scaled in its own way; RLlib's rewards are not scaled. Gymnasium is
+the version that each peer's requirements allow; CartPole-v1's dynamics are the same in all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.processes import TIMEOUT_S, environment, run_oatmill
+from benchmarks.replay import measure
+
+HERE = Path(__file__).parent
+TRAINERS = {
+    "stable-baselines3": "run_sb3.py",
+    "sample-factory": "run_sample_factory.py",
+    "rllib": "run_rllib.py",
+    "torchrl": "run_torchrl.py",
+}
+REPLAY = {"reverb": (), "reverb 84x84x4": ("--big",)}
+OATMILL = {
+    "oatmill, one by one": ("env.vectorization=sync",),
+    "oatmill, vectorised": (),
+    "oatmill, vectorised, 512 copies an actor": ("actors.envs_per_actor=512", "trainer.batch_size=512"),
+}
+"""The last is no like-for-like: it shows what larger messages and batches give, with the return that they reach."""
+
+
+def run_peer(folder: Path, peer: str, *arguments: str) -> dict[str, Any]:
+    """One run of a peer's runner in its environment."""
+    name = peer.split(maxsplit=1)[0]
+    runner = TRAINERS.get(name, "run_reverb.py")
+    command = [str(folder / name / "bin/python"), str(HERE / runner), *arguments]
+    with tempfile.TemporaryFile("w+") as output:  # no pipe: a worker that outlives its parent would hold it open
+        try:
+            subprocess.run(
+                command,
+                env=environment() | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+                stdout=output,
+                stderr=output,
+                timeout=TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return {}
+        output.seek(0)
+        lines = output.read().splitlines()
+    found = [line for line in lines if line.startswith('{"peer"')]
+    if not found:
+        sys.stderr.write(f"{peer} gave no result; its last lines:\n" + "\n".join(lines[-5:]) + "\n")
+        return {}
+    result: dict[str, Any] = json.loads(found[-1])
+    return result
+
+
+def run_own(changes: tuple[str, ...], steps: int, seed: int) -> dict[str, Any]:
+    """One run of oatmill with the same settings, which are the recipe's."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="oatmill-bench-") as folder:
+        run = Path(folder) / "run"
+        summary = run_oatmill("train", "cartpole", f"trainer.total_timesteps={steps}", *changes, f"--seed={seed}", run_dir=run)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "steps_per_s": summary["env_steps_per_second"] or 0.0,
+        "env_steps": summary["env_steps"],
+        "return": summary["episode_return"]["mean"] or 0.0,
+        "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "wall_s": time.perf_counter() - started,
+    }
+
+
+def own_replay(case: str, seconds: float) -> dict[str, Any]:
+    """Our replay server at the same work as reverb."""
+    return measure(case, "ipc", "memory", Namespace(seconds=seconds, queue_batches=2.0), None)
+
+
+def contestants(options: argparse.Namespace) -> dict[str, Callable[[int], dict[str, Any]]]:
+    """Everybody who is there, by name; each takes the round as its seed."""
+    there = [peer for peer in (*TRAINERS, "reverb") if (options.folder / peer / "bin/python").exists()]
+    chosen = [peer for peer in there if not options.peers or peer in options.peers]
+    steps, seconds = options.steps, str(options.seconds)
+    found: dict[str, Callable[[int], dict[str, Any]]] = {}
+    for name, changes in OATMILL.items() if set(chosen) & set(TRAINERS) else ():
+        more = 4 if "512" in name else 1
+        found[name] = lambda seed, changes=changes, more=more: run_own(changes, more * steps, seed)  # type: ignore[misc]
+    for peer in chosen:
+        if peer in TRAINERS:
+            found[peer] = lambda seed, peer=peer: run_peer(  # type: ignore[misc]
+                options.folder, peer, "--steps", str(steps), "--seed", str(seed)
+            )
+    if "reverb" in chosen:
+        found["oatmill replay"] = lambda _seed: own_replay("cartpole", options.seconds)
+        found["oatmill replay 84x84x4"] = lambda _seed: own_replay("atari", options.seconds)
+        for name, flags in REPLAY.items():
+            found[name] = lambda _seed, name=name, flags=flags: run_peer(  # type: ignore[misc]
+                options.folder, name, "--seconds", seconds, *flags
+            )
+    return found
+
+
+def main() -> None:
+    """Run everybody round after round; print medians, or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="what setup.sh was given")
+    parser.add_argument("peers", nargs="*", help="some of them; all that are there without one")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=100_000, help="env steps of a run")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of a replay run")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all rounds there")
+    options = parser.parse_args()
+    everybody = contestants(options)
+    if not everybody:
+        parser.exit(
+            2, f"benchmarks: error: {options.folder} holds no peer's environment; run benchmarks/peers/setup.sh first\n"
+        )
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in everybody}
+    for number in range(options.rounds):
+        for name, run in everybody.items():
+            if found := run(number + 1):
+                results[name].append(found)
+    if options.json is not None:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    for name, rounds in results.items():
+        numbers = [
+            key
+            for key in ("steps_per_s", "return", "unrolls_per_s", "mb_per_s", "cpu_s", "wall_s")
+            if key in (rounds or [{}])[0]
+        ]
+        print(f"{name:<42}" + "".join(f"{key} {median(one[key] for one in rounds):>12,.1f}   " for key in numbers))
+
+
+if __name__ == "__main__":
+    main()

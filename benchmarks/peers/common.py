@@ -1,0 +1,37 @@
+"""What every peer's runner shares; it imports nothing but the standard library, for it runs in the peers' environments.
+
+A runner is called as `RUNNER --steps N --seed S` and prints one line of JSON: `steps_per_s` from the first training step to the
+last, `env_steps`, `return` (the mean over the last 100 episodes), and the CPU and wall seconds of the whole.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+SETTINGS = json.loads((Path(__file__).parent / "settings.json").read_text())
+BEGAN = time.perf_counter()
+
+
+def options():
+    """Steps and seed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1)
+    return parser.parse_args()
+
+
+def tell(**values):
+    """Print the result, and the CPU seconds of this process and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    values["cpu_s"] = sum(usage.ru_utime + usage.ru_stime for usage in used)
+    values["wall_s"] = time.perf_counter() - BEGAN
+    sys.stdout.write("\n" + json.dumps(values) + "\n")
+
+
+def mean_of_last(returns, count=100):
+    """The mean over the last episodes; 0 without any."""
+    last = list(returns)[-count:]
+    return sum(last) / len(last) if last else 0.0

@@ -1,0 +1,98 @@
+"""Sample Factory's APPO on the CPU: two rollout workers, asynchronous, as its documentation runs it."""
+
+import tempfile
+import time
+
+import gymnasium
+from common import SETTINGS, options, tell
+from sample_factory.algo.runners.runner import AlgoObserver
+from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
+from sample_factory.envs.env_utils import register_env
+from sample_factory.train import make_runner
+
+
+def make_env(name, cfg, env_config, render_mode=None):  # noqa: ARG001  (the peer's signature)
+    """The environment itself."""
+    return gymnasium.make(name, render_mode=render_mode)
+
+
+def arguments(chosen, folder):
+    """Its command line."""
+    s = SETTINGS
+    pairs = {
+        "env": s["environment"],
+        "experiment": "peer",
+        "train_dir": folder,
+        "device": "cpu",
+        "seed": chosen.seed,
+        "train_for_env_steps": chosen.steps,
+        "num_workers": s["workers"],
+        "num_envs_per_worker": s["envs"] // s["workers"],
+        "worker_num_splits": 2,
+        "rollout": s["unroll"],
+        "recurrence": 1,
+        "use_rnn": False,
+        "batch_size": s["unroll"] * s["batch_trajectories"] // s["minibatches"],
+        "num_batches_per_epoch": s["minibatches"],
+        "num_epochs": s["epochs"],
+        "learning_rate": s["learning_rate"],
+        "lr_schedule": "constant",
+        "gamma": s["gamma"],
+        "gae_lambda": s["gae_lambda"],
+        "ppo_clip_ratio": s["clip"],
+        "exploration_loss_coeff": s["entropy"],
+        "value_loss_coeff": s["value"],
+        "max_grad_norm": s["max_grad_norm"],
+        "reward_scale": s["reward_scale"],
+        "nonlinearity": s["activation"],
+        "normalize_input": False,
+        "normalize_returns": False,
+        "with_vtrace": False,
+        "async_rl": True,
+        "serial_mode": False,
+        "with_wandb": False,
+        "save_every_sec": 3600,
+        "experiment_summaries_interval": 1,
+        "stats_avg": 100,
+    }
+    return [f"--{name}={value}" for name, value in pairs.items()] + ["--encoder_mlp_layers", *map(str, s["hidden_sizes"])]
+
+
+def main():
+    """Train; its own report of frames a second covers start-up, so every training step is noted."""
+    chosen = options()
+    register_env(SETTINGS["environment"], make_env)
+    with tempfile.TemporaryDirectory() as folder:
+        parser, _ = parse_sf_args(arguments(chosen, folder))
+        cfg = parse_full_cfg(parser, arguments(chosen, folder))
+        cfg, runner = make_runner(cfg)
+        seen = []
+        runner.register_observer(Watch(seen))
+        runner.init()
+        runner.run()
+        stats = runner.policy_avg_stats.get("reward")
+        returns = list(stats[0]) if stats else []
+        steps = sum(runner.env_steps.values())
+    first = next(((when, count) for when, count in seen if count > 0), None)
+    last = max(seen, default=None, key=lambda one: one[1])
+    rate = (last[1] - first[1]) / (last[0] - first[0]) if first and last and last[0] > first[0] else 0.0
+    tell(peer="sample-factory", steps_per_s=rate, env_steps=steps, **{"return": sum(returns) / max(1, len(returns))})
+
+
+class Watch(AlgoObserver):
+    """Keeps the number of env steps after every training step.
+
+    Args:
+        seen: takes pairs of when and how many.
+    """
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def on_training_step(self, runner, training_iteration_since_resume):  # noqa: ARG002  (the peer's signature)
+        """A learner step is over."""
+        self.seen.append((time.perf_counter(), sum(runner.env_steps.values())))
+
+
+if __name__ == "__main__":  # some peers start their workers by importing this file again
+    main()
