@@ -228,7 +228,8 @@ class IngestCore:
         number = self.journal.record("stored", actor, size, message.policy_version, counts, payload=arrival.payload)
         nbytes = memoryview(arrival.payload).nbytes
         self._queue.append(Segment(arrays, 0, rows, message.policy_version, now, nbytes, record=number))
-        self._fleet.stored(arrays, now + self._epoch - arrival.message.collected_at)
+        lag = self.policy_version - message.policy_version
+        self._fleet.stored(arrays, now + self._epoch - message.collected_at, lag)
 
     def _describe(self) -> Validator:
         """Make what needs the schema."""
@@ -430,6 +431,7 @@ class IngestCore:
             "transit": self._fleet.transit.to_dict(),
             "age": self._fleet.age.to_dict(),
             "lag": self._fleet.lag.to_dict(),
+            "lag_stored": self._fleet.lag_stored.to_dict(),
             "actors": self._actors(),
         }
 

@@ -53,6 +53,7 @@ class FleetStatistics:
         transit: seconds from the end of an unroll to its arrival.
         age: seconds from arrival to the learner.
         lag: policy versions between the newest and the one that collected a trajectory, when it is handed out.
+        lag_stored: the same when it is stored.
     """
 
     def __init__(self, statistics: Sequence[str] = ()) -> None:
@@ -68,14 +69,17 @@ class FleetStatistics:
         self.transit = Histogram(SECONDS_BUCKETS)
         self.age = Histogram(SECONDS_BUCKETS)
         self.lag = Histogram(LAG_BUCKETS)
+        self.lag_stored = Histogram(LAG_BUCKETS)
 
-    def stored(self, arrays: dict[str, Array], transit_s: float) -> None:
+    def stored(self, arrays: dict[str, Array], transit_s: float, lag: int) -> None:
         """Count a block.
 
         Args:
             arrays: its fields by name.
             transit_s: seconds since its unroll ended; clocks of two hosts may make it negative.
+            lag: policy versions between the newest and the one that collected it.
         """
+        self.lag_stored.observe(lag, len(arrays["valid"]))
         self.env_steps += int(np.count_nonzero(arrays["valid"]))
         self.transit.observe(max(0.0, transit_s), len(arrays["valid"]))
         returns = arrays["episode_return"]

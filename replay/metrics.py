@@ -117,6 +117,7 @@ def _queue(report: Mapping[str, Any], queue: Mapping[str, Any]) -> Iterator[Metr
     yield _histogram("oatmill_transit_seconds", "From the end of an unroll to its arrival.", report.get("transit"))
     lag = "Policy versions between the newest and the one that collected a trajectory, when it is handed out."
     yield _histogram("oatmill_policy_lag_versions", lag, report.get("lag"), LAG_BUCKETS)
+    yield _histogram("oatmill_policy_lag_stored_versions", "The same when it is stored.", report.get("lag_stored"), LAG_BUCKETS)
 
 
 def _buffer(buffer: Mapping[str, Any], snapshots: Mapping[str, Any]) -> Iterator[Metric]:

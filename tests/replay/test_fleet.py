@@ -6,10 +6,10 @@ from replay.fleet import EPISODE_WINDOW, FleetStatistics, Histogram
 from tests.replay.blocks import SCHEMA, block
 
 
-def stored(fleet: FleetStatistics, *, returns: tuple[float, ...] = (), valid: bool = True) -> None:
+def stored(fleet: FleetStatistics, *, returns: tuple[float, ...] = (), valid: bool = True, lag: int = 0) -> None:
     content = block(2, returns=returns)
     content.valid[...] = valid
-    fleet.stored({entry.name: getattr(content, entry.name) for entry in SCHEMA.trajectory.fields}, 0.02)
+    fleet.stored({entry.name: getattr(content, entry.name) for entry in SCHEMA.trajectory.fields}, 0.02, lag)
 
 
 def test_nothing_is_claimed_of_no_episodes() -> None:
@@ -67,6 +67,15 @@ def test_lags_of_long_ago_are_forgotten() -> None:
     assert fleet.lag.to_dict()["cumulative"][-1] == 10_010  # the histogram forgets nothing
 
 
+def test_how_far_behind_trajectories_were_when_they_were_stored_is_counted_by_trajectory() -> None:
+    fleet = FleetStatistics(("hearts",))
+    for lag in (0, 3, 3):
+        stored(fleet, lag=lag)
+    # By hand, two trajectories a block: 2 of lag 0, 4 of lag 3, which is in (2, 4].
+    assert fleet.lag_stored.to_dict()["cumulative"][:4] == [2, 2, 2, 6]
+    assert fleet.lag.to_dict()["cumulative"][-1] == 0, "none was handed out"
+
+
 def test_a_histogram_counts_up_to_and_with_each_bound() -> None:
     histogram = Histogram((1.0, 2.0))
     for value in (0.5, 1.0, 1.5, 2.0, 3.0):
@@ -77,5 +86,5 @@ def test_a_histogram_counts_up_to_and_with_each_bound() -> None:
 def test_a_clock_that_runs_behind_makes_no_negative_transit() -> None:
     fleet = FleetStatistics(("hearts",))
     content = block(2)
-    fleet.stored({entry.name: np.asarray(getattr(content, entry.name)) for entry in SCHEMA.trajectory.fields}, -3.0)
+    fleet.stored({entry.name: np.asarray(getattr(content, entry.name)) for entry in SCHEMA.trajectory.fields}, -3.0, 0)
     assert fleet.transit.to_dict()["sum"] == 0.0

@@ -32,6 +32,9 @@ NAMES = {
     "oatmill_policy_lag_versions_bucket",
     "oatmill_policy_lag_versions_count",
     "oatmill_policy_lag_versions_sum",
+    "oatmill_policy_lag_stored_versions_bucket",
+    "oatmill_policy_lag_stored_versions_count",
+    "oatmill_policy_lag_stored_versions_sum",
     "oatmill_replay_items",
     "oatmill_replay_capacity_items",
     "oatmill_replay_credit_items",
@@ -87,6 +90,16 @@ def test_every_series_is_there_from_the_start_at_0() -> None:
     assert {value for (name, _), value in found.items() if name not in {"oatmill_build_info", "oatmill_up"}} == {0.0}
 
 
+def test_a_trajectory_of_an_older_policy_is_counted_as_such_when_it_is_stored() -> None:
+    talk = Conversation()
+    talk.hub(5)
+    talk.hello()
+    talk.send(0, block(2, version=2))
+    found = samples(Snapshot(talk.core.report(), {}))
+    assert found["oatmill_policy_lag_stored_versions_sum", ()] == 2 * 3  # two trajectories, three versions behind
+    assert found["oatmill_policy_lag_versions_sum", ()] == 0, "it was not handed out"
+
+
 def test_the_same_series_are_there_once_something_has_happened() -> None:
     talk = Conversation()
     talk.hello()
@@ -105,6 +118,7 @@ def test_the_same_series_are_there_once_something_has_happened() -> None:
     assert found["oatmill_env_steps_total", ()] == 8
     assert found["oatmill_episode_return", (("quantile", "0.5"),)] == 3.0
     assert found["oatmill_policy_lag_versions_bucket", (("le", "0.0"),)] == 4
+    assert found["oatmill_policy_lag_stored_versions_bucket", (("le", "0.0"),)] == 4
     assert found["oatmill_replay_age_seconds_count", ()] == 4
     assert found["oatmill_actors_live", ()] == 1
     assert found["oatmill_up", (("role", "replay"),)] == 1
