@@ -98,15 +98,19 @@ def test_a_categorical_heads_loss_is_the_cross_entropy_to_the_two_hot_target() -
         assert term.value[b, t].item() == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("head", ["scalar", "categorical"])
+@pytest.mark.parametrize(("kind", "head"), [(PpoCritic, "scalar"), (PpoCritic, "categorical"), (ClippedPpoCritic, "scalar")])
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e9])
-def test_a_target_that_does_not_count_changes_no_gradient(head: str, poison: float) -> None:
-    loss = critic(PpoCritic, value_head=head)
+def test_a_target_that_does_not_count_changes_no_gradient(
+    kind: type[PpoCritic | ClippedPpoCritic], head: str, poison: float
+) -> None:
+    loss = critic(kind, value_head=head)
+    before = {"old_value_BT1": torch.zeros(1, 3)} if kind is ClippedPpoCritic else {}
     mask = torch.tensor([[True, False]])
     gradients = []
     for other in (0.0, poison):
         raw = torch.linspace(-1, 1, 2 * loss.codec.width).view(1, 2, -1).requires_grad_()
-        term = loss.compute(value_raw_BT=raw, value_target_BT=torch.tensor([[1.0, other]]), mask_BT=mask)["value"]
+        target = torch.tensor([[1.0, other]])
+        term = loss.compute(value_raw_BT=raw, value_target_BT=target, mask_BT=mask, **before)["value"]
         torch.autograd.backward(torch.where(term.mask, term.value, 0.0).sum())
         assert raw.grad is not None
         gradients.append(raw.grad)
