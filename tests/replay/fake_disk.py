@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from protocol.codec import Buffer
+from replay.log import PREFIX_BYTES
 
 
 @dataclass
@@ -28,6 +29,7 @@ class FakeDisk:
     syncs: int = 0
     sync_fails: bool = False
     current: str = ""
+    last: bytes = b""  # what was written last
 
     def names(self) -> list[str]:
         return sorted(self.files)
@@ -44,7 +46,7 @@ class FakeDisk:
         self.files[name], self.synced[name], self.current = bytearray(), 0, name
 
     def append(self, buffers: Sequence[Buffer]) -> None:
-        data = b"".join(buffers)
+        self.last = data = b"".join(buffers)
         fits = data if self.room is None else data[: self.room]
         self.files[self.current] += fits
         if self.room is not None:
@@ -72,7 +74,14 @@ class FakeDisk:
         del self.files[name], self.synced[name]
 
     def crash(self, random: Random) -> None:
-        """The host dies: of what was not synced any part, or garbage, is left."""
+        """The host dies: of what was not synced any part, or garbage, is left.
+
+        It may die while it writes. What is on the disk then may begin like a record and have its length, with zeros where pages
+        have not arrived: only the checksum tells it from one.
+        """
+        if self.current in self.files and random.random() < 0.5:
+            self.files[self.current] += self.last[:PREFIX_BYTES] + bytes(len(self.last[PREFIX_BYTES:]))
+            self.synced[self.current] = len(self.files[self.current])
         for name in self.files:
             content = self.files[name]
             end = random.randint(self.synced[name], len(content))
