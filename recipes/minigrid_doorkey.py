@@ -8,20 +8,25 @@ from recipes.settings import RunSettings
 
 
 def settings() -> RunSettings:
-    """The guide's baseline, critic and actor, with an LSTM: the agent sees a part of the room and must remember the rest."""
+    """The guide's baseline, critic and actor, with an LSTM: the agent sees a part of the room and must remember the rest.
+
+    A random policy reaches the goal in a few of a hundred episodes. Advantages that are normalised where no reward came make
+    large steps of mere noise, so they are not; rewards are scaled up instead, above what the entropy bonus weighs.
+    """
     return RunSettings.of(
         {
             "env": {"kind": "minigrid", "id": "MiniGrid-DoorKey-6x6-v0"},
             "agent": {"hidden_sizes": [64], "activation": "relu", "core": "lstm", "core_size": 128, "value_head": "scalar"},
-            "actors": {"count": 2, "envs_per_actor": 16, "unroll_length": 64},
+            "actors": {"count": 2, "envs_per_actor": 64, "unroll_length": 32},
             "trainer": {
-                "total_timesteps": 600_000,
-                "batch_size": 32,
+                "total_timesteps": 1_000_000,
+                "batch_size": 128,
                 "epochs": 4,
-                "minibatches": 4,
+                "minibatches": 8,
                 "gamma": 0.99,
+                "reward_scale": 10.0,
                 "optimizer": {"learning_rate": 1e-3},
-                "losses": {"ppo_critic": {"gae_lambda": 0.95}},
+                "losses": {"ppo_critic": {"gae_lambda": 0.95}, "ppo_actor": {"norm_adv": False}},
             },
         }
     )
@@ -34,6 +39,6 @@ def train() -> Run:
 
 RECIPE = Recipe(
     "minigrid_doorkey",
-    "MiniGrid-DoorKey-6x6 with an LSTM (needs oatmill[minigrid]): a mean return of 0.9 within minutes",
+    "MiniGrid-DoorKey-6x6 with an LSTM (needs oatmill[minigrid]): find the key, open the door, reach the goal",
     settings,
 )

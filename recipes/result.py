@@ -14,7 +14,7 @@ from typing import Any
 from recipes.observer import value
 from recipes.run_folder import read_json
 
-PACKAGES = ("oatmill", "torch", "numpy", "pyzmq", "gymnasium", "mettagrid", "pettingzoo")
+PACKAGES = ("oatmill", "torch", "numpy", "pyzmq", "gymnasium", "mettagrid", "minigrid", "ale-py", "pettingzoo")
 NO_RETURN: Mapping[str, Any] = {"mean": None, "std": None, "n": 0}
 
 
