@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import numpy as np
 import zmq
@@ -145,7 +145,7 @@ class Receiver:
 def send_raw(port: str) -> None:
     """The child of raw TCP."""
     memory = bytes(MEGABYTE)
-    with socket.create_connection(("127.0.0.1", int(port))) as connection:
+    with suppress(ConnectionError), socket.create_connection(("127.0.0.1", int(port))) as connection:
         while True:
             connection.sendall(memory)
 
