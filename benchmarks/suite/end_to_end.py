@@ -3,7 +3,7 @@
 Steps a second are those of summary.json, from the first learner step to the last; CPU seconds are those of all of the run's
 processes from start to end, imports included, so the steps per CPU second of a short run look worse than a long run's. The
 return is the mean over the last episodes, at most 100. `learner busy` runs CartPole with so many epochs that the actors wait
-for the learner: what it then spends on waiting for a batch and on publishing is lost to it.
+for the learner: what it then waits for batches is lost to it. Publishing is not in that number; `weights` measures it.
 """
 
 from __future__ import annotations
