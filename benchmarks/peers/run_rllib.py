@@ -31,6 +31,7 @@ def main():
             grad_clip=s["max_grad_norm"],
             clip_param=s["clip"],
         )
+        .reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=0)
         .debugging(seed=chosen.seed)
     )
     algorithm = config.build_algo()

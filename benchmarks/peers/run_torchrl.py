@@ -6,7 +6,7 @@ import torch
 from common import SETTINGS, mean_of_last, options, tell
 from tensordict.nn import TensorDictModule
 from torch import nn
-from torchrl.collectors import SyncDataCollector
+from torchrl.collectors import Collector
 from torchrl.envs import GymEnv, RewardScaling, RewardSum, SerialEnv, StepCounter, TransformedEnv
 from torchrl.envs.transforms import Compose
 from torchrl.modules import MLP, OneHotCategorical, ProbabilisticActor, ValueOperator
@@ -26,7 +26,7 @@ def main():
     actor = ProbabilisticActor(policy, in_keys=["logits"], distribution_class=OneHotCategorical, return_log_prob=True)
     critic = ValueOperator(MLP(out_features=1, **net), in_keys=["observation"])
     frames = s["unroll"] * s["batch_trajectories"]
-    collector = SyncDataCollector(envs, actor, frames_per_batch=frames, total_frames=chosen.steps // frames * frames)
+    collector = Collector(envs, actor, frames_per_batch=frames, total_frames=chosen.steps // frames * frames)
     advantage = GAE(gamma=s["gamma"], lmbda=s["gae_lambda"], value_network=critic, average_gae=True)
     loss = ClipPPOLoss(actor, critic, clip_epsilon=s["clip"], entropy_coeff=s["entropy"], critic_coeff=s["value"])
     optimizer = torch.optim.Adam(loss.parameters(), s["learning_rate"])
