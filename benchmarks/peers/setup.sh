@@ -32,7 +32,7 @@ for peer in "$@"; do
     sample-factory) $pip -c "$held" sample-factory==2.1.1 psutil 'setuptools<81' ;;
     reverb) $pip dm-reverb==0.14.0 tensorflow-cpu==2.14.* 'numpy<2' psutil 'setuptools<81' ;;
     rllib) $pip -c "$held" 'ray[rllib]==2.60.*' psutil ;;
-    torchrl) $pip -c "$held" torchrl gymnasium psutil ;;
+    torchrl) $pip -c "$held" torchrl==0.14.* gymnasium psutil ;;
     *) echo "unknown peer $peer: stable-baselines3, sample-factory, reverb, rllib, torchrl" >&2; exit 2 ;;
   esac
 done
