@@ -162,9 +162,7 @@ class Schema:
         length = memoryview(buffer).nbytes
         if length != expected:
             raise ValueError(f"expected {expected} bytes for {size}, got {length}")
-        return {
-            place.name: np.frombuffer(buffer, place.dtype, place.numbers, place.offset).reshape(place.shape) for place in places
-        }
+        return {place.name: np.ndarray(place.shape, place.dtype, buffer, place.offset) for place in places}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ most of the rest.
 from __future__ import annotations
 
 import argparse
+import gc
 import secrets
 import socket
 import sys
@@ -39,6 +40,8 @@ from replay.sessions import MAX_BLOCK_BYTES
 DRAIN = 64
 """Messages taken from one socket before the others are looked at; every actor among them gets one acknowledgement."""
 REPORT_EVERY_S = 0.25
+REPORT_SHARE = 0.01
+"""Of a thousand actors, a report takes 10 ms; acknowledgements wait meanwhile."""
 JOIN_WITHIN_S = 10.0
 MAX_HEADER_ONLY_BYTES = 64 * 1024
 SAVING_POLL_MS = 1
@@ -84,7 +87,7 @@ class Ingest:
         self._control: ControlClient | None = None
         self._members_serial = -1
         self._answered = 0
-        self._reported = -float("inf")
+        self._report_at = 0.0
 
     def join(self, control: str, secret: str) -> None:
         """Join the hub's control socket."""
@@ -141,11 +144,12 @@ class Ingest:
         assert self._control is not None, "join first"
         control = self._control
         asked = control.report_asked
-        if now - self._reported >= REPORT_EVERY_S or asked > self._answered:
-            self._reported, self._answered = now, asked
+        if now >= self._report_at or asked > self._answered:
+            self._answered, began = asked, time.perf_counter()
             values = self._core.report() | {"auth_restarts": 0 if self._gate is None else self._gate.restarts}
             report = {"report": values, "answering": asked, "serial": self._members_serial}
             control.heartbeat(report, force=True)
+            self._report_at = now + max(REPORT_EVERY_S, (time.perf_counter() - began) / REPORT_SHARE)
         else:
             control.pump()
         state, news = control.state, control.news
@@ -191,6 +195,11 @@ def read_table(members: dict[str, list[Any]]) -> dict[int, tuple[int, bool]]:
     return {int(number): (entry[0], entry[1]) for number, entry in members.items()}
 
 
+GARBAGE_EVERY = 100_000
+"""New objects between two looks for cycles, of which there are hardly any: what waits are thousands of blocks of a dozen arrays
+each, and Python's default of 700 would walk over all of them again and again."""
+
+
 def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> int:
     """Bind where the hub says, join it and run; the exit code."""
     hub = link.hear()
@@ -223,6 +232,8 @@ def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> 
     try:
         link.say({"endpoints": ingest.endpoints})
         ingest.join(hub["control"], hub["secret"])
+        gc.freeze()
+        gc.set_threshold(GARBAGE_EVERY)
         return ingest.run(ending)
     finally:
         watchdog.close()

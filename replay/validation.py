@@ -11,6 +11,7 @@ from protocol.errors import WireError
 from protocol.spaces import ActionSpace
 from protocol.trajectory import Array
 
+BOOLEANS = b"\0\1"
 LARGEST_LOGIT = 1e30
 """Two logits further apart than a float32 holds would make their log-probabilities infinite."""
 LEAST_LOG_PROBABILITY = -80.0
@@ -27,35 +28,45 @@ class Validator:
 
     def __init__(self, action: ActionSpace, max_abs_reward: float) -> None:
         self._factors = tuple(action.sizes)
-        self._sizes = np.asarray(action.sizes, np.int32) if action.factored else np.int32(action.sizes[0])
+        self._sizes = np.asarray(action.sizes, np.uint32) if action.factored else np.uint32(action.sizes[0])
         self._max_abs_reward = max_abs_reward
 
     def check(self, arrays: dict[str, Array]) -> None:
         """Raise WireError with one of `protocol.reasons.BAD_TRAJECTORY` if the block is not sound.
 
+        Blocks of one trajectory come by the thousand in a second, so what a sum of squares rules out is not looked at again:
+        no number's square is larger than the sum.
+
         Args:
             arrays: the block's fields by name, as `Schema.views` gives them.
         """
         for flag, values in arrays.items():
-            if values.dtype == np.bool_ and values.view(np.uint8).max(initial=0) > 1:
+            if values.dtype == np.bool_ and values.tobytes().translate(None, BOOLEANS):
                 raise WireError("not_boolean", f"{flag} holds a byte that is neither 0 nor 1")
-        name = not_finite(arrays)
+        squares = sums_of_squares(arrays)
+        name = not_finite(arrays, squares)
         if name is not None:
             raise WireError("non_finite", f"{name} holds a number that is not finite")
         self._check_actions(arrays["actions"])
-        rewards = arrays["rewards"]
-        low, high = float(rewards.min(initial=0.0)), float(rewards.max(initial=0.0))
-        if max(-low, high) > self._max_abs_reward:
-            raise WireError("reward_bound", f"expected |reward| <= {self._max_abs_reward:g}, got {low:g} to {high:g}")
-        self._check_behaviour(arrays)
+        if not squares["rewards"] < 0.5 * self._max_abs_reward**2:  # half of it: sums are rounded
+            self._check_rewards(arrays["rewards"])
+        if not squares["behaviour_logits"] < 0.5 * (LEAST_LOG_PROBABILITY / 2) ** 2:  # no two are 80 nats apart
+            self._check_behaviour(arrays)
         self._check_finals(arrays)
         if arrays["episode_length"].min(initial=1) < 1:
             raise WireError("episodes", f"expected lengths from 1 on, got {arrays['episode_length'].min()}")
 
     def _check_actions(self, actions: Array) -> None:
-        largest = actions.max(axis=(0, 1), initial=0)  # of each factor
-        if actions.min(initial=0) < 0 or (largest >= self._sizes).any():
-            raise WireError("action_range", f"expected actions in [0, {self._sizes}), got {actions.min()} to {largest}")
+        largest = actions.view(np.uint32).max(axis=(0, 1), initial=0)  # of each factor; what is below 0 is very large then
+        if (largest >= self._sizes).any():
+            raise WireError(
+                "action_range", f"expected actions in [0, {self._sizes}), got {actions.min()} to {actions.max(axis=(0, 1))}"
+            )
+
+    def _check_rewards(self, rewards: Array) -> None:
+        low, high = float(rewards.min(initial=0.0)), float(rewards.max(initial=0.0))
+        if max(-low, high) > self._max_abs_reward:
+            raise WireError("reward_bound", f"expected |reward| <= {self._max_abs_reward:g}, got {low:g} to {high:g}")
 
     def _check_behaviour(self, arrays: dict[str, Array]) -> None:
         """Where the agent was present: what it did was possible, so that importance ratios are finite."""
@@ -77,6 +88,8 @@ class Validator:
     def _check_finals(arrays: dict[str, Array]) -> None:
         """One of each step that was cut and not terminated: that step's value would be anything without it."""
         rows, steps = arrays["final_trajectory"], arrays["final_step"]
+        if not len(rows) and b"\1" not in arrays["truncated"].tobytes():
+            return
         cut = arrays["truncated"] & ~arrays["terminated"]
         if len(rows) != np.count_nonzero(cut):
             raise WireError(
@@ -92,17 +105,24 @@ class Validator:
             raise WireError("final_index", "a truncated step has no final observation, or another step has one")
 
 
-def not_finite(arrays: Mapping[str, Array]) -> str | None:
+def sums_of_squares(arrays: Mapping[str, Array]) -> dict[str, float]:
+    """Of each array of floats, at the speed of memory; not finite if a number is not, or if it overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        flat = {name: values.reshape(-1) for name, values in arrays.items() if values.dtype.kind == "f"}
+        return {name: float(np.dot(values, values)) for name, values in flat.items()}
+
+
+def not_finite(arrays: Mapping[str, Array], squares: Mapping[str, float]) -> str | None:
     """The first array that holds NaN or an infinity, or None.
 
-    The sum of squares answers the common case at the speed of memory: if it is finite, so is every number. If it is not, it
-    may only have overflowed, and the smallest and the largest number tell: both are NaN if any is.
+    If the sum of squares is finite, so is every number. If it is not, it may only have overflowed, and the smallest and the
+    largest number tell: both are NaN if any is.
+
+    Args:
+        arrays: by name.
+        squares: their `sums_of_squares`.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        for name, values in arrays.items():
-            if values.dtype.kind != "f" or not values.size:
-                continue
-            flat = values.ravel()
-            if not isfinite(np.dot(flat, flat)) and not (isfinite(flat.min()) and isfinite(flat.max())):
-                return name
+    for name, total in squares.items():
+        if not isfinite(total) and not (isfinite(arrays[name].min()) and isfinite(arrays[name].max())):
+            return name
     return None

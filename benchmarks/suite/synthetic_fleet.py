@@ -10,7 +10,7 @@ from benchmarks.fleet import measure
 from benchmarks.harness import Arm, Effort, Figure, Rounds
 
 WARM_UP = False
-ACTORS, PROCESSES = 1_000, 4
+ACTORS, PROCESSES = 1_000, 2
 OFFERED = 10_000.0
 """Trajectories a second, above what is to be reached: the rest waits for credit."""
 GOAL_RATE, GOAL_ACK_MS = 8_000.0, 50.0
