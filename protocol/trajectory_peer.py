@@ -76,6 +76,7 @@ class TrajectorySenderPeer:
         self._greets = False  # a HELLO is due to an ingest process that does not know this actor yet
         self._serial = -1
         self._hello_at = -float("inf")
+        self._unanswered = False  # whether the last HELLO still is
         self._asked_at: float | None = None  # when the first question was put that has not been answered
         self._progress_at = self._heard_at = 0.0
         self._reported, self._reported_at = (0, 0), 0.0
@@ -174,7 +175,11 @@ class TrajectorySenderPeer:
             raise WireError("sequence", f"expected blocks of {self._rows} below {self._sequence}, got {message.next}")
         self._heard_at, self._asked_at = now, None
         self.newest_version = max(self.newest_version, message.version)
-        if not self._of_this_server(message) or message.serial <= self._serial or message.next < self._acknowledged:
+        if not self._of_this_server(message) or message.next < self._acknowledged:
+            return
+        if message.serial <= self._serial:
+            if isinstance(message, messages.DataWelcome) and self._unanswered:
+                self._go_back(now)  # overtaken by an ACK, its numbers are old, and it answers HELLO all the same
             return
         self._serial = message.serial
         if isinstance(message, messages.DataWelcome):
@@ -185,7 +190,11 @@ class TrajectorySenderPeer:
         if self.welcomed:
             self._limit = message.next + message.credit // self._row_bytes
         if isinstance(message, messages.DataWelcome) or message.resend:
-            self._cursor, self._progress_at = 0, now
+            self._go_back(now)
+
+    def _go_back(self, now: float) -> None:
+        """Send what is in flight again: ingest has named its place."""
+        self._cursor, self._progress_at, self._unanswered = 0, now, False
 
     def _release(self, acknowledged: int) -> None:
         """Let go of what ingest holds."""
@@ -229,7 +238,7 @@ class TrajectorySenderPeer:
         return not covered and min(now - self._heard_at, now - self._hello_at) >= ANSWER_WITHIN_S
 
     def _hello(self, now: float) -> messages.DataHello:
-        self._hello_at = now
+        self._hello_at, self._unanswered = now, True
         self._asked_at = now if self._asked_at is None else self._asked_at
         return messages.DataHello(
             self._actor_id,

@@ -92,6 +92,23 @@ def test_an_overdue_acknowledgement_makes_both_compare_where_they_are_and_the_re
     assert firsts(peer.send(12.0)) == [2, 4]
 
 
+def test_a_welcome_that_an_acknowledgement_has_overtaken_still_answers_hello_once() -> None:
+    peer, ingest = peer_of()
+    peer.send(0.0)
+    ingest.welcome(0, rows=2)
+    peer.offer(block(2))
+    assert firsts(peer.send(1.0)) == [0]  # and is lost
+    assert [type(m) for m in sent(peer.send(1.0 + ANSWER_WITHIN_S))] == [messages.DataHello]
+    ingest.serial = 2
+    ingest.ack(0, rows=2)  # of serial 3
+    ingest.serial = 1
+    ingest.welcome(0, rows=0)  # of serial 2: its credit is old
+    assert firsts(peer.send(3.1)) == [0]
+    ingest.serial = 1
+    ingest.welcome(0, rows=0)  # the network repeats it
+    assert firsts(peer.send(3.2)) == []
+
+
 def test_a_large_block_is_given_the_time_that_a_slow_link_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     peer, ingest = peer_of()
     ingest.welcome(0, rows=2)
