@@ -24,7 +24,14 @@ BAD = {
         ("learning rate", "trainer.optimizer.learning_rate=0.01"),
     ),
     "one starved actor": (
-        ["cartpole", "actors.count=1", "actors.envs_per_actor=1", "trainer.total_timesteps=6000"],
+        [
+            "cartpole",
+            "env.kind=factory",
+            "env.factory=slow_world:make",
+            "actors.count=1",
+            "actors.envs_per_actor=1",
+            "trainer.total_timesteps=2000",
+        ],
         ("bottleneck", "actors.envs_per_actor=4"),
     ),
     "Muesli at 1.0 with 157 actions": (
@@ -39,10 +46,24 @@ BAD = {
         ("dominance", "trainer.losses.muesli_model.policy_pred_coef=0.1"),
     ),
 }
+SLOW_WORLD = """
+import time
+import gymnasium
+
+class Slow(gymnasium.Wrapper):
+    def step(self, action):
+        time.sleep(0.005)
+        return super().step(action)
+
+def make():
+    return Slow(gymnasium.make("CartPole-v1"))
+"""
+"""Slower than any learner, on whatever machine."""
 
 
 def findings_of(folder: Path, *arguments: str) -> dict[str, list[str]]:
     """What the doctor says is wrong with a run: topics, each with the settings to try."""
+    (folder / "slow_world.py").write_text(SLOW_WORLD)
     run = oatmill(folder, "train", *arguments, "--run-dir", "run", timeout_s=240)
     assert run.returncode == 0, run.stderr
     said = json.loads(oatmill(folder, "doctor", "run", "--json").stdout)
