@@ -58,11 +58,14 @@ def fuzz(socket: str, seed: int, mutations: int) -> None:
 
 
 def check_books(listener: DataListener) -> None:
-    """The ledger balances, nothing is lost, credit is not negative, and a new actor is welcome."""
+    """The ledger balances, nothing stored is lost, credit is not negative, and a new actor is welcome.
+
+    A changed HELLO may claim acknowledgements that this server never gave: they count as lost with a server before it.
+    """
     core = listener.talk.core
     ledger = core.ledger()
     assert ledger["produced"] == total(ledger)
-    assert ledger["lost"] == 0
+    assert ledger["lost"] == core._sessions.forgotten
     assert core._credit.outstanding == sum(session.credit for session in core._sessions) >= 0
     listener.talk.hello(77, schema=SCHEMA)
     assert listener.talk.session(77).open
