@@ -15,6 +15,9 @@ import tempfile
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
@@ -146,7 +149,6 @@ class Alarms:
 
 def actors_main(address: str, count: int, rate: float, seconds: float, latencies_file: str) -> None:
     """One process of actors; saves how long each acknowledgement took."""
-    configure()
     every, content = count / rate, block()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     context.set(zmq.MAX_SOCKETS, count + 10)
@@ -173,11 +175,18 @@ def actors_main(address: str, count: int, rate: float, seconds: float, latencies
     np.save(latencies_file, np.array(latencies))
 
 
-def configure() -> None:
-    """What the server of the tests is told, and its actors say of themselves."""
+@contextmanager
+def configured() -> Iterator[None]:
+    """While entered, what the server of the tests is told, and its actors say of themselves, is what is measured here."""
+    before = deepcopy(CONFIG)
     CONFIG["actors"]["unroll_length"] = STEPS
     CONFIG["trainer"]["batch_size"] = BATCH
     CONFIG["replay"] |= {"queue_batches": 16.0}
+    try:
+        yield
+    finally:
+        CONFIG.clear()
+        CONFIG.update(before)
 
 
 def learn(client: BatchClient, stop: threading.Event) -> None:
@@ -194,7 +203,11 @@ def learn(client: BatchClient, stop: threading.Event) -> None:
 
 def measure(folder: Path, *, actors: int, rate: float, seconds: float, processes: int) -> dict[str, Any]:
     """One run against a server of its own."""
-    configure()
+    with configured():
+        return _measure(folder, actors, rate, seconds, processes)
+
+
+def _measure(folder: Path, actors: int, rate: float, seconds: float, processes: int) -> dict[str, Any]:
     server, stop = start(folder, "ipc"), threading.Event()
     try:
         learner = server.learner()
@@ -244,7 +257,8 @@ def main() -> None:
     """Measure, or be one of the processes of actors."""
     if sys.argv[1:2] == ["--child"]:
         address, count, rate, seconds, file = sys.argv[2:]
-        actors_main(address, int(count), float(rate), float(seconds), file)
+        with configured():
+            actors_main(address, int(count), float(rate), float(seconds), file)
         return
     parser = argparse.ArgumentParser(description="Many synthetic actors on the real replay server.")
     parser.add_argument("--actors", type=int, default=1000)

@@ -178,8 +178,7 @@ class TrajectorySenderPeer:
         if not self._of_this_server(message) or message.next < self._acknowledged:
             return
         if message.serial <= self._serial:
-            if isinstance(message, messages.DataWelcome) and self._unanswered:
-                self._go_back(now)  # overtaken by an ACK, its numbers are old, and it answers HELLO all the same
+            self._take_late_word(message, now)
             return
         self._serial = message.serial
         if isinstance(message, messages.DataWelcome):
@@ -190,6 +189,11 @@ class TrajectorySenderPeer:
         if self.welcomed:
             self._limit = message.next + message.credit // self._row_bytes
         if isinstance(message, messages.DataWelcome) or message.resend:
+            self._go_back(now)
+
+    def _take_late_word(self, message: messages.DataWelcome | messages.Ack, now: float) -> None:
+        """Its numbers are old; a WELCOME that was overtaken by an ACK answers HELLO all the same."""
+        if isinstance(message, messages.DataWelcome) and self._unanswered:
             self._go_back(now)
 
     def _go_back(self, now: float) -> None:

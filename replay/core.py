@@ -340,14 +340,15 @@ class IngestCore:
             self._snapshots.append((route, snapshot, self._snapshot_values(snapshot.policy_version)))
             self.replayed.save(snapshot.learner_step, snapshot.policy_version)
         self.journal.commit(now, more=more)
-        if self.journal.committed == self.journal.next:
+        settled = self.journal.committed == self.journal.next
+        if settled:
             self._sessions.committed()
         for route, snapshot, values in self._snapshots:
             if values["cursor"] <= self.journal.committed:
                 self._batches.answer_snapshot(route, snapshot, values)
         self._snapshots = [entry for entry in self._snapshots if entry[2]["cursor"] > self.journal.committed]
         self._cut_and_hand_out(now)
-        self.replayed.turn()
+        self.replayed.turn(settled=settled)
 
     def _snapshot_values(self, version: int) -> dict[str, Any]:
         """What a checkpoint of this version says of the journal: which one, up to where, and what it comes to now."""

@@ -65,10 +65,15 @@ class ReplayedShare:
         if self._saver is not None and self._schema is not None:
             self._saver.ask(About.of(self._schema, self._steps, learner_step, policy_version))
 
-    def turn(self) -> None:
-        """Go on with what is being written."""
+    def turn(self, *, settled: bool) -> None:
+        """Go on with what is being written.
+
+        Args:
+            settled: whether the log holds all that has happened. A snapshot begins only then: what was trained on and is not
+                in the log yet would wait in the queue again after a crash, and be in the buffer too.
+        """
         if self._saver is not None and self.buffer is not None and self._schema is not None:
-            self._saver.turn(self.buffer, self._schema, self._steps)
+            self._saver.turn(self.buffer, self._schema, self._steps, may_begin=settled)
 
     @property
     def at_work(self) -> bool:

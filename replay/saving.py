@@ -127,10 +127,10 @@ class BufferSaver:
             return self._due is not None
         return not self._fed and self._writer.has_room
 
-    def turn(self, buffer: ReplayBuffer, schema: RunSchema, steps: int) -> None:
+    def turn(self, buffer: ReplayBuffer, schema: RunSchema, steps: int, *, may_begin: bool = True) -> None:
         """Copy some rows, if they are wanted."""
         if self._writer is None:
-            if self._due is not None:
+            if self._due is not None and may_begin:
                 self._begin(buffer, schema, steps, self._due)
         elif not self._writer.is_alive():
             self._end(self._writer)

@@ -43,8 +43,8 @@ class MemorySaver(BufferSaver):
         """Another process."""
         self._asked = self._due = None
 
-    def turn(self, buffer: ReplayBuffer, schema: RunSchema, steps: int) -> None:
-        if self._due is not None:
+    def turn(self, buffer: ReplayBuffer, schema: RunSchema, steps: int, *, may_begin: bool = True) -> None:
+        if self._due is not None and may_begin:
             self._due = None
             assembler, kept = Assembler(schema, steps), buffer.kept(buffer.standing())
             self.saved = [(assembler.assemble(0, [piece]).arrays, past) for piece, past in kept]
