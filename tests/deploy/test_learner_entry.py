@@ -31,11 +31,12 @@ class Roles:
         self.port = free_ports()
         self.running: list[subprocess.Popen[str]] = []
 
-    def start(self, *arguments: str, budget: int = 10**9) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, budget: int = 10**9, ranks: int = 1) -> subprocess.Popen[str]:
         """Start a role."""
+        settings = [*SMALL, f"trainer.total_timesteps={budget}", "trainer.checkpoint_every=5", f"trainer.learners={ranks}"]
         own = {"OATMILL_ADDRESS": f"tcp://127.0.0.1:{self.port + 2}"}
         process = subprocess.Popen(
-            [*command(*arguments), "cartpole", *SMALL, f"trainer.total_timesteps={budget}", "trainer.checkpoint_every=5"],
+            [*command(*arguments), "cartpole", *settings],
             cwd=self.folder,
             env=environment() | own,
             stdout=subprocess.DEVNULL,
@@ -144,7 +145,7 @@ def test_a_learner_that_hangs_is_killed() -> None:
 @pytest.mark.slow
 def test_a_group_of_ranks_ends_in_order_too(tmp_path: Path) -> None:
     with roles(tmp_path) as running:
-        learner = running.start("learner", "--in-container", "--run-dir", "run", "trainer.learners=2")
+        learner = running.start("learner", "--in-container", "--run-dir", "run", ranks=2)
         running.until_step(2)
         learner.send_signal(signal.SIGTERM)
         _, said = learner.communicate(timeout=60)
