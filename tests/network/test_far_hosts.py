@@ -51,10 +51,10 @@ def test_an_actor_that_is_cut_off_one_way_is_missed_and_comes_back(tmp_path: Pat
         done = run.trained()
         time.sleep(max(0.0, began + CUT_S - time.monotonic()))
         assert run.trained() > done, "the others train on"
-        steps = run.actor(0)["env_steps"]
+        steps = run.actor(0).get("env_steps", 0)
         heal()
         back = run.until(lambda: run.status()["live"] == 2, 30, "the actor is back")
-        works = back + run.until(lambda: run.actor(0)["env_steps"] > steps + 64, 30, "the actor works")
+        works = back + run.until(lambda: run.actor(0).get("env_steps", 0) > steps + 64, 30, "the actor works")
         sys.stdout.write(f"cut {directions}: back after {back:.1f} s, at work after {works:.1f} s\n")  # shown by pytest -s
         run.until_trained(8 * 5, within_s=30)
         assert (run.pids(), run.actor(0)["incarnation"]) == (before, 1), "the same process, not another one in its place"
@@ -88,6 +88,6 @@ def test_connections_that_something_between_has_forgotten_are_made_anew(tmp_path
         done, steps = run.trained(), [run.actor(number).get("env_steps", 0) for number in range(2)]
         back = run.until(lambda: run.status()["live"] == 2 and run.trained() > done + 8, 45, "everybody is back")
         sys.stdout.write(f"forgotten connections: back after {back:.1f} s\n")
-        run.until(lambda: all(run.actor(n)["env_steps"] > steps[n] + 64 for n in range(2)), 30, "both actors work")
+        run.until(lambda: all(run.actor(n).get("env_steps", 0) > steps[n] + 64 for n in range(2)), 30, "both actors work")
         assert run.pids() == before, "nobody had to be started again"
         run.check(run.stop(stack), unsent=2 * ROWS)
