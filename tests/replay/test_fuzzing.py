@@ -104,6 +104,8 @@ def bombard(folder: Path, seconds: float, seed: int = 0) -> tuple[int, int]:
                 for data in raw_attacks(random, good[name]):
                     attack(address, data)
                     connections += 1
+            sender.control.heartbeat({"env_steps": connections})  # who says nothing for 5 s is taken for dead
+            trainer.control.heartbeat({})
             assert server.process.poll() is None, f"seed {seed}: the server ended after {connections} connections"
         for _ in range(2):
             assert sender.sender.wait_ready(10)
