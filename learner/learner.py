@@ -77,6 +77,7 @@ class Learner:
         stack.callback(self.watchdog.close)
         self.updater.progressed = self.watchdog.beat
         self.reporting = Reporting(config, ranks, self.updater, self.spec, lambda: self.watchdog.healthy)
+        stack.callback(self.reporting.close)
         self.keeper = Keeper(
             config.run_dir,
             keep=config.trainer.keep_checkpoints,

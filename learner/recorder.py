@@ -188,6 +188,9 @@ class Recorder:
         working = self.run_dir / f"{SUMMARY_FILE}.tmp"
         working.write_text(json.dumps(plain(content), indent=1))
         working.rename(self.run_dir / SUMMARY_FILE)
+
+    def close(self) -> None:
+        """Have other tools' files written to their end."""
         if self.writers is not None:
             self.writers.close()
 

@@ -51,6 +51,11 @@ class Reporting:
             self.recorder = Recorder(config.run_dir, uniform, config.trainer.total_timesteps, writers)
             self.metrics = LearnerMetrics(updater.plan.auto, healthy)
 
+    def close(self) -> None:
+        """Have what was reported written to its end, however the run ends."""
+        if self.recorder is not None:
+            self.recorder.close()
+
     @property
     def flagged(self) -> bool:
         """Whether rank 0 has a red flag raised."""

@@ -6,7 +6,6 @@ these files and never the run: metrics.jsonl has every number anyway.
 
 from __future__ import annotations
 
-import atexit
 import importlib.util
 import logging
 import os
@@ -151,7 +150,6 @@ class BackgroundWriters:
         self._closed = not targets
         if targets:
             self._thread.start()
-            atexit.register(self.close)  # a run that fails is written to its end too
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Take a line of metrics.jsonl; never waits."""
@@ -167,7 +165,6 @@ class BackgroundWriters:
         if self._closed:
             return
         self._closed = True
-        atexit.unregister(self.close)
         try:
             self._lines.put(None, timeout=CLOSE_WITHIN_S)
         except queue.Full:

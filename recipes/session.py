@@ -19,6 +19,8 @@ from recipes.result import Identity, RunResult, compose
 from recipes.run_folder import RunFolder
 from recipes.settings import RunSettings, write_config
 from recipes.supervisor import supervise
+from replay.disk import log_folder
+from replay.snapshot import BUFFER_FOLDER, SnapshotFolder
 
 REWRITTEN = ("config.yaml", "plan.txt", "learner.json", "summary.json")
 """What the newest part of a run says of itself."""
@@ -123,9 +125,9 @@ def prepare(folder: RunFolder, checked: PlanReport, *, resume: bool = False) -> 
     for path in (*folder.path.glob("endpoints/*.json"), *(folder.path / name for name in REWRITTEN)):
         path.unlink(missing_ok=True)
     if checked.settings.replay.acknowledge == "memory":  # the books of a server that is gone, with all that they are about
-        log = Path(checked.settings.replay.log_dir or folder.path / "log")
+        log = log_folder(checked.settings.replay.log_dir, folder.path)
         # What the replay buffer held is this run's own data if it is resumed, and another run's if the folder was used before.
-        for path in (*log.glob("[0-9]*.log"), *(() if resume else log.glob("buffer/[0-9]*.buffer"))):
+        for path in (*log.glob("[0-9]*.log"), *(() if resume else SnapshotFolder(log / BUFFER_FOLDER).files())):
             path.unlink()
     write_config(checked.settings, folder.config)
     (folder.path / "plan.txt").write_text(checked.to_text())

@@ -19,6 +19,16 @@ LOCK = ".lock"
 LOCKED_WITHIN_S = 10.0
 
 
+def log_folder(log_dir: str | None, run_dir: Path) -> Path:
+    """Where a run's log lies, and its replay buffer's snapshots below it.
+
+    Args:
+        log_dir: replay.log_dir.
+        run_dir: the run's folder.
+    """
+    return Path(log_dir) if log_dir else run_dir / "log"
+
+
 class Disk(Protocol):
     """Files by name in one folder. Every call may raise OSError."""
 

@@ -28,7 +28,7 @@ from protocol.sockets import ServerSocket
 from protocol.watchdog import Watchdog
 from replay.admissions import Admissions
 from replay.core import IngestCore, IngestSettings, epoch_of_monotonic
-from replay.disk import FolderDisk
+from replay.disk import FolderDisk, log_folder
 from replay.journal import Journal
 from replay.link import Link
 from replay.listen import remove_sockets
@@ -36,6 +36,7 @@ from replay.process import POLL_MS, Ending, configure_logging, load_config, run_
 from replay.quarantine import Quarantine
 from replay.saving import BufferSaver
 from replay.sessions import MAX_BLOCK_BYTES
+from replay.snapshot import BUFFER_FOLDER
 
 DRAIN = 64
 """Messages taken from one socket before the others are looked at; every actor among them gets one acknowledgement."""
@@ -171,18 +172,12 @@ class Ingest:
         self._context.term()
 
 
-def log_folder(config: dict[str, Any], run_dir: Path) -> Path:
-    """Where the log lies, and the replay buffer's snapshots below it."""
-    log_dir = config["replay"]["log_dir"]
-    return Path(log_dir) if log_dir else run_dir / "log"
-
-
 def open_journal(config: dict[str, Any], run_dir: Path) -> Journal:
     """The journal in the run's folder, with what a server that has died has left in it."""
     replay = config["replay"]
     durable = replay["acknowledge"] == "durable"
     return Journal.open(
-        FolderDisk(log_folder(config, run_dir), durable=durable),
+        FolderDisk(log_folder(replay["log_dir"], run_dir), durable=durable),
         durable=durable,
         keep_trained=replay["on_learner_restart"] == "replay",
         steps=config["actors"]["unroll_length"],
@@ -214,7 +209,7 @@ def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> 
         journal=journal,
         server=secrets.randbits(52),
         admissions=admissions,
-        saver=BufferSaver(log_folder(config, run_dir) / "buffer"),
+        saver=BufferSaver(log_folder(config["replay"]["log_dir"], run_dir) / BUFFER_FOLDER),
     )
     addresses: dict[str, str] = hub["addresses"]
     watchdog = Watchdog("ingest", config["replay"]["hang_timeout"])

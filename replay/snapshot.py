@@ -25,6 +25,8 @@ from replay.log import prefix_of, read_record
 MAGIC = b"oatmill buffer 1"
 FIRST, ROWS, LAST = "buffer", "rows", "end"
 SUFFIX, WORKING = ".buffer", ".tmp"
+BUFFER_FOLDER = "buffer"
+"""Of the snapshots, below the log's."""
 KEPT = 2
 
 

@@ -56,13 +56,14 @@ class Kept:
         self.closed += 1
 
 
-def test_every_line_goes_to_other_tools_too_and_the_summary_is_the_last_of_them(tmp_path: Path) -> None:
+def test_every_line_goes_to_other_tools_too_and_they_are_closed_with_the_recorder(tmp_path: Path) -> None:
     record, report, kept = recorder(tmp_path), make_report(), Kept()
     record.writers = cast("BackgroundWriters", kept)
     for step in (1, 2):
         record.step(at(step), np.array([1, 1, 3]))
         record.report(report, at(step), learning_rate=0.01, fleet=FLEET)
     record.summary(at(2))
+    record.close()
     assert kept.lines == lines(tmp_path / METRICS_FILE)
     assert kept.closed == 1
 
