@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from agent.heads import orthogonal_init
 from agent.own_encoder import make_own_encoder
+from agent.sparse_bag import sparse_bag
 from agent.spec import AgentSpec
 from protocol.errors import UserError
 from protocol.spaces import ObservationSpace
@@ -226,13 +227,33 @@ class TokenGridEncoder(TokenEncoder):
     def forward(self, observations: Tensor) -> Tensor:
         """`[N, K, 3]` uint8 tokens to `[N, width]`."""
         tokens = without_trailing_pads(observations)
+        trains_on_cpu = torch.is_grad_enabled() and not (tokens.is_cuda or torch.compiler.is_compiling())
+        bag = self.sparse(tokens) if trains_on_cpu else self.dense(tokens)
+        encoded: Tensor = self.layers(self.activation(bag + self.bias))
+        return encoded
+
+    def dense(self, tokens: Tensor) -> Tensor:
+        """Pads are entries of weight 0, so that all shapes are known beforehand."""
         place, first, second, weight = self.slots(tokens)
         present = (tokens[..., 0] != PAD_LOCATION).float()
         base = place * self.slots_per_place
         index = torch.cat([base + first, base + second], 1)
-        bag = self.table(index, per_sample_weights=torch.cat([present, weight * present], 1))
-        encoded: Tensor = self.layers(self.activation(bag + self.bias))
-        return encoded
+        bag: Tensor = self.table(index, per_sample_weights=torch.cat([present, weight * present], 1))
+        return bag
+
+    def sparse(self, tokens: Tensor) -> Tensor:
+        """The same sums with pads left out; a third of the time forward and back where there is no other processor."""
+        flat = tokens.flatten(0, 1)
+        at = (flat[:, 0] != PAD_LOCATION).nonzero().flatten()
+        location, feature, value = flat.index_select(0, at).int().unbind(1)
+        key = feature * 256 + value
+        base = self.place.index_select(0, location) * self.slots_per_place
+        slots = torch.stack([self.first_slot.index_select(0, key), self.size_slot.index_select(0, key)], 1)
+        size = self.size_weight.index_select(0, key)
+        weights = torch.stack([torch.ones_like(size), size], 1)
+        bags = (at.int() // tokens.shape[1]).repeat_interleave(2)
+        rows = (base.unsqueeze(1) + slots).flatten()
+        return sparse_bag(self.table.weight, bags, rows, weights.flatten(), len(tokens))
 
 
 class TokenSetEncoder(TokenEncoder):

@@ -217,3 +217,15 @@ def test_the_nature_encoder_refuses_what_its_convolutions_do_not_fit_on() -> Non
     assert encoder_of("nature", ObservationSpace("image", (1, 36, 40), "uint8")) is not None
     with pytest.raises(UserError, match=r"agent\.encoder=nature reads images of at least 36x36, got 35x40; take cnn$"):
         encoder_of("nature", ObservationSpace("image", (1, 35, 40), "uint8"))
+
+
+def test_the_token_grid_is_the_same_with_pads_left_out_and_with_pads_of_weight_0() -> None:
+    encoder = encoder_of("token_grid")
+    observations = random_tokens(6)
+    observations[3] = 255  # a row of pads only
+    assert isinstance(encoder, TokenGridEncoder)
+    sparse = encoder(observations)
+    with torch.no_grad():
+        dense = encoder(observations)
+    assert sparse.requires_grad, "the first one took the way that trains"
+    torch.testing.assert_close(sparse.detach(), dense, rtol=1e-6, atol=1e-6)
