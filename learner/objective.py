@@ -44,7 +44,7 @@ class Weighed(NamedTuple):
     @property
     def total(self) -> Tensor:
         """What is differentiated."""
-        return torch.stack(list(self.losses.values())).sum()
+        return reduce(add, self.losses.values())
 
 
 class Objective:
@@ -68,6 +68,7 @@ class Objective:
             for method in ("prepare", "measure", "compute")
         }
         self.coefs: dict[Key, float] = {}
+        self.columns: Tensor | None = None  # [n], the coefficients of the columns of `Weighed.sums`, 0 for statistics
         self.is_term: Tensor | None = None  # [n], of the columns of `Weighed.sums`
         self.measured: frozenset[Key] = frozenset()  # what `measure` gave
 
@@ -116,36 +117,45 @@ class Objective:
             if name in values
         }
 
-    def weigh(self, minibatch: Mapping[str, Tensor], outputs: ModelOutputs) -> Weighed:
+    def weigh(self, minibatch: Mapping[str, Tensor], outputs: ModelOutputs, *, whole: bool = False) -> Weighed:
         """Compute every loss in order and weigh its terms.
 
         Args:
             minibatch: what `minibatch` gave.
             outputs: the model's forward pass of it.
+            whole: whether the batch's own mask is True everywhere, so that it need not be applied to every sum.
         """
         values: dict[str, Tensor] = {**minibatch, **cast("Mapping[str, Tensor]", outputs)}
         computed: dict[str, Terms] = {loss.name: loss.compute(**self.select(values, loss, "compute")) for loss in self.losses}
         entries = {(loss, name): entry for loss, terms in computed.items() for name, entry in terms.items()}
         # Each sum keeps a graph of its own: out of a stack of them, every loss's gradient would run back through all losses.
         importance_B = minibatch.get(IMPORTANCE)
-        values_of = [masked_sum(counted(entry, importance_B)) for entry in entries.values()]
+        true_mask = minibatch["mask_BT"] if whole else None
+        values_of = [masked_sum(counted(entry, importance_B), true_mask) for entry in entries.values()]
         sums = torch.stack([torch.stack(values_of).detach(), counts_of(list(entries.values()))])
         if self.is_term is None:
             refuse_double_names(entries, self.measured)
             self.is_term = torch.tensor([isinstance(entry, Term) for entry in entries.values()], device=sums.device)
         # A statistic may be NaN. What is broken is told beside the counts, so that all ranks skip an update or none does.
         counts, broken = self.context.reducer.sum(torch.stack([sums[1], (self.is_term & ~sums[0].isfinite()).float()]))
-        scales = (self.context.reducer.world_size / counts.clamp(min=1)).unbind()
+        scales = (self.coefficients(entries, sums.device) * self.context.reducer.world_size / counts.clamp(min=1)).unbind()
         weighted: dict[str, list[Tensor]] = {loss: [] for loss in computed}
-        for ((loss, name), entry), value, scale in zip(entries.items(), values_of, scales, strict=True):
+        for ((loss, _), entry), value, scale in zip(entries.items(), values_of, scales, strict=True):
             if isinstance(entry, Term):
-                coef = entry.coef * self.context.scales.get(loss, 1.0)
-                self.coefs[loss, name] = coef
-                weighted[loss].append(coef * value * scale)
+                weighted[loss].append(value * scale)
         losses = {
             loss: reduce(add, terms) if terms else torch.zeros((), device=sums.device) for loss, terms in weighted.items()
         }
         return Weighed(losses, tuple(entries), sums, broken)
+
+    def coefficients(self, entries: Mapping[Key, Term | Statistic], device: torch.device) -> Tensor:
+        """`[n]`: what each entry counts for in the objective, 0 for statistics; noted in `coefs`, too."""
+        scales = self.context.scales
+        coefs = {key: entry.coef * scales.get(key[0], 1.0) for key, entry in entries.items() if isinstance(entry, Term)}
+        if self.columns is None or coefs != self.coefs:
+            self.coefs = coefs
+            self.columns = torch.tensor([coefs.get(key, 0.0) for key in entries], device=device)
+        return self.columns
 
 
 def refuse_double_names(computed: Iterable[Key], measured: Iterable[Key]) -> None:
@@ -179,8 +189,10 @@ def counted(entry: Term | Statistic, importance_B: Tensor | None) -> Term | Stat
     return Term(entry.value * weights, entry.mask, entry.coef)
 
 
-def masked_sum(entry: Term | Statistic) -> Tensor:
-    """A scalar with the value's graph; what is masked may be NaN."""
+def masked_sum(entry: Term | Statistic, true_mask: Tensor | None = None) -> Tensor:
+    """A scalar with the value's graph; what is masked may be NaN. `true_mask` is one that is known to be True everywhere."""
+    if entry.mask is true_mask:
+        return entry.value.sum(dtype=torch.float32)
     return torch.where(entry.mask, entry.value, 0.0).sum(dtype=torch.float32)
 
 

@@ -96,12 +96,14 @@ class Updater:
         record.seconds["prepare"] += time.perf_counter() - started
         trainer = self.context.trainer
         mask_BT = inputs["mask_BT"]
+        # Looked at once a batch, and not on a GPU, which the look would wait for.
+        whole = mask_BT.device.type == "cpu" and bool(mask_BT.all())
         for epoch in range(trainer.epochs):
             shuffled = torch.randperm(len(mask_BT), generator=self.context.generator, device=mask_BT.device)
             for part, rows in enumerate(shuffled.chunk(trainer.minibatches)):
                 # In the first epoch, which target_kl never cuts off.
                 due = epoch == 0 and part == trainer.minibatches - 1 and self.gradients_due()
-                self.update(self.objective.minibatch(values, rows), record, measure=due)
+                self.update(self.objective.minibatch(values, rows), record, measure=due, whole=whole)
             if self.moved_too_far(record):
                 record.stopped_early = True
                 break
@@ -111,7 +113,7 @@ class Updater:
         """Whether the losses' gradients were last measured too long ago, or never."""
         return self.updates - self.measured_at >= self.metrics.gradient_every
 
-    def update(self, minibatch: Mapping[str, Tensor], record: Record, *, measure: bool) -> None:
+    def update(self, minibatch: Mapping[str, Tensor], record: Record, *, measure: bool, whole: bool = False) -> None:
         """One optimiser step. What is not finite on any rank is applied on none."""
         started = time.perf_counter()
         with self.autocast():
@@ -122,7 +124,7 @@ class Updater:
                 minibatch["actions_BT"],
                 self.plan.needs,
             )
-        weighed = self.objective.weigh(minibatch, outputs)
+        weighed = self.objective.weigh(minibatch, outputs, whole=whole)
         record.keys = weighed.keys
         record.sums.append(weighed.sums)
         if measure:

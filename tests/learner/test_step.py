@@ -296,3 +296,19 @@ def test_outputs_in_bfloat16_are_raised_to_float32_before_any_loss(case: dict[st
     raised = {name: output.float() for name, output in rounded.items()}
     sums = [updater.objective.weigh(values, cast("ModelOutputs", given)).sums for given in (rounded, raised)]
     assert torch.equal(*sums)
+
+
+@pytest.mark.parametrize("arm", ["baseline", "full"])
+def test_a_batch_without_a_masked_step_is_learned_from_alike_when_its_mask_is_applied(arm: str) -> None:
+    weights = []
+    for whole in (True, False):
+        spec = make_spec()
+        updater = make_updater_of(make_trainer(arm, {}), spec)
+        inputs = inputs_of(updater, make_batch(spec))
+        assert inputs["mask_BT"].all()
+        if not whole:  # the mask is applied, to no effect
+            weigh = updater.objective.weigh
+            updater.objective.weigh = lambda minibatch, outputs, whole, weigh=weigh: weigh(minibatch, outputs)  # type: ignore[method-assign,misc]  # noqa: ARG005
+        updater.learn(inputs, learning_rate=1e-2, report=True)
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in updater.parameters]))
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-6)
