@@ -49,7 +49,8 @@ def one_hot(actions: Tensor, sizes: Sequence[int], *, factored: bool) -> Tensor:
 
 def log_prob(log_probs_A: Tensor, actions: Tensor, sizes: Sequence[int], *, factored: bool) -> Tensor:
     """The joint log-probability of the taken actions: the sum over factors, in nats."""
-    return log_probs_A.gather(-1, action_columns(actions, sizes, factored=factored)).sum(-1)
+    taken = log_probs_A.gather(-1, action_columns(actions, sizes, factored=factored))
+    return taken.squeeze(-1) if len(sizes) == 1 else taken.sum(-1)
 
 
 def entropy(log_probs_A: Tensor) -> Tensor:
