@@ -43,7 +43,7 @@ $(VENV)/.dev: $(VENV)/.train
 	@touch $@
 
 train: $(VENV)/.train
-	@$(BIN)/oatmill train cogs_v_clips --preset conservative --actors 2 $(ARGS)
+	@$(BIN)/oatmill train cogs_v_clips --preset conservative --actors 2 trainer.total_timesteps=1300000 $(ARGS)
 
 test: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from protocol.codec import Buffer
 from protocol.errors import WireError
 from protocol.trajectory import Array
 
@@ -26,13 +27,13 @@ class Weights:
 
     Attributes:
         version: the policy version; never used again within a run.
-        buffer: all arrays, flat and in the layout's order, as `dtype`.
+        buffer: the bytes of all arrays, flat and in the layout's order, as `dtype`; nobody writes to them any more.
         dtype: how numbers lie in the buffer.
         digest: of version, dtype and buffer.
     """
 
     version: int
-    buffer: bytes
+    buffer: Buffer
     dtype: WireDtype
     digest: bytes
 
@@ -73,7 +74,7 @@ def layout_of(arrays: Mapping[str, Array]) -> Layout:
     return tuple((name, tuple(array.shape)) for name, array in arrays.items())
 
 
-def digest_of(version: int, dtype: str, buffer: bytes) -> bytes:
+def digest_of(version: int, dtype: str, buffer: Buffer) -> bytes:
     """BLAKE2b over version, dtype and the buffer's CRC-32: a right buffer under a wrong version is refused too.
 
     It is against accidents; whoever may publish is known by a key. A cryptographic hash of every byte took 2.2 ms of the
@@ -92,4 +93,6 @@ def to_bfloat16(values: Array) -> Array:
 
 def from_bfloat16(bits: Array) -> Array:
     """The float32 numbers whose upper halves these are; exact."""
-    return (np.asarray(bits, np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+    wide = np.asarray(bits, np.uint16).astype(np.uint32)
+    wide <<= np.uint32(16)  # in place: fresh memory costs a page fault every 4 KB
+    return wide.view(np.float32)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from math import prod
 
+import numpy as np
+
 from protocol import messages
 from protocol.codec import Buffer, Frames, decode, encode
 from protocol.errors import WireError
@@ -118,7 +120,7 @@ class PublisherPeer:
         return [encode(header, weights.buffer)]
 
     def _overdue_s(self) -> float:
-        return self._patience * answer_within_s(sum(len(weights.buffer) for weights, _ in self._pushed))
+        return self._patience * answer_within_s(sum(memoryview(weights.buffer).nbytes for weights, _ in self._pushed))
 
 
 class ReceiverPeer:
@@ -132,7 +134,7 @@ class ReceiverPeer:
         self._layout = layout
         self._wanted = -1  # pull until this version, or a newer one, is here
         self._head: messages.WeightsChunk | None = None  # the first chunk's header of the pull under way
-        self._buffer = bytearray()
+        self._buffer = memoryview(b"")
         self._received = self._asked = 0  # bytes of the pull that are here, and that have been asked for
         self._sent_at = -float("inf")
         self._outgoing: list[Frames] = []
@@ -197,7 +199,7 @@ class ReceiverPeer:
             if chunk.offset != 0:
                 return
             self._check_head(chunk)
-            self._head, self._buffer = chunk, bytearray(chunk.nbytes)
+            self._head, self._buffer = chunk, np.empty(chunk.nbytes, np.uint8).data
             self._received, self._asked = 0, min(WINDOW_BYTES, chunk.nbytes)
         length = memoryview(payload).nbytes
         if chunk.offset != self._received or self._received + length > self._head.nbytes:
@@ -216,9 +218,9 @@ class ReceiverPeer:
             raise WireError("weights_layout", f"expected {expected} bytes for this network, got {head.nbytes}")
 
     def _finish(self, head: messages.WeightsChunk) -> None:
-        weights = Weights(head.version, bytes(self._buffer), weights_dtype(head.dtype), weights_digest(head.digest))
+        weights = Weights(head.version, self._buffer, weights_dtype(head.dtype), weights_digest(head.digest))
         self._restart()
-        self._buffer = bytearray()
+        self._buffer = memoryview(b"")
         weights.verify()
         self._taken, self.version = weights, weights.version
         self._outgoing.append(encode(messages.WeightsApplied(weights.version)))

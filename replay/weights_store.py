@@ -99,7 +99,7 @@ class WeightsStore:
         if nbytes % ITEM_BYTES[dtype] or not nbytes:
             raise WireError("weights_layout", f"expected some numbers of {ITEM_BYTES[dtype]} bytes, got {nbytes} bytes")
         if push.version > self.version:
-            if digest != digest_of(push.version, dtype, payload):  # type: ignore[arg-type]  # any buffer
+            if digest != digest_of(push.version, dtype, payload):
                 raise WireError("weights_digest", f"version {push.version} arrived torn")
             self._replace(Held(push.version, push.dtype, push.digest, memoryview(payload), now), now)
             if push.pushed_at > 0:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.settings import CogsEnv
+from actors.settings import AtariEnv, CogsEnv, MiniGridEnv
 from protocol.errors import SettingsError, UserError
 from recipes.baselines import random_return
 from recipes.cogs_v_clips import train
@@ -109,6 +109,11 @@ def test_the_random_policys_return_is_said_only_of_what_it_was_measured_on() -> 
     cogs.num_cogs = 3
     assert random_return(cogs) is None
     assert random_return(BUILT_IN["cartpole"].settings().env) is not None
+    pong, door = AtariEnv(screen_size=42), MiniGridEnv()
+    assert (random_return(pong), random_return(door)) == (-20.1, 0.02)
+    pong.repeat_action_probability, door.max_steps = 0.25, 100
+    assert (random_return(pong), random_return(door)) == (None, None)
+    assert random_return(AtariEnv(frame_skip=2)) is None
 
 
 def test_a_run_has_the_roots_as_attributes() -> None:
