@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from agent.model import ModelOutputs
+from learner.objective import Objective
 from learner.step import Record, Updater
 from protocol.batch import Batch
 from tests.learner.worlds import (
@@ -302,15 +303,16 @@ def test_outputs_in_bfloat16_are_raised_to_float32_before_any_loss(case: dict[st
 def test_a_batch_without_a_masked_step_is_learned_from_alike_when_its_mask_is_applied(
     arm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights = []
-    for whole in (True, False):
-        spec = make_spec()
-        updater = make_updater_of(make_trainer(arm, {}), spec)
-        inputs = inputs_of(updater, make_batch(spec))
-        assert inputs["mask_BT"].all()
-        if not whole:  # the mask is applied, to no effect
-            weigh = updater.objective.weigh
-            monkeypatch.setattr(updater.objective, "weigh", lambda *given, whole: weigh(*given, whole=False))  # noqa: ARG005
-        updater.learn(inputs, learning_rate=1e-2, report=True)
-        weights.append(torch.cat([parameter.detach().flatten() for parameter in updater.parameters]))
-    torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-6)
+    plain = weights_after_a_whole_batch(arm)
+    weigh = Objective.weigh
+    monkeypatch.setattr(Objective, "weigh", lambda *given, whole: weigh(*given, whole=not whole))
+    torch.testing.assert_close(weights_after_a_whole_batch(arm), plain, rtol=1e-5, atol=1e-6)
+
+
+def weights_after_a_whole_batch(arm: str) -> Tensor:
+    spec = make_spec()
+    updater = make_updater_of(make_trainer(arm, {}), spec)
+    inputs = inputs_of(updater, make_batch(spec))
+    assert inputs["mask_BT"].all()
+    updater.learn(inputs, learning_rate=1e-2, report=True)
+    return torch.cat([parameter.detach().flatten() for parameter in updater.parameters])
