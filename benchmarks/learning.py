@@ -1,0 +1,127 @@
+"""What a recipe learns, over seeds: `python -m benchmarks.learning RECIPE --seeds 5 --goal 475 [KEY=VALUE...]`.
+
+Each seed is a real `oatmill train`, one after another. Told of each: the mean return over the last 100 episodes at the end and
+at its best, and the env steps and the seconds, counted from the command on, to the first report with a mean of --goal or more.
+A finished seed in --out is kept, so that the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from math import inf, sqrt
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+OATMILL = Path(sys.executable).parent / "oatmill"
+WINDOW = 100
+"""Episodes that a mean is over; a report with fewer says nothing yet."""
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+"""Student's t at 97.5 % by the number of seeds."""
+
+
+class Outcome(NamedTuple):
+    """One seed.
+
+    Attributes:
+        seed: of trainer and actors.
+        final: mean return over the last 100 episodes.
+        best: the highest such mean that was reported.
+        steps_to_goal: env steps, `inf` where the goal was not reached.
+        seconds_to_goal: from the command on.
+        env_steps: of the whole run.
+        seconds: of the whole command.
+        statistics: the environment's own, over the same episodes as `final`.
+    """
+
+    seed: int
+    final: float
+    best: float
+    steps_to_goal: float
+    seconds_to_goal: float
+    env_steps: int
+    seconds: float
+    statistics: Mapping[str, float]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, read what came of it, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--goal", type=float, default=inf)
+    parser.add_argument("--out", type=Path, help="runs/learning-RECIPE if left out")
+    given = parser.parse_args(arguments)
+    out = given.out or Path("runs") / f"learning-{given.recipe}"
+    outcomes = []
+    for seed in range(given.seeds):
+        folder = out / f"seed-{seed}"
+        if not (folder / "command.json").exists():
+            train(given.recipe, given.settings, seed, folder)
+        outcomes.append(outcome_of(seed, folder, given.goal))
+        print(line(outcomes[-1]), flush=True)
+    for name in ("final", "best", "steps_to_goal", "seconds_to_goal", "seconds"):
+        print(f"  {name:16} {mean_with_interval([getattr(outcome, name) for outcome in outcomes])}")
+    for name in outcomes[0].statistics:
+        print(f"  {name:16} {mean_with_interval([outcome.statistics[name] for outcome in outcomes])}")
+
+
+def train(recipe: str, settings: Sequence[str], seed: int, folder: Path) -> None:
+    """One run; notes when the command was given and how long it took."""
+    command = [str(OATMILL), "train", recipe, *settings, "--seed", str(seed), "--run-dir", str(folder), "--json"]
+    began = time.time()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    (folder / "command.json").write_text(json.dumps({"began": began, "seconds": time.time() - began}))
+
+
+def outcome_of(seed: int, folder: Path, goal: float) -> Outcome:
+    """Read a finished run."""
+    summary = json.loads((folder / "summary.json").read_text())
+    command = json.loads((folder / "command.json").read_text())
+    log = folder / "metrics.jsonl"
+    lines = [json.loads(text) for text in log.read_text().splitlines()]
+    # The learner's clock starts with the learner; its last line was written when the file was last changed.
+    before = log.stat().st_mtime - lines[-1]["seconds"] - command["began"]
+    full = [line for line in lines if line["episode_return"]["n"] >= WINDOW]
+    reached: dict[str, Any] | None = next((line for line in full if line["episode_return"]["mean"] >= goal), None)
+    return Outcome(
+        seed,
+        summary["episode_return"]["mean"],
+        max(line["episode_return"]["mean"] for line in full),
+        reached["env_steps"] if reached else inf,
+        reached["seconds"] + before if reached else inf,
+        summary["env_steps"],
+        command["seconds"],
+        summary["episode_statistics"],
+    )
+
+
+def line(outcome: Outcome) -> str:
+    """A seed in words."""
+    goal = "goal not reached"
+    if outcome.steps_to_goal < inf:
+        goal = f"goal at {outcome.steps_to_goal:,.0f} env steps, {outcome.seconds_to_goal:.1f} s after the command"
+    return (
+        f"seed {outcome.seed}: final {outcome.final:.2f}, best {outcome.best:.2f}, {goal}; "
+        f"{outcome.env_steps:,} env steps in {outcome.seconds:.1f} s"
+    )
+
+
+def mean_with_interval(values: Sequence[float]) -> str:
+    """The mean and its 95 % interval by Student's t."""
+    if inf in values:
+        return f"{sum(value < inf for value in values)} of {len(values)} seeds"
+    if len(values) not in STUDENT:
+        return f"{fmean(values):,.2f}"
+    half = STUDENT[len(values)] * stdev(values) / sqrt(len(values))
+    return f"{fmean(values):,.2f} [{fmean(values) - half:,.2f}, {fmean(values) + half:,.2f}]"
+
+
+if __name__ == "__main__":
+    main()
