@@ -37,6 +37,7 @@ class BatchClient:
             incarnation=welcome.incarnation,
             resumed_from=resumed_from,
             session=welcome.session,
+            shares=address.startswith("ipc:"),
         )
         self._line = Line(address, self._peer, keys=welcome.keys)
 

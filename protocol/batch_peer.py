@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import weakref
+from collections import deque
+from dataclasses import dataclass, replace
+from mmap import mmap
 from typing import Any
 
 import numpy as np
@@ -13,8 +17,11 @@ from protocol.codec import Buffer, Frames, decode, encode, from_json
 from protocol.errors import WireError
 from protocol.priorities import pack_priorities
 from protocol.schemas import RunSchema
+from protocol.shared import open_shared
 from protocol.timing import GOODBYE_WITHIN_S, LOST_AFTER_S, RETRY_EVERY_S
 from protocol.trajectory import ALIGNMENT, Array, BlockSize
+
+_log = logging.getLogger("oatmill.protocol")
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,11 @@ class BatchPeer:
         incarnation: int = 0,
         resumed_from: int = -1,
         session: str = "",
+        shares: bool = False,
     ) -> None:
         self._rank, self._token = rank, token
-        self._hello = messages.BatchHello(rank, world, batch_size, token, incarnation, resumed_from, session)
+        self._hello = messages.BatchHello(rank, world, batch_size, token, incarnation, resumed_from, session, shares)
+        self._mapped: deque[tuple[int, weakref.ref[mmap]]] = deque()  # batches in shared memory, and whether one is in use
         self._schema: RunSchema | None = None
         self._request, self._learner_step = 0, 0
         self._open = False
@@ -133,7 +142,14 @@ class BatchPeer:
         first, self._sent_at = self._sent_at == -float("inf"), now
         self._asked_at = now if self._asked_at is None else self._asked_at
         get = messages.Get(
-            self._rank, self._token, self._request, self._learner_step, self._consumed, self._received, self._policy_version
+            self._rank,
+            self._token,
+            self._request,
+            self._learner_step,
+            self._consumed,
+            self._received,
+            self._policy_version,
+            self._freed(),
         )
         return [encode(get)] if first and self._schema is not None else [encode(self._hello), encode(get)]
 
@@ -175,12 +191,34 @@ class BatchPeer:
             return
         schema, size = self._schema.batch, BlockSize(message.trajectories, message.steps, message.finals, 0)
         try:
-            arrays = schema.views(_writable(payload), size)
+            content = self._shared(message, schema.nbytes(size)) if message.place else _writable(payload)
+            arrays = schema.views(content, size)
+        except OSError as error:
+            self._do_without(error)
+            return
         except ValueError as error:
             raise WireError("payload_length", str(error)) from None
         self._open = False
         self._received = max(self._received, message.batch_id)
         self._delivery = Delivery(Batch(message.batch_id, message.learner_step, **arrays), self._fleet, message.stop)
+
+    def _shared(self, message: messages.BatchMessage, nbytes: int) -> memoryview:
+        """A batch's bytes in memory that ingest fills again once nothing here refers to it."""
+        memory = open_shared(message.place, nbytes)
+        self._mapped.append((message.batch_id, weakref.ref(memory)))
+        return memoryview(memory)
+
+    def _freed(self) -> int:
+        """The first batch whose shared memory is still in use here; those that are to come count."""
+        while self._mapped and self._mapped[0][1]() is None:
+            self._mapped.popleft()
+        return self._mapped[0][0] if self._mapped else self._received + 1
+
+    def _do_without(self, error: OSError) -> None:
+        """Have batches sent from now on, this one too: ingest's memory cannot be read from here."""
+        _log.warning("batches come through the socket from now on, for shared memory cannot be read: %s", error)
+        self._hello = replace(self._hello, shares=False)
+        self._schema, self._sent_at = None, -float("inf")
 
 
 def _writable(payload: Buffer) -> Buffer:

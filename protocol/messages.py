@@ -223,6 +223,7 @@ class BatchHello:
     incarnation: Count  # WELCOME's; a process that was replaced has a lower one
     resumed_from: CountOrNone  # the policy version of the checkpoint that it goes on from; -1 without one
     session: str = ""  # HELLO's token on the control socket
+    shares: bool = False  # whether it can read this machine's memory: batches need not come through the socket
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +247,7 @@ class Get:
     consumed: CountOrNone  # the highest batch id trained on; -1 before the first
     received: CountOrNone  # the highest batch id that has come; what was handed out beyond it never arrives
     policy_version: CountOrNone  # the newest version that the learner knows
+    freed: Count = 0  # the shared memory of batches below this one is not looked at any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +304,7 @@ class FleetStatus:
 
 @dataclass(frozen=True, slots=True)
 class BatchMessage:
-    """Ingest to rank, + packed batch."""
+    """Ingest to rank, + packed batch, or nothing if it lies in shared memory."""
 
     KIND: ClassVar[str] = "BATCH"
     request: Count
@@ -312,6 +314,7 @@ class BatchMessage:
     steps: Count
     finals: Count
     stop: bool
+    place: str = ""  # protocol.shared's
 
 
 BatchToIngest = BatchHello | Get | Consumed | Snapshot | Commit | Bye

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from protocol.schemas import RunSchema
+from protocol.shared import SharedMemory
 from protocol.trajectory import Array, BlockSize
 from replay.queue import Segment, Slice
 
@@ -16,6 +17,8 @@ OF_THE_SLICE = frozenset({"policy_version", "fresh", "importance"})
 """Fields that a slice says for all of its rows."""
 MAX_SPARE_BUFFERS = 4
 """Buffers kept for coming batches, a rank's two in training and two on their way."""
+SHARED_FROM_BYTES = 2**20
+"""A smaller batch is sent sooner than it is mapped."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +36,8 @@ class Part:
     record: int = -1  # the journal's number of its cut
     recovered: bool = False  # cut by a server that has died: nothing but its fresh rows' origin is known
     priorities: Array | None = None  # [rows], as the learner has told them
+    place: str = ""  # where other processes of this machine find the buffer
+    lent: bool = False  # the learner reads it there
 
     @property
     def rows(self) -> int:
@@ -81,21 +86,29 @@ class Assembler:
         self._schema, self._steps = schema.batch, steps
         self._row_fields = [entry.name for entry in schema.batch.fields if entry.axis != "final"]
         self._copied = [name for name in self._row_fields if name not in OF_THE_SLICE]
-        self._spare: list[Array] = []
+        self._spare: list[SharedMemory] = []
 
-    def assemble(self, batch_id: int, slices: Sequence[Slice]) -> Part:
-        """Copy rows into one batch part, in order; fresh ones come first."""
+    def assemble(self, batch_id: int, slices: Sequence[Slice], *, shared: bool = False) -> Part:
+        """Copy rows into one batch part, in order; fresh ones come first.
+
+        Args:
+            batch_id: the part's.
+            slices: its rows.
+            shared: whether the rank that it is for can read this machine's memory.
+        """
         finals = [_finals(piece) for piece in slices]
         size = BlockSize(sum(piece.rows for piece in slices), self._steps, sum(map(len, finals)), 0)
         nbytes = self._schema.nbytes(size)
-        buffer = self._buffer(nbytes)
+        memory = self._memory(nbytes, shared=shared and nbytes >= SHARED_FROM_BYTES)
+        buffer = memory.array
         payload = buffer.data[:nbytes]
         arrays = self._schema.views(payload, size)
         self._copy_rows(arrays, slices)
         _copy_finals(arrays, slices, finals)
         origin = [piece._replace(arrays={}) for piece in slices]
         fresh = sum(piece.rows for piece in slices if piece.fresh)
-        return Part(batch_id, buffer, payload, size, arrays, origin, fresh, int(np.count_nonzero(arrays["valid"][:fresh])))
+        env_steps = int(np.count_nonzero(arrays["valid"][:fresh]))
+        return Part(batch_id, buffer, payload, size, arrays, origin, fresh, env_steps, place=memory.place)
 
     def _copy_rows(self, arrays: dict[str, Array], slices: Sequence[Slice]) -> None:
         start = 0
@@ -108,18 +121,23 @@ class Assembler:
                 arrays[name][start:stop] = piece.arrays[name][piece.start : piece.stop]
             start = stop
 
-    def _buffer(self, nbytes: int) -> Array:
+    def _memory(self, nbytes: int, *, shared: bool) -> SharedMemory:
         """A spare buffer that is long enough, else a new one with room for a few more final observations."""
         for index, spare in enumerate(self._spare):
-            if spare.nbytes >= nbytes:
+            if spare.array.nbytes >= nbytes and bool(spare.place) == shared:
                 return self._spare.pop(index)
-        return np.empty(nbytes + nbytes // 64, np.uint8)
+        capacity = nbytes + nbytes // 64
+        made = SharedMemory.make(capacity) if shared else None
+        return made or SharedMemory(np.empty(capacity, np.uint8), "")
 
     def recycle(self, part: Part) -> None:
-        """Take back the buffer of a part that has been trained on. Its receiver has it whole, so no send is under way."""
+        """Take back the buffer of a part that has been trained on. Its receiver has it whole, so no send is under way.
+
+        One that was lent comes back when the learner says that it does not look at it any more.
+        """
         if len(self._spare) >= MAX_SPARE_BUFFERS:
             self._spare.pop(0)
-        self._spare.append(part.buffer)
+        self._spare.append(SharedMemory(part.buffer, part.place))
 
 
 def _finals(piece: Slice) -> Array:

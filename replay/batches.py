@@ -27,6 +27,8 @@ MAX_DEPARTED = 1000
 """Sessions that have ended and are remembered, to know a late HELLO of theirs."""
 MAX_PATIENCE = 4
 """A part is handed out again ever more seldom, up to this many times as long as it may be under way."""
+MAX_LENT = 4
+"""Trained parts whose shared memory a rank may keep; a learner that keeps more gets the next ones through the socket."""
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +39,8 @@ class Rank:
     token: str
     waiting: deque[Part] = field(default_factory=deque)  # cut, not handed out
     held: deque[Part] = field(default_factory=deque)  # handed out, not consumed
+    lent: deque[Part] = field(default_factory=deque)  # consumed, in shared memory that the learner may still look at
+    shares: bool = False  # whether it can read this machine's memory
     request: int = -1  # the newest one
     learner_step: int = 0
     answered: Part | None = None  # what the newest request got
@@ -61,6 +65,7 @@ class Turned:
     """What a message of the learner's has changed, for ingest to count."""
 
     trained: list[Part] = field(default_factory=list)
+    freed: list[Part] = field(default_factory=list)  # were lent, and their memory may be used again
     returned: list[Part] = field(default_factory=list)  # in the order in which they were cut
     policy_version: int = -1
     joined: messages.BatchHello | None = None  # a new session's
@@ -138,6 +143,11 @@ class BatchServer:
     def part_rows(self) -> int:
         """Trajectories of one rank's part."""
         return self._batch_rows // self.world
+
+    def shares(self, number: int) -> bool:
+        """Whether a rank's next part may lie in shared memory."""
+        rank = self._ranks[number]
+        return rank.shares and len(rank.lent) < MAX_LENT
 
     def receive(self, route: bytes, header: Buffer, user: User = ANYBODY, payload: Buffer = b"") -> Turned:
         """Take in one message.
@@ -222,7 +232,7 @@ class BatchServer:
             return
         known = self._ranks.get(hello.rank)
         if known is not None and known.token == hello.token:
-            known.route, known.welcomed = route, False
+            known.route, known.welcomed, known.shares = route, False, hello.shares
             return
         turned.rewound = hello.incarnation == self._incarnations.get(hello.rank)
         self._incarnations[hello.rank] = hello.incarnation
@@ -230,7 +240,7 @@ class BatchServer:
         leaving = list(self._ranks) if hello.world != self.world else [hello.rank]
         self._end(leaving, turned)
         self.world = hello.world
-        self._ranks[hello.rank] = Rank(route, hello.token)
+        self._ranks[hello.rank] = Rank(route, hello.token, shares=hello.shares)
 
     def _bye(self, route: bytes, bye: messages.Bye, turned: Turned) -> None:
         turned.left = [number for number, rank in self._ranks.items() if rank.token == bye.token]
@@ -278,12 +288,16 @@ class BatchServer:
             part = rank.held.popleft()
             self.held_rows -= part.fresh_rows
             turned.trained.append(part)
+            if part.lent:
+                rank.lent.append(part)
 
     def _get(self, route: bytes, get: messages.Get, turned: Turned) -> None:
         rank = self._rank(route, get.rank, get.token)
         if rank is None:
             return
         self._consume(rank, get.consumed, get.policy_version, turned)
+        while rank.lent and rank.lent[0].batch_id < get.freed:
+            turned.freed.append(rank.lent.popleft())
         self._give_up_recovered(rank, get.received, turned)
         if get.request > rank.request:
             rank.request, rank.learner_step, rank.answered = get.request, get.learner_step, None
@@ -296,11 +310,12 @@ class BatchServer:
     def _answer_again(self, rank: Rank, part: Part) -> None:
         """Hand the same part out once more if it can be taken for lost.
 
-        On a new connection it is. On the same one it is more likely to be under way: a rank asks once a second, and a batch may
-        take a slow link many times as long. A copy would be in its way.
+        On a new connection it is, or if the rank could not read the memory that it lies in. On the same one it is more likely
+        to be under way: a rank asks once a second, and a batch may take a slow link many times as long. A copy would be in its
+        way.
         """
         rank.repeats += 1
-        if rank.route != rank.answered_on:
+        if rank.route != rank.answered_on or (part.lent and not rank.shares):
             self._send_part(rank, part)
         elif rank.repeats >= rank.patience:
             patience = rank.patience
@@ -367,10 +382,12 @@ class BatchServer:
             welcome = messages.BatchWelcome(rank.token, self._priorities)
             self._outgoing.append((rank.route, encode(welcome, to_json(self.schema.to_dict()))))
         size = part.size
+        place = part.place if rank.shares else ""
+        part.lent = bool(place)
         header = messages.BatchMessage(
-            rank.request, part.batch_id, rank.learner_step, size.trajectories, size.steps, size.finals, self.stop
+            rank.request, part.batch_id, rank.learner_step, size.trajectories, size.steps, size.finals, self.stop, place
         )
-        self._outgoing.append((rank.route, encode(header, part.payload)))
+        self._outgoing.append((rank.route, encode(header, b"" if part.lent else part.payload)))
         rank.answered_on, rank.repeats, rank.patience = rank.route, 0, seconds_of(part)
 
     def outgoing(self) -> list[tuple[bytes, Frames]]:

@@ -267,7 +267,10 @@ class IngestCore:
     def receive_batches(self, route: bytes, header: Buffer, user: User = ANYBODY, payload: Buffer = b"") -> None:
         """Take in one message of the learner's."""
         try:
-            self._apply(self._batches.receive(route, header, user, payload))
+            turned = self._batches.receive(route, header, user, payload)
+            self._apply(turned)
+            for part in turned.freed:
+                self._recycle(part)
         except WireError as error:
             self._refuse(Refused.of(error, "batches", header))
 
@@ -298,6 +301,10 @@ class IngestCore:
         if part.recovered:
             return
         self.replayed.trained(part, version)
+        if not part.lent:
+            self._recycle(part)
+
+    def _recycle(self, part: Part) -> None:
         assert self._assembler is not None, "it made the part"
         self._assembler.recycle(part)
 
@@ -383,7 +390,8 @@ class IngestCore:
         parts = []
         for rank in range(world):
             pieces = [*self._queue.take(fresh), *drawn[rank * replayed : (rank + 1) * replayed]]
-            parts.append(self._assembler.assemble(self._next_batch_id, pieces))
+            shared = self._batches.shares(rank)
+            parts.append(self._assembler.assemble(self._next_batch_id, pieces, shared=shared))
             self._next_batch_id += 1
         cut = [
             [part.batch_id, rank, part.env_steps, [piece.of_block for piece in part.origin if piece.fresh]]
