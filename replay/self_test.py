@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from protocol.errors import RunError
 from protocol.keys import ClientKeys
@@ -56,6 +55,8 @@ def handshake(address: str, keys: ClientKeys | None, within_s: float = ANSWERS_W
         keys: what to show; None is a plain client.
         within_s: the longest wait.
     """
+    from zmq.utils.monitor import recv_monitor_message  # noqa: PLC0415 -- it loads asyncio, and only servers with keys come here
+
     with zmq.Context() as context, context.socket(zmq.DEALER) as client:
         client.setsockopt(zmq.LINGER, 0)
         client.setsockopt(zmq.IPV6, 1)

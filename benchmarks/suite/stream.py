@@ -163,7 +163,10 @@ def send_blocks(address: str) -> None:
 
 def figures(rounds: Rounds) -> dict[str, Figure]:
     """Fractions of raw TCP."""
-    found = {"raw tcp": Figure(rounds.median("raw tcp", "gb_per_s"), "GB/s")}
+    found = {
+        "raw tcp": Figure(rounds.median("raw tcp", "gb_per_s"), "GB/s"),
+        "raw tcp, the receiver's CPU": Figure(rounds.median("raw tcp", "cpu_s_per_gb"), "s/GB", "lower"),
+    }
     for name, goal in GOALS.items():
         found[name] = Figure(rounds.median(name, "gb_per_s"), "GB/s")
         found[f"{name} / raw tcp"] = Figure(rounds.ratio(name, "raw tcp", "gb_per_s"), "x", "higher", goal)
