@@ -9,6 +9,7 @@ Two processes write blocks of synthetic trajectories, one process samples batche
     python -m benchmarks.replay --transport tcp --curve   # the same with keys: the ratio is what encryption costs
 
 Unrolls are trajectories of 64 steps. MB/s counts the observations and logits of the batches that arrive (1 MB = 10^6 bytes).
+`cpu_s_per_gb` is what all processes together spend on a GB of it, which says more than the clock where others use the machine.
 The acknowledgement is measured from `offer` to the moment at which the writer knows that its block is held, every tenth block.
 `start_s` is from starting the server to the file that says it is ready; `rss_mb` is the memory of its two processes just then.
 """
@@ -206,12 +207,12 @@ def measure(name: str, transport: str, acknowledge: str, options: argparse.Names
 def sample(batches: BatchClient, case: Case, seconds: float) -> dict[str, float]:
     """Take batches for a while; rates are from the end of the warm-up."""
     nbytes = rows = step = 0
-    started = float("inf")
+    started, cpu = float("inf"), 0.0
     warm = time.perf_counter() + WARM_UP_S
     end = warm + seconds
     while (now := time.perf_counter()) < end:
         if now >= warm and started == float("inf"):
-            started, nbytes, rows = now, 0, 0
+            started, nbytes, rows, cpu = now, 0, 0, family_cpu()
         batches.request(step)
         delivery = batches.poll(10)
         assert delivery is not None, "no batch within 10 s"
@@ -225,7 +226,15 @@ def sample(batches: BatchClient, case: Case, seconds: float) -> dict[str, float]
         "unrolls_per_s": rows / elapsed,
         "mb_per_s": nbytes / elapsed / 1e6,
         "batches_per_s": rows / elapsed / case.batch_size,
+        "cpu_s_per_gb": (family_cpu() - cpu) / nbytes * 1e9,
     }
+
+
+def family_cpu() -> float:
+    """CPU seconds so far of this process, the server's and the writers'."""
+    own = psutil.Process()
+    times = [one.cpu_times() for one in (own, *own.children(recursive=True))]
+    return sum(one.user + one.system for one in times)
 
 
 def look_at(observations: Array) -> None:

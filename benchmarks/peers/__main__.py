@@ -140,7 +140,7 @@ def main() -> None:
     for name, rounds in results.items():
         numbers = [
             key
-            for key in ("steps_per_s", "return", "unrolls_per_s", "mb_per_s", "cpu_s", "wall_s")
+            for key in ("steps_per_s", "return", "unrolls_per_s", "mb_per_s", "cpu_s_per_gb", "cpu_s", "wall_s")
             if key in (rounds or [{}])[0]
         ]
         print(f"{name:<42}" + "".join(f"{key} {median(one[key] for one in rounds):>12,.1f}   " for key in numbers))

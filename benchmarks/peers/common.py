@@ -6,6 +6,7 @@ last, `env_steps`, `return` (the mean over the last 100 episodes), and the CPU a
 
 import argparse
 import json
+import os
 import resource
 import sys
 import time
@@ -29,6 +30,12 @@ def tell(**values):
     values["cpu_s"] = sum(usage.ru_utime + usage.ru_stime for usage in used)
     values["wall_s"] = time.perf_counter() - BEGAN
     sys.stdout.write("\n" + json.dumps(values) + "\n")
+
+
+def cpu_of(pids):
+    """CPU seconds of processes that run (Linux)."""
+    stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+    return sum(int(stat[11]) + int(stat[12]) for stat in stats) / os.sysconf("SC_CLK_TCK")
 
 
 def mean_of_last(returns, count=100):

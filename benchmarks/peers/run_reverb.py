@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import reverb
-from common import tell
+from common import cpu_of, tell
 
 STEPS, WRITERS, WARM_UP_S, QUEUE = 64, 2, 1.0, 512
 
@@ -51,7 +51,7 @@ def main():
     writers = [subprocess.Popen(command) for _ in range(WRITERS)]
     client = reverb.Client(f"localhost:{server.port}")
     try:
-        rates = sample(client, seconds)
+        rates = sample(client, seconds, [os.getpid(), *(writer.pid for writer in writers)])
     finally:
         for writer in writers:
             writer.kill()
@@ -60,18 +60,19 @@ def main():
     server.stop()
 
 
-def sample(client, seconds):
-    """Unrolls and bytes a second after the warm-up."""
-    taken, nbytes, first, began = 0, 0, None, None
+def sample(client, seconds, pids):
+    """Unrolls and bytes a second after the warm-up, and what a GB costs all of these processes."""
+    taken, nbytes, first, began, cpu = 0, 0, None, None, 0
     for one in client.sample("queue", num_samples=10**9, emit_timesteps=False):
         now = time.perf_counter()
         first = first or now
         if began is None and now - first >= WARM_UP_S:
-            began, taken, nbytes = now, 0, 0
+            began, taken, nbytes, cpu = now, 0, 0, cpu_of(pids)
         taken += 1
         nbytes += sum(np.asarray(column).nbytes for column in one.data)
         if began is not None and now - began >= seconds:
-            return {"unrolls_per_s": taken / (now - began), "mb_per_s": nbytes / (now - began) / 1e6}
+            rates = {"unrolls_per_s": taken / (now - began), "mb_per_s": nbytes / (now - began) / 1e6}
+            return rates | {"cpu_s_per_gb": (cpu_of(pids) - cpu) / nbytes * 1e9}
     raise SystemExit("the queue was closed")
 
 

@@ -37,5 +37,6 @@ def figures(rounds: Rounds) -> dict[str, Figure]:
     for name in rounds.values:
         found[f"{name}, unrolls"] = Figure(rounds.median(name, "unrolls_per_s"), "unrolls/s")
         found[f"{name}, bytes"] = Figure(rounds.median(name, "mb_per_s"), "MB/s")
+        found[f"{name}, CPU of all processes"] = Figure(rounds.median(name, "cpu_s_per_gb"), "s/GB", "lower")
         found[f"{name}, acknowledged, p99"] = Figure(rounds.median(name, "ack_p99_ms"), "ms", "lower")
     return found
