@@ -23,7 +23,7 @@ def settings(*, num_cogs: int = 4, mission: str = "easy_hearts_small") -> RunSet
             "agent": {"hidden_sizes": [128, 128], "activation": "relu", "value_head": "scalar"},
             "actors": {"count": 2, "envs_per_actor": 16, "unroll_length": 64},
             "trainer": {
-                "total_timesteps": 5_000_000,
+                "total_timesteps": 4_000_000,
                 "batch_size": 64,
                 "epochs": 4,
                 "minibatches": 4,

@@ -19,7 +19,7 @@ def settings() -> RunSettings:
             "agent": {"hidden_sizes": [64], "activation": "relu", "core": "lstm", "core_size": 128, "value_head": "scalar"},
             "actors": {"count": 2, "envs_per_actor": 64, "unroll_length": 32},
             "trainer": {
-                "total_timesteps": 600_000,
+                "total_timesteps": 1_000_000,
                 "batch_size": 128,
                 "epochs": 4,
                 "minibatches": 8,
