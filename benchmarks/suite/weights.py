@@ -72,11 +72,13 @@ def fan_out(versions: int) -> dict[str, float]:
         for child in children:  # each says a line when all of its actors have the first version
             assert child.stdout is not None, "it is piped"
             child.stdout.readline()
-        started, kept = [], []
+        started, kept, cpu = [], [], []
         for version in range(1, versions + 1):
+            began = time.thread_time()
             started.append(time.monotonic())
             publisher.push(pack(model, version, "bfloat16"))
             kept.append(time.monotonic() - started[-1])
+            cpu.append(time.thread_time() - began)
             publisher.flush(10)
             time.sleep(EVERY_S)
         found = [answer_of(child) for child in children]
@@ -86,6 +88,7 @@ def fan_out(versions: int) -> dict[str, float]:
         "applied_p99_ms": 1e3 * float(np.quantile(applied, 0.99)),
         "blocked_ms": 1e3 * float(np.median(kept)),
         "blocked_max_ms": 1e3 * max(kept),
+        "blocked_cpu_ms": 1e3 * float(np.median(cpu)),
         "missed": ACTORS * versions - len(applied),
     }
 
@@ -132,6 +135,7 @@ def figures(rounds: Rounds) -> dict[str, Figure]:
         "applied, p50": Figure(rounds.median(arm, "applied_p50_ms"), "ms", "lower"),
         "learner blocked": Figure(rounds.median(arm, "blocked_ms"), "ms", "lower", GOAL_BLOCKED_MS),
         "learner blocked, longest": Figure(rounds.median(arm, "blocked_max_ms"), "ms", "lower"),
+        "learner blocked, CPU of its thread": Figure(rounds.median(arm, "blocked_cpu_ms"), "ms", "lower"),
         "versions that an actor skipped": Figure(rounds.median(arm, "missed"), "of all", "lower"),
     }
 

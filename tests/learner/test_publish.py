@@ -28,3 +28,20 @@ def test_an_actor_unpacks_the_arrays_by_name() -> None:
     unpacked = pack(model, 0, "float32").unpack(acting_layout(model))
     for name, array in acting_arrays(model).items():
         np.testing.assert_array_equal(unpacked[name], array)
+
+
+def test_a_version_that_somebody_has_stays_as_it_is_and_memory_that_nobody_has_is_used_again() -> None:
+    model = AgentModel(make_spec())
+    first = pack(model, 0, "float32")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    part = memoryview(first.buffer)[4:8]  # a message that is under way
+    del first
+    second = pack(model, 1, "float32")
+    place = np.frombuffer(second.buffer, np.uint8).ctypes.data
+    assert part.tobytes() != bytes(memoryview(second.buffer)[4:8])
+    second.verify()
+    del second
+    third = pack(model, 2, "float32")
+    assert np.frombuffer(third.buffer, np.uint8).ctypes.data == place
