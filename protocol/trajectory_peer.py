@@ -23,8 +23,9 @@ WhenFull = Literal["block", "drop_oldest"]
 MAX_WAITING = 16
 """Blocks that wait unsent with `drop_oldest` before the oldest is let go."""
 
-MAX_SPARE_BUFFERS = 4
-"""Buffers kept to be packed into again: fresh memory costs a page fault every 4 KB."""
+MAX_SPARE_BUFFERS = 16
+"""Buffers kept to be packed into again, as many as messages are under way to begin with: fresh memory costs a page fault every
+4 KB and has to be cleared."""
 
 
 @dataclass(slots=True)

@@ -13,12 +13,12 @@ def settings() -> RunSettings:
         {
             "env": {"kind": "gymnasium", "id": "LunarLander-v3"},
             "agent": {"hidden_sizes": [128, 128], "value_head": "scalar"},
-            "actors": {"count": 2, "envs_per_actor": 16, "unroll_length": 64},
+            "actors": {"count": 2, "envs_per_actor": 8, "unroll_length": 64},
             "trainer": {
-                "total_timesteps": 1_000_000,
-                "batch_size": 32,
+                "total_timesteps": 1_500_000,
+                "batch_size": 16,
                 "epochs": 4,
-                "minibatches": 4,
+                "minibatches": 8,
                 "gamma": 0.999,
                 "reward_scale": 0.02,
                 "optimizer": {"learning_rate": 1e-3},

@@ -8,6 +8,7 @@ first message on; the receiver's CPU time a GB is told beside them, for on a bus
 
 from __future__ import annotations
 
+import ctypes
 import socket
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from protocol.spaces import ActionSpace, ObservationSpace, Spaces
 from protocol.trajectory import BlockSize
 from protocol.trajectory_peer import TrajectorySenderPeer
 from replay.assembly import Assembler
+from replay.child import MALLOC
 from replay.credit import CreditLine
 from replay.journal import Journal
 from replay.queue import Slice
@@ -42,6 +44,8 @@ CASE = Case(Spaces(ObservationSpace("vector", (4000,), "float32"), ActionSpace((
 """By hand: 65 observations of 4,000 float32 are 1.04 MB."""
 SCHEMA = RunSchema(CASE.spaces, 0, ())
 MEGABYTE = 2**20
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""mallopt's numbers, of malloc.h."""
 DRAIN = 64
 
 
@@ -95,10 +99,18 @@ def stream(seconds: float, *, copies: bool) -> dict[str, float]:
         receiver.close()
 
 
+def keep_memory() -> None:
+    """Have malloc keep what is freed, as the ingest process is started to do."""
+    libc = ctypes.CDLL(None)
+    for name, option in (("MALLOC_MMAP_THRESHOLD_", M_MMAP_THRESHOLD), ("MALLOC_TRIM_THRESHOLD_", M_TRIM_THRESHOLD)):
+        assert libc.mallopt(option, int(MALLOC[name])), name
+
+
 class Receiver:
     """Ingest without a hub: sessions, checks, acknowledgements and, if asked for, the copy into batches."""
 
     def __init__(self, *, copies: bool) -> None:
+        keep_memory()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._socket = ServerSocket(self._context, max_message_bytes=2**30)
         self.address = self._socket.bind("tcp://127.0.0.1:0")
