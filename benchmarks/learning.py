@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def train(recipe: str, settings: Sequence[str], seed: int, folder: Path) -> None:
     """One run; notes when the command was given and how long it took."""
     command = [str(OATMILL), "train", recipe, *settings, "--seed", str(seed), "--run-dir", str(folder), "--json"]
+    shutil.rmtree(folder, ignore_errors=True)  # half a run that was cut off
     began = time.time()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     (folder / "command.json").write_text(json.dumps({"began": began, "seconds": time.time() - began}))
