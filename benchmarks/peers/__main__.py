@@ -1,8 +1,9 @@
 """oatmill and its peers in one interleaved run: `python -m benchmarks.peers FOLDER [PEER...]`, after `setup.sh FOLDER`.
 
 All train CartPole-v1 with the settings of settings.json: two hidden layers of 64, unrolls of 64, batches of 32 of them, 4
-epochs of 4 minibatches, 32 environments, the same rewards and losses. Steps a second are from the first training step to the
-last. reverb and oatmill's replay server are compared by unrolls of 64 steps, two processes writing and one sampling.
+epochs of 4 minibatches, 32 environments, the same rewards and losses; or, by --large, with those of large.json: batches of
+512, 16 minibatches, 512 environments, twice the learning rate. Steps a second are from the first training step to the last.
+reverb and oatmill's replay server are compared by unrolls of 64 steps, two processes writing and one sampling.
 
 Where they differ: Stable-Baselines3 and TorchRL have a network each for policy and value; TorchRL and RLlib keep the learning
 rate constant, and so does Sample Factory, whose rewards are scaled in its own way; RLlib's rewards are not scaled. Gymnasium is
@@ -28,6 +29,7 @@ from benchmarks.processes import TIMEOUT_S, environment, run_oatmill
 from benchmarks.replay import measure
 
 HERE = Path(__file__).parent
+SETTINGS, LARGE = HERE / "settings.json", HERE / "large.json"
 TRAINERS = {
     "stable-baselines3": "run_sb3.py",
     "sample-factory": "run_sample_factory.py",
@@ -35,15 +37,28 @@ TRAINERS = {
     "torchrl": "run_torchrl.py",
 }
 REPLAY = {"reverb": (), "reverb 84x84x4": ("--big",)}
-OATMILL = {
-    "oatmill, one by one": ("env.vectorization=sync",),
-    "oatmill, vectorised": (),
-    "oatmill, vectorised, 512 copies an actor": ("actors.envs_per_actor=512", "trainer.batch_size=512"),
-}
-"""The last is no like-for-like: it shows what larger messages and batches give, with the return that they reach."""
+OATMILL = {"oatmill, one by one": ("env.vectorization=sync",), "oatmill, vectorised": ()}
 
 
-def run_peer(folder: Path, peer: str, *arguments: str) -> dict[str, Any]:
+def own_settings(path: Path) -> tuple[str, ...]:
+    """What a settings file comes to for oatmill's recipe."""
+    given = json.loads(path.read_text())
+    return (
+        f"actors.count={given['workers']}",
+        f"actors.envs_per_actor={given['envs'] // given['workers']}",
+        f"actors.unroll_length={given['unroll']}",
+        f"trainer.batch_size={given['batch_trajectories']}",
+        f"trainer.epochs={given['epochs']}",
+        f"trainer.minibatches={given['minibatches']}",
+        f"trainer.optimizer.learning_rate={given['learning_rate']}",
+        f"trainer.gamma={given['gamma']}",
+        f"trainer.losses.ppo_critic.gae_lambda={given['gae_lambda']}",
+        f"trainer.losses.ppo_actor.ent_coef={given['entropy']}",
+        f"trainer.reward_scale={given['reward_scale']}",
+    )
+
+
+def run_peer(folder: Path, peer: str, *arguments: str, settings: Path = SETTINGS) -> dict[str, Any]:
     """One run of a peer's runner in its environment."""
     name = peer.split(maxsplit=1)[0]
     runner = TRAINERS.get(name, "run_reverb.py")
@@ -52,7 +67,7 @@ def run_peer(folder: Path, peer: str, *arguments: str) -> dict[str, Any]:
         try:
             subprocess.run(
                 command,
-                env=environment() | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+                env=environment() | {"TF_CPP_MIN_LOG_LEVEL": "3", "PEER_SETTINGS": str(settings)},
                 stdout=output,
                 stderr=output,
                 timeout=TIMEOUT_S,
@@ -96,14 +111,14 @@ def contestants(options: argparse.Namespace) -> dict[str, Callable[[int], dict[s
     there = [peer for peer in (*TRAINERS, "reverb") if (options.folder / peer / "bin/python").exists()]
     chosen = [peer for peer in there if not options.peers or peer in options.peers]
     steps, seconds = options.steps, str(options.seconds)
+    settings = LARGE if options.large else SETTINGS
     found: dict[str, Callable[[int], dict[str, Any]]] = {}
     for name, changes in OATMILL.items() if set(chosen) & set(TRAINERS) else ():
-        more = 4 if "512" in name else 1
-        found[name] = lambda seed, changes=changes, more=more: run_own(changes, more * steps, seed)  # type: ignore[misc]
+        found[name] = lambda seed, changes=changes: run_own((*own_settings(settings), *changes), steps, seed)  # type: ignore[misc]
     for peer in chosen:
         if peer in TRAINERS:
             found[peer] = lambda seed, peer=peer: run_peer(  # type: ignore[misc]
-                options.folder, peer, "--steps", str(steps), "--seed", str(seed)
+                options.folder, peer, "--steps", str(steps), "--seed", str(seed), settings=settings
             )
     if "reverb" in chosen:
         found["oatmill replay"] = lambda _seed: own_replay("cartpole", options.seconds)
@@ -122,6 +137,7 @@ def main() -> None:
     parser.add_argument("peers", nargs="*", help="some of them; all that are there without one")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=100_000, help="env steps of a run")
+    parser.add_argument("--large", action="store_true", help="the settings of large.json")
     parser.add_argument("--seconds", type=float, default=4.0, help="of a replay run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rounds there")
     options = parser.parse_args()

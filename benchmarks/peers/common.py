@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-SETTINGS = json.loads((Path(__file__).parent / "settings.json").read_text())
+SETTINGS = json.loads(Path(os.environ.get("PEER_SETTINGS", Path(__file__).with_name("settings.json"))).read_text())
 BEGAN = time.perf_counter()
 
 
