@@ -194,10 +194,13 @@ class TokenEncoder(nn.Module):
         self.register_buffer("size_weight", weight, persistent=False)
         self.register_buffer("size_slot", second.int(), persistent=False)
 
-    def slots(self, tokens_NK: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Places, first slots, size slots and size weights, each `[N, K]`."""
-        key = tokens_NK[..., 1].long() * 256 + tokens_NK[..., 2].long()
-        return self.place[tokens_NK[..., 0].long()], self.first_slot[key], self.size_slot[key], self.size_weight[key]
+    def slots(self, tokens_NKC: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of `[..., 3]` tokens: places, first slots, size slots and size weights, each `[...]`."""
+        location, feature, value = tokens_NKC.flatten(0, -2).int().unbind(-1)
+        key = feature * 256 + value
+        rows = ((self.place, location), (self.first_slot, key), (self.size_slot, key), (self.size_weight, key))
+        place, first, second, weight = (table.index_select(0, row).view(tokens_NKC.shape[:-1]) for table, row in rows)
+        return place, first, second, weight
 
 
 def without_trailing_pads(tokens_NKC: Tensor) -> Tensor:
@@ -245,15 +248,11 @@ class TokenGridEncoder(TokenEncoder):
         """The same sums with pads left out; a third of the time forward and back where there is no other processor."""
         flat = tokens.flatten(0, 1)
         at = (flat[:, 0] != PAD_LOCATION).nonzero().flatten()
-        location, feature, value = flat.index_select(0, at).int().unbind(1)
-        key = feature * 256 + value
-        base = self.place.index_select(0, location) * self.slots_per_place
-        slots = torch.stack([self.first_slot.index_select(0, key), self.size_slot.index_select(0, key)], 1)
-        size = self.size_weight.index_select(0, key)
+        place, first, second, size = self.slots(flat.index_select(0, at))
+        rows = torch.stack([first, second], 1) + (place * self.slots_per_place).unsqueeze(1)
         weights = torch.stack([torch.ones_like(size), size], 1)
         bags = (at.int() // tokens.shape[1]).repeat_interleave(2)
-        rows = (base.unsqueeze(1) + slots).flatten()
-        return sparse_bag(self.table.weight, bags, rows, weights.flatten(), len(tokens))
+        return sparse_bag(self.table.weight, bags, rows.flatten(), weights.flatten(), len(tokens))
 
 
 class TokenSetEncoder(TokenEncoder):
