@@ -11,7 +11,6 @@ import argparse
 import json
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from math import inf, sqrt
@@ -19,7 +18,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-OATMILL = Path(sys.executable).parent / "oatmill"
+from benchmarks.processes import environment, oatmill
+from deploy.curves import read_lines
+from recipes.run_folder import read_json
+
 WINDOW = 100
 """Episodes that a mean is over; a report with fewer says nothing yet."""
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not (folder / "command.json").exists():
             train(given.recipe, given.settings, seed, folder)
         outcomes.append(outcome_of(seed, folder, given.goal))
-        print(line(outcomes[-1]), flush=True)
+        print(in_words(outcomes[-1]), flush=True)
     for name in ("final", "best", "steps_to_goal", "seconds_to_goal", "seconds"):
         print(f"  {name:16} {mean_with_interval([getattr(outcome, name) for outcome in outcomes])}")
     for name in outcomes[0].statistics:
@@ -75,27 +77,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def train(recipe: str, settings: Sequence[str], seed: int, folder: Path) -> None:
     """One run; notes when the command was given and how long it took."""
-    command = [str(OATMILL), "train", recipe, *settings, "--seed", str(seed), "--run-dir", str(folder), "--json"]
+    command = oatmill("train", recipe, *settings, "--seed", str(seed), "--run-dir", str(folder), "--json")
     shutil.rmtree(folder, ignore_errors=True)  # half a run that was cut off
     began = time.time()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, env=environment(), stdout=subprocess.DEVNULL)
     (folder / "command.json").write_text(json.dumps({"began": began, "seconds": time.time() - began}))
 
 
 def outcome_of(seed: int, folder: Path, goal: float) -> Outcome:
     """Read a finished run."""
-    summary = json.loads((folder / "summary.json").read_text())
-    command = json.loads((folder / "command.json").read_text())
-    log = folder / "metrics.jsonl"
-    lines = [json.loads(text) for text in log.read_text().splitlines()]
+    summary, command = read_json(folder / "summary.json"), read_json(folder / "command.json")
+    lines = read_lines(folder)
     # The learner's clock starts with the learner; its last line was written when the file was last changed.
-    before = log.stat().st_mtime - lines[-1]["seconds"] - command["began"]
+    before = (folder / "metrics.jsonl").stat().st_mtime - lines[-1]["seconds"] - command["began"]
     full = [line for line in lines if line["episode_return"]["n"] >= WINDOW]
-    reached: dict[str, Any] | None = next((line for line in full if line["episode_return"]["mean"] >= goal), None)
+    reached: Mapping[str, Any] | None = next((line for line in full if line["episode_return"]["mean"] >= goal), None)
     return Outcome(
         seed,
         summary["episode_return"]["mean"],
-        max(line["episode_return"]["mean"] for line in full),
+        max((line["episode_return"]["mean"] for line in full), default=-inf),
         reached["env_steps"] if reached else inf,
         reached["seconds"] + before if reached else inf,
         summary["env_steps"],
@@ -104,7 +104,7 @@ def outcome_of(seed: int, folder: Path, goal: float) -> Outcome:
     )
 
 
-def line(outcome: Outcome) -> str:
+def in_words(outcome: Outcome) -> str:
     """A seed in words."""
     goal = "goal not reached"
     if outcome.steps_to_goal < inf:

@@ -16,7 +16,12 @@ BEGAN = 1_000.0
 
 
 def reported(env_steps: int, seconds: float, mean: float, episodes: int = 100) -> dict[str, Any]:
-    return {"env_steps": env_steps, "seconds": seconds, "episode_return": {"mean": mean, "n": episodes}}
+    return {
+        "learner_step": env_steps,
+        "env_steps": env_steps,
+        "seconds": seconds,
+        "episode_return": {"mean": mean, "n": episodes},
+    }
 
 
 def finished_run(folder: Path, lines: list[dict[str, Any]]) -> Path:
