@@ -27,6 +27,17 @@ NATURE_SMALLEST = 36
 """Height and width at which the last of them has one place left."""
 
 
+def make_trunk_encoder(spec: AgentSpec) -> nn.Module:
+    """What the trunk sees observations with: the encoder that a spec asks for, or two of them, for policy and for value.
+
+    Raises:
+        UserError: as `make_encoder` does.
+    """
+    if spec.settings.value_trunk == "shared":
+        return make_encoder(spec)
+    return TwinEncoder(make_encoder(spec), make_encoder(spec))
+
+
 def make_encoder(spec: AgentSpec) -> nn.Module:
     """The encoder that a spec asks for; its output has the width of the last of `hidden_sizes`.
 
@@ -58,6 +69,19 @@ def dense_layers(sizes: Sequence[int], activation: type[nn.Module]) -> nn.Sequen
         orthogonal_init(linear, sqrt(2))
         layers += [linear, activation()]
     return nn.Sequential(*layers)
+
+
+class TwinEncoder(nn.Module):
+    """Two encoders of the same observations, of equal width; the outputs side by side."""
+
+    def __init__(self, policy: nn.Module, value: nn.Module) -> None:
+        super().__init__()
+        self.policy = policy
+        self.value = value
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """`[N, ...]` to `[N, 2 * width]`: the policy's columns, then the value's."""
+        return torch.cat([self.policy(observations), self.value(observations)], -1)
 
 
 class VectorEncoder(nn.Module):

@@ -113,6 +113,19 @@ class LatentHead(nn.Module):
         return output
 
 
+class PartHead(nn.Linear):
+    """A linear head that reads the columns `first` to `last` of the latent state."""
+
+    def __init__(self, first: int, last: int, width: int) -> None:
+        super().__init__(last - first, width)
+        self.first = first
+        self.last = last
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """`[..., H]` to `[..., width]`."""
+        return super().forward(latent[..., self.first : self.last])
+
+
 def zero_init(layer: nn.Linear) -> None:
     """Start a layer at zero."""
     nn.init.zeros_(layer.weight)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from agent.core import Core
 from agent.distribution import action_columns
-from agent.encoders import make_encoder
-from agent.heads import LatentHead, make_codec, orthogonal_init, zero_init
+from agent.encoders import make_trunk_encoder
+from agent.heads import LatentHead, PartHead, make_codec, orthogonal_init, zero_init
 from agent.spec import AgentSpec
 from protocol.trajectory import Array
 from protocol.weights import Layout, layout_of
@@ -137,11 +137,13 @@ class AgentModel(nn.Module):
         self.sizes = action.sizes
         self.factored = action.factored
         self.codec = make_codec(settings.value_head, num_bins=settings.num_bins, limit=settings.value_range)
-        self.encoder = make_encoder(spec)
+        self.encoder = make_trunk_encoder(spec)
         self.core = None if settings.core == "none" else Core(settings.core, settings.hidden_sizes[-1], settings.core_size)
         latent = spec.latent_size
-        self.policy = nn.Linear(latent, action.num_logits)
-        self.value = nn.Linear(latent, self.codec.width)
+        own = settings.hidden_sizes[-1]
+        apart = settings.value_trunk == "separate"
+        self.policy = PartHead(0, own, action.num_logits) if apart else nn.Linear(latent, action.num_logits)
+        self.value = PartHead(own, latent, self.codec.width) if apart else nn.Linear(latent, self.codec.width)
         orthogonal_init(self.policy, POLICY_GAIN)
         zero_init(self.value)
         self.transition = Transition(latent, action.num_logits)
@@ -211,7 +213,7 @@ class AgentModel(nn.Module):
             observations: `[B, T, ...]`.
             core_state: `[B, S]`.
             ends_BT: whether the episode ended at each step.
-            actions: the taken actions, `[B, T]` or `[B, T, factors]`.
+            actions: the taken actions, `[B, T]` or `[B, T, factors]`; more than T of them where those that follow are known.
             needs: what is wanted beside policy and value.
         """
         latent_BTH, _ = self.latents(observations, core_state, ends_BT)
@@ -223,16 +225,16 @@ class AgentModel(nn.Module):
     def unroll(self, latent_BTH: Tensor, actions: Tensor, needs: ModelNeeds) -> UnrollOutputs:
         """K latent steps from every step, along the actions really taken.
 
-        Where t + k - 1 lies behind the trajectory's end the last action stands in; such predictions are masked by
-        whoever reads them (`learner.masks`).
+        Where t + k - 1 lies behind the last action, that stands in; such predictions are masked by whoever reads them
+        (`learner.masks`).
         """
         columns = action_columns(actions, self.sizes, factored=self.factored)
-        steps = latent_BTH.shape[1]
+        steps, last = latent_BTH.shape[1], columns.shape[1] - 1
         latents = []
         latent = latent_BTH
         for k in range(needs.unroll_steps):
             latent = ScaleGradient.apply(latent, needs.gradient_scale)  # type: ignore[no-untyped-call]
-            index = (torch.arange(steps, device=latent.device) + k).clamp(max=steps - 1)
+            index = (torch.arange(steps, device=latent.device) + k).clamp(max=last)
             latent = self.transition(latent, columns[:, index])
             latents.append(latent)
         stacked = torch.stack(latents, 2)

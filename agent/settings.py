@@ -23,6 +23,8 @@ class AgentSettings(Settings):
     hidden_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(128, 128), min_length=1)
     """Widths of the encoder's dense layers; the last one is the width of the latent state."""
     activation: Literal["tanh", "relu"] = "tanh"
+    value_trunk: Literal["shared", "separate"] = "shared"
+    """`separate` gives the value head an encoder of its own, as wide as the policy's; the latent state is both side by side."""
     token_width: int = Field(default=64, ge=4)
     """Width of one token's embedding in token_set and token_attention."""
     core: Literal["none", "lstm", "gru"] = "none"
@@ -48,6 +50,8 @@ class AgentSettings(Settings):
             raise ValueError(f"encoder must be one of {', '.join(ENCODERS)}, or your own as module:make, got {self.encoder!r}")
         if self.num_bins % 2 == 0:
             raise ValueError(f"num_bins must be odd, so that 0 is a bin, got {self.num_bins}")
+        if self.value_trunk == "separate" and self.core != "none":
+            raise ValueError(f"value_trunk=separate needs core=none: policy and value would share the {self.core}")
         if self.burn_in and self.core == "none":
             raise ValueError(f"burn_in={self.burn_in} warms a recurrent core up; set agent.core to lstm or gru")
         return self

@@ -49,7 +49,9 @@ class AgentSpec:
     @property
     def latent_size(self) -> int:
         """H, the width of the latent state that all heads and the dynamics model read."""
-        return self.settings.hidden_sizes[-1] if self.settings.core == "none" else self.settings.core_size
+        if self.settings.core != "none":
+            return self.settings.core_size
+        return self.settings.hidden_sizes[-1] * (2 if self.settings.value_trunk == "separate" else 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` reads them back."""

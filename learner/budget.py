@@ -9,8 +9,8 @@ MIN_BATCHES = 20
 
 
 def batch_unit(trainer: TrainerSettings) -> int:
-    """The batch size is a multiple of this: every rank gets the same number of minibatches of whole trajectories."""
-    return trainer.minibatches * trainer.learners
+    """The batch size is a multiple of this: every rank gets the same number of minibatches."""
+    return trainer.learners * (trainer.minibatches if trainer.shuffle == "trajectories" else 1)
 
 
 def fit_batch(trainer: TrainerSettings, unroll_length: int) -> int:
@@ -22,7 +22,7 @@ def fit_batch(trainer: TrainerSettings, unroll_length: int) -> int:
 
     Returns:
         `batch_size` where the budget holds at least 20 such batches, otherwise the largest that makes 20; always a multiple of
-        minibatches times learners, and at least that.
+        `batch_unit`, and at least that.
     """
     unit = batch_unit(trainer)
     most = trainer.total_timesteps // (MIN_BATCHES * unroll_length)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from agent.model import ModelOutputs
 from learner.loss import OWN_NUMBERS, Context, Loss, Node, Statistic, Term, Terms, method_reads
+from learner.masks import ahead
 from learner.plan import Plan
 from protocol.errors import UserError
 
@@ -20,6 +21,9 @@ MODEL_INPUTS = frozenset({"observations_BT1", "core_state_BS", "actions_BT", "te
 
 IMPORTANCE = "importance_B"
 """What each row's terms count for; no loss reads it."""
+
+FOLLOWING_ACTIONS = "following_actions"
+"""Of each single step: its action and those after it, as many as the latent model takes steps."""
 
 Key = tuple[str, str]
 """A loss's (or another node's) name and a term's or statistic's name."""
@@ -60,7 +64,8 @@ class Objective:
         self.nodes: list[Node] = [node(context) for node in plan.nodes]
         self.losses: list[Loss] = [node for node in self.nodes if isinstance(node, Loss)]
         read = set().union(*(method_reads(type(loss), "compute") for loss in self.losses))
-        self.minibatch_names = frozenset(read | MODEL_INPUTS | {IMPORTANCE})
+        self.minibatch_names = frozenset(read | MODEL_INPUTS | {IMPORTANCE, FOLLOWING_ACTIONS})
+        self.unroll_steps = plan.needs.unroll_steps
         # Signatures are read once here: reflection in every minibatch costs more than some of the losses, and in every batch
         # two hundredths of a small network's learner step.
         self.reads = {
@@ -109,6 +114,21 @@ class Objective:
         """The tensors that a method's signature names."""
         return {name: values[name] for name in self.reads[method][node.name]}
 
+    def single_steps(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a minibatch needs with each step as a trajectory of its own, of length 1.
+
+        What a loss reads of the steps that follow, it reads of what `prepare` has set beside each step; the latent model, which
+        reads the actions that follow, gets them as `FOLLOWING_ACTIONS`.
+
+        Raises:
+            UserError: if a loss of the user's own reads a tensor whose name does not say which axes it has.
+        """
+        steps = values["mask_BT"].shape[1]
+        apart = {name: by_step(name, values[name], steps) for name in self.minibatch_names if name in values}
+        if self.unroll_steps:
+            apart[FOLLOWING_ACTIONS] = ahead(values["actions_BT"], self.unroll_steps, first=0).flatten(0, 1)
+        return apart
+
     def minibatch(self, values: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
         """The rows of what a minibatch needs; scalars pass as they are."""
         return {
@@ -156,6 +176,27 @@ class Objective:
             self.coefs = coefs
             self.columns = torch.tensor([coefs.get(key, 0.0) for key in entries], device=device)
         return self.columns
+
+
+def by_step(name: str, value: Tensor, steps: int) -> Tensor:
+    """A batch's tensor with its steps in front, by the axes that its name ends with.
+
+    `_BT...` becomes `[B * T, 1, ...]`; `_BT1`, which has one more step, `[B * T, 2, ...]`: the step and the one after it.
+    A row's number or state, `_B...`, is repeated for each of its steps; a scalar stays.
+    """
+    if value.ndim == 0:
+        return value
+    axes = name.rpartition("_")[2]
+    if axes == "BT1":
+        return torch.stack([value[:, :-1], value[:, 1:]], 2).flatten(0, 1)
+    if axes.startswith("BT"):
+        return value.flatten(0, 1).unsqueeze(1)
+    if axes.startswith("B"):
+        return value.repeat_interleave(steps, 0)
+    raise UserError(
+        f"trainer.shuffle=steps reads a tensor's axes from the end of its name, such as _BT or _B, and {name} has none there; "
+        "rename it, or set trainer.shuffle to trajectories"
+    )
 
 
 def refuse_double_names(computed: Iterable[Key], measured: Iterable[Key]) -> None:

@@ -104,6 +104,11 @@ def make_plan(
         UserError: if a loss of the user's own cannot be loaded.
     """
     check(trainer)
+    if trainer.shuffle == "steps" and agent.core != "none":
+        raise SettingsError(
+            f"trainer.shuffle=steps tears trajectories apart, and agent.core={agent.core} remembers along them; set "
+            "trainer.shuffle to trajectories or agent.core to none"
+        )
     question = Question(trainer, agent, action)
     own = [own_loss(path) for path in trainer.extra_losses]
     choices = [choice for choose in (*losses, *own) if (choice := choose(question)) is not None]

@@ -120,7 +120,10 @@ class TrainerSettings(Settings):
     """Trajectories of one learner step, over all ranks."""
     epochs: int = Field(default=4, ge=1)
     minibatches: int = Field(default=4, ge=1)
-    """Parts that a rank's share of a batch is cut into, in whole trajectories."""
+    """Parts that a rank's share of a batch is cut into."""
+    shuffle: Literal["trajectories", "steps"] = "trajectories"
+    """What a part is drawn from: whole trajectories, or single steps of any. The steps of one trajectory are much alike, so a
+    few whole ones say less of the batch than as many steps from everywhere. `steps` needs a network without a core."""
     gamma: float = Field(default=0.99, ge=0, le=1)
     returns: Literal["gae_vtrace", "retrace"] = "gae_vtrace"
     reward_scale: float = Field(default=1.0, gt=0)

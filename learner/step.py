@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from agent.model import AgentModel
 from learner.gradients import trunk_gradients
 from learner.loss import Context
-from learner.objective import Key, Objective, Weighed
+from learner.objective import FOLLOWING_ACTIONS, Key, Objective, Weighed
 from learner.plan import GRADIENT, Plan
 from learner.priorities import priorities_of
 from protocol.settings import MetricsSettings
@@ -76,7 +76,7 @@ class Updater:
         self.measured_at = -metrics.gradient_every
 
     def learn(self, inputs: Mapping[str, Tensor], *, learning_rate: float, report: bool, priorities: bool = False) -> Record:
-        """One learner step: prepare once, then epochs of minibatches of whole trajectories.
+        """One learner step: prepare once, then epochs of minibatches of whole trajectories, or of single steps.
 
         Args:
             inputs: the names of `learner.nodes.BatchInputs`.
@@ -98,13 +98,17 @@ class Updater:
         mask_BT = inputs["mask_BT"]
         # Looked at once a batch, and not on a GPU, which the look would wait for.
         whole = mask_BT.device.type == "cpu" and bool(mask_BT.all())
+        if trainer.shuffle == "steps":
+            values = self.objective.single_steps(values)
+        drawn_from = len(values["mask_BT"])
         for epoch in range(trainer.epochs):
-            shuffled = torch.randperm(len(mask_BT), generator=self.context.generator, device=mask_BT.device)
-            for part, rows in enumerate(shuffled.chunk(trainer.minibatches)):
+            shuffled = torch.randperm(drawn_from, generator=self.context.generator, device=mask_BT.device)
+            parts = shuffled.chunk(trainer.minibatches)
+            for part, rows in enumerate(parts):
                 # In the first epoch, which target_kl never cuts off.
-                due = epoch == 0 and part == trainer.minibatches - 1 and self.gradients_due()
+                due = epoch == 0 and part == len(parts) - 1 and self.gradients_due()
                 self.update(self.objective.minibatch(values, rows), record, measure=due, whole=whole)
-            if self.moved_too_far(record):
+            if self.moved_too_far(record, len(parts)):
                 record.stopped_early = True
                 break
         return record
@@ -121,7 +125,7 @@ class Updater:
                 minibatch["observations_BT1"][:, :-1],
                 minibatch["core_state_BS"],
                 minibatch["terminated_BT"] | minibatch["truncated_BT"],
-                minibatch["actions_BT"],
+                minibatch.get(FOLLOWING_ACTIONS, minibatch["actions_BT"]),
                 self.plan.needs,
             )
         weighed = self.objective.weigh(minibatch, outputs, whole=whole)
@@ -162,13 +166,13 @@ class Updater:
         """Whether every trained array is finite; one that is not can never become so again."""
         return bool(nn.utils.get_total_norm(self.parameters).isfinite())
 
-    def moved_too_far(self, record: Record) -> bool:
-        """Whether the last epoch's KL to the policy at the batch's start passed target_kl, over all ranks."""
+    def moved_too_far(self, record: Record, updates: int) -> bool:
+        """Whether the KL to the policy at the batch's start passed target_kl in the last so many updates, over all ranks."""
         limit = self.context.trainer.losses.ppo_actor.target_kl
         if limit is None or ("ppo_actor", "approx_kl") not in record.keys:
             return False
         column = record.keys.index(("ppo_actor", "approx_kl"))
-        epoch = torch.stack(record.sums[-self.context.trainer.minibatches :])[:, :, column].sum(0)
+        epoch = torch.stack(record.sums[-updates:])[:, :, column].sum(0)
         total, count = self.context.reducer.sum(epoch)
         return bool(total > limit * count)
 

@@ -93,9 +93,10 @@ def prepared(settings: RunSettings) -> tuple[RunSettings, list[str]]:
     if batch == wanted:
         return fitted, []
     trainer.batch_size = batch
+    unit = "minibatches x learners" if trainer.shuffle == "trajectories" else "learners"
     return fitted, [
-        f"trainer.batch_size is {batch} instead of {wanted} trajectories of {unroll_length} steps: a multiple of minibatches x "
-        f"learners = {batch_unit(trainer)}, so small that {trainer.total_timesteps} env steps make 20 batches where they can"
+        f"trainer.batch_size is {batch} instead of {wanted} trajectories of {unroll_length} steps: a multiple of {unit} = "
+        f"{batch_unit(trainer)}, so small that {trainer.total_timesteps} env steps make 20 batches where they can"
     ]
 
 

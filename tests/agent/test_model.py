@@ -220,3 +220,32 @@ def test_the_trunk_is_the_encoder_and_the_core() -> None:
     trunk = {id(parameter) for parameter in model.trunk_parameters()}
     expected = {id(p) for name, p in model.named_parameters() if name.startswith(("encoder.", "core."))}
     assert trunk == expected
+
+
+def test_separate_trunks_keep_policy_and_value_apart() -> None:
+    model = make_model(value_trunk="separate")
+    assert model.spec.latent_size == 16
+    observations, ends = torch.randn(3, 6, OBSERVATION), torch.zeros(3, 6, dtype=torch.bool)
+    outputs = model(observations, torch.zeros(3, 0), ends, torch.zeros(3, 6, dtype=torch.long), ModelNeeds())
+    trunk = dict(model.encoder.named_parameters())
+    reached = {}
+    for head in ("logits_BTA", "value_raw_BT"):
+        gradients = torch.autograd.grad(
+            outputs[head].square().sum(), list(trunk.values()), allow_unused=True, retain_graph=True
+        )
+        pairs = zip(trunk, gradients, strict=True)
+        reached[head] = {name.split(".")[0] for name, gradient in pairs if gradient is not None and gradient.any()}
+    assert reached == {"logits_BTA": {"policy"}, "value_raw_BT": {"value"}}
+    acted = model.act(observations[:, 0], torch.zeros(3, 0))
+    torch.testing.assert_close(acted.logits, outputs["logits_BTA"][:, 0])
+
+
+def test_the_unroll_follows_the_actions_that_come_after_single_steps() -> None:
+    model = make_model()
+    latent, actions = torch.randn(2, 5, 8), torch.randint(3, (2, 5))
+    needs = ModelNeeds(3, 3, True)
+    whole = model.unroll(latent, actions, needs)
+    for t in range(3):
+        single = model.unroll(latent[:, t : t + 1], actions[:, t : t + 3], needs)
+        for name, output in single.items():
+            torch.testing.assert_close(output, whole[name][:, t : t + 1])  # type: ignore[literal-required]

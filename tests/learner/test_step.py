@@ -186,8 +186,8 @@ def test_target_kl_is_compared_with_the_mean_over_the_last_epochs_steps() -> Non
     # Minibatches of 2 and 6 steps with sums 0.4 and 3.4: the mean is 3.8 / 8 = 0.475; with 3.8 it would be 0.525.
     for last, expected in ((3.4, False), (3.8, True)):
         sums = [torch.tensor([[100.0], [2.0]]), torch.tensor([[0.4], [2.0]]), torch.tensor([[last], [6.0]])]
-        assert updater.moved_too_far(Record(keys=(key,), sums=sums)) == expected
-    assert not updater.moved_too_far(Record(keys=(("ppo_critic", "value"),), sums=[torch.ones(2, 1)] * 2))
+        assert updater.moved_too_far(Record(keys=(key,), sums=sums), updates=2) == expected
+    assert not updater.moved_too_far(Record(keys=(("ppo_critic", "value"),), sums=[torch.ones(2, 1)] * 2), updates=2)
 
 
 def test_gradients_are_measured_as_often_as_asked_and_at_the_start() -> None:
