@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from agent.encoders import ResidualBlock, TokenCodebook, TokenGridEncoder, make_encoder, without_trailing_pads
+from agent.encoders import ResidualBlock, TokenCodebook, TokenGridEncoder, make_encoder, standardised, without_trailing_pads
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
 from protocol.errors import UserError
@@ -229,3 +229,20 @@ def test_the_token_grid_is_the_same_with_pads_left_out_and_with_pads_of_weight_0
         dense = encoder(observations)
     assert sparse.requires_grad, "the first one took the way that trains"
     torch.testing.assert_close(sparse.detach(), dense, rtol=1e-6, atol=1e-6)
+
+
+def test_the_nature_encoder_sees_what_stands_out_of_the_background_whatever_its_brightness() -> None:
+    encoder = encoder_of("nature", ObservationSpace("image", (1, 40, 40), "uint8"))
+    frames = torch.full((3, 1, 40, 40), 90, dtype=torch.uint8)
+    frames[0, 0, 10, 10] = frames[1, 0, 30, 30] = 200
+    brighter = frames + 50
+    torch.testing.assert_close(encoder(brighter), encoder(frames), atol=0.02, rtol=0.02)
+    assert (encoder(frames)[0] - encoder(frames)[1]).abs().max() > 0.1
+
+
+def test_images_are_standardised_one_by_one() -> None:
+    images = torch.tensor([[0.0, 0.0, 0.0, 4.0], [7.0, 7.0, 7.0, 7.0]]).reshape(2, 1, 2, 2)
+    # Mean 1, standard deviation sqrt((3 * 1 + 9) / 4) = sqrt(3).
+    root = 3**0.5 + 1e-3
+    expected = torch.tensor([[-1 / root, -1 / root, -1 / root, 3 / root], [0.0, 0.0, 0.0, 0.0]]).reshape(2, 1, 2, 2)
+    torch.testing.assert_close(standardised(images), expected)
