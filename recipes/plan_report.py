@@ -23,6 +23,8 @@ from recipes.settings import RunSettings, prepared
 from replay.buffer import replayed_rows
 from replay.settings import ReplaySettings
 
+SHUFFLED = {"trajectories": "of whole trajectories", "steps": "of single steps"}
+
 
 @dataclass(frozen=True)
 class PlanReport:
@@ -78,7 +80,8 @@ class PlanReport:
             "a learner step",
             f"  batch         {trainer.batch_size} trajectories x {unroll_length} steps = {batch:,} env steps",
             *self._replay(),
-            f"  updates       {trainer.epochs} epochs x {trainer.minibatches} minibatches on {trainer.learners} rank(s)",
+            f"  updates       {trainer.epochs} epochs x {trainer.minibatches} minibatches {SHUFFLED[trainer.shuffle]} on "
+            f"{trainer.learners} rank(s)",
             f"  budget        {trainer.total_timesteps:,} env steps = {-(-trainer.total_timesteps // fresh):,} learner steps",
             "",
             "order",
