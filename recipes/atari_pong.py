@@ -16,9 +16,10 @@ def settings() -> RunSettings:
             "actors": {"count": 2, "envs_per_actor": 8, "unroll_length": 128},
             "trainer": {
                 "total_timesteps": 10_000_000,
-                "batch_size": 16,
-                "epochs": 2,
+                "batch_size": 8,
+                "epochs": 3,
                 "minibatches": 4,
+                "shuffle": "steps",
                 "gamma": 0.99,
                 "reward_clip": 1.0,
                 "optimizer": {"learning_rate": 5e-4},

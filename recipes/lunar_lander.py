@@ -20,7 +20,7 @@ def settings() -> RunSettings:
             "actors": {"count": 2, "envs_per_actor": 16, "unroll_length": 64},
             "replay": {"fraction": 0.5},
             "trainer": {
-                "total_timesteps": 1_500_000,
+                "total_timesteps": 1_000_000,
                 "batch_size": 128,
                 "epochs": 4,
                 "minibatches": 64,
