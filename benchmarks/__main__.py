@@ -5,6 +5,8 @@ python -m benchmarks learner_step stream --rounds 9   # some
 python -m benchmarks --json now.json                  # keep the numbers
 python -m benchmarks --baseline before.json           # and say what has changed since
 python -m benchmarks --quick                          # only see that everything runs
+
+Without --baseline it is compared with benchmarks/baselines/two-cores.json, if that is there.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any, cast
 from benchmarks.baseline import compared, read_baseline
 from benchmarks.harness import Benchmark, Effort, measure
 from benchmarks.results import result_of, written
-from benchmarks.tables import comparison_table, figures_table
+from benchmarks.tables import comparison_table, figures_table, heading
 
 NAMES = (
     "start_up",
@@ -35,6 +37,7 @@ NAMES = (
     "roofline",
 )
 ROUNDS, SECONDS = 5, 4.0
+KEPT = Path(__file__).parent / "baselines/two-cores.json"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -61,8 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     effort = Effort(1, 0.2, quick=True) if options.quick else Effort(options.rounds, options.seconds)
+    before = options.baseline or (KEPT if KEPT.exists() and not options.quick else None)
     try:
-        baseline = None if options.baseline is None else read_baseline(options.baseline)
+        baseline = None if before is None else read_baseline(before)
     except ValueError as error:
         sys.stderr.write(f"benchmarks: error: {error}\n")
         return 2
@@ -73,10 +77,10 @@ def main(arguments: list[str] | None = None) -> int:
         figures = benchmark.figures(rounds)
         found[name] = result_of(rounds, figures)
         print(figures_table(name, figures), flush=True)
-    if options.json is not None:
-        options.json.write_text(json.dumps(written(found, effort), indent=1) + "\n")
-    if baseline is not None:
-        print(comparison_table(compared(baseline, found)))
+        if options.json is not None:  # each time, so that a run that is broken off leaves what it has
+            options.json.write_text(json.dumps(written(found, effort), indent=1) + "\n")
+    if before is not None and baseline is not None:
+        print("\n".join([heading(before, baseline["machine"]), *comparison_table(compared(baseline, found))]))
     return 0
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isnan
+from pathlib import Path
+from typing import Any
 
 from benchmarks.baseline import Change
 from benchmarks.harness import Figure
@@ -40,14 +42,22 @@ def figures_table(name: str, figures: Mapping[str, Figure]) -> str:
     return "\n".join([name, *lines, ""])
 
 
-def comparison_table(changes: Sequence[Change]) -> str:
+def heading(path: Path, machine: Mapping[str, Any]) -> str:
+    """What is compared with: another machine's numbers, or a busier hour's, say less."""
+    load = f", load {machine['load'][0]:g}" if machine.get("load") else ""
+    return (
+        f"since the baseline {path} of {machine['when']}: {machine['cores']} cores of {machine['processor']}{load}, "
+        f"torch {machine['versions']['torch']}"
+    )
+
+
+def comparison_table(changes: Sequence[Change]) -> list[str]:
     """What has changed since the baseline, a line each."""
     width = max((len(change.name) for change in changes), default=0)
-    lines = [
+    return [
         f"  {change.name:<{width}}  {number(change.before):>10} -> {number(change.now):>10} {change.unit:<16} {verdict(change)}"
         for change in changes
     ]
-    return "\n".join(["since the baseline", *lines])
 
 
 def verdict(change: Change) -> str:

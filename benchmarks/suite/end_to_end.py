@@ -1,34 +1,32 @@
 """Whole runs of `oatmill train`: CartPole stepped one by one in Python, CartPole vectorised, cogs, and an idle learner.
 
-Steps a second are those of summary.json, from the first learner step to the last; CPU seconds are those of all of the run's
-processes from start to end, imports included, so the steps per CPU second of a short run look worse than a long run's. The
+Steps a second are those after a warm-up, see `benchmarks/runs.py`; CPU seconds are those of all of the run's processes from
+start to end, imports included, so the steps per CPU second of a short run look worse than a long run's. The
 return is the mean over the last episodes, at most 100. `learner busy` runs CartPole with so many epochs that the actors wait
 for the learner: what it then waits for batches is lost to it. Publishing is not in that number; `weights` measures it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from benchmarks.harness import Arm, Effort, Figure, Rounds
 from benchmarks.processes import run_oatmill
+from benchmarks.runs import least_steps, reports_of, steady_rate
+from recipes.registry import find_recipe
 
 WARM_UP = False
 CASES: Mapping[str, tuple[str, int, Sequence[str]]] = {
-    "cartpole one by one": ("cartpole", 6, ("env.vectorization=sync",)),
-    "cartpole vectorised": ("cartpole", 6, ()),
-    "cogs": ("cogs_v_clips", 1, ()),
-    "learner busy": ("cartpole", 1, ("trainer.epochs=20",)),
+    "cartpole one by one": ("cartpole", 45_000, ("env.vectorization=sync",)),
+    "cartpole vectorised": ("cartpole", 45_000, ()),
+    "cogs": ("cogs_v_clips", 25_000, ()),
+    "learner busy": ("cartpole", 15_000, ("trainer.epochs=20",)),
 }
-"""The recipe, its steps per second of effort in units of STEPS_A_SECOND, and what is changed."""
-STEPS_A_SECOND = 5_000
-QUICK_STEPS = 10_000
+"""The recipe, the env steps of a run for each second of effort, and what is changed."""
 IDLE_GOAL = 0.05
 
 
@@ -41,8 +39,8 @@ def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:
 
 def run_of(name: str, effort: Effort, folder: Path) -> Arm:
     """The arm of a case; every run has another seed."""
-    recipe, share, changes = CASES[name]
-    steps = QUICK_STEPS if effort.quick else int(effort.seconds * share * STEPS_A_SECOND)
+    recipe, a_second, changes = CASES[name]
+    steps = max(least_steps(find_recipe(recipe).settings()), int(a_second * effort.seconds))
     seed = 0
 
     def arm() -> dict[str, float]:
@@ -51,7 +49,7 @@ def run_of(name: str, effort: Effort, folder: Path) -> Arm:
         run = folder / f"{name.replace(' ', '-')}-{seed}"
         summary = run_oatmill("train", recipe, f"trainer.total_timesteps={steps}", *changes, f"--seed={seed}", run_dir=run)
         return {
-            "steps_per_s": float(summary["env_steps_per_second"] or 0.0),
+            "steps_per_s": steady_rate(run),
             "env_steps": float(summary["env_steps"]),
             "return": float(summary["episode_return"]["mean"] or 0.0),
             "idle": idle_share(run),
@@ -62,8 +60,7 @@ def run_of(name: str, effort: Effort, folder: Path) -> Arm:
 
 def idle_share(run: Path) -> float:
     """What part of its time the learner waited for batches, after the first report: before it, actors start."""
-    lines: list[dict[str, Any]] = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    pairs = list(pairwise(lines))
+    pairs = list(pairwise(reports_of(run)))
     passed = sum(later["seconds"] - earlier["seconds"] for earlier, later in pairs)
     waited = sum((later["seconds"] - earlier["seconds"]) * later["wait_fraction"] for earlier, later in pairs)
     return waited / passed if passed > 0 else 1.0

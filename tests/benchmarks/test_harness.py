@@ -82,9 +82,9 @@ def test_a_comparison_says_what_became_better_whichever_way_is_better() -> None:
     before = {"benchmarks": {"up": result(2.0), "down": result(2.0, "lower")}}
     changes = compared(before, {"up": result(3.0), "down": result(4.0, "lower"), "new": result(1.0)})
     assert [(change.name, change.better) for change in changes] == [("up: f", 1.5), ("down: f", 0.5)]
-    text = comparison_table(changes)
-    assert "1.50x better" in text
-    assert "0.50x WORSE" in text
+    better, worse = comparison_table(changes)
+    assert "1.50x better" in better
+    assert "0.50x WORSE" in worse
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"format": 0}'])
@@ -105,6 +105,39 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], capsys: pyt
     assert code == 2
     assert error.startswith("benchmarks: error: ")
     assert error.count("\n") == 1
+
+
+def test_the_kept_baseline_is_compared_with_unless_another_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.__main__.import_module", lambda _name: Noted())
+    monkeypatch.setattr("benchmarks.__main__.KEPT", tmp_path / "kept.json")
+    command = ["stream", "--rounds", "3", "--json"]
+    assert main([*command, str(tmp_path / "other.json")]) == 0
+    assert "since the baseline" not in capsys.readouterr().out
+    assert main([*command, str(tmp_path / "kept.json")]) == 0
+    assert "since the baseline" not in capsys.readouterr().out
+    assert main([*command, str(tmp_path / "now.json")]) == 0
+    assert f"since the baseline {tmp_path / 'kept.json'} of 20" in capsys.readouterr().out
+    assert main([*command, str(tmp_path / "now.json"), "--baseline", str(tmp_path / "other.json")]) == 0
+    assert f"since the baseline {tmp_path / 'other.json'} of 20" in capsys.readouterr().out
+
+
+def test_a_run_that_breaks_off_leaves_what_it_has_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_streams(name: str) -> Noted:
+        if name.endswith("stream"):
+            return Noted()
+        raise SystemExit("broken off")
+
+    monkeypatch.setattr("benchmarks.__main__.import_module", only_streams)
+    with pytest.raises(SystemExit, match="broken off"):
+        main(["stream", "weights", "--rounds", "3", "--json", str(tmp_path / "now.json")])
+    assert list(json.loads((tmp_path / "now.json").read_text())["benchmarks"]) == ["stream"]
+
+
+def test_a_kept_baseline_can_be_read() -> None:
+    for path in (ROOT / "benchmarks/baselines").glob("*.json"):
+        assert set(read_baseline(path)["benchmarks"]) <= set(NAMES)
 
 
 def test_every_benchmark_is_listed() -> None:

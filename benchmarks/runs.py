@@ -1,0 +1,33 @@
+"""What a whole run of `oatmill train` must be like for a benchmark, and its speed once it is under way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from learner.budget import MIN_BATCHES
+from recipes.settings import RunSettings
+
+WARM_UP_S = 2.0
+"""After the first learner step. Until then the other actors start, and every part of the step runs for the first time."""
+FEWEST_ROWS = 5
+
+
+def least_steps(settings: RunSettings) -> int:
+    """The smallest budget for batches of the recipe's own size; below it they shrink, and a step of them costs more."""
+    return MIN_BATCHES * settings.trainer.batch_size * settings.actors.unroll_length
+
+
+def reports_of(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, one a learner step."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def steady_rate(run: Path) -> float:
+    """Env steps a second from the first report after the warm-up to the last; of all of a run that is too short for one."""
+    reports = reports_of(run)
+    steady = [line for line in reports if line["seconds"] >= reports[0]["seconds"] + WARM_UP_S]
+    first, last = (steady if len(steady) >= FEWEST_ROWS else reports)[0], reports[-1]
+    passed = last["seconds"] - first["seconds"]
+    return float((last["env_steps"] - first["env_steps"]) / passed) if passed > 0 else 0.0
