@@ -1,9 +1,15 @@
 """oatmill and its peers in one interleaved run: `python -m benchmarks.peers FOLDER [PEER...]`, after `setup.sh FOLDER`.
 
-All train CartPole-v1 with the settings of settings.json: two hidden layers of 64, unrolls of 64, batches of 32 of them, 4
-epochs of 4 minibatches, 32 environments, the same rewards and losses; or, by --large, with those of large.json: batches of
-512, 16 minibatches, 512 environments, twice the learning rate. Steps a second are from the first training step to the last.
+By --task cartpole all train CartPole-v1 with the settings of settings.json: two hidden layers of 64, unrolls of 64, batches
+of 32 of them, 4 epochs of 4 minibatches, 32 environments, the same rewards and losses; or, by --large, with those of
+large.json: batches of 512, 16 minibatches, 512 environments, twice the learning rate. Steps a second are from the first
+training step to the last.
 reverb and oatmill's replay server are compared by unrolls of 64 steps, two processes writing and one sampling.
+
+By --task cogs oatmill and Sample Factory train the team of easy_hearts_small with the recipe's settings, which cogs.json
+repeats, but for the learning rate, which is constant: a token grid and a layer of 128, unrolls of 64, batches of 64, 4 epochs
+of 4 minibatches, 32 simulations. Both step `actors/cogs.py` on the same version of MettaGrid and encode with
+`agent/encoders.py`; steps are those of agents. The CPU seconds are those of the whole run, its start included.
 
 Where they differ: Stable-Baselines3 and TorchRL have a network each for policy and value; TorchRL and RLlib keep the learning
 rate constant, and so does Sample Factory, whose rewards are scaled in its own way; RLlib's rewards are not scaled. Gymnasium is
@@ -20,15 +26,19 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.processes import TIMEOUT_S, environment, run_oatmill
 from benchmarks.replay import measure
+from benchmarks.results import version_of
+from learner.budget import MIN_BATCHES
 
 HERE = Path(__file__).parent
+STEPS = 100_000
 SETTINGS, LARGE = HERE / "settings.json", HERE / "large.json"
 TRAINERS = {
     "stable-baselines3": "run_sb3.py",
@@ -37,7 +47,31 @@ TRAINERS = {
     "torchrl": "run_torchrl.py",
 }
 REPLAY = {"reverb": (), "reverb 84x84x4": ("--big",)}
-OATMILL = {"oatmill, one by one": ("env.vectorization=sync",), "oatmill, vectorised": ()}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained.
+
+    Attributes:
+        settings: of everybody.
+        recipe: oatmill's.
+        own: oatmill's contestants, and what each changes in the recipe.
+        peers: those that have a runner for it.
+    """
+
+    settings: Path
+    recipe: str
+    own: Mapping[str, tuple[str, ...]]
+    peers: tuple[str, ...]
+
+
+TASKS = {
+    "cartpole": Task(
+        SETTINGS, "cartpole", {"oatmill, one by one": ("env.vectorization=sync",), "oatmill, vectorised": ()}, tuple(TRAINERS)
+    ),
+    "cogs": Task(HERE / "cogs.json", "cogs_v_clips", {"oatmill": ()}, ("sample-factory",)),
+}
 
 
 def own_settings(path: Path) -> tuple[str, ...]:
@@ -51,6 +85,7 @@ def own_settings(path: Path) -> tuple[str, ...]:
         f"trainer.epochs={given['epochs']}",
         f"trainer.minibatches={given['minibatches']}",
         f"trainer.optimizer.learning_rate={given['learning_rate']}",
+        f"trainer.optimizer.schedule={given.get('schedule', 'linear')}",
         f"trainer.gamma={given['gamma']}",
         f"trainer.losses.ppo_critic.gae_lambda={given['gae_lambda']}",
         f"trainer.losses.ppo_actor.ent_coef={given['entropy']}",
@@ -85,12 +120,12 @@ def run_peer(folder: Path, peer: str, *arguments: str, settings: Path = SETTINGS
     return result
 
 
-def run_own(changes: tuple[str, ...], steps: int, seed: int) -> dict[str, Any]:
+def run_own(recipe: str, changes: tuple[str, ...], steps: int, seed: int) -> dict[str, Any]:
     """One run of oatmill with the same settings, which are the recipe's."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="oatmill-bench-") as folder:
         run = Path(folder) / "run"
-        summary = run_oatmill("train", "cartpole", f"trainer.total_timesteps={steps}", *changes, f"--seed={seed}", run_dir=run)
+        summary = run_oatmill("train", recipe, f"trainer.total_timesteps={steps}", *changes, f"--seed={seed}", run_dir=run)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "steps_per_s": summary["env_steps_per_second"] or 0.0,
@@ -106,46 +141,92 @@ def own_replay(case: str, seconds: float) -> dict[str, Any]:
     return measure(case, "ipc", "memory", Namespace(seconds=seconds, queue_batches=2.0), None)
 
 
+def other_environment(folder: Path, peer: str) -> str | None:
+    """What tells a peer's MettaGrid from ours; None if they are the same version."""
+    found = next((folder / peer).glob("lib/python*/site-packages/mettagrid-*.dist-info"), None)
+    theirs = found and found.name.removeprefix("mettagrid-").removesuffix(".dist-info")
+    own = version_of("mettagrid")
+    return None if own and theirs == own else f"{peer} has mettagrid {theirs or '(none)'}, oatmill {own or '(none)'}"
+
+
 def contestants(options: argparse.Namespace) -> dict[str, Callable[[int], dict[str, Any]]]:
     """Everybody who is there, by name; each takes the round as its seed."""
-    there = [peer for peer in (*TRAINERS, "reverb") if (options.folder / peer / "bin/python").exists()]
+    task = TASKS[options.task]
+    able = (*task.peers, "reverb") if options.task == "cartpole" else task.peers
+    there = [peer for peer in able if (options.folder / peer / "bin/python").exists()]
     chosen = [peer for peer in there if not options.peers or peer in options.peers]
-    steps, seconds = options.steps, str(options.seconds)
-    settings = LARGE if options.large else SETTINGS
+    settings = settings_of(options)
     found: dict[str, Callable[[int], dict[str, Any]]] = {}
-    for name, changes in OATMILL.items() if set(chosen) & set(TRAINERS) else ():
-        found[name] = lambda seed, changes=changes: run_own((*own_settings(settings), *changes), steps, seed)  # type: ignore[misc]
+    for name, changes in task.own.items() if set(chosen) & set(TRAINERS) else ():
+        everything = (*own_settings(settings), *changes)
+        found[name] = lambda seed, changes=everything: run_own(task.recipe, changes, options.steps, seed)  # type: ignore[misc]
     for peer in chosen:
         if peer in TRAINERS:
             found[peer] = lambda seed, peer=peer: run_peer(  # type: ignore[misc]
-                options.folder, peer, "--steps", str(steps), "--seed", str(seed), settings=settings
+                options.folder, peer, "--steps", str(options.steps), "--seed", str(seed), settings=settings
             )
-    if "reverb" in chosen:
-        found["oatmill replay"] = lambda _seed: own_replay("cartpole", options.seconds)
-        found["oatmill replay 84x84x4"] = lambda _seed: own_replay("atari", options.seconds)
-        for name, flags in REPLAY.items():
-            found[name] = lambda _seed, name=name, flags=flags: run_peer(  # type: ignore[misc]
-                options.folder, name, "--seconds", seconds, *flags
-            )
+    return found | (replay_contestants(options) if "reverb" in chosen else {})
+
+
+def replay_contestants(options: argparse.Namespace) -> dict[str, Callable[[int], dict[str, Any]]]:
+    """Our replay server and reverb, by name."""
+    found: dict[str, Callable[[int], dict[str, Any]]] = {
+        "oatmill replay": lambda _seed: own_replay("cartpole", options.seconds),
+        "oatmill replay 84x84x4": lambda _seed: own_replay("atari", options.seconds),
+    }
+    for name, flags in REPLAY.items():
+        found[name] = lambda _seed, name=name, flags=flags: run_peer(  # type: ignore[misc]
+            options.folder, name, "--seconds", str(options.seconds), *flags
+        )
     return found
 
 
-def main() -> None:
-    """Run everybody round after round; print medians, or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="what setup.sh was given")
     parser.add_argument("peers", nargs="*", help="some of them; all that are there without one")
+    parser.add_argument("--task", choices=tuple(TASKS), default="cartpole", help="what is trained (cartpole)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=100_000, help="env steps of a run")
+    parser.add_argument("--steps", type=int, help="env steps of a run (100,000, or the fewest that make whole batches)")
     parser.add_argument("--large", action="store_true", help="the settings of large.json")
     parser.add_argument("--seconds", type=float, default=4.0, help="of a replay run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rounds there")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.large and options.task != "cartpole":
+        parser.exit(2, "benchmarks: error: --large holds settings of CartPole; leave it out, or --task\n")
+    least = least_steps(settings_of(options))
+    options.steps = max(STEPS, least) if options.steps is None else options.steps
+    if options.steps < least:
+        parser.exit(2, f"benchmarks: error: --steps must be at least {least}: with fewer, oatmill's batches would be smaller\n")
+    return options
+
+
+def settings_of(options: argparse.Namespace) -> Path:
+    """The file that everybody's settings are in."""
+    return LARGE if options.large else TASKS[options.task].settings
+
+
+def least_steps(settings: Path) -> int:
+    """The smallest budget at which oatmill takes whole batches."""
+    given = json.loads(settings.read_text())
+    return MIN_BATCHES * int(given["batch_trajectories"]) * int(given["unroll"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run everybody round after round; print medians, or JSON; 2 where they cannot be compared."""
+    options = parse(arguments)
     everybody = contestants(options)
     if not everybody:
-        parser.exit(
-            2, f"benchmarks: error: {options.folder} holds no peer's environment; run benchmarks/peers/setup.sh first\n"
+        sys.stderr.write(
+            f"benchmarks: error: {options.folder} holds no such peer's environment; run benchmarks/peers/setup.sh first\n"
         )
+        return 2
+    if options.task == "cogs" and (wrong := other_environment(options.folder, "sample-factory")):
+        sys.stderr.write(f"benchmarks: error: {wrong}; run benchmarks/peers/setup.sh with METTAGRID=mettagrid==VERSION\n")
+        return 2
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in everybody}
     for number in range(options.rounds):
         for name, run in everybody.items():
@@ -160,7 +241,8 @@ def main() -> None:
             if key in (rounds or [{}])[0]
         ]
         print(f"{name:<42}" + "".join(f"{key} {median(one[key] for one in rounds):>12,.1f}   " for key in numbers))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

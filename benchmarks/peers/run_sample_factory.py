@@ -1,7 +1,8 @@
-"""Sample Factory's APPO on the CPU: two rollout workers, asynchronous, as its documentation runs it."""
+"""Sample Factory's APPO on the CPU: two rollout workers, asynchronous, as its documentation runs it; CartPole or cogs."""
 
 import tempfile
 import time
+from importlib.metadata import version
 
 import gymnasium
 from common import SETTINGS, options, tell
@@ -16,7 +17,7 @@ def make_env(name, cfg, env_config, render_mode=None):  # noqa: ARG001  (the pee
     return gymnasium.make(name, render_mode=render_mode)
 
 
-def arguments(chosen, folder):
+def arguments(chosen, folder, changes):
     """Its command line."""
     s = SETTINGS
     pairs = {
@@ -54,6 +55,7 @@ def arguments(chosen, folder):
         "save_every_sec": 3600,
         "experiment_summaries_interval": 1,
         "stats_avg": 100,
+        **changes,
     }
     return [f"--{name}={value}" for name, value in pairs.items()] + ["--encoder_mlp_layers", *map(str, s["hidden_sizes"])]
 
@@ -61,22 +63,34 @@ def arguments(chosen, folder):
 def main():
     """Train; its own report of frames a second covers start-up, so every training step is noted."""
     chosen = options()
-    register_env(SETTINGS["environment"], make_env)
+    changes, returned, told = prepare()
     with tempfile.TemporaryDirectory() as folder:
-        parser, _ = parse_sf_args(arguments(chosen, folder))
-        cfg = parse_full_cfg(parser, arguments(chosen, folder))
+        parser, _ = parse_sf_args(arguments(chosen, folder, changes))
+        cfg = parse_full_cfg(parser, arguments(chosen, folder, changes))
         cfg, runner = make_runner(cfg)
         seen = []
         runner.register_observer(Watch(seen))
         runner.init()
         runner.run()
-        stats = runner.policy_avg_stats.get("reward")
+        stats = runner.policy_avg_stats.get(returned)
         returns = list(stats[0]) if stats else []
         steps = sum(runner.env_steps.values())
     first = next(((when, count) for when, count in seen if count > 0), None)
     last = max(seen, default=None, key=lambda one: one[1])
     rate = (last[1] - first[1]) / (last[0] - first[0]) if first and last and last[0] > first[0] else 0.0
-    tell(peer="sample-factory", steps_per_s=rate, env_steps=steps, **{"return": sum(returns) / max(1, len(returns))})
+    tell(peer="sample-factory", steps_per_s=rate, env_steps=steps, **{"return": sum(returns) / max(1, len(returns))}, **told)
+
+
+def prepare():
+    """Make environment and network known to it: changes of its command line, the name of its returns, and what to tell."""
+    if "agents" not in SETTINGS:
+        register_env(SETTINGS["environment"], make_env)
+        return {}, "reward", {}
+    import cogs_for_sample_factory as cogs  # noqa: PLC0415  (needs MettaGrid, which CartPole does not)
+
+    register_env(SETTINGS["environment"], cogs.make_env)
+    cogs.register_encoder()
+    return cogs.ARGUMENTS, "true_objective", {"mettagrid": version("mettagrid")}
 
 
 class Watch(AlgoObserver):

@@ -4,12 +4,14 @@
 #   benchmarks/peers/setup.sh FOLDER [PEER...]     peers: stable-baselines3 sample-factory reverb rllib torchrl; all without names
 #
 #   PYTHON           the interpreter: python3.11 (dm-reverb 0.14 has no wheels for later ones)
+#   METTAGRID        for Sample Factory's cogs: mettagrid==0.26.22; it must be the version that oatmill has
 #   TORCH_INDEX_URL  an index to take torch from instead of pip's own, as in the Makefile
 #
 # torch comes first and is then held, so that no peer brings CUDA along on a machine without a GPU.
 set -eu
 
 TORCH="${TORCH:-torch==2.13.*}"
+METTAGRID="${METTAGRID:-mettagrid==0.26.22}"
 PYTHON="${PYTHON:-python3.11}"
 folder="${1:?usage: benchmarks/peers/setup.sh FOLDER [PEER...]}"
 shift
@@ -29,7 +31,12 @@ for peer in "$@"; do
   fi
   case "$peer" in
     stable-baselines3) $pip -c "$held" stable-baselines3==2.9.* psutil ;;
-    sample-factory) $pip -c "$held" sample-factory==2.1.1 psutil 'setuptools<81' ;;
+    sample-factory)
+      $pip -c "$held" sample-factory==2.1.1 psutil 'setuptools<81'
+      # MettaGrid asks for later versions of NumPy and Gymnasium than Sample Factory allows, and does without: so what of it the
+      # simulations import is named here, with what oatmill's environment and encoder import.
+      $pip --no-deps "$METTAGRID"
+      $pip -c "$held" importnb 'numpy<2' 'pydantic>=2.12' pyyaml ;;
     reverb) $pip dm-reverb==0.14.0 tensorflow-cpu==2.14.* 'numpy<2' psutil 'setuptools<81' ;;
     rllib) $pip -c "$held" 'ray[rllib]==2.60.*' psutil ;;
     torchrl) $pip -c "$held" torchrl==0.14.* gymnasium psutil ;;

@@ -1,0 +1,95 @@
+"""Cogs as Sample Factory takes it: oatmill's own simulations as one vectorised environment, oatmill's own encoder.
+
+Both are imported from this repository, which is on the path, so that environment and network are the same to the line.
+"""
+
+import gymnasium
+import numpy as np
+import torch
+from common import SETTINGS
+from sample_factory.algo.utils.context import global_model_factory
+from sample_factory.model.encoder import Encoder
+from torch import nn
+
+from actors.cogs import make_cogs
+from actors.settings import CogsEnv
+from agent.encoders import TokenCodebook, TokenGridEncoder
+
+SPLITS = 2
+"""While the network acts for one half of a worker's simulations, the worker steps the other."""
+ARGUMENTS = {
+    "batched_sampling": True,  # all rows of a half at once, as oatmill's actors do it
+    "num_envs_per_worker": SPLITS,
+    "worker_num_splits": SPLITS,
+    "policy_initialization": "torch_default",  # leaves the encoder as it was made
+    "value_bootstrap": True,  # episodes end by the clock alone
+}
+"""What of the peer's command line is another than for CartPole."""
+
+
+def simulations(copies, seed):
+    """The environment of oatmill's actors as it is."""
+    return make_cogs(CogsEnv(mission=SETTINGS["environment"], num_cogs=SETTINGS["agents"]), copies, seed)
+
+
+class Simulations(gymnasium.Env):
+    """Half of a worker's simulations; every agent of each is a row, as it is for oatmill's actors.
+
+    An episode's return is the mean over the team, as oatmill reports it, and goes out as `true_objective`: the peer's own
+    `reward` would count the first episodes, too, which are cut short to spread the others.
+
+    Args:
+        seed: of the maps.
+    """
+
+    is_multiagent = True
+
+    def __init__(self, seed):
+        self.game = simulations(SETTINGS["envs"] // SETTINGS["workers"] // SPLITS, seed)
+        spaces = self.game.spaces
+        self.num_agents = self.game.num_rows
+        self.observation_space = gymnasium.spaces.Box(0, 255, spaces.observation.shape, np.uint8)
+        self.action_space = gymnasium.spaces.Discrete(spaces.action.sizes[0])
+
+    def reset(self, **_):
+        """Start."""
+        return self.game.reset(), {}
+
+    def step(self, actions):
+        """One action a row; an episode that ends is followed by the next."""
+        step = self.game.step(actions)
+        returns = [episode.episode_return for episode in step.episodes]
+        infos = {"true_objective": sum(returns) / len(returns)} if returns else {}
+        return step.observations, step.rewards, step.terminated, step.truncated, infos
+
+
+def make_env(name, cfg, env_config, render_mode=None):  # noqa: ARG001  (the peer's signature)
+    """Simulations with maps of their own; the peer makes one more, without a place, to look at its spaces."""
+    return Simulations(1_000 * cfg.seed + (env_config.env_id if env_config else 999))
+
+
+class TokenGrid(Encoder):
+    """oatmill's encoder of the recipe."""
+
+    def __init__(self, cfg, obs_space):  # noqa: ARG002  (the peer's signature)
+        super().__init__(cfg)
+        activation = {"relu": nn.ReLU, "tanh": nn.Tanh}[SETTINGS["activation"]]
+        codebook = TokenCodebook(simulations(1, 0).spaces.observation)
+        self.encoder = TokenGridEncoder(codebook, SETTINGS["hidden_sizes"], activation)
+
+    def forward(self, obs_dict):
+        """Tokens to a vector."""
+        return self.encoder(obs_dict["obs"])
+
+    def get_out_size(self):
+        """Its length."""
+        return SETTINGS["hidden_sizes"][-1]
+
+    def type_for_input_tensor(self, input_tensor_name):  # noqa: ARG002  (the peer's signature)
+        """Tokens stay bytes."""
+        return torch.uint8
+
+
+def register_encoder():
+    """Let the peer take it in the place of its own."""
+    global_model_factory().register_encoder_factory(TokenGrid)
