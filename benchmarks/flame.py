@@ -1,0 +1,100 @@
+"""Flame graphs as plain SVG: no script, so that labels show wherever the picture is embedded, and nothing too thin to see.
+
+A frame is as wide as the share of samples that it is in; what it called stands on it. What is this project's own, PyTorch's,
+an environment's and all others' have a colour each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from html import escape
+
+WIDTH, ROW, TOP, LETTER = 1200, 17, 48, 6.3
+THINNEST = 0.004
+"""Frames of a smaller share are left out."""
+FIRST_OF_A_LABEL = 3
+COLOURS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "oatmill": ("#f2b179", ("actors/", "agent/", "deploy/", "learner/", "protocol/", "recipes/", "replay/")),
+    "PyTorch": ("#9cc3e6", ("torch/",)),
+    "environment": ("#a9d18e", ("gymnasium/", "mettagrid/")),
+    "other": ("#d9d9d9", ()),
+}
+PASSED_THROUGH = ("_wrapped_call_impl", "_call_impl", "decorate_context", "apply (torch/autograd")
+"""PyTorch's frames between a module's call and its forward: they cost little and hide much."""
+
+
+@dataclass
+class Frame:
+    """A function, called from where its parent says.
+
+    Attributes:
+        name: and file.
+        samples: that it is in.
+        calls: the frames on it.
+    """
+
+    name: str
+    samples: int = 0
+    calls: dict[str, Frame] = field(default_factory=dict)
+
+
+def tree_of(stacks: Iterable[str]) -> Frame:
+    """Of lines `outermost;...;innermost samples`, as `py-spy record --format raw` writes them."""
+    root = Frame("all")
+    for line in stacks:
+        stack, _, samples = line.rpartition(" ")
+        root.samples += int(samples)
+        at = root
+        for name in stack.split(";"):
+            if not name.startswith(PASSED_THROUGH):
+                at = at.calls.setdefault(name, Frame(name))
+                at.samples += int(samples)
+    return root
+
+
+def colour_of(name: str) -> str:
+    """By the file in a frame's name."""
+    where = name.partition("(")[2]
+    return next((colour for colour, starts in COLOURS.values() if where.startswith(starts)), COLOURS["other"][0])
+
+
+def drawn(frame: Frame, x: float, depth: int, total: int) -> Iterator[tuple[Frame, float, float, int]]:
+    """All frames wide enough, with left edge, width and depth."""
+    width = WIDTH * frame.samples / total
+    if width < WIDTH * THINNEST:
+        return
+    yield frame, x, width, depth
+    for call in sorted(frame.calls.values(), key=lambda one: one.name):
+        yield from drawn(call, x, depth + 1, total)
+        x += WIDTH * call.samples / total
+
+
+def label(frame: Frame, width: float) -> str:
+    """As much of the name as fits."""
+    room = int((width - 4) / LETTER)
+    return frame.name if len(frame.name) <= room else frame.name[: room - 1] + "…" if room >= FIRST_OF_A_LABEL else ""
+
+
+def picture(stacks: Iterable[str], title: str) -> str:
+    """The SVG."""
+    root = tree_of(stacks)
+    frames = list(drawn(root, 0.0, 0, max(root.samples, 1)))
+    height = TOP + ROW * (1 + max((depth for *_, depth in frames), default=0)) + 6
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
+        'font-family="DejaVu Sans Mono, Menlo, monospace" font-size="10.5">',
+        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
+        f'<text x="6" y="18" font-size="14">{escape(title)}, {root.samples:,} samples</text>',
+    ]
+    for number, (name, (colour, _)) in enumerate(COLOURS.items()):
+        lines.append(f'<rect x="{6 + 130 * number}" y="27" width="12" height="12" fill="{colour}"/>')
+        lines.append(f'<text x="{22 + 130 * number}" y="37">{name}</text>')
+    for frame, x, width, depth in frames:
+        y = height - 6 - ROW * (depth + 1)
+        lines.append(
+            f"<g><title>{escape(frame.name)}: {frame.samples / root.samples:.1%}</title>"
+            f'<rect x="{x:.1f}" y="{y}" width="{max(width - 0.6, 0.4):.1f}" height="{ROW - 1}" fill="{colour_of(frame.name)}"/>'
+            f'<text x="{x + 3:.1f}" y="{y + 12}">{escape(label(frame, width))}</text></g>'
+        )
+    return "\n".join([*lines, "</svg>", ""])
