@@ -20,8 +20,9 @@ COLOURS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "environment": ("#a9d18e", ("gymnasium/", "mettagrid/")),
     "other": ("#d9d9d9", ()),
 }
-PASSED_THROUGH = ("_wrapped_call_impl", "_call_impl", "decorate_context", "apply (torch/autograd")
-"""PyTorch's frames between a module's call and its forward: they cost little and hide much."""
+PASSED_THROUGH = ("_wrapped_call_impl", "_call_impl", "_fn", "decorate_context")
+"""PyTorch's functions between a module's call and its forward: they cost little and hide much."""
+ENTRY = "main ("
 
 
 @dataclass
@@ -39,17 +40,23 @@ class Frame:
     calls: dict[str, Frame] = field(default_factory=dict)
 
 
+def main_thread(stack: str) -> list[str]:
+    """From the program's `main` on; of other threads, nothing."""
+    names = stack.split(";")
+    at = next((i for i, name in enumerate(names) if name.startswith(ENTRY)), len(names))
+    return [name for name in names[at:] if name.partition(" (")[0].rpartition(".")[2] not in PASSED_THROUGH]
+
+
 def tree_of(stacks: Iterable[str]) -> Frame:
     """Of lines `outermost;...;innermost samples`, as `py-spy record --format raw` writes them."""
-    root = Frame("all")
+    root = Frame("main thread")
     for line in stacks:
         stack, _, samples = line.rpartition(" ")
-        root.samples += int(samples)
         at = root
-        for name in stack.split(";"):
-            if not name.startswith(PASSED_THROUGH):
-                at = at.calls.setdefault(name, Frame(name))
-                at.samples += int(samples)
+        for name in main_thread(stack):
+            root.samples += int(samples) if at is root else 0
+            at = at.calls.setdefault(name, Frame(name))
+            at.samples += int(samples)
     return root
 
 

@@ -1,7 +1,7 @@
 """Flame graphs of a learner and of actors in a real run: `python -m benchmarks.profiles FOLDER`; needs py-spy.
 
-Starts `oatmill train`, waits until the learner has taken some steps, and samples one of its processes for a while: only threads
-that run, a frame a function. Where the system lets no process look into another (`kernel.yama.ptrace_scope`), run it as root.
+Starts `oatmill train`, waits until the learner has taken some steps, and samples the main thread of one of its processes for a
+while. Where the system lets no process look into another (`kernel.yama.ptrace_scope`), run it as root.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def wait_for_reports(run: Path, process: subprocess.Popen[bytes]) -> None:
 
 def stacks_of(spy: str, pid: int | None, seconds: int, target: Path) -> list[str]:
     """What py-spy sees in a process."""
-    how = ["--duration", str(seconds), "--rate", str(RATE), "--function", "--nolineno", "--format", "raw"]
+    how = ["--duration", str(seconds), "--rate", str(RATE), "--nolineno", "--format", "raw"]
     subprocess.run([spy, "record", "--pid", str(pid), *how, "--output", str(target)], check=True)
     return target.read_text().splitlines()
 
