@@ -37,6 +37,8 @@ between the two and remembers connections. The system would try for a quarter of
 BACKLOG = 4096
 CURVE_BYTES = 64
 """Encryption makes a frame longer, by 33 bytes; libzmq compares what came over the wire with MAXMSGSIZE."""
+SEND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+"""Put together once: an enumeration's members take longer for it than the frame for its way."""
 WILDCARDS = ("0.0.0.0", "[::]", "*")
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "*": "127.0.0.1"}
 
@@ -109,7 +111,7 @@ class ClientSocket:
         """Every message that has come, as frames; those of payloads are not copied."""
         try:
             while True:
-                yield [frame.buffer for frame in self._socket.recv_multipart(zmq.NOBLOCK, copy=False)]
+                yield [frame.buffer for frame in _receive(self._socket)]
         except zmq.Again:
             return
 
@@ -165,7 +167,7 @@ class ServerSocket:
     def send(self, route: bytes, message: Frames) -> bool:
         """Send one message, or drop and count it; False if that connection is gone."""
         try:
-            self._socket.send(route, zmq.NOBLOCK | zmq.SNDMORE)
+            self._socket.send(route, SEND_MORE)
             _send(self._socket, message)
         except zmq.ZMQError as error:  # gone (EHOSTUNREACH) or behind its mark (EAGAIN)
             self.dropped += 1
@@ -176,7 +178,7 @@ class ServerSocket:
         """At most `limit` messages that have come: the peer's route, whose key it has shown, and the frames."""
         try:
             for _ in range(limit):
-                route, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                route, *frames = _receive(self._socket)
                 yield route.bytes, self._user_of(route), [frame.buffer for frame in frames]
         except zmq.Again:
             return
@@ -217,5 +219,13 @@ def reachable_here(url: str) -> str:
 def _send(socket: zmq.Socket[bytes], message: Frames) -> None:
     """Both frames or, with zmq.Again, none."""
     header, payload = message
-    socket.send(header, zmq.NOBLOCK | zmq.SNDMORE)
+    socket.send(header, SEND_MORE)
     socket.send(payload, zmq.NOBLOCK, copy=len(payload) < COPY_BELOW_BYTES)
+
+
+def _receive(socket: zmq.Socket[bytes]) -> list[zmq.Frame]:
+    """The next message's frames or zmq.Again; `recv_multipart` would ask the socket after each whether there are more."""
+    frames = [socket.recv(zmq.NOBLOCK, copy=False)]
+    while frames[-1].more:
+        frames.append(socket.recv(zmq.NOBLOCK, copy=False))
+    return frames

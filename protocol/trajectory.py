@@ -45,8 +45,7 @@ class Field:
     axis: Axis
 
 
-@dataclass(frozen=True)
-class BlockSize:
+class BlockSize(NamedTuple):
     """The numbers that, with the schema, fix the length of a block in bytes."""
 
     trajectories: int
@@ -60,9 +59,9 @@ class _Place(NamedTuple):
 
     name: str
     dtype: np.dtype[Any]
-    numbers: int
     offset: int
     shape: tuple[int, ...]
+    nothing: Array | None  # the field itself where it has no numbers: most blocks have no ends of episodes
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,8 @@ class Schema:
         places, offset = [], 0
         for entry in self.fields:
             shape, dtype = self.shape(entry, size), np.dtype(entry.dtype)
-            places.append(_Place(entry.name, dtype, prod(shape), offset, shape))
+            nothing = None if prod(shape) else np.empty(shape, dtype)
+            places.append(_Place(entry.name, dtype, offset, shape, nothing))
             offset += aligned(prod(shape) * dtype.itemsize)
         if len(self._places) >= MAX_SIZES_KNOWN:
             self._places.clear()
@@ -162,7 +162,10 @@ class Schema:
         length = memoryview(buffer).nbytes
         if length != expected:
             raise ValueError(f"expected {expected} bytes for {size}, got {length}")
-        return {place.name: np.ndarray(place.shape, place.dtype, buffer, place.offset) for place in places}
+        return {
+            name: np.ndarray(shape, dtype, buffer, offset) if nothing is None else nothing
+            for name, dtype, offset, shape, nothing in places
+        }
 
 
 @dataclass(frozen=True)

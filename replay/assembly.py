@@ -111,15 +111,13 @@ class Assembler:
         return Part(batch_id, buffer, payload, size, arrays, origin, fresh, env_steps, place=memory.place)
 
     def _copy_rows(self, arrays: dict[str, Array], slices: Sequence[Slice]) -> None:
-        start = 0
-        for piece in slices:
-            stop = start + piece.rows
-            arrays["fresh"][start:stop] = piece.fresh
-            arrays["policy_version"][start:stop] = piece.policy_version
-            arrays["importance"][start:stop] = piece.importance
-            for name in self._copied:
-                arrays[name][start:stop] = piece.arrays[name][piece.start : piece.stop]
-            start = stop
+        counts = [piece.rows for piece in slices]
+        arrays["fresh"][...] = np.repeat([piece.fresh for piece in slices], counts)
+        arrays["policy_version"][...] = np.repeat([piece.policy_version for piece in slices], counts)
+        arrays["importance"][...] = np.repeat([piece.importance for piece in slices], counts)
+        for name in self._copied:
+            if arrays[name].size:
+                np.concatenate([piece.of(name) for piece in slices], out=arrays[name])
 
     def _memory(self, nbytes: int, *, shared: bool) -> SharedMemory:
         """A spare buffer that is long enough, else a new one with room for a few more final observations."""

@@ -136,7 +136,7 @@ class SegmentLog:
     def append(self, header: bytes, payload: Buffer = b"") -> int:
         """Add a record, in memory; its number. A header is never empty."""
         view = memoryview(payload)
-        self._pending += [prefix_of(header, payload), header]
+        self._pending.append(prefix_of(header, payload) + header)
         if view.nbytes:
             self._pending.append(view)
             self._pending_payloads.append((self.next, self._pending_bytes + _PREFIX.size + len(header), view.nbytes))

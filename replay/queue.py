@@ -61,6 +61,11 @@ class Slice(NamedTuple):
         """How many."""
         return self.stop - self.start
 
+    def of(self, name: str) -> Array:
+        """One field of them."""
+        values = self.arrays[name]
+        return values if len(values) == self.stop - self.start else values[self.start : self.stop]
+
     @property
     def of_block(self) -> tuple[int, int, int]:
         """The same rows as the journal knows them: the block's number, the first row of it, one past the last."""

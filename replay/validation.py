@@ -29,6 +29,7 @@ class Validator:
     def __init__(self, action: ActionSpace, max_abs_reward: float) -> None:
         self._factors = tuple(action.sizes)
         self._sizes = np.asarray(action.sizes, np.uint32) if action.factored else np.uint32(action.sizes[0])
+        self._fewest = min(action.sizes)
         self._max_abs_reward = max_abs_reward
 
     def check(self, arrays: dict[str, Array]) -> None:
@@ -53,12 +54,14 @@ class Validator:
         if not squares["behaviour_logits"] < 0.5 * (LEAST_LOG_PROBABILITY / 2) ** 2:  # no two are 80 nats apart
             self._check_behaviour(arrays)
         self._check_finals(arrays)
-        if arrays["episode_length"].min(initial=1) < 1:
+        if len(arrays["episode_length"]) and arrays["episode_length"].min() < 1:
             raise WireError("episodes", f"expected lengths from 1 on, got {arrays['episode_length'].min()}")
 
     def _check_actions(self, actions: Array) -> None:
-        largest = actions.view(np.uint32).max(axis=(0, 1), initial=0)  # of each factor; what is below 0 is very large then
-        if (largest >= self._sizes).any():
+        numbers = actions.view(np.uint32)  # what is below 0 is very large then
+        if numbers.max(initial=0) < self._fewest:
+            return
+        if (numbers.max(axis=(0, 1), initial=0) >= self._sizes).any():
             raise WireError(
                 "action_range", f"expected actions in [0, {self._sizes}), got {actions.min()} to {actions.max(axis=(0, 1))}"
             )
@@ -107,9 +110,11 @@ class Validator:
 
 def sums_of_squares(arrays: Mapping[str, Array]) -> dict[str, float]:
     """Of each array of floats, at the speed of memory; not finite if a number is not, or if it overflows."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        flat = {name: values.reshape(-1) for name, values in arrays.items() if values.dtype.kind == "f"}
-        return {name: float(np.dot(values, values)) for name, values in flat.items()}
+    return {
+        name: float(np.vdot(values, values)) if values.size else 0.0  # np.dot would warn where it overflows
+        for name, values in arrays.items()
+        if values.dtype.kind == "f"
+    }
 
 
 def not_finite(arrays: Mapping[str, Array], squares: Mapping[str, float]) -> str | None:
