@@ -114,10 +114,14 @@ class TrajectorySenderPeer:
 
     def offer(self, block: TrajectoryBlock) -> None:
         """Pack a block and queue it; with `drop_oldest` the oldest unsent one may be let go."""
-        size, rows = block.size, block.size.trajectories
-        assert rows == self._rows, f"every block has {self._rows} trajectories, as HELLO said, got {rows}"
         spare = self._spare.pop() if self._spare else None
-        payload = self._schema.trajectory.pack(block, spare)
+        self.offer_packed(self._schema.trajectory.pack(block, spare), block)
+
+    def offer_packed(self, payload: memoryview, block: TrajectoryBlock) -> None:
+        """Queue a block whose bytes are there already. They are packed into again once they are acknowledged."""
+        size = block.size
+        rows = size.trajectories
+        assert rows == self._rows, f"every block has {self._rows} trajectories, as HELLO said, got {rows}"
         self._waiting.append(_Kept(payload, size, block.policy_version, block.collected_at, dict(block.counters)))
         self.produced += rows
         if self._drops and len(self._waiting) > MAX_WAITING:
