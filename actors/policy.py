@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from agent.model import AgentModel, acting_layout, load_acting
+from agent.model import AgentModel, acting_layout
+from agent.packing import load_packed
 from agent.spec import AgentSpec
 from protocol.trajectory import Array
 from protocol.weights import Layout, Weights
@@ -57,7 +58,7 @@ class ActingPolicy:
         Raises:
             WireError: if they are another network's.
         """
-        load_acting(self._model, weights.unpack(self.layout))
+        load_packed(self._model, weights)
         self.version = weights.version
 
     def act(self, observations: Array) -> Acted:

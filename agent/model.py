@@ -6,7 +6,7 @@ The dynamics model follows MuZero: a latent state and an action give the next la
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple, NotRequired, TypedDict
 
 import torch
@@ -276,11 +276,3 @@ def acting_arrays(model: AgentModel) -> dict[str, Array]:
 def acting_layout(model: AgentModel) -> Layout:
     """Names and shapes of `acting_arrays`."""
     return layout_of(acting_arrays(model))
-
-
-def load_acting(model: AgentModel, arrays: Mapping[str, Array]) -> None:
-    """Copy what `acting_arrays` gave into a model of the same spec."""
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, array in arrays.items():
-            parameters[name].copy_(torch.from_numpy(array.copy()))

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-
-import numpy as np
 import torch
 
 from agent.model import AgentModel, acting_parameters
-from protocol.trajectory import Array
+from agent.packing import WIRE_DTYPES
+from protocol.spare import SpareMemory
 from protocol.weights import Weights, WireDtype, digest_of
 
-WIRE_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 MAX_BUFFERS = 4
 """Buffers to be packed into again: the newest version is kept, two may be on their way and one may wait."""
-UNUSED = 3
-"""References to a buffer that nobody has: the list's, the loop's and the call's that counts them."""
 
-_buffers: list[Array] = []  # fresh memory costs a page fault every 4 KB, as much as all the rest together
+_memory = SpareMemory(MAX_BUFFERS)  # a version that is kept to be sent, or on its way, holds a reference to its own
 
 
 def pack(model: AgentModel, version: int, dtype: WireDtype) -> Weights:
@@ -33,7 +28,7 @@ def pack(model: AgentModel, version: int, dtype: WireDtype) -> Weights:
     with torch.no_grad():
         parameters = [parameter.detach() for _, parameter in acting_parameters(model)]
         wire, device = WIRE_DTYPES[dtype], parameters[0].device
-        buffer = _buffer(sum(map(torch.numel, parameters)) * wire.itemsize)
+        buffer = _memory.take(sum(map(torch.numel, parameters)) * wire.itemsize)
         packed = torch.from_numpy(buffer).view(wire)
         flat = packed if device.type == "cpu" else torch.empty_like(packed, device=device)
         start = 0
@@ -43,16 +38,3 @@ def pack(model: AgentModel, version: int, dtype: WireDtype) -> Weights:
         if flat is not packed:
             packed.copy_(flat)
     return Weights(version, buffer.data, dtype, digest_of(version, dtype, buffer.data))
-
-
-def _buffer(nbytes: int) -> Array:
-    """Memory that no earlier version is in any more, or fresh one.
-
-    A version that is kept to be sent, or on its way, holds a reference to its memory.
-    """
-    for buffer in _buffers:
-        if buffer.nbytes == nbytes and sys.getrefcount(buffer) == UNUSED:
-            return buffer
-    _buffers.append(np.empty(nbytes, np.uint8))
-    del _buffers[:-MAX_BUFFERS]
-    return _buffers[-1]

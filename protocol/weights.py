@@ -41,7 +41,7 @@ class Weights:
     def pack(version: int, arrays: Mapping[str, Array], dtype: WireDtype) -> Weights:
         """Pack named float arrays; bfloat16 rounds to the nearest even."""
         flat = np.concatenate([np.asarray(array, np.float32).ravel() for array in arrays.values()])
-        buffer = flat.tobytes() if dtype == "float32" else to_bfloat16(flat).tobytes()
+        buffer = (flat if dtype == "float32" else to_bfloat16(flat)).view(np.uint8).data
         return Weights(version, buffer, dtype, digest_of(version, dtype, buffer))
 
     def verify(self) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import deque
 from math import prod
 
-import numpy as np
-
 from protocol import messages
 from protocol.codec import Buffer, Frames, decode, encode
 from protocol.errors import WireError
+from protocol.spare import SpareMemory
 from protocol.timing import ANSWER_WITHIN_S, answer_within_s
 from protocol.weights import DIGEST_BYTES, Layout, Weights, WireDtype
 
@@ -18,6 +17,8 @@ CHUNK_BYTES = 512 * 1024
 that several actors on a slow link each get one within the time after which it is overdue."""
 WINDOW_BYTES = 4 * CHUNK_BYTES
 """The credit of a pull: what may be asked for and not yet be here."""
+MAX_BUFFERS = 2
+"""Buffers to be pulled into again: one version may be in use, and the next on its way."""
 MAX_PUSHED = 2
 """Versions that may be on their way to the hub; a further one waits, and is replaced by newer ones."""
 
@@ -134,7 +135,7 @@ class ReceiverPeer:
         self._layout = layout
         self._wanted = -1  # pull until this version, or a newer one, is here
         self._head: messages.WeightsChunk | None = None  # the first chunk's header of the pull under way
-        self._buffer = memoryview(b"")
+        self._memory, self._buffer = SpareMemory(MAX_BUFFERS), memoryview(b"")
         self._received = self._asked = 0  # bytes of the pull that are here, and that have been asked for
         self._sent_at = -float("inf")
         self._outgoing: list[Frames] = []
@@ -199,7 +200,7 @@ class ReceiverPeer:
             if chunk.offset != 0:
                 return
             self._check_head(chunk)
-            self._head, self._buffer = chunk, np.empty(chunk.nbytes, np.uint8).data
+            self._head, self._buffer = chunk, self._memory.take(chunk.nbytes).data
             self._received, self._asked = 0, min(WINDOW_BYTES, chunk.nbytes)
         length = memoryview(payload).nbytes
         if chunk.offset != self._received or self._received + length > self._head.nbytes:

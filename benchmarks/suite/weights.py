@@ -1,8 +1,8 @@
 """One million parameters to 64 actors on this host: how long the learner is kept, and when every actor has the version.
 
-A real hub, a real publisher, and 64 receivers in a few processes that pull, verify and unpack each version as actors do. A
-version's time is from `pack` at the learner to its being unpacked at an actor. Publishing is `pack` and `push`, which is what a
-learner step pays for it.
+A real hub, a real publisher, and 64 receivers in a few processes that pull and verify each version and load it into a network
+of their own, as actors do. A version's time is from `pack` at the learner to its being in an actor's network. Publishing is `pack`
+and `push`, which is what a learner step pays for it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import zmq
 
 from agent.model import AgentModel, acting_layout
+from agent.packing import load_packed
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
 from benchmarks.harness import Arm, Effort, Figure, Rounds
@@ -95,12 +96,13 @@ def fan_out(versions: int) -> dict[str, float]:
 
 def receivers_main(endpoint: str, count: int, versions: int) -> None:
     """A process of receivers; prints each one's versions and when it had them."""
-    layout = acting_layout(AgentModel(SPEC))
-    peers = [ReceiverPeer(layout) for _ in range(count)]
+    models = [AgentModel(SPEC) for _ in range(count)]
+    peers = [ReceiverPeer(acting_layout(model)) for model in models]
     lines = [Line(endpoint, peer, max_message_bytes=CHUNK_BYTES) for peer in peers]
     poller = zmq.Poller()
-    by_handle = {line.handle: (peer, line, times) for peer, line, times in zip(peers, lines, made_lists(count), strict=True)}
-    for peer, line, _ in by_handle.values():
+    actors = zip(peers, lines, models, made_lists(count), strict=True)
+    by_handle = {line.handle: (peer, line, model, times) for peer, line, model, times in actors}
+    for peer, line, _, _ in by_handle.values():
         peer.want(0)
         line.turn()
         poller.register(line.handle, zmq.POLLIN)
@@ -112,14 +114,14 @@ def receivers_main(endpoint: str, count: int, versions: int) -> None:
         ready = [handle for handle, _ in poller.poll(20)]
         # What could not leave yet, because the connection was not there, leaves with a later turn only.
         for handle in ready if greeted else by_handle:
-            peer, line, times = by_handle[handle]
+            peer, line, model, times = by_handle[handle]
             line.turn()
             if (weights := peer.take()) is not None:
-                weights.unpack(layout)
+                load_packed(model, weights)
                 times.append((weights.version, time.monotonic()))
                 peer.want(weights.version + 1)
                 line.turn()
-    sys.stdout.write(json.dumps([times for _, _, times in by_handle.values()]))
+    sys.stdout.write(json.dumps([times for *_, times in by_handle.values()]))
 
 
 def made_lists(count: int) -> list[list[tuple[int, float]]]:

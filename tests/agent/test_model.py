@@ -16,7 +16,6 @@ from agent.model import (
     acting_arrays,
     acting_layout,
     acting_parameters,
-    load_acting,
 )
 from tests.learner.worlds import OBSERVATION, make_spec
 
@@ -204,15 +203,6 @@ def test_acting_needs_all_parameters_but_the_dynamics_models(core: str) -> None:
     groups = {name.split(".")[0] for name, _ in acting_parameters(model)}
     assert groups == {"encoder", "policy", "value"} | ({"core"} if core != "none" else set())
     assert [(name, array.shape) for name, array in acting_arrays(model).items()] == list(acting_layout(model))
-
-
-def test_another_network_acts_alike_after_taking_the_acting_arrays() -> None:
-    first, second = make_model(0, core="lstm"), make_model(1, core="lstm")
-    load_acting(second, acting_arrays(first))
-    observations, state = torch.randn(4, OBSERVATION), torch.randn(4, 12)
-    for one, other in zip(first.act(observations, state), second.act(observations, state), strict=True):
-        assert torch.equal(one, other)
-    assert not torch.equal(first.model_policy.weight, second.model_policy.weight)
 
 
 def test_the_trunk_is_the_encoder_and_the_core() -> None:

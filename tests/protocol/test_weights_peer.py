@@ -56,6 +56,34 @@ def test_an_actor_pulls_the_newest_version_whole() -> None:
     assert not peer.pulling
 
 
+def place_of(weights: Weights) -> int:
+    return np.frombuffer(weights.buffer, np.uint8).ctypes.data
+
+
+def pulled(peer: ReceiverPeer, store: WeightsStore, version: int) -> Weights:
+    push(store, weights_of(version))
+    peer.want(version)
+    carry(peer, store)
+    taken = peer.take()
+    assert taken is not None
+    return taken
+
+
+def test_a_version_in_use_stays_as_it_is_and_memory_that_nobody_uses_is_pulled_into_again() -> None:
+    store, peer = WeightsStore(), ReceiverPeer(layout_for(10))
+    first = pulled(peer, store, 1)
+    arrays, place = first.unpack(layout_for(10)), place_of(first)
+    del first
+    second = pulled(peer, store, 2)  # the arrays of the first one are still looked at
+    assert arrays["w"].tolist() == [1.0] * 10
+    assert second.unpack(layout_for(10))["w"].tolist() == [2.0] * 10
+    del arrays
+    third = pulled(peer, store, 3)
+    assert place_of(third) == place
+    assert second.unpack(layout_for(10))["w"].tolist() == [2.0] * 10
+    assert third.unpack(layout_for(10))["w"].tolist() == [3.0] * 10
+
+
 def test_weights_larger_than_the_window_come_in_chunks_under_credit() -> None:
     numbers = (2 * WINDOW_BYTES + CHUNK_BYTES // 2) // 4
     store, peer = WeightsStore(), ReceiverPeer(layout_for(numbers))

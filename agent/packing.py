@@ -1,0 +1,38 @@
+"""A policy's weights as they travel, into a network's parameters."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+import torch
+
+from agent.model import AgentModel, acting_parameters
+from protocol.errors import WireError
+from protocol.weights import Weights
+
+WIRE_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def load_packed(model: AgentModel, weights: Weights) -> None:
+    """Take over everything that acting needs: each number is read once and written once, into its parameter.
+
+    Args:
+        model: of the spec whose weights they are; on any device.
+        weights: with the arrays of `agent.model.acting_layout`.
+
+    Raises:
+        WireError: `weights_layout` if they are another network's.
+    """
+    parameters = [parameter for _, parameter in acting_parameters(model)]
+    wire = WIRE_DTYPES[weights.dtype]
+    expected, got = sum(map(torch.numel, parameters)), memoryview(weights.buffer).nbytes / wire.itemsize
+    if got != expected:
+        raise WireError("weights_layout", f"expected {expected} numbers for this network, got {got:g}")
+    flat = torch.from_numpy(np.require(np.frombuffer(weights.buffer, np.uint8), requirements="W")).view(wire)
+    start = 0
+    with torch.no_grad():
+        for parameter in parameters:
+            stop = start + prod(parameter.shape)
+            parameter.copy_(flat[start:stop].view(parameter.shape))
+            start = stop
