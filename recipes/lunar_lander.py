@@ -25,10 +25,10 @@ def settings() -> RunSettings:
                 "epochs": 4,
                 "minibatches": 64,
                 "shuffle": "steps",
-                "gamma": 0.99,
+                "gamma": 0.999,
                 "reward_scale": 0.02,
                 "optimizer": {"learning_rate": 1e-3},
-                "losses": {"ppo_critic": {"gae_lambda": 0.95}, "ppo_actor": {"anchor": "proximal", "ent_coef": 0.005}},
+                "losses": {"ppo_critic": {"gae_lambda": 0.98}, "ppo_actor": {"anchor": "proximal", "ent_coef": 0.005}},
             },
         }
     )
