@@ -205,20 +205,32 @@ class AgentModel(nn.Module):
         return encoded
 
     def forward(
-        self, observations: Tensor, core_state: Tensor, ends_BT: Tensor, actions: Tensor, needs: ModelNeeds
+        self,
+        observations: Tensor,
+        core_state: Tensor | None,
+        ends_BT: Tensor | None,
+        actions: Tensor | None,
+        needs: ModelNeeds,
     ) -> ModelOutputs:
         """Policy and value of every step and, if asked for, of K latent steps from each: the one pass that DDP wraps.
 
         Args:
             observations: `[B, T, ...]`.
-            core_state: `[B, S]`.
-            ends_BT: whether the episode ended at each step.
-            actions: the taken actions, `[B, T]` or `[B, T, factors]`; more than T of them where those that follow are known.
+            core_state: `[B, S]`; read by a core alone.
+            ends_BT: whether the episode ended at each step; read by a core alone.
+            actions: the taken actions, `[B, T]` or `[B, T, factors]`, or more than T of them where those that follow are known;
+                read by the latent steps alone.
             needs: what is wanted beside policy and value.
         """
-        latent_BTH, _ = self.latents(observations, core_state, ends_BT)
+        if self.core is None:
+            latent_BTH = self.encoded(observations)
+        else:
+            assert core_state is not None
+            assert ends_BT is not None
+            latent_BTH, _ = self.latents(observations, core_state, ends_BT)
         outputs: ModelOutputs = {"logits_BTA": self.policy(latent_BTH), "value_raw_BT": self.value(latent_BTH)}
         if needs.unroll_steps:
+            assert actions is not None
             outputs.update(self.unroll(latent_BTH, actions, needs))  # type: ignore[typeddict-item]
         return outputs
 

@@ -11,13 +11,15 @@ advantages, CMPO over every action with the prior's value as the baseline, a pol
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from agent.model import AgentModel, ScaleGradient
+from learner.adamw import Flat, FlatAdamW
+from learner.objective import SMALL_BYTES
 from learner.settings import TrainerSettings
 
 
@@ -36,26 +38,27 @@ class ByHand:
         self.trainer = trainer
         self.generator = torch.Generator().manual_seed(seed)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.prior_parameters = [
-            old for old, new in zip(self.prior.parameters(), self.model.parameters(), strict=True) if new.requires_grad
-        ]
-        optimizer = trainer.optimizer
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=optimizer.learning_rate,
-            betas=(optimizer.beta1, optimizer.beta2),
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-            fused=True,
-        )
+        pairs = zip(self.prior.parameters(), self.model.parameters(), strict=True)
+        self.flat_prior = Flat([old for old, new in pairs if new.requires_grad])
+        self.optimizer = FlatAdamW(self.parameters, trainer.optimizer)
         self.moment = self.weight = 0.0
 
     def apply(self, loss: Tensor) -> None:
         """Differentiate, clip and step."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.parameters, self.trainer.max_grad_norm)
-        self.optimizer.step()
+        gradient = self.optimizer.flat.gradient()
+        self.optimizer.step(gradient, torch.linalg.vector_norm(gradient).item(), self.trainer.max_grad_norm)
+
+    def minibatches(self, whole: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """An epoch of them; an array that no cache holds is put into order one minibatch after the other."""
+        order = torch.randperm(len(whole["column"]), generator=self.generator)
+        parts = order.chunk(self.trainer.minibatches)
+        lengths = [len(part) for part in parts]
+        small = {name: tensor[order].split(lengths) for name, tensor in whole.items() if tensor.nbytes <= SMALL_BYTES}
+        for position, rows in enumerate(parts):
+            part = {name: pieces[position] for name, pieces in small.items()}
+            yield part | {name: tensor[rows] for name, tensor in whole.items() if name not in small}
 
 
 def encode(model: AgentModel, observations: Tensor) -> Tensor:
@@ -84,14 +87,12 @@ def returns_of(
     delta = inputs["rewards_BT"] + gamma * following - value_BT1[:, :-1]
     decay = gamma * critic.gae_lambda * (~(terminated | truncated)).float()
     rho, c = ratio_BT.clamp(max=critic.rho_clip), ratio_BT.clamp(max=critic.c_clip)
-    advantage, excess_BT = torch.empty_like(delta), torch.empty_like(delta)
-    excess = torch.zeros_like(delta[:, 0])
-    for t in range(delta.shape[1] - 1, -1, -1):
-        carried = decay[:, t] * excess
-        advantage[:, t] = delta[:, t] + carried
-        excess = rho[:, t] * delta[:, t] + c[:, t] * carried
-        excess_BT[:, t] = excess
-    return advantage, value_BT1[:, :-1] + excess_BT
+    excess, factor, reach = rho * delta, c * decay, 1
+    while reach < delta.shape[1]:  # each pass doubles how far it looks ahead
+        further = factor * shifted(factor, reach)
+        excess, factor = excess + factor * shifted(excess, reach), further
+        reach *= 2
+    return delta + decay * shifted(excess, 1), value_BT1[:, :-1] + excess
 
 
 def normalised(advantage_BT: Tensor) -> Tensor:
@@ -105,10 +106,10 @@ def ppo_loss(trainer: TrainerSettings, log_probs: Tensor, value: Tensor, part: M
     actor, critic = trainer.losses.ppo_actor, trainer.losses.ppo_critic
     ratio = (log_probs.gather(-1, part["column"]).squeeze(-1) - part["behaviour"]).exp()
     advantage = part["advantage"]
-    surrogate = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - actor.clip_coef, 1 + actor.clip_coef))
+    gain = torch.minimum(advantage * ratio, advantage * ratio.clamp(1 - actor.clip_coef, 1 + actor.clip_coef))
     entropy = -(log_probs.exp() * log_probs).sum(-1)
     error = 0.5 * (value - part["target"]) ** 2
-    return surrogate.mean() - actor.ent_coef * entropy.mean() + critic.vf_coef * error.mean()
+    return critic.vf_coef * error.mean() - gain.mean() - actor.ent_coef * entropy.mean()
 
 
 def ppo_step(hand: ByHand, inputs: Mapping[str, Tensor]) -> None:
@@ -122,11 +123,10 @@ def ppo_step(hand: ByHand, inputs: Mapping[str, Tensor]) -> None:
         behaviour = inputs["behaviour_log_probs_BTA"].gather(-1, column).squeeze(-1)
         advantage, target = returns_of(trainer, inputs, value, final, (log_prob - behaviour).exp())
         whole = {"column": column, "behaviour": behaviour, "advantage": normalised(advantage), "target": target}
-        whole["observations"] = inputs["observations_BT1"]
+        whole["observations"] = inputs["observations_BT1"][:, :-1]
     for _ in range(trainer.epochs):
-        for rows in torch.randperm(len(column), generator=hand.generator).chunk(trainer.minibatches):
-            part = {name: tensor[rows] for name, tensor in whole.items()}
-            latent = encode(model, part["observations"][:, :-1])
+        for part in hand.minibatches(whole):
+            latent = encode(model, part["observations"])
             log_probs = log_softmax(model.policy(latent), -1)
             hand.apply(ppo_loss(trainer, log_probs, model.value(latent).squeeze(-1), part))
 
@@ -184,7 +184,7 @@ def all_prepared(hand: ByHand, inputs: Mapping[str, Tensor]) -> dict[str, Tensor
     tilt = ((torch.stack(rows) - prior_value.unsqueeze(-1)) / sigma).clamp(-cmpo.advantage_clip, cmpo.advantage_clip)
     policy = log_softmax(prior_log_probs + tilt, -1).exp()
     return {
-        "observations": inputs["observations_BT1"],
+        "observations": inputs["observations_BT1"][:, :-1],
         "column": column,
         "behaviour": behaviour,
         "advantage": normalised(advantage),
@@ -227,9 +227,8 @@ def all_losses_step(hand: ByHand, inputs: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         whole = all_prepared(hand, inputs)
     for _ in range(trainer.epochs):
-        for rows in torch.randperm(len(whole["column"]), generator=hand.generator).chunk(trainer.minibatches):
-            part = {name: tensor[rows] for name, tensor in whole.items()}
-            latent = encode(model, part["observations"][:, :-1])
+        for part in hand.minibatches(whole):
+            latent = encode(model, part["observations"])
             log_probs = log_softmax(model.policy(latent), -1)
             loss = ppo_loss(trainer, log_probs, model.value(latent).squeeze(-1), part)
             policy = part["policy"]
@@ -237,4 +236,4 @@ def all_losses_step(hand: ByHand, inputs: Mapping[str, Tensor]) -> None:
             loss = loss + trainer.losses.cmpo.kl_coef * kl.mean() + model_loss(hand, latent, part)
             hand.apply(loss)
             with torch.no_grad():
-                torch._foreach_lerp_(hand.prior_parameters, hand.parameters, trainer.losses.cmpo.prior_ema_rate)
+                hand.flat_prior.array.lerp_(hand.optimizer.flat.array, trainer.losses.cmpo.prior_ema_rate)

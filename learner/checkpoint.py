@@ -227,8 +227,8 @@ def optimizer_tensors(updater: Updater, generators: Sequence[Tensor]) -> dict[st
     """The optimiser's state by the trained parameters' positions, and the state of each rank's random numbers."""
     states = generators or [updater.context.generator.get_state()]
     tensors = {f"{GENERATOR}{rank}": state for rank, state in enumerate(states)}
-    for position, state in updater.optimizer.state_dict()["state"].items():
-        tensors |= {f"{position}/{name}": value.cpu().contiguous() for name, value in state.items()}
+    for position, state in updater.optimizer.state().items():
+        tensors |= {f"{position}/{name}": value.cpu().clone() for name, value in state.items()}
     return tensors
 
 
@@ -245,13 +245,12 @@ def load_optimizer(updater: Updater, tensors: Mapping[str, Tensor]) -> None:
     for key, value in tensors.items():
         position, name = key.split("/")
         state.setdefault(int(position), {})[name] = value
-    whole = updater.optimizer.state_dict()
     if state and set(state) != set(range(len(updater.parameters))):
         raise UserError(
             f"the checkpoint trained {len(state)} arrays and these settings train {len(updater.parameters)}; resume with the "
             "losses that it was trained with, or start a new run"
         )
-    updater.optimizer.load_state_dict(whole | {"state": state})
+    updater.optimizer.load(state)
 
 
 def point(folder: Path, name: str, target: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from agent.spec import AgentSpec
 from learner.loss import Context
 from learner.nodes import BatchInputs, Forward, Unroll
 from learner.normaliser import Normaliser
-from learner.objective import Objective
+from learner.objective import Objective, model_outputs
 from learner.plan import Plan
 from learner.reduce import OneRank
 from learner.settings import TrainerSettings
@@ -135,14 +136,8 @@ def count_passes(
 ) -> tuple[int, dict[str, Tensor]]:
     """One forward pass and the way back through all that it gave; the weighted losses too if an objective is given."""
     with FlopCounterMode(display=False) as counter:
-        outputs = model(
-            minibatch["observations_BT1"][:, :-1],
-            minibatch["core_state_BS"],
-            minibatch["terminated_BT"] | minibatch["truncated_BT"],
-            minibatch["actions_BT"],
-            needs,
-        )
-        total = torch.stack([output.sum() for output in outputs.values()]).sum()
+        outputs = model_outputs(model, minibatch, needs)
+        total = torch.stack([output.sum() for output in cast("Mapping[str, Tensor]", outputs).values()]).sum()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         torch.autograd.grad(total, trained, allow_unused=True, retain_graph=True)
     return counter.get_total_flops(), objective.weigh(minibatch, outputs).losses if objective else {}

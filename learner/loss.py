@@ -52,7 +52,42 @@ class Statistic:
     mask: Tensor
 
 
-Terms = Mapping[str, Term | Statistic]
+@dataclass(frozen=True)
+class Late:
+    """A statistic that is worked out once for many minibatches, out of what each of them left for it.
+
+    A minibatch of a small network is done in a millisecond, so that a few operations more on so little data are felt.
+
+    Attributes:
+        function: gives the values; what it makes of a row may depend on no other row, for it gets those of many minibatches.
+        inputs: what it is called with: the minibatch's rows in front, without gradient.
+        counted: where the function's values count, bool.
+        last: the entry of the last axis of both that is meant; None for all of them.
+    """
+
+    function: Callable[..., Tensor]
+    inputs: tuple[Tensor, ...]
+    counted: Tensor
+    last: int | None = None
+
+    @property
+    def value(self) -> Tensor:
+        """The values of this minibatch alone."""
+        value = self.function(*self.inputs)
+        return value if self.last is None else value[..., self.last]
+
+    @property
+    def mask(self) -> Tensor:
+        """Of the same shape, bool."""
+        return self.counted if self.last is None else self.counted[..., self.last]
+
+
+def itself(value: Tensor) -> Tensor:
+    """The function of a `Late` that has nothing left to work out."""
+    return value
+
+
+Terms = Mapping[str, Term | Statistic | Late]
 OWN_NUMBERS = ("raw", "coef", "weighted", "share", "gradient_norm", "gradient_share", "gradient_cosine")
 """What is reported of every loss; beside them its terms and statistics lie flat, so none of those may have such a name."""
 

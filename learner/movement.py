@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from learner.loss import Statistic, Term
+from learner.loss import Late
 
 
-@torch.no_grad()
-def movement(
-    log_prob_BT: Tensor, old_log_prob_BT: Tensor, behaviour_log_prob_BT: Tensor, mask_BT: Tensor
-) -> dict[str, Term | Statistic]:
+def movement(log_prob_BT: Tensor, old_log_prob_BT: Tensor, behaviour_log_prob_BT: Tensor, mask_BT: Tensor) -> dict[str, Late]:
     """The statistics `approx_kl` (since the batch's start) and `behaviour_kl`, in nats, by Schulman's k3 estimate.
 
     Args:
@@ -20,8 +16,14 @@ def movement(
         behaviour_log_prob_BT: under the policy that took it.
         mask_BT: the steps that count.
     """
-    since_BT, behaviour_BT = log_prob_BT - old_log_prob_BT, log_prob_BT - behaviour_log_prob_BT
+    log_prob_BT = log_prob_BT.detach()
     return {
-        "approx_kl": Statistic(since_BT.exp() - 1 - since_BT, mask_BT),
-        "behaviour_kl": Statistic(behaviour_BT.exp() - 1 - behaviour_BT, mask_BT),
+        "approx_kl": Late(divergence, (log_prob_BT, old_log_prob_BT), mask_BT),
+        "behaviour_kl": Late(divergence, (log_prob_BT, behaviour_log_prob_BT), mask_BT),
     }
+
+
+def divergence(log_prob: Tensor, from_log_prob: Tensor) -> Tensor:
+    """Of one policy from another by an action of the other's: x - 1 - ln x of their ratio."""
+    difference = log_prob - from_log_prob
+    return difference.exp() - 1 - difference

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import reduce
-from operator import add
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from math import isfinite
 from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from agent.model import ModelOutputs
-from learner.loss import OWN_NUMBERS, Context, Loss, Node, Statistic, Term, Terms, method_reads
+from agent.model import ModelNeeds, ModelOutputs
+from learner.loss import OWN_NUMBERS, Context, Late, Loss, Node, Statistic, Term, method_reads
 from learner.masks import ahead
 from learner.plan import Plan
+from learner.tally import Key, Tally, as_tensor, counts_of, masked_sum, settle
 from protocol.errors import UserError
-
-MODEL_INPUTS = frozenset({"observations_BT1", "core_state_BS", "actions_BT", "terminated_BT", "truncated_BT"})
-"""What the model's forward pass takes of a minibatch, whether or not a loss reads it."""
 
 IMPORTANCE = "importance_B"
 """What each row's terms count for; no loss reads it."""
@@ -25,30 +23,64 @@ IMPORTANCE = "importance_B"
 FOLLOWING_ACTIONS = "following_actions"
 """Of each single step: its action and those after it, as many as the latent model takes steps."""
 
-Key = tuple[str, str]
-"""A loss's (or another node's) name and a term's or statistic's name."""
+SMALL_BYTES = 2**18
+"""An array up to here is put into an epoch's order at once. A larger one is not: it would leave the caches."""
 
 
 class Weighed(NamedTuple):
     """A minibatch's objective.
 
     Attributes:
-        losses: each loss's weighted sum. A rank's share, times the number of ranks: DDP's mean over ranks is then the mean over
-            all valid steps, however unevenly they lie.
-        keys: terms and statistics in the order of `sums`.
-        sums: `[2, n]`: masked sums and counts of this rank, for the report.
-        broken: `[n]`: on how many ranks a term is not finite.
+        names: of the losses.
+        parts: each term's sum, and what it is multiplied by. A rank's share, times the number of ranks: DDP's mean over ranks
+            is then the mean over all valid steps, however unevenly they lie.
+        total: the sum of all, which is differentiated.
+        tally: what the report is made of.
+        broken_on: `[m]`: on how many ranks a term of `tally.sums` is not finite; None where there is one rank, which looks for
+            itself.
     """
 
-    losses: dict[str, Tensor]
-    keys: tuple[Key, ...]
-    sums: Tensor
-    broken: Tensor
+    names: tuple[str, ...]
+    parts: Mapping[Key, tuple[Tensor, Tensor | float]]
+    total: Tensor
+    tally: Tally
+    broken_on: Tensor | None
 
     @property
-    def total(self) -> Tensor:
-        """What is differentiated."""
-        return reduce(add, self.losses.values())
+    def losses(self) -> dict[str, Tensor]:
+        """Each loss's weighted sum, with a graph of its own."""
+        return {
+            name: weighted_sum([part for (loss, _), part in self.parts.items() if loss == name], self.total.device)
+            for name in self.names
+        }
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """Terms and statistics in the order of `sums`."""
+        return self.tally.keys
+
+    @property
+    def sums(self) -> Tensor:
+        """`[2, n]`: masked sums and counts of this rank, late ones too."""
+        return settle([self.tally])[0]
+
+    def sound(self, norm: Tensor) -> tuple[bool, float]:
+        """Whether the gradient's norm and every term on every rank is finite, and the norm: one look at the device.
+
+        One rank sees a term that is not in the sum of all, for nothing makes a number that is not finite finite again.
+        """
+        if self.broken_on is None:
+            length, total = torch.stack([norm, self.total.detach()]).tolist()
+            return isfinite(length) and isfinite(total), length
+        length, broken = torch.stack([norm, self.broken_on.sum()]).tolist()
+        return isfinite(length) and not broken, length
+
+    def broken_losses(self) -> set[str]:
+        """The losses with a term that is not finite on some rank."""
+        if self.broken_on is None:
+            return {name for name, loss in self.losses.items() if not isfinite(loss.item())}
+        keys = [key for key in self.tally.keys if key not in self.tally.late]
+        return {loss for (loss, _), ranks in zip(keys, self.broken_on.tolist(), strict=True) if ranks}
 
 
 class Objective:
@@ -64,7 +96,9 @@ class Objective:
         self.nodes: list[Node] = [node(context) for node in plan.nodes]
         self.losses: list[Loss] = [node for node in self.nodes if isinstance(node, Loss)]
         read = set().union(*(method_reads(type(loss), "compute") for loss in self.losses))
-        self.minibatch_names = frozenset(read | MODEL_INPUTS | {IMPORTANCE, FOLLOWING_ACTIONS})
+        model_reads = {"core_state_BS"} if context.model.core is not None else set()
+        model_reads |= {"actions_BT"} if plan.needs.unroll_steps else set()
+        self.minibatch_names = frozenset(read | model_reads | {"mask_BT", IMPORTANCE})
         self.unroll_steps = plan.needs.unroll_steps
         # Signatures are read once here: reflection in every minibatch costs more than some of the losses, and in every batch
         # two hundredths of a small network's learner step.
@@ -73,8 +107,7 @@ class Objective:
             for method in ("prepare", "measure", "compute")
         }
         self.coefs: dict[Key, float] = {}
-        self.columns: Tensor | None = None  # [n], the coefficients of the columns of `Weighed.sums`, 0 for statistics
-        self.is_term: Tensor | None = None  # [n], of the columns of `Weighed.sums`
+        self.checked = False  # whether the names were
         self.measured: frozenset[Key] = frozenset()  # what `measure` gave
 
     @torch.no_grad()
@@ -114,8 +147,21 @@ class Objective:
         """The tensors that a method's signature names."""
         return {name: values[name] for name in self.reads[method][node.name]}
 
-    def single_steps(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What a minibatch needs with each step as a trajectory of its own, of length 1.
+    def drawn_from(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What minibatches are drawn from, out of what `prepare` gave: trajectories or, by `trainer.shuffle`, single steps."""
+        whole = self.trajectories(values)
+        return whole if self.context.trainer.shuffle == "trajectories" else self.single_steps(whole, values["actions_BT"])
+
+    def trajectories(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What minibatches need, with whole trajectories as rows."""
+        whole = {name: values[name] for name in self.minibatch_names if name in values}
+        whole["observations_BT"] = values["observations_BT1"][:, :-1]
+        if self.context.model.core is not None:
+            whole["ends_BT"] = values["terminated_BT"] | values["truncated_BT"]
+        return whole
+
+    def single_steps(self, whole: Mapping[str, Tensor], actions_BT: Tensor) -> dict[str, Tensor]:
+        """Each step as a trajectory of its own, of length 1.
 
         What a loss reads of the steps that follow, it reads of what `prepare` has set beside each step; the latent model, which
         reads the actions that follow, gets them as `FOLLOWING_ACTIONS`.
@@ -123,19 +169,33 @@ class Objective:
         Raises:
             UserError: if a loss of the user's own reads a tensor whose name does not say which axes it has.
         """
-        steps = values["mask_BT"].shape[1]
-        apart = {name: by_step(name, values[name], steps) for name in self.minibatch_names if name in values}
+        steps = whole["mask_BT"].shape[1]
+        apart = {name: by_step(name, value, steps) for name, value in whole.items()}
         if self.unroll_steps:
-            apart[FOLLOWING_ACTIONS] = ahead(values["actions_BT"], self.unroll_steps, first=0).flatten(0, 1)
+            apart[FOLLOWING_ACTIONS] = ahead(actions_BT, self.unroll_steps, first=0).flatten(0, 1)
         return apart
 
     def minibatch(self, values: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-        """The rows of what a minibatch needs; scalars pass as they are."""
-        return {
-            name: values[name] if values[name].ndim == 0 else values[name][rows]
-            for name in self.minibatch_names
-            if name in values
-        }
+        """What a minibatch of these trajectories needs of what `prepare` gave; scalars pass as they are."""
+        return next(self.minibatches(self.trajectories(values), rows, 1))
+
+    def minibatches(self, drawn_from: Mapping[str, Tensor], rows: Tensor, number: int) -> Iterator[dict[str, Tensor]]:
+        """What each of several minibatches needs.
+
+        Args:
+            drawn_from: what the method of that name gave.
+            rows: in the order in which they are used.
+            number: of minibatches.
+        """
+        parts = rows.chunk(number)
+        scalars = {name: value for name, value in drawn_from.items() if value.ndim == 0}
+        small = {name: value for name, value in drawn_from.items() if value.ndim and value.nbytes <= SMALL_BYTES}
+        large = {name: value for name, value in drawn_from.items() if value.nbytes > SMALL_BYTES}
+        lengths = [len(part) for part in parts]
+        cut = {name: torch.split(value[rows], lengths) for name, value in small.items()}
+        for position, part in enumerate(parts):
+            taken = {name: pieces[position] for name, pieces in cut.items()}
+            yield {**scalars, **taken, **{name: value[part] for name, value in large.items()}}
 
     def weigh(self, minibatch: Mapping[str, Tensor], outputs: ModelOutputs, *, whole: bool = False) -> Weighed:
         """Compute every loss in order and weigh its terms.
@@ -146,36 +206,85 @@ class Objective:
             whole: whether the batch's own mask is True everywhere, so that it need not be applied to every sum.
         """
         values: dict[str, Tensor] = {**minibatch, **cast("Mapping[str, Tensor]", outputs)}
-        computed: dict[str, Terms] = {loss.name: loss.compute(**self.select(values, loss, "compute")) for loss in self.losses}
-        entries = {(loss, name): entry for loss, terms in computed.items() for name, entry in terms.items()}
-        # Each sum keeps a graph of its own: out of a stack of them, every loss's gradient would run back through all losses.
         importance_B = minibatch.get(IMPORTANCE)
         true_mask = minibatch["mask_BT"] if whole else None
-        values_of = [masked_sum(counted(entry, importance_B), true_mask) for entry in entries.values()]
-        sums = torch.stack([torch.stack(values_of).detach(), counts_of(list(entries.values()))])
-        if self.is_term is None:
-            refuse_double_names(entries, self.measured)
-            self.is_term = torch.tensor([isinstance(entry, Term) for entry in entries.values()], device=sums.device)
-        # A statistic may be NaN. What is broken is told beside the counts, so that all ranks skip an update or none does.
-        counts, broken = self.context.reducer.sum(torch.stack([sums[1], (self.is_term & ~sums[0].isfinite()).float()]))
-        scales = (self.coefficients(entries, sums.device) * self.context.reducer.world_size / counts.clamp(min=1)).unbind()
-        weighted: dict[str, list[Tensor]] = {loss: [] for loss in computed}
-        for ((loss, _), entry), value, scale in zip(entries.items(), values_of, scales, strict=True):
-            if isinstance(entry, Term):
-                weighted[loss].append(value * scale)
-        losses = {
-            loss: reduce(add, terms) if terms else torch.zeros((), device=sums.device) for loss, terms in weighted.items()
-        }
-        return Weighed(losses, tuple(entries), sums, broken)
+        now: dict[Key, Term | Statistic] = {}
+        late: dict[Key, Late] = {}
+        keys = []
+        for loss in self.losses:
+            for name, entry in loss.compute(**self.select(values, loss, "compute")).items():
+                key = (loss.name, name)
+                keys.append(key)
+                if isinstance(entry, Late):
+                    late[key] = entry
+                else:
+                    now[key] = counted(entry, importance_B)
+        if not self.checked:
+            refuse_double_names(keys, self.measured)
+            self.checked = True
+        # Each sum keeps a graph of its own: out of a stack of them, every loss's gradient would run back through all losses.
+        tally = Tally(
+            tuple(keys),
+            [masked_sum(entry, true_mask) for entry in now.values()],
+            counts_of(now.values(), true_mask),
+            late,
+            true_mask,
+        )
+        self.coefs = self.coefficients(now)
+        scales, broken_on = self.scales(now, tally)
+        parts = {key: (value, scale) for key, value, scale in zip(now, tally.sums, scales, strict=True) if key in self.coefs}
+        return Weighed(
+            tuple(loss.name for loss in self.losses), parts, weighted_sum(parts.values(), self.device), tally, broken_on
+        )
 
-    def coefficients(self, entries: Mapping[Key, Term | Statistic], device: torch.device) -> Tensor:
-        """`[n]`: what each entry counts for in the objective, 0 for statistics; noted in `coefs`, too."""
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return next(self.context.model.parameters()).device
+
+    def scales(self, now: Mapping[Key, Term | Statistic], tally: Tally) -> tuple[Sequence[Tensor | float], Tensor | None]:
+        """What each sum is multiplied by to be a part of the objective; on how many ranks a term is not finite, or None."""
+        if self.context.reducer.world_size == 1:
+            share: dict[int, Tensor | float] = {}
+            for count in tally.counts:
+                if id(count) not in share:
+                    share[id(count)] = 1 / max(count, 1) if isinstance(count, int) else count.clamp(min=1).reciprocal()
+            return [self.coefs.get(key, 0.0) * share[id(count)] for key, count in zip(now, tally.counts, strict=True)], None
+        # A statistic may be NaN. What is broken is told beside the counts, so that all ranks skip an update or none does.
+        sums = torch.stack(tally.sums).detach()
+        is_term = torch.tensor([key in self.coefs for key in now], device=sums.device)
+        own = torch.stack([as_tensor(tally.counts, sums.device), (is_term & ~sums.isfinite()).float()])
+        counts, broken_on = self.context.reducer.sum(own)
+        coefs = torch.tensor([self.coefs.get(key, 0.0) for key in now], device=sums.device)
+        return (coefs * self.context.reducer.world_size / counts.clamp(min=1)).unbind(), broken_on
+
+    def coefficients(self, now: Mapping[Key, Term | Statistic]) -> dict[Key, float]:
+        """What each term counts for in the objective."""
         scales = self.context.scales
-        coefs = {key: entry.coef * scales.get(key[0], 1.0) for key, entry in entries.items() if isinstance(entry, Term)}
-        if self.columns is None or coefs != self.coefs:
-            self.coefs = coefs
-            self.columns = torch.tensor([coefs.get(key, 0.0) for key in entries], device=device)
-        return self.columns
+        return {key: entry.coef * scales.get(key[0], 1.0) for key, entry in now.items() if isinstance(entry, Term)}
+
+
+def model_outputs(model: nn.Module, minibatch: Mapping[str, Tensor], needs: ModelNeeds) -> ModelOutputs:
+    """The model's forward pass of a minibatch."""
+    outputs: ModelOutputs = model(
+        minibatch["observations_BT"],
+        minibatch.get("core_state_BS"),
+        minibatch.get("ends_BT"),
+        minibatch.get(FOLLOWING_ACTIONS, minibatch.get("actions_BT")),
+        needs,
+    )
+    return outputs
+
+
+def weighted_sum(parts: Collection[tuple[Tensor, Tensor | float]], device: torch.device) -> Tensor:
+    """The sum of the products; 0 of none."""
+    total: Tensor | None = None
+    for value, scale in parts:
+        if total is None:
+            total = value * scale
+        else:
+            total = total.add(value, alpha=scale) if isinstance(scale, float) else total + value * scale
+    return torch.zeros((), device=device) if total is None else total
 
 
 def by_step(name: str, value: Tensor, steps: int) -> Tensor:
@@ -216,7 +325,8 @@ def sums_and_counts(entries: list[Term | Statistic]) -> Tensor:
     """`[2, n]`: the masked sum and the count of each."""
     if not entries:
         return torch.zeros(2, 0)
-    return torch.stack([torch.stack([masked_sum(entry) for entry in entries]), counts_of(entries)])
+    sums = torch.stack([masked_sum(entry) for entry in entries])
+    return torch.stack([sums, as_tensor(counts_of(entries), sums.device)])
 
 
 def counted(entry: Term | Statistic, importance_B: Tensor | None) -> Term | Statistic:
@@ -228,17 +338,3 @@ def counted(entry: Term | Statistic, importance_B: Tensor | None) -> Term | Stat
         return entry
     weights = importance_B.reshape(-1, *[1] * (entry.value.ndim - 1))
     return Term(entry.value * weights, entry.mask, entry.coef)
-
-
-def masked_sum(entry: Term | Statistic, true_mask: Tensor | None = None) -> Tensor:
-    """A scalar with the value's graph; what is masked may be NaN. `true_mask` is one that is known to be True everywhere."""
-    if entry.mask is true_mask:
-        return entry.value.sum(dtype=torch.float32)
-    return torch.where(entry.mask, entry.value, 0.0).sum(dtype=torch.float32)
-
-
-def counts_of(entries: list[Term | Statistic]) -> Tensor:
-    """How many values of each count, as float32. Most entries share a mask, which is counted once."""
-    counts = {id(entry.mask): entry.mask for entry in entries}
-    sums = {key: mask.sum() for key, mask in counts.items()}
-    return torch.stack([sums[id(entry.mask)] for entry in entries]).float()

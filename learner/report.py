@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from learner.loss import OWN_NUMBERS
-from learner.objective import Key
 from learner.reduce import Reducer
 from learner.step import Record
+from learner.tally import Key
 from protocol.trajectory import Array
 
 POLICY_LOSSES = ("ppo_actor", "muesli_pg")

@@ -12,12 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from agent.model import AgentModel
+from learner.adamw import Flat, FlatAdamW
 from learner.gradients import trunk_gradients
 from learner.loss import Context
-from learner.objective import FOLLOWING_ACTIONS, Key, Objective, Weighed
+from learner.objective import Objective, Weighed, model_outputs
 from learner.plan import GRADIENT, Plan
 from learner.priorities import priorities_of
+from learner.tally import Key, Tally, settle
 from protocol.settings import MetricsSettings
+
+SETTLE_EVERY = 64
+"""Updates: what they leave behind for the report is kept for so many of them, and worked out for all in one."""
 
 
 @dataclass
@@ -27,6 +32,7 @@ class Record:
     Attributes:
         keys: terms and statistics, in the order of the columns of `sums`.
         sums: one `[2, n]` an update: masked sums and counts of this rank.
+        tallies: what the last updates left for `sums`.
         norms: the gradient's norm before clipping, one an update, the same on all ranks.
         batch_keys: statistics of the whole batch, in the order of the columns of `batch_sums`.
         batch_sums: `[2, n]` of this rank, or None where the step is not reported.
@@ -40,6 +46,7 @@ class Record:
 
     keys: tuple[Key, ...] = ()
     sums: list[Tensor] = field(default_factory=list)
+    tallies: list[Tally] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
     batch_keys: tuple[Key, ...] = ()
     batch_sums: Tensor | None = None
@@ -49,6 +56,14 @@ class Record:
     stopped_early: bool = False
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     priorities: Tensor | None = None
+
+    def settle(self) -> None:
+        """Work out what the updates since the last time left."""
+        if not self.tallies:
+            return
+        self.keys = self.tallies[-1].keys
+        self.sums.extend(settle(self.tallies).unbind())
+        self.tallies.clear()
 
 
 class Updater:
@@ -69,8 +84,8 @@ class Updater:
         self.objective = Objective(plan, context)
         self.trunk = [parameter for parameter in context.model.trunk_parameters() if parameter.requires_grad]
         self.parameters = [parameter for parameter in context.model.parameters() if parameter.requires_grad]
-        self.prior_pairs = prior_pairs(context.model, context.prior) if plan.uses_prior else ([], [])
-        self.optimizer = make_optimizer(self.parameters, context)
+        self.optimizer = FlatAdamW(self.parameters, context.trainer.optimizer)
+        self.prior = flat_prior(context.model, context.prior) if plan.uses_prior else None
         self.updates = 0
         self.progressed: Callable[[], None] = lambda: None  # called after every update
         self.measured_at = -metrics.gradient_every
@@ -84,8 +99,7 @@ class Updater:
             report: whether statistics of the whole batch are wanted.
             priorities: whether each row's priority is.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        self.optimizer.learning_rate = learning_rate
         record = Record()
         started = time.perf_counter()
         values = self.objective.prepare(inputs)
@@ -95,22 +109,25 @@ class Updater:
             record.priorities = priorities_of(values)
         record.seconds["prepare"] += time.perf_counter() - started
         trainer = self.context.trainer
+        limited = trainer.losses.ppo_actor.target_kl is not None
         mask_BT = inputs["mask_BT"]
         # Looked at once a batch, and not on a GPU, which the look would wait for.
         whole = mask_BT.device.type == "cpu" and bool(mask_BT.all())
-        if trainer.shuffle == "steps":
-            values = self.objective.single_steps(values)
-        drawn_from = len(values["mask_BT"])
+        drawn_from = self.objective.drawn_from(values)
+        rows = len(drawn_from["mask_BT"])
         for epoch in range(trainer.epochs):
-            shuffled = torch.randperm(drawn_from, generator=self.context.generator, device=mask_BT.device)
-            parts = shuffled.chunk(trainer.minibatches)
-            for part, rows in enumerate(parts):
+            shuffled = torch.randperm(rows, generator=self.context.generator, device=mask_BT.device)
+            parts = len(shuffled.chunk(trainer.minibatches))
+            for part, minibatch in enumerate(self.objective.minibatches(drawn_from, shuffled, trainer.minibatches)):
                 # In the first epoch, which target_kl never cuts off.
-                due = epoch == 0 and part == len(parts) - 1 and self.gradients_due()
-                self.update(self.objective.minibatch(values, rows), record, measure=due, whole=whole)
-            if self.moved_too_far(record, len(parts)):
+                due = epoch == 0 and part == parts - 1 and self.gradients_due()
+                self.update(minibatch, record, measure=due, whole=whole)
+            if limited or len(record.tallies) >= SETTLE_EVERY:
+                record.settle()
+            if limited and self.moved_too_far(record, parts):
                 record.stopped_early = True
                 break
+        record.settle()
         return record
 
     def gradients_due(self) -> bool:
@@ -121,21 +138,14 @@ class Updater:
         """One optimiser step. What is not finite on any rank is applied on none."""
         started = time.perf_counter()
         with self.autocast():
-            outputs = self.wrapped(
-                minibatch["observations_BT1"][:, :-1],
-                minibatch["core_state_BS"],
-                minibatch["terminated_BT"] | minibatch["truncated_BT"],
-                minibatch.get(FOLLOWING_ACTIONS, minibatch["actions_BT"]),
-                self.plan.needs,
-            )
+            outputs = model_outputs(self.wrapped, minibatch, self.plan.needs)
         weighed = self.objective.weigh(minibatch, outputs, whole=whole)
-        record.keys = weighed.keys
-        record.sums.append(weighed.sums)
+        record.tallies.append(weighed.tally)
         if measure:
             record.gradients = trunk_gradients(weighed.losses, self.trunk, self.context.reducer)
             self.measured_at = self.updates
         forwarded = time.perf_counter()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         weighed.total.backward()  # type: ignore[no-untyped-call]
         backwarded = time.perf_counter()
         self.apply(record, weighed)
@@ -150,21 +160,21 @@ class Updater:
 
         All ranks do the same: they see the same sum of what is broken and, after DDP's mean, the same gradient.
         """
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.context.trainer.max_grad_norm)
+        gradient = self.optimizer.flat.gradient()
+        norm = torch.linalg.vector_norm(gradient)
         record.norms.append(norm)
-        if not bool(torch.isfinite(norm) & (weighed.broken.sum() == 0)):
+        sound, length = weighed.sound(norm)
+        if not sound:
             record.skipped += 1
-            record.nonfinite.update(broken_losses(weighed) or {GRADIENT})
+            record.nonfinite.update(weighed.broken_losses() or {GRADIENT})
             return
-        self.optimizer.step()
-        prior, trained = self.prior_pairs
-        if prior:
-            with torch.no_grad():
-                torch._foreach_lerp_(prior, trained, self.context.trainer.losses.cmpo.prior_ema_rate)
+        self.optimizer.step(gradient, length, self.context.trainer.max_grad_norm)
+        if self.prior is not None:
+            self.prior.array.lerp_(self.optimizer.flat.array, self.context.trainer.losses.cmpo.prior_ema_rate)
 
     def weights_finite(self) -> bool:
         """Whether every trained array is finite; one that is not can never become so again."""
-        return bool(nn.utils.get_total_norm(self.parameters).isfinite())
+        return bool(torch.linalg.vector_norm(self.optimizer.flat.array).isfinite())
 
     def moved_too_far(self, record: Record, updates: int) -> bool:
         """Whether the KL to the policy at the batch's start passed target_kl in the last so many updates, over all ranks."""
@@ -183,32 +193,10 @@ class Updater:
         return torch.autocast(self.parameters[0].device.type, torch.bfloat16)
 
 
-def broken_losses(weighed: Weighed) -> set[str]:
-    """The losses with a term that is not finite on some rank."""
-    return {loss for (loss, _), ranks in zip(weighed.keys, weighed.broken.tolist(), strict=True) if ranks}
-
-
-def make_optimizer(parameters: list[nn.Parameter], context: Context) -> torch.optim.AdamW:
-    """AdamW, fused where the device can."""
-    settings = context.trainer.optimizer
-    return torch.optim.AdamW(
-        parameters,
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-
-
-def prior_pairs(model: AgentModel, prior: AgentModel) -> tuple[list[Tensor], list[Tensor]]:
-    """The prior's parameters and the trained ones that they follow; what is not trained does not move."""
-    pairs = [
-        (old.detach(), new.detach())
-        for old, new in zip(prior.parameters(), model.parameters(), strict=True)
-        if new.requires_grad
-    ]
-    return [old for old, _ in pairs], [new for _, new in pairs]
+def flat_prior(model: AgentModel, prior: AgentModel) -> Flat:
+    """The prior's parameters that follow trained ones, laid out as those are; what is not trained does not move."""
+    pairs = zip(prior.parameters(), model.parameters(), strict=True)
+    return Flat([old for old, new in pairs if new.requires_grad])
 
 
 def freeze_unused(model: AgentModel, plan: Plan) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict
 
+import torch
 from torch import Tensor
 
 from agent import distribution
 from learner.improvement import clipped_mpo_policy, entropy, kl_divergence, leave_one_out_weights
-from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms
+from learner.loss import Choice, Context, Late, Loss, Question, Statistic, Term, Terms, itself
 from protocol.errors import SettingsError
 
 EXACT_UP_TO = 32
@@ -205,12 +206,16 @@ class SampledCmpo(Loss):
         log_probs_BTA = distribution.log_softmax(logits_BTA.float(), self.sizes)
         log_ratio_BTN = taken(prior_log_probs_BTA - log_probs_BTA, prior_actions_BTN)
         kl_BT = (cmpo_weights_BTN * (cmpo_weights_BTN.log() + log_ratio_BTN)).mean(-1)
-        cross_entropy_BT = -(cmpo_policy_BTA * log_probs_BTA.detach()).sum(-1)
         return {
             "kl": Term(kl_BT, mask_BT, self.settings.kl_coef),
-            "cross_entropy": Statistic(cross_entropy_BT, mask_BT),
-            "target_entropy": Statistic(cmpo_entropy_BT, mask_BT),
+            "cross_entropy": Late(cross_entropy, (cmpo_policy_BTA, log_probs_BTA.detach()), mask_BT),
+            "target_entropy": Late(itself, (cmpo_entropy_BT,), mask_BT),
         }
+
+
+def cross_entropy(target_BTA: Tensor, log_probs_BTA: Tensor) -> Tensor:
+    """In nats."""
+    return -(target_BTA * log_probs_BTA).sum(-1)
 
 
 def taken(values_BTA: Tensor, actions_BTN: Tensor) -> Tensor:
@@ -223,8 +228,8 @@ def kl_terms(logits_BTA: Tensor, target_BTA: Tensor, mask_BT: Tensor, sizes: Seq
     kl_BT, entropy_BT = kl_divergence(target_BTA, distribution.log_softmax(logits_BTA.float(), sizes))
     return {
         "kl": Term(kl_BT, mask_BT, coef),
-        "cross_entropy": Statistic((kl_BT + entropy_BT).detach(), mask_BT),
-        "target_entropy": Statistic(entropy_BT, mask_BT),
+        "cross_entropy": Late(torch.add, (kl_BT.detach(), entropy_BT), mask_BT),
+        "target_entropy": Late(itself, (entropy_BT,), mask_BT),
     }
 
 

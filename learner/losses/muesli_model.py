@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from agent import distribution
-from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms
+from learner.loss import Choice, Context, Late, Loss, Question, Term, Terms, itself
 from learner.masks import ahead, unroll_masks
 from protocol.errors import SettingsError
 
@@ -51,15 +51,14 @@ def policy_terms(
     """
     log_probs_BTKA = distribution.log_softmax(model_logits_BTKA.float(), sizes)
     cross_entropy_BTK = -(target_BTKA * log_probs_BTKA).sum(-1)
-    with torch.no_grad():
-        kl_BTK = cross_entropy_BTK - entropy_BTK
-        terms: dict[str, Term | Statistic] = {
-            "cross_entropy": Term(cross_entropy_BTK, mask_BTK, coef),
-            "target_entropy": Statistic(entropy_BTK, mask_BTK),
-            "kl": Statistic(kl_BTK, mask_BTK),
-        }
-        for k in range(mask_BTK.shape[-1]):
-            terms[f"kl_{k + 1}"] = Statistic(kl_BTK[..., k], mask_BTK[..., k])
+    both = (cross_entropy_BTK.detach(), entropy_BTK)
+    terms: dict[str, Term | Late] = {
+        "cross_entropy": Term(cross_entropy_BTK, mask_BTK, coef),
+        "target_entropy": Late(itself, (entropy_BTK,), mask_BTK),
+        "kl": Late(torch.sub, both, mask_BTK),
+    }
+    for k in range(mask_BTK.shape[-1]):
+        terms[f"kl_{k + 1}"] = Late(torch.sub, both, mask_BTK, last=k)
     return terms
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from agent import distribution
-from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms
+from learner.loss import Choice, Context, Late, Loss, Question, Term, Terms, itself
 from learner.movement import movement
 from protocol.errors import SettingsError
 
@@ -83,18 +83,21 @@ class MuesliPg(Loss):
         correction_BT = -self.clipped(log_ratio_BT) * pg_correction_BT * log_prob_BT
         others_BTF = self.clipped(log_ratio_BT.unsqueeze(-1) - log_ratio_BTF)
         expected_BTF = distribution.factor_sums(log_probs_BTA.exp() * pg_advantage_BTA, self.sizes)
-        outside_BT = log_ratio_BT.exp() > self.settings.ratio_clip
-        terms: dict[str, Term | Statistic] = {
+        terms: dict[str, Term | Late] = {
             "policy": Term(correction_BT - (others_BTF * expected_BTF).sum(-1), mask_BT, self.settings.pg_coef),
-            "correction": Statistic(correction_BT.detach(), mask_BT),
-            "entropy": Statistic(distribution.entropy(log_probs_BTA.detach()), mask_BT),
-            "clip_ratio": Statistic(outside_BT, mask_BT),
+            "correction": Late(itself, (correction_BT.detach(),), mask_BT),
+            "entropy": Late(distribution.entropy, (log_probs_BTA.detach(),), mask_BT),
+            "clip_ratio": Late(self.above_clip, (log_ratio_BT,), mask_BT),
         }
         return terms | movement(log_prob_BT, pg_old_log_prob_BT, pg_behaviour_log_probs_BTF.sum(-1), mask_BT)
 
     def taken(self, values_BTA: Tensor, actions_BT: Tensor) -> Tensor:
         """Each factor's taken choice of a row of values, `[B, T, factors]`."""
         return values_BTA.gather(-1, distribution.action_columns(actions_BT, self.sizes, factored=self.factored))
+
+    def above_clip(self, log_ratio: Tensor) -> Tensor:
+        """Whether a step's ratio is cut."""
+        return log_ratio.exp() > self.settings.ratio_clip
 
     def clipped(self, log_ratio: Tensor) -> Tensor:
         """min(c, pi / pi_b)."""

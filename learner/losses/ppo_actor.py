@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TypedDict
 
 import torch
 from torch import Tensor
 
 from agent import distribution
-from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms
+from learner.loss import Choice, Context, Late, Loss, Question, Term, Terms
 from learner.movement import movement
 from learner.reduce import Reducer
 
@@ -28,7 +29,13 @@ def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip_coef: float) -> Ten
 
     Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7.
     """
-    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip_coef, 1 + clip_coef))
+    loss = -advantage
+    return torch.maximum(loss * ratio, loss * ratio.clamp(1 - clip_coef, 1 + clip_coef))
+
+
+def outside_clip(ratio: Tensor, *, clip_coef: float) -> Tensor:
+    """Whether a ratio lies outside the clip."""
+    return (ratio - 1).abs() > clip_coef
 
 
 def normalised(advantage_BT: Tensor, mask_BT: Tensor, reducer: Reducer) -> Tensor:
@@ -86,16 +93,13 @@ class PpoActor(Loss):
         terms = self.terms(log_probs_BTA, ratio_BT, policy_advantage_BT, mask_BT)
         return terms | movement(log_prob_BT, old_log_prob_BT, behaviour_log_prob_BT, mask_BT)
 
-    def terms(
-        self, log_probs_BTA: Tensor, ratio_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor
-    ) -> dict[str, Term | Statistic]:
+    def terms(self, log_probs_BTA: Tensor, ratio_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor) -> dict[str, Term | Late]:
         """The two terms for a ratio to whichever anchor, and how often it lies outside the clip."""
         clip = self.settings.clip_coef
-        outside_BT = (ratio_BT - 1).abs() > clip
         return {
             "policy": Term(clipped_surrogate(ratio_BT, advantage_BT, clip), mask_BT, 1.0),
             "entropy": Term(distribution.entropy(log_probs_BTA), mask_BT, -self.settings.ent_coef),
-            "clip_ratio": Statistic(outside_BT, mask_BT),
+            "clip_ratio": Late(partial(outside_clip, clip_coef=clip), (ratio_BT.detach(),), mask_BT),
         }
 
     def log_prob(self, log_probs_BTA: Tensor, actions_BT: Tensor) -> Tensor:

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import torch
 from torch import Tensor
 
 from learner.loss import Choice, Context, Loss, Question, Term, Terms
+
+
+class PpoCriticWrites(TypedDict):
+    """Frozen for the batch."""
+
+    critic_target_BT: Tensor  # the value target, 0 where a step does not count: there it may be NaN, which no mask stops
+
+
+def critic_target(value_target_BT: Tensor, mask_BT: Tensor) -> PpoCriticWrites:
+    """What both critics fit."""
+    return {"critic_target_BT": torch.where(mask_BT, value_target_BT, 0.0)}
 
 
 class PpoCritic(Loss):
@@ -20,10 +33,13 @@ class PpoCritic(Loss):
         self.vf_coef = context.trainer.losses.ppo_critic.vf_coef
         self.codec = context.codec
 
-    def compute(self, *, value_raw_BT: Tensor, value_target_BT: Tensor, mask_BT: Tensor) -> Terms:
+    def prepare(self, *, value_target_BT: Tensor, mask_BT: Tensor) -> PpoCriticWrites:
+        """See `critic_target`."""
+        return critic_target(value_target_BT, mask_BT)
+
+    def compute(self, *, value_raw_BT: Tensor, critic_target_BT: Tensor, mask_BT: Tensor) -> Terms:
         """The term `value`."""
-        target_BT = torch.where(mask_BT, value_target_BT, 0.0)
-        return {"value": Term(self.codec.loss(value_raw_BT, target_BT), mask_BT, self.vf_coef)}
+        return {"value": Term(self.codec.loss(value_raw_BT, critic_target_BT), mask_BT, self.vf_coef)}
 
 
 class ClippedPpoCritic(Loss):
@@ -39,13 +55,16 @@ class ClippedPpoCritic(Loss):
         self.clip = context.trainer.losses.ppo_critic.vf_clip_coef
         self.codec = context.codec
 
-    def compute(self, *, value_raw_BT: Tensor, old_value_BT1: Tensor, value_target_BT: Tensor, mask_BT: Tensor) -> Terms:
+    def prepare(self, *, value_target_BT: Tensor, mask_BT: Tensor) -> PpoCriticWrites:
+        """See `critic_target`."""
+        return critic_target(value_target_BT, mask_BT)
+
+    def compute(self, *, value_raw_BT: Tensor, old_value_BT1: Tensor, critic_target_BT: Tensor, mask_BT: Tensor) -> Terms:
         """The term `value`."""
-        target_BT = torch.where(mask_BT, value_target_BT, 0.0)
         old_BT = old_value_BT1[:, :-1]
         value_BT = self.codec.value(value_raw_BT)
         clipped_BT = old_BT + (value_BT - old_BT).clamp(-self.clip, self.clip)
-        loss_BT = 0.5 * torch.maximum((value_BT - target_BT) ** 2, (clipped_BT - target_BT) ** 2)
+        loss_BT = 0.5 * torch.maximum((value_BT - critic_target_BT) ** 2, (clipped_BT - critic_target_BT) ** 2)
         return {"value": Term(loss_BT, mask_BT, self.vf_coef)}
 
 

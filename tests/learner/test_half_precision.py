@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
-from learner.objective import Weighed
+from learner.objective import Weighed, model_outputs
 from tests.learner.worlds import PLANS, inputs_of, make_batch, make_spec, make_trainer, make_updater_of
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {arm: (arm, {}) for arm in PLANS} | {
@@ -24,13 +24,7 @@ def test_every_term_of_bfloat16_outputs_is_float32_and_what_float32_outputs_give
     updater = make_updater_of(make_trainer(*CASES[case]), spec)
     values = updater.objective.prepare(inputs_of(updater, make_batch(spec)))
     minibatch = updater.objective.minibatch(values, torch.arange(6))
-    outputs = updater.wrapped(
-        minibatch["observations_BT1"][:, :-1],
-        minibatch["core_state_BS"],
-        minibatch["terminated_BT"] | minibatch["truncated_BT"],
-        minibatch["actions_BT"],
-        updater.plan.needs,
-    )
+    outputs = cast("dict[str, Tensor]", model_outputs(updater.wrapped, minibatch, updater.plan.needs))
     half = {name: output.bfloat16() for name, output in outputs.items()}
     rounded = {name: output.float() for name, output in half.items()}
     for loss in updater.objective.losses:

@@ -99,7 +99,7 @@ def test_what_prepare_writes_is_frozen_and_cut_into_minibatches_by_trajectory() 
     assert not any(tensor.requires_grad for tensor in values.values())
     rows = torch.tensor([4, 1])
     minibatch = updater.objective.minibatch(values, rows)
-    assert torch.equal(minibatch["value_target_BT"], values["value_target_BT"][[4, 1]])
+    assert torch.equal(minibatch["critic_target_BT"], values["critic_target_BT"][[4, 1]])
     assert "final_observations" not in minibatch
     assert "sigma" not in minibatch, "no loss's compute reads it"
     scalars = updater.objective.minibatch(values | {"mask_BT": torch.tensor(3.0)}, rows)
@@ -238,3 +238,19 @@ def test_the_full_objective_is_the_specifications_in_numpy(seed: int) -> None:
     for name, loss in weighed.losses.items():
         np.testing.assert_allclose(loss.item(), expected[name], rtol=2e-5, atol=1e-6, err_msg=name)
     np.testing.assert_allclose(weighed.total.item(), sum(expected.values()), rtol=2e-5)
+
+
+@pytest.mark.parametrize("value", [NAN, float("inf"), -float("inf")])
+def test_a_term_that_is_not_finite_is_seen_though_the_gradient_is(value: float) -> None:
+    class Broken(Two):
+        name = "broken"
+
+        def compute(self, *, x_BT: Tensor) -> Terms:
+            return {"z": Term(x_BT, MASK, 0.0)}
+
+    weighed = objective_of(Two, Broken).weigh({"x_BT": torch.tensor([[1.0, value, 0.0]])}, {})  # type: ignore[typeddict-item]
+    assert weighed.sound(torch.tensor(3.0)) == (False, 3.0)
+    assert weighed.broken_losses() == {"two", "broken"}
+    sound = objective_of(Two, Empty).weigh({"x_BT": torch.ones(1, 3)}, {})  # type: ignore[typeddict-item]
+    assert sound.sound(torch.tensor(3.0)) == (True, 3.0)
+    assert not sound.sound(torch.tensor(value))[0]

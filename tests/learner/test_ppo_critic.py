@@ -32,7 +32,7 @@ def test_the_loss_and_its_gradient_by_hand() -> None:
     # V = 3, R = 1: 1/2 * 2^2 = 2, and d/dV = V - R = 2. The target gets no gradient.
     raw = torch.tensor([[[3.0]]], requires_grad=True)
     target = single(1.0).requires_grad_()
-    term = critic(PpoCritic, {"vf_coef": 0.25}).compute(value_raw_BT=raw, value_target_BT=target, mask_BT=EVERYWHERE)["value"]
+    term = critic(PpoCritic, {"vf_coef": 0.25}).compute(value_raw_BT=raw, critic_target_BT=target, mask_BT=EVERYWHERE)["value"]
     assert isinstance(term, Term)
     assert (term.value.item(), term.coef) == (2.0, 0.25)
     torch.autograd.backward(term.value.sum())
@@ -59,7 +59,7 @@ def test_the_clipped_loss_and_its_gradient_by_hand(
 ) -> None:
     raw = torch.tensor([[[value]]], requires_grad=True)
     terms = critic(ClippedPpoCritic, {"clip_vloss": True, "vf_clip_coef": 0.5}).compute(
-        value_raw_BT=raw, old_value_BT1=torch.tensor([[old, 99.0]]), value_target_BT=single(target), mask_BT=EVERYWHERE
+        value_raw_BT=raw, old_value_BT1=torch.tensor([[old, 99.0]]), critic_target_BT=single(target), mask_BT=EVERYWHERE
     )
     assert terms["value"].value.item() == pytest.approx(loss)
     assert terms["value"].coef == 0.5
@@ -74,7 +74,7 @@ def test_each_step_is_clipped_around_its_own_old_value() -> None:
     terms = critic(ClippedPpoCritic, {"clip_vloss": True, "vf_clip_coef": 0.5}).compute(
         value_raw_BT=torch.from_numpy(value).unsqueeze(-1),
         old_value_BT1=torch.from_numpy(old),
-        value_target_BT=torch.from_numpy(target),
+        critic_target_BT=torch.from_numpy(target),
         mask_BT=torch.ones(2, 3, dtype=torch.bool),
     )
     for b, t in np.ndindex(2, 3):
@@ -89,7 +89,7 @@ def test_a_categorical_heads_loss_is_the_cross_entropy_to_the_two_hot_target() -
     raw, targets = rng.normal(size=(4, 5, 21)), rng.uniform(-150, 150, (4, 5))
     term = critic(PpoCritic, value_head="categorical").compute(
         value_raw_BT=torch.from_numpy(raw).float(),
-        value_target_BT=torch.from_numpy(targets),
+        critic_target_BT=torch.from_numpy(targets),
         mask_BT=torch.ones(4, 5, dtype=torch.bool),
     )["value"]
     log_probs = np.log(oracles.softmax(raw))
@@ -110,7 +110,8 @@ def test_a_target_that_does_not_count_changes_no_gradient(
     for other in (0.0, poison):
         raw = torch.linspace(-1, 1, 2 * loss.codec.width).view(1, 2, -1).requires_grad_()
         target = torch.tensor([[1.0, other]])
-        term = loss.compute(value_raw_BT=raw, value_target_BT=target, mask_BT=mask, **before)["value"]
+        written = loss.prepare(value_target_BT=target, mask_BT=mask)
+        term = loss.compute(value_raw_BT=raw, mask_BT=mask, **written, **before)["value"]
         torch.autograd.backward(torch.where(term.mask, term.value, 0.0).sum())
         assert raw.grad is not None
         gradients.append(raw.grad)

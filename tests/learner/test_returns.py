@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from learner.returns import Returns, gae_vtrace, retrace
+from learner.returns import Returns, carried_back, gae_vtrace, retrace
 from protocol.trajectory import Array
 from tests.learner import oracles
 
@@ -241,3 +241,24 @@ def test_retrace_reads_nothing_across_an_end(poison: float) -> None:
     case["final_values"][0] = poison
     case["final_values"][1, [0, 2, 3]] = poison
     assert torch.equal(run_retrace(case, gamma=0.9, retrace_lambda=0.8)[:, :2], clean[:, :2])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 70), st.integers(0, 10_000))
+def test_what_is_carried_back_by_doubling_is_the_recursion(steps: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    own, decay, ends = rng.normal(size=(2, steps)), rng.uniform(0, 1.2, (2, steps)), rng.random((2, steps)) < 0.1
+    expected, following = np.zeros((2, steps)), np.zeros(2)
+    for t in range(steps - 1, -1, -1):
+        following = own[:, t] + decay[:, t] * np.where(ends[:, t], 0.0, following)
+        expected[:, t] = following
+    found = carried_back(torch.from_numpy(own), torch.from_numpy(decay), torch.from_numpy(ends))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_nan_is_carried_back_to_the_episodes_beginning_and_no_further() -> None:
+    own = torch.tensor([[1.0, 2.0, 3.0, float("nan"), 5.0]])
+    ends = torch.tensor([[False, True, False, False, False]])
+    found = carried_back(own, torch.full((1, 5), 0.5), ends)
+    assert found.isnan().tolist() == [[False, False, True, True, False]]
+    assert found[0, :2].tolist() == [2.0, 2.0]

@@ -54,18 +54,23 @@ def test_every_step_is_used_once_an_epoch_beside_others_than_its_neighbours(monk
     spec = make_spec()
     # 6 trajectories of 7 steps in 4 parts: 11, 11, 11 and 9.
     updater = make_updater_of(make_trainer("baseline", {"epochs": 2, "minibatches": 4, "shuffle": "steps"}), spec)
+    batch = make_batch(spec)
+    step_of = {
+        step.tobytes(): row * 7 + t for row, steps in enumerate(batch.observations[:, :-1]) for t, step in enumerate(steps)
+    }
     used: list[list[int]] = []
-    minibatch = updater.objective.minibatch
+    update = updater.update
 
-    def spy(values: Any, rows: Tensor) -> dict[str, Tensor]:
-        used.append(rows.tolist())
-        return minibatch(values, rows)
+    def spy(minibatch: Any, *arguments: Any, **named: Any) -> None:
+        used.append([step_of[step.numpy().tobytes()] for step in minibatch["observations_BT"][:, 0]])
+        update(minibatch, *arguments, **named)
 
-    monkeypatch.setattr(updater.objective, "minibatch", spy)
-    record = learn(updater, make_batch(spec))
+    monkeypatch.setattr(updater, "update", spy)
+    record = learn(updater, batch)
     assert [len(rows) for rows in used] == 2 * [11, 11, 11, 9]
     for epoch in (used[:4], used[4:]):
         assert sorted(chain(*epoch)) == list(range(42))
+    assert used[:4] != used[4:]
     assert len({row // 7 for row in used[0]}) > 2, "the steps of a part come from several trajectories"
     assert record.gradients is not None
 
@@ -109,7 +114,7 @@ def test_a_tensor_whose_name_does_not_say_its_axes_is_refused() -> None:
 
     values = {"mask_BT": torch.ones(2, 3, dtype=torch.bool), "my_weights": torch.ones(2, 3)}
     with pytest.raises(UserError, match=r"trainer\.shuffle=steps .* my_weights has none"):
-        objective_of(Nameless).single_steps(values)
+        objective_of(Nameless).single_steps(values, torch.zeros(2, 3))
 
 
 def test_a_core_remembers_along_a_trajectory_and_is_refused() -> None:

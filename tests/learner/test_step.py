@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from agent.model import ModelOutputs
-from learner.objective import Objective
+from learner.objective import SMALL_BYTES, Objective
 from learner.step import Record, Updater
 from protocol.batch import Batch
 from tests.learner.worlds import (
@@ -101,18 +101,22 @@ def test_what_was_prepared_is_the_same_in_every_update(monkeypatch: pytest.Monke
     assert not torch.equal(updater.objective.prepare(inputs)["old_log_probs_BTA"], copies["old_log_probs_BTA"])
 
 
-def test_every_trajectory_is_used_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("small_bytes", [SMALL_BYTES, 0])
+def test_every_trajectory_is_used_once_an_epoch(small_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("learner.objective.SMALL_BYTES", small_bytes)
     spec = make_spec()
     updater = make_updater_of(make_trainer("baseline", {"epochs": 3, "minibatches": 3}), spec)
+    batch = make_batch(spec)
+    first = [float(row) for row in batch.observations[:, 0, 0]]  # tells the trajectories apart
     used: list[list[int]] = []
-    minibatch = updater.objective.minibatch
+    update = updater.update
 
-    def spy(values: Any, rows: Tensor) -> dict[str, Tensor]:
-        used.append(rows.tolist())
-        return minibatch(values, rows)
+    def spy(minibatch: Any, *given: Any, **named: Any) -> None:
+        used.append([first.index(float(row)) for row in minibatch["observations_BT"][:, 0, 0]])
+        update(minibatch, *given, **named)
 
-    monkeypatch.setattr(updater.objective, "minibatch", spy)
-    learn(updater, make_batch(spec))
+    monkeypatch.setattr(updater, "update", spy)
+    learn(updater, batch)
     assert len(used) == 9
     for epoch in range(3):
         assert sorted(chain(*used[3 * epoch : 3 * epoch + 3])) == list(range(6))
@@ -153,9 +157,10 @@ def test_only_the_minibatches_with_a_bad_step_are_skipped() -> None:
 
 def test_the_gradient_is_clipped_to_its_largest_norm_and_reported_before_that() -> None:
     spec = make_spec()
-    updater = make_updater_of(make_trainer("baseline", {"max_grad_norm": 1e-3}), spec)
+    updater = make_updater_of(make_trainer("baseline", {"max_grad_norm": 1e-3, "epochs": 1, "minibatches": 1}), spec)
     record = learn(updater, make_batch(spec))
-    applied = torch.stack([parameter.grad.norm() for parameter in updater.parameters if parameter.grad is not None]).norm()
+    # After one update, Adam's first moment is 1 - beta1 times the gradient that was applied.
+    applied = updater.optimizer.first.norm() / (1 - updater.context.trainer.optimizer.beta1)
     assert applied.item() == pytest.approx(1e-3, rel=1e-3)
     assert float(record.norms[-1]) > 0.01
 

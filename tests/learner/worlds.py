@@ -17,7 +17,7 @@ from agent.spec import AgentSpec
 from learner.distributed import Ranks
 from learner.inputs import to_inputs
 from learner.loss import Context
-from learner.objective import Weighed
+from learner.objective import Weighed, model_outputs
 from learner.reduce import OneRank
 from learner.settings import TrainerSettings
 from learner.setup import LearnerConfig, make_updater
@@ -165,14 +165,7 @@ def learn(updater: Updater, batch: Batch, *, learning_rate: float = 1e-2, report
 def weigh(updater: Updater, values: Mapping[str, Tensor]) -> Weighed:
     """The objective of a prepared batch as one minibatch, with its graph."""
     minibatch = updater.objective.minibatch(values, torch.arange(len(values["mask_BT"])))
-    outputs = updater.wrapped(
-        minibatch["observations_BT1"][:, :-1],
-        minibatch["core_state_BS"],
-        minibatch["terminated_BT"] | minibatch["truncated_BT"],
-        minibatch["actions_BT"],
-        updater.plan.needs,
-    )
-    return updater.objective.weigh(minibatch, outputs)
+    return updater.objective.weigh(minibatch, model_outputs(updater.wrapped, minibatch, updater.plan.needs))
 
 
 def parameters_of(updater: Updater) -> dict[str, Array]:
@@ -180,7 +173,7 @@ def parameters_of(updater: Updater) -> dict[str, Array]:
     context = updater.context
     arrays = {f"model.{name}": value.detach().numpy().copy() for name, value in context.model.named_parameters()}
     arrays |= {f"prior.{name}": value.detach().numpy().copy() for name, value in context.prior.named_parameters()}
-    for position, state in updater.optimizer.state_dict()["state"].items():
+    for position, state in updater.optimizer.state().items():
         arrays |= {f"optimizer.{position}.{name}": value.numpy().copy() for name, value in state.items()}
     return arrays
 

@@ -1,0 +1,113 @@
+"""Masked sums and counts for the report: of terms in each update, of what can wait once for many updates."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from learner.loss import Late, Statistic, Term
+
+Key = tuple[str, str]
+"""A loss's (or another node's) name and a term's or statistic's name."""
+
+
+class Tally(NamedTuple):
+    """What one update leaves for the report.
+
+    Attributes:
+        keys: terms and statistics in the order of the report's columns.
+        sums: masked sums of this rank, of those that are not late, in their order. Those of terms have their graph, of which
+            nothing is left but its skeleton once it was differentiated.
+        counts: how many values each of them is of; a number where that needs no look at the mask.
+        late: the others.
+        true_mask: the minibatch's mask, where it is known to be True everywhere.
+    """
+
+    keys: tuple[Key, ...]
+    sums: list[Tensor]
+    counts: Sequence[Tensor | int]
+    late: Mapping[Key, Late]
+    true_mask: Tensor | None = None
+
+
+def masked_sum(entry: Term | Statistic, true_mask: Tensor | None = None) -> Tensor:
+    """A scalar with a term's graph; what is masked may be NaN. `true_mask` is one that is known to be True everywhere."""
+    value = entry.value if isinstance(entry, Term) else entry.value.detach()
+    if entry.mask is not true_mask:
+        value = torch.where(entry.mask, value, 0.0)
+    return value.sum(dtype=torch.float32)
+
+
+def counts_of(entries: Collection[Term | Statistic], true_mask: Tensor | None = None) -> list[Tensor | int]:
+    """How many values of each count. Most entries share a mask, which is counted once."""
+    masks = {id(entry.mask): entry.mask for entry in entries}
+    counts = {key: mask.numel() if mask is true_mask else mask.sum() for key, mask in masks.items()}
+    return [counts[id(entry.mask)] for entry in entries]
+
+
+def as_tensor(counts: Sequence[Tensor | int], device: torch.device) -> Tensor:
+    """`[n]`, float32."""
+    if all(isinstance(count, int) for count in counts):
+        return torch.tensor(counts, dtype=torch.float32, device=device)
+    return torch.stack([torch.as_tensor(count, device=device) for count in counts]).float()
+
+
+@torch.no_grad()
+def settle(tallies: Sequence[Tally]) -> Tensor:
+    """`[updates, 2, n]`: masked sums and counts of this rank, of all that some updates left."""
+    first = tallies[0]
+    flat = [value for tally in tallies for value in tally.sums]
+    sums = torch.stack(flat) if flat else torch.zeros(0)
+    counts = as_tensor([count for tally in tallies for count in tally.counts], sums.device)
+    now = torch.stack([sums, counts]).view(2, len(tallies), -1).transpose(0, 1)
+    if not first.late:
+        return now
+    order = [key for key in first.keys if key not in first.late] + list(first.late)
+    late = settle_late([tally.late for tally in tallies], whole=[tally.true_mask for tally in tallies])
+    return torch.cat([now, late], 2)[:, :, [order.index(key) for key in first.keys]]
+
+
+def settle_late(late: Sequence[Mapping[Key, Late]], whole: Sequence[Tensor | None]) -> Tensor:
+    """`[updates, 2, n]` of the late statistics, each worked out for all updates at once.
+
+    Args:
+        late: of each update.
+        whole: the mask of each update that is known to be True everywhere.
+    """
+    joined: dict[tuple[int, ...], Tensor] = {}
+
+    def join(tensors: Sequence[Tensor]) -> Tensor:
+        """All updates' rows of a tensor, once for all statistics that read it."""
+        key = tuple(map(id, tensors))
+        if key not in joined:
+            joined[key] = torch.cat(list(tensors)) if len(tensors) > 1 else tensors[0]
+        return joined[key]
+
+    true_mask = None if whole[0] is None else tuple(map(id, whole))
+    lengths = [len(next(iter(update.values())).counted) for update in late]
+    counts: dict[tuple[int, int | None], Tensor] = {}
+    columns = []
+    for name, entry in late[0].items():
+        same = [update[name] for update in late]
+        masks = [each.counted for each in same]
+        value = entry.function(*(join(tensors) for tensors in zip(*(each.inputs for each in same), strict=True)))
+        mask = join(masks)
+        if entry.last is not None:
+            value, mask = value[..., entry.last], mask[..., entry.last]
+        if tuple(map(id, masks)) != true_mask:
+            value = torch.where(mask, value, 0.0)
+        count = counts.get((id(masks[0]), entry.last))
+        if count is None:
+            count = counts[id(masks[0]), entry.last] = sums_of(mask, lengths)
+        columns.append(torch.stack([sums_of(value, lengths), count]))
+    return torch.stack(columns, 2).transpose(0, 1)
+
+
+def sums_of(values: Tensor, lengths: Sequence[int]) -> Tensor:
+    """`[updates]`, float32: the sum of each update's rows."""
+    if len(set(lengths)) == 1:
+        return values.reshape(len(lengths), -1).sum(1, dtype=torch.float32)
+    return torch.stack([part.sum(dtype=torch.float32) for part in torch.split(values, list(lengths))])
