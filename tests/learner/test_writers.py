@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -106,14 +107,19 @@ def test_an_offline_weights_and_biases_run_holds_every_row_and_the_settings(
 
     written([WANDB], tmp_path, line(1), line(2))
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    rows, config = [], {}
-    for content in records_of(file.read_bytes()):
-        record: Any = wandb_internal_pb2.Record()
-        record.ParseFromString(content)
-        if record.WhichOneof("record_type") == "history":
-            rows.append({(item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.history.item})
-        if record.WhichOneof("record_type") == "run":
-            config = {item.key: json.loads(item.value_json) for item in record.run.config.update}
+    rows: list[dict[str, Any]] = []
+    config: dict[str, Any] = {}
+    deadline = time.monotonic() + 20
+    while len(rows) < 2 and time.monotonic() < deadline:  # wandb's own process writes, and may do so after `finish`
+        rows.clear()
+        for content in records_of(file.read_bytes()):
+            record: Any = wandb_internal_pb2.Record()
+            record.ParseFromString(content)
+            if record.WhichOneof("record_type") == "history":
+                rows.append({(item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.history.item})
+            if record.WhichOneof("record_type") == "run":
+                config = {item.key: json.loads(item.value_json) for item in record.run.config.update}
+        time.sleep(0.05)
     assert [(row["env_steps"], row["losses/ppo_actor/raw"]) for row in rows] == [(100, -0.5), (200, -1.0)]
     assert config["trainer"] == {"gamma": 0.99}
 
