@@ -11,14 +11,15 @@ def settings() -> RunSettings:
     """The guide's baseline, critic and actor, on LunarLander-v3; half of each batch is of what was trained on before.
 
     A policy that hovers fills a batch with flights that are alike: advantages are noise then, and normalised noise is large.
-    Replayed trajectories keep landings and crashes in every batch, and minibatches of single steps are as mixed as the batch.
+    Replayed trajectories keep landings and crashes in every batch, for as long as the buffer reaches back, and minibatches of
+    single steps are as mixed as the batch.
     """
     return RunSettings.of(
         {
             "env": {"kind": "gymnasium", "id": "LunarLander-v3"},
             "agent": {"hidden_sizes": [128, 128], "value_head": "scalar"},
             "actors": {"count": 2, "envs_per_actor": 16, "unroll_length": 64},
-            "replay": {"fraction": 0.5},
+            "replay": {"fraction": 0.5, "buffer_size": 16384, "eviction": "random"},
             "trainer": {
                 "total_timesteps": 1_000_000,
                 "batch_size": 128,
