@@ -21,7 +21,7 @@ def settings() -> RunSettings:
             "actors": {"count": 2, "envs_per_actor": 16, "unroll_length": 64},
             "replay": {"fraction": 0.5, "buffer_size": 16384, "eviction": "random"},
             "trainer": {
-                "total_timesteps": 1_000_000,
+                "total_timesteps": 2_000_000,
                 "batch_size": 128,
                 "epochs": 4,
                 "minibatches": 64,
@@ -29,7 +29,7 @@ def settings() -> RunSettings:
                 "gamma": 0.999,
                 "reward_scale": 0.02,
                 "optimizer": {"learning_rate": 1e-3},
-                "losses": {"ppo_critic": {"gae_lambda": 0.98}, "ppo_actor": {"anchor": "proximal", "ent_coef": 0.005}},
+                "losses": {"ppo_critic": {"gae_lambda": 0.98}, "ppo_actor": {"anchor": "proximal", "ent_coef": 0.01}},
             },
         }
     )
