@@ -40,6 +40,4 @@ def train() -> Run:
     return Run(settings(), recipe=RECIPE.name)
 
 
-RECIPE = Recipe(
-    "lunar_lander", "LunarLander-v3 (needs oatmill[box2d]): a mean return of 250 after 0.6 million steps", settings
-)
+RECIPE = Recipe("lunar_lander", "LunarLander-v3 (needs oatmill[box2d]): a mean return of 250 after 0.6 million steps", settings)
