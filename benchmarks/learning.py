@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = out / f"seed-{seed}"
         if not (folder / "command.json").exists():
             train(given.recipe, given.settings, seed, folder)
+        elif (kept := read_json(folder / "command.json")["asked"]) != [given.recipe, *given.settings]:
+            parser.error(f"{folder} is a run of {' '.join(kept)}; give --out another folder, or remove that one")
         outcomes.append(outcome_of(seed, folder, given.goal))
         print(in_words(outcomes[-1]), flush=True)
     for name in ("final", "best", "steps_to_goal", "seconds_to_goal", "seconds"):
@@ -76,12 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def train(recipe: str, settings: Sequence[str], seed: int, folder: Path) -> None:
-    """One run; notes when the command was given and how long it took."""
+    """One run; notes what was asked for, when, and how long it took."""
     command = oatmill("train", recipe, *settings, "--seed", str(seed), "--run-dir", str(folder), "--json")
     shutil.rmtree(folder, ignore_errors=True)  # half a run that was cut off
     began = time.time()
     subprocess.run(command, check=True, env=environment(), stdout=subprocess.DEVNULL)
-    (folder / "command.json").write_text(json.dumps({"began": began, "seconds": time.time() - began}))
+    (folder / "command.json").write_text(
+        json.dumps({"asked": [recipe, *settings], "began": began, "seconds": time.time() - began})
+    )
 
 
 def outcome_of(seed: int, folder: Path, goal: float) -> Outcome:

@@ -32,7 +32,7 @@ def finished_run(folder: Path, lines: list[dict[str, Any]]) -> Path:
     os.utime(folder / "metrics.jsonl", (written, written))
     summary = {"episode_return": {"mean": 31.5}, "env_steps": 3000, "episode_statistics": {"hearts_created": 7.0}}
     (folder / "summary.json").write_text(json.dumps(summary))
-    (folder / "command.json").write_text(json.dumps({"began": BEGAN, "seconds": 16.0}))
+    (folder / "command.json").write_text(json.dumps({"asked": ["cartpole"], "began": BEGAN, "seconds": 16.0}))
     return folder
 
 
@@ -60,3 +60,13 @@ def test_finished_seeds_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().out
     assert "seed 0: final 31.50, best 31.00, goal at 3,000 env steps, 13.0 s after the command" in shown
     assert "hearts_created   7.00 [7.00, 7.00]" in shown
+
+
+def test_a_finished_seed_of_other_settings_is_not_taken_for_one_of_these(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished_run(tmp_path / "seed-0", [reported(3000, 9, 31.0)])
+    with pytest.raises(SystemExit) as ended:
+        main(["cartpole", "trainer.epochs=2", "--seeds", "1", "--out", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "seed-0 is a run of cartpole; give --out another folder" in capsys.readouterr().err
