@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,7 +63,10 @@ class Ranks:
         """The network whose gradients are averaged over ranks as they are computed."""
         if self.world_size == 1:
             return model
-        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        with warnings.catch_warnings():
+            # torch 2.13 has another name for broadcast_buffers, which 2.10 does not know.
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 @contextmanager
