@@ -177,17 +177,16 @@ class Objective:
 
     def minibatch(self, values: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
         """What a minibatch of these trajectories needs of what `prepare` gave; scalars pass as they are."""
-        return next(self.minibatches(self.trajectories(values), rows, 1))
+        return next(self.minibatches(self.trajectories(values), [rows]))
 
-    def minibatches(self, drawn_from: Mapping[str, Tensor], rows: Tensor, number: int) -> Iterator[dict[str, Tensor]]:
+    def minibatches(self, drawn_from: Mapping[str, Tensor], parts: Sequence[Tensor]) -> Iterator[dict[str, Tensor]]:
         """What each of several minibatches needs.
 
         Args:
             drawn_from: what the method of that name gave.
-            rows: in the order in which they are used.
-            number: of minibatches.
+            parts: the rows of each.
         """
-        parts = rows.chunk(number)
+        rows = torch.cat(list(parts))
         scalars = {name: value for name, value in drawn_from.items() if value.ndim == 0}
         small = {name: value for name, value in drawn_from.items() if value.ndim and value.nbytes <= SMALL_BYTES}
         large = {name: value for name, value in drawn_from.items() if value.nbytes > SMALL_BYTES}

@@ -117,14 +117,14 @@ class Updater:
         rows = len(drawn_from["mask_BT"])
         for epoch in range(trainer.epochs):
             shuffled = torch.randperm(rows, generator=self.context.generator, device=mask_BT.device)
-            parts = len(shuffled.chunk(trainer.minibatches))
-            for part, minibatch in enumerate(self.objective.minibatches(drawn_from, shuffled, trainer.minibatches)):
+            parts = shuffled.chunk(trainer.minibatches)
+            for part, minibatch in enumerate(self.objective.minibatches(drawn_from, parts)):
                 # In the first epoch, which target_kl never cuts off.
-                due = epoch == 0 and part == parts - 1 and self.gradients_due()
+                due = epoch == 0 and part == len(parts) - 1 and self.gradients_due()
                 self.update(minibatch, record, measure=due, whole=whole)
             if limited or len(record.tallies) >= SETTLE_EVERY:
                 record.settle()
-            if limited and self.moved_too_far(record, parts):
+            if limited and self.moved_too_far(record, len(parts)):
                 record.stopped_early = True
                 break
         record.settle()
