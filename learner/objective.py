@@ -14,6 +14,7 @@ from agent.model import ModelNeeds, ModelOutputs
 from learner.loss import OWN_NUMBERS, Context, Late, Loss, Node, Statistic, Term, method_reads
 from learner.masks import ahead
 from learner.plan import Plan
+from learner.single_steps import by_step
 from learner.tally import Key, Tally, as_tensor, counts_of, masked_sum, settle
 from protocol.errors import UserError
 
@@ -284,27 +285,6 @@ def weighted_sum(parts: Collection[tuple[Tensor, Tensor | float]], device: torch
         else:
             total = total.add(value, alpha=scale) if isinstance(scale, float) else total + value * scale
     return torch.zeros((), device=device) if total is None else total
-
-
-def by_step(name: str, value: Tensor, steps: int) -> Tensor:
-    """A batch's tensor with its steps in front, by the axes that its name ends with.
-
-    `_BT...` becomes `[B * T, 1, ...]`; `_BT1`, which has one more step, `[B * T, 2, ...]`: the step and the one after it.
-    A row's number or state, `_B...`, is repeated for each of its steps; a scalar stays.
-    """
-    if value.ndim == 0:
-        return value
-    axes = name.rpartition("_")[2]
-    if axes == "BT1":
-        return torch.stack([value[:, :-1], value[:, 1:]], 2).flatten(0, 1)
-    if axes.startswith("BT"):
-        return value.flatten(0, 1).unsqueeze(1)
-    if axes.startswith("B"):
-        return value.repeat_interleave(steps, 0)
-    raise UserError(
-        f"trainer.shuffle=steps reads a tensor's axes from the end of its name, such as _BT or _B, and {name} has none there; "
-        "rename it, or set trainer.shuffle to trajectories"
-    )
 
 
 def refuse_double_names(computed: Iterable[Key], measured: Iterable[Key]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from learner.loss import Loss, Term, Terms
-from learner.objective import by_step
+from learner.single_steps import by_step
 from protocol.errors import SettingsError, UserError
 from tests.learner.test_objective import objective_of
 from tests.learner.worlds import PLANS, inputs_of, learn, make_batch, make_spec, make_trainer, make_updater_of, parameters_of
