@@ -28,6 +28,8 @@ COEFFICIENTS = {
 WANTED_SHARE = 0.1
 """What an auxiliary loss should have of the gradient on the trunk: 5 to 20 %."""
 TOO_MUCH, TOO_LITTLE = 0.5, 0.01
+DOUBTFUL = 0.05
+"""A correlation of CMPO's advantages with the returns' below which its model does not tell actions apart."""
 BY_VALUE = 0.9
 LARGE_KL = 0.1
 """Of one learner step, in nats; healthy PPO stays below 0.02."""
@@ -92,7 +94,7 @@ def examine(run_dir: Path) -> list[Finding]:
     lines = read_lines(run_dir)
     summary = read_json(run_dir / "summary.json")
     patient = Patient(lines, read_config(run_dir / "config.yaml"), str(summary.get("error") or ""))
-    checks = (ending, dominance, auxiliaries, prior, step_size, entropy, critic, bottleneck)
+    checks = (ending, dominance, auxiliaries, prior, model, step_size, entropy, critic, bottleneck)
     found = [finding for check in checks for finding in check(patient)]
     return sorted(found, key=lambda finding: not finding.wrong)
 
@@ -135,7 +137,8 @@ def auxiliaries(patient: Patient) -> Iterator[Finding]:
             yield Finding(wrong=True, topic=name, text=text, tries=scaled(patient, name, WANTED_SHARE * (1 - share) / share))
         elif share < TOO_LITTLE:
             text = f"{name} has {share:.2%} of the gradient on the trunk: it is switched off in all but name"
-            yield Finding(wrong=False, topic=name, text=text, tries=scaled(patient, name, 10.0))
+            better_so = name == "cmpo" and agreement(patient) < DOUBTFUL
+            yield Finding(wrong=False, topic=name, text=text, tries=() if better_so else scaled(patient, name, 10.0))
 
 
 def prior(patient: Patient) -> Iterator[Finding]:
@@ -160,6 +163,24 @@ def prior(patient: Patient) -> Iterator[Finding]:
     if patient.progress >= WARM_UP and spread == 0:
         text = "cmpo's advantages are the same for every action (adv_std 0): its target is the prior"
         yield Finding(wrong=True, topic="cmpo advantages", text=text, tries=("trainer.losses.dynamics.enabled=true",))
+
+
+def model(patient: Patient) -> Iterator[Finding]:
+    """Whether what CMPO's model says of the actions is what their returns say."""
+    agreed, share = agreement(patient), patient.recent("losses", "cmpo", "gradient_share")
+    if not math.isfinite(agreed):
+        return
+    text = f"CMPO's model and the returns agree on actions by {agreed:.2f} (the correlation of their advantages)"
+    doubtful = agreed < DOUBTFUL and patient.progress >= WARM_UP
+    if doubtful:
+        text += ": the model does not tell them apart, and CMPO tilts the policy by its errors"
+    followed = doubtful and share > WANTED_SHARE
+    yield Finding(wrong=followed, topic="cmpo model", text=text, tries=scaled(patient, "cmpo", 0.1) if followed else ())
+
+
+def agreement(patient: Patient) -> float:
+    """Of CMPO's advantages with the returns'; NaN where there is no model."""
+    return patient.recent("losses", "cmpo", "advantage_agreement")
 
 
 def step_size(patient: Patient) -> Iterator[Finding]:

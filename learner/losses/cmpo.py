@@ -5,6 +5,7 @@ Source: Hessel et al. 2021, "Muesli", arXiv:2104.06159, eq. 7, 9, 11 and 12.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -18,6 +19,9 @@ from protocol.errors import SettingsError
 
 EXACT_UP_TO = 32
 """Actions up to which `estimator=auto` evaluates the model for every one of them."""
+
+ROUNDING = 1e-9
+"""Numbers that differ by less than this part of their size are the same."""
 
 
 class CmpoWrites(TypedDict):
@@ -36,6 +40,7 @@ class ExactCmpo(Loss):
     def __init__(self, context: Context) -> None:
         self.settings = context.trainer.losses.cmpo
         self.sizes = context.sizes
+        self.factored = context.factored
         self.expected_baseline = context.factored or self.settings.baseline == "prior_expected_q"
 
     def prepare(
@@ -68,14 +73,23 @@ class ExactCmpo(Loss):
         cmpo_policy_BTA: Tensor,
         cmpo_advantage_BTA: Tensor,
         sigma: Tensor,
+        advantage_BT: Tensor,
+        actions_BT: Tensor,
         mask_BT: Tensor,
     ) -> dict[str, Statistic]:
         """Statistics of the target and of what it was made of."""
         expected_BTF = distribution.factor_sums(prior_log_probs_BTA.exp() * prior_q_BTA, self.sizes)
         offset_BT = (expected_BTF.mean(-1) - prior_value_BT1[:, :-1]).abs() / sigma
+        centred_BTA = prior_q_BTA - distribution.spread(expected_BTF, self.sizes)
+        columns = distribution.action_columns(actions_BT, self.sizes, factored=self.factored)
+        of_taken_BT = taken(centred_BTA, columns.unsqueeze(-2)).squeeze(-1)
         return target_statistics(
             prior_log_probs_BTA, cmpo_policy_BTA, cmpo_advantage_BTA, mask_BT, self.sizes, clip=self.settings.advantage_clip
-        ) | {"baseline_offset": Statistic(offset_BT, mask_BT), "sigma": Statistic(sigma.expand_as(mask_BT), mask_BT)}
+        ) | {
+            "baseline_offset": Statistic(offset_BT, mask_BT),
+            "sigma": Statistic(sigma.expand_as(mask_BT), mask_BT),
+            "advantage_agreement": Statistic(agreement(of_taken_BT, advantage_BT, mask_BT), mask_BT),
+        }
 
     def compute(self, *, logits_BTA: Tensor, cmpo_policy_BTA: Tensor, mask_BT: Tensor) -> Terms:
         """The term `kl`; the cross-entropy and the target's entropy, whose difference it is, beside it."""
@@ -141,6 +155,9 @@ class SampledCmpo(Loss):
     def __init__(self, context: Context) -> None:
         self.settings = context.trainer.losses.cmpo
         self.sizes = context.sizes
+        self.factored = context.factored
+        self.prior = context.prior
+        self.gamma = context.trainer.discount
         self.expected_baseline = self.settings.baseline == "prior_expected_q"
 
     def prepare(
@@ -171,23 +188,29 @@ class SampledCmpo(Loss):
     def measure(
         self,
         *,
+        prior_latent_BTH: Tensor,
         prior_value_BT1: Tensor,
         prior_sampled_q_BTN: Tensor,
         cmpo_sampled_advantage_BTN: Tensor,
         cmpo_weights_BTN: Tensor,
         sigma: Tensor,
+        advantage_BT: Tensor,
+        actions_BT: Tensor,
         mask_BT: Tensor,
     ) -> dict[str, Statistic]:
         """Statistics of the drawn actions' advantages; `total_variation` is an estimate, 1/2 E_prior |w - 1|."""
-        advantage = cmpo_sampled_advantage_BTN
-        offset_BT = (prior_sampled_q_BTN.mean(-1) - prior_value_BT1[:, :-1]).abs() / sigma
+        advantage, expected_BT = cmpo_sampled_advantage_BTN, prior_sampled_q_BTN.mean(-1)
+        columns = distribution.action_columns(actions_BT, self.sizes, factored=self.factored)
+        reward_BT, value_BT = self.prior.reward_and_value(self.prior.transition(prior_latent_BTH, columns))
+        of_taken_BT = reward_BT + self.gamma * value_BT - expected_BT
         values = {
             "adv_mean": advantage.mean(-1),
             "adv_std": advantage.std(-1, correction=0),
             "advantage_clipped": (advantage.abs() > self.settings.advantage_clip).float().mean(-1),
             "total_variation": 0.5 * (cmpo_weights_BTN - 1).abs().mean(-1),
-            "baseline_offset": offset_BT,
+            "baseline_offset": (expected_BT - prior_value_BT1[:, :-1]).abs() / sigma,
             "sigma": sigma.expand_as(mask_BT),
+            "advantage_agreement": agreement(of_taken_BT, advantage_BT, mask_BT),
         }
         return {name: Statistic(value, mask_BT) for name, value in values.items()}
 
@@ -258,6 +281,23 @@ def target_statistics(
         "total_variation": variation_BTF.amax(-1),
     }
     return {name: Statistic(value, mask_BT) for name, value in values.items()}
+
+
+def agreement(model_BT: Tensor, return_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """How far two advantages of the taken actions, the model's and the return's, go together: their correlation, everywhere.
+
+    Of this rank's valid steps. Returns are noisy, so that even a perfect model is far from 1; at 0 the model tells actions
+    apart by its own errors, and the policy is tilted by them. NaN where one of the two is the same for all steps.
+
+    Returns:
+        One number, -1..1, spread to `[B, T]`.
+    """
+    pairs = torch.where(mask_BT, torch.stack([model_BT, return_BT]), 0.0).double()
+    centred = torch.where(mask_BT, pairs - pairs.sum((1, 2), keepdim=True) / mask_BT.sum(), 0.0)
+    lengths, differing = (x.square().sum((1, 2)).sqrt() for x in (pairs, centred))
+    correlation = centred.prod(0).sum() / differing.prod()
+    known = (differing > ROUNDING * lengths).all()
+    return torch.where(known, correlation, math.nan).float().expand_as(mask_BT)
 
 
 def choose(question: Question) -> Choice | None:

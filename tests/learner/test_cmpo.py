@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from math import e, log
 from typing import Any, cast
 
@@ -164,7 +165,9 @@ def test_statistics_of_the_target_by_hand() -> None:
     }
     loss.sizes = (2,)
     written = loss.prepare(**inputs)
-    statistics = loss.measure(**inputs, **measured(written), mask_BT=EVERYWHERE)
+    followed = {"advantage_BT": torch.ones(1, 1), "actions_BT": torch.zeros(1, 1, dtype=torch.long)}
+    statistics = loss.measure(**inputs, **measured(written), **followed, mask_BT=EVERYWHERE)
+    assert statistics.pop("advantage_agreement").value.isnan()  # one step goes together with nothing
     found = {name: entry.value.item() for name, entry in statistics.items()}
     tilted = 0.25 * e / (0.25 * e + 0.75 * e**-0.4)
     assert found == {
@@ -184,7 +187,9 @@ def test_statistics_of_a_factored_target_are_over_its_factors() -> None:
     inputs = exact_inputs(sizes=sizes)
     written = loss.prepare(**inputs)
     written["cmpo_advantage_BTA"][0, 0] = torch.tensor([-3.0, 1.0, -1.0, 0.5, 0.2])
-    found = loss.measure(**inputs, **measured(written), mask_BT=torch.ones(2, 4, dtype=torch.bool))
+    followed = {"advantage_BT": random_normal(7, 2, 4), "actions_BT": torch.randint(2, (2, 4, 2))}
+    found = loss.measure(**inputs, **measured(written), **followed, mask_BT=torch.ones(2, 4, dtype=torch.bool))
+    agreement = found.pop("advantage_agreement").value
     prior, q = inputs["prior_log_probs_BTA"].exp().numpy(), inputs["prior_q_BTA"].numpy()
     policy, advantage = written["cmpo_policy_BTA"].numpy(), written["cmpo_advantage_BTA"].numpy()
     for b, t in np.ndindex(2, 4):
@@ -205,6 +210,32 @@ def test_statistics_of_a_factored_target_are_over_its_factors() -> None:
         }
         assert {name: entry.value[b, t].item() for name, entry in found.items()} == pytest.approx(expected)
     assert found["advantage_clipped"].value[0, 0].item() == pytest.approx(0.2)
+    of_taken = np.zeros((2, 4))
+    for part, chosen in zip((slice(0, 2), slice(2, 5)), followed["actions_BT"].numpy().transpose(2, 0, 1), strict=True):
+        p, own = prior[..., part], q[..., part]
+        of_taken += np.take_along_axis(own, chosen[..., None], -1)[..., 0] - (p * own).sum(-1)
+    expected_agreement = np.corrcoef(of_taken.ravel(), followed["advantage_BT"].numpy().ravel())[0, 1]
+    np.testing.assert_allclose(agreement.numpy(), expected_agreement, atol=1e-6)
+
+
+def test_agreement_is_the_correlation_of_valid_steps_alone() -> None:
+    # By hand: deviations (-1, 0, 1) and (-1, 2, -1) / scale: 0; then (-1, 0, 1) with (-2, 1, 1): 3 / sqrt(2 * 6).
+    mask = torch.tensor([[True, True, True, False]])
+    model = torch.tensor([[1.0, 2.0, 3.0, math.nan]])
+    for returns, expected in (
+        ([0.0, 3.0, 0.0, 9.0], 0.0),
+        ([0.0, 3.0, 3.0, -9.0], 3 / 12**0.5),
+        ([-2.0, -4.0, -6.0, 0.0], -1.0),
+    ):
+        found = cmpo.agreement(model, torch.tensor([returns]), mask)
+        assert found.shape == mask.shape
+        assert found[0].tolist() == pytest.approx([expected] * 4, abs=1e-6)
+
+
+def test_agreement_of_what_never_differs_is_no_number() -> None:
+    flat, differing = torch.full((1, 3), 0.3), torch.tensor([[1.0, 2.0, 4.0]])
+    assert cmpo.agreement(flat, differing, torch.ones(1, 3, dtype=torch.bool)).isnan().all()
+    assert cmpo.agreement(differing, flat, torch.ones(1, 3, dtype=torch.bool)).isnan().all()
 
 
 def test_a_spread_over_states_alone_is_no_spread_within_them() -> None:
