@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from agent.settings import AgentSettings
+from learner.leaving import leave
 from learner.settings import TrainerSettings
 from protocol.errors import OatmillError
 from protocol.joining import joining_config
@@ -56,4 +57,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from learner.loss import Late, Statistic, Term
 from learner.tally import Tally, counts_of, masked_sum, settle
+from tests.learner.worlds import PLANS, inputs_of, make_batch, make_spec, make_trainer, make_updater_of, weigh
 
 NAN = float("nan")
 
@@ -47,6 +48,16 @@ def tally_of(rows: int, seed: int, *, whole: bool) -> tuple[Tally, list[list[flo
 def test_sums_and_counts_are_each_updates_own(rows: tuple[int, ...], whole: bool) -> None:
     made = [tally_of(number, seed, whole=whole) for seed, number in enumerate(rows)]
     torch.testing.assert_close(settle([tally for tally, _ in made]), torch.tensor([expected for _, expected in made]))
+
+
+@pytest.mark.parametrize("arm", PLANS)
+def test_what_is_late_holds_no_graph(arm: str) -> None:
+    # It is kept for dozens of updates, and so would be every activation of theirs.
+    updater = make_updater_of(make_trainer(arm), spec := make_spec())
+    late = weigh(updater, updater.objective.prepare(inputs_of(updater, make_batch(spec)))).tally.late
+    assert late
+    held = {key for key, entry in late.items() for tensor in (*entry.inputs, entry.counted) if tensor.requires_grad}
+    assert held == set()
 
 
 def test_nothing_of_the_report_asks_for_a_gradient() -> None:
