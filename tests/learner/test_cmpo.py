@@ -232,10 +232,19 @@ def test_agreement_is_the_correlation_of_valid_steps_alone() -> None:
         assert found[0].tolist() == pytest.approx([expected] * 4, abs=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_agreement_knows_no_scale(scale: float) -> None:
+    first, second, everywhere = random_normal(0, 1, 9), random_normal(1, 1, 9), torch.ones(1, 9, dtype=torch.bool)
+    plain = cmpo.agreement(first, second, everywhere)
+    torch.testing.assert_close(cmpo.agreement(scale * first, scale * second, everywhere), plain)
+
+
 def test_agreement_of_what_never_differs_is_no_number() -> None:
-    flat, differing = torch.full((1, 3), 0.3), torch.tensor([[1.0, 2.0, 4.0]])
-    assert cmpo.agreement(flat, differing, torch.ones(1, 3, dtype=torch.bool)).isnan().all()
-    assert cmpo.agreement(differing, flat, torch.ones(1, 3, dtype=torch.bool)).isnan().all()
+    # In float32 the mean of a thousand times 0.7 is not 0.7, and rounding would go together with something.
+    flat, differing = torch.full((1, 1000), 0.7), random_normal(0, 1, 1000).float()
+    everywhere = torch.ones(1, 1000, dtype=torch.bool)
+    assert cmpo.agreement(flat, differing, everywhere).isnan().all()
+    assert cmpo.agreement(differing, flat, everywhere).isnan().all()
 
 
 def test_a_spread_over_states_alone_is_no_spread_within_them() -> None:
