@@ -5,7 +5,6 @@ Source: Hessel et al. 2021, "Muesli", arXiv:2104.06159, eq. 7, 9, 11 and 12.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -19,9 +18,6 @@ from protocol.errors import SettingsError
 
 EXACT_UP_TO = 32
 """Actions up to which `estimator=auto` evaluates the model for every one of them."""
-
-ROUNDING = 1e-9
-"""Numbers that differ by less than this part of their size are the same."""
 
 
 class CmpoWrites(TypedDict):
@@ -294,10 +290,8 @@ def agreement(model_BT: Tensor, return_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """
     pairs = torch.where(mask_BT, torch.stack([model_BT, return_BT]), 0.0).double()
     centred = torch.where(mask_BT, pairs - pairs.sum((1, 2), keepdim=True) / mask_BT.sum(), 0.0)
-    lengths, differing = (x.square().sum((1, 2)).sqrt() for x in (pairs, centred))
-    correlation = centred.prod(0).sum() / differing.prod()
-    known = (differing > ROUNDING * lengths).all()
-    return torch.where(known, correlation, math.nan).float().expand_as(mask_BT)
+    lengths = centred.square().sum((1, 2)).sqrt()
+    return (centred.prod(0).sum() / lengths.prod()).float().expand_as(mask_BT)
 
 
 def choose(question: Question) -> Choice | None:

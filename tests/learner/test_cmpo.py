@@ -228,15 +228,8 @@ def test_agreement_is_the_correlation_of_valid_steps_alone() -> None:
         ([-2.0, -4.0, -6.0, 0.0], -1.0),
     ):
         found = cmpo.agreement(model, torch.tensor([returns]), mask)
-        assert found.shape == mask.shape
+        assert (found.shape, found.dtype) == (mask.shape, torch.float32)
         assert found[0].tolist() == pytest.approx([expected] * 4, abs=1e-6)
-
-
-@pytest.mark.parametrize("scale", [1e-6, 1e6])
-def test_agreement_knows_no_scale(scale: float) -> None:
-    first, second, everywhere = random_normal(0, 1, 9), random_normal(1, 1, 9), torch.ones(1, 9, dtype=torch.bool)
-    plain = cmpo.agreement(first, second, everywhere)
-    torch.testing.assert_close(cmpo.agreement(scale * first, scale * second, everywhere), plain)
 
 
 def test_agreement_of_what_never_differs_is_no_number() -> None:
