@@ -170,7 +170,8 @@ class Crew:
         post.fruitless += 1
         post.restarts += 1
         self.restarts += 1
-        wait = min(BACK_OFF_S * 2 ** (post.fruitless - 1), LONGEST_BACK_OFF_S)
+        # Who did its work until it died is back at once; who dies again before it has done any waits longer each time.
+        wait = 0.0 if post.fruitless == 1 else min(BACK_OFF_S * 2 ** (post.fruitless - 2), LONGEST_BACK_OFF_S)
         post.due = time.monotonic() + wait
         self._notice("actor_restarted", f"{reason}; it is started again in {wait:g} s", values | {"restarts": post.restarts})
 

@@ -29,14 +29,19 @@ class World:
         self.code = code
         self.started: list[int] = []
         self.events: list[tuple[str, Mapping[str, Any]]] = []
+        self.texts: list[str] = []
         self.crew = Crew(self.start, max_restarts=max_restarts, notice=self.notice)
 
     def start(self, number: int) -> Child:
         self.started.append(number)
         return Child("actor", number, [sys.executable, "-c", self.code], log=self.tmp_path / f"{number}.log", threads=1)
 
-    def notice(self, event: str, _text: str, values: Mapping[str, Any]) -> None:
+    def notice(self, event: str, text: str, values: Mapping[str, Any]) -> None:
         self.events.append((event, values))
+        self.texts.append(text)
+
+    def waits(self) -> list[str]:
+        return [text.rpartition("it is started again in ")[2] for text in self.texts if "started again" in text]
 
     def until(self, done: Callable[[], bool], within_s: float = 20.0) -> None:
         deadline = time.monotonic() + within_s
@@ -80,18 +85,20 @@ def test_an_actor_that_dies_after_some_work_is_started_again_without_end(tmp_pat
     assert world.crew.restarts == 4
     restarts = [values["restarts"] for event, values in world.events if event == "actor_restarted"]
     assert restarts == [1, 2, 3, 4]
+    assert world.waits() == ["0 s"] * 4
     world.crew.end(grace_s=5)
 
 
 def test_an_actor_that_never_does_a_step_is_given_up_after_the_allowed_restarts(tmp_path: Path) -> None:
-    world = World(tmp_path, FAILS, max_restarts=2)
+    world = World(tmp_path, FAILS, max_restarts=4)
     world.crew.follow(1)
     # The hub shows the steps of a former incarnation: they are not this process's.
     world.crew.heard([{"actor_id": 0, "incarnation": 1, "env_steps": 64}])
-    message = r"^actor 0 ended with exit code 1: the pole broke; it was restarted 2 times in a row without a step in between$"
+    message = r"^actor 0 ended with exit code 1: the pole broke; it was restarted 4 times in a row without a step in between$"
     with pytest.raises(ActorGivenUpError, match=message):
         world.until(lambda: False)
-    assert world.started == [0, 0, 0]  # the first start and two more
+    assert world.started == [0] * 5  # the first start and four more
+    assert world.waits() == ["0 s", "0.01 s", "0.02 s", "0.04 s"]
 
 
 def test_an_environment_that_cannot_be_built_is_not_tried_again(tmp_path: Path) -> None:
