@@ -150,6 +150,7 @@ class Actor:
         self._newest, self._heard_at = -1, 0.0
         self._swaps, self._apply_lag_s = 0, 0.0
         self._lost = self._rejoined = 0
+        self._has_worked = False
 
     def act(self) -> None:
         """Collect and send until it is time to leave."""
@@ -163,6 +164,9 @@ class Actor:
             block = self._unroller.collect(self._between_steps)
             if block is not None:
                 self._sender.offer(replace(block, counters=self._counters()))
+                if not self._has_worked:  # that a new incarnation does its work is known before the next heartbeat
+                    self._has_worked = True
+                    self._control.heartbeat(self._report(), force=True)
 
     def _goes_on(self) -> bool:
         """Look after the sockets; whether there is more to do.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 from actors.actor import Actor
+from benchmarks.fleet import block
 
 
 class Receiver:
@@ -54,3 +56,31 @@ def test_a_pull_goes_on_between_env_steps(monkeypatch: Any) -> None:
     actor = actor_with(receiver)
     assert all(actor._between_steps() for _ in range(5))
     assert len(receiver.pumped) == 5
+
+
+def test_the_hub_is_told_at_once_of_the_first_unroll_and_then_when_it_is_due() -> None:
+    ready = iter([True, True, True, False])
+    offered: list[Any] = []
+    forced: list[tuple[int, int]] = []
+    actor = actor_with(Receiver(), wait_ready=lambda _timeout_s: next(ready), offer=offered.append)
+    state: Any = actor._control.state
+    unroller: Any = actor._unroller
+    parts: dict[str, Any] = {"_policy": SimpleNamespace(version=9), "_swap_weights": lambda **_: None}
+    for name, part in parts.items():
+        setattr(actor, name, part)
+
+    def collect(_goes_on: Any) -> Any:
+        unroller.env_steps += 64
+        state.stop = len(offered) == 2
+        return replace(block(), counters={})
+
+    def heartbeat(report: dict[str, Any], *, force: bool = False) -> None:
+        if force:
+            forced.append((len(offered), report["env_steps"]))
+
+    unroller.collect = collect
+    control: Any = actor._control
+    control.heartbeat = heartbeat
+    actor.act()
+    assert len(offered) == 3
+    assert forced == [(1, 64)]
