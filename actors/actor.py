@@ -150,7 +150,6 @@ class Actor:
         self._newest, self._heard_at = -1, 0.0
         self._swaps, self._apply_lag_s = 0, 0.0
         self._lost = self._rejoined = 0
-        self._has_worked = False
 
     def act(self) -> None:
         """Collect and send until it is time to leave."""
@@ -163,9 +162,9 @@ class Actor:
             self._swap_weights(wanted=self._newest)
             block = self._unroller.collect(self._between_steps)
             if block is not None:
+                first = self._sender.produced == 0
                 self._sender.offer(replace(block, counters=self._counters()))
-                if not self._has_worked:  # that a new incarnation does its work is known before the next heartbeat
-                    self._has_worked = True
+                if first:  # that a new incarnation does its work is known before the next heartbeat
                     self._control.heartbeat(self._report(), force=True)
 
     def _goes_on(self) -> bool:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from protocol.errors import RunError
+from recipes.back_off import back_off
 from recipes.child import Child, end_all
 
 BAD_INPUT = 2
 """The exit code of a process that cannot do what was asked; starting it again would not help."""
-BACK_OFF_S = 0.5
-LONGEST_BACK_OFF_S = 10.0
 HUNG_AFTER_S = 60.0
 """An actor that the hub has not heard of for this long is killed, and so started again: its environment hangs."""
 LEFT_BACK_OFF_S = 2.0
@@ -167,11 +166,10 @@ class Crew:
             raise ActorGivenUpError(
                 child, f"{reason}; it was restarted {post.fruitless} times in a row without a step in between"
             )
+        wait = back_off(post.fruitless)  # none for one that did its work until it died
         post.fruitless += 1
         post.restarts += 1
         self.restarts += 1
-        # Who did its work until it died is back at once; who dies again before it has done any waits longer each time.
-        wait = 0.0 if post.fruitless == 1 else min(BACK_OFF_S * 2 ** (post.fruitless - 2), LONGEST_BACK_OFF_S)
         post.due = time.monotonic() + wait
         self._notice("actor_restarted", f"{reason}; it is started again in {wait:g} s", values | {"restarts": post.restarts})
 

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from recipes.back_off import back_off
 from recipes.child import Child
-from recipes.crew import BACK_OFF_S, BAD_INPUT, LONGEST_BACK_OFF_S
+from recipes.crew import BAD_INPUT
 
 NAMES = {"replay": "the replay server", "learner": "the learner"}
 
@@ -84,7 +85,7 @@ class ServicePost:
         self._fruitless += 1
         self.restarts += 1
         self._reports_before = reports
-        wait = min(BACK_OFF_S * 2 ** (self._fruitless - 1), LONGEST_BACK_OFF_S)
+        wait = back_off(self._fruitless)
         self._due = time.monotonic() + wait
         self._notice(
             f"{self._role}_restarted",

@@ -76,9 +76,8 @@ class ExactCmpo(Loss):
         """Statistics of the target and of what it was made of."""
         expected_BTF = distribution.factor_sums(prior_log_probs_BTA.exp() * prior_q_BTA, self.sizes)
         offset_BT = (expected_BTF.mean(-1) - prior_value_BT1[:, :-1]).abs() / sigma
-        centred_BTA = prior_q_BTA - distribution.spread(expected_BTF, self.sizes)
-        columns = distribution.action_columns(actions_BT, self.sizes, factored=self.factored)
-        of_taken_BT = taken(centred_BTA, columns.unsqueeze(-2)).squeeze(-1)
+        q_taken_BT = distribution.log_prob(prior_q_BTA, actions_BT, self.sizes, factored=self.factored)
+        of_taken_BT = q_taken_BT - expected_BTF.sum(-1)
         return target_statistics(
             prior_log_probs_BTA, cmpo_policy_BTA, cmpo_advantage_BTA, mask_BT, self.sizes, clip=self.settings.advantage_clip
         ) | {

@@ -62,12 +62,18 @@ def test_the_hub_is_told_at_once_of_the_first_unroll_and_then_when_it_is_due() -
     ready = iter([True, True, True, False])
     offered: list[Any] = []
     forced: list[tuple[int, int]] = []
-    actor = actor_with(Receiver(), wait_ready=lambda _timeout_s: next(ready), offer=offered.append)
+    actor = actor_with(Receiver(), wait_ready=lambda _timeout_s: next(ready))
     state: Any = actor._control.state
     unroller: Any = actor._unroller
     parts: dict[str, Any] = {"_policy": SimpleNamespace(version=9), "_swap_weights": lambda **_: None}
     for name, part in parts.items():
         setattr(actor, name, part)
+
+    sender: Any = actor._sender
+
+    def offer(block: Any) -> None:
+        offered.append(block)
+        sender.produced += 1
 
     def collect(_goes_on: Any) -> Any:
         unroller.env_steps += 64
@@ -78,7 +84,7 @@ def test_the_hub_is_told_at_once_of_the_first_unroll_and_then_when_it_is_due() -
         if force:
             forced.append((len(offered), report["env_steps"]))
 
-    unroller.collect = collect
+    unroller.collect, sender.offer = collect, offer
     control: Any = actor._control
     control.heartbeat = heartbeat
     actor.act()

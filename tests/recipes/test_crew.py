@@ -56,7 +56,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew_module, "BACK_OFF_S", 0.01)
+    monkeypatch.setattr("recipes.back_off.BACK_OFF_S", 0.01)
     monkeypatch.setattr(crew_module, "LEFT_BACK_OFF_S", 0.05)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from recipes import service_post
 from recipes.child import Child, end_all
 from recipes.learner_post import LearnerPost
 
@@ -59,7 +58,7 @@ class Bench:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_post, "BACK_OFF_S", 0.01)
+    monkeypatch.setattr("recipes.back_off.BACK_OFF_S", 0.01)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import pytest
 
-from recipes import service_post
 from recipes.child import Child, end_all
 from recipes.hub_line import HubLine
 from recipes.replay_post import ReplayPost
@@ -63,7 +62,7 @@ class Bench:
 
 @pytest.fixture(params=[False, True])
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    monkeypatch.setattr(service_post, "BACK_OFF_S", 0.01)
+    monkeypatch.setattr("recipes.back_off.BACK_OFF_S", 0.01)
     made = Bench(tmp_path, durable=request.param)
     made.post.begin()
     yield made
