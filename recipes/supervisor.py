@@ -127,6 +127,7 @@ class Supervisor:
             watchdog.pause()  # a terminal may hold this up for as long as it likes
             self._tell_observer()
             time.sleep(TURN_S)
+        self._hear_of_late_stop()
         self._tell_observer()
         if not self._ended_well(self.services["learner"]):
             raise self._failure(self.services["learner"])
@@ -183,6 +184,11 @@ class Supervisor:
         self.stop_by = time.monotonic() + (STOP_WITHIN_S if self._trained() else STOP_EARLY_WITHIN_S)
         self.account.stopped = self.crew.ending = True
         self.job.folder.event("stop_asked")
+
+    def _hear_of_late_stop(self) -> None:
+        """A learner that was told to stop from elsewhere may be gone before the hub has been asked again."""
+        if self.stop_by is None and (status := self.hub.status()) is not None and status["stop"]:
+            self._begin_stop()
 
     def _ask_hub(self) -> None:
         now = time.monotonic()

@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
+import pytest
+
+from recipes import cartpole, supervisor
+from recipes.launch import Run
+from recipes.overrides import Layer, nested, parse_assignment, resolve
 from tests.ports import free_ports
 from tests.system.real_runs import ENDLESS, accounted, all_gone, oatmill, processes_of, socket_folder, training
 
@@ -67,6 +73,27 @@ def test_a_killed_actor_is_replaced_a_fleet_is_scaled_and_a_run_is_stopped_from_
         assert ledger["produced"] == accounted(ledger)
         assert "actor_restarted" in {event["event"] for event in train.events()}
         assert all_gone(train.run_dir)
+
+
+def test_a_run_whose_learner_heard_of_the_stop_before_the_supervisor_says_stopped_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "STATUS_EVERY_S", 3600.0)
+    run_dir = tmp_path / "run"
+
+    def stop_from_elsewhere() -> None:
+        deadline = time.monotonic() + 40
+        while not (run_dir / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        oatmill(tmp_path, "stop", "--run-dir", str(run_dir))
+
+    somebody = threading.Thread(target=stop_from_elsewhere)
+    somebody.start()
+    endless = Layer(nested(parse_assignment(text) for text in ENDLESS))
+    result = Run(resolve(cartpole.settings().to_dict(), [endless])).start(run_dir=run_dir)
+    somebody.join()
+    assert (result.outcome, result.learner_steps > 0) == ("stopped", True)
+    assert "stop_asked" in (run_dir / "events.jsonl").read_text()
 
 
 def test_a_killed_learner_goes_on_from_its_checkpoint_and_the_ledger_says_what_was_rolled_back(tmp_path: Path) -> None:
