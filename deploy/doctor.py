@@ -7,19 +7,14 @@ CMPO's statistics are where they should be, and whether actors or the learner ar
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import fmean
-from typing import Any
 
-from deploy.curves import Lines, column, read_lines
+from deploy.curves import column
+from deploy.patient import WINDOW, Patient, mean
 from learner.redflags import ENTROPY_ACTIONS, ENTROPY_HIGH, ENTROPY_LOW, WARM_UP
-from recipes.run_folder import read_json
-from recipes.settings import RunSettings, read_config
 
-WINDOW = 20
-"""Reports at the end of the run that a mean is taken over."""
 COEFFICIENTS = {
     "cmpo": ("kl_coef",),
     "dynamics": ("returns_pred_coef", "reward_pred_coef"),
@@ -36,6 +31,17 @@ LARGE_KL = 0.1
 STARVED, BUSY = 0.4, 0.05
 """Parts of its time that a learner waits for data."""
 LOW, HIGH = (nats / math.log(ENTROPY_ACTIONS) for nats in (ENTROPY_LOW, ENTROPY_HIGH))
+MEANINGS = {
+    "loss_dominates": "one loss is over 10 times the median of the others, by value and by gradient",
+    "muesli_ratio": "muesli_model pushes less than once or over 10 times as hard as the policy gradient",
+    "entropy_collapsed": "the policy hardly tries anything any more; well where the task is solved, and only there",
+    "entropy_high": "a quarter of the budget is spent and the policy is still near random",
+    "explained_variance_negative": "the critic predicts worse than a constant, and advantages are mostly noise",
+    "loss_spike": "a loss jumped far out of its recent range; the step before may have been too large",
+    "non_finite": "updates with a loss or gradient that is not finite were left out",
+    "checkpoint_failed": "the last checkpoint could not be written; the run could only go on from an older one",
+}
+"""Of the red flags; docs/alerts.md has a section for each of their alerts."""
 
 
 @dataclass(frozen=True)
@@ -55,54 +61,19 @@ class Finding:
     tries: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Patient:
-    """A run as the doctor looks at it.
-
-    Attributes:
-        lines: of metrics.jsonl.
-        settings: that it ran with.
-        error: why it failed; empty if it did not.
-    """
-
-    lines: Lines
-    settings: RunSettings
-    error: str
-
-    def recent(self, *path: str) -> float:
-        """The mean over the last reports; NaN where there is none."""
-        return mean(column(self.lines[-WINDOW:], *path))
-
-    @property
-    def losses(self) -> Mapping[str, Any]:
-        """The losses of the last report."""
-        found: Mapping[str, Any] = self.lines[-1]["losses"]
-        return found
-
-    @property
-    def progress(self) -> float:
-        """The part of the budget that is spent."""
-        return float(self.lines[-1]["env_steps"]) / self.settings.trainer.total_timesteps
-
-
-def examine(run_dir: Path) -> list[Finding]:
-    """All findings about a run, those that need a change first.
-
-    Raises:
-        UserError: if the folder holds no run, or one that has reported nothing.
-    """
-    lines = read_lines(run_dir)
-    summary = read_json(run_dir / "summary.json")
-    patient = Patient(lines, read_config(run_dir / "config.yaml"), str(summary.get("error") or ""))
-    checks = (ending, dominance, auxiliaries, prior, model, step_size, entropy, critic, bottleneck)
+def examine(patient: Patient) -> list[Finding]:
+    """All findings about a run, those that need a change first."""
+    checks = (ending, dominance, auxiliaries, prior, model, step_size, entropy, critic, bottleneck, red_flags)
     found = [finding for check in checks for finding in check(patient)]
     return sorted(found, key=lambda finding: not finding.wrong)
 
 
 def ending(patient: Patient) -> Iterator[Finding]:
     """A run that failed, and updates that were not applied."""
-    if patient.error:
-        yield Finding(wrong=True, topic="run", text=f"the run failed: {patient.error}")
+    if patient.trouble:
+        yield Finding(wrong=True, topic="run", text=patient.trouble)
+    if patient.remark:
+        yield Finding(wrong=False, topic="run", text=patient.remark)
     skipped = sum(value for value in column(patient.lines, "skipped_updates") if math.isfinite(value))
     if skipped:
         text = f"{skipped:.0f} updates were not finite and not applied"
@@ -143,23 +114,22 @@ def auxiliaries(patient: Patient) -> Iterator[Finding]:
 
 def prior(patient: Patient) -> Iterator[Finding]:
     """CMPO's prior: it must follow the policy, and its advantages must tell actions apart."""
-    cmpo = patient.settings.trainer.losses.cmpo
     if "cmpo" not in patient.losses:
         return
-    updates = sum(value for value in column(patient.lines, "updates") if math.isfinite(value))
+    rate, clip = (patient.setting(f"trainer.losses.cmpo.{name}") for name in ("prior_ema_rate", "advantage_clip"))
     kl, spread = patient.recent("losses", "cmpo", "kl"), patient.recent("losses", "cmpo", "adv_std")
-    if cmpo.prior_ema_rate * updates < 1:
+    if rate * patient.updates < 1:
         text = (
-            f"the prior is still the first network: it averages over {1 / cmpo.prior_ema_rate:,.0f} updates and the run had "
-            f"{updates:,.0f}; CMPO pulls the policy back to where it began"
+            f"the prior is still the first network: it averages over {1 / rate:,.0f} updates and the run had "
+            f"{patient.updates:,.0f}; CMPO pulls the policy back to where it began"
         )
         yield Finding(wrong=True, topic="cmpo prior", text=text, tries=("trainer.losses.cmpo.prior_ema_rate=0.1",))
-    elif kl > cmpo.advantage_clip**2 / 2:
+    elif kl > clip**2 / 2:
         text = (
             f"cmpo's KL is {kl:.2f} nats, more than its target can lie from the prior: the policy has run away from the prior"
         )
-        rate = f"trainer.losses.cmpo.prior_ema_rate={min(1.0, 3 * cmpo.prior_ema_rate):.3g}"
-        yield Finding(wrong=True, topic="cmpo prior", text=text, tries=(rate,))
+        faster = f"trainer.losses.cmpo.prior_ema_rate={min(1.0, 3 * rate):.3g}"
+        yield Finding(wrong=True, topic="cmpo prior", text=text, tries=(faster,))
     if patient.progress >= WARM_UP and spread == 0:
         text = "cmpo's advantages are the same for every action (adv_std 0): its target is the prior"
         yield Finding(wrong=True, topic="cmpo advantages", text=text, tries=("trainer.losses.dynamics.enabled=true",))
@@ -196,7 +166,7 @@ def entropy(patient: Patient) -> Iterator[Finding]:
     """Whether the policy still tries things, and has begun to prefer some."""
     now, nats = patient.recent("entropy", "fraction"), patient.recent("entropy", "nats")
     where = f"entropy is {nats:.2f} nats, {now:.0%} of uniform"
-    bonus = patient.settings.trainer.losses.ppo_actor.ent_coef
+    bonus = patient.setting("trainer.losses.ppo_actor.ent_coef")
     if now < LOW:
         more = f"trainer.losses.ppo_actor.ent_coef={max(0.01, 3 * bonus):.3g}"
         text = f"{where}: the policy has collapsed (below {LOW:.0%})"
@@ -214,7 +184,7 @@ def critic(patient: Patient) -> Iterator[Finding]:
     now = patient.recent("explained_variance")
     flagged = sum("explained_variance_negative" in line.get("red_flags", ()) for line in patient.lines[-WINDOW:])
     if flagged > len(patient.lines[-WINDOW:]) / 2:
-        scale = f"trainer.reward_scale={patient.settings.trainer.reward_scale / 10:.3g}"
+        scale = f"trainer.reward_scale={patient.setting('trainer.reward_scale') / 10:.3g}"
         text = f"explained variance is {now:.2f}: the critic does worse than a constant"
         yield Finding(wrong=True, topic="critic", text=text, tries=(learning_rate(patient, 1 / 3), scale))
     elif math.isfinite(now):
@@ -224,14 +194,23 @@ def critic(patient: Patient) -> Iterator[Finding]:
 def bottleneck(patient: Patient) -> Iterator[Finding]:
     """Whether the learner waits for actors, or they for it."""
     waits = mean(column(patient.lines[1:][-WINDOW:], "wait_fraction"))  # the first batch waits for the actors to start
-    actors = patient.settings.actors
+    count, envs = (patient.setting(f"actors.{name}") for name in ("count", "envs_per_actor"))
     if waits > STARVED:
-        text = f"the learner waits for data {waits:.0%} of its time: {actors.count} actor(s) are the bottleneck"
-        tries = (f"actors.envs_per_actor={4 * actors.envs_per_actor}", f"actors.count={actors.count + 1}")
+        text = f"the learner waits for data {waits:.0%} of its time: {count:.0f} actor(s) are the bottleneck"
+        tries = (f"actors.envs_per_actor={4 * envs:.0f}", f"actors.count={count + 1:.0f}")
         yield Finding(wrong=True, topic="bottleneck", text=text, tries=tries)
     elif math.isfinite(waits):
         who = "the learner is the bottleneck, as it should be" if waits < BUSY else "neither side waits for long"
         yield Finding(wrong=False, topic="bottleneck", text=f"the learner waits for data {waits:.0%} of its time: {who}")
+
+
+def red_flags(patient: Patient) -> Iterator[Finding]:
+    """The red flags of the last reports, and what each one means."""
+    reports = patient.lines[-WINDOW:]
+    raised = Counter(flag for line in reports for flag in line.get("red_flags", ()))
+    for flag, times in raised.items():
+        text = f"{flag} in {times} of the last {len(reports)} reports: {MEANINGS.get(flag, 'not known to this version')}"
+        yield Finding(wrong=flag == "checkpoint_failed", topic="red flag", text=text)
 
 
 def improves(patient: Patient) -> bool:
@@ -243,24 +222,18 @@ def improves(patient: Patient) -> bool:
 
 def scaled(patient: Patient, name: str, factor: float) -> tuple[str, ...]:
     """A loss's coefficients times a factor; none for a coefficient that is 0 or at its bound already."""
-    settings = getattr(patient.settings.trainer.losses, name)
     limit = 1.0 if name == "dynamics" else math.inf
-    wanted = {field: (getattr(settings, field), min(limit, getattr(settings, field) * factor)) for field in COEFFICIENTS[name]}
-    return tuple(f"trainer.losses.{name}.{field}={to:.2g}" for field, (was, to) in wanted.items() if was != to)
+    now = {path: patient.setting(path) for path in (f"trainer.losses.{name}.{field}" for field in COEFFICIENTS[name])}
+    wanted = {path: (was, min(limit, was * factor)) for path, was in now.items()}
+    return tuple(f"{path}={to:.2g}" for path, (was, to) in wanted.items() if was != to)
 
 
 def learning_rate(patient: Patient, factor: float) -> str:
     """The learning rate times a factor."""
-    return f"trainer.optimizer.learning_rate={patient.settings.trainer.optimizer.learning_rate * factor:.2g}"
+    return f"trainer.optimizer.learning_rate={patient.setting('trainer.optimizer.learning_rate') * factor:.2g}"
 
 
 def largest(shares: Mapping[str, float]) -> str:
     """The name of the largest; empty where none is known."""
     known = {name: share for name, share in shares.items() if math.isfinite(share)}
     return max(known, key=lambda name: known[name]) if known else ""
-
-
-def mean(values: Sequence[float]) -> float:
-    """The mean of the finite ones; NaN without any."""
-    finite = [value for value in values if math.isfinite(value)]
-    return fmean(finite) if finite else math.nan

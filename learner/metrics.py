@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -18,6 +19,7 @@ from learner.redflags import FLAGS
 from learner.report import StepReport
 from learner.step import Record
 from protocol.processes import ProcessCollector
+from protocol.setting_numbers import numbers_of
 
 TERMS: dict[str, tuple[str, ...]] = {
     "ppo_critic": ("value",),
@@ -37,10 +39,13 @@ class LearnerMetrics:
 
     Args:
         autos: each setting that was left at `auto`, and what the plan made of it.
+        settings: the run's, nested; its numbers are exported.
         healthy: whether the learner makes progress; asked when Prometheus asks.
     """
 
-    def __init__(self, autos: Mapping[str, str], healthy: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self, autos: Mapping[str, str], settings: Mapping[str, Any], healthy: Callable[[], bool] = lambda: True
+    ) -> None:
         registry = CollectorRegistry()
         registry.register(ProcessCollector({"learner": os.getpid()}))
         self.registry = registry
@@ -85,10 +90,13 @@ class LearnerMetrics:
         self.last_update = gauge("learner_last_update_timestamp_seconds", "When the last learner step ended")
         self.policy_version = gauge("policy_version", "The version published last")
         self.auto = gauge("auto", "1 for what a setting left at auto was resolved to", ("setting", "choice"))
+        self.setting = gauge("setting", "A setting that is a number, or 0 or 1 for a switch", ("setting",))
         self.up = gauge("up", "1 while the role makes progress", ("role",))
         self._create_children(healthy)
         for setting, choice in autos.items():
             self.auto.labels(setting, choice).set(1)
+        for path, number in numbers_of(settings).items():
+            self.setting.labels(path).set(number)
 
     def _create_children(self, healthy: Callable[[], bool]) -> None:
         for loss, terms in TERMS.items():

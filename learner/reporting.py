@@ -49,7 +49,7 @@ class Reporting:
             uniform = sum(math.log(size) for size in spec.spaces.action.sizes)
             writers = BackgroundWriters(wanted_targets(config.metrics), config.run_dir, config.settings)
             self.recorder = Recorder(config.run_dir, uniform, config.trainer.total_timesteps, writers)
-            self.metrics = LearnerMetrics(updater.plan.auto, healthy)
+            self.metrics = LearnerMetrics(updater.plan.auto, config.settings, healthy)
 
     def close(self) -> None:
         """Have what was reported written to its end, however the run ends."""

@@ -14,26 +14,43 @@ from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, print_json
 def doctor(
     run_dir: Annotated[Path | None, typer.Argument(metavar="RUN_DIR", help="A run's folder; the newest if left out.")] = None,
     *,
+    prometheus: Annotated[
+        str | None, typer.Option("--prometheus", metavar="URL", help="Ask this Prometheus instead of a run's folder.")
+    ] = None,
+    match: Annotated[
+        list[str] | None,
+        typer.Option("--match", metavar="LABEL=VALUE", help="Which run, where Prometheus scrapes several; may be repeated."),
+    ] = None,
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
     """Say what is wrong with a run, and which setting to try next.
 
     That is which loss dominates by value and by gradient, whether entropy, explained variance and CMPO's statistics are where
-    they should be, and whether actors or the learner are the bottleneck.
+    they should be, whether actors or the learner are the bottleneck, and what the red flags mean.
     """
     from deploy.doctor import examine  # noqa: PLC0415
+    from deploy.patient import patient_of_folder  # noqa: PLC0415
+    from deploy.scraped_run import patient_of_prometheus  # noqa: PLC0415
+    from protocol.errors import UserError  # noqa: PLC0415
     from recipes.run_folder import find_run  # noqa: PLC0415
 
-    folder = find_run(run_dir)
-    findings = examine(folder)
+    if prometheus is None:
+        if match:
+            raise UserError("--match chooses among the runs of a Prometheus; give its address by --prometheus")
+        folder = find_run(run_dir)
+        patient, source = patient_of_folder(folder), {"run_dir": str(folder)}
+    elif run_dir is not None:
+        raise UserError(f"give a run's folder or --prometheus, not both; got {run_dir} and {prometheus}")
+    else:
+        patient, source = patient_of_prometheus(prometheus, match or ()), {"prometheus": prometheus}
+    findings = examine(patient)
+    healthy = not any(finding.wrong for finding in findings)
     if as_json:
-        print_json(
-            {"run_dir": str(folder), "healthy": not any(f.wrong for f in findings), "findings": list(map(asdict, findings))}
-        )
+        print_json(source | {"healthy": healthy, "findings": list(map(asdict, findings))})
         return
-    typer.echo(f"run {folder}")
-    if not any(finding.wrong for finding in findings):
+    typer.echo(patient.name)
+    if healthy:
         typer.echo("nothing is wrong")
     for finding in findings:
         typer.echo(f"{'WRONG' if finding.wrong else 'note ':<5}  {finding.topic:<16} {finding.text}")

@@ -29,7 +29,7 @@ COMMANDS = {
     "stop": {"--run-dir", "--address", "--keys"},
     "eval": {"CHECKPOINT", "--episodes", "--deterministic", "--seed", "--record", "--json"},
     "compare": {"RECIPE", "ASSIGNMENTS", "--arms", "--arm", "--seeds", "--out", "--json"},
-    "doctor": {"RUN_DIR", "--json"},
+    "doctor": {"RUN_DIR", "--prometheus", "--match", "--json"},
     "plot": {"RUN_DIRS"},
     "chaos": {"RECIPE", "ASSIGNMENTS", "--seconds", "--kill", "--seed", "--json"},
     "keygen": {"FOLDER", "--add", "--revoke", "--if-missing"},

@@ -6,20 +6,15 @@ from typing import Any
 
 import pytest
 
-from deploy.doctor import Finding, Patient, auxiliaries, model
-from recipes.settings import RunSettings
+from deploy.doctor import Finding, auxiliaries, model
+from deploy.patient import Patient
 
-SETTINGS = RunSettings.of(
-    {
-        "env": {"kind": "gymnasium", "id": "CartPole-v1"},
-        "trainer": {"total_timesteps": 1000, "losses": {"cmpo": {"kl_coef": 0.3}}},
-    }
-)
+SETTINGS = {"trainer.total_timesteps": 1000.0, "trainer.losses.cmpo.kl_coef": 0.3}
 
 
 def patient(agreement: float | None, *, share: float, env_steps: int = 900) -> Patient:
     cmpo: dict[str, Any] = {"gradient_share": share, "advantage_agreement": agreement}
-    return Patient(({"env_steps": env_steps, "losses": {"cmpo": cmpo}},), SETTINGS, "")
+    return Patient("a run", ({"env_steps": env_steps, "losses": {"cmpo": cmpo}},), SETTINGS)
 
 
 def found_by_model(agreement: float | None, **changes: Any) -> list[Finding]:

@@ -18,7 +18,7 @@ def exported() -> set[str]:
     replay = CollectorRegistry()
     replay.register(ReplayCollector(lambda: Snapshot(report={}, rejected={})))
     names = set()
-    for registry in (LearnerMetrics({}).registry, replay):
+    for registry in (LearnerMetrics({}, {}).registry, replay):
         for family in registry.collect():
             names.add(f"{family.name}_total" if family.type == "counter" else family.name)
     return names

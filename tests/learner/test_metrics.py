@@ -27,7 +27,7 @@ def value(metrics: LearnerMetrics, name: str, **labels: str) -> float | None:
 
 
 def test_every_series_exists_at_0_before_the_first_report() -> None:
-    metrics = LearnerMetrics({})
+    metrics = LearnerMetrics({}, {})
     for loss, terms in TERMS.items():
         assert value(metrics, "loss_gradient_norm", loss=loss) == 0
         for term in terms:
@@ -37,7 +37,7 @@ def test_every_series_exists_at_0_before_the_first_report() -> None:
 
 
 def test_a_report_sets_gauges_and_adds_to_exact_counters() -> None:
-    metrics, report = LearnerMetrics({}), make_report()
+    metrics, report = LearnerMetrics({}, {}), make_report()
     for _ in range(2):
         metrics.report(report, {flag: flag == "loss_spike" for flag in FLAGS}, SUMMARY)
     for name, loss in report.losses.items():
@@ -60,26 +60,28 @@ def test_a_report_sets_gauges_and_adds_to_exact_counters() -> None:
 
 
 def test_a_report_without_cmpo_leaves_its_series_alone() -> None:
-    metrics = LearnerMetrics({})
+    metrics = LearnerMetrics({}, {})
     metrics.report(make_report("baseline"), dict.fromkeys(FLAGS, False), SUMMARY)
     assert value(metrics, "cmpo_kl") == 0
 
 
 def test_a_role_that_makes_no_progress_is_not_up() -> None:
     states = [True, False]
-    metrics = LearnerMetrics({}, lambda: states.pop(0))
+    metrics = LearnerMetrics({}, {}, lambda: states.pop(0))
     assert value(metrics, "up", role="learner") == 1
     assert value(metrics, "up", role="learner") == 0
 
 
 def test_the_process_is_measured() -> None:
-    metrics = LearnerMetrics({})
+    metrics = LearnerMetrics({}, {})
     assert (value(metrics, "process_resident_memory_bytes", process="learner") or 0) > 2**20
     assert (value(metrics, "process_cpu_seconds_total", process="learner") or 0) > 0
 
 
 def test_what_auto_settings_became_is_exported() -> None:
-    metrics = LearnerMetrics({"trainer.losses.cmpo.advantage": "model", "trainer.losses.muesli_model.policy_target": "cmpo"})
+    metrics = LearnerMetrics(
+        {"trainer.losses.cmpo.advantage": "model", "trainer.losses.muesli_model.policy_target": "cmpo"}, {}
+    )
     labels = {"setting": "trainer.losses.cmpo.advantage", "choice": "model"}
     assert metrics.registry.get_sample_value("oatmill_auto", labels) == 1
     assert metrics.registry.get_sample_value("oatmill_auto", labels | {"choice": "sampled"}) is None

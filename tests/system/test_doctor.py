@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.system.real_runs import oatmill
+from tests.deploy.prometheus_server import local_config, need, prometheus
+from tests.system.real_runs import ENDLESS, oatmill, training
 
 CMPO = "trainer.losses.cmpo"
 BAD = {
@@ -89,3 +91,26 @@ def test_what_was_made_bad_is_found_and_the_way_back_is_named(tmp_path: Path, na
 @pytest.mark.timeout(300)
 def test_nothing_is_wrong_with_a_healthy_run(tmp_path: Path) -> None:
     assert findings_of(tmp_path, "cartpole", "trainer.total_timesteps=60000") == {}
+
+
+@pytest.mark.timeout(180)
+def test_prometheus_says_what_the_folder_says_while_the_run_goes_on_and_after_it(tmp_path: Path) -> None:
+    need("prometheus")
+
+    def wrong(*source: str) -> dict[str, list[str]]:
+        said = oatmill(tmp_path, "doctor", *source, "--json").stdout or '{"findings": []}'
+        return {finding["topic"]: finding["tries"] for finding in json.loads(said)["findings"] if finding["wrong"]}
+
+    with training(tmp_path, "--preset", "conservative", *ENDLESS, f"{CMPO}.prior_ema_rate=1e-9") as train:
+        train.until(lambda: train.learner_steps() >= 1)
+        train.until(lambda: {"replay", "learner"} <= train.run_json()["endpoints"].keys())
+        places = {role: train.run_json()["endpoints"][role]["metrics"].split("/")[2] for role in ("replay", "learner")}
+        with prometheus(tmp_path, local_config(tmp_path, places)) as server:
+            train.until(lambda: "cmpo prior" in wrong("--prometheus", server.url))
+            found = wrong("--prometheus", server.url)
+            assert found["cmpo prior"] == wrong("run")["cmpo prior"] == [f"{CMPO}.prior_ema_rate=0.1"]
+            assert oatmill(tmp_path, "stop").returncode == 0
+            assert train.end() == 0
+            time.sleep(6)  # one scrape finds nobody
+            assert "cmpo prior" in wrong("--prometheus", server.url), "what is gone is remembered"
+            assert wrong("--prometheus", server.url, "--match", "job=replay") == {}
