@@ -139,6 +139,7 @@ class TrainerSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     autocast: Literal["none", "bfloat16"] = "none"
     compile: bool = False
+    """torch.compile for the network; where the learner runs, it needs a C++ compiler."""
     threads: int = Field(default=1, ge=1)
     """CPU threads of one rank."""
     weights_dtype: Literal["bfloat16", "float32"] = "bfloat16"

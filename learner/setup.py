@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from agent.model import AgentModel
 from agent.settings import AgentSettings
@@ -19,6 +22,7 @@ from learner.normaliser import Normaliser
 from learner.plan import make_plan
 from learner.settings import TrainerSettings
 from learner.step import Updater, freeze_unused
+from protocol.errors import UserError
 from protocol.keys import ClientKeys
 from protocol.settings import MetricsSettings
 
@@ -68,5 +72,24 @@ def make_updater(config: LearnerConfig, spec: AgentSpec, ranks: Ranks) -> Update
         generator=torch.Generator(ranks.device).manual_seed(trainer.seed + 1 + ranks.rank),
     )
     if trainer.compile:
-        model.compile()
+        compile_network(model)
     return Updater(plan, context, ranks.wrap(model), config.metrics)
+
+
+def compile_network(model: nn.Module) -> None:
+    """Have the forward pass and its way back compiled at the first call, for the device where the network lies.
+
+    Raises:
+        UserError: if this machine has no C++ compiler, which torch.compile takes to the CPU's code and Triton to the GPU's.
+    """
+    compilers = (os.environ.get("CXX", "g++"), "clang++")
+    if not any(map(shutil.which, compilers)):
+        raise UserError(
+            f"trainer.compile needs a C++ compiler where the learner runs, and none of {', '.join(compilers)} is there; "
+            f"install one, or leave trainer.compile at false"
+        )
+    import torch._functorch.config as compiled  # noqa: PLC0415  (imports the compiler, a second of a start)
+
+    # Each loss's gradient is taken through the compiled way back before the sum's is: its buffers are still needed then.
+    compiled.donated_buffer = False
+    model.compile()
