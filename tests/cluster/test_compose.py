@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +22,7 @@ from deploy.engines.compose import Engine
 from deploy.grafana.generate import rendered
 from protocol.errors import UserError
 from tests.cluster.clusters import ROOT, Cluster, answers, can_have, run, stand_ins
-from tests.system.real_runs import accounted
+from tests.system.real_runs import accounted, oatmill
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
@@ -126,6 +127,17 @@ def test_prometheus_has_every_target_every_rule_and_every_loss(cluster: Cluster)
     held = {(sample["metric"]["loss"], sample["metric"]["term"]) for sample in cluster.query("oatmill_loss")}
     assert held == served
     assert {"ppo_critic", "cmpo", "ppo_actor", "dynamics", "muesli_model"} <= {loss for loss, _ in held}
+
+
+def test_the_doctor_knows_the_run_from_prometheus_alone(cluster: Cluster, tmp_path: Path) -> None:
+    if "prometheus" in cluster.without:
+        pytest.skip("neither an image of Prometheus nor Debian's binaries are here")
+    said = oatmill(tmp_path, "doctor", "--prometheus", cluster.prometheus, "--json")
+    assert said.returncode == 0, said.stderr
+    topics = {finding["topic"]: finding for finding in json.loads(said.stdout)["findings"]}
+    assert {"dominance", "entropy", "bottleneck"} <= topics.keys()
+    # The guide's coefficient of 0.001, which is the preset's; the learner's settings are known here by their series alone.
+    assert topics["muesli_model"]["tries"] == ["trainer.losses.muesli_model.policy_pred_coef=0.01"]
 
 
 def rules(cluster: Cluster) -> list[dict[str, object]]:
