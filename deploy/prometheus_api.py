@@ -14,6 +14,7 @@ from typing import Any
 from protocol.errors import UserError
 
 ANSWER_WITHIN_S = 30.0
+EXPECTED = "expected the address of the server itself, such as http://localhost:9090"
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,6 @@ class Prometheus:
             raise UserError(f"no Prometheus answers at {self.url} ({why}); {EXPECTED}") from None
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{self.url} is something else than a Prometheus; {EXPECTED}") from None
-
-
-EXPECTED = "expected the address of the server itself, such as http://localhost:9090"
 
 
 def series(labels: Mapping[str, str], points: Sequence[tuple[float, str]]) -> Series:

@@ -34,8 +34,10 @@ OF_ONE_PROCESS = {"instance", "job", "pod", "container", "service", "endpoint", 
 """Labels of a scrape in which a run's learner and its replay server differ."""
 MEDIAN = {"quantile": "0.5"}
 """Of the last 100 episodes' returns: Prometheus has their mean over the whole run alone, which hides where it stands now."""
+KEYS = ("loss", "term", "flag", "phase")
+"""Labels that tell one metric's series apart, in this order."""
 Readings = Mapping[tuple[str, ...], float]
-"""What was known at one time, by the metric's name and its labels' values."""
+"""What was known at one time, by the metric's name and the values of `KEYS`."""
 
 
 def patient_of_prometheus(url: str, matchers: Sequence[str] = ()) -> Patient:
@@ -152,9 +154,6 @@ def lines_of(found: Iterable[Series], returns: Mapping[float, float], settings: 
             lines.append(line_of(now, before, settings) | {"episode_return": {"mean": returns.get(moment, math.nan)}})
             before = now
     return lines
-
-
-KEYS = ("loss", "term", "flag", "phase")
 
 
 def line_of(now: Readings, before: Readings, settings: Mapping[str, float]) -> dict[str, Any]:
