@@ -22,8 +22,8 @@ BAD = {
         ("cmpo", f"{CMPO}.kl_coef="),
     ),
     "a model that tells actions apart by nothing": (
-        ["cogs_v_clips", "--preset", "conservative", f"{CMPO}.kl_coef=1", "trainer.total_timesteps=150000"],
-        ("cmpo model", f"{CMPO}.kl_coef=0.1"),
+        ["cogs_v_clips", "--preset", "conservative", f"{CMPO}.kl_coef=3", "trainer.total_timesteps=150000"],
+        ("cmpo model", f"{CMPO}.kl_coef=0.3"),
     ),
     "a learning rate times 100": (
         ["cartpole", "trainer.optimizer.learning_rate=0.1", "trainer.total_timesteps=40000"],
