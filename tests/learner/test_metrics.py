@@ -85,3 +85,15 @@ def test_what_auto_settings_became_is_exported() -> None:
     labels = {"setting": "trainer.losses.cmpo.advantage", "choice": "model"}
     assert metrics.registry.get_sample_value("oatmill_auto", labels) == 1
     assert metrics.registry.get_sample_value("oatmill_auto", labels | {"choice": "sampled"}) is None
+
+
+def test_the_settings_that_are_numbers_are_exported_by_their_paths() -> None:
+    settings = {
+        "trainer": {"gamma": 0.9, "compile": True, "device": "cpu", "reward_clip": None},
+        "env": {"kwargs": {"mine": 3}},
+    }
+    metrics = LearnerMetrics({}, settings)
+    assert value(metrics, "setting", setting="trainer.gamma") == 0.9
+    assert value(metrics, "setting", setting="trainer.compile") == 1
+    (family,) = [family for family in metrics.registry.collect() if family.name == "oatmill_setting"]
+    assert len(family.samples) == 2, "neither words nor the names that are a user's own"
