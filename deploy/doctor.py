@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from deploy.curves import column
 from deploy.patient import WINDOW, Patient, mean
-from learner.redflags import ENTROPY_ACTIONS, ENTROPY_HIGH, ENTROPY_LOW, WARM_UP
+from learner.redflags import DOMINATES, ENTROPY_ACTIONS, ENTROPY_HIGH, ENTROPY_LOW, MUESLI_RATIO, WARM_UP
 
 COEFFICIENTS = {
     "cmpo": ("kl_coef",),
@@ -32,8 +32,8 @@ STARVED, BUSY = 0.4, 0.05
 """Parts of its time that a learner waits for data."""
 LOW, HIGH = (nats / math.log(ENTROPY_ACTIONS) for nats in (ENTROPY_LOW, ENTROPY_HIGH))
 MEANINGS = {
-    "loss_dominates": "one loss is over 10 times the median of the others, by value and by gradient",
-    "muesli_ratio": "muesli_model pushes less than once or over 10 times as hard as the policy gradient",
+    "loss_dominates": f"one loss is over {DOMINATES:g} times the median of the others, by value and by gradient",
+    "muesli_ratio": f"muesli_model pushes less than once or over {MUESLI_RATIO[1]:g} times as hard as the policy gradient",
     "entropy_collapsed": "the policy hardly tries anything any more; well where the task is solved, and only there",
     "entropy_high": "a quarter of the budget is spent and the policy is still near random",
     "explained_variance_negative": "the critic predicts worse than a constant, and advantages are mostly noise",

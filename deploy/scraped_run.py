@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from deploy.patient import Patient
@@ -36,6 +37,7 @@ MEDIAN = {"quantile": "0.5"}
 """Of the last 100 episodes' returns: Prometheus has their mean over the whole run alone, which hides where it stands now."""
 KEYS = ("loss", "term", "flag", "phase")
 """Labels that tell one metric's series apart, in this order."""
+VERSION = ("policy_version",)
 Readings = Mapping[tuple[str, ...], float]
 """What was known at one time, by the metric's name and the values of `KEYS`."""
 
@@ -65,12 +67,10 @@ def patient_of_prometheus(url: str, matchers: Sequence[str] = ()) -> Patient:
     lines = lines_of(found, returns[0].values if returns else {}, settings)
     if not lines:
         raise UserError(f"the learner at {named(learner)} has been scraped, but has reported no learner step yet")
-    trouble, remark = standing(
-        time.time() - ended,
-        lines[-1]["env_steps"] / settings["trainer.total_timesteps"],
-        scraped=bool(server.now(f"{UPDATED}{{{where(learner)}}}")),
-    )
-    return Patient(f"learner {named(learner)}", lines, settings, trouble, remark)
+    patient = Patient(f"learner {named(learner)}", lines, settings)
+    scraped = bool(server.now(f"{UPDATED}{{{where(learner)}}}"))
+    trouble, remark = standing(time.time() - ended, patient.progress, scraped=scraped)
+    return replace(patient, trouble=trouble, remark=remark)
 
 
 def standing(silent_s: float, spent: float, *, scraped: bool) -> tuple[str, str]:
@@ -149,9 +149,11 @@ def lines_of(found: Iterable[Series], returns: Mapping[float, float], settings: 
     before: Readings = {}
     for moment in sorted(readings):
         now = readings[moment]
-        trained, version = (now.get(key, 0.0) for key in (("learner_step_seconds_sum", "forward"), ("policy_version",)))
-        if trained and version != before.get(("policy_version",)):
-            lines.append(line_of(now, before, settings) | {"episode_return": {"mean": returns.get(moment, math.nan)}})
+        if now.get(VERSION) == before.get(VERSION):
+            continue
+        line = line_of(now, before, settings)
+        if line["losses"]:  # none has a coefficient before the first report, whatever steps there were
+            lines.append(line | {"episode_return": {"mean": returns.get(moment, math.nan)}})
             before = now
     return lines
 
@@ -180,7 +182,7 @@ def line_of(now: Readings, before: Readings, settings: Mapping[str, float]) -> d
         "explained_variance": value("explained_variance"),
         "approx_kl": value("approx_kl"),
         # There is one version a learner step; the first learner of a run knows of none before.
-        "updates": updates * (value("policy_version") - before.get(("policy_version",), 1.0)),
+        "updates": updates * (value(*VERSION) - before.get(VERSION, 1.0)),
         "skipped_updates": max(more("loss_nonfinite_total").values(), default=0.0),
         "wait_fraction": seconds.get("wait", math.nan) / spent if spent else math.nan,
         "red_flags": [flag for flag, times in flags.items() if times > 0],

@@ -187,8 +187,16 @@ class Supervisor:
 
     def _hear_of_late_stop(self) -> None:
         """A learner that was told to stop from elsewhere may be gone before the hub has been asked again."""
-        if self.stop_by is None and (status := self.hub.status()) is not None and status["stop"]:
+        if self.stop_by is None and (status := self._status()) is not None:
+            self._heed_stop(status)
+
+    def _heed_stop(self, status: Mapping[str, Any]) -> None:
+        if status["stop"] and self.stop_by is None:
             self._begin_stop()
+
+    def _status(self) -> Mapping[str, Any] | None:
+        """The hub's word; None without one, at once if its process has ended."""
+        return self.hub.status(unless=lambda: self.services["replay"].exit_code is not None)
 
     def _ask_hub(self) -> None:
         now = time.monotonic()
@@ -197,15 +205,14 @@ class Supervisor:
         if now < self._next_status or not self.replay.ready:
             return
         self._next_status = now + STATUS_EVERY_S
-        status = self.hub.status(unless=lambda: self.services["replay"].exit_code is not None)
+        status = self._status()
         if status is None:
             return
         self._heard = time.monotonic()
         self.account.status = status = self.replay.brief(self.hub, status, stopping=self.account.stopped)
         self.crew.heard(status["actors"])
         self._watch_learner(status["learner"].get("learner_step"))
-        if status["stop"] and self.stop_by is None:
-            self._begin_stop()
+        self._heed_stop(status)
         self.crew.follow(status["desired_actors"])
         for service in self.services.values():
             service.look()

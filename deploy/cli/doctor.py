@@ -31,7 +31,6 @@ def doctor(
     """
     from deploy.doctor import examine  # noqa: PLC0415
     from deploy.patient import patient_of_folder  # noqa: PLC0415
-    from deploy.scraped_run import patient_of_prometheus  # noqa: PLC0415
     from protocol.errors import UserError  # noqa: PLC0415
     from recipes.run_folder import find_run  # noqa: PLC0415
 
@@ -43,6 +42,8 @@ def doctor(
     elif run_dir is not None:
         raise UserError(f"give a run's folder or --prometheus, not both; got {run_dir} and {prometheus}")
     else:
+        from deploy.scraped_run import patient_of_prometheus  # noqa: PLC0415
+
         patient, source = patient_of_prometheus(prometheus, match or ()), {"prometheus": prometheus}
     findings = examine(patient)
     healthy = not any(finding.wrong for finding in findings)

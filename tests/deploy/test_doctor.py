@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from deploy.doctor import Finding, auxiliaries, model
+from deploy.doctor import MEANINGS, Finding, auxiliaries, model
 from deploy.patient import Patient
+from learner.redflags import FLAGS
 
 SETTINGS = {"trainer.total_timesteps": 1000.0, "trainer.losses.cmpo.kl_coef": 0.3}
 
@@ -15,6 +16,10 @@ SETTINGS = {"trainer.total_timesteps": 1000.0, "trainer.losses.cmpo.kl_coef": 0.
 def patient(agreement: float | None, *, share: float, env_steps: int = 900) -> Patient:
     cmpo: dict[str, Any] = {"gradient_share": share, "advantage_agreement": agreement}
     return Patient("a run", ({"env_steps": env_steps, "losses": {"cmpo": cmpo}},), SETTINGS)
+
+
+def test_every_red_flag_has_a_meaning() -> None:
+    assert MEANINGS.keys() == set(FLAGS)
 
 
 def found_by_model(agreement: float | None, **changes: Any) -> list[Finding]:

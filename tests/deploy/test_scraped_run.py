@@ -60,6 +60,12 @@ def test_a_line_is_made_of_each_time_at_which_the_policy_was_another() -> None:
     assert second["entropy"]["fraction"] == 0.8
 
 
+def test_a_resumed_learner_that_has_not_reported_yet_makes_no_line() -> None:
+    unreported = [series("learner_step_seconds_sum", 2, 3, 3, 5, phase="forward")]
+    lines = lines_of([*(one for one in SCRAPED if one.labels.get("phase") != "forward"), *unreported], {}, SETTINGS)
+    assert [line["env_steps"] for line in lines] == [100.0, 500.0]
+
+
 def test_counters_count_from_line_to_line() -> None:
     first, second = lines_of(SCRAPED, {}, SETTINGS)
     assert [first["updates"], second["updates"]] == [2 * 8, 5 * 8]

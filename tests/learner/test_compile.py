@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +11,7 @@ from torch import nn
 
 from learner.setup import compile_network
 from protocol.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.learner.child import output_of
 
 
 @pytest.mark.slow
@@ -25,17 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 )
 @pytest.mark.parametrize("core", ["none", "lstm"])
 def test_a_compiled_network_is_updated_like_one_that_is_not(core: str) -> None:
-    shown = subprocess.run(
-        [sys.executable, "-m", "tests.learner.compile_process", core],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert shown.returncode == 0, shown.stderr[-2000:]
-    assert max(json.loads(shown.stdout).values()) < 1e-4, shown.stdout
+    apart = json.loads(output_of("tests.learner.compile_process", core, timeout_s=280))
+    assert max(apart.values()) < 1e-4, apart
 
 
 def test_without_a_compiler_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

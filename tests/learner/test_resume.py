@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,10 +12,9 @@ import numpy as np
 import pytest
 
 from agent.loading import MANIFEST
+from tests.learner.child import output_of
 from tests.learner.resume_process import CASES, SAVED_AT, STEPS, train
 from tests.learner.worlds import make_batch, make_spec
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train(folder / "whole" / case, batches, case, resume=False)
         first = Path("checkpoints") / f"step-{SAVED_AT}"
         shutil.copytree(folder / "whole" / case / first, folder / "resumed" / case / first)
-    shown = subprocess.run(
-        [sys.executable, "-m", "tests.learner.resume_process", str(folder / "resumed"), str(batches), *CASES],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert shown.returncode == 0, shown.stderr[-2000:]
+    output_of("tests.learner.resume_process", str(folder / "resumed"), str(batches), *CASES)
     return folder
 
 
