@@ -97,9 +97,10 @@ def test_a_run_whose_learner_heard_of_the_stop_before_the_supervisor_says_stoppe
 
 
 def test_a_killed_learner_goes_on_from_its_checkpoint_and_the_ledger_says_what_was_rolled_back(tmp_path: Path) -> None:
-    every = "trainer.checkpoint_every=3"
-    with training(tmp_path, *ENDLESS, every, "metrics.report_every=1") as train:
-        train.until(lambda: train.learner_steps() >= 8)
+    every = 20
+    with training(tmp_path, *ENDLESS, f"trainer.checkpoint_every={every}", "metrics.report_every=1") as train:
+        # Well past one checkpoint and well before the next: one killed right after it has saved loses nothing.
+        train.until(lambda: train.learner_steps() > every and 3 <= train.learner_steps() % every <= 10)
         (victim,) = train.pids("learner")
         os.kill(victim, signal.SIGKILL)
         began, reported = time.monotonic(), train.learner_steps()
@@ -111,7 +112,7 @@ def test_a_killed_learner_goes_on_from_its_checkpoint_and_the_ledger_says_what_w
         lines = [json.loads(line) for line in (train.run_dir / "metrics.jsonl").read_text().splitlines()]
         steps = [line["learner_step"] for line in lines]
         back = next(number for number in range(1, len(steps)) if steps[number] <= steps[number - 1])
-        assert (steps[back] - 1) % 3 == 0, "it went on from a checkpoint"
+        assert (steps[back] - 1) % every == 0, "it went on from a checkpoint"
         versions = [line["policy_version"] for line in lines]
         assert versions == sorted(set(versions)), "no version was used twice"
         ledger = train.summary()["ledger"]
