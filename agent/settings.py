@@ -17,25 +17,29 @@ class AgentSettings(Settings):
     """The network that actors run and the learner trains."""
 
     encoder: str = "auto"
-    """`auto` takes mlp for vectors, cnn (IMPALA's residual network) for images and token_grid for tokens. Others are nature
-    (images; three convolutions, a sixth of cnn's work), token_set, token_attention, and one's own as `module:make`
-    (docs/adding-a-network.md)."""
+    """The network's encoder. `auto` uses mlp for vectors, cnn (IMPALA's residual network) for images and token_grid for
+    tokens. Others: nature (images; three convolutions, a sixth of the work of cnn), token_set, token_attention, and
+    your own as `module:make` (docs/adding-a-network.md)."""
     hidden_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(128, 128), min_length=1)
-    """Widths of the encoder's dense layers; the last one is the width of the latent state."""
+    """Widths of the encoder's dense layers. The last one is the width of the latent state."""
     activation: Literal["tanh", "relu"] = "tanh"
+    """Activation function of the dense layers."""
     value_trunk: Literal["shared", "separate"] = "shared"
-    """`separate` gives the value head an encoder of its own, as wide as the policy's; the latent state is both side by side."""
+    """`separate` gives the value head an encoder of its own, so that policy and value do not share features."""
     token_width: int = Field(default=64, ge=4)
     """Width of one token's embedding in token_set and token_attention."""
     core: Literal["none", "lstm", "gru"] = "none"
+    """Recurrent core between encoder and heads."""
     core_size: int = Field(default=128, ge=1)
-    """Width of the recurrent core; with a core it is the width of the latent state."""
+    """Width of the recurrent core; with a core this is the width of the latent state."""
     burn_in: int = Field(default=0, ge=0)
-    """The first steps of each trajectory that only warm the recurrent state up and are not trained on."""
+    """The first steps of each trajectory warm up the recurrent state and are not trained on."""
     value_head: Literal["categorical", "scalar"] = "categorical"
+    """`categorical` predicts a distribution over bins (two-hot targets), `scalar` a single number."""
     num_bins: int = Field(default=601, ge=3)
+    """Bins of the categorical head. Must be odd, so that 0 is a bin."""
     value_range: float = Field(default=300.0, gt=0)
-    """The categorical head's bins span [-value_range, value_range] after h(x) = sgn(x)(sqrt(|x| + 1) - 1) + x / 1000."""
+    """The bins span [-value_range, value_range] after h(x) = sgn(x)(sqrt(|x| + 1) - 1) + x / 1000."""
     model_hidden: int = Field(default=64, ge=1)
     """Hidden width of the dynamics model's reward and value heads."""
 

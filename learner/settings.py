@@ -17,61 +17,94 @@ class PpoCriticSettings(Settings):
     """Fit the value head to the return target."""
 
     enabled: bool = True
+    """Whether to train the value head."""
     vf_coef: float = Field(default=0.5, ge=0)
+    """Coefficient of the value loss."""
     clip_vloss: bool = False
+    """Clip the new value to within `vf_clip_coef` of the value at the start of the batch, as PPO2 does."""
     vf_clip_coef: float = Field(default=0.1, ge=0)
-    """Half the width of the value clip, in units of (scaled) reward."""
+    """Clip range of the value, in units of scaled reward. Used when `clip_vloss` is true."""
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
+    """Lambda of GAE and of the V-trace or Retrace return: 0 is one-step TD, 1 is the full return."""
     rho_clip: float = Field(default=1.0, gt=0)
+    """V-trace: upper bound of the importance ratio in each TD error."""
     c_clip: float = Field(default=1.0, gt=0)
+    """V-trace and Retrace: upper bound of the importance ratio that cuts the trace."""
     gamma: float | None = Field(default=None, ge=0, le=1)
-    """Another name for trainer.gamma, as the guide's code has it; None takes trainer.gamma."""
+    """Another name for `trainer.gamma`. Leave it null to use `trainer.gamma`."""
 
 
 class CmpoSettings(Settings):
     """Pull the policy towards the prior tilted by clipped advantages."""
 
     enabled: bool = False
+    """Whether to add the CMPO loss."""
     kl_coef: float = Field(default=0.01, ge=0)
+    """Coefficient of the KL from the CMPO policy to the trained policy."""
     advantage_clip: float = Field(default=1.0, gt=0)
+    """Advantages are clipped to [-advantage_clip, advantage_clip] before they tilt the prior policy."""
     advantage: Literal["auto", "model", "sampled"] = "auto"
+    """Where advantages come from: `model` uses the dynamics model for every action, `sampled` the return of the action
+    that was taken. `auto` uses the model if the dynamics loss trains it."""
     baseline: Literal["prior_value", "prior_expected_q"] = "prior_value"
+    """What is subtracted from q: the prior network's value (`prior_value`), or the expectation of q under the prior
+    policy (`prior_expected_q`)."""
     prior_ema_rate: float = Field(default=0.1, gt=0, le=1)
+    """Rate at which the prior network moves towards the trained network, once per update. 1 copies it."""
     variance_decay: float = Field(default=0.99, ge=0, lt=1)
+    """Decay, per batch, of the running mean square of the value errors. Advantages are divided by its root."""
     variance_eps: float = Field(default=1e-12, ge=0)
+    """Added to that mean square before the root, for numerical stability."""
     estimator: Literal["auto", "exact", "sampled"] = "auto"
+    """How the KL is computed: `exact` over all actions, or `sampled` from `num_samples` actions of the prior. `auto`
+    samples if there are more than 32 actions."""
     num_samples: int = Field(default=16, ge=2)
+    """Actions drawn per state by the sampled estimator."""
 
 
 class PpoActorSettings(Settings):
     """The clipped surrogate and the entropy bonus."""
 
     enabled: bool = True
+    """Whether to train the policy with PPO."""
     clip_coef: float = Field(default=0.2, gt=0, le=1)
+    """PPO's clip range of the probability ratio."""
     ent_coef: float = Field(default=0.01, ge=0)
+    """Coefficient of the entropy bonus."""
     norm_adv: bool = True
+    """Normalise advantages to mean 0 and standard deviation 1, once per batch."""
     target_kl: float | None = Field(default=None, gt=0)
+    """Skip the remaining epochs of a batch after an epoch whose mean approximate KL exceeds this, in nats. Null means no
+    limit."""
     anchor: Literal["behaviour", "proximal"] = "behaviour"
+    """The policy that the ratio is clipped around: the one that acted (`behaviour`), or the one at the start of the
+    batch (`proximal`), which suits replayed data."""
 
 
 class MuesliPgSettings(Settings):
     """The policy gradient of the Muesli paper, in the place of ppo_actor."""
 
     enabled: bool = False
+    """Whether to train the policy with Muesli's policy gradient. It replaces `ppo_actor`."""
     pg_coef: float = Field(default=1.0, ge=0)
+    """Coefficient of the policy gradient."""
     ratio_clip: float = Field(default=1.0, gt=0)
-    """The cut of pi / pi_b, the weight of what was sampled; above it the correction is less than importance sampling asks."""
+    """Upper bound of the importance ratio between the trained policy and the policy that acted."""
 
 
 class DynamicsSettings(Settings):
     """Train the latent model's rewards and returns along the actions really taken."""
 
     enabled: bool = False
+    """Whether to train the dynamics model."""
     unroll_steps: int = Field(default=3, ge=1, le=20)
+    """K: how many steps the model is unrolled from each state."""
     returns_pred_coef: float = Field(default=1.0, ge=0, le=1)
+    """Coefficient of the model's value loss."""
     reward_pred_coef: float = Field(default=1.0, ge=0, le=1)
+    """Coefficient of the model's reward loss."""
     gradient_scale: float = Field(default=0.5, ge=0, le=1)
-    """What a gradient is multiplied by at each step back through the latent model."""
+    """Factor on the gradient at each step back through the model."""
 
     @property
     def predicts_q(self) -> bool:
@@ -83,9 +116,13 @@ class MuesliModelSettings(Settings):
     """Train the latent model's policies towards the improved policy."""
 
     enabled: bool = False
+    """Whether to train the model's policies."""
     policy_pred_coef: float = Field(default=0.001, ge=0)
+    """Coefficient of the cross-entropy to the target policy."""
     policy_horizon: int = Field(default=1, ge=1, le=20)
+    """How many model steps have a policy target; at most `dynamics.unroll_steps`."""
     policy_target: Literal["auto", "cmpo", "prior"] = "auto"
+    """The target: CMPO's policy (`cmpo`) or the prior policy (`prior`). `auto` uses CMPO's policy if CMPO is enabled."""
 
 
 class LossSettings(Settings):
@@ -103,71 +140,85 @@ class OptimizerSettings(Settings):
     """AdamW and its schedule."""
 
     learning_rate: float = Field(default=1e-3, gt=0)
+    """Learning rate of AdamW at the start."""
     schedule: Literal["linear", "constant"] = "linear"
-    """`linear` falls to 0 over trainer.total_timesteps."""
+    """`linear` decays the learning rate to 0 over `trainer.total_timesteps`; `constant` keeps it."""
     eps: float = Field(default=1e-5, gt=0)
+    """AdamW's epsilon."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's weight decay."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
+    """AdamW's decay rate of the first moment."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
+    """AdamW's decay rate of the second moment."""
 
 
 class TrainerSettings(Settings):
     """The update."""
 
     total_timesteps: int = Field(default=1_000_000, ge=1)
-    """Env steps of single agents to train on, each counted once."""
+    """Env steps to train on. Each step of each agent counts once."""
     batch_size: int = Field(default=64, ge=1)
-    """Trajectories of one learner step, over all ranks."""
+    """Trajectories per learner step, over all ranks."""
     epochs: int = Field(default=4, ge=1)
+    """Passes over each batch."""
     minibatches: int = Field(default=4, ge=1)
-    """Parts that a rank's share of a batch is cut into."""
+    """Parts that each rank's share of a batch is split into."""
     shuffle: Literal["trajectories", "steps"] = "trajectories"
-    """What a part is drawn from: whole trajectories, or single steps of any. The steps of one trajectory are much alike, so a
-    few whole ones say less of the batch than as many steps from everywhere. `steps` needs a network without a core."""
+    """How minibatches are drawn: from whole `trajectories`, or from single `steps`. Steps of one trajectory are
+    similar, so single steps represent the batch better. `steps` needs a network without a recurrent core."""
     gamma: float = Field(default=0.99, ge=0, le=1)
+    """Discount factor."""
     returns: Literal["gae_vtrace", "retrace"] = "gae_vtrace"
+    """Return estimator: GAE with V-trace correction, or Retrace."""
     reward_scale: float = Field(default=1.0, gt=0)
+    """Rewards are multiplied by this before training. Reported returns are not scaled."""
     reward_clip: float | None = Field(default=None, gt=0)
-    """After scaling, rewards are cut to [-reward_clip, reward_clip]."""
+    """Scaled rewards are clipped to [-reward_clip, reward_clip]. Null means no clipping."""
     max_grad_norm: float = Field(default=0.5, gt=0)
+    """The gradient is scaled down to this norm if it is larger."""
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
     losses: LossSettings = Field(default_factory=LossSettings)
     extra_losses: tuple[OwnFunction, ...] = ()
-    """Losses of one's own as `module:choose`, applied after the others; docs/adding-a-loss.md."""
+    """Your own losses as `module:choose`, applied after the built-in ones; see docs/adding-a-loss.md."""
     learners: int = Field(default=1, ge=1, le=1024)
-    """Ranks."""
+    """Number of learner ranks (processes)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network is trained. `auto` uses CUDA if it is available."""
     autocast: Literal["none", "bfloat16"] = "none"
+    """Compute the network in bfloat16 by torch.autocast; losses stay in float32."""
     compile: bool = False
-    """torch.compile for the network; where the learner runs, it needs a C++ compiler."""
+    """Compile the network with torch.compile. The learner's machine needs a C++ compiler."""
     threads: int = Field(default=1, ge=1)
-    """CPU threads of one rank."""
+    """CPU threads per rank."""
     weights_dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """How weights travel to the actors."""
+    """Data type of the weights that are sent to the actors."""
     on_red_flag: Literal["warn", "reduce", "stop"] = "warn"
-    """`reduce` halves the coefficients of an auxiliary loss (cmpo, dynamics, muesli_model) that a flag blames; `stop` ends the
-    run with a checkpoint."""
+    """What happens when a red flag is raised: `warn` reports it, `reduce` halves the coefficients of the auxiliary loss
+    (cmpo, dynamics, muesli_model) that it blames, `stop` ends the run with a checkpoint."""
     balance: Literal["none", "gradient_share"] = "none"
-    """`gradient_share` moves the auxiliary losses' coefficients until each has `balance_share` of the gradient on the trunk."""
+    """`gradient_share` adjusts the coefficients of the auxiliary losses until each has `balance_share` of the gradient."""
     balance_share: float = Field(default=0.1, gt=0, le=0.3)
-    """Each auxiliary loss's part of the sum of the losses' gradient norms, 0..0.3: three of them leave PPO something."""
+    """Target share of each auxiliary loss in the sum of the gradient norms of all losses."""
     balance_limit: float = Field(default=1000.0, ge=1)
-    """A coefficient stays within this many times, and this part of, what it was set to."""
+    """A balanced coefficient stays between its setting divided by this and its setting times this."""
     checkpoint_every: int = Field(default=100, ge=1)
-    """Learner steps between checkpoints; the last step is always saved."""
+    """Learner steps between checkpoints. The last step is always saved."""
     keep_checkpoints: int = Field(default=3, ge=1)
+    """How many checkpoints are kept."""
     max_restarts: int = Field(default=3, ge=0)
-    """How often in a row a learner that broke down is started again without a reported learner step in between."""
+    """Restarts of the learner in a row, with no reported learner step in between, before the run fails."""
     max_rewinds: int = Field(default=3, ge=0)
-    """How often in a row, without a new checkpoint in between, a run that is no longer finite goes back to its last one."""
+    """Returns to the last checkpoint in a row, after values that are not finite, before the run fails."""
     data_timeout: float = Field(default=120.0, gt=0)
-    """Seconds to wait for a batch before the run is called starved and ends with the reason."""
+    """Seconds to wait for a batch before the run ends with the reason."""
     distributed_timeout: float = Field(default=60.0, gt=0)
-    """Seconds that a rank waits for the others in a collective operation before it gives up (gloo and NCCL)."""
+    """Seconds that a rank waits for the others in a collective operation (gloo and NCCL)."""
     hang_timeout: float = Field(default=300.0, gt=0)
-    """Seconds without progress after which a learner rank writes all stacks to its log and ends, to be started again; the
-    supervisor too ends so."""
+    """Seconds without progress after which a learner rank or the supervisor writes all stack traces to its log and
+    exits. A rank is restarted."""
     seed: int = Field(default=0, ge=0)
+    """Seed of the network's weights and of the learner's random numbers."""
 
     @model_validator(mode="after")
     def _check(self) -> TrainerSettings:

@@ -98,7 +98,7 @@ def leaf_paths(model: type[BaseModel], prefix: str = "", loc: Sequence[int | str
     paths: list[str] = []
     for name, field in model.model_fields.items():
         path = f"{prefix}.{name}" if prefix else name
-        members = _models(field.annotation)
+        members = settings_classes(field.annotation)
         if loc[:1] == (name,) and len(loc) > 1 and len(members) > 1:
             members = [member for member in members if kind_of(member) == loc[1]] or members
             inner = loc[2:]
@@ -140,7 +140,7 @@ def _step(place: Place, step: int | str) -> Place:
         element = get_args(place.annotation)[0] if get_args(place.annotation) else Any
         bounds = [bound for part in getattr(element, "__metadata__", ()) for bound in getattr(part, "metadata", [part])]
         return Place(f"{place.path}[{step}]", get_args(element)[0] if hasattr(element, "__metadata__") else element, bounds)
-    members = _models(place.annotation)
+    members = settings_classes(place.annotation)
     if len(members) > 1:
         return Place(place.path, next((member for member in members if kind_of(member) == step), Any))
     path = f"{place.path}.{step}" if place.path else step
@@ -152,22 +152,22 @@ def _own_message(place: Place, error: ValueError) -> str:
     """A message of our own validators, with the path put before a bare field's name."""
     message = str(error)
     name = message.partition(" ")[0].partition("=")[0]
-    members = _models(place.annotation)
+    members = settings_classes(place.annotation)
     bare = any(name in member.model_fields for member in members)
     return f"{place.path}.{message}" if bare and place.path else message
 
 
 def _kinds(place: Place) -> list[str]:
-    return [kind_of(member) for member in _models(place.annotation)]
+    return [kind_of(member) for member in settings_classes(place.annotation)]
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def settings_classes(annotation: Any) -> list[type[BaseModel]]:
     """The settings classes that a type allows; empty for a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if get_origin(annotation) in {Union, types.UnionType}:
-        return [model for member in get_args(annotation) for model in _models(member)]
-    return _models(get_args(annotation)[0]) if hasattr(annotation, "__metadata__") else []
+        return [model for member in get_args(annotation) for model in settings_classes(member)]
+    return settings_classes(get_args(annotation)[0]) if hasattr(annotation, "__metadata__") else []
 
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:
@@ -193,7 +193,7 @@ def _words(annotation: Any, bounds: Sequence[Any]) -> str:
         return f"a list{least}, such as {example}"
     if origin is str:
         return _text(limits)
-    return plain.get(origin, "a group of settings" if _models(annotation) else "a value of another type")
+    return plain.get(origin, "a group of settings" if settings_classes(annotation) else "a value of another type")
 
 
 _LIMITS = ("ge", "gt", "le", "lt", "min_length", "pattern")

@@ -76,14 +76,14 @@ class MetricsSettings(Settings):
     """Where a run's numbers go beside metrics.jsonl, which is always written."""
 
     host: str = "127.0.0.1"
-    """The address that /metrics, /healthz and /readyz listen on."""
+    """Address that /metrics, /healthz and /readyz listen on."""
     port: int = Field(default=0, ge=0, le=65535)
-    """Their port; 0 takes a free one and writes it to run.json."""
+    """Their port. 0 takes a free port and writes it to run.json."""
     report_every: int = Field(default=1, ge=1)
-    """A learner step out of this many is reported; the first and the last always are."""
+    """Report one of this many learner steps. The first and the last are always reported."""
     gradient_every: int = Field(default=100, ge=1)
-    """An update out of this many has each loss's gradient on the trunk measured."""
+    """Measure the gradient of each loss in one of this many updates."""
     tensorboard: bool = False
-    """Write TensorBoard's event files into the run's folder, too."""
+    """Also write TensorBoard event files to the run folder."""
     wandb: bool = False
-    """Write a Weights & Biases run into the run's folder, too: offline, unless WANDB_MODE says otherwise."""
+    """Also write a Weights & Biases run to the run folder: offline, unless WANDB_MODE says otherwise."""

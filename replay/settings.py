@@ -13,45 +13,43 @@ class ReplaySettings(Settings):
     """The queue between actors and learner."""
 
     acknowledge: Literal["memory", "durable"] = "memory"
-    """What an acknowledgement promises: `memory` survives the death of any actor or learner; `durable`, by a log on disk, also
-    that of the replay server and of its host."""
+    """What an acknowledgement promises. With `memory`, trajectories survive the death of any actor or learner. With
+    `durable`, they are on disk and also survive the death of the replay server and of its host."""
     log_dir: str | None = None
-    """The folder of the log; None takes `log` in the run's folder."""
+    """Folder of the durable log. Null means `log` in the run folder."""
     log_bytes: int = Field(default=2**30, ge=2**20)
-    """What the log may take before it lets go of what was trained on and is in no checkpoint (on_learner_restart=replay). What
-    waits to be trained on is always kept, and bounded by queue_batches."""
+    """Disk space of the log, in bytes, before trained data that no checkpoint needs is deleted. Data that waits to be
+    trained on is always kept; `queue_batches` bounds it."""
     on_learner_restart: Literal["drop", "replay"] = "drop"
-    """What becomes of trajectories that a learner has trained on since the checkpoint from which it goes on after its death:
-    `drop` counts them as rolled_back; `replay` trains on them again, out of the log."""
+    """What happens to trajectories that were trained on after the checkpoint that a restarted learner resumes from:
+    `drop` counts them as rolled back, `replay` trains on them again from the log."""
     max_restarts: int = Field(default=5, ge=0)
-    """How often in a row a replay server that died is started again without a reported learner step in between."""
+    """Restarts of the replay server in a row, with no reported learner step in between, before the run fails."""
     queue_batches: float = Field(default=1.0, ge=1.0, le=1024)
-    """Batches that may wait, besides those in training. Every further one lets data grow one policy version older."""
+    """Batches that may wait besides those in training. Each further batch makes the data one policy version older."""
     max_policy_lag: int = Field(default=16, ge=0)
-    """Trajectories collected under a policy more versions behind than this are dropped as stale, but never below one batch."""
+    """Trajectories from a policy that is more versions behind than this are dropped as stale, but never so many that no
+    batch is left."""
     fraction: float = Field(default=0.0, ge=0, le=0.95)
-    """The part of a batch that is sampled from the buffer of trajectories that were trained on before; the rest is fresh."""
+    """Part of each batch that is sampled from the replay buffer. The rest is fresh."""
     buffer_size: int = Field(default=2048, ge=1)
-    """Trajectories that the buffer holds."""
+    """Capacity of the replay buffer, in trajectories."""
     buffer_bytes: int = Field(default=2**30, ge=2**20)
-    """Memory that the buffer may take; it holds fewer trajectories where they are large."""
+    """Memory of the replay buffer, in bytes. It holds fewer trajectories if they are large."""
     eviction: Literal["fifo", "random"] = "fifo"
-    """Which trajectory makes room in a full buffer: the oldest, or any."""
+    """Which trajectory a full buffer evicts: the oldest (`fifo`) or a random one."""
     max_times_sampled: int | None = Field(default=None, ge=1)
-    """How often a trajectory may be sampled from the buffer before it leaves; None for any number. What the buffer holds is
-    saved with every checkpoint, below the log's folder, and comes back when the server is started again."""
+    """How often a trajectory may be sampled before it is removed. Null means no limit."""
     sampling: Literal["uniform", "prioritised"] = "uniform"
-    """Which trajectories are sampled: all alike, or rather those whose values were furthest from their targets when they were
-    last trained on."""
+    """`uniform`, or `prioritised`: trajectories with larger value errors are sampled more often."""
     priority_exponent: float = Field(default=0.6, ge=0, le=1)
-    """How much `prioritised` favours them: a trajectory's chance is its mean absolute error to this power; 0 favours none."""
+    """Prioritised sampling: probabilities are proportional to the mean absolute error to this power."""
     importance_exponent: float = Field(default=0.4, ge=0, le=1)
-    """How far a trajectory that `prioritised` favours counts for less in the losses; 1 makes up for the whole of it, 0 for
-    nothing."""
+    """Prioritised sampling: exponent of the importance weights; 1 corrects the bias fully, 0 not at all."""
     hang_timeout: float = Field(default=300.0, gt=0)
-    """Seconds without progress after which the server writes all stacks to its log and ends, to be started again."""
+    """Seconds without progress after which the server writes all stack traces to its log and exits, to be restarted."""
     max_abs_reward: float = Field(default=1e6, gt=0)
-    """A trajectory with a larger reward is refused as broken."""
+    """Trajectories with a larger absolute reward are rejected."""
 
     @model_validator(mode="after")
     def _check(self) -> ReplaySettings:

@@ -21,6 +21,7 @@ from deploy.cli import (
     recipes,
     replay,
     scale,
+    settings,
     status,
     stop,
     top,
@@ -60,6 +61,7 @@ def root(
 app.command("train")(train.train)
 app.command("plan")(plan.plan)
 app.command("recipes")(recipes.recipes)
+app.command("settings")(settings.settings)
 app.command("status")(status.status)
 app.command("top")(top.top)
 app.command("scale")(scale.scale)

@@ -23,6 +23,7 @@ COMMANDS = {
     | {"--listen", "--insecure", "--keys"},
     "plan": SETTINGS | {"--actors", "--learners", "--seed", "--json"},
     "recipes": set(),
+    "settings": {"WORD", "--json"},
     "status": {"--run-dir", "--address", "--keys", "--json"},
     "top": {"--run-dir", "--once"},
     "scale": {"--run-dir", "--address", "--keys", "--actors"},

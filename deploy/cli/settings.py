@@ -1,0 +1,46 @@
+"""`oatmill settings`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, print_json
+
+if TYPE_CHECKING:
+    from recipes.settings_reference import SettingEntry
+
+
+def settings(
+    *,
+    word: Annotated[str, typer.Argument(metavar="[WORD]", help="Part of a setting's path or of its meaning.")] = "",
+    as_json: JsonOption = False,
+    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback does it)
+) -> None:
+    """List the settings, or search them.
+
+    Each setting is shown with its default, the values that it takes and its meaning. Set it by KEY=VALUE, such as
+    `oatmill train cartpole trainer.gamma=0.98`.
+    """
+    from protocol.errors import UserError  # noqa: PLC0415
+    from protocol.setting_errors import nearest  # noqa: PLC0415
+    from recipes.settings_reference import all_settings, find_settings  # noqa: PLC0415
+
+    found = find_settings(word)
+    if not found:
+        paths = [entry.path for entry in all_settings()]
+        raise UserError(f"no setting contains {word!r} in its path or meaning; the nearest path is {nearest(word, paths)}")
+    if as_json:
+        print_json([asdict(entry) for entry in found])
+        return
+    for entry in found:
+        typer.echo("\n".join(setting_lines(entry)))
+
+
+def setting_lines(entry: SettingEntry) -> list[str]:
+    """What is shown of one setting."""
+    only = f"  (env.kind={entry.kind})" if entry.kind else ""
+    default = "required" if entry.default == "required" else f"default {entry.default}"
+    return [f"{entry.path}{only}", f"    {default}; takes {entry.takes}", f"    {entry.meaning}", ""]
