@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import gymnasium
-import numpy as np
 from gymnasium.vector import VectorEnv
 
 from actors.environment import Step, name_of
 from actors.episodes import EpisodeSums
-from actors.gymnasium_spaces import ActionConversion, ObservationConversion, convert_action_space, convert_observation_space
+from actors.gymnasium_spaces import (
+    ActionConversion,
+    Channels,
+    ObservationConversion,
+    convert_action_space,
+    convert_observation_space,
+)
 from actors.settings import FactoryEnv, GymnasiumEnv
 from actors.steppers import Stepper, SyncStepper, make_vector_stepper
 from protocol.errors import UserError
-from protocol.own_modules import load_function
+from protocol.own_modules import import_own, load_function
 from protocol.spaces import Spaces
 from protocol.trajectory import Array
 
@@ -38,7 +42,8 @@ class GymnasiumEnvironment:
     def __init__(self, name: str, stepper: Stepper, observation: ObservationConversion, action: ActionConversion) -> None:
         self.name = name
         self.spaces = Spaces(observation.space, action.space)
-        self.num_rows = stepper.num_copies
+        self.num_rows = self.num_copies = stepper.num_copies
+        self.channels = observation.channels
         self._stepper = stepper
         self._convert = observation.convert
         self._convert_actions = action.convert
@@ -52,12 +57,11 @@ class GymnasiumEnvironment:
     def step(self, actions: Array) -> Step:
         """Take one action a copy."""
         raw = self._stepper.step(self._convert_actions(actions))
-        rewards = raw.rewards.astype(np.float32, copy=False)
-        self._sums.add(rewards, raw.valid)
+        self._sums.add(raw.rewards, raw.valid)
         ended = (raw.terminated | raw.truncated) & raw.valid
         return Step(
             self._convert(raw.observations),
-            rewards,
+            raw.rewards,
             raw.terminated,
             raw.truncated,
             raw.valid,
@@ -81,18 +85,24 @@ def make_registered(settings: GymnasiumEnv, copies: int | None, seed: int) -> Gy
 
     Raises:
         UserError: if its spaces are not among those that oatmill knows.
-        ImportError: if it needs a package that is not installed.
+        ModuleNotFoundError: if it needs a package that is not installed.
     """
     name = name_of(settings)
     try:
         if has_vector_class(settings):
             env = gymnasium.make_vec(settings.id, copies or 1, "vector_entry_point", **settings.kwargs)
-            return _around_vector_env(env, seed, name)
-        # Gymnasium's own checker warns about style; what matters here is checked by the conversions and at the first reset.
-        make = partial(gymnasium.make, settings.id, disable_env_checker=True, **settings.kwargs)
-        return around_envs([make() for _ in range(copies or 1)], seed, name)
+            return _around_vector_env(env, seed, name, settings.channels)
+        return around_envs([make_single(settings) for _ in range(copies or 1)], seed, name, settings.channels)
     except gymnasium.error.DependencyNotInstalled as error:
-        raise ImportError(str(error)) from error
+        missing = error.__cause__ or error.__context__
+        raise ModuleNotFoundError(str(error), name=getattr(missing, "name", None)) from error
+
+
+def make_single(settings: GymnasiumEnv, **options: Any) -> Any:
+    """One copy of a registered environment; options go to its constructor."""
+    _register(settings.id)
+    # Gymnasium's own checker warns about style; what matters here is checked by the boundary, at every step.
+    return gymnasium.make(settings.id, disable_env_checker=True, **settings.kwargs, **options)
 
 
 def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int) -> GymnasiumEnvironment:
@@ -122,9 +132,10 @@ def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int) -> Gy
                     f"{name}: expected a VectorEnv of {copies} copies, as actors.envs_per_actor says, got {first.num_envs}; "
                     f"give the function a parameter num_envs, or set actors.envs_per_actor={first.num_envs}"
                 )
-            return _around_vector_env(first, seed, name)
+            return _around_vector_env(first, seed, name, settings.channels)
         case gymnasium.Env():
-            return around_envs([first, *_further(make, first, (copies or 1) - 1, name)], seed, name)
+            envs = [first, *_further(make, first, (copies or 1) - 1, name)]
+            return around_envs(envs, seed, name, settings.channels)
         case _:
             raise UserError(
                 f"{name}: expected the function to return a gymnasium.Env or a gymnasium.vector.VectorEnv, got "
@@ -134,15 +145,21 @@ def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int) -> Gy
 
 def has_vector_class(settings: GymnasiumEnv) -> bool:
     """Whether the environment's own vectorised class is stepped, and not copy after copy."""
+    env_id = _register(settings.id)
     if settings.vectorization != "auto":
         return settings.vectorization == "vector_entry_point"
-    module, _, env_id = settings.id.rpartition(":")
-    if module:
-        importlib.import_module(module)  # registers the environment
     try:
         return gymnasium.spec(env_id).vector_entry_point is not None
     except gymnasium.error.Error:
         return False  # make() finds the newest version, or says what is wrong with the name
+
+
+def _register(name: str) -> str:
+    """Import the module of `module:id`, which registers the environment, if there is one; the id."""
+    module, _, env_id = name.rpartition(":")
+    if module:
+        import_own(module)
+    return env_id
 
 
 def _further(make: Callable[[], Any], first: Any, count: int, name: str) -> list[Any]:
@@ -152,18 +169,18 @@ def _further(make: Callable[[], Any], first: Any, count: int, name: str) -> list
     return envs
 
 
-def _around_vector_env(env: Any, seed: int, name: str) -> GymnasiumEnvironment:
-    observation = convert_observation_space(env.single_observation_space, name)
+def _around_vector_env(env: Any, seed: int, name: str, channels: Channels) -> GymnasiumEnvironment:
+    observation = convert_observation_space(env.single_observation_space, name, channels)
     action = convert_action_space(env.single_action_space, name)
-    return GymnasiumEnvironment(name, make_vector_stepper(env, seed, name), observation, action)
+    return GymnasiumEnvironment(name, make_vector_stepper(env, observation.raw, seed, name), observation, action)
 
 
-def around_envs(envs: list[Any], seed: int, name: str) -> GymnasiumEnvironment:
+def around_envs(envs: list[Any], seed: int, name: str, channels: Channels = "auto") -> GymnasiumEnvironment:
     """Step copies one by one.
 
     Raises:
         UserError: if their spaces are not among those that oatmill knows.
     """
-    observation = convert_observation_space(envs[0].observation_space, name)
+    observation = convert_observation_space(envs[0].observation_space, name, channels)
     action = convert_action_space(envs[0].action_space, name)
-    return GymnasiumEnvironment(name, SyncStepper(envs, observation, seed), observation, action)
+    return GymnasiumEnvironment(name, SyncStepper(envs, observation.raw, seed), observation, action)

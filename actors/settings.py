@@ -20,6 +20,9 @@ class GymnasiumEnv(Settings):
     vectorization: Literal["auto", "sync", "vector_entry_point"] = "auto"
     """`sync` steps copies one by one; `vector_entry_point` uses the environment's own vectorised class; `auto` the latter where
     the environment has one."""
+    channels: Literal["auto", "first", "last"] = "auto"
+    """Which axis of an image holds the channels. `auto` takes the first or the last, where only one of them is 1, 3, 4, 12 or 16
+    long, and refuses an image whose shape does not tell."""
 
 
 class CogsEnv(Settings):
@@ -73,6 +76,9 @@ class PettingZooEnv(Settings):
     factory: str = Field(pattern=r"^[\w.]+:[\w.]+$")
     """`module:function` that returns the parallel environment."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
+    channels: Literal["auto", "first", "last"] = "auto"
+    """Which axis of an image holds the channels. `auto` takes the first or the last, where only one of them is 1, 3, 4, 12 or 16
+    long, and refuses an image whose shape does not tell."""
 
 
 class FactoryEnv(Settings):
@@ -82,6 +88,9 @@ class FactoryEnv(Settings):
     factory: str = Field(pattern=r"^[\w.]+:[\w.]+$")
     """`module:function` that returns a gymnasium.Env or gymnasium.vector.VectorEnv."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
+    channels: Literal["auto", "first", "last"] = "auto"
+    """Which axis of an image holds the channels. `auto` takes the first or the last, where only one of them is 1, 3, 4, 12 or 16
+    long, and refuses an image whose shape does not tell."""
 
 
 EnvSettings = Annotated[
