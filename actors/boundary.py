@@ -266,10 +266,10 @@ def as_array(values: Any, what: str) -> Array:
     Raises:
         ValueError: if they are none, or do not make an array.
     """
-    array = values
-    if type(values) is not np.ndarray:
+    array: Array = values
+    if type(values) is not np.ndarray or values.dtype.kind == "O":
         try:
-            array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+            array = np.asarray(_plain(values))
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"expected {what}, got {in_short(values)}") from error
     if array.dtype.kind not in "fbiu":
@@ -281,6 +281,13 @@ def in_short(value: Any) -> str:
     """A value and its type on one short line, for messages."""
     text = " ".join(repr(value).split())
     return f"{text[:60]}{'...' if len(text) > 60 else ''} ({type(value).__name__})"  # noqa: PLR2004
+
+
+def _plain(values: Any) -> Any:
+    """What NumPy can make an array of: a tensor without its gradient, the entries of an array of objects."""
+    if isinstance(values, np.ndarray):
+        return values.tolist() if values.dtype.kind == "O" else values
+    return values.detach().cpu() if hasattr(values, "detach") else values
 
 
 def _one_a_row(values: Any, rows: int, what: str) -> Array:

@@ -120,8 +120,9 @@ def convert_action_space(space: Any, name: str) -> ActionConversion:
             return ActionConversion(ActionSpace((2,) * int(space.shape[0]), factored=True), None)
         case gym_spaces.Box():
             raise UserError(
-                f"{name}: expected a Discrete, MultiDiscrete or MultiBinary action space, got {in_short(space)}; oatmill has no "
-                f"continuous policies: let an ActionWrapper map a few choices to its values, in a function named by env.factory"
+                f"{name}: expected a Discrete, MultiDiscrete or MultiBinary action space, got {in_short(space)}; oatmill has "
+                f"no continuous policies: let an ActionWrapper map a few choices to its values, in a function named by "
+                f"env.factory"
             )
         case _:
             raise UserError(

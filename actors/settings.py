@@ -21,8 +21,8 @@ class GymnasiumEnv(Settings):
     """`sync` steps copies one by one; `vector_entry_point` uses the environment's own vectorised class; `auto` the latter where
     the environment has one."""
     channels: Literal["auto", "first", "last"] = "auto"
-    """Which axis of an image holds the channels. `auto` takes the first or the last, where only one of them is 1, 3, 4, 12 or 16
-    long, and refuses an image whose shape does not tell."""
+    """Which axis of an image holds the channels. `auto` takes the first or the last, where only one of them is 1, 3, 4, 12 or
+    16 long, and refuses an image whose shape does not tell."""
 
 
 class CogsEnv(Settings):
@@ -77,8 +77,8 @@ class PettingZooEnv(Settings):
     """`module:function` that returns the parallel environment."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     channels: Literal["auto", "first", "last"] = "auto"
-    """Which axis of an image holds the channels. `auto` takes the first or the last, where only one of them is 1, 3, 4, 12 or 16
-    long, and refuses an image whose shape does not tell."""
+    """Which axis of an image holds the channels. `auto` takes the first or the last, where only one of them is 1, 3, 4, 12 or
+    16 long, and refuses an image whose shape does not tell."""
 
 
 class FactoryEnv(Settings):
@@ -89,8 +89,8 @@ class FactoryEnv(Settings):
     """`module:function` that returns a gymnasium.Env or gymnasium.vector.VectorEnv."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     channels: Literal["auto", "first", "last"] = "auto"
-    """Which axis of an image holds the channels. `auto` takes the first or the last, where only one of them is 1, 3, 4, 12 or 16
-    long, and refuses an image whose shape does not tell."""
+    """Which axis of an image holds the channels. `auto` takes the first or the last, where only one of them is 1, 3, 4, 12 or
+    16 long, and refuses an image whose shape does not tell."""
 
 
 EnvSettings = Annotated[
