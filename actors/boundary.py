@@ -19,6 +19,7 @@ from protocol.trajectory import Array
 
 MAX_SEED = 2**31 - 1
 """The largest seed that an environment is given: many simulators take signed 32-bit numbers."""
+STEP_VALUES = 5
 PLAIN_FLAGS = (bool, np.bool_)
 PLAIN_NUMBERS = (float, int, np.float64, np.float32)
 
@@ -68,6 +69,9 @@ class RawSpace:
         Raises:
             ValueError: if the shape or the kind of numbers is not the space's, or a value does not fit the dtype.
         """
+        if type(values) is np.ndarray and values.dtype is self.dtype and values.shape == self.shape:
+            into[row] = values  # the usual case, once an env step: it costs no more than this
+            return
         array = as_array(values, f"{what} of numbers")
         # Assignment alone would spread a scalar or a shorter row over the whole observation.
         if array.shape != self.shape:
@@ -197,8 +201,8 @@ def outcome_of(outcome: Any) -> tuple[Any, Any, Any, Any, Any]:
     Raises:
         ValueError: if there are more or fewer.
     """
-    if isinstance(outcome, (tuple, list)) and len(outcome) == 5:  # noqa: PLR2004
-        return tuple(outcome)
+    if isinstance(outcome, (tuple, list)) and len(outcome) == STEP_VALUES:
+        return outcome  # type: ignore[return-value]
     came = f"{len(outcome)} values" if isinstance(outcome, (tuple, list)) else in_short(outcome)
     raise ValueError(f"expected step to return 5 values (observation, reward, terminated, truncated, info), got {came}")
 

@@ -15,9 +15,9 @@ from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode
 
 from actors.boundary import (
+    STEP_VALUES,
     RawSpace,
     VectorBoundary,
-    as_rewards,
     copy_seeds,
     flag,
     observation_of,
@@ -104,7 +104,7 @@ class SyncStepper:
         self._seeds = copy_seeds(seed, len(envs))
         self._raw = raw
         self._observations = np.zeros((len(envs), *raw.shape), raw.dtype)
-        self._rewards = np.zeros(len(envs), np.float64)
+        self._rewards = np.zeros(len(envs), np.float32)
         self._terminated = np.zeros(len(envs), np.bool_)
         self._truncated = np.zeros(len(envs), np.bool_)
         self._valid = np.ones(len(envs), np.bool_)
@@ -119,22 +119,26 @@ class SyncStepper:
     def step(self, actions: Array) -> RawStep:
         """Step every copy, and reset those whose episode ended."""
         finals, final_rows = [], []
+        store, observations = self._raw.store, self._observations
         choices = actions.tolist() if actions.ndim == 1 else actions.copy()
         for row, env in enumerate(self._envs):
-            observation, gained, terminated, truncated, _ = outcome_of(env.step(choices[row]))
-            self._raw.store(observation, self._observations, row)
-            self._rewards[row] = reward(gained)
-            self._terminated[row] = is_terminated = flag(terminated, "terminated")
-            self._truncated[row] = is_truncated = flag(truncated, "truncated")
-            if is_terminated or is_truncated:
-                if not is_terminated:
-                    finals.append(self._observations[row].copy())
+            outcome = env.step(choices[row])
+            if type(outcome) is not tuple or len(outcome) != STEP_VALUES:  # the usual case costs no call, here and below
+                outcome = outcome_of(outcome)
+            observation, gained, terminated, truncated, _ = outcome
+            store(observation, observations, row)
+            self._rewards[row] = gained if type(gained) is float else reward(gained)
+            self._terminated[row] = over = terminated if type(terminated) is bool else flag(terminated, "terminated")
+            self._truncated[row] = cut = truncated if type(truncated) is bool else flag(truncated, "truncated")
+            if over or cut:
+                if not over:
+                    finals.append(observations[row].copy())
                     final_rows.append(row)
-                self._raw.store(observation_of(env.reset()), self._observations, row)
-        self._raw.check_limits(self._observations)
+                store(observation_of(env.reset()), observations, row)
+        self._raw.check_limits(observations)
         return RawStep(
-            self._observations,
-            as_rewards(self._rewards, self.num_copies),
+            observations,
+            self._rewards,
             self._terminated,
             self._truncated,
             self._valid,
