@@ -153,9 +153,30 @@ def first_observations(environment: Environment) -> Array:
     return observations
 
 
-def _are_alike(observations: Array, copies: int) -> bool:
-    """Whether all copies, of which there are several, show the same."""
-    of_copy = observations.reshape(copies, -1)
+def warn_of_equal_streams(environment: Environment, observations: Array, rewards: Array) -> None:
+    """Warn where all copies gave the same in their first steps, and not one thing all the time.
+
+    Args:
+        environment: that gave them.
+        observations: `[N, T, ...]`.
+        rewards: `[N, T]`.
+    """
+    copies = environment.num_copies
+    if not (_are_alike(observations, copies) and _are_alike(rewards, copies)):
+        return
+    if (observations != observations[:, :1]).any() or (rewards != rewards[:, :1]).any():
+        log.warning(
+            "%s: all %d copies gave the same observations and rewards in their first %d steps, whatever was done in them; if "
+            "they should differ, they do not heed the seed that reset gives them",
+            environment.name,
+            copies,
+            rewards.shape[1],
+        )
+
+
+def _are_alike(values: Array, copies: int) -> bool:
+    """Whether all copies, of which there are several, gave the same."""
+    of_copy = values.reshape(copies, -1)
     return copies > 1 and bool((of_copy == of_copy[0]).all())
 
 

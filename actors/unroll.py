@@ -9,10 +9,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actors.environment import Environment, Episode, Step, check_torch_default, first_not_finite, is_finite
+from actors.environment import (
+    Environment,
+    Episode,
+    Step,
+    check_torch_default,
+    first_not_finite,
+    is_finite,
+    warn_of_equal_streams,
+)
 from actors.policy import Acted, ActingPolicy
 from protocol.errors import OatmillError, RunError, one_line
 from protocol.trajectory import Array, TrajectoryBlock
+
+LOOK_STEPS = 9
+"""So many of the first observations of a run are looked at for copies that all give the same."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,7 @@ class Unroller:
         self._buffers.observations[:, -1] = observations
         self._finals: list[_Finals] = []
         self._episodes: list[Episode] = []
+        self._is_first = True
 
     def collect(self, every_step: Callable[[], bool]) -> TrajectoryBlock | None:
         """Step T times.
@@ -149,6 +161,9 @@ class Unroller:
             collected_at=time.time(),
         )
         self._check_finite(block)
+        if self._is_first:
+            self._is_first = False
+            warn_of_equal_streams(self._environment, block.observations[:, 1:LOOK_STEPS], block.rewards[:, : LOOK_STEPS - 1])
         return block
 
     def _check_finite(self, block: TrajectoryBlock) -> None:

@@ -189,7 +189,7 @@ class Int32Seed(gymnasium.Env[Any, Any]):  # type: ignore[misc]
         return np.zeros(1) if self.constant else self.rng.random(1), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        return self.rng.random(1), 0.0, True, False, {}
+        return self.rng.random(1), self.rng.random(), not self.constant, False, {}
 
 
 class Oddity(gymnasium.Env[Any, Any]):  # type: ignore[misc]

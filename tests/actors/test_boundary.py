@@ -282,6 +282,20 @@ def test_copies_that_do_not_heed_their_seeds_are_noticed_and_those_that_always_b
     assert "do not heed the seed" in message
 
 
+def test_copies_that_give_the_same_numbers_whatever_is_done_are_noticed_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        unrolled(own("Int32Seed", constant=True), copies=3)
+        unrolled(own("Int32Seed", constant=True, deaf=True), copies=1)
+        unrolled(FactoryEnv(factory="tests.actors.toy_environments:Counter"), copies=3)  # pays for what is done
+        unrolled(own("Oddity", step=(np.ones(1), 1.0, False, False, {})), copies=3)  # always gives the same
+        assert not caplog.messages
+        unroller, _ = make_unroller(own("Int32Seed", constant=True, deaf=True), copies=3, steps=4)
+        unroller.collect(lambda: True)
+        unroller.collect(lambda: True)
+    (message,) = caplog.messages
+    assert "all 3 copies gave the same observations and rewards in their first 4 steps" in message
+
+
 @pytest.fixture
 def float32_again() -> Iterator[None]:
     yield
