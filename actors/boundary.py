@@ -78,8 +78,8 @@ class RawSpace:
             raise ValueError(f"expected {what} of shape {self.shape}, got {array.shape}")
         into[row] = array if array.dtype == self.dtype else self._cast(array[None], what, row)[0]
 
-    def check_limits(self, rows: Array, what: str = "observations") -> None:
-        """Check rows of `dtype` against `low` and `high`.
+    def check_limits(self, rows: Array, what: str = "observations", first_row: int = 0) -> None:
+        """Check rows of `dtype`, of which the first is `first_row`, against `low` and `high`.
 
         Raises:
             ValueError: naming the first value outside.
@@ -87,7 +87,7 @@ class RawSpace:
         if self.low is not None:
             wrong = (rows < self.low) | (rows > self.high)
             if wrong.any():
-                raise self._complaint(rows, wrong, what)
+                raise self._complaint(rows, wrong, what, first_row)
 
     def _cast(self, array: Array, what: str, row: int = 0) -> Array:
         if array.dtype != self.dtype and self.dtype.kind != "f":

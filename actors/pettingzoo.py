@@ -73,7 +73,6 @@ class ParallelEnvironment:
         """Seed and reset every copy."""
         for copy, seed in enumerate(self._seeds):
             self._start(copy, seed)
-        self._conversion.raw.check_limits(self._observations)
         return self._conversion.convert(self._observations)
 
     def step(self, actions: Array) -> Step:
@@ -88,8 +87,6 @@ class ParallelEnvironment:
         episodes = [self._start(copy) for copy, is_over in enumerate(ended) if is_over]
         raw = self._conversion.raw
         final_observations = np.array([shown for _, shown in finals], raw.dtype).reshape(len(finals), *raw.shape)
-        raw.check_limits(self._observations)
-        raw.check_limits(final_observations, "final observations")
         return Step(
             self._conversion.convert(self._observations),
             self._rewards,
@@ -147,8 +144,9 @@ class ParallelEnvironment:
                 finals.append((row, self._observations[row].copy()))
 
     def _show(self, row: int, agent: Any, observations: Mapping[Any, Any]) -> None:
-        shown = _of_agent(observations, agent, "observations")
-        self._conversion.raw.store(shown, self._observations, row, f"an observation of agent {agent!r}")
+        raw, what = self._conversion.raw, f"an observation of agent {agent!r}"
+        raw.store(_of_agent(observations, agent, "observations"), self._observations, row, what)
+        raw.check_limits(self._observations[row : row + 1], what, row)
         self._present[row] = True
 
     def _check_agents(self, env: Any) -> None:

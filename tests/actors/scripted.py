@@ -239,11 +239,16 @@ class OddTeam(ParallelChangesActions):
         if how == "nobody possible":
             self.possible_agents = []
 
+    def observation_space(self, agent: str) -> Any:
+        return Discrete(1) if self.how == "out of range" else super().observation_space(agent)
+
     def action_space(self, agent: str) -> Discrete:
         return Discrete(2)
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         shown, infos = super().reset()
+        if self.how == "out of range":
+            shown = dict.fromkeys("ab", 0)
         if self.how == "stranger at reset":
             self.agents = ["a", "b", "c"]
         return shown, infos
@@ -264,6 +269,8 @@ class OddTeam(ParallelChangesActions):
                 no, yes = {"__all__": False}, {"__all__": True}
             case "reward for all":
                 return shown, 1.0, no, yes, {}
+            case "out of range":
+                shown = {"a": 0, "b": 1}
             case "wrong shape":
                 shown["b"] = np.ones(2, np.float32)
         return shown, paid, no, yes, {}

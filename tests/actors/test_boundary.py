@@ -243,6 +243,10 @@ def test_a_reset_that_returns_something_else_is_named(outcome: Any) -> None:
         ("reward for all", r"expected rewards to have an entry for agent 'a', got 1.0 \(float\)"),
         ("all at once", r"expected terminations to have an entry .*; '__all__' is RLlib's, give one for each agent"),
         ("wrong shape", r"expected an observation of agent 'b' of shape \(1,\), got \(2,\)"),
+        (
+            "out of range",
+            r"expected an observation of agent 'b' of whole numbers from 0 to 0, as Discrete\(1\) .* got 1 in row 1",
+        ),
         ("nobody possible", "expected possible_agents to name every agent that may take part, got none"),
     ],
 )
