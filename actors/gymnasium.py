@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +23,7 @@ from actors.gymnasium_spaces import (
 from actors.settings import FactoryEnv, GymnasiumEnv
 from actors.steppers import Stepper, SyncStepper, make_vector_stepper
 from protocol.errors import UserError
-from protocol.own_modules import import_own, load_function
+from protocol.own_modules import load_function
 from protocol.spaces import Spaces
 from protocol.trajectory import Array
 
@@ -92,17 +93,12 @@ def make_registered(settings: GymnasiumEnv, copies: int | None, seed: int) -> Gy
         if has_vector_class(settings):
             env = gymnasium.make_vec(settings.id, copies or 1, "vector_entry_point", **settings.kwargs)
             return _around_vector_env(env, seed, name, settings.channels)
-        return around_envs([make_single(settings) for _ in range(copies or 1)], seed, name, settings.channels)
+        # Gymnasium's own checker warns about style; what matters here is checked by the boundary, at every step.
+        make = partial(gymnasium.make, settings.id, disable_env_checker=True, **settings.kwargs)
+        return around_envs([make() for _ in range(copies or 1)], seed, name, settings.channels)
     except gymnasium.error.DependencyNotInstalled as error:
         missing = error.__cause__ or error.__context__
         raise ModuleNotFoundError(str(error), name=getattr(missing, "name", None)) from error
-
-
-def make_single(settings: GymnasiumEnv, **options: Any) -> Any:
-    """One copy of a registered environment; options go to its constructor."""
-    _register(settings.id)
-    # Gymnasium's own checker warns about style; what matters here is checked by the boundary, at every step.
-    return gymnasium.make(settings.id, disable_env_checker=True, **settings.kwargs, **options)
 
 
 def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int) -> GymnasiumEnvironment:
@@ -145,21 +141,15 @@ def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int) -> Gy
 
 def has_vector_class(settings: GymnasiumEnv) -> bool:
     """Whether the environment's own vectorised class is stepped, and not copy after copy."""
-    env_id = _register(settings.id)
     if settings.vectorization != "auto":
         return settings.vectorization == "vector_entry_point"
+    module, _, env_id = settings.id.rpartition(":")
+    if module:
+        importlib.import_module(module)  # registers the environment
     try:
         return gymnasium.spec(env_id).vector_entry_point is not None
     except gymnasium.error.Error:
         return False  # make() finds the newest version, or says what is wrong with the name
-
-
-def _register(name: str) -> str:
-    """Import the module of `module:id`, which registers the environment, if there is one; the id."""
-    module, _, env_id = name.rpartition(":")
-    if module:
-        import_own(module)
-    return env_id
 
 
 def _further(make: Callable[[], Any], first: Any, count: int, name: str) -> list[Any]:

@@ -172,6 +172,13 @@ def make_picture(shape: list[int]) -> Shows:
     return Shows(Box(0, 255, tuple(shape), np.uint8), black, black)
 
 
+def make_needy() -> Any:
+    """Needs a module that is not there."""
+    import no_such_module  # type: ignore[import-not-found]
+
+    return no_such_module.make()
+
+
 class Int32Seed(gymnasium.Env[Any, Any]):  # type: ignore[misc]
     """Takes seeds of a signed 32-bit number and shows a number drawn from them; deaf to them if it is told to be."""
 

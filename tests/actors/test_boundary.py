@@ -12,9 +12,9 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from actors.boundary import MAX_SEED, VectorBoundary, copy_seeds, vector_seed
-from actors.environment import Environment, Episode, describe_fully, first_observations, make_environment
+from actors.environment import Environment, Episode, first_observations, make_environment
 from actors.gymnasium_spaces import raw_space
-from actors.settings import EnvSettings, FactoryEnv, GymnasiumEnv, PettingZooEnv
+from actors.settings import EnvSettings, FactoryEnv, PettingZooEnv
 from actors.unroll import Unroller
 from protocol.errors import RunError, UserError
 from tests.actors.scripted import Scripted
@@ -315,16 +315,7 @@ def test_an_environment_that_changes_torchs_default_dtype_is_refused() -> None:
         unrolled(own("Doubles", where="step"), copies=1)
 
 
-def test_a_registered_environment_is_found_beside_the_command(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "beside_us.py").write_text(
-        "import gymnasium\ngymnasium.register('Beside-v0', 'tests.actors.toy_environments:Counter', max_episode_steps=2)\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    assert describe_fully(GymnasiumEnv(id="beside_us:Beside-v0")).spaces.observation.shape == (1,)
-    assert describe_fully(GymnasiumEnv(id="beside_us:Beside-v0", vectorization="sync")).channels is None
-
-
 def test_a_missing_module_that_is_nobodys_extra_is_named_without_a_hint_at_one() -> None:
     with pytest.raises(UserError, match=r"No module named 'no_such_module'.*install it, or start the command") as caught:
-        make_environment(GymnasiumEnv(id="no_such_module:Env-v0"), copies=1, seed=0)
+        make_environment(own("make_needy"), copies=1, seed=0)
     assert "oatmill[" not in str(caught.value)
