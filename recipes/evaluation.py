@@ -59,7 +59,7 @@ class Evaluation:
 
 
 def evaluate_checkpoint(path: Path, *, episodes: int, deterministic: bool, seed: int, record: Path | None = None) -> Evaluation:
-    """Play episodes, in one copy or in all that the environment insists on; short ones count no more than long ones.
+    """Play episodes one after another, so that short ones count no more than long ones.
 
     Args:
         path: a checkpoint's folder, wherever it lies, or a run's folder, whose newest checkpoint is taken.
