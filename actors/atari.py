@@ -15,9 +15,10 @@ from ale_py import roms
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 
+from actors.boundary import RawSpace, VectorBoundary
 from actors.environment import name_of
 from actors.gymnasium import GymnasiumEnvironment
-from actors.gymnasium_spaces import ObservationConversion, convert_action_space
+from actors.gymnasium_spaces import ObservationConversion, convert_action_space, raw_space
 from actors.settings import AtariEnv
 from actors.steppers import SameStepStepper
 from protocol.errors import UserError
@@ -27,17 +28,14 @@ from protocol.trajectory import Array
 
 THREADS = 1
 """Of one actor: more actors are how more cores are used."""
-MAX_SEED = 2**31 - 1
-"""ALE's seeds are signed 32-bit numbers; the copies of an actor take consecutive ones."""
 
 
 class AtariStepper(SameStepStepper):
-    """The vectorised class, given a seed that ALE takes."""
+    """The vectorised class; its seeds are signed 32-bit numbers, and its copies take consecutive ones."""
 
     def __init__(self, env: AtariVectorEnv, seed: int) -> None:
-        super().__init__(env, seed)
+        super().__init__(VectorBoundary(env, raw_space(env.single_observation_space), seed))
         self.action_space = env.single_action_space
-        self._seed = self._seed % (MAX_SEED - self.num_copies)
 
 
 def make_atari(settings: AtariEnv, copies: int | None, seed: int) -> GymnasiumEnvironment:
@@ -95,8 +93,9 @@ def around_games(settings: AtariEnv, stepper: AtariStepper) -> GymnasiumEnvironm
 def stacked_frames(settings: AtariEnv) -> ObservationConversion:
     """Frames as the channels of one image, the newest last; they come so."""
     shape = (settings.stack, settings.screen_size, settings.screen_size)
+    raw = RawSpace("a stack of grey frames", shape, np.dtype(np.uint8))
 
     def convert(batch: Array) -> Array:
         return batch
 
-    return ObservationConversion(ObservationSpace("image", shape, "uint8"), shape, np.dtype(np.uint8), convert)
+    return ObservationConversion(ObservationSpace("image", shape, "uint8"), raw, convert)

@@ -75,13 +75,14 @@ class CogsEnvironment:
         seed: the root of their maps and random numbers.
     """
 
+    channels: str | None = None
     episode_statistics: tuple[str, ...] = ("hearts_created", "hearts_deposited")
 
     def __init__(self, settings: CogsEnv, copies: int, seed: int) -> None:
         self.name = name_of(settings)
         self._game = CogsGame(settings)
         self.spaces = self._game.spaces
-        self.num_rows = copies * settings.num_cogs
+        self.num_rows, self.num_copies = copies * settings.num_cogs, copies
         # Built once: converting the configuration costs ten times what a simulation does.
         self._cpp_config, self._agent_names = convert_to_cpp_game_config(self._game.config)
         self._rngs = [np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(copies)]
@@ -171,7 +172,7 @@ class CogsEnvironment:
     def _episode(self, i: int) -> Episode:
         simulation = self._simulations[i]
         hearts = (simulation.get_game_stat(name) or 0.0 for name in (HEARTS_CREATED, HEARTS_DEPOSITED))
-        return Episode(float(simulation.get_episode_rewards().mean()), int(self._ages[i]), tuple(hearts))
+        return Episode(float(simulation.get_episode_rewards().mean()), int(self._ages[i]), tuple(hearts), int(i))
 
     def _start(self, i: int) -> MettaGrid:
         # MettaGrid has no reset: a new simulation takes the rows over and writes its first observations there.

@@ -7,10 +7,12 @@ truncated step carries its final observation.
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,6 +20,11 @@ from actors.settings import AtariEnv, CogsEnv, EnvSettings, FactoryEnv, Gymnasiu
 from protocol.errors import OatmillError, UserError, one_line
 from protocol.spaces import Spaces
 from protocol.trajectory import Array
+
+log = logging.getLogger("oatmill.environment")
+
+EXTRAS = {"mettagrid": "cogs", "minigrid": "minigrid", "ale_py": "atari", "pettingzoo": "pettingzoo", "Box2D": "box2d"}
+"""The extra of oatmill that brings a module along."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +35,13 @@ class Episode:
         episode_return: the sum of its rewards, undiscounted and unscaled; with several agents the mean of theirs.
         length: its steps.
         statistics: the environment's own numbers, as `Environment.episode_statistics` names them.
+        copy: which copy of the environment it was played in.
     """
 
     episode_return: float
     length: int
     statistics: tuple[float, ...] = ()
+    copy: int = field(default=0, compare=False)
 
 
 @dataclass(slots=True)
@@ -60,12 +69,16 @@ class Environment(Protocol):
         name: what the user called it, for messages.
         spaces: of one row.
         num_rows: N.
+        num_copies: how many copies there are; each has `num_rows / num_copies` rows, one after another.
+        channels: which axis of an image was taken for the channels, "first" or "last"; None where there was no choice.
         episode_statistics: names of the numbers in `Episode.statistics`.
     """
 
     name: str
     spaces: Spaces
     num_rows: int
+    num_copies: int
+    channels: str | None
     episode_statistics: tuple[str, ...]
 
     def reset(self) -> Array:
@@ -107,8 +120,10 @@ def refusals(settings: EnvSettings) -> Iterator[None]:
         yield
     except OatmillError:
         raise
-    except ImportError as error:
-        raise UserError(f"{name_of(settings)} needs a package that is not here ({error}); {_way_out(settings)}") from error
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{name_of(settings)} needs a package that is not here ({one_line(error)}); {_way_out(error)}"
+        ) from error
     except Exception as error:
         raise UserError(f"{name_of(settings)} could not be built: {one_line(error)}") from error
 
@@ -116,15 +131,73 @@ def refusals(settings: EnvSettings) -> Iterator[None]:
 def first_observations(environment: Environment) -> Array:
     """Reset an environment and check that it keeps what its spaces promise.
 
+    Copies that begin alike are reset once more. Where they begin otherwise then, though they were given the same seeds, the
+    environment does not heed its seed: a warning says so.
+
     Raises:
-        UserError: if it raises, or gives observations of another shape or dtype, or numbers that are not finite.
+        UserError: if it raises, or gives observations of another shape or dtype, or numbers that are not finite, or changes
+            torch's default dtype.
     """
+    observations = _checked_reset(environment)
+    if _are_alike(observations, environment.num_copies):
+        before = observations.copy()
+        observations = _checked_reset(environment)
+        if not np.array_equal(before, observations):
+            log.warning(
+                "%s: all %d copies began with the same observations, and with other ones when they were reset again with the "
+                "same seeds, so they do not heed the seed that reset gives them and play the same random numbers; draw them "
+                "from self.np_random, which super().reset(seed=seed) seeds",
+                environment.name,
+                environment.num_copies,
+            )
+    return observations
+
+
+def warn_of_equal_streams(environment: Environment, observations: Array, rewards: Array) -> None:
+    """Warn where all copies gave the same in their first steps, and not one thing all the time.
+
+    Args:
+        environment: that gave them.
+        observations: `[N, T, ...]`.
+        rewards: `[N, T]`.
+    """
+    copies = environment.num_copies
+    if not (_are_alike(observations, copies) and _are_alike(rewards, copies)):
+        return
+    if (observations != observations[:, :1]).any() or (rewards != rewards[:, :1]).any():
+        log.warning(
+            "%s: all %d copies gave the same observations and rewards in their first %d steps, whatever was done in them; if "
+            "they should differ, they do not heed the seed that reset gives them",
+            environment.name,
+            copies,
+            rewards.shape[1],
+        )
+
+
+def _are_alike(values: Array, copies: int) -> bool:
+    """Whether all copies, of which there are several, gave the same."""
+    of_copy = values.reshape(copies, -1)
+    return copies > 1 and bool((of_copy == of_copy[0]).all())
+
+
+def check_torch_default(name: str) -> None:
+    """Raise UserError if an environment has changed torch's default dtype: the policy's network stands in the same process."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_default_dtype() is not torch.float32:
+        raise UserError(
+            f"{name}: expected torch's default dtype to stay float32, which the policy needs, got {torch.get_default_dtype()}; "
+            f"leave torch.set_default_dtype out of the environment and give dtype= where its tensors are made"
+        )
+
+
+def _checked_reset(environment: Environment) -> Array:
     try:
         observations = environment.reset()
     except OatmillError:
         raise
     except Exception as error:
         raise UserError(f"{environment.name} raised in reset: {one_line(error)}") from error
+    check_torch_default(environment.name)
     space = environment.spaces.observation
     expected = (environment.num_rows, *space.shape)
     if observations.shape != expected or observations.dtype != np.dtype(space.dtype):
@@ -134,13 +207,33 @@ def first_observations(environment: Environment) -> Array:
         )
     if not is_finite(observations):
         raise UserError(
-            f"{environment.name}: expected finite first observations, got NaN or infinity; correct the environment's reset"
+            f"{environment.name}: expected finite first observations, got NaN or infinity ({first_not_finite(observations)}); "
+            f"correct the environment's reset"
         )
     return observations
 
 
+class Description(NamedTuple):
+    """What there is to know of an environment before it is trained in.
+
+    Attributes:
+        spaces: of one row.
+        episode_statistics: names of the numbers in `Episode.statistics`.
+        channels: which axis of an image was taken for the channels, "first" or "last"; None where there was no choice.
+    """
+
+    spaces: Spaces
+    episode_statistics: tuple[str, ...]
+    channels: str | None
+
+
 def describe(settings: EnvSettings) -> tuple[Spaces, tuple[str, ...]]:
-    """The spaces and the names of the episode statistics; builds one copy, resets it and closes it.
+    """The spaces and the names of the episode statistics, as `describe_fully` finds them out."""
+    return describe_fully(settings)[:2]
+
+
+def describe_fully(settings: EnvSettings) -> Description:
+    """Build one copy, reset it and close it.
 
     Raises:
         UserError: as `make_environment` and `first_observations`.
@@ -148,7 +241,7 @@ def describe(settings: EnvSettings) -> tuple[Spaces, tuple[str, ...]]:
     environment = make_environment(settings, copies=None, seed=0)
     try:
         first_observations(environment)
-        return environment.spaces, environment.episode_statistics
+        return Description(environment.spaces, environment.episode_statistics, environment.channels)
     finally:
         environment.close()
 
@@ -169,6 +262,12 @@ def name_of(settings: EnvSettings) -> str:
 def is_finite(values: Array) -> bool:
     """Whether all numbers are finite; whole numbers are."""
     return values.dtype.kind != "f" or bool(np.isfinite(values).all())
+
+
+def first_not_finite(values: Array) -> str:
+    """The first number that is not finite, and where it stands, for messages."""
+    place = np.argwhere(~np.isfinite(values))[0].tolist()
+    return f"{values[tuple(place)]} at index {place}, the row first"
 
 
 def _builder(settings: EnvSettings) -> Callable[[Any, int | None, int], Environment]:
@@ -200,15 +299,8 @@ def _builder(settings: EnvSettings) -> Callable[[Any, int | None, int], Environm
             return make_parallel
 
 
-def _way_out(settings: EnvSettings) -> str:
-    match settings:
-        case CogsEnv():
-            return "pip install 'oatmill[cogs]'"
-        case MiniGridEnv():
-            return "pip install 'oatmill[minigrid]'"
-        case AtariEnv():
-            return "pip install 'oatmill[atari]'"
-        case PettingZooEnv():
-            return "install it, for PettingZoo itself: pip install 'oatmill[pettingzoo]'"
-        case _:
-            return "install it, for Box2D: pip install 'oatmill[box2d]'"
+def _way_out(error: ModuleNotFoundError) -> str:
+    missing = (error.name or "").partition(".")[0]
+    if missing in EXTRAS:
+        return f"pip install 'oatmill[{EXTRAS[missing]}]'"
+    return "install it, or start the command in the folder where the module lies"

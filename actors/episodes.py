@@ -41,7 +41,7 @@ class EpisodeSums:
             ended: `[rows]`, bool.
         """
         rows = np.flatnonzero(ended)
-        episodes = [Episode(float(self._returns[row]), int(self._lengths[row])) for row in rows]
+        episodes = [Episode(float(self._returns[row]), int(self._lengths[row]), copy=int(row)) for row in rows]
         self._returns[rows] = 0
         self._lengths[rows] = 0
         return episodes

@@ -62,14 +62,15 @@ def make_film(settings: EnvSettings, *, seed: int) -> Film:
         match settings:
             case GymnasiumEnv():
                 make = partial(gymnasium.make, settings.id, disable_env_checker=True, **settings.kwargs)
-                return film_gymnasium(partial(make, render_mode=PICTURES), around_envs, seed, name_of(settings))
+                around = partial(around_envs, channels=settings.channels)
+                return film_gymnasium(partial(make, render_mode=PICTURES), around, seed, name_of(settings))
             case FactoryEnv():
-                return film_gymnasium(with_pictures(settings.factory, settings.kwargs), around_envs, seed, name_of(settings))
+                own = with_pictures(settings.factory, settings.kwargs)
+                return film_gymnasium(own, partial(around_envs, channels=settings.channels), seed, name_of(settings))
             case MiniGridEnv():
                 from actors.minigrid import around_grids, make_one  # noqa: PLC0415
 
-                make = partial(make_one, settings, render_mode=PICTURES)
-                return film_gymnasium(make, around_grids, seed, name_of(settings))
+                return film_gymnasium(partial(make_one, settings, render_mode=PICTURES), around_grids, seed, name_of(settings))
             case AtariEnv():
                 return film_atari(settings, seed)
             case CogsEnv():

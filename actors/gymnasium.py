@@ -9,12 +9,17 @@ from functools import partial
 from typing import Any
 
 import gymnasium
-import numpy as np
 from gymnasium.vector import VectorEnv
 
 from actors.environment import Step, name_of
 from actors.episodes import EpisodeSums
-from actors.gymnasium_spaces import ActionConversion, ObservationConversion, convert_action_space, convert_observation_space
+from actors.gymnasium_spaces import (
+    ActionConversion,
+    Channels,
+    ObservationConversion,
+    convert_action_space,
+    convert_observation_space,
+)
 from actors.settings import FactoryEnv, GymnasiumEnv
 from actors.steppers import Stepper, SyncStepper, make_vector_stepper
 from protocol.errors import UserError
@@ -38,7 +43,8 @@ class GymnasiumEnvironment:
     def __init__(self, name: str, stepper: Stepper, observation: ObservationConversion, action: ActionConversion) -> None:
         self.name = name
         self.spaces = Spaces(observation.space, action.space)
-        self.num_rows = stepper.num_copies
+        self.num_rows = self.num_copies = stepper.num_copies
+        self.channels = observation.channels
         self._stepper = stepper
         self._convert = observation.convert
         self._convert_actions = action.convert
@@ -52,12 +58,11 @@ class GymnasiumEnvironment:
     def step(self, actions: Array) -> Step:
         """Take one action a copy."""
         raw = self._stepper.step(self._convert_actions(actions))
-        rewards = raw.rewards.astype(np.float32, copy=False)
-        self._sums.add(rewards, raw.valid)
+        self._sums.add(raw.rewards, raw.valid)
         ended = (raw.terminated | raw.truncated) & raw.valid
         return Step(
             self._convert(raw.observations),
-            rewards,
+            raw.rewards,
             raw.terminated,
             raw.truncated,
             raw.valid,
@@ -81,18 +86,19 @@ def make_registered(settings: GymnasiumEnv, copies: int | None, seed: int) -> Gy
 
     Raises:
         UserError: if its spaces are not among those that oatmill knows.
-        ImportError: if it needs a package that is not installed.
+        ModuleNotFoundError: if it needs a package that is not installed.
     """
     name = name_of(settings)
     try:
         if has_vector_class(settings):
             env = gymnasium.make_vec(settings.id, copies or 1, "vector_entry_point", **settings.kwargs)
-            return _around_vector_env(env, seed, name)
-        # Gymnasium's own checker warns about style; what matters here is checked by the conversions and at the first reset.
+            return _around_vector_env(env, seed, name, settings.channels)
+        # Gymnasium's own checker warns about style; what matters here is checked by the boundary, at every step.
         make = partial(gymnasium.make, settings.id, disable_env_checker=True, **settings.kwargs)
-        return around_envs([make() for _ in range(copies or 1)], seed, name)
+        return around_envs([make() for _ in range(copies or 1)], seed, name, settings.channels)
     except gymnasium.error.DependencyNotInstalled as error:
-        raise ImportError(str(error)) from error
+        missing = error.__cause__ or error.__context__
+        raise ModuleNotFoundError(str(error), name=getattr(missing, "name", None)) from error
 
 
 def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int) -> GymnasiumEnvironment:
@@ -122,9 +128,10 @@ def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int) -> Gy
                     f"{name}: expected a VectorEnv of {copies} copies, as actors.envs_per_actor says, got {first.num_envs}; "
                     f"give the function a parameter num_envs, or set actors.envs_per_actor={first.num_envs}"
                 )
-            return _around_vector_env(first, seed, name)
+            return _around_vector_env(first, seed, name, settings.channels)
         case gymnasium.Env():
-            return around_envs([first, *_further(make, first, (copies or 1) - 1, name)], seed, name)
+            envs = [first, *_further(make, first, (copies or 1) - 1, name)]
+            return around_envs(envs, seed, name, settings.channels)
         case _:
             raise UserError(
                 f"{name}: expected the function to return a gymnasium.Env or a gymnasium.vector.VectorEnv, got "
@@ -152,18 +159,18 @@ def _further(make: Callable[[], Any], first: Any, count: int, name: str) -> list
     return envs
 
 
-def _around_vector_env(env: Any, seed: int, name: str) -> GymnasiumEnvironment:
-    observation = convert_observation_space(env.single_observation_space, name)
+def _around_vector_env(env: Any, seed: int, name: str, channels: Channels) -> GymnasiumEnvironment:
+    observation = convert_observation_space(env.single_observation_space, name, channels)
     action = convert_action_space(env.single_action_space, name)
-    return GymnasiumEnvironment(name, make_vector_stepper(env, seed, name), observation, action)
+    return GymnasiumEnvironment(name, make_vector_stepper(env, observation.raw, seed, name), observation, action)
 
 
-def around_envs(envs: list[Any], seed: int, name: str) -> GymnasiumEnvironment:
+def around_envs(envs: list[Any], seed: int, name: str, channels: Channels = "auto") -> GymnasiumEnvironment:
     """Step copies one by one.
 
     Raises:
         UserError: if their spaces are not among those that oatmill knows.
     """
-    observation = convert_observation_space(envs[0].observation_space, name)
+    observation = convert_observation_space(envs[0].observation_space, name, channels)
     action = convert_action_space(envs[0].action_space, name)
-    return GymnasiumEnvironment(name, SyncStepper(envs, observation, seed), observation, action)
+    return GymnasiumEnvironment(name, SyncStepper(envs, observation.raw, seed), observation, action)

@@ -1,24 +1,27 @@
 """From Gymnasium's spaces to those that networks and trajectories know, with the conversion of a batch of values.
 
-Box with one axis becomes a float32 vector, Box with three axes an image [C, H, W] (a last axis of 1, 3 or 4 is taken for
-channels and moved to the front), Box of bytes with two axes an image of one channel. Discrete and MultiDiscrete
-observations become one-hot vectors, MultiBinary ones a vector. Actions are Discrete, MultiDiscrete or MultiBinary.
+Box with one axis becomes a float32 vector, Box with three axes an image [C, H, W] (`image_layout` says which axis holds the
+channels), Box of bytes with two axes an image of one channel. Discrete and MultiDiscrete observations become one-hot vectors,
+MultiBinary ones a vector. Actions are Discrete, MultiDiscrete or MultiBinary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces as gym_spaces
 
+from actors.boundary import RawSpace, in_short
 from protocol.errors import UserError
 from protocol.spaces import ActionSpace, ObservationSpace
 from protocol.trajectory import Array
 
-CHANNEL_COUNTS = (1, 3, 4)
+Channels = Literal["auto", "first", "last"]
+CHANNEL_COUNTS = (1, 3, 4, 12, 16)
+"""Grey, RGB, RGBA or a stack of 4 grey frames; stacks of 4 frames in RGB and RGBA."""
 MAX_ONE_HOT = 4096
 ACTION_MASK = "action_mask"
 
@@ -29,15 +32,15 @@ class ObservationConversion:
 
     Attributes:
         space: what comes out.
-        raw_shape: the shape of one observation as the environment gives it.
-        raw_dtype: its dtype.
-        convert: `[N, *raw_shape]` to `[N, *space.shape]` of `space.dtype`; may share the input's memory.
+        raw: what goes in: one observation as the environment gives it.
+        convert: `[N, *raw.shape]` to `[N, *space.shape]` of `space.dtype`; may share the input's memory.
+        channels: which axis of an image holds the channels, "first" or "last"; None where there is no choice.
     """
 
     space: ObservationSpace
-    raw_shape: tuple[int, ...]
-    raw_dtype: np.dtype[Any]
+    raw: RawSpace
     convert: Callable[[Array], Array]
+    channels: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,19 +60,20 @@ class ActionConversion:
         return actions if self.start is None else actions + self.start
 
 
-def convert_observation_space(space: Any, name: str) -> ObservationConversion:
+def convert_observation_space(space: Any, name: str, channels: Channels = "auto") -> ObservationConversion:
     """Read a Gymnasium observation space.
 
     Args:
         space: of one agent.
         name: the environment's, for messages.
+        channels: which axis of an image holds the channels; "auto" reads it from the shape.
 
     Raises:
-        UserError: if oatmill cannot train on such observations; says the way out.
+        UserError: if oatmill cannot train on such observations, or an image's shape can be read in two ways; says the way out.
     """
     match space:
         case gym_spaces.Box():
-            return _box(space, name)
+            return _box(space, name, channels)
         case gym_spaces.Discrete():
             return _one_hot(np.array([space.n]), np.array([space.start]), space, name)
         case gym_spaces.MultiDiscrete() if len(space.shape) == 1:
@@ -89,7 +93,7 @@ def convert_observation_space(space: Any, name: str) -> ObservationConversion:
             )
         case _:
             raise UserError(
-                f"{name}: expected a Box, Discrete, MultiDiscrete or MultiBinary observation space, got {space}; "
+                f"{name}: expected a Box, Discrete, MultiDiscrete or MultiBinary observation space, got {in_short(space)}; "
                 f"convert it with an ObservationWrapper, in a function named by env.factory"
             )
 
@@ -116,30 +120,68 @@ def convert_action_space(space: Any, name: str) -> ActionConversion:
             return ActionConversion(ActionSpace((2,) * int(space.shape[0]), factored=True), None)
         case gym_spaces.Box():
             raise UserError(
-                f"{name}: expected a Discrete, MultiDiscrete or MultiBinary action space, got {space}; oatmill has no "
-                f"continuous policies: let an ActionWrapper map a few choices to its values, in a function named by env.factory"
+                f"{name}: expected a Discrete, MultiDiscrete or MultiBinary action space, got {in_short(space)}; oatmill has "
+                f"no continuous policies: let an ActionWrapper map a few choices to its values, in a function named by "
+                f"env.factory"
             )
         case _:
             raise UserError(
-                f"{name}: expected a Discrete, MultiDiscrete or MultiBinary action space, got {space}; "
+                f"{name}: expected a Discrete, MultiDiscrete or MultiBinary action space, got {in_short(space)}; "
                 f"convert it with an ActionWrapper, in a function named by env.factory"
             )
+
+
+def raw_space(space: Any) -> RawSpace:
+    """What a space says of one observation, for the checks of `actors.boundary`."""
+    shape, dtype = tuple(space.shape), np.dtype(space.dtype)
+    match space:
+        case gym_spaces.Discrete():
+            return RawSpace(str(space), shape, dtype, np.array(space.start), np.array(space.start + space.n - 1))
+        case gym_spaces.MultiDiscrete():
+            return RawSpace(str(space), shape, dtype, _starts(space), _starts(space) + space.nvec - 1)
+        case gym_spaces.MultiBinary():
+            return RawSpace(str(space), shape, dtype, np.array(0), np.array(1))
+        case _:
+            return RawSpace(f"a {type(space).__name__} of {dtype} and shape {shape}", shape, dtype)
 
 
 def _starts(space: Any) -> Array:
     return np.asarray(space.start, np.int64)
 
 
-def _box(space: Any, name: str) -> ObservationConversion:
+def image_layout(shape: tuple[int, ...], channels: Channels, name: str) -> Literal["first", "last"]:
+    """Which of an image's three axes holds the channels.
+
+    Args:
+        shape: of one image.
+        channels: what the user says; "auto" takes the axis, first or last, whose size is one of `CHANNEL_COUNTS`.
+        name: the environment's, for messages.
+
+    Raises:
+        UserError: if both axes or neither could be the channels.
+    """
+    if channels != "auto":
+        return channels
+    first, last = shape[0] in CHANNEL_COUNTS, shape[-1] in CHANNEL_COUNTS
+    if first != last:
+        return "first" if first else "last"
+    raise UserError(
+        f"{name}: expected an image whose first or last axis has {', '.join(map(str, CHANNEL_COUNTS))} channels, and not both, "
+        f"got shape {shape}; set env.channels=first or env.channels=last"
+    )
+
+
+def _box(space: Any, name: str, channels: Channels) -> ObservationConversion:
     match space.shape:
         case (_,):
             return _vector(space)
         case (height, width) if space.dtype == np.uint8:
-            return _image(space, (1, height, width), None)
-        case (height, width, channels) if channels in CHANNEL_COUNTS:
-            return _image(space, (channels, height, width), (0, 3, 1, 2))
-        case (_, _, _):
-            return _image(space, tuple(space.shape), None)
+            return _image(space, (1, height, width), None, None)
+        case (first, second, third):
+            layout = image_layout((first, second, third), channels, name)
+            if layout == "last":
+                return _image(space, (third, first, second), (0, 3, 1, 2), layout)
+            return _image(space, (first, second, third), None, layout)
     raise UserError(
         f"{name}: expected a Box with one axis (a vector), three (an image) or two of bytes (a grey image), got shape "
         f"{space.shape} of {space.dtype}; reshape it with gymnasium.wrappers.ReshapeObservation or FlattenObservation, in a "
@@ -152,10 +194,10 @@ def _vector(space: Any) -> ObservationConversion:
         return batch.astype(np.float32, copy=False)
 
     out = ObservationSpace("vector", tuple(space.shape), "float32")
-    return ObservationConversion(out, tuple(space.shape), np.dtype(space.dtype), convert)
+    return ObservationConversion(out, raw_space(space), convert)
 
 
-def _image(space: Any, shape: tuple[int, ...], order: tuple[int, ...] | None) -> ObservationConversion:
+def _image(space: Any, shape: tuple[int, ...], order: tuple[int, ...] | None, layout: str | None) -> ObservationConversion:
     dtype = np.dtype(np.uint8 if space.dtype == np.uint8 else np.float32)
 
     def convert(batch: Array) -> Array:
@@ -163,7 +205,7 @@ def _image(space: Any, shape: tuple[int, ...], order: tuple[int, ...] | None) ->
         return np.ascontiguousarray(ordered.reshape(len(batch), *shape), dtype)
 
     out = ObservationSpace("image", shape, dtype.name)
-    return ObservationConversion(out, tuple(space.shape), np.dtype(space.dtype), convert)
+    return ObservationConversion(out, raw_space(space), convert, layout)
 
 
 def _one_hot(sizes: Array, starts: Array, space: Any, name: str) -> ObservationConversion:
@@ -182,4 +224,4 @@ def _one_hot(sizes: Array, starts: Array, space: Any, name: str) -> ObservationC
         return rows
 
     out = ObservationSpace("vector", (width,), "float32")
-    return ObservationConversion(out, tuple(space.shape), np.dtype(space.dtype), convert)
+    return ObservationConversion(out, raw_space(space), convert)

@@ -15,6 +15,7 @@ import minigrid  # registers its environments
 import numpy as np
 from minigrid.core.constants import COLOR_TO_IDX, DIR_TO_VEC, OBJECT_TO_IDX, STATE_TO_IDX
 
+from actors.boundary import RawSpace
 from actors.environment import name_of
 from actors.gymnasium import GymnasiumEnvironment
 from actors.gymnasium_spaces import ObservationConversion, convert_action_space
@@ -60,7 +61,7 @@ def around_grids(grids: list[Any], seed: int, name: str) -> GymnasiumEnvironment
     envs = [CellsAndDirection(grid) for grid in grids]
     conversion = one_hot_cells(view_of(envs[0], name))
     return GymnasiumEnvironment(
-        name, SyncStepper(envs, conversion, seed), conversion, convert_action_space(envs[0].action_space, name)
+        name, SyncStepper(envs, conversion.raw, seed), conversion, convert_action_space(envs[0].action_space, name)
     )
 
 
@@ -100,4 +101,6 @@ def one_hot_cells(view: tuple[int, int]) -> ObservationConversion:
         np.put_along_axis(rows, batch + offsets, 1, axis=1)
         return rows
 
-    return ObservationConversion(ObservationSpace("vector", (width,), "uint8"), (len(sizes),), np.dtype(np.uint8), convert)
+    largest = (sizes - 1).astype(np.uint8)
+    raw = RawSpace("MiniGrid's view", sizes.shape, np.dtype(np.uint8), np.zeros_like(largest), largest)
+    return ObservationConversion(ObservationSpace("vector", (width,), "uint8"), raw, convert)

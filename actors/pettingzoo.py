@@ -8,14 +8,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from actors.boundary import copy_seeds, flag, in_short, observation_of, outcome_of, reward
 from actors.environment import Episode, Step, name_of
 from actors.gymnasium_spaces import ActionConversion, ObservationConversion, convert_action_space, convert_observation_space
 from actors.settings import PettingZooEnv
-from actors.steppers import copy_seeds
 from protocol.errors import UserError
 from protocol.own_modules import load_function
 from protocol.spaces import Spaces
 from protocol.trajectory import Array
+
+EVERYBODY = "__all__"
+"""RLlib's name for all agents at once."""
 
 
 class _Outcome(NamedTuple):
@@ -52,10 +55,12 @@ class ParallelEnvironment:
         self._envs = envs
         self._agents = list(envs[0].possible_agents)
         self.num_rows = rows = len(envs) * len(self._agents)
+        self.num_copies = len(envs)
+        self.channels = observation.channels
         self._conversion = observation
         self._convert_actions = action.convert
         self._seeds = copy_seeds(seed, len(envs))
-        self._observations = np.zeros((rows, *observation.raw_shape), observation.raw_dtype)
+        self._observations = np.zeros((rows, *observation.raw.shape), observation.raw.dtype)
         self._rewards = np.zeros(rows, np.float32)
         self._terminated = np.zeros(rows, np.bool_)
         self._truncated = np.zeros(rows, np.bool_)
@@ -77,17 +82,18 @@ class ParallelEnvironment:
         self._terminated[:] = ~valid
         self._truncated[:] = False
         finals: list[tuple[int, Array]] = []
-        converted = self._convert_actions(actions)
+        converted = self._convert_actions(actions).copy()  # the environments may write into it
         ended = [self._step_copy(copy, converted, finals) for copy in range(len(self._envs))]
         episodes = [self._start(copy) for copy, is_over in enumerate(ended) if is_over]
-        final_observations = np.array([observation for _, observation in finals], self._observations.dtype)
+        raw = self._conversion.raw
+        final_observations = np.array([shown for _, shown in finals], raw.dtype).reshape(len(finals), *raw.shape)
         return Step(
             self._conversion.convert(self._observations),
             self._rewards,
             self._terminated,
             self._truncated,
             valid,
-            self._conversion.convert(final_observations.reshape(len(finals), *self._conversion.raw_shape)),
+            self._conversion.convert(final_observations),
             np.array([row for row, _ in finals], np.int64),
             episodes,
         )
@@ -114,7 +120,8 @@ class ParallelEnvironment:
         env, rows = self._envs[copy], self._rows(copy)
         choices = actions[rows].tolist() if actions.ndim == 1 else actions[rows]
         chosen = {agent: choice for agent, choice in zip(self._agents, choices, strict=True) if agent in env.agents}
-        outcome = _Outcome(*env.step(chosen))
+        outcome = _Outcome(*outcome_of(env.step(chosen)))
+        self._check_agents(env)
         self._lengths[copy] += 1
         for row, agent in enumerate(self._agents, rows.start):
             if self._present[row]:
@@ -122,42 +129,58 @@ class ParallelEnvironment:
                 if agent not in env.agents and not self._left[row]:
                     raise ValueError(f"agent {agent!r} is gone from agents without having terminated or been truncated")
             elif agent in env.agents and not self._left[row]:
-                self._show(row, outcome.observations[agent])
+                self._show(row, agent, outcome.observations)
         self._returns[rows] += self._rewards[rows]
         return not self._present[rows].any()
 
     def _record(self, row: int, agent: Any, outcome: _Outcome, finals: list[tuple[int, Array]]) -> None:
-        self._rewards[row] = outcome.rewards[agent]
-        self._terminated[row] = outcome.terminations[agent]
-        self._truncated[row] = outcome.truncations[agent]
-        self._show(row, outcome.observations[agent])
+        self._rewards[row] = reward(_of_agent(outcome.rewards, agent, "rewards"), f"a reward of agent {agent!r}")
+        self._terminated[row] = flag(_of_agent(outcome.terminations, agent, "terminations"), f"terminated of agent {agent!r}")
+        self._truncated[row] = flag(_of_agent(outcome.truncations, agent, "truncations"), f"truncated of agent {agent!r}")
+        self._show(row, agent, outcome.observations)
         if self._terminated[row] or self._truncated[row]:
             self._present[row], self._left[row] = False, True
             if not self._terminated[row]:
                 finals.append((row, self._observations[row].copy()))
 
-    def _show(self, row: int, observation: Any) -> None:
-        # Assignment alone would spread a scalar or a shorter row over the whole observation.
-        if np.shape(observation) != self._conversion.raw_shape:
-            raise ValueError(f"expected an observation of shape {self._conversion.raw_shape}, got {np.shape(observation)}")
-        self._observations[row] = observation
+    def _show(self, row: int, agent: Any, observations: Mapping[Any, Any]) -> None:
+        raw, what = self._conversion.raw, f"an observation of agent {agent!r}"
+        raw.store(_of_agent(observations, agent, "observations"), self._observations, row, what)
+        raw.check_limits(self._observations[row : row + 1], what, row)
         self._present[row] = True
+
+    def _check_agents(self, env: Any) -> None:
+        for agent in env.agents:
+            if agent not in self._agents:
+                raise ValueError(
+                    f"agent {agent!r} is in agents, but not in possible_agents {in_short(self._agents)}; name it there"
+                )
 
     def _start(self, copy: int, seed: int | None = None) -> Episode:
         """Start a copy's next episode; the one that is over."""
         env, rows = self._envs[copy], self._rows(copy)
-        episode = Episode(float(self._returns[rows].mean()), int(self._lengths[copy]))
+        episode = Episode(float(self._returns[rows].mean()), int(self._lengths[copy]), copy=copy)
         self._returns[rows] = 0
         self._lengths[copy] = 0
         self._present[rows] = False
         self._left[rows] = False
-        observations, _ = env.reset(seed=seed)
+        observations = observation_of(env.reset(seed=seed))
+        self._check_agents(env)
         if not env.agents:
             raise ValueError("expected at least one agent after a reset, got none")
         for row, agent in enumerate(self._agents, rows.start):
             if agent in env.agents:
-                self._show(row, observations[agent])
+                self._show(row, agent, observations)
         return episode
+
+
+def _of_agent(values: Any, agent: Any, what: str) -> Any:
+    """An agent's entry in one of the mappings that a step returns."""
+    if isinstance(values, Mapping) and agent in values:
+        return values[agent]
+    rllib = isinstance(values, Mapping) and EVERYBODY in values
+    hint = f"; {EVERYBODY!r} is RLlib's, give one for each agent" if rllib else ""
+    raise ValueError(f"expected {what} to have an entry for agent {agent!r}, got {in_short(values)}{hint}")
 
 
 def make_parallel(settings: PettingZooEnv, copies: int | None, seed: int) -> ParallelEnvironment:
@@ -186,11 +209,13 @@ def make_parallel(settings: PettingZooEnv, copies: int | None, seed: int) -> Par
             f"return pettingzoo.utils.aec_to_parallel(env), or the module's parallel_env()"
         )
     observation_space, action_space = _common_spaces(first, name)
-    observation = convert_observation_space(observation_space, name)
+    observation = convert_observation_space(observation_space, name, settings.channels)
     return ParallelEnvironment(name, envs, observation, convert_action_space(action_space, name), seed)
 
 
 def _common_spaces(env: Any, name: str) -> tuple[Any, Any]:
+    if not env.possible_agents:
+        raise UserError(f"{name}: expected possible_agents to name every agent that may take part, got none")
     one, *others = env.possible_agents
     for what, space_of in (("observation", env.observation_space), ("action", env.action_space)):
         for other in others:

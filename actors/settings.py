@@ -21,6 +21,9 @@ class GymnasiumEnv(Settings):
     vectorization: Literal["auto", "sync", "vector_entry_point"] = "auto"
     """How copies are stepped: one by one (`sync`), or by the environment's own vectorised class (`vector_entry_point`).
     `auto` uses that class if there is one."""
+    channels: Literal["auto", "first", "last"] = "auto"
+    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one of them has the size 1, 3,
+    4, 12 or 16. If the shape does not tell, the image is refused and you have to set this."""
 
 
 class CogsEnv(Settings):
@@ -81,6 +84,9 @@ class PettingZooEnv(Settings):
     """`module:function` that returns a PettingZoo parallel environment."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function."""
+    channels: Literal["auto", "first", "last"] = "auto"
+    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one of them has the size 1, 3,
+    4, 12 or 16. If the shape does not tell, the image is refused and you have to set this."""
 
 
 class FactoryEnv(Settings):
@@ -92,6 +98,9 @@ class FactoryEnv(Settings):
     """`module:function` that returns a gymnasium.Env or gymnasium.vector.VectorEnv."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function."""
+    channels: Literal["auto", "first", "last"] = "auto"
+    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one of them has the size 1, 3,
+    4, 12 or 16. If the shape does not tell, the image is refused and you have to set this."""
 
 
 EnvSettings = Annotated[

@@ -7,14 +7,24 @@ and one for the built-in CartPole, whose class spends an extra step on each rese
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode
 
-from actors.gymnasium_spaces import ObservationConversion
+from actors.boundary import (
+    STEP_VALUES,
+    RawSpace,
+    VectorBoundary,
+    copy_seeds,
+    flag,
+    observation_of,
+    outcome_of,
+    reward,
+    vector_seed,
+)
 from protocol.errors import UserError
 from protocol.trajectory import Array
 
@@ -51,13 +61,14 @@ class Stepper(Protocol):
         ...
 
 
-def copy_seeds(seed: int, copies: int) -> list[int]:
-    """Seeds of 32 bits, one a copy: different for neighbouring roots, so that no two actors run the same episodes."""
-    return [int(value) for value in np.random.SeedSequence(seed).generate_state(copies)]
-
-
-def make_vector_stepper(env: Any, seed: int, name: str) -> Stepper:
+def make_vector_stepper(env: Any, raw: RawSpace, seed: int, name: str) -> Stepper:
     """The stepper for a vectorised environment's own way to reset.
+
+    Args:
+        env: the VectorEnv.
+        raw: what one copy's observation looks like.
+        seed: the root of the copies' seeds.
+        name: the environment's, for messages.
 
     Raises:
         UserError: if the class does not say what that is.
@@ -65,16 +76,17 @@ def make_vector_stepper(env: Any, seed: int, name: str) -> Stepper:
     if type(env.unwrapped) is CartPoleVectorEnv and env is env.unwrapped:
         return CartPoleStepper(env, seed)
     mode = env.metadata.get("autoreset_mode")
-    if mode == AutoresetMode.SAME_STEP:
-        return SameStepStepper(env, seed)
-    if mode == AutoresetMode.NEXT_STEP:
-        return NextStepStepper(env, seed)
-    if mode == AutoresetMode.DISABLED:
-        return ManualResetStepper(env, seed)
-    raise UserError(
-        f'{name}: expected the VectorEnv to have an AutoresetMode in metadata["autoreset_mode"], got {mode!r}; '
-        f"set it to what the class does after an episode's end"
-    )
+    steppers: dict[Any, Callable[[VectorBoundary], Stepper]] = {
+        AutoresetMode.SAME_STEP: SameStepStepper,
+        AutoresetMode.NEXT_STEP: NextStepStepper,
+        AutoresetMode.DISABLED: ManualResetStepper,
+    }
+    if mode not in steppers:
+        raise UserError(
+            f'{name}: expected the VectorEnv to have an AutoresetMode in metadata["autoreset_mode"], got {mode!r}; '
+            f"set it to what the class does after an episode's end"
+        )
+    return steppers[mode](VectorBoundary(env, raw, seed))
 
 
 class SyncStepper:
@@ -82,16 +94,16 @@ class SyncStepper:
 
     Args:
         envs: the copies; each a Gymnasium `Env` of its own.
-        conversion: says what one observation looks like.
+        raw: what one observation looks like.
         seed: the root of the copies' seeds.
     """
 
-    def __init__(self, envs: Sequence[Any], conversion: ObservationConversion, seed: int) -> None:
+    def __init__(self, envs: Sequence[Any], raw: RawSpace, seed: int) -> None:
         self.num_copies = len(envs)
         self._envs = envs
         self._seeds = copy_seeds(seed, len(envs))
-        self._shape = conversion.raw_shape
-        self._observations = np.zeros((len(envs), *conversion.raw_shape), conversion.raw_dtype)
+        self._raw = raw
+        self._observations = np.zeros((len(envs), *raw.shape), raw.dtype)
         self._rewards = np.zeros(len(envs), np.float32)
         self._terminated = np.zeros(len(envs), np.bool_)
         self._truncated = np.zeros(len(envs), np.bool_)
@@ -100,32 +112,37 @@ class SyncStepper:
     def reset(self) -> Array:
         """Seed and reset every copy."""
         for row, (env, seed) in enumerate(zip(self._envs, self._seeds, strict=True)):
-            observation, _ = env.reset(seed=seed)
-            self._store(row, observation)
+            self._raw.store(observation_of(env.reset(seed=seed)), self._observations, row)
+        self._raw.check_limits(self._observations)
         return self._observations
 
     def step(self, actions: Array) -> RawStep:
         """Step every copy, and reset those whose episode ended."""
         finals, final_rows = [], []
-        choices = actions.tolist() if actions.ndim == 1 else actions
+        store, observations = self._raw.store, self._observations
+        choices = actions.tolist() if actions.ndim == 1 else actions.copy()
         for row, env in enumerate(self._envs):
-            observation, reward, terminated, truncated, _ = env.step(choices[row])
-            self._rewards[row] = reward
-            self._terminated[row] = terminated
-            self._truncated[row] = truncated
-            if terminated or truncated:
-                if not terminated:
-                    finals.append(np.array(observation, self._observations.dtype))
+            outcome = env.step(choices[row])
+            if type(outcome) is not tuple or len(outcome) != STEP_VALUES:  # the usual case costs no call, here and below
+                outcome = outcome_of(outcome)
+            observation, gained, terminated, truncated, _ = outcome
+            store(observation, observations, row)
+            self._rewards[row] = gained if type(gained) is float else reward(gained)
+            self._terminated[row] = over = terminated if type(terminated) is bool else flag(terminated, "terminated")
+            self._truncated[row] = cut = truncated if type(truncated) is bool else flag(truncated, "truncated")
+            if over or cut:
+                if not over:
+                    finals.append(observations[row].copy())
                     final_rows.append(row)
-                observation, _ = env.reset()
-            self._store(row, observation)
+                store(observation_of(env.reset()), observations, row)
+        self._raw.check_limits(observations)
         return RawStep(
-            self._observations,
+            observations,
             self._rewards,
             self._terminated,
             self._truncated,
             self._valid,
-            np.stack(finals) if finals else self._observations[:0],
+            self._stacked(finals),
             np.array(final_rows, np.int64),
         )
 
@@ -134,99 +151,81 @@ class SyncStepper:
         for env in self._envs:
             env.close()
 
-    def _store(self, row: int, observation: Any) -> None:
-        # Assignment alone would spread a scalar or a shorter row over the whole observation.
-        if np.shape(observation) != self._shape:
-            raise ValueError(f"expected an observation of shape {self._shape}, got {np.shape(observation)}")
-        self._observations[row] = observation
+    def _stacked(self, finals: list[Array]) -> Array:
+        if not finals:
+            return self._observations[:0]
+        stacked = np.stack(finals)
+        self._raw.check_limits(stacked, "final observations")
+        return stacked
 
 
-class SameStepStepper:
-    """A vectorised environment that resets in the step that ends an episode."""
+class _Vectorised:
+    """What the three ways have in common."""
 
-    def __init__(self, env: Any, seed: int) -> None:
-        self.num_copies = int(env.num_envs)
-        self._env = env
-        self._seed = copy_seeds(seed, 1)[0]
+    def __init__(self, boundary: VectorBoundary) -> None:
+        self.num_copies = boundary.num_copies
+        self._env = boundary
         self._valid = np.ones(self.num_copies, np.bool_)
 
     def reset(self) -> Array:
         """Seed and reset all copies."""
-        return np.asarray(self._env.reset(seed=self._seed)[0])
+        return self._env.reset()
+
+    def close(self) -> None:
+        """Close all copies."""
+        self._env.close()
+
+
+class SameStepStepper(_Vectorised):
+    """A vectorised environment that resets in the step that ends an episode."""
 
     def step(self, actions: Array) -> RawStep:
         """Step; final observations come from `infos["final_obs"]`."""
-        observations, rewards, terminated, truncated, infos = self._env.step(actions)
-        observations = np.asarray(observations)
-        rows = np.flatnonzero(truncated & ~terminated)
-        finals = observations[:0]
-        if rows.size:
-            if "final_obs" not in infos:
-                raise ValueError('expected infos["final_obs"] in a step that truncates, as AutoresetMode.SAME_STEP promises')
-            finals = np.stack([np.asarray(infos["final_obs"][row]) for row in rows])
-        return RawStep(observations, rewards, terminated, truncated, self._valid, finals, rows)
-
-    def close(self) -> None:
-        """Close all copies."""
-        self._env.close()
+        taken = self._env.step(actions)
+        rows = np.flatnonzero(taken.truncated & ~taken.terminated)
+        finals = self._env.final_observations(taken.infos, rows) if rows.size else taken.observations[:0]
+        return RawStep(*taken[:4], self._valid, finals, rows)
 
 
-class ManualResetStepper:
+class ManualResetStepper(_Vectorised):
     """A vectorised environment that is reset copy by copy by whoever steps it."""
-
-    def __init__(self, env: Any, seed: int) -> None:
-        self.num_copies = int(env.num_envs)
-        self._env = env
-        self._seed = copy_seeds(seed, 1)[0]
-        self._valid = np.ones(self.num_copies, np.bool_)
-
-    def reset(self) -> Array:
-        """Seed and reset all copies."""
-        return np.asarray(self._env.reset(seed=self._seed)[0])
 
     def step(self, actions: Array) -> RawStep:
         """Step, then reset the copies whose episode ended."""
-        observations, rewards, terminated, truncated, _ = self._env.step(actions)
-        observations = np.asarray(observations)
-        rows = np.flatnonzero(truncated & ~terminated)
-        finals = observations[rows]
-        ended = terminated | truncated
+        taken = self._env.step(actions)
+        rows = np.flatnonzero(taken.truncated & ~taken.terminated)
+        finals = taken.observations[rows]
+        ended = taken.terminated | taken.truncated
         if ended.any():
-            observations = np.asarray(self._env.reset(options={"reset_mask": ended})[0])
-        return RawStep(observations, rewards, terminated, truncated, self._valid, finals, rows)
-
-    def close(self) -> None:
-        """Close all copies."""
-        self._env.close()
+            taken.observations[ended] = self._env.reset_rows(ended)
+        return RawStep(*taken[:4], self._valid, finals, rows)
 
 
-class NextStepStepper:
+class NextStepStepper(_Vectorised):
     """A vectorised environment that spends a step of its own on each reset.
 
     Nobody acts in that step, so its row is absent: not valid, and marked as ended.
     """
 
-    def __init__(self, env: Any, seed: int) -> None:
-        self.num_copies = int(env.num_envs)
-        self._env = env
-        self._seed = copy_seeds(seed, 1)[0]
+    def __init__(self, boundary: VectorBoundary) -> None:
+        super().__init__(boundary)
         self._resetting = np.zeros(self.num_copies, np.bool_)
 
     def reset(self) -> Array:
         """Seed and reset all copies."""
         self._resetting = np.zeros(self.num_copies, np.bool_)
-        return np.asarray(self._env.reset(seed=self._seed)[0])
+        return super().reset()
 
     def step(self, actions: Array) -> RawStep:
         """Step; the copies that ended in the step before only reset."""
         observations, rewards, terminated, truncated, _ = self._env.step(actions)
-        observations = np.asarray(observations)
         absent = self._resetting
         self._resetting = (terminated | truncated) & ~absent
         rows = np.flatnonzero(truncated & ~terminated & ~absent)
+        rewards[absent] = 0
         return RawStep(
             observations,
-            np.where(absent, 0, rewards),
+            rewards,
             terminated | absent,
             truncated & ~absent,
             ~absent,
@@ -234,22 +233,19 @@ class NextStepStepper:
             rows,
         )
 
-    def close(self) -> None:
-        """Close all copies."""
-        self._env.close()
-
 
 class CartPoleStepper:
     """Gymnasium's vectorised CartPole without the extra step that it spends on a reset.
 
     The class resets, at its next step, whatever `prev_done` marks. Here the marked copies are reset at once, by the same
-    draw from the same generator, and the marks are taken back.
+    draw from the same generator, and the marks are taken back. The class hands out new arrays at every step and leaves its
+    actions alone, so nothing is copied or checked here.
     """
 
     def __init__(self, env: Any, seed: int) -> None:
         self.num_copies = int(env.num_envs)
         self._env = env
-        self._seed = copy_seeds(seed, 1)[0]
+        self._seed = vector_seed(seed, self.num_copies)
         self._valid = np.ones(self.num_copies, np.bool_)
 
     def reset(self) -> Array:

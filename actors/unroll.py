@@ -9,10 +9,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actors.environment import Environment, Episode, Step, is_finite
+from actors.environment import (
+    Environment,
+    Episode,
+    Step,
+    check_torch_default,
+    first_not_finite,
+    is_finite,
+    warn_of_equal_streams,
+)
 from actors.policy import Acted, ActingPolicy
 from protocol.errors import OatmillError, RunError, one_line
 from protocol.trajectory import Array, TrajectoryBlock
+
+LOOK_STEPS = 9
+"""So many of the first observations of a run are looked at for copies that all give the same."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,7 @@ class Unroller:
         self._buffers.observations[:, -1] = observations
         self._finals: list[_Finals] = []
         self._episodes: list[Episode] = []
+        self._is_first = True
 
     def collect(self, every_step: Callable[[], bool]) -> TrajectoryBlock | None:
         """Step T times.
@@ -107,11 +119,13 @@ class Unroller:
 
     def _step(self, actions: Array) -> Step:
         try:
-            return self._environment.step(actions)
+            step = self._environment.step(actions)
         except OatmillError:
             raise
         except Exception as error:
             raise RunError(f"{self._environment.name} raised in step: {one_line(error)}") from error
+        check_torch_default(self._environment.name)
+        return step
 
     def _write(self, t: int, acted: Acted, step: Step) -> None:
         buffers = self._buffers
@@ -147,13 +161,20 @@ class Unroller:
             collected_at=time.time(),
         )
         self._check_finite(block)
+        if self._is_first:
+            self._is_first = False
+            warn_of_equal_streams(self._environment, block.observations[:, 1:LOOK_STEPS], block.rewards[:, : LOOK_STEPS - 1])
         return block
 
     def _check_finite(self, block: TrajectoryBlock) -> None:
         """Name the culprit here; ingest would refuse the block without knowing where it comes from."""
         for field in ("observations", "final_observations", "rewards", "episode_return"):
-            if not is_finite(getattr(block, field)):
-                raise RunError(f"{self._environment.name} gave {field} that are not finite (NaN or infinity)")
+            values = getattr(block, field)
+            if not is_finite(values):
+                raise RunError(
+                    f"{self._environment.name} gave {field} that are not finite (NaN or infinity): {first_not_finite(values)}, "
+                    f"as float32"
+                )
         for field in ("behaviour_logits", "behaviour_value"):
             if not is_finite(getattr(block, field)):
                 raise RunError(f"the policy of version {block.policy_version} gave a {field} that is not finite")

@@ -81,7 +81,7 @@ def evaluate_checkpoint(path: Path, *, episodes: int, deterministic: bool, seed:
     if record is not None:  # first: one that cannot be made is refused before hundreds of episodes are played
         actor = load(checkpoint, seed=seed)
         recording = record_episode(actor, env, record, checkpoint=checkpoint, deterministic=deterministic, seed=seed)
-    environment = make_environment(env, copies=1, seed=seed)
+    environment = make_environment(env, copies=None, seed=seed)
     started = time.monotonic()
     try:
         check_fit(agent, environment, checkpoint)

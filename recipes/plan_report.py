@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from actors.environment import describe
+from actors.environment import describe_fully
 from actors.settings import GymnasiumEnv
 from agent.encoders import make_encoder
 from agent.spec import AgentSpec
@@ -158,16 +158,16 @@ def report_plan(settings: RunSettings) -> PlanReport:
     fitted, notes = prepared(settings)
     check_replay(fitted)
     wanted_targets(fitted.metrics)  # refuses one whose package is not here
-    spaces, statistics = describe(fitted.env)
+    spaces, statistics, channels = describe_fully(fitted.env)
     spec = AgentSpec(spaces, fitted.agent)
     make_encoder(spec)  # refuses one that cannot be built, while nothing has started
     check_buffer_bytes(fitted, RunSchema(spaces, spec.core_state_size, statistics))
     plan = make_plan(fitted.trainer, fitted.agent, spaces.action)
     check_priorities(fitted, plan)
-    return PlanReport(fitted, spaces, plan, {**plan.auto, **_other_autos(fitted, spec)}, (*notes, *plan.notes))
+    return PlanReport(fitted, spaces, plan, {**plan.auto, **_other_autos(fitted, spec, channels)}, (*notes, *plan.notes))
 
 
-def _other_autos(settings: RunSettings, spec: AgentSpec) -> dict[str, str]:
+def _other_autos(settings: RunSettings, spec: AgentSpec, channels: str | None) -> dict[str, str]:
     """What every `auto` outside the losses comes to."""
     device = choose_device(settings.trainer.device, 0).type
     autos = {"agent.encoder": spec.encoder} if settings.agent.encoder == "auto" else {}
@@ -177,4 +177,6 @@ def _other_autos(settings: RunSettings, spec: AgentSpec) -> dict[str, str]:
         from actors.gymnasium import has_vector_class  # noqa: PLC0415  (loads Gymnasium)
 
         autos["env.vectorization"] = "vector_entry_point" if has_vector_class(settings.env) else "sync"
+    if channels is not None and getattr(settings.env, "channels", None) == "auto":
+        autos["env.channels"] = channels
     return autos

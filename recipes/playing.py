@@ -1,10 +1,10 @@
-"""Stepping an environment with a trained policy, one episode after another."""
+"""Stepping an environment with a trained policy, episode after episode."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from actors.environment import Environment, Episode, Step, first_observations
+from actors.environment import Environment, Episode, Step, first_not_finite, first_observations, is_finite
 from agent.loading import LoadedAgent
 from protocol.errors import OatmillError, RunError, UserError, one_line
 from protocol.joining import flatten_settings
@@ -26,30 +26,44 @@ def check_fit(agent: LoadedAgent, environment: Environment, checkpoint: Path) ->
 
 
 def play(agent: LoadedAgent, environment: Environment, *, episodes: int, deterministic: bool) -> list[Episode]:
-    """Play until so many episodes have ended."""
+    """Play until so many episodes have ended.
+
+    Each copy plays an equal share, decided beforehand. Were the first episodes to end taken instead, whichever copies they come
+    from, short ones would count more than long ones.
+    """
     played: list[Episode] = []
+    copies = environment.num_copies
+    left = [(episodes + copy) // copies for copy in range(copies)]
     observations = first_observations(environment)
     since_end = 0
-    while len(played) < episodes:
+    while any(left):
         step = stepped(environment, agent.act(observations, deterministic=deterministic))
         observations = step.observations
         ended = step.terminated | step.truncated
         if ended.any():
             agent.reset(ended)
-        played += step.episodes
-        since_end = 0 if step.episodes else since_end + 1
+        since_end += 1
+        for episode in step.episodes:
+            if left[episode.copy]:
+                left[episode.copy] -= 1
+                since_end = 0
+                played.append(episode)
         if since_end > MAX_STEPS:
             raise RunError(
                 f"{environment.name}: no episode has ended within {MAX_STEPS} steps; give the environment a time limit"
             )
-    return played[:episodes]
+    return played
 
 
 def stepped(environment: Environment, actions: Array) -> Step:
     """One step; what the environment raises is told in one line."""
     try:
-        return environment.step(actions)
+        step = environment.step(actions)
     except OatmillError:
         raise
     except Exception as error:
         raise RunError(f"{environment.name} raised in step: {one_line(error)}") from error
+    for what, values in (("observations", step.observations), ("rewards", step.rewards)):
+        if not is_finite(values):
+            raise RunError(f"{environment.name} gave {what} that are not finite: {first_not_finite(values)}")
+    return step

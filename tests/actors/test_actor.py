@@ -300,7 +300,7 @@ def test_an_environment_that_breaks_its_promises_at_once_is_bad_input(tmp_path: 
     assert done.returncode == 2
     assert done.stderr == (
         "oatmill: error: env.factory=tests.actors.toy_environments:Fails: expected finite first observations, got NaN or "
-        "infinity; correct the environment's reset\n"
+        "infinity (nan at index [0, 0], the row first); correct the environment's reset\n"
     )
 
 

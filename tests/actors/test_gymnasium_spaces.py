@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from actors.gymnasium_spaces import convert_action_space, convert_observation_space
+from actors.gymnasium_spaces import Channels, convert_action_space, convert_observation_space
 from protocol.errors import UserError
 from protocol.spaces import ActionSpace, ObservationSpace
 
@@ -35,12 +35,29 @@ def test_a_picture_with_channels_last_has_them_moved_to_the_front() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "expected"), [((4, 84, 80), (4, 84, 80)), ((84, 80, 4), (4, 84, 80)), ((9, 8, 7), (9, 8, 7))]
+    ("shape", "channels", "expected", "layout"),
+    [
+        ((4, 84, 80), "auto", (4, 84, 80), "first"),
+        ((84, 80, 4), "auto", (4, 84, 80), "last"),
+        ((84, 80, 12), "auto", (12, 84, 80), "last"),
+        ((12, 84, 80), "auto", (12, 84, 80), "first"),
+        ((16, 5, 4), "first", (16, 5, 4), "first"),
+        ((16, 5, 4), "last", (4, 16, 5), "last"),
+        ((10, 9, 6), "last", (6, 10, 9), "last"),
+    ],
 )
-def test_a_last_axis_of_one_three_or_four_is_taken_for_channels(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    conversion = convert_observation_space(spaces.Box(0, 255, shape, np.uint8), "toy")
-    assert conversion.space.shape == expected
+def test_the_axis_of_the_channels_is_the_one_that_can_be_or_the_one_that_is_said(
+    shape: tuple[int, ...], channels: Channels, expected: tuple[int, ...], layout: str
+) -> None:
+    conversion = convert_observation_space(spaces.Box(0, 255, shape, np.uint8), "toy", channels)
+    assert (conversion.space.shape, conversion.channels) == (expected, layout)
     assert conversion.convert(np.zeros((2, *shape), np.uint8)).shape == (2, *expected)
+
+
+@pytest.mark.parametrize("shape", [(16, 4, 4), (10, 10, 6), (9, 8, 7), (3, 3, 3)])
+def test_an_image_whose_shape_does_not_tell_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=r"^toy: expected an image whose .*; set env\.channels=first or env\.channels=last$"):
+        convert_observation_space(spaces.Box(0, 255, shape, np.uint8), "toy")
 
 
 def test_a_grey_picture_of_bytes_gets_one_channel_and_other_numbers_become_float32() -> None:

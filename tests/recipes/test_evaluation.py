@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.torch import save_file
 
@@ -15,16 +16,22 @@ from agent.loading import MANIFEST, MODEL_FILE, file_digest
 from agent.model import AgentModel
 from agent.spec import AgentSpec
 from protocol.errors import RunError, UserError
+from protocol.trajectory import Array
 from recipes import cartpole
 from recipes.evaluation import evaluate_checkpoint
-from recipes.settings import write_config
+from recipes.playing import play
+from recipes.settings import RunSettings, write_config
+from tests.actors.test_boundary import own, started
+from tests.actors.test_unroll import fails
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with the checkpoint of a network that has learned nothing."""
-    folder = tmp_path_factory.mktemp("run")
-    settings = cartpole.settings()
+    return save_run(tmp_path_factory.mktemp("run"), cartpole.settings())
+
+
+def save_run(folder: Path, settings: RunSettings) -> Path:
     write_config(settings, folder / "config.yaml")
     spaces, _ = describe(settings.env)
     spec = AgentSpec(spaces, settings.agent)
@@ -50,6 +57,53 @@ def test_a_run_folder_and_its_checkpoints_are_taken_and_one_seed_gives_one_resul
     assert results[0]["episode_return"]["mean"] == results[0]["episode_length"]
     assert 8 <= results[0]["episode_return"]["mean"] < 200
     assert results[0]["episode_return"]["n"] == 4
+
+
+class Idle:
+    """An agent that always does the same, and remembers which rows were reset."""
+
+    def __init__(self) -> None:
+        self.resets: list[list[bool]] = []
+
+    def act(self, observations: Array, *, deterministic: bool) -> Array:
+        assert deterministic
+        return np.zeros(len(observations), np.int64)
+
+    def reset(self, rows: Array) -> None:
+        self.resets.append(rows.tolist())
+
+
+@pytest.mark.parametrize("mode", ["SAME_STEP", "NEXT_STEP", "DISABLED"])
+def test_each_copy_of_a_vector_env_plays_an_equal_share_however_long_its_episodes_are(mode: str) -> None:
+    agent: Any = Idle()
+    played = play(agent, started(own("Scripted", mode=mode), copies=2), episodes=4, deterministic=True)
+    # Copy 0 gets 3 every 2 steps, copy 1 gets 36 every 3 steps. The first four to end would be 3, 36, 3 and 3.
+    assert sorted(episode.episode_return for episode in played) == [3, 3, 36, 36]
+    assert sorted(episode.length for episode in played) == [2, 2, 3, 3]
+    assert agent.resets[:2] == [[True, False], [mode == "NEXT_STEP", True]]
+
+
+def test_episodes_that_do_not_divide_by_the_copies_are_played_all_the_same() -> None:
+    agent: Any = Idle()
+    played = play(agent, started(own("Scripted", mode="SAME_STEP"), copies=2), episodes=3, deterministic=True)
+    assert sorted(episode.episode_return for episode in played) == [3, 36, 36]
+
+
+def test_numbers_that_are_not_finite_end_an_evaluation() -> None:
+    agent: Any = Idle()
+    with pytest.raises(RunError, match=r"gave observations that are not finite: nan at index \[0, 0\]"):
+        play(agent, started(fails("nan in step"), copies=1), episodes=1, deterministic=True)
+    with pytest.raises(RunError, match=r"gave rewards that are not finite: inf at index \[0\]"):
+        play(agent, started(fails("infinite reward"), copies=1), episodes=1, deterministic=True)
+
+
+def test_a_vector_env_with_a_number_of_copies_of_its_own_is_evaluated_with_all_of_them(tmp_path: Path) -> None:
+    settings = cartpole.settings()
+    settings.env = own("Scripted", mode="SAME_STEP")
+    settings.actors.envs_per_actor = 2
+    result = evaluate_checkpoint(save_run(tmp_path, settings), episodes=10, deterministic=True, seed=0)
+    assert result.episode_return == {"mean": 19.5, "std": 16.5, "n": 10}  # five of 3 and five of 36
+    assert result.episode_length == 2.5
 
 
 def test_another_seed_plays_other_episodes(run_dir: Path) -> None:

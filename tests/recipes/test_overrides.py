@@ -165,7 +165,8 @@ def test_a_file_that_holds_no_settings_is_told_in_one_line(content: str | None, 
 
 def test_another_kind_of_environment_starts_anew() -> None:
     settings = typed("env.kind=gymnasium", "env.id=Acrobot-v1")
-    assert settings.env.model_dump() == {"kind": "gymnasium", "id": "Acrobot-v1", "kwargs": {}, "vectorization": "auto"}
+    defaults = {"kwargs": {}, "vectorization": "auto", "channels": "auto"}
+    assert settings.env.model_dump() == {"kind": "gymnasium", "id": "Acrobot-v1", **defaults}
 
 
 def test_what_an_environment_is_built_with_is_the_users_own() -> None:

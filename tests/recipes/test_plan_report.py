@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from actors.settings import FactoryEnv
 from protocol.errors import UserError
 from recipes import cartpole, cogs_v_clips
 from recipes.overrides import Layer, resolve
@@ -90,6 +91,17 @@ def test_cogs_are_planned_with_their_own_encoder() -> None:
     assert report.auto["agent.encoder"] == "token_grid"
     assert report.spaces.action.sizes == (5,)
     assert "env.vectorization" not in report.auto
+
+
+def test_a_plan_says_how_an_image_is_read() -> None:
+    settings = cartpole.settings()
+    settings.env = FactoryEnv(factory="tests.actors.scripted:make_picture", kwargs={"shape": [36, 36, 12]})
+    report = report_plan(settings)
+    assert report.auto["env.channels"] == "last"
+    assert report.spaces.observation.shape == (12, 36, 36)
+    assert "env.channels = last" in report.to_text()
+    settings.env.channels = "first"
+    assert "env.channels" not in report_plan(settings).auto, "it was not chosen"
 
 
 def test_a_tool_whose_package_is_not_here_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
