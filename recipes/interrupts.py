@@ -1,67 +1,106 @@
-"""Ctrl-C, SIGTERM and a closed terminal as a count that a loop looks at, instead of an exception anywhere."""
+"""Ctrl-C, SIGTERM and a closed terminal: as an exception while a run is planned, as a count while it goes on."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ONE_STOP_S = 1.0
+"""Signals that come within this time of each other are one stop: `timeout`, `uv run` and shells deliver one several times."""
 
 _Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came.
+    """A signal has asked this process to stop.
 
     A class of its own because CPython ends a `python -m` process by SIGINT, whatever it returns, once a KeyboardInterrupt of
     exactly that class has passed through an `exec` of text, and every dataclass that is made while torch is imported is one.
     """
 
 
-@contextlib.contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """While entered, SIGTERM raises a KeyboardInterrupt as Ctrl-C does, so that what was begun is taken back on the way out."""
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-class Interrupts:
-    """Counts signals while entered. Outside the main thread, where signals cannot be handled, it stays at 0.
-
-    A signal that this process was started to ignore, as `nohup` does with SIGHUP, stays ignored.
+class Stops:
+    """How often this process was asked to stop.
 
     Attributes:
-        count: signals so far.
+        count: stops so far.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self._before: dict[signal.Signals, _Handler] = {}
+        self._counted = -float("inf")
+
+    def hear(self) -> bool:
+        """Take in a signal; whether it is a stop of its own and not the one before, delivered again."""
+        now = time.monotonic()
+        if now - self._counted < ONE_STOP_S:
+            return False
+        self._counted = now
+        self.count += 1
+        return True
+
+    def check(self) -> None:
+        """Raise Terminated if a stop was asked for: the exception of its signal may have been lost.
+
+        Python drops an exception that is raised inside a finaliser or a callback of C code, with no more than a warning.
+        """
+        if self.count:
+            raise Terminated
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[Stops]:
+    """While entered, each stop raises Terminated, a KeyboardInterrupt, so that what was begun is taken back on the way out."""
+    stops = Stops()
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        if stops.hear():
+            raise Terminated
+
+    with _handled(interrupt):
+        yield stops
+
+
+class Interrupts:
+    """Counts stops while entered. Outside the main thread, where signals cannot be handled, it stays at what it was.
+
+    Args:
+        stops: those that were asked for before; None for none.
+    """
+
+    def __init__(self, stops: Stops | None = None) -> None:
+        self._stops = stops or Stops()
+        self._stack = contextlib.ExitStack()
+
+    @property
+    def count(self) -> int:
+        """Stops so far. Signals within a second of each other are one."""
+        return self._stops.count
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._take)
+        self._stack.enter_context(_handled(lambda _signal, _frame: self._stops.hear()))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._stack.close()
 
-    def _take(self, _signal: int, _frame: FrameType | None) -> None:
-        self.count += 1
+
+@contextlib.contextmanager
+def _handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Have a handler for the signals that ask for a stop; one that this process was started to ignore (nohup) stays ignored."""
+    before: dict[signal.Signals, _Handler] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    before[number] = signal.signal(number, handler)
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)

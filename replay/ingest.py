@@ -17,6 +17,7 @@ from typing import Any
 
 import zmq
 
+from protocol.awake import AwakeClock
 from protocol.channels import ControlClient
 from protocol.codec import two_frames
 from protocol.errors import UserError, WireError
@@ -44,6 +45,8 @@ REPORT_EVERY_S = 0.25
 REPORT_SHARE = 0.01
 """Of a thousand actors, a report takes 10 ms; acknowledgements wait meanwhile."""
 JOIN_WITHIN_S = 10.0
+LONGEST_TURN_S = 1.0
+"""A longer turn of ingest counts as this much of what actors and learner take to answer."""
 MAX_HEADER_ONLY_BYTES = 64 * 1024
 SAVING_POLL_MS = 1
 """The longest sleep while rows of the replay buffer wait to be copied for a snapshot."""
@@ -105,12 +108,14 @@ class Ingest:
         for handle in (self._data.handle, self._batches.handle, self._control.handle, self._link.fileno()):
             poller.register(handle, zmq.POLLIN)
         self._watchdog.started()
+        clock = AwakeClock(LONGEST_TURN_S)
         while not ending.asked:
             self._watchdog.beat()
             ready = dict(poller.poll(SAVING_POLL_MS if self._core.replayed.at_work else POLL_MS))
             if self._link.fileno() in ready:
                 return 0 if self._link.hear() == {"stop": True} else 1
-            self.turn(time.monotonic())
+            self.turn(clock.now())
+            self._core.slept(clock.asleep_s)
         return 0
 
     def turn(self, now: float) -> None:
