@@ -62,23 +62,24 @@ class Line:
         Raises:
             WireError: `weights_layout`; any other bad message is logged and dropped, for the peer will ask again.
         """
+        now = self.now()
         for frames in self._socket.receive():
             try:
-                self._peer.receive(*two_frames(frames), self._clock.now())
+                self._peer.receive(*two_frames(frames), now)
             except WireError as error:
                 if error.reason == "weights_layout":
                     raise
                 _log.warning("dropped a message from %s: %s", self._address, error)
         self._socket.send()
         if self._socket.idle:
-            self._socket.send(self._peer.send(self._clock.now()))
+            self._socket.send(self._peer.send(now))
 
     def until(self, done: Callable[[], bool], timeout_s: float) -> bool:
         """Turn until `done` or the time is out; whether it is done."""
-        deadline = self._clock.now() + timeout_s
+        deadline = self.now() + timeout_s
         self.turn()
         while not done():
-            left = deadline - self._clock.now()
+            left = deadline - self.now()
             if left <= 0:
                 return False
             self._socket.wait(min(left, LONGEST_POLL_S))

@@ -105,7 +105,7 @@ class Outlet:
 
 
 def unblocked(output: TextIO) -> TextIO | Outlet:
-    """The stream itself if writing to it never waits for a reader (a file, a string, a notebook's cell), else an outlet to it."""
+    """The stream itself if writing to it never waits for a reader (a file, a string, a notebook), else an outlet to it."""
     if not isinstance(output, io.TextIOWrapper):
         return output
     try:

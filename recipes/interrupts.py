@@ -14,6 +14,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ONE_STOP_S = 1.0
 """Signals that come within this time of each other are one stop: `timeout`, `uv run` and shells deliver one several times."""
 
+AGAIN_S = 0.05
+"""A stop that comes while a module is imported waits; it is looked at again after this long."""
+
 _Handler = Callable[[int, FrameType | None], object] | int | None
 
 
@@ -30,10 +33,12 @@ class Stops:
 
     Attributes:
         count: stops so far.
+        owed: whether one has not been raised yet.
     """
 
     def __init__(self) -> None:
         self.count = 0
+        self.owed = False
         self._counted = -float("inf")
 
     def hear(self) -> bool:
@@ -48,23 +53,46 @@ class Stops:
     def check(self) -> None:
         """Raise Terminated if a stop was asked for: the exception of its signal may have been lost.
 
-        Python drops an exception that is raised inside a finaliser or a callback of C code, with no more than a warning.
+        Python drops an exception that is raised inside a finaliser or a callback, with no more than a warning.
         """
+        self.owed = False
         if self.count:
             raise Terminated
 
 
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[Stops]:
-    """While entered, each stop raises Terminated, a KeyboardInterrupt, so that what was begun is taken back on the way out."""
+    """While entered, each stop raises Terminated, a KeyboardInterrupt, so that what was begun is taken back on the way out.
+
+    A stop that comes while a module is imported is raised after that: in the import of a C++ extension such as torch's an
+    exception aborts the process, and in Python's own callbacks it is lost.
+    """
     stops = Stops()
 
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        if stops.hear():
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if not (stops.owed or stops.hear()):
+            return
+        stops.owed = _imports(frame)
+        if not stops.owed:
             raise Terminated
+        again = threading.Timer(AGAIN_S, lambda: signal.raise_signal(number) if stops.owed else None)
+        again.daemon = True
+        again.start()
 
     with _handled(interrupt):
-        yield stops
+        try:
+            yield stops
+        finally:
+            stops.owed = False
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported where a signal came."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 class Interrupts:

@@ -72,7 +72,7 @@ def supervise(job: Job, account: Account, interrupts: Interrupts) -> None:
 
 def gone_text(folder: Path) -> str:
     """What is said of a run whose folder is gone."""
-    return f"the run folder {folder} was deleted or moved away while the run went on; nothing of the run could be kept"
+    return f"the run folder {folder} was deleted or moved away while the run went on; the run ends"
 
 
 class Supervisor:
@@ -193,9 +193,11 @@ class Supervisor:
     def end(self) -> None:
         """End every process that is left, within bounded time. Safe to call at any point."""
         self.crew.ending = True
-        end_all([*self.crew.children, *self._running("learner")], grace_s=TERM_GRACE_S)
-        end_all(self._running("replay"), grace_s=TERM_GRACE_S)
-        if not self.job.folder.gone:
+        gone = self.job.folder.gone
+        grace_s = 0.0 if gone else TERM_GRACE_S  # a learner would make the folder anew, to save in it
+        end_all([*self.crew.children, *self._running("learner")], grace_s=grace_s)
+        end_all(self._running("replay"), grace_s=grace_s)
+        if not gone:
             self.crew.turn()
             self.roster.write({}, [], self.crew.restarts_of)
 

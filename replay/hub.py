@@ -29,7 +29,7 @@ from protocol.watchdog import Watchdog
 from replay.child import IngestProcess
 from replay.hub_core import HubCore
 from replay.link import Link
-from replay.listen import bind_addresses, remove_sockets
+from replay.listen import LOOK_FOR_FILES_EVERY_S, bind_addresses, remove_sockets, restore_files
 from replay.members import Member, Members
 from replay.metrics import Snapshot, registry_of
 from replay.process import POLL_MS, Ending, load_config
@@ -71,7 +71,7 @@ class Hub:
         keys: ServerKeys | None = None,
         probe: bytes = b"",
     ) -> None:
-        self._quarantine = quarantine
+        self._quarantine, self._files_at = quarantine, 0.0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._gate = None if keys is None else Gate(self._context, keys, probe=probe)
         self._control = ServerSocket(self._context, max_message_bytes=MAX_CONTROL_BYTES, gate=self._gate)
@@ -138,6 +138,9 @@ class Hub:
         def control(route: bytes, user: User, header: Buffer, payload: Buffer) -> None:
             self.core.receive_control(route, header, payload, now, user)
 
+        if now >= self._files_at:
+            self._files_at = now + LOOK_FOR_FILES_EVERY_S
+            restore_files(self._control, self._weights)
         taken = self._drain(self._control, control, "control")
         self._drain(self._weights, weights, "weights")
         self._quarantine.keep(self.core.refused)

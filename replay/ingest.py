@@ -32,7 +32,7 @@ from replay.core import IngestCore, IngestSettings, epoch_of_monotonic
 from replay.disk import FolderDisk, log_folder
 from replay.journal import Journal
 from replay.link import Link
-from replay.listen import remove_sockets
+from replay.listen import LOOK_FOR_FILES_EVERY_S, remove_sockets, restore_files
 from replay.process import POLL_MS, Ending, configure_logging, load_config, run_to_exit
 from replay.quarantine import Quarantine
 from replay.saving import BufferSaver
@@ -91,7 +91,7 @@ class Ingest:
         self._control: ControlClient | None = None
         self._members_serial = -1
         self._answered = 0
-        self._report_at = 0.0
+        self._report_at = self._files_at = 0.0
 
     def join(self, control: str, secret: str) -> None:
         """Join the hub's control socket."""
@@ -121,6 +121,7 @@ class Ingest:
     def turn(self, now: float) -> None:
         """Take in what has come and send what follows from it. The hub's word comes first: it knows the newest version."""
         self._hear_hub(now)
+        self._look_after_files(now)
         taken = 0
         for route, user, frames in self._data.receive(DRAIN):
             taken += 1
@@ -145,6 +146,11 @@ class Ingest:
         for route, message in self._core.outgoing_data():
             self._data.send(route, message)
         failpoint("ack.after")
+
+    def _look_after_files(self, now: float) -> None:
+        if now >= self._files_at:
+            self._files_at = now + LOOK_FOR_FILES_EVERY_S
+            restore_files(self._data, self._batches)
 
     def _hear_hub(self, now: float) -> None:
         assert self._control is not None, "join first"

@@ -11,11 +11,25 @@ from collections.abc import Sequence
 
 PREFIX = "oatmill: error: "
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+STDERR = 2
 
 
 def main() -> None:
     """Run `oatmill` with the process's arguments and exit: 0 done, 1 the run failed, 2 bad input."""
+    open_standard_streams()
     sys.exit(run_command(sys.argv[1:]))
+
+
+def open_standard_streams() -> None:
+    """Open the null device for each standard stream that this process was started without (`>&-`).
+
+    Else the next file that is opened would take its place, and what is printed would land in it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        name = ("stdin", "stdout", "stderr")[descriptor]
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w", closefd=False))
+    os.close(descriptor)
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -32,6 +46,10 @@ def run_command(arguments: Sequence[str]) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except OSError as error:  # what dispatch lets through is that of the flush: a full disk behind `> FILE`
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return complain(f"the output could not be written ({error.strerror}); make room, or send it elsewhere", FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
@@ -74,5 +92,15 @@ def complain(message: str, code: int) -> int:
     if sys.exception() is not None and logging.getLogger().isEnabledFor(logging.DEBUG):
         traceback.print_exc()
     with contextlib.suppress(OSError):
-        sys.stderr.write(f"{PREFIX}{' '.join(message.split())}\n")
+        say(f"{PREFIX}{' '.join(message.split())}\n")
     return code
+
+
+def say(line: str) -> None:
+    """Write a line on stderr, without waiting for ever where nobody reads it."""
+    try:
+        from protocol.outlet import write_within  # noqa: PLC0415
+    except ImportError:  # another package named protocol is in the way, which is what the line says
+        sys.stderr.write(line)
+    else:
+        write_within(sys.stderr, line)
