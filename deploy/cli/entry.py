@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 PREFIX = "oatmill: error: "
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 STDERR = 2
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_TEXT = "the output, or a file of the run, could not be written; make room"
 
 
 def main() -> None:
@@ -41,15 +44,11 @@ def run_command(arguments: Sequence[str]) -> int:
     try:
         code = dispatch(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has enough. Python would complain once more when it flushes at exit.
+    except OSError as error:
+        # The reader has enough, or there is no room. Python would complain once more when it flushes at exit.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    except OSError as error:  # what dispatch lets through is that of the flush: a full disk behind `> FILE`
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return complain(f"the output could not be written ({error.strerror}); make room, or send it elsewhere", FAILED)
+        return FAILED if isinstance(error, BrokenPipeError) else complain(f"{error.strerror}: {FULL_TEXT}", FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
@@ -74,9 +73,9 @@ def dispatch(arguments: Sequence[str]) -> int:
         return complain(f"{error.format_message().rstrip('.')}; {hint(error)}", BAD_INPUT)
     except OatmillError as error:
         return complain(str(error), error.exit_code)
-    except BrokenPipeError:
-        raise
     except Exception as error:  # a defect of ours is told in one line too
+        if isinstance(error, OSError) and error.errno in {errno.EPIPE, *FULL}:
+            raise
         return complain(f"{type(error).__name__}: {error}; this is a defect, --log-level debug shows where", FAILED)
     return code if isinstance(code, int) else 0
 

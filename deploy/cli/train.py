@@ -75,5 +75,6 @@ def train(
     )
     texts = [(sys.stderr if as_json else sys.stdout, "\n".join(summary_lines(result, run.settings.env)))]
     texts += [(sys.stdout, json.dumps(result.to_dict(), indent=2, allow_nan=False))] if as_json else []
-    if not all([write_within(output, f"{text}\n") for output, text in texts]):
+    unread = [output for output, text in texts if not write_within(output, f"{text}\n")]
+    if unread:
         write_within(sys.stderr, f"nobody read the output; {result.run_dir}/summary.json holds the result\n", within_s=0.5)
