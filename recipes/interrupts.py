@@ -75,9 +75,14 @@ def sigterm_interrupts() -> Iterator[Stops]:
         stops.owed = _imports(frame)
         if not stops.owed:
             raise Terminated
-        again = threading.Timer(AGAIN_S, lambda: signal.raise_signal(number) if stops.owed else None)
+        again = threading.Timer(AGAIN_S, ask_again, [number])
         again.daemon = True
         again.start()
+
+    def ask_again(number: int) -> None:
+        main = threading.main_thread().ident
+        if stops.owed and main is not None:
+            signal.pthread_kill(main, number)  # to that thread, so that it is woken where it waits
 
     with _handled(interrupt):
         try:

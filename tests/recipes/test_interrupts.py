@@ -8,6 +8,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# A shell's background job ignores Ctrl-C, and nohup's SIGHUP.
+HEED = """\
+import signal
+
+for number in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+"""
 # As while torch is imported: the signal falls into text that is executed, where dataclasses make their methods.
 PROGRAM = """\
 import os, signal, sys
@@ -42,7 +49,7 @@ time.sleep(0.2)
 whole = True
 
 def wait():
-    time.sleep(5)
+    time.sleep(60)
 """
 # Python drops an exception in a finaliser.
 LOST = """\
@@ -82,7 +89,7 @@ except KeyboardInterrupt:
 
 
 def run(folder: Path, program: str) -> tuple[int, str]:
-    (folder / "program.py").write_text(program)
+    (folder / "program.py").write_text(HEED + program)
     done = subprocess.run(
         [sys.executable, "-m", "program"],
         cwd=folder,

@@ -10,6 +10,7 @@ import socket
 import stat
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,12 +71,22 @@ def test_an_address_that_is_none_is_refused_with_what_was_expected(asked: str) -
         tcp(asked)
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Heeds Ctrl-C, which a shell's background job ignores, and SIGHUP, which nohup's does."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def send(number: signal.Signals) -> None:
     """Send this process a signal, and let its handler run."""
     os.kill(os.getpid(), number)
     time.sleep(0.01)
 
 
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_within_a_second_are_one_stop_later_ones_are_another_and_the_old_handlers_come_back(
     second: signal.Signals, monkeypatch: pytest.MonkeyPatch
