@@ -16,6 +16,8 @@ ONE_STOP_S = 1.0
 
 AGAIN_S = 0.05
 """A stop that comes while a module is imported waits; it is looked at again after this long."""
+IMPORT_WITHIN_S = 20.0
+"""It waits no longer than this: the import may hang."""
 
 _Handler = Callable[[int, FrameType | None], object] | int | None
 
@@ -41,12 +43,16 @@ class Stops:
         self.owed = False
         self._counted = -float("inf")
 
+    @property
+    def age_s(self) -> float:
+        """Seconds since the newest stop."""
+        return time.monotonic() - self._counted
+
     def hear(self) -> bool:
         """Take in a signal; whether it is a stop of its own and not the one before, delivered again."""
-        now = time.monotonic()
-        if now - self._counted < ONE_STOP_S:
+        if self.age_s < ONE_STOP_S:
             return False
-        self._counted = now
+        self._counted = time.monotonic()
         self.count += 1
         return True
 
@@ -72,7 +78,7 @@ def sigterm_interrupts() -> Iterator[Stops]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         if not (stops.owed or stops.hear()):
             return
-        stops.owed = _imports(frame)
+        stops.owed = _imports(frame) and stops.age_s < IMPORT_WITHIN_S
         if not stops.owed:
             raise Terminated
         again = threading.Timer(AGAIN_S, ask_again, [number])
