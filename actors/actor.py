@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.alive import Heart
+from actors.alive import heartbeat_file
 from actors.environment import Environment, first_observations, make_environment
 from actors.policy import ActingPolicy
 from actors.settings import ActorSettings, EnvSettings
@@ -21,6 +21,7 @@ from actors.stopping import StopSignal
 from actors.unroll import Unroller
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
+from protocol.awake import AwakeClock
 from protocol.channels import ControlClient, TrajectorySender, WeightsReceiver, Welcome
 from protocol.errors import PeerLostError, RunError
 from protocol.keys import ClientKeys
@@ -76,7 +77,8 @@ def run(config: ActorConfig, stop: StopSignal) -> None:
         RunError: if the run refuses this actor or is lost, another process has taken its place, or the environment fails.
     """
     with ExitStack() as stack:
-        watchdog = stack.enter_context(closing(Watchdog("actor", config.actors.hang_timeout)))
+        alive = heartbeat_file(config.heartbeat)
+        watchdog = stack.enter_context(closing(Watchdog("actor", config.actors.hang_timeout, alive=alive)))
         environment = stack.enter_context(
             closing(make_environment(config.env, copies=config.actors.envs_per_actor, seed=environment_seed(config)))
         )
@@ -84,9 +86,7 @@ def run(config: ActorConfig, stop: StopSignal) -> None:
         observations = first_observations(environment)
         spec = AgentSpec(environment.spaces, config.agent)
         control = stack.enter_context(closing(_control(config, environment)))
-        heart = Heart(config.heartbeat)
-        stack.callback(heart.stop)
-        welcome = _join(control, config.address, stop, heart)
+        welcome = _join(control, config.address, stop, watchdog.beat)
         if welcome is None:
             return
         log.info("joined as actor %d, incarnation %d", welcome.actor_id, welcome.incarnation)
@@ -104,7 +104,6 @@ def run(config: ActorConfig, stop: StopSignal) -> None:
             policy=policy,
             unroller=unroller,
             stop=stop,
-            heart=heart,
             beat=watchdog.beat,
         ).act()
         if not sender.drain(DRAIN_S):
@@ -122,7 +121,6 @@ class Actor:
         policy: acts.
         unroller: steps the environment.
         stop: asks this process to leave.
-        heart: shows that it lives.
         beat: is told of every turn of the loop, between env steps and in every wait.
     """
 
@@ -135,7 +133,6 @@ class Actor:
         policy: ActingPolicy,
         unroller: Unroller,
         stop: StopSignal,
-        heart: Heart,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._control = control
@@ -144,7 +141,6 @@ class Actor:
         self._policy = policy
         self._unroller = unroller
         self._stop = stop
-        self._heart = heart
         self._beat = beat
         self._next_turn = 0.0
         self._newest, self._heard_at = -1, 0.0
@@ -175,7 +171,6 @@ class Actor:
         """
         self._beat()
         self._next_turn = time.monotonic() + BETWEEN_TURNS_S
-        self._heart.beat()
         self._sender.pump()
         self._control.heartbeat(self._report())
         if self._control.rejoined > self._rejoined:
@@ -231,15 +226,16 @@ class Actor:
         }
 
 
-def _join(control: ControlClient, address: str, stop: StopSignal, heart: Heart) -> Welcome | None:
+def _join(control: ControlClient, address: str, stop: StopSignal, beat: Callable[[], None]) -> Welcome | None:
     """Join the run; None if told to leave before the hub answered."""
-    deadline = time.monotonic() + JOIN_TIMEOUT_S
+    clock = AwakeClock()
+    deadline = clock.now() + JOIN_TIMEOUT_S
     while not stop.is_set:
-        heart.beat()
+        beat()
         try:
             return control.join(JOIN_SLICE_S)
         except PeerLostError:
-            if time.monotonic() > deadline:
+            if clock.now() > deadline:
                 raise PeerLostError(
                     f"no hub answered at {address} within {JOIN_TIMEOUT_S:.0f} s; is `oatmill replay` running there?"
                 ) from None

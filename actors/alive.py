@@ -1,47 +1,35 @@
-"""How an actor in a container, which serves nothing, shows that it lives; and how one that hangs comes to its end."""
+"""How an actor in a container, which serves nothing, shows that it makes progress."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from protocol.errors import UserError
-from protocol.watchdog import Watchdog
-
-EVERY_S = 1.0
-HUNG_AFTER_S = 60.0
-"""An env step that takes longer than this hangs: the process writes where, and exits, to be started again."""
 
 
-class Heart:
-    """Touches a file at every beat, and ends the process when the beats stay away.
+def heartbeat_file(path: Path | None) -> Callable[[], None] | None:
+    """Touch a file now, and return what touches it again; None without a file.
+
+    The watchdog touches it every second as long as the last beat is younger than half of `actors.hang_timeout`, so that an
+    actor that builds its environment, or is in a long reset, is as healthy as it is in the watchdog's eyes.
 
     Args:
-        path: the file; None for a process that somebody else watches, for which nothing is done.
+        path: the file that OATMILL_HEARTBEAT names; None for a process that somebody else watches.
+
+    Raises:
+        UserError: if the file cannot be written.
     """
+    if path is None:
+        return None
+    try:
+        path.touch()
+    except OSError as error:
+        raise UserError(f"OATMILL_HEARTBEAT={path} cannot be written: {error.strerror}; name another file") from None
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._next = 0.0
-        self._watchdog = None if path is None else Watchdog("actor", HUNG_AFTER_S)
+    def touch() -> None:
+        with suppress(OSError):  # the age of the file tells it to whoever looks
+            path.touch()
 
-    def beat(self) -> None:
-        """Say that the loop goes on. Cheap; call it often.
-
-        Raises:
-            UserError: if the file cannot be written.
-        """
-        now = time.monotonic()
-        if self._path is None or self._watchdog is None or now < self._next:
-            return
-        self._next = now + EVERY_S
-        self._watchdog.started()
-        try:
-            self._path.touch()
-        except OSError as error:
-            raise UserError(f"OATMILL_HEARTBEAT={self._path} cannot be written: {error.strerror}; name another file") from None
-
-    def stop(self) -> None:
-        """Expect no further beat."""
-        if self._watchdog is not None:
-            self._watchdog.close()
+    return touch

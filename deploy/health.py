@@ -16,7 +16,7 @@ HEARTBEAT = "OATMILL_HEARTBEAT"
 PORT = "OATMILL__METRICS__PORT"
 DEFAULT_PORT = 9464
 MAX_AGE_S = 30.0
-"""An actor touches its heartbeat file every second or two between env steps and while it waits."""
+"""An actor's watchdog touches the file every second while the last beat is younger than half of `actors.hang_timeout`."""
 ANSWER_WITHIN_S = 4.0
 ROLES = ("replay", "learner", "actor")
 

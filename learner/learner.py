@@ -23,6 +23,7 @@ from learner.quarantine import keep_batch
 from learner.reporting import Reporting
 from learner.setup import LearnerConfig, make_updater
 from learner.step import Record
+from protocol.awake import AwakeClock
 from protocol.batch import Batch
 from protocol.channels import BatchClient, ControlClient, Delivery, WeightsPublisher, Welcome
 from protocol.endpoints import write_endpoint
@@ -172,14 +173,15 @@ class Learner:
             RunError: if no batch came in time.
         """
         self.batches.request(self.progress.learner_step)
-        deadline = time.monotonic() + self.config.trainer.data_timeout
+        clock = AwakeClock()
+        deadline = clock.now() + self.config.trainer.data_timeout
         delivery: Delivery | None = None
         while True:
             self.watchdog.beat()  # a wait is no hang: it ends by trainer.data_timeout
             delivery = delivery or self.batches.poll(POLL_S if self.ranks.world_size == 1 else POLL_S / 10)
             self.tell_hub()
             stop = self.stop_asked or self.control.state.stop or (delivery is not None and delivery.stop)
-            late = time.monotonic() > deadline
+            late = clock.now() > deadline
             # No rank decides alone and none waits alone: one that lacks its batch, or is to stop, holds all of them up.
             all_have_one, all_go_on, all_in_time = self.ranks.lowest(delivery is not None, not stop, not late)
             if not all_go_on:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from typing import Any
 
 from protocol.batch_peer import BatchPeer, Delivery
@@ -62,7 +61,7 @@ class BatchClient:
 
         self._line.until(done, timeout_s)
         raise_if_refused(self._peer.refusal, "ingest")
-        raise_if_lost(self._peer.lost(time.monotonic()), "ingest")
+        raise_if_lost(self._peer.lost(self._line.now()), "ingest")
         return found[0] if found else None
 
     @property

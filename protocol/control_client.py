@@ -63,12 +63,12 @@ class ControlClient:
             JoinRefusedError: with the hub's reason, which names the first setting that differs.
             PeerLostError: if no (complete) answer came in time.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = self._line.now() + timeout_s
         while True:
-            welcome = self._join_once(max(LONGEST_POLL_S, deadline - time.monotonic()), timeout_s)
+            welcome = self._join_once(max(LONGEST_POLL_S, deadline - self._line.now()), timeout_s)
             if welcome.spaces is not None or not wait_for_spaces:
                 return welcome
-            if time.monotonic() >= deadline:
+            if self._line.now() >= deadline:
                 raise PeerLostError(f"no actor has joined the run within {timeout_s:g} s; see the logs of the actors")
             time.sleep(LONGEST_POLL_S)
 
@@ -128,9 +128,9 @@ class ControlClient:
         Raises:
             PeerLostError: if the hub has been silent for 60 s in spite of being asked.
         """
-        self._peer.heartbeat(report, time.monotonic(), force=force)
+        self._peer.heartbeat(report, self._line.now(), force=force)
         self._line.turn()
-        raise_if_lost(self._peer.lost(time.monotonic()), "the hub")
+        raise_if_lost(self._peer.lost(self._line.now()), "the hub")
 
     def request(
         self,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from protocol.awake import AwakeClock
 from protocol.codec import Buffer, Frames, two_frames
 from protocol.errors import JoinRefusedError, PeerLostError, WireError
 from protocol.keys import ClientKeys
@@ -44,6 +44,7 @@ class Line:
     def __init__(self, address: str, peer: Peer, *, max_message_bytes: int = -1, keys: ClientKeys | None = None) -> None:
         self._socket = ClientSocket(address, max_message_bytes=max_message_bytes, keys=keys)
         self._peer, self._address = peer, address
+        self._clock = AwakeClock()
         self.closed = False
 
     @property
@@ -51,29 +52,34 @@ class Line:
         """The ZeroMQ socket, for a poller."""
         return self._socket.handle
 
+    def now(self) -> float:
+        """The time by which the peer measures the server's silence: a process that was asleep blames nobody."""
+        return self._clock.now()
+
     def turn(self) -> None:
         """Take in what has come, then send what may be sent. Never blocks.
 
         Raises:
             WireError: `weights_layout`; any other bad message is logged and dropped, for the peer will ask again.
         """
+        now = self.now()
         for frames in self._socket.receive():
             try:
-                self._peer.receive(*two_frames(frames), time.monotonic())
+                self._peer.receive(*two_frames(frames), now)
             except WireError as error:
                 if error.reason == "weights_layout":
                     raise
                 _log.warning("dropped a message from %s: %s", self._address, error)
         self._socket.send()
         if self._socket.idle:
-            self._socket.send(self._peer.send(time.monotonic()))
+            self._socket.send(self._peer.send(now))
 
     def until(self, done: Callable[[], bool], timeout_s: float) -> bool:
         """Turn until `done` or the time is out; whether it is done."""
-        deadline = time.monotonic() + timeout_s
+        deadline = self.now() + timeout_s
         self.turn()
         while not done():
-            left = deadline - time.monotonic()
+            left = deadline - self.now()
             if left <= 0:
                 return False
             self._socket.wait(min(left, LONGEST_POLL_S))

@@ -10,9 +10,11 @@ backstop behind credit, and reconnecting peers need jitter of our own.
 
 from __future__ import annotations
 
+import os
 import random
 from collections import deque
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import zmq
@@ -144,6 +146,7 @@ class ServerSocket:
             gate.secure(self._socket)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.BACKLOG, BACKLOG)
+        self._file: Path | None = None  # of an ipc address
         self.dropped = 0
 
     @property
@@ -162,7 +165,26 @@ class ServerSocket:
             self._socket.bind(address)
         except zmq.ZMQError as error:
             raise UserError(f"cannot listen on {address}: {error.strerror}; choose another --listen address") from None
+        scheme, _, path = address.partition("://")
+        self._file = Path(path) if scheme == "ipc" else None
         return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def restore_file(self) -> Path | None:
+        """Listen once more at an ipc address whose file somebody has removed: nobody could connect any more.
+
+        Connections that are there stay. The old listener stays too, unreachable: to unbind it would remove the new file.
+
+        Returns:
+            The file that was made anew; None if it was there, or cannot be made.
+        """
+        file = self._file
+        if file is None or file.exists() or not _make_private(file.parent):
+            return None
+        try:
+            self._socket.bind(f"ipc://{file}")
+        except zmq.ZMQError:
+            return None
+        return file
 
     def send(self, route: bytes, message: Frames) -> bool:
         """Send one message, or drop and count it; False if that connection is gone."""
@@ -214,6 +236,16 @@ def reachable_here(url: str) -> str:
     """A bound address as a client on the same machine can use it."""
     host = url.removeprefix("tcp://").rpartition(":")[0]
     return url.replace(host, LOOPBACK[host], 1) if url.startswith("tcp://") and host in LOOPBACK else url
+
+
+def _make_private(folder: Path) -> bool:
+    """Whether a folder is there, made if need be, that no other user can enter."""
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.stat()
+    except OSError:
+        return False
+    return found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
 def _send(socket: zmq.Socket[bytes], message: Frames) -> None:

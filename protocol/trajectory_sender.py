@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from protocol.control_peer import Welcome
@@ -101,7 +100,7 @@ class TrajectorySender:
 
     def _check(self) -> None:
         raise_if_refused(self._peer.refusal, "ingest")
-        raise_if_lost(self._peer.lost(time.monotonic()), "ingest")
+        raise_if_lost(self._peer.lost(self._line.now()), "ingest")
 
     def close(self) -> None:
         """Say goodbye with the last counts and close; what is unacknowledged is counted as unsent_at_death. Safe twice."""

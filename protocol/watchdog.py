@@ -7,16 +7,18 @@ import math
 import os
 import sys
 import threading
-import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
+
+from protocol.awake import AwakeClock
 
 EXIT_HUNG = 70
 """The exit code of a process that its own watchdog has ended."""
 TICK_S = 1.0
 NATIVE_SLACK_S = 5.0
-LONGEST_TICK_S = 3.0
-"""A tick that took longer than this many times TICK_S counts as one: the process itself was stopped (Ctrl-Z, SIGSTOP)."""
+LONGEST_TICK = 3.0
+"""A tick counts as so many of its length at most: if it took longer, the process itself was stopped (Ctrl-Z, SIGSTOP)."""
 START_FACTOR = 10.0
 """Until `started` is called, so many times the limit may pass: environments are built and networks compiled only once."""
 
@@ -37,10 +39,20 @@ class Watchdog:
         limit_s: seconds without a beat.
         log: where the stacks go; None takes standard error. It must be a real file.
         native: whether to arm `faulthandler`'s timer as well; it counts time in which the process was stopped, too.
+        alive: is called every second from the thread as long as `healthy`.
     """
 
-    def __init__(self, role: str, limit_s: float, *, log: TextIO | None = None, native: bool = True) -> None:
+    def __init__(
+        self,
+        role: str,
+        limit_s: float,
+        *,
+        log: TextIO | None = None,
+        native: bool = True,
+        alive: Callable[[], None] | None = None,
+    ) -> None:
         self._role, self._limit, self._log, self._native = role, limit_s, log or sys.stderr, native
+        self._alive = alive
         self._beats, self._factor = 0, START_FACTOR
         self._silent_s = 0.0
         self._ended = threading.Event()
@@ -75,13 +87,16 @@ class Watchdog:
 
     def _watch(self) -> None:
         seen, tick = -1, min(TICK_S, self._limit / 4)
-        before = time.monotonic()
+        clock = AwakeClock(LONGEST_TICK * tick)
+        before = clock.now()
         while not self._ended.wait(tick):
-            now = time.monotonic()
+            now = clock.now()
             passed, before = now - before, now
             beats = self._beats
-            self._silent_s = 0.0 if beats != seen else self._silent_s + (passed if passed < LONGEST_TICK_S * tick else tick)
+            self._silent_s = 0.0 if beats != seen else self._silent_s + passed
             seen = beats
+            if self._alive is not None and self.healthy:
+                self._alive()
             if self._silent_s >= self._limit * self._factor:
                 self._give_up()
             if self._native:

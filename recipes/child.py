@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from protocol.watchdog import EXIT_HUNG
+
 ERROR_PREFIX = "oatmill: error: "
 """How every role begins the one line that it leaves when it gives up."""
 
@@ -71,6 +73,8 @@ class Child:
         code = self.exit_code
         if code is not None and code < 0:
             return f"was killed by {signal.Signals(-code).name}"
+        if code == EXIT_HUNG:
+            return f"made no progress for longer than {self.role}s' hang_timeout allows and ended itself (its log says where)"
         return f"ended with exit code {code}"
 
     @property

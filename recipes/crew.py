@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from protocol.awake import AwakeClock
 from protocol.errors import RunError
 from recipes.back_off import back_off
 from recipes.child import Child, end_all
 
 BAD_INPUT = 2
 """The exit code of a process that cannot do what was asked; starting it again would not help."""
-HUNG_AFTER_S = 60.0
-"""An actor that the hub has not heard of for this long is killed, and so started again: its environment hangs."""
+HUNG_SLACK_S = 10.0
+"""An actor ends itself after `actors.hang_timeout` and says where it hung; one that has not done so by now cannot."""
 LEFT_BACK_OFF_S = 2.0
 """An actor that has left in order is started again only after the supervisor has had time to hear of a stop."""
 LEAVE_WITHIN_S = 10.0
@@ -35,6 +35,7 @@ class Post:
         productive: whether the hub has seen steps of the process.
         silent_since: when the hub began to miss it; None while it is heard.
         leave_by: when it has to be gone; None while it is wanted.
+        hung: why it was killed, if it was taken for hung.
     """
 
     child: Child | None = None
@@ -46,6 +47,7 @@ class Post:
     productive: bool = False
     silent_since: float | None = None
     leave_by: float | None = None
+    hung: str = ""
 
 
 class Crew:
@@ -54,13 +56,22 @@ class Crew:
     Args:
         start: starts the actor of a number.
         max_restarts: restarts in a row without progress before the run ends.
+        hang_timeout: seconds for which an env step or a reset may take; an actor that the hub misses for longer is killed.
         notice: is told of what happens: an event's name, a line for people, and values.
+        clock: by which silence is measured.
     """
 
     def __init__(
-        self, start: Callable[[int], Child], *, max_restarts: int, notice: Callable[[str, str, Mapping[str, Any]], None]
+        self,
+        start: Callable[[int], Child],
+        *,
+        max_restarts: int,
+        hang_timeout: float,
+        notice: Callable[[str, str, Mapping[str, Any]], None],
+        clock: AwakeClock,
     ) -> None:
         self._start = start
+        self._hang_timeout, self._now = hang_timeout, clock.now
         self._max_restarts = max_restarts
         self._notice = notice
         self._posts: dict[int, Post] = {}
@@ -88,7 +99,7 @@ class Crew:
                 post.leave_by = None
         for number, post in self._posts.items():
             if number >= desired and post.leave_by is None:
-                post.leave_by = time.monotonic() + LEAVE_WITHIN_S
+                post.leave_by = self._now() + LEAVE_WITHIN_S
                 if post.child is not None:
                     post.child.terminate()
 
@@ -109,7 +120,7 @@ class Crew:
         if not missed:
             post.silent_since = None
         elif post.silent_since is None:
-            post.silent_since = time.monotonic()
+            post.silent_since = self._now()
 
     def turn(self) -> None:
         """Look after every place once.
@@ -117,14 +128,14 @@ class Crew:
         Raises:
             RunError: if an actor dies again and again without a step in between.
         """
-        now = time.monotonic()
+        now = self._now()
         for number, post in self._posts.items():
             if post.child is not None and post.child.exit_code is not None:
                 self._ended(number, post, post.child)
             if post.child is None and self._wanted(post) and now >= post.due:
                 self._begin(number, post)
-            if post.child is not None and self._overdue(post, now):
-                post.child.kill()
+            if post.child is not None:
+                self._end_if_overdue(number, post, post.child, now)
 
     def end(self, grace_s: float) -> None:
         """Ask all to leave and wait, for a bounded time; none is started again."""
@@ -136,32 +147,38 @@ class Crew:
         """Whether no process is left."""
         return all(child.exit_code is not None for child in self.children)
 
-    def _overdue(self, post: Post, now: float) -> bool:
-        """Whether it should have gone, or has been silent, for too long."""
-        hung = post.silent_since is not None and now - post.silent_since > HUNG_AFTER_S
-        return hung or (post.leave_by is not None and now > post.leave_by)
+    def _end_if_overdue(self, number: int, post: Post, child: Child, now: float) -> None:
+        """Kill it if it should have gone, or has been silent, for too long."""
+        if post.leave_by is not None and now > post.leave_by:
+            child.kill()
+        elif post.silent_since is not None and now - post.silent_since > self._hang_timeout + HUNG_SLACK_S:
+            silent_s = now - post.silent_since
+            post.hung = f"was silent for {silent_s:.0f} s (actors.hang_timeout={self._hang_timeout:g}) and was killed"
+            self._notice("actor_hung", "", {"actor": number, "pid": child.pid, "silent_s": round(silent_s, 1)})
+            child.kill()
 
     def _wanted(self, post: Post) -> bool:
         return post.leave_by is None and not self.ending
 
     def _begin(self, number: int, post: Post) -> None:
-        post.since, post.productive, post.silent_since = post.incarnation, False, None
+        post.since, post.productive, post.silent_since, post.hung = post.incarnation, False, None, ""
         post.child = self._start(number)
 
     def _ended(self, number: int, post: Post, child: Child) -> None:
         post.child = None
-        values = {"actor": number, "pid": child.pid, "how": child.ending}
+        how = post.hung or child.ending
+        values = {"actor": number, "pid": child.pid, "how": how}
         if not self._wanted(post):
             self._notice("actor_left", "", values)
             return
         if child.exit_code == 0:
             self._notice("actor_left", "", values)
-            post.due = time.monotonic() + LEFT_BACK_OFF_S
+            post.due = self._now() + LEFT_BACK_OFF_S
             return
         post.fruitless = 0 if post.productive else post.fruitless
         if child.exit_code == BAD_INPUT and not any(other.incarnation for other in self._posts.values()):
             raise ActorGivenUpError(child, child.error or f"actor {number} {child.ending}")
-        reason = f"actor {number} {child.ending}{f': {child.error}' if child.error else ''}"
+        reason = f"actor {number} {how}{f': {child.error}' if child.error else ''}"
         if post.fruitless >= self._max_restarts:
             raise ActorGivenUpError(
                 child, f"{reason}; it was restarted {post.fruitless} times in a row without a step in between"
@@ -170,7 +187,7 @@ class Crew:
         post.fruitless += 1
         post.restarts += 1
         self.restarts += 1
-        post.due = time.monotonic() + wait
+        post.due = self._now() + wait
         self._notice("actor_restarted", f"{reason}; it is started again in {wait:g} s", values | {"restarts": post.restarts})
 
 

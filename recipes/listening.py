@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import ipaddress
+import os
 import re
 import shutil
 import socket
@@ -49,14 +51,16 @@ def listening(asked: str) -> Iterator[Listening]:
         asked: `ipc`, or `tcp://HOST[:BASE_PORT]`.
 
     Raises:
-        UserError: if it is neither.
+        UserError: if it is neither, or there is no place for the sockets.
     """
     if asked != LOCAL:
         yield tcp(asked)
         return
-    sweep(Path(tempfile.gettempdir()))
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    folder = socket_folder()
+    held = os.open(folder, os.O_RDONLY)
     try:
+        with contextlib.suppress(OSError):  # systemd-tmpfiles leaves a folder alone that somebody holds
+            fcntl.flock(held, fcntl.LOCK_SH)
         longest = folder / "batches"
         if len(str(longest).encode()) > LONGEST_SOCKET_PATH:
             raise UserError(
@@ -65,7 +69,32 @@ def listening(asked: str) -> Iterator[Listening]:
             )
         yield Listening(f"ipc://{folder}", f"ipc://{folder}/control")
     finally:
+        os.close(held)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def socket_folder() -> Path:
+    """A new folder that only this user can enter.
+
+    Raises:
+        UserError: if there is no temporary folder that can be written to.
+    """
+    try:
+        parent = Path(tempfile.gettempdir())
+        sweep(parent)
+        return Path(tempfile.mkdtemp(prefix=PREFIX))
+    except OSError as error:
+        raise UserError(
+            f"a run's sockets need a temporary folder that can be written to: {error.strerror or error}; set TMPDIR to one"
+        ) from None
+
+
+def make_again(listen: str) -> None:
+    """Make the folder of a run's sockets once more if somebody has removed it."""
+    scheme, _, path = listen.partition("://")
+    if scheme == LOCAL:
+        with contextlib.suppress(OSError):
+            Path(path).mkdir(mode=0o700, exist_ok=True)
 
 
 def sweep(parent: Path) -> None:

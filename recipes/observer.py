@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from protocol.outlet import LAST_WORDS_S, Outlet, unblocked
+
 PLAIN_EVERY_S = 5.0
 
 
 class Observer(Protocol):
-    """Watches a run. No call may raise: a terminal that goes away must not end a training run."""
+    """Watches a run. No call may raise or wait: a terminal that goes away or is not read must not end a training run."""
 
     def started(self, run_dir: Path, total_timesteps: int, notes: Sequence[str]) -> None:
         """The run's processes are being started.
@@ -42,7 +44,7 @@ class Observer(Protocol):
 
 
 class PlainObserver:
-    """Writes a line every few seconds.
+    """Writes a line every few seconds. Lines that nobody reads are dropped, and their number is told.
 
     Args:
         output: where to; None takes standard error.
@@ -50,7 +52,7 @@ class PlainObserver:
     """
 
     def __init__(self, output: TextIO | None = None, every_s: float = PLAIN_EVERY_S) -> None:
-        self._output = output or sys.stderr
+        self._output = unblocked(output or sys.stderr)
         self._every_s = every_s
         self._total = 0
         self._next = 0.0
@@ -84,6 +86,7 @@ class PlainObserver:
     def ended(self) -> None:
         """See Observer."""
         self._flush()
+        let_read(self._output)
 
     def _flush(self) -> None:
         if self._pending is not None:
@@ -96,6 +99,12 @@ class PlainObserver:
             self._output.flush()
         except (OSError, ValueError):
             return
+
+
+def let_read(output: TextIO | Outlet) -> None:
+    """Give whoever reads an outlet a bounded time to take in what waits."""
+    if isinstance(output, Outlet):
+        output.drain(LAST_WORDS_S)
 
 
 def progress_line(line: Mapping[str, Any], total_timesteps: int) -> str:

@@ -113,7 +113,7 @@ def compose(
         actor_restarts: in all.
     """
     learner = read_json(identity.run_dir / "learner.json") or _from_line(last_line or {})
-    fleet = status.get("fleet", {})
+    fleet, version = status.get("fleet") or {}, learner.get("policy_version")
     newest = fleet if value(fleet, "episode_return", "n") else learner
     return RunResult(
         run_dir=str(identity.run_dir),
@@ -122,9 +122,9 @@ def compose(
         preset=identity.preset,
         outcome=outcome,
         error=error,
-        env_steps=learner.get("env_steps", 0),
-        learner_steps=learner.get("learner_steps", 0),
-        policy_version=learner.get("policy_version", -1),
+        env_steps=learner.get("env_steps") or 0,
+        learner_steps=learner.get("learner_steps") or 0,
+        policy_version=-1 if version is None else version,
         seconds=learner.get("seconds"),
         env_steps_per_second=learner.get("env_steps_per_second"),
         episode_return=newest.get("episode_return") or NO_RETURN,
@@ -135,7 +135,7 @@ def compose(
         explained_variance=learner.get("explained_variance"),
         policy_lag=learner.get("policy_lag") or {"p50": None, "p99": None},
         red_flags=learner.get("red_flags") or [],
-        ledger=status.get("ledger", {}),
+        ledger=status.get("ledger") or {},
         actor_restarts=actor_restarts,
         versions=versions(),
     )
@@ -162,5 +162,5 @@ def finite(values: Any) -> Any:
 
 
 def _from_line(line: Mapping[str, Any]) -> dict[str, Any]:
-    flags = [{"flag": flag, "why": ""} for flag in line.get("red_flags", [])]
-    return {**line, "learner_steps": line.get("learner_step", 0), "red_flags": flags}
+    flags = [{"flag": flag, "why": ""} for flag in line.get("red_flags") or []]
+    return {**line, "learner_steps": line.get("learner_step"), "red_flags": flags}

@@ -9,6 +9,7 @@ from typing import Any
 from recipes.child import Child
 from recipes.commands import actor_command, learner_command, replay_command
 from recipes.job import Job
+from recipes.listening import make_again
 from recipes.run_folder import read_json
 
 
@@ -27,6 +28,7 @@ class Roster:
     def start_replay(self) -> Child:
         """The server between actors and learner."""
         job = self._job
+        make_again(job.addresses.listen)
         command = replay_command(
             job.folder.config,
             job.folder.path,

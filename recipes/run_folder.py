@@ -99,6 +99,15 @@ class RunFolder:
         """A line for each reported learner step."""
         return self.path / "metrics.jsonl"
 
+    @property
+    def gone(self) -> bool:
+        """Whether the folder was deleted or moved away, also where something else has been made under its name."""
+        try:
+            kept = os.path.samestat(os.fstat(self._lock.fileno()), (self.path / LOCK).stat())
+        except FileNotFoundError:
+            kept = False
+        return not kept and not self.config.exists()
+
     def log(self, role: str, number: int) -> Path:
         """Where one process's output goes."""
         return self.path / "logs" / f"{role}-{number}.log"

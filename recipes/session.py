@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocol.errors import RunError, UserError
-from recipes.interrupts import sigterm_interrupts
+from recipes.interrupts import Interrupts, Stops, sigterm_interrupts
 from recipes.job import Account, Job
 from recipes.json_lines import last_line
 from recipes.listening import LOCAL, listening
@@ -67,11 +67,12 @@ def train_here(settings: RunSettings, *, recipe: str, preset: str | None, option
     """
     observer = options.observer or PlainObserver()
     try:
-        with sigterm_interrupts(), held_folder(options, recipe) as folder, listening(options.listen) as addresses:
+        with sigterm_interrupts() as stops, held_folder(options, recipe) as folder, listening(options.listen) as addresses:
             check_ports(settings)
             from recipes.plan_report import report_plan  # noqa: PLC0415  (loads torch: after a folder that is taken was refused)
 
             checked = report_plan(settings)
+            stops.check()
             prepare(folder, checked, resume=options.resume)
             identity = Identity(folder.path, recipe, checked.settings.trainer.seed, preset)
             job = Job(
@@ -86,7 +87,7 @@ def train_here(settings: RunSettings, *, recipe: str, preset: str | None, option
                 keys=options.keys,
             )
             observer.started(folder.path, checked.settings.trainer.total_timesteps, checked.notes)
-            return run_and_sum_up(job, identity)
+            return run_and_sum_up(job, identity, stops)
     finally:
         observer.ended()
 
@@ -134,15 +135,27 @@ def prepare(folder: RunFolder, checked: PlanReport, *, resume: bool = False) -> 
     folder.point_latest()
 
 
-def run_and_sum_up(job: Job, identity: Identity) -> RunResult:
-    """Supervise, and write summary.json however the run ends, unless it was refused before it began."""
-    account = Account()
-    error: RunError | None = None
-    job.folder.event("started", resume=job.resume)
-    try:
-        supervise(job, account)
-    except RunError as failure:
-        error = failure
+def run_and_sum_up(job: Job, identity: Identity, stops: Stops) -> RunResult:
+    """Supervise, and write summary.json however the run ends, unless it was refused before it began or its folder is gone."""
+    with Interrupts(stops) as interrupts:  # until the summary is written, so that a late signal does not cost it
+        account = Account()
+        job.folder.event("started", resume=job.resume)
+        error: RunError | None = None
+        try:
+            supervise(job, account, interrupts)
+        except RunError as failure:
+            error = failure
+            if job.folder.gone:
+                raise
+        return sum_up(job, identity, account, error)
+
+
+def sum_up(job: Job, identity: Identity, account: Account, error: RunError | None) -> RunResult:
+    """Write summary.json.
+
+    Raises:
+        RunError: that by which the run has failed.
+    """
     outcome = "failed" if error else "stopped" if account.stopped else "done"
     result = compose(
         identity,

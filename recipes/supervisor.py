@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
+from protocol.awake import AwakeClock
 from protocol.errors import OatmillError, RunError, UserError
 from protocol.watchdog import START_FACTOR, Watchdog
 from recipes.child import Child, end_all
@@ -30,22 +32,25 @@ STOP_EARLY_WITHIN_S = 5.0
 ACTORS_LEAVE_WITHIN_S = 10.0
 BOOKS_WITHIN_S = 3.0
 """After the last actor has left, the ledger has this long to come out even."""
+LAST_WORD_WITHIN_S = 2.0
+"""A run that fails asks the hub this long for the newest ledger."""
 TERM_GRACE_S = 5.0
 LAST_LINES = 15
 
 
-def supervise(job: Job, account: Account) -> None:
+def supervise(job: Job, account: Account, interrupts: Interrupts) -> None:
     """Run a job to its end; whatever happens, no process of it is left.
 
     Args:
         job: what is run.
         account: is kept, so that it holds what is known also when the run fails.
+        interrupts: counts Ctrl-C and SIGTERM.
 
     Raises:
         UserError: if a process refuses what was asked before anything was trained.
         RunError: if the run fails.
     """
-    with hub_line(job.addresses.control, job.keys) as hub, Interrupts() as interrupts:
+    with hub_line(job.addresses.control, job.keys) as hub:
         supervisor = Supervisor(job, account, hub, interrupts)
         try:
             supervisor.start()
@@ -54,9 +59,20 @@ def supervise(job: Job, account: Account) -> None:
                     supervisor.watch(watchdog)
                     watchdog.pause()
                 supervisor.close_books()
+        except RunError:
+            supervisor.take_last_word()
+            raise
+        except FileNotFoundError:
+            supervisor.check_folder()
+            raise
         finally:
             account.restarts = supervisor.crew.restarts
             supervisor.end()
+
+
+def gone_text(folder: Path) -> str:
+    """What is said of a run whose folder is gone."""
+    return f"the run folder {folder} was deleted or moved away while the run went on; the run ends"
 
 
 class Supervisor:
@@ -89,7 +105,14 @@ class Supervisor:
             max_restarts=job.settings.trainer.max_restarts,
             notice=self._notice,
         )
-        self.crew = Crew(self.roster.start_actor, max_restarts=job.settings.actors.max_restarts, notice=self._notice)
+        self.clock = AwakeClock()
+        self.crew = Crew(
+            self.roster.start_actor,
+            max_restarts=job.settings.actors.max_restarts,
+            hang_timeout=job.settings.actors.hang_timeout,
+            notice=self._notice,
+            clock=self.clock,
+        )
         self.lines = JsonLines(job.folder.metrics)
         self.events = JsonLines(job.folder.path / "events.jsonl")
         self.stop_by: float | None = None
@@ -103,7 +126,7 @@ class Supervisor:
         self.services["learner"] = self.post.begin(resume=self.job.resume)
         self.crew.follow(self.job.settings.actors.count)
         self.crew.turn()
-        self._heard = time.monotonic()
+        self._heard = self.clock.now()
         self._write()
 
     def watch(self, watchdog: Watchdog) -> None:
@@ -118,13 +141,14 @@ class Supervisor:
         """
         while (learner := self.post.turn(reports=self.lines.count, stopping=self.account.stopped)) is not None:
             watchdog.started()
+            self.check_folder()
             self.services["learner"] = learner
             self._take_interrupts()
             self._look_after_replay()
             self._ask_hub()
             self._look_after_actors()
             self._write()
-            watchdog.pause()  # a terminal may hold this up for as long as it likes
+            watchdog.pause()  # a user's own observer may hold this up
             self._tell_observer()
             time.sleep(TURN_S)
         self._hear_of_late_stop()
@@ -141,24 +165,50 @@ class Supervisor:
         """Let the actors leave in order and take the hub's last word, in which everything is accounted for."""
         self.crew.ending = True
         self.hub.stop()
-        deadline = time.monotonic() + ACTORS_LEAVE_WITHIN_S
-        while not self.crew.all_gone() and time.monotonic() < deadline:
+        deadline = self.clock.now() + ACTORS_LEAVE_WITHIN_S
+        while not self.crew.all_gone() and self.clock.now() < deadline:
             time.sleep(TURN_S / 5)
         self.crew.end(grace_s=TERM_GRACE_S)
-        deadline = time.monotonic() + BOOKS_WITHIN_S
-        while (status := self.hub.status()) is not None:
-            self.account.status = status
-            if status["live"] == 0 or time.monotonic() > deadline:
+        deadline = self.clock.now() + BOOKS_WITHIN_S
+        while not self._replay_gone():
+            status = self._status()
+            self.account.status = status or self.account.status
+            if (status is not None and status["live"] == 0) or self.clock.now() > deadline:
                 return
             time.sleep(TURN_S / 2)
+
+    def take_last_word(self) -> None:
+        """Ask the hub once more how the run stands: of a run that fails, the last answer may be old."""
+        deadline = self.clock.now() + LAST_WORD_WITHIN_S
+        while not self._replay_gone() and self.clock.now() < deadline:
+            status = self._status()
+            if status is not None:
+                self.account.status = status
+                return
+            time.sleep(TURN_S)
+
+    def _replay_gone(self) -> bool:
+        return "replay" not in self.services or self.services["replay"].exit_code is not None
 
     def end(self) -> None:
         """End every process that is left, within bounded time. Safe to call at any point."""
         self.crew.ending = True
-        end_all([*self.crew.children, *self._running("learner")], grace_s=TERM_GRACE_S)
-        end_all(self._running("replay"), grace_s=TERM_GRACE_S)
-        self.crew.turn()
-        self.roster.write({}, [], self.crew.restarts_of)
+        gone = self.job.folder.gone
+        grace_s = 0.0 if gone else TERM_GRACE_S  # a learner would make the folder anew, to save in it
+        end_all([*self.crew.children, *self._running("learner")], grace_s=grace_s)
+        end_all(self._running("replay"), grace_s=grace_s)
+        if not gone:
+            self.crew.turn()
+            self.roster.write({}, [], self.crew.restarts_of)
+
+    def check_folder(self) -> None:
+        """End a run whose folder was deleted: nothing that it comes to can be kept.
+
+        Raises:
+            RunError: if it is gone.
+        """
+        if self.job.folder.gone:
+            raise RunError(gone_text(self.job.folder.path))
 
     def _running(self, role: str) -> list[Child]:
         return [self.services[role]] if role in self.services else []
@@ -173,7 +223,7 @@ class Supervisor:
                 self.services["learner"].terminate()
         if self.interrupts.count > 1:
             raise RunError("stopped at once, as asked twice; the last checkpoint is as it was")
-        if self.stop_by is not None and time.monotonic() > self.stop_by:
+        if self.stop_by is not None and self.clock.now() > self.stop_by:
             self.services["learner"].kill()
             if self._trained():
                 raise RunError(
@@ -181,7 +231,7 @@ class Supervisor:
                 )
 
     def _begin_stop(self) -> None:
-        self.stop_by = time.monotonic() + (STOP_WITHIN_S if self._trained() else STOP_EARLY_WITHIN_S)
+        self.stop_by = self.clock.now() + (STOP_WITHIN_S if self._trained() else STOP_EARLY_WITHIN_S)
         self.account.stopped = self.crew.ending = True
         self.job.folder.event("stop_asked")
 
@@ -196,10 +246,10 @@ class Supervisor:
 
     def _status(self) -> Mapping[str, Any] | None:
         """The hub's word; None without one, at once if its process has ended."""
-        return self.hub.status(unless=lambda: self.services["replay"].exit_code is not None)
+        return self.hub.status(unless=self._replay_gone)
 
     def _ask_hub(self) -> None:
-        now = time.monotonic()
+        now = self.clock.now()
         if now - self._heard > SILENT_S:
             raise RunError(f"the replay server has said nothing for {SILENT_S:g} s; its log is {self.services['replay'].log}")
         if now < self._next_status or not self.replay.ready:
@@ -208,7 +258,7 @@ class Supervisor:
         status = self._status()
         if status is None:
             return
-        self._heard = time.monotonic()
+        self._heard = self.clock.now()
         self.account.status = status = self.replay.brief(self.hub, status, stopping=self.account.stopped)
         self.crew.heard(status["actors"])
         self._watch_learner(status["learner"].get("learner_step"))
@@ -219,7 +269,7 @@ class Supervisor:
 
     def _watch_learner(self, learner_step: Any) -> None:
         """Kill a learner that hangs or was stopped, so that it is started again: it should have ended itself by now."""
-        now, child, trainer = time.monotonic(), self.services["learner"], self.job.settings.trainer
+        now, child, trainer = self.clock.now(), self.services["learner"], self.job.settings.trainer
         if (child.pid, learner_step) != self._seen:
             self._moved = self._seen[0] == child.pid and self._seen[1] is not None
             self._seen, self._stepped = (child.pid, learner_step), now
@@ -243,7 +293,7 @@ class Supervisor:
         if child is None:
             raise self._failure(self.services["replay"])
         if self.replay.restarts > restarts:
-            self._heard = time.monotonic()
+            self._heard = self.clock.now()
         self.services["replay"] = child
 
     def _ended_well(self, learner: Child) -> bool:

@@ -107,7 +107,7 @@ class IngestCore:
         admissions: Admissions | None = None,
         saver: BufferSaver | None = None,
     ) -> None:
-        self._settings, self._epoch = settings, epoch
+        self._settings, self._epoch, self._asleep_s = settings, epoch, 0.0
         self.journal = Journal() if journal is None else journal
         self._credit = CreditLine(batch_rows=settings.batch_rows, queue_batches=settings.queue_batches)
         self._sessions = DataSessions(settings.unroll_length, self._credit, self.journal, server, admissions)
@@ -229,7 +229,7 @@ class IngestCore:
         nbytes = memoryview(arrival.payload).nbytes
         self._queue.append(Segment(arrays, 0, rows, message.policy_version, now, nbytes, record=number))
         lag = self.policy_version - message.policy_version
-        self._fleet.stored(arrays, now + self._epoch - message.collected_at, lag)
+        self._fleet.stored(arrays, now + self._asleep_s + self._epoch - message.collected_at, lag)
 
     def _describe(self) -> Validator:
         """Make what needs the schema."""
@@ -334,6 +334,10 @@ class IngestCore:
         self._enqueue(again, exempt=True)
         if again:
             self.replayed.will_come_again(resumed_from)
+
+    def slept(self, seconds: float) -> None:
+        """Say how long this process was asleep so far: the times that it is given do not count that."""
+        self._asleep_s = seconds
 
     def turn(self, now: float, *, more: bool = False) -> None:
         """Cut and hand out what can be, and write down what has happened.

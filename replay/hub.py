@@ -15,6 +15,7 @@ from typing import Any
 import zmq
 
 from protocol.auth import User
+from protocol.awake import AwakeClock
 from protocol.codec import Buffer, two_frames
 from protocol.endpoints import write_endpoint
 from protocol.errors import WireError
@@ -28,7 +29,7 @@ from protocol.watchdog import Watchdog
 from replay.child import IngestProcess
 from replay.hub_core import HubCore
 from replay.link import Link
-from replay.listen import bind_addresses, remove_sockets
+from replay.listen import LOOK_FOR_FILES_EVERY_S, bind_addresses, remove_sockets, restore_files
 from replay.members import Member, Members
 from replay.metrics import Snapshot, registry_of
 from replay.process import POLL_MS, Ending, load_config
@@ -40,6 +41,8 @@ _log = logging.getLogger("oatmill.replay.hub")
 DRAIN = 256
 """Messages taken from one socket before the other is looked at."""
 PROGRESS_WITHIN_S = 5.0
+LONGEST_TURN_S = 1.0
+"""A longer turn of the hub counts as this much of the members' silence: an actor is missed after a few seconds."""
 MAX_CONTROL_BYTES = 8 * 2**20
 MAX_WEIGHTS_BYTES = 8 * 2**30
 
@@ -68,7 +71,7 @@ class Hub:
         keys: ServerKeys | None = None,
         probe: bytes = b"",
     ) -> None:
-        self._quarantine = quarantine
+        self._quarantine, self._files_at = quarantine, 0.0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._gate = None if keys is None else Gate(self._context, keys, probe=probe)
         self._control = ServerSocket(self._context, max_message_bytes=MAX_CONTROL_BYTES, gate=self._gate)
@@ -85,7 +88,8 @@ class Hub:
             highest_version=self._saved_version,
         )
         self._watchdog = Watchdog("hub", config["replay"]["hang_timeout"])
-        self._turned = time.monotonic()
+        self._clock = AwakeClock(LONGEST_TURN_S)
+        self._turned, self._awake = time.monotonic(), self._clock.now()
         self._snapshot = Snapshot({}, {})
         self._snapshot_of = -1.0
 
@@ -95,8 +99,8 @@ class Hub:
 
     def healthy(self) -> bool:
         """Whether both processes make progress. Called by the HTTP thread."""
-        now = time.monotonic()
-        return now - self._turned < PROGRESS_WITHIN_S and self.core.healthy(now, PROGRESS_WITHIN_S)
+        turns = time.monotonic() - self._turned < PROGRESS_WITHIN_S
+        return turns and self.core.healthy(self._awake, PROGRESS_WITHIN_S)
 
     def snapshot(self) -> Snapshot:
         """The newest numbers. Called by the HTTP thread."""
@@ -115,8 +119,8 @@ class Hub:
             if link.fileno() in ready and not ending.asked:
                 _log.error("ingest has ended; the hub ends too")
                 return 1
-            self.turn(time.monotonic())
-            if self.core.ingest_lost(self._turned):
+            self.turn(self._clock.now())
+            if self.core.ingest_lost(self._awake):
                 _log.error("ingest has not reported for %.0f s; the hub ends", LOST_AFTER_S)
                 return 1
             if self.core.ready and not announced:
@@ -134,6 +138,9 @@ class Hub:
         def control(route: bytes, user: User, header: Buffer, payload: Buffer) -> None:
             self.core.receive_control(route, header, payload, now, user)
 
+        if now >= self._files_at:
+            self._files_at = now + LOOK_FOR_FILES_EVERY_S
+            restore_files(self._control, self._weights)
         taken = self._drain(self._control, control, "control")
         self._drain(self._weights, weights, "weights")
         self._quarantine.keep(self.core.refused)
@@ -147,7 +154,7 @@ class Hub:
             self._control.send(route, message)
         for route, message in self.core.weights.outgoing():
             self._weights.send(route, message)
-        self._turned = now
+        self._turned, self._awake = time.monotonic(), now
         self._take_snapshot()
 
     def _save_version(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import zmq
 
+from protocol.awake import AwakeClock
 from protocol.channels import ControlClient
 from protocol.codec import two_frames
 from protocol.errors import UserError, WireError
@@ -31,7 +32,7 @@ from replay.core import IngestCore, IngestSettings, epoch_of_monotonic
 from replay.disk import FolderDisk, log_folder
 from replay.journal import Journal
 from replay.link import Link
-from replay.listen import remove_sockets
+from replay.listen import LOOK_FOR_FILES_EVERY_S, remove_sockets, restore_files
 from replay.process import POLL_MS, Ending, configure_logging, load_config, run_to_exit
 from replay.quarantine import Quarantine
 from replay.saving import BufferSaver
@@ -44,6 +45,8 @@ REPORT_EVERY_S = 0.25
 REPORT_SHARE = 0.01
 """Of a thousand actors, a report takes 10 ms; acknowledgements wait meanwhile."""
 JOIN_WITHIN_S = 10.0
+LONGEST_TURN_S = 1.0
+"""A longer turn of ingest counts as this much of what actors and learner take to answer."""
 MAX_HEADER_ONLY_BYTES = 64 * 1024
 SAVING_POLL_MS = 1
 """The longest sleep while rows of the replay buffer wait to be copied for a snapshot."""
@@ -88,7 +91,7 @@ class Ingest:
         self._control: ControlClient | None = None
         self._members_serial = -1
         self._answered = 0
-        self._report_at = 0.0
+        self._report_at = self._files_at = 0.0
 
     def join(self, control: str, secret: str) -> None:
         """Join the hub's control socket."""
@@ -105,17 +108,20 @@ class Ingest:
         for handle in (self._data.handle, self._batches.handle, self._control.handle, self._link.fileno()):
             poller.register(handle, zmq.POLLIN)
         self._watchdog.started()
+        clock = AwakeClock(LONGEST_TURN_S)
         while not ending.asked:
             self._watchdog.beat()
             ready = dict(poller.poll(SAVING_POLL_MS if self._core.replayed.at_work else POLL_MS))
             if self._link.fileno() in ready:
                 return 0 if self._link.hear() == {"stop": True} else 1
-            self.turn(time.monotonic())
+            self.turn(clock.now())
+            self._core.slept(clock.asleep_s)
         return 0
 
     def turn(self, now: float) -> None:
         """Take in what has come and send what follows from it. The hub's word comes first: it knows the newest version."""
         self._hear_hub(now)
+        self._look_after_files(now)
         taken = 0
         for route, user, frames in self._data.receive(DRAIN):
             taken += 1
@@ -140,6 +146,11 @@ class Ingest:
         for route, message in self._core.outgoing_data():
             self._data.send(route, message)
         failpoint("ack.after")
+
+    def _look_after_files(self, now: float) -> None:
+        if now >= self._files_at:
+            self._files_at = now + LOOK_FOR_FILES_EVERY_S
+            restore_files(self._data, self._batches)
 
     def _hear_hub(self, now: float) -> None:
         assert self._control is not None, "join first"

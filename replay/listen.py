@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 from protocol.errors import UserError
+from protocol.sockets import ServerSocket
+
+_log = logging.getLogger("oatmill.replay")
 
 SOCKETS = ("data", "batches", "control", "weights")
 DEFAULT_PORT = 7300
 MAX_IPC_PATH_BYTES = 107
+LOOK_FOR_FILES_EVERY_S = 1.0
+"""How soon a socket's file that somebody has removed is made anew."""
 
 
 def bind_addresses(listen: str, *, insecure: bool) -> dict[str, str]:
@@ -93,6 +99,13 @@ def _resolve(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     except OSError as error:
         raise UserError(f"--listen tcp://{host}: {error}; give an address of this machine") from None
     return ipaddress.ip_address(found[0][4][0])
+
+
+def restore_files(*sockets: ServerSocket) -> None:
+    """Make the files of ipc sockets anew where somebody has removed them, and say so in the log."""
+    for server in sockets:
+        if (file := server.restore_file()) is not None:
+            _log.warning("%s was removed, by a cleaner of temporary files perhaps; it was made anew", file)
 
 
 def remove_sockets(addresses: Mapping[str, str]) -> None:

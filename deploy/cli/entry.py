@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -11,11 +12,27 @@ from collections.abc import Sequence
 
 PREFIX = "oatmill: error: "
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+STDERR = 2
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_TEXT = "the output, or a file of the run, could not be written; make room"
 
 
 def main() -> None:
     """Run `oatmill` with the process's arguments and exit: 0 done, 1 the run failed, 2 bad input."""
+    open_standard_streams()
     sys.exit(run_command(sys.argv[1:]))
+
+
+def open_standard_streams() -> None:
+    """Open the null device for each standard stream that this process was started without (`>&-`).
+
+    Else the next file that is opened would take its place, and what is printed would land in it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        name = ("stdin", "stdout", "stderr")[descriptor]
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w", closefd=False))
+    os.close(descriptor)
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -27,11 +44,11 @@ def run_command(arguments: Sequence[str]) -> int:
     try:
         code = dispatch(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has enough. Python would complain once more when it flushes at exit.
+    except OSError as error:
+        # The reader has enough, or there is no room. Python would complain once more when it flushes at exit.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+        return FAILED if isinstance(error, BrokenPipeError) else complain(f"{error.strerror}: {FULL_TEXT}", FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
@@ -56,9 +73,9 @@ def dispatch(arguments: Sequence[str]) -> int:
         return complain(f"{error.format_message().rstrip('.')}; {hint(error)}", BAD_INPUT)
     except OatmillError as error:
         return complain(str(error), error.exit_code)
-    except BrokenPipeError:
-        raise
     except Exception as error:  # a defect of ours is told in one line too
+        if isinstance(error, OSError) and error.errno in {errno.EPIPE, *FULL}:
+            raise
         return complain(f"{type(error).__name__}: {error}; this is a defect, --log-level debug shows where", FAILED)
     return code if isinstance(code, int) else 0
 
@@ -74,5 +91,15 @@ def complain(message: str, code: int) -> int:
     if sys.exception() is not None and logging.getLogger().isEnabledFor(logging.DEBUG):
         traceback.print_exc()
     with contextlib.suppress(OSError):
-        sys.stderr.write(f"{PREFIX}{' '.join(message.split())}\n")
+        say(f"{PREFIX}{' '.join(message.split())}\n")
     return code
+
+
+def say(line: str) -> None:
+    """Write a line on stderr, without waiting for ever where nobody reads it."""
+    try:
+        from protocol.outlet import write_within  # noqa: PLC0415
+    except ImportError:  # another package named protocol is in the way, which is what the line says
+        sys.stderr.write(line)
+    else:
+        write_within(sys.stderr, line)

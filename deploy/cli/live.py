@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import IO, Any, NoReturn, TextIO, cast
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from recipes.observer import number, value
+from protocol.outlet import unblocked
+from recipes.observer import let_read, number, value
 
 DRAW_EVERY_S = 0.25
 
@@ -35,7 +36,9 @@ class LiveObserver:
     """
 
     def __init__(self, output: TextIO, *, width: int | None = None) -> None:
-        self._console = SteadyConsole(file=output, highlight=False, force_terminal=True, width=width)
+        self._output = unblocked(output)
+        file = cast("IO[str]", self._output)  # rich writes, flushes and asks for the encoding
+        self._console = SteadyConsole(file=file, highlight=False, force_terminal=True, width=width)
         # Refreshed from here only: a thread of its own might hold a lock while a child is forked.
         self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._total = 0
@@ -73,6 +76,7 @@ class LiveObserver:
         """See Observer."""
         self._refresh()
         self._draw(self._live.stop)
+        let_read(self._output)
 
     def _refresh(self) -> None:
         line = self._line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Annotated
 
@@ -21,7 +22,6 @@ from deploy.cli.options import (
     RecipeArgument,
     RunDirOption,
     SeedOption,
-    print_json,
     resolve_run,
     seeds,
 )
@@ -58,6 +58,7 @@ def train(
     """
     from deploy.cli.display import observer_for  # noqa: PLC0415
     from deploy.cli.summary import summary_lines  # noqa: PLC0415
+    from protocol.outlet import write_within  # noqa: PLC0415
     from recipes.run_folder import find_run  # noqa: PLC0415
 
     flags = {"actors.count": actors, "trainer.learners": learners, **seeds(seed)}
@@ -72,8 +73,8 @@ def train(
         log_level=log_level.value,
         keys=keys,
     )
-    lines = summary_lines(result, run.settings.env)
-    for line in lines:
-        typer.echo(line, err=as_json)
-    if as_json:
-        print_json(result.to_dict())
+    texts = [(sys.stderr if as_json else sys.stdout, "\n".join(summary_lines(result, run.settings.env)))]
+    texts += [(sys.stdout, json.dumps(result.to_dict(), indent=2, allow_nan=False))] if as_json else []
+    unread = [output for output, text in texts if not write_within(output, f"{text}\n")]
+    if unread:
+        write_within(sys.stderr, f"nobody read the output; {result.run_dir}/summary.json holds the result\n", within_s=0.5)

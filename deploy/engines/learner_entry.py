@@ -20,6 +20,7 @@ from types import FrameType
 import psutil
 
 from deploy.health import problem_of_page
+from protocol.awake import AwakeClock
 from recipes.hub_line import hub_line
 
 log = logging.getLogger("oatmill.learner.entry")
@@ -46,6 +47,7 @@ class LearnerEntry:
         self._asked = self._passed_on = False
         self._healthy_at: float | None = None
         self._look_at = 0.0
+        self._clock = AwakeClock()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask)
         self._process = subprocess.Popen(command, env=dict(environ), start_new_session=True)
@@ -63,7 +65,7 @@ class LearnerEntry:
         while self._process.poll() is None:
             if self._asked and not self._passed_on:
                 self._pass_on()
-            self._look(time.monotonic())
+            self._look(self._clock.now())
             time.sleep(TURN_S)
         code = self._process.returncode
         if self._asked:

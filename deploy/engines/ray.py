@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.engines.ray_process import Looked, RoleProcess
+from protocol.awake import AwakeClock
 from protocol.errors import OatmillError, RunError, UserError
 from recipes import yaml_format
 from recipes.hub_line import hub_line
@@ -184,6 +185,7 @@ class Driver:
     control: str = ""
     _broken: bool = False
     _heard: dict[str, float] = field(default_factory=dict)
+    _clock: AwakeClock = field(default_factory=AwakeClock)
 
     def start(self) -> None:
         """Place replay, then ranks, then actors."""
@@ -296,17 +298,17 @@ class Driver:
 
     def _look(self, handle: Any, name: str) -> Looked | None:
         """What a process tells of itself; None if it does not answer at the moment."""
-        self._heard.setdefault(name, time.monotonic())
+        self._heard.setdefault(name, self._clock.now())
         try:
             looked: Looked = ray.get(handle.look.remote(), timeout=LOOK_WITHIN_S)
         except GetTimeoutError:
-            if time.monotonic() - self._heard[name] > SILENT_S:
+            if self._clock.now() - self._heard[name] > SILENT_S:
                 raise RunError(f"{name} has told nothing for {SILENT_S:g} s; {self._left()}") from None
             return None
         except RayActorError:
             self._broken = True
             raise RunError(f"the node of {name} is lost, or its process was killed; {self._left()}") from None
-        self._heard[name] = time.monotonic()
+        self._heard[name] = self._clock.now()
         return looked
 
     def _left(self) -> str:

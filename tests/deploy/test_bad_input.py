@@ -195,3 +195,14 @@ def test_a_taken_port_is_told_and_leaves_no_run_folder(place: Path) -> None:
     assert len(shown.stderr.splitlines()) == 1
     assert shown.stderr.startswith(f"oatmill: error: cannot listen on tcp://127.0.0.1:{port}: Address already in use")
     assert not (place / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "said"), [("> /dev/full", "No space left on device: the output, "), (">&-", ""), ("2>&-", "")]
+)
+def test_a_standard_stream_that_is_full_or_closed_is_no_traceback(output: str, said: str) -> None:
+    shell = ["sh", "-c", f"exec {sys.executable} -m deploy recipes {output}"]
+    done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == (1 if said else 0), done.stderr
+    assert len(done.stderr.splitlines()) == bool(said)
+    assert said in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,24 @@ LINE: dict[str, Any] = {
     "queue": {"trajectories": 32, "bytes": 1000},
     "red_flags": ["entropy_high"],
 }
+
+
+# What the learner leaves in learner.json; null where it came to nothing.
+FIELDS = (
+    "learner_steps",
+    "env_steps",
+    "seconds",
+    "env_steps_per_second",
+    "policy_version",
+    "policy_lag",
+    "red_flags",
+    "losses",
+    "entropy",
+    "explained_variance",
+    "episode_return",
+    "episode_length",
+    "episode_statistics",
+)
 
 
 class Broken(io.StringIO):
@@ -163,3 +182,29 @@ def test_status_shows_processes_also_while_the_server_is_still_starting() -> Non
         "640 env steps trained in 10 learner steps, policy version 10, mean return 21.50",
         "1 of 2 actors live",
     ]
+
+
+@pytest.mark.parametrize(
+    "learner", [{}, dict.fromkeys(FIELDS), dict.fromkeys(FIELDS) | {"env_steps": 3072, "learner_steps": 24}]
+)
+@pytest.mark.parametrize("last_line", [None, {}, dict.fromkeys([*LINE, "learner_step", "policy_version"])])
+@pytest.mark.parametrize("status", [{}, {"ledger": None, "fleet": None}, {"fleet": {"episode_return": None}}])
+def test_a_resumed_run_that_was_stopped_before_it_came_to_anything_has_a_summary(
+    tmp_path: Path, learner: dict[str, Any], last_line: dict[str, Any] | None, status: dict[str, Any]
+) -> None:
+    if learner:
+        (tmp_path / "learner.json").write_text(json.dumps(learner))
+    result = compose(
+        Identity(tmp_path, "cogs_v_clips", 0, None),
+        outcome="stopped",
+        error=None,
+        last_line=last_line,
+        status=status,
+        actor_restarts=0,
+    )
+    text = "\n".join(summary_lines(result, CogsEnv()))
+    assert (
+        f"env steps       {learner.get('env_steps') or 0:,} in {learner.get('learner_steps') or 0} learner steps and - s"
+        in text
+    )
+    assert "no episode has ended yet" in text

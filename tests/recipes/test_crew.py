@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import time
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from protocol.awake import AwakeClock
+from protocol.watchdog import EXIT_HUNG
 from recipes import crew as crew_module
 from recipes.child import Child
 from recipes.crew import ActorGivenUpError, Crew
@@ -19,18 +22,21 @@ WORKS = "import time; time.sleep(60)"
 FAILS = "import sys; sys.stderr.write('oatmill: error: the pole broke\\n'); sys.exit(1)"
 REFUSES = "import sys; sys.stderr.write('oatmill: error: env.id=Nothing could not be built\\n'); sys.exit(2)"
 LEAVES = "pass"
+SILENT = {"actor_id": 0, "incarnation": 1, "env_steps": 64, "alive": False, "left": False}
 
 
 class World:
     """A crew whose actors run `code`."""
 
-    def __init__(self, tmp_path: Path, code: str, max_restarts: int = 2) -> None:
+    def __init__(self, tmp_path: Path, code: str, max_restarts: int = 2, hang_timeout: float = 300.0) -> None:
         self.tmp_path = tmp_path
         self.code = code
         self.started: list[int] = []
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         self.texts: list[str] = []
-        self.crew = Crew(self.start, max_restarts=max_restarts, notice=self.notice)
+        self.crew = Crew(
+            self.start, max_restarts=max_restarts, hang_timeout=hang_timeout, notice=self.notice, clock=AwakeClock(0.15)
+        )
 
     def start(self, number: int) -> Child:
         self.started.append(number)
@@ -133,21 +139,66 @@ def test_a_deaf_actor_that_is_to_leave_is_killed(tmp_path: Path, monkeypatch: py
 
 
 def test_an_actor_that_the_hub_no_longer_hears_is_killed_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew_module, "HUNG_AFTER_S", 0.1)
-    world = World(tmp_path, WORKS)
+    monkeypatch.setattr(crew_module, "HUNG_SLACK_S", 0.1)
+    world = World(tmp_path, WORKS, hang_timeout=0.2)
     world.crew.follow(1)
     world.crew.turn()
     hung = world.crew.children[0]
-    silent = {"actor_id": 0, "incarnation": 1, "env_steps": 64, "alive": False, "left": False}
-    world.crew.heard([silent | {"alive": True}])
-    time.sleep(0.2)
+    world.crew.heard([SILENT | {"alive": True}])
+    time.sleep(0.4)
     world.crew.turn()
     assert world.crew.children == [hung]  # it was heard
-    world.crew.heard([silent])
+    world.crew.heard([SILENT])
     world.until(lambda: world.started == [0, 0])
     assert hung.exit_code == -signal.SIGKILL
-    world.crew.heard([silent])  # the hub still shows the dead one: it is not held against the new one
+    (event,) = [values for name, values in world.events if name == "actor_hung"]
+    assert (event["actor"], event["pid"]) == (0, hung.pid)
+    (line,) = [text for text in world.texts if text]
+    assert re.fullmatch(
+        r"actor 0 was silent for 0 s \(actors\.hang_timeout=0\.2\) and was killed; it is started again in 0 s", line
+    )
+    assert world.crew.restarts_of(0) == 1
+    world.crew.heard([SILENT])  # the hub still shows the dead one: it is not held against the new one
     time.sleep(0.2)
     world.crew.turn()
     assert len(world.started) == 2
+    world.crew.end(grace_s=5)
+
+
+def test_a_reset_may_take_as_long_as_the_hang_timeout_allows(tmp_path: Path) -> None:
+    world = World(tmp_path, WORKS, hang_timeout=600.0)
+    now = 0.0
+    world.crew._now = lambda: now
+    world.crew.follow(1)
+    world.crew.turn()
+    (slow,) = world.crew.children
+    world.crew.heard([SILENT])
+    for now in (0.0, 65.0, 300.0, 600.0):  # noqa: B007  (the clock of the crew)
+        world.crew.turn()
+        assert slow.exit_code is None
+    now = 611.0
+    world.crew.turn()
+    assert slow.exit_code == -signal.SIGKILL
+    world.crew.end(grace_s=5)
+
+
+def test_a_supervisor_that_was_asleep_kills_no_actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew_module, "HUNG_SLACK_S", 0.1)
+    world = World(tmp_path, WORKS, hang_timeout=0.3)
+    world.crew.follow(1)
+    world.crew.turn()
+    (actor,) = world.crew.children
+    world.crew.heard([SILENT])  # all sleep from here on: the hub misses the actor, and nobody looks
+    time.sleep(1.0)
+    world.crew.turn()
+    assert actor.exit_code is None
+    world.crew.end(grace_s=5)
+
+
+def test_an_actor_whose_watchdog_ended_it_is_told_as_hung(tmp_path: Path) -> None:
+    world = World(tmp_path, f"import os; os._exit({EXIT_HUNG})")
+    world.crew.follow(1)
+    world.until(lambda: bool(world.waits()))
+    told = next(text for text in world.texts if text)
+    assert told.startswith("actor 0 made no progress for longer than actors' hang_timeout allows and ended itself")
     world.crew.end(grace_s=5)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import socket
 import stat
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from protocol.errors import UserError
-from recipes.interrupts import Interrupts
-from recipes.listening import listening, tcp
+from recipes.interrupts import Interrupts, Stops
+from recipes.listening import listening, make_again, tcp
 
 
 def test_local_sockets_have_a_private_folder_that_is_taken_away() -> None:
@@ -68,16 +71,68 @@ def test_an_address_that_is_none_is_refused_with_what_was_expected(asked: str) -
         tcp(asked)
 
 
-def test_signals_are_counted_and_the_old_handlers_come_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Heeds Ctrl-C, which a shell's background job ignores, and SIGHUP, which nohup's does."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def send(number: signal.Signals) -> None:
+    """Send this process a signal, and let its handler run."""
+    os.kill(os.getpid(), number)
+    time.sleep(0.01)
+
+
+@pytest.mark.usefixtures("heeded")
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_within_a_second_are_one_stop_later_ones_are_another_and_the_old_handlers_come_back(
+    second: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recipes.interrupts.ONE_STOP_S", 0.3)
+    before = signal.getsignal(second)
     with Interrupts() as interrupts:
-        for expected in (1, 2):
-            os.kill(os.getpid(), signal.SIGTERM)
-            deadline = time.monotonic() + 5
-            while interrupts.count < expected and time.monotonic() < deadline:
-                time.sleep(0.001)
+        assert interrupts.count == 0
+        send(signal.SIGTERM)
+        send(second)  # 10 ms later, as `uv run`, `timeout` and shells do
+        send(signal.SIGTERM)
+        assert interrupts.count == 1
+        time.sleep(0.3)
+        send(second)
         assert interrupts.count == 2
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(second) is before
+
+
+def test_a_stop_whose_exception_was_lost_counts_from_the_start() -> None:
+    stops = Stops()
+    assert stops.hear()
+    with Interrupts(stops) as interrupts:
+        assert interrupts.count == 1
+
+
+def test_without_a_temporary_folder_that_can_be_written_to_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", nowhere)
+    with pytest.raises(UserError, match=r"need a temporary folder that can be written to: No usable .*; set TMPDIR to one$"):
+        listening("ipc").__enter__()
+
+
+def test_a_socket_folder_is_held_against_cleaners_and_made_again_for_a_server_that_is_restarted() -> None:
+    with listening("ipc") as addresses:
+        folder = Path(addresses.listen.removeprefix("ipc://"))
+        cleaner = os.open(folder, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):  # systemd-tmpfiles passes over what it cannot lock
+            fcntl.flock(cleaner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(cleaner)
+        folder.rmdir()
+        make_again(addresses.listen)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert not folder.exists()
+    make_again("tcp://127.0.0.1:7300")
 
 
 def test_a_signal_that_this_process_ignores_stays_ignored() -> None:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 from pathlib import Path
 
 import pytest
+import zmq
 
 from protocol.errors import UserError
-from protocol.sockets import reachable
+from protocol.sockets import ServerSocket, reachable
 from replay.listen import bind_addresses, remove_sockets
 from tests.ports import free_ports
 from tests.replay.serving import ROOT, command, start
@@ -129,3 +131,54 @@ def test_a_second_server_in_the_same_folder_exits_with_2_and_the_first_goes_on(t
     finally:
         first.process.terminate()
         first.process.communicate()
+
+
+def test_an_ipc_socket_whose_folder_was_removed_can_be_reached_again_and_old_connections_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "sockets"
+    folder.mkdir(mode=0o700)
+
+    def heard(server: ServerSocket) -> list[bytes]:
+        assert server.handle.poll(5000)
+        return [bytes(frames[0]) for _, _, frames in server.receive(10)]
+
+    with zmq.Context() as context:
+        server, old, new = ServerSocket(context), context.socket(zmq.DEALER), context.socket(zmq.DEALER)
+        try:
+            address = server.bind(f"ipc://{folder}/data")
+            old.connect(address)
+            old.send(b"before")
+            assert heard(server) == [b"before"]
+            assert server.restore_file() is None  # it is there
+            shutil.rmtree(folder)
+            assert server.restore_file() == folder / "data"
+            assert folder.stat().st_mode & 0o777 == 0o700
+            new.connect(address)
+            new.send(b"new")
+            assert heard(server) == [b"new"]
+            old.send(b"after")
+            assert heard(server) == [b"after"]
+        finally:
+            for handle in (server, old, new):
+                handle.close(linger=0) if isinstance(handle, zmq.Socket) else handle.close()
+
+
+def test_a_socket_is_not_made_anew_where_others_could_enter(tmp_path: Path) -> None:
+    folder = tmp_path / "sockets"
+    folder.mkdir(mode=0o700)
+    with zmq.Context() as context:
+        server = ServerSocket(context)
+        server.bind(f"ipc://{folder}/data")
+        shutil.rmtree(folder)
+        folder.mkdir()
+        folder.chmod(0o777)  # somebody else was faster
+        assert server.restore_file() is None
+        assert list(folder.iterdir()) == []
+        server.close()
+
+
+def test_a_tcp_socket_has_no_file() -> None:
+    with zmq.Context() as context:
+        server = ServerSocket(context)
+        server.bind("tcp://127.0.0.1:0")
+        assert server.restore_file() is None
+        server.close()

@@ -17,6 +17,7 @@ from protocol.errors import JoinRefusedError, PeerLostError
 from protocol.joining import joining_config
 from protocol.keys import make_keys
 from protocol.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.timing import DEAD_AFTER_S
 from protocol.weights import layout_of
 from tests.replay.serving import CONFIG, ROOT, serving, start, successor, total, weights
 
@@ -322,3 +323,32 @@ def test_both_processes_killed_by_one_signal_to_their_group_end_with_0(tmp_path:
         os.kill(one.pid, signal.SIGTERM)
     assert server.process.wait(10) == 0
     server.process.communicate()
+
+
+def test_sockets_that_a_cleaner_removes_are_made_anew_and_actors_can_join(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        for name in server.sockets():
+            (tmp_path / name).unlink()
+        deadline = time.monotonic() + 10
+        while len(server.sockets()) < 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        server.actor()
+        assert server.ask("status")["live"] == 1
+
+
+def test_a_hub_and_an_actor_that_slept_together_do_not_miss_each_other(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        control, _ = server.join_actor()
+        control.heartbeat({}, force=True)
+        assert server.ask("status")["live"] == 1
+        family = [server.process.pid, server.ingest.pid]
+        for pid in family:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(DEAD_AFTER_S + 1.0)  # nor does the actor, which is this process, say anything
+        for pid in reversed(family):
+            os.kill(pid, signal.SIGCONT)
+        time.sleep(0.3)  # the hub is awake before the actor
+        assert (server.ask("status")["live"], server.ask("status")["expired"]) == (1, 0)
+        time.sleep(DEAD_AFTER_S + 0.5)  # now it is awake, and the actor silent
+        assert (server.ask("status")["live"], server.ask("status")["expired"]) == (0, 1)

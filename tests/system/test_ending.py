@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from recipes import cartpole, supervisor
 from recipes.launch import Run
 from recipes.overrides import Layer, nested, parse_assignment, resolve
 from tests.ports import free_ports
-from tests.system.real_runs import ENDLESS, accounted, all_gone, oatmill, processes_of, socket_folder, training
+from tests.system.real_runs import (
+    ENDLESS,
+    SMALL,
+    accounted,
+    all_gone,
+    command,
+    environment,
+    oatmill,
+    processes_of,
+    socket_folder,
+    training,
+)
+
+F_SETPIPE_SZ = 1031
 
 
 def test_ctrl_c_ends_a_run_over_tcp_with_a_checkpoint(tmp_path: Path) -> None:
     with training(tmp_path, "--listen", f"tcp://127.0.0.1:{free_ports()}", *ENDLESS) as train:
         train.until(lambda: train.learner_steps() >= 3)
         assert train.run_json()["control"].startswith("tcp://127.0.0.1:")
-        train.process.send_signal(signal.SIGINT)
+        for number in (signal.SIGINT, signal.SIGTERM):  # one stop, delivered twice, as `timeout` and shells do
+            train.process.send_signal(number)
+            time.sleep(0.02)
         assert train.end() == 0
         summary = train.summary()
         assert (summary["outcome"], summary["error"]) == ("stopped", None)
@@ -30,6 +48,68 @@ def test_ctrl_c_ends_a_run_over_tcp_with_a_checkpoint(tmp_path: Path) -> None:
         assert latest == f"step-{summary['learner_steps']}"
         assert summary["ledger"]["produced"] == accounted(summary["ledger"])
         assert all_gone(train.run_dir)
+
+
+def test_a_run_whose_folder_is_deleted_ends_with_one_line(tmp_path: Path) -> None:
+    with training(tmp_path, *ENDLESS) as train:
+        train.until(lambda: train.learner_steps() >= 1)
+        sockets = socket_folder(train.run_json()["control"])
+        train.run_dir.rename(tmp_path / "deleted")  # in one step, so that nothing is written into it meanwhile
+        assert train.end() == 1
+        (line,) = train.errors.read_text().splitlines()
+        assert line.endswith("was deleted or moved away while the run went on; the run ends")
+        assert not train.run_dir.exists()
+        assert not sockets.exists()
+        assert all_gone(train.run_dir)
+
+
+def test_a_run_whose_output_nobody_reads_goes_on_to_its_end(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, F_SETPIPE_SZ, 4096)
+    os.write(writer, b"x" * 4096)
+    try:
+        done = subprocess.run(
+            command("train", "cartpole", "--run-dir", "run", *SMALL, "actors.count=1", "trainer.total_timesteps=2000"),
+            cwd=tmp_path,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == f"nobody read the output; {tmp_path}/run/summary.json holds the result\n"
+        assert json.loads((tmp_path / "run" / "summary.json").read_text())["outcome"] == "done"
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("everybody", [False, True])
+def test_a_run_that_was_stopped_for_more_than_a_minute_goes_on(tmp_path: Path, everybody: bool) -> None:
+    with training(tmp_path, *ENDLESS) as train:
+        train.until(lambda: train.learner_steps() >= 3)
+        family = [train.process.pid]
+        if everybody:
+            family += [child.pid for child in psutil.Process(train.process.pid).children(recursive=True)]
+        for pid in family:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(70)  # more than any limit on silence
+        for pid in reversed(family):
+            os.kill(pid, signal.SIGCONT)
+        done = train.learner_steps()
+        train.until(lambda: train.learner_steps() > done + 10)
+        train.process.send_signal(signal.SIGINT)
+        assert train.end() == 0
+        summary = train.summary()
+        assert summary["ledger"]["trained"] == 8 * summary["learner_steps"]
+        assert summary["ledger"]["produced"] == accounted(summary["ledger"])
+        assert {"learner_restarted", "replay_restarted", "actor_restarted"}.isdisjoint(
+            {event["event"] for event in train.events()}
+        )
 
 
 def test_sigterm_before_anything_is_trained_ends_a_run_soon(tmp_path: Path) -> None:
