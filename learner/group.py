@@ -21,8 +21,10 @@ from protocol.parent import dies_with_parent
 STORE = "OATMILL_RANKS_STORE"
 """The variable that names the file through which the ranks of one host find each other."""
 POLL_S = 0.05
+SETTLE_S = 0.5
+"""Ranks that fail together, one because of the other, end within this time."""
 GRACE_S = 5.0
-"""Once a rank has failed, the others have this long to end by themselves. They cannot go on without it."""
+"""Once a rank has failed, the others are asked to end and have this long for it. They cannot go on without it."""
 BAD_INPUT = 2
 
 
@@ -80,19 +82,24 @@ class Group:
             process.terminate()
 
     def _wait(self) -> Mapping[int, int]:
-        """Wait until all ranks have ended, or one has failed; the exit codes of those that have ended by then."""
-        while True:
-            codes = {rank: code for rank, process in enumerate(self._ranks) if (code := process.poll()) is not None}
-            if len(codes) == self._count or any(codes.values()):
-                return codes
+        """Wait until all ranks have ended, or one has failed; the exit codes of those that ended by themselves."""
+        while len(codes := self._codes()) < self._count and not any(codes.values()):
+            time.sleep(POLL_S)
+        self._all_end(within_s=SETTLE_S)
+        return self._codes()
+
+    def _codes(self) -> dict[int, int]:
+        return {rank: code for rank, process in enumerate(self._ranks) if (code := process.poll()) is not None}
+
+    def _all_end(self, *, within_s: float) -> None:
+        deadline = time.monotonic() + within_s
+        while len(self._codes()) < self._count and time.monotonic() < deadline:
             time.sleep(POLL_S)
 
     def _end_the_others(self) -> None:
         for process in self._ranks:
             process.terminate()
-        deadline = time.monotonic() + GRACE_S
-        while time.monotonic() < deadline and any(process.poll() is None for process in self._ranks):
-            time.sleep(POLL_S)
+        self._all_end(within_s=GRACE_S)
 
     def _failed(self, codes: Mapping[int, int]) -> int:
         """Say once what the ranks have said as they gave up; the exit code of the rank that is to blame."""
