@@ -30,7 +30,7 @@ NEEDED = ("agent", "learner_step", "env_steps", "policy_version", "files")
 
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest as it is written: JSON values, its format, and the digest of all that it says."""
-    plain = json.loads(json.dumps(dict(manifest))) | {FORMAT_KEY: FORMAT}
+    plain: dict[str, Any] = json.loads(json.dumps(dict(manifest) | {FORMAT_KEY: FORMAT}))
     return plain | {DIGEST_KEY: manifest_digest(plain)}
 
 
