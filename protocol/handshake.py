@@ -18,7 +18,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 FAILED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-EVENTS = FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
+EVENTS = FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 PATIENCE_S = 1.5
 """A client that was never let in says why after this long. A key that was added just now is trusted within 0.25 s."""
 CLOSED = {errno.EPIPE, errno.ECONNRESET, errno.ECONNABORTED}
@@ -27,8 +27,11 @@ CLOSED_TIMES, AT_ONCE_S = 3, 1.0
 AGAIN_S, AGAIN_MAX_S = 0.2, 5.0
 PROBE_S = 0.5
 PROBE_EVERY_S = 5.0
-SIGNATURE = 0xFF
-"""The first byte of every ZeroMQ server, which it sends without being asked."""
+SIGNATURE = b"\xff"
+"""The first byte of every ZeroMQ server, which it sends without being asked (ZMTP 3.1, RFC 37)."""
+GREETING = SIGNATURE + bytes(7) + b"\x01\x7f\x03\x01"
+"""Signature and version. A server answers them with its own, and the name of its mechanism at byte 12 to 31."""
+MECHANISM = slice(12, 32)
 
 
 class Handshake:
@@ -75,7 +78,7 @@ class Handshake:
         elif event == zmq.EVENT_CONNECTED:
             self._connected_at = now
             self.failure = self.failure if self._refused_since else ""
-        elif event == zmq.EVENT_CONNECT_RETRIED and self._connected_at is None and self._refused_since is None:
+        elif event == zmq.EVENT_CLOSED and self._refused_since is None:  # an attempt that nobody accepted
             self.failure = f"nothing accepts connections at {self._address}"
         elif event & FAILED:
             self._take_failure(event, value, now)
@@ -104,14 +107,18 @@ class Handshake:
         return ""
 
     def _look_at_port(self, said: bytes, *, closed: bool) -> str:
-        if said and said[0] != SIGNATURE:
+        if said and not said.startswith(SIGNATURE):
             words = said.splitlines()[0][:40].decode(errors="replace")
             return (
                 f"what listens at {self._address} is no oatmill server, it answers {words!r}; give the control address that "
                 "`oatmill replay` tells"
             )
-        if said and closed:
+        mechanism = said[MECHANISM].rstrip(b"\0")
+        if closed and mechanism == b"CURVE":
             self.failure = self._other_server if self._keyed else self._other_mechanism
+            return self.failure
+        if closed and mechanism == b"NULL" and self._keyed:
+            self.failure = self._other_mechanism
             return self.failure
         return ""  # nobody is there yet behind a forwarder, or the server is busy or stopped
 
@@ -153,27 +160,26 @@ def first_words(address: str) -> bytes:
     Args:
         address: `tcp://host:port` or `ipc://path`.
     """
-    try:
-        with _connected(address) as probe:
-            probe.settimeout(PROBE_S)
-            with contextlib.suppress(TimeoutError):
-                return probe.recv(64)
-            probe.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            return probe.recv(64)
-    except OSError:
-        return b""
+    said = b""
+    with contextlib.suppress(OSError, ValueError), _connected(address) as probe:
+        with contextlib.suppress(TimeoutError):
+            said = probe.recv(64)
+        probe.sendall(GREETING if said.startswith(SIGNATURE) else b"GET / HTTP/1.0\r\n\r\n")
+        while len(said) < MECHANISM.stop and (more := probe.recv(64)):
+            said += more
+    return said
 
 
 def _connected(address: str) -> sockets.socket:
     scheme, _, rest = address.partition("://")
-    if scheme == "ipc":
-        probe = sockets.socket(sockets.AF_UNIX)
-        probe.settimeout(PROBE_S)
-        try:
-            probe.connect(rest)
-        except OSError:
-            probe.close()
-            raise
-        return probe
-    host, _, port = rest.rpartition(":")
-    return sockets.create_connection((host.strip("[]"), int(port)), PROBE_S)
+    if scheme == "tcp":
+        host, _, port = rest.rpartition(":")
+        return sockets.create_connection((host.strip("[]"), int(port)), PROBE_S)
+    probe = sockets.socket(sockets.AF_UNIX)
+    probe.settimeout(PROBE_S)
+    try:
+        probe.connect(rest)
+    except OSError:
+        probe.close()
+        raise
+    return probe

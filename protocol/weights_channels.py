@@ -33,10 +33,12 @@ class WeightsReceiver:
         announces does, so an actor that waits 0.2 s or so here before an unroll acts one version fresher.
 
         Raises:
+            JoinRefusedError: if the hub does not let this process's connection in.
             WireError: `weights_layout` if the weights are another network's.
         """
         self._peer.want(newest_version)
         self._line.until(lambda: not self._peer.pulling, timeout_s)
+        self._line.check(None, "the hub")
         return self._peer.take()
 
     def pump(self, newest_version: int) -> None:
@@ -52,13 +54,11 @@ class WeightsReceiver:
         """Wait for any weights at all (the first ones).
 
         Raises:
-            JoinRefusedError: if the hub does not let this process's connection in.
             PeerLostError: if none came in time.
-            WireError: as `poll`.
+            JoinRefusedError, WireError: as `poll`.
         """
         weights = self.poll(max(0, self._peer.version + 1), timeout_s)
         if weights is None:
-            self._line.check(None, "the hub")
             raise PeerLostError(f"no weights came within {timeout_s:g} s{self._line.why}; has the learner started? See its log")
         return weights
 

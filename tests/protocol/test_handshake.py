@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 import time
@@ -19,6 +20,7 @@ from protocol.errors import JoinRefusedError, PeerLostError
 from protocol.gate import Gate
 from protocol.keys import ClientKeys, ServerKeys, add_key, client_keys, make_keys, new_keys, revoke_key, server_keys
 from protocol.sockets import ClientSocket, ServerSocket
+from protocol.weights_channels import WeightsReceiver
 from tests.ports import free_ports
 
 SAID = {
@@ -102,6 +104,15 @@ def test_an_actor_that_joins_is_told_too(stack: ExitStack, keys: ServerKeys) -> 
 
 
 @pytest.mark.usefixtures("impatient")
+def test_a_line_that_pulls_weights_is_told_too(stack: ExitStack, keys: ServerKeys) -> None:
+    _, address = listen(stack, keys)
+    receiver = WeightsReceiver(address, layout=(("w", (1,)),), keys=None)
+    stack.callback(receiver.close)
+    with pytest.raises(JoinRefusedError, match="asks for a key and this process has none"):
+        receiver.wait(20.0)
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_server_of_another_kind_is_named(stack: ExitStack) -> None:
     def greet(connection: socket.socket) -> None:
         if b"GET" in connection.recv(64):
@@ -145,7 +156,9 @@ def serve(stack: ExitStack, greet: Callable[[socket.socket], object]) -> str:
 def test_a_server_that_may_come_yet_is_waited_for(
     stack: ExitStack, keys: ServerKeys, greet: Callable[[socket.socket], object]
 ) -> None:
-    assert answer(serve(stack, greet), keys.as_client(), within_s=2.0).startswith("PeerLostError: ")
+    said = answer(serve(stack, greet), keys.as_client(), within_s=2.0)
+    assert said.startswith("PeerLostError: ")
+    assert "nothing accepts" not in said
 
 
 def test_a_key_that_is_trusted_in_time_gets_in(stack: ExitStack, keys: ServerKeys, tmp_path: Path) -> None:
@@ -196,6 +209,34 @@ def test_a_client_that_was_in_outlives_refused_handshakes_while_keys_are_replace
 
 def test_what_a_server_says_first_tells_which_kind_it_is(stack: ExitStack, keys: ServerKeys) -> None:
     _, address = listen(stack, keys)
-    assert handshake.first_words(address)[0] == handshake.SIGNATURE
+    _, plain = listen(stack, None)
+    found = [handshake.first_words(one)[handshake.MECHANISM].rstrip(b"\0") for one in (address, plain)]
+    assert found == [b"CURVE", b"NULL"]
     assert handshake.first_words(f"tcp://127.0.0.1:{free_ports(1)}") == b""
     assert handshake.first_words("ipc:///nowhere/at/all") == b""
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "keyed", "said"),
+    [
+        (b"CURVE", True, "has another key than server.pub"),
+        (b"CURVE", False, "asks for a key and this process has none"),
+        (b"NULL", True, "has no keys and this process has some"),
+        (b"NULL", False, ""),
+        (b"", True, ""),
+    ],
+)
+def test_a_connection_that_is_closed_without_a_word_is_told_by_the_servers_mechanism(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch, mechanism: bytes, keyed: bool, said: str
+) -> None:
+    # Which of the two sides notices another mechanism first, and closes, is chance.
+    greeting = handshake.GREETING + mechanism.ljust(20, b"\0") if mechanism else b""
+    monkeypatch.setattr(handshake, "first_words", lambda _address: greeting)
+    client = ClientSocket("tcp://127.0.0.1:1", keys=new_keys(zmq.curve_keypair()[0]) if keyed else None)
+    stack.callback(client.close)
+    for _ in range(handshake.CLOSED_TIMES):
+        client.handshake._take(zmq.EVENT_CONNECTED, 0, 1.0)
+        client.handshake._take(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, errno.EPIPE, 1.1)
+    found = client.handshake.trouble(1.2)
+    assert said in found
+    assert bool(said) == bool(found)
