@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +16,92 @@ from safetensors.torch import load_file
 from agent import distribution
 from agent.model import AgentModel
 from agent.spec import AgentSpec
-from protocol.errors import UserError
+from protocol.errors import UserError, one_line
 from protocol.trajectory import Array
 
 MANIFEST = "manifest.json"
 MODEL_FILE = "model.safetensors"
+FORMAT = 2
+"""Of the manifest. Format 1 had no digest of the manifest itself."""
+FORMAT_KEY, DIGEST_KEY = "format", "manifest_sha256"
+NEEDED = ("agent", "learner_step", "env_steps", "policy_version", "files")
+"""What every manifest has, also one of format 1."""
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest as it is written: JSON values, its format, and the digest of all that it says."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(manifest) | {FORMAT_KEY: FORMAT}))
+    return plain | {DIGEST_KEY: manifest_digest(plain)}
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of what a manifest says but for the digest itself, in hex. Line breaks and the order of names do not count."""
+    said = {name: value for name, value in manifest.items() if name != DIGEST_KEY}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint's manifest, after every file's hash was compared with it.
+    """A checkpoint's manifest, after its own digest and the hash of every file were compared.
 
     Raises:
         UserError: if the folder is not a whole checkpoint.
     """
+    manifest = open_manifest(checkpoint)
+    for name, expected in manifest["files"].items():
+        path = checkpoint / name
+        if not _is(path, expected):
+            raise UserError(f"{path} is damaged or missing: its hash is not the one in {MANIFEST}; take an older checkpoint")
+    return manifest
+
+
+def open_manifest(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's manifest, after its own digest was compared. The other files are not looked at.
+
+    Raises:
+        UserError: if there is none, or it is not as it was written.
+    """
+    path = checkpoint / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text())
-        files = dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest = json.loads(path.read_bytes())
+    except OSError:
         raise UserError(
             f"{checkpoint} is not a checkpoint: expected a folder with {MANIFEST}, such as runs/latest/checkpoints/latest"
         ) from None
-    for name, expected in files.items():
-        path = checkpoint / name
-        if not path.is_file() or file_digest(path) != expected:
-            raise UserError(f"{path} is damaged or missing: its hash is not the one in {MANIFEST}; take an older checkpoint")
-    return manifest
+    except (ValueError, RecursionError):
+        raise UserError(f"{path} is damaged: it is not JSON; take an older checkpoint") from None
+    problem = problem_of(manifest)
+    if problem:
+        raise UserError(f"{path} is damaged: {problem}; take an older checkpoint")
+    return dict(manifest)
+
+
+def problem_of(manifest: object) -> str:
+    """What is wrong with a manifest; empty if nothing is."""
+    if not isinstance(manifest, dict):
+        return f"expected a mapping, got {type(manifest).__name__}"
+    # Checkpoints of format 1 have neither a format nor a digest.
+    if FORMAT_KEY in manifest or DIGEST_KEY in manifest:
+        if manifest.get(FORMAT_KEY) != FORMAT:
+            return f"expected {FORMAT_KEY} {FORMAT}, got {manifest.get(FORMAT_KEY)!r}"
+        if manifest.get(DIGEST_KEY) != manifest_digest(manifest):
+            return "its digest is not that of its content"
+    missing = [name for name in NEEDED if name not in manifest]
+    if missing:
+        return f"it has no {missing[0]}"
+    return _problem_of_files(manifest["files"])
+
+
+def _problem_of_files(files: object) -> str:
+    if not isinstance(files, dict) or MODEL_FILE not in files:
+        return f"its files do not include {MODEL_FILE}"
+    return "" if all(Path(name).name == name for name in files) else "its files lie in other folders"
+
+
+def _is(path: Path, digest: object) -> bool:
+    try:
+        return path.is_file() and file_digest(path) == digest
+    except OSError:  # unreadable, or removed while it was read
+        return False
 
 
 def file_digest(path: Path) -> str:
@@ -127,10 +190,22 @@ def load(checkpoint: str | Path, *, seed: int = 0) -> LoadedAgent:
         seed: of the drawn actions.
 
     Raises:
-        UserError: if the folder is not a whole checkpoint.
+        UserError: if the folder is not a whole checkpoint, or what it holds cannot be loaded.
     """
     folder = Path(checkpoint)
     manifest = read_manifest(folder)
-    model = AgentModel(AgentSpec.from_dict(manifest["agent"]))
-    load_model(model, folder / MODEL_FILE)
+    with loading(folder):
+        model = AgentModel(AgentSpec.from_dict(manifest["agent"]))
+        load_model(model, folder / MODEL_FILE)
     return LoadedAgent(model, manifest, seed=seed)
+
+
+@contextmanager
+def loading(checkpoint: Path) -> Iterator[None]:
+    """Whatever goes wrong while a checkpoint is loaded becomes a UserError that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{checkpoint} cannot be loaded: {one_line(error)}; take another checkpoint") from None

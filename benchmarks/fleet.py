@@ -154,7 +154,8 @@ def actors_main(address: str, count: int, rate: float, seconds: float, latencies
     """One process of actors; saves how long each acknowledgement took."""
     every, content = count / rate, block()
     packed = SCHEMA.trajectory.pack(content)
-    zmq.Context.instance().set(zmq.MAX_SOCKETS, count + 10)  # where the lines to the hub are
+    # Where the lines to the hub are: each has a socket, and two that watch its handshake.
+    zmq.Context.instance().set(zmq.MAX_SOCKETS, 3 * count + 10)
     actors = [SyntheticActor(address) for _ in range(count)]
     began = time.monotonic() + SETTLE_S
     for number, actor in enumerate(actors):

@@ -1,16 +1,16 @@
-"""One learner rank: `python -m learner --config FILE --address URL --run-dir DIR [--resume]`; several under torchrun."""
+"""One learner rank: `python -m learner --config FILE --address URL --run-dir DIR`; see `learner.group` for several."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import signal
-import sys
 from pathlib import Path
 
 import yaml
 
 from agent.settings import AgentSettings
+from learner.group import give_up
 from learner.leaving import leave
 from learner.settings import TrainerSettings
 from protocol.errors import OatmillError
@@ -51,7 +51,7 @@ def main() -> int:
             )
         )
     except OatmillError as error:
-        sys.stderr.write(f"oatmill: error: {error}\n")
+        give_up(f"oatmill: error: {error}\n")
         return error.exit_code
     return 0
 

@@ -1,8 +1,8 @@
 """Checkpoints that are whole or absent: safetensors and JSON, never pickle.
 
-A checkpoint is written to a fresh `step-N.tmp`, every file is synced, the manifest with the files' hashes comes last, and a
-rename makes it visible; then `latest` is repointed, and `best` where the episodes before it returned most. A crash at any point
-leaves the one before untouched.
+A checkpoint is written to a fresh `step-N.tmp` and every file is synced. The manifest comes last, with the files' hashes and a
+digest of its own, and a rename makes it visible; then `latest` is repointed, and `best` where the episodes before it returned
+most. A crash at any point leaves the one before untouched. What cannot be loaded, for whatever reason, is passed over.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from agent.loading import MANIFEST, MODEL_FILE, file_digest, load_model, read_manifest
+from agent.loading import MANIFEST, MODEL_FILE, file_digest, load_model, loading, open_manifest, read_manifest, sealed
 from learner.loss import Context
 from learner.step import Updater
 from protocol.errors import UserError
@@ -70,11 +70,13 @@ class Restored(NamedTuple):
         progress: when it was saved.
         path: its folder.
         state: `Beside.state`.
+        passed_over: a line for each newer checkpoint that could not be loaded.
     """
 
     progress: Progress
     path: Path
     state: Mapping[str, Any]
+    passed_over: Sequence[str] = ()
 
 
 def save(folder: Path, updater: Updater, progress: Progress, *, keep: int, beside: Beside | None = None) -> Path:
@@ -138,7 +140,7 @@ def write(working: Path, updater: Updater, progress: Progress, beside: Beside) -
         "replay": beside.replay,
         "files": {name: file_digest(working / name) for name in names},
     }
-    (working / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    (working / MANIFEST).write_text(json.dumps(sealed(manifest), indent=1))
     sync(working / MANIFEST)
     sync(working)
 
@@ -156,53 +158,61 @@ def checkpoints_of(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{PREFIX}*[0-9]"), key=step_of, reverse=True)
 
 
-def newest_whole(folder: Path, *, at_most: int | None = None) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint whose files are as they were written, and a line for each newer one that is not.
-
-    Args:
-        folder: the run's `checkpoints`.
-        at_most: the learner step of the newest one that may be taken; None for any.
-    """
-    damaged = []
-    for candidate in checkpoints_of(folder):
-        if at_most is not None and step_of(candidate) > at_most:
-            continue
-        try:
-            read_manifest(candidate)
-        except UserError as error:
-            damaged.append(str(error))
-            continue
-        return candidate, damaged
-    return None, damaged
+def newest_step(folder: Path, *, below: float = math.inf) -> int:
+    """The learner step of the newest checkpoint before another one, whole or not; -1 if there is none."""
+    return max((step for path in checkpoints_of(folder) if (step := step_of(path)) < below), default=-1)
 
 
-def restore(folder: Path, updater: Updater, *, rank: int = 0) -> Restored:
-    """Bring networks, optimiser, normaliser and random numbers back from a run's newest whole checkpoint.
+def restore(
+    folder: Path,
+    updater: Updater,
+    *,
+    rank: int = 0,
+    lowest: Callable[[float], float] = float,
+    accept: Callable[[Mapping[str, Any]], None] = lambda _state: None,
+) -> Restored:
+    """Bring networks, optimiser, normaliser and random numbers back from the newest checkpoint that can be loaded.
 
     Args:
         folder: the run's `checkpoints`.
         updater: made from the same settings.
         rank: whose random numbers are taken.
+        lowest: the lowest of a number over all ranks, so that all of them load the same checkpoint.
+        accept: takes `Restored.state` in. A checkpoint whose state it cannot take is passed over, too.
 
     Raises:
-        UserError: if there is none, or it is of another network.
+        UserError: if there is none. It says what is wrong with the newest one.
     """
-    found, damaged = newest_whole(folder)
-    if found is None:
-        raise UserError(damaged[-1] if damaged else f"{folder} has no checkpoint to resume from; start without --resume")
-    return load(found, updater, rank=rank)
+    passed_over: list[str] = []
+    step = math.inf
+    while (step := lowest(newest_step(folder, below=step))) >= 0:
+        checkpoint = folder / f"{PREFIX}{int(step)}"
+        problem, restored = "", None
+        try:
+            with loading(checkpoint):
+                restored = load(checkpoint, updater, rank=rank)
+                accept(restored.state)
+        except UserError as error:
+            problem = str(error)
+        if lowest(not problem) and restored is not None:
+            return restored._replace(passed_over=passed_over)
+        passed_over.append(problem or f"{checkpoint} could not be loaded by another rank")
+    if not passed_over:
+        raise UserError(f"{folder} has no checkpoint to resume from; start without --resume")
+    others = f" (nor can the {len(passed_over) - 1} before it be loaded)" if len(passed_over) > 1 else ""
+    raise UserError(passed_over[0] + others)
 
 
 def load(checkpoint: Path, updater: Updater, *, rank: int = 0) -> Restored:
-    """Load one checkpoint that is known to be whole.
+    """Load one checkpoint.
 
     Args:
         checkpoint: its folder.
-        updater: made from the same settings.
+        updater: made from the same settings. If this fails, a part of it may have been loaded.
         rank: whose random numbers are taken.
 
     Raises:
-        UserError: if it is of another network or of other losses.
+        UserError: if it is damaged, of another network or of other losses. Content that makes no sense may raise anything.
     """
     manifest = read_manifest(checkpoint)
     context = updater.context
@@ -266,8 +276,8 @@ def beats_best(folder: Path, episode_return: Mapping[str, Any] | None) -> bool:
     if episode_return is None or episode_return["mean"] is None or episode_return["n"] < BEST_EPISODES:
         return False
     try:
-        best = json.loads((folder / BEST / MANIFEST).read_text())["episode_return"]["mean"]
-    except (OSError, ValueError, KeyError, TypeError):
+        best = open_manifest(folder / BEST)["episode_return"]["mean"]
+    except (UserError, KeyError, TypeError):
         best = -math.inf
     return bool(episode_return["mean"] > best)
 

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from learner.meeting import Place
 from learner.reduce import AllRanks, OneRank, Reducer
 from learner.settings import TrainerSettings
 from protocol.errors import UserError
@@ -71,20 +72,29 @@ class Ranks:
 
 @contextmanager
 def joined(settings: TrainerSettings) -> Iterator[Ranks]:
-    """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK and MASTER_* describe, and leave it at the end.
+    """Join the process group that the environment describes (`learner.meeting`), and leave it at the end.
 
     Args:
         settings: the device, and how long one rank waits for another.
+
+    Raises:
+        UserError: if the environment or the device cannot work.
+        RunError: if the other ranks have not come in time.
     """
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    device = choose_device(settings.device, int(os.environ.get("LOCAL_RANK", "0")))
-    if world_size == 1:
-        yield Ranks(rank, world_size, device, OneRank())
+    place = Place.of(os.environ)
+    device = choose_device(settings.device, place.local_rank)
+    if place.world_size == 1:
+        yield Ranks(place.rank, place.world_size, device, OneRank())
         return
-    timeout = timedelta(seconds=settings.distributed_timeout)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=place.meet(settings.distributed_timeout),
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=timedelta(seconds=settings.distributed_timeout),
+    )
     try:
-        yield Ranks(rank, world_size, device, AllRanks())
+        yield Ranks(place.rank, place.world_size, device, AllRanks())
     finally:
         dist.destroy_process_group()
 

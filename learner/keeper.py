@@ -10,11 +10,11 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from learner.checkpoint import Beside, Progress, Restored, load, newest_whole, save, step_of
+from learner.checkpoint import Beside, Progress, Restored, restore, save
 from learner.distributed import Ranks
 from learner.step import Updater
 from protocol.channels import BatchClient
-from protocol.errors import UserError, one_line
+from protocol.errors import one_line
 
 log = logging.getLogger("oatmill.learner")
 
@@ -91,27 +91,26 @@ class Keeper:
             self.failure = one_line(error)
             log.warning("checkpoint step-%d could not be written: %s", progress.learner_step, self.failure)
 
-    def restore(self) -> tuple[Restored, list[str]]:
-        """Load the newest checkpoint that is whole in the eyes of all ranks.
+    def restore(self, accept: Callable[[Mapping[str, Any]], None]) -> Restored:
+        """Load the newest checkpoint that every rank can load; call it on all ranks.
 
-        Returns:
-            What it gave back, and a line for each newer one that was passed over because it is damaged.
+        Args:
+            accept: takes in what `save` was given as `state`. A checkpoint whose state it cannot take is passed over, too.
 
         Raises:
-            UserError: if there is none, or it is of another network.
+            UserError: if there is none.
         """
-        found, damaged = newest_whole(self.folder)
-        (step,) = self._ranks.lowest(-1 if found is None else step_of(found))
-        if found is not None and step_of(found) > step >= 0:
-            found, damaged = newest_whole(self.folder, at_most=int(step))
-        if found is None or step < 0:
-            nothing = f"{self.folder} has no checkpoint to resume from; start without --resume"
-            raise UserError(damaged[-1] if damaged else nothing)
-        for line in damaged:
+        restored = restore(
+            self.folder,
+            self._updater,
+            rank=self._ranks.rank,
+            lowest=lambda number: self._ranks.lowest(number)[0],
+            accept=accept,
+        )
+        for line in restored.passed_over:
             log.warning("passed over a checkpoint: %s", line)
-        restored = load(found, self._updater, rank=self._ranks.rank)
         self._saved_at = restored.progress.learner_step
-        return restored, damaged
+        return restored
 
     def sweep(self) -> None:
         """Remove what a crash while saving has left."""

@@ -121,12 +121,11 @@ class Learner:
         self.batches.close()
 
     def go_back(self) -> Progress:
-        """Load the newest checkpoint that is whole, on all ranks, and say which ones are not."""
-        restored, damaged = self.keeper.restore()
-        for line in damaged:
+        """Load the newest checkpoint that can be loaded, on all ranks, and say which ones cannot."""
+        restored = self.keeper.restore(self.reporting.load)
+        for line in restored.passed_over:
             text = f"{line.partition(';')[0]}; going on from {restored.path.name} instead"
             self.reporting.event("checkpoint_damaged", text=text)
-        self.reporting.load(restored.state)
         return restored.progress
 
     def install_signals(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from protocol.batch_peer import BatchPeer, Delivery
 from protocol.control_peer import Welcome
-from protocol.line import Line, raise_if_lost, raise_if_refused
+from protocol.line import Line
 from protocol.timing import GOODBYE_WITHIN_S
 from protocol.trajectory import Array
 
@@ -60,8 +60,8 @@ class BatchClient:
             return bool(found) or self._peer.refusal is not None
 
         self._line.until(done, timeout_s)
-        raise_if_refused(self._peer.refusal, "ingest")
-        raise_if_lost(self._peer.lost(self._line.now()), "ingest")
+        self._line.check(self._peer.refusal, "ingest")
+        self._line.check_lost(self._peer.lost(self._line.now()), "ingest")
         return found[0] if found else None
 
     @property
@@ -92,7 +92,7 @@ class BatchClient:
         """
         self._peer.ask_snapshot(learner_step)
         self._line.until(lambda: self._peer.snapshot is not None or self._peer.refusal is not None, timeout_s)
-        raise_if_refused(self._peer.refusal, "ingest")
+        self._line.check(self._peer.refusal, "ingest")
         return self._peer.snapshot
 
     def commit(self, cursor: int) -> None:

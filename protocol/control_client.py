@@ -11,7 +11,7 @@ from typing import Any
 from protocol.control_peer import ControlPeer, ControlState, RequestKind, Role, Welcome
 from protocol.errors import PeerLostError
 from protocol.keys import ClientKeys
-from protocol.line import LONGEST_POLL_S, Line, raise_if_lost, raise_if_refused
+from protocol.line import LONGEST_POLL_S, Line
 from protocol.sockets import reachable
 from protocol.timing import GOODBYE_WITHIN_S, HEARTBEAT_EVERY_S
 
@@ -60,7 +60,8 @@ class ControlClient:
             wait_for_spaces: go on asking until an actor has joined, so that `Welcome.spaces` is known (the learner).
 
         Raises:
-            JoinRefusedError: with the hub's reason, which names the first setting that differs.
+            JoinRefusedError: with the hub's reason, which names the first setting that differs; or why a server does not let
+                this process's connection in.
             PeerLostError: if no (complete) answer came in time.
         """
         deadline = self._line.now() + timeout_s
@@ -75,10 +76,11 @@ class ControlClient:
     def _join_once(self, left_s: float, timeout_s: float) -> Welcome:
         self._peer.join()
         answered = self._line.until(lambda: self._peer.welcome is not None or self._peer.refusal is not None, left_s)
-        raise_if_refused(self._peer.refusal, "the hub")
+        self._line.check(self._peer.refusal, "the hub")
         if not answered or self._peer.welcome is None:
             raise PeerLostError(
-                f"no hub answered at {self._address} within {timeout_s:g} s; is the replay server up there, with these --keys?"
+                f"no hub answered at {self._address} within {timeout_s:g} s{self._line.why}; is the replay server up there, "
+                "with these --keys?"
             )
         welcome = self._peer.welcome
         endpoints = {name: reachable(url, self._address) for name, url in welcome.endpoints.items()}
@@ -130,7 +132,7 @@ class ControlClient:
         """
         self._peer.heartbeat(report, self._line.now(), force=force)
         self._line.turn()
-        raise_if_lost(self._peer.lost(self._line.now()), "the hub")
+        self._line.check_lost(self._peer.lost(self._line.now()), "the hub")
 
     def request(
         self,
@@ -152,9 +154,11 @@ class ControlClient:
         """
         self._peer.ask(kind, body)
         self._line.until(lambda: self._peer.answer is not None or self._peer.refusal is not None or unless(), timeout_s)
-        raise_if_refused(self._peer.refusal, "the hub")
+        self._line.check(self._peer.refusal, "the hub")
         if self._peer.answer is None:
-            raise PeerLostError(f"the hub at {self._address} did not answer {kind} within {timeout_s:g} s; is the run over?")
+            raise PeerLostError(
+                f"the hub at {self._address} did not answer {kind} within {timeout_s:g} s{self._line.why}; is the run over?"
+            )
         return self._peer.answer
 
     def close(self, *, goodbye: bool = True) -> None:

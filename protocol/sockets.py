@@ -23,6 +23,7 @@ from protocol.auth import ANYBODY, REVOKED, User
 from protocol.codec import Frames
 from protocol.errors import UserError
 from protocol.gate import Gate
+from protocol.handshake import Handshake
 from protocol.keys import ClientKeys
 
 COPY_BELOW_BYTES = 64 * 1024
@@ -69,6 +70,9 @@ class ClientSocket:
         address: where the server is bound.
         max_message_bytes: a frame longer than this ends the connection; -1 for no limit.
         keys: what the server asks for; None for a server without keys.
+
+    Attributes:
+        handshake: whether the server lets it in.
     """
 
     def __init__(self, address: str, *, max_message_bytes: int = -1, keys: ClientKeys | None = None) -> None:
@@ -81,10 +85,11 @@ class ClientSocket:
         self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS + random.randrange(RECONNECT_MS))
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         self._outbox: deque[Frames] = deque()
+        self.handshake = Handshake(self._socket, address, keyed=keys is not None)
         try:
             self._socket.connect(address)
         except zmq.ZMQError as error:
-            self._socket.close()
+            self.close()
             raise UserError(
                 f"expected an address such as tcp://host:7302 or ipc:///path, got {address!r}: {error.strerror}"
             ) from None
@@ -124,7 +129,9 @@ class ClientSocket:
 
     def close(self) -> None:
         """Close at once."""
-        self._socket.close()
+        if not self._socket.closed:
+            self.handshake.close()
+            self._socket.close()
 
 
 class ServerSocket:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from protocol.control_peer import Welcome
-from protocol.line import HEADERS_ONLY_BYTES, Line, raise_if_lost, raise_if_refused
+from protocol.line import HEADERS_ONLY_BYTES, Line
 from protocol.schemas import RunSchema
 from protocol.timing import GOODBYE_WITHIN_S
 from protocol.trajectory import Schema, TrajectoryBlock
@@ -99,8 +99,8 @@ class TrajectorySender:
         return came
 
     def _check(self) -> None:
-        raise_if_refused(self._peer.refusal, "ingest")
-        raise_if_lost(self._peer.lost(self._line.now()), "ingest")
+        self._line.check(self._peer.refusal, "ingest")
+        self._line.check_lost(self._peer.lost(self._line.now()), "ingest")
 
     def close(self) -> None:
         """Say goodbye with the last counts and close; what is unacknowledged is counted as unsent_at_death. Safe twice."""

@@ -7,7 +7,7 @@ import time
 from protocol.control_peer import Welcome
 from protocol.errors import PeerLostError
 from protocol.keys import ClientKeys
-from protocol.line import HEADERS_ONLY_BYTES, Line, raise_if_refused
+from protocol.line import HEADERS_ONLY_BYTES, Line
 from protocol.weights import Layout, Weights
 from protocol.weights_peer import CHUNK_BYTES, PublisherPeer, ReceiverPeer
 
@@ -33,10 +33,12 @@ class WeightsReceiver:
         announces does, so an actor that waits 0.2 s or so here before an unroll acts one version fresher.
 
         Raises:
+            JoinRefusedError: if the hub does not let this process's connection in.
             WireError: `weights_layout` if the weights are another network's.
         """
         self._peer.want(newest_version)
         self._line.until(lambda: not self._peer.pulling, timeout_s)
+        self._line.check(None, "the hub")
         return self._peer.take()
 
     def pump(self, newest_version: int) -> None:
@@ -53,11 +55,11 @@ class WeightsReceiver:
 
         Raises:
             PeerLostError: if none came in time.
-            WireError: as `poll`.
+            JoinRefusedError, WireError: as `poll`.
         """
         weights = self.poll(max(0, self._peer.version + 1), timeout_s)
         if weights is None:
-            raise PeerLostError(f"no weights came within {timeout_s:g} s; has the learner started? See its log")
+            raise PeerLostError(f"no weights came within {timeout_s:g} s{self._line.why}; has the learner started? See its log")
         return weights
 
     def close(self) -> None:
@@ -85,18 +87,18 @@ class WeightsPublisher:
         """
         self._peer.push(weights, time.time())
         self._line.turn()
-        raise_if_refused(self._peer.refusal, "the hub")
+        self._line.check(self._peer.refusal, "the hub")
 
     def push_again(self) -> None:
         """Hand the newest version to a hub that was replaced. Errors as `push`."""
         self._peer.push_again()
         self._line.turn()
-        raise_if_refused(self._peer.refusal, "the hub")
+        self._line.check(self._peer.refusal, "the hub")
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until the hub holds the last version pushed; False if time ran out first. Errors as `push`."""
         held = self._line.until(lambda: self._peer.flushed or self._peer.refusal is not None, timeout_s)
-        raise_if_refused(self._peer.refusal, "the hub")
+        self._line.check(self._peer.refusal, "the hub")
         return held
 
     def close(self) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import site
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
+from protocol.parent import dies_with_parent
 from protocol.watchdog import EXIT_HUNG
 
 ERROR_PREFIX = "oatmill: error: "
@@ -22,7 +21,6 @@ ERROR_PREFIX = "oatmill: error: "
 
 PACKAGES_FOLDER = str(Path(__file__).resolve().parent.parent)
 
-PR_SET_PDEATHSIG = 1
 TAIL_BYTES = 16_384
 POLL_S = 0.02
 
@@ -51,7 +49,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 env=child_environment(os.environ, threads),
                 start_new_session=True,
-                preexec_fn=_die_with_parent(os.getpid()),  # noqa: PLW1509  (runs one system call)
+                preexec_fn=dies_with_parent(signal.SIGTERM),  # noqa: PLW1509  (runs one system call)
             )
         self.pid = self._process.pid
         self.started = time.monotonic()
@@ -87,7 +85,7 @@ class Child:
         return [found[rank] for rank in sorted(found)]
 
     def look(self) -> None:
-        """Note which processes it has started: ranks have sessions of their own, and only torchrun leads to them."""
+        """Note which processes it has started: once it has ended, nothing leads to them any more."""
         with contextlib.suppress(psutil.Error):
             self._family = psutil.Process(self.pid).children(recursive=True) or self._family
 
@@ -150,23 +148,7 @@ def child_environment(environ: Mapping[str, str], threads: int) -> dict[str, str
         "OMP_NUM_THREADS": limit,
         "OPENBLAS_NUM_THREADS": limit,
         "MKL_NUM_THREADS": limit,
-        # Without it a group of ranks that restarts after a killed one may hang (torch 2.x).
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
     if PACKAGES_FOLDER not in {*site.getsitepackages(), site.getusersitepackages()}:
         changes["PYTHONPATH"] = os.pathsep.join(filter(None, [PACKAGES_FOLDER, environ.get("PYTHONPATH", "")]))
     return {**environ, **changes}
-
-
-def _die_with_parent(parent: int) -> Callable[[], None] | None:
-    """What a child does before it becomes another program: ask for SIGTERM when its parent is gone (Linux only)."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-    def ask() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return ask

@@ -25,13 +25,12 @@ def actor_command(
 def learner_command(
     config: Path, run_dir: Path, *, address: str, ranks: int, resume: bool, log_level: str, keys: Path | None = None
 ) -> list[str]:
-    """The learner: one process, or a group of ranks that torchrun starts. A group is never restarted by torchrun."""
+    """The learner: one process, or a group of ranks that end together."""
     arguments = ["--config", str(config), "--run-dir", str(run_dir), "--address", address, "--log-level", log_level]
     arguments += [*_keys(keys), *(["--resume"] if resume else [])]
     if ranks == 1:
         return _python("learner", *arguments)
-    group = ["--standalone", "--nproc-per-node", str(ranks), "--max-restarts", "0", "-m", "learner"]
-    return _python("torch.distributed.run", *group, *arguments)
+    return _python("learner.group", str(ranks), *arguments)
 
 
 def _keys(keys: Path | None) -> list[str]:

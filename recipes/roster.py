@@ -40,7 +40,7 @@ class Roster:
         return self._child("replay", 0, command, threads=1)
 
     def start_learner(self, resume: bool) -> Child:  # noqa: FBT001  (what LearnerPost asks)
-        """The learner: its one rank, or torchrun with all of them; from its newest checkpoint or anew."""
+        """The learner: its one rank, or the group of all of them; from its newest checkpoint or anew."""
         job, trainer = self._job, self._job.settings.trainer
         command = learner_command(
             job.folder.config,

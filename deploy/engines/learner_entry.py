@@ -1,14 +1,12 @@
 """The learner as a container's program: it goes on by itself after a restart, ends in order, and ends the run when it is done.
 
 A container engine knows a command, SIGTERM and an exit code. So this process starts the learner, from the newest checkpoint
-where there is one; turns SIGTERM into an orderly stop of all ranks and then ends with 0, which torchrun itself would not; tells
-the hub to stop once the budget is spent, so that the actors leave; and ends a learner that hangs, for an engine restarts what
-exits and not what is unhealthy.
+where there is one; turns SIGTERM into an orderly stop of all ranks and then ends with 0; tells the hub to stop once the budget
+is spent, so that the actors leave; and ends a learner that hangs, for an engine restarts what exits and not what is unhealthy.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
 import subprocess
@@ -16,8 +14,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-
-import psutil
 
 from deploy.health import problem_of_page
 from protocol.awake import AwakeClock
@@ -74,13 +70,8 @@ class LearnerEntry:
         return code if code >= 0 else 128 - code
 
     def _pass_on(self) -> None:
-        """Send SIGTERM to every rank: torchrun, which would kill them after a while and fail, only sees them end well."""
-        ranks = ranks_of(self._process.pid)
-        for process in ranks:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.terminate()
-        if not ranks:
-            self._process.terminate()
+        """Ask the learner to end. A group of ranks passes it on to every rank."""
+        self._process.terminate()
         self._passed_on = True
 
     def _look(self, now: float) -> None:
@@ -91,23 +82,7 @@ class LearnerEntry:
             self._healthy_at = now
         elif self._healthy_at is not None and now - self._healthy_at > self._hung_after_s:
             log.error("the learner has made no progress for %.0f s and is killed, to be started again", now - self._healthy_at)
-            self._kill()
-
-    def _kill(self) -> None:
-        for process in ranks_of(self._process.pid):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        self._process.kill()
-
-
-def ranks_of(pid: int) -> list[psutil.Process]:
-    """The ranks that torchrun has started; none where the process itself is the one rank."""
-    found = []
-    for process in psutil.Process(pid).children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if "RANK" in process.environ():
-                found.append(process)
-    return found
+            self._process.kill()  # its ranks are killed with it
 
 
 def end_run(address: str, keys: Path | None) -> None:

@@ -206,6 +206,42 @@ def test_ranks_on_three_hosts_find_rank_0_by_its_name_and_have_a_gpu_each(helm: 
     assert "replicas" not in found["Deployment", "mill-oatmill-actor"]["spec"]
 
 
+def ingress(policy: dict[str, Any]) -> dict[str, set[int]]:
+    """Which ports are open to whom, by component or by the whole peer; all ports are `{0}`."""
+    found = {}
+    for rule in policy["spec"]["ingress"] or []:
+        for peer in rule["from"]:  # a rule without it would let everybody in
+            labels = peer.get("podSelector", {}).get("matchLabels", {})
+            own = labels.get("app.kubernetes.io/instance") == "mill"
+            who = labels["app.kubernetes.io/component"] if own else json.dumps(peer)
+            found[who] = {port["port"] for port in rule.get("ports", [{"port": 0}])}
+    return found
+
+
+PROMETHEUS = '{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}'
+
+
+@pytest.mark.cluster
+def test_each_port_is_open_to_those_who_need_it_and_to_nobody_else(helm: str, tmp_path: Path) -> None:
+    found = objects(helm)
+    assert ingress(found["NetworkPolicy", "mill-oatmill-replay"]) == {
+        "actor": {7300, 7302, 7303},
+        "learner": {7301, 7302, 7303},
+        PROMETHEUS: {9464},
+    }
+    # The ranks of one pod talk over its loopback, and nobody need reach them.
+    assert ingress(found["NetworkPolicy", "mill-oatmill-learner"]) == {PROMETHEUS: {9464}}
+    assert ingress(found["NetworkPolicy", "mill-oatmill-actor"]) == {}
+    path = tmp_path / "values.yaml"
+    path.write_text(GPUS_ON_THREE_HOSTS)
+    found = objects(helm, "--values", str(path))
+    assert ingress(found["NetworkPolicy", "mill-oatmill-learner"]) == {"learner": {0}, '{"namespaceSelector": {}}': {9464}}
+    assert [port["name"] for port in found["Service", "mill-oatmill-learner"]["spec"]["ports"]] == ["metrics", "ranks"]
+    path.write_text("networkPolicy: {metricsFrom: []}")
+    found = objects(helm, "--values", str(path))
+    assert ingress(found["NetworkPolicy", "mill-oatmill-learner"]) == {}
+
+
 @pytest.mark.cluster
 def test_rules_are_taken_as_they_are(helm: str, tmp_path: Path) -> None:
     groups = [{"name": "g", "rules": [{"alert": "A", "expr": "up == 0", "annotations": {"summary": "{{ $labels.job }}"}}]}]

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 
 from learner.distributed import Ranks, joined
@@ -103,6 +104,12 @@ def meet_nan(ranks: Ranks) -> dict[str, Array]:
     } | {f"final.{name}": array for name, array in parameters_of(updater).items()}
 
 
+def listeners() -> Array:
+    """The addresses on which this process listens."""
+    found = psutil.Process().net_connections(kind="inet")
+    return np.array([connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN])
+
+
 def main() -> None:
     """Join, measure, write."""
     folder, *cases = sys.argv[1:]
@@ -111,7 +118,7 @@ def main() -> None:
             found = measure(ranks, *case.split("/"))
             found["agreed"] = np.array(ranks.agree(float(ranks.rank == 1), 1.0))
             np.savez(Path(folder) / file_name(case, ranks.rank), allow_pickle=False, **found)
-        np.savez(Path(folder) / file_name("nan", ranks.rank), allow_pickle=False, **meet_nan(ranks))
+        np.savez(Path(folder) / file_name("nan", ranks.rank), allow_pickle=False, **meet_nan(ranks), listens=listeners())
 
 
 if __name__ == "__main__":

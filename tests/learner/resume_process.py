@@ -46,7 +46,7 @@ def train(folder: Path, batches: Path, case: str, *, resume: bool) -> None:
     keeper = Keeper(folder, keep=2, updater=updater, ranks=ONE)
     progress = Progress()
     if resume:
-        restored, _ = keeper.restore()
+        restored = keeper.restore(lambda _state: None)
         reporting.load(restored.state)
         progress = restored.progress
     while progress.learner_step < STEPS:

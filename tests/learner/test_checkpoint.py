@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from agent.loading import MANIFEST, MODEL_FILE, load
-from learner.checkpoint import GENERATOR, OPTIMIZER_FILE, PRIOR_FILE, Progress, restore, save
+from agent.loading import DIGEST_KEY, FORMAT_KEY, MANIFEST, MODEL_FILE, file_digest, load, open_manifest, read_manifest
+from learner.checkpoint import GENERATOR, OPTIMIZER_FILE, PRIOR_FILE, Beside, Progress, restore, save
 from learner.step import Updater
 from protocol.errors import UserError
 from tests.learner.worlds import (
@@ -111,6 +113,123 @@ def test_half_a_checkpoint_gives_way_to_the_one_before(tmp_path: Path, spoil: An
     assert restore(tmp_path, fresh()).progress == progress(1)
 
 
+def plain_manifest(checkpoint: Path, change: Callable[[dict[str, Any]], object] = lambda _: None) -> None:
+    """Make it one of format 1, as it was written before manifests had a digest of their own."""
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    del manifest[FORMAT_KEY], manifest[DIGEST_KEY]
+    change(manifest)
+    (checkpoint / MANIFEST).write_text(json.dumps(manifest))
+
+
+def test_a_checkpoint_from_before_manifests_had_a_digest_is_loaded(tmp_path: Path) -> None:
+    updater = trained(1)
+    plain_manifest(save(tmp_path, updater, progress(1), keep=3))
+    assert restore(tmp_path, fresh()).progress == progress(1)
+    assert load(tmp_path / "step-1").manifest["learner_step"] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: manifest.pop("normaliser"),
+        lambda manifest: manifest.update(normaliser={"moment": "much"}),
+        lambda manifest: manifest.update(coefficient_scales=7),
+        lambda manifest: manifest.pop("learner_state"),
+        lambda manifest: manifest.pop("env_steps"),
+        lambda manifest: manifest.update(files={}),
+        lambda manifest: manifest.update(files={MODEL_FILE: 1}),
+        lambda manifest: manifest["files"].update({"../../x": "0"}),
+    ],
+)
+def test_whatever_makes_no_sense_in_a_checkpoint_gives_way_to_the_one_before(tmp_path: Path, change: Any) -> None:
+    updater = trained(1)
+    for step in (1, 2):
+        save(tmp_path, updater, progress(step), keep=3)
+    plain_manifest(tmp_path / "step-2", change)
+    restored = restore(tmp_path, fresh())
+    assert restored.progress == progress(1)
+    assert len(restored.passed_over) == 1
+    assert "step-2" in restored.passed_over[0]
+
+
+def test_arrays_that_are_cut_off_give_way_even_where_their_hash_is_right(tmp_path: Path) -> None:
+    updater = trained(1)
+    for step in (1, 2):
+        save(tmp_path, updater, progress(step), keep=3)
+    cut = tmp_path / "step-2" / OPTIMIZER_FILE
+    cut.write_bytes(cut.read_bytes()[:-40])
+    plain_manifest(tmp_path / "step-2", lambda manifest: manifest["files"].update({OPTIMIZER_FILE: file_digest(cut)}))
+    restored = restore(tmp_path, fresh())
+    assert restored.progress == progress(1)
+    assert "step-2 cannot be loaded: SafetensorError: " in restored.passed_over[0]
+
+
+def test_a_state_that_the_learner_cannot_take_in_gives_way_too(tmp_path: Path) -> None:
+    updater = trained(1)
+    for step in (1, 2):
+        save(tmp_path, updater, progress(step), keep=3, beside=Beside(state={} if step == 2 else {"reports": 7}))
+    taken: list[int] = []
+    restored = restore(tmp_path, fresh(), accept=lambda state: taken.append(state["reports"]))
+    assert (restored.progress, taken) == (progress(1), [7])
+    assert "step-2 cannot be loaded: KeyError: 'reports'" in restored.passed_over[0]
+
+
+def test_a_checkpoint_that_another_rank_cannot_load_is_passed_over_by_this_one_too(tmp_path: Path) -> None:
+    updater = trained(1)
+    for step in (1, 2):
+        save(tmp_path, updater, progress(step), keep=3)
+    # What all ranks come to: the newest step, that one rank could not load it, the next one, that all could.
+    others = iter([2.0, 0.0, 1.0, 1.0])
+    restored = restore(tmp_path, fresh(), lowest=lambda own: min(own, next(others)))
+    assert restored.progress == progress(1)
+    assert restored.passed_over == [f"{tmp_path / 'step-2'} could not be loaded by another rank"]
+
+
+def test_every_flipped_bit_of_a_manifest_is_noticed_or_changes_nothing_that_it_says(tmp_path: Path) -> None:
+    path = save(tmp_path, trained(1), progress(1), keep=3) / MANIFEST
+    content, whole = path.read_bytes(), open_manifest(path.parent)
+    choose = random.Random(16)
+    noticed: list[str] = []
+    for position in choose.sample(range(8 * len(content)), 400):
+        flipped = bytearray(content)
+        flipped[position // 8] ^= 1 << position % 8
+        path.write_bytes(flipped)
+        try:
+            assert open_manifest(path.parent) == whole, f"bit {position} changed what is said"
+        except UserError as error:
+            noticed.append(str(error))
+    assert all("is damaged: " in line for line in noticed)
+    assert len(noticed) > 200
+
+
+@pytest.mark.parametrize("file", [MODEL_FILE, PRIOR_FILE, OPTIMIZER_FILE])
+def test_every_flipped_bit_of_an_array_is_noticed(tmp_path: Path, file: str) -> None:
+    path = save(tmp_path, trained(1), progress(1), keep=3) / file
+    content = path.read_bytes()
+    choose = random.Random(9)
+    for position in choose.sample(range(8 * len(content)), 50):
+        flipped = bytearray(content)
+        flipped[position // 8] ^= 1 << position % 8
+        path.write_bytes(flipped)
+        with pytest.raises(UserError, match=r"is damaged or missing: its hash is not the one in manifest\.json"):
+            read_manifest(path.parent)
+
+
+def test_one_checkpoint_that_is_loaded_by_its_name_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = save(tmp_path, trained(1), progress(1), keep=3)
+    text = (folder / MANIFEST).read_text()
+    (folder / MANIFEST).write_text(text.replace('"learner_step": 1', '"learner_step": 3'))
+    with pytest.raises(UserError, match=r"manifest\.json is damaged: its digest is not that of its content; take an older"):
+        load(folder)
+    (folder / MANIFEST).write_text(text.replace('"format": 2', '"format": 3'))
+    with pytest.raises(UserError, match=r"manifest\.json is damaged: expected format 2, got 3"):
+        load(folder)
+    (folder / MANIFEST).write_text(text)
+    plain_manifest(folder, lambda manifest: manifest["agent"].clear())
+    with pytest.raises(UserError, match=r"step-1 cannot be loaded: KeyError: .*; take another checkpoint"):
+        load(folder)
+
+
 def test_a_damaged_checkpoint_is_written_anew_when_training_reaches_its_step_again(tmp_path: Path) -> None:
     updater = trained(1)
     for step in (1, 2):
@@ -135,10 +254,16 @@ def test_what_was_left_of_a_crash_while_saving_is_no_checkpoint_and_in_nobodys_w
     assert not half.exists()
 
 
-def test_where_all_are_damaged_the_reason_is_said_in_one_line(tmp_path: Path) -> None:
-    save(tmp_path, trained(1), progress(1), keep=3)
-    damage(tmp_path / "step-1" / MODEL_FILE)
-    with pytest.raises(UserError, match=r"model\.safetensors is damaged or missing: its hash is not the one in manifest\.json"):
+def test_where_all_are_damaged_the_newest_ones_reason_is_said_in_one_line(tmp_path: Path) -> None:
+    updater = trained(1)
+    for step in (1, 2):
+        save(tmp_path, updater, progress(step), keep=3)
+        damage(tmp_path / f"step-{step}" / MODEL_FILE)
+    with pytest.raises(
+        UserError,
+        match=r"step-2/model\.safetensors is damaged or missing: its hash is not the one in manifest\.json; take an older "
+        r"checkpoint \(nor can the 1 before it be loaded\)",
+    ):
         restore(tmp_path, fresh())
 
 

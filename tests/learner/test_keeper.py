@@ -48,6 +48,10 @@ def nothing() -> Mapping[str, Any]:
     return {}
 
 
+def ignore(_state: Mapping[str, Any]) -> None:
+    """Take any state."""
+
+
 def episodes(mean: float | None, n: int = 100) -> dict[str, Any]:
     return {"mean": mean, "std": 0.0, "n": n}
 
@@ -102,15 +106,17 @@ def test_a_run_goes_back_to_the_newest_whole_checkpoint_and_names_the_damaged_on
         learn(updater, make_batch(updater.context.model.spec, seed=step))
         kept.save(at(step), state=nothing)
         (tmp_path / "checkpoints" / f"step-{step}" / MODEL_FILE).write_bytes(b"no network")
-    restored, damaged = kept.restore()
+    states: list[Mapping[str, Any]] = []
+    restored = kept.restore(states.append)
     assert (restored.progress, restored.path.name, restored.state) == (at(1), "step-1", {"reports": 3})
-    assert [("step-3" in line, "step-2" in line) for line in damaged] == [(True, False), (False, True)]
+    assert states == [restored.state]
+    assert [("step-3" in line, "step-2" in line) for line in restored.passed_over] == [(True, False), (False, True)]
     assert_same_arrays(before, parameters_of(updater))
 
 
 def test_where_there_is_nothing_to_go_back_to_it_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no checkpoint to resume from"):
-        keeper(tmp_path, make()).restore()
+        keeper(tmp_path, make()).restore(ignore)
 
 
 def test_what_a_crash_has_left_is_swept_away(tmp_path: Path) -> None:

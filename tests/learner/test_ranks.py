@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from learner.distributed import Ranks, choose_device, joined
+from learner.group import STORE
 from learner.reduce import OneRank
 from learner.settings import TrainerSettings
 from protocol.errors import UserError
 from protocol.trajectory import Array
 from tests.learner.rank_process import STEPS, file_name, measure
 from tests.learner.worlds import ONE
-from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = ("full/gru/scalar", "baseline/none/categorical", "paper/none/scalar")
@@ -28,7 +28,7 @@ CASES = ("full/gru/scalar", "baseline/none/categorical", "paper/none/scalar")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two ranks have written what they found, case by case."""
     folder = tmp_path_factory.mktemp("ranks")
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1)), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    shared = {STORE: str(folder / "store"), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.learner.rank_process", str(folder), *CASES]
     processes = [
         subprocess.Popen(
@@ -73,6 +73,11 @@ def test_what_is_not_finite_on_one_rank_is_applied_on_none_and_counted_on_all(fo
         assert rank["lowest"].tolist() == [0, 0, 1]
     for name in (name for name in first if name.startswith("final.")):
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def test_ranks_of_one_host_listen_on_the_loopback_alone(folder: Path) -> None:
+    for rank in range(2):
+        assert set(found_by(folder, "nan", rank)["listens"].tolist()) == {"127.0.0.1"}
 
 
 def test_random_numbers_of_every_rank_are_gathered_in_their_order(folder: Path) -> None:

@@ -60,7 +60,6 @@ def test_a_deaf_process_is_killed_after_the_grace(tmp_path: Path) -> None:
 
 
 def test_what_it_has_started_in_other_sessions_is_killed_with_it(tmp_path: Path) -> None:
-    # As torchrun does with its ranks.
     code = (
         "import subprocess, sys, time\n"
         "inner = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True)\n"

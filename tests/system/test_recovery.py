@@ -149,7 +149,7 @@ def test_two_ranks_go_on_from_a_checkpoint_after_one_was_lost(tmp_path: Path, nu
         before = train.pids("learner")
         os.kill(before[victim], number)
         reported = train.learner_steps()
-        # A stopped rank is missed after 20 s by the other; torchrun then gives it 30 s to end before it kills it.
+        # A stopped rank is missed after 20 s by the other; it is then given 5 s to end before it is killed.
         train.until(lambda: train.learner_steps() > reported + 3, within_s=150)
         assert set(train.pids("learner")).isdisjoint(before)
         assert not [pid for pid in before if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]

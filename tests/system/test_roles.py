@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from protocol.errors import PeerLostError
+from protocol.errors import JoinRefusedError
 from protocol.keys import make_keys
 from recipes.hub_line import hub_line
 from tests.ports import free_ports
@@ -49,7 +49,10 @@ def test_replay_actor_and_learner_started_by_hand_train_to_the_end(tmp_path: Pat
         assert learner.returncode == 0, said
         assert json.loads((run_dir / "learner.json").read_text())["env_steps"] == BUDGET
         if keyed:
-            with hub_line(server["OATMILL_ADDRESS"]) as stranger, pytest.raises(PeerLostError):
+            with (
+                hub_line(server["OATMILL_ADDRESS"]) as stranger,
+                pytest.raises(JoinRefusedError, match="asks for a key and this process has none; give --keys"),
+            ):
                 stranger.scale(0)
             assert stop_by_hand(server["OATMILL_ADDRESS"], tmp_path / "keys")
         for role in (actor, replay):
