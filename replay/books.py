@@ -240,6 +240,10 @@ class Books:
                 self._mark(entry.kept, GONE)
                 entry.kept = []
 
+    def lose_part(self, batch_id: int) -> None:
+        """A part that was handed out is in nobody's hands any more: its rows are lost."""
+        self._mark(self.cuts.pop(batch_id).fresh, GONE)
+
     def _mark(self, rows: Iterable[Sequence[int]], where: int) -> None:
         for number, start, stop in rows:
             block = self.blocks[number]

@@ -125,7 +125,7 @@ class IngestCore:
         self.refused: deque[Refused] = deque(maxlen=QUARANTINE_KEPT)
         self.policy_version = -1
         self.stop = False
-        if self.journal.books.schema is not None:
+        if self.journal.books.schema is not None or self.journal.books.accounts:
             self._restore()
 
     def _restore(self) -> None:
@@ -134,7 +134,8 @@ class IngestCore:
         self._now = time.monotonic() if self._epoch else 0.0
         self._sessions.restore(books)
         self._batches.restore(books)
-        self._describe()
+        if books.schema is not None:
+            self._describe()
         totals = books.totals
         self._ledger = Ledger(
             totals.accepted, totals.trained, totals.rolled_back, totals.stale, totals.rejected, totals.replayed
@@ -143,7 +144,8 @@ class IngestCore:
         for batch_id, cut in sorted(books.cuts.items()):
             if not self._batches.hold(cut.rank, recovered_part(batch_id, cut, books, self._now)):
                 self.journal.record("returned", [batch_id])
-        self._enqueue(books.rows_in(QUEUED))
+        if books.schema is not None:
+            self._enqueue(books.rows_in(QUEUED))
 
     def _enqueue(self, rows: Iterable[Rows], *, exempt: bool = False) -> None:
         """Put rows that lie in the log at the queue's head, in order."""
@@ -346,6 +348,7 @@ class IngestCore:
         for route, snapshot in self._batches.snapshots_due():
             self._snapshots.append((route, snapshot, self._snapshot_values(snapshot.policy_version)))
             self.replayed.save(snapshot.learner_step, snapshot.policy_version)
+            self.journal.keep_tally()
         self.journal.commit(now, more=more)
         settled = self.journal.committed == self.journal.next
         if settled:
@@ -434,7 +437,13 @@ class IngestCore:
             "rejected_by": self._ledger.rejected_by,
             "quarantine": list(self._quarantine),
             "credit": self._credit.outstanding,
-            "log": {"bytes": self.journal.nbytes, "stalled": self.journal.stalled, "commit": self.journal.seconds.to_dict()},
+            "log": {
+                "bytes": self.journal.nbytes,
+                "stalled": self.journal.stalled,
+                "commit": self.journal.seconds.to_dict(),
+                "damaged": len(self.journal.damage),
+                "missing": self.journal.missing,
+            },
             "buffer_snapshots": self.replayed.snapshots(),
             "windows": self._fleet.quantiles(),
             "transit": self._fleet.transit.to_dict(),
