@@ -70,11 +70,13 @@ class Restored(NamedTuple):
         progress: when it was saved.
         path: its folder.
         state: `Beside.state`.
+        replay: `Beside.replay`.
     """
 
     progress: Progress
     path: Path
     state: Mapping[str, Any]
+    replay: Mapping[str, Any] | None = None
 
 
 def save(folder: Path, updater: Updater, progress: Progress, *, keep: int, beside: Beside | None = None) -> Path:
@@ -215,7 +217,8 @@ def load(checkpoint: Path, updater: Updater, *, rank: int = 0) -> Restored:
     context.scales.clear()
     context.scales.update(manifest["coefficient_scales"])
     updater.updates, updater.measured_at = manifest["updates"], manifest["gradients_measured_at"]
-    return Restored(Progress(*(manifest[name] for name in Progress._fields)), checkpoint, manifest["learner_state"])
+    progress = Progress(*(manifest[name] for name in Progress._fields))
+    return Restored(progress, checkpoint, manifest["learner_state"], manifest.get("replay"))
 
 
 def parameters(model: torch.nn.Module) -> dict[str, Tensor]:

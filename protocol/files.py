@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ LENT_BYTES = 64 * 2**10
 """What of the reserve is given up at once: others write to the same disk, and would take all of it."""
 SPARE_BYTES = 4 * RESERVE_BYTES
 """The reserve is made again when this much is free."""
+RETRY_EVERY_S = 0.25
 MAX_WAITING = 10_000
 """Lines that may wait; beyond it the oldest are dropped, and counted."""
 
@@ -169,19 +171,20 @@ class NeededWrites:
 
     Args:
         folder: the run's; the reserve lies there.
+        owner: whether this process keeps the reserve; any other takes from it all the same.
 
     Attributes:
         dropped: lines that waited for too long and were let go of.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, owner: bool = False) -> None:
+        self._folder, self._owner = folder, owner
         self._reserve = Reserve(folder)
         self._lines: deque[tuple[Path, Mapping[str, Any]]] = deque()
         self._files: dict[Path, str] = {}
         self._said = False
         self.dropped = 0
-        self._reserve.keep()
+        self.keep_reserve()
 
     @property
     def waiting(self) -> int:
@@ -210,7 +213,7 @@ class NeededWrites:
                 self._try(lambda: append_line(*self._lines[0]))
                 self._lines.popleft()
             for path in list(self._files):
-                self._try(lambda path=path: write_file(path, self._files[path]))  # type: ignore[misc]
+                self._try(lambda path=path: write_file(path, self._files[path]))
                 del self._files[path]
         except OSError as error:
             if not self._said:
@@ -222,8 +225,13 @@ class NeededWrites:
         if self._said:
             _log.warning("%s can be written to again", self._folder)
             self._said = False
-        self._reserve.keep()
+            self.keep_reserve()
         return True
+
+    def keep_reserve(self) -> None:
+        """Take the reserve's room, as far as it is missing and there is plenty."""
+        if self._owner:
+            self._reserve.keep()
 
     def _try(self, write: Any) -> None:
         try:
@@ -233,10 +241,13 @@ class NeededWrites:
                 raise
             write()
 
-    def close(self) -> None:
-        """Give the reserve up. What still waits is lost, and says so."""
-        self._reserve.give_up()
+    def close(self, within_s: float = 0.0) -> None:
+        """Make what waits, in some time at most, and give the reserve up. What cannot be written is lost, and says so."""
+        deadline = time.monotonic() + within_s
+        while not self.flush() and time.monotonic() < deadline:
+            time.sleep(RETRY_EVERY_S)
+        if self._owner:
+            self._reserve.give_up()
         if not self.flush():
             names = sorted({path.name for path in (*self._files, *(path for path, _ in self._lines))})
-            _log.error("%s is full: %s could not be written to its end", self._folder, ", ".join(names))
-        self._reserve.give_up()
+            _log.error("%s is full: %s could not be written to the end", self._folder, ", ".join(names))

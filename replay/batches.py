@@ -22,6 +22,7 @@ from protocol.timing import RETRY_EVERY_S, SLOWEST_LINK_BYTES_S
 from replay.admissions import Admissions
 from replay.assembly import Part
 from replay.books import Books
+from replay.marks import Mark, read_mark
 
 MAX_DEPARTED = 1000
 """Sessions that have ended and are remembered, to know a late HELLO of theirs."""
@@ -72,6 +73,7 @@ class Turned:
     rewound: bool = False  # by the process that had the session before it: it has decided that what it trained on is bad
     left: list[int] = field(default_factory=list)  # ranks that have said goodbye
     cursor: int | None = None  # a checkpoint holds what was trained on before it
+    mark: Mark | None = None  # of the checkpoint that a new session goes on from
     resumed_from: int | None = None  # a new session's; what was trained on under later policy versions is lost with its learner
 
 
@@ -160,7 +162,7 @@ class BatchServer:
         turned = Turned()
         match message:
             case messages.BatchHello():
-                self._hello(route, message, turned)
+                self._hello(route, message, read_mark(payload), turned)
             case messages.Bye():
                 self._bye(route, message, turned)
             case messages.Consumed():
@@ -219,7 +221,7 @@ class BatchServer:
             self._reject(route, error.reason, error.detail)
             raise
 
-    def _hello(self, route: bytes, hello: messages.BatchHello, turned: Turned) -> None:
+    def _hello(self, route: bytes, hello: messages.BatchHello, mark: Mark | None, turned: Turned) -> None:
         if hello.batch_size != self._batch_rows or hello.world < 1 or hello.batch_size % hello.world:
             detail = f"the run's batch has {self._batch_rows} trajectories; this learner asks for {hello.batch_size}"
             self._reject(route, "batch_size", f"{detail} over {hello.world} ranks, which must divide it")
@@ -236,7 +238,7 @@ class BatchServer:
             return
         turned.rewound = hello.incarnation == self._incarnations.get(hello.rank)
         self._incarnations[hello.rank] = hello.incarnation
-        turned.joined, turned.resumed_from = hello, hello.resumed_from
+        turned.joined, turned.resumed_from, turned.mark = hello, hello.resumed_from, mark
         leaving = list(self._ranks) if hello.world != self.world else [hello.rank]
         self._end(leaving, turned)
         self.world = hello.world

@@ -29,6 +29,7 @@ from replay.credit import CreditLine
 from replay.fleet import FleetStatistics
 from replay.journal import Journal
 from replay.ledger import Ledger
+from replay.marks import Mark, difference
 from replay.quarantine import Refused
 from replay.queue import Segment, TrajectoryQueue
 from replay.recovery import recovered_part, segments_of
@@ -95,6 +96,7 @@ class IngestCore:
         policy_version: the newest one heard of.
         stop: whether the run is to end.
         refused: bad messages, to be taken.
+        said: what is wrong with the log, to be taken.
     """
 
     def __init__(
@@ -120,9 +122,10 @@ class IngestCore:
         self._validator: Validator | None = None
         self._next_batch_id = 0
         self._now = 0.0
-        self._snapshots: list[tuple[bytes, messages.Snapshot, dict[str, Any]]] = []  # answered once the log holds them
+        self._snapshots: list[tuple[bytes, messages.Snapshot, dict[str, Any], int]] = []  # answered once the log holds them
         self._quarantine: deque[str] = deque(maxlen=QUARANTINE_KEPT)
         self.refused: deque[Refused] = deque(maxlen=QUARANTINE_KEPT)
+        self.said: list[str] = []
         self.policy_version = -1
         self.stop = False
         if self.journal.books.schema is not None or self.journal.books.accounts:
@@ -291,10 +294,19 @@ class IngestCore:
         self._take_back(turned.returned)
         if turned.rewound:  # not to be trained on again: it would lead to the same place
             self.journal.record("committed", self.journal.next)
+        self._compare(turned.mark)
         if turned.resumed_from is not None:
             self._roll_back(turned.resumed_from)
         if turned.cursor is not None:
             self.journal.record("committed", turned.cursor)
+
+    def _compare(self, mark: Mark | None) -> None:
+        """Say so if the log is not the one that was there when the learner's checkpoint was written."""
+        books = self.journal.books
+        text = difference(mark, books.identity, list(books.marks)) if mark is not None and self.journal.durable else ""
+        if text:
+            self.journal.damage.append(text)
+            self.said.append(text)
 
     def _count_trained(self, part: Part, version: int) -> None:
         self._ledger.trained += part.fresh_rows
@@ -346,17 +358,19 @@ class IngestCore:
         """
         self._cut_and_hand_out(now)
         for route, snapshot in self._batches.snapshots_due():
-            self._snapshots.append((route, snapshot, self._snapshot_values(snapshot.policy_version)))
+            values = self._snapshot_values(snapshot.policy_version)
+            record = self.journal.record("marked", values["cursor"], values["digest"])
+            self._snapshots.append((route, snapshot, values, record))
             self.replayed.save(snapshot.learner_step, snapshot.policy_version)
             self.journal.keep_tally()
         self.journal.commit(now, more=more)
         settled = self.journal.committed == self.journal.next
         if settled:
             self._sessions.committed()
-        for route, snapshot, values in self._snapshots:
-            if values["cursor"] <= self.journal.committed:
+        for route, snapshot, values, record in self._snapshots:
+            if record < self.journal.committed:
                 self._batches.answer_snapshot(route, snapshot, values)
-        self._snapshots = [entry for entry in self._snapshots if entry[2]["cursor"] > self.journal.committed]
+        self._snapshots = [entry for entry in self._snapshots if entry[3] >= self.journal.committed]
         self._cut_and_hand_out(now)
         self.replayed.turn(settled=settled)
 
@@ -365,7 +379,7 @@ class IngestCore:
         books = self.journal.books
         later = (entry.number for entry in books.consumed if entry.version > version)
         digest = hashlib.blake2b(msgpack.packb(books.to_plain()), digest_size=16).hexdigest()
-        return {"id": books.identity, "cursor": next(later, self.journal.next), "digest": digest}
+        return {"id": books.identity, "cursor": next(later, self.journal.next + 1), "digest": digest}
 
     def _cut_and_hand_out(self, now: float) -> None:
         while True:

@@ -18,6 +18,7 @@ from protocol.auth import User
 from protocol.codec import Buffer, two_frames
 from protocol.endpoints import write_endpoint
 from protocol.errors import WireError
+from protocol.files import write_file
 from protocol.gate import Gate
 from protocol.http import HttpServer, Pages
 from protocol.joining import joining_config
@@ -86,6 +87,7 @@ class Hub:
         )
         self._watchdog = Watchdog("hub", config["replay"]["hang_timeout"])
         self._turned = time.monotonic()
+        self._announce_failed = False
         self._snapshot = Snapshot({}, {})
         self._snapshot_of = -1.0
 
@@ -120,9 +122,19 @@ class Hub:
                 _log.error("ingest has not reported for %.0f s; the hub ends", LOST_AFTER_S)
                 return 1
             if self.core.ready and not announced:
-                on_ready()
-                announced = True
+                announced = self._announced(on_ready)
         return 0
+
+    def _announced(self, on_ready: Callable[[], None]) -> bool:
+        """Whether it could be said where this server is; on a full disk it is said as soon as there is room."""
+        try:
+            on_ready()
+        except OSError as error:
+            if not self._announce_failed:
+                _log.warning("cannot say where this server is reached: %s; trying again until it can", error.strerror)
+            self._announce_failed = True
+            return False
+        return True
 
     def turn(self, now: float) -> None:
         """Take in what has come and send what follows from it."""
@@ -266,9 +278,7 @@ def announcement(options: Namespace, hub: Hub, metrics: str) -> Callable[[], Non
         content = {"pid": os.getpid(), "metrics": metrics, "control": hub.control, **hub.core.endpoints}
         write_endpoint(options.run_dir, "replay", content)
         if options.port_file is not None:
-            working = options.port_file.with_suffix(".tmp")
-            working.write_text(f"{hub.control}\n")
-            working.rename(options.port_file)
+            write_file(options.port_file, f"{hub.control}\n")
         _log.info("ready: control %s, metrics %s", hub.control, metrics)
 
     return announce

@@ -44,6 +44,7 @@ class Journal:
 
     Attributes:
         books: the same.
+        durable: the same.
         stalled: whether the disk does not take what is to be written.
         seconds: what commits have taken.
         damage: a line for each thing that was found damaged or missing when the log was read.
@@ -54,7 +55,7 @@ class Journal:
         self, books: Books | None = None, log: SegmentLog | None = None, *, durable: bool = False, kept_bytes: int = 2**30
     ) -> None:
         self.books = Books() if books is None else books
-        self._log, self._durable, self._kept_bytes = log, durable, kept_bytes
+        self._log, self.durable, self._kept_bytes = log, durable, kept_bytes
         self._number = 0  # without a log
         self._waits_since: float | None = None
         self._retry_at = -float("inf")
@@ -75,7 +76,6 @@ class Journal:
         kept_bytes: int,
         segment_bytes: int = SEGMENT_BYTES,
         run: str = "",
-        adopts: bool = True,
     ) -> Journal:
         """Read a log, or begin one.
 
@@ -87,17 +87,15 @@ class Journal:
             kept_bytes: as for the class.
             segment_bytes: a segment that has grown beyond this is followed by another one.
             run: the run's id.
-            adopts: whether an old log, which does not say whose it is, can only be this run's.
 
         Raises:
-            UserError: if it cannot be read, or is of another run or of one with another T.
+            UserError: if it cannot be read, or is of a run with another T.
         """
         books = Books(keep_trained)
         log = SegmentLog(disk, segment_bytes=min(segment_bytes, max(1, kept_bytes // 4)), run=run)
         journal = Journal(books, log, durable=durable, kept_bytes=kept_bytes)
         journal._disk = disk
         try:
-            check_owner(log, run, adopts=adopts)
             journal._read(log)
         except OSError as error:
             raise UserError(
@@ -161,7 +159,7 @@ class Journal:
             number = self._number
             self._number += 1
         else:
-            number = self._log.append(packed(self.books, name, values), payload if self._durable else b"")
+            number = self._log.append(packed(self.books, name, values), payload if self.durable else b"")
         self.books.apply(number, name, values)
         self._tally_due |= name == "described"
         return number
@@ -219,7 +217,7 @@ class Journal:
     def _fail(self, error: OSError, now: float) -> None:
         assert self._log is not None, "only a log fails"
         self._retry_at = now + RETRY_EVERY_S
-        if not self._durable:  # nothing has been promised; the next segment's state makes up for the gap
+        if not self.durable:  # nothing has been promised; the next segment's state makes up for the gap
             self._log.discard()
         elif not self.stalled:
             self.stalled = True
@@ -248,22 +246,6 @@ class Journal:
         """
         assert self._log is not None, "nothing is kept without a log"
         return self._log.read(number)
-
-
-def check_owner(log: SegmentLog, run: str, *, adopts: bool) -> None:
-    """See that a log is this run's before anything of it is changed.
-
-    Raises:
-        UserError: if it is another's.
-        OSError: if the disk cannot be read.
-    """
-    owners = {head.run for head in log.heads() if head is not None} - {run}
-    if run and (owners - {""} or ("" in owners and not adopts)):
-        whose = f"run {max(owners)}" if max(owners) else "an older run"
-        raise UserError(
-            f"the log's folder holds the log of {whose}, and this is run {run}; give this one a replay.log_dir of its own, or "
-            "move that log away"
-        )
 
 
 def read_into(books: Books, log: SegmentLog) -> Reader:

@@ -136,8 +136,9 @@ class SegmentLog:
         """
         data = self._disk.read(name)
         found = scan(data, first)
-        kept = [record for record in found.records if record.number < following]
-        damaged = self._look_for_damage(name, first, kept, written, headless=found.head is None)
+        kept = [record for record in found.records if first <= record.number < following]
+        strange = bool(found.records) and (found.head is None or not kept)
+        damaged = self._look_for_damage(name, first, kept, written, strange=strange)
         self.next = max(self.next, first)
         if not kept:  # not one record: nothing here was ever committed, or it is kept aside
             self._disk.remove(name)
@@ -157,11 +158,11 @@ class SegmentLog:
             self._disk.cut(name, end)
         self._closed.append(Segment(name, first, end))
 
-    def _look_for_damage(self, name: str, first: int, kept: list[Found], written: int, *, headless: bool) -> bool:
+    def _look_for_damage(self, name: str, first: int, kept: list[Found], written: int, *, strange: bool) -> bool:
         """Whether a record is gone that was committed or that is followed by another one; if so, the file is kept aside."""
         last = kept[-1].number + 1 if kept else first
         missing = (last if written == MAX_RECORDS else max(last, written)) - first - len(kept)
-        if not missing and not (headless and kept):
+        if not missing and not strange:
             return False
         aside = f"{name}{ASIDE}"
         if aside not in self._disk.names():

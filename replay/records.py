@@ -96,7 +96,7 @@ def scan(data: bytes, first: int) -> Scan:
     """Every whole record of a segment whose first record has the number `first`, also those behind damaged ones."""
     head = read_head(data)
     old = head is not None and head.after is None
-    records = [] if old else list(_records(data, first, 0 if head is None else HEAD_BYTES))
+    records = [] if old else list(_records(data, 0 if head is None else HEAD_BYTES))
     if not records and (old or head is None):
         records = [
             Found(number, first, offset + PREFIX_BYTES, header, payload)
@@ -105,8 +105,8 @@ def scan(data: bytes, first: int) -> Scan:
     return Scan(head, records)
 
 
-def _records(data: bytes, first: int, offset: int) -> Iterator[Found]:
-    least = first
+def _records(data: bytes, offset: int) -> Iterator[Found]:
+    least = 0
     while offset >= 0:
         record = whole_at(data, offset)
         if record is None or record.number < least:

@@ -1,8 +1,8 @@
 """Reads a log's records into the books, also where some are missing: what they said is found out or counted as lost.
 
 Every record says besides its own values how many parts of batches had been cut before it and how many of them were still held,
-and, if it is of an actor, how far that actor was. So behind a gap it is known how many trajectories of each actor were in it. They count as lost, even if they were trained
-on: nothing is trained on twice and nothing is guessed.
+and, if it is of an actor, how far that actor was. So behind a gap it is known how many trajectories of each actor were in it.
+They count as lost, even if they were trained on: nothing is trained on twice and nothing is guessed.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Reader:
             self._doubt = record.number if self._proven else self._doubt
 
     def _salvage(self, number: int, name: str, place: Sequence[int], values: list[Any]) -> None:
-        if len(place) > 2 and not self._reach(name, values[0], *place[2:]):
+        if place[2:] and not self._reach(name, values[0], *place[2:]):
             return
         narrow: Callable[[list[Any]], list[Any]] = getattr(self, f"_known_{name}", lambda known: known)
         try:

@@ -31,6 +31,7 @@ def tally_of(books: Books, following: int) -> dict[str, Any]:
         "steps": books.steps,
         "version": books.version,
         "next_batch_id": books.next_batch_id,
+        "marks": list(books.marks),
         "settled": settled(books),
         "totals": asdict(books.totals),
         "accounts": [[actor, *astuple(account)] for actor, account in books.accounts.items()],
@@ -69,6 +70,7 @@ def raise_to(books: Books, tally: dict[str, Any], following: int) -> int:
         if known.incarnation == account.incarnation:
             known.report(account.produced, account.evicted)
             known.ended |= account.ended
+    books.marks.extend(mark for mark in tally["marks"] if mark not in books.marks)
     if missing:
         for name in COLUMNS:
             setattr(books.totals, name, max(getattr(books.totals, name), tally["totals"][name]))

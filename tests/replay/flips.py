@@ -51,26 +51,25 @@ def outcome_of(disk: FakeDisk, segment_bytes: int, truth: dict[str, Any]) -> str
     """How a server starts from a damaged log."""
     try:
         journal = open_journal(disk, segment_bytes)
-        core = IngestCore(Conversation().core._settings, journal=journal, server=2)
-        ledger = core.ledger()
+        ledger = IngestCore(Conversation().core._settings, journal=journal, server=2).ledger()
     except UserError:
         return "refused with a line"
     except Exception as error:
         return f"crashed: {type(error).__name__}"
-    said = bool(getattr(journal, "damage", ()))
+    return judged(ledger, truth, said=bool(getattr(journal, "damage", ())))
+
+
+def judged(ledger: dict[str, Any], truth: dict[str, Any], *, said: bool) -> str:
+    """What a ledger comes to beside the one before the damage."""
     if ledger["produced"] != total(ledger) or ledger["lost"] < 0 or ledger["trained"] > truth["trained"]:
         return "the ledger does not balance"
+    how = "said" if said else "silent"
     if ledger["produced"] < truth["produced"]:
-        return "said, and produced fell" if said else "silent: produced fell"
-    kept = {**ledger, "queued": ledger["queued"] + ledger["in_flight"], "in_flight": 0}
-    whole = {**truth, "queued": truth["queued"] + truth["in_flight"], "in_flight": 0}
+        return f"{how}: produced fell"
+    kept, whole = ({**one, "queued": one["queued"] + one["in_flight"], "in_flight": 0} for one in (ledger, truth))
     if kept == whole:
         return "nothing lost"
-    if ledger["lost"] > 0:
-        return "said and counted as lost" if said else "counted as lost, not said"
-    if said:
-        return "said, nothing trained on twice, nothing lost"
-    return "silent: rows moved in the ledger"
+    return f"{how}: counted as lost" if ledger["lost"] > 0 else f"{how}: rows moved in the ledger"
 
 
 def count(flips: int, seed: int, segment_bytes: int) -> Counter[str]:
