@@ -23,6 +23,7 @@ from replay.admissions import Admissions
 from replay.assembly import Part
 from replay.books import Books
 from replay.marks import Mark, read_mark
+from replay.plausible import check_version
 
 MAX_DEPARTED = 1000
 """Sessions that have ended and are remembered, to know a late HELLO of theirs."""
@@ -88,6 +89,7 @@ class BatchServer:
     Attributes:
         schema: the run's; None until the first actor has told it.
         stop: whether the run is to end, as every batch tells.
+        policy_version: the newest one that ingest has heard of.
         world: ranks of the learner; 0 before the first has come.
         waiting_rows: fresh trajectories that are cut and not handed out; they count as queued.
         held_rows: fresh trajectories that are handed out and not consumed.
@@ -103,6 +105,7 @@ class BatchServer:
         self._snapshots: dict[int, tuple[bytes, messages.Snapshot]] = {}  # asked for and not answered, by rank
         self.schema: RunSchema | None = None
         self.stop = False
+        self.policy_version = -1
         self.world = 0
         self.waiting_rows = 0
         self.held_rows = 0
@@ -284,6 +287,7 @@ class BatchServer:
 
     def _consume(self, rank: Rank, batch_id: int, version: int, turned: Turned) -> None:
         self._check_cut(batch_id)
+        check_version(version, self.policy_version)
         turned.policy_version = version
         rank.told_version = max(rank.told_version, version)
         while rank.held and rank.held[0].batch_id <= batch_id:

@@ -30,6 +30,7 @@ from replay.fleet import FleetStatistics
 from replay.journal import Journal
 from replay.ledger import Ledger
 from replay.marks import Mark, difference
+from replay.plausible import check_cursor
 from replay.quarantine import Refused
 from replay.queue import Segment, TrajectoryQueue
 from replay.recovery import recovered_part, segments_of
@@ -162,6 +163,7 @@ class IngestCore:
         return {
             "actors": {str(actor): [account.incarnation, account.ended] for actor, account in books.accounts.items()},
             "ranks": {str(rank): entry[1] for rank, entry in books.ranks.items()},
+            "policy_version": books.version,
         }
 
     @property
@@ -177,7 +179,7 @@ class IngestCore:
             stop: whether the run is to end.
             members: by actor id its newest incarnation and whether it lives; None if nothing has changed.
         """
-        self.policy_version = max(self.policy_version, policy_version)
+        self.policy_version = self._batches.policy_version = max(self.policy_version, policy_version)
         self.stop = self._batches.stop = stop
         if members is not None:
             self._sessions.apply_members(members)
@@ -273,6 +275,7 @@ class IngestCore:
         """Take in one message of the learner's."""
         try:
             turned = self._batches.receive(route, header, user, payload)
+            check_cursor(turned.cursor, self.journal.next)
             self._apply(turned)
             for part in turned.freed:
                 self._recycle(part)

@@ -20,6 +20,7 @@ from replay.books import Books
 from replay.credit import CreditLine
 from replay.journal import Journal
 from replay.ledger import ActorTotals
+from replay.plausible import check_acknowledged, check_counts
 from replay.session import Arrival, Session
 
 MAX_STRIKES = 3
@@ -122,12 +123,11 @@ class DataSessions:
         if isinstance(message, messages.DataHello):
             self._hello(route, message, payload, version)
             return None
-        if message.evicted > message.produced:
-            raise WireError("header_fields", f"expected evicted <= produced, got {message.evicted} and {message.produced}")
         session = self._session(route, message.actor_id, message.incarnation)
         if session is None or session.ended:
             self._farewell(route, message, session)
             return None
+        check_counts(message.produced, message.evicted, session.next)
         self._by_route.pop(session.route, None)
         session.route, self._by_route[route] = route, session
         session.last_data = now
@@ -206,6 +206,7 @@ class DataSessions:
             self._reject(route, "schema", self.schema.difference(schema))
             return
         session = self._by_actor.get(hello.actor_id)
+        check_counts(hello.produced, hello.evicted, max(hello.acknowledged, 0 if session is None else session.next))
         newest = max(self._members.get(hello.actor_id, (-1, True))[0], -1 if session is None else session.incarnation)
         if hello.incarnation < newest:
             self._reject(route, "fenced", f"incarnation {newest} of actor {hello.actor_id} has taken over")
@@ -226,8 +227,17 @@ class DataSessions:
         self._welcome(session, version)
 
     def _compare(self, session: Session, hello: messages.DataHello) -> None:
-        """Go on after what the actor was acknowledged, also where a server that has died has taken it to its grave."""
+        """Go on after what the actor was acknowledged, also where a server that has died has taken it to its grave.
+
+        Raises:
+            WireError: `sequence` if no server can have acknowledged so much; the actor is turned away.
+        """
         if hello.acknowledged > session.next:
+            try:
+                check_acknowledged(hello.acknowledged, hello.produced - hello.evicted, session.next, spoken=session.serial > 0)
+            except WireError as error:
+                self._reject(session.route, "request", error.detail)
+                raise
             self._outgoing.append(
                 (session.route, encode(messages.DataLoss(session.incarnation, session.next, hello.acknowledged)))
             )
