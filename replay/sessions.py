@@ -123,16 +123,18 @@ class DataSessions:
         if isinstance(message, messages.DataHello):
             self._hello(route, message, payload, version)
             return None
+        if message.evicted > message.produced:
+            raise WireError("header_fields", f"expected evicted <= produced, got {message.evicted} and {message.produced}")
         session = self._session(route, message.actor_id, message.incarnation)
         if session is None or session.ended:
             self._farewell(route, message, session)
             return None
-        check_counts(message.produced, message.evicted, session.next)
         self._by_route.pop(session.route, None)
         session.route, self._by_route[route] = route, session
         session.last_data = now
         if isinstance(message, messages.Data):
             return self._data(session, message, payload, version=version, queued=queued, now=now)
+        check_counts(message.produced, message.evicted, session.next)
         self._report(session, message.produced, message.evicted)
         if isinstance(message, messages.DataBye):
             self._end(session)
@@ -286,6 +288,7 @@ class DataSessions:
         rows = message.trajectories
         if rows != session.rows:
             raise WireError("rows", f"expected blocks of {session.rows} trajectories, as HELLO said, got {rows}")
+        check_counts(message.produced, message.evicted, session.next)
         if message.first + rows + message.evicted > message.produced:
             detail = f"{message.first} + {rows} and evicted {message.evicted}"
             raise WireError("header_fields", f"expected produced to be at least {detail}, got {message.produced}")
