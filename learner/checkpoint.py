@@ -71,12 +71,14 @@ class Restored(NamedTuple):
         path: its folder.
         state: `Beside.state`.
         passed_over: a line for each newer checkpoint that could not be loaded.
+        replay: `Beside.replay`.
     """
 
     progress: Progress
     path: Path
     state: Mapping[str, Any]
     passed_over: Sequence[str] = ()
+    replay: Mapping[str, Any] | None = None
 
 
 def save(folder: Path, updater: Updater, progress: Progress, *, keep: int, beside: Beside | None = None) -> Path:
@@ -225,7 +227,8 @@ def load(checkpoint: Path, updater: Updater, *, rank: int = 0) -> Restored:
     context.scales.clear()
     context.scales.update(manifest["coefficient_scales"])
     updater.updates, updater.measured_at = manifest["updates"], manifest["gradients_measured_at"]
-    return Restored(Progress(*(manifest[name] for name in Progress._fields)), checkpoint, manifest["learner_state"])
+    progress = Progress(*(manifest[name] for name in Progress._fields))
+    return Restored(progress, checkpoint, manifest["learner_state"], replay=manifest.get("replay"))
 
 
 def parameters(model: torch.nn.Module) -> dict[str, Tensor]:

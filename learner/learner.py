@@ -86,6 +86,7 @@ class Learner:
             ranks=ranks,
             settings=config.settings,
         )
+        self.mark: Mapping[str, Any] | None = None  # the point in ingest's log of the checkpoint that this goes on from
         progress = self.go_back() if config.resume else Progress()
         self.keeper.sweep()
         # A version is never used again, whoever has seen the highest one.
@@ -114,6 +115,7 @@ class Learner:
             world=self.ranks.world_size,
             batch_size_total=self.config.trainer.batch_size,
             resumed_from=resumed_from,
+            mark=self.mark,
         )
 
     def close_batches(self) -> None:
@@ -126,6 +128,7 @@ class Learner:
         for line in restored.passed_over:
             text = f"{line.partition(';')[0]}; going on from {restored.path.name} instead"
             self.reporting.event("checkpoint_damaged", text=text)
+        self.mark = restored.replay
         return restored.progress
 
     def install_signals(self) -> None:
@@ -149,7 +152,9 @@ class Learner:
         self.publisher.push(pack(self.updater.context.model, self.progress.policy_version, config.trainer.weights_dtype))
         # No actor acts before it has these, and until the connection is up nothing leaves by itself.
         self.publisher.flush(FLUSH_S)
-        write_endpoint(config.run_dir, "learner", {"pid": os.getpid(), "metrics": server.url})
+        recorder = self.reporting.recorder
+        assert recorder is not None, "rank 0 has one"
+        write_endpoint(config.run_dir, "learner", {"pid": os.getpid(), "metrics": server.url}, recorder.needed)
 
     def train(self) -> None:
         """Learner steps until all ranks agree to end."""

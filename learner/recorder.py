@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +18,15 @@ from learner.redflags import FLAGS, Observation, RedFlags
 from learner.report import StepReport, explained_variance, plain
 from learner.steering import Move
 from learner.writers import BackgroundWriters
+from protocol.files import NeededWrites, append_line
 from protocol.trajectory import Array
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FILE = "events.jsonl"
 SUMMARY_FILE = "learner.json"
 LAG_WINDOW = 10_000
+WRITTEN_WITHIN_S = 5.0
+"""On a full disk, events and summary have this long at the end, beside the room that is kept for them."""
 
 log = logging.getLogger("oatmill.learner")
 
@@ -57,6 +58,10 @@ class Recorder:
     reported_at: float = 0.0
     failed_checkpoint: str = ""  # why the last one could not be written
     lost_lines: int = 0
+
+    def __post_init__(self) -> None:
+        """Have what is needed wait for room on a full disk: events, and the summary."""
+        self.needed = NeededWrites(self.run_dir)
 
     def step(self, progress: Progress, lag: Array, replayed_lag: Array | None = None, *, waited: float = 0.0) -> None:
         """Take note of a learner step, reported or not.
@@ -113,6 +118,7 @@ class Recorder:
         line["red_flags"] = sorted(self.raised)
         self.last_line = plain(line)
         self._append(METRICS_FILE, self.last_line)
+        self.needed.flush()
         if self.writers is not None:
             self.writers.write(self.last_line)
         return self.raised
@@ -135,7 +141,7 @@ class Recorder:
 
     def event(self, event: str, **values: Any) -> None:
         """Add a line to events.jsonl; one with a `text` is shown to whoever watches the run."""
-        self._append(EVENTS_FILE, {"time": time.time(), "event": event} | values)
+        self.needed.line(self.run_dir / EVENTS_FILE, {"time": time.time(), "event": event} | values)
 
     def _append(self, name: str, content: Mapping[str, Any]) -> None:
         """Add a line to one of the run's files. A full disk costs the line and not the run; `lost_lines` counts it."""
@@ -185,12 +191,11 @@ class Recorder:
             "replayed_policy_lag": percentiles(self.replayed_lags),
             "red_flags": [{"flag": flag, "why": why} for flag, why in self.ever_raised.items()],
         } | {name: self.last_line.get(name) for name in names}
-        working = self.run_dir / f"{SUMMARY_FILE}.tmp"
-        working.write_text(json.dumps(plain(content), indent=1))
-        working.rename(self.run_dir / SUMMARY_FILE)
+        self.needed.file(self.run_dir / SUMMARY_FILE, json.dumps(plain(content), indent=1))
 
     def close(self) -> None:
-        """Have other tools' files written to their end."""
+        """Have other tools' files written to their end, and what waits for room."""
+        self.needed.close(WRITTEN_WITHIN_S)
         if self.writers is not None:
             self.writers.close()
 
@@ -222,19 +227,3 @@ def percentiles(lags: list[Array]) -> dict[str, float]:
     kept = np.concatenate(lags)[-LAG_WINDOW:]
     lags[:] = [kept]
     return {"p50": float(np.percentile(kept, 50)), "p99": float(np.percentile(kept, 99))}
-
-
-def append_line(path: Path, content: Mapping[str, Any]) -> None:
-    """Add a line of JSON to a file; a line is written in one call, so that a reader never sees half of one.
-
-    Raises:
-        OSError: if it could not be written whole. What was written of it is no JSON, and the next line starts on its own.
-    """
-    line = json.dumps(content).encode() + b"\n"
-    with path.open("ab+", buffering=0) as file:
-        end = file.seek(0, os.SEEK_END)
-        torn = end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"
-        if torn:
-            line = b"\n" + line
-        if file.write(line) != len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 from protocol.batch_peer import BatchPeer, Delivery
@@ -23,10 +24,19 @@ class BatchClient:
         welcome: what the hub said; gives incarnation, session and keys.
         resumed_from: the policy version of the checkpoint that the learner goes on from; what was trained on under later ones
             is counted as rolled back. -1 without one.
+        mark: what `snapshot` gave for that checkpoint: ingest compares it with its log.
     """
 
     def __init__(
-        self, address: str, *, welcome: Welcome, rank: int, world: int, batch_size_total: int, resumed_from: int = -1
+        self,
+        address: str,
+        *,
+        welcome: Welcome,
+        rank: int,
+        world: int,
+        batch_size_total: int,
+        resumed_from: int = -1,
+        mark: Mapping[str, Any] | None = None,
     ) -> None:
         self._peer = BatchPeer(
             rank=rank,
@@ -37,6 +47,7 @@ class BatchClient:
             resumed_from=resumed_from,
             session=welcome.session,
             shares=address.startswith("ipc:"),
+            mark=mark,
         )
         self._line = Line(address, self._peer, keys=welcome.keys)
 

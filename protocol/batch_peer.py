@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from mmap import mmap
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from protocol import messages
 from protocol.batch import Batch
-from protocol.codec import Buffer, Frames, decode, encode, from_json
+from protocol.codec import Buffer, Frames, decode, encode, from_json, to_json
 from protocol.errors import WireError
 from protocol.priorities import pack_priorities
 from protocol.schemas import RunSchema
@@ -54,7 +55,9 @@ class BatchPeer:
         resumed_from: int = -1,
         session: str = "",
         shares: bool = False,
+        mark: Mapping[str, Any] | None = None,
     ) -> None:
+        self._mark = to_json(dict(mark)) if mark else b""  # the checkpoint's point in ingest's log
         self._rank, self._token = rank, token
         self._hello = messages.BatchHello(rank, world, batch_size, token, incarnation, resumed_from, session, shares)
         self._mapped: deque[tuple[int, weakref.ref[mmap]]] = deque()  # batches in shared memory, and whether one is in use
@@ -135,7 +138,7 @@ class BatchPeer:
         if not due or now - self._told_at < RETRY_EVERY_S:
             return []
         first, self._told_at = self._told_at == -float("inf"), now
-        return [*([] if first else [encode(self._hello)]), *map(encode, due)]
+        return [*([] if first else [encode(self._hello, self._mark)]), *map(encode, due)]
 
     def _question(self, now: float) -> list[Frames]:
         """HELLO goes ahead of GET, except when GET is asked for the first time in a session that is known to be open."""
@@ -151,7 +154,7 @@ class BatchPeer:
             self._policy_version,
             self._freed(),
         )
-        return [encode(get)] if first and self._schema is not None else [encode(self._hello), encode(get)]
+        return [encode(get)] if first and self._schema is not None else [encode(self._hello, self._mark), encode(get)]
 
     def receive(self, header: Buffer, payload: Buffer, _now: float) -> None:
         """Take in one message; a batch's arrays share the payload's memory if that can be written to.

@@ -7,19 +7,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from protocol.files import NeededWrites, write_file
+
 FOLDER = "endpoints"
 
 
-def write_endpoint(run_dir: Path, role: str, content: Mapping[str, Any]) -> None:
+def write_endpoint(run_dir: Path, role: str, content: Mapping[str, Any], writes: NeededWrites | None = None) -> None:
     """Say that a role is ready, at once for whoever looks.
 
     Args:
         run_dir: the run's folder.
         role: the file's name.
         content: at least `pid`, and `metrics` where the role serves them.
+        writes: takes it if there is no room on the disk yet.
+
+    Raises:
+        OSError: if it cannot be written, without `writes`.
     """
     folder = run_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    working = folder / f"{role}.json.tmp"
-    working.write_text(json.dumps(dict(content)))
-    working.rename(folder / f"{role}.json")
+    path, text = folder / f"{role}.json", json.dumps(dict(content))
+    if writes is None:
+        write_file(path, text)
+    else:
+        writes.file(path, text)

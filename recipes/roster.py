@@ -70,6 +70,7 @@ class Roster:
             restarts_of: how often an actor was started again, by its number.
         """
         job = self._job
+        job.folder.flush()
         listed = [*self._services(services), *self._actors(actors, restarts_of)]
         content = {
             **job.identity,

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from protocol.errors import UserError
+from protocol.files import NeededWrites, write_file
 
 RUNS = Path("runs")
 """Where runs go, below the current folder; `runs/latest` points to the newest."""
 LOCK = ".lock"
+WRITTEN_WITHIN_S = 10.0
+"""On a full disk, events and summary have this long at the end of a run, beside the room that is kept for them."""
 
 
 class RunFolder:
@@ -40,6 +43,7 @@ class RunFolder:
         self.path = path
         self._made = made
         self._lock = lock
+        self._writes = NeededWrites(path, owner=True)
 
     @staticmethod
     def new(path: Path | None, recipe: str) -> RunFolder:
@@ -114,18 +118,19 @@ class RunFolder:
 
     def event(self, name: str, **values: Any) -> None:
         """Add a line to events.jsonl, in one call, so that no reader sees half of it and other writers' lines stay whole."""
-        with (self.path / "events.jsonl").open("a") as file:
-            file.write(json.dumps({"time": time.time(), "event": name} | values) + "\n")
+        self._writes.line(self.path / "events.jsonl", {"time": time.time(), "event": name} | values)
+
+    def flush(self) -> None:
+        """Write what a full disk has not taken so far, if there is room now."""
+        self._writes.flush()
 
     def write_run(self, content: Mapping[str, Any]) -> None:
         """Write run.json, readable by its owner only: it says where the run can be told to stop."""
-        write_private(self.path / "run.json", content)
+        self._writes.file(self.path / "run.json", json.dumps(content, indent=1) + "\n")
 
     def write_summary(self, content: Mapping[str, Any]) -> None:
         """Write summary.json, whole or not at all."""
-        working = self.path / "summary.json.tmp"
-        working.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        working.rename(self.path / "summary.json")
+        self._writes.file(self.path / "summary.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     def point_latest(self) -> None:
         """Make `runs/latest` a link to this run, at once for whoever looks. A folder that cannot have the link does without."""
@@ -141,7 +146,8 @@ class RunFolder:
             working.unlink(missing_ok=True)
 
     def release(self, *, remove: bool = False) -> None:
-        """Let the folder go; with `remove`, take away what this process has made."""
+        """Let the folder go; with `remove`, take away what this process has made. What waits for room is written before."""
+        self._writes.close(0.0 if remove else WRITTEN_WITHIN_S)
         if remove and self._made:
             shutil.rmtree(self.path, ignore_errors=True)
             with contextlib.suppress(OSError):  # another run may have come to stand beside this one
@@ -206,11 +212,7 @@ def is_held(folder: Path) -> bool:
 
 def write_private(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON that only its owner may read, whole or not at all."""
-    working = path.with_name(f"{path.name}.tmp")
-    working.unlink(missing_ok=True)
-    with os.fdopen(os.open(working, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(json.dumps(content, indent=1) + "\n")
-    working.rename(path)
+    write_file(path, json.dumps(content, indent=1) + "\n")
 
 
 def _default_path(recipe: str) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocol.errors import RunError, UserError
+from protocol.files import write_file
 from recipes.interrupts import Interrupts, Stops, sigterm_interrupts
 from recipes.job import Account, Job
 from recipes.json_lines import last_line
@@ -20,7 +21,9 @@ from recipes.run_folder import RunFolder
 from recipes.settings import RunSettings, write_config
 from recipes.supervisor import supervise
 from replay.disk import log_folder
+from replay.identity import check_owner, run_id
 from replay.snapshot import BUFFER_FOLDER, SnapshotFolder
+from replay.tally import NAME as TALLY
 
 REWRITTEN = ("config.yaml", "plan.txt", "learner.json", "summary.json")
 """What the newest part of a run says of itself."""
@@ -122,16 +125,34 @@ def check_ports(settings: RunSettings) -> None:
 
 
 def prepare(folder: RunFolder, checked: PlanReport, *, resume: bool = False) -> None:
-    """Write what the processes read, and take away what an earlier part of the run said of itself."""
+    """Write what the processes read, and take away what an earlier part of the run said of itself.
+
+    Raises:
+        UserError: if the folder cannot be written to, or the log is another run's.
+    """
+    try:
+        _prepare(folder, checked, resume=resume)
+    except OSError as error:
+        raise UserError(
+            f"run folder {folder.path} cannot be written to: {error.strerror}; make room, or choose another --run-dir"
+        ) from None
+
+
+def _prepare(folder: RunFolder, checked: PlanReport, *, resume: bool) -> None:
     for path in (*folder.path.glob("endpoints/*.json"), *(folder.path / name for name in REWRITTEN)):
         path.unlink(missing_ok=True)
+    log = log_folder(checked.settings.replay.log_dir, folder.path)
+    check_owner(run_id(folder.path, log)[0], folder.path, log)
     if checked.settings.replay.acknowledge == "memory":  # the books of a server that is gone, with all that they are about
-        log = log_folder(checked.settings.replay.log_dir, folder.path)
         # What the replay buffer held is this run's own data if it is resumed, and another run's if the folder was used before.
-        for path in (*log.glob("[0-9]*.log"), *(() if resume else SnapshotFolder(log / BUFFER_FOLDER).files())):
+        for path in (
+            *log.glob("[0-9]*.log"),
+            *log.glob(TALLY),
+            *(() if resume else SnapshotFolder(log / BUFFER_FOLDER).files()),
+        ):
             path.unlink()
     write_config(checked.settings, folder.config)
-    (folder.path / "plan.txt").write_text(checked.to_text())
+    write_file(folder.path / "plan.txt", checked.to_text())
     folder.point_latest()
 
 

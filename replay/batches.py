@@ -22,6 +22,8 @@ from protocol.timing import RETRY_EVERY_S, SLOWEST_LINK_BYTES_S
 from replay.admissions import Admissions
 from replay.assembly import Part
 from replay.books import Books
+from replay.marks import Mark, read_mark
+from replay.plausible import check_version
 
 MAX_DEPARTED = 1000
 """Sessions that have ended and are remembered, to know a late HELLO of theirs."""
@@ -72,6 +74,7 @@ class Turned:
     rewound: bool = False  # by the process that had the session before it: it has decided that what it trained on is bad
     left: list[int] = field(default_factory=list)  # ranks that have said goodbye
     cursor: int | None = None  # a checkpoint holds what was trained on before it
+    mark: Mark | None = None  # of the checkpoint that a new session goes on from
     resumed_from: int | None = None  # a new session's; what was trained on under later policy versions is lost with its learner
 
 
@@ -86,6 +89,7 @@ class BatchServer:
     Attributes:
         schema: the run's; None until the first actor has told it.
         stop: whether the run is to end, as every batch tells.
+        policy_version: the newest one that ingest has heard of.
         world: ranks of the learner; 0 before the first has come.
         waiting_rows: fresh trajectories that are cut and not handed out; they count as queued.
         held_rows: fresh trajectories that are handed out and not consumed.
@@ -101,6 +105,7 @@ class BatchServer:
         self._snapshots: dict[int, tuple[bytes, messages.Snapshot]] = {}  # asked for and not answered, by rank
         self.schema: RunSchema | None = None
         self.stop = False
+        self.policy_version = -1
         self.world = 0
         self.waiting_rows = 0
         self.held_rows = 0
@@ -160,7 +165,7 @@ class BatchServer:
         turned = Turned()
         match message:
             case messages.BatchHello():
-                self._hello(route, message, turned)
+                self._hello(route, message, read_mark(payload), turned)
             case messages.Bye():
                 self._bye(route, message, turned)
             case messages.Consumed():
@@ -219,7 +224,7 @@ class BatchServer:
             self._reject(route, error.reason, error.detail)
             raise
 
-    def _hello(self, route: bytes, hello: messages.BatchHello, turned: Turned) -> None:
+    def _hello(self, route: bytes, hello: messages.BatchHello, mark: Mark | None, turned: Turned) -> None:
         if hello.batch_size != self._batch_rows or hello.world < 1 or hello.batch_size % hello.world:
             detail = f"the run's batch has {self._batch_rows} trajectories; this learner asks for {hello.batch_size}"
             self._reject(route, "batch_size", f"{detail} over {hello.world} ranks, which must divide it")
@@ -236,7 +241,7 @@ class BatchServer:
             return
         turned.rewound = hello.incarnation == self._incarnations.get(hello.rank)
         self._incarnations[hello.rank] = hello.incarnation
-        turned.joined, turned.resumed_from = hello, hello.resumed_from
+        turned.joined, turned.resumed_from, turned.mark = hello, hello.resumed_from, mark
         leaving = list(self._ranks) if hello.world != self.world else [hello.rank]
         self._end(leaving, turned)
         self.world = hello.world
@@ -282,6 +287,7 @@ class BatchServer:
 
     def _consume(self, rank: Rank, batch_id: int, version: int, turned: Turned) -> None:
         self._check_cut(batch_id)
+        check_version(version, self.policy_version)
         turned.policy_version = version
         rank.told_version = max(rank.told_version, version)
         while rank.held and rank.held[0].batch_id <= batch_id:

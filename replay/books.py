@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, fields
 from itertools import groupby
 from typing import Any
 
+from replay.marks import KEPT
+
 QUEUED, CUT, TRAINED, GONE = range(4)
 """Where a row is: it waits; it is cut into a batch; it was trained on and is kept in case the learner forgets it; nowhere."""
 CONSUMED_KEPT = 100_000
@@ -112,6 +114,7 @@ class Books:
     world: int = 0
     version: int = -1
     next_batch_id: int = 0
+    marks: deque[list[Any]] = field(default_factory=lambda: deque(maxlen=KEPT))  # [cursor, digest] given for checkpoints
 
     def apply(self, number: int, name: str, values: Sequence[Any]) -> None:
         """Take in one record."""
@@ -231,6 +234,10 @@ class Books:
             self._mark(entry.kept, QUEUED)
             self.totals.rolled_back += entry.rows - again
 
+    def _marked(self, _number: int, cursor: int, digest: str) -> None:
+        """A learner was given a point for a checkpoint."""
+        self.marks.append([cursor, digest])
+
     def _committed(self, _number: int, cursor: int) -> None:
         """A checkpoint holds everything that was trained on before the cursor."""
         for entry in self.consumed:
@@ -239,6 +246,10 @@ class Books:
             if entry.kept:
                 self._mark(entry.kept, GONE)
                 entry.kept = []
+
+    def lose_part(self, batch_id: int) -> None:
+        """A part that was handed out is in nobody's hands any more: its rows are lost."""
+        self._mark(self.cuts.pop(batch_id).fresh, GONE)
 
     def _mark(self, rows: Iterable[Sequence[int]], where: int) -> None:
         for number, start, stop in rows:
@@ -279,12 +290,14 @@ class Books:
             "world": self.world,
             "version": self.version,
             "next_batch_id": self.next_batch_id,
+            "marks": list(self.marks),
         }
 
     def load(self, plain: dict[str, Any]) -> None:
         """Become what `to_plain` told of."""
         for name in ("identity", "schema", "steps", "world", "version", "next_batch_id"):
             setattr(self, name, plain[name])
+        self.marks = deque(map(list, plain.get("marks", [])), maxlen=KEPT)  # a log of the format before has none
         self.totals = Totals(*plain["totals"])
         self.accounts = {actor: Account(*rest) for actor, *rest in plain["accounts"]}
         self.blocks = {number: _block(values) for number, *values in plain["blocks"]}

@@ -29,6 +29,8 @@ from replay.credit import CreditLine
 from replay.fleet import FleetStatistics
 from replay.journal import Journal
 from replay.ledger import Ledger
+from replay.marks import Mark, difference
+from replay.plausible import check_cursor
 from replay.quarantine import Refused
 from replay.queue import Segment, TrajectoryQueue
 from replay.recovery import recovered_part, segments_of
@@ -95,6 +97,7 @@ class IngestCore:
         policy_version: the newest one heard of.
         stop: whether the run is to end.
         refused: bad messages, to be taken.
+        said: what is wrong with the log, to be taken.
     """
 
     def __init__(
@@ -120,12 +123,13 @@ class IngestCore:
         self._validator: Validator | None = None
         self._next_batch_id = 0
         self._now = 0.0
-        self._snapshots: list[tuple[bytes, messages.Snapshot, dict[str, Any]]] = []  # answered once the log holds them
+        self._snapshots: list[tuple[bytes, messages.Snapshot, dict[str, Any], int]] = []  # answered once the log holds them
         self._quarantine: deque[str] = deque(maxlen=QUARANTINE_KEPT)
         self.refused: deque[Refused] = deque(maxlen=QUARANTINE_KEPT)
+        self.said: list[str] = []
         self.policy_version = -1
         self.stop = False
-        if self.journal.books.schema is not None:
+        if self.journal.books.schema is not None or self.journal.books.accounts:
             self._restore()
 
     def _restore(self) -> None:
@@ -134,7 +138,8 @@ class IngestCore:
         self._now = time.monotonic() if self._epoch else 0.0
         self._sessions.restore(books)
         self._batches.restore(books)
-        self._describe()
+        if books.schema is not None:
+            self._describe()
         totals = books.totals
         self._ledger = Ledger(
             totals.accepted, totals.trained, totals.rolled_back, totals.stale, totals.rejected, totals.replayed
@@ -143,7 +148,8 @@ class IngestCore:
         for batch_id, cut in sorted(books.cuts.items()):
             if not self._batches.hold(cut.rank, recovered_part(batch_id, cut, books, self._now)):
                 self.journal.record("returned", [batch_id])
-        self._enqueue(books.rows_in(QUEUED))
+        if books.schema is not None:
+            self._enqueue(books.rows_in(QUEUED))
 
     def _enqueue(self, rows: Iterable[Rows], *, exempt: bool = False) -> None:
         """Put rows that lie in the log at the queue's head, in order."""
@@ -157,6 +163,7 @@ class IngestCore:
         return {
             "actors": {str(actor): [account.incarnation, account.ended] for actor, account in books.accounts.items()},
             "ranks": {str(rank): entry[1] for rank, entry in books.ranks.items()},
+            "policy_version": books.version,
         }
 
     @property
@@ -172,7 +179,7 @@ class IngestCore:
             stop: whether the run is to end.
             members: by actor id its newest incarnation and whether it lives; None if nothing has changed.
         """
-        self.policy_version = max(self.policy_version, policy_version)
+        self.policy_version = self._batches.policy_version = max(self.policy_version, policy_version)
         self.stop = self._batches.stop = stop
         if members is not None:
             self._sessions.apply_members(members)
@@ -268,6 +275,7 @@ class IngestCore:
         """Take in one message of the learner's."""
         try:
             turned = self._batches.receive(route, header, user, payload)
+            check_cursor(turned.cursor, self.journal.next)
             self._apply(turned)
             for part in turned.freed:
                 self._recycle(part)
@@ -289,10 +297,19 @@ class IngestCore:
         self._take_back(turned.returned)
         if turned.rewound:  # not to be trained on again: it would lead to the same place
             self.journal.record("committed", self.journal.next)
+        self._compare(turned.mark)
         if turned.resumed_from is not None:
             self._roll_back(turned.resumed_from)
         if turned.cursor is not None:
             self.journal.record("committed", turned.cursor)
+
+    def _compare(self, mark: Mark | None) -> None:
+        """Say so if the log is not the one that was there when the learner's checkpoint was written."""
+        books = self.journal.books
+        text = difference(mark, books.identity, list(books.marks)) if mark is not None and self.journal.durable else ""
+        if text:
+            self.journal.damage.append(text)
+            self.said.append(text)
 
     def _count_trained(self, part: Part, version: int) -> None:
         self._ledger.trained += part.fresh_rows
@@ -348,16 +365,19 @@ class IngestCore:
         """
         self._cut_and_hand_out(now)
         for route, snapshot in self._batches.snapshots_due():
-            self._snapshots.append((route, snapshot, self._snapshot_values(snapshot.policy_version)))
+            values = self._snapshot_values(snapshot.policy_version)
+            record = self.journal.record("marked", values["cursor"], values["digest"])
+            self._snapshots.append((route, snapshot, values, record))
             self.replayed.save(snapshot.learner_step, snapshot.policy_version)
+            self.journal.keep_tally()
         self.journal.commit(now, more=more)
         settled = self.journal.committed == self.journal.next
         if settled:
             self._sessions.committed()
-        for route, snapshot, values in self._snapshots:
-            if values["cursor"] <= self.journal.committed:
+        for route, snapshot, values, record in self._snapshots:
+            if record < self.journal.committed:
                 self._batches.answer_snapshot(route, snapshot, values)
-        self._snapshots = [entry for entry in self._snapshots if entry[2]["cursor"] > self.journal.committed]
+        self._snapshots = [entry for entry in self._snapshots if entry[3] >= self.journal.committed]
         self._cut_and_hand_out(now)
         self.replayed.turn(settled=settled)
 
@@ -366,7 +386,7 @@ class IngestCore:
         books = self.journal.books
         later = (entry.number for entry in books.consumed if entry.version > version)
         digest = hashlib.blake2b(msgpack.packb(books.to_plain()), digest_size=16).hexdigest()
-        return {"id": books.identity, "cursor": next(later, self.journal.next), "digest": digest}
+        return {"id": books.identity, "cursor": next(later, self.journal.next + 1), "digest": digest}
 
     def _cut_and_hand_out(self, now: float) -> None:
         while True:
@@ -438,7 +458,13 @@ class IngestCore:
             "rejected_by": self._ledger.rejected_by,
             "quarantine": list(self._quarantine),
             "credit": self._credit.outstanding,
-            "log": {"bytes": self.journal.nbytes, "stalled": self.journal.stalled, "commit": self.journal.seconds.to_dict()},
+            "log": {
+                "bytes": self.journal.nbytes,
+                "stalled": self.journal.stalled,
+                "commit": self.journal.seconds.to_dict(),
+                "damaged": len(self.journal.damage),
+                "missing": self.journal.missing,
+            },
             "buffer_snapshots": self.replayed.snapshots(),
             "windows": self._fleet.quantiles(),
             "transit": self._fleet.transit.to_dict(),

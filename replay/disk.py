@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Protocol
 from protocol.codec import Buffer
 from protocol.errors import UserError
 from protocol.failpoints import armed, failpoint
+from protocol.files import write_file
 
 MAX_VECTORS = 1024
 """Buffers that one system call takes (IOV_MAX on Linux)."""
@@ -55,6 +57,12 @@ class Disk(Protocol):
 
     def remove(self, name: str) -> None:
         """Remove a file."""
+
+    def keep(self, name: str, aside: str) -> None:
+        """Give a file a second name, which stays when the first one is removed."""
+
+    def replace(self, name: str, content: bytes) -> None:
+        """Write a small file, whole or not at all."""
 
 
 class FolderDisk:
@@ -152,6 +160,17 @@ class FolderDisk:
     def remove(self, name: str) -> None:
         """Remove a file."""
         (self._folder / name).unlink()
+
+    def keep(self, name: str, aside: str) -> None:
+        """Give a file a second name; where the file system has no hard links, a copy."""
+        try:
+            os.link(self._folder / name, self._folder / aside)
+        except OSError:
+            shutil.copyfile(self._folder / name, self._folder / aside)
+
+    def replace(self, name: str, content: bytes) -> None:
+        """Write a small file, whole or not at all."""
+        write_file(self._folder / name, content, sync=self._durable)
 
     def _close_file(self) -> None:
         if self._file >= 0:

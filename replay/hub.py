@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import secrets
@@ -19,6 +20,8 @@ from protocol.awake import AwakeClock
 from protocol.codec import Buffer, two_frames
 from protocol.endpoints import write_endpoint
 from protocol.errors import WireError
+from protocol.events import Events
+from protocol.files import DamagedStateError, sealed, unsealed, write_file
 from protocol.gate import Gate
 from protocol.http import HttpServer, Pages
 from protocol.joining import joining_config
@@ -32,12 +35,16 @@ from replay.link import Link
 from replay.listen import LOOK_FOR_FILES_EVERY_S, bind_addresses, remove_sockets, restore_files
 from replay.members import Member, Members
 from replay.metrics import Snapshot, registry_of
+from replay.plausible import MAX_VERSION
 from replay.process import POLL_MS, Ending, load_config
 from replay.quarantine import Quarantine
 from replay.self_test import check_keys
 
 _log = logging.getLogger("oatmill.replay.hub")
 
+VERSIONS = "policy_version"
+"""The file of the highest policy version."""
+VERSION_DIGITS = 16
 DRAIN = 256
 """Messages taken from one socket before the other is looked at."""
 PROGRESS_WITHIN_S = 5.0
@@ -55,6 +62,7 @@ class Hub:
         addresses: where to bind `control` and `weights`.
         secret: what only this process's ingest knows.
         versions: the file that keeps the highest policy version, so that none is used again after this process has died.
+        saved_version: what it says.
         quarantine: where bad messages are written down.
         keys: the server's; None lets everybody in.
         probe: the public key of the start-up test's stranger.
@@ -67,6 +75,7 @@ class Hub:
         secret: str,
         *,
         versions: Path,
+        saved_version: int = -1,
         quarantine: Quarantine,
         keys: ServerKeys | None = None,
         probe: bytes = b"",
@@ -80,7 +89,7 @@ class Hub:
         weights = self._weights.bind(addresses["weights"])
         members = Members(joining_config(config), secret, self._connected)
         self._versions = versions
-        self._saved_version = read_version(versions)
+        self._saved_version = saved_version
         self.core = HubCore(
             members,
             desired_actors=config["actors"].get("count", 0),
@@ -90,6 +99,7 @@ class Hub:
         self._watchdog = Watchdog("hub", config["replay"]["hang_timeout"])
         self._clock = AwakeClock(LONGEST_TURN_S)
         self._turned, self._awake = time.monotonic(), self._clock.now()
+        self._announce_failed = False
         self._snapshot = Snapshot({}, {})
         self._snapshot_of = -1.0
 
@@ -124,9 +134,19 @@ class Hub:
                 _log.error("ingest has not reported for %.0f s; the hub ends", LOST_AFTER_S)
                 return 1
             if self.core.ready and not announced:
-                on_ready()
-                announced = True
+                announced = self._announced(on_ready)
         return 0
+
+    def _announced(self, on_ready: Callable[[], None]) -> bool:
+        """Whether it could be said where this server is; on a full disk it is said as soon as there is room."""
+        try:
+            on_ready()
+        except OSError as error:
+            if not self._announce_failed:
+                _log.warning("cannot say where this server is reached: %s; trying again until it can", error.strerror)
+            self._announce_failed = True
+            return False
+        return True
 
     def turn(self, now: float) -> None:
         """Take in what has come and send what follows from it."""
@@ -159,13 +179,11 @@ class Hub:
 
     def _save_version(self) -> None:
         """Keep the highest version before anybody is told of it. A full disk is no reason to end: the learner knows it too."""
-        version = self.core.highest_version
+        version = self.core.known_version
         if version > self._saved_version:
             self._saved_version = version
             with contextlib.suppress(OSError):
-                working = self._versions.with_name(f"{self._versions.name}.tmp")
-                working.write_text(str(version))
-                working.rename(self._versions)
+                write_file(self._versions, sealed(VERSIONS, version))
 
     def _drain(self, source: ServerSocket, take: Callable[[bytes, User, Buffer, Buffer], None], name: str) -> int:
         taken = 0
@@ -226,11 +244,16 @@ def serve(options: Namespace, ingest: IngestProcess, ending: Ending) -> int:
         addresses = bind_addresses(options.listen, insecure=options.insecure or keys is not None)
         stranger = None if keys is None else new_keys(keys.public)
         probe = b"" if stranger is None else stranger.public
+        version, replaced = read_version(options.run_dir)
+        if replaced:
+            _log.warning("%s", replaced)
+            Events(options.run_dir).add("state_replaced", text=replaced)
         hub = Hub(
             config,
             addresses,
             secret,
-            versions=options.run_dir / "policy_version",
+            versions=options.run_dir / VERSIONS,
+            saved_version=version,
             quarantine=Quarantine(options.run_dir / "quarantine", "hub"),
             keys=keys,
             probe=probe,
@@ -251,11 +274,38 @@ def serve(options: Namespace, ingest: IngestProcess, ending: Ending) -> int:
             remove_sockets(addresses)
 
 
-def read_version(path: Path) -> int:
-    """The highest policy version that an earlier hub has seen; -1 if there was none."""
+def read_version(run_dir: Path) -> tuple[int, str]:
+    """The highest policy version that an earlier hub has seen, -1 if there was none, and a line if its file is damaged.
+
+    A damaged one is replaced by what the checkpoints say; what the log says comes from ingest.
+    """
+    path = run_dir / VERSIONS
     try:
-        return int(path.read_text())
-    except (OSError, ValueError):
+        return version_in(path.read_bytes()), ""
+    except FileNotFoundError:
+        return -1, ""
+    except (OSError, DamagedStateError) as error:
+        found = max(map(version_of, run_dir.glob("checkpoints/step-*/manifest.json")), default=-1)
+        return found, f"{path} is damaged ({error}); the policy version goes on from the checkpoints' {found} or the log's"
+
+
+def version_in(data: bytes) -> int:
+    """What the file holds; before it was a state file, it was a number alone.
+
+    Raises:
+        DamagedStateError: if that is no policy version.
+    """
+    version = int(data) if data.isdigit() and len(data) <= VERSION_DIGITS else unsealed(VERSIONS, data)
+    if type(version) is not int or not -1 <= version <= MAX_VERSION:
+        raise DamagedStateError(f"expected a policy version of at most {MAX_VERSION}, got {str(version)[:40]}")
+    return version
+
+
+def version_of(manifest: Path) -> int:
+    """The policy version of a checkpoint; -1 if it cannot be told."""
+    try:
+        return version_in(str(json.loads(manifest.read_bytes())["policy_version"]).encode())
+    except (OSError, ValueError, LookupError, TypeError, DamagedStateError):
         return -1
 
 
@@ -273,9 +323,7 @@ def announcement(options: Namespace, hub: Hub, metrics: str) -> Callable[[], Non
         content = {"pid": os.getpid(), "metrics": metrics, "control": hub.control, **hub.core.endpoints}
         write_endpoint(options.run_dir, "replay", content)
         if options.port_file is not None:
-            working = options.port_file.with_suffix(".tmp")
-            working.write_text(f"{hub.control}\n")
-            working.rename(options.port_file)
+            write_file(options.port_file, f"{hub.control}\n")
         _log.info("ready: control %s, metrics %s", hub.control, metrics)
 
     return announce

@@ -14,6 +14,7 @@ from protocol.codec import Buffer, Frames, decode, encode, from_json, is_count, 
 from protocol.errors import WireError
 from protocol.timing import LOST_AFTER_S
 from replay.members import MAX_ACTORS, Member, Members, RefusedError
+from replay.plausible import MAX_COUNT, MAX_VERSION, check_version
 from replay.quarantine import Refused
 from replay.weights_store import WeightsStore
 
@@ -74,7 +75,7 @@ class HubCore:
         self._asked: list[Asked] = []
         self._report_number = 0
         self._told: tuple[Any, ...] = ()  # what ingest was told last
-        self._highest_version = highest_version
+        self._known_version, self._claimed_version = highest_version, -1
         self.stop = False
         self.report: dict[str, Any] = {}
         self.reported_at = -float("inf")
@@ -93,9 +94,14 @@ class HubCore:
         return self.ready and not self.report.get("log", {}).get("stalled", False)
 
     @property
+    def known_version(self) -> int:
+        """The highest policy version that a learner has published to this hub or one before it; -1 if none has."""
+        return max(self._known_version, self.weights.version)
+
+    @property
     def highest_version(self) -> int:
-        """The highest policy version ever seen, held or not; a restarted learner goes on above it."""
-        return max(self._highest_version, self.weights.version)
+        """The highest policy version there is, held or not; a restarted learner goes on above it."""
+        return self._claimed_version if self.known_version < 0 else self.known_version
 
     def receive_control(self, route: bytes, header: Buffer, payload: Buffer, now: float, user: User = ANYBODY) -> None:
         """Take in one message on the control socket; a bad one is counted and answered with its reason."""
@@ -152,6 +158,7 @@ class HubCore:
             raise UnauthorisedError("unknown_session", "no learner has joined this hub")
         if learner.user != user or not hmac.compare_digest(learner.token.encode(), message.session.encode()):
             raise UnauthorisedError("identity", "only the learner that has joined last publishes weights")
+        check_version(message.version, self.known_version)
 
     def _reject(self, route: bytes, reason: str, detail: str) -> None:
         self._outgoing.append((route, encode(messages.Reject(reason, shortened(detail)))))
@@ -162,7 +169,9 @@ class HubCore:
         member, former = self.members.join(route, hello, description, now, user)
         if member.role == "ingest":
             self._take_endpoints(description)
-            self.members.expect(description.get("known", {}), now)
+            known = description.get("known", {})
+            self.members.expect(known, now)
+            self._known_version = max(self._known_version, min(known.get("policy_version", -1), MAX_VERSION))
         if former is not None:
             self._tell(former, fenced=True)
         self._tell_ingest()  # before the welcome, so that ingest knows an actor before the actor comes to it
@@ -191,12 +200,26 @@ class HubCore:
         if member.role != "ingest":
             member.report = {}
             check_report(report, memoryview(payload).nbytes)
+            self._check_version(member, report.get("policy_version", -1))
             member.report = report
-            self._highest_version = max(self._highest_version, report.get("policy_version", -1))
         if member.role == "ingest":
             self._take_report(report, now)
         else:
             self._tell(member)
+
+    def _check_version(self, member: Member, version: int) -> None:
+        """Believe what a process says of the policy version only as far as the hub cannot know better.
+
+        An actor has no version but from a hub: until a learner has published one here, it may be of a hub that has died.
+
+        Raises:
+            WireError: `version_range` if there is no such version.
+        """
+        if member.role == "learner" or self.known_version < 0:
+            check_version(version, self.known_version)
+        elif version > self.known_version:
+            raise WireError("version_range", f"expected a policy version of at most {self.known_version}, got {version}")
+        self._claimed_version = max(self._claimed_version, version)
 
     def _take_report(self, report: dict[str, Any], now: float) -> None:
         values, answering, serial = report.get("report"), report.get("answering"), report.get("serial")
@@ -347,5 +370,7 @@ def check_report(report: Mapping[str, Any], nbytes: int) -> None:
     if not (version == -1 or is_count(version)):
         raise WireError("payload_json", f"expected policy_version to be a number from -1, got {str(version)[:40]!r}")
     for name in PROGRESS:
-        if not is_count(report.get(name, 0)):
-            raise WireError("payload_json", f"expected {name} to be a number from 0, got {str(report[name])[:40]!r}")
+        if not is_count(report.get(name, 0)) or report.get(name, 0) > MAX_COUNT:
+            raise WireError(
+                "payload_json", f"expected {name} to be a number from 0 to {MAX_COUNT}, got {str(report[name])[:40]!r}"
+            )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import secrets
 import socket
 import sys
@@ -21,6 +22,7 @@ from protocol.awake import AwakeClock
 from protocol.channels import ControlClient
 from protocol.codec import two_frames
 from protocol.errors import UserError, WireError
+from protocol.events import Events
 from protocol.failpoints import failpoint
 from protocol.gate import Gate
 from protocol.keys import ServerKeys, server_keys
@@ -30,6 +32,7 @@ from protocol.watchdog import Watchdog
 from replay.admissions import Admissions
 from replay.core import IngestCore, IngestSettings, epoch_of_monotonic
 from replay.disk import FolderDisk, log_folder
+from replay.identity import check_owner, run_id
 from replay.journal import Journal
 from replay.link import Link
 from replay.listen import LOOK_FOR_FILES_EVERY_S, remove_sockets, restore_files
@@ -38,6 +41,8 @@ from replay.quarantine import Quarantine
 from replay.saving import BufferSaver
 from replay.sessions import MAX_BLOCK_BYTES
 from replay.snapshot import BUFFER_FOLDER
+
+_log = logging.getLogger("oatmill.replay.ingest")
 
 DRAIN = 64
 """Messages taken from one socket before the others are looked at; every actor among them gets one acknowledgement."""
@@ -65,6 +70,7 @@ class Ingest:
         keys: the server's; None lets everybody in.
         probe: the public key of the start-up test's stranger.
         batch_rows: trajectories of a batch, for each of which the learner may tell a priority.
+        events: the run's events.jsonl.
     """
 
     def __init__(
@@ -79,7 +85,9 @@ class Ingest:
         keys: ServerKeys | None = None,
         probe: bytes = b"",
         batch_rows: int = 0,
+        events: Events,
     ) -> None:
+        self._events = events
         self._core, self._link, self._quarantine, self._watchdog = core, link, quarantine, watchdog
         self._admissions = admissions
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
@@ -161,6 +169,9 @@ class Ingest:
             values = self._core.report() | {"auth_restarts": 0 if self._gate is None else self._gate.restarts}
             report = {"report": values, "answering": asked, "serial": self._members_serial}
             control.heartbeat(report, force=True)
+            say(self._events, "log_damaged", self._core.said)
+            self._core.said.clear()
+            self._events.flush()
             self._report_at = now + max(REPORT_EVERY_S, (time.perf_counter() - began) / REPORT_SHARE)
         else:
             control.pump()
@@ -183,17 +194,39 @@ class Ingest:
         self._context.term()
 
 
-def open_journal(config: dict[str, Any], run_dir: Path) -> Journal:
-    """The journal in the run's folder, with what a server that has died has left in it."""
+def open_journal(config: dict[str, Any], run_dir: Path, events: Events) -> Journal:
+    """The journal in the run's folder, with what a server that has died has left in it.
+
+    Args:
+        config: the roots of config.yaml.
+        run_dir: the run's folder.
+        events: is told of what was damaged.
+
+    Raises:
+        UserError: if the log cannot be read, or is of another run or of one with another T.
+    """
     replay = config["replay"]
-    durable = replay["acknowledge"] == "durable"
-    return Journal.open(
-        FolderDisk(log_folder(replay["log_dir"], run_dir), durable=durable),
+    durable, folder = replay["acknowledge"] == "durable", log_folder(replay["log_dir"], run_dir)
+    run, replaced = run_id(run_dir, folder)
+    check_owner(run, run_dir, folder)
+    journal = Journal.open(
+        FolderDisk(folder, durable=durable),
         durable=durable,
         keep_trained=replay["on_learner_restart"] == "replay",
         steps=config["actors"]["unroll_length"],
         kept_bytes=replay["log_bytes"],
+        run=run,
     )
+    say(events, "state_replaced", [replaced] if replaced else [])
+    say(events, "log_damaged", journal.damage)
+    return journal
+
+
+def say(events: Events, event: str, lines: list[str]) -> None:
+    """Say in the log and in events.jsonl what was damaged."""
+    for line in lines:
+        _log.warning("%s", line)
+        events.add(event, text=line)
 
 
 def read_table(members: dict[str, list[Any]]) -> dict[int, tuple[int, bool]]:
@@ -211,7 +244,8 @@ def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> 
     hub = link.hear()
     if hub is None or "addresses" not in hub:  # the hub is gone, or could not begin and says stop
         return 1
-    journal = open_journal(config, run_dir)
+    events = Events(run_dir)
+    journal = open_journal(config, run_dir, events)
     settings = IngestSettings.of(config)
     admissions = Admissions()
     core = IngestCore(
@@ -234,6 +268,7 @@ def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> 
         keys=None if hub["keys"] is None else server_keys(Path(hub["keys"])),
         probe=hub["probe"].encode(),
         batch_rows=settings.batch_rows,
+        events=events,
     )
     try:
         link.say({"endpoints": ingest.endpoints})
@@ -244,6 +279,8 @@ def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> 
     finally:
         watchdog.close()
         core.replayed.close()
+        journal.close()
+        events.close()
         ingest.close()
         remove_sockets(addresses)  # the hub's too: it may have been killed and cannot
 

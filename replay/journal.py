@@ -15,10 +15,13 @@ import msgpack
 
 from protocol.codec import Buffer
 from protocol.errors import UserError
+from protocol.files import DamagedStateError, sealed, unsealed
+from replay import tally
 from replay.books import Books
 from replay.disk import Disk
 from replay.fleet import SECONDS_BUCKETS, Histogram
 from replay.log import SegmentLog
+from replay.salvage import BAD_RECORD, STATE, Reader, lost_in, packed
 
 _log = logging.getLogger("oatmill.replay.log")
 
@@ -27,7 +30,7 @@ GROUP_BYTES = 2**20
 """While more messages wait to be read, a commit waits for them, but no longer and for no more bytes than this."""
 RETRY_EVERY_S = 0.25
 SEGMENT_BYTES = 64 * 2**20
-STATE = "state"
+TALLY_EVERY_S = 10.0
 
 
 class Journal:
@@ -41,24 +44,38 @@ class Journal:
 
     Attributes:
         books: the same.
+        durable: the same.
         stalled: whether the disk does not take what is to be written.
         seconds: what commits have taken.
+        damage: a line for each thing that was found damaged or missing when the log was read.
+        missing: records that were.
     """
 
     def __init__(
         self, books: Books | None = None, log: SegmentLog | None = None, *, durable: bool = False, kept_bytes: int = 2**30
     ) -> None:
         self.books = Books() if books is None else books
-        self._log, self._durable, self._kept_bytes = log, durable, kept_bytes
+        self._log, self.durable, self._kept_bytes = log, durable, kept_bytes
         self._number = 0  # without a log
         self._waits_since: float | None = None
         self._retry_at = -float("inf")
         self.stalled = False
+        self.damage: list[str] = []
+        self.missing = 0
+        self._disk: Disk | None = None
+        self._tally_due, self._tally_at = False, -float("inf")
         self.seconds = Histogram(SECONDS_BUCKETS)
 
     @staticmethod
     def open(
-        disk: Disk, *, durable: bool, keep_trained: bool, steps: int, kept_bytes: int, segment_bytes: int = SEGMENT_BYTES
+        disk: Disk,
+        *,
+        durable: bool,
+        keep_trained: bool,
+        steps: int,
+        kept_bytes: int,
+        segment_bytes: int = SEGMENT_BYTES,
+        run: str = "",
     ) -> Journal:
         """Read a log, or begin one.
 
@@ -69,27 +86,72 @@ class Journal:
             steps: T of this run.
             kept_bytes: as for the class.
             segment_bytes: a segment that has grown beyond this is followed by another one.
+            run: the run's id.
 
         Raises:
-            UserError: if it cannot be read or is of a run with another T.
+            UserError: if it cannot be read, or is of a run with another T.
         """
-        books, log = Books(keep_trained), SegmentLog(disk, segment_bytes=min(segment_bytes, max(1, kept_bytes // 4)))
+        books = Books(keep_trained)
+        log = SegmentLog(disk, segment_bytes=min(segment_bytes, max(1, kept_bytes // 4)), run=run)
+        journal = Journal(books, log, durable=durable, kept_bytes=kept_bytes)
+        journal._disk = disk
         try:
-            read_into(books, log)
+            journal._read(log)
         except OSError as error:
             raise UserError(
                 f"the log of an earlier server cannot be read: {error}; look at the disk, or move the log"
             ) from None
         books.keep_trained = keep_trained
-        journal = Journal(books, log, durable=durable, kept_bytes=kept_bytes)
-        if not books.identity:
-            journal.record("began", secrets.token_hex(8), steps)
-        elif books.steps != steps:
+        if books.identity and books.steps not in (0, steps):
             raise UserError(
                 f"the log holds trajectories of actors.unroll_length={books.steps}, this run has {steps}; set it back, or move "
                 "the log away to go on without what waits in it"
             )
+        if not books.identity or not books.steps:
+            journal.record("began", books.identity or run or secrets.token_hex(8), steps)
         return journal
+
+    def _read(self, log: SegmentLog) -> None:
+        """Take in the log, and what its tally knows besides."""
+        reader = read_into(self.books, log)
+        self.missing = reader.missing
+        for found in log.damage:
+            kept = f"it is kept as {found.aside}" if found.aside else "the disk did not allow to keep it aside"
+            self.damage.append(f"the log's {found.segment} is damaged, {found.missing} records are missing: {kept}")
+        self._compare_tally(log)
+        if self.damage:
+            lost = lost_in(self.books)
+            self.damage[-1] += f"; {lost} trajectories of this run are lost by now"
+        self._tally_due = self.books.schema is not None
+
+    def _compare_tally(self, log: SegmentLog) -> None:
+        assert self._disk is not None, "it was opened"
+        try:
+            plain = unsealed(tally.KIND, self._disk.read(tally.NAME))
+            missing = tally.raise_to(self.books, plain, log.next)
+            log.skip_to(plain["next"])
+        except FileNotFoundError:
+            return
+        except (DamagedStateError, *BAD_RECORD) as error:
+            self.damage.append(f"the log's {tally.NAME} is damaged ({error}): it is written again out of the log")
+            return
+        if missing:
+            self.missing += missing
+            self.damage.append(f"{missing} records are missing at the log's end, which the last checkpoint knew of")
+
+    def keep_tally(self) -> None:
+        """Have the log's tally written once the log holds everything that has happened so far."""
+        self._tally_due = True
+
+    def _write_tally(self) -> None:
+        """A full disk costs the tally and not the run: the one before it stays, and the next checkpoint writes one."""
+        self._tally_due = False
+        if self._disk is None:
+            return
+        try:
+            self._disk.replace(tally.NAME, sealed(tally.KIND, tally.tally_of(self.books, self.next)))
+        except OSError as error:
+            _log.warning("the log's %s could not be written: %s", tally.NAME, error.strerror)
 
     def record(self, name: str, *values: Any, payload: Buffer = b"") -> int:
         """Take in one change; its number."""
@@ -97,8 +159,9 @@ class Journal:
             number = self._number
             self._number += 1
         else:
-            number = self._log.append(msgpack.packb([name, *values]), payload if self._durable else b"")
+            number = self._log.append(packed(self.books, name, values), payload if self.durable else b"")
         self.books.apply(number, name, values)
+        self._tally_due |= name == "described"
         return number
 
     @property
@@ -142,11 +205,19 @@ class Journal:
             self.stalled = False
             _log.warning("the log can be written again; acknowledgements go on")
         self._tidy(log)
+        if self._tally_due or now - self._tally_at > TALLY_EVERY_S:
+            self._tally_at = now
+            self._write_tally()
+
+    def close(self) -> None:
+        """Write down what the log comes to, if it holds all that has happened."""
+        if self.committed == self.next:
+            self._write_tally()
 
     def _fail(self, error: OSError, now: float) -> None:
         assert self._log is not None, "only a log fails"
         self._retry_at = now + RETRY_EVERY_S
-        if not self._durable:  # nothing has been promised; the next segment's state makes up for the gap
+        if not self.durable:  # nothing has been promised; the next segment's state makes up for the gap
             self._log.discard()
         elif not self.stalled:
             self.stalled = True
@@ -177,34 +248,17 @@ class Journal:
         return self._log.read(number)
 
 
-def read_into(books: Books, log: SegmentLog) -> None:
-    """Apply every record of a log.
-
-    Where records are missing, those up to the next one that says all are passed over: it makes up for them.
+def read_into(books: Books, log: SegmentLog) -> Reader:
+    """Apply every record of a log; where some are missing, what was in them is lost.
 
     Raises:
-        UserError: if nothing makes up for what is missing.
+        UserError: if it is an old log and nothing makes up for what is missing.
         OSError: if the disk cannot be read.
     """
-    expected, in_step, found = 0, True, False
+    reader = Reader(books)
     for record in log.recover():
-        found = True
-        in_step = in_step and record.number == expected
-        expected = record.number + 1
-        name, *values = msgpack.unpackb(record.header, strict_map_key=False)
-        if in_step or name == STATE:
-            in_step = _applied(books, record.number, name, values)
-    if found and not in_step:
+        reader.take(record)
+    if not reader.in_step:
         raise UserError("the log of an earlier server is damaged beyond repair; move it away to go on without what it holds")
-
-
-def _applied(books: Books, number: int, name: str, values: list[Any]) -> bool:
-    """Whether a record could be applied to what is known."""
-    try:
-        if name == STATE:
-            books.load(values[0])
-        else:
-            books.apply(number, name, values)
-    except (LookupError, TypeError, ValueError, AttributeError):
-        return False
-    return True
+    reader.end()
+    return reader

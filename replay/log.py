@@ -1,31 +1,29 @@
-"""The log in segments: numbered records in files that are only ever appended to, each with its length and checksum.
+"""The log in segments: numbered records in files that are only ever appended to.
 
 A record is appended to memory first; `commit` writes all that wait in one go and syncs once, and only then are they committed.
-What a crash leaves behind is cut off after its last whole record, at whatever byte it ends. A server that starts, or whose disk
-has failed, begins a new segment: no file is appended to twice.
+A server that starts, or whose disk has failed, begins a new segment: no file is appended to twice. A segment is named after its
+first record's number; `replay.records` has its bytes.
 
-A record on disk: three little-endian numbers of 4 bytes (the header's length, the payload's, and the CRC-32 of both lengths and
-all that follows), the header, the payload. A segment is named after its first record's number and begins with MAGIC.
+What a crash leaves behind a segment's last whole record is cut off. Anything else that is missing is damage: the file is kept
+aside under a second name, `damage` says so, and the whole records behind it are read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import struct
-import zlib
+import logging
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from protocol.codec import Buffer
 from replay.disk import Disk
+from replay.records import HEAD_BYTES, RECORD_BYTES, Found, Head, head_of, read_head, record_of, scan
 
-MAGIC = b"oatmill log 1\n\0\0"
+_log = logging.getLogger("oatmill.replay.log")
+
 SUFFIX = ".log"
-_LENGTHS = struct.Struct("<II")
-PREFIX_BYTES = 12
-_PREFIX = struct.Struct("<III")
-MAX_RECORD_BYTES = 2**31
-"""A longer record is none: its length is garbage."""
+ASIDE = ".damaged"
+"""Added to the name of a damaged segment for the copy that is never removed."""
 MAX_RECORDS = 10**20
 
 
@@ -33,7 +31,16 @@ class Record(NamedTuple):
     """A whole record that was found on disk."""
 
     number: int
+    relied: int  # every record below this number was committed, as those behind it in the log show
     header: bytes
+
+
+class Damage(NamedTuple):
+    """A segment that is not what was written."""
+
+    segment: str
+    aside: str  # the name under which it stays; empty if the disk did not allow that
+    missing: int  # records
 
 
 class Place(NamedTuple):
@@ -58,15 +65,19 @@ class SegmentLog:
     Args:
         disk: where.
         segment_bytes: a segment that has grown beyond this is followed by another one.
+        run: the id of the run, which every segment carries.
 
     Attributes:
         next: the number that the next record gets.
         committed: the number below which all records survive a crash.
+        damage: what `recover` has found, and no server before this one.
         places: where payloads lie, by record number, of segments that are still there.
     """
 
-    def __init__(self, disk: Disk, *, segment_bytes: int) -> None:
-        self._disk, self._segment_bytes = disk, segment_bytes
+    def __init__(self, disk: Disk, *, segment_bytes: int, run: str = "") -> None:
+        self._disk, self._segment_bytes, self._run = disk, segment_bytes, run
+        self._written = 0  # up to where records are on the disk: what was let go of after that is no damage
+        self.damage: list[Damage] = []
         self._closed: list[Segment] = []  # full, or given up; the oldest first
         self._current: Segment | None = None
         self._pending: list[Buffer] = []
@@ -88,42 +99,81 @@ class SegmentLog:
     def _segments(self) -> list[Segment]:
         return self._closed if self._current is None else [*self._closed, self._current]
 
-    def recover(self) -> Iterator[Record]:
-        """Every whole record there is, in order; what is torn is cut off.
+    def names(self) -> list[str]:
+        """The segments' files, the oldest first."""
+        return [name for name in self._disk.names() if name.endswith(SUFFIX) and name.removesuffix(SUFFIX).isdecimal()]
 
-        A segment that was damaged ends with its last whole record, and the next one is read all the same: it begins with what
-        the damaged one came to.
+    def heads(self) -> list[Head | None]:
+        """What each segment says of itself, the oldest first; None where that is damaged.
 
         Raises:
             OSError: if the disk cannot be read.
         """
-        names = [name for name in self._disk.names() if name.endswith(SUFFIX) and name.removesuffix(SUFFIX).isdecimal()]
-        firsts = [int(name.removesuffix(SUFFIX)) for name in names]
-        for name, first, following in zip(names, firsts, [*firsts, MAX_RECORDS][1:], strict=True):
-            yield from self._recover_segment(name, first, following)
-        self.committed = self.next
+        return [read_head(self._disk.read_part(name, 0, HEAD_BYTES)) for name in self.names()]
 
-    def _recover_segment(self, name: str, first: int, following: int) -> Iterator[Record]:
-        """The records from `first` on; those from `following` on failed to be committed here and were written again."""
+    def recover(self) -> Iterator[Record]:
+        """Every whole record there is, in order.
+
+        Raises:
+            OSError: if the disk cannot be read.
+        """
+        names, heads = self.names(), self.heads()
+        firsts = [int(name.removesuffix(SUFFIX)) for name in names]
+        following = [*firsts[1:], MAX_RECORDS]
+        after = [None if head is None else head.after for head in [*heads[1:], None]]
+        for name, first, end, written in zip(names, firsts, following, after, strict=False):
+            yield from self._recover_segment(name, first, end, end if written is None else min(end, written))
+        self._written = self.committed = self.next
+
+    def _recover_segment(self, name: str, first: int, following: int, written: int) -> Iterator[Record]:
+        """The whole records of one segment.
+
+        Args:
+            name: of its file.
+            first: its first record's number.
+            following: the next segment's; records from there on failed to be committed here and were written again.
+            written: records below this number were committed; MAX_RECORDS if only the segment itself can say.
+        """
         data = self._disk.read(name)
+        found = scan(data, first)
+        kept = [record for record in found.records if first <= record.number < following]
+        strange = bool(found.records) and (found.head is None or not kept)
+        damaged = self._look_for_damage(name, first, kept, written, strange=strange)
         self.next = max(self.next, first)
-        end = len(MAGIC)
-        if data.startswith(MAGIC):
-            for number, (offset, header_length, payload_length) in enumerate(whole_records(data), first):
-                if number >= following:
-                    break
-                start = offset + _PREFIX.size
-                end = start + header_length + payload_length
-                self.next = max(self.next, number + 1)
-                if payload_length:
-                    self.places[number] = Place(name, start + header_length, payload_length)
-                yield Record(number, data[start : start + header_length])
-        if end == len(MAGIC):  # not one record: nothing here was ever committed
+        if not kept:  # not one record: nothing here was ever committed, or it is kept aside
             self._disk.remove(name)
             return
-        if end < len(data):
+        relied = following if following < MAX_RECORDS else max(record.group for record in kept)
+        for record in kept:
+            self.next = max(self.next, record.number + 1)
+            start = record.offset + record.header
+            if record.payload:
+                self.places[record.number] = Place(name, start, record.payload)
+            yield Record(record.number, relied, data[record.offset : start])
+        end = kept[-1].end
+        if end < len(data) and not damaged:
+            _log.info(
+                "cutting %d bytes off the end of the log's %s, which a crash has left half written", len(data) - end, name
+            )
             self._disk.cut(name, end)
         self._closed.append(Segment(name, first, end))
+
+    def _look_for_damage(self, name: str, first: int, kept: list[Found], written: int, *, strange: bool) -> bool:
+        """Whether a record is gone that was committed or that is followed by another one; if so, the file is kept aside."""
+        last = kept[-1].number + 1 if kept else first
+        missing = (last if written == MAX_RECORDS else max(last, written)) - first - len(kept)
+        if not missing and not strange:
+            return False
+        aside = f"{name}{ASIDE}"
+        if aside not in self._disk.names():
+            with contextlib.suppress(OSError):
+                self._disk.keep(name, aside)
+            self.damage.append(Damage(name, aside if aside in self._disk.names() else "", missing))
+        return True
+
+    def skip_to(self, number: int) -> None:
+        """Use no record number below this one again."""
+        self.next = self.committed = max(self.next, number)
 
     def read(self, number: int) -> bytes:
         """A record's payload; `places` has it.
@@ -136,11 +186,11 @@ class SegmentLog:
     def append(self, header: bytes, payload: Buffer = b"") -> int:
         """Add a record, in memory; its number. A header is never empty."""
         view = memoryview(payload)
-        self._pending.append(prefix_of(header, payload) + header)
+        self._pending.append(record_of(self.next, self.committed, header, payload))
         if view.nbytes:
             self._pending.append(view)
-            self._pending_payloads.append((self.next, self._pending_bytes + _PREFIX.size + len(header), view.nbytes))
-        self._pending_bytes += _PREFIX.size + len(header) + view.nbytes
+            self._pending_payloads.append((self.next, self._pending_bytes + RECORD_BYTES + len(header), view.nbytes))
+        self._pending_bytes += RECORD_BYTES + len(header) + view.nbytes
         self.next += 1
         return self.next - 1
 
@@ -167,7 +217,7 @@ class SegmentLog:
         self.append(state())
         try:
             self._disk.create(segment.name)
-            self._write(segment, MAGIC)
+            self._write(segment, head_of(self._run, self._written))
         except OSError:
             with contextlib.suppress(OSError):
                 self._disk.remove(segment.name)
@@ -189,6 +239,7 @@ class SegmentLog:
         for number, offset, length in self._pending_payloads:
             self.places[number] = Place(segment.name, base + offset, length)
         self._current = segment._replace(nbytes=base + self._pending_bytes)
+        self._written = self.next
         self._clear()
 
     def _clear(self) -> None:
@@ -221,44 +272,3 @@ class SegmentLog:
                 return
             gone = self._closed.pop(0)
             self.places = {at: place for at, place in self.places.items() if place.segment != gone.name}
-
-
-def prefix_of(header: bytes, payload: Buffer) -> bytes:
-    """What stands before a record on disk."""
-    lengths = _LENGTHS.pack(len(header), memoryview(payload).nbytes)
-    return lengths + zlib.crc32(payload, zlib.crc32(header, zlib.crc32(lengths))).to_bytes(4, "little")
-
-
-def read_record(file: BinaryIO, left: int) -> tuple[bytes, bytes] | None:
-    """The header and the payload of the next record; None if there is no whole one.
-
-    Args:
-        file: at the record's beginning.
-        left: bytes that the file has from there on.
-
-    Raises:
-        OSError: if the disk cannot be read.
-    """
-    prefix = file.read(PREFIX_BYTES)
-    if len(prefix) < PREFIX_BYTES:
-        return None
-    header, payload, _ = _PREFIX.unpack(prefix)
-    if not header or PREFIX_BYTES + header + payload > left:
-        return None
-    found = file.read(header), file.read(payload)
-    return found if prefix_of(*found) == prefix else None
-
-
-def whole_records(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Every whole record of a segment up to the first that is none: its offset, its header's length and its payload's."""
-    offset = len(MAGIC)
-    while offset + _PREFIX.size <= len(data):
-        header, payload, crc = _PREFIX.unpack_from(data, offset)
-        end = offset + _PREFIX.size + header + payload
-        if not header or end - offset > MAX_RECORD_BYTES or end > len(data):
-            return
-        lengths = data[offset : offset + _LENGTHS.size]
-        if zlib.crc32(memoryview(data)[offset + _PREFIX.size : end], zlib.crc32(lengths)) != crc:
-            return
-        yield offset, header, payload
-        offset = end

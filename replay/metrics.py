@@ -140,6 +140,10 @@ def _log(log: Mapping[str, Any]) -> Iterator[Metric]:
     yield GaugeMetricFamily("oatmill_log_bytes", "What the log takes on the disk.", log.get("bytes", 0))
     stalled = "1 while the disk does not take what is to be acknowledged."
     yield GaugeMetricFamily("oatmill_log_stalled", stalled, int(log.get("stalled", False)))
+    damaged = "Times that the log or a file beside it was found damaged when the server started; 0 is right."
+    yield CounterMetricFamily("oatmill_log_damaged", damaged, log.get("damaged", 0))
+    missing = "Records that were missing in it."
+    yield CounterMetricFamily("oatmill_log_records_missing", missing, log.get("missing", 0))
     yield _histogram("oatmill_log_commit_seconds", "What writing and syncing a group of records takes.", log.get("commit"))
 
 

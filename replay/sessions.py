@@ -20,6 +20,7 @@ from replay.books import Books
 from replay.credit import CreditLine
 from replay.journal import Journal
 from replay.ledger import ActorTotals
+from replay.plausible import check_acknowledged, check_counts
 from replay.session import Arrival, Session
 
 MAX_STRIKES = 3
@@ -133,6 +134,7 @@ class DataSessions:
         session.last_data = now
         if isinstance(message, messages.Data):
             return self._data(session, message, payload, version=version, queued=queued, now=now)
+        check_counts(message.produced, message.evicted, session.next)
         self._report(session, message.produced, message.evicted)
         if isinstance(message, messages.DataBye):
             self._end(session)
@@ -206,6 +208,7 @@ class DataSessions:
             self._reject(route, "schema", self.schema.difference(schema))
             return
         session = self._by_actor.get(hello.actor_id)
+        check_counts(hello.produced, hello.evicted, max(hello.acknowledged, 0 if session is None else session.next))
         newest = max(self._members.get(hello.actor_id, (-1, True))[0], -1 if session is None else session.incarnation)
         if hello.incarnation < newest:
             self._reject(route, "fenced", f"incarnation {newest} of actor {hello.actor_id} has taken over")
@@ -226,8 +229,17 @@ class DataSessions:
         self._welcome(session, version)
 
     def _compare(self, session: Session, hello: messages.DataHello) -> None:
-        """Go on after what the actor was acknowledged, also where a server that has died has taken it to its grave."""
+        """Go on after what the actor was acknowledged, also where a server that has died has taken it to its grave.
+
+        Raises:
+            WireError: `sequence` if no server can have acknowledged so much; the actor is turned away.
+        """
         if hello.acknowledged > session.next:
+            try:
+                check_acknowledged(hello.acknowledged, hello.produced - hello.evicted, session.next, spoken=session.serial > 0)
+            except WireError as error:
+                self._reject(session.route, "request", error.detail)
+                raise
             self._outgoing.append(
                 (session.route, encode(messages.DataLoss(session.incarnation, session.next, hello.acknowledged)))
             )
@@ -276,6 +288,7 @@ class DataSessions:
         rows = message.trajectories
         if rows != session.rows:
             raise WireError("rows", f"expected blocks of {session.rows} trajectories, as HELLO said, got {rows}")
+        check_counts(message.produced, message.evicted, session.next)
         if message.first + rows + message.evicted > message.produced:
             detail = f"{message.first} + {rows} and evicted {message.evicted}"
             raise WireError("header_fields", f"expected produced to be at least {detail}, got {message.produced}")

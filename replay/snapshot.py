@@ -20,7 +20,7 @@ from protocol.failpoints import failpoint
 from protocol.schemas import RunSchema
 from protocol.trajectory import Array, BlockSize
 from replay.buffer import Past
-from replay.log import prefix_of, read_record
+from replay.records import prefix_of, read_record
 
 MAGIC = b"oatmill buffer 1"
 FIRST, ROWS, LAST = "buffer", "rows", "end"

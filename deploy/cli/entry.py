@@ -11,6 +11,9 @@ import traceback
 from collections.abc import Sequence
 
 PREFIX = "oatmill: error: "
+READERS = ("doctor", "plot", "status", "top")
+"""Commands that only read a run's folder, which a disk or somebody's hand may have damaged."""
+UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 STDERR = 2
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -76,6 +79,12 @@ def dispatch(arguments: Sequence[str]) -> int:
     except Exception as error:  # a defect of ours is told in one line too
         if isinstance(error, OSError) and error.errno in {errno.EPIPE, *FULL}:
             raise
+        if arguments[:1] and arguments[0] in READERS and isinstance(error, UNREADABLE):
+            return complain(
+                f"a file of the run's folder does not hold what {arguments[0]} expects ({type(error).__name__}: {error}): it "
+                "is damaged, or of another version; --log-level debug shows where",
+                BAD_INPUT,
+            )
         return complain(f"{type(error).__name__}: {error}; this is a defect, --log-level debug shows where", FAILED)
     return code if isinstance(code, int) else 0
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from protocol.codec import Buffer
-from replay.log import PREFIX_BYTES
+from replay.records import RECORD_BYTES
 
 
 @dataclass
@@ -35,6 +35,8 @@ class FakeDisk:
         return sorted(self.files)
 
     def read(self, name: str) -> bytes:
+        if name not in self.files:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
         return bytes(self.files[name])
 
     def read_part(self, name: str, offset: int, length: int) -> bytes:
@@ -73,6 +75,14 @@ class FakeDisk:
             self.room += len(self.files[name])
         del self.files[name], self.synced[name]
 
+    def keep(self, name: str, aside: str) -> None:
+        self.files[aside], self.synced[aside] = bytearray(self.files[name]), len(self.files[name])
+
+    def replace(self, name: str, content: bytes) -> None:
+        if self.room is not None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.files[name], self.synced[name] = bytearray(content), len(content)
+
     def crash(self, random: Random) -> None:
         """The host dies: of what was not synced any part, or garbage, is left.
 
@@ -80,7 +90,7 @@ class FakeDisk:
         have not arrived: only the checksum tells it from one.
         """
         if self.current in self.files and random.random() < 0.5:
-            self.files[self.current] += self.last[:PREFIX_BYTES] + bytes(len(self.last[PREFIX_BYTES:]))
+            self.files[self.current] += self.last[:RECORD_BYTES] + bytes(len(self.last[RECORD_BYTES:]))
             self.synced[self.current] = len(self.files[self.current])
         for name in self.files:
             content = self.files[name]

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from protocol.errors import UserError
 from replay import disk as disk_module
 from replay.disk import FolderDisk
-from replay.log import SegmentLog
+from replay.log import Damage, SegmentLog
+from replay.records import OLD_MAGIC, prefix_of
 from tests.replay.fake_disk import FakeDisk
 
 
@@ -66,16 +67,87 @@ def test_a_log_cut_or_garbled_at_any_byte_keeps_every_whole_record_before_it() -
             assert once_more == found, "what was torn is gone from the disk"
 
 
-def test_every_flipped_bit_is_noticed() -> None:
+def damaged_log() -> tuple[FakeDisk, list[tuple[int, bytes]]]:
+    """A segment of four records, in three groups."""
     disk = FakeDisk()
     log, _ = log_on(disk)
-    log.append(b"header", b"payload")
+    for name in (b"a", b"b", b"c"):
+        log.append(name, b"payload of " + name)
+        log.commit(state)
+    return disk, [(0, b"a"), (1, b"state"), (2, b"b"), (3, b"c")]
+
+
+def test_whichever_bit_is_flipped_every_other_record_is_found_and_the_file_is_kept_aside_unless_it_was_the_last() -> None:
+    disk, whole = damaged_log()
+    content = bytes(disk.files[disk.current])
+    seen = set()
+    for at in range(len(content) * 8):
+        flipped = bytearray(content)
+        flipped[at // 8] ^= 1 << at % 8
+        again = FakeDisk({"0.log": flipped}, {"0.log": 0})
+        log, found = log_on(again)
+        gone = [record for record in whole if record not in found]
+        assert len(gone) <= 1
+        assert [record for record in whole if record not in gone] == found
+        seen.add(tuple(gone))
+        if gone == [(3, b"c")]:  # nothing whole follows: a crash may have left it
+            assert (log.damage, again.names()) == ([], ["0.log"])
+        else:
+            assert log.damage == [Damage("0.log", "0.log.damaged", len(gone))]
+            assert again.files["0.log.damaged"] == flipped, "as it was found"
+        assert log.next == 4 - (gone == [(3, b"c")])
+        assert log.read(3 if gone != [(3, b"c")] else 2).startswith(b"payload of ")
+    assert len(seen) == 5, "each of the records, and the head"
+
+
+def test_damage_that_was_said_before_is_not_said_again_and_the_copy_outlives_the_segment() -> None:
+    disk, _ = damaged_log()
+    name = disk.current
+    disk.files[name][-60] ^= 1
+    first, _ = log_on(disk)
+    assert len(first.damage) == 1
+    again, found = log_on(disk)
+    assert (again.damage, len(found)) == ([], 3)
+    again.append(b"more")
+    again.commit(state)
+    again.remove_before(10**9)
+    assert disk.names() == [f"{name}.damaged", disk.current] or disk.names() == [disk.current, f"{name}.damaged"]
+
+
+def test_a_record_that_an_earlier_segment_lacks_is_damage_although_nothing_follows_it_there() -> None:
+    disk, _ = damaged_log()
+    name = disk.current
+    log, _ = log_on(disk)  # a server that starts begins a new segment, and so says that the one before it was whole
+    log.append(b"d")
     log.commit(state)
-    for at in range(len(disk.files[disk.current]) * 8):
-        damaged = bytearray(disk.files[disk.current])
-        damaged[at // 8] ^= 1 << at % 8
-        _, found = log_on(FakeDisk({"0.log": damaged}, {"0.log": 0}))
-        assert found in ([], [(0, b"header")])  # the second record is the state; flipping it leaves the first
+    del disk.files[name][-3:]
+    again, found = log_on(disk)
+    assert [header for _, header in found] == [b"a", b"state", b"b", b"d", b"state"]
+    assert again.damage == [Damage(name, f"{name}.damaged", 1)]
+
+
+def test_what_was_let_go_of_on_a_full_disk_is_no_damage() -> None:
+    disk, _ = damaged_log()
+    log, _ = log_on(disk)
+    log.append(b"let go")
+    log.discard()
+    log.append(b"d")
+    log.commit(state)
+    again, found = log_on(disk)
+    assert again.damage == []
+    assert [header for _, header in found][-2:] == [b"d", b"state"]
+
+
+def test_a_log_of_the_format_before_is_read() -> None:
+    records = [(b"a", b"payload"), (b"state", b""), (b"b", b"")]
+    content = OLD_MAGIC + b"".join(prefix_of(*record) + record[0] + record[1] for record in records)
+    disk = FakeDisk({"0.log": bytearray(content + b"torn")}, {"0.log": 0})
+    log, found = log_on(disk)
+    assert found == [(0, b"a"), (1, b"state"), (2, b"b")]
+    assert (log.read(0), log.damage) == (b"payload", [])
+    log.append(b"c")
+    log.commit(state)
+    assert [header for _, header in log_on(disk)[1]] == [b"a", b"state", b"b", b"c", b"state"]
 
 
 def test_a_full_disk_takes_nothing_halfway_and_everything_once_there_is_room() -> None:
@@ -181,7 +253,8 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from replay.disk import FolderDisk
-from replay.log import SegmentLog
+from replay.log import Damage, SegmentLog
+from replay.records import OLD_MAGIC, prefix_of
 log = SegmentLog(FolderDisk(Path(sys.argv[1]), durable=True), segment_bytes=2**30)
 list(log.recover())
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))

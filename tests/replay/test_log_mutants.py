@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-import replay.log
+import replay.records
 from replay.journal import Journal
 from replay.log import SegmentLog
+from replay.records import Found
 from replay.sessions import DataSessions
 from tests.replay.crashing import CrashingSimulation
 from tests.replay.fake_disk import FakeDisk
@@ -32,18 +33,13 @@ def does_not_sync(patch: pytest.MonkeyPatch) -> None:
 
 def does_not_look_at_checksums(patch: pytest.MonkeyPatch) -> None:
     """Garbage at a file's end is a record if its lengths fit."""
-    prefix = replay.log._PREFIX
+    original = replay.records.read_numbers
 
-    def mutant(data: bytes) -> Iterator[tuple[int, int, int]]:
-        offset = len(replay.log.MAGIC)
-        while offset + prefix.size <= len(data):
-            header, payload, *_ = prefix.unpack_from(data, offset)
-            if offset + prefix.size + header + payload > len(data):
-                return
-            yield offset, header, payload
-            offset += prefix.size + header + payload
+    def mutant(data: bytes, offset: int) -> tuple[Found, int] | None:
+        found = original(data, offset)
+        return None if found is None else (found[0], replay.records.checksum_at(data, offset, found[0]))
 
-    patch.setattr(replay.log, "whole_records", mutant)
+    patch.setattr(replay.records, "read_numbers", mutant)
 
 
 def does_not_note(name: str) -> Plant:

@@ -19,6 +19,8 @@ def samples(snapshot: Snapshot) -> dict[tuple[str, tuple[tuple[str, str], ...]],
 
 
 NAMES = {
+    "oatmill_log_damaged_total",
+    "oatmill_log_records_missing_total",
     "oatmill_trajectories_total",
     "oatmill_trajectories_pending",
     "oatmill_rejected_total",

@@ -144,13 +144,12 @@ def test_a_log_of_another_unroll_length_or_damaged_beyond_repair_is_refused_with
     talk.hello()
     with pytest.raises(UserError, match=r"actors.unroll_length=2, this run has 3; set it back, or move"):
         open_journal(disk, steps=3)
-    name = disk.names()[0]
-    disk.files["00000000000000000500.log"] = disk.files.pop(name)  # the segments before it are missing, and so is its state
-    disk.synced["00000000000000000500.log"] = 0
-    records = SegmentLog(disk, segment_bytes=2000)
-    headers = [msgpack.unpackb(record.header, strict_map_key=False)[0] for record in records.recover()]
-    assert "state" in headers
-    assert open_journal(disk).books.schema is not None, "its state makes up for it"
+    talk.learn()
+    train(talk, 12, 0)
+    log = SegmentLog(disk, segment_bytes=2000)
+    disk.remove(log.names()[0])  # the next one's state makes up for it
+    assert open_journal(disk).books.schema is not None
+    disk.remove("tally.json")
     with pytest.raises(UserError, match="damaged beyond repair"):
         damaged(disk)
 
@@ -159,7 +158,7 @@ def damaged(disk: FakeDisk) -> None:
     """Open a log whose state is gone."""
     log = SegmentLog(disk, segment_bytes=2000)
     list(log.recover())
-    for name in disk.names():
+    for name in log.names():
         disk.remove(name)
     log = SegmentLog(disk, segment_bytes=2000)
     list(log.recover())

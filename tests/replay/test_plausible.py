@@ -1,0 +1,125 @@
+"""One number that cannot be true does not end a run for good: it is refused, counted, and everything goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocol import messages
+from protocol.codec import encode, to_json
+from replay.hub_core import HubCore
+from replay.members import Members
+from replay.plausible import MAX_COUNT, MAX_FORGOTTEN, MAX_UNSENT, VERSION_STEP
+from tests.replay.blocks import SCHEMA
+from tests.replay.conversation import Conversation
+from tests.replay.serving import total
+from tests.replay.test_hub_core import Talk
+
+HUGE = 2**53 - 1
+
+
+def hello(talk: Conversation, acknowledged: int, produced: int, incarnation: int = 1) -> list[object]:
+    message = messages.DataHello(0, incarnation, 2, SCHEMA.identity, acknowledged, produced, 0)
+    return talk.say(message, to_json(SCHEMA.to_dict()))
+
+
+def counted(talk: Conversation) -> dict[str, int]:
+    return {reason: count for reason, count in talk.core._ledger.rejected_by.items() if count}
+
+
+def test_an_actor_that_claims_to_be_acknowledged_what_nobody_acknowledged_is_refused_and_nothing_is_lost() -> None:
+    talk = Conversation()
+    hello(talk, acknowledged=HUGE, produced=HUGE)
+    assert sum(counted(talk).values()) == 1
+    assert talk.core.ledger()["lost"] == 0
+    talk.hello(incarnation=2)
+    talk.send(0, incarnation=2)
+    assert talk.session().next == 2, "its successor is let in"
+
+
+def test_a_session_that_this_server_knows_was_acknowledged_what_this_server_has_acknowledged() -> None:
+    talk = Conversation()
+    talk.hello()
+    talk.send(0)
+    answers = hello(talk, acknowledged=4, produced=8)
+    assert [answer.reason for answer in answers if isinstance(answer, messages.Reject)] == ["request"]
+    assert counted(talk) == {"sequence": 1}
+    ledger = talk.core.ledger()
+    assert (ledger["lost"], ledger["produced"]) == (0, total(ledger))
+
+
+def test_what_a_server_that_has_died_can_have_acknowledged_is_believed_and_counted_as_lost() -> None:
+    talk = Conversation()
+    hello(talk, acknowledged=40, produced=44)
+    assert talk.core.ledger()["lost"] == 40
+    other = Conversation()
+    hello(other, acknowledged=MAX_FORGOTTEN + 2, produced=MAX_FORGOTTEN + 2)
+    assert (counted(other), other.core.ledger()["lost"]) == ({"sequence": 1}, 0)
+
+
+@pytest.mark.parametrize("produced", [HUGE, MAX_COUNT + 1, MAX_UNSENT + 3])
+def test_an_actor_cannot_have_produced_more_than_it_can_hold(produced: int) -> None:
+    talk = Conversation()
+    talk.hello()
+    talk.send(0)
+    talk.say(messages.DataHeartbeat(0, 1, produced, 0))
+    assert counted(talk) == {"header_fields": 1}
+    assert talk.core.ledger()["produced"] == 2
+
+
+@pytest.mark.parametrize("message", ["consumed", "get", "commit"])
+def test_a_learner_that_claims_an_impossible_version_or_cursor_is_refused_and_can_go_on(message: str) -> None:
+    talk = Conversation()
+    talk.hello()
+    talk.learn()
+    for first in (0, 2):
+        talk.send(first)
+    if message == "commit":
+        talk.tell(messages.Commit(0, "t", HUGE))
+    elif message == "consumed":
+        talk.consumed(-1, version=HUGE)
+    else:
+        talk.get(version=HUGE)
+    assert sum(counted(talk).values()) == 1
+    assert talk.core.policy_version == 0
+    assert any(isinstance(answer, tuple) for answer in talk.get(version=1)), "the learner still gets its batch"
+
+
+def learner_of(talk: Talk, version: int = 3) -> None:
+    """A learner that has joined, on a hub that knows a version."""
+    talk.hub._known_version = version
+    talk.actor()
+
+
+def test_a_heartbeat_cannot_raise_the_policy_version_above_what_a_learner_has_published() -> None:
+    talk = Talk().begin()
+    learner_of(talk)
+    for version in (HUGE, 4):
+        talk.say("a", messages.Heartbeat("a"), {"policy_version": version})
+    assert talk.hub.rejected["version_range"] == 2
+    assert talk.hub.highest_version == 3
+    talk.say("a", messages.Heartbeat("a"), {"policy_version": 3, "env_steps": 7})
+    assert talk.hub.actors()[0]["env_steps"] == 7, "it goes on"
+
+
+def test_a_hub_that_knows_no_version_believes_an_actor_within_reason_until_a_learner_has_published() -> None:
+    talk = Talk().begin()
+    talk.actor()
+    talk.say("a", messages.Heartbeat("a"), {"policy_version": HUGE})
+    assert talk.hub.highest_version == -1
+    talk.say("a", messages.Heartbeat("a"), {"policy_version": 12})
+    assert (talk.hub.highest_version, talk.hub.known_version) == (12, -1)
+    assert encode(messages.HelloAccepted(-1, 0, talk.hub.highest_version + 1))
+
+
+def test_counts_beyond_what_any_run_comes_to_are_refused() -> None:
+    talk = Talk().begin()
+    talk.actor()
+    for name in ("env_steps", "episodes", "produced", "evicted", "learner_step"):
+        talk.say("a", messages.Heartbeat("a"), {name: MAX_COUNT + 1})
+    assert talk.hub.rejected["payload_json"] == 5
+
+
+def test_a_log_cannot_make_a_hub_believe_in_a_version_that_leaves_no_room_for_the_next() -> None:
+    hub = HubCore(Members({}, "s"), desired_actors=1, weights_endpoint="ipc:///w")
+    hub._known_version = 5
+    assert hub.highest_version + VERSION_STEP < 2**53

@@ -1,0 +1,85 @@
+"""A run whose folder has no room left: processes die, it is told to stop, and it ends in order with a summary."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.real_runs import ENDLESS, Train, training
+
+pytestmark = pytest.mark.slow
+CHECKPOINTS = ("trainer.checkpoint_every=5", "trainer.keep_checkpoints=2")
+
+
+@pytest.fixture
+def small_run(tmp_path: Path) -> Iterator[Path]:
+    """A folder whose `run` is a file system of 24 MB."""
+    run = tmp_path / "run"
+    run.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", run], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
+    yield tmp_path
+    subprocess.run(["umount", "-l", run], check=True)
+
+
+def fill(run_dir: Path) -> Path:
+    """Take all the room there is; what takes it."""
+    ballast = run_dir / "ballast"
+    with ballast.open("ab", buffering=0) as file:
+        for size in (2**20, 4096, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+    return ballast
+
+
+def kill_one(train: Train, role: str, event: str) -> None:
+    """Kill a process and wait until the supervisor says that it has started another one."""
+    before = sum(line["event"] == event for line in train.events())
+    (pid, *_) = train.pids(role)
+    os.kill(pid, signal.SIGKILL)
+    train.until(lambda: sum(line["event"] == event for line in train.events()) > before, 60)
+
+
+def test_processes_die_while_the_disk_is_full_and_the_run_goes_on_once_there_is_room(small_run: Path) -> None:
+    with training(small_run, *ENDLESS, *CHECKPOINTS) as train:
+        train.until(lambda: train.learner_steps() >= 10)
+        ballast = fill(train.run_dir)
+        kill_one(train, "actor", "actor_restarted")
+        kill_one(train, "replay", "replay_restarted")
+        kill_one(train, "learner", "learner_restarted")
+        assert train.process.poll() is None, train.errors.read_text()
+        ballast.unlink()
+        before = train.learner_steps()
+        train.until(lambda: train.learner_steps() >= before + 10, 90)
+        train.process.send_signal(signal.SIGTERM)
+        assert train.end(90) == 0, train.errors.read_text()
+    summary = train.summary()
+    assert summary["outcome"] == "stopped"
+    assert "defect" not in train.errors.read_text()
+    assert not (train.run_dir / ".reserve").exists()
+
+
+@pytest.mark.parametrize("death", ["supervisor", "learner"])
+def test_a_run_that_is_stopped_while_the_disk_is_full_ends_in_order_with_a_summary(small_run: Path, death: str) -> None:
+    with training(small_run, *ENDLESS, *CHECKPOINTS, "trainer.max_restarts=0") as train:
+        train.until(lambda: train.learner_steps() >= 10)
+        fill(train.run_dir)
+        if death == "supervisor":
+            train.process.send_signal(signal.SIGTERM)
+        else:
+            os.kill(train.pids("learner")[0], signal.SIGKILL)
+        code = train.end(120)
+    assert code == 1, "what was learned since the last checkpoint is not on the disk"
+    assert train.summary()["outcome"] == "failed"
+    assert train.events()[-1]["event"] == "ended"
+    lines = train.errors.read_text()
+    assert "defect" not in lines
+    assert "Traceback" not in lines
