@@ -99,7 +99,8 @@ class PublisherPeer:
         message: messages.WeightsToClient = decode(header, messages.WEIGHTS_TO_CLIENT)
         if isinstance(message, messages.Reject):
             # A hub that was replaced knows no learner until the control socket has joined it; what was pushed is sent again.
-            if message.reason != "unknown_session":
+            # And a hub of an earlier release knows no OFFER.
+            if message.reason not in {"unknown_session", "header_kind"}:
                 self.refusal = (message.reason, message.detail)
         elif isinstance(message, messages.WeightsHeld):
             self.held, self._patience = max(self.held, message.version), 1
@@ -118,7 +119,8 @@ class PublisherPeer:
         (weights, wall), self._waiting = self._waiting, None
         self._pushed.append((weights, now))
         header = messages.WeightsPush(weights.version, weights.dtype, weights.digest.hex(), wall, self._session)
-        return [encode(header, weights.buffer)]
+        offer = messages.WeightsOffer(memoryview(weights.buffer).nbytes, self._session)
+        return [encode(offer), encode(header, weights.buffer)]
 
     def _overdue_s(self) -> float:
         return self._patience * answer_within_s(sum(memoryview(weights.buffer).nbytes for weights, _ in self._pushed))

@@ -41,7 +41,10 @@ DRAIN = 256
 """Messages taken from one socket before the other is looked at."""
 PROGRESS_WITHIN_S = 5.0
 MAX_CONTROL_BYTES = 8 * 2**20
+FIRST_CONTROL_BYTES = 2**20
+"""What comes before a process has joined: HELLO; ingest's has every actor in it that its log knows."""
 MAX_WEIGHTS_BYTES = 8 * 2**30
+VERSIONS_UNDER_WAY = 2
 
 
 class Hub:
@@ -71,9 +74,12 @@ class Hub:
         self._quarantine = quarantine
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._gate = None if keys is None else Gate(self._context, keys, probe=probe)
-        self._control = ServerSocket(self._context, max_message_bytes=MAX_CONTROL_BYTES, gate=self._gate)
+        self._control = ServerSocket(
+            self._context, max_message_bytes=MAX_CONTROL_BYTES, gate=self._gate, first_bytes=FIRST_CONTROL_BYTES
+        )
         self._weights = ServerSocket(self._context, max_message_bytes=MAX_WEIGHTS_BYTES, gate=self._gate)
         self.control = self._control.bind(addresses["control"])
+        self._control.allow(2 * MAX_CONTROL_BYTES)
         weights = self._weights.bind(addresses["weights"])
         members = Members(joining_config(config), secret, self._connected)
         self._versions = versions
@@ -138,8 +144,7 @@ class Hub:
         self._drain(self._weights, weights, "weights")
         self._quarantine.keep(self.core.refused)
         self.core.refused.clear()
-        if self._gate is not None:
-            self.core.denied(self._gate.look())
+        self._count_strangers()
         if taken < DRAIN:  # else a heartbeat that is missed may wait among the rest
             self.core.turn(now)
         self._save_version()
@@ -149,6 +154,14 @@ class Hub:
             self._weights.send(route, message)
         self._turned = now
         self._take_snapshot()
+
+    def _count_strangers(self) -> None:
+        """Count whose connections were refused or closed; and let the learner, and nobody before it, send what it has offered."""
+        if self._gate is not None:
+            self.core.denied(self._gate.look())
+        for reason, connections in (self._control.cut() + self._weights.cut()).items():
+            self.core.denied(connections, reason)
+        self._weights.allow(VERSIONS_UNDER_WAY * min(self.core.weights.offered_bytes, MAX_WEIGHTS_BYTES))
 
     def _save_version(self) -> None:
         """Keep the highest version before anybody is told of it. A full disk is no reason to end: the learner knows it too."""

@@ -127,9 +127,9 @@ class HubCore:
         """Count a message that could not even be taken apart."""
         self._refuse(Refused.of(error, socket))
 
-    def denied(self, connections: int) -> None:
-        """Count connections that were refused because nobody trusts their key."""
-        self.rejected["unknown_key"] += connections
+    def denied(self, connections: int, reason: str = "unknown_key") -> None:
+        """Count connections that were refused because nobody trusts their key, or closed for another reason."""
+        self.rejected[reason] += connections
 
     def receive_weights(
         self, route: bytes, header: Buffer, payload: Buffer, *, now: float, wall: float, user: User = ANYBODY
@@ -143,7 +143,7 @@ class HubCore:
 
     def _authorise_weights(self, message: messages.WeightsToHub, user: User) -> None:
         """Let anyone of the run pull, and only the learner that has joined push."""
-        if not isinstance(message, messages.WeightsPush):
+        if not isinstance(message, messages.WeightsPush | messages.WeightsOffer):
             require(user, *ANY_KEY)
             return
         require(user, "learner")

@@ -19,6 +19,7 @@ import zmq
 
 from protocol.channels import ControlClient
 from protocol.codec import two_frames
+from protocol.descriptors import raise_descriptor_limit
 from protocol.errors import UserError, WireError
 from protocol.failpoints import failpoint
 from protocol.gate import Gate
@@ -27,6 +28,7 @@ from protocol.priorities import priorities_bytes
 from protocol.sockets import ServerSocket
 from protocol.watchdog import Watchdog
 from replay.admissions import Admissions
+from replay.credit import MAX_WINDOW_BYTES
 from replay.core import IngestCore, IngestSettings, epoch_of_monotonic
 from replay.disk import FolderDisk, log_folder
 from replay.journal import Journal
@@ -85,6 +87,7 @@ class Ingest:
         longest = MAX_HEADER_ONLY_BYTES + priorities_bytes(batch_rows)
         self._batches = ServerSocket(self._context, max_message_bytes=longest, gate=self._gate)
         self.endpoints = {"data": self._data.bind(addresses["data"]), "batches": self._batches.bind(addresses["batches"])}
+        self._batches.allow(2 * longest)
         self._control: ControlClient | None = None
         self._members_serial = -1
         self._answered = 0
@@ -131,8 +134,7 @@ class Ingest:
                 self._core.bad_frames(route, error, "batches")
         self._quarantine.keep(self._core.refused)
         self._core.refused.clear()
-        if self._gate is not None:
-            self._core.denied(self._gate.look())
+        self._count_strangers()
         self._core.turn(now, more=taken == DRAIN)
         for route, message in self._core.outgoing_batches():
             self._batches.send(route, message)
@@ -140,6 +142,14 @@ class Ingest:
         for route, message in self._core.outgoing_data():
             self._data.send(route, message)
         failpoint("ack.after")
+
+    def _count_strangers(self) -> None:
+        """Count whose connections were refused or closed; an actor may send its window and one block more."""
+        if self._gate is not None:
+            self._core.denied(self._gate.look())
+        for reason, connections in (self._data.cut() + self._batches.cut()).items():
+            self._core.denied(connections, reason)
+        self._data.allow(MAX_WINDOW_BYTES + 2 * self._core.block_bytes)
 
     def _hear_hub(self, now: float) -> None:
         assert self._control is not None, "join first"
@@ -240,6 +250,7 @@ def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> 
 def main() -> int:
     """Run until the hub says stop (0), is gone (1) or SIGTERM comes (0)."""
     ending = Ending()
+    raise_descriptor_limit()
     parser = argparse.ArgumentParser(prog="python -m replay.ingest", description="Started by `python -m replay`.")
     parser.add_argument("--link", type=int, required=True, help="the file descriptor of the pipe to the hub")
     parser.add_argument("--config", type=Path, required=True, help="the run's resolved settings")
