@@ -24,6 +24,7 @@ from agent.spec import AgentSpec
 from protocol.channels import ControlClient, TrajectorySender, WeightsReceiver, Welcome
 from protocol.errors import PeerLostError, RunError
 from protocol.keys import ClientKeys
+from protocol.memory import MemoryLimit
 from protocol.trajectory import Schema
 from protocol.watchdog import Watchdog
 
@@ -77,6 +78,7 @@ def run(config: ActorConfig, stop: StopSignal) -> None:
     """
     with ExitStack() as stack:
         watchdog = stack.enter_context(closing(Watchdog("actor", config.actors.hang_timeout)))
+        stack.enter_context(closing(MemoryLimit("actor", config.actors.memory_bytes, setting="actors.memory_bytes")))
         environment = stack.enter_context(
             closing(make_environment(config.env, copies=config.actors.envs_per_actor, seed=environment_seed(config)))
         )

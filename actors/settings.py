@@ -104,5 +104,8 @@ class ActorSettings(Settings):
     """Restarts of an actor in a row without progress before the run ends."""
     hang_timeout: float = Field(default=300.0, gt=0)
     """Seconds without progress after which an actor writes all stacks to its log and ends, to be started again."""
+    memory_bytes: int | None = Field(default=None, ge=2**28)
+    """Memory that an actor may hold; None takes 80 % of what the machine, or the container, has. A process that
+    holds more says so and ends, to be started again."""
     seed: int = Field(default=0, ge=0)
     """The root of every environment's and every policy's random numbers."""

@@ -167,6 +167,9 @@ class TrainerSettings(Settings):
     hang_timeout: float = Field(default=300.0, gt=0)
     """Seconds without progress after which a learner rank writes all stacks to its log and ends, to be started again; the
     supervisor too ends so."""
+    memory_bytes: int | None = Field(default=None, ge=2**28)
+    """Memory that a learner rank may hold; None takes 80 % of what the machine, or the container, has. A process that
+    holds more says so and ends, to be started again."""
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")

@@ -54,7 +54,7 @@ UNAUTHORISED = {
 """Codes of connections and messages of those who may not."""
 
 CLOSED = {
-    "too_many_connections": "a socket has no more connections, and no more of them that have said nothing, than it has room for",
+    "too_many_connections": "a socket has room for its connections, and for those among them that have said nothing",
     "too_much_unread": "a connection sends no more before its first message, or between two, than a message may have",
 }
 """Codes of connections that were closed to keep descriptors and memory for the others."""

@@ -10,6 +10,7 @@ backstop behind credit, and reconnecting peers need jitter of our own.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -217,7 +218,7 @@ class ServerSocket:
             for _ in range(limit):
                 route, *frames = _receive(self._socket)
                 if connections is not None:
-                    connections.recent.add(int(route.get(zmq.SRCFD)))
+                    _note(connections, route)
                 yield route.bytes, self._user_of(route), [frame.buffer for frame in frames]
         except zmq.Again:
             return
@@ -262,6 +263,12 @@ def _send(socket: zmq.Socket[bytes], message: Frames) -> None:
     header, payload = message
     socket.send(header, SEND_MORE)
     socket.send(payload, zmq.NOBLOCK, copy=len(payload) < COPY_BELOW_BYTES)
+
+
+def _note(connections: Connections, route: zmq.Frame) -> None:
+    """Note which connection a message came on."""
+    with contextlib.suppress(zmq.ZMQError):  # a peer of the oldest ZeroMQ protocols; no client of ours
+        connections.recent.add(int(route.get(zmq.SRCFD)))
 
 
 def _receive(socket: zmq.Socket[bytes]) -> list[zmq.Frame]:

@@ -31,7 +31,7 @@ from replay.link import Link
 from replay.listen import bind_addresses, remove_sockets
 from replay.members import Member, Members
 from replay.metrics import Snapshot, registry_of
-from replay.process import POLL_MS, Ending, load_config
+from replay.process import POLL_MS, Ending, limit_memory, load_config
 from replay.quarantine import Quarantine
 from replay.self_test import check_keys
 
@@ -91,6 +91,7 @@ class Hub:
             highest_version=self._saved_version,
         )
         self._watchdog = Watchdog("hub", config["replay"]["hang_timeout"])
+        self._memory = limit_memory("hub", config)
         self._turned = time.monotonic()
         self._snapshot = Snapshot({}, {})
         self._snapshot_of = -1.0
@@ -156,7 +157,7 @@ class Hub:
         self._take_snapshot()
 
     def _count_strangers(self) -> None:
-        """Count whose connections were refused or closed; and let the learner, and nobody before it, send what it has offered."""
+        """Count connections that were refused or closed; let the learner send what it has offered."""
         if self._gate is not None:
             self.core.denied(self._gate.look())
         for reason, connections in (self._control.cut() + self._weights.cut()).items():
@@ -205,6 +206,7 @@ class Hub:
     def close(self) -> None:
         """Close all sockets."""
         self._watchdog.close()
+        self._memory.close()
         self._control.close()
         self._weights.close()
         if self._gate is not None:

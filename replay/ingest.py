@@ -28,13 +28,13 @@ from protocol.priorities import priorities_bytes
 from protocol.sockets import ServerSocket
 from protocol.watchdog import Watchdog
 from replay.admissions import Admissions
-from replay.credit import MAX_WINDOW_BYTES
 from replay.core import IngestCore, IngestSettings, epoch_of_monotonic
+from replay.credit import MAX_WINDOW_BYTES
 from replay.disk import FolderDisk, log_folder
 from replay.journal import Journal
 from replay.link import Link
 from replay.listen import remove_sockets
-from replay.process import POLL_MS, Ending, configure_logging, load_config, run_to_exit
+from replay.process import POLL_MS, Ending, configure_logging, limit_memory, load_config, run_to_exit
 from replay.quarantine import Quarantine
 from replay.saving import BufferSaver
 from replay.sessions import MAX_BLOCK_BYTES
@@ -222,7 +222,7 @@ def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> 
         saver=BufferSaver(log_folder(config["replay"]["log_dir"], run_dir) / BUFFER_FOLDER),
     )
     addresses: dict[str, str] = hub["addresses"]
-    watchdog = Watchdog("ingest", config["replay"]["hang_timeout"])
+    watchdog, memory = Watchdog("ingest", config["replay"]["hang_timeout"]), limit_memory("ingest", config)
     ingest = Ingest(
         core,
         link,
@@ -242,6 +242,7 @@ def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> 
         return ingest.run(ending)
     finally:
         watchdog.close()
+        memory.close()
         core.replayed.close()
         ingest.close()
         remove_sockets(addresses)  # the hub's too: it may have been killed and cannot

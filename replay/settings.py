@@ -50,6 +50,9 @@ class ReplaySettings(Settings):
     nothing."""
     hang_timeout: float = Field(default=300.0, gt=0)
     """Seconds without progress after which the server writes all stacks to its log and ends, to be started again."""
+    memory_bytes: int | None = Field(default=None, ge=2**28)
+    """Memory that each of the server's two processes may hold; None takes 80 % of what the machine, or the container, has. A
+    process that holds more says so and ends, to be started again."""
     max_abs_reward: float = Field(default=1e6, gt=0)
     """A trajectory with a larger reward is refused as broken."""
 
