@@ -31,6 +31,24 @@ def descriptor_limit() -> int:
     return WANTED if soft == resource.RLIM_INFINITY else soft
 
 
+def too_few(limit: int, sockets: int, clients: int) -> str | None:
+    """A line if not all clients fit into a process's limit of open files; None if they do.
+
+    Args:
+        limit: of the process's open files.
+        sockets: its listening sockets, to each of which every client connects.
+        clients: how many are expected.
+    """
+    room = connections_of(limit, sockets)
+    if clients <= room:
+        return None
+    needed = sockets * clients + RESERVE
+    return (
+        f"at most {limit} files may be open, which is enough for {room} actors and not for {clients}; raise the hard limit of "
+        f"open files to {needed} or more (ulimit -Hn, LimitNOFILE= of systemd, --ulimit nofile= of a container)"
+    )
+
+
 def connections_of(limit: int, sockets: int) -> int:
     """How many connections each of a process's listening sockets may have.
 

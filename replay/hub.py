@@ -16,19 +16,20 @@ import zmq
 
 from protocol.auth import User
 from protocol.codec import Buffer, two_frames
+from protocol.descriptors import descriptor_limit, too_few
 from protocol.endpoints import write_endpoint
 from protocol.errors import WireError
 from protocol.gate import Gate
 from protocol.http import HttpServer, Pages
 from protocol.joining import joining_config
 from protocol.keys import ServerKeys, new_keys, server_keys
-from protocol.sockets import ServerSocket
+from protocol.sockets import SOCKETS_A_PROCESS, ServerSocket
 from protocol.timing import LOST_AFTER_S
 from protocol.watchdog import Watchdog
 from replay.child import IngestProcess
 from replay.hub_core import HubCore
 from replay.link import Link
-from replay.listen import bind_addresses, remove_sockets
+from replay.listen import bind_addresses, open_to_others, remove_sockets
 from replay.members import Member, Members
 from replay.metrics import Snapshot, registry_of
 from replay.process import POLL_MS, Ending, limit_memory, load_config
@@ -234,6 +235,10 @@ def serve(options: Namespace, ingest: IngestProcess, ending: Ending) -> int:
         addresses = bind_addresses(options.listen, insecure=options.insecure or keys is not None)
         stranger = None if keys is None else new_keys(keys.public)
         probe = b"" if stranger is None else stranger.public
+        if (note := too_few(descriptor_limit(), SOCKETS_A_PROCESS, config["actors"].get("count", 0))) is not None:
+            _log.warning(note)
+        if (note := open_to_others(options.listen, keyed=keys is not None)) is not None:
+            _log.warning(note)
         hub = Hub(
             config,
             addresses,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from protocol.descriptors import RESERVE, WANTED, connections_of, raise_descriptor_limit
+from protocol.descriptors import RESERVE, WANTED, connections_of, raise_descriptor_limit, too_few
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,3 +40,12 @@ def test_two_sockets_share_what_the_process_itself_does_not_need() -> None:
     assert connections_of(1024, 2) == (1024 - RESERVE) // 2
     assert connections_of(100, 2) == 25  # half of so small a limit
     assert connections_of(WANTED, 2) >= 500
+
+
+def test_five_hundred_actors_fit_into_the_usual_limits_and_a_line_says_where_they_do_not() -> None:
+    for hard in (4096, 20_000, 524_288):  # of older and newer systems
+        assert too_few(min(hard, WANTED), 2, 500) is None
+    line = too_few(1024, 2, 500)
+    assert line is not None
+    # By hand: (1024 - 128) / 2 = 448 fit, and 2 * 500 + 128 = 1128 are needed.
+    assert "enough for 448 actors and not for 500; raise the hard limit of open files to 1128" in line

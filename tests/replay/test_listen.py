@@ -8,7 +8,7 @@ import pytest
 
 from protocol.errors import UserError
 from protocol.sockets import reachable
-from replay.listen import bind_addresses, remove_sockets
+from replay.listen import bind_addresses, open_to_others, remove_sockets
 from tests.ports import free_ports
 from tests.replay.serving import ROOT, command, start
 
@@ -129,3 +129,19 @@ def test_a_second_server_in_the_same_folder_exits_with_2_and_the_first_goes_on(t
     finally:
         first.process.terminate()
         first.process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("listen", "keyed", "told"),
+    [
+        ("ipc", False, False),
+        ("ipc:///run/oatmill", False, False),
+        ("tcp://127.0.0.1", False, True),
+        ("tcp://0.0.0.0:7300", False, True),
+        ("tcp://127.0.0.1", True, False),
+    ],
+)
+def test_a_run_that_others_can_join_and_stop_says_so(listen: str, keyed: bool, told: bool) -> None:
+    note = open_to_others(listen, keyed=keyed)
+    assert (note is not None) is told
+    assert note is None or "keygen" in note
