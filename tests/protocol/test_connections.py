@@ -125,12 +125,31 @@ def test_the_oldest_connections_of_the_fullest_address_are_chosen() -> None:
 
 def test_more_clients_than_there_is_room_for_are_turned_away_and_the_first_stay() -> None:
     with serving(most=8) as serving_:
-        clients = [ClientSocket(serving_.address) for _ in range(8)]
-        assert all(echoed(client) for client in clients)
+        clients = []
+        for _ in range(8):  # one after the other: only two may be unknown
+            clients.append(ClientSocket(serving_.address))
+            assert echoed(clients[-1])
         late = serving_.dial()
         assert ended(late)
         assert all(echoed(client) for client in clients)
         assert serving_.cut[MANY] >= 1
+        for client in clients:
+            client.close()
+
+
+def test_of_clients_that_are_too_many_the_last_ones_go() -> None:
+    with serving() as serving_:
+        clients = [ClientSocket(serving_.address) for _ in range(4)]
+        assert all(echoed(client) for client in clients)
+        watch = serving_.server._connections
+        assert watch is not None
+        first, second, third, fourth = watch._open.values()
+        until(lambda: all(connection.known for connection in (first, second, third, fourth)))
+        watch._most = 2
+        serving_.dial()  # five are three too many: the one that is unknown, and two more
+        until(lambda: third.cut and fourth.cut)
+        assert not first.cut
+        assert not second.cut
         for client in clients:
             client.close()
 
