@@ -25,6 +25,7 @@ from protocol.awake import AwakeClock
 from protocol.channels import ControlClient, TrajectorySender, WeightsReceiver, Welcome
 from protocol.errors import PeerLostError, RunError
 from protocol.keys import ClientKeys
+from protocol.memory import MemoryLimit
 from protocol.trajectory import Schema
 from protocol.watchdog import Watchdog
 
@@ -79,6 +80,7 @@ def run(config: ActorConfig, stop: StopSignal) -> None:
     with ExitStack() as stack:
         alive = heartbeat_file(config.heartbeat)
         watchdog = stack.enter_context(closing(Watchdog("actor", config.actors.hang_timeout, alive=alive)))
+        stack.enter_context(closing(MemoryLimit("actor", config.actors.memory_bytes, setting="actors.memory_bytes")))
         environment = stack.enter_context(
             closing(make_environment(config.env, copies=config.actors.envs_per_actor, seed=environment_seed(config)))
         )

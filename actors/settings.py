@@ -124,5 +124,8 @@ class ActorSettings(Settings):
     """Restarts of an actor in a row, with no step in between, before the run fails."""
     hang_timeout: float = Field(default=300.0, gt=0)
     """Seconds without progress after which an actor writes all stack traces to its log and exits, to be restarted."""
+    memory_bytes: int | None = Field(default=None, ge=2**28)
+    """Memory that an actor may use, in bytes. A process that uses more says so and exits, to be restarted.
+    Null means 80 % of the memory of the machine or container."""
     seed: int = Field(default=0, ge=0)
     """Seed of the environments and of the actors' policies."""

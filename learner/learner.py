@@ -29,6 +29,7 @@ from protocol.channels import BatchClient, ControlClient, Delivery, WeightsPubli
 from protocol.endpoints import write_endpoint
 from protocol.errors import RunError, UserError
 from protocol.http import HttpServer, Pages
+from protocol.memory import MemoryLimit
 from protocol.watchdog import Watchdog
 
 log = logging.getLogger("oatmill.learner")
@@ -74,6 +75,8 @@ class Learner:
         self.spec = AgentSpec(welcome.spaces, config.agent)
         self.updater = make_updater(config, self.spec, ranks)
         self.welcome = welcome
+        memory = MemoryLimit("learner", config.trainer.memory_bytes, setting="trainer.memory_bytes")
+        stack.callback(memory.close)
         self.watchdog = Watchdog("learner", config.trainer.hang_timeout)
         stack.callback(self.watchdog.close)
         self.updater.progressed = self.watchdog.beat

@@ -217,6 +217,9 @@ class TrainerSettings(Settings):
     hang_timeout: float = Field(default=300.0, gt=0)
     """Seconds without progress after which a learner rank or the supervisor writes all stack traces to its log and
     exits. A rank is restarted."""
+    memory_bytes: int | None = Field(default=None, ge=2**28)
+    """Memory that a learner rank may use, in bytes. A process that uses more says so and exits, to be restarted.
+    Null means 80 % of the memory of the machine or container."""
     seed: int = Field(default=0, ge=0)
     """Seed of the network's weights and of the learner's random numbers."""
 

@@ -6,6 +6,8 @@ message (its `User-Id`), which is looked up here.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,9 +15,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 from protocol.errors import UserError, WireError
-from protocol.keys import SERVER, ServerKeys, read_key, trusted_files
+from protocol.keys import SERVER, ServerKeys, key_in, trusted_files
 
 _log = logging.getLogger("oatmill.auth")
+
+
+GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP})
+"""Errors that say that a key, or the folder of all keys, has been taken away. Any other, such as too many open files, says
+nothing about the keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,7 @@ class TrustedKeys:
         self._own = {keys.public.decode(): User(SERVER, SERVER)}
         self._users: Mapping[str, User] = MappingProxyType(self._own)
         self._seen: object = None
+        self._failing: int | None = None  # the error that was told
         self.refresh()
 
     def user(self, public: str) -> User:
@@ -81,26 +89,59 @@ class TrustedKeys:
         return public in self._users
 
     def refresh(self) -> None:
-        """Read the folder again if something in it has changed; one that cannot be read trusts nobody but the server."""
+        """Read the folder again if something in it has changed.
+
+        A folder that is gone, or closed to this process, trusts nobody but the server. If it cannot be read for another reason
+        (no descriptors, no memory, a failing disk), the last table stays and the folder is read again the next time.
+        """
         try:
-            files = trusted_files(self._folder)
-            seen: object = [(path.name, *_state(path)) for path in files]
-        except OSError as error:
-            files, seen = [], error.errno
+            seen: object = _look(self._folder)
             if seen != self._seen:
-                _log.error("%s cannot be read (%s): no key is trusted", self._folder, error.strerror)
-        if seen == self._seen:
-            return
+                self._replace(self._read(), seen)
+            self._failing = None
+        except OSError as error:
+            if error.errno in GONE:
+                self._take_away(error)
+            else:
+                self._keep(error)
+
+    def _read(self) -> dict[str, User]:
         users = dict(self._own)
-        for path in files:
+        for path in trusted_files(self._folder):
             try:
-                users[read_key(path).decode()] = User(path.stem, path.stem.partition("-")[0])
+                users[key_in(path.read_bytes(), path).decode()] = User(path.stem, path.stem.partition("-")[0])
             except UserError as error:
                 _log.error("%s; it is passed over", error)
-        self._users, self._seen = MappingProxyType(users), seen
+            except OSError as error:
+                if error.errno not in GONE:
+                    raise
+                _log.error("%s cannot be read (%s); it is passed over", path, error.strerror)
+        return users
+
+    def _replace(self, users: Mapping[str, User], seen: object) -> None:
+        self._users, self._seen = MappingProxyType(dict(users)), seen
         _log.info("trusted keys: %s", ", ".join(sorted(user.name for user in users.values())))
 
+    def _take_away(self, error: OSError) -> None:
+        if self._seen != error.errno:
+            _log.error("%s cannot be read (%s): no key is trusted", self._folder, error.strerror)
+            self._replace(self._own, error.errno)
 
-def _state(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    def _keep(self, error: OSError) -> None:
+        if self._failing != error.errno:
+            self._failing = error.errno
+            _log.error(
+                "%s cannot be read at the moment (%s): the keys trusted before stay trusted, and it is tried again",
+                self._folder,
+                error.strerror,
+            )
+
+
+def _look(folder: Path) -> list[tuple[str, int, int, int]]:
+    """What tells whether something in the folder has changed; a file that vanishes meanwhile is not there."""
+    found = []
+    for path in trusted_files(folder):
+        with contextlib.suppress(FileNotFoundError):
+            state = path.stat()
+            found.append((path.name, state.st_mtime_ns, state.st_size, state.st_ino))
+    return found

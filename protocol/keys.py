@@ -227,9 +227,19 @@ def read_key(path: Path) -> bytes:
         UserError: if the file cannot be read or holds anything else; its content is not shown.
     """
     try:
-        key = path.read_bytes().strip()
+        key = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; expected a key that `oatmill keygen` has made") from None
+    return key_in(key, path)
+
+
+def key_in(content: bytes, path: Path) -> bytes:
+    """The key that a file holds.
+
+    Raises:
+        UserError: if it holds anything else; its content is not shown.
+    """
+    key = content.strip()
     if not is_key(key):
         raise UserError(f"{path} holds no key; expected {KEY_LENGTH} characters of Z85, as `oatmill keygen` writes them")
     return key

@@ -338,6 +338,15 @@ class WeightsPush:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightsOffer:
+    """Learner to hub, before a push: so many bytes come next. Until then the hub takes only small messages on a connection."""
+
+    KIND: ClassVar[str] = "OFFER"
+    nbytes: Count
+    session: str = ""  # HELLO's token on the control socket
+
+
+@dataclass(frozen=True, slots=True)
 class WeightsHeld:
     """Hub to learner: the newest version that the hub holds."""
 
@@ -376,7 +385,7 @@ class WeightsApplied:
     version: Count
 
 
-WeightsToHub = WeightsPush | WeightsGet | WeightsApplied
-WEIGHTS_TO_HUB = (WeightsPush, WeightsGet, WeightsApplied)
+WeightsToHub = WeightsPush | WeightsOffer | WeightsGet | WeightsApplied
+WEIGHTS_TO_HUB = (WeightsPush, WeightsOffer, WeightsGet, WeightsApplied)
 WeightsToClient = WeightsHeld | WeightsChunk | Reject
 WEIGHTS_TO_CLIENT = (WeightsHeld, WeightsChunk, Reject)

@@ -53,6 +53,12 @@ UNAUTHORISED = {
 }
 """Codes of connections and messages of those who may not."""
 
+CLOSED = {
+    "too_many_connections": "a socket has room for its connections, and for those among them that have said nothing",
+    "too_much_unread": "a connection sends no more before its first message, or between two, than a message may have",
+}
+"""Codes of connections that were closed to keep descriptors and memory for the others."""
+
 REFUSALS = {
     "config": "the joining process has the run's environment and agent settings",
     "spaces": "all actors have the same spaces and episode statistics",
@@ -66,5 +72,5 @@ REFUSALS = {
 }
 """Codes of processes and requests that are turned away, with what holds for every one let in."""
 
-REJECTED_REASONS = (*BAD_MESSAGE, *UNAUTHORISED, *BAD_TRAJECTORY, *BAD_PRIORITIES, *BAD_WEIGHTS)
+REJECTED_REASONS = (*BAD_MESSAGE, *UNAUTHORISED, *CLOSED, *BAD_TRAJECTORY, *BAD_PRIORITIES, *BAD_WEIGHTS)
 """The closed set of the `reason` label."""

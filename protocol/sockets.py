@@ -10,9 +10,10 @@ backstop behind credit, and reconnecting peers need jitter of our own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ import zmq
 
 from protocol.auth import ANYBODY, REVOKED, User
 from protocol.codec import Frames
+from protocol.connections import FIRST_BYTES, Connections
+from protocol.descriptors import connections_of, descriptor_limit
 from protocol.errors import UserError
 from protocol.gate import Gate
 from protocol.handshake import Handshake
@@ -38,6 +41,10 @@ UNACKNOWLEDGED_MS = 15_000
 """A connection on which the other host has acknowledged nothing for this long is given up: it has been replaced, or what stands
 between the two and remembers connections. The system would try for a quarter of an hour."""
 BACKLOG = 4096
+SOCKETS_A_PROCESS = 2
+"""Server sockets in one process, which share its descriptors."""
+MAX_FRAMES = 16
+"""Frames of one message that are kept; the rest of it is read and dropped, for a good one has two."""
 CURVE_BYTES = 64
 """Encryption makes a frame longer, by 33 bytes; libzmq compares what came over the wire with MAXMSGSIZE."""
 SEND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
@@ -141,18 +148,29 @@ class ServerSocket:
         context: the process's context.
         max_message_bytes: a frame longer than this ends its sender's connection; -1 for no limit.
         gate: who may connect; None lets everybody in.
+        first_bytes: what a connection may send before its first message is whole, and, until `allow` says otherwise, between
+            two messages.
     """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], *, max_message_bytes: int = -1, gate: Gate | None = None
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        *,
+        max_message_bytes: int = -1,
+        gate: Gate | None = None,
+        first_bytes: int = FIRST_BYTES,
     ) -> None:
         self._socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         self._gate = gate
+        self._first_bytes = first_bytes
+        self._connections: Connections | None = None
+        self._most = connections_of(descriptor_limit(), SOCKETS_A_PROCESS)
+        self._told: Counter[str] = Counter()
         _common(self._socket, max_message_bytes)
         if gate is not None:
             gate.secure(self._socket)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._socket.setsockopt(zmq.BACKLOG, BACKLOG)
+        self._socket.setsockopt(zmq.BACKLOG, min(BACKLOG, max(1, self._most // 4)))
         self._file: Path | None = None  # of an ipc address
         self.dropped = 0
 
@@ -164,10 +182,14 @@ class ServerSocket:
     def bind(self, address: str) -> str:
         """Bind and return the address that peers connect to (with the port that was chosen for port 0).
 
+        The connections of a TCP socket are watched from then on. A socket of ipc is in a folder of its user's own.
+
         Raises:
             UserError: if the address is taken or cannot be bound.
         """
         self._socket.setsockopt(zmq.IPV6, int("[" in address))  # else a port of 127.0.0.1 is told as [::ffff:127.0.0.1]
+        if address.startswith("tcp:"):
+            self._connections = Connections(self._socket, most=self._most, first_bytes=self._first_bytes)
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
@@ -193,6 +215,19 @@ class ServerSocket:
             return None
         return file
 
+    def allow(self, nbytes: int) -> None:
+        """Let a connection that has sent a message send this much before its next one is whole."""
+        if self._connections is not None:
+            self._connections.allowed_bytes = max(nbytes, self._first_bytes)
+
+    def cut(self) -> Counter[str]:
+        """Connections that were closed since the last call because there were too many or they sent too much, by reason."""
+        if self._connections is None:
+            return Counter()
+        cut = Counter(self._connections.cut)
+        new, self._told = cut - self._told, cut
+        return new
+
     def send(self, route: bytes, message: Frames) -> bool:
         """Send one message, or drop and count it; False if that connection is gone."""
         try:
@@ -205,9 +240,14 @@ class ServerSocket:
 
     def receive(self, limit: int) -> Iterator[tuple[bytes, User, list[Any]]]:
         """At most `limit` messages that have come: the peer's route, whose key it has shown, and the frames."""
+        connections = self._connections
+        if connections is not None:
+            connections.turns += 1
         try:
             for _ in range(limit):
                 route, *frames = _receive(self._socket)
+                if connections is not None:
+                    _note(connections, route)
                 yield route.bytes, self._user_of(route), [frame.buffer for frame in frames]
         except zmq.Again:
             return
@@ -222,6 +262,8 @@ class ServerSocket:
 
     def close(self) -> None:
         """Close at once; an ipc socket's file goes with it."""
+        if self._connections is not None:
+            self._connections.close()
         self._socket.close()
 
 
@@ -262,9 +304,19 @@ def _send(socket: zmq.Socket[bytes], message: Frames) -> None:
     socket.send(payload, zmq.NOBLOCK, copy=len(payload) < COPY_BELOW_BYTES)
 
 
+def _note(connections: Connections, route: zmq.Frame) -> None:
+    """Note which connection a message came on."""
+    with contextlib.suppress(zmq.ZMQError):  # a peer of the oldest ZeroMQ protocols; no client of ours
+        connections.recent.add(int(route.get(zmq.SRCFD)))
+
+
 def _receive(socket: zmq.Socket[bytes]) -> list[zmq.Frame]:
     """The next message's frames or zmq.Again; `recv_multipart` would ask the socket after each whether there are more."""
     frames = [socket.recv(zmq.NOBLOCK, copy=False)]
-    while frames[-1].more:
-        frames.append(socket.recv(zmq.NOBLOCK, copy=False))
+    more = frames[0].more
+    while more:
+        frame = socket.recv(zmq.NOBLOCK, copy=False)
+        more = frame.more
+        if len(frames) <= MAX_FRAMES:
+            frames.append(frame)
     return frames

@@ -19,6 +19,8 @@ WINDOW_BYTES = 4 * CHUNK_BYTES
 """The credit of a pull: what may be asked for and not yet be here."""
 MAX_BUFFERS = 2
 """Buffers to be pulled into again: one version may be in use, and the next on its way."""
+SMALL_BYTES = 32 * 1024
+"""A larger version is offered before it is pushed, so that the hub expects more bytes than usual on this connection."""
 MAX_PUSHED = 2
 """Versions that may be on their way to the hub; a further one waits, and is replaced by newer ones."""
 
@@ -99,7 +101,8 @@ class PublisherPeer:
         message: messages.WeightsToClient = decode(header, messages.WEIGHTS_TO_CLIENT)
         if isinstance(message, messages.Reject):
             # A hub that was replaced knows no learner until the control socket has joined it; what was pushed is sent again.
-            if message.reason != "unknown_session":
+            # And a hub of an earlier release knows no OFFER.
+            if message.reason not in {"unknown_session", "header_kind"}:
                 self.refusal = (message.reason, message.detail)
         elif isinstance(message, messages.WeightsHeld):
             self.held, self._patience = max(self.held, message.version), 1
@@ -118,7 +121,9 @@ class PublisherPeer:
         (weights, wall), self._waiting = self._waiting, None
         self._pushed.append((weights, now))
         header = messages.WeightsPush(weights.version, weights.dtype, weights.digest.hex(), wall, self._session)
-        return [encode(header, weights.buffer)]
+        nbytes = memoryview(weights.buffer).nbytes
+        offers = [encode(messages.WeightsOffer(nbytes, self._session))] if nbytes > SMALL_BYTES else []
+        return [*offers, encode(header, weights.buffer)]
 
     def _overdue_s(self) -> float:
         return self._patience * answer_within_s(sum(memoryview(weights.buffer).nbytes for weights, _ in self._pushed))

@@ -22,6 +22,7 @@ from recipes.settings import RunSettings, write_config
 from recipes.supervisor import supervise
 from replay.disk import log_folder
 from replay.identity import check_owner, run_id
+from replay.listen import open_to_others
 from replay.snapshot import BUFFER_FOLDER, SnapshotFolder
 from replay.tally import NAME as TALLY
 
@@ -89,7 +90,9 @@ def train_here(settings: RunSettings, *, recipe: str, preset: str | None, option
                 log_level=options.log_level,
                 keys=options.keys,
             )
-            observer.started(folder.path, checked.settings.trainer.total_timesteps, checked.notes)
+            note = open_to_others(options.listen, keyed=options.keys is not None)
+            notes = [*checked.notes, *([] if note is None else [note])]
+            observer.started(folder.path, checked.settings.trainer.total_timesteps, notes)
             return run_and_sum_up(job, identity, stops)
     finally:
         observer.ended()

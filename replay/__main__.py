@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from protocol.descriptors import raise_descriptor_limit
 from replay.child import IngestProcess
 from replay.process import Ending, configure_logging, parser_of, run_to_exit
 
@@ -13,6 +14,7 @@ def main() -> int:
     options = parser_of("python -m replay").parse_args()
     configure_logging(options.log_level)
     ending = Ending()
+    raise_descriptor_limit()
     ingest = IngestProcess(options)
     from replay.hub import serve  # noqa: PLC0415 -- both processes import at the same time, which halves the start
 

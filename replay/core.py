@@ -214,9 +214,14 @@ class IngestCore:
         if session is not None and not session.ended:
             self._sessions.strike(session)
 
-    def denied(self, connections: int) -> None:
-        """Count connections that were refused because nobody trusts their key."""
-        self._ledger.rejected_by["unknown_key"] += connections
+    def denied(self, connections: int, reason: str = "unknown_key") -> None:
+        """Count connections that were refused because nobody trusts their key, or closed for another reason."""
+        self._ledger.rejected_by[reason] += connections
+
+    @property
+    def block_bytes(self) -> int:
+        """The largest block that an actor may send; 0 before the first actor."""
+        return self._sessions.block_bytes
 
     def _store(self, arrival: Arrival, now: float) -> None:
         """Queue a block, or count it as rejected and raise; either way it is acknowledged."""

@@ -18,6 +18,7 @@ import zmq
 from protocol.auth import User
 from protocol.awake import AwakeClock
 from protocol.codec import Buffer, two_frames
+from protocol.descriptors import descriptor_limit, too_few
 from protocol.endpoints import write_endpoint
 from protocol.errors import WireError
 from protocol.events import Events
@@ -26,17 +27,17 @@ from protocol.gate import Gate
 from protocol.http import HttpServer, Pages
 from protocol.joining import joining_config
 from protocol.keys import ServerKeys, new_keys, server_keys
-from protocol.sockets import ServerSocket
+from protocol.sockets import SOCKETS_A_PROCESS, ServerSocket
 from protocol.timing import LOST_AFTER_S
 from protocol.watchdog import Watchdog
 from replay.child import IngestProcess
 from replay.hub_core import HubCore
 from replay.link import Link
-from replay.listen import LOOK_FOR_FILES_EVERY_S, bind_addresses, remove_sockets, restore_files
+from replay.listen import LOOK_FOR_FILES_EVERY_S, bind_addresses, open_to_others, remove_sockets, restore_files
 from replay.members import Member, Members
 from replay.metrics import Snapshot, registry_of
 from replay.plausible import MAX_VERSION
-from replay.process import POLL_MS, Ending, load_config
+from replay.process import POLL_MS, Ending, limit_memory, load_config
 from replay.quarantine import Quarantine
 from replay.self_test import check_keys
 
@@ -51,7 +52,10 @@ PROGRESS_WITHIN_S = 5.0
 LONGEST_TURN_S = 1.0
 """A longer turn of the hub counts as this much of the members' silence: an actor is missed after a few seconds."""
 MAX_CONTROL_BYTES = 8 * 2**20
+FIRST_CONTROL_BYTES = 2**20
+"""What comes before a process has joined: HELLO; ingest's has every actor in it that its log knows."""
 MAX_WEIGHTS_BYTES = 8 * 2**30
+VERSIONS_UNDER_WAY = 2
 
 
 class Hub:
@@ -83,9 +87,12 @@ class Hub:
         self._quarantine, self._files_at = quarantine, 0.0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._gate = None if keys is None else Gate(self._context, keys, probe=probe)
-        self._control = ServerSocket(self._context, max_message_bytes=MAX_CONTROL_BYTES, gate=self._gate)
+        self._control = ServerSocket(
+            self._context, max_message_bytes=MAX_CONTROL_BYTES, gate=self._gate, first_bytes=FIRST_CONTROL_BYTES
+        )
         self._weights = ServerSocket(self._context, max_message_bytes=MAX_WEIGHTS_BYTES, gate=self._gate)
         self.control = self._control.bind(addresses["control"])
+        self._control.allow(2 * MAX_CONTROL_BYTES)
         weights = self._weights.bind(addresses["weights"])
         members = Members(joining_config(config), secret, self._connected)
         self._versions = versions
@@ -100,6 +107,7 @@ class Hub:
         self._clock = AwakeClock(LONGEST_TURN_S)
         self._turned, self._awake = time.monotonic(), self._clock.now()
         self._announce_failed = False
+        self._memory = limit_memory("hub", config)
         self._snapshot = Snapshot({}, {})
         self._snapshot_of = -1.0
 
@@ -165,8 +173,7 @@ class Hub:
         self._drain(self._weights, weights, "weights")
         self._quarantine.keep(self.core.refused)
         self.core.refused.clear()
-        if self._gate is not None:
-            self.core.denied(self._gate.look())
+        self._count_strangers()
         if taken < DRAIN:  # else a heartbeat that is missed may wait among the rest
             self.core.turn(now)
         self._save_version()
@@ -176,6 +183,14 @@ class Hub:
             self._weights.send(route, message)
         self._turned, self._awake = time.monotonic(), now
         self._take_snapshot()
+
+    def _count_strangers(self) -> None:
+        """Count connections that were refused or closed; let the learner send what it has offered."""
+        if self._gate is not None:
+            self.core.denied(self._gate.look())
+        for reason, connections in (self._control.cut() + self._weights.cut()).items():
+            self.core.denied(connections, reason)
+        self._weights.allow(VERSIONS_UNDER_WAY * min(self.core.weights.offered_bytes, MAX_WEIGHTS_BYTES))
 
     def _save_version(self) -> None:
         """Keep the highest version before anybody is told of it. A full disk is no reason to end: the learner knows it too."""
@@ -217,6 +232,7 @@ class Hub:
     def close(self) -> None:
         """Close all sockets."""
         self._watchdog.close()
+        self._memory.close()
         self._control.close()
         self._weights.close()
         if self._gate is not None:
@@ -248,6 +264,10 @@ def serve(options: Namespace, ingest: IngestProcess, ending: Ending) -> int:
         if replaced:
             _log.warning("%s", replaced)
             Events(options.run_dir).add("state_replaced", text=replaced)
+        if (note := too_few(descriptor_limit(), SOCKETS_A_PROCESS, config["actors"].get("count", 0))) is not None:
+            _log.warning(note)
+        if (note := open_to_others(options.listen, keyed=keys is not None)) is not None:
+            _log.warning(note)
         hub = Hub(
             config,
             addresses,

@@ -133,9 +133,9 @@ class HubCore:
         """Count a message that could not even be taken apart."""
         self._refuse(Refused.of(error, socket))
 
-    def denied(self, connections: int) -> None:
-        """Count connections that were refused because nobody trusts their key."""
-        self.rejected["unknown_key"] += connections
+    def denied(self, connections: int, reason: str = "unknown_key") -> None:
+        """Count connections that were refused because nobody trusts their key, or closed for another reason."""
+        self.rejected[reason] += connections
 
     def receive_weights(
         self, route: bytes, header: Buffer, payload: Buffer, *, now: float, wall: float, user: User = ANYBODY
@@ -149,7 +149,7 @@ class HubCore:
 
     def _authorise_weights(self, message: messages.WeightsToHub, user: User) -> None:
         """Let anyone of the run pull, and only the learner that has joined push."""
-        if not isinstance(message, messages.WeightsPush):
+        if not isinstance(message, messages.WeightsPush | messages.WeightsOffer):
             require(user, *ANY_KEY)
             return
         require(user, "learner")
@@ -158,7 +158,8 @@ class HubCore:
             raise UnauthorisedError("unknown_session", "no learner has joined this hub")
         if learner.user != user or not hmac.compare_digest(learner.token.encode(), message.session.encode()):
             raise UnauthorisedError("identity", "only the learner that has joined last publishes weights")
-        check_version(message.version, self.known_version)
+        if isinstance(message, messages.WeightsPush):
+            check_version(message.version, self.known_version)
 
     def _reject(self, route: bytes, reason: str, detail: str) -> None:
         self._outgoing.append((route, encode(messages.Reject(reason, shortened(detail)))))

@@ -21,6 +21,7 @@ import zmq
 from protocol.awake import AwakeClock
 from protocol.channels import ControlClient
 from protocol.codec import two_frames
+from protocol.descriptors import raise_descriptor_limit
 from protocol.errors import UserError, WireError
 from protocol.events import Events
 from protocol.failpoints import failpoint
@@ -31,12 +32,13 @@ from protocol.sockets import ServerSocket
 from protocol.watchdog import Watchdog
 from replay.admissions import Admissions
 from replay.core import IngestCore, IngestSettings, epoch_of_monotonic
+from replay.credit import MAX_WINDOW_BYTES
 from replay.disk import FolderDisk, log_folder
 from replay.identity import check_owner, run_id
 from replay.journal import Journal
 from replay.link import Link
 from replay.listen import LOOK_FOR_FILES_EVERY_S, remove_sockets, restore_files
-from replay.process import POLL_MS, Ending, configure_logging, load_config, run_to_exit
+from replay.process import POLL_MS, Ending, configure_logging, limit_memory, load_config, run_to_exit
 from replay.quarantine import Quarantine
 from replay.saving import BufferSaver
 from replay.sessions import MAX_BLOCK_BYTES
@@ -96,6 +98,7 @@ class Ingest:
         longest = MAX_HEADER_ONLY_BYTES + priorities_bytes(batch_rows)
         self._batches = ServerSocket(self._context, max_message_bytes=longest, gate=self._gate)
         self.endpoints = {"data": self._data.bind(addresses["data"]), "batches": self._batches.bind(addresses["batches"])}
+        self._batches.allow(2 * longest)
         self._control: ControlClient | None = None
         self._members_serial = -1
         self._answered = 0
@@ -145,8 +148,7 @@ class Ingest:
                 self._core.bad_frames(route, error, "batches")
         self._quarantine.keep(self._core.refused)
         self._core.refused.clear()
-        if self._gate is not None:
-            self._core.denied(self._gate.look())
+        self._count_strangers()
         self._core.turn(now, more=taken == DRAIN)
         for route, message in self._core.outgoing_batches():
             self._batches.send(route, message)
@@ -159,6 +161,14 @@ class Ingest:
         if now >= self._files_at:
             self._files_at = now + LOOK_FOR_FILES_EVERY_S
             restore_files(self._data, self._batches)
+
+    def _count_strangers(self) -> None:
+        """Count whose connections were refused or closed; an actor may send its window and one block more."""
+        if self._gate is not None:
+            self._core.denied(self._gate.look())
+        for reason, connections in (self._data.cut() + self._batches.cut()).items():
+            self._core.denied(connections, reason)
+        self._data.allow(MAX_WINDOW_BYTES + 2 * self._core.block_bytes)
 
     def _hear_hub(self, now: float) -> None:
         assert self._control is not None, "join first"
@@ -257,7 +267,7 @@ def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> 
         saver=BufferSaver(log_folder(config["replay"]["log_dir"], run_dir) / BUFFER_FOLDER),
     )
     addresses: dict[str, str] = hub["addresses"]
-    watchdog = Watchdog("ingest", config["replay"]["hang_timeout"])
+    watchdog, memory = Watchdog("ingest", config["replay"]["hang_timeout"]), limit_memory("ingest", config)
     ingest = Ingest(
         core,
         link,
@@ -278,6 +288,7 @@ def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> 
         return ingest.run(ending)
     finally:
         watchdog.close()
+        memory.close()
         core.replayed.close()
         journal.close()
         events.close()
@@ -288,6 +299,7 @@ def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> 
 def main() -> int:
     """Run until the hub says stop (0), is gone (1) or SIGTERM comes (0)."""
     ending = Ending()
+    raise_descriptor_limit()
     parser = argparse.ArgumentParser(prog="python -m replay.ingest", description="Started by `python -m replay`.")
     parser.add_argument("--link", type=int, required=True, help="the file descriptor of the pipe to the hub")
     parser.add_argument("--config", type=Path, required=True, help="the run's resolved settings")

@@ -39,6 +39,21 @@ def bind_addresses(listen: str, *, insecure: bool) -> dict[str, str]:
     raise UserError(f"--listen takes ipc:///FOLDER or tcp://HOST[:PORT], got {listen!r}")
 
 
+def open_to_others(listen: str, *, keyed: bool) -> str | None:
+    """A line that says who else can join and stop a run; None if only its user can.
+
+    Args:
+        listen: as in `bind_addresses`.
+        keyed: whether everyone is asked for a key.
+    """
+    if keyed or not listen.startswith("tcp:"):
+        return None
+    return (
+        f"{listen} asks nobody for a key: whoever reaches it, also every other user of this machine, can join, change and stop "
+        "this run; on a shared machine leave out --listen, or use keys (oatmill keygen DIR, then --keys DIR)"
+    )
+
+
 def _ipc(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
         raise UserError(f"--listen ipc://{folder} needs that folder; make it with: mkdir -m 700 {folder}")

@@ -6,7 +6,7 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from protocol.errors import OatmillError, UserError
+from protocol.memory import MemoryLimit
 
 ROOTS = ("env", "agent", "actors", "replay", "trainer", "metrics")
 POLL_MS = 50
@@ -59,6 +60,16 @@ def load_config(path: Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"--config {path} lacks {', '.join(missing)}; it is the config.yaml that `oatmill train` writes")
     return dict(config)
+
+
+def limit_memory(role: str, config: Mapping[str, Any]) -> MemoryLimit:
+    """Have this process end when it takes more memory than replay.memory_bytes.
+
+    Args:
+        role: `hub` or `ingest`.
+        config: the roots of config.yaml; one of an earlier release lacks the setting.
+    """
+    return MemoryLimit(role, config["replay"].get("memory_bytes"), setting="replay.memory_bytes")
 
 
 def run_to_exit(main: Callable[[], int]) -> int:

@@ -61,6 +61,7 @@ class DataSessions:
         self._past = ActorTotals(0, 0, 0, 0)  # of incarnations that were replaced
         self._members: Mapping[int, tuple[int, bool]] = {}
         self._row_bytes = 0  # what one trajectory costs of the credit
+        self.block_bytes = 0  # of the largest block that may come
         self.schema: RunSchema | None = None
         self.duplicates = self.forgotten = 0
 
@@ -273,6 +274,7 @@ class DataSessions:
 
     def _resize(self) -> None:
         self._credit.resize(self, self._row_bytes)
+        self.block_bytes = self._row_bytes * max((session.rows for session in self if session.open), default=1)
 
     def _welcome(self, session: Session, version: int) -> None:
         row_bytes = self._row_bytes

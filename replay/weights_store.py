@@ -38,6 +38,7 @@ class WeightsStore:
     """The newest weights, and older ones while they are being pulled.
 
     Attributes:
+        offered_bytes: the most that the learner has said it will push.
         refused: what was wrong with messages that were bad, to be counted.
         sent_bytes: bytes of weights sent to actors.
         publish_seconds: from the learner's push to the version being held.
@@ -51,6 +52,7 @@ class WeightsStore:
         self._parked: dict[bytes, messages.WeightsGet] = {}
         self._outgoing: list[tuple[bytes, Frames]] = []
         self.refused: deque[WireError] = deque()
+        self.offered_bytes = 0
         self.sent_bytes = 0
         self.publish_seconds = Histogram(SECONDS_BUCKETS)
         self.apply_lag = Histogram(SECONDS_BUCKETS)
@@ -86,6 +88,8 @@ class WeightsStore:
             match message:
                 case messages.WeightsPush():
                     self._push(route, message, payload, now=now, wall=wall)
+                case messages.WeightsOffer():
+                    self.offered_bytes = max(self.offered_bytes, message.nbytes)
                 case messages.WeightsGet():
                     self._get(route, message, now)
                 case messages.WeightsApplied():

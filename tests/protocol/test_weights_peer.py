@@ -8,7 +8,7 @@ from protocol.codec import Frames, decode, encode
 from protocol.errors import WireError
 from protocol.timing import ANSWER_WITHIN_S
 from protocol.weights import Weights, layout_of
-from protocol.weights_peer import CHUNK_BYTES, MAX_PUSHED, WINDOW_BYTES, PublisherPeer, ReceiverPeer
+from protocol.weights_peer import CHUNK_BYTES, MAX_PUSHED, SMALL_BYTES, WINDOW_BYTES, PublisherPeer, ReceiverPeer
 from replay.weights_store import KEPT_FOR_S, WeightsStore
 
 
@@ -287,3 +287,26 @@ def test_a_hub_that_knows_no_learner_yet_is_told_again_and_one_that_knows_anothe
     peer.receive(encode(messages.Reject(reason, ""))[0], b"", 0.1)
     assert (peer.refusal is not None) is final
     assert len(peer.send(ANSWER_WITHIN_S)) == 1
+
+
+def test_a_large_version_is_offered_before_it_is_pushed_and_a_hub_that_knows_no_offers_still_gets_it() -> None:
+    peer = PublisherPeer("session")
+    large = weights_of(1, SMALL_BYTES)  # numbers of 4 bytes
+    peer.push(large, 0.0)
+    offer, push_ = (decode(header, messages.WEIGHTS_TO_HUB) for header, _ in peer.send(0.0))
+    assert offer == messages.WeightsOffer(4 * SMALL_BYTES, "session")
+    assert isinstance(push_, messages.WeightsPush)
+    peer.receive(encode(messages.Reject("header_kind", ""))[0], b"", 0.1)
+    assert peer.refusal is None
+
+
+def test_the_hub_remembers_the_largest_offer_of_a_learner_that_may_push() -> None:
+    store = WeightsStore()
+
+    def refuse(_message: messages.WeightsToHub) -> None:
+        raise WireError("identity", "only the learner")
+
+    for nbytes in (10, 5):
+        store.receive(b"learner", encode(messages.WeightsOffer(nbytes))[0], b"", now=0.0, wall=0.0)
+    store.receive(b"stranger", encode(messages.WeightsOffer(10**9))[0], b"", now=0.0, wall=0.0, authorise=refuse)
+    assert store.offered_bytes == 10

@@ -120,15 +120,16 @@ def command(folder: Path, listen: str, *more: str) -> list[str]:
     return [sys.executable, "-m", "replay", "--config", str(config), "--run-dir", str(folder), "--listen", listen, *more]
 
 
-def start(folder: Path, transport: str, *more: str, keys: Path | None = None) -> Server:
-    """Start a server and wait until it is ready."""
+def start(folder: Path, transport: str, *more: str, keys: Path | None = None, files: int | None = None) -> Server:
+    """Start a server, which may open no more than so many files, and wait until it is ready."""
     folder.chmod(0o700)
     more = more if keys is None else (*more, "--keys", str(keys))
     listen = f"ipc://{folder}" if transport == "ipc" else "tcp://127.0.0.1:0"
     ready = folder / "port"
     ready.unlink(missing_ok=True)
+    limited = [] if files is None else ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh"]
     process = subprocess.Popen(
-        command(folder, listen, "--port-file", str(ready), *more),
+        limited + command(folder, listen, "--port-file", str(ready), *more),
         cwd=ROOT,
         text=True,
         stderr=subprocess.PIPE,
@@ -156,9 +157,9 @@ def successor(join: Callable[[], Joined]) -> Joined:
 
 
 @contextmanager
-def serving(folder: Path, transport: str = "ipc", keys: Path | None = None) -> Iterator[Server]:
+def serving(folder: Path, transport: str = "ipc", keys: Path | None = None, *, files: int | None = None) -> Iterator[Server]:
     """A server for the length of a test; it must end with 0 and leave nothing behind, unless the test has ended it."""
-    server = start(folder, transport, keys=keys)
+    server = start(folder, transport, keys=keys, files=files)
     try:
         with server.channels:
             yield server

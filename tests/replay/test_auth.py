@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -14,11 +16,22 @@ import pytest
 import zmq
 
 from protocol import messages
+from protocol.auth import TrustedKeys
 from protocol.channels import BatchClient, ControlClient, TrajectorySender, WeightsPublisher, WeightsReceiver
 from protocol.codec import decode, encode, to_json
 from protocol.errors import JoinRefusedError, PeerLostError, RunError
 from protocol.gate import Gate
-from protocol.keys import ServerKeys, add_key, client_keys, make_keys, new_keys, read_key, revoke_key, server_keys
+from protocol.keys import (
+    ServerKeys,
+    add_key,
+    client_keys,
+    make_keys,
+    new_keys,
+    read_key,
+    revoke_key,
+    server_keys,
+    trusted_files,
+)
 from protocol.sockets import ServerSocket, use_keys
 from protocol.weights import layout_of
 from replay.self_test import LET_IN, REFUSED, SILENT, check_keys, handshake
@@ -347,6 +360,55 @@ def test_a_folder_of_trusted_keys_that_is_gone_trusts_nobody_and_a_bad_file_is_p
         own.trusted.with_name("elsewhere").rename(own.trusted)
         gate.trusted.refresh()
         assert handshake(address, learner) == LET_IN
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO])
+@pytest.mark.parametrize("where", ["iterdir", "read_bytes"])
+def test_keys_stay_trusted_while_their_folder_cannot_be_read_for_another_reason_than_that_they_are_gone(
+    own: ServerKeys, error: int, where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trusted = TrustedKeys(own)
+    actor = read_key(own.trusted / "actor.pub").decode()
+    (own.trusted / "learner.pub").unlink()  # something has changed, so that the files are read again
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, where, lambda _path: raise_(OSError(error, os.strerror(error))))
+        trusted.refresh()
+        trusted.refresh()
+    assert trusted.user(actor).name == "actor"
+    assert sum("the keys trusted before stay trusted" in line for line in caplog.messages) == 1
+    trusted.refresh()
+    assert trusted.trusts(actor)
+    assert {user.name for user in trusted._users.values()} == {"server", "actor", "operator"}
+
+
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.EACCES, errno.ENOTDIR])
+def test_a_folder_that_is_gone_or_closed_to_the_server_trusts_nobody(
+    own: ServerKeys, error: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trusted = TrustedKeys(own)
+    actor = read_key(own.trusted / "actor.pub").decode()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", lambda _path: raise_(OSError(error, os.strerror(error))))
+        trusted.refresh()
+    assert not trusted.trusts(actor)
+    trusted.refresh()
+    assert trusted.trusts(actor)
+
+
+def test_a_key_whose_file_vanishes_while_the_folder_is_read_takes_no_other_with_it(
+    own: ServerKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trusted = TrustedKeys(own)
+    actor = read_key(own.trusted / "actor.pub").decode()
+    files = [*trusted_files(own.trusted), own.trusted / "actor-gone.pub"]
+    monkeypatch.setattr("protocol.auth.trusted_files", lambda _folder: files)
+    (own.trusted / "actor.pub").touch()
+    trusted.refresh()
+    assert trusted.trusts(actor)
+
+
+def raise_(error: Exception) -> Any:
+    raise error
 
 
 def test_weights_reach_an_actor_with_keys(tmp_path: Path, keys: Path) -> None:

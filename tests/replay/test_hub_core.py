@@ -164,3 +164,18 @@ def test_the_role_is_not_ready_while_its_log_cannot_be_written_and_lets_processe
 def test_a_new_hub_lets_nobody_use_a_policy_version_again() -> None:
     hub = HubCore(Members(CONFIG, "s"), desired_actors=1, weights_endpoint="ipc:///w", highest_version=7)
     assert hub.highest_version == 7
+
+
+def test_only_the_learner_that_has_joined_may_announce_large_weights() -> None:
+    talk = Talk().begin()
+    learner = messages.Hello("learner", -1, "l", -1)
+    talk.say("learner", learner, {"config": CONFIG, "rank": 0, "world": 1})
+
+    def offer(session: str, nbytes: int) -> None:
+        header, payload = encode(messages.WeightsOffer(nbytes, session))
+        talk.hub.receive_weights(b"someone", header, payload, now=0.0, wall=0.0)
+
+    offer("another", 10**9)
+    assert (talk.hub.weights.offered_bytes, talk.hub.rejected["identity"]) == (0, 1)
+    offer("l", 1000)
+    assert talk.hub.weights.offered_bytes == 1000

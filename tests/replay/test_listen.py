@@ -10,7 +10,7 @@ import zmq
 
 from protocol.errors import UserError
 from protocol.sockets import ServerSocket, reachable
-from replay.listen import bind_addresses, remove_sockets
+from replay.listen import bind_addresses, open_to_others, remove_sockets
 from tests.ports import free_ports
 from tests.replay.serving import ROOT, command, start
 
@@ -182,3 +182,19 @@ def test_a_tcp_socket_has_no_file() -> None:
         server.bind("tcp://127.0.0.1:0")
         assert server.restore_file() is None
         server.close()
+
+
+@pytest.mark.parametrize(
+    ("listen", "keyed", "told"),
+    [
+        ("ipc", False, False),
+        ("ipc:///run/oatmill", False, False),
+        ("tcp://127.0.0.1", False, True),
+        ("tcp://0.0.0.0:7300", False, True),
+        ("tcp://127.0.0.1", True, False),
+    ],
+)
+def test_a_run_that_others_can_join_and_stop_says_so(listen: str, keyed: bool, told: bool) -> None:
+    note = open_to_others(listen, keyed=keyed)
+    assert (note is not None) is told
+    assert note is None or "keygen" in note

@@ -1,0 +1,73 @@
+"""A process that takes too much memory says so and ends, to be started again, before the system has to choose a victim.
+
+RLIMIT_AS would not do: CUDA and shared memory reserve far more addresses than memory. RLIMIT_DATA makes libzmq abort without
+a word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sys
+import threading
+from pathlib import Path
+
+EXIT_MEMORY = 71
+"""The exit code of a process that took more memory than it may."""
+LOOK_EVERY_S = 0.1
+SHARE = 0.8
+"""The part of a machine's or container's memory that one process may take, if its setting does not say otherwise."""
+PAGE_BYTES = resource.getpagesize()
+STATM, CGROUPS = Path("/proc/self/statm"), Path("/sys/fs/cgroup")
+
+
+class MemoryLimit:
+    """Ends this process when it holds more memory of its own than it may. Shared memory and files are not its own.
+
+    Args:
+        role: for the last words.
+        limit_bytes: what it may hold; None takes `default_limit`.
+        setting: what the last words name as the way out.
+    """
+
+    def __init__(self, role: str, limit_bytes: int | None, *, setting: str) -> None:
+        self._role, self._setting = role, setting
+        self._limit = default_limit() if limit_bytes is None else limit_bytes
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="memory", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Watch no longer."""
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(LOOK_EVERY_S):
+            held = own_memory()
+            if held > self._limit:
+                line = (
+                    f"{held / 2**20:.0f} MiB of memory are more than the {self._limit / 2**20:.0f} that {self._setting} allows"
+                )
+                with contextlib.suppress(OSError, ValueError):
+                    sys.stderr.write(f"{self._role}: {line}; this process ends\n")
+                    sys.stderr.flush()
+                os._exit(EXIT_MEMORY)
+
+
+def own_memory() -> int:
+    """Bytes of memory that this process holds alone; 0 where the system does not tell (only Linux does)."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        _, resident, shared, *_ = STATM.read_bytes().split()
+        return (int(resident) - int(shared)) * PAGE_BYTES
+    return 0
+
+
+def default_limit() -> int:
+    """SHARE of the memory of this machine, or of this container if that has less."""
+    memory = os.sysconf("SC_PHYS_PAGES") * PAGE_BYTES
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup 2, cgroup 1
+        with contextlib.suppress(OSError, ValueError):  # `max` is no number
+            memory = min(memory, int((CGROUPS / name).read_text()))
+    return int(SHARE * memory)
