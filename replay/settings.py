@@ -49,8 +49,8 @@ class ReplaySettings(Settings):
     hang_timeout: float = Field(default=300.0, gt=0)
     """Seconds without progress after which the server writes all stack traces to its log and exits, to be restarted."""
     memory_bytes: int | None = Field(default=None, ge=2**28)
-    """Memory that each of the server's two processes may use, in bytes. A process that uses more says so and exits, to be restarted.
-    Null means 80 % of the memory of the machine or container."""
+    """Memory that each of the server's two processes may use, in bytes. A process that uses more says so and exits, to be
+    restarted. Null means 80 % of the memory of the machine or container."""
     max_abs_reward: float = Field(default=1e6, gt=0)
     """Trajectories with a larger absolute reward are rejected."""
 
