@@ -53,6 +53,10 @@ class Answer:
             self._say({"ended": in_words(error)})
         self._given = True
 
+    def closed(self) -> None:
+        """All that was built is taken down; only Python's own end is left."""
+        self._say({"closed": True})
+
     def _say(self, record: dict[str, Any]) -> None:
         line = json.dumps(record).encode() + b"\n"
         while line:
@@ -78,7 +82,7 @@ def serve(work: Callable[[Any, Answer], None]) -> None:
     """
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     _die_with(parent)
-    os.set_inheritable(descriptor, False)
+    os.set_inheritable(descriptor, False)  # noqa: FBT003  (the library's own signature)
     os.dup2(2, 1)
     request = json.load(sys.stdin)
     logging.basicConfig(level=request["log_level"], format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -90,6 +94,7 @@ def serve(work: Callable[[Any, Answer], None]) -> None:
         work(request["values"], answer)
     except BaseException as error:  # SystemExit too: this process is here so that nothing of the user's goes further
         answer.failed(error)
+    answer.closed()
     faulthandler.cancel_dump_traceback_later()
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()

@@ -55,7 +55,7 @@ class Apart:
         self._tail, self._said, self._dump = b"", b"", ""
         self._record: dict[str, Any] | None = None
         self._notes: list[str] = []
-        self._ended = False
+        self._closed = self._ended = False
         self._started = time.monotonic()
         answer, its_end = os.pipe()
         self._process = subprocess.Popen(
@@ -110,9 +110,9 @@ class Apart:
             self._pump(POLL_S)
         self._pump(0.0)
         ends = list(self._notes)
-        if self._process.returncode is None:
+        if self._process.returncode is None and not self._closed:
             ends.append(f"took more than {CLOSE_WITHIN_S:g} s, and its process was killed")
-        elif self._process.returncode != 0:
+        elif self._process.returncode:
             ends.append(self._death())
         self._end()
         return [f"when {self._what} was closed, it {end}" for end in ends]
@@ -143,6 +143,8 @@ class Apart:
             record = json.loads(line)
             if "note" in record:
                 self._notes.append(record["note"])
+            elif "closed" in record:
+                self._closed = True
             else:
                 self._record = record
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import UserError
-from protocol.origin import PACKAGES, check_packages
+from protocol.origin import check_packages
+from protocol.places import PACKAGES
 
 
 def test_the_seven_packages_share_one_folder() -> None:
