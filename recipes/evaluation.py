@@ -16,13 +16,12 @@ from actors.settings import EnvSettings
 from agent.loading import LoadedAgent, load
 from protocol.errors import SettingsError, UserError, one_line
 from recipes.baselines import random_return
+from recipes.checkpoints import find_checkpoint
 from recipes.playing import check_fit, play
 from recipes.recording import Recording, record_episode
 from recipes.settings import RunSettings
 from recipes.trust import ENVIRONMENT, check_trust
 from recipes.video import check_video
-
-LATEST = "latest"
 
 
 @dataclass(frozen=True)
@@ -117,19 +116,6 @@ def evaluated(
         )
     finally:
         environment.close()
-
-
-def find_checkpoint(path: Path) -> Path:
-    """A checkpoint's folder, where a run's folder stands for its newest one.
-
-    Raises:
-        UserError: if there is none.
-    """
-    if (path / "config.yaml").is_file():
-        return (path / "checkpoints" / LATEST).resolve()
-    if not path.is_dir():
-        raise UserError(f"{path} is not a checkpoint: expected a folder, such as runs/latest/checkpoints/latest or runs/latest")
-    return path.resolve()
 
 
 def environment_of(agent: LoadedAgent, checkpoint: Path, *, trust: bool) -> EnvSettings:

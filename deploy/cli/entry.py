@@ -92,9 +92,12 @@ def dispatch(arguments: Sequence[str]) -> int:
         return complain(f"{error.format_message().rstrip('.')}; {hint(error)}", BAD_INPUT)
     except OatmillError as error:
         return complain(str(error), error.exit_code)
-    except SystemExit as leaving:  # a recipe, a network or a loss of the user's own
+    except SystemExit as leaving:
         from protocol.apart import in_words  # noqa: PLC0415
+        from protocol.places import place_of  # noqa: PLC0415
 
+        if not place_of(leaving):
+            raise  # Typer's, whose reader has enough, and no recipe, network or loss of the user's own
         return complain(f"code that your settings name {in_words(leaving)}", BAD_INPUT)
     except Exception as error:  # a defect of ours is told in one line too
         if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and is_about_output(error)):

@@ -31,7 +31,12 @@ def evaluate(
     The environment is the one that it was trained in.
     """
     from deploy.cli.summary import evaluation_lines  # noqa: PLC0415
+    from recipes.checkpoints import find_checkpoint  # noqa: PLC0415
+    from recipes.video import check_video  # noqa: PLC0415
 
+    if record is not None:
+        check_video(record)
+    find_checkpoint(checkpoint)
     result = played_apart(
         {
             "path": str(checkpoint),
