@@ -30,6 +30,7 @@ SLOW_S = 10.0
 POLL_S = 0.02
 TAIL_BYTES = 4096
 LAST_WORDS = 300
+THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>\S+)', re.MULTILINE)
 """A frame as `faulthandler` writes it down."""
 
@@ -46,10 +47,19 @@ class Apart:
         limit_s: seconds within which it has to answer; None for no limit.
         setting: the setting that the limit comes from, for messages.
         shown: whether what it prints is shown on standard error. If not, its last line is told where it dies.
+        threads: how many its numerical libraries may use; None leaves that as it is for the command.
     """
 
     def __init__(
-        self, module: str, values: Any, *, what: str, limit_s: float | None = None, setting: str = "", shown: bool = False
+        self,
+        module: str,
+        values: Any,
+        *,
+        what: str,
+        limit_s: float | None = None,
+        setting: str = "",
+        shown: bool = False,
+        threads: int | None = 1,
     ) -> None:
         self._what, self._limit_s, self._setting = what, limit_s, setting
         self._tail, self._said, self._dump = b"", b"", ""
@@ -63,7 +73,7 @@ class Apart:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=None if shown else subprocess.PIPE,
-            env=child_environment(os.environ, 1),
+            env=_environment(threads),
             start_new_session=True,
             pass_fds=[its_end],
         )
@@ -197,3 +207,10 @@ class Apart:
         self._answer.close()
         if self._process.stderr is not None:
             self._process.stderr.close()
+
+
+def _environment(threads: int | None) -> dict[str, str]:
+    if threads is not None:
+        return child_environment(os.environ, threads)
+    own = {name: value for name, value in os.environ.items() if name in THREAD_LIMITS}
+    return {name: value for name, value in child_environment(os.environ, 1).items() if name not in THREAD_LIMITS} | own

@@ -25,6 +25,9 @@ if TYPE_CHECKING:  # with torch: what needs them loads them, so that the environ
 
 SHUFFLED = {"trajectories": "of whole trajectories", "steps": "of single steps"}
 
+BUILD_AT_LEAST_S = 60.0
+"""An environment may take so long to be built, however short `actors.hang_timeout` is: that one is about its steps."""
+
 
 @dataclass(frozen=True)
 class PlanReport:
@@ -182,7 +185,7 @@ def environment_apart(settings: RunSettings) -> Apart:
         "actors.describe",
         settings.env.model_dump(mode="json"),
         what=name_of(settings.env),
-        limit_s=settings.actors.hang_timeout,
+        limit_s=max(settings.actors.hang_timeout, BUILD_AT_LEAST_S),
         setting="actors.hang_timeout",
     )
 

@@ -66,7 +66,7 @@ def played_apart(options: dict[str, Any]) -> dict[str, Any]:
     """
     from recipes.apart import Apart  # noqa: PLC0415
 
-    with Apart("recipes.evaluate", options, what="the environment's code", shown=True) as playing:
+    with Apart("recipes.evaluate", options, what="the environment", shown=True, threads=None) as playing:
         result: dict[str, Any] = playing.result()
         for note in playing.finish():
             typer.echo(note, err=True)

@@ -40,15 +40,13 @@ def test_an_environment_that_leaves_fails_the_command_in_one_line(tmp_path: Path
     assert run_command(["eval", played, "--episodes", "2", "--trust"]) == 1
     shown = capfd.readouterr()
     assert shown.out == ""
-    says = (
-        r"oatmill: error: the environment's code called sys\.exit\(0\) \(tests/actors/rude_environments\.py:\d+, in leaves\)\n"
-    )
+    says = r"oatmill: error: the environment called sys\.exit\(0\) \(tests/actors/rude_environments\.py:\d+, in leaves\)\n"
     assert re.fullmatch(says, shown.err)
 
 
 @pytest.mark.parametrize(
     ("how", "when", "says"),
-    [("prints", "step", "hello from another program"), ("raises", "close", "when the environment's code")],
+    [("prints", "step", "hello from another program"), ("raises", "close", "when the environment was closed, it raised")],
 )
 def test_what_it_prints_and_how_it_closes_leave_the_answer_as_it_is(
     how: str, when: str, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
