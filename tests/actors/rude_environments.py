@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import subprocess
@@ -73,6 +74,9 @@ class Rude(gymnasium.Env[Any, Any]):  # type: ignore[misc]
 
     def leaves_a_thread(self) -> None:
         threading.Thread(target=time.sleep, args=(1000,)).start()
+
+    def ends_slowly(self) -> None:
+        atexit.register(time.sleep, 1000)
 
     def starts_a_game(self) -> None:
         from pathlib import Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -78,12 +79,17 @@ def test_a_close_that_fails_is_a_note_and_the_answer_counts(how: str, says: str,
     assert re.search(says, note)
 
 
-@pytest.mark.parametrize("how", ["prints", "moves", "leaves_a_thread"])
-def test_what_it_prints_where_it_goes_and_its_threads_are_its_own(how: str, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("how", ["prints", "moves", "leaves_a_thread", "ends_slowly"])
+def test_what_it_prints_where_it_goes_and_its_threads_are_its_own(
+    how: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apart_module, "CLOSE_WITHIN_S", 2.0 if how == "ends_slowly" else 30.0)
     here = Path.cwd()
     with environment(how=how) as building:
         answer = building.result()
         assert building.finish() == []
+        # A thread does not keep its process; one that is closed and does not end is killed, and that is nobody's business.
+        assert building._process.returncode == (-signal.SIGKILL if how == "ends_slowly" else 0)
     assert capfd.readouterr() == ("", "")
     assert Path.cwd() == here
     spaces, statistics = describe(FactoryEnv(factory=FACTORY, kwargs={"how": "nothing"}))
