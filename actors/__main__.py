@@ -15,9 +15,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from actors.settings import ActorSettings, EnvSettings
 from actors.stopping import StopSignal
 from agent.settings import AgentSettings
+from protocol.apart import in_words
 from protocol.errors import OatmillError, SettingsError, UserError, one_line
 from protocol.joining import joining_config
 from protocol.keys import client_keys
+from protocol.leaving import leave
 
 log = logging.getLogger("oatmill.actor")
 
@@ -46,6 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
         log.debug("the actor ends because of", exc_info=error)
         sys.stderr.write(f"oatmill: error: {error}\n")
         return error.exit_code
+    except SystemExit as leaving:  # the environment's code: nobody else leaves this way from in here
+        log.debug("the actor ends because of", exc_info=leaving)
+        sys.stderr.write(f"oatmill: error: the environment's code {in_words(leaving)}\n")
+        return 1
     except Exception as error:
         log.debug("the actor ends because of", exc_info=error)
         sys.stderr.write(f"oatmill: error: the actor failed: {one_line(error)}; --log-level debug shows where\n")
@@ -120,4 +126,4 @@ def _validated(roots: dict[str, Any], path: Path) -> ActorRoots:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

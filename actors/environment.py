@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -213,27 +213,8 @@ def _checked_reset(environment: Environment) -> Array:
     return observations
 
 
-class Description(NamedTuple):
-    """What there is to know of an environment before it is trained in.
-
-    Attributes:
-        spaces: of one row.
-        episode_statistics: names of the numbers in `Episode.statistics`.
-        channels: which axis of an image was taken for the channels, "first" or "last"; None where there was no choice.
-    """
-
-    spaces: Spaces
-    episode_statistics: tuple[str, ...]
-    channels: str | None
-
-
 def describe(settings: EnvSettings) -> tuple[Spaces, tuple[str, ...]]:
-    """The spaces and the names of the episode statistics, as `describe_fully` finds them out."""
-    return describe_fully(settings)[:2]
-
-
-def describe_fully(settings: EnvSettings) -> Description:
-    """Build one copy, reset it and close it.
+    """The spaces and the names of the episode statistics; builds one copy, resets it and closes it.
 
     Raises:
         UserError: as `make_environment` and `first_observations`.
@@ -241,7 +222,7 @@ def describe_fully(settings: EnvSettings) -> Description:
     environment = make_environment(settings, copies=None, seed=0)
     try:
         first_observations(environment)
-        return Description(environment.spaces, environment.episode_statistics, environment.channels)
+        return environment.spaces, environment.episode_statistics
     finally:
         environment.close()
 

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from actors.environment import Environment, make_environment, name_of, refusals
-from actors.gymnasium import around_envs
+from actors.gymnasium import around_envs, import_registering
 from actors.settings import AtariEnv, CogsEnv, EnvSettings, FactoryEnv, GymnasiumEnv, MiniGridEnv, PettingZooEnv
 from protocol.errors import UserError
 from protocol.own_modules import load_function
@@ -61,6 +61,7 @@ def make_film(settings: EnvSettings, *, seed: int) -> Film:
     with refusals(settings):
         match settings:
             case GymnasiumEnv():
+                import_registering(settings.id)
                 make = partial(gymnasium.make, settings.id, disable_env_checker=True, **settings.kwargs)
                 around = partial(around_envs, channels=settings.channels)
                 return film_gymnasium(partial(make, render_mode=PICTURES), around, seed, name_of(settings))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +22,7 @@ from actors.gymnasium_spaces import (
 from actors.settings import FactoryEnv, GymnasiumEnv
 from actors.steppers import Stepper, SyncStepper, make_vector_stepper
 from protocol.errors import UserError
-from protocol.own_modules import load_function
+from protocol.own_modules import import_named, load_function
 from protocol.spaces import Spaces
 from protocol.trajectory import Array
 
@@ -89,6 +88,7 @@ def make_registered(settings: GymnasiumEnv, copies: int | None, seed: int) -> Gy
         ModuleNotFoundError: if it needs a package that is not installed.
     """
     name = name_of(settings)
+    import_registering(settings.id)
     try:
         if has_vector_class(settings):
             env = gymnasium.make_vec(settings.id, copies or 1, "vector_entry_point", **settings.kwargs)
@@ -143,13 +143,22 @@ def has_vector_class(settings: GymnasiumEnv) -> bool:
     """Whether the environment's own vectorised class is stepped, and not copy after copy."""
     if settings.vectorization != "auto":
         return settings.vectorization == "vector_entry_point"
-    module, _, env_id = settings.id.rpartition(":")
-    if module:
-        importlib.import_module(module)  # registers the environment
+    import_registering(settings.id)
     try:
-        return gymnasium.spec(env_id).vector_entry_point is not None
+        return gymnasium.spec(settings.id.rpartition(":")[2]).vector_entry_point is not None
     except gymnasium.error.Error:
         return False  # make() finds the newest version, or says what is wrong with the name
+
+
+def import_registering(env_id: str) -> None:
+    """Import the module of an id such as `maze:Maze-v0`, which registers the environment. Gymnasium alone finds installed ones.
+
+    Raises:
+        UserError: if it cannot be imported.
+    """
+    module = env_id.rpartition(":")[0]
+    if module:
+        import_named(module, what=f"env.id={env_id}")
 
 
 def _further(make: Callable[[], Any], first: Any, count: int, name: str) -> list[Any]:

@@ -17,7 +17,7 @@ from minigrid.core.constants import COLOR_TO_IDX, DIR_TO_VEC, OBJECT_TO_IDX, STA
 
 from actors.boundary import RawSpace
 from actors.environment import name_of
-from actors.gymnasium import GymnasiumEnvironment
+from actors.gymnasium import GymnasiumEnvironment, import_registering
 from actors.gymnasium_spaces import ObservationConversion, convert_action_space
 from actors.settings import MiniGridEnv
 from actors.steppers import SyncStepper
@@ -68,6 +68,7 @@ def around_grids(grids: list[Any], seed: int, name: str) -> GymnasiumEnvironment
 def make_one(settings: MiniGridEnv, **options: Any) -> Any:
     """One copy, as MiniGrid makes it; options go to its constructor."""
     assert minigrid is not None
+    import_registering(settings.id)
     if settings.max_steps is not None:
         options["max_steps"] = settings.max_steps
     return gymnasium.make(settings.id, disable_env_checker=True, **options)

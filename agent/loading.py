@@ -18,6 +18,7 @@ from agent.model import AgentModel
 from agent.spec import AgentSpec
 from protocol.errors import UserError, one_line
 from protocol.trajectory import Array
+from protocol.trust import untrusted
 
 MANIFEST = "manifest.json"
 MODEL_FILE = "model.safetensors"
@@ -182,20 +183,26 @@ class LoadedAgent:
             self._state[torch.from_numpy(np.asarray(rows))] = 0.0
 
 
-def load(checkpoint: str | Path, *, seed: int = 0) -> LoadedAgent:
+def load(checkpoint: str | Path, *, seed: int = 0, trust: bool = False) -> LoadedAgent:
     """Load a checkpoint folder for inference on the CPU.
 
     Args:
         checkpoint: a `step-N` folder, or `latest`.
         seed: of the drawn actions.
+        trust: import and call the encoder of somebody's own (`agent.encoder=module:make`) that the checkpoint names. Networks
+            of oatmill's own run no code of the checkpoint's, and need no trust.
 
     Raises:
-        UserError: if the folder is not a whole checkpoint, or what it holds cannot be loaded.
+        UserError: if the folder is not a whole checkpoint, what it holds cannot be loaded, or it names an encoder without
+            `trust`.
     """
     folder = Path(checkpoint)
     manifest = read_manifest(folder)
     with loading(folder):
-        model = AgentModel(AgentSpec.from_dict(manifest["agent"]))
+        spec = AgentSpec.from_dict(manifest["agent"])
+        if spec.settings.own_encoder and not trust:
+            raise untrusted(folder, "agent.encoder", spec.settings.encoder)
+        model = AgentModel(spec)
         load_model(model, folder / MODEL_FILE)
     return LoadedAgent(model, manifest, seed=seed)
 

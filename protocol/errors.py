@@ -13,6 +13,8 @@ Every message says what was expected, what came, and the way out.
 
 from __future__ import annotations
 
+from protocol.places import place_of
+
 
 class OatmillError(Exception):
     """The root of every error that oatmill raises on purpose."""
@@ -56,5 +58,6 @@ class WireError(OatmillError):
 
 
 def one_line(error: BaseException) -> str:
-    """An error's type and message without line breaks, for messages of one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    """An error's type and message without line breaks, and the line of the user's code that it came from, if there is one."""
+    place = place_of(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{f' ({place})' if place else ''}"

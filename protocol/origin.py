@@ -6,8 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from protocol.errors import UserError
-
-PACKAGES = ("actors", "agent", "deploy", "learner", "protocol", "recipes", "replay")
+from protocol.places import PACKAGES
 
 
 def check_packages() -> None:

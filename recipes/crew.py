@@ -27,6 +27,7 @@ class Post:
 
     Attributes:
         child: the process; None between two.
+        left: a process that has ended as if it had been asked to, until it is known whether the run ends.
         restarts: how often it was started again, in all.
         fruitless: how often in a row without a step in between.
         due: when the next process is started, by the monotonic clock.
@@ -39,6 +40,7 @@ class Post:
     """
 
     child: Child | None = None
+    left: Child | None = None
     restarts: int = 0
     fruitless: int = 0
     due: float = 0.0
@@ -133,7 +135,10 @@ class Crew:
             if post.child is not None and post.child.exit_code is not None:
                 self._ended(number, post, post.child)
             if post.child is None and self._wanted(post) and now >= post.due:
-                self._begin(number, post)
+                if post.left is None:
+                    self._begin(number, post)
+                else:  # the run goes on, so nobody had asked it to leave: it counts as any other that ended
+                    self._ended(number, post, post.left)
             if post.child is not None:
                 self._end_if_overdue(number, post, post.child, now)
 
@@ -171,14 +176,17 @@ class Crew:
         if not self._wanted(post):
             self._notice("actor_left", "", values)
             return
-        if child.exit_code == 0:
+        if child.exit_code == 0 and not post.left:
+            post.left = child
             self._notice("actor_left", "", values)
             post.due = self._now() + LEFT_BACK_OFF_S
             return
+        post.left = None
         post.fruitless = 0 if post.productive else post.fruitless
         if child.exit_code == BAD_INPUT and not any(other.incarnation for other in self._posts.values()):
             raise ActorGivenUpError(child, child.error or f"actor {number} {child.ending}")
-        reason = f"actor {number} {how}{f': {child.error}' if child.error else ''}"
+        unasked = " although nobody asked it to leave" if child.exit_code == 0 else ""
+        reason = f"actor {number} {how}{unasked}{f': {child.error}' if child.error else ''}"
         if post.fruitless >= self._max_restarts:
             raise ActorGivenUpError(
                 child, f"{reason}; it was restarted {post.fruitless} times in a row without a step in between"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ from actors.settings import EnvSettings
 from agent.loading import LoadedAgent, load
 from protocol.errors import SettingsError, UserError, one_line
 from recipes.baselines import random_return
+from recipes.checkpoints import find_checkpoint
 from recipes.playing import check_fit, play
 from recipes.recording import Recording, record_episode
 from recipes.settings import RunSettings
+from recipes.trust import ENVIRONMENT, check_trust
 from recipes.video import check_video
-
-LATEST = "latest"
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,19 @@ class Evaluation:
         return asdict(self)
 
 
-def evaluate_checkpoint(path: Path, *, episodes: int, deterministic: bool, seed: int, record: Path | None = None) -> Evaluation:
-    """Play episodes one after another, so that short ones count no more than long ones.
+def evaluate_checkpoint(
+    path: Path, *, episodes: int, deterministic: bool, seed: int, record: Path | None = None, trust: bool = False
+) -> Evaluation:
+    """Play episodes with a checkpoint's policy; arguments and errors are those of `evaluated`."""
+    with evaluated(path, episodes=episodes, deterministic=deterministic, seed=seed, record=record, trust=trust) as evaluation:
+        return evaluation
+
+
+@contextmanager
+def evaluated(
+    path: Path, *, episodes: int, deterministic: bool, seed: int, record: Path | None = None, trust: bool = False
+) -> Iterator[Evaluation]:
+    """Play episodes one after another, so that short ones count no more than long ones; on leaving, close the environment.
 
     Args:
         path: a checkpoint's folder, wherever it lies, or a run's folder, whose newest checkpoint is taken.
@@ -67,66 +79,57 @@ def evaluate_checkpoint(path: Path, *, episodes: int, deterministic: bool, seed:
         deterministic: take the likeliest action instead of drawing one.
         seed: of environment and actions.
         record: a file for a video of one more episode, which does not count: the others are the same with and without it.
+        trust: run the environment and the encoder of somebody's own that the checkpoint names.
 
     Raises:
-        UserError: if there is no such checkpoint, it does not fit the environment, or there can be no such video.
+        UserError: if there is no such checkpoint, it does not fit the environment, there can be no such video, or it names
+            code to be run without `trust`.
         RunError: if the environment fails, or an episode does not end.
     """
     if record is not None:
         check_video(record)
     checkpoint = find_checkpoint(path)
-    agent = load(checkpoint, seed=seed)
-    env = environment_of(agent, checkpoint)
+    agent = load(checkpoint, seed=seed, trust=trust)
+    env = environment_of(agent, checkpoint, trust=trust)
     recording = None
     if record is not None:  # first: one that cannot be made is refused before hundreds of episodes are played
-        actor = load(checkpoint, seed=seed)
+        actor = load(checkpoint, seed=seed, trust=trust)
         recording = record_episode(actor, env, record, checkpoint=checkpoint, deterministic=deterministic, seed=seed)
     environment = make_environment(env, copies=None, seed=seed)
     started = time.monotonic()
     try:
         check_fit(agent, environment, checkpoint)
         played = play(agent, environment, episodes=episodes, deterministic=deterministic)
+        returns = np.asarray([episode.episode_return for episode in played])
+        yield Evaluation(
+            checkpoint=str(checkpoint),
+            learner_step=agent.manifest["learner_step"],
+            env_steps=agent.manifest["env_steps"],
+            episode_return={"mean": float(returns.mean()), "std": float(returns.std()), "n": len(returns)},
+            episode_length=float(np.mean([episode.length for episode in played])),
+            episode_statistics=mean_statistics(environment.episode_statistics, played),
+            random_return=random_return(env),
+            seconds=time.monotonic() - started,
+            deterministic=deterministic,
+            seed=seed,
+            recording=recording,
+        )
     finally:
         environment.close()
-    returns = np.asarray([episode.episode_return for episode in played])
-    return Evaluation(
-        checkpoint=str(checkpoint),
-        learner_step=agent.manifest["learner_step"],
-        env_steps=agent.manifest["env_steps"],
-        episode_return={"mean": float(returns.mean()), "std": float(returns.std()), "n": len(returns)},
-        episode_length=float(np.mean([episode.length for episode in played])),
-        episode_statistics=mean_statistics(environment.episode_statistics, played),
-        random_return=random_return(env),
-        seconds=time.monotonic() - started,
-        deterministic=deterministic,
-        seed=seed,
-        recording=recording,
-    )
 
 
-def find_checkpoint(path: Path) -> Path:
-    """A checkpoint's folder, where a run's folder stands for its newest one.
-
-    Raises:
-        UserError: if there is none.
-    """
-    if (path / "config.yaml").is_file():
-        return (path / "checkpoints" / LATEST).resolve()
-    if not path.is_dir():
-        raise UserError(f"{path} is not a checkpoint: expected a folder, such as runs/latest/checkpoints/latest or runs/latest")
-    return path.resolve()
-
-
-def environment_of(agent: LoadedAgent, checkpoint: Path) -> EnvSettings:
+def environment_of(agent: LoadedAgent, checkpoint: Path, *, trust: bool) -> EnvSettings:
     """The settings of the environment that a checkpoint was trained in, which it carries along.
 
     Raises:
-        UserError: if it has none, or they are no environment's.
+        UserError: if it has none, they are no environment's, or they name code to be run without `trust`.
     """
     try:
-        return RunSettings.of(agent.manifest["settings"]).env
+        settings = RunSettings.of(agent.manifest["settings"])
     except (KeyError, TypeError, SettingsError) as error:
         raise UserError(f"{checkpoint} does not say which environment it was trained in: {one_line(error)}") from None
+    check_trust(settings, checkpoint, trust=trust, places=ENVIRONMENT)
+    return settings.env
 
 
 def mean_statistics(names: Sequence[str], played: Sequence[Episode]) -> dict[str, float]:

@@ -5,25 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from actors.environment import describe_fully
+from actors.environment import name_of
 from actors.settings import GymnasiumEnv
-from agent.encoders import make_encoder
 from agent.spec import AgentSpec
-from learner.cost import PlanCost, plan_cost
-from learner.distributed import choose_device
-from learner.plan import Plan, make_plan
-from learner.writers import wanted_targets
 from protocol.schemas import RunSchema
 from protocol.spaces import Spaces
 from recipes import yaml_format
+from recipes.apart import Apart
 from recipes.replay_checks import check_buffer_bytes, check_priorities, check_replay
 from recipes.settings import RunSettings, prepared
 from replay.buffer import replayed_rows
 from replay.settings import ReplaySettings
 
+if TYPE_CHECKING:  # with torch: what needs them loads them, so that the environment can be built meanwhile
+    from learner.cost import PlanCost
+    from learner.plan import Plan
+
 SHUFFLED = {"trajectories": "of whole trajectories", "steps": "of single steps"}
+
+BUILD_AT_LEAST_S = 60.0
+"""An environment may take so long to be built, however short `actors.hang_timeout` is: that one is about its steps."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class PlanReport:
     @cached_property
     def cost(self) -> PlanCost:
         """What the plan costs; takes about a second to find out, which a run that starts does not spend."""
+        from learner.cost import plan_cost  # noqa: PLC0415
+
         settings = self.settings
         spec = AgentSpec(self.spaces, settings.agent)
         return plan_cost(self.plan, spec, settings.trainer, unroll_length=settings.actors.unroll_length)
@@ -150,33 +155,51 @@ def _sampling(replay: ReplaySettings) -> str:
 
 
 def report_plan(settings: RunSettings) -> PlanReport:
-    """Check settings against each other and against the environment.
+    """Check settings against each other and against the environment, which is built in a process of its own.
 
     Raises:
         UserError: if the settings do not fit together, or the environment cannot be built or is not what oatmill can train on.
     """
     fitted, notes = prepared(settings)
     check_replay(fitted)
-    wanted_targets(fitted.metrics)  # refuses one whose package is not here
-    spaces, statistics, channels = describe_fully(fitted.env)
-    spec = AgentSpec(spaces, fitted.agent)
-    make_encoder(spec)  # refuses one that cannot be built, while nothing has started
-    check_buffer_bytes(fitted, RunSchema(spaces, spec.core_state_size, statistics))
-    plan = make_plan(fitted.trainer, fitted.agent, spaces.action)
-    check_priorities(fitted, plan)
-    return PlanReport(fitted, spaces, plan, {**plan.auto, **_other_autos(fitted, spec, channels)}, (*notes, *plan.notes))
+    with environment_apart(fitted) as environment:
+        from agent.encoders import make_encoder  # noqa: PLC0415  (loads torch, while the environment is built)
+        from learner.plan import make_plan  # noqa: PLC0415
+        from learner.writers import wanted_targets  # noqa: PLC0415
+
+        wanted_targets(fitted.metrics)  # refuses one whose package is not here
+        described = environment.result()
+        spaces, statistics = Spaces.from_dict(described["spaces"]), tuple(described["episode_statistics"])
+        spec = AgentSpec(spaces, fitted.agent)
+        make_encoder(spec)  # refuses one that cannot be built, while nothing has started
+        check_buffer_bytes(fitted, RunSchema(spaces, spec.core_state_size, statistics))
+        plan = make_plan(fitted.trainer, fitted.agent, spaces.action)
+        check_priorities(fitted, plan)
+        others = _other_autos(fitted, spec, vector_class=described["vector_class"], channels=described["channels"])
+        return PlanReport(fitted, spaces, plan, {**plan.auto, **others}, (*notes, *plan.notes, *environment.finish()))
 
 
-def _other_autos(settings: RunSettings, spec: AgentSpec, channels: str | None) -> dict[str, str]:
+def environment_apart(settings: RunSettings) -> Apart:
+    """Begin to build a run's environment in a process of its own: it may take long, crash, or end its process."""
+    return Apart(
+        "actors.describe",
+        settings.env.model_dump(mode="json"),
+        what=name_of(settings.env),
+        limit_s=max(settings.actors.hang_timeout, BUILD_AT_LEAST_S),
+        setting="actors.hang_timeout",
+    )
+
+
+def _other_autos(settings: RunSettings, spec: AgentSpec, *, vector_class: bool, channels: str | None) -> dict[str, str]:
     """What every `auto` outside the losses comes to."""
+    from learner.distributed import choose_device  # noqa: PLC0415
+
     device = choose_device(settings.trainer.device, 0).type
     autos = {"agent.encoder": spec.encoder} if settings.agent.encoder == "auto" else {}
     if settings.trainer.device == "auto":
         autos["trainer.device"] = device
     if isinstance(settings.env, GymnasiumEnv) and settings.env.vectorization == "auto":
-        from actors.gymnasium import has_vector_class  # noqa: PLC0415  (loads Gymnasium)
-
-        autos["env.vectorization"] = "vector_entry_point" if has_vector_class(settings.env) else "sync"
+        autos["env.vectorization"] = "vector_entry_point" if vector_class else "sync"
     if channels is not None and getattr(settings.env, "channels", None) == "auto":
         autos["env.channels"] = channels
     return autos

@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 
@@ -16,14 +17,18 @@ READERS = ("doctor", "plot", "status", "top")
 UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 STDERR = 2
-FULL = (errno.ENOSPC, errno.EDQUOT)
-FULL_TEXT = "the output, or a file of the run, could not be written; make room"
+CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
 
 def main() -> None:
     """Run `oatmill` with the process's arguments and exit: 0 done, 1 the run failed, 2 bad input."""
     open_standard_streams()
-    sys.exit(run_command(sys.argv[1:]))
+    code = run_command(sys.argv[1:])
+    if threading.active_count() > 1:  # a recipe or a network of the user's own may have left threads behind
+        from protocol.leaving import leave  # noqa: PLC0415
+
+        leave(code)
+    sys.exit(code)
 
 
 def open_standard_streams() -> None:
@@ -47,18 +52,36 @@ def run_command(arguments: Sequence[str]) -> int:
     try:
         code = dispatch(arguments)
         sys.stdout.flush()
+    except BrokenPipeError:
+        drop_output()  # whoever read our output has enough
+        return FAILED
     except OSError as error:
-        # The reader has enough, or there is no room. Python would complain once more when it flushes at exit.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED if isinstance(error, BrokenPipeError) else complain(f"{error.strerror}: {FULL_TEXT}", FAILED)
+        drop_output()
+        return complain(f"standard output cannot be written: {error.strerror}", FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
 
 
+def drop_output() -> None:
+    """Send what is still to be written nowhere: Python would complain once more when it flushes at exit."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def is_about_output(error: OSError) -> bool:
+    """Whether it was standard output that could not be written: then one more byte cannot be written either."""
+    if error.errno not in CANNOT_WRITE or error.filename is not None:
+        return False
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except OSError:
+        return True
+    return False
+
+
 def dispatch(arguments: Sequence[str]) -> int:
-    """Run one command; every error but a closed pipe becomes one line."""
+    """Run one command; every error but one of standard output becomes one line."""
     try:
         from protocol.origin import check_packages  # noqa: PLC0415  (what may be wrong is where packages come from)
     except ImportError as error:
@@ -76,17 +99,29 @@ def dispatch(arguments: Sequence[str]) -> int:
         return complain(f"{error.format_message().rstrip('.')}; {hint(error)}", BAD_INPUT)
     except OatmillError as error:
         return complain(str(error), error.exit_code)
-    except Exception as error:  # a defect of ours is told in one line too
-        if isinstance(error, OSError) and error.errno in {errno.EPIPE, *FULL}:
+    except SystemExit as leaving:
+        from protocol.apart import in_words  # noqa: PLC0415
+        from protocol.places import place_of  # noqa: PLC0415
+
+        if not place_of(leaving):
+            raise  # Typer's, whose reader has enough, and no recipe, network or loss of the user's own
+        return complain(f"code that your settings name {in_words(leaving)}", BAD_INPUT)
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and is_about_output(error)):
             raise
-        if arguments[:1] and arguments[0] in READERS and isinstance(error, UNREADABLE):
-            return complain(
-                f"a file of the run's folder does not hold what {arguments[0]} expects ({type(error).__name__}: {error}): it "
-                "is damaged, or of another version; --log-level debug shows where",
-                BAD_INPUT,
-            )
-        return complain(f"{type(error).__name__}: {error}; this is a defect, --log-level debug shows where", FAILED)
+        return complain(*unexpected(error, arguments))
     return code if isinstance(code, int) else 0
+
+
+def unexpected(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
+    """The message and the exit code of an unexpected error: a damaged file of the run folder, or a defect of ours."""
+    if arguments[:1] and arguments[0] in READERS and isinstance(error, UNREADABLE):
+        return (
+            f"a file of the run's folder does not hold what {arguments[0]} expects ({type(error).__name__}: {error}): it "
+            "is damaged, or of another version; --log-level debug shows where",
+            BAD_INPUT,
+        )
+    return f"{type(error).__name__}: {error}; this is a defect, --log-level debug shows where", FAILED
 
 
 def hint(error: Exception) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, print_json
+from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, TrustOption, print_json
 
 
 def evaluate(
@@ -22,6 +22,7 @@ def evaluate(
         Path | None,
         typer.Option("--record", metavar="FILE", help="A video of one more episode: .mp4 or .gif (needs oatmill[video])."),
     ] = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
@@ -30,14 +31,43 @@ def evaluate(
     The environment is the one that it was trained in.
     """
     from deploy.cli.summary import evaluation_lines  # noqa: PLC0415
-    from recipes.evaluation import evaluate_checkpoint  # noqa: PLC0415
+    from recipes.checkpoints import find_checkpoint  # noqa: PLC0415
+    from recipes.video import check_video  # noqa: PLC0415
 
-    result = evaluate_checkpoint(checkpoint, episodes=episodes, deterministic=deterministic, seed=seed, record=record)
+    if record is not None:
+        check_video(record)
+    find_checkpoint(checkpoint)
+    result = played_apart(
+        {
+            "path": str(checkpoint),
+            "episodes": episodes,
+            "deterministic": deterministic,
+            "seed": seed,
+            "record": None if record is None else str(record.absolute()),
+            "trust": trust,
+        }
+    )
     if as_json:
-        print_json(result.to_dict())
+        print_json(result)
         return
     for line in evaluation_lines(result):
         typer.echo(line)
-    if result.recording is not None:
-        video = result.recording
-        typer.echo(f"video           {video.path}: {video.frames} frames, return {video.episode_return:.2f}")
+    video = result["recording"]
+    if video is not None:
+        typer.echo(f"video           {record}: {video['frames']} frames, return {video['episode_return']:.2f}")
+
+
+def played_apart(options: dict[str, Any]) -> dict[str, Any]:
+    """Play in a process of its own, whose environment can do nothing to this command; what came of it.
+
+    Raises:
+        UserError: as `recipes.evaluation.evaluated`.
+        RunError: the same, and if the process dies.
+    """
+    from recipes.apart import Apart  # noqa: PLC0415
+
+    with Apart("recipes.evaluate", options, what="the environment", shown=True, threads=None) as playing:
+        result: dict[str, Any] = playing.result()
+        for note in playing.finish():
+            typer.echo(note, err=True)
+        return result

@@ -63,6 +63,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, 
 LogLevelOption = Annotated[
     LogLevel, typer.Option("--log-level", callback=configure_logging, help="How much the processes log.")
 ]
+TrustOption = Annotated[
+    bool, typer.Option("--trust", help="Run the code that the folder's settings name; only if you trust whoever made it.")
+]
 InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without keys.")]
 KeysOption = Annotated[
     Path | None,
@@ -94,6 +97,7 @@ def resolve_run(
     config: Path | None,
     flags: Mapping[str, Any],
     resumed: Path | None = None,
+    trust: bool = False,
 ) -> Run:
     """The run that a command line asks for.
 
@@ -104,6 +108,7 @@ def resolve_run(
         config: a YAML file of settings.
         flags: values by dotted path; None stands for a flag that was not given.
         resumed: the folder of the run to go on with, whose settings then stand for the recipe's.
+        trust: whether that folder may name code which neither the recipe nor this command names.
 
     Raises:
         UserError: one line about what is wrong.
@@ -112,6 +117,7 @@ def resolve_run(
     from recipes.overrides import command_layers, resolve  # noqa: PLC0415
     from recipes.presets import find_preset  # noqa: PLC0415
     from recipes.registry import find_recipe  # noqa: PLC0415
+    from recipes.trust import check_trust, texts_of  # noqa: PLC0415
 
     found = find_recipe(recipe)
     chosen = find_preset(preset)
@@ -121,7 +127,11 @@ def resolve_run(
     else:
         base = found.settings().explicit()
     layers = command_layers(preset=chosen, config=config, environ=os.environ, assignments=assignments or (), flags=flags)
-    return Run(resolve(base, layers), recipe=found.name, preset=preset)
+    run = Run(resolve(base, layers), recipe=found.name, preset=preset)
+    if resumed is not None and not trust:
+        known = texts_of([found.settings().to_dict(), *(layer.values for layer in layers)])
+        check_trust(run.settings, resumed, trust=False, known=set(known))
+    return run
 
 
 def resumed_settings(folder: Path, recipe: str, preset: str | None) -> tuple[dict[str, Any], str | None]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+
 import typer
 
 from deploy.cli.options import (
@@ -38,8 +41,10 @@ def plan(
     That is its settings, the order of the losses, what each reads and writes, trains and costs, and what every `auto` comes to.
     """
     flags = {"actors.count": actors, "trainer.learners": learners, **seeds(seed)}
-    report = resolve_run(recipe, assignments, preset=preset, config=config, flags=flags).plan()
-    if as_json:
-        print_json(report.to_dict())
+    with contextlib.redirect_stdout(sys.stderr):  # a recipe, a network or a loss of the user's own may print
+        report = resolve_run(recipe, assignments, preset=preset, config=config, flags=flags).plan()
+        shown = report.to_dict() if as_json else report.to_text(cost=True)
+    if isinstance(shown, str):
+        typer.echo(shown, nl=False)
     else:
-        typer.echo(report.to_text(cost=True), nl=False)
+        print_json(shown)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from actors.settings import EnvSettings
 from recipes.baselines import random_return
 from recipes.observer import number, value
 from recipes.result import RunResult
-
-if TYPE_CHECKING:
-    from recipes.evaluation import Evaluation
 
 LOSS_COLUMNS = ("loss", "raw", "coefficient", "weighted", "share", "gradient share")
 
@@ -110,13 +107,13 @@ def ledger_line(ledger: Mapping[str, Any]) -> str:
     return f"ledger          produced {ledger.get('produced', 0)} = {shown}{verdict}"
 
 
-def evaluation_lines(evaluation: Evaluation) -> list[str]:
-    """A checkpoint's evaluation for people."""
-    got, baseline = evaluation.episode_return, evaluation.random_return
+def evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:
+    """A checkpoint's evaluation for people, from `Evaluation.to_dict`."""
+    got, baseline = evaluation["episode_return"], evaluation["random_return"]
     random = f"; the random policy gets {baseline:g}" if baseline is not None else ""
-    shown = "".join(f", {name} {mean:.2f}" for name, mean in evaluation.episode_statistics.items())
+    shown = "".join(f", {name} {mean:.2f}" for name, mean in evaluation["episode_statistics"].items())
     return [
-        f"checkpoint      {evaluation.checkpoint} ({evaluation.env_steps:,} env steps)",
+        f"checkpoint      {evaluation['checkpoint']} ({evaluation['env_steps']:,} env steps)",
         f"episode return  {got['mean']:.2f} +- {got['std']:.2f} over {got['n']} episodes{random}",
-        f"an episode      {evaluation.episode_length:.1f} steps{shown}",
+        f"an episode      {evaluation['episode_length']:.1f} steps{shown}",
     ]

@@ -22,6 +22,7 @@ from deploy.cli.options import (
     RecipeArgument,
     RunDirOption,
     SeedOption,
+    TrustOption,
     resolve_run,
     seeds,
 )
@@ -43,6 +44,7 @@ def train(
     run_dir: RunDirOption = None,
     seed: SeedOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an ended run from its newest checkpoint.")] = False,
+    trust: TrustOption = False,
     listen: ListenOption = "ipc",
     insecure: InsecureOption = False,
     keys: KeysOption = None,
@@ -63,7 +65,7 @@ def train(
 
     flags = {"actors.count": actors, "trainer.learners": learners, **seeds(seed)}
     resumed = find_run(run_dir) if resume else None
-    run = resolve_run(recipe, assignments, preset=preset, config=config, flags=flags, resumed=resumed)
+    run = resolve_run(recipe, assignments, preset=preset, config=config, flags=flags, resumed=resumed, trust=trust)
     result = run.start(
         run_dir=run_dir,
         resume=resume,

@@ -50,6 +50,9 @@ def config_of(env: EnvSettings | None = None, **agent: Any) -> dict[str, Any]:
     return {name: settings.model_dump(mode="json") for name, settings in roots.items()}
 
 
+RUDE = "tests.actors.rude_environments:make"
+
+
 def failing(how: str) -> FactoryEnv:
     return FactoryEnv(factory="tests.actors.toy_environments:Fails", kwargs={"how": how})
 
@@ -264,14 +267,27 @@ def test_an_actor_that_is_well_keeps_its_place_and_one_that_hung_leaves_when_ano
     assert re.search("turned this actor away|refused this process", error), error
 
 
-@pytest.mark.parametrize("run", [{"env": failing("raises in step")}], indirect=True)
-def test_an_environment_that_raises_later_fails_the_actor_in_one_line(run: Run) -> None:
+@pytest.mark.parametrize(
+    ("run", "says"),
+    [
+        (
+            {"env": failing("raises in step")},
+            r"env\.factory=tests\.actors\.toy_environments:Fails raised in step: RuntimeError: the physics exploded "
+            r"\(tests/actors/toy_environments\.py:\d+, in step\)",
+        ),
+        (
+            {"env": FactoryEnv(factory=RUDE, kwargs={"how": "leaves", "when": "step"})},
+            r"the environment's code called sys\.exit\(0\) \(tests/actors/rude_environments\.py:\d+, in leaves\)",
+        ),
+    ],
+    indirect=["run"],
+)
+def test_an_environment_that_raises_or_leaves_later_fails_the_actor_in_one_line(run: Run, says: str) -> None:
     actor = run.actor()
     Learner(run).publish(0)
     assert actor.wait(20) == 1
-    assert run.actor_errors() == [
-        "oatmill: error: env.factory=tests.actors.toy_environments:Fails raised in step: RuntimeError: the physics exploded"
-    ]
+    (error,) = run.actor_errors()
+    assert re.fullmatch(f"oatmill: error: {says}", error)
     (log,) = run.folder.glob("actors-*.log")
     assert "Traceback" not in log.read_text()
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -205,7 +206,7 @@ def test_a_vector_env_of_a_fixed_size_is_described_without_being_asked_for_a_num
         (GymnasiumEnv(id="CartPol-v1"), "env.id=CartPol-v1 could not be built: NameNotFound"),
         (GymnasiumEnv(id="CartPole-v1", kwargs={"gravity": 1}), "env.id=CartPole-v1 could not be built: TypeError"),
         (GymnasiumEnv(id="Pendulum-v1"), "env.id=Pendulum-v1: expected a Discrete, MultiDiscrete or MultiBinary action space"),
-        (GymnasiumEnv(id="no_such_module:Env-v0"), "env.id=no_such_module:Env-v0 needs a package that is not here"),
+        (GymnasiumEnv(id="no_such_module:Env-v0"), "env.id=no_such_module:Env-v0: module no_such_module cannot be imported"),
         (factory("make_two_counters"), "expected a VectorEnv of 3 copies, as actors.envs_per_actor says, got 2"),
         (factory("make_always_the_same"), "expected a new environment at each call, got the same one twice"),
         (factory("make_text"), "expected the function to return a gymnasium.Env or a gymnasium.vector.VectorEnv, got str"),
@@ -265,6 +266,18 @@ def test_broken_first_observations_are_refused_with_the_environments_name(how: s
     with pytest.raises(UserError) as caught:
         describe(factory("Fails", how=how))
     assert says in str(caught.value)
+
+
+def test_a_module_beside_the_command_may_register_what_an_id_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "registers_one.py").write_text(
+        "import gymnasium\ngymnasium.register('Beside-v0', entry_point='tests.actors.toy_environments:Counter')\n"
+    )
+    for vectorization in ("auto", "sync"):
+        spaces, _ = describe(GymnasiumEnv(id="registers_one:Beside-v0", vectorization=vectorization))
+        assert spaces.observation.shape == (1,)
+    with pytest.raises(UserError, match=r"^env\.id=no_such_module:A-v0: module no_such_module cannot be imported"):
+        describe(GymnasiumEnv(id="no_such_module:A-v0"))
 
 
 def test_an_observation_of_another_shape_in_a_step_is_not_spread_over_the_row() -> None:

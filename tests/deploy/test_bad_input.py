@@ -17,6 +17,7 @@ from recipes.settings import write_config
 ROOT = Path(__file__).resolve().parents[2]
 
 RECIPES = """
+def leaves(): raise SystemExit(0)
 def raises(): raise RuntimeError("two\\nlines")
 def wrong(): return 4
 """
@@ -33,6 +34,10 @@ CASES = {
     "own recipe without module": (["train", "nowhere:settings"], "module nowhere cannot be imported"),
     "own recipe without function": (["train", "own_bad_recipes:nothing"], "has no function nothing"),
     "own recipe that raises": (["train", "own_bad_recipes:raises"], "raised RuntimeError: two lines"),
+    "own recipe that leaves": (
+        ["train", "own_bad_recipes:leaves"],
+        "own_bad_recipes.py:2, in leaves)",
+    ),
     "own recipe of another type": (
         ["train", "own_bad_recipes:wrong"],
         "must return RunSettings, a Run or nested values, got int",

@@ -19,7 +19,7 @@ SHARED = {"--log-level", "--help"}
 SETTINGS = {"RECIPE", "ASSIGNMENTS", "--preset", "--config"}
 COMMANDS = {
     "train": SETTINGS
-    | {"--actors", "--learners", "--run-dir", "--seed", "--resume", "--json"}
+    | {"--actors", "--learners", "--run-dir", "--seed", "--resume", "--trust", "--json"}
     | {"--listen", "--insecure", "--keys"},
     "plan": SETTINGS | {"--actors", "--learners", "--seed", "--json"},
     "recipes": set(),
@@ -28,7 +28,7 @@ COMMANDS = {
     "top": {"--run-dir", "--once"},
     "scale": {"--run-dir", "--address", "--keys", "--actors"},
     "stop": {"--run-dir", "--address", "--keys"},
-    "eval": {"CHECKPOINT", "--episodes", "--deterministic", "--seed", "--record", "--json"},
+    "eval": {"CHECKPOINT", "--episodes", "--deterministic", "--seed", "--record", "--trust", "--json"},
     "compare": {"RECIPE", "ASSIGNMENTS", "--arms", "--arm", "--seeds", "--out", "--json"},
     "doctor": {"RUN_DIR", "--prometheus", "--match", "--json"},
     "plot": {"RUN_DIRS"},
@@ -95,3 +95,19 @@ def test_a_reader_that_has_enough_is_no_error_to_speak_of() -> None:
     command = f"{sys.executable} -m deploy recipes | true"
     shown = subprocess.run(["bash", "-c", command], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
     assert shown.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        shown = subprocess.run(
+            [sys.executable, "-m", "deploy", "recipes"], cwd=ROOT, check=False, stdout=full, stderr=subprocess.PIPE, timeout=60
+        )
+    assert shown.returncode == 1
+    assert shown.stderr == b"oatmill: error: standard output cannot be written: No space left on device\n"
+
+
+def test_a_command_works_whose_output_is_closed() -> None:
+    command = f"{sys.executable} -m deploy recipes >&- <&-"
+    shown = subprocess.run(["bash", "-c", command], cwd=ROOT, check=False, stderr=subprocess.PIPE, timeout=60)
+    assert (shown.returncode, shown.stderr) == (0, b"")

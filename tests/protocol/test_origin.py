@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from protocol.errors import UserError
-from protocol.origin import PACKAGES, check_packages
+from protocol.origin import check_packages
+from protocol.places import PACKAGES
 
 
 def test_the_seven_packages_share_one_folder() -> None:
@@ -24,3 +28,21 @@ def test_another_package_of_the_same_name_is_named(name: str, tmp_path: Path, mo
     with pytest.raises(UserError, match=f"another package named {name} comes first") as refusal:
         check_packages()
     assert str(tmp_path / name) in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["agent", "protocol"])
+def test_a_script_beside_a_file_of_such_a_name_is_told_which(name: str, tmp_path: Path) -> None:
+    (tmp_path / f"{name}.py").touch()
+    (tmp_path / "script.py").write_text("import recipes.cartpole")
+    root = Path(__file__).resolve().parents[2]
+    shown = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert shown.returncode == 1
+    assert re.search(rf"another (package|module) named {name} comes first on Python's path", shown.stderr.splitlines()[-1])

@@ -116,7 +116,7 @@ def test_an_environment_that_cannot_be_built_is_not_tried_again(tmp_path: Path) 
 
 
 def test_an_actor_that_leaves_in_order_comes_back_but_not_once_the_run_ends(tmp_path: Path) -> None:
-    world = World(tmp_path, LEAVES, max_restarts=0)
+    world = World(tmp_path, LEAVES, max_restarts=1)
     world.crew.follow(1)
     world.until(lambda: len(world.started) == 2)
     world.until(lambda: not world.crew.children)
@@ -124,6 +124,20 @@ def test_an_actor_that_leaves_in_order_comes_back_but_not_once_the_run_ends(tmp_
     time.sleep(0.1)
     world.crew.turn()
     assert len(world.started) == 2
+
+
+def test_an_actor_that_ends_with_0_again_and_again_though_nobody_asks_it_to_is_given_up(tmp_path: Path) -> None:
+    # os._exit(0) in an environment's step looks like this.
+    world = World(tmp_path, LEAVES, max_restarts=2)
+    world.crew.follow(1)
+    message = (
+        r"^actor 0 ended with exit code 0 although nobody asked it to leave; it was restarted 2 times in a row without a step "
+        r"in between$"
+    )
+    with pytest.raises(ActorGivenUpError, match=message):
+        world.until(lambda: False)
+    assert world.started == [0, 0, 0]
+    assert world.crew.restarts == 2
 
 
 def test_a_deaf_actor_that_is_to_leave_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

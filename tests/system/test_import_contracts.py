@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from protocol.origin import PACKAGES
+from protocol.places import PACKAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 
