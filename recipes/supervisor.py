@@ -136,6 +136,8 @@ class Supervisor:
         restarts = {"learner": self.post.restarts, "replay": self.replay.restarts}
         services = {child: restarts.get(role, 0) for role, child in self.services.items()}
         self.roster.write(services, self.crew.children, self.crew.restarts_of)
+        for child in (*services, *self.crew.children):
+            child.bound_log()
 
     def close_books(self) -> None:
         """Let the actors leave in order and take the hub's last word, in which everything is accounted for."""
@@ -159,6 +161,7 @@ class Supervisor:
         end_all(self._running("replay"), grace_s=TERM_GRACE_S)
         self.crew.turn()
         self.roster.write({}, [], self.crew.restarts_of)
+        self.roster.close()
 
     def _running(self, role: str) -> list[Child]:
         return [self.services[role]] if role in self.services else []
