@@ -18,6 +18,7 @@ import sys
 import time
 import uuid
 from collections.abc import Collection
+from pathlib import Path
 
 FAMILY = "OATMILL_FAMILY"
 """The variable that holds a role's tag."""
@@ -96,10 +97,9 @@ def end_families(tags: Collection[str]) -> list[int]:
 
 def members(tags: Collection[str]) -> list[int]:
     """The processes that carry one of some tags; this process is left out."""
-    try:
-        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    except OSError:  # not Linux
+    if not Path("/proc/self/environ").exists():  # not Linux
         return []
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
     wanted = {tag.encode() for tag in tags}
     return [pid for pid in pids if pid != os.getpid() and _tag_of(pid) in wanted]
 

@@ -104,6 +104,8 @@ class RoleProcess:
     def look(self) -> Looked:
         """How it is."""
         child = self._child
+        if child is not None:
+            child.bound_log()
         return Looked(
             f"{self._role} {self._number}",
             node_address(),

@@ -1,4 +1,4 @@
-"""What an environment has started ends with the run, however the run ends. Real runs."""
+"""What an environment has started ends with the run, and what it prints does not fill the disk. Real runs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from protocol.family import FAMILY
+from recipes.bounded_log import LONGEST_BYTES
 from tests.system.real_runs import ENDLESS, all_gone, command, environment, training
 
 ENVIRONMENT = '''
@@ -33,7 +34,15 @@ def make():
             os.execv(sys.executable, [sys.executable, "-S", "-c", "import time; time.sleep(600)", "game", "FOLDER"])
         os._exit(0)
     os.wait()
-    return gymnasium.make("CartPole-v1")
+    return Talkative(gymnasium.make("CartPole-v1"))
+
+
+class Talkative(gymnasium.Wrapper):
+    """Prints at every step."""
+
+    def step(self, action):
+        print("x" * 9999)
+        return super().step(action)
 '''
 OWN = ["env.kind=factory", "env.factory=daemons:make", "actors.envs_per_actor=1"]
 
@@ -48,11 +57,13 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 
 def games(place: Path) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        if (process.info["cmdline"] or [])[-2:] == ["game", str(place)] and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
+    return [process for process in psutil.process_iter() if is_game(process, place)]
+
+
+def is_game(process: psutil.Process, place: Path) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()[-2:] == ["game", str(place)] and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def actors_games(place: Path) -> set[int]:
@@ -72,13 +83,16 @@ def until(done: Callable[[], bool], within_s: float = 30.0) -> None:
         time.sleep(0.05)
 
 
-def test_an_environments_daemons_end_with_their_actor_and_with_the_run(place: Path) -> None:
+def test_an_environments_daemons_end_with_their_actor_and_with_the_run_and_its_log_is_bounded(place: Path) -> None:
     with training(place, *ENDLESS, *OWN) as train:
         train.until(lambda: train.learner_steps() >= 1)
         before = actors_games(place)
         assert before
         os.kill(train.pids("actor")[0], signal.SIGKILL)
         train.until(lambda: bool(actors_games(place)) and not actors_games(place) & before)
+        log = train.run_dir / "logs" / "actor-0.log"
+        train.until(lambda: "left out" in log.read_text(errors="replace"))
+        assert log.stat().st_size < 2 * LONGEST_BYTES
         train.process.send_signal(signal.SIGINT)
         assert train.end() == 0
         assert not actors_games(place)
