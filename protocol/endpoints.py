@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from protocol.private import write_private
+
 FOLDER = "endpoints"
 
 
@@ -20,6 +22,4 @@ def write_endpoint(run_dir: Path, role: str, content: Mapping[str, Any]) -> None
     """
     folder = run_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    working = folder / f"{role}.json.tmp"
-    working.write_text(json.dumps(dict(content)))
-    working.rename(folder / f"{role}.json")
+    write_private(folder / f"{role}.json", json.dumps(dict(content)))

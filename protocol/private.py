@@ -15,10 +15,10 @@ def private_file(path: str, flags: int) -> int:
     return os.open(path, flags, FILE_MODE)
 
 
-def write_private(path: Path, text: str) -> None:
+def write_private(path: Path, content: str | bytes) -> None:
     """Write a file that only its owner may read, whole or not at all."""
     working = path.with_name(f"{path.name}.tmp")
     working.unlink(missing_ok=True)
-    with open(working, "x", opener=private_file) as file:
-        file.write(text)
+    with open(working, "xb", opener=private_file) as file:
+        file.write(content if isinstance(content, bytes) else content.encode())
     working.rename(path)

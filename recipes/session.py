@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocol.errors import RunError, UserError
+from protocol.private import write_private
 from recipes.interrupts import sigterm_interrupts
 from recipes.job import Account, Job
 from recipes.json_lines import last_line
@@ -100,7 +101,7 @@ def held_folder(options: Options, recipe: str) -> Iterator[RunFolder]:
         yield folder
     except UserError:
         for name, content in before.items():
-            (folder.path / name).write_bytes(content)
+            write_private(folder.path / name, content)
         folder.release(remove=True)
         raise
     except KeyboardInterrupt:
@@ -130,7 +131,7 @@ def prepare(folder: RunFolder, checked: PlanReport, *, resume: bool = False) -> 
         for path in (*log.glob("[0-9]*.log"), *(() if resume else SnapshotFolder(log / BUFFER_FOLDER).files())):
             path.unlink()
     write_config(checked.settings, folder.config)
-    (folder.path / "plan.txt").write_text(checked.to_text())
+    write_private(folder.path / "plan.txt", checked.to_text())
     folder.point_latest()
 
 

@@ -13,6 +13,7 @@ from agent.settings import AgentSettings
 from learner.budget import batch_unit, fit_batch
 from learner.settings import TrainerSettings
 from protocol.errors import SettingsError
+from protocol.private import write_private
 from protocol.setting_errors import describe_error
 from protocol.settings import MetricsSettings, Settings
 from recipes import yaml_format
@@ -101,10 +102,8 @@ def prepared(settings: RunSettings) -> tuple[RunSettings, list[str]]:
 
 
 def write_config(settings: RunSettings, path: Path) -> None:
-    """Write settings as YAML, whole or not at all."""
-    working = path.with_name(f"{path.name}.tmp")
-    working.write_text(yaml_format.dump(settings.to_dict()))
-    working.rename(path)
+    """Write settings as YAML, whole or not at all, for their owner only: `env.kwargs` may hold secrets."""
+    write_private(path, yaml_format.dump(settings.to_dict()))
 
 
 def read_config(path: Path) -> RunSettings:

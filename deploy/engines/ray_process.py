@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from protocol.private import FOLDER_MODE, write_private
 from recipes.child import Child
 from recipes.run_folder import read_json
 
@@ -74,9 +75,10 @@ class RoleProcess:
         self._run_dir = Path(run_dir)
         self._child: Child | None = None
         self._leaving = False
-        (self._run_dir / "logs").mkdir(parents=True, exist_ok=True)
+        self._run_dir.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+        (self._run_dir / "logs").mkdir(exist_ok=True)
         self._config = self._run_dir / f"config-{role}-{number}.yaml"
-        self._config.write_text(config)
+        write_private(self._config, config)
         if keys is not None:
             os.environ["OATMILL_KEYS"] = str(write_keys(keys))
         if address is not None:
