@@ -25,8 +25,8 @@ FAMILY = "OATMILL_FAMILY"
 GRACE_S = 75.0
 """After the death of a supervisor its roles have this long to end in order. A learner may save a checkpoint in that time."""
 LOOK_EVERY_S = 0.5
-ROUNDS = 5
-"""How often a family is looked for until nobody new is found: a process may be starting another one while it is killed."""
+GONE_WITHIN_S = 2.0
+"""Processes that were killed are waited for this long. One that the kernel holds up (a disk, a driver) is left to it."""
 
 
 class Guardian:
@@ -72,7 +72,7 @@ def guard_this_process() -> None:
 
 
 def end_families(tags: Collection[str]) -> list[int]:
-    """Kill every process that carries one of some roles' tags, the roles themselves included.
+    """Kill every process that carries one of some roles' tags, the roles included, and wait until they are gone.
 
     Nothing else is gone by: not a parent, a process group or a session, whose numbers may by now be somebody else's.
 
@@ -84,14 +84,15 @@ def end_families(tags: Collection[str]) -> list[int]:
         environment this user may not read.
     """
     killed: set[int] = set()
-    for _ in range(ROUNDS):
-        found = set(members(tags)) - killed
-        if not found:
-            break
+    deadline = time.monotonic() + GONE_WITHIN_S
+    while found := members(tags):  # again: a process may have started another one just before it was killed
         for pid in found:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-        killed |= found
+        killed.update(found)
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.005)
     return sorted(killed)
 
 
