@@ -13,7 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 HEARTBEAT = "OATMILL_HEARTBEAT"
+HOST = "OATMILL__METRICS__HOST"
 PORT = "OATMILL__METRICS__PORT"
+LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Where a role that listens on every address is asked."""
 DEFAULT_PORT = 9464
 MAX_AGE_S = 30.0
 """An actor's watchdog touches the file every second while the last beat is younger than half of `actors.hang_timeout`."""
@@ -31,7 +34,7 @@ def problem_of(role: str, environ: Mapping[str, str]) -> str | None:
     if role == "actor":
         return problem_of_heartbeat(environ.get(HEARTBEAT, ""))
     if role in ROLES:
-        return problem_of_page(environ.get(PORT) or str(DEFAULT_PORT))
+        return problem_of_page(environ.get(PORT) or str(DEFAULT_PORT), environ.get(HOST, ""))
     return f"expected one of {', '.join(ROLES)}, got {role!r}"
 
 
@@ -46,20 +49,28 @@ def problem_of_heartbeat(path: str) -> str | None:
     return None if age < MAX_AGE_S else f"{path} was touched {age:.0f} s ago, expected less than {MAX_AGE_S:g}"
 
 
-def problem_of_page(port: str) -> str | None:
-    """The same for a role that serves /healthz."""
+def problem_of_page(port: str, host: str = "") -> str | None:
+    """The same for a role that serves /healthz.
+
+    Args:
+        port: where it listens.
+        host: the address that it listens on; empty for this machine's own.
+    """
     if not port.isdecimal() or not 0 < int(port) < 2**16:
         return f"{PORT} must be a port, got {port!r}"
-    connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=ANSWER_WITHIN_S)
+    host = host.strip("'\"[]")
+    host = LOOPBACK.get(host, host)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/healthz"
+    connection = http.client.HTTPConnection(host, int(port), timeout=ANSWER_WITHIN_S)
     try:
         connection.request("GET", "/healthz")
         answer = connection.getresponse()
         said = answer.read(200).decode(errors="replace").strip()
     except (OSError, http.client.HTTPException) as error:
-        return f"http://127.0.0.1:{port}/healthz: {error}"
+        return f"{url}: {error}"
     finally:
         connection.close()
-    return None if answer.status == http.client.OK else f"http://127.0.0.1:{port}/healthz: {answer.status} {said}"
+    return None if answer.status == http.client.OK else f"{url}: {answer.status} {said}"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -23,7 +23,10 @@ from typing import Any
 
 _log = logging.getLogger("oatmill.files")
 
-PRIVATE = 0o600
+FILE_MODE = 0o600
+"""Only the owner may read a run's files: settings may hold secrets, and addresses say where a run can be told to stop."""
+FOLDER_MODE = 0o700
+"""Of a folder that is made for a run. One that the user has made keeps its mode."""
 STATE_VERSION = 1
 RESERVE = ".reserve"
 RESERVE_BYTES = 2**20
@@ -40,6 +43,11 @@ class DamagedStateError(Exception):
     """A state file is not as it was written; the message says how."""
 
 
+def private_file(path: str, flags: int) -> int:
+    """An `opener` for `open`: a file that it creates can be read by its owner only."""
+    return os.open(path, flags, FILE_MODE)
+
+
 def write_file(path: Path, content: str | bytes, *, sync: bool = False) -> None:
     """Write a file that only its owner may read, whole or not at all.
 
@@ -53,7 +61,7 @@ def write_file(path: Path, content: str | bytes, *, sync: bool = False) -> None:
     """
     working = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        descriptor = os.open(working, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE)
+        descriptor = os.open(working, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             if sync:
@@ -73,7 +81,7 @@ def append_line(path: Path, content: Mapping[str, Any]) -> None:
         OSError: if it could not be written whole. What was written of it is no JSON, and the next line starts on its own.
     """
     line = json.dumps(content).encode() + b"\n"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, PRIVATE)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, FILE_MODE)
     try:
         end = os.lseek(descriptor, 0, os.SEEK_END)
         if end > 0 and os.pread(descriptor, 1, end - 1) != b"\n":  # torn
@@ -145,7 +153,7 @@ class Reserve:
                 self._allocate()
 
     def _allocate(self) -> None:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, PRIVATE)
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, FILE_MODE)
         try:
             os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
         finally:

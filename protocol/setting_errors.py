@@ -108,6 +108,15 @@ def leaf_paths(model: type[BaseModel], prefix: str = "", loc: Sequence[int | str
     return list(dict.fromkeys(paths))
 
 
+def takes_text(model: type[BaseModel], path: str) -> bool:
+    """Whether a dotted path names a setting that takes any text, in at least one member of the unions on its way."""
+    models, annotations = [model], []
+    for name in path.split("."):
+        annotations = [member.model_fields[name].annotation for member in models if name in member.model_fields]
+        models = [member for annotation in annotations for member in settings_classes(annotation)]
+    return any(_without_none(annotation)[0] is str for annotation in annotations)
+
+
 def kind_of(member: type[BaseModel]) -> str:
     """The `kind` by which a member of a union is chosen."""
     return str(member.model_fields["kind"].default)

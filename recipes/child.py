@@ -1,4 +1,4 @@
-"""One child process of a run: started so that it cannot outlive its parent, logged to a file, ended within bounded time."""
+"""One child process of a run: it cannot outlive its parent, its log is bounded, and it is ended with all it has started."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import signal
 import site
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
+from protocol.family import FAMILY, end_families, new_tag
+from protocol.files import private_file
 from protocol.parent import dies_with_parent
 from protocol.watchdog import EXIT_HUNG
+from recipes.bounded_log import shorten
 
 ERROR_PREFIX = "oatmill: error: "
 """How every role begins the one line that it leaves when it gives up."""
@@ -34,26 +37,32 @@ class Child:
         command: what is run.
         log: the file that its output is added to.
         threads: how many threads its numerical libraries may use.
+
+    Attributes:
+        pid: its process.
+        tag: what the environment of everything that it starts says (`protocol.family`).
     """
 
     def __init__(self, role: str, number: int, command: Sequence[str], *, log: Path, threads: int) -> None:
         self.role = role
         self.number = number
         self.log = log
+        self.tag = new_tag()
         self._log_start = log.stat().st_size if log.exists() else 0
-        with log.open("ab") as output:
+        with open(log, "ab", opener=private_file) as output:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=child_environment(os.environ, threads),
+                env=child_environment(os.environ, threads) | {FAMILY: self.tag},
                 start_new_session=True,
                 preexec_fn=dies_with_parent(signal.SIGTERM),  # noqa: PLW1509  (runs one system call)
             )
         self.pid = self._process.pid
         self.started = time.monotonic()
         self._family: list[psutil.Process] = []
+        self._family_ended = False
 
     @property
     def name(self) -> str:
@@ -97,6 +106,11 @@ class Child:
 
     def kill(self) -> None:
         """End it and every process that it has started, at once."""
+        self.kill_known()
+        end_families_of([self])
+
+    def kill_known(self) -> None:
+        """End it and the processes that `look` finds, without a search of the whole machine."""
         self.look()
         for process in self._family:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -105,6 +119,19 @@ class Child:
             self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
+
+    @property
+    def has_family(self) -> bool:
+        """Whether it has ended and processes that it started may be left."""
+        return self.exit_code is not None and not self._family_ended
+
+    def family_ended(self) -> None:
+        """Note that what it had started has been ended."""
+        self._family_ended = True
+
+    def bound_log(self) -> None:
+        """Shorten its log if it has grown too long: the first and the newest lines are kept. Call it again and again."""
+        self._log_start = shorten(self.log, self._log_start)
 
     def wait(self, deadline: float) -> bool:
         """Wait until it has ended; False if `deadline` (by the monotonic clock) came first."""
@@ -116,10 +143,13 @@ class Child:
 
     def last_lines(self, count: int) -> list[str]:
         """The last lines of its output, of this process only and not of one before it under the same name."""
-        with self.log.open("rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(self._log_start, end - TAIL_BYTES))
-            return file.read().decode(errors="replace").splitlines()[-count:]
+        try:
+            with self.log.open("rb") as file:
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(self._log_start, end - TAIL_BYTES))
+                return file.read().decode(errors="replace").splitlines()[-count:]
+        except OSError:  # somebody has removed the run's folder
+            return []
 
     @property
     def error(self) -> str | None:
@@ -136,7 +166,18 @@ def end_all(children: Sequence[Child], *, grace_s: float) -> None:
     for child in children:
         child.wait(deadline)
     for child in children:
-        child.kill()
+        child.kill_known()
+    end_families_of(children)
+
+
+def end_families_of(children: Iterable[Child]) -> None:
+    """End what children that have ended had started, wherever it has gone; one search of the machine for all of them."""
+    ended = [child for child in children if child.has_family]
+    if not ended:
+        return
+    end_families([child.tag for child in ended])
+    for child in ended:
+        child.family_ended()
 
 
 def child_environment(environ: Mapping[str, str], threads: int) -> dict[str, str]:

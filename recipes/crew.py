@@ -9,7 +9,7 @@ from typing import Any
 from protocol.awake import AwakeClock
 from protocol.errors import RunError
 from recipes.back_off import back_off
-from recipes.child import Child, end_all
+from recipes.child import Child, end_all, end_families_of
 
 BAD_INPUT = 2
 """The exit code of a process that cannot do what was asked; starting it again would not help."""
@@ -131,6 +131,7 @@ class Crew:
             RunError: if an actor dies again and again without a step in between.
         """
         now = self._now()
+        end_families_of(self.children)  # one search for all, where many have ended
         for number, post in self._posts.items():
             if post.child is not None and post.child.exit_code is not None:
                 self._ended(number, post, post.child)
@@ -170,6 +171,7 @@ class Crew:
         post.child = self._start(number)
 
     def _ended(self, number: int, post: Post, child: Child) -> None:
+        end_families_of([child])
         post.child = None
         how = post.hung or child.ending
         values = {"actor": number, "pid": child.pid, "how": how}

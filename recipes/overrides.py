@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from protocol.errors import SettingsError
-from protocol.setting_errors import group_takes_no_value, leaf_paths, unknown_setting
+from protocol.setting_errors import group_takes_no_value, leaf_paths, takes_text, unknown_setting
 from recipes import yaml_format
 from recipes.settings import RunSettings, read_mapping
 
@@ -97,12 +97,12 @@ def environment_layers(environ: Mapping[str, str]) -> list[Layer]:
     for name in sorted(environ):
         if name.startswith(ENVIRONMENT_PREFIX):
             path = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
-            layers.append(Layer(nested([(path, _value(name, environ[name]))]), name))
+            layers.append(Layer(nested([(path, _value(name, path, environ[name]))]), name))
     return layers
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """`key=value` as a dotted path and a YAML value.
+    """`key=value` as a dotted path and a YAML value. A setting that takes text takes what was typed (`metrics.host=::`).
 
     Raises:
         SettingsError: if it has no `=`, or the value is not YAML.
@@ -110,7 +110,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         raise SettingsError(f"expected key=value, such as trainer.total_timesteps=10000, got {text!r}")
-    return path.strip(), _value(path.strip(), value)
+    return path.strip(), _value(path.strip(), path.strip(), value)
 
 
 def nested(items: Iterable[tuple[str, Any]]) -> Values:
@@ -195,11 +195,22 @@ def _without(values: Mapping[str, Any], path: Sequence[str]) -> Values:
     return {**values, name: _without(values[name], rest)}
 
 
-def _value(name: str, text: str) -> Any:
+def _value(name: str, path: str, text: str) -> Any:
+    if takes_text(RunSettings, path):
+        return _text(text)
     try:
         return yaml_format.load(text)
     except ValueError as error:
         raise SettingsError(f"{name} must be a YAML value, such as 0.01, true or [128, 128], got {text!r}: {error}") from None
+
+
+def _text(text: str) -> str | None:
+    """What a setting that takes text is given: YAML's text or null, or else the text as it was typed, such as `::` or `1`."""
+    try:
+        value = yaml_format.load(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, str | None) else text.strip()
 
 
 def _with_source(message: str, sources: Mapping[str, str]) -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from protocol.family import Guardian
 from recipes.child import Child
 from recipes.commands import actor_command, learner_command, replay_command
 from recipes.job import Job
@@ -14,7 +15,7 @@ from recipes.run_folder import read_json
 
 
 class Roster:
-    """Starts the processes of a job and keeps run.json true.
+    """Starts the processes of a job and keeps run.json true. Should this process be killed, a guardian ends what is left.
 
     Args:
         job: what is run.
@@ -23,6 +24,7 @@ class Roster:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._written: dict[str, Any] = {}
+        self._guardian: Guardian | None = None
         self.endpoints = job.folder.path / "endpoints"
 
     def start_replay(self) -> Child:
@@ -83,8 +85,16 @@ class Roster:
             self._written = content
             job.folder.write_run(content)
 
+    def close(self) -> None:
+        """Say that every process has been ended, so that nobody has to see to it."""
+        if self._guardian is not None:
+            self._guardian.close()
+
     def _child(self, role: str, number: int, command: Sequence[str], *, threads: int) -> Child:
-        return Child(role, number, command, log=self._job.folder.log(role, number), threads=threads)
+        self._guardian = self._guardian or Guardian()
+        child = Child(role, number, command, log=self._job.folder.log(role, number), threads=threads)
+        self._guardian.watch(child.tag, child.pid)
+        return child
 
     def _services(self, services: Mapping[Child, int]) -> Iterator[Mapping[str, Any]]:
         grouped = self._job.settings.trainer.learners > 1

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from protocol.errors import UserError
-from protocol.files import NeededWrites, write_file
+from protocol.files import FOLDER_MODE, NeededWrites
 
 RUNS = Path("runs")
 """Where runs go, below the current folder; `runs/latest` points to the newest."""
@@ -56,23 +58,17 @@ class RunFolder:
         Raises:
             UserError: if it holds something already, or cannot be made.
         """
-        path = (path or _default_path(recipe)).resolve()
-        made = [folder for folder in (path, *path.parents) if not folder.exists()]
-        if not made and not path.is_dir():
-            raise UserError(f"--run-dir {path} must be a new or empty folder, got a file")
-        if is_held(path):
-            raise UserError(_busy(path))
-        if not made and _has_entries(path):
-            raise UserError(
-                f"run folder {path} exists and is not empty; choose another --run-dir, or go on with it by --resume"
-            )
+        where = _absolute(path or RUNS).resolve()
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            made = _reserve(where, recipe) if path is None else _make(where)
+            path = where if path else made[0]
             folder = RunFolder(path, made=made, lock=_locked(path))
             for name in ("logs", "checkpoints"):
                 (path / name).mkdir(exist_ok=True)
         except OSError as error:
-            raise UserError(f"--run-dir {path} cannot be made or written to: {error.strerror}; choose another folder") from None
+            raise UserError(
+                f"--run-dir {where} cannot be made or written to: {error.strerror}; choose another folder"
+            ) from None
         return folder
 
     @staticmethod
@@ -135,7 +131,7 @@ class RunFolder:
     def point_latest(self) -> None:
         """Make `runs/latest` a link to this run, at once for whoever looks. A folder that cannot have the link does without."""
         link = RUNS / "latest"
-        working = RUNS / f".latest-{os.getpid()}"
+        working = RUNS / f".latest-{uuid.uuid4().hex}"  # process ids are not different in different containers
         if link.exists() and not link.is_symlink():
             return
         try:
@@ -162,7 +158,7 @@ def find_run(path: Path | None) -> Path:
     Raises:
         UserError: if there is none.
     """
-    folder = (path or RUNS / "latest").absolute()
+    folder = _absolute(path or RUNS / "latest")
     if (folder / "config.yaml").is_file():
         return folder.resolve()
     if path is None:
@@ -210,16 +206,41 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def write_private(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON that only its owner may read, whole or not at all."""
-    write_file(path, json.dumps(content, indent=1) + "\n")
+def _absolute(path: Path) -> Path:
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        raise UserError("the current folder does not exist any more; change to one that does") from None
 
 
-def _default_path(recipe: str) -> Path:
+def _reserve(runs: Path, recipe: str) -> list[Path]:
+    """Make `RECIPE-DATE-TIME` below `runs`, with a number where others have started in the same second; see `_make`."""
     stamp = datetime.now(tz=UTC).astimezone().strftime("%Y%m%d-%H%M%S")
     name = f"{recipe.replace(':', '-')}-{stamp}"
-    candidates = [RUNS / name, *(RUNS / f"{name}-{number}" for number in range(2, 100))]
-    return next((path for path in candidates if not path.exists()), candidates[-1])
+    for number in itertools.count(1):
+        path = runs / (name if number == 1 else f"{name}-{number}")
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(FOLDER_MODE, parents=True)
+            return made
+    raise AssertionError("numbers do not end")
+
+
+def _make(path: Path) -> list[Path]:
+    """Make a folder that was asked for; returns which folders were made, the innermost first.
+
+    Raises:
+        UserError: if it is a file, in use, or not empty.
+    """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    if not made and not path.is_dir():
+        raise UserError(f"--run-dir {path} must be a new or empty folder, got a file")
+    if is_held(path):
+        raise UserError(_busy(path))
+    if not made and _has_entries(path):
+        raise UserError(f"run folder {path} exists and is not empty; choose another --run-dir, or go on with it by --resume")
+    path.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+    return made
 
 
 def _has_entries(path: Path) -> bool:

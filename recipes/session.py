@@ -107,7 +107,7 @@ def held_folder(options: Options, recipe: str) -> Iterator[RunFolder]:
         yield folder
     except UserError:
         for name, content in before.items():
-            (folder.path / name).write_bytes(content)
+            write_file(folder.path / name, content)
         folder.release(remove=True)
         raise
     except KeyboardInterrupt:

@@ -102,7 +102,7 @@ def prepared(settings: RunSettings) -> tuple[RunSettings, list[str]]:
 
 
 def write_config(settings: RunSettings, path: Path) -> None:
-    """Write settings as YAML, whole or not at all."""
+    """Write settings as YAML, whole or not at all, for their owner only: `env.kwargs` may hold secrets."""
     write_file(path, yaml_format.dump(settings.to_dict()))
 
 

@@ -160,6 +160,8 @@ class Supervisor:
         restarts = {"learner": self.post.restarts, "replay": self.replay.restarts}
         services = {child: restarts.get(role, 0) for role, child in self.services.items()}
         self.roster.write(services, self.crew.children, self.crew.restarts_of)
+        for child in (*services, *self.crew.children):
+            child.bound_log()
 
     def close_books(self) -> None:
         """Let the actors leave in order and take the hub's last word, in which everything is accounted for."""
@@ -200,6 +202,7 @@ class Supervisor:
         if not gone:
             self.crew.turn()
             self.roster.write({}, [], self.crew.restarts_of)
+        self.roster.close()
 
     def check_folder(self) -> None:
         """End a run whose folder was deleted: nothing that it comes to can be kept.

@@ -16,8 +16,8 @@ def health(
 ) -> None:
     """Tell whether this container's role makes progress.
 
-    Exit code 0 if so, 1 if not. Replay and learner are asked at 127.0.0.1:9464 (OATMILL__METRICS__PORT); an actor serves
-    nothing and touches the file that OATMILL_HEARTBEAT names. Probes that run often take `python -m deploy.health ROLE`.
+    Exit code 0 if so, 1 if not. Replay and learner are asked at 127.0.0.1:9464 (OATMILL__METRICS__HOST and _PORT); an actor
+    serves nothing and touches the file that OATMILL_HEARTBEAT names. Probes that run often take `python -m deploy.health ROLE`.
     """
     import os  # noqa: PLC0415
 

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from deploy.cli.options import resolve_run
 from protocol.errors import UserError
+from protocol.files import FOLDER_MODE
 from protocol.joining import first_difference, flatten_settings, joining_config
 from recipes import yaml_format
 from recipes.child import child_environment
@@ -60,7 +61,7 @@ def keep_config(settings: RunSettings, run_dir: Path) -> Path:
         if difference is not None:
             raise UserError(f"{path} is of another run: {difference}; use its settings, or another --run-dir")
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
+        run_dir.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
         write_config(settings, path)
     except OSError as error:
         raise UserError(f"--run-dir {run_dir} cannot be written to: {error.strerror}") from None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from protocol.files import FOLDER_MODE, write_file
 from recipes.child import Child
 from recipes.run_folder import read_json
 
@@ -74,9 +75,10 @@ class RoleProcess:
         self._run_dir = Path(run_dir)
         self._child: Child | None = None
         self._leaving = False
-        (self._run_dir / "logs").mkdir(parents=True, exist_ok=True)
+        self._run_dir.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+        (self._run_dir / "logs").mkdir(exist_ok=True)
         self._config = self._run_dir / f"config-{role}-{number}.yaml"
-        self._config.write_text(config)
+        write_file(self._config, config)
         if keys is not None:
             os.environ["OATMILL_KEYS"] = str(write_keys(keys))
         if address is not None:
@@ -104,6 +106,8 @@ class RoleProcess:
     def look(self) -> Looked:
         """How it is."""
         child = self._child
+        if child is not None:
+            child.bound_log()
         return Looked(
             f"{self._role} {self._number}",
             node_address(),

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from deploy.cli.entry import run_command
-from deploy.health import HEARTBEAT, MAX_AGE_S, PORT, problem_of
+from deploy.health import HEARTBEAT, HOST, MAX_AGE_S, PORT, problem_of
 from protocol.http import HttpServer, Pages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +45,26 @@ def test_a_role_that_is_not_there_is_not() -> None:
     with serving(healthy=True) as port:
         pass
     assert "Connection refused" in (problem_of("replay", {PORT: port}) or "")
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("::1", "[::1]"),
+        ("[::1]", "[::1]"),
+        ("::", "[::1]"),
+        ("'::'", "[::1]"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("localhost", "localhost"),
+    ],
+)
+def test_a_role_is_asked_where_it_listens(host: str, shown: str) -> None:
+    server = HttpServer(host.strip("'"), 0, Pages(CollectorRegistry(), lambda: False, lambda: True))
+    try:
+        port = server.url.rpartition(":")[2].partition("/")[0]
+        assert problem_of("learner", {HOST: host, PORT: port}) == f"http://{shown}:{port}/healthz: 503 no progress"
+    finally:
+        server.close()
 
 
 def test_an_actor_is_as_healthy_as_its_file_is_young(tmp_path: Path) -> None:

@@ -75,6 +75,29 @@ def test_what_it_has_started_in_other_sessions_is_killed_with_it(tmp_path: Path)
     assert gone(inner)
 
 
+FORKS_TWICE = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        print('orphan', os.getpid(), flush=True)
+        time.sleep(60)
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_what_a_child_has_left_behind_is_ended_although_it_ended_itself_in_order(tmp_path: Path) -> None:
+    # As a game whose window outlives the environment: nothing leads from the child to it, neither a parent nor a session.
+    child = start(tmp_path, FORKS_TWICE)
+    wait_for("orphan", tmp_path / "child.log")
+    assert child.wait(time.monotonic() + 20)
+    orphan = int((tmp_path / "child.log").read_text().split()[1])
+    assert psutil.pid_exists(orphan)
+    end_all([child], grace_s=1)
+    assert gone(orphan)
+
+
 def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from recipes.child import Child\n"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from protocol.awake import AwakeClock
@@ -216,3 +217,18 @@ def test_an_actor_whose_watchdog_ended_it_is_told_as_hung(tmp_path: Path) -> Non
     told = next(text for text in world.texts if text)
     assert told.startswith("actor 0 made no progress for longer than actors' hang_timeout allows and ended itself")
     world.crew.end(grace_s=5)
+
+
+def test_what_a_dead_actor_has_started_is_gone_before_the_next_one_is_started(tmp_path: Path) -> None:
+    # A game with a session of its own, which keeps its port or its lock file for as long as it is there.
+    code = (
+        "import subprocess, sys\n"
+        "game = [sys.executable, '-S', '-c', 'import time; time.sleep(60)']\n"
+        "print(subprocess.Popen(game, start_new_session=True).pid, flush=True); sys.exit(1)"
+    )
+    world = World(tmp_path, code)
+    world.crew.follow(1)
+    world.until(lambda: world.crew.restarts == 1)
+    game = int((tmp_path / "0.log").read_text().split()[0])
+    assert not psutil.pid_exists(game) or psutil.Process(game).status() == psutil.STATUS_ZOMBIE
+    world.crew.end(grace_s=1)

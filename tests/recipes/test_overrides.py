@@ -53,6 +53,41 @@ def test_values_are_yaml(text: str, value: Any) -> None:
     assert parse_assignment(text) == ("a", value)
 
 
+@pytest.mark.parametrize(
+    ("typed_text", "text"),
+    [
+        ("::", "::"),  # YAML: {":": null}
+        ("::1", "::1"),
+        ("[::1]", "[::1]"),  # a list
+        ("10:20", "10:20"),  # 620, a number of base 60
+        ("*", "*"),  # a reference to nothing
+        ("1", "1"),
+        ("on", "on"),  # true
+        ("1e6", "1e6"),
+        ("2026-11-29", "2026-11-29"),  # a date
+        ("'quoted'", "quoted"),
+        ("{a: 1}", "{a: 1}"),
+        ("127.0.0.1", "127.0.0.1"),
+    ],
+)
+def test_a_setting_that_takes_text_takes_what_was_typed(typed_text: str, text: str) -> None:
+    assert parse_assignment(f"metrics.host={typed_text}") == ("metrics.host", text)
+    assert parse_assignment(f"env.id={typed_text}")[1] == text  # of some kinds of environment
+    assert parse_assignment(f"replay.log_dir={typed_text}")[1] == text  # text or null
+    layers = command_layers(preset={}, config=None, environ={"OATMILL__METRICS__HOST": typed_text}, assignments=[], flags={})
+    assert resolve(COGS, layers).metrics.host == text
+
+
+def test_null_is_no_text_and_other_settings_are_still_yaml() -> None:
+    assert parse_assignment("replay.log_dir=null")[1] is None
+    with pytest.raises(SettingsError, match=r"^metrics.host must be text, got null$"):
+        typed("metrics.host=null")
+    with pytest.raises(SettingsError, match=r"^metrics.port must be a whole number from 0 to 65535, got '::'$"):
+        typed("metrics.port='::'")
+    with pytest.raises(SettingsError, match=r"^metrics.hosts is not a setting; the nearest is metrics.host$"):
+        typed("metrics.hosts=x")
+
+
 def test_a_count_may_be_written_with_an_exponent() -> None:
     assert typed("trainer.total_timesteps=1e6").trainer.total_timesteps == 1_000_000
 

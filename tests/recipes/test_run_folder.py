@@ -7,6 +7,8 @@ import os
 import stat
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,56 @@ def test_without_a_name_a_run_goes_below_runs_and_is_the_newest(elsewhere: Path)
         assert find_run(None) == folder.path
         folder.release()
     assert len([path for path in (elsewhere / "runs").iterdir() if not path.is_symlink()]) == 2
+
+
+def test_runs_that_are_started_in_the_same_instant_all_get_a_folder_of_their_own(elsewhere: Path) -> None:
+    at_once = threading.Barrier(80)
+
+    def start(_number: int) -> RunFolder:
+        at_once.wait(20)
+        folder = RunFolder.new(None, "cartpole")
+        folder.config.write_text("{}")
+        folder.point_latest()
+        return folder
+
+    with ThreadPoolExecutor(80) as pool:
+        folders = list(pool.map(start, range(80)))
+    assert len({folder.path for folder in folders}) == 80
+    assert find_run(None) in {folder.path for folder in folders}
+    assert len(list((elsewhere / "runs").iterdir())) == 81  # and the link, with nothing half-made beside it
+    for folder in folders:
+        folder.release()
+
+
+def test_a_place_where_no_folder_can_be_made_is_told_in_one_line(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (elsewhere / "runs").touch()
+    with pytest.raises(
+        UserError, match=r"^--run-dir .*/runs cannot be made or written to: Not a directory; choose another folder$"
+    ):
+        RunFolder.new(None, "cartpole")
+    (elsewhere / "gone").mkdir()
+    monkeypatch.chdir(elsewhere / "gone")
+    (elsewhere / "gone").rmdir()
+    for ask in (lambda: RunFolder.new(None, "x"), lambda: RunFolder.new(Path("run"), "x"), lambda: find_run(None)):
+        with pytest.raises(UserError, match=r"^the current folder does not exist any more; change to one that does$"):
+            ask()
+
+
+def test_a_folder_that_is_made_is_its_owners_and_one_that_was_there_keeps_its_mode(elsewhere: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        (elsewhere / "shared").mkdir(0o755)
+        modes = []
+        for path in (elsewhere / "far" / "own", elsewhere / "shared"):
+            RunFolder.new(path, "cartpole").release()
+            modes.append(stat.S_IMODE(path.stat().st_mode))
+        folder = RunFolder.new(None, "cartpole")
+        modes.append(stat.S_IMODE(folder.path.stat().st_mode))
+        folder.release()
+    finally:
+        os.umask(before)
+    assert modes == [0o700, 0o755, 0o700]
+    assert stat.S_IMODE((elsewhere / "far").stat().st_mode) == 0o755
 
 
 def test_the_newest_run_is_found_wherever_it_lies(elsewhere: Path) -> None:
