@@ -29,6 +29,9 @@ class ReplaySettings(Settings):
     """Batches that may wait, besides those in training. Every further one lets data grow one policy version older."""
     max_policy_lag: int = Field(default=16, ge=0)
     """Trajectories collected under a policy more versions behind than this are dropped as stale, but never below one batch."""
+    silent_after: float = Field(default=30.0, gt=0)
+    """Seconds for which an actor may send no trajectory while others do before it is named as silent: in an event, a red flag,
+    `oatmill status` and a metric. One whose unrolls are known to take long has longer."""
     fraction: float = Field(default=0.0, ge=0, le=0.95)
     """The part of a batch that is sampled from the buffer of trajectories that were trained on before; the rest is fresh."""
     buffer_size: int = Field(default=2048, ge=1)

@@ -372,4 +372,5 @@ class Simulation:
     def budget(self) -> tuple[int, int, int]:
         """(credit and queue now, what they may come to, and what has returned from the learner since the last call)."""
         returned, self._returned = self._returned, 0
-        return self.core._credit.outstanding + self.core.queued, self.core._credit.capacity, returned
+        credit = self.core._credit
+        return credit.outstanding + credit.late + self.core.queued, credit.bound, returned
