@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import msgpack
@@ -435,13 +436,12 @@ class IngestCore:
         """What the learner reports beside a batch."""
         nbytes = self._queue.nbytes + self._batches.waiting_bytes
         queue = {"trajectories": self.queued, "bytes": nbytes, "capacity": self._credit.capacity}
-        uneven = {"slow_actors": self._named(self._credit.slow), "silent_actors": self._named(self._credit.silent)}
+        silent = [one for one in self._credit.silent if one.silent]
+        uneven = {
+            "slow_actors": named(self._credit.slow, lambda one: one.pace.seconds or 0.0),
+            "silent_actors": named(silent, lambda one: self._now - one.since),
+        }
         return self._fleet.summary() | {"queue": queue, "buffer": self.replayed.summary(), "ledger": self.ledger()} | uneven
-
-    def _named(self, holders: Sequence[Holder]) -> dict[str, float]:
-        """Seconds by actor id: since when each holds its credit, or, of one that is slow and not silent, what it usually takes."""
-        found = [holder for holder in holders[:MAX_NAMED] if isinstance(holder, Session)]
-        return {str(one.actor_id): self._now - one.since if one.silent else one.pace.seconds or 0.0 for one in found}
 
     def report(self) -> dict[str, Any]:
         """Everything the hub shows: cumulative counters, windows and each actor's detail."""
@@ -482,6 +482,12 @@ class IngestCore:
                 "credit_unused_seconds": self._now - session.since if session.credit else 0.0,
             }
         return found
+
+
+def named(holders: Iterable[Holder], seconds: Callable[[Session], float]) -> dict[str, float]:
+    """Seconds by actor id."""
+    sessions = (holder for holder in islice(holders, MAX_NAMED) if isinstance(holder, Session))
+    return {str(session.actor_id): seconds(session) for session in sessions}
 
 
 def epoch_of_monotonic() -> float:

@@ -81,7 +81,7 @@ class CreditLine:
         self._window_blocks = 1
         self._learner_waits = False
         self._lending = 0  # batches for which late credit is still not counted
-        self._looked_at = -float("inf")
+        self._looked_at = self._waits_since = 0.0
         self._delivered_at = 0.0  # when any session last used credit
         self.outstanding = self.late = 0
         self.slow: Sequence[Holder] = ()
@@ -94,7 +94,7 @@ class CreditLine:
 
     @property
     def bound(self) -> int:
-        """Rows that credit, late credit too, and queue may come to: while there are slow actors, one block of each actor more."""
+        """Rows that all credit and the queue may come to: while there are slow actors, one block of each actor more."""
         return self.capacity + (self._rows if self.late or self.slow else 0)
 
     def expect(self, batch_rows: int) -> None:
@@ -210,14 +210,16 @@ class CreditLine:
         Returns:
             The sessions that hold less than before, to be told.
         """
-        if now - self._looked_at < LOOK_EVERY_S:
+        passed = now - self._looked_at
+        if passed < LOOK_EVERY_S:
             return []
-        stood_still = now - self._looked_at if now - self._looked_at > STALLED_S else 0.0
+        stood_still = passed if passed > STALLED_S else 0.0
         self._looked_at = now
         present = [holder for holder in holders if holder.open]
-        usual = fleet_seconds(holder.pace for holder in present)
-        if usual is None:
-            return []
+        if not self._learner_waits:
+            self._waits_since = now
+        known = fleet_seconds(holder.pace for holder in present)
+        usual = self._unknown_pace(now) if known is None else known
         less = []
         for holder in present:
             holder.since = min(now, holder.since + stood_still)
@@ -228,6 +230,11 @@ class CreditLine:
         self.slow = [holder for holder in present if holder.slow]
         self.silent = [holder for holder in present if holder.silent]
         return less
+
+    def _unknown_pace(self, now: float) -> float:
+        """What stands for the fleet's pace while nobody has sent a block, perhaps because those who could have no credit."""
+        waited_long = now - self._waits_since > self._silent_after_s
+        return self._silent_after_s / PATIENCE if waited_long else float("inf")
 
     def _judge(self, holder: Holder, usual: float, now: float) -> None:
         own = holder.pace.seconds or 0.0

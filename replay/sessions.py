@@ -251,6 +251,7 @@ class DataSessions:
                 unsent_at_death=self._past.unsent_at_death + former.missing,
             )
         session = Session(hello.actor_id, hello.incarnation, hello.rows, route)
+        session.pace = session.pace if former is None else former.pace  # it is likely to be as fast as the one before it
         incarnation, alive = self._members.get(hello.actor_id, (-1, True))
         session.alive = alive or incarnation != hello.incarnation
         self._by_actor[hello.actor_id] = session

@@ -27,7 +27,6 @@ class Worker:
     done_at: float | None = None  # when its unroll ends; None while it waits for credit
     version: int = 0  # with which it unrolls
     made: int = 0
-    longest_s: float = 0.0  # from the beginning of an unroll to the beginning of the next
 
 
 @dataclass
