@@ -5,7 +5,7 @@ import pytest
 from tests.replay.uneven import NEVER, Fleet
 
 UNROLL_S, SLOW_S = 0.1, 10.0
-RUN_S = 32.0
+RUN_S = 24.0
 
 
 def fleet(*seconds: float, **settings: float) -> Fleet:
