@@ -11,7 +11,7 @@ import pytest
 from actors.settings import CogsEnv
 from deploy.cli.display import observer_for
 from deploy.cli.live import LiveObserver
-from deploy.cli.status import status_lines
+from deploy.cli.status import status_lines, uneven_lines
 from deploy.cli.summary import ledger_line, loss_table, return_text, summary_lines
 from recipes.observer import PlainObserver
 from recipes.result import Identity, compose
@@ -162,4 +162,13 @@ def test_status_shows_processes_also_while_the_server_is_still_starting() -> Non
     assert status_lines("/run", rows, answer)[1:3] == [
         "640 env steps trained in 10 learner steps, policy version 10, mean return 21.50",
         "1 of 2 actors live",
+    ]
+
+
+def test_status_names_silent_and_slow_actors_and_says_nothing_where_there_are_none() -> None:
+    assert uneven_lines({}) == []
+    fleet = {"silent_actors": {"3": 31.4}, "slow_actors": {"1": 8.06, "3": 9.0}}
+    assert uneven_lines(fleet) == [
+        "silent (heartbeats, no data): actor 3 for 31 s",
+        "slow (time for a block): actor 1 8.1 s, actor 3 9 s",
     ]
