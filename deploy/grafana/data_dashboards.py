@@ -137,7 +137,7 @@ FLEET = Dashboard(
         ),
         Panel(
             "Actors that fell silent or were replaced",
-            "In each interval, and how many send no data or are slow now; restarts that repeat mean an environment that raises.",
+            "In each interval, and how many are silent or slow now; restarts that repeat mean an environment that raises.",
             "none",
             [
                 Query("increase(oatmill_actors_expired_total[$__rate_interval])", "fell silent"),
