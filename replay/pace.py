@@ -10,22 +10,25 @@ KEPT = 5
 
 
 class Pace:
-    """One actor's times.
+    """One actor's times."""
 
-    Attributes:
-        seconds: what it usually takes from credit to block; None until its first block has come.
-    """
-
-    __slots__ = ("_recent", "seconds")
+    __slots__ = ("_recent", "_seconds")
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=KEPT)
-        self.seconds: float | None = None
+        self._seconds: float | None = None  # None until it is asked for after a block
 
     def took(self, seconds: float) -> None:
-        """Count a block."""
+        """Count a block. Cheap, for it is called for each."""
         self._recent.append(seconds)
-        self.seconds = sorted(self._recent)[(len(self._recent) - 1) // 2]
+        self._seconds = None
+
+    @property
+    def seconds(self) -> float | None:
+        """What the actor usually takes from credit to block; None until its first block has come."""
+        if self._seconds is None and self._recent:
+            self._seconds = sorted(self._recent)[(len(self._recent) - 1) // 2]
+        return self._seconds
 
 
 def fleet_seconds(paces: Iterable[Pace]) -> float | None:
@@ -34,5 +37,5 @@ def fleet_seconds(paces: Iterable[Pace]) -> float | None:
     It is not the median, so that one fast actor among three slow ones does not wait for them; and not the fastest actor's,
     so that a single odd one does not make all others slow.
     """
-    known = sorted(pace.seconds for pace in paces if pace.seconds is not None)
+    known = sorted(seconds for pace in paces if (seconds := pace.seconds) is not None)
     return known[(len(known) - 1) // 4] if known else None
