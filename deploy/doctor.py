@@ -40,8 +40,12 @@ MEANINGS = {
     "loss_spike": "a loss jumped far out of its recent range; the step before may have been too large",
     "non_finite": "updates with a loss or gradient that is not finite were left out",
     "checkpoint_failed": "the last checkpoint could not be written; the run could only go on from an older one",
+    "actor_silent": "an actor sends heartbeats and no trajectories, and the run goes on without it; events.jsonl and "
+    "`oatmill status` say which, and its log may say why",
 }
 """Of the red flags; docs/alerts.md has a section for each of their alerts."""
+NOT_ABOUT_LEARNING = ("checkpoint_failed", "actor_silent")
+"""Flags that say by themselves that something has to be mended."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,7 @@ def red_flags(patient: Patient) -> Iterator[Finding]:
     raised = Counter(flag for line in reports for flag in line.get("red_flags", ()))
     for flag, times in raised.items():
         text = f"{flag} in {times} of the last {len(reports)} reports: {MEANINGS.get(flag, 'not known to this version')}"
-        yield Finding(wrong=flag == "checkpoint_failed", topic="red flag", text=text)
+        yield Finding(wrong=flag in NOT_ABOUT_LEARNING, topic="red flag", text=text)
 
 
 def improves(patient: Patient) -> bool:

@@ -22,12 +22,13 @@ from learner.publish import pack
 from learner.quarantine import keep_batch
 from learner.reporting import Reporting
 from learner.setup import LearnerConfig, make_updater
+from learner.silent import silent_actors
 from learner.step import Record
 from protocol.awake import AwakeClock
 from protocol.batch import Batch
 from protocol.channels import BatchClient, ControlClient, Delivery, WeightsPublisher, Welcome
 from protocol.endpoints import write_endpoint
-from protocol.errors import RunError, UserError
+from protocol.errors import OatmillError, RunError, UserError
 from protocol.http import HttpServer, Pages
 from protocol.memory import MemoryLimit
 from protocol.watchdog import Watchdog
@@ -36,6 +37,8 @@ log = logging.getLogger("oatmill.learner")
 
 JOIN_TIMEOUT_S = 120.0
 POLL_S = 0.5
+ASK_S = 2.0
+"""The longest wait for the hub's answer when the run fails for want of data."""
 FLUSH_S = 5.0
 MAX_BAD_STEPS = 3
 
@@ -198,8 +201,17 @@ class Learner:
             if not all_in_time:
                 raise RunError(
                     f"no batch of {self.config.trainer.batch_size} trajectories arrived within "
-                    f"{self.config.trainer.data_timeout:g} s; look at the actors' logs, or raise trainer.data_timeout"
+                    f"{self.config.trainer.data_timeout:g} s; {self.who_is_silent()}look at the actors' logs, or raise "
+                    "trainer.data_timeout"
                 )
+
+    def who_is_silent(self) -> str:
+        """The actors that should have sent data, in words; nothing if the hub cannot say."""
+        try:
+            status = self.control.request("status", {}, ASK_S)
+        except OatmillError:
+            return ""
+        return silent_actors(status, self.config.trainer.data_timeout)
 
     def tell_hub(self) -> None:
         """Say that this process lives; a hub that was replaced is given the newest weights again."""
@@ -236,6 +248,7 @@ class Learner:
         priorities = None if record.priorities is None else record.priorities.cpu().numpy()
         self.batches.consumed(batch.batch_id, self.progress.policy_version, priorities)
         self.fleet = delivery.fleet
+        self.reporting.note_fleet(self.fleet, self.progress)
         self.reporting.note(record, self.progress, lag=lag[batch.fresh], replayed_lag=lag[~batch.fresh], rate=rate)
         if reported:
             self.report()

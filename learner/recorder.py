@@ -16,6 +16,7 @@ import numpy as np
 from learner.checkpoint import Progress
 from learner.redflags import FLAGS, Observation, RedFlags
 from learner.report import StepReport, explained_variance, plain
+from learner.silent import silence
 from learner.steering import Move
 from learner.writers import BackgroundWriters
 from protocol.files import NeededWrites, append_line
@@ -57,6 +58,7 @@ class Recorder:
     waited: float = 0.0  # seconds without a batch since the last report
     reported_at: float = 0.0
     failed_checkpoint: str = ""  # why the last one could not be written
+    silent: dict[str, str] = field(default_factory=dict)  # actors that send nothing, by id, and what there is to say of each
     lost_lines: int = 0
 
     def __post_init__(self) -> None:
@@ -127,6 +129,8 @@ class Recorder:
         """Write an event for each flag that is newly raised or cleared."""
         if self.failed_checkpoint:
             raised = raised | {"checkpoint_failed": self.failed_checkpoint}
+        if self.silent:
+            raised = raised | {"actor_silent": "; ".join(self.silent.values())}
         for flag in FLAGS:
             if (flag in raised) != (flag in self.raised):
                 event = "red_flag_raised" if flag in raised else "red_flag_cleared"
@@ -138,6 +142,22 @@ class Recorder:
         """Write an event for each coefficient that was moved."""
         for move in moves:
             self.event("coefficient_moved", **move._asdict(), learner_step=progress.learner_step)
+
+    def note_silent(self, seconds: Mapping[str, float], progress: Progress) -> None:
+        """Write an event for each actor that is newly silent, or no longer.
+
+        Args:
+            seconds: by actor id, for how long each has been.
+            progress: where the run is.
+        """
+        step = progress.learner_step
+        for actor in sorted(seconds.keys() - self.silent.keys()):
+            self.silent[actor] = reason = silence(actor, seconds[actor])
+            self.event("actor_silent", text=reason, actor=int(actor), reason=reason, learner_step=step)
+        for actor in sorted(self.silent.keys() - seconds.keys()):
+            del self.silent[actor]
+            text = f"actor {actor} is not silent any more: it has sent a trajectory, or has left"
+            self.event("actor_silent_no_more", text=text, actor=int(actor), learner_step=step)
 
     def event(self, event: str, **values: Any) -> None:
         """Add a line to events.jsonl; one with a `text` is shown to whoever watches the run."""

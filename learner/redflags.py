@@ -22,6 +22,7 @@ FLAGS = (
     "loss_spike",
     "non_finite",
     "checkpoint_failed",
+    "actor_silent",
 )
 
 WINDOW = 20

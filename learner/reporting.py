@@ -87,6 +87,11 @@ class Reporting:
             spent = min(1.0, progress.env_steps / self._config.trainer.total_timesteps)
             self.metrics.step(record, learning_rate=rate, version=progress.policy_version, progress=spent)
 
+    def note_fleet(self, fleet: Mapping[str, Any], progress: Progress) -> None:
+        """Take note of actors that send nothing; rank 0 only."""
+        if self.recorder is not None:
+            self.recorder.note_silent(fleet.get("silent_actors", {}), progress)
+
     def report(self, progress: Progress, *, rate: float, fleet: Mapping[str, Any]) -> None:
         """Reduce what was measured over all ranks; rank 0 writes it down."""
         report = self._reporter.report(self._updater.objective.coefs)

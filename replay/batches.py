@@ -145,6 +145,11 @@ class BatchServer:
         return self.waiting_rows == 0 or any(rank.asks and not rank.waiting for rank in self._ranks.values())
 
     @property
+    def starves(self) -> bool:
+        """Whether a rank asks and nothing is cut for it."""
+        return len(self._ranks) >= self.world > 0 and any(rank.asks and not rank.waiting for rank in self._ranks.values())
+
+    @property
     def part_rows(self) -> int:
         """Trajectories of one rank's part."""
         return self._batch_rows // self.world

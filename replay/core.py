@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import msgpack
@@ -25,7 +26,7 @@ from replay.assembly import Assembler, Part
 from replay.batches import BatchServer, Turned
 from replay.books import QUEUED, Rows
 from replay.buffer import NO_BUFFER, BufferSettings
-from replay.credit import CreditLine
+from replay.credit import SILENT_AFTER_S, CreditLine, Holder
 from replay.fleet import FleetStatistics
 from replay.journal import Journal
 from replay.ledger import Ledger
@@ -42,6 +43,8 @@ from replay.validation import Validator
 
 MAX_ACTORS_REPORTED = 1000
 """Actors whose detail is reported; the fleet's numbers hold all."""
+MAX_NAMED = 20
+"""Slow and silent actors that the learner is told the names of."""
 QUARANTINE_KEPT = 20
 """Bad messages of which the newest are reported, and kept until `replay.quarantine` takes them."""
 
@@ -56,6 +59,7 @@ class IngestSettings:
     max_policy_lag: int
     max_abs_reward: float
     buffer: BufferSettings = NO_BUFFER
+    silent_after: float = SILENT_AFTER_S
 
     @staticmethod
     def of(config: Mapping[str, Any]) -> IngestSettings:
@@ -78,6 +82,7 @@ class IngestSettings:
                 replay["priority_exponent"],
                 replay["importance_exponent"],
             ),
+            replay["silent_after"],
         )
 
 
@@ -112,7 +117,9 @@ class IngestCore:
     ) -> None:
         self._settings, self._epoch, self._asleep_s = settings, epoch, 0.0
         self.journal = Journal() if journal is None else journal
-        self._credit = CreditLine(batch_rows=settings.batch_rows, queue_batches=settings.queue_batches)
+        self._credit = CreditLine(
+            batch_rows=settings.batch_rows, queue_batches=settings.queue_batches, silent_after_s=settings.silent_after
+        )
         self._sessions = DataSessions(settings.unroll_length, self._credit, self.journal, server, admissions)
         self._queue = TrajectoryQueue()
         self._batches = BatchServer(settings.batch_rows, admissions, priorities=settings.buffer.prioritised)
@@ -384,6 +391,10 @@ class IngestCore:
                 self._batches.answer_snapshot(route, snapshot, values)
         self._snapshots = [entry for entry in self._snapshots if entry[3] >= self.journal.committed]
         self._cut_and_hand_out(now)
+        self._now = now
+        self._credit.learner_waits(self._batches.starves)
+        if not more:
+            self._sessions.look(now)
         self.replayed.turn(settled=settled)
 
     def _snapshot_values(self, version: int) -> dict[str, Any]:
@@ -430,6 +441,7 @@ class IngestCore:
         for part in parts:
             part.record = record
         self._batches.add(parts)
+        self._credit.cut()
         return True
 
     def _count_handed_out(self, parts: list[Part], now: float) -> None:
@@ -438,7 +450,7 @@ class IngestCore:
 
     def outgoing_data(self) -> list[tuple[bytes, Frames]]:
         """Everything for actors, to be sent now: acknowledgements are sent for what is held only."""
-        return self._sessions.outgoing(version=self.policy_version, queued=self.queued)
+        return self._sessions.outgoing(version=self.policy_version, queued=self.queued, now=self._now)
 
     def outgoing_batches(self) -> list[tuple[bytes, Frames]]:
         """Everything for the learner, to be sent now."""
@@ -453,7 +465,12 @@ class IngestCore:
         """What the learner reports beside a batch."""
         nbytes = self._queue.nbytes + self._batches.waiting_bytes
         queue = {"trajectories": self.queued, "bytes": nbytes, "capacity": self._credit.capacity}
-        return self._fleet.summary() | {"queue": queue, "buffer": self.replayed.summary(), "ledger": self.ledger()}
+        silent = [one for one in self._credit.silent if one.silent]
+        uneven = {
+            "slow_actors": named(self._credit.slow, lambda one: one.pace.seconds or 0.0),
+            "silent_actors": named(silent, lambda one: self._now - one.since),
+        }
+        return self._fleet.summary() | {"queue": queue, "buffer": self.replayed.summary(), "ledger": self.ledger()} | uneven
 
     def report(self) -> dict[str, Any]:
         """Everything the hub shows: cumulative counters, windows and each actor's detail."""
@@ -462,7 +479,9 @@ class IngestCore:
             "accepted": self._ledger.accepted - self._ledger.rejected,
             "rejected_by": self._ledger.rejected_by,
             "quarantine": list(self._quarantine),
-            "credit": self._credit.outstanding,
+            "credit": self._credit.outstanding + self._credit.late,
+            "slow_actors": len(self._credit.slow),
+            "silent_actors": len(self._credit.silent),
             "log": {
                 "bytes": self.journal.nbytes,
                 "stalled": self.journal.stalled,
@@ -492,8 +511,18 @@ class IngestCore:
                 "rejected": session.rejected,
                 "credit": session.credit,
                 "ended": session.ended,
+                "block_seconds": session.pace.seconds,
+                "slow": session.slow,
+                "silent": session.silent,
+                "credit_unused_seconds": self._now - session.since if session.credit else 0.0,
             }
         return found
+
+
+def named(holders: Iterable[Holder], seconds: Callable[[Session], float]) -> dict[str, float]:
+    """Seconds by actor id."""
+    sessions = (holder for holder in islice(holders, MAX_NAMED) if isinstance(holder, Session))
+    return {str(session.actor_id): seconds(session) for session in sessions}
 
 
 def epoch_of_monotonic() -> float:

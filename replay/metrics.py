@@ -174,6 +174,9 @@ def _summary(name: str, text: str, windows: Mapping[str, Any]) -> Metric:
 def _actors(snapshot: Snapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily("oatmill_actors_live", "Actors that send heartbeats.", snapshot.live)
     yield GaugeMetricFamily("oatmill_actors_expected", "Actors that there shall be.", snapshot.desired)
+    slow, silent = (snapshot.report.get(name, 0) for name in ("slow_actors", "silent_actors"))
+    yield GaugeMetricFamily("oatmill_actors_slow", "Actors that take over twice as long as the fleet for a block.", slow)
+    yield GaugeMetricFamily("oatmill_actors_silent", "Actors that send heartbeats and no data while others do.", silent)
     yield CounterMetricFamily("oatmill_actors_expired", "Actors that stopped to send heartbeats.", snapshot.expired)
     yield CounterMetricFamily("oatmill_actor_restarts", "Actors that took an earlier one's place.", snapshot.restarts)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from protocol import messages
 from protocol.codec import Buffer
+from replay.pace import Pace
 
 
 @dataclass(slots=True, eq=False)
@@ -21,6 +22,11 @@ class Session:
     held: int = 0  # the first one that may not be acknowledged yet
     credit: int = 0
     waits: bool = False
+    since: float = 0.0  # when it was given its credit, or sent its last block if that was later
+    pace: Pace = field(default_factory=Pace)
+    slow: bool = False  # it usually takes far longer than the fleet
+    late: bool = False  # so is what it holds now
+    silent: bool = False  # it holds credit and has sent nothing for very long
     serial: int = 0
     produced: int = 0
     evicted: int = 0

@@ -6,7 +6,7 @@ is taken, lower ones are acknowledged again, higher ones make the actor start ag
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from protocol import messages
@@ -17,7 +17,7 @@ from protocol.schemas import RunSchema
 from protocol.trajectory import BlockSize
 from replay.admissions import Admissions
 from replay.books import Books
-from replay.credit import CreditLine
+from replay.credit import CreditLine, Holder
 from replay.journal import Journal
 from replay.ledger import ActorTotals
 from replay.plausible import check_acknowledged, check_counts
@@ -264,6 +264,7 @@ class DataSessions:
                 unsent_at_death=self._past.unsent_at_death + former.missing,
             )
         session = Session(hello.actor_id, hello.incarnation, hello.rows, route)
+        session.pace = session.pace if former is None else former.pace  # it is likely to be as fast as the one before it
         incarnation, alive = self._members.get(hello.actor_id, (-1, True))
         session.alive = alive or incarnation != hello.incarnation
         self._by_actor[hello.actor_id] = session
@@ -296,7 +297,7 @@ class DataSessions:
             raise WireError("header_fields", f"expected produced to be at least {detail}, got {message.produced}")
         if message.first == session.next:
             self._due.setdefault(session.actor_id, (session, False))
-            if version < 0 or not self._credit.admit(session, rows, queued):
+            if version < 0 or not self._credit.admit(session, rows, queued, now):
                 return None  # its credit was taken back, or the hub is new too; it keeps the block until it has new credit
             self._credit.want(session)
             return Arrival(session, message, payload)
@@ -367,11 +368,19 @@ class DataSessions:
                 self._resize()
                 self._credit.want(session)
 
-    def outgoing(self, *, version: int, queued: int) -> list[tuple[bytes, Frames]]:
-        """Everything to be sent now: answers, and one acknowledgement with new credit for each session that has news."""
-        for holder in self._credit.grant(queued):
+    def look(self, now: float) -> None:
+        """Find out who is late, slow or silent. Call it when no message waits."""
+        self._tell(self._credit.look(self, now))
+
+    def _tell(self, holders: Iterable[Holder]) -> None:
+        """Have sessions told how much credit they have now."""
+        for holder in holders:
             assert isinstance(holder, Session), "only sessions stand in line"
             self._due.setdefault(holder.actor_id, (holder, False))
+
+    def outgoing(self, *, version: int, queued: int, now: float) -> list[tuple[bytes, Frames]]:
+        """Everything to be sent now: answers, and one acknowledgement with new credit for each session that has news."""
+        self._tell(self._credit.grant(queued, now))
         for session, resend in self._due.values():
             if not session.ended and session.actor_id not in self._unheld:
                 self._outgoing.append((session.route, self._ack(session, version, resend=resend)))

@@ -30,6 +30,9 @@ class ReplaySettings(Settings):
     max_policy_lag: int = Field(default=16, ge=0)
     """Trajectories from a policy that is more versions behind than this are dropped as stale, but never so many that no
     batch is left."""
+    silent_after: float = Field(default=30.0, gt=0)
+    """Seconds for which an actor may send no trajectory, while others do, before it is reported as silent: by an event, a red
+    flag, `oatmill status` and a metric. An actor whose trajectories are known to take long has more time."""
     fraction: float = Field(default=0.0, ge=0, le=0.95)
     """Part of each batch that is sampled from the replay buffer. The rest is fresh."""
     buffer_size: int = Field(default=2048, ge=1)

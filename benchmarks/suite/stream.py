@@ -132,7 +132,7 @@ class Receiver:
             if arrival is not None:
                 taken += self._take(arrival)
         self._sessions.committed()
-        for route, message in self._sessions.outgoing(version=0, queued=0):
+        for route, message in self._sessions.outgoing(version=0, queued=0, now=time.monotonic()):
             self._socket.send(route, message)
         return taken
 

@@ -73,7 +73,16 @@ def progress_lines(answer: Mapping[str, Any] | None) -> list[str]:
         f"{learner.get('env_steps', 0):,} env steps trained in {learner.get('learner_step', 0):,} learner steps, "
         f"policy version {answer['policy_version']}, mean return {'-' if mean is None else format(mean, '.2f')}",
         f"{answer['live']} of {answer['desired_actors']} actors live",
+        *uneven_lines(fleet),
     ]
+
+
+def uneven_lines(fleet: Mapping[str, Any]) -> list[str]:
+    """The actors that are silent, and those that are far slower than the others; no line where there are none."""
+    silent = [f"actor {number} for {seconds:.0f} s" for number, seconds in fleet.get("silent_actors", {}).items()]
+    slow = [f"actor {number} {seconds:.2g} s" for number, seconds in fleet.get("slow_actors", {}).items()]
+    lines = [f"silent (heartbeats, no data): {', '.join(silent)}"] if silent else []
+    return [*lines, f"slow (time for a block): {', '.join(slow)}"] if slow else lines
 
 
 def status_lines(folder: str, rows: Sequence[Mapping[str, Any]], answer: Mapping[str, Any] | None) -> list[str]:

@@ -63,6 +63,7 @@ def top(
 
 def fleet_lines(folder: Path, *, going_on: bool) -> list[str]:
     """What the hub says of actors and data; that the run has ended where it has."""
+    from deploy.cli.status import uneven_lines  # noqa: PLC0415
     from recipes.hub_line import hub_line  # noqa: PLC0415
     from recipes.run_folder import keys_of, read_json  # noqa: PLC0415
 
@@ -78,7 +79,8 @@ def fleet_lines(folder: Path, *, going_on: bool) -> list[str]:
     return [
         f"actors {status['live']} of {status['desired_actors']} live   produced {ledger.get('produced', 0):,}   "
         f"trained {ledger.get('trained', 0):,}   queued {ledger.get('queued', 0):,}   dropped {dropped:,}   "
-        f"lost {ledger.get('lost', 0):,}"
+        f"lost {ledger.get('lost', 0):,}",
+        *uneven_lines(status.get("fleet", {})),
     ]
 
 

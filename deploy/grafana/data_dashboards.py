@@ -137,11 +137,13 @@ FLEET = Dashboard(
         ),
         Panel(
             "Actors that fell silent or were replaced",
-            "In each interval; restarts that repeat mean an environment that raises.",
+            "In each interval, and how many are silent or slow now; restarts that repeat mean an environment that raises.",
             "none",
             [
                 Query("increase(oatmill_actors_expired_total[$__rate_interval])", "fell silent"),
                 Query("increase(oatmill_actor_restarts_total[$__rate_interval])", "replaced"),
+                Query("oatmill_actors_silent", "send no data"),
+                Query("oatmill_actors_slow", "are slow"),
             ],
             low=0,
         ),

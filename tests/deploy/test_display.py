@@ -12,7 +12,7 @@ import pytest
 from actors.settings import CogsEnv
 from deploy.cli.display import observer_for
 from deploy.cli.live import LiveObserver
-from deploy.cli.status import status_lines
+from deploy.cli.status import status_lines, uneven_lines
 from deploy.cli.summary import ledger_line, loss_table, return_text, summary_lines
 from recipes.observer import PlainObserver
 from recipes.result import Identity, compose
@@ -208,3 +208,12 @@ def test_a_resumed_run_that_was_stopped_before_it_came_to_anything_has_a_summary
         in text
     )
     assert "no episode has ended yet" in text
+
+
+def test_status_names_silent_and_slow_actors_and_says_nothing_where_there_are_none() -> None:
+    assert uneven_lines({}) == []
+    fleet = {"silent_actors": {"3": 31.4}, "slow_actors": {"1": 8.06, "3": 9.0}}
+    assert uneven_lines(fleet) == [
+        "silent (heartbeats, no data): actor 3 for 31 s",
+        "slow (time for a block): actor 1 8.1 s, actor 3 9 s",
+    ]

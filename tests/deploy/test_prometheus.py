@@ -45,6 +45,7 @@ def test_the_alerts_are_the_promised_ones() -> None:
         "ExplainedVarianceNegative",
         "LossSpike",
         "ActorsMissing",
+        "ActorSilent",
         "ReplayStarved",
         "ReplayFull",
         "PolicyLagHigh",

@@ -172,7 +172,7 @@ def test_every_rule_has_its_name_in_the_list() -> None:
     found = set(raised(*[HEALTHY] * SPIKE_HISTORY, *[replace(HEALTHY, **worst)] * NEGATIVE_REPORTS))
     assert found == {"entropy_collapsed", "explained_variance_negative", "non_finite"}
     assert found < set(FLAGS)
-    assert len(set(FLAGS)) == 8
+    assert len(set(FLAGS)) == 9
 
 
 def blamed(*observations: Observation) -> dict[str, str]:

@@ -25,6 +25,8 @@ BAD = Faults(
     reconnect=0.01,
     slow_learner=0.2,
     greedy=0.2,
+    slow=0.15,
+    silent=0.1,
 )
 BAD_S, GOOD_S = 12.0, 12.0
 
@@ -49,10 +51,10 @@ class Promises:
     def __call__(self, run: Simulation) -> None:
         """Look at one moment."""
         check_ledger(run.core.ledger())
-        now, capacity, returned = run.budget()
-        # Over capacity only by what came back from a dead learner, or because the actor with the largest blocks has left.
-        keep(now <= max(capacity, self.before + returned), f"G4: {now} rows are out or queued, {capacity} may be")
-        keep(run.core._credit.outstanding >= 0, "G4: credit is not negative")
+        now, most, returned = run.budget()
+        # Over it only by what came back from a dead learner, or because who was slow or had the largest blocks has left.
+        keep(now <= max(most, self.before + returned), f"G4: {now} rows are out or queued, {most} may be")
+        keep(min(run.core._credit.outstanding, run.core._credit.late) >= 0, "G4: credit is not negative")
         self.before = now
         if run.batches > self.batches:
             self.batches = run.batches

@@ -30,6 +30,7 @@ from tests.replay.blocks import SCHEMA, block
 
 STEPS = 2
 TICK_S = 0.1
+SILENT_AFTER_S = 3.0
 
 
 @dataclass
@@ -42,6 +43,9 @@ class Actor:
     peer: TrajectorySenderPeer
     unroll_s: float
     greedy: bool = False
+    delay_s: float = 0.0  # from the beginning of an unroll to its block; inf for an actor that sends none
+    began: float | None = None  # its unroll; None between two
+    version: int = 0  # that it unrolls with
     connection: int = 0  # grows with every reconnect
     next_unroll: float = 0.0
     paused_until: float = 0.0
@@ -95,6 +99,8 @@ class Faults:
     reconnect: float = 0.0
     slow_learner: float = 0.0  # chance of each learner
     greedy: float = 0.0  # chance of each actor to send more than it has credit for
+    slow: float = 0.0  # chance of each actor but the first to take a hundred times as long for its blocks, for good
+    silent: float = 0.0  # chance of each actor but the first to send no block at all, for good
 
 
 @dataclass
@@ -127,11 +133,13 @@ class Simulation:
         self.taste = Random(f"sampling {self.seed}")  # its own, so that what it decides changes nothing else
         sampling, most = self.taste.choice(("uniform", "prioritised")), self.taste.choice((0, 0, 2))
         buffer = BufferSettings(fraction, 2 * self.batch_rows, 2**20, eviction, most, self.seed, sampling)
-        self.core = IngestCore(IngestSettings(STEPS, self.batch_rows, queue_batches, max_lag, 1e6, buffer))
+        settings = IngestSettings(STEPS, self.batch_rows, queue_batches, max_lag, 1e6, buffer, silent_after=SILENT_AFTER_S)
+        self.core = IngestCore(settings)
         self._spy()
         self.members: dict[int, tuple[int, bool]] = {}
         self.heard: dict[int, float] = {}
         self._rows: dict[int, int] = {}  # of each actor's blocks; the same for all its incarnations
+        self._delays: dict[int, float] = {}  # of each actor's blocks; the same for all its incarnations
         self.unfenced = 0  # trajectories of an incarnation that were stored after its successor had come
         when_full = self.random.choice(("block", "drop_oldest"))
         self.when_full = when_full
@@ -182,7 +190,15 @@ class Simulation:
             when_full=self.when_full,  # type: ignore[arg-type]
         )
         greedy = self.random.random() < self.faults.greedy
-        return Actor(number, incarnation, rows, peer, self.random.uniform(0.01, 0.5), greedy)
+        unroll_s = self.random.uniform(0.01, 0.5)
+        return Actor(number, incarnation, rows, peer, unroll_s, greedy, self._delays.setdefault(number, self._delay()))
+
+    def _delay(self) -> float:
+        """Of an actor's blocks: none, long, or endless. The first actor, which all others need, has none."""
+        kind = self.taste.random() if self._delays else 1.0
+        if kind < self.faults.silent:
+            return float("inf")
+        return 100 * self.taste.uniform(0.01, 0.5) if kind < self.faults.silent + self.faults.slow else 0.0
 
     def _learner(self, number: int) -> Learner:
         resumed_from = self.random.randint(-1, self.version)
@@ -251,13 +267,18 @@ class Simulation:
             return
         if actor.greedy:
             actor.peer._limit = max(actor.peer._limit, actor.peer._acknowledged + 4 * actor.rows)
-        if actor.peer.ready and self.now >= actor.next_unroll:
-            version = max(0, actor.peer.newest_version)
-            actor.peer.offer(block(actor.rows, steps=STEPS, version=version, mark=actor.mark, first=actor.made))
-            actor.made += actor.rows
-            actor.next_unroll = self.now + actor.unroll_s
+        self._unroll(actor)
         for frames in actor.peer.send(self.now):
             self._to_ingest(actor, frames)
+
+    def _unroll(self, actor: Actor) -> None:
+        """Offer a block: a fast actor has it at once and makes the next one later, a slow one needs its time for it."""
+        if actor.peer.ready and actor.began is None and self.now >= actor.next_unroll:
+            actor.began, actor.version = self.now, max(0, actor.peer.newest_version)
+        if actor.began is not None and self.now >= actor.began + actor.delay_s:
+            actor.peer.offer(block(actor.rows, steps=STEPS, version=actor.version, mark=actor.mark, first=actor.made))
+            actor.made += actor.rows
+            actor.began, actor.next_unroll = None, self.now + actor.unroll_s
 
     def _step_learner(self) -> None:
         learner = self.learner
@@ -370,6 +391,7 @@ class Simulation:
             check(self)
 
     def budget(self) -> tuple[int, int, int]:
-        """(credit and queue now, what they may come to, and what has returned from the learner since the last call)."""
+        """(credit and queue now, the most they may come to, and what has returned from the learner since the last call)."""
         returned, self._returned = self._returned, 0
-        return self.core._credit.outstanding + self.core.queued, self.core._credit.capacity, returned
+        credit = self.core._credit
+        return credit.outstanding + credit.late + self.core.queued, credit.bound, returned

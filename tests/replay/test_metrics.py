@@ -56,6 +56,8 @@ NAMES = {
     "oatmill_replay_age_seconds_sum",
     "oatmill_actors_live",
     "oatmill_actors_expected",
+    "oatmill_actors_slow",
+    "oatmill_actors_silent",
     "oatmill_actors_expired_total",
     "oatmill_actor_restarts_total",
     "oatmill_transit_seconds_bucket",

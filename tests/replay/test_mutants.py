@@ -85,15 +85,15 @@ def budget_as_promised(run: Any) -> tuple[int, int, int]:
     """The simulation's, with the capacity that there should be."""
     returned, run._returned = run._returned, 0
     credit = run.core._credit
-    return credit.outstanding + run.core.queued, credit._base + credit._largest - 1, returned
+    return credit.outstanding + credit.late + run.core.queued, credit.bound - 21, returned
 
 
 def admits_without_credit(patch: pytest.MonkeyPatch) -> None:
     """What has no credit is stored all the same."""
     original = CreditLine.admit
 
-    def mutant(self: CreditLine, holder: Any, rows: int, queued: int) -> bool:
-        return original(self, holder, rows, queued) or True
+    def mutant(self: CreditLine, holder: Any, rows: int, queued: int, now: float) -> bool:
+        return original(self, holder, rows, queued, now) or True
 
     patch.setattr(CreditLine, "admit", mutant)
 
