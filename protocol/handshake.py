@@ -54,7 +54,7 @@ class Handshake:
         self.failure = ""
         self._refused_since: float | None = None
         self._connected_at: float | None = None
-        self._closed = 0
+        self._closed: list[float] = []
         self._pause, self._again_at = AGAIN_S, float("inf")
         self._probe_at = 0.0
 
@@ -74,7 +74,7 @@ class Handshake:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self.up, self.failure, self._pause = True, "", AGAIN_S
             self._refused_since = self._connected_at = None
-            self._closed = 0
+            self._closed.clear()
         elif event == zmq.EVENT_CONNECTED:
             self._connected_at = now
             self.failure = self.failure if self._refused_since else ""
@@ -87,7 +87,8 @@ class Handshake:
 
     def _take_failure(self, event: int, value: int, now: float) -> None:
         if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-            self._closed += value in CLOSED and now - (self._connected_at or now) < AT_ONCE_S
+            if value in CLOSED and now - (self._connected_at or now) < AT_ONCE_S:
+                self._closed.append(now)
             return
         self.failure = self._untrusted if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH else self._other_mechanism
         self._refused_since = self._refused_since or now
@@ -101,7 +102,8 @@ class Handshake:
         if self._refused_since is not None:
             return self.failure if now - self._refused_since >= PATIENCE_S else ""
         waits = self._connected_at is not None and now - self._connected_at >= PATIENCE_S
-        if (waits or self._closed >= CLOSED_TIMES) and now >= self._probe_at:
+        closed = len(self._closed) >= CLOSED_TIMES and now - self._closed[0] >= PATIENCE_S
+        if (waits or closed) and now >= self._probe_at:
             self._probe_at = now + PROBE_EVERY_S
             return self._look_at_port(first_words(self._address), closed=not waits)
         return ""

@@ -73,19 +73,18 @@ def answer(address: str, keys: ClientKeys | None, *, role: Role = "operator", wi
     return f"{type(error.value).__name__}: {error.value}"
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("scheme", ["tcp", "ipc"])
 @pytest.mark.parametrize("case", SAID)
-def test_a_client_with_wrong_or_missing_keys_is_told_so_within_two_seconds(
+def test_a_client_with_wrong_or_missing_keys_is_told_so(
     stack: ExitStack, keys: ServerKeys, tmp_path: Path, case: str, scheme: str
 ) -> None:
     shown = {"no key": None, "unknown key": new_keys(keys.public), "another server's key": new_keys(zmq.curve_keypair()[0])}
     asked = f"ipc://{tmp_path}/socket" if scheme == "ipc" else "tcp://127.0.0.1:0"
     _, address = listen(stack, None if case == "server without keys" else keys, asked)
-    began = time.monotonic()
     assert answer(address, shown.get(case, keys.as_client())).startswith(
         f"JoinRefusedError: the server at {address} {SAID[case]}"
     )
-    assert time.monotonic() - began < 3.5  # a test's machine is a busy one
 
 
 @pytest.fixture
@@ -94,13 +93,14 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handshake, "PATIENCE_S", 0.3)
 
 
-@pytest.mark.usefixtures("impatient")
-def test_an_actor_that_joins_is_told_too(stack: ExitStack, keys: ServerKeys) -> None:
+def test_an_actor_that_joins_is_told_so_within_two_seconds(stack: ExitStack, keys: ServerKeys) -> None:
     _, address = listen(stack, keys)
+    began = time.monotonic()
     client = ControlClient(address, role="actor", description={}, keys=None)
     stack.callback(client.close)
     with pytest.raises(JoinRefusedError, match="asks for a key and this process has none"):
         client.join(20.0)
+    assert handshake.PATIENCE_S <= time.monotonic() - began < 3.5  # a test's machine is a busy one
 
 
 @pytest.mark.usefixtures("impatient")
@@ -237,6 +237,7 @@ def test_a_connection_that_is_closed_without_a_word_is_told_by_the_servers_mecha
     for _ in range(handshake.CLOSED_TIMES):
         client.handshake._take(zmq.EVENT_CONNECTED, 0, 1.0)
         client.handshake._take(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, errno.EPIPE, 1.1)
-    found = client.handshake.trouble(1.2)
+    assert client.handshake.trouble(1.2) == ""
+    found = client.handshake.trouble(1.2 + handshake.PATIENCE_S)
     assert said in found
     assert bool(said) == bool(found)
