@@ -235,10 +235,6 @@ def serve(options: Namespace, ingest: IngestProcess, ending: Ending) -> int:
         addresses = bind_addresses(options.listen, insecure=options.insecure or keys is not None)
         stranger = None if keys is None else new_keys(keys.public)
         probe = b"" if stranger is None else stranger.public
-        if (note := too_few(descriptor_limit(), SOCKETS_A_PROCESS, config["actors"].get("count", 0))) is not None:
-            _log.warning(note)
-        if (note := open_to_others(options.listen, keyed=keys is not None)) is not None:
-            _log.warning(note)
         hub = Hub(
             config,
             addresses,
@@ -253,7 +249,7 @@ def serve(options: Namespace, ingest: IngestProcess, ending: Ending) -> int:
             sockets = {**endpoints, "control": hub.control, **hub.core.endpoints}
             check_keys(sockets, own=keys.as_client(), stranger=stranger)
         http = open_http(config, hub, ingest.pid)
-        announce = announcement(options, hub, http.url)
+        announce = announcement(options, hub, http.url, notes_on(config, options))
         return hub.run(ingest.link, ending, announce)
     finally:
         ingest.end()
@@ -279,7 +275,16 @@ def open_http(config: dict[str, Any], hub: Hub, ingest: int) -> HttpServer:
     return HttpServer(config["metrics"]["host"], config["metrics"]["port"], pages)
 
 
-def announcement(options: Namespace, hub: Hub, metrics: str) -> Callable[[], None]:
+def notes_on(config: dict[str, Any], options: Namespace) -> list[str]:
+    """What whoever started this role should know, a line each."""
+    notes = (
+        too_few(descriptor_limit(), SOCKETS_A_PROCESS, config["actors"].get("count", 0)),
+        open_to_others(options.listen, keyed=options.keys is not None),
+    )
+    return [note for note in notes if note is not None]
+
+
+def announcement(options: Namespace, hub: Hub, metrics: str, notes: list[str]) -> Callable[[], None]:
     """What is done once actors and learner can come."""
 
     def announce() -> None:
@@ -289,6 +294,8 @@ def announcement(options: Namespace, hub: Hub, metrics: str) -> Callable[[], Non
             working = options.port_file.with_suffix(".tmp")
             working.write_text(f"{hub.control}\n")
             working.rename(options.port_file)
+        for note in notes:
+            _log.warning(note)
         _log.info("ready: control %s, metrics %s", hub.control, metrics)
 
     return announce
