@@ -264,10 +264,6 @@ def serve(options: Namespace, ingest: IngestProcess, ending: Ending) -> int:
         if replaced:
             _log.warning("%s", replaced)
             Events(options.run_dir).add("state_replaced", text=replaced)
-        if (note := too_few(descriptor_limit(), SOCKETS_A_PROCESS, config["actors"].get("count", 0))) is not None:
-            _log.warning(note)
-        if (note := open_to_others(options.listen, keyed=keys is not None)) is not None:
-            _log.warning(note)
         hub = Hub(
             config,
             addresses,
@@ -283,7 +279,7 @@ def serve(options: Namespace, ingest: IngestProcess, ending: Ending) -> int:
             sockets = {**endpoints, "control": hub.control, **hub.core.endpoints}
             check_keys(sockets, own=keys.as_client(), stranger=stranger)
         http = open_http(config, hub, ingest.pid)
-        announce = announcement(options, hub, http.url)
+        announce = announcement(options, hub, http.url, notes_on(config, options))
         return hub.run(ingest.link, ending, announce)
     finally:
         ingest.end()
@@ -336,7 +332,16 @@ def open_http(config: dict[str, Any], hub: Hub, ingest: int) -> HttpServer:
     return HttpServer(config["metrics"]["host"], config["metrics"]["port"], pages)
 
 
-def announcement(options: Namespace, hub: Hub, metrics: str) -> Callable[[], None]:
+def notes_on(config: dict[str, Any], options: Namespace) -> list[str]:
+    """What whoever started this role should know, a line each."""
+    notes = (
+        too_few(descriptor_limit(), SOCKETS_A_PROCESS, config["actors"].get("count", 0)),
+        open_to_others(options.listen, keyed=options.keys is not None),
+    )
+    return [note for note in notes if note is not None]
+
+
+def announcement(options: Namespace, hub: Hub, metrics: str, notes: list[str]) -> Callable[[], None]:
     """What is done once actors and learner can come."""
 
     def announce() -> None:
@@ -344,6 +349,8 @@ def announcement(options: Namespace, hub: Hub, metrics: str) -> Callable[[], Non
         write_endpoint(options.run_dir, "replay", content)
         if options.port_file is not None:
             write_file(options.port_file, f"{hub.control}\n")
+        for note in notes:
+            _log.warning(note)
         _log.info("ready: control %s, metrics %s", hub.control, metrics)
 
     return announce
