@@ -61,7 +61,8 @@ def write_file(path: Path, content: str | bytes, *, sync: bool = False) -> None:
     """
     working = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        descriptor = os.open(working, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
+        working.unlink(missing_ok=True)  # what a killed process of this id has left keeps its mode
+        descriptor = os.open(working, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             if sync:

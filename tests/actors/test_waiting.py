@@ -30,7 +30,6 @@ def actor_with(receiver: Receiver, **sender: Any) -> Actor:
         "policy": SimpleNamespace(version=3),
         "unroller": SimpleNamespace(env_steps=0, episodes=0),
         "stop": SimpleNamespace(is_set=False),
-        "heart": SimpleNamespace(beat=nothing),
     }
     return Actor(**parts)
 

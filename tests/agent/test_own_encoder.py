@@ -74,7 +74,11 @@ def test_a_module_that_gives_the_width_is_the_networks_encoder(function: str) ->
         ),
         ("doubles", r"got torch\.float64 \[2, 4\]$"),
         ("text", r"must return a torch\.nn\.Module, got str$"),
-        ("raises", r"^agent\.encoder=own_encoder_module:raises raised KeyError: 'lost'; expected it to return"),
+        (
+            "raises",
+            r"^agent\.encoder=own_encoder_module:raises raised KeyError: 'lost' "
+            r"\(own_encoder_module\.py:\d+, in raises\); expected it to return",
+        ),
         ("wrong_input", r"raised RuntimeError: .* on float32 observations of shape \[2, 4\]$"),
         ("normed", r"keeps 1\.num_batches_tracked, 1\.running_mean, 1\.running_var beside its parameters"),
         ("kept", r"keeps shift beside its parameters"),

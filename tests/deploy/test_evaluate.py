@@ -27,7 +27,8 @@ def checkpoint(folder: Path, how: str, when: str) -> str:
     folder.mkdir()
     save_file({name: value.detach() for name, value in AgentModel(spec).named_parameters()}, folder / MODEL_FILE)
     settings.env = FactoryEnv(factory=FACTORY, kwargs={"how": how, "when": when})
-    manifest = {"learner_step": 3, "env_steps": 192, "agent": spec.to_dict(), "settings": settings.to_dict()}
+    progress = {"learner_step": 3, "env_steps": 192, "policy_version": 3}
+    manifest = progress | {"agent": spec.to_dict(), "settings": settings.to_dict()}
     manifest["files"] = {MODEL_FILE: file_digest(folder / MODEL_FILE)}
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return str(folder)

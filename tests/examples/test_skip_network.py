@@ -56,6 +56,6 @@ def test_environment_and_network_of_ones_own_are_trained_and_played(tmp_path: Pa
     assert shown.returncode == 0, shown.stderr
     assert json.loads(shown.stdout)["episode_return"]["n"] > 0
     assert list((tmp_path / "run").glob("events.out.tfevents.*"))
-    played = oatmill(ROOT, "eval", str(tmp_path / "run"), "--episodes", "3", "--json")
+    played = oatmill(ROOT, "eval", str(tmp_path / "run"), "--trust", "--episodes", "3", "--json")
     assert played.returncode == 0, played.stderr
     assert json.loads(played.stdout)["episode_return"]["n"] == 3

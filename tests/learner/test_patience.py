@@ -40,7 +40,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch, seconds: list[float]) -> Learner:
     learner.batches = Batches(pass_time, seconds)
     learner.watchdog = SimpleNamespace(beat=lambda: None)
     learner.ranks = SimpleNamespace(world_size=1, lowest=lambda *flags: flags)
-    learner.control = SimpleNamespace(state=SimpleNamespace(stop=False))
+    learner.control = SimpleNamespace(state=SimpleNamespace(stop=False), request=lambda *_: {})
     learner.tell_hub = lambda: None
     learner.stop_asked = False
     return learner  # type: ignore[no-any-return]

@@ -38,7 +38,8 @@ def save_run(folder: Path, settings: RunSettings) -> Path:
     checkpoint = folder / "checkpoints" / "step-3"
     checkpoint.mkdir(parents=True)
     save_file({name: value.detach() for name, value in AgentModel(spec).named_parameters()}, checkpoint / MODEL_FILE)
-    manifest: dict[str, Any] = {"learner_step": 3, "env_steps": 192, "agent": spec.to_dict(), "settings": settings.to_dict()}
+    progress = {"learner_step": 3, "env_steps": 192, "policy_version": 3}
+    manifest: dict[str, Any] = progress | {"agent": spec.to_dict(), "settings": settings.to_dict()}
     manifest["files"] = {MODEL_FILE: file_digest(checkpoint / MODEL_FILE)}
     (checkpoint / MANIFEST).write_text(json.dumps(manifest))
     (folder / "checkpoints" / "latest").symlink_to("step-3")
@@ -101,7 +102,7 @@ def test_a_vector_env_with_a_number_of_copies_of_its_own_is_evaluated_with_all_o
     settings = cartpole.settings()
     settings.env = own("Scripted", mode="SAME_STEP")
     settings.actors.envs_per_actor = 2
-    result = evaluate_checkpoint(save_run(tmp_path, settings), episodes=10, deterministic=True, seed=0)
+    result = evaluate_checkpoint(save_run(tmp_path, settings), episodes=10, deterministic=True, seed=0, trust=True)
     assert result.episode_return == {"mean": 19.5, "std": 16.5, "n": 10}  # five of 3 and five of 36
     assert result.episode_length == 2.5
 

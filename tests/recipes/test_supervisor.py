@@ -42,6 +42,9 @@ class Process:
     def kill(self) -> None:
         self.exit_code = -9
 
+    kill_known = kill
+    has_family = False
+
     def wait(self, _deadline: float) -> bool:
         return True
 

@@ -52,7 +52,8 @@ def save_checkpoint(folder: Path, manifest: dict[str, Any]) -> Path:
     settings = cartpole.settings()
     spec = AgentSpec(describe(settings.env)[0], settings.agent)
     save_file({name: value.detach() for name, value in AgentModel(spec).named_parameters()}, folder / MODEL_FILE)
-    base = {"learner_step": 3, "env_steps": 192, "agent": spec.to_dict(), "settings": settings.to_dict()}
+    progress = {"learner_step": 3, "env_steps": 192, "policy_version": 3}
+    base = progress | {"agent": spec.to_dict(), "settings": settings.to_dict()}
     whole = base | manifest | {"files": {MODEL_FILE: file_digest(folder / MODEL_FILE)}}
     (folder / MANIFEST).write_text(json.dumps(whole))
     return folder
@@ -168,4 +169,4 @@ def test_a_run_is_gone_on_with_only_if_the_command_names_its_code_too(
 def test_what_the_command_line_names_again_needs_no_trust(tmp_path: Path) -> None:
     folder = resumable(tmp_path / "run", OWN_ENV)
     run = resolve_run("cartpole", ["env.factory=mine:make"], preset=None, config=None, flags={}, resumed=folder)
-    assert run.settings.to_dict()["env"] == OWN_ENV["env"] | {"kwargs": {}}
+    assert run.settings.to_dict()["env"] == OWN_ENV["env"] | {"kwargs": {}, "channels": "auto"}
