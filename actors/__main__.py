@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from actors.settings import ActorSettings, EnvSettings
 from actors.stopping import StopSignal
 from agent.settings import AgentSettings
-from protocol.apart import in_words
-from protocol.errors import OatmillError, SettingsError, UserError, one_line
-from protocol.joining import joining_config
-from protocol.keys import client_keys
-from protocol.leaving import leave
+from oatmill.children.apart import in_words
+from oatmill.children.leaving import leave
+from oatmill.errors import OatmillError, SettingsError, UserError, one_line
+from oatmill.settings.flat import joining_config
+from protocol.security.keys import client_keys
 
 log = logging.getLogger("oatmill.actor")
 

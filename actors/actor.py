@@ -13,21 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from actors.alive import heartbeat_file
-from actors.environment import Environment, first_observations, make_environment
+from actors.environments.base import Environment, first_observations
+from actors.environments.make import make_environment
+from actors.heartbeat import heartbeat_file
 from actors.policy import ActingPolicy
 from actors.settings import ActorSettings, EnvSettings
 from actors.stopping import StopSignal
 from actors.unroll import Unroller
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
-from protocol.awake import AwakeClock
+from oatmill.errors import PeerLostError, RunError
+from oatmill.process.awake_clock import AwakeClock
+from oatmill.process.memory import MemoryLimit
+from oatmill.process.watchdog import Watchdog
 from protocol.channels import ControlClient, TrajectorySender, WeightsReceiver, Welcome
-from protocol.errors import PeerLostError, RunError
-from protocol.keys import ClientKeys
-from protocol.memory import MemoryLimit
-from protocol.trajectory import Schema
-from protocol.watchdog import Watchdog
+from protocol.data.trajectory import Schema
+from protocol.security.keys import ClientKeys
 
 log = logging.getLogger("oatmill.actor")
 

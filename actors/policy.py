@@ -11,8 +11,8 @@ import torch
 from agent.model import AgentModel, acting_layout
 from agent.packing import load_packed
 from agent.spec import AgentSpec
-from protocol.trajectory import Array
-from protocol.weights import Layout, Weights
+from protocol.data.trajectory import Array
+from protocol.data.weights import Layout, Weights
 
 SMALLEST_WAIT = np.float32(2.0**-24)  # a draw of 0 would win whatever the logits say
 

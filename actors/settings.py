@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from protocol.settings import Settings
+from oatmill.settings.base import Settings
 
 
 class GymnasiumEnv(Settings):

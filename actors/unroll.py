@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actors.environment import (
+from actors.environments.base import (
     Environment,
     Episode,
     Step,
@@ -19,8 +19,8 @@ from actors.environment import (
     warn_of_equal_streams,
 )
 from actors.policy import Acted, ActingPolicy
-from protocol.errors import OatmillError, RunError, one_line
-from protocol.trajectory import Array, TrajectoryBlock
+from oatmill.errors import OatmillError, RunError, one_line
+from protocol.data.trajectory import Array, TrajectoryBlock
 
 LOOK_STEPS = 9
 """So many of the first observations of a run are looked at for copies that all give the same."""

@@ -13,8 +13,8 @@ from agent.heads import orthogonal_init
 from agent.own_encoder import make_own_encoder
 from agent.sparse_bag import sparse_bag
 from agent.spec import AgentSpec
-from protocol.errors import UserError
-from protocol.spaces import ObservationSpace
+from oatmill.errors import UserError
+from protocol.data.spaces import ObservationSpace
 
 PAD_LOCATION = 255
 GLOBAL_LOCATION = 254

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from agent import distribution
 from agent.model import AgentModel
 from agent.spec import AgentSpec
-from protocol.errors import UserError, one_line
-from protocol.trajectory import Array
-from protocol.trust import untrusted
+from oatmill.errors import UserError, one_line
+from oatmill.trust import untrusted
+from protocol.data.trajectory import Array
 
 MANIFEST = "manifest.json"
 MODEL_FILE = "model.safetensors"

@@ -17,8 +17,8 @@ from agent.distribution import action_columns
 from agent.encoders import make_trunk_encoder
 from agent.heads import LatentHead, PartHead, make_codec, orthogonal_init, zero_init
 from agent.spec import AgentSpec
-from protocol.trajectory import Array
-from protocol.weights import Layout, layout_of
+from protocol.data.trajectory import Array
+from protocol.data.weights import Layout, layout_of
 
 POLICY_GAIN = 0.01  # a near-uniform first policy
 NOT_ACTING = ("transition.", "model_")
@@ -238,7 +238,7 @@ class AgentModel(nn.Module):
         """K latent steps from every step, along the actions really taken.
 
         Where t + k - 1 lies behind the last action, that stands in; such predictions are masked by whoever reads them
-        (`learner.masks`).
+        (`learner.nodes.masks`).
         """
         columns = action_columns(actions, self.sizes, factored=self.factored)
         steps, last = latent_BTH.shape[1], columns.shape[1] - 1

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from agent.spec import AgentSpec
-from protocol.errors import UserError, one_line
-from protocol.own_modules import load_function
+from oatmill.errors import UserError, one_line
+from oatmill.user_modules import load_function
 
 PROBE_ROWS = 2
 

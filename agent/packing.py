@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from agent.model import AgentModel, acting_parameters
-from protocol.errors import WireError
-from protocol.weights import Weights
+from oatmill.errors import WireError
+from protocol.data.weights import Weights
 
 WIRE_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from protocol.settings import Settings
+from oatmill.settings.base import Settings
 
 ENCODERS = ("auto", "mlp", "cnn", "nature", "token_grid", "token_set", "token_attention")
 OWN = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")

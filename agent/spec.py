@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.settings import AgentSettings
-from protocol.errors import UserError
-from protocol.spaces import ObservationKind, Spaces
+from oatmill.errors import UserError
+from protocol.data.spaces import ObservationKind, Spaces
 
 ENCODERS_OF: dict[ObservationKind, tuple[str, ...]] = {
     "vector": ("mlp",),

@@ -30,11 +30,11 @@ import zmq
 
 from benchmarks.zmtp import Dealer
 from protocol.channels import BatchClient, ControlClient
-from protocol.schemas import RunSchema
-from protocol.spaces import ActionSpace, ObservationSpace, Spaces
-from protocol.timing import HEARTBEAT_EVERY_S
-from protocol.trajectory import TrajectoryBlock
-from protocol.trajectory_peer import TrajectorySenderPeer
+from protocol.data.run_schema import RunSchema
+from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.data.trajectory import TrajectoryBlock
+from protocol.peers.trajectory import TrajectorySenderPeer
+from protocol.wire.deadlines import HEARTBEAT_EVERY_S
 from tests.replay.serving import CONFIG, Server, control_of, start
 
 STEPS, WIDTH = 16, 700

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from agent.model import AgentModel, ScaleGradient
-from learner.adamw import Flat, FlatAdamW
-from learner.objective import SMALL_BYTES
 from learner.settings import TrainerSettings
+from learner.update.flat_adamw import Flat, FlatAdamW
+from learner.update.objective import SMALL_BYTES
 
 
 class ByHand:

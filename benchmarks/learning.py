@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.processes import environment, oatmill
 from deploy.curves import read_lines
-from recipes.run_folder import read_json
+from runner.folder import read_json
 
 WINDOW = 100
 """Episodes that a mean is over; a report with fewer says nothing yet."""

@@ -16,17 +16,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from actors.environment import describe
+from actors.environments.make import describe
 from agent.spec import AgentSpec
 from learner.cost import one_trajectory
 from learner.distributed import Ranks
 from learner.reduce import OneRank
 from learner.setup import LearnerConfig, make_updater
-from learner.step import Updater
-from protocol.settings import MetricsSettings
-from recipes.overrides import Layer, resolve
+from learner.update.updater import Updater
+from oatmill.settings.base import MetricsSettings
 from recipes.registry import find_recipe
-from recipes.settings import RunSettings
+from runner.overrides import Layer, resolve
+from runner.settings import RunSettings
 
 NEVER = 10**9
 ON = {"enabled": True}

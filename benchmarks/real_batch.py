@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actors.environment import first_observations, make_environment
+from actors.environments.base import first_observations
+from actors.environments.make import make_environment
 from actors.policy import ActingPolicy
 from actors.unroll import Unroller
 from agent.spec import AgentSpec
-from learner.inputs import to_inputs
-from protocol.batch import Batch
-from protocol.trajectory import Array, TrajectoryBlock
-from recipes.settings import RunSettings
+from learner.update.inputs import to_inputs
+from protocol.data.batch import Batch
+from protocol.data.trajectory import Array, TrajectoryBlock
+from runner.settings import RunSettings
 
 SEED = 1
 PER_STEP = ("observations", "actions", "rewards", "terminated", "truncated", "valid", "behaviour_logits", "behaviour_value")

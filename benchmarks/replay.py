@@ -33,13 +33,13 @@ import numpy as np
 import psutil
 import yaml
 
+from oatmill.settings.flat import joining_config
 from protocol.channels import BatchClient, ControlClient, TrajectorySender, WeightsPublisher
-from protocol.joining import joining_config
-from protocol.keys import client_keys, make_keys
-from protocol.schemas import RunSchema
-from protocol.spaces import ActionSpace, ObservationSpace, Spaces
-from protocol.trajectory import Array, TrajectoryBlock
-from protocol.weights import Weights
+from protocol.data.run_schema import RunSchema
+from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.data.trajectory import Array, TrajectoryBlock
+from protocol.data.weights import Weights
+from protocol.security.keys import client_keys, make_keys
 from replay.settings import ReplaySettings
 
 STEPS = 64

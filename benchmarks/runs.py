@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from learner.budget import MIN_BATCHES
-from recipes.settings import RunSettings
+from runner.settings import RunSettings
 
 WARM_UP_S = 2.0
 """After the first learner step. Until then the other actors start, and every part of the step runs for the first time."""

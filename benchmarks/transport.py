@@ -22,18 +22,18 @@ import numpy as np
 import zmq
 
 from benchmarks.replay import CASES, STEPS, Case, config_of, server, synthetic_block
-from protocol import messages
+from oatmill.settings.flat import joining_config
 from protocol.channels import ControlClient, WeightsPublisher, WeightsReceiver
-from protocol.codec import decode, encode
-from protocol.gate import Gate
-from protocol.joining import joining_config
-from protocol.keys import client_keys, make_keys, server_keys
-from protocol.schemas import RunSchema
-from protocol.sockets import ClientSocket, ServerSocket
-from protocol.weights import Weights, layout_of
-from replay.assembly import Assembler
-from replay.queue import Slice
-from replay.validation import Validator
+from protocol.channels.sockets import ClientSocket, ServerSocket
+from protocol.data.run_schema import RunSchema
+from protocol.data.weights import Weights, layout_of
+from protocol.security.keys import client_keys, make_keys, server_keys
+from protocol.security.zap import Gate
+from protocol.wire import messages
+from protocol.wire.codec import decode, encode
+from replay.ingest.validation import Validator
+from replay.store.assembly import Assembler
+from replay.store.queue import Slice
 
 MEASURE_S = 0.3
 VERSIONS = 30

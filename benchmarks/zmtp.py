@@ -11,7 +11,7 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from protocol.codec import Buffer, Frames
+from protocol.wire.codec import Buffer, Frames
 
 GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 """Signature, version 3.0, mechanism, as a client."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from protocol.errors import UserError
+from oatmill.errors import UserError
 
 Lines = Sequence[Mapping[str, Any]]
 WIDTH, HEIGHT, DPI = 11.0, 7.0, 110

@@ -10,7 +10,7 @@ from typing import Any
 from typer.main import get_command
 
 from deploy.cli.app import app
-from recipes.settings_reference import SettingEntry, all_settings
+from runner.settings_reference import SettingEntry, all_settings
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 GENERATED = "<!-- Written by `python -m deploy.reference_pages`. Do not edit. -->\n\n"

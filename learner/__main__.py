@@ -1,4 +1,4 @@
-"""One learner rank: `python -m learner --config FILE --address URL --run-dir DIR`; see `learner.group` for several."""
+"""One learner rank: `python -m learner --config FILE --address URL --run-dir DIR`; see `learner.ranks.group` for several."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 import yaml
 
 from agent.settings import AgentSettings
-from learner.group import give_up
 from learner.leaving import leave
+from learner.ranks.group import give_up
 from learner.settings import TrainerSettings
-from protocol.errors import OatmillError
-from protocol.joining import joining_config
-from protocol.keys import client_keys
-from protocol.settings import MetricsSettings
+from oatmill.errors import OatmillError
+from oatmill.settings.base import MetricsSettings
+from oatmill.settings.flat import joining_config
+from protocol.security.keys import client_keys
 
 
 def main() -> int:

@@ -20,13 +20,13 @@ from agent import distribution
 from agent.model import AgentModel, ModelNeeds
 from agent.spec import AgentSpec
 from learner.loss import Context
-from learner.nodes import BatchInputs, Forward, Unroll
+from learner.nodes.network import BatchInputs, Forward, Unroll
 from learner.normaliser import Normaliser
-from learner.objective import Objective, model_outputs
 from learner.plan import Plan
 from learner.reduce import OneRank
 from learner.settings import TrainerSettings
-from learner.step import freeze_unused
+from learner.update.objective import Objective, model_outputs
+from learner.update.updater import freeze_unused
 
 
 @dataclass(frozen=True)

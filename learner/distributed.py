@@ -14,10 +14,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from learner.meeting import Place
+from learner.ranks.meeting import Place
 from learner.reduce import AllRanks, OneRank, Reducer
 from learner.settings import TrainerSettings
-from protocol.errors import UserError
+from oatmill.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Ranks:
 
 @contextmanager
 def joined(settings: TrainerSettings) -> Iterator[Ranks]:
-    """Join the process group that the environment describes (`learner.meeting`), and leave it at the end.
+    """Join the process group that the environment describes (`learner.ranks.meeting`), and leave it at the end.
 
     Args:
         settings: the device, and how long one rank waits for another.

@@ -14,24 +14,24 @@ from typing import Any, cast
 import torch
 
 from agent.spec import AgentSpec
-from learner.checkpoint import Progress
+from learner.checkpoints.bad_batches import keep_batch
+from learner.checkpoints.keeper import Keeper
 from learner.distributed import Ranks, joined
-from learner.inputs import to_inputs
-from learner.keeper import Keeper
+from learner.progress import Progress
 from learner.publish import pack
-from learner.quarantine import keep_batch
-from learner.reporting import Reporting
+from learner.reporting.reporting import Reporting
+from learner.reporting.silent_actors import silent_actors
 from learner.setup import LearnerConfig, make_updater
-from learner.silent import silent_actors
-from learner.step import Record
-from protocol.awake import AwakeClock
-from protocol.batch import Batch
+from learner.update.inputs import to_inputs
+from learner.update.updater import Record
+from oatmill.errors import OatmillError, RunError, UserError
+from oatmill.files.endpoints import write_endpoint
+from oatmill.process.awake_clock import AwakeClock
+from oatmill.process.http import HttpServer, Pages
+from oatmill.process.memory import MemoryLimit
+from oatmill.process.watchdog import Watchdog
 from protocol.channels import BatchClient, ControlClient, Delivery, WeightsPublisher, Welcome
-from protocol.endpoints import write_endpoint
-from protocol.errors import OatmillError, RunError, UserError
-from protocol.http import HttpServer, Pages
-from protocol.memory import MemoryLimit
-from protocol.watchdog import Watchdog
+from protocol.data.batch import Batch
 
 log = logging.getLogger("oatmill.learner")
 

@@ -21,7 +21,7 @@ from agent.settings import AgentSettings
 from learner.normaliser import Normaliser
 from learner.reduce import Reducer
 from learner.settings import TrainerSettings
-from protocol.spaces import ActionSpace
+from protocol.data.spaces import ActionSpace
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Context:
         reducer: sums over ranks.
         normaliser: the running scale of returns.
         generator: draws actions; its state is part of a checkpoint.
-        scales: what a loss's coefficients are multiplied by; 1 where it has no entry. Moved by `learner.steering` alone.
+        scales: what a loss's coefficients are multiplied by; 1 where it has no entry. Only steering changes it.
     """
 
     trainer: TrainerSettings

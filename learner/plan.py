@@ -17,12 +17,12 @@ from agent.model import ModelNeeds
 from agent.settings import AgentSettings
 from learner.loss import Choice, Loss, Node, Question, method_reads, node_reads, node_writes
 from learner.losses import cmpo, dynamics, muesli_model, muesli_pg, ppo_actor, ppo_critic
-from learner.nodes import BatchInputs, Forward, Prior, PriorQ, PriorSamples, Unroll
-from learner.return_nodes import GaeVtrace, GaeVtraceSigma, Retrace
+from learner.nodes.network import BatchInputs, Forward, Prior, PriorQ, PriorSamples, Unroll
+from learner.nodes.returns import GaeVtrace, GaeVtraceSigma, Retrace
 from learner.settings import TrainerSettings
-from protocol.errors import SettingsError, UserError
-from protocol.own_modules import load_function
-from protocol.spaces import ActionSpace
+from oatmill.errors import SettingsError, UserError
+from oatmill.user_modules import load_function
+from protocol.data.spaces import ActionSpace
 
 Choose = Callable[[Question], Choice | None]
 """What a loss's file has: the class that the settings come to, or None where it is not enabled."""

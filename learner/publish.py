@@ -6,8 +6,8 @@ import torch
 
 from agent.model import AgentModel, acting_parameters
 from agent.packing import WIRE_DTYPES
-from protocol.spare import SpareMemory
-from protocol.weights import Weights, WireDtype, digest_of
+from protocol.data.buffer_pool import SpareMemory
+from protocol.data.weights import Weights, WireDtype, digest_of
 
 MAX_BUFFERS = 4
 """Buffers to be packed into again: the newest version is kept, two may be on their way and one may wait."""

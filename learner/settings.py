@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from protocol.errors import SettingsError
-from protocol.settings import Settings
+from oatmill.errors import SettingsError
+from oatmill.settings.base import Settings
 
 OwnFunction = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
 """`module:function`."""
@@ -180,7 +180,7 @@ class TrainerSettings(Settings):
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
     losses: LossSettings = Field(default_factory=LossSettings)
     extra_losses: tuple[OwnFunction, ...] = ()
-    """Your own losses as `module:choose`, applied after the built-in ones; see docs/adding-a-loss.md."""
+    """Your own losses as `module:choose`, applied after the built-in ones; see docs/tutorials/your-own-loss.md."""
     learners: int = Field(default=1, ge=1, le=1024)
     """Number of learner ranks (processes)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -21,10 +21,10 @@ from learner.loss import Context
 from learner.normaliser import Normaliser
 from learner.plan import make_plan
 from learner.settings import TrainerSettings
-from learner.step import Updater, freeze_unused
-from protocol.errors import UserError
-from protocol.keys import ClientKeys
-from protocol.settings import MetricsSettings
+from learner.update.updater import Updater, freeze_unused
+from oatmill.errors import UserError
+from oatmill.settings.base import MetricsSettings
+from protocol.security.keys import ClientKeys
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from recipes.launch import Run
 from recipes.recipe import Recipe
-from recipes.settings import RunSettings
+from runner.run import Run
+from runner.settings import RunSettings
 
 
 def settings() -> RunSettings:

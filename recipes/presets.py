@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from protocol.errors import UserError
-from protocol.setting_errors import nearest
+from oatmill.errors import UserError
+from oatmill.settings.complaints import nearest
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "conservative": {

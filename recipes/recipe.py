@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from recipes.settings import RunSettings
+from runner.settings import RunSettings
 
 
 @dataclass(frozen=True)

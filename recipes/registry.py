@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from protocol.errors import OatmillError, UserError, one_line
-from protocol.own_modules import load_function
-from protocol.setting_errors import nearest
+from oatmill.errors import OatmillError, UserError, one_line
+from oatmill.settings.complaints import nearest
+from oatmill.user_modules import load_function
 from recipes import atari_pong, cartpole, cogs_v_clips, lunar_lander, minigrid_doorkey
-from recipes.launch import Run
 from recipes.recipe import Recipe
-from recipes.settings import RunSettings
+from runner.run import Run
+from runner.settings import RunSettings
 
 BUILT_IN: Mapping[str, Recipe] = {
     module.RECIPE.name: module.RECIPE for module in (cartpole, lunar_lander, minigrid_doorkey, cogs_v_clips, atari_pong)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from protocol.descriptors import raise_descriptor_limit
-from replay.child import IngestProcess
+from oatmill.process.descriptors import raise_descriptor_limit
+from replay.hub.ingest_process import IngestProcess
 from replay.process import Ending, configure_logging, parser_of, run_to_exit
 
 
@@ -16,7 +16,7 @@ def main() -> int:
     ending = Ending()
     raise_descriptor_limit()
     ingest = IngestProcess(options)
-    from replay.hub import serve  # noqa: PLC0415 -- both processes import at the same time, which halves the start
+    from replay.hub.process import serve  # noqa: PLC0415 -- both processes import at the same time, which halves the start
 
     return run_to_exit(lambda: serve(options, ingest, ending))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.errors import WireError
+from oatmill.errors import WireError
 
 MAX_COUNT = 2**48
 """Of anything that a process has counted: more than any run comes to, and far from where numbers end."""

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from protocol.errors import OatmillError, UserError
-from protocol.memory import MemoryLimit
+from oatmill.errors import OatmillError, UserError
+from oatmill.process.memory import MemoryLimit
 
 ROOTS = ("env", "agent", "actors", "replay", "trainer", "metrics")
 POLL_MS = 50

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from protocol.codec import Buffer
-from protocol.errors import WireError
+from oatmill.errors import WireError
+from protocol.wire.codec import Buffer
 
 FILES = 32
 """Of each of the role's two processes; the oldest is written over."""
@@ -26,7 +26,7 @@ class Refused:
 
     Attributes:
         socket: where it came: data, batches, control or weights.
-        reason: one of `protocol.reasons`.
+        reason: one of `protocol.wire.reasons`.
         detail: what was expected and what came.
         header: the first bytes of its first frame; empty if it could not be taken apart.
         payload_bytes: the length of its second frame.

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from protocol.settings import Settings
+from oatmill.settings.base import Settings
 
 
 class ReplaySettings(Settings):

@@ -32,13 +32,13 @@ WALL_LIMIT_S = 3600
 WIDE = ("test_plan", "test_objective", "test_half_precision", "test_poison", "test_step")
 """Asked of every mutant that the tests of its own file let live."""
 TARGETS: dict[str, tuple[str, ...]] = {
-    "learner/returns.py": ("test_returns", "test_nodes"),
-    "learner/return_nodes.py": ("test_nodes", "test_report", "test_muesli_pg"),
-    "learner/masks.py": ("test_masks", "test_dynamics", "test_muesli_model"),
+    "learner/nodes/return_estimators.py": ("test_returns", "test_nodes"),
+    "learner/nodes/returns.py": ("test_nodes", "test_report", "test_muesli_pg"),
+    "learner/nodes/masks.py": ("test_masks", "test_dynamics", "test_muesli_model"),
     "learner/normaliser.py": ("test_normaliser", "test_checkpoint"),
-    "learner/movement.py": ("test_ppo_actor", "test_muesli_pg"),
+    "learner/losses/policy_kl.py": ("test_ppo_actor", "test_muesli_pg"),
     "learner/losses/ppo_critic.py": ("test_ppo_critic",),
-    "learner/improvement.py": ("test_cmpo", "test_cmpo_sampled", "test_cmpo_properties"),
+    "learner/losses/policy_improvement.py": ("test_cmpo", "test_cmpo_sampled", "test_cmpo_properties"),
     "learner/losses/cmpo.py": ("test_cmpo", "test_cmpo_sampled", "test_cmpo_properties"),
     "learner/losses/ppo_actor.py": ("test_ppo_actor", "test_tally"),
     "learner/losses/muesli_pg.py": ("test_muesli_pg",),
@@ -260,7 +260,7 @@ def preload() -> None:
         "agent.loading",
         "learner.settings",
         "protocol.channels",
-        "protocol.http",
+        "oatmill.process.http",
     ):
         importlib.import_module(name)
     from hypothesis import Phase, settings

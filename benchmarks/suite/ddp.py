@@ -21,10 +21,10 @@ from benchmarks.harness import Arm, Effort, Figure, Rounds
 from benchmarks.processes import answer_of, start_python
 from benchmarks.real_batch import real_inputs
 from learner.leaving import leave
-from recipes.overrides import Layer, resolve
 from recipes.presets import PRESETS
 from recipes.registry import find_recipe
-from recipes.settings import RunSettings
+from runner.overrides import Layer, resolve
+from runner.settings import RunSettings
 
 WARM_UP = False
 GOAL = 1.7

@@ -11,12 +11,13 @@ from contextlib import ExitStack, closing
 
 import torch
 
-from actors.environment import first_observations, make_environment
+from actors.environments.base import first_observations
+from actors.environments.make import make_environment
 from actors.policy import ActingPolicy
 from agent.model import AgentModel
 from agent.spec import AgentSpec
 from benchmarks.harness import Arm, Effort, Figure, Rounds
-from protocol.trajectory import Array
+from protocol.data.trajectory import Array
 from recipes.registry import find_recipe
 
 WARM_UP = True

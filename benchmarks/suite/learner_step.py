@@ -17,8 +17,8 @@ from benchmarks.handwritten import ByHand, all_losses_step, ppo_step
 from benchmarks.harness import Arm, Effort, Figure, Rounds
 from benchmarks.losses import ARMS, NEVER, make, settings_of
 from benchmarks.real_batch import real_inputs
-from learner.step import Updater
-from protocol.settings import MetricsSettings
+from learner.update.updater import Updater
+from oatmill.settings.base import MetricsSettings
 
 WARM_UP = True
 RECIPES = ("cogs_v_clips", "cartpole")

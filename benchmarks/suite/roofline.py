@@ -19,7 +19,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from actors.environment import first_observations, make_environment
+from actors.environments.base import first_observations
+from actors.environments.make import make_environment
 from actors.policy import ActingPolicy
 from agent.spec import AgentSpec
 from benchmarks.harness import Arm, Effort, Figure, Rounds
@@ -28,7 +29,7 @@ from benchmarks.processes import run_oatmill
 from benchmarks.real_batch import real_inputs
 from benchmarks.runs import least_steps, steady_rate
 from recipes.registry import find_recipe
-from recipes.settings import RunSettings
+from runner.settings import RunSettings
 
 WARM_UP = False
 RECIPES = {"cogs_v_clips": 75_000, "cartpole": 150_000}

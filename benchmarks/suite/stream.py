@@ -22,21 +22,21 @@ import zmq
 from benchmarks.harness import Arm, Effort, Figure, Rounds
 from benchmarks.processes import start_python
 from benchmarks.replay import STEPS, Case, synthetic_block
-from protocol.codec import two_frames
-from protocol.line import HEADERS_ONLY_BYTES, Line
-from protocol.schemas import RunSchema
-from protocol.sockets import ServerSocket
-from protocol.spaces import ActionSpace, ObservationSpace, Spaces
-from protocol.trajectory import BlockSize
-from protocol.trajectory_peer import TrajectorySenderPeer
-from replay.assembly import Assembler
-from replay.child import MALLOC
-from replay.credit import CreditLine
-from replay.journal import Journal
-from replay.queue import Slice
-from replay.session import Arrival
-from replay.sessions import DataSessions
-from replay.validation import Validator
+from protocol.channels.connection import HEADERS_ONLY_BYTES, Line
+from protocol.channels.sockets import ServerSocket
+from protocol.data.run_schema import RunSchema
+from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.data.trajectory import BlockSize
+from protocol.peers.trajectory import TrajectorySenderPeer
+from protocol.wire.codec import two_frames
+from replay.hub.ingest_process import MALLOC
+from replay.ingest.actor_session import Arrival
+from replay.ingest.actor_sessions import DataSessions
+from replay.ingest.credit import CreditLine
+from replay.ingest.validation import Validator
+from replay.log.journal import Journal
+from replay.store.assembly import Assembler
+from replay.store.queue import Slice
 
 WARM_UP = False
 GOALS = {"acknowledged": 0.60, "copied": 0.50}

@@ -25,11 +25,11 @@ from benchmarks.harness import Arm, Effort, Figure, Rounds
 from benchmarks.processes import answer_of, start_python
 from benchmarks.replay import CASES, config_of, server
 from learner.publish import pack
+from oatmill.settings.flat import joining_config
 from protocol.channels import ControlClient, WeightsPublisher
-from protocol.joining import joining_config
-from protocol.line import Line
-from protocol.spaces import ActionSpace, ObservationSpace, Spaces
-from protocol.weights_peer import CHUNK_BYTES, ReceiverPeer
+from protocol.channels.connection import Line
+from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.peers.weights import CHUNK_BYTES, ReceiverPeer
 
 WARM_UP = False
 SPEC = AgentSpec(

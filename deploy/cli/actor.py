@@ -36,8 +36,8 @@ def actor(
     It steps environments and sends trajectories to the run's replay server.
     """
     from deploy.cli.roles import become, pass_config, role_settings  # noqa: PLC0415
-    from protocol.family import guard_this_process  # noqa: PLC0415
-    from recipes.commands import actor_command  # noqa: PLC0415
+    from oatmill.children.family import guard_this_process  # noqa: PLC0415
+    from runner.local.commands import actor_command  # noqa: PLC0415
 
     settings = role_settings(recipe, assignments, preset=preset, config=config)
     command = actor_command(pass_config(settings), address=address, number=actor_id, log_level=log_level.value, keys=keys)

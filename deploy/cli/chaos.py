@@ -28,7 +28,7 @@ def chaos(
 
     The run trains all the while. Exit code 1 if its ledger does not balance in the end, or anything was lost.
     """
-    from recipes.chaos import Chaos, chaos_command  # noqa: PLC0415
+    from runner.local.chaos import Chaos, chaos_command  # noqa: PLC0415
 
     place = Path(tempfile.mkdtemp(prefix="oatmill-chaos-"))
     command = chaos_command(recipe, assignments or (), place / "run", seed=seed)

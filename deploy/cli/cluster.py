@@ -17,12 +17,11 @@ from deploy.cli.options import (
     LogLevelOption,
     PresetOption,
     print_json,
-    resolve_run,
 )
 
 if TYPE_CHECKING:
     from deploy.engines.compose import ComposeCluster
-    from recipes.settings import RunSettings
+    from runner.settings import RunSettings
 
 
 class EngineName(StrEnum):
@@ -59,7 +58,7 @@ def run_on_ray(
     from pathlib import Path  # noqa: PLC0415
 
     from deploy.engines.ray import RayRun, up  # noqa: PLC0415
-    from protocol.errors import UserError  # noqa: PLC0415
+    from oatmill.errors import UserError  # noqa: PLC0415
 
     if image is not None:
         raise UserError("--image is for containers; on Ray the nodes run the oatmill that is installed on them")
@@ -106,6 +105,7 @@ def up(
     The engine is Docker with Compose, or Podman; OATMILL_ENGINE names another command. Settings count as for `oatmill train`.
     """
     from deploy.engines.start import Start, start  # noqa: PLC0415
+    from recipes.resolve import resolve_run  # noqa: PLC0415
 
     flags = {"actors.count": actors, "trainer.learners": learners}
     settings = resolve_run(recipe, assignments, preset=preset, config=config, flags=flags).settings
@@ -142,7 +142,7 @@ def scale(
 ) -> None:
     """Change the number of actors while training goes on, or the learner's ranks by a restart from a fresh checkpoint."""
     from deploy.engines.start import scale_actors, scale_learners  # noqa: PLC0415
-    from protocol.errors import UserError  # noqa: PLC0415
+    from oatmill.errors import UserError  # noqa: PLC0415
 
     if actors is None and learners is None:
         raise UserError("expected --actors N or --learners M, got neither")

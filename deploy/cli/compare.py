@@ -12,8 +12,8 @@ import typer
 from deploy.cli.options import Assignments, JsonOption, LogLevel, LogLevelOption, RecipeArgument, print_json
 
 if TYPE_CHECKING:
-    from recipes.comparison import Cell
-    from recipes.observer import Observer
+    from deploy.comparison.runs import Cell
+    from runner.observer import Observer
 
 ARMS = "baseline,muesli,muesli_cmpo,full"
 ArmsOption = Annotated[
@@ -39,18 +39,18 @@ class Lines:
         self._output = output
 
     def begins(self, cell: Cell, number: int, total: int) -> Observer:
-        """See `recipes.comparison.Watcher`."""
+        """See `deploy.comparison.runs.Watcher`."""
         from deploy.cli.display import observer_for  # noqa: PLC0415
 
         self._say(f"run {number} of {total}: {cell.arm}, seed {cell.seed}")
         return observer_for(self._output)
 
     def kept(self, cell: Cell, number: int, total: int) -> None:
-        """See `recipes.comparison.Watcher`."""
+        """See `deploy.comparison.runs.Watcher`."""
         self._say(f"run {number} of {total}: {cell.arm}, seed {cell.seed} was finished before")
 
     def failed(self, cell: Cell, message: str) -> None:
-        """See `recipes.comparison.Watcher`."""
+        """See `deploy.comparison.runs.Watcher`."""
         self._say(f"{cell.arm}, seed {cell.seed} failed: {message}")
 
     def _say(self, text: str) -> None:
@@ -75,13 +75,13 @@ def compare(
 
     An arm's settings count more than KEY=VALUE, which all arms have.
     """
+    from deploy.comparison.arms import find_arms  # noqa: PLC0415
     from deploy.comparison.report import write_report  # noqa: PLC0415
     from deploy.comparison.results import collect  # noqa: PLC0415
+    from deploy.comparison.runs import check_plans, make_comparison, run_cells  # noqa: PLC0415
     from deploy.curves import figure_class  # noqa: PLC0415
-    from protocol.errors import RunError  # noqa: PLC0415
-    from recipes.arms import find_arms  # noqa: PLC0415
-    from recipes.comparison import check_plans, make_comparison, run_cells  # noqa: PLC0415
-    from recipes.overrides import command_layers  # noqa: PLC0415
+    from oatmill.errors import RunError  # noqa: PLC0415
+    from runner.overrides import command_layers  # noqa: PLC0415
 
     figure_class()  # before hours of training, not after them
     common = command_layers(preset={}, config=None, environ=os.environ, assignments=assignments or (), flags={})

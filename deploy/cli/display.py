@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TextIO
 
-from recipes.observer import Observer, PlainObserver
+from runner.observer import Observer, PlainObserver
 
 
 def observer_for(output: TextIO) -> Observer:

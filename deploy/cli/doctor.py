@@ -29,10 +29,10 @@ def doctor(
     That is which loss dominates by value and by gradient, whether entropy, explained variance and CMPO's statistics are where
     they should be, whether actors or the learner are the bottleneck, and what the red flags mean.
     """
-    from deploy.doctor import examine  # noqa: PLC0415
-    from deploy.patient import patient_of_folder  # noqa: PLC0415
-    from protocol.errors import UserError  # noqa: PLC0415
-    from recipes.run_folder import find_run  # noqa: PLC0415
+    from deploy.doctor.diagnosis import examine  # noqa: PLC0415
+    from deploy.doctor.examined_run import patient_of_folder  # noqa: PLC0415
+    from oatmill.errors import UserError  # noqa: PLC0415
+    from runner.folder import find_run  # noqa: PLC0415
 
     if prometheus is None:
         if match:
@@ -42,7 +42,7 @@ def doctor(
     elif run_dir is not None:
         raise UserError(f"give a run's folder or --prometheus, not both; got {run_dir} and {prometheus}")
     else:
-        from deploy.scraped_run import patient_of_prometheus  # noqa: PLC0415
+        from deploy.doctor.scraped_run import patient_of_prometheus  # noqa: PLC0415
 
         patient, source = patient_of_prometheus(prometheus, match or ()), {"prometheus": prometheus}
     findings = examine(patient)

@@ -25,7 +25,7 @@ def main() -> None:
     open_standard_streams()
     code = run_command(sys.argv[1:])
     if threading.active_count() > 1:  # a recipe or a network of the user's own may have left threads behind
-        from protocol.leaving import leave  # noqa: PLC0415
+        from oatmill.children.leaving import leave  # noqa: PLC0415
 
         leave(code)
     sys.exit(code)
@@ -80,18 +80,26 @@ def is_about_output(error: OSError) -> bool:
     return False
 
 
+def problem_with_packages() -> str:
+    """What is wrong with where Python finds oatmill's packages; empty if nothing is."""
+    try:
+        import oatmill.errors  # noqa: F401, PLC0415  (oatmill checks where all of its packages come from)
+    except ModuleNotFoundError as error:
+        return f"another package named oatmill comes first on Python's path ({error}); leave that folder"
+    except ImportError as error:
+        return str(error)
+    return ""
+
+
 def dispatch(arguments: Sequence[str]) -> int:
     """Run one command; every error but one of standard output becomes one line."""
-    try:
-        from protocol.origin import check_packages  # noqa: PLC0415  (what may be wrong is where packages come from)
-    except ImportError as error:
-        return complain(f"another package named protocol comes first on Python's path ({error}); leave that folder", BAD_INPUT)
+    if problem := problem_with_packages():
+        return complain(problem, BAD_INPUT)
     from typer import TyperException  # noqa: PLC0415
 
-    from protocol.errors import OatmillError  # noqa: PLC0415
+    from oatmill.errors import OatmillError  # noqa: PLC0415
 
     try:
-        check_packages()
         from deploy.cli.app import app  # noqa: PLC0415
 
         code = app(list(arguments), prog_name="oatmill", standalone_mode=False)
@@ -100,8 +108,8 @@ def dispatch(arguments: Sequence[str]) -> int:
     except OatmillError as error:
         return complain(str(error), error.exit_code)
     except SystemExit as leaving:
-        from protocol.apart import in_words  # noqa: PLC0415
-        from protocol.places import place_of  # noqa: PLC0415
+        from oatmill.children.apart import in_words  # noqa: PLC0415
+        from oatmill.children.places import place_of  # noqa: PLC0415
 
         if not place_of(leaving):
             raise  # Typer's, whose reader has enough, and no recipe, network or loss of the user's own
@@ -142,7 +150,7 @@ def complain(message: str, code: int) -> int:
 def say(line: str) -> None:
     """Write a line on stderr, without waiting for ever where nobody reads it."""
     try:
-        from protocol.outlet import write_within  # noqa: PLC0415
+        from oatmill.process.outlet import write_within  # noqa: PLC0415
     except ImportError:  # another package named protocol is in the way, which is what the line says
         sys.stderr.write(line)
     else:

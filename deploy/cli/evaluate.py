@@ -31,8 +31,8 @@ def evaluate(
     The environment is the one that it was trained in.
     """
     from deploy.cli.summary import evaluation_lines  # noqa: PLC0415
-    from recipes.checkpoints import find_checkpoint  # noqa: PLC0415
-    from recipes.video import check_video  # noqa: PLC0415
+    from runner.evaluation.checkpoints import find_checkpoint  # noqa: PLC0415
+    from runner.evaluation.video import check_video  # noqa: PLC0415
 
     if record is not None:
         check_video(record)
@@ -61,12 +61,12 @@ def played_apart(options: dict[str, Any]) -> dict[str, Any]:
     """Play in a process of its own, whose environment can do nothing to this command; what came of it.
 
     Raises:
-        UserError: as `recipes.evaluation.evaluated`.
+        UserError: as `runner.evaluation.evaluation.evaluated`.
         RunError: the same, and if the process dies.
     """
-    from recipes.apart import Apart  # noqa: PLC0415
+    from runner.apart import Apart  # noqa: PLC0415
 
-    with Apart("recipes.evaluate", options, what="the environment", shown=True, threads=None) as playing:
+    with Apart("runner.evaluation.evaluate", options, what="the environment", shown=True, threads=None) as playing:
         result: dict[str, Any] = playing.result()
         for note in playing.finish():
             typer.echo(note, err=True)

@@ -22,7 +22,7 @@ def health(
     import os  # noqa: PLC0415
 
     from deploy.health import ROLES, problem_of  # noqa: PLC0415
-    from protocol.errors import RunError, UserError  # noqa: PLC0415
+    from oatmill.errors import RunError, UserError  # noqa: PLC0415
 
     problem = problem_of(role, os.environ)
     if problem is not None:

@@ -26,8 +26,8 @@ def keygen(
 
     DIR gets a folder for each role: server (for `oatmill replay`), learner, actor and operator. Each needs its own folder only.
     """
-    from protocol.errors import UserError  # noqa: PLC0415
-    from protocol.keys import add_key, is_complete, make_keys, revoke_key  # noqa: PLC0415
+    from oatmill.errors import UserError  # noqa: PLC0415
+    from protocol.security.keys import add_key, is_complete, make_keys, revoke_key  # noqa: PLC0415
 
     if sum((add is not None, revoke is not None, if_missing)) > 1:
         raise UserError("expected one of --add, --revoke and --if-missing, got several")

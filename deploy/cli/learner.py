@@ -44,7 +44,7 @@ def learner(
     That is all its ranks, or one of them where RANK and WORLD_SIZE are set.
     """
     from deploy.cli.roles import become, keep_config, role_settings, watch_over  # noqa: PLC0415
-    from recipes.commands import learner_command  # noqa: PLC0415
+    from runner.local.commands import learner_command  # noqa: PLC0415
 
     settings = role_settings(recipe, assignments, preset=preset, config=config)
     trainer = settings.trainer

@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from protocol.outlet import unblocked
-from recipes.observer import let_read, number, value
+from oatmill.process.outlet import unblocked
+from runner.observer import let_read, number, value
 
 DRAW_EVERY_S = 0.25
 

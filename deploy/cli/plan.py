@@ -19,7 +19,6 @@ from deploy.cli.options import (
     RecipeArgument,
     SeedOption,
     print_json,
-    resolve_run,
     seeds,
 )
 
@@ -40,6 +39,8 @@ def plan(
 
     That is its settings, the order of the losses, what each reads and writes, trains and costs, and what every `auto` comes to.
     """
+    from recipes.resolve import resolve_run  # noqa: PLC0415
+
     flags = {"actors.count": actors, "trainer.learners": learners, **seeds(seed)}
     with contextlib.redirect_stdout(sys.stderr):  # a recipe, a network or a loss of the user's own may print
         report = resolve_run(recipe, assignments, preset=preset, config=config, flags=flags).plan()

@@ -38,7 +38,7 @@ def replay(
     It holds the queue between actors and learner, weights, control and metrics.
     """
     from deploy.cli.roles import become, keep_config, role_settings  # noqa: PLC0415
-    from recipes.commands import replay_command  # noqa: PLC0415
+    from runner.local.commands import replay_command  # noqa: PLC0415
 
     path = keep_config(role_settings(recipe, assignments, preset=preset, config=config), run_dir)
     become(replay_command(path, run_dir, listen=listen, insecure=insecure, log_level=log_level.value, keys=keys), threads=1)

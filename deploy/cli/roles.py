@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from deploy.cli.options import resolve_run
-from protocol.errors import UserError
-from protocol.files import FOLDER_MODE
-from protocol.joining import first_difference, flatten_settings, joining_config
-from recipes import yaml_format
-from recipes.child import child_environment
-from recipes.overrides import command_layers, resolve
-from recipes.settings import RunSettings, prepared, read_config, write_config
+from oatmill.children.environment import child_environment
+from oatmill.errors import UserError
+from oatmill.files.atomic import FOLDER_MODE
+from oatmill.settings import yaml_format
+from oatmill.settings.flat import first_difference, flatten_settings, joining_config
+from runner.overrides import command_layers, resolve
+from runner.settings import RunSettings, prepared, read_config, write_config
 
 
 def role_settings(
@@ -37,6 +36,8 @@ def role_settings(
         assigned.insert(0, recipe)
         recipe = os.environ.get("OATMILL_RECIPE") or None
     if recipe is not None:
+        from recipes.resolve import resolve_run  # noqa: PLC0415
+
         return prepared(resolve_run(recipe, assigned, preset=preset, config=config, flags={}).settings)[0]
     if config is None:
         raise UserError("expected a RECIPE, or --config FILE with a run's config.yaml, got neither")

@@ -18,8 +18,8 @@ def scale(
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
     """Change a run's number of actors."""
-    from recipes.hub_line import hub_line  # noqa: PLC0415
-    from recipes.run_folder import find_run, keys_of, read_run  # noqa: PLC0415
+    from runner.folder import find_run, keys_of, read_run  # noqa: PLC0415
+    from runner.operator_client import hub_line  # noqa: PLC0415
 
     if run_dir is None and address is not None:
         where, control, own = address, address, keys

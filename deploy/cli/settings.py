@@ -10,7 +10,7 @@ import typer
 from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, print_json
 
 if TYPE_CHECKING:
-    from recipes.settings_reference import SettingEntry
+    from runner.settings_reference import SettingEntry
 
 
 def settings(
@@ -24,9 +24,9 @@ def settings(
     Each setting is shown with its default, the values that it takes and its meaning. Set it by KEY=VALUE, such as
     `oatmill train cartpole trainer.gamma=0.98`.
     """
-    from protocol.errors import UserError  # noqa: PLC0415
-    from protocol.setting_errors import nearest  # noqa: PLC0415
-    from recipes.settings_reference import all_settings, find_settings  # noqa: PLC0415
+    from oatmill.errors import UserError  # noqa: PLC0415
+    from oatmill.settings.complaints import nearest  # noqa: PLC0415
+    from runner.settings_reference import all_settings, find_settings  # noqa: PLC0415
 
     found = find_settings(word)
     if not found:

@@ -25,8 +25,8 @@ def status(
 
     That is its processes, how far it is and how well it does.
     """
-    from recipes.hub_line import hub_line  # noqa: PLC0415
-    from recipes.run_folder import find_run, keys_of, read_run  # noqa: PLC0415
+    from runner.folder import find_run, keys_of, read_run  # noqa: PLC0415
+    from runner.operator_client import hub_line  # noqa: PLC0415
 
     if run_dir is None and address is not None:
         show_hub(address, keys, as_json=as_json)
@@ -45,8 +45,8 @@ def status(
 
 def show_hub(address: str, keys: Path | None, *, as_json: bool) -> None:
     """Show what the hub at an address knows; it knows no processes."""
-    from protocol.errors import RunError  # noqa: PLC0415
-    from recipes.hub_line import hub_line  # noqa: PLC0415
+    from oatmill.errors import RunError  # noqa: PLC0415
+    from runner.operator_client import hub_line  # noqa: PLC0415
 
     with hub_line(address, keys) as hub:
         answer = hub.status()

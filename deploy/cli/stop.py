@@ -23,9 +23,9 @@ def stop(
 
     Its learner step is finished and saved, then all its processes leave.
     """
-    from protocol.errors import RunError  # noqa: PLC0415
-    from recipes.hub_line import hub_line  # noqa: PLC0415
-    from recipes.run_folder import find_run, is_held, keys_of, read_run  # noqa: PLC0415
+    from oatmill.errors import RunError  # noqa: PLC0415
+    from runner.folder import find_run, is_held, keys_of, read_run  # noqa: PLC0415
+    from runner.operator_client import hub_line  # noqa: PLC0415
 
     if run_dir is None and address is not None:
         with hub_line(address, keys) as hub:

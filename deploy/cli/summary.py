@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from actors.settings import EnvSettings
-from recipes.baselines import random_return
-from recipes.observer import number, value
-from recipes.result import RunResult
+from runner.evaluation.baselines import random_return
+from runner.observer import number, value
+from runner.result import RunResult
 
 LOSS_COLUMNS = ("loss", "raw", "coefficient", "weighted", "share", "gradient share")
 

@@ -31,9 +31,9 @@ def top(
     from rich.text import Text  # noqa: PLC0415
 
     from deploy.cli.live import SteadyConsole, view  # noqa: PLC0415
-    from recipes.json_lines import last_line, last_lines  # noqa: PLC0415
-    from recipes.run_folder import find_run, is_held  # noqa: PLC0415
-    from recipes.settings import read_config  # noqa: PLC0415
+    from runner.folder import find_run, is_held  # noqa: PLC0415
+    from runner.json_lines import last_line, last_lines  # noqa: PLC0415
+    from runner.settings import read_config  # noqa: PLC0415
 
     folder = find_run(run_dir)
     total = read_config(folder / "config.yaml").trainer.total_timesteps
@@ -64,8 +64,8 @@ def top(
 def fleet_lines(folder: Path, *, going_on: bool) -> list[str]:
     """What the hub says of actors and data; that the run has ended where it has."""
     from deploy.cli.status import uneven_lines  # noqa: PLC0415
-    from recipes.hub_line import hub_line  # noqa: PLC0415
-    from recipes.run_folder import keys_of, read_json  # noqa: PLC0415
+    from runner.folder import keys_of, read_json  # noqa: PLC0415
+    from runner.operator_client import hub_line  # noqa: PLC0415
 
     run = read_json(folder / "run.json")
     if not going_on or "control" not in run:

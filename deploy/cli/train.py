@@ -23,7 +23,6 @@ from deploy.cli.options import (
     RunDirOption,
     SeedOption,
     TrustOption,
-    resolve_run,
     seeds,
 )
 
@@ -60,8 +59,9 @@ def train(
     """
     from deploy.cli.display import observer_for  # noqa: PLC0415
     from deploy.cli.summary import summary_lines  # noqa: PLC0415
-    from protocol.outlet import write_within  # noqa: PLC0415
-    from recipes.run_folder import find_run  # noqa: PLC0415
+    from oatmill.process.outlet import write_within  # noqa: PLC0415
+    from recipes.resolve import resolve_run  # noqa: PLC0415
+    from runner.folder import find_run  # noqa: PLC0415
 
     flags = {"actors.count": actors, "trainer.learners": learners, **seeds(seed)}
     resumed = find_run(run_dir) if resume else None

@@ -15,8 +15,8 @@ from deploy.comparison.pictures import draw_all
 from deploy.comparison.results import ArmResult, Results
 from deploy.comparison.statistics import Estimate
 from deploy.comparison.verdict import estimate_text, verdicts
-from recipes.overrides import leaves
-from recipes.result import finite
+from runner.overrides import leaves
+from runner.result import finite
 
 METHOD = (
     "A score is a run's mean return over its last 100 episodes. The interquartile mean leaves out a quarter of the runs at "

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from deploy.comparison.runs import Cell, Comparison
 from deploy.comparison.statistics import (
     Array,
     Estimate,
@@ -18,8 +19,7 @@ from deploy.comparison.statistics import (
     least_p,
 )
 from deploy.curves import Lines, column, read_lines
-from recipes.comparison import Cell, Comparison
-from recipes.run_folder import read_json
+from runner.folder import read_json
 
 GRID = 80
 """Points of a learning curve."""

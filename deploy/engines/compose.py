@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from protocol.errors import RunError, UserError
+from oatmill.errors import RunError, UserError
 
 HERE = Path(__file__).resolve().parents[1]
 """Where the compose files are: beside the sources, or in the installed package."""

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import FrameType
 
 from deploy.health import problem_of_page
-from protocol.awake import AwakeClock
-from recipes.hub_line import hub_line
+from oatmill.process.awake_clock import AwakeClock
+from runner.operator_client import hub_line
 
 log = logging.getLogger("oatmill.learner.entry")
 

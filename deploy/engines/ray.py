@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from deploy.engines.ray_process import Looked, RoleProcess
-from protocol.awake import AwakeClock
-from protocol.errors import OatmillError, RunError, UserError
-from recipes import yaml_format
-from recipes.hub_line import hub_line
-from recipes.interrupts import sigterm_interrupts
-from recipes.settings import RunSettings, prepared
+from oatmill.errors import OatmillError, RunError, UserError
+from oatmill.process.awake_clock import AwakeClock
+from oatmill.process.signals import sigterm_interrupts
+from oatmill.settings import yaml_format
+from runner.operator_client import hub_line
+from runner.settings import RunSettings, prepared
 
 try:
     import ray

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from protocol.files import FOLDER_MODE, write_file
-from recipes.child import Child
-from recipes.run_folder import read_json
+from oatmill.files.atomic import FOLDER_MODE, write_file
+from runner.folder import read_json
+from runner.local.child import Child
 
 POLL_S = 0.5
 BACK_OFF_S = 2.0

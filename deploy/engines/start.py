@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.engines.compose import DEFAULT_IMAGE, SERVICES, ComposeCluster, Container, can_build
-from protocol.errors import RunError, UserError
-from protocol.joining import flatten_settings
-from recipes import yaml_format
-from recipes.settings import RunSettings, prepared
+from oatmill.errors import RunError, UserError
+from oatmill.settings import yaml_format
+from oatmill.settings.flat import flatten_settings
+from runner.settings import RunSettings, prepared
 
 OPTIONAL = ("prometheus", "alertmanager", "grafana")
 POLL_S = 1.0

@@ -1,4 +1,4 @@
-"""Dashboards about the result: Health, Losses, Learning. Thresholds are the guide's, as in learner/redflags.py."""
+"""Dashboards about the result: Health, Losses, Learning. Thresholds are the guide's, as in learner/reporting/red_flags.py."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ HEALTH = Dashboard(
         ),
         Panel(
             "Red flags",
-            "1 while a flag is raised; docs/alerts.md says what to do.",
+            "1 while a flag is raised; docs/operations/alerts.md says what to do.",
             "none",
             [Query("oatmill_red_flag", "{{flag}}")],
             low=0,

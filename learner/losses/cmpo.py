@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from agent import distribution
-from learner.improvement import clipped_mpo_policy, entropy, kl_divergence, leave_one_out_weights
 from learner.loss import Choice, Context, Late, Loss, Question, Statistic, Term, Terms, itself
-from protocol.errors import SettingsError
+from learner.losses.policy_improvement import clipped_mpo_policy, entropy, kl_divergence, leave_one_out_weights
+from oatmill.errors import SettingsError
 
 EXACT_UP_TO = 32
 """Actions up to which `estimator=auto` evaluates the model for every one of them."""

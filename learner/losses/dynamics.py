@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from learner.loss import Choice, Context, Late, Loss, Question, Term, Terms, itself
-from learner.masks import ahead, unroll_masks
+from learner.nodes.masks import ahead, unroll_masks
 
 
 class DynamicsWrites(TypedDict):

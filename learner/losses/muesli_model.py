@@ -13,8 +13,8 @@ from torch import Tensor
 
 from agent import distribution
 from learner.loss import Choice, Context, Late, Loss, Question, Term, Terms, itself
-from learner.masks import ahead, unroll_masks
-from protocol.errors import SettingsError
+from learner.nodes.masks import ahead, unroll_masks
+from oatmill.errors import SettingsError
 
 
 class MuesliModelWrites(TypedDict):

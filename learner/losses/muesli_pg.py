@@ -13,8 +13,8 @@ from torch import Tensor
 
 from agent import distribution
 from learner.loss import Choice, Context, Late, Loss, Question, Term, Terms, itself
-from learner.movement import movement
-from protocol.errors import SettingsError
+from learner.losses.policy_kl import movement
+from oatmill.errors import SettingsError
 
 
 class MuesliPgWrites(TypedDict):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from agent import distribution
 from learner.loss import Choice, Context, Late, Loss, Question, Term, Terms
-from learner.movement import movement
+from learner.losses.policy_kl import movement
 from learner.reduce import Reducer
 
 STD_FLOOR = 1e-8

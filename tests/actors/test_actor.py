@@ -26,11 +26,11 @@ from agent.model import AgentModel, acting_arrays
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
 from learner.settings import TrainerSettings
+from oatmill.settings.base import MetricsSettings
+from oatmill.settings.flat import joining_config
 from protocol.channels import BatchClient, ControlClient, Delivery, WeightsPublisher, Welcome
-from protocol.joining import joining_config
-from protocol.settings import MetricsSettings
-from protocol.timing import DEAD_AFTER_S
-from protocol.weights import Weights
+from protocol.data.weights import Weights
+from protocol.wire.deadlines import DEAD_AFTER_S
 from replay.settings import ReplaySettings
 
 ROOT = Path(__file__).parents[2]
@@ -50,11 +50,11 @@ def config_of(env: EnvSettings | None = None, **agent: Any) -> dict[str, Any]:
     return {name: settings.model_dump(mode="json") for name, settings in roots.items()}
 
 
-RUDE = "tests.actors.rude_environments:make"
+RUDE = "tests.actors.environments.rude_environments:make"
 
 
 def failing(how: str) -> FactoryEnv:
-    return FactoryEnv(factory="tests.actors.toy_environments:Fails", kwargs={"how": how})
+    return FactoryEnv(factory="tests.actors.environments.toy_environments:Fails", kwargs={"how": how})
 
 
 @dataclass
@@ -272,12 +272,12 @@ def test_an_actor_that_is_well_keeps_its_place_and_one_that_hung_leaves_when_ano
     [
         (
             {"env": failing("raises in step")},
-            r"env\.factory=tests\.actors\.toy_environments:Fails raised in step: RuntimeError: the physics exploded "
-            r"\(tests/actors/toy_environments\.py:\d+, in step\)",
+            r"env\.factory=tests\.actors\.environments\.toy_environments:Fails raised in step: RuntimeError: the physics exploded "
+            r"\(tests/actors/environments/toy_environments\.py:\d+, in step\)",
         ),
         (
             {"env": FactoryEnv(factory=RUDE, kwargs={"how": "leaves", "when": "step"})},
-            r"the environment's code called sys\.exit\(0\) \(tests/actors/rude_environments\.py:\d+, in leaves\)",
+            r"the environment's code called sys\.exit\(0\) \(tests/actors/environments/rude_environments\.py:\d+, in leaves\)",
         ),
     ],
     indirect=["run"],
@@ -315,8 +315,8 @@ def test_an_environment_that_breaks_its_promises_at_once_is_bad_input(tmp_path: 
     )
     assert done.returncode == 2
     assert done.stderr == (
-        "oatmill: error: env.factory=tests.actors.toy_environments:Fails: expected finite first observations, got NaN or "
-        "infinity (nan at index [0, 0], the row first); correct the environment's reset\n"
+        "oatmill: error: env.factory=tests.actors.environments.toy_environments:Fails: expected finite first observations, "
+        "got NaN or infinity (nan at index [0, 0], the row first); correct the environment's reset\n"
     )
 
 

@@ -9,10 +9,10 @@ from actors.policy import ActingPolicy, draw
 from agent.model import AgentModel, acting_arrays, acting_layout
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
-from protocol.errors import WireError
-from protocol.spaces import ActionSpace, ObservationSpace, Spaces
-from protocol.trajectory import Array
-from protocol.weights import Weights
+from oatmill.errors import WireError
+from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.data.trajectory import Array
+from protocol.data.weights import Weights
 
 SPACES = Spaces(ObservationSpace("vector", (3,), "float32"), ActionSpace((4,)))
 OBSERVATIONS = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)

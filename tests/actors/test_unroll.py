@@ -5,24 +5,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.environment import first_observations, make_environment
+from actors.environments.base import first_observations
+from actors.environments.make import make_environment
 from actors.policy import ActingPolicy
 from actors.settings import EnvSettings, FactoryEnv, PettingZooEnv
 from actors.unroll import Unroller
 from agent.model import AgentModel, acting_arrays
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
-from protocol.errors import RunError
-from protocol.trajectory import Schema, TrajectoryBlock
-from protocol.weights import Weights
+from oatmill.errors import RunError
+from protocol.data.trajectory import Schema, TrajectoryBlock
+from protocol.data.weights import Weights
 
 
 def counters(**kwargs: Any) -> FactoryEnv:
-    return FactoryEnv(factory="tests.actors.toy_environments:Counter", kwargs=kwargs)
+    return FactoryEnv(factory="tests.actors.environments.toy_environments:Counter", kwargs=kwargs)
 
 
 def fails(how: str) -> FactoryEnv:
-    return FactoryEnv(factory="tests.actors.toy_environments:Fails", kwargs={"how": how})
+    return FactoryEnv(factory="tests.actors.environments.toy_environments:Fails", kwargs={"how": how})
 
 
 def make_unroller(env: EnvSettings, *, copies: int, steps: int, core: str = "none") -> tuple[Unroller, ActingPolicy]:
@@ -95,7 +96,7 @@ def test_what_was_recorded_is_what_the_policy_saw_and_did() -> None:
 
 
 def test_an_absent_agents_steps_are_not_counted_and_clear_its_recurrent_state() -> None:
-    settings = PettingZooEnv(factory="tests.actors.toy_parallel:Relay")
+    settings = PettingZooEnv(factory="tests.actors.environments.toy_parallel:Relay")
     unroller, policy = make_unroller(settings, copies=1, steps=3, core="gru")
     block = collected(unroller)
     assert block.valid.tolist() == [[True, True, False], [True, True, True], [False, True, True]]
@@ -117,7 +118,7 @@ def test_an_unroll_that_is_given_up_is_not_sent_and_the_next_one_goes_on() -> No
     [
         (
             "raises in step",
-            "env.factory=tests.actors.toy_environments:Fails raised in step: RuntimeError: the physics exploded",
+            "env.factory=tests.actors.environments.toy_environments:Fails raised in step: RuntimeError: the physics exploded",
         ),
         ("wrong shape in step", "Fails raised in step: ValueError: expected an observation of shape (1,), got (3,)"),
         ("nan in step", "Fails gave observations that are not finite (NaN or infinity)"),

@@ -12,9 +12,9 @@ from torch import nn
 from agent.encoders import ResidualBlock, TokenCodebook, TokenGridEncoder, make_encoder, standardised, without_trailing_pads
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
-from protocol.errors import UserError
-from protocol.spaces import ActionSpace, ObservationSpace, Spaces
-from protocol.trajectory import Array
+from oatmill.errors import UserError
+from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.data.trajectory import Array
 
 # Three features: numeric with scale 100, categorical with 4 values, numeric with scale 0 (taken for 1). A window of 3 x 5.
 SCALES, CATEGORICAL, CATEGORIES, WINDOW = (100.0, 1.0, 0.0), (1,), 4, (3, 5)

@@ -13,8 +13,9 @@ import torch
 import agent
 from agent.loading import MANIFEST, MODEL_FILE, LoadedAgent, sealed
 from agent.model import AgentModel
-from learner.checkpoint import Progress, save
-from protocol.errors import UserError
+from learner.checkpoints.files import save
+from learner.progress import Progress
+from oatmill.errors import UserError
 from tests.learner.worlds import OBSERVATION, make_spec, make_trainer, make_updater_of
 
 

@@ -12,8 +12,8 @@ from agent.encoders import make_encoder
 from agent.model import AgentModel
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
-from protocol.errors import SettingsError, UserError
-from protocol.spaces import ActionSpace, ObservationSpace, Spaces
+from oatmill.errors import SettingsError, UserError
+from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
 
 OWN = """
 import torch

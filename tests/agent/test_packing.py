@@ -7,8 +7,8 @@ import torch
 
 from agent.model import AgentModel, acting_arrays
 from agent.packing import load_packed
-from protocol.errors import WireError
-from protocol.weights import Weights, WireDtype
+from oatmill.errors import WireError
+from protocol.data.weights import Weights, WireDtype
 from tests.learner.worlds import OBSERVATION, make_spec
 
 

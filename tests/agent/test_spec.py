@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from agent.settings import AgentSettings
 from agent.spec import ENCODERS_OF, AgentSpec
-from protocol.errors import SettingsError, UserError
-from protocol.spaces import ActionSpace, ObservationSpace, Spaces
+from oatmill.errors import SettingsError, UserError
+from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
 
 SPACES = {
     "vector": ObservationSpace("vector", (4,), "float32"),

@@ -10,9 +10,9 @@ import pytest
 
 from benchmarks.peers.__main__ import TASKS, contestants, least_steps, main, own_settings, parse
 from learner.budget import fit_batch
-from recipes.overrides import merged, nested, parse_assignment
 from recipes.registry import find_recipe
-from recipes.settings import RunSettings
+from runner.overrides import merged, nested, parse_assignment
+from runner.settings import RunSettings
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from benchmarks.zmtp import Dealer
-from protocol.codec import Frames
+from protocol.wire.codec import Frames
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import pytest
 
 from deploy.engines.compose import Engine
 from deploy.grafana.generate import rendered
-from protocol.errors import UserError
+from oatmill.errors import UserError
 from tests.cluster.clusters import ROOT, Cluster, answers, can_have, run, stand_ins
 from tests.system.real_runs import accounted, oatmill
 

@@ -12,7 +12,7 @@ import pytest
 
 from deploy.cli.entry import run_command
 from recipes import cartpole
-from recipes.settings import write_config
+from runner.settings import write_config
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,7 +15,7 @@ from deploy.cli.app import app
 from deploy.cli.entry import run_command
 from deploy.cli.roles import role_settings
 from deploy.engines.compose import HERE, SERVICES, ComposeCluster
-from recipes import yaml_format
+from oatmill.settings import yaml_format
 
 OPTIONS = {
     "up": {

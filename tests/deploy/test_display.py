@@ -14,8 +14,8 @@ from deploy.cli.display import observer_for
 from deploy.cli.live import LiveObserver
 from deploy.cli.status import status_lines, uneven_lines
 from deploy.cli.summary import ledger_line, loss_table, return_text, summary_lines
-from recipes.observer import PlainObserver
-from recipes.result import Identity, compose
+from runner.observer import PlainObserver
+from runner.result import Identity, compose
 
 LINE: dict[str, Any] = {
     "learner_step": 10,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from actors.environment import describe
+from actors.environments.make import describe
 from actors.settings import FactoryEnv
 from agent.loading import MANIFEST, MODEL_FILE, file_digest
 from agent.model import AgentModel
@@ -17,7 +17,7 @@ from agent.spec import AgentSpec
 from deploy.cli.entry import run_command
 from recipes import cartpole
 
-FACTORY = "tests.actors.rude_environments:make"
+FACTORY = "tests.actors.environments.rude_environments:make"
 
 
 def checkpoint(folder: Path, how: str, when: str) -> str:
@@ -41,7 +41,7 @@ def test_an_environment_that_leaves_fails_the_command_in_one_line(tmp_path: Path
     assert run_command(["eval", played, "--episodes", "2", "--trust"]) == 1
     shown = capfd.readouterr()
     assert shown.out == ""
-    says = r"oatmill: error: the environment called sys\.exit\(0\) \(tests/actors/rude_environments\.py:\d+, in leaves\)\n"
+    says = r"oatmill: error: the environment called sys\.exit\(0\) \(tests/actors/environments/rude_environments\.py:\d+, in leaves\)\n"
     assert re.fullmatch(says, shown.err)
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from deploy.grafana.generate import FOLDER, rendered
 from deploy.grafana.panels import LOSS_COLORS, WHOLE
-from tests.deploy.prometheus_server import SHIPPED
+from tests.deploy.doctor.prometheus_server import SHIPPED
 
 DASHBOARDS = {name: json.loads(text) for name, text in rendered().items()}
 

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from deploy.cli.entry import run_command
 from deploy.health import HEARTBEAT, HOST, MAX_AGE_S, PORT, problem_of
-from protocol.http import HttpServer, Pages
+from oatmill.process.http import HttpServer, Pages
 
 ROOT = Path(__file__).resolve().parents[2]
 

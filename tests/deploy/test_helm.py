@@ -20,8 +20,8 @@ from typer.main import get_command
 
 from deploy.cli.app import app
 from deploy.health import DEFAULT_PORT, HEARTBEAT, PORT
-from replay.listen import DEFAULT_PORT as DATA_PORT
-from replay.listen import SOCKETS
+from replay.addresses import DEFAULT_PORT as DATA_PORT
+from replay.addresses import SOCKETS
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy" / "k8s"

@@ -113,7 +113,7 @@ def test_a_learner_that_is_killed_is_an_exit_code_for_the_engine(tmp_path: Path)
 HANGS = """
 import sys
 from deploy.engines import learner_entry
-from protocol.http import HttpServer, Pages
+from oatmill.process.http import HttpServer, Pages
 from prometheus_client import CollectorRegistry
 
 learner_entry.LOOK_EVERY_S = 0.1

@@ -10,7 +10,7 @@ import pytest
 
 from deploy.cli.entry import run_command
 from deploy.curves import column, read_lines, surviving
-from protocol.errors import UserError
+from oatmill.errors import UserError
 
 PNG_START = b"\x89PNG\r\n"
 

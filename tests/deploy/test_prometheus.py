@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from learner import redflags
-from tests.deploy.prometheus_server import SHIPPED, need
+from learner.reporting import red_flags
+from tests.deploy.doctor.prometheus_server import SHIPPED, need
 
 CASES = sorted((Path(__file__).parent / "prometheus").glob("*.yaml"))
-PAGE = Path(__file__).parents[2] / "docs" / "alerts.md"
+PAGE = Path(__file__).parents[2] / "docs" / "operations" / "alerts.md"
 ALWAYS = {"Watchdog"}
 """Alerts that no input keeps from being raised."""
 
@@ -89,10 +89,10 @@ def test_every_recording_rule_has_a_case() -> None:
 @pytest.mark.parametrize("name", ALERTS)
 def test_every_alert_has_its_page(name: str) -> None:
     section = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert section, f"docs/alerts.md lacks the section {name}"
+    assert section, f"docs/operations/alerts.md lacks the section {name}"
     for part in ("**Symptom**", "**Meaning**", "**What to do**", "**How to verify**"):
         assert part in section.group(1), f"{name} lacks {part}"
-    assert ALERTS[name]["annotations"]["runbook_url"] == f"docs/alerts.md#{name.lower()}"
+    assert ALERTS[name]["annotations"]["runbook_url"] == f"docs/operations/alerts.md#{name.lower()}"
     assert ALERTS[name]["labels"]["severity"] in {"critical", "warning", "info", "none"}
 
 
@@ -106,14 +106,14 @@ def test_thresholds_are_those_of_the_red_flags() -> None:
         assert found, name
         return float(found.group(1))
 
-    uniform = math.log(redflags.ENTROPY_ACTIONS)
-    assert bound("LossDominates", r"mean5m > ([\d.]+)") == redflags.DOMINATES
-    assert bound("LossDominates", r"last > ([\d.]+)") == redflags.DOMINATES
-    assert bound("MuesliRatioOutOfRange", r"< ([\d.]+)") == redflags.MUESLI_RATIO[0]
-    assert bound("MuesliRatioOutOfRange", r"> ([\d.]+)") == redflags.MUESLI_RATIO[1]
-    assert bound("EntropyCollapsed", r"< ([\d.]+)") == pytest.approx(redflags.ENTROPY_LOW / uniform, abs=5e-4)
-    assert bound("EntropyHigh", r"> ([\d.]+)") == pytest.approx(redflags.ENTROPY_HIGH / uniform, abs=5e-4)
-    assert bound("EntropyHigh", r">= ([\d.]+)") == redflags.WARM_UP
-    assert f"{redflags.COMPARABLE}" in next(
+    uniform = math.log(red_flags.ENTROPY_ACTIONS)
+    assert bound("LossDominates", r"mean5m > ([\d.]+)") == red_flags.DOMINATES
+    assert bound("LossDominates", r"last > ([\d.]+)") == red_flags.DOMINATES
+    assert bound("MuesliRatioOutOfRange", r"< ([\d.]+)") == red_flags.MUESLI_RATIO[0]
+    assert bound("MuesliRatioOutOfRange", r"> ([\d.]+)") == red_flags.MUESLI_RATIO[1]
+    assert bound("EntropyCollapsed", r"< ([\d.]+)") == pytest.approx(red_flags.ENTROPY_LOW / uniform, abs=5e-4)
+    assert bound("EntropyHigh", r"> ([\d.]+)") == pytest.approx(red_flags.ENTROPY_HIGH / uniform, abs=5e-4)
+    assert bound("EntropyHigh", r">= ([\d.]+)") == red_flags.WARM_UP
+    assert f"{red_flags.COMPARABLE}" in next(
         r["expr"] for r in rules("record") if r["record"].startswith("loss:oatmill_loss_times")
     )

@@ -16,8 +16,8 @@ import pytest
 
 from deploy.cli.entry import run_command
 from recipes import cartpole
-from recipes.run_folder import LOCK
-from recipes.settings import write_config
+from runner.folder import LOCK
+from runner.settings import write_config
 
 LINE = {
     "learner_step": 7,

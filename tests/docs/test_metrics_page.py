@@ -1,4 +1,4 @@
-"""docs/metrics.md lists what is exported: no series without a word, no word without a series."""
+"""docs/reference/metrics.md lists what is exported: no series without a word, no word without a series."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from learner.metrics import LearnerMetrics
-from replay.metrics import ReplayCollector, Snapshot
+from learner.reporting.metrics import LearnerMetrics
+from replay.hub.metrics import ReplayCollector, Snapshot
 
-PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
 
 def exported() -> set[str]:

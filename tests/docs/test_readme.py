@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from deploy.cli.app import app
 from deploy.cli.entry import run_command
-from recipes.launch import Run
+from runner.run import Run
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from actors.environment import first_observations, make_environment
+from actors.environments.base import first_observations
+from actors.environments.make import make_environment
 from actors.settings import FactoryEnv
 from examples.corridor import LEFT, RIGHT, make_env
-from protocol.spaces import ActionSpace, ObservationSpace
+from protocol.data.spaces import ActionSpace, ObservationSpace
 
 SETTINGS = FactoryEnv(factory="examples.corridor:make_env", kwargs={"length": 5})
 

@@ -11,8 +11,8 @@ from agent.settings import AgentSettings
 from examples.entropy_floor import COEF, FLOOR, EntropyFloor
 from learner.loss import Term
 from learner.plan import make_plan
-from protocol.errors import UserError
-from protocol.spaces import ActionSpace
+from oatmill.errors import UserError
+from protocol.data.spaces import ActionSpace
 from tests.learner.worlds import learn, make_batch, make_context, make_spec, make_trainer, make_updater_of
 
 OWN = {"extra_losses": ("examples.entropy_floor:choose",)}

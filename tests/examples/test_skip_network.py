@@ -12,7 +12,7 @@ from agent.model import AgentModel, acting_layout
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
 from examples.skip_network import SkipBlock, SkipEncoder, make
-from protocol.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
 from tests.system.real_runs import ROOT, SMALL, oatmill
 
 

@@ -9,7 +9,7 @@ from math import log, sqrt
 
 import numpy as np
 
-from protocol.trajectory import Array
+from protocol.data.trajectory import Array
 
 
 def vtrace_targets(

@@ -12,7 +12,7 @@ from agent.spec import AgentSpec
 from learner.cost import PlanCost, plan_cost
 from learner.plan import make_plan
 from learner.settings import TrainerSettings
-from protocol.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
 from tests.learner.worlds import PLANS, make_spec, make_trainer
 
 T = 5

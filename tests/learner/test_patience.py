@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from learner.learner import Learner
-from protocol.errors import RunError
+from oatmill.errors import RunError
 
 DATA_TIMEOUT_S = 20.0
 

@@ -13,10 +13,10 @@ from agent.settings import AgentSettings
 from learner.loss import Node, Question, method_reads
 from learner.losses.cmpo import ExactCmpo, ReturnCmpo, SampledCmpo
 from learner.losses.muesli_model import MuesliModel, PriorMuesliModel
+from learner.nodes.returns import GaeVtrace, GaeVtraceSigma, Retrace
 from learner.plan import LOSSES, Plan, make_plan
-from learner.return_nodes import GaeVtrace, GaeVtraceSigma, Retrace
-from protocol.errors import SettingsError
-from protocol.spaces import ActionSpace
+from oatmill.errors import SettingsError
+from protocol.data.spaces import ActionSpace
 from tests.learner.worlds import ARMS, inputs_of, make_batch, make_spec, make_trainer, make_updater_of, weigh
 
 MUESLI_PG = {"losses.ppo_actor.enabled": False, "losses.muesli_pg.enabled": True}

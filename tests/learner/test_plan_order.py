@@ -11,8 +11,8 @@ from agent.settings import AgentSettings
 from learner.loss import Choice, Loss, Node, Term, Terms, method_reads, node_reads, node_writes
 from learner.losses.cmpo import ExactCmpo
 from learner.plan import LOSSES, make_plan, order
-from protocol.errors import SettingsError
-from protocol.spaces import ActionSpace
+from oatmill.errors import SettingsError
+from protocol.data.spaces import ActionSpace
 from tests.learner.worlds import make_trainer
 
 

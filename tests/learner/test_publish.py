@@ -8,7 +8,7 @@ import torch
 
 from agent.model import AgentModel, acting_arrays, acting_layout
 from learner.publish import pack
-from protocol.weights import Weights, WireDtype
+from protocol.data.weights import Weights, WireDtype
 from tests.learner.worlds import make_spec
 
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from learner.plan import make_plan
 from learner.settings import TrainerSettings
-from protocol.errors import SettingsError
+from oatmill.errors import SettingsError
 from tests.learner.worlds import make_spec, make_trainer
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from learner.reduce import OneRank
-from learner.report import Reporter
+from learner.reporting.report import Reporter
 from tests.learner.worlds import PLANS, inputs_of, make_batch, make_spec, make_trainer, make_updater_of
 
 WAITS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.masked_select.default}

@@ -15,17 +15,17 @@ from torch import Tensor
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
 from learner.distributed import Ranks
-from learner.inputs import to_inputs
 from learner.loss import Context
-from learner.objective import Weighed, model_outputs
 from learner.reduce import OneRank
 from learner.settings import TrainerSettings
 from learner.setup import LearnerConfig, make_updater
-from learner.step import Record, Updater
-from protocol.batch import Batch
-from protocol.settings import MetricsSettings
-from protocol.spaces import ActionSpace, ObservationSpace, Spaces
-from protocol.trajectory import Array
+from learner.update.inputs import to_inputs
+from learner.update.objective import Weighed, model_outputs
+from learner.update.updater import Record, Updater
+from oatmill.settings.base import MetricsSettings
+from protocol.data.batch import Batch
+from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.data.trajectory import Array
 
 OBSERVATION = 4
 ARMS: dict[str, dict[str, Any]] = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from protocol.keys import make_keys
+from protocol.security.keys import make_keys
 from tests.network.network import Host, Network
 from tests.network.numbered import NUMBER, RECORD, check_record
 from tests.network.places import Process, network_of, until

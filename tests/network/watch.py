@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from recipes.hub_line import hub_line
+from runner.operator_client import hub_line
 
 EVERY_S = 0.1
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from actors.settings import AtariEnv, CogsEnv, MiniGridEnv
-from protocol.errors import SettingsError, UserError
-from recipes.baselines import random_return
+from oatmill.errors import SettingsError, UserError
 from recipes.cogs_v_clips import train
-from recipes.launch import Run
 from recipes.presets import find_preset
 from recipes.registry import BUILT_IN, find_recipe
+from runner.evaluation.baselines import random_return
+from runner.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 

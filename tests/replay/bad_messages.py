@@ -11,11 +11,11 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from protocol import messages
-from protocol.codec import MAX_HEADER_BYTES, MAX_JSON_BYTES
-from protocol.schemas import RunSchema
-from protocol.trajectory import BlockSize, TrajectoryBlock
-from protocol.weights import digest_of
+from protocol.data.run_schema import RunSchema
+from protocol.data.trajectory import BlockSize, TrajectoryBlock
+from protocol.data.weights import digest_of
+from protocol.wire import messages
+from protocol.wire.codec import MAX_HEADER_BYTES, MAX_JSON_BYTES
 from tests.replay.blocks import SPACES, block
 
 Frames = list[bytes]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from protocol.schemas import RunSchema
-from protocol.spaces import ActionSpace, ObservationSpace, Spaces
-from protocol.trajectory import TrajectoryBlock
-from replay.queue import Slice
+from protocol.data.run_schema import RunSchema
+from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.data.trajectory import TrajectoryBlock
+from replay.store.queue import Slice
 
 SPACES = Spaces(ObservationSpace("vector", (2,), "float32"), ActionSpace((3,)))
 SCHEMA = RunSchema(SPACES, core_state_size=0, episode_statistics=("hearts",))

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from protocol import messages
-from protocol.codec import decode, encode, to_json
-from protocol.priorities import pack_priorities
-from protocol.schemas import RunSchema
-from protocol.trajectory import BlockSize, TrajectoryBlock
-from replay.buffer import NO_BUFFER, BufferSettings
-from replay.core import IngestCore, IngestSettings
-from replay.session import Session
+from protocol.data.priorities import pack_priorities
+from protocol.data.run_schema import RunSchema
+from protocol.data.trajectory import BlockSize, TrajectoryBlock
+from protocol.wire import messages
+from protocol.wire.codec import decode, encode, to_json
+from replay.ingest.actor_session import Session
+from replay.ingest.core import IngestCore, IngestSettings
+from replay.store.buffer import NO_BUFFER, BufferSettings
 from tests.replay.blocks import SCHEMA, block
 
 

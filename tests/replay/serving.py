@@ -18,11 +18,11 @@ import numpy as np
 import psutil
 import yaml
 
+from oatmill.errors import JoinRefusedError
+from oatmill.settings.flat import joining_config
 from protocol.channels import BatchClient, ControlClient, Delivery, TrajectorySender, WeightsPublisher, WeightsReceiver, Welcome
-from protocol.errors import JoinRefusedError
-from protocol.joining import joining_config
-from protocol.keys import ClientKeys, client_keys
-from protocol.weights import Layout, Weights
+from protocol.data.weights import Layout, Weights
+from protocol.security.keys import ClientKeys, client_keys
 from replay.settings import ReplaySettings
 from tests.replay.blocks import SCHEMA, SPACES, block
 

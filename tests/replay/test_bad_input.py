@@ -5,11 +5,11 @@ from collections import Counter
 import msgpack
 import pytest
 
-from protocol import messages
-from protocol.reasons import BAD_MESSAGE, BAD_TRAJECTORY, CLOSED, REFUSALS, REJECTED_REASONS
-from replay.sessions import MAX_STRIKES
+from protocol.wire import messages
+from protocol.wire.reasons import BAD_MESSAGE, BAD_TRAJECTORY, CLOSED, REFUSALS, REJECTED_REASONS
+from replay.ingest.actor_sessions import MAX_STRIKES
 from tests.replay.bad_messages import SCHEMA, SOCKETS, Case, all_cases
-from tests.replay.listeners import LISTENERS, DataListener
+from tests.replay.simulation.listeners import LISTENERS, DataListener
 
 IN_ALL = 2500
 

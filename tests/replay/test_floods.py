@@ -12,9 +12,9 @@ import psutil
 import pytest
 import yaml
 
-from protocol.descriptors import raise_descriptor_limit
-from protocol.keys import make_keys
-from tests.protocol.strangers import EMPTY_FRAMES, LARGE_FRAMES, giant_frame, join, pour, start_dialling
+from oatmill.process.descriptors import raise_descriptor_limit
+from protocol.security.keys import make_keys
+from tests.protocol.channels.strangers import EMPTY_FRAMES, LARGE_FRAMES, giant_frame, join, pour, start_dialling
 from tests.replay.serving import CONFIG, Server, serving, start, total
 
 FILES = 1024

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.codec import decode
-from protocol.errors import WireError
-from protocol.reasons import REJECTED_REASONS
+from oatmill.errors import WireError
+from protocol.wire.codec import decode
+from protocol.wire.reasons import REJECTED_REASONS
 from tests.replay.bad_messages import SCHEMA, SOCKETS
 from tests.replay.fuzzing import attack, good_messages, mutated, raw_attacks
-from tests.replay.listeners import LISTENERS, DataListener
 from tests.replay.serving import Server, serving, total
+from tests.replay.simulation.listeners import LISTENERS, DataListener
 
 MUTATIONS = 1500
 MAX_GROWTH_BYTES = 64e6

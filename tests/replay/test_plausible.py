@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from protocol import messages
-from protocol.codec import encode, to_json
-from replay.hub_core import HubCore
-from replay.members import Members
+from protocol.wire import messages
+from protocol.wire.codec import encode, to_json
+from replay.hub.core import HubCore
+from replay.hub.members import Members
 from replay.plausible import MAX_COUNT, MAX_FORGOTTEN, MAX_UNSENT, VERSION_STEP
 from tests.replay.blocks import SCHEMA
 from tests.replay.conversation import Conversation
+from tests.replay.hub.test_core import Talk
 from tests.replay.serving import total
-from tests.replay.test_hub_core import Talk
 
 HUGE = 2**53 - 1
 

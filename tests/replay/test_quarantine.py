@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from protocol.errors import WireError
+from oatmill.errors import WireError
 from replay.quarantine import FILES, HEADER_BYTES, MAX_FILE_BYTES, WRITES_A_SECOND, Quarantine, Refused
 
 

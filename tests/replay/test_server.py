@@ -13,12 +13,12 @@ import psutil
 import pytest
 import zmq
 
-from protocol.errors import JoinRefusedError, PeerLostError
-from protocol.joining import joining_config
-from protocol.keys import make_keys
-from protocol.spaces import ActionSpace, ObservationSpace, Spaces
-from protocol.timing import DEAD_AFTER_S
-from protocol.weights import layout_of
+from oatmill.errors import JoinRefusedError, PeerLostError
+from oatmill.settings.flat import joining_config
+from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.data.weights import layout_of
+from protocol.security.keys import make_keys
+from protocol.wire.deadlines import DEAD_AFTER_S
 from tests.replay.serving import CONFIG, ROOT, serving, start, successor, total, weights
 
 LAYOUT = layout_of({"w": np.zeros(10, np.float32)})

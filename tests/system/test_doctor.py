@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.prometheus_server import local_config, need, prometheus
+from tests.deploy.doctor.prometheus_server import local_config, need, prometheus
 from tests.system.real_runs import ENDLESS, oatmill, training
 
 CMPO = "trainer.losses.cmpo"

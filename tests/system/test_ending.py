@@ -14,9 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from recipes import cartpole, supervisor
-from recipes.launch import Run
-from recipes.overrides import Layer, nested, parse_assignment, resolve
+from recipes import cartpole
+from runner.local import supervisor
+from runner.overrides import Layer, nested, parse_assignment, resolve
+from runner.run import Run
 from tests.ports import free_ports
 from tests.system.real_runs import (
     ENDLESS,

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from protocol.family import FAMILY
-from recipes.bounded_log import LONGEST_BYTES
+from oatmill.children.family import FAMILY
+from runner.local.bounded_log import LONGEST_BYTES
 from tests.system.real_runs import ENDLESS, all_gone, command, environment, training
 
 ENVIRONMENT = '''

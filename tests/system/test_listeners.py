@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from protocol.keys import make_keys
+from protocol.security.keys import make_keys
 from tests.ports import free_ports
 from tests.system.real_runs import ENDLESS, Train, command, environment, oatmill, training
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from protocol.errors import JoinRefusedError
-from protocol.keys import make_keys
-from recipes.hub_line import hub_line
+from oatmill.errors import JoinRefusedError
+from protocol.security.keys import make_keys
+from runner.operator_client import hub_line
 from tests.ports import free_ports
 from tests.system.real_runs import SMALL, all_gone, command, environment
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from recipes.hub_line import hub_line
+from runner.operator_client import hub_line
 from tests.system.real_runs import Train, training
 
 STEP_S, UNROLL = 0.005, 16
@@ -22,7 +22,11 @@ def uneven(folder: Path, *, actors: int, fast: int, slow_s: float, batch: int = 
     kwargs = {"folder": str(folder), "fast": fast, "fast_s": STEP_S, "slow_s": slow_s}
     return [
         *(f"actors.count={actors}", "actors.envs_per_actor=1", f"actors.unroll_length={UNROLL}"),
-        *("env.kind=factory", "env.factory=tests.actors.sleeping_environment:Sleeper", f"env.kwargs={json.dumps(kwargs)}"),
+        *(
+            "env.kind=factory",
+            "env.factory=tests.actors.environments.sleeping_environment:Sleeper",
+            f"env.kwargs={json.dumps(kwargs)}",
+        ),
         *("agent.hidden_sizes=[16]", f"trainer.batch_size={batch}", "trainer.epochs=1", "trainer.minibatches=1"),
         *("trainer.total_timesteps=1000000000", "trainer.optimizer.schedule=constant", "metrics.report_every=1"),
     ]

@@ -1,0 +1,194 @@
+"""What an actor steps: several copies of one environment, each of whose agents is a row; and what adapters share."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from actors.settings import AtariEnv, CogsEnv, EnvSettings, FactoryEnv, GymnasiumEnv, MiniGridEnv, PettingZooEnv
+from oatmill.errors import OatmillError, UserError, one_line
+from protocol.data.spaces import Spaces
+from protocol.data.trajectory import Array
+
+log = logging.getLogger("oatmill.environment")
+
+
+@dataclass(frozen=True)
+class Episode:
+    """An episode that ran from its first step to its end.
+
+    Attributes:
+        episode_return: the sum of its rewards, undiscounted and unscaled; with several agents the mean of theirs.
+        length: its steps.
+        statistics: the environment's own numbers, as `Environment.episode_statistics` names them.
+        copy: which copy of the environment it was played in.
+    """
+
+    episode_return: float
+    length: int
+    statistics: tuple[float, ...] = ()
+    copy: int = field(default=0, compare=False)
+
+
+@dataclass(slots=True)
+class Step:
+    """What one step of all rows gave. The arrays belong to the environment and are valid until its next call.
+
+    A row whose agent is absent has `valid` False, reward 0 and `terminated` True: whatever reads the row starts anew when the
+    agent comes back, and nothing is carried over the gap.
+    """
+
+    observations: Array  # [N, ...]; of a row that ended: the first of its next episode
+    rewards: Array  # [N], float32
+    terminated: Array  # [N], bool
+    truncated: Array  # [N], bool
+    valid: Array  # [N], bool: the row's agent was there and acted
+    final_observations: Array  # [F, ...], of the rows that were truncated and not terminated
+    final_rows: Array  # [F], int
+    episodes: Sequence[Episode]  # those that ended in this step
+
+
+class Environment(Protocol):
+    """Several copies of an environment, stepped together.
+
+    Attributes:
+        name: what the user called it, for messages.
+        spaces: of one row.
+        num_rows: N.
+        num_copies: how many copies there are; each has `num_rows / num_copies` rows, one after another.
+        channels: which axis of an image was taken for the channels, "first" or "last"; None where there was no choice.
+        episode_statistics: names of the numbers in `Episode.statistics`.
+    """
+
+    name: str
+    spaces: Spaces
+    num_rows: int
+    num_copies: int
+    channels: str | None
+    episode_statistics: tuple[str, ...]
+
+    def reset(self) -> Array:
+        """Start all episodes; the observations `[N, ...]`, valid until the next call."""
+        ...
+
+    def step(self, actions: Array) -> Step:
+        """Take one action a row, `[N]` or `[N, factors]`, integers."""
+        ...
+
+    def close(self) -> None:
+        """Release what the copies hold. Safe to call twice."""
+        ...
+
+
+def first_observations(environment: Environment) -> Array:
+    """Reset an environment and check that it keeps what its spaces promise.
+
+    Copies that begin alike are reset once more. Where they begin otherwise then, though they were given the same seeds, the
+    environment does not heed its seed: a warning says so.
+
+    Raises:
+        UserError: if it raises, or gives observations of another shape or dtype, or numbers that are not finite, or changes
+            torch's default dtype.
+    """
+    observations = _checked_reset(environment)
+    if _are_alike(observations, environment.num_copies):
+        before = observations.copy()
+        observations = _checked_reset(environment)
+        if not np.array_equal(before, observations):
+            log.warning(
+                "%s: all %d copies began with the same observations, and with other ones when they were reset again with the "
+                "same seeds, so they do not heed the seed that reset gives them and play the same random numbers; draw them "
+                "from self.np_random, which super().reset(seed=seed) seeds",
+                environment.name,
+                environment.num_copies,
+            )
+    return observations
+
+
+def name_of(settings: EnvSettings) -> str:
+    """What a message calls the environment: the setting that chose it."""
+    match settings:
+        case GymnasiumEnv() | MiniGridEnv():
+            return f"env.id={settings.id}"
+        case AtariEnv():
+            return f"env.game={settings.game}"
+        case CogsEnv():
+            return f"env.mission={settings.mission}"
+        case FactoryEnv() | PettingZooEnv():
+            return f"env.factory={settings.factory}"
+
+
+def is_finite(values: Array) -> bool:
+    """Whether all numbers are finite; whole numbers are."""
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
+
+
+def warn_of_equal_streams(environment: Environment, observations: Array, rewards: Array) -> None:
+    """Warn where all copies gave the same in their first steps, and not one thing all the time.
+
+    Args:
+        environment: that gave them.
+        observations: `[N, T, ...]`.
+        rewards: `[N, T]`.
+    """
+    copies = environment.num_copies
+    if not (_are_alike(observations, copies) and _are_alike(rewards, copies)):
+        return
+    if (observations != observations[:, :1]).any() or (rewards != rewards[:, :1]).any():
+        log.warning(
+            "%s: all %d copies gave the same observations and rewards in their first %d steps, whatever was done in them; if "
+            "they should differ, they do not heed the seed that reset gives them",
+            environment.name,
+            copies,
+            rewards.shape[1],
+        )
+
+
+def _are_alike(values: Array, copies: int) -> bool:
+    """Whether all copies, of which there are several, gave the same."""
+    of_copy = values.reshape(copies, -1)
+    return copies > 1 and bool((of_copy == of_copy[0]).all())
+
+
+def check_torch_default(name: str) -> None:
+    """Raise UserError if an environment has changed torch's default dtype: the policy's network stands in the same process."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_default_dtype() is not torch.float32:
+        raise UserError(
+            f"{name}: expected torch's default dtype to stay float32, which the policy needs, got {torch.get_default_dtype()}; "
+            f"leave torch.set_default_dtype out of the environment and give dtype= where its tensors are made"
+        )
+
+
+def _checked_reset(environment: Environment) -> Array:
+    try:
+        observations = environment.reset()
+    except OatmillError:
+        raise
+    except Exception as error:
+        raise UserError(f"{environment.name} raised in reset: {one_line(error)}") from error
+    check_torch_default(environment.name)
+    space = environment.spaces.observation
+    expected = (environment.num_rows, *space.shape)
+    if observations.shape != expected or observations.dtype != np.dtype(space.dtype):
+        raise UserError(
+            f"{environment.name}: expected first observations of shape {expected} and dtype {space.dtype}, as its space says, "
+            f"got {observations.shape} {observations.dtype}; correct the environment's observation_space or reset"
+        )
+    if not is_finite(observations):
+        raise UserError(
+            f"{environment.name}: expected finite first observations, got NaN or infinity ({first_not_finite(observations)}); "
+            f"correct the environment's reset"
+        )
+    return observations
+
+
+def first_not_finite(values: Array) -> str:
+    """The first number that is not finite, and where it stands, for messages."""
+    place = np.argwhere(~np.isfinite(values))[0].tolist()
+    return f"{values[tuple(place)]} at index {place}, the row first"

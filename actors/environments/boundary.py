@@ -1,0 +1,311 @@
+"""The boundary between an environment that somebody else wrote and the rows that are trained on.
+
+Everything that passes is copied here, and everything that comes out is checked before it is cast. So an environment may change
+the actions that it is given, keep its own buffers and write over them, or give flags of bytes: what is trained on is what the
+environment meant at that step. What cannot be read without a guess raises a ValueError with what was expected and what came.
+
+Whether floats are finite is not checked here: `actors.unroll` does so once an unroll, for all environments alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from protocol.data.trajectory import Array
+
+MAX_SEED = 2**31 - 1
+"""The largest seed that an environment is given: many simulators take signed 32-bit numbers."""
+STEP_VALUES = 5
+PLAIN_FLAGS = (bool, np.bool_)
+PLAIN_NUMBERS = (float, int, np.float64, np.float32)
+
+
+@dataclass(frozen=True)
+class RawSpace:
+    """What one observation looks like as the environment gives it.
+
+    Attributes:
+        said: the space in a few words, for messages.
+        shape: of one observation.
+        dtype: that observations are kept in.
+        low: the smallest whole number that each place may hold; None where the dtype alone sets the limits.
+        high: the largest one, likewise.
+    """
+
+    said: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    low: Array | None = None
+    high: Array | None = None
+
+    def batch(self, values: Any, rows: int, what: str = "observations") -> Array:
+        """A checked copy of many observations.
+
+        Args:
+            values: `[rows, *shape]`; an array, a list or a tensor.
+            rows: how many.
+            what: these are, for messages.
+
+        Returns:
+            `[rows, *shape]` of `dtype`; nobody else holds it.
+
+        Raises:
+            ValueError: if the shape, the kind of numbers or a value is not the space's.
+        """
+        array = as_array(values, f"{what} of numbers")
+        if array.shape != (rows, *self.shape):
+            raise ValueError(f"expected {what} of shape {(rows, *self.shape)}, got {array.shape}")
+        copied = self._cast(array, what)
+        self.check_limits(copied, what)
+        return copied
+
+    def store(self, values: Any, into: Array, row: int, what: str = "an observation") -> None:
+        """Check one observation and write it into a row; `check_limits` is left to the caller, for all rows at once.
+
+        Raises:
+            ValueError: if the shape or the kind of numbers is not the space's, or a value does not fit the dtype.
+        """
+        if type(values) is np.ndarray and values.dtype is self.dtype and values.shape == self.shape:
+            into[row] = values  # the usual case, once an env step: it costs no more than this
+            return
+        array = as_array(values, f"{what} of numbers")
+        # Assignment alone would spread a scalar or a shorter row over the whole observation.
+        if array.shape != self.shape:
+            raise ValueError(f"expected {what} of shape {self.shape}, got {array.shape}")
+        into[row] = array if array.dtype == self.dtype else self._cast(array[None], what, row)[0]
+
+    def check_limits(self, rows: Array, what: str = "observations", first_row: int = 0) -> None:
+        """Check rows of `dtype`, of which the first is `first_row`, against `low` and `high`.
+
+        Raises:
+            ValueError: naming the first value outside.
+        """
+        if self.low is not None:
+            wrong = (rows < self.low) | (rows > self.high)
+            if wrong.any():
+                raise self._complaint(rows, wrong, what, first_row)
+
+    def _cast(self, array: Array, what: str, row: int = 0) -> Array:
+        if array.dtype != self.dtype and self.dtype.kind != "f":
+            wrong = ~self._fits(array)
+            if wrong.any():
+                raise self._complaint(array, wrong, what, row)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, which the check of finite numbers names
+            return array.astype(self.dtype)
+
+    def _fits(self, array: Array) -> Array:
+        low, high = _limits(self.dtype)
+        fits = (array >= low) & (array <= high)
+        return fits & (np.floor(array) == array) if array.dtype.kind == "f" else fits
+
+    def _complaint(self, array: Array, wrong: Array, what: str, row: int = 0) -> ValueError:
+        place = tuple(int(number) for number in np.argwhere(wrong)[0])
+        low, high = _limits(self.dtype) if self.low is None else (self._at(self.low, place), self._at(self.high, place))
+        index = f", index {place[1] if len(place) == 2 else place[1:]}" if len(place) > 1 else ""  # noqa: PLR2004 -- [N, D]
+        return ValueError(
+            f"expected {what} of whole numbers from {low} to {high}, as {self.said} says, got {array[place].item()} in row "
+            f"{place[0] + row}{index}; correct observation_space or what is shown"
+        )
+
+    def _at(self, limits: Array | None, place: tuple[int, ...]) -> int:
+        assert limits is not None
+        return int(np.broadcast_to(limits, self.shape)[place[1:]])
+
+
+class Taken(NamedTuple):
+    """What one step of a vectorised environment gave, checked and copied; observations in the environment's own form."""
+
+    observations: Array  # [N, ...]
+    rewards: Array  # [N], float32
+    terminated: Array  # [N], bool
+    truncated: Array  # [N], bool
+    infos: Mapping[str, Any]
+
+
+class VectorBoundary:
+    """All that passes between a VectorEnv and whoever steps it.
+
+    Args:
+        env: the VectorEnv.
+        raw: what one copy's observation looks like.
+        seed: the root of the copies' random numbers.
+    """
+
+    def __init__(self, env: Any, raw: RawSpace, seed: int) -> None:
+        self.num_copies = int(env.num_envs)
+        self._env = env
+        self._raw = raw
+        self._seed = vector_seed(seed, self.num_copies)
+
+    def reset(self) -> Array:
+        """Seed and reset all copies."""
+        return self._raw.batch(observation_of(self._env.reset(seed=self._seed)), self.num_copies)
+
+    def reset_rows(self, rows: Array) -> Array:
+        """Reset the copies that a mask `[N]` names; their observations `[F, ...]`."""
+        outcome = self._env.reset(options={"reset_mask": rows.copy()})
+        return self._raw.batch(observation_of(outcome), self.num_copies, "observations of a reset")[rows]
+
+    def step(self, actions: Array) -> Taken:
+        """Take one action a copy."""
+        observations, rewards, terminated, truncated, infos = outcome_of(self._env.step(actions.copy()))
+        return Taken(
+            self._raw.batch(observations, self.num_copies),
+            as_rewards(rewards, self.num_copies),
+            as_flags(terminated, self.num_copies, "terminated"),
+            as_flags(truncated, self.num_copies, "truncated"),
+            infos or {},
+        )
+
+    def final_observations(self, infos: Mapping[str, Any], rows: Array) -> Array:
+        """The last observations of the rows whose episode was truncated, `[F, ...]`, from `infos["final_obs"]`."""
+        finals = infos.get("final_obs", infos.get("final_observation"))  # the second is older Gymnasium's name
+        if finals is None:
+            raise ValueError('expected infos["final_obs"] in a step that truncates, as AutoresetMode.SAME_STEP promises')
+        try:
+            count = len(finals)
+        except TypeError:
+            count = None
+        if count != self.num_copies:
+            raise ValueError(
+                f'expected infos["final_obs"] to have an entry for each of {self.num_copies} copies, got {in_short(finals)}'
+            )
+        taken = np.zeros((len(rows), *self._raw.shape), self._raw.dtype)
+        for place, row in enumerate(rows.tolist()):
+            self._raw.store(finals[row], taken, place, f'infos["final_obs"][{row}]')
+        self._raw.check_limits(taken, 'infos["final_obs"]')
+        return taken
+
+    def close(self) -> None:
+        """Close all copies."""
+        self._env.close()
+
+
+def copy_seeds(seed: int, copies: int) -> list[int]:
+    """Seeds of 31 bits, one a copy: different for neighbouring roots, so that no two actors run the same episodes."""
+    return [int(value) & MAX_SEED for value in np.random.SeedSequence(seed).generate_state(copies)]
+
+
+def vector_seed(seed: int, copies: int) -> int:
+    """The seed of a VectorEnv, whose copies count on from it and stay within 31 bits."""
+    return copy_seeds(seed, 1)[0] % (MAX_SEED - copies)
+
+
+def outcome_of(outcome: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """The five values of a step.
+
+    Raises:
+        ValueError: if there are more or fewer.
+    """
+    if isinstance(outcome, (tuple, list)) and len(outcome) == STEP_VALUES:
+        return outcome  # type: ignore[return-value]
+    came = f"{len(outcome)} values" if isinstance(outcome, (tuple, list)) else in_short(outcome)
+    raise ValueError(f"expected step to return 5 values (observation, reward, terminated, truncated, info), got {came}")
+
+
+def observation_of(outcome: Any) -> Any:
+    """The observation among the two values of a reset.
+
+    Raises:
+        ValueError: if it is not an observation and a mapping.
+    """
+    if isinstance(outcome, (tuple, list)) and len(outcome) == 2 and (outcome[1] is None or isinstance(outcome[1], Mapping)):  # noqa: PLR2004
+        return outcome[0]
+    raise ValueError(f"expected reset to return 2 values (observation, info), got {in_short(outcome)}")
+
+
+def as_flags(values: Any, rows: int, what: str) -> Array:
+    """A copy of one flag a row, `[rows]` bool, from bools or from numbers that are 0 or 1.
+
+    Raises:
+        ValueError: if the shape is another, or a value is neither 0 nor 1.
+    """
+    array = _one_a_row(values, rows, f"{what} of True or False")
+    if array.dtype != np.bool_:
+        wrong = (array != 0) & (array != 1)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ValueError(f"expected {what} of True or False, got {array[row].item()} in row {row}")
+    return array.astype(np.bool_)
+
+
+def as_rewards(values: Any, rows: int) -> Array:
+    """A copy of one reward a row, `[rows]` float32.
+
+    Raises:
+        ValueError: if the shape is another, or they are no numbers.
+    """
+    array = _one_a_row(values, rows, "rewards of numbers")
+    if array.dtype == np.float32:
+        return array.copy()
+    with np.errstate(over="ignore"):  # as in RawSpace
+        return array.astype(np.float32)
+
+
+def flag(value: Any, what: str) -> bool:
+    """One flag, of one copy or agent.
+
+    Raises:
+        ValueError: if it is neither True nor False, nor a number that is 0 or 1.
+    """
+    return bool(value) if type(value) in PLAIN_FLAGS else bool(as_flags(value, 1, what)[0])
+
+
+def reward(value: Any, what: str = "a reward") -> float:
+    """One reward, of one copy or agent.
+
+    Raises:
+        ValueError: if it is not one number.
+    """
+    return float(value) if type(value) in PLAIN_NUMBERS else float(_one_a_row(value, 1, f"{what} of one number")[0])
+
+
+def as_array(values: Any, what: str) -> Array:
+    """Numbers as an array; may share the memory of what it is given.
+
+    Raises:
+        ValueError: if they are none, or do not make an array.
+    """
+    array: Array = values
+    if type(values) is not np.ndarray or values.dtype.kind == "O":
+        try:
+            array = np.asarray(_plain(values))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"expected {what}, got {in_short(values)}") from error
+    if array.dtype.kind not in "fbiu":
+        raise ValueError(f"expected {what}, got {in_short(values)}")
+    return array
+
+
+def in_short(value: Any) -> str:
+    """A value and its type on one short line, for messages."""
+    text = " ".join(repr(value).split())
+    return f"{text[:60]}{'...' if len(text) > 60 else ''} ({type(value).__name__})"  # noqa: PLR2004
+
+
+def _plain(values: Any) -> Any:
+    """What NumPy can make an array of: a tensor without its gradient, the entries of an array of objects."""
+    if isinstance(values, np.ndarray):
+        return values.tolist() if values.dtype.kind == "O" else values
+    return values.detach().cpu() if hasattr(values, "detach") else values
+
+
+def _one_a_row(values: Any, rows: int, what: str) -> Array:
+    array = as_array(values, what)
+    if array.shape == (rows,):
+        return array
+    if array.shape == (rows, 1) or (rows == 1 and array.shape == ()):
+        flat: Array = array.reshape(rows)
+        return flat
+    shape = f" in shape ({rows},)" if rows > 1 else ""
+    raise ValueError(f"expected {what}{shape}, got {in_short(values)} of shape {array.shape}")
+
+
+def _limits(dtype: np.dtype[Any]) -> tuple[int, int]:
+    if dtype.kind == "b":
+        return 0, 1
+    return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)

@@ -1,0 +1,49 @@
+"""`python -m actors.environments.describe`: build an environment once, in its own process, and describe it (no torch)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from actors.environments.base import first_observations
+from actors.environments.make import make_environment
+from actors.settings import EnvSettings, GymnasiumEnv
+from oatmill.children.apart import Answer, serve
+
+
+def answer_with_description(values: Any, answer: Answer) -> None:
+    """Build one copy, reset it, say what it is, and close it.
+
+    Args:
+        values: the `env` root as plain values.
+        answer: gets `spaces`, `episode_statistics`, `channels` (the axis of an image's channels; None for other observations),
+            and `vector_class` (whether copies are stepped together).
+    """
+    settings: EnvSettings = TypeAdapter(EnvSettings).validate_python(values)
+    environment = make_environment(settings, copies=None, seed=0)
+    try:
+        first_observations(environment)
+        answer.result(
+            {
+                "spaces": environment.spaces.to_dict(),
+                "episode_statistics": list(environment.episode_statistics),
+                "channels": environment.channels,
+                "vector_class": _vector_class(settings),
+            }
+        )
+    except BaseException as error:  # told before the close, which may never end
+        answer.failed(error)
+    environment.close()
+
+
+def _vector_class(settings: EnvSettings) -> bool:
+    if not isinstance(settings, GymnasiumEnv):
+        return False
+    from actors.environments.gymnasium import has_vector_class  # noqa: PLC0415  (loads Gymnasium)
+
+    return has_vector_class(settings)
+
+
+if __name__ == "__main__":
+    serve(answer_with_description)

@@ -1,0 +1,47 @@
+"""Sums rewards into episodes, for environments that do not do so themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from actors.environments.base import Episode
+from protocol.data.trajectory import Array
+
+
+class EpisodeSums:
+    """The running return and length of each row's episode.
+
+    Args:
+        rows: how many episodes run side by side.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._returns = np.zeros(rows, np.float64)
+        self._lengths = np.zeros(rows, np.int64)
+
+    def clear(self) -> None:
+        """Forget all episodes: every row begins anew."""
+        self._returns[:] = 0
+        self._lengths[:] = 0
+
+    def add(self, rewards: Array, valid: Array) -> None:
+        """Add one step of all rows.
+
+        Args:
+            rewards: `[rows]`, 0 where not valid.
+            valid: `[rows]`, bool: the step belongs to the row's episode.
+        """
+        self._returns += rewards
+        self._lengths += valid
+
+    def end(self, ended: Array) -> list[Episode]:
+        """Take the episodes of the rows that ended; they begin anew.
+
+        Args:
+            ended: `[rows]`, bool.
+        """
+        rows = np.flatnonzero(ended)
+        episodes = [Episode(float(self._returns[row]), int(self._lengths[row]), copy=int(row)) for row in rows]
+        self._returns[rows] = 0
+        self._lengths[rows] = 0
+        return episodes

@@ -1,0 +1,210 @@
+"""An environment with a camera: one copy, played like any other, that hands out pictures of what happens."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from actors.environments.base import Environment, name_of
+from actors.environments.gymnasium import around_envs, import_registering
+from actors.environments.make import make_environment, refusals
+from actors.settings import AtariEnv, CogsEnv, EnvSettings, FactoryEnv, GymnasiumEnv, MiniGridEnv, PettingZooEnv
+from oatmill.errors import UserError
+from oatmill.user_modules import load_function
+from protocol.data.trajectory import Array
+
+PICTURES = "rgb_array"
+USUAL_RATE, COGS_RATE, ATARI_RATE = 30.0, 8.0, 60.0
+
+
+class Take(Protocol):
+    """Hands out pictures."""
+
+    def __call__(self, *, ended: bool) -> list[Array]:
+        """The pictures `[H, W, 3]` since the last call; where the episode ended, none of the next one."""
+        ...
+
+
+@dataclass(frozen=True)
+class Film:
+    """One copy of an environment and its camera.
+
+    Attributes:
+        environment: is played.
+        take: gives the pictures, after a reset and after every step.
+        rate: pictures a second.
+    """
+
+    environment: Environment
+    take: Take
+    rate: float
+
+
+def make_film(settings: EnvSettings, *, seed: int) -> Film:
+    """Build an environment whose pictures can be taken.
+
+    Args:
+        settings: the `env` root.
+        seed: the root of its random numbers.
+
+    Raises:
+        UserError: if it cannot be built, or makes no pictures.
+    """
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures are drawn in memory; no screen is looked for
+    with refusals(settings):
+        match settings:
+            case GymnasiumEnv():
+                import_registering(settings.id)
+                make = partial(gymnasium.make, settings.id, disable_env_checker=True, **settings.kwargs)
+                around = partial(around_envs, channels=settings.channels)
+                return film_gymnasium(partial(make, render_mode=PICTURES), around, seed, name_of(settings))
+            case FactoryEnv():
+                own = with_pictures(settings.factory, settings.kwargs)
+                return film_gymnasium(own, partial(around_envs, channels=settings.channels), seed, name_of(settings))
+            case MiniGridEnv():
+                from actors.environments.minigrid import around_grids, make_one  # noqa: PLC0415
+
+                return film_gymnasium(partial(make_one, settings, render_mode=PICTURES), around_grids, seed, name_of(settings))
+            case AtariEnv():
+                return film_atari(settings, seed)
+            case CogsEnv():
+                return film_cogs(settings, seed)
+            case PettingZooEnv():
+                return film_parallel(settings, seed)
+
+
+class Camera(gymnasium.Wrapper[Any, Any, Any, Any]):  # type: ignore[misc]
+    """Takes a picture after every reset and every step."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.pictures: list[Array] = []
+
+    def reset(self, **options: Any) -> Any:
+        """As the environment does."""
+        outcome = self.env.reset(**options)
+        self._take()
+        return outcome
+
+    def step(self, action: Any) -> Any:
+        """As the environment does."""
+        outcome = self.env.step(action)
+        self._take()
+        return outcome
+
+    def since_last(self, *, ended: bool) -> list[Array]:
+        """Of a step that ended an episode only the first: the second shows the next one."""
+        pictures, self.pictures = self.pictures, []
+        return pictures[:1] if ended else pictures
+
+    def _take(self) -> None:
+        self.pictures.append(np.array(self.env.render(), np.uint8))
+
+
+def film_gymnasium(make: Callable[[], Any], around: Callable[[list[Any], int, str], Environment], seed: int, name: str) -> Film:
+    """One copy of an environment that Gymnasium's interface has."""
+    try:
+        env = make()
+    except (ValueError, TypeError) as error:
+        if "render_mode" in str(error):
+            raise no_pictures(name) from error
+        raise
+    if isinstance(env, VectorEnv) or getattr(env, "render_mode", None) != PICTURES:
+        raise no_pictures(name)
+    camera = Camera(env)
+    return Film(around([camera], seed, name), camera.since_last, float(env.metadata.get("render_fps") or USUAL_RATE))
+
+
+def no_pictures(name: str) -> UserError:
+    """The refusal."""
+    return UserError(
+        f'{name} makes no pictures: expected an Env that takes render_mode="{PICTURES}" and whose render returns an RGB array; '
+        "leave --record out"
+    )
+
+
+def with_pictures(factory: str, kwargs: Mapping[str, Any]) -> Callable[[], Any]:
+    """A user's function, told to make pictures if it can be told."""
+    function = load_function(factory, what="env.factory", gives="an environment")
+    parameters = inspect.signature(function).parameters
+    takes_any = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
+    return partial(function, **kwargs, **({"render_mode": PICTURES} if "render_mode" in parameters or takes_any else {}))
+
+
+def film_atari(settings: AtariEnv, seed: int) -> Film:
+    """A game beside a twin that is stepped alike and shows the whole screen in colour."""
+    from actors.environments.atari import AtariStepper, around_games, make_games  # noqa: PLC0415
+
+    screen = {"grayscale": False, "stack_num": 1, "img_height": 210, "img_width": 160}
+    stepper = AtariStepper(make_games(settings, 1), seed)
+    twin = AtariStepper(make_games(settings, 1, **screen), seed)
+    filmed = TwinStepper(stepper, twin)
+    return Film(around_games(settings, filmed), filmed.since_last, ATARI_RATE / settings.frame_skip)  # type: ignore[arg-type]
+
+
+class TwinStepper:
+    """Steps two steppers alike; one is played, of the other the newest frames are kept."""
+
+    num_copies = 1
+
+    def __init__(self, played: Any, shown: Any) -> None:
+        self.action_space = played.action_space
+        self._played, self._shown = played, shown
+        self._picture: Array | None = None
+
+    def reset(self) -> Array:
+        """Start both."""
+        self._picture = self._shown.reset()[0, -1].copy()
+        observations: Array = self._played.reset()
+        return observations
+
+    def step(self, actions: Array) -> Any:
+        """Step both."""
+        self._picture = self._shown.step(actions).observations[0, -1].copy()
+        return self._played.step(actions)
+
+    def close(self) -> None:
+        """Close both."""
+        self._played.close()
+        self._shown.close()
+
+    def since_last(self, *, ended: bool) -> list[Array]:
+        """The frame on which the last action ended, unless it is the next episode's first."""
+        return [] if ended or self._picture is None else [self._picture]
+
+
+def film_cogs(settings: CogsEnv, seed: int) -> Film:
+    """A mission, drawn."""
+    from actors.environments.cogs import CogsEnvironment  # noqa: PLC0415
+    from actors.environments.cogs_picture import draw  # noqa: PLC0415
+
+    environment = CogsEnvironment(settings, 1, seed)
+
+    def take(*, ended: bool) -> list[Array]:
+        return [] if ended else [draw(environment.board())]
+
+    return Film(environment, take, COGS_RATE)
+
+
+def film_parallel(settings: PettingZooEnv, seed: int) -> Film:
+    """A parallel environment that renders itself."""
+    from actors.environments.pettingzoo import ParallelEnvironment  # noqa: PLC0415
+
+    kwargs = with_pictures(settings.factory, settings.kwargs).keywords  # type: ignore[attr-defined]
+    environment = make_environment(settings.model_copy(update={"kwargs": kwargs}), copies=1, seed=seed)
+    assert isinstance(environment, ParallelEnvironment)
+    if not environment.makes_pictures:
+        raise no_pictures(environment.name)
+
+    def take(*, ended: bool) -> list[Array]:
+        return [] if ended else [np.array(environment.picture(), np.uint8)]
+
+    return Film(environment, take, USUAL_RATE)

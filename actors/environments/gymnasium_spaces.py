@@ -1,0 +1,227 @@
+"""From Gymnasium's spaces to those that networks and trajectories know, with the conversion of a batch of values.
+
+Box with one axis becomes a float32 vector, Box with three axes an image [C, H, W] (`image_layout` says which axis holds the
+channels), Box of bytes with two axes an image of one channel. Discrete and MultiDiscrete observations become one-hot vectors,
+MultiBinary ones a vector. Actions are Discrete, MultiDiscrete or MultiBinary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from gymnasium import spaces as gym_spaces
+
+from actors.environments.boundary import RawSpace, in_short
+from oatmill.errors import UserError
+from protocol.data.spaces import ActionSpace, ObservationSpace
+from protocol.data.trajectory import Array
+
+Channels = Literal["auto", "first", "last"]
+CHANNEL_COUNTS = (1, 3, 4, 12, 16)
+"""Grey, RGB, RGBA or a stack of 4 grey frames; stacks of 4 frames in RGB and RGBA."""
+MAX_ONE_HOT = 4096
+ACTION_MASK = "action_mask"
+
+
+@dataclass(frozen=True)
+class ObservationConversion:
+    """How a batch of one space's observations becomes a batch that oatmill knows.
+
+    Attributes:
+        space: what comes out.
+        raw: what goes in: one observation as the environment gives it.
+        convert: `[N, *raw.shape]` to `[N, *space.shape]` of `space.dtype`; may share the input's memory.
+        channels: which axis of an image holds the channels, "first" or "last"; None where there is no choice.
+    """
+
+    space: ObservationSpace
+    raw: RawSpace
+    convert: Callable[[Array], Array]
+    channels: str | None = None
+
+
+@dataclass(frozen=True)
+class ActionConversion:
+    """How a batch of actions becomes one that the environment takes.
+
+    Attributes:
+        space: what comes in.
+        start: added to each action: the environment's lowest one. None where all start at 0.
+    """
+
+    space: ActionSpace
+    start: Array | None
+
+    def convert(self, actions: Array) -> Array:
+        """`[N]` or `[N, factors]`, as the environment counts them."""
+        return actions if self.start is None else actions + self.start
+
+
+def convert_observation_space(space: Any, name: str, channels: Channels = "auto") -> ObservationConversion:
+    """Read a Gymnasium observation space.
+
+    Args:
+        space: of one agent.
+        name: the environment's, for messages.
+        channels: which axis of an image holds the channels; "auto" reads it from the shape.
+
+    Raises:
+        UserError: if oatmill cannot train on such observations, or an image's shape can be read in two ways; says the way out.
+    """
+    match space:
+        case gym_spaces.Box():
+            return _box(space, name, channels)
+        case gym_spaces.Discrete():
+            return _one_hot(np.array([space.n]), np.array([space.start]), space, name)
+        case gym_spaces.MultiDiscrete() if len(space.shape) == 1:
+            return _one_hot(space.nvec, _starts(space), space, name)
+        case gym_spaces.MultiBinary() if len(space.shape) == 1:
+            return _vector(space)
+        case gym_spaces.Dict() if ACTION_MASK in space.spaces:
+            raise UserError(
+                f"{name}: expected observations without an action mask, got a Dict with {ACTION_MASK}; oatmill's policies "
+                f"choose among all actions: return the observation alone and let an action that is not allowed do nothing"
+            )
+        case gym_spaces.Dict() | gym_spaces.Tuple():
+            raise UserError(
+                f"{name}: expected a Box, Discrete, MultiDiscrete or MultiBinary observation space, got "
+                f"{type(space).__name__}; make one array of it with gymnasium.wrappers.FlattenObservation or an "
+                f"ObservationWrapper of your own, in a function named by env.factory"
+            )
+        case _:
+            raise UserError(
+                f"{name}: expected a Box, Discrete, MultiDiscrete or MultiBinary observation space, got {in_short(space)}; "
+                f"convert it with an ObservationWrapper, in a function named by env.factory"
+            )
+
+
+def convert_action_space(space: Any, name: str) -> ActionConversion:
+    """Read a Gymnasium action space.
+
+    Args:
+        space: of one agent.
+        name: the environment's, for messages.
+
+    Raises:
+        UserError: if oatmill cannot choose such actions; says the way out.
+    """
+    match space:
+        case gym_spaces.Discrete():
+            start = np.int64(space.start)
+            return ActionConversion(ActionSpace((int(space.n),)), np.array(start) if start else None)
+        case gym_spaces.MultiDiscrete() if len(space.shape) == 1:
+            starts = _starts(space)
+            sizes = tuple(int(size) for size in space.nvec)
+            return ActionConversion(ActionSpace(sizes, factored=True), starts if starts.any() else None)
+        case gym_spaces.MultiBinary() if len(space.shape) == 1:
+            return ActionConversion(ActionSpace((2,) * int(space.shape[0]), factored=True), None)
+        case gym_spaces.Box():
+            raise UserError(
+                f"{name}: expected a Discrete, MultiDiscrete or MultiBinary action space, got {in_short(space)}; oatmill has "
+                f"no continuous policies: let an ActionWrapper map a few choices to its values, in a function named by "
+                f"env.factory"
+            )
+        case _:
+            raise UserError(
+                f"{name}: expected a Discrete, MultiDiscrete or MultiBinary action space, got {in_short(space)}; "
+                f"convert it with an ActionWrapper, in a function named by env.factory"
+            )
+
+
+def raw_space(space: Any) -> RawSpace:
+    """What a space says of one observation, for the checks of `actors.environments.boundary`."""
+    shape, dtype = tuple(space.shape), np.dtype(space.dtype)
+    match space:
+        case gym_spaces.Discrete():
+            return RawSpace(str(space), shape, dtype, np.array(space.start), np.array(space.start + space.n - 1))
+        case gym_spaces.MultiDiscrete():
+            return RawSpace(str(space), shape, dtype, _starts(space), _starts(space) + space.nvec - 1)
+        case gym_spaces.MultiBinary():
+            return RawSpace(str(space), shape, dtype, np.array(0), np.array(1))
+        case _:
+            return RawSpace(f"a {type(space).__name__} of {dtype} and shape {shape}", shape, dtype)
+
+
+def _starts(space: Any) -> Array:
+    return np.asarray(space.start, np.int64)
+
+
+def image_layout(shape: tuple[int, ...], channels: Channels, name: str) -> Literal["first", "last"]:
+    """Which of an image's three axes holds the channels.
+
+    Args:
+        shape: of one image.
+        channels: what the user says; "auto" takes the axis, first or last, whose size is one of `CHANNEL_COUNTS`.
+        name: the environment's, for messages.
+
+    Raises:
+        UserError: if both axes or neither could be the channels.
+    """
+    if channels != "auto":
+        return channels
+    first, last = shape[0] in CHANNEL_COUNTS, shape[-1] in CHANNEL_COUNTS
+    if first != last:
+        return "first" if first else "last"
+    raise UserError(
+        f"{name}: expected an image whose first or last axis has {', '.join(map(str, CHANNEL_COUNTS))} channels, and not both, "
+        f"got shape {shape}; set env.channels=first or env.channels=last"
+    )
+
+
+def _box(space: Any, name: str, channels: Channels) -> ObservationConversion:
+    match space.shape:
+        case (_,):
+            return _vector(space)
+        case (height, width) if space.dtype == np.uint8:
+            return _image(space, (1, height, width), None, None)
+        case (first, second, third):
+            layout = image_layout((first, second, third), channels, name)
+            if layout == "last":
+                return _image(space, (third, first, second), (0, 3, 1, 2), layout)
+            return _image(space, (first, second, third), None, layout)
+    raise UserError(
+        f"{name}: expected a Box with one axis (a vector), three (an image) or two of bytes (a grey image), got shape "
+        f"{space.shape} of {space.dtype}; reshape it with gymnasium.wrappers.ReshapeObservation or FlattenObservation, in a "
+        f"function named by env.factory"
+    )
+
+
+def _vector(space: Any) -> ObservationConversion:
+    def convert(batch: Array) -> Array:
+        return batch.astype(np.float32, copy=False)
+
+    out = ObservationSpace("vector", tuple(space.shape), "float32")
+    return ObservationConversion(out, raw_space(space), convert)
+
+
+def _image(space: Any, shape: tuple[int, ...], order: tuple[int, ...] | None, layout: str | None) -> ObservationConversion:
+    dtype = np.dtype(np.uint8 if space.dtype == np.uint8 else np.float32)
+
+    def convert(batch: Array) -> Array:
+        ordered = batch if order is None else batch.transpose(order)
+        return np.ascontiguousarray(ordered.reshape(len(batch), *shape), dtype)
+
+    out = ObservationSpace("image", shape, dtype.name)
+    return ObservationConversion(out, raw_space(space), convert, layout)
+
+
+def _one_hot(sizes: Array, starts: Array, space: Any, name: str) -> ObservationConversion:
+    width = int(sizes.sum())
+    if width > MAX_ONE_HOT:
+        raise UserError(
+            f"{name}: expected at most {MAX_ONE_HOT} different values in a {type(space).__name__} observation, got {width}; "
+            f"describe the state by a vector, in a function named by env.factory"
+        )
+    offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]) - starts
+
+    def convert(batch: Array) -> Array:
+        columns = batch.reshape(len(batch), offsets.size) + offsets
+        rows = np.zeros((len(batch), width), np.float32)
+        np.put_along_axis(rows, columns, 1.0, axis=1)
+        return rows
+
+    out = ObservationSpace("vector", (width,), "float32")
+    return ObservationConversion(out, raw_space(space), convert)

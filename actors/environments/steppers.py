@@ -1,0 +1,274 @@
+"""Ways to step several copies of a Gymnasium environment, all with the same conventions.
+
+A stepper works with the environment's own observations and actions; `actors.environments.gymnasium` converts them.
+Gymnasium's vectorised classes differ in what they do after an episode's end (`AutoresetMode`). There is one stepper per mode,
+one for copies that are stepped one by one, and one for the built-in CartPole, whose class spends an extra step on each reset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
+from gymnasium.vector import AutoresetMode
+
+from actors.environments.boundary import (
+    STEP_VALUES,
+    RawSpace,
+    VectorBoundary,
+    copy_seeds,
+    flag,
+    observation_of,
+    outcome_of,
+    reward,
+    vector_seed,
+)
+from oatmill.errors import UserError
+from protocol.data.trajectory import Array
+
+NO_ROWS = np.zeros(0, np.int64)
+
+
+class RawStep(NamedTuple):
+    """One step of N copies, in the environment's own observations; the conventions are those of `environment.Step`."""
+
+    observations: Array
+    rewards: Array
+    terminated: Array
+    truncated: Array
+    valid: Array
+    final_observations: Array
+    final_rows: Array
+
+
+class Stepper(Protocol):
+    """N copies, stepped together."""
+
+    num_copies: int
+
+    def reset(self) -> Array:
+        """Start all episodes; the observations."""
+        ...
+
+    def step(self, actions: Array) -> RawStep:
+        """Take one action a copy, as the environment counts them."""
+        ...
+
+    def close(self) -> None:
+        """Release what the copies hold."""
+        ...
+
+
+def make_vector_stepper(env: Any, raw: RawSpace, seed: int, name: str) -> Stepper:
+    """The stepper for a vectorised environment's own way to reset.
+
+    Args:
+        env: the VectorEnv.
+        raw: what one copy's observation looks like.
+        seed: the root of the copies' seeds.
+        name: the environment's, for messages.
+
+    Raises:
+        UserError: if the class does not say what that is.
+    """
+    if type(env.unwrapped) is CartPoleVectorEnv and env is env.unwrapped:
+        return CartPoleStepper(env, seed)
+    mode = env.metadata.get("autoreset_mode")
+    steppers: dict[Any, Callable[[VectorBoundary], Stepper]] = {
+        AutoresetMode.SAME_STEP: SameStepStepper,
+        AutoresetMode.NEXT_STEP: NextStepStepper,
+        AutoresetMode.DISABLED: ManualResetStepper,
+    }
+    if mode not in steppers:
+        raise UserError(
+            f'{name}: expected the VectorEnv to have an AutoresetMode in metadata["autoreset_mode"], got {mode!r}; '
+            f"set it to what the class does after an episode's end"
+        )
+    return steppers[mode](VectorBoundary(env, raw, seed))
+
+
+class SyncStepper:
+    """Copies stepped one by one.
+
+    Args:
+        envs: the copies; each a Gymnasium `Env` of its own.
+        raw: what one observation looks like.
+        seed: the root of the copies' seeds.
+    """
+
+    def __init__(self, envs: Sequence[Any], raw: RawSpace, seed: int) -> None:
+        self.num_copies = len(envs)
+        self._envs = envs
+        self._seeds = copy_seeds(seed, len(envs))
+        self._raw = raw
+        self._observations = np.zeros((len(envs), *raw.shape), raw.dtype)
+        self._rewards = np.zeros(len(envs), np.float32)
+        self._terminated = np.zeros(len(envs), np.bool_)
+        self._truncated = np.zeros(len(envs), np.bool_)
+        self._valid = np.ones(len(envs), np.bool_)
+
+    def reset(self) -> Array:
+        """Seed and reset every copy."""
+        for row, (env, seed) in enumerate(zip(self._envs, self._seeds, strict=True)):
+            self._raw.store(observation_of(env.reset(seed=seed)), self._observations, row)
+        self._raw.check_limits(self._observations)
+        return self._observations
+
+    def step(self, actions: Array) -> RawStep:
+        """Step every copy, and reset those whose episode ended."""
+        finals, final_rows = [], []
+        store, observations = self._raw.store, self._observations
+        choices = actions.tolist() if actions.ndim == 1 else actions.copy()
+        for row, env in enumerate(self._envs):
+            outcome = env.step(choices[row])
+            if type(outcome) is not tuple or len(outcome) != STEP_VALUES:  # the usual case costs no call, here and below
+                outcome = outcome_of(outcome)
+            observation, gained, terminated, truncated, _ = outcome
+            store(observation, observations, row)
+            self._rewards[row] = gained if type(gained) is float else reward(gained)
+            self._terminated[row] = over = terminated if type(terminated) is bool else flag(terminated, "terminated")
+            self._truncated[row] = cut = truncated if type(truncated) is bool else flag(truncated, "truncated")
+            if over or cut:
+                if not over:
+                    finals.append(observations[row].copy())
+                    final_rows.append(row)
+                store(observation_of(env.reset()), observations, row)
+        self._raw.check_limits(observations)
+        return RawStep(
+            observations,
+            self._rewards,
+            self._terminated,
+            self._truncated,
+            self._valid,
+            self._stacked(finals),
+            np.array(final_rows, np.int64),
+        )
+
+    def close(self) -> None:
+        """Close every copy."""
+        for env in self._envs:
+            env.close()
+
+    def _stacked(self, finals: list[Array]) -> Array:
+        if not finals:
+            return self._observations[:0]
+        stacked = np.stack(finals)
+        self._raw.check_limits(stacked, "final observations")
+        return stacked
+
+
+class _Vectorised:
+    """What the three ways have in common."""
+
+    def __init__(self, boundary: VectorBoundary) -> None:
+        self.num_copies = boundary.num_copies
+        self._env = boundary
+        self._valid = np.ones(self.num_copies, np.bool_)
+
+    def reset(self) -> Array:
+        """Seed and reset all copies."""
+        return self._env.reset()
+
+    def close(self) -> None:
+        """Close all copies."""
+        self._env.close()
+
+
+class SameStepStepper(_Vectorised):
+    """A vectorised environment that resets in the step that ends an episode."""
+
+    def step(self, actions: Array) -> RawStep:
+        """Step; final observations come from `infos["final_obs"]`."""
+        taken = self._env.step(actions)
+        rows = np.flatnonzero(taken.truncated & ~taken.terminated)
+        finals = self._env.final_observations(taken.infos, rows) if rows.size else taken.observations[:0]
+        return RawStep(*taken[:4], self._valid, finals, rows)
+
+
+class ManualResetStepper(_Vectorised):
+    """A vectorised environment that is reset copy by copy by whoever steps it."""
+
+    def step(self, actions: Array) -> RawStep:
+        """Step, then reset the copies whose episode ended."""
+        taken = self._env.step(actions)
+        rows = np.flatnonzero(taken.truncated & ~taken.terminated)
+        finals = taken.observations[rows]
+        ended = taken.terminated | taken.truncated
+        if ended.any():
+            taken.observations[ended] = self._env.reset_rows(ended)
+        return RawStep(*taken[:4], self._valid, finals, rows)
+
+
+class NextStepStepper(_Vectorised):
+    """A vectorised environment that spends a step of its own on each reset.
+
+    Nobody acts in that step, so its row is absent: not valid, and marked as ended.
+    """
+
+    def __init__(self, boundary: VectorBoundary) -> None:
+        super().__init__(boundary)
+        self._resetting = np.zeros(self.num_copies, np.bool_)
+
+    def reset(self) -> Array:
+        """Seed and reset all copies."""
+        self._resetting = np.zeros(self.num_copies, np.bool_)
+        return super().reset()
+
+    def step(self, actions: Array) -> RawStep:
+        """Step; the copies that ended in the step before only reset."""
+        observations, rewards, terminated, truncated, _ = self._env.step(actions)
+        absent = self._resetting
+        self._resetting = (terminated | truncated) & ~absent
+        rows = np.flatnonzero(truncated & ~terminated & ~absent)
+        rewards[absent] = 0
+        return RawStep(
+            observations,
+            rewards,
+            terminated | absent,
+            truncated & ~absent,
+            ~absent,
+            observations[rows],
+            rows,
+        )
+
+
+class CartPoleStepper:
+    """Gymnasium's vectorised CartPole without the extra step that it spends on a reset.
+
+    The class resets, at its next step, whatever `prev_done` marks. Here the marked copies are reset at once, by the same
+    draw from the same generator, and the marks are taken back. The class hands out new arrays at every step and leaves its
+    actions alone, so nothing is copied or checked here.
+    """
+
+    def __init__(self, env: Any, seed: int) -> None:
+        self.num_copies = int(env.num_envs)
+        self._env = env
+        self._seed = vector_seed(seed, self.num_copies)
+        self._valid = np.ones(self.num_copies, np.bool_)
+
+    def reset(self) -> Array:
+        """Seed and reset all copies."""
+        observations: Array = self._env.reset(seed=self._seed)[0]
+        return observations
+
+    def step(self, actions: Array) -> RawStep:
+        """Step all copies, and reset those whose episode ended."""
+        env = self._env
+        observations, rewards, terminated, truncated, _ = env.step(actions)
+        ended = np.flatnonzero(env.prev_done)
+        if not ended.size:
+            return RawStep(observations, rewards, terminated, truncated, self._valid, observations[:0], NO_ROWS)
+        rows = np.flatnonzero(truncated & ~terminated)
+        finals = observations[rows]
+        fresh = env.np_random.uniform(env.low, env.high, (4, ended.size))
+        env.state[:, ended] = fresh
+        env.steps[ended] = 0
+        env.prev_done[:] = False
+        observations[ended] = fresh.T
+        return RawStep(observations, rewards, terminated, truncated, self._valid, finals, rows)
+
+    def close(self) -> None:
+        """Close all copies."""
+        self._env.close()

@@ -1,0 +1,180 @@
+"""Running a recipe's arms over seeds: one real run after another, each in a folder of its own that is not run twice."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from oatmill.errors import RunError, UserError
+from recipes.registry import find_recipe
+from runner.folder import RUNS, is_held, read_json
+from runner.observer import Observer
+from runner.overrides import Layer, leaves, resolve
+from runner.run import Run
+from runner.settings import RunSettings, prepared, read_config
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a comparison.
+
+    Attributes:
+        arm: its name.
+        seed: of trainer and actors.
+        settings: that it runs with.
+        folder: the run's.
+    """
+
+    arm: str
+    seed: int
+    settings: RunSettings
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has run to the end of its budget."""
+        return read_json(self.folder / "summary.json").get("outcome") == "done"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Arms and seeds of one recipe.
+
+    Attributes:
+        recipe: its name.
+        arms: what each arm changes, by name; the others are compared with the first, or with `baseline`.
+        cells: all runs; a seed's arms come one after another, so that what the machine does meanwhile meets all arms alike.
+        out: the folder that holds the runs and the report.
+    """
+
+    recipe: str
+    arms: Mapping[str, Mapping[str, Any]]
+    cells: Sequence[Cell]
+    out: Path
+
+    @property
+    def reference(self) -> str:
+        """The arm that the others are compared with."""
+        return "baseline" if "baseline" in self.arms else next(iter(self.arms))
+
+    def of_arm(self, arm: str) -> list[Cell]:
+        """An arm's runs by seed."""
+        return [cell for cell in self.cells if cell.arm == arm]
+
+
+class Watcher(Protocol):
+    """Is told of a comparison's progress."""
+
+    def begins(self, cell: Cell, number: int, total: int) -> Observer:
+        """A run begins; what watches it."""
+        ...
+
+    def kept(self, cell: Cell, number: int, total: int) -> None:
+        """A run was finished before."""
+        ...
+
+    def failed(self, cell: Cell, message: str) -> None:
+        """A run has failed; the others go on."""
+        ...
+
+
+def make_comparison(
+    recipe: str, arms: Mapping[str, Mapping[str, Any]], *, seeds: int, common: Sequence[Layer], out: Path | None
+) -> Comparison:
+    """Resolve every run's settings.
+
+    Args:
+        recipe: a built-in name, or `module:function`.
+        arms: what each changes; an arm's settings win over the common ones.
+        seeds: how many; 0 to seeds - 1.
+        common: the layers that all arms have.
+        out: None takes `runs/compare-RECIPE`, so that the same command finds its runs again.
+
+    Raises:
+        UserError: if settings are wrong, or a folder holds a run with other ones.
+    """
+    found = find_recipe(recipe)
+    base = found.settings().explicit()
+    folder = (out or RUNS / f"compare-{recipe.replace(':', '-')}").absolute()
+    cells = []
+    for seed in range(seeds):
+        for arm, values in arms.items():
+            own = [Layer(dict(values)), Layer({"trainer": {"seed": seed}, "actors": {"seed": seed}})]
+            cells.append(Cell(arm, seed, resolve(base, [*common, *own]), folder / "runs" / arm / f"seed-{seed}"))
+    comparison = Comparison(found.name, arms, cells, folder)
+    check_folders(comparison)
+    return comparison
+
+
+def check_folders(comparison: Comparison) -> None:
+    """Raise UserError if a folder is in use, or holds a run that was run with other settings."""
+    for cell in comparison.cells:
+        if is_held(cell.folder):
+            raise UserError(f"{cell.folder} is being run by another process; wait for it, or choose another --out")
+        if cell.folder.exists() and not (cell.folder / "config.yaml").exists() and any(cell.folder.iterdir()):
+            raise UserError(f"{cell.folder} holds something that is no run; choose another --out")
+        if cell.finished:
+            check_same_settings(cell)
+
+
+def check_same_settings(cell: Cell) -> None:
+    """Raise UserError if a finished run's settings are not what is asked for now; names the first that differs."""
+    ran = dict(leaves(read_config(cell.folder / "config.yaml").to_dict()))
+    asked = dict(leaves(prepared(cell.settings)[0].to_dict()))
+    for path in sorted(ran.keys() | asked.keys()):
+        if ran.get(path) != asked.get(path):
+            raise UserError(
+                f"{cell.folder} was run with {path}={ran.get(path)}, and now {asked.get(path)} is asked for; choose another "
+                "--out, or take that folder away to run it again"
+            )
+
+
+def check_plans(comparison: Comparison) -> None:
+    """Make each arm's plan, so that what cannot run is refused before hours of other runs.
+
+    Raises:
+        UserError: if settings do not fit together, or the environment cannot be built; names the arm.
+    """
+    for arm in comparison.arms:
+        try:
+            Run(comparison.of_arm(arm)[0].settings).plan()
+        except UserError as error:
+            raise UserError(f"arm {arm}: {error}") from error
+
+
+def run_cells(comparison: Comparison, watcher: Watcher, *, log_level: str) -> list[str]:
+    """Run what is not finished yet, one run after another: each has the machine to itself.
+
+    Args:
+        comparison: what is run.
+        watcher: is told.
+        log_level: of all processes' logs.
+
+    Returns:
+        A line for each run that failed.
+
+    Raises:
+        KeyboardInterrupt: if somebody stops a run; those that are finished are kept.
+        UserError: if a run cannot be started.
+    """
+    failures = []
+    total = len(comparison.cells)
+    for number, cell in enumerate(comparison.cells, 1):
+        if cell.finished:
+            watcher.kept(cell, number, total)
+            continue
+        # Half a run is not gone on with: its curve would be one of two learners that saw the machine at different times.
+        shutil.rmtree(cell.folder, ignore_errors=True)
+        run = Run(RunSettings.of(cell.settings.explicit()), recipe=comparison.recipe)
+        try:
+            result = run.start(run_dir=cell.folder, observer=watcher.begins(cell, number, total), log_level=log_level)
+        except RunError as error:
+            failures.append(f"{cell.arm} seed {cell.seed}: {error}")
+            watcher.failed(cell, str(error))
+            continue
+        if result.outcome != "done":
+            raise KeyboardInterrupt
+    return failures

@@ -1,0 +1,191 @@
+"""A run as a Prometheus that scrapes its learner knows it, in the form of the lines of metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from deploy.doctor.examined_run import Patient
+from deploy.doctor.prometheus_api import Prometheus, Series
+from oatmill.errors import UserError
+
+REMEMBERED = "15d"
+"""How far back an ended run is looked for; what Prometheus keeps unless it is told otherwise."""
+LIVE_S = 60.0
+"""A learner that has ended a step within this long is at work; `LearnerStalled` has the same bound."""
+LAST_SCRAPE_S = 60.0
+"""After a learner's last step its series are still scraped once."""
+A_DAY_S = 86400.0
+"""What is looked at where it is not known when the learner was started."""
+MOST_LINES = 2000
+SETTING, UPDATED, STARTED = (
+    "oatmill_setting",
+    "oatmill_learner_last_update_timestamp_seconds",
+    "oatmill_process_start_time_seconds",
+)
+OF_THE_LEARNER = (
+    "oatmill_(loss|loss_coefficient|loss_share|loss_gradient_share|loss_nonfinite_total|policy_entropy_nats|policy_entropy_ratio"
+    "|explained_variance|approx_kl|red_flag|red_flag_reports_total|policy_version|progress_ratio|learner_step_seconds_sum)"
+)
+OF_ONE_PROCESS = {"instance", "job", "pod", "container", "service", "endpoint", "node"}
+"""Labels of a scrape in which a run's learner and its replay server differ."""
+MEDIAN = {"quantile": "0.5"}
+"""Of the last 100 episodes' returns: Prometheus has their mean over the whole run alone, which hides where it stands now."""
+KEYS = ("loss", "term", "flag", "phase")
+"""Labels that tell one metric's series apart, in this order."""
+VERSION = ("policy_version",)
+Readings = Mapping[tuple[str, ...], float]
+"""What was known at one time, by the metric's name and the values of `KEYS`."""
+
+
+def patient_of_prometheus(url: str, matchers: Sequence[str] = ()) -> Patient:
+    """The run whose learner trained last, or trains now, since that learner's process was started.
+
+    Args:
+        url: of the Prometheus server.
+        matchers: `label=value` that the series must have, where one server scrapes several runs.
+
+    Raises:
+        UserError: if the server cannot be asked, or knows no learner, or several that train now.
+    """
+    server, wanted = Prometheus(url), dict(map(matcher, matchers))
+    learner, ended = newest_learner(server, wanted)
+    settings = {one.labels["setting"]: one.last for one in server.now(lately(SETTING, learner))}
+    if not settings:
+        raise UserError(f"the learner at {named(learner)} exports no {SETTING}; it is of an older version than this command")
+    starts = server.now(lately(STARTED, {**learner, "process": "learner"}))
+    started = max((one.last for one in starts), default=ended - A_DAY_S)
+    end = min(time.time(), ended + LAST_SCRAPE_S)
+    step = max(1.0, math.ceil((end - started) / MOST_LINES))
+    found = server.between(f"{{__name__=~{json.dumps(OF_THE_LEARNER)},{where(learner)}}}", started, end, step)
+    both = {name: value for name, value in learner.items() if name not in OF_ONE_PROCESS}
+    returns = server.between(f"max(oatmill_episode_return{{{where(both | MEDIAN)}}})", started, end, step)
+    lines = lines_of(found, returns[0].values if returns else {}, settings)
+    if not lines:
+        raise UserError(f"the learner at {named(learner)} has been scraped, but has reported no learner step yet")
+    patient = Patient(f"learner {named(learner)}", lines, settings)
+    scraped = bool(server.now(f"{UPDATED}{{{where(learner)}}}"))
+    trouble, remark = standing(time.time() - ended, patient.progress, scraped=scraped)
+    return replace(patient, trouble=trouble, remark=remark)
+
+
+def standing(silent_s: float, spent: float, *, scraped: bool) -> tuple[str, str]:
+    """What is wrong with a learner that ends no steps, and what is to be said of one that is gone: one of both is empty.
+
+    Args:
+        silent_s: how long ago it ended the last one.
+        spent: the part of the budget that it had trained by then.
+        scraped: whether it is still there.
+    """
+    if silent_s <= LIVE_S or spent >= 1:
+        return "", ""
+    where_it_was = f"{silent_s:,.0f} s ago, at {spent:.0%} of the budget"
+    if scraped:
+        return f"the last learner step ended {where_it_was}; the learner is there and trains no more", ""
+    return "", f"the learner was seen last {where_it_was}: done, stopped or dead, which Prometheus does not know"
+
+
+def matcher(text: str) -> tuple[str, str]:
+    """The two sides of `label=value`.
+
+    Raises:
+        UserError: if it is none.
+    """
+    label, equals, value = text.partition("=")
+    if not equals or not label.isidentifier():
+        raise UserError(f"--match must be LABEL=VALUE, such as namespace=cogs, got {text!r}")
+    return label, value
+
+
+def newest_learner(server: Prometheus, wanted: Mapping[str, str]) -> tuple[Mapping[str, str], float]:
+    """The labels of the learner whose last step is the newest, and when that ended.
+
+    Raises:
+        UserError: if there is none, or several train now.
+    """
+    found = sorted((one for one in server.now(lately(UPDATED, wanted)) if one.last > 0), key=lambda one: one.last)
+    if not found:
+        which = f" with {where(wanted)}" if wanted else ""
+        raise UserError(
+            f"{server.url} knows no learner{which} that has trained; docs/operations/monitoring.md says how one is scraped"
+        )
+    live = [named(one.labels) for one in found if one.last > time.time() - LIVE_S]
+    if len(live) > 1:
+        raise UserError(f"{len(live)} learners train now: {', '.join(live)}; choose one by --match LABEL=VALUE")
+    return {name: value for name, value in found[-1].labels.items() if name != "__name__"}, found[-1].last
+
+
+def named(labels: Mapping[str, str]) -> str:
+    """What tells a learner from others."""
+    return ",".join(f"{name}={value}" for name, value in sorted(labels.items()) if name not in {"__name__", "job"})
+
+
+def where(labels: Mapping[str, str]) -> str:
+    """Matchers in Prometheus's language."""
+    return ",".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items())
+
+
+def lately(metric: str, labels: Mapping[str, str]) -> str:
+    """The newest value of each series, also of those that are gone."""
+    return f"last_over_time({metric}{{{where(labels)}}}[{REMEMBERED}])"
+
+
+def lines_of(found: Iterable[Series], returns: Mapping[float, float], settings: Mapping[str, float]) -> list[dict[str, Any]]:
+    """What the series say, one line for each time at which the policy was another than before.
+
+    Args:
+        found: the learner's series.
+        returns: the return by time, as far as it is known.
+        settings: the run's numbers.
+    """
+    readings: dict[float, dict[tuple[str, ...], float]] = {}
+    for one in found:
+        key = (one.name.removeprefix("oatmill_"), *(one.labels[name] for name in KEYS if name in one.labels))
+        for moment, value in one.values.items():
+            readings.setdefault(moment, {})[key] = value
+    lines: list[dict[str, Any]] = []
+    before: Readings = {}
+    for moment in sorted(readings):
+        now = readings[moment]
+        if now.get(VERSION) == before.get(VERSION):
+            continue
+        line = line_of(now, before, settings)
+        if line["losses"]:  # none has a coefficient before the first report, whatever steps there were
+            lines.append(line | {"episode_return": {"mean": returns.get(moment, math.nan)}})
+            before = now
+    return lines
+
+
+def line_of(now: Readings, before: Readings, settings: Mapping[str, float]) -> dict[str, Any]:
+    """A line as metrics.jsonl has it, as far as Prometheus knows and the doctor asks."""
+
+    def value(*key: str) -> float:
+        return now.get(key, math.nan)
+
+    def more(name: str) -> dict[str, float]:
+        """By how much the children of a counter have grown."""
+        return {key[1]: total - before.get(key, 0.0) for key, total in now.items() if key[0] == name}
+
+    enabled = {key[1] for key, coefficient in now.items() if key[0] == "loss_coefficient" and coefficient}
+    losses = {name: {key[2]: number for key, number in now.items() if key[:2] == ("loss", name)} for name in sorted(enabled)}
+    for name, entry in losses.items():
+        entry |= {kind: value(f"loss_{kind}", name) for kind in ("share", "gradient_share")}
+    seconds = more("learner_step_seconds_sum")
+    flags = {flag: reports + value("red_flag", flag) for flag, reports in more("red_flag_reports_total").items()}
+    spent, updates = sum(seconds.values()), settings["trainer.epochs"] * settings["trainer.minibatches"]
+    return {
+        "env_steps": value("progress_ratio") * settings["trainer.total_timesteps"],
+        "losses": losses,
+        "entropy": {"nats": value("policy_entropy_nats"), "fraction": value("policy_entropy_ratio")},
+        "explained_variance": value("explained_variance"),
+        "approx_kl": value("approx_kl"),
+        # There is one version a learner step; the first learner of a run knows of none before.
+        "updates": updates * (value(*VERSION) - before.get(VERSION, 1.0)),
+        "skipped_updates": max(more("loss_nonfinite_total").values(), default=0.0),
+        "wait_fraction": seconds.get("wait", math.nan) / spent if spent else math.nan,
+        "red_flags": [flag for flag, times in flags.items() if times > 0],
+    }

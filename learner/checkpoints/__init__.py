@@ -1,0 +1,1 @@
+"""Checkpoints: saving, loading, going back, and the batches to skip."""

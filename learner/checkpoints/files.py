@@ -1,0 +1,299 @@
+"""Checkpoints that are whole or absent: safetensors and JSON, never pickle.
+
+A checkpoint is written to a fresh `step-N.tmp` and every file is synced. The manifest comes last, with the files' hashes and a
+digest of its own, and a rename makes it visible; then `latest` is repointed, and `best` where the episodes before it returned
+most. A crash at any point leaves the one before untouched. What cannot be loaded, for whatever reason, is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from agent.loading import MANIFEST, MODEL_FILE, file_digest, load_model, loading, open_manifest, read_manifest, sealed
+from learner.loss import Context
+from learner.progress import Progress
+from learner.update.updater import Updater
+from oatmill.errors import UserError
+from oatmill.process.failpoints import failpoint
+
+PRIOR_FILE = "prior.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+LATEST, BEST = "latest", "best"
+PREFIX = "step-"
+GENERATOR = "generator."
+BEST_EPISODES = 10
+"""A mean of fewer episodes than this makes no checkpoint the best one."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What goes into a checkpoint beside networks, optimiser and normaliser.
+
+    Attributes:
+        generators: the state of each rank's random numbers, in their order; empty for this rank's alone.
+        state: JSON values of what else a learner carries from step to step.
+        settings: the run's, as config.yaml has them, so that a checkpoint can be played away from its run.
+        episode_return: mean, std and n of the last episodes; the mean is None where there are none.
+        replay: the point of the replay server's log that it belongs to, {id, cursor, digest}; None if the server said none.
+    """
+
+    generators: Sequence[Tensor] = ()
+    state: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    episode_return: Mapping[str, Any] | None = None
+    replay: Mapping[str, Any] | None = None
+
+
+class Restored(NamedTuple):
+    """What a checkpoint gave back.
+
+    Attributes:
+        progress: when it was saved.
+        path: its folder.
+        state: `Beside.state`.
+        passed_over: a line for each newer checkpoint that could not be loaded.
+        replay: `Beside.replay`.
+    """
+
+    progress: Progress
+    path: Path
+    state: Mapping[str, Any]
+    passed_over: Sequence[str] = ()
+    replay: Mapping[str, Any] | None = None
+
+
+def save(folder: Path, updater: Updater, progress: Progress, *, keep: int, beside: Beside | None = None) -> Path:
+    """Write a checkpoint below `folder`, repoint `latest` and `best`, and remove all but the best one and the newest few.
+
+    Args:
+        folder: the run's `checkpoints`.
+        updater: holds the networks and the optimiser.
+        progress: goes into the manifest.
+        keep: how many of the newest stay.
+        beside: what else is saved.
+
+    Raises:
+        OSError: if it cannot be written; what was there before stays, and nothing half written is left.
+        SafetensorError: the same, from the library that writes arrays.
+    """
+    beside = beside or Beside()
+    final = folder / f"{PREFIX}{progress.learner_step}"
+    if saved_version(final) == progress.policy_version:
+        return final
+    working = folder / f"{final.name}.tmp"
+    shutil.rmtree(working, ignore_errors=True)
+    try:
+        write(working, updater, progress, beside)
+    except BaseException:
+        shutil.rmtree(working, ignore_errors=True)  # a full disk gets its room back
+        raise
+    shutil.rmtree(final, ignore_errors=True)  # there only if it is damaged, or of a line of the run that was given up
+    failpoint("checkpoint.rename.before")
+    working.rename(final)
+    sync(folder)
+    failpoint("checkpoint.rename.after")
+    point(folder, LATEST, final.name)
+    if beats_best(folder, beside.episode_return):
+        point(folder, BEST, final.name)
+    sync(folder)
+    remove_old(folder, keep)
+    return final
+
+
+def write(working: Path, updater: Updater, progress: Progress, beside: Beside) -> None:
+    """Fill a new folder with a checkpoint's files, the manifest last, and make all of it durable."""
+    context = updater.context
+    working.mkdir(parents=True)
+    save_file(parameters(context.model), working / MODEL_FILE)
+    save_file(parameters(context.prior), working / PRIOR_FILE)
+    save_file(optimizer_tensors(updater, beside.generators), working / OPTIMIZER_FILE)
+    names = (MODEL_FILE, PRIOR_FILE, OPTIMIZER_FILE)
+    for name in names:
+        sync(working / name)
+    manifest = progress._asdict() | {
+        "updates": updater.updates,
+        "gradients_measured_at": updater.measured_at,
+        "normaliser": context.normaliser.state(),
+        "coefficient_scales": context.scales,
+        "learner_state": beside.state,
+        "episode_return": beside.episode_return,
+        "agent": context.model.spec.to_dict(),
+        "trainer": context.trainer.model_dump(mode="json"),
+        "settings": beside.settings,
+        "replay": beside.replay,
+        "files": {name: file_digest(working / name) for name in names},
+    }
+    (working / MANIFEST).write_text(json.dumps(sealed(manifest), indent=1))
+    sync(working / MANIFEST)
+    sync(working)
+
+
+def saved_version(checkpoint: Path) -> int | None:
+    """The policy version of a folder that is a whole checkpoint; None if it is not."""
+    try:
+        return int(read_manifest(checkpoint)["policy_version"])
+    except UserError:
+        return None
+
+
+def checkpoints_of(folder: Path) -> list[Path]:
+    """Every checkpoint's folder, whole or not, the newest first."""
+    return sorted(folder.glob(f"{PREFIX}*[0-9]"), key=step_of, reverse=True)
+
+
+def newest_step(folder: Path, *, below: float = math.inf) -> int:
+    """The learner step of the newest checkpoint before another one, whole or not; -1 if there is none."""
+    return max((step for path in checkpoints_of(folder) if (step := step_of(path)) < below), default=-1)
+
+
+def restore(
+    folder: Path,
+    updater: Updater,
+    *,
+    rank: int = 0,
+    lowest: Callable[[float], float] = float,
+    accept: Callable[[Mapping[str, Any]], None] = lambda _state: None,
+) -> Restored:
+    """Bring networks, optimiser, normaliser and random numbers back from the newest checkpoint that can be loaded.
+
+    Args:
+        folder: the run's `checkpoints`.
+        updater: made from the same settings.
+        rank: whose random numbers are taken.
+        lowest: the lowest of a number over all ranks, so that all of them load the same checkpoint.
+        accept: takes `Restored.state` in. A checkpoint whose state it cannot take is passed over, too.
+
+    Raises:
+        UserError: if there is none. It says what is wrong with the newest one.
+    """
+    passed_over: list[str] = []
+    step = math.inf
+    while (step := lowest(newest_step(folder, below=step))) >= 0:
+        checkpoint = folder / f"{PREFIX}{int(step)}"
+        problem, restored = "", None
+        try:
+            with loading(checkpoint):
+                restored = load(checkpoint, updater, rank=rank)
+                accept(restored.state)
+        except UserError as error:
+            problem = str(error)
+        if lowest(not problem) and restored is not None:
+            return restored._replace(passed_over=passed_over)
+        passed_over.append(problem or f"{checkpoint} could not be loaded by another rank")
+    if not passed_over:
+        raise UserError(f"{folder} has no checkpoint to resume from; start without --resume")
+    others = f" (nor can the {len(passed_over) - 1} before it be loaded)" if len(passed_over) > 1 else ""
+    raise UserError(passed_over[0] + others)
+
+
+def load(checkpoint: Path, updater: Updater, *, rank: int = 0) -> Restored:
+    """Load one checkpoint.
+
+    Args:
+        checkpoint: its folder.
+        updater: made from the same settings. If this fails, a part of it may have been loaded.
+        rank: whose random numbers are taken.
+
+    Raises:
+        UserError: if it is damaged, of another network or of other losses. Content that makes no sense may raise anything.
+    """
+    manifest = read_manifest(checkpoint)
+    context = updater.context
+    load_model(context.model, checkpoint / MODEL_FILE)
+    load_model(context.prior, checkpoint / PRIOR_FILE)
+    tensors = load_file(checkpoint / OPTIMIZER_FILE)
+    load_generator(context, {name: tensors.pop(name) for name in list(tensors) if name.startswith(GENERATOR)}, rank)
+    load_optimizer(updater, tensors)
+    context.normaliser.load(manifest["normaliser"])
+    context.scales.clear()
+    context.scales.update(manifest["coefficient_scales"])
+    updater.updates, updater.measured_at = manifest["updates"], manifest["gradients_measured_at"]
+    progress = Progress(*(manifest[name] for name in Progress._fields))
+    return Restored(progress, checkpoint, manifest["learner_state"], replay=manifest.get("replay"))
+
+
+def parameters(model: torch.nn.Module) -> dict[str, Tensor]:
+    """By name, on the CPU."""
+    return {name: value.detach().cpu().contiguous() for name, value in model.named_parameters()}
+
+
+def optimizer_tensors(updater: Updater, generators: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The optimiser's state by the trained parameters' positions, and the state of each rank's random numbers."""
+    states = generators or [updater.context.generator.get_state()]
+    tensors = {f"{GENERATOR}{rank}": state for rank, state in enumerate(states)}
+    for position, state in updater.optimizer.state().items():
+        tensors |= {f"{position}/{name}": value.cpu().clone() for name, value in state.items()}
+    return tensors
+
+
+def load_generator(context: Context, states: Mapping[str, Tensor], rank: int) -> None:
+    """A rank's random numbers; one that the checkpoint does not know, or that draws on another kind of device, begins anew."""
+    state = states.get(f"{GENERATOR}{rank}")
+    if state is not None and state.shape == context.generator.get_state().shape:
+        context.generator.set_state(state)
+
+
+def load_optimizer(updater: Updater, tensors: Mapping[str, Tensor]) -> None:
+    """What `optimizer_tensors` gave of the optimiser."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        position, name = key.split("/")
+        state.setdefault(int(position), {})[name] = value
+    if state and set(state) != set(range(len(updater.parameters))):
+        raise UserError(
+            f"the checkpoint trained {len(state)} arrays and these settings train {len(updater.parameters)}; resume with the "
+            "losses that it was trained with, or start a new run"
+        )
+    updater.optimizer.load(state)
+
+
+def point(folder: Path, name: str, target: str) -> None:
+    """Make a name a link to a checkpoint, at once for whoever looks."""
+    link = folder / f"{name}.tmp"
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+    link.rename(folder / name)
+
+
+def beats_best(folder: Path, episode_return: Mapping[str, Any] | None) -> bool:
+    """Whether the last episodes returned more than those before the best checkpoint so far, on average."""
+    if episode_return is None or episode_return["mean"] is None or episode_return["n"] < BEST_EPISODES:
+        return False
+    try:
+        best = open_manifest(folder / BEST)["episode_return"]["mean"]
+    except (UserError, KeyError, TypeError):
+        best = -math.inf
+    return bool(episode_return["mean"] > best)
+
+
+def remove_old(folder: Path, keep: int) -> None:
+    """Remove all but the newest few and the best."""
+    best = (folder / BEST).resolve().name
+    for old in checkpoints_of(folder)[keep:]:
+        if old.name != best:
+            shutil.rmtree(old)
+
+
+def step_of(path: Path) -> int:
+    """N of `step-N`."""
+    return int(path.name.removeprefix(PREFIX))
+
+
+def sync(path: Path) -> None:
+    """Make a file's bytes or a folder's entries durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

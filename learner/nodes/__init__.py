@@ -1,0 +1,1 @@
+"""What the losses share: the network's outputs, returns and masks."""

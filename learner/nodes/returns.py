@@ -1,0 +1,174 @@
+"""The nodes of the plan that make returns: what the critic fits, the actor follows, and advantages are scaled by."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from torch import Tensor
+
+from agent import distribution
+from learner.loss import Context, Node, Statistic
+from learner.nodes.return_estimators import gae_vtrace, retrace
+
+
+class ReturnsWrites(TypedDict):
+    """What the critic fits and the actor follows, in scaled reward."""
+
+    advantage_BT: Tensor
+    value_target_BT: Tensor
+    action_return_BT: Tensor  # an estimate of the taken action's q, without its own importance ratio
+
+
+class SigmaWrites(ReturnsWrites):
+    """The same, and the scale that advantages are divided by."""
+
+    sigma: Tensor  # no axes
+
+
+class GaeVtrace(Node):
+    """GAE with V-trace's corrections, of the learner's own values."""
+
+    name = "returns"
+
+    def __init__(self, context: Context) -> None:
+        self.gamma = context.trainer.discount
+        self.critic = context.trainer.losses.ppo_critic
+
+    def prepare(
+        self,
+        *,
+        rewards_BT: Tensor,
+        terminated_BT: Tensor,
+        truncated_BT: Tensor,
+        old_value_BT1: Tensor,
+        final_value_BT: Tensor,
+        importance_ratio_BT: Tensor,
+    ) -> ReturnsWrites:
+        """See `learner.nodes.return_estimators.gae_vtrace`."""
+        returns = gae_vtrace(
+            rewards_BT=rewards_BT,
+            terminated_BT=terminated_BT,
+            truncated_BT=truncated_BT,
+            value_BT1=old_value_BT1,
+            final_value_BT=final_value_BT,
+            importance_ratio_BT=importance_ratio_BT,
+            gamma=self.gamma,
+            gae_lambda=self.critic.gae_lambda,
+            rho_clip=self.critic.rho_clip,
+            c_clip=self.critic.c_clip,
+        )
+        return {
+            "advantage_BT": returns.advantage,
+            "value_target_BT": returns.value_target,
+            "action_return_BT": returns.advantage + old_value_BT1[:, :-1],
+        }
+
+    def measure(self, *, value_target_BT: Tensor, old_value_BT1: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
+        """The moments that explained variance is made of."""
+        return variance_moments(value_target_BT, old_value_BT1[:, :-1], mask_BT)
+
+
+class GaeVtraceSigma(Node):
+    """GAE with V-trace's corrections, and sigma from the prior's values."""
+
+    name = "returns"
+
+    def __init__(self, context: Context) -> None:
+        self.inner = GaeVtrace(context)
+        self.normaliser = context.normaliser
+
+    def prepare(
+        self,
+        *,
+        rewards_BT: Tensor,
+        terminated_BT: Tensor,
+        truncated_BT: Tensor,
+        mask_BT: Tensor,
+        old_value_BT1: Tensor,
+        final_value_BT: Tensor,
+        importance_ratio_BT: Tensor,
+        prior_value_BT1: Tensor,
+    ) -> SigmaWrites:
+        """The returns, then sigma updated with this batch."""
+        returns = self.inner.prepare(
+            rewards_BT=rewards_BT,
+            terminated_BT=terminated_BT,
+            truncated_BT=truncated_BT,
+            old_value_BT1=old_value_BT1,
+            final_value_BT=final_value_BT,
+            importance_ratio_BT=importance_ratio_BT,
+        )
+        sigma = self.normaliser.update(returns["value_target_BT"] - prior_value_BT1[:, :-1], mask_BT)
+        return {**returns, "sigma": sigma}
+
+    def measure(self, *, value_target_BT: Tensor, old_value_BT1: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
+        """The moments that explained variance is made of."""
+        return variance_moments(value_target_BT, old_value_BT1[:, :-1], mask_BT)
+
+
+class Retrace(Node):
+    """Retrace with the prior's policy and one-step model, and sigma from the prior's values.
+
+    With several factors the prior's value stands for the expected q.
+    """
+
+    name = "returns"
+
+    def __init__(self, context: Context) -> None:
+        self.gamma = context.trainer.discount
+        self.retrace_lambda = context.trainer.losses.ppo_critic.gae_lambda
+        self.model = context.prior
+        self.normaliser = context.normaliser
+
+    def prepare(
+        self,
+        *,
+        rewards_BT: Tensor,
+        terminated_BT: Tensor,
+        truncated_BT: Tensor,
+        mask_BT: Tensor,
+        actions_BT: Tensor,
+        behaviour_log_probs_BTA: Tensor,
+        prior_log_probs_BTA: Tensor,
+        prior_q_BTA: Tensor,
+        prior_value_BT1: Tensor,
+        prior_final_value_BT: Tensor,
+    ) -> SigmaWrites:
+        """Retrace's G as the value target, G - v_prior as the advantage."""
+        sizes, factored = self.model.sizes, self.model.factored
+        q_taken = distribution.log_prob(prior_q_BTA, actions_BT, sizes, factored=factored) / len(sizes)
+        difference = prior_log_probs_BTA - behaviour_log_probs_BTA
+        # q is known only of actions that differ from the taken one in one factor: with several factors no mean of those is
+        # E_pi q where the behaviour policy chose the others. v_prior stands for the same number.
+        known = len(sizes) == 1
+        expected_q = (prior_log_probs_BTA.exp() * prior_q_BTA).sum(-1) if known else prior_value_BT1[:, :-1]
+        target = retrace(
+            rewards_BT=rewards_BT,
+            terminated_BT=terminated_BT,
+            truncated_BT=truncated_BT,
+            q_taken_BT=q_taken,
+            expected_q_BT=expected_q,
+            final_value_BT=prior_final_value_BT,
+            bootstrap_value_B=prior_value_BT1[:, -1],
+            importance_ratio_BT=distribution.log_prob(difference, actions_BT, sizes, factored=factored).exp(),
+            gamma=self.gamma,
+            retrace_lambda=self.retrace_lambda,
+        )
+        advantage = target - prior_value_BT1[:, :-1]
+        return {
+            "advantage_BT": advantage,
+            "value_target_BT": target,
+            "action_return_BT": target,
+            "sigma": self.normaliser.update(advantage, mask_BT),
+        }
+
+    def measure(self, *, value_target_BT: Tensor, prior_value_BT1: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
+        """The moments that explained variance is made of, for the prior's values."""
+        return variance_moments(value_target_BT, prior_value_BT1[:, :-1], mask_BT)
+
+
+def variance_moments(target_BT: Tensor, value_BT: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
+    """First and second moments of the targets and of what the values miss: explained variance is made of them."""
+    error_BT = target_BT - value_BT
+    moments = {"target": target_BT, "target_squared": target_BT**2, "error": error_BT, "error_squared": error_BT**2}
+    return {name: Statistic(value, mask_BT) for name, value in moments.items()}

@@ -1,0 +1,1 @@
+"""Learner ranks: starting a group, and how the ranks meet."""

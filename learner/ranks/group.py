@@ -1,0 +1,141 @@
+"""All ranks of a learner on one host: `python -m learner.ranks.group RANKS ARGUMENTS...` starts them and ends them together.
+
+The ranks find each other through a file in a folder that only this user may enter, and they talk over the loopback. So nothing
+of theirs can be reached from another host, and no server that others could speak to is needed. This process loads no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from oatmill.children.parent import dies_with_parent
+
+STORE = "OATMILL_RANKS_STORE"
+"""The variable that names the file through which the ranks of one host find each other."""
+POLL_S = 0.05
+SETTLE_S = 0.5
+"""Ranks that fail together, one because of the other, end within this time."""
+GRACE_S = 5.0
+"""Once a rank has failed, the others are asked to end and have this long for it. They cannot go on without it."""
+BAD_INPUT = 2
+
+
+class Group:
+    """The ranks, while they run. SIGTERM and SIGINT are passed on to every rank.
+
+    Args:
+        command: starts one rank. It is told which one by RANK, LOCAL_RANK and WORLD_SIZE.
+        count: how many ranks.
+        folder: a private folder, where the ranks find each other and leave the line with which they gave up.
+    """
+
+    def __init__(self, command: Sequence[str], count: int, folder: Path) -> None:
+        self._command, self._count, self._folder = command, count, folder
+        self._ranks: list[subprocess.Popen[bytes]] = []
+        self._asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._pass_on)
+
+    def run(self) -> int:
+        """Start all ranks and wait until they have ended.
+
+        Returns:
+            0 if all ranks ended with 0. Otherwise the exit code of the rank that failed first, or 128 and the signal that
+            killed it. The other ranks are ended then.
+        """
+        try:
+            for rank in range(self._count):
+                self._ranks.append(self._start(rank))
+                if self._asked:  # the signal came before there was a rank to pass it on to
+                    self._ranks[-1].terminate()
+            codes = self._wait()
+            if not any(codes.values()):
+                return 0
+            self._end_the_others()
+            return self._failed(codes)
+        finally:
+            for process in self._ranks:
+                process.kill()
+                process.wait()
+
+    def _start(self, rank: int) -> subprocess.Popen[bytes]:
+        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self._count, STORE: self._folder / "store"}
+        return subprocess.Popen(
+            self._command,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {name: str(value) for name, value in own.items()},
+            # A rank may hang in a collective operation, where SIGTERM does not reach it.
+            preexec_fn=dies_with_parent(signal.SIGKILL),  # noqa: PLW1509  (runs one system call)
+        )
+
+    def _pass_on(self, _number: int, _frame: FrameType | None) -> None:
+        self._asked = True
+        for process in self._ranks:
+            process.terminate()
+
+    def _wait(self) -> Mapping[int, int]:
+        """Wait until all ranks have ended, or one has failed; the exit codes of those that ended by themselves."""
+        while len(codes := self._codes()) < self._count and not any(codes.values()):
+            time.sleep(POLL_S)
+        self._all_end(within_s=SETTLE_S)
+        return self._codes()
+
+    def _codes(self) -> dict[int, int]:
+        return {rank: code for rank, process in enumerate(self._ranks) if (code := process.poll()) is not None}
+
+    def _all_end(self, *, within_s: float) -> None:
+        deadline = time.monotonic() + within_s
+        while len(self._codes()) < self._count and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+
+    def _end_the_others(self) -> None:
+        for process in self._ranks:
+            process.terminate()
+        self._all_end(within_s=GRACE_S)
+
+    def _failed(self, codes: Mapping[int, int]) -> int:
+        """Say once what the ranks have said as they gave up; the exit code of the rank that is to blame."""
+        # A rank that was killed or got bad input failed by itself. Any other may have failed because of such a one.
+        rank = min((rank for rank in codes if codes[rank]), key=lambda rank: (codes[rank] >= 0, codes[rank] != BAD_INPUT, rank))
+        code = codes[rank]
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        lines = {path.read_text() for path in self._folder.glob("error-*")}
+        sys.stderr.write("".join(sorted(lines)) or f"oatmill: learner rank {rank} {how}; the other ranks were ended\n")
+        return code if code >= 0 else 128 - code
+
+
+def give_up(line: str) -> None:
+    """Leave the line with which a process of the learner gives up: on stderr, or with the group, which says it once.
+
+    Args:
+        line: ends with a line break.
+    """
+    store = os.environ.get(STORE)
+    if store is None:
+        sys.stderr.write(line)
+    else:
+        Path(store).with_name(f"error-{os.environ['RANK']}").write_text(line)
+
+
+def main() -> int:
+    """Run a group; the exit code."""
+    count, arguments = int(sys.argv[1]), sys.argv[2:]
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="oatmill-ranks-", ignore_cleanup_errors=True)
+    except OSError as error:
+        sys.stderr.write(f"oatmill: error: several ranks need a temporary folder ({error.strerror}); set TMPDIR to one\n")
+        return BAD_INPUT
+    with folder as path:
+        return Group([sys.executable, "-m", "learner", *arguments], count, Path(path)).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""The learner's Prometheus series; only rank 0 has them.
+
+Every closed label child exists at 0 from the start and is kept, so that exporting is a handful of assignments.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from learner.plan import GRADIENT
+from learner.reporting.red_flags import FLAGS
+from learner.reporting.report import StepReport
+from learner.update.updater import Record
+from oatmill.process.metrics import ProcessCollector
+from oatmill.settings.setting_numbers import numbers_of
+
+TERMS: dict[str, tuple[str, ...]] = {
+    "ppo_critic": ("value",),
+    "cmpo": ("kl", "cross_entropy", "target_entropy"),
+    "ppo_actor": ("policy", "entropy"),
+    "muesli_pg": ("policy", "entropy"),
+    "dynamics": ("returns", "reward"),
+    "muesli_model": ("cross_entropy", "target_entropy", "kl"),
+}
+"""Series that exist at 0 from the start, whether or not a loss is enabled; a loss of one's own adds its own when it reports."""
+PHASES = ("wait", "prepare", "forward", "backward", "optimizer", "publish")
+STEP_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
+
+
+class LearnerMetrics:
+    """The learner's series; docs/reference/metrics.md says what each one means.
+
+    Args:
+        autos: each setting that was left at `auto`, and what the plan made of it.
+        settings: the run's, nested; its numbers are exported.
+        healthy: whether the learner makes progress; asked when Prometheus asks.
+    """
+
+    def __init__(
+        self, autos: Mapping[str, str], settings: Mapping[str, Any], healthy: Callable[[], bool] = lambda: True
+    ) -> None:
+        registry = CollectorRegistry()
+        registry.register(ProcessCollector({"learner": os.getpid()}))
+        self.registry = registry
+        by_term, by_loss = ("loss", "term"), ("loss",)
+
+        def gauge(name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
+            return Gauge(f"oatmill_{name}", text, labels, registry=registry)
+
+        def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+            return Counter(f"oatmill_{name}", text, labels, registry=registry)
+
+        self.loss = gauge("loss", "Unweighted value of a loss's term at the last report", by_term)
+        self.coefficient = gauge("loss_coefficient", "What a term is multiplied by in the objective", by_term)
+        self.abs_sum = counter("loss_abs_sum", "Sum over updates of the magnitude of a term's mean", by_term)
+        self.loss_updates = counter("loss_updates", "Updates that a term was part of", by_term)
+        self.nonfinite = counter("loss_nonfinite", "Updates not applied because this loss was not finite", by_loss)
+        self.loss_gradient_norm = gauge("loss_gradient_norm", "Norm of a weighted loss's gradient on the trunk", by_loss)
+        self.loss_gradient_share = gauge("loss_gradient_share", "A loss's part of the sum of those norms", by_loss)
+        self.loss_share = gauge("loss_share", "A loss's part of the sum of the weighted losses' magnitudes", by_loss)
+        self.gradient_norm = gauge("gradient_norm", "Norm of the whole gradient before clipping, mean over updates")
+        self.entropy_nats = gauge("policy_entropy_nats", "Mean entropy of the policy")
+        self.entropy_ratio = gauge("policy_entropy_ratio", "Mean entropy over that of a uniform policy")
+        self.explained_variance = gauge("explained_variance", "1 - Var(target - value) / Var(target)")
+        self.approx_kl = gauge("approx_kl", "KL between the policy at the batch's start and after its updates")
+        self.clip_ratio = gauge("clip_ratio", "Part of the steps whose ratio lay outside the clip")
+        self.cmpo_mean = gauge("cmpo_advantage_mean", "Mean of CMPO's advantages over sigma, under the prior")
+        self.cmpo_std = gauge("cmpo_advantage_std", "Their standard deviation within states")
+        self.cmpo_kl = gauge("cmpo_kl", "KL from CMPO's policy to the policy")
+        self.red_flag = gauge("red_flag", "1 while a red flag is raised", ("flag",))
+        self.checkpoint_failures = counter("checkpoint_failures", "Checkpoints that could not be written")
+        self.red_flag_reports = counter("red_flag_reports", "Reports in which a red flag was raised", ("flag",))
+        self.progress = gauge("progress_ratio", "Part of the budget of env steps that is spent")
+        self.learner_steps = counter("learner_steps", "Batches trained on")
+        self.step_seconds = Histogram(
+            "oatmill_learner_step_seconds",
+            "Time of a learner step by phase",
+            ("phase",),
+            buckets=STEP_BUCKETS,
+            registry=registry,
+        )
+        self.learning_rate = gauge("learning_rate", "Of the last learner step")
+        self.last_update = gauge("learner_last_update_timestamp_seconds", "When the last learner step ended")
+        self.policy_version = gauge("policy_version", "The version published last")
+        self.auto = gauge("auto", "1 for what a setting left at auto was resolved to", ("setting", "choice"))
+        self.setting = gauge("setting", "A setting that is a number, or 0 or 1 for a switch", ("setting",))
+        self.up = gauge("up", "1 while the role makes progress", ("role",))
+        self._create_children(healthy)
+        for setting, choice in autos.items():
+            self.auto.labels(setting, choice).set(1)
+        for path, number in numbers_of(settings).items():
+            self.setting.labels(path).set(number)
+
+    def _create_children(self, healthy: Callable[[], bool]) -> None:
+        for loss, terms in TERMS.items():
+            for family in (self.nonfinite, self.loss_gradient_norm, self.loss_gradient_share, self.loss_share):
+                family.labels(loss)
+            for term in terms:
+                for family in (self.loss, self.coefficient, self.abs_sum, self.loss_updates):
+                    family.labels(loss, term)
+        self.nonfinite.labels(GRADIENT)
+        for flag in FLAGS:
+            self.red_flag.labels(flag)
+            self.red_flag_reports.labels(flag)
+        for phase in PHASES:
+            self.step_seconds.labels(phase)
+        self.up.labels("learner").set_function(lambda: float(healthy()))
+
+    def step(self, record: Record, *, learning_rate: float, version: int, progress: float) -> None:
+        """Take in what is known of every learner step without asking the device."""
+        self.learner_steps.inc()
+        self.progress.set(progress)
+        self.learning_rate.set(learning_rate)
+        self.policy_version.set(version)
+        self.last_update.set(time.time())
+        for phase, seconds in record.seconds.items():
+            self.step_seconds.labels(phase).observe(seconds)
+
+    def report(self, report: StepReport, flags: Mapping[str, bool], summary: Mapping[str, float]) -> None:
+        """Take in a report that has been brought to the host.
+
+        Args:
+            report: losses and statistics.
+            flags: every red flag and whether it is raised.
+            summary: entropy_nats, entropy_ratio, explained_variance.
+        """
+        for name, loss in report.losses.items():
+            for term, entry in loss.terms.items():
+                self.coefficient.labels(name, term).set(entry.coef)
+                self.loss.labels(name, term).set(entry.raw)
+            for term, value in loss.statistics.items():
+                self.loss.labels(name, term).set(value)
+            self.loss_share.labels(name).set(loss.share)
+            self.loss_gradient_norm.labels(name).set(loss.gradient_norm)
+            self.loss_gradient_share.labels(name).set(loss.gradient_share)
+        for name, updates in report.nonfinite.items():
+            self.nonfinite.labels(name).inc(updates)
+        for (name, term), means in report.update_means.items():
+            finite = means[np.isfinite(means)]
+            self.abs_sum.labels(name, term).inc(float(np.abs(finite).sum()))
+            self.loss_updates.labels(name, term).inc(len(finite))
+        self._report_policy(report, summary)
+        for flag, raised in flags.items():
+            self.red_flag.labels(flag).set(raised)
+            self.red_flag_reports.labels(flag).inc(raised)
+
+    def _report_policy(self, report: StepReport, summary: Mapping[str, float]) -> None:
+        self.gradient_norm.set(report.gradient_norm)
+        self.entropy_nats.set(summary["entropy_nats"])
+        self.entropy_ratio.set(summary["entropy_ratio"])
+        self.explained_variance.set(summary["explained_variance"])
+        if report.policy_loss:
+            self.approx_kl.set(report.policy("approx_kl"))
+            self.clip_ratio.set(report.policy("clip_ratio"))
+        cmpo = report.losses.get("cmpo")
+        if cmpo is not None:
+            self.cmpo_mean.set(cmpo.statistics.get("adv_mean", math.nan))
+            self.cmpo_std.set(cmpo.statistics.get("adv_std", math.nan))
+            self.cmpo_kl.set(cmpo.terms["kl"].raw)

@@ -1,0 +1,249 @@
+"""Brings what a run measured to its files: metrics.jsonl, red flags, and the learner's part of the summary."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from learner.progress import Progress
+from learner.reporting.red_flags import FLAGS, Observation, RedFlags
+from learner.reporting.report import StepReport, explained_variance, plain
+from learner.reporting.silent_actors import silence
+from learner.reporting.steering import Move
+from learner.reporting.writers import BackgroundWriters
+from oatmill.files.atomic import NeededWrites, append_line
+from protocol.data.trajectory import Array
+
+METRICS_FILE = "metrics.jsonl"
+EVENTS_FILE = "events.jsonl"
+SUMMARY_FILE = "learner.json"
+LAG_WINDOW = 10_000
+WRITTEN_WITHIN_S = 5.0
+"""On a full disk, events and summary have this long at the end, beside the room that is kept for them."""
+
+log = logging.getLogger("oatmill.learner")
+
+
+@dataclass
+class Recorder:
+    """One run's files, written by rank 0 only.
+
+    Args:
+        run_dir: the run's folder.
+        uniform_entropy: of a uniform policy, in nats.
+        total_timesteps: the budget.
+        writers: take every line to other tools' formats, too.
+    """
+
+    run_dir: Path
+    uniform_entropy: float
+    total_timesteps: int
+    writers: BackgroundWriters | None = None
+    flags: RedFlags = field(default_factory=RedFlags)
+    raised: dict[str, str] = field(default_factory=dict)
+    ever_raised: dict[str, str] = field(default_factory=dict)
+    last_line: dict[str, Any] = field(default_factory=dict)
+    lags: list[Array] = field(default_factory=list)
+    replayed_lags: list[Array] = field(default_factory=list)
+    first_step: tuple[float, int] | None = None  # seconds and env steps when the first learner step ended
+    last_step: tuple[float, int] = (0.0, 0)
+    waited: float = 0.0  # seconds without a batch since the last report
+    reported_at: float = 0.0
+    failed_checkpoint: str = ""  # why the last one could not be written
+    silent: dict[str, str] = field(default_factory=dict)  # actors that send nothing, by id, and what there is to say of each
+    lost_lines: int = 0
+
+    def __post_init__(self) -> None:
+        """Have what is needed wait for room on a full disk: events, and the summary."""
+        self.needed = NeededWrites(self.run_dir)
+
+    def step(self, progress: Progress, lag: Array, replayed_lag: Array | None = None, *, waited: float = 0.0) -> None:
+        """Take note of a learner step, reported or not.
+
+        Args:
+            progress: where the run is.
+            lag: of each fresh trajectory, in versions.
+            replayed_lag: of each that was sampled from the buffer.
+            waited: seconds until its batch was there.
+        """
+        self.waited += waited
+        self.lags.append(lag)
+        if replayed_lag is not None and len(replayed_lag):
+            self.replayed_lags.append(replayed_lag)
+        self.last_step = (progress.seconds, progress.env_steps)
+        if self.first_step is None:
+            self.first_step = self.last_step
+
+    def report(
+        self, report: StepReport, progress: Progress, *, learning_rate: float, fleet: Mapping[str, Any]
+    ) -> dict[str, str]:
+        """Write a line of metrics.jsonl and return the red flags that are raised now.
+
+        Args:
+            report: what was measured since the last line.
+            progress: where the run is.
+            learning_rate: of the last learner step.
+            fleet: what replay knows of the actors.
+        """
+        entropy = self.entropy(report)
+        variance, target_variance = explained_variance(report.statistics)
+        line = progress._asdict() | {
+            "losses": {name: loss.to_dict() for name, loss in report.losses.items()},
+            "entropy": entropy,
+            "explained_variance": variance,
+            "approx_kl": report.policy("approx_kl"),
+            "clip_ratio": report.policy("clip_ratio"),
+            "gradient_norm": report.gradient_norm,
+            "updates": report.updates,
+            "skipped_updates": report.skipped,
+            "learning_rate": learning_rate,
+            "policy_lag": percentiles(self.lags),
+            "replayed_policy_lag": percentiles(self.replayed_lags),
+            "env_steps_per_second": self.rate(),
+            "wait_fraction": self.wait_fraction(progress.seconds),
+            "episode_return": fleet.get("episode_return"),
+            "episode_length": fleet.get("episode_length"),
+            "episodes": fleet.get("episodes"),
+            "episode_statistics": fleet.get("statistics"),
+            "queue": fleet.get("queue"),
+        }
+        observation = observe(report, entropy, (variance, target_variance), progress.env_steps / self.total_timesteps)
+        self.note_flags(self.flags.update(observation), progress)
+        line["red_flags"] = sorted(self.raised)
+        self.last_line = plain(line)
+        self._append(METRICS_FILE, self.last_line)
+        self.needed.flush()
+        if self.writers is not None:
+            self.writers.write(self.last_line)
+        return self.raised
+
+    def note_flags(self, raised: dict[str, str], progress: Progress) -> None:
+        """Write an event for each flag that is newly raised or cleared."""
+        if self.failed_checkpoint:
+            raised = raised | {"checkpoint_failed": self.failed_checkpoint}
+        if self.silent:
+            raised = raised | {"actor_silent": "; ".join(self.silent.values())}
+        for flag in FLAGS:
+            if (flag in raised) != (flag in self.raised):
+                event = "red_flag_raised" if flag in raised else "red_flag_cleared"
+                self.event(event, flag=flag, why=raised.get(flag, ""), learner_step=progress.learner_step)
+        self.raised = raised
+        self.ever_raised |= raised
+
+    def note_moves(self, moves: Sequence[Move], progress: Progress) -> None:
+        """Write an event for each coefficient that was moved."""
+        for move in moves:
+            self.event("coefficient_moved", **move._asdict(), learner_step=progress.learner_step)
+
+    def note_silent(self, seconds: Mapping[str, float], progress: Progress) -> None:
+        """Write an event for each actor that is newly silent, or no longer.
+
+        Args:
+            seconds: by actor id, for how long each has been.
+            progress: where the run is.
+        """
+        step = progress.learner_step
+        for actor in sorted(seconds.keys() - self.silent.keys()):
+            self.silent[actor] = reason = silence(actor, seconds[actor])
+            self.event("actor_silent", text=reason, actor=int(actor), reason=reason, learner_step=step)
+        for actor in sorted(self.silent.keys() - seconds.keys()):
+            del self.silent[actor]
+            text = f"actor {actor} is not silent any more: it has sent a trajectory, or has left"
+            self.event("actor_silent_no_more", text=text, actor=int(actor), learner_step=step)
+
+    def event(self, event: str, **values: Any) -> None:
+        """Add a line to events.jsonl; one with a `text` is shown to whoever watches the run."""
+        self.needed.line(self.run_dir / EVENTS_FILE, {"time": time.time(), "event": event} | values)
+
+    def _append(self, name: str, content: Mapping[str, Any]) -> None:
+        """Add a line to one of the run's files. A full disk costs the line and not the run; `lost_lines` counts it."""
+        try:
+            append_line(self.run_dir / name, content)
+        except OSError as error:
+            self.lost_lines += 1
+            log.warning("a line of %s could not be written: %s", name, error.strerror)
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint, in JSON values."""
+        return {"flags": self.flags.state(), "raised": self.raised, "ever_raised": self.ever_raised}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """What `state` gave; the pace is measured anew from here."""
+        self.flags.load(state["flags"])
+        self.raised, self.ever_raised = dict(state["raised"]), self.ever_raised | state["ever_raised"]
+        self.first_step = None
+
+    def entropy(self, report: StepReport) -> dict[str, float]:
+        """In nats and as a fraction of a uniform policy's; of the batch's start where no loss is a policy gradient."""
+        nats = report.policy("entropy") if report.policy_loss else report.statistics.get("forward.entropy", math.nan)
+        return {"nats": nats, "fraction": nats / self.uniform_entropy if self.uniform_entropy else math.nan}
+
+    def wait_fraction(self, seconds: float) -> float:
+        """The part of the time since the last report in which there was no batch to train on."""
+        passed, waited = seconds - self.reported_at, self.waited
+        self.reported_at, self.waited = seconds, 0.0
+        return min(1.0, waited / passed) if passed > 0 else math.nan
+
+    def rate(self) -> float:
+        """Env steps a second from the end of the first learner step to the end of the last."""
+        if self.first_step is None or self.last_step[0] <= self.first_step[0]:
+            return math.nan
+        return (self.last_step[1] - self.first_step[1]) / (self.last_step[0] - self.first_step[0])
+
+    def summary(self, progress: Progress) -> None:
+        """Write the learner's part of summary.json, and see the last lines off."""
+        names = ("losses", "entropy", "explained_variance", "episode_return", "episode_length", "episode_statistics")
+        content = {
+            "learner_steps": progress.learner_step,
+            "env_steps": progress.env_steps,
+            "seconds": progress.seconds,
+            "env_steps_per_second": self.rate(),
+            "policy_version": progress.policy_version,
+            "policy_lag": percentiles(self.lags),
+            "replayed_policy_lag": percentiles(self.replayed_lags),
+            "red_flags": [{"flag": flag, "why": why} for flag, why in self.ever_raised.items()],
+        } | {name: self.last_line.get(name) for name in names}
+        self.needed.file(self.run_dir / SUMMARY_FILE, json.dumps(plain(content), indent=1))
+
+    def close(self) -> None:
+        """Have other tools' files written to their end, and what waits for room."""
+        self.needed.close(WRITTEN_WITHIN_S)
+        if self.writers is not None:
+            self.writers.close()
+
+
+def observe(report: StepReport, entropy: Mapping[str, float], variance: tuple[float, float], progress: float) -> Observation:
+    """What the red flags look at."""
+    weighted = {
+        name: abs(loss.coef * loss.statistics["kl"]) if "kl" in loss.statistics else abs(loss.weighted)
+        for name, loss in report.losses.items()
+    }
+    return Observation(
+        weighted=weighted,
+        gradient={name: loss.gradient_norm for name, loss in report.losses.items()},
+        policy=abs(report.policy("policy")),
+        policy_loss=report.policy_loss,
+        entropy_nats=entropy["nats"],
+        entropy_ratio=entropy["fraction"],
+        explained_variance=variance[0],
+        target_variance=variance[1],
+        skipped=report.skipped,
+        progress=progress,
+    )
+
+
+def percentiles(lags: list[Array]) -> dict[str, float]:
+    """Median and 99th percentile of the last trained trajectories' age, in versions; what is older is let go of."""
+    if not lags:
+        return {"p50": math.nan, "p99": math.nan}
+    kept = np.concatenate(lags)[-LAG_WINDOW:]
+    lags[:] = [kept]
+    return {"p50": float(np.percentile(kept, 50)), "p99": float(np.percentile(kept, 99))}

@@ -1,0 +1,217 @@
+"""The guide's red flags: rules over the last reports that say when a loss or the policy goes wrong (no torch).
+
+Values are means of |weighted| over a window; a loss is said to dominate only by value and by gradient share together,
+because values alone mislead (`learner.update.gradients`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+FLAGS = (
+    "loss_dominates",
+    "muesli_ratio",
+    "entropy_collapsed",
+    "entropy_high",
+    "explained_variance_negative",
+    "loss_spike",
+    "non_finite",
+    "checkpoint_failed",
+    "actor_silent",
+)
+
+WINDOW = 20
+"""Reports that a mean is taken over."""
+DOMINATES = 10.0
+COMPARABLE = 3
+"""Losses that it takes to speak of the others' median; PPO's two alone differ by 50 to 800 times by value."""
+MUESLI_RATIO = (1.0, 10.0)
+ENTROPY_LOW, ENTROPY_HIGH, ENTROPY_ACTIONS = 1.0, 4.0, 157
+"""The guide's bands in nats hold for its 157 actions; elsewhere they are the same fractions of the uniform entropy."""
+NEGATIVE_REPORTS = 10
+VARIANCE_FLOOR = 0.1
+SPIKE_Z = 10.0
+SPIKE_HISTORY = 30
+WARM_UP = 0.25
+"""A policy is meant to be random at first: high entropy is a flag after this part of the budget."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the rules look at in one report.
+
+    Attributes:
+        weighted: each loss's weighted magnitude; where a loss is a cross-entropy, its KL's: the target's entropy is a
+            constant that pushes nothing.
+        gradient: each loss's gradient norm on the trunk; NaN until measured.
+        policy: the magnitude of the policy gradient's policy term alone; NaN without one.
+        policy_loss: the loss that has it; empty without one.
+        entropy_nats: of the policy.
+        entropy_ratio: over that of a uniform policy.
+        explained_variance: of the value head.
+        target_variance: Var(R).
+        skipped: updates not applied since the last report.
+        progress: part of the budget that is spent, 0..1.
+    """
+
+    weighted: Mapping[str, float]
+    gradient: Mapping[str, float]
+    policy: float
+    entropy_nats: float
+    entropy_ratio: float
+    explained_variance: float
+    target_variance: float
+    skipped: int
+    progress: float
+    policy_loss: str = "ppo_actor"
+
+
+@dataclass
+class RedFlags:
+    """Keeps the last reports and says which flags they raise.
+
+    Attributes:
+        blamed: the losses that the flags of the last report blame, each with the line that says why.
+    """
+
+    window: deque[Observation] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    history: dict[str, deque[float]] = field(default_factory=dict)
+    variance_sum: float = 0.0
+    variance_count: int = 0
+    blamed: dict[str, str] = field(default_factory=dict)
+
+    def update(self, observation: Observation) -> dict[str, str]:
+        """Take a report in and return the raised flags, each with one line that says why."""
+        self.window.append(observation)
+        self.blamed = {}
+        found = {
+            "loss_dominates": self._dominates(),
+            "muesli_ratio": self._muesli_ratio(),
+            "entropy_collapsed": self._entropy_collapsed(observation),
+            "entropy_high": self._entropy_high(observation),
+            "explained_variance_negative": self._explained_variance(observation),
+            "loss_spike": self._spike(observation),
+            "non_finite": f"{observation.skipped} updates were not applied" if observation.skipped else "",
+        }
+        return {flag: why for flag, why in found.items() if why}
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint, in JSON values; numbers that are not finite become None."""
+        return {
+            "window": [finite_or_none(asdict(report)) for report in self.window],
+            "history": {loss: list(values) for loss, values in self.history.items()},
+            "variance_sum": self.variance_sum,
+            "variance_count": self.variance_count,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """What `state` gave."""
+        self.window = deque((Observation(**nan_for_none(report)) for report in state["window"]), maxlen=WINDOW)
+        self.history = {loss: deque(values, maxlen=SPIKE_HISTORY) for loss, values in state["history"].items()}
+        self.variance_sum, self.variance_count = state["variance_sum"], state["variance_count"]
+
+    def _means(self, kind: str) -> dict[str, float]:
+        """The window's mean of each loss; the gradients' last measured value."""
+        means = {}
+        for loss in self.window[-1].weighted:
+            values = [getattr(report, kind)[loss] for report in self.window]
+            finite = [value for value in values if math.isfinite(value)]
+            means[loss] = sum(finite) / len(finite) if finite else math.nan
+        return means
+
+    def _dominates(self) -> str:
+        """One loss above ten times the median of the others, by value and by gradient."""
+        values, gradients = self._means("weighted"), self._means("gradient")
+        if len(values) < COMPARABLE:
+            return ""
+        for loss, value in values.items():
+            others = [abs(other) for name, other in values.items() if name != loss]
+            pushes = [other for name, other in gradients.items() if name != loss]
+            if value > DOMINATES * median(others) and gradients[loss] > DOMINATES * median(pushes):
+                why = f"{loss} is over {DOMINATES:g} times the median of the other losses, by value and by gradient"
+                return self._blame(loss, why)
+        return ""
+
+    def _blame(self, loss: str, why: str) -> str:
+        self.blamed[loss] = why
+        return why
+
+    def _muesli_ratio(self) -> str:
+        """Muesli's gradient should be within 1 to 10 times the policy gradient's."""
+        gradients, policy_loss = self._means("gradient"), self.window[-1].policy_loss
+        if not {"muesli_model", policy_loss} <= gradients.keys() or not gradients[policy_loss] > 0:
+            return ""
+        ratio = gradients["muesli_model"] / gradients[policy_loss]
+        low, high = MUESLI_RATIO
+        if low <= ratio <= high or math.isnan(ratio):
+            return ""
+        values = self._means("weighted")
+        policy = sum(report.policy for report in self.window) / len(self.window)
+        by_value = values["muesli_model"] / policy if policy else math.nan
+        why = (
+            f"muesli_model / {policy_loss} is {ratio:.2g} by gradient and {by_value:.2g} by value; expected {low:g} to {high:g}"
+        )
+        return self._blame("muesli_model", why) if ratio > high else why
+
+    def _entropy_collapsed(self, observation: Observation) -> str:
+        limit = ENTROPY_LOW / math.log(ENTROPY_ACTIONS)
+        if observation.entropy_ratio < limit:
+            return (
+                f"entropy is {observation.entropy_nats:.2f} nats, {observation.entropy_ratio:.0%} of uniform, below {limit:.0%}"
+            )
+        return ""
+
+    def _entropy_high(self, observation: Observation) -> str:
+        limit = ENTROPY_HIGH / math.log(ENTROPY_ACTIONS)
+        if observation.progress >= WARM_UP and observation.entropy_ratio > limit:
+            return (
+                f"entropy is {observation.entropy_nats:.2f} nats, {observation.entropy_ratio:.0%} of uniform, above {limit:.0%}"
+            )
+        return ""
+
+    def _explained_variance(self, observation: Observation) -> str:
+        """Negative for several reports in a row, unless the returns hardly vary any more: a solved CartPole shows -9."""
+        if math.isfinite(observation.target_variance):
+            self.variance_sum += observation.target_variance
+            self.variance_count += 1
+        if len(self.window) < NEGATIVE_REPORTS or not self.variance_count:
+            return ""
+        floor = VARIANCE_FLOOR * self.variance_sum / self.variance_count
+        last = list(self.window)[-NEGATIVE_REPORTS:]
+        if all(report.explained_variance < 0 and report.target_variance >= floor for report in last):
+            now = last[-1].explained_variance
+            return f"explained variance was negative in the last {NEGATIVE_REPORTS} reports ({now:.2f} now)"
+        return ""
+
+    def _spike(self, observation: Observation) -> str:
+        """A weighted loss far outside its own recent spread, by the median absolute deviation."""
+        raised = ""
+        for loss, value in observation.weighted.items():
+            history = self.history.setdefault(loss, deque(maxlen=SPIKE_HISTORY))
+            if len(history) == SPIKE_HISTORY and math.isfinite(value):
+                middle = median(history)
+                deviation = 1.4826 * median(abs(entry - middle) for entry in history)
+                if abs(value - middle) > SPIKE_Z * max(deviation, 0.05 * abs(middle), 1e-12):
+                    raised = self._blame(loss, f"{loss} jumped from about {middle:.3g} to {value:.3g}")
+            if math.isfinite(value):
+                history.append(value)
+        return raised
+
+
+def finite_or_none(value: Any) -> Any:
+    """A number that is not finite as None, in nested mappings too."""
+    if isinstance(value, Mapping):
+        return {name: finite_or_none(entry) for name, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def nan_for_none(value: Any) -> Any:
+    """What `finite_or_none` gave, with NaN for each None."""
+    if isinstance(value, Mapping):
+        return {name: nan_for_none(entry) for name, entry in value.items()}
+    return math.nan if value is None else value

@@ -1,0 +1,235 @@
+"""From what was measured on the device to numbers with names: one transfer a reported learner step."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from learner.loss import OWN_NUMBERS
+from learner.reduce import Reducer
+from learner.update.sums import Key
+from learner.update.updater import Record
+from protocol.data.trajectory import Array
+
+POLICY_LOSSES = ("ppo_actor", "muesli_pg")
+"""Of these at most one is enabled: each is a whole policy gradient."""
+
+
+@dataclass(frozen=True)
+class TermReport:
+    """One summand: its mean over all updates since the last report."""
+
+    raw: float
+    coef: float
+
+    @property
+    def weighted(self) -> float:
+        """What it adds to the objective."""
+        return self.raw * self.coef
+
+
+@dataclass(frozen=True)
+class LossReport:
+    """One loss over all updates since the last report.
+
+    Attributes:
+        terms: its summands by name.
+        statistics: what it reports beside them.
+        share: its part of the sum of the losses' magnitudes, 0..1.
+        gradient_norm: of its weighted gradient on the trunk, before clipping; NaN until first measured.
+        gradient_share: its part of the sum of those norms, 0..1.
+        gradient_cosine: to the sum of all losses' gradients.
+    """
+
+    terms: Mapping[str, TermReport]
+    statistics: Mapping[str, float]
+    share: float = math.nan
+    gradient_norm: float = math.nan
+    gradient_share: float = math.nan
+    gradient_cosine: float = math.nan
+
+    @property
+    def weighted(self) -> float:
+        """What the loss adds to the objective."""
+        return sum(term.weighted for term in self.terms.values())
+
+    @property
+    def coef(self) -> float:
+        """The largest of its terms' coefficients in magnitude."""
+        return max((abs(term.coef) for term in self.terms.values()), default=0.0)
+
+    @property
+    def raw(self) -> float:
+        """The loss divided by its coefficient, so that weighted = coef * raw; its terms keep their proportions."""
+        return self.weighted / self.coef if self.coef else sum(term.raw for term in self.terms.values())
+
+    def value(self, name: str) -> float:
+        """A term's mean or a statistic; NaN if the loss reports nothing of that name."""
+        return self.terms[name].raw if name in self.terms else self.statistics.get(name, math.nan)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For metrics.jsonl and summary.json: terms and statistics lie flat beside the loss's own numbers."""
+        own = {name: getattr(self, name) for name in OWN_NUMBERS}
+        terms = {name: {"raw": term.raw, "coef": term.coef, "weighted": term.weighted} for name, term in self.terms.items()}
+        return own | {name: term.raw for name, term in self.terms.items()} | dict(self.statistics) | {"terms": terms}
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """All that was measured since the last report, over all ranks.
+
+    Attributes:
+        losses: by name, in order.
+        statistics: of nodes that are not losses, as `node.name`.
+        update_means: each term's mean in each update, for exact counters.
+        gradient_norm: the whole gradient's norm before clipping, averaged over updates.
+        updates: how many there were.
+        skipped: how many of them were not applied.
+        nonfinite: the losses that were not finite, each with the number of such updates.
+        gradients_measured: whether the losses' gradients are of this report.
+    """
+
+    losses: Mapping[str, LossReport]
+    statistics: Mapping[str, float]
+    update_means: Mapping[Key, Array]
+    gradient_norm: float
+    updates: int
+    skipped: int
+    gradients_measured: bool = False
+    nonfinite: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def policy_loss(self) -> str:
+        """The loss that is the policy gradient; empty if there is none."""
+        return next((name for name in POLICY_LOSSES if name in self.losses), "")
+
+    def policy(self, name: str) -> float:
+        """A number that the policy gradient reports, such as `entropy` or `approx_kl`; NaN if there is none."""
+        loss = self.losses.get(self.policy_loss)
+        return loss.value(name) if loss else math.nan
+
+
+@dataclass
+class Reporter:
+    """Collects records of learner steps and turns them into a report.
+
+    Args:
+        losses: the losses' names in order.
+        reducer: sums over ranks.
+    """
+
+    losses: Sequence[str]
+    reducer: Reducer
+    records: list[Record] = field(default_factory=list)
+    gradients: Array | None = None
+
+    def add(self, record: Record) -> None:
+        """Take one learner step in."""
+        self.records.append(record)
+
+    def report(self, coefs: Mapping[Key, float]) -> StepReport:
+        """Reduce over ranks, bring everything to the host in one transfer, and begin anew.
+
+        Args:
+            coefs: of each term; what has none is a statistic.
+        """
+        records, self.records = self.records, []
+        last = records[-1]
+        sums = torch.stack([update for record in records for update in record.sums])
+        gradients = next((record.gradients for record in reversed(records) if record.gradients is not None), None)
+        parts = [sums.flatten(), torch.zeros(0) if last.batch_sums is None else last.batch_sums.flatten()]
+        reduced = self.reducer.sum(torch.cat([part.to(sums) for part in parts]))
+        norms = torch.stack([norm for record in records for norm in record.norms])
+        own = [norms, torch.zeros(0).to(sums) if gradients is None else gradients.flatten()]
+        host = torch.cat([reduced, *own]).cpu().numpy().astype(np.float64)
+        split = np.split(host, np.cumsum([sums.numel(), reduced.numel() - sums.numel(), norms.numel()]))
+        if gradients is not None:
+            self.gradients = split[3].reshape(-1, 2)
+        means = masked_means(split[0].reshape(tuple(sums.shape)))
+        by_key = dict(zip(last.keys, means.T, strict=True))
+        batch_statistics = named_batch_means(last.batch_keys, split[1])
+        return StepReport(
+            losses=self.loss_reports(by_key, batch_statistics, coefs),
+            statistics={f"{n}.{k}": v for (n, k), v in batch_statistics.items() if n not in self.losses},
+            update_means={key: values for key, values in by_key.items() if key in coefs},
+            gradient_norm=float(np.mean(split[2])),
+            updates=len(split[2]),
+            skipped=sum(record.skipped for record in records),
+            gradients_measured=gradients is not None,
+            nonfinite=sum((record.nonfinite for record in records), Counter()),
+        )
+
+    def loss_reports(
+        self, updates: Mapping[Key, Array], batch: Mapping[Key, float], coefs: Mapping[Key, float]
+    ) -> dict[str, LossReport]:
+        """Every loss with its shares."""
+        plain = {}
+        for loss in self.losses:
+            terms = {
+                k: TermReport(float(v.mean()), coefs[n, k]) for (n, k), v in updates.items() if (n, k) in coefs and n == loss
+            }
+            beside = {k: finite_mean(v) for (n, k), v in updates.items() if (n, k) not in coefs and n == loss}
+            beside |= {k: v for (n, k), v in batch.items() if n == loss}
+            plain[loss] = LossReport(terms, beside)
+        total = sum(abs(loss.weighted) for loss in plain.values())
+        gradients = self.gradients if self.gradients is not None else np.full((len(plain), 2), np.nan)
+        norms = gradients[:, 0].sum()
+        return {
+            name: LossReport(
+                loss.terms,
+                loss.statistics,
+                share=abs(loss.weighted) / total if total else math.nan,
+                gradient_norm=float(norm),
+                gradient_share=float(norm / norms) if norms else math.nan,
+                gradient_cosine=float(cosine),
+            )
+            for (name, loss), (norm, cosine) in zip(plain.items(), gradients, strict=True)
+        }
+
+
+def masked_means(sums: Array) -> Array:
+    """`[updates, 2, n]` sums and counts to `[updates, n]` means; NaN where nothing counted."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means: Array = sums[:, 0] / np.where(sums[:, 1] > 0, sums[:, 1], np.nan)
+    return means
+
+
+def named_batch_means(keys: Sequence[Key], flat: Array) -> dict[Key, float]:
+    """Means of the whole batch's statistics by key."""
+    if not keys:
+        return {}
+    means = masked_means(flat.reshape(1, 2, len(keys)))[0]
+    return dict(zip(keys, (float(mean) for mean in means), strict=True))
+
+
+def finite_mean(values: Array) -> float:
+    """The mean of the updates in which something counted."""
+    kept = values[~np.isnan(values)]
+    return float(kept.mean()) if kept.size else math.nan
+
+
+def explained_variance(statistics: Mapping[str, float]) -> tuple[float, float]:
+    """1 - Var(R - V) / Var(R), and Var(R), from the moments that the returns node measures; NaN where Var(R) is 0."""
+    names = ("target", "target_squared", "error", "error_squared")
+    target, target_squared, error, error_squared = (statistics.get(f"returns.{name}", math.nan) for name in names)
+    variance = target_squared - target**2
+    if not variance > 0:
+        return math.nan, variance
+    return 1 - (error_squared - error**2) / variance, variance
+
+
+def plain(value: Any) -> Any:
+    """Make a structure fit for JSON: numbers that are not finite become null."""
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value

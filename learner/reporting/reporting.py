@@ -1,0 +1,161 @@
+"""What a rank measures and tells: reports over all ranks, coefficients that move, and rank 0's files and series."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from agent.spec import AgentSpec
+from learner.distributed import Ranks
+from learner.progress import Progress
+from learner.reporting.metrics import LearnerMetrics
+from learner.reporting.recorder import Recorder
+from learner.reporting.red_flags import FLAGS
+from learner.reporting.report import Reporter, StepReport
+from learner.reporting.steering import Steering
+from learner.reporting.writers import BackgroundWriters, wanted_targets
+from learner.setup import LearnerConfig
+from learner.update.updater import Record, Updater
+from protocol.data.trajectory import Array
+
+
+class Reporting:
+    """One rank's part in it.
+
+    Args:
+        config: of the learner.
+        ranks: all of which take part in a report.
+        updater: is reported on.
+        spec: the network's spaces.
+        healthy: whether the learner makes progress, asked whenever its series are read.
+
+    Attributes:
+        recorder: the run's files; None but on rank 0.
+        metrics: the learner's series; None but on rank 0.
+    """
+
+    def __init__(
+        self, config: LearnerConfig, ranks: Ranks, updater: Updater, spec: AgentSpec, healthy: Callable[[], bool]
+    ) -> None:
+        self._config, self._ranks, self._updater = config, ranks, updater
+        self._reporter = Reporter(updater.plan.losses, ranks.reducer)
+        self._steering = Steering(config.trainer, updater.plan.losses, updater.context.scales)
+        self.recorder: Recorder | None = None
+        self.metrics: LearnerMetrics | None = None
+        if ranks.first:
+            uniform = sum(math.log(size) for size in spec.spaces.action.sizes)
+            writers = BackgroundWriters(wanted_targets(config.metrics), config.run_dir, config.settings)
+            self.recorder = Recorder(config.run_dir, uniform, config.trainer.total_timesteps, writers)
+            self.metrics = LearnerMetrics(updater.plan.auto, config.settings, healthy)
+
+    def close(self) -> None:
+        """Have what was reported written to its end, however the run ends."""
+        if self.recorder is not None:
+            self.recorder.close()
+
+    @property
+    def flagged(self) -> bool:
+        """Whether rank 0 has a red flag raised."""
+        return self.recorder is not None and bool(self.recorder.raised)
+
+    @property
+    def pending(self) -> bool:
+        """Whether a learner step was noted and not reported yet."""
+        return bool(self._reporter.records)
+
+    def event(self, event: str, **values: Any) -> None:
+        """Write a line of events.jsonl; rank 0 only."""
+        if self.recorder is not None:
+            self.recorder.event(event, **values)
+
+    def note(self, record: Record, progress: Progress, *, lag: Array, replayed_lag: Array, rate: float) -> None:
+        """Count a learner step.
+
+        Args:
+            record: what it measured.
+            progress: where the run is after it.
+            lag: of each fresh trajectory, in versions.
+            replayed_lag: of each that was sampled from the buffer.
+            rate: the learning rate.
+        """
+        self._reporter.add(record)
+        if self.recorder is not None and self.metrics is not None:
+            self.recorder.step(progress, np.asarray(lag), np.asarray(replayed_lag), waited=record.seconds["wait"])
+            spent = min(1.0, progress.env_steps / self._config.trainer.total_timesteps)
+            self.metrics.step(record, learning_rate=rate, version=progress.policy_version, progress=spent)
+
+    def note_fleet(self, fleet: Mapping[str, Any], progress: Progress) -> None:
+        """Take note of actors that send nothing; rank 0 only."""
+        if self.recorder is not None:
+            self.recorder.note_silent(fleet.get("silent_actors", {}), progress)
+
+    def report(self, progress: Progress, *, rate: float, fleet: Mapping[str, Any]) -> None:
+        """Reduce what was measured over all ranks; rank 0 writes it down."""
+        report = self._reporter.report(self._updater.objective.coefs)
+        if self.recorder is not None:
+            self.recorder.report(report, progress, learning_rate=rate, fleet=fleet)
+        self._steer(report, progress)
+        self._export(report)
+
+    def _steer(self, report: StepReport, progress: Progress) -> None:
+        """Move coefficients as rank 0 decides; all ranks go on with the same ones."""
+        if not self._steering.active:
+            return
+        scales, blamed = [0.0] * len(self._steering.losses), {}
+        if self.recorder is not None:
+            blamed = self.recorder.flags.blamed
+            shares = {name: loss.gradient_share for name, loss in report.losses.items()}
+            scales = self._steering.wanted(blamed, shares if report.gradients_measured else None)
+        moves = self._steering.take(self._ranks.agree(*scales), blamed)
+        if self.recorder is not None:
+            self.recorder.note_moves(moves, progress)
+
+    def _export(self, report: StepReport) -> None:
+        """Bring a report to Prometheus; rank 0 only."""
+        if self.recorder is None or self.metrics is None:
+            return
+        line = self.recorder.last_line
+        entropy = line["entropy"]
+        summary = {
+            "entropy_nats": entropy["nats"],
+            "entropy_ratio": entropy["fraction"],
+            "explained_variance": line["explained_variance"],
+        }
+        numbers = {name: math.nan if value is None else value for name, value in summary.items()}
+        self.metrics.report(report, {flag: flag in self.recorder.raised for flag in FLAGS}, numbers)
+
+    def checkpoint_failed(self, why: str, progress: Progress) -> None:
+        """Say that a checkpoint could not be written, or (with no reason) that one could again; rank 0 only."""
+        if self.recorder is None or self.metrics is None or why == self.recorder.failed_checkpoint == "":
+            return
+        self.recorder.failed_checkpoint = why
+        if why:
+            self.metrics.checkpoint_failures.inc()
+            text = (
+                f"checkpoint step-{progress.learner_step} could not be written: {why}; training goes on, the one before stays"
+            )
+            self.event("checkpoint_failed", text=text, learner_step=progress.learner_step)
+        else:
+            text = f"checkpoint step-{progress.learner_step} was written; the disk has room again"
+            self.event("checkpoint_written_again", text=text, learner_step=progress.learner_step)
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint, in JSON values; rank 0's is that of all."""
+        assert self.recorder is not None, "rank 0 saves"
+        gradients = self._reporter.gradients
+        return {
+            "gradients": None if gradients is None else gradients.tolist(),
+            "steering": self._steering.state(),
+            "recorder": self.recorder.state(),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """What `state` gave."""
+        gradients = state["gradients"]
+        self._reporter.gradients = None if gradients is None else np.asarray(gradients, np.float64)
+        self._steering.load(state["steering"])
+        if self.recorder is not None:
+            self.recorder.load(state["recorder"])

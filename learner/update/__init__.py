@@ -1,0 +1,1 @@
+"""One update of the network: inputs, objective, gradients and the optimiser."""

@@ -1,0 +1,72 @@
+"""From a batch as it arrived to the tensors that the plan reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from agent import distribution
+from agent.spec import AgentSpec
+from learner.nodes.network import WeighedInputs
+from learner.settings import TrainerSettings
+from protocol.data.batch import Batch
+from protocol.data.trajectory import Array
+
+
+def to_inputs(batch: Batch, spec: AgentSpec, trainer: TrainerSettings, device: torch.device) -> WeighedInputs:
+    """Wrap a batch's arrays (without a copy on the CPU), scale its rewards, and mask what does not count.
+
+    Args:
+        batch: owned, writable arrays.
+        spec: the network's.
+        trainer: reward scale and clip.
+        device: where the tensors go.
+    """
+
+    def tensor(array: Array) -> torch.Tensor:
+        return torch.from_numpy(array).to(device, non_blocking=True)
+
+    mask_BT = tensor(batch.valid)
+    if spec.settings.burn_in:
+        mask_BT = mask_BT.clone()
+        mask_BT[:, : spec.settings.burn_in] = False
+    present = batch if batch.valid.all() else without_absent(batch)
+    rewards = tensor(present.rewards) * trainer.reward_scale
+    if trainer.reward_clip is not None:
+        rewards = rewards.clamp(-trainer.reward_clip, trainer.reward_clip)
+    inputs: WeighedInputs = {
+        "observations_BT1": tensor(present.observations),
+        "core_state_BS": tensor(present.core_state),
+        "actions_BT": tensor(present.actions),
+        "rewards_BT": rewards,
+        "terminated_BT": tensor(batch.terminated),
+        "truncated_BT": tensor(batch.truncated),
+        "mask_BT": mask_BT,
+        "behaviour_log_probs_BTA": distribution.log_softmax(tensor(present.behaviour_logits), spec.spaces.action.sizes),
+        "final_observations": tensor(batch.final_observations),
+        "final_trajectory": tensor(batch.final_trajectory).long(),
+        "final_step": tensor(batch.final_step).long(),
+    }
+    if batch.importance is not None and (batch.importance != 1).any():
+        inputs["importance_B"] = tensor(batch.importance)
+    return inputs
+
+
+def without_absent(batch: Batch) -> Batch:
+    """The batch with zeros where a row's agent was absent.
+
+    What such a step holds is arbitrary, NaN even, which a mask does not stop: 0 * NaN is NaN on the way back. Bytes can do no
+    such harm and stay.
+    """
+    absent_BT = ~batch.valid
+    cleared = {name: getattr(batch, name).copy() for name in ("actions", "rewards", "behaviour_logits")}
+    for array in cleared.values():
+        array[absent_BT] = 0
+    cleared["core_state"] = batch.core_state.copy()
+    cleared["core_state"][absent_BT[:, 0]] = 0
+    if batch.observations.dtype.kind == "f":
+        cleared["observations"] = batch.observations.copy()
+        cleared["observations"][:, :-1][absent_BT] = 0
+        cleared["observations"][absent_BT[:, -1], -1] = 0
+    return replace(batch, **cleared)

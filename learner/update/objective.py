@@ -1,0 +1,319 @@
+"""The one place where losses are weighed, masked, averaged over all ranks, and recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from math import isfinite
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from agent.model import ModelNeeds, ModelOutputs
+from learner.loss import OWN_NUMBERS, Context, Late, Loss, Node, Statistic, Term, method_reads
+from learner.nodes.masks import ahead
+from learner.plan import Plan
+from learner.update.single_steps import by_step
+from learner.update.sums import Key, Tally, as_tensor, counts_of, masked_sum, settle
+from oatmill.errors import UserError
+
+IMPORTANCE = "importance_B"
+"""What each row's terms count for; no loss reads it."""
+
+FOLLOWING_ACTIONS = "following_actions"
+"""Of each single step: its action and those after it, as many as the latent model takes steps."""
+
+SMALL_BYTES = 2**18
+"""An array up to here is put into an epoch's order at once. A larger one is not: it would leave the caches."""
+
+
+class Weighed(NamedTuple):
+    """A minibatch's objective.
+
+    Attributes:
+        names: of the losses.
+        parts: each term's sum, and what it is multiplied by. A rank's share, times the number of ranks: DDP's mean over ranks
+            is then the mean over all valid steps, however unevenly they lie.
+        total: the sum of all, which is differentiated.
+        tally: what the report is made of.
+        broken_on: `[m]`: on how many ranks a term of `tally.sums` is not finite; None where there is one rank, which looks for
+            itself.
+    """
+
+    names: tuple[str, ...]
+    parts: Mapping[Key, tuple[Tensor, Tensor | float]]
+    total: Tensor
+    tally: Tally
+    broken_on: Tensor | None
+
+    @property
+    def losses(self) -> dict[str, Tensor]:
+        """Each loss's weighted sum, with a graph of its own."""
+        return {
+            name: weighted_sum([part for (loss, _), part in self.parts.items() if loss == name], self.total.device)
+            for name in self.names
+        }
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """Terms and statistics in the order of `sums`."""
+        return self.tally.keys
+
+    @property
+    def sums(self) -> Tensor:
+        """`[2, n]`: masked sums and counts of this rank, late ones too."""
+        return settle([self.tally])[0]
+
+    def sound(self, norm: Tensor) -> tuple[bool, float]:
+        """Whether the gradient's norm and every term on every rank is finite, and the norm: one look at the device.
+
+        One rank sees a term that is not in the sum of all, for nothing makes a number that is not finite finite again.
+        """
+        if self.broken_on is None:
+            length, total = torch.stack([norm, self.total.detach()]).tolist()
+            return isfinite(length) and isfinite(total), length
+        length, broken = torch.stack([norm, self.broken_on.sum()]).tolist()
+        return isfinite(length) and not broken, length
+
+    def broken_losses(self) -> set[str]:
+        """The losses with a term that is not finite on some rank."""
+        if self.broken_on is None:
+            return {name for name, loss in self.losses.items() if not isfinite(loss.item())}
+        keys = [key for key in self.tally.keys if key not in self.tally.late]
+        return {loss for (loss, _), ranks in zip(keys, self.broken_on.tolist(), strict=True) if ranks}
+
+
+class Objective:
+    """A plan's nodes, made and run.
+
+    Args:
+        plan: their classes in order.
+        context: what they need to know.
+    """
+
+    def __init__(self, plan: Plan, context: Context) -> None:
+        self.context = context
+        self.nodes: list[Node] = [node(context) for node in plan.nodes]
+        self.losses: list[Loss] = [node for node in self.nodes if isinstance(node, Loss)]
+        read = set().union(*(method_reads(type(loss), "compute") for loss in self.losses))
+        model_reads = {"core_state_BS"} if context.model.core is not None else set()
+        model_reads |= {"actions_BT"} if plan.needs.unroll_steps else set()
+        self.minibatch_names = frozenset(read | model_reads | {"mask_BT", IMPORTANCE})
+        self.unroll_steps = plan.needs.unroll_steps
+        # Signatures are read once here: reflection in every minibatch costs more than some of the losses, and in every batch
+        # two hundredths of a small network's learner step.
+        self.reads = {
+            method: {node.name: method_reads(type(node), method) for node in self.nodes}
+            for method in ("prepare", "measure", "compute")
+        }
+        self.coefs: dict[Key, float] = {}
+        self.checked = False  # whether the names were
+        self.measured: frozenset[Key] = frozenset()  # what `measure` gave
+
+    @torch.no_grad()
+    def prepare(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run every node's `prepare` in order on the whole batch; what they write is frozen from then on.
+
+        Args:
+            inputs: the names of `learner.nodes.network.BatchInputs`.
+
+        Returns:
+            The inputs and everything written.
+        """
+        values = dict(inputs)
+        for node in self.nodes:
+            if not hasattr(node, "prepare"):
+                continue
+            written = node.prepare(**self.select(values, node, "prepare"))
+            for name, value in written.items():
+                assert value.ndim == 0 or value.shape[0] == values["mask_BT"].shape[0], (
+                    f"{name} must have B in front or no axes"
+                )
+            values.update(written)
+        return values
+
+    @torch.no_grad()
+    def measure(self, values: Mapping[str, Tensor]) -> tuple[tuple[Key, ...], Tensor]:
+        """Every node's statistics of the whole batch: their keys, and `[2, n]` masked sums and counts of this rank."""
+        found: dict[Key, Statistic] = {}
+        for node in self.nodes:
+            if hasattr(node, "measure"):
+                statistics = node.measure(**self.select(values, node, "measure"))
+                found.update({(node.name, name): statistic for name, statistic in statistics.items()})
+        self.measured = frozenset(found)
+        return tuple(found), sums_and_counts(list(found.values()))
+
+    def select(self, values: Mapping[str, Tensor], node: Node, method: str) -> dict[str, Tensor]:
+        """The tensors that a method's signature names."""
+        return {name: values[name] for name in self.reads[method][node.name]}
+
+    def drawn_from(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What minibatches are drawn from, out of what `prepare` gave: trajectories or, by `trainer.shuffle`, single steps."""
+        whole = self.trajectories(values)
+        return whole if self.context.trainer.shuffle == "trajectories" else self.single_steps(whole, values["actions_BT"])
+
+    def trajectories(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What minibatches need, with whole trajectories as rows."""
+        whole = {name: values[name] for name in self.minibatch_names if name in values}
+        whole["observations_BT"] = values["observations_BT1"][:, :-1]
+        if self.context.model.core is not None:
+            whole["ends_BT"] = values["terminated_BT"] | values["truncated_BT"]
+        return whole
+
+    def single_steps(self, whole: Mapping[str, Tensor], actions_BT: Tensor) -> dict[str, Tensor]:
+        """Each step as a trajectory of its own, of length 1.
+
+        What a loss reads of the steps that follow, it reads of what `prepare` has set beside each step; the latent model, which
+        reads the actions that follow, gets them as `FOLLOWING_ACTIONS`.
+
+        Raises:
+            UserError: if a loss of the user's own reads a tensor whose name does not say which axes it has.
+        """
+        steps = whole["mask_BT"].shape[1]
+        apart = {name: by_step(name, value, steps) for name, value in whole.items()}
+        if self.unroll_steps:
+            apart[FOLLOWING_ACTIONS] = ahead(actions_BT, self.unroll_steps, first=0).flatten(0, 1)
+        return apart
+
+    def minibatch(self, values: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+        """What a minibatch of these trajectories needs of what `prepare` gave; scalars pass as they are."""
+        return next(self.minibatches(self.trajectories(values), [rows]))
+
+    def minibatches(self, drawn_from: Mapping[str, Tensor], parts: Sequence[Tensor]) -> Iterator[dict[str, Tensor]]:
+        """What each of several minibatches needs.
+
+        Args:
+            drawn_from: what the method of that name gave.
+            parts: the rows of each.
+        """
+        rows = torch.cat(list(parts))
+        scalars = {name: value for name, value in drawn_from.items() if value.ndim == 0}
+        small = {name: value for name, value in drawn_from.items() if value.ndim and value.nbytes <= SMALL_BYTES}
+        large = {name: value for name, value in drawn_from.items() if value.nbytes > SMALL_BYTES}
+        lengths = [len(part) for part in parts]
+        cut = {name: torch.split(value[rows], lengths) for name, value in small.items()}
+        for position, part in enumerate(parts):
+            taken = {name: pieces[position] for name, pieces in cut.items()}
+            yield {**scalars, **taken, **{name: value[part] for name, value in large.items()}}
+
+    def weigh(self, minibatch: Mapping[str, Tensor], outputs: ModelOutputs, *, whole: bool = False) -> Weighed:
+        """Compute every loss in order and weigh its terms.
+
+        Args:
+            minibatch: what `minibatch` gave.
+            outputs: the model's forward pass of it.
+            whole: whether the batch's own mask is True everywhere, so that it need not be applied to every sum.
+        """
+        values: dict[str, Tensor] = {**minibatch, **cast("Mapping[str, Tensor]", outputs)}
+        importance_B = minibatch.get(IMPORTANCE)
+        true_mask = minibatch["mask_BT"] if whole else None
+        now: dict[Key, Term | Statistic] = {}
+        late: dict[Key, Late] = {}
+        keys = []
+        for loss in self.losses:
+            for name, entry in loss.compute(**self.select(values, loss, "compute")).items():
+                key = (loss.name, name)
+                keys.append(key)
+                if isinstance(entry, Late):
+                    late[key] = entry
+                else:
+                    now[key] = counted(entry, importance_B)
+        if not self.checked:
+            refuse_double_names(keys, self.measured)
+            self.checked = True
+        # Each sum keeps a graph of its own: out of a stack of them, every loss's gradient would run back through all losses.
+        tally = Tally(
+            tuple(keys),
+            [masked_sum(entry, true_mask) for entry in now.values()],
+            counts_of(now.values(), true_mask),
+            late,
+            true_mask,
+        )
+        self.coefs = self.coefficients(now)
+        scales, broken_on = self.scales(now, tally)
+        parts = {key: (value, scale) for key, value, scale in zip(now, tally.sums, scales, strict=True) if key in self.coefs}
+        return Weighed(
+            tuple(loss.name for loss in self.losses), parts, weighted_sum(parts.values(), self.device), tally, broken_on
+        )
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return next(self.context.model.parameters()).device
+
+    def scales(self, now: Mapping[Key, Term | Statistic], tally: Tally) -> tuple[Sequence[Tensor | float], Tensor | None]:
+        """What each sum is multiplied by to be a part of the objective; on how many ranks a term is not finite, or None."""
+        if self.context.reducer.world_size == 1:
+            share: dict[int, Tensor | float] = {}
+            for count in tally.counts:
+                if id(count) not in share:
+                    share[id(count)] = 1 / max(count, 1) if isinstance(count, int) else count.clamp(min=1).reciprocal()
+            return [self.coefs.get(key, 0.0) * share[id(count)] for key, count in zip(now, tally.counts, strict=True)], None
+        # A statistic may be NaN. What is broken is told beside the counts, so that all ranks skip an update or none does.
+        sums = torch.stack(tally.sums).detach()
+        is_term = torch.tensor([key in self.coefs for key in now], device=sums.device)
+        own = torch.stack([as_tensor(tally.counts, sums.device), (is_term & ~sums.isfinite()).float()])
+        counts, broken_on = self.context.reducer.sum(own)
+        coefs = torch.tensor([self.coefs.get(key, 0.0) for key in now], device=sums.device)
+        return (coefs * self.context.reducer.world_size / counts.clamp(min=1)).unbind(), broken_on
+
+    def coefficients(self, now: Mapping[Key, Term | Statistic]) -> dict[Key, float]:
+        """What each term counts for in the objective."""
+        scales = self.context.scales
+        return {key: entry.coef * scales.get(key[0], 1.0) for key, entry in now.items() if isinstance(entry, Term)}
+
+
+def model_outputs(model: nn.Module, minibatch: Mapping[str, Tensor], needs: ModelNeeds) -> ModelOutputs:
+    """The model's forward pass of a minibatch."""
+    outputs: ModelOutputs = model(
+        minibatch["observations_BT"],
+        minibatch.get("core_state_BS"),
+        minibatch.get("ends_BT"),
+        minibatch.get(FOLLOWING_ACTIONS, minibatch.get("actions_BT")),
+        needs,
+    )
+    return outputs
+
+
+def weighted_sum(parts: Collection[tuple[Tensor, Tensor | float]], device: torch.device) -> Tensor:
+    """The sum of the products; 0 of none."""
+    total: Tensor | None = None
+    for value, scale in parts:
+        if total is None:
+            total = value * scale
+        else:
+            total = total.add(value, alpha=scale) if isinstance(scale, float) else total + value * scale
+    return torch.zeros((), device=device) if total is None else total
+
+
+def refuse_double_names(computed: Iterable[Key], measured: Iterable[Key]) -> None:
+    """Refuse a number that would be reported in another one's place.
+
+    Raises:
+        UserError: if one has the name of a loss's own numbers, or comes from `compute` and `measure` both.
+    """
+    for loss, name in {*computed, *measured}:
+        if name in {*OWN_NUMBERS, "terms"}:
+            raise UserError(f"the loss {loss} reports {name!r}, which every loss reports of itself; give it another name")
+    for loss, name in set(computed) & set(measured):
+        raise UserError(f"the loss {loss} reports {name!r} from compute and from measure; give one of them another name")
+
+
+def sums_and_counts(entries: list[Term | Statistic]) -> Tensor:
+    """`[2, n]`: the masked sum and the count of each."""
+    if not entries:
+        return torch.zeros(2, 0)
+    sums = torch.stack([masked_sum(entry) for entry in entries])
+    return torch.stack([sums, as_tensor(counts_of(entries), sums.device)])
+
+
+def counted(entry: Term | Statistic, importance_B: Tensor | None) -> Term | Statistic:
+    """A term with each row's values multiplied by what the row counts for; the count that its sum is divided by stays.
+
+    Statistics are of the rows as they are, and a term without rows in front has none to weigh.
+    """
+    if importance_B is None or not isinstance(entry, Term) or entry.value.shape[:1] != importance_B.shape:
+        return entry
+    weights = importance_B.reshape(-1, *[1] * (entry.value.ndim - 1))
+    return Term(entry.value * weights, entry.mask, entry.coef)

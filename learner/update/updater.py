@@ -1,0 +1,215 @@
+"""The update: epochs of minibatches over one batch, and the prior that follows."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from agent.model import AgentModel
+from learner.loss import Context
+from learner.plan import GRADIENT, Plan
+from learner.update.flat_adamw import Flat, FlatAdamW
+from learner.update.gradients import trunk_gradients
+from learner.update.objective import Objective, Weighed, model_outputs
+from learner.update.priorities import priorities_of
+from learner.update.sums import Key, Tally, settle
+from oatmill.settings.base import MetricsSettings
+
+SETTLE_EVERY = 64
+"""Updates: what they leave behind for the report is kept for so many of them, and worked out for all in one."""
+
+
+@dataclass
+class Record:
+    """What one learner step measured, on the device; `learner.report` brings it to the host in one transfer.
+
+    Attributes:
+        keys: terms and statistics, in the order of the columns of `sums`.
+        sums: one `[2, n]` an update: masked sums and counts of this rank.
+        tallies: what the last updates left for `sums`.
+        norms: the gradient's norm before clipping, one an update, the same on all ranks.
+        batch_keys: statistics of the whole batch, in the order of the columns of `batch_sums`.
+        batch_sums: `[2, n]` of this rank, or None where the step is not reported.
+        gradients: `[losses, 2]` norms and cosines on the trunk, or None where they were not measured.
+        skipped: updates that were not applied because a loss or the gradient was not finite on some rank.
+        nonfinite: the losses that were not, each with the number of updates; `gradient` where every loss was finite.
+        stopped_early: whether target_kl ended the step.
+        seconds: per phase.
+        priorities: `[B]`, how far each row's values were from their targets, or None where nobody asks.
+    """
+
+    keys: tuple[Key, ...] = ()
+    sums: list[Tensor] = field(default_factory=list)
+    tallies: list[Tally] = field(default_factory=list)
+    norms: list[Tensor] = field(default_factory=list)
+    batch_keys: tuple[Key, ...] = ()
+    batch_sums: Tensor | None = None
+    gradients: Tensor | None = None
+    skipped: int = 0
+    nonfinite: Counter[str] = field(default_factory=Counter)
+    stopped_early: bool = False
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    priorities: Tensor | None = None
+
+    def settle(self) -> None:
+        """Work out what the updates since the last time left."""
+        if not self.tallies:
+            return
+        self.keys = self.tallies[-1].keys
+        self.sums.extend(settle(self.tallies).unbind())
+        self.tallies.clear()
+
+
+class Updater:
+    """Applies the plan's losses to a network, batch after batch.
+
+    Args:
+        plan: the losses and what they read.
+        context: models, settings, ranks.
+        wrapped: `context.model`, wrapped by DDP where there are several ranks.
+        metrics: how often gradients are measured.
+    """
+
+    def __init__(self, plan: Plan, context: Context, wrapped: nn.Module, metrics: MetricsSettings) -> None:
+        self.plan = plan
+        self.context = context
+        self.wrapped = wrapped
+        self.metrics = metrics
+        self.objective = Objective(plan, context)
+        self.trunk = [parameter for parameter in context.model.trunk_parameters() if parameter.requires_grad]
+        self.parameters = [parameter for parameter in context.model.parameters() if parameter.requires_grad]
+        self.optimizer = FlatAdamW(self.parameters, context.trainer.optimizer)
+        self.prior = flat_prior(context.model, context.prior) if plan.uses_prior else None
+        self.updates = 0
+        self.progressed: Callable[[], None] = lambda: None  # called after every update
+        self.measured_at = -metrics.gradient_every
+
+    def learn(self, inputs: Mapping[str, Tensor], *, learning_rate: float, report: bool, priorities: bool = False) -> Record:
+        """One learner step: prepare once, then epochs of minibatches of whole trajectories, or of single steps.
+
+        Args:
+            inputs: the names of `learner.nodes.network.BatchInputs`.
+            learning_rate: of all of its updates.
+            report: whether statistics of the whole batch are wanted.
+            priorities: whether each row's priority is.
+        """
+        self.optimizer.learning_rate = learning_rate
+        record = Record()
+        started = time.perf_counter()
+        values = self.objective.prepare(inputs)
+        if report:
+            record.batch_keys, record.batch_sums = self.objective.measure(values)
+        if priorities:
+            record.priorities = priorities_of(values)
+        record.seconds["prepare"] += time.perf_counter() - started
+        trainer = self.context.trainer
+        limited = trainer.losses.ppo_actor.target_kl is not None
+        mask_BT = inputs["mask_BT"]
+        # Looked at once a batch, and not on a GPU, which the look would wait for.
+        whole = mask_BT.device.type == "cpu" and bool(mask_BT.all())
+        drawn_from = self.objective.drawn_from(values)
+        rows = len(drawn_from["mask_BT"])
+        for epoch in range(trainer.epochs):
+            shuffled = torch.randperm(rows, generator=self.context.generator, device=mask_BT.device)
+            parts = shuffled.chunk(trainer.minibatches)
+            for part, minibatch in enumerate(self.objective.minibatches(drawn_from, parts)):
+                # In the first epoch, which target_kl never cuts off.
+                due = epoch == 0 and part == len(parts) - 1 and self.gradients_due()
+                self.update(minibatch, record, measure=due, whole=whole)
+            if limited or len(record.tallies) >= SETTLE_EVERY:
+                record.settle()
+            if limited and self.moved_too_far(record, len(parts)):
+                record.stopped_early = True
+                break
+        record.settle()
+        return record
+
+    def gradients_due(self) -> bool:
+        """Whether the losses' gradients were last measured too long ago, or never."""
+        return self.updates - self.measured_at >= self.metrics.gradient_every
+
+    def update(self, minibatch: Mapping[str, Tensor], record: Record, *, measure: bool, whole: bool = False) -> None:
+        """One optimiser step. What is not finite on any rank is applied on none."""
+        started = time.perf_counter()
+        with self.autocast():
+            outputs = model_outputs(self.wrapped, minibatch, self.plan.needs)
+        weighed = self.objective.weigh(minibatch, outputs, whole=whole)
+        record.tallies.append(weighed.tally)
+        if measure:
+            record.gradients = trunk_gradients(weighed.losses, self.trunk, self.context.reducer)
+            self.measured_at = self.updates
+        forwarded = time.perf_counter()
+        self.optimizer.zero_grad()
+        weighed.total.backward()  # type: ignore[no-untyped-call]
+        backwarded = time.perf_counter()
+        self.apply(record, weighed)
+        self.updates += 1
+        self.progressed()
+        record.seconds["forward"] += forwarded - started
+        record.seconds["backward"] += backwarded - forwarded
+        record.seconds["optimizer"] += time.perf_counter() - backwarded
+
+    def apply(self, record: Record, weighed: Weighed) -> None:
+        """Clip, step and move the prior; or, if a loss or the gradient is not finite, do nothing and count it.
+
+        All ranks do the same: they see the same sum of what is broken and, after DDP's mean, the same gradient.
+        """
+        gradient = self.optimizer.flat.gradient()
+        norm = torch.linalg.vector_norm(gradient)
+        record.norms.append(norm)
+        sound, length = weighed.sound(norm)
+        if not sound:
+            record.skipped += 1
+            record.nonfinite.update(weighed.broken_losses() or {GRADIENT})
+            return
+        self.optimizer.step(gradient, length, self.context.trainer.max_grad_norm)
+        if self.prior is not None:
+            self.prior.array.lerp_(self.optimizer.flat.array, self.context.trainer.losses.cmpo.prior_ema_rate)
+
+    def weights_finite(self) -> bool:
+        """Whether every trained array is finite; one that is not can never become so again."""
+        return bool(torch.linalg.vector_norm(self.optimizer.flat.array).isfinite())
+
+    def moved_too_far(self, record: Record, updates: int) -> bool:
+        """Whether the KL to the policy at the batch's start passed target_kl in the last so many updates, over all ranks."""
+        limit = self.context.trainer.losses.ppo_actor.target_kl
+        if limit is None or ("ppo_actor", "approx_kl") not in record.keys:
+            return False
+        column = record.keys.index(("ppo_actor", "approx_kl"))
+        epoch = torch.stack(record.sums[-updates:])[:, :, column].sum(0)
+        total, count = self.context.reducer.sum(epoch)
+        return bool(total > limit * count)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """bfloat16 where the settings ask for it."""
+        if self.context.trainer.autocast == "none":
+            return nullcontext()
+        return torch.autocast(self.parameters[0].device.type, torch.bfloat16)
+
+
+def flat_prior(model: AgentModel, prior: AgentModel) -> Flat:
+    """The prior's parameters that follow trained ones, laid out as those are; what is not trained does not move."""
+    pairs = zip(prior.parameters(), model.parameters(), strict=True)
+    return Flat([old for old, new in pairs if new.requires_grad])
+
+
+def freeze_unused(model: AgentModel, plan: Plan) -> None:
+    """Take the parameters that no enabled loss reaches out of training, so that DDP does not wait for their gradients."""
+    read = {name for names in plan.reads.values() for name in names}
+    needs = plan.needs
+    used = {
+        "policy.": "logits_BTA" in read,
+        "value.": "value_raw_BT" in read,
+        "transition.": needs.unroll_steps > 0,
+        "model_reward.": needs.rewards_and_values,
+        "model_value.": needs.rewards_and_values,
+        "model_policy.": needs.policy_steps > 0,
+    }
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(next((wanted for prefix, wanted in used.items() if name.startswith(prefix)), True))

@@ -1,0 +1,25 @@
+"""The environment variables of a child process."""
+
+from __future__ import annotations
+
+import os
+import site
+from collections.abc import Mapping
+from pathlib import Path
+
+PACKAGES_FOLDER = str(Path(__file__).resolve().parents[2])
+
+
+def child_environment(environ: Mapping[str, str], threads: int) -> dict[str, str]:
+    """A child's environment: oatmill's packages and no others of the same names, and a bounded number of threads."""
+    limit = str(threads)
+    changes = {
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": limit,
+        "OPENBLAS_NUM_THREADS": limit,
+        "MKL_NUM_THREADS": limit,
+    }
+    if PACKAGES_FOLDER not in {*site.getsitepackages(), site.getusersitepackages()}:
+        changes["PYTHONPATH"] = os.pathsep.join(filter(None, [PACKAGES_FOLDER, environ.get("PYTHONPATH", "")]))
+    return {**environ, **changes}

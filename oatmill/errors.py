@@ -1,0 +1,63 @@
+"""The errors of oatmill, one tree.
+
+OatmillError
+├── UserError                 what the user asked for cannot be done: exit code 2, one line
+│   └── SettingsError         a setting is unknown, of the wrong type or out of bounds (also a ValueError)
+├── RunError                  the run had begun and failed: exit code 1, one line
+│   ├── JoinRefusedError      the run's server refused this process, with its reason
+│   └── PeerLostError         a peer that should answer has been silent past its deadline
+└── WireError                 bytes from a peer break the protocol; carries the reason code that is counted
+
+Every message says what was expected, what came, and the way out.
+"""
+
+from __future__ import annotations
+
+from oatmill.children.places import place_of
+
+
+class OatmillError(Exception):
+    """The root of every error that oatmill raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(OatmillError):
+    """What the user asked for cannot be done as asked; nothing was started."""
+
+    exit_code = 2
+
+
+class SettingsError(UserError, ValueError):
+    """A setting is unknown, has the wrong type or is out of bounds."""
+
+
+class RunError(OatmillError):
+    """A run that had begun has failed."""
+
+
+class JoinRefusedError(RunError):
+    """The run's server refused this process."""
+
+
+class PeerLostError(RunError):
+    """A peer that should answer has been silent past its deadline."""
+
+
+class WireError(OatmillError):
+    """Bytes from a peer break the protocol.
+
+    Attributes:
+        reason: a short code from a closed set, used as the `reason` of a counter.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def one_line(error: BaseException) -> str:
+    """An error's type and message without line breaks, and the line of the user's code that it came from, if there is one."""
+    place = place_of(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{f' ({place})' if place else ''}"

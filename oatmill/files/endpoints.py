@@ -1,0 +1,33 @@
+"""How a role says where it can be reached: one small file each in the run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from oatmill.files.atomic import NeededWrites, write_file
+
+FOLDER = "endpoints"
+
+
+def write_endpoint(run_dir: Path, role: str, content: Mapping[str, Any], writes: NeededWrites | None = None) -> None:
+    """Say that a role is ready, at once for whoever looks.
+
+    Args:
+        run_dir: the run's folder.
+        role: the file's name.
+        content: at least `pid`, and `metrics` where the role serves them.
+        writes: takes it if there is no room on the disk yet.
+
+    Raises:
+        OSError: if it cannot be written, without `writes`.
+    """
+    folder = run_dir / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    path, text = folder / f"{role}.json", json.dumps(dict(content))
+    if writes is None:
+        write_file(path, text)
+    else:
+        writes.file(path, text)

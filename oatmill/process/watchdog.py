@@ -1,0 +1,111 @@
+"""A process that makes no progress for too long writes down where every thread stands and ends, so that it is started again."""
+
+from __future__ import annotations
+
+import faulthandler
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TextIO
+
+from oatmill.process.awake_clock import AwakeClock
+
+EXIT_HUNG = 70
+"""The exit code of a process that its own watchdog has ended."""
+TICK_S = 1.0
+NATIVE_SLACK_S = 5.0
+LONGEST_TICK = 3.0
+"""A tick counts as so many of its length at most: if it took longer, the process itself was stopped (Ctrl-Z, SIGSTOP)."""
+START_FACTOR = 10.0
+"""Until `started` is called, so many times the limit may pass: environments are built and networks compiled only once."""
+
+
+class Watchdog:
+    """Ends this process when nobody has called `beat` for a while.
+
+    What counts as progress is each role's to say: it beats once a turn of its own loop, so that one that waits for data, for
+    credit or for others, and looks up again and again while it does, is never taken for one that hangs. Time in which the whole
+    process was stopped does not count.
+
+    The stacks come from a thread of this module. Where the hang is in C code that keeps the interpreter's lock (an environment
+    in an endless loop), that thread cannot run, and `faulthandler`'s own timer, which needs no lock, does the same a few
+    seconds later.
+
+    Args:
+        role: for the last words.
+        limit_s: seconds without a beat.
+        log: where the stacks go; None takes standard error. It must be a real file.
+        native: whether to arm `faulthandler`'s timer as well; it counts time in which the process was stopped, too.
+        alive: is called every second from the thread as long as `healthy`.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        limit_s: float,
+        *,
+        log: TextIO | None = None,
+        native: bool = True,
+        alive: Callable[[], None] | None = None,
+    ) -> None:
+        self._role, self._limit, self._log, self._native = role, limit_s, log or sys.stderr, native
+        self._alive = alive
+        self._beats, self._factor = 0, START_FACTOR
+        self._silent_s = 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
+
+    def beat(self) -> None:
+        """Say that there is progress. Costs next to nothing; call it as often as you like."""
+        self._beats += 1
+
+    def started(self) -> None:
+        """Say that what is done only once is over, so that the limit holds from now on."""
+        self._beats += 1
+        self._factor = 1.0
+
+    def pause(self) -> None:
+        """Watch no longer until `started`: a terminal that was stopped by Ctrl-S holds a process up, and is no hang."""
+        assert not self._native, "faulthandler's timer cannot be paused"
+        self._factor = math.inf
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last beat is younger than half of what is allowed: what /healthz says, before the process ends."""
+        return self._silent_s < self._limit * self._factor / 2
+
+    def close(self) -> None:
+        """Watch no longer. Safe to call twice."""
+        self._ended.set()
+        self._thread.join()
+        if self._native:
+            faulthandler.cancel_dump_traceback_later()
+
+    def _watch(self) -> None:
+        seen, tick = -1, min(TICK_S, self._limit / 4)
+        clock = AwakeClock(LONGEST_TICK * tick)
+        before = clock.now()
+        while not self._ended.wait(tick):
+            now = clock.now()
+            passed, before = now - before, now
+            beats = self._beats
+            self._silent_s = 0.0 if beats != seen else self._silent_s + passed
+            seen = beats
+            if self._alive is not None and self.healthy:
+                self._alive()
+            if self._silent_s >= self._limit * self._factor:
+                self._give_up()
+            if self._native:
+                faulthandler.dump_traceback_later(self._limit * self._factor + NATIVE_SLACK_S, exit=True, file=self._log)
+
+    def _give_up(self) -> None:
+        with suppress(OSError, ValueError):
+            self._log.write(f"{self._role}: no progress for {self._silent_s:.1f} s; where every thread stands:\n")
+            self._log.flush()
+            faulthandler.dump_traceback(self._log, all_threads=True)
+            self._log.flush()
+        os._exit(EXIT_HUNG)

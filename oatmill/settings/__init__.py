@@ -1,0 +1,1 @@
+"""Settings: the base class, error messages, flat names and YAML."""

@@ -1,0 +1,89 @@
+"""The base of all settings, and the settings that every role shares (pydantic; no torch)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from oatmill.errors import SettingsError
+from oatmill.settings.complaints import describe_error, refuse_bool_for_a_number
+
+
+class Settings(BaseModel):
+    """Settings with bounds that hold on construction and on every assignment; unknown names are refused.
+
+    `freeze` is called when a run starts: from then on what was planned is what runs.
+    """
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    _frozen: bool = PrivateAttr(default=False)
+    _path: str = PrivateAttr(default="")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_bool_for_a_number(cls, values: Any) -> Any:
+        # Pydantic takes true for 1, so that trainer.batch_size=true would train on batches of one.
+        for name, value in values.items() if isinstance(values, dict) else ():
+            if isinstance(value, bool) and name in cls.model_fields:
+                refuse_bool_for_a_number(cls, name, value)
+        return values
+
+    def model_post_init(self, _context: Any, /) -> None:
+        """Tell the settings below where they stand."""
+        self.place(self._path)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Assign with validation, unless the run has started; what is refused leaves no trace.
+
+        Raises:
+            SettingsError: if there is no such setting, or the value is of a wrong type or out of bounds.
+        """
+        if name.startswith("_"):
+            super().__setattr__(name, value)
+            return
+        if self._frozen:
+            path = f"{self._path}.{name}" if self._path else name
+            raise SettingsError(f"{path} cannot be changed any more: the run has started with the settings it was given")
+        before, before_set = dict(self.__dict__), set(self.__pydantic_fields_set__)
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            # A check over several fields runs after the value is in place: put the old one back.
+            self.__dict__.update(before)
+            self.__pydantic_fields_set__.intersection_update(before_set)
+            raise SettingsError(describe_error(type(self), error, self._path)) from None
+        self.place(self._path)
+
+    def place(self, path: str) -> None:
+        """Note where these settings stand within a run's, such as `trainer.losses.cmpo`; messages begin with it."""
+        self._path = path
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, Settings):
+                value.place(f"{path}.{name}" if path else name)
+
+    def freeze(self) -> None:
+        """Refuse every later assignment, here and below."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, Settings):
+                value.freeze()
+        self._frozen = True
+
+
+class MetricsSettings(Settings):
+    """Where a run's numbers go beside metrics.jsonl, which is always written."""
+
+    host: str = "127.0.0.1"
+    """Address that /metrics, /healthz and /readyz listen on."""
+    port: int = Field(default=0, ge=0, le=65535)
+    """Their port. 0 takes a free port and writes it to run.json."""
+    report_every: int = Field(default=1, ge=1)
+    """Report one of this many learner steps. The first and the last are always reported."""
+    gradient_every: int = Field(default=100, ge=1)
+    """Measure the gradient of each loss in one of this many updates."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files to the run folder."""
+    wandb: bool = False
+    """Also write a Weights & Biases run to the run folder: offline, unless WANDB_MODE says otherwise."""

@@ -1,0 +1,102 @@
+"""Importing what a user wrote: modules beside which the command was started are found too, after all that is installed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from oatmill.children.places import PACKAGES
+from oatmill.errors import UserError, one_line
+
+
+def import_own(name: str) -> ModuleType:
+    """Import a module that is installed, or lies in the current folder.
+
+    The current folder comes last, so that nothing in it takes the place of an installed package.
+
+    Raises:
+        ImportError: as `import` does.
+    """
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return importlib.import_module(name)
+
+
+def import_named(name: str, *, what: str) -> ModuleType:
+    """Import the module that a user has named.
+
+    Args:
+        name: the module.
+        what: where it is named, for messages, such as `env.factory maze:make`.
+
+    Raises:
+        UserError: if it cannot be imported, or is the user's script itself.
+    """
+    if name == "__main__":
+        raise UserError(
+            f"{what} is a function of your script itself, which the run's processes cannot import without running the script "
+            "again; move it to a module beside the script, such as my_env.py, and name it as my_env:function"
+        )
+    try:
+        return import_own(name)
+    except Exception as error:
+        raise UserError(
+            f"{what}: module {name} cannot be imported ({one_line(error)}); expected a module that is installed or lies in "
+            f"{Path.cwd()}{hidden(name, str(error))}"
+        ) from error
+
+
+def load_function(path: str, *, what: str, gives: str) -> Callable[..., Any]:
+    """What `module:function` names.
+
+    Args:
+        path: the name.
+        what: who names it, for messages: a setting or a command's argument.
+        gives: what the function is expected to return, for messages.
+
+    Raises:
+        UserError: if the module cannot be imported or has no such function.
+    """
+    module_name, _, qualified_name = path.partition(":")
+    found: Any = import_named(module_name, what=f"{what} {path}")
+    for part in qualified_name.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        raise UserError(
+            f"{what} {path}: {module_name} has no function {qualified_name}; expected one that returns {gives}"
+            f"{hidden(module_name)}"
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def hidden(name: str, problem: str = "") -> str:
+    """What to add to a message where a file of the current folder is passed over for another module of the same name.
+
+    Args:
+        name: the module that was asked for.
+        problem: what went wrong; one of oatmill's packages that it names is looked at, too.
+    """
+    tops = (name.partition(".")[0], *(package for package in PACKAGES if f"'{package}" in problem))
+    taken = [top for top in dict.fromkeys(tops) if _is_passed_over(top)]
+    if not taken:
+        return ""
+    return (
+        f"; {' and '.join(taken)} in {Path.cwd()} cannot be found, since Python or oatmill has a module of that name: "
+        "rename yours"
+    )
+
+
+def _is_passed_over(name: str) -> bool:
+    """Whether the current folder has a module of this name and another one is imported for it."""
+    here = [Path.cwd() / f"{name}.py", Path.cwd() / name]
+    if not any(path.exists() for path in here):
+        return False
+    found = importlib.util.find_spec(name)
+    places = [found.origin, *(found.submodule_search_locations or ())] if found else []
+    return not any(Path(place).is_relative_to(path) for place in places if place for path in here)

@@ -1,0 +1,260 @@
+"""Keeps strangers from taking all of a server's descriptors and memory.
+
+libzmq 4.3.5 limits the bytes of one frame and the time of a handshake. It limits neither the number of connections, nor the
+frames of one message, all of which it keeps in memory until the last one has come. When no descriptor is left, its thread
+spins at 100 % CPU. So a thread watches the connections of each TCP socket and closes (shutdown(2)) those that are too many, or
+that have sent too much without a whole message in it. A client whose connection is closed connects again and loses nothing.
+
+libzmq tells of each connection by its descriptor: when it is accepted, when it ends, and, with each message, where the message
+came from. Nothing tells of which connection a handshake has succeeded, so a connection counts as known from its first whole
+message on, which every client of this protocol sends at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import logging
+import os
+import resource
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+
+_log = logging.getLogger("oatmill.connections")
+
+EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+SWEEP_MS = 50
+MAX_UNKNOWN = 1024
+"""Connections without a message that one socket may have, if its descriptors allow four times as many."""
+FIRST_BYTES = 64 * 1024
+"""What a connection may send before its first message is whole: first messages are small."""
+TURNS = 2
+"""So often the server's loop must have taken in messages before a connection is closed for having sent too much: what it sent
+may just not have been looked at yet."""
+GROWTH_BYTES = 32 * 2**20
+"""Known connections are only looked at while the process's memory grows by this much, for that costs a system call each."""
+ALERT_S = 2.0
+TELL_EVERY_S = 10.0
+BACK_OFF_S = 0.05
+PAGE_BYTES = resource.getpagesize()
+RECEIVED_OFFSET = 128  # of tcpi_bytes_received in Linux's struct tcp_info
+MANY, MUCH = "too_many_connections", "too_much_unread"
+"""Why a connection is closed, as in `protocol.wire.reasons`."""
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One that is open.
+
+    Attributes:
+        fd: libzmq's descriptor of it.
+        inode: which socket that is: descriptors are used again.
+        address: the other host's.
+        known: whether a whole message has come.
+        base: bytes that had been received when its last message came, as far as was looked.
+        over: the server's turn in which it was first seen to have sent too much; -1 if it has not.
+        cut: whether it has been closed from here, and libzmq has not said yet that it ended.
+    """
+
+    fd: int
+    inode: int
+    address: str
+    known: bool = False
+    base: int = 0
+    over: int = -1
+    cut: bool = False
+
+
+class Connections:
+    """Watches one listening TCP socket until it is closed.
+
+    Args:
+        server: not bound yet.
+        most: connections that it may have.
+        first_bytes: what one may send before its first message is whole.
+
+    Attributes:
+        allowed_bytes: what a known connection may send since its last message; its owner may change it at any time.
+        recent: descriptors of which messages came lately; the server adds to it.
+        turns: how often the server has taken in messages; the server counts.
+        cut: connections closed so far, by MANY or MUCH.
+    """
+
+    def __init__(self, server: zmq.Socket[bytes], *, most: int, first_bytes: int = FIRST_BYTES) -> None:
+        self._server, self._most, self._first_bytes = server, most, first_bytes
+        self.most_unknown = min(MAX_UNKNOWN, max(1, most // 4))
+        self.allowed_bytes = first_bytes
+        self.recent: set[int] = set()
+        self.turns = 0
+        self.cut: Counter[str] = Counter()
+        self._open: dict[int, Connection] = {}  # by descriptor, the oldest first
+        self._memory, self._alert_until = _memory(), 0.0
+        self._told = -TELL_EVERY_S
+        self._closing = threading.Event()
+        address = f"inproc://connections-{id(server)}"
+        server.monitor(address, EVENTS)
+        self._events: zmq.Socket[bytes] = server.context.socket(zmq.PAIR)
+        self._events.setsockopt(zmq.RCVHWM, 0)  # else libzmq's thread would wait for this one
+        self._events.connect(address)
+        self._thread = threading.Thread(target=self._run, name="connections", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Watch no longer; before the server's socket is closed."""
+        self._closing.set()
+        self._thread.join()
+        self._server.disable_monitor()
+        self._events.close(0)
+
+    def _run(self) -> None:
+        swept = time.monotonic()
+        while not self._closing.is_set():
+            try:
+                if self._events.poll(SWEEP_MS):
+                    self._take_events()
+                    self._cut_too_many()
+                if time.monotonic() - swept >= SWEEP_MS / 1000:
+                    swept = time.monotonic()
+                    self._cut_too_much(swept)
+            except Exception:
+                _log.exception("watching connections failed and goes on")
+                self._closing.wait(BACK_OFF_S)
+
+    # ------------------------------------------------------------------------------------------------- how many there are
+
+    def _take_events(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            while True:
+                event, fd = struct.unpack("=HI", self._events.recv_multipart(zmq.NOBLOCK)[0])
+                self._open.pop(fd, None)
+                self.recent.discard(fd)
+                if event == zmq.EVENT_ACCEPTED:
+                    self._accepted(fd)
+
+    def _accepted(self, fd: int) -> None:
+        with contextlib.suppress(OSError), _borrowed(fd) as peer:  # it may be over already
+            self._open[fd] = Connection(fd, os.fstat(fd).st_ino, peer.getpeername()[0])
+
+    def _cut_too_many(self) -> None:
+        self._note_known()
+        connections = [connection for connection in self._open.values() if not connection.cut]
+        unknown = [connection for connection in connections if not connection.known]
+        excess = max(len(unknown) - self.most_unknown, len(connections) - self._most)
+        if excess <= 0:
+            return
+        victims = crowding(unknown, excess)
+        if len(victims) < excess:  # more known ones than there is room for: the newest go
+            victims += [connection for connection in reversed(connections) if connection.known][: excess - len(victims)]
+        for victim in victims:
+            self._close(victim, MANY)
+
+    def _note_known(self) -> list[Connection]:
+        """Take in whose messages have come since the last time; returns those connections."""
+        recent, self.recent = self.recent, set()
+        found = [connection for fd in recent if (connection := self._open.get(fd)) is not None]
+        for connection in found:
+            connection.known = True
+        return found
+
+    # ------------------------------------------------------------------------------------------------- how much they send
+
+    def _cut_too_much(self, now: float) -> None:
+        alert = self._alert(now)
+        for connection in self._note_known():
+            connection.over = -1
+            connection.base = _received(connection) if alert else 0
+        for connection in list(self._open.values()):
+            if not connection.cut and (alert or not connection.known) and self._sends_too_much(connection):
+                self._close(connection, MUCH)
+
+    def _alert(self, now: float) -> bool:
+        """Whether the process's memory grows, so that known connections are looked at too."""
+        memory = _memory()
+        if memory > self._memory + GROWTH_BYTES:
+            if now >= self._alert_until:
+                for connection in self._open.values():
+                    connection.base = _received(connection) if connection.known else 0
+            self._alert_until = now + ALERT_S
+            self._memory = memory
+        self._memory = min(self._memory, memory)
+        return now < self._alert_until
+
+    def _sends_too_much(self, connection: Connection) -> bool:
+        unread = _received(connection) - connection.base
+        if unread <= (self.allowed_bytes if connection.known else self._first_bytes):
+            connection.over = -1
+        elif connection.over < 0:
+            connection.over = self.turns
+        return 0 <= connection.over <= self.turns - TURNS
+
+    # -------------------------------------------------------------------------------------------------------------- ending
+
+    def _close(self, connection: Connection, reason: str) -> None:
+        """Shut a connection down; libzmq sees it end.
+
+        Its descriptor may have been closed by libzmq and used again a moment ago. The inode tells; should that happen between
+        the two calls, another connection is closed, which connects again.
+        """
+        connection.cut = True
+        with contextlib.suppress(OSError):
+            if os.fstat(connection.fd).st_ino == connection.inode:
+                with _borrowed(connection.fd) as peer:
+                    peer.shutdown(socket.SHUT_RDWR)
+                self.cut[reason] += 1
+                self._tell(connection, reason)
+
+    def _tell(self, connection: Connection, reason: str) -> None:
+        """One line, but not one a connection."""
+        if time.monotonic() - self._told >= TELL_EVERY_S:
+            self._told = time.monotonic()
+            _log.warning("a connection from %s was closed (%s); so far %s", connection.address, reason, dict(self.cut))
+
+
+def crowding(connections: Sequence[Connection], count: int) -> list[Connection]:
+    """Which connections to close: the oldest ones of the addresses that have most of them.
+
+    Args:
+        connections: the oldest first.
+        count: how many to close.
+    """
+    newer: Counter[str] = Counter()
+    ranked = []
+    for connection in reversed(connections):
+        ranked.append((newer[connection.address], connection))
+        newer[connection.address] += 1
+    return [connection for _, connection in heapq.nlargest(count, ranked, key=lambda entry: entry[0])]
+
+
+@contextlib.contextmanager
+def _borrowed(fd: int) -> Iterator[socket.socket]:
+    """A descriptor of libzmq's as a socket, which must not be closed from here."""
+    peer = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=fd)
+    try:
+        yield peer
+    finally:
+        peer.detach()
+
+
+def _received(connection: Connection) -> int:
+    """Bytes that have come on a connection; 0 where the system does not tell."""
+    option = getattr(socket, "TCP_INFO", None)
+    with contextlib.suppress(OSError, struct.error), _borrowed(connection.fd) as peer:
+        if option is not None:
+            info = peer.getsockopt(socket.IPPROTO_TCP, option, RECEIVED_OFFSET + 8)
+            return int(struct.unpack_from("=Q", info, RECEIVED_OFFSET)[0])
+    return 0
+
+
+def _memory() -> int:
+    """Bytes of memory that this process holds; 0 where the system does not tell."""
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * PAGE_BYTES
+    return 0

@@ -1,0 +1,171 @@
+"""The channel between a process and the hub."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from oatmill.errors import PeerLostError
+from protocol.channels.connection import LONGEST_POLL_S, Line
+from protocol.channels.sockets import reachable
+from protocol.peers.control import ControlPeer, ControlState, RequestKind, Role, Welcome
+from protocol.security.keys import ClientKeys
+from protocol.wire.deadlines import GOODBYE_WITHIN_S, HEARTBEAT_EVERY_S
+
+CONTROL_BYTES = 8 * 2**20
+"""The longest frame on the control socket."""
+
+
+class ControlClient:
+    """A process's line to the hub.
+
+    Args:
+        address: the hub's control address.
+        role: what this process is.
+        description: JSON values. Actors send {"config": joining_config(...), "spaces": spaces.to_dict(),
+            "episode_statistics": [...], "rows": n}; the learner {"config": joining_config(...), "rank": r, "world": w}.
+        actor_id: an actor's number; None lets the hub choose the lowest free one.
+        heartbeat_every_s: the shortest time between two heartbeats.
+        keys: of this process's role; None for a server without keys.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        role: Role,
+        description: Mapping[str, Any],
+        actor_id: int | None = None,
+        heartbeat_every_s: float = HEARTBEAT_EVERY_S,
+        keys: ClientKeys | None = None,
+    ) -> None:
+        self._address, self._keys = address, keys
+        self._peer = ControlPeer(
+            role=role,
+            description=description,
+            actor_id=actor_id,
+            token=secrets.token_hex(16),
+            heartbeat_every_s=heartbeat_every_s,
+        )
+        self._line = Line(address, self._peer, max_message_bytes=CONTROL_BYTES, keys=keys)
+
+    def join(self, timeout_s: float, *, wait_for_spaces: bool = False) -> Welcome:
+        """Ask to join, again and again, until the hub answers.
+
+        Args:
+            timeout_s: give up after this long.
+            wait_for_spaces: go on asking until an actor has joined, so that `Welcome.spaces` is known (the learner).
+
+        Raises:
+            JoinRefusedError: with the hub's reason, which names the first setting that differs; or why a server does not let
+                this process's connection in.
+            PeerLostError: if no (complete) answer came in time.
+        """
+        deadline = self._line.now() + timeout_s
+        while True:
+            welcome = self._join_once(max(LONGEST_POLL_S, deadline - self._line.now()), timeout_s)
+            if welcome.spaces is not None or not wait_for_spaces:
+                return welcome
+            if self._line.now() >= deadline:
+                raise PeerLostError(f"no actor has joined the run within {timeout_s:g} s; see the logs of the actors")
+            time.sleep(LONGEST_POLL_S)
+
+    def _join_once(self, left_s: float, timeout_s: float) -> Welcome:
+        self._peer.join()
+        answered = self._line.until(lambda: self._peer.welcome is not None or self._peer.refusal is not None, left_s)
+        self._line.check(self._peer.refusal, "the hub")
+        if not answered or self._peer.welcome is None:
+            raise PeerLostError(
+                f"no hub answered at {self._address} within {timeout_s:g} s{self._line.why}; is the replay server up there, "
+                "with these --keys?"
+            )
+        welcome = self._peer.welcome
+        endpoints = {name: reachable(url, self._address) for name, url in welcome.endpoints.items()}
+        return replace(welcome, endpoints=endpoints, keys=self._keys)
+
+    @property
+    def state(self) -> ControlState:
+        """The hub's last word, as of the last call of `join`, `heartbeat` or `request`. Never blocks."""
+        return self._peer.state
+
+    @property
+    def rejoined(self) -> int:
+        """How often a hub that was replaced has let this process in again: it knows nothing, the weights least of all."""
+        return self._peer.rejoined
+
+    @property
+    def refusal(self) -> tuple[str, str] | None:
+        """Why the hub has turned this process away, as (reason, detail)."""
+        return self._peer.refusal
+
+    @property
+    def news(self) -> Mapping[str, Any]:
+        """JSON values beside the hub's last word; only ingest is sent any."""
+        return self._peer.news
+
+    @property
+    def report_asked(self) -> int:
+        """The number of the last report that the hub has asked for; only ingest is asked."""
+        return self._peer.report_asked
+
+    @property
+    def handle(self) -> Any:
+        """The ZeroMQ socket, for a process that polls several."""
+        return self._line.handle
+
+    def pump(self) -> None:
+        """Take in what the hub has said, and send nothing new. Never blocks."""
+        self._line.turn()
+
+    def heartbeat(self, report: Mapping[str, Any], *, force: bool = False) -> None:
+        """Say that this process makes progress, and take in what the hub has said. Never blocks; call it often.
+
+        One is sent every 2 s at most, or at once with `force`. An actor that sends none for 5 s is taken for dead, so call
+        it in every wait too. Actors report {"env_steps": ..., "policy_version": ...}, the learner {"learner_step": ...,
+        "policy_version": ...}; other JSON values are shown at /actors as they are.
+
+        Raises:
+            PeerLostError: if the hub has been silent for 60 s in spite of being asked.
+        """
+        self._peer.heartbeat(report, self._line.now(), force=force)
+        self._line.turn()
+        self._line.check_lost(self._peer.lost(self._line.now()), "the hub")
+
+    def request(
+        self,
+        kind: RequestKind,
+        body: Mapping[str, Any],
+        timeout_s: float = 5.0,
+        *,
+        unless: Callable[[], bool] = lambda: False,
+    ) -> dict[str, Any]:
+        """Ask the hub as an operator does, and wait for its answer. Needs no `join`.
+
+        `status` {} gives {"ledger", "fleet", "actors", "live", "desired_actors", "policy_version", "stop", ...};
+        `scale` {"actors": N} sets the desired number; `stop` {} tells every role to end. Once `unless` is true nobody is
+        waited for any more.
+
+        Raises:
+            JoinRefusedError: if the hub refuses the request, with its reason.
+            PeerLostError: if no answer came in time.
+        """
+        self._peer.ask(kind, body)
+        self._line.until(lambda: self._peer.answer is not None or self._peer.refusal is not None or unless(), timeout_s)
+        self._line.check(self._peer.refusal, "the hub")
+        if self._peer.answer is None:
+            raise PeerLostError(
+                f"the hub at {self._address} did not answer {kind} within {timeout_s:g} s{self._line.why}; is the run over?"
+            )
+        return self._peer.answer
+
+    def close(self, *, goodbye: bool = True) -> None:
+        """Say goodbye (if this process had joined) and close. Safe to call twice."""
+        if self._line.closed:
+            return
+        if goodbye and self._peer.welcome is not None and not self._peer.state.fenced:
+            self._peer.leave()
+            self._line.until(lambda: self._peer.said_goodbye, GOODBYE_WITHIN_S)
+        self._line.close()

@@ -1,0 +1,322 @@
+"""ZeroMQ sockets with the options that this protocol needs, and frames in and out of them without blocking.
+
+libzmq facts behind the options (4.3.5): a socket that lingers hangs at exit when its peer is gone, and delivers nothing, so
+what matters is drained to its last acknowledgement, and LINGER is 0. A DEALER without IMMEDIATE queues messages for peers that
+may never come. A ROUTER drops messages to unknown peers in silence unless ROUTER_MANDATORY. ZMTP heartbeats end a connection on
+which one large message takes longer than they wait, for only whole messages count as a sign of life; so dead connections are
+ended by TCP_MAXRT, for which every acknowledged segment counts. All options are set before bind or connect, marks are only a
+backstop behind credit, and reconnecting peers need jitter of our own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from oatmill.errors import UserError
+from oatmill.process.descriptors import connections_of, descriptor_limit
+from protocol.channels.connections import FIRST_BYTES, Connections
+from protocol.channels.handshake import Handshake
+from protocol.security.keys import ClientKeys
+from protocol.security.users import ANYBODY, REVOKED, User
+from protocol.security.zap import Gate
+from protocol.wire.codec import Frames
+
+COPY_BELOW_BYTES = 64 * 1024
+"""Smaller payloads are copied into libzmq's own memory, which is cheaper than tracking them."""
+HIGH_WATER = 256
+"""Messages a peer may be behind; credit keeps well below it."""
+HANDSHAKE_MS = 5_000
+RECONNECT_MS, RECONNECT_MAX_MS = 100, 10_000
+CONNECT_MS = 5_000
+"""An attempt to connect is given up after this long and made anew: the system would wait ever longer for an answer."""
+UNACKNOWLEDGED_MS = 15_000
+"""A connection on which the other host has acknowledged nothing for this long is given up: it has been replaced, or what stands
+between the two and remembers connections. The system would try for a quarter of an hour."""
+BACKLOG = 4096
+SOCKETS_A_PROCESS = 2
+"""Server sockets in one process, which share its descriptors."""
+MAX_FRAMES = 16
+"""Frames of one message that are kept; the rest of it is read and dropped, for a good one has two."""
+CURVE_BYTES = 64
+"""Encryption makes a frame longer, by 33 bytes; libzmq compares what came over the wire with MAXMSGSIZE."""
+SEND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+"""Put together once: an enumeration's members take longer for it than the frame for its way."""
+WILDCARDS = ("0.0.0.0", "[::]", "*")
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "*": "127.0.0.1"}
+
+
+def _common(socket: zmq.Socket[bytes], max_message_bytes: int) -> None:
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
+    socket.setsockopt(zmq.RCVHWM, HIGH_WATER)
+    socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes if max_message_bytes < 0 else max_message_bytes + CURVE_BYTES)
+    socket.setsockopt(zmq.TCP_MAXRT, UNACKNOWLEDGED_MS)
+
+
+def use_keys(socket: zmq.Socket[bytes], keys: ClientKeys | None) -> None:
+    """Have a client's socket show its key and take no other server's than the one whose key it knows."""
+    if keys is not None:
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+        socket.setsockopt(zmq.CURVE_SERVERKEY, keys.server)
+
+
+class ClientSocket:
+    """A DEALER that connects. Sending never blocks: what cannot leave now waits in an outbox.
+
+    Args:
+        address: where the server is bound.
+        max_message_bytes: a frame longer than this ends the connection; -1 for no limit.
+        keys: what the server asks for; None for a server without keys.
+
+    Attributes:
+        handshake: whether the server lets it in.
+    """
+
+    def __init__(self, address: str, *, max_message_bytes: int = -1, keys: ClientKeys | None = None) -> None:
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        _common(self._socket, max_message_bytes)
+        use_keys(self._socket, keys)
+        self._socket.setsockopt(zmq.IPV6, 1)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        self._socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS + random.randrange(RECONNECT_MS))
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        self._outbox: deque[Frames] = deque()
+        self.handshake = Handshake(self._socket, address, keyed=keys is not None)
+        try:
+            self._socket.connect(address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise UserError(
+                f"expected an address such as tcp://host:7302 or ipc:///path, got {address!r}: {error.strerror}"
+            ) from None
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything has left."""
+        return not self._outbox
+
+    @property
+    def handle(self) -> zmq.Socket[bytes]:
+        """The socket, for a poller."""
+        return self._socket
+
+    def send(self, messages: Iterable[Frames] = ()) -> None:
+        """Send these after what still waits, as far as that goes without blocking."""
+        self._outbox.extend(messages)
+        try:
+            while self._outbox:
+                _send(self._socket, self._outbox[0])
+                self._outbox.popleft()
+        except zmq.Again:
+            return
+
+    def receive(self) -> Iterator[list[Any]]:
+        """Every message that has come, as frames; those of payloads are not copied."""
+        try:
+            while True:
+                yield [frame.buffer for frame in _receive(self._socket)]
+        except zmq.Again:
+            return
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until there is a message, or what waits in the outbox can leave, or the time is out."""
+        events = zmq.POLLIN | zmq.POLLOUT if self._outbox else zmq.POLLIN
+        self._socket.poll(max(0, round(timeout_s * 1000)), events)
+
+    def close(self) -> None:
+        """Close at once."""
+        if not self._socket.closed:
+            self.handshake.close()
+            self._socket.close()
+
+
+class ServerSocket:
+    """A ROUTER that binds. A message to a peer that is gone or too slow is dropped: the peer will ask again.
+
+    Args:
+        context: the process's context.
+        max_message_bytes: a frame longer than this ends its sender's connection; -1 for no limit.
+        gate: who may connect; None lets everybody in.
+        first_bytes: what a connection may send before its first message is whole, and, until `allow` says otherwise, between
+            two messages.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        *,
+        max_message_bytes: int = -1,
+        gate: Gate | None = None,
+        first_bytes: int = FIRST_BYTES,
+    ) -> None:
+        self._socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+        self._gate = gate
+        self._first_bytes = first_bytes
+        self._connections: Connections | None = None
+        self._most = connections_of(descriptor_limit(), SOCKETS_A_PROCESS)
+        self._told: Counter[str] = Counter()
+        _common(self._socket, max_message_bytes)
+        if gate is not None:
+            gate.secure(self._socket)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.BACKLOG, min(BACKLOG, max(1, self._most // 4)))
+        self._file: Path | None = None  # of an ipc address
+        self.dropped = 0
+
+    @property
+    def handle(self) -> zmq.Socket[bytes]:
+        """The socket, for a poller."""
+        return self._socket
+
+    def bind(self, address: str) -> str:
+        """Bind and return the address that peers connect to (with the port that was chosen for port 0).
+
+        The connections of a TCP socket are watched from then on. A socket of ipc is in a folder of its user's own.
+
+        Raises:
+            UserError: if the address is taken or cannot be bound.
+        """
+        self._socket.setsockopt(zmq.IPV6, int("[" in address))  # else a port of 127.0.0.1 is told as [::ffff:127.0.0.1]
+        if address.startswith("tcp:"):
+            self._connections = Connections(self._socket, most=self._most, first_bytes=self._first_bytes)
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            raise UserError(f"cannot listen on {address}: {error.strerror}; choose another --listen address") from None
+        scheme, _, path = address.partition("://")
+        self._file = Path(path) if scheme == "ipc" else None
+        return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def restore_file(self) -> Path | None:
+        """Listen once more at an ipc address whose file somebody has removed: nobody could connect any more.
+
+        Connections that are there stay. The old listener stays too, unreachable: to unbind it would remove the new file.
+
+        Returns:
+            The file that was made anew; None if it was there, or cannot be made.
+        """
+        file = self._file
+        if file is None or file.exists() or not _make_private(file.parent):
+            return None
+        try:
+            self._socket.bind(f"ipc://{file}")
+        except zmq.ZMQError:
+            return None
+        return file
+
+    def allow(self, nbytes: int) -> None:
+        """Let a connection that has sent a message send this much before its next one is whole."""
+        if self._connections is not None:
+            self._connections.allowed_bytes = max(nbytes, self._first_bytes)
+
+    def cut(self) -> Counter[str]:
+        """Connections that were closed since the last call because there were too many or they sent too much, by reason."""
+        if self._connections is None:
+            return Counter()
+        cut = Counter(self._connections.cut)
+        new, self._told = cut - self._told, cut
+        return new
+
+    def send(self, route: bytes, message: Frames) -> bool:
+        """Send one message, or drop and count it; False if that connection is gone."""
+        try:
+            self._socket.send(route, SEND_MORE)
+            _send(self._socket, message)
+        except zmq.ZMQError as error:  # gone (EHOSTUNREACH) or behind its mark (EAGAIN)
+            self.dropped += 1
+            return error.errno == zmq.EAGAIN
+        return True
+
+    def receive(self, limit: int) -> Iterator[tuple[bytes, User, list[Any]]]:
+        """At most `limit` messages that have come: the peer's route, whose key it has shown, and the frames."""
+        connections = self._connections
+        if connections is not None:
+            connections.turns += 1
+        try:
+            for _ in range(limit):
+                route, *frames = _receive(self._socket)
+                if connections is not None:
+                    _note(connections, route)
+                yield route.bytes, self._user_of(route), [frame.buffer for frame in frames]
+        except zmq.Again:
+            return
+
+    def _user_of(self, frame: zmq.Frame) -> User:
+        if self._gate is None:
+            return ANYBODY
+        try:
+            return self._gate.trusted.user(str(frame.get("User-Id")))
+        except zmq.ZMQError:  # no key came with it, which a gate does not let happen
+            return REVOKED
+
+    def close(self) -> None:
+        """Close at once; an ipc socket's file goes with it."""
+        if self._connections is not None:
+            self._connections.close()
+        self._socket.close()
+
+
+def reachable(url: str, known: str) -> str:
+    """An address as a client can use it: a server that listens on every address of its host tells no host.
+
+    Args:
+        url: what the server tells, such as `tcp://0.0.0.0:7300`.
+        known: an address under which the same server was reached.
+    """
+    scheme, _, rest = url.partition("://")
+    host, _, port = rest.rpartition(":")
+    if scheme != "tcp" or host not in WILDCARDS:
+        return url
+    return f"tcp://{known.partition('://')[2].rpartition(':')[0]}:{port}"
+
+
+def reachable_here(url: str) -> str:
+    """A bound address as a client on the same machine can use it."""
+    host = url.removeprefix("tcp://").rpartition(":")[0]
+    return url.replace(host, LOOPBACK[host], 1) if url.startswith("tcp://") and host in LOOPBACK else url
+
+
+def _make_private(folder: Path) -> bool:
+    """Whether a folder is there, made if need be, that no other user can enter."""
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.stat()
+    except OSError:
+        return False
+    return found.st_uid == os.geteuid() and not found.st_mode & 0o077
+
+
+def _send(socket: zmq.Socket[bytes], message: Frames) -> None:
+    """Both frames or, with zmq.Again, none."""
+    header, payload = message
+    socket.send(header, SEND_MORE)
+    socket.send(payload, zmq.NOBLOCK, copy=len(payload) < COPY_BELOW_BYTES)
+
+
+def _note(connections: Connections, route: zmq.Frame) -> None:
+    """Note which connection a message came on."""
+    with contextlib.suppress(zmq.ZMQError):  # a peer of the oldest ZeroMQ protocols; no client of ours
+        connections.recent.add(int(route.get(zmq.SRCFD)))
+
+
+def _receive(socket: zmq.Socket[bytes]) -> list[zmq.Frame]:
+    """The next message's frames or zmq.Again; `recv_multipart` would ask the socket after each whether there are more."""
+    frames = [socket.recv(zmq.NOBLOCK, copy=False)]
+    more = frames[0].more
+    while more:
+        frame = socket.recv(zmq.NOBLOCK, copy=False)
+        more = frame.more
+        if len(frames) <= MAX_FRAMES:
+            frames.append(frame)
+    return frames

@@ -1,0 +1,112 @@
+"""The channel from an actor to ingest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from protocol.channels.connection import HEADERS_ONLY_BYTES, Line
+from protocol.data.run_schema import RunSchema
+from protocol.data.trajectory import Schema, TrajectoryBlock
+from protocol.peers.control import Welcome
+from protocol.peers.trajectory import TrajectorySenderPeer, WhenFull
+from protocol.wire.deadlines import GOODBYE_WITHIN_S
+
+
+class TrajectorySender:
+    """An actor's line to ingest: trajectories go out under credit and are kept until they are acknowledged.
+
+    Args:
+        address: `welcome.endpoints["data"]`.
+        welcome: what the hub said; gives actor id, incarnation, spaces, session and keys.
+        schema: the run's schema, `Schema.of` the welcome's spaces.
+        rows: trajectories in each block, the same in all.
+        when_full: `block` keeps every block; `drop_oldest` lets the oldest unsent one go when 16 wait, and counts it.
+    """
+
+    def __init__(self, address: str, *, welcome: Welcome, schema: Schema, rows: int, when_full: WhenFull) -> None:
+        assert welcome.spaces is not None, "an actor that has joined has described its spaces"
+        self._peer = TrajectorySenderPeer(
+            actor_id=welcome.actor_id,
+            incarnation=welcome.incarnation,
+            schema=RunSchema.of(welcome.spaces, schema),
+            rows=rows,
+            when_full=when_full,
+            session=welcome.session,
+        )
+        self._line = Line(address, self._peer, max_message_bytes=HEADERS_ONLY_BYTES, keys=welcome.keys)
+
+    @property
+    def produced(self) -> int:
+        """Trajectories offered so far."""
+        return self._peer.produced
+
+    @property
+    def evicted(self) -> int:
+        """Trajectories dropped unsent so far."""
+        return self._peer.evicted
+
+    @property
+    def newest_version(self) -> int:
+        """The newest policy version that ingest has told of, -1 before the first; give it to WeightsReceiver.poll."""
+        return self._peer.newest_version
+
+    @property
+    def forgotten(self) -> int:
+        """Trajectories that were acknowledged by a server that died, and that its successor does not hold."""
+        return self._peer.forgotten
+
+    @property
+    def unacknowledged(self) -> int:
+        """Trajectories offered, not dropped and not yet acknowledged."""
+        return self._peer.unacknowledged
+
+    def wait_ready(self, timeout_s: float) -> bool:
+        """Wait until one more block may be sent. Call it before an unroll, so that the unroll starts with new weights.
+
+        Always True with `drop_oldest` once ingest has answered. Wait in slices of at most a second and send heartbeats
+        between them.
+
+        Raises:
+            JoinRefusedError: if ingest has refused this actor: fenced by its successor, another schema, or three bad messages.
+            PeerLostError: if ingest has been silent for 60 s in spite of being asked.
+        """
+        return self._until(lambda: self._peer.ready, timeout_s)
+
+    def offer(self, block: TrajectoryBlock) -> None:
+        """Take a block over; its arrays are copied at once and may be used again. Never blocks. Errors as `wait_ready`.
+
+        Actor id, incarnation and sequence are filled in here; `counters` are at most 64 plain numbers.
+        """
+        self._peer.offer(block)
+        self.pump()
+
+    def greet(self) -> None:
+        """Say HELLO once more. Call it when the hub was replaced: so was ingest, and it knows of no credit."""
+        self._peer.greet()
+
+    def pump(self) -> None:
+        """Take in acknowledgements and send what may be sent. Cheap; call it between env steps. Errors as `wait_ready`."""
+        self._line.turn()
+        self._check()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Wait until everything offered is acknowledged; False if time ran out first. Errors as `wait_ready`."""
+        return self._until(lambda: self._peer.unacknowledged == 0, timeout_s)
+
+    def _until(self, done: Callable[[], bool], timeout_s: float) -> bool:
+        came = self._line.until(lambda: self._peer.refusal is not None or done(), timeout_s)
+        self._check()
+        return came
+
+    def _check(self) -> None:
+        self._line.check(self._peer.refusal, "ingest")
+        self._line.check_lost(self._peer.lost(self._line.now()), "ingest")
+
+    def close(self) -> None:
+        """Say goodbye with the last counts and close; what is unacknowledged is counted as unsent_at_death. Safe twice."""
+        if self._line.closed:
+            return
+        if self._peer.welcomed and self._peer.refusal is None:
+            self._peer.leave()
+            self._line.until(lambda: self._peer.said_goodbye or self._peer.refusal is not None, GOODBYE_WITHIN_S)
+        self._line.close()

@@ -1,0 +1,1 @@
+"""What travels: spaces, trajectories, batches, weights."""

@@ -1,0 +1,176 @@
+"""What a run's trajectories look like, as actors tell ingest and ingest tells the learner."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from oatmill.errors import WireError
+from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.data.trajectory import BlockSize, Field, Schema
+from protocol.wire.codec import names_in
+
+DTYPES = ("bool", "uint8", "int8", "uint16", "int16", "int32", "int64", "float16", "float32", "float64")
+"""What an observation may be made of; no object and no structured dtype ever comes from a wire."""
+
+MAX_ROW_BYTES = 2**30
+"""A step of a trajectory that would be larger than this is a mistake or an attack."""
+
+MAX_FACTORS = 1024
+MAX_FEATURES = 256
+MAX_CATEGORIES = 2**16
+MAX_STATISTICS = 1024
+
+EPISODE_FIELDS = ("episode_return", "episode_length", "episode_statistics")
+
+
+@dataclass(frozen=True)
+class RunSchema:
+    """All that fixes the fields of trajectories and of batches.
+
+    Attributes:
+        spaces: the environment's spaces.
+        core_state_size: the length of the recurrent state as one float32 row; 0 without a core.
+        episode_statistics: names of the environment's own numbers, one of each an ended episode.
+    """
+
+    spaces: Spaces
+    core_state_size: int
+    episode_statistics: tuple[str, ...]
+
+    @staticmethod
+    def of(spaces: Spaces, schema: Schema) -> RunSchema:
+        """From a trajectory's schema and the spaces that it was made with."""
+        size = {entry.name: entry for entry in schema.fields}["core_state"].shape[0]
+        described = RunSchema(spaces, size, schema.episode_statistics)
+        assert described.trajectory == schema, "the schema is Schema.of(spaces, ...), of the spaces that WELCOME gave"
+        return described
+
+    @cached_property
+    def trajectory(self) -> Schema:
+        """The fields of a block of trajectories."""
+        return Schema.of(self.spaces, core_state_size=self.core_state_size, episode_statistics=self.episode_statistics)
+
+    @cached_property
+    def batch(self) -> Schema:
+        """The fields of a packed batch: a trajectory's without its episodes, and whose policy collected each row.
+
+        `policy_version`, `fresh` and `importance` come before the final observations, so that only the tail depends on their
+        number.
+        """
+        kept = [entry for entry in self.trajectory.fields if entry.name not in EPISODE_FIELDS]
+        finals = [entry for entry in kept if entry.axis == "final"]
+        rows = [
+            Field("policy_version", "int64", (), "trajectory"),
+            Field("fresh", "bool", (), "trajectory"),
+            Field("importance", "float32", (), "trajectory"),
+        ]
+        return Schema((*(entry for entry in kept if entry.axis != "final"), *rows, *finals))
+
+    @cached_property
+    def identity(self) -> str:
+        """A short name (64 bits of BLAKE2b); equal schemas and only they have equal ones."""
+        text = json.dumps(self.to_dict(), sort_keys=True).encode()
+        return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+    def row_bytes(self, steps: int) -> int:
+        """The most that one trajectory of this many steps can hold: every step ends an episode and is cut."""
+        return self.trajectory.nbytes(BlockSize(1, steps, steps, steps))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `from_dict` reads them back."""
+        return {
+            "spaces": self.spaces.to_dict(),
+            "core_state_size": self.core_state_size,
+            "episode_statistics": list(self.episode_statistics),
+        }
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> RunSchema:
+        """Read what `to_dict` gave, from a peer that is not trusted.
+
+        Raises:
+            WireError: `schema` or `payload_json` if it is not whole and sensible.
+        """
+        core_state_size = values.get("core_state_size")
+        if type(core_state_size) is not int or core_state_size < 0:
+            raise WireError("schema", f"expected core_state_size, an integer from 0, got {str(core_state_size)[:40]}")
+        described = RunSchema(read_spaces(values.get("spaces")), core_state_size, read_statistics(values))
+        if described.row_bytes(1) > MAX_ROW_BYTES:
+            raise WireError("schema", f"one step of a trajectory would have {described.row_bytes(1)} bytes")
+        return described
+
+    def difference(self, other: RunSchema) -> str:
+        """Say what differs first; only called when something does."""
+        ours, theirs = self.to_dict(), other.to_dict()
+        name = next(name for name in ours if ours[name] != theirs[name])
+        return f"{name}: the run has {ours[name]}, this process has {theirs[name]}"
+
+
+def read_spaces(values: Any) -> Spaces:
+    """Spaces from a peer that is not trusted.
+
+    Raises:
+        WireError: `schema` if they are not whole and sensible.
+    """
+    try:
+        spaces = Spaces.from_dict(values)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WireError("schema", f"spaces: {type(error).__name__}: {str(error)[:100]}") from None
+    problem = _problem_of_observation(spaces.observation) or _problem_of_action(spaces.action)
+    if problem:
+        raise WireError("schema", f"spaces: {problem}")
+    return spaces
+
+
+def _problem_of_observation(space: ObservationSpace) -> str | None:
+    """What is wrong with it; a type may be any that JSON has."""
+    if space.dtype not in DTYPES:
+        return f"expected a dtype of {', '.join(DTYPES)}, got {str(space.dtype)[:20]!r}"
+    if not all(_within(n, 0, 2**31) for n in space.shape) or prod(space.shape) * np.dtype(space.dtype).itemsize > MAX_ROW_BYTES:
+        return f"expected a shape of at most {MAX_ROW_BYTES} bytes, got {str(space.shape)[:60]}"
+    return _problem_of_tokens(space)
+
+
+def _problem_of_tokens(space: ObservationSpace) -> str | None:
+    scales, categorical = space.feature_scales, space.categorical_features
+    if len(scales) > MAX_FEATURES or not all(type(scale) in (int, float) for scale in scales):
+        return f"expected at most {MAX_FEATURES} feature_scales, each a number"
+    if not all(_within(feature, 0, len(scales)) for feature in categorical) or len(set(categorical)) != len(categorical):
+        return "expected categorical_features to name features, each once"
+    if not _within(space.num_categories, 0, MAX_CATEGORIES):
+        return f"expected num_categories below {MAX_CATEGORIES}"
+    if len(space.window) != 2 or not all(_within(side, 1, 17) for side in space.window):  # noqa: PLR2004 -- rows and columns
+        return "expected window to be two numbers from 1 to 16"
+    return None
+
+
+def _problem_of_action(space: ActionSpace) -> str | None:
+    if len(space.sizes) > MAX_FACTORS or not all(_within(size, 1, 2**31) for size in space.sizes):
+        return f"expected at most {MAX_FACTORS} factors of 1 to 2**31 - 1 choices, got {str(space.sizes)[:60]}"
+    if space.num_logits > MAX_ROW_BYTES // np.dtype(np.float32).itemsize or type(space.factored) is not bool:
+        return f"expected at most {MAX_ROW_BYTES} bytes of logits, and factored to be true or false"
+    return None
+
+
+def _within(value: Any, low: int, high: int) -> bool:
+    return type(value) is int and low <= value < high
+
+
+def read_statistics(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of an environment's own numbers out of a JSON object.
+
+    Raises:
+        WireError: `payload_json` if they are no list of names, `schema` if there are too many, or one comes twice.
+    """
+    names = tuple(names_in(values, "episode_statistics"))
+    if len(names) > MAX_STATISTICS or len(set(names)) != len(names) or not all(map(str.isprintable, names)):
+        raise WireError("schema", f"expected at most {MAX_STATISTICS} printable episode_statistics, each once")
+    return names

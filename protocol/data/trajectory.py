@@ -1,0 +1,209 @@
+"""Trajectories as they are collected, sent and queued (NumPy only).
+
+A trajectory is one actor unroll of T steps of one agent. An actor steps n agents at once, so what it sends is a block of n
+trajectories of equal T; the schema, agreed once when an actor joins, says how each field lies in the block's bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.data.spaces import Spaces
+
+Array = NDArray[Any]
+Axis = Literal["step", "step+1", "trajectory", "final", "episode"]
+
+ALIGNMENT = 8
+"""Fields start at multiples of this many bytes, so that views of a received frame are aligned for every dtype."""
+
+MAX_SIZES_KNOWN = 1024
+"""Sizes of blocks whose fields' places are remembered."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One named array of a block.
+
+    Attributes:
+        name: the field's name in `TrajectoryBlock`.
+        dtype: its NumPy dtype, as a string.
+        shape: the shape of one item.
+        axis: what its leading axes count: `step` [n, T], `step+1` [n, T + 1], `trajectory` [n], `final` [F] (one a truncated
+            step), `episode` [E] (one an episode that ended).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    axis: Axis
+
+
+class BlockSize(NamedTuple):
+    """The numbers that, with the schema, fix the length of a block in bytes."""
+
+    trajectories: int
+    steps: int
+    finals: int
+    episodes: int
+
+
+class _Place(NamedTuple):
+    """Where one field lies in a packed block."""
+
+    name: str
+    dtype: np.dtype[Any]
+    offset: int
+    shape: tuple[int, ...]
+    nothing: Array | None  # the field itself where it has no numbers: most blocks have no ends of episodes
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The fields of every block of a run, in the order in which they are packed."""
+
+    fields: tuple[Field, ...]
+    episode_statistics: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(spaces: Spaces, *, core_state_size: int, episode_statistics: tuple[str, ...] = ()) -> Schema:
+        """The schema of a run.
+
+        Args:
+            spaces: the environment's spaces.
+            core_state_size: the length of the recurrent state as one float32 row; 0 without a core.
+            episode_statistics: names of the environment's own numbers, one of each an ended episode.
+        """
+        observation, action = spaces.observation, spaces.action
+        return Schema(
+            (
+                Field("observations", observation.dtype, observation.shape, "step+1"),
+                Field("actions", "int32", action.shape, "step"),
+                Field("rewards", "float32", (), "step"),
+                Field("terminated", "bool", (), "step"),
+                Field("truncated", "bool", (), "step"),
+                Field("valid", "bool", (), "step"),
+                Field("behaviour_logits", "float32", (action.num_logits,), "step"),
+                Field("behaviour_value", "float32", (), "step"),
+                Field("core_state", "float32", (core_state_size,), "trajectory"),
+                Field("final_observations", observation.dtype, observation.shape, "final"),
+                Field("final_trajectory", "int32", (), "final"),
+                Field("final_step", "int32", (), "final"),
+                Field("episode_return", "float32", (), "episode"),
+                Field("episode_length", "int32", (), "episode"),
+                Field("episode_statistics", "float32", (len(episode_statistics),), "episode"),
+            ),
+            episode_statistics,
+        )
+
+    def shape(self, entry: Field, size: BlockSize) -> tuple[int, ...]:
+        """The whole shape of one field in a block of this size."""
+        leading = {
+            "step": (size.trajectories, size.steps),
+            "step+1": (size.trajectories, size.steps + 1),
+            "trajectory": (size.trajectories,),
+            "final": (size.finals,),
+            "episode": (size.episodes,),
+        }
+        return leading[entry.axis] + entry.shape
+
+    @cached_property
+    def _places(self) -> dict[BlockSize, tuple[list[_Place], int]]:
+        """Where fields lie, by size: blocks of few sizes come again and again."""
+        return {}
+
+    def _places_of(self, size: BlockSize) -> tuple[list[_Place], int]:
+        """Where each field lies in a block of this size, and the block's length in bytes."""
+        known = self._places.get(size)
+        if known is not None:
+            return known
+        places, offset = [], 0
+        for entry in self.fields:
+            shape, dtype = self.shape(entry, size), np.dtype(entry.dtype)
+            nothing = None if prod(shape) else np.empty(shape, dtype)
+            places.append(_Place(entry.name, dtype, offset, shape, nothing))
+            offset += aligned(prod(shape) * dtype.itemsize)
+        if len(self._places) >= MAX_SIZES_KNOWN:
+            self._places.clear()
+        self._places[size] = places, offset
+        return places, offset
+
+    def nbytes(self, size: BlockSize) -> int:
+        """The exact length of a packed block."""
+        return self._places_of(size)[1]
+
+    def pack(self, block: TrajectoryBlock, spare: memoryview | None = None) -> memoryview:
+        """Copy a block's arrays into one buffer of bytes, field after field, each padded with zeros to `ALIGNMENT`.
+
+        Args:
+            block: the trajectories.
+            spare: a buffer that is no longer used; taken if it has just the right length.
+        """
+        size = block.size
+        nbytes = self.nbytes(size)
+        buffer = spare if spare is not None and spare.nbytes == nbytes else np.zeros(nbytes, np.uint8).data
+        for name, view in self.views(buffer, size).items():
+            view[...] = getattr(block, name)
+        return buffer
+
+    def views(self, buffer: bytes | bytearray | memoryview, size: BlockSize) -> dict[str, Array]:
+        """The fields of a packed block as arrays that share the buffer's memory.
+
+        Raises:
+            ValueError: if the buffer's length is not exactly what the schema and the size ask for.
+        """
+        places, expected = self._places_of(size)
+        length = memoryview(buffer).nbytes
+        if length != expected:
+            raise ValueError(f"expected {expected} bytes for {size}, got {length}")
+        return {
+            name: np.ndarray(shape, dtype, buffer, offset) if nothing is None else nothing
+            for name, dtype, offset, shape, nothing in places
+        }
+
+
+@dataclass(frozen=True)
+class TrajectoryBlock:
+    """n trajectories of T steps that one actor collected in one unroll under one policy version.
+
+    Observations follow same-step autoreset: where an episode ends at t, `observations[:, t + 1]` is the next one's first.
+    """
+
+    observations: Array  # [n, T + 1, ...]
+    actions: Array  # [n, T] or [n, T, factors], int32
+    rewards: Array  # [n, T], float32, as the environment gave them
+    terminated: Array  # [n, T], bool: the episode ended and has no future
+    truncated: Array  # [n, T], bool: the episode was cut and is bootstrapped from its final observation
+    valid: Array  # [n, T], bool: False where the row's agent was absent
+    behaviour_logits: Array  # [n, T, A], float32, normalised or not
+    behaviour_value: Array  # [n, T], float32, in units of the value head
+    core_state: Array  # [n, S], float32, the recurrent state before observations[:, 0]; S = 0 without a core
+    final_observations: Array  # [F, ...], the last observation of each truncated step
+    final_trajectory: Array  # [F], int32, its trajectory within the block
+    final_step: Array  # [F], int32, its step t
+    episode_return: Array  # [E], float32, undiscounted and unscaled, of each episode that ended here
+    episode_length: Array  # [E], int32
+    episode_statistics: Array  # [E, X], float32, the schema names the columns
+    policy_version: int
+    actor_id: int = -1
+    incarnation: int = 0
+    first_sequence: int = 0
+    collected_at: float = 0.0  # seconds since the epoch at which the unroll ended
+    counters: Mapping[str, float] = field(default_factory=dict)  # cumulative since the actor started
+
+    @property
+    def size(self) -> BlockSize:
+        """The numbers that fix the block's packed length."""
+        n, steps = self.rewards.shape
+        return BlockSize(n, steps, len(self.final_step), len(self.episode_return))
+
+
+def aligned(nbytes: int) -> int:
+    """Round a length up to `ALIGNMENT`."""
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT

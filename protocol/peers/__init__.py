@@ -1,0 +1,1 @@
+"""State machines of both ends of each channel; no sockets."""

@@ -1,0 +1,202 @@
+"""A process's half of the control socket, without the socket: joining, heartbeats, an operator's requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from oatmill.errors import WireError
+from protocol.data.run_schema import read_spaces, read_statistics
+from protocol.data.spaces import Spaces
+from protocol.security.keys import ClientKeys
+from protocol.wire import messages
+from protocol.wire.codec import Buffer, Frames, decode, encode, from_json, to_json
+from protocol.wire.deadlines import GOODBYE_WITHIN_S, HEARTBEAT_EVERY_S, LOST_AFTER_S, RETRY_EVERY_S
+
+Role = Literal["actor", "learner", "ingest", "operator"]
+RequestKind = Literal["status", "scale", "stop"]
+
+FINAL_REASONS = {"fenced", "forgotten", "revoked", "identity"}
+"""Why the hub turns away a process that has joined: its place is gone, or its key."""
+
+_REQUESTS: dict[RequestKind, type[messages.Status | messages.Scale | messages.Stop]] = {
+    "status": messages.Status,
+    "scale": messages.Scale,
+    "stop": messages.Stop,
+}
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """What the hub tells a process that has joined."""
+
+    actor_id: int  # -1 for the learner and ingest
+    incarnation: int  # grows with every process that joins under this actor id
+    endpoints: Mapping[str, str]  # addresses of data, batches and weights
+    spaces: Spaces | None  # None until the first actor has joined
+    episode_statistics: tuple[str, ...]
+    policy_version: int  # the highest version ever seen in this run; -1 if none
+    session: str = field(default="", repr=False)  # what this process shows at the other sockets, to prove that it has joined
+    keys: ClientKeys | None = None  # what this process shows the server, on every socket
+
+
+@dataclass(frozen=True)
+class ControlState:
+    """The hub's last word; nothing here is ever waited for."""
+
+    policy_version: int = -1  # the newest version that the hub holds
+    stop: bool = False  # the run is to end: finish what you have and leave
+    desired_actors: int = 0
+    fenced: bool = False  # this process has lost its place, or its key is revoked: leave at once
+
+
+class ControlPeer:
+    """One process towards the hub.
+
+    Attributes:
+        welcome: what the hub said when it let this process in; None before.
+        state: the hub's last word.
+        refusal: why the hub has turned this process or its last request away, as (reason, detail).
+        news: JSON values beside the hub's last word (ingest's table of members).
+        report_asked: the highest report number that the hub has asked for (ingest); 0 before the first.
+        said_goodbye: whether the hub has answered the BYE.
+        rejoined: how often a hub that was replaced has let this process in again.
+    """
+
+    def __init__(
+        self,
+        *,
+        role: Role,
+        description: Mapping[str, Any],
+        actor_id: int | None,
+        token: str,
+        heartbeat_every_s: float = HEARTBEAT_EVERY_S,
+    ) -> None:
+        self._hello = messages.Hello(role, -1 if actor_id is None else actor_id, token, -1)
+        self._description, self._token, self._every_s = dict(description), token, heartbeat_every_s
+        self._joining = False
+        self._asked_at: float | None = None  # when the first question was put that has not been answered
+        self._sent_at = -float("inf")
+        self._report: Mapping[str, Any] | None = None
+        self._request: Frames | None = None
+        self._request_number = 0
+        self._leaving = False
+        self.answer: dict[str, Any] | None = None
+        self.welcome: Welcome | None = None
+        self.state = ControlState()
+        self.refusal: tuple[str, str] | None = None
+        self.news: dict[str, Any] = {}
+        self.report_asked = 0
+        self.said_goodbye = False
+        self.rejoined = 0
+
+    def join(self) -> None:
+        """Ask to be let in until the hub answers; asking once more refreshes `welcome`."""
+        self._joining, self.welcome = True, None
+        self._sent_at = -float("inf")
+
+    def heartbeat(self, report: Mapping[str, Any], now: float, *, force: bool = False) -> None:
+        """Have a report sent, if one is due."""
+        if force or now - self._sent_at >= self._every_s:
+            self._report = report
+
+    def ask(self, kind: RequestKind, body: Mapping[str, Any]) -> None:
+        """Put an operator's question; it is repeated until `answer` or `refusal` is there."""
+        self._request_number += 1
+        self.answer, self.refusal = None, None
+        self._request = encode(_REQUESTS[kind](self._request_number), to_json(body))
+        self._sent_at = -float("inf")
+
+    def leave(self) -> None:
+        """Say goodbye from now on."""
+        self._leaving, self._sent_at = True, -float("inf")
+
+    def lost(self, now: float) -> bool:
+        """Whether the hub has left a question unanswered for too long."""
+        return self._asked_at is not None and now - self._asked_at > LOST_AFTER_S
+
+    def send(self, now: float) -> list[Frames]:
+        """What is to be sent now."""
+        frames = self._next(now)
+        if frames is None:
+            return []
+        self._sent_at = now
+        self._asked_at = now if self._asked_at is None else self._asked_at
+        return [frames]
+
+    def _next(self, now: float) -> Frames | None:
+        waited = now - self._sent_at
+        if self._leaving:
+            due = not self.said_goodbye and waited >= GOODBYE_WITHIN_S
+            return encode(messages.Bye(self._token)) if due else None
+        if self._joining and waited >= RETRY_EVERY_S:
+            return encode(self._hello, to_json(self._description))
+        if self._request is not None and waited >= RETRY_EVERY_S:
+            return self._request
+        if self._report is not None and not self._joining:
+            report, self._report = self._report, None
+            return encode(messages.Heartbeat(self._token), to_json(report))
+        return None
+
+    def receive(self, header: Buffer, payload: Buffer, _now: float) -> None:
+        """Take in one message.
+
+        Raises:
+            WireError: if it is none that the hub sends.
+        """
+        message: messages.ControlToClient = decode(header, messages.CONTROL_TO_CLIENT)
+        self._asked_at = None
+        match message:
+            case messages.HelloAccepted():
+                self._let_in(message, from_json(payload))
+            case messages.HubState():
+                self._take_state(message, payload)
+            case messages.Reject():
+                self._turn_away(message)
+            case messages.Bye():
+                self.said_goodbye = message.token == self._token
+            case _:
+                self._take_answer(message, payload)
+
+    def _let_in(self, message: messages.HelloAccepted, values: dict[str, Any]) -> None:
+        endpoints, spaces = values.get("endpoints"), values.get("spaces")
+        if not isinstance(endpoints, dict) or not all(isinstance(url, str) for url in endpoints.values()):
+            raise WireError("payload_json", "expected endpoints to be addresses by name")
+        self.rejoined += self.welcome is not None
+        self.welcome = Welcome(
+            message.actor_id,
+            message.incarnation,
+            endpoints,
+            None if spaces is None else read_spaces(spaces),
+            read_statistics(values),
+            message.policy_version,
+            self._token,
+        )
+        self._joining = False
+
+    def _take_state(self, message: messages.HubState, payload: Buffer) -> None:
+        fenced = message.fenced or self.state.fenced
+        self.state = ControlState(message.policy_version, message.stop, message.desired_actors, fenced)
+        self.report_asked = max(self.report_asked, message.report_asked)
+        self.news |= from_json(payload)
+
+    def _turn_away(self, message: messages.Reject) -> None:
+        if message.reason == "forgotten" and self.welcome is not None:
+            self._rejoin(self.welcome)
+            return
+        self.refusal = (message.reason, message.detail)
+        self._request = None
+        if message.reason in FINAL_REASONS or (self._joining and self.welcome is not None):
+            self.state = ControlState(self.state.policy_version, self.state.stop, self.state.desired_actors, fenced=True)
+
+    def _rejoin(self, welcome: Welcome) -> None:
+        """Ask a hub that was replaced to let this process in as what it was."""
+        if self._joining or self._leaving:
+            return
+        self._hello = replace(self._hello, actor_id=welcome.actor_id, incarnation=welcome.incarnation)
+        self._joining, self._sent_at = True, -float("inf")
+
+    def _take_answer(self, message: messages.Status | messages.Scale | messages.Stop, payload: Buffer) -> None:
+        if message.request == self._request_number and self._request is not None:
+            self.answer, self._request = from_json(payload), None

@@ -1,0 +1,306 @@
+"""The actor's half of the data socket, without the socket: what to send when, what to keep, what to send again.
+
+Sequence numbers are given when a block first leaves, so a block that `drop_oldest` lets go of leaves no gap. A block is kept
+until an ACK covers it; a WELCOME or an ACK with `resend` starts again from the first one that is kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+from oatmill.errors import WireError
+from protocol.data.run_schema import RunSchema
+from protocol.data.trajectory import BlockSize, TrajectoryBlock
+from protocol.wire import messages
+from protocol.wire.codec import Buffer, Frames, decode, encode, to_json
+from protocol.wire.deadlines import ANSWER_WITHIN_S, HEARTBEAT_EVERY_S, LOST_AFTER_S, RETRY_EVERY_S, answer_within_s
+
+WhenFull = Literal["block", "drop_oldest"]
+
+MAX_WAITING = 16
+"""Blocks that wait unsent with `drop_oldest` before the oldest is let go."""
+
+MAX_SPARE_BUFFERS = 16
+"""Buffers kept to be packed into again, as many as messages are under way to begin with: fresh memory costs a page fault every
+4 KB and has to be cleared."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A packed block that is not acknowledged yet."""
+
+    payload: memoryview
+    size: BlockSize
+    policy_version: int
+    collected_at: float
+    counters: dict[str, float]
+    first: int = -1  # its first sequence number, once it has left
+
+    @property
+    def rows(self) -> int:
+        """Trajectories in it."""
+        return self.size.trajectories
+
+
+class TrajectorySenderPeer:
+    """One actor process towards ingest.
+
+    Attributes:
+        produced: trajectories offered so far.
+        evicted: trajectories dropped unsent so far.
+        newest_version: the newest policy version ingest has told of; -1 before the first word.
+        forgotten: trajectories that a server acknowledged before it died, and that its successor does not hold.
+        refusal: why ingest has turned this actor away, as (reason, detail); None while it has not.
+        said_goodbye: whether ingest has answered the BYE.
+    """
+
+    def __init__(
+        self, *, actor_id: int, incarnation: int, schema: RunSchema, rows: int, when_full: WhenFull, session: str = ""
+    ) -> None:
+        self._session = session
+        self._actor_id, self._incarnation = actor_id, incarnation
+        self._schema, self._rows = schema, rows
+        self._drops = when_full == "drop_oldest"
+        self._waiting: deque[_Kept] = deque()  # not sent yet
+        self._in_flight: deque[_Kept] = deque()  # sent, not acknowledged
+        self._spare: list[memoryview] = []  # buffers of blocks that were acknowledged
+        self._cursor = 0  # entries of _in_flight that have been sent since the last start-over
+        self._sequence = 0  # the next sequence number to give
+        self._acknowledged = 0  # the next one that ingest expects
+        self._limit = 0  # the first one that credit does not cover
+        self._row_bytes = 0  # 0 until WELCOME
+        self._server: int | None = None  # the ingest process that answers
+        self._past_servers: set[int] = set()
+        self._greets = False  # a HELLO is due to an ingest process that does not know this actor yet
+        self._serial = -1
+        self._hello_at = -float("inf")
+        self._unanswered = False  # whether the last HELLO still is
+        self._asked_at: float | None = None  # when the first question was put that has not been answered
+        self._progress_at = self._heard_at = 0.0
+        self._reported, self._reported_at = (0, 0), 0.0
+        self._leaving = False
+        self.produced = self.evicted = self.forgotten = 0
+        self.newest_version = -1
+        self.refusal: tuple[str, str] | None = None
+        self.said_goodbye = False
+
+    @property
+    def welcomed(self) -> bool:
+        """Whether ingest has answered HELLO."""
+        return self._row_bytes > 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether one more block may be offered and sent at once; with `drop_oldest`, whether ingest has answered at all."""
+        return self.welcomed if self._drops else self._may_send
+
+    @property
+    def _may_send(self) -> bool:
+        """Whether credit covers one more block than there are."""
+        wanted = self._sequence + (len(self._waiting) + 1) * self._rows
+        return self.welcomed and wanted <= self._limit
+
+    @property
+    def unacknowledged(self) -> int:
+        """Trajectories kept here."""
+        return sum(kept.rows for kept in self._waiting) + sum(kept.rows for kept in self._in_flight)
+
+    def lost(self, now: float) -> bool:
+        """Whether ingest has left a question unanswered for too long."""
+        return self._asked_at is not None and now - self._asked_at > LOST_AFTER_S
+
+    def offer(self, block: TrajectoryBlock) -> None:
+        """Pack a block and queue it; with `drop_oldest` the oldest unsent one may be let go."""
+        spare = self._spare.pop() if self._spare else None
+        self.offer_packed(self._schema.trajectory.pack(block, spare), block)
+
+    def offer_packed(self, payload: memoryview, block: TrajectoryBlock) -> None:
+        """Queue a block whose bytes are there already. They are packed into again once they are acknowledged."""
+        size = block.size
+        rows = size.trajectories
+        assert rows == self._rows, f"every block has {self._rows} trajectories, as HELLO said, got {rows}"
+        self._waiting.append(_Kept(payload, size, block.policy_version, block.collected_at, dict(block.counters)))
+        self.produced += rows
+        if self._drops and len(self._waiting) > MAX_WAITING:
+            self.evicted += self._waiting.popleft().rows
+
+    def greet(self) -> None:
+        """Say HELLO as soon as may be: the server may have been replaced."""
+        self._greets, self._hello_at = True, -float("inf")
+
+    def leave(self) -> None:
+        """Say goodbye from now on; nothing else is sent any more."""
+        self._leaving, self._hello_at = True, -float("inf")
+
+    def receive(self, header: Buffer, _payload: Buffer, now: float) -> None:
+        """Take in one message.
+
+        Raises:
+            WireError: if it is none that ingest sends.
+        """
+        message: messages.DataToActor = decode(header, messages.DATA_TO_ACTOR)
+        if isinstance(message, messages.Reject):
+            self._turn_away(message)
+        elif message.incarnation != self._incarnation:
+            return
+        elif isinstance(message, messages.DataBye):
+            self.said_goodbye = True
+        elif isinstance(message, messages.DataLoss):
+            if message.next == self._acknowledged:
+                self.forgotten += message.next - message.first
+        else:
+            self._take_word(message, now)
+
+    def _turn_away(self, message: messages.Reject) -> None:
+        """Leave, or say HELLO again to an ingest that was replaced and knows nothing of this session."""
+        if message.reason != "forgotten":
+            self.refusal = (message.reason, message.detail)
+        elif self.welcomed:
+            self._row_bytes, self._limit, self._hello_at = 0, 0, -float("inf")
+
+    def _of_this_server(self, message: messages.DataWelcome | messages.Ack) -> bool:
+        """Whether a word is the present ingest process's; its successor is greeted first, and answers with a WELCOME."""
+        if message.server == self._server:
+            return True
+        if message.server in self._past_servers:
+            return False
+        if not isinstance(message, messages.DataWelcome):
+            self._greets = True
+            return False
+        if self._server is not None:
+            self._past_servers.add(self._server)
+        self._server, self._serial = message.server, -1
+        return True
+
+    def _take_word(self, message: messages.DataWelcome | messages.Ack, now: float) -> None:
+        if message.next > self._sequence or message.next % self._rows:
+            raise WireError("sequence", f"expected blocks of {self._rows} below {self._sequence}, got {message.next}")
+        self._heard_at, self._asked_at = now, None
+        self.newest_version = max(self.newest_version, message.version)
+        if not self._of_this_server(message) or message.next < self._acknowledged:
+            return
+        if message.serial <= self._serial:
+            self._take_late_word(message, now)
+            return
+        self._serial = message.serial
+        if isinstance(message, messages.DataWelcome):
+            self._row_bytes, self._greets = max(1, message.row_bytes), False
+        if message.next > self._acknowledged:
+            self._progress_at = now
+        self._release(message.next)
+        if self.welcomed:
+            self._limit = message.next + message.credit // self._row_bytes
+        if isinstance(message, messages.DataWelcome) or message.resend:
+            self._go_back(now)
+
+    def _take_late_word(self, message: messages.DataWelcome | messages.Ack, now: float) -> None:
+        """Its numbers are old; a WELCOME that was overtaken by an ACK answers HELLO all the same."""
+        if isinstance(message, messages.DataWelcome) and self._unanswered:
+            self._go_back(now)
+
+    def _go_back(self, now: float) -> None:
+        """Send what is in flight again: ingest has named its place."""
+        self._cursor, self._progress_at, self._unanswered = 0, now, False
+
+    def _release(self, acknowledged: int) -> None:
+        """Let go of what ingest holds."""
+        self._acknowledged = acknowledged
+        while self._in_flight and self._in_flight[0].first + self._in_flight[0].rows <= acknowledged:
+            released = self._in_flight.popleft()
+            self._cursor = max(0, self._cursor - 1)
+            # A repeat that is still on its way would now carry other numbers, but ingest looks at no payload below `next`.
+            if len(self._spare) < MAX_SPARE_BUFFERS:
+                self._spare.append(released.payload)
+
+    def send(self, now: float) -> list[Frames]:
+        """What is to be sent now; every message that is returned counts as sent."""
+        if self.refusal is not None:
+            return []
+        if self._leaving:
+            return self._goodbye(now)
+        frames = [encode(self._hello(now), to_json(self._schema.to_dict()))] if self._hello_due(now) else []
+        if self.welcomed:
+            frames += self._blocks(now)
+            frames += self._counts(now)
+        return frames
+
+    def _goodbye(self, now: float) -> list[Frames]:
+        if self.said_goodbye or now - self._hello_at < RETRY_EVERY_S:
+            return []
+        self._hello_at = now
+        return [encode(messages.DataBye(self._actor_id, self._incarnation, self.produced, self.evicted, self._session))]
+
+    def _hello_due(self, now: float) -> bool:
+        """Before WELCOME every second; later when an answer is overdue, which brings both ends back into step.
+
+        Not before what is under way can have arrived: a HELLO makes ingest name a place, and everything after it is sent again.
+        """
+        if not self.welcomed or self._greets:
+            return now - self._hello_at >= RETRY_EVERY_S
+        if self._in_flight:
+            within_s = answer_within_s(sum(kept.payload.nbytes for kept in self._in_flight))
+            return min(now - self._progress_at, now - self._hello_at) >= within_s
+        covered = self._sequence + self._rows <= self._limit
+        return not covered and min(now - self._heard_at, now - self._hello_at) >= ANSWER_WITHIN_S
+
+    def _hello(self, now: float) -> messages.DataHello:
+        self._hello_at, self._unanswered = now, True
+        self._asked_at = now if self._asked_at is None else self._asked_at
+        return messages.DataHello(
+            self._actor_id,
+            self._incarnation,
+            self._rows,
+            self._schema.identity,
+            self._acknowledged,
+            self.produced,
+            self.evicted,
+            self._session,
+        )
+
+    def _blocks(self, now: float) -> list[Frames]:
+        """Blocks under credit: first those to be sent again, then new ones."""
+        while self._waiting and self._sequence + self._waiting[0].rows <= self._limit:
+            kept = self._waiting.popleft()
+            kept.first = self._sequence
+            self._sequence += kept.rows
+            if not self._in_flight:
+                self._progress_at = now
+            self._in_flight.append(kept)
+        frames = []
+        for kept in islice(self._in_flight, self._cursor, None):
+            if kept.first + kept.rows > self._limit:
+                break
+            self._cursor += 1
+            frames.append(encode(self._header(kept), kept.payload))
+        return frames
+
+    def _header(self, kept: _Kept) -> messages.Data:
+        self._reported = (self.produced, self.evicted)
+        size = kept.size
+        return messages.Data(
+            self._actor_id,
+            self._incarnation,
+            self._schema.identity,
+            kept.first,
+            size.trajectories,
+            size.steps,
+            size.finals,
+            size.episodes,
+            kept.policy_version,
+            kept.collected_at,
+            self.produced,
+            self.evicted,
+            kept.counters,
+            self._session,
+        )
+
+    def _counts(self, now: float) -> list[Frames]:
+        """A heartbeat, if there are counts that no block has carried for a while."""
+        counts = (self.produced, self.evicted)
+        if counts == self._reported or now - self._reported_at < HEARTBEAT_EVERY_S:
+            return []
+        self._reported, self._reported_at = counts, now
+        return [encode(messages.DataHeartbeat(self._actor_id, self._incarnation, *counts, self._session))]

@@ -1,0 +1,138 @@
+"""The gate of a server's sockets: a small ZAP handler (RFC 27) in a thread, which lets trusted keys in and nobody else.
+
+Two things in libzmq 4.3.5 let strangers in or keep friends out. A CURVE server without a handler accepts any key, so sockets
+name a domain and enforce it. And pyzmq's own handler ends at its first exception, after which nobody gets in any more; this one
+is started again, and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+
+import zmq
+from zmq.utils import z85
+
+from protocol.security.keys import KEY_LENGTH, ServerKeys
+from protocol.security.users import TrustedKeys
+
+_log = logging.getLogger("oatmill.auth")
+
+ADDRESS = "inproc://zeromq.zap.01"
+DOMAIN = b"oatmill"
+VERSION = b"1.0"
+POLL_MS = 100
+REFRESH_EVERY_S = 0.25
+"""A change of the folder of trusted keys is noticed within this time."""
+BACK_OFF_S = 0.05
+BINDS_WITHIN_S = 5.0
+FRAMES = 7  # of a CURVE request: version, request id, domain, address, routing id, mechanism, key
+
+
+class Gate:
+    """Decides who may connect to the secured sockets of one context.
+
+    Args:
+        context: the sockets'. A context has one handler.
+        keys: the server's.
+        probe: a public key whose refusals are not counted: the start-up test's.
+
+    Attributes:
+        keys: the server's.
+        trusted: whose keys may come in.
+        denied: connections refused so far.
+        restarts: how often the handler had to be started again.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: ServerKeys, *, probe: bytes = b"") -> None:
+        self.keys, self.trusted = keys, TrustedKeys(keys)
+        self.denied = self._told = 0
+        self.restarts = 0
+        self._context, self._probe = context, probe.decode()
+        self._closing = threading.Event()
+        self._open = threading.Event()
+        self._thread = self._started()
+        self._open.wait(BINDS_WITHIN_S)
+
+    def secure(self, socket: zmq.Socket[bytes]) -> None:
+        """Have a socket ask here; before it is bound."""
+        socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, self.keys.secret)
+
+    def look(self) -> int:
+        """Start the handler again if its thread has ended. Cheap; call it from the process's loop.
+
+        Returns:
+            Connections refused since the last call.
+        """
+        if not self._thread.is_alive() and not self._closing.is_set():
+            self.restarts += 1
+            self._thread = self._started()
+        new, self._told = self.denied - self._told, self.denied
+        return new
+
+    def close(self) -> None:
+        """End the handler; before the context is."""
+        self._closing.set()
+        self._thread.join()
+
+    def _started(self) -> threading.Thread:
+        thread = threading.Thread(target=self._run, name="zap", daemon=True)
+        thread.start()
+        return thread
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._serve()
+            except Exception:
+                self.restarts += 1
+                _log.exception("the handler of keys failed and is started again")
+                self._closing.wait(BACK_OFF_S)
+
+    def _serve(self) -> None:
+        """Answer requests until the gate is closed, on a socket of its own."""
+        with self._context.socket(zmq.REP) as socket:
+            socket.setsockopt(zmq.LINGER, 0)
+            self._bind(socket)
+            self._open.set()
+            refreshed = time.monotonic()
+            while not self._closing.is_set():
+                if socket.poll(POLL_MS):
+                    socket.send_multipart(self._answer(socket.recv_multipart()))
+                if time.monotonic() - refreshed >= REFRESH_EVERY_S:
+                    self.trusted.refresh()
+                    refreshed = time.monotonic()
+
+    def _bind(self, socket: zmq.Socket[bytes]) -> None:
+        """Bind, once the socket of the handler before this one has let go of the address, which takes libzmq a moment."""
+        deadline = time.monotonic() + BINDS_WITHIN_S
+        while True:
+            try:
+                socket.bind(ADDRESS)
+            except zmq.ZMQError:
+                if self._closing.wait(BACK_OFF_S) or time.monotonic() > deadline:
+                    raise
+            else:
+                return
+
+    def _answer(self, request: Sequence[bytes]) -> list[bytes]:
+        request_id = request[1] if len(request) > 1 else b""
+        public = self._key_of(request)
+        if public is not None and self.trusted.trusts(public):
+            return [VERSION, request_id, b"200", b"OK", public.encode(), b""]
+        if public is None or public != self._probe:
+            self.denied += 1
+        return [VERSION, request_id, b"400", b"this key is not trusted", b"", b""]
+
+    @staticmethod
+    def _key_of(request: Sequence[bytes]) -> str | None:
+        """The key that a request is about, Z85; None if there is none."""
+        if len(request) != FRAMES or request[0] != VERSION or request[2] != DOMAIN or request[5] != b"CURVE":
+            return None
+        key = request[6]
+        return z85.encode(key).decode() if len(key) == KEY_LENGTH * 4 // 5 else None

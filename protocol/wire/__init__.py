@@ -1,0 +1,1 @@
+"""Messages, their encoding, reasons for rejection and deadlines."""

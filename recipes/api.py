@@ -1,0 +1,96 @@
+"""What `import oatmill` offers: training a recipe, and loading what it has trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.resolve import resolve_run
+from runner.evaluation.checkpoints import find_checkpoint
+from runner.folder import find_run
+from runner.result import RunResult
+
+if TYPE_CHECKING:
+    from agent.loading import LoadedAgent
+    from runner.observer import Observer
+
+
+def train(
+    recipe: str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    preset: str | None = None,
+    config: str | Path | None = None,
+    actors: int | None = None,
+    learners: int | None = None,
+    seed: int | None = None,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    trust: bool = False,
+    listen: str = "ipc",
+    insecure: bool = False,
+    keys: str | Path | None = None,
+    observer: Observer | None = None,
+    log_level: str = "info",
+) -> RunResult:
+    """Train a recipe on this machine to the end of its budget, as `oatmill train` does.
+
+    Args:
+        recipe: the name of a built-in recipe, or `module:function`.
+        settings: changes to the recipe's settings, by dotted path (`{"trainer.gamma": 0.98}`) or nested.
+        preset: the name of a preset, such as `conservative`.
+        config: a YAML file of settings.
+        actors: number of actor processes.
+        learners: number of learner ranks.
+        seed: seed of trainer and actors.
+        run_dir: the run folder, new or empty; None creates one below `runs`.
+        resume: continue the run of `run_dir` (None: of the newest run) from its newest checkpoint.
+        trust: whether a resumed run folder may name code that this call does not name.
+        listen: `ipc`, or `tcp://HOST[:PORT]` so that actors of other machines can join.
+        insecure: listen beyond this machine without keys.
+        keys: the folder of keys that `oatmill keygen` has created.
+        observer: is told of progress; None writes lines to standard error.
+        log_level: of the logs of all processes.
+
+    Returns:
+        The fields of summary.json.
+
+    Raises:
+        UserError: if the run cannot be started as asked.
+        RunError: if it has started and failed; its folder stays, with a summary.
+    """
+    folder = None if run_dir is None else Path(run_dir)
+    flags = {"actors.count": actors, "trainer.learners": learners, "trainer.seed": seed, "actors.seed": seed}
+    run = resolve_run(
+        recipe,
+        (),
+        preset=preset,
+        config=None if config is None else Path(config),
+        flags=flags,
+        settings=settings,
+        resumed=find_run(folder) if resume else None,
+        trust=trust,
+    )
+    return run.start(
+        run_dir=folder, resume=resume, listen=listen, insecure=insecure, observer=observer, log_level=log_level, keys=keys
+    )
+
+
+def load(path: str | Path, *, seed: int = 0, trust: bool = False) -> LoadedAgent:
+    """Load a trained policy for inference on the CPU.
+
+    Args:
+        path: a run folder, whose newest checkpoint is taken, or the folder of a checkpoint.
+        seed: seed of the drawn actions.
+        trust: whether the checkpoint may name code of its own, such as an encoder.
+
+    Returns:
+        The policy; `act(observations)` takes a batch `[N, ...]`.
+
+    Raises:
+        UserError: if there is no whole checkpoint, or it names code without `trust`.
+    """
+    from agent.loading import load as load_checkpoint  # noqa: PLC0415  (loads torch)
+
+    return load_checkpoint(find_checkpoint(Path(path)), seed=seed, trust=trust)

@@ -1,0 +1,75 @@
+"""From a recipe's name and everything that changes its settings to a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from oatmill.errors import UserError
+from recipes.presets import find_preset
+from recipes.registry import find_recipe
+from runner.folder import read_json
+from runner.overrides import Layer, command_layers, nested, resolve
+from runner.run import Run
+from runner.settings import read_config
+from runner.trust import check_trust, texts_of
+
+
+def resolve_run(
+    recipe: str,
+    assignments: Sequence[str] | None,
+    *,
+    preset: str | None,
+    config: Path | None,
+    flags: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+    resumed: Path | None = None,
+    trust: bool = False,
+) -> Run:
+    """The run that a command line or a program asks for.
+
+    Args:
+        recipe: a built-in name, or `module:function`.
+        assignments: `key=value` as typed.
+        preset: a preset's name.
+        config: a YAML file of settings.
+        flags: values by dotted path; None stands for a flag that was not given.
+        settings: values by dotted path or nested, from a program; they count more than `assignments`.
+        resumed: the folder of the run to go on with, whose settings then stand for the recipe's.
+        trust: whether that folder may name code which neither the recipe nor this command names.
+
+    Raises:
+        UserError: one line about what is wrong.
+    """
+    found = find_recipe(recipe)
+    chosen = find_preset(preset)
+    if resumed is not None:
+        base, preset = resumed_settings(resumed, recipe, preset)
+        chosen = {}
+    else:
+        base = found.settings().explicit()
+    layers = command_layers(preset=chosen, config=config, environ=os.environ, assignments=assignments or (), flags=flags)
+    layers.insert(-1, Layer(nested((settings or {}).items())))
+    run = Run(resolve(base, layers), recipe=found.name, preset=preset)
+    if resumed is not None and not trust:
+        known = texts_of([found.settings().to_dict(), *(layer.values for layer in layers)])
+        check_trust(run.settings, resumed, trust=False, known=set(known))
+    return run
+
+
+def resumed_settings(folder: Path, recipe: str, preset: str | None) -> tuple[dict[str, Any], str | None]:
+    """The settings and the preset of a run that is gone on with.
+
+    Raises:
+        UserError: if it is another recipe's run, or has another preset.
+    """
+    identity = read_json(folder / "run.json")
+    for name, asked in (("recipe", recipe), ("preset", preset)):
+        was = identity.get(name)
+        if asked is not None and name in identity and asked != was:
+            raise UserError(
+                f"--resume: {folder} is a run of {name} {was or 'none'}, got {asked}; a run goes on with what it began with"
+            )
+    return read_config(folder / "config.yaml").explicit(), identity.get("preset")

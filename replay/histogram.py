@@ -1,0 +1,36 @@
+"""Histograms whose counts travel between processes as plain values."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+LAG_BUCKETS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+
+
+SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
+class Histogram:
+    """Counts by upper bound, as Prometheus has them.
+
+    Args:
+        bounds: upper bounds, rising; a last bucket without one is added.
+    """
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count a value."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: bounds, cumulative counts (the last is all) and the sum."""
+        return {"bounds": self.bounds, "cumulative": np.cumsum(self.counts).tolist(), "sum": self.total}

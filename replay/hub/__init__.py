@@ -1,0 +1,1 @@
+"""The hub process: control, weights and metrics."""

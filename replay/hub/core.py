@@ -1,0 +1,377 @@
+"""The hub without its sockets: who is in the run, what is to be told to whom, and an operator's questions."""
+
+from __future__ import annotations
+
+import hmac
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from oatmill.errors import WireError
+from protocol.security.users import ANYBODY, UnauthorisedError, User, require
+from protocol.wire import messages
+from protocol.wire.codec import Buffer, Frames, decode, encode, from_json, is_count, shortened, to_json
+from protocol.wire.deadlines import LOST_AFTER_S
+from replay.hub.members import MAX_ACTORS, Member, Members, RefusedError
+from replay.hub.weights_store import WeightsStore
+from replay.plausible import MAX_COUNT, MAX_VERSION, check_version
+from replay.quarantine import Refused
+
+REPORT_WITHIN_S = 1.0
+"""A question about the run waits this long for ingest's newest numbers, then the last ones must do."""
+MAX_REPORT_BYTES = 64 * 1024
+"""What an actor or a learner may say of itself in a heartbeat."""
+MAX_DESIRED = MAX_ACTORS
+MAX_ASKED = 256
+"""Questions that wait at once; whoever puts one more asks again in a second."""
+PROGRESS = ("env_steps", "episodes", "evicted", "learner_step", "produced")
+"""Numbers of a report that the supervisor of a run reckons with."""
+ANY_KEY = ("actor", "learner", "operator", "server")
+MAY_ASK: dict[type, tuple[str, ...]] = {
+    messages.Status: ANY_KEY,
+    messages.Scale: ("operator",),
+    messages.Stop: ("operator", "learner"),  # a learner knows when the budget is spent
+}
+MAX_ACTORS_SHOWN = 1000
+MAX_REFUSED = 20
+"""Bad messages that wait to be written down."""
+
+Request = messages.Status | messages.Scale | messages.Stop
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question that waits for ingest's newest report."""
+
+    route: bytes
+    request: int
+    report: int  # the number of the report that answers it
+    deadline: float
+
+
+class HubCore:
+    """Control and weights.
+
+    Args:
+        members: the table of members.
+        desired_actors: how many actors there shall be, to begin with.
+        weights_endpoint: where weights are.
+        highest_version: the highest policy version that hubs of this run before this one have seen.
+
+    Attributes:
+        stop: whether the run is to end.
+        report: ingest's last report.
+        reported_at: when it came, in seconds of the monotonic clock.
+        endpoints: addresses of data, batches and weights; data and batches are ingest's to tell.
+        rejected: bad messages by reason, the hub's own.
+        refused: the newest of them, to be taken.
+    """
+
+    def __init__(self, members: Members, *, desired_actors: int, weights_endpoint: str, highest_version: int = -1) -> None:
+        self.members, self.weights = members, WeightsStore()
+        self._desired = desired_actors
+        self._outgoing: list[tuple[bytes, Frames]] = []
+        self._asked: list[Asked] = []
+        self._report_number = 0
+        self._told: tuple[Any, ...] = ()  # what ingest was told last
+        self._known_version, self._claimed_version = highest_version, -1
+        self.stop = False
+        self.report: dict[str, Any] = {}
+        self.reported_at = -float("inf")
+        self.endpoints: dict[str, str] = {"weights": weights_endpoint}
+        self.rejected: Counter[str] = Counter()
+        self.refused: deque[Refused] = deque(maxlen=MAX_REFUSED)
+
+    @property
+    def ready(self) -> bool:
+        """Whether ingest has joined and reported, so that actors and learner can be let in."""
+        return self.members.ingest is not None and self.reported_at >= 0
+
+    @property
+    def serving(self) -> bool:
+        """Whether trajectories are taken: ready, and the log can be written."""
+        return self.ready and not self.report.get("log", {}).get("stalled", False)
+
+    @property
+    def known_version(self) -> int:
+        """The highest policy version that a learner has published to this hub or one before it; -1 if none has."""
+        return max(self._known_version, self.weights.version)
+
+    @property
+    def highest_version(self) -> int:
+        """The highest policy version there is, held or not; a restarted learner goes on above it."""
+        return self._claimed_version if self.known_version < 0 else self.known_version
+
+    def receive_control(self, route: bytes, header: Buffer, payload: Buffer, now: float, user: User = ANYBODY) -> None:
+        """Take in one message on the control socket; a bad one is counted and answered with its reason."""
+        try:
+            message: messages.ControlToHub = decode(header, messages.CONTROL_TO_HUB)
+            match message:
+                case messages.Hello():
+                    self._hello(route, message, from_json(payload), now, user)
+                case messages.Heartbeat():
+                    self._heartbeat(route, message.token, payload, now, user)
+                case messages.Bye():
+                    require(user, *ANY_KEY)
+                    self.members.bye(message.token, user)
+                    self._outgoing.append((route, encode(message)))
+                case _:
+                    require(user, *MAY_ASK[type(message)])
+                    self._request(route, message, from_json(payload), now)
+        except RefusedError as error:
+            self._reject(route, error.reason, error.detail)
+        except WireError as error:
+            self._refuse(Refused.of(error, "control", header, payload))
+            self._reject(route, error.reason, error.detail)
+
+    def _refuse(self, message: Refused) -> None:
+        self.rejected[message.reason] += 1
+        self.refused.append(message)
+
+    def bad_frames(self, error: WireError, socket: str = "control") -> None:
+        """Count a message that could not even be taken apart."""
+        self._refuse(Refused.of(error, socket))
+
+    def denied(self, connections: int, reason: str = "unknown_key") -> None:
+        """Count connections that were refused because nobody trusts their key, or closed for another reason."""
+        self.rejected[reason] += connections
+
+    def receive_weights(
+        self, route: bytes, header: Buffer, payload: Buffer, *, now: float, wall: float, user: User = ANYBODY
+    ) -> None:
+        """Take in one message on the weights socket."""
+        self.weights.receive(
+            route, header, payload, now=now, wall=wall, authorise=lambda message: self._authorise_weights(message, user)
+        )
+        while self.weights.refused:
+            self._refuse(Refused.of(self.weights.refused.popleft(), "weights", header, payload))
+
+    def _authorise_weights(self, message: messages.WeightsToHub, user: User) -> None:
+        """Let anyone of the run pull, and only the learner that has joined push."""
+        if not isinstance(message, messages.WeightsPush | messages.WeightsOffer):
+            require(user, *ANY_KEY)
+            return
+        require(user, "learner")
+        learner = self.members.learner
+        if learner is None:
+            raise UnauthorisedError("unknown_session", "no learner has joined this hub")
+        if learner.user != user or not hmac.compare_digest(learner.token.encode(), message.session.encode()):
+            raise UnauthorisedError("identity", "only the learner that has joined last publishes weights")
+        if isinstance(message, messages.WeightsPush):
+            check_version(message.version, self.known_version)
+
+    def _reject(self, route: bytes, reason: str, detail: str) -> None:
+        self._outgoing.append((route, encode(messages.Reject(reason, shortened(detail)))))
+
+    def _hello(self, route: bytes, hello: messages.Hello, description: dict[str, Any], now: float, user: User) -> None:
+        if hello.role != "ingest" and not self.ready:
+            return  # it asks again in a second
+        member, former = self.members.join(route, hello, description, now, user)
+        if member.role == "ingest":
+            self._take_endpoints(description)
+            known = description.get("known", {})
+            self.members.expect(known, now)
+            self._known_version = max(self._known_version, min(known.get("policy_version", -1), MAX_VERSION))
+        if former is not None:
+            self._tell(former, fenced=True)
+        self._tell_ingest()  # before the welcome, so that ingest knows an actor before the actor comes to it
+        welcome = messages.HelloAccepted(member.actor_id, member.incarnation, self.highest_version)
+        values = {
+            "endpoints": self.endpoints,
+            "spaces": self.members.spaces,
+            "episode_statistics": self.members.episode_statistics,
+        }
+        self._outgoing.append((route, encode(welcome, to_json(values))))
+
+    def _take_endpoints(self, description: dict[str, Any]) -> None:
+        for name in ("data", "batches"):
+            url = description.get(name)
+            if not isinstance(url, str):
+                raise RefusedError("description", f"expected ingest's address of {name}")
+            self.endpoints[name] = url
+
+    def _heartbeat(self, route: bytes, token: str, payload: Buffer, now: float, user: User) -> None:
+        require(user, *ANY_KEY)
+        report = from_json(payload)
+        member = self.members.heard(route, token, report, now, user)
+        if member is None:
+            self._reject(route, "forgotten", "this process is not, or no longer, in the run")
+            return
+        if member.role != "ingest":
+            member.report = {}
+            check_report(report, memoryview(payload).nbytes)
+            self._check_version(member, report.get("policy_version", -1))
+            member.report = report
+        if member.role == "ingest":
+            self._take_report(report, now)
+        else:
+            self._tell(member)
+
+    def _check_version(self, member: Member, version: int) -> None:
+        """Believe what a process says of the policy version only as far as the hub cannot know better.
+
+        An actor has no version but from a hub: until a learner has published one here, it may be of a hub that has died.
+
+        Raises:
+            WireError: `version_range` if there is no such version.
+        """
+        if member.role == "learner" or self.known_version < 0:
+            check_version(version, self.known_version)
+        elif version > self.known_version:
+            raise WireError("version_range", f"expected a policy version of at most {self.known_version}, got {version}")
+        self._claimed_version = max(self._claimed_version, version)
+
+    def _take_report(self, report: dict[str, Any], now: float) -> None:
+        values, answering, serial = report.get("report"), report.get("answering"), report.get("serial")
+        if not isinstance(values, dict) or type(answering) is not int:
+            raise WireError("payload_json", "expected ingest's report and the number that it answers")
+        self.report, self.reported_at = values, now
+        if serial != self.members.serial:
+            self._told = ()  # it has missed a table
+        else:
+            self._tell_ingest(answer=True)
+        answered = [asked for asked in self._asked if asked.report <= answering]
+        self._answer(answered)
+
+    def _request(self, route: bytes, request: Request, body: dict[str, Any], now: float) -> None:
+        match request:
+            case messages.Scale():
+                actors = body.get("actors")
+                if type(actors) is not int or not 0 <= actors <= MAX_DESIRED:
+                    raise RefusedError("request", f"expected 'actors' from 0 to {MAX_DESIRED}, got {actors!r}")
+                self._desired = actors
+                self._tell_everyone()
+                self._outgoing.append((route, encode(request, to_json({"desired_actors": actors}))))
+            case messages.Stop():
+                self.stop = True
+                self._tell_everyone()
+                self._outgoing.append((route, encode(request, to_json({"stop": True}))))
+            case messages.Status():
+                if len(self._asked) < MAX_ASKED and not any(
+                    asked.route == route and asked.request == request.request for asked in self._asked
+                ):
+                    self._report_number += 1
+                    self._asked.append(Asked(route, request.request, self._report_number, now + REPORT_WITHIN_S))
+
+    def _answer(self, answered: list[Asked]) -> None:
+        if not answered:
+            return
+        status = to_json(self.status())
+        for asked in answered:
+            self._asked.remove(asked)
+            self._outgoing.append((asked.route, encode(messages.Status(asked.request), status)))
+
+    def turn(self, now: float) -> None:
+        """Do what time alone asks for. Call it when no message waits, for one may be the heartbeat that is missed."""
+        self.members.expire(now)
+        self._answer([asked for asked in self._asked if now >= asked.deadline])
+        self._tell_ingest()
+
+    def _tell_everyone(self) -> None:
+        for member in self.members.everyone():
+            if member.role != "ingest":
+                self._tell(member)
+        self._tell_ingest()
+
+    def _tell(self, member: Member, *, fenced: bool = False) -> None:
+        self._outgoing.append((member.route, encode(self._state(fenced=fenced), b"{}")))
+
+    def state(self) -> Frames:
+        """What a member is told of the run."""
+        return encode(self._state(), b"{}")
+
+    def _state(self, *, fenced: bool = False) -> messages.HubState:
+        return messages.HubState(self.weights.version, self.stop, self._desired, fenced, self._report_number)
+
+    def _tell_ingest(self, *, answer: bool = False) -> None:
+        """Tell ingest what has changed since the last time; an answer goes out in any case."""
+        ingest = self.members.ingest
+        if ingest is None:
+            return
+        told = (self.members.serial, ingest.route, self._state())
+        if told == self._told and not answer:
+            return
+        changed = self._told[:2] != told[:2]
+        self._told = told
+        news = (
+            {"serial": self.members.serial, "members": self.members.table(), "sessions": self.members.sessions()}
+            if changed
+            else {}
+        )
+        self._outgoing.append((ingest.route, encode(self._state(), to_json(news))))
+
+    def outgoing_control(self) -> list[tuple[bytes, Frames]]:
+        """Everything to be sent on the control socket now. Send it before what the weights socket has."""
+        self._tell_ingest()
+        outgoing, self._outgoing = self._outgoing, []
+        return outgoing
+
+    def actors(self) -> list[dict[str, Any]]:
+        """Each actor's detail, from its heartbeats and from ingest; at most MAX_ACTORS_SHOWN."""
+        stored: Mapping[str, Any] = self.report.get("actors", {})
+        return [
+            {
+                **member.report,
+                **stored.get(str(member.actor_id), {}),
+                "actor_id": member.actor_id,
+                "incarnation": member.incarnation,
+                "alive": member.alive,
+                "left": member.left,
+            }
+            for member in self.members.actors[:MAX_ACTORS_SHOWN]
+        ]
+
+    def status(self) -> dict[str, Any]:
+        """What `oatmill status` shows."""
+        fleet = dict(self.report.get("fleet", {}))
+        learner = self.members.learner
+        return {
+            "ledger": fleet.pop("ledger", {}),
+            "fleet": fleet,
+            "actors": self.actors(),
+            "live": self.members.live,
+            "desired_actors": self._desired,
+            "expired": self.members.expired,
+            "restarts": self.members.restarts,
+            "policy_version": self.highest_version,
+            "stop": self.stop,
+            "learner": {} if learner is None else {**learner.report, "joined": True},
+            "rejected": self.rejected_by(),
+            "quarantine": self.report.get("quarantine", []),
+        }
+
+    def rejected_by(self) -> dict[str, int]:
+        """Bad messages by reason, of both processes."""
+        return dict(self.rejected + Counter(self.report.get("rejected_by", {})))
+
+    def healthy(self, now: float, within_s: float) -> bool:
+        """Whether ingest makes progress too."""
+        return now - self.reported_at < within_s
+
+    def ingest_lost(self, now: float) -> bool:
+        """Whether ingest lives and has said nothing for so long that the role had better end and be restarted."""
+        return self.ready and now - self.reported_at > LOST_AFTER_S
+
+    @property
+    def desired_actors(self) -> int:
+        """How many actors there shall be."""
+        return self._desired
+
+
+def check_report(report: Mapping[str, Any], nbytes: int) -> None:
+    """Whether what an actor or a learner says of itself can be reckoned with and shown.
+
+    Raises:
+        WireError: `payload_json` if it is too long, or one of the numbers that everybody reads is none.
+    """
+    if nbytes > MAX_REPORT_BYTES:
+        raise WireError("payload_json", f"expected a report of at most {MAX_REPORT_BYTES} bytes")
+    version = report.get("policy_version", -1)
+    if not (version == -1 or is_count(version)):
+        raise WireError("payload_json", f"expected policy_version to be a number from -1, got {str(version)[:40]!r}")
+    for name in PROGRESS:
+        if not is_count(report.get(name, 0)) or report.get(name, 0) > MAX_COUNT:
+            raise WireError(
+                "payload_json", f"expected {name} to be a number from 0 to {MAX_COUNT}, got {str(report[name])[:40]!r}"
+            )

@@ -1,0 +1,79 @@
+"""The hub's hold on the ingest process. It imports next to nothing, so that ingest starts while the hub still imports."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from oatmill.errors import RunError, UserError
+from replay.pipe import Link
+
+_log = logging.getLogger("oatmill.replay.hub")
+
+ENDS_WITHIN_S = 5.0
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20)}
+"""glibc would map fresh memory for every large frame and pay a page fault every 4 KB; so it keeps up to 256 MB to use again."""
+
+
+class IngestProcess:
+    """The child.
+
+    Args:
+        options: the command line of this process.
+
+    Attributes:
+        pid: its process id.
+        link: says and hears.
+    """
+
+    def __init__(self, options: Namespace) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "replay.ingest.__main__", "--link", str(theirs.fileno())]
+            command += ["--config", str(options.config), "--run-dir", str(options.run_dir), "--log-level", options.log_level]
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env={**MALLOC, **os.environ})
+        self.link = Link(ours)
+        self.pid = self._process.pid
+
+    def endpoints(
+        self, addresses: dict[str, str], control: str, secret: str, *, keys: Path | None = None, probe: bytes = b""
+    ) -> dict[str, str]:
+        """Tell it where to bind and whom to join; returns where actors and learner reach it.
+
+        Args:
+            addresses: where to bind.
+            control: the hub's address.
+            secret: what it shows the hub.
+            keys: the folder of the server's keys; None for a server without.
+            probe: the public key of the start-up test's stranger.
+
+        Raises:
+            UserError: if it cannot bind.
+            RunError: if it has died.
+        """
+        folder = None if keys is None else str(keys)
+        said = {"addresses": addresses, "control": control, "secret": secret, "keys": folder, "probe": probe.decode()}
+        self.link.say(said)
+        answer = self.link.hear()
+        if answer is None:
+            raise RunError("the ingest process ended before it was ready; see the lines above")
+        if "error" in answer:
+            raise UserError(answer["error"])
+        endpoints: dict[str, str] = answer["endpoints"]
+        return endpoints
+
+    def end(self) -> None:
+        """Have it end, by force if it takes too long."""
+        self.link.say({"stop": True})
+        self.link.close()
+        try:
+            self._process.wait(ENDS_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            _log.error("ingest did not end within %.0f s and is killed", ENDS_WITHIN_S)
+            self._process.kill()
+            self._process.wait()

@@ -1,0 +1,316 @@
+"""Who is in the run: actors by id and incarnation, the learner, ingest; who is alive, who was replaced, what each reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from oatmill.errors import WireError
+from oatmill.settings.flat import first_difference, flatten_settings
+from protocol.data.run_schema import read_spaces, read_statistics
+from protocol.security.users import ANYBODY, UnauthorisedError, User, require
+from protocol.wire import messages
+from protocol.wire.deadlines import DEAD_AFTER_S, LOST_AFTER_S
+
+MAX_DEPARTED = 10_000
+"""Processes that have left and are remembered, to know a late HELLO of theirs."""
+
+MAX_INCARNATION = 2**31
+MAX_ACTORS = 10_000
+"""Actor ids are below it, so that the table of members fits into one message."""
+MAX_RANKS = 4096
+
+ROLES = {"actor": "actor", "learner": "learner", "ingest": "server", "operator": "operator"}
+"""What a process may join as, and whose key that takes."""
+
+
+class RefusedError(Exception):
+    """A process is not let in.
+
+    Attributes:
+        reason: one of protocol.wire.reasons.REFUSALS.
+        detail: what differs, or is missing.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One process that has joined."""
+
+    role: str
+    actor_id: int  # -1 unless an actor
+    incarnation: int
+    token: str
+    route: bytes
+    joined: float
+    heard: float
+    user: User = ANYBODY  # whose key it joined with
+    rows: int = 0
+    report: dict[str, Any] = field(default_factory=dict)
+    alive: bool = True
+    left: bool = False  # it said BYE or was replaced
+
+
+class Members:
+    """The table of members.
+
+    Args:
+        config: the run's settings that all must share (`oatmill.settings.flat.joining_config`).
+        secret: what ingest's description must hold, so that no other process can pose as it.
+        connected: whether a member's connection is still there.
+
+    Attributes:
+        spaces: of the first actor, as plain values; None before.
+        episode_statistics: of the first actor.
+        serial: grows with every change of who is alive.
+        expired: actors that stopped to send heartbeats, ever.
+        restarts: actors that joined under an id that was there before, ever.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], secret: str, connected: Callable[[Member], bool] = lambda _member: True
+    ) -> None:
+        self._config, self._secret, self._connected = config, secret, connected
+        self._by_token: dict[str, Member] = {}
+        self._actors: dict[int, Member] = {}  # the newest incarnation of each
+        self._services: dict[str, Member] = {}  # learner ranks and ingest
+        self._departed: dict[str, None] = {}  # tokens of those that left, the oldest first
+        self.spaces: dict[str, Any] | None = None
+        self.episode_statistics: tuple[str, ...] = ()
+        self.serial = 0
+        self.expired = 0
+        self.restarts = 0
+
+    @property
+    def actors(self) -> list[Member]:
+        """The newest incarnation of each actor."""
+        return list(self._actors.values())
+
+    @property
+    def live(self) -> int:
+        """Actors that are alive."""
+        return sum(member.alive for member in self._actors.values())
+
+    @property
+    def ingest(self) -> Member | None:
+        """The ingest process, once it has joined."""
+        return self._services.get("ingest")
+
+    @property
+    def learner(self) -> Member | None:
+        """The learner's rank 0, once it has joined."""
+        learner = self._services.get("learner/0")
+        return None if learner is None or not learner.token else learner
+
+    def everyone(self) -> Iterator[Member]:
+        """All that have joined and not left."""
+        yield from (member for member in self._by_token.values() if not member.left)
+
+    def table(self) -> dict[str, Any]:
+        """What ingest is told of the actors: by id the newest incarnation, and whether it is alive."""
+        return {str(number): [member.incarnation, member.alive] for number, member in self._actors.items()}
+
+    def sessions(self) -> dict[str, Any]:
+        """What ingest is told to know actors and ranks by: incarnation, token and the name of the key."""
+        ranks = {name.partition("/")[2]: member for name, member in self._services.items() if member.role == "learner"}
+        actors = {str(number): member for number, member in self._actors.items()}
+        return {
+            kind: {key: [member.incarnation, member.token, member.user.name] for key, member in found.items() if member.token}
+            for kind, found in (("actors", actors), ("ranks", ranks))
+        }
+
+    def join(
+        self, route: bytes, hello: messages.Hello, description: dict[str, Any], now: float, user: User = ANYBODY
+    ) -> tuple[Member, Member | None]:
+        """Let a process in, or find it again if its HELLO is a repeat.
+
+        Returns:
+            The member, and the one that it replaces.
+
+        Raises:
+            RefusedError: if it does not belong to this run.
+            UnauthorisedError: if its key is another role's, or the place that it asks for is taken by a process that is well.
+            WireError: if its description is malformed.
+        """
+        if hello.role not in ROLES:
+            raise WireError("header_fields", f"expected a role of {', '.join(ROLES)}, got {hello.role[:40]!r}")
+        require(user, ROLES[hello.role])
+        if hello.token in self._departed:  # a HELLO that was late; letting it in would fence its own successor
+            raise RefusedError("fenced", "this process has left or was replaced; start another one")
+        known = self._member(hello.token, user)
+        if known is not None:
+            known.route, known.heard = route, now
+            return known, None
+        if not hello.token:
+            raise WireError("header_fields", "expected a token, one of each process")
+        if hello.role == "actor":
+            return self._join_actor(route, hello, description, now, user)
+        return self._join_service(route, hello, description, now, user)
+
+    def _member(self, token: str, user: User) -> Member | None:
+        """The process with this token.
+
+        Raises:
+            UnauthorisedError: `identity` if it joined with another key.
+        """
+        member = self._by_token.get(token)
+        if member is not None and member.user != user:
+            raise UnauthorisedError("identity", f"this process joined with the key of {member.user.name}")
+        return member
+
+    def _check_vacant(self, place: str, former: Member | None, now: float) -> None:
+        """See that a place is not taken from a process that is well: one that talks, on a connection that is there.
+
+        A process that was killed has lost its connection, so its successor need not wait. A learner may be silent for as
+        long as a learner step takes.
+        """
+        if former is None or former.left or former.role == "ingest" or not former.token:
+            return  # without a token it was only heard of: a hub that has died had let it in
+        within = DEAD_AFTER_S if former.role == "actor" else LOST_AFTER_S
+        if now - former.heard <= within and self._connected(former):
+            raise UnauthorisedError(
+                "identity", f"{place} is in the run and well; stop that process first, or take another number"
+            )
+
+    def _check_config(self, description: dict[str, Any]) -> None:
+        config = description.get("config")
+        if not isinstance(config, dict):
+            raise RefusedError(
+                "description", "expected the process's settings under 'config' (oatmill.settings.flat.joining_config)"
+            )
+        difference = first_difference(self._config, config)
+        if difference is not None:
+            raise RefusedError("config", difference)
+
+    def _join_actor(
+        self, route: bytes, hello: messages.Hello, description: dict[str, Any], now: float, user: User
+    ) -> tuple[Member, Member | None]:
+        self._check_config(description)
+        self._check_spaces(description)
+        number = hello.actor_id if hello.actor_id >= 0 else self._free_number()
+        if number >= MAX_ACTORS:
+            raise RefusedError("request", f"expected an actor id below {MAX_ACTORS}, got {number}")
+        former = self._actors.get(number)
+        self._check_vacant(f"actor {number}", former, now)
+        rows = description.get("rows")
+        member = Member("actor", number, 1, hello.token, route, now, now, user, rows if type(rows) is int else 0)
+        if hello.incarnation >= 0:
+            member.incarnation, former = _as_before(hello, former), None
+        elif former is not None:
+            member.incarnation = former.incarnation + 1
+            self.restarts += 1
+            self._leave(former)
+        self._actors[number] = self._by_token[hello.token] = member
+        self.serial += 1
+        return member, former
+
+    def _check_spaces(self, description: dict[str, Any]) -> None:
+        spaces, statistics = read_spaces(description.get("spaces")).to_dict(), read_statistics(description)
+        if self.spaces is None:
+            self.spaces, self.episode_statistics = spaces, statistics
+        elif difference := first_difference(flatten_settings(self.spaces), flatten_settings(spaces)):
+            raise RefusedError("spaces", difference)
+        elif statistics != self.episode_statistics:
+            detail = f"the run has {self.episode_statistics}, this process has {statistics}"
+            raise RefusedError("spaces", f"episode statistics: {detail}")
+
+    def _free_number(self) -> int:
+        """The lowest number that no actor has, or that one has given back with a BYE."""
+        number = 0
+        while number in self._actors and not self._actors[number].left:
+            number += 1
+        return number
+
+    def _join_service(
+        self, route: bytes, hello: messages.Hello, description: dict[str, Any], now: float, user: User
+    ) -> tuple[Member, Member | None]:
+        name = hello.role
+        if name == "ingest" and description.get("secret") != self._secret:
+            raise RefusedError("description", "only the process that the hub started is its ingest")
+        if name == "learner":
+            self._check_config(description)
+            rank = description.get("rank")
+            if type(rank) is not int or not 0 <= rank < MAX_RANKS:
+                raise RefusedError(
+                    "description", f"expected the learner's 'rank' from 0 to {MAX_RANKS - 1}, got {str(rank)[:40]}"
+                )
+            name = f"learner/{rank}"
+        former = self._services.get(name)
+        self._check_vacant(f"the {name}", former, now)
+        member = Member(hello.role, -1, 0 if former is None else former.incarnation + 1, hello.token, route, now, now, user)
+        if hello.incarnation >= 0:
+            member.incarnation, former = _as_before(hello, former), None
+        elif former is not None:
+            self._leave(former)
+        self._services[name] = self._by_token[hello.token] = member
+        self.serial += name.startswith("learner")  # ingest is to know its session
+        return member, former
+
+    def expect(self, known: Mapping[str, Any], now: float) -> None:
+        """Take over what ingest's log knows of a hub that has died: those that live come back as what they were.
+
+        Args:
+            known: {"actors": {id: [incarnation, whether it has left]}, "ranks": {rank: incarnation}}.
+            now: seconds of the monotonic clock; an actor that does not come back in time is taken for dead.
+        """
+        for number, (incarnation, left) in known.get("actors", {}).items():
+            absent = Member("actor", int(number), incarnation, "", b"", now, now, alive=not left, left=left)
+            if self._actors.setdefault(int(number), absent) is absent:
+                self.serial += 1
+        for rank, incarnation in known.get("ranks", {}).items():
+            self._services.setdefault(f"learner/{rank}", Member("learner", -1, incarnation, "", b"", now, now, alive=False))
+
+    def _leave(self, member: Member) -> None:
+        if member.alive:
+            self.serial += 1
+        member.alive, member.left = False, True
+        self._by_token.pop(member.token, None)
+        self._departed[member.token] = None
+        if len(self._departed) > MAX_DEPARTED:
+            del self._departed[next(iter(self._departed))]
+
+    def heard(self, route: bytes, token: str, report: dict[str, Any], now: float, user: User = ANYBODY) -> Member | None:
+        """Take in a heartbeat; None if its sender is not, or is no longer, in the run.
+
+        Raises:
+            UnauthorisedError: `identity` if it joined with another key.
+        """
+        member = self._member(token, user)
+        if member is None:
+            return None
+        member.route, member.heard, member.report = route, now, report
+        if not member.alive:
+            member.alive = True
+            self.serial += 1
+        return member
+
+    def bye(self, token: str, user: User = ANYBODY) -> None:
+        """Take in a goodbye; its sender's actor id is free again. Errors as `heard`."""
+        member = self._member(token, user)
+        if member is not None:
+            self._leave(member)
+
+    def expire(self, now: float) -> None:
+        """Take actors for dead that have been silent for too long."""
+        for member in self._actors.values():
+            if member.alive and now - member.heard > DEAD_AFTER_S:
+                member.alive = False
+                self.expired += 1
+                self.serial += 1
+
+
+def _as_before(hello: messages.Hello, known: Member | None) -> int:
+    """The incarnation as which another hub has let a process in, unless this one has let in a successor of it.
+
+    Raises:
+        RefusedError: if it has.
+    """
+    taken = known is not None and (known.incarnation, known.token != "") > (hello.incarnation, False)
+    if taken or hello.incarnation > MAX_INCARNATION:
+        raise RefusedError("fenced", "another process has taken this one's place; start another one")
+    return hello.incarnation

@@ -1,0 +1,221 @@
+"""The replay role's metrics in Prometheus's format: one collector that reads the hub's numbers when it is asked.
+
+Nothing is counted here: counters are ingest's and the hub's own. Every child of a closed set of labels is there from the start,
+at 0, so that rates and alerts see the first event.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from oatmill.process.metrics import ProcessCollector
+from protocol.wire.reasons import REJECTED_REASONS
+from replay.histogram import LAG_BUCKETS, SECONDS_BUCKETS
+from replay.store.snapshot_saver import OUTCOMES as SNAPSHOT_OUTCOMES
+
+OUTCOMES = (
+    "produced",
+    "accepted",
+    "trained",
+    "replayed",
+    "stale",
+    "evicted",
+    "rejected",
+    "rolled_back",
+    "duplicate",
+    "unsent_at_death",
+    "lost",
+)
+PLACES = ("queued", "in_flight")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The hub's numbers at one moment; the HTTP thread reads it, the hub's loop replaces it whole."""
+
+    report: Mapping[str, Any]  # replay.ingest.core.IngestCore.report
+    rejected: Mapping[str, int]
+    live: int = 0
+    desired: int = 0
+    expired: int = 0
+    restarts: int = 0
+    weights_bytes: int = 0
+    publish: Mapping[str, Any] | None = None  # replay.histogram.Histogram.to_dict
+    apply_lag: Mapping[str, Any] | None = None
+    auth_restarts: int = 0  # of both processes' handlers of keys
+
+
+def oatmill_version() -> str:
+    """The installed version, or `unknown` in a checkout that is not installed."""
+    try:
+        return version("oatmill")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class ReplayCollector(Collector):
+    """Reads a snapshot.
+
+    Args:
+        snapshot: gives the newest one.
+    """
+
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family of the replay role."""
+        snapshot = self._snapshot()
+        fleet = snapshot.report.get("fleet", {})
+        yield from _trajectories(snapshot, fleet)
+        yield from _queue(snapshot.report, fleet.get("queue", {}))
+        yield from _buffer(fleet.get("buffer", {}), snapshot.report.get("buffer_snapshots", {}))
+        yield from _log(snapshot.report.get("log", {}))
+        yield from _episodes(snapshot.report.get("windows", {}), fleet)
+        yield from _actors(snapshot)
+        yield from _weights(snapshot)
+        yield _info()
+
+
+def _trajectories(snapshot: Snapshot, fleet: Mapping[str, Any]) -> Iterator[Metric]:
+    ledger = fleet.get("ledger", {})
+    counts = {**ledger, **ledger.get("dropped", {}), "accepted": snapshot.report.get("accepted", 0)}
+    family = CounterMetricFamily("oatmill_trajectories", "Trajectories by what became of them.", labels=["outcome"])
+    for outcome in OUTCOMES:
+        family.add_metric([outcome], counts.get(outcome, 0))
+    yield family
+    pending = GaugeMetricFamily("oatmill_trajectories_pending", "Trajectories on their way, by place.", labels=["place"])
+    for place in PLACES:
+        pending.add_metric([place], ledger.get(place, 0))
+    yield pending
+    rejected = CounterMetricFamily("oatmill_rejected", "Bad messages by reason.", labels=["reason"])
+    for reason in REJECTED_REASONS:
+        rejected.add_metric([reason], snapshot.rejected.get(reason, 0))
+    yield rejected
+    restarts = "The handler of keys failed and was started again; 0 is right."
+    yield CounterMetricFamily("oatmill_auth_restarts", restarts, snapshot.auth_restarts)
+    yield CounterMetricFamily("oatmill_env_steps", "Steps of single agents in stored trajectories.", fleet.get("env_steps", 0))
+
+
+def _queue(report: Mapping[str, Any], queue: Mapping[str, Any]) -> Iterator[Metric]:
+    yield GaugeMetricFamily("oatmill_replay_items", "Trajectories that wait.", queue.get("trajectories", 0))
+    yield GaugeMetricFamily(
+        "oatmill_replay_capacity_items", "Trajectories that credit and queue may come to.", queue.get("capacity", 0)
+    )
+    yield GaugeMetricFamily("oatmill_replay_credit_items", "Trajectories that actors may send now.", report.get("credit", 0))
+    yield GaugeMetricFamily("oatmill_replay_bytes", "Memory that waiting trajectories keep.", queue.get("bytes", 0))
+    yield _histogram("oatmill_replay_age_seconds", "From arrival to the learner.", report.get("age"))
+    yield _histogram("oatmill_transit_seconds", "From the end of an unroll to its arrival.", report.get("transit"))
+    lag = "Policy versions between the newest and the one that collected a trajectory, when it is handed out."
+    yield _histogram("oatmill_policy_lag_versions", lag, report.get("lag"), LAG_BUCKETS)
+    yield _histogram("oatmill_policy_lag_stored_versions", "The same when it is stored.", report.get("lag_stored"), LAG_BUCKETS)
+
+
+def _buffer(buffer: Mapping[str, Any], snapshots: Mapping[str, Any]) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "oatmill_replay_buffer_items", "Trajectories that are kept to be sampled again.", buffer.get("trajectories", 0)
+    )
+    yield GaugeMetricFamily("oatmill_replay_buffer_capacity_items", "How many may be kept.", buffer.get("capacity", 0))
+    yield GaugeMetricFamily("oatmill_replay_buffer_bytes", "Memory that they take.", buffer.get("bytes", 0))
+    saved = CounterMetricFamily(
+        "oatmill_replay_buffer_snapshots", "Snapshots of them by what became of each.", labels=["outcome"]
+    )
+    for outcome in SNAPSHOT_OUTCOMES:
+        saved.add_metric([outcome], snapshots.get("outcomes", {}).get(outcome, 0))
+    yield saved
+    took = "What the last one took to write, beside everything else."
+    yield GaugeMetricFamily("oatmill_replay_buffer_snapshot_seconds", took, snapshots.get("seconds", 0.0))
+
+
+def _log(log: Mapping[str, Any]) -> Iterator[Metric]:
+    yield GaugeMetricFamily("oatmill_log_bytes", "What the log takes on the disk.", log.get("bytes", 0))
+    stalled = "1 while the disk does not take what is to be acknowledged."
+    yield GaugeMetricFamily("oatmill_log_stalled", stalled, int(log.get("stalled", False)))
+    damaged = "Times that the log or a file beside it was found damaged when the server started; 0 is right."
+    yield CounterMetricFamily("oatmill_log_damaged", damaged, log.get("damaged", 0))
+    missing = "Records that were missing in it."
+    yield CounterMetricFamily("oatmill_log_records_missing", missing, log.get("missing", 0))
+    yield _histogram("oatmill_log_commit_seconds", "What writing and syncing a group of records takes.", log.get("commit"))
+
+
+def _histogram(
+    name: str, text: str, values: Mapping[str, Any] | None, bounds: tuple[float, ...] = SECONDS_BUCKETS
+) -> HistogramMetricFamily:
+    found = values or {"bounds": bounds, "cumulative": [0] * (len(bounds) + 1), "sum": 0.0}
+    edges = [*(str(float(bound)) for bound in found["bounds"]), "+Inf"]
+    return HistogramMetricFamily(name, text, list(zip(edges, found["cumulative"], strict=True)), found["sum"])
+
+
+def _episodes(windows: Mapping[str, Any], fleet: Mapping[str, Any]) -> Iterator[Metric]:
+    yield CounterMetricFamily("oatmill_episodes", "Episodes that ended.", fleet.get("episodes", 0))
+    yield _summary("oatmill_episode_return", "Unscaled return; quantiles are of the last 100 episodes.", windows)
+    yield _summary("oatmill_episode_length", "Steps of an episode; quantiles are of the last 100.", windows)
+
+
+def _summary(name: str, text: str, windows: Mapping[str, Any]) -> Metric:
+    found = windows.get(name.removeprefix("oatmill_"), {"quantiles": {}, "sum": 0.0, "count": 0})
+    family = Metric(name, text, "summary")
+    for quantile, value in found["quantiles"].items():
+        family.add_sample(name, {"quantile": quantile}, float("nan") if value is None else value)
+    family.add_sample(f"{name}_count", {}, found["count"])
+    family.add_sample(f"{name}_sum", {}, found["sum"])
+    return family
+
+
+def _actors(snapshot: Snapshot) -> Iterator[Metric]:
+    yield GaugeMetricFamily("oatmill_actors_live", "Actors that send heartbeats.", snapshot.live)
+    yield GaugeMetricFamily("oatmill_actors_expected", "Actors that there shall be.", snapshot.desired)
+    slow, silent = (snapshot.report.get(name, 0) for name in ("slow_actors", "silent_actors"))
+    yield GaugeMetricFamily("oatmill_actors_slow", "Actors that take over twice as long as the fleet for a block.", slow)
+    yield GaugeMetricFamily("oatmill_actors_silent", "Actors that send heartbeats and no data while others do.", silent)
+    yield CounterMetricFamily("oatmill_actors_expired", "Actors that stopped to send heartbeats.", snapshot.expired)
+    yield CounterMetricFamily("oatmill_actor_restarts", "Actors that took an earlier one's place.", snapshot.restarts)
+
+
+def _weights(snapshot: Snapshot) -> Iterator[Metric]:
+    yield CounterMetricFamily("oatmill_weights_bytes", "Weights sent to actors.", snapshot.weights_bytes)
+    yield _histogram("oatmill_weights_publish_seconds", "From the learner's push to the hub.", snapshot.publish)
+    yield _histogram("oatmill_weights_apply_lag_seconds", "From the hub to an actor, whole and verified.", snapshot.apply_lag)
+
+
+def _info() -> Metric:
+    family = GaugeMetricFamily("oatmill_build_info", "Always 1.", labels=["version", "python"])
+    family.add_metric([oatmill_version(), platform.python_version()], 1)
+    return family
+
+
+class UpCollector(Collector):
+    """`oatmill_up{role}` of one role."""
+
+    def __init__(self, role: str, healthy: Callable[[], bool]) -> None:
+        self._role, self._healthy = role, healthy
+
+    def collect(self) -> Iterator[Metric]:
+        """Whether the role makes progress."""
+        family = GaugeMetricFamily("oatmill_up", "1 while the role makes progress.", labels=["role"])
+        family.add_metric([self._role], int(self._healthy()))
+        yield family
+
+
+def registry_of(snapshot: Callable[[], Snapshot], healthy: Callable[[], bool], *, ingest: int) -> CollectorRegistry:
+    """A registry of its own, so that nothing that some library registers is served.
+
+    Args:
+        snapshot: gives the newest numbers.
+        healthy: whether the role makes progress.
+        ingest: the pid of the role's other process.
+    """
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(ReplayCollector(snapshot))
+    registry.register(UpCollector("replay", healthy))
+    registry.register(ProcessCollector({"hub": os.getpid(), "ingest": ingest}))
+    return registry

@@ -1,0 +1,356 @@
+"""The hub process: control, weights and HTTP around `replay.hub.core`. Ingest is its child, and neither outlives the other."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from oatmill.errors import WireError
+from oatmill.files.atomic import DamagedStateError, sealed, unsealed, write_file
+from oatmill.files.endpoints import write_endpoint
+from oatmill.files.events import Events
+from oatmill.process.awake_clock import AwakeClock
+from oatmill.process.descriptors import descriptor_limit, too_few
+from oatmill.process.http import HttpServer, Pages
+from oatmill.process.watchdog import Watchdog
+from oatmill.settings.flat import joining_config
+from protocol.channels.sockets import SOCKETS_A_PROCESS, ServerSocket
+from protocol.security.keys import ServerKeys, new_keys, server_keys
+from protocol.security.users import User
+from protocol.security.zap import Gate
+from protocol.wire.codec import Buffer, two_frames
+from protocol.wire.deadlines import LOST_AFTER_S
+from replay.addresses import LOOK_FOR_FILES_EVERY_S, bind_addresses, open_to_others, remove_sockets, restore_files
+from replay.hub.core import HubCore
+from replay.hub.ingest_process import IngestProcess
+from replay.hub.members import Member, Members
+from replay.hub.metrics import Snapshot, registry_of
+from replay.hub.self_test import check_keys
+from replay.pipe import Link
+from replay.plausible import MAX_VERSION
+from replay.process import POLL_MS, Ending, limit_memory, load_config
+from replay.quarantine import Quarantine
+
+_log = logging.getLogger("oatmill.replay.hub")
+
+VERSIONS = "policy_version"
+"""The file of the highest policy version."""
+VERSION_DIGITS = 16
+DRAIN = 256
+"""Messages taken from one socket before the other is looked at."""
+PROGRESS_WITHIN_S = 5.0
+LONGEST_TURN_S = 1.0
+"""A longer turn of the hub counts as this much of the members' silence: an actor is missed after a few seconds."""
+MAX_CONTROL_BYTES = 8 * 2**20
+FIRST_CONTROL_BYTES = 2**20
+"""What comes before a process has joined: HELLO; ingest's has every actor in it that its log knows."""
+MAX_WEIGHTS_BYTES = 8 * 2**30
+VERSIONS_UNDER_WAY = 2
+
+
+class Hub:
+    """The process's sockets around the core.
+
+    Args:
+        config: the roots of config.yaml.
+        addresses: where to bind `control` and `weights`.
+        secret: what only this process's ingest knows.
+        versions: the file that keeps the highest policy version, so that none is used again after this process has died.
+        saved_version: what it says.
+        quarantine: where bad messages are written down.
+        keys: the server's; None lets everybody in.
+        probe: the public key of the start-up test's stranger.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        addresses: dict[str, str],
+        secret: str,
+        *,
+        versions: Path,
+        saved_version: int = -1,
+        quarantine: Quarantine,
+        keys: ServerKeys | None = None,
+        probe: bytes = b"",
+    ) -> None:
+        self._quarantine, self._files_at = quarantine, 0.0
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self._gate = None if keys is None else Gate(self._context, keys, probe=probe)
+        self._control = ServerSocket(
+            self._context, max_message_bytes=MAX_CONTROL_BYTES, gate=self._gate, first_bytes=FIRST_CONTROL_BYTES
+        )
+        self._weights = ServerSocket(self._context, max_message_bytes=MAX_WEIGHTS_BYTES, gate=self._gate)
+        self.control = self._control.bind(addresses["control"])
+        self._control.allow(2 * MAX_CONTROL_BYTES)
+        weights = self._weights.bind(addresses["weights"])
+        members = Members(joining_config(config), secret, self._connected)
+        self._versions = versions
+        self._saved_version = saved_version
+        self.core = HubCore(
+            members,
+            desired_actors=config["actors"].get("count", 0),
+            weights_endpoint=weights,
+            highest_version=self._saved_version,
+        )
+        self._watchdog = Watchdog("hub", config["replay"]["hang_timeout"])
+        self._clock = AwakeClock(LONGEST_TURN_S)
+        self._turned, self._awake = time.monotonic(), self._clock.now()
+        self._announce_failed = False
+        self._memory = limit_memory("hub", config)
+        self._snapshot = Snapshot({}, {})
+        self._snapshot_of = -1.0
+
+    def _connected(self, member: Member) -> bool:
+        """Whether a member's connection is there: only a message that is sent on it tells."""
+        return self._control.send(member.route, self.core.state())
+
+    def healthy(self) -> bool:
+        """Whether both processes make progress. Called by the HTTP thread."""
+        turns = time.monotonic() - self._turned < PROGRESS_WITHIN_S
+        return turns and self.core.healthy(self._awake, PROGRESS_WITHIN_S)
+
+    def snapshot(self) -> Snapshot:
+        """The newest numbers. Called by the HTTP thread."""
+        return self._snapshot
+
+    def run(self, link: Link, ending: Ending, on_ready: Callable[[], None]) -> int:
+        """Serve until told to end; the exit code."""
+        poller = zmq.Poller()
+        for handle in (self._control.handle, self._weights.handle, link.fileno()):
+            poller.register(handle, zmq.POLLIN)
+        announced = False
+        self._watchdog.started()
+        while not ending.asked:
+            self._watchdog.beat()
+            ready = dict(poller.poll(POLL_MS))
+            if link.fileno() in ready and not ending.asked:
+                _log.error("ingest has ended; the hub ends too")
+                return 1
+            self.turn(self._clock.now())
+            if self.core.ingest_lost(self._awake):
+                _log.error("ingest has not reported for %.0f s; the hub ends", LOST_AFTER_S)
+                return 1
+            if self.core.ready and not announced:
+                announced = self._announced(on_ready)
+        return 0
+
+    def _announced(self, on_ready: Callable[[], None]) -> bool:
+        """Whether it could be said where this server is; on a full disk it is said as soon as there is room."""
+        try:
+            on_ready()
+        except OSError as error:
+            if not self._announce_failed:
+                _log.warning("cannot say where this server is reached: %s; trying again until it can", error.strerror)
+            self._announce_failed = True
+            return False
+        return True
+
+    def turn(self, now: float) -> None:
+        """Take in what has come and send what follows from it."""
+        wall = time.time()
+
+        def weights(route: bytes, user: User, header: Buffer, payload: Buffer) -> None:
+            self.core.receive_weights(route, header, payload, now=now, wall=wall, user=user)
+
+        def control(route: bytes, user: User, header: Buffer, payload: Buffer) -> None:
+            self.core.receive_control(route, header, payload, now, user)
+
+        if now >= self._files_at:
+            self._files_at = now + LOOK_FOR_FILES_EVERY_S
+            restore_files(self._control, self._weights)
+        taken = self._drain(self._control, control, "control")
+        self._drain(self._weights, weights, "weights")
+        self._quarantine.keep(self.core.refused)
+        self.core.refused.clear()
+        self._count_strangers()
+        if taken < DRAIN:  # else a heartbeat that is missed may wait among the rest
+            self.core.turn(now)
+        self._save_version()
+        for route, message in self.core.outgoing_control():
+            self._control.send(route, message)
+        for route, message in self.core.weights.outgoing():
+            self._weights.send(route, message)
+        self._turned, self._awake = time.monotonic(), now
+        self._take_snapshot()
+
+    def _count_strangers(self) -> None:
+        """Count connections that were refused or closed; let the learner send what it has offered."""
+        if self._gate is not None:
+            self.core.denied(self._gate.look())
+        for reason, connections in (self._control.cut() + self._weights.cut()).items():
+            self.core.denied(connections, reason)
+        self._weights.allow(VERSIONS_UNDER_WAY * min(self.core.weights.offered_bytes, MAX_WEIGHTS_BYTES))
+
+    def _save_version(self) -> None:
+        """Keep the highest version before anybody is told of it. A full disk is no reason to end: the learner knows it too."""
+        version = self.core.known_version
+        if version > self._saved_version:
+            self._saved_version = version
+            with contextlib.suppress(OSError):
+                write_file(self._versions, sealed(VERSIONS, version))
+
+    def _drain(self, source: ServerSocket, take: Callable[[bytes, User, Buffer, Buffer], None], name: str) -> int:
+        taken = 0
+        for route, user, frames in source.receive(DRAIN):
+            taken += 1
+            try:
+                take(route, user, *two_frames(frames))
+            except WireError as error:
+                self.core.bad_frames(error, name)
+        return taken
+
+    def _take_snapshot(self) -> None:
+        """Replace what the HTTP thread reads, once a report."""
+        core = self.core
+        if core.reported_at == self._snapshot_of:
+            return
+        self._snapshot_of = core.reported_at
+        self._snapshot = Snapshot(
+            core.report,
+            core.rejected_by(),
+            core.members.live,
+            core.desired_actors,
+            core.members.expired,
+            core.members.restarts,
+            core.weights.sent_bytes,
+            core.weights.publish_seconds.to_dict(),
+            core.weights.apply_lag.to_dict(),
+            core.report.get("auth_restarts", 0) + (0 if self._gate is None else self._gate.restarts),
+        )
+
+    def close(self) -> None:
+        """Close all sockets."""
+        self._watchdog.close()
+        self._memory.close()
+        self._control.close()
+        self._weights.close()
+        if self._gate is not None:
+            self._gate.close()
+        self._context.term()
+
+
+def serve(options: Namespace, ingest: IngestProcess, ending: Ending) -> int:
+    """Run the replay role until SIGTERM (0), or until one of its processes dies (1).
+
+    Args:
+        options: the command line.
+        ingest: the other process, just started; it is ended here.
+        ending: tells of SIGTERM.
+
+    Raises:
+        UserError: if an address is taken or cannot be listened on, or config.yaml cannot be read.
+    """
+    secret = secrets.token_hex(16)
+    hub: Hub | None = None
+    http: HttpServer | None = None
+    try:
+        config = load_config(options.config)
+        keys = server_keys(options.keys)
+        addresses = bind_addresses(options.listen, insecure=options.insecure or keys is not None)
+        stranger = None if keys is None else new_keys(keys.public)
+        probe = b"" if stranger is None else stranger.public
+        version, replaced = read_version(options.run_dir)
+        if replaced:
+            _log.warning("%s", replaced)
+            Events(options.run_dir).add("state_replaced", text=replaced)
+        hub = Hub(
+            config,
+            addresses,
+            secret,
+            versions=options.run_dir / VERSIONS,
+            saved_version=version,
+            quarantine=Quarantine(options.run_dir / "quarantine", "hub"),
+            keys=keys,
+            probe=probe,
+        )
+        endpoints = ingest.endpoints(addresses, hub.control, secret, keys=options.keys, probe=probe)
+        if keys is not None and stranger is not None:
+            sockets = {**endpoints, "control": hub.control, **hub.core.endpoints}
+            check_keys(sockets, own=keys.as_client(), stranger=stranger)
+        http = open_http(config, hub, ingest.pid)
+        announce = announcement(options, hub, http.url, notes_on(config, options))
+        return hub.run(ingest.link, ending, announce)
+    finally:
+        ingest.end()
+        if http is not None:
+            http.close()
+        if hub is not None:
+            hub.close()
+            remove_sockets(addresses)
+
+
+def read_version(run_dir: Path) -> tuple[int, str]:
+    """The highest policy version that an earlier hub has seen, -1 if there was none, and a line if its file is damaged.
+
+    A damaged one is replaced by what the checkpoints say; what the log says comes from ingest.
+    """
+    path = run_dir / VERSIONS
+    try:
+        return version_in(path.read_bytes()), ""
+    except FileNotFoundError:
+        return -1, ""
+    except (OSError, DamagedStateError) as error:
+        found = max(map(version_of, run_dir.glob("checkpoints/step-*/manifest.json")), default=-1)
+        return found, f"{path} is damaged ({error}); the policy version goes on from the checkpoints' {found} or the log's"
+
+
+def version_in(data: bytes) -> int:
+    """What the file holds; before it was a state file, it was a number alone.
+
+    Raises:
+        DamagedStateError: if that is no policy version.
+    """
+    version = int(data) if data.isdigit() and len(data) <= VERSION_DIGITS else unsealed(VERSIONS, data)
+    if type(version) is not int or not -1 <= version <= MAX_VERSION:
+        raise DamagedStateError(f"expected a policy version of at most {MAX_VERSION}, got {str(version)[:40]}")
+    return version
+
+
+def version_of(manifest: Path) -> int:
+    """The policy version of a checkpoint; -1 if it cannot be told."""
+    try:
+        return version_in(str(json.loads(manifest.read_bytes())["policy_version"]).encode())
+    except (OSError, ValueError, LookupError, TypeError, DamagedStateError):
+        return -1
+
+
+def open_http(config: dict[str, Any], hub: Hub, ingest: int) -> HttpServer:
+    """The pages of the role."""
+    registry = registry_of(hub.snapshot, hub.healthy, ingest=ingest)
+    pages = Pages(registry, hub.healthy, lambda: hub.core.serving, {"/actors": hub.core.actors})
+    return HttpServer(config["metrics"]["host"], config["metrics"]["port"], pages)
+
+
+def notes_on(config: dict[str, Any], options: Namespace) -> list[str]:
+    """What whoever started this role should know, a line each."""
+    notes = (
+        too_few(descriptor_limit(), SOCKETS_A_PROCESS, config["actors"].get("count", 0)),
+        open_to_others(options.listen, keyed=options.keys is not None),
+    )
+    return [note for note in notes if note is not None]
+
+
+def announcement(options: Namespace, hub: Hub, metrics: str, notes: list[str]) -> Callable[[], None]:
+    """What is done once actors and learner can come."""
+
+    def announce() -> None:
+        content = {"pid": os.getpid(), "metrics": metrics, "control": hub.control, **hub.core.endpoints}
+        write_endpoint(options.run_dir, "replay", content)
+        if options.port_file is not None:
+            write_file(options.port_file, f"{hub.control}\n")
+        for note in notes:
+            _log.warning(note)
+        _log.info("ready: control %s, metrics %s", hub.control, metrics)
+
+    return announce

@@ -1,0 +1,1 @@
+"""The ingest process: trajectories in, batches out."""

@@ -1,0 +1,321 @@
+"""The ingest process: a plain blocking loop around `replay.ingest.core`, and nothing else.
+
+It is started by the hub and ends with it. asyncio would cost two thirds of the rate here, and a busy Python thread beside it
+most of the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import secrets
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from oatmill.errors import UserError, WireError
+from oatmill.files.events import Events
+from oatmill.process.awake_clock import AwakeClock
+from oatmill.process.descriptors import raise_descriptor_limit
+from oatmill.process.failpoints import failpoint
+from oatmill.process.watchdog import Watchdog
+from protocol.channels import ControlClient
+from protocol.channels.sockets import ServerSocket
+from protocol.data.priorities import priorities_bytes
+from protocol.security.keys import ServerKeys, server_keys
+from protocol.security.zap import Gate
+from protocol.wire.codec import two_frames
+from replay.addresses import LOOK_FOR_FILES_EVERY_S, remove_sockets, restore_files
+from replay.ingest.actor_sessions import MAX_BLOCK_BYTES
+from replay.ingest.admissions import Admissions
+from replay.ingest.core import IngestCore, IngestSettings, epoch_of_monotonic
+from replay.ingest.credit import MAX_WINDOW_BYTES
+from replay.log.disk import FolderDisk, log_folder
+from replay.log.identity import check_owner, run_id
+from replay.log.journal import Journal
+from replay.pipe import Link
+from replay.process import POLL_MS, Ending, configure_logging, limit_memory, load_config, run_to_exit
+from replay.quarantine import Quarantine
+from replay.store.snapshot import BUFFER_FOLDER
+from replay.store.snapshot_saver import BufferSaver
+
+_log = logging.getLogger("oatmill.replay.ingest")
+
+DRAIN = 64
+"""Messages taken from one socket before the others are looked at; every actor among them gets one acknowledgement."""
+REPORT_EVERY_S = 0.25
+REPORT_SHARE = 0.01
+"""Of a thousand actors, a report takes 10 ms; acknowledgements wait meanwhile."""
+JOIN_WITHIN_S = 10.0
+LONGEST_TURN_S = 1.0
+"""A longer turn of ingest counts as this much of what actors and learner take to answer."""
+MAX_HEADER_ONLY_BYTES = 64 * 1024
+SAVING_POLL_MS = 1
+"""The longest sleep while rows of the replay buffer wait to be copied for a snapshot."""
+
+
+class Ingest:
+    """The process's sockets around the core.
+
+    Args:
+        core: the state.
+        link: the pipe to the hub's process.
+        addresses: where to bind `data` and `batches`.
+        quarantine: where bad messages are written down.
+        watchdog: is told of every turn.
+        admissions: who may speak as whom; the hub's word goes there.
+        keys: the server's; None lets everybody in.
+        probe: the public key of the start-up test's stranger.
+        batch_rows: trajectories of a batch, for each of which the learner may tell a priority.
+        events: the run's events.jsonl.
+    """
+
+    def __init__(
+        self,
+        core: IngestCore,
+        link: Link,
+        addresses: dict[str, str],
+        *,
+        quarantine: Quarantine,
+        watchdog: Watchdog,
+        admissions: Admissions,
+        keys: ServerKeys | None = None,
+        probe: bytes = b"",
+        batch_rows: int = 0,
+        events: Events,
+    ) -> None:
+        self._events = events
+        self._core, self._link, self._quarantine, self._watchdog = core, link, quarantine, watchdog
+        self._admissions = admissions
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self._gate = None if keys is None else Gate(self._context, keys, probe=probe)
+        self._data = ServerSocket(self._context, max_message_bytes=2 * MAX_BLOCK_BYTES, gate=self._gate)
+        longest = MAX_HEADER_ONLY_BYTES + priorities_bytes(batch_rows)
+        self._batches = ServerSocket(self._context, max_message_bytes=longest, gate=self._gate)
+        self.endpoints = {"data": self._data.bind(addresses["data"]), "batches": self._batches.bind(addresses["batches"])}
+        self._batches.allow(2 * longest)
+        self._control: ControlClient | None = None
+        self._members_serial = -1
+        self._answered = 0
+        self._report_at = self._files_at = 0.0
+
+    def join(self, control: str, secret: str) -> None:
+        """Join the hub's control socket."""
+        description = {"secret": secret, **self.endpoints, "known": self._core.known()}
+        keys = None if self._gate is None else self._gate.keys.as_client()
+        self._control = ControlClient(control, role="ingest", description=description, heartbeat_every_s=0.0, keys=keys)
+        welcome = self._control.join(JOIN_WITHIN_S)
+        self._core.hub_says(policy_version=welcome.policy_version, stop=False, members=None)
+
+    def run(self, ending: Ending) -> int:
+        """Serve until told to end; the exit code."""
+        assert self._control is not None, "join first"
+        poller = zmq.Poller()
+        for handle in (self._data.handle, self._batches.handle, self._control.handle, self._link.fileno()):
+            poller.register(handle, zmq.POLLIN)
+        self._watchdog.started()
+        clock = AwakeClock(LONGEST_TURN_S)
+        while not ending.asked:
+            self._watchdog.beat()
+            ready = dict(poller.poll(SAVING_POLL_MS if self._core.replayed.at_work else POLL_MS))
+            if self._link.fileno() in ready:
+                return 0 if self._link.hear() == {"stop": True} else 1
+            self.turn(clock.now())
+            self._core.slept(clock.asleep_s)
+        return 0
+
+    def turn(self, now: float) -> None:
+        """Take in what has come and send what follows from it. The hub's word comes first: it knows the newest version."""
+        self._hear_hub(now)
+        self._look_after_files(now)
+        taken = 0
+        for route, user, frames in self._data.receive(DRAIN):
+            taken += 1
+            try:
+                self._core.receive_data(route, *two_frames(frames), now, user)
+            except WireError as error:
+                self._core.bad_frames(route, error)
+        for route, user, frames in self._batches.receive(DRAIN):
+            try:
+                header, payload = two_frames(frames)
+                self._core.receive_batches(route, header, user, payload)
+            except WireError as error:
+                self._core.bad_frames(route, error, "batches")
+        self._quarantine.keep(self._core.refused)
+        self._core.refused.clear()
+        self._count_strangers()
+        self._core.turn(now, more=taken == DRAIN)
+        for route, message in self._core.outgoing_batches():
+            self._batches.send(route, message)
+        failpoint("ack.before")
+        for route, message in self._core.outgoing_data():
+            self._data.send(route, message)
+        failpoint("ack.after")
+
+    def _look_after_files(self, now: float) -> None:
+        if now >= self._files_at:
+            self._files_at = now + LOOK_FOR_FILES_EVERY_S
+            restore_files(self._data, self._batches)
+
+    def _count_strangers(self) -> None:
+        """Count whose connections were refused or closed; an actor may send its window and one block more."""
+        if self._gate is not None:
+            self._core.denied(self._gate.look())
+        for reason, connections in (self._data.cut() + self._batches.cut()).items():
+            self._core.denied(connections, reason)
+        self._data.allow(MAX_WINDOW_BYTES + 2 * self._core.block_bytes)
+
+    def _hear_hub(self, now: float) -> None:
+        assert self._control is not None, "join first"
+        control = self._control
+        asked = control.report_asked
+        if now >= self._report_at or asked > self._answered:
+            self._answered, began = asked, time.perf_counter()
+            values = self._core.report() | {"auth_restarts": 0 if self._gate is None else self._gate.restarts}
+            report = {"report": values, "answering": asked, "serial": self._members_serial}
+            control.heartbeat(report, force=True)
+            say(self._events, "log_damaged", self._core.said)
+            self._core.said.clear()
+            self._events.flush()
+            self._report_at = now + max(REPORT_EVERY_S, (time.perf_counter() - began) / REPORT_SHARE)
+        else:
+            control.pump()
+        state, news = control.state, control.news
+        members = None
+        if news.get("serial", -1) != self._members_serial:
+            self._members_serial = news["serial"]
+            self._admissions.tell(news["sessions"])
+            members = read_table(news["members"])
+        self._core.hub_says(policy_version=state.policy_version, stop=state.stop, members=members)
+
+    def close(self) -> None:
+        """Close all sockets."""
+        self._data.close()
+        self._batches.close()
+        if self._control is not None:
+            self._control.close(goodbye=False)  # the hub knows, or is gone
+        if self._gate is not None:
+            self._gate.close()
+        self._context.term()
+
+
+def open_journal(config: dict[str, Any], run_dir: Path, events: Events) -> Journal:
+    """The journal in the run's folder, with what a server that has died has left in it.
+
+    Args:
+        config: the roots of config.yaml.
+        run_dir: the run's folder.
+        events: is told of what was damaged.
+
+    Raises:
+        UserError: if the log cannot be read, or is of another run or of one with another T.
+    """
+    replay = config["replay"]
+    durable, folder = replay["acknowledge"] == "durable", log_folder(replay["log_dir"], run_dir)
+    run, replaced = run_id(run_dir, folder)
+    check_owner(run, run_dir, folder)
+    journal = Journal.open(
+        FolderDisk(folder, durable=durable),
+        durable=durable,
+        keep_trained=replay["on_learner_restart"] == "replay",
+        steps=config["actors"]["unroll_length"],
+        kept_bytes=replay["log_bytes"],
+        run=run,
+    )
+    say(events, "state_replaced", [replaced] if replaced else [])
+    say(events, "log_damaged", journal.damage)
+    return journal
+
+
+def say(events: Events, event: str, lines: list[str]) -> None:
+    """Say in the log and in events.jsonl what was damaged."""
+    for line in lines:
+        _log.warning("%s", line)
+        events.add(event, text=line)
+
+
+def read_table(members: dict[str, list[Any]]) -> dict[int, tuple[int, bool]]:
+    """The hub's table of members, by actor id."""
+    return {int(number): (entry[0], entry[1]) for number, entry in members.items()}
+
+
+GARBAGE_EVERY = 100_000
+"""New objects between two looks for cycles, of which there are hardly any: what waits are thousands of blocks of a dozen arrays
+each, and Python's default of 700 would walk over all of them again and again."""
+
+
+def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> int:
+    """Bind where the hub says, join it and run; the exit code."""
+    hub = link.hear()
+    if hub is None or "addresses" not in hub:  # the hub is gone, or could not begin and says stop
+        return 1
+    events = Events(run_dir)
+    journal = open_journal(config, run_dir, events)
+    settings = IngestSettings.of(config)
+    admissions = Admissions()
+    core = IngestCore(
+        settings,
+        epoch=epoch_of_monotonic(),
+        journal=journal,
+        server=secrets.randbits(52),
+        admissions=admissions,
+        saver=BufferSaver(log_folder(config["replay"]["log_dir"], run_dir) / BUFFER_FOLDER),
+    )
+    addresses: dict[str, str] = hub["addresses"]
+    watchdog, memory = Watchdog("ingest", config["replay"]["hang_timeout"]), limit_memory("ingest", config)
+    ingest = Ingest(
+        core,
+        link,
+        addresses,
+        quarantine=Quarantine(run_dir / "quarantine", "ingest"),
+        watchdog=watchdog,
+        admissions=admissions,
+        keys=None if hub["keys"] is None else server_keys(Path(hub["keys"])),
+        probe=hub["probe"].encode(),
+        batch_rows=settings.batch_rows,
+        events=events,
+    )
+    try:
+        link.say({"endpoints": ingest.endpoints})
+        ingest.join(hub["control"], hub["secret"])
+        gc.freeze()
+        gc.set_threshold(GARBAGE_EVERY)
+        return ingest.run(ending)
+    finally:
+        watchdog.close()
+        memory.close()
+        core.replayed.close()
+        journal.close()
+        events.close()
+        ingest.close()
+        remove_sockets(addresses)  # the hub's too: it may have been killed and cannot
+
+
+def main() -> int:
+    """Run until the hub says stop (0), is gone (1) or SIGTERM comes (0)."""
+    ending = Ending()
+    raise_descriptor_limit()
+    parser = argparse.ArgumentParser(prog="python -m replay.ingest.__main__", description="Started by `python -m replay`.")
+    parser.add_argument("--link", type=int, required=True, help="the file descriptor of the pipe to the hub")
+    parser.add_argument("--config", type=Path, required=True, help="the run's resolved settings")
+    parser.add_argument("--run-dir", type=Path, required=True, help="the run's folder")
+    parser.add_argument("--log-level", default="info")
+    options = parser.parse_args()
+    configure_logging(options.log_level)
+    link = Link(socket.socket(fileno=options.link))
+    try:
+        return serve(link, load_config(options.config), options.run_dir, ending)
+    except UserError as error:
+        link.say({"error": str(error)})
+        return error.exit_code
+    finally:
+        link.close()
+
+
+if __name__ == "__main__":
+    sys.exit(run_to_exit(main))

@@ -1,0 +1,80 @@
+"""Blocks that lie in the log: found again after the server's death, or after a learner has forgotten what it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import numpy as np
+
+from protocol.data.run_schema import RunSchema
+from protocol.data.trajectory import Array, BlockSize
+from replay.log.journal import Journal
+from replay.log.state import Block, Books, CutPart, Rows
+from replay.store.assembly import Part
+from replay.store.queue import Segment, Slice
+
+
+def segments_of(
+    journal: Journal, schema: RunSchema, rows: Iterable[Rows], now: float, *, exempt: bool = False
+) -> list[Segment]:
+    """Rows as they wait in the queue; a block is read when it is cut. Rows whose payload is gone are lost.
+
+    Args:
+        journal: its books have the rows.
+        schema: the run's.
+        rows: in order.
+        now: seconds of the monotonic clock.
+        exempt: whether their age does not count.
+    """
+    found: list[Segment] = []
+    vanished: list[Rows] = []
+    for number, start, stop in rows:
+        if not journal.has(number):
+            vanished.append((number, start, stop))
+            continue
+        block = journal.books.blocks[number]
+        found.append(_segment(journal, schema, (number, start, stop), block, now, exempt=exempt))
+    if vanished:
+        journal.record("vanished", vanished)
+    return found
+
+
+def _segment(journal: Journal, schema: RunSchema, rows: Rows, block: Block, now: float, *, exempt: bool) -> Segment:
+    number, start, stop = rows
+    size = BlockSize(len(block.rows), block.steps, block.finals, block.episodes)
+    return Segment(
+        {},
+        start,
+        stop,
+        block.version,
+        now,
+        schema.trajectory.nbytes(size),
+        record=number,
+        source=_reader(journal, schema, number, size),
+        exempt=exempt,
+    )
+
+
+def _reader(journal: Journal, schema: RunSchema, number: int, size: BlockSize) -> Callable[[], dict[str, Array]]:
+    def read(views: Callable[[bytes, BlockSize], dict[str, Array]]) -> dict[str, Array]:
+        return views(journal.read(number), size)
+
+    return partial(read, schema.trajectory.views)
+
+
+def recovered_part(batch_id: int, cut: CutPart, books: Books, now: float) -> Part:
+    """A part that was cut before the server died: what can be said of it without its payload.
+
+    Args:
+        batch_id: its number.
+        cut: what the books say of it.
+        books: they have its blocks.
+        now: seconds of the monotonic clock.
+    """
+    origin = [Slice({}, start, stop, books.blocks[number].version, now, record=number) for number, start, stop in cut.fresh]
+    rows = sum(piece.rows for piece in origin)
+    size = BlockSize(rows, books.steps, 0, 0)
+    return Part(
+        batch_id, np.empty(0, np.uint8), memoryview(b""), size, {}, origin, rows, cut.env_steps, record=-1, recovered=True
+    )

@@ -1,0 +1,274 @@
+"""The log in segments: numbered records in files that are only ever appended to.
+
+A record is appended to memory first; `commit` writes all that wait in one go and syncs once, and only then are they committed.
+A server that starts, or whose disk has failed, begins a new segment: no file is appended to twice. A segment is named after its
+first record's number; `replay.log.records` has its bytes.
+
+What a crash leaves behind a segment's last whole record is cut off. Anything else that is missing is damage: the file is kept
+aside under a second name, `damage` says so, and the whole records behind it are read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from protocol.wire.codec import Buffer
+from replay.log.disk import Disk
+from replay.log.records import HEAD_BYTES, RECORD_BYTES, Found, Head, head_of, read_head, record_of, scan
+
+_log = logging.getLogger("oatmill.replay.log")
+
+SUFFIX = ".log"
+ASIDE = ".damaged"
+"""Added to the name of a damaged segment for the copy that is never removed."""
+MAX_RECORDS = 10**20
+
+
+class Record(NamedTuple):
+    """A whole record that was found on disk."""
+
+    number: int
+    relied: int  # every record below this number was committed, as those behind it in the log show
+    header: bytes
+
+
+class Damage(NamedTuple):
+    """A segment that is not what was written."""
+
+    segment: str
+    aside: str  # the name under which it stays; empty if the disk did not allow that
+    missing: int  # records
+
+
+class Place(NamedTuple):
+    """Where a record's payload lies."""
+
+    segment: str
+    offset: int
+    length: int
+
+
+class Segment(NamedTuple):
+    """A file of the log."""
+
+    name: str
+    first: int  # its first record's number
+    nbytes: int
+
+
+class SegmentLog:
+    """Numbered records on a disk. Call `recover` once before anything else.
+
+    Args:
+        disk: where.
+        segment_bytes: a segment that has grown beyond this is followed by another one.
+        run: the id of the run, which every segment carries.
+
+    Attributes:
+        next: the number that the next record gets.
+        committed: the number below which all records survive a crash.
+        damage: what `recover` has found, and no server before this one.
+        places: where payloads lie, by record number, of segments that are still there.
+    """
+
+    def __init__(self, disk: Disk, *, segment_bytes: int, run: str = "") -> None:
+        self._disk, self._segment_bytes, self._run = disk, segment_bytes, run
+        self._written = 0  # up to where records are on the disk: what was let go of after that is no damage
+        self.damage: list[Damage] = []
+        self._closed: list[Segment] = []  # full, or given up; the oldest first
+        self._current: Segment | None = None
+        self._pending: list[Buffer] = []
+        self._pending_bytes = 0
+        self._pending_payloads: list[tuple[int, int, int]] = []  # record number, offset among what waits, length
+        self.next = self.committed = 0
+        self.places: dict[int, Place] = {}
+
+    @property
+    def pending_bytes(self) -> int:
+        """What `commit` would write."""
+        return self._pending_bytes
+
+    @property
+    def nbytes(self) -> int:
+        """What the log takes on the disk."""
+        return sum(segment.nbytes for segment in self._segments())
+
+    def _segments(self) -> list[Segment]:
+        return self._closed if self._current is None else [*self._closed, self._current]
+
+    def names(self) -> list[str]:
+        """The segments' files, the oldest first."""
+        return [name for name in self._disk.names() if name.endswith(SUFFIX) and name.removesuffix(SUFFIX).isdecimal()]
+
+    def heads(self) -> list[Head | None]:
+        """What each segment says of itself, the oldest first; None where that is damaged.
+
+        Raises:
+            OSError: if the disk cannot be read.
+        """
+        return [read_head(self._disk.read_part(name, 0, HEAD_BYTES)) for name in self.names()]
+
+    def recover(self) -> Iterator[Record]:
+        """Every whole record there is, in order.
+
+        Raises:
+            OSError: if the disk cannot be read.
+        """
+        names, heads = self.names(), self.heads()
+        firsts = [int(name.removesuffix(SUFFIX)) for name in names]
+        following = [*firsts[1:], MAX_RECORDS]
+        after = [None if head is None else head.after for head in [*heads[1:], None]]
+        for name, first, end, written in zip(names, firsts, following, after, strict=False):
+            yield from self._recover_segment(name, first, end, end if written is None else min(end, written))
+        self._written = self.committed = self.next
+
+    def _recover_segment(self, name: str, first: int, following: int, written: int) -> Iterator[Record]:
+        """The whole records of one segment.
+
+        Args:
+            name: of its file.
+            first: its first record's number.
+            following: the next segment's; records from there on failed to be committed here and were written again.
+            written: records below this number were committed; MAX_RECORDS if only the segment itself can say.
+        """
+        data = self._disk.read(name)
+        found = scan(data, first)
+        kept = [record for record in found.records if first <= record.number < following]
+        strange = bool(found.records) and (found.head is None or not kept)
+        damaged = self._look_for_damage(name, first, kept, written, strange=strange)
+        self.next = max(self.next, first)
+        if not kept:  # not one record: nothing here was ever committed, or it is kept aside
+            self._disk.remove(name)
+            return
+        relied = following if following < MAX_RECORDS else max(record.group for record in kept)
+        for record in kept:
+            self.next = max(self.next, record.number + 1)
+            start = record.offset + record.header
+            if record.payload:
+                self.places[record.number] = Place(name, start, record.payload)
+            yield Record(record.number, relied, data[record.offset : start])
+        end = kept[-1].end
+        if end < len(data) and not damaged:
+            _log.info(
+                "cutting %d bytes off the end of the log's %s, which a crash has left half written", len(data) - end, name
+            )
+            self._disk.cut(name, end)
+        self._closed.append(Segment(name, first, end))
+
+    def _look_for_damage(self, name: str, first: int, kept: list[Found], written: int, *, strange: bool) -> bool:
+        """Whether a record is gone that was committed or that is followed by another one; if so, the file is kept aside."""
+        last = kept[-1].number + 1 if kept else first
+        missing = (last if written == MAX_RECORDS else max(last, written)) - first - len(kept)
+        if not missing and not strange:
+            return False
+        aside = f"{name}{ASIDE}"
+        if aside not in self._disk.names():
+            with contextlib.suppress(OSError):
+                self._disk.keep(name, aside)
+            self.damage.append(Damage(name, aside if aside in self._disk.names() else "", missing))
+        return True
+
+    def skip_to(self, number: int) -> None:
+        """Use no record number below this one again."""
+        self.next = self.committed = max(self.next, number)
+
+    def read(self, number: int) -> bytes:
+        """A record's payload; `places` has it.
+
+        Raises:
+            OSError: if the disk cannot be read.
+        """
+        return self._disk.read_part(*self.places[number])
+
+    def append(self, header: bytes, payload: Buffer = b"") -> int:
+        """Add a record, in memory; its number. A header is never empty."""
+        view = memoryview(payload)
+        self._pending.append(record_of(self.next, self.committed, header, payload))
+        if view.nbytes:
+            self._pending.append(view)
+            self._pending_payloads.append((self.next, self._pending_bytes + RECORD_BYTES + len(header), view.nbytes))
+        self._pending_bytes += RECORD_BYTES + len(header) + view.nbytes
+        self.next += 1
+        return self.next - 1
+
+    def commit(self, state: Callable[[], bytes]) -> None:
+        """Write and sync everything that waits. After an OSError nothing is lost: the next call writes all of it again.
+
+        Args:
+            state: gives a record that says all that the records before it have come to. One follows what waits whenever a new
+                segment is begun, so that the segments before it can go once their payloads are not needed any more.
+
+        Raises:
+            OSError: if the disk cannot take it. What was written of it has been taken away as far as the disk allows.
+        """
+        if self._current is None or self._current.nbytes >= self._segment_bytes:
+            self._begin(state)
+        elif self._pending:
+            self._write(self._current)
+
+    def _begin(self, state: Callable[[], bytes]) -> None:
+        """Begin a new segment with what waits, and the state after it."""
+        self._give_up()
+        segment = Segment(f"{self.committed:020d}{SUFFIX}", self.committed, 0)
+        waiting, nbytes = len(self._pending), self._pending_bytes
+        self.append(state())
+        try:
+            self._disk.create(segment.name)
+            self._write(segment, head_of(self._run, self._written))
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._disk.remove(segment.name)
+            del self._pending[waiting:]
+            self._pending_bytes, self.next = nbytes, self.next - 1
+            raise
+
+    def _write(self, segment: Segment, *before: Buffer) -> None:
+        try:
+            self._disk.append([*before, *self._pending])
+            self._disk.sync()
+        except OSError:
+            # After a failed sync nobody knows what of the file is on the disk, so it is never written to again.
+            with contextlib.suppress(OSError):
+                self._disk.cut(segment.name, segment.nbytes)
+            self._give_up()
+            raise
+        base = segment.nbytes + sum(map(len, before))
+        for number, offset, length in self._pending_payloads:
+            self.places[number] = Place(segment.name, base + offset, length)
+        self._current = segment._replace(nbytes=base + self._pending_bytes)
+        self._written = self.next
+        self._clear()
+
+    def _clear(self) -> None:
+        self._pending, self._pending_bytes, self._pending_payloads = [], 0, []
+        self.committed = self.next
+
+    def discard(self) -> None:
+        """Let go of what waits; the next commit begins a new segment, whose state makes up for it."""
+        self._give_up()
+        self._clear()
+
+    def _give_up(self) -> None:
+        """Append no more to the current segment."""
+        if self._current is not None:
+            self._closed.append(self._current)
+            self._current = None
+
+    def remove_before(self, number: int) -> None:
+        """Remove the closed segments, the oldest first, all of whose records have lower numbers.
+
+        None goes before a newer one has been begun, whose state stands for them. One that cannot be removed is tried again.
+        """
+        while self._current is not None and self._closed:
+            following = (*self._closed[1:], self._current)[0]
+            if following.first > number:
+                return
+            try:
+                self._disk.remove(self._closed[0].name)
+            except OSError:
+                return
+            gone = self._closed.pop(0)
+            self.places = {at: place for at, place in self.places.items() if place.segment != gone.name}

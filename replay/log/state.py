@@ -1,0 +1,326 @@
+"""What the log's records come to: who has sent how much, what waits, what the learner holds, where everything went.
+
+Every change is one record: a name and plain values. The same records are applied while the server runs and when it reads its
+log again after a crash, so what it knows then is what it knew. A trajectory is known by its block's record number and its row.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import groupby
+from typing import Any
+
+from replay.log.marks import KEPT
+
+QUEUED, CUT, TRAINED, GONE = range(4)
+"""Where a row is: it waits; it is cut into a batch; it was trained on and is kept in case the learner forgets it; nowhere."""
+CONSUMED_KEPT = 100_000
+"""Batches that are remembered in case a learner goes back to its checkpoint: far more than lie between two checkpoints."""
+
+Rows = tuple[int, int, int]
+"""Rows of one block: its record number, the first row, one past the last."""
+
+
+@dataclass(slots=True)
+class Account:
+    """What is known of the newest incarnation of one actor."""
+
+    incarnation: int
+    rows: int  # of every block
+    next: int = 0  # the first sequence number that is not stored
+    produced: int = 0
+    evicted: int = 0
+    rejected: int = 0
+    strikes: int = 0
+    ended: bool = False
+
+    def report(self, produced: int, evicted: int) -> None:
+        """Take in cumulative counts."""
+        self.evicted = max(self.evicted, evicted)
+        self.produced = max(self.produced, produced, self.next + self.evicted)
+
+
+@dataclass(slots=True)
+class Block:
+    """A stored block, as long as one of its rows is somewhere."""
+
+    actor: int
+    steps: int
+    finals: int
+    episodes: int
+    version: int
+    rows: bytearray  # where each row is
+
+    def mark(self, start: int, stop: int, where: int) -> None:
+        """Say where rows are now."""
+        self.rows[start:stop] = bytes([where]) * (stop - start)
+
+
+@dataclass(slots=True)
+class CutPart:
+    """One rank's part of a batch, handed out or not."""
+
+    rank: int
+    env_steps: int
+    fresh: list[Rows]  # without what the buffer gave
+
+
+@dataclass(slots=True)
+class Consumed:
+    """One rank's part of a batch that was trained on."""
+
+    version: int  # the policy version that it gave
+    rows: int  # fresh ones
+    env_steps: int
+    number: int  # of the record that says so
+    kept: list[Rows]  # rows whose payloads are kept
+
+
+@dataclass
+class Totals:
+    """The ledger's own columns, and sums over incarnations that were replaced."""
+
+    accepted: int = 0
+    trained: int = 0
+    rolled_back: int = 0
+    stale: int = 0
+    rejected: int = 0
+    replayed: int = 0
+    past_produced: int = 0
+    past_evicted: int = 0
+    past_unsent: int = 0
+
+
+@dataclass
+class Books:
+    """Everything that must outlive the server's process.
+
+    Args:
+        keep_trained: whether payloads of what was trained on are kept until a checkpoint holds it.
+    """
+
+    keep_trained: bool = False
+    identity: str = ""  # of the log
+    schema: dict[str, Any] | None = None
+    steps: int = 0  # T
+    totals: Totals = field(default_factory=Totals)
+    accounts: dict[int, Account] = field(default_factory=dict)
+    blocks: dict[int, Block] = field(default_factory=dict)  # by record number, rising
+    cuts: dict[int, CutPart] = field(default_factory=dict)  # by batch id, rising
+    consumed: deque[Consumed] = field(default_factory=lambda: deque(maxlen=CONSUMED_KEPT))
+    ranks: dict[int, list[Any]] = field(default_factory=dict)  # by rank: [token, incarnation, whether it has left]
+    world: int = 0
+    version: int = -1
+    next_batch_id: int = 0
+    marks: deque[list[Any]] = field(default_factory=lambda: deque(maxlen=KEPT))  # [cursor, digest] given for checkpoints
+
+    def apply(self, number: int, name: str, values: Sequence[Any]) -> None:
+        """Take in one record."""
+        change: Callable[..., None] = getattr(self, f"_{name}")
+        change(number, *values)
+
+    # ---------------------------------------------------------------------------------------------- the records
+
+    def _began(self, _number: int, identity: str, steps: int) -> None:
+        """A log begins."""
+        self.identity, self.steps = identity, steps
+
+    def _described(self, _number: int, schema: dict[str, Any]) -> None:
+        """The first actor has told the schema."""
+        self.schema = schema
+
+    def _opened(self, _number: int, actor: int, incarnation: int, rows: int) -> None:
+        """An incarnation has said HELLO; the one before it is replaced."""
+        former = self.accounts.get(actor)
+        if former is not None:
+            self.totals.past_produced += former.produced
+            self.totals.past_evicted += former.evicted
+            self.totals.past_unsent += max(0, former.produced - former.evicted - former.next)
+        self.accounts[actor] = Account(incarnation, rows)
+
+    def _reported(self, _number: int, actor: int, produced: int, evicted: int) -> None:
+        """An actor has told its counts."""
+        self.accounts[actor].report(produced, evicted)
+
+    def _ended(self, _number: int, actor: int, strikes: int) -> None:
+        """An actor has left or was turned away."""
+        self.accounts[actor].ended, self.accounts[actor].strikes = True, strikes
+
+    def _forgot(self, _number: int, actor: int, upto: int) -> None:
+        """An actor was acknowledged more than is known here."""
+        account = self.accounts[actor]
+        self.totals.accepted += upto - account.next
+        account.next = upto
+        account.report(0, 0)
+
+    def _stored(
+        self,
+        number: int,
+        actor: int,
+        size: list[int],
+        version: int,
+        counts: list[int],
+    ) -> None:
+        """A block of [rows, steps, finals, episodes] is queued; the record's payload is the block's."""
+        rows, steps, finals, episodes = size
+        self._advance(actor, rows, counts)
+        self.version = max(self.version, version)
+        self.blocks[number] = Block(actor, steps, finals, episodes, version, bytearray(rows))
+
+    def _refused(self, _number: int, actor: int, rows: int, counts: list[int]) -> None:
+        """A block is bad: acknowledged and thrown away."""
+        self._advance(actor, rows, counts)
+        self.totals.rejected += rows
+        self.accounts[actor].rejected += rows
+
+    def _advance(self, actor: int, rows: int, counts: list[int]) -> None:
+        account = self.accounts[actor]
+        account.next += rows
+        account.report(*counts)
+        self.totals.accepted += rows
+
+    def _cut(self, _number: int, parts: list[list[Any]]) -> None:
+        """Batches were cut: [batch id, rank, env steps, fresh rows] of each part."""
+        for batch_id, rank, env_steps, fresh in parts:
+            self.cuts[batch_id] = CutPart(rank, env_steps, [(record, start, stop) for record, start, stop in fresh])
+            self._mark(fresh, CUT)
+            self.next_batch_id = max(self.next_batch_id, batch_id + 1)
+
+    def _returned(self, _number: int, batch_ids: list[int]) -> None:
+        """Parts were not trained on: their fresh rows wait again."""
+        for batch_id in batch_ids:
+            self._mark(self.cuts.pop(batch_id).fresh, QUEUED)
+
+    def _trained(self, number: int, version: int, parts: list[list[int]]) -> None:
+        """Parts were trained on: [batch id, replayed rows] of each."""
+        self.version = max(self.version, version)
+        for batch_id, replayed in parts:
+            part = self.cuts.pop(batch_id)
+            rows = sum(stop - start for _, start, stop in part.fresh)
+            kept = part.fresh if self.keep_trained else []
+            self._mark(part.fresh, TRAINED if self.keep_trained else GONE)
+            if len(self.consumed) == CONSUMED_KEPT:
+                self._mark(self.consumed[0].kept, GONE)
+            self.consumed.append(Consumed(version, rows, part.env_steps, number, kept))
+            self.totals.trained += rows
+            self.totals.replayed += replayed
+
+    def _dropped(self, _number: int, rows: list[Rows]) -> None:
+        """Rows were too old to be trained on."""
+        self._mark(rows, GONE)
+        self.totals.stale += sum(stop - start for _, start, stop in rows)
+
+    def _vanished(self, _number: int, rows: list[Rows]) -> None:
+        """Rows wait, and their payloads are gone: they are lost."""
+        self._mark(rows, GONE)
+
+    def _joined(self, _number: int, rank: int, token: str, incarnation: int, world: int) -> None:
+        """A rank of the learner has joined."""
+        self.ranks = {number: entry for number, entry in self.ranks.items() if number < world}
+        self.ranks[rank], self.world = [token, incarnation, False], world
+
+    def _left(self, _number: int, rank: int) -> None:
+        """A rank has said goodbye."""
+        self.ranks[rank][2] = True
+
+    def _rolled_back(self, _number: int, resumed_from: int) -> None:
+        """A learner goes on from an older version: what gave later ones was trained on in vain."""
+        while self.consumed and self.consumed[-1].version > resumed_from:
+            entry = self.consumed.pop()
+            self.totals.trained -= entry.rows
+            again = sum(stop - start for _, start, stop in entry.kept)
+            self._mark(entry.kept, QUEUED)
+            self.totals.rolled_back += entry.rows - again
+
+    def _marked(self, _number: int, cursor: int, digest: str) -> None:
+        """A learner was given a point for a checkpoint."""
+        self.marks.append([cursor, digest])
+
+    def _committed(self, _number: int, cursor: int) -> None:
+        """A checkpoint holds everything that was trained on before the cursor."""
+        for entry in self.consumed:
+            if entry.number >= cursor:
+                break
+            if entry.kept:
+                self._mark(entry.kept, GONE)
+                entry.kept = []
+
+    def lose_part(self, batch_id: int) -> None:
+        """A part that was handed out is in nobody's hands any more: its rows are lost."""
+        self._mark(self.cuts.pop(batch_id).fresh, GONE)
+
+    def _mark(self, rows: Iterable[Sequence[int]], where: int) -> None:
+        for number, start, stop in rows:
+            block = self.blocks[number]
+            block.mark(start, stop, where)
+            if where == GONE and block.rows.count(GONE) == len(block.rows):
+                del self.blocks[number]
+
+    # ------------------------------------------------------------------------------------------------ questions
+
+    def rows_in(self, where: int) -> Iterator[Rows]:
+        """Rows that are somewhere, in the order in which they came."""
+        for number in sorted(self.blocks):
+            for place, run in groupby(enumerate(self.blocks[number].rows), key=lambda pair: pair[1]):
+                if place == where:
+                    indices = [index for index, _ in run]
+                    yield number, indices[0], indices[-1] + 1
+
+    @property
+    def oldest_kept(self) -> Consumed | None:
+        """The oldest part whose payloads are kept for a learner that forgets it."""
+        return next((entry for entry in self.consumed if entry.kept), None)
+
+    # -------------------------------------------------------------------------------------------------- a record of it
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values that `load` takes back."""
+        return {
+            "identity": self.identity,
+            "schema": self.schema,
+            "steps": self.steps,
+            "totals": _values(self.totals),
+            "accounts": [[actor, *_values(account)] for actor, account in self.accounts.items()],
+            "blocks": [[number, *_values(block)] for number, block in self.blocks.items()],
+            "cuts": [[batch_id, *_values(part)] for batch_id, part in self.cuts.items()],
+            "consumed": [_values(entry) for entry in self.consumed],
+            "ranks": [[rank, *entry] for rank, entry in self.ranks.items()],
+            "world": self.world,
+            "version": self.version,
+            "next_batch_id": self.next_batch_id,
+            "marks": list(self.marks),
+        }
+
+    def load(self, plain: dict[str, Any]) -> None:
+        """Become what `to_plain` told of."""
+        for name in ("identity", "schema", "steps", "world", "version", "next_batch_id"):
+            setattr(self, name, plain[name])
+        self.marks = deque(map(list, plain.get("marks", [])), maxlen=KEPT)  # a log of the format before has none
+        self.totals = Totals(*plain["totals"])
+        self.accounts = {actor: Account(*rest) for actor, *rest in plain["accounts"]}
+        self.blocks = {number: _block(values) for number, *values in plain["blocks"]}
+        self.cuts = {batch_id: CutPart(rank, env_steps, _rows(fresh)) for batch_id, rank, env_steps, fresh in plain["cuts"]}
+        self.consumed = deque(map(_consumed, plain["consumed"]), maxlen=CONSUMED_KEPT)
+        self.ranks = {rank: list(entry) for rank, *entry in plain["ranks"]}
+
+
+def _values(record: Any) -> list[Any]:
+    """A dataclass's fields in order."""
+    values = (getattr(record, entry.name) for entry in fields(record))
+    return [bytes(value) if isinstance(value, bytearray) else value for value in values]
+
+
+def _block(values: list[Any]) -> Block:
+    actor, steps, finals, episodes, version, rows = values
+    return Block(actor, steps, finals, episodes, version, bytearray(rows))
+
+
+def _consumed(values: list[Any]) -> Consumed:
+    version, rows, env_steps, number, kept = values
+    return Consumed(version, rows, env_steps, number, _rows(kept))
+
+
+def _rows(plain: Iterable[Sequence[int]]) -> list[Rows]:
+    return [(record, start, stop) for record, start, stop in plain]

@@ -1,0 +1,1 @@
+"""The replay queue and the replay buffer."""

@@ -1,0 +1,263 @@
+"""The buffer's content on disk: files that are whole or absent, of which the newest two stay.
+
+A file is a chain of records as the log's are, each with its length and checksum. The first says what run it is of, then come
+rows, packed as in a batch, the oldest first, and the last one says how many there are: a file without it is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import msgpack
+
+from oatmill.process.failpoints import failpoint
+from protocol.data.run_schema import RunSchema
+from protocol.data.trajectory import Array, BlockSize
+from protocol.wire.codec import Buffer
+from replay.log.records import prefix_of, read_record
+from replay.store.buffer import Past
+
+MAGIC = b"oatmill buffer 1"
+FIRST, ROWS, LAST = "buffer", "rows", "end"
+SUFFIX, WORKING = ".buffer", ".tmp"
+BUFFER_FOLDER = "buffer"
+"""Of the snapshots, below the log's."""
+KEPT = 2
+
+
+class DamagedError(Exception):
+    """A file is not what was written."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a snapshot is of.
+
+    Attributes:
+        schema: `RunSchema.to_dict` of the run.
+        fields: the names of a packed batch's.
+        steps: T.
+        learner_step: after which it was taken.
+        policy_version: that was the newest then.
+    """
+
+    schema: Mapping[str, Any]
+    fields: list[str]
+    steps: int
+    learner_step: int
+    policy_version: int
+
+    @staticmethod
+    def of(schema: RunSchema, steps: int, learner_step: int, policy_version: int) -> About:
+        """Of a run."""
+        return About(schema.to_dict(), [entry.name for entry in schema.batch.fields], steps, learner_step, policy_version)
+
+    def difference(self, other: About) -> str:
+        """Why rows of the other cannot be taken here; empty if they can."""
+        if self.steps != other.steps:
+            return f"it holds trajectories of actors.unroll_length={other.steps}, this run has {self.steps}"
+        if self.fields != other.fields:
+            return "it was written by another version of oatmill"
+        if msgpack.packb(self.schema) != msgpack.packb(other.schema):
+            return "it holds trajectories of another environment or network"
+        return ""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows, packed.
+
+    Attributes:
+        finals: final observations in them.
+        past: what the buffer knows of each row.
+        payload: their arrays.
+    """
+
+    finals: int
+    past: list[Past]
+    payload: Buffer
+
+    def size(self, steps: int) -> BlockSize:
+        """What fixes the payload's length."""
+        return BlockSize(len(self.past), steps, self.finals, 0)
+
+    def arrays(self, schema: RunSchema, steps: int) -> dict[str, Array]:
+        """Views of the payload."""
+        return schema.batch.views(memoryview(self.payload), self.size(steps))
+
+
+class SnapshotFolder:
+    """Where a run's snapshots lie.
+
+    Args:
+        path: made when the first one is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def files(self) -> list[Path]:
+        """Every snapshot, the newest first."""
+        found = [path for path in self.path.glob(f"*{SUFFIX}") if path.stem.isdecimal()]
+        return sorted(found, key=lambda path: int(path.stem), reverse=True)
+
+    def sweep(self) -> None:
+        """Remove what a crash while writing has left."""
+        for left in self.path.glob(f"*{WORKING}"):
+            with contextlib.suppress(OSError):
+                left.unlink()
+
+    def begin(self) -> SnapshotFile:
+        """A new file, beside the newest one; those before it make room first.
+
+        Raises:
+            OSError: if it cannot be made.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.sweep()
+        files = self.files()
+        for old in files[KEPT - 1 :]:
+            old.unlink()
+        number = int(files[0].stem) + 1 if files else 0
+        return SnapshotFile(self.path / f"{number:010d}{SUFFIX}")
+
+
+class SnapshotFile:
+    """A file that is being written.
+
+    Args:
+        path: what it is called once it is whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._working = path, path.with_suffix(WORKING)
+        self._rows = 0
+        self._file = os.open(self._working, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+
+    def head(self, about: About) -> None:
+        """Write what it is of."""
+        self._write(MAGIC)
+        self._record([FIRST, about.schema, about.fields, about.steps, about.learner_step, about.policy_version])
+
+    def add(self, chunk: Chunk) -> None:
+        """Write some rows."""
+        self._rows += len(chunk.past)
+        self._record([ROWS, chunk.finals, [list(past) for past in chunk.past]], chunk.payload)
+        failpoint("buffer.write.half")
+
+    def finish(self) -> None:
+        """Make it whole, durable and visible."""
+        self._record([LAST, self._rows])
+        os.fsync(self._file)
+        self._close()
+        failpoint("buffer.rename.before")
+        self._working.rename(self._path)
+        failpoint("buffer.rename.after")
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def give_up(self) -> None:
+        """Leave nothing behind."""
+        self._close()
+        with contextlib.suppress(OSError):
+            self._working.unlink()
+
+    def _record(self, values: list[Any], payload: Buffer = b"") -> None:
+        header: bytes = msgpack.packb(values)
+        self._write(prefix_of(header, payload))
+        self._write(header)
+        self._write(payload)
+
+    def _write(self, data: Buffer) -> None:
+        rest = memoryview(data).cast("B") if memoryview(data).nbytes else memoryview(b"")
+        while rest.nbytes:
+            rest = rest[os.write(self._file, rest) :]
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+class Place(NamedTuple):
+    """Where some rows lie, and what is said of them."""
+
+    finals: int
+    past: list[Past]
+    offset: int  # of the payload
+    length: int
+
+
+class Snapshot:
+    """A whole file that can be read.
+
+    Args:
+        path: of it.
+
+    Attributes:
+        about: what it is of.
+        places: its rows, the oldest first.
+
+    Raises:
+        DamagedError: if it is not as it was written.
+        OSError: if it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.places: list[Place] = []
+        try:
+            with path.open("rb") as file:
+                self.about = self._read(file, path.stat().st_size)
+        except (LookupError, TypeError, ValueError, msgpack.UnpackException) as error:
+            raise DamagedError(f"{type(error).__name__}: {error}") from None
+
+    @property
+    def rows(self) -> int:
+        """How many it holds."""
+        return sum(len(place.past) for place in self.places)
+
+    def _read(self, file: BinaryIO, size: int) -> About:
+        """Every checksum is looked at before anything is believed."""
+        if file.read(len(MAGIC)) != MAGIC:
+            raise DamagedError("it does not begin as a snapshot does")
+        about: About | None = None
+        while (record := read_record(file, size - file.tell())) is not None:
+            header, payload = record
+            kind, *values = msgpack.unpackb(header)
+            if kind == FIRST and about is None:
+                about = About(*values)
+            elif kind == ROWS and about is not None:
+                finals, past = values
+                self.places.append(Place(finals, [Past(*one) for one in past], file.tell() - len(payload), len(payload)))
+            elif kind == LAST and about is not None and values == [self.rows] and file.tell() == size:
+                return about
+            else:
+                raise DamagedError("its records are not those that were written")
+        raise DamagedError("it ends before it is whole")
+
+    def fits(self, schema: RunSchema) -> bool:
+        """Whether every payload is as long as the schema says."""
+        return all(
+            schema.batch.nbytes(BlockSize(len(place.past), self.about.steps, place.finals, 0)) == place.length
+            for place in self.places
+        )
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The rows, the oldest first.
+
+        Raises:
+            OSError: if they cannot be read.
+        """
+        with self._path.open("rb") as file:
+            for place in self.places:
+                file.seek(place.offset)
+                yield Chunk(place.finals, place.past, file.read(place.length))

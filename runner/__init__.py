@@ -1,0 +1,1 @@
+"""One run: its settings, folder, result and observer."""

@@ -1,0 +1,216 @@
+"""A user's code in a process of its own, so that nothing it does can end, block or garble the command that needs its answer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+from oatmill.children.environment import child_environment
+from oatmill.children.places import is_users, place_in_words
+from oatmill.errors import RunError, UserError
+
+CLOSE_WITHIN_S = 2.0
+"""After its answer the process has this long to take down what it built; then it is killed, and the answer still counts."""
+SLACK_S = 2.0
+"""A process that its own timer has not ended so long after the limit is killed."""
+SLOW_S = 10.0
+"""After so long without an answer a line says what is waited for."""
+POLL_S = 0.02
+TAIL_BYTES = 4096
+LAST_WORDS = 300
+THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>\S+)', re.MULTILINE)
+"""A frame as `faulthandler` writes it down."""
+
+log = logging.getLogger("oatmill.apart")
+
+
+class Apart:
+    """One piece of work, from its start to its end. A context manager: no process of it is left afterwards.
+
+    Args:
+        module: what is run as `python -m`; it calls `oatmill.children.apart.serve`.
+        values: plain values for it.
+        what: whose code is run, for messages, such as `env.factory=maze:make`.
+        limit_s: seconds within which it has to answer; None for no limit.
+        setting: the setting that the limit comes from, for messages.
+        shown: whether what it prints is shown on standard error. If not, its last line is told where it dies.
+        threads: how many its numerical libraries may use; None leaves that as it is for the command.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        values: Any,
+        *,
+        what: str,
+        limit_s: float | None = None,
+        setting: str = "",
+        shown: bool = False,
+        threads: int | None = 1,
+    ) -> None:
+        self._what, self._limit_s, self._setting = what, limit_s, setting
+        self._tail, self._said, self._dump = b"", b"", ""
+        self._record: dict[str, Any] | None = None
+        self._notes: list[str] = []
+        self._closed = self._ended = False
+        self._started = time.monotonic()
+        answer, its_end = os.pipe()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, str(its_end), str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=None if shown else subprocess.PIPE,
+            env=_environment(threads),
+            start_new_session=True,
+            pass_fds=[its_end],
+        )
+        os.close(its_end)
+        self._answer = os.fdopen(answer, "rb", buffering=0)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._answer, selectors.EVENT_READ, self._take_answer)
+        if self._process.stderr is not None:
+            self._selector.register(self._process.stderr, selectors.EVENT_READ, self._take_output)
+        self._ask(values)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._end()
+
+    def result(self) -> Any:
+        """Wait for the answer.
+
+        Raises:
+            UserError: if the work refuses what it was given, or is not done within its limit.
+            RunError: if work without a limit fails in another way.
+        """
+        next_line = self._started + SLOW_S
+        while self._record is None:
+            gone = self._process.poll() is not None
+            self._pump(0.0 if gone else POLL_S)
+            if self._record is None and (gone or self._is_over()):
+                raise self._failure(self._death())
+            if self._limit_s is not None and time.monotonic() > next_line:
+                next_line += SLOW_S * 6
+                log.warning("%s is still being built after %.0f s", self._what, time.monotonic() - self._started)
+        if "result" in self._record:
+            return self._record["result"]
+        if "error" in self._record:
+            raise (UserError if self._record["bad_input"] else RunError)(self._record["error"])
+        raise self._failure(self._record["ended"])
+
+    def finish(self) -> list[str]:
+        """Let the process take down what it built, for a bounded time; what went wrong with that, a line each."""
+        deadline = time.monotonic() + CLOSE_WITHIN_S
+        while self._process.poll() is None and time.monotonic() < deadline:
+            self._pump(POLL_S)
+        self._pump(0.0)
+        ends = list(self._notes)
+        if self._process.returncode is None and not self._closed:
+            ends.append(f"took more than {CLOSE_WITHIN_S:g} s, and its process was killed")
+        elif self._process.returncode:
+            ends.append(self._death())
+        self._end()
+        return [f"when {self._what} was closed, it {end}" for end in ends]
+
+    def _ask(self, values: Any) -> None:
+        request = {"values": values, "limit_s": self._limit_s, "log_level": logging.getLogger().getEffectiveLevel()}
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:  # one that is gone is found out soon
+            stdin.write(json.dumps(request).encode())
+
+    def _pump(self, timeout_s: float) -> None:
+        """Take in what has been said and printed; wait for it for a while."""
+        if not self._selector.get_map():
+            time.sleep(timeout_s)
+        for key, _ in self._selector.select(timeout_s):
+            chunk = os.read(key.fd, 1 << 20)
+            if chunk:
+                key.data(chunk)
+            else:
+                self._selector.unregister(key.fileobj)
+
+    def _take_answer(self, chunk: bytes) -> None:
+        *lines, self._said = (self._said + chunk).split(b"\n")
+        for line in lines:
+            if not line.startswith(b"{"):
+                self._dump += line.decode(errors="replace") + "\n"
+                continue
+            record = json.loads(line)
+            if "note" in record:
+                self._notes.append(record["note"])
+            elif "closed" in record:
+                self._closed = True
+            else:
+                self._record = record
+
+    def _take_output(self, chunk: bytes) -> None:
+        log.debug("%s printed: %s", self._what, chunk.decode(errors="replace").rstrip())
+        self._tail = (self._tail + chunk)[-TAIL_BYTES:]
+
+    def _is_over(self) -> bool:
+        return self._limit_s is not None and time.monotonic() - self._started > self._limit_s + SLACK_S
+
+    def _death(self) -> str:
+        """How the process ended or hangs, as the predicate of a sentence."""
+        code, place, words = self._process.returncode, self._place(), self._last_words()
+        if code is None or self._dump.startswith("Timeout"):
+            return f"is not ready after {self._limit_s:g} s{place}{words}; if it needs longer, raise {self._setting}"
+        if code < 0:
+            return f"ended its process by {signal.Signals(-code).name}{place}{words}"
+        return f"ended its process with exit code {code}, by os._exit or in C code{place}{words}"
+
+    def _place(self) -> str:
+        """Where the user's code was, by the stacks that the process has written down; the newest call comes first."""
+        for frame in FRAME.finditer(self._dump):
+            if is_users(frame["file"]):
+                return f" ({place_in_words(frame['file'], frame['line'], frame['function'])})"
+        return ""
+
+    def _last_words(self) -> str:
+        lines = self._tail.decode(errors="replace").splitlines()
+        words = next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "")
+        return f"; the last line that it printed: {words[-LAST_WORDS:]}" if words else ""
+
+    def _failure(self, how: str) -> UserError | RunError:
+        return (RunError if self._limit_s is None else UserError)(f"{self._what} {how}")
+
+    def _end(self) -> None:
+        """End the process and all that it has started. Safe to call twice."""
+        if self._ended:
+            return
+        self._ended = True
+        family: list[psutil.Process] = []
+        with contextlib.suppress(psutil.Error):
+            family = psutil.Process(self._process.pid).children(recursive=True)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        for process in family:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        self._process.wait()
+        self._selector.close()
+        self._answer.close()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+
+def _environment(threads: int | None) -> dict[str, str]:
+    if threads is not None:
+        return child_environment(os.environ, threads)
+    own = {name: value for name, value in os.environ.items() if name in THREAD_LIMITS}
+    return {name: value for name, value in child_environment(os.environ, 1).items() if name not in THREAD_LIMITS} | own

@@ -1,0 +1,138 @@
+"""Playing episodes with a trained policy, in the environment that it was trained in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.environments.base import Episode
+from actors.environments.make import make_environment
+from actors.settings import EnvSettings
+from agent.loading import LoadedAgent, load
+from oatmill.errors import SettingsError, UserError, one_line
+from runner.evaluation.baselines import random_return
+from runner.evaluation.checkpoints import find_checkpoint
+from runner.evaluation.playing import check_fit, play
+from runner.evaluation.recording import Recording, record_episode
+from runner.evaluation.video import check_video
+from runner.settings import RunSettings
+from runner.trust import ENVIRONMENT, check_trust
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a checkpoint's policy got.
+
+    Attributes:
+        checkpoint: its folder.
+        learner_step: at which it was saved.
+        env_steps: that it was trained on.
+        episode_return: mean, std and n.
+        episode_length: the mean.
+        episode_statistics: the means of the environment's own numbers.
+        random_return: what the random policy gets, where that was measured.
+        seconds: of playing.
+        deterministic: whether the likeliest action was taken instead of drawing one.
+        seed: of environment and actions.
+        recording: a video of one more episode, where one was asked for.
+    """
+
+    checkpoint: str
+    learner_step: int
+    env_steps: int
+    episode_return: Mapping[str, float]
+    episode_length: float
+    episode_statistics: Mapping[str, float]
+    random_return: float | None
+    seconds: float
+    deterministic: bool
+    seed: int
+    recording: Recording | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def evaluate_checkpoint(
+    path: Path, *, episodes: int, deterministic: bool, seed: int, record: Path | None = None, trust: bool = False
+) -> Evaluation:
+    """Play episodes with a checkpoint's policy; arguments and errors are those of `evaluated`."""
+    with evaluated(path, episodes=episodes, deterministic=deterministic, seed=seed, record=record, trust=trust) as evaluation:
+        return evaluation
+
+
+@contextmanager
+def evaluated(
+    path: Path, *, episodes: int, deterministic: bool, seed: int, record: Path | None = None, trust: bool = False
+) -> Iterator[Evaluation]:
+    """Play episodes one after another, so that short ones count no more than long ones; on leaving, close the environment.
+
+    Args:
+        path: a checkpoint's folder, wherever it lies, or a run's folder, whose newest checkpoint is taken.
+        episodes: how many.
+        deterministic: take the likeliest action instead of drawing one.
+        seed: of environment and actions.
+        record: a file for a video of one more episode, which does not count: the others are the same with and without it.
+        trust: run the environment and the encoder of somebody's own that the checkpoint names.
+
+    Raises:
+        UserError: if there is no such checkpoint, it does not fit the environment, there can be no such video, or it names
+            code to be run without `trust`.
+        RunError: if the environment fails, or an episode does not end.
+    """
+    if record is not None:
+        check_video(record)
+    checkpoint = find_checkpoint(path)
+    agent = load(checkpoint, seed=seed, trust=trust)
+    env = environment_of(agent, checkpoint, trust=trust)
+    recording = None
+    if record is not None:  # first: one that cannot be made is refused before hundreds of episodes are played
+        actor = load(checkpoint, seed=seed, trust=trust)
+        recording = record_episode(actor, env, record, checkpoint=checkpoint, deterministic=deterministic, seed=seed)
+    environment = make_environment(env, copies=None, seed=seed)
+    started = time.monotonic()
+    try:
+        check_fit(agent, environment, checkpoint)
+        played = play(agent, environment, episodes=episodes, deterministic=deterministic)
+        returns = np.asarray([episode.episode_return for episode in played])
+        yield Evaluation(
+            checkpoint=str(checkpoint),
+            learner_step=agent.manifest["learner_step"],
+            env_steps=agent.manifest["env_steps"],
+            episode_return={"mean": float(returns.mean()), "std": float(returns.std()), "n": len(returns)},
+            episode_length=float(np.mean([episode.length for episode in played])),
+            episode_statistics=mean_statistics(environment.episode_statistics, played),
+            random_return=random_return(env),
+            seconds=time.monotonic() - started,
+            deterministic=deterministic,
+            seed=seed,
+            recording=recording,
+        )
+    finally:
+        environment.close()
+
+
+def environment_of(agent: LoadedAgent, checkpoint: Path, *, trust: bool) -> EnvSettings:
+    """The settings of the environment that a checkpoint was trained in, which it carries along.
+
+    Raises:
+        UserError: if it has none, they are no environment's, or they name code to be run without `trust`.
+    """
+    try:
+        settings = RunSettings.of(agent.manifest["settings"])
+    except (KeyError, TypeError, SettingsError) as error:
+        raise UserError(f"{checkpoint} does not say which environment it was trained in: {one_line(error)}") from None
+    check_trust(settings, checkpoint, trust=trust, places=ENVIRONMENT)
+    return settings.env
+
+
+def mean_statistics(names: Sequence[str], played: Sequence[Episode]) -> dict[str, float]:
+    """The mean of each of the environment's own numbers."""
+    return {name: float(np.mean([episode.statistics[place] for episode in played])) for place, name in enumerate(names)}

@@ -1,0 +1,69 @@
+"""Stepping an environment with a trained policy, episode after episode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from actors.environments.base import Environment, Episode, Step, first_not_finite, first_observations, is_finite
+from agent.loading import LoadedAgent
+from oatmill.errors import OatmillError, RunError, UserError, one_line
+from oatmill.settings.flat import flatten_settings
+from protocol.data.trajectory import Array
+
+MAX_STEPS = 100_000
+"""An episode that has not ended after so many steps never will."""
+
+
+def check_fit(agent: LoadedAgent, environment: Environment, checkpoint: Path) -> None:
+    """Raise UserError unless the network sees and does what the environment shows and takes."""
+    shown, trained = (flatten_settings(spaces.to_dict()) for spaces in (environment.spaces, agent.spec.spaces))
+    for name in shown:
+        if shown[name] != trained.get(name):
+            raise UserError(
+                f"{checkpoint} was trained in another environment than {environment.name}: expected {name} {shown[name]}, got "
+                f"{trained.get(name)}; name a checkpoint of this run"
+            )
+
+
+def play(agent: LoadedAgent, environment: Environment, *, episodes: int, deterministic: bool) -> list[Episode]:
+    """Play until so many episodes have ended.
+
+    Each copy plays an equal share, decided beforehand. Were the first episodes to end taken instead, whichever copies they come
+    from, short ones would count more than long ones.
+    """
+    played: list[Episode] = []
+    copies = environment.num_copies
+    left = [(episodes + copy) // copies for copy in range(copies)]
+    observations = first_observations(environment)
+    since_end = 0
+    while any(left):
+        step = stepped(environment, agent.act(observations, deterministic=deterministic))
+        observations = step.observations
+        ended = step.terminated | step.truncated
+        if ended.any():
+            agent.reset(ended)
+        since_end += 1
+        for episode in step.episodes:
+            if left[episode.copy]:
+                left[episode.copy] -= 1
+                since_end = 0
+                played.append(episode)
+        if since_end > MAX_STEPS:
+            raise RunError(
+                f"{environment.name}: no episode has ended within {MAX_STEPS} steps; give the environment a time limit"
+            )
+    return played
+
+
+def stepped(environment: Environment, actions: Array) -> Step:
+    """One step; what the environment raises is told in one line."""
+    try:
+        step = environment.step(actions)
+    except OatmillError:
+        raise
+    except Exception as error:
+        raise RunError(f"{environment.name} raised in step: {one_line(error)}") from error
+    for what, values in (("observations", step.observations), ("rewards", step.rewards)):
+        if not is_finite(values):
+            raise RunError(f"{environment.name} gave {what} that are not finite: {first_not_finite(values)}")
+    return step

@@ -1,0 +1,84 @@
+"""A video of one episode: the policy plays it before a camera, in the environment that it was trained in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actors.environments.base import Episode, first_observations
+from actors.environments.filming import Film, make_film
+from actors.settings import EnvSettings
+from agent.loading import LoadedAgent
+from oatmill.errors import OatmillError, RunError, one_line
+from runner.evaluation.playing import MAX_STEPS, check_fit, stepped
+from runner.evaluation.video import write_video
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A video.
+
+    Attributes:
+        path: its file.
+        frames: pictures in it.
+        episode_return: of the episode that it shows.
+        length: steps of that episode.
+    """
+
+    path: str
+    frames: int
+    episode_return: float
+    length: int
+
+
+def record_episode(
+    agent: LoadedAgent, env: EnvSettings, path: Path, *, checkpoint: Path, deterministic: bool, seed: int
+) -> Recording:
+    """Play one episode and write what it looks like.
+
+    Args:
+        agent: plays; fresh.
+        env: the environment's settings.
+        path: the file, checked by `runner.evaluation.video.check_video`.
+        checkpoint: the agent's, for messages.
+        deterministic: take the likeliest action instead of drawing one.
+        seed: of the environment.
+
+    Raises:
+        UserError: if the environment makes no pictures.
+        RunError: if it fails, the episode does not end, or the file cannot be written.
+    """
+    film = make_film(env, seed=seed)
+    played: list[Episode] = []
+    try:
+        check_fit(agent, film.environment, checkpoint)
+        frames = write_video(path, pictures_of(agent, film, played, deterministic=deterministic), rate=film.rate)
+    except OSError as error:
+        raise RunError(f"{path} could not be written: {error.strerror or one_line(error)}") from error
+    finally:
+        film.environment.close()
+    return Recording(str(path), frames, played[0].episode_return, played[0].length)
+
+
+def pictures_of(agent: LoadedAgent, film: Film, played: list[Episode], *, deterministic: bool) -> Iterator[Any]:
+    """Play one episode, giving its pictures as they come; the episode is added to `played` at its end."""
+    try:
+        observations = first_observations(film.environment)
+        yield from film.take(ended=False)
+        for _ in range(MAX_STEPS):
+            step = stepped(film.environment, agent.act(observations, deterministic=deterministic))
+            observations = step.observations
+            ended = step.terminated | step.truncated
+            if ended.any():
+                agent.reset(ended)
+            yield from film.take(ended=bool(step.episodes))
+            if step.episodes:
+                played.append(step.episodes[0])
+                return
+    except OatmillError:
+        raise
+    except OSError as error:  # the camera's; a file that cannot be written is not raised in here
+        raise RunError(f"{film.environment.name} raised while it was filmed: {one_line(error)}") from error
+    raise RunError(f"{film.environment.name}: the episode has not ended within {MAX_STEPS} steps; give it a time limit")

@@ -1,0 +1,101 @@
+"""Pictures to a video file, one after another: `.mp4` by PyAV (H.264), `.gif` by Pillow. Both come with `oatmill[video]`."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from oatmill.errors import UserError
+from protocol.data.trajectory import Array
+
+PACKAGES = {".mp4": ("av", "PIL"), ".gif": ("PIL",)}
+"""What each kind of file needs; Pillow draws what has no pictures of its own, too."""
+SMALLEST = 240
+"""Pictures lower than this are enlarged in whole steps, so that a small one can be seen."""
+
+
+def check_video(path: Path) -> None:
+    """Refuse a file that cannot be made, before anything is played.
+
+    Raises:
+        UserError: if its name ends otherwise, its folder is not there, or a package is missing.
+    """
+    if path.suffix not in PACKAGES:
+        raise UserError(f"--record takes a file that ends in {' or '.join(PACKAGES)}, got {path}")
+    if not path.parent.is_dir():
+        raise UserError(f"--record: there is no folder {path.parent}")
+    if path.is_dir():
+        raise UserError(f"--record: {path} is a folder")
+    missing = [package for package in PACKAGES[path.suffix] if importlib.util.find_spec(package) is None]
+    if missing:
+        raise UserError(f"--record needs {' and '.join(missing)}, which is not here; pip install 'oatmill[video]'")
+
+
+def write_video(path: Path, pictures: Iterable[Array], *, rate: float) -> int:
+    """Write pictures as they come, whole or not at all.
+
+    Args:
+        path: the file; what was there is replaced.
+        pictures: `[H, W, 3]` bytes, all of one size; at least one.
+        rate: of them a second.
+
+    Returns:
+        How many there were.
+    """
+    counted = Counted(enlarged(picture) for picture in pictures)
+    working = path.with_name(f".{path.name}.tmp")
+    try:
+        (write_gif if path.suffix == ".gif" else write_mp4)(working, iter(counted), rate)
+        working.replace(path)
+    finally:
+        working.unlink(missing_ok=True)
+    return counted.number
+
+
+class Counted:
+    """Counts what is taken of it."""
+
+    def __init__(self, pictures: Iterable[Array]) -> None:
+        self.number = 0
+        self._pictures = pictures
+
+    def __iter__(self) -> Iterator[Array]:
+        for picture in self._pictures:
+            self.number += 1
+            yield picture
+
+
+def enlarged(picture: Array) -> Array:
+    """The picture, each of its dots a square of several where it is small, of even height and width as H.264 wants them."""
+    factor = -(-SMALLEST // picture.shape[0])
+    larger = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    return np.pad(larger, ((0, larger.shape[0] % 2), (0, larger.shape[1] % 2), (0, 0)), mode="edge")
+
+
+def write_mp4(path: Path, pictures: Iterator[Array], rate: float) -> None:
+    """H.264 in the pixel format that every browser plays."""
+    import av  # noqa: PLC0415  (of an extra)
+
+    first = next(pictures)
+    with av.open(str(path), "w", format="mp4") as file:
+        stream = file.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
+        stream.height, stream.width = first.shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for picture in chain([first], pictures):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+        file.mux(stream.encode(None))
+
+
+def write_gif(path: Path, pictures: Iterator[Array], rate: float) -> None:
+    """An animation that starts again at its end."""
+    from PIL import Image  # noqa: PLC0415  (of an extra)
+
+    first = Image.fromarray(next(pictures))
+    further = (Image.fromarray(picture) for picture in pictures)
+    duration = max(20, round(1000 / rate))  # browsers slow shorter ones down
+    first.save(path, format="GIF", save_all=True, append_images=further, duration=duration, loop=0)

@@ -1,0 +1,270 @@
+"""The folder that a run leaves behind, the lock that makes it one run's, and how other commands find it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from oatmill.errors import UserError
+from oatmill.files.atomic import FOLDER_MODE, NeededWrites
+
+RUNS = Path("runs")
+"""Where runs go, below the current folder; `runs/latest` points to the newest."""
+LOCK = ".lock"
+WRITTEN_WITHIN_S = 10.0
+"""On a full disk, events and summary have this long at the end of a run, beside the room that is kept for them."""
+
+
+class RunFolder:
+    """One run's folder, held by this process until `release`.
+
+    A second supervisor is kept out by an advisory lock, which the system takes back when this process ends, however it ends.
+
+    Attributes:
+        path: the folder, absolute.
+    """
+
+    def __init__(self, path: Path, *, made: Sequence[Path], lock: IO[str]) -> None:
+        """Hold a folder.
+
+        Args:
+            path: the folder.
+            made: the folders that this process has made for it, the innermost first; they go if nothing comes of the run.
+            lock: the lock file, locked.
+        """
+        self.path = path
+        self._made = made
+        self._lock = lock
+        self._writes = NeededWrites(path, owner=True)
+
+    @staticmethod
+    def new(path: Path | None, recipe: str) -> RunFolder:
+        """Make a folder for a new run.
+
+        Args:
+            path: where; None takes `runs/RECIPE-DATE-TIME`.
+            recipe: the recipe's name.
+
+        Raises:
+            UserError: if it holds something already, or cannot be made.
+        """
+        where = _absolute(path or RUNS).resolve()
+        try:
+            made = _reserve(where, recipe) if path is None else _make(where)
+            path = where if path else made[0]
+            folder = RunFolder(path, made=made, lock=_locked(path))
+            for name in ("logs", "checkpoints"):
+                (path / name).mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--run-dir {where} cannot be made or written to: {error.strerror}; choose another folder"
+            ) from None
+        return folder
+
+    @staticmethod
+    def existing(path: Path | None) -> RunFolder:
+        """Take an ended run's folder over, to go on with it.
+
+        Raises:
+            UserError: if there is no such run, or it is still going on.
+        """
+        path = find_run(path)
+        try:
+            return RunFolder(path, made=[], lock=_locked(path))
+        except OSError as error:
+            raise UserError(f"run folder {path} cannot be written to: {error.strerror}") from None
+
+    @property
+    def config(self) -> Path:
+        """The settings that every process of the run reads."""
+        return self.path / "config.yaml"
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the run's processes were ever started."""
+        return (self.path / "events.jsonl").exists()
+
+    @property
+    def metrics(self) -> Path:
+        """A line for each reported learner step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def gone(self) -> bool:
+        """Whether the folder was deleted or moved away, also where something else has been made under its name."""
+        try:
+            kept = os.path.samestat(os.fstat(self._lock.fileno()), (self.path / LOCK).stat())
+        except FileNotFoundError:
+            kept = False
+        return not kept and not self.config.exists()
+
+    def log(self, role: str, number: int) -> Path:
+        """Where one process's output goes."""
+        return self.path / "logs" / f"{role}-{number}.log"
+
+    def event(self, name: str, **values: Any) -> None:
+        """Add a line to events.jsonl, in one call, so that no reader sees half of it and other writers' lines stay whole."""
+        self._writes.line(self.path / "events.jsonl", {"time": time.time(), "event": name} | values)
+
+    def flush(self) -> None:
+        """Write what a full disk has not taken so far, if there is room now."""
+        self._writes.flush()
+
+    def write_run(self, content: Mapping[str, Any]) -> None:
+        """Write run.json, readable by its owner only: it says where the run can be told to stop."""
+        self._writes.file(self.path / "run.json", json.dumps(content, indent=1) + "\n")
+
+    def write_summary(self, content: Mapping[str, Any]) -> None:
+        """Write summary.json, whole or not at all."""
+        self._writes.file(self.path / "summary.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+    def point_latest(self) -> None:
+        """Make `runs/latest` a link to this run, at once for whoever looks. A folder that cannot have the link does without."""
+        link = RUNS / "latest"
+        working = RUNS / f".latest-{uuid.uuid4().hex}"  # process ids are not different in different containers
+        if link.exists() and not link.is_symlink():
+            return
+        try:
+            RUNS.mkdir(parents=True, exist_ok=True)
+            working.symlink_to(_seen_from(RUNS, self.path))
+            working.rename(link)
+        except OSError:
+            working.unlink(missing_ok=True)
+
+    def release(self, *, remove: bool = False) -> None:
+        """Let the folder go; with `remove`, take away what this process has made. What waits for room is written before."""
+        self._writes.close(0.0 if remove else WRITTEN_WITHIN_S)
+        if remove and self._made:
+            shutil.rmtree(self.path, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another run may have come to stand beside this one
+                for folder in self._made[1:]:
+                    folder.rmdir()
+        self._lock.close()
+
+
+def find_run(path: Path | None) -> Path:
+    """A run's folder, absolute; the newest run's without a path.
+
+    Raises:
+        UserError: if there is none.
+    """
+    folder = _absolute(path or RUNS / "latest")
+    if (folder / "config.yaml").is_file():
+        return folder.resolve()
+    if path is None:
+        raise UserError(
+            f"there is no run in {RUNS.absolute()}; start one with `oatmill train`, or name its folder by --run-dir"
+        )
+    raise UserError(f"{path} is not a run folder: expected one that holds config.yaml, such as runs/latest")
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The run.json of a run that is going on.
+
+    Raises:
+        UserError: if the run has ended.
+    """
+    content = read_json(folder / "run.json")
+    if not content or not is_held(folder):
+        raise UserError(f"no run is going on in {folder}; it has ended, and summary.json says how")
+    return content
+
+
+def keys_of(run: Mapping[str, Any]) -> Path | None:
+    """The folder of keys that a run was started with, out of its run.json; None for a run without keys."""
+    return None if run.get("keys") is None else Path(run["keys"])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a file that a process keeps, empty where there is none."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a supervisor holds the folder."""
+    try:
+        with (folder / LOCK).open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        raise UserError("the current folder does not exist any more; change to one that does") from None
+
+
+def _reserve(runs: Path, recipe: str) -> list[Path]:
+    """Make `RECIPE-DATE-TIME` below `runs`, with a number where others have started in the same second; see `_make`."""
+    stamp = datetime.now(tz=UTC).astimezone().strftime("%Y%m%d-%H%M%S")
+    name = f"{recipe.replace(':', '-')}-{stamp}"
+    for number in itertools.count(1):
+        path = runs / (name if number == 1 else f"{name}-{number}")
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(FOLDER_MODE, parents=True)
+            return made
+    raise AssertionError("numbers do not end")
+
+
+def _make(path: Path) -> list[Path]:
+    """Make a folder that was asked for; returns which folders were made, the innermost first.
+
+    Raises:
+        UserError: if it is a file, in use, or not empty.
+    """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    if not made and not path.is_dir():
+        raise UserError(f"--run-dir {path} must be a new or empty folder, got a file")
+    if is_held(path):
+        raise UserError(_busy(path))
+    if not made and _has_entries(path):
+        raise UserError(f"run folder {path} exists and is not empty; choose another --run-dir, or go on with it by --resume")
+    path.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+    return made
+
+
+def _has_entries(path: Path) -> bool:
+    try:
+        return any(entry.name != LOCK for entry in path.iterdir())
+    except OSError as error:
+        raise UserError(f"--run-dir {path} cannot be read: {error.strerror}; choose another folder") from None
+
+
+def _locked(path: Path) -> IO[str]:
+    lock = (path / LOCK).open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise UserError(_busy(path)) from None
+    return lock
+
+
+def _busy(path: Path) -> str:
+    return f"another run is going on in {path}; wait for it, stop it by `oatmill stop`, or choose another --run-dir"
+
+
+def _seen_from(link_folder: Path, target: Path) -> Path:
+    """A relative path where the target lies beside the link, so that the folders can be moved together."""
+    folder = link_folder.absolute()
+    return target.relative_to(folder) if target.is_relative_to(folder) else target

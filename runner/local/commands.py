@@ -1,0 +1,41 @@
+"""The command lines of the roles' own programs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def replay_command(
+    config: Path, run_dir: Path, *, listen: str, insecure: bool, log_level: str, keys: Path | None = None
+) -> list[str]:
+    """The server between actors and learner."""
+    arguments = ["--config", str(config), "--run-dir", str(run_dir), "--listen", listen, "--log-level", log_level]
+    return _python("replay", *arguments, *_keys(keys), *(["--insecure"] if insecure else []))
+
+
+def actor_command(
+    config: Path | str, *, address: str, number: int | None, log_level: str, keys: Path | None = None
+) -> list[str]:
+    """One actor; the hub numbers it if `number` is None."""
+    arguments = ["--config", str(config), "--address", address, "--log-level", log_level]
+    return _python("actors", *arguments, *_keys(keys), *([] if number is None else ["--actor-id", str(number)]))
+
+
+def learner_command(
+    config: Path, run_dir: Path, *, address: str, ranks: int, resume: bool, log_level: str, keys: Path | None = None
+) -> list[str]:
+    """The learner: one process, or a group of ranks that end together."""
+    arguments = ["--config", str(config), "--run-dir", str(run_dir), "--address", address, "--log-level", log_level]
+    arguments += [*_keys(keys), *(["--resume"] if resume else [])]
+    if ranks == 1:
+        return _python("learner", *arguments)
+    return _python("learner.ranks.group", str(ranks), *arguments)
+
+
+def _keys(keys: Path | None) -> list[str]:
+    return [] if keys is None else ["--keys", str(keys)]
+
+
+def _python(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]

@@ -1,0 +1,42 @@
+"""The learner's place in a local run: all of its ranks, started again from the newest checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from runner.local.child import Child
+from runner.local.service import ServicePost
+
+
+class LearnerPost(ServicePost):
+    """Keeps one learner at work.
+
+    Args:
+        start: starts it, from the newest checkpoint or anew.
+        has_checkpoint: whether there is one.
+        max_restarts: restarts in a row without a learner step in between before it is given up.
+        notice: is told of what happens: an event's name, a line for people, and values.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[bool], Child],
+        *,
+        has_checkpoint: Callable[[], bool],
+        max_restarts: int,
+        notice: Callable[[str, str, Mapping[str, Any]], None],
+    ) -> None:
+        super().__init__(
+            "learner",
+            lambda: start(has_checkpoint()),
+            where=lambda: "from its newest checkpoint" if has_checkpoint() else "anew, for it has saved nothing yet",
+            max_restarts=max_restarts,
+            notice=notice,
+        )
+        self._begin = start
+
+    def begin(self, *, resume: bool) -> Child:
+        """Start the first one."""
+        self.child = self._begin(resume)
+        return self.child

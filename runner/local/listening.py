@@ -1,0 +1,141 @@
+"""Where a run's server listens: sockets in a private folder on this machine, or four TCP ports."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import ipaddress
+import os
+import re
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from oatmill.errors import UserError
+
+LOCAL = "ipc"
+"""What `--listen` takes for sockets on this machine."""
+BASE_PORT = 7300
+CONTROL_OFFSET = 2
+"""Data, batches, control and weights have consecutive ports."""
+LONGEST_SOCKET_PATH = 107
+PREFIX = "oatmill-"
+ABANDONED_AFTER_S = 3600.0
+TCP = re.compile(r"^tcp://(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+)(:(?P<port>\d{1,5}))?$")
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""A server that listens everywhere is reached by its own machine on the loopback."""
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Addresses of one run.
+
+    Attributes:
+        listen: what the replay role is given.
+        control: what every other role is given.
+    """
+
+    listen: str
+    control: str
+
+
+@contextlib.contextmanager
+def listening(asked: str) -> Iterator[Listening]:
+    """The addresses that `--listen` asks for; a folder of sockets is made for this run and taken away at the end.
+
+    Args:
+        asked: `ipc`, or `tcp://HOST[:BASE_PORT]`.
+
+    Raises:
+        UserError: if it is neither, or there is no place for the sockets.
+    """
+    if asked != LOCAL:
+        yield tcp(asked)
+        return
+    folder = socket_folder()
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # systemd-tmpfiles leaves a folder alone that somebody holds
+            fcntl.flock(held, fcntl.LOCK_SH)
+        longest = folder / "batches"
+        if len(str(longest).encode()) > LONGEST_SOCKET_PATH:
+            raise UserError(
+                f"the temporary folder's path is too long for a socket ({longest}): expected at most {LONGEST_SOCKET_PATH} "
+                "bytes; set TMPDIR to a shorter one, such as /tmp"
+            )
+        yield Listening(f"ipc://{folder}", f"ipc://{folder}/control")
+    finally:
+        os.close(held)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def socket_folder() -> Path:
+    """A new folder that only this user can enter.
+
+    Raises:
+        UserError: if there is no temporary folder that can be written to.
+    """
+    try:
+        parent = Path(tempfile.gettempdir())
+        sweep(parent)
+        return Path(tempfile.mkdtemp(prefix=PREFIX))
+    except OSError as error:
+        raise UserError(
+            f"a run's sockets need a temporary folder that can be written to: {error.strerror or error}; set TMPDIR to one"
+        ) from None
+
+
+def make_again(listen: str) -> None:
+    """Make the folder of a run's sockets once more if somebody has removed it."""
+    scheme, _, path = listen.partition("://")
+    if scheme == LOCAL:
+        with contextlib.suppress(OSError):
+            Path(path).mkdir(mode=0o700, exist_ok=True)
+
+
+def sweep(parent: Path) -> None:
+    """Take away the empty folders of runs whose supervisor was killed; one that holds sockets cannot be removed this way."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > ABANDONED_AFTER_S:
+                folder.rmdir()
+
+
+def tcp(asked: str) -> Listening:
+    """The addresses of a run on TCP.
+
+    Raises:
+        UserError: if the address is malformed.
+    """
+    match = TCP.match(asked)
+    port = int(match["port"] or BASE_PORT) if match else 0
+    highest = 65535 - CONTROL_OFFSET - 1
+    if match is None or not 1 <= port <= highest:
+        raise UserError(f"--listen must be ipc or tcp://HOST[:PORT] with a port from 1 to {highest}, got {asked!r}")
+    address = resolve(match["host"])
+    reached = EVERYWHERE.get(address, address)
+    return Listening(f"tcp://{bracketed(address)}:{port}", f"tcp://{bracketed(reached)}:{port + CONTROL_OFFSET}")
+
+
+def resolve(host: str) -> str:
+    """A host's address, so that server and clients do not come to different ones of the same name.
+
+    Raises:
+        UserError: if there is no such host.
+    """
+    if host == "*":
+        return "0.0.0.0"
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise UserError(f"--listen tcp://{host}: {error.strerror}; expected an address of this machine") from None
+    return str(found[0][4][0])
+
+
+def bracketed(address: str) -> str:
+    """An address as a URL has it."""
+    return f"[{address}]" if ipaddress.ip_address(address).version == 6 else address  # noqa: PLR2004  (IPv6)

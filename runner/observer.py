@@ -1,0 +1,136 @@
+"""What a supervisor tells whoever watches a run, and a plain watcher for programs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from oatmill.process.outlet import LAST_WORDS_S, Outlet, unblocked
+
+PLAIN_EVERY_S = 5.0
+
+
+class Observer(Protocol):
+    """Watches a run. No call may raise or wait: a terminal that goes away or is not read must not end a training run."""
+
+    def started(self, run_dir: Path, total_timesteps: int, notes: Sequence[str]) -> None:
+        """The run's processes are being started.
+
+        Args:
+            run_dir: the run's folder.
+            total_timesteps: the budget, in env steps.
+            notes: what the plan says, a line each.
+        """
+        ...
+
+    def reported(self, line: Mapping[str, Any]) -> None:
+        """A reported learner step, as metrics.jsonl has it."""
+        ...
+
+    def noted(self, text: str) -> None:
+        """Something happened: an actor was restarted, a stop was asked for."""
+        ...
+
+    def failed(self, name: str, last_lines: Sequence[str]) -> None:
+        """A process's death ends the run; these are its last words."""
+        ...
+
+    def ended(self) -> None:
+        """Nothing more will come."""
+        ...
+
+
+class PlainObserver:
+    """Writes a line every few seconds. Lines that nobody reads are dropped, and their number is told.
+
+    Args:
+        output: where to; None takes standard error.
+        every_s: seconds between two lines of progress.
+    """
+
+    def __init__(self, output: TextIO | None = None, every_s: float = PLAIN_EVERY_S) -> None:
+        self._output = unblocked(output or sys.stderr)
+        self._every_s = every_s
+        self._total = 0
+        self._next = 0.0
+        self._pending: str | None = None
+
+    def started(self, run_dir: Path, total_timesteps: int, notes: Sequence[str]) -> None:
+        """See Observer."""
+        self._total = total_timesteps
+        self._write(f"run folder {run_dir}")
+        for note in notes:
+            self._write(f"note: {note}")
+
+    def reported(self, line: Mapping[str, Any]) -> None:
+        """See Observer."""
+        self._pending = progress_line(line, self._total)
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._every_s
+            self._flush()
+
+    def noted(self, text: str) -> None:
+        """See Observer."""
+        self._write(text)
+
+    def failed(self, name: str, last_lines: Sequence[str]) -> None:
+        """See Observer."""
+        self._flush()
+        self._write(f"the last lines of {name}:")
+        for line in last_lines:
+            self._write(f"  {line}")
+
+    def ended(self) -> None:
+        """See Observer."""
+        self._flush()
+        let_read(self._output)
+
+    def _flush(self) -> None:
+        if self._pending is not None:
+            self._write(self._pending)
+            self._pending = None
+
+    def _write(self, text: str) -> None:
+        try:
+            self._output.write(f"{text}\n")
+            self._output.flush()
+        except (OSError, ValueError):
+            return
+
+
+def let_read(output: TextIO | Outlet) -> None:
+    """Give whoever reads an outlet a bounded time to take in what waits."""
+    if isinstance(output, Outlet):
+        output.drain(LAST_WORDS_S)
+
+
+def progress_line(line: Mapping[str, Any], total_timesteps: int) -> str:
+    """A reported learner step in one line: how far, how fast, how well, and each loss weighted with its share."""
+    losses = "  ".join(
+        f"{name} {number(loss.get('weighted'), '.3g')} ({number(loss.get('share'), '.0%')})"
+        for name, loss in line.get("losses", {}).items()
+    )
+    env_steps = line.get("env_steps", 0)
+    return (
+        f"{env_steps:>9,} env steps ({env_steps / max(total_timesteps, 1):4.0%})  "
+        f"{number(line.get('env_steps_per_second'), ',.0f')}/s  "
+        f"return {number(value(line, 'episode_return', 'mean'), '.2f')}  {losses}  "
+        f"entropy {number(value(line, 'entropy', 'nats'), '.2f')}  lag {number(value(line, 'policy_lag', 'p50'), '.0f')}  "
+        f"queue {number(value(line, 'queue', 'trajectories'), '.0f')}"
+    )
+
+
+def value(line: Mapping[str, Any], *names: str) -> Any:
+    """A value at nested names, or None where there is none."""
+    found: Any = line
+    for name in names:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def number(found: Any, form: str) -> str:
+    """A number as text; a dash where there is none."""
+    return format(found, form) if isinstance(found, int | float) else "-"

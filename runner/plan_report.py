@@ -1,0 +1,205 @@
+"""What a run would do, found out without starting it: the environment is built once, the losses are put in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from actors.environments.base import name_of
+from actors.settings import GymnasiumEnv
+from agent.spec import AgentSpec
+from oatmill.settings import yaml_format
+from protocol.data.run_schema import RunSchema
+from protocol.data.spaces import Spaces
+from replay.settings import ReplaySettings
+from replay.store.buffer import replayed_rows
+from runner.apart import Apart
+from runner.replay_checks import check_buffer_bytes, check_priorities, check_replay
+from runner.settings import RunSettings, prepared
+
+if TYPE_CHECKING:  # with torch: what needs them loads them, so that the environment can be built meanwhile
+    from learner.cost import PlanCost
+    from learner.plan import Plan
+
+SHUFFLED = {"trajectories": "of whole trajectories", "steps": "of single steps"}
+
+BUILD_AT_LEAST_S = 60.0
+"""An environment may take so long to be built, however short `actors.hang_timeout` is: that one is about its steps."""
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """A checked run.
+
+    Attributes:
+        settings: what the run starts with.
+        spaces: of its environment.
+        plan: the losses and what they stand on, in order.
+        auto: what every `auto` came to, by the setting's path.
+        notes: what a user should know, a line each.
+    """
+
+    settings: RunSettings
+    spaces: Spaces
+    plan: Plan
+    auto: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    @cached_property
+    def cost(self) -> PlanCost:
+        """What the plan costs; takes about a second to find out, which a run that starts does not spend."""
+        from learner.cost import plan_cost  # noqa: PLC0415
+
+        settings = self.settings
+        spec = AgentSpec(self.spaces, settings.agent)
+        return plan_cost(self.plan, spec, settings.trainer, unroll_length=settings.actors.unroll_length)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `oatmill plan --json`."""
+        return {
+            "order": self.plan.order,
+            "reads": self.plan.reads,
+            "writes": self.plan.writes,
+            "settings": self.settings.to_dict(),
+            "auto": dict(self.auto),
+            "notes": list(self.notes),
+            "cost": asdict(self.cost),
+        }
+
+    def to_text(self, *, cost: bool = False) -> str:
+        """For `oatmill plan` and plan.txt.
+
+        Args:
+            cost: whether to say what it costs.
+        """
+        observation, action = self.spaces.observation, self.spaces.action
+        trainer, unroll_length = self.settings.trainer, self.settings.actors.unroll_length
+        batch, fresh = trainer.batch_size * unroll_length, self._fresh_rows() * trainer.learners * unroll_length
+        parts = [
+            "environment",
+            f"  observations  {observation.kind} {observation.dtype} {list(observation.shape)}",
+            f"  actions       {'MultiDiscrete' if action.factored else 'Discrete'} {list(action.sizes)}",
+            "",
+            "a learner step",
+            f"  batch         {trainer.batch_size} trajectories x {unroll_length} steps = {batch:,} env steps",
+            *self._replay(),
+            f"  updates       {trainer.epochs} epochs x {trainer.minibatches} minibatches {SHUFFLED[trainer.shuffle]} on "
+            f"{trainer.learners} rank(s)",
+            f"  budget        {trainer.total_timesteps:,} env steps = {-(-trainer.total_timesteps // fresh):,} learner steps",
+            "",
+            "order",
+            *(line for name in self.plan.order for line in self._node(name)),
+            "",
+            *(self._costs() if cost else []),
+            "auto",
+            *(f"  {path} = {choice}" for path, choice in self.auto.items()),
+            "",
+            *(["notes", *(f"  {note}" for note in self.notes), ""] if self.notes else []),
+            "settings",
+            *(f"  {line}" for line in yaml_format.dump(self.settings.to_dict()).splitlines()),
+        ]
+        return "\n".join(parts) + "\n"
+
+    def _replay(self) -> list[str]:
+        """How much of a batch is sampled again, and how often that trains a trajectory."""
+        trainer, replay, fresh = self.settings.trainer, self.settings.replay, self._fresh_rows()
+        part = trainer.batch_size // trainer.learners
+        if fresh == part:
+            return []
+        return [
+            f"  replay        {(part - fresh) * trainer.learners} of them from a buffer of up to "
+            f"{replay.buffer_size}, once it holds as many; each is trained on {part / fresh:.3g} times on average",
+            f"  sampling      {_sampling(replay)}; {part / fresh:.3g} samples per insert, the first of them fresh",
+        ]
+
+    def _fresh_rows(self) -> int:
+        """Trajectories of a rank's part that were not trained on before."""
+        part = self.settings.trainer.batch_size // self.settings.trainer.learners
+        return part - replayed_rows(self.settings.replay.fraction, part)
+
+    def _node(self, name: str) -> list[str]:
+        mark = "loss" if name in self.plan.losses else "node"
+        return [
+            f"  {name} ({mark})",
+            f"    reads   {', '.join(self.plan.reads[name]) or '-'}",
+            f"    writes  {', '.join(self.plan.writes[name]) or '-'}",
+        ]
+
+    def _costs(self) -> list[str]:
+        cost = self.cost
+        total = sum(cost.flops.values())
+        losses = [
+            f"  {loss:<13} trains {cost.trained[loss]:,}; {', '.join(f'{term} x {coef:g}' for term, coef in terms.items())}"
+            for loss, terms in cost.coefs.items()
+        ]
+        nodes = [f"  {name:<13} {flops / 1e9:9.3f}  {flops / total:4.0%}" for name, flops in cost.flops.items() if flops]
+        return [
+            f"parameters: {cost.parameters:,} are trained; a loss's terms and what they are multiplied by",
+            *losses,
+            "",
+            "GFLOP a batch: matrix products and convolutions, all epochs forward and back",
+            *nodes,
+            f"  {'in all':<13} {total / 1e9:9.3f}",
+            "",
+        ]
+
+
+def _sampling(replay: ReplaySettings) -> str:
+    """How trajectories are drawn from the buffer."""
+    if replay.sampling == "uniform":
+        return "uniform"
+    chance = f"|value target - V| ^ {replay.priority_exponent:g}"
+    return f"prioritised, in proportion to {chance}, made up for by importance ^ {replay.importance_exponent:g}"
+
+
+def report_plan(settings: RunSettings) -> PlanReport:
+    """Check settings against each other and against the environment, which is built in a process of its own.
+
+    Raises:
+        UserError: if the settings do not fit together, or the environment cannot be built or is not what oatmill can train on.
+    """
+    fitted, notes = prepared(settings)
+    check_replay(fitted)
+    with environment_apart(fitted) as environment:
+        from agent.encoders import make_encoder  # noqa: PLC0415  (loads torch, while the environment is built)
+        from learner.plan import make_plan  # noqa: PLC0415
+        from learner.reporting.writers import wanted_targets  # noqa: PLC0415
+
+        wanted_targets(fitted.metrics)  # refuses one whose package is not here
+        described = environment.result()
+        spaces, statistics = Spaces.from_dict(described["spaces"]), tuple(described["episode_statistics"])
+        spec = AgentSpec(spaces, fitted.agent)
+        make_encoder(spec)  # refuses one that cannot be built, while nothing has started
+        check_buffer_bytes(fitted, RunSchema(spaces, spec.core_state_size, statistics))
+        plan = make_plan(fitted.trainer, fitted.agent, spaces.action)
+        check_priorities(fitted, plan)
+        others = _other_autos(fitted, spec, vector_class=described["vector_class"], channels=described["channels"])
+        return PlanReport(fitted, spaces, plan, {**plan.auto, **others}, (*notes, *plan.notes, *environment.finish()))
+
+
+def environment_apart(settings: RunSettings) -> Apart:
+    """Begin to build a run's environment in a process of its own: it may take long, crash, or end its process."""
+    return Apart(
+        "actors.environments.describe",
+        settings.env.model_dump(mode="json"),
+        what=name_of(settings.env),
+        limit_s=max(settings.actors.hang_timeout, BUILD_AT_LEAST_S),
+        setting="actors.hang_timeout",
+    )
+
+
+def _other_autos(settings: RunSettings, spec: AgentSpec, *, vector_class: bool, channels: str | None) -> dict[str, str]:
+    """What every `auto` outside the losses comes to."""
+    from learner.distributed import choose_device  # noqa: PLC0415
+
+    device = choose_device(settings.trainer.device, 0).type
+    autos = {"agent.encoder": spec.encoder} if settings.agent.encoder == "auto" else {}
+    if settings.trainer.device == "auto":
+        autos["trainer.device"] = device
+    if isinstance(settings.env, GymnasiumEnv) and settings.env.vectorization == "auto":
+        autos["env.vectorization"] = "vector_entry_point" if vector_class else "sync"
+    if channels is not None and getattr(settings.env, "channels", None) == "auto":
+        autos["env.channels"] = channels
+    return autos

@@ -1,0 +1,166 @@
+"""What a run came to: summary.json, and the same as a Python object."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from runner.folder import read_json
+from runner.observer import value
+
+PACKAGES = ("oatmill", "torch", "numpy", "pyzmq", "gymnasium", "mettagrid", "minigrid", "ale-py", "pettingzoo")
+NO_RETURN: Mapping[str, Any] = {"mean": None, "std": None, "n": 0}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The fields of summary.json. Numbers that are not finite, and values that a run did not come to, are None.
+
+    Attributes:
+        run_dir: the run's folder.
+        recipe: its name.
+        seed: of the trainer.
+        preset: its name, if one was used.
+        outcome: `done`, `stopped` (somebody asked) or `failed`.
+        error: why it failed.
+        env_steps: trained on, each counted once.
+        learner_steps: batches.
+        policy_version: the last one.
+        seconds: of training.
+        env_steps_per_second: from the first learner step to the last.
+        episode_return: mean, std and n of the last (at most 100) episodes.
+        episode_length: their mean length.
+        episode_statistics: the means of the environment's own numbers.
+        losses: by name: raw, coef, weighted, share, gradient_norm, gradient_share, and its terms.
+        entropy: nats and fraction of a uniform policy's.
+        explained_variance: of the value head.
+        policy_lag: p50 and p99, in policy versions.
+        red_flags: each that was ever raised, with why.
+        ledger: where every trajectory went.
+        actor_restarts: in all.
+        versions: of oatmill and of what it stands on.
+    """
+
+    run_dir: str
+    recipe: str
+    seed: int
+    preset: str | None
+    outcome: str
+    error: str | None
+    env_steps: int
+    learner_steps: int
+    policy_version: int
+    seconds: float | None
+    env_steps_per_second: float | None
+    episode_return: Mapping[str, Any]
+    episode_length: float | None
+    episode_statistics: Mapping[str, Any]
+    losses: Mapping[str, Mapping[str, Any]]
+    entropy: Mapping[str, Any]
+    explained_variance: float | None
+    policy_lag: Mapping[str, Any]
+    red_flags: Sequence[Mapping[str, Any]]
+    ledger: Mapping[str, Any]
+    actor_restarts: int
+    versions: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As summary.json has it."""
+        plain: dict[str, Any] = finite(dataclasses.asdict(self))
+        return plain
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is called.
+
+    Attributes:
+        run_dir: its folder.
+        recipe: its recipe's name.
+        seed: of the trainer.
+        preset: its preset's name, if it has one.
+    """
+
+    run_dir: Path
+    recipe: str
+    seed: int
+    preset: str | None
+
+
+def compose(
+    identity: Identity,
+    *,
+    outcome: str,
+    error: str | None,
+    last_line: Mapping[str, Any] | None,
+    status: Mapping[str, Any],
+    actor_restarts: int,
+) -> RunResult:
+    """Put together what the learner, the hub and the supervisor know.
+
+    Args:
+        identity: the run's.
+        outcome: `done`, `stopped` or `failed`.
+        error: why it failed.
+        last_line: the last line of metrics.jsonl, for a learner that could not write its summary.
+        status: the hub's last answer; empty if there is none.
+        actor_restarts: in all.
+    """
+    learner = read_json(identity.run_dir / "learner.json") or _from_line(last_line or {})
+    fleet, version = status.get("fleet") or {}, learner.get("policy_version")
+    newest = fleet if value(fleet, "episode_return", "n") else learner
+    return RunResult(
+        run_dir=str(identity.run_dir),
+        recipe=identity.recipe,
+        seed=identity.seed,
+        preset=identity.preset,
+        outcome=outcome,
+        error=error,
+        env_steps=learner.get("env_steps") or 0,
+        learner_steps=learner.get("learner_steps") or 0,
+        policy_version=-1 if version is None else version,
+        seconds=learner.get("seconds"),
+        env_steps_per_second=learner.get("env_steps_per_second"),
+        episode_return=newest.get("episode_return") or NO_RETURN,
+        episode_length=newest.get("episode_length"),
+        episode_statistics=newest.get("statistics") or newest.get("episode_statistics") or {},
+        losses=learner.get("losses") or {},
+        entropy=learner.get("entropy") or {"nats": None, "fraction": None},
+        explained_variance=learner.get("explained_variance"),
+        policy_lag=learner.get("policy_lag") or {"p50": None, "p99": None},
+        red_flags=learner.get("red_flags") or [],
+        ledger=status.get("ledger") or {},
+        actor_restarts=actor_restarts,
+        versions=versions(),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of Python, oatmill and the packages that numbers depend on, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def finite(values: Any) -> Any:
+    """Plain values with None for every number that JSON cannot hold."""
+    if isinstance(values, Mapping):
+        return {name: finite(entry) for name, entry in values.items()}
+    if isinstance(values, list | tuple):
+        return [finite(entry) for entry in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
+def _from_line(line: Mapping[str, Any]) -> dict[str, Any]:
+    flags = [{"flag": flag, "why": ""} for flag in line.get("red_flags") or []]
+    return {**line, "learner_steps": line.get("learner_step"), "red_flags": flags}

@@ -1,0 +1,137 @@
+"""All settings of a run in one model, and the file that they are kept in (no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from actors.settings import ActorSettings, EnvSettings
+from agent.settings import AgentSettings
+from learner.budget import batch_unit, fit_batch
+from learner.settings import TrainerSettings
+from oatmill.errors import SettingsError
+from oatmill.files.atomic import write_file
+from oatmill.settings import yaml_format
+from oatmill.settings.base import MetricsSettings, Settings
+from oatmill.settings.complaints import describe_error
+from replay.settings import ReplaySettings
+
+
+class RunSettings(Settings):
+    """The settings of one run, a root for each part. A role reads the roots that it needs from config.yaml."""
+
+    env: EnvSettings
+    agent: AgentSettings = Field(default_factory=AgentSettings)
+    actors: ActorSettings = Field(default_factory=ActorSettings)
+    replay: ReplaySettings = Field(default_factory=ReplaySettings)
+    trainer: TrainerSettings = Field(default_factory=TrainerSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+
+    @model_validator(mode="after")
+    def _check(self) -> RunSettings:
+        if self.agent.burn_in >= self.actors.unroll_length:
+            raise ValueError(
+                f"agent.burn_in must be below actors.unroll_length={self.actors.unroll_length}, so that something is left to "
+                f"train on, got {self.agent.burn_in}"
+            )
+        return self
+
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> RunSettings:
+        """Settings from nested plain values.
+
+        Raises:
+            SettingsError: one line that names the setting, what it takes and what came.
+        """
+        try:
+            return RunSettings.model_validate(dict(values))
+        except ValidationError as error:
+            raise SettingsError(describe_error(RunSettings, error)) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as config.yaml has them."""
+        return self.model_dump(mode="json")
+
+    def explicit(self) -> dict[str, Any]:
+        """Only what was set, so that another layer's choice between two names of one setting is not taken for a conflict."""
+        values = _explicit(self)
+        values["env"]["kind"] = self.env.kind
+        return values
+
+
+def _explicit(settings: Settings) -> dict[str, Any]:
+    # Not pydantic's exclude_unset: it drops a group that nobody replaced, with everything that was assigned inside it.
+    plain = settings.model_dump(mode="json")
+    values = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, Settings):
+            values[name] = _explicit(value)
+        elif name in settings.model_fields_set:
+            values[name] = plain[name]
+    return values
+
+
+def prepared(settings: RunSettings) -> tuple[RunSettings, list[str]]:
+    """Check settings once more as a whole and fit the batch to budget, minibatches and ranks.
+
+    Args:
+        settings: as a recipe and its overrides left them, or as a program has changed them since.
+
+    Returns:
+        The settings that a run starts with, and a line for each that differs from what was asked.
+
+    Raises:
+        SettingsError: if settings that were assigned one by one do not fit together.
+    """
+    fitted = RunSettings.of(settings.explicit())
+    trainer, unroll_length = fitted.trainer, fitted.actors.unroll_length
+    trainer.gamma = trainer.discount
+    wanted, batch = trainer.batch_size, fit_batch(trainer, unroll_length)
+    if batch == wanted:
+        return fitted, []
+    trainer.batch_size = batch
+    unit = "minibatches x learners" if trainer.shuffle == "trajectories" else "learners"
+    return fitted, [
+        f"trainer.batch_size is {batch} instead of {wanted} trajectories of {unroll_length} steps: a multiple of {unit} = "
+        f"{batch_unit(trainer)}, so small that {trainer.total_timesteps} env steps make 20 batches where they can"
+    ]
+
+
+def write_config(settings: RunSettings, path: Path) -> None:
+    """Write settings as YAML, whole or not at all, for their owner only: `env.kwargs` may hold secrets."""
+    write_file(path, yaml_format.dump(settings.to_dict()))
+
+
+def read_config(path: Path) -> RunSettings:
+    """Read what `write_config` wrote.
+
+    Raises:
+        SettingsError: if it cannot be read or does not hold a run's settings.
+    """
+    try:
+        return RunSettings.of(read_mapping(path))
+    except SettingsError as error:
+        raise SettingsError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file of nested settings, as it stands.
+
+    Raises:
+        SettingsError: if there is no such file, or it does not hold a mapping.
+    """
+    try:
+        content = yaml_format.load(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}; expected a YAML file of settings") from None
+    except ValueError as error:
+        raise SettingsError(f"{path} is not YAML: {error}") from None
+    if not isinstance(content, dict | None):
+        raise SettingsError(
+            f"{path} must hold settings by name, such as trainer: {{gamma: 0.99}}, got {type(content).__name__}"
+        )
+    return content or {}

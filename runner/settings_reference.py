@@ -1,0 +1,70 @@
+"""Every setting with its default, what it takes and what it means, read from the settings classes (no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from oatmill.settings.complaints import Place, kind_of, requirement, settings_classes, show
+from runner.settings import RunSettings
+
+
+@dataclass(frozen=True)
+class SettingEntry:
+    """One setting.
+
+    Attributes:
+        path: dotted, as a user types it, such as `trainer.losses.cmpo.kl_coef`.
+        kind: the `env.kind` that has this setting; empty outside of `env`.
+        default: as a user types it; `required` if there is none.
+        takes: the type and the bounds in words.
+        meaning: one or two sentences.
+    """
+
+    path: str
+    kind: str
+    default: str
+    takes: str
+    meaning: str
+
+    @property
+    def group(self) -> str:
+        """Everything before the last dot."""
+        return self.path.rpartition(".")[0]
+
+
+def all_settings() -> list[SettingEntry]:
+    """Every setting, in the order of the settings classes."""
+    return list(_entries(RunSettings, "", ""))
+
+
+def find_settings(word: str) -> list[SettingEntry]:
+    """The settings whose path or meaning contains a word; all of them if it is empty. Case does not matter."""
+    wanted = word.lower()
+    found = [entry for entry in all_settings() if wanted in entry.path.lower()]
+    return found + [entry for entry in all_settings() if wanted in entry.meaning.lower() and entry not in found]
+
+
+def _entries(model: type[BaseModel], prefix: str, kind: str) -> Iterator[SettingEntry]:
+    for name, field in model.model_fields.items():
+        path = f"{prefix}.{name}" if prefix else name
+        members = settings_classes(field.annotation)
+        if not members:
+            takes = requirement(Place(path, field.annotation, field.metadata))
+            yield SettingEntry(path, kind, _default(field), takes, field.description or "")
+        for member in members:
+            yield from _entries(member, path, kind_of(member) if len(members) > 1 else kind)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default_factory is None and field.default is PydanticUndefined:
+        return "required"
+    value: Any = field.get_default(call_default_factory=True, validated_data={})
+    if isinstance(value, tuple):
+        value = list(value)
+    return value if isinstance(value, str) else show(value)

@@ -1,0 +1,55 @@
+"""Whether settings from a checkpoint or a run's folder may be used: they could name any code (no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from oatmill.settings.flat import flatten_settings
+from oatmill.trust import names_code, untrusted
+from runner.settings import RunSettings
+
+ENVIRONMENT = ("env.",)
+EVERYWHERE = ("env.", "agent.", "trainer.")
+"""Where settings may name code. An argument of an environment counts: it may be made to import what it is given."""
+
+
+def check_trust(
+    settings: RunSettings,
+    source: Path,
+    *,
+    trust: bool,
+    places: tuple[str, ...] = EVERYWHERE,
+    known: Collection[str] = (),
+) -> None:
+    """Refuse settings that would run code which the user has not named.
+
+    Args:
+        settings: from a checkpoint or a run's folder.
+        source: where they come from, for the message.
+        trust: whether the user trusts whoever made it.
+        places: how the paths begin of those settings that are going to be used.
+        known: texts that the user's own command names.
+
+    Raises:
+        UserError: if the settings name anything else.
+    """
+    if trust:
+        return
+    for path, value in flatten_settings(settings.to_dict()).items():
+        for text in texts_of(value) if path.startswith(places) else ():
+            if names_code(text) and text not in known:
+                raise untrusted(source, path, text)
+
+
+def texts_of(values: Any) -> Iterator[str]:
+    """Every text in plain values, however deep."""
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, Mapping):
+        for value in values.values():
+            yield from texts_of(value)
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from texts_of(value)

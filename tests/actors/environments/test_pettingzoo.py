@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.environments.base import Environment, Episode, first_observations
+from actors.environments.make import describe, make_environment
+from actors.settings import PettingZooEnv
+from oatmill.errors import UserError
+
+ROCK, PAPER = 0, 1
+
+
+def toy(function: str, **kwargs: Any) -> PettingZooEnv:
+    return PettingZooEnv(factory=f"tests.actors.environments.toy_parallel:{function}", kwargs=kwargs)
+
+
+def started(settings: PettingZooEnv, copies: int) -> Environment:
+    environment = make_environment(settings, copies=copies, seed=0)
+    first_observations(environment)
+    return environment
+
+
+def test_agents_that_come_late_or_leave_early_are_absent_until_the_next_episode() -> None:
+    environment = started(toy("Relay"), copies=1)
+    assert environment.num_rows == 3
+    valid, terminated, truncated, rewards, shown, episodes = [], [], [], [], [], []
+    for _ in range(5):
+        step = environment.step(np.array([0, 1, 0]))  # early, late, guest
+        valid.append(step.valid.tolist())
+        terminated.append(step.terminated.tolist())
+        truncated.append(step.truncated.tolist())
+        rewards.append(step.rewards.tolist())
+        shown.append(step.observations[:, 0].tolist())
+        episodes.append(list(step.episodes))
+        assert step.final_rows.tolist() == ([1] if len(valid) == 4 else [])
+        assert step.final_observations.tolist() == ([[4.0]] if len(valid) == 4 else [])
+    assert valid == [[True, True, False], [True, True, True], [False, True, True], [False, True, False], [True, True, False]]
+    # Absent rows count as ended, and so does who leaves.
+    assert terminated == [
+        [False, False, True], [True, False, False], [True, False, True], [True, False, True], [False, False, True],
+    ]  # fmt: skip
+    assert truncated == [[False] * 3, [False] * 3, [False] * 3, [False, True, False], [False] * 3]
+    assert rewards == [[1, 2, 0], [1, 2, 1], [0, 2, 1], [0, 2, 0], [1, 2, 0]]
+    # Who has left shows what it saw last; after the fourth step the next episode begins.
+    assert shown == [[1, 1, 1], [2, 2, 2], [2, 3, 3], [0, 0, 3], [1, 1, 1]]
+    # Returns 2, 8 and 2 have a mean of 4.
+    assert episodes == [[], [], [], [Episode(4.0, 4)], []]
+
+
+def test_an_agent_that_has_left_stays_away_though_it_is_still_listed() -> None:
+    environment = started(toy("Lingering"), copies=1)
+    steps = [environment.step(np.array([0, 1, 0])) for _ in range(4)]
+    assert [step.valid.tolist() for step in steps] == [
+        [True, True, False], [True, True, True], [False, True, True], [False, True, False],
+    ]  # fmt: skip
+    assert steps[3].episodes == [Episode(4.0, 4)]
+
+
+def test_copies_are_rows_one_after_another() -> None:
+    environment = started(toy("Relay"), copies=2)
+    step = environment.step(np.array([0, 0, 0, 1, 1, 1]))
+    assert step.rewards.tolist() == [1, 1, 0, 2, 2, 0]
+    assert environment.reset()[:, 0].tolist() == [0, 0, 1, 0, 0, 1]  # the guests have not been seen again yet
+    assert environment.step(np.array([0] * 6)).valid.tolist() == [True, True, False] * 2
+
+
+def test_rock_paper_scissors_is_played_to_its_end() -> None:
+    environment = started(PettingZooEnv(factory="pettingzoo.classic.rps.rps:parallel_env", kwargs={"max_cycles": 3}), copies=2)
+    assert environment.spaces.observation.shape == (4,)  # one-hot of what the other played, or nothing yet
+    assert environment.spaces.action.sizes == (3,)
+    actions = np.array([ROCK, PAPER, PAPER, ROCK])
+    for _ in range(2):
+        step = environment.step(actions)
+        assert step.rewards.tolist() == [-1, 1, 1, -1]  # paper beats rock
+        assert not step.truncated.any()
+    step = environment.step(actions)
+    assert step.truncated.all()
+    assert step.final_observations.argmax(1).tolist() == [PAPER, ROCK, ROCK, PAPER]  # the other's move
+    assert step.observations.argmax(1).tolist() == [3, 3, 3, 3]  # nothing played yet
+    assert step.episodes == [Episode(0.0, 3)] * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (toy("Unequal"), "expected all agents to share one observation space, since one network plays them all; got"),
+        (toy("Unlike"), "expected all agents to share one action space"),
+        (PettingZooEnv(factory="pettingzoo.classic.rps.rps:env"), "expected a parallel environment, got"),
+        (
+            PettingZooEnv(factory="tests.actors.environments.toy_environments:Counter"),
+            "expected the function to return a pettingzoo ParallelEnv",
+        ),
+        (
+            PettingZooEnv(factory="tests.actors.environments.toy_environments:make_text"),
+            "got str; a gymnasium environment takes env.kind=factory",
+        ),
+    ],
+)
+def test_what_is_no_parallel_environment_of_equals_is_refused(settings: PettingZooEnv, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        describe(settings)
+    assert says in str(caught.value)
+
+
+def test_an_agent_that_vanishes_without_a_word_is_an_error() -> None:
+    environment = started(toy("Relay", forgets_to_say=True), copies=1)
+    environment.step(np.zeros(3, np.int64))
+    with pytest.raises(ValueError, match="agent 'early' is gone from agents without having terminated or been truncated"):
+        environment.step(np.zeros(3, np.int64))

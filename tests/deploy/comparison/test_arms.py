@@ -1,0 +1,113 @@
+"""The arms of a comparison, and what their runs' settings come to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deploy.comparison.arms import GUIDE, find_arms
+from deploy.comparison.runs import Cell, Comparison, check_plans, make_comparison
+from oatmill.errors import UserError
+from runner.overrides import Layer, nested
+from runner.settings import prepared, write_config
+
+LOSSES = ("ppo_critic", "cmpo", "ppo_actor", "dynamics", "muesli_model")
+
+
+def enabled(cell: Cell) -> list[str]:
+    return [name for name in LOSSES if getattr(cell.settings.trainer.losses, name).enabled]
+
+
+def compared(out: Path, seeds: int = 2, **settings: object) -> Comparison:
+    common = [Layer(nested((path.replace("__", "."), value) for path, value in settings.items()))]
+    return make_comparison("cartpole", find_arms(",".join(GUIDE), ()), seeds=seeds, common=common, out=out)
+
+
+def finish(cell: Cell) -> None:
+    """Leave what a finished run leaves."""
+    cell.folder.mkdir(parents=True)
+    write_config(prepared(cell.settings)[0], cell.folder / "config.yaml")
+    (cell.folder / "summary.json").write_text(json.dumps({"outcome": "done"}))
+
+
+def test_the_guides_arms_add_one_loss_at_a_time(tmp_path: Path) -> None:
+    cells = compared(tmp_path, seeds=1).cells
+    assert [enabled(cell) for cell in cells] == [
+        ["ppo_critic", "ppo_actor"],
+        ["ppo_critic", "ppo_actor", "muesli_model"],
+        ["ppo_critic", "cmpo", "ppo_actor", "muesli_model"],
+        ["ppo_critic", "cmpo", "ppo_actor", "dynamics", "muesli_model"],
+    ]
+
+
+def test_a_seeds_arms_run_one_after_another_with_the_same_seed(tmp_path: Path) -> None:
+    cells = compared(tmp_path).cells
+    assert [(cell.seed, cell.arm) for cell in cells] == [(seed, arm) for seed in (0, 1) for arm in GUIDE]
+    assert all(cell.settings.trainer.seed == cell.settings.actors.seed == cell.seed for cell in cells)
+    assert len({cell.folder for cell in cells}) == 8
+
+
+def test_an_own_arm_holds_lists_and_wins_over_what_all_arms_have(tmp_path: Path) -> None:
+    arms = find_arms("baseline", ["wide=agent.hidden_sizes=[32,16],trainer.gamma=0.9"])
+    common = [Layer(nested([("trainer.gamma", 0.5), ("trainer.batch_size", 8)]))]
+    baseline, wide = make_comparison("cartpole", arms, seeds=1, common=common, out=tmp_path).cells
+    assert wide.settings.agent.hidden_sizes == (32, 16)
+    assert (baseline.settings.trainer.gamma, wide.settings.trainer.gamma) == (0.5, 0.9)
+    assert baseline.settings.trainer.batch_size == wide.settings.trainer.batch_size == 8
+
+
+def test_a_preset_is_an_arm(tmp_path: Path) -> None:
+    comparison = make_comparison("cartpole", find_arms("paper,conservative", ()), seeds=1, common=[], out=tmp_path)
+    assert comparison.reference == "paper"
+    assert enabled(comparison.cells[0]) == ["ppo_critic", "cmpo", "dynamics", "muesli_model"]
+
+
+@pytest.mark.parametrize(
+    ("names", "own", "message"),
+    [
+        ("baseline,museli", [], r"there is no arm 'museli'; the nearest is muesli"),
+        ("baseline", [], "takes two arms or more, got baseline"),
+        ("", [], "takes two arms or more, got none"),
+        ("baseline,full,full", [], "two arms named full"),
+        ("baseline", ["fast"], "expected NAME=key=value"),
+        ("baseline", ["fast=trainer.gamma"], "expected NAME=key=value"),
+        ("baseline", ["../up=trainer.gamma=1"], "expected NAME=key=value"),
+    ],
+)
+def test_arms_that_cannot_be_are_one_line(names: str, own: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        find_arms(names, own)
+
+
+def test_a_finished_run_is_kept_only_with_the_settings_that_are_asked_for(tmp_path: Path) -> None:
+    for cell in compared(tmp_path).cells[:3]:
+        finish(cell)
+    again = compared(tmp_path, seeds=3)
+    assert [cell.finished for cell in again.cells] == [True] * 3 + [False] * 9
+    with pytest.raises(UserError, match=r"was run with trainer.gamma=0.99, and now 0.9 is asked for; choose another --out"):
+        compared(tmp_path, trainer__gamma=0.9)
+
+
+def test_half_a_run_is_not_finished(tmp_path: Path) -> None:
+    cell = compared(tmp_path).cells[0]
+    finish(cell)
+    (cell.folder / "summary.json").write_text(json.dumps({"outcome": "stopped"}))
+    assert not compared(tmp_path, trainer__gamma=0.9).cells[0].finished
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    cell = compared(tmp_path).cells[0]
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="holds something that is no run"):
+        compared(tmp_path)
+
+
+def test_an_arm_that_cannot_be_planned_is_named(tmp_path: Path) -> None:
+    arms = find_arms(
+        "baseline", ["odd=trainer.losses.muesli_model.enabled=true,trainer.losses.muesli_model.policy_target=cmpo"]
+    )
+    with pytest.raises(UserError, match=r"arm odd: .*cmpo"):
+        check_plans(make_comparison("cartpole", arms, seeds=1, common=[], out=tmp_path))

@@ -1,0 +1,138 @@
+"""The comparison's report, from run folders as runs leave them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.comparison.arms import find_arms
+from deploy.comparison.report import write_report
+from deploy.comparison.results import Results, collect
+from deploy.comparison.runs import Cell, Comparison, make_comparison
+from deploy.comparison.verdict import verdicts
+
+ARMS = "baseline,muesli"
+
+
+def write_run(cell: Cell, final: float, *, pushes: float = 0.1, flags: Sequence[Mapping[str, str]] = ()) -> None:
+    """A run that came to `final` on a straight line over 1,000 env steps."""
+    cell.folder.mkdir(parents=True)
+    losses = {
+        "ppo_critic": {"coef": 0.5, "raw": 2.0, "weighted": 1.0, "share": 0.5, "gradient_norm": 1.0, "gradient_share": 0.5},
+        "muesli_model": {
+            "coef": 1.0,
+            "raw": 5.0,
+            "weighted": -5.0,
+            "share": 0.5,
+            "gradient_norm": None,
+            "gradient_share": pushes,
+        },
+    }
+    lines: list[dict[str, Any]] = [{"learner_step": 1, "env_steps": 50, "episode_return": None, "losses": losses}]
+    lines += [
+        {"learner_step": step + 1, "env_steps": 100 * step, "episode_return": {"mean": final * step / 10}, "losses": losses}
+        for step in range(1, 11)
+    ]
+    (cell.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = {
+        "outcome": "done",
+        "episode_return": {"mean": final, "std": 1.0, "n": 100},
+        "env_steps_per_second": 1000.0 if cell.arm == "baseline" else 500.0,
+        "entropy": {"nats": 1.0, "fraction": 0.5},
+        "explained_variance": None,
+        "red_flags": list(flags),
+    }
+    (cell.folder / "summary.json").write_text(json.dumps(summary))
+
+
+def compared(out: Path, finals: Mapping[str, Sequence[float]], **options: Any) -> Results:
+    arms, seeds = find_arms(ARMS, ()), max(map(len, finals.values()))
+    # Settings are compared with those of folders that hold a config.yaml only where a run is run again; here none is.
+    comparison = Comparison("cartpole", arms, make_comparison("cartpole", arms, seeds=seeds, common=[], out=out).cells, out)
+    for cell in comparison.cells:
+        if cell.seed < len(finals[cell.arm]):
+            write_run(cell, finals[cell.arm][cell.seed], **options)
+    return collect(comparison)
+
+
+def test_seeds_that_do_not_separate_the_arms_are_said_not_to(tmp_path: Path) -> None:
+    text = verdicts(compared(tmp_path, {"baseline": [10, 20, 30, 40], "muesli": [15, 25, 35, 20]}))
+    assert text[0] == "**These seeds do not separate any arm from baseline.**"
+    assert "**muesli** cannot be told from baseline: 22.5 against 25" in text[-1]
+
+
+def test_arms_that_lie_apart_in_four_seeds_are_told_apart(tmp_path: Path) -> None:
+    text = verdicts(compared(tmp_path, {"baseline": [10, 20, 30, 40], "muesli": [50, 60, 70, 80]}))
+    assert text[0] == "**By final return, muesli beat baseline.**"
+    assert len(text) == 2, "four seeds need no warning"
+    assert "**muesli** ends better than baseline: 65 against 25" in text[1]
+    # Baseline's middle line comes to 25 at its end, the line to 65 at 25 / 65 = 0.38 of the run (and to the next grid point).
+    assert re.search(r"Its curve comes to where baseline's ends after 0\.3[89] times the env steps", text[1])
+    assert "an env step took 2.00 times as long" in text[1]
+
+
+def test_three_seeds_that_lie_apart_are_a_hint_and_no_more(tmp_path: Path) -> None:
+    text = verdicts(compared(tmp_path, {"baseline": [10, 20, 30], "muesli": [1, 2, 3]}))
+    assert text[0] == "**These seeds do not separate any arm from baseline.**"
+    assert "an exact p of 0.10: nothing here is sure" in text[1]
+    assert "`--seeds 4` is the least that could tell" in text[1]
+    assert "looks worse than baseline, by too few runs to be sure" in text[2]
+    assert "Its curve does not come to where baseline's ends" in text[2]
+
+
+def test_a_loss_that_pushes_nothing_is_called_switched_off(tmp_path: Path) -> None:
+    text = verdicts(compared(tmp_path, {"baseline": [1, 2], "muesli": [1, 2]}, pushes=0.0004))
+    assert "muesli_model 0.04%: at this coefficient that is switched off in all but name" in text[-1]
+
+
+def test_the_report_says_what_is_missing(tmp_path: Path) -> None:
+    results = compared(tmp_path, {"baseline": [1, 2], "muesli": [1]})
+    assert results.missing == ["muesli seed 1 has not finished"]
+    nothing = compared(tmp_path / "none", {"baseline": [], "muesli": [1.0]})
+    assert verdicts(nothing) == ["There is no finished run of baseline, with which the others would be compared."]
+    write_report(nothing, ["oatmill"])
+
+
+class Sources(HTMLParser):
+    """Every address that a page would load."""
+
+    found: list[str]
+
+    def handle_starttag(self, _tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attrs if name in {"src", "href"}]
+
+
+def test_the_html_is_one_file_and_both_reports_hold_the_same(tmp_path: Path) -> None:
+    flag = {"flag": "muesli_ratio", "why": "0.001 by gradient & <expected> 1 to 10"}
+    results = compared(tmp_path, {"baseline": [10, 20], "muesli": [30, 40]}, flags=[flag])
+    content = write_report(results, ["oatmill", "compare", "cartpole", "--arm", "a=b.c=[1, 2]"])
+    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    sources = Sources()
+    sources.found = []
+    sources.feed(page)
+    assert len(sources.found) == 3
+    assert all(source.startswith("data:image/png;base64,iVBOR") for source in sources.found)
+    assert "&amp; &lt;expected&gt;" in page
+    assert "oatmill compare cartpole --arm 'a=b.c=[1, 2]'" in text
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert len(pictures) == 3
+    assert all((tmp_path / picture).is_file() for picture in pictures)
+    assert content == json.loads((tmp_path / "report.json").read_text())
+    assert content["arms"]["muesli"]["final"] == [30, 40]
+    assert content["arms"]["muesli"]["losses"]["muesli_model"]["weighted"] == 5
+    assert content["arms"]["muesli"]["losses"]["muesli_model"]["gradient_norm"] is None
+    assert content["against"]["muesli"]["final"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert content["arms"]["baseline"]["red_flags"] == {"muesli_ratio": {"runs": 2, "why": flag["why"]}}
+
+
+@pytest.mark.parametrize("name", ["final", "average"])
+def test_the_average_return_is_the_area_under_the_curve(tmp_path: Path, name: str) -> None:
+    arm = compared(tmp_path, {"baseline": [10, 20], "muesli": [30, 40]}).arms["baseline"]
+    # A straight line from 1 (at 100 env steps) to 10 has the mean 5.5.
+    assert getattr(arm, name).tolist() == pytest.approx({"final": [10, 20], "average": [5.5, 11]}[name])

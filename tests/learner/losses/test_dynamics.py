@@ -1,0 +1,184 @@
+"""The dynamics loss: targets, the chain that pins every index, gradients that flow and gradients that must not."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from agent.model import AgentModel, ModelNeeds
+from learner.loss import Late, Statistic, Term
+from learner.losses.dynamics import Dynamics
+from learner.nodes.masks import unroll_masks
+from tests.learner import oracles
+from tests.learner.worlds import make_context, make_spec, make_trainer
+
+POISON = (float("nan"), 1e9)
+
+
+def make_loss(unroll_steps: int = 3, **changes: float) -> Dynamics:
+    paths = {f"losses.dynamics.{name}": value for name, value in changes.items()}
+    return Dynamics(make_context(make_trainer("full", {"losses.dynamics.unroll_steps": unroll_steps} | paths)))
+
+
+def flags(*steps: int, length: int) -> Tensor:
+    return torch.tensor([[t in steps for t in range(length)]])
+
+
+def test_targets_of_a_short_trajectory_by_hand() -> None:
+    # T = 4, K = 2, step 1 terminates. Rewards 1, 2, 3, 4; returns 10, 20, 30, 40.
+    # t=0: rewards 1, 2; returns R_1 = 20, then 0 for ever. t=1: reward 2; return 0. t=2: rewards 3, 4; R_3 = 40. t=3: reward 4.
+    written = make_loss(2).prepare(
+        rewards_BT=torch.tensor([[1.0, 2, 3, 4]]),
+        terminated_BT=flags(1, length=4),
+        truncated_BT=flags(length=4),
+        value_target_BT=torch.tensor([[10.0, 20, 30, 40]]),
+        mask_BT=torch.ones(1, 4, dtype=torch.bool),
+    )
+    assert written["model_reward_target_BTK"].tolist() == [[[1, 2], [2, 0], [3, 4], [4, 0]]]
+    assert written["model_reward_mask_BTK"].tolist() == [[[True, True], [True, False], [True, True], [True, False]]]
+    assert written["model_value_target_BTK"].tolist() == [[[20, 0], [0, 0], [40, 0], [0, 0]]]
+    assert written["model_value_mask_BTK"].tolist() == [[[True, True], [True, False], [True, False], [False, False]]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_targets_are_the_trajectorys_own_numbers_wherever_they_count(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    steps, k_steps = 7, 4
+    terminated, truncated = rng.random((3, steps)) < 0.2, rng.random((3, steps)) < 0.15
+    rewards, values = rng.normal(size=(3, steps)), rng.normal(size=(3, steps))
+    written = make_loss(k_steps).prepare(
+        rewards_BT=torch.from_numpy(rewards),
+        terminated_BT=torch.from_numpy(terminated),
+        truncated_BT=torch.from_numpy(truncated),
+        value_target_BT=torch.from_numpy(values),
+        mask_BT=torch.ones(3, steps, dtype=torch.bool),
+    )
+    truth = oracles.unroll_truth(terminated, truncated, np.ones((3, steps), bool), k_steps)
+    for b, t, k in np.ndindex(3, steps, k_steps):
+        reward = rewards[b, t + k] if truth["reward"][b, t, k] else 0
+        value = values[b, t + k + 1] if truth["policy"][b, t, k] else 0
+        assert written["model_reward_target_BTK"][b, t, k].item() == reward
+        assert written["model_value_target_BTK"][b, t, k].item() == value
+
+
+class Chain(nn.Module):
+    """The exact model of a chain: the state is a number, an action is what it goes up by."""
+
+    def forward(self, latent: Tensor, columns: Tensor) -> Tensor:
+        return latent + columns.float()
+
+
+class Times(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.factor * latent
+
+
+def test_an_exact_model_of_a_chain_has_no_loss_at_any_step() -> None:
+    # The state after a step is the state's number plus the action; the reward is the number of the state that is reached, the
+    # return ten times the number of the state that one stands in. Any index off by one shows as a loss above 0.
+    rng = np.random.default_rng(3)
+    size, steps, model_steps = 4, 9, 4
+    model = AgentModel(make_spec(sizes=(5,)))
+    for name, module in {"transition": Chain(), "model_reward": Times(1), "model_value": Times(10)}.items():
+        setattr(model, name, module)
+    actions = torch.from_numpy(rng.integers(1, 5, (size, steps)))
+    ends = torch.from_numpy(rng.random((size, steps)) < 0.2)
+    terminated = ends & torch.from_numpy(rng.random((size, steps)) < 0.5)
+    state, reward = torch.zeros(size, steps), torch.zeros(size, steps)
+    for b in range(size):
+        now = 100.0 * (b + 1)
+        for t in range(steps):
+            state[b, t] = now
+            now += float(actions[b, t])
+            reward[b, t] = now
+            if ends[b, t]:
+                now = 1000.0 * (t + 1)
+    outputs = model.unroll(state.unsqueeze(-1), actions, ModelNeeds(model_steps, 0, rewards_and_values=True))
+    loss = make_loss(model_steps)
+    mask = torch.ones(size, steps, dtype=torch.bool)
+    written = loss.prepare(
+        rewards_BT=reward, terminated_BT=terminated, truncated_BT=ends & ~terminated, value_target_BT=10 * state, mask_BT=mask
+    )
+    masks = unroll_masks(terminated, ends & ~terminated, mask, model_steps)
+    value_raw = outputs["model_value_raw_BTK"].masked_fill(masks.absorbing.unsqueeze(-1), 0.0)  # a chain has no absorbing state
+    terms = loss.compute(model_reward_raw_BTK=outputs["model_reward_raw_BTK"], model_value_raw_BTK=value_raw, **written)
+    for name in ("reward", "returns"):
+        entry = terms[name]
+        assert entry.mask.any(0).any(0).all(), "every model step counts somewhere"
+        assert entry.value[entry.mask].abs().max() == 0
+        assert (entry.value[~entry.mask] > 0).any(), "what is masked would have been wrong"
+
+
+def computed(loss: Dynamics, seed: int = 0) -> tuple[dict[str, Term | Statistic | Late], Tensor, Tensor, dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    terminated, truncated = torch.rand(3, 6, generator=generator) < 0.2, torch.rand(3, 6, generator=generator) < 0.2
+    written = loss.prepare(
+        rewards_BT=torch.randn(3, 6, generator=generator),
+        terminated_BT=terminated,
+        truncated_BT=truncated,
+        value_target_BT=torch.randn(3, 6, generator=generator),
+        mask_BT=torch.rand(3, 6, generator=generator) < 0.9,
+    )
+    steps = loss.settings.unroll_steps
+    reward_raw = torch.randn(3, 6, steps, 1, generator=generator, requires_grad=True)
+    value_raw = torch.randn(3, 6, steps, 1, generator=generator, requires_grad=True)
+    terms = loss.compute(model_reward_raw_BTK=reward_raw, model_value_raw_BTK=value_raw, **written)
+    return dict(terms), reward_raw, value_raw, cast("dict[str, Tensor]", written)
+
+
+def test_a_scalar_heads_terms_are_half_the_squared_errors() -> None:
+    terms, reward_raw, value_raw, written = computed(make_loss(returns_pred_coef=0.25, reward_pred_coef=0.5))
+    expected = 0.5 * (reward_raw.squeeze(-1) - written["model_reward_target_BTK"]) ** 2
+    torch.testing.assert_close(terms["reward"].value, expected)
+    torch.testing.assert_close(terms["returns"].value, 0.5 * (value_raw.squeeze(-1) - written["model_value_target_BTK"]) ** 2)
+    assert torch.equal(terms["reward"].mask, written["model_reward_mask_BTK"])
+    assert torch.equal(terms["returns"].mask, written["model_value_mask_BTK"])
+    returns, reward = cast("Term", terms["returns"]), cast("Term", terms["reward"])
+    assert (returns.coef, reward.coef) == (0.25, 0.5)
+
+
+def test_each_model_steps_part_and_the_used_fraction_are_reported() -> None:
+    terms, _, _, written = computed(make_loss(2))
+    for name, whole in (("returns", terms["returns"]), ("reward", terms["reward"])):
+        for k in range(2):
+            part = terms[f"{name}_{k + 1}"]
+            assert torch.equal(part.value, whole.value[..., k])
+            assert torch.equal(part.mask, whole.mask[..., k])
+            assert not part.value.requires_grad
+    used = terms["used_fraction"]
+    assert used.mask.all()
+    assert used.value.mean() == written["model_value_mask_BTK"].float().mean()
+
+
+@pytest.mark.parametrize("poison", POISON)
+def test_what_lies_behind_an_end_reaches_no_target(poison: float) -> None:
+    # Row 0 ends at step 1, and of row 1 steps 2.. do not count: steps 0 and 1 of both see nothing of the poison.
+    rewards, values = torch.randn(2, 5), torch.randn(2, 5)
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    mask[1, 2:] = False
+    terminated = torch.zeros(2, 5, dtype=torch.bool)
+    terminated[0, 1] = True
+    loss = make_loss(3)
+
+    def targets(rewards: Tensor, values: Tensor) -> list[Tensor]:
+        written = loss.prepare(
+            rewards_BT=rewards,
+            terminated_BT=terminated,
+            truncated_BT=torch.zeros_like(terminated),
+            value_target_BT=values,
+            mask_BT=mask,
+        )
+        return [cast("Tensor", tensor)[:, :2] for tensor in written.values()]
+
+    clean = targets(rewards, values)
+    rewards[:, 2:], values[:, 2:] = poison, poison
+    for before, after in zip(clean, targets(rewards, values), strict=True):
+        assert torch.equal(before, after)

@@ -1,0 +1,99 @@
+"""The learner's Prometheus series: what a report leaves in them, and the endpoint that shows them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from learner.reduce import OneRank
+from learner.reporting.metrics import TERMS, LearnerMetrics
+from learner.reporting.red_flags import FLAGS
+from learner.reporting.report import Reporter, StepReport
+from tests.learner.worlds import learn, make_batch, make_spec, make_trainer, make_updater_of
+
+SUMMARY = {"entropy_nats": 1.0, "entropy_ratio": 0.9, "explained_variance": 0.5}
+
+
+def make_report(arm: str = "full") -> StepReport:
+    spec = make_spec()
+    updater = make_updater_of(make_trainer(arm), spec)
+    reporter = Reporter(updater.plan.losses, OneRank())
+    reporter.add(learn(updater, make_batch(spec)))
+    return reporter.report(updater.objective.coefs)
+
+
+def value(metrics: LearnerMetrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"oatmill_{name}", labels)
+
+
+def test_every_series_exists_at_0_before_the_first_report() -> None:
+    metrics = LearnerMetrics({}, {})
+    for loss, terms in TERMS.items():
+        assert value(metrics, "loss_gradient_norm", loss=loss) == 0
+        for term in terms:
+            assert value(metrics, "loss", loss=loss, term=term) == 0
+    assert all(value(metrics, "red_flag", flag=flag) == 0 for flag in FLAGS)
+    assert value(metrics, "up", role="learner") == 1
+
+
+def test_a_report_sets_gauges_and_adds_to_exact_counters() -> None:
+    metrics, report = LearnerMetrics({}, {}), make_report()
+    for _ in range(2):
+        metrics.report(report, {flag: flag == "loss_spike" for flag in FLAGS}, SUMMARY)
+    for name, loss in report.losses.items():
+        assert value(metrics, "loss_share", loss=name) == loss.share
+        assert value(metrics, "loss_gradient_norm", loss=name) == loss.gradient_norm
+        for term, entry in loss.terms.items():
+            assert value(metrics, "loss", loss=name, term=term) == entry.raw
+            assert value(metrics, "loss_coefficient", loss=name, term=term) == entry.coef
+            means = report.update_means[name, term]
+            assert value(metrics, "loss_abs_sum_total", loss=name, term=term) == pytest.approx(2 * np.abs(means).sum())
+            assert value(metrics, "loss_updates_total", loss=name, term=term) == 2 * len(means)
+    assert value(metrics, "red_flag", flag="loss_spike") == 1
+    assert value(metrics, "red_flag_reports_total", flag="loss_spike") == 2
+    assert value(metrics, "red_flag_reports_total", flag="non_finite") == 0
+    assert value(metrics, "gradient_norm") == report.gradient_norm
+    assert value(metrics, "red_flag", flag="non_finite") == 0
+    assert value(metrics, "policy_entropy_ratio") == 0.9
+    assert value(metrics, "approx_kl") == report.losses["ppo_actor"].statistics["approx_kl"]
+    assert value(metrics, "cmpo_kl") == report.losses["cmpo"].terms["kl"].raw
+
+
+def test_a_report_without_cmpo_leaves_its_series_alone() -> None:
+    metrics = LearnerMetrics({}, {})
+    metrics.report(make_report("baseline"), dict.fromkeys(FLAGS, False), SUMMARY)
+    assert value(metrics, "cmpo_kl") == 0
+
+
+def test_a_role_that_makes_no_progress_is_not_up() -> None:
+    states = [True, False]
+    metrics = LearnerMetrics({}, {}, lambda: states.pop(0))
+    assert value(metrics, "up", role="learner") == 1
+    assert value(metrics, "up", role="learner") == 0
+
+
+def test_the_process_is_measured() -> None:
+    metrics = LearnerMetrics({}, {})
+    assert (value(metrics, "process_resident_memory_bytes", process="learner") or 0) > 2**20
+    assert (value(metrics, "process_cpu_seconds_total", process="learner") or 0) > 0
+
+
+def test_what_auto_settings_became_is_exported() -> None:
+    metrics = LearnerMetrics(
+        {"trainer.losses.cmpo.advantage": "model", "trainer.losses.muesli_model.policy_target": "cmpo"}, {}
+    )
+    labels = {"setting": "trainer.losses.cmpo.advantage", "choice": "model"}
+    assert metrics.registry.get_sample_value("oatmill_auto", labels) == 1
+    assert metrics.registry.get_sample_value("oatmill_auto", labels | {"choice": "sampled"}) is None
+
+
+def test_the_settings_that_are_numbers_are_exported_by_their_paths() -> None:
+    settings = {
+        "trainer": {"gamma": 0.9, "compile": True, "device": "cpu", "reward_clip": None},
+        "env": {"kwargs": {"mine": 3}},
+    }
+    metrics = LearnerMetrics({}, settings)
+    assert value(metrics, "setting", setting="trainer.gamma") == 0.9
+    assert value(metrics, "setting", setting="trainer.compile") == 1
+    (family,) = [family for family in metrics.registry.collect() if family.name == "oatmill_setting"]
+    assert len(family.samples) == 2, "neither words nor the names that are a user's own"

@@ -1,0 +1,131 @@
+"""What a run leaves in its files: a line a report, an event a change of a red flag, and the learner's part of the summary."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from learner.progress import Progress
+from learner.reduce import OneRank
+from learner.reporting.recorder import EVENTS_FILE, METRICS_FILE, SUMMARY_FILE, Recorder, observe
+from learner.reporting.report import LossReport, Reporter, StepReport, TermReport
+from learner.reporting.writers import BackgroundWriters
+from tests.learner.worlds import learn, make_batch, make_spec, make_trainer, make_updater_of
+
+FLEET = {"episode_return": {"mean": 3.0, "std": 1.0, "n": 2}, "episodes": 2, "statistics": {"hearts": 0.5}}
+
+
+def make_report(arm: str = "full", seed: int = 0) -> StepReport:
+    spec = make_spec()
+    updater = make_updater_of(make_trainer(arm), spec)
+    reporter = Reporter(updater.plan.losses, OneRank())
+    reporter.add(learn(updater, make_batch(spec, seed=seed)))
+    return reporter.report(updater.objective.coefs)
+
+
+def recorder(folder: Path) -> Recorder:
+    return Recorder(folder, math.log(3), 1000)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def at(step: int) -> Progress:
+    return Progress(learner_step=step, env_steps=100 * step, policy_version=step, seconds=2.0 * step)
+
+
+class Kept:
+    """Takes lines as `learner.reporting.writers.BackgroundWriters` does."""
+
+    def __init__(self) -> None:
+        self.lines: list[Any] = []
+        self.closed = 0
+
+    def write(self, line: Any) -> None:
+        assert not self.closed
+        self.lines.append(line)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_every_line_goes_to_other_tools_too_and_they_are_closed_with_the_recorder(tmp_path: Path) -> None:
+    record, report, kept = recorder(tmp_path), make_report(), Kept()
+    record.writers = cast("BackgroundWriters", kept)
+    for step in (1, 2):
+        record.step(at(step), np.array([1, 1, 3]))
+        record.report(report, at(step), learning_rate=0.01, fleet=FLEET)
+    record.summary(at(2))
+    record.close()
+    assert kept.lines == lines(tmp_path / METRICS_FILE)
+    assert kept.closed == 1
+
+
+@pytest.mark.parametrize("arm", ["baseline", "full"])
+def test_each_report_is_a_line_of_valid_json_with_every_loss(tmp_path: Path, arm: str) -> None:
+    record, report = recorder(tmp_path), make_report(arm)
+    for step in (1, 2):
+        record.step(at(step), np.array([1, 1, 3]))
+        record.report(report, at(step), learning_rate=0.01, fleet=FLEET)
+    written = lines(tmp_path / METRICS_FILE)
+    assert [line["learner_step"] for line in written] == [1, 2]
+    last = written[-1]
+    assert set(last["losses"]) == set(report.losses)
+    assert last["losses"]["ppo_critic"]["weighted"] == pytest.approx(report.losses["ppo_critic"].weighted)
+    assert sum(loss["share"] for loss in last["losses"].values()) == pytest.approx(1)
+    assert sum(loss["gradient_share"] for loss in last["losses"].values()) == pytest.approx(1)
+    assert last["entropy"]["fraction"] == pytest.approx(last["entropy"]["nats"] / math.log(3))
+    assert 0 < last["entropy"]["fraction"] <= 1
+    assert last["episode_return"]["mean"] == 3.0
+    assert last["learning_rate"] == 0.01
+    assert last["policy_lag"]["p50"] == 1
+    assert last["env_steps_per_second"] == 50, "100 steps more in 2 seconds more"
+
+
+def test_muesli_is_judged_by_its_kl_and_not_by_its_cross_entropy() -> None:
+    # ln 157 = 5.056 of cross-entropy may hold 0.03 nats that training can remove.
+    report = make_report()
+    terms = {"cross_entropy": TermReport(5.056, 0.5)}
+    muesli = LossReport(terms, {"kl": 0.03, "target_entropy": 5.026}, gradient_norm=0.2)
+    report = replace(report, losses={**report.losses, "muesli_model": muesli})
+    seen = observe(report, {"nats": 1.0, "fraction": 0.9}, (0.5, 1.0), 0.25)
+    assert seen.weighted["muesli_model"] == pytest.approx(0.015)
+    assert seen.weighted["ppo_critic"] == pytest.approx(abs(report.losses["ppo_critic"].weighted))
+    assert seen.policy == pytest.approx(abs(report.losses["ppo_actor"].terms["policy"].raw))
+    assert seen.gradient["muesli_model"] == 0.2
+    assert (seen.entropy_ratio, seen.explained_variance, seen.target_variance, seen.progress) == (0.9, 0.5, 1.0, 0.25)
+
+
+def test_a_red_flag_is_an_event_when_it_is_raised_and_when_it_is_cleared(tmp_path: Path) -> None:
+    record, report = recorder(tmp_path), make_report("baseline")
+    raised = [
+        record.report(replace(report, skipped=skipped), at(step), learning_rate=0.01, fleet={})
+        for step, skipped in ((1, 0), (2, 3), (3, 3), (4, 0))
+    ]
+    assert ["non_finite" in flags for flags in raised] == [False, True, True, False]
+    events = [
+        (event["event"], event["learner_step"]) for event in lines(tmp_path / EVENTS_FILE) if event["flag"] == "non_finite"
+    ]
+    assert events == [("red_flag_raised", 2), ("red_flag_cleared", 4)]
+    assert ["non_finite" in line["red_flags"] for line in lines(tmp_path / METRICS_FILE)] == [False, True, True, False]
+
+
+def test_the_summary_is_written_whole_and_remembers_flags_that_were_cleared(tmp_path: Path) -> None:
+    record, report = recorder(tmp_path), make_report("baseline")
+    for step, skipped in ((1, 0), (2, 3), (3, 0)):
+        record.step(at(step), np.array([2]))
+        record.report(replace(report, skipped=skipped), at(step), learning_rate=0.01, fleet=FLEET)
+    record.summary(at(3))
+    summary = json.loads((tmp_path / SUMMARY_FILE).read_text())
+    assert (summary["learner_steps"], summary["env_steps"], summary["policy_version"]) == (3, 300, 3)
+    assert "non_finite" in {flag["flag"] for flag in summary["red_flags"]}
+    assert summary["policy_lag"] == {"p50": 2, "p99": 2}
+    assert summary["losses"]["ppo_actor"]["terms"]["policy"]["coef"] == 1.0
+    assert {path.name for path in tmp_path.iterdir()} <= {METRICS_FILE, EVENTS_FILE, SUMMARY_FILE}

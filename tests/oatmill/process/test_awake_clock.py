@@ -1,0 +1,52 @@
+"""A loop that was asleep does not count that time as the silence of others."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from oatmill.process.awake_clock import AwakeClock
+from protocol.channels.connection import Line
+from protocol.peers.control import ControlPeer
+from protocol.wire.deadlines import LOST_AFTER_S
+
+
+class Moment:
+    """The monotonic clock of a test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+
+def test_turns_that_are_short_count_in_full_and_a_long_one_counts_as_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = Moment(monkeypatch)
+    clock = AwakeClock(5.0)
+    moment.now += 4.0
+    assert clock.now() == 1004.0
+    moment.now += 600.0  # stopped
+    assert clock.now() == 1009.0  # 5 of the 600
+    assert clock.asleep_s == 595.0
+    moment.now += 1.0
+    assert clock.now() == 1010.0
+
+
+def test_a_process_that_wakes_does_not_take_the_hub_for_lost_and_one_that_is_awake_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    moment = Moment(monkeypatch)
+    peer = ControlPeer(role="learner", description={}, actor_id=None, token="t")
+    line = Line(f"ipc://{tmp_path_factory.mktemp('s')}/nobody", peer)
+    try:
+        peer.join()
+        line.turn()  # the question is put
+        moment.now += 3600.0
+        line.turn()
+        assert not peer.lost(line.now())
+        for _ in range(round(LOST_AFTER_S)):
+            moment.now += 1.0
+            line.turn()
+        assert peer.lost(line.now())
+    finally:
+        line.close()

@@ -1,0 +1,48 @@
+"""A folder of the same name as one of the seven packages is found and named."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from oatmill.children.places import PACKAGES
+from oatmill.errors import UserError
+from oatmill.origin import check_packages
+
+
+def test_the_seven_packages_share_one_folder() -> None:
+    check_packages()
+
+
+@pytest.mark.parametrize("name", [name for name in PACKAGES if name != "protocol"])
+def test_another_package_of_the_same_name_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(UserError, match=f"another package named {name} comes first") as refusal:
+        check_packages()
+    assert str(tmp_path / name) in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["agent", "protocol"])
+def test_a_script_beside_a_file_of_such_a_name_is_told_which(name: str, tmp_path: Path) -> None:
+    (tmp_path / f"{name}.py").touch()
+    (tmp_path / "script.py").write_text("import recipes.cartpole")
+    root = Path(__file__).resolve().parents[2]
+    shown = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert shown.returncode == 1
+    assert re.search(rf"another (package|module) named {name} comes first on Python's path", shown.stderr.splitlines()[-1])

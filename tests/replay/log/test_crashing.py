@@ -1,0 +1,85 @@
+"""Servers that die with their host, their disk, their actors and their learner: nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+
+from tests.replay.log.crashing import CrashingSimulation, ServerFaults
+from tests.replay.serving import total
+
+BAD = ServerFaults(
+    loss=0.1,
+    repeat=0.1,
+    delay_s=0.4,
+    actor_death=0.004,
+    actor_pause=0.004,
+    learner_death=0.01,
+    server_death=0.01,
+    host_death=0.01,
+    disk_full=0.01,
+)
+KILLS = ServerFaults(loss=0.05, delay_s=0.2, actor_death=0.004, learner_death=0.01, server_death=0.02)
+SEEDS_A_TEST = 15
+
+
+def check_books(run: CrashingSimulation) -> None:
+    """The ledger balances, and the log says what the server knows."""
+    ledger, totals = run.core.ledger(), run.core.journal.books.totals
+    assert ledger["produced"] == total(ledger)
+    assert ledger["lost"] >= 0
+    own = run.core._ledger
+    counted = (own.accepted + own.forgotten, own.trained, own.rolled_back, own.stale, own.rejected, own.replayed)
+    noted = (totals.accepted, totals.trained, totals.rolled_back, totals.stale, totals.rejected, totals.replayed)
+    assert counted == noted
+    journal = run.core.journal
+    if journal.committed == journal.next and not journal.stalled:
+        assert msgpack.packb(run.reread().to_plain()) == msgpack.packb(journal.books.to_plain())
+
+
+@pytest.mark.parametrize(
+    "first", [0, *(pytest.param(first, marks=pytest.mark.slow) for first in range(SEEDS_A_TEST, 600, SEEDS_A_TEST))]
+)
+@pytest.mark.parametrize("again", [False, True])
+def test_in_durable_mode_nothing_acknowledged_is_lost_and_nothing_is_trained_on_twice(first: int, again: bool) -> None:
+    def check(run: object) -> None:
+        assert isinstance(run, CrashingSimulation)
+        run.check_acknowledged()
+        run.check_priorities()
+        ledger = run.core.ledger()
+        assert (ledger["lost"], ledger["produced"]) == (0, total(ledger))
+
+    crashes = restored = 0
+    for seed in range(first, first + SEEDS_A_TEST):
+        run = CrashingSimulation(seed, BAD, again=again)
+        run.run(12, check)
+        run.calm()
+        before = run.batches
+        run.run(14, check)
+        assert run.batches >= before + 3, f"seed {seed} has come to a halt"
+        assert max(run.times_trained().values()) == 1, f"seed {seed}: trained on twice in the line that survives"
+        check_books(run)
+        crashes += run.crashes
+        restored += run.saver.restored
+        if again:
+            assert run.core.ledger()["dropped"]["rolled_back"] == 0
+    assert crashes > SEEDS_A_TEST
+    if first == 0:  # so few seeds need not have one
+        assert restored > 0, "no server came back with a snapshot of its buffer, so nothing here was about one"
+
+
+def test_in_memory_mode_what_died_with_the_server_is_counted_as_lost_and_everybody_goes_on() -> None:
+    lost = 0
+    for seed in range(15):
+        run = CrashingSimulation(seed, KILLS, durable=False)
+        run.run(12, lambda _: None)
+        run.calm()
+        before = run.batches
+        run.run(14, lambda _: None)
+        assert run.batches >= before + 3, f"seed {seed} has come to a halt"
+        assert max(run.times_trained().values()) == 1
+        check_books(run)
+        if run.crashes == 0:
+            assert run.core.ledger()["lost"] == 0
+        lost += run.core.ledger()["lost"]
+    assert lost > 0

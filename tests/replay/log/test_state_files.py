@@ -1,0 +1,158 @@
+"""Small files of a run folder that are damaged: replaced by what else is known, and said; another run's log is left alone."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from oatmill.errors import UserError
+from oatmill.files.atomic import DamagedStateError, NeededWrites, append_line, sealed, unsealed, write_file
+from replay.hub.process import VERSIONS, read_version
+from replay.log import tally
+from replay.log.disk import FolderDisk
+from replay.log.identity import check_owner, run_id
+from replay.log.journal import Journal
+from replay.plausible import MAX_VERSION
+from tests.replay.log import flips
+
+TRIED = 300
+
+
+def damages(content: bytes) -> list[bytes]:
+    """A seeded sample of everything that may become of a file."""
+    draw, found = random.Random(0), [b"", b"null", b"[]", b'{"version": 1}', b"\xff" * 40, str(2**53 - 1).encode()]
+    for _ in range(TRIED):
+        flipped = bytearray(content)
+        flipped[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        found += [bytes(flipped), content[: draw.randrange(len(content))], draw.randbytes(draw.randrange(1, 100))]
+    return found
+
+
+def checkpoint(run_dir: Path, version: int, run: str = "0123456789abcdef") -> None:
+    folder = run_dir / "checkpoints" / "step-5"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"policy_version": version, "replay": {"id": run, "cursor": 3}}))
+
+
+def test_every_damage_to_a_state_file_is_noticed() -> None:
+    content = {"a": [1, 2, {"b": None}], "text": "x"}
+    whole = sealed("kind", content)
+    assert unsealed("kind", whole) == content
+    noticed = 0
+    for damaged in damages(whole):
+        try:
+            assert unsealed("kind", damaged) == content, "only a change of blanks or of how a letter is written is none"
+        except DamagedStateError:
+            noticed += 1
+    assert noticed > 0.95 * 3 * TRIED
+    with pytest.raises(DamagedStateError, match="expected other of version 1, got kind of 1"):
+        unsealed("other", whole)
+
+
+def test_a_damaged_policy_version_is_replaced_by_the_checkpoints_and_said(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 41)
+    assert read_version(tmp_path) == (-1, "")
+    for old in ("7", "0"):
+        (tmp_path / VERSIONS).write_text(old)  # as it was before it was a state file
+        assert read_version(tmp_path) == (int(old), "")
+    whole = sealed(VERSIONS, 44)
+    for damaged in (*damages(whole), sealed(VERSIONS, MAX_VERSION + 1), sealed(VERSIONS, "x"), sealed(VERSIONS, [1])):
+        (tmp_path / VERSIONS).write_bytes(damaged)
+        version, said = read_version(tmp_path)
+        assert (version, bool(said)) in {(41, True), (44, False)}, damaged
+
+
+def test_a_damaged_run_id_is_found_in_the_checkpoints_or_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    made, said = run_id(tmp_path, log)
+    assert (run_id(tmp_path, log), said) == ((made, ""), "")
+    disk = FolderDisk(log, durable=False)
+    journal = Journal.open(disk, durable=True, keep_trained=False, steps=2, kept_bytes=2**30, run=made)
+    journal.commit(0.0)
+    disk.close()
+    whole = (tmp_path / "run_id").read_bytes()
+    for damaged in damages(whole):
+        (tmp_path / "run_id").write_bytes(damaged)
+        assert run_id(tmp_path, log)[0] == made
+    checkpoint(tmp_path, 1, run="f" * 16)
+    (tmp_path / "run_id").write_bytes(b"garbage")
+    found, said = run_id(tmp_path, log)
+    assert found == "f" * 16
+    assert "run_id is damaged" in said
+
+
+def test_another_runs_log_is_refused_with_one_line_and_left_as_it_was(tmp_path: Path) -> None:
+    log = tmp_path / "shared"
+    disk = FolderDisk(log, durable=False)
+    Journal.open(disk, durable=True, keep_trained=False, steps=2, kept_bytes=2**30, run="a" * 16).commit(0.0)
+    disk.close()
+    before = {path.name: path.read_bytes() for path in log.iterdir()}
+    check_owner("a" * 16, tmp_path / "mine", log)
+    with pytest.raises(UserError, match=r"holds the log of run aaaa.*, and this is run bbbb.*replay\.log_dir of its own"):
+        check_owner("b" * 16, tmp_path / "other", log)
+    assert {path.name: path.read_bytes() for path in log.iterdir()} == before
+
+
+def test_a_damaged_tally_costs_nothing_and_is_said() -> None:
+    disk, truth = flips.written_log(2**20)
+    for damaged in (b"", b"{}", b"\0" * 50, sealed(tally.KIND, {"accounts": 5}), sealed(tally.KIND, [])):
+        disk.files[tally.NAME] = bytearray(damaged)
+        journal = flips.open_journal(disk, 2**20)
+        assert len(journal.damage) == 1
+        assert flips.outcome_of(disk, 2**20, truth) == "nothing lost"
+
+
+@pytest.mark.parametrize("segment_bytes", [2**20, 3000])
+def test_whichever_bit_of_a_log_is_flipped_it_is_said_counted_and_produced_does_not_fall(segment_bytes: int) -> None:
+    outcomes = flips.count(150, 1, segment_bytes)
+    assert set(outcomes) <= {"nothing lost", "said: counted as lost"}, outcomes
+    assert outcomes["said: counted as lost"] > 50
+
+
+def test_a_log_that_is_gone_is_made_up_for_by_its_tally_as_far_as_it_goes() -> None:
+    disk, truth = flips.written_log(2**20)
+    for name in [name for name in disk.names() if name.endswith(".log")]:
+        disk.remove(name)
+    assert flips.outcome_of(disk, 2**20, truth) == "said: counted as lost"
+    journal = flips.open_journal(disk, 2**20)
+    assert sum(account.produced for account in journal.books.accounts.values()) == truth["produced"]
+
+
+def test_a_full_disk_takes_events_out_of_the_reserve_and_the_rest_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes = NeededWrites(tmp_path, owner=True)
+    assert (tmp_path / ".reserve").stat().st_size == 2**20
+    room = 3
+
+    def full(path: Path, content: object) -> None:
+        nonlocal room
+        lent = 2**20 - (tmp_path / ".reserve").stat().st_size if (tmp_path / ".reserve").exists() else 2**20
+        if room <= 0 and lent < 2**16 * (1 - room):
+            raise OSError(28, "No space left on device")
+        room -= 1
+        append_line(path, content)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("oatmill.files.atomic.append_line", full)
+    for number in range(40):
+        writes.line(tmp_path / "events.jsonl", {"number": number})
+    lines = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["number"] for line in lines] == list(range(len(lines))), "in order"
+    assert (len(lines), writes.waiting) == (3 + 16, 40 - 19), "the reserve has room for sixteen"
+    monkeypatch.setattr("oatmill.files.atomic.append_line", append_line)
+    assert writes.flush()
+    assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 40
+    writes.close()
+    assert not (tmp_path / ".reserve").exists()
+
+
+def test_a_file_that_cannot_be_written_leaves_the_one_before_and_nothing_half_written(tmp_path: Path) -> None:
+    write_file(tmp_path / "state", "before")
+    with pytest.raises(OSError, match="Not a directory"):
+        write_file(tmp_path / "state" / "below", "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    assert (tmp_path / "state").read_text() == "before"
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,327 @@
+"""Faults planted in replay and protocol, one at a time: the simulator must notice every one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protocol.data.weights import Weights
+from protocol.peers.trajectory import TrajectorySenderPeer
+from protocol.peers.weights import ReceiverPeer
+from replay.hub.weights_store import WeightsStore
+from replay.ingest.actor_session import Arrival
+from replay.ingest.actor_sessions import DataSessions
+from replay.ingest.batch_server import BatchServer
+from replay.ingest.core import IngestCore
+from replay.ingest.credit import CreditLine
+from replay.log.ledger import Ledger
+from replay.store.assembly import Part
+from replay.store.buffer import ReplayBuffer
+from replay.store.queue import TrajectoryQueue
+from tests.replay.simulation.promises import simulate
+from tests.replay.simulation.weights_simulator import simulate_weights
+
+SEEDS = 60
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def acknowledges_early(patch: pytest.MonkeyPatch) -> None:
+    """What has no credit is acknowledged and not stored."""
+    original = DataSessions._data
+
+    def mutant(self: DataSessions, session: Any, message: Any, payload: Any, **more: Any) -> Any:
+        arrival = original(self, session, message, payload, **more)
+        if arrival is None and message.first == session.next:
+            session.next += message.trajectories
+        return arrival
+
+    patch.setattr(DataSessions, "_data", mutant)
+
+
+def stores_duplicates(patch: pytest.MonkeyPatch) -> None:
+    """What comes again is stored again."""
+    original = DataSessions._data
+
+    def mutant(self: DataSessions, session: Any, message: Any, payload: Any, **more: Any) -> Any:
+        again = message.first + message.trajectories <= session.next
+        return Arrival(session, message, payload) if again else original(self, session, message, payload, **more)
+
+    patch.setattr(DataSessions, "_data", mutant)
+
+
+def accepts_gaps(patch: pytest.MonkeyPatch) -> None:
+    """What comes after something that is missing is stored."""
+    original = DataSessions._data
+
+    def mutant(self: DataSessions, session: Any, message: Any, payload: Any, **more: Any) -> Any:
+        session.next = max(session.next, message.first)
+        return original(self, session, message, payload, **more)
+
+    patch.setattr(DataSessions, "_data", mutant)
+
+
+def tells_no_gap(patch: pytest.MonkeyPatch) -> None:
+    """An actor that starts again from what is missing is told that it was late, and WELCOME does not start it again."""
+    original = TrajectorySenderPeer._take_word
+
+    def mutant(self: TrajectorySenderPeer, message: Any, now: float) -> None:
+        cursor = self._cursor
+        original(self, message, now)
+        self._cursor = max(self._cursor, min(cursor, len(self._in_flight)))
+
+    patch.setattr(TrajectorySenderPeer, "_take_word", mutant)
+
+
+def has_no_credit(patch: pytest.MonkeyPatch) -> None:
+    """Everybody may always send."""
+    patch.setattr(CreditLine, "capacity", property(lambda self: self._base + self._largest + 20))
+    patch.setattr("tests.replay.simulation.simulator.Simulation.budget", budget_as_promised)
+
+
+def budget_as_promised(run: Any) -> tuple[int, int, int]:
+    """The simulation's, with the capacity that there should be."""
+    returned, run._returned = run._returned, 0
+    credit = run.core._credit
+    return credit.outstanding + credit.late + run.core.queued, credit.bound - 21, returned
+
+
+def admits_without_credit(patch: pytest.MonkeyPatch) -> None:
+    """What has no credit is stored all the same."""
+    original = CreditLine.admit
+
+    def mutant(self: CreditLine, holder: Any, rows: int, queued: int, now: float) -> bool:
+        return original(self, holder, rows, queued, now) or True
+
+    patch.setattr(CreditLine, "admit", mutant)
+
+
+def keeps_credit_of_the_dead(patch: pytest.MonkeyPatch) -> None:
+    """Credit of who is gone is never free again."""
+    patch.setattr(CreditLine, "take_back", lambda _self, _holder: None)
+
+
+def does_not_fence(patch: pytest.MonkeyPatch) -> None:
+    """Whoever says that it is an actor is that actor, an older incarnation too."""
+    patch.setattr(DataSessions, "_session", lambda self, _route, number, _incarnation: self._by_actor.get(number))
+
+
+def loses_what_a_dead_learner_had(patch: pytest.MonkeyPatch) -> None:
+    """Batches of a learner that is replaced do not return."""
+    original = BatchServer._end
+
+    def mutant(self: BatchServer, numbers: Any, turned: Any) -> None:
+        original(self, numbers, turned)
+        turned.returned = []
+
+    patch.setattr(BatchServer, "_end", mutant)
+
+
+def trains_twice(patch: pytest.MonkeyPatch) -> None:
+    """A batch that was trained on returns to the queue as well."""
+    original = BatchServer._consume
+
+    def mutant(self: BatchServer, rank: Any, batch_id: int, version: int, turned: Any) -> None:
+        original(self, rank, batch_id, version, turned)
+        turned.returned = list(turned.trained)
+
+    patch.setattr(BatchServer, "_consume", mutant)
+
+
+def counts_stale_once_too_often(patch: pytest.MonkeyPatch) -> None:
+    """The ledger says that more was dropped than was."""
+    original = TrajectoryQueue.drop_stale
+    patch.setattr(TrajectoryQueue, "drop_stale", lambda self, oldest, *, keep: 2 * original(self, oldest, keep=keep))
+
+
+def forgets_what_was_rejected(patch: pytest.MonkeyPatch) -> None:
+    """What is in flight is counted as queued too."""
+    original = Ledger.balance
+    patch.setattr(
+        Ledger,
+        "balance",
+        lambda self, actors, *, queued, handed_out: original(self, actors, queued=queued + handed_out, handed_out=handed_out),
+    )
+
+
+def starves_for_young_ones(patch: pytest.MonkeyPatch) -> None:
+    """Everything stale is dropped, also what the next batch needs, and is not counted."""
+
+    def mutant(self: TrajectoryQueue, oldest_version: int, *, keep: int) -> list[Any]:
+        del keep
+        for segment in [segment for segment in self._segments if segment.policy_version < oldest_version]:
+            self._drop(segment, segment.rows)
+        return []
+
+    patch.setattr(TrajectoryQueue, "drop_stale", mutant)
+
+
+def releases_early(patch: pytest.MonkeyPatch) -> None:
+    """An actor forgets what it has sent as soon as anything is acknowledged."""
+    original = TrajectorySenderPeer._release
+
+    def mutant(self: TrajectorySenderPeer, acknowledged: int) -> None:
+        original(self, acknowledged)
+        self._in_flight.clear()
+        self._cursor = 0
+
+    patch.setattr(TrajectorySenderPeer, "_release", mutant)
+
+
+def forgets_a_cut_batch(patch: pytest.MonkeyPatch) -> None:
+    """Of what is cut for a batch the first rows are put in twice and others left out."""
+    original = TrajectoryQueue.take
+    patch.setattr(
+        TrajectoryQueue,
+        "take",
+        lambda self, rows: [original(self, rows)[0]._replace()] * 1 if rows == 1 else doubled(original(self, rows)),
+    )
+
+
+def doubled(slices: list[Any]) -> list[Any]:
+    """The first slice in the place of the last one of the same length."""
+    same = [number for number, piece in enumerate(slices) if piece.rows == slices[0].rows]
+    return [*slices[: same[-1]], slices[0], *slices[same[-1] + 1 :]]
+
+
+def says_it_rolled_nothing_back(patch: pytest.MonkeyPatch) -> None:
+    """What a dead learner has forgotten leaves `trained` and goes nowhere."""
+
+    original = IngestCore._roll_back
+
+    def mutant(self: IngestCore, resumed_from: int) -> None:
+        counted = self._ledger.rolled_back
+        original(self, resumed_from)
+        self._ledger.rolled_back = counted
+
+    patch.setattr(IngestCore, "_roll_back", mutant)
+
+
+def prioritises_whoever_is_there(patch: pytest.MonkeyPatch) -> None:
+    """A trajectory whose slot was used again hands its priority on."""
+    original = ReplayBuffer.insert
+
+    def mutant(self: ReplayBuffer, part: Part, version: int = -1) -> None:
+        part.origin = [
+            piece if piece.fresh else piece._replace(ticket=int(self._tickets[piece.start])) for piece in part.origin
+        ]
+        original(self, part, version)
+
+    patch.setattr(ReplayBuffer, "insert", mutant)
+
+
+def prioritises_the_neighbour(patch: pytest.MonkeyPatch) -> None:
+    """Each row gets what was told of the one before it."""
+    original = ReplayBuffer.insert
+
+    def mutant(self: ReplayBuffer, part: Part, version: int = -1) -> None:
+        part.priorities = None if part.priorities is None else np.roll(part.priorities, 1)
+        original(self, part, version)
+
+    patch.setattr(ReplayBuffer, "insert", mutant)
+
+
+def draws_with_repetition(patch: pytest.MonkeyPatch) -> None:
+    """A trajectory may come twice in a batch."""
+    patch.setattr("replay.store.buffer.draw", lambda chance, rows, generator: generator.integers(0, len(chance), rows))
+
+
+def takes_them_for_another_batch(patch: pytest.MonkeyPatch) -> None:
+    """Priorities are those of the oldest part that is held, whatever batch they were told of."""
+    original = BatchServer._take_priorities
+    patch.setattr(
+        BatchServer,
+        "_take_priorities",
+        lambda self, rank, batch_id, payload: original(self, rank, rank.held[0].batch_id if rank.held else batch_id, payload),
+    )
+
+
+def takes_torn_weights(patch: pytest.MonkeyPatch) -> None:
+    """No digest is looked at."""
+    patch.setattr(Weights, "verify", lambda _self: None)
+
+
+def lets_versions_go_back(patch: pytest.MonkeyPatch) -> None:
+    """An actor takes an older version that comes late."""
+    original = ReceiverPeer._take_chunk
+
+    def mutant(self: ReceiverPeer, chunk: Any, payload: Any, now: float) -> None:
+        kept, self.version = self.version, -1
+        original(self, chunk, payload, now)
+        self.version = max(kept, self.version) if self._taken is None else self.version
+
+    patch.setattr(ReceiverPeer, "_take_chunk", mutant)
+    patch.setattr(ReceiverPeer, "pulling", property(lambda _self: True))
+
+
+def mixes_versions(patch: pytest.MonkeyPatch) -> None:
+    """A chunk of another version goes on where the last one ended, and the digest is that of the chunk."""
+    original = ReceiverPeer._take_chunk
+
+    def mutant(self: ReceiverPeer, chunk: Any, payload: Any, now: float) -> None:
+        if self._head is not None and chunk.offset == self._received:
+            self._head = chunk
+        original(self, chunk, payload, now)
+
+    patch.setattr(ReceiverPeer, "_take_chunk", mutant)
+    patch.setattr(Weights, "verify", lambda _self: None)
+
+
+def does_not_send_the_newest(patch: pytest.MonkeyPatch) -> None:
+    """Who waits for a newer version is forgotten when there is one, and asks no more for what it has asked for."""
+    original = WeightsStore._replace
+
+    def mutant(self: WeightsStore, held: Any, now: float) -> None:
+        if self._newest is None or held.version % 7:
+            original(self, held, now)
+
+    patch.setattr(WeightsStore, "_replace", mutant)
+
+
+TRAJECTORY_FAULTS: tuple[Plant, ...] = (
+    acknowledges_early,
+    stores_duplicates,
+    accepts_gaps,
+    tells_no_gap,
+    has_no_credit,
+    admits_without_credit,
+    keeps_credit_of_the_dead,
+    does_not_fence,
+    loses_what_a_dead_learner_had,
+    trains_twice,
+    counts_stale_once_too_often,
+    forgets_what_was_rejected,
+    starves_for_young_ones,
+    releases_early,
+    forgets_a_cut_batch,
+    says_it_rolled_nothing_back,
+    prioritises_whoever_is_there,
+    prioritises_the_neighbour,
+    draws_with_repetition,
+    takes_them_for_another_batch,
+)
+WEIGHT_FAULTS: tuple[Plant, ...] = (takes_torn_weights, lets_versions_go_back, mixes_versions, does_not_send_the_newest)
+
+
+def caught_by(run: Callable[[int], Any], seeds: int) -> int | None:
+    """The first seed that notices, by whatever goes wrong; None if all are content."""
+    for seed in range(seeds):
+        try:
+            run(seed)
+        except Exception:
+            return seed
+    return None
+
+
+@pytest.mark.parametrize("plant", TRAJECTORY_FAULTS, ids=lambda plant: plant.__name__)
+def test_the_simulator_notices_a_fault_in_the_way_of_trajectories(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    assert caught_by(simulate, SEEDS) is not None, plant.__doc__
+
+
+@pytest.mark.parametrize("plant", WEIGHT_FAULTS, ids=lambda plant: plant.__name__)
+def test_the_simulator_notices_a_fault_in_the_way_of_weights(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    assert caught_by(simulate_weights, SEEDS) is not None, plant.__doc__

@@ -1,0 +1,120 @@
+"""The plan of a run: found out without starting it, and told to people and programs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+
+from actors.settings import FactoryEnv
+from oatmill.errors import UserError
+from recipes import cartpole, cogs_v_clips
+from recipes.presets import PRESETS
+from runner.overrides import Layer, resolve
+from runner.plan_report import report_plan
+from runner.settings import RunSettings
+
+ORDER = ["ppo_critic", "cmpo", "ppo_actor", "dynamics", "muesli_model"]
+
+
+def conservative() -> RunSettings:
+    return resolve(cartpole.settings().explicit(), [Layer(dict(PRESETS["conservative"]))])
+
+
+def test_a_plan_has_the_order_what_is_read_and_written_and_every_auto() -> None:
+    plan = json.loads(json.dumps(report_plan(conservative()).to_dict()))
+    assert {"order", "reads", "writes", "settings", "auto"} <= plan.keys()
+    assert [name for name in plan["order"] if name in ORDER] == ORDER
+    assert plan["reads"].keys() == plan["writes"].keys() == set(plan["order"])
+    assert plan["auto"] == {
+        "trainer.losses.cmpo.advantage": "model",
+        "trainer.losses.cmpo.estimator": "exact",
+        "trainer.losses.muesli_model.policy_target": "cmpo",
+        "agent.encoder": "mlp",
+        "trainer.device": "cpu",
+        "env.vectorization": "vector_entry_point",
+    }
+    assert RunSettings.of(plan["settings"]) == report_plan(conservative()).settings
+
+
+def test_a_plan_in_words_shows_the_batch_the_order_and_the_notes() -> None:
+    settings = conservative()
+    settings.trainer.total_timesteps = 10_000
+    text = report_plan(settings).to_text()
+    # 4 trajectories of 64 steps are 256 env steps; 10,000 / 256 = 39.06, so the 40th learner step ends the run.
+    assert "4 trajectories x 64 steps = 256 env steps" in text
+    assert "10,000 env steps = 40 learner steps" in text
+    places = [text.index(f"  {name} (loss)") for name in ORDER]
+    assert places == sorted(places)
+    assert "trainer.batch_size is 4 instead of 32" in text
+    assert "trainer.losses.cmpo.advantage = model" in text
+
+
+def test_a_plan_says_what_it_costs_when_it_is_asked() -> None:
+    report = report_plan(conservative())
+    assert "GFLOP" not in report.to_text(), "a run that starts does not spend a second on this"
+    text = report.to_text(cost=True)
+    assert "parameters: 21,831 are trained" in text
+    assert "  ppo_actor     trains 4,610; policy x 1, entropy x -0.01" in text
+    assert "  prior             0.019    1%" in text
+    cost = json.loads(json.dumps(report.to_dict()))["cost"]
+    assert cost["flops"].keys() == set(report.plan.order)
+    assert cost["coefs"]["dynamics"] == {"returns": 1.0, "reward": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("env.id", "CartPol-v1", r"env\.id=CartPol-v1 could not be built"),
+        ("agent.encoder", "token_grid", r"agent\.encoder=token_grid does not read vector observations; take one of mlp"),
+        (
+            "trainer.losses.ppo_critic.gamma",
+            0.5,
+            r"trainer\.gamma=0\.99 and trainer\.losses\.ppo_critic\.gamma=0\.5 name the same",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused_before_anything_starts(path: str, value: object, message: str) -> None:
+    settings = cartpole.settings()
+    *parents, name = path.split(".")
+    group: object = settings
+    for parent in parents:
+        group = getattr(group, parent)
+    setattr(group, name, value)
+    with pytest.raises(UserError, match=message):
+        report_plan(settings)
+
+
+def test_cogs_are_planned_with_their_own_encoder() -> None:
+    report = report_plan(cogs_v_clips.settings())
+    assert report.auto["agent.encoder"] == "token_grid"
+    assert report.spaces.action.sizes == (5,)
+    assert "env.vectorization" not in report.auto
+
+
+def test_a_plan_says_how_an_image_is_read() -> None:
+    settings = cartpole.settings()
+    settings.env = FactoryEnv(factory="tests.actors.environments.scripted:make_picture", kwargs={"shape": [36, 36, 12]})
+    report = report_plan(settings)
+    assert report.auto["env.channels"] == "last"
+    assert report.spaces.observation.shape == (12, 36, 36)
+    assert "env.channels = last" in report.to_text()
+    settings.env.channels = "first"
+    assert "env.channels" not in report_plan(settings).auto, "it was not chosen"
+
+
+def test_a_tool_whose_package_is_not_here_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find_spec(name))
+    settings = cartpole.settings()
+    settings.metrics.tensorboard = True
+    with pytest.raises(UserError, match=r"metrics\.tensorboard=true needs .* pip install 'oatmill\[tensorboard\]'$"):
+        report_plan(settings)
+
+
+def test_an_encoder_of_ones_own_that_is_none_is_refused_before_anything_starts() -> None:
+    settings = cartpole.settings()
+    settings.agent.encoder = "builtins:str"
+    with pytest.raises(UserError, match=r"agent\.encoder=builtins:str must return a torch\.nn\.Module, got str$"):
+        report_plan(settings)

@@ -1,0 +1,117 @@
+"""A run's settings as a whole: the file they are kept in, the batch that fits the budget, what does not fit together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import settings as profile
+from hypothesis import strategies as st
+
+from oatmill.errors import SettingsError
+from oatmill.settings import yaml_format
+from recipes import cartpole, cogs_v_clips, lunar_lander
+from runner.settings import RunSettings, prepared, read_config, write_config
+
+
+@pytest.mark.parametrize("module", [cartpole, cogs_v_clips, lunar_lander])
+def test_config_yaml_gives_back_exactly_what_was_written(module: object, tmp_path: Path) -> None:
+    settings: RunSettings = module.settings()  # type: ignore[attr-defined]
+    settings.trainer.optimizer.eps = 1e-5
+    write_config(settings, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == settings
+    # The roles read the same file with plain YAML.
+    assert RunSettings.model_validate(yaml.safe_load((tmp_path / "config.yaml").read_text())) == settings
+    assert list(yaml.safe_load((tmp_path / "config.yaml").read_text())) == [
+        "env",
+        "agent",
+        "actors",
+        "replay",
+        "trainer",
+        "metrics",
+    ]
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+
+
+@profile(deadline=None)
+@example({"\x85": None})  # a line break to YAML
+@given(st.recursive(PLAIN, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8))
+def test_every_plain_value_survives_yaml(value: object) -> None:
+    assert yaml_format.load(yaml_format.dump({"value": value})) == {"value": value}
+
+
+def test_text_that_looks_like_a_number_stays_text_for_every_reader_of_yaml() -> None:
+    values = {"a": "1e6", "b": "nan", "c": "1.5", "d": "true"}
+    assert yaml_format.load(yaml_format.dump(values)) == values
+    assert yaml.safe_load(yaml_format.dump(values)) == values
+
+
+def test_a_config_that_is_no_runs_is_refused_with_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("env: {kind: cogs, num_cogs: 99}")
+    with pytest.raises(SettingsError, match=rf"^{path}: env.num_cogs must be a whole number from 1 to 24, got 99$"):
+        read_config(path)
+
+
+def test_a_budget_of_ten_thousand_steps_makes_at_least_five_learner_steps() -> None:
+    settings = cogs_v_clips.settings()
+    settings.trainer.total_timesteps = 10_000
+    fitted, notes = prepared(settings)
+    # 10,000 / (20 batches x 64 steps) = 7 trajectories; the largest multiple of 4 minibatches in it is 4: 256 steps.
+    assert fitted.trainer.batch_size == 4
+    assert 10_000 / (4 * 64) > 5
+    assert len(notes) == 1
+    assert "trainer.batch_size is 4 instead of 64" in notes[0]
+
+
+def test_a_batch_is_rounded_to_whole_minibatches_on_every_rank_and_says_so() -> None:
+    settings = cogs_v_clips.settings()
+    settings.trainer.batch_size, settings.trainer.minibatches, settings.trainer.learners = 50, 4, 3
+    fitted, notes = prepared(settings)
+    assert fitted.trainer.batch_size == 48  # the largest multiple of 12 that is not above 50
+    assert "a multiple of minibatches x learners = 12" in notes[0]
+
+
+def test_a_batch_that_fits_is_left_alone() -> None:
+    settings = cogs_v_clips.settings()
+    fitted, notes = prepared(settings)
+    assert fitted.trainer.batch_size == settings.trainer.batch_size
+    assert notes == []
+
+
+def test_fitting_twice_changes_nothing_more() -> None:
+    settings = cogs_v_clips.settings()
+    settings.trainer.total_timesteps = 10_000
+    once, _ = prepared(settings)
+    assert prepared(once) == (once, [])
+
+
+def test_settings_that_were_assigned_one_by_one_are_checked_as_a_whole() -> None:
+    settings = cartpole.settings()
+    settings.agent.core = "lstm"
+    settings.agent.burn_in = 64
+    with pytest.raises(SettingsError, match=r"agent.burn_in must be below actors.unroll_length=64.*got 64"):
+        prepared(settings)
+
+
+def test_the_discount_is_the_same_under_both_names_in_what_a_run_starts_with() -> None:
+    settings = RunSettings.of(
+        {"env": {"kind": "cogs"}, "trainer": {"losses": {"ppo_critic": {"gamma": 0.9}}}},
+    )
+    fitted, _ = prepared(settings)
+    assert fitted.trainer.gamma == 0.9
+    assert RunSettings.of(fitted.to_dict()).trainer.discount == 0.9
+
+
+def test_training_again_on_what_a_learner_forgot_needs_the_log_on_disk() -> None:
+    values = {"env": {"kind": "gymnasium", "id": "CartPole-v1"}, "replay": {"on_learner_restart": "replay"}}
+    with pytest.raises(
+        SettingsError, match=r"replay.on_learner_restart=replay needs replay.acknowledge=durable: .* got .*=memory"
+    ):
+        RunSettings.of(values)
+    values["replay"]["acknowledge"] = "durable"
+    assert RunSettings.of(values).replay.acknowledge == "durable"
