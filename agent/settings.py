@@ -19,7 +19,7 @@ class AgentSettings(Settings):
     encoder: str = "auto"
     """The network's encoder. `auto` uses mlp for vectors, cnn (IMPALA's residual network) for images and token_grid for
     tokens. Others: nature (images; three convolutions, a sixth of the work of cnn), token_set, token_attention, and
-    your own as `module:make` (docs/adding-a-network.md)."""
+    your own as `module:make` (docs/tutorials/your-own-network.md)."""
     hidden_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(128, 128), min_length=1)
     """Widths of the encoder's dense layers. The last one is the width of the latent state."""
     activation: Literal["tanh", "relu"] = "tanh"

@@ -27,7 +27,7 @@ SETTLE_EVERY = 64
 
 @dataclass
 class Record:
-    """What one learner step measured, on the device; `learner.report` brings it to the host in one transfer.
+    """What one learner step measured, on the device; `learner.reporting.report` brings it to the host in one transfer.
 
     Attributes:
         keys: terms and statistics, in the order of the columns of `sums`.

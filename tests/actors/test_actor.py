@@ -272,7 +272,8 @@ def test_an_actor_that_is_well_keeps_its_place_and_one_that_hung_leaves_when_ano
     [
         (
             {"env": failing("raises in step")},
-            r"env\.factory=tests\.actors\.environments\.toy_environments:Fails raised in step: RuntimeError: the physics exploded "
+            r"env\.factory=tests\.actors\.environments\.toy_environments:Fails raised in step: "
+            r"RuntimeError: the physics exploded "
             r"\(tests/actors/environments/toy_environments\.py:\d+, in step\)",
         ),
         (

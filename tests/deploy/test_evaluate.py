@@ -41,7 +41,8 @@ def test_an_environment_that_leaves_fails_the_command_in_one_line(tmp_path: Path
     assert run_command(["eval", played, "--episodes", "2", "--trust"]) == 1
     shown = capfd.readouterr()
     assert shown.out == ""
-    says = r"oatmill: error: the environment called sys\.exit\(0\) \(tests/actors/environments/rude_environments\.py:\d+, in leaves\)\n"
+    place = r"\(tests/actors/environments/rude_environments\.py:\d+, in leaves\)"
+    says = rf"oatmill: error: the environment called sys\.exit\(0\) {place}\n"
     assert re.fullmatch(says, shown.err)
 
 

@@ -110,7 +110,7 @@ def test_a_stop_while_a_module_is_imported_comes_after_the_import(tmp_path: Path
 
 def test_an_import_that_hangs_does_not_hold_a_stop_up_for_ever(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
-    hurried = "import oatmill.process.signals\nrecipes.interrupts.IMPORT_WITHIN_S = 0.3\n"
+    hurried = "import oatmill.process.signals\noatmill.process.signals.IMPORT_WITHIN_S = 0.3\n"
     assert run(tmp_path, hurried + IMPORTS.replace('sys.modules["slow"].whole', '"slow" in sys.modules')) == (
         130,
         "imported whole: False\n",
