@@ -20,20 +20,30 @@ def chaos(
     kill: Annotated[
         str, typer.Option("--kill", metavar="ROLES", help="Whose processes: some of replay, actor, learner.")
     ] = "replay,actor,learner",
+    fault: Annotated[
+        str,
+        typer.Option(
+            "--fault",
+            metavar="KINDS",
+            help="What is done: some of kill, stop, supervisor (stopped), slow (an actor), disk (full), flood (of "
+            "connections), flip (a bit of the log), clock (set to another time); or all.",
+        ),
+    ] = "kill,stop",
     seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Of the schedule and of the run.")] = 0,
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
-    """Kill, stop and restart a real run's processes.
+    """Harm a real run: kill and stop its processes, fill its disk, and more.
 
-    The run trains all the while. Exit code 1 if its ledger does not balance in the end, or anything was lost.
+    The run trains all the while. Exit code 1 if its ledger does not balance in the end, or anything was lost that no event
+    names. Only a flipped bit may cost trajectories. `disk` mounts a small file system, so it needs root.
     """
-    from runner.local.chaos import Chaos, chaos_command  # noqa: PLC0415
+    from runner.local.chaos import KINDS, Chaos, chaos_command  # noqa: PLC0415
 
     place = Path(tempfile.mkdtemp(prefix="oatmill-chaos-"))
-    command = chaos_command(recipe, assignments or (), place / "run", seed=seed)
-    roles = [role.strip() for role in kill.split(",") if role.strip()]
-    report = Chaos(command, place / "run", roles, seconds, seed, place / "output.log").run()
+    kinds = KINDS if fault == "all" else names(fault)
+    command = chaos_command(recipe, assignments or (), place / "run", seed=seed, kinds=kinds)
+    report = Chaos(command, place / "run", names(kill), seconds, seed, place / "output.log", kinds).run()
     if as_json:
         print_json(report)
     else:
@@ -43,15 +53,25 @@ def chaos(
         raise typer.Exit(1)
 
 
+def names(text: str) -> list[str]:
+    """The words between commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def report_lines(report: Mapping[str, Any]) -> list[str]:
     """What is shown to people."""
     faults = ", ".join(f"{name} {count}" for name, count in report["faults"].items())
     lines = [f"faults survived {report['faults_survived']} ({faults or 'none'}), seed {report['seed']}"]
     for role, times in report["recovery_seconds"].items():
         lines.append(
-            f"{role + ' recovery':<17}p50 {times['p50']:.2f} s, p99 {times['p99']:.2f} s, longest {times['max']:.2f} s"
+            f"{role + ' recovery ':<29}p50 {times['p50']:.2f} s, p99 {times['p99']:.2f} s, longest {times['max']:.2f} s"
         )
     lines.append(f"trajectories     {report['produced']} produced, {report['accounted']} accounted for, {report['lost']} lost")
+    if report["lost"]:
+        lines.append(
+            f"of these         {report['lost_in_silence']} in silence; {report['damage_reported']} events tell of damage"
+        )
+    lines.append(f"longest wait     {report['longest_gap_seconds']:.2f} s between two learner steps")
     lines.append(f"run folder       {report['run_dir']}")
     verdict = "good" if report["good"] else f"BAD: the run ended with {report['exit_code']}, ledger {report['ledger']}"
     return [*lines, f"verdict          {verdict}"]

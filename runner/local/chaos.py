@@ -1,16 +1,18 @@
-"""A real run whose processes are killed, stopped and let go on by a seeded schedule, and what it came to."""
+"""A real run that is harmed by a seeded schedule of faults, and what it came to."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -18,17 +20,22 @@ from typing import Any
 
 from oatmill.errors import RunError, UserError
 from runner.folder import read_json
+from runner.local.faults import FAULTS, STOPPED_S, Scene, clocks, signalled, small_disk, stopped
+from runner.local.watch import Watch
 from runner.operator_client import HubLine, hub_line
 
 ROLES = ("replay", "actor", "learner")
 """What may be killed. Only the supervisor's death ends a run."""
+WEIGHTS = {"kill": 7, "stop": 3} | dict.fromkeys(FAULTS, 2)
+"""How often each kind of fault comes, in relation to the others that were asked for."""
+KINDS = tuple(WEIGHTS)
+PORTS = range(10_000, 32_000)
+SETTINGS = {"flip": ("replay.log_bytes=1048576",)}
+"""What a fault needs: a flip is worth more in a log of many small segments."""
 STARTS_WITHIN_S = 120.0
 RECOVERS_WITHIN_S = 60.0
 ENDS_WITHIN_S = 90.0
 LOOK_EVERY_S = 0.05
-KILLS = 0.7
-"""The share of faults that are kill -9; the others stop a process for a while."""
-STOPPED_S = (0.3, 3.0)
 BETWEEN_S = (0.2, 1.0)
 
 
@@ -39,10 +46,11 @@ class Chaos:
     Attributes:
         command: starts it, in the foreground, with a JSON summary on stdout.
         folder: its run folder.
-        roles: whose processes suffer.
+        roles: whose processes are killed and stopped.
         seconds: for how long, counted from the first trained batch on.
         seed: of the schedule.
         log: where its other output goes.
+        kinds: of the faults, out of `KINDS`.
     """
 
     command: Sequence[str]
@@ -51,6 +59,7 @@ class Chaos:
     seconds: float
     seed: int
     log: Path
+    kinds: Sequence[str] = ("kill", "stop")
     faults: Counter[str] = field(default_factory=Counter)
     recoveries: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
@@ -58,18 +67,32 @@ class Chaos:
         """Start, harm, stop and reckon.
 
         Raises:
-            UserError: if there is no such role.
+            UserError: if there is no such role or fault, or the fault may not be made here.
             RunError: if the run does not start, recover or end.
         """
-        unknown = sorted(set(self.roles) - set(ROLES))
-        if unknown or not self.roles:
-            raise UserError(f"--kill takes some of {', '.join(ROLES)}, got {', '.join(unknown) or 'nothing'}")
-        with self.log.open("w") as log:
-            process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
+        check_names("--kill", ROLES, self.roles)
+        check_names("--fault", KINDS, self.kinds)
+        changes = clocks(self.log.with_name("clocks")) if "clock" in self.kinds else {}
+        with small_disk(self.folder) if "disk" in self.kinds else contextlib.nullcontext():
+            with self.log.open("w") as log:
+                process = subprocess.Popen(
+                    self.command,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    start_new_session=True,
+                    env={**os.environ, **changes},
+                )
+            return self._report(*self._harmed(process))
+
+    def _harmed(self, process: subprocess.Popen[str]) -> tuple[Watch, int, str]:
+        """What was seen of a run, its exit code and its output."""
         try:
             self._wait_for_run(process)
-            with hub_line(read_json(self.folder / "run.json")["control"]) as hub:
-                self._harm(process, hub)
+            control = read_json(self.folder / "run.json")["control"]
+            watch = Watch(control, self.folder / "events.jsonl")
+            with watch, hub_line(control) as hub:
+                self._harm(process, hub, watch)
                 hub.stop()
             output, _ = process.communicate(timeout=ENDS_WITHIN_S)
         except subprocess.TimeoutExpired:
@@ -78,7 +101,7 @@ class Chaos:
             ) from None
         finally:
             self._end(process)
-        return self._report(process.returncode, output)
+        return watch, process.returncode, output
 
     def _wait_for_run(self, process: subprocess.Popen[str]) -> None:
         deadline = time.monotonic() + STARTS_WITHIN_S
@@ -87,40 +110,72 @@ class Chaos:
                 raise RunError(f"the run came to no checkpoint; its output is {self.log}")
             time.sleep(LOOK_EVERY_S)
 
-    def _harm(self, process: subprocess.Popen[str], hub: HubLine) -> None:
+    def _harm(self, process: subprocess.Popen[str], hub: HubLine, watch: Watch) -> None:
         random, end = Random(self.seed), time.monotonic() + self.seconds
+        scene = Scene(self.folder, process.pid, self.seconds, watch.planned, self.log.with_name("clocks"))
         while time.monotonic() < end:
             time.sleep(random.uniform(*BETWEEN_S))
             if process.poll() is not None:
                 raise RunError(
                     f"the run ended with {process.returncode} after {self.faults.total()} faults; its output is {self.log}"
                 )
-            role = random.choice(list(self.roles))
-            victims = [entry for entry in self._processes() if entry["role"] == role]
-            if victims:
-                self._fault(random, random.choice(victims), hub)
+            (kind,) = random.choices(self.kinds, [WEIGHTS[kind] for kind in self.kinds])
+            if kind in FAULTS:
+                self._special(kind, scene, random, hub)
+            else:
+                self._fault(random, scene, hub, killed=kind == "kill")
+            watch.look_for_losses()
+
+    def _special(self, kind: str, scene: Scene, random: Random, hub: HubLine) -> None:
+        """One of `FAULTS`; the run has recovered when it trains again."""
+        name = FAULTS[kind](scene, random)
+        if not name:
+            return
+        self.faults[name] += 1
+        seen: list[int] = []
+
+        def recovered() -> bool:
+            _, trained = self._progress(hub, {"role": "learner"})
+            if trained >= 0:
+                seen.append(trained)
+            return bool(seen) and seen[-1] > seen[0]
+
+        self._await(recovered, "the run", name)
 
     def _processes(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = read_json(self.folder / "run.json").get("processes", [])
         return found
 
-    def _fault(self, random: Random, victim: Mapping[str, Any], hub: HubLine) -> None:
+    def _fault(self, random: Random, scene: Scene, hub: HubLine, *, killed: bool) -> None:
+        """Kill a process, or stop it for a while."""
+        victims = scene.processes(random.choice(list(self.roles)))
+        if not victims:
+            return
+        victim = random.choice(victims)
         role, before = victim["role"], self._progress(hub, victim)
-        killed = random.random() < KILLS
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(victim["pid"], signal.SIGKILL if killed else signal.SIGSTOP)
-            if not killed:
+        if killed:
+            signalled(victim["pid"], signal.SIGKILL)
+        else:
+            with scene.planned(), stopped(victim["pid"]):
                 time.sleep(random.uniform(*STOPPED_S))
-                os.kill(victim["pid"], signal.SIGCONT)
         self.faults[f"{role} {'killed' if killed else 'stopped'}"] += 1
+        self._await(lambda: self._recovered(hub, victim, before, killed=killed), f"{role} {victim['id']}", role)
+
+    def _await(self, recovered: Callable[[], bool], who: str, name: str) -> None:
+        """Wait for a recovery and keep how long it took.
+
+        Raises:
+            RunError: if it takes too long.
+        """
         began = time.monotonic()
-        while not self._recovered(hub, victim, before, killed=killed):
+        while not recovered():
             if time.monotonic() - began > RECOVERS_WITHIN_S:
                 raise RunError(
-                    f"{role} {victim['id']} has not recovered within {RECOVERS_WITHIN_S:g} s; its output is {self.log}"
+                    f"{who} has not recovered within {RECOVERS_WITHIN_S:g} s of {self.faults.total()} faults, the last of them "
+                    f"{name}; its output is {self.log}"
                 )
             time.sleep(LOOK_EVERY_S)
-        self.recoveries[role].append(time.monotonic() - began)
+        self.recoveries[name].append(time.monotonic() - began)
 
     def _progress(self, hub: HubLine, victim: Mapping[str, Any]) -> tuple[int, int]:
         """(incarnation, steps) of an actor, (0, trajectories trained on) of the others; -1 where nothing is known."""
@@ -154,7 +209,7 @@ class Chaos:
                         os.kill(entry["pid"], signal.SIGKILL)
         process.communicate()
 
-    def _report(self, code: int, output: str) -> dict[str, Any]:
+    def _report(self, watch: Watch, code: int, output: str) -> dict[str, Any]:
         try:
             summary = json.loads(output)
         except ValueError:
@@ -162,20 +217,38 @@ class Chaos:
         ledger: dict[str, Any] = summary["ledger"]
         columns = ("trained", "queued", "in_flight", "unsent_at_death", "lost")
         accounted = sum(ledger.get(name, 0) for name in columns) + sum(ledger.get("dropped", {}).values())
+        produced, lost = ledger.get("produced", 0), ledger.get("lost", 0)
+        silent = watch.silent_losses(lost)
+        balanced = bool(ledger) and accounted == produced >= watch.produced
         return {
             "seed": self.seed,
             "seconds": self.seconds,
             "exit_code": code,
             "faults": dict(sorted(self.faults.items())),
             "faults_survived": sum(self.faults.values()),
-            "produced": ledger.get("produced", 0),
+            "produced": produced,
             "accounted": accounted,
-            "lost": ledger.get("lost", 0),
+            "lost": lost,
+            "lost_in_silence": silent,
+            "damage_reported": watch.damage_events(),
+            "longest_gap_seconds": round(watch.longest_gap, 3),
+            "refused": watch.refused,
             "recovery_seconds": {role: quantiles(times) for role, times in sorted(self.recoveries.items())},
-            "good": code == 0 and bool(ledger) and accounted == ledger.get("produced") and ledger.get("lost") == 0,
+            "good": code == 0 and balanced and silent == 0,
             "ledger": ledger,
             "run_dir": str(self.folder),
         }
+
+
+def check_names(option: str, known: Sequence[str], given: Sequence[str]) -> None:
+    """See that an option names what there is.
+
+    Raises:
+        UserError: if it does not.
+    """
+    unknown = sorted(set(given) - set(known))
+    if unknown or not given:
+        raise UserError(f"{option} takes some of {', '.join(known)}, got {', '.join(unknown) or 'nothing'}")
 
 
 def quantiles(times: Sequence[float]) -> dict[str, float]:
@@ -185,7 +258,7 @@ def quantiles(times: Sequence[float]) -> dict[str, float]:
     return {name: round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3) for name, share in at.items()}
 
 
-def chaos_command(recipe: str, assignments: Sequence[str], folder: Path, *, seed: int) -> list[str]:
+def chaos_command(recipe: str, assignments: Sequence[str], folder: Path, *, seed: int, kinds: Sequence[str] = ()) -> list[str]:
     """The command line of a run that goes on until it is stopped, saves often, and starts its processes again and again.
 
     Its trajectories are acknowledged once they are on the disk, or the death of the replay server would lose some.
@@ -193,5 +266,18 @@ def chaos_command(recipe: str, assignments: Sequence[str], folder: Path, *, seed
     lasting = ["trainer.total_timesteps=1000000000000", "trainer.checkpoint_every=20"]
     lasting += ["trainer.max_restarts=1000", "actors.max_restarts=1000"]
     lasting += ["replay.max_restarts=1000", "replay.acknowledge=durable"]
+    lasting += [setting for kind in kinds for setting in SETTINGS.get(kind, ())]
     options = ["--run-dir", str(folder), "--seed", str(seed), "--json"]
+    if "flood" in kinds:  # sockets in files cannot be reached by strangers
+        options += ["--listen", f"tcp://127.0.0.1:{free_port()}"]
     return [sys.executable, "-m", "deploy", "train", recipe, *lasting, *assignments, *options]
+
+
+def free_port() -> int:
+    """The first of four ports in a row that nobody listens on, below those that the system gives to clients."""
+    while True:
+        first = secrets.choice(PORTS)
+        with contextlib.suppress(OSError), contextlib.ExitStack() as probes:
+            for port in range(first, first + 4):
+                probes.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first

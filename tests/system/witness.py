@@ -1,0 +1,129 @@
+"""A witness of its own to what a run is trained on: an environment that numbers its steps, and a loss that writes them down.
+
+The environment shows its name (random, 24 bits) and the number of its step (24 bits) as its observation, a bit a number. The
+loss writes, for each batch, the name and number with which every trajectory begins. Nothing of the run's own books goes into it.
+"""
+# ruff: noqa: ARG002 -- the signatures are Gymnasium's
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor
+
+from learner.loss import Choice, Context, Loss, Question, Statistic, Terms
+
+FOLDER = "OATMILL_TEST_WITNESS"
+"""The variable that names where the loss writes: a file for each learner process, a line for each batch."""
+BITS = 24
+UNSAID = 3
+"""Batches at the end of a learner's life of which replay may not have heard that they were trained on."""
+EPISODE = 100
+
+Row = tuple[int, int]
+
+
+def bits(number: int) -> list[int]:
+    """Lowest first."""
+    return [number >> place & 1 for place in range(BITS)]
+
+
+class Numbered(gymnasium.Env[Any, Any]):  # type: ignore[misc]
+    """Every step has a number that it never has again; episodes end after `EPISODE` steps."""
+
+    def __init__(self) -> None:
+        self.observation_space = Box(0.0, 1.0, (2 * BITS,), np.float32)
+        self.action_space = Discrete(2)
+        self.name, self.number = secrets.randbits(BITS), 0
+
+    def _seen(self) -> Any:
+        return np.array(bits(self.name) + bits(self.number), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self._seen(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.number += 1
+        return self._seen(), float(action), False, self.number % EPISODE == 0, {}
+
+
+class Seen(TypedDict):
+    """How many trajectories were written down, for each step."""
+
+    witnessed_BT: Tensor
+
+
+class Witness(Loss):
+    """Writes down with what each trajectory of a batch begins. It trains nothing."""
+
+    name = "witness"
+
+    def __init__(self, context: Context) -> None:
+        self.path = Path(os.environ[FOLDER]) / f"{time.clock_gettime_ns(time.CLOCK_BOOTTIME):020}-{os.getpid()}.jsonl"
+
+    def prepare(self, *, observations_BT1: Tensor, mask_BT: Tensor) -> Seen:
+        """A line for the batch, before it is trained on."""
+        first_B = observations_BT1[:, 0].flatten(1) > 0.5
+        weights = 2 ** torch.arange(BITS)
+        rows = [(int((row[:BITS] * weights).sum()), int((row[BITS:] * weights).sum())) for row in first_B]
+        with self.path.open("a") as file:
+            file.write(f"{json.dumps(rows)}\n")
+        return {"witnessed_BT": torch.ones_like(mask_BT, dtype=torch.float32)}
+
+    def compute(self, *, witnessed_BT: Tensor, mask_BT: Tensor) -> Terms:
+        """Only so that the loss is part of the plan."""
+        return {"rows": Statistic(witnessed_BT, mask_BT)}
+
+
+def choose(_question: Question) -> Choice | None:
+    """Always on."""
+    return Choice(Witness)
+
+
+def lives(folder: Path) -> list[list[list[Row]]]:
+    """What each learner process was trained on: batches of rows, processes in the order of their start."""
+    found = []
+    for path in sorted(folder.glob("*.jsonl")):
+        lines = path.read_text().split("\n")[:-1]  # the last one may be half
+        found.append([[(row[0], row[1]) for row in json.loads(line)] for line in lines])
+    return found
+
+
+def witnessed(learners: Iterable[list[list[Row]]]) -> Mapping[str, int]:
+    """Trajectories that were trained on, twice, and out of order.
+
+    What a learner was trained on in its last batches may come again to the next one: with its death this was not learned.
+    """
+    newest: dict[int, int] = {}
+    seen: set[Row] = set()
+    counts = {"trained": 0, "twice": 0, "out_of_order": 0, "again_after_a_death": 0}
+    excused: set[Row] = set()
+    for batches in learners:
+        at_end = {row for batch in batches[-UNSAID:] for row in batch}
+        again: dict[int, int] = {}
+        for row in (row for batch in batches for row in batch):
+            name, number = row
+            counts["trained"] += 1
+            if row in excused and number > again.get(name, -1):
+                counts["again_after_a_death"] += 1
+                again[name] = number
+                excused.discard(row)
+            elif row in seen:
+                counts["twice"] += 1
+            elif number <= newest.get(name, -1):
+                counts["out_of_order"] += 1
+            seen.add(row)
+            newest[name] = max(number, newest.get(name, -1))
+        excused = at_end
+    return counts
