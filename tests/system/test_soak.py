@@ -30,7 +30,7 @@ KINDS = {
     *("supervisor stopped", "actor slowed", "disk full", "connections flooded", "log bit flipped", "clocks set"),
 }
 SETTINGS = [
-    *("env.kind=factory", "env.factory=tests.system.witness:Numbered", "env.id=null", "env.kwargs={}"),
+    *("env.kind=factory", "env.factory=tests.system.witness:Numbered"),
     *("trainer.extra_losses=[tests.system.witness:choose]", "trainer.optimizer.schedule=constant"),
 ]
 

@@ -1,7 +1,7 @@
 """A witness of its own to what a run is trained on: an environment that numbers its steps, and a loss that writes them down.
 
 The environment shows its name (random, 24 bits) and the number of its step (24 bits) as its observation, a bit a number. The
-loss writes, for each batch, the name and number with which every trajectory begins. Nothing of the run's own books goes into it.
+loss writes, for each batch, the name and number with which every trajectory begins. The run's own books play no part in it.
 """
 # ruff: noqa: ARG002 -- the signatures are Gymnasium's
 
