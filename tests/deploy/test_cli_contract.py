@@ -32,7 +32,7 @@ COMMANDS = {
     "compare": {"RECIPE", "ASSIGNMENTS", "--arms", "--arm", "--seeds", "--out", "--json"},
     "doctor": {"RUN_DIR", "--prometheus", "--match", "--json"},
     "plot": {"RUN_DIRS"},
-    "chaos": {"RECIPE", "ASSIGNMENTS", "--seconds", "--kill", "--seed", "--json"},
+    "chaos": {"RECIPE", "ASSIGNMENTS", "--seconds", "--kill", "--fault", "--seed", "--json"},
     "keygen": {"FOLDER", "--add", "--revoke", "--if-missing"},
     "replay": SETTINGS | {"--run-dir", "--listen", "--insecure", "--keys"},
     "actor": SETTINGS | {"--address", "--actor-id", "--keys"},

@@ -18,6 +18,12 @@ def test_a_role_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str])
     assert "oatmill: error: --kill takes some of replay, actor, learner, got hub" in capsys.readouterr().err
 
 
+def test_a_fault_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["chaos", "--fault", "kill,fire"]) == 2
+    known = "kill, stop, supervisor, slow, disk, flood, flip, clock"
+    assert f"oatmill: error: --fault takes some of {known}, got fire" in capsys.readouterr().err
+
+
 def chaos(seconds: int) -> dict[str, Any]:
     """The report of a run that was harmed for so long; everything that it has produced is accounted for, and nothing lost."""
     command = [sys.executable, "-m", "deploy", "chaos", "--seconds", str(seconds), "--seed", "3", "--json"]

@@ -112,7 +112,7 @@ def witnessed(learners: Iterable[list[list[Row]]]) -> Mapping[str, int]:
     for batches in learners:
         at_end = {row for batch in batches[-UNSAID:] for row in batch}
         again: dict[int, int] = {}
-        for row in (row for batch in batches for row in batch):
+        for row in (row for batch in batches for row in sorted(batch)):  # a batch has no order
             name, number = row
             counts["trained"] += 1
             if row in excused and number > again.get(name, -1):
