@@ -84,4 +84,6 @@ def test_the_witness_tells_what_comes_twice_and_what_comes_out_of_order() -> Non
     assert witnessed([first, [[(1, 0)]]]) == nothing | {"trained": 10, "twice": 1}
     assert witnessed([[*first, [(1, 256)]]]) == nothing | {"trained": 10, "twice": 1}
     assert witnessed([[[(1, 64)], [(1, 0)]]]) == nothing | {"trained": 2, "out_of_order": 1}
-    assert witnessed([first, [[(1, 256)], [(1, 192)]]])["twice"] == 1, "what is excused has its order, too"
+    assert witnessed([first, [[(1, 256)], [(1, 192)]]])["out_of_order"] == 1, "what comes again has its order, too"
+    assert witnessed([first, [[(1, 320)], [(1, 256)]]])["out_of_order"] == 1
+    assert witnessed([first, [[(1, 256)], [(1, 256)]]])["twice"] == 1

@@ -107,23 +107,23 @@ def witnessed(learners: Iterable[list[list[Row]]]) -> Mapping[str, int]:
     """
     newest: dict[int, int] = {}
     seen: set[Row] = set()
-    counts = {"trained": 0, "twice": 0, "out_of_order": 0, "again_after_a_death": 0}
     excused: set[Row] = set()
+    counts = {"trained": 0, "twice": 0, "out_of_order": 0, "again_after_a_death": 0}
     for batches in learners:
-        at_end = {row for batch in batches[-UNSAID:] for row in batch}
-        again: dict[int, int] = {}
+        here: dict[int, int] = {}
+        own: set[Row] = set()
         for row in (row for batch in batches for row in sorted(batch)):  # a batch has no order
             name, number = row
             counts["trained"] += 1
-            if row in excused and number > again.get(name, -1):
-                counts["again_after_a_death"] += 1
-                again[name] = number
-                excused.discard(row)
-            elif row in seen:
+            if row in own or (row in seen and row not in excused):
                 counts["twice"] += 1
-            elif number <= newest.get(name, -1):
+            elif number <= here.get(name, -1) or (row not in excused and number <= newest.get(name, -1)):
                 counts["out_of_order"] += 1
-            seen.add(row)
-            newest[name] = max(number, newest.get(name, -1))
-        excused = at_end
+            elif row in excused:
+                counts["again_after_a_death"] += 1
+            own.add(row)
+            here[name] = max(number, here.get(name, -1))
+        seen |= own
+        newest |= {name: max(number, newest.get(name, -1)) for name, number in here.items()}
+        excused = {row for batch in batches[-UNSAID:] for row in batch}
     return counts
