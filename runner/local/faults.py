@@ -227,7 +227,8 @@ def small_disk(folder: Path) -> Iterator[None]:
     try:
         subprocess.run(command, capture_output=True, check=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        reason = (getattr(error, "stderr", "") or str(error)).strip()
+        folder.rmdir()
+        reason = (getattr(error, "stderr", "") or str(error)).partition("\n")[0]
         raise UserError(
             f"--fault disk mounts a small file system, which was refused ({reason}); be root, or start the command by "
             "`unshare --map-root-user --mount`, or leave `disk` out"

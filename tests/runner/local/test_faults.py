@@ -15,7 +15,8 @@ from random import Random
 
 import pytest
 
-from runner.local.faults import CLOCKS, SKEW_S, Scene, clocks, flip_log_bit, set_clock
+from oatmill.errors import UserError
+from runner.local.faults import CLOCKS, SKEW_S, Scene, clocks, flip_log_bit, set_clock, small_disk
 from runner.local.watch import TOLD_FOR_S, Watch
 
 CLOCKS_OF = "import time; print(time.time(), time.time_ns(), time.monotonic(), time.monotonic_ns())"
@@ -85,3 +86,15 @@ def test_a_loss_is_silent_unless_an_event_has_told_of_damage_a_short_time_before
     now[0] += TOLD_FOR_S + 1
     assert watch.silent_losses(17) == 0
     assert watch.silent_losses(20) == 3
+
+
+def test_who_may_not_mount_is_told_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "mount").write_text("#!/bin/sh\necho 'mount: must be superuser' >&2\necho '  see dmesg' >&2\nexit 32\n")
+    (tools / "mount").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    refused = r"--fault disk mounts .* refused \(mount: must be superuser\); be root, or"
+    with pytest.raises(UserError, match=refused), small_disk(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run").exists()
