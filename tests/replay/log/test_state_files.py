@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -147,6 +149,21 @@ def test_a_full_disk_takes_events_out_of_the_reserve_and_the_rest_waits(
     assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 40
     writes.close()
     assert not (tmp_path / ".reserve").exists()
+
+
+def test_what_waits_for_room_does_not_wait_for_a_folder_that_is_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    writes = NeededWrites(folder, owner=True)
+    shutil.rmtree(folder)
+    writes.line(folder / "events.jsonl", {"number": 1})
+    began = time.monotonic()
+    writes.close(30.0)
+    assert time.monotonic() - began < 5
+    assert not folder.exists(), "nothing is made anew"
+    assert caplog.messages[-1] == f"{folder} is gone: events.jsonl could not be written to the end"
 
 
 def test_a_file_that_cannot_be_written_leaves_the_one_before_and_nothing_half_written(tmp_path: Path) -> None:
