@@ -34,9 +34,7 @@ def checkpoint(disk: FakeDisk) -> dict[str, Any]:
     talk.core.receive_batches(b"rank 0", encode(messages.Snapshot(0, "t", 1, batch.batch_id, 1))[0])
     for _ in range(3):  # the answer waits until the log holds it
         talk.core.turn(talk.now)
-    (values,) = [
-        payload for _, (header, payload) in talk.core.outgoing_batches() if b"SNAPSHOT" in bytes(memoryview(header))
-    ]
+    (values,) = [payload for _, (header, payload) in talk.core.outgoing_batches() if b"SNAPSHOT" in bytes(memoryview(header))]
     mark = from_json(values)
     talk.core.journal.close()
     return mark

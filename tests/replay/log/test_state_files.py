@@ -151,9 +151,7 @@ def test_a_full_disk_takes_events_out_of_the_reserve_and_the_rest_waits(
     assert not (tmp_path / ".reserve").exists()
 
 
-def test_what_waits_for_room_does_not_wait_for_a_folder_that_is_gone(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_waits_for_room_does_not_wait_for_a_folder_that_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     writes = NeededWrites(folder, owner=True)
