@@ -1,4 +1,4 @@
-"""Damages one file of a run folder at a time and has whole commands go on with it: `python -m tests.deploy.fuzz_resume [N] [SEED]`.
+"""Damages one file of a run folder and has whole commands go on: `python -m tests.deploy.fuzz_resume [ROUNDS] [SEED]`.
 
 `oatmill eval` and `oatmill train --resume` on a run that has ended, and the replay server of a run that goes on. Each goes on
 (0), or ends with one line (1 or 2). A traceback, a hang and a process that is started again and again are never right.
@@ -24,6 +24,7 @@ DURABLE = ("replay.acknowledge=durable", "trainer.checkpoint_every=5")
 WITHIN_S = 120
 MOST_RESTARTS = 3
 COMMANDS = ("eval", "resume", "replay")
+GONE, FOLDER = "gone", "a folder in its place"
 SKIPPED = {".lock", "plan.txt", ".reserve"}
 
 
@@ -43,8 +44,15 @@ def damage(run_dir: Path, command: str, draw: random.Random) -> str:
     kinds = {path.suffix + path.name[:3] for path in files(run_dir, command)}  # a big log has as many chances as a small file
     wanted = draw.choice(sorted(kinds))
     name = draw.choice([path for path in files(run_dir, command) if path.suffix + path.name[:3] == wanted])
-    kind, content = draw.choice(sorted(damages((run_dir / name).read_bytes(), draw).items()))
-    (run_dir / name).write_bytes(content)
+    kinds_of_damage: dict[str, bytes | None] = {**damages((run_dir / name).read_bytes(), draw), GONE: None, FOLDER: None}
+    kind = draw.choice(sorted(kinds_of_damage))
+    content = kinds_of_damage[kind]
+    if content is None:
+        (run_dir / name).unlink()
+    else:
+        (run_dir / name).write_bytes(content)
+    if kind == FOLDER:
+        (run_dir / name).mkdir()
     return f"{command}, {name}, {kind}"
 
 
