@@ -16,6 +16,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import psutil
+
 from tests.deploy.fuzz_run_folder import damages, ended_run
 from tests.system.real_runs import ENDLESS, SMALL, Train, oatmill, training
 
@@ -85,8 +87,11 @@ def judged(code: int, errors: str, run_dir: Path) -> str:
 def replay_goes_on(train: Train, draw: random.Random) -> tuple[str, str]:
     """Kill the replay server of a run that goes on and damage a file of its own; what was damaged, and how that ends."""
     os.kill(train.process.pid, signal.SIGSTOP)  # nothing is started again before the file is damaged
-    for pid in train.pids("replay"):
-        os.kill(pid, signal.SIGKILL)
+    (hub,) = [psutil.Process(pid) for pid in train.pids("replay")]
+    both = [hub, *hub.children()]
+    for process in both:
+        process.kill()
+    psutil.wait_procs(both[1:], timeout=10)  # the first is the supervisor's to bury, which is stopped
     what = damage(train.run_dir, "replay", draw)
     steps = train.learner_steps()
     os.kill(train.process.pid, signal.SIGCONT)
