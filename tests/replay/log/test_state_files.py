@@ -107,6 +107,21 @@ def test_a_damaged_tally_costs_nothing_and_is_said() -> None:
         assert flips.outcome_of(disk, 2**20, truth) == "nothing lost"
 
 
+def test_a_tally_that_the_disk_does_not_give_costs_nothing_and_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, truth = flips.written_log(2**20)
+    read = disk.read
+
+    def unreadable(name: str) -> bytes:
+        if name == tally.NAME:
+            raise OSError(5, "Input/output error")
+        return read(name)
+
+    monkeypatch.setattr(disk, "read", unreadable)
+    (text,) = flips.open_journal(disk, 2**20).damage
+    assert "tally.json is damaged ([Errno 5] Input/output error)" in text
+    assert flips.outcome_of(disk, 2**20, truth) == "nothing lost"
+
+
 @pytest.mark.parametrize("segment_bytes", [2**20, 3000])
 def test_whichever_bit_of_a_log_is_flipped_it_is_said_counted_and_produced_does_not_fall(segment_bytes: int) -> None:
     outcomes = flips.count(150, 1, segment_bytes)
