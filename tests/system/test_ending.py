@@ -31,6 +31,7 @@ from tests.system.real_runs import (
     socket_folder,
     training,
 )
+from tests.system.test_listeners import LOOPBACK, listeners
 
 F_SETPIPE_SZ = 1031
 
@@ -261,6 +262,9 @@ def test_two_learner_ranks_train_as_a_group_and_go_on_after_one_was_killed(tmp_p
     every = "trainer.checkpoint_every=2"
     with training(tmp_path, "--learners", "2", *ENDLESS, every, "metrics.report_every=1") as train:
         train.until(lambda: train.learner_steps() >= 4 and len(train.pids("learner")) == 2)
+        found = listeners(train.process.pid)
+        assert {ip for ip, _ in found} <= LOOPBACK, found
+        assert len(found) == 4, "the metrics pages of replay and of rank 0, and gloo's port of each rank"
         before = train.pids("learner")
         os.kill(before[1], signal.SIGKILL)
         reported = train.learner_steps()
