@@ -261,14 +261,14 @@ def test_an_environment_that_raises_ends_the_run_when_starting_again_leads_nowhe
 def test_two_learner_ranks_train_as_a_group_and_go_on_after_one_was_killed(tmp_path: Path) -> None:
     every = "trainer.checkpoint_every=2"
     with training(tmp_path, "--learners", "2", *ENDLESS, every, "metrics.report_every=1") as train:
-        train.until(lambda: train.learner_steps() >= 4 and len(train.pids("learner")) == 2)
+        train.until(lambda: train.learner_steps() >= 4 and len(train.pids("learner")) == 2, within_s=150)
         found = listeners(train.process.pid)
         assert {ip for ip, _ in found} <= LOOPBACK, found
         assert len(found) == 4, "the metrics pages of replay and of rank 0, and gloo's port of each rank"
         before = train.pids("learner")
         os.kill(before[1], signal.SIGKILL)
         reported = train.learner_steps()
-        train.until(lambda: train.learner_steps() > reported + 3)
+        train.until(lambda: train.learner_steps() > reported + 3, within_s=150)
         assert set(train.pids("learner")).isdisjoint(before)
         assert oatmill(tmp_path, "stop").returncode == 0
         assert train.end() == 0, train.errors.read_text()
