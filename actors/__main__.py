@@ -48,13 +48,15 @@ def main(arguments: list[str] | None = None) -> int:
         log.debug("the actor ends because of", exc_info=error)
         sys.stderr.write(f"oatmill: error: {error}\n")
         return error.exit_code
-    except SystemExit as leaving:  # the environment's code: nobody else leaves this way from in here
-        log.debug("the actor ends because of", exc_info=leaving)
-        sys.stderr.write(f"oatmill: error: the environment's code {in_words(leaving)}\n")
-        return 1
     except Exception as error:
         log.debug("the actor ends because of", exc_info=error)
         sys.stderr.write(f"oatmill: error: the actor failed: {one_line(error)}; --log-level debug shows where\n")
+        return 1
+    except KeyboardInterrupt:
+        raise  # Ctrl-C before `_run` listens to it
+    except BaseException as leaving:  # SystemExit, asyncio.CancelledError: the environment's code, nobody else ends this way
+        log.debug("the actor ends because of", exc_info=leaving)
+        sys.stderr.write(f"oatmill: error: the environment's code {in_words(leaving)}\n")
         return 1
     return 0
 

@@ -5,6 +5,7 @@ OatmillError
 │   └── SettingsError         a setting is unknown, of the wrong type or out of bounds (also a ValueError)
 ├── RunError                  the run had begun and failed: exit code 1, one line
 │   ├── JoinRefusedError      the run's server refused this process, with its reason
+│   │   └── NotLetInError     it never let this process's connection in: a key is wrong or missing
 │   └── PeerLostError         a peer that should answer has been silent past its deadline
 └── WireError                 bytes from a peer break the protocol; carries the reason code that is counted
 
@@ -38,6 +39,14 @@ class RunError(OatmillError):
 
 class JoinRefusedError(RunError):
     """The run's server refused this process."""
+
+
+class NotLetInError(JoinRefusedError):
+    """A key is wrong or missing.
+
+    A role ends with exit code 1, for it is started again, and the key may be good by then. A question that a person asks of a
+    run, such as `oatmill status`, is bad input: exit code 2.
+    """
 
 
 class PeerLostError(RunError):

@@ -75,7 +75,7 @@ def make_vector_stepper(env: Any, raw: RawSpace, seed: int, name: str) -> Steppe
     """
     if type(env.unwrapped) is CartPoleVectorEnv and env is env.unwrapped:
         return CartPoleStepper(env, seed)
-    mode = env.metadata.get("autoreset_mode")
+    mode = (env.metadata or {}).get("autoreset_mode")
     steppers: dict[Any, Callable[[VectorBoundary], Stepper]] = {
         AutoresetMode.SAME_STEP: SameStepStepper,
         AutoresetMode.NEXT_STEP: NextStepStepper,

@@ -12,6 +12,8 @@ import traceback
 from collections.abc import Sequence
 
 PREFIX = "oatmill: error: "
+ASKERS = {"status", "top", "scale", "stop"}
+"""Commands that ask a run for something; nothing starts them again."""
 READERS = ("doctor", "plot", "status", "top")
 """Commands that only read a run's folder, which a disk or somebody's hand may have damaged."""
 UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
@@ -97,7 +99,7 @@ def dispatch(arguments: Sequence[str]) -> int:
         return complain(problem, BAD_INPUT)
     from typer import TyperException  # noqa: PLC0415
 
-    from oatmill.errors import OatmillError  # noqa: PLC0415
+    from oatmill.errors import NotLetInError, OatmillError  # noqa: PLC0415
 
     try:
         from deploy.cli.app import app  # noqa: PLC0415
@@ -106,7 +108,8 @@ def dispatch(arguments: Sequence[str]) -> int:
     except TyperException as error:
         return complain(f"{error.format_message().rstrip('.')}; {hint(error)}", BAD_INPUT)
     except OatmillError as error:
-        return complain(str(error), error.exit_code)
+        wrong_key = isinstance(error, NotLetInError) and arguments[0] in ASKERS
+        return complain(str(error), BAD_INPUT if wrong_key else error.exit_code)
     except SystemExit as leaving:
         from oatmill.children.apart import in_words  # noqa: PLC0415
         from oatmill.children.places import place_of  # noqa: PLC0415

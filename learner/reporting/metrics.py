@@ -75,6 +75,7 @@ class LearnerMetrics:
         self.cmpo_std = gauge("cmpo_advantage_std", "Their standard deviation within states")
         self.cmpo_kl = gauge("cmpo_kl", "KL from CMPO's policy to the policy")
         self.red_flag = gauge("red_flag", "1 while a red flag is raised", ("flag",))
+        self.lines_lost = counter("metrics_lines_lost", "Lines of metrics.jsonl that the disk did not take")
         self.checkpoint_failures = counter("checkpoint_failures", "Checkpoints that could not be written")
         self.red_flag_reports = counter("red_flag_reports", "Reports in which a red flag was raised", ("flag",))
         self.progress = gauge("progress_ratio", "Part of the budget of env steps that is spent")

@@ -164,12 +164,17 @@ class Recorder:
         self.needed.line(self.run_dir / EVENTS_FILE, {"time": time.time(), "event": event} | values)
 
     def _append(self, name: str, content: Mapping[str, Any]) -> None:
-        """Add a line to one of the run's files. A full disk costs the line and not the run; `lost_lines` counts it."""
+        """Add a line to one of the run's files. A full disk costs the line and not the run; it is counted."""
         try:
             append_line(self.run_dir / name, content)
         except OSError as error:
             self.lost_lines += 1
             log.warning("a line of %s could not be written: %s", name, error.strerror)
+
+    def take_lost_lines(self) -> int:
+        """How many lines could not be written since this was last called."""
+        lost, self.lost_lines = self.lost_lines, 0
+        return lost
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint, in JSON values."""

@@ -126,6 +126,7 @@ class Reporting:
         }
         numbers = {name: math.nan if value is None else value for name, value in summary.items()}
         self.metrics.report(report, {flag: flag in self.recorder.raised for flag in FLAGS}, numbers)
+        self.metrics.lines_lost.inc(self.recorder.take_lost_lines())
 
     def checkpoint_failed(self, why: str, progress: Progress) -> None:
         """Say that a checkpoint could not be written, or (with no reason) that one could again; rank 0 only."""

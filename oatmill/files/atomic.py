@@ -251,12 +251,16 @@ class NeededWrites:
             write()
 
     def close(self, within_s: float = 0.0) -> None:
-        """Make what waits, in some time at most, and give the reserve up. What cannot be written is lost, and says so."""
+        """Make what waits, in some time at most, and give the reserve up. What cannot be written is lost, and says so.
+
+        A folder that was deleted or moved away is not waited for: there will never be room in it.
+        """
         deadline = time.monotonic() + within_s
-        while not self.flush() and time.monotonic() < deadline:
+        while not self.flush() and self._folder.is_dir() and time.monotonic() < deadline:
             time.sleep(RETRY_EVERY_S)
         if self._owner:
             self._reserve.give_up()
         if not self.flush():
             names = sorted({path.name for path in (*self._files, *(path for path, _ in self._lines))})
-            _log.error("%s is full: %s could not be written to the end", self._folder, ", ".join(names))
+            why = "is full" if self._folder.is_dir() else "is gone"
+            _log.error("%s %s: %s could not be written to the end", self._folder, why, ", ".join(names))

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from oatmill.errors import JoinRefusedError, PeerLostError, WireError
+from oatmill.errors import JoinRefusedError, NotLetInError, PeerLostError, WireError
 from oatmill.process.awake_clock import AwakeClock
 from protocol.channels.sockets import ClientSocket
 from protocol.security.keys import ClientKeys
@@ -104,7 +104,7 @@ class Line:
         self._socket.close()
 
     def check(self, refusal: tuple[str, str] | None, who: str) -> None:
-        """Raise JoinRefusedError if the server has turned this process away, or will never let it in.
+        """Raise JoinRefusedError if the server has turned this process away, and NotLetInError if it will never let it in.
 
         Args:
             refusal: the server's answer, as (reason, detail).
@@ -114,7 +114,7 @@ class Line:
             reason, detail = refusal
             raise JoinRefusedError(f"{who} refused this process ({reason}): {detail}")
         if self.trouble:
-            raise JoinRefusedError(self.trouble)
+            raise NotLetInError(self.trouble)
 
     def check_lost(self, lost: bool, who: str) -> None:  # noqa: FBT001 -- a guard, read as one
         """Raise PeerLostError if the server has left a question unanswered for too long."""

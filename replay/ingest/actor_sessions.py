@@ -122,7 +122,11 @@ class DataSessions:
         message: messages.DataToIngest = decode(header, messages.DATA_TO_INGEST)
         self._authorise(route, message, user)
         if isinstance(message, messages.DataHello):
-            self._hello(route, message, payload, version)
+            try:
+                self._hello(route, message, payload, version)
+            except WireError as error:  # or its sender would ask again every second, and never learn why
+                self._reject(route, "request", error.detail)
+                raise
             return None
         if message.evicted > message.produced:
             raise WireError("header_fields", f"expected evicted <= produced, got {message.evicted} and {message.produced}")
@@ -233,14 +237,10 @@ class DataSessions:
         """Go on after what the actor was acknowledged, also where a server that has died has taken it to its grave.
 
         Raises:
-            WireError: `sequence` if no server can have acknowledged so much; the actor is turned away.
+            WireError: `sequence` if no server can have acknowledged so much.
         """
         if hello.acknowledged > session.next:
-            try:
-                check_acknowledged(hello.acknowledged, hello.produced - hello.evicted, session.next, spoken=session.serial > 0)
-            except WireError as error:
-                self._reject(session.route, "request", error.detail)
-                raise
+            check_acknowledged(hello.acknowledged, hello.produced - hello.evicted, session.next, spoken=session.serial > 0)
             self._outgoing.append(
                 (session.route, encode(messages.DataLoss(session.incarnation, session.next, hello.acknowledged)))
             )

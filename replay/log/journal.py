@@ -132,7 +132,7 @@ class Journal:
             log.skip_to(plain["next"])
         except FileNotFoundError:
             return
-        except (DamagedStateError, *BAD_RECORD) as error:
+        except (DamagedStateError, OSError, *BAD_RECORD) as error:
             self.damage.append(f"the log's {tally.NAME} is damaged ({error}): it is written again out of the log")
             return
         if missing:

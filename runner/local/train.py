@@ -102,7 +102,11 @@ def train_here(settings: RunSettings, *, recipe: str, preset: str | None, option
 def held_folder(options: Options, recipe: str) -> Iterator[RunFolder]:
     """The run's folder, locked. If the run is refused, a folder that was made for it goes, and an older run's is as it was."""
     folder = RunFolder.existing(options.run_dir) if options.resume else RunFolder.new(options.run_dir, recipe)
-    before = {name: (folder.path / name).read_bytes() for name in REWRITTEN if (folder.path / name).exists()}
+    try:
+        before = {name: (folder.path / name).read_bytes() for name in REWRITTEN if (folder.path / name).exists()}
+    except OSError as error:
+        folder.release()
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}; move it away, or repair it") from None
     try:
         yield folder
     except UserError:

@@ -280,6 +280,11 @@ def test_an_actor_that_is_well_keeps_its_place_and_one_that_hung_leaves_when_ano
             {"env": FactoryEnv(factory=RUDE, kwargs={"how": "leaves", "when": "step"})},
             r"the environment's code called sys\.exit\(0\) \(tests/actors/environments/rude_environments\.py:\d+, in leaves\)",
         ),
+        (
+            {"env": FactoryEnv(factory=RUDE, kwargs={"how": "cancels", "when": "step"})},
+            r"the environment's code raised CancelledError: the game server is gone "
+            r"\(tests/actors/environments/rude_environments\.py:\d+, in cancels\)",
+        ),
     ],
     indirect=["run"],
 )

@@ -31,6 +31,7 @@ from tests.system.real_runs import (
     socket_folder,
     training,
 )
+from tests.system.test_listeners import LOOPBACK, listeners
 
 F_SETPIPE_SZ = 1031
 
@@ -64,6 +65,7 @@ def test_a_run_whose_folder_is_deleted_ends_with_one_line(tmp_path: Path) -> Non
         assert all_gone(train.run_dir)
 
 
+@pytest.mark.slow  # tests/oatmill/process/test_outlet.py holds what it stands on
 def test_a_run_whose_output_nobody_reads_goes_on_to_its_end(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     fcntl.fcntl(writer, F_SETPIPE_SZ, 4096)
@@ -259,11 +261,14 @@ def test_an_environment_that_raises_ends_the_run_when_starting_again_leads_nowhe
 def test_two_learner_ranks_train_as_a_group_and_go_on_after_one_was_killed(tmp_path: Path) -> None:
     every = "trainer.checkpoint_every=2"
     with training(tmp_path, "--learners", "2", *ENDLESS, every, "metrics.report_every=1") as train:
-        train.until(lambda: train.learner_steps() >= 4 and len(train.pids("learner")) == 2)
+        train.until(lambda: train.learner_steps() >= 4 and len(train.pids("learner")) == 2, within_s=150)
+        found = listeners(train.process.pid)
+        assert {ip for ip, _ in found} <= LOOPBACK, found
+        assert len(found) == 4, "the metrics pages of replay and of rank 0, and gloo's port of each rank"
         before = train.pids("learner")
         os.kill(before[1], signal.SIGKILL)
         reported = train.learner_steps()
-        train.until(lambda: train.learner_steps() > reported + 3)
+        train.until(lambda: train.learner_steps() > reported + 3, within_s=150)
         assert set(train.pids("learner")).isdisjoint(before)
         assert oatmill(tmp_path, "stop").returncode == 0
         assert train.end() == 0, train.errors.read_text()

@@ -83,6 +83,7 @@ def until(done: Callable[[], bool], within_s: float = 30.0) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow  # test_family, test_child, test_actor_pool and test_bounded_log hold each part of it
 def test_an_environments_daemons_end_with_their_actor_and_with_the_run_and_its_log_is_bounded(place: Path) -> None:
     with training(place, *ENDLESS, *OWN) as train:
         train.until(lambda: train.learner_steps() >= 1)

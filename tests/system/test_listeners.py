@@ -32,6 +32,7 @@ def until_trained(train: Train, ranks: int) -> None:
     train.until(lambda: train.learner_steps() >= 1 and len(train.pids("learner")) == ranks, within_s=150)
 
 
+@pytest.mark.slow  # in the gate, tests/system/test_ending.py looks at a run with two ranks that it has anyway
 def test_a_local_run_with_two_ranks_listens_on_the_loopback_alone(tmp_path: Path) -> None:
     with training(tmp_path, "--learners", "2", *ENDLESS) as train:
         until_trained(train, 2)

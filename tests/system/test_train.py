@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import stat
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.deploy.fuzz_run_folder import damages
 from tests.system.real_runs import SMALL, accounted, oatmill, processes_of, socket_folder
 
 LOSSES = ["ppo_critic", "cmpo", "ppo_actor", "dynamics", "muesli_model"]
@@ -116,8 +118,13 @@ def test_a_run_goes_on_from_its_newest_checkpoint_with_its_own_settings(place: P
     assert spent.stderr.startswith("oatmill: error: the checkpoint has trained 20480 env steps already")
     assert len(spent.stderr.splitlines()) == 1
     assert (place / "run" / "summary.json").read_text() == before
+    draw = random.Random(0)  # small files are damaged, too, and it goes on all the same
+    for name in ("run_id", "policy_version", "run.json", "summary.json", "learner.json", "endpoints/replay.json", "plan.txt"):
+        path = place / "run" / name
+        path.write_bytes(draw.choice(sorted(damages(path.read_bytes(), draw).values())))
     shown = oatmill(place, "train", "cartpole", "--resume", "--json", f"trainer.total_timesteps={longer}")
     assert shown.returncode == 0, shown.stderr
+    assert "Traceback" not in "".join(log.read_text() for log in (place / "run" / "logs").iterdir())
     resumed = json.loads(shown.stdout)
     assert (resumed["run_dir"], resumed["preset"]) == (summary["run_dir"], "conservative")
     assert (resumed["env_steps"], resumed["learner_steps"]) == (longer, 50)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import ctypes
 import os
@@ -63,6 +64,9 @@ class Rude(gymnasium.Env[Any, Any]):  # type: ignore[misc]
 
     def raises(self) -> None:
         raise KeyError("no such level")
+
+    def cancels(self) -> None:
+        raise asyncio.CancelledError("the game server is gone")
 
     def prints(self) -> None:
         print("hello")

@@ -111,6 +111,13 @@ def make_nameless_mode() -> SyncVectorEnv[Any, Any]:
     return env
 
 
+def make_without_metadata() -> SyncVectorEnv[Any, Any]:
+    """A VectorEnv whose class has set `metadata` to nothing."""
+    env = make_two_counters()
+    env.metadata = None
+    return env
+
+
 _ONE = Counter()
 
 

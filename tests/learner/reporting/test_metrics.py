@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from learner.progress import Progress
 from learner.reduce import OneRank
 from learner.reporting.metrics import TERMS, LearnerMetrics
 from learner.reporting.red_flags import FLAGS
 from learner.reporting.report import Reporter, StepReport
-from tests.learner.worlds import learn, make_batch, make_spec, make_trainer, make_updater_of
+from learner.reporting.reporting import Reporting
+from learner.setup import LearnerConfig, make_updater
+from oatmill.settings.base import MetricsSettings
+from tests.learner.worlds import ONE, learn, make_batch, make_spec, make_trainer, make_updater_of
 
 SUMMARY = {"entropy_nats": 1.0, "entropy_ratio": 0.9, "explained_variance": 0.5}
 
@@ -97,3 +103,25 @@ def test_the_settings_that_are_numbers_are_exported_by_their_paths() -> None:
     assert value(metrics, "setting", setting="trainer.compile") == 1
     (family,) = [family for family in metrics.registry.collect() if family.name == "oatmill_setting"]
     assert len(family.samples) == 2, "neither words nor the names that are a user's own"
+
+
+def test_lines_that_the_disk_does_not_take_are_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    spec, trainer = make_spec(), make_trainer("baseline")
+    config = LearnerConfig(trainer, spec.settings, MetricsSettings(), {}, "", tmp_path)
+    updater = make_updater(config, spec, ONE)
+    reporting = Reporting(config, ONE, updater, spec, lambda: True)
+    monkeypatch.setattr("learner.reporting.recorder.append_line", full)
+    for step in (1, 2):
+        record, progress, lag = (
+            learn(updater, make_batch(spec)),
+            Progress(step, 42 * step, step, 0.5 * step),
+            np.ones(6, np.int64),
+        )
+        reporting.note(record, progress, lag=lag, replayed_lag=lag[:0], rate=0.01)
+        reporting.report(progress, rate=0.01, fleet={})
+    reporting.close()
+    assert reporting.metrics is not None
+    assert value(reporting.metrics, "metrics_lines_lost_total") == 2

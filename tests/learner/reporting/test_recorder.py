@@ -129,3 +129,20 @@ def test_the_summary_is_written_whole_and_remembers_flags_that_were_cleared(tmp_
     assert summary["policy_lag"] == {"p50": 2, "p99": 2}
     assert summary["losses"]["ppo_actor"]["terms"]["policy"]["coef"] == 1.0
     assert {path.name for path in tmp_path.iterdir()} <= {METRICS_FILE, EVENTS_FILE, SUMMARY_FILE}
+
+
+def test_lines_that_the_disk_does_not_take_are_counted_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, report = recorder(tmp_path), make_report("baseline")
+    with monkeypatch.context() as patched:
+        patched.setattr("learner.reporting.recorder.append_line", full)
+        for step in (1, 2):
+            record.report(report, at(step), learning_rate=0.01, fleet={})
+    record.report(report, at(3), learning_rate=0.01, fleet={})
+    assert [line["learner_step"] for line in lines(tmp_path / METRICS_FILE)] == [3]
+    assert (record.take_lost_lines(), record.take_lost_lines()) == (2, 0)
+
+
+def full(*_: object) -> None:
+    raise OSError(28, "No space left on device")

@@ -82,9 +82,7 @@ def test_a_client_with_wrong_or_missing_keys_is_told_so(
     shown = {"no key": None, "unknown key": new_keys(keys.public), "another server's key": new_keys(zmq.curve_keypair()[0])}
     asked = f"ipc://{tmp_path}/socket" if scheme == "ipc" else "tcp://127.0.0.1:0"
     _, address = listen(stack, None if case == "server without keys" else keys, asked)
-    assert answer(address, shown.get(case, keys.as_client())).startswith(
-        f"JoinRefusedError: the server at {address} {SAID[case]}"
-    )
+    assert answer(address, shown.get(case, keys.as_client())).startswith(f"NotLetInError: the server at {address} {SAID[case]}")
 
 
 @pytest.fixture
@@ -119,7 +117,7 @@ def test_a_server_of_another_kind_is_named(stack: ExitStack) -> None:
             connection.sendall(b"HTTP/1.0 404 Not Found\r\nServer: x\r\n\r\n")
 
     said = answer(serve(stack, greet), None)
-    assert said.startswith("JoinRefusedError: what listens at tcp://127.0.0.1:")
+    assert said.startswith("NotLetInError: what listens at tcp://127.0.0.1:")
     assert "is no oatmill server, it answers 'HTTP/1.0 404 Not Found'; give the control address" in said
 
 
@@ -156,7 +154,7 @@ def serve(stack: ExitStack, greet: Callable[[socket.socket], object]) -> str:
 def test_a_server_that_may_come_yet_is_waited_for(
     stack: ExitStack, keys: ServerKeys, greet: Callable[[socket.socket], object]
 ) -> None:
-    said = answer(serve(stack, greet), keys.as_client(), within_s=2.0)
+    said = answer(serve(stack, greet), keys.as_client(), within_s=1.0)
     assert said.startswith("PeerLostError: ")
     assert "nothing accepts" not in said
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,21 @@ def test_a_damaged_tally_costs_nothing_and_is_said() -> None:
         assert flips.outcome_of(disk, 2**20, truth) == "nothing lost"
 
 
+def test_a_tally_that_the_disk_does_not_give_costs_nothing_and_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, truth = flips.written_log(2**20)
+    read = disk.read
+
+    def unreadable(name: str) -> bytes:
+        if name == tally.NAME:
+            raise OSError(5, "Input/output error")
+        return read(name)
+
+    monkeypatch.setattr(disk, "read", unreadable)
+    (text,) = flips.open_journal(disk, 2**20).damage
+    assert "tally.json is damaged ([Errno 5] Input/output error)" in text
+    assert flips.outcome_of(disk, 2**20, truth) == "nothing lost"
+
+
 @pytest.mark.parametrize("segment_bytes", [2**20, 3000])
 def test_whichever_bit_of_a_log_is_flipped_it_is_said_counted_and_produced_does_not_fall(segment_bytes: int) -> None:
     outcomes = flips.count(150, 1, segment_bytes)
@@ -147,6 +164,19 @@ def test_a_full_disk_takes_events_out_of_the_reserve_and_the_rest_waits(
     assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 40
     writes.close()
     assert not (tmp_path / ".reserve").exists()
+
+
+def test_what_waits_for_room_does_not_wait_for_a_folder_that_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    writes = NeededWrites(folder, owner=True)
+    shutil.rmtree(folder)
+    writes.line(folder / "events.jsonl", {"number": 1})
+    began = time.monotonic()
+    writes.close(30.0)
+    assert time.monotonic() - began < 5
+    assert not folder.exists(), "nothing is made anew"
+    assert caplog.messages[-1] == f"{folder} is gone: events.jsonl could not be written to the end"
 
 
 def test_a_file_that_cannot_be_written_leaves_the_one_before_and_nothing_half_written(tmp_path: Path) -> None:

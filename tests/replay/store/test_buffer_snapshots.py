@@ -432,3 +432,14 @@ def test_killed_at_any_point_a_snapshot_is_whole_or_absent(tmp_path: Path, point
     assert after.rows == rows
     assert max(Snapshot(path).about.learner_step for path in tmp_path.glob("*.buffer")) == newest
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_learner_step_that_cannot_be_true_makes_no_snapshot_the_newest_for_good(tmp_path: Path) -> None:
+    buffer = make_buffer(200)
+    buffer.insert(fresh_part(0, 2))
+    save(tmp_path, buffer, 2**53 - 1)
+    buffer.insert(fresh_part(50, 3))
+    save(tmp_path, buffer, 2)
+    restored = make_buffer(200)
+    restore(tmp_path, restored)
+    assert restored.rows == buffer.rows == 5
