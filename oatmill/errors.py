@@ -14,18 +14,19 @@ Every message says what was expected, what came, and the way out.
 from __future__ import annotations
 
 from oatmill.children.places import place_of
+from oatmill.process.exit_codes import BAD_INPUT, FAILED
 
 
 class OatmillError(Exception):
     """The root of every error that oatmill raises on purpose."""
 
-    exit_code = 1
+    exit_code = FAILED
 
 
 class UserError(OatmillError):
     """What the user asked for cannot be done as asked; nothing was started."""
 
-    exit_code = 2
+    exit_code = BAD_INPUT
 
 
 class SettingsError(UserError, ValueError):

@@ -19,6 +19,7 @@ from typing import Any
 from deploy.engines.ray_process import Looked, RoleProcess
 from oatmill.errors import OatmillError, RunError, UserError
 from oatmill.process.awake_clock import AwakeClock
+from oatmill.process.exit_codes import BAD_INPUT
 from oatmill.process.signals import sigterm_interrupts
 from oatmill.settings import yaml_format
 from runner.operator_client import hub_line
@@ -42,7 +43,6 @@ SILENT_S = 60.0
 LEAVE_WITHIN_S = 15.0
 BROKEN_LEAVE_WITHIN_S = 1.0
 SAVED_WITHIN_S = 60.0
-BAD_INPUT = 2
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any
 from oatmill.children.leaving import leave
 from oatmill.children.places import place_of
 from oatmill.errors import OatmillError, UserError, one_line
+from oatmill.process.entry import configure_logging
 
 PR_SET_PDEATHSIG = 1
 
@@ -85,7 +86,7 @@ def serve(work: Callable[[Any, Answer], None]) -> None:
     os.set_inheritable(descriptor, False)  # noqa: FBT003  (the library's own signature)
     os.dup2(2, 1)
     request = json.load(sys.stdin)
-    logging.basicConfig(level=request["log_level"], format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging(request["log_level"])
     faulthandler.enable(file=descriptor)
     if request["limit_s"] is not None:
         faulthandler.dump_traceback_later(request["limit_s"], exit=True, file=descriptor)

@@ -13,8 +13,8 @@ import sys
 import threading
 from pathlib import Path
 
-EXIT_MEMORY = 71
-"""The exit code of a process that took more memory than it may."""
+from oatmill.process.exit_codes import OUT_OF_MEMORY
+
 LOOK_EVERY_S = 0.1
 SHARE = 0.8
 """The part of a machine's or container's memory that one process may take, if its setting does not say otherwise."""
@@ -53,7 +53,7 @@ class MemoryLimit:
                 with contextlib.suppress(OSError, ValueError):
                     sys.stderr.write(f"{self._role}: {line}; this process ends\n")
                     sys.stderr.flush()
-                os._exit(EXIT_MEMORY)
+                os._exit(OUT_OF_MEMORY)
 
 
 def own_memory() -> int:

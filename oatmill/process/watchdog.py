@@ -12,9 +12,8 @@ from contextlib import suppress
 from typing import TextIO
 
 from oatmill.process.awake_clock import AwakeClock
+from oatmill.process.exit_codes import HUNG
 
-EXIT_HUNG = 70
-"""The exit code of a process that its own watchdog has ended."""
 TICK_S = 1.0
 NATIVE_SLACK_S = 5.0
 LONGEST_TICK = 3.0
@@ -108,4 +107,4 @@ class Watchdog:
             self._log.flush()
             faulthandler.dump_traceback(self._log, all_threads=True)
             self._log.flush()
-        os._exit(EXIT_HUNG)
+        os._exit(HUNG)

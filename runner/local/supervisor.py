@@ -10,10 +10,11 @@ from typing import Any
 
 from oatmill.errors import OatmillError, RunError, UserError
 from oatmill.process.awake_clock import AwakeClock
+from oatmill.process.exit_codes import BAD_INPUT
 from oatmill.process.signals import Interrupts
 from oatmill.process.watchdog import START_FACTOR, Watchdog
 from runner.json_lines import JsonLines
-from runner.local.actor_pool import BAD_INPUT, ActorGivenUpError, Crew
+from runner.local.actor_pool import ActorGivenUpError, Crew
 from runner.local.child import Child, end_all
 from runner.local.job import Account, Job
 from runner.local.launcher import Roster
