@@ -9,14 +9,13 @@ import json
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from oatmill.errors import UserError
-from oatmill.files.atomic import FOLDER_MODE, NeededWrites
+from oatmill.files.atomic import FOLDER_MODE, NeededWrites, replace_link
 
 RUNS = Path("runs")
 """Where runs go, below the current folder; `runs/latest` points to the newest."""
@@ -131,15 +130,11 @@ class RunFolder:
     def point_latest(self) -> None:
         """Make `runs/latest` a link to this run, at once for whoever looks. A folder that cannot have the link does without."""
         link = RUNS / "latest"
-        working = RUNS / f".latest-{uuid.uuid4().hex}"  # process ids are not different in different containers
         if link.exists() and not link.is_symlink():
             return
-        try:
+        with contextlib.suppress(OSError):
             RUNS.mkdir(parents=True, exist_ok=True)
-            working.symlink_to(_seen_from(RUNS, self.path))
-            working.rename(link)
-        except OSError:
-            working.unlink(missing_ok=True)
+            replace_link(link, _seen_from(RUNS, self.path))
 
     def release(self, *, remove: bool = False) -> None:
         """Let the folder go; with `remove`, take away what this process has made. What waits for room is written before."""

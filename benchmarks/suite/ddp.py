@@ -16,11 +16,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from learner.leaving import leave
 
 from benchmarks.harness import Arm, Effort, Figure, Rounds
 from benchmarks.processes import answer_of, start_python
 from benchmarks.real_batch import real_inputs
+from learner.__main__ import leave
 from recipes.presets import PRESETS
 from recipes.registry import find_recipe
 from runner.overrides import Layer, resolve

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from deploy.curves import Lines, column, read_lines
-from oatmill.settings.setting_numbers import numbers_of
+from oatmill.settings.flat import numbers_of
 from runner.folder import read_json
 from runner.settings import read_config
 

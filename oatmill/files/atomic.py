@@ -16,8 +16,9 @@ import json
 import logging
 import os
 import time
+import uuid
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,20 +60,46 @@ def write_file(path: Path, content: str | bytes, *, sync: bool = False) -> None:
     Raises:
         OSError: if it cannot be written; what was there before stays.
     """
+    with replacing(path) as working, open(working, "xb", opener=private_file) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Replace a file by one that is written within the `with` block, at once for every reader.
+
+    Args:
+        path: the file.
+
+    Yields:
+        Where to write. It takes the file's place at the end of the block; after an error it is removed.
+    """
     working = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         working.unlink(missing_ok=True)  # what a killed process of this id has left keeps its mode
-        descriptor = os.open(working, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            if sync:
-                file.flush()
-                os.fsync(descriptor)
+        yield working
         working.replace(path)
-    except OSError:
+    finally:
         with contextlib.suppress(OSError):
             working.unlink()
-        raise
+
+
+def replace_link(link: Path, target: str | Path) -> None:
+    """Make a symbolic link, or point it elsewhere, at once for every reader.
+
+    Raises:
+        OSError: if the folder cannot have it; an old link stays.
+    """
+    working = link.with_name(f".{link.name}-{uuid.uuid4().hex}")  # containers that share a folder have the same process ids
+    try:
+        working.symlink_to(target)
+        working.replace(link)
+    finally:
+        with contextlib.suppress(OSError):
+            working.unlink()
 
 
 def append_line(path: Path, content: Mapping[str, Any]) -> None:

@@ -9,8 +9,6 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
-
 from oatmill.errors import OatmillError, SettingsError, UserError, one_line
 from oatmill.settings import yaml_format
 
@@ -69,10 +67,10 @@ def read_roots(path: Path, *, required: Collection[str] = ROOTS) -> dict[str, An
         UserError: if the file cannot be read, is not YAML, lacks a required name or has an unknown one.
     """
     try:
-        roots = yaml.load(path.read_text(), yaml_format.SettingsLoader)
+        roots = yaml_format.load(path.read_text())
     except OSError as error:
         raise UserError(f"--config {path} cannot be read: {error.strerror}; expected a run's config.yaml") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except ValueError as error:
         raise UserError(f"--config {path}: expected a run's config.yaml, got {one_line(error)}") from error
     if not isinstance(roots, dict):
         raise UserError(f"--config {path}: expected a run's config.yaml, got {type(roots).__name__} at its top")

@@ -1,4 +1,4 @@
-"""What two processes compare when one joins the other's run: settings under their dotted names."""
+"""Settings under their dotted names: what two processes compare when one joins a run, and what is exported as numbers."""
 
 from __future__ import annotations
 
@@ -51,3 +51,18 @@ def first_difference(expected: Mapping[str, Any], got: Mapping[str, Any]) -> str
         if wanted != came:
             return f"{name}: the run has {wanted!r}, this process has {came!r}"
     return None
+
+
+def numbers_of(settings: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers and switches (0 or 1) among a run's settings, by dotted path.
+
+    `env.kwargs` is left out: its names are the user's own, and belong to no closed set.
+
+    Args:
+        settings: nested, as config.yaml has them.
+    """
+    return {
+        path: float(value)
+        for path, value in flatten_settings(settings).items()
+        if isinstance(value, int | float) and not path.startswith("env.kwargs.")
+    }

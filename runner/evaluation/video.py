@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from oatmill.errors import UserError
+from oatmill.files.atomic import replacing
 from protocol.data.trajectory import Array
 
 PACKAGES = {".mp4": ("av", "PIL"), ".gif": ("PIL",)}
@@ -48,12 +49,8 @@ def write_video(path: Path, pictures: Iterable[Array], *, rate: float) -> int:
         How many there were.
     """
     counted = Counted(enlarged(picture) for picture in pictures)
-    working = path.with_name(f".{path.name}.tmp")
-    try:
+    with replacing(path) as working:
         (write_gif if path.suffix == ".gif" else write_mp4)(working, iter(counted), rate)
-        working.replace(path)
-    finally:
-        working.unlink(missing_ok=True)
     return counted.number
 
 
