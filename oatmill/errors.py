@@ -1,9 +1,9 @@
 """The errors of oatmill, one tree.
 
 OatmillError
-├── UserError                 what the user asked for cannot be done: exit code 2, one line
+├── UserError                 the request cannot be carried out: exit code 2, one line
 │   └── SettingsError         a setting is unknown, of the wrong type or out of bounds (also a ValueError)
-├── RunError                  the run had begun and failed: exit code 1, one line
+├── RunError                  the run had started and failed: exit code 1, one line
 │   ├── JoinRefusedError      the run's server refused this process, with its reason
 │   └── PeerLostError         a peer that should answer has been silent past its deadline
 └── WireError                 bytes from a peer break the protocol; carries the reason code that is counted
@@ -24,7 +24,7 @@ class OatmillError(Exception):
 
 
 class UserError(OatmillError):
-    """What the user asked for cannot be done as asked; nothing was started."""
+    """The user's request cannot be carried out; nothing was started."""
 
     exit_code = BAD_INPUT
 
@@ -34,7 +34,7 @@ class SettingsError(UserError, ValueError):
 
 
 class RunError(OatmillError):
-    """A run that had begun has failed."""
+    """A run that had started has failed."""
 
 
 class JoinRefusedError(RunError):
@@ -59,6 +59,6 @@ class WireError(OatmillError):
 
 
 def one_line(error: BaseException) -> str:
-    """An error's type and message without line breaks, and the line of the user's code that it came from, if there is one."""
+    """An error's type and message without line breaks, with the line of the user's code that raised it, if there is one."""
     place = place_of(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())}{f' ({place})' if place else ''}"

@@ -1,4 +1,4 @@
-"""What to train: a run's settings, and starting it on this machine."""
+"""Recipes: named settings for training, one file per recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run: its settings, folder, result and observer."""
+"""A run on this machine: settings, run folder, result and observer."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 DONE = 0
 FAILED = 1
-"""The run, or this process's part in it, had begun and failed."""
+"""The run had started and failed."""
 BAD_INPUT = 2
-"""What the user asked for cannot be done as asked. Starting the process again does not help."""
+"""The user's request cannot be carried out. Restarting the process does not help."""
 HUNG = 70
 """The process's own watchdog has ended it."""
 OUT_OF_MEMORY = 71

@@ -10,13 +10,11 @@ MISSING = "nothing"
 
 
 def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level of dotted names, with lists for tuples, as JSON would give them back.
-
-    An empty mapping has no names below it and so leaves no trace.
+    """Flatten nested settings to dotted names. Tuples become lists, as in JSON, and empty mappings are left out.
 
     Args:
-        settings: what config.yaml holds, or a part of it.
-        prefix: put before every name.
+        settings: the content of config.yaml, or a part of it.
+        prefix: text before every name.
     """
     flat: dict[str, Any] = {}
     for name, value in settings.items():
@@ -40,11 +38,11 @@ def joining_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def first_difference(expected: Mapping[str, Any], got: Mapping[str, Any]) -> str | None:
-    """Say which setting differs, the first one by name, or None if all agree.
+    """Message for the first setting (by name) that differs; None if all agree.
 
     Args:
         expected: the run's settings by dotted name.
-        got: the joining process's.
+        got: the joining process's settings by dotted name.
     """
     for name in sorted(expected.keys() | got.keys()):
         wanted, came = expected.get(name, MISSING), got.get(name, MISSING)

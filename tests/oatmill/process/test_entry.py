@@ -56,7 +56,7 @@ def test_the_settings_of_a_run_are_read_by_every_role(tmp_path: Path, role: str)
     ("content", "says"),
     [
         (None, " cannot be read: No such file or directory; expected a run's config.yaml"),
-        ("env: [", ": expected a run's config.yaml, got ValueError: while parsing a flow sequence"),
+        ("env: [", ": expected a run's config.yaml, got ValueError: while parsing a flow "),
         ("\x00", ": expected a run's config.yaml, got ValueError: unacceptable character"),
         ("just words", ": expected a run's config.yaml, got str at its top"),
         ("env: {}\nreplays: {}", ": replays: expected only env, agent, actors, replay, trainer, metrics at the top"),
