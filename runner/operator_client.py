@@ -15,7 +15,7 @@ ANSWER_S = 2.0
 """Timeout of one request, in seconds. The hub usually answers within milliseconds."""
 
 
-class HubLine:
+class OperatorClient:
     """Asks the hub for the status of a run, and scales or stops the run.
 
     Args:
@@ -59,9 +59,9 @@ class HubLine:
 
 
 @contextlib.contextmanager
-def hub_line(address: str, keys: Path | None = None, *, role: str = "operator") -> Iterator[HubLine]:
-    """A client that is closed at the end of the `with` block. Arguments and errors as HubLine."""
-    client = HubLine(address, keys, role=role)
+def operator_client(address: str, keys: Path | None = None, *, role: str = "operator") -> Iterator[OperatorClient]:
+    """A client that is closed at the end of the `with` block. Arguments and errors as OperatorClient."""
+    client = OperatorClient(address, keys, role=role)
     try:
         yield client
     finally:

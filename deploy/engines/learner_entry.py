@@ -16,7 +16,7 @@ from pathlib import Path
 from deploy.health import problem_of_page
 from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.signals import StopFlag
-from runner.operator_client import hub_line
+from runner.operator_client import operator_client
 
 log = logging.getLogger("oatmill.learner.entry")
 
@@ -82,6 +82,6 @@ class LearnerEntry:
 
 def end_run(address: str, keys: Path | None) -> None:
     """Tell the hub that the run is over."""
-    with hub_line(address, keys, role="learner") as hub:
+    with operator_client(address, keys, role="learner") as hub:
         if not hub.stop():
             log.warning("the hub at %s does not answer; the actors stay until they are ended", address)

@@ -65,7 +65,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Place:
+class SettingPlace:
     """A position in the settings.
 
     Attributes:
@@ -79,9 +79,9 @@ class Place:
     bounds: Sequence[Any] = ()
 
 
-def locate(model: type[BaseModel], loc: Sequence[int | str], prefix: str = "") -> Place:
+def locate(model: type[BaseModel], loc: Sequence[int | str], prefix: str = "") -> SettingPlace:
     """Turn pydantic's location into a place. Tags of unions are not part of a path and are left out."""
-    place = Place(prefix, model)
+    place = SettingPlace(prefix, model)
     for step in loc:
         place = _step(place, step)
     return place
@@ -129,7 +129,7 @@ def refuse_bool_for_a_number(model: type[BaseModel], name: str, value: bool) -> 
         raise ValueError(f"{name} must be {requirement(place)}, got {show(value)}")
 
 
-def requirement(place: Place) -> str:
+def requirement(place: SettingPlace) -> str:
     """What a place accepts, in words, such as `a finite number above 0`."""
     annotation, optional = _without_none(place.annotation)
     words = _words(annotation, place.bounds)
@@ -144,20 +144,22 @@ def show(value: object) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
-def _step(place: Place, step: int | str) -> Place:
+def _step(place: SettingPlace, step: int | str) -> SettingPlace:
     if isinstance(step, int):
         element = get_args(place.annotation)[0] if get_args(place.annotation) else Any
         bounds = [bound for part in getattr(element, "__metadata__", ()) for bound in getattr(part, "metadata", [part])]
-        return Place(f"{place.path}[{step}]", get_args(element)[0] if hasattr(element, "__metadata__") else element, bounds)
+        return SettingPlace(
+            f"{place.path}[{step}]", get_args(element)[0] if hasattr(element, "__metadata__") else element, bounds
+        )
     members = settings_classes(place.annotation)
     if len(members) > 1:
-        return Place(place.path, next((member for member in members if kind_of(member) == step), Any))
+        return SettingPlace(place.path, next((member for member in members if kind_of(member) == step), Any))
     path = f"{place.path}.{step}" if place.path else step
     field = members[0].model_fields.get(step) if members else None
-    return Place(path, field.annotation, field.metadata) if field else Place(path, Any)
+    return SettingPlace(path, field.annotation, field.metadata) if field else SettingPlace(path, Any)
 
 
-def _own_message(place: Place, error: ValueError) -> str:
+def _own_message(place: SettingPlace, error: ValueError) -> str:
     """A message of our own validators, with the path put before a bare field's name."""
     message = str(error)
     name = message.partition(" ")[0].partition("=")[0]
@@ -166,7 +168,7 @@ def _own_message(place: Place, error: ValueError) -> str:
     return f"{place.path}.{message}" if bare and place.path else message
 
 
-def _kinds(place: Place) -> list[str]:
+def _kinds(place: SettingPlace) -> list[str]:
     return [kind_of(member) for member in settings_classes(place.annotation)]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from oatmill.errors import RunError, UserError
 from runner.folder import read_json
-from runner.operator_client import HubLine, hub_line
+from runner.operator_client import OperatorClient, operator_client
 
 ROLES = ("replay", "actor", "learner")
 """What may be killed. Only the supervisor's death ends a run."""
@@ -68,7 +68,7 @@ class Chaos:
             process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
         try:
             self._wait_for_run(process)
-            with hub_line(read_json(self.folder / "run.json")["control"]) as hub:
+            with operator_client(read_json(self.folder / "run.json")["control"]) as hub:
                 self._harm(process, hub)
                 hub.stop()
             output, _ = process.communicate(timeout=ENDS_WITHIN_S)
@@ -87,7 +87,7 @@ class Chaos:
                 raise RunError(f"the run came to no checkpoint; its output is {self.log}")
             time.sleep(LOOK_EVERY_S)
 
-    def _harm(self, process: subprocess.Popen[str], hub: HubLine) -> None:
+    def _harm(self, process: subprocess.Popen[str], hub: OperatorClient) -> None:
         random, end = Random(self.seed), time.monotonic() + self.seconds
         while time.monotonic() < end:
             time.sleep(random.uniform(*BETWEEN_S))
@@ -104,7 +104,7 @@ class Chaos:
         found: list[dict[str, Any]] = read_json(self.folder / "run.json").get("processes", [])
         return found
 
-    def _fault(self, random: Random, victim: Mapping[str, Any], hub: HubLine) -> None:
+    def _fault(self, random: Random, victim: Mapping[str, Any], hub: OperatorClient) -> None:
         role, before = victim["role"], self._progress(hub, victim)
         killed = random.random() < KILLS
         with contextlib.suppress(ProcessLookupError):
@@ -122,7 +122,7 @@ class Chaos:
             time.sleep(LOOK_EVERY_S)
         self.recoveries[role].append(time.monotonic() - began)
 
-    def _progress(self, hub: HubLine, victim: Mapping[str, Any]) -> tuple[int, int]:
+    def _progress(self, hub: OperatorClient, victim: Mapping[str, Any]) -> tuple[int, int]:
         """(incarnation, steps) of an actor, (0, trajectories trained on) of the others; -1 where nothing is known."""
         status = hub.status() or {}
         if victim["role"] != "actor":
@@ -133,7 +133,7 @@ class Chaos:
                 return actor["incarnation"], actor.get("env_steps", 0)
         return -1, -1
 
-    def _recovered(self, hub: HubLine, victim: Mapping[str, Any], before: tuple[int, int], *, killed: bool) -> bool:
+    def _recovered(self, hub: OperatorClient, victim: Mapping[str, Any], before: tuple[int, int], *, killed: bool) -> bool:
         """Whether it, or who has taken its place, makes progress again."""
         incarnation, steps = self._progress(hub, victim)
         if victim["role"] != "actor":
