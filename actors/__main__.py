@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
-import sys
 from pathlib import Path
-from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from actors.settings import ActorSettings, EnvSettings
-from actors.stopping import StopSignal
 from agent.settings import AgentSettings
 from oatmill.children.apart import in_words
 from oatmill.children.leaving import leave
-from oatmill.errors import OatmillError, SettingsError, UserError, one_line
+from oatmill.errors import OatmillError, RunError, one_line
+from oatmill.process.entry import configure_logging, read_roots, role_parser, run_to_exit, settings_of
+from oatmill.process.signals import StopFlag
 from oatmill.settings.flat import joining_config
 from protocol.security.keys import client_keys
 
-log = logging.getLogger("oatmill.actor")
-
 
 class ActorRoots(BaseModel):
-    """The roots of config.yaml that an actor reads; the others are not its business."""
+    """What an actor reads of config.yaml."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -41,30 +36,29 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the command line; None takes the process's own.
     """
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging(options.log_level)
+    return run_to_exit(lambda: _guarded(options))
+
+
+def _guarded(options: argparse.Namespace) -> int:
+    """Run the actor; whatever the environment's code does becomes an error of one line."""
     try:
         _run(options)
-    except OatmillError as error:
-        log.debug("the actor ends because of", exc_info=error)
-        sys.stderr.write(f"oatmill: error: {error}\n")
-        return error.exit_code
+    except OatmillError:
+        raise
     except Exception as error:
-        log.debug("the actor ends because of", exc_info=error)
-        sys.stderr.write(f"oatmill: error: the actor failed: {one_line(error)}; --log-level debug shows where\n")
-        return 1
+        raise RunError(f"the actor failed: {one_line(error)}; --log-level debug shows where") from error
     except KeyboardInterrupt:
-        raise  # Ctrl-C before `_run` listens to it
+        raise  # Ctrl-C before the actor listens to it
     except BaseException as leaving:  # SystemExit, asyncio.CancelledError: the environment's code, nobody else ends this way
-        log.debug("the actor ends because of", exc_info=leaving)
-        sys.stderr.write(f"oatmill: error: the environment's code {in_words(leaving)}\n")
-        return 1
+        raise RunError(f"the environment's code {in_words(leaving)}") from leaving
     return 0
 
 
 def _run(options: argparse.Namespace) -> None:
-    roots = _read_roots(options.config)
-    settings = _validated(roots, options.config)
-    stop = StopSignal()
+    roots = read_roots(options.config, required=ActorRoots.model_fields)
+    settings = settings_of(ActorRoots, roots, options.config)
+    stop = StopFlag()
     # Torch takes a second or two to load, so it comes after everything that may already be wrong.
     import torch  # noqa: PLC0415
 
@@ -89,42 +83,10 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m actors", description="One actor process of an oatmill run.")
-    parser.add_argument("--config", type=Path, required=True, help="the run's config.yaml")
+    parser = role_parser("python -m actors", "One actor process of an oatmill run.")
     parser.add_argument("--address", required=True, help="the run's control address")
     parser.add_argument("--actor-id", type=int, default=None, help="this actor's number; the hub chooses one if left out")
-    parser.add_argument("--keys", type=Path, help="this role's keys, from `oatmill keygen`")
-    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return parser
-
-
-def _read_roots(path: Path) -> dict[str, Any]:
-    """The roots of config.yaml.
-
-    Raises:
-        UserError: if the file cannot be read or is no mapping.
-    """
-    try:
-        roots = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"--config {path}: expected a run's config.yaml, got {one_line(error)}") from error
-    if not isinstance(roots, dict):
-        raise UserError(f"--config {path}: expected a run's config.yaml, got {type(roots).__name__} at its top")
-    return roots
-
-
-def _validated(roots: dict[str, Any], path: Path) -> ActorRoots:
-    """The settings that an actor needs.
-
-    Raises:
-        SettingsError: naming the first one that is missing, unknown or out of bounds.
-    """
-    try:
-        return ActorRoots.model_validate(roots)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"--config {path}: {name}: {first['msg']}, got {first['input']!r}") from error
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ from actors.environments.make import make_environment
 from actors.heartbeat import heartbeat_file
 from actors.policy import ActingPolicy
 from actors.settings import ActorSettings, EnvSettings
-from actors.stopping import StopSignal
 from actors.unroll import Unroller
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
 from oatmill.errors import PeerLostError, RunError
 from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.memory import MemoryLimit
+from oatmill.process.signals import StopFlag
 from oatmill.process.watchdog import Watchdog
 from protocol.channels import ControlClient, TrajectorySender, WeightsReceiver, Welcome
 from protocol.data.trajectory import Schema
@@ -67,7 +67,7 @@ class ActorConfig:
     keys: ClientKeys | None = None
 
 
-def run(config: ActorConfig, stop: StopSignal) -> None:
+def run(config: ActorConfig, stop: StopFlag) -> None:
     """Act until the run ends or this process is told to leave.
 
     Args:
@@ -135,7 +135,7 @@ class Actor:
         receiver: WeightsReceiver,
         policy: ActingPolicy,
         unroller: Unroller,
-        stop: StopSignal,
+        stop: StopFlag,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._control = control
@@ -229,7 +229,7 @@ class Actor:
         }
 
 
-def _join(control: ControlClient, address: str, stop: StopSignal, beat: Callable[[], None]) -> Welcome | None:
+def _join(control: ControlClient, address: str, stop: StopFlag, beat: Callable[[], None]) -> Welcome | None:
     """Join the run; None if told to leave before the hub answered."""
     clock = AwakeClock()
     deadline = clock.now() + JOIN_TIMEOUT_S

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import oatmill  # noqa: F401  (checks first that Python finds our packages and not files of those names)
+
 if TYPE_CHECKING:
     from agent.loading import LoadedAgent, load
 

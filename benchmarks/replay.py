@@ -114,7 +114,7 @@ def server(config: dict[str, Any], transport: str, keys: Path | None = None) -> 
         (run / "config.yaml").write_text(yaml.safe_dump(config))
         listen = f"ipc://{folder}" if transport == "ipc" else "tcp://127.0.0.1:0"
         ready = run / "control"
-        command = [sys.executable, "-m", "replay", "--config", str(run / "config.yaml"), "--run-dir", folder]
+        command = [sys.executable, "-m", "replay", "--config", str(run / "config.yaml"), "--run-dir", folder, "--validated"]
         command += [] if keys is None else ["--keys", str(keys)]
         started = time.perf_counter()
         process = subprocess.Popen([*command, "--listen", listen, "--port-file", f"{ready}.txt", "--log-level", "warning"])

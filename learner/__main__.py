@@ -4,56 +4,83 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
+import sys
 from pathlib import Path
+from typing import NoReturn
 
-import yaml
+from pydantic import BaseModel, ConfigDict
 
 from agent.settings import AgentSettings
-from learner.leaving import leave
 from learner.ranks.group import give_up
 from learner.settings import TrainerSettings
-from oatmill.errors import OatmillError
+from oatmill.process.entry import configure_logging, read_roots, role_parser, run_to_exit, settings_of
 from oatmill.settings.base import MetricsSettings
 from oatmill.settings.flat import joining_config
 from protocol.security.keys import client_keys
 
 
+class LearnerRoots(BaseModel):
+    """What a learner reads of config.yaml."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    agent: AgentSettings
+    trainer: TrainerSettings
+    metrics: MetricsSettings
+
+
 def main() -> int:
     """Run one rank; 0 done, 1 failed, 2 bad input."""
-    parser = argparse.ArgumentParser(prog="python -m learner", description="One learner rank of an oatmill run.")
-    parser.add_argument("--config", type=Path, required=True, help="the run's config.yaml")
+    parser = role_parser("python -m learner", "One learner rank of an oatmill run.")
     parser.add_argument("--address", required=True, help="the run's control address")
     parser.add_argument("--run-dir", type=Path, required=True, help="where reports and checkpoints go")
     parser.add_argument("--resume", action="store_true", help="start from the newest checkpoint of the run folder")
-    parser.add_argument("--keys", type=Path, help="this role's keys, from `oatmill keygen`")
-    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
-    arguments = parser.parse_args()
-    logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    options = parser.parse_args()
+    configure_logging(options.log_level)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # Torch is loaded after the arguments are known good.
+    return run_to_exit(lambda: _run(options), say=give_up)
+
+
+def _run(options: argparse.Namespace) -> int:
+    roots = read_roots(options.config)
+    settings = settings_of(LearnerRoots, roots, options.config)
+    keys = client_keys(options.keys, "learner")
+    # Torch takes a second or two to load, so it comes after everything that may already be wrong.
     from learner.learner import run  # noqa: PLC0415
     from learner.setup import LearnerConfig  # noqa: PLC0415
 
-    roots = yaml.safe_load(arguments.config.read_text())
-    try:
-        run(
-            LearnerConfig(
-                trainer=TrainerSettings.model_validate(roots["trainer"]),
-                agent=AgentSettings.model_validate(roots["agent"]),
-                metrics=MetricsSettings.model_validate(roots["metrics"]),
-                joining=joining_config(roots),
-                address=arguments.address,
-                run_dir=arguments.run_dir,
-                resume=arguments.resume,
-                keys=client_keys(arguments.keys, "learner"),
-                settings=roots,
-            )
+    run(
+        LearnerConfig(
+            trainer=settings.trainer,
+            agent=settings.agent,
+            metrics=settings.metrics,
+            joining=joining_config(roots),
+            address=options.address,
+            run_dir=options.run_dir,
+            resume=options.resume,
+            keys=keys,
+            settings=roots,
         )
-    except OatmillError as error:
-        give_up(f"oatmill: error: {error}\n")
-        return error.exit_code
+    )
     return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End this process at once, without Python's own clean-up.
+
+    gloo's threads outlive `destroy_process_group`. One of them may release the last collective's tensor while Python shuts
+    down. It cannot take Python's lock any more then, and the process is aborted (SIGABRT) with all its work done. On a busy
+    machine that happened to one process in fifty.
+
+    Args:
+        code: the exit code.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -29,6 +27,7 @@ from oatmill.files.endpoints import write_endpoint
 from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.http import HttpServer, Pages
 from oatmill.process.memory import MemoryLimit
+from oatmill.process.signals import StopFlag
 from oatmill.process.watchdog import Watchdog
 from protocol.channels import BatchClient, ControlClient, Delivery, WeightsPublisher, Welcome
 from protocol.data.batch import Batch
@@ -68,12 +67,11 @@ class Learner:
 
     def __init__(self, config: LearnerConfig, ranks: Ranks, stack: ExitStack) -> None:
         self.config, self.ranks = config, ranks
-        self.stop_asked = False
         description = {"config": dict(config.joining), "rank": ranks.rank, "world": ranks.world_size}
         self.control = ControlClient(config.address, role="learner", description=description, keys=config.keys)
         stack.callback(self.control.close)
         welcome = self.control.join(JOIN_TIMEOUT_S, wait_for_spaces=True)
-        self.install_signals()  # only now: before there is nothing to save, and a signal may end the process at once
+        self.stop = StopFlag()  # only now: before there is nothing to save, and a signal may end the process at once
         assert welcome.spaces is not None
         self.spec = AgentSpec(welcome.spaces, config.agent)
         self.updater = make_updater(config, self.spec, ranks)
@@ -137,15 +135,6 @@ class Learner:
         self.mark = restored.replay
         return restored.progress
 
-    def install_signals(self) -> None:
-        """SIGTERM and SIGINT ask for an orderly end: a checkpoint, then exit 0."""
-
-        def ask(_signal: int, _frame: FrameType | None) -> None:
-            self.stop_asked = True
-
-        signal.signal(signal.SIGTERM, ask)
-        signal.signal(signal.SIGINT, ask)
-
     def open_first_rank(self, welcome: Welcome, stack: ExitStack) -> None:
         """What only rank 0 has: files, metrics, the publisher."""
         config, metrics = self.config, self.reporting.metrics
@@ -190,7 +179,7 @@ class Learner:
             self.watchdog.beat()  # a wait is no hang: it ends by trainer.data_timeout
             delivery = delivery or self.batches.poll(POLL_S if self.ranks.world_size == 1 else POLL_S / 10)
             self.tell_hub()
-            stop = self.stop_asked or self.control.state.stop or (delivery is not None and delivery.stop)
+            stop = self.stop.is_set or self.control.state.stop or (delivery is not None and delivery.stop)
             late = clock.now() > deadline
             # No rank decides alone and none waits alone: one that lacks its batch, or is to stop, holds all of them up.
             all_have_one, all_go_on, all_in_time = self.ranks.lowest(delivery is not None, not stop, not late)

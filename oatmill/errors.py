@@ -1,9 +1,9 @@
 """The errors of oatmill, one tree.
 
 OatmillError
-├── UserError                 what the user asked for cannot be done: exit code 2, one line
+├── UserError                 the request cannot be carried out: exit code 2, one line
 │   └── SettingsError         a setting is unknown, of the wrong type or out of bounds (also a ValueError)
-├── RunError                  the run had begun and failed: exit code 1, one line
+├── RunError                  the run had started and failed: exit code 1, one line
 │   ├── JoinRefusedError      the run's server refused this process, with its reason
 │   │   └── NotLetInError     it never let this process's connection in: a key is wrong or missing
 │   └── PeerLostError         a peer that should answer has been silent past its deadline
@@ -15,18 +15,19 @@ Every message says what was expected, what came, and the way out.
 from __future__ import annotations
 
 from oatmill.children.places import place_of
+from oatmill.process.exit_codes import BAD_INPUT, FAILED
 
 
 class OatmillError(Exception):
     """The root of every error that oatmill raises on purpose."""
 
-    exit_code = 1
+    exit_code = FAILED
 
 
 class UserError(OatmillError):
-    """What the user asked for cannot be done as asked; nothing was started."""
+    """The user's request cannot be carried out; nothing was started."""
 
-    exit_code = 2
+    exit_code = BAD_INPUT
 
 
 class SettingsError(UserError, ValueError):
@@ -34,7 +35,7 @@ class SettingsError(UserError, ValueError):
 
 
 class RunError(OatmillError):
-    """A run that had begun has failed."""
+    """A run that had started has failed."""
 
 
 class JoinRefusedError(RunError):
@@ -67,6 +68,6 @@ class WireError(OatmillError):
 
 
 def one_line(error: BaseException) -> str:
-    """An error's type and message without line breaks, and the line of the user's code that it came from, if there is one."""
+    """An error's type and message without line breaks, with the line of the user's code that raised it, if there is one."""
     place = place_of(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())}{f' ({place})' if place else ''}"

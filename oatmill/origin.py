@@ -1,4 +1,4 @@
-"""Whether all of oatmill's packages are oatmill's: their names are short, and another folder may hold one of the same name."""
+"""Checks that Python finds oatmill's own packages: their names are short, and a user's file may have one of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from oatmill.errors import UserError
 
 
 def check_packages() -> None:
-    """Raise UserError unless oatmill's packages lie in one folder, the one that this module was loaded from."""
+    """Check that Python finds each of oatmill's packages where this module was loaded from.
+
+    Raises:
+        UserError: naming the first package that is missing, or the file or folder that Python finds in its place.
+    """
     ours = Path(__file__).resolve().parent.parent
     for name in PACKAGES:
         found = folder_of(name)
@@ -18,13 +22,13 @@ def check_packages() -> None:
             raise UserError(f"oatmill's package {name} is missing beside {ours / 'oatmill'}; install oatmill again")
         if found.parent != ours:
             raise UserError(
-                f"another package named {name} comes first on Python's path: expected {ours / name}, got {found}; rename or "
-                "leave that folder, or set PYTHONSAFEPATH=1"
+                f"oatmill needs the name `{name}` for its own package, but Python finds {found} first; rename that "
+                f"{'file' if found.is_file() else 'folder'}, or set PYTHONSAFEPATH=1"
             )
 
 
 def folder_of(name: str) -> Path | None:
-    """Where Python would load a package from, without loading it; None if nowhere."""
+    """The file or folder that Python would load a package from, without loading it; None if there is none."""
     spec = importlib.util.find_spec(name)
     if spec is None:
         return None

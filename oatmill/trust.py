@@ -1,4 +1,4 @@
-"""Code that a checkpoint or a run's folder names is run only if the user trusts whoever made it.
+"""Code that is named by a checkpoint or a run folder is run only if the user trusts its source.
 
 See docs/decisions/020-a-checkpoint-is-data.md.
 """
@@ -13,18 +13,18 @@ from oatmill.errors import UserError
 def names_code(text: str) -> bool:
     """Whether a setting's text names code: `module:function`, or an id with the module that registers the environment.
 
-    Any colon counts: what is refused without need costs the user a word, and what is let through may cost everything.
+    Any colon counts: a needless refusal costs the user one option, and a missed one may run harmful code.
     """
     return ":" in text
 
 
 def untrusted(source: Path, setting: str, text: str) -> UserError:
-    """The refusal to run what a setting names.
+    """The error for a setting that names untrusted code.
 
     Args:
-        source: the checkpoint or the run's folder.
-        setting: its path, such as `env.factory`.
-        text: its value.
+        source: the checkpoint or the run folder.
+        setting: the setting's path, such as `env.factory`.
+        text: the setting's value.
     """
     return UserError(
         f"{source} names code to be imported and run, {setting}={text}; if you trust whoever made it, add --trust "

@@ -1,4 +1,4 @@
-"""Importing what a user wrote: modules beside which the command was started are found too, after all that is installed."""
+"""Imports user code: installed modules, and after them modules in the current folder."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from oatmill.errors import UserError, one_line
 
 
 def import_own(name: str) -> ModuleType:
-    """Import a module that is installed, or lies in the current folder.
+    """Import a module that is installed or in the current folder.
 
-    The current folder comes last, so that nothing in it takes the place of an installed package.
+    The current folder comes last, so that its modules cannot replace installed packages.
 
     Raises:
         ImportError: as `import` does.
@@ -29,11 +29,11 @@ def import_own(name: str) -> ModuleType:
 
 
 def import_named(name: str, *, what: str) -> ModuleType:
-    """Import the module that a user has named.
+    """Import a module that the user has named.
 
     Args:
-        name: the module.
-        what: where it is named, for messages, such as `env.factory maze:make`.
+        name: the module's name.
+        what: where the user named it, for messages, such as `env.factory maze:make`.
 
     Raises:
         UserError: if it cannot be imported, or is the user's script itself.
@@ -53,12 +53,12 @@ def import_named(name: str, *, what: str) -> ModuleType:
 
 
 def load_function(path: str, *, what: str, gives: str) -> Callable[..., Any]:
-    """What `module:function` names.
+    """Load the function that `module:function` names.
 
     Args:
-        path: the name.
-        what: who names it, for messages: a setting or a command's argument.
-        gives: what the function is expected to return, for messages.
+        path: text of the form `module:function`.
+        what: the setting or the argument that it came from, for messages.
+        gives: what the function should return, for messages.
 
     Raises:
         UserError: if the module cannot be imported or has no such function.
@@ -76,11 +76,11 @@ def load_function(path: str, *, what: str, gives: str) -> Callable[..., Any]:
 
 
 def hidden(name: str, problem: str = "") -> str:
-    """What to add to a message where a file of the current folder is passed over for another module of the same name.
+    """A hint for an error message if a file in the current folder is hidden by another module of the same name.
 
     Args:
-        name: the module that was asked for.
-        problem: what went wrong; one of oatmill's packages that it names is looked at, too.
+        name: the module that was requested.
+        problem: the error's text; oatmill packages that it mentions are checked too.
     """
     tops = (name.partition(".")[0], *(package for package in PACKAGES if f"'{package}" in problem))
     taken = [top for top in dict.fromkeys(tops) if _is_passed_over(top)]

@@ -1,4 +1,4 @@
-"""What `import oatmill` offers: training a recipe, and loading what it has trained."""
+"""The functions of `import oatmill`: train a recipe, and load a trained policy."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ def train(
     observer: Observer | None = None,
     log_level: str = "info",
 ) -> RunResult:
-    """Train a recipe on this machine to the end of its budget, as `oatmill train` does.
+    """Train a recipe on this machine, like `oatmill train`.
 
     Args:
-        recipe: the name of a built-in recipe, or `module:function`.
+        recipe: name of a built-in recipe, or `module:function`.
         settings: changes to the recipe's settings, by dotted path (`{"trainer.gamma": 0.98}`) or nested.
-        preset: the name of a preset, such as `conservative`.
-        config: a YAML file of settings.
+        preset: name of a preset, such as `conservative`.
+        config: YAML file of settings.
         actors: number of actor processes.
         learners: number of learner ranks.
         seed: seed of trainer and actors.
-        run_dir: the run folder, new or empty; None creates one below `runs`.
-        resume: continue the run of `run_dir` (None: of the newest run) from its newest checkpoint.
+        run_dir: run folder, new or empty; None creates one below `runs`.
+        resume: continue a run from its newest checkpoint: the run of `run_dir`, or the newest run.
         trust: whether a resumed run folder may name code that this call does not name.
-        listen: `ipc`, or `tcp://HOST[:PORT]` so that actors of other machines can join.
-        insecure: listen beyond this machine without keys.
-        keys: the folder of keys that `oatmill keygen` has created.
-        observer: is told of progress; None writes lines to standard error.
-        log_level: of the logs of all processes.
+        listen: `ipc`, or `tcp://HOST[:PORT]` so that actors on other machines can join.
+        insecure: listen on the network without keys.
+        keys: folder of keys, created by `oatmill keygen`.
+        observer: object that receives progress; None writes lines to standard error.
+        log_level: log level of all processes.
 
     Returns:
         The fields of summary.json.
 
     Raises:
-        UserError: if the run cannot be started as asked.
-        RunError: if it has started and failed; its folder stays, with a summary.
+        UserError: if the run cannot be started.
+        RunError: if the run started and failed; its folder is kept, with a summary.
     """
     folder = None if run_dir is None else Path(run_dir)
     flags = {"actors.count": actors, "trainer.learners": learners, "trainer.seed": seed, "actors.seed": seed}
@@ -81,15 +81,15 @@ def load(path: str | Path, *, seed: int = 0, trust: bool = False) -> LoadedAgent
     """Load a trained policy for inference on the CPU.
 
     Args:
-        path: a run folder, whose newest checkpoint is taken, or the folder of a checkpoint.
-        seed: seed of the drawn actions.
-        trust: whether the checkpoint may name code of its own, such as an encoder.
+        path: run folder (its newest checkpoint is loaded) or folder of a checkpoint.
+        seed: seed for sampling actions.
+        trust: whether the checkpoint may name its own code, such as an encoder.
 
     Returns:
         The policy; `act(observations)` takes a batch `[N, ...]`.
 
     Raises:
-        UserError: if there is no whole checkpoint, or it names code without `trust`.
+        UserError: if there is no complete checkpoint, or it names code without `trust`.
     """
     from agent.loading import load as load_checkpoint  # noqa: PLC0415  (loads torch)
 

@@ -8,11 +8,10 @@ from runner.settings import RunSettings
 
 
 def settings() -> RunSettings:
-    """The guide's baseline, critic and actor, on LunarLander-v3; half of each batch is of what was trained on before.
+    """The guide's baseline (critic and actor) on LunarLander-v3. Half of each batch is replayed.
 
-    A policy that hovers fills a batch with flights that are alike: advantages are noise then, and normalised noise is large.
-    Replayed trajectories keep landings and crashes in every batch, for as long as the buffer reaches back, and minibatches of
-    single steps are as mixed as the batch.
+    A hovering policy fills a batch with similar flights. Advantages are noise then, and normalising makes the noise large.
+    Replayed trajectories keep landings and crashes in every batch, and minibatches of single steps are as mixed as the batch.
     """
     return RunSettings.of(
         {

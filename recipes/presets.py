@@ -1,4 +1,4 @@
-"""Named sets of loss settings: which losses are on, and how strongly."""
+"""Presets: named sets of loss settings, with the enabled losses and their coefficients."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 def find_preset(name: str | None) -> Mapping[str, Any]:
-    """A preset's settings; none without a name.
+    """The settings of a preset; empty without a name.
 
     Raises:
-        UserError: if there is no such preset; names the nearest one.
+        UserError: if there is no such preset; the message names the nearest one.
     """
     if name is None:
         return {}

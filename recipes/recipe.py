@@ -1,4 +1,4 @@
-"""What a recipe is: a name, a line about it, and a function that returns a run's settings."""
+"""The Recipe class: a name, a one-line summary, and a function that returns a run's settings."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from runner.settings import RunSettings
 
 @dataclass(frozen=True)
 class Recipe:
-    """Something that can be trained.
+    """A recipe.
 
     Attributes:
-        name: as `oatmill train` takes it.
+        name: name for `oatmill train`.
         summary: one line for `oatmill recipes`.
-        settings: builds the recipe's settings, with its own defaults.
+        settings: function that returns the recipe's settings, with its defaults.
     """
 
     name: str

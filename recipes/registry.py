@@ -1,4 +1,4 @@
-"""Finding a recipe by its name, or at `module:function`."""
+"""Finds a recipe by its name, or by `module:function`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from runner.settings import RunSettings
 BUILT_IN: Mapping[str, Recipe] = {
     module.RECIPE.name: module.RECIPE for module in (cartpole, lunar_lander, minigrid_doorkey, cogs_v_clips, atari_pong)
 }
-"""The built-in recipes by name. A new recipe is a file and an entry here."""
+"""The built-in recipes by name. To add a recipe, add a file and an entry here."""
 
 OWN = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 
 
 def find_recipe(name: str) -> Recipe:
-    """A built-in recipe, or a user's own.
+    """Find a built-in recipe or a user's own recipe.
 
     Args:
-        name: a built-in name, or `module:function`, where the function returns `RunSettings`, a `Run` or nested values. Modules
-            are also looked for in the current folder, after everything that is installed.
+        name: name of a built-in recipe, or `module:function`. The function returns `RunSettings`, a `Run` or nested values.
+            Modules in the current folder are found too, after installed ones.
 
     Raises:
-        UserError: if there is none; names the nearest built-in one.
+        UserError: if there is none; the message names the nearest built-in recipe.
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
@@ -43,10 +43,10 @@ def find_recipe(name: str) -> Recipe:
 
 
 def settings_from(name: str, function: Callable[[], Any]) -> RunSettings:
-    """What a user's recipe returns, as settings.
+    """Call a user's recipe and return its settings.
 
     Raises:
-        UserError: if it raises, or returns something else.
+        UserError: if the function raises, or returns something else.
     """
     try:
         made = function()

@@ -28,20 +28,20 @@ def resolve_run(
     resumed: Path | None = None,
     trust: bool = False,
 ) -> Run:
-    """The run that a command line or a program asks for.
+    """Build the run that a command or a program requests.
 
     Args:
-        recipe: a built-in name, or `module:function`.
+        recipe: name of a built-in recipe, or `module:function`.
         assignments: `key=value` as typed.
-        preset: a preset's name.
-        config: a YAML file of settings.
-        flags: values by dotted path; None stands for a flag that was not given.
-        settings: values by dotted path or nested, from a program; they count more than `assignments`.
-        resumed: the folder of the run to go on with, whose settings then stand for the recipe's.
-        trust: whether that folder may name code which neither the recipe nor this command names.
+        preset: name of a preset.
+        config: YAML file of settings.
+        flags: values by dotted path; None means that the flag was not given.
+        settings: values from a program, by dotted path or nested; they override `assignments`.
+        resumed: folder of the run to continue; its settings then replace the recipe's.
+        trust: whether that folder may name code that neither the recipe nor this command names.
 
     Raises:
-        UserError: one line about what is wrong.
+        UserError: if something is wrong; one line.
     """
     found = find_recipe(recipe)
     chosen = find_preset(preset)
@@ -60,10 +60,10 @@ def resolve_run(
 
 
 def resumed_settings(folder: Path, recipe: str, preset: str | None) -> tuple[dict[str, Any], str | None]:
-    """The settings and the preset of a run that is gone on with.
+    """The settings and the preset of a run that is continued.
 
     Raises:
-        UserError: if it is another recipe's run, or has another preset.
+        UserError: if the run has another recipe or another preset.
     """
     identity = read_json(folder / "run.json")
     for name, asked in (("recipe", recipe), ("preset", preset)):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from oatmill.settings.base import Settings
 
@@ -64,4 +64,42 @@ class ReplaySettings(Settings):
                 "replay.on_learner_restart=replay needs replay.acknowledge=durable: only the log on disk still has what was "
                 f"trained on, got replay.acknowledge={self.acknowledge}"
             )
+        return self
+
+
+class _Bound(BaseModel):
+    """The base of what the replay server reads of other roles' settings."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class _Actors(_Bound):
+    count: int = Field(default=0, ge=0)
+    unroll_length: int = Field(ge=1)
+
+
+class _Trainer(_Bound):
+    batch_size: int = Field(ge=1)
+    seed: int = Field(ge=0)
+
+
+class _Metrics(_Bound):
+    host: str
+    port: int = Field(ge=0, le=65535)
+
+
+class ReplayRoots(_Bound):
+    """What the replay server reads of config.yaml. The other settings were checked by the roles that they belong to."""
+
+    actors: _Actors
+    replay: ReplaySettings
+    trainer: _Trainer
+    metrics: _Metrics
+
+    @model_validator(mode="after")
+    def _check_that_all_are_set(self) -> Self:
+        # The two processes read the plain values of the file, without defaults. Older files have no memory_bytes.
+        missing = ReplaySettings.model_fields.keys() - self.replay.model_fields_set - {"memory_bytes"}
+        if missing:
+            raise ValueError(f"replay.{min(missing)} must be set; it has no default here")
         return self

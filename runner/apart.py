@@ -1,4 +1,4 @@
-"""A user's code in a process of its own, so that nothing it does can end, block or garble the command that needs its answer."""
+"""Runs user code in a separate process, so that it cannot end, block or garble the command that needs its answer."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from oatmill.children.places import is_users, place_in_words
 from oatmill.errors import RunError, UserError
 
 CLOSE_WITHIN_S = 2.0
-"""After its answer the process has this long to take down what it built; then it is killed, and the answer still counts."""
+"""Time for the process to clean up after its answer. Then it is killed, and the answer still counts."""
 SLACK_S = 2.0
-"""A process that its own timer has not ended so long after the limit is killed."""
+"""A process that its own timer has not ended this long after the limit is killed."""
 SLOW_S = 10.0
-"""After so long without an answer a line says what is waited for."""
+"""After this long without an answer, a warning says what the command waits for."""
 POLL_S = 0.02
 TAIL_BYTES = 4096
 LAST_WORDS = 300
 THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>\S+)', re.MULTILINE)
-"""A frame as `faulthandler` writes it down."""
+"""A stack frame in the output of `faulthandler`."""
 
 log = logging.getLogger("oatmill.apart")
 
 
 class Apart:
-    """One piece of work, from its start to its end. A context manager: no process of it is left afterwards.
+    """One task in a separate process. A context manager: no process of the task is left afterwards.
 
     Args:
-        module: what is run as `python -m`; it calls `oatmill.children.apart.serve`.
-        values: plain values for it.
-        what: whose code is run, for messages, such as `env.factory=maze:make`.
-        limit_s: seconds within which it has to answer; None for no limit.
+        module: module to run with `python -m`; it calls `oatmill.children.apart.serve`.
+        values: plain values for the task.
+        what: the user code that is run, for messages, such as `env.factory=maze:make`.
+        limit_s: time limit for the answer, in seconds; None for no limit.
         setting: the setting that the limit comes from, for messages.
-        shown: whether what it prints is shown on standard error. If not, its last line is told where it dies.
-        threads: how many its numerical libraries may use; None leaves that as it is for the command.
+        shown: whether its output is shown on standard error. If not, the last line is reported when it dies.
+        threads: number of threads for its numerical libraries; None keeps the command's own limits.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ class Apart:
         """Wait for the answer.
 
         Raises:
-            UserError: if the work refuses what it was given, or is not done within its limit.
-            RunError: if work without a limit fails in another way.
+            UserError: if the task refuses its input, or takes longer than its limit.
+            RunError: if a task without a limit fails in another way.
         """
         next_line = self._started + SLOW_S
         while self._record is None:
@@ -114,7 +114,7 @@ class Apart:
         raise self._failure(self._record["ended"])
 
     def finish(self) -> list[str]:
-        """Let the process take down what it built, for a bounded time; what went wrong with that, a line each."""
+        """Let the process clean up, for a limited time; returns one line per problem."""
         deadline = time.monotonic() + CLOSE_WITHIN_S
         while self._process.poll() is None and time.monotonic() < deadline:
             self._pump(POLL_S)
@@ -134,7 +134,7 @@ class Apart:
             stdin.write(json.dumps(request).encode())
 
     def _pump(self, timeout_s: float) -> None:
-        """Take in what has been said and printed; wait for it for a while."""
+        """Read what the process has answered and printed; wait for it for a limited time."""
         if not self._selector.get_map():
             time.sleep(timeout_s)
         for key, _ in self._selector.select(timeout_s):
@@ -166,7 +166,7 @@ class Apart:
         return self._limit_s is not None and time.monotonic() - self._started > self._limit_s + SLACK_S
 
     def _death(self) -> str:
-        """How the process ended or hangs, as the predicate of a sentence."""
+        """How the process ended or hung, as the predicate of a sentence."""
         code, place, words = self._process.returncode, self._place(), self._last_words()
         if code is None or self._dump.startswith("Timeout"):
             return f"is not ready after {self._limit_s:g} s{place}{words}; if it needs longer, raise {self._setting}"
@@ -190,7 +190,7 @@ class Apart:
         return (RunError if self._limit_s is None else UserError)(f"{self._what} {how}")
 
     def _end(self) -> None:
-        """End the process and all that it has started. Safe to call twice."""
+        """End the process and all its children. Safe to call twice."""
         if self._ended:
             return
         self._ended = True

@@ -9,20 +9,19 @@ import json
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from oatmill.errors import UserError
-from oatmill.files.atomic import FOLDER_MODE, NeededWrites
+from oatmill.files.atomic import FOLDER_MODE, NeededWrites, replace_link
 
 RUNS = Path("runs")
-"""Where runs go, below the current folder; `runs/latest` points to the newest."""
+"""Folder for runs, below the current folder; `runs/latest` links to the newest run."""
 LOCK = ".lock"
 WRITTEN_WITHIN_S = 10.0
-"""On a full disk, events and summary have this long at the end of a run, beside the room that is kept for them."""
+"""On a full disk, the end of a run waits this long for room to write events and summary, besides the reserve."""
 
 
 class RunFolder:
@@ -49,7 +48,7 @@ class RunFolder:
 
     @staticmethod
     def new(path: Path | None, recipe: str) -> RunFolder:
-        """Make a folder for a new run.
+        """Create the folder of a new run.
 
         Args:
             path: where; None takes `runs/RECIPE-DATE-TIME`.
@@ -73,7 +72,7 @@ class RunFolder:
 
     @staticmethod
     def existing(path: Path | None) -> RunFolder:
-        """Take an ended run's folder over, to go on with it.
+        """Take over the folder of an ended run, to continue it.
 
         Raises:
             UserError: if there is no such run, or it is still going on.
@@ -113,36 +112,32 @@ class RunFolder:
         return self.path / "logs" / f"{role}-{number}.log"
 
     def event(self, name: str, **values: Any) -> None:
-        """Add a line to events.jsonl, in one call, so that no reader sees half of it and other writers' lines stay whole."""
+        """Add a line to events.jsonl, in one write, so that readers and other writers never see a partial line."""
         self._writes.line(self.path / "events.jsonl", {"time": time.time(), "event": name} | values)
 
     def flush(self) -> None:
-        """Write what a full disk has not taken so far, if there is room now."""
+        """Write what waits for room on a full disk, if there is room now."""
         self._writes.flush()
 
     def write_run(self, content: Mapping[str, Any]) -> None:
-        """Write run.json, readable by its owner only: it says where the run can be told to stop."""
+        """Write run.json, readable by its owner only: it holds the address at which the run can be stopped."""
         self._writes.file(self.path / "run.json", json.dumps(content, indent=1) + "\n")
 
     def write_summary(self, content: Mapping[str, Any]) -> None:
-        """Write summary.json, whole or not at all."""
+        """Write summary.json atomically."""
         self._writes.file(self.path / "summary.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     def point_latest(self) -> None:
-        """Make `runs/latest` a link to this run, at once for whoever looks. A folder that cannot have the link does without."""
+        """Link `runs/latest` to this run, atomically. If the link cannot be made, nothing happens."""
         link = RUNS / "latest"
-        working = RUNS / f".latest-{uuid.uuid4().hex}"  # process ids are not different in different containers
         if link.exists() and not link.is_symlink():
             return
-        try:
+        with contextlib.suppress(OSError):
             RUNS.mkdir(parents=True, exist_ok=True)
-            working.symlink_to(_seen_from(RUNS, self.path))
-            working.rename(link)
-        except OSError:
-            working.unlink(missing_ok=True)
+            replace_link(link, _seen_from(RUNS, self.path))
 
     def release(self, *, remove: bool = False) -> None:
-        """Let the folder go; with `remove`, take away what this process has made. What waits for room is written before."""
+        """Release the folder, after writing what waits for room. With `remove`, delete what this process has created."""
         self._writes.close(0.0 if remove else WRITTEN_WITHIN_S)
         if remove and self._made:
             shutil.rmtree(self.path, ignore_errors=True)
@@ -153,7 +148,7 @@ class RunFolder:
 
 
 def find_run(path: Path | None) -> Path:
-    """A run's folder, absolute; the newest run's without a path.
+    """The absolute path of a run folder; without a path, of the newest run.
 
     Raises:
         UserError: if there is none.
@@ -169,7 +164,7 @@ def find_run(path: Path | None) -> Path:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """The run.json of a run that is going on.
+    """Read run.json of a running run.
 
     Raises:
         UserError: if the run has ended.
@@ -186,7 +181,7 @@ def keys_of(run: Mapping[str, Any]) -> Path | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a file that a process keeps, empty where there is none."""
+    """The content of a JSON file; empty if there is none."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):

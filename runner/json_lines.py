@@ -1,4 +1,4 @@
-"""Following a file of JSON lines while another process writes it."""
+"""Reads a JSON Lines file while another process writes it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 LAST = 100
-"""The last whole line is looked for among so many."""
+"""Number of lines at the end that are searched for the last complete line."""
 TAIL_BYTES = 2**20
-"""And in no more than this, for a long run's file is read again and again."""
+"""Number of bytes at the end that are read; long files are read repeatedly."""
 
 
 class JsonLines:
-    """Reads what is added to a file from now on: whole lines only, and none that a full disk has cut off.
+    """Reads lines that are added to a file from now on: complete lines only, and none that a full disk has cut off.
 
     Args:
         path: the file; it need not exist yet.
@@ -52,7 +52,7 @@ def last_lines(path: Path, count: int) -> list[dict[str, Any]]:
 
     Args:
         path: the file; it need not exist.
-        count: how many, above 0.
+        count: number of lines, above 0.
     """
     if not path.exists():
         return []

@@ -1,4 +1,4 @@
-"""What a supervisor tells whoever watches a run, and a plain watcher for programs."""
+"""The interface for watching a run, and an observer that prints progress lines."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ PLAIN_EVERY_S = 5.0
 
 
 class Observer(Protocol):
-    """Watches a run. No call may raise or wait: a terminal that goes away or is not read must not end a training run."""
+    """Watches a run. No method may raise or block: a closed or unread terminal must not end the training."""
 
     def started(self, run_dir: Path, total_timesteps: int, notes: Sequence[str]) -> None:
         """The run's processes are being started.
 
         Args:
-            run_dir: the run's folder.
-            total_timesteps: the budget, in env steps.
-            notes: what the plan says, a line each.
+            run_dir: run folder.
+            total_timesteps: budget, in environment steps.
+            notes: notes of the plan, one line each.
         """
         ...
 
     def reported(self, line: Mapping[str, Any]) -> None:
-        """A reported learner step, as metrics.jsonl has it."""
+        """A learner step was reported; `line` is its line of metrics.jsonl."""
         ...
 
     def noted(self, text: str) -> None:
-        """Something happened: an actor was restarted, a stop was asked for."""
+        """An event, such as an actor's restart or a stop request."""
         ...
 
     def failed(self, name: str, last_lines: Sequence[str]) -> None:
-        """A process's death ends the run; these are its last words."""
+        """A process has died and ends the run; `last_lines` are the last lines of its log."""
         ...
 
     def ended(self) -> None:
@@ -44,11 +44,11 @@ class Observer(Protocol):
 
 
 class PlainObserver:
-    """Writes a line every few seconds. Lines that nobody reads are dropped, and their number is told.
+    """Writes a progress line every few seconds. Lines that nobody reads are dropped and counted.
 
     Args:
-        output: where to; None takes standard error.
-        every_s: seconds between two lines of progress.
+        output: output stream; None takes standard error.
+        every_s: seconds between two progress lines.
     """
 
     def __init__(self, output: TextIO | None = None, every_s: float = PLAIN_EVERY_S) -> None:
@@ -102,13 +102,13 @@ class PlainObserver:
 
 
 def let_read(output: TextIO | Outlet) -> None:
-    """Give whoever reads an outlet a bounded time to take in what waits."""
+    """Wait for a limited time until the reader of an outlet has read what waits."""
     if isinstance(output, Outlet):
         output.drain(LAST_WORDS_S)
 
 
 def progress_line(line: Mapping[str, Any], total_timesteps: int) -> str:
-    """A reported learner step in one line: how far, how fast, how well, and each loss weighted with its share."""
+    """One line per reported learner step: progress, speed, return, and each weighted loss with its share."""
     losses = "  ".join(
         f"{name} {number(loss.get('weighted'), '.3g')} ({number(loss.get('share'), '.0%')})"
         for name, loss in line.get("losses", {}).items()
@@ -124,7 +124,7 @@ def progress_line(line: Mapping[str, Any], total_timesteps: int) -> str:
 
 
 def value(line: Mapping[str, Any], *names: str) -> Any:
-    """A value at nested names, or None where there is none."""
+    """The value at nested names; None if there is none."""
     found: Any = line
     for name in names:
         found = found.get(name) if isinstance(found, Mapping) else None
@@ -132,5 +132,5 @@ def value(line: Mapping[str, Any], *names: str) -> Any:
 
 
 def number(found: Any, form: str) -> str:
-    """A number as text; a dash where there is none."""
+    """A number as text; a dash if there is none."""
     return format(found, form) if isinstance(found, int | float) else "-"

@@ -1,4 +1,4 @@
-"""The supervisor's and the operator commands' line to a run's hub."""
+"""Client of a run's hub for the supervisor and for commands such as `oatmill status`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from protocol.channels import ControlClient
 from protocol.security.keys import client_keys
 
 ANSWER_S = 2.0
-"""How long one question may take; the hub answers within milliseconds."""
+"""Timeout of one request, in seconds. The hub usually answers within milliseconds."""
 
 
-class HubLine:
-    """Asks the hub how a run stands, and tells it to scale or stop.
+class OperatorClient:
+    """Asks the hub for the status of a run, and scales or stops the run.
 
     Args:
-        address: the hub's control address.
-        keys: the folder of the operator's keys, or the one that holds it; None for a run without keys.
-        role: whose keys they are: a learner's key may stop a run too, for it knows when the budget is spent.
+        address: control address of the hub.
+        keys: folder of the operator's keys, or its parent folder; None for a run without keys.
+        role: owner of the keys. A learner's keys may also stop a run, because it stops the run when the budget is spent.
 
     Raises:
         UserError: if there are no good keys.
@@ -31,25 +31,25 @@ class HubLine:
         self._client = ControlClient(address, role="operator", description={}, keys=client_keys(keys, role))
 
     def status(self, *, unless: Callable[[], bool] = lambda: False) -> Mapping[str, Any] | None:
-        """How the run stands; None if the hub has not answered in time, or `unless` has come true."""
+        """The run's status; None if the hub did not answer in time or `unless` returned True."""
         try:
             return self._client.request("status", {}, timeout_s=ANSWER_S, unless=unless)
         except PeerLostError:
             return None
 
     def stop(self) -> bool:
-        """Tell every role to end; False if the hub has not answered in time."""
+        """Stop all roles; False if the hub did not answer in time."""
         with contextlib.suppress(PeerLostError):
             self._client.request("stop", {}, timeout_s=ANSWER_S)
             return True
         return False
 
     def scale(self, actors: int) -> None:
-        """Set the number of actors that the run should have.
+        """Set the target number of actors.
 
         Raises:
             JoinRefusedError: if the hub refuses, with its reason.
-            PeerLostError: if it has not answered in time.
+            PeerLostError: if the hub did not answer in time.
         """
         self._client.request("scale", {"actors": actors}, timeout_s=ANSWER_S)
 
@@ -59,10 +59,10 @@ class HubLine:
 
 
 @contextlib.contextmanager
-def hub_line(address: str, keys: Path | None = None, *, role: str = "operator") -> Iterator[HubLine]:
-    """A line that is closed at the end. Arguments and errors as HubLine."""
-    line = HubLine(address, keys, role=role)
+def operator_client(address: str, keys: Path | None = None, *, role: str = "operator") -> Iterator[OperatorClient]:
+    """A client that is closed at the end of the `with` block. Arguments and errors as OperatorClient."""
+    client = OperatorClient(address, keys, role=role)
     try:
-        yield line
+        yield client
     finally:
-        line.close()
+        client.close()

@@ -1,4 +1,4 @@
-"""What a run would do, found out without starting it: the environment is built once, the losses are put in order."""
+"""Plans a run without starting it: builds the environment once and orders the losses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # with torch: what needs them loads them, so that the environ
 SHUFFLED = {"trajectories": "of whole trajectories", "steps": "of single steps"}
 
 BUILD_AT_LEAST_S = 60.0
-"""An environment may take so long to be built, however short `actors.hang_timeout` is: that one is about its steps."""
+"""Minimum time limit for building an environment; `actors.hang_timeout` may be shorter, because it limits single steps."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class PlanReport:
     """A checked run.
 
     Attributes:
-        settings: what the run starts with.
-        spaces: of its environment.
-        plan: the losses and what they stand on, in order.
-        auto: what every `auto` came to, by the setting's path.
-        notes: what a user should know, a line each.
+        settings: settings that the run starts with.
+        spaces: observation and action spaces of the environment.
+        plan: the losses and the nodes that they need, in order.
+        auto: the choice for each `auto` setting, by path.
+        notes: notes for the user, one line each.
     """
 
     settings: RunSettings
@@ -49,7 +49,7 @@ class PlanReport:
 
     @cached_property
     def cost(self) -> PlanCost:
-        """What the plan costs; takes about a second to find out, which a run that starts does not spend."""
+        """The cost of the plan. It takes about a second to compute, so that a run that starts does not compute it."""
         from learner.cost import plan_cost  # noqa: PLC0415
 
         settings = self.settings
@@ -57,7 +57,7 @@ class PlanReport:
         return plan_cost(self.plan, spec, settings.trainer, unroll_length=settings.actors.unroll_length)
 
     def to_dict(self) -> dict[str, Any]:
-        """For `oatmill plan --json`."""
+        """The content of `oatmill plan --json`."""
         return {
             "order": self.plan.order,
             "reads": self.plan.reads,
@@ -69,10 +69,10 @@ class PlanReport:
         }
 
     def to_text(self, *, cost: bool = False) -> str:
-        """For `oatmill plan` and plan.txt.
+        """The text of `oatmill plan` and plan.txt.
 
         Args:
-            cost: whether to say what it costs.
+            cost: whether to include the cost.
         """
         observation, action = self.spaces.observation, self.spaces.action
         trainer, unroll_length = self.settings.trainer, self.settings.actors.unroll_length
@@ -103,7 +103,7 @@ class PlanReport:
         return "\n".join(parts) + "\n"
 
     def _replay(self) -> list[str]:
-        """How much of a batch is sampled again, and how often that trains a trajectory."""
+        """The number of replayed trajectories per batch, and how often each trajectory is trained on."""
         trainer, replay, fresh = self.settings.trainer, self.settings.replay, self._fresh_rows()
         part = trainer.batch_size // trainer.learners
         if fresh == part:
@@ -115,7 +115,7 @@ class PlanReport:
         ]
 
     def _fresh_rows(self) -> int:
-        """Trajectories of a rank's part that were not trained on before."""
+        """Number of fresh trajectories in one rank's part of a batch."""
         part = self.settings.trainer.batch_size // self.settings.trainer.learners
         return part - replayed_rows(self.settings.replay.fraction, part)
 
@@ -147,7 +147,7 @@ class PlanReport:
 
 
 def _sampling(replay: ReplaySettings) -> str:
-    """How trajectories are drawn from the buffer."""
+    """How trajectories are sampled from the buffer."""
     if replay.sampling == "uniform":
         return "uniform"
     chance = f"|value target - V| ^ {replay.priority_exponent:g}"
@@ -155,10 +155,10 @@ def _sampling(replay: ReplaySettings) -> str:
 
 
 def report_plan(settings: RunSettings) -> PlanReport:
-    """Check settings against each other and against the environment, which is built in a process of its own.
+    """Check the settings against each other and against the environment, which is built in a separate process.
 
     Raises:
-        UserError: if the settings do not fit together, or the environment cannot be built or is not what oatmill can train on.
+        UserError: if the settings do not fit together, or the environment cannot be built or is not supported.
     """
     fitted, notes = prepared(settings)
     check_replay(fitted)
@@ -180,7 +180,7 @@ def report_plan(settings: RunSettings) -> PlanReport:
 
 
 def environment_apart(settings: RunSettings) -> Apart:
-    """Begin to build a run's environment in a process of its own: it may take long, crash, or end its process."""
+    """Start building the environment in a separate process: it may be slow, crash, or exit."""
     return Apart(
         "actors.environments.describe",
         settings.env.model_dump(mode="json"),
@@ -191,7 +191,7 @@ def environment_apart(settings: RunSettings) -> Apart:
 
 
 def _other_autos(settings: RunSettings, spec: AgentSpec, *, vector_class: bool, channels: str | None) -> dict[str, str]:
-    """What every `auto` outside the losses comes to."""
+    """The choice for each `auto` setting outside the losses."""
     from learner.distributed import choose_device  # noqa: PLC0415
 
     device = choose_device(settings.trainer.device, 0).type

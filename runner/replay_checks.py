@@ -1,4 +1,4 @@
-"""What the replay buffer needs to fill its share of every batch, checked before anything is started."""
+"""Checks, before a run starts, that the replay buffer can fill its share of every batch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from runner.settings import RunSettings
 
 
 def check_replay(settings: RunSettings) -> None:
-    """Refuse settings under which the buffer could never fill its share, or the policy's loss would not know about old data.
+    """Refuse settings under which the buffer cannot fill its share, or the policy loss cannot use old data.
 
     Raises:
-        SettingsError: with the reason and the way out.
+        SettingsError: with the reason and a solution.
     """
     replay, trainer = settings.replay, settings.trainer
     if not replay.fraction:

@@ -1,4 +1,4 @@
-"""What a run came to: summary.json, and the same as a Python object."""
+"""The result of a run: summary.json, and the same as a Python object."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ NO_RETURN: Mapping[str, Any] = {"mean": None, "std": None, "n": 0}
 
 @dataclass(frozen=True)
 class RunResult:
-    """The fields of summary.json. Numbers that are not finite, and values that a run did not come to, are None.
+    """The fields of summary.json. Values that are missing or not finite are None.
 
     Attributes:
-        run_dir: the run's folder.
-        recipe: its name.
-        seed: of the trainer.
-        preset: its name, if one was used.
-        outcome: `done`, `stopped` (somebody asked) or `failed`.
-        error: why it failed.
-        env_steps: trained on, each counted once.
-        learner_steps: batches.
-        policy_version: the last one.
-        seconds: of training.
+        run_dir: run folder.
+        recipe: name of the recipe.
+        seed: seed of the trainer.
+        preset: name of the preset, if one was used.
+        outcome: `done`, `stopped` (on request) or `failed`.
+        error: reason of the failure.
+        env_steps: number of environment steps trained on; replayed steps count once.
+        learner_steps: number of batches trained on.
+        policy_version: newest policy version; -1 if there is none.
+        seconds: training time.
         env_steps_per_second: from the first learner step to the last.
         episode_return: mean, std and n of the last (at most 100) episodes.
         episode_length: their mean length.
-        episode_statistics: the means of the environment's own numbers.
-        losses: by name: raw, coef, weighted, share, gradient_norm, gradient_share, and its terms.
-        entropy: nats and fraction of a uniform policy's.
-        explained_variance: of the value head.
+        episode_statistics: means of the statistics that the environment reports.
+        losses: values by loss: raw, coef, weighted, share, gradient_norm, gradient_share, and its terms.
+        entropy: policy entropy in nats, and as a fraction of the uniform policy's.
+        explained_variance: explained variance of the value head.
         policy_lag: p50 and p99, in policy versions.
-        red_flags: each that was ever raised, with why.
-        ledger: where every trajectory went.
-        actor_restarts: in all.
-        versions: of oatmill and of what it stands on.
+        red_flags: all red flags that were raised, with reasons.
+        ledger: number of trajectories by outcome.
+        actor_restarts: total number of actor restarts.
+        versions: versions of Python, oatmill and its main dependencies.
     """
 
     run_dir: str
@@ -71,20 +71,20 @@ class RunResult:
     versions: Mapping[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """As summary.json has it."""
+        """The content of summary.json."""
         plain: dict[str, Any] = finite(dataclasses.asdict(self))
         return plain
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run is called.
+    """The names of a run.
 
     Attributes:
-        run_dir: its folder.
-        recipe: its recipe's name.
-        seed: of the trainer.
-        preset: its preset's name, if it has one.
+        run_dir: run folder.
+        recipe: name of the recipe.
+        seed: seed of the trainer.
+        preset: name of the preset, if one was used.
     """
 
     run_dir: Path
@@ -102,15 +102,15 @@ def compose(
     status: Mapping[str, Any],
     actor_restarts: int,
 ) -> RunResult:
-    """Put together what the learner, the hub and the supervisor know.
+    """Compose the result from what the learner, the hub and the supervisor report.
 
     Args:
-        identity: the run's.
+        identity: names of the run.
         outcome: `done`, `stopped` or `failed`.
-        error: why it failed.
+        error: reason of the failure.
         last_line: the last line of metrics.jsonl, for a learner that could not write its summary.
         status: the hub's last answer; empty if there is none.
-        actor_restarts: in all.
+        actor_restarts: total number of actor restarts.
     """
     learner = read_json(identity.run_dir / "learner.json") or _from_line(last_line or {})
     fleet, version = status.get("fleet") or {}, learner.get("policy_version")
@@ -142,7 +142,7 @@ def compose(
 
 
 def versions() -> dict[str, str]:
-    """Of Python, oatmill and the packages that numbers depend on, as far as they are installed."""
+    """Versions of Python, oatmill and the installed packages that results depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -153,7 +153,7 @@ def versions() -> dict[str, str]:
 
 
 def finite(values: Any) -> Any:
-    """Plain values with None for every number that JSON cannot hold."""
+    """Plain values, with None in place of numbers that JSON cannot hold."""
     if isinstance(values, Mapping):
         return {name: finite(entry) for name, entry in values.items()}
     if isinstance(values, list | tuple):

@@ -1,4 +1,4 @@
-"""Starting a run from Python: settings that can be changed until it starts, and what it came to."""
+"""A run in Python: change its settings, plan it, start it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Run:
         result = run.start()
 
     Args:
-        settings: its settings; they can be changed until `start`.
-        recipe: the recipe's name, for the run folder and the summary.
-        preset: the preset's name, if the settings come from one.
+        settings: the run's settings; they can be changed until `start`.
+        recipe: name of the recipe, used for the run folder and the summary.
+        preset: name of the preset, if the settings come from one.
     """
 
     def __init__(self, settings: RunSettings, *, recipe: str = "own", preset: str | None = None) -> None:
@@ -53,21 +53,21 @@ class Run:
 
     @property
     def replay(self) -> ReplaySettings:
-        """The queue's settings."""
+        """The replay server's settings."""
         return self.settings.replay
 
     @property
     def trainer(self) -> TrainerSettings:
-        """The learner's settings, the losses among them."""
+        """The learner's settings, including the losses."""
         return self.settings.trainer
 
     @property
     def metrics(self) -> MetricsSettings:
-        """Where numbers go."""
+        """Settings for metrics and reports."""
         return self.settings.metrics
 
     def plan(self) -> PlanReport:
-        """Check everything and say what the run would do; starts nothing.
+        """Check all settings and report what the run would do, without starting it.
 
         Raises:
             UserError: if the settings do not fit together, or the environment cannot be built.
@@ -87,23 +87,23 @@ class Run:
         log_level: str = "info",
         keys: str | Path | None = None,
     ) -> RunResult:
-        """Train to the end of the budget, with a replay server, actors and a learner as processes of this machine.
+        """Train until the budget is spent, with a replay server, actors and a learner as processes on this machine.
 
         Args:
-            run_dir: the run's folder, new or empty; None makes one below `runs`.
-            resume: go on with an ended run's folder from its newest checkpoint; without `run_dir` the newest run's.
-            listen: `ipc`, or `tcp://HOST[:PORT]` so that actors of other machines can join.
-            insecure: listen beyond this machine although nobody is asked for a key.
-            observer: is told of progress; None writes lines to standard error.
-            log_level: of all processes' logs.
-            keys: the folder that `oatmill keygen` has made; everybody who connects is asked for a key.
+            run_dir: run folder, new or empty; None creates one below `runs`.
+            resume: continue a run from its newest checkpoint: the run of `run_dir`, or the newest run.
+            listen: `ipc`, or `tcp://HOST[:PORT]` so that actors on other machines can join.
+            insecure: listen on the network without keys.
+            observer: object that receives progress; None writes lines to standard error.
+            log_level: log level of all processes.
+            keys: folder of keys, created by `oatmill keygen`; all processes that connect must then have a key.
 
         Returns:
             The fields of summary.json.
 
         Raises:
-            UserError: if the run cannot be started as asked; what was made for it is gone.
-            RunError: if it has started and failed; its folder stays, with a summary.
+            UserError: if the run cannot be started; the folder that was created for it is removed.
+            RunError: if the run started and failed; its folder is kept, with a summary.
         """
         from runner.local.train import Options, train_here  # noqa: PLC0415  (importing a recipe stays fast)
 

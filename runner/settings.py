@@ -1,4 +1,4 @@
-"""All settings of a run in one model, and the file that they are kept in (no torch)."""
+"""All settings of a run in one model, and config.yaml, which stores them (no torch)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from replay.settings import ReplaySettings
 
 
 class RunSettings(Settings):
-    """The settings of one run, a root for each part. A role reads the roots that it needs from config.yaml."""
+    """The settings of a run, with one group per part. Each role reads the groups that it needs from config.yaml."""
 
     env: EnvSettings
     agent: AgentSettings = Field(default_factory=AgentSettings)
@@ -34,17 +34,17 @@ class RunSettings(Settings):
     def _check(self) -> RunSettings:
         if self.agent.burn_in >= self.actors.unroll_length:
             raise ValueError(
-                f"agent.burn_in must be below actors.unroll_length={self.actors.unroll_length}, so that something is left to "
+                f"agent.burn_in must be below actors.unroll_length={self.actors.unroll_length}, so that steps are left to "
                 f"train on, got {self.agent.burn_in}"
             )
         return self
 
     @staticmethod
     def of(values: Mapping[str, Any]) -> RunSettings:
-        """Settings from nested plain values.
+        """Create settings from nested plain values.
 
         Raises:
-            SettingsError: one line that names the setting, what it takes and what came.
+            SettingsError: one line with the setting, its requirement and the value.
         """
         try:
             return RunSettings.model_validate(dict(values))
@@ -52,7 +52,7 @@ class RunSettings(Settings):
             raise SettingsError(describe_error(RunSettings, error)) from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, as config.yaml has them."""
+        """Nested plain values, as in config.yaml."""
         return self.model_dump(mode="json")
 
     def explicit(self) -> dict[str, Any]:
@@ -76,13 +76,13 @@ def _explicit(settings: Settings) -> dict[str, Any]:
 
 
 def prepared(settings: RunSettings) -> tuple[RunSettings, list[str]]:
-    """Check settings once more as a whole and fit the batch to budget, minibatches and ranks.
+    """Check the settings as a whole, and fit the batch size to budget, minibatches and learner ranks.
 
     Args:
-        settings: as a recipe and its overrides left them, or as a program has changed them since.
+        settings: settings of a recipe with all overrides and later assignments.
 
     Returns:
-        The settings that a run starts with, and a line for each that differs from what was asked.
+        The settings that the run starts with, and one line per setting that was changed.
 
     Raises:
         SettingsError: if settings that were assigned one by one do not fit together.
@@ -102,15 +102,15 @@ def prepared(settings: RunSettings) -> tuple[RunSettings, list[str]]:
 
 
 def write_config(settings: RunSettings, path: Path) -> None:
-    """Write settings as YAML, whole or not at all, for their owner only: `env.kwargs` may hold secrets."""
+    """Write settings as YAML, atomically, and readable by the owner only: `env.kwargs` may hold secrets."""
     write_file(path, yaml_format.dump(settings.to_dict()))
 
 
 def read_config(path: Path) -> RunSettings:
-    """Read what `write_config` wrote.
+    """Read a file that `write_config` wrote.
 
     Raises:
-        SettingsError: if it cannot be read or does not hold a run's settings.
+        SettingsError: if the file cannot be read or does not hold a run's settings.
     """
     try:
         return RunSettings.of(read_mapping(path))
@@ -119,10 +119,10 @@ def read_config(path: Path) -> RunSettings:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML file of nested settings, as it stands.
+    """Read a YAML file of nested settings, without validating them.
 
     Raises:
-        SettingsError: if there is no such file, or it does not hold a mapping.
+        SettingsError: if the file cannot be read or does not hold a mapping.
     """
     try:
         content = yaml_format.load(path.read_text())

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from oatmill.settings.complaints import Place, kind_of, requirement, settings_classes, show
+from oatmill.settings.complaints import SettingPlace, kind_of, requirement, settings_classes, show
 from runner.settings import RunSettings
 
 
@@ -55,7 +55,7 @@ def _entries(model: type[BaseModel], prefix: str, kind: str) -> Iterator[Setting
         path = f"{prefix}.{name}" if prefix else name
         members = settings_classes(field.annotation)
         if not members:
-            takes = requirement(Place(path, field.annotation, field.metadata))
+            takes = requirement(SettingPlace(path, field.annotation, field.metadata))
             yield SettingEntry(path, kind, _default(field), takes, field.description or "")
         for member in members:
             yield from _entries(member, path, kind_of(member) if len(members) > 1 else kind)

@@ -1,4 +1,4 @@
-"""Whether settings from a checkpoint or a run's folder may be used: they could name any code (no torch)."""
+"""Checks whether settings of a checkpoint or a run folder may be used: they could name any code (no torch)."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def check_trust(
     """Refuse settings that would run code which the user has not named.
 
     Args:
-        settings: from a checkpoint or a run's folder.
-        source: where they come from, for the message.
-        trust: whether the user trusts whoever made it.
-        places: how the paths begin of those settings that are going to be used.
+        settings: settings of a checkpoint or a run folder.
+        source: the checkpoint or the run folder, for the message.
+        trust: whether the user trusts the source.
+        places: prefixes of the settings that will be used.
         known: texts that the user's own command names.
 
     Raises:
-        UserError: if the settings name anything else.
+        UserError: if the settings name other code.
     """
     if trust:
         return

@@ -19,7 +19,7 @@ def scale(
 ) -> None:
     """Change a run's number of actors."""
     from runner.folder import find_run, keys_of, read_run  # noqa: PLC0415
-    from runner.operator_client import hub_line  # noqa: PLC0415
+    from runner.operator_client import operator_client  # noqa: PLC0415
 
     if run_dir is None and address is not None:
         where, control, own = address, address, keys
@@ -27,6 +27,6 @@ def scale(
         folder = find_run(run_dir)
         run = read_run(folder)
         where, control, own = str(folder), run["control"], keys_of(run)
-    with hub_line(control, own) as hub:
+    with operator_client(control, own) as hub:
         hub.scale(actors)
     typer.echo(f"{where}: {actors} actors are wanted")

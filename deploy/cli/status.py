@@ -26,7 +26,7 @@ def status(
     That is its processes, how far it is and how well it does.
     """
     from runner.folder import find_run, keys_of, read_run  # noqa: PLC0415
-    from runner.operator_client import hub_line  # noqa: PLC0415
+    from runner.operator_client import operator_client  # noqa: PLC0415
 
     if run_dir is None and address is not None:
         show_hub(address, keys, as_json=as_json)
@@ -37,7 +37,7 @@ def status(
     if as_json:
         print_json(rows)
         return
-    with hub_line(run["control"], keys_of(run)) as hub:
+    with operator_client(run["control"], keys_of(run)) as hub:
         answer = hub.status()
     for line in status_lines(str(folder), rows, answer):
         typer.echo(line)
@@ -46,9 +46,9 @@ def status(
 def show_hub(address: str, keys: Path | None, *, as_json: bool) -> None:
     """Show what the hub at an address knows; it knows no processes."""
     from oatmill.errors import RunError  # noqa: PLC0415
-    from runner.operator_client import hub_line  # noqa: PLC0415
+    from runner.operator_client import operator_client  # noqa: PLC0415
 
-    with hub_line(address, keys) as hub:
+    with operator_client(address, keys) as hub:
         answer = hub.status()
     if answer is None:
         raise RunError(f"no hub answers at {address}")

@@ -25,17 +25,17 @@ def stop(
     """
     from oatmill.errors import RunError  # noqa: PLC0415
     from runner.folder import find_run, is_held, keys_of, read_run  # noqa: PLC0415
-    from runner.operator_client import hub_line  # noqa: PLC0415
+    from runner.operator_client import operator_client  # noqa: PLC0415
 
     if run_dir is None and address is not None:
-        with hub_line(address, keys) as hub:
+        with operator_client(address, keys) as hub:
             if not hub.stop():
                 raise RunError(f"no hub answers at {address}")
         typer.echo(f"{address} was told to stop")
         return
     folder = find_run(run_dir)
     run = read_run(folder)
-    with hub_line(run["control"], keys_of(run)) as hub:
+    with operator_client(run["control"], keys_of(run)) as hub:
         if not hub.stop():
             raise RunError(f"the replay server of {folder} does not answer; end it by its pid, which run.json has")
     deadline = time.monotonic() + ENDS_WITHIN_S

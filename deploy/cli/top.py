@@ -65,12 +65,12 @@ def fleet_lines(folder: Path, *, going_on: bool) -> list[str]:
     """What the hub says of actors and data; that the run has ended where it has."""
     from deploy.cli.status import uneven_lines  # noqa: PLC0415
     from runner.folder import keys_of, read_json  # noqa: PLC0415
-    from runner.operator_client import hub_line  # noqa: PLC0415
+    from runner.operator_client import operator_client  # noqa: PLC0415
 
     run = read_json(folder / "run.json")
     if not going_on or "control" not in run:
         return ["the run has ended; summary.json says how" if not going_on else "the run is starting"]
-    with hub_line(run["control"], keys_of(run)) as hub:
+    with operator_client(run["control"], keys_of(run)) as hub:
         status = hub.status()
     if status is None:
         return ["the replay server does not answer (yet)"]

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from deploy.curves import column
-from deploy.doctor.examined_run import WINDOW, Patient, mean
+from deploy.doctor.examined_run import WINDOW, ExaminedRun, mean
 from learner.reporting.red_flags import DOMINATES, ENTROPY_ACTIONS, ENTROPY_HIGH, ENTROPY_LOW, MUESLI_RATIO, WARM_UP
 
 COEFFICIENTS = {
@@ -65,28 +65,28 @@ class Finding:
     tries: tuple[str, ...] = ()
 
 
-def examine(patient: Patient) -> list[Finding]:
+def examine(examined: ExaminedRun) -> list[Finding]:
     """All findings about a run, those that need a change first."""
     checks = (ending, dominance, auxiliaries, prior, model, step_size, entropy, critic, bottleneck, red_flags)
-    found = [finding for check in checks for finding in check(patient)]
+    found = [finding for check in checks for finding in check(examined)]
     return sorted(found, key=lambda finding: not finding.wrong)
 
 
-def ending(patient: Patient) -> Iterator[Finding]:
+def ending(examined: ExaminedRun) -> Iterator[Finding]:
     """A run that failed, and updates that were not applied."""
-    if patient.trouble:
-        yield Finding(wrong=True, topic="run", text=patient.trouble)
-    if patient.remark:
-        yield Finding(wrong=False, topic="run", text=patient.remark)
-    skipped = sum(value for value in column(patient.lines, "skipped_updates") if math.isfinite(value))
+    if examined.trouble:
+        yield Finding(wrong=True, topic="run", text=examined.trouble)
+    if examined.remark:
+        yield Finding(wrong=False, topic="run", text=examined.remark)
+    skipped = sum(value for value in column(examined.lines, "skipped_updates") if math.isfinite(value))
     if skipped:
         text = f"{skipped:.0f} updates were not finite and not applied"
-        yield Finding(wrong=True, topic="non_finite", text=text, tries=(learning_rate(patient, 0.1),))
+        yield Finding(wrong=True, topic="non_finite", text=text, tries=(learning_rate(examined, 0.1),))
 
 
-def dominance(patient: Patient) -> Iterator[Finding]:
+def dominance(examined: ExaminedRun) -> Iterator[Finding]:
     """Which loss is the largest by value, and which pushes hardest."""
-    values, pushes = ({name: patient.recent("losses", name, kind) for name in patient.losses} for kind in SHARES)
+    values, pushes = ({name: examined.recent("losses", name, kind) for name in examined.losses} for kind in SHARES)
     by_value, by_gradient = largest(values), largest(pushes)
     if not by_gradient:
         return
@@ -97,35 +97,35 @@ def dominance(patient: Patient) -> Iterator[Finding]:
     excess = by_value in COEFFICIENTS and values[by_value] > BY_VALUE
     if excess and by_value != by_gradient:
         text += f"; {by_value} pushes {pushes[by_value]:.1%}: most of its value is a constant that nothing trains away"
-    yield Finding(wrong=excess, topic="dominance", text=text, tries=scaled(patient, by_value, 0.1) if excess else ())
+    yield Finding(wrong=excess, topic="dominance", text=text, tries=scaled(examined, by_value, 0.1) if excess else ())
 
 
 SHARES = ("share", "gradient_share")
 
 
-def auxiliaries(patient: Patient) -> Iterator[Finding]:
+def auxiliaries(examined: ExaminedRun) -> Iterator[Finding]:
     """Auxiliary losses that push too hard, or not at all."""
     for name in COEFFICIENTS:
-        share = patient.recent("losses", name, "gradient_share")
+        share = examined.recent("losses", name, "gradient_share")
         if share > TOO_MUCH:
             text = f"{name} has {share:.0%} of the gradient on the trunk; 5 to 20 % is what an auxiliary loss should have"
-            yield Finding(wrong=True, topic=name, text=text, tries=scaled(patient, name, WANTED_SHARE * (1 - share) / share))
+            yield Finding(wrong=True, topic=name, text=text, tries=scaled(examined, name, WANTED_SHARE * (1 - share) / share))
         elif share < TOO_LITTLE:
             text = f"{name} has {share:.2%} of the gradient on the trunk: it is switched off in all but name"
-            better_so = name == "cmpo" and agreement(patient) < DOUBTFUL
-            yield Finding(wrong=False, topic=name, text=text, tries=() if better_so else scaled(patient, name, 10.0))
+            better_so = name == "cmpo" and agreement(examined) < DOUBTFUL
+            yield Finding(wrong=False, topic=name, text=text, tries=() if better_so else scaled(examined, name, 10.0))
 
 
-def prior(patient: Patient) -> Iterator[Finding]:
+def prior(examined: ExaminedRun) -> Iterator[Finding]:
     """CMPO's prior: it must follow the policy, and its advantages must tell actions apart."""
-    if "cmpo" not in patient.losses:
+    if "cmpo" not in examined.losses:
         return
-    rate, clip = (patient.setting(f"trainer.losses.cmpo.{name}") for name in ("prior_ema_rate", "advantage_clip"))
-    kl, spread = patient.recent("losses", "cmpo", "kl"), patient.recent("losses", "cmpo", "adv_std")
-    if rate * patient.updates < 1:
+    rate, clip = (examined.setting(f"trainer.losses.cmpo.{name}") for name in ("prior_ema_rate", "advantage_clip"))
+    kl, spread = examined.recent("losses", "cmpo", "kl"), examined.recent("losses", "cmpo", "adv_std")
+    if rate * examined.updates < 1:
         text = (
             f"the prior is still the first network: it averages over {1 / rate:,.0f} updates and the run had "
-            f"{patient.updates:,.0f}; CMPO pulls the policy back to where it began"
+            f"{examined.updates:,.0f}; CMPO pulls the policy back to where it began"
         )
         yield Finding(wrong=True, topic="cmpo prior", text=text, tries=("trainer.losses.cmpo.prior_ema_rate=0.1",))
     elif kl > clip**2 / 2:
@@ -134,48 +134,48 @@ def prior(patient: Patient) -> Iterator[Finding]:
         )
         faster = f"trainer.losses.cmpo.prior_ema_rate={min(1.0, 3 * rate):.3g}"
         yield Finding(wrong=True, topic="cmpo prior", text=text, tries=(faster,))
-    if patient.progress >= WARM_UP and spread == 0:
+    if examined.progress >= WARM_UP and spread == 0:
         text = "cmpo's advantages are the same for every action (adv_std 0): its target is the prior"
         yield Finding(wrong=True, topic="cmpo advantages", text=text, tries=("trainer.losses.dynamics.enabled=true",))
 
 
-def model(patient: Patient) -> Iterator[Finding]:
+def model(examined: ExaminedRun) -> Iterator[Finding]:
     """Whether what CMPO's model says of the actions is what their returns say."""
-    agreed, share = agreement(patient), patient.recent("losses", "cmpo", "gradient_share")
+    agreed, share = agreement(examined), examined.recent("losses", "cmpo", "gradient_share")
     if not math.isfinite(agreed):
         return
     text = f"CMPO's model and the returns agree on actions by {agreed:.2f} (the correlation of their advantages)"
-    doubtful = agreed < DOUBTFUL and patient.progress >= WARM_UP
+    doubtful = agreed < DOUBTFUL and examined.progress >= WARM_UP
     if doubtful:
         text += ": the model does not tell them apart, and CMPO tilts the policy by its errors"
     followed = doubtful and share > WANTED_SHARE
-    yield Finding(wrong=followed, topic="cmpo model", text=text, tries=scaled(patient, "cmpo", 0.1) if followed else ())
+    yield Finding(wrong=followed, topic="cmpo model", text=text, tries=scaled(examined, "cmpo", 0.1) if followed else ())
 
 
-def agreement(patient: Patient) -> float:
+def agreement(examined: ExaminedRun) -> float:
     """Of CMPO's advantages with the returns'; NaN where there is no model."""
-    return patient.recent("losses", "cmpo", "advantage_agreement")
+    return examined.recent("losses", "cmpo", "advantage_agreement")
 
 
-def step_size(patient: Patient) -> Iterator[Finding]:
+def step_size(examined: ExaminedRun) -> Iterator[Finding]:
     """How far a learner step moves the policy."""
-    values = [value for value in column(patient.lines, "approx_kl") if math.isfinite(value)]
+    values = [value for value in column(examined.lines, "approx_kl") if math.isfinite(value)]
     if values and max(values) > LARGE_KL:
         text = f"a learner step moved the policy by up to {max(values):.2f} nats (approx_kl); below 0.02 is usual"
-        tries = (learning_rate(patient, 0.1), "trainer.losses.ppo_actor.target_kl=0.02")
+        tries = (learning_rate(examined, 0.1), "trainer.losses.ppo_actor.target_kl=0.02")
         yield Finding(wrong=True, topic="learning rate", text=text, tries=tries)
 
 
-def entropy(patient: Patient) -> Iterator[Finding]:
+def entropy(examined: ExaminedRun) -> Iterator[Finding]:
     """Whether the policy still tries things, and has begun to prefer some."""
-    now, nats = patient.recent("entropy", "fraction"), patient.recent("entropy", "nats")
+    now, nats = examined.recent("entropy", "fraction"), examined.recent("entropy", "nats")
     where = f"entropy is {nats:.2f} nats, {now:.0%} of uniform"
-    bonus = patient.setting("trainer.losses.ppo_actor.ent_coef")
+    bonus = examined.setting("trainer.losses.ppo_actor.ent_coef")
     if now < LOW:
         more = f"trainer.losses.ppo_actor.ent_coef={max(0.01, 3 * bonus):.3g}"
         text = f"{where}: the policy has collapsed (below {LOW:.0%})"
         yield Finding(wrong=True, topic="entropy", text=text, tries=(more,))
-    elif now > HIGH and patient.progress > 1 - WARM_UP and not improves(patient):
+    elif now > HIGH and examined.progress > 1 - WARM_UP and not improves(examined):
         less = f"trainer.losses.ppo_actor.ent_coef={bonus / 3:.3g}"
         text = f"{where} at the end of the budget and the return does not rise: the policy prefers nothing (above {HIGH:.0%})"
         yield Finding(wrong=True, topic="entropy", text=text, tries=(less,))
@@ -183,22 +183,22 @@ def entropy(patient: Patient) -> Iterator[Finding]:
         yield Finding(wrong=False, topic="entropy", text=where)
 
 
-def critic(patient: Patient) -> Iterator[Finding]:
+def critic(examined: ExaminedRun) -> Iterator[Finding]:
     """Whether the value head explains the returns."""
-    now = patient.recent("explained_variance")
-    flagged = sum("explained_variance_negative" in line.get("red_flags", ()) for line in patient.lines[-WINDOW:])
-    if flagged > len(patient.lines[-WINDOW:]) / 2:
-        scale = f"trainer.reward_scale={patient.setting('trainer.reward_scale') / 10:.3g}"
+    now = examined.recent("explained_variance")
+    flagged = sum("explained_variance_negative" in line.get("red_flags", ()) for line in examined.lines[-WINDOW:])
+    if flagged > len(examined.lines[-WINDOW:]) / 2:
+        scale = f"trainer.reward_scale={examined.setting('trainer.reward_scale') / 10:.3g}"
         text = f"explained variance is {now:.2f}: the critic does worse than a constant"
-        yield Finding(wrong=True, topic="critic", text=text, tries=(learning_rate(patient, 1 / 3), scale))
+        yield Finding(wrong=True, topic="critic", text=text, tries=(learning_rate(examined, 1 / 3), scale))
     elif math.isfinite(now):
         yield Finding(wrong=False, topic="critic", text=f"explained variance is {now:.2f}")
 
 
-def bottleneck(patient: Patient) -> Iterator[Finding]:
+def bottleneck(examined: ExaminedRun) -> Iterator[Finding]:
     """Whether the learner waits for actors, or they for it."""
-    waits = mean(column(patient.lines[1:][-WINDOW:], "wait_fraction"))  # the first batch waits for the actors to start
-    count, envs = (patient.setting(f"actors.{name}") for name in ("count", "envs_per_actor"))
+    waits = mean(column(examined.lines[1:][-WINDOW:], "wait_fraction"))  # the first batch waits for the actors to start
+    count, envs = (examined.setting(f"actors.{name}") for name in ("count", "envs_per_actor"))
     if waits > STARVED:
         text = f"the learner waits for data {waits:.0%} of its time: {count:.0f} actor(s) are the bottleneck"
         tries = (f"actors.envs_per_actor={4 * envs:.0f}", f"actors.count={count + 1:.0f}")
@@ -208,33 +208,33 @@ def bottleneck(patient: Patient) -> Iterator[Finding]:
         yield Finding(wrong=False, topic="bottleneck", text=f"the learner waits for data {waits:.0%} of its time: {who}")
 
 
-def red_flags(patient: Patient) -> Iterator[Finding]:
+def red_flags(examined: ExaminedRun) -> Iterator[Finding]:
     """The red flags of the last reports, and what each one means."""
-    reports = patient.lines[-WINDOW:]
+    reports = examined.lines[-WINDOW:]
     raised = Counter(flag for line in reports for flag in line.get("red_flags", ()))
     for flag, times in raised.items():
         text = f"{flag} in {times} of the last {len(reports)} reports: {MEANINGS.get(flag, 'not known to this version')}"
         yield Finding(wrong=flag in NOT_ABOUT_LEARNING, topic="red flag", text=text)
 
 
-def improves(patient: Patient) -> bool:
+def improves(examined: ExaminedRun) -> bool:
     """Whether the return rose in the second half of what was reported."""
-    means = [value for value in column(patient.lines, "episode_return", "mean") if math.isfinite(value)]
+    means = [value for value in column(examined.lines, "episode_return", "mean") if math.isfinite(value)]
     half = len(means) // 2
     return half > 0 and means[-1] > means[half]
 
 
-def scaled(patient: Patient, name: str, factor: float) -> tuple[str, ...]:
+def scaled(examined: ExaminedRun, name: str, factor: float) -> tuple[str, ...]:
     """A loss's coefficients times a factor; none for a coefficient that is 0 or at its bound already."""
     limit = 1.0 if name == "dynamics" else math.inf
-    now = {path: patient.setting(path) for path in (f"trainer.losses.{name}.{field}" for field in COEFFICIENTS[name])}
+    now = {path: examined.setting(path) for path in (f"trainer.losses.{name}.{field}" for field in COEFFICIENTS[name])}
     wanted = {path: (was, min(limit, was * factor)) for path, was in now.items()}
     return tuple(f"{path}={to:.2g}" for path, (was, to) in wanted.items() if was != to)
 
 
-def learning_rate(patient: Patient, factor: float) -> str:
+def learning_rate(examined: ExaminedRun, factor: float) -> str:
     """The learning rate times a factor."""
-    return f"trainer.optimizer.learning_rate={patient.setting('trainer.optimizer.learning_rate') * factor:.2g}"
+    return f"trainer.optimizer.learning_rate={examined.setting('trainer.optimizer.learning_rate') * factor:.2g}"
 
 
 def largest(shares: Mapping[str, float]) -> str:

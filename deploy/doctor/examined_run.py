@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from deploy.curves import Lines, column, read_lines
-from oatmill.settings.setting_numbers import numbers_of
+from oatmill.settings.flat import numbers_of
 from runner.folder import read_json
 from runner.settings import read_config
 
@@ -19,7 +19,7 @@ WINDOW = 20
 
 
 @dataclass(frozen=True)
-class Patient:
+class ExaminedRun:
     """A run as the doctor looks at it.
 
     Attributes:
@@ -61,7 +61,7 @@ class Patient:
         return sum(value for value in column(self.lines, "updates") if math.isfinite(value))
 
 
-def patient_of_folder(run_dir: Path) -> Patient:
+def examined_run_of_folder(run_dir: Path) -> ExaminedRun:
     """A run from its folder.
 
     Raises:
@@ -70,7 +70,7 @@ def patient_of_folder(run_dir: Path) -> Patient:
     lines = read_lines(run_dir)
     error = read_json(run_dir / "summary.json").get("error")
     settings = numbers_of(read_config(run_dir / "config.yaml").to_dict())
-    return Patient(f"run {run_dir}", lines, settings, f"the run failed: {error}" if error else "")
+    return ExaminedRun(f"run {run_dir}", lines, settings, f"the run failed: {error}" if error else "")
 
 
 def mean(values: Sequence[float]) -> float:

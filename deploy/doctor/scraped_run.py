@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from deploy.doctor.examined_run import Patient
+from deploy.doctor.examined_run import ExaminedRun
 from deploy.doctor.prometheus_api import Prometheus, Series
 from oatmill.errors import UserError
 
@@ -42,7 +42,7 @@ Readings = Mapping[tuple[str, ...], float]
 """What was known at one time, by the metric's name and the values of `KEYS`."""
 
 
-def patient_of_prometheus(url: str, matchers: Sequence[str] = ()) -> Patient:
+def examined_run_of_prometheus(url: str, matchers: Sequence[str] = ()) -> ExaminedRun:
     """The run whose learner trained last, or trains now, since that learner's process was started.
 
     Args:
@@ -67,10 +67,10 @@ def patient_of_prometheus(url: str, matchers: Sequence[str] = ()) -> Patient:
     lines = lines_of(found, returns[0].values if returns else {}, settings)
     if not lines:
         raise UserError(f"the learner at {named(learner)} has been scraped, but has reported no learner step yet")
-    patient = Patient(f"learner {named(learner)}", lines, settings)
+    examined = ExaminedRun(f"learner {named(learner)}", lines, settings)
     scraped = bool(server.now(f"{UPDATED}{{{where(learner)}}}"))
-    trouble, remark = standing(time.time() - ended, patient.progress, scraped=scraped)
-    return replace(patient, trouble=trouble, remark=remark)
+    trouble, remark = standing(time.time() - ended, examined.progress, scraped=scraped)
+    return replace(examined, trouble=trouble, remark=remark)
 
 
 def standing(silent_s: float, spent: float, *, scraped: bool) -> tuple[str, str]:

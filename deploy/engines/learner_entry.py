@@ -8,16 +8,15 @@ is spent, so that the actors leave; and ends a learner that hangs, for an engine
 from __future__ import annotations
 
 import logging
-import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 
 from deploy.health import problem_of_page
 from oatmill.process.awake_clock import AwakeClock
-from runner.operator_client import hub_line
+from oatmill.process.signals import StopFlag
+from runner.operator_client import operator_client
 
 log = logging.getLogger("oatmill.learner.entry")
 
@@ -40,31 +39,27 @@ class LearnerEntry:
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str], *, port: int, hung_after_s: float) -> None:
         self._port, self._hung_after_s = port, hung_after_s
-        self._asked = self._passed_on = False
+        self._passed_on = False
         self._healthy_at: float | None = None
         self._look_at = 0.0
         self._clock = AwakeClock()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
+        self._stop = StopFlag()
         self._process = subprocess.Popen(command, env=dict(environ), start_new_session=True)
 
     @property
     def asked(self) -> bool:
         """Whether it was asked to end."""
-        return self._asked
-
-    def _ask(self, _number: int, _frame: FrameType | None) -> None:
-        self._asked = True
+        return self._stop.is_set
 
     def wait(self) -> int:
         """Look after it until it has ended; the exit code for the engine, 0 if it was asked to end."""
         while self._process.poll() is None:
-            if self._asked and not self._passed_on:
+            if self._stop.is_set and not self._passed_on:
                 self._pass_on()
             self._look(self._clock.now())
             time.sleep(TURN_S)
         code = self._process.returncode
-        if self._asked:
+        if self._stop.is_set:
             log.info("the learner was asked to end and ended with %d", code)
             return 0
         return code if code >= 0 else 128 - code
@@ -87,6 +82,6 @@ class LearnerEntry:
 
 def end_run(address: str, keys: Path | None) -> None:
     """Tell the hub that the run is over."""
-    with hub_line(address, keys, role="learner") as hub:
+    with operator_client(address, keys, role="learner") as hub:
         if not hub.stop():
             log.warning("the hub at %s does not answer; the actors stay until they are ended", address)

@@ -19,9 +19,10 @@ from typing import Any
 from deploy.engines.ray_process import Looked, RoleProcess
 from oatmill.errors import OatmillError, RunError, UserError
 from oatmill.process.awake_clock import AwakeClock
+from oatmill.process.exit_codes import BAD_INPUT
 from oatmill.process.signals import sigterm_interrupts
 from oatmill.settings import yaml_format
-from runner.operator_client import hub_line
+from runner.operator_client import operator_client
 from runner.settings import RunSettings, prepared
 
 try:
@@ -42,7 +43,6 @@ SILENT_S = 60.0
 LEAVE_WITHIN_S = 15.0
 BROKEN_LEAVE_WITHIN_S = 1.0
 SAVED_WITHIN_S = 60.0
-BAD_INPUT = 2
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def scale(project: str, actors: int) -> None:
         UserError: if no run goes on.
         RunError: if its hub does not answer.
     """
-    with connected(project), hub_line(address_of(project)) as hub:
+    with connected(project), operator_client(address_of(project)) as hub:
         hub.scale(actors)
 
 
@@ -112,7 +112,7 @@ def status(project: str) -> tuple[dict[str, Any] | None, list[Looked]]:
     """The hub's status, and what each of the run's processes tells of itself."""
     # Ray writes of lost nodes to standard output, which may be JSON's.
     with contextlib.redirect_stdout(sys.stderr), connected(project):
-        with hub_line(address_of(project)) as hub:
+        with operator_client(address_of(project)) as hub:
             answer = hub.status()
         asked = [ray.get_actor(name).look.remote() for name in sorted(list_named_actors())]
         done, _ = ray.wait(asked, num_returns=len(asked), timeout=LOOK_WITHIN_S)
@@ -131,7 +131,7 @@ def down(project: str) -> None:
         RunError: if it does not end.
     """
     with connected(project):
-        with hub_line(address_of(project)) as hub:
+        with operator_client(address_of(project)) as hub:
             hub.stop()
         deadline = time.monotonic() + SAVED_WITHIN_S + 2 * LEAVE_WITHIN_S
         while "replay" in list_named_actors():
@@ -250,7 +250,7 @@ class Driver:
             RunError: if replay, a rank or their node is lost, or one fails.
             UserError: if a process refuses its settings.
         """
-        with hub_line(self.control) as hub:
+        with operator_client(self.control) as hub:
             while True:
                 self._check(self._look(self.replay, "replay"), may_end=False)
                 looks = [self._look(handle, f"learner-{rank}") for rank, handle in enumerate(self.ranks)]
@@ -325,7 +325,7 @@ class Driver:
     def stop(self) -> None:
         """Tell all to end, and give the learner time to save."""
         if self.control:
-            with hub_line(self.control) as hub:
+            with operator_client(self.control) as hub:
                 hub.stop()
         deadline = time.monotonic() + SAVED_WITHIN_S
         for rank, handle in enumerate(self.ranks):

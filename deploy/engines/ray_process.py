@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from oatmill.files.atomic import FOLDER_MODE, write_file
+from oatmill.process.exit_codes import BAD_INPUT
 from runner.folder import read_json
 from runner.local.child import Child
 
 POLL_S = 0.5
 BACK_OFF_S = 2.0
-BAD_INPUT = 2
 THREADS = 1
 
 

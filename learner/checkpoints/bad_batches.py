@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from oatmill.files.atomic import replacing
 from protocol.data.batch import Batch
 from protocol.data.trajectory import Array
 
@@ -41,14 +42,11 @@ def keep_batch(run_dir: Path, batch: Batch, *, rank: int, world_size: int) -> Pa
     kept = [file.stat().st_size for file in folder.glob(f"*-rank-{rank}.npz")]
     if len(kept) >= MAX_FILES or sum(kept) + sum(array.nbytes for array in arrays.values()) > MAX_BYTES / world_size:
         return None
-    working = path.with_suffix(".tmp")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with working.open("wb") as file:
+        with replacing(path) as working, working.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
-        working.rename(path)
     except OSError as error:
         log.warning("a batch that is not finite could not be kept at %s: %s", path, error.strerror)
-        working.unlink(missing_ok=True)
         return None
     return path

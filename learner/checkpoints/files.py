@@ -25,6 +25,7 @@ from learner.loss import Context
 from learner.progress import Progress
 from learner.update.updater import Updater
 from oatmill.errors import UserError
+from oatmill.files.atomic import replace_link
 from oatmill.process.failpoints import failpoint
 
 PRIOR_FILE = "prior.safetensors"
@@ -103,9 +104,9 @@ def save(folder: Path, updater: Updater, progress: Progress, *, keep: int, besid
     working.rename(final)
     sync(folder)
     failpoint("checkpoint.rename.after")
-    point(folder, LATEST, final.name)
+    replace_link(folder / LATEST, final.name)
     if beats_best(folder, beside.episode_return):
-        point(folder, BEST, final.name)
+        replace_link(folder / BEST, final.name)
     sync(folder)
     remove_old(folder, keep)
     return final
@@ -256,14 +257,6 @@ def load_optimizer(updater: Updater, tensors: Mapping[str, Tensor]) -> None:
             "losses that it was trained with, or start a new run"
         )
     updater.optimizer.load(state)
-
-
-def point(folder: Path, name: str, target: str) -> None:
-    """Make a name a link to a checkpoint, at once for whoever looks."""
-    link = folder / f"{name}.tmp"
-    link.unlink(missing_ok=True)
-    link.symlink_to(target)
-    link.rename(folder / name)
 
 
 def beats_best(folder: Path, episode_return: Mapping[str, Any] | None) -> bool:

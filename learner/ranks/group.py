@@ -14,9 +14,12 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 
 from oatmill.children.parent import dies_with_parent
+from oatmill.errors import UserError
+from oatmill.process.entry import run_to_exit
+from oatmill.process.exit_codes import BAD_INPUT
+from oatmill.process.signals import StopFlag
 
 STORE = "OATMILL_RANKS_STORE"
 """The variable that names the file through which the ranks of one host find each other."""
@@ -25,7 +28,6 @@ SETTLE_S = 0.5
 """Ranks that fail together, one because of the other, end within this time."""
 GRACE_S = 5.0
 """Once a rank has failed, the others are asked to end and have this long for it. They cannot go on without it."""
-BAD_INPUT = 2
 
 
 class Group:
@@ -40,9 +42,7 @@ class Group:
     def __init__(self, command: Sequence[str], count: int, folder: Path) -> None:
         self._command, self._count, self._folder = command, count, folder
         self._ranks: list[subprocess.Popen[bytes]] = []
-        self._asked = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._pass_on)
+        self._stop = StopFlag(self._pass_on)
 
     def run(self) -> int:
         """Start all ranks and wait until they have ended.
@@ -54,7 +54,7 @@ class Group:
         try:
             for rank in range(self._count):
                 self._ranks.append(self._start(rank))
-                if self._asked:  # the signal came before there was a rank to pass it on to
+                if self._stop.is_set:  # the signal came before there was a rank to pass it on to
                     self._ranks[-1].terminate()
             codes = self._wait()
             if not any(codes.values()):
@@ -76,8 +76,7 @@ class Group:
             preexec_fn=dies_with_parent(signal.SIGKILL),  # noqa: PLW1509  (runs one system call)
         )
 
-    def _pass_on(self, _number: int, _frame: FrameType | None) -> None:
-        self._asked = True
+    def _pass_on(self) -> None:
         for process in self._ranks:
             process.terminate()
 
@@ -126,16 +125,19 @@ def give_up(line: str) -> None:
 
 
 def main() -> int:
-    """Run a group; the exit code."""
+    """Run a group; the exit code.
+
+    Raises:
+        UserError: if there is no room for temporary files.
+    """
     count, arguments = int(sys.argv[1]), sys.argv[2:]
     try:
         folder = tempfile.TemporaryDirectory(prefix="oatmill-ranks-", ignore_cleanup_errors=True)
     except OSError as error:
-        sys.stderr.write(f"oatmill: error: several ranks need a temporary folder ({error.strerror}); set TMPDIR to one\n")
-        return BAD_INPUT
+        raise UserError(f"several ranks need a temporary folder ({error.strerror}); set TMPDIR to one") from None
     with folder as path:
         return Group([sys.executable, "-m", "learner", *arguments], count, Path(path)).run()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_to_exit(main))

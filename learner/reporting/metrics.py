@@ -19,7 +19,7 @@ from learner.reporting.red_flags import FLAGS
 from learner.reporting.report import StepReport
 from learner.update.updater import Record
 from oatmill.process.metrics import ProcessCollector
-from oatmill.settings.setting_numbers import numbers_of
+from oatmill.settings.flat import numbers_of
 
 TERMS: dict[str, tuple[str, ...]] = {
     "ppo_critic": ("value",),

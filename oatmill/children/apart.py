@@ -1,4 +1,4 @@
-"""Inside a process that runs a user's code for a command: `runner.apart` starts it, and reads what it says."""
+"""Runs user code in a separate process. `runner.apart` starts the process and reads its answer."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 from oatmill.children.leaving import leave
 from oatmill.children.places import place_of
 from oatmill.errors import OatmillError, UserError, one_line
+from oatmill.process.entry import configure_logging
 
 PR_SET_PDEATHSIG = 1
 
@@ -23,10 +24,10 @@ log = logging.getLogger("oatmill.apart")
 
 
 class Answer:
-    """What the work came to, told line by line over a pipe of its own: standard output is the user's.
+    """The result of the work, sent line by line over a separate pipe. Standard output belongs to the user's code.
 
     Args:
-        descriptor: the pipe's end to write to.
+        descriptor: file descriptor of the pipe's writing end.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -34,16 +35,16 @@ class Answer:
         self._given = False
 
     def result(self, value: Any) -> None:
-        """The work is done; what follows only takes it down again.
+        """Report that the work is done; only cleaning up is left.
 
         Args:
-            value: plain values for JSON.
+            value: plain values that JSON can hold.
         """
         self._given = True
         self._say({"result": value})
 
     def failed(self, error: BaseException) -> None:
-        """The work has failed. After an answer it is a note: taking down what was built has failed."""
+        """Report that the work has failed. After a result, this is only a note: cleaning up has failed."""
         log.debug("the work ends because of", exc_info=error)
         if self._given:
             self._say({"note": in_words(error)})
@@ -54,7 +55,7 @@ class Answer:
         self._given = True
 
     def closed(self) -> None:
-        """All that was built is taken down; only Python's own end is left."""
+        """Report that everything is cleaned up; only Python's own shutdown is left."""
         self._say({"closed": True})
 
     def _say(self, record: dict[str, Any]) -> None:
@@ -64,7 +65,7 @@ class Answer:
 
 
 def in_words(error: BaseException) -> str:
-    """What a user's code did, as the predicate of a sentence."""
+    """What the user's code did, as the predicate of a sentence."""
     if not isinstance(error, SystemExit):
         return f"raised {one_line(error)}"
     place = place_of(error)
@@ -72,20 +73,20 @@ def in_words(error: BaseException) -> str:
 
 
 def serve(work: Callable[[Any, Answer], None]) -> None:
-    """Do the work that standard input asks for, say what came of it, and end.
+    """Read a request from standard input, do the work, send the result and exit.
 
-    What the user's code prints goes to standard error. A crash, and a hang that outlasts the limit, write down where every
-    thread stands, on the same pipe as the answer.
+    Output of the user's code goes to standard error. After a crash, or a hang longer than the limit, the stack of every thread
+    is written to the same pipe as the answer.
 
     Args:
-        work: is given the request's values, and the answer to be filled in.
+        work: function that takes the request's values and an Answer.
     """
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     _die_with(parent)
     os.set_inheritable(descriptor, False)  # noqa: FBT003  (the library's own signature)
     os.dup2(2, 1)
     request = json.load(sys.stdin)
-    logging.basicConfig(level=request["log_level"], format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging(request["log_level"])
     faulthandler.enable(file=descriptor)
     if request["limit_s"] is not None:
         faulthandler.dump_traceback_later(request["limit_s"], exit=True, file=descriptor)

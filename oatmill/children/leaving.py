@@ -1,4 +1,4 @@
-"""How a process ends in which a user's code has run."""
+"""How a process ends after it has run user code."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import NoReturn
 
 
 def leave(code: int) -> NoReturn:
-    """End this process, also where the user's code has left threads behind that Python would wait for.
+    """Exit, even if the user's code has left threads behind that Python would wait for.
 
     Args:
-        code: the exit status.
+        code: the exit code.
     """
     if not threads_left():
         sys.exit(code)

@@ -1,10 +1,10 @@
-"""How files of a run folder are written: whole or not at all, and what becomes of a write that the disk does not take.
+"""Writes the files of a run folder atomically, and handles a full disk.
 
-Each write has one of two policies. A NEEDED one (events, run.json, summary.json, the endpoint of a server) waits in memory and
-is made as soon as there is room; a reserve on the disk is given up for it bit by bit. Any other may be dropped: it is counted,
-and the run goes on without it. docs/operations/index.md has the table.
+Each write has one of two policies. A NEEDED write (events, run.json, summary.json, a server's endpoint) waits in memory until
+there is room; a reserve on the disk is released for it step by step. Any other write may be dropped: it is counted, and the
+run continues without it. docs/operations/index.md has the table.
 
-A state file is JSON that says what it is, in which version, and the digest of its content, so that a damaged one is known.
+A state file is JSON with its kind, its version and a digest of its content, so that damage is detected.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import json
 import logging
 import os
 import time
+import uuid
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +27,21 @@ _log = logging.getLogger("oatmill.files")
 FILE_MODE = 0o600
 """Only the owner may read a run's files: settings may hold secrets, and addresses say where a run can be told to stop."""
 FOLDER_MODE = 0o700
-"""Of a folder that is made for a run. One that the user has made keeps its mode."""
+"""Mode of a folder that is created for a run. An existing folder keeps its mode."""
 STATE_VERSION = 1
 RESERVE = ".reserve"
 RESERVE_BYTES = 2**20
 LENT_BYTES = 64 * 2**10
-"""What of the reserve is given up at once: others write to the same disk, and would take all of it."""
+"""How much of the reserve is released at once: other processes write to the same disk and would take all of it."""
 SPARE_BYTES = 4 * RESERVE_BYTES
-"""The reserve is made again when this much is free."""
+"""The reserve is created again when this much is free."""
 RETRY_EVERY_S = 0.25
 MAX_WAITING = 10_000
-"""Lines that may wait; beyond it the oldest are dropped, and counted."""
+"""Number of lines that may wait. Beyond it, the oldest lines are dropped and counted."""
 
 
 class DamagedStateError(Exception):
-    """A state file is not as it was written; the message says how."""
+    """A state file is damaged; the message says how."""
 
 
 def private_file(path: str, flags: int) -> int:
@@ -52,27 +53,53 @@ def write_file(path: Path, content: str | bytes, *, sync: bool = False) -> None:
     """Write a file that only its owner may read, whole or not at all.
 
     Args:
-        path: of it.
-        content: all of it.
-        sync: whether it survives a crash of the host once this returns.
+        path: the file.
+        content: its whole content.
+        sync: whether the file survives a crash of the host once this returns.
 
     Raises:
-        OSError: if it cannot be written; what was there before stays.
+        OSError: if the file cannot be written; the old file stays.
+    """
+    with replacing(path) as working, open(working, "xb", opener=private_file) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Replace a file by one that is written within the `with` block, at once for every reader.
+
+    Args:
+        path: the file.
+
+    Yields:
+        Where to write. It takes the file's place at the end of the block; after an error it is removed.
     """
     working = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         working.unlink(missing_ok=True)  # what a killed process of this id has left keeps its mode
-        descriptor = os.open(working, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            if sync:
-                file.flush()
-                os.fsync(descriptor)
+        yield working
         working.replace(path)
-    except OSError:
+    finally:
         with contextlib.suppress(OSError):
             working.unlink()
-        raise
+
+
+def replace_link(link: Path, target: str | Path) -> None:
+    """Make a symbolic link, or point it elsewhere, at once for every reader.
+
+    Raises:
+        OSError: if the folder cannot have it; an old link stays.
+    """
+    working = link.with_name(f".{link.name}-{uuid.uuid4().hex}")  # containers that share a folder have the same process ids
+    try:
+        working.symlink_to(target)
+        working.replace(link)
+    finally:
+        with contextlib.suppress(OSError):
+            working.unlink()
 
 
 def append_line(path: Path, content: Mapping[str, Any]) -> None:
@@ -100,8 +127,8 @@ def sealed(kind: str, content: Any) -> bytes:
     """A state file's bytes.
 
     Args:
-        kind: what it is of.
-        content: JSON values.
+        kind: what the file holds.
+        content: values that JSON can hold.
     """
     return json.dumps(
         {"oatmill": kind, "version": STATE_VERSION, "digest": _digest(kind, content), "content": content}
@@ -136,17 +163,17 @@ def _digest(kind: str, content: Any) -> str:
 
 
 class Reserve:
-    """Room that is kept for what has to be written on a full disk.
+    """Disk space that is kept for needed writes on a full disk.
 
     Args:
-        folder: where its file lies.
+        folder: the folder of its file.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / RESERVE
 
     def keep(self) -> None:
-        """Take the room, if there is plenty."""
+        """Allocate the space, if plenty is free."""
         with contextlib.suppress(OSError):
             status = os.statvfs(self._path.parent)
             held = self._path.stat().st_size if self._path.exists() else 0
@@ -161,7 +188,7 @@ class Reserve:
             os.close(descriptor)
 
     def lend(self) -> bool:
-        """Give up a part of it; False if nothing is left."""
+        """Release a part of the space; False if nothing is left."""
         try:
             held = self._path.stat().st_size
             os.truncate(self._path, max(0, held - LENT_BYTES))
@@ -170,20 +197,20 @@ class Reserve:
         return held > 0
 
     def give_up(self) -> None:
-        """Take it away: the run has ended."""
+        """Delete the reserve: the run has ended."""
         with contextlib.suppress(OSError):
             self._path.unlink()
 
 
 class NeededWrites:
-    """Writes that are made now, or as soon as there is room.
+    """Makes writes now, or as soon as there is room.
 
     Args:
-        folder: the run's; the reserve lies there.
-        owner: whether this process keeps the reserve; any other takes from it all the same.
+        folder: the run folder; the reserve is kept there.
+        owner: whether this process maintains the reserve. Other processes may use it too.
 
     Attributes:
-        dropped: lines that waited for too long and were let go of.
+        dropped: number of lines that were dropped because too many waited.
     """
 
     def __init__(self, folder: Path, *, owner: bool = False) -> None:
@@ -197,7 +224,7 @@ class NeededWrites:
 
     @property
     def waiting(self) -> int:
-        """Writes that have not been made."""
+        """Number of waiting writes."""
         return len(self._lines) + len(self._files)
 
     def line(self, path: Path, content: Mapping[str, Any]) -> None:
@@ -209,12 +236,12 @@ class NeededWrites:
         self.flush()
 
     def file(self, path: Path, content: str) -> None:
-        """Write a file, whole or not at all; of several contents that wait the newest is written."""
+        """Write a file atomically. If several contents wait for one file, only the newest is written."""
         self._files[path] = content
         self.flush()
 
     def flush(self) -> bool:
-        """Make what waits; whether nothing waits any more."""
+        """Make the waiting writes; returns whether none is left."""
         if not self.waiting:
             return True
         try:
@@ -238,7 +265,7 @@ class NeededWrites:
         return True
 
     def keep_reserve(self) -> None:
-        """Take the reserve's room, as far as it is missing and there is plenty."""
+        """Allocate the missing part of the reserve, if plenty of space is free."""
         if self._owner:
             self._reserve.keep()
 
@@ -251,7 +278,7 @@ class NeededWrites:
             write()
 
     def close(self, within_s: float = 0.0) -> None:
-        """Make what waits, in some time at most, and give the reserve up. What cannot be written is lost, and says so.
+        """Make the waiting writes within a time limit and delete the reserve. Writes that are lost are logged.
 
         A folder that was deleted or moved away is not waited for: there will never be room in it.
         """

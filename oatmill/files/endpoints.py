@@ -1,4 +1,4 @@
-"""How a role says where it can be reached: one small file each in the run folder."""
+"""Endpoint files: each role writes its address to a small file in the run folder."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ FOLDER = "endpoints"
 
 
 def write_endpoint(run_dir: Path, role: str, content: Mapping[str, Any], writes: NeededWrites | None = None) -> None:
-    """Say that a role is ready, at once for whoever looks.
+    """Write a role's endpoint file, which says that the role is ready. Readers never see a partial file.
 
     Args:
         run_dir: the run's folder.
         role: the file's name.
         content: at least `pid`, and `metrics` where the role serves them.
-        writes: takes it if there is no room on the disk yet.
+        writes: queue for the write if the disk is full; None raises instead.
 
     Raises:
         OSError: if it cannot be written, without `writes`.

@@ -1,4 +1,4 @@
-"""events.jsonl of a run folder, which supervisor, learner and replay server all add to."""
+"""events.jsonl of a run folder; the supervisor, the learner and the replay server append to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAME = "events.jsonl"
 
 
 class Events:
-    """One process's part in it. A line that a full disk does not take waits in memory.
+    """Appends events for one process. If the disk is full, lines wait in memory.
 
     Args:
         run_dir: the run's folder.
@@ -23,13 +23,13 @@ class Events:
         self._writes = NeededWrites(run_dir)
 
     def add(self, event: str, **values: Any) -> None:
-        """Add a line; one with a `text` is shown to whoever watches the run."""
+        """Add an event. If it has a `text`, the run's observer shows it."""
         self._writes.line(self._path, {"time": time.time(), "event": event} | values)
 
     def flush(self) -> None:
-        """Write what waits, if there is room."""
+        """Write waiting lines, if there is room."""
         self._writes.flush()
 
     def close(self) -> None:
-        """Write what waits; what cannot be written is said."""
+        """Write waiting lines; lines that cannot be written are logged as lost."""
         self._writes.close()

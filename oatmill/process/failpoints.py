@@ -1,6 +1,6 @@
 """Places at which a test may kill a process: `OATMILL_FAILPOINT=NAME` or `NAME:COUNT`, the COUNT-th time that NAME is passed.
 
-The variable is read once, when the process starts. Without it a failpoint is one look at a constant.
+The variable is read once, when the process starts. Without it, a failpoint costs one comparison.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _left = int(_count or 1) if _name else 0
 
 
 def failpoint(name: str) -> None:
-    """Die here by SIGKILL, if a test has asked for it."""
+    """Kill this process with SIGKILL here, if a test has asked for it."""
     global _left  # noqa: PLW0603  (counts down once in a process's life)
     if name != _name:
         return

@@ -1,4 +1,4 @@
-"""A process that takes too much memory says so and ends, to be started again, before the system has to choose a victim.
+"""Ends a process that uses too much memory, with a message, so that it is restarted before the system kills something.
 
 RLIMIT_AS would not do: CUDA and shared memory reserve far more addresses than memory. RLIMIT_DATA makes libzmq abort without
 a word.
@@ -13,8 +13,8 @@ import sys
 import threading
 from pathlib import Path
 
-EXIT_MEMORY = 71
-"""The exit code of a process that took more memory than it may."""
+from oatmill.process.exit_codes import OUT_OF_MEMORY
+
 LOOK_EVERY_S = 0.1
 SHARE = 0.8
 """The part of a machine's or container's memory that one process may take, if its setting does not say otherwise."""
@@ -26,9 +26,9 @@ class MemoryLimit:
     """Ends this process when it holds more memory of its own than it may. Shared memory and files are not its own.
 
     Args:
-        role: for the last words.
-        limit_bytes: what it may hold; None takes `default_limit`.
-        setting: what the last words name as the way out.
+        role: the process's name in the message.
+        limit_bytes: limit in bytes; None takes `default_limit`.
+        setting: the setting that the message names.
     """
 
     def __init__(self, role: str, limit_bytes: int | None, *, setting: str) -> None:
@@ -39,7 +39,7 @@ class MemoryLimit:
         self._thread.start()
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._ended.set()
         self._thread.join()
 
@@ -53,7 +53,7 @@ class MemoryLimit:
                 with contextlib.suppress(OSError, ValueError):
                     sys.stderr.write(f"{self._role}: {line}; this process ends\n")
                     sys.stderr.flush()
-                os._exit(EXIT_MEMORY)
+                os._exit(OUT_OF_MEMORY)
 
 
 def own_memory() -> int:

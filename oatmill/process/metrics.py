@@ -1,4 +1,4 @@
-"""What a role's processes take of the machine, read when Prometheus asks."""
+"""CPU, memory and file usage of a role's processes, read at each Prometheus scrape."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class ProcessCollector(Collector):
         """Each quantity of each process."""
         readings: list[tuple[Family, Callable[[psutil.Process], float]]] = [
             (_counter("cpu_seconds", "CPU time, in user mode and in the kernel."), lambda p: sum(p.cpu_times()[:2])),
-            (_gauge("resident_memory_bytes", "Memory that it holds, shared pages included."), lambda p: p.memory_info().rss),
+            (_gauge("resident_memory_bytes", "Resident memory, including shared pages."), lambda p: p.memory_info().rss),
             (_gauge("open_fds", "Open files and sockets."), lambda p: p.num_fds()),
             (_gauge("threads", "Threads."), lambda p: p.num_threads()),
-            (_gauge("start_time_seconds", "When it started, since the epoch."), lambda p: p.create_time()),
+            (_gauge("start_time_seconds", "Start time, in seconds since the epoch."), lambda p: p.create_time()),
         ]
         for family, read in readings:
             for name, process in self._processes.items():

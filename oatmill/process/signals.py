@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal: as an exception while a run is planned, as a count while it goes on."""
+"""Stop signals (Ctrl-C, SIGTERM, a closed terminal): a flag in a role, an exception while a run is planned, then a count."""
 
 from __future__ import annotations
 
@@ -19,7 +19,34 @@ AGAIN_S = 0.05
 IMPORT_WITHIN_S = 20.0
 """It waits no longer than this: the import may hang."""
 
+POLL_MS = 50
+"""The longest sleep of a loop that looks at a StopFlag, in milliseconds, so that a stop is noticed soon."""
+
 _Handler = Callable[[int, FrameType | None], object] | int | None
+
+
+class StopFlag:
+    """Whether SIGTERM or SIGINT has come to this process since this object was made.
+
+    The handler sets the flag, so that a signal may come at any time. A role's loop looks at the flag and ends in order.
+
+    Args:
+        on_stop: is called with each signal, inside the handler; None for nothing.
+
+    Attributes:
+        is_set: whether this process was asked to stop.
+    """
+
+    def __init__(self, on_stop: Callable[[], object] | None = None) -> None:
+        self.is_set = False
+        self._on_stop = on_stop
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self.is_set = True
+        if self._on_stop is not None:
+            self._on_stop()
 
 
 class Terminated(KeyboardInterrupt):

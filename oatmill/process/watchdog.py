@@ -12,9 +12,8 @@ from contextlib import suppress
 from typing import TextIO
 
 from oatmill.process.awake_clock import AwakeClock
+from oatmill.process.exit_codes import HUNG
 
-EXIT_HUNG = 70
-"""The exit code of a process that its own watchdog has ended."""
 TICK_S = 1.0
 NATIVE_SLACK_S = 5.0
 LONGEST_TICK = 3.0
@@ -35,7 +34,7 @@ class Watchdog:
     seconds later.
 
     Args:
-        role: for the last words.
+        role: the process's name in the message.
         limit_s: seconds without a beat.
         log: where the stacks go; None takes standard error. It must be a real file.
         native: whether to arm `faulthandler`'s timer as well; it counts time in which the process was stopped, too.
@@ -60,11 +59,11 @@ class Watchdog:
         self._thread.start()
 
     def beat(self) -> None:
-        """Say that there is progress. Costs next to nothing; call it as often as you like."""
+        """Report progress. This is cheap; call it as often as you like."""
         self._beats += 1
 
     def started(self) -> None:
-        """Say that what is done only once is over, so that the limit holds from now on."""
+        """Report that start-up is over: from now on the normal limit holds."""
         self._beats += 1
         self._factor = 1.0
 
@@ -79,7 +78,7 @@ class Watchdog:
         return self._silent_s < self._limit * self._factor / 2
 
     def close(self) -> None:
-        """Watch no longer. Safe to call twice."""
+        """Stop watching. Safe to call twice."""
         self._ended.set()
         self._thread.join()
         if self._native:
@@ -108,4 +107,4 @@ class Watchdog:
             self._log.flush()
             faulthandler.dump_traceback(self._log, all_threads=True)
             self._log.flush()
-        os._exit(EXIT_HUNG)
+        os._exit(HUNG)

@@ -1,4 +1,4 @@
-"""The base of all settings, and the settings that every role shares (pydantic; no torch)."""
+"""The base class of all settings, and the settings that all roles share (pydantic; no torch)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from oatmill.settings.complaints import describe_error, refuse_bool_for_a_number
 
 
 class Settings(BaseModel):
-    """Settings with bounds that hold on construction and on every assignment; unknown names are refused.
+    """Settings that are validated on construction and on every assignment; unknown names raise an error.
 
-    `freeze` is called when a run starts: from then on what was planned is what runs.
+    `freeze` is called when a run starts, so that the run uses the settings that were planned.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, use_attribute_docstrings=True)
@@ -30,11 +30,11 @@ class Settings(BaseModel):
         return values
 
     def model_post_init(self, _context: Any, /) -> None:
-        """Tell the settings below where they stand."""
+        """Set the paths of nested settings."""
         self.place(self._path)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Assign with validation, unless the run has started; what is refused leaves no trace.
+        """Assign with validation, unless the run has started. A refused assignment changes nothing.
 
         Raises:
             SettingsError: if there is no such setting, or the value is of a wrong type or out of bounds.
@@ -56,7 +56,7 @@ class Settings(BaseModel):
         self.place(self._path)
 
     def place(self, path: str) -> None:
-        """Note where these settings stand within a run's, such as `trainer.losses.cmpo`; messages begin with it."""
+        """Set the path of these settings, such as `trainer.losses.cmpo`. Error messages start with it."""
         self._path = path
         for name in type(self).model_fields:
             value = getattr(self, name)
@@ -64,7 +64,7 @@ class Settings(BaseModel):
                 value.place(f"{path}.{name}" if path else name)
 
     def freeze(self) -> None:
-        """Refuse every later assignment, here and below."""
+        """Refuse all later assignments, here and in nested settings."""
         for name in type(self).model_fields:
             value = getattr(self, name)
             if isinstance(value, Settings):
@@ -73,7 +73,7 @@ class Settings(BaseModel):
 
 
 class MetricsSettings(Settings):
-    """Where a run's numbers go beside metrics.jsonl, which is always written."""
+    """Where metrics are reported, in addition to metrics.jsonl, which is always written."""
 
     host: str = "127.0.0.1"
     """Address that /metrics, /healthz and /readyz listen on."""

@@ -1,4 +1,4 @@
-"""What is wrong with a setting, in one line: its path, what is required, what came, and the nearest valid name."""
+"""One-line error messages for settings: the path, the requirement, the value, and the nearest valid name."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ LONGEST_VALUE = 80
 
 
 def describe_error(model: type[BaseModel], error: ValidationError, prefix: str = "") -> str:
-    """The first complaint of a validation as one line.
+    """The first error of a validation, as one line.
 
     Args:
-        model: the settings that were validated.
-        error: what pydantic says.
+        model: the settings class that was validated.
+        error: pydantic's error.
         prefix: the path of `model` within a run's settings, such as `trainer.losses.cmpo`.
     """
     first = error.errors(include_url=False)[0]
@@ -41,18 +41,18 @@ def describe_error(model: type[BaseModel], error: ValidationError, prefix: str =
 
 
 def unknown_setting(path: str, known: Sequence[str]) -> str:
-    """Say that there is no such setting, and which one is nearest."""
+    """Message for an unknown setting, with the nearest valid one."""
     return f"{path} is not a setting; the nearest is {nearest(path, known)}"
 
 
 def group_takes_no_value(path: str, known: Sequence[str], value: object) -> str:
-    """Say that a value was given to a group of settings, and name one of the group's."""
+    """Message for a value that was given to a group of settings, with an example from the group."""
     inside = next((name for name in known if name.startswith(f"{path}.")), path)
     return f"{path} is a group of settings, such as {inside}, and takes no value itself, got {show(value)}"
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """The known name most like `name`, below the same root where there is one; one that ends in the same word comes first."""
+    """The known name that is most similar to `name`. Names with the same root, and with a similar last word, come first."""
     last, root = name.rpartition(".")[2], f"{name.partition('.')[0]}."
     known = [candidate for candidate in known if candidate.startswith(root)] or known
 
@@ -65,8 +65,8 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where in the settings something is.
+class SettingPlace:
+    """A position in the settings.
 
     Attributes:
         path: dotted, as a user types it.
@@ -79,9 +79,9 @@ class Place:
     bounds: Sequence[Any] = ()
 
 
-def locate(model: type[BaseModel], loc: Sequence[int | str], prefix: str = "") -> Place:
-    """Follow pydantic's location down to a place; the tags of unions, which are no part of a path, are left out."""
-    place = Place(prefix, model)
+def locate(model: type[BaseModel], loc: Sequence[int | str], prefix: str = "") -> SettingPlace:
+    """Turn pydantic's location into a place. Tags of unions are not part of a path and are left out."""
+    place = SettingPlace(prefix, model)
     for step in loc:
         place = _step(place, step)
     return place
@@ -91,9 +91,9 @@ def leaf_paths(model: type[BaseModel], prefix: str = "", loc: Sequence[int | str
     """The paths of all settings that take a value.
 
     Args:
-        model: the outermost settings.
-        prefix: put before every path.
-        loc: where pydantic was; of a union on the way only the member it took is listed.
+        model: the outermost settings class.
+        prefix: text before every path.
+        loc: pydantic's location; for a union on the way, only the chosen member is listed.
     """
     paths: list[str] = []
     for name, field in model.model_fields.items():
@@ -129,35 +129,37 @@ def refuse_bool_for_a_number(model: type[BaseModel], name: str, value: bool) -> 
         raise ValueError(f"{name} must be {requirement(place)}, got {show(value)}")
 
 
-def requirement(place: Place) -> str:
-    """What a place takes, in words, such as `a finite number above 0`."""
+def requirement(place: SettingPlace) -> str:
+    """What a place accepts, in words, such as `a finite number above 0`."""
     annotation, optional = _without_none(place.annotation)
     words = _words(annotation, place.bounds)
     return f"{words}, or null" if optional else words
 
 
 def show(value: object) -> str:
-    """A value as a user would write it, cut where it is long."""
+    """A value as a user would write it, shortened if it is long."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
-def _step(place: Place, step: int | str) -> Place:
+def _step(place: SettingPlace, step: int | str) -> SettingPlace:
     if isinstance(step, int):
         element = get_args(place.annotation)[0] if get_args(place.annotation) else Any
         bounds = [bound for part in getattr(element, "__metadata__", ()) for bound in getattr(part, "metadata", [part])]
-        return Place(f"{place.path}[{step}]", get_args(element)[0] if hasattr(element, "__metadata__") else element, bounds)
+        return SettingPlace(
+            f"{place.path}[{step}]", get_args(element)[0] if hasattr(element, "__metadata__") else element, bounds
+        )
     members = settings_classes(place.annotation)
     if len(members) > 1:
-        return Place(place.path, next((member for member in members if kind_of(member) == step), Any))
+        return SettingPlace(place.path, next((member for member in members if kind_of(member) == step), Any))
     path = f"{place.path}.{step}" if place.path else step
     field = members[0].model_fields.get(step) if members else None
-    return Place(path, field.annotation, field.metadata) if field else Place(path, Any)
+    return SettingPlace(path, field.annotation, field.metadata) if field else SettingPlace(path, Any)
 
 
-def _own_message(place: Place, error: ValueError) -> str:
+def _own_message(place: SettingPlace, error: ValueError) -> str:
     """A message of our own validators, with the path put before a bare field's name."""
     message = str(error)
     name = message.partition(" ")[0].partition("=")[0]
@@ -166,7 +168,7 @@ def _own_message(place: Place, error: ValueError) -> str:
     return f"{place.path}.{message}" if bare and place.path else message
 
 
-def _kinds(place: Place) -> list[str]:
+def _kinds(place: SettingPlace) -> list[str]:
     return [kind_of(member) for member in settings_classes(place.annotation)]
 
 

@@ -1,4 +1,4 @@
-"""What two processes compare when one joins the other's run: settings under their dotted names."""
+"""Settings under their dotted names: what two processes compare when one joins a run, and what is exported as numbers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ MISSING = "nothing"
 
 
 def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level of dotted names, with lists for tuples, as JSON would give them back.
-
-    An empty mapping has no names below it and so leaves no trace.
+    """Flatten nested settings to dotted names. Tuples become lists, as in JSON, and empty mappings are left out.
 
     Args:
-        settings: what config.yaml holds, or a part of it.
-        prefix: put before every name.
+        settings: the content of config.yaml, or a part of it.
+        prefix: text before every name.
     """
     flat: dict[str, Any] = {}
     for name, value in settings.items():
@@ -40,14 +38,29 @@ def joining_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def first_difference(expected: Mapping[str, Any], got: Mapping[str, Any]) -> str | None:
-    """Say which setting differs, the first one by name, or None if all agree.
+    """Message for the first setting (by name) that differs; None if all agree.
 
     Args:
         expected: the run's settings by dotted name.
-        got: the joining process's.
+        got: the joining process's settings by dotted name.
     """
     for name in sorted(expected.keys() | got.keys()):
         wanted, came = expected.get(name, MISSING), got.get(name, MISSING)
         if wanted != came:
             return f"{name}: the run has {wanted!r}, this process has {came!r}"
     return None
+
+
+def numbers_of(settings: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers and switches (0 or 1) among a run's settings, by dotted path.
+
+    `env.kwargs` is left out: its names are the user's own, and belong to no closed set.
+
+    Args:
+        settings: nested, as config.yaml has them.
+    """
+    return {
+        path: float(value)
+        for path, value in flatten_settings(settings).items()
+        if isinstance(value, int | float) and not path.startswith("env.kwargs.")
+    }

@@ -1,4 +1,4 @@
-"""YAML as people type numbers: 1e6 and 3e-4 are numbers (plain YAML 1.1 takes them for text), and so is nan."""
+"""YAML in which 1e6, 3e-4 and nan are numbers; plain YAML 1.1 reads them as text."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ for _format in (SettingsLoader, SettingsDumper):
 
 
 def load(text: str) -> Any:
-    """Plain values from YAML.
+    """Parse YAML into plain values.
 
     Raises:
-        ValueError: one line that says where the text is not YAML.
+        ValueError: if the text is not YAML; one line says where.
     """
     try:
         return yaml.load(text, SettingsLoader)
@@ -38,5 +38,5 @@ def load(text: str) -> Any:
 
 
 def dump(values: Any) -> str:
-    """YAML that `load`, and any other reader of YAML, reads back exactly."""
+    """Write plain values as YAML that `load` and every other YAML reader read back exactly."""
     return yaml.dump(values, Dumper=SettingsDumper, sort_keys=False)

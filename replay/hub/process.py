@@ -21,7 +21,10 @@ from oatmill.files.endpoints import write_endpoint
 from oatmill.files.events import Events
 from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.descriptors import descriptor_limit, too_few
+from oatmill.process.entry import read_roots, settings_of
 from oatmill.process.http import HttpServer, Pages
+from oatmill.process.memory import MemoryLimit
+from oatmill.process.signals import POLL_MS, StopFlag
 from oatmill.process.watchdog import Watchdog
 from oatmill.settings.flat import joining_config
 from protocol.channels.sockets import SOCKETS_A_PROCESS, ServerSocket
@@ -38,7 +41,6 @@ from replay.hub.metrics import Snapshot, registry_of
 from replay.hub.self_test import check_keys
 from replay.pipe import Link
 from replay.plausible import MAX_VERSION
-from replay.process import POLL_MS, Ending, limit_memory, load_config
 from replay.quarantine import Quarantine
 
 _log = logging.getLogger("oatmill.replay.hub")
@@ -107,7 +109,7 @@ class Hub:
         self._clock = AwakeClock(LONGEST_TURN_S)
         self._turned, self._awake = time.monotonic(), self._clock.now()
         self._announce_failed = False
-        self._memory = limit_memory("hub", config)
+        self._memory = MemoryLimit("hub", config["replay"].get("memory_bytes"), setting="replay.memory_bytes")
         self._snapshot = Snapshot({}, {})
         self._snapshot_of = -1.0
 
@@ -124,17 +126,17 @@ class Hub:
         """The newest numbers. Called by the HTTP thread."""
         return self._snapshot
 
-    def run(self, link: Link, ending: Ending, on_ready: Callable[[], None]) -> int:
+    def run(self, link: Link, stop: StopFlag, on_ready: Callable[[], None]) -> int:
         """Serve until told to end; the exit code."""
         poller = zmq.Poller()
         for handle in (self._control.handle, self._weights.handle, link.fileno()):
             poller.register(handle, zmq.POLLIN)
         announced = False
         self._watchdog.started()
-        while not ending.asked:
+        while not stop.is_set:
             self._watchdog.beat()
             ready = dict(poller.poll(POLL_MS))
-            if link.fileno() in ready and not ending.asked:
+            if link.fileno() in ready and not stop.is_set:
                 _log.error("ingest has ended; the hub ends too")
                 return 1
             self.turn(self._clock.now())
@@ -240,13 +242,13 @@ class Hub:
         self._context.term()
 
 
-def serve(options: Namespace, ingest: IngestProcess, ending: Ending) -> int:
+def serve(options: Namespace, ingest: IngestProcess, stop: StopFlag) -> int:
     """Run the replay role until SIGTERM (0), or until one of its processes dies (1).
 
     Args:
         options: the command line.
         ingest: the other process, just started; it is ended here.
-        ending: tells of SIGTERM.
+        stop: tells of SIGTERM.
 
     Raises:
         UserError: if an address is taken or cannot be listened on, or config.yaml cannot be read.
@@ -255,7 +257,7 @@ def serve(options: Namespace, ingest: IngestProcess, ending: Ending) -> int:
     hub: Hub | None = None
     http: HttpServer | None = None
     try:
-        config = load_config(options.config)
+        config = read_config(options)
         keys = server_keys(options.keys)
         addresses = bind_addresses(options.listen, insecure=options.insecure or keys is not None)
         stranger = None if keys is None else new_keys(keys.public)
@@ -280,7 +282,7 @@ def serve(options: Namespace, ingest: IngestProcess, ending: Ending) -> int:
             check_keys(sockets, own=keys.as_client(), stranger=stranger)
         http = open_http(config, hub, ingest.pid)
         announce = announcement(options, hub, http.url, notes_on(config, options))
-        return hub.run(ingest.link, ending, announce)
+        return hub.run(ingest.link, stop, announce)
     finally:
         ingest.end()
         if http is not None:
@@ -288,6 +290,22 @@ def serve(options: Namespace, ingest: IngestProcess, ending: Ending) -> int:
         if hub is not None:
             hub.close()
             remove_sockets(addresses)
+
+
+def read_config(options: Namespace) -> dict[str, Any]:
+    """The roots of config.yaml.
+
+    They are validated unless the command that started this server has done so: that takes as long as half of the start.
+
+    Raises:
+        UserError: if the file is no config.yaml, or a setting in it is wrong.
+    """
+    roots = read_roots(options.config)
+    if not options.validated:
+        from replay.settings import ReplayRoots  # noqa: PLC0415  (loads pydantic)
+
+        settings_of(ReplayRoots, roots, options.config)
+    return roots
 
 
 def read_version(run_dir: Path) -> tuple[int, str]:

@@ -22,7 +22,10 @@ from oatmill.errors import UserError, WireError
 from oatmill.files.events import Events
 from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.descriptors import raise_descriptor_limit
+from oatmill.process.entry import configure_logging, read_roots, run_to_exit
 from oatmill.process.failpoints import failpoint
+from oatmill.process.memory import MemoryLimit
+from oatmill.process.signals import POLL_MS, StopFlag
 from oatmill.process.watchdog import Watchdog
 from protocol.channels import ControlClient
 from protocol.channels.sockets import ServerSocket
@@ -39,7 +42,6 @@ from replay.log.disk import FolderDisk, log_folder
 from replay.log.identity import check_owner, run_id
 from replay.log.journal import Journal
 from replay.pipe import Link
-from replay.process import POLL_MS, Ending, configure_logging, limit_memory, load_config, run_to_exit
 from replay.quarantine import Quarantine
 from replay.store.snapshot import BUFFER_FOLDER
 from replay.store.snapshot_saver import BufferSaver
@@ -112,7 +114,7 @@ class Ingest:
         welcome = self._control.join(JOIN_WITHIN_S)
         self._core.hub_says(policy_version=welcome.policy_version, stop=False, members=None)
 
-    def run(self, ending: Ending) -> int:
+    def run(self, stop: StopFlag) -> int:
         """Serve until told to end; the exit code."""
         assert self._control is not None, "join first"
         poller = zmq.Poller()
@@ -120,7 +122,7 @@ class Ingest:
             poller.register(handle, zmq.POLLIN)
         self._watchdog.started()
         clock = AwakeClock(LONGEST_TURN_S)
-        while not ending.asked:
+        while not stop.is_set:
             self._watchdog.beat()
             ready = dict(poller.poll(SAVING_POLL_MS if self._core.replayed.at_work else POLL_MS))
             if self._link.fileno() in ready:
@@ -249,7 +251,7 @@ GARBAGE_EVERY = 100_000
 each, and Python's default of 700 would walk over all of them again and again."""
 
 
-def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> int:
+def serve(link: Link, config: dict[str, Any], run_dir: Path, stop: StopFlag) -> int:
     """Bind where the hub says, join it and run; the exit code."""
     hub = link.hear()
     if hub is None or "addresses" not in hub:  # the hub is gone, or could not begin and says stop
@@ -267,7 +269,10 @@ def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> 
         saver=BufferSaver(log_folder(config["replay"]["log_dir"], run_dir) / BUFFER_FOLDER),
     )
     addresses: dict[str, str] = hub["addresses"]
-    watchdog, memory = Watchdog("ingest", config["replay"]["hang_timeout"]), limit_memory("ingest", config)
+    watchdog, memory = (
+        Watchdog("ingest", config["replay"]["hang_timeout"]),
+        MemoryLimit("ingest", config["replay"].get("memory_bytes"), setting="replay.memory_bytes"),
+    )
     ingest = Ingest(
         core,
         link,
@@ -285,7 +290,7 @@ def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> 
         ingest.join(hub["control"], hub["secret"])
         gc.freeze()
         gc.set_threshold(GARBAGE_EVERY)
-        return ingest.run(ending)
+        return ingest.run(stop)
     finally:
         watchdog.close()
         memory.close()
@@ -298,7 +303,7 @@ def serve(link: Link, config: dict[str, Any], run_dir: Path, ending: Ending) -> 
 
 def main() -> int:
     """Run until the hub says stop (0), is gone (1) or SIGTERM comes (0)."""
-    ending = Ending()
+    stop = StopFlag()
     raise_descriptor_limit()
     parser = argparse.ArgumentParser(prog="python -m replay.ingest.__main__", description="Started by `python -m replay`.")
     parser.add_argument("--link", type=int, required=True, help="the file descriptor of the pipe to the hub")
@@ -309,7 +314,7 @@ def main() -> int:
     configure_logging(options.log_level)
     link = Link(socket.socket(fileno=options.link))
     try:
-        return serve(link, load_config(options.config), options.run_dir, ending)
+        return serve(link, read_roots(options.config), options.run_dir, stop)
     except UserError as error:
         link.say({"error": str(error)})
         return error.exit_code

@@ -1,1 +1,1 @@
-"""Playing and recording episodes with a checkpoint."""
+"""Plays and records episodes with a checkpoint."""

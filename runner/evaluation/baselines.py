@@ -1,4 +1,4 @@
-"""What a policy that acts at random gets, to compare a run's return with."""
+"""Returns of the random policy, to compare a run's return with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ATARI = {"pong": -20.1}
 
 
 def random_return(env: EnvSettings) -> float | None:
-    """The mean episode return of the random policy, where it was measured; None for other environments."""
+    """The measured mean episode return of the random policy; None for environments that were not measured."""
     if isinstance(env, GymnasiumEnv) and not env.kwargs:
         return GYMNASIUM.get(env.id)
     if isinstance(env, CogsEnv) and env.max_steps is None:

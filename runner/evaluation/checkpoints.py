@@ -1,4 +1,4 @@
-"""Finding the checkpoint that a user has named (no torch)."""
+"""Finds the checkpoint that a user has named (no torch)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LATEST = "latest"
 
 
 def find_checkpoint(path: Path) -> Path:
-    """A checkpoint's folder, where a run's folder stands for its newest one.
+    """The folder of a checkpoint. A run folder means its newest checkpoint.
 
     Raises:
         UserError: if there is none.

@@ -1,4 +1,4 @@
-"""`python -m runner.evaluation.evaluate`: plays a checkpoint's policy for `oatmill eval`, in a process of its own."""
+"""`python -m runner.evaluation.evaluate`: evaluates a checkpoint for `oatmill eval`, in a separate process."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from runner.evaluation.evaluation import evaluated
 
 
 def answer_with_evaluation(values: Any, answer: Answer) -> None:
-    """Play, say what came of it, and close the environment.
+    """Play, send the result, and close the environment.
 
     Args:
         values: the arguments of `runner.evaluation.evaluation.evaluated`.
-        answer: gets `Evaluation.to_dict`.
+        answer: receives `Evaluation.to_dict`.
     """
     record = values.pop("record")
     path = Path(values.pop("path"))

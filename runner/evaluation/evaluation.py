@@ -1,4 +1,4 @@
-"""Playing episodes with a trained policy, in the environment that it was trained in."""
+"""Evaluates a trained policy in the environment that it was trained in."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from runner.trust import ENVIRONMENT, check_trust
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a checkpoint's policy got.
+    """The result of evaluating a checkpoint.
 
     Attributes:
-        checkpoint: its folder.
-        learner_step: at which it was saved.
-        env_steps: that it was trained on.
+        checkpoint: folder of the checkpoint.
+        learner_step: learner step at which it was saved.
+        env_steps: number of environment steps that it was trained on.
         episode_return: mean, std and n.
-        episode_length: the mean.
-        episode_statistics: the means of the environment's own numbers.
-        random_return: what the random policy gets, where that was measured.
-        seconds: of playing.
-        deterministic: whether the likeliest action was taken instead of drawing one.
-        seed: of environment and actions.
-        recording: a video of one more episode, where one was asked for.
+        episode_length: mean episode length.
+        episode_statistics: means of the statistics that the environment reports.
+        random_return: return of the random policy, if it was measured.
+        seconds: time spent playing.
+        deterministic: whether the most likely action was taken instead of sampling.
+        seed: seed of environment and actions.
+        recording: video of one more episode, if requested.
     """
 
     checkpoint: str
@@ -72,19 +72,19 @@ def evaluate_checkpoint(
 def evaluated(
     path: Path, *, episodes: int, deterministic: bool, seed: int, record: Path | None = None, trust: bool = False
 ) -> Iterator[Evaluation]:
-    """Play episodes one after another, so that short ones count no more than long ones; on leaving, close the environment.
+    """Play episodes one after another, so that short episodes are not overrepresented. Closes the environment at the end.
 
     Args:
-        path: a checkpoint's folder, wherever it lies, or a run's folder, whose newest checkpoint is taken.
-        episodes: how many.
-        deterministic: take the likeliest action instead of drawing one.
-        seed: of environment and actions.
-        record: a file for a video of one more episode, which does not count: the others are the same with and without it.
-        trust: run the environment and the encoder of somebody's own that the checkpoint names.
+        path: folder of a checkpoint, or run folder (its newest checkpoint is used).
+        episodes: number of episodes.
+        deterministic: take the most likely action instead of sampling.
+        seed: seed of environment and actions.
+        record: file for a video of one more episode. It does not count and does not change the other episodes.
+        trust: run custom environment and encoder code that the checkpoint names.
 
     Raises:
-        UserError: if there is no such checkpoint, it does not fit the environment, there can be no such video, or it names
-            code to be run without `trust`.
+        UserError: if there is no such checkpoint, it does not fit the environment, the video cannot be made, or the
+            checkpoint names code without `trust`.
         RunError: if the environment fails, or an episode does not end.
     """
     if record is not None:
@@ -120,10 +120,10 @@ def evaluated(
 
 
 def environment_of(agent: LoadedAgent, checkpoint: Path, *, trust: bool) -> EnvSettings:
-    """The settings of the environment that a checkpoint was trained in, which it carries along.
+    """The settings of the environment that a checkpoint was trained in; the checkpoint stores them.
 
     Raises:
-        UserError: if it has none, they are no environment's, or they name code to be run without `trust`.
+        UserError: if they are missing or invalid, or name code without `trust`.
     """
     try:
         settings = RunSettings.of(agent.manifest["settings"])
@@ -134,5 +134,5 @@ def environment_of(agent: LoadedAgent, checkpoint: Path, *, trust: bool) -> EnvS
 
 
 def mean_statistics(names: Sequence[str], played: Sequence[Episode]) -> dict[str, float]:
-    """The mean of each of the environment's own numbers."""
+    """The mean of each statistic that the environment reports."""
     return {name: float(np.mean([episode.statistics[place] for episode in played])) for place, name in enumerate(names)}

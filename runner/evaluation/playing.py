@@ -1,4 +1,4 @@
-"""Stepping an environment with a trained policy, episode after episode."""
+"""Plays episodes with a trained policy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from oatmill.settings.flat import flatten_settings
 from protocol.data.trajectory import Array
 
 MAX_STEPS = 100_000
-"""An episode that has not ended after so many steps never will."""
+"""An episode with more steps than this is assumed never to end."""
 
 
 def check_fit(agent: LoadedAgent, environment: Environment, checkpoint: Path) -> None:
@@ -26,10 +26,10 @@ def check_fit(agent: LoadedAgent, environment: Environment, checkpoint: Path) ->
 
 
 def play(agent: LoadedAgent, environment: Environment, *, episodes: int, deterministic: bool) -> list[Episode]:
-    """Play until so many episodes have ended.
+    """Play until the given number of episodes have ended.
 
-    Each copy plays an equal share, decided beforehand. Were the first episodes to end taken instead, whichever copies they come
-    from, short ones would count more than long ones.
+    Each copy plays an equal share, decided in advance. Taking the first episodes to end, from any copy, would
+    overrepresent short episodes.
     """
     played: list[Episode] = []
     copies = environment.num_copies
@@ -56,7 +56,7 @@ def play(agent: LoadedAgent, environment: Environment, *, episodes: int, determi
 
 
 def stepped(environment: Environment, actions: Array) -> Step:
-    """One step; what the environment raises is told in one line."""
+    """Step the environment; its exceptions become errors of one line."""
     try:
         step = environment.step(actions)
     except OatmillError:

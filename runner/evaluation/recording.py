@@ -1,4 +1,4 @@
-"""A video of one episode: the policy plays it before a camera, in the environment that it was trained in."""
+"""Records a video of one episode, in the environment that the policy was trained in."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Recording:
     """A video.
 
     Attributes:
-        path: its file.
-        frames: pictures in it.
-        episode_return: of the episode that it shows.
-        length: steps of that episode.
+        path: video file.
+        frames: number of frames.
+        episode_return: return of the recorded episode.
+        length: number of steps of that episode.
     """
 
     path: str
@@ -36,19 +36,19 @@ class Recording:
 def record_episode(
     agent: LoadedAgent, env: EnvSettings, path: Path, *, checkpoint: Path, deterministic: bool, seed: int
 ) -> Recording:
-    """Play one episode and write what it looks like.
+    """Play one episode and write a video of it.
 
     Args:
-        agent: plays; fresh.
-        env: the environment's settings.
-        path: the file, checked by `runner.evaluation.video.check_video`.
-        checkpoint: the agent's, for messages.
-        deterministic: take the likeliest action instead of drawing one.
-        seed: of the environment.
+        agent: freshly loaded policy.
+        env: settings of the environment.
+        path: video file, checked by `runner.evaluation.video.check_video`.
+        checkpoint: checkpoint of the agent, for messages.
+        deterministic: take the most likely action instead of sampling.
+        seed: seed of the environment.
 
     Raises:
-        UserError: if the environment makes no pictures.
-        RunError: if it fails, the episode does not end, or the file cannot be written.
+        UserError: if the environment cannot render frames.
+        RunError: if the environment fails, the episode does not end, or the file cannot be written.
     """
     film = make_film(env, seed=seed)
     played: list[Episode] = []
@@ -63,7 +63,7 @@ def record_episode(
 
 
 def pictures_of(agent: LoadedAgent, film: Film, played: list[Episode], *, deterministic: bool) -> Iterator[Any]:
-    """Play one episode, giving its pictures as they come; the episode is added to `played` at its end."""
+    """Play one episode and yield its frames; the episode is added to `played` at its end."""
     try:
         observations = first_observations(film.environment)
         yield from film.take(ended=False)

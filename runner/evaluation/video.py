@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from oatmill.errors import UserError
+from oatmill.files.atomic import replacing
 from protocol.data.trajectory import Array
 
 PACKAGES = {".mp4": ("av", "PIL"), ".gif": ("PIL",)}
@@ -37,28 +38,24 @@ def check_video(path: Path) -> None:
 
 
 def write_video(path: Path, pictures: Iterable[Array], *, rate: float) -> int:
-    """Write pictures as they come, whole or not at all.
+    """Write a video atomically.
 
     Args:
-        path: the file; what was there is replaced.
-        pictures: `[H, W, 3]` bytes, all of one size; at least one.
-        rate: of them a second.
+        path: video file; an old file is replaced.
+        pictures: frames as `[H, W, 3]` bytes, all of the same size; at least one.
+        rate: frames per second.
 
     Returns:
-        How many there were.
+        The number of frames.
     """
     counted = Counted(enlarged(picture) for picture in pictures)
-    working = path.with_name(f".{path.name}.tmp")
-    try:
+    with replacing(path) as working:
         (write_gif if path.suffix == ".gif" else write_mp4)(working, iter(counted), rate)
-        working.replace(path)
-    finally:
-        working.unlink(missing_ok=True)
     return counted.number
 
 
 class Counted:
-    """Counts what is taken of it."""
+    """Counts frames as they are read."""
 
     def __init__(self, pictures: Iterable[Array]) -> None:
         self.number = 0
@@ -71,14 +68,14 @@ class Counted:
 
 
 def enlarged(picture: Array) -> Array:
-    """The picture, each of its dots a square of several where it is small, of even height and width as H.264 wants them."""
+    """The picture, enlarged if it is small, with even height and width, which H.264 needs."""
     factor = -(-SMALLEST // picture.shape[0])
     larger = picture.repeat(factor, axis=0).repeat(factor, axis=1)
     return np.pad(larger, ((0, larger.shape[0] % 2), (0, larger.shape[1] % 2), (0, 0)), mode="edge")
 
 
 def write_mp4(path: Path, pictures: Iterator[Array], rate: float) -> None:
-    """H.264 in the pixel format that every browser plays."""
+    """Write H.264 in the pixel format that all browsers play."""
     import av  # noqa: PLC0415  (of an extra)
 
     first = next(pictures)
@@ -92,7 +89,7 @@ def write_mp4(path: Path, pictures: Iterator[Array], rate: float) -> None:
 
 
 def write_gif(path: Path, pictures: Iterator[Array], rate: float) -> None:
-    """An animation that starts again at its end."""
+    """Write an animation that loops."""
     from PIL import Image  # noqa: PLC0415  (of an extra)
 
     first = Image.fromarray(next(pictures))

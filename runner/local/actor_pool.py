@@ -8,10 +8,10 @@ from typing import Any
 
 from oatmill.errors import RunError
 from oatmill.process.awake_clock import AwakeClock
+from oatmill.process.exit_codes import BAD_INPUT
 from runner.local.back_off import back_off
 from runner.local.child import Child, end_all, end_families_of
 
-BAD_INPUT = 2
 """The exit code of a process that cannot do what was asked; starting it again would not help."""
 HUNG_SLACK_S = 10.0
 """An actor ends itself after `actors.hang_timeout` and says where it hung; one that has not done so by now cannot."""

@@ -22,7 +22,7 @@ from oatmill.errors import RunError, UserError
 from runner.folder import read_json
 from runner.local.faults import FAULTS, STOPPED_S, Scene, clocks, signalled, small_disk, stopped
 from runner.local.watch import Watch
-from runner.operator_client import HubLine, hub_line
+from runner.operator_client import OperatorClient, operator_client
 
 ROLES = ("replay", "actor", "learner")
 """What may be killed. Only the supervisor's death ends a run."""
@@ -91,7 +91,7 @@ class Chaos:
             self._wait_for_run(process)
             control = read_json(self.folder / "run.json")["control"]
             watch = Watch(control, self.folder / "events.jsonl")
-            with watch, hub_line(control) as hub:
+            with watch, operator_client(control) as hub:
                 self._harm(process, hub, watch)
                 hub.stop()
             output, _ = process.communicate(timeout=ENDS_WITHIN_S)
@@ -110,7 +110,7 @@ class Chaos:
                 raise RunError(f"the run came to no checkpoint; its output is {self.log}")
             time.sleep(LOOK_EVERY_S)
 
-    def _harm(self, process: subprocess.Popen[str], hub: HubLine, watch: Watch) -> None:
+    def _harm(self, process: subprocess.Popen[str], hub: OperatorClient, watch: Watch) -> None:
         random, end = Random(self.seed), time.monotonic() + self.seconds
         scene = Scene(self.folder, process.pid, self.seconds, watch.planned, self.log.with_name("clocks"))
         while time.monotonic() < end:
@@ -126,7 +126,7 @@ class Chaos:
                 self._fault(random, scene, hub, killed=kind == "kill")
             watch.look_for_losses()
 
-    def _special(self, kind: str, scene: Scene, random: Random, hub: HubLine) -> None:
+    def _special(self, kind: str, scene: Scene, random: Random, hub: OperatorClient) -> None:
         """One of `FAULTS`; the run has recovered when it trains again."""
         name = FAULTS[kind](scene, random)
         if not name:
@@ -146,7 +146,7 @@ class Chaos:
         found: list[dict[str, Any]] = read_json(self.folder / "run.json").get("processes", [])
         return found
 
-    def _fault(self, random: Random, scene: Scene, hub: HubLine, *, killed: bool) -> None:
+    def _fault(self, random: Random, scene: Scene, hub: OperatorClient, *, killed: bool) -> None:
         """Kill a process, or stop it for a while."""
         victims = scene.processes(random.choice(list(self.roles)))
         if not victims:
@@ -177,7 +177,7 @@ class Chaos:
             time.sleep(LOOK_EVERY_S)
         self.recoveries[name].append(time.monotonic() - began)
 
-    def _progress(self, hub: HubLine, victim: Mapping[str, Any]) -> tuple[int, int]:
+    def _progress(self, hub: OperatorClient, victim: Mapping[str, Any]) -> tuple[int, int]:
         """(incarnation, steps) of an actor, (0, trajectories trained on) of the others; -1 where nothing is known."""
         status = hub.status() or {}
         if victim["role"] != "actor":
@@ -188,7 +188,7 @@ class Chaos:
                 return actor["incarnation"], actor.get("env_steps", 0)
         return -1, -1
 
-    def _recovered(self, hub: HubLine, victim: Mapping[str, Any], before: tuple[int, int], *, killed: bool) -> bool:
+    def _recovered(self, hub: OperatorClient, victim: Mapping[str, Any], before: tuple[int, int], *, killed: bool) -> bool:
         """Whether it, or who has taken its place, makes progress again."""
         incarnation, steps = self._progress(hub, victim)
         if victim["role"] != "actor":

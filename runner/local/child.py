@@ -16,7 +16,7 @@ from oatmill.children.environment import child_environment
 from oatmill.children.family import FAMILY, end_families, new_tag
 from oatmill.children.parent import dies_with_parent
 from oatmill.files.atomic import private_file
-from oatmill.process.watchdog import EXIT_HUNG
+from oatmill.process.exit_codes import HUNG
 from runner.local.bounded_log import shorten
 
 ERROR_PREFIX = "oatmill: error: "
@@ -79,7 +79,7 @@ class Child:
         code = self.exit_code
         if code is not None and code < 0:
             return f"was killed by {signal.Signals(-code).name}"
-        if code == EXIT_HUNG:
+        if code == HUNG:
             return f"made no progress for longer than {self.role}s' hang_timeout allows and ended itself (its log says where)"
         return f"ended with exit code {code}"
 

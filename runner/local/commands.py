@@ -11,6 +11,7 @@ def replay_command(
 ) -> list[str]:
     """The server between actors and learner."""
     arguments = ["--config", str(config), "--run-dir", str(run_dir), "--listen", listen, "--log-level", log_level]
+    arguments.append("--validated")  # this command has; it takes as long as half of the server's start
     return _python("replay", *arguments, *_keys(keys), *(["--insecure"] if insecure else []))
 
 

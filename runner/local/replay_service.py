@@ -9,7 +9,7 @@ from typing import Any
 from oatmill.errors import PeerLostError
 from runner.local.child import Child
 from runner.local.service import ServicePost
-from runner.operator_client import HubLine
+from runner.operator_client import OperatorClient
 
 
 class ReplayPost(ServicePost):
@@ -58,7 +58,7 @@ class ReplayPost(ServicePost):
         """Whether it has said that it can be spoken to."""
         return self._due is None and self._endpoint.exists()
 
-    def brief(self, hub: HubLine, status: Mapping[str, Any], *, stopping: bool) -> Mapping[str, Any]:
+    def brief(self, hub: OperatorClient, status: Mapping[str, Any], *, stopping: bool) -> Mapping[str, Any]:
         """Take in how the run stands; a new server is first told how many actors there shall be, and whether to stop.
 
         Args:

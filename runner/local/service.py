@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runner.local.actor_pool import BAD_INPUT
+from oatmill.process.exit_codes import BAD_INPUT
 from runner.local.back_off import back_off
 from runner.local.child import Child
 

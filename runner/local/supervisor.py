@@ -10,16 +10,17 @@ from typing import Any
 
 from oatmill.errors import OatmillError, RunError, UserError
 from oatmill.process.awake_clock import AwakeClock
+from oatmill.process.exit_codes import BAD_INPUT
 from oatmill.process.signals import Interrupts
 from oatmill.process.watchdog import START_FACTOR, Watchdog
 from runner.json_lines import JsonLines
-from runner.local.actor_pool import BAD_INPUT, ActorGivenUpError, Crew
+from runner.local.actor_pool import ActorGivenUpError, Crew
 from runner.local.child import Child, end_all
 from runner.local.job import Account, Job
 from runner.local.launcher import Roster
 from runner.local.learner_service import LearnerPost
 from runner.local.replay_service import ReplayPost
-from runner.operator_client import HubLine, hub_line
+from runner.operator_client import OperatorClient, operator_client
 
 TURN_S = 0.1
 STATUS_EVERY_S = 1.0
@@ -50,7 +51,7 @@ def supervise(job: Job, account: Account, interrupts: Interrupts) -> None:
         UserError: if a process refuses what was asked before anything was trained.
         RunError: if the run fails.
     """
-    with hub_line(job.addresses.control, job.keys) as hub:
+    with operator_client(job.addresses.control, job.keys) as hub:
         supervisor = Supervisor(job, account, hub, interrupts)
         try:
             supervisor.start()
@@ -85,7 +86,7 @@ class Supervisor:
         interrupts: counts Ctrl-C and SIGTERM.
     """
 
-    def __init__(self, job: Job, account: Account, hub: HubLine, interrupts: Interrupts) -> None:
+    def __init__(self, job: Job, account: Account, hub: OperatorClient, interrupts: Interrupts) -> None:
         self.job = job
         self.hub = hub
         self.interrupts = interrupts

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
-from runner.operator_client import HubLine, hub_line
+from runner.operator_client import OperatorClient, operator_client
 
 LOOK_EVERY_S = 0.2
 TOLD_FOR_S = 30.0
@@ -73,11 +73,11 @@ class Watch:
         self._looked = now
 
     def _run(self) -> None:
-        with hub_line(self._control) as hub:
+        with operator_client(self._control) as hub:
             while not self._ending.wait(LOOK_EVERY_S):
                 self._look(hub)
 
-    def _look(self, hub: HubLine) -> None:
+    def _look(self, hub: OperatorClient) -> None:
         status = hub.status(unless=self._ending.is_set)
         with self._lock:
             self._pass()

@@ -331,10 +331,10 @@ def test_an_environment_that_breaks_its_promises_at_once_is_bad_input(tmp_path: 
     [
         ("env: [", "expected a run's config.yaml, got "),
         ("just words", "expected a run's config.yaml, got str at its top"),
-        ("env: {kind: cogs}\nagent: {}", "actors: Field required"),
+        ("env: {kind: cogs}\nagent: {}", " lacks actors; it is the config.yaml that `oatmill train` writes"),
         (
             "env: {kind: cogs, num_cogs: 25}\nagent: {}\nactors: {}",
-            "env.cogs.num_cogs: Input should be less than or equal to 24",
+            "env.num_cogs must be a whole number from 1 to 24, got 25",
         ),
     ],
 )

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from runner.operator_client import hub_line
+from runner.operator_client import operator_client
 
 EVERY_S = 0.1
 
@@ -15,7 +15,7 @@ EVERY_S = 0.1
 def main() -> None:
     """Watch until killed."""
     address, keys = sys.argv[1:]
-    with hub_line(address, Path(keys)) as hub:
+    with operator_client(address, Path(keys)) as hub:
         while True:
             status = hub.status()
             if status is not None:

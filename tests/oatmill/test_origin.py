@@ -1,9 +1,8 @@
-"""A folder of the same name as one of the seven packages is found and named."""
+"""A file or folder with the name of one of oatmill's packages is found and named."""
 
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from oatmill.errors import UserError
 from oatmill.origin import check_packages
 
 
-def test_the_seven_packages_share_one_folder() -> None:
+def test_all_packages_share_one_folder() -> None:
     check_packages()
 
 
@@ -25,7 +24,7 @@ def test_another_package_of_the_same_name_is_named(name: str, tmp_path: Path, mo
     (tmp_path / name / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, name, raising=False)
-    with pytest.raises(UserError, match=f"another package named {name} comes first") as refusal:
+    with pytest.raises(UserError, match=f"oatmill needs the name `{name}` for its own package, but Python finds ") as refusal:
         check_packages()
     assert str(tmp_path / name) in str(refusal.value)
 
@@ -45,4 +44,8 @@ def test_a_script_beside_a_file_of_such_a_name_is_told_which(name: str, tmp_path
         timeout=60,
     )
     assert shown.returncode == 1
-    assert re.search(rf"another (package|module) named {name} comes first on Python's path", shown.stderr.splitlines()[-1])
+    expected = (
+        f"oatmill needs the name `{name}` for its own package, but Python finds {tmp_path / name}.py first; rename that file, "
+        "or set PYTHONSAFEPATH=1"
+    )
+    assert shown.stderr.splitlines()[-1].partition(": ")[2] == expected

@@ -12,7 +12,7 @@ import pytest
 
 from oatmill.errors import JoinRefusedError
 from protocol.security.keys import make_keys
-from runner.operator_client import hub_line
+from runner.operator_client import operator_client
 from tests.ports import free_ports
 from tests.system.real_runs import SMALL, all_gone, command, environment
 
@@ -50,7 +50,7 @@ def test_replay_actor_and_learner_started_by_hand_train_to_the_end(tmp_path: Pat
         assert json.loads((run_dir / "learner.json").read_text())["env_steps"] == BUDGET
         if keyed:
             with (
-                hub_line(server["OATMILL_ADDRESS"]) as stranger,
+                operator_client(server["OATMILL_ADDRESS"]) as stranger,
                 pytest.raises(JoinRefusedError, match="asks for a key and this process has none; give --keys"),
             ):
                 stranger.scale(0)
@@ -68,7 +68,7 @@ def test_replay_actor_and_learner_started_by_hand_train_to_the_end(tmp_path: Pat
 
 def stop_by_hand(address: str, keys: Path) -> bool:
     """Tell a run to end, as its operator does."""
-    with hub_line(address, keys) as hub:
+    with operator_client(address, keys) as hub:
         return hub.stop()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runner.operator_client import hub_line
+from runner.operator_client import operator_client
 from tests.system.real_runs import Train, training
 
 STEP_S, UNROLL = 0.005, 16
@@ -52,7 +52,7 @@ def rate(train: Train, seconds: float, *, settled: int = 2) -> float:
 
 def status(train: Train) -> dict[str, Any]:
     """What the hub says."""
-    with hub_line(train.run_json()["control"], None) as hub:
+    with operator_client(train.run_json()["control"], None) as hub:
         answer = hub.status()
     assert answer is not None
     return dict(answer)
@@ -64,7 +64,7 @@ def test_a_silent_actor_is_named_and_the_other_goes_on_at_its_own_rate(tmp_path:
     settings = uneven(tmp_path, actors=1, fast=1, slow_s=3.0, batch=8)
     with training(tmp_path, *settings, "replay.silent_after=2") as train:
         alone = rate(train, 2.0)
-        with hub_line(train.run_json()["control"], None) as hub:
+        with operator_client(train.run_json()["control"], None) as hub:
             hub.scale(2)
         train.until(lambda: any(event["event"] == "actor_silent" for event in train.events()))
         together = rate(train, 2.0)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from oatmill.process import memory
-from oatmill.process.memory import EXIT_MEMORY, SHARE, default_limit
+from oatmill.process.exit_codes import OUT_OF_MEMORY
+from oatmill.process.memory import SHARE, default_limit
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -26,7 +27,7 @@ MemoryLimit("ingest", 100 * 2**20, setting="replay.memory_bytes")
 taken = bytearray(b"x") * (200 * 2**20)
 time.sleep(10)
 """)
-    assert done.returncode == EXIT_MEMORY
+    assert done.returncode == OUT_OF_MEMORY
     (line,) = done.stderr.splitlines()
     assert line.startswith("ingest: 2")
     assert line.endswith(" MiB of memory are more than the 100 that replay.memory_bytes allows; this process ends")

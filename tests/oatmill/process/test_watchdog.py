@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oatmill.process.watchdog import EXIT_HUNG
+from oatmill.process.exit_codes import HUNG
 
 ROOT = Path(__file__).resolve().parents[3]
 HEAD = "import time, re, threading\nfrom oatmill.process import watchdog\nfrom oatmill.process.watchdog import Watchdog\n"
@@ -37,7 +37,7 @@ threading.Event().wait(60)
 """
     process = run(script)
     _, errors = process.communicate(timeout=20)
-    assert process.returncode == EXIT_HUNG
+    assert process.returncode == HUNG
     assert "actor: no progress for 0." in errors
     assert "in stuck_in_here" in errors
     assert "in wait" in errors

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from oatmill.process.awake_clock import AwakeClock
-from oatmill.process.watchdog import EXIT_HUNG
+from oatmill.process.exit_codes import HUNG
 from runner.local import actor_pool as crew_module
 from runner.local.actor_pool import ActorGivenUpError, Crew
 from runner.local.child import Child
@@ -211,7 +211,7 @@ def test_a_supervisor_that_was_asleep_kills_no_actor(tmp_path: Path, monkeypatch
 
 
 def test_an_actor_whose_watchdog_ended_it_is_told_as_hung(tmp_path: Path) -> None:
-    world = World(tmp_path, f"import os; os._exit({EXIT_HUNG})")
+    world = World(tmp_path, f"import os; os._exit({HUNG})")
     world.crew.follow(1)
     world.until(lambda: bool(world.waits()))
     told = next(text for text in world.texts if text)

@@ -12,7 +12,7 @@ import pytest
 
 from runner.local.child import Child, end_all
 from runner.local.replay_service import ReplayPost
-from runner.operator_client import HubLine
+from runner.operator_client import OperatorClient
 
 BREAKS = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 SLEEPS = "import time; time.sleep(60)"
@@ -71,7 +71,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 
 def test_a_new_server_is_told_how_many_actors_there_shall_be_and_to_stop(bench: Bench) -> None:
     line = Line()
-    hub = cast("HubLine", line)
+    hub = cast("OperatorClient", line)
     assert bench.post.brief(hub, {"desired_actors": 7}, stopping=False) == {"desired_actors": 7}
     assert line.told == [], "the first one knows"
     bench.restart()

@@ -157,7 +157,7 @@ def test_a_run_that_fails_ends_with_the_newest_ledger(job: Job, monkeypatch: pyt
     def fail(_made: Supervisor, _watchdog: object) -> None:
         raise RunError("the learner died")
 
-    monkeypatch.setattr(supervisor, "hub_line", line)
+    monkeypatch.setattr(supervisor, "operator_client", line)
     monkeypatch.setattr(Supervisor, "start", start)
     monkeypatch.setattr(Supervisor, "watch", fail)
     with pytest.raises(RunError, match="the learner died"):
@@ -198,7 +198,7 @@ def test_a_write_that_misses_the_folder_is_told_as_its_deletion(job: Job, monkey
         shutil.rmtree(job.folder.path)
         job.folder.event("actor_joined")
 
-    monkeypatch.setattr(supervisor, "hub_line", line)
+    monkeypatch.setattr(supervisor, "operator_client", line)
     monkeypatch.setattr(Supervisor, "start", start)
     with pytest.raises(RunError, match="was deleted or moved away while the run went on; the run ends"):
         supervise(job, Account(), Interrupts())
