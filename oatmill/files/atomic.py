@@ -2,7 +2,7 @@
 
 Each write has one of two policies. A NEEDED one (events, run.json, summary.json, the endpoint of a server) waits in memory and
 is made as soon as there is room; a reserve on the disk is given up for it bit by bit. Any other may be dropped: it is counted,
-and the run goes on without it. docs/operations/index.md has the table.
+and the run goes on without it. docs/operations/disks.md has the table.
 
 A state file is JSON that says what it is, in which version, and the digest of its content, so that a damaged one is known.
 """
