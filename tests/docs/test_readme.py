@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import shlex
 import subprocess
@@ -135,8 +136,12 @@ def test_everything_in_the_readme_works_when_it_is_typed_in_a_fresh_clone(tmp_pa
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tmp_path / "clone")], check=True)
     script = ["set -e", *(shortened(line) for line in lines_of(README))]
     script += [f"python - <<'END'\n{PYTHON[0]}\nEND"]
-    script += [f"python - <<'END'\n{PYTHON[1].replace('result =', 'run.trainer.total_timesteps = 20_000' + chr(10) + 'result =')}\nEND"]
-    shell = {"PATH": f"{Path(sys.base_prefix) / 'bin'}:/usr/local/bin:/usr/bin:/bin", "HOME": str(Path.home())}
+    script += [
+        f"python - <<'END'\n{PYTHON[1].replace('result =', 'run.trainer.total_timesteps = 20_000' + chr(10) + 'result =')}\nEND"
+    ]
+    ours = str(Path(sys.executable).parent)
+    path = [folder for folder in os.environ["PATH"].split(os.pathsep) if folder != ours]
+    shell = os.environ | {"PATH": os.pathsep.join(path)}
     done = subprocess.run(
         ["bash", "-x"], input="\n".join(script), cwd=tmp_path / "clone", env=shell, capture_output=True, text=True, check=False
     )

@@ -93,6 +93,4 @@ def test_the_architecture_page_has_every_package_in_the_order_of_the_layers() ->
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", ARCHITECTURE.read_text(), re.MULTILINE)
     layers = re.search(r'^layers = \["deploy".*$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert layers
-    assert [re.findall(r"\w+", row) for row in rows] == [
-        names.split(" | ") for names in re.findall(r'"([^"]+)"', layers[0])
-    ]
+    assert [re.findall(r"\w+", row) for row in rows] == [names.split(" | ") for names in re.findall(r'"([^"]+)"', layers[0])]
