@@ -117,7 +117,7 @@ def shortened(line: str) -> str:
 
     `make test` would run this test again, and `oatmill cluster` needs a container engine.
     """
-    command = line.split("#")[0].strip()
+    command = line.split("#", maxsplit=1)[0].strip()
     rewritten = {
         "make train": 'make train ARGS="trainer.total_timesteps=20000"',
         "make test": "make -n test",
