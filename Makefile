@@ -35,7 +35,7 @@ $(VENV)/.train: pyproject.toml
 	@echo "installing oatmill into $(VENV) (once; a few minutes, most of them for torch)"
 	@"$(PYTHON)" -m venv $(VENV)
 	@$(PIP) $(if $(TORCH_INDEX_URL),--index-url "$(TORCH_INDEX_URL)") "$(TORCH)"
-	@$(PIP) --editable ".[cogs]"
+	@$(PIP) --editable ".[cogs,plot]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.train
