@@ -7,7 +7,7 @@ date and the machine; measurements are listed from the newest to the oldest.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +30,25 @@ def page(results: Mapping[str, Any]) -> str:
         parts += ["", f"## {group['title']}", ""]
         if "about" in group:
             parts += [group["about"], ""]
-        parts += ["| What | Result | Goal | Earlier |", "|---|---|---|---|"]
-        parts += [row(entry) for entry in group["entries"]]
+        parts += table(group["entries"])
         parts += ["", "Commands and dates:", ""]
         parts += [f"- {entry['what']}: `{entry['command']}`, {measured(entry)}" for entry in group["entries"]]
     return "\n".join(parts) + "\n"
 
 
-def row(entry: Mapping[str, Any]) -> str:
-    """An entry's line of the table."""
+def table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The lines of a table; a column in which no entry has anything is left out."""
+    rows = [("What", "Result", "Goal", "Earlier"), *(row(entry) for entry in entries)]
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    head, *lines = [f"| {' | '.join(cells)} |" for cells in zip(*columns, strict=True)]
+    return [head, "|---" * len(columns) + "|", *lines]
+
+
+def row(entry: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """An entry's cells."""
     newest, *earlier = entry["measured"]
     before = "; ".join(shown(one, entry["unit"]) for one in earlier)
-    return f"| {entry['what']} | {shown(newest, entry['unit'])} | {goal(entry)} | {before} |"
+    return entry["what"], shown(newest, entry["unit"]), goal(entry), before
 
 
 def shown(measurement: Mapping[str, Any], unit: str) -> str:

@@ -17,6 +17,9 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     def replace(match: re.Match[str]) -> str:
         target = (folder / match["target"]).resolve()
         inside = target.is_relative_to(ROOT / "docs") or not target.is_relative_to(ROOT)
-        return match[0] if inside or not target.exists() else f"{match['text']} (`{target.relative_to(ROOT)}`)"
+        if inside or not target.exists():
+            return match[0]
+        name = f"`{target.relative_to(ROOT)}`"
+        return name if match["text"].strip("`") == name.strip("`") else f"{match['text']} ({name})"
 
     return LINK.sub(replace, markdown)
