@@ -106,6 +106,7 @@ def test_training_and_loading_are_called_as_their_signatures_say(monkeypatch: py
 
 
 IN_THE_BACKGROUND = """
+rm -f train.out; touch train.out
 {command} >train.out 2>&1 &
 training=$!
 for second in $(seq 120); do grep -q "env steps" train.out && break; sleep 1; done
