@@ -18,14 +18,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 GATE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help train test test-slow test-cluster bench clean
+.PHONY: help train test test-slow test-cluster bench docs clean
 
 help:
 	@echo "make train         install, then train four cogs with all five losses for a few minutes"
 	@echo "make test          the whole gate: format, lint, types, import contracts, tests"
 	@echo "make test-slow     long runs, many seeds, chaos"
-	@echo "make test-cluster  what needs a container engine"
-	@echo "make bench         what the README's numbers are made with"
+	@echo "make test-cluster  tests that need a container engine"
+	@echo "make bench         run the benchmarks"
+	@echo "make docs          build the documentation site into site/, with warnings as errors"
 	@echo "make clean         remove the environment and all caches (runs stay)"
 
 # Installed once: the stamps say for which pyproject.toml.
@@ -34,7 +35,7 @@ $(VENV)/.train: pyproject.toml
 	@echo "installing oatmill into $(VENV) (once; a few minutes, most of them for torch)"
 	@"$(PYTHON)" -m venv $(VENV)
 	@$(PIP) $(if $(TORCH_INDEX_URL),--index-url "$(TORCH_INDEX_URL)") "$(TORCH)"
-	@$(PIP) --editable ".[cogs]"
+	@$(PIP) --editable ".[cogs,plot]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.train
@@ -62,5 +63,9 @@ test-cluster: $(VENV)/.dev
 bench: $(VENV)/.dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ARGS)
 
+docs: $(VENV)/.dev
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

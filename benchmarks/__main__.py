@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from benchmarks.baseline import compared, read_baseline
 from benchmarks.harness import Benchmark, Effort, measure
-from benchmarks.results import result_of, written
+from benchmarks.record import result_of, written
 from benchmarks.tables import comparison_table, figures_table, heading
 
 NAMES = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import FORMAT
+from benchmarks.record import FORMAT
 
 
 @dataclass(frozen=True)

@@ -1,58 +1,87 @@
-"""What a run of the benchmarks writes down: every round's numbers, what they come to, and where and when that was."""
+"""Writes docs/benchmarks/results.md from benchmarks/results.json: `python -m benchmarks.results`.
+
+The JSON is the only place that holds the project's figures. Each entry has a value, its unit, the command that measures it, the
+date and the machine; measurements are listed from the newest to the oldest.
+"""
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Mapping
-from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Effort, Figure, Rounds
+SOURCE = Path(__file__).parent / "results.json"
+PAGE = Path(__file__).parents[1] / "docs/benchmarks/results.md"
+HEAD = """<!-- Written by `python -m benchmarks.results` from benchmarks/results.json. Do not edit. -->
 
-FORMAT = 1
-PACKAGES = ("oatmill", "torch", "numpy", "pyzmq", "gymnasium", "mettagrid")
+# Results
 
-
-def result_of(rounds: Rounds, figures: Mapping[str, Figure]) -> dict[str, Any]:
-    """One benchmark's numbers as JSON has them."""
-    return {
-        "figures": {name: asdict(figure) | {"met": figure.met} for name, figure in figures.items()},
-        "rounds": {arm: {name: list(values) for name, values in numbers.items()} for arm, numbers in rounds.values.items()},
-    }
+Every figure has the command that measures it. Absolute numbers depend on the machine; ratios are taken between
+runs that alternate on the same machine. [Method](index.md) explains how.
+"""
 
 
-def written(found: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
-    """All benchmarks' numbers, and what they were measured with."""
-    return {"format": FORMAT, "machine": machine(), "effort": asdict(effort), "benchmarks": dict(found)}
+def page(results: Mapping[str, Any]) -> str:
+    """The page, as Markdown."""
+    parts = [HEAD, "## Machines", ""]
+    parts += [f"- **{name}**: {text}" for name, text in results["machines"].items()]
+    for group in results["groups"]:
+        parts += ["", f"## {group['title']}", ""]
+        if "about" in group:
+            parts += [group["about"], ""]
+        parts += table(group["entries"])
+        parts += ["", "Commands and dates:", ""]
+        parts += [f"- {entry['what']}: `{entry['command']}`, {measured(entry)}" for entry in group["entries"]]
+    return "\n".join(parts) + "\n"
 
 
-def machine() -> dict[str, Any]:
-    """Where and when; the load says how busy others kept it."""
-    return {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cores": len(os.sched_getaffinity(0)),
-        "load": [round(load, 2) for load in os.getloadavg()],
-        "processor": processor(),
-        "python": platform.python_version(),
-        "versions": {name: version_of(name) for name in PACKAGES},
-    }
+def table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The lines of a table; a column in which no entry has anything is left out."""
+    rows = [("What", "Result", "Goal", "Earlier"), *(row(entry) for entry in entries)]
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    head, *lines = [f"| {' | '.join(cells)} |" for cells in zip(*columns, strict=True)]
+    return [head, "|---" * len(columns) + "|", *lines]
 
 
-def processor() -> str:
-    """The processor's name, as Linux tells it."""
-    try:
-        with open("/proc/cpuinfo") as lines:  # noqa: PTH123  (a pseudo-file)
-            return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
-    except OSError:
-        return "unknown"
+def row(entry: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """An entry's cells."""
+    newest, *earlier = entry["measured"]
+    before = "; ".join(shown(one, entry["unit"]) for one in earlier)
+    return entry["what"], shown(newest, entry["unit"]), goal(entry), before
 
 
-def version_of(package: str) -> str | None:
-    """An installed package's version."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def shown(measurement: Mapping[str, Any], unit: str) -> str:
+    """A value with its unit, and its detail below."""
+    detail = f"<br>{measurement['detail']}" if "detail" in measurement else ""
+    space = "" if unit == "x" else " "
+    return f"**{measurement['value']:,}{space}{unit}**{detail}"
+
+
+def goal(entry: Mapping[str, Any]) -> str:
+    """The goal and whether the newest measurement reaches it; empty without a goal."""
+    if "goal" not in entry:
+        return ""
+    (kind, bound), value = next(iter(entry["goal"].items())), entry["measured"][0]["value"]
+    reached = value >= bound if kind == "at_least" else value <= bound
+    sign = "≥" if kind == "at_least" else "≤"
+    return f"{sign} {bound:,} {'reached' if reached else 'missed'}"
+
+
+def measured(entry: Mapping[str, Any]) -> str:
+    """When and where."""
+    return f"{dates(entry['measured'])}, {entry['machine']}"
+
+
+def dates(measurements: Iterable[Mapping[str, Any]]) -> str:
+    """Each date once, the newest first."""
+    return " and ".join(dict.fromkeys(one["date"] for one in measurements))
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(page(json.loads(SOURCE.read_text())))
+
+
+if __name__ == "__main__":
+    main()

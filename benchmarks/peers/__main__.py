@@ -33,8 +33,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks.processes import TIMEOUT_S, environment, run_oatmill
+from benchmarks.record import version_of
 from benchmarks.replay import measure
-from benchmarks.results import version_of
 from learner.budget import MIN_BATCHES
 
 HERE = Path(__file__).parent

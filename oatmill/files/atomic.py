@@ -2,7 +2,7 @@
 
 Each write has one of two policies. A NEEDED write (events, run.json, summary.json, a server's endpoint) waits in memory until
 there is room; a reserve on the disk is released for it step by step. Any other write may be dropped: it is counted, and the
-run continues without it. docs/operations/index.md has the table.
+run continues without it. docs/operations/disks.md has the table.
 
 A state file is JSON with its kind, its version and a digest of its content, so that damage is detected.
 """
