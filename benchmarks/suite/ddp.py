@@ -20,7 +20,7 @@ import torch
 from benchmarks.harness import Arm, Effort, Figure, Rounds
 from benchmarks.processes import answer_of, start_python
 from benchmarks.real_batch import real_inputs
-from learner.leaving import leave
+from learner.__main__ import leave
 from recipes.presets import PRESETS
 from recipes.registry import find_recipe
 from runner.overrides import Layer, resolve

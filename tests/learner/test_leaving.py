@@ -7,7 +7,7 @@ import sys
 
 SCRIPT = """
 import atexit, logging, os, sys
-from learner.leaving import leave
+from learner.__main__ import leave
 atexit.register(os.abort)
 logging.basicConfig(stream=sys.stderr)
 sys.stdout.write("done")

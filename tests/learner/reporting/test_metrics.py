@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from learner.reduce import OneRank
+from learner.distributed import OneRank
 from learner.reporting.metrics import TERMS, LearnerMetrics
 from learner.reporting.red_flags import FLAGS
 from learner.reporting.report import Reporter, StepReport
