@@ -60,9 +60,9 @@ class Learner:
     """One rank.
 
     Args:
-        config: what it was given.
-        ranks: which one of how many it is.
-        stack: closes what it opens.
+        config: of the learner.
+        ranks: this rank's number and the number of ranks.
+        stack: closes everything that this rank opens.
     """
 
     def __init__(self, config: LearnerConfig, ranks: Ranks, stack: ExitStack) -> None:
@@ -112,7 +112,7 @@ class Learner:
         self.rejoined = 0
 
     def open_batches(self, *, resumed_from: int) -> BatchClient:
-        """A new line to ingest, which counts as rolled back what later versions than this were made of."""
+        """A new connection to ingest, which rolls back the data that trained versions after `resumed_from`."""
         return BatchClient(
             self.welcome.endpoints["batches"],
             welcome=self.welcome,
@@ -124,7 +124,7 @@ class Learner:
         )
 
     def close_batches(self) -> None:
-        """Close the newest line to ingest."""
+        """Close the newest connection to ingest."""
         self.batches.close()
 
     def install_signals(self) -> None:
@@ -137,7 +137,7 @@ class Learner:
         signal.signal(signal.SIGINT, ask)
 
     def open_first_rank(self, welcome: Welcome, stack: ExitStack) -> None:
-        """What only rank 0 has: files, metrics, the publisher."""
+        """Open what only rank 0 has: files, metrics, the publisher."""
         config, metrics = self.config, self.reporting.metrics
         assert metrics is not None, "rank 0 has them"
         pages = Pages(metrics.registry, lambda: self.watchdog.healthy, lambda: True)
@@ -153,7 +153,7 @@ class Learner:
         write_endpoint(config.run_dir, "learner", {"pid": os.getpid(), "metrics": server.url}, recorder.needed)
 
     def train(self) -> None:
-        """Learner steps until all ranks agree to end."""
+        """Do learner steps until all ranks agree to end."""
         while self.progress.env_steps < self.config.trainer.total_timesteps:
             started = time.perf_counter()
             delivery = self.next_batch()
@@ -189,14 +189,14 @@ class Learner:
             if all_have_one:
                 return delivery
             if not all_in_time:
+                timeout_s = self.config.trainer.data_timeout
                 raise RunError(
-                    f"no batch of {self.config.trainer.batch_size} trajectories arrived within "
-                    f"{self.config.trainer.data_timeout:g} s; {who_is_silent(self.control, self.config.trainer.data_timeout)}look at the actors' logs, or raise "
-                    "trainer.data_timeout"
+                    f"no batch of {self.config.trainer.batch_size} trajectories arrived within {timeout_s:g} s; "
+                    f"{who_is_silent(self.control, timeout_s)}look at the actors' logs, or raise trainer.data_timeout"
                 )
 
     def tell_hub(self) -> None:
-        """Say that this process lives; a hub that was replaced is given the newest weights again."""
+        """Send a heartbeat; a hub that was restarted is given the newest weights again."""
         progress = self.progress
         report = {"learner_step": progress.learner_step, "env_steps": progress.env_steps}
         self.control.heartbeat(report | {"policy_version": progress.policy_version})
@@ -240,7 +240,7 @@ class Learner:
             self.save()
 
     def is_reported(self, step: int, env_steps: int) -> bool:
-        """Whether a learner step is: the first, the last, and one out of so many between them."""
+        """Whether a learner step is reported: the first, the last, and every `metrics.report_every`th."""
         last = env_steps >= self.config.trainer.total_timesteps
         return last or step == 1 or step % self.config.metrics.report_every == 0
 
@@ -262,7 +262,7 @@ class Learner:
         self.batches = self.open_batches(resumed_from=restored.policy_version)
 
     def publish(self, record: Record | None) -> None:
-        """Hand the new weights to the hub; rank 0 only."""
+        """Send the new weights to the hub; rank 0 only."""
         if self.publisher is None:
             return
         started = time.perf_counter()
@@ -272,7 +272,7 @@ class Learner:
             record.seconds["publish"] = time.perf_counter() - started
 
     def report(self) -> None:
-        """Report what was noted since the last time."""
+        """Report everything noted since the last report."""
         self.reporting.report(self.progress, rate=learning_rate(self.config.trainer, self.progress.env_steps), fleet=self.fleet)
 
     def save(self) -> bool:
@@ -285,10 +285,10 @@ class Learner:
         return saved
 
     def finish(self) -> None:
-        """Save, write the summary, and see the last weights off.
+        """Save, write the summary, and send the last weights.
 
         Raises:
-            RunError: if what was learned could not be saved.
+            RunError: if the last checkpoint could not be saved.
         """
         if self.reporting.pending:
             self.report()

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -17,7 +17,8 @@ from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.watchdog import EXIT_HUNG
 from runner.local import actor_pool as crew_module
 from runner.local.actor_pool import ActorGivenUpError, Crew
-from runner.local.child import Child
+from runner.local.child import Child, end_all, end_families_of
+from runner.local.launcher import Launcher
 
 WORKS = "import time; time.sleep(60)"
 FAILS = "import sys; sys.stderr.write('oatmill: error: the pole broke\\n'); sys.exit(1)"
@@ -36,10 +37,17 @@ class World:
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         self.texts: list[str] = []
         self.crew = Crew(
-            self.start, max_restarts=max_restarts, hang_timeout=hang_timeout, notice=self.notice, clock=AwakeClock(0.15)
+            cast("Launcher[Child]", self),
+            max_restarts=max_restarts,
+            hang_timeout=hang_timeout,
+            notice=self.notice,
+            clock=AwakeClock(0.15),
         )
 
-    def start(self, number: int) -> Child:
+    reap = staticmethod(end_families_of)
+    end_all = staticmethod(end_all)
+
+    def start_actor(self, number: int) -> Child:
         self.started.append(number)
         return Child("actor", number, [sys.executable, "-c", self.code], log=self.tmp_path / f"{number}.log", threads=1)
 
@@ -48,7 +56,7 @@ class World:
         self.texts.append(text)
 
     def waits(self) -> list[str]:
-        return [text.rpartition("it is started again in ")[2] for text in self.texts if "started again" in text]
+        return [text.rpartition("restarting in ")[2] for text in self.texts if "restarting" in text]
 
     def until(self, done: Callable[[], bool], within_s: float = 20.0) -> None:
         deadline = time.monotonic() + within_s
@@ -63,7 +71,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.local.back_off.BACK_OFF_S", 0.01)
+    monkeypatch.setattr("runner.local.child.BACK_OFF_S", 0.01)
     monkeypatch.setattr(crew_module, "LEFT_BACK_OFF_S", 0.05)
 
 
@@ -169,9 +177,7 @@ def test_an_actor_that_the_hub_no_longer_hears_is_killed_and_replaced(tmp_path: 
     (event,) = [values for name, values in world.events if name == "actor_hung"]
     assert (event["actor"], event["pid"]) == (0, hung.pid)
     (line,) = [text for text in world.texts if text]
-    assert re.fullmatch(
-        r"actor 0 was silent for 0 s \(actors\.hang_timeout=0\.2\) and was killed; it is started again in 0 s", line
-    )
+    assert re.fullmatch(r"actor 0 was silent for 0 s \(actors\.hang_timeout=0\.2\) and was killed; restarting in 0 s", line)
     assert world.crew.restarts_of(0) == 1
     world.crew.heard([SILENT])  # the hub still shows the dead one: it is not held against the new one
     time.sleep(0.2)
