@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from runner.folder import RunFolder
@@ -84,3 +84,38 @@ class FolderReporter:
         for event in self._events.new():
             if "text" in event:  # events of the learner: a skipped batch, a rewind, a failed checkpoint
                 self._observer.noted(event["text"])
+
+
+class LineReporter:
+    """Tells people what happens, a line each. Progress is what the hub says: the run folder may be on another machine.
+
+    Args:
+        say: is given the lines.
+    """
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self._say = say
+        self._learner_step = 0
+        self.reports = 0
+
+    def event(self, _event: str, text: str, _values: Mapping[str, Any]) -> None:
+        """See Reporter."""
+        if text:
+            self._say(text)
+
+    def failed(self, name: str, last_lines: Sequence[str]) -> None:
+        """See Reporter."""
+        if last_lines:
+            self._say(f"the last lines of {name}:")
+        for line in last_lines:
+            self._say(f"  {line}")
+
+    def heard(self, status: Mapping[str, Any]) -> None:
+        """See Reporter. A restarted learner begins at an earlier learner step: only a higher step than before is progress."""
+        step = status["learner"].get("learner_step")
+        if step is not None:
+            self.reports += step > self._learner_step
+            self._learner_step = step
+
+    def pass_on(self) -> None:
+        """See Reporter. The learner's reports stay in the run folder."""
