@@ -142,7 +142,7 @@ class Crew(Generic[P]):
             if post.child is None and self._wanted(post) and now >= post.due:
                 if post.left is None:
                     self._begin(number, post)
-                else:  # the run continues, so nobody asked it to leave: treat it as one that died
+                else:  # the run continues, so it was not asked to leave: treat it as one that died
                     self._ended(number, post, post.left)
             if post.child is not None:
                 self._end_if_overdue(number, post, post.child, now)
@@ -191,7 +191,7 @@ class Crew(Generic[P]):
         post.fruitless = 0 if post.productive else post.fruitless
         if child.exit_code == BAD_INPUT and not any(other.incarnation for other in self._posts.values()):
             raise ActorGivenUpError(child, child.error or f"actor {number} {child.ending}")
-        unasked = " although nobody asked it to leave" if child.exit_code == 0 else ""
+        unasked = " without being asked to leave" if child.exit_code == 0 else ""
         reason = f"actor {number} {how}{unasked}{f': {child.error}' if child.error else ''}"
         if post.fruitless >= self._max_restarts:
             raise ActorGivenUpError(

@@ -30,7 +30,9 @@ class LearnerService(Service[P]):
         super().__init__(
             "learner",
             lambda: start(has_checkpoint()),
-            where=lambda: "from its newest checkpoint" if has_checkpoint() else "anew, for it has saved nothing yet",
+            where=lambda: (
+                "from its newest checkpoint" if has_checkpoint() else "from the beginning: it has not saved a checkpoint yet"
+            ),
             max_restarts=max_restarts,
             notice=notice,
         )

@@ -140,7 +140,7 @@ def test_an_actor_that_ends_with_0_again_and_again_though_nobody_asks_it_to_is_g
     world = World(tmp_path, LEAVES, max_restarts=2)
     world.crew.follow(1)
     message = (
-        r"^actor 0 ended with exit code 0 although nobody asked it to leave; it was restarted 2 times in a row without a step "
+        r"^actor 0 ended with exit code 0 without being asked to leave; it was restarted 2 times in a row without a step "
         r"in between$"
     )
     with pytest.raises(ActorGivenUpError, match=message):
