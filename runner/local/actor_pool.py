@@ -22,7 +22,7 @@ LEAVE_WITHIN_S = 10.0
 
 
 @dataclass
-class Post(Generic[P]):
+class Slot(Generic[P]):
     """One actor's slot.
 
     Attributes:
@@ -52,7 +52,7 @@ class Post(Generic[P]):
     hung: str = ""
 
 
-class Crew(Generic[P]):
+class ActorPool(Generic[P]):
     """Keeps the target number of actors running.
 
     Args:
@@ -80,53 +80,53 @@ class Crew(Generic[P]):
         self._hang_timeout, self._now = hang_timeout, clock.now
         self._max_restarts = max_restarts
         self._notice = notice
-        self._posts: dict[int, Post[P]] = {}
+        self._slots: dict[int, Slot[P]] = {}
         self.ending = False
         self.restarts = 0
 
     @property
     def children(self) -> list[P]:
         """All processes of the pool."""
-        return [post.child for post in self._posts.values() if post.child is not None]
+        return [slot.child for slot in self._slots.values() if slot.child is not None]
 
     def restarts_of(self, number: int) -> int:
         """The number of restarts of one actor."""
-        return self._posts[number].restarts
+        return self._slots[number].restarts
 
     def follow(self, desired: int) -> None:
         """Set the target number of actors. Actors with the highest numbers leave first."""
         if self.ending:
             return
         for number in range(desired):
-            post = self._posts.get(number)
-            if post is None:
-                self._posts[number] = Post()
-            elif post.leave_by is not None and post.child is None:
-                post.leave_by = None
-        for number, post in self._posts.items():
-            if number >= desired and post.leave_by is None:
-                post.leave_by = self._now() + LEAVE_WITHIN_S
-                if post.child is not None:
-                    post.child.terminate()
+            slot = self._slots.get(number)
+            if slot is None:
+                self._slots[number] = Slot()
+            elif slot.leave_by is not None and slot.child is None:
+                slot.leave_by = None
+        for number, slot in self._slots.items():
+            if number >= desired and slot.leave_by is None:
+                slot.leave_by = self._now() + LEAVE_WITHIN_S
+                if slot.child is not None:
+                    slot.child.terminate()
 
     def heard(self, actors: Sequence[Mapping[str, Any]]) -> None:
         """Take in the hub's list of actors: it shows whether an actor makes progress between restarts."""
         for entry in actors:
-            post = self._posts.get(entry["actor_id"])
-            if post is None:
+            slot = self._slots.get(entry["actor_id"])
+            if slot is None:
                 continue
-            if entry["incarnation"] > post.incarnation:
-                post.incarnation = entry["incarnation"]
-                self._notice("actor_joined", "", {"actor": entry["actor_id"], "incarnation": post.incarnation})
-            post.productive = post.incarnation > post.since and entry.get("env_steps", 0) > 0
-            self._note_silence(post, entry)
+            if entry["incarnation"] > slot.incarnation:
+                slot.incarnation = entry["incarnation"]
+                self._notice("actor_joined", "", {"actor": entry["actor_id"], "incarnation": slot.incarnation})
+            slot.productive = slot.incarnation > slot.since and entry.get("env_steps", 0) > 0
+            self._note_silence(slot, entry)
 
-    def _note_silence(self, post: Post[P], entry: Mapping[str, Any]) -> None:
-        missed = post.incarnation > post.since and not entry.get("alive", True) and not entry.get("left", False)
+    def _note_silence(self, slot: Slot[P], entry: Mapping[str, Any]) -> None:
+        missed = slot.incarnation > slot.since and not entry.get("alive", True) and not entry.get("left", False)
         if not missed:
-            post.silent_since = None
-        elif post.silent_since is None:
-            post.silent_since = self._now()
+            slot.silent_since = None
+        elif slot.silent_since is None:
+            slot.silent_since = self._now()
 
     def turn(self) -> None:
         """Start, restart or kill actors as needed.
@@ -136,16 +136,16 @@ class Crew(Generic[P]):
         """
         now = self._now()
         self._launcher.reap(self.children)  # one search for all, where many have ended
-        for number, post in self._posts.items():
-            if post.child is not None and post.child.exit_code is not None:
-                self._ended(number, post, post.child)
-            if post.child is None and self._wanted(post) and now >= post.due:
-                if post.left is None:
-                    self._begin(number, post)
+        for number, slot in self._slots.items():
+            if slot.child is not None and slot.child.exit_code is not None:
+                self._ended(number, slot, slot.child)
+            if slot.child is None and self._wanted(slot) and now >= slot.due:
+                if slot.left is None:
+                    self._begin(number, slot)
                 else:  # the run continues, so it was not asked to leave: treat it as one that died
-                    self._ended(number, post, post.left)
-            if post.child is not None:
-                self._end_if_overdue(number, post, post.child, now)
+                    self._ended(number, slot, slot.left)
+            if slot.child is not None:
+                self._end_if_overdue(number, slot, slot.child, now)
 
     def end(self, grace_s: float) -> None:
         """Ask all actors to leave, and kill those that still run after `grace_s` seconds; none is restarted."""
@@ -157,52 +157,52 @@ class Crew(Generic[P]):
         """Whether every process has ended."""
         return all(child.exit_code is not None for child in self.children)
 
-    def _end_if_overdue(self, number: int, post: Post[P], child: P, now: float) -> None:
+    def _end_if_overdue(self, number: int, slot: Slot[P], child: P, now: float) -> None:
         """Kill an actor that is late to leave or has been silent for too long."""
-        if post.leave_by is not None and now > post.leave_by:
+        if slot.leave_by is not None and now > slot.leave_by:
             child.kill()
-        elif post.silent_since is not None and now - post.silent_since > self._hang_timeout + HUNG_SLACK_S:
-            silent_s = now - post.silent_since
-            post.hung = f"was silent for {silent_s:.0f} s (actors.hang_timeout={self._hang_timeout:g}) and was killed"
+        elif slot.silent_since is not None and now - slot.silent_since > self._hang_timeout + HUNG_SLACK_S:
+            silent_s = now - slot.silent_since
+            slot.hung = f"was silent for {silent_s:.0f} s (actors.hang_timeout={self._hang_timeout:g}) and was killed"
             self._notice("actor_hung", "", {"actor": number, "pid": child.pid, "silent_s": round(silent_s, 1)})
             child.kill()
 
-    def _wanted(self, post: Post[P]) -> bool:
-        return post.leave_by is None and not self.ending
+    def _wanted(self, slot: Slot[P]) -> bool:
+        return slot.leave_by is None and not self.ending
 
-    def _begin(self, number: int, post: Post[P]) -> None:
-        post.since, post.productive, post.silent_since, post.hung = post.incarnation, False, None, ""
-        post.child = self._launcher.start_actor(number)
+    def _begin(self, number: int, slot: Slot[P]) -> None:
+        slot.since, slot.productive, slot.silent_since, slot.hung = slot.incarnation, False, None, ""
+        slot.child = self._launcher.start_actor(number)
 
-    def _ended(self, number: int, post: Post[P], child: P) -> None:
+    def _ended(self, number: int, slot: Slot[P], child: P) -> None:
         self._launcher.reap([child])
-        post.child = None
-        how = post.hung or child.ending
+        slot.child = None
+        how = slot.hung or child.ending
         values = {"actor": number, "pid": child.pid, "how": how}
-        if not self._wanted(post):
+        if not self._wanted(slot):
             self._notice("actor_left", "", values)
             return
-        if child.exit_code == 0 and not post.left:
-            post.left = child
+        if child.exit_code == 0 and not slot.left:
+            slot.left = child
             self._notice("actor_left", "", values)
-            post.due = self._now() + LEFT_BACK_OFF_S
+            slot.due = self._now() + LEFT_BACK_OFF_S
             return
-        post.left = None
-        post.fruitless = 0 if post.productive else post.fruitless
-        if child.exit_code == BAD_INPUT and not any(other.incarnation for other in self._posts.values()):
+        slot.left = None
+        slot.fruitless = 0 if slot.productive else slot.fruitless
+        if child.exit_code == BAD_INPUT and not any(other.incarnation for other in self._slots.values()):
             raise ActorGivenUpError(child, child.error or f"actor {number} {child.ending}")
         unasked = " without being asked to leave" if child.exit_code == 0 else ""
         reason = f"actor {number} {how}{unasked}{f': {child.error}' if child.error else ''}"
-        if post.fruitless >= self._max_restarts:
+        if slot.fruitless >= self._max_restarts:
             raise ActorGivenUpError(
-                child, f"{reason}; it was restarted {post.fruitless} times in a row without a step in between"
+                child, f"{reason}; it was restarted {slot.fruitless} times in a row without a step in between"
             )
-        wait = back_off(post.fruitless)  # no wait for an actor that made progress until it died
-        post.fruitless += 1
-        post.restarts += 1
+        wait = back_off(slot.fruitless)  # no wait for an actor that made progress until it died
+        slot.fruitless += 1
+        slot.restarts += 1
         self.restarts += 1
-        post.due = self._now() + wait
-        self._notice("actor_restarted", f"{reason}; restarting in {wait:g} s", values | {"restarts": post.restarts})
+        slot.due = self._now() + wait
+        self._notice("actor_restarted", f"{reason}; restarting in {wait:g} s", values | {"restarts": slot.restarts})
 
 
 class ActorGivenUpError(RunError):

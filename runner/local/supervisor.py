@@ -12,7 +12,7 @@ from oatmill.errors import OatmillError, RunError, UserError
 from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.signals import Interrupts
 from oatmill.process.watchdog import START_FACTOR, Watchdog
-from runner.local.actor_pool import BAD_INPUT, ActorGivenUpError, Crew
+from runner.local.actor_pool import BAD_INPUT, ActorGivenUpError, ActorPool
 from runner.local.job import Account, Job
 from runner.local.launcher import Launcher, LocalLauncher, P, Process
 from runner.local.learner_service import LearnerService
@@ -101,7 +101,7 @@ class Supervisor(Generic[P]):
             max_restarts=settings.trainer.max_restarts,
             notice=reporter.event,
         )
-        self.pool = Crew(
+        self.pool = ActorPool(
             launcher,
             max_restarts=settings.actors.max_restarts,
             hang_timeout=settings.actors.hang_timeout,
