@@ -19,8 +19,7 @@ from torch import Tensor
 from actors.environments.make import describe
 from agent.spec import AgentSpec
 from learner.cost import one_trajectory
-from learner.distributed import Ranks
-from learner.reduce import OneRank
+from learner.distributed import OneRank, Ranks
 from learner.setup import LearnerConfig, make_updater
 from learner.update.updater import Updater
 from oatmill.settings.base import MetricsSettings

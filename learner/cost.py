@@ -19,11 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from agent import distribution
 from agent.model import AgentModel, ModelNeeds
 from agent.spec import AgentSpec
+from learner.distributed import OneRank
 from learner.loss import Context
 from learner.nodes.network import BatchInputs, Forward, Unroll
 from learner.normaliser import Normaliser
 from learner.plan import Plan
-from learner.reduce import OneRank
 from learner.settings import TrainerSettings
 from learner.update.objective import Objective, model_outputs
 from learner.update.updater import freeze_unused

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -15,9 +16,41 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from learner.ranks.meeting import Place
-from learner.reduce import AllRanks, OneRank, Reducer
 from learner.settings import TrainerSettings
 from oatmill.errors import UserError
+
+
+class Reducer(Protocol):
+    """How numbers of all ranks become one."""
+
+    world_size: int
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over ranks, the same on each of them."""
+        ...
+
+
+class OneRank:
+    """There is nobody to reduce with."""
+
+    world_size = 1
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The values themselves."""
+        return values
+
+
+class AllRanks:
+    """Sums by all-reduce over the default process group."""
+
+    def __init__(self) -> None:
+        self.world_size = dist.get_world_size()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """A new tensor; the argument is left as it is."""
+        total = values.detach().clone()
+        dist.all_reduce(total)
+        return total
 
 
 @dataclass(frozen=True)

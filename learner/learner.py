@@ -12,13 +12,14 @@ from typing import Any, cast
 import torch
 
 from agent.spec import AgentSpec
-from learner.checkpoints.bad_batches import keep_batch
 from learner.checkpoints.keeper import Keeper
 from learner.distributed import Ranks, joined
 from learner.progress import Progress
 from learner.publish import pack
 from learner.reporting.reporting import Reporting
 from learner.reporting.silent_actors import silent_actors
+from learner.rewinds import Rewinds
+from learner.settings import TrainerSettings
 from learner.setup import LearnerConfig, make_updater
 from learner.update.inputs import to_inputs
 from learner.update.updater import Record
@@ -30,7 +31,6 @@ from oatmill.process.memory import MemoryLimit
 from oatmill.process.signals import StopFlag
 from oatmill.process.watchdog import Watchdog
 from protocol.channels import BatchClient, ControlClient, Delivery, WeightsPublisher, Welcome
-from protocol.data.batch import Batch
 
 log = logging.getLogger("oatmill.learner")
 
@@ -39,7 +39,6 @@ POLL_S = 0.5
 ASK_S = 2.0
 """The longest wait for the hub's answer when the run fails for want of data."""
 FLUSH_S = 5.0
-MAX_BAD_STEPS = 3
 
 
 def run(config: LearnerConfig) -> None:
@@ -60,9 +59,9 @@ class Learner:
     """One rank.
 
     Args:
-        config: what it was given.
-        ranks: which one of how many it is.
-        stack: closes what it opens.
+        config: of the learner.
+        ranks: this rank's number and the number of ranks.
+        stack: closes everything that this rank opens.
     """
 
     def __init__(self, config: LearnerConfig, ranks: Ranks, stack: ExitStack) -> None:
@@ -90,8 +89,8 @@ class Learner:
             ranks=ranks,
             settings=config.settings,
         )
-        self.mark: Mapping[str, Any] | None = None  # the point in ingest's log of the checkpoint that this goes on from
-        progress = self.go_back() if config.resume else Progress()
+        self.rewinds = Rewinds(config, ranks, self.keeper, self.reporting)
+        progress = self.rewinds.load() if config.resume else Progress()
         self.keeper.sweep()
         # A version is never used again, whoever has seen the highest one.
         newest = -self.ranks.lowest(-max(progress.policy_version, welcome.policy_version))[0]
@@ -108,10 +107,10 @@ class Learner:
             self.open_first_rank(welcome, stack)
         self.began = time.monotonic() - self.progress.seconds
         self.fleet: Mapping[str, Any] = {}
-        self.bad_steps = self.rewinds = self.rejoined = 0
+        self.rejoined = 0
 
     def open_batches(self, *, resumed_from: int) -> BatchClient:
-        """A new line to ingest, which counts as rolled back what later versions than this were made of."""
+        """A new connection to ingest, which rolls back the data that trained versions after `resumed_from`."""
         return BatchClient(
             self.welcome.endpoints["batches"],
             welcome=self.welcome,
@@ -119,24 +118,15 @@ class Learner:
             world=self.ranks.world_size,
             batch_size_total=self.config.trainer.batch_size,
             resumed_from=resumed_from,
-            mark=self.mark,
+            mark=self.rewinds.mark,
         )
 
     def close_batches(self) -> None:
-        """Close the newest line to ingest."""
+        """Close the newest connection to ingest."""
         self.batches.close()
 
-    def go_back(self) -> Progress:
-        """Load the newest checkpoint that can be loaded, on all ranks, and say which ones cannot."""
-        restored = self.keeper.restore(self.reporting.load)
-        for line in restored.passed_over:
-            text = f"{line.partition(';')[0]}; going on from {restored.path.name} instead"
-            self.reporting.event("checkpoint_damaged", text=text)
-        self.mark = restored.replay
-        return restored.progress
-
     def open_first_rank(self, welcome: Welcome, stack: ExitStack) -> None:
-        """What only rank 0 has: files, metrics, the publisher."""
+        """Open what only rank 0 has: files, metrics, the publisher."""
         config, metrics = self.config, self.reporting.metrics
         assert metrics is not None, "rank 0 has them"
         pages = Pages(metrics.registry, lambda: self.watchdog.healthy, lambda: True)
@@ -152,7 +142,7 @@ class Learner:
         write_endpoint(config.run_dir, "learner", {"pid": os.getpid(), "metrics": server.url}, recorder.needed)
 
     def train(self) -> None:
-        """Learner steps until all ranks agree to end."""
+        """Do learner steps until all ranks agree to end."""
         while self.progress.env_steps < self.config.trainer.total_timesteps:
             started = time.perf_counter()
             delivery = self.next_batch()
@@ -188,22 +178,14 @@ class Learner:
             if all_have_one:
                 return delivery
             if not all_in_time:
+                timeout_s = self.config.trainer.data_timeout
                 raise RunError(
-                    f"no batch of {self.config.trainer.batch_size} trajectories arrived within "
-                    f"{self.config.trainer.data_timeout:g} s; {self.who_is_silent()}look at the actors' logs, or raise "
-                    "trainer.data_timeout"
+                    f"no batch of {self.config.trainer.batch_size} trajectories arrived within {timeout_s:g} s; "
+                    f"{who_is_silent(self.control, timeout_s)}look at the actors' logs, or raise trainer.data_timeout"
                 )
 
-    def who_is_silent(self) -> str:
-        """The actors that should have sent data, in words; nothing if the hub cannot say."""
-        try:
-            status = self.control.request("status", {}, ASK_S)
-        except OatmillError:
-            return ""
-        return silent_actors(status, self.config.trainer.data_timeout)
-
     def tell_hub(self) -> None:
-        """Say that this process lives; a hub that was replaced is given the newest weights again."""
+        """Send a heartbeat; a hub that was restarted is given the newest weights again."""
         progress = self.progress
         report = {"learner_step": progress.learner_step, "env_steps": progress.env_steps}
         self.control.heartbeat(report | {"policy_version": progress.policy_version})
@@ -215,7 +197,7 @@ class Learner:
     def learn(self, delivery: Delivery, *, waited: float) -> None:
         """One learner step: update, publish, hand the batch back, report, save."""
         trainer, batch = self.config.trainer, delivery.batch
-        rate = self.learning_rate()
+        rate = learning_rate(self.config.trainer, self.progress.env_steps)
         step = self.progress.learner_step + 1
         (fresh,) = self.ranks.agree(float(batch.valid[batch.fresh].sum()))
         env_steps = self.progress.env_steps + int(fresh)
@@ -241,75 +223,35 @@ class Learner:
         self.reporting.note(record, self.progress, lag=lag[batch.fresh], replayed_lag=lag[~batch.fresh], rate=rate)
         if reported:
             self.report()
-        self.bad_steps = 0 if finite else self.bad_steps + 1
-        if not finite:
-            self.set_aside(batch, record)
-        if not sound or self.bad_steps >= MAX_BAD_STEPS:
+        if self.rewinds.note(batch, record, step, finite=bool(finite), sound=bool(sound)):
             self.rewind(sound=bool(sound))
         elif saved:
             self.save()
 
     def is_reported(self, step: int, env_steps: int) -> bool:
-        """Whether a learner step is: the first, the last, and one out of so many between them."""
+        """Whether a learner step is reported: the first, the last, and every `metrics.report_every`th."""
         last = env_steps >= self.config.trainer.total_timesteps
         return last or step == 1 or step % self.config.metrics.report_every == 0
 
-    def set_aside(self, batch: Batch, record: Record) -> None:
-        """Keep a batch that gave something that is not finite, and say so."""
-        path = keep_batch(self.config.run_dir, batch, rank=self.ranks.rank, world_size=self.ranks.world_size)
-        culprits = ", ".join(sorted(record.nonfinite)) or "weights"
-        where = f"kept in {path.parent}" if path else "not kept, for there is no room"
-        log.warning("learner step %d: %s not finite; the batch is %s", self.progress.learner_step, culprits, where)
-        self.reporting.event(
-            "batch_not_finite",
-            learner_step=self.progress.learner_step,
-            nonfinite=dict(record.nonfinite),
-            skipped_updates=record.skipped,
-            updates=len(record.norms),
-            file=str(path) if path else None,
-        )
-
     def rewind(self, *, sound: bool) -> None:
-        """Go back to the last checkpoint, with all that it holds; versions go on, and so does the clock.
+        """Go back to the last checkpoint; see `Rewinds.rewind`.
 
         Raises:
-            RunError: if there is none, or going back has led nowhere several times.
+            RunError: if there is no checkpoint, or going back did not help.
         """
-        why = f"{MAX_BAD_STEPS} learner steps in a row were not finite" if sound else "the weights are not finite"
-        advice = "lower trainer.optimizer.learning_rate or a coefficient"
-        if self.rewinds >= self.config.trainer.max_rewinds:
-            raise RunError(
-                f"{why}, after going back to the last checkpoint {self.rewinds} times in a row; {advice}, or raise "
-                "trainer.max_rewinds"
-            )
         if self.reporting.pending:
             self.report()  # what was skipped is counted
-        before = self.progress
-        try:
-            restored = self.go_back()
-        except UserError:
-            raise RunError(f"{why}, and there is no whole checkpoint to go back to; {advice}") from None
-        self.rewinds, self.bad_steps = self.rewinds + 1, 0
+        self.progress = self.rewinds.rewind(self.progress, sound=sound, reopen=self.reopen_batches)
+        self.publish(None)
+
+    def reopen_batches(self, restored: Progress) -> None:
+        """Connect to ingest again, from a checkpoint's progress."""
         self.batches.close()
         self.ranks.lowest(1)  # all sessions have ended before the first new one begins
         self.batches = self.open_batches(resumed_from=restored.policy_version)
-        self.progress = restored._replace(policy_version=before.policy_version + 1, seconds=before.seconds)
-        self.publish(None)
-        text = f"{why}: going back from learner step {before.learner_step} to checkpoint step-{restored.learner_step}"
-        log.warning("%s", text)
-        self.reporting.event(
-            "rewound", text=text, from_step=before.learner_step, to_step=restored.learner_step, rewinds=self.rewinds
-        )
-
-    def learning_rate(self) -> float:
-        """Of the next learner step: constant, or falling to 0 over the budget."""
-        settings = self.config.trainer.optimizer
-        if settings.schedule == "constant":
-            return settings.learning_rate
-        return settings.learning_rate * max(0.0, 1 - self.progress.env_steps / self.config.trainer.total_timesteps)
 
     def publish(self, record: Record | None) -> None:
-        """Hand the new weights to the hub; rank 0 only."""
+        """Send the new weights to the hub; rank 0 only."""
         if self.publisher is None:
             return
         started = time.perf_counter()
@@ -319,22 +261,23 @@ class Learner:
             record.seconds["publish"] = time.perf_counter() - started
 
     def report(self) -> None:
-        """Report what was noted since the last time."""
-        self.reporting.report(self.progress, rate=self.learning_rate(), fleet=self.fleet)
+        """Report everything noted since the last report."""
+        self.reporting.report(self.progress, rate=learning_rate(self.config.trainer, self.progress.env_steps), fleet=self.fleet)
 
     def save(self) -> bool:
         """Write a checkpoint; False if that failed. All ranks call it."""
         episodes = self.fleet.get("episode_return")
         saved = self.keeper.save(self.progress, state=self.reporting.state, episode_return=episodes, batches=self.batches)
-        self.rewinds = 0 if saved else self.rewinds
+        if saved:
+            self.rewinds.in_a_row = 0
         self.reporting.checkpoint_failed(self.keeper.failure, self.progress)
         return saved
 
     def finish(self) -> None:
-        """Save, write the summary, and see the last weights off.
+        """Save, write the summary, and send the last weights.
 
         Raises:
-            RunError: if what was learned could not be saved.
+            RunError: if the last checkpoint could not be saved.
         """
         if self.reporting.pending:
             self.report()
@@ -349,3 +292,20 @@ class Learner:
                 "--resume from the one before"
             )
         log.info("trained %d env steps in %d learner steps", self.progress.env_steps, self.progress.learner_step)
+
+
+def who_is_silent(control: ControlClient, timeout_s: float) -> str:
+    """The actors that should have sent data within `timeout_s`, in words; empty if the hub does not say."""
+    try:
+        status = control.request("status", {}, ASK_S)
+    except OatmillError:
+        return ""
+    return silent_actors(status, timeout_s)
+
+
+def learning_rate(trainer: TrainerSettings, env_steps: int) -> float:
+    """The learning rate of the next learner step: constant, or falling to 0 over the budget."""
+    optimizer = trainer.optimizer
+    if optimizer.schedule == "constant":
+        return optimizer.learning_rate
+    return optimizer.learning_rate * max(0.0, 1 - env_steps / trainer.total_timesteps)

@@ -18,8 +18,8 @@ from torch import Tensor
 from agent.heads import ValueCodec
 from agent.model import AgentModel
 from agent.settings import AgentSettings
+from learner.distributed import Reducer
 from learner.normaliser import Normaliser
-from learner.reduce import Reducer
 from learner.settings import TrainerSettings
 from protocol.data.spaces import ActionSpace
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from learner.reduce import Reducer
+from learner.distributed import Reducer
 
 MIN_WEIGHT = 1e-30
 """In the place of the weights' sum of 0 before the first batch."""

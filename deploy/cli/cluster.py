@@ -20,6 +20,8 @@ from deploy.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from deploy.engines.compose import ComposeCluster
     from runner.settings import RunSettings
 
@@ -50,11 +52,19 @@ def the_cluster(project: str) -> ComposeCluster:
     return ComposeCluster.of(project, os.environ)
 
 
+def keys_from_environment() -> Path | None:
+    """The folder that OATMILL_KEYS names; None without it."""
+    import os  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    folder = os.environ.get("OATMILL_KEYS")
+    return Path(folder) if folder else None
+
+
 def run_on_ray(
     project: str, settings: RunSettings, name: str, *, insecure: bool, gpu: bool, image: str | None, log_level: LogLevel
 ) -> None:
     """Be the driver of a run on a Ray cluster, to its end."""
-    import os  # noqa: PLC0415
     from pathlib import Path  # noqa: PLC0415
 
     from deploy.engines.ray import RayRun, up  # noqa: PLC0415
@@ -62,12 +72,11 @@ def run_on_ray(
 
     if image is not None:
         raise UserError("--image is for containers; on Ray the nodes run the oatmill that is installed on them")
-    keys = os.environ.get("OATMILL_KEYS")
     wanted = RayRun(
         settings=settings,
         run_dir=Path("runs", name).absolute(),
         insecure=insecure,
-        keys=Path(keys) if keys else None,
+        keys=keys_from_environment(),
         gpu=gpu,
         log_level=log_level.value,
     )
@@ -153,7 +162,7 @@ def scale(
             raise UserError(
                 "on Ray --actors is what can be changed while a run goes on; for other ranks end it and start it again"
             )
-        ray.scale(project, actors)
+        ray.scale(project, actors, keys_from_environment())
         typer.echo(f"{project}: {actors} actors are wanted")
         return
     cluster = the_cluster(project)
@@ -198,7 +207,7 @@ def show_ray(project: str, *, as_json: bool) -> None:
     from deploy.cli.status import progress_lines  # noqa: PLC0415
     from deploy.engines import ray  # noqa: PLC0415
 
-    answer, looks = ray.status(project)
+    answer, looks = ray.status(project, keys_from_environment())
     rows = [{"name": one.name, "node": one.node, "pid": one.pid, "exit_code": one.exit_code} for one in looks]
     if as_json:
         print_json({"processes": rows, "run": answer})
@@ -227,7 +236,7 @@ def down(
     if on is EngineName.ray:
         from deploy.engines import ray  # noqa: PLC0415
 
-        ray.down(project)
+        ray.down(project, keys_from_environment())
         typer.echo(f"{project} has ended; its run folder stays")
         return
     cluster = the_cluster(project)

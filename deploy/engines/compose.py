@@ -1,4 +1,4 @@
-"""A cluster on this machine's container engine, through Compose: finding the engine, and what `oatmill cluster` has it do."""
+"""A cluster on this machine's container engine: finds the engine with Compose, and runs its commands for `oatmill cluster`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 from oatmill.errors import RunError, UserError
 
 HERE = Path(__file__).resolve().parents[1]
-"""Where the compose files are: beside the sources, or in the installed package."""
+"""The folder of the compose files: in the sources, or in the installed package."""
 ENGINE = "OATMILL_ENGINE"
 CANDIDATES = (("docker", "compose"), ("podman", "compose"), ("docker-compose",), ("podman-compose",))
 DEFAULT_IMAGE = "oatmill:0.1.0"
@@ -51,7 +51,7 @@ class Engine:
 
     @staticmethod
     def find(environ: Mapping[str, str]) -> Engine:
-        """The one that OATMILL_ENGINE names, or the first that is installed.
+        """The engine that OATMILL_ENGINE names, or the first one that is installed.
 
         Raises:
             UserError: if there is none, or it does not answer.
@@ -78,21 +78,21 @@ class Engine:
             )
 
     def has_image(self, image: str) -> bool:
-        """Whether an image is here, or can be had."""
+        """Whether an image is on this machine."""
         return not run([self.containers, "image", "inspect", image]).returncode
 
     def pull(self, image: str) -> None:
-        """Get an image that is not here.
+        """Pull an image.
 
         Raises:
-            UserError: if it cannot be had.
+            UserError: if it cannot be pulled.
         """
         pulled = run([self.containers, "pull", image], timeout_s=3600)
         if pulled.returncode:
             raise UserError(f"--image {image} is not on this machine and cannot be pulled: {last_line(pulled)}")
 
     def list(self, project: str) -> list[Container]:
-        """A project's containers."""
+        """The containers of a project."""
         columns = ['{{.Label "com.docker.compose.service"}}', "{{.Names}}", "{{.State}}", "{{.Status}}"]
         ours = f"label=com.docker.compose.project={project}"
         found = run([self.containers, "ps", "--all", "--filter", ours, "--format", "\t".join(columns)])
@@ -101,7 +101,7 @@ class Engine:
 
 
 def run(command: Sequence[str], *, timeout_s: float = ANSWER_WITHIN_S) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end and keep what it says; too long a silence is a failure."""
+    """Run a command to its end and capture its output; a command that takes longer than `timeout_s` has failed."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
@@ -111,12 +111,12 @@ def run(command: Sequence[str], *, timeout_s: float = ANSWER_WITHIN_S) -> subpro
 
 
 def is_compose(words: Sequence[str]) -> bool:
-    """Whether a command is Compose: `docker` without the plugin takes `compose` for a mistake."""
+    """Whether a command is Compose: `docker` without the plugin does not know `compose`."""
     return len(words) == 1 or not run([*words, "version"]).returncode
 
 
 def last_line(result: subprocess.CompletedProcess[str]) -> str:
-    """What a command said last."""
+    """The last line that a command has written."""
     lines = [line.strip() for line in (result.stderr or result.stdout).splitlines() if line.strip()]
     return lines[-1] if lines else f"exit code {result.returncode}"
 
@@ -126,8 +126,8 @@ class ComposeCluster:
     """One project of an engine.
 
     Attributes:
-        engine: runs it.
-        project: its name; containers, networks and volumes begin with it.
+        engine: the container engine.
+        project: its name, the prefix of its containers, networks and volumes.
     """
 
     engine: Engine
@@ -135,10 +135,10 @@ class ComposeCluster:
 
     @staticmethod
     def of(project: str, environ: Mapping[str, str]) -> ComposeCluster:
-        """The cluster of a name, on the engine that there is.
+        """The cluster of a name, on this machine's engine.
 
         Raises:
-            UserError: if the name is none, or there is no engine.
+            UserError: if the name is invalid, or there is no engine.
         """
         if not PROJECT.match(project):
             raise UserError(f"--project takes a-z, 0-9, - and _, at most 41, got {project!r}")
@@ -146,13 +146,13 @@ class ComposeCluster:
 
     @property
     def folder(self) -> Path:
-        """What `up` keeps for the other commands."""
+        """The folder in which `up` keeps its state for the other commands."""
         base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
         return Path(base) / "oatmill" / self.project
 
     @property
     def kept(self) -> dict[str, Any]:
-        """What `up` was told; empty before the first one."""
+        """The state that `up` has kept; empty before the first `up`."""
         try:
             content = json.loads((self.folder / "cluster.json").read_text())
         except (OSError, ValueError):
@@ -160,7 +160,7 @@ class ComposeCluster:
         return content if isinstance(content, dict) else {}
 
     def keep(self, content: Mapping[str, Any], config: str) -> Path:
-        """Keep it, and the settings as a file that the containers mount; returns that file's path.
+        """Keep the state, and the settings as a file that the containers mount; returns the path of that file.
 
         Raises:
             UserError: if the folder cannot be written to.
@@ -168,16 +168,16 @@ class ComposeCluster:
         path = self.folder / "config.yaml"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # Written in place: a container that runs holds this file, not its name.
+            # Written in place: a running container has mounted this very file.
             path.write_text(config)
-            path.chmod(0o644)  # the containers' user is another one, and settings are no secret
+            path.chmod(0o644)  # the containers run as another user, and settings are not secret
             (self.folder / "cluster.json").write_text(json.dumps(dict(content), indent=1) + "\n")
         except OSError as error:
             raise UserError(f"{self.folder} cannot be written to: {error.strerror}; set XDG_STATE_HOME") from None
         return path
 
     def forget(self) -> None:
-        """Keep nothing any more."""
+        """Delete the state."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def command(self, *words: str) -> list[str]:
@@ -187,11 +187,11 @@ class ComposeCluster:
         return [*self.engine.compose, "--project-name", self.project, *chosen, *words]
 
     def environment(self) -> dict[str, str]:
-        """What the compose files take their values from."""
+        """The environment from which the compose files take their values."""
         return {**os.environ, **self.kept.get("environment", {})}
 
     def do(self, *words: str) -> None:
-        """Have Compose do something; what it says goes to standard error.
+        """Run a Compose command; its output goes to standard error.
 
         Raises:
             RunError: if it fails.
@@ -203,7 +203,7 @@ class ComposeCluster:
             raise RunError(f"`{' '.join(self.engine.compose)} {words[0]}` ended with exit code {code}; the lines above say why")
 
     def ask(self, *words: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
-        """Run an `oatmill` command inside the cluster, as its operator."""
+        """Run an `oatmill` command inside the cluster, with the operator's keys."""
         command = self.command("run", "--rm", "-T", "--no-deps", "operator", *words)
         try:
             return subprocess.run(
@@ -228,7 +228,7 @@ class ComposeCluster:
         return content if isinstance(content, dict) else None
 
     def containers(self) -> list[Container]:
-        """All that belong to it, without the operator's own."""
+        """All containers of the cluster, except those of operator commands."""
         return [one for one in self.engine.list(self.project) if one.service != "operator"]
 
     def logs(self, service: str, lines: int) -> list[str]:
@@ -238,5 +238,5 @@ class ComposeCluster:
 
 
 def can_build() -> bool:
-    """Whether the sources that an image is built from are here."""
+    """Whether the sources for building an image are on this machine."""
     return (HERE.parent / "pyproject.toml").is_file()

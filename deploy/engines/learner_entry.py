@@ -1,8 +1,9 @@
-"""The learner as a container's program: it goes on by itself after a restart, ends in order, and ends the run when it is done.
+"""The learner as the program of a container: it resumes after a restart, ends in order, and ends the run when it is done.
 
-A container engine knows a command, SIGTERM and an exit code. So this process starts the learner, from the newest checkpoint
-where there is one; turns SIGTERM into an orderly stop of all ranks and then ends with 0; tells the hub to stop once the budget
-is spent, so that the actors leave; and ends a learner that hangs, for an engine restarts what exits and not what is unhealthy.
+A container engine knows only a command, SIGTERM and an exit code. So this process starts the learner, from the newest
+checkpoint if there is one. It turns SIGTERM into an orderly stop of all ranks and then ends with 0. It tells the hub to stop
+once the budget is spent, so that the actors leave. It kills a learner that hangs: an engine restarts a container that exits,
+and not one that is unhealthy.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ log = logging.getLogger("oatmill.learner.entry")
 TURN_S = 0.2
 LOOK_EVERY_S = 10.0
 HUNG_AFTER = 4.0
-"""Times trainer.data_timeout; /healthz turns after one of them, so this makes five, as with the local supervisor."""
+"""In units of trainer.data_timeout. /healthz reports a problem after one of them, so a learner is killed after five."""
 
 
 class LearnerEntry:
-    """One learner (all its ranks) and what is to become of it.
+    """One learner, with all its ranks, and its end.
 
     Args:
-        command: starts it.
+        command: its command line.
         environ: its environment.
-        port: where its rank 0 serves /healthz.
-        hung_after_s: a learner that was healthy and has not been for this long is killed; by itself it gives up waiting for
-            data long before.
+        port: where rank 0 serves /healthz.
+        hung_after_s: a learner that was healthy and has been unhealthy for this long is killed. One that waits for data
+            gives up by itself long before.
     """
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str], *, port: int, hung_after_s: float) -> None:
@@ -52,7 +53,7 @@ class LearnerEntry:
         return self._stop.is_set
 
     def wait(self) -> int:
-        """Look after it until it has ended; the exit code for the engine, 0 if it was asked to end."""
+        """Wait until it has ended; returns the exit code for the engine, 0 if it was asked to end."""
         while self._process.poll() is None:
             if self._stop.is_set and not self._passed_on:
                 self._pass_on()
@@ -65,7 +66,7 @@ class LearnerEntry:
         return code if code >= 0 else 128 - code
 
     def _pass_on(self) -> None:
-        """Ask the learner to end. A group of ranks passes it on to every rank."""
+        """Ask the learner to end. A group passes SIGTERM on to every rank."""
         self._process.terminate()
         self._passed_on = True
 
@@ -76,7 +77,7 @@ class LearnerEntry:
         if problem_of_page(str(self._port)) is None:
             self._healthy_at = now
         elif self._healthy_at is not None and now - self._healthy_at > self._hung_after_s:
-            log.error("the learner has made no progress for %.0f s and is killed, to be started again", now - self._healthy_at)
+            log.error("the learner has made no progress for %.0f s and is killed, so that it restarts", now - self._healthy_at)
             self._process.kill()  # its ranks are killed with it
 
 
@@ -84,4 +85,4 @@ def end_run(address: str, keys: Path | None) -> None:
     """Tell the hub that the run is over."""
     with operator_client(address, keys, role="learner") as hub:
         if not hub.stop():
-            log.warning("the hub at %s does not answer; the actors stay until they are ended", address)
+            log.warning("the hub at %s does not answer; the actors run until they are stopped", address)

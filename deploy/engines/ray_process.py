@@ -1,63 +1,70 @@
-"""One role's process on a node of a Ray cluster: what Ray places, and asks how it is. Imports no Ray itself."""
+"""One role's process on a node of a Ray cluster: Ray places it, and the driver asks it for its state."""
 
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from oatmill.errors import RunError
 from oatmill.files.atomic import FOLDER_MODE, write_file
-from oatmill.process.exit_codes import BAD_INPUT
 from runner.folder import read_json
 from runner.local.child import Child
 
-POLL_S = 0.5
-BACK_OFF_S = 2.0
 THREADS = 1
+PORTS_OF_REPLAY = 4
+LOWEST_PORT, HIGHEST_PORT = 20_000, 32_000
+"""Below the ports that Linux gives to outgoing connections, so that a restarted replay server finds its ports free."""
+TRIES = 100
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What a process tells of itself.
+    """The state of a process.
 
     Attributes:
         name: such as `actor 3`.
         node: the address of its node.
-        pid: its process, 0 before it is started.
+        pid: its process id, 0 before it is started.
         exit_code: None while it runs.
-        error: the one line with which it gave up.
+        ending: how it ended, in words; empty while it runs.
+        error: the line with which it gave up.
         log: its output, on its node.
-        endpoint: replay's addresses, once it listens.
+        endpoint: the addresses of a replay server that listens.
+        checkpoint: whether the run folder on its node has a checkpoint.
+        keyed: whether it has keys.
     """
 
     name: str
     node: str
     pid: int
     exit_code: int | None
+    ending: str
     error: str | None
     log: str
     endpoint: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: bool = False
+    keyed: bool = False
 
 
 class RoleProcess:
-    """One role on the node where Ray has put this object.
+    """One role on the node where Ray has placed this object.
 
     Args:
         role: replay, learner or actor.
-        number: its rank or actor's number.
+        number: its rank or the actor's number.
         config: the run's settings, YAML.
         run_dir: the run's folder.
-        keys: the role's key files by their path, to be put into a private folder here.
+        keys: the role's key files by their path; they are written into a private folder here.
         log_level: of the role.
-        address: the run's control address, for an actor. It starts at once, and ends this object when it breaks down: Ray
-            makes another one, here or on another node.
     """
 
     def __init__(
@@ -69,86 +76,133 @@ class RoleProcess:
         run_dir: str,
         keys: Mapping[str, bytes] | None,
         log_level: str,
-        address: str | None = None,
     ) -> None:
         self._role, self._number, self._log_level = role, number, log_level
         self._run_dir = Path(run_dir)
         self._child: Child | None = None
-        self._leaving = False
         self._run_dir.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
         (self._run_dir / "logs").mkdir(exist_ok=True)
         self._config = self._run_dir / f"config-{role}-{number}.yaml"
         write_file(self._config, config)
-        if keys is not None:
-            os.environ["OATMILL_KEYS"] = str(write_keys(keys))
-        if address is not None:
-            self._start("--address", address, "--actor-id", str(number))
-            threading.Thread(target=self._end_with_it, daemon=True).start()
+        self._keys = None if keys is None else write_keys(keys)
+        if self._keys is not None:
+            os.environ["OATMILL_KEYS"] = str(self._keys)
 
-    def start_replay(self, *, insecure: bool) -> None:
-        """Listen on four free ports of this node."""
+    def start_replay(self, *, listen: str, insecure: bool) -> None:
+        """Start the replay server at an address of this node."""
         (self._run_dir / "endpoints" / "replay.json").unlink(missing_ok=True)
-        listen = ["--listen", f"tcp://{node_address()}:0", *(["--insecure"] if insecure else [])]
-        self._start("--run-dir", str(self._run_dir), *listen)
+        self._start("--run-dir", str(self._run_dir), "--listen", listen, *(["--insecure"] if insecure else []))
 
-    def start_rank(self, *, address: str, environment: Mapping[str, str]) -> None:
-        """Be one rank of the learner, from the newest checkpoint where there is one."""
-        os.environ.update(environment)
-        resume = ["--resume"] if (self._run_dir / "checkpoints" / "latest").exists() else []
+    def start_actor(self, *, address: str) -> None:
+        """Start the actor."""
+        self._start("--address", address, "--actor-id", str(self._number))
+
+    def start_rank(self, *, address: str, meeting_point: tuple[str, int], ranks: int) -> None:
+        """Start one rank of the learner, from the newest checkpoint if there is one.
+
+        Args:
+            address: the run's control address.
+            meeting_point: of rank 0.
+            ranks: how many there are.
+        """
+        host, port = meeting_point
+        meet = {"MASTER_ADDR": host, "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks), "LOCAL_RANK": "0"}
+        os.environ.update(meet | {"RANK": str(self._number)})
+        resume = ["--resume"] if self._has_checkpoint else []
         self._start("--run-dir", str(self._run_dir), "--address", address, *resume)
 
     def meeting_point(self) -> tuple[str, int]:
-        """This node's address and a port that is free on it."""
+        """This node's address and a free port."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             return node_address(), int(probe.getsockname()[1])
 
+    def listening_point(self) -> tuple[str, int]:
+        """This node's address and the first of four free ports in a row, for a replay server."""
+        return node_address(), free_ports(PORTS_OF_REPLAY)
+
     def look(self) -> Looked:
-        """How it is."""
+        """The state of the process."""
         child = self._child
         if child is not None:
             child.bound_log()
+            child.look()
+        code = child.exit_code if child else None
         return Looked(
             f"{self._role} {self._number}",
             node_address(),
             child.pid if child else 0,
-            child.exit_code if child else None,
-            child.error if child and child.exit_code else None,
+            code,
+            child.ending if child and code is not None else "",
+            child.error if child and code else None,
             str(child.log) if child else "",
             read_json(self._run_dir / "endpoints" / "replay.json") if self._role == "replay" else {},
+            self._has_checkpoint,
+            self._keys is not None,
         )
 
+    def last_lines(self, count: int) -> list[str]:
+        """The last lines of its output."""
+        return self._child.last_lines(count) if self._child is not None else []
+
+    def terminate(self) -> None:
+        """Ask the process to end."""
+        if self._child is not None:
+            self._child.terminate()
+
     def leave(self, grace_s: float) -> None:
-        """Ask it to end, and end it after the grace."""
-        self._leaving = True
+        """Ask the process to end, kill it if it still runs after `grace_s` seconds, and give up the place on this node."""
+        import ray  # noqa: PLC0415  (this class is tested where there is no Ray)
+
         if self._child is not None:
             self._child.terminate()
             self._child.wait(time.monotonic() + grace_s)
             self._child.kill()
+        if self._keys is not None:
+            shutil.rmtree(self._keys, ignore_errors=True)
+        ray.actor.exit_actor()
+
+    @property
+    def _has_checkpoint(self) -> bool:
+        return (self._run_dir / "checkpoints" / "latest").exists()
 
     def _start(self, *arguments: str) -> None:
         log = self._run_dir / "logs" / f"{self._role}-{self._number}.log"
         command = [sys.executable, "-m", "deploy", self._role, "--config", str(self._config), "--log-level", self._log_level]
         self._child = Child(self._role, self._number, [*command, *arguments], log=log, threads=THREADS)
 
-    def _end_with_it(self) -> None:
-        assert self._child is not None, "started just before"
-        while self._child.exit_code is None:
-            time.sleep(POLL_S)
-        if self._child.exit_code not in {0, BAD_INPUT} and not self._leaving:
-            time.sleep(BACK_OFF_S)
-            os._exit(1)
-
 
 def node_address() -> str:
     """The address under which the cluster's other nodes reach this one."""
-    import ray  # noqa: PLC0415  (this class is tested where there is no Ray)
+    import ray  # noqa: PLC0415  (this module is tested where there is no Ray)
 
     return str(ray.util.get_node_ip_address())
 
 
+def free_ports(count: int) -> int:
+    """The first of several free TCP ports in a row.
+
+    Raises:
+        RunError: if none were found.
+    """
+    for _ in range(TRIES):
+        first = random.randrange(LOWEST_PORT, HIGHEST_PORT)
+        if all(_is_free(port) for port in range(first, first + count)):
+            return first
+    raise RunError(f"this node has no {count} free ports in a row between {LOWEST_PORT} and {HIGHEST_PORT}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
 def write_keys(keys: Mapping[str, bytes]) -> Path:
-    """Put key files into a fresh folder that only this user can read."""
+    """Write key files into a new folder that only this user can read."""
     folder = Path(tempfile.mkdtemp(prefix="oatmill-keys-"))
     for name, content in keys.items():
         path = folder / name

@@ -29,16 +29,16 @@ PAGES = {
 
 @dataclass(frozen=True)
 class Start:
-    """What `oatmill cluster up` was asked for.
+    """The arguments of `oatmill cluster up`.
 
     Attributes:
         settings: of the run.
         recipe: its recipe's name.
-        run: its name, below the volume of runs.
+        run: its name, a folder in the volume of runs.
         image: of all roles; None builds one.
-        gpu: whether the learner gets this machine's GPUs.
+        gpu: whether the learner is given this machine's GPUs.
         without: services that are left out.
-        timeout_s: how long to wait for a learner step; 0 for not at all.
+        timeout_s: how long to wait for a learner step; 0 does not wait.
     """
 
     settings: RunSettings
@@ -51,11 +51,11 @@ class Start:
 
 
 def start(cluster: ComposeCluster, wanted: Start) -> Iterator[str]:
-    """Start a cluster; gives lines for people.
+    """Start a cluster, and yield lines for people.
 
     Raises:
-        UserError: if there is no image, or a service that cannot be left out.
-        RunError: if it does not come to a learner step.
+        UserError: if there is no image, or `without` names a service that is required.
+        RunError: if no learner step is done in time.
     """
     began = time.monotonic()
     for name in wanted.without:
@@ -82,7 +82,7 @@ def start(cluster: ComposeCluster, wanted: Start) -> Iterator[str]:
 
 
 def pages_of(cluster: ComposeCluster, services: Sequence[str]) -> Iterator[str]:
-    """Where to look."""
+    """The addresses of the pages to look at."""
     environ = cluster.environment()
     for service, (title, variable, port) in PAGES.items():
         if service in services:
@@ -93,10 +93,10 @@ def pages_of(cluster: ComposeCluster, services: Sequence[str]) -> Iterator[str]:
 
 
 def checked_image(cluster: ComposeCluster, image: str | None) -> str:
-    """The image to run: one that is here, one that can be pulled, or one that can be built.
+    """The image to run: on this machine, pulled, or to be built.
 
     Raises:
-        UserError: if it is none of these.
+        UserError: if there is no such image.
     """
     if image is not None:
         if not cluster.engine.has_image(image):
@@ -111,19 +111,19 @@ def checked_image(cluster: ComposeCluster, image: str | None) -> str:
 
 
 def keep_start(cluster: ComposeCluster, wanted: Start, settings: RunSettings, image: str) -> None:
-    """Keep what later commands need to mean the same cluster."""
+    """Keep the values with which later commands find the same cluster."""
     values = settings.to_dict()
     before = cluster.kept.get("environment", {}) if cluster.containers() else {}
     environment = {
         "OATMILL_IMAGE": image,
         "OATMILL_RUN": wanted.run,
-        # The file has every setting, also of a recipe whose module is not in the image.
+        # The file has every setting, so the image need not contain the module of the recipe.
         "OATMILL_RECIPE": "",
         "OATMILL_PRESET": "",
         "OATMILL_CONFIG": str(cluster.folder / "config.yaml"),
         "OATMILL_ACKNOWLEDGE": settings.replay.acknowledge,
         "OATMILL_CONFIG_DIGEST": digest_of(values),
-        # What the hub began with: another number is told to it, and does not start it again.
+        # The number that the hub started with: a change is sent to the hub and does not restart it.
         "OATMILL_ACTORS": before.get("OATMILL_ACTORS") or str(settings.actors.count),
         "OATMILL_LEARNERS": str(settings.trainer.learners),
     }
@@ -132,7 +132,7 @@ def keep_start(cluster: ComposeCluster, wanted: Start, settings: RunSettings, im
 
 
 def digest_of(values: dict[str, Any]) -> str:
-    """Changes with every setting for which all roles have to start again."""
+    """A hash of every setting whose change restarts all roles."""
     flat = flatten_settings(values)
     flat.pop("actors.count")
     flat.pop("trainer.learners")
@@ -143,7 +143,7 @@ def until_trained(cluster: ComposeCluster, deadline: float) -> dict[str, Any]:
     """Wait for a learner step.
 
     Raises:
-        RunError: if a container fails again and again, or none came in time; with the last lines of its log before it.
+        RunError: if a container keeps failing, or no step was done in time; the last lines of its log are printed before.
     """
     while True:
         status = cluster.status()
@@ -156,7 +156,7 @@ def until_trained(cluster: ComposeCluster, deadline: float) -> dict[str, Any]:
 
 
 def fault(cluster: ComposeCluster, broken: list[Container]) -> RunError:
-    """Why a cluster does not come to a learner step."""
+    """The error of a cluster that does no learner step."""
     service = broken[0].service if broken else "learner"
     for line in cluster.logs(service, LOG_LINES):
         sys.stderr.write(f"  {service}: {line}\n")
@@ -168,7 +168,7 @@ def fault(cluster: ComposeCluster, broken: list[Container]) -> RunError:
 
 
 def running(cluster: ComposeCluster) -> list[Container]:
-    """A cluster's containers.
+    """The containers of a cluster.
 
     Raises:
         UserError: if there are none.
@@ -180,11 +180,11 @@ def running(cluster: ComposeCluster) -> list[Container]:
 
 
 def scale_actors(cluster: ComposeCluster, count: int) -> None:
-    """Have the engine follow the desired number of actors, which the hub holds.
+    """Set the target number of actors in the hub, and start or stop containers accordingly.
 
     Raises:
         UserError: if there is no such cluster.
-        RunError: if it does not come to that.
+        RunError: if the number is not reached in time.
     """
     running(cluster)
     tell_desired(cluster, count)
@@ -193,7 +193,7 @@ def scale_actors(cluster: ComposeCluster, count: int) -> None:
 
 
 def tell_desired(cluster: ComposeCluster, count: int) -> None:
-    """Tell the hub how many actors there shall be.
+    """Tell the hub the target number of actors.
 
     Raises:
         RunError: if it does not answer.
@@ -210,7 +210,7 @@ def live_actors(cluster: ComposeCluster) -> int | None:
 
 
 def scale_learners(cluster: ComposeCluster, ranks: int) -> None:
-    """Start the learner again with another number of ranks; it saves, and goes on from there.
+    """Restart the learner with another number of ranks; it saves, and resumes from that checkpoint.
 
     Raises:
         UserError: if there is no such cluster, or the ranks do not divide its batch.
@@ -237,10 +237,10 @@ def scale_learners(cluster: ComposeCluster, ranks: int) -> None:
 
 
 def wait_for(done: Callable[[], bool], what: str) -> None:
-    """Wait until something is so.
+    """Wait until a condition holds.
 
     Raises:
-        RunError: if it does not come to that.
+        RunError: if it does not hold in time.
     """
     deadline = time.monotonic() + SCALED_WITHIN_S
     while not done():

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from agent import distribution
+from learner.distributed import Reducer
 from learner.loss import Choice, Context, Late, Loss, Question, Term, Terms
 from learner.losses.policy_kl import movement
-from learner.reduce import Reducer
 
 STD_FLOOR = 1e-8
 

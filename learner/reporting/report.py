@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from learner.distributed import Reducer
 from learner.loss import OWN_NUMBERS
-from learner.reduce import Reducer
 from learner.update.sums import Key
 from learner.update.updater import Record
 from protocol.data.trajectory import Array

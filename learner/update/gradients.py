@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from learner.reduce import Reducer
+from learner.distributed import Reducer
 
 
 def trunk_gradients(losses: Mapping[str, Tensor], trunk: Sequence[nn.Parameter], reducer: Reducer) -> Tensor:

@@ -1,8 +1,8 @@
-"""A log that keeps its first and its newest lines, however much is written to it.
+"""A log with a maximum size: it keeps its first and its newest lines.
 
-The process that writes has the file open for appending, and knows nothing of this: no pipe stands between, so that it can
-neither block nor die when nobody reads, and the dump of a process that hangs arrives, too. Whoever watches over the process
-shortens the file where it is. What is written in the instant before the file is cut may be lost with what is left out.
+The process that writes the log has the file open for appending and knows nothing of the limit. There is no pipe in between, so
+the process never blocks on a reader, and the stack dump of a process that hangs still arrives. The supervisor shortens the file
+in place. Lines that are written at the very moment of shortening may be lost.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ CHUNK_BYTES = 64 * 1024
 
 
 def shorten(path: Path, start: int = 0) -> int:
-    """Take the middle out of a log that has grown too long.
+    """Remove the middle of a log that is too long.
 
     Args:
-        path: the log. One that is gone, or cannot be written, is left as it is.
-        start: a place in the log, in bytes, of something that the caller wants to find again.
+        path: the log. Nothing happens if it is missing or cannot be written.
+        start: a position in the log, in bytes.
 
     Returns:
-        Where that place is now; where it was left out, the beginning of what is kept behind it.
+        The new position of the same text; if that was removed, the start of the text kept after it.
     """
     try:
         if path.stat().st_size <= LONGEST_BYTES:

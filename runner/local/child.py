@@ -1,4 +1,4 @@
-"""One child process of a run: it cannot outlive its parent, its log is bounded, and it is ended with all it has started."""
+"""One child process of a run: it ends with its parent, its log has a maximum size, and all that it started ends with it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from oatmill.process.exit_codes import HUNG
 from runner.local.bounded_log import shorten
 
 ERROR_PREFIX = "oatmill: error: "
-"""How every role begins the one line that it leaves when it gives up."""
-
-
+"""The start of the one line that every role writes when it gives up."""
+BACK_OFF_S = 0.5
+LONGEST_BACK_OFF_S = 10.0
 TAIL_BYTES = 16_384
 POLL_S = 0.02
 
@@ -33,13 +33,13 @@ class Child:
     Args:
         role: such as `actor`.
         number: its number within the role.
-        command: what is run.
-        log: the file that its output is added to.
+        command: its command line.
+        log: the file to which its output is appended.
         threads: how many threads its numerical libraries may use.
 
     Attributes:
-        pid: its process.
-        tag: what the environment of everything that it starts says (`oatmill.children.family`).
+        pid: its process id.
+        tag: marks the environment of every process that it starts (`oatmill.children.family`).
     """
 
     def __init__(self, role: str, number: int, command: Sequence[str], *, log: Path, threads: int) -> None:
@@ -84,8 +84,13 @@ class Child:
         return f"ended with exit code {code}"
 
     @property
+    def failure(self) -> str:
+        """The sentence that describes its end as the reason why the run failed."""
+        return f"the {self.name} process {self.ending}{f': {self.error}' if self.error else ''}; its log is {self.log}"
+
+    @property
     def ranks(self) -> list[int]:
-        """The processes of a group's ranks, in order, as far as they are known; `look` finds them."""
+        """The process ids of a group's ranks, in order, as far as `look` has found them."""
         found: dict[int, int] = {}
         for process in self._family:
             with contextlib.suppress(psutil.Error, ValueError):
@@ -93,7 +98,7 @@ class Child:
         return [found[rank] for rank in sorted(found)]
 
     def look(self) -> None:
-        """Note which processes it has started: once it has ended, nothing leads to them any more."""
+        """Note which processes it has started: after its end they can no longer be found this way."""
         with contextlib.suppress(psutil.Error):
             self._family = psutil.Process(self.pid).children(recursive=True) or self._family
 
@@ -125,15 +130,15 @@ class Child:
         return self.exit_code is not None and not self._family_ended
 
     def family_ended(self) -> None:
-        """Note that what it had started has been ended."""
+        """Note that every process that it had started has ended."""
         self._family_ended = True
 
     def bound_log(self) -> None:
-        """Shorten its log if it has grown too long: the first and the newest lines are kept. Call it again and again."""
+        """Shorten its log if it is too long; the first and the newest lines stay. Call it regularly."""
         self._log_start = shorten(self.log, self._log_start)
 
     def wait(self, deadline: float) -> bool:
-        """Wait until it has ended; False if `deadline` (by the monotonic clock) came first."""
+        """Wait until it has ended; False if `deadline` (of the monotonic clock) came first."""
         while self.exit_code is None:
             if time.monotonic() >= deadline:
                 return False
@@ -141,24 +146,24 @@ class Child:
         return True
 
     def last_lines(self, count: int) -> list[str]:
-        """The last lines of its output, of this process only and not of one before it under the same name."""
+        """The last lines of its output, without those of an earlier process with the same log."""
         try:
             with self.log.open("rb") as file:
                 end = file.seek(0, os.SEEK_END)
                 file.seek(max(self._log_start, end - TAIL_BYTES))
                 return file.read().decode(errors="replace").splitlines()[-count:]
-        except OSError:  # somebody has removed the run's folder
+        except OSError:  # the run folder was deleted
             return []
 
     @property
     def error(self) -> str | None:
-        """The line with which it gave up, without its prefix; None if it left none."""
+        """The line with which it gave up, without its prefix; None if it wrote none."""
         lines = [line for line in self.last_lines(200) if line.startswith(ERROR_PREFIX)]
         return lines[0].removeprefix(ERROR_PREFIX) if lines else None
 
 
 def end_all(children: Sequence[Child], *, grace_s: float) -> None:
-    """Ask processes to end, and kill what is left after the grace."""
+    """Ask processes to end, and kill those that still run after `grace_s` seconds."""
     for child in children:
         child.terminate()
     deadline = time.monotonic() + grace_s
@@ -170,10 +175,19 @@ def end_all(children: Sequence[Child], *, grace_s: float) -> None:
 
 
 def end_families_of(children: Iterable[Child]) -> None:
-    """End what children that have ended had started, wherever it has gone; one search of the machine for all of them."""
+    """End the processes that ended children have left behind; one search of the machine for all of them."""
     ended = [child for child in children if child.has_family]
     if not ended:
         return
     end_families([child.tag for child in ended])
     for child in ended:
         child.family_ended()
+
+
+def back_off(in_vain: int) -> float:
+    """Seconds to wait before a restart: none at first, then twice as long each time, up to 10.
+
+    Args:
+        in_vain: restarts in a row without progress.
+    """
+    return min(BACK_OFF_S * 2 ** (in_vain - 1), LONGEST_BACK_OFF_S) if in_vain else 0.0

@@ -1,4 +1,4 @@
-"""The command lines of the roles' own programs."""
+"""The command lines that start each role."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 def replay_command(
     config: Path, run_dir: Path, *, listen: str, insecure: bool, log_level: str, keys: Path | None = None
 ) -> list[str]:
-    """The server between actors and learner."""
+    """Start the replay server."""
     arguments = ["--config", str(config), "--run-dir", str(run_dir), "--listen", listen, "--log-level", log_level]
     arguments.append("--validated")  # this command has; it takes as long as half of the server's start
     return _python("replay", *arguments, *_keys(keys), *(["--insecure"] if insecure else []))
@@ -18,7 +18,7 @@ def replay_command(
 def actor_command(
     config: Path | str, *, address: str, number: int | None, log_level: str, keys: Path | None = None
 ) -> list[str]:
-    """One actor; the hub numbers it if `number` is None."""
+    """Start an actor; the hub numbers it if `number` is None."""
     arguments = ["--config", str(config), "--address", address, "--log-level", log_level]
     return _python("actors", *arguments, *_keys(keys), *([] if number is None else ["--actor-id", str(number)]))
 
@@ -26,7 +26,7 @@ def actor_command(
 def learner_command(
     config: Path, run_dir: Path, *, address: str, ranks: int, resume: bool, log_level: str, keys: Path | None = None
 ) -> list[str]:
-    """The learner: one process, or a group of ranks that end together."""
+    """Start the learner: one process, or a group of ranks that end together."""
     arguments = ["--config", str(config), "--run-dir", str(run_dir), "--address", address, "--log-level", log_level]
     arguments += [*_keys(keys), *(["--resume"] if resume else [])]
     if ranks == 1:

@@ -1,4 +1,4 @@
-"""What a supervisor is given, and what it gives an account of."""
+"""The input of a supervisor, and its account of the run."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from runner.settings import RunSettings
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be supervised.
+    """A run on this machine.
 
     Attributes:
         settings: of the run.
-        folder: of the run, held.
+        folder: of the run, locked by this process.
         addresses: where its server listens.
         insecure: whether it may listen beyond this machine without keys.
         observer: is told what happens.
-        identity: what run.json says beside endpoints and processes.
-        resume: whether the learner goes on from its newest checkpoint.
+        identity: further content of run.json: recipe, preset, seed and start time.
+        resume: whether the learner starts from the newest checkpoint.
         log_level: of all roles.
         keys: the folder of all roles' keys; None for a run without.
     """
@@ -42,12 +42,12 @@ class Job:
 
 @dataclass
 class Account:
-    """What the supervisor knows at a run's end.
+    """What the supervisor knows at the end of a run.
 
     Attributes:
-        status: the hub's last answer.
-        restarts: of actors, in all.
-        stopped: whether the run ended because somebody asked.
+        status: the last status from the hub.
+        restarts: the number of restarts of all actors.
+        stopped: whether the run was asked to stop.
     """
 
     status: Mapping[str, Any] = field(default_factory=dict)

@@ -1,27 +1,27 @@
-"""The learner's place in a local run: all of its ranks, started again from the newest checkpoint."""
+"""The learner of a run: all of its ranks, restarted from the newest checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runner.local.child import Child
-from runner.local.service import ServicePost
+from runner.local.launcher import P
+from runner.local.service import Service
 
 
-class LearnerPost(ServicePost):
-    """Keeps one learner at work.
+class LearnerService(Service[P]):
+    """Keeps one learner running.
 
     Args:
-        start: starts it, from the newest checkpoint or anew.
-        has_checkpoint: whether there is one.
+        start: starts it, from the newest checkpoint or from the beginning.
+        has_checkpoint: whether there is a checkpoint.
         max_restarts: restarts in a row without a learner step in between before it is given up.
-        notice: is told of what happens: an event's name, a line for people, and values.
+        notice: is told what happens: an event's name, a line for people, and values.
     """
 
     def __init__(
         self,
-        start: Callable[[bool], Child],
+        start: Callable[[bool], P],
         *,
         has_checkpoint: Callable[[], bool],
         max_restarts: int,
@@ -30,13 +30,15 @@ class LearnerPost(ServicePost):
         super().__init__(
             "learner",
             lambda: start(has_checkpoint()),
-            where=lambda: "from its newest checkpoint" if has_checkpoint() else "anew, for it has saved nothing yet",
+            where=lambda: (
+                "from its newest checkpoint" if has_checkpoint() else "from the beginning: it has not saved a checkpoint yet"
+            ),
             max_restarts=max_restarts,
             notice=notice,
         )
         self._begin = start
 
-    def begin(self, *, resume: bool) -> Child:
+    def begin(self, *, resume: bool) -> P:
         """Start the first one."""
         self.child = self._begin(resume)
         return self.child

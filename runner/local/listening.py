@@ -27,7 +27,7 @@ PREFIX = "oatmill-"
 ABANDONED_AFTER_S = 3600.0
 TCP = re.compile(r"^tcp://(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+)(:(?P<port>\d{1,5}))?$")
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""A server that listens everywhere is reached by its own machine on the loopback."""
+"""Processes on the same machine reach a server that listens on every address through the loopback."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Listening:
     """Addresses of one run.
 
     Attributes:
-        listen: what the replay role is given.
-        control: what every other role is given.
+        listen: the address that the replay server is given.
+        control: the address that every other role is given.
     """
 
     listen: str
@@ -45,13 +45,13 @@ class Listening:
 
 @contextlib.contextmanager
 def listening(asked: str) -> Iterator[Listening]:
-    """The addresses that `--listen` asks for; a folder of sockets is made for this run and taken away at the end.
+    """The addresses for `--listen`; a folder of sockets is created for this run and removed at the end.
 
     Args:
         asked: `ipc`, or `tcp://HOST[:BASE_PORT]`.
 
     Raises:
-        UserError: if it is neither, or there is no place for the sockets.
+        UserError: if `asked` is neither, or there is no place for the sockets.
     """
     if asked != LOCAL:
         yield tcp(asked)
@@ -59,7 +59,7 @@ def listening(asked: str) -> Iterator[Listening]:
     folder = socket_folder()
     held = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # systemd-tmpfiles leaves a folder alone that somebody holds
+        with contextlib.suppress(OSError):  # systemd-tmpfiles does not clean a folder that a process has locked
             fcntl.flock(held, fcntl.LOCK_SH)
         longest = folder / "batches"
         if len(str(longest).encode()) > LONGEST_SOCKET_PATH:
@@ -90,7 +90,7 @@ def socket_folder() -> Path:
 
 
 def make_again(listen: str) -> None:
-    """Make the folder of a run's sockets once more if somebody has removed it."""
+    """Create the folder of the run's sockets again if it was removed."""
     scheme, _, path = listen.partition("://")
     if scheme == LOCAL:
         with contextlib.suppress(OSError):
@@ -98,7 +98,7 @@ def make_again(listen: str) -> None:
 
 
 def sweep(parent: Path) -> None:
-    """Take away the empty folders of runs whose supervisor was killed; one that holds sockets cannot be removed this way."""
+    """Remove the empty folders of runs whose supervisor was killed; a folder with sockets stays."""
     for folder in parent.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime > ABANDONED_AFTER_S:
@@ -122,7 +122,7 @@ def tcp(asked: str) -> Listening:
 
 
 def resolve(host: str) -> str:
-    """A host's address, so that server and clients do not come to different ones of the same name.
+    """The address of a host, so that server and clients use the same one.
 
     Raises:
         UserError: if there is no such host.
@@ -137,5 +137,5 @@ def resolve(host: str) -> str:
 
 
 def bracketed(address: str) -> str:
-    """An address as a URL has it."""
+    """An address in the form that URLs use."""
     return f"[{address}]" if ipaddress.ip_address(address).version == 6 else address  # noqa: PLR2004  (IPv6)

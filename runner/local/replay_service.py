@@ -1,36 +1,35 @@
-"""The replay server's place in a local run: both of its processes, started again at the same addresses."""
+"""The replay server of a run: both of its processes, restarted at the same addresses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from oatmill.errors import PeerLostError
-from runner.local.child import Child
-from runner.local.service import ServicePost
+from runner.local.launcher import P
+from runner.local.service import Service
 from runner.operator_client import OperatorClient
 
 
-class ReplayPost(ServicePost):
-    """Keeps one replay server at work, and tells a new one what only its predecessor was told.
+class ReplayService(Service[P]):
+    """Keeps one replay server running, and tells a new one what only the one before it was told.
 
     Args:
         start: starts it.
-        durable: whether its log holds all that it has acknowledged.
+        durable: whether its log holds everything that it has acknowledged.
         max_restarts: restarts in a row without a learner step in between before it is given up.
-        notice: is told of what happens: an event's name, a line for people, and values.
-        endpoint: the file by which it says that it is ready.
+        notice: is told what happens: an event's name, a line for people, and values.
+        listens: whether the newest server is ready for connections.
     """
 
     def __init__(
         self,
-        start: Callable[[], Child],
+        start: Callable[[], P],
         *,
         durable: bool,
         max_restarts: int,
         notice: Callable[[str, str, Mapping[str, Any]], None],
-        endpoint: Path,
+        listens: Callable[[], bool],
     ) -> None:
         super().__init__(
             "replay",
@@ -39,35 +38,34 @@ class ReplayPost(ServicePost):
             max_restarts=max_restarts,
             notice=notice,
         )
-        self._begin, self._endpoint = start, endpoint
+        self._begin, self._listens = start, listens
         self._desired: int | None = None
         self._untold = False
 
-    def begin(self) -> Child:
+    def begin(self) -> P:
         """Start the first one."""
         self.child = self._begin()
         return self.child
 
-    def _start_again(self) -> Child:
-        self._endpoint.unlink(missing_ok=True)
+    def _start_again(self) -> P:
         self._untold = True
         return self._begin()
 
     @property
     def ready(self) -> bool:
-        """Whether it has said that it can be spoken to."""
-        return self._due is None and self._endpoint.exists()
+        """Whether it can be asked something."""
+        return self._due is None and self._listens()
 
     def brief(self, hub: OperatorClient, status: Mapping[str, Any], *, stopping: bool) -> Mapping[str, Any]:
-        """Take in how the run stands; a new server is first told how many actors there shall be, and whether to stop.
+        """Take in the status of the run. A new server is first told the target number of actors, and whether to stop.
 
         Args:
-            hub: the line to it.
+            hub: the connection to it.
             status: its answer.
-            stopping: whether the run has been asked to stop.
+            stopping: whether the run was asked to stop.
 
         Returns:
-            The answer, corrected by what it has been told.
+            The answer, corrected by what the server was told.
         """
         if self._untold and self._desired is not None:
             try:

@@ -1,40 +1,40 @@
-"""A service of a local run, the replay server or the learner: started again when it dies, given up when that leads nowhere."""
+"""A service of a run, the replay server or the learner: it is restarted when it dies, until restarts no longer help."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Generic
 
 from oatmill.process.exit_codes import BAD_INPUT
-from runner.local.back_off import back_off
-from runner.local.child import Child
+from runner.local.child import back_off
+from runner.local.launcher import P
 
 NAMES = {"replay": "the replay server", "learner": "the learner"}
 
 
-class ServicePost:
-    """Keeps one service at work.
+class Service(Generic[P]):
+    """Keeps one service running.
 
-    One that ends by itself with a line that says why has decided so, and is not started again; one that was killed or broke
-    down is, as long as the run gets further each time.
+    A service that ends with a line that says why is not restarted: it decided to end. One that was killed or crashed is
+    restarted as long as the run makes progress in between.
 
     Args:
         role: `replay` or `learner`.
-        start: starts it once more.
-        where: says from where it goes on, in words.
+        start: starts it again.
+        where: says in words where a restarted service continues.
         max_restarts: restarts in a row without a learner step in between before it is given up.
-        notice: is told of what happens: an event's name, a line for people, and values.
+        notice: is told what happens: an event's name, a line for people, and values.
 
     Attributes:
         child: its newest process.
-        restarts: how often it was started again, in all.
+        restarts: the number of restarts so far.
     """
 
     def __init__(
         self,
         role: str,
-        start: Callable[[], Child],
+        start: Callable[[], P],
         *,
         where: Callable[[], str],
         max_restarts: int,
@@ -49,14 +49,14 @@ class ServicePost:
         self._due: float | None = None
         self._reports_before = 0
         self.restarts = 0
-        self.child: Child | None = None
+        self.child: P | None = None
 
-    def turn(self, *, reports: int, stopping: bool) -> Child | None:
-        """Look after it once.
+    def turn(self, *, reports: int, stopping: bool) -> P | None:
+        """Restart it if it has died and its restart is due.
 
         Args:
             reports: learner steps that the run has reported so far; more of them are progress.
-            stopping: whether the run is to end, so that nothing is started any more.
+            stopping: whether the run is about to end; then nothing is started.
 
         Returns:
             Its newest process; None if it has ended for good.
@@ -74,14 +74,14 @@ class ServicePost:
             self.child = self._start()
         return self.child
 
-    def _worth_it(self, child: Child, reports: int) -> bool:
-        """Whether to start it again: nothing else decided that it ends, and the run got further than the time before."""
+    def _worth_it(self, child: P, reports: int) -> bool:
+        """Whether to restart it: it did not decide to end, and restarts have not been in vain too often."""
         if child.exit_code in {0, BAD_INPUT} or child.error:
             return False
         self._fruitless = 0 if reports > self._reports_before else self._fruitless
         return self._fruitless < self._max_restarts
 
-    def _plan_restart(self, child: Child, reports: int) -> None:
+    def _plan_restart(self, child: P, reports: int) -> None:
         self._fruitless += 1
         self.restarts += 1
         self._reports_before = reports
@@ -89,6 +89,6 @@ class ServicePost:
         self._due = time.monotonic() + wait
         self._notice(
             f"{self._role}_restarted",
-            f"{NAMES[self._role]} {child.ending}; it is started again in {wait:g} s {self._where()}",
+            f"{NAMES[self._role]} {child.ending}; restarting in {wait:g} s {self._where()}",
             {"pid": child.pid, "how": child.ending, "restarts": self.restarts},
         )

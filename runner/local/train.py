@@ -27,7 +27,7 @@ from runner.result import Identity, RunResult, compose
 from runner.settings import RunSettings, write_config
 
 REWRITTEN = ("config.yaml", "plan.txt", "learner.json", "summary.json")
-"""What the newest part of a run says of itself."""
+"""The files that describe the newest part of a run."""
 
 if TYPE_CHECKING:
     from runner.plan_report import PlanReport
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is started; nothing that changes what is learned.
+    """How a run is started. Nothing here changes what is learned.
 
     Attributes:
         run_dir: the run's folder, new or empty; None makes one below `runs`.
-        resume: go on with an ended run's folder from its newest checkpoint; without `run_dir` the newest run's.
-        listen: `ipc`, or `tcp://HOST[:PORT]` so that actors of other machines can join.
-        insecure: listen beyond this machine although nobody is asked for a key.
+        resume: resume an ended run from its newest checkpoint; without `run_dir`, the newest run.
+        listen: `ipc`, or `tcp://HOST[:PORT]` so that actors on other machines can join.
+        insecure: listen beyond this machine without keys.
         observer: is told of progress; None writes lines to standard error.
         log_level: of all processes' logs.
         keys: the folder that `oatmill keygen` has made; None for a run without keys.
@@ -66,14 +66,14 @@ def train_here(settings: RunSettings, *, recipe: str, preset: str | None, option
         options: how it is started.
 
     Raises:
-        UserError: if it cannot be started as asked; what was made for it is gone.
-        RunError: if it has started and failed; its folder stays, with a summary.
+        UserError: if it cannot be started as asked; files that were created for it are removed.
+        RunError: if it fails after its start; its folder stays, with a summary.
     """
     observer = options.observer or PlainObserver()
     try:
         with sigterm_interrupts() as stops, held_folder(options, recipe) as folder, listening(options.listen) as addresses:
             check_ports(settings)
-            from runner.plan_report import report_plan  # noqa: PLC0415  (loads torch: after a folder that is taken was refused)
+            from runner.plan_report import report_plan  # noqa: PLC0415  (loads torch, which is slow: a folder in use is refused before)
 
             checked = report_plan(settings)
             stops.check()
@@ -100,7 +100,7 @@ def train_here(settings: RunSettings, *, recipe: str, preset: str | None, option
 
 @contextlib.contextmanager
 def held_folder(options: Options, recipe: str) -> Iterator[RunFolder]:
-    """The run's folder, locked. If the run is refused, a folder that was made for it goes, and an older run's is as it was."""
+    """The run's folder, locked. If the run is refused, a new folder is removed and an older one is restored."""
     folder = RunFolder.existing(options.run_dir) if options.resume else RunFolder.new(options.run_dir, recipe)
     try:
         before = {name: (folder.path / name).read_bytes() for name in REWRITTEN if (folder.path / name).exists()}
@@ -122,7 +122,7 @@ def held_folder(options: Options, recipe: str) -> Iterator[RunFolder]:
 
 
 def check_ports(settings: RunSettings) -> None:
-    """Raise UserError if two processes of this machine were to listen on one port."""
+    """Raise UserError if two processes of this machine would listen on the same port."""
     port = settings.metrics.port
     if port:
         raise UserError(
@@ -132,10 +132,10 @@ def check_ports(settings: RunSettings) -> None:
 
 
 def prepare(folder: RunFolder, checked: PlanReport, *, resume: bool = False) -> None:
-    """Write what the processes read, and take away what an earlier part of the run said of itself.
+    """Write the files that the processes read, and remove the descriptions of an earlier part of the run.
 
     Raises:
-        UserError: if the folder cannot be written to, or the log is another run's.
+        UserError: if the folder cannot be written to, or the replay log belongs to another run.
     """
     try:
         _prepare(folder, checked, resume=resume)
@@ -150,8 +150,8 @@ def _prepare(folder: RunFolder, checked: PlanReport, *, resume: bool) -> None:
         path.unlink(missing_ok=True)
     log = log_folder(checked.settings.replay.log_dir, folder.path)
     check_owner(run_id(folder.path, log)[0], folder.path, log)
-    if checked.settings.replay.acknowledge == "memory":  # the books of a server that is gone, with all that they are about
-        # What the replay buffer held is this run's own data if it is resumed, and another run's if the folder was used before.
+    if checked.settings.replay.acknowledge == "memory":  # the ledger of a server that is gone, and its data
+        # A resumed run owns the data of the replay buffer. In a folder that was used before, they belong to another run.
         for path in (
             *log.glob("[0-9]*.log"),
             *log.glob(TALLY),
@@ -164,8 +164,8 @@ def _prepare(folder: RunFolder, checked: PlanReport, *, resume: bool) -> None:
 
 
 def run_and_sum_up(job: Job, identity: Identity, stops: Stops) -> RunResult:
-    """Supervise, and write summary.json however the run ends, unless it was refused before it began or its folder is gone."""
-    with Interrupts(stops) as interrupts:  # until the summary is written, so that a late signal does not cost it
+    """Supervise, and write summary.json however the run ends, except if it was refused at its start or its folder is gone."""
+    with Interrupts(stops) as interrupts:  # until the summary is written, so that a late signal cannot prevent it
         account = Account()
         job.folder.event("started", resume=job.resume)
         error: RunError | None = None
@@ -182,7 +182,7 @@ def sum_up(job: Job, identity: Identity, account: Account, error: RunError | Non
     """Write summary.json.
 
     Raises:
-        RunError: that by which the run has failed.
+        RunError: the one with which the run failed.
     """
     outcome = "failed" if error else "stopped" if account.stopped else "done"
     result = compose(

@@ -71,7 +71,7 @@ class Terminal(io.StringIO):
 def watch(observer: PlainObserver | LiveObserver) -> None:
     observer.started(Path("/runs/one"), 10_000, ["a note [with brackets]"])
     observer.reported(LINE)
-    observer.noted("actor 1 was killed by SIGKILL; it is started again in 0.5 s")
+    observer.noted("actor 1 was killed by SIGKILL; restarting in 0.5 s")
     observer.reported(LINE | {"env_steps": 10_000})
     observer.failed("learner", ["the end"])
     observer.ended()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,11 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from deploy.cli.entry import run_command
 from deploy.engines.ray_process import write_keys
-from tests.system.real_runs import ENDLESS, SMALL, environment
+from tests.system.real_runs import ENDLESS, SMALL, environment, oatmill
 
 BUDGET = 10_240
 NODE = {"object_store_memory": 80_000_000}
@@ -47,6 +49,7 @@ class RayCluster:
         from ray.cluster_utils import Cluster
 
         self.folder = folder
+        self.variables: dict[str, str] = {}
         head = {"num_cpus": 3, "include_dashboard": False, **NODE}
         self.cluster: Any = Cluster(initialize_head=True, head_node_args=head)
         self.replay_node = self.cluster.add_node(num_cpus=0, resources={"oatmill_replay": 1}, **NODE)
@@ -55,7 +58,7 @@ class RayCluster:
     def start(self, *words: str) -> subprocess.Popen[str]:
         """`oatmill cluster WORDS --on ray`."""
         command = [sys.executable, "-m", "deploy", "cluster", *words, "--on", "ray"]
-        variables = environment() | {"RAY_ADDRESS": self.cluster.address}
+        variables = environment() | {"RAY_ADDRESS": self.cluster.address} | self.variables
         return subprocess.Popen(
             command, cwd=self.folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -105,9 +108,9 @@ def steps(shown: dict[str, Any]) -> int:
     return int(shown["run"]["learner"].get("learner_step") or 0)
 
 
-def pids(shown: dict[str, Any]) -> set[int]:
-    """Of the actors' processes on the nodes."""
-    return {one["pid"] for one in shown["processes"] if one["name"].startswith("actor")}
+def pids(shown: dict[str, Any], role: str = "actor") -> set[int]:
+    """Of a role's processes on the nodes."""
+    return {one["pid"] for one in shown["processes"] if one["name"].startswith(role) and one["pid"]}
 
 
 @pytest.mark.cluster
@@ -143,6 +146,44 @@ def test_a_run_goes_on_without_a_node_of_actors_and_ends_without_replays(cluster
         lines = complaints.splitlines()
         assert len(lines) == 1
         assert lines[0].startswith("oatmill: error: the node of replay is lost")
+    finally:
+        driver.kill()
+        driver.communicate()
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("default")
+def test_a_run_with_keys_is_scaled_and_ended_and_a_lost_rank_and_a_killed_replay_server_restart(cluster: RayCluster) -> None:
+    oatmill(cluster.folder, "keygen", "keys")
+    cluster.variables = {"OATMILL_KEYS": str(cluster.folder / "keys")}
+    driver = cluster.start("up", "cartpole", *ENDLESS, "trainer.checkpoint_every=5")
+    try:
+        cluster.until(driver, lambda shown: steps(shown) > 5)
+        cluster.variables = {}
+        stranger = cluster.start("status")
+        _, complaint = stranger.communicate(timeout=60)
+        assert stranger.returncode == 2
+        assert "set OATMILL_KEYS" in complaint
+        cluster.variables = {"OATMILL_KEYS": str(cluster.folder / "keys")}
+        cluster.do("scale", "--actors", "2")
+        before = cluster.until(driver, lambda shown: shown["run"]["live"] == 2)
+
+        (rank,) = pids(before, "learner")
+        os.kill(psutil.Process(rank).ppid(), signal.SIGKILL)  # Ray's worker, as if its node were lost
+        (replay,) = pids(before, "replay")
+        os.kill(replay, signal.SIGKILL)
+        after = cluster.until(
+            driver,
+            lambda shown: bool(pids(shown, "learner") - {rank}) and bool(pids(shown, "replay") - {replay}) and steps(shown) > 0,
+        )
+        cluster.until(driver, lambda shown: steps(shown) > steps(after) + 5)
+        cluster.do("down")
+        said, complaints = driver.communicate(timeout=60)
+        assert (driver.returncode, complaints) == (0, "")
+        assert "the learner was lost with its node or its Ray worker" in said
+        assert "from its newest checkpoint" in said
+        assert "the replay server was killed by SIGKILL; restarting in 0.5 s" in said
     finally:
         driver.kill()
         driver.communicate()

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from learner.distributed import Ranks, choose_device, joined
+from learner.distributed import OneRank, Ranks, choose_device, joined
 from learner.ranks.group import STORE
-from learner.reduce import OneRank
 from learner.settings import TrainerSettings
 from oatmill.errors import UserError
 from protocol.data.trajectory import Array

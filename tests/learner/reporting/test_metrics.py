@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from learner.distributed import OneRank
 from learner.progress import Progress
-from learner.reduce import OneRank
 from learner.reporting.metrics import TERMS, LearnerMetrics
 from learner.reporting.red_flags import FLAGS
 from learner.reporting.report import Reporter, StepReport

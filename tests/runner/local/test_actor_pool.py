@@ -1,4 +1,4 @@
-"""The crew keeps as many actors at work as are wanted, and gives up where starting again leads nowhere. Real processes."""
+"""The pool keeps as many actors at work as are wanted, and gives up where starting again leads nowhere. Real processes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
 
 from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.exit_codes import HUNG
-from runner.local import actor_pool as crew_module
-from runner.local.actor_pool import ActorGivenUpError, Crew
-from runner.local.child import Child
+from runner.local import actor_pool as pool_module
+from runner.local.actor_pool import ActorGivenUpError, ActorPool
+from runner.local.child import Child, end_all, end_families_of
+from runner.local.launcher import Launcher
 
 WORKS = "import time; time.sleep(60)"
 FAILS = "import sys; sys.stderr.write('oatmill: error: the pole broke\\n'); sys.exit(1)"
@@ -27,7 +28,7 @@ SILENT = {"actor_id": 0, "incarnation": 1, "env_steps": 64, "alive": False, "lef
 
 
 class World:
-    """A crew whose actors run `code`."""
+    """A pool whose actors run `code`."""
 
     def __init__(self, tmp_path: Path, code: str, max_restarts: int = 2, hang_timeout: float = 300.0) -> None:
         self.tmp_path = tmp_path
@@ -35,11 +36,18 @@ class World:
         self.started: list[int] = []
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         self.texts: list[str] = []
-        self.crew = Crew(
-            self.start, max_restarts=max_restarts, hang_timeout=hang_timeout, notice=self.notice, clock=AwakeClock(0.15)
+        self.pool = ActorPool(
+            cast("Launcher[Child]", self),
+            max_restarts=max_restarts,
+            hang_timeout=hang_timeout,
+            notice=self.notice,
+            clock=AwakeClock(0.15),
         )
 
-    def start(self, number: int) -> Child:
+    reap = staticmethod(end_families_of)
+    end_all = staticmethod(end_all)
+
+    def start_actor(self, number: int) -> Child:
         self.started.append(number)
         return Child("actor", number, [sys.executable, "-c", self.code], log=self.tmp_path / f"{number}.log", threads=1)
 
@@ -48,59 +56,59 @@ class World:
         self.texts.append(text)
 
     def waits(self) -> list[str]:
-        return [text.rpartition("it is started again in ")[2] for text in self.texts if "started again" in text]
+        return [text.rpartition("restarting in ")[2] for text in self.texts if "restarting" in text]
 
     def until(self, done: Callable[[], bool], within_s: float = 20.0) -> None:
         deadline = time.monotonic() + within_s
         while not done():
             assert time.monotonic() < deadline, "it did not come to that"
-            self.crew.turn()
+            self.pool.turn()
             time.sleep(0.01)
 
     def numbers(self) -> list[int]:
-        return sorted(child.number for child in self.crew.children)
+        return sorted(child.number for child in self.pool.children)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.local.back_off.BACK_OFF_S", 0.01)
-    monkeypatch.setattr(crew_module, "LEFT_BACK_OFF_S", 0.05)
+    monkeypatch.setattr("runner.local.child.BACK_OFF_S", 0.01)
+    monkeypatch.setattr(pool_module, "LEFT_BACK_OFF_S", 0.05)
 
 
 def test_it_follows_the_number_that_is_wanted_and_the_highest_leave_first(tmp_path: Path) -> None:
     world = World(tmp_path, WORKS)
-    world.crew.follow(3)
+    world.pool.follow(3)
     world.until(lambda: world.numbers() == [0, 1, 2])
-    world.crew.follow(1)
+    world.pool.follow(1)
     world.until(lambda: world.numbers() == [0])
     assert sorted(values["actor"] for event, values in world.events if event == "actor_left") == [1, 2]
-    world.crew.follow(2)
+    world.pool.follow(2)
     world.until(lambda: world.numbers() == [0, 1])
-    world.crew.end(grace_s=5)
-    assert world.crew.restarts == 0
+    world.pool.end(grace_s=5)
+    assert world.pool.restarts == 0
 
 
 def test_an_actor_that_dies_after_some_work_is_started_again_without_end(tmp_path: Path) -> None:
     world = World(tmp_path, WORKS, max_restarts=1)
-    world.crew.follow(1)
+    world.pool.follow(1)
     for incarnation in range(1, 5):  # four deaths, three more than may come in a row without work
-        world.until(lambda: len(world.crew.children) == 1)
-        world.crew.heard([{"actor_id": 0, "incarnation": incarnation, "env_steps": 64}])
-        world.crew.children[0].kill()
-        world.crew.turn()
-        assert not world.crew.children
-    assert world.crew.restarts == 4
+        world.until(lambda: len(world.pool.children) == 1)
+        world.pool.heard([{"actor_id": 0, "incarnation": incarnation, "env_steps": 64}])
+        world.pool.children[0].kill()
+        world.pool.turn()
+        assert not world.pool.children
+    assert world.pool.restarts == 4
     restarts = [values["restarts"] for event, values in world.events if event == "actor_restarted"]
     assert restarts == [1, 2, 3, 4]
     assert world.waits() == ["0 s"] * 4
-    world.crew.end(grace_s=5)
+    world.pool.end(grace_s=5)
 
 
 def test_an_actor_that_never_does_a_step_is_given_up_after_the_allowed_restarts(tmp_path: Path) -> None:
     world = World(tmp_path, FAILS, max_restarts=4)
-    world.crew.follow(1)
+    world.pool.follow(1)
     # The hub shows the steps of a former incarnation: they are not this process's.
-    world.crew.heard([{"actor_id": 0, "incarnation": 1, "env_steps": 64}])
+    world.pool.heard([{"actor_id": 0, "incarnation": 1, "env_steps": 64}])
     message = r"^actor 0 ended with exit code 1: the pole broke; it was restarted 4 times in a row without a step in between$"
     with pytest.raises(ActorGivenUpError, match=message):
         world.until(lambda: False)
@@ -110,7 +118,7 @@ def test_an_actor_that_never_does_a_step_is_given_up_after_the_allowed_restarts(
 
 def test_an_environment_that_cannot_be_built_is_not_tried_again(tmp_path: Path) -> None:
     world = World(tmp_path, REFUSES)
-    world.crew.follow(1)
+    world.pool.follow(1)
     with pytest.raises(ActorGivenUpError, match=r"^env.id=Nothing could not be built$"):
         world.until(lambda: False)
     assert world.started == [0]
@@ -118,105 +126,103 @@ def test_an_environment_that_cannot_be_built_is_not_tried_again(tmp_path: Path) 
 
 def test_an_actor_that_leaves_in_order_comes_back_but_not_once_the_run_ends(tmp_path: Path) -> None:
     world = World(tmp_path, LEAVES, max_restarts=1)
-    world.crew.follow(1)
+    world.pool.follow(1)
     world.until(lambda: len(world.started) == 2)
-    world.until(lambda: not world.crew.children)
-    world.crew.ending = True
+    world.until(lambda: not world.pool.children)
+    world.pool.ending = True
     time.sleep(0.1)
-    world.crew.turn()
+    world.pool.turn()
     assert len(world.started) == 2
 
 
 def test_an_actor_that_ends_with_0_again_and_again_though_nobody_asks_it_to_is_given_up(tmp_path: Path) -> None:
     # os._exit(0) in an environment's step looks like this.
     world = World(tmp_path, LEAVES, max_restarts=2)
-    world.crew.follow(1)
+    world.pool.follow(1)
     message = (
-        r"^actor 0 ended with exit code 0 although nobody asked it to leave; it was restarted 2 times in a row without a step "
+        r"^actor 0 ended with exit code 0 without being asked to leave; it was restarted 2 times in a row without a step "
         r"in between$"
     )
     with pytest.raises(ActorGivenUpError, match=message):
         world.until(lambda: False)
     assert world.started == [0, 0, 0]
-    assert world.crew.restarts == 2
+    assert world.pool.restarts == 2
 
 
 def test_a_deaf_actor_that_is_to_leave_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew_module, "LEAVE_WITHIN_S", 0.1)
+    monkeypatch.setattr(pool_module, "LEAVE_WITHIN_S", 0.1)
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
     world = World(tmp_path, deaf)
-    world.crew.follow(1)
-    world.until(lambda: bool(world.crew.children) and "deaf" in (tmp_path / "0.log").read_text())
-    child = world.crew.children[0]
-    world.crew.follow(0)
-    world.until(lambda: not world.crew.children)
+    world.pool.follow(1)
+    world.until(lambda: bool(world.pool.children) and "deaf" in (tmp_path / "0.log").read_text())
+    child = world.pool.children[0]
+    world.pool.follow(0)
+    world.until(lambda: not world.pool.children)
     assert child.exit_code == -signal.SIGKILL
 
 
 def test_an_actor_that_the_hub_no_longer_hears_is_killed_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew_module, "HUNG_SLACK_S", 0.1)
+    monkeypatch.setattr(pool_module, "HUNG_SLACK_S", 0.1)
     world = World(tmp_path, WORKS, hang_timeout=0.2)
-    world.crew.follow(1)
-    world.crew.turn()
-    hung = world.crew.children[0]
-    world.crew.heard([SILENT | {"alive": True}])
+    world.pool.follow(1)
+    world.pool.turn()
+    hung = world.pool.children[0]
+    world.pool.heard([SILENT | {"alive": True}])
     time.sleep(0.4)
-    world.crew.turn()
-    assert world.crew.children == [hung]  # it was heard
-    world.crew.heard([SILENT])
+    world.pool.turn()
+    assert world.pool.children == [hung]  # it was heard
+    world.pool.heard([SILENT])
     world.until(lambda: world.started == [0, 0])
     assert hung.exit_code == -signal.SIGKILL
     (event,) = [values for name, values in world.events if name == "actor_hung"]
     assert (event["actor"], event["pid"]) == (0, hung.pid)
     (line,) = [text for text in world.texts if text]
-    assert re.fullmatch(
-        r"actor 0 was silent for 0 s \(actors\.hang_timeout=0\.2\) and was killed; it is started again in 0 s", line
-    )
-    assert world.crew.restarts_of(0) == 1
-    world.crew.heard([SILENT])  # the hub still shows the dead one: it is not held against the new one
+    assert re.fullmatch(r"actor 0 was silent for 0 s \(actors\.hang_timeout=0\.2\) and was killed; restarting in 0 s", line)
+    assert world.pool.restarts_of(0) == 1
+    world.pool.heard([SILENT])  # the hub still shows the dead one: it is not held against the new one
     time.sleep(0.2)
-    world.crew.turn()
+    world.pool.turn()
     assert len(world.started) == 2
-    world.crew.end(grace_s=5)
+    world.pool.end(grace_s=5)
 
 
 def test_a_reset_may_take_as_long_as_the_hang_timeout_allows(tmp_path: Path) -> None:
     world = World(tmp_path, WORKS, hang_timeout=600.0)
     now = 0.0
-    world.crew._now = lambda: now
-    world.crew.follow(1)
-    world.crew.turn()
-    (slow,) = world.crew.children
-    world.crew.heard([SILENT])
-    for now in (0.0, 65.0, 300.0, 600.0):  # noqa: B007  (the clock of the crew)
-        world.crew.turn()
+    world.pool._now = lambda: now
+    world.pool.follow(1)
+    world.pool.turn()
+    (slow,) = world.pool.children
+    world.pool.heard([SILENT])
+    for now in (0.0, 65.0, 300.0, 600.0):  # noqa: B007  (the clock of the pool)
+        world.pool.turn()
         assert slow.exit_code is None
     now = 611.0
-    world.crew.turn()
+    world.pool.turn()
     assert slow.exit_code == -signal.SIGKILL
-    world.crew.end(grace_s=5)
+    world.pool.end(grace_s=5)
 
 
 def test_a_supervisor_that_was_asleep_kills_no_actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew_module, "HUNG_SLACK_S", 0.1)
+    monkeypatch.setattr(pool_module, "HUNG_SLACK_S", 0.1)
     world = World(tmp_path, WORKS, hang_timeout=0.3)
-    world.crew.follow(1)
-    world.crew.turn()
-    (actor,) = world.crew.children
-    world.crew.heard([SILENT])  # all sleep from here on: the hub misses the actor, and nobody looks
+    world.pool.follow(1)
+    world.pool.turn()
+    (actor,) = world.pool.children
+    world.pool.heard([SILENT])  # all sleep from here on: the hub misses the actor, and nobody looks
     time.sleep(1.0)
-    world.crew.turn()
+    world.pool.turn()
     assert actor.exit_code is None
-    world.crew.end(grace_s=5)
+    world.pool.end(grace_s=5)
 
 
 def test_an_actor_whose_watchdog_ended_it_is_told_as_hung(tmp_path: Path) -> None:
     world = World(tmp_path, f"import os; os._exit({HUNG})")
-    world.crew.follow(1)
+    world.pool.follow(1)
     world.until(lambda: bool(world.waits()))
     told = next(text for text in world.texts if text)
     assert told.startswith("actor 0 made no progress for longer than actors' hang_timeout allows and ended itself")
-    world.crew.end(grace_s=5)
+    world.pool.end(grace_s=5)
 
 
 def test_what_a_dead_actor_has_started_is_gone_before_the_next_one_is_started(tmp_path: Path) -> None:
@@ -227,8 +233,8 @@ def test_what_a_dead_actor_has_started_is_gone_before_the_next_one_is_started(tm
         "print(subprocess.Popen(game, start_new_session=True).pid, flush=True); sys.exit(1)"
     )
     world = World(tmp_path, code)
-    world.crew.follow(1)
-    world.until(lambda: world.crew.restarts == 1)
+    world.pool.follow(1)
+    world.until(lambda: world.pool.restarts == 1)
     game = int((tmp_path / "0.log").read_text().split()[0])
     assert not psutil.pid_exists(game) or psutil.Process(game).status() == psutil.STATUS_ZOMBIE
-    world.crew.end(grace_s=1)
+    world.pool.end(grace_s=1)

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from runner.local.child import Child, end_all
-from runner.local.learner_service import LearnerPost
+from runner.local.learner_service import LearnerService
 
 SLEEPS = "import time; time.sleep(60)"
 BREAKS = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 
 
 class Bench:
-    """A post whose learners do what the next of `scripts` says; the last one is repeated."""
+    """A service whose learners do what the next of `scripts` says; the last one is repeated."""
 
     def __init__(self, folder: Path, *scripts: str, checkpoint: bool = True, max_restarts: int = 2) -> None:
         self.folder, self.scripts = folder, list(scripts)
@@ -26,7 +26,7 @@ class Bench:
         self.children: list[Child] = []
         self.events: list[tuple[str, str, Mapping[str, Any]]] = []
         self.reports = 0
-        self.post = LearnerPost(
+        self.service = LearnerService(
             self.start,
             has_checkpoint=lambda: checkpoint,
             max_restarts=max_restarts,
@@ -41,24 +41,24 @@ class Bench:
         return self.children[-1]
 
     def until(self, count: int, *, stopping: bool = False) -> bool:
-        """Turn until this many learners were started (True) or the post is given up (False)."""
+        """Turn until this many learners were started (True) or the service is given up (False)."""
         deadline = time.monotonic() + 20
         while len(self.children) < count:
             assert time.monotonic() < deadline
-            if self.post.turn(reports=self.reports, stopping=stopping) is None:
+            if self.service.turn(reports=self.reports, stopping=stopping) is None:
                 return False
             time.sleep(0.01)
         return True
 
     def ended(self) -> bool:
-        """Turn until the newest learner has ended: whether the post is given up then."""
+        """Turn until the newest learner has ended: whether the service is given up then."""
         self.children[-1].wait(time.monotonic() + 20)
-        return self.post.turn(reports=self.reports, stopping=False) is None
+        return self.service.turn(reports=self.reports, stopping=False) is None
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.local.back_off.BACK_OFF_S", 0.01)
+    monkeypatch.setattr("runner.local.child.BACK_OFF_S", 0.01)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def benches() -> Iterator[list[Bench]]:
 
 def bench_of(benches: list[Bench], folder: Path, *scripts: str, **how: Any) -> Bench:
     benches.append(Bench(folder, *scripts, **how))
-    benches[-1].post.begin(resume=False)
+    benches[-1].service.begin(resume=False)
     return benches[-1]
 
 
@@ -82,8 +82,8 @@ def test_a_killed_learner_is_started_again_from_its_checkpoint_if_there_is_one(
     bench = bench_of(benches, tmp_path, BREAKS, SLEEPS, checkpoint=checkpoint)
     assert bench.until(2)
     assert bench.resumed == [False, checkpoint]
-    assert bench.post.child is bench.children[1]
-    assert bench.post.restarts == 1
+    assert bench.service.child is bench.children[1]
+    assert bench.service.restarts == 1
     ((event, text, values),) = bench.events
     assert event == "learner_restarted"
     assert ("newest checkpoint" in text) == checkpoint
@@ -103,7 +103,7 @@ def test_one_that_gets_further_each_time_is_never_given_up(tmp_path: Path, bench
     for count in range(2, 6):
         bench.reports += 1
         assert bench.until(count)
-    assert bench.post.restarts == 4
+    assert bench.service.restarts == 4
 
 
 @pytest.mark.parametrize(
@@ -117,13 +117,13 @@ def test_one_that_gets_further_each_time_is_never_given_up(tmp_path: Path, bench
 def test_one_that_decided_to_end_is_not_started_again(tmp_path: Path, benches: list[Bench], script: str) -> None:
     bench = bench_of(benches, tmp_path, script)
     assert bench.ended()
-    assert bench.post.restarts == 0
+    assert bench.service.restarts == 0
 
 
 def test_nothing_is_started_again_while_the_run_ends(tmp_path: Path, benches: list[Bench]) -> None:
     bench = bench_of(benches, tmp_path, BREAKS)
     assert not bench.ended()  # its restart is due in half a second
-    assert bench.post.turn(reports=0, stopping=True) is None
+    assert bench.service.turn(reports=0, stopping=True) is None
     assert len(bench.children) == 1
 
 

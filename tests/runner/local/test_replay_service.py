@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from runner.local.child import Child, end_all
-from runner.local.replay_service import ReplayPost
+from runner.local.replay_service import ReplayService
 from runner.operator_client import OperatorClient
 
 BREAKS = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
@@ -33,17 +33,17 @@ class Line:
 
 
 class Bench:
-    """A post whose first server dies at once and whose second one stays."""
+    """A service whose first server dies at once and whose second one stays."""
 
     def __init__(self, folder: Path, *, durable: bool) -> None:
         self.folder, self.children = folder, list[Child]()
         self.events: list[tuple[str, str, Mapping[str, Any]]] = []
-        self.post = ReplayPost(
+        self.service = ReplayService(
             self.start,
             durable=durable,
             max_restarts=1,
             notice=lambda event, text, values: self.events.append((event, text, values)),
-            endpoint=folder / "replay.json",
+            listens=(folder / "replay.json").exists,
         )
 
     def start(self) -> Child:
@@ -55,16 +55,16 @@ class Bench:
     def restart(self) -> None:
         deadline = time.monotonic() + 20
         while len(self.children) < 2:
-            assert self.post.turn(reports=0, stopping=False) is not None
+            assert self.service.turn(reports=0, stopping=False) is not None
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
 
 @pytest.fixture(params=[False, True])
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    monkeypatch.setattr("runner.local.back_off.BACK_OFF_S", 0.01)
+    monkeypatch.setattr("runner.local.child.BACK_OFF_S", 0.01)
     made = Bench(tmp_path, durable=request.param)
-    made.post.begin()
+    made.service.begin()
     yield made
     end_all(made.children, grace_s=0)
 
@@ -72,12 +72,12 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 def test_a_new_server_is_told_how_many_actors_there_shall_be_and_to_stop(bench: Bench) -> None:
     line = Line()
     hub = cast("OperatorClient", line)
-    assert bench.post.brief(hub, {"desired_actors": 7}, stopping=False) == {"desired_actors": 7}
+    assert bench.service.brief(hub, {"desired_actors": 7}, stopping=False) == {"desired_actors": 7}
     assert line.told == [], "the first one knows"
     bench.restart()
     # Its own answer comes from config.yaml, before anybody has scaled the run.
-    assert bench.post.brief(hub, {"desired_actors": 2}, stopping=True) == {"desired_actors": 7}
-    assert bench.post.brief(hub, {"desired_actors": 7}, stopping=True) == {"desired_actors": 7}
+    assert bench.service.brief(hub, {"desired_actors": 2}, stopping=True) == {"desired_actors": 7}
+    assert bench.service.brief(hub, {"desired_actors": 7}, stopping=True) == {"desired_actors": 7}
     assert line.told == [7, "stop"], "each once"
     ((event, text, values),) = bench.events
     assert (event, values["restarts"]) == ("replay_restarted", 1)
@@ -87,8 +87,8 @@ def test_a_new_server_is_told_how_many_actors_there_shall_be_and_to_stop(bench: 
 
 def test_it_is_not_spoken_to_between_its_death_and_its_successors_word(bench: Bench) -> None:
     bench.children[0].wait(time.monotonic() + 10)
-    assert bench.post.ready
-    bench.post.turn(reports=0, stopping=False)
-    assert not bench.post.ready
+    assert bench.service.ready
+    bench.service.turn(reports=0, stopping=False)
+    assert not bench.service.ready
     bench.restart()
-    assert bench.post.ready
+    assert bench.service.ready

@@ -19,7 +19,9 @@ from runner.folder import RunFolder
 from runner.local import supervisor
 from runner.local.child import Child
 from runner.local.job import Account, Job
+from runner.local.launcher import LocalLauncher
 from runner.local.listening import Listening
+from runner.local.reporter import FolderReporter
 from runner.local.supervisor import SILENT_S, Supervisor, supervise
 from runner.observer import PlainObserver
 
@@ -84,8 +86,15 @@ def nothing_installed() -> Iterator[Interrupts]:
     yield Interrupts()
 
 
-def make(job: Job, hub: Hub) -> Supervisor:
-    made = Supervisor(job, Account(), cast("Any", hub), Interrupts())
+def make(job: Job, hub: Hub) -> Supervisor[Child]:
+    made = Supervisor(
+        LocalLauncher(job),
+        FolderReporter(job.folder, job.observer),
+        cast("Any", hub),
+        settings=job.settings,
+        account=Account(),
+        interrupts=Interrupts(),
+    )
     made.services = {"replay": cast("Child", Process()), "learner": cast("Child", Process())}
     made._heard = made.clock.now()
     return made
@@ -134,12 +143,13 @@ def test_a_supervisor_that_was_asleep_does_not_kill_the_learner(job: Job, moment
 
 def test_time_asleep_is_not_the_learners_time_to_stop(job: Job, moment: Callable[[float], None]) -> None:
     made = make(job, Hub())
-    made.lines.count = 1  # it has trained
-    made.interrupts._stops.hear()
-    made._take_interrupts()
+    cast("FolderReporter", made.reporter).lines.count = 1  # it has trained
+    made.stop._interrupts._stops.hear()
+    learner = made.services["learner"]
+    made.stop.take_interrupts(learner)
     moment(24 * 3600.0)
-    made._take_interrupts()
-    assert made.services["learner"].exit_code is None
+    made.stop.take_interrupts(learner)
+    assert learner.exit_code is None
 
 
 @pytest.mark.parametrize("late", [0, 1])
@@ -151,10 +161,10 @@ def test_a_run_that_fails_ends_with_the_newest_ledger(job: Job, monkeypatch: pyt
     def line(*_: object) -> Iterator[Hub]:
         yield hub
 
-    def start(made: Supervisor) -> None:
+    def start(made: Supervisor[Child]) -> None:
         made.services = {"replay": cast("Child", Process()), "learner": cast("Child", Process())}
 
-    def fail(_made: Supervisor, _watchdog: object) -> None:
+    def fail(_made: Supervisor[Child], _watchdog: object) -> None:
         raise RunError("the learner died")
 
     monkeypatch.setattr(supervisor, "operator_client", line)
@@ -175,18 +185,18 @@ def test_the_books_are_closed_with_a_hub_that_misses_a_question(job: Job) -> Non
 
 def test_a_run_whose_folder_is_deleted_or_moved_ends_with_one_line_and_does_not_make_it_anew(job: Job) -> None:
     made = make(job, Hub())
-    made.check_folder()
+    made.check()
     (job.folder.path / ".lock").unlink()
-    made.check_folder()  # the lock alone is no reason to end
+    made.check()  # the lock alone is no reason to end
     shutil.rmtree(job.folder.path)
     expected = f"^the run folder {job.folder.path} was deleted or moved away while the run went on; the run ends$"
     with pytest.raises(RunError, match=expected):
-        made.check_folder()
+        made.check()
     made.end()
     assert not job.folder.path.exists()
     job.folder.path.mkdir()  # something else under its name
     with pytest.raises(RunError, match=expected):
-        made.check_folder()
+        made.check()
 
 
 def test_a_write_that_misses_the_folder_is_told_as_its_deletion(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +204,7 @@ def test_a_write_that_misses_the_folder_is_told_as_its_deletion(job: Job, monkey
     def line(*_: object) -> Iterator[Hub]:
         yield Hub()
 
-    def start(_made: Supervisor) -> None:
+    def start(_made: Supervisor[Child]) -> None:
         shutil.rmtree(job.folder.path)
         job.folder.event("actor_joined")
 

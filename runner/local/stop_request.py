@@ -1,0 +1,83 @@
+"""A request to stop a run: from a signal or from the hub, and how long the learner has to follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from oatmill.errors import RunError
+from oatmill.process.awake_clock import AwakeClock
+from oatmill.process.signals import Interrupts
+from runner.local.launcher import Process
+from runner.local.reporter import Reporter
+from runner.operator_client import OperatorClient
+
+STOP_WITHIN_S = 60.0
+"""A learner that was asked to stop finishes its learner step and saves; after this long it is killed."""
+STOP_EARLY_WITHIN_S = 5.0
+"""The same for a learner that has nothing to save yet."""
+
+
+class StopRequest:
+    """Watches for a request to stop, passes it on to the learner, and enforces it.
+
+    Args:
+        interrupts: counts Ctrl-C and SIGTERM.
+        hub: passes a stop on to every role.
+        reporter: is told of the request.
+        clock: measures how long the learner takes.
+        begun: is called once, when the run begins to stop.
+    """
+
+    def __init__(
+        self, interrupts: Interrupts, hub: OperatorClient, reporter: Reporter, clock: AwakeClock, begun: Callable[[], object]
+    ) -> None:
+        self._interrupts, self._hub, self._reporter, self._clock = interrupts, hub, reporter, clock
+        self._begun = begun
+        self._deadline: float | None = None
+
+    @property
+    def made(self) -> bool:
+        """Whether the run was asked to stop."""
+        return self._deadline is not None
+
+    def heed(self, status: Mapping[str, Any] | None) -> None:
+        """Begin to stop if the hub says that somebody asked for it.
+
+        Args:
+            status: the hub's; None if it did not answer.
+        """
+        if status is not None and status["stop"] and not self.made:
+            self._begin("")
+
+    def take_interrupts(self, learner: Process) -> None:
+        """Follow the signals: the first one asks for an orderly end, the second one ends the run at once.
+
+        Args:
+            learner: is killed if it does not end in time.
+
+        Raises:
+            RunError: at the second signal, or if a learner that has trained does not end in time.
+        """
+        if self._interrupts.count and not self.made:
+            self._begin("stopping: the learner step is finished and saved (again to stop at once)")
+            # Before the first learner step there may be no hub to pass it on, and there is nothing to save.
+            if not self._trained or not self._hub.stop():
+                learner.terminate()
+        if self._interrupts.count > 1:
+            raise RunError("stopped at once, as asked twice; the last checkpoint is as it was")
+        if self._deadline is not None and self._clock.now() > self._deadline:
+            learner.kill()
+            if self._trained:
+                raise RunError(
+                    f"the learner did not end within {STOP_WITHIN_S:g} s of being asked to; the last checkpoint is as it was"
+                )
+
+    @property
+    def _trained(self) -> bool:
+        return self._reporter.reports > 0
+
+    def _begin(self, text: str) -> None:
+        self._deadline = self._clock.now() + (STOP_WITHIN_S if self._trained else STOP_EARLY_WITHIN_S)
+        self._begun()
+        self._reporter.event("stop_asked", text, {})
