@@ -81,13 +81,13 @@ def plan_cost(plan: Plan, spec: AgentSpec, trainer: TrainerSettings, *, unroll_l
 def make_context(spec: AgentSpec, trainer: TrainerSettings) -> Context:
     """Fresh networks on one rank."""
     model = AgentModel(spec)
-    cmpo, reducer = trainer.losses.cmpo, OneRank()
+    reducer = OneRank()
     return Context(
         trainer=trainer,
         model=model,
         prior=copy.deepcopy(model).requires_grad_(requires_grad=False),
         reducer=reducer,
-        normaliser=Normaliser(cmpo.variance_decay, cmpo.variance_eps, reducer),
+        normaliser=Normaliser(*trainer.losses.sigma, reducer),
         generator=torch.Generator().manual_seed(0),
     )
 

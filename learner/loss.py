@@ -18,6 +18,7 @@ from torch import Tensor
 from agent.heads import ValueCodec
 from agent.model import AgentModel
 from agent.settings import AgentSettings
+from learner.loss_descriptor import LossDescriptor
 from learner.normaliser import Normaliser
 from learner.reduce import Reducer
 from learner.settings import TrainerSettings
@@ -170,12 +171,14 @@ class Choice:
     Attributes:
         loss: its class.
         auto: what every `auto` came to, by the setting's path.
-        notes: what a user should know of the choice, a line each.
+        notes: what a user should know about the choice, one line each.
+        descriptor: what tools should know about the loss; None for a built-in loss, or for the defaults.
     """
 
     loss: type[Loss]
     auto: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    descriptor: LossDescriptor | None = None
 
 
 def method_reads(owner: type, method: str) -> frozenset[str]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import get_type_hints
 
 from agent.model import ModelNeeds
 from agent.settings import AgentSettings
 from learner.loss import Choice, Loss, Node, Question, method_reads, node_reads, node_writes
+from learner.loss_descriptor import LossDescriptor, describe
 from learner.losses import cmpo, dynamics, muesli_model, muesli_pg, ppo_actor, ppo_critic
 from learner.nodes.network import BatchInputs, Forward, Prior, PriorQ, PriorSamples, Unroll
 from learner.nodes.returns import GaeVtrace, GaeVtraceSigma, Retrace
@@ -51,12 +52,14 @@ class Plan:
         auto: what every `auto` came to, by the setting's path.
         notes: what a user should know, a line each.
         needs: what is asked of the model's forward pass.
+        descriptors: what tools should know about each loss, by name, in order.
     """
 
     nodes: tuple[type[Node], ...]
     auto: Mapping[str, str]
     notes: tuple[str, ...]
     needs: ModelNeeds
+    descriptors: Mapping[str, LossDescriptor] = field(default_factory=dict)
 
     @property
     def order(self) -> list[str]:
@@ -121,7 +124,21 @@ def make_plan(
         auto={path: value for choice in choices for path, value in choice.auto.items()},
         notes=(*returns_notes(trainer, action), *(note for choice in choices for note in choice.notes)),
         needs=model_needs(chosen, trainer),
+        descriptors=describe((node.name for node in nodes if issubclass(node, Loss)), own_descriptors(choices)),
     )
+
+
+def own_descriptors(choices: Iterable[Choice]) -> dict[str, LossDescriptor]:
+    """The descriptors that losses bring, by the loss's name.
+
+    Raises:
+        UserError: if one has another name than its loss.
+    """
+    found = {choice.loss.name: choice.descriptor for choice in choices if choice.descriptor is not None}
+    for name, descriptor in found.items():
+        if descriptor.name != name:
+            raise UserError(f"the descriptor of the loss {name} is named {descriptor.name}; give both the same name")
+    return found
 
 
 def own_loss(path: str) -> Choose:
@@ -224,7 +241,7 @@ def model_needs(losses: Sequence[type[Loss]], trainer: TrainerSettings) -> Model
     """The latent steps that somebody reads: K is the largest asked."""
     read = set().union(*(method_reads(loss, "compute") for loss in losses))
     model_steps = trainer.losses.dynamics.unroll_steps if "model_reward_raw_BTK" in read else 0
-    policy_steps = trainer.losses.muesli_model.policy_horizon if "model_logits_BTKA" in read else 0
+    policy_steps = trainer.losses.policy_horizon if "model_logits_BTKA" in read else 0
     return ModelNeeds(
         unroll_steps=max(model_steps, policy_steps),
         policy_steps=policy_steps,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from learner.loss_descriptor import LOSSES_FILE, LossDescriptor, to_json
 from learner.progress import Progress
 from learner.reporting.red_flags import FLAGS, Observation, RedFlags
 from learner.reporting.report import StepReport, explained_variance, plain
@@ -104,6 +105,7 @@ class Recorder:
             "gradient_norm": report.gradient_norm,
             "updates": report.updates,
             "skipped_updates": report.skipped,
+            "stopped_early": report.stopped_early,
             "learning_rate": learning_rate,
             "policy_lag": percentiles(self.lags),
             "replayed_policy_lag": percentiles(self.replayed_lags),
@@ -124,6 +126,11 @@ class Recorder:
         if self.writers is not None:
             self.writers.write(self.last_line)
         return self.raised
+
+    def describe(self, descriptors: Mapping[str, LossDescriptor]) -> None:
+        """Write what is known about the run's losses, for commands that read the folder."""
+        self.flags.descriptors = descriptors
+        self.needed.file(self.run_dir / LOSSES_FILE, json.dumps(to_json(descriptors), indent=1))
 
     def note_flags(self, raised: dict[str, str], progress: Progress) -> None:
         """Write an event for each flag that is newly raised or cleared."""
@@ -222,12 +229,8 @@ class Recorder:
 
 def observe(report: StepReport, entropy: Mapping[str, float], variance: tuple[float, float], progress: float) -> Observation:
     """What the red flags look at."""
-    weighted = {
-        name: abs(loss.coef * loss.statistics["kl"]) if "kl" in loss.statistics else abs(loss.weighted)
-        for name, loss in report.losses.items()
-    }
     return Observation(
-        weighted=weighted,
+        weighted={name: report.weighted_magnitude(name) for name in report.losses},
         gradient={name: loss.gradient_norm for name, loss in report.losses.items()},
         policy=abs(report.policy("policy")),
         policy_loss=report.policy_loss,

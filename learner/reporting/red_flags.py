@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
+from learner.loss_descriptor import BUILT_IN, LossDescriptor
+
 FLAGS = (
     "loss_dominates",
     "muesli_ratio",
@@ -30,7 +32,6 @@ WINDOW = 20
 DOMINATES = 10.0
 COMPARABLE = 3
 """Losses that it takes to speak of the others' median; PPO's two alone differ by 50 to 800 times by value."""
-MUESLI_RATIO = (1.0, 10.0)
 ENTROPY_LOW, ENTROPY_HIGH, ENTROPY_ACTIONS = 1.0, 4.0, 157
 """The guide's bands in nats hold for its 157 actions; elsewhere they are the same fractions of the uniform entropy."""
 NEGATIVE_REPORTS = 10
@@ -76,6 +77,7 @@ class RedFlags:
     """Keeps the last reports and says which flags they raise.
 
     Attributes:
+        descriptors: the run's losses, by name.
         blamed: the losses that the flags of the last report blame, each with the line that says why.
     """
 
@@ -84,6 +86,7 @@ class RedFlags:
     variance_sum: float = 0.0
     variance_count: int = 0
     blamed: dict[str, str] = field(default_factory=dict)
+    descriptors: Mapping[str, LossDescriptor] = field(default_factory=lambda: BUILT_IN)
 
     def update(self, observation: Observation) -> dict[str, str]:
         """Take a report in and return the raised flags, each with one line that says why."""
@@ -91,7 +94,7 @@ class RedFlags:
         self.blamed = {}
         found = {
             "loss_dominates": self._dominates(),
-            "muesli_ratio": self._muesli_ratio(),
+            "muesli_ratio": self._policy_ratio(),
             "entropy_collapsed": self._entropy_collapsed(observation),
             "entropy_high": self._entropy_high(observation),
             "explained_variance_negative": self._explained_variance(observation),
@@ -141,22 +144,30 @@ class RedFlags:
         self.blamed[loss] = why
         return why
 
-    def _muesli_ratio(self) -> str:
-        """Muesli's gradient should be within 1 to 10 times the policy gradient's."""
+    def _policy_ratio(self) -> str:
+        """A loss whose gradient, as a multiple of the policy gradient's, is outside the range of its descriptor."""
         gradients, policy_loss = self._means("gradient"), self.window[-1].policy_loss
-        if not {"muesli_model", policy_loss} <= gradients.keys() or not gradients[policy_loss] > 0:
+        if not gradients.get(policy_loss, 0.0) > 0:
             return ""
-        ratio = gradients["muesli_model"] / gradients[policy_loss]
-        low, high = MUESLI_RATIO
-        if low <= ratio <= high or math.isnan(ratio):
-            return ""
-        values = self._means("weighted")
-        policy = sum(report.policy for report in self.window) / len(self.window)
-        by_value = values["muesli_model"] / policy if policy else math.nan
-        why = (
-            f"muesli_model / {policy_loss} is {ratio:.2g} by gradient and {by_value:.2g} by value; expected {low:g} to {high:g}"
-        )
-        return self._blame("muesli_model", why) if ratio > high else why
+        raised = ""
+        for name, gradient in gradients.items():
+            low, high = self._ratio_range(name)
+            ratio = gradient / gradients[policy_loss]
+            if ratio < low or ratio > high:
+                values = self._means("weighted")
+                policy = sum(report.policy for report in self.window) / len(self.window)
+                by_value = values[name] / policy if policy else math.nan
+                raised = (
+                    f"{name} / {policy_loss} is {ratio:.2g} by gradient and {by_value:.2g} by value; "
+                    f"expected {low:g} to {high:g}"
+                )
+                if ratio > high:
+                    self._blame(name, raised)
+        return raised
+
+    def _ratio_range(self, loss: str) -> tuple[float, float]:
+        descriptor = self.descriptors.get(loss)
+        return (descriptor and descriptor.policy_ratio) or (-math.inf, math.inf)
 
     def _entropy_collapsed(self, observation: Observation) -> str:
         limit = ENTROPY_LOW / math.log(ENTROPY_ACTIONS)

@@ -1,19 +1,20 @@
 """Moves the coefficients of the auxiliary losses while a run goes on, where its settings ask for that.
 
-Only cmpo, dynamics and muesli_model are ever moved: the critic and the policy gradient are what they assist. What a coefficient
-was set to stays in the settings; what it has been multiplied by since is state of the run and part of its checkpoints.
+Only auxiliary losses are moved, your own among them: the critic and the policy gradient are what they assist. The settings keep
+the coefficient that was set. The factor that it has been multiplied by since is part of the run's state and of its checkpoints.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from functools import reduce
 from typing import Any, NamedTuple
 
+from learner.loss_descriptor import LossDescriptor
 from learner.reporting.red_flags import WINDOW
 from learner.settings import TrainerSettings
 
-AUXILIARY = ("cmpo", "dynamics", "muesli_model")
 HALVINGS = 10
 """A loss that is still blamed after this many is left as it is: 1/1024 of a coefficient is off."""
 DAMPING = 0.5
@@ -43,14 +44,15 @@ class Steering:
 
     Args:
         trainer: what may be moved, and how far.
-        losses: the plan's.
+        losses: the plan's descriptors, by name.
         scales: what each loss's coefficients are multiplied by; changed in place by `take`.
     """
 
-    def __init__(self, trainer: TrainerSettings, losses: Collection[str], scales: dict[str, float]) -> None:
+    def __init__(self, trainer: TrainerSettings, losses: Mapping[str, LossDescriptor], scales: dict[str, float]) -> None:
         self.trainer = trainer
         self.scales = scales
-        self.losses = tuple(loss for loss in AUXILIARY if loss in losses)
+        self.descriptors = {name: descriptor for name, descriptor in losses.items() if descriptor.auxiliary}
+        self.losses = tuple(self.descriptors)
         self.reports = 0
         self.halved_at: dict[str, int] = {}
         self.said = {loss: scales.get(loss, 1.0) for loss in self.losses}
@@ -67,7 +69,7 @@ class Steering:
     def load(self, state: Mapping[str, Any]) -> None:
         """What `state` gave."""
         self.reports = state["reports"]
-        self.halved_at, self.said = dict(state["halved_at"]), dict(state["said"])
+        self.halved_at, self.said = dict(state["halved_at"]), self.said | state["said"]
 
     def wanted(self, blamed: Mapping[str, str], shares: Mapping[str, float] | None) -> list[float]:
         """The scale of each of `losses` after a report.
@@ -103,10 +105,15 @@ class Steering:
 
     def highest(self, loss: str) -> float:
         """The scale at which the limit, or a coefficient's own upper bound, is reached."""
-        dynamics = self.trainer.losses.dynamics
-        if loss != "dynamics":
-            return self.trainer.balance_limit
-        return min(self.trainer.balance_limit, 1 / max(dynamics.returns_pred_coef, dynamics.reward_pred_coef))
+        descriptor, limit = self.descriptors[loss], self.trainer.balance_limit
+        if descriptor.largest_coefficient is None:
+            return limit
+        return min(limit, descriptor.largest_coefficient / max(map(self.coefficient, descriptor.coefficients.values())))
+
+    def coefficient(self, path: str) -> float:
+        """A coefficient's setting, such as `trainer.losses.dynamics.reward_pred_coef`."""
+        value: float = reduce(getattr, path.split(".")[1:], self.trainer)
+        return value
 
     def take(self, scales: list[float], blamed: Mapping[str, str]) -> list[Move]:
         """Apply what was agreed on, and return the moves that are worth a line."""

@@ -170,7 +170,7 @@ class Updater:
             return
         self.optimizer.step(gradient, length, self.context.trainer.max_grad_norm)
         if self.prior is not None:
-            self.prior.array.lerp_(self.optimizer.flat.array, self.context.trainer.losses.cmpo.prior_ema_rate)
+            self.prior.array.lerp_(self.optimizer.flat.array, self.context.trainer.losses.prior_rate)
 
     def weights_finite(self) -> bool:
         """Whether every trained array is finite; one that is not can never become so again."""
