@@ -40,55 +40,67 @@ class Term:
     coef: float
 
 
-@dataclass(frozen=True)
+def itself(value: Tensor) -> Tensor:
+    """Return the value; for `Statistic.later` where nothing has to be computed."""
+    return value
+
+
 class Statistic:
     """A number that is reported as its masked mean and adds nothing to the objective.
 
-    Attributes:
+    Args:
         value: any shape, without gradient.
         mask: the same shape, bool.
-    """
-
-    value: Tensor
-    mask: Tensor
-
-
-@dataclass(frozen=True)
-class Late:
-    """A statistic that is worked out once for many minibatches, out of what each of them left for it.
-
-    A minibatch of a small network is done in a millisecond, so that a few operations more on so little data are felt.
 
     Attributes:
-        function: gives the values; what it makes of a row may depend on no other row, for it gets those of many minibatches.
-        inputs: what it is called with: the minibatch's rows in front, without gradient.
-        counted: where the function's values count, bool.
-        last: the entry of the last axis of both that is meant; None for all of them.
+        function: computes the value from `inputs`.
+        inputs: the arguments of `function`.
+        counted: the mask of all of the function's values.
+        last: the entry of the last axis that counts; None for all of them.
+        late: whether the value is computed once for many minibatches.
     """
 
-    function: Callable[..., Tensor]
-    inputs: tuple[Tensor, ...]
-    counted: Tensor
-    last: int | None = None
+    __slots__ = ("counted", "function", "inputs", "last", "late")
+
+    def __init__(self, value: Tensor, mask: Tensor) -> None:
+        self.function: Callable[..., Tensor] = itself
+        self.inputs: tuple[Tensor, ...] = (value,)
+        self.counted = mask
+        self.last: int | None = None
+        self.late = False
+
+    @classmethod
+    def later(
+        cls, function: Callable[..., Tensor], inputs: tuple[Tensor, ...], mask: Tensor, *, last: int | None = None
+    ) -> Statistic:
+        """A statistic that is computed once for many minibatches, from the inputs that each of them left.
+
+        Use it if the value needs operations of its own: a minibatch of a small network takes about a millisecond, so a few
+        more operations on so little data are noticeable.
+
+        Args:
+            function: returns the values. It gets the rows of several minibatches, so no row may depend on another.
+            inputs: its arguments, with the minibatch's rows in front and without gradient.
+            mask: where the function's values count, bool.
+            last: the entry of the last axis of values and mask that counts; None for all of them.
+        """
+        made = cls(inputs[0], mask)
+        made.function, made.inputs, made.last, made.late = function, inputs, last, True
+        return made
 
     @property
     def value(self) -> Tensor:
-        """The values of this minibatch alone."""
+        """The values of this minibatch."""
         value = self.function(*self.inputs)
         return value if self.last is None else value[..., self.last]
 
     @property
     def mask(self) -> Tensor:
-        """Of the same shape, bool."""
+        """The mask of these values, bool."""
         return self.counted if self.last is None else self.counted[..., self.last]
 
 
-def itself(value: Tensor) -> Tensor:
-    """The function of a `Late` that has nothing left to work out."""
-    return value
-
-
-Terms = Mapping[str, Term | Statistic | Late]
+Terms = Mapping[str, Term | Statistic]
 OWN_NUMBERS = ("raw", "coef", "weighted", "share", "gradient_norm", "gradient_share", "gradient_cosine")
 """What is reported of every loss; beside them its terms and statistics lie flat, so none of those may have such a name."""
 

@@ -42,7 +42,7 @@ def scaled(run: ExaminedRun, name: str, factor: float) -> tuple[str, ...]:
     limit = math.inf if descriptor.largest_coefficient is None else descriptor.largest_coefficient
     now = {path: run.setting(path) for path in descriptor.coefficients.values()}
     wanted = {path: (was, min(limit, was * factor)) for path, was in now.items()}
-    return tuple(f"{path}={to:.2g}" for path, (was, to) in wanted.items() if was != to)
+    return tuple(f"{path}={to:.2g}" for path, (was, to) in wanted.items() if math.isfinite(was) and was != to)
 
 
 def agreement(run: ExaminedRun, name: str) -> float:

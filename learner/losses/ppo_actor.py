@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from agent import distribution
-from learner.loss import Choice, Context, Late, Loss, Question, Term, Terms
+from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms
 from learner.losses.policy_kl import movement
 from learner.reduce import Reducer
 
@@ -93,13 +93,15 @@ class PpoActor(Loss):
         terms = self.terms(log_probs_BTA, ratio_BT, policy_advantage_BT, mask_BT)
         return terms | movement(log_prob_BT, old_log_prob_BT, behaviour_log_prob_BT, mask_BT)
 
-    def terms(self, log_probs_BTA: Tensor, ratio_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor) -> dict[str, Term | Late]:
+    def terms(
+        self, log_probs_BTA: Tensor, ratio_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor
+    ) -> dict[str, Term | Statistic]:
         """The two terms for a ratio to whichever anchor, and how often it lies outside the clip."""
         clip = self.settings.clip_coef
         return {
             "policy": Term(clipped_surrogate(ratio_BT, advantage_BT, clip), mask_BT, 1.0),
             "entropy": Term(distribution.entropy(log_probs_BTA), mask_BT, -self.settings.ent_coef),
-            "clip_ratio": Late(partial(outside_clip, clip_coef=clip), (ratio_BT.detach(),), mask_BT),
+            "clip_ratio": Statistic.later(partial(outside_clip, clip_coef=clip), (ratio_BT.detach(),), mask_BT),
         }
 
     def log_prob(self, log_probs_BTA: Tensor, actions_BT: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from agent.model import ModelNeeds, ModelOutputs
-from learner.loss import OWN_NUMBERS, Context, Late, Loss, Node, Statistic, Term, method_reads
+from learner.loss import OWN_NUMBERS, Context, Loss, Node, Statistic, Term, method_reads
 from learner.nodes.masks import ahead
 from learner.plan import Plan
 from learner.update.single_steps import by_step
@@ -209,13 +209,13 @@ class Objective:
         importance_B = minibatch.get(IMPORTANCE)
         true_mask = minibatch["mask_BT"] if whole else None
         now: dict[Key, Term | Statistic] = {}
-        late: dict[Key, Late] = {}
+        late: dict[Key, Statistic] = {}
         keys = []
         for loss in self.losses:
             for name, entry in loss.compute(**self.select(values, loss, "compute")).items():
                 key = (loss.name, name)
                 keys.append(key)
-                if isinstance(entry, Late):
+                if isinstance(entry, Statistic) and entry.late:
                     late[key] = entry
                 else:
                     now[key] = counted(entry, importance_B)

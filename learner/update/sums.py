@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learner.loss import Late, Statistic, Term
+from learner.loss import Statistic, Term
 
 Key = tuple[str, str]
 """A loss's (or another node's) name and a term's or statistic's name."""
@@ -29,7 +29,7 @@ class Tally(NamedTuple):
     keys: tuple[Key, ...]
     sums: list[Tensor]
     counts: Sequence[Tensor | int]
-    late: Mapping[Key, Late]
+    late: Mapping[Key, Statistic]
     true_mask: Tensor | None = None
 
 
@@ -70,7 +70,7 @@ def settle(tallies: Sequence[Tally]) -> Tensor:
     return torch.cat([now, late], 2)[:, :, [order.index(key) for key in first.keys]]
 
 
-def settle_late(late: Sequence[Mapping[Key, Late]], whole: Sequence[Tensor | None]) -> Tensor:
+def settle_late(late: Sequence[Mapping[Key, Statistic]], whole: Sequence[Tensor | None]) -> Tensor:
     """`[updates, 2, n]` of the late statistics, each worked out for all updates at once.
 
     Args:

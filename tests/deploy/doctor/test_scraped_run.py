@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from deploy.doctor.prometheus_api import Series
-from deploy.doctor.scraped_run import lines_of, matcher, examined_learner, standing
+from deploy.doctor.scraped_run import examined_learner, lines_of, matcher, standing
 from oatmill.errors import UserError
 from tests.ports import free_ports
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from learner.loss import Late, Statistic, Term
+from learner.loss import Statistic, Term
 from learner.update.sums import Tally, counts_of, masked_sum, settle
 from tests.learner.worlds import PLANS, inputs_of, make_batch, make_spec, make_trainer, make_updater_of, weigh
 
@@ -26,9 +26,9 @@ def tally_of(rows: int, seed: int, *, whole: bool) -> tuple[Tally, list[list[flo
     now: list[Term | Statistic] = [Term(a, mask, 1.0), Statistic(b, mask)]
     true_mask = mask if whole else None
     late = {
-        ("x", "late"): Late(difference, (a, b), mask),
-        ("y", "second"): Late(difference, (a, b), mask, last=1),
-        ("y", "above"): Late(torch.gt, (a, b), mask),
+        ("x", "late"): Statistic.later(difference, (a, b), mask),
+        ("y", "second"): Statistic.later(difference, (a, b), mask, last=1),
+        ("y", "above"): Statistic.later(torch.gt, (a, b), mask),
     }
     keys = (("x", "term"), ("x", "late"), ("x", "seen"), ("y", "second"), ("y", "above"))
     tally = Tally(keys, [masked_sum(entry, true_mask) for entry in now], counts_of(now, true_mask), late, true_mask)
