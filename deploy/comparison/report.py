@@ -77,7 +77,7 @@ def compose(results: Results, pictures: Mapping[str, Path], command: Sequence[st
         Picture(pictures["losses"], "shares of each loss by value and by gradient"),
         Paragraph(
             "Means of the magnitudes over all reports of all runs. Look at the gradient share: a large value may train "
-            "nothing, such as the constant part of a cross-entropy, and a value near 0 may train a lot, such as PPO's surrogate."
+            "nothing (the constant part of a cross-entropy), and a value near 0 may train a lot (PPO's surrogate)."
         ),
         loss_table(arms),
         Heading("Red flags"),

@@ -40,8 +40,7 @@ def interquartile_mean(scores_SN: Array, axis: int = 0) -> Array:
         scores_SN: `[S, ...]`, one row per run.
         axis: of the runs.
     """
-    kept: Array = stats.trim_mean(scores_SN, 0.25, axis=axis)
-    return kept
+    return np.asarray(stats.trim_mean(scores_SN, 0.25, axis=axis))
 
 
 def improvement(above_S: Array, below_R: Array, axis: int = -1) -> Any:

@@ -72,7 +72,7 @@ def examined_learner(url: str, matchers: Sequence[str] = ()) -> ExaminedRun:
     roles = {
         one.labels["loss"]: LossDescriptor(one.labels["loss"], role=role_of(one)) for one in server.now(lately(INFO, learner))
     }
-    run = ExaminedRun(f"learner {named(learner)}", lines, settings, own=roles | BUILT_IN)
+    run = ExaminedRun(f"learner {named(learner)}", lines, settings, own={**roles, **BUILT_IN})
     scraped = bool(server.now(f"{UPDATED}{{{where(learner)}}}"))
     trouble, remark = standing(time.time() - ended, run.progress, scraped=scraped)
     return replace(run, trouble=trouble, remark=remark)

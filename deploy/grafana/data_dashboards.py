@@ -29,7 +29,7 @@ DATA_PATH = Dashboard(
         Row("Queue"),
         Panel(
             "Queue and credit",
-            "Waiting trajectories, and those that actors may still send; never above the capacity. Without credit, the learner is the bottleneck.",
+            "Waiting trajectories, and those that actors may still send. Without credit, the learner is the bottleneck.",
             "none",
             [
                 Query("oatmill_replay_items", "waiting"),
@@ -66,7 +66,7 @@ DATA_PATH = Dashboard(
         Row("Age and latency"),
         Panel(
             "Policy lag",
-            "Versions between the policy that acted and the newest one, when the learner gets the data. Above 16 it is dropped as stale.",
+            "Versions between the policy that acted and the newest one, for each batch. Above 16, data is dropped as stale.",
             "none",
             percentiles("oatmill_policy_lag_versions"),
             thresholds=LAG,
@@ -151,7 +151,7 @@ FLEET = Dashboard(
         ),
         Panel(
             "Silent, slow and restarted actors",
-            "Expired and restarted actors per interval, and how many are silent or slow now. Repeated restarts mean that the environment fails.",
+            "Expired and restarted actors per interval; silent and slow ones now. Repeated restarts: the environment fails.",
             "none",
             [
                 Query("increase(oatmill_actors_expired_total[$__rate_interval])", "expired"),

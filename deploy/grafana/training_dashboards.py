@@ -293,7 +293,7 @@ LEARNING = Dashboard(
         ),
         Panel(
             "Entropy relative to uniform",
-            "Fraction of a uniform policy's entropy, with the guide's bands: red below 1 and above 4 of ln 157 nats, green from 2 to 3.",
+            "Fraction of a uniform policy's entropy. The guide's bands: red below 1 and above 4 of ln 157 nats, green 2 to 3.",
             "percentunit",
             [Query("oatmill_policy_entropy_ratio", "entropy")],
             thresholds=ENTROPY_BANDS,
@@ -331,7 +331,7 @@ LEARNING = Dashboard(
         ),
         Panel(
             "CMPO's advantages",
-            "Divided by sigma: the mean under the prior, and the spread within states. With a spread near 0, CMPO has no effect.",
+            "Divided by sigma: the mean under the prior, and the spread within states. With a spread near 0, it has no effect.",
             "short",
             [Query("oatmill_cmpo_advantage_mean", "mean"), Query("oatmill_cmpo_advantage_std", "spread")],
         ),

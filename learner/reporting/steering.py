@@ -112,8 +112,8 @@ class Steering:
 
     def coefficient(self, path: str) -> float:
         """A coefficient's setting, such as `trainer.losses.dynamics.reward_pred_coef`."""
-        value: float = reduce(getattr, path.split(".")[1:], self.trainer)
-        return value
+        found: Any = self.trainer
+        return float(reduce(getattr, path.split(".")[1:], found))
 
     def take(self, scales: list[float], blamed: Mapping[str, str]) -> list[Move]:
         """Apply what was agreed on, and return the moves that are worth a line."""

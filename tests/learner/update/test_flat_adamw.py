@@ -84,7 +84,10 @@ def test_the_public_function_gives_the_bits_of_the_kernel_that_it_calls() -> Non
         gradient.mul_(1.0 / (torch.linalg.vector_norm(gradient).item() + 1e-6))
         kernel.steps.add_(1)
         torch._fused_adamw_(
-            *([array] for array in (kernel.flat.array, gradient, kernel.first, kernel.second)),
+            [kernel.flat.array],
+            [gradient],
+            [kernel.first],
+            [kernel.second],
             [],
             [kernel.steps],
             lr=0.02,
