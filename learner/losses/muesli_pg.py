@@ -13,7 +13,7 @@ from torch import Tensor
 
 from agent import distribution
 from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms, itself
-from learner.losses.policy_kl import movement
+from learner.losses.policy_kl import policy_kls
 from oatmill.errors import SettingsError
 
 
@@ -89,7 +89,7 @@ class MuesliPg(Loss):
             "entropy": Statistic.later(distribution.entropy, (log_probs_BTA.detach(),), mask_BT),
             "clip_ratio": Statistic.later(self.above_clip, (log_ratio_BT,), mask_BT),
         }
-        return terms | movement(log_prob_BT, pg_old_log_prob_BT, pg_behaviour_log_probs_BTF.sum(-1), mask_BT)
+        return terms | policy_kls(log_prob_BT, pg_old_log_prob_BT, pg_behaviour_log_probs_BTF.sum(-1), mask_BT)
 
     def taken(self, values_BTA: Tensor, actions_BT: Tensor) -> Tensor:
         """Each factor's taken choice of a row of values, `[B, T, factors]`."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from learner.loss import Statistic
 
 
-def movement(
+def policy_kls(
     log_prob_BT: Tensor, old_log_prob_BT: Tensor, behaviour_log_prob_BT: Tensor, mask_BT: Tensor
 ) -> dict[str, Statistic]:
     """The statistics `approx_kl` (since the batch's start) and `behaviour_kl`, in nats, by Schulman's k3 estimate.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from agent import distribution
 from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms
-from learner.losses.policy_kl import movement
+from learner.losses.policy_kl import policy_kls
 from learner.reduce import Reducer
 
 STD_FLOOR = 1e-8
@@ -91,7 +91,7 @@ class PpoActor(Loss):
         log_prob_BT = self.log_prob(log_probs_BTA, actions_BT)
         ratio_BT = (log_prob_BT - behaviour_log_prob_BT).exp()
         terms = self.terms(log_probs_BTA, ratio_BT, policy_advantage_BT, mask_BT)
-        return terms | movement(log_prob_BT, old_log_prob_BT, behaviour_log_prob_BT, mask_BT)
+        return terms | policy_kls(log_prob_BT, old_log_prob_BT, behaviour_log_prob_BT, mask_BT)
 
     def terms(
         self, log_probs_BTA: Tensor, ratio_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor
@@ -166,7 +166,7 @@ class ProximalPpoActor(Loss):
         log_prob_BT = self.inner.log_prob(log_probs_BTA, actions_BT)
         ratio_BT = (log_prob_BT - old_log_prob_BT).exp()
         terms = self.inner.terms(log_probs_BTA, ratio_BT, policy_advantage_BT * anchor_weight_BT, mask_BT)
-        return terms | movement(log_prob_BT, old_log_prob_BT, behaviour_log_prob_BT, mask_BT)
+        return terms | policy_kls(log_prob_BT, old_log_prob_BT, behaviour_log_prob_BT, mask_BT)
 
 
 def choose(question: Question) -> Choice | None:

@@ -15,7 +15,7 @@ from learner.loss import OWN_NUMBERS, Context, Loss, Node, Statistic, Term, meth
 from learner.nodes.masks import ahead
 from learner.plan import Plan
 from learner.update.single_steps import by_step
-from learner.update.sums import Key, Tally, as_tensor, counts_of, masked_sum, settle
+from learner.update.sums import Key, UpdateSums, as_tensor, counts_of, masked_sum, settle
 from oatmill.errors import UserError
 
 IMPORTANCE = "importance_B"
@@ -36,15 +36,15 @@ class Weighed(NamedTuple):
         parts: each term's sum, and what it is multiplied by. A rank's share, times the number of ranks: DDP's mean over ranks
             is then the mean over all valid steps, however unevenly they lie.
         total: the sum of all, which is differentiated.
-        tally: what the report is made of.
-        broken_on: `[m]`: on how many ranks a term of `tally.sums` is not finite; None where there is one rank, which looks for
+        update_sums: what the report is made of.
+        broken_on: `[m]`: on how many ranks a term of `update_sums.sums` is not finite; None where there is one rank, which looks for
             itself.
     """
 
     names: tuple[str, ...]
     parts: Mapping[Key, tuple[Tensor, Tensor | float]]
     total: Tensor
-    tally: Tally
+    update_sums: UpdateSums
     broken_on: Tensor | None
 
     @property
@@ -58,12 +58,12 @@ class Weighed(NamedTuple):
     @property
     def keys(self) -> tuple[Key, ...]:
         """Terms and statistics in the order of `sums`."""
-        return self.tally.keys
+        return self.update_sums.keys
 
     @property
     def sums(self) -> Tensor:
         """`[2, n]`: masked sums and counts of this rank, late ones too."""
-        return settle([self.tally])[0]
+        return settle([self.update_sums])[0]
 
     def sound(self, norm: Tensor) -> tuple[bool, float]:
         """Whether the gradient's norm and every term on every rank is finite, and the norm: one look at the device.
@@ -80,7 +80,7 @@ class Weighed(NamedTuple):
         """The losses with a term that is not finite on some rank."""
         if self.broken_on is None:
             return {name for name, loss in self.losses.items() if not isfinite(loss.item())}
-        keys = [key for key in self.tally.keys if key not in self.tally.late]
+        keys = [key for key in self.update_sums.keys if key not in self.update_sums.late]
         return {loss for (loss, _), ranks in zip(keys, self.broken_on.tolist(), strict=True) if ranks}
 
 
@@ -223,7 +223,7 @@ class Objective:
             refuse_double_names(keys, self.measured)
             self.checked = True
         # Each sum keeps a graph of its own: out of a stack of them, every loss's gradient would run back through all losses.
-        tally = Tally(
+        update_sums = UpdateSums(
             tuple(keys),
             [masked_sum(entry, true_mask) for entry in now.values()],
             counts_of(now.values(), true_mask),
@@ -231,10 +231,12 @@ class Objective:
             true_mask,
         )
         self.coefs = self.coefficients(now)
-        scales, broken_on = self.scales(now, tally)
-        parts = {key: (value, scale) for key, value, scale in zip(now, tally.sums, scales, strict=True) if key in self.coefs}
+        scales, broken_on = self.scales(now, update_sums)
+        parts = {
+            key: (value, scale) for key, value, scale in zip(now, update_sums.sums, scales, strict=True) if key in self.coefs
+        }
         return Weighed(
-            tuple(loss.name for loss in self.losses), parts, weighted_sum(parts.values(), self.device), tally, broken_on
+            tuple(loss.name for loss in self.losses), parts, weighted_sum(parts.values(), self.device), update_sums, broken_on
         )
 
     @cached_property
@@ -242,18 +244,22 @@ class Objective:
         """Where the network lies."""
         return next(self.context.model.parameters()).device
 
-    def scales(self, now: Mapping[Key, Term | Statistic], tally: Tally) -> tuple[Sequence[Tensor | float], Tensor | None]:
+    def scales(
+        self, now: Mapping[Key, Term | Statistic], update_sums: UpdateSums
+    ) -> tuple[Sequence[Tensor | float], Tensor | None]:
         """What each sum is multiplied by to be a part of the objective; on how many ranks a term is not finite, or None."""
         if self.context.reducer.world_size == 1:
             share: dict[int, Tensor | float] = {}
-            for count in tally.counts:
+            for count in update_sums.counts:
                 if id(count) not in share:
                     share[id(count)] = 1 / max(count, 1) if isinstance(count, int) else count.clamp(min=1).reciprocal()
-            return [self.coefs.get(key, 0.0) * share[id(count)] for key, count in zip(now, tally.counts, strict=True)], None
+            return [
+                self.coefs.get(key, 0.0) * share[id(count)] for key, count in zip(now, update_sums.counts, strict=True)
+            ], None
         # A statistic may be NaN. What is broken is told beside the counts, so that all ranks skip an update or none does.
-        sums = torch.stack(tally.sums).detach()
+        sums = torch.stack(update_sums.sums).detach()
         is_term = torch.tensor([key in self.coefs for key in now], device=sums.device)
-        own = torch.stack([as_tensor(tally.counts, sums.device), (is_term & ~sums.isfinite()).float()])
+        own = torch.stack([as_tensor(update_sums.counts, sums.device), (is_term & ~sums.isfinite()).float()])
         counts, broken_on = self.context.reducer.sum(own)
         coefs = torch.tensor([self.coefs.get(key, 0.0) for key in now], device=sums.device)
         return (coefs * self.context.reducer.world_size / counts.clamp(min=1)).unbind(), broken_on

@@ -14,7 +14,7 @@ Key = tuple[str, str]
 """A loss's (or another node's) name and a term's or statistic's name."""
 
 
-class Tally(NamedTuple):
+class UpdateSums(NamedTuple):
     """What one update leaves for the report.
 
     Attributes:
@@ -56,17 +56,19 @@ def as_tensor(counts: Sequence[Tensor | int], device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def settle(tallies: Sequence[Tally]) -> Tensor:
+def settle(unsettled: Sequence[UpdateSums]) -> Tensor:
     """`[updates, 2, n]`: masked sums and counts of this rank, of all that some updates left."""
-    first = tallies[0]
-    flat = [value for tally in tallies for value in tally.sums]
+    first = unsettled[0]
+    flat = [value for update_sums in unsettled for value in update_sums.sums]
     sums = torch.stack(flat) if flat else torch.zeros(0)
-    counts = as_tensor([count for tally in tallies for count in tally.counts], sums.device)
-    now = torch.stack([sums, counts]).view(2, len(tallies), -1).transpose(0, 1)
+    counts = as_tensor([count for update_sums in unsettled for count in update_sums.counts], sums.device)
+    now = torch.stack([sums, counts]).view(2, len(unsettled), -1).transpose(0, 1)
     if not first.late:
         return now
     order = [key for key in first.keys if key not in first.late] + list(first.late)
-    late = settle_late([tally.late for tally in tallies], whole=[tally.true_mask for tally in tallies])
+    late = settle_late(
+        [update_sums.late for update_sums in unsettled], whole=[update_sums.true_mask for update_sums in unsettled]
+    )
     return torch.cat([now, late], 2)[:, :, [order.index(key) for key in first.keys]]
 
 

@@ -18,7 +18,7 @@ from learner.update.flat_adamw import Flat, FlatAdamW
 from learner.update.gradients import trunk_gradients
 from learner.update.objective import Objective, Weighed, model_outputs
 from learner.update.priorities import priorities_of
-from learner.update.sums import Key, Tally, settle
+from learner.update.sums import Key, UpdateSums, settle
 from oatmill.settings.base import MetricsSettings
 
 SETTLE_EVERY = 64
@@ -32,7 +32,7 @@ class Record:
     Attributes:
         keys: terms and statistics, in the order of the columns of `sums`.
         sums: one `[2, n]` an update: masked sums and counts of this rank.
-        tallies: what the last updates left for `sums`.
+        unsettled: what the last updates left for `sums`.
         norms: the gradient's norm before clipping, one an update, the same on all ranks.
         batch_keys: statistics of the whole batch, in the order of the columns of `batch_sums`.
         batch_sums: `[2, n]` of this rank, or None where the step is not reported.
@@ -46,7 +46,7 @@ class Record:
 
     keys: tuple[Key, ...] = ()
     sums: list[Tensor] = field(default_factory=list)
-    tallies: list[Tally] = field(default_factory=list)
+    unsettled: list[UpdateSums] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
     batch_keys: tuple[Key, ...] = ()
     batch_sums: Tensor | None = None
@@ -59,11 +59,11 @@ class Record:
 
     def settle(self) -> None:
         """Work out what the updates since the last time left."""
-        if not self.tallies:
+        if not self.unsettled:
             return
-        self.keys = self.tallies[-1].keys
-        self.sums.extend(settle(self.tallies).unbind())
-        self.tallies.clear()
+        self.keys = self.unsettled[-1].keys
+        self.sums.extend(settle(self.unsettled).unbind())
+        self.unsettled.clear()
 
 
 class Updater:
@@ -122,7 +122,7 @@ class Updater:
                 # In the first epoch, which target_kl never cuts off.
                 due = epoch == 0 and part == len(parts) - 1 and self.gradients_due()
                 self.update(minibatch, record, measure=due, whole=whole)
-            if limited or len(record.tallies) >= SETTLE_EVERY:
+            if limited or len(record.unsettled) >= SETTLE_EVERY:
                 record.settle()
             if limited and self.moved_too_far(record, len(parts)):
                 record.stopped_early = True
@@ -140,7 +140,7 @@ class Updater:
         with self.autocast():
             outputs = model_outputs(self.wrapped, minibatch, self.plan.needs)
         weighed = self.objective.weigh(minibatch, outputs, whole=whole)
-        record.tallies.append(weighed.tally)
+        record.unsettled.append(weighed.update_sums)
         if measure:
             record.gradients = trunk_gradients(weighed.losses, self.trunk, self.context.reducer)
             self.measured_at = self.updates
