@@ -1,7 +1,7 @@
-"""What a plan costs: the parameters that each loss trains, and the floating-point operations of a batch by node.
+"""The cost of a plan: the parameters that each loss trains, and the floating-point operations of a batch by node.
 
-Counted, not estimated: one made-up trajectory goes through the real nodes and the real network while torch counts the
-operations of matrix products and convolutions; look-ups, activations and reductions are not counted. All counts are linear in
+The numbers are counted, not estimated: one artificial trajectory goes through the real nodes and the real network while torch
+counts matrix products and convolutions. Look-ups, activations and reductions are not counted. All counts are proportional to
 the number of trajectories.
 """
 

@@ -1,8 +1,8 @@
-"""What a loss is: a plug-in whose signatures say what it reads and writes.
+"""The interface of a loss: a plug-in whose signatures say what it reads and writes.
 
-A node of the plan has `prepare` (once a batch, no gradient; returns the TypedDict that it writes, frozen from then on)
-and/or `compute` (each minibatch; returns its terms). Both take keyword-only tensors by name: those names are its reads, the
-keys of `prepare`'s TypedDict are its writes, so there is no list beside the code that could disagree with it.
+A node of the plan has `prepare`, `compute`, or both. `prepare` runs once per batch, without gradient, and returns a TypedDict
+that does not change afterwards. `compute` runs for each minibatch and returns terms. Both take keyword-only tensors: the
+parameters' names are what the node reads, and the keys of `prepare`'s TypedDict are what it writes.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from protocol.data.spaces import ActionSpace
 
 @dataclass(frozen=True)
 class Term:
-    """One summand of the objective, unweighted and unreduced.
+    """One term of the objective, unweighted and unreduced.
 
     Attributes:
-        value: any shape, the minibatch's rows in front: a row that was sampled by priority may count for less.
-        mask: the same shape, bool; False where the value does not count (it may even be NaN there).
-        coef: what its masked mean is multiplied by.
+        value: any shape, with the minibatch's rows first; rows that were sampled by priority may get a lower weight.
+        mask: the same shape, bool; False where the value does not count (it may be NaN there).
+        coef: the coefficient of its masked mean.
     """
 
     value: Tensor
@@ -102,21 +102,21 @@ class Statistic:
 
 Terms = Mapping[str, Term | Statistic]
 OWN_NUMBERS = ("raw", "coef", "weighted", "share", "gradient_norm", "gradient_share", "gradient_cosine")
-"""What is reported of every loss; beside them its terms and statistics lie flat, so none of those may have such a name."""
+"""Reported for every loss, next to its terms and statistics, so none of those may have such a name."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a node may need to know besides the tensors that it reads.
+    """What a node may need besides the tensors that it reads.
 
     Attributes:
         trainer: the learner's settings.
         model: the network that is trained.
-        prior: its slow average.
+        prior: the prior network, a slow average of `model`.
         reducer: sums over ranks.
         normaliser: the running scale of returns.
-        generator: draws actions; its state is part of a checkpoint.
-        scales: what a loss's coefficients are multiplied by; 1 where it has no entry. Only steering changes it.
+        generator: the random numbers for drawing actions; its state is saved in checkpoints.
+        scales: a factor on each loss's coefficients; 1 for a loss without an entry. Only steering changes it.
     """
 
     trainer: TrainerSettings
@@ -129,39 +129,39 @@ class Context:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The choices of each factor of an action."""
+        """The number of choices of each factor of an action."""
         return self.model.sizes
 
     @property
     def factored(self) -> bool:
-        """Whether an action is a row of choices."""
+        """Whether an action consists of several choices."""
         return self.model.factored
 
     @property
     def codec(self) -> ValueCodec:
-        """How value and reward heads stand for numbers."""
+        """How value and reward heads encode numbers."""
         return self.model.codec
 
 
 class Node:
-    """A step of the plan. Subclasses define `prepare`, `measure`, `compute`, or several of them.
+    """A step of the plan. Subclasses define one or more of `prepare`, `measure` and `compute`.
 
-    `measure` takes the same kind of parameters as `prepare`, runs only in learner steps that are reported, and returns
+    `measure` has the same kind of parameters as `prepare`. It runs only in learner steps that are reported, and returns
     statistics of the whole batch.
     """
 
     name: ClassVar[str]
     minibatch_writes: ClassVar[type | None] = None
-    """A TypedDict of what the model's forward pass gives in each minibatch, for the nodes that stand for it."""
+    """A TypedDict of the outputs of the model's forward pass, for the nodes that represent it."""
 
     def __init__(self, context: Context) -> None:
-        """Keep what the node needs; called once, before the first batch."""
+        """Store what the node needs. Called once, before the first batch."""
 
 
 class Loss(Node):
-    """A node that has `compute`: it returns terms by name.
+    """A node with `compute`, which returns terms by name.
 
-    `compute` takes the keyword-only tensors that the loss reads, so it has no signature in common with other losses.
+    Each loss's `compute` has its own signature: the keyword-only tensors that the loss reads.
     """
 
     compute: Callable[..., Terms]
@@ -169,7 +169,7 @@ class Loss(Node):
 
 @dataclass(frozen=True)
 class Question:
-    """What a loss's `choose` decides on, before anything is started."""
+    """What a loss's `choose` gets to decide on, before the run starts."""
 
     trainer: TrainerSettings
     agent: AgentSettings
@@ -178,11 +178,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Choice:
-    """The class that a loss's settings come to.
+    """The class that `choose` selects for a loss.
 
     Attributes:
-        loss: its class.
-        auto: what every `auto` came to, by the setting's path.
+        loss: the class.
+        auto: the value chosen for each `auto`, by the setting's path.
         notes: what a user should know about the choice, one line each.
         descriptor: what tools should know about the loss; None for a built-in loss, or for the defaults.
     """
@@ -194,7 +194,7 @@ class Choice:
 
 
 def method_reads(owner: type, method: str) -> frozenset[str]:
-    """The keyword-only parameters of a node's method; empty if it has none of that name."""
+    """The keyword-only parameters of a node's method; empty if it has no such method."""
     function = getattr(owner, method, None)
     if function is None:
         return frozenset()
@@ -203,12 +203,12 @@ def method_reads(owner: type, method: str) -> frozenset[str]:
 
 
 def node_reads(owner: type) -> frozenset[str]:
-    """Everything that a node reads, in any of its methods."""
+    """The names that a node reads in any of its methods."""
     return method_reads(owner, "prepare") | method_reads(owner, "measure") | method_reads(owner, "compute")
 
 
 def node_writes(owner: type) -> frozenset[str]:
-    """The keys of the TypedDict that `prepare` returns, and what the node's forward pass gives in each minibatch."""
+    """The names that a node writes: the keys of `prepare`'s TypedDict, and the outputs of `minibatch_writes`."""
     written: set[str] = set()
     prepare = getattr(owner, "prepare", None)
     if prepare is not None:

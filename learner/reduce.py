@@ -1,4 +1,4 @@
-"""Sums over ranks, and nothing at all where there is one rank."""
+"""Sums over ranks; with one rank, the values themselves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Reducer(Protocol):
-    """How numbers of all ranks become one."""
+    """Adds up the numbers of all ranks."""
 
     world_size: int
 
@@ -19,7 +19,7 @@ class Reducer(Protocol):
 
 
 class OneRank:
-    """There is nobody to reduce with."""
+    """A single rank: nothing to add up."""
 
     world_size = 1
 

@@ -1,4 +1,4 @@
-"""How far a policy has moved: from the one at the batch's start, and from the one that acted."""
+"""The KL from the trained policy to the policy at the batch's start, and to the policy that acted."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The learner's Prometheus series; only rank 0 has them.
+"""The learner's Prometheus metrics, which only rank 0 exports.
 
-Every closed label child exists at 0 from the start and is kept, so that exporting is a handful of assignments.
+All series with known labels exist from the start, with the value 0.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The guide's red flags: rules over the last reports that say when a loss or the policy goes wrong (no torch).
+"""The guide's red flags: rules over the last reports that detect problems with a loss or the policy (no torch).
 
-Values are means of |weighted| over a window; a loss is said to dominate only by value and by gradient share together,
-because values alone mislead (`learner.update.gradients`).
+Values are means of |weighted| over a window. A loss dominates only if it does so by value and by gradient, because values alone
+are misleading (see `learner.update.gradients`).
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ FLAGS = (
 )
 
 WINDOW = 20
-"""Reports that a mean is taken over."""
+"""Means are taken over this many reports."""
 DOMINATES = 10.0
 COMPARABLE = 3
-"""Losses that it takes to speak of the others' median; PPO's two alone differ by 50 to 800 times by value."""
+"""The fewest losses for which a median makes sense; PPO's two alone differ by a factor of 50 to 800 by value."""
 ENTROPY_LOW, ENTROPY_HIGH, ENTROPY_ACTIONS = 1.0, 4.0, 157
-"""The guide's bands in nats hold for its 157 actions; elsewhere they are the same fractions of the uniform entropy."""
+"""The guide's bands in nats are for 157 actions; for others they are the same fractions of the uniform entropy."""
 NEGATIVE_REPORTS = 10
 VARIANCE_FLOOR = 0.1
 SPIKE_Z = 10.0
 SPIKE_HISTORY = 30
 WARM_UP = 0.25
-"""A policy is meant to be random at first: high entropy is a flag after this part of the budget."""
+"""A policy starts out random, so high entropy is a flag only after this fraction of the budget."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What the rules look at in one report.
+    """The numbers of one report that the rules use.
 
     Attributes:
-        weighted: each loss's weighted magnitude; where a loss is a cross-entropy, its KL's: the target's entropy is a
-            constant that pushes nothing.
+        weighted: each loss's weighted magnitude. For a cross-entropy it is the KL's, since the target's entropy is a constant
+            without a gradient.
         gradient: each loss's gradient norm on the trunk; NaN until measured.
-        policy: the magnitude of the policy gradient's policy term alone; NaN without one.
-        policy_loss: the loss that has it; empty without one.
-        entropy_nats: of the policy.
-        entropy_ratio: over that of a uniform policy.
-        explained_variance: of the value head.
-        target_variance: Var(R).
-        skipped: updates not applied since the last report.
-        progress: part of the budget that is spent, 0..1.
+        policy: the magnitude of the policy gradient's policy term; NaN without one.
+        policy_loss: the name of the policy-gradient loss; empty without one.
+        entropy_nats: the policy's entropy in nats.
+        entropy_ratio: the policy's entropy divided by a uniform policy's.
+        explained_variance: the value head's explained variance.
+        target_variance: the variance of the value targets.
+        skipped: updates skipped since the last report.
+        progress: the fraction of the budget that is spent, 0..1.
     """
 
     weighted: Mapping[str, float]
@@ -74,7 +74,7 @@ class Observation:
 
 @dataclass
 class RedFlags:
-    """Keeps the last reports and says which flags they raise.
+    """Keeps the last reports and determines which flags they raise.
 
     Attributes:
         descriptors: the run's losses, by name.
@@ -89,7 +89,7 @@ class RedFlags:
     descriptors: Mapping[str, LossDescriptor] = field(default_factory=lambda: BUILT_IN)
 
     def update(self, observation: Observation) -> dict[str, str]:
-        """Take a report in and return the raised flags, each with one line that says why."""
+        """Add a report and return the raised flags, each with a one-line reason."""
         self.window.append(observation)
         self.blamed = {}
         found = {

@@ -37,8 +37,8 @@ class Weighed(NamedTuple):
             is then the mean over all valid steps, however unevenly they lie.
         total: the sum of all, which is differentiated.
         update_sums: what the report is made of.
-        broken_on: `[m]`: on how many ranks a term of `update_sums.sums` is not finite; None where there is one rank, which looks for
-            itself.
+        broken_on: `[m]`, the number of ranks on which a term of `update_sums.sums` is not finite; None with one rank, which
+            checks the total instead.
     """
 
     names: tuple[str, ...]

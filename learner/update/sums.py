@@ -1,4 +1,4 @@
-"""Masked sums and counts for the report: of terms in each update, of what can wait once for many updates."""
+"""Masked sums and counts for the report: of terms for each update, of late statistics once for many updates."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Key = tuple[str, str]
 
 
 class UpdateSums(NamedTuple):
-    """What one update leaves for the report.
+    """The sums of one update, for the report.
 
     Attributes:
         keys: terms and statistics in the order of the report's columns.
-        sums: masked sums of this rank, of those that are not late, in their order. Those of terms have their graph, of which
-            nothing is left but its skeleton once it was differentiated.
-        counts: how many values each of them is of; a number where that needs no look at the mask.
-        late: the others.
-        true_mask: the minibatch's mask, where it is known to be True everywhere.
+        sums: this rank's masked sums of all entries that are not late, in order. Sums of terms have a graph, which holds no
+            tensors any more once it was differentiated.
+        counts: the number of values of each sum; an int if the mask is known to be True everywhere.
+        late: the late statistics.
+        true_mask: the minibatch's mask if it is known to be True everywhere.
     """
 
     keys: tuple[Key, ...]
@@ -42,7 +42,7 @@ def masked_sum(entry: Term | Statistic, true_mask: Tensor | None = None) -> Tens
 
 
 def counts_of(entries: Collection[Term | Statistic], true_mask: Tensor | None = None) -> list[Tensor | int]:
-    """How many values of each count. Most entries share a mask, which is counted once."""
+    """The number of values of each entry. Most entries share a mask, which is counted once."""
     masks = {id(entry.mask): entry.mask for entry in entries}
     counts = {key: mask.numel() if mask is true_mask else mask.sum() for key, mask in masks.items()}
     return [counts[id(entry.mask)] for entry in entries]
