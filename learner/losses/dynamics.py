@@ -1,4 +1,4 @@
-"""Train the latent model's rewards and returns along the actions really taken.
+"""Train the latent model's rewards and returns along the actions that were taken.
 
 Source: Schrittwieser et al. 2020, "MuZero", arXiv:1911.08265, eq. 1 and appendix G.
 """

@@ -1,4 +1,4 @@
-"""Train the latent model's policies towards the improved policy of the states that were really reached.
+"""Train the latent model's policies towards the improved policy of the states that were actually reached.
 
 Source: Hessel et al. 2021, "Muesli", arXiv:2104.06159, eq. 13.
 """
