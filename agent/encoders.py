@@ -1,4 +1,4 @@
-"""From an observation to a vector. All encoders take `[N, ...]` in the environment's dtype and give `[N, width]`."""
+"""Encoders turn observations into vectors: from `[N, ...]` in the environment's dtype to `[N, width]`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STD_FLOOR = 1e-3
 
 
 def make_trunk_encoder(spec: AgentSpec) -> nn.Module:
-    """What the trunk sees observations with: the encoder that a spec asks for, or two of them, for policy and for value.
+    """The encoder of the trunk, or two encoders if policy and value have separate ones.
 
     Raises:
         UserError: as `make_encoder` does.

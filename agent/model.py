@@ -33,13 +33,13 @@ class ActOutput(NamedTuple):
 
 
 class ModelNeeds(NamedTuple):
-    """What is asked of one forward pass beside policy and value.
+    """What one forward pass must return besides policy and value.
 
     Attributes:
-        unroll_steps: K, the latent steps to take; 0 for none.
-        policy_steps: the first of them whose policies are wanted.
-        rewards_and_values: whether their rewards and returns are wanted.
-        gradient_scale: what a gradient is multiplied by at each step back through the latent model.
+        unroll_steps: K, the number of latent steps; 0 for none.
+        policy_steps: for how many of them policies are needed.
+        rewards_and_values: whether rewards and values are needed.
+        gradient_scale: the factor on gradients at each step back through the latent model.
     """
 
     unroll_steps: int = 0
@@ -127,7 +127,7 @@ class AgentModel(nn.Module):
     """The network that actors run and the learner trains.
 
     Args:
-        spec: what it sees, what it may do and how it is built.
+        spec: the spaces and the settings.
     """
 
     def __init__(self, spec: AgentSpec) -> None:

@@ -1,4 +1,4 @@
-"""An encoder of the user's own, `agent.encoder=module:make`: loaded, and held to what the rest of the network relies on."""
+"""Loads the user's own encoder, `agent.encoder=module:make`, and checks that it fits the rest of the network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROBE_ROWS = 2
 
 
 def make_own_encoder(spec: AgentSpec) -> nn.Module:
-    """What the user's function makes of a spec.
+    """Call the user's function with a spec, and check the encoder that it returns.
 
     Args:
         spec: what the encoder sees, `spec.spaces.observation`, and the width of what it gives, the last of

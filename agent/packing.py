@@ -1,4 +1,4 @@
-"""A policy's weights as they travel, into a network's parameters."""
+"""Loads weights from the wire into a network's parameters."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Weighted sums of a table's rows, on a CPU: what `nn.EmbeddingBag` gives, with a gradient at a quarter of the time.
 
-PyTorch's own gradient on a CPU walks through the entries one by one. But the gradient of the table is itself a bag: each of its
-rows is the weighted sum of the gradients of the bags that it went into. So it takes the fast way that a forward pass takes.
+On a CPU, PyTorch's own gradient goes through the entries one by one. But each row of the table's gradient is the weighted sum
+of the gradients of the bags that the row went into. So the gradient is computed with a bag, too, which is fast.
 """
 
 from __future__ import annotations

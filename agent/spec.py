@@ -1,4 +1,4 @@
-"""What a network looks like: the environment's spaces and the agent's settings (no torch)."""
+"""The specification of a network: the environment's spaces and the agent's settings (no torch)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class AgentSpec:
     """Everything that fixes a network's parameters.
 
     Attributes:
-        spaces: what it sees and what it may do.
-        settings: how it is built.
+        spaces: the observation and action spaces.
+        settings: the network's settings.
     """
 
     spaces: Spaces

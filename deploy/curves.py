@@ -1,4 +1,4 @@
-"""A run's curves as pictures: the return, what each loss weighs, what it pushes with, and what the policy is like."""
+"""Draws a run's curves: the return, each loss's weighted value and gradient norm, and the policy's statistics."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from learner.loss_descriptor import LOSSES_FILE, LossDescriptor, describe, from_json, loss_colors
 from oatmill.errors import UserError
 
 Lines = Sequence[Mapping[str, Any]]
@@ -18,7 +19,7 @@ def read_lines(run_dir: Path) -> Lines:
     """The reported learner steps of a run.
 
     Raises:
-        UserError: if the folder holds none.
+        UserError: if there are none.
     """
     path = run_dir / "metrics.jsonl"
     try:
@@ -30,8 +31,16 @@ def read_lines(run_dir: Path) -> Lines:
     return surviving(lines)
 
 
+def read_descriptors(run_dir: Path) -> dict[str, LossDescriptor]:
+    """What a run's folder says about its losses; empty if it says nothing that can be used."""
+    try:
+        return from_json(json.loads((run_dir / LOSSES_FILE).read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
 def surviving(lines: Lines) -> Lines:
-    """Without the lines that a learner wrote beyond the checkpoint from which its successor went on."""
+    """Leave out the lines of steps that were repeated after a restart from a checkpoint."""
     kept: list[Mapping[str, Any]] = []
     for line in lines:
         while kept and kept[-1]["learner_step"] >= line["learner_step"]:
@@ -56,10 +65,11 @@ def draw(run_dir: Path) -> Path:
     lines = read_lines(run_dir)
     figure = figure_of(figsize=(WIDTH, HEIGHT), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
+    colors = loss_colors(describe(lines[-1]["losses"], read_descriptors(run_dir)))
     draw_return(axes[0][0], lines)
-    draw_losses(axes[0][1], lines, "weighted", "weighted loss, magnitude")
+    draw_losses(axes[0][1], lines, colors, "weighted", "weighted loss, magnitude")
     draw_policy(axes[1][0], lines)
-    draw_losses(axes[1][1], lines, "gradient_norm", "gradient on the trunk, norm")
+    draw_losses(axes[1][1], lines, colors, "gradient_norm", "gradient on the trunk, norm")
     for axis in axes[1]:
         axis.set_xlabel("env steps")
     for axis in axes.flat:
@@ -73,20 +83,20 @@ def draw(run_dir: Path) -> Path:
 
 
 def figure_class() -> Any:
-    """Matplotlib's Figure, which draws to a file without a display.
+    """Matplotlib's Figure, which draws to files and needs no display.
 
     Raises:
         UserError: if matplotlib is not installed.
     """
     try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  (only who draws needs it)
+        from matplotlib.figure import Figure  # noqa: PLC0415  (only drawing needs it)
     except ImportError:
         raise UserError("drawing needs matplotlib; pip install 'oatmill[plot]'") from None
     return Figure
 
 
 def column(lines: Lines, *names: str) -> list[float]:
-    """One number of every line, by its path; NaN where there is none."""
+    """One number of every line, by its path; NaN if a line has none."""
     values = []
     for line in lines:
         entry: Any = line
@@ -107,11 +117,11 @@ def draw_return(axis: Any, lines: Lines) -> None:
     axis.set_ylabel("return")
 
 
-def draw_losses(axis: Any, lines: Lines, field: str, label: str) -> None:
-    """One curve a loss on a logarithmic scale: they may lie many powers of ten apart."""
+def draw_losses(axis: Any, lines: Lines, colors: Mapping[str, str], field: str, label: str) -> None:
+    """One curve per loss, on a logarithmic scale: losses may differ by many powers of ten."""
     steps = column(lines, "env_steps")
-    for name in lines[-1]["losses"]:
-        axis.plot(steps, [abs(value) for value in column(lines, "losses", name, field)], label=name)
+    for name, color in colors.items():
+        axis.plot(steps, [abs(value) for value in column(lines, "losses", name, field)], label=name, color=color)
     axis.set_yscale("log")
     axis.set_ylabel(label)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from learner.settings import TrainerSettings
 
 MIN_BATCHES = 20
-"""A budget holds at least this many batches, or the batch shrinks: a short run should still learn and report several times."""
+"""The batch is made smaller if the budget has fewer batches than this, so that a short run also learns and reports."""
 
 
 def batch_unit(trainer: TrainerSettings) -> int:

@@ -1,7 +1,7 @@
-"""What a plan costs: the parameters that each loss trains, and the floating-point operations of a batch by node.
+"""The cost of a plan: the parameters that each loss trains, and the floating-point operations of a batch by node.
 
-Counted, not estimated: one made-up trajectory goes through the real nodes and the real network while torch counts the
-operations of matrix products and convolutions; look-ups, activations and reductions are not counted. All counts are linear in
+The numbers are counted, not estimated: one artificial trajectory goes through the real nodes and the real network while torch
+counts matrix products and convolutions. Look-ups, activations and reductions are not counted. All counts are proportional to
 the number of trajectories.
 """
 
@@ -81,13 +81,13 @@ def plan_cost(plan: Plan, spec: AgentSpec, trainer: TrainerSettings, *, unroll_l
 def make_context(spec: AgentSpec, trainer: TrainerSettings) -> Context:
     """Fresh networks on one rank."""
     model = AgentModel(spec)
-    cmpo, reducer = trainer.losses.cmpo, OneRank()
+    reducer = OneRank()
     return Context(
         trainer=trainer,
         model=model,
         prior=copy.deepcopy(model).requires_grad_(requires_grad=False),
         reducer=reducer,
-        normaliser=Normaliser(cmpo.variance_decay, cmpo.variance_eps, reducer),
+        normaliser=Normaliser(*trainer.losses.sigma, reducer),
         generator=torch.Generator().manual_seed(0),
     )
 

@@ -15,8 +15,8 @@ class Normaliser:
     """The running second moment of R - v_prior, not centred, with Adam's bias correction.
 
     Args:
-        decay: of the running average, a batch.
-        eps: added to it before the root.
+        decay: the decay of the running average, per batch.
+        eps: added to the average before taking the root.
         reducer: sums over ranks.
 
     Source: Hessel et al. 2021, arXiv:2104.06159, section 4.5 and appendix.
@@ -30,10 +30,10 @@ class Normaliser:
         self.weight = torch.zeros((), dtype=torch.float64)
 
     def update(self, error_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Take one batch in and return sigma, a scalar.
+        """Update the average with one batch and return sigma, a scalar.
 
-        A batch with an error that is not finite, or with no valid step, leaves the average as it is: one bad batch must not
-        spoil the scale of all that follow.
+        A batch with a non-finite error, or without a valid step, does not change the average, so one bad batch does not affect
+        the scale of later batches.
         """
         squares = torch.where(mask_BT, error_BT, 0.0).double().square().sum()
         total, count = self.reducer.sum(torch.stack([squares, mask_BT.sum()]))
@@ -44,10 +44,10 @@ class Normaliser:
         return (self.moment / self.weight.clamp(min=MIN_WEIGHT) + self.eps).sqrt().float()
 
     def state(self) -> dict[str, float]:
-        """For the checkpoint."""
+        """The state for the checkpoint."""
         return {"moment": float(self.moment), "weight": float(self.weight)}
 
     def load(self, state: dict[str, float]) -> None:
-        """What `state` gave."""
+        """Restore what `state` returned."""
         self.moment = torch.tensor(state["moment"], dtype=torch.float64)
         self.weight = torch.tensor(state["weight"], dtype=torch.float64)

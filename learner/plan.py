@@ -1,21 +1,22 @@
-"""From settings to an ordered plan of nodes, before anything is started.
+"""Turns settings into an ordered plan of nodes, before the run starts.
 
-The order is a topological sort of what the nodes read and write; ties keep the order of `supporting_nodes` and `LOSSES`. A node
-that is not a loss is in the plan if and only if somebody reads what it writes. A plan that reads what nobody writes, has two
-writers of a name or a circle in it is refused with the names.
+The nodes are sorted topologically by what they read and write; ties keep the order of `supporting_nodes` and `LOSSES`. A node
+that is not a loss is in the plan only if another node reads what it writes. An error names the nodes if a name has no writer or
+two writers, or if nodes depend on each other in a cycle.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import get_type_hints
 
 from agent.model import ModelNeeds
 from agent.settings import AgentSettings
 from learner.loss import Choice, Loss, Node, Question, method_reads, node_reads, node_writes
+from learner.loss_descriptor import LossDescriptor, describe
 from learner.losses import cmpo, dynamics, muesli_model, muesli_pg, ppo_actor, ppo_critic
 from learner.nodes.network import BatchInputs, Forward, Prior, PriorQ, PriorSamples, Unroll
 from learner.nodes.returns import GaeVtrace, GaeVtraceSigma, Retrace
@@ -25,7 +26,7 @@ from oatmill.user_modules import load_function
 from protocol.data.spaces import ActionSpace
 
 Choose = Callable[[Question], Choice | None]
-"""What a loss's file has: the class that the settings come to, or None where it is not enabled."""
+"""A loss's `choose` function: it returns the class that the settings select, or None if the loss is disabled."""
 
 LOSSES: tuple[Choose, ...] = (
     ppo_critic.choose,
@@ -35,28 +36,30 @@ LOSSES: tuple[Choose, ...] = (
     dynamics.choose,
     muesli_model.choose,
 )
-"""The losses in the order in which they are applied. A new loss is a line here."""
+"""The losses in the order in which they are applied. Add a new loss here."""
 
 GRADIENT = "gradient"
-"""Where a loss's name stands, when every loss is finite and their gradient is not."""
+"""Used in place of a loss's name if all losses are finite but the gradient is not."""
 BATCH_NAMES = frozenset(get_type_hints(BatchInputs))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a learner step does, in order.
+    """The nodes of a learner step, in order.
 
     Attributes:
         nodes: the classes in the order in which they run.
-        auto: what every `auto` came to, by the setting's path.
-        notes: what a user should know, a line each.
-        needs: what is asked of the model's forward pass.
+        auto: the value chosen for each `auto`, by the setting's path.
+        notes: what a user should know, one line each.
+        needs: the outputs that the model's forward pass must return.
+        descriptors: what tools should know about each loss, by name, in order.
     """
 
     nodes: tuple[type[Node], ...]
     auto: Mapping[str, str]
     notes: tuple[str, ...]
     needs: ModelNeeds
+    descriptors: Mapping[str, LossDescriptor] = field(default_factory=dict)
 
     @property
     def order(self) -> list[str]:
@@ -70,7 +73,7 @@ class Plan:
 
     @property
     def reads(self) -> dict[str, list[str]]:
-        """What each node reads of others."""
+        """What each node reads from other nodes."""
         return {node.name: sorted(node_reads(node) - node_writes(node)) for node in self.nodes}
 
     @property
@@ -80,7 +83,7 @@ class Plan:
 
     @property
     def uses_prior(self) -> bool:
-        """Whether anybody reads the prior network."""
+        """Whether a node reads the prior network."""
         return Prior.name in self.order
 
 
@@ -91,17 +94,17 @@ def make_plan(
     *,
     losses: Sequence[Choose] = LOSSES,
 ) -> Plan:
-    """Choose a class for every enabled loss, add the nodes that they read, and put all in order.
+    """Choose a class for every enabled loss, add the nodes that they read, and sort all nodes.
 
     Args:
         trainer: the learner's settings.
         agent: the network's settings.
-        action: the environment's actions.
-        losses: the table of losses; those of the user's own follow.
+        action: the environment's action space.
+        losses: the built-in losses; the user's own losses come after them.
 
     Raises:
-        SettingsError: if the settings contradict each other or nothing is enabled.
-        UserError: if a loss of the user's own cannot be loaded.
+        SettingsError: if the settings contradict each other, or no loss is enabled.
+        UserError: if the user's own loss cannot be loaded.
     """
     check(trainer)
     if trainer.shuffle == "steps" and agent.core != "none":
@@ -121,11 +124,25 @@ def make_plan(
         auto={path: value for choice in choices for path, value in choice.auto.items()},
         notes=(*returns_notes(trainer, action), *(note for choice in choices for note in choice.notes)),
         needs=model_needs(chosen, trainer),
+        descriptors=describe((node.name for node in nodes if issubclass(node, Loss)), own_descriptors(choices)),
     )
 
 
+def own_descriptors(choices: Iterable[Choice]) -> dict[str, LossDescriptor]:
+    """The descriptors that losses bring, by the loss's name.
+
+    Raises:
+        UserError: if one has another name than its loss.
+    """
+    found = {choice.loss.name: choice.descriptor for choice in choices if choice.descriptor is not None}
+    for name, descriptor in found.items():
+        if descriptor.name != name:
+            raise UserError(f"the descriptor of the loss {name} is named {descriptor.name}; give both the same name")
+    return found
+
+
 def own_loss(path: str) -> Choose:
-    """The `choose` of a loss of the user's own.
+    """Load the `choose` function of the user's own loss, and check what it returns.
 
     Args:
         path: `module:choose`.
@@ -142,7 +159,7 @@ def own_loss(path: str) -> Choose:
 
 
 def check(trainer: TrainerSettings) -> None:
-    """Refuse settings that contradict each other, whatever the order in which they were assigned."""
+    """Raise an error for settings that contradict each other, in whatever order they were assigned."""
     _ = trainer.discount
     if trainer.on_red_flag == "reduce" and trainer.balance == "gradient_share":
         raise SettingsError(
@@ -157,14 +174,14 @@ def check(trainer: TrainerSettings) -> None:
 
 
 def returns_notes(trainer: TrainerSettings, action: ActionSpace) -> tuple[str, ...]:
-    """What a user should know of how returns are made."""
+    """Notes about how returns are computed."""
     if trainer.returns == "retrace" and action.factored and len(action.sizes) > 1:
         return ("returns=retrace with several factors takes the prior's v for the expected q of the next state",)
     return ()
 
 
 def supporting_nodes(losses: Sequence[type[Loss]], trainer: TrainerSettings) -> list[type[Node]]:
-    """The nodes that write what the losses, or each other, read; they come before the losses where nothing else decides."""
+    """The nodes whose outputs the losses or other nodes read. In ties they come before the losses."""
     sigma_read = any("sigma" in node_reads(loss) for loss in losses)
     returns: type[Node] = Retrace if trainer.returns == "retrace" else GaeVtraceSigma if sigma_read else GaeVtrace
     candidates: list[type[Node]] = [Forward, Prior, PriorQ, PriorSamples, returns, Unroll]
@@ -177,10 +194,10 @@ def supporting_nodes(losses: Sequence[type[Loss]], trainer: TrainerSettings) -> 
 
 
 def order(nodes: Sequence[type[Node]]) -> list[type[Node]]:
-    """Sort nodes so that each comes after the writers of what it reads; ties keep the order in which they are given.
+    """Sort nodes so that each comes after the writers of what it reads; ties keep the given order.
 
     Raises:
-        SettingsError: if two nodes have one name, a name has two writers or none, or the nodes wait for each other in a circle.
+        SettingsError: if two nodes have the same name, a name has no writer or two, or nodes depend on each other in a cycle.
     """
     for name, number in Counter(node.name for node in nodes).items():
         if number > 1 or name == GRADIENT:
@@ -208,7 +225,7 @@ def order(nodes: Sequence[type[Node]]) -> list[type[Node]]:
 
 
 def writers(nodes: Iterable[type[Node]]) -> dict[str, int]:
-    """The position of each name's one writer."""
+    """The position of each name's writer."""
     found: dict[str, int] = {}
     nodes = list(nodes)
     for position, node in enumerate(nodes):
@@ -221,10 +238,10 @@ def writers(nodes: Iterable[type[Node]]) -> dict[str, int]:
 
 
 def model_needs(losses: Sequence[type[Loss]], trainer: TrainerSettings) -> ModelNeeds:
-    """The latent steps that somebody reads: K is the largest asked."""
+    """What the losses need from the model's forward pass; K is the largest number of steps that a loss needs."""
     read = set().union(*(method_reads(loss, "compute") for loss in losses))
     model_steps = trainer.losses.dynamics.unroll_steps if "model_reward_raw_BTK" in read else 0
-    policy_steps = trainer.losses.muesli_model.policy_horizon if "model_logits_BTKA" in read else 0
+    policy_steps = trainer.losses.policy_horizon if "model_logits_BTKA" in read else 0
     return ModelNeeds(
         unroll_steps=max(model_steps, policy_steps),
         policy_steps=policy_steps,

@@ -1,4 +1,4 @@
-"""How far a run has come: what a checkpoint and every report say of it."""
+"""A run's progress, as checkpoints and reports have it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Progress(NamedTuple):
-    """How far a run has come."""
+    """A run's progress."""
 
     learner_step: int = 0
     env_steps: int = 0

@@ -135,6 +135,26 @@ class LossSettings(Settings):
     dynamics: DynamicsSettings = Field(default_factory=DynamicsSettings)
     muesli_model: MuesliModelSettings = Field(default_factory=MuesliModelSettings)
 
+    @property
+    def prior_rate(self) -> float:
+        """The rate at which the prior network follows the trained one."""
+        return self.cmpo.prior_ema_rate
+
+    @property
+    def prior_samples(self) -> int:
+        """How many actions the prior draws per state, for losses that read drawn actions."""
+        return self.cmpo.num_samples
+
+    @property
+    def sigma(self) -> tuple[float, float]:
+        """Decay and epsilon of the running scale that advantages are divided by."""
+        return self.cmpo.variance_decay, self.cmpo.variance_eps
+
+    @property
+    def policy_horizon(self) -> int:
+        """For how many steps the model predicts policies."""
+        return self.muesli_model.policy_horizon
+
 
 class OptimizerSettings(Settings):
     """AdamW and its schedule."""
@@ -195,7 +215,7 @@ class TrainerSettings(Settings):
     """Data type of the weights that are sent to the actors."""
     on_red_flag: Literal["warn", "reduce", "stop"] = "warn"
     """What happens when a red flag is raised: `warn` reports it, `reduce` halves the coefficients of the auxiliary loss
-    (cmpo, dynamics, muesli_model) that it blames, `stop` ends the run with a checkpoint."""
+    that it blames, `stop` ends the run with a checkpoint."""
     balance: Literal["none", "gradient_share"] = "none"
     """`gradient_share` adjusts the coefficients of the auxiliary losses until each has `balance_share` of the gradient."""
     balance_share: float = Field(default=0.1, gt=0, le=0.3)

@@ -62,13 +62,12 @@ def make_updater(config: LearnerConfig, spec: AgentSpec, ranks: Ranks) -> Update
     model = AgentModel(spec).to(ranks.device)
     prior = copy.deepcopy(model).requires_grad_(requires_grad=False)
     freeze_unused(model, plan)
-    cmpo = trainer.losses.cmpo
     context = Context(
         trainer=trainer,
         model=model,
         prior=prior,
         reducer=ranks.reducer,
-        normaliser=Normaliser(cmpo.variance_decay, cmpo.variance_eps, ranks.reducer),
+        normaliser=Normaliser(*trainer.losses.sigma, ranks.reducer),
         generator=torch.Generator(ranks.device).manual_seed(trainer.seed + 1 + ranks.rank),
     )
     if trainer.compile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -57,6 +58,20 @@ class Lines:
         print(text, file=self._output, flush=True)
 
 
+def check_packages() -> None:
+    """Check that the report's packages are installed.
+
+    Raises:
+        UserError: if one is missing.
+    """
+    from deploy.curves import figure_class  # noqa: PLC0415
+    from oatmill.errors import UserError  # noqa: PLC0415
+
+    figure_class()
+    if importlib.util.find_spec("scipy") is None:
+        raise UserError("comparing needs scipy; pip install 'oatmill[plot]'")
+
+
 def compare(
     *,
     recipe: RecipeArgument,
@@ -76,15 +91,15 @@ def compare(
     An arm's settings count more than KEY=VALUE, which all arms have.
     """
     from deploy.comparison.arms import find_arms  # noqa: PLC0415
-    from deploy.comparison.report import write_report  # noqa: PLC0415
-    from deploy.comparison.results import collect  # noqa: PLC0415
     from deploy.comparison.runs import check_plans, make_comparison, run_cells  # noqa: PLC0415
-    from deploy.curves import figure_class  # noqa: PLC0415
     from oatmill.errors import RunError  # noqa: PLC0415
     from runner.overrides import command_layers  # noqa: PLC0415
 
-    figure_class()  # before hours of training, not after them
+    check_packages()  # before hours of training, not after them
     common = command_layers(preset={}, config=None, environ=os.environ, assignments=assignments or (), flags={})
+    from deploy.comparison.report import write_report  # noqa: PLC0415
+    from deploy.comparison.results import collect  # noqa: PLC0415
+
     comparison = make_comparison(recipe, find_arms(arms, arm or ()), seeds=seeds, common=common, out=out)
     check_plans(comparison)
     output = sys.stderr if as_json else sys.stdout

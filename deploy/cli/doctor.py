@@ -30,7 +30,7 @@ def doctor(
     they should be, whether actors or the learner are the bottleneck, and what the red flags mean.
     """
     from deploy.doctor.diagnosis import examine  # noqa: PLC0415
-    from deploy.doctor.examined_run import examined_run_of_folder  # noqa: PLC0415
+    from deploy.doctor.examined_run import examined_folder  # noqa: PLC0415
     from oatmill.errors import UserError  # noqa: PLC0415
     from runner.folder import find_run  # noqa: PLC0415
 
@@ -38,19 +38,19 @@ def doctor(
         if match:
             raise UserError("--match chooses among the runs of a Prometheus; give its address by --prometheus")
         folder = find_run(run_dir)
-        examined, source = examined_run_of_folder(folder), {"run_dir": str(folder)}
+        run, source = examined_folder(folder), {"run_dir": str(folder)}
     elif run_dir is not None:
         raise UserError(f"give a run's folder or --prometheus, not both; got {run_dir} and {prometheus}")
     else:
-        from deploy.doctor.scraped_run import examined_run_of_prometheus  # noqa: PLC0415
+        from deploy.doctor.scraped_run import examined_learner  # noqa: PLC0415
 
-        examined, source = examined_run_of_prometheus(prometheus, match or ()), {"prometheus": prometheus}
-    findings = examine(examined)
+        run, source = examined_learner(prometheus, match or ()), {"prometheus": prometheus}
+    findings = examine(run)
     healthy = not any(finding.wrong for finding in findings)
     if as_json:
         print_json(source | {"healthy": healthy, "findings": list(map(asdict, findings))})
         return
-    typer.echo(examined.name)
+    typer.echo(run.name)
     if healthy:
         typer.echo("nothing is wrong")
     for finding in findings:

@@ -1,4 +1,4 @@
-"""A comparison's pictures: learning curves with bands, final returns run by run, and what each loss weighs and pushes."""
+"""A comparison's pictures: learning curves with intervals, the returns of each run, and the shares of each loss."""
 
 from __future__ import annotations
 
@@ -10,23 +10,16 @@ import numpy as np
 
 from deploy.comparison.results import ArmResult, Results
 from deploy.curves import figure_class
+from learner.loss_descriptor import BUILT_IN, loss_colors
 
 COLORS = ("#3b6fb6", "#d1762b", "#2f9e6e", "#b5447a", "#7a5cc0", "#8a6d3b", "#4a4f57", "#1fa2b8")
-LOSS_COLORS = {
-    "ppo_critic": "#3b6fb6",
-    "cmpo": "#d1762b",
-    "ppo_actor": "#2f9e6e",
-    "muesli_pg": "#2f9e6e",
-    "dynamics": "#b5447a",
-    "muesli_model": "#7a5cc0",
-}
 DPI = 110
 SAY_FROM = 0.04
-"""A part of a bar that is wider than this is labelled."""
+"""Parts of a bar that are wider than this get a label."""
 
 
 def draw_all(results: Results, folder: Path) -> dict[str, Path]:
-    """Draw every picture; its path by what it shows."""
+    """Draw every picture, and return its path by what it shows."""
     folder.mkdir(exist_ok=True)
     arms = list(results.arms.values())
     return {
@@ -61,7 +54,7 @@ def draw_curves(arms: Sequence[ArmResult], path: Path) -> Path:
 
 
 def draw_returns(arms: Sequence[ArmResult], path: Path) -> Path:
-    """A dot a run, and the interquartile mean with its interval, of final and of average return."""
+    """One dot per run, and the interquartile mean with its interval, of the final and of the average return."""
     figure = figure_class()(figsize=(9.5, 0.9 + 0.55 * len(arms)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, kind, title in zip(axes, ("final", "average"), ("final return", "return averaged over the run"), strict=True):
@@ -78,19 +71,18 @@ def draw_returns(arms: Sequence[ArmResult], path: Path) -> Path:
 
 
 def draw_losses(arms: Sequence[ArmResult], path: Path) -> Path:
-    """What part each loss has of the objective's magnitude, and of the gradient on the trunk."""
+    """Each loss's share of the objective by value, and of the gradient on the trunk."""
     figure = figure_class()(figsize=(9.5, 1.4 + 0.55 * len(arms)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    seen = dict.fromkeys(loss for arm in arms for loss in arm.losses)
-    names = [name for name in LOSS_COLORS if name in seen] + [name for name in seen if name not in LOSS_COLORS]
-    titles = ("share by value", "share of the gradient on the trunk: what acts")
+    seen = {name: descriptor for arm in arms for name, descriptor in arm.descriptors.items()}
+    names = [name for name in BUILT_IN if name in seen] + [name for name in seen if name not in BUILT_IN]
+    colors = loss_colors({name: seen[name] for name in names})
+    titles = ("share by value", "share of the gradient on the trunk (look at this one)")
     for axis, number, title in zip(axes, ("share", "gradient_share"), titles, strict=True):
         left = np.zeros(len(arms))
-        for extra, loss in enumerate(names):
+        for loss in names:
             widths = np.nan_to_num([arm.losses.get(loss, {}).get(number, 0.0) for arm in arms])
-            axis.barh(
-                range(len(arms)), widths, left=left, height=0.62, color=LOSS_COLORS.get(loss, color_of(extra)), label=loss
-            )
+            axis.barh(range(len(arms)), widths, left=left, height=0.62, color=colors[loss], label=loss)
             label_bars(axis, left, widths)
             left = left + widths
         axis.set_xlim(0, 1)
@@ -107,20 +99,20 @@ def draw_losses(arms: Sequence[ArmResult], path: Path) -> Path:
 
 
 def label_bars(axis: Any, left: Any, widths: Any) -> None:
-    """Write the part into each bar that has room for it."""
+    """Write the share into each bar that has room for it."""
     for place, (start, width) in enumerate(zip(left, widths, strict=True)):
         if width > SAY_FROM:
             axis.text(start + width / 2, place, f"{width:.0%}", ha="center", va="center", color="white", fontsize="small")
 
 
 def finish(axis: Any) -> None:
-    """What all pictures have: a light grid, no frame at top and right."""
+    """The look of all pictures: a light grid, no frame at the top and the right."""
     axis.grid(alpha=0.25)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Write a figure."""
+    """Save a figure and return its path."""
     figure.savefig(path, dpi=DPI)
     return path

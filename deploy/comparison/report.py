@@ -1,4 +1,4 @@
-"""The report of a comparison: what was run, the verdict, curves, scores, losses and red flags."""
+"""The report of a comparison: the runs, the verdict, curves, scores, losses and red flags."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from runner.result import finite
 
 METHOD = (
     "A score is a run's mean return over its last 100 episodes. The interquartile mean leaves out a quarter of the runs at "
-    "each end (none where there are fewer than four); its interval is the 95 % percentile bootstrap over runs. The "
-    "probability of improvement is that of a run of the arm to be above a run of {reference}, ties counting half; each arm's "
-    "runs are resampled by themselves (Agarwal et al. 2021, arXiv:2108.13264). The exact p deals the runs out to the two arms "
-    "in every possible way. Env steps a second are those of this machine while it ran."
+    "each end (none with fewer than four runs); its interval is the 95 % percentile bootstrap over runs. The probability of "
+    "improvement is the probability that a run of the arm scores higher than a run of {reference}; ties count half, and each "
+    "arm's runs are resampled separately (Agarwal et al. 2021, arXiv:2108.13264). The exact p comes from a permutation test "
+    "over all ways to assign the runs to the two arms. Env steps per second were measured on this machine."
 )
 
 
@@ -31,11 +31,11 @@ def write_report(results: Results, command: Sequence[str]) -> dict[str, Any]:
     """Write report.md, report.html, report.json and the pictures into the comparison's folder.
 
     Args:
-        results: of all finished runs.
-        command: what makes this report again.
+        results: the results of all finished runs.
+        command: the command that makes this report again.
 
     Returns:
-        What report.json holds.
+        The content of report.json.
     """
     out = results.comparison.out
     pictures = draw_all(results, out / "pictures") if results.arms else {}
@@ -48,21 +48,21 @@ def write_report(results: Results, command: Sequence[str]) -> dict[str, Any]:
 
 
 def compose(results: Results, pictures: Mapping[str, Path], command: Sequence[str]) -> list[Part]:
-    """All parts in order: the verdict first, for those who read no further."""
+    """All parts in order, the verdict first."""
     comparison, arms = results.comparison, list(results.arms.values())
     steps = comparison.cells[0].settings.trainer.total_timesteps
     parts: list[Part] = [
         Heading(f"{comparison.recipe}: {', '.join(comparison.arms)}", 1),
         Paragraph(
-            f"{len(comparison.of_arm(comparison.reference))} seeds an arm, {steps:,} env steps a run, each arm against "
-            f"{comparison.reference}. Made by"
+            f"{len(comparison.of_arm(comparison.reference))} seeds per arm, {steps:,} env steps per run; each arm is compared "
+            f"with {comparison.reference}. Command:"
         ),
         Command(shlex.join(command)),
         Heading("Verdict"),
         *(Paragraph(line) for line in verdicts(results)),
     ]
     if results.missing:
-        parts.append(Paragraph(f"Not among the numbers: {'; '.join(results.missing)}."))
+        parts.append(Paragraph(f"Left out: {'; '.join(results.missing)}."))
     if not arms:
         return parts
     return [
@@ -73,11 +73,11 @@ def compose(results: Results, pictures: Mapping[str, Path], command: Sequence[st
         Picture(pictures["returns"], "final and average return of every run"),
         score_table(results),
         Paragraph(METHOD.format(reference=comparison.reference)),
-        Heading("What each loss weighs and pushes"),
+        Heading("The size of each loss"),
         Picture(pictures["losses"], "shares of each loss by value and by gradient"),
         Paragraph(
-            "Means over all reports of all runs, as magnitudes. Believe the gradient: a value may be large and push nothing, "
-            "as a cross-entropy's constant does, or be about 0 and push hard, as PPO's surrogate does."
+            "Means of the magnitudes over all reports of all runs. Look at the gradient share: a large value may train "
+            "nothing (the constant part of a cross-entropy), and a value near 0 may train a lot (PPO's surrogate)."
         ),
         loss_table(arms),
         Heading("Red flags"),
@@ -88,7 +88,7 @@ def compose(results: Results, pictures: Mapping[str, Path], command: Sequence[st
 
 
 def score_table(results: Results) -> Table:
-    """An arm a row."""
+    """One row per arm."""
     rows = []
     for arm in results.arms.values():
         found = results.against.get(arm.name)
@@ -111,7 +111,7 @@ def score_table(results: Results) -> Table:
         "average return",
         "P(improvement)",
         "exact p",
-        "env steps to the reference's end",
+        "env steps to the reference's final return",
         "env steps/s",
         "entropy",
         "explained variance",
@@ -120,7 +120,7 @@ def score_table(results: Results) -> Table:
 
 
 def loss_table(arms: Sequence[ArmResult]) -> Table:
-    """A loss of an arm a row."""
+    """One row per loss of each arm."""
     forms = {"coef": ".4g", "raw": ".3g", "weighted": ".3g", "share": ".1%", "gradient_norm": ".3g", "gradient_share": ".2%"}
     rows = [
         [arm.name, loss, *(number(numbers[name], form) for name, form in forms.items())]
@@ -133,17 +133,17 @@ def loss_table(arms: Sequence[ArmResult]) -> Table:
 
 
 def flag_parts(arms: Sequence[ArmResult]) -> list[Part]:
-    """Each flag that any run raised, with the first run's reason."""
+    """Each red flag that a run raised, with the reason from the first run."""
     rows = [
         [arm.name, f"`{flag}`", f"{count} of {len(arm.final)}", why] for arm in arms for flag, (count, why) in arm.flags.items()
     ]
     if not rows:
-        return [Paragraph("None was raised in any run.")]
-    return [Table(("arm", "flag", "runs", "why, in the first of them"), rows, words=(0, 1, 3))]
+        return [Paragraph("No run raised a red flag.")]
+    return [Table(("arm", "flag", "runs", "why (first run)"), rows, words=(0, 1, 3))]
 
 
 def settings_table(results: Results) -> Table:
-    """What each arm sets."""
+    """The settings of each arm."""
     rows = []
     for name, values in results.comparison.arms.items():
         settings = [f"`{path}={shown(value)}`" for path, value in leaves(dict(values))]
@@ -152,12 +152,12 @@ def settings_table(results: Results) -> Table:
 
 
 def seeds_of(results: Results, name: str) -> Sequence[int]:
-    """The seeds whose runs are among the numbers."""
+    """The seeds whose runs are counted."""
     return results.arms[name].seeds if name in results.arms else ()
 
 
 def to_dict(results: Results) -> dict[str, Any]:
-    """For report.json and `--json`."""
+    """The content of report.json and of `--json`."""
     comparison = results.comparison
     plain: dict[str, Any] = finite(
         {
@@ -174,7 +174,7 @@ def to_dict(results: Results) -> dict[str, Any]:
 
 
 def arm_dict(arm: ArmResult) -> dict[str, Any]:
-    """One arm without its curve."""
+    """One arm, without its curve."""
     return {
         "seeds": list(arm.seeds),
         "final": arm.final.tolist(),
@@ -190,15 +190,15 @@ def arm_dict(arm: ArmResult) -> dict[str, Any]:
 
 
 def estimates(values: Mapping[str, Any], found: Any) -> dict[str, Any]:
-    """The estimates among an object's fields, by name instead of by place."""
+    """The estimates among an object's fields, as dictionaries."""
     return {name: getattr(found, name)._asdict() for name in values if isinstance(getattr(found, name), Estimate)}
 
 
 def number(value: float, form: str) -> str:
-    """A number as text; a dash where there is none."""
+    """A number as text; a dash if it is not finite."""
     return format(value, form) if math.isfinite(value) else "-"
 
 
 def shown(value: Any) -> str:
-    """A setting's value as it is typed."""
+    """A setting's value, as it is typed on the command line."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""What a comparison's finished runs came to: scores, curves, and what each loss did, by arm."""
+"""The results of a comparison's finished runs: scores, curves, and the size of each loss, by arm."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from deploy.comparison.statistics import (
     iqm_with_interval,
     least_p,
 )
-from deploy.curves import Lines, column, read_lines
+from deploy.curves import Lines, column, read_descriptors, read_lines
+from learner.loss_descriptor import LossDescriptor, describe
 from runner.folder import read_json
 
 GRID = 80
-"""Points of a learning curve."""
+"""The number of points of a learning curve."""
 LOSS_NUMBERS = ("coef", "raw", "weighted", "share", "gradient_norm", "gradient_share")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One arm's return over env steps, at points where all its runs have one.
+    """One arm's return over env steps, in the range where all its runs have a return.
 
     Attributes:
         env_steps: `[N]`.
         runs: `[S, N]`, each run's mean over its last 100 episodes.
         middle: `[N]`, the interquartile mean.
-        low: `[N]`, of its 95 % interval.
-        high: `[N]`.
+        low: `[N]`, the lower end of its 95 % interval.
+        high: `[N]`, the upper end.
     """
 
     env_steps: Array
@@ -47,21 +48,22 @@ class Curve:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """What one arm's finished runs came to.
+    """The results of one arm's finished runs.
 
     Attributes:
-        name: the arm's.
-        seeds: of its finished runs.
+        name: the arm's name.
+        seeds: the seeds of its finished runs.
         final: `[S]`, each run's return over its last 100 episodes.
         average: `[S]`, each run's return averaged over its env steps: the area under its curve.
         final_iqm: interquartile mean of `final`.
-        average_iqm: of `average`.
+        average_iqm: interquartile mean of `average`.
         curve: the learning curve.
-        losses: by name, the means over all reports and runs of what `LOSS_NUMBERS` names, magnitudes where there is a sign.
-        flags: red flag to (number of runs that raised it, one line that says why).
-        env_steps_per_second: the mean.
-        entropy: fraction of uniform at the end, the mean.
-        explained_variance: at the end, the mean.
+        losses: by name, the means of `LOSS_NUMBERS` over all reports and runs; signed numbers count by their magnitude.
+        descriptors: what is known about each of these losses, by name.
+        flags: by red flag, the number of runs that raised it and one line that says why.
+        env_steps_per_second: mean over the runs.
+        entropy: mean final entropy, as a fraction of a uniform policy's.
+        explained_variance: mean final explained variance.
     """
 
     name: str
@@ -72,6 +74,7 @@ class ArmResult:
     average_iqm: Estimate
     curve: Curve
     losses: Mapping[str, Mapping[str, float]]
+    descriptors: Mapping[str, LossDescriptor]
     flags: Mapping[str, tuple[int, str]]
     env_steps_per_second: float
     entropy: float
@@ -83,15 +86,15 @@ class Against:
     """One arm against the reference.
 
     Attributes:
-        arm: its name.
-        final: probability that a run of it ends higher.
-        final_p: exact two-sided p of that.
-        average: probability that a run of it is higher on average.
-        average_p: exact two-sided p of that.
-        least_p: the smallest p that so many runs can give.
-        steps_ratio: env steps until its curve (the interquartile mean) comes to where the reference's ends, over the
-            reference's; NaN if it never does.
-        cost: the reference's env steps a second over this arm's: how many times longer a step takes.
+        arm: the arm's name.
+        final: the probability that a run of it has a higher final return.
+        final_p: the exact two-sided p of `final`.
+        average: the probability that a run of it has a higher average return.
+        average_p: the exact two-sided p of `average`.
+        least_p: the smallest p that is possible with this many runs.
+        steps_ratio: env steps until its curve (the interquartile mean) reaches the reference's final return, divided by the
+            reference's env steps; NaN if it never does.
+        cost: the reference's env steps per second divided by this arm's: how many times longer a step takes.
     """
 
     arm: str
@@ -109,10 +112,10 @@ class Results:
     """A whole comparison.
 
     Attributes:
-        comparison: what was run.
-        arms: those with a finished run whose episodes ended.
+        comparison: the arms and their runs.
+        arms: the arms that have a finished run with a finished episode.
         against: the arms other than the reference.
-        missing: a line for each run that is not there or says nothing.
+        missing: one line for each run that is missing or has no numbers.
     """
 
     comparison: Comparison
@@ -141,12 +144,12 @@ def collect(comparison: Comparison) -> Results:
 
 
 def problem_of(cell: Cell) -> str:
-    """Why a run's numbers cannot be taken; empty if they can."""
+    """Why a run's numbers cannot be used; empty if they can."""
     summary = read_json(cell.folder / "summary.json")
     if summary.get("outcome") != "done":
         return f"has not finished{': ' + str(summary['error']) if summary.get('error') else ''}"
     if not (summary.get("episode_return") or {}).get("n"):
-        return "has seen no episode end; its budget is too small"
+        return "has no finished episode; its budget is too small"
     return ""
 
 
@@ -156,6 +159,7 @@ def arm_result(name: str, cells: Sequence[Cell]) -> ArmResult:
     lines = [read_lines(cell.folder) for cell in cells]
     final = np.array([summary["episode_return"]["mean"] for summary in summaries], float)
     average = np.array([average_return(run) for run in lines])
+    losses = loss_means(lines)
     return ArmResult(
         name=name,
         seeds=[cell.seed for cell in cells],
@@ -164,7 +168,8 @@ def arm_result(name: str, cells: Sequence[Cell]) -> ArmResult:
         final_iqm=iqm(final),
         average_iqm=iqm(average),
         curve=learning_curve(lines),
-        losses=loss_means(lines),
+        losses=losses,
+        descriptors=describe(losses, read_descriptors(cells[0].folder)),
         flags=flags_of(summaries),
         env_steps_per_second=mean_of(summary.get("env_steps_per_second") for summary in summaries),
         entropy=mean_of(summary["entropy"].get("fraction") for summary in summaries),
@@ -173,14 +178,14 @@ def arm_result(name: str, cells: Sequence[Cell]) -> ArmResult:
 
 
 def returns_of(lines: Lines) -> tuple[Array, Array]:
-    """Env steps and mean returns of the reports after which an episode had ended."""
+    """Env steps and mean returns of the reports that have a return."""
     steps, means = np.array(column(lines, "env_steps")), np.array(column(lines, "episode_return", "mean"))
     known = np.isfinite(means)
     return steps[known], means[known]
 
 
 def average_return(lines: Lines) -> float:
-    """The area under a run's curve over its width."""
+    """The area under a run's curve divided by its width."""
     steps, means = returns_of(lines)
     if len(steps) < 2:  # noqa: PLR2004
         return float(means.mean()) if len(means) else float("nan")
@@ -188,7 +193,7 @@ def average_return(lines: Lines) -> float:
 
 
 def learning_curve(lines: Sequence[Lines]) -> Curve:
-    """All runs brought to the same env steps."""
+    """All runs, interpolated at the same env steps."""
     parts = [returns_of(run) for run in lines]
     parts = [part for part in parts if len(part[0])]
     grid = np.linspace(max(steps[0] for steps, _ in parts), min(steps[-1] for steps, _ in parts), GRID)
@@ -197,7 +202,7 @@ def learning_curve(lines: Sequence[Lines]) -> Curve:
 
 
 def loss_means(lines: Sequence[Lines]) -> dict[str, dict[str, float]]:
-    """What each loss weighed and pushed, averaged over all reports and runs."""
+    """Each loss's values and gradient norms, averaged over all reports and runs."""
     names = dict.fromkeys(name for run in lines for line in run for name in line["losses"])
     return {
         name: {number: mean_of(abs(v) for run in lines for v in column(run, "losses", name, number)) for number in LOSS_NUMBERS}
@@ -230,12 +235,12 @@ def against(arm: ArmResult, reference: ArmResult) -> Against:
 
 
 def steps_to(goal: float, curve: Curve) -> float:
-    """Env steps at which an arm's curve first has a return; NaN if it never has."""
+    """The env steps at which an arm's curve first reaches a return; NaN if it never does."""
     there = curve.middle >= goal
     return float(curve.env_steps[there.argmax()]) if there.any() else float("nan")
 
 
 def mean_of(values: Any) -> float:
-    """The mean of what is there and finite."""
+    """The mean of the finite values."""
     kept = [value for value in values if value is not None and np.isfinite(value)]
     return float(np.mean(kept)) if kept else float("nan")

@@ -1,4 +1,4 @@
-"""A comparison in words: what its seeds can tell apart, what they cannot, and which arm is another one by name only."""
+"""A comparison in words: which arms differ, which may not, and which losses have almost no effect."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from deploy.comparison.statistics import Estimate, least_p
 
 SURE = 0.05
 IDLE = 0.01
-"""An auxiliary loss with less than this part of the gradient on the trunk does nothing that a return could show."""
-AUXILIARY = ("cmpo", "dynamics", "muesli_model")
+"""An auxiliary loss with a smaller share of the gradient on the trunk cannot change the return."""
 MOST_SEEDS = 20
 
 
 def verdicts(results: Results) -> list[str]:
-    """What a reader should take along, a paragraph each."""
+    """The conclusions, one paragraph each."""
     reference = results.arms.get(results.comparison.reference)
     if reference is None:
-        return [f"There is no finished run of {results.comparison.reference}, with which the others would be compared."]
+        return [f"There is no finished run of {results.comparison.reference}, so nothing can be compared with it."]
     if not results.against:
-        return [f"There is no finished run beside those of {reference.name}."]
+        return [f"Only {reference.name} has finished runs."]
     lines = [headline(results)]
     lines += few_seeds(results)
     lines += [one_arm(results.arms[name], reference, found) for name, found in results.against.items()]
@@ -28,32 +27,32 @@ def verdicts(results: Results) -> list[str]:
 
 
 def headline(results: Results) -> str:
-    """Which arms the seeds tell from the reference."""
+    """Which arms differ from the reference."""
     reference = results.comparison.reference
     better = [name for name, found in results.against.items() if separates(found) and found.final.value > 1 / 2]
     worse = [name for name, found in results.against.items() if separates(found) and found.final.value < 1 / 2]
-    parts = [f"{' and '.join(names)} {word} {reference}" for names, word in ((better, "beat"), (worse, "fall behind")) if names]
+    parts = [f"{' and '.join(names)} {word} {reference}" for names, word in ((better, "beat"), (worse, "lose to")) if names]
     if not parts:
-        return f"**These seeds do not separate any arm from {reference}.**"
+        return f"**With these seeds, no arm differs clearly from {reference}.**"
     rest = len(results.against) - len(better) - len(worse)
-    return f"**By final return, {'; '.join(parts)}{f'; {rest} of the arms cannot be told from it' if rest else ''}.**"
+    return f"**By final return, {'; '.join(parts)}{f'; {rest} of the arms do not differ clearly' if rest else ''}.**"
 
 
 def few_seeds(results: Results) -> list[str]:
-    """That no outcome of so few runs would be sure, where that is so."""
+    """A warning if no result could be significant with so few runs."""
     least = max(found.least_p for found in results.against.values())
     if least <= SURE:
         return []
     enough = next(count for count in range(2, MOST_SEEDS) if least_p(count, count) <= SURE)
     return [
-        f"With so few runs an arm, the clearest outcome that there can be (all of one arm above all of the other) has an exact "
-        f"p of {least:.2f}: nothing here is sure at {SURE:.0%}, and the bootstrap's intervals are too narrow. "
-        f"`--seeds {enough}` is the least that could tell; what is here is kept and not run again."
+        f"With so few runs per arm, even the clearest possible result (all runs of one arm above all of the other) has an "
+        f"exact p of {least:.2f}. So nothing here is significant at {SURE:.0%}, and the bootstrap intervals are too narrow. "
+        f"Use at least `--seeds {enough}`; finished runs are kept and not run again."
     ]
 
 
 def separates(found: Against) -> bool:
-    """Whether the final returns are told apart, by the bootstrap and by the exact test."""
+    """Whether the final returns differ, by both the bootstrap and the exact test."""
     return excludes_half(found.final) and found.final_p <= SURE
 
 
@@ -66,37 +65,38 @@ def one_arm(arm: ArmResult, reference: ArmResult, found: Against) -> str:
     """One arm against the reference."""
     better = "better" if found.final.value > 1 / 2 else "worse"
     if separates(found):
-        word = f"ends {better} than {reference.name}"
+        word = f"is {better} than {reference.name}"
     elif excludes_half(found.final):
-        word = f"looks {better} than {reference.name}, by too few runs to be sure"
+        word = f"looks {better} than {reference.name}, but there are too few runs to be sure"
     else:
-        word = f"cannot be told from {reference.name}"
+        word = f"does not differ clearly from {reference.name}"
     return (
-        f"**{arm.name}** {word}: {arm.final_iqm.value:.4g} against {reference.final_iqm.value:.4g}, probability of "
-        f"improvement {estimate_text(found.final)}, exact p {found.final_p:.2g}. Over the whole run its return is "
-        f"{arm.average_iqm.value:.4g} against {reference.average_iqm.value:.4g} (p {found.average_p:.2g}). "
+        f"**{arm.name}** {word}: final return {arm.final_iqm.value:.4g} against {reference.final_iqm.value:.4g}, "
+        f"probability of improvement {estimate_text(found.final)}, exact p {found.final_p:.2g}. Averaged over the run, its "
+        f"return is {arm.average_iqm.value:.4g} against {reference.average_iqm.value:.4g} (p {found.average_p:.2g}). "
         f"{speed(reference, found)}{idle(arm)}"
     )
 
 
 def speed(reference: ArmResult, found: Against) -> str:
-    """Env steps to the reference's final return, and what a step costs."""
+    """Env steps to the reference's final return, and the time per step."""
     if math.isfinite(found.steps_ratio):
-        steps = f"Its curve comes to where {reference.name}'s ends after {found.steps_ratio:.2f} times the env steps"
+        steps = f"It reaches {reference.name}'s final return with {found.steps_ratio:.2f} times the env steps"
     else:
-        steps = f"Its curve does not come to where {reference.name}'s ends"
-    return f"{steps}; an env step took {found.cost:.2f} times as long here."
+        steps = f"It does not reach {reference.name}'s final return"
+    return f"{steps}; an env step took {found.cost:.2f} times as long on this machine."
 
 
 def idle(arm: ArmResult) -> str:
-    """The auxiliary losses that are on and do nothing."""
-    off = [name for name in AUXILIARY if arm.losses.get(name, {}).get("gradient_share", math.nan) < IDLE]
+    """The auxiliary losses that are enabled but have almost no effect."""
+    auxiliary = [name for name, descriptor in arm.descriptors.items() if descriptor.auxiliary]
+    off = [name for name in auxiliary if arm.losses[name]["gradient_share"] < IDLE]
     if not off:
         return ""
     shares = ", ".join(f"{name} {arm.losses[name]['gradient_share']:.2%}" for name in off)
     return (
-        f" Of the gradient on the trunk, {shares}: at {'this coefficient' if len(off) == 1 else 'these coefficients'} that is "
-        f"switched off in all but name, whatever the return says."
+        f" Share of the gradient on the trunk: {shares}. With {'this coefficient' if len(off) == 1 else 'these coefficients'} "
+        f"{'the loss has' if len(off) == 1 else 'the losses have'} almost no effect on training, whatever the return is."
     )
 
 

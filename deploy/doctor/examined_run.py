@@ -1,33 +1,35 @@
-"""A run as the doctor looks at it."""
+"""A run as the doctor sees it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from deploy.curves import Lines, column, read_lines
+from deploy.curves import Lines, column, read_descriptors, read_lines
+from learner.loss_descriptor import LossDescriptor, describe
 from oatmill.settings.flat import numbers_of
 from runner.folder import read_json
 from runner.settings import read_config
 
 WINDOW = 20
-"""Reports at the end of the run that a mean is taken over."""
+"""Means are taken over this many reports at the end of the run."""
 
 
 @dataclass(frozen=True)
 class ExaminedRun:
-    """A run as the doctor looks at it.
+    """A run as the doctor sees it.
 
     Attributes:
-        name: what it is called in the doctor's words.
-        lines: of metrics.jsonl, or what Prometheus knows of them.
-        settings: the numbers that it ran with, by dotted path.
-        trouble: that it failed, or hangs, and how; empty if it does not.
-        remark: what else is to be said of where it stands.
+        name: the name in the doctor's output.
+        lines: the lines of metrics.jsonl, or what Prometheus knows of them.
+        settings: the run's settings that are numbers, by dotted path.
+        trouble: how it failed or hangs; empty if it does not.
+        remark: anything else about its state.
+        own: the descriptors of its losses, as far as they are known.
     """
 
     name: str
@@ -35,13 +37,14 @@ class ExaminedRun:
     settings: Mapping[str, float]
     trouble: str = ""
     remark: str = ""
+    own: Mapping[str, LossDescriptor] = field(default_factory=dict)
 
     def setting(self, path: str) -> float:
-        """A setting's number; NaN where it has none."""
+        """The value of a setting; NaN if it is not a number."""
         return self.settings.get(path, math.nan)
 
     def recent(self, *path: str) -> float:
-        """The mean over the last reports; NaN where there is none."""
+        """The mean over the last reports; NaN without any."""
         return mean(column(self.lines[-WINDOW:], *path))
 
     @property
@@ -51,29 +54,35 @@ class ExaminedRun:
         return found
 
     @property
+    def descriptors(self) -> Mapping[str, LossDescriptor]:
+        """What is known about each loss of the last report."""
+        return describe(self.losses, self.own)
+
+    @property
     def progress(self) -> float:
-        """The part of the budget that is spent."""
+        """The fraction of the budget that is spent."""
         return float(self.lines[-1]["env_steps"]) / self.setting("trainer.total_timesteps")
 
     @property
     def updates(self) -> float:
-        """How many updates there were in the whole run."""
+        """The number of updates in the whole run."""
         return sum(value for value in column(self.lines, "updates") if math.isfinite(value))
 
 
-def examined_run_of_folder(run_dir: Path) -> ExaminedRun:
-    """A run from its folder.
+def examined_folder(run_dir: Path) -> ExaminedRun:
+    """Read a run's folder.
 
     Raises:
-        UserError: if the folder holds no run, or one that has reported nothing.
+        UserError: if the folder holds no run, or a run without a report.
     """
     lines = read_lines(run_dir)
     error = read_json(run_dir / "summary.json").get("error")
     settings = numbers_of(read_config(run_dir / "config.yaml").to_dict())
-    return ExaminedRun(f"run {run_dir}", lines, settings, f"the run failed: {error}" if error else "")
+    trouble = f"the run failed: {error}" if error else ""
+    return ExaminedRun(f"run {run_dir}", lines, settings, trouble, own=read_descriptors(run_dir))
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean of the finite ones; NaN without any."""
+    """The mean of the finite values; NaN without any."""
     finite = [value for value in values if math.isfinite(value)]
     return fmean(finite) if finite else math.nan

@@ -1,4 +1,4 @@
-"""A run as a Prometheus that scrapes its learner knows it, in the form of the lines of metrics.jsonl."""
+"""Reads a run from a Prometheus that scrapes its learner, as lines like those of metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from deploy.doctor.examined_run import ExaminedRun
 from deploy.doctor.prometheus_api import Prometheus, Series
+from learner.loss_descriptor import BUILT_IN, LossDescriptor
 from oatmill.errors import UserError
 
 REMEMBERED = "15d"
-"""How far back an ended run is looked for; what Prometheus keeps unless it is told otherwise."""
+"""How far back to look for a run that has ended; Prometheus keeps this much by default."""
 LIVE_S = 60.0
-"""A learner that has ended a step within this long is at work; `LearnerStalled` has the same bound."""
+"""A learner that finished a step within this time is training; `LearnerStalled` has the same limit."""
 LAST_SCRAPE_S = 60.0
-"""After a learner's last step its series are still scraped once."""
+"""The learner's series are scraped once more after its last step."""
 A_DAY_S = 86400.0
-"""What is looked at where it is not known when the learner was started."""
+"""The time to look at if it is unknown when the learner was started."""
 MOST_LINES = 2000
-SETTING, UPDATED, STARTED = (
+SETTING, INFO, UPDATED, STARTED = (
     "oatmill_setting",
+    "oatmill_loss_info",
     "oatmill_learner_last_update_timestamp_seconds",
     "oatmill_process_start_time_seconds",
 )
@@ -32,31 +34,31 @@ OF_THE_LEARNER = (
     "|explained_variance|approx_kl|red_flag|red_flag_reports_total|policy_version|progress_ratio|learner_step_seconds_sum)"
 )
 OF_ONE_PROCESS = {"instance", "job", "pod", "container", "service", "endpoint", "node"}
-"""Labels of a scrape in which a run's learner and its replay server differ."""
+"""Labels that differ between a run's learner and its replay server."""
 MEDIAN = {"quantile": "0.5"}
-"""Of the last 100 episodes' returns: Prometheus has their mean over the whole run alone, which hides where it stands now."""
+"""The median of the last 100 episodes' returns. Prometheus has their mean only over the whole run."""
 KEYS = ("loss", "term", "flag", "phase")
-"""Labels that tell one metric's series apart, in this order."""
+"""The labels that distinguish a metric's series, in this order."""
 VERSION = ("policy_version",)
 Readings = Mapping[tuple[str, ...], float]
-"""What was known at one time, by the metric's name and the values of `KEYS`."""
+"""The values at one time, by the metric's name and the values of `KEYS`."""
 
 
-def examined_run_of_prometheus(url: str, matchers: Sequence[str] = ()) -> ExaminedRun:
-    """The run whose learner trained last, or trains now, since that learner's process was started.
+def examined_learner(url: str, matchers: Sequence[str] = ()) -> ExaminedRun:
+    """Read the run whose learner trained last, from the start of that learner's process.
 
     Args:
-        url: of the Prometheus server.
-        matchers: `label=value` that the series must have, where one server scrapes several runs.
+        url: the address of the Prometheus server.
+        matchers: labels as `label=value`, to choose a run if the server scrapes several.
 
     Raises:
-        UserError: if the server cannot be asked, or knows no learner, or several that train now.
+        UserError: if the server does not answer, or if it knows no learner or several that train now.
     """
     server, wanted = Prometheus(url), dict(map(matcher, matchers))
     learner, ended = newest_learner(server, wanted)
     settings = {one.labels["setting"]: one.last for one in server.now(lately(SETTING, learner))}
     if not settings:
-        raise UserError(f"the learner at {named(learner)} exports no {SETTING}; it is of an older version than this command")
+        raise UserError(f"the learner at {named(learner)} exports no {SETTING}; its version is older than this command")
     starts = server.now(lately(STARTED, {**learner, "process": "learner"}))
     started = max((one.last for one in starts), default=ended - A_DAY_S)
     end = min(time.time(), ended + LAST_SCRAPE_S)
@@ -66,20 +68,23 @@ def examined_run_of_prometheus(url: str, matchers: Sequence[str] = ()) -> Examin
     returns = server.between(f"max(oatmill_episode_return{{{where(both | MEDIAN)}}})", started, end, step)
     lines = lines_of(found, returns[0].values if returns else {}, settings)
     if not lines:
-        raise UserError(f"the learner at {named(learner)} has been scraped, but has reported no learner step yet")
-    examined = ExaminedRun(f"learner {named(learner)}", lines, settings)
+        raise UserError(f"the learner at {named(learner)} has been scraped, but it has not reported a learner step yet")
+    roles = {
+        one.labels["loss"]: LossDescriptor(one.labels["loss"], role=role_of(one)) for one in server.now(lately(INFO, learner))
+    }
+    run = ExaminedRun(f"learner {named(learner)}", lines, settings, own={**roles, **BUILT_IN})
     scraped = bool(server.now(f"{UPDATED}{{{where(learner)}}}"))
-    trouble, remark = standing(time.time() - ended, examined.progress, scraped=scraped)
-    return replace(examined, trouble=trouble, remark=remark)
+    trouble, remark = standing(time.time() - ended, run.progress, scraped=scraped)
+    return replace(run, trouble=trouble, remark=remark)
 
 
 def standing(silent_s: float, spent: float, *, scraped: bool) -> tuple[str, str]:
-    """What is wrong with a learner that ends no steps, and what is to be said of one that is gone: one of both is empty.
+    """What is wrong with a learner that finishes no steps, or a remark about one that is gone. One of the two is empty.
 
     Args:
-        silent_s: how long ago it ended the last one.
-        spent: the part of the budget that it had trained by then.
-        scraped: whether it is still there.
+        silent_s: seconds since its last step.
+        spent: the fraction of the budget that was spent by then.
+        scraped: whether it can still be scraped.
     """
     if silent_s <= LIVE_S or spent >= 1:
         return "", ""
@@ -90,10 +95,10 @@ def standing(silent_s: float, spent: float, *, scraped: bool) -> tuple[str, str]
 
 
 def matcher(text: str) -> tuple[str, str]:
-    """The two sides of `label=value`.
+    """Split `label=value`.
 
     Raises:
-        UserError: if it is none.
+        UserError: if the text has another form.
     """
     label, equals, value = text.partition("=")
     if not equals or not label.isidentifier():
@@ -102,17 +107,15 @@ def matcher(text: str) -> tuple[str, str]:
 
 
 def newest_learner(server: Prometheus, wanted: Mapping[str, str]) -> tuple[Mapping[str, str], float]:
-    """The labels of the learner whose last step is the newest, and when that ended.
+    """The labels of the learner with the most recent step, and the time of that step.
 
     Raises:
-        UserError: if there is none, or several train now.
+        UserError: if there is no learner, or if several train now.
     """
     found = sorted((one for one in server.now(lately(UPDATED, wanted)) if one.last > 0), key=lambda one: one.last)
     if not found:
         which = f" with {where(wanted)}" if wanted else ""
-        raise UserError(
-            f"{server.url} knows no learner{which} that has trained; docs/operations/monitoring.md says how one is scraped"
-        )
+        raise UserError(f"{server.url} knows no learner{which} that has trained; see docs/operations/monitoring.md")
     live = [named(one.labels) for one in found if one.last > time.time() - LIVE_S]
     if len(live) > 1:
         raise UserError(f"{len(live)} learners train now: {', '.join(live)}; choose one by --match LABEL=VALUE")
@@ -120,27 +123,27 @@ def newest_learner(server: Prometheus, wanted: Mapping[str, str]) -> tuple[Mappi
 
 
 def named(labels: Mapping[str, str]) -> str:
-    """What tells a learner from others."""
+    """The labels that identify a learner."""
     return ",".join(f"{name}={value}" for name, value in sorted(labels.items()) if name not in {"__name__", "job"})
 
 
 def where(labels: Mapping[str, str]) -> str:
-    """Matchers in Prometheus's language."""
+    """Labels as PromQL matchers."""
     return ",".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items())
 
 
 def lately(metric: str, labels: Mapping[str, str]) -> str:
-    """The newest value of each series, also of those that are gone."""
+    """A query for the last value of each series, also of series that have ended."""
     return f"last_over_time({metric}{{{where(labels)}}}[{REMEMBERED}])"
 
 
 def lines_of(found: Iterable[Series], returns: Mapping[float, float], settings: Mapping[str, float]) -> list[dict[str, Any]]:
-    """What the series say, one line for each time at which the policy was another than before.
+    """One line for each time at which the policy had changed.
 
     Args:
         found: the learner's series.
-        returns: the return by time, as far as it is known.
-        settings: the run's numbers.
+        returns: the return by time, where it is known.
+        settings: the run's settings that are numbers.
     """
     readings: dict[float, dict[tuple[str, ...], float]] = {}
     for one in found:
@@ -161,13 +164,13 @@ def lines_of(found: Iterable[Series], returns: Mapping[float, float], settings: 
 
 
 def line_of(now: Readings, before: Readings, settings: Mapping[str, float]) -> dict[str, Any]:
-    """A line as metrics.jsonl has it, as far as Prometheus knows and the doctor asks."""
+    """A line like one of metrics.jsonl, with the parts that the doctor needs."""
 
     def value(*key: str) -> float:
         return now.get(key, math.nan)
 
     def more(name: str) -> dict[str, float]:
-        """By how much the children of a counter have grown."""
+        """The increase of each of a counter's series."""
         return {key[1]: total - before.get(key, 0.0) for key, total in now.items() if key[0] == name}
 
     enabled = {key[1] for key, coefficient in now.items() if key[0] == "loss_coefficient" and coefficient}
@@ -183,9 +186,15 @@ def line_of(now: Readings, before: Readings, settings: Mapping[str, float]) -> d
         "entropy": {"nats": value("policy_entropy_nats"), "fraction": value("policy_entropy_ratio")},
         "explained_variance": value("explained_variance"),
         "approx_kl": value("approx_kl"),
-        # There is one version a learner step; the first learner of a run knows of none before.
+        # Each learner step has one version; a run's first learner starts at version 1.
         "updates": updates * (value(*VERSION) - before.get(VERSION, 1.0)),
         "skipped_updates": max(more("loss_nonfinite_total").values(), default=0.0),
         "wait_fraction": seconds.get("wait", math.nan) / spent if spent else math.nan,
         "red_flags": [flag for flag, times in flags.items() if times > 0],
     }
+
+
+def role_of(info: Series) -> Literal["critic", "policy", "auxiliary"]:
+    """The role that a learner exports for a loss."""
+    role = info.labels.get("role")
+    return "critic" if role == "critic" else "policy" if role == "policy" else "auxiliary"

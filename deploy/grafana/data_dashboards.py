@@ -1,11 +1,11 @@
-"""Dashboards about the machinery: Data path, Fleet, Process."""
+"""The dashboards Data path, Fleet and Process."""
 
 from __future__ import annotations
 
 from deploy.grafana.panels import Dashboard, Panel, Query, Row, Steps
 
 LAG: Steps = ((None, "transparent"), (8, "yellow"), (16, "red"))
-"""The alert's threshold, and replay.max_policy_lag's default."""
+"""The threshold of the alert, and the default of replay.max_policy_lag."""
 
 
 def percentiles(name: str) -> list[Query]:
@@ -15,7 +15,7 @@ def percentiles(name: str) -> list[Query]:
 
 
 def flow(outcomes: str) -> Query:
-    """Trajectories a second, by what became of them."""
+    """Trajectories per second, by outcome."""
     return Query(
         f'sum by (outcome) (rate(oatmill_trajectories_total{{outcome=~"{outcomes}"}}[$__rate_interval]))', "{{outcome}}"
     )
@@ -24,12 +24,12 @@ def flow(outcomes: str) -> Query:
 DATA_PATH = Dashboard(
     "data-path",
     "Data path",
-    "From actors through the queue to the learner, and weights back.",
+    "Trajectories from actors through the queue to the learner, and weights back.",
     [
         Row("Queue"),
         Panel(
             "Queue and credit",
-            "Trajectories that wait and that actors may send; never above the capacity. No credit: the learner limits.",
+            "Waiting trajectories, and those that actors may still send. Without credit, the learner is the bottleneck.",
             "none",
             [
                 Query("oatmill_replay_items", "waiting"),
@@ -41,8 +41,8 @@ DATA_PATH = Dashboard(
             low=0,
         ),
         Panel(
-            "Who limits",
-            "Part of its time that the learner waits for data, and part of the queue's room that is taken.",
+            "Bottleneck",
+            "Fraction of its time that the learner waits for data, and how full the queue is.",
             "percentunit",
             [Query("oatmill_learner_wait:share5m", "learner waits"), Query("oatmill_replay_fill:share", "queue is full")],
             low=0,
@@ -50,14 +50,14 @@ DATA_PATH = Dashboard(
         ),
         Panel(
             "Memory",
-            "Of waiting trajectories, and of those kept to be sampled again.",
+            "Memory of waiting trajectories, and of the replay buffer.",
             "bytes",
             [Query("oatmill_replay_bytes", "queue"), Query("oatmill_replay_buffer_bytes", "buffer")],
             low=0,
         ),
         Panel(
             "Replay buffer",
-            "Trajectories kept to be sampled again (replay.fraction); 0 without one.",
+            "Trajectories kept for sampling again (replay.fraction); 0 without a buffer.",
             "none",
             [Query("oatmill_replay_buffer_items", "kept"), Query("oatmill_replay_buffer_capacity_items", "capacity")],
             dashed="capacity",
@@ -66,55 +66,69 @@ DATA_PATH = Dashboard(
         Row("Age and latency"),
         Panel(
             "Policy lag",
-            "Versions between the policy that acted and the newest, when data is handed out; above 16 it is dropped as stale.",
+            "Versions between the policy that acted and the newest one, for each batch. Above 16, data is dropped as stale.",
             "none",
             percentiles("oatmill_policy_lag_versions"),
             thresholds=LAG,
             bands=True,
             low=0,
         ),
-        Panel("Wait in the queue", "From arrival to the learner.", "s", percentiles("oatmill_replay_age_seconds"), log=True),
-        Panel("Transit", "From the end of an unroll to its arrival.", "s", percentiles("oatmill_transit_seconds"), log=True),
+        Panel(
+            "Time in the queue",
+            "Time from arrival until the learner gets it.",
+            "s",
+            percentiles("oatmill_replay_age_seconds"),
+            log=True,
+        ),
+        Panel(
+            "Transit", "Time from the end of an unroll until it arrives.", "s", percentiles("oatmill_transit_seconds"), log=True
+        ),
         Panel(
             "Weights: from the hub to an actor",
-            "Until they are whole and verified.",
+            "Time until the actor has received and verified them.",
             "s",
             percentiles("oatmill_weights_apply_lag_seconds"),
             log=True,
         ),
         Panel(
             "Weights: from the learner to the hub",
-            "From the learner's push.",
+            "Time from the learner's push until the hub has them.",
             "s",
             percentiles("oatmill_weights_publish_seconds"),
             log=True,
         ),
         Panel(
             "Weights sent",
-            "To all actors together.",
+            "Bytes per second to all actors together.",
             "Bps",
             [Query("sum(rate(oatmill_weights_bytes_total[$__rate_interval]))", "sent")],
             low=0,
         ),
         Row("Ledger"),
-        Panel("Trajectories in", "Collected by actors, and stored.", "cps", [flow("produced|accepted|replayed")], low=0),
+        Panel(
+            "Trajectories in",
+            "Collected by actors, accepted, and sampled again.",
+            "cps",
+            [flow("produced|accepted|replayed")],
+            low=0,
+        ),
         Panel(
             "Trajectories dropped",
-            "By reason; all 0 in a quiet run. duplicate came twice and was stored once.",
+            "By reason; all 0 in a normal run. A duplicate arrived twice and was stored once.",
             "cps",
             [flow("stale|evicted|rejected|rolled_back|duplicate|unsent_at_death")],
             low=0,
         ),
         Panel(
-            "On the way",
-            "Trajectories that wait, and that are sent or being trained on.",
+            "In progress",
+            "Trajectories that wait, are being sent, or are being trained on.",
             "none",
             [Query("oatmill_trajectories_pending", "{{place}}")],
             low=0,
         ),
         Panel(
             "Lost",
-            "Acknowledged and in no other column; must be 0.",
+            "Acknowledged trajectories that are in no other column; must be 0.",
             "none",
             [Query('oatmill_trajectories_total{outcome="lost"}', "lost")],
             low=0,
@@ -125,45 +139,45 @@ DATA_PATH = Dashboard(
 FLEET = Dashboard(
     "fleet",
     "Fleet",
-    "The actors together; each one's detail is at /actors of the replay server.",
+    "All actors together. The replay server's page /actors has the details of each one.",
     [
         Panel(
             "Actors",
-            "That send heartbeats, and that there shall be.",
+            "Actors that send heartbeats, and the target number.",
             "none",
             [Query("oatmill_actors_live", "live"), Query("oatmill_actors_expected", "expected")],
             dashed="expected",
             low=0,
         ),
         Panel(
-            "Actors that fell silent or were replaced",
-            "In each interval, and how many are silent or slow now; restarts that repeat mean an environment that raises.",
+            "Silent, slow and restarted actors",
+            "Expired and restarted actors per interval; silent and slow ones now. Repeated restarts: the environment fails.",
             "none",
             [
-                Query("increase(oatmill_actors_expired_total[$__rate_interval])", "fell silent"),
-                Query("increase(oatmill_actor_restarts_total[$__rate_interval])", "replaced"),
-                Query("oatmill_actors_silent", "send no data"),
-                Query("oatmill_actors_slow", "are slow"),
+                Query("increase(oatmill_actors_expired_total[$__rate_interval])", "expired"),
+                Query("increase(oatmill_actor_restarts_total[$__rate_interval])", "restarted"),
+                Query("oatmill_actors_silent", "silent"),
+                Query("oatmill_actors_slow", "slow"),
             ],
             low=0,
         ),
         Panel(
-            "Env steps a second and actor",
+            "Env steps per second per actor",
             "Falls when actors compete for cores or wait for credit.",
             "cps",
-            [Query("sum(rate(oatmill_env_steps_total[$__rate_interval])) / (sum(oatmill_actors_live) > 0)", "an actor")],
+            [Query("sum(rate(oatmill_env_steps_total[$__rate_interval])) / (sum(oatmill_actors_live) > 0)", "per actor")],
             low=0,
         ),
         Panel(
-            "Episodes a second",
-            "That ended, of all actors.",
+            "Episodes per second",
+            "Finished episodes of all actors.",
             "cps",
             [Query("sum(rate(oatmill_episodes_total[$__rate_interval]))", "episodes")],
             low=0,
         ),
         Panel(
             "Bad messages by reason",
-            "None unless a peer is broken or foreign. The newest lie in the run folder's quarantine.",
+            "Rejected messages per second; normally none. The newest are kept in the quarantine folder of the run.",
             "cps",
             [
                 Query(
@@ -176,7 +190,7 @@ FLEET = Dashboard(
         ),
         Panel(
             "Weights: from the hub to an actor",
-            "An actor that gets weights late acts on old ones.",
+            "An actor that gets new weights late acts with old ones.",
             "s",
             percentiles("oatmill_weights_apply_lag_seconds"),
             log=True,
@@ -187,19 +201,25 @@ FLEET = Dashboard(
 PROCESS = Dashboard(
     "process",
     "Process",
-    "What the processes that serve metrics take: the hub, ingest, and the learner's rank 0.",
+    "Resources of the processes that export metrics: the hub, ingest, and rank 0 of the learner.",
     [
         Panel(
             "CPU",
-            "Cores in use by each process.",
+            "Cores used by each process.",
             "short",
             [Query("rate(oatmill_process_cpu_seconds_total[$__rate_interval])", "{{process}}")],
             low=0,
         ),
-        Panel("Memory", "Resident.", "bytes", [Query("oatmill_process_resident_memory_bytes", "{{process}}")], low=0),
         Panel(
-            "A learner step by phase",
-            "Mean time of each phase, on top of each other: their sum is a learner step.",
+            "Memory",
+            "Resident memory of each process.",
+            "bytes",
+            [Query("oatmill_process_resident_memory_bytes", "{{process}}")],
+            low=0,
+        ),
+        Panel(
+            "Time of a learner step, by phase",
+            "Mean time of each phase, stacked; the sum is the time of a learner step.",
             "s",
             [
                 Query(
@@ -212,8 +232,8 @@ PROCESS = Dashboard(
             low=0,
         ),
         Panel(
-            "Slowest phases, 99th percentile",
-            "Of each phase.",
+            "Time by phase, 99th percentile",
+            "The 99th percentile of each phase's time.",
             "s",
             [
                 Query(
@@ -226,15 +246,15 @@ PROCESS = Dashboard(
         ),
         Panel(
             "Open files and sockets",
-            "Should not grow for ever.",
+            "Should not keep growing.",
             "none",
             [Query("oatmill_process_open_fds", "{{process}}")],
             low=0,
         ),
-        Panel("Threads", "Should not grow for ever.", "none", [Query("oatmill_process_threads", "{{process}}")], low=0),
+        Panel("Threads", "Should not keep growing.", "none", [Query("oatmill_process_threads", "{{process}}")], low=0),
         Panel(
-            "Age of the process",
-            "A fall is a restart.",
+            "Process uptime",
+            "A drop means a restart.",
             "s",
             [Query("time() - oatmill_process_start_time_seconds", "{{process}}")],
             low=0,

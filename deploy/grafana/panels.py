@@ -1,4 +1,4 @@
-"""What a dashboard is made of, and how that becomes Grafana's JSON."""
+"""The parts of a dashboard, and how they become Grafana's JSON."""
 
 from __future__ import annotations
 
@@ -6,22 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from learner.loss_descriptor import BUILT_IN, loss_colors
+
 WIDTH = 24
 """Grafana's grid has this many columns."""
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-LOSS_COLORS = {
-    "ppo_critic": "blue",
-    "cmpo": "purple",
-    "ppo_actor": "green",
-    "muesli_pg": "semi-dark-green",
-    "dynamics": "orange",
-    "muesli_model": "red",
-}
-"""A loss has the same colour wherever it is drawn as one line."""
+LOSS_COLORS = loss_colors(BUILT_IN)
+"""A loss has one colour in all panels. Grafana picks the colour of a loss of your own by its name, the same in all panels."""
 WHOLE = {"whole gradient": "text"}
-"""And what stands beside the losses has none of theirs."""
+"""Series beside the losses, with a colour that no loss has."""
 LOSS = "{{loss}}"
-"""Stands for a loss's name at the beginning of a legend."""
+"""The placeholder of a loss's name, at the beginning of a legend."""
 
 Steps = Sequence[tuple[float | None, str]]
 GOOD: Steps = ((None, "green"),)
@@ -29,7 +24,7 @@ GOOD: Steps = ((None, "green"),)
 
 @dataclass(frozen=True)
 class Query:
-    """One PromQL expression and the name that its series get."""
+    """One PromQL expression and the name of its series."""
 
     expr: str
     legend: str = ""
@@ -37,25 +32,25 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel; all of it is content, none of it layout.
+    """One panel. It holds content only; the layout is added later.
 
     Attributes:
-        title: what is seen, without its unit.
+        title: what the panel shows, without the unit.
         description: what it means and what is normal, in a sentence or two.
         unit: Grafana's name of the unit.
-        queries: what is drawn.
+        queries: the series to draw.
         kind: the panel type.
         width: in columns, of 24.
         height: in rows of 30 pixels.
-        thresholds: (from, colour), rising; the first from minus infinity.
+        thresholds: pairs of a lower bound and a colour, in rising order; the first bound is minus infinity.
         bands: draw the thresholds as areas.
         stacked: draw series on top of each other.
         log: a logarithmic axis.
-        low: the axis's lower end.
-        high: its upper end.
-        decimals: digits behind the point.
-        dashed: the legend of series that are a limit, or the second kind of two, drawn dashed.
-        texts: words that stand for values.
+        low: the lower end of the axis.
+        high: the upper end of the axis.
+        decimals: digits after the decimal point.
+        dashed: the legend of the series to draw dashed, such as a limit.
+        texts: the words to show for values.
     """
 
     title: str
@@ -195,7 +190,10 @@ def _thresholds(steps: Steps) -> dict[str, Any]:
 
 
 def _color(panel: Panel) -> dict[str, str]:
-    return {"mode": "palette-classic" if panel.kind == "timeseries" else "thresholds"}
+    if panel.kind != "timeseries":
+        return {"mode": "thresholds"}
+    by_loss = any(LOSS in query.legend for query in panel.queries)
+    return {"mode": "palette-classic-by-name" if by_loss else "palette-classic"}
 
 
 def _drawing(panel: Panel) -> dict[str, Any]:
@@ -214,11 +212,11 @@ def _drawing(panel: Panel) -> dict[str, Any]:
 
 
 def _overrides(panel: Panel) -> list[dict[str, Any]]:
-    """The losses' colours, and the dashed limit."""
+    """The losses' colours, and the dashed lines."""
     if panel.kind != "timeseries":
         return []
     found = []
-    # The terms of one loss would not be told apart in one colour: such a panel keeps Grafana's own.
+    # The terms of one loss need different colours, so such a panel keeps Grafana's colours.
     for suffix in (legend.removeprefix(LOSS) for query in panel.queries if LOSS in (legend := query.legend)):
         for loss, color in LOSS_COLORS.items() if "{{" not in suffix else ():
             found.append(_override(f"{loss}{suffix}", {"color": {"mode": "fixed", "fixedColor": color}}))
@@ -229,14 +227,15 @@ def _overrides(panel: Panel) -> list[dict[str, Any]]:
     ]
     if panel.dashed:
         style = {"custom.lineStyle": {"fill": "dash", "dash": [10, 10]}, "custom.stacking": {"mode": "none"}}
-        names = [panel.dashed.replace(LOSS, loss) for loss in LOSS_COLORS] if LOSS in panel.dashed else [panel.dashed]
-        found += [_override(name, style | {"custom.fillOpacity": 0}) for name in names]
+        found.append(_override(panel.dashed, style | {"custom.fillOpacity": 0}))
     return found
 
 
 def _override(name: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+    ending = name.removeprefix(LOSS)
+    losses = {"id": "byRegexp", "options": f"/.+{ending}$/"}  # all losses, your own among them
     return {
-        "matcher": {"id": "byName", "options": name},
+        "matcher": losses if ending != name else {"id": "byName", "options": name},
         "properties": [{"id": key, "value": value} for key, value in properties.items()],
     }
 

@@ -1,21 +1,23 @@
-"""Dashboards about the result: Health, Losses, Learning. Thresholds are the guide's, as in learner/reporting/red_flags.py."""
+"""The dashboards Health, Losses and Learning. Thresholds are the guide's, as in learner/reporting/red_flags.py."""
 
 from __future__ import annotations
 
 from deploy.grafana.panels import Dashboard, Panel, Query, Row, Steps
+from learner.loss_descriptor import BUILT_IN
 
 RETURN_MEAN = "rate(oatmill_episode_return_sum[$__rate_interval]) / (rate(oatmill_episode_return_count[$__rate_interval]) > 0)"
 ENTROPY_BANDS: Steps = ((None, "red"), (0.198, "yellow"), (0.396, "green"), (0.593, "yellow"), (0.791, "red"))
-"""1, 2, 3 and 4 of the ln 157 nats that the guide's 157 actions have at most."""
+"""1, 2, 3 and 4 nats as fractions of ln 157, the largest entropy of the guide's 157 actions."""
 ZERO_IS_GOOD: Steps = ((None, "green"), (1, "red"))
+RATIO_LOSSES = [name for name, descriptor in BUILT_IN.items() if descriptor.policy_ratio]
 TEN_TIMES: Steps = ((None, "transparent"), (10, "red"))
 ONE_TO_TEN: Steps = ((None, "yellow"), (1, "green"), (10, "red"))
 
 
-def number(  # noqa: PLR0917  (a panel's parts in the order in which they are read)
+def number(  # noqa: PLR0917  (the parts of a panel, in reading order)
     title: str, description: str, unit: str, expr: str, thresholds: Steps, decimals: int | None = None
 ) -> Panel:
-    """A number with its course behind it."""
+    """A panel with one number, and its history as the background."""
     return Panel(
         title,
         description,
@@ -32,18 +34,18 @@ def number(  # noqa: PLR0917  (a panel's parts in the order in which they are re
 HEALTH = Dashboard(
     "health",
     "Health",
-    "Whether a run is well, on one page.",
+    "The state of a run on one page.",
     [
         number(
-            "Roles that make progress",
-            "The replay server and the learner; 2 is well.",
+            "Healthy roles",
+            "The replay server and the learner; 2 is normal.",
             "none",
             "sum(oatmill_up)",
             ((None, "red"), (2, "green")),
         ),
         number(
             "Actors live",
-            "Actors that send heartbeats, of those that there shall be.",
+            "Actors that send heartbeats, as a fraction of the target number.",
             "percentunit",
             "sum(oatmill_actors_live) / (sum(oatmill_actors_expected) > 0)",
             ((None, "red"), (0.9, "yellow"), (1, "green")),
@@ -51,7 +53,7 @@ HEALTH = Dashboard(
         ),
         number(
             "Since the last learner step",
-            "Above 60 s the learner stands still.",
+            "Above 60 s, the learner has stopped training.",
             "s",
             "time() - max(oatmill_learner_last_update_timestamp_seconds)",
             ((None, "green"), (30, "yellow"), (60, "red")),
@@ -59,41 +61,45 @@ HEALTH = Dashboard(
         ),
         number(
             "Alerts",
-            "Alerts that fire, without the watchdog.",
+            "Firing alerts, except Watchdog.",
             "none",
             'count(ALERTS{alertstate="firing",alertname!="Watchdog"}) or vector(0)',
             ((None, "green"), (1, "yellow"), (3, "red")),
         ),
-        number("Red flags", "Flags that the learner raises now.", "none", "sum(oatmill_red_flag)", ZERO_IS_GOOD),
+        number("Red flags", "Red flags that are raised now.", "none", "sum(oatmill_red_flag)", ZERO_IS_GOOD),
         number(
             "Trajectories lost",
-            "Acknowledged and in no other column of the ledger; must be 0.",
+            "Acknowledged trajectories that the ledger cannot account for; must be 0.",
             "none",
             'sum(oatmill_trajectories_total{outcome="lost"})',
             ZERO_IS_GOOD,
         ),
         number(
             "Env steps",
-            "Steps of single agents that were stored, a second.",
+            "Stored steps per second; each agent's step counts.",
             "cps",
             "sum(rate(oatmill_env_steps_total[$__rate_interval]))",
             ((None, "blue"),),
         ),
         number(
             "Learner steps",
-            "Batches trained on, a second.",
+            "Trained batches per second.",
             "cps",
             "sum(rate(oatmill_learner_steps_total[$__rate_interval]))",
             ((None, "blue"),),
             2,
         ),
         number(
-            "Budget spent", "Part of trainer.total_timesteps.", "percentunit", "max(oatmill_progress_ratio)", ((None, "blue"),)
+            "Budget spent",
+            "Fraction of trainer.total_timesteps.",
+            "percentunit",
+            "max(oatmill_progress_ratio)",
+            ((None, "blue"),),
         ),
-        number("Mean return", "Mean return of the episodes that ended lately.", "short", RETURN_MEAN, ((None, "blue"),), 2),
+        number("Mean return", "Mean return of recent episodes.", "short", RETURN_MEAN, ((None, "blue"),), 2),
         number(
             "Explained variance",
-            "Of the value head; below 0 it is worse than a constant.",
+            "How well the value head predicts returns; below 0 it is worse than a constant.",
             "short",
             "max(oatmill_explained_variance)",
             ((None, "red"), (0, "yellow"), (0.3, "green")),
@@ -101,7 +107,7 @@ HEALTH = Dashboard(
         ),
         number(
             "Policy lag, 99th percentile",
-            "Versions between the policy that acted and the newest, over five minutes.",
+            "Versions between the policy that acted and the newest one, over five minutes.",
             "none",
             "max(oatmill_policy_lag_versions:p99_5m)",
             ((None, "green"), (4, "yellow"), (8, "red")),
@@ -109,12 +115,12 @@ HEALTH = Dashboard(
         ),
         Panel(
             "Return",
-            "Mean of the episodes that ended lately, and the median of the last 100.",
+            "Mean of recent episodes, and the median of the last 100.",
             "short",
             [Query(RETURN_MEAN, "mean"), Query('oatmill_episode_return{quantile="0.5"}', "median of the last 100")],
         ),
         Panel(
-            "Env steps a second",
+            "Env steps per second",
             "Steps stored by the replay server.",
             "cps",
             [Query("sum(rate(oatmill_env_steps_total[$__rate_interval]))", "env steps")],
@@ -129,8 +135,8 @@ HEALTH = Dashboard(
             high=1,
         ),
         Panel(
-            "Alerts that fire",
-            "By name; Watchdog fires at all times, as a sign that alerts are evaluated.",
+            "Firing alerts",
+            "By name. Watchdog always fires, which shows that alerts are evaluated.",
             "none",
             [Query('count by (alertname) (ALERTS{alertstate="firing"})', "{{alertname}}")],
             low=0,
@@ -141,12 +147,12 @@ HEALTH = Dashboard(
 LOSSES = Dashboard(
     "losses",
     "Losses",
-    "The magnitude of every loss: raw, weighted, its share by value and by gradient, and against PPO's actor loss.",
+    "The size of each loss: raw, weighted, its share by value and by gradient, and relative to PPO's actor loss.",
     [
-        Row("Who pushes"),
+        Row("Which loss trains the network"),
         Panel(
             "Share of the gradient",
-            "Part of the sum of the weighted losses' gradient norms on the trunk: what really pushes.",
+            "Each loss's share of the sum of gradient norms on the trunk. This shows which loss affects training.",
             "percentunit",
             [Query("oatmill_loss_gradient_share > 0", "{{loss}}")],
             stacked=True,
@@ -155,7 +161,7 @@ LOSSES = Dashboard(
         ),
         Panel(
             "Share of the objective by value",
-            "Part of the sum of weighted magnitudes over five minutes. Values mislead: compare the gradient.",
+            "Each loss's share of the sum of weighted magnitudes over five minutes. Values can mislead: compare the gradient.",
             "percentunit",
             [Query("loss:oatmill_loss_share:mean5m", "{{loss}}")],
             stacked=True,
@@ -164,7 +170,7 @@ LOSSES = Dashboard(
         ),
         Panel(
             "Times PPO's actor loss, by gradient",
-            "Gradient norm over the policy gradient's. muesli_model should lie between 1 and 10 (green).",
+            f"Gradient norm divided by the policy gradient's. Green is the range for {', '.join(RATIO_LOSSES)}: 1 to 10.",
             "sci",
             [Query("loss:oatmill_loss_gradient_ratio_to_policy:last", "{{loss}}")],
             log=True,
@@ -173,14 +179,14 @@ LOSSES = Dashboard(
         ),
         Panel(
             "Times PPO's actor loss, by value",
-            "Weighted magnitude over that of the policy term. PPO's critic is healthy at 50 to 800.",
+            "Weighted magnitude divided by that of the policy term. For PPO's critic, 50 to 800 is normal.",
             "sci",
             [Query("loss:oatmill_loss_ratio_to_policy:mean5m", "{{loss}}")],
             log=True,
         ),
         Panel(
             "Times the median, by value and by gradient",
-            "Above 10 in both a loss dominates; dashed is by gradient. A cross-entropy counts by its KL.",
+            "A loss dominates if both lines are above 10; dashed is by gradient. A cross-entropy counts by its KL.",
             "sci",
             [
                 Query("loss:oatmill_loss_times_median:mean5m", "{{loss}} value"),
@@ -193,7 +199,7 @@ LOSSES = Dashboard(
         ),
         Panel(
             "Gradient norm on the trunk",
-            "Of each weighted loss, before clipping, and of the whole gradient over all parameters.",
+            "Norm of each weighted loss's gradient before clipping, and of the whole gradient over all parameters.",
             "sci",
             [Query("oatmill_loss_gradient_norm > 0", "{{loss}}"), Query("oatmill_gradient_norm", "whole gradient")],
             log=True,
@@ -201,13 +207,13 @@ LOSSES = Dashboard(
         Row("Values"),
         Panel(
             "Weighted",
-            "What each loss adds to the objective, at the last report.",
+            "The part of each loss in the objective, at the last report.",
             "short",
             [Query("loss:oatmill_loss_weighted:last", "{{loss}}")],
         ),
         Panel(
             "Weighted magnitude",
-            "Mean over every update since the last points, by two counters: nothing between scrapes is missed.",
+            "Mean over all updates between two points, from counters, so no update between scrapes is missed.",
             "sci",
             [
                 Query(
@@ -226,41 +232,31 @@ LOSSES = Dashboard(
         ),
         Panel(
             "Coefficients, by term",
-            "Magnitude of what a term is multiplied by; reduce and balance move them.",
+            "Magnitude of each term's coefficient; on_red_flag=reduce and balance change them.",
             "sci",
             [Query("abs(oatmill_loss_coefficient != 0)", "{{loss}} {{term}}")],
             log=True,
         ),
-        Row("Cross-entropies against their floor"),
+        Row("Cross-entropies and their minimum"),
         Panel(
-            "muesli_model: cross-entropy and its floor",
-            "The target's entropy is a floor that training cannot go below; the gap is the KL, which it can remove.",
+            "Cross-entropy and its minimum",
+            "The target's entropy (dashed) is the minimum. The gap is the KL, which training can reduce.",
             "short",
             [
-                Query('oatmill_loss{loss="muesli_model",term="cross_entropy"}', "cross-entropy"),
-                Query('oatmill_loss{loss="muesli_model",term="target_entropy"}', "floor: the target's entropy"),
+                Query('oatmill_loss{term="cross_entropy"} != 0', "{{loss}}"),
+                Query('oatmill_loss{term="target_entropy"} != 0', "{{loss}} minimum"),
             ],
-            dashed="floor: the target's entropy",
-        ),
-        Panel(
-            "cmpo: cross-entropy and its floor",
-            "As for muesli_model, at the root instead of after model steps.",
-            "short",
-            [
-                Query('oatmill_loss{loss="cmpo",term="cross_entropy"}', "cross-entropy"),
-                Query('oatmill_loss{loss="cmpo",term="target_entropy"}', "floor: the target's entropy"),
-            ],
-            dashed="floor: the target's entropy",
+            dashed="{{loss}} minimum",
         ),
         Panel(
             "KL to the target",
-            "What is left of the cross-entropies to be trained away, in nats.",
+            "The part of the cross-entropies that training can still reduce, in nats.",
             "short",
             [Query('oatmill_loss{term="kl"}', "{{loss}}")],
         ),
         Panel(
             "Updates that were not finite",
-            "Not applied on any rank; must be 0.",
+            "Skipped on all ranks because a loss or gradient was not finite; must be 0.",
             "none",
             [Query("max(increase(oatmill_loss_nonfinite_total[$__rate_interval]))", "updates")],
             low=0,
@@ -271,11 +267,11 @@ LOSSES = Dashboard(
 LEARNING = Dashboard(
     "learning",
     "Learning",
-    "Whether the policy gets better, and whether it does so safely.",
+    "Whether the policy improves, and whether training is stable.",
     [
         Panel(
             "Return",
-            "Mean of the episodes that ended lately; least, median and largest of the last 100.",
+            "Mean of recent episodes; lowest, median and highest of the last 100.",
             "short",
             [
                 Query(RETURN_MEAN, "mean"),
@@ -286,7 +282,7 @@ LEARNING = Dashboard(
         ),
         Panel(
             "Episode length",
-            "Least, median and largest of the last 100 episodes, in steps.",
+            "Shortest, median and longest of the last 100 episodes, in steps.",
             "short",
             [
                 Query('oatmill_episode_length{quantile="0.0"}', "least"),
@@ -296,8 +292,8 @@ LEARNING = Dashboard(
             low=0,
         ),
         Panel(
-            "Entropy of uniform",
-            "The guide's bands as fractions: red below 1 nat and above 4 of ln 157, green from 2 to 3.",
+            "Entropy relative to uniform",
+            "Fraction of a uniform policy's entropy. The guide's bands: red below 1 and above 4 of ln 157 nats, green 2 to 3.",
             "percentunit",
             [Query("oatmill_policy_entropy_ratio", "entropy")],
             thresholds=ENTROPY_BANDS,
@@ -319,7 +315,7 @@ LEARNING = Dashboard(
         ),
         Panel(
             "KL of a learner step",
-            "How far a batch's updates moved the policy; jumps above 0.1 often precede a fall of the return.",
+            "How much the updates of one batch changed the policy. The return often falls after jumps above 0.1.",
             "short",
             [Query("oatmill_approx_kl", "KL")],
             thresholds=((None, "transparent"), (0.1, "red")),
@@ -327,22 +323,28 @@ LEARNING = Dashboard(
             low=0,
         ),
         Panel(
-            "Clipped",
-            "Part of the steps whose ratio lies outside PPO's clip; 0.05 to 0.3 is usual.",
+            "Clipped steps",
+            "Fraction of steps whose ratio is outside PPO's clip range; 0.05 to 0.3 is usual.",
             "percentunit",
             [Query("oatmill_clip_ratio", "clipped")],
             low=0,
         ),
         Panel(
             "CMPO's advantages",
-            "Over sigma: their mean under the prior and their spread within states. A spread near 0 tilts nothing.",
+            "Divided by sigma: the mean under the prior, and the spread within states. With a spread near 0, it has no effect.",
             "short",
             [Query("oatmill_cmpo_advantage_mean", "mean"), Query("oatmill_cmpo_advantage_std", "spread")],
         ),
-        Panel("Learning rate", "Of the last learner step.", "sci", [Query("oatmill_learning_rate", "learning rate")], low=0),
+        Panel(
+            "Learning rate",
+            "Learning rate of the last learner step.",
+            "sci",
+            [Query("oatmill_learning_rate", "learning rate")],
+            low=0,
+        ),
         Panel(
             "Policy version",
-            "The version published last; it never goes back.",
+            "The version that was published last. It never decreases.",
             "none",
             [Query("oatmill_policy_version", "version")],
         ),

@@ -1,4 +1,4 @@
-"""Batches that gave a loss or a gradient that is not finite, kept for a look (no torch).
+"""Keeps batches with a loss or gradient that was not finite, for debugging (no torch).
 
 A file holds one rank's part of a batch, as `numpy.load(path, allow_pickle=False)` reads it.
 """
@@ -23,16 +23,16 @@ MAX_BYTES = 256 * 2**20
 
 
 def keep_batch(run_dir: Path, batch: Batch, *, rank: int, world_size: int) -> Path | None:
-    """Write a batch to `RUN_DIR/quarantine/batches`. The first few are kept and no more: a run may meet a million.
+    """Write a batch to `RUN_DIR/quarantine/batches`. Only the first few are kept.
 
     Args:
         run_dir: the run's folder.
-        batch: this rank's part.
-        rank: this rank; each has an equal share of the room.
+        batch: this rank's part of the batch.
+        rank: this rank; all ranks have an equal share of the space.
         world_size: the number of ranks.
 
     Returns:
-        The file; None if there is no room for it any more, or on the disk.
+        The file; None if its share of the space or the disk is full.
     """
     folder = run_dir / FOLDER
     path = folder / f"step-{batch.learner_step + 1}-rank-{rank}.npz"

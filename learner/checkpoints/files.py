@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or absent: safetensors and JSON, never pickle.
+"""Checkpoints, written atomically as safetensors and JSON, never as pickle.
 
-A checkpoint is written to a fresh `step-N.tmp` and every file is synced. The manifest comes last, with the files' hashes and a
-digest of its own, and a rename makes it visible; then `latest` is repointed, and `best` where the episodes before it returned
-most. A crash at any point leaves the one before untouched. What cannot be loaded, for whatever reason, is passed over.
+A checkpoint is written to a new folder `step-N.tmp`, and every file is synced. The manifest is written last, with the hashes of
+the files and its own digest. A rename makes the checkpoint visible. Then `latest` points to it, and `best` if its return is the
+highest. A crash at any point leaves the previous checkpoint intact. A checkpoint that cannot be loaded is skipped.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ LATEST, BEST = "latest", "best"
 PREFIX = "step-"
 GENERATOR = "generator."
 BEST_EPISODES = 10
-"""A mean of fewer episodes than this makes no checkpoint the best one."""
+"""A checkpoint can be the best one only if its mean return is over at least this many episodes."""
 
 
 @dataclass(frozen=True)
 class Beside:
-    """What goes into a checkpoint beside networks, optimiser and normaliser.
+    """What a checkpoint contains besides networks, optimiser and normaliser.
 
     Attributes:
-        generators: the state of each rank's random numbers, in their order; empty for this rank's alone.
-        state: JSON values of what else a learner carries from step to step.
-        settings: the run's, as config.yaml has them, so that a checkpoint can be played away from its run.
-        episode_return: mean, std and n of the last episodes; the mean is None where there are none.
-        replay: the point of the replay server's log that it belongs to, {id, cursor, digest}; None if the server said none.
+        generators: the state of each rank's random numbers, in order of rank; empty for only this rank's.
+        state: the rest of the learner's state, as JSON values.
+        settings: the run's settings as in config.yaml, so that the checkpoint can be evaluated without its run.
+        episode_return: mean, std and n of the last episodes; the mean is None without episodes.
+        replay: the position in the replay server's log, {id, cursor, digest}; None if the server sent none.
     """
 
     generators: Sequence[Tensor] = ()
@@ -57,13 +57,13 @@ class Beside:
 
 
 class Restored(NamedTuple):
-    """What a checkpoint gave back.
+    """The result of loading a checkpoint.
 
     Attributes:
-        progress: when it was saved.
-        path: its folder.
+        progress: the run's progress when it was saved.
+        path: the checkpoint's folder.
         state: `Beside.state`.
-        passed_over: a line for each newer checkpoint that could not be loaded.
+        passed_over: one line for each newer checkpoint that could not be loaded.
         replay: `Beside.replay`.
     """
 
@@ -166,7 +166,7 @@ def restore(
     lowest: Callable[[float], float] = float,
     accept: Callable[[Mapping[str, Any]], None] = lambda _state: None,
 ) -> Restored:
-    """Bring networks, optimiser, normaliser and random numbers back from the newest checkpoint that can be loaded.
+    """Load networks, optimiser, normaliser and random numbers from the newest checkpoint that can be loaded.
 
     Args:
         folder: the run's `checkpoints`.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from agent import distribution
-from learner.loss import Choice, Context, Late, Loss, Question, Statistic, Term, Terms, itself
+from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms, itself
 from learner.losses.policy_improvement import clipped_mpo_policy, entropy, kl_divergence, leave_one_out_weights
 from oatmill.errors import SettingsError
 
@@ -226,8 +226,8 @@ class SampledCmpo(Loss):
         kl_BT = (cmpo_weights_BTN * (cmpo_weights_BTN.log() + log_ratio_BTN)).mean(-1)
         return {
             "kl": Term(kl_BT, mask_BT, self.settings.kl_coef),
-            "cross_entropy": Late(cross_entropy, (cmpo_policy_BTA, log_probs_BTA.detach()), mask_BT),
-            "target_entropy": Late(itself, (cmpo_entropy_BT,), mask_BT),
+            "cross_entropy": Statistic.later(cross_entropy, (cmpo_policy_BTA, log_probs_BTA.detach()), mask_BT),
+            "target_entropy": Statistic.later(itself, (cmpo_entropy_BT,), mask_BT),
         }
 
 
@@ -246,8 +246,8 @@ def kl_terms(logits_BTA: Tensor, target_BTA: Tensor, mask_BT: Tensor, sizes: Seq
     kl_BT, entropy_BT = kl_divergence(target_BTA, distribution.log_softmax(logits_BTA.float(), sizes))
     return {
         "kl": Term(kl_BT, mask_BT, coef),
-        "cross_entropy": Late(torch.add, (kl_BT.detach(), entropy_BT), mask_BT),
-        "target_entropy": Late(itself, (entropy_BT,), mask_BT),
+        "cross_entropy": Statistic.later(torch.add, (kl_BT.detach(), entropy_BT), mask_BT),
+        "target_entropy": Statistic.later(itself, (entropy_BT,), mask_BT),
     }
 
 

@@ -1,4 +1,4 @@
-"""Train the latent model's rewards and returns along the actions really taken.
+"""Train the latent model's rewards and returns along the actions that were taken.
 
 Source: Schrittwieser et al. 2020, "MuZero", arXiv:1911.08265, eq. 1 and appendix G.
 """
@@ -10,7 +10,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from learner.loss import Choice, Context, Late, Loss, Question, Term, Terms, itself
+from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms, itself
 from learner.nodes.masks import ahead, unroll_masks
 
 
@@ -65,16 +65,16 @@ class Dynamics(Loss):
         """The terms `returns` and `reward`; each model step's part and the used fraction beside them."""
         reward_BTK = self.codec.loss(model_reward_raw_BTK, model_reward_target_BTK)
         value_BTK = self.codec.loss(model_value_raw_BTK, model_value_target_BTK)
-        terms: dict[str, Term | Late] = {
+        terms: dict[str, Term | Statistic] = {
             "returns": Term(value_BTK, model_value_mask_BTK, self.settings.returns_pred_coef),
             "reward": Term(reward_BTK, model_reward_mask_BTK, self.settings.reward_pred_coef),
         }
         value_BTK, reward_BTK = value_BTK.detach(), reward_BTK.detach()
         everywhere = torch.ones_like(model_value_mask_BTK)
-        terms["used_fraction"] = Late(Tensor.float, (model_value_mask_BTK,), everywhere)
+        terms["used_fraction"] = Statistic.later(Tensor.float, (model_value_mask_BTK,), everywhere)
         for k in range(self.settings.unroll_steps):
-            terms[f"returns_{k + 1}"] = Late(itself, (value_BTK,), model_value_mask_BTK, last=k)
-            terms[f"reward_{k + 1}"] = Late(itself, (reward_BTK,), model_reward_mask_BTK, last=k)
+            terms[f"returns_{k + 1}"] = Statistic.later(itself, (value_BTK,), model_value_mask_BTK, last=k)
+            terms[f"reward_{k + 1}"] = Statistic.later(itself, (reward_BTK,), model_reward_mask_BTK, last=k)
         return terms
 
 

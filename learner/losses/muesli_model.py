@@ -1,4 +1,4 @@
-"""Train the latent model's policies towards the improved policy of the states that were really reached.
+"""Train the latent model's policies towards the improved policy of the states that were actually reached.
 
 Source: Hessel et al. 2021, "Muesli", arXiv:2104.06159, eq. 13.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from agent import distribution
-from learner.loss import Choice, Context, Late, Loss, Question, Term, Terms, itself
+from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms, itself
 from learner.nodes.masks import ahead, unroll_masks
 from oatmill.errors import SettingsError
 
@@ -52,13 +52,13 @@ def policy_terms(
     log_probs_BTKA = distribution.log_softmax(model_logits_BTKA.float(), sizes)
     cross_entropy_BTK = -(target_BTKA * log_probs_BTKA).sum(-1)
     both = (cross_entropy_BTK.detach(), entropy_BTK)
-    terms: dict[str, Term | Late] = {
+    terms: dict[str, Term | Statistic] = {
         "cross_entropy": Term(cross_entropy_BTK, mask_BTK, coef),
-        "target_entropy": Late(itself, (entropy_BTK,), mask_BTK),
-        "kl": Late(torch.sub, both, mask_BTK),
+        "target_entropy": Statistic.later(itself, (entropy_BTK,), mask_BTK),
+        "kl": Statistic.later(torch.sub, both, mask_BTK),
     }
     for k in range(mask_BTK.shape[-1]):
-        terms[f"kl_{k + 1}"] = Late(torch.sub, both, mask_BTK, last=k)
+        terms[f"kl_{k + 1}"] = Statistic.later(torch.sub, both, mask_BTK, last=k)
     return terms
 
 

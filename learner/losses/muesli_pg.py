@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from agent import distribution
-from learner.loss import Choice, Context, Late, Loss, Question, Term, Terms, itself
-from learner.losses.policy_kl import movement
+from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms, itself
+from learner.losses.policy_kl import policy_kls
 from oatmill.errors import SettingsError
 
 
@@ -83,13 +83,13 @@ class MuesliPg(Loss):
         correction_BT = -self.clipped(log_ratio_BT) * pg_correction_BT * log_prob_BT
         others_BTF = self.clipped(log_ratio_BT.unsqueeze(-1) - log_ratio_BTF)
         expected_BTF = distribution.factor_sums(log_probs_BTA.exp() * pg_advantage_BTA, self.sizes)
-        terms: dict[str, Term | Late] = {
+        terms: dict[str, Term | Statistic] = {
             "policy": Term(correction_BT - (others_BTF * expected_BTF).sum(-1), mask_BT, self.settings.pg_coef),
-            "correction": Late(itself, (correction_BT.detach(),), mask_BT),
-            "entropy": Late(distribution.entropy, (log_probs_BTA.detach(),), mask_BT),
-            "clip_ratio": Late(self.above_clip, (log_ratio_BT,), mask_BT),
+            "correction": Statistic.later(itself, (correction_BT.detach(),), mask_BT),
+            "entropy": Statistic.later(distribution.entropy, (log_probs_BTA.detach(),), mask_BT),
+            "clip_ratio": Statistic.later(self.above_clip, (log_ratio_BT,), mask_BT),
         }
-        return terms | movement(log_prob_BT, pg_old_log_prob_BT, pg_behaviour_log_probs_BTF.sum(-1), mask_BT)
+        return terms | policy_kls(log_prob_BT, pg_old_log_prob_BT, pg_behaviour_log_probs_BTF.sum(-1), mask_BT)
 
     def taken(self, values_BTA: Tensor, actions_BT: Tensor) -> Tensor:
         """Each factor's taken choice of a row of values, `[B, T, factors]`."""

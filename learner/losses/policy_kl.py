@@ -1,13 +1,15 @@
-"""How far a policy has moved: from the one at the batch's start, and from the one that acted."""
+"""The KL from the trained policy to the policy at the batch's start, and to the policy that acted."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from learner.loss import Late
+from learner.loss import Statistic
 
 
-def movement(log_prob_BT: Tensor, old_log_prob_BT: Tensor, behaviour_log_prob_BT: Tensor, mask_BT: Tensor) -> dict[str, Late]:
+def policy_kls(
+    log_prob_BT: Tensor, old_log_prob_BT: Tensor, behaviour_log_prob_BT: Tensor, mask_BT: Tensor
+) -> dict[str, Statistic]:
     """The statistics `approx_kl` (since the batch's start) and `behaviour_kl`, in nats, by Schulman's k3 estimate.
 
     Args:
@@ -18,8 +20,8 @@ def movement(log_prob_BT: Tensor, old_log_prob_BT: Tensor, behaviour_log_prob_BT
     """
     log_prob_BT = log_prob_BT.detach()
     return {
-        "approx_kl": Late(divergence, (log_prob_BT, old_log_prob_BT), mask_BT),
-        "behaviour_kl": Late(divergence, (log_prob_BT, behaviour_log_prob_BT), mask_BT),
+        "approx_kl": Statistic.later(divergence, (log_prob_BT, old_log_prob_BT), mask_BT),
+        "behaviour_kl": Statistic.later(divergence, (log_prob_BT, behaviour_log_prob_BT), mask_BT),
     }
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from agent import distribution
 from learner.distributed import Reducer
-from learner.loss import Choice, Context, Late, Loss, Question, Term, Terms
-from learner.losses.policy_kl import movement
+from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms
+from learner.losses.policy_kl import policy_kls
 
 STD_FLOOR = 1e-8
 
@@ -91,15 +91,17 @@ class PpoActor(Loss):
         log_prob_BT = self.log_prob(log_probs_BTA, actions_BT)
         ratio_BT = (log_prob_BT - behaviour_log_prob_BT).exp()
         terms = self.terms(log_probs_BTA, ratio_BT, policy_advantage_BT, mask_BT)
-        return terms | movement(log_prob_BT, old_log_prob_BT, behaviour_log_prob_BT, mask_BT)
+        return terms | policy_kls(log_prob_BT, old_log_prob_BT, behaviour_log_prob_BT, mask_BT)
 
-    def terms(self, log_probs_BTA: Tensor, ratio_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor) -> dict[str, Term | Late]:
+    def terms(
+        self, log_probs_BTA: Tensor, ratio_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor
+    ) -> dict[str, Term | Statistic]:
         """The two terms for a ratio to whichever anchor, and how often it lies outside the clip."""
         clip = self.settings.clip_coef
         return {
             "policy": Term(clipped_surrogate(ratio_BT, advantage_BT, clip), mask_BT, 1.0),
             "entropy": Term(distribution.entropy(log_probs_BTA), mask_BT, -self.settings.ent_coef),
-            "clip_ratio": Late(partial(outside_clip, clip_coef=clip), (ratio_BT.detach(),), mask_BT),
+            "clip_ratio": Statistic.later(partial(outside_clip, clip_coef=clip), (ratio_BT.detach(),), mask_BT),
         }
 
     def log_prob(self, log_probs_BTA: Tensor, actions_BT: Tensor) -> Tensor:
@@ -164,7 +166,7 @@ class ProximalPpoActor(Loss):
         log_prob_BT = self.inner.log_prob(log_probs_BTA, actions_BT)
         ratio_BT = (log_prob_BT - old_log_prob_BT).exp()
         terms = self.inner.terms(log_probs_BTA, ratio_BT, policy_advantage_BT * anchor_weight_BT, mask_BT)
-        return terms | movement(log_prob_BT, old_log_prob_BT, behaviour_log_prob_BT, mask_BT)
+        return terms | policy_kls(log_prob_BT, old_log_prob_BT, behaviour_log_prob_BT, mask_BT)
 
 
 def choose(question: Question) -> Choice | None:

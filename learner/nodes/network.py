@@ -203,7 +203,7 @@ class PriorSamples(Node):
     def __init__(self, context: Context) -> None:
         self.model = context.prior
         self.gamma = context.trainer.discount
-        self.num_samples = context.trainer.losses.cmpo.num_samples
+        self.num_samples = context.trainer.losses.prior_samples
         self.generator = context.generator
 
     def prepare(self, *, prior_latent_BTH: Tensor, prior_log_probs_BTA: Tensor) -> PriorSamplesWrites:

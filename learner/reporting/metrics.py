@@ -1,11 +1,10 @@
-"""The learner's Prometheus series; only rank 0 has them.
+"""The learner's Prometheus metrics, which only rank 0 exports.
 
-Every closed label child exists at 0 from the start and is kept, so that exporting is a handful of assignments.
+All series with known labels exist from the start, with the value 0.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from learner.loss_descriptor import BUILT_IN, LossDescriptor
 from learner.plan import GRADIENT
 from learner.reporting.red_flags import FLAGS
 from learner.reporting.report import StepReport
@@ -21,15 +21,6 @@ from learner.update.updater import Record
 from oatmill.process.metrics import ProcessCollector
 from oatmill.settings.flat import numbers_of
 
-TERMS: dict[str, tuple[str, ...]] = {
-    "ppo_critic": ("value",),
-    "cmpo": ("kl", "cross_entropy", "target_entropy"),
-    "ppo_actor": ("policy", "entropy"),
-    "muesli_pg": ("policy", "entropy"),
-    "dynamics": ("returns", "reward"),
-    "muesli_model": ("cross_entropy", "target_entropy", "kl"),
-}
-"""Series that exist at 0 from the start, whether or not a loss is enabled; a loss of one's own adds its own when it reports."""
 PHASES = ("wait", "prepare", "forward", "backward", "optimizer", "publish")
 STEP_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 
@@ -41,11 +32,17 @@ class LearnerMetrics:
         autos: each setting that was left at `auto`, and what the plan made of it.
         settings: the run's, nested; its numbers are exported.
         healthy: whether the learner makes progress; asked when Prometheus asks.
+        losses: the descriptors of the run's losses, by name.
     """
 
     def __init__(
-        self, autos: Mapping[str, str], settings: Mapping[str, Any], healthy: Callable[[], bool] = lambda: True
+        self,
+        autos: Mapping[str, str],
+        settings: Mapping[str, Any],
+        healthy: Callable[[], bool] = lambda: True,
+        losses: Mapping[str, LossDescriptor] | None = None,
     ) -> None:
+        self.descriptors = {**BUILT_IN, **(losses or {})}
         registry = CollectorRegistry()
         registry.register(ProcessCollector({"learner": os.getpid()}))
         self.registry = registry
@@ -71,15 +68,19 @@ class LearnerMetrics:
         self.explained_variance = gauge("explained_variance", "1 - Var(target - value) / Var(target)")
         self.approx_kl = gauge("approx_kl", "KL between the policy at the batch's start and after its updates")
         self.clip_ratio = gauge("clip_ratio", "Part of the steps whose ratio lay outside the clip")
-        self.cmpo_mean = gauge("cmpo_advantage_mean", "Mean of CMPO's advantages over sigma, under the prior")
-        self.cmpo_std = gauge("cmpo_advantage_std", "Their standard deviation within states")
-        self.cmpo_kl = gauge("cmpo_kl", "KL from CMPO's policy to the policy")
+        self.of_losses = {
+            (loss, number): gauge(name, text)
+            for loss, descriptor in self.descriptors.items()
+            for name, (number, text) in descriptor.gauges.items()
+        }
+        self.loss_info = gauge("loss_info", "1 for every enabled loss, with its role", ("loss", "role"))
         self.red_flag = gauge("red_flag", "1 while a red flag is raised", ("flag",))
         self.lines_lost = counter("metrics_lines_lost", "Lines of metrics.jsonl that the disk did not take")
         self.checkpoint_failures = counter("checkpoint_failures", "Checkpoints that could not be written")
         self.red_flag_reports = counter("red_flag_reports", "Reports in which a red flag was raised", ("flag",))
         self.progress = gauge("progress_ratio", "Part of the budget of env steps that is spent")
         self.learner_steps = counter("learner_steps", "Batches trained on")
+        self.stopped_early = counter("learner_steps_stopped_early", "Learner steps that target_kl ended before the last epoch")
         self.step_seconds = Histogram(
             "oatmill_learner_step_seconds",
             "Time of a learner step by phase",
@@ -94,16 +95,18 @@ class LearnerMetrics:
         self.setting = gauge("setting", "A setting that is a number, or 0 or 1 for a switch", ("setting",))
         self.up = gauge("up", "1 while the role makes progress", ("role",))
         self._create_children(healthy)
+        for name, descriptor in (losses or {}).items():
+            self.loss_info.labels(name, descriptor.role).set(1)
         for setting, choice in autos.items():
             self.auto.labels(setting, choice).set(1)
         for path, number in numbers_of(settings).items():
             self.setting.labels(path).set(number)
 
     def _create_children(self, healthy: Callable[[], bool]) -> None:
-        for loss, terms in TERMS.items():
+        for loss, descriptor in self.descriptors.items():
             for family in (self.nonfinite, self.loss_gradient_norm, self.loss_gradient_share, self.loss_share):
                 family.labels(loss)
-            for term in terms:
+            for term in descriptor.terms:
                 for family in (self.loss, self.coefficient, self.abs_sum, self.loss_updates):
                     family.labels(loss, term)
         self.nonfinite.labels(GRADIENT)
@@ -117,6 +120,7 @@ class LearnerMetrics:
     def step(self, record: Record, *, learning_rate: float, version: int, progress: float) -> None:
         """Take in what is known of every learner step without asking the device."""
         self.learner_steps.inc()
+        self.stopped_early.inc(record.stopped_early)
         self.progress.set(progress)
         self.learning_rate.set(learning_rate)
         self.policy_version.set(version)
@@ -138,6 +142,9 @@ class LearnerMetrics:
                 self.loss.labels(name, term).set(entry.raw)
             for term, value in loss.statistics.items():
                 self.loss.labels(name, term).set(value)
+            kl = self.descriptors[name].kl if name in self.descriptors else "kl"
+            if kl in loss.statistics:
+                self.loss.labels(name, "kl").set(loss.statistics[kl])
             self.loss_share.labels(name).set(loss.share)
             self.loss_gradient_norm.labels(name).set(loss.gradient_norm)
             self.loss_gradient_share.labels(name).set(loss.gradient_share)
@@ -160,8 +167,6 @@ class LearnerMetrics:
         if report.policy_loss:
             self.approx_kl.set(report.policy("approx_kl"))
             self.clip_ratio.set(report.policy("clip_ratio"))
-        cmpo = report.losses.get("cmpo")
-        if cmpo is not None:
-            self.cmpo_mean.set(cmpo.statistics.get("adv_mean", math.nan))
-            self.cmpo_std.set(cmpo.statistics.get("adv_std", math.nan))
-            self.cmpo_kl.set(cmpo.terms["kl"].raw)
+        for (name, number), gauge in self.of_losses.items():
+            if name in report.losses:
+                gauge.set(report.losses[name].value(number))

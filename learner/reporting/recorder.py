@@ -1,4 +1,4 @@
-"""Brings what a run measured to its files: metrics.jsonl, red flags, and the learner's part of the summary."""
+"""Writes a run's measurements to its files: metrics.jsonl, events.jsonl, and the learner's part of the summary."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from learner.loss_descriptor import LOSSES_FILE, LossDescriptor, to_json
 from learner.progress import Progress
 from learner.reporting.red_flags import FLAGS, Observation, RedFlags
 from learner.reporting.report import StepReport, explained_variance, plain
@@ -27,7 +28,7 @@ EVENTS_FILE = "events.jsonl"
 SUMMARY_FILE = "learner.json"
 LAG_WINDOW = 10_000
 WRITTEN_WITHIN_S = 5.0
-"""On a full disk, events and summary have this long at the end, beside the room that is kept for them."""
+"""On a full disk, the last events and the summary are retried for this long."""
 
 log = logging.getLogger("oatmill.learner")
 
@@ -38,9 +39,9 @@ class Recorder:
 
     Args:
         run_dir: the run's folder.
-        uniform_entropy: of a uniform policy, in nats.
-        total_timesteps: the budget.
-        writers: take every line to other tools' formats, too.
+        uniform_entropy: the entropy of a uniform policy, in nats.
+        total_timesteps: the budget, in env steps.
+        writers: also write every line in other tools' formats.
     """
 
     run_dir: Path
@@ -62,17 +63,17 @@ class Recorder:
     lost_lines: int = 0
 
     def __post_init__(self) -> None:
-        """Have what is needed wait for room on a full disk: events, and the summary."""
+        """Prepare for a full disk: events and the summary wait until there is room."""
         self.needed = NeededWrites(self.run_dir)
 
     def step(self, progress: Progress, lag: Array, replayed_lag: Array | None = None, *, waited: float = 0.0) -> None:
-        """Take note of a learner step, reported or not.
+        """Count a learner step, reported or not.
 
         Args:
-            progress: where the run is.
-            lag: of each fresh trajectory, in versions.
-            replayed_lag: of each that was sampled from the buffer.
-            waited: seconds until its batch was there.
+            progress: the run's progress.
+            lag: the policy lag of each fresh trajectory, in versions.
+            replayed_lag: the policy lag of each trajectory from the replay buffer.
+            waited: seconds that the step waited for its batch.
         """
         self.waited += waited
         self.lags.append(lag)
@@ -88,10 +89,10 @@ class Recorder:
         """Write a line of metrics.jsonl and return the red flags that are raised now.
 
         Args:
-            report: what was measured since the last line.
-            progress: where the run is.
-            learning_rate: of the last learner step.
-            fleet: what replay knows of the actors.
+            report: the measurements since the last line.
+            progress: the run's progress.
+            learning_rate: the learning rate of the last learner step.
+            fleet: the replay server's statistics of the actors.
         """
         entropy = self.entropy(report)
         variance, target_variance = explained_variance(report.statistics)
@@ -104,6 +105,7 @@ class Recorder:
             "gradient_norm": report.gradient_norm,
             "updates": report.updates,
             "skipped_updates": report.skipped,
+            "stopped_early": report.stopped_early,
             "learning_rate": learning_rate,
             "policy_lag": percentiles(self.lags),
             "replayed_policy_lag": percentiles(self.replayed_lags),
@@ -125,8 +127,13 @@ class Recorder:
             self.writers.write(self.last_line)
         return self.raised
 
+    def describe(self, descriptors: Mapping[str, LossDescriptor]) -> None:
+        """Write what is known about the run's losses, for commands that read the folder."""
+        self.flags.descriptors = descriptors
+        self.needed.file(self.run_dir / LOSSES_FILE, json.dumps(to_json(descriptors), indent=1))
+
     def note_flags(self, raised: dict[str, str], progress: Progress) -> None:
-        """Write an event for each flag that is newly raised or cleared."""
+        """Write an event for each flag that was raised or cleared since the last report."""
         if self.failed_checkpoint:
             raised = raised | {"checkpoint_failed": self.failed_checkpoint}
         if self.silent:
@@ -139,16 +146,16 @@ class Recorder:
         self.ever_raised |= raised
 
     def note_moves(self, moves: Sequence[Move], progress: Progress) -> None:
-        """Write an event for each coefficient that was moved."""
+        """Write an event for each coefficient that changed."""
         for move in moves:
             self.event("coefficient_moved", **move._asdict(), learner_step=progress.learner_step)
 
     def note_silent(self, seconds: Mapping[str, float], progress: Progress) -> None:
-        """Write an event for each actor that is newly silent, or no longer.
+        """Write an event for each actor that became silent or is no longer silent.
 
         Args:
-            seconds: by actor id, for how long each has been.
-            progress: where the run is.
+            seconds: how long each silent actor has been silent, by actor id.
+            progress: the run's progress.
         """
         step = progress.learner_step
         for actor in sorted(seconds.keys() - self.silent.keys()):
@@ -160,7 +167,7 @@ class Recorder:
             self.event("actor_silent_no_more", text=text, actor=int(actor), learner_step=step)
 
     def event(self, event: str, **values: Any) -> None:
-        """Add a line to events.jsonl; one with a `text` is shown to whoever watches the run."""
+        """Add a line to events.jsonl. A line with a `text` is also shown on the console."""
         self.needed.line(self.run_dir / EVENTS_FILE, {"time": time.time(), "event": event} | values)
 
     def _append(self, name: str, content: Mapping[str, Any]) -> None:
@@ -177,34 +184,34 @@ class Recorder:
         return lost
 
     def state(self) -> dict[str, Any]:
-        """For the checkpoint, in JSON values."""
+        """The state for the checkpoint, as JSON values."""
         return {"flags": self.flags.state(), "raised": self.raised, "ever_raised": self.ever_raised}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """What `state` gave; the pace is measured anew from here."""
+        """Restore what `state` returned. The rate of env steps is measured again from here."""
         self.flags.load(state["flags"])
         self.raised, self.ever_raised = dict(state["raised"]), self.ever_raised | state["ever_raised"]
         self.first_step = None
 
     def entropy(self, report: StepReport) -> dict[str, float]:
-        """In nats and as a fraction of a uniform policy's; of the batch's start where no loss is a policy gradient."""
+        """Entropy in nats and relative to a uniform policy; measured before the updates if there is no policy-gradient loss."""
         nats = report.policy("entropy") if report.policy_loss else report.statistics.get("forward.entropy", math.nan)
         return {"nats": nats, "fraction": nats / self.uniform_entropy if self.uniform_entropy else math.nan}
 
     def wait_fraction(self, seconds: float) -> float:
-        """The part of the time since the last report in which there was no batch to train on."""
+        """The fraction of the time since the last report in which the learner waited for a batch."""
         passed, waited = seconds - self.reported_at, self.waited
         self.reported_at, self.waited = seconds, 0.0
         return min(1.0, waited / passed) if passed > 0 else math.nan
 
     def rate(self) -> float:
-        """Env steps a second from the end of the first learner step to the end of the last."""
+        """Env steps per second, from the end of the first learner step to the end of the last."""
         if self.first_step is None or self.last_step[0] <= self.first_step[0]:
             return math.nan
         return (self.last_step[1] - self.first_step[1]) / (self.last_step[0] - self.first_step[0])
 
     def summary(self, progress: Progress) -> None:
-        """Write the learner's part of summary.json, and see the last lines off."""
+        """Write the learner's part of summary.json."""
         names = ("losses", "entropy", "explained_variance", "episode_return", "episode_length", "episode_statistics")
         content = {
             "learner_steps": progress.learner_step,
@@ -219,20 +226,16 @@ class Recorder:
         self.needed.file(self.run_dir / SUMMARY_FILE, json.dumps(plain(content), indent=1))
 
     def close(self) -> None:
-        """Have other tools' files written to their end, and what waits for room."""
+        """Finish the files of other tools, and retry the writes that wait for room."""
         self.needed.close(WRITTEN_WITHIN_S)
         if self.writers is not None:
             self.writers.close()
 
 
 def observe(report: StepReport, entropy: Mapping[str, float], variance: tuple[float, float], progress: float) -> Observation:
-    """What the red flags look at."""
-    weighted = {
-        name: abs(loss.coef * loss.statistics["kl"]) if "kl" in loss.statistics else abs(loss.weighted)
-        for name, loss in report.losses.items()
-    }
+    """The numbers that the red flags need."""
     return Observation(
-        weighted=weighted,
+        weighted={name: report.weighted_magnitude(name) for name in report.losses},
         gradient={name: loss.gradient_norm for name, loss in report.losses.items()},
         policy=abs(report.policy("policy")),
         policy_loss=report.policy_loss,
@@ -246,7 +249,7 @@ def observe(report: StepReport, entropy: Mapping[str, float], variance: tuple[fl
 
 
 def percentiles(lags: list[Array]) -> dict[str, float]:
-    """Median and 99th percentile of the last trained trajectories' age, in versions; what is older is let go of."""
+    """Median and 99th percentile of the policy lag of the last `LAG_WINDOW` trajectories, in versions. Drops older entries."""
     if not lags:
         return {"p50": math.nan, "p99": math.nan}
     kept = np.concatenate(lags)[-LAG_WINDOW:]

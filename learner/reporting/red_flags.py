@@ -1,7 +1,7 @@
-"""The guide's red flags: rules over the last reports that say when a loss or the policy goes wrong (no torch).
+"""The guide's red flags: rules over the last reports that detect problems with a loss or the policy (no torch).
 
-Values are means of |weighted| over a window; a loss is said to dominate only by value and by gradient share together,
-because values alone mislead (`learner.update.gradients`).
+Values are means of |weighted| over a window. A loss dominates only if it does so by value and by gradient, because values alone
+are misleading (see `learner.update.gradients`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
+
+from learner.loss_descriptor import BUILT_IN, LossDescriptor
 
 FLAGS = (
     "loss_dominates",
@@ -26,37 +28,36 @@ FLAGS = (
 )
 
 WINDOW = 20
-"""Reports that a mean is taken over."""
+"""Means are taken over this many reports."""
 DOMINATES = 10.0
 COMPARABLE = 3
-"""Losses that it takes to speak of the others' median; PPO's two alone differ by 50 to 800 times by value."""
-MUESLI_RATIO = (1.0, 10.0)
+"""The fewest losses for which a median makes sense; PPO's two alone differ by a factor of 50 to 800 by value."""
 ENTROPY_LOW, ENTROPY_HIGH, ENTROPY_ACTIONS = 1.0, 4.0, 157
-"""The guide's bands in nats hold for its 157 actions; elsewhere they are the same fractions of the uniform entropy."""
+"""The guide's bands in nats are for 157 actions; for others they are the same fractions of the uniform entropy."""
 NEGATIVE_REPORTS = 10
 VARIANCE_FLOOR = 0.1
 SPIKE_Z = 10.0
 SPIKE_HISTORY = 30
 WARM_UP = 0.25
-"""A policy is meant to be random at first: high entropy is a flag after this part of the budget."""
+"""A policy starts out random, so high entropy is a flag only after this fraction of the budget."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What the rules look at in one report.
+    """The numbers of one report that the rules use.
 
     Attributes:
-        weighted: each loss's weighted magnitude; where a loss is a cross-entropy, its KL's: the target's entropy is a
-            constant that pushes nothing.
+        weighted: each loss's weighted magnitude. For a cross-entropy it is the KL's, since the target's entropy is a constant
+            without a gradient.
         gradient: each loss's gradient norm on the trunk; NaN until measured.
-        policy: the magnitude of the policy gradient's policy term alone; NaN without one.
-        policy_loss: the loss that has it; empty without one.
-        entropy_nats: of the policy.
-        entropy_ratio: over that of a uniform policy.
-        explained_variance: of the value head.
-        target_variance: Var(R).
-        skipped: updates not applied since the last report.
-        progress: part of the budget that is spent, 0..1.
+        policy: the magnitude of the policy gradient's policy term; NaN without one.
+        policy_loss: the name of the policy-gradient loss; empty without one.
+        entropy_nats: the policy's entropy in nats.
+        entropy_ratio: the policy's entropy divided by a uniform policy's.
+        explained_variance: the value head's explained variance.
+        target_variance: the variance of the value targets.
+        skipped: updates skipped since the last report.
+        progress: the fraction of the budget that is spent, 0..1.
     """
 
     weighted: Mapping[str, float]
@@ -73,9 +74,10 @@ class Observation:
 
 @dataclass
 class RedFlags:
-    """Keeps the last reports and says which flags they raise.
+    """Keeps the last reports and determines which flags they raise.
 
     Attributes:
+        descriptors: the run's losses, by name.
         blamed: the losses that the flags of the last report blame, each with the line that says why.
     """
 
@@ -84,14 +86,15 @@ class RedFlags:
     variance_sum: float = 0.0
     variance_count: int = 0
     blamed: dict[str, str] = field(default_factory=dict)
+    descriptors: Mapping[str, LossDescriptor] = field(default_factory=lambda: BUILT_IN)
 
     def update(self, observation: Observation) -> dict[str, str]:
-        """Take a report in and return the raised flags, each with one line that says why."""
+        """Add a report and return the raised flags, each with a one-line reason."""
         self.window.append(observation)
         self.blamed = {}
         found = {
             "loss_dominates": self._dominates(),
-            "muesli_ratio": self._muesli_ratio(),
+            "muesli_ratio": self._policy_ratio(),
             "entropy_collapsed": self._entropy_collapsed(observation),
             "entropy_high": self._entropy_high(observation),
             "explained_variance_negative": self._explained_variance(observation),
@@ -141,22 +144,30 @@ class RedFlags:
         self.blamed[loss] = why
         return why
 
-    def _muesli_ratio(self) -> str:
-        """Muesli's gradient should be within 1 to 10 times the policy gradient's."""
+    def _policy_ratio(self) -> str:
+        """A loss whose gradient, as a multiple of the policy gradient's, is outside the range of its descriptor."""
         gradients, policy_loss = self._means("gradient"), self.window[-1].policy_loss
-        if not {"muesli_model", policy_loss} <= gradients.keys() or not gradients[policy_loss] > 0:
+        if not gradients.get(policy_loss, 0.0) > 0:
             return ""
-        ratio = gradients["muesli_model"] / gradients[policy_loss]
-        low, high = MUESLI_RATIO
-        if low <= ratio <= high or math.isnan(ratio):
-            return ""
-        values = self._means("weighted")
-        policy = sum(report.policy for report in self.window) / len(self.window)
-        by_value = values["muesli_model"] / policy if policy else math.nan
-        why = (
-            f"muesli_model / {policy_loss} is {ratio:.2g} by gradient and {by_value:.2g} by value; expected {low:g} to {high:g}"
-        )
-        return self._blame("muesli_model", why) if ratio > high else why
+        raised = ""
+        for name, gradient in gradients.items():
+            low, high = self._ratio_range(name)
+            ratio = gradient / gradients[policy_loss]
+            if ratio < low or ratio > high:
+                values = self._means("weighted")
+                policy = sum(report.policy for report in self.window) / len(self.window)
+                by_value = values[name] / policy if policy else math.nan
+                raised = (
+                    f"{name} / {policy_loss} is {ratio:.2g} by gradient and {by_value:.2g} by value; "
+                    f"expected {low:g} to {high:g}"
+                )
+                if ratio > high:
+                    self._blame(name, raised)
+        return raised
+
+    def _ratio_range(self, loss: str) -> tuple[float, float]:
+        descriptor = self.descriptors.get(loss)
+        return (descriptor and descriptor.policy_ratio) or (-math.inf, math.inf)
 
     def _entropy_collapsed(self, observation: Observation) -> str:
         limit = ENTROPY_LOW / math.log(ENTROPY_ACTIONS)

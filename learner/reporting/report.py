@@ -13,12 +13,10 @@ import torch
 
 from learner.distributed import Reducer
 from learner.loss import OWN_NUMBERS
+from learner.loss_descriptor import BUILT_IN, LossDescriptor
 from learner.update.sums import Key
 from learner.update.updater import Record
 from protocol.data.trajectory import Array
-
-POLICY_LOSSES = ("ppo_actor", "muesli_pg")
-"""Of these at most one is enabled: each is a whole policy gradient."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +91,8 @@ class StepReport:
         skipped: how many of them were not applied.
         nonfinite: the losses that were not finite, each with the number of such updates.
         gradients_measured: whether the losses' gradients are of this report.
+        stopped_early: how many learner steps target_kl ended before their last epoch.
+        descriptors: what is known about each loss, by name.
     """
 
     losses: Mapping[str, LossReport]
@@ -103,11 +103,20 @@ class StepReport:
     skipped: int
     gradients_measured: bool = False
     nonfinite: Mapping[str, int] = field(default_factory=dict)
+    stopped_early: int = 0
+    descriptors: Mapping[str, LossDescriptor] = field(default_factory=lambda: BUILT_IN)
 
     @property
     def policy_loss(self) -> str:
         """The loss that is the policy gradient; empty if there is none."""
-        return next((name for name in POLICY_LOSSES if name in self.losses), "")
+        policies = (name for name, descriptor in self.descriptors.items() if descriptor.role == "policy")
+        return next((name for name in policies if name in self.losses), "")
+
+    def weighted_magnitude(self, name: str) -> float:
+        """A loss's part of the objective; of a cross-entropy its KL's alone, since the target's entropy trains nothing."""
+        loss, descriptor = self.losses[name], self.descriptors.get(name)
+        kl = loss.statistics.get(descriptor.kl) if descriptor else None
+        return abs(loss.weighted if kl is None else loss.coef * kl)
 
     def policy(self, name: str) -> float:
         """A number that the policy gradient reports, such as `entropy` or `approx_kl`; NaN if there is none."""
@@ -122,10 +131,12 @@ class Reporter:
     Args:
         losses: the losses' names in order.
         reducer: sums over ranks.
+        descriptors: what is known about each loss, by name.
     """
 
     losses: Sequence[str]
     reducer: Reducer
+    descriptors: Mapping[str, LossDescriptor] = field(default_factory=lambda: BUILT_IN)
     records: list[Record] = field(default_factory=list)
     gradients: Array | None = None
 
@@ -163,6 +174,8 @@ class Reporter:
             skipped=sum(record.skipped for record in records),
             gradients_measured=gradients is not None,
             nonfinite=sum((record.nonfinite for record in records), Counter()),
+            stopped_early=sum(record.stopped_early for record in records),
+            descriptors=self.descriptors,
         )
 
     def loss_reports(

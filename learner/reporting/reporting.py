@@ -41,15 +41,16 @@ class Reporting:
         self, config: LearnerConfig, ranks: Ranks, updater: Updater, spec: AgentSpec, healthy: Callable[[], bool]
     ) -> None:
         self._config, self._ranks, self._updater = config, ranks, updater
-        self._reporter = Reporter(updater.plan.losses, ranks.reducer)
-        self._steering = Steering(config.trainer, updater.plan.losses, updater.context.scales)
+        self._reporter = Reporter(updater.plan.losses, ranks.reducer, updater.plan.descriptors)
+        self._steering = Steering(config.trainer, updater.plan.descriptors, updater.context.scales)
         self.recorder: Recorder | None = None
         self.metrics: LearnerMetrics | None = None
         if ranks.first:
             uniform = sum(math.log(size) for size in spec.spaces.action.sizes)
             writers = BackgroundWriters(wanted_targets(config.metrics), config.run_dir, config.settings)
             self.recorder = Recorder(config.run_dir, uniform, config.trainer.total_timesteps, writers)
-            self.metrics = LearnerMetrics(updater.plan.auto, config.settings, healthy)
+            self.recorder.describe(updater.plan.descriptors)
+            self.metrics = LearnerMetrics(updater.plan.auto, config.settings, healthy, updater.plan.descriptors)
 
     def close(self) -> None:
         """Have what was reported written to its end, however the run ends."""

@@ -1,4 +1,4 @@
-"""Which actors a learner waits for in vain, in words (no torch)."""
+"""Messages about actors that send no data (no torch)."""
 
 from __future__ import annotations
 

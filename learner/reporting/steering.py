@@ -1,36 +1,37 @@
-"""Moves the coefficients of the auxiliary losses while a run goes on, where its settings ask for that.
+"""Changes the coefficients of auxiliary losses during a run, if the settings ask for it.
 
-Only cmpo, dynamics and muesli_model are ever moved: the critic and the policy gradient are what they assist. What a coefficient
-was set to stays in the settings; what it has been multiplied by since is state of the run and part of its checkpoints.
+Only auxiliary losses are moved, your own among them: the critic and the policy gradient are what they assist. The settings keep
+the coefficient that was set. The factor that it has been multiplied by since is part of the run's state and of its checkpoints.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from functools import reduce
 from typing import Any, NamedTuple
 
+from learner.loss_descriptor import LossDescriptor
 from learner.reporting.red_flags import WINDOW
 from learner.settings import TrainerSettings
 
-AUXILIARY = ("cmpo", "dynamics", "muesli_model")
 HALVINGS = 10
-"""A loss that is still blamed after this many is left as it is: 1/1024 of a coefficient is off."""
+"""A loss is halved at most this often: 1/1024 of a coefficient has no effect anyway."""
 DAMPING = 0.5
-"""The part of the way, in logarithms, that one measurement moves a coefficient: a norm of one minibatch is noisy."""
+"""How far one measurement moves a coefficient, in logarithms: gradient norms of one minibatch are noisy."""
 STEP_LIMIT = 2.0
-"""One measurement moves a coefficient by no more than this factor."""
+"""One measurement changes a coefficient by at most this factor."""
 WORTH_SAYING = 1.25
-"""A move is written down once a coefficient differs by this factor from what was last written."""
+"""A change becomes an event once the coefficient differs by this factor from the last event."""
 
 
 class Move(NamedTuple):
-    """A coefficient that was moved.
+    """A change of a loss's coefficients.
 
     Attributes:
-        loss: whose.
-        scale: what its coefficients are multiplied by from now on.
-        why: one line.
+        loss: the loss's name.
+        scale: the factor on its coefficients from now on.
+        why: the reason, in one line.
     """
 
     loss: str
@@ -39,42 +40,43 @@ class Move(NamedTuple):
 
 
 class Steering:
-    """Decides on moves after a report; one rank decides for all.
+    """Decides on changes after a report; rank 0 decides for all ranks.
 
     Args:
-        trainer: what may be moved, and how far.
-        losses: the plan's.
-        scales: what each loss's coefficients are multiplied by; changed in place by `take`.
+        trainer: the learner's settings.
+        losses: the descriptors of the plan's losses, by name.
+        scales: the factor on each loss's coefficients; `take` changes it in place.
     """
 
-    def __init__(self, trainer: TrainerSettings, losses: Collection[str], scales: dict[str, float]) -> None:
+    def __init__(self, trainer: TrainerSettings, losses: Mapping[str, LossDescriptor], scales: dict[str, float]) -> None:
         self.trainer = trainer
         self.scales = scales
-        self.losses = tuple(loss for loss in AUXILIARY if loss in losses)
+        self.descriptors = {name: descriptor for name, descriptor in losses.items() if descriptor.auxiliary}
+        self.losses = tuple(self.descriptors)
         self.reports = 0
         self.halved_at: dict[str, int] = {}
         self.said = {loss: scales.get(loss, 1.0) for loss in self.losses}
 
     @property
     def active(self) -> bool:
-        """Whether anything may ever be moved."""
+        """Whether any coefficient may change."""
         return bool(self.losses) and (self.trainer.on_red_flag == "reduce" or self.trainer.balance == "gradient_share")
 
     def state(self) -> dict[str, Any]:
-        """For the checkpoint; the scales themselves are saved beside it."""
+        """The state for the checkpoint, without the scales, which the checkpoint has already."""
         return {"reports": self.reports, "halved_at": self.halved_at, "said": self.said}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """What `state` gave."""
+        """Restore what `state` returned."""
         self.reports = state["reports"]
-        self.halved_at, self.said = dict(state["halved_at"]), dict(state["said"])
+        self.halved_at, self.said = dict(state["halved_at"]), self.said | state["said"]
 
     def wanted(self, blamed: Mapping[str, str], shares: Mapping[str, float] | None) -> list[float]:
-        """The scale of each of `losses` after a report.
+        """The scale that each of `losses` should have after a report.
 
         Args:
-            blamed: the losses that the raised red flags blame, and why.
-            shares: each loss's part of the gradient, or None if it was not measured since the last report.
+            blamed: the losses that red flags blame, each with the reason.
+            shares: each loss's share of the gradient; None if it was not measured since the last report.
         """
         self.reports += 1
         scales = {loss: self.scales.get(loss, 1.0) for loss in self.losses}
@@ -88,12 +90,12 @@ class Steering:
         return list(scales.values())
 
     def may_halve(self, loss: str, scale: float) -> bool:
-        """Whether a whole window of reports has seen what the last halving did, and there is something left to halve."""
+        """Whether a full window of reports has passed since the last halving, and the scale is not at its minimum."""
         waited = self.reports - self.halved_at.get(loss, -WINDOW) >= WINDOW
         return waited and scale > 2.0**-HALVINGS
 
     def balanced(self, loss: str, scale: float, share: float) -> float:
-        """A scale moved towards the asked share of the gradient, within the limits."""
+        """The scale, moved towards the target share of the gradient, within the limits."""
         if not (math.isfinite(share) and share > 0):
             return scale
         factor = math.exp(DAMPING * math.log(self.trainer.balance_share / share))
@@ -102,14 +104,19 @@ class Steering:
         return min(max(moved, 1 / limit), self.highest(loss))
 
     def highest(self, loss: str) -> float:
-        """The scale at which the limit, or a coefficient's own upper bound, is reached."""
-        dynamics = self.trainer.losses.dynamics
-        if loss != "dynamics":
-            return self.trainer.balance_limit
-        return min(self.trainer.balance_limit, 1 / max(dynamics.returns_pred_coef, dynamics.reward_pred_coef))
+        """The largest scale that the limit and the coefficients' upper bounds allow."""
+        descriptor, limit = self.descriptors[loss], self.trainer.balance_limit
+        if descriptor.largest_coefficient is None:
+            return limit
+        return min(limit, descriptor.largest_coefficient / max(map(self.coefficient, descriptor.coefficients.values())))
+
+    def coefficient(self, path: str) -> float:
+        """A coefficient's setting, such as `trainer.losses.dynamics.reward_pred_coef`."""
+        found: Any = self.trainer
+        return float(reduce(getattr, path.split(".")[1:], found))
 
     def take(self, scales: list[float], blamed: Mapping[str, str]) -> list[Move]:
-        """Apply what was agreed on, and return the moves that are worth a line."""
+        """Apply the agreed scales, and return the changes that are large enough for an event."""
         moves = []
         for loss, scale in zip(self.losses, scales, strict=True):
             self.scales[loss] = scale

@@ -1,7 +1,7 @@
-"""AdamW on one flat array: a network's parameters lie side by side in it, so an update takes as many calls for many as for one.
+"""AdamW on one flat array that holds all of a network's parameters, so an update needs one call however many there are.
 
-PyTorch's own optimiser and its clipping walk through the parameters one by one, which for a small network costs more than the
-arithmetic; and making one imports the compiler, a second of every start.
+PyTorch's optimiser class and its clipping go through the parameters one by one, which costs more than the arithmetic of a small
+network. Creating one also imports the compiler, which adds a second to every start; the function used here does not.
 """
 
 from __future__ import annotations
@@ -10,21 +10,25 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from learner.settings import OptimizerSettings
 from oatmill.errors import UserError
 
 ALIGNMENT = 16
-"""Numbers: each parameter begins at a multiple of 64 bytes, as if it had memory of its own, which matrix products ask for."""
+"""In numbers: each parameter starts at a multiple of 64 bytes, as separate memory would, for fast matrix products."""
 NORM_EPS = 1e-6
-"""What `nn.utils.clip_grad_norm_` adds to the norm that it divides by, too."""
+"""Added to the norm before dividing by it, as in `nn.utils.clip_grad_norm_`."""
 
 
 class Flat:
-    """Parameters that lie side by side in one array; they become views of it and keep their numbers.
+    """Puts parameters into one array. They become views of it and keep their values.
 
     Args:
-        parameters: of one device, float32.
+        parameters: float32, all on one device.
+
+    Raises:
+        UserError: if a parameter is not float32.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -43,12 +47,12 @@ class Flat:
             parameter.data = view
 
     def views(self, array: Tensor) -> list[Tensor]:
-        """Each parameter's part of an array like `array`, in its shape."""
+        """Views of each parameter's part of an array like `array`, in the parameter's shape."""
         lengths = [length for pair in zip(self.sizes, self.gaps, strict=True) for length in pair]
         return [part.view(shape) for part, shape in zip(torch.split(array, lengths)[::2], self.shapes, strict=True)]
 
     def gradient(self) -> Tensor:
-        """The parameters' gradients side by side; 0 where there is none."""
+        """The parameters' gradients in one array; 0 for a parameter without one."""
         parts = []
         for parameter, padding in zip(self.parameters, self.padding, strict=True):
             gradient = parameter.grad
@@ -59,13 +63,13 @@ class Flat:
 
 
 class FlatAdamW:
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with its gradient clipped to a norm.
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with gradient clipping by norm.
 
     A parameter that the loss does not reach has a gradient of 0.
 
     Args:
-        parameters: what is trained; from now on they are views of one array.
-        settings: betas, eps, weight decay, and the learning rate to begin with.
+        parameters: the trained parameters; they become views of one array.
+        settings: betas, eps, weight decay, and the initial learning rate.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> None:
@@ -76,28 +80,28 @@ class FlatAdamW:
         self.steps = torch.zeros((), device=self.flat.array.device)
 
     def zero_grad(self) -> None:
-        """Forget all gradients; the next backward pass makes new ones."""
+        """Drop all gradients; the next backward pass creates new ones."""
         for parameter in self.flat.parameters:
             parameter.grad = None
 
     def step(self, gradient: Tensor, norm: float, max_norm: float) -> None:
-        """One update.
+        """Apply one update.
 
         Args:
-            gradient: what `self.flat.gradient()` gave; is cut to `max_norm` in place.
-            norm: its norm.
-            max_norm: above this, the gradient is made shorter.
+            gradient: the result of `self.flat.gradient()`; clipped to `max_norm` in place.
+            norm: the gradient's norm.
+            max_norm: the largest norm that is not clipped.
         """
         if norm + NORM_EPS > max_norm:
             gradient.mul_(max_norm / (norm + NORM_EPS))
-        self.steps.add_(1)
-        torch._fused_adamw_(
+        adamw(
             [self.flat.array],
             [gradient],
             [self.first],
             [self.second],
             [],
             [self.steps],
+            fused=True,
             lr=self.learning_rate,
             beta1=self.settings.beta1,
             beta2=self.settings.beta2,
@@ -108,7 +112,7 @@ class FlatAdamW:
         )
 
     def state(self) -> dict[int, dict[str, Tensor]]:
-        """The state by the parameters' positions, as `torch.optim.AdamW` names it; nothing before the first step."""
+        """The state by the parameters' positions, with the names of `torch.optim.AdamW`; empty before the first step."""
         if not bool(self.steps):
             return {}
         moments = zip(self.flat.views(self.first), self.flat.views(self.second), strict=True)
@@ -119,7 +123,7 @@ class FlatAdamW:
 
     @torch.no_grad()
     def load(self, state: Mapping[int, Mapping[str, Tensor]]) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
         for array, name in ((self.first, "exp_avg"), (self.second, "exp_avg_sq")):
             array.zero_()
             for position, view in enumerate(self.flat.views(array)):

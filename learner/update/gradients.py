@@ -1,7 +1,7 @@
-"""What each loss does to the trunk: the norm of its gradient there, its share, and its angle to the total.
+"""How strongly each loss trains the trunk: the norm of its gradient there, its share, and its angle to the total.
 
-Values mislead: PPO's surrogate is about 0 whatever its gradient is, and a cross-entropy of 5 may hold 0.03 nats that training
-can remove. The gradient on the parameters that all losses share is what a loss really pushes with.
+Loss values are misleading: PPO's surrogate is about 0 whatever its gradient is, and a cross-entropy of 5 may contain only 0.03
+nats that training can reduce. The gradient on the shared parameters shows what a loss really does.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def trunk_gradients(losses: Mapping[str, Tensor], trunk: Sequence[nn.Parameter],
     """Norms and cosines of the weighted losses' gradients on the trunk.
 
     Args:
-        losses: each loss's weighted sum of this minibatch, with its graph; it is kept.
-        trunk: encoder and core.
+        losses: each loss's weighted sum of this minibatch, with its graph, which is kept.
+        trunk: the parameters of encoder and core.
         reducer: sums over ranks; the gradients are averaged over ranks before a norm is taken.
 
     Returns:

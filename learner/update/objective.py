@@ -1,4 +1,4 @@
-"""The one place where losses are weighed, masked, averaged over all ranks, and recorded."""
+"""Weighs all losses, applies masks, averages over ranks, and records the sums. Losses do none of this themselves."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ import torch
 from torch import Tensor, nn
 
 from agent.model import ModelNeeds, ModelOutputs
-from learner.loss import OWN_NUMBERS, Context, Late, Loss, Node, Statistic, Term, method_reads
+from learner.loss import OWN_NUMBERS, Context, Loss, Node, Statistic, Term, method_reads
 from learner.nodes.masks import ahead
 from learner.plan import Plan
 from learner.update.single_steps import by_step
-from learner.update.sums import Key, Tally, as_tensor, counts_of, masked_sum, settle
+from learner.update.sums import Key, UpdateSums, as_tensor, counts_of, masked_sum, settle
 from oatmill.errors import UserError
 
 IMPORTANCE = "importance_B"
-"""What each row's terms count for; no loss reads it."""
+"""The weight of each row's terms; no loss reads it."""
 
 FOLLOWING_ACTIONS = "following_actions"
-"""Of each single step: its action and those after it, as many as the latent model takes steps."""
+"""For each single step: its action and the following ones, one for each step of the latent model."""
 
 SMALL_BYTES = 2**18
-"""An array up to here is put into an epoch's order at once. A larger one is not: it would leave the caches."""
+"""Arrays up to this size are shuffled once per epoch. Larger ones would not fit the caches and are indexed per minibatch."""
 
 
 class Weighed(NamedTuple):
     """A minibatch's objective.
 
     Attributes:
-        names: of the losses.
-        parts: each term's sum, and what it is multiplied by. A rank's share, times the number of ranks: DDP's mean over ranks
-            is then the mean over all valid steps, however unevenly they lie.
-        total: the sum of all, which is differentiated.
-        tally: what the report is made of.
-        broken_on: `[m]`: on how many ranks a term of `tally.sums` is not finite; None where there is one rank, which looks for
-            itself.
+        names: the losses' names.
+        parts: each term's sum and its factor. The factor includes the number of ranks, so that DDP's mean over ranks is the
+            mean over all valid steps, however they are distributed over ranks.
+        total: the sum of all parts, which is differentiated.
+        update_sums: the sums for the report.
+        broken_on: `[m]`, the number of ranks on which a term of `update_sums.sums` is not finite; None with one rank, which
+            checks the total instead.
     """
 
     names: tuple[str, ...]
     parts: Mapping[Key, tuple[Tensor, Tensor | float]]
     total: Tensor
-    tally: Tally
+    update_sums: UpdateSums
     broken_on: Tensor | None
 
     @property
@@ -58,17 +58,17 @@ class Weighed(NamedTuple):
     @property
     def keys(self) -> tuple[Key, ...]:
         """Terms and statistics in the order of `sums`."""
-        return self.tally.keys
+        return self.update_sums.keys
 
     @property
     def sums(self) -> Tensor:
-        """`[2, n]`: masked sums and counts of this rank, late ones too."""
-        return settle([self.tally])[0]
+        """`[2, n]`: this rank's masked sums and counts, with the late statistics."""
+        return settle([self.update_sums])[0]
 
     def sound(self, norm: Tensor) -> tuple[bool, float]:
-        """Whether the gradient's norm and every term on every rank is finite, and the norm: one look at the device.
+        """Whether the gradient's norm and every term on every rank is finite, and the norm, in one transfer from the device.
 
-        One rank sees a term that is not in the sum of all, for nothing makes a number that is not finite finite again.
+        With one rank it is enough to check the total: a sum with a non-finite part is never finite.
         """
         if self.broken_on is None:
             length, total = torch.stack([norm, self.total.detach()]).tolist()
@@ -77,19 +77,19 @@ class Weighed(NamedTuple):
         return isfinite(length) and not broken, length
 
     def broken_losses(self) -> set[str]:
-        """The losses with a term that is not finite on some rank."""
+        """The losses with a term that is not finite on a rank."""
         if self.broken_on is None:
             return {name for name, loss in self.losses.items() if not isfinite(loss.item())}
-        keys = [key for key in self.tally.keys if key not in self.tally.late]
+        keys = [key for key in self.update_sums.keys if key not in self.update_sums.late]
         return {loss for (loss, _), ranks in zip(keys, self.broken_on.tolist(), strict=True) if ranks}
 
 
 class Objective:
-    """A plan's nodes, made and run.
+    """Creates and runs a plan's nodes.
 
     Args:
-        plan: their classes in order.
-        context: what they need to know.
+        plan: the nodes' classes, in order.
+        context: what the nodes are created with.
     """
 
     def __init__(self, plan: Plan, context: Context) -> None:
@@ -101,25 +101,25 @@ class Objective:
         model_reads |= {"actions_BT"} if plan.needs.unroll_steps else set()
         self.minibatch_names = frozenset(read | model_reads | {"mask_BT", IMPORTANCE})
         self.unroll_steps = plan.needs.unroll_steps
-        # Signatures are read once here: reflection in every minibatch costs more than some of the losses, and in every batch
-        # two hundredths of a small network's learner step.
+        # Signatures are read once: reading them for every minibatch costs more than some losses, and for every batch 2 % of a
+        # small network's learner step.
         self.reads = {
             method: {node.name: method_reads(type(node), method) for node in self.nodes}
             for method in ("prepare", "measure", "compute")
         }
         self.coefs: dict[Key, float] = {}
-        self.checked = False  # whether the names were
-        self.measured: frozenset[Key] = frozenset()  # what `measure` gave
+        self.checked = False  # whether the names were checked
+        self.measured: frozenset[Key] = frozenset()  # the keys that `measure` returned
 
     @torch.no_grad()
     def prepare(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run every node's `prepare` in order on the whole batch; what they write is frozen from then on.
+        """Run every node's `prepare` in order on the whole batch. The results do not change afterwards.
 
         Args:
-            inputs: the names of `learner.nodes.network.BatchInputs`.
+            inputs: tensors with the names of `learner.nodes.network.BatchInputs`.
 
         Returns:
-            The inputs and everything written.
+            The inputs and the tensors that the nodes wrote.
         """
         values = dict(inputs)
         for node in self.nodes:
@@ -135,7 +135,7 @@ class Objective:
 
     @torch.no_grad()
     def measure(self, values: Mapping[str, Tensor]) -> tuple[tuple[Key, ...], Tensor]:
-        """Every node's statistics of the whole batch: their keys, and `[2, n]` masked sums and counts of this rank."""
+        """All nodes' statistics of the whole batch: their keys, and this rank's masked sums and counts, `[2, n]`."""
         found: dict[Key, Statistic] = {}
         for node in self.nodes:
             if hasattr(node, "measure"):
@@ -149,12 +149,12 @@ class Objective:
         return {name: values[name] for name in self.reads[method][node.name]}
 
     def drawn_from(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What minibatches are drawn from, out of what `prepare` gave: trajectories or, by `trainer.shuffle`, single steps."""
+        """The rows that minibatches are drawn from: trajectories or single steps, as `trainer.shuffle` says."""
         whole = self.trajectories(values)
         return whole if self.context.trainer.shuffle == "trajectories" else self.single_steps(whole, values["actions_BT"])
 
     def trajectories(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What minibatches need, with whole trajectories as rows."""
+        """The tensors that minibatches need, with whole trajectories as rows."""
         whole = {name: values[name] for name in self.minibatch_names if name in values}
         whole["observations_BT"] = values["observations_BT1"][:, :-1]
         if self.context.model.core is not None:
@@ -164,11 +164,11 @@ class Objective:
     def single_steps(self, whole: Mapping[str, Tensor], actions_BT: Tensor) -> dict[str, Tensor]:
         """Each step as a trajectory of its own, of length 1.
 
-        What a loss reads of the steps that follow, it reads of what `prepare` has set beside each step; the latent model, which
-        reads the actions that follow, gets them as `FOLLOWING_ACTIONS`.
+        Losses read later steps only from what `prepare` has stored for each step. The latent model needs the following actions
+        and gets them as `FOLLOWING_ACTIONS`.
 
         Raises:
-            UserError: if a loss of the user's own reads a tensor whose name does not say which axes it has.
+            UserError: if the user's own loss reads a tensor whose name does not end with its axes.
         """
         steps = whole["mask_BT"].shape[1]
         apart = {name: by_step(name, value, steps) for name, value in whole.items()}
@@ -177,15 +177,15 @@ class Objective:
         return apart
 
     def minibatch(self, values: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-        """What a minibatch of these trajectories needs of what `prepare` gave; scalars pass as they are."""
+        """The tensors of a minibatch of these trajectories; scalars stay as they are."""
         return next(self.minibatches(self.trajectories(values), [rows]))
 
     def minibatches(self, drawn_from: Mapping[str, Tensor], parts: Sequence[Tensor]) -> Iterator[dict[str, Tensor]]:
-        """What each of several minibatches needs.
+        """The tensors of each of several minibatches.
 
         Args:
-            drawn_from: what the method of that name gave.
-            parts: the rows of each.
+            drawn_from: the result of the method of that name.
+            parts: the rows of each minibatch.
         """
         rows = torch.cat(list(parts))
         scalars = {name: value for name, value in drawn_from.items() if value.ndim == 0}
@@ -201,29 +201,29 @@ class Objective:
         """Compute every loss in order and weigh its terms.
 
         Args:
-            minibatch: what `minibatch` gave.
-            outputs: the model's forward pass of it.
-            whole: whether the batch's own mask is True everywhere, so that it need not be applied to every sum.
+            minibatch: the result of `minibatch`.
+            outputs: the outputs of the model's forward pass.
+            whole: whether the batch's mask is True everywhere, so that it need not be applied to every sum.
         """
         values: dict[str, Tensor] = {**minibatch, **cast("Mapping[str, Tensor]", outputs)}
         importance_B = minibatch.get(IMPORTANCE)
         true_mask = minibatch["mask_BT"] if whole else None
         now: dict[Key, Term | Statistic] = {}
-        late: dict[Key, Late] = {}
+        late: dict[Key, Statistic] = {}
         keys = []
         for loss in self.losses:
             for name, entry in loss.compute(**self.select(values, loss, "compute")).items():
                 key = (loss.name, name)
                 keys.append(key)
-                if isinstance(entry, Late):
+                if isinstance(entry, Statistic) and entry.late:
                     late[key] = entry
                 else:
                     now[key] = counted(entry, importance_B)
         if not self.checked:
             refuse_double_names(keys, self.measured)
             self.checked = True
-        # Each sum keeps a graph of its own: out of a stack of them, every loss's gradient would run back through all losses.
-        tally = Tally(
+        # Each sum keeps its own graph. With a stack of sums, every loss's gradient would go back through all losses.
+        update_sums = UpdateSums(
             tuple(keys),
             [masked_sum(entry, true_mask) for entry in now.values()],
             counts_of(now.values(), true_mask),
@@ -231,35 +231,41 @@ class Objective:
             true_mask,
         )
         self.coefs = self.coefficients(now)
-        scales, broken_on = self.scales(now, tally)
-        parts = {key: (value, scale) for key, value, scale in zip(now, tally.sums, scales, strict=True) if key in self.coefs}
+        scales, broken_on = self.scales(now, update_sums)
+        parts = {
+            key: (value, scale) for key, value, scale in zip(now, update_sums.sums, scales, strict=True) if key in self.coefs
+        }
         return Weighed(
-            tuple(loss.name for loss in self.losses), parts, weighted_sum(parts.values(), self.device), tally, broken_on
+            tuple(loss.name for loss in self.losses), parts, weighted_sum(parts.values(), self.device), update_sums, broken_on
         )
 
     @cached_property
     def device(self) -> torch.device:
-        """Where the network lies."""
+        """The network's device."""
         return next(self.context.model.parameters()).device
 
-    def scales(self, now: Mapping[Key, Term | Statistic], tally: Tally) -> tuple[Sequence[Tensor | float], Tensor | None]:
-        """What each sum is multiplied by to be a part of the objective; on how many ranks a term is not finite, or None."""
+    def scales(
+        self, now: Mapping[Key, Term | Statistic], update_sums: UpdateSums
+    ) -> tuple[Sequence[Tensor | float], Tensor | None]:
+        """Each sum's factor in the objective, and on how many ranks each term is not finite (None with one rank)."""
         if self.context.reducer.world_size == 1:
             share: dict[int, Tensor | float] = {}
-            for count in tally.counts:
+            for count in update_sums.counts:
                 if id(count) not in share:
                     share[id(count)] = 1 / max(count, 1) if isinstance(count, int) else count.clamp(min=1).reciprocal()
-            return [self.coefs.get(key, 0.0) * share[id(count)] for key, count in zip(now, tally.counts, strict=True)], None
-        # A statistic may be NaN. What is broken is told beside the counts, so that all ranks skip an update or none does.
-        sums = torch.stack(tally.sums).detach()
+            return [
+                self.coefs.get(key, 0.0) * share[id(count)] for key, count in zip(now, update_sums.counts, strict=True)
+            ], None
+        # Statistics may be NaN. Broken terms are reduced with the counts, so that all ranks skip an update or none does.
+        sums = torch.stack(update_sums.sums).detach()
         is_term = torch.tensor([key in self.coefs for key in now], device=sums.device)
-        own = torch.stack([as_tensor(tally.counts, sums.device), (is_term & ~sums.isfinite()).float()])
+        own = torch.stack([as_tensor(update_sums.counts, sums.device), (is_term & ~sums.isfinite()).float()])
         counts, broken_on = self.context.reducer.sum(own)
         coefs = torch.tensor([self.coefs.get(key, 0.0) for key in now], device=sums.device)
         return (coefs * self.context.reducer.world_size / counts.clamp(min=1)).unbind(), broken_on
 
     def coefficients(self, now: Mapping[Key, Term | Statistic]) -> dict[Key, float]:
-        """What each term counts for in the objective."""
+        """The coefficient of each term in the objective."""
         scales = self.context.scales
         return {key: entry.coef * scales.get(key[0], 1.0) for key, entry in now.items() if isinstance(entry, Term)}
 
@@ -288,10 +294,10 @@ def weighted_sum(parts: Collection[tuple[Tensor, Tensor | float]], device: torch
 
 
 def refuse_double_names(computed: Iterable[Key], measured: Iterable[Key]) -> None:
-    """Refuse a number that would be reported in another one's place.
+    """Check that no reported number has the name of another one.
 
     Raises:
-        UserError: if one has the name of a loss's own numbers, or comes from `compute` and `measure` both.
+        UserError: if one has the name of a loss's own numbers, or comes from both `compute` and `measure`.
     """
     for loss, name in {*computed, *measured}:
         if name in {*OWN_NUMBERS, "terms"}:
@@ -309,9 +315,9 @@ def sums_and_counts(entries: list[Term | Statistic]) -> Tensor:
 
 
 def counted(entry: Term | Statistic, importance_B: Tensor | None) -> Term | Statistic:
-    """A term with each row's values multiplied by what the row counts for; the count that its sum is divided by stays.
+    """A term with each row's values multiplied by the row's weight; the count that the sum is divided by does not change.
 
-    Statistics are of the rows as they are, and a term without rows in front has none to weigh.
+    Statistics are not weighted, nor are terms without rows as the first axis.
     """
     if importance_B is None or not isinstance(entry, Term) or entry.value.shape[:1] != importance_B.shape:
         return entry

@@ -1,4 +1,4 @@
-"""Masked sums and counts for the report: of terms in each update, of what can wait once for many updates."""
+"""Masked sums and counts for the report: of terms for each update, of late statistics once for many updates."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learner.loss import Late, Statistic, Term
+from learner.loss import Statistic, Term
 
 Key = tuple[str, str]
 """A loss's (or another node's) name and a term's or statistic's name."""
 
 
-class Tally(NamedTuple):
-    """What one update leaves for the report.
+class UpdateSums(NamedTuple):
+    """The sums of one update, for the report.
 
     Attributes:
         keys: terms and statistics in the order of the report's columns.
-        sums: masked sums of this rank, of those that are not late, in their order. Those of terms have their graph, of which
-            nothing is left but its skeleton once it was differentiated.
-        counts: how many values each of them is of; a number where that needs no look at the mask.
-        late: the others.
-        true_mask: the minibatch's mask, where it is known to be True everywhere.
+        sums: this rank's masked sums of all entries that are not late, in order. Sums of terms have a graph, which holds no
+            tensors any more once it was differentiated.
+        counts: the number of values of each sum; an int if the mask is known to be True everywhere.
+        late: the late statistics.
+        true_mask: the minibatch's mask if it is known to be True everywhere.
     """
 
     keys: tuple[Key, ...]
     sums: list[Tensor]
     counts: Sequence[Tensor | int]
-    late: Mapping[Key, Late]
+    late: Mapping[Key, Statistic]
     true_mask: Tensor | None = None
 
 
@@ -42,7 +42,7 @@ def masked_sum(entry: Term | Statistic, true_mask: Tensor | None = None) -> Tens
 
 
 def counts_of(entries: Collection[Term | Statistic], true_mask: Tensor | None = None) -> list[Tensor | int]:
-    """How many values of each count. Most entries share a mask, which is counted once."""
+    """The number of values of each entry. Most entries share a mask, which is counted once."""
     masks = {id(entry.mask): entry.mask for entry in entries}
     counts = {key: mask.numel() if mask is true_mask else mask.sum() for key, mask in masks.items()}
     return [counts[id(entry.mask)] for entry in entries]
@@ -56,21 +56,23 @@ def as_tensor(counts: Sequence[Tensor | int], device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def settle(tallies: Sequence[Tally]) -> Tensor:
+def settle(unsettled: Sequence[UpdateSums]) -> Tensor:
     """`[updates, 2, n]`: masked sums and counts of this rank, of all that some updates left."""
-    first = tallies[0]
-    flat = [value for tally in tallies for value in tally.sums]
+    first = unsettled[0]
+    flat = [value for update_sums in unsettled for value in update_sums.sums]
     sums = torch.stack(flat) if flat else torch.zeros(0)
-    counts = as_tensor([count for tally in tallies for count in tally.counts], sums.device)
-    now = torch.stack([sums, counts]).view(2, len(tallies), -1).transpose(0, 1)
+    counts = as_tensor([count for update_sums in unsettled for count in update_sums.counts], sums.device)
+    now = torch.stack([sums, counts]).view(2, len(unsettled), -1).transpose(0, 1)
     if not first.late:
         return now
     order = [key for key in first.keys if key not in first.late] + list(first.late)
-    late = settle_late([tally.late for tally in tallies], whole=[tally.true_mask for tally in tallies])
+    late = settle_late(
+        [update_sums.late for update_sums in unsettled], whole=[update_sums.true_mask for update_sums in unsettled]
+    )
     return torch.cat([now, late], 2)[:, :, [order.index(key) for key in first.keys]]
 
 
-def settle_late(late: Sequence[Mapping[Key, Late]], whole: Sequence[Tensor | None]) -> Tensor:
+def settle_late(late: Sequence[Mapping[Key, Statistic]], whole: Sequence[Tensor | None]) -> Tensor:
     """`[updates, 2, n]` of the late statistics, each worked out for all updates at once.
 
     Args:

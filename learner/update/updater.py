@@ -18,35 +18,35 @@ from learner.update.flat_adamw import Flat, FlatAdamW
 from learner.update.gradients import trunk_gradients
 from learner.update.objective import Objective, Weighed, model_outputs
 from learner.update.priorities import priorities_of
-from learner.update.sums import Key, Tally, settle
+from learner.update.sums import Key, UpdateSums, settle
 from oatmill.settings.base import MetricsSettings
 
 SETTLE_EVERY = 64
-"""Updates: what they leave behind for the report is kept for so many of them, and worked out for all in one."""
+"""The report's statistics are kept for this many updates and then computed for all of them at once."""
 
 
 @dataclass
 class Record:
-    """What one learner step measured, on the device; `learner.reporting.report` brings it to the host in one transfer.
+    """The measurements of one learner step, on the device. `learner.reporting.report` brings them to the host in one transfer.
 
     Attributes:
         keys: terms and statistics, in the order of the columns of `sums`.
-        sums: one `[2, n]` an update: masked sums and counts of this rank.
-        tallies: what the last updates left for `sums`.
-        norms: the gradient's norm before clipping, one an update, the same on all ranks.
+        sums: one `[2, n]` per update: this rank's masked sums and counts.
+        unsettled: what the last updates left for `sums`.
+        norms: the gradient's norm before clipping, one per update, the same on all ranks.
         batch_keys: statistics of the whole batch, in the order of the columns of `batch_sums`.
-        batch_sums: `[2, n]` of this rank, or None where the step is not reported.
-        gradients: `[losses, 2]` norms and cosines on the trunk, or None where they were not measured.
-        skipped: updates that were not applied because a loss or the gradient was not finite on some rank.
-        nonfinite: the losses that were not, each with the number of updates; `gradient` where every loss was finite.
-        stopped_early: whether target_kl ended the step.
-        seconds: per phase.
-        priorities: `[B]`, how far each row's values were from their targets, or None where nobody asks.
+        batch_sums: `[2, n]` of this rank, or None if the step is not reported.
+        gradients: `[losses, 2]` norms and cosines on the trunk, or None if they were not measured.
+        skipped: updates that were skipped because a loss or the gradient was not finite on a rank.
+        nonfinite: the number of updates in which each loss was not finite; `gradient` if all losses were finite.
+        stopped_early: whether target_kl ended the step before its last epoch.
+        seconds: time by phase.
+        priorities: `[B]`, the distance of each row's values from their targets, or None if not asked for.
     """
 
     keys: tuple[Key, ...] = ()
     sums: list[Tensor] = field(default_factory=list)
-    tallies: list[Tally] = field(default_factory=list)
+    unsettled: list[UpdateSums] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
     batch_keys: tuple[Key, ...] = ()
     batch_sums: Tensor | None = None
@@ -58,12 +58,12 @@ class Record:
     priorities: Tensor | None = None
 
     def settle(self) -> None:
-        """Work out what the updates since the last time left."""
-        if not self.tallies:
+        """Compute the sums of the updates since the last call."""
+        if not self.unsettled:
             return
-        self.keys = self.tallies[-1].keys
-        self.sums.extend(settle(self.tallies).unbind())
-        self.tallies.clear()
+        self.keys = self.unsettled[-1].keys
+        self.sums.extend(settle(self.unsettled).unbind())
+        self.unsettled.clear()
 
 
 class Updater:
@@ -72,8 +72,8 @@ class Updater:
     Args:
         plan: the losses and what they read.
         context: models, settings, ranks.
-        wrapped: `context.model`, wrapped by DDP where there are several ranks.
-        metrics: how often gradients are measured.
+        wrapped: `context.model`, wrapped by DDP if there are several ranks.
+        metrics: says how often gradients are measured.
     """
 
     def __init__(self, plan: Plan, context: Context, wrapped: nn.Module, metrics: MetricsSettings) -> None:
@@ -94,10 +94,10 @@ class Updater:
         """One learner step: prepare once, then epochs of minibatches of whole trajectories, or of single steps.
 
         Args:
-            inputs: the names of `learner.nodes.network.BatchInputs`.
-            learning_rate: of all of its updates.
-            report: whether statistics of the whole batch are wanted.
-            priorities: whether each row's priority is.
+            inputs: tensors with the names of `learner.nodes.network.BatchInputs`.
+            learning_rate: the learning rate of all updates of the step.
+            report: whether to compute statistics of the whole batch.
+            priorities: whether to compute each row's priority.
         """
         self.optimizer.learning_rate = learning_rate
         record = Record()
@@ -111,7 +111,7 @@ class Updater:
         trainer = self.context.trainer
         limited = trainer.losses.ppo_actor.target_kl is not None
         mask_BT = inputs["mask_BT"]
-        # Looked at once a batch, and not on a GPU, which the look would wait for.
+        # Checked once per batch, and only on a CPU: on a GPU the check would have to wait for the device.
         whole = mask_BT.device.type == "cpu" and bool(mask_BT.all())
         drawn_from = self.objective.drawn_from(values)
         rows = len(drawn_from["mask_BT"])
@@ -119,10 +119,10 @@ class Updater:
             shuffled = torch.randperm(rows, generator=self.context.generator, device=mask_BT.device)
             parts = shuffled.chunk(trainer.minibatches)
             for part, minibatch in enumerate(self.objective.minibatches(drawn_from, parts)):
-                # In the first epoch, which target_kl never cuts off.
+                # In the first epoch, which target_kl never skips.
                 due = epoch == 0 and part == len(parts) - 1 and self.gradients_due()
                 self.update(minibatch, record, measure=due, whole=whole)
-            if limited or len(record.tallies) >= SETTLE_EVERY:
+            if limited or len(record.unsettled) >= SETTLE_EVERY:
                 record.settle()
             if limited and self.moved_too_far(record, len(parts)):
                 record.stopped_early = True
@@ -131,16 +131,16 @@ class Updater:
         return record
 
     def gradients_due(self) -> bool:
-        """Whether the losses' gradients were last measured too long ago, or never."""
+        """Whether it is time to measure the losses' gradients again."""
         return self.updates - self.measured_at >= self.metrics.gradient_every
 
     def update(self, minibatch: Mapping[str, Tensor], record: Record, *, measure: bool, whole: bool = False) -> None:
-        """One optimiser step. What is not finite on any rank is applied on none."""
+        """One optimiser step. If a number is not finite on any rank, all ranks skip the update."""
         started = time.perf_counter()
         with self.autocast():
             outputs = model_outputs(self.wrapped, minibatch, self.plan.needs)
         weighed = self.objective.weigh(minibatch, outputs, whole=whole)
-        record.tallies.append(weighed.tally)
+        record.unsettled.append(weighed.update_sums)
         if measure:
             record.gradients = trunk_gradients(weighed.losses, self.trunk, self.context.reducer)
             self.measured_at = self.updates
@@ -156,9 +156,9 @@ class Updater:
         record.seconds["optimizer"] += time.perf_counter() - backwarded
 
     def apply(self, record: Record, weighed: Weighed) -> None:
-        """Clip, step and move the prior; or, if a loss or the gradient is not finite, do nothing and count it.
+        """Clip, step and move the prior; or, if a loss or the gradient is not finite, skip the update and count it.
 
-        All ranks do the same: they see the same sum of what is broken and, after DDP's mean, the same gradient.
+        All ranks do the same, because they see the same number of broken terms and, after DDP's mean, the same gradient.
         """
         gradient = self.optimizer.flat.gradient()
         norm = torch.linalg.vector_norm(gradient)
@@ -170,14 +170,14 @@ class Updater:
             return
         self.optimizer.step(gradient, length, self.context.trainer.max_grad_norm)
         if self.prior is not None:
-            self.prior.array.lerp_(self.optimizer.flat.array, self.context.trainer.losses.cmpo.prior_ema_rate)
+            self.prior.array.lerp_(self.optimizer.flat.array, self.context.trainer.losses.prior_rate)
 
     def weights_finite(self) -> bool:
-        """Whether every trained array is finite; one that is not can never become so again."""
+        """Whether all trained arrays are finite. An array that is not finite never becomes finite again."""
         return bool(torch.linalg.vector_norm(self.optimizer.flat.array).isfinite())
 
     def moved_too_far(self, record: Record, updates: int) -> bool:
-        """Whether the KL to the policy at the batch's start passed target_kl in the last so many updates, over all ranks."""
+        """Whether the mean KL to the policy at the batch's start exceeded target_kl in the last `updates` updates."""
         limit = self.context.trainer.losses.ppo_actor.target_kl
         if limit is None or ("ppo_actor", "approx_kl") not in record.keys:
             return False
@@ -187,20 +187,20 @@ class Updater:
         return bool(total > limit * count)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """bfloat16 where the settings ask for it."""
+        """Computes in bfloat16 if the settings ask for it."""
         if self.context.trainer.autocast == "none":
             return nullcontext()
         return torch.autocast(self.parameters[0].device.type, torch.bfloat16)
 
 
 def flat_prior(model: AgentModel, prior: AgentModel) -> Flat:
-    """The prior's parameters that follow trained ones, laid out as those are; what is not trained does not move."""
+    """The prior's parameters that follow trained ones, in the same layout. The others never change."""
     pairs = zip(prior.parameters(), model.parameters(), strict=True)
     return Flat([old for old, new in pairs if new.requires_grad])
 
 
 def freeze_unused(model: AgentModel, plan: Plan) -> None:
-    """Take the parameters that no enabled loss reaches out of training, so that DDP does not wait for their gradients."""
+    """Exclude the parameters that no enabled loss reaches from training, so that DDP does not wait for their gradients."""
     read = {name for names in plan.reads.values() for name in names}
     needs = plan.needs
     used = {

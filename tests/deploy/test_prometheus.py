@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from learner.loss_descriptor import MUESLI_RATIO
 from learner.reporting import red_flags
 from tests.deploy.doctor.prometheus_server import SHIPPED, need
 
@@ -109,8 +110,8 @@ def test_thresholds_are_those_of_the_red_flags() -> None:
     uniform = math.log(red_flags.ENTROPY_ACTIONS)
     assert bound("LossDominates", r"mean5m > ([\d.]+)") == red_flags.DOMINATES
     assert bound("LossDominates", r"last > ([\d.]+)") == red_flags.DOMINATES
-    assert bound("MuesliRatioOutOfRange", r"< ([\d.]+)") == red_flags.MUESLI_RATIO[0]
-    assert bound("MuesliRatioOutOfRange", r"> ([\d.]+)") == red_flags.MUESLI_RATIO[1]
+    assert bound("MuesliRatioOutOfRange", r"< ([\d.]+)") == MUESLI_RATIO[0]
+    assert bound("MuesliRatioOutOfRange", r"> ([\d.]+)") == MUESLI_RATIO[1]
     assert bound("EntropyCollapsed", r"< ([\d.]+)") == pytest.approx(red_flags.ENTROPY_LOW / uniform, abs=5e-4)
     assert bound("EntropyHigh", r"> ([\d.]+)") == pytest.approx(red_flags.ENTROPY_HIGH / uniform, abs=5e-4)
     assert bound("EntropyHigh", r">= ([\d.]+)") == red_flags.WARM_UP

@@ -42,7 +42,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch, seconds: list[float]) -> Learner:
     learner.ranks = SimpleNamespace(world_size=1, lowest=lambda *flags: flags)
     learner.control = SimpleNamespace(state=SimpleNamespace(stop=False), request=lambda *_: {})
     learner.tell_hub = lambda: None
-    learner.stop_asked = False
+    learner.stop = SimpleNamespace(is_set=False)
     return learner  # type: ignore[no-any-return]
 
 

@@ -63,39 +63,39 @@ def compared(out: Path, finals: Mapping[str, Sequence[float]], **options: Any) -
 
 def test_seeds_that_do_not_separate_the_arms_are_said_not_to(tmp_path: Path) -> None:
     text = verdicts(compared(tmp_path, {"baseline": [10, 20, 30, 40], "muesli": [15, 25, 35, 20]}))
-    assert text[0] == "**These seeds do not separate any arm from baseline.**"
-    assert "**muesli** cannot be told from baseline: 22.5 against 25" in text[-1]
+    assert text[0] == "**With these seeds, no arm differs clearly from baseline.**"
+    assert "**muesli** does not differ clearly from baseline: final return 22.5 against 25" in text[-1]
 
 
 def test_arms_that_lie_apart_in_four_seeds_are_told_apart(tmp_path: Path) -> None:
     text = verdicts(compared(tmp_path, {"baseline": [10, 20, 30, 40], "muesli": [50, 60, 70, 80]}))
     assert text[0] == "**By final return, muesli beat baseline.**"
     assert len(text) == 2, "four seeds need no warning"
-    assert "**muesli** ends better than baseline: 65 against 25" in text[1]
+    assert "**muesli** is better than baseline: final return 65 against 25" in text[1]
     # Baseline's middle line comes to 25 at its end, the line to 65 at 25 / 65 = 0.38 of the run (and to the next grid point).
-    assert re.search(r"Its curve comes to where baseline's ends after 0\.3[89] times the env steps", text[1])
+    assert re.search(r"It reaches baseline's final return with 0\.3[89] times the env steps", text[1])
     assert "an env step took 2.00 times as long" in text[1]
 
 
 def test_three_seeds_that_lie_apart_are_a_hint_and_no_more(tmp_path: Path) -> None:
     text = verdicts(compared(tmp_path, {"baseline": [10, 20, 30], "muesli": [1, 2, 3]}))
-    assert text[0] == "**These seeds do not separate any arm from baseline.**"
-    assert "an exact p of 0.10: nothing here is sure" in text[1]
-    assert "`--seeds 4` is the least that could tell" in text[1]
-    assert "looks worse than baseline, by too few runs to be sure" in text[2]
-    assert "Its curve does not come to where baseline's ends" in text[2]
+    assert text[0] == "**With these seeds, no arm differs clearly from baseline.**"
+    assert "an exact p of 0.10. So nothing here is significant" in text[1]
+    assert "Use at least `--seeds 4`" in text[1]
+    assert "looks worse than baseline, but there are too few runs to be sure" in text[2]
+    assert "It does not reach baseline's final return" in text[2]
 
 
 def test_a_loss_that_pushes_nothing_is_called_switched_off(tmp_path: Path) -> None:
     text = verdicts(compared(tmp_path, {"baseline": [1, 2], "muesli": [1, 2]}, pushes=0.0004))
-    assert "muesli_model 0.04%: at this coefficient that is switched off in all but name" in text[-1]
+    assert "muesli_model 0.04%. With this coefficient the loss has almost no effect on training" in text[-1]
 
 
 def test_the_report_says_what_is_missing(tmp_path: Path) -> None:
     results = compared(tmp_path, {"baseline": [1, 2], "muesli": [1]})
     assert results.missing == ["muesli seed 1 has not finished"]
     nothing = compared(tmp_path / "none", {"baseline": [], "muesli": [1.0]})
-    assert verdicts(nothing) == ["There is no finished run of baseline, with which the others would be compared."]
+    assert verdicts(nothing) == ["There is no finished run of baseline, so nothing can be compared with it."]
     write_report(nothing, ["oatmill"])
 
 

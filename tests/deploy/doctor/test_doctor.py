@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
-from deploy.doctor.diagnosis import MEANINGS, Finding, auxiliaries, model
+from deploy.doctor.cmpo import model
+from deploy.doctor.diagnosis import MEANINGS, auxiliaries
 from deploy.doctor.examined_run import ExaminedRun
+from deploy.doctor.findings import Finding
 from learner.reporting.red_flags import FLAGS
 
 SETTINGS = {"trainer.total_timesteps": 1000.0, "trainer.losses.cmpo.kl_coef": 0.3}
 
 
-def examined(agreement: float | None, *, share: float, env_steps: int = 900) -> ExaminedRun:
+def run_with(agreement: float | None, *, share: float, env_steps: int = 900) -> ExaminedRun:
     cmpo: dict[str, Any] = {"gradient_share": share, "advantage_agreement": agreement}
     return ExaminedRun("a run", ({"env_steps": env_steps, "losses": {"cmpo": cmpo}},), SETTINGS)
 
@@ -23,7 +25,7 @@ def test_every_red_flag_has_a_meaning() -> None:
 
 
 def found_by_model(agreement: float | None, **changes: Any) -> list[Finding]:
-    return list(model(examined(agreement, **changes)))
+    return list(model(run_with(agreement, **changes)))
 
 
 def test_a_model_that_does_not_agree_is_wrong_where_cmpo_pushes() -> None:
@@ -52,5 +54,5 @@ def test_nothing_is_said_without_a_model() -> None:
     ("agreement", "tries"), [(0.2, ("trainer.losses.cmpo.kl_coef=3",)), (0.01, ()), (None, ("trainer.losses.cmpo.kl_coef=3",))]
 )
 def test_a_coefficient_is_not_raised_where_more_of_it_would_harm(agreement: float | None, tries: tuple[str, ...]) -> None:
-    found = [finding for finding in auxiliaries(examined(agreement, share=0.001)) if finding.topic == "cmpo"]
+    found = [finding for finding in auxiliaries(run_with(agreement, share=0.001)) if finding.topic == "cmpo"]
     assert [finding.tries for finding in found] == [tries]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from deploy.doctor.prometheus_api import Series
-from deploy.doctor.scraped_run import examined_run_of_prometheus, lines_of, matcher, standing
+from deploy.doctor.scraped_run import examined_learner, lines_of, matcher, standing
 from oatmill.errors import UserError
 from tests.ports import free_ports
 
@@ -150,7 +150,7 @@ def test_a_server_that_is_none_or_knows_no_learner_is_one_line(
 ) -> None:
     url = server(lambda _: (status, text))
     with pytest.raises(UserError) as error:
-        examined_run_of_prometheus(url, ["namespace=a"])
+        examined_learner(url, ["namespace=a"])
     assert f"{url} {said}" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -158,13 +158,13 @@ def test_a_server_that_is_none_or_knows_no_learner_is_one_line(
 def test_a_server_that_is_not_there_is_one_line() -> None:
     url = f"http://127.0.0.1:{free_ports()}"
     with pytest.raises(UserError, match=f"no Prometheus answers at {url} .*Connection refused"):
-        examined_run_of_prometheus(url)
+        examined_learner(url)
 
 
 @pytest.mark.parametrize("url", ["localhost:9090", "file:///etc/passwd", "http://", ""])
 def test_an_address_has_a_scheme_and_a_host(url: str) -> None:
     with pytest.raises(UserError, match="--prometheus must be an address such as http://localhost:9090"):
-        examined_run_of_prometheus(url)
+        examined_learner(url)
 
 
 def test_two_learners_that_train_now_are_named_and_an_older_one_is_passed_over(server: Callable[[Answer], str]) -> None:
@@ -172,7 +172,7 @@ def test_two_learners_that_train_now_are_named_and_an_older_one_is_passed_over(s
     old, one, two = ({"instance": f"{name}:9464", "job": "learner"} for name in ("old", "one", "two"))
     both = server(lambda _: (200, vector((one, now), (two, now - 5), (old, now - 3600))))
     with pytest.raises(UserError, match="2 learners train now: instance=two:9464, instance=one:9464; choose one by --match"):
-        examined_run_of_prometheus(both)
+        examined_learner(both)
     newest = server(lambda asked: (200, vector((old, now - 3600), (one, now)) if "last_update" in asked else vector()))
     with pytest.raises(UserError, match="the learner at instance=one:9464 exports no oatmill_setting"):
-        examined_run_of_prometheus(newest)
+        examined_learner(newest)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from agent.model import AgentModel, ModelNeeds
-from learner.loss import Late, Statistic, Term
+from learner.loss import Statistic, Term
 from learner.losses.dynamics import Dynamics
 from learner.nodes.masks import unroll_masks
 from tests.learner import oracles
@@ -117,7 +117,7 @@ def test_an_exact_model_of_a_chain_has_no_loss_at_any_step() -> None:
         assert (entry.value[~entry.mask] > 0).any(), "what is masked would have been wrong"
 
 
-def computed(loss: Dynamics, seed: int = 0) -> tuple[dict[str, Term | Statistic | Late], Tensor, Tensor, dict[str, Tensor]]:
+def computed(loss: Dynamics, seed: int = 0) -> tuple[dict[str, Term | Statistic], Tensor, Tensor, dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     terminated, truncated = torch.rand(3, 6, generator=generator) < 0.2, torch.rand(3, 6, generator=generator) < 0.2
     written = loss.prepare(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from agent import distribution
-from learner.loss import Late, Term, Terms
+from learner.loss import Statistic, Term, Terms
 from learner.losses.muesli_pg import MuesliPg
 from tests.learner import oracles
 from tests.learner.worlds import inputs_of, make_batch, make_context, make_spec, make_trainer, make_updater_of
@@ -120,7 +120,7 @@ def test_how_far_the_policy_has_moved_is_reported_and_trains_nothing() -> None:
     terms = loss.compute(logits_BTA=logits, actions_BT=given["actions_BT"], mask_BT=mask, **written)
     assert terms["approx_kl"].value.item() == pytest.approx(0.625 - 1 - log(0.625))
     assert terms["behaviour_kl"].value.item() == pytest.approx(2 - 1 - log(2))
-    statistics = [entry for entry in terms.values() if isinstance(entry, Late)]
+    statistics = [entry for entry in terms.values() if isinstance(entry, Statistic)]
     assert len(statistics) == 5
     assert not any(entry.value.requires_grad for entry in statistics)
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from learner.distributed import OneRank
+from learner.loss_descriptor import BUILT_IN
 from learner.progress import Progress
-from learner.reporting.metrics import TERMS, LearnerMetrics
+from learner.reporting.metrics import LearnerMetrics
 from learner.reporting.red_flags import FLAGS
 from learner.reporting.report import Reporter, StepReport
 from learner.reporting.reporting import Reporting
@@ -34,9 +35,9 @@ def value(metrics: LearnerMetrics, name: str, **labels: str) -> float | None:
 
 def test_every_series_exists_at_0_before_the_first_report() -> None:
     metrics = LearnerMetrics({}, {})
-    for loss, terms in TERMS.items():
+    for loss, descriptor in BUILT_IN.items():
         assert value(metrics, "loss_gradient_norm", loss=loss) == 0
-        for term in terms:
+        for term in descriptor.terms:
             assert value(metrics, "loss", loss=loss, term=term) == 0
     assert all(value(metrics, "red_flag", flag=flag) == 0 for flag in FLAGS)
     assert value(metrics, "up", role="learner") == 1

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from learner.checkpoints.files import restore, save
+from learner.loss_descriptor import describe
 from learner.progress import Progress
 from learner.reporting.recorder import EVENTS_FILE, Recorder
 from learner.reporting.red_flags import WINDOW
@@ -21,7 +22,7 @@ CALM = {"ppo_critic": 0.4, "cmpo": 0.1, "ppo_actor": 0.3, "dynamics": 0.1, "mues
 
 
 def steering(changes: dict[str, Any], losses: tuple[str, ...] = LOSSES) -> Steering:
-    return Steering(make_trainer("full", changes), losses, {})
+    return Steering(make_trainer("full", changes), describe(losses), {})
 
 
 def report(steered: Steering, blamed: dict[str, str] | None = None, shares: dict[str, float] | None = None) -> list[Move]:
@@ -173,7 +174,7 @@ def test_scales_are_part_of_a_checkpoint(tmp_path: Path) -> None:
 
 def test_a_resumed_run_says_no_move_that_was_said_before() -> None:
     trainer = make_trainer("full", {"on_red_flag": "reduce"})
-    assert report(Steering(trainer, LOSSES, {"cmpo": 0.125})) == []
+    assert report(Steering(trainer, describe(LOSSES), {"cmpo": 0.125})) == []
 
 
 def test_each_move_is_an_event(tmp_path: Path) -> None:

@@ -163,10 +163,8 @@ def test_a_tool_that_fails_is_given_up_with_one_warning_and_costs_nobody_else(
     assert broken.lines == 2
     (record,) = caplog.records
     # The place is the user's own code, which the fake of this file stands for.
-    says = (
-        r"Broken is not written any more: OSError: \[Errno 28\] No space left on device "
-        r"\(tests/learner/reporting/\w+\.py:\d+, in write\)"
-    )
+    place = r"tests/learner/reporting/\w+\.py:\d+, in write"
+    says = rf"Broken is not written any more: OSError: \[Errno 28\] No space left on device \({place}\)"
     assert re.fullmatch(says, record.getMessage())
     assert list(tmp_path.glob("events.out.tfevents.*"))
 

@@ -57,6 +57,50 @@ def test_updates_are_those_of_pytorch(scale: float) -> None:
             torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-7)
 
 
+def test_updates_are_the_equation_in_numpy() -> None:
+    # Loshchilov and Hutter 2019, algorithm 2, in float64.
+    parameters = made()
+    optimizer = FlatAdamW(parameters, SETTINGS)
+    value = np.concatenate([parameter.detach().numpy().ravel() for parameter in parameters]).astype(np.float64)
+    first, second = np.zeros_like(value), np.zeros_like(value)
+    for t in range(1, 5):
+        given = gradients(t, 0.01)
+        g = np.concatenate([gradient.numpy().ravel() for gradient in given]).astype(np.float64)
+        first, second = 0.8 * first + 0.2 * g, 0.95 * second + 0.05 * g**2
+        ratio = (first / (1 - 0.8**t)) / (np.sqrt(second / (1 - 0.95**t)) + 1e-6)
+        value = value - 0.02 * 0.1 * value - 0.02 * ratio
+        step(optimizer, given, 100.0)
+    ours = np.concatenate([parameter.detach().numpy().ravel() for parameter in parameters])
+    np.testing.assert_allclose(ours, value, rtol=1e-5, atol=1e-6)
+
+
+def test_the_public_function_gives_the_bits_of_the_kernel_that_it_calls() -> None:
+    ours, kernel = FlatAdamW(made(), SETTINGS), FlatAdamW(made(), SETTINGS)
+    for update in range(4):
+        step(ours, gradients(update, 1.0), 1.0)
+        gradient = torch.cat(
+            [torch.nn.functional.pad(g.flatten(), (0, -g.numel() % ALIGNMENT)) for g in gradients(update, 1.0)]
+        )
+        gradient.mul_(1.0 / (torch.linalg.vector_norm(gradient).item() + 1e-6))
+        kernel.steps.add_(1)
+        torch._fused_adamw_(
+            [kernel.flat.array],
+            [gradient],
+            [kernel.first],
+            [kernel.second],
+            [],
+            [kernel.steps],
+            lr=0.02,
+            beta1=0.8,
+            beta2=0.95,
+            weight_decay=0.1,
+            eps=1e-6,
+            amsgrad=False,
+            maximize=False,
+        )
+    np.testing.assert_array_equal(ours.flat.array.detach().numpy(), kernel.flat.array.detach().numpy())
+
+
 def test_parameters_keep_their_numbers_and_begin_at_aligned_places() -> None:
     parameters, before = made(), made()
     flat = Flat(parameters)
