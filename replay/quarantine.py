@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from oatmill.errors import WireError
 from protocol.wire.codec import Buffer
+from protocol.wire.reasons import REJECTED_REASONS
 
 FILES = 32
 """Of each of the role's two processes; the oldest is written over."""
@@ -95,3 +97,31 @@ class Quarantine:
             self._second, self._written = second, 0
         self._written += 1
         return self._written <= WRITES_A_SECOND
+
+
+class Rejections:
+    """Bad messages that one process has received.
+
+    Args:
+        kept: how many of the newest ones are kept.
+
+    Attributes:
+        counts: number of bad messages, by reason.
+        newest: the newest ones, until `Quarantine.keep` has them.
+        lines: the newest ones, a line each.
+    """
+
+    def __init__(self, kept: int) -> None:
+        self.counts: Counter[str] = Counter(dict.fromkeys(REJECTED_REASONS, 0))
+        self.newest: deque[Refused] = deque(maxlen=kept)
+        self.lines: deque[str] = deque(maxlen=kept)
+
+    def add(self, message: Refused) -> None:
+        """Count a bad message."""
+        self.counts[message.reason] += 1
+        self.newest.append(message)
+        self.lines.append(f"{message.reason}: {message.detail}")
+
+    def add_connections(self, connections: int, reason: str = "unknown_key") -> None:
+        """Count connections that were refused because of an unknown key, or closed for another reason."""
+        self.counts[reason] += connections

@@ -31,7 +31,7 @@ from protocol.security.keys import ServerKeys, server_keys
 from protocol.security.zap import Gate
 from protocol.wire.codec import two_frames
 from replay.addresses import LOOK_FOR_FILES_EVERY_S, remove_sockets, restore_files
-from replay.ingest.actor_sessions import MAX_BLOCK_BYTES
+from replay.ingest.actor_messages import MAX_BLOCK_BYTES
 from replay.ingest.admissions import Admissions
 from replay.ingest.core import IngestCore, IngestSettings, epoch_of_monotonic
 from replay.ingest.credit import MAX_WINDOW_BYTES
@@ -146,8 +146,8 @@ class Ingest:
                 self._core.receive_batches(route, header, user, payload)
             except WireError as error:
                 self._core.bad_frames(route, error, "batches")
-        self._quarantine.keep(self._core.refused)
-        self._core.refused.clear()
+        self._quarantine.keep(self._core.rejections.newest)
+        self._core.rejections.newest.clear()
         self._count_strangers()
         self._core.turn(now, more=taken == DRAIN)
         for route, message in self._core.outgoing_batches():
@@ -165,10 +165,10 @@ class Ingest:
     def _count_strangers(self) -> None:
         """Count whose connections were refused or closed; an actor may send its window and one block more."""
         if self._gate is not None:
-            self._core.denied(self._gate.look())
+            self._core.rejections.add_connections(self._gate.look())
         for reason, connections in (self._data.cut() + self._batches.cut()).items():
-            self._core.denied(connections, reason)
-        self._data.allow(MAX_WINDOW_BYTES + 2 * self._core.block_bytes)
+            self._core.rejections.add_connections(connections, reason)
+        self._data.allow(MAX_WINDOW_BYTES + 2 * self._core.sessions.block_bytes)
 
     def _hear_hub(self, now: float) -> None:
         assert self._control is not None, "join first"
@@ -179,8 +179,8 @@ class Ingest:
             values = self._core.report() | {"auth_restarts": 0 if self._gate is None else self._gate.restarts}
             report = {"report": values, "answering": asked, "serial": self._members_serial}
             control.heartbeat(report, force=True)
-            say(self._events, "log_damaged", self._core.said)
-            self._core.said.clear()
+            say(self._events, "log_damaged", self._core.marks.complaints)
+            self._core.marks.complaints.clear()
             self._events.flush()
             self._report_at = now + max(REPORT_EVERY_S, (time.perf_counter() - began) / REPORT_SHARE)
         else:

@@ -42,7 +42,6 @@ LENDING_BATCHES = 8
 class Holder(Protocol):
     """A session, as far as credit goes."""
 
-    rows: int  # of one block
     credit: int  # rows that it may send
     waits: bool  # whether it stands in line
     since: float  # when it was given what it holds, or sent its last block if that was later
@@ -50,6 +49,10 @@ class Holder(Protocol):
     slow: bool  # it usually takes far longer than the fleet
     late: bool  # what it holds, one block, is late
     silent: bool  # it has sent nothing for very long
+
+    @property
+    def rows(self) -> int:
+        """Trajectories of one block."""
 
     @property
     def open(self) -> bool:

@@ -184,7 +184,7 @@ def reach(books: Books, actor: int, incarnation: int, rows: int, first: int) -> 
         books.apply(-1, "opened", (actor, incarnation, rows))
     account = books.accounts[actor]
     if account.incarnation == incarnation and account.next < first:
-        books.totals.accepted += first - account.next
+        books.ledger.accepted += first - account.next
         account.next = first
         account.report(0, 0)
 
@@ -200,6 +200,6 @@ def applied(books: Books, number: int, name: str, values: Sequence[Any]) -> bool
 
 def lost_in(books: Books) -> int:
     """Trajectories that were acknowledged and are in no other column of the ledger."""
-    totals = books.totals
+    ledger = books.ledger
     standing = sum(stop - start for place in (QUEUED, CUT) for _, start, stop in books.rows_in(place))
-    return totals.accepted - totals.trained - totals.rolled_back - totals.stale - totals.rejected - standing
+    return ledger.accepted - ledger.trained - ledger.rolled_back - ledger.stale - ledger.rejected - standing

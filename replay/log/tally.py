@@ -10,11 +10,11 @@ from dataclasses import asdict, astuple, fields
 from typing import Any
 
 from replay.log.salvage import applied, reach, settled
-from replay.log.state import CUT, QUEUED, Account, Books, Totals
+from replay.log.state import CUT, QUEUED, Account, Books, Ledger
 
 NAME = "tally.json"
 KIND = "tally"
-COLUMNS = tuple(field.name for field in fields(Totals))
+COLUMNS = tuple(field.name for field in fields(Ledger))
 
 
 def tally_of(books: Books, following: int) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def tally_of(books: Books, following: int) -> dict[str, Any]:
         "next_batch_id": books.next_batch_id,
         "marks": list(books.marks),
         "settled": settled(books),
-        "totals": asdict(books.totals),
+        "totals": asdict(books.ledger),
         "accounts": [[actor, *astuple(account)] for actor, account in books.accounts.items()],
     }
 
@@ -73,5 +73,5 @@ def raise_to(books: Books, tally: dict[str, Any], following: int) -> int:
     books.marks.extend(mark for mark in tally["marks"] if mark not in books.marks)
     if missing:
         for name in COLUMNS:
-            setattr(books.totals, name, max(getattr(books.totals, name), tally["totals"][name]))
+            setattr(books.ledger, name, max(getattr(books.ledger, name), tally["totals"][name]))
     return int(missing)

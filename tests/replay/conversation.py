@@ -95,7 +95,7 @@ class Conversation:
 
     def session(self, actor: int = 0) -> Session:
         """An actor's newest session."""
-        return next(session for session in self.core._sessions if session.actor_id == actor)
+        return next(session for session in self.core.sessions if session.actor_id == actor)
 
     # -------------------------------------------------------------------------------------------------- the learner
 

@@ -23,7 +23,7 @@ def hello(talk: Conversation, acknowledged: int, produced: int, incarnation: int
 
 
 def counted(talk: Conversation) -> dict[str, int]:
-    return {reason: count for reason, count in talk.core._ledger.rejected_by.items() if count}
+    return {reason: count for reason, count in talk.core.rejections.counts.items() if count}
 
 
 def test_an_actor_that_claims_to_be_acknowledged_what_nobody_acknowledged_is_refused_and_nothing_is_lost() -> None:

@@ -16,7 +16,7 @@ from protocol.data.shared_memory import SharedMemory
 from protocol.peers.batch import BatchPeer
 from protocol.wire import messages
 from protocol.wire.codec import decode, encode
-from replay.ingest.batch_server import MAX_LENT
+from replay.ingest.learner_rank import MAX_LENT
 from tests.replay.conversation import Conversation
 from tests.replay.ingest.test_batch_server import filled
 

@@ -174,7 +174,7 @@ class CrashingSimulation(Simulation):
             self._check_actor(actor)
 
     def _check_actor(self, actor: Actor) -> None:
-        session = next((s for s in self.core._sessions if s.actor_id == actor.number), None)
+        session = next((s for s in self.core.sessions if s.actor_id == actor.number), None)
         if session is not None and session.incarnation == actor.incarnation:
             assert actor.peer._acknowledged <= session.next
         assert actor.peer.forgotten == 0

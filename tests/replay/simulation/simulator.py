@@ -22,8 +22,8 @@ from protocol.peers.batch import BatchPeer
 from protocol.peers.trajectory import TrajectorySenderPeer
 from protocol.security.users import ANYBODY, User
 from protocol.wire.codec import Buffer, Frames
-from replay.ingest.batch_server import Turned
 from replay.ingest.core import IngestCore, IngestSettings
+from replay.ingest.learner_rank import Turned
 from replay.store.buffer import BufferSettings
 from replay.store.queue import Segment
 from tests.replay.blocks import SCHEMA, block
@@ -159,7 +159,7 @@ class Simulation:
             for mark, sequence in marks.tolist():
                 self.stored[mark].append(int(sequence))
                 number, incarnation = divmod(int(mark), 1000)
-                self.unfenced += self.core._sessions._by_actor[number].incarnation != incarnation
+                self.unfenced += self.core.sessions._by_actor[number].incarnation != incarnation
             append(segment)
 
         def recording_put_back(segments: object) -> None:
