@@ -171,8 +171,8 @@ class Hub:
             restore_files(self._control, self._weights)
         taken = self._drain(self._control, control, "control")
         self._drain(self._weights, weights, "weights")
-        self._quarantine.keep(self.core.refused)
-        self.core.refused.clear()
+        self._quarantine.keep(self.core.rejections.newest)
+        self.core.rejections.newest.clear()
         self._count_strangers()
         if taken < DRAIN:  # else a heartbeat that is missed may wait among the rest
             self.core.turn(now)
@@ -187,9 +187,9 @@ class Hub:
     def _count_strangers(self) -> None:
         """Count connections that were refused or closed; let the learner send what it has offered."""
         if self._gate is not None:
-            self.core.denied(self._gate.look())
+            self.core.rejections.add_connections(self._gate.look())
         for reason, connections in (self._control.cut() + self._weights.cut()).items():
-            self.core.denied(connections, reason)
+            self.core.rejections.add_connections(connections, reason)
         self._weights.allow(VERSIONS_UNDER_WAY * min(self.core.weights.offered_bytes, MAX_WEIGHTS_BYTES))
 
     def _save_version(self) -> None:
