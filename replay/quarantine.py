@@ -23,7 +23,7 @@ WRITES_A_SECOND = 10
 
 
 @dataclass(frozen=True)
-class Refused:
+class BadMessage:
     """One bad message.
 
     Attributes:
@@ -41,10 +41,10 @@ class Refused:
     payload_bytes: int
 
     @staticmethod
-    def of(error: WireError, socket: str, header: Buffer = b"", payload: Buffer = b"") -> Refused:
+    def of(error: WireError, socket: str, header: Buffer = b"", payload: Buffer = b"") -> BadMessage:
         """From what a check raised."""
         kept = bytes(memoryview(header)[:HEADER_BYTES])
-        return Refused(socket, error.reason, error.detail[:HEADER_BYTES], kept, memoryview(payload).nbytes)
+        return BadMessage(socket, error.reason, error.detail[:HEADER_BYTES], kept, memoryview(payload).nbytes)
 
     def to_json(self, wall: float) -> str:
         """At most MAX_FILE_BYTES of ASCII."""
@@ -72,7 +72,7 @@ class Quarantine:
         self._second, self._written = -1, 0
         self.kept = self.skipped = 0
 
-    def keep(self, messages: Iterable[Refused]) -> None:
+    def keep(self, messages: Iterable[BadMessage]) -> None:
         """Write these down."""
         for message in messages:
             if self._write(message):
@@ -80,7 +80,7 @@ class Quarantine:
             else:
                 self.skipped += 1
 
-    def _write(self, message: Refused) -> bool:
+    def _write(self, message: BadMessage) -> bool:
         wall = time.time()
         if self._folder is None or not self._may_write(int(wall)):
             return False
@@ -113,10 +113,10 @@ class Rejections:
 
     def __init__(self, kept: int) -> None:
         self.counts: Counter[str] = Counter(dict.fromkeys(REJECTED_REASONS, 0))
-        self.newest: deque[Refused] = deque(maxlen=kept)
+        self.newest: deque[BadMessage] = deque(maxlen=kept)
         self.lines: deque[str] = deque(maxlen=kept)
 
-    def add(self, message: Refused) -> None:
+    def add(self, message: BadMessage) -> None:
         """Count a bad message."""
         self.counts[message.reason] += 1
         self.newest.append(message)

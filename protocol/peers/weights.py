@@ -6,7 +6,7 @@ from collections import deque
 from math import prod
 
 from oatmill.errors import WireError
-from protocol.data.buffer_pool import SpareMemory
+from protocol.data.buffer_pool import BufferPool
 from protocol.data.weights import DIGEST_BYTES, Layout, Weights, WireDtype
 from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, encode
@@ -140,7 +140,7 @@ class ReceiverPeer:
         self._layout = layout
         self._wanted = -1  # pull until this version, or a newer one, is here
         self._head: messages.WeightsChunk | None = None  # the first chunk's header of the pull under way
-        self._memory, self._buffer = SpareMemory(MAX_BUFFERS), memoryview(b"")
+        self._memory, self._buffer = BufferPool(MAX_BUFFERS), memoryview(b"")
         self._received = self._asked = 0  # bytes of the pull that are here, and that have been asked for
         self._sent_at = -float("inf")
         self._outgoing: list[Frames] = []

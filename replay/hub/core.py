@@ -13,11 +13,11 @@ from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, encode, from_json, is_count, shortened, to_json
 from protocol.wire.deadlines import LOST_AFTER_S
 from replay.hub.members import MAX_ACTORS, Member, Members, RefusedError
-from replay.hub.questions import Question, Questions
+from replay.hub.questions import Questions, StatusQuestion
 from replay.hub.status import actors_of, status_of
 from replay.hub.weights_store import WeightsStore
 from replay.plausible import MAX_COUNT, MAX_VERSION, check_version
-from replay.quarantine import Refused, Rejections
+from replay.quarantine import BadMessage, Rejections
 
 MAX_REPORT_BYTES = 64 * 1024
 """What an actor or a learner may say of itself in a heartbeat."""
@@ -106,12 +106,12 @@ class HubCore:
         except RefusedError as error:
             self._reject(route, error.reason, error.detail)
         except WireError as error:
-            self.rejections.add(Refused.of(error, "control", header, payload))
+            self.rejections.add(BadMessage.of(error, "control", header, payload))
             self._reject(route, error.reason, error.detail)
 
     def bad_frames(self, error: WireError, socket: str = "control") -> None:
         """Count a message that could not even be taken apart."""
-        self.rejections.add(Refused.of(error, socket))
+        self.rejections.add(BadMessage.of(error, socket))
 
     def receive_weights(
         self, route: bytes, header: Buffer, payload: Buffer, *, now: float, wall: float, user: User = ANYBODY
@@ -122,7 +122,7 @@ class HubCore:
             route, header, payload, now=now, wall=wall, authorise=lambda message: check_access(message, user, learner, known)
         )
         while self.weights.refused:
-            self.rejections.add(Refused.of(self.weights.refused.popleft(), "weights", header, payload))
+            self.rejections.add(BadMessage.of(self.weights.refused.popleft(), "weights", header, payload))
 
     def _reject(self, route: bytes, reason: str, detail: str) -> None:
         self._outgoing.append((route, encode(messages.Reject(reason, shortened(detail)))))
@@ -200,7 +200,7 @@ class HubCore:
             case messages.Status():
                 self._questions.add(route, request.request, now)
 
-    def _answer(self, answered: list[Question]) -> None:
+    def _answer(self, answered: list[StatusQuestion]) -> None:
         if not answered:
             return
         status = to_json(self._status())

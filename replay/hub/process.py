@@ -27,16 +27,16 @@ from oatmill.settings.flat import joining_config
 from protocol.channels.sockets import SOCKETS_A_PROCESS, ServerSocket
 from protocol.security.keys import ServerKeys, new_keys, server_keys
 from protocol.security.users import User
-from protocol.security.zap import Gate
+from protocol.security.zap import ZapHandler
 from protocol.wire.codec import Buffer, two_frames
 from protocol.wire.deadlines import LOST_AFTER_S
 from replay.addresses import LOOK_FOR_FILES_EVERY_S, bind_addresses, open_to_others, remove_sockets, restore_files
 from replay.hub.core import HubCore
 from replay.hub.ingest_process import IngestProcess
 from replay.hub.members import Member, Members
-from replay.hub.metrics import Snapshot, registry_of
+from replay.hub.metrics import HubNumbers, registry_of
 from replay.hub.self_test import check_keys
-from replay.pipe import Link
+from replay.pipe import Pipe
 from replay.plausible import MAX_VERSION
 from replay.process import POLL_MS, Ending, limit_memory, load_config
 from replay.quarantine import Quarantine
@@ -86,11 +86,11 @@ class Hub:
     ) -> None:
         self._quarantine, self._files_at = quarantine, 0.0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-        self._gate = None if keys is None else Gate(self._context, keys, probe=probe)
+        self._zap = None if keys is None else ZapHandler(self._context, keys, probe=probe)
         self._control = ServerSocket(
-            self._context, max_message_bytes=MAX_CONTROL_BYTES, gate=self._gate, first_bytes=FIRST_CONTROL_BYTES
+            self._context, max_message_bytes=MAX_CONTROL_BYTES, zap=self._zap, first_bytes=FIRST_CONTROL_BYTES
         )
-        self._weights = ServerSocket(self._context, max_message_bytes=MAX_WEIGHTS_BYTES, gate=self._gate)
+        self._weights = ServerSocket(self._context, max_message_bytes=MAX_WEIGHTS_BYTES, zap=self._zap)
         self.control = self._control.bind(addresses["control"])
         self._control.allow(2 * MAX_CONTROL_BYTES)
         weights = self._weights.bind(addresses["weights"])
@@ -108,7 +108,7 @@ class Hub:
         self._turned, self._awake = time.monotonic(), self._clock.now()
         self._announce_failed = False
         self._memory = limit_memory("hub", config)
-        self._snapshot = Snapshot({}, {})
+        self._snapshot = HubNumbers({}, {})
         self._snapshot_of = -1.0
 
     def _connected(self, member: Member) -> bool:
@@ -120,21 +120,21 @@ class Hub:
         turns = time.monotonic() - self._turned < PROGRESS_WITHIN_S
         return turns and self.core.healthy(self._awake, PROGRESS_WITHIN_S)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> HubNumbers:
         """The newest numbers. Called by the HTTP thread."""
         return self._snapshot
 
-    def run(self, link: Link, ending: Ending, on_ready: Callable[[], None]) -> int:
+    def run(self, pipe: Pipe, ending: Ending, on_ready: Callable[[], None]) -> int:
         """Serve until told to end; the exit code."""
         poller = zmq.Poller()
-        for handle in (self._control.handle, self._weights.handle, link.fileno()):
+        for handle in (self._control.handle, self._weights.handle, pipe.fileno()):
             poller.register(handle, zmq.POLLIN)
         announced = False
         self._watchdog.started()
         while not ending.asked:
             self._watchdog.beat()
             ready = dict(poller.poll(POLL_MS))
-            if link.fileno() in ready and not ending.asked:
+            if pipe.fileno() in ready and not ending.asked:
                 _log.error("ingest has ended; the hub ends too")
                 return 1
             self.turn(self._clock.now())
@@ -186,8 +186,8 @@ class Hub:
 
     def _count_strangers(self) -> None:
         """Count connections that were refused or closed; let the learner send what it has offered."""
-        if self._gate is not None:
-            self.core.rejections.add_connections(self._gate.look())
+        if self._zap is not None:
+            self.core.rejections.add_connections(self._zap.look())
         for reason, connections in (self._control.cut() + self._weights.cut()).items():
             self.core.rejections.add_connections(connections, reason)
         self._weights.allow(VERSIONS_UNDER_WAY * min(self.core.weights.offered_bytes, MAX_WEIGHTS_BYTES))
@@ -216,7 +216,7 @@ class Hub:
         if core.reported_at == self._snapshot_of:
             return
         self._snapshot_of = core.reported_at
-        self._snapshot = Snapshot(
+        self._snapshot = HubNumbers(
             core.report,
             core.rejected_by(),
             core.members.live,
@@ -226,7 +226,7 @@ class Hub:
             core.weights.sent_bytes,
             core.weights.publish_seconds.to_dict(),
             core.weights.apply_lag.to_dict(),
-            core.report.get("auth_restarts", 0) + (0 if self._gate is None else self._gate.restarts),
+            core.report.get("auth_restarts", 0) + (0 if self._zap is None else self._zap.restarts),
         )
 
     def close(self) -> None:
@@ -235,8 +235,8 @@ class Hub:
         self._memory.close()
         self._control.close()
         self._weights.close()
-        if self._gate is not None:
-            self._gate.close()
+        if self._zap is not None:
+            self._zap.close()
         self._context.term()
 
 
@@ -280,7 +280,7 @@ def serve(options: Namespace, ingest: IngestProcess, ending: Ending) -> int:
             check_keys(sockets, own=keys.as_client(), stranger=stranger)
         http = open_http(config, hub, ingest.pid)
         announce = announcement(options, hub, http.url, notes_on(config, options))
-        return hub.run(ingest.link, ending, announce)
+        return hub.run(ingest.pipe, ending, announce)
     finally:
         ingest.end()
         if http is not None:

@@ -11,7 +11,7 @@ MAX_ASKED = 256
 
 
 @dataclass(frozen=True)
-class Question:
+class StatusQuestion:
     """A question that waits for ingest's newest report."""
 
     route: bytes
@@ -28,7 +28,7 @@ class Questions:
     """
 
     def __init__(self) -> None:
-        self._waiting: list[Question] = []
+        self._waiting: list[StatusQuestion] = []
         self.report = 0
 
     def add(self, route: bytes, request: int, now: float) -> None:
@@ -42,17 +42,17 @@ class Questions:
         known = any(asked.route == route and asked.request == request for asked in self._waiting)
         if not known and len(self._waiting) < MAX_ASKED:
             self.report += 1
-            self._waiting.append(Question(route, request, self.report, now + REPORT_WITHIN_S))
+            self._waiting.append(StatusQuestion(route, request, self.report, now + REPORT_WITHIN_S))
 
-    def take_answered(self, report: int) -> list[Question]:
+    def take_answered(self, report: int) -> list[StatusQuestion]:
         """Questions that are answered by the report with this number."""
         return self._take([asked for asked in self._waiting if asked.report <= report])
 
-    def take_overdue(self, now: float) -> list[Question]:
+    def take_overdue(self, now: float) -> list[StatusQuestion]:
         """Questions that have waited too long."""
         return self._take([asked for asked in self._waiting if now >= asked.deadline])
 
-    def _take(self, taken: list[Question]) -> list[Question]:
+    def _take(self, taken: list[StatusQuestion]) -> list[StatusQuestion]:
         for asked in taken:
             self._waiting.remove(asked)
         return taken

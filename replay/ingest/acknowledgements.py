@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from protocol.wire import messages
 from protocol.wire.codec import Frames, encode, shortened
-from replay.ingest.actor_session import Session
+from replay.ingest.actor_session import ActorSession
 
 MAX_STRIKES = 3
 """Bad messages after which an actor is turned away. Its next incarnation starts again from zero."""
@@ -25,11 +25,11 @@ class Acknowledgements:
 
     def __init__(self, server: int) -> None:
         self._server, self.row_bytes = server, 0
-        self._due: dict[int, tuple[Session, bool]] = {}  # by actor id, and whether to resend
-        self._unheld: dict[int, Session] = {}  # by actor id, sessions with blocks that the log does not hold yet
+        self._due: dict[int, tuple[ActorSession, bool]] = {}  # by actor id, and whether to resend
+        self._unheld: dict[int, ActorSession] = {}  # by actor id, sessions with blocks that the log does not hold yet
         self._outgoing: list[tuple[bytes, Frames]] = []
 
-    def add(self, session: Session, *, resend: bool = False) -> None:
+    def add(self, session: ActorSession, *, resend: bool = False) -> None:
         """Acknowledge a session in this turn.
 
         Args:
@@ -41,7 +41,7 @@ class Acknowledgements:
         else:
             self._due.setdefault(session.actor_id, (session, False))
 
-    def stored(self, session: Session) -> None:
+    def stored(self, session: ActorSession) -> None:
         """Hold a session's acknowledgement back until `committed` is called: it has a new block."""
         self._unheld[session.actor_id] = session
 
@@ -52,7 +52,7 @@ class Acknowledgements:
             self.add(session)
         self._unheld.clear()
 
-    def drop(self, session: Session) -> None:
+    def drop(self, session: ActorSession) -> None:
         """Drop the acknowledgement of a session that another one replaces."""
         self._due.pop(session.actor_id, None)
         self._unheld.pop(session.actor_id, None)
@@ -65,7 +65,7 @@ class Acknowledgements:
         """Send a REJECT."""
         self.say(route, messages.Reject(reason, shortened(detail)))
 
-    def turn_away(self, session: Session, route: bytes) -> None:
+    def turn_away(self, session: ActorSession, route: bytes) -> None:
         """Reject, on this connection, a session that has ended, and say why it did."""
         if session.strikes >= MAX_STRIKES:
             detail = f"{session.strikes} bad messages; see oatmill_rejected_total for their reasons"
@@ -74,7 +74,7 @@ class Acknowledgements:
             detail = f"actor {session.actor_id} incarnation {session.incarnation} has left or is replaced"
             self.reject(route, "fenced", detail)
 
-    def welcome(self, session: Session, version: int) -> None:
+    def welcome(self, session: ActorSession, version: int) -> None:
         """Answer a HELLO.
 
         Args:
@@ -104,7 +104,7 @@ class Acknowledgements:
         outgoing, self._outgoing = [entry for entry in self._outgoing if entry[0]], []
         return outgoing
 
-    def _ack(self, session: Session, version: int, *, resend: bool) -> Frames:
+    def _ack(self, session: ActorSession, version: int, *, resend: bool) -> Frames:
         session.serial += 1
         credit = session.credit * self.row_bytes
         return encode(messages.Ack(session.incarnation, self._server, session.serial, session.held, credit, version, resend))

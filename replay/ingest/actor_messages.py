@@ -15,7 +15,7 @@ from protocol.security.users import ANYBODY, UnauthorisedError, User, require
 from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, from_json
 from replay.ingest.acknowledgements import Acknowledgements
-from replay.ingest.actor_session import Arrival, Session
+from replay.ingest.actor_session import ActorSession, Arrival
 from replay.ingest.actor_sessions import ActorSessions
 from replay.ingest.admissions import Admissions
 from replay.ingest.credit import CreditLine, Holder
@@ -109,7 +109,7 @@ class ActorMessages:
             # No answer: the hub's message may be on its way, and an actor that has joined asks again in a second.
             raise UnauthorisedError("unknown_session", f"actor {message.actor_id} incarnation {message.incarnation}")
 
-    def _session(self, route: bytes, actor_id: int, incarnation: int) -> Session | None:
+    def _session(self, route: bytes, actor_id: int, incarnation: int) -> ActorSession | None:
         """The session that a message names; None, and a REJECT, if a newer incarnation has replaced it.
 
         Raises:
@@ -125,7 +125,7 @@ class ActorMessages:
         return session
 
     def _farewell(
-        self, route: bytes, message: messages.Data | messages.DataHeartbeat | messages.DataBye, session: Session | None
+        self, route: bytes, message: messages.Data | messages.DataHeartbeat | messages.DataBye, session: ActorSession | None
     ) -> None:
         """Answer an actor that has left: a BYE with a BYE, anything else with the reason why its session has ended."""
         if session is None:
@@ -162,7 +162,7 @@ class ActorMessages:
         self._compare(session, hello)
         self._answers.welcome(session, version)
 
-    def _compare(self, session: Session, hello: messages.DataHello) -> None:
+    def _compare(self, session: ActorSession, hello: messages.DataHello) -> None:
         """Continue after what the actor was acknowledged, also if only a server that died knew about it.
 
         Raises:
@@ -180,7 +180,7 @@ class ActorMessages:
         self.sessions.report(session, hello.produced, hello.evicted)
 
     def _data(
-        self, session: Session, message: messages.Data, payload: Buffer, *, version: int, queued: int, now: float
+        self, session: ActorSession, message: messages.Data, payload: Buffer, *, version: int, queued: int, now: float
     ) -> Arrival | None:
         rows, following = message.trajectories, session.next
         check_block(message, session.rows, following)
@@ -215,7 +215,7 @@ class ActorMessages:
     def _tell(self, holders: Iterable[Holder]) -> None:
         """Tell sessions how much credit they have now."""
         for holder in holders:
-            assert isinstance(holder, Session), "only sessions stand in line"
+            assert isinstance(holder, ActorSession), "only sessions stand in line"
             self._answers.add(holder)
 
     def outgoing(self, *, version: int, queued: int, now: float) -> list[tuple[bytes, Frames]]:

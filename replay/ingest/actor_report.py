@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
-from replay.ingest.actor_session import Session
+from replay.ingest.actor_session import ActorSession
 from replay.ingest.credit import CreditLine, Holder
 
 MAX_ACTORS_REPORTED = 1000
@@ -15,7 +15,7 @@ MAX_NAMED = 20
 """Slow and silent actors whose ids the learner is told."""
 
 
-def actor_details(sessions: Iterable[Session], now: float) -> dict[str, dict[str, Any]]:
+def actor_details(sessions: Iterable[ActorSession], now: float) -> dict[str, dict[str, Any]]:
     """Details of at most MAX_ACTORS_REPORTED actors, by actor id.
 
     Args:
@@ -49,6 +49,6 @@ def uneven_actors(credit: CreditLine, now: float) -> dict[str, dict[str, float]]
     }
 
 
-def _named(holders: Iterable[Holder], seconds: Callable[[Session], float]) -> dict[str, float]:
-    sessions = (holder for holder in islice(holders, MAX_NAMED) if isinstance(holder, Session))
+def _named(holders: Iterable[Holder], seconds: Callable[[ActorSession], float]) -> dict[str, float]:
+    sessions = (holder for holder in islice(holders, MAX_NAMED) if isinstance(holder, ActorSession))
     return {str(session.actor_id): seconds(session) for session in sessions}

@@ -8,15 +8,15 @@ from typing import NamedTuple
 from protocol.wire import messages
 from protocol.wire.codec import Buffer
 from replay.ingest.pace import Pace
-from replay.log.state import Account
+from replay.log.state import ActorAccount
 
 
 @dataclass(slots=True, eq=False)
-class Session:
+class ActorSession:
     """One incarnation of one actor: what the log knows of it, and what only this process needs."""
 
     actor_id: int
-    account: Account  # changed by the journal's records
+    account: ActorAccount  # changed by the journal's records
     route: bytes
     held: int = 0  # the first sequence number that may not be acknowledged yet
     credit: int = 0
@@ -60,6 +60,6 @@ class Session:
 class Arrival(NamedTuple):
     """A block that is next in its sequence and may be stored."""
 
-    session: Session
+    session: ActorSession
     message: messages.Data
     payload: Buffer

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from protocol.data.run_schema import RunSchema
 from protocol.wire import messages
 from replay.ingest.acknowledgements import MAX_STRIKES, Acknowledgements
-from replay.ingest.actor_session import Session
+from replay.ingest.actor_session import ActorSession
 from replay.ingest.credit import CreditLine
 from replay.log.journal import Journal
 from replay.log.state import ActorTotals
@@ -32,9 +32,9 @@ class ActorSessions:
 
     def __init__(self, steps: int, credit: CreditLine, journal: Journal, answers: Acknowledgements) -> None:
         self._steps, self._credit, self._journal, self._answers = steps, credit, journal, answers
-        self._by_actor: dict[int, Session] = {}
-        self._by_route: dict[bytes, Session] = {}
-        self._unrecorded: dict[int, Session] = {}  # by actor id, sessions with counts that the log does not have
+        self._by_actor: dict[int, ActorSession] = {}
+        self._by_route: dict[bytes, ActorSession] = {}
+        self._unrecorded: dict[int, ActorSession] = {}  # by actor id, sessions with counts that the log does not have
         self.members: Mapping[int, tuple[int, bool]] = {}
         self.block_bytes = 0
         self.schema: RunSchema | None = None
@@ -42,11 +42,11 @@ class ActorSessions:
 
     def restore(self) -> None:
         """Continue where a server that died left off."""
-        books = self._journal.books
-        if books.schema is not None:
-            self.describe(RunSchema.from_dict(books.schema))
-        for actor, account in books.accounts.items():
-            self._by_actor[actor] = Session(actor, account, b"", held=account.next, strikes=account.strikes)
+        state = self._journal.state
+        if state.schema is not None:
+            self.describe(RunSchema.from_dict(state.schema))
+        for actor, account in state.accounts.items():
+            self._by_actor[actor] = ActorSession(actor, account, b"", held=account.next, strikes=account.strikes)
         self._resize()
         for session in self:
             self._credit.want(session)
@@ -55,14 +55,14 @@ class ActorSessions:
         """Set the run's schema, and with it what a trajectory costs."""
         self.schema, self._answers.row_bytes = schema, schema.row_bytes(self._steps)
 
-    def __iter__(self) -> Iterator[Session]:
+    def __iter__(self) -> Iterator[ActorSession]:
         """The newest session of each actor."""
         return iter(self._by_actor.values())
 
     @property
     def totals(self) -> ActorTotals:
         """Sums over all sessions of this run."""
-        past, accounts = self._journal.books.ledger, [session.account for session in self]
+        past, accounts = self._journal.state.ledger, [session.account for session in self]
         return ActorTotals(
             past.past_produced + sum(account.produced for account in accounts),
             past.past_evicted + sum(account.evicted for account in accounts),
@@ -70,20 +70,20 @@ class ActorSessions:
             past.past_unsent + sum(session.account.missing for session in self if not session.open),
         )
 
-    def find(self, actor_id: int) -> Session | None:
+    def find(self, actor_id: int) -> ActorSession | None:
         """An actor's newest session."""
         return self._by_actor.get(actor_id)
 
-    def at(self, route: bytes) -> Session | None:
+    def at(self, route: bytes) -> ActorSession | None:
         """The session that last spoke on a connection."""
         return self._by_route.get(route)
 
-    def move(self, session: Session, route: bytes) -> None:
+    def move(self, session: ActorSession, route: bytes) -> None:
         """Note the connection on which a session speaks now."""
         self._by_route.pop(session.route, None)
         session.route, self._by_route[route] = route, session
 
-    def report(self, session: Session, produced: int, evicted: int) -> None:
+    def report(self, session: ActorSession, produced: int, evicted: int) -> None:
         """Take the counts that an actor sent."""
         account = session.account
         before = account.produced, account.evicted
@@ -100,13 +100,13 @@ class ActorSessions:
             self._journal.record("reported", actor, session.account.produced, session.account.evicted)
         self._unrecorded.clear()
 
-    def forget(self, session: Session, upto: int) -> None:
+    def forget(self, session: ActorSession, upto: int) -> None:
         """Count as lost what an earlier server acknowledged and this one does not know."""
         self.forgotten += upto - session.next
         self._journal.record("forgot", session.actor_id, upto)
         session.held = upto
 
-    def open(self, route: bytes, hello: messages.DataHello) -> Session:
+    def open(self, route: bytes, hello: messages.DataHello) -> ActorSession:
         """Start a session; the one before it is fenced."""
         former = self._by_actor.get(hello.actor_id)
         if former is not None:
@@ -116,7 +116,7 @@ class ActorSessions:
             if self._unrecorded.pop(former.actor_id, None):  # now or never: the next record replaces its account
                 self._journal.record("reported", former.actor_id, former.account.produced, former.account.evicted)
         self._journal.record("opened", hello.actor_id, hello.incarnation, hello.rows)
-        session = Session(hello.actor_id, self._journal.books.accounts[hello.actor_id], route)
+        session = ActorSession(hello.actor_id, self._journal.state.accounts[hello.actor_id], route)
         session.pace = session.pace if former is None else former.pace  # it is likely to be as fast as the one before it
         incarnation, alive = self.members.get(hello.actor_id, (-1, True))
         session.alive = alive or incarnation != hello.incarnation
@@ -130,14 +130,14 @@ class ActorSessions:
         self._credit.resize(self, row_bytes)
         self.block_bytes = row_bytes * max((session.rows for session in self if session.open), default=1)
 
-    def strike(self, session: Session) -> None:
+    def strike(self, session: ActorSession) -> None:
         """Count a bad message of a session; the third one ends it."""
         session.strikes += 1
         if session.strikes >= MAX_STRIKES:
             self.end(session)
             self._answers.turn_away(session, session.route)
 
-    def end(self, session: Session) -> None:
+    def end(self, session: ActorSession) -> None:
         """End a session; its credit is free again."""
         if not session.ended:
             self._journal.record("ended", session.actor_id, session.strikes)

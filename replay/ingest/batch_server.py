@@ -16,9 +16,9 @@ from protocol.security.users import ANYBODY, UnauthorisedError, User, require
 from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, encode, shortened, to_json
 from replay.ingest.admissions import Admissions
-from replay.ingest.learner_rank import Rank, Turned, Welcome
+from replay.ingest.learner_rank import LearnerRank, RankChanges, RankWelcome
 from replay.log.marks import Mark, read_mark
-from replay.log.state import Books
+from replay.log.state import LogState
 from replay.plausible import check_version
 from replay.store.assembly import Part
 
@@ -48,7 +48,7 @@ class BatchServer:
 
     def __init__(self, batch_rows: int, admissions: Admissions | None = None, *, priorities: bool = False) -> None:
         self._batch_rows, self._admissions, self._priorities = batch_rows, admissions, priorities
-        self._ranks: dict[int, Rank] = {}
+        self._ranks: dict[int, LearnerRank] = {}
         self._departed: deque[str] = deque(maxlen=MAX_DEPARTED)
         self._incarnations: dict[int, int] = {}  # the highest of each rank
         self._newest_id = -1  # of the parts that were cut
@@ -59,15 +59,15 @@ class BatchServer:
         self.world = 0
         self.waiting_rows = 0
 
-    def restore(self, books: Books) -> None:
+    def restore(self, state: LogState) -> None:
         """Continue where a server that died left off; what was cut is held for the ranks that may have it."""
-        self.world, self._newest_id = books.world, books.next_batch_id - 1
-        for number, (token, incarnation, left) in books.ranks.items():
+        self.world, self._newest_id = state.world, state.next_batch_id - 1
+        for number, (token, incarnation, left) in state.ranks.items():
             self._incarnations[number] = incarnation
             if left:
                 self._departed.append(token)
             else:
-                self._ranks[number] = Rank(b"", token, self._outgoing)
+                self._ranks[number] = LearnerRank(b"", token, self._outgoing)
 
     def hold(self, number: int, part: Part) -> bool:
         """Hold a part that was cut before this server started; False if that rank is gone."""
@@ -111,7 +111,7 @@ class BatchServer:
         """Whether a rank's next part may lie in shared memory."""
         return self._ranks[number].may_share
 
-    def receive(self, route: bytes, header: Buffer, user: User = ANYBODY, payload: Buffer = b"") -> Turned:
+    def receive(self, route: bytes, header: Buffer, user: User = ANYBODY, payload: Buffer = b"") -> RankChanges:
         """Handle one message.
 
         Raises:
@@ -123,34 +123,34 @@ class BatchServer:
         except UnauthorisedError as error:
             self._reject(route, error.reason, error.detail)
             raise
-        turned = Turned()
+        changes = RankChanges()
         match message:
             case messages.BatchHello():
-                self._hello(route, message, read_mark(payload), turned)
+                self._hello(route, message, read_mark(payload), changes)
             case messages.Bye():
-                self._bye(route, message, turned)
+                self._bye(route, message, changes)
             case _:
                 rank = self._rank(route, message.rank, message.token)
                 if rank is not None:
-                    self._take(rank, message, payload, turned)
-        return turned
+                    self._take(rank, message, payload, changes)
+        return changes
 
-    def _take(self, rank: Rank, message: OfRank, payload: Buffer, turned: Turned) -> None:
+    def _take(self, rank: LearnerRank, message: OfRank, payload: Buffer, changes: RankChanges) -> None:
         match message:
             case messages.Consumed():
                 if memoryview(payload).nbytes:
                     self._take_priorities(rank, message.batch_id, payload)
-                self._consume(rank, message.batch_id, message.policy_version, turned)
+                self._consume(rank, message.batch_id, message.policy_version, changes)
             case messages.Get():
-                self._get(rank, message, turned)
+                self._get(rank, message, changes)
             case messages.Commit():
-                turned.cursor = message.cursor
+                changes.cursor = message.cursor
                 self._outgoing.append((rank.route, encode(message)))
             case messages.Snapshot():
-                self._consume(rank, message.consumed, message.policy_version, turned)
+                self._consume(rank, message.consumed, message.policy_version, changes)
                 rank.snapshot = (rank.route, message)
 
-    def _take_priorities(self, rank: Rank, batch_id: int, payload: Buffer) -> None:
+    def _take_priorities(self, rank: LearnerRank, batch_id: int, payload: Buffer) -> None:
         if not self._priorities:
             raise WireError("priorities", "expected none, for replay.sampling is not prioritised")
         rank.take_priorities(batch_id, payload)
@@ -164,7 +164,7 @@ class BatchServer:
         """Answer a question for a snapshot."""
         self._outgoing.append((route, encode(snapshot, to_json(values))))
 
-    def _hello(self, route: bytes, hello: messages.BatchHello, mark: Mark | None, turned: Turned) -> None:
+    def _hello(self, route: bytes, hello: messages.BatchHello, mark: Mark | None, changes: RankChanges) -> None:
         detail = check_world(hello, self._batch_rows)
         if detail:
             self._reject(route, "batch_size", detail)
@@ -177,20 +177,20 @@ class BatchServer:
         if known is not None and known.token == hello.token:
             known.reconnect(route, shares=hello.shares)
             return
-        turned.rewound = hello.incarnation == self._incarnations.get(hello.rank)
+        changes.rewound = hello.incarnation == self._incarnations.get(hello.rank)
         self._incarnations[hello.rank] = hello.incarnation
-        turned.joined, turned.resumed_from, turned.mark = hello, hello.resumed_from, mark
+        changes.joined, changes.resumed_from, changes.mark = hello, hello.resumed_from, mark
         leaving = list(self._ranks) if hello.world != self.world else [hello.rank]
-        self._end(leaving, turned)
+        self._end(leaving, changes)
         self.world = hello.world
-        self._ranks[hello.rank] = Rank(route, hello.token, self._outgoing, shares=hello.shares)
+        self._ranks[hello.rank] = LearnerRank(route, hello.token, self._outgoing, shares=hello.shares)
 
-    def _bye(self, route: bytes, bye: messages.Bye, turned: Turned) -> None:
-        turned.left = [number for number, rank in self._ranks.items() if rank.token == bye.token]
-        self._end(turned.left, turned)
+    def _bye(self, route: bytes, bye: messages.Bye, changes: RankChanges) -> None:
+        changes.left = [number for number, rank in self._ranks.items() if rank.token == bye.token]
+        self._end(changes.left, changes)
         self._outgoing.append((route, encode(bye)))
 
-    def _end(self, numbers: Sequence[int], turned: Turned) -> None:
+    def _end(self, numbers: Sequence[int], changes: RankChanges) -> None:
         """End sessions. The parts that these ranks hold return to the queue, and so do all parts that wait."""
         returned: list[Part] = []
         for number in numbers:
@@ -198,9 +198,9 @@ class BatchServer:
             if rank is not None:
                 self._departed.append(rank.token)
                 returned += [*rank.held, *rank.waiting]
-        turned.returned = sorted([*returned, *self._unwait()], key=lambda part: part.batch_id)
+        changes.returned = sorted([*returned, *self._unwait()], key=lambda part: part.batch_id)
 
-    def _rank(self, route: bytes, number: int, token: str) -> Rank | None:
+    def _rank(self, route: bytes, number: int, token: str) -> LearnerRank | None:
         """The session that a message names; None, and a REJECT, if another process has taken its place.
 
         An unknown session is not rejected: its HELLO is still to come, because a HELLO precedes every repeated question.
@@ -216,18 +216,18 @@ class BatchServer:
     def _reject(self, route: bytes, reason: str, detail: str) -> None:
         self._outgoing.append((route, encode(messages.Reject(reason, shortened(detail)))))
 
-    def _consume(self, rank: Rank, batch_id: int, version: int, turned: Turned) -> None:
+    def _consume(self, rank: LearnerRank, batch_id: int, version: int, changes: RankChanges) -> None:
         if batch_id > self._newest_id:  # believing it would count the next batch as trained
             raise WireError("sequence", f"batch {batch_id} was never cut, the last one is {self._newest_id}")
         check_version(version, self.policy_version)
-        rank.consume(batch_id, version, turned)
+        rank.consume(batch_id, version, changes)
 
-    def _get(self, rank: Rank, get: messages.Get, turned: Turned) -> None:
-        self._consume(rank, get.consumed, get.policy_version, turned)
-        turned.freed += rank.free(get.freed)
+    def _get(self, rank: LearnerRank, get: messages.Get, changes: RankChanges) -> None:
+        self._consume(rank, get.consumed, get.policy_version, changes)
+        changes.freed += rank.free(get.freed)
         never = rank.give_up_recovered(get.received)
         if never:  # it returns to the queue, before what waits
-            turned.returned = sorted([*never, *self._unwait()], key=lambda part: part.batch_id)
+            changes.returned = sorted([*never, *self._unwait()], key=lambda part: part.batch_id)
         rank.ask(get, self._welcome(), stop=self.stop)
 
     def _unwait(self) -> list[Part]:
@@ -260,8 +260,8 @@ class BatchServer:
         self.waiting_rows -= sum(part.fresh_rows for part in sent)
         return sent
 
-    def _welcome(self) -> Welcome | None:
-        return None if self.schema is None else Welcome(self.schema, self._priorities)
+    def _welcome(self) -> RankWelcome | None:
+        return None if self.schema is None else RankWelcome(self.schema, self._priorities)
 
     def can_hand_out(self, committed: int) -> bool:
         """Whether a rank asks and a part that may go waits for it."""

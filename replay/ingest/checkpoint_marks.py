@@ -16,7 +16,7 @@ from replay.store.replayed_share import ReplayedShare
 
 
 @dataclass(frozen=True)
-class Answer:
+class PointAnswer:
     """An answer that is sent once the log holds its point."""
 
     route: bytes
@@ -39,13 +39,13 @@ class CheckpointMarks:
 
     def __init__(self, journal: Journal, batches: BatchServer, replayed: ReplayedShare) -> None:
         self._journal, self._batches, self._replayed = journal, batches, replayed
-        self._answers: list[Answer] = []
+        self._answers: list[PointAnswer] = []
         self.complaints: list[str] = []
 
     def compare(self, mark: Mark | None) -> None:
         """Complain if the log is not the one that existed when the learner's checkpoint was written."""
-        journal, books = self._journal, self._journal.books
-        text = difference(mark, books.identity, list(books.marks)) if mark is not None and journal.durable else ""
+        journal, state = self._journal, self._journal.state
+        text = difference(mark, state.identity, list(state.marks)) if mark is not None and journal.durable else ""
         if text:
             journal.damage.append(text)
             self.complaints.append(text)
@@ -55,19 +55,19 @@ class CheckpointMarks:
         for route, question in self._batches.snapshots_due():
             values = self._point(question.policy_version)
             record = self._journal.record("marked", values["cursor"], values["digest"])
-            self._answers.append(Answer(route, question, values, record))
+            self._answers.append(PointAnswer(route, question, values, record))
             self._replayed.save(question.learner_step, question.policy_version)
             self._journal.keep_tally()
 
     def _point(self, version: int) -> dict[str, Any]:
         """What a checkpoint of this version stores about the log: which one, up to where, and a digest of its state."""
-        books = self._journal.books
-        later = (entry.number for entry in books.consumed if entry.version > version)
-        digest = hashlib.blake2b(msgpack.packb(books.to_plain()), digest_size=16).hexdigest()
-        return {"id": books.identity, "cursor": next(later, self._journal.next + 1), "digest": digest}
+        state = self._journal.state
+        later = (entry.number for entry in state.consumed if entry.version > version)
+        digest = hashlib.blake2b(msgpack.packb(state.to_plain()), digest_size=16).hexdigest()
+        return {"id": state.identity, "cursor": next(later, self._journal.next + 1), "digest": digest}
 
     def answer(self) -> None:
-        """Answer the questions whose points the log holds."""
+        """PointAnswer the questions whose points the log holds."""
         committed = self._journal.committed
         for answer in self._answers:
             if answer.record < committed:

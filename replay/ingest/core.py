@@ -20,10 +20,10 @@ from replay.ingest.credit import SILENT_AFTER_S, CreditLine
 from replay.ingest.cutter import BatchCutter
 from replay.ingest.fleet import FleetStatistics
 from replay.ingest.intake import Intake
-from replay.ingest.learner_rank import Turned
+from replay.ingest.learner_rank import RankChanges
 from replay.log.journal import Journal
 from replay.plausible import check_cursor
-from replay.quarantine import Refused, Rejections
+from replay.quarantine import BadMessage, Rejections
 from replay.store.buffer import NO_BUFFER, BufferSettings
 from replay.store.queue import TrajectoryQueue
 from replay.store.replayed_share import ReplayedShare
@@ -134,17 +134,17 @@ class IngestCore:
             steps=settings.unroll_length,
             max_policy_lag=settings.max_policy_lag,
         )
-        if self.journal.books.schema is not None or self.journal.books.accounts:
+        if self.journal.state.schema is not None or self.journal.state.accounts:
             self._restore()
 
     def _restore(self) -> None:
         """Continue where a server that died left off."""
         self._now = time.monotonic() if self._epoch else 0.0
         self.sessions.restore()
-        self._batches.restore(self.journal.books)
+        self._batches.restore(self.journal.state)
         if self.sessions.schema is not None:
             self._intake.describe(self.sessions.schema)
-        self.policy_version = self.journal.books.version
+        self.policy_version = self.journal.state.version
         self._cutter.restore(self._now)
 
     def _describe(self, schema: RunSchema) -> None:
@@ -156,11 +156,11 @@ class IngestCore:
 
     def known(self) -> dict[str, Any]:
         """What a new hub needs to know about the processes that its predecessor let in."""
-        books = self.journal.books
+        state = self.journal.state
         return {
-            "actors": {str(actor): [account.incarnation, account.ended] for actor, account in books.accounts.items()},
-            "ranks": {str(rank): entry[1] for rank, entry in books.ranks.items()},
-            "policy_version": books.version,
+            "actors": {str(actor): [account.incarnation, account.ended] for actor, account in state.accounts.items()},
+            "ranks": {str(rank): entry[1] for rank, entry in state.ranks.items()},
+            "policy_version": state.version,
         }
 
     @property
@@ -202,30 +202,30 @@ class IngestCore:
     def receive_batches(self, route: bytes, header: Buffer, user: User = ANYBODY, payload: Buffer = b"") -> None:
         """Handle one message of the learner."""
         try:
-            turned = self._batches.receive(route, header, user, payload)
-            check_cursor(turned.cursor, self.journal.next)
-            self._apply(turned)
-            for part in turned.freed:
+            changes = self._batches.receive(route, header, user, payload)
+            check_cursor(changes.cursor, self.journal.next)
+            self._apply(changes)
+            for part in changes.freed:
                 self._cutter.recycle(part)
         except WireError as error:
-            self.rejections.add(Refused.of(error, "batches", header))
+            self.rejections.add(BadMessage.of(error, "batches", header))
 
-    def _apply(self, turned: Turned) -> None:
-        self.policy_version = max(self.policy_version, turned.policy_version)
-        self._cutter.trained(turned.trained, turned.policy_version)
-        if turned.joined is not None:
-            joined = turned.joined
+    def _apply(self, changes: RankChanges) -> None:
+        self.policy_version = max(self.policy_version, changes.policy_version)
+        self._cutter.trained(changes.trained, changes.policy_version)
+        if changes.joined is not None:
+            joined = changes.joined
             self.journal.record("joined", joined.rank, joined.token, joined.incarnation, joined.world)
-        for rank in turned.left:
+        for rank in changes.left:
             self.journal.record("left", rank)
-        self._cutter.take_back(turned.returned, self._now)
-        if turned.rewound:  # not to be trained on again: it would lead to the same place
+        self._cutter.take_back(changes.returned, self._now)
+        if changes.rewound:  # not to be trained on again: it would lead to the same place
             self.journal.record("committed", self.journal.next)
-        self.marks.compare(turned.mark)
-        if turned.resumed_from is not None:
-            self._cutter.roll_back(turned.resumed_from, self._now)
-        if turned.cursor is not None:
-            self.journal.record("committed", turned.cursor)
+        self.marks.compare(changes.mark)
+        if changes.resumed_from is not None:
+            self._cutter.roll_back(changes.resumed_from, self._now)
+        if changes.cursor is not None:
+            self.journal.record("committed", changes.cursor)
 
     def slept(self, seconds: float) -> None:
         """Set how long this process was asleep so far: the times that it is given do not count that."""
@@ -263,7 +263,7 @@ class IngestCore:
 
     def ledger(self) -> dict[str, Any]:
         """The ledger, balanced."""
-        return self.journal.books.ledger.balance(
+        return self.journal.state.ledger.balance(
             self.sessions.totals,
             queued=self.queued,
             handed_out=self._batches.held_rows,
@@ -279,7 +279,7 @@ class IngestCore:
 
     def report(self) -> dict[str, Any]:
         """Everything that the hub shows: cumulative counters, windows and the actors' details."""
-        ledger = self.journal.books.ledger
+        ledger = self.journal.state.ledger
         return {
             "fleet": self.fleet_summary(),
             "accepted": ledger.accepted - ledger.rejected - self.sessions.forgotten,

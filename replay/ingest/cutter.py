@@ -58,12 +58,12 @@ class BatchCutter:
 
     def restore(self, now: float) -> None:
         """Continue where a server that died left off: hold what was cut, queue what waits."""
-        books = self._journal.books
-        for batch_id, cut in sorted(books.cuts.items()):
-            if not self._batches.hold(cut.rank, recovered_part(batch_id, cut, books, now)):
+        state = self._journal.state
+        for batch_id, cut in sorted(state.cuts.items()):
+            if not self._batches.hold(cut.rank, recovered_part(batch_id, cut, state, now)):
                 self._journal.record("returned", [batch_id])
-        if books.schema is not None:
-            self._enqueue(books.rows_in(QUEUED), now)
+        if state.schema is not None:
+            self._enqueue(state.rows_in(QUEUED), now)
 
     def _enqueue(self, rows: Iterable[Rows], now: float, *, exempt: bool = False) -> None:
         """Put rows that are in the log at the front of the queue, in order."""
@@ -98,7 +98,7 @@ class BatchCutter:
             return False
         assert self._assembler is not None, "it was made with the first block"
         drawn = self._replayed.draw(replayed * world)
-        first = self._journal.books.next_batch_id
+        first = self._journal.state.next_batch_id
         parts = []
         for rank in range(world):
             pieces = [*self._queue.take(fresh), *drawn[rank * replayed : (rank + 1) * replayed]]
@@ -157,7 +157,7 @@ class BatchCutter:
             resumed_from: the policy version of the learner's checkpoint. Batches that led to later versions are forgotten.
             now: seconds of the monotonic clock.
         """
-        forgotten = [entry for entry in self._journal.books.consumed if entry.version > resumed_from]
+        forgotten = [entry for entry in self._journal.state.consumed if entry.version > resumed_from]
         if not forgotten:
             return
         again = sorted(rows for entry in forgotten for rows in entry.kept)

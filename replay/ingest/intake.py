@@ -10,12 +10,12 @@ from protocol.data.trajectory import Array, BlockSize
 from protocol.security.users import UnauthorisedError, User
 from protocol.wire.codec import Buffer
 from replay.ingest.actor_messages import ActorMessages
-from replay.ingest.actor_session import Arrival, Session
+from replay.ingest.actor_session import ActorSession, Arrival
 from replay.ingest.fleet import FleetStatistics
 from replay.ingest.validation import Validator
 from replay.log.journal import Journal
-from replay.quarantine import Refused, Rejections
-from replay.store.queue import Segment, TrajectoryQueue
+from replay.quarantine import BadMessage, Rejections
+from replay.store.queue import QueuedRows, TrajectoryQueue
 
 
 class Intake:
@@ -71,17 +71,17 @@ class Intake:
                 session = arrival.session
                 self._store(arrival, version, now, wall)
         except UnauthorisedError as error:
-            self._rejections.add(Refused.of(error, "data", header, payload))  # no strike: the named actor did nothing wrong
+            self._rejections.add(BadMessage.of(error, "data", header, payload))  # no strike: the named actor did nothing wrong
         except WireError as error:
-            self._rejections.add(Refused.of(error, "data", header, payload))
+            self._rejections.add(BadMessage.of(error, "data", header, payload))
             self._strike(session or self._messages.sessions.at(route))
 
     def bad_frames(self, route: bytes, error: WireError, socket: str) -> None:
         """Count a message that could not be taken apart."""
-        self._rejections.add(Refused.of(error, socket))
+        self._rejections.add(BadMessage.of(error, socket))
         self._strike(self._messages.sessions.at(route))
 
-    def _strike(self, session: Session | None) -> None:
+    def _strike(self, session: ActorSession | None) -> None:
         if session is not None and not session.ended:
             self._messages.sessions.strike(session)
 
@@ -98,7 +98,7 @@ class Intake:
         size = [rows, message.steps, message.finals, message.episodes]
         number = self._journal.record("stored", actor, size, message.policy_version, counts, payload=arrival.payload)
         nbytes = memoryview(arrival.payload).nbytes
-        self._queue.append(Segment(arrays, 0, rows, message.policy_version, now, nbytes, record=number))
+        self._queue.append(QueuedRows(arrays, 0, rows, message.policy_version, now, nbytes, record=number))
         self._fleet.stored(arrays, wall - message.collected_at, version - message.policy_version)
 
     def describe(self, schema: RunSchema) -> Validator:

@@ -22,7 +22,7 @@ MAX_LENT = 4
 
 
 @dataclass
-class Turned:
+class RankChanges:
     """What a message of the learner has changed, for ingest to count."""
 
     trained: list[Part] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Turned:
 
 
 @dataclass(frozen=True)
-class Welcome:
+class RankWelcome:
     """What every rank is told before its first part.
 
     Attributes:
@@ -51,7 +51,7 @@ class Welcome:
 
 
 @dataclass(slots=True, eq=False)
-class Rank:
+class LearnerRank:
     """One rank's session."""
 
     route: bytes
@@ -109,19 +109,19 @@ class Rank:
             if part.batch_id == batch_id and not part.recovered:
                 part.priorities = read_priorities(payload, part.rows)
 
-    def consume(self, batch_id: int, version: int, turned: Turned) -> None:
+    def consume(self, batch_id: int, version: int, changes: RankChanges) -> None:
         """Take every part up to a batch as trained on.
 
         Args:
             batch_id: the last batch.
             version: the policy version after it.
-            turned: takes the parts.
+            changes: takes the parts.
         """
-        turned.policy_version = version
+        changes.policy_version = version
         self.told_version = max(self.told_version, version)
         while self.held and self.held[0].batch_id <= batch_id:
             part = self.held.popleft()
-            turned.trained.append(part)
+            changes.trained.append(part)
             if part.lent:
                 self.lent.append(part)
 
@@ -146,7 +146,7 @@ class Rank:
             self.held.remove(part)
         return never
 
-    def ask(self, get: messages.Get, welcome: Welcome | None, *, stop: bool) -> None:
+    def ask(self, get: messages.Get, welcome: RankWelcome | None, *, stop: bool) -> None:
         """Take a request. A repeated one is answered again if its answer may be lost."""
         if get.request > self.request:
             self.request, self.learner_step, self.answered = get.request, get.learner_step, None
@@ -156,7 +156,7 @@ class Rank:
             elif self.answered in self.held:
                 self._answer_again(self.answered, welcome, stop=stop)
 
-    def _answer_again(self, part: Part, welcome: Welcome | None, *, stop: bool) -> None:
+    def _answer_again(self, part: Part, welcome: RankWelcome | None, *, stop: bool) -> None:
         """Send the same part again if it is probably lost.
 
         It is lost if the connection is a new one, or if the rank could not read the shared memory. On the same connection it
@@ -176,7 +176,7 @@ class Rank:
     def _say_pending(self) -> None:
         self.outgoing.append((self.route, encode(messages.BatchPending(self.request))))
 
-    def hand_out(self, fleet: dict[str, Any], welcome: Welcome | None, *, stop: bool) -> Part:
+    def hand_out(self, fleet: dict[str, Any], welcome: RankWelcome | None, *, stop: bool) -> Part:
         """Answer the open request with the part that waits.
 
         Args:
@@ -190,7 +190,7 @@ class Rank:
         self._send(part, welcome, stop=stop)
         return part
 
-    def _send(self, part: Part, welcome: Welcome | None, *, stop: bool) -> None:
+    def _send(self, part: Part, welcome: RankWelcome | None, *, stop: bool) -> None:
         if not self.welcomed:
             assert welcome is not None, "a part was made with the schema"
             self.welcomed = True

@@ -1,7 +1,7 @@
-"""What the log's records come to: who has sent how much, what waits, what the learner holds, where everything went.
+"""What the log's records lead to: what each actor has sent, what waits, what the learner holds, and the ledger.
 
 Every change is one record: a name and plain values. The same records are applied while the server runs and when it reads its
-log again after a crash, so what it knows then is what it knew. A trajectory is known by its block's record number and its row.
+log after a crash, so both lead to the same state. A trajectory is identified by its block's record number and its row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Rows = tuple[int, int, int]
 
 
 @dataclass(slots=True)
-class Account:
+class ActorAccount:
     """What is known of the newest incarnation of one actor."""
 
     incarnation: int
@@ -73,7 +73,7 @@ class CutPart:
 
 
 @dataclass(slots=True)
-class Consumed:
+class TrainedPart:
     """One rank's part of a batch that was trained on."""
 
     version: int  # the policy version that it gave
@@ -142,7 +142,7 @@ class ActorTotals:
 
 
 @dataclass
-class Books:
+class LogState:
     """Everything that must outlive the server's process.
 
     Args:
@@ -154,10 +154,10 @@ class Books:
     schema: dict[str, Any] | None = None
     steps: int = 0  # T
     ledger: Ledger = field(default_factory=Ledger)
-    accounts: dict[int, Account] = field(default_factory=dict)
+    accounts: dict[int, ActorAccount] = field(default_factory=dict)
     blocks: dict[int, Block] = field(default_factory=dict)  # by record number, rising
     cuts: dict[int, CutPart] = field(default_factory=dict)  # by batch id, rising
-    consumed: deque[Consumed] = field(default_factory=lambda: deque(maxlen=CONSUMED_KEPT))
+    consumed: deque[TrainedPart] = field(default_factory=lambda: deque(maxlen=CONSUMED_KEPT))
     ranks: dict[int, list[Any]] = field(default_factory=dict)  # by rank: [token, incarnation, whether it has left]
     world: int = 0
     version: int = -1
@@ -186,7 +186,7 @@ class Books:
             self.ledger.past_produced += former.produced
             self.ledger.past_evicted += former.evicted
             self.ledger.past_unsent += former.missing
-        self.accounts[actor] = Account(incarnation, rows)
+        self.accounts[actor] = ActorAccount(incarnation, rows)
 
     def _reported(self, _number: int, actor: int, produced: int, evicted: int) -> None:
         """An actor has told its counts."""
@@ -251,7 +251,7 @@ class Books:
             self._mark(part.fresh, TRAINED if self.keep_trained else GONE)
             if len(self.consumed) == CONSUMED_KEPT:
                 self._mark(self.consumed[0].kept, GONE)
-            self.consumed.append(Consumed(version, rows, part.env_steps, number, kept))
+            self.consumed.append(TrainedPart(version, rows, part.env_steps, number, kept))
             self.ledger.trained += rows
             self.ledger.replayed += replayed
 
@@ -317,7 +317,7 @@ class Books:
                     yield number, indices[0], indices[-1] + 1
 
     @property
-    def oldest_kept(self) -> Consumed | None:
+    def oldest_kept(self) -> TrainedPart | None:
         """The oldest part whose payloads are kept for a learner that forgets it."""
         return next((entry for entry in self.consumed if entry.kept), None)
 
@@ -347,7 +347,7 @@ class Books:
             setattr(self, name, plain[name])
         self.marks = deque(map(list, plain.get("marks", [])), maxlen=KEPT)  # a log of the format before has none
         self.ledger = Ledger(*plain["totals"])
-        self.accounts = {actor: Account(*rest) for actor, *rest in plain["accounts"]}
+        self.accounts = {actor: ActorAccount(*rest) for actor, *rest in plain["accounts"]}
         self.blocks = {number: _block(values) for number, *values in plain["blocks"]}
         self.cuts = {batch_id: CutPart(rank, env_steps, _rows(fresh)) for batch_id, rank, env_steps, fresh in plain["cuts"]}
         self.consumed = deque(map(_consumed, plain["consumed"]), maxlen=CONSUMED_KEPT)
@@ -365,9 +365,9 @@ def _block(values: list[Any]) -> Block:
     return Block(actor, steps, finals, episodes, version, bytearray(rows))
 
 
-def _consumed(values: list[Any]) -> Consumed:
+def _consumed(values: list[Any]) -> TrainedPart:
     version, rows, env_steps, number, kept = values
-    return Consumed(version, rows, env_steps, number, _rows(kept))
+    return TrainedPart(version, rows, env_steps, number, _rows(kept))
 
 
 def _rows(plain: Iterable[Sequence[int]]) -> list[Rows]:

@@ -10,7 +10,7 @@ import numpy as np
 from protocol.data.run_schema import RunSchema
 from protocol.data.shared_memory import SharedMemory
 from protocol.data.trajectory import Array, BlockSize
-from replay.store.queue import Segment, Slice
+from replay.store.queue import QueuedRows, Slice
 
 FINAL_FIELDS = ("final_observations", "final_trajectory", "final_step")
 OF_THE_SLICE = frozenset({"policy_version", "fresh", "importance"})
@@ -44,7 +44,7 @@ class Part:
         """Trajectories in it."""
         return self.size.trajectories
 
-    def segments(self) -> Iterator[Segment]:
+    def segments(self) -> Iterator[QueuedRows]:
         """The fresh rows as they would wait in the queue, for a batch that was not trained on; the others are forgotten."""
         start = 0
         for piece in self.origin:
@@ -52,7 +52,7 @@ class Part:
             share = self.payload.nbytes * piece.rows // self.rows
             if piece.fresh:
                 shift = piece.start + piece.shift - start
-                yield Segment(
+                yield QueuedRows(
                     self.arrays,
                     start,
                     stop,

@@ -30,7 +30,7 @@ def check_books(run: CrashingSimulation) -> None:
     assert ledger["lost"] >= 0
     journal = run.core.journal
     if journal.committed == journal.next and not journal.stalled:
-        assert msgpack.packb(run.reread().to_plain()) == msgpack.packb(journal.books.to_plain())
+        assert msgpack.packb(run.reread().to_plain()) == msgpack.packb(journal.state.to_plain())
 
 
 @pytest.mark.parametrize(

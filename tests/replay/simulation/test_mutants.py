@@ -17,7 +17,7 @@ from replay.ingest.actor_session import Arrival
 from replay.ingest.batch_server import BatchServer
 from replay.ingest.credit import CreditLine
 from replay.ingest.cutter import BatchCutter
-from replay.ingest.learner_rank import Rank
+from replay.ingest.learner_rank import LearnerRank
 from replay.log.state import Ledger
 from replay.store.assembly import Part
 from replay.store.buffer import ReplayBuffer
@@ -113,9 +113,9 @@ def loses_what_a_dead_learner_had(patch: pytest.MonkeyPatch) -> None:
     """Batches of a learner that is replaced do not return."""
     original = BatchServer._end
 
-    def mutant(self: BatchServer, numbers: Any, turned: Any) -> None:
-        original(self, numbers, turned)
-        turned.returned = []
+    def mutant(self: BatchServer, numbers: Any, changes: Any) -> None:
+        original(self, numbers, changes)
+        changes.returned = []
 
     patch.setattr(BatchServer, "_end", mutant)
 
@@ -124,9 +124,9 @@ def trains_twice(patch: pytest.MonkeyPatch) -> None:
     """A batch that was trained on returns to the queue as well."""
     original = BatchServer._consume
 
-    def mutant(self: BatchServer, rank: Any, batch_id: int, version: int, turned: Any) -> None:
-        original(self, rank, batch_id, version, turned)
-        turned.returned = list(turned.trained)
+    def mutant(self: BatchServer, rank: Any, batch_id: int, version: int, changes: Any) -> None:
+        original(self, rank, batch_id, version, changes)
+        changes.returned = list(changes.trained)
 
     patch.setattr(BatchServer, "_consume", mutant)
 
@@ -195,9 +195,9 @@ def says_it_rolled_nothing_back(patch: pytest.MonkeyPatch) -> None:
     original = BatchCutter.roll_back
 
     def mutant(self: BatchCutter, resumed_from: int, now: float) -> None:
-        counted = self._journal.books.ledger.rolled_back
+        counted = self._journal.state.ledger.rolled_back
         original(self, resumed_from, now)
-        self._journal.books.ledger.rolled_back = counted
+        self._journal.state.ledger.rolled_back = counted
 
     patch.setattr(BatchCutter, "roll_back", mutant)
 
@@ -233,9 +233,9 @@ def draws_with_repetition(patch: pytest.MonkeyPatch) -> None:
 
 def takes_them_for_another_batch(patch: pytest.MonkeyPatch) -> None:
     """Priorities are those of the oldest part that is held, whatever batch they were told of."""
-    original = Rank.take_priorities
+    original = LearnerRank.take_priorities
     patch.setattr(
-        Rank,
+        LearnerRank,
         "take_priorities",
         lambda self, batch_id, payload: original(self, self.held[0].batch_id if self.held else batch_id, payload),
     )
