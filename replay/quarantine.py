@@ -19,7 +19,7 @@ HEADER_BYTES = 1024
 """Of a header, what is kept."""
 MAX_FILE_BYTES = 4096
 WRITES_A_SECOND = 10
-"""Who floods a server with bad messages shall not keep it busy writing; all are counted in `oatmill_rejected_total`."""
+"""A flood of bad messages must not keep the server busy writing. All are counted in `oatmill_rejected_total`."""
 
 
 @dataclass(frozen=True)

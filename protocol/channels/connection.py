@@ -27,17 +27,17 @@ class Peer(Protocol):
     """A state machine of `protocol.peers`."""
 
     def receive(self, header: Buffer, payload: Buffer, now: float, /) -> None:
-        """Take in one message."""
+        """Handle one message."""
 
     def send(self, now: float) -> list[Frames]:
-        """What is to be sent now."""
+        """Messages to send now."""
 
 
 class Connection:
     """One socket driven by one peer.
 
     Args:
-        address: where the server is bound.
+        address: address of the server.
         peer: decides what is sent.
         max_message_bytes: a frame longer than this ends the connection; -1 for no limit.
         keys: the keys for this server; None for a server without keys.

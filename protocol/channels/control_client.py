@@ -117,7 +117,7 @@ class ControlClient:
         return self._connection.handle
 
     def pump(self) -> None:
-        """Take in what the hub has said, and send nothing new. Never blocks."""
+        """Read the hub's messages, and send nothing new. Never blocks."""
         self._connection.turn()
 
     def heartbeat(self, report: Mapping[str, Any], *, force: bool = False) -> None:

@@ -74,9 +74,9 @@ class ClientSocket:
     """A DEALER that connects. Sending never blocks: what cannot leave now waits in an outbox.
 
     Args:
-        address: where the server is bound.
+        address: address of the server.
         max_message_bytes: a frame longer than this ends the connection; -1 for no limit.
-        keys: what the server asks for; None for a server without keys.
+        keys: the keys for this server; None for a server without keys.
 
     Attributes:
         handshake: whether the server lets it in.

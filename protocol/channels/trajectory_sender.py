@@ -47,7 +47,7 @@ class TrajectorySender:
 
     @property
     def newest_version(self) -> int:
-        """The newest policy version that ingest has told of, -1 before the first; give it to WeightsReceiver.poll."""
+        """The newest policy version that ingest has reported; -1 before the first one. Pass it to WeightsReceiver.poll."""
         return self._peer.newest_version
 
     @property
@@ -85,7 +85,7 @@ class TrajectorySender:
         self._peer.greet()
 
     def pump(self) -> None:
-        """Take in acknowledgements and send what may be sent. Cheap; call it between env steps. Errors as `wait_ready`."""
+        """Read acknowledgements and send what may be sent. Cheap: call it between env steps. Errors as in `wait_ready`."""
         self._connection.turn()
         self._check()
 

@@ -41,7 +41,7 @@ class _Kept:
 
     @property
     def rows(self) -> int:
-        """Trajectories in it."""
+        """Number of trajectories."""
         return self.size.trajectories
 
     def header(self, sender: tuple[int, int, str], produced: int, evicted: int, session: str) -> messages.Data:
@@ -98,7 +98,7 @@ class TrajectorySenderPeer:
     Attributes:
         produced: trajectories offered so far.
         evicted: trajectories dropped unsent so far.
-        newest_version: the newest policy version ingest has told of; -1 before the first word.
+        newest_version: the newest policy version that ingest has reported; -1 before the first one.
         forgotten: trajectories that a server acknowledged before it died, and that its successor does not hold.
         refusal: why ingest has turned this actor away, as (reason, detail); None while it has not.
         said_goodbye: whether ingest has answered the BYE.
@@ -182,7 +182,7 @@ class TrajectorySenderPeer:
         self._leaving, self._hello_at = True, -float("inf")
 
     def receive(self, header: Buffer, _payload: Buffer, now: float) -> None:
-        """Take in one message.
+        """Handle one message.
 
         Raises:
             WireError: if it is none that ingest sends.
@@ -261,7 +261,7 @@ class TrajectorySenderPeer:
                 self._spare.append(released.payload)
 
     def send(self, now: float) -> list[Frames]:
-        """What is to be sent now; every message that is returned counts as sent."""
+        """Messages to send now; every message that is returned counts as sent."""
         if self.refusal is not None:
             return []
         if self._leaving:

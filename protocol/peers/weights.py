@@ -93,7 +93,7 @@ class PublisherPeer:
         self._newest, self._waiting, self._latest = weights.version, (weights, wall), weights
 
     def receive(self, header: Buffer, _payload: Buffer, _now: float) -> None:
-        """Take in one message.
+        """Handle one message.
 
         Raises:
             WireError: if it is none that the hub sends.
@@ -110,7 +110,7 @@ class PublisherPeer:
                 self._pushed.popleft()
 
     def send(self, now: float) -> list[Frames]:
-        """What is to be sent now; where an acknowledgement is overdue, that is the newest version once more."""
+        """Messages to send now. If an acknowledgement is overdue, the newest version is sent again."""
         if self._pushed and now - self._pushed[0][1] >= self._overdue_s():
             latest = self._pushed[-1][0]
             self._pushed.clear()
@@ -170,7 +170,7 @@ class ReceiverPeer:
         self._sent_at = -float("inf")
 
     def send(self, now: float) -> list[Frames]:
-        """What is to be sent now."""
+        """Messages to send now."""
         frames, self._outgoing = self._outgoing, []
         if self.pulling and now - self._sent_at >= ANSWER_WITHIN_S:
             self._asked = self._received  # what was asked for is overdue: ask for it again
@@ -188,7 +188,7 @@ class ReceiverPeer:
         return min(rest, free) if free >= WINDOW_BYTES // 2 else 0
 
     def receive(self, header: Buffer, payload: Buffer, now: float) -> None:
-        """Take in one message.
+        """Handle one message.
 
         Raises:
             WireError: if it is none that the hub sends, or the weights arrived torn (the pull starts again), or they are

@@ -1,4 +1,4 @@
-"""The hub without its sockets: who is in the run, what is to be told to whom, and an operator's questions."""
+"""The hub without its sockets: members of the run, the messages to them, and an operator's questions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class HubCore:
 
     Args:
         members: the table of members.
-        desired_actors: how many actors there shall be, to begin with.
+        desired_actors: the target number of actors at the start.
         weights_endpoint: where weights are.
         highest_version: the highest policy version that hubs of this run before this one have seen.
 
@@ -88,7 +88,7 @@ class HubCore:
         return self._claimed_version if self.known_version < 0 else self.known_version
 
     def receive_control(self, route: bytes, header: Buffer, payload: Buffer, now: float, user: User = ANYBODY) -> None:
-        """Take in one message on the control socket; a bad one is counted and answered with its reason."""
+        """Handle one message on the control socket. A bad one is counted and answered with its reason."""
         try:
             message: messages.ControlToHub = decode(header, messages.CONTROL_TO_HUB)
             match message:
@@ -116,7 +116,7 @@ class HubCore:
     def receive_weights(
         self, route: bytes, header: Buffer, payload: Buffer, *, now: float, wall: float, user: User = ANYBODY
     ) -> None:
-        """Take in one message on the weights socket."""
+        """Handle one message on the weights socket."""
         learner, known = self.members.learner, self.known_version
         self.weights.receive(
             route, header, payload, now=now, wall=wall, authorise=lambda message: check_access(message, user, learner, known)

@@ -157,7 +157,7 @@ class Hub:
         return True
 
     def turn(self, now: float) -> None:
-        """Take in what has come and send what follows from it."""
+        """Read all messages and send the answers."""
         wall = time.time()
 
         def weights(route: bytes, user: User, header: Buffer, payload: Buffer) -> None:
@@ -246,7 +246,7 @@ def serve(options: Namespace, ingest: IngestProcess, ending: Ending) -> int:
     Args:
         options: the command line.
         ingest: the other process, just started; it is ended here.
-        ending: tells of SIGTERM.
+        ending: whether SIGTERM has arrived.
 
     Raises:
         UserError: if an address is taken or cannot be listened on, or config.yaml cannot be read.
@@ -333,7 +333,7 @@ def open_http(config: dict[str, Any], hub: Hub, ingest: int) -> HttpServer:
 
 
 def notes_on(config: dict[str, Any], options: Namespace) -> list[str]:
-    """What whoever started this role should know, a line each."""
+    """Warnings for the user who started this role, one line each."""
     notes = (
         too_few(descriptor_limit(), SOCKETS_A_PROCESS, config["actors"].get("count", 0)),
         open_to_others(options.listen, keyed=options.keys is not None),

@@ -130,7 +130,7 @@ class Ingest:
         return 0
 
     def turn(self, now: float) -> None:
-        """Take in what has come and send what follows from it. The hub's word comes first: it knows the newest version."""
+        """Read all messages and send the answers. The hub's messages come first, because it knows the newest version."""
         self._hear_hub(now)
         self._look_after_files(now)
         taken = 0

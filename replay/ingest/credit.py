@@ -92,12 +92,12 @@ class CreditLine:
 
     @property
     def capacity(self) -> int:
-        """Rows that credit and queue may come to: the batches that may wait and one block less one row."""
+        """The limit of credit and queue together, in rows: the batches that may wait, plus one block, minus one row."""
         return self._base + self._largest - 1
 
     @property
     def bound(self) -> int:
-        """Rows that all credit and the queue may come to: while there are slow actors, one block of each actor more."""
+        """The limit of all credit and the queue, in rows. While there are slow actors, it is one block of each actor higher."""
         return self.capacity + (self._rows if self.late or self.slow else 0)
 
     def expect(self, batch_rows: int) -> None:

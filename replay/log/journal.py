@@ -80,7 +80,7 @@ class Journal:
         """Read a log, or begin one.
 
         Args:
-            disk: where it is.
+            disk: its location.
             durable: as for the class.
             keep_trained: whether payloads of what was trained on are kept until a checkpoint holds it.
             steps: T of this run.
@@ -112,7 +112,7 @@ class Journal:
         return journal
 
     def _read(self, log: SegmentLog) -> None:
-        """Take in the log, and what its tally knows besides."""
+        """Read the log and its tally."""
         reader = read_into(self.state, log)
         self.missing = reader.missing
         for found in log.damage:
@@ -154,7 +154,7 @@ class Journal:
             _log.warning("the log's %s could not be written: %s", tally.NAME, error.strerror)
 
     def record(self, name: str, *values: Any, payload: Buffer = b"") -> int:
-        """Take in one change; its number."""
+        """Record one change and apply it; returns the record's number."""
         if self._log is None:
             number = self._number
             self._number += 1

@@ -1,7 +1,7 @@
 """Reads a log's records into the state. Where some are missing, their content is inferred, or counted as lost.
 
 Besides its own values, every record has the number of parts of batches that had been cut before it, and how many of them were
-still held. A record of an actor also has that actor's sequence number. So after a gap, it is known how many trajectories of each
+still held. A record of an actor also has its sequence number. So after a gap, it is known how many trajectories of each
 actor were in it. They count as lost even if they were trained on: nothing is trained on twice, and nothing is guessed.
 """
 

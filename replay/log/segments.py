@@ -76,7 +76,7 @@ class SegmentLog:
 
     def __init__(self, disk: Disk, *, segment_bytes: int, run: str = "") -> None:
         self._disk, self._segment_bytes, self._run = disk, segment_bytes, run
-        self._written = 0  # up to where records are on the disk: what was let go of after that is no damage
+        self._written = 0  # records before this number are on the disk: discarding later ones is no damage
         self.damage: list[Damage] = []
         self._closed: list[LogSegment] = []  # full, or given up; the oldest first
         self._current: LogSegment | None = None

@@ -42,7 +42,7 @@ class ActorAccount:
         return max(0, self.produced - self.evicted - self.next)
 
     def report(self, produced: int, evicted: int) -> None:
-        """Take in cumulative counts."""
+        """Update the cumulative counts."""
         self.evicted = max(self.evicted, evicted)
         self.produced = max(self.produced, produced, self.next + self.evicted)
 
@@ -165,7 +165,7 @@ class LogState:
     marks: deque[list[Any]] = field(default_factory=lambda: deque(maxlen=KEPT))  # [cursor, digest] given for checkpoints
 
     def apply(self, number: int, name: str, values: Sequence[Any]) -> None:
-        """Take in one record."""
+        """Apply one record."""
         change: Callable[..., None] = getattr(self, f"_{name}")
         change(number, *values)
 
@@ -176,7 +176,7 @@ class LogState:
         self.identity, self.steps = identity, steps
 
     def _described(self, _number: int, schema: dict[str, Any]) -> None:
-        """The first actor has told the schema."""
+        """The first actor has sent the schema."""
         self.schema = schema
 
     def _opened(self, _number: int, actor: int, incarnation: int, rows: int) -> None:
@@ -189,7 +189,7 @@ class LogState:
         self.accounts[actor] = ActorAccount(incarnation, rows)
 
     def _reported(self, _number: int, actor: int, produced: int, evicted: int) -> None:
-        """An actor has told its counts."""
+        """An actor has sent its counts."""
         self.accounts[actor].report(produced, evicted)
 
     def _ended(self, _number: int, actor: int, strikes: int) -> None:
@@ -296,7 +296,7 @@ class LogState:
                 entry.kept = []
 
     def lose_part(self, batch_id: int) -> None:
-        """A part that was handed out is in nobody's hands any more: its rows are lost."""
+        """A part that was handed out is gone: its rows are lost."""
         self._mark(self.cuts.pop(batch_id).fresh, GONE)
 
     def _mark(self, rows: Iterable[Sequence[int]], where: int) -> None:

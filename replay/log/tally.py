@@ -1,4 +1,4 @@
-"""A second account of a log beside it, in one small file: what the log must come to at least.
+"""A summary of the log in one small file beside it: the least that the log must contain.
 
 It is written with every checkpoint, every few seconds and at the end. A log whose end is damaged or gone then still says how
 much was produced, up to which number its records went, and what was trained on; the difference is lost, and counted.

@@ -30,18 +30,18 @@ class Part:
     payload: memoryview  # what travels
     size: BlockSize
     arrays: dict[str, Array]  # views of the payload by field name
-    origin: list[Slice]  # where its rows came from; their arrays are let go of
+    origin: list[Slice]  # where its rows came from; without their arrays
     fresh_rows: int  # the first rows are those that were not trained on before
     env_steps: int  # of those rows, steps in which the agent was present
     record: int = -1  # the journal's number of its cut
     recovered: bool = False  # cut by a server that has died: nothing but its fresh rows' origin is known
-    priorities: Array | None = None  # [rows], as the learner has told them
+    priorities: Array | None = None  # [rows], as the learner has sent them
     place: str = ""  # where other processes of this machine find the buffer
     lent: bool = False  # the learner reads it there
 
     @property
     def rows(self) -> int:
-        """Trajectories in it."""
+        """Number of trajectories."""
         return self.size.trajectories
 
     def segments(self) -> Iterator[QueuedRows]:

@@ -105,7 +105,7 @@ class TrajectoryQueue:
 
         Args:
             oldest_version: the oldest version that is still good.
-            keep: rows that stay whatever their age, so that the learner never starves for want of young ones.
+            keep: number of rows that stay at any age, so that the learner does not wait for younger ones.
 
         Returns:
             What was dropped.

@@ -38,7 +38,7 @@ class SnapshotWriter(Thread):
     Args:
         folder: where.
         about: what it is of.
-        nbytes: what it will come to, more or less.
+        nbytes: estimated size.
 
     Attributes:
         error: why it failed; empty as long as it did not.
