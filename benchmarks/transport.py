@@ -28,7 +28,7 @@ from protocol.channels.sockets import ClientSocket, ServerSocket
 from protocol.data.run_schema import RunSchema
 from protocol.data.weights import Weights, layout_of
 from protocol.security.keys import client_keys, make_keys, server_keys
-from protocol.security.zap import Gate
+from protocol.security.zap import ZapHandler
 from protocol.wire import messages
 from protocol.wire.codec import decode, encode
 from replay.ingest.validation import Validator
@@ -120,8 +120,8 @@ def carry(keys: Path | None, nbytes: int) -> float:
     served, payload = server_keys(keys), bytes(nbytes)
     messages_a_round = max(16, 4_000_000 // nbytes)
     with zmq.Context() as context:
-        gate = None if served is None else Gate(context, served)
-        receiver = ServerSocket(context, gate=gate)
+        zap = None if served is None else ZapHandler(context, served)
+        receiver = ServerSocket(context, zap=zap)
         sender = ClientSocket(receiver.bind("tcp://127.0.0.1:0"), keys=client_keys(keys, "actor"))
         best = float("inf")
         for _ in range(ROUNDS):
@@ -136,8 +136,8 @@ def carry(keys: Path | None, nbytes: int) -> float:
             best = min(best, (time.process_time() - started) / messages_a_round)
         sender.close()
         receiver.close()
-        if gate is not None:
-            gate.close()
+        if zap is not None:
+            zap.close()
     return best
 
 

@@ -6,13 +6,13 @@ import torch
 
 from agent.model import AgentModel, acting_parameters
 from agent.packing import WIRE_DTYPES
-from protocol.data.buffer_pool import SpareMemory
+from protocol.data.buffer_pool import BufferPool
 from protocol.data.weights import Weights, WireDtype, digest_of
 
 MAX_BUFFERS = 4
 """Buffers to be packed into again: the newest version is kept, two may be on their way and one may wait."""
 
-_memory = SpareMemory(MAX_BUFFERS)  # a version that is kept to be sent, or on its way, holds a reference to its own
+_memory = BufferPool(MAX_BUFFERS)  # a version that is kept to be sent, or on its way, holds a reference to its own
 
 
 def pack(model: AgentModel, version: int, dtype: WireDtype) -> Weights:

@@ -49,8 +49,8 @@ def open_to_others(listen: str, *, keyed: bool) -> str | None:
     if keyed or not listen.startswith("tcp:"):
         return None
     return (
-        f"{listen} asks nobody for a key: whoever reaches it, also every other user of this machine, can join, change and stop "
-        "this run; on a shared machine leave out --listen, or use keys (oatmill keygen DIR, then --keys DIR)"
+        f"{listen} asks nobody for a key: anyone who reaches it, including every other user of this machine, can join, "
+        "change and stop this run; on a shared machine leave out --listen, or use keys (oatmill keygen DIR, then --keys DIR)"
     )
 
 

@@ -1,6 +1,6 @@
-"""The pipe between the replay role's two processes: a few JSON lines at the start, and the other's end when it ends.
+"""The pipe between the two processes of the replay role. It carries a few JSON lines at the start, and tells when one ends.
 
-The kernel closes a process's end however it dies, so the other one sees the end of the stream at once.
+However a process dies, the kernel closes its end, and the other process sees the end of the stream at once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ LINE_WITHIN_S = 10.0
 MAX_LINE_BYTES = 64 * 1024
 
 
-class Link:
-    """One end.
+class Pipe:
+    """One end of the pipe.
 
     Args:
         end: a connected stream socket.
@@ -26,18 +26,18 @@ class Link:
         end.settimeout(LINE_WITHIN_S)
 
     def fileno(self) -> int:
-        """For a poller: readable when the other end has said something or is gone."""
+        """The file descriptor, for a poller: readable when the other end has sent something or is gone."""
         return self._socket.fileno()
 
     def say(self, values: dict[str, Any]) -> None:
-        """Send one line; a process that is gone hears nothing."""
+        """Send one line. Nothing happens if the other process is gone."""
         try:
             self._socket.sendall(json.dumps(values).encode() + b"\n")
         except OSError:
             return
 
     def hear(self) -> dict[str, Any] | None:
-        """Wait for one line; None if the other end is gone, or silent for 10 s."""
+        """Wait for one line; None if the other end is gone or sends nothing for 10 s."""
         try:
             while b"\n" not in self._received and len(self._received) < MAX_LINE_BYTES:
                 chunk = self._socket.recv(4096)

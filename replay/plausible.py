@@ -53,7 +53,7 @@ def check_acknowledged(acknowledged: int, produced: int, known: int, *, spoken: 
 
 
 def check_version(version: int, newest: int) -> None:
-    """Whether a learner can have come to a policy version.
+    """Check that a learner can have reached a policy version.
 
     Args:
         version: as it says.

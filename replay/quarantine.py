@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from oatmill.errors import WireError
 from protocol.wire.codec import Buffer
+from protocol.wire.reasons import REJECTED_REASONS
 
 FILES = 32
 """Of each of the role's two processes; the oldest is written over."""
@@ -17,11 +19,11 @@ HEADER_BYTES = 1024
 """Of a header, what is kept."""
 MAX_FILE_BYTES = 4096
 WRITES_A_SECOND = 10
-"""Who floods a server with bad messages shall not keep it busy writing; all are counted in `oatmill_rejected_total`."""
+"""A flood of bad messages must not keep the server busy writing. All are counted in `oatmill_rejected_total`."""
 
 
 @dataclass(frozen=True)
-class Refused:
+class BadMessage:
     """One bad message.
 
     Attributes:
@@ -39,10 +41,10 @@ class Refused:
     payload_bytes: int
 
     @staticmethod
-    def of(error: WireError, socket: str, header: Buffer = b"", payload: Buffer = b"") -> Refused:
+    def of(error: WireError, socket: str, header: Buffer = b"", payload: Buffer = b"") -> BadMessage:
         """From what a check raised."""
         kept = bytes(memoryview(header)[:HEADER_BYTES])
-        return Refused(socket, error.reason, error.detail[:HEADER_BYTES], kept, memoryview(payload).nbytes)
+        return BadMessage(socket, error.reason, error.detail[:HEADER_BYTES], kept, memoryview(payload).nbytes)
 
     def to_json(self, wall: float) -> str:
         """At most MAX_FILE_BYTES of ASCII."""
@@ -70,7 +72,7 @@ class Quarantine:
         self._second, self._written = -1, 0
         self.kept = self.skipped = 0
 
-    def keep(self, messages: Iterable[Refused]) -> None:
+    def keep(self, messages: Iterable[BadMessage]) -> None:
         """Write these down."""
         for message in messages:
             if self._write(message):
@@ -78,7 +80,7 @@ class Quarantine:
             else:
                 self.skipped += 1
 
-    def _write(self, message: Refused) -> bool:
+    def _write(self, message: BadMessage) -> bool:
         wall = time.time()
         if self._folder is None or not self._may_write(int(wall)):
             return False
@@ -95,3 +97,31 @@ class Quarantine:
             self._second, self._written = second, 0
         self._written += 1
         return self._written <= WRITES_A_SECOND
+
+
+class Rejections:
+    """Bad messages that one process has received.
+
+    Args:
+        kept: how many of the newest ones are kept.
+
+    Attributes:
+        counts: number of bad messages, by reason.
+        newest: the newest ones, until `Quarantine.keep` has them.
+        lines: the newest ones, a line each.
+    """
+
+    def __init__(self, kept: int) -> None:
+        self.counts: Counter[str] = Counter(dict.fromkeys(REJECTED_REASONS, 0))
+        self.newest: deque[BadMessage] = deque(maxlen=kept)
+        self.lines: deque[str] = deque(maxlen=kept)
+
+    def add(self, message: BadMessage) -> None:
+        """Count a bad message."""
+        self.counts[message.reason] += 1
+        self.newest.append(message)
+        self.lines.append(f"{message.reason}: {message.detail}")
+
+    def add_connections(self, connections: int, reason: str = "unknown_key") -> None:
+        """Count connections that were refused because of an unknown key, or closed for another reason."""
+        self.counts[reason] += connections

@@ -22,7 +22,7 @@ import zmq
 from benchmarks.harness import Arm, Effort, Figure, Rounds
 from benchmarks.processes import start_python
 from benchmarks.replay import STEPS, Case, synthetic_block
-from protocol.channels.connection import HEADERS_ONLY_BYTES, Line
+from protocol.channels.connection import HEADERS_ONLY_BYTES, Connection
 from protocol.channels.sockets import ServerSocket
 from protocol.data.run_schema import RunSchema
 from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
@@ -30,8 +30,8 @@ from protocol.data.trajectory import BlockSize
 from protocol.peers.trajectory import TrajectorySenderPeer
 from protocol.wire.codec import two_frames
 from replay.hub.ingest_process import MALLOC
+from replay.ingest.actor_messages import ActorMessages
 from replay.ingest.actor_session import Arrival
-from replay.ingest.actor_sessions import DataSessions
 from replay.ingest.credit import CreditLine
 from replay.ingest.validation import Validator
 from replay.log.journal import Journal
@@ -115,7 +115,8 @@ class Receiver:
         self._socket = ServerSocket(self._context, max_message_bytes=2**30)
         self.address = self._socket.bind("tcp://127.0.0.1:0")
         credit = CreditLine(batch_rows=CASE.batch_size, queue_batches=4)
-        self._sessions = DataSessions(STEPS, credit, Journal(), 1)
+        self._journal = Journal()
+        self._messages = ActorMessages(STEPS, credit, self._journal, 1)
         self._validator = Validator(CASE.spaces.action, 1e6)
         self._assembler = Assembler(SCHEMA, STEPS)
         self._copies = copies
@@ -128,17 +129,19 @@ class Receiver:
         for route, user, frames in self._socket.receive(DRAIN):
             header, payload = two_frames(frames)
             now = time.monotonic()
-            arrival = self._sessions.receive(route, header, payload, version=0, queued=0, now=now, user=user)
+            arrival = self._messages.receive(route, header, payload, version=0, queued=0, now=now, user=user)
             if arrival is not None:
                 taken += self._take(arrival)
-        self._sessions.committed()
-        for route, message in self._sessions.outgoing(version=0, queued=0, now=time.monotonic()):
+        self._messages.committed()
+        for route, message in self._messages.outgoing(version=0, queued=0, now=time.monotonic()):
             self._socket.send(route, message)
         return taken
 
     def _take(self, arrival: Arrival) -> int:
         message, payload = arrival.message, arrival.payload
-        self._sessions.stored(arrival)
+        self._messages.stored(arrival)
+        counts = [message.produced, message.evicted]  # recorded as refused, so that the journal keeps nothing of the block
+        self._journal.record("refused", arrival.session.actor_id, message.trajectories, counts)
         size = BlockSize(message.trajectories, message.steps, message.finals, message.episodes)
         arrays = SCHEMA.trajectory.views(payload, size)
         self._validator.check(arrays)
@@ -165,7 +168,7 @@ def send_raw(port: str) -> None:
 def send_blocks(address: str) -> None:
     """The child that sends as an actor does."""
     peer = TrajectorySenderPeer(actor_id=0, incarnation=1, schema=SCHEMA, rows=1, when_full="block")
-    line = Line(address, peer, max_message_bytes=HEADERS_ONLY_BYTES)
+    line = Connection(address, peer, max_message_bytes=HEADERS_ONLY_BYTES)
     block = synthetic_block(CASE, np.random.default_rng(0))
     while True:
         if line.until(lambda: peer.ready, 1.0):

@@ -27,7 +27,7 @@ from benchmarks.replay import CASES, config_of, server
 from learner.publish import pack
 from oatmill.settings.flat import joining_config
 from protocol.channels import ControlClient, WeightsPublisher
-from protocol.channels.connection import Line
+from protocol.channels.connection import Connection
 from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
 from protocol.peers.weights import CHUNK_BYTES, ReceiverPeer
 
@@ -100,7 +100,7 @@ def receivers_main(endpoint: str, count: int, versions: int) -> None:
     first = AgentModel(SPEC)
     models = [first, *(deepcopy(first) for _ in range(count - 1))]  # making one anew takes a tenth of a second
     peers = [ReceiverPeer(acting_layout(model)) for model in models]
-    lines = [Line(endpoint, peer, max_message_bytes=CHUNK_BYTES) for peer in peers]
+    lines = [Connection(endpoint, peer, max_message_bytes=CHUNK_BYTES) for peer in peers]
     poller = zmq.Poller()
     actors = zip(peers, lines, models, made_lists(count), strict=True)
     by_handle = {line.handle: (peer, line, model, times) for peer, line, model, times in actors}

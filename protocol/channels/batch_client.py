@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from protocol.channels.connection import Line
+from protocol.channels.connection import Connection
 from protocol.data.trajectory import Array
 from protocol.peers.batch import BatchPeer, Delivery
 from protocol.peers.control import Welcome
@@ -49,12 +49,12 @@ class BatchClient:
             shares=address.startswith("ipc:"),
             mark=mark,
         )
-        self._line = Line(address, self._peer, keys=welcome.keys)
+        self._connection = Connection(address, self._peer, keys=welcome.keys)
 
     def request(self, learner_step: int) -> None:
         """Ask for this step's batch; at most one request may be open. Never blocks."""
         self._peer.request(learner_step)
-        self._line.turn()
+        self._connection.turn()
 
     def poll(self, timeout_s: float) -> Delivery | None:
         """The batch that was asked for, or None if it did not come within `timeout_s`.
@@ -70,9 +70,9 @@ class BatchClient:
             found.extend([] if delivery is None else [delivery])
             return bool(found) or self._peer.refusal is not None
 
-        self._line.until(done, timeout_s)
-        self._line.check(self._peer.refusal, "ingest")
-        self._line.check_lost(self._peer.lost(self._line.now()), "ingest")
+        self._connection.until(done, timeout_s)
+        self._connection.check(self._peer.refusal, "ingest")
+        self._connection.check_lost(self._peer.lost(self._connection.now()), "ingest")
         return found[0] if found else None
 
     @property
@@ -89,7 +89,7 @@ class BatchClient:
             priorities: `[B]`, finite and 0 or more: how much there is to learn from each row; sent if ingest asks for them.
         """
         self._peer.consumed(batch_id, policy_version, priorities)
-        self._line.turn()
+        self._connection.turn()
 
     def snapshot(self, learner_step: int, timeout_s: float) -> dict[str, Any] | None:
         """Ask for a point in ingest's log that holds everything consumed so far, by all ranks.
@@ -102,19 +102,19 @@ class BatchClient:
             JoinRefusedError: if ingest refuses this learner, with its reason.
         """
         self._peer.ask_snapshot(learner_step)
-        self._line.until(lambda: self._peer.snapshot is not None or self._peer.refusal is not None, timeout_s)
-        self._line.check(self._peer.refusal, "ingest")
+        self._connection.until(lambda: self._peer.snapshot is not None or self._peer.refusal is not None, timeout_s)
+        self._connection.check(self._peer.refusal, "ingest")
         return self._peer.snapshot
 
     def commit(self, cursor: int) -> None:
         """Say that a checkpoint that holds everything before a snapshot's cursor is whole. Never blocks."""
         self._peer.commit(cursor)
-        self._line.turn()
+        self._connection.turn()
 
     def close(self) -> None:
         """Say goodbye and close: what was handed out and not consumed returns to the queue's head. Safe to call twice."""
-        if self._line.closed:
+        if self._connection.closed:
             return
         self._peer.leave()
-        self._line.until(lambda: self._peer.said_goodbye, GOODBYE_WITHIN_S)
-        self._line.close()
+        self._connection.until(lambda: self._peer.said_goodbye, GOODBYE_WITHIN_S)
+        self._connection.close()

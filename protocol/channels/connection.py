@@ -1,4 +1,4 @@
-"""One socket driven by one state machine: what all channels have in common."""
+"""One socket driven by one state machine. All channels use it."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from protocol.wire.deadlines import LOST_AFTER_S
 _log = logging.getLogger("oatmill.protocol")
 
 LOOK_EVERY_S = 0.2
-"""A line looks this often at how its handshake went."""
+"""How often a connection checks the state of its handshake."""
 LONGEST_POLL_S = 0.25
-"""A wait is cut into polls of this length, between which overdue questions are put again."""
+"""A wait consists of polls of this length. Overdue questions are repeated between them."""
 HEADERS_ONLY_BYTES = 64 * 1024
 """The longest frame from a server that sends no payloads."""
 
 
 class Peer(Protocol):
-    """A state machine of `protocol.*_peer`."""
+    """A state machine of `protocol.peers`."""
 
     def receive(self, header: Buffer, payload: Buffer, now: float, /) -> None:
-        """Take in one message."""
+        """Handle one message."""
 
     def send(self, now: float) -> list[Frames]:
-        """What is to be sent now."""
+        """Messages to send now."""
 
 
-class Line:
+class Connection:
     """One socket driven by one peer.
 
     Args:
-        address: where the server is bound.
+        address: address of the server.
         peer: decides what is sent.
         max_message_bytes: a frame longer than this ends the connection; -1 for no limit.
-        keys: what the server asks for; None for a server without keys.
+        keys: the keys for this server; None for a server without keys.
 
     Attributes:
-        trouble: why the server will never let this process in, in one line; empty if it has done so, or may do so yet.
+        trouble: the reason why the server will never accept this process, in one line; empty if it has or still may.
     """
 
     def __init__(self, address: str, peer: Peer, *, max_message_bytes: int = -1, keys: ClientKeys | None = None) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from oatmill.errors import PeerLostError
-from protocol.channels.connection import LONGEST_POLL_S, Line
+from protocol.channels.connection import LONGEST_POLL_S, Connection
 from protocol.channels.sockets import reachable
 from protocol.peers.control import ControlPeer, ControlState, RequestKind, Role, Welcome
 from protocol.security.keys import ClientKeys
@@ -50,7 +50,7 @@ class ControlClient:
             token=secrets.token_hex(16),
             heartbeat_every_s=heartbeat_every_s,
         )
-        self._line = Line(address, self._peer, max_message_bytes=CONTROL_BYTES, keys=keys)
+        self._connection = Connection(address, self._peer, max_message_bytes=CONTROL_BYTES, keys=keys)
 
     def join(self, timeout_s: float, *, wait_for_spaces: bool = False) -> Welcome:
         """Ask to join, again and again, until the hub answers.
@@ -64,23 +64,23 @@ class ControlClient:
                 this process's connection in.
             PeerLostError: if no (complete) answer came in time.
         """
-        deadline = self._line.now() + timeout_s
+        deadline = self._connection.now() + timeout_s
         while True:
-            welcome = self._join_once(max(LONGEST_POLL_S, deadline - self._line.now()), timeout_s)
+            welcome = self._join_once(max(LONGEST_POLL_S, deadline - self._connection.now()), timeout_s)
             if welcome.spaces is not None or not wait_for_spaces:
                 return welcome
-            if self._line.now() >= deadline:
+            if self._connection.now() >= deadline:
                 raise PeerLostError(f"no actor has joined the run within {timeout_s:g} s; see the logs of the actors")
             time.sleep(LONGEST_POLL_S)
 
     def _join_once(self, left_s: float, timeout_s: float) -> Welcome:
         self._peer.join()
-        answered = self._line.until(lambda: self._peer.welcome is not None or self._peer.refusal is not None, left_s)
-        self._line.check(self._peer.refusal, "the hub")
+        answered = self._connection.until(lambda: self._peer.welcome is not None or self._peer.refusal is not None, left_s)
+        self._connection.check(self._peer.refusal, "the hub")
         if not answered or self._peer.welcome is None:
             raise PeerLostError(
-                f"no hub answered at {self._address} within {timeout_s:g} s{self._line.why}; is the replay server up there, "
-                "with these --keys?"
+                f"no hub answered at {self._address} within {timeout_s:g} s{self._connection.why}; is the replay server up "
+                "there, with these --keys?"
             )
         welcome = self._peer.welcome
         endpoints = {name: reachable(url, self._address) for name, url in welcome.endpoints.items()}
@@ -114,11 +114,11 @@ class ControlClient:
     @property
     def handle(self) -> Any:
         """The ZeroMQ socket, for a process that polls several."""
-        return self._line.handle
+        return self._connection.handle
 
     def pump(self) -> None:
-        """Take in what the hub has said, and send nothing new. Never blocks."""
-        self._line.turn()
+        """Read the hub's messages, and send nothing new. Never blocks."""
+        self._connection.turn()
 
     def heartbeat(self, report: Mapping[str, Any], *, force: bool = False) -> None:
         """Say that this process makes progress, and take in what the hub has said. Never blocks; call it often.
@@ -130,9 +130,9 @@ class ControlClient:
         Raises:
             PeerLostError: if the hub has been silent for 60 s in spite of being asked.
         """
-        self._peer.heartbeat(report, self._line.now(), force=force)
-        self._line.turn()
-        self._line.check_lost(self._peer.lost(self._line.now()), "the hub")
+        self._peer.heartbeat(report, self._connection.now(), force=force)
+        self._connection.turn()
+        self._connection.check_lost(self._peer.lost(self._connection.now()), "the hub")
 
     def request(
         self,
@@ -153,19 +153,20 @@ class ControlClient:
             PeerLostError: if no answer came in time.
         """
         self._peer.ask(kind, body)
-        self._line.until(lambda: self._peer.answer is not None or self._peer.refusal is not None or unless(), timeout_s)
-        self._line.check(self._peer.refusal, "the hub")
+        self._connection.until(lambda: self._peer.answer is not None or self._peer.refusal is not None or unless(), timeout_s)
+        self._connection.check(self._peer.refusal, "the hub")
         if self._peer.answer is None:
             raise PeerLostError(
-                f"the hub at {self._address} did not answer {kind} within {timeout_s:g} s{self._line.why}; is the run over?"
+                f"the hub at {self._address} did not answer {kind} within {timeout_s:g} s{self._connection.why}; "
+                "is the run over?"
             )
         return self._peer.answer
 
     def close(self, *, goodbye: bool = True) -> None:
         """Say goodbye (if this process had joined) and close. Safe to call twice."""
-        if self._line.closed:
+        if self._connection.closed:
             return
         if goodbye and self._peer.welcome is not None and not self._peer.state.fenced:
             self._peer.leave()
-            self._line.until(lambda: self._peer.said_goodbye, GOODBYE_WITHIN_S)
-        self._line.close()
+            self._connection.until(lambda: self._peer.said_goodbye, GOODBYE_WITHIN_S)
+        self._connection.close()

@@ -1,4 +1,4 @@
-"""Whether a server lets a client's connection in, and if not, why: what libzmq tells of handshakes, and a look at the port.
+"""Whether a server accepts a client's connection, and if not, why: from libzmq's handshake events, and a probe of the port.
 
 libzmq facts (4.3.5): a client that is turned away for its key, or that meets another mechanism, is never connected again by
 libzmq. It must be done here, or a process that was turned away once, while keys were being replaced, is lost for good. A server
@@ -59,7 +59,7 @@ class Handshake:
         self._probe_at = 0.0
 
     def look(self, now: float) -> None:
-        """Take in what has happened, and connect again where libzmq does not. Never blocks."""
+        """Read the connection's events, and reconnect where libzmq does not. Never blocks."""
         with contextlib.suppress(zmq.Again):
             while True:
                 told = recv_monitor_message(self._monitor, zmq.NOBLOCK)
@@ -157,7 +157,7 @@ class Handshake:
 
 
 def first_words(address: str) -> bytes:
-    """What a server says first to whoever connects, or else to a request of HTTP; empty if it says nothing.
+    """A server's first bytes after a connection, or else its answer to an HTTP request; empty if there are none.
 
     Args:
         address: `tcp://host:port` or `ipc://path`.

@@ -26,7 +26,7 @@ from protocol.channels.connections import FIRST_BYTES, Connections
 from protocol.channels.handshake import Handshake
 from protocol.security.keys import ClientKeys
 from protocol.security.users import ANYBODY, REVOKED, User
-from protocol.security.zap import Gate
+from protocol.security.zap import ZapHandler
 from protocol.wire.codec import Frames
 
 COPY_BELOW_BYTES = 64 * 1024
@@ -74,9 +74,9 @@ class ClientSocket:
     """A DEALER that connects. Sending never blocks: what cannot leave now waits in an outbox.
 
     Args:
-        address: where the server is bound.
+        address: address of the server.
         max_message_bytes: a frame longer than this ends the connection; -1 for no limit.
-        keys: what the server asks for; None for a server without keys.
+        keys: the keys for this server; None for a server without keys.
 
     Attributes:
         handshake: whether the server lets it in.
@@ -147,7 +147,7 @@ class ServerSocket:
     Args:
         context: the process's context.
         max_message_bytes: a frame longer than this ends its sender's connection; -1 for no limit.
-        gate: who may connect; None lets everybody in.
+        zap: decides who may connect; None accepts everybody.
         first_bytes: what a connection may send before its first message is whole, and, until `allow` says otherwise, between
             two messages.
     """
@@ -157,18 +157,18 @@ class ServerSocket:
         context: zmq.Context[zmq.Socket[bytes]],
         *,
         max_message_bytes: int = -1,
-        gate: Gate | None = None,
+        zap: ZapHandler | None = None,
         first_bytes: int = FIRST_BYTES,
     ) -> None:
         self._socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
-        self._gate = gate
+        self._zap = zap
         self._first_bytes = first_bytes
         self._connections: Connections | None = None
         self._most = connections_of(descriptor_limit(), SOCKETS_A_PROCESS)
         self._told: Counter[str] = Counter()
         _common(self._socket, max_message_bytes)
-        if gate is not None:
-            gate.secure(self._socket)
+        if zap is not None:
+            zap.secure(self._socket)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.BACKLOG, min(BACKLOG, max(1, self._most // 4)))
         self._file: Path | None = None  # of an ipc address
@@ -253,11 +253,11 @@ class ServerSocket:
             return
 
     def _user_of(self, frame: zmq.Frame) -> User:
-        if self._gate is None:
+        if self._zap is None:
             return ANYBODY
         try:
-            return self._gate.trusted.user(str(frame.get("User-Id")))
-        except zmq.ZMQError:  # no key came with it, which a gate does not let happen
+            return self._zap.trusted.user(str(frame.get("User-Id")))
+        except zmq.ZMQError:  # no key came with it, which the handler does not allow
             return REVOKED
 
     def close(self) -> None:

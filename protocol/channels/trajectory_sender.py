@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from protocol.channels.connection import HEADERS_ONLY_BYTES, Line
+from protocol.channels.connection import HEADERS_ONLY_BYTES, Connection
 from protocol.data.run_schema import RunSchema
 from protocol.data.trajectory import Schema, TrajectoryBlock
 from protocol.peers.control import Welcome
@@ -33,7 +33,7 @@ class TrajectorySender:
             when_full=when_full,
             session=welcome.session,
         )
-        self._line = Line(address, self._peer, max_message_bytes=HEADERS_ONLY_BYTES, keys=welcome.keys)
+        self._connection = Connection(address, self._peer, max_message_bytes=HEADERS_ONLY_BYTES, keys=welcome.keys)
 
     @property
     def produced(self) -> int:
@@ -47,7 +47,7 @@ class TrajectorySender:
 
     @property
     def newest_version(self) -> int:
-        """The newest policy version that ingest has told of, -1 before the first; give it to WeightsReceiver.poll."""
+        """The newest policy version that ingest has reported; -1 before the first one. Pass it to WeightsReceiver.poll."""
         return self._peer.newest_version
 
     @property
@@ -85,8 +85,8 @@ class TrajectorySender:
         self._peer.greet()
 
     def pump(self) -> None:
-        """Take in acknowledgements and send what may be sent. Cheap; call it between env steps. Errors as `wait_ready`."""
-        self._line.turn()
+        """Read acknowledgements and send what may be sent. Cheap: call it between env steps. Errors as in `wait_ready`."""
+        self._connection.turn()
         self._check()
 
     def drain(self, timeout_s: float) -> bool:
@@ -94,19 +94,19 @@ class TrajectorySender:
         return self._until(lambda: self._peer.unacknowledged == 0, timeout_s)
 
     def _until(self, done: Callable[[], bool], timeout_s: float) -> bool:
-        came = self._line.until(lambda: self._peer.refusal is not None or done(), timeout_s)
+        came = self._connection.until(lambda: self._peer.refusal is not None or done(), timeout_s)
         self._check()
         return came
 
     def _check(self) -> None:
-        self._line.check(self._peer.refusal, "ingest")
-        self._line.check_lost(self._peer.lost(self._line.now()), "ingest")
+        self._connection.check(self._peer.refusal, "ingest")
+        self._connection.check_lost(self._peer.lost(self._connection.now()), "ingest")
 
     def close(self) -> None:
         """Say goodbye with the last counts and close; what is unacknowledged is counted as unsent_at_death. Safe twice."""
-        if self._line.closed:
+        if self._connection.closed:
             return
         if self._peer.welcomed and self._peer.refusal is None:
             self._peer.leave()
-            self._line.until(lambda: self._peer.said_goodbye or self._peer.refusal is not None, GOODBYE_WITHIN_S)
-        self._line.close()
+            self._connection.until(lambda: self._peer.said_goodbye or self._peer.refusal is not None, GOODBYE_WITHIN_S)
+        self._connection.close()

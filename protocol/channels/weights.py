@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from oatmill.errors import PeerLostError
-from protocol.channels.connection import HEADERS_ONLY_BYTES, Line
+from protocol.channels.connection import HEADERS_ONLY_BYTES, Connection
 from protocol.data.weights import Layout, Weights
 from protocol.peers.control import Welcome
 from protocol.peers.weights import CHUNK_BYTES, PublisherPeer, ReceiverPeer
@@ -23,7 +23,7 @@ class WeightsReceiver:
 
     def __init__(self, address: str, *, layout: Layout, keys: ClientKeys | None = None) -> None:
         self._peer = ReceiverPeer(layout)
-        self._line = Line(address, self._peer, max_message_bytes=CHUNK_BYTES, keys=keys)
+        self._connection = Connection(address, self._peer, max_message_bytes=CHUNK_BYTES, keys=keys)
 
     def poll(self, newest_version: int, timeout_s: float = 0.0) -> Weights | None:
         """The newest weights if they are newer than the last ones returned, whole and verified; else None.
@@ -37,8 +37,8 @@ class WeightsReceiver:
             WireError: `weights_layout` if the weights are another network's.
         """
         self._peer.want(newest_version)
-        self._line.until(lambda: not self._peer.pulling, timeout_s)
-        self._line.check(None, "the hub")
+        self._connection.until(lambda: not self._peer.pulling, timeout_s)
+        self._connection.check(None, "the hub")
         return self._peer.take()
 
     def pump(self, newest_version: int) -> None:
@@ -48,7 +48,7 @@ class WeightsReceiver:
         which nobody asks for the rest. Errors as `poll`.
         """
         self._peer.want(newest_version)
-        self._line.turn()
+        self._connection.turn()
 
     def wait(self, timeout_s: float) -> Weights:
         """Wait for any weights at all (the first ones).
@@ -59,12 +59,14 @@ class WeightsReceiver:
         """
         weights = self.poll(max(0, self._peer.version + 1), timeout_s)
         if weights is None:
-            raise PeerLostError(f"no weights came within {timeout_s:g} s{self._line.why}; has the learner started? See its log")
+            raise PeerLostError(
+                f"no weights came within {timeout_s:g} s{self._connection.why}; has the learner started? See its log"
+            )
         return weights
 
     def close(self) -> None:
         """Close. Safe to call twice."""
-        self._line.close()
+        self._connection.close()
 
 
 class WeightsPublisher:
@@ -77,7 +79,7 @@ class WeightsPublisher:
 
     def __init__(self, address: str, *, welcome: Welcome) -> None:
         self._peer = PublisherPeer(welcome.session)
-        self._line = Line(address, self._peer, max_message_bytes=HEADERS_ONLY_BYTES, keys=welcome.keys)
+        self._connection = Connection(address, self._peer, max_message_bytes=HEADERS_ONLY_BYTES, keys=welcome.keys)
 
     def push(self, weights: Weights) -> None:
         """Hand one version to the I/O thread and return; a version that could not leave yet is replaced by a newer one.
@@ -86,21 +88,21 @@ class WeightsPublisher:
             JoinRefusedError: if the hub refused an earlier version: its bytes were torn, or another learner has taken over.
         """
         self._peer.push(weights, time.time())
-        self._line.turn()
-        self._line.check(self._peer.refusal, "the hub")
+        self._connection.turn()
+        self._connection.check(self._peer.refusal, "the hub")
 
     def push_again(self) -> None:
         """Hand the newest version to a hub that was replaced. Errors as `push`."""
         self._peer.push_again()
-        self._line.turn()
-        self._line.check(self._peer.refusal, "the hub")
+        self._connection.turn()
+        self._connection.check(self._peer.refusal, "the hub")
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until the hub holds the last version pushed; False if time ran out first. Errors as `push`."""
-        held = self._line.until(lambda: self._peer.flushed or self._peer.refusal is not None, timeout_s)
-        self._line.check(self._peer.refusal, "the hub")
+        held = self._connection.until(lambda: self._peer.flushed or self._peer.refusal is not None, timeout_s)
+        self._connection.check(self._peer.refusal, "the hub")
         return held
 
     def close(self) -> None:
         """Close; call `flush` first if the last version matters. Safe to call twice."""
-        self._line.close()
+        self._connection.close()

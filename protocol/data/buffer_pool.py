@@ -1,6 +1,6 @@
-"""Memory that is used again once nobody refers to it.
+"""Buffers that are reused once nothing refers to them.
 
-Fresh memory costs a page fault every 4 KB: for a million numbers more than packing, checking and unpacking them together.
+New memory costs a page fault every 4 KB. For a million numbers, that takes longer than packing, checking and unpacking them.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import numpy as np
 from protocol.data.trajectory import Array
 
 UNUSED = 3
-"""References to a buffer that nobody has: the list's, the loop's and the call's that counts them."""
+"""References to an unused buffer: from the list, from the loop, and from the call that counts them."""
 
 
-class SpareMemory:
-    """Buffers of one length, which are lent to whoever refers to them.
+class BufferPool:
+    """Buffers of one length.
 
     Args:
-        most: buffers that are kept.
+        most: the largest number of buffers that are kept.
     """
 
     def __init__(self, most: int) -> None:
@@ -27,7 +27,7 @@ class SpareMemory:
         self._buffers: list[Array] = []
 
     def take(self, nbytes: int) -> Array:
-        """A buffer of bytes, `[nbytes]` uint8, that nothing else refers to, be it an array, a memoryview or a tensor of it."""
+        """A buffer `[nbytes]` of uint8 that nothing else refers to: no array, memoryview or tensor."""
         for buffer in self._buffers:
             if buffer.nbytes == nbytes and sys.getrefcount(buffer) == UNUSED:
                 return buffer

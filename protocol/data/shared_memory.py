@@ -21,7 +21,7 @@ import numpy as np
 from protocol.data.trajectory import Array
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL if hasattr(fcntl, "F_SEAL_SEAL") else 0
-"""Nobody may make it shorter: whoever reads beyond its end is killed."""
+"""No process may shorten it: a process that reads beyond its end is killed."""
 POPULATE_READ = 22
 """MADV_POPULATE_READ of Linux 5.14: map all pages at once, in place of a fault every 64 KB."""
 _PLACE = re.compile(r"[0-9]{1,10}/[0-9]{1,10}/[0-9]{1,20}/[0-9]{1,20}")

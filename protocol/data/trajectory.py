@@ -193,7 +193,6 @@ class TrajectoryBlock:
     policy_version: int
     actor_id: int = -1
     incarnation: int = 0
-    first_sequence: int = 0
     collected_at: float = 0.0  # seconds since the epoch at which the unroll ended
     counters: Mapping[str, float] = field(default_factory=dict)  # cumulative since the actor started
 

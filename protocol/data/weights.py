@@ -77,7 +77,7 @@ def layout_of(arrays: Mapping[str, Array]) -> Layout:
 def digest_of(version: int, dtype: str, buffer: Buffer) -> bytes:
     """BLAKE2b over version, dtype and the buffer's CRC-32: a right buffer under a wrong version is refused too.
 
-    It is against accidents; whoever may publish is known by a key. A cryptographic hash of every byte took 2.2 ms of the
+    It protects against accidents; who may publish is decided by a key. A cryptographic hash of every byte took 2.2 ms of the
     learner's and of each actor's time for a million parameters, the CRC takes 0.5.
     """
     checksum = zlib.crc32(buffer).to_bytes(4, "little")

@@ -121,7 +121,7 @@ class BatchPeer:
         return self._asked_at is not None and now - self._asked_at > LOST_AFTER_S
 
     def send(self, now: float) -> list[Frames]:
-        """What is to be sent now."""
+        """Messages to send now."""
         frames, self._consumed_due = self._consumed_due, []
         frames += self._checkpoint_words(now)
         if self._leaving:

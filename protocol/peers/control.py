@@ -117,7 +117,7 @@ class ControlPeer:
         return self._asked_at is not None and now - self._asked_at > LOST_AFTER_S
 
     def send(self, now: float) -> list[Frames]:
-        """What is to be sent now."""
+        """Messages to send now."""
         frames = self._next(now)
         if frames is None:
             return []
@@ -140,7 +140,7 @@ class ControlPeer:
         return None
 
     def receive(self, header: Buffer, payload: Buffer, _now: float) -> None:
-        """Take in one message.
+        """Handle one message.
 
         Raises:
             WireError: if it is none that the hub sends.

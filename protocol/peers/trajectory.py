@@ -41,8 +41,55 @@ class _Kept:
 
     @property
     def rows(self) -> int:
-        """Trajectories in it."""
+        """Number of trajectories."""
         return self.size.trajectories
+
+    def header(self, sender: tuple[int, int, str], produced: int, evicted: int, session: str) -> messages.Data:
+        """The message that carries it.
+
+        Args:
+            sender: actor id, incarnation and identity of the run's schema.
+            produced: number of trajectories that this incarnation has produced.
+            evicted: number of trajectories that it has dropped unsent.
+            session: the secret of its session.
+        """
+        size = self.size
+        return messages.Data(
+            *sender,
+            self.first,
+            size.trajectories,
+            size.steps,
+            size.finals,
+            size.episodes,
+            self.policy_version,
+            self.collected_at,
+            produced,
+            evicted,
+            self.counters,
+            session,
+        )
+
+
+class _Servers:
+    """Which ingest process answers: a new one is greeted with HELLO first, and the words of earlier ones are old."""
+
+    def __init__(self) -> None:
+        self._present: int | None = None
+        self._past: set[int] = set()
+
+    def is_past(self, server: int) -> bool:
+        """Whether a newer server has replaced this one."""
+        return server in self._past
+
+    def is_present(self, server: int) -> bool:
+        """Whether this server was welcoming last."""
+        return server == self._present
+
+    def welcomed_by(self, server: int) -> None:
+        """Take this server for the present one."""
+        if self._present is not None:
+            self._past.add(self._present)
+        self._present = server
 
 
 class TrajectorySenderPeer:
@@ -51,7 +98,7 @@ class TrajectorySenderPeer:
     Attributes:
         produced: trajectories offered so far.
         evicted: trajectories dropped unsent so far.
-        newest_version: the newest policy version ingest has told of; -1 before the first word.
+        newest_version: the newest policy version that ingest has reported; -1 before the first one.
         forgotten: trajectories that a server acknowledged before it died, and that its successor does not hold.
         refusal: why ingest has turned this actor away, as (reason, detail); None while it has not.
         said_goodbye: whether ingest has answered the BYE.
@@ -72,8 +119,7 @@ class TrajectorySenderPeer:
         self._acknowledged = 0  # the next one that ingest expects
         self._limit = 0  # the first one that credit does not cover
         self._row_bytes = 0  # 0 until WELCOME
-        self._server: int | None = None  # the ingest process that answers
-        self._past_servers: set[int] = set()
+        self._servers = _Servers()
         self._greets = False  # a HELLO is due to an ingest process that does not know this actor yet
         self._serial = -1
         self._hello_at = -float("inf")
@@ -136,7 +182,7 @@ class TrajectorySenderPeer:
         self._leaving, self._hello_at = True, -float("inf")
 
     def receive(self, header: Buffer, _payload: Buffer, now: float) -> None:
-        """Take in one message.
+        """Handle one message.
 
         Raises:
             WireError: if it is none that ingest sends.
@@ -163,16 +209,15 @@ class TrajectorySenderPeer:
 
     def _of_this_server(self, message: messages.DataWelcome | messages.Ack) -> bool:
         """Whether a word is the present ingest process's; its successor is greeted first, and answers with a WELCOME."""
-        if message.server == self._server:
+        if self._servers.is_present(message.server):
             return True
-        if message.server in self._past_servers:
+        if self._servers.is_past(message.server):
             return False
         if not isinstance(message, messages.DataWelcome):
             self._greets = True
             return False
-        if self._server is not None:
-            self._past_servers.add(self._server)
-        self._server, self._serial = message.server, -1
+        self._servers.welcomed_by(message.server)
+        self._serial = -1
         return True
 
     def _take_word(self, message: messages.DataWelcome | messages.Ack, now: float) -> None:
@@ -216,7 +261,7 @@ class TrajectorySenderPeer:
                 self._spare.append(released.payload)
 
     def send(self, now: float) -> list[Frames]:
-        """What is to be sent now; every message that is returned counts as sent."""
+        """Messages to send now; every message that is returned counts as sent."""
         if self.refusal is not None:
             return []
         if self._leaving:
@@ -274,28 +319,12 @@ class TrajectorySenderPeer:
             if kept.first + kept.rows > self._limit:
                 break
             self._cursor += 1
-            frames.append(encode(self._header(kept), kept.payload))
+            self._reported = (self.produced, self.evicted)
+            header = kept.header(
+                (self._actor_id, self._incarnation, self._schema.identity), self.produced, self.evicted, self._session
+            )
+            frames.append(encode(header, kept.payload))
         return frames
-
-    def _header(self, kept: _Kept) -> messages.Data:
-        self._reported = (self.produced, self.evicted)
-        size = kept.size
-        return messages.Data(
-            self._actor_id,
-            self._incarnation,
-            self._schema.identity,
-            kept.first,
-            size.trajectories,
-            size.steps,
-            size.finals,
-            size.episodes,
-            kept.policy_version,
-            kept.collected_at,
-            self.produced,
-            self.evicted,
-            kept.counters,
-            self._session,
-        )
 
     def _counts(self, now: float) -> list[Frames]:
         """A heartbeat, if there are counts that no block has carried for a while."""

@@ -6,7 +6,7 @@ from collections import deque
 from math import prod
 
 from oatmill.errors import WireError
-from protocol.data.buffer_pool import SpareMemory
+from protocol.data.buffer_pool import BufferPool
 from protocol.data.weights import DIGEST_BYTES, Layout, Weights, WireDtype
 from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, encode
@@ -93,7 +93,7 @@ class PublisherPeer:
         self._newest, self._waiting, self._latest = weights.version, (weights, wall), weights
 
     def receive(self, header: Buffer, _payload: Buffer, _now: float) -> None:
-        """Take in one message.
+        """Handle one message.
 
         Raises:
             WireError: if it is none that the hub sends.
@@ -110,7 +110,7 @@ class PublisherPeer:
                 self._pushed.popleft()
 
     def send(self, now: float) -> list[Frames]:
-        """What is to be sent now; where an acknowledgement is overdue, that is the newest version once more."""
+        """Messages to send now. If an acknowledgement is overdue, the newest version is sent again."""
         if self._pushed and now - self._pushed[0][1] >= self._overdue_s():
             latest = self._pushed[-1][0]
             self._pushed.clear()
@@ -140,7 +140,7 @@ class ReceiverPeer:
         self._layout = layout
         self._wanted = -1  # pull until this version, or a newer one, is here
         self._head: messages.WeightsChunk | None = None  # the first chunk's header of the pull under way
-        self._memory, self._buffer = SpareMemory(MAX_BUFFERS), memoryview(b"")
+        self._memory, self._buffer = BufferPool(MAX_BUFFERS), memoryview(b"")
         self._received = self._asked = 0  # bytes of the pull that are here, and that have been asked for
         self._sent_at = -float("inf")
         self._outgoing: list[Frames] = []
@@ -170,7 +170,7 @@ class ReceiverPeer:
         self._sent_at = -float("inf")
 
     def send(self, now: float) -> list[Frames]:
-        """What is to be sent now."""
+        """Messages to send now."""
         frames, self._outgoing = self._outgoing, []
         if self.pulling and now - self._sent_at >= ANSWER_WITHIN_S:
             self._asked = self._received  # what was asked for is overdue: ask for it again
@@ -188,7 +188,7 @@ class ReceiverPeer:
         return min(rest, free) if free >= WINDOW_BYTES // 2 else 0
 
     def receive(self, header: Buffer, payload: Buffer, now: float) -> None:
-        """Take in one message.
+        """Handle one message.
 
         Raises:
             WireError: if it is none that the hub sends, or the weights arrived torn (the pull starts again), or they are

@@ -171,7 +171,7 @@ def _private_folder(path: Path) -> Path:
 
 
 def _write(path: Path, key: bytes) -> None:
-    """One file, at once for whoever looks, and never over another one."""
+    """Write one file atomically, and never over an existing one."""
     working = path.with_name(f".{path.name}.tmp")
     working.unlink(missing_ok=True)
     with os.fdopen(os.open(working, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

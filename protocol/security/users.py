@@ -1,4 +1,4 @@
-"""Whose a connection's key is and what that one may do, asked for every message, so that a revoked key is out at once.
+"""The owner of a connection's key, and what the owner may do. Checked for every message, so revoking works at once.
 
 libzmq asks for a key only while a connection is made and keeps that connection for ever after; it hands out the key with every
 message (its `User-Id`), which is looked up here.
@@ -77,7 +77,7 @@ class TrustedKeys:
         self.refresh()
 
     def user(self, public: str) -> User:
-        """Whose key this is; REVOKED if it is nobody's.
+        """The owner of this key; REVOKED if there is none.
 
         Args:
             public: Z85.

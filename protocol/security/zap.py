@@ -1,8 +1,8 @@
-"""The gate of a server's sockets: a small ZAP handler (RFC 27) in a thread, which lets trusted keys in and nobody else.
+"""A small ZAP handler (RFC 27) in a thread. It accepts connections with trusted keys and refuses all others.
 
-Two things in libzmq 4.3.5 let strangers in or keep friends out. A CURVE server without a handler accepts any key, so sockets
-name a domain and enforce it. And pyzmq's own handler ends at its first exception, after which nobody gets in any more; this one
-is started again, and counted.
+Two details of libzmq 4.3.5 and pyzmq matter here. A CURVE server without a handler accepts every key, so sockets name a domain
+and enforce it. And pyzmq's own handler ends at its first exception, after which all connections are refused. This one restarts,
+and the restarts are counted.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ BINDS_WITHIN_S = 5.0
 FRAMES = 7  # of a CURVE request: version, request id, domain, address, routing id, mechanism, key
 
 
-class Gate:
+class ZapHandler:
     """Decides who may connect to the secured sockets of one context.
 
     Args:
-        context: the sockets'. A context has one handler.
-        keys: the server's.
-        probe: a public key whose refusals are not counted: the start-up test's.
+        context: the context of the sockets; it has only one handler.
+        keys: the server's keys.
+        probe: public key of the start-up test, whose refusals are not counted.
 
     Attributes:
-        keys: the server's.
-        trusted: whose keys may come in.
-        denied: connections refused so far.
-        restarts: how often the handler had to be started again.
+        keys: the server's keys.
+        trusted: the keys that are accepted.
+        denied: number of refused connections.
+        restarts: number of restarts of the handler.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: ServerKeys, *, probe: bytes = b"") -> None:
@@ -57,17 +57,17 @@ class Gate:
         self._open.wait(BINDS_WITHIN_S)
 
     def secure(self, socket: zmq.Socket[bytes]) -> None:
-        """Have a socket ask here; before it is bound."""
+        """Secure a socket. Call it before the socket is bound."""
         socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt(zmq.CURVE_SECRETKEY, self.keys.secret)
 
     def look(self) -> int:
-        """Start the handler again if its thread has ended. Cheap; call it from the process's loop.
+        """Restart the handler if its thread has ended. This is cheap: call it in the loop of the process.
 
         Returns:
-            Connections refused since the last call.
+            Number of connections refused since the last call.
         """
         if not self._thread.is_alive() and not self._closing.is_set():
             self.restarts += 1
@@ -76,7 +76,7 @@ class Gate:
         return new
 
     def close(self) -> None:
-        """End the handler; before the context is."""
+        """End the handler. Call it before the context is closed."""
         self._closing.set()
         self._thread.join()
 
@@ -95,7 +95,7 @@ class Gate:
                 self._closing.wait(BACK_OFF_S)
 
     def _serve(self) -> None:
-        """Answer requests until the gate is closed, on a socket of its own."""
+        """Answer requests on a socket of its own, until `close` is called."""
         with self._context.socket(zmq.REP) as socket:
             socket.setsockopt(zmq.LINGER, 0)
             self._bind(socket)
@@ -109,7 +109,7 @@ class Gate:
                     refreshed = time.monotonic()
 
     def _bind(self, socket: zmq.Socket[bytes]) -> None:
-        """Bind, once the socket of the handler before this one has let go of the address, which takes libzmq a moment."""
+        """Bind, after the previous handler's socket has released the address; libzmq needs a moment for that."""
         deadline = time.monotonic() + BINDS_WITHIN_S
         while True:
             try:
@@ -131,7 +131,7 @@ class Gate:
 
     @staticmethod
     def _key_of(request: Sequence[bytes]) -> str | None:
-        """The key that a request is about, Z85; None if there is none."""
+        """The key in a request, in Z85; None if there is none."""
         if len(request) != FRAMES or request[0] != VERSION or request[2] != DOMAIN or request[5] != b"CURVE":
             return None
         key = request[6]

@@ -28,7 +28,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 """What may be half a character: JSON can write one, and nothing can encode it again."""
 
 MAX_COUNT = 2**53
-"""Numbers stay below it: they are exact as floats too, and whoever adds one to them stays within 64 bits."""
+"""Numbers stay below it: they are exact as floats, too, and adding one to them stays within 64 bits."""
 
 Count = Annotated[int, 0]
 """A whole number from 0 on."""

@@ -18,7 +18,7 @@ BAD_MESSAGE = {
     "sequence": "a block lies wholly before or wholly after the last stored sequence number",
     "schema": "the schema is well formed and the run's own",
 }
-"""Codes of messages that break the protocol, with what holds for every good one."""
+"""Codes of messages that break the protocol, with the rule that every good message follows."""
 
 BAD_TRAJECTORY = {
     "rows": "a block has as many trajectories as its actor said in HELLO",
@@ -70,7 +70,7 @@ REFUSALS = {
     "block_size": "a block of trajectories fits into one message",
     "request": "a request has the values that it needs",
 }
-"""Codes of processes and requests that are turned away, with what holds for every one let in."""
+"""Codes of processes and requests that are refused, with the rule that every accepted one follows."""
 
 REJECTED_REASONS = (*BAD_MESSAGE, *UNAUTHORISED, *CLOSED, *BAD_TRAJECTORY, *BAD_PRIORITIES, *BAD_WEIGHTS)
 """The closed set of the `reason` label."""

@@ -1,11 +1,10 @@
-"""The hub without its sockets: who is in the run, what is to be told to whom, and an operator's questions."""
+"""The hub without its sockets: members of the run, the messages to them, and an operator's questions."""
 
 from __future__ import annotations
 
 import hmac
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from oatmill.errors import WireError
@@ -14,17 +13,15 @@ from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, encode, from_json, is_count, shortened, to_json
 from protocol.wire.deadlines import LOST_AFTER_S
 from replay.hub.members import MAX_ACTORS, Member, Members, RefusedError
+from replay.hub.questions import Questions, StatusQuestion
+from replay.hub.status import actors_of, status_of
 from replay.hub.weights_store import WeightsStore
 from replay.plausible import MAX_COUNT, MAX_VERSION, check_version
-from replay.quarantine import Refused
+from replay.quarantine import BadMessage, Rejections
 
-REPORT_WITHIN_S = 1.0
-"""A question about the run waits this long for ingest's newest numbers, then the last ones must do."""
 MAX_REPORT_BYTES = 64 * 1024
 """What an actor or a learner may say of itself in a heartbeat."""
 MAX_DESIRED = MAX_ACTORS
-MAX_ASKED = 256
-"""Questions that wait at once; whoever puts one more asks again in a second."""
 PROGRESS = ("env_steps", "episodes", "evicted", "learner_step", "produced")
 """Numbers of a report that the supervisor of a run reckons with."""
 ANY_KEY = ("actor", "learner", "operator", "server")
@@ -33,21 +30,10 @@ MAY_ASK: dict[type, tuple[str, ...]] = {
     messages.Scale: ("operator",),
     messages.Stop: ("operator", "learner"),  # a learner knows when the budget is spent
 }
-MAX_ACTORS_SHOWN = 1000
 MAX_REFUSED = 20
 """Bad messages that wait to be written down."""
 
 Request = messages.Status | messages.Scale | messages.Stop
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question that waits for ingest's newest report."""
-
-    route: bytes
-    request: int
-    report: int  # the number of the report that answers it
-    deadline: float
 
 
 class HubCore:
@@ -55,33 +41,31 @@ class HubCore:
 
     Args:
         members: the table of members.
-        desired_actors: how many actors there shall be, to begin with.
+        desired_actors: the target number of actors at the start.
         weights_endpoint: where weights are.
         highest_version: the highest policy version that hubs of this run before this one have seen.
 
     Attributes:
+        desired_actors: the target number of actors.
         stop: whether the run is to end.
         report: ingest's last report.
         reported_at: when it came, in seconds of the monotonic clock.
         endpoints: addresses of data, batches and weights; data and batches are ingest's to tell.
-        rejected: bad messages by reason, the hub's own.
-        refused: the newest of them, to be taken.
+        rejections: bad messages that the hub has received.
     """
 
     def __init__(self, members: Members, *, desired_actors: int, weights_endpoint: str, highest_version: int = -1) -> None:
         self.members, self.weights = members, WeightsStore()
-        self._desired = desired_actors
+        self.desired_actors = desired_actors
         self._outgoing: list[tuple[bytes, Frames]] = []
-        self._asked: list[Asked] = []
-        self._report_number = 0
+        self._questions = Questions()
         self._told: tuple[Any, ...] = ()  # what ingest was told last
         self._known_version, self._claimed_version = highest_version, -1
         self.stop = False
         self.report: dict[str, Any] = {}
         self.reported_at = -float("inf")
         self.endpoints: dict[str, str] = {"weights": weights_endpoint}
-        self.rejected: Counter[str] = Counter()
-        self.refused: deque[Refused] = deque(maxlen=MAX_REFUSED)
+        self.rejections = Rejections(MAX_REFUSED)
 
     @property
     def ready(self) -> bool:
@@ -104,7 +88,7 @@ class HubCore:
         return self._claimed_version if self.known_version < 0 else self.known_version
 
     def receive_control(self, route: bytes, header: Buffer, payload: Buffer, now: float, user: User = ANYBODY) -> None:
-        """Take in one message on the control socket; a bad one is counted and answered with its reason."""
+        """Handle one message on the control socket. A bad one is counted and answered with its reason."""
         try:
             message: messages.ControlToHub = decode(header, messages.CONTROL_TO_HUB)
             match message:
@@ -122,44 +106,23 @@ class HubCore:
         except RefusedError as error:
             self._reject(route, error.reason, error.detail)
         except WireError as error:
-            self._refuse(Refused.of(error, "control", header, payload))
+            self.rejections.add(BadMessage.of(error, "control", header, payload))
             self._reject(route, error.reason, error.detail)
-
-    def _refuse(self, message: Refused) -> None:
-        self.rejected[message.reason] += 1
-        self.refused.append(message)
 
     def bad_frames(self, error: WireError, socket: str = "control") -> None:
         """Count a message that could not even be taken apart."""
-        self._refuse(Refused.of(error, socket))
-
-    def denied(self, connections: int, reason: str = "unknown_key") -> None:
-        """Count connections that were refused because nobody trusts their key, or closed for another reason."""
-        self.rejected[reason] += connections
+        self.rejections.add(BadMessage.of(error, socket))
 
     def receive_weights(
         self, route: bytes, header: Buffer, payload: Buffer, *, now: float, wall: float, user: User = ANYBODY
     ) -> None:
-        """Take in one message on the weights socket."""
+        """Handle one message on the weights socket."""
+        learner, known = self.members.learner, self.known_version
         self.weights.receive(
-            route, header, payload, now=now, wall=wall, authorise=lambda message: self._authorise_weights(message, user)
+            route, header, payload, now=now, wall=wall, authorise=lambda message: check_access(message, user, learner, known)
         )
         while self.weights.refused:
-            self._refuse(Refused.of(self.weights.refused.popleft(), "weights", header, payload))
-
-    def _authorise_weights(self, message: messages.WeightsToHub, user: User) -> None:
-        """Let anyone of the run pull, and only the learner that has joined push."""
-        if not isinstance(message, messages.WeightsPush | messages.WeightsOffer):
-            require(user, *ANY_KEY)
-            return
-        require(user, "learner")
-        learner = self.members.learner
-        if learner is None:
-            raise UnauthorisedError("unknown_session", "no learner has joined this hub")
-        if learner.user != user or not hmac.compare_digest(learner.token.encode(), message.session.encode()):
-            raise UnauthorisedError("identity", "only the learner that has joined last publishes weights")
-        if isinstance(message, messages.WeightsPush):
-            check_version(message.version, self.known_version)
+            self.rejections.add(BadMessage.of(self.weights.refused.popleft(), "weights", header, payload))
 
     def _reject(self, route: bytes, reason: str, detail: str) -> None:
         self._outgoing.append((route, encode(messages.Reject(reason, shortened(detail)))))
@@ -201,26 +164,14 @@ class HubCore:
         if member.role != "ingest":
             member.report = {}
             check_report(report, memoryview(payload).nbytes)
-            self._check_version(member, report.get("policy_version", -1))
+            version = report.get("policy_version", -1)
+            check_reported_version(member.role, version, self.known_version)
+            self._claimed_version = max(self._claimed_version, version)
             member.report = report
         if member.role == "ingest":
             self._take_report(report, now)
         else:
             self._tell(member)
-
-    def _check_version(self, member: Member, version: int) -> None:
-        """Believe what a process says of the policy version only as far as the hub cannot know better.
-
-        An actor has no version but from a hub: until a learner has published one here, it may be of a hub that has died.
-
-        Raises:
-            WireError: `version_range` if there is no such version.
-        """
-        if member.role == "learner" or self.known_version < 0:
-            check_version(version, self.known_version)
-        elif version > self.known_version:
-            raise WireError("version_range", f"expected a policy version of at most {self.known_version}, got {version}")
-        self._claimed_version = max(self._claimed_version, version)
 
     def _take_report(self, report: dict[str, Any], now: float) -> None:
         values, answering, serial = report.get("report"), report.get("answering"), report.get("serial")
@@ -231,8 +182,7 @@ class HubCore:
             self._told = ()  # it has missed a table
         else:
             self._tell_ingest(answer=True)
-        answered = [asked for asked in self._asked if asked.report <= answering]
-        self._answer(answered)
+        self._answer(self._questions.take_answered(answering))
 
     def _request(self, route: bytes, request: Request, body: dict[str, Any], now: float) -> None:
         match request:
@@ -240,7 +190,7 @@ class HubCore:
                 actors = body.get("actors")
                 if type(actors) is not int or not 0 <= actors <= MAX_DESIRED:
                     raise RefusedError("request", f"expected 'actors' from 0 to {MAX_DESIRED}, got {actors!r}")
-                self._desired = actors
+                self.desired_actors = actors
                 self._tell_everyone()
                 self._outgoing.append((route, encode(request, to_json({"desired_actors": actors}))))
             case messages.Stop():
@@ -248,24 +198,19 @@ class HubCore:
                 self._tell_everyone()
                 self._outgoing.append((route, encode(request, to_json({"stop": True}))))
             case messages.Status():
-                if len(self._asked) < MAX_ASKED and not any(
-                    asked.route == route and asked.request == request.request for asked in self._asked
-                ):
-                    self._report_number += 1
-                    self._asked.append(Asked(route, request.request, self._report_number, now + REPORT_WITHIN_S))
+                self._questions.add(route, request.request, now)
 
-    def _answer(self, answered: list[Asked]) -> None:
+    def _answer(self, answered: list[StatusQuestion]) -> None:
         if not answered:
             return
-        status = to_json(self.status())
+        status = to_json(self._status())
         for asked in answered:
-            self._asked.remove(asked)
             self._outgoing.append((asked.route, encode(messages.Status(asked.request), status)))
 
     def turn(self, now: float) -> None:
         """Do what time alone asks for. Call it when no message waits, for one may be the heartbeat that is missed."""
         self.members.expire(now)
-        self._answer([asked for asked in self._asked if now >= asked.deadline])
+        self._answer(self._questions.take_overdue(now))
         self._tell_ingest()
 
     def _tell_everyone(self) -> None:
@@ -282,7 +227,7 @@ class HubCore:
         return encode(self._state(), b"{}")
 
     def _state(self, *, fenced: bool = False) -> messages.HubState:
-        return messages.HubState(self.weights.version, self.stop, self._desired, fenced, self._report_number)
+        return messages.HubState(self.weights.version, self.stop, self.desired_actors, fenced, self._questions.report)
 
     def _tell_ingest(self, *, answer: bool = False) -> None:
         """Tell ingest what has changed since the last time; an answer goes out in any case."""
@@ -308,42 +253,21 @@ class HubCore:
         return outgoing
 
     def actors(self) -> list[dict[str, Any]]:
-        """Each actor's detail, from its heartbeats and from ingest; at most MAX_ACTORS_SHOWN."""
-        stored: Mapping[str, Any] = self.report.get("actors", {})
-        return [
-            {
-                **member.report,
-                **stored.get(str(member.actor_id), {}),
-                "actor_id": member.actor_id,
-                "incarnation": member.incarnation,
-                "alive": member.alive,
-                "left": member.left,
-            }
-            for member in self.members.actors[:MAX_ACTORS_SHOWN]
-        ]
+        """Details of the actors."""
+        return actors_of(self.members, self.report)
 
-    def status(self) -> dict[str, Any]:
-        """What `oatmill status` shows."""
-        fleet = dict(self.report.get("fleet", {}))
-        learner = self.members.learner
-        return {
-            "ledger": fleet.pop("ledger", {}),
-            "fleet": fleet,
-            "actors": self.actors(),
-            "live": self.members.live,
-            "desired_actors": self._desired,
-            "expired": self.members.expired,
-            "restarts": self.members.restarts,
+    def _status(self) -> dict[str, Any]:
+        own = {
+            "desired_actors": self.desired_actors,
             "policy_version": self.highest_version,
             "stop": self.stop,
-            "learner": {} if learner is None else {**learner.report, "joined": True},
             "rejected": self.rejected_by(),
-            "quarantine": self.report.get("quarantine", []),
         }
+        return status_of(self.members, self.report, own)
 
     def rejected_by(self) -> dict[str, int]:
         """Bad messages by reason, of both processes."""
-        return dict(self.rejected + Counter(self.report.get("rejected_by", {})))
+        return dict(self.rejections.counts + Counter(self.report.get("rejected_by", {})))
 
     def healthy(self, now: float, within_s: float) -> bool:
         """Whether ingest makes progress too."""
@@ -352,11 +276,6 @@ class HubCore:
     def ingest_lost(self, now: float) -> bool:
         """Whether ingest lives and has said nothing for so long that the role had better end and be restarted."""
         return self.ready and now - self.reported_at > LOST_AFTER_S
-
-    @property
-    def desired_actors(self) -> int:
-        """How many actors there shall be."""
-        return self._desired
 
 
 def check_report(report: Mapping[str, Any], nbytes: int) -> None:
@@ -375,3 +294,47 @@ def check_report(report: Mapping[str, Any], nbytes: int) -> None:
             raise WireError(
                 "payload_json", f"expected {name} to be a number from 0 to {MAX_COUNT}, got {str(report[name])[:40]!r}"
             )
+
+
+def check_reported_version(role: str, version: int, known: int) -> None:
+    """Check the policy version that a process reports.
+
+    An actor has its version from a hub. Until a learner has published one to this hub, it may be from a hub that died.
+
+    Args:
+        role: the process's role.
+        version: the version that it reports.
+        known: the highest version that this hub knows; -1 for none.
+
+    Raises:
+        WireError: `version_range` if there is no such version.
+    """
+    if role == "learner" or known < 0:
+        check_version(version, known)
+    elif version > known:
+        raise WireError("version_range", f"expected a policy version of at most {known}, got {version}")
+
+
+def check_access(message: messages.WeightsToHub, user: User, learner: Member | None, known: int) -> None:
+    """Check a message about weights: every process of the run may pull, and only the learner may push.
+
+    Args:
+        message: the message.
+        user: its sender.
+        learner: the learner that has joined; None if there is none.
+        known: the highest policy version that this hub knows; -1 for none.
+
+    Raises:
+        UnauthorisedError: if its sender may not send it.
+        WireError: `version_range` if nobody can have trained to its version.
+    """
+    if not isinstance(message, messages.WeightsPush | messages.WeightsOffer):
+        require(user, *ANY_KEY)
+        return
+    require(user, "learner")
+    if learner is None:
+        raise UnauthorisedError("unknown_session", "no learner has joined this hub")
+    if learner.user != user or not hmac.compare_digest(learner.token.encode(), message.session.encode()):
+        raise UnauthorisedError("identity", "only the learner that has joined last publishes weights")
+    if isinstance(message, messages.WeightsPush):
+        check_version(message.version, known)

@@ -11,7 +11,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from oatmill.errors import RunError, UserError
-from replay.pipe import Link
+from replay.pipe import Pipe
 
 _log = logging.getLogger("oatmill.replay.hub")
 
@@ -28,16 +28,16 @@ class IngestProcess:
 
     Attributes:
         pid: its process id.
-        link: says and hears.
+        pipe: says and hears.
     """
 
     def __init__(self, options: Namespace) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "replay.ingest.__main__", "--link", str(theirs.fileno())]
+            command = [sys.executable, "-m", "replay.ingest.__main__", "--pipe", str(theirs.fileno())]
             command += ["--config", str(options.config), "--run-dir", str(options.run_dir), "--log-level", options.log_level]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env={**MALLOC, **os.environ})
-        self.link = Link(ours)
+        self.pipe = Pipe(ours)
         self.pid = self._process.pid
 
     def endpoints(
@@ -58,8 +58,8 @@ class IngestProcess:
         """
         folder = None if keys is None else str(keys)
         said = {"addresses": addresses, "control": control, "secret": secret, "keys": folder, "probe": probe.decode()}
-        self.link.say(said)
-        answer = self.link.hear()
+        self.pipe.say(said)
+        answer = self.pipe.hear()
         if answer is None:
             raise RunError("the ingest process ended before it was ready; see the lines above")
         if "error" in answer:
@@ -69,8 +69,8 @@ class IngestProcess:
 
     def end(self) -> None:
         """Have it end, by force if it takes too long."""
-        self.link.say({"stop": True})
-        self.link.close()
+        self.pipe.say({"stop": True})
+        self.pipe.close()
         try:
             self._process.wait(ENDS_WITHIN_S)
         except subprocess.TimeoutExpired:

@@ -290,7 +290,7 @@ class Members:
         return member
 
     def bye(self, token: str, user: User = ANYBODY) -> None:
-        """Take in a goodbye; its sender's actor id is free again. Errors as `heard`."""
+        """Handle a goodbye: its sender's actor id is free again. Raises the errors of `heard`."""
         member = self._member(token, user)
         if member is not None:
             self._leave(member)

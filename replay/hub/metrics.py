@@ -39,7 +39,7 @@ PLACES = ("queued", "in_flight")
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class HubNumbers:
     """The hub's numbers at one moment; the HTTP thread reads it, the hub's loop replaces it whole."""
 
     report: Mapping[str, Any]  # replay.ingest.core.IngestCore.report
@@ -69,7 +69,7 @@ class ReplayCollector(Collector):
         snapshot: gives the newest one.
     """
 
-    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(self, snapshot: Callable[[], HubNumbers]) -> None:
         self._snapshot = snapshot
 
     def collect(self) -> Iterator[Metric]:
@@ -86,7 +86,7 @@ class ReplayCollector(Collector):
         yield _info()
 
 
-def _trajectories(snapshot: Snapshot, fleet: Mapping[str, Any]) -> Iterator[Metric]:
+def _trajectories(snapshot: HubNumbers, fleet: Mapping[str, Any]) -> Iterator[Metric]:
     ledger = fleet.get("ledger", {})
     counts = {**ledger, **ledger.get("dropped", {}), "accepted": snapshot.report.get("accepted", 0)}
     family = CounterMetricFamily("oatmill_trajectories", "Trajectories by what became of them.", labels=["outcome"])
@@ -171,7 +171,7 @@ def _summary(name: str, text: str, windows: Mapping[str, Any]) -> Metric:
     return family
 
 
-def _actors(snapshot: Snapshot) -> Iterator[Metric]:
+def _actors(snapshot: HubNumbers) -> Iterator[Metric]:
     yield GaugeMetricFamily("oatmill_actors_live", "Actors that send heartbeats.", snapshot.live)
     yield GaugeMetricFamily("oatmill_actors_expected", "Actors that there shall be.", snapshot.desired)
     slow, silent = (snapshot.report.get(name, 0) for name in ("slow_actors", "silent_actors"))
@@ -181,7 +181,7 @@ def _actors(snapshot: Snapshot) -> Iterator[Metric]:
     yield CounterMetricFamily("oatmill_actor_restarts", "Actors that took an earlier one's place.", snapshot.restarts)
 
 
-def _weights(snapshot: Snapshot) -> Iterator[Metric]:
+def _weights(snapshot: HubNumbers) -> Iterator[Metric]:
     yield CounterMetricFamily("oatmill_weights_bytes", "Weights sent to actors.", snapshot.weights_bytes)
     yield _histogram("oatmill_weights_publish_seconds", "From the learner's push to the hub.", snapshot.publish)
     yield _histogram("oatmill_weights_apply_lag_seconds", "From the hub to an actor, whole and verified.", snapshot.apply_lag)
@@ -206,7 +206,7 @@ class UpCollector(Collector):
         yield family
 
 
-def registry_of(snapshot: Callable[[], Snapshot], healthy: Callable[[], bool], *, ingest: int) -> CollectorRegistry:
+def registry_of(snapshot: Callable[[], HubNumbers], healthy: Callable[[], bool], *, ingest: int) -> CollectorRegistry:
     """A registry of its own, so that nothing that some library registers is served.
 
     Args:

@@ -30,16 +30,16 @@ from oatmill.settings.flat import joining_config
 from protocol.channels.sockets import SOCKETS_A_PROCESS, ServerSocket
 from protocol.security.keys import ServerKeys, new_keys, server_keys
 from protocol.security.users import User
-from protocol.security.zap import Gate
+from protocol.security.zap import ZapHandler
 from protocol.wire.codec import Buffer, two_frames
 from protocol.wire.deadlines import LOST_AFTER_S
 from replay.addresses import LOOK_FOR_FILES_EVERY_S, bind_addresses, open_to_others, remove_sockets, restore_files
 from replay.hub.core import HubCore
 from replay.hub.ingest_process import IngestProcess
 from replay.hub.members import Member, Members
-from replay.hub.metrics import Snapshot, registry_of
+from replay.hub.metrics import HubNumbers, registry_of
 from replay.hub.self_test import check_keys
-from replay.pipe import Link
+from replay.pipe import Pipe
 from replay.plausible import MAX_VERSION
 from replay.quarantine import Quarantine
 
@@ -88,11 +88,11 @@ class Hub:
     ) -> None:
         self._quarantine, self._files_at = quarantine, 0.0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-        self._gate = None if keys is None else Gate(self._context, keys, probe=probe)
+        self._zap = None if keys is None else ZapHandler(self._context, keys, probe=probe)
         self._control = ServerSocket(
-            self._context, max_message_bytes=MAX_CONTROL_BYTES, gate=self._gate, first_bytes=FIRST_CONTROL_BYTES
+            self._context, max_message_bytes=MAX_CONTROL_BYTES, zap=self._zap, first_bytes=FIRST_CONTROL_BYTES
         )
-        self._weights = ServerSocket(self._context, max_message_bytes=MAX_WEIGHTS_BYTES, gate=self._gate)
+        self._weights = ServerSocket(self._context, max_message_bytes=MAX_WEIGHTS_BYTES, zap=self._zap)
         self.control = self._control.bind(addresses["control"])
         self._control.allow(2 * MAX_CONTROL_BYTES)
         weights = self._weights.bind(addresses["weights"])
@@ -110,7 +110,7 @@ class Hub:
         self._turned, self._awake = time.monotonic(), self._clock.now()
         self._announce_failed = False
         self._memory = MemoryLimit("hub", config["replay"].get("memory_bytes"), setting="replay.memory_bytes")
-        self._snapshot = Snapshot({}, {})
+        self._snapshot = HubNumbers({}, {})
         self._snapshot_of = -1.0
 
     def _connected(self, member: Member) -> bool:
@@ -122,21 +122,21 @@ class Hub:
         turns = time.monotonic() - self._turned < PROGRESS_WITHIN_S
         return turns and self.core.healthy(self._awake, PROGRESS_WITHIN_S)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> HubNumbers:
         """The newest numbers. Called by the HTTP thread."""
         return self._snapshot
 
-    def run(self, link: Link, stop: StopFlag, on_ready: Callable[[], None]) -> int:
+    def run(self, pipe: Pipe, stop: StopFlag, on_ready: Callable[[], None]) -> int:
         """Serve until told to end; the exit code."""
         poller = zmq.Poller()
-        for handle in (self._control.handle, self._weights.handle, link.fileno()):
+        for handle in (self._control.handle, self._weights.handle, pipe.fileno()):
             poller.register(handle, zmq.POLLIN)
         announced = False
         self._watchdog.started()
         while not stop.is_set:
             self._watchdog.beat()
             ready = dict(poller.poll(POLL_MS))
-            if link.fileno() in ready and not stop.is_set:
+            if pipe.fileno() in ready and not stop.is_set:
                 _log.error("ingest has ended; the hub ends too")
                 return 1
             self.turn(self._clock.now())
@@ -159,7 +159,7 @@ class Hub:
         return True
 
     def turn(self, now: float) -> None:
-        """Take in what has come and send what follows from it."""
+        """Read all messages and send the answers."""
         wall = time.time()
 
         def weights(route: bytes, user: User, header: Buffer, payload: Buffer) -> None:
@@ -173,8 +173,8 @@ class Hub:
             restore_files(self._control, self._weights)
         taken = self._drain(self._control, control, "control")
         self._drain(self._weights, weights, "weights")
-        self._quarantine.keep(self.core.refused)
-        self.core.refused.clear()
+        self._quarantine.keep(self.core.rejections.newest)
+        self.core.rejections.newest.clear()
         self._count_strangers()
         if taken < DRAIN:  # else a heartbeat that is missed may wait among the rest
             self.core.turn(now)
@@ -188,10 +188,10 @@ class Hub:
 
     def _count_strangers(self) -> None:
         """Count connections that were refused or closed; let the learner send what it has offered."""
-        if self._gate is not None:
-            self.core.denied(self._gate.look())
+        if self._zap is not None:
+            self.core.rejections.add_connections(self._zap.look())
         for reason, connections in (self._control.cut() + self._weights.cut()).items():
-            self.core.denied(connections, reason)
+            self.core.rejections.add_connections(connections, reason)
         self._weights.allow(VERSIONS_UNDER_WAY * min(self.core.weights.offered_bytes, MAX_WEIGHTS_BYTES))
 
     def _save_version(self) -> None:
@@ -218,7 +218,7 @@ class Hub:
         if core.reported_at == self._snapshot_of:
             return
         self._snapshot_of = core.reported_at
-        self._snapshot = Snapshot(
+        self._snapshot = HubNumbers(
             core.report,
             core.rejected_by(),
             core.members.live,
@@ -228,7 +228,7 @@ class Hub:
             core.weights.sent_bytes,
             core.weights.publish_seconds.to_dict(),
             core.weights.apply_lag.to_dict(),
-            core.report.get("auth_restarts", 0) + (0 if self._gate is None else self._gate.restarts),
+            core.report.get("auth_restarts", 0) + (0 if self._zap is None else self._zap.restarts),
         )
 
     def close(self) -> None:
@@ -237,8 +237,8 @@ class Hub:
         self._memory.close()
         self._control.close()
         self._weights.close()
-        if self._gate is not None:
-            self._gate.close()
+        if self._zap is not None:
+            self._zap.close()
         self._context.term()
 
 
@@ -282,7 +282,7 @@ def serve(options: Namespace, ingest: IngestProcess, stop: StopFlag) -> int:
             check_keys(sockets, own=keys.as_client(), stranger=stranger)
         http = open_http(config, hub, ingest.pid)
         announce = announcement(options, hub, http.url, notes_on(config, options))
-        return hub.run(ingest.link, stop, announce)
+        return hub.run(ingest.pipe, stop, announce)
     finally:
         ingest.end()
         if http is not None:
@@ -351,7 +351,7 @@ def open_http(config: dict[str, Any], hub: Hub, ingest: int) -> HttpServer:
 
 
 def notes_on(config: dict[str, Any], options: Namespace) -> list[str]:
-    """What whoever started this role should know, a line each."""
+    """Warnings for the user who started this role, one line each."""
     notes = (
         too_few(descriptor_limit(), SOCKETS_A_PROCESS, config["actors"].get("count", 0)),
         open_to_others(options.listen, keyed=options.keys is not None),

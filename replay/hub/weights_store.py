@@ -20,7 +20,7 @@ from replay.histogram import SECONDS_BUCKETS, Histogram
 MAX_OLDER = 8
 """Versions that are kept besides the newest, however many pulls are under way."""
 KEPT_FOR_S = 10.0
-"""A version that is not the newest is let go of when no chunk of it has been asked for this long."""
+"""An older version is dropped when no chunk of it has been requested for this long."""
 
 
 @dataclass(slots=True, eq=False)

@@ -31,17 +31,17 @@ from protocol.channels import ControlClient
 from protocol.channels.sockets import ServerSocket
 from protocol.data.priorities import priorities_bytes
 from protocol.security.keys import ServerKeys, server_keys
-from protocol.security.zap import Gate
+from protocol.security.zap import ZapHandler
 from protocol.wire.codec import two_frames
 from replay.addresses import LOOK_FOR_FILES_EVERY_S, remove_sockets, restore_files
-from replay.ingest.actor_sessions import MAX_BLOCK_BYTES
+from replay.ingest.actor_messages import MAX_BLOCK_BYTES
 from replay.ingest.admissions import Admissions
 from replay.ingest.core import IngestCore, IngestSettings, epoch_of_monotonic
 from replay.ingest.credit import MAX_WINDOW_BYTES
 from replay.log.disk import FolderDisk, log_folder
 from replay.log.identity import check_owner, run_id
 from replay.log.journal import Journal
-from replay.pipe import Link
+from replay.pipe import Pipe
 from replay.quarantine import Quarantine
 from replay.store.snapshot import BUFFER_FOLDER
 from replay.store.snapshot_saver import BufferSaver
@@ -66,7 +66,7 @@ class Ingest:
 
     Args:
         core: the state.
-        link: the pipe to the hub's process.
+        pipe: the pipe to the hub's process.
         addresses: where to bind `data` and `batches`.
         quarantine: where bad messages are written down.
         watchdog: is told of every turn.
@@ -80,7 +80,7 @@ class Ingest:
     def __init__(
         self,
         core: IngestCore,
-        link: Link,
+        pipe: Pipe,
         addresses: dict[str, str],
         *,
         quarantine: Quarantine,
@@ -92,13 +92,13 @@ class Ingest:
         events: Events,
     ) -> None:
         self._events = events
-        self._core, self._link, self._quarantine, self._watchdog = core, link, quarantine, watchdog
+        self._core, self._pipe, self._quarantine, self._watchdog = core, pipe, quarantine, watchdog
         self._admissions = admissions
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-        self._gate = None if keys is None else Gate(self._context, keys, probe=probe)
-        self._data = ServerSocket(self._context, max_message_bytes=2 * MAX_BLOCK_BYTES, gate=self._gate)
+        self._zap = None if keys is None else ZapHandler(self._context, keys, probe=probe)
+        self._data = ServerSocket(self._context, max_message_bytes=2 * MAX_BLOCK_BYTES, zap=self._zap)
         longest = MAX_HEADER_ONLY_BYTES + priorities_bytes(batch_rows)
-        self._batches = ServerSocket(self._context, max_message_bytes=longest, gate=self._gate)
+        self._batches = ServerSocket(self._context, max_message_bytes=longest, zap=self._zap)
         self.endpoints = {"data": self._data.bind(addresses["data"]), "batches": self._batches.bind(addresses["batches"])}
         self._batches.allow(2 * longest)
         self._control: ControlClient | None = None
@@ -109,7 +109,7 @@ class Ingest:
     def join(self, control: str, secret: str) -> None:
         """Join the hub's control socket."""
         description = {"secret": secret, **self.endpoints, "known": self._core.known()}
-        keys = None if self._gate is None else self._gate.keys.as_client()
+        keys = None if self._zap is None else self._zap.keys.as_client()
         self._control = ControlClient(control, role="ingest", description=description, heartbeat_every_s=0.0, keys=keys)
         welcome = self._control.join(JOIN_WITHIN_S)
         self._core.hub_says(policy_version=welcome.policy_version, stop=False, members=None)
@@ -118,21 +118,21 @@ class Ingest:
         """Serve until told to end; the exit code."""
         assert self._control is not None, "join first"
         poller = zmq.Poller()
-        for handle in (self._data.handle, self._batches.handle, self._control.handle, self._link.fileno()):
+        for handle in (self._data.handle, self._batches.handle, self._control.handle, self._pipe.fileno()):
             poller.register(handle, zmq.POLLIN)
         self._watchdog.started()
         clock = AwakeClock(LONGEST_TURN_S)
         while not stop.is_set:
             self._watchdog.beat()
             ready = dict(poller.poll(SAVING_POLL_MS if self._core.replayed.at_work else POLL_MS))
-            if self._link.fileno() in ready:
-                return 0 if self._link.hear() == {"stop": True} else 1
+            if self._pipe.fileno() in ready:
+                return 0 if self._pipe.hear() == {"stop": True} else 1
             self.turn(clock.now())
             self._core.slept(clock.asleep_s)
         return 0
 
     def turn(self, now: float) -> None:
-        """Take in what has come and send what follows from it. The hub's word comes first: it knows the newest version."""
+        """Read all messages and send the answers. The hub's messages come first, because it knows the newest version."""
         self._hear_hub(now)
         self._look_after_files(now)
         taken = 0
@@ -148,8 +148,8 @@ class Ingest:
                 self._core.receive_batches(route, header, user, payload)
             except WireError as error:
                 self._core.bad_frames(route, error, "batches")
-        self._quarantine.keep(self._core.refused)
-        self._core.refused.clear()
+        self._quarantine.keep(self._core.rejections.newest)
+        self._core.rejections.newest.clear()
         self._count_strangers()
         self._core.turn(now, more=taken == DRAIN)
         for route, message in self._core.outgoing_batches():
@@ -166,11 +166,11 @@ class Ingest:
 
     def _count_strangers(self) -> None:
         """Count whose connections were refused or closed; an actor may send its window and one block more."""
-        if self._gate is not None:
-            self._core.denied(self._gate.look())
+        if self._zap is not None:
+            self._core.rejections.add_connections(self._zap.look())
         for reason, connections in (self._data.cut() + self._batches.cut()).items():
-            self._core.denied(connections, reason)
-        self._data.allow(MAX_WINDOW_BYTES + 2 * self._core.block_bytes)
+            self._core.rejections.add_connections(connections, reason)
+        self._data.allow(MAX_WINDOW_BYTES + 2 * self._core.sessions.block_bytes)
 
     def _hear_hub(self, now: float) -> None:
         assert self._control is not None, "join first"
@@ -178,11 +178,11 @@ class Ingest:
         asked = control.report_asked
         if now >= self._report_at or asked > self._answered:
             self._answered, began = asked, time.perf_counter()
-            values = self._core.report() | {"auth_restarts": 0 if self._gate is None else self._gate.restarts}
+            values = self._core.report() | {"auth_restarts": 0 if self._zap is None else self._zap.restarts}
             report = {"report": values, "answering": asked, "serial": self._members_serial}
             control.heartbeat(report, force=True)
-            say(self._events, "log_damaged", self._core.said)
-            self._core.said.clear()
+            say(self._events, "log_damaged", self._core.marks.complaints)
+            self._core.marks.complaints.clear()
             self._events.flush()
             self._report_at = now + max(REPORT_EVERY_S, (time.perf_counter() - began) / REPORT_SHARE)
         else:
@@ -201,8 +201,8 @@ class Ingest:
         self._batches.close()
         if self._control is not None:
             self._control.close(goodbye=False)  # the hub knows, or is gone
-        if self._gate is not None:
-            self._gate.close()
+        if self._zap is not None:
+            self._zap.close()
         self._context.term()
 
 
@@ -251,9 +251,9 @@ GARBAGE_EVERY = 100_000
 each, and Python's default of 700 would walk over all of them again and again."""
 
 
-def serve(link: Link, config: dict[str, Any], run_dir: Path, stop: StopFlag) -> int:
+def serve(pipe: Pipe, config: dict[str, Any], run_dir: Path, stop: StopFlag) -> int:
     """Bind where the hub says, join it and run; the exit code."""
-    hub = link.hear()
+    hub = pipe.hear()
     if hub is None or "addresses" not in hub:  # the hub is gone, or could not begin and says stop
         return 1
     events = Events(run_dir)
@@ -275,7 +275,7 @@ def serve(link: Link, config: dict[str, Any], run_dir: Path, stop: StopFlag) -> 
     )
     ingest = Ingest(
         core,
-        link,
+        pipe,
         addresses,
         quarantine=Quarantine(run_dir / "quarantine", "ingest"),
         watchdog=watchdog,
@@ -286,7 +286,7 @@ def serve(link: Link, config: dict[str, Any], run_dir: Path, stop: StopFlag) -> 
         events=events,
     )
     try:
-        link.say({"endpoints": ingest.endpoints})
+        pipe.say({"endpoints": ingest.endpoints})
         ingest.join(hub["control"], hub["secret"])
         gc.freeze()
         gc.set_threshold(GARBAGE_EVERY)
@@ -306,20 +306,20 @@ def main() -> int:
     stop = StopFlag()
     raise_descriptor_limit()
     parser = argparse.ArgumentParser(prog="python -m replay.ingest.__main__", description="Started by `python -m replay`.")
-    parser.add_argument("--link", type=int, required=True, help="the file descriptor of the pipe to the hub")
+    parser.add_argument("--pipe", type=int, required=True, help="the file descriptor of the pipe to the hub")
     parser.add_argument("--config", type=Path, required=True, help="the run's resolved settings")
     parser.add_argument("--run-dir", type=Path, required=True, help="the run's folder")
     parser.add_argument("--log-level", default="info")
     options = parser.parse_args()
     configure_logging(options.log_level)
-    link = Link(socket.socket(fileno=options.link))
+    pipe = Pipe(socket.socket(fileno=options.pipe))
     try:
-        return serve(link, read_roots(options.config), options.run_dir, stop)
+        return serve(pipe, read_roots(options.config), options.run_dir, stop)
     except UserError as error:
-        link.say({"error": str(error)})
+        pipe.say({"error": str(error)})
         return error.exit_code
     finally:
-        link.close()
+        pipe.close()
 
 
 if __name__ == "__main__":

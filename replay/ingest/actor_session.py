@@ -8,54 +8,58 @@ from typing import NamedTuple
 from protocol.wire import messages
 from protocol.wire.codec import Buffer
 from replay.ingest.pace import Pace
+from replay.log.state import ActorAccount
 
 
 @dataclass(slots=True, eq=False)
-class Session:
-    """One incarnation of one actor."""
+class ActorSession:
+    """One incarnation of one actor: what the log knows of it, and what only this process needs."""
 
     actor_id: int
-    incarnation: int
-    rows: int  # of every block
+    account: ActorAccount  # changed by the journal's records
     route: bytes
-    next: int = 0  # the first sequence number that is not stored
-    held: int = 0  # the first one that may not be acknowledged yet
+    held: int = 0  # the first sequence number that may not be acknowledged yet
     credit: int = 0
     waits: bool = False
     since: float = 0.0  # when it was given its credit, or sent its last block if that was later
     pace: Pace = field(default_factory=Pace)
     slow: bool = False  # it usually takes far longer than the fleet
-    late: bool = False  # so is what it holds now
+    late: bool = False  # its present block takes far longer, too
     silent: bool = False  # it holds credit and has sent nothing for very long
     serial: int = 0
-    produced: int = 0
-    evicted: int = 0
-    rejected: int = 0
     strikes: int = 0
     alive: bool = True  # the hub hears its heartbeats
-    ended: bool = False  # it said BYE, was fenced or was turned away
-    last_data: float = 0.0
     gap: tuple[int, float] = (-1, 0.0)  # the last gap that it was told of, and when
+
+    @property
+    def incarnation(self) -> int:
+        """Number of times that this actor was started, from 0."""
+        return self.account.incarnation
+
+    @property
+    def rows(self) -> int:
+        """Trajectories in each of its blocks."""
+        return self.account.rows
+
+    @property
+    def next(self) -> int:
+        """The first sequence number that is not stored."""
+        return self.account.next
+
+    @property
+    def ended(self) -> bool:
+        """Whether it said BYE, was fenced or was turned away."""
+        return self.account.ended
 
     @property
     def open(self) -> bool:
         """Whether it may hold credit."""
-        return self.alive and not self.ended
-
-    @property
-    def missing(self) -> int:
-        """Trajectories that it produced, did not drop, and that are not stored."""
-        return max(0, self.produced - self.evicted - self.next)
-
-    def report(self, produced: int, evicted: int) -> None:
-        """Take in cumulative counts."""
-        self.evicted = max(self.evicted, evicted)
-        self.produced = max(self.produced, produced, self.next + self.evicted)
+        return self.alive and not self.account.ended
 
 
 class Arrival(NamedTuple):
     """A block that is next in its sequence and may be stored."""
 
-    session: Session
+    session: ActorSession
     message: messages.Data
     payload: Buffer

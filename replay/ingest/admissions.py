@@ -1,7 +1,7 @@
-"""Who may speak as which actor or learner rank at ingest: the hub has let them in and tells of their sessions.
+"""Who may speak as which actor or learner rank at ingest. The hub has accepted them and sends their sessions.
 
-A process that joins draws a secret, tells the hub in its HELLO and shows it at every other socket. Without it, whoever can
-connect and knows an actor's number could end its session, take its place or have it struck out.
+A process that joins draws a secret, sends it to the hub in its HELLO, and shows it at every other socket. Otherwise anyone who
+can connect and knows an actor's number could end its session, take its place or have it struck out.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Admissions:
         self._ranks: dict[int, Admitted] = {}
 
     def tell(self, sessions: Mapping[str, Mapping[str, tuple[int, str, str]]]) -> None:
-        """Take in the hub's table: incarnation, session and user by actor id (`actors`) and by rank (`ranks`)."""
+        """Replace the table with the hub's: incarnation, session and user by actor id (`actors`) and by rank (`ranks`)."""
         self._actors = {int(number): Admitted(*entry) for number, entry in sessions["actors"].items()}
         self._ranks = {int(number): Admitted(*entry) for number, entry in sessions["ranks"].items()}
 
     def is_newer(self, actor_id: int, incarnation: int) -> bool:
-        """Whether the hub has not told of this incarnation, be it that it will or that there is none."""
+        """Whether the hub has not sent this incarnation: either it will, or there is none."""
         entry = self._actors.get(actor_id)
         return entry is None or incarnation > entry.incarnation
 
@@ -53,7 +53,7 @@ class Admissions:
         """Let nobody speak as a learner's rank but the newest process that joined as it.
 
         Raises:
-            WireError: `unknown_session` if the hub has not told of it, be it that it will or that there is none.
+            WireError: `unknown_session` if the hub has not sent it: either it will, or there is none.
             UnauthorisedError: `identity` if it was replaced, or is another one.
         """
         entry = self._ranks.get(rank)

@@ -42,7 +42,6 @@ LENDING_BATCHES = 8
 class Holder(Protocol):
     """A session, as far as credit goes."""
 
-    rows: int  # of one block
     credit: int  # rows that it may send
     waits: bool  # whether it stands in line
     since: float  # when it was given what it holds, or sent its last block if that was later
@@ -50,6 +49,10 @@ class Holder(Protocol):
     slow: bool  # it usually takes far longer than the fleet
     late: bool  # what it holds, one block, is late
     silent: bool  # it has sent nothing for very long
+
+    @property
+    def rows(self) -> int:
+        """Trajectories of one block."""
 
     @property
     def open(self) -> bool:
@@ -89,12 +92,12 @@ class CreditLine:
 
     @property
     def capacity(self) -> int:
-        """Rows that credit and queue may come to: the batches that may wait and one block less one row."""
+        """The limit of credit and queue together, in rows: the batches that may wait, plus one block, minus one row."""
         return self._base + self._largest - 1
 
     @property
     def bound(self) -> int:
-        """Rows that all credit and the queue may come to: while there are slow actors, one block of each actor more."""
+        """The limit of all credit and the queue, in rows. While there are slow actors, it is one block of each actor higher."""
         return self.capacity + (self._rows if self.late or self.slow else 0)
 
     def expect(self, batch_rows: int) -> None:

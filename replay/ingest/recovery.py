@@ -10,40 +10,40 @@ import numpy as np
 from protocol.data.run_schema import RunSchema
 from protocol.data.trajectory import Array, BlockSize
 from replay.log.journal import Journal
-from replay.log.state import Block, Books, CutPart, Rows
+from replay.log.state import Block, CutPart, LogState, Rows
 from replay.store.assembly import Part
-from replay.store.queue import Segment, Slice
+from replay.store.queue import QueuedRows, Slice
 
 
 def segments_of(
     journal: Journal, schema: RunSchema, rows: Iterable[Rows], now: float, *, exempt: bool = False
-) -> list[Segment]:
+) -> list[QueuedRows]:
     """Rows as they wait in the queue; a block is read when it is cut. Rows whose payload is gone are lost.
 
     Args:
-        journal: its books have the rows.
+        journal: its state have the rows.
         schema: the run's.
         rows: in order.
         now: seconds of the monotonic clock.
         exempt: whether their age does not count.
     """
-    found: list[Segment] = []
+    found: list[QueuedRows] = []
     vanished: list[Rows] = []
     for number, start, stop in rows:
         if not journal.has(number):
             vanished.append((number, start, stop))
             continue
-        block = journal.books.blocks[number]
+        block = journal.state.blocks[number]
         found.append(_segment(journal, schema, (number, start, stop), block, now, exempt=exempt))
     if vanished:
         journal.record("vanished", vanished)
     return found
 
 
-def _segment(journal: Journal, schema: RunSchema, rows: Rows, block: Block, now: float, *, exempt: bool) -> Segment:
+def _segment(journal: Journal, schema: RunSchema, rows: Rows, block: Block, now: float, *, exempt: bool) -> QueuedRows:
     number, start, stop = rows
     size = BlockSize(len(block.rows), block.steps, block.finals, block.episodes)
-    return Segment(
+    return QueuedRows(
         {},
         start,
         stop,
@@ -63,18 +63,18 @@ def _reader(journal: Journal, schema: RunSchema, number: int, size: BlockSize) -
     return partial(read, schema.trajectory.views)
 
 
-def recovered_part(batch_id: int, cut: CutPart, books: Books, now: float) -> Part:
+def recovered_part(batch_id: int, cut: CutPart, state: LogState, now: float) -> Part:
     """A part that was cut before the server died: what can be said of it without its payload.
 
     Args:
         batch_id: its number.
-        cut: what the books say of it.
-        books: they have its blocks.
+        cut: what the state say of it.
+        state: they have its blocks.
         now: seconds of the monotonic clock.
     """
-    origin = [Slice({}, start, stop, books.blocks[number].version, now, record=number) for number, start, stop in cut.fresh]
+    origin = [Slice({}, start, stop, state.blocks[number].version, now, record=number) for number, start, stop in cut.fresh]
     rows = sum(piece.rows for piece in origin)
-    size = BlockSize(rows, books.steps, 0, 0)
+    size = BlockSize(rows, state.steps, 0, 0)
     return Part(
         batch_id, np.empty(0, np.uint8), memoryview(b""), size, {}, origin, rows, cut.env_steps, record=-1, recovered=True
     )

@@ -23,7 +23,7 @@ class Validator:
 
     Args:
         action: the run's action space.
-        max_abs_reward: the largest reward, as to its size, that is believed.
+        max_abs_reward: the largest absolute value of a reward that is accepted.
     """
 
     def __init__(self, action: ActionSpace, max_abs_reward: float) -> None:

@@ -1,4 +1,4 @@
-"""The few things that the log asks of a file system, so that a test can put one of its own in the place of the real one."""
+"""The operations that the log needs from a file system. Tests replace the real one with a simulated one."""
 
 from __future__ import annotations
 

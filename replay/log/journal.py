@@ -1,7 +1,7 @@
-"""The server's record of every change: applied to the books at once, written to the log in groups, read again after a crash.
+"""Records every change: each record is applied to the state at once, written to the log in a group, and read after a crash.
 
-With `replay.acknowledge=durable` payloads are logged too and a group is synced before anything that follows from it is told to
-anybody. With `memory` the log has no payloads and is not synced: after the server's death it still says exactly what was lost.
+With `replay.acknowledge=durable`, payloads are logged, too, and a group is synced before any process is told about it. With
+`memory`, the log has no payloads and is not synced. After a crash it still tells exactly what was lost.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from replay.log import tally
 from replay.log.disk import Disk
 from replay.log.salvage import BAD_RECORD, STATE, Reader, lost_in, packed
 from replay.log.segments import SegmentLog
-from replay.log.state import Books
+from replay.log.state import LogState
 
 _log = logging.getLogger("oatmill.replay.log")
 
@@ -34,27 +34,27 @@ TALLY_EVERY_S = 10.0
 
 
 class Journal:
-    """Books, and the log that they are kept in.
+    """The log, and the state that it leads to.
 
     Args:
-        books: what the records come to.
-        log: where they are written; None keeps them in memory only.
+        state: the state that the records lead to.
+        log: where records are written; None keeps them in memory only.
         durable: whether payloads are logged and acknowledgements wait for the disk.
-        kept_bytes: of the log, before payloads of what was trained on are let go of.
+        kept_bytes: size of the log above which payloads that were trained on are removed.
 
     Attributes:
-        books: the same.
-        durable: the same.
-        stalled: whether the disk does not take what is to be written.
-        seconds: what commits have taken.
-        damage: a line for each thing that was found damaged or missing when the log was read.
-        missing: records that were.
+        state: as above.
+        durable: as above.
+        stalled: whether the disk refuses writes.
+        seconds: durations of the commits.
+        damage: a line for each damaged or missing thing that was found when the log was read.
+        missing: number of missing records.
     """
 
     def __init__(
-        self, books: Books | None = None, log: SegmentLog | None = None, *, durable: bool = False, kept_bytes: int = 2**30
+        self, state: LogState | None = None, log: SegmentLog | None = None, *, durable: bool = False, kept_bytes: int = 2**30
     ) -> None:
-        self.books = Books() if books is None else books
+        self.state = LogState() if state is None else state
         self._log, self.durable, self._kept_bytes = log, durable, kept_bytes
         self._number = 0  # without a log
         self._waits_since: float | None = None
@@ -80,7 +80,7 @@ class Journal:
         """Read a log, or begin one.
 
         Args:
-            disk: where it is.
+            disk: its location.
             durable: as for the class.
             keep_trained: whether payloads of what was trained on are kept until a checkpoint holds it.
             steps: T of this run.
@@ -91,9 +91,9 @@ class Journal:
         Raises:
             UserError: if it cannot be read, or is of a run with another T.
         """
-        books = Books(keep_trained)
+        state = LogState(keep_trained)
         log = SegmentLog(disk, segment_bytes=min(segment_bytes, max(1, kept_bytes // 4)), run=run)
-        journal = Journal(books, log, durable=durable, kept_bytes=kept_bytes)
+        journal = Journal(state, log, durable=durable, kept_bytes=kept_bytes)
         journal._disk = disk
         try:
             journal._read(log)
@@ -101,34 +101,34 @@ class Journal:
             raise UserError(
                 f"the log of an earlier server cannot be read: {error}; look at the disk, or move the log"
             ) from None
-        books.keep_trained = keep_trained
-        if books.identity and books.steps not in (0, steps):
+        state.keep_trained = keep_trained
+        if state.identity and state.steps not in (0, steps):
             raise UserError(
-                f"the log holds trajectories of actors.unroll_length={books.steps}, this run has {steps}; set it back, or move "
+                f"the log holds trajectories of actors.unroll_length={state.steps}, this run has {steps}; set it back, or move "
                 "the log away to go on without what waits in it"
             )
-        if not books.identity or not books.steps:
-            journal.record("began", books.identity or run or secrets.token_hex(8), steps)
+        if not state.identity or not state.steps:
+            journal.record("began", state.identity or run or secrets.token_hex(8), steps)
         return journal
 
     def _read(self, log: SegmentLog) -> None:
-        """Take in the log, and what its tally knows besides."""
-        reader = read_into(self.books, log)
+        """Read the log and its tally."""
+        reader = read_into(self.state, log)
         self.missing = reader.missing
         for found in log.damage:
             kept = f"it is kept as {found.aside}" if found.aside else "the disk did not allow to keep it aside"
             self.damage.append(f"the log's {found.segment} is damaged, {found.missing} records are missing: {kept}")
         self._compare_tally(log)
         if self.damage:
-            lost = lost_in(self.books)
+            lost = lost_in(self.state)
             self.damage[-1] += f"; {lost} trajectories of this run are lost by now"
-        self._tally_due = self.books.schema is not None
+        self._tally_due = self.state.schema is not None
 
     def _compare_tally(self, log: SegmentLog) -> None:
         assert self._disk is not None, "it was opened"
         try:
             plain = unsealed(tally.KIND, self._disk.read(tally.NAME))
-            missing = tally.raise_to(self.books, plain, log.next)
+            missing = tally.raise_to(self.state, plain, log.next)
             log.skip_to(plain["next"])
         except FileNotFoundError:
             return
@@ -149,18 +149,18 @@ class Journal:
         if self._disk is None:
             return
         try:
-            self._disk.replace(tally.NAME, sealed(tally.KIND, tally.tally_of(self.books, self.next)))
+            self._disk.replace(tally.NAME, sealed(tally.KIND, tally.tally_of(self.state, self.next)))
         except OSError as error:
             _log.warning("the log's %s could not be written: %s", tally.NAME, error.strerror)
 
     def record(self, name: str, *values: Any, payload: Buffer = b"") -> int:
-        """Take in one change; its number."""
+        """Record one change and apply it; returns the record's number."""
         if self._log is None:
             number = self._number
             self._number += 1
         else:
-            number = self._log.append(packed(self.books, name, values), payload if self.durable else b"")
-        self.books.apply(number, name, values)
+            number = self._log.append(packed(self.state, name, values), payload if self.durable else b"")
+        self.state.apply(number, name, values)
         self._tally_due |= name == "described"
         return number
 
@@ -225,13 +225,13 @@ class Journal:
 
     def _tidy(self, log: SegmentLog) -> None:
         """Remove what no row needs any more, once the records that say so are on the disk."""
-        log.remove_before(next(iter(self.books.blocks), log.next))
-        oldest = self.books.oldest_kept if log.nbytes > self._kept_bytes else None
+        log.remove_before(next(iter(self.state.blocks), log.next))
+        oldest = self.state.oldest_kept if log.nbytes > self._kept_bytes else None
         if oldest is not None:  # one at a time: what it takes is removed after the next commit
             self.record("committed", oldest.number + 1)
 
     def _state(self) -> bytes:
-        packed: bytes = msgpack.packb([STATE, self.books.to_plain()])
+        packed: bytes = msgpack.packb([STATE, self.state.to_plain()])
         return packed
 
     def has(self, number: int) -> bool:
@@ -248,14 +248,14 @@ class Journal:
         return self._log.read(number)
 
 
-def read_into(books: Books, log: SegmentLog) -> Reader:
+def read_into(state: LogState, log: SegmentLog) -> Reader:
     """Apply every record of a log; where some are missing, what was in them is lost.
 
     Raises:
         UserError: if it is an old log and nothing makes up for what is missing.
         OSError: if the disk cannot be read.
     """
-    reader = Reader(books)
+    reader = Reader(state)
     for record in log.recover():
         reader.take(record)
     if not reader.in_step:

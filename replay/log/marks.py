@@ -8,7 +8,7 @@ from oatmill.errors import WireError
 from protocol.wire.codec import Buffer, from_json, is_count
 
 KEPT = 64
-"""Points that the books remember: far more than there are checkpoints."""
+"""Points that the state remembers: far more than there are checkpoints."""
 
 
 class Mark(NamedTuple):

@@ -27,7 +27,7 @@ ASIDE = ".damaged"
 MAX_RECORDS = 10**20
 
 
-class Record(NamedTuple):
+class LogRecord(NamedTuple):
     """A whole record that was found on disk."""
 
     number: int
@@ -43,7 +43,7 @@ class Damage(NamedTuple):
     missing: int  # records
 
 
-class Place(NamedTuple):
+class RecordPlace(NamedTuple):
     """Where a record's payload lies."""
 
     segment: str
@@ -51,7 +51,7 @@ class Place(NamedTuple):
     length: int
 
 
-class Segment(NamedTuple):
+class LogSegment(NamedTuple):
     """A file of the log."""
 
     name: str
@@ -76,15 +76,15 @@ class SegmentLog:
 
     def __init__(self, disk: Disk, *, segment_bytes: int, run: str = "") -> None:
         self._disk, self._segment_bytes, self._run = disk, segment_bytes, run
-        self._written = 0  # up to where records are on the disk: what was let go of after that is no damage
+        self._written = 0  # records before this number are on the disk: discarding later ones is no damage
         self.damage: list[Damage] = []
-        self._closed: list[Segment] = []  # full, or given up; the oldest first
-        self._current: Segment | None = None
+        self._closed: list[LogSegment] = []  # full, or given up; the oldest first
+        self._current: LogSegment | None = None
         self._pending: list[Buffer] = []
         self._pending_bytes = 0
         self._pending_payloads: list[tuple[int, int, int]] = []  # record number, offset among what waits, length
         self.next = self.committed = 0
-        self.places: dict[int, Place] = {}
+        self.places: dict[int, RecordPlace] = {}
 
     @property
     def pending_bytes(self) -> int:
@@ -96,7 +96,7 @@ class SegmentLog:
         """What the log takes on the disk."""
         return sum(segment.nbytes for segment in self._segments())
 
-    def _segments(self) -> list[Segment]:
+    def _segments(self) -> list[LogSegment]:
         return self._closed if self._current is None else [*self._closed, self._current]
 
     def names(self) -> list[str]:
@@ -111,7 +111,7 @@ class SegmentLog:
         """
         return [read_head(self._disk.read_part(name, 0, HEAD_BYTES)) for name in self.names()]
 
-    def recover(self) -> Iterator[Record]:
+    def recover(self) -> Iterator[LogRecord]:
         """Every whole record there is, in order.
 
         Raises:
@@ -125,7 +125,7 @@ class SegmentLog:
             yield from self._recover_segment(name, first, end, end if written is None else min(end, written))
         self._written = self.committed = self.next
 
-    def _recover_segment(self, name: str, first: int, following: int, written: int) -> Iterator[Record]:
+    def _recover_segment(self, name: str, first: int, following: int, written: int) -> Iterator[LogRecord]:
         """The whole records of one segment.
 
         Args:
@@ -148,15 +148,15 @@ class SegmentLog:
             self.next = max(self.next, record.number + 1)
             start = record.offset + record.header
             if record.payload:
-                self.places[record.number] = Place(name, start, record.payload)
-            yield Record(record.number, relied, data[record.offset : start])
+                self.places[record.number] = RecordPlace(name, start, record.payload)
+            yield LogRecord(record.number, relied, data[record.offset : start])
         end = kept[-1].end
         if end < len(data) and not damaged:
             _log.info(
                 "cutting %d bytes off the end of the log's %s, which a crash has left half written", len(data) - end, name
             )
             self._disk.cut(name, end)
-        self._closed.append(Segment(name, first, end))
+        self._closed.append(LogSegment(name, first, end))
 
     def _look_for_damage(self, name: str, first: int, kept: list[Found], written: int, *, strange: bool) -> bool:
         """Whether a record is gone that was committed or that is followed by another one; if so, the file is kept aside."""
@@ -198,7 +198,7 @@ class SegmentLog:
         """Write and sync everything that waits. After an OSError nothing is lost: the next call writes all of it again.
 
         Args:
-            state: gives a record that says all that the records before it have come to. One follows what waits whenever a new
+            state: makes a record of everything that the records before it led to. One follows what waits whenever a new
                 segment is begun, so that the segments before it can go once their payloads are not needed any more.
 
         Raises:
@@ -212,7 +212,7 @@ class SegmentLog:
     def _begin(self, state: Callable[[], bytes]) -> None:
         """Begin a new segment with what waits, and the state after it."""
         self._give_up()
-        segment = Segment(f"{self.committed:020d}{SUFFIX}", self.committed, 0)
+        segment = LogSegment(f"{self.committed:020d}{SUFFIX}", self.committed, 0)
         waiting, nbytes = len(self._pending), self._pending_bytes
         self.append(state())
         try:
@@ -225,7 +225,7 @@ class SegmentLog:
             self._pending_bytes, self.next = nbytes, self.next - 1
             raise
 
-    def _write(self, segment: Segment, *before: Buffer) -> None:
+    def _write(self, segment: LogSegment, *before: Buffer) -> None:
         try:
             self._disk.append([*before, *self._pending])
             self._disk.sync()
@@ -237,7 +237,7 @@ class SegmentLog:
             raise
         base = segment.nbytes + sum(map(len, before))
         for number, offset, length in self._pending_payloads:
-            self.places[number] = Place(segment.name, base + offset, length)
+            self.places[number] = RecordPlace(segment.name, base + offset, length)
         self._current = segment._replace(nbytes=base + self._pending_bytes)
         self._written = self.next
         self._clear()

@@ -1,7 +1,7 @@
-"""What the log's records come to: who has sent how much, what waits, what the learner holds, where everything went.
+"""What the log's records lead to: what each actor has sent, what waits, what the learner holds, and the ledger.
 
 Every change is one record: a name and plain values. The same records are applied while the server runs and when it reads its
-log again after a crash, so what it knows then is what it knew. A trajectory is known by its block's record number and its row.
+log after a crash, so both lead to the same state. A trajectory is identified by its block's record number and its row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Rows = tuple[int, int, int]
 
 
 @dataclass(slots=True)
-class Account:
+class ActorAccount:
     """What is known of the newest incarnation of one actor."""
 
     incarnation: int
@@ -36,8 +36,13 @@ class Account:
     strikes: int = 0
     ended: bool = False
 
+    @property
+    def missing(self) -> int:
+        """Trajectories that it produced, did not drop, and that are not stored."""
+        return max(0, self.produced - self.evicted - self.next)
+
     def report(self, produced: int, evicted: int) -> None:
-        """Take in cumulative counts."""
+        """Update the cumulative counts."""
         self.evicted = max(self.evicted, evicted)
         self.produced = max(self.produced, produced, self.next + self.evicted)
 
@@ -68,7 +73,7 @@ class CutPart:
 
 
 @dataclass(slots=True)
-class Consumed:
+class TrainedPart:
     """One rank's part of a batch that was trained on."""
 
     version: int  # the policy version that it gave
@@ -79,22 +84,65 @@ class Consumed:
 
 
 @dataclass
-class Totals:
-    """The ledger's own columns, and sums over incarnations that were replaced."""
+class Ledger:
+    """Where every trajectory went, counted where it passes: what is acknowledged is in one of the other columns, or lost.
 
-    accepted: int = 0
-    trained: int = 0
-    rolled_back: int = 0
+    `produced = trained + dropped + queued + in_flight + unsent_at_death + lost` holds at all times.
+    """
+
+    accepted: int = 0  # acknowledged, including the rejected and the forgotten ones
+    trained: int = 0  # without what was rolled back
+    rolled_back: int = 0  # trained on by a learner that died, after the checkpoint that the next one resumed from
     stale: int = 0
     rejected: int = 0
-    replayed: int = 0
-    past_produced: int = 0
+    replayed: int = 0  # trained on again, from the buffer; outside the sum
+    past_produced: int = 0  # by incarnations that were replaced, as are the two below
     past_evicted: int = 0
     past_unsent: int = 0
 
+    def balance(self, actors: ActorTotals, *, queued: int, handed_out: int, duplicate: int) -> dict[str, Any]:
+        """The ledger as it is printed at the end of every run.
+
+        Args:
+            actors: sums of what the actors have reported.
+            queued: number of trajectories that wait, cut or not.
+            handed_out: number of trajectories that the learner has and has not trained on.
+            duplicate: number of trajectories that arrived again and were dropped; outside the sum.
+
+        Returns:
+            The identity's columns; `lost` is what was acknowledged and is in no other column: 0 unless the server died.
+        """
+        gone = self.trained + self.rolled_back + self.stale + self.rejected + queued + handed_out
+        return {
+            "produced": actors.produced,
+            "trained": self.trained,
+            "dropped": {
+                "stale": self.stale,
+                "evicted": actors.evicted,
+                "rejected": self.rejected,
+                "rolled_back": self.rolled_back,
+            },
+            "queued": queued,
+            "in_flight": handed_out + actors.on_the_way,
+            "unsent_at_death": actors.unsent_at_death,
+            "lost": self.accepted - gone,
+            "duplicate": duplicate,
+            "replayed": self.replayed,
+        }
+
+
+@dataclass(frozen=True)
+class ActorTotals:
+    """Sums over all actors and incarnations, as last reported."""
+
+    produced: int
+    evicted: int
+    on_the_way: int  # produced by actors that live, not dropped, not stored yet
+    unsent_at_death: int  # the same of those that are gone
+
 
 @dataclass
-class Books:
+class LogState:
     """Everything that must outlive the server's process.
 
     Args:
@@ -105,11 +153,11 @@ class Books:
     identity: str = ""  # of the log
     schema: dict[str, Any] | None = None
     steps: int = 0  # T
-    totals: Totals = field(default_factory=Totals)
-    accounts: dict[int, Account] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
+    accounts: dict[int, ActorAccount] = field(default_factory=dict)
     blocks: dict[int, Block] = field(default_factory=dict)  # by record number, rising
     cuts: dict[int, CutPart] = field(default_factory=dict)  # by batch id, rising
-    consumed: deque[Consumed] = field(default_factory=lambda: deque(maxlen=CONSUMED_KEPT))
+    consumed: deque[TrainedPart] = field(default_factory=lambda: deque(maxlen=CONSUMED_KEPT))
     ranks: dict[int, list[Any]] = field(default_factory=dict)  # by rank: [token, incarnation, whether it has left]
     world: int = 0
     version: int = -1
@@ -117,7 +165,7 @@ class Books:
     marks: deque[list[Any]] = field(default_factory=lambda: deque(maxlen=KEPT))  # [cursor, digest] given for checkpoints
 
     def apply(self, number: int, name: str, values: Sequence[Any]) -> None:
-        """Take in one record."""
+        """Apply one record."""
         change: Callable[..., None] = getattr(self, f"_{name}")
         change(number, *values)
 
@@ -128,20 +176,20 @@ class Books:
         self.identity, self.steps = identity, steps
 
     def _described(self, _number: int, schema: dict[str, Any]) -> None:
-        """The first actor has told the schema."""
+        """The first actor has sent the schema."""
         self.schema = schema
 
     def _opened(self, _number: int, actor: int, incarnation: int, rows: int) -> None:
         """An incarnation has said HELLO; the one before it is replaced."""
         former = self.accounts.get(actor)
         if former is not None:
-            self.totals.past_produced += former.produced
-            self.totals.past_evicted += former.evicted
-            self.totals.past_unsent += max(0, former.produced - former.evicted - former.next)
-        self.accounts[actor] = Account(incarnation, rows)
+            self.ledger.past_produced += former.produced
+            self.ledger.past_evicted += former.evicted
+            self.ledger.past_unsent += former.missing
+        self.accounts[actor] = ActorAccount(incarnation, rows)
 
     def _reported(self, _number: int, actor: int, produced: int, evicted: int) -> None:
-        """An actor has told its counts."""
+        """An actor has sent its counts."""
         self.accounts[actor].report(produced, evicted)
 
     def _ended(self, _number: int, actor: int, strikes: int) -> None:
@@ -151,7 +199,7 @@ class Books:
     def _forgot(self, _number: int, actor: int, upto: int) -> None:
         """An actor was acknowledged more than is known here."""
         account = self.accounts[actor]
-        self.totals.accepted += upto - account.next
+        self.ledger.accepted += upto - account.next
         account.next = upto
         account.report(0, 0)
 
@@ -172,14 +220,14 @@ class Books:
     def _refused(self, _number: int, actor: int, rows: int, counts: list[int]) -> None:
         """A block is bad: acknowledged and thrown away."""
         self._advance(actor, rows, counts)
-        self.totals.rejected += rows
+        self.ledger.rejected += rows
         self.accounts[actor].rejected += rows
 
     def _advance(self, actor: int, rows: int, counts: list[int]) -> None:
         account = self.accounts[actor]
         account.next += rows
         account.report(*counts)
-        self.totals.accepted += rows
+        self.ledger.accepted += rows
 
     def _cut(self, _number: int, parts: list[list[Any]]) -> None:
         """Batches were cut: [batch id, rank, env steps, fresh rows] of each part."""
@@ -203,14 +251,14 @@ class Books:
             self._mark(part.fresh, TRAINED if self.keep_trained else GONE)
             if len(self.consumed) == CONSUMED_KEPT:
                 self._mark(self.consumed[0].kept, GONE)
-            self.consumed.append(Consumed(version, rows, part.env_steps, number, kept))
-            self.totals.trained += rows
-            self.totals.replayed += replayed
+            self.consumed.append(TrainedPart(version, rows, part.env_steps, number, kept))
+            self.ledger.trained += rows
+            self.ledger.replayed += replayed
 
     def _dropped(self, _number: int, rows: list[Rows]) -> None:
         """Rows were too old to be trained on."""
         self._mark(rows, GONE)
-        self.totals.stale += sum(stop - start for _, start, stop in rows)
+        self.ledger.stale += sum(stop - start for _, start, stop in rows)
 
     def _vanished(self, _number: int, rows: list[Rows]) -> None:
         """Rows wait, and their payloads are gone: they are lost."""
@@ -229,10 +277,10 @@ class Books:
         """A learner goes on from an older version: what gave later ones was trained on in vain."""
         while self.consumed and self.consumed[-1].version > resumed_from:
             entry = self.consumed.pop()
-            self.totals.trained -= entry.rows
+            self.ledger.trained -= entry.rows
             again = sum(stop - start for _, start, stop in entry.kept)
             self._mark(entry.kept, QUEUED)
-            self.totals.rolled_back += entry.rows - again
+            self.ledger.rolled_back += entry.rows - again
 
     def _marked(self, _number: int, cursor: int, digest: str) -> None:
         """A learner was given a point for a checkpoint."""
@@ -248,7 +296,7 @@ class Books:
                 entry.kept = []
 
     def lose_part(self, batch_id: int) -> None:
-        """A part that was handed out is in nobody's hands any more: its rows are lost."""
+        """A part that was handed out is gone: its rows are lost."""
         self._mark(self.cuts.pop(batch_id).fresh, GONE)
 
     def _mark(self, rows: Iterable[Sequence[int]], where: int) -> None:
@@ -269,7 +317,7 @@ class Books:
                     yield number, indices[0], indices[-1] + 1
 
     @property
-    def oldest_kept(self) -> Consumed | None:
+    def oldest_kept(self) -> TrainedPart | None:
         """The oldest part whose payloads are kept for a learner that forgets it."""
         return next((entry for entry in self.consumed if entry.kept), None)
 
@@ -281,7 +329,7 @@ class Books:
             "identity": self.identity,
             "schema": self.schema,
             "steps": self.steps,
-            "totals": _values(self.totals),
+            "totals": _values(self.ledger),
             "accounts": [[actor, *_values(account)] for actor, account in self.accounts.items()],
             "blocks": [[number, *_values(block)] for number, block in self.blocks.items()],
             "cuts": [[batch_id, *_values(part)] for batch_id, part in self.cuts.items()],
@@ -298,8 +346,8 @@ class Books:
         for name in ("identity", "schema", "steps", "world", "version", "next_batch_id"):
             setattr(self, name, plain[name])
         self.marks = deque(map(list, plain.get("marks", [])), maxlen=KEPT)  # a log of the format before has none
-        self.totals = Totals(*plain["totals"])
-        self.accounts = {actor: Account(*rest) for actor, *rest in plain["accounts"]}
+        self.ledger = Ledger(*plain["totals"])
+        self.accounts = {actor: ActorAccount(*rest) for actor, *rest in plain["accounts"]}
         self.blocks = {number: _block(values) for number, *values in plain["blocks"]}
         self.cuts = {batch_id: CutPart(rank, env_steps, _rows(fresh)) for batch_id, rank, env_steps, fresh in plain["cuts"]}
         self.consumed = deque(map(_consumed, plain["consumed"]), maxlen=CONSUMED_KEPT)
@@ -317,9 +365,9 @@ def _block(values: list[Any]) -> Block:
     return Block(actor, steps, finals, episodes, version, bytearray(rows))
 
 
-def _consumed(values: list[Any]) -> Consumed:
+def _consumed(values: list[Any]) -> TrainedPart:
     version, rows, env_steps, number, kept = values
-    return Consumed(version, rows, env_steps, number, _rows(kept))
+    return TrainedPart(version, rows, env_steps, number, _rows(kept))
 
 
 def _rows(plain: Iterable[Sequence[int]]) -> list[Rows]:

@@ -1,4 +1,4 @@
-"""A second account of a log beside it, in one small file: what the log must come to at least.
+"""A summary of the log in one small file beside it: the least that the log must contain.
 
 It is written with every checkpoint, every few seconds and at the end. A log whose end is damaged or gone then still says how
 much was produced, up to which number its records went, and what was trained on; the difference is lost, and counted.
@@ -10,39 +10,39 @@ from dataclasses import asdict, astuple, fields
 from typing import Any
 
 from replay.log.salvage import applied, reach, settled
-from replay.log.state import CUT, QUEUED, Account, Books, Totals
+from replay.log.state import CUT, QUEUED, ActorAccount, Ledger, LogState
 
 NAME = "tally.json"
 KIND = "tally"
-COLUMNS = tuple(field.name for field in fields(Totals))
+COLUMNS = tuple(field.name for field in fields(Ledger))
 
 
-def tally_of(books: Books, following: int) -> dict[str, Any]:
+def tally_of(state: LogState, following: int) -> dict[str, Any]:
     """JSON values.
 
     Args:
-        books: of the log.
+        state: the state of the log.
         following: the number of the record that follows.
     """
     return {
-        "identity": books.identity,
+        "identity": state.identity,
         "next": following,
-        "schema": books.schema,
-        "steps": books.steps,
-        "version": books.version,
-        "next_batch_id": books.next_batch_id,
-        "marks": list(books.marks),
-        "settled": settled(books),
-        "totals": asdict(books.totals),
-        "accounts": [[actor, *astuple(account)] for actor, account in books.accounts.items()],
+        "schema": state.schema,
+        "steps": state.steps,
+        "version": state.version,
+        "next_batch_id": state.next_batch_id,
+        "marks": list(state.marks),
+        "settled": settled(state),
+        "totals": asdict(state.ledger),
+        "accounts": [[actor, *astuple(account)] for actor, account in state.accounts.items()],
     }
 
 
-def raise_to(books: Books, tally: dict[str, Any], following: int) -> int:
-    """Bring books that a log gave up to its tally.
+def raise_to(state: LogState, tally: dict[str, Any], following: int) -> int:
+    """Bring the state that a log led to up to its tally.
 
     Args:
-        books: are changed.
+        state: is changed.
         tally: what `tally_of` gave.
         following: the number of the record that follows in the log.
 
@@ -54,24 +54,24 @@ def raise_to(books: Books, tally: dict[str, Any], following: int) -> int:
         TypeError: the same.
         ValueError: the same.
     """
-    accounts = [(actor, Account(*rest)) for actor, *rest in tally["accounts"]]
+    accounts = [(actor, ActorAccount(*rest)) for actor, *rest in tally["accounts"]]
     missing = max(0, tally["next"] - following)
-    moved = (tally["next_batch_id"], tally["settled"]) != (books.next_batch_id, settled(books))
+    moved = (tally["next_batch_id"], tally["settled"]) != (state.next_batch_id, settled(state))
     if missing and moved:  # what waits may have been trained on
-        applied(books, -1, "vanished", [[rows for place in (QUEUED, CUT) for rows in books.rows_in(place)]])
-        books.cuts.clear()
-    books.identity, books.steps = books.identity or tally["identity"], books.steps or tally["steps"]
-    books.schema = books.schema if books.schema is not None else tally["schema"]
-    books.version = max(books.version, tally["version"])
-    books.next_batch_id = max(books.next_batch_id, tally["next_batch_id"])
+        applied(state, -1, "vanished", [[rows for place in (QUEUED, CUT) for rows in state.rows_in(place)]])
+        state.cuts.clear()
+    state.identity, state.steps = state.identity or tally["identity"], state.steps or tally["steps"]
+    state.schema = state.schema if state.schema is not None else tally["schema"]
+    state.version = max(state.version, tally["version"])
+    state.next_batch_id = max(state.next_batch_id, tally["next_batch_id"])
     for actor, account in accounts:
-        reach(books, actor, account.incarnation, account.rows, account.next)
-        known = books.accounts[actor]
+        reach(state, actor, account.incarnation, account.rows, account.next)
+        known = state.accounts[actor]
         if known.incarnation == account.incarnation:
             known.report(account.produced, account.evicted)
             known.ended |= account.ended
-    books.marks.extend(mark for mark in tally["marks"] if mark not in books.marks)
+    state.marks.extend(mark for mark in tally["marks"] if mark not in state.marks)
     if missing:
         for name in COLUMNS:
-            setattr(books.totals, name, max(getattr(books.totals, name), tally["totals"][name]))
+            setattr(state.ledger, name, max(getattr(state.ledger, name), tally["totals"][name]))
     return int(missing)

@@ -10,7 +10,7 @@ import numpy as np
 from protocol.data.run_schema import RunSchema
 from protocol.data.shared_memory import SharedMemory
 from protocol.data.trajectory import Array, BlockSize
-from replay.store.queue import Segment, Slice
+from replay.store.queue import QueuedRows, Slice
 
 FINAL_FIELDS = ("final_observations", "final_trajectory", "final_step")
 OF_THE_SLICE = frozenset({"policy_version", "fresh", "importance"})
@@ -30,21 +30,21 @@ class Part:
     payload: memoryview  # what travels
     size: BlockSize
     arrays: dict[str, Array]  # views of the payload by field name
-    origin: list[Slice]  # where its rows came from; their arrays are let go of
+    origin: list[Slice]  # where its rows came from; without their arrays
     fresh_rows: int  # the first rows are those that were not trained on before
     env_steps: int  # of those rows, steps in which the agent was present
     record: int = -1  # the journal's number of its cut
     recovered: bool = False  # cut by a server that has died: nothing but its fresh rows' origin is known
-    priorities: Array | None = None  # [rows], as the learner has told them
+    priorities: Array | None = None  # [rows], as the learner has sent them
     place: str = ""  # where other processes of this machine find the buffer
     lent: bool = False  # the learner reads it there
 
     @property
     def rows(self) -> int:
-        """Trajectories in it."""
+        """Number of trajectories."""
         return self.size.trajectories
 
-    def segments(self) -> Iterator[Segment]:
+    def segments(self) -> Iterator[QueuedRows]:
         """The fresh rows as they would wait in the queue, for a batch that was not trained on; the others are forgotten."""
         start = 0
         for piece in self.origin:
@@ -52,7 +52,7 @@ class Part:
             share = self.payload.nbytes * piece.rows // self.rows
             if piece.fresh:
                 shift = piece.start + piece.shift - start
-                yield Segment(
+                yield QueuedRows(
                     self.arrays,
                     start,
                     stop,

@@ -62,7 +62,7 @@ class Past(NamedTuple):
 
     Attributes:
         sampled: how often it was.
-        priority: the newest that the learner has told; NaN for none.
+        priority: the newest one that the learner has sent; NaN for none.
         trained: the policy version that its first training gave.
     """
 
@@ -113,7 +113,7 @@ class ReplayBuffer:
         """Keep the rows of a trained part that were fresh in it, which copies them, and take in what was told of the others.
 
         Args:
-            part: with the learner's priorities, if it has told them.
+            part: the part, with the learner's priorities if it has sent them.
             version: the policy version that it gave.
         """
         told = np.full(part.rows, np.nan) if part.priorities is None else part.priorities
@@ -179,7 +179,7 @@ class ReplayBuffer:
         drawn = [self._slice(slot, count) for slot, count in zip(slots.tolist(), counts.tolist(), strict=True)]
         self._sampled[slots] += 1
         if self._settings.max_times_sampled:
-            # What leaves is still read by whoever drew it: a slot is only written to by a later insert.
+            # Rows that leave may still be read by a drawn batch: only a later insert writes to their slots.
             self._remove(places[self._sampled[slots] >= self._settings.max_times_sampled])
         return drawn
 

@@ -15,7 +15,7 @@ from protocol.data.trajectory import Array
 
 
 @dataclass(slots=True, eq=False)
-class Segment:
+class QueuedRows:
     """Rows of one block that still wait, all collected under one policy version."""
 
     arrays: dict[str, Array]  # views by field name, [n, ...] of the whole block
@@ -81,22 +81,22 @@ class TrajectoryQueue:
     """
 
     def __init__(self) -> None:
-        self._segments: deque[Segment] = deque()
+        self._segments: deque[QueuedRows] = deque()
         self.rows = 0
         self.nbytes = 0
 
-    def append(self, segment: Segment) -> None:
+    def append(self, segment: QueuedRows) -> None:
         """Put rows at the end."""
         self._segments.append(segment)
         self._count(segment)
 
-    def put_back(self, segments: Iterable[Segment]) -> None:
+    def put_back(self, segments: Iterable[QueuedRows]) -> None:
         """Put rows at the head, the first segment first."""
         for segment in reversed(list(segments)):
             self._segments.appendleft(segment)
             self._count(segment)
 
-    def _count(self, segment: Segment) -> None:
+    def _count(self, segment: QueuedRows) -> None:
         self.rows += segment.rows
         self.nbytes += segment.nbytes
 
@@ -105,7 +105,7 @@ class TrajectoryQueue:
 
         Args:
             oldest_version: the oldest version that is still good.
-            keep: rows that stay whatever their age, so that the learner never starves for want of young ones.
+            keep: number of rows that stay at any age, so that the learner does not wait for younger ones.
 
         Returns:
             What was dropped.
@@ -119,7 +119,7 @@ class TrajectoryQueue:
                 dropped.append(self._drop(segment, min(spare, segment.rows)))
         return dropped
 
-    def _drop(self, segment: Segment, rows: int) -> Slice:
+    def _drop(self, segment: QueuedRows, rows: int) -> Slice:
         dropped = _sliced(segment, {}, rows)
         segment.start += rows
         self.rows -= rows
@@ -144,7 +144,7 @@ class TrajectoryQueue:
         return slices
 
 
-def _sliced(segment: Segment, arrays: dict[str, Array], rows: int) -> Slice:
+def _sliced(segment: QueuedRows, arrays: dict[str, Array], rows: int) -> Slice:
     """The first rows of a segment."""
     return Slice(
         arrays,

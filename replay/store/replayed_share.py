@@ -46,12 +46,12 @@ class ReplayedShare:
         return self.buffer.sample(rows) if self.buffer is not None and rows else []
 
     def trained(self, part: Part, version: int) -> None:
-        """Take in a part that was trained on, and gave a policy version."""
+        """Insert a part that was trained on."""
         if self.buffer is not None:
             self.buffer.insert(part, version)
 
     def will_come_again(self, resumed_from: int) -> None:
-        """What gave later policy versions than this is queued again, so it would come to be in the buffer twice.
+        """Remove the rows that led to later policy versions: they are queued again, and would be in the buffer twice.
 
         A snapshot may hold it too, and a server that dies now would have it from there.
         """

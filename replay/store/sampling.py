@@ -17,7 +17,7 @@ def chances(priorities: Array, exponent: float) -> Array:
     """In what proportion trajectories are drawn, `(priority + LEAST) ** exponent`.
 
     Args:
-        priorities: 0 or more; NaN where nobody has told one, which counts as the highest there is, so that it is soon drawn.
+        priorities: 0 or more; NaN where none is known. It counts as the highest priority, so the row is soon drawn.
         exponent: alpha; 0 draws all alike.
     """
     unknown = np.isnan(priorities)

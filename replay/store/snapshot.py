@@ -187,7 +187,7 @@ class SnapshotFile:
             self._file = -1
 
 
-class Place(NamedTuple):
+class ChunkPlace(NamedTuple):
     """Where some rows lie, and what is said of them."""
 
     finals: int
@@ -196,7 +196,7 @@ class Place(NamedTuple):
     length: int
 
 
-class Snapshot:
+class BufferSnapshot:
     """A whole file that can be read.
 
     Args:
@@ -213,7 +213,7 @@ class Snapshot:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.places: list[Place] = []
+        self.places: list[ChunkPlace] = []
         try:
             with path.open("rb") as file:
                 self.about = self._read(file, path.stat().st_size)
@@ -237,7 +237,7 @@ class Snapshot:
                 about = About(*values)
             elif kind == ROWS and about is not None:
                 finals, past = values
-                self.places.append(Place(finals, [Past(*one) for one in past], file.tell() - len(payload), len(payload)))
+                self.places.append(ChunkPlace(finals, [Past(*one) for one in past], file.tell() - len(payload), len(payload)))
             elif kind == LAST and about is not None and values == [self.rows] and file.tell() == size:
                 return about
             else:

@@ -17,7 +17,7 @@ from threading import Thread
 from protocol.data.run_schema import RunSchema
 from replay.store.assembly import Assembler
 from replay.store.buffer import ReplayBuffer
-from replay.store.snapshot import About, Chunk, DamagedError, Snapshot, SnapshotFile, SnapshotFolder
+from replay.store.snapshot import About, BufferSnapshot, Chunk, DamagedError, SnapshotFile, SnapshotFolder
 
 _log = logging.getLogger("oatmill.replay.buffer")
 
@@ -32,13 +32,13 @@ CLOSE_WITHIN_S = 4.0
 """A server that is told to end is killed soon after this."""
 
 
-class Writer(Thread):
+class SnapshotWriter(Thread):
     """Writes one file.
 
     Args:
         folder: where.
         about: what it is of.
-        nbytes: what it will come to, more or less.
+        nbytes: estimated size.
 
     Attributes:
         error: why it failed; empty as long as it did not.
@@ -106,7 +106,7 @@ class BufferSaver:
         self.seconds = 0.0
         self._asked: About | None = None  # the newest
         self._due: About | None = None
-        self._writer: Writer | None = None
+        self._writer: SnapshotWriter | None = None
         self._standing: deque[tuple[int, int]] = deque()
         self._fed = self._failing = False
         self._began = 0.0
@@ -142,10 +142,10 @@ class BufferSaver:
         self._standing = deque(buffer.standing())
         self._assembler = Assembler(schema, steps)
         self._chunk_rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES * buffer.rows // max(1, buffer.nbytes)))
-        self._writer = Writer(self._folder, about, buffer.nbytes)
+        self._writer = SnapshotWriter(self._folder, about, buffer.nbytes)
         self._writer.start()
 
-    def _feed(self, buffer: ReplayBuffer, writer: Writer, *, wait_s: float = 0.0) -> None:
+    def _feed(self, buffer: ReplayBuffer, writer: SnapshotWriter, *, wait_s: float = 0.0) -> None:
         """Hand over the next rows. Those that have left the buffer by now are left out."""
         if not wait_s and not writer.has_room:
             return
@@ -161,7 +161,7 @@ class BufferSaver:
             if not writer.offer(chunk, wait_s=wait_s):
                 self._standing.extendleft(reversed(chosen))
 
-    def _end(self, writer: Writer) -> None:
+    def _end(self, writer: SnapshotWriter) -> None:
         self._writer, self.seconds = None, time.monotonic() - self._began
         why = writer.error or ("" if self._fed else "its thread has died")
         self.counts["failed" if why else "written"] += 1
@@ -202,7 +202,7 @@ class BufferSaver:
         self._folder.sweep()
         for path in self._folder.files():
             try:
-                snapshot = Snapshot(path)
+                snapshot = BufferSnapshot(path)
                 why = About.of(schema, steps, 0, 0).difference(snapshot.about)
                 if why:
                     self.counts["ignored"] += 1
@@ -222,7 +222,7 @@ class BufferSaver:
             return
 
 
-def fill(buffer: ReplayBuffer, snapshot: Snapshot, schema: RunSchema, *, most_sampled: int, now: float) -> None:
+def fill(buffer: ReplayBuffer, snapshot: BufferSnapshot, schema: RunSchema, *, most_sampled: int, now: float) -> None:
     """Put a snapshot's rows into an empty buffer: those that may still be sampled, and of them the newest that it has room for.
 
     Raises:

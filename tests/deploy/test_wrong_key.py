@@ -12,7 +12,7 @@ from oatmill.errors import NotLetInError
 from protocol.channels import handshake
 from protocol.channels.sockets import ServerSocket
 from protocol.security.keys import make_keys, server_keys
-from protocol.security.zap import Gate
+from protocol.security.zap import ZapHandler
 
 
 def test_a_missing_key_is_bad_input_for_a_question_and_may_become_good_for_a_role(
@@ -24,8 +24,8 @@ def test_a_missing_key_is_bad_input_for_a_question_and_may_become_good_for_a_rol
     keys = server_keys(tmp_path / "keys")
     assert keys is not None
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    gate = Gate(context, keys)
-    server = ServerSocket(context, gate=gate)
+    zap = ZapHandler(context, keys)
+    server = ServerSocket(context, zap=zap)
     try:
         address = server.bind("tcp://127.0.0.1:0")
         for arguments in (["status"], ["stop"], ["scale", "--actors", "2"]):
@@ -34,5 +34,5 @@ def test_a_missing_key_is_bad_input_for_a_question_and_may_become_good_for_a_rol
             assert "asks for a key and this process has none; give --keys" in line
     finally:
         server.close()
-        gate.close()
+        zap.close()
         context.term()

@@ -8,7 +8,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from learner.reporting.metrics import LearnerMetrics
-from replay.hub.metrics import ReplayCollector, Snapshot
+from replay.hub.metrics import HubNumbers, ReplayCollector
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 def exported() -> set[str]:
     """The names of all series of both roles, counters with their `_total`."""
     replay = CollectorRegistry()
-    replay.register(ReplayCollector(lambda: Snapshot(report={}, rejected={})))
+    replay.register(ReplayCollector(lambda: HubNumbers(report={}, rejected={})))
     names = set()
     for registry in (LearnerMetrics({}, {}).registry, replay):
         for family in registry.collect():

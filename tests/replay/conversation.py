@@ -12,7 +12,7 @@ from protocol.data.run_schema import RunSchema
 from protocol.data.trajectory import BlockSize, TrajectoryBlock
 from protocol.wire import messages
 from protocol.wire.codec import decode, encode, to_json
-from replay.ingest.actor_session import Session
+from replay.ingest.actor_session import ActorSession
 from replay.ingest.core import IngestCore, IngestSettings
 from replay.store.buffer import NO_BUFFER, BufferSettings
 from tests.replay.blocks import SCHEMA, block
@@ -93,9 +93,9 @@ class Conversation:
         self.core.turn(self.now)
         return [decode(header, messages.DATA_TO_ACTOR) for _, (header, _) in self.core.outgoing_data()]
 
-    def session(self, actor: int = 0) -> Session:
+    def session(self, actor: int = 0) -> ActorSession:
         """An actor's newest session."""
-        return next(session for session in self.core._sessions if session.actor_id == actor)
+        return next(session for session in self.core.sessions if session.actor_id == actor)
 
     # -------------------------------------------------------------------------------------------------- the learner
 

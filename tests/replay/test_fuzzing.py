@@ -65,8 +65,8 @@ def check_books(listener: DataListener) -> None:
     core = listener.talk.core
     ledger = core.ledger()
     assert ledger["produced"] == total(ledger)
-    assert ledger["lost"] == core._sessions.forgotten
-    assert core._credit.outstanding + core._credit.late == sum(session.credit for session in core._sessions) >= 0
+    assert ledger["lost"] == core.sessions.forgotten
+    assert core._credit.outstanding + core._credit.late == sum(session.credit for session in core.sessions) >= 0
     listener.talk.hello(77, schema=SCHEMA)
     assert listener.talk.session(77).open
 

@@ -23,7 +23,7 @@ def hello(talk: Conversation, acknowledged: int, produced: int, incarnation: int
 
 
 def counted(talk: Conversation) -> dict[str, int]:
-    return {reason: count for reason, count in talk.core._ledger.rejected_by.items() if count}
+    return {reason: count for reason, count in talk.core.rejections.counts.items() if count}
 
 
 def test_an_actor_that_claims_to_be_acknowledged_what_nobody_acknowledged_is_refused_and_nothing_is_lost() -> None:
@@ -112,7 +112,7 @@ def test_a_heartbeat_cannot_raise_the_policy_version_above_what_a_learner_has_pu
     learner_of(talk)
     for version in (HUGE, 4):
         talk.say("a", messages.Heartbeat("a"), {"policy_version": version})
-    assert talk.hub.rejected["version_range"] == 2
+    assert talk.hub.rejections.counts["version_range"] == 2
     assert talk.hub.highest_version == 3
     talk.say("a", messages.Heartbeat("a"), {"policy_version": 3, "env_steps": 7})
     assert talk.hub.actors()[0]["env_steps"] == 7, "it goes on"
@@ -133,7 +133,7 @@ def test_counts_beyond_what_any_run_comes_to_are_refused() -> None:
     talk.actor()
     for name in ("env_steps", "episodes", "produced", "evicted", "learner_step"):
         talk.say("a", messages.Heartbeat("a"), {name: MAX_COUNT + 1})
-    assert talk.hub.rejected["payload_json"] == 5
+    assert talk.hub.rejections.counts["payload_json"] == 5
 
 
 def test_a_log_cannot_make_a_hub_believe_in_a_version_that_leaves_no_room_for_the_next() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from oatmill.errors import WireError
-from replay.quarantine import FILES, HEADER_BYTES, MAX_FILE_BYTES, WRITES_A_SECOND, Quarantine, Refused
+from replay.quarantine import FILES, HEADER_BYTES, MAX_FILE_BYTES, WRITES_A_SECOND, BadMessage, Quarantine
 
 
 @pytest.fixture
@@ -16,8 +16,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def refused(number: int = 0, detail: str = "why") -> Refused:
-    return Refused.of(WireError("rows", f"{detail} {number}"), "data", b"\x80" * 3, b"payload")
+def refused(number: int = 0, detail: str = "why") -> BadMessage:
+    return BadMessage.of(WireError("rows", f"{detail} {number}"), "data", b"\x80" * 3, b"payload")
 
 
 def test_a_bad_message_is_written_down_with_its_reason_and_header(tmp_path: Path, clock: list[float]) -> None:
@@ -38,7 +38,7 @@ def test_only_the_newest_are_kept_within_a_bound_on_bytes(tmp_path: Path, clock:
     ring = Quarantine(tmp_path, "hub")
     for number in range(3 * FILES):
         clock[0] += 1
-        message = Refused.of(WireError("rows", "\u20ac" * 5000 + str(number)), "data", b"\xff" * 9000, b"")
+        message = BadMessage.of(WireError("rows", "\u20ac" * 5000 + str(number)), "data", b"\xff" * 9000, b"")
         ring.keep([message])
     files = list(tmp_path.iterdir())
     assert len(files) == FILES

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from oatmill.process.awake_clock import AwakeClock
-from protocol.channels.connection import Line
+from protocol.channels.connection import Connection
 from protocol.peers.control import ControlPeer
 from protocol.wire.deadlines import LOST_AFTER_S
 
@@ -37,7 +37,7 @@ def test_a_process_that_wakes_does_not_take_the_hub_for_lost_and_one_that_is_awa
 ) -> None:
     moment = Moment(monkeypatch)
     peer = ControlPeer(role="learner", description={}, actor_id=None, token="t")
-    line = Line(f"ipc://{tmp_path_factory.mktemp('s')}/nobody", peer)
+    line = Connection(f"ipc://{tmp_path_factory.mktemp('s')}/nobody", peer)
     try:
         peer.join()
         line.turn()  # the question is put

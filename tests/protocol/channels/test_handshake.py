@@ -20,7 +20,7 @@ from protocol.channels.sockets import ClientSocket, ServerSocket
 from protocol.channels.weights import WeightsReceiver
 from protocol.peers.control import Role
 from protocol.security.keys import ClientKeys, ServerKeys, add_key, client_keys, make_keys, new_keys, revoke_key, server_keys
-from protocol.security.zap import Gate
+from protocol.security.zap import ZapHandler
 from tests.ports import free_ports
 
 SAID = {
@@ -50,11 +50,11 @@ def listen(stack: ExitStack, keys: ServerKeys | None, address: str = "tcp://127.
     """A server that lets in whom it trusts, and says nothing."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     stack.callback(context.term)
-    gate = None
+    zap = None
     if keys is not None:
-        gate = Gate(context, keys)
-        stack.callback(gate.close)
-    server = ServerSocket(context, gate=gate)
+        zap = ZapHandler(context, keys)
+        stack.callback(zap.close)
+    server = ServerSocket(context, zap=zap)
     stack.callback(server.close)
     return server, server.bind(address)
 

@@ -31,7 +31,7 @@ from protocol.security.keys import (
     trusted_files,
 )
 from protocol.security.users import TrustedKeys
-from protocol.security.zap import Gate
+from protocol.security.zap import ZapHandler
 from protocol.wire import messages
 from protocol.wire.codec import decode, encode, to_json
 from replay.hub.self_test import LET_IN, REFUSED, SILENT, check_keys, handshake
@@ -248,7 +248,7 @@ def test_whoever_is_not_the_learner_gets_no_batch_and_publishes_no_weights(tmp_p
         work()
 
 
-# ---------------------------------------------------------------------------------- the gate, and the start-up test
+# ---------------------------------------------------------------------------------- the zap, and the start-up test
 
 
 @pytest.fixture
@@ -259,25 +259,25 @@ def own(keys: Path) -> ServerKeys:
 
 
 @contextmanager
-def secured(own: ServerKeys) -> Iterator[tuple[Gate, str]]:
+def secured(own: ServerKeys) -> Iterator[tuple[ZapHandler, str]]:
     with zmq.Context() as context:
-        gate = Gate(context, own)
-        server = ServerSocket(context, gate=gate)
+        zap = ZapHandler(context, own)
+        server = ServerSocket(context, zap=zap)
         try:
-            yield gate, server.bind("tcp://127.0.0.1:0")
+            yield zap, server.bind("tcp://127.0.0.1:0")
         finally:
             server.close()
-            gate.close()
+            zap.close()
 
 
 def test_a_handler_that_fails_is_started_again_and_counted(own: ServerKeys, monkeypatch: pytest.MonkeyPatch) -> None:
-    with secured(own) as (gate, address):
+    with secured(own) as (zap, address):
         for failure in (ZeroDivisionError, MemoryError, zmq.ZMQError):
             with monkeypatch.context() as patch:
-                patch.setattr(gate, "_answer", lambda _request, failure=failure: (_ for _ in ()).throw(failure()))
+                patch.setattr(zap, "_answer", lambda _request, failure=failure: (_ for _ in ()).throw(failure()))
                 assert handshake(address, own.as_client(), 0.5) == SILENT
             assert handshake(address, own.as_client()) == LET_IN
-        assert gate.restarts >= 3
+        assert zap.restarts >= 3
         assert handshake(address, new_keys(own.public)) == REFUSED
 
 
@@ -285,16 +285,16 @@ def test_a_handler_that_fails_is_started_again_and_counted(own: ServerKeys, monk
 def test_a_handler_whose_thread_was_killed_refuses_everybody_until_it_is_started_again(
     own: ServerKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with secured(own) as (gate, address):
+    with secured(own) as (zap, address):
         with monkeypatch.context() as patch:
-            patch.setattr(gate, "_answer", lambda _request: (_ for _ in ()).throw(SystemExit()))
+            patch.setattr(zap, "_answer", lambda _request: (_ for _ in ()).throw(SystemExit()))
             assert handshake(address, own.as_client(), 0.5) == SILENT
-            gate._thread.join(5)
+            zap._thread.join(5)
         for keys in (own.as_client(), new_keys(own.public)):
             assert handshake(address, keys, 0.5) != LET_IN
-        gate.look()
+        zap.look()
         assert handshake(address, own.as_client()) == LET_IN
-        assert gate.restarts == 1
+        assert zap.restarts == 1
 
 
 @pytest.mark.parametrize(
@@ -310,16 +310,16 @@ def test_a_handler_whose_thread_was_killed_refuses_everybody_until_it_is_started
     ],
 )
 def test_a_request_that_is_not_about_a_curve_key_is_denied(own: ServerKeys, request_: list[bytes], status: bytes) -> None:
-    with zmq.Context() as context, closing(Gate(context, own)) as gate:
-        assert gate._answer(request_)[2] == status
-        assert gate.denied == 1
+    with zmq.Context() as context, closing(ZapHandler(context, own)) as zap:
+        assert zap._answer(request_)[2] == status
+        assert zap.denied == 1
 
 
 def test_a_server_without_a_handler_lets_nobody_in(own: ServerKeys) -> None:
     with zmq.Context() as context:
-        gate = Gate(context, own)
-        gate.close()
-        server = ServerSocket(context, gate=gate)
+        zap = ZapHandler(context, own)
+        zap.close()
+        server = ServerSocket(context, zap=zap)
         address = server.bind("tcp://127.0.0.1:0")
         for keys in (own.as_client(), new_keys(own.public), None):
             assert handshake(address, keys, 0.5) != LET_IN
@@ -328,7 +328,7 @@ def test_a_server_without_a_handler_lets_nobody_in(own: ServerKeys) -> None:
 
 def test_the_start_up_test_finds_an_open_door_and_a_closed_one(own: ServerKeys) -> None:
     stranger = new_keys(own.public)
-    with secured(own) as (gate, address), zmq.Context() as context:
+    with secured(own) as (zap, address), zmq.Context() as context:
         check_keys({"data": address}, own=own.as_client(), stranger=stranger)
         plain = ServerSocket(context)
         careless = context.socket(zmq.ROUTER)  # CURVE without a handler: any key will do
@@ -344,21 +344,21 @@ def test_the_start_up_test_finds_an_open_door_and_a_closed_one(own: ServerKeys) 
         finally:
             plain.close()
             careless.close(0)
-        assert gate.denied == 1
+        assert zap.denied == 1
 
 
 def test_a_folder_of_trusted_keys_that_is_gone_trusts_nobody_and_a_bad_file_is_passed_over(own: ServerKeys, keys: Path) -> None:
-    with secured(own) as (gate, address):
+    with secured(own) as (zap, address):
         actor, learner = client_keys(keys, "actor"), client_keys(keys, "learner")
         (own.trusted / "actor.pub").write_text("not a key\n")
         (own.trusted / "stranger.pub").write_bytes(new_keys(own.public).public)
-        gate.trusted.refresh()
+        zap.trusted.refresh()
         assert (handshake(address, actor), handshake(address, learner)) == (REFUSED, LET_IN)
         own.trusted.rename(own.trusted.with_name("elsewhere"))
-        gate.trusted.refresh()
+        zap.trusted.refresh()
         assert handshake(address, learner) == REFUSED
         own.trusted.with_name("elsewhere").rename(own.trusted)
-        gate.trusted.refresh()
+        zap.trusted.refresh()
         assert handshake(address, learner) == LET_IN
 
 

@@ -4,8 +4,9 @@ from typing import Any
 
 from protocol.wire import messages
 from protocol.wire.codec import decode, encode, from_json, to_json
-from replay.hub.core import MAX_REPORT_BYTES, REPORT_WITHIN_S, HubCore
+from replay.hub.core import MAX_REPORT_BYTES, HubCore
 from replay.hub.members import Members
+from replay.hub.questions import REPORT_WITHIN_S
 from tests.replay.blocks import SPACES
 
 CONFIG = {"env.id": "Toy-v0"}
@@ -134,7 +135,7 @@ def test_a_report_that_is_too_long_is_refused() -> None:
     talk = Talk().begin()
     talk.actor()
     talk.say("a", messages.Heartbeat("a"), {"x": "y" * MAX_REPORT_BYTES})
-    assert talk.hub.rejected["payload_json"] == 1
+    assert talk.hub.rejections.counts["payload_json"] == 1
     assert talk.hub.actors()[0].keys() >= {"actor_id", "alive"}
     assert "x" not in talk.hub.actors()[0]
 
@@ -176,6 +177,6 @@ def test_only_the_learner_that_has_joined_may_announce_large_weights() -> None:
         talk.hub.receive_weights(b"someone", header, payload, now=0.0, wall=0.0)
 
     offer("another", 10**9)
-    assert (talk.hub.weights.offered_bytes, talk.hub.rejected["identity"]) == (0, 1)
+    assert (talk.hub.weights.offered_bytes, talk.hub.rejections.counts["identity"]) == (0, 1)
     offer("l", 1000)
     assert talk.hub.weights.offered_bytes == 1000

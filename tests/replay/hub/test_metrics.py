@@ -6,12 +6,12 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from protocol.wire.reasons import REJECTED_REASONS
-from replay.hub.metrics import OUTCOMES, Snapshot, registry_of
+from replay.hub.metrics import OUTCOMES, HubNumbers, registry_of
 from tests.replay.blocks import block
 from tests.replay.conversation import Conversation
 
 
-def samples(snapshot: Snapshot) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+def samples(snapshot: HubNumbers) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """What is served, by name and labels."""
     text = generate_latest(registry_of(lambda: snapshot, lambda: True, ingest=os.getppid())).decode()
     families = text_string_to_metric_families(text)
@@ -83,7 +83,7 @@ OF_PROCESSES = {
 
 
 def test_every_series_is_there_from_the_start_at_0() -> None:
-    found = samples(Snapshot({}, {}))
+    found = samples(HubNumbers({}, {}))
     processes = {key: value for key, value in found.items() if key[0] in OF_PROCESSES}
     assert {key[0] for key in processes} == OF_PROCESSES
     assert {labels for _, labels in processes} == {(("process", "hub"),), (("process", "ingest"),)}
@@ -99,7 +99,7 @@ def test_a_trajectory_of_an_older_policy_is_counted_as_such_when_it_is_stored() 
     talk.hub(5)
     talk.hello()
     talk.send(0, block(2, version=2))
-    found = samples(Snapshot(talk.core.report(), {}))
+    found = samples(HubNumbers(talk.core.report(), {}))
     assert found["oatmill_policy_lag_stored_versions_sum", ()] == 2 * 3  # two trajectories, three versions behind
     assert found["oatmill_policy_lag_versions_sum", ()] == 0, "it was not handed out"
 
@@ -111,7 +111,7 @@ def test_the_same_series_are_there_once_something_has_happened() -> None:
     talk.send(2)
     talk.learn()
     talk.get()
-    found = samples(Snapshot(talk.core.report(), {"frames": 2}, live=1, desired=2))
+    found = samples(HubNumbers(talk.core.report(), {"frames": 2}, live=1, desired=2))
     assert {name for name, _ in found} - NAMES - OF_PROCESSES == {
         "oatmill_episode_return",
         "oatmill_episode_length",

@@ -9,7 +9,7 @@ from protocol.data.run_schema import RunSchema
 from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
 from protocol.wire import messages
 from protocol.wire.codec import to_json
-from replay.ingest.actor_sessions import MAX_STRIKES
+from replay.ingest.acknowledgements import MAX_STRIKES
 from tests.replay.blocks import SCHEMA, SPACES, block
 from tests.replay.conversation import Conversation
 
@@ -261,7 +261,7 @@ def test_what_a_living_actor_has_not_sent_yet_is_in_flight_and_what_a_dead_one_h
 def test_hello_without_a_schema_is_refused_and_no_session_opens(payload: bytes) -> None:
     talk = Conversation()
     assert talk.say(messages.DataHello(0, 1, 2, "x", 0, 0, 0), payload) == []
-    assert list(talk.core._sessions) == []
+    assert list(talk.core.sessions) == []
     assert sum(talk.core.report()["rejected_by"].values()) == 1
 
 
@@ -272,7 +272,7 @@ def test_blocks_that_are_too_long_for_one_message_are_refused_with_the_way_out()
     refused = only(talk.hello(rows=200, schema=image))
     assert refused.reason == "block_size"
     assert refused.detail.endswith("lower actors.envs_per_actor or actors.unroll_length")
-    assert list(talk.core._sessions) == []
+    assert list(talk.core.sessions) == []
 
 
 def test_an_actor_with_no_rows_is_refused() -> None:
@@ -280,4 +280,4 @@ def test_an_actor_with_no_rows_is_refused() -> None:
     for rows in (0, -1, 2**40):
         talk.hello(rows=rows)
     assert talk.core.report()["rejected_by"]["header_fields"] == 3
-    assert list(talk.core._sessions) == []
+    assert list(talk.core.sessions) == []

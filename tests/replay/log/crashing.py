@@ -14,7 +14,7 @@ from protocol.peers.batch import BatchPeer
 from replay.ingest.core import IngestCore
 from replay.log.journal import Journal, read_into
 from replay.log.segments import SegmentLog
-from replay.log.state import Books
+from replay.log.state import LogState
 from replay.store.assembly import Assembler
 from replay.store.buffer import Past, ReplayBuffer
 from replay.store.snapshot_saver import BufferSaver
@@ -174,15 +174,15 @@ class CrashingSimulation(Simulation):
             self._check_actor(actor)
 
     def _check_actor(self, actor: Actor) -> None:
-        session = next((s for s in self.core._sessions if s.actor_id == actor.number), None)
+        session = next((s for s in self.core.sessions if s.actor_id == actor.number), None)
         if session is not None and session.incarnation == actor.incarnation:
             assert actor.peer._acknowledged <= session.next
         assert actor.peer.forgotten == 0
 
-    def reread(self) -> Books:
+    def reread(self) -> LogState:
         """What a server that started now would know."""
-        books = Books(self.again)
+        state = LogState(self.again)
         disk = deepcopy(self.disk)
         disk.room = None
-        read_into(books, SegmentLog(disk, segment_bytes=4000))
-        return books
+        read_into(state, SegmentLog(disk, segment_bytes=4000))
+        return state

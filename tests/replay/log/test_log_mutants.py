@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import replay.log.records
-from replay.ingest.actor_sessions import DataSessions
+from replay.ingest.actor_sessions import ActorSessions
 from replay.log.journal import Journal
 from replay.log.records import Found
 from replay.log.segments import SegmentLog
@@ -47,7 +47,7 @@ def does_not_note(name: str) -> Plant:
 
 def forgets_its_actors(patch: pytest.MonkeyPatch) -> None:
     """A new server begins every actor at 0."""
-    patch.setattr(DataSessions, "restore", lambda _self, _books: None)
+    patch.setattr(ActorSessions, "restore", lambda _self: None)
 
 
 def removes_what_still_waits(patch: pytest.MonkeyPatch) -> None:

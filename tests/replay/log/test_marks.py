@@ -44,9 +44,9 @@ def said_at_resume(disk: FakeDisk, mark: dict[str, Any]) -> list[str]:
     """What the next server says when a learner goes on from a checkpoint with this mark."""
     talk = serving(disk, 2)
     talk.tell(messages.BatchHello(0, 1, talk.batch_rows, "u", 1, 1), payload=bytes(memoryview(to_json(mark))))
-    assert talk.core.report()["log"]["damaged"] == len(talk.core.said), "the metric counts it"
+    assert talk.core.report()["log"]["damaged"] == len(talk.core.marks.complaints), "the metric counts it"
     assert talk.core.ledger()["lost"] == 0
-    return talk.core.said
+    return talk.core.marks.complaints
 
 
 def test_a_learner_that_goes_on_from_its_own_checkpoint_is_told_nothing() -> None:

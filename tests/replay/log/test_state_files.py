@@ -135,7 +135,7 @@ def test_a_log_that_is_gone_is_made_up_for_by_its_tally_as_far_as_it_goes() -> N
         disk.remove(name)
     assert flips.outcome_of(disk, 2**20, truth) == "said: counted as lost"
     journal = flips.open_journal(disk, 2**20)
-    assert sum(account.produced for account in journal.books.accounts.values()) == truth["produced"]
+    assert sum(account.produced for account in journal.state.accounts.values()) == truth["produced"]
 
 
 def test_a_full_disk_takes_events_out_of_the_reserve_and_the_rest_waits(

@@ -74,11 +74,11 @@ def check_stored(run: Simulation) -> None:
         keep(numbers == sorted(set(numbers)), f"G2: stored once and in order: {mark}: {numbers}")
         keep(run.when_full == "drop_oldest" or numbers == list(range(len(numbers))), f"G2: no gaps: {mark}: {numbers}")
     keep(run.unfenced == 0, f"G2: {run.unfenced} trajectories of incarnations that had been replaced were stored")
-    keep(sum(map(len, run.stored.values())) == run.core._ledger.accepted, "G6: accepted is what was stored")
+    keep(sum(map(len, run.stored.values())) == run.core.journal.state.ledger.accepted, "G6: accepted is what was stored")
     for mark, numbers in run.trained.items():
         keep(len(numbers) == len(set(numbers)), f"G3: trained on at most once: {mark}: {numbers}")
         keep(set(numbers) <= set(run.stored[mark]), f"G3: nothing comes out of thin air: {mark}: {numbers}")
-    counted = run.core._ledger.trained + run.core._ledger.rolled_back
+    counted = run.core.journal.state.ledger.trained + run.core.journal.state.ledger.rolled_back
     keep(sum(map(len, run.trained.values())) == counted, "G6: trained is what was trained on")
 
 

@@ -22,10 +22,10 @@ from protocol.peers.batch import BatchPeer
 from protocol.peers.trajectory import TrajectorySenderPeer
 from protocol.security.users import ANYBODY, User
 from protocol.wire.codec import Buffer, Frames
-from replay.ingest.batch_server import Turned
 from replay.ingest.core import IngestCore, IngestSettings
+from replay.ingest.learner_rank import RankChanges
 from replay.store.buffer import BufferSettings
-from replay.store.queue import Segment
+from replay.store.queue import QueuedRows
 from tests.replay.blocks import SCHEMA, block
 
 STEPS = 2
@@ -154,25 +154,25 @@ class Simulation:
         """Record what the queue is given and what leaves for good, to compare with what it ought to be."""
         append, put_back, receive = self.core._queue.append, self.core._queue.put_back, self.core._batches.receive
 
-        def recording_append(segment: Segment) -> None:
+        def recording_append(segment: QueuedRows) -> None:
             marks = segment.arrays["observations"][:, 0]
             for mark, sequence in marks.tolist():
                 self.stored[mark].append(int(sequence))
                 number, incarnation = divmod(int(mark), 1000)
-                self.unfenced += self.core._sessions._by_actor[number].incarnation != incarnation
+                self.unfenced += self.core.sessions._by_actor[number].incarnation != incarnation
             append(segment)
 
         def recording_put_back(segments: object) -> None:
-            listed: list[Segment] = list(segments)  # type: ignore[call-overload]
+            listed: list[QueuedRows] = list(segments)  # type: ignore[call-overload]
             self._returned += sum(segment.rows for segment in listed)
             put_back(listed)
 
-        def recording_receive(route: bytes, header: Buffer, user: User = ANYBODY, payload: Buffer = b"") -> Turned:
-            turned = receive(route, header, user, payload)
-            for part in turned.trained:
+        def recording_receive(route: bytes, header: Buffer, user: User = ANYBODY, payload: Buffer = b"") -> RankChanges:
+            changes = receive(route, header, user, payload)
+            for part in changes.trained:
                 for mark, sequence in part.arrays["observations"][: part.fresh_rows, 0].tolist():
                     self.trained[mark].append(int(sequence))
-            return turned
+            return changes
 
         self.core._batches.receive = recording_receive  # type: ignore[method-assign]
         self.core._queue.append = recording_append  # type: ignore[method-assign]

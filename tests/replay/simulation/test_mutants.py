@@ -12,12 +12,13 @@ from protocol.data.weights import Weights
 from protocol.peers.trajectory import TrajectorySenderPeer
 from protocol.peers.weights import ReceiverPeer
 from replay.hub.weights_store import WeightsStore
+from replay.ingest.actor_messages import ActorMessages
 from replay.ingest.actor_session import Arrival
-from replay.ingest.actor_sessions import DataSessions
 from replay.ingest.batch_server import BatchServer
-from replay.ingest.core import IngestCore
 from replay.ingest.credit import CreditLine
-from replay.log.ledger import Ledger
+from replay.ingest.cutter import BatchCutter
+from replay.ingest.learner_rank import LearnerRank
+from replay.log.state import Ledger
 from replay.store.assembly import Part
 from replay.store.buffer import ReplayBuffer
 from replay.store.queue import TrajectoryQueue
@@ -30,37 +31,37 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 def acknowledges_early(patch: pytest.MonkeyPatch) -> None:
     """What has no credit is acknowledged and not stored."""
-    original = DataSessions._data
+    original = ActorMessages._data
 
-    def mutant(self: DataSessions, session: Any, message: Any, payload: Any, **more: Any) -> Any:
+    def mutant(self: ActorMessages, session: Any, message: Any, payload: Any, **more: Any) -> Any:
         arrival = original(self, session, message, payload, **more)
         if arrival is None and message.first == session.next:
-            session.next += message.trajectories
+            session.account.next += message.trajectories
         return arrival
 
-    patch.setattr(DataSessions, "_data", mutant)
+    patch.setattr(ActorMessages, "_data", mutant)
 
 
 def stores_duplicates(patch: pytest.MonkeyPatch) -> None:
     """What comes again is stored again."""
-    original = DataSessions._data
+    original = ActorMessages._data
 
-    def mutant(self: DataSessions, session: Any, message: Any, payload: Any, **more: Any) -> Any:
+    def mutant(self: ActorMessages, session: Any, message: Any, payload: Any, **more: Any) -> Any:
         again = message.first + message.trajectories <= session.next
         return Arrival(session, message, payload) if again else original(self, session, message, payload, **more)
 
-    patch.setattr(DataSessions, "_data", mutant)
+    patch.setattr(ActorMessages, "_data", mutant)
 
 
 def accepts_gaps(patch: pytest.MonkeyPatch) -> None:
     """What comes after something that is missing is stored."""
-    original = DataSessions._data
+    original = ActorMessages._data
 
-    def mutant(self: DataSessions, session: Any, message: Any, payload: Any, **more: Any) -> Any:
-        session.next = max(session.next, message.first)
+    def mutant(self: ActorMessages, session: Any, message: Any, payload: Any, **more: Any) -> Any:
+        session.account.next = max(session.next, message.first)
         return original(self, session, message, payload, **more)
 
-    patch.setattr(DataSessions, "_data", mutant)
+    patch.setattr(ActorMessages, "_data", mutant)
 
 
 def tells_no_gap(patch: pytest.MonkeyPatch) -> None:
@@ -105,16 +106,16 @@ def keeps_credit_of_the_dead(patch: pytest.MonkeyPatch) -> None:
 
 def does_not_fence(patch: pytest.MonkeyPatch) -> None:
     """Whoever says that it is an actor is that actor, an older incarnation too."""
-    patch.setattr(DataSessions, "_session", lambda self, _route, number, _incarnation: self._by_actor.get(number))
+    patch.setattr(ActorMessages, "_session", lambda self, _route, number, _incarnation: self.sessions.find(number))
 
 
 def loses_what_a_dead_learner_had(patch: pytest.MonkeyPatch) -> None:
     """Batches of a learner that is replaced do not return."""
     original = BatchServer._end
 
-    def mutant(self: BatchServer, numbers: Any, turned: Any) -> None:
-        original(self, numbers, turned)
-        turned.returned = []
+    def mutant(self: BatchServer, numbers: Any, changes: Any) -> None:
+        original(self, numbers, changes)
+        changes.returned = []
 
     patch.setattr(BatchServer, "_end", mutant)
 
@@ -123,9 +124,9 @@ def trains_twice(patch: pytest.MonkeyPatch) -> None:
     """A batch that was trained on returns to the queue as well."""
     original = BatchServer._consume
 
-    def mutant(self: BatchServer, rank: Any, batch_id: int, version: int, turned: Any) -> None:
-        original(self, rank, batch_id, version, turned)
-        turned.returned = list(turned.trained)
+    def mutant(self: BatchServer, rank: Any, batch_id: int, version: int, changes: Any) -> None:
+        original(self, rank, batch_id, version, changes)
+        changes.returned = list(changes.trained)
 
     patch.setattr(BatchServer, "_consume", mutant)
 
@@ -142,7 +143,9 @@ def forgets_what_was_rejected(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         Ledger,
         "balance",
-        lambda self, actors, *, queued, handed_out: original(self, actors, queued=queued + handed_out, handed_out=handed_out),
+        lambda self, actors, *, queued, handed_out, duplicate: original(
+            self, actors, queued=queued + handed_out, handed_out=handed_out, duplicate=duplicate
+        ),
     )
 
 
@@ -189,14 +192,14 @@ def doubled(slices: list[Any]) -> list[Any]:
 def says_it_rolled_nothing_back(patch: pytest.MonkeyPatch) -> None:
     """What a dead learner has forgotten leaves `trained` and goes nowhere."""
 
-    original = IngestCore._roll_back
+    original = BatchCutter.roll_back
 
-    def mutant(self: IngestCore, resumed_from: int) -> None:
-        counted = self._ledger.rolled_back
-        original(self, resumed_from)
-        self._ledger.rolled_back = counted
+    def mutant(self: BatchCutter, resumed_from: int, now: float) -> None:
+        counted = self._journal.state.ledger.rolled_back
+        original(self, resumed_from, now)
+        self._journal.state.ledger.rolled_back = counted
 
-    patch.setattr(IngestCore, "_roll_back", mutant)
+    patch.setattr(BatchCutter, "roll_back", mutant)
 
 
 def prioritises_whoever_is_there(patch: pytest.MonkeyPatch) -> None:
@@ -230,11 +233,11 @@ def draws_with_repetition(patch: pytest.MonkeyPatch) -> None:
 
 def takes_them_for_another_batch(patch: pytest.MonkeyPatch) -> None:
     """Priorities are those of the oldest part that is held, whatever batch they were told of."""
-    original = BatchServer._take_priorities
+    original = LearnerRank.take_priorities
     patch.setattr(
-        BatchServer,
-        "_take_priorities",
-        lambda self, rank, batch_id, payload: original(self, rank, rank.held[0].batch_id if rank.held else batch_id, payload),
+        LearnerRank,
+        "take_priorities",
+        lambda self, batch_id, payload: original(self, self.held[0].batch_id if self.held else batch_id, payload),
     )
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from protocol.data.trajectory import Array
 from replay.store.assembly import Assembler, Part
-from replay.store.queue import Segment, Slice, TrajectoryQueue
+from replay.store.queue import QueuedRows, Slice, TrajectoryQueue
 from tests.replay.blocks import SCHEMA, as_slice, block
 
 
@@ -84,7 +84,7 @@ def test_every_row_keeps_its_own_final_observations_however_batches_are_cut(shap
     for number, (rows, truncate) in enumerate(shapes):
         content = block(rows, mark=number, truncate=truncate)
         views = SCHEMA.trajectory.views(SCHEMA.trajectory.pack(content), content.size)
-        queue.append(Segment(views, 0, rows, 0, 0.0, 1))
+        queue.append(QueuedRows(views, 0, rows, 0, 0.0, 1))
         # A row is the set of its (mark, step, final observation).
         expected += [{(number, step, 1000 + row) for where, step in truncate if where == row} for row in range(rows)]
     assembler, got = Assembler(SCHEMA, 2), []

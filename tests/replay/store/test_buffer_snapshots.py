@@ -28,7 +28,7 @@ from protocol.wire import messages
 from protocol.wire.codec import encode
 from replay.ingest.core import IngestCore
 from replay.store.buffer import BufferSettings, Past, ReplayBuffer
-from replay.store.snapshot import About, Chunk, DamagedError, Snapshot, SnapshotFile
+from replay.store.snapshot import About, BufferSnapshot, Chunk, DamagedError, SnapshotFile
 from replay.store.snapshot_saver import RESERVE_BYTES, BufferSaver
 from tests.replay.blocks import SCHEMA
 from tests.replay.conversation import Conversation
@@ -176,7 +176,7 @@ def test_at_whatever_byte_the_newest_one_is_damaged_the_one_before_is_taken(tmp_
     for data in (*damaged, *(whole[:cut] for cut in cuts), whole + b"\0", b""):
         newer.write_bytes(data)
         with pytest.raises(DamagedError):
-            Snapshot(newer)
+            BufferSnapshot(newer)
         after = make_buffer(8)
         assert restore(tmp_path, after) == {"damaged": 1, "restored": 1}
         assert set(numbers(after.sample(4))) == {0, 1, 2, 3}
@@ -190,14 +190,14 @@ def test_a_disk_that_fails_in_the_middle_leaves_no_half_of_a_snapshot_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, newer = two_snapshots(tmp_path)
-    chunks = Snapshot.chunks
+    chunks = BufferSnapshot.chunks
 
-    def failing(snapshot: Snapshot) -> Iterator[Chunk]:
+    def failing(snapshot: BufferSnapshot) -> Iterator[Chunk]:
         yield from chunks(snapshot)
         if snapshot._path == newer:
             raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(Snapshot, "chunks", failing)
+    monkeypatch.setattr(BufferSnapshot, "chunks", failing)
     after = make_buffer(8)
     assert restore(tmp_path, after) == {"damaged": 1, "restored": 1}
     assert [row["observations"][0][0][1] for row, _ in content(after)] == [0, 1, 2, 3]
@@ -208,14 +208,14 @@ def test_a_snapshot_without_its_middle_is_none(tmp_path: Path) -> None:
     buffer.insert(fresh_part(0, 200))
     save(tmp_path, buffer)
     (path,) = tmp_path.iterdir()
-    snapshot = Snapshot(path)
+    snapshot = BufferSnapshot(path)
     assert (snapshot.rows, snapshot.about.learner_step) == (200, 1)
     first, second, *_ = snapshot.places
     data = path.read_bytes()
     # Every record that is left is whole.
     path.write_bytes(data[: first.offset + first.length] + data[second.offset + second.length :])
     with pytest.raises(DamagedError, match="not those that were written"):
-        Snapshot(path)
+        BufferSnapshot(path)
 
 
 def test_the_newest_two_stay_and_what_a_crash_has_left_goes(tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_asked_twice_for_one_checkpoint_it_writes_once_and_while_it_writes_only_
         saver.turn(buffer, SCHEMA, STEPS)
     saver.ask(About.of(SCHEMA, STEPS, 3, 3))
     saver.close(buffer, SCHEMA, STEPS)
-    assert [Snapshot(tmp_path / name).about.learner_step for name in files(tmp_path)] == [1, 3]
+    assert [BufferSnapshot(tmp_path / name).about.learner_step for name in files(tmp_path)] == [1, 3]
     saver.ask(About.of(SCHEMA, STEPS, 3, 3))  # the answer was lost, and the question comes again
     saver.close(buffer, SCHEMA, STEPS)
     assert saver.counts["written"] == 2
@@ -430,7 +430,7 @@ def test_killed_at_any_point_a_snapshot_is_whole_or_absent(tmp_path: Path, point
     after = make_buffer(200)
     assert restore(tmp_path, after) == {"restored": 1}
     assert after.rows == rows
-    assert max(Snapshot(path).about.learner_step for path in tmp_path.glob("*.buffer")) == newest
+    assert max(BufferSnapshot(path).about.learner_step for path in tmp_path.glob("*.buffer")) == newest
     assert not list(tmp_path.glob("*.tmp"))
 
 

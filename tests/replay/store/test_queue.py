@@ -12,12 +12,12 @@ from protocol.data.trajectory import Array, BlockSize
 from protocol.wire import messages
 from protocol.wire.codec import decode, encode, to_json
 from replay.ingest.core import IngestCore, IngestSettings
-from replay.store.queue import Segment, Slice, TrajectoryQueue
+from replay.store.queue import QueuedRows, Slice, TrajectoryQueue
 from tests.replay.blocks import SCHEMA, block
 
 
-def segment(numbers: list[int], version: int = 0) -> Segment:
-    return Segment({"number": np.array(numbers)}, 0, len(numbers), version, 0.0, 100)
+def segment(numbers: list[int], version: int = 0) -> QueuedRows:
+    return QueuedRows({"number": np.array(numbers)}, 0, len(numbers), version, 0.0, 100)
 
 
 def numbers(slices: list[Slice]) -> list[int]:
@@ -110,7 +110,7 @@ class QueueAndDedupe(RuleBasedStateMachine):
     def credit(self) -> int:
         """Rows that the actor may send now."""
         self.pump()
-        (session,) = self.core._sessions
+        (session,) = self.core.sessions
         return session.credit
 
     def pump(self) -> None:
@@ -131,10 +131,10 @@ class QueueAndDedupe(RuleBasedStateMachine):
     @rule()
     def the_next_block_comes(self) -> None:
         if self.credit() < ROWS:
-            before = self.core._ledger.accepted
+            before = self.core.journal.state.ledger.accepted
             if self.core._credit.outstanding + self.core.queued + ROWS > self.core._credit.capacity:
                 self.deliver(self.next)  # without credit and without room: it must not be taken
-                assert self.core._ledger.accepted == before
+                assert self.core.journal.state.ledger.accepted == before
             return
         self.deliver(self.next)
         self.waiting += range(self.next, self.next + ROWS)
@@ -198,7 +198,7 @@ class QueueAndDedupe(RuleBasedStateMachine):
         assert ledger["in_flight"] == sum(len(rows) for _, rows in self.held)
         assert ledger["duplicate"] == self.duplicates
         assert ledger["lost"] == 0
-        assert self.core._ledger.accepted == self.next
+        assert self.core.journal.state.ledger.accepted == self.next
 
 
 TestQueueAndDedupe = QueueAndDedupe.TestCase

@@ -11,7 +11,7 @@ from protocol.wire.codec import decode, encode, from_json
 from replay.ingest.core import IngestCore
 from replay.log.journal import Journal, read_into
 from replay.log.segments import SegmentLog
-from replay.log.state import Books
+from replay.log.state import LogState
 from tests.replay.conversation import Conversation
 from tests.replay.log.fake_disk import FakeDisk
 
@@ -68,10 +68,10 @@ def test_a_snapshot_names_the_log_and_comes_only_once_the_disk_holds_it() -> Non
     assert any(isinstance(answer, messages.Snapshot) for answer in answered)
     values = snapshot(talk, version)
     assert values is not None
-    books = Books(keep_trained=True)
-    read_into(books, SegmentLog(disk, segment_bytes=2000))
-    assert (values["id"], values["cursor"]) == (books.identity, talk.core.journal.committed)
-    assert len(books.consumed) == 2
+    state = LogState(keep_trained=True)
+    read_into(state, SegmentLog(disk, segment_bytes=2000))
+    assert (values["id"], values["cursor"]) == (state.identity, talk.core.journal.committed)
+    assert len(state.consumed) == 2
 
 
 def test_it_waits_until_every_rank_has_told_what_it_has_trained_on() -> None:
@@ -104,7 +104,7 @@ def test_what_a_learner_has_forgotten_since_its_checkpoint_is_trained_on_again_i
     assert values is not None
     talk.tell(messages.Commit(0, "t", int(str(values["cursor"]))))
     train(talk, 2, version, first=8)
-    assert len(talk.core.journal.books.blocks) == 4, "the blocks of two batches are kept, those in the checkpoint are not"
+    assert len(talk.core.journal.state.blocks) == 4, "the blocks of two batches are kept, those in the checkpoint are not"
     talk.learn(token="u", incarnation=1, resumed_from=version)
     ledger = talk.core.ledger()
     assert (ledger["trained"], ledger["dropped"]["rolled_back"], ledger["lost"]) == (8, 0, 0)
@@ -148,7 +148,7 @@ def test_a_log_of_another_unroll_length_or_damaged_beyond_repair_is_refused_with
     train(talk, 12, 0)
     log = SegmentLog(disk, segment_bytes=2000)
     disk.remove(log.names()[0])  # the next one's state makes up for it
-    assert open_journal(disk).books.schema is not None
+    assert open_journal(disk).state.schema is not None
     disk.remove("tally.json")
     with pytest.raises(UserError, match="damaged beyond repair"):
         damaged(disk)

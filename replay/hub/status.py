@@ -1,0 +1,54 @@
+"""What `oatmill status` shows of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from replay.hub.members import Members
+
+MAX_ACTORS_SHOWN = 1000
+
+
+def actors_of(members: Members, report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Details of at most MAX_ACTORS_SHOWN actors, from their heartbeats and from ingest.
+
+    Args:
+        members: the members of the run.
+        report: ingest's last report.
+    """
+    stored: Mapping[str, Any] = report.get("actors", {})
+    return [
+        {
+            **member.report,
+            **stored.get(str(member.actor_id), {}),
+            "actor_id": member.actor_id,
+            "incarnation": member.incarnation,
+            "alive": member.alive,
+            "left": member.left,
+        }
+        for member in members.actors[:MAX_ACTORS_SHOWN]
+    ]
+
+
+def status_of(members: Members, report: Mapping[str, Any], hub: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole status.
+
+    Args:
+        members: the members of the run.
+        report: ingest's last report.
+        hub: the hub's own values.
+    """
+    fleet = dict(report.get("fleet", {}))
+    learner = members.learner
+    return {
+        "ledger": fleet.pop("ledger", {}),
+        "fleet": fleet,
+        "actors": actors_of(members, report),
+        "live": members.live,
+        "expired": members.expired,
+        "restarts": members.restarts,
+        "learner": {} if learner is None else {**learner.report, "joined": True},
+        "quarantine": report.get("quarantine", []),
+        **hub,
+    }

@@ -1,0 +1,54 @@
+"""What ingest reports about single actors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any
+
+from replay.ingest.actor_session import ActorSession
+from replay.ingest.credit import CreditLine, Holder
+
+MAX_ACTORS_REPORTED = 1000
+"""Actors whose details are reported. The fleet's numbers are about all actors."""
+MAX_NAMED = 20
+"""Slow and silent actors whose ids the learner is told."""
+
+
+def actor_details(sessions: Iterable[ActorSession], now: float) -> dict[str, dict[str, Any]]:
+    """Details of at most MAX_ACTORS_REPORTED actors, by actor id.
+
+    Args:
+        sessions: one for each actor.
+        now: seconds of the monotonic clock.
+    """
+    return {
+        str(session.actor_id): {
+            "incarnation": session.incarnation,
+            "produced": session.account.produced,
+            "accepted": session.next,
+            "evicted": session.account.evicted,
+            "rejected": session.account.rejected,
+            "credit": session.credit,
+            "ended": session.ended,
+            "block_seconds": session.pace.seconds,
+            "slow": session.slow,
+            "silent": session.silent,
+            "credit_unused_seconds": now - session.since if session.credit else 0.0,
+        }
+        for session in islice(sessions, MAX_ACTORS_REPORTED)
+    }
+
+
+def uneven_actors(credit: CreditLine, now: float) -> dict[str, dict[str, float]]:
+    """Slow actors with the seconds of their blocks, and silent ones with the seconds since their last word, by actor id."""
+    silent = [one for one in credit.silent if one.silent]
+    return {
+        "slow_actors": _named(credit.slow, lambda one: one.pace.seconds or 0.0),
+        "silent_actors": _named(silent, lambda one: now - one.since),
+    }
+
+
+def _named(holders: Iterable[Holder], seconds: Callable[[ActorSession], float]) -> dict[str, float]:
+    sessions = (holder for holder in islice(holders, MAX_NAMED) if isinstance(holder, ActorSession))
+    return {str(session.actor_id): seconds(session) for session in sessions}

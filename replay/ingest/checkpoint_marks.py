@@ -1,0 +1,75 @@
+"""Points in the log for the learner's checkpoints: given when it writes one, compared when it resumes from one."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from protocol.wire import messages
+from replay.ingest.batch_server import BatchServer
+from replay.log.journal import Journal
+from replay.log.marks import Mark, difference
+from replay.store.replayed_share import ReplayedShare
+
+
+@dataclass(frozen=True)
+class PointAnswer:
+    """An answer that is sent once the log holds its point."""
+
+    route: bytes
+    question: messages.Snapshot
+    values: dict[str, Any]  # id, cursor and digest
+    record: int  # number of the point's record
+
+
+class CheckpointMarks:
+    """Answers the learner's questions for points.
+
+    Args:
+        journal: has the log.
+        batches: has the questions.
+        replayed: saves a snapshot of the replay buffer for each checkpoint.
+
+    Attributes:
+        complaints: a line for each checkpoint that does not fit the log, until they are taken.
+    """
+
+    def __init__(self, journal: Journal, batches: BatchServer, replayed: ReplayedShare) -> None:
+        self._journal, self._batches, self._replayed = journal, batches, replayed
+        self._answers: list[PointAnswer] = []
+        self.complaints: list[str] = []
+
+    def compare(self, mark: Mark | None) -> None:
+        """Complain if the log is not the one that existed when the learner's checkpoint was written."""
+        journal, state = self._journal, self._journal.state
+        text = difference(mark, state.identity, list(state.marks)) if mark is not None and journal.durable else ""
+        if text:
+            journal.damage.append(text)
+            self.complaints.append(text)
+
+    def record(self) -> None:
+        """Record a point for every question that can be answered."""
+        for route, question in self._batches.snapshots_due():
+            values = self._point(question.policy_version)
+            record = self._journal.record("marked", values["cursor"], values["digest"])
+            self._answers.append(PointAnswer(route, question, values, record))
+            self._replayed.save(question.learner_step, question.policy_version)
+            self._journal.keep_tally()
+
+    def _point(self, version: int) -> dict[str, Any]:
+        """What a checkpoint of this version stores about the log: which one, up to where, and a digest of its state."""
+        state = self._journal.state
+        later = (entry.number for entry in state.consumed if entry.version > version)
+        digest = hashlib.blake2b(msgpack.packb(state.to_plain()), digest_size=16).hexdigest()
+        return {"id": state.identity, "cursor": next(later, self._journal.next + 1), "digest": digest}
+
+    def answer(self) -> None:
+        """PointAnswer the questions whose points the log holds."""
+        committed = self._journal.committed
+        for answer in self._answers:
+            if answer.record < committed:
+                self._batches.answer_snapshot(answer.route, answer.question, answer.values)
+        self._answers = [answer for answer in self._answers if answer.record >= committed]

@@ -1,0 +1,211 @@
+"""One rank of the learner, as ingest sees it: the parts that wait for it, that it holds, and what it is sent."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any
+
+from protocol.data.priorities import read_priorities
+from protocol.data.run_schema import RunSchema
+from protocol.wire import messages
+from protocol.wire.codec import Buffer, Frames, encode, to_json
+from protocol.wire.deadlines import RETRY_EVERY_S, SLOWEST_LINK_BYTES_S
+from replay.log.marks import Mark
+from replay.store.assembly import Part
+
+MAX_PATIENCE = 4
+"""A part is sent again less and less often: at most this many times less often than it may need to arrive."""
+MAX_LENT = 4
+"""Trained parts whose shared memory a rank may keep. A learner that keeps more gets the next ones through the socket."""
+
+
+@dataclass
+class RankChanges:
+    """What a message of the learner has changed, for ingest to count."""
+
+    trained: list[Part] = field(default_factory=list)
+    freed: list[Part] = field(default_factory=list)  # were lent, and their memory may be used again
+    returned: list[Part] = field(default_factory=list)  # in the order in which they were cut
+    policy_version: int = -1
+    joined: messages.BatchHello | None = None  # a new session's
+    rewound: bool = False  # by the process of the session before: it has decided that what it trained on is bad
+    left: list[int] = field(default_factory=list)  # ranks that have said goodbye
+    cursor: int | None = None  # a checkpoint holds what was trained on before it
+    mark: Mark | None = None  # of the checkpoint that a new session resumes from
+    resumed_from: int | None = None  # a new session's; what was trained on under later policy versions is lost
+
+
+@dataclass(frozen=True)
+class RankWelcome:
+    """What every rank is told before its first part.
+
+    Attributes:
+        schema: the run's schema.
+        priorities: whether the learner must send priorities.
+    """
+
+    schema: RunSchema
+    priorities: bool
+
+
+@dataclass(slots=True, eq=False)
+class LearnerRank:
+    """One rank's session."""
+
+    route: bytes
+    token: str
+    outgoing: list[tuple[bytes, Frames]]  # the server's, of all ranks
+    waiting: deque[Part] = field(default_factory=deque)  # cut, not handed out
+    held: deque[Part] = field(default_factory=deque)  # handed out, not consumed
+    lent: deque[Part] = field(default_factory=deque)  # consumed, in shared memory that the learner may still look at
+    shares: bool = False  # whether it can read this machine's memory
+    request: int = -1  # the newest one
+    learner_step: int = 0
+    answered: Part | None = None  # sent for the newest request
+    answered_on: bytes = b""  # the connection that it was sent on
+    repeats: int = 0  # of the newest request on that connection
+    patience: int = 0  # repeats after which it is answered once more
+    welcomed: bool = False
+    told_version: int = -1  # the newest policy version that it has reported, together with what it has trained on
+    snapshot: tuple[bytes, messages.Snapshot] | None = None  # asked for on this connection and not answered
+
+    @property
+    def asks(self) -> bool:
+        """Whether a request is open."""
+        return self.request >= 0 and self.answered is None
+
+    @property
+    def starves(self) -> bool:
+        """Whether a request is open and no part waits for it."""
+        return self.asks and not self.waiting
+
+    @property
+    def may_share(self) -> bool:
+        """Whether its next part may lie in shared memory."""
+        return self.shares and len(self.lent) < MAX_LENT
+
+    @property
+    def held_rows(self) -> int:
+        """Fresh trajectories that it holds."""
+        return sum(part.fresh_rows for part in self.held)
+
+    def may_get(self, committed: int) -> bool:
+        """Whether it asks, and a part waits for it whose cut the log holds."""
+        return self.asks and bool(self.waiting) and self.waiting[0].record < committed
+
+    def reconnect(self, route: bytes, *, shares: bool) -> None:
+        """Go on with a session on another connection."""
+        self.route, self.welcomed, self.shares = route, False, shares
+
+    def take_priorities(self, batch_id: int, payload: Buffer) -> None:
+        """Keep a part's priorities. They have no use if the part is not held any more, or was cut by an earlier server.
+
+        Raises:
+            WireError: `priorities` if they do not fit the part.
+        """
+        for part in self.held:
+            if part.batch_id == batch_id and not part.recovered:
+                part.priorities = read_priorities(payload, part.rows)
+
+    def consume(self, batch_id: int, version: int, changes: RankChanges) -> None:
+        """Take every part up to a batch as trained on.
+
+        Args:
+            batch_id: the last batch.
+            version: the policy version after it.
+            changes: takes the parts.
+        """
+        changes.policy_version = version
+        self.told_version = max(self.told_version, version)
+        while self.held and self.held[0].batch_id <= batch_id:
+            part = self.held.popleft()
+            changes.trained.append(part)
+            if part.lent:
+                self.lent.append(part)
+
+    def take_snapshot(self, told: int) -> tuple[bytes, messages.Snapshot] | None:
+        """The open question for a snapshot, if its policy version is at most the one that every rank has reported."""
+        if self.snapshot is None or self.snapshot[1].policy_version > told:
+            return None
+        snapshot, self.snapshot = self.snapshot, None
+        return snapshot
+
+    def free(self, batch_id: int) -> list[Part]:
+        """Parts before a batch, which the learner does not look at any more."""
+        freed = []
+        while self.lent and self.lent[0].batch_id < batch_id:
+            freed.append(self.lent.popleft())
+        return freed
+
+    def give_up_recovered(self, received: int) -> list[Part]:
+        """Parts that a server which died has cut and that have not arrived: they never will."""
+        never = [part for part in self.held if part.recovered and part.batch_id > received]
+        for part in never:
+            self.held.remove(part)
+        return never
+
+    def ask(self, get: messages.Get, welcome: RankWelcome | None, *, stop: bool) -> None:
+        """Take a request. A repeated one is answered again if its answer may be lost."""
+        if get.request > self.request:
+            self.request, self.learner_step, self.answered = get.request, get.learner_step, None
+        elif get.request == self.request:
+            if self.answered is None:
+                self._say_pending()
+            elif self.answered in self.held:
+                self._answer_again(self.answered, welcome, stop=stop)
+
+    def _answer_again(self, part: Part, welcome: RankWelcome | None, *, stop: bool) -> None:
+        """Send the same part again if it is probably lost.
+
+        It is lost if the connection is a new one, or if the rank could not read the shared memory. On the same connection it
+        is more likely to be on its way: a rank asks once a second, and a slow link may need much longer for a batch. A copy
+        would only delay it.
+        """
+        self.repeats += 1
+        if self.route != self.answered_on or (part.lent and not self.shares):
+            self._send(part, welcome, stop=stop)
+        elif self.repeats >= self.patience:
+            patience = self.patience
+            self._send(part, welcome, stop=stop)
+            self.patience = min(2 * patience, MAX_PATIENCE * seconds_of(part))
+        else:
+            self._say_pending()
+
+    def _say_pending(self) -> None:
+        self.outgoing.append((self.route, encode(messages.BatchPending(self.request))))
+
+    def hand_out(self, fleet: dict[str, Any], welcome: RankWelcome | None, *, stop: bool) -> Part:
+        """Answer the open request with the part that waits.
+
+        Args:
+            fleet: statistics that the learner reports with the batch.
+            welcome: what the rank is told before its first part.
+            stop: whether the run is to end.
+        """
+        part = self.answered = self.waiting.popleft()
+        self.held.append(part)
+        self.outgoing.append((self.route, encode(messages.FleetStatus(self.request), to_json(fleet))))
+        self._send(part, welcome, stop=stop)
+        return part
+
+    def _send(self, part: Part, welcome: RankWelcome | None, *, stop: bool) -> None:
+        if not self.welcomed:
+            assert welcome is not None, "a part was made with the schema"
+            self.welcomed = True
+            message = messages.BatchWelcome(self.token, welcome.priorities)
+            self.outgoing.append((self.route, encode(message, to_json(welcome.schema.to_dict()))))
+        size = part.size
+        place = part.place if self.shares else ""
+        part.lent = bool(place)
+        header = messages.BatchMessage(
+            self.request, part.batch_id, self.learner_step, size.trajectories, size.steps, size.finals, stop, place
+        )
+        self.outgoing.append((self.route, encode(header, b"" if part.lent else part.payload)))
+        self.answered_on, self.repeats, self.patience = self.route, 0, seconds_of(part)
+
+
+def seconds_of(part: Part) -> int:
+    """Seconds that a part may need on the slowest link, which is how often a rank repeats its request meanwhile."""
+    return ceil(part.payload.nbytes / (SLOWEST_LINK_BYTES_S * RETRY_EVERY_S))
