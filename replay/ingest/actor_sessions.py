@@ -122,8 +122,9 @@ class DataSessions:
         message: messages.DataToIngest = decode(header, messages.DATA_TO_INGEST)
         self._authorise(route, message, user)
         if isinstance(message, messages.DataHello):
+            schema = read_hello(message, payload)
             try:
-                self._hello(route, message, payload, version)
+                self._hello(route, message, schema, version)
             except WireError as error:  # or its sender would ask again every second, and never learn why
                 self._reject(route, "request", error.detail)
                 raise
@@ -204,8 +205,7 @@ class DataSessions:
     def _reject(self, route: bytes, reason: str, detail: str) -> None:
         self._outgoing.append((route, encode(messages.Reject(reason, shortened(detail)))))
 
-    def _hello(self, route: bytes, hello: messages.DataHello, payload: Buffer, version: int) -> None:
-        schema = read_hello(hello, payload)
+    def _hello(self, route: bytes, hello: messages.DataHello, schema: RunSchema, version: int) -> None:
         if self.schema is None:
             self._describe(schema)
             self._journal.record("described", schema.to_dict())
