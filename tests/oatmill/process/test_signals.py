@@ -18,7 +18,7 @@ for number in (signal.SIGINT, signal.SIGHUP):
 # As while torch is imported: the signal falls into text that is executed, where dataclasses make their methods.
 PROGRAM = """\
 import os, signal, sys
-from oatmill.process.signals import sigterm_interrupts
+from oatmill.process.signals import StopFlag, sigterm_interrupts
 
 try:
     with sigterm_interrupts():
@@ -127,3 +127,19 @@ def test_a_stop_that_is_delivered_twice_does_not_disturb_what_is_taken_back(tmp_
 
 def test_a_process_that_sigterm_interrupts_in_executed_text_still_ends_with_its_own_exit_code(tmp_path: Path) -> None:
     assert run(tmp_path, PROGRAM) == (130, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_flag_is_set_by_a_signal_and_passes_it_on_each_time(number: signal.Signals) -> None:
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    passed_on: list[int] = []
+    try:
+        stop = StopFlag(lambda: passed_on.append(1))
+        assert not stop.is_set
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert stop.is_set
+    assert len(passed_on) == 2
