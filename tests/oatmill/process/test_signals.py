@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from oatmill.process.signals import StopFlag
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -18,7 +21,7 @@ for number in (signal.SIGINT, signal.SIGHUP):
 # As while torch is imported: the signal falls into text that is executed, where dataclasses make their methods.
 PROGRAM = """\
 import os, signal, sys
-from oatmill.process.signals import StopFlag, sigterm_interrupts
+from oatmill.process.signals import sigterm_interrupts
 
 try:
     with sigterm_interrupts():
