@@ -62,16 +62,8 @@ def train(
     """
     folder = None if run_dir is None else Path(run_dir)
     flags = {"actors.count": actors, "trainer.learners": learners, "trainer.seed": seed, "actors.seed": seed}
-    run = resolve_run(
-        recipe,
-        (),
-        preset=preset,
-        config=None if config is None else Path(config),
-        flags=flags,
-        settings=settings,
-        resumed=find_run(folder) if resume else None,
-        trust=trust,
-    )
+    file, resumed = None if config is None else Path(config), find_run(folder) if resume else None
+    run = resolve_run(recipe, (), preset=preset, config=file, flags=flags, settings=settings, resumed=resumed, trust=trust)
     return run.start(
         run_dir=folder, resume=resume, listen=listen, insecure=insecure, observer=observer, log_level=log_level, keys=keys
     )

@@ -125,11 +125,11 @@ def give_up(line: str) -> None:
 
 
 def main() -> int:
-    """Run a group; the exit code.
+    """Run a group; the exit code."""
+    return run_to_exit(_run)
 
-    Raises:
-        UserError: if there is no room for temporary files.
-    """
+
+def _run() -> int:
     count, arguments = int(sys.argv[1]), sys.argv[2:]
     try:
         folder = tempfile.TemporaryDirectory(prefix="oatmill-ranks-", ignore_cleanup_errors=True)
@@ -140,4 +140,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_to_exit(main))
+    sys.exit(main())

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from oatmill.process.signals import StopFlag
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -127,3 +130,19 @@ def test_a_stop_that_is_delivered_twice_does_not_disturb_what_is_taken_back(tmp_
 
 def test_a_process_that_sigterm_interrupts_in_executed_text_still_ends_with_its_own_exit_code(tmp_path: Path) -> None:
     assert run(tmp_path, PROGRAM) == (130, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_flag_is_set_by_a_signal_and_passes_it_on_each_time(number: signal.Signals) -> None:
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    passed_on: list[int] = []
+    try:
+        stop = StopFlag(lambda: passed_on.append(1))
+        assert not stop.is_set
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert stop.is_set
+    assert len(passed_on) == 2
