@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from scipy import stats
 
 from deploy.comparison.statistics import exact_p, improvement, improvement_with_interval, interquartile_mean, iqm, least_p
 
@@ -60,3 +64,19 @@ def test_many_runs_are_drawn_instead_of_counted() -> None:
     apart = exact_p(rng.normal(size=12) + 5, rng.normal(size=12))
     assert same > 0.05
     assert apart < 0.001
+
+
+def test_values_are_those_of_the_code_before_scipy() -> None:
+    # Ties, one run against several, and two against two: what the former loops over splits and resamples gave.
+    tied, others = np.array([3.0, 0, 0, 3, 1, 2]), np.array([1.0, 1, 0, 2, 0])
+    assert improvement(tied, others) == pytest.approx(stats.mannwhitneyu(tied, others).statistic / 30)
+    assert exact_p(A, B) == pytest.approx(0.15873015873015872)
+    assert exact_p(A[:1], B[:3]) == 1
+    assert improvement_with_interval(A[:1], B[:3]) == pytest.approx((2 / 3, 0, 1))
+    assert improvement_with_interval(A[:2], B[:2]) == pytest.approx((0.625, 0, 1))
+    assert iqm(A[:1]) == (480, 480, 480)
+
+
+def test_the_command_line_starts_without_scipy() -> None:
+    code = "import sys, deploy.cli; sys.exit('scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
