@@ -16,7 +16,7 @@ from protocol.wire.reasons import (
 )
 
 ROOT = Path(__file__).parents[3]
-RAISED_BY = {"WireError": 0, "UnauthorisedError": 0, "RefusedError": 0, "_reject": 1}
+RAISED_BY = {"WireError": 0, "UnauthorisedError": 0, "RefusedError": 0, "_reject": 1, "reject": 1}
 """What gives a reason, and at which argument."""
 
 
