@@ -113,28 +113,36 @@ class Journal:
 
     def _read(self, log: SegmentLog) -> None:
         """Read the log and its tally."""
-        reader = read_into(self.state, log)
+        known, complaint = self._read_tally()
+        reader = read_into(self.state, log, known)
         self.missing = reader.missing
         for found in log.damage:
             kept = f"it is kept as {found.aside}" if found.aside else "the disk did not allow to keep it aside"
             self.damage.append(f"the log's {found.segment} is damaged, {found.missing} records are missing: {kept}")
-        self._compare_tally(log)
+        self._compare_tally(log, known, complaint)
         if self.damage:
             lost = lost_in(self.state)
             self.damage[-1] += f"; {lost} trajectories of this run are lost by now"
         self._tally_due = self.state.schema is not None
 
-    def _compare_tally(self, log: SegmentLog) -> None:
+    def _read_tally(self) -> tuple[dict[str, Any] | None, str]:
+        """The tally, or None and what is wrong with it; nothing is wrong if there is none yet."""
         assert self._disk is not None, "it was opened"
         try:
-            plain = unsealed(tally.KIND, self._disk.read(tally.NAME))
-            missing = tally.raise_to(self.state, plain, log.next)
-            log.skip_to(plain["next"])
+            known: dict[str, Any] = unsealed(tally.KIND, self._disk.read(tally.NAME))
+            tally.raise_to(LogState(), known, 0)
         except FileNotFoundError:
-            return
+            return None, ""
         except (DamagedStateError, OSError, *BAD_RECORD) as error:
-            self.damage.append(f"the log's {tally.NAME} is damaged ({error}): it is written again out of the log")
+            return None, f"the log's {tally.NAME} is damaged ({error}): it is written again out of the log"
+        return known, ""
+
+    def _compare_tally(self, log: SegmentLog, known: dict[str, Any] | None, complaint: str) -> None:
+        if known is None:
+            self.damage += [complaint] if complaint else []
             return
+        missing = tally.raise_to(self.state, known, log.next)
+        log.skip_to(known["next"])
         if missing:
             self.missing += missing
             self.damage.append(f"{missing} records are missing at the log's end, which the last checkpoint knew of")
@@ -248,14 +256,22 @@ class Journal:
         return self._log.read(number)
 
 
-def read_into(state: LogState, log: SegmentLog) -> Reader:
+def read_into(state: LogState, log: SegmentLog, known: dict[str, Any] | None = None) -> Reader:
     """Apply every record of a log; where some are missing, what was in them is lost.
+
+    Args:
+        state: takes the records.
+        log: is read.
+        known: its tally, if there is one.
 
     Raises:
         UserError: if it is an old log and nothing makes up for what is missing.
         OSError: if the disk cannot be read.
     """
-    reader = Reader(state)
+    if known is None:
+        reader = Reader(state)
+    else:
+        reader = Reader(state, tally_at=known["next"], restore=lambda: tally.restore(state, known))
     for record in log.recover():
         reader.take(record)
     if not reader.in_step:

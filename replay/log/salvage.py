@@ -36,17 +36,20 @@ class Reader:
 
     Args:
         state: takes the records.
+        tally_at: the number of the record that followed when the log's tally was written; None without a tally.
+        restore: sets the totals of the state to those of the tally.
 
     Attributes:
         missing: records that are not there.
         in_step: whether the state is what the records lead to; False if an old log has a gap that nothing makes up for.
     """
 
-    def __init__(self, state: LogState) -> None:
-        self._state = state
+    def __init__(self, state: LogState, *, tally_at: int | None = None, restore: Callable[[], None] = lambda: None) -> None:
+        self._state, self._tally_at, self._restore = state, tally_at, restore
         self._expected = 0
         self._begun = self._salvages = self._proven = False
         self._doubt = 0  # rows of blocks below this number may have been cut by a record that is missing
+        self._headless = False  # the state that the log begins with is damaged, and with it the totals of all that was before
         self.missing = 0
         self.in_step = True
 
@@ -57,6 +60,11 @@ class Reader:
         name, *place = [where] if old else where
         if record.number != self._expected:
             self._gap(record, place)
+        if not self._begun and name != STATE and record.number > 0:
+            self._headless = True
+        if self._headless and self._tally_at is not None and record.number >= self._tally_at:
+            self._restore()
+            self._tally_at = None
         self._expected, self._begun = record.number + 1, True
         if name == STATE:
             self._load(values)
@@ -73,7 +81,7 @@ class Reader:
         except BAD_RECORD:
             self.in_step = False
             return
-        self.in_step, self._salvages, self._doubt = True, False, 0
+        self.in_step, self._salvages, self._doubt, self._headless = True, False, 0, False
 
     def _gap(self, record: LogRecord, place: Sequence[Any]) -> None:
         """Some records before this one are missing; what was committed of them has been relied upon."""
@@ -154,6 +162,8 @@ class Reader:
 
     def end(self) -> None:
         """No record is left."""
+        if self._headless and self._tally_at is not None:
+            self._restore()
         if self._doubt:
             self._lose((self._doubt,))
         state = self._state

@@ -38,6 +38,29 @@ def tally_of(state: LogState, following: int) -> dict[str, Any]:
     }
 
 
+def restore(state: LogState, tally: dict[str, Any]) -> None:
+    """Set accounts and totals to what they were when a tally was written.
+
+    Used where the log has lost the state that it begins with: the records that follow do not say what came before them.
+
+    Args:
+        state: is changed; every record before the tally was applied to it, or is missing.
+        tally: what `tally_of` gave.
+    """
+    _raise_accounts(state, tally)
+    state.ledger = Ledger(**tally["totals"])
+
+
+def _raise_accounts(state: LogState, tally: dict[str, Any]) -> None:
+    for actor, *rest in tally["accounts"]:
+        account = ActorAccount(*rest)
+        reach(state, actor, account.incarnation, account.rows, account.next)
+        known = state.accounts[actor]
+        if known.incarnation == account.incarnation:
+            known.report(account.produced, account.evicted)
+            known.ended |= account.ended
+
+
 def raise_to(state: LogState, tally: dict[str, Any], following: int) -> int:
     """Bring the state that a log led to up to its tally.
 
@@ -54,7 +77,6 @@ def raise_to(state: LogState, tally: dict[str, Any], following: int) -> int:
         TypeError: the same.
         ValueError: the same.
     """
-    accounts = [(actor, ActorAccount(*rest)) for actor, *rest in tally["accounts"]]
     missing = max(0, tally["next"] - following)
     moved = (tally["next_batch_id"], tally["settled"]) != (state.next_batch_id, settled(state))
     if missing and moved:  # what waits may have been trained on
@@ -64,12 +86,7 @@ def raise_to(state: LogState, tally: dict[str, Any], following: int) -> int:
     state.schema = state.schema if state.schema is not None else tally["schema"]
     state.version = max(state.version, tally["version"])
     state.next_batch_id = max(state.next_batch_id, tally["next_batch_id"])
-    for actor, account in accounts:
-        reach(state, actor, account.incarnation, account.rows, account.next)
-        known = state.accounts[actor]
-        if known.incarnation == account.incarnation:
-            known.report(account.produced, account.evicted)
-            known.ended |= account.ended
+    _raise_accounts(state, tally)
     state.marks.extend(mark for mark in tally["marks"] if mark not in state.marks)
     if missing:
         for name in COLUMNS:

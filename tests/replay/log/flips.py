@@ -17,6 +17,7 @@ from tests.replay.log.fake_disk import FakeDisk
 from tests.replay.serving import total
 
 ACTORS = 2
+RESTARTED_AT = 6
 
 
 def open_journal(disk: FakeDisk, segment_bytes: int) -> Journal:
@@ -27,7 +28,7 @@ def open_journal(disk: FakeDisk, segment_bytes: int) -> Journal:
 
 
 def written_log(segment_bytes: int) -> tuple[FakeDisk, dict[str, Any]]:
-    """A log after some batches, with blocks of two actors that wait, and the ledger of its server."""
+    """A log after some batches, with blocks of two actors that wait, and the ledger of its server. One actor was restarted."""
     disk, talk = FakeDisk(), Conversation()
     talk.core = IngestCore(talk.core._settings, journal=open_journal(disk, segment_bytes), server=1)
     talk.hub(0)
@@ -36,8 +37,10 @@ def written_log(segment_bytes: int) -> tuple[FakeDisk, dict[str, Any]]:
     talk.learn()
     version = 0
     for number in range(12):
-        for actor in range(ACTORS):
-            talk.send(2 * number, actor=actor)
+        if number == RESTARTED_AT:
+            talk.hello(0, incarnation=2)
+        talk.send(2 * (number % RESTARTED_AT), actor=0, incarnation=1 + number // RESTARTED_AT)
+        talk.send(2 * number, actor=1)
         if number < 10:
             ((batch, _),) = batches_in(talk.get(version=version))
             version += 1

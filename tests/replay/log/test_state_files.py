@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,16 @@ import pytest
 from oatmill.errors import UserError
 from oatmill.files.atomic import DamagedStateError, NeededWrites, append_line, sealed, unsealed, write_file
 from replay.hub.process import VERSIONS, read_version
+from replay.ingest.core import IngestCore
 from replay.log import tally
 from replay.log.disk import FolderDisk
 from replay.log.identity import check_owner, run_id
 from replay.log.journal import Journal
+from replay.log.records import scan
 from replay.plausible import MAX_VERSION
+from tests.replay.conversation import Conversation
 from tests.replay.log import flips
+from tests.replay.serving import total
 
 TRIED = 300
 
@@ -135,7 +140,8 @@ def test_a_log_that_is_gone_is_made_up_for_by_its_tally_as_far_as_it_goes() -> N
         disk.remove(name)
     assert flips.outcome_of(disk, 2**20, truth) == "said: counted as lost"
     journal = flips.open_journal(disk, 2**20)
-    assert sum(account.produced for account in journal.state.accounts.values()) == truth["produced"]
+    accounts, past = journal.state.accounts.values(), journal.state.ledger.past_produced
+    assert sum(account.produced for account in accounts) + past == truth["produced"]
 
 
 def test_a_full_disk_takes_events_out_of_the_reserve_and_the_rest_waits(
@@ -186,3 +192,21 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before_and_nothing_half_wr
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
     assert (tmp_path / "state").read_text() == "before"
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_totals_survive_the_loss_of_the_state_that_the_log_begins_with() -> None:
+    # Segments before it were removed, so that this record alone says what was produced and trained on before them.
+    disk, truth = flips.written_log(3000)
+    (name,) = (name for name in disk.names() if name.endswith(".log"))
+    number, whole = int(name.partition(".")[0]), bytes(disk.files[name])
+    assert number > 0, "earlier segments were removed"
+    (state,) = (found for found in scan(whole, number).records if b"state" in whole[found.offset : found.offset + 8])
+    for at in range(state.offset, state.end, 10):
+        damaged = deepcopy(disk)
+        damaged.files[name][at] ^= 1
+        journal = flips.open_journal(damaged, 3000)
+        ledger = IngestCore(Conversation().core._settings, journal=journal, server=2).ledger()
+        assert len(journal.damage) == 1
+        assert ledger["produced"] == total(ledger) == truth["produced"]
+        assert ledger["trained"] == truth["trained"]
+        assert ledger["lost"] + ledger["queued"] + ledger["in_flight"] == truth["queued"] + truth["in_flight"]
