@@ -163,3 +163,9 @@ def test_a_wheel_in_a_fresh_environment_works_and_says_which_file_is_in_the_way(
     command = [str(fresh / "bin" / "oatmill"), "plan", "cartpole"]  # the command does not look beside itself
     done = subprocess.run(command, cwd=user, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_recipe_of_before_the_packages_moved_finds_the_settings() -> None:
+    from recipes.settings import RunSettings
+
+    assert RunSettings is oatmill.RunSettings
