@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,13 @@ def test_a_script_beside_a_file_of_such_a_name_is_told_which(name: str, tmp_path
         "or set PYTHONSAFEPATH=1"
     )
     assert shown.stderr.splitlines()[-1].partition(": ")[2] == expected
+
+
+def test_every_package_is_in_the_wheel_in_the_image_and_checked_by_the_tools() -> None:
+    root = Path(__file__).resolve().parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["tool"]
+    allowed = {line.removeprefix("!") for line in (root / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert {*PACKAGES} <= allowed
+    assert project["hatch"]["build"]["targets"]["wheel"]["packages"] == [*PACKAGES]
+    assert project["importlinter"]["root_packages"] == [*PACKAGES]
+    assert {*PACKAGES} <= {*project["mypy"]["files"]}
