@@ -89,9 +89,8 @@ class Connection:
         deadline = self.now() + timeout_s
         self.turn()
         while not done():
-            now = self.now()
-            self.trouble = self._socket.handshake.trouble(now)
-            left = deadline - now
+            self.trouble = self._socket.handshake.trouble(self.now())
+            left = deadline - self.now()  # after the look at the port, which may take a second
             if self.trouble or left <= 0:
                 return False
             self._socket.wait(min(left, LONGEST_POLL_S))
