@@ -124,7 +124,9 @@ def shortened(line: str) -> str:
         "make test": "make -n test",
         "oatmill top": "oatmill top --once",
         "oatmill stop": "oatmill stop; wait $training",
-        "oatmill compare cartpole --seeds 3": "oatmill compare cartpole --seeds 1 --arms baseline,muesli trainer.total_timesteps=4000",
+        "oatmill compare cartpole --seeds 3": (
+            "oatmill compare cartpole --seeds 1 --arms baseline,muesli trainer.total_timesteps=4000"
+        ),
     }
     if command.startswith("oatmill train cogs"):
         return IN_THE_BACKGROUND.format(command=command) + ("oatmill stop; wait $training" if "--resume" in command else "")
