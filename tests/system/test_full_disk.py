@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.small_disks import mounted
 from tests.system.real_runs import ENDLESS, Train, training
 
 pytestmark = pytest.mark.slow
@@ -20,13 +20,8 @@ CHECKPOINTS = ("trainer.checkpoint_every=5", "trainer.keep_checkpoints=2")
 @pytest.fixture
 def small_run(tmp_path: Path) -> Iterator[Path]:
     """A folder whose `run` is a file system of 24 MB."""
-    run = tmp_path / "run"
-    run.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", run], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
-    yield tmp_path
-    subprocess.run(["umount", "-l", run], check=True)
+    with mounted(tmp_path / "run", 24):
+        yield tmp_path
 
 
 def fill(run_dir: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +15,7 @@ import yaml
 from oatmill.process.failpoints import NAMES, VARIABLE
 from replay.settings import ReplaySettings
 from tests.replay.serving import CONFIG, Actor, Learner, Server, start, total
+from tests.small_disks import mounted
 
 LOG_POINTS = [name for name in NAMES if not name.startswith(("checkpoint.", "buffer."))]
 QUICK = ["log.sync.before:4", "ack.before:9"]
@@ -106,13 +106,8 @@ def test_a_server_killed_at_any_point_of_a_commit_comes_back_with_all_that_it_ha
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with mounted(tmp_path / "small", 1):
+        yield tmp_path / "small"
 
 
 def readyz(server: Server) -> int:
