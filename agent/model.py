@@ -16,7 +16,9 @@ from agent.core import Core
 from agent.distribution import action_columns
 from agent.encoders import make_trunk_encoder
 from agent.heads import LatentHead, PartHead, make_codec, orthogonal_init, zero_init
+from agent.masks import allowed_of, following, masked
 from agent.spec import AgentSpec
+from protocol.data.observations import Observations, each
 from protocol.data.trajectory import Array
 from protocol.data.weights import Layout, layout_of
 
@@ -164,19 +166,23 @@ class AgentModel(nn.Module):
         return torch.zeros(n, self.spec.core_state_size)
 
     @torch.inference_mode()
-    def act(self, observations: Tensor, core_state: Tensor) -> ActOutput:
+    def act(self, observations: Observations, core_state: Tensor) -> ActOutput:
         """One step of n rows: what an actor runs.
 
         Args:
-            observations: `[N, ...]` in the environment's dtype.
+            observations: `[N, ...]` in the environment's dtype; with a mask, the logits of what is not allowed are low.
             core_state: `[N, S]`.
         """
         latent = self.encoder(observations)
         if self.core is not None:
             latent, core_state = self.core.step(latent, core_state)
-        return ActOutput(self.policy(latent), self.codec.value(self.value(latent)), core_state)
+        return ActOutput(self.policy_rows(latent, allowed_of(observations)), self.codec.value(self.value(latent)), core_state)
 
-    def latents(self, observations: Tensor, core_state: Tensor, ends_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def policy_rows(self, latent: Tensor, allowed: Tensor | None) -> Tensor:
+        """The policy head's rows `[..., A]` for latents `[..., H]`, with low logits for choices that are not allowed."""
+        return masked(self.policy(latent), allowed)
+
+    def latents(self, observations: Observations, core_state: Tensor, ends_BT: Tensor) -> tuple[Tensor, Tensor]:
         """The trunk over time; no gradient flows through the steps of `burn_in`, nor back into them.
 
         Args:
@@ -199,18 +205,21 @@ class AgentModel(nn.Module):
         rest = self.core.unroll(self.encoded(observations[:, warm:]), core_state, ends_BT[:, warm:])
         return torch.cat([first[0], rest[0]], 1), torch.cat([first[1], rest[1]], 1)
 
-    def encoded(self, observations: Tensor) -> Tensor:
+    def encoded(self, observations: Observations) -> Tensor:
         """The encoder over time: `[B, T, ...]` to `[B, T, width]`."""
-        encoded: Tensor = self.encoder(observations.flatten(0, 1)).unflatten(0, observations.shape[:2])
-        return encoded
+        first = next(iter(observations.values())) if isinstance(observations, dict) else observations
+        encoded: Tensor = self.encoder(each(lambda values: values.flatten(0, 1), observations))
+        shaped: Tensor = encoded.unflatten(0, tuple(first.shape[:2]))  # type: ignore[no-untyped-call]
+        return shaped
 
-    def forward(
+    def forward(  # noqa: PLR0917 -- DDP passes tensors by position
         self,
-        observations: Tensor,
+        observations: Observations,
         core_state: Tensor | None,
         ends_BT: Tensor | None,
         actions: Tensor | None,
         needs: ModelNeeds,
+        allowed: Tensor | None = None,
     ) -> ModelOutputs:
         """Policy and value of every step and, if asked for, of K latent steps from each: the one pass that DDP wraps.
 
@@ -221,24 +230,29 @@ class AgentModel(nn.Module):
             actions: the taken actions, `[B, T]` or `[B, T, factors]`, or more than T of them where those that follow are known;
                 read by the latent steps alone.
             needs: what is wanted beside policy and value.
+            allowed: the action masks, `[B, T, A]`, or more than T of them where those that follow are known; None takes the
+                observations'.
         """
+        if allowed is None:
+            allowed = allowed_of(observations)
         if self.core is None:
             latent_BTH = self.encoded(observations)
         else:
             assert core_state is not None
             assert ends_BT is not None
             latent_BTH, _ = self.latents(observations, core_state, ends_BT)
-        outputs: ModelOutputs = {"logits_BTA": self.policy(latent_BTH), "value_raw_BT": self.value(latent_BTH)}
+        now = None if allowed is None else allowed[:, : latent_BTH.shape[1]]
+        outputs: ModelOutputs = {"logits_BTA": self.policy_rows(latent_BTH, now), "value_raw_BT": self.value(latent_BTH)}
         if needs.unroll_steps:
             assert actions is not None
-            outputs.update(self.unroll(latent_BTH, actions, needs))  # type: ignore[typeddict-item]
+            outputs.update(self.unroll(latent_BTH, actions, needs, allowed))  # type: ignore[typeddict-item]
         return outputs
 
-    def unroll(self, latent_BTH: Tensor, actions: Tensor, needs: ModelNeeds) -> UnrollOutputs:
+    def unroll(self, latent_BTH: Tensor, actions: Tensor, needs: ModelNeeds, allowed: Tensor | None = None) -> UnrollOutputs:
         """K latent steps from every step, along the actions really taken.
 
-        Where t + k - 1 lies behind the last action, that stands in; such predictions are masked by whoever reads them
-        (`learner.nodes.masks`).
+        Policies at t + k allow what the mask of that state allows. Where t + k - 1 lies behind the last action, that stands
+        in; such predictions are masked by whoever reads them (`learner.nodes.masks`).
         """
         columns = action_columns(actions, self.sizes, factored=self.factored)
         steps, last = latent_BTH.shape[1], columns.shape[1] - 1
@@ -255,7 +269,9 @@ class AgentModel(nn.Module):
             outputs["model_reward_raw_BTK"] = self.model_reward(stacked)
             outputs["model_value_raw_BTK"] = self.model_value(stacked)
         if needs.policy_steps:
-            outputs["model_logits_BTKA"] = self.model_policy(stacked[:, :, : needs.policy_steps])
+            rows = self.model_policy(stacked[:, :, : needs.policy_steps])
+            ahead = None if allowed is None else following(allowed, needs.policy_steps, steps)
+            outputs["model_logits_BTKA"] = masked(rows, ahead)
         return outputs
 
     def every_action(self, latent: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from agent.spec import AgentSpec
 from oatmill.errors import UserError, one_line
 from oatmill.user_modules import load_function
+from protocol.data.observations import each, zeros
 
 PROBE_ROWS = 2
 
@@ -52,18 +52,19 @@ def check_state(encoder: nn.Module, name: str) -> None:
 def check_output(encoder: nn.Module, spec: AgentSpec, name: str) -> None:
     """Refuse an encoder that does not give `[N, width]` float32 for observations as they come."""
     observation, width = spec.spaces.observation, spec.settings.hidden_sizes[-1]
-    probe = torch.from_numpy(np.zeros((PROBE_ROWS, *observation.shape), observation.dtype))
+    probe = each(torch.from_numpy, zeros(observation, PROBE_ROWS))
+    said = ", ".join(
+        f"{part.dtype} observations of shape {[PROBE_ROWS, *part.shape]}{path and f' in {path}'}"
+        for path, part in observation.parts
+    )
     try:
         with torch.no_grad():
             output: Any = encoder(probe)
     except Exception as error:
-        raise UserError(
-            f"{name} raised {one_line(error)} on {observation.dtype} observations of shape {list(probe.shape)}"
-        ) from error
+        raise UserError(f"{name} raised {one_line(error)} on {said}") from error
     expected = (PROBE_ROWS, width)
     if not isinstance(output, Tensor) or tuple(output.shape) != expected or output.dtype != torch.float32:
         came = f"{output.dtype} {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise UserError(
-            f"{name} must give float32 of shape {list(expected)}, the last of agent.hidden_sizes wide, for observations of "
-            f"shape {list(probe.shape)}, got {came}"
+            f"{name} must give float32 of shape {list(expected)}, the last of agent.hidden_sizes wide, for {said}, got {came}"
         )

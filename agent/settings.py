@@ -20,6 +20,11 @@ class AgentSettings(Settings):
     """The network's encoder. `auto` uses mlp for vectors, cnn (IMPALA's residual network) for images and token_grid for
     tokens. Others: nature (images; three convolutions, a sixth of the work of cnn), token_set, token_attention, and
     your own as `module:make` (docs/tutorials/your-own-network.md)."""
+    encoders: dict[str, str] = Field(default_factory=dict)
+    """Encoders of the keys of a Dict or Tuple observation, such as `agent.encoders.camera=nature`. A nested key is
+    `outer/inner`, an entry of a Tuple its number. A key that is not named gets the encoder that `agent.encoder=auto` takes
+    for its kind; a vector gets `none`: it goes as it is to the layers that join all keys. `mlp` gives a vector a dense layer
+    of its own before."""
     hidden_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(128, 128), min_length=1)
     """Widths of the encoder's dense layers. The last one is the width of the latent state."""
     activation: Literal["tanh", "relu"] = "tanh"
@@ -52,6 +57,9 @@ class AgentSettings(Settings):
     def _check(self) -> AgentSettings:
         if self.encoder not in ENCODERS and not OWN.match(self.encoder):
             raise ValueError(f"encoder must be one of {', '.join(ENCODERS)}, or your own as module:make, got {self.encoder!r}")
+        for path, encoder in self.encoders.items():
+            if encoder not in (*ENCODERS, "none"):
+                raise ValueError(f"encoders.{path} must be one of {', '.join(ENCODERS)}, none, got {encoder!r}")
         if self.num_bins % 2 == 0:
             raise ValueError(f"num_bins must be odd, so that 0 is a bin, got {self.num_bins}")
         if self.value_trunk == "separate" and self.core != "none":

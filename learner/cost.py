@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from learner.plan import Plan
 from learner.settings import TrainerSettings
 from learner.update.objective import Objective, model_outputs
 from learner.update.updater import freeze_unused
+from protocol.data.observations import each, zeros
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,14 @@ def make_context(spec: AgentSpec, trainer: TrainerSettings) -> Context:
 
 def one_trajectory(spec: AgentSpec, steps: int) -> BatchInputs:
     """A made-up trajectory without an episode end; observations are not zero, for zeros are what padding is made of."""
-    observation, action = spec.spaces.observation, spec.spaces.action
-    dtype = getattr(torch, observation.dtype)
+    action = spec.spaces.action
     generator = torch.Generator().manual_seed(0)
 
-    def observations(count: int) -> Tensor:
-        return torch.randint(1, 9, (1, count, *observation.shape), generator=generator).to(dtype)
+    def observations(count: int) -> Any:
+        return each(
+            lambda values: torch.randint(1, 9, values.shape, generator=generator).to(torch.from_numpy(values).dtype),
+            zeros(spec.spaces.observation, 1, count),
+        )
 
     choices = torch.zeros(1, steps, len(action.sizes), dtype=torch.int32)
     no = torch.zeros(1, steps, dtype=torch.bool)

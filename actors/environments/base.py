@@ -12,7 +12,8 @@ import numpy as np
 
 from actors.settings import AtariEnv, CogsEnv, EnvSettings, FactoryEnv, GymnasiumEnv, MiniGridEnv, PettingZooEnv
 from oatmill.errors import OatmillError, UserError, one_line
-from protocol.data.spaces import Spaces
+from protocol.data.observations import Observations, are_equal, parts_of
+from protocol.data.spaces import ObservationSpace, Spaces
 from protocol.data.trajectory import Array
 
 log = logging.getLogger("oatmill.environment")
@@ -43,12 +44,12 @@ class Step:
     agent comes back, and nothing is carried over the gap.
     """
 
-    observations: Array  # [N, ...]; of a row that ended: the first of its next episode
+    observations: Observations  # [N, ...]; of a row that ended: the first of its next episode
     rewards: Array  # [N], float32
     terminated: Array  # [N], bool
     truncated: Array  # [N], bool
     valid: Array  # [N], bool: the row's agent was there and acted
-    final_observations: Array  # [F, ...], of the rows that were truncated and not terminated
+    final_observations: Observations  # [F, ...], of the rows that were truncated and not terminated
     final_rows: Array  # [F], int
     episodes: Sequence[Episode]  # those that ended in this step
 
@@ -58,7 +59,7 @@ class Environment(Protocol):
 
     Attributes:
         name: what the user called it, for messages.
-        spaces: of one row.
+        spaces: of one row; what is in `info` is known, and a mask in it part of them, from the first reset on.
         num_rows: N.
         num_copies: how many copies there are; each has `num_rows / num_copies` rows, one after another.
         channels: which axis of an image was taken for the channels, "first" or "last"; None where there was no choice.
@@ -72,7 +73,7 @@ class Environment(Protocol):
     channels: str | None
     episode_statistics: tuple[str, ...]
 
-    def reset(self) -> Array:
+    def reset(self) -> Observations:
         """Start all episodes; the observations `[N, ...]`, valid until the next call."""
         ...
 
@@ -85,7 +86,7 @@ class Environment(Protocol):
         ...
 
 
-def first_observations(environment: Environment) -> Array:
+def first_observations(environment: Environment) -> Observations:
     """Reset an environment and check that it keeps what its spaces promise.
 
     Copies that begin alike are reset once more. Where they begin otherwise then, though they were given the same seeds, the
@@ -99,7 +100,7 @@ def first_observations(environment: Environment) -> Array:
     if _are_alike(observations, environment.num_copies):
         before = observations.copy()
         observations = _checked_reset(environment)
-        if not np.array_equal(before, observations):
+        if not are_equal(before, observations):
             log.warning(
                 "%s: all %d copies began with the same observations, and with other ones when they were reset again with the "
                 "same seeds, so they do not heed the seed that reset gives them and play the same random numbers; draw them "
@@ -128,7 +129,7 @@ def is_finite(values: Array) -> bool:
     return values.dtype.kind != "f" or bool(np.isfinite(values).all())
 
 
-def warn_of_equal_streams(environment: Environment, observations: Array, rewards: Array) -> None:
+def warn_of_equal_streams(environment: Environment, observations: Observations, rewards: Array) -> None:
     """Warn where all copies gave the same in their first steps, and not one thing all the time.
 
     Args:
@@ -139,7 +140,7 @@ def warn_of_equal_streams(environment: Environment, observations: Array, rewards
     copies = environment.num_copies
     if not (_are_alike(observations, copies) and _are_alike(rewards, copies)):
         return
-    if (observations != observations[:, :1]).any() or (rewards != rewards[:, :1]).any():
+    if any((part != part[:, :1]).any() for _, part in parts_of(observations)) or (rewards != rewards[:, :1]).any():
         log.warning(
             "%s: all %d copies gave the same observations and rewards in their first %d steps, whatever was done in them; if "
             "they should differ, they do not heed the seed that reset gives them",
@@ -149,10 +150,10 @@ def warn_of_equal_streams(environment: Environment, observations: Array, rewards
         )
 
 
-def _are_alike(values: Array, copies: int) -> bool:
+def _are_alike(values: Observations, copies: int) -> bool:
     """Whether all copies, of which there are several, gave the same."""
-    of_copy = values.reshape(copies, -1)
-    return copies > 1 and bool((of_copy == of_copy[0]).all())
+    by_copy = [part.reshape(copies, -1) for _, part in parts_of(values)]
+    return copies > 1 and all(bool((of_copy == of_copy[0]).all()) for of_copy in by_copy)
 
 
 def check_torch_default(name: str) -> None:
@@ -165,7 +166,7 @@ def check_torch_default(name: str) -> None:
         )
 
 
-def _checked_reset(environment: Environment) -> Array:
+def _checked_reset(environment: Environment) -> Observations:
     try:
         observations = environment.reset()
     except OatmillError:
@@ -173,19 +174,23 @@ def _checked_reset(environment: Environment) -> Array:
     except Exception as error:
         raise UserError(f"{environment.name} raised in reset: {one_line(error)}") from error
     check_torch_default(environment.name)
-    space = environment.spaces.observation
+    for (path, space), (_, values) in zip(environment.spaces.observation.parts, parts_of(observations), strict=True):
+        _check_first(environment, f"first observations{path and f' of {path}'}", space, values)
+    return observations
+
+
+def _check_first(environment: Environment, what: str, space: ObservationSpace, values: Array) -> None:
     expected = (environment.num_rows, *space.shape)
-    if observations.shape != expected or observations.dtype != np.dtype(space.dtype):
+    if values.shape != expected or values.dtype != np.dtype(space.dtype):
         raise UserError(
-            f"{environment.name}: expected first observations of shape {expected} and dtype {space.dtype}, as its space says, "
-            f"got {observations.shape} {observations.dtype}; correct the environment's observation_space or reset"
+            f"{environment.name}: expected {what} of shape {expected} and dtype {space.dtype}, as its space says, got "
+            f"{values.shape} {values.dtype}; correct the environment's observation_space or reset"
         )
-    if not is_finite(observations):
+    if not is_finite(values):
         raise UserError(
-            f"{environment.name}: expected finite first observations, got NaN or infinity ({first_not_finite(observations)}); "
+            f"{environment.name}: expected finite {what}, got NaN or infinity ({first_not_finite(values)}); "
             f"correct the environment's reset"
         )
-    return observations
 
 
 def first_not_finite(values: Array) -> str:

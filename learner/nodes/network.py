@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from agent import distribution
+from agent.masks import allowed_in, uniform_entropy
 from agent.model import AgentModel, RootOutputs, UnrollOutputs
 from learner.loss import Context, Node, Statistic
 
@@ -18,7 +19,7 @@ from learner.loss import Context, Node, Statistic
 class BatchInputs(TypedDict):
     """What the batch itself brings; read by any node."""
 
-    observations_BT1: Tensor  # [B, T + 1, ...]
+    observations_BT1: Tensor  # [B, T + 1, ...]; of a Dict a tensor a key, as in ObservationDict
     core_state_BS: Tensor
     actions_BT: Tensor  # [B, T] or [B, T, factors]
     rewards_BT: Tensor  # scaled and clipped
@@ -103,7 +104,8 @@ class Forward(Node):
             final_trajectory=final_trajectory,
             final_step=final_step,
         )
-        log_probs = distribution.log_softmax(model.policy(latent[:, :-1]).float(), model.sizes)
+        allowed = allowed_in(observations_BT1)
+        log_probs = distribution.log_softmax(model.policy_rows(latent[:, :-1], allowed).float(), model.sizes)
         difference_BTA = log_probs - behaviour_log_probs_BTA
         ratio = distribution.log_prob(difference_BTA, actions_BT, model.sizes, factored=model.factored).exp()
         return {
@@ -114,8 +116,11 @@ class Forward(Node):
         }
 
     def measure(self, *, old_log_probs_BTA: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
-        """The policy's entropy in nats, whether or not a loss reports it."""
-        return {"entropy": Statistic(distribution.entropy(old_log_probs_BTA), mask_BT)}
+        """The policy's entropy in nats, whether or not a loss reports it; with action masks the largest that it could have."""
+        statistics = {"entropy": Statistic(distribution.entropy(old_log_probs_BTA), mask_BT)}
+        if self.model.spec.spaces.masked:
+            statistics["uniform_entropy"] = Statistic(uniform_entropy(old_log_probs_BTA, self.model.sizes), mask_BT)
+        return statistics
 
 
 class PriorWrites(TypedDict):
@@ -157,9 +162,10 @@ class Prior(Node):
             final_trajectory=final_trajectory,
             final_step=final_step,
         )
+        allowed = allowed_in(observations_BT1)
         return {
             "prior_latent_BTH": latent[:, :-1],
-            "prior_log_probs_BTA": distribution.log_softmax(model.policy(latent[:, :-1]).float(), model.sizes),
+            "prior_log_probs_BTA": distribution.log_softmax(model.policy_rows(latent[:, :-1], allowed).float(), model.sizes),
             "prior_value_BT1": value,
             "prior_final_value_BT": final_value,
         }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from oatmill.errors import WireError
-from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.data.spaces import ActionSpace, DictSpace, ObservationSpace, Spaces
 from protocol.data.trajectory import BlockSize, Field, Schema
 from protocol.wire.codec import names_in
 
@@ -23,6 +23,8 @@ DTYPES = ("bool", "uint8", "int8", "uint16", "int16", "int32", "int64", "float16
 MAX_ROW_BYTES = 2**30
 """A step of a trajectory that would be larger than this is a mistake or an attack."""
 
+MAX_PARTS = 256
+MAX_PATH_CHARS = 200
 MAX_FACTORS = 1024
 MAX_FEATURES = 256
 MAX_CATEGORIES = 2**16
@@ -124,13 +126,32 @@ def read_spaces(values: Any) -> Spaces:
         spaces = Spaces.from_dict(values)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WireError("schema", f"spaces: {type(error).__name__}: {str(error)[:100]}") from None
-    problem = _problem_of_observation(spaces.observation) or _problem_of_action(spaces.action)
+    problem = _problem_of_observation(spaces) or _problem_of_action(spaces.action)
     if problem:
         raise WireError("schema", f"spaces: {problem}")
     return spaces
 
 
-def _problem_of_observation(space: ObservationSpace) -> str | None:
+def _problem_of_observation(spaces: Spaces) -> str | None:
+    space = spaces.observation
+    if len(space.parts) > MAX_PARTS:
+        return f"expected at most {MAX_PARTS} keys in a Dict observation, got {len(space.parts)}"
+    if isinstance(space, DictSpace) and not all(len(path) <= MAX_PATH_CHARS and path.isprintable() for path, _ in space.parts):
+        return f"expected keys of at most {MAX_PATH_CHARS} printable characters"
+    for _, part in space.parts:
+        problem = _problem_of_part(part) or (_problem_of_mask(part, spaces) if part.kind == "mask" else None)
+        if problem:
+            return problem
+    return None
+
+
+def _problem_of_mask(space: ObservationSpace, spaces: Spaces) -> str | None:
+    if isinstance(spaces.observation, DictSpace) and space.dtype == "bool" and space.shape == (spaces.action.num_logits,):
+        return None
+    return f"expected an action mask of {spaces.action.num_logits} bools in a Dict observation, got {space.dtype} {space.shape}"
+
+
+def _problem_of_part(space: ObservationSpace) -> str | None:
     """What is wrong with it; a type may be any that JSON has."""
     if space.dtype not in DTYPES:
         return f"expected a dtype of {', '.join(DTYPES)}, got {str(space.dtype)[:20]!r}"

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.data.observations import Observations, field_name
 from protocol.data.spaces import Spaces
 
 Array = NDArray[Any]
@@ -32,7 +33,7 @@ class Field:
     """One named array of a block.
 
     Attributes:
-        name: the field's name in `TrajectoryBlock`.
+        name: the field's name in `TrajectoryBlock`; of a Dict observation's key `observations/` and the key's path.
         dtype: its NumPy dtype, as a string.
         shape: the shape of one item.
         axis: what its leading axes count: `step` [n, T], `step+1` [n, T + 1], `trajectory` [n], `final` [F] (one a truncated
@@ -80,10 +81,10 @@ class Schema:
             core_state_size: the length of the recurrent state as one float32 row; 0 without a core.
             episode_statistics: names of the environment's own numbers, one of each an ended episode.
         """
-        observation, action = spaces.observation, spaces.action
+        parts, action = spaces.observation.parts, spaces.action
         return Schema(
             (
-                Field("observations", observation.dtype, observation.shape, "step+1"),
+                *(Field(field_name("observations", path), part.dtype, part.shape, "step+1") for path, part in parts),
                 Field("actions", "int32", action.shape, "step"),
                 Field("rewards", "float32", (), "step"),
                 Field("terminated", "bool", (), "step"),
@@ -92,7 +93,7 @@ class Schema:
                 Field("behaviour_logits", "float32", (action.num_logits,), "step"),
                 Field("behaviour_value", "float32", (), "step"),
                 Field("core_state", "float32", (core_state_size,), "trajectory"),
-                Field("final_observations", observation.dtype, observation.shape, "final"),
+                *(Field(field_name("final_observations", path), part.dtype, part.shape, "final") for path, part in parts),
                 Field("final_trajectory", "int32", (), "final"),
                 Field("final_step", "int32", (), "final"),
                 Field("episode_return", "float32", (), "episode"),
@@ -149,7 +150,7 @@ class Schema:
         nbytes = self.nbytes(size)
         buffer = spare if spare is not None and spare.nbytes == nbytes else np.zeros(nbytes, np.uint8).data
         for name, view in self.views(buffer, size).items():
-            view[...] = getattr(block, name)
+            view[...] = block.array(name)
         return buffer
 
     def views(self, buffer: bytes | bytearray | memoryview, size: BlockSize) -> dict[str, Array]:
@@ -175,7 +176,7 @@ class TrajectoryBlock:
     Observations follow same-step autoreset: where an episode ends at t, `observations[:, t + 1]` is the next one's first.
     """
 
-    observations: Array  # [n, T + 1, ...]
+    observations: Observations  # [n, T + 1, ...]
     actions: Array  # [n, T] or [n, T, factors], int32
     rewards: Array  # [n, T], float32, as the environment gave them
     terminated: Array  # [n, T], bool: the episode ended and has no future
@@ -184,7 +185,7 @@ class TrajectoryBlock:
     behaviour_logits: Array  # [n, T, A], float32, normalised or not
     behaviour_value: Array  # [n, T], float32, in units of the value head
     core_state: Array  # [n, S], float32, the recurrent state before observations[:, 0]; S = 0 without a core
-    final_observations: Array  # [F, ...], the last observation of each truncated step
+    final_observations: Observations  # [F, ...], the last observation of each truncated step
     final_trajectory: Array  # [F], int32, its trajectory within the block
     final_step: Array  # [F], int32, its step t
     episode_return: Array  # [E], float32, undiscounted and unscaled, of each episode that ended here
@@ -195,6 +196,13 @@ class TrajectoryBlock:
     incarnation: int = 0
     collected_at: float = 0.0  # seconds since the epoch at which the unroll ended
     counters: Mapping[str, float] = field(default_factory=dict)  # cumulative since the actor started
+
+    def array(self, field: str) -> Array:
+        """The array of one of the schema's fields."""
+        name, _, path = field.partition("/")
+        values = getattr(self, name)
+        array: Array = values[path] if path else values
+        return array
 
     @property
     def size(self) -> BlockSize:
