@@ -42,6 +42,10 @@ class RawSpace:
     low: Array | None = None
     high: Array | None = None
 
+    def empty(self, rows: int) -> Array:
+        """Zeros for many observations, `[rows, *shape]`."""
+        return np.zeros((rows, *self.shape), self.dtype)
+
     def batch(self, values: Any, rows: int, what: str = "observations") -> Array:
         """A checked copy of many observations.
 
@@ -174,7 +178,7 @@ class VectorBoundary:
             raise ValueError(
                 f'expected infos["final_obs"] to have an entry for each of {self.num_copies} copies, got {in_short(finals)}'
             )
-        taken = np.zeros((len(rows), *self._raw.shape), self._raw.dtype)
+        taken = self._raw.empty(len(rows))
         for place, row in enumerate(rows.tolist()):
             self._raw.store(finals[row], taken, place, f'infos["final_obs"][{row}]')
         self._raw.check_limits(taken, 'infos["final_obs"]')
