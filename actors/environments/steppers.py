@@ -1,6 +1,6 @@
 """Ways to step several copies of a Gymnasium environment, all with the same conventions.
 
-A stepper works with the environment's own observations and actions; `actors.environments.gymnasium` converts them.
+A stepper works with the environment's own observations and actions; `actors.environments.adapters.gymnasium` converts them.
 Gymnasium's vectorised classes differ in what they do after an episode's end (`AutoresetMode`). There is one stepper per mode,
 one for copies that are stepped one by one, and one for the built-in CartPole, whose class spends an extra step on each reset.
 """

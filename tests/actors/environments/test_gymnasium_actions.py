@@ -8,7 +8,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector.utils import iterate
 
-from actors.environments.gymnasium import around_envs
+from actors.environments.adapters.gymnasium import around_envs
 from actors.environments.gymnasium_actions import convert_action_space
 from oatmill.errors import UserError
 from protocol.data.actions import split_rows

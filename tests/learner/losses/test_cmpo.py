@@ -18,8 +18,8 @@ from learner.losses.cmpo import (
     CmpoWrites,
     ExactCmpo,
     ReturnCmpo,
-    SampledCmpo,
 )
+from learner.losses.cmpo_sampled import SampledCmpo
 from learner.losses.policy_improvement import clipped_mpo_policy, kl_divergence
 from oatmill.errors import SettingsError
 from protocol.data.spaces import ActionSpace
