@@ -6,8 +6,8 @@ Discrete, MultiDiscrete and MultiBinary are choices, Box is numbers, and Tuple a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -68,37 +68,37 @@ def convert_action_space(space: Any, name: str) -> ActionConversion:
 
 
 @dataclass
-class _Choices:
-    """The choices of one leaf: how many each factor has, and the environment's lowest of each."""
+class _Leaf:
+    """Choices or numbers.
+
+    Attributes:
+        path: where it stands in the structure.
+        space: the environment's.
+        sizes: how many choices each factor has; empty for numbers.
+        start: the environment's lowest of each factor's choices.
+        low: the lower bound of each number; empty for choices.
+        high: the upper bound of each number.
+    """
 
     path: Path
     space: Any
-    sizes: list[int] = field(default_factory=list)
-    start: list[int] = field(default_factory=list)
-
-
-@dataclass
-class _Numbers:
-    """The numbers of one leaf, and their bounds in the environment's units."""
-
-    path: Path
-    space: Any
-    low: list[float] = field(default_factory=list)
-    high: list[float] = field(default_factory=list)
+    sizes: Sequence[int] = ()
+    start: Sequence[int] = ()
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
 
 
 def _structured(space: Any, name: str) -> ActionSpace:
     """Lay all leaves in one row: choices first, then numbers."""
     leaves = list(_leaves(space, (), name))
-    choices = [leaf for leaf in leaves if isinstance(leaf, _Choices)]
-    numbers = [leaf for leaf in leaves if isinstance(leaf, _Numbers)]
+    choices = [leaf for leaf in leaves if leaf.sizes]
+    numbers = [leaf for leaf in leaves if leaf.low]
     parts, column = [], 0
     for leaf in (*choices, *numbers):
-        width = len(leaf.sizes) if isinstance(leaf, _Choices) else len(leaf.low)
-        start = tuple(leaf.start) if isinstance(leaf, _Choices) else ()
+        last = column + len(leaf.sizes) + len(leaf.low)
         shape, dtype = tuple(leaf.space.shape), np.dtype(leaf.space.dtype).name
-        parts.append(ActionPart(leaf.path, shape, dtype, (column, column + width), start))
-        column += width
+        parts.append(ActionPart(leaf.path, shape, dtype, (column, last), tuple(leaf.start)))
+        column = last
     sizes = tuple(size for leaf in choices for size in leaf.sizes)
     if numbers and max(sizes, default=1) > MAX_CHOICES_BESIDE_NUMBERS:
         raise UserError(
@@ -112,7 +112,7 @@ def _structured(space: Any, name: str) -> ActionSpace:
     return ActionSpace(sizes, factored=True, low=low, high=high, parts=tuple(parts))
 
 
-def _leaves(space: Any, path: Path, name: str) -> Iterator[_Choices | _Numbers]:
+def _leaves(space: Any, path: Path, name: str) -> Iterator[_Leaf]:
     match space:
         case gym_spaces.Dict() if all(isinstance(key, str) for key in space.spaces):
             for key, inner in space.spaces.items():
@@ -124,15 +124,15 @@ def _leaves(space: Any, path: Path, name: str) -> Iterator[_Choices | _Numbers]:
             yield _leaf(space, path, name)
 
 
-def _leaf(space: Any, path: Path, name: str) -> _Choices | _Numbers:
+def _leaf(space: Any, path: Path, name: str) -> _Leaf:
     match space:
         case gym_spaces.Discrete():
-            return _Choices(path, space, [int(space.n)], [int(space.start)])
+            return _Leaf(path, space, [int(space.n)], [int(space.start)])
         case gym_spaces.MultiDiscrete():
-            return _Choices(path, space, space.nvec.ravel().tolist(), starts_of(space).ravel().tolist())
+            return _Leaf(path, space, space.nvec.ravel().tolist(), starts_of(space).ravel().tolist())
         case gym_spaces.MultiBinary():
             count = int(np.prod(space.shape))
-            return _Choices(path, space, [2] * count, [0] * count)
+            return _Leaf(path, space, [2] * count, [0] * count)
         case gym_spaces.Box() if space.dtype.kind in "fiu" and np.prod(space.shape):
             return _bounded(space, path, name)
         case _:
@@ -142,7 +142,7 @@ def _leaf(space: Any, path: Path, name: str) -> _Choices | _Numbers:
             )
 
 
-def _bounded(space: Any, path: Path, name: str) -> _Numbers:
+def _bounded(space: Any, path: Path, name: str) -> _Leaf:
     low, high = (bound.astype(np.float64).ravel() for bound in (space.low, space.high))
     if not (np.isfinite(low) & np.isfinite(high)).all():
         raise UserError(
@@ -154,7 +154,7 @@ def _bounded(space: Any, path: Path, name: str) -> _Numbers:
             f"{name}: expected a Box action whose bounds leave something to choose, low below high, got {in_short(space)}"
             f"{_at(path)}; {WAY_OUT}"
         )
-    return _Numbers(path, space, low.tolist(), high.tolist())
+    return _Leaf(path, space, low=low.tolist(), high=high.tolist())
 
 
 def _at(path: Path) -> str:

@@ -35,12 +35,21 @@ def policy_targets(
     return {"muesli_target_BTKA": target_BTKA, "muesli_entropy_BTK": entropy_BTK, "muesli_mask_BTK": mask_BTK}
 
 
-def cross_entropy(target_BTKA: Tensor, model_logits_BTKA: Tensor, sizes: Sequence[int]) -> Tensor:
-    """From target probabilities to the model's policies, in nats, with a gradient."""
-    return -(target_BTKA * distribution.log_softmax(model_logits_BTKA.float(), sizes)).sum(-1)
+def policy_terms(
+    model_logits_BTKA: Tensor,
+    target_BTKA: Tensor,
+    entropy_BTK: Tensor,
+    mask_BTK: Tensor,
+    *,
+    sizes: Sequence[int],
+    coef: float,
+) -> Terms:
+    """The terms of `cross_entropy_terms` for targets that are probabilities of all choices."""
+    log_probs_BTKA = distribution.log_softmax(model_logits_BTKA.float(), sizes)
+    return cross_entropy_terms(-(target_BTKA * log_probs_BTKA).sum(-1), entropy_BTK, mask_BTK, coef)
 
 
-def policy_terms(cross_entropy_BTK: Tensor, entropy_BTK: Tensor, mask_BTK: Tensor, coef: float) -> Terms:
+def cross_entropy_terms(cross_entropy_BTK: Tensor, entropy_BTK: Tensor, mask_BTK: Tensor, coef: float) -> Terms:
     """The term `cross_entropy`; the target's entropy and the KL, which is all that training can remove, beside it.
 
     The entropy is given: where a target was made from a few drawn actions, its own entropy is far below that of the policy
@@ -89,8 +98,10 @@ class MuesliModel(Loss):
         self, *, model_logits_BTKA: Tensor, muesli_target_BTKA: Tensor, muesli_entropy_BTK: Tensor, muesli_mask_BTK: Tensor
     ) -> Terms:
         """The term `cross_entropy`, in nats."""
-        cross_entropy_BTK = cross_entropy(muesli_target_BTKA, model_logits_BTKA, self.sizes)
-        return policy_terms(cross_entropy_BTK, muesli_entropy_BTK, muesli_mask_BTK, self.settings.policy_pred_coef)
+        coef = self.settings.policy_pred_coef
+        return policy_terms(
+            model_logits_BTKA, muesli_target_BTKA, muesli_entropy_BTK, muesli_mask_BTK, sizes=self.sizes, coef=coef
+        )
 
 
 class PriorMuesliModel(Loss):
@@ -119,8 +130,10 @@ class PriorMuesliModel(Loss):
         self, *, model_logits_BTKA: Tensor, muesli_target_BTKA: Tensor, muesli_entropy_BTK: Tensor, muesli_mask_BTK: Tensor
     ) -> Terms:
         """The term `cross_entropy`, in nats."""
-        cross_entropy_BTK = cross_entropy(muesli_target_BTKA, model_logits_BTKA, self.sizes)
-        return policy_terms(cross_entropy_BTK, muesli_entropy_BTK, muesli_mask_BTK, self.settings.policy_pred_coef)
+        coef = self.settings.policy_pred_coef
+        return policy_terms(
+            model_logits_BTKA, muesli_target_BTKA, muesli_entropy_BTK, muesli_mask_BTK, sizes=self.sizes, coef=coef
+        )
 
 
 class DrawnMuesliModelWrites(TypedDict):
@@ -182,7 +195,7 @@ class DrawnMuesliModel(Loss):
         rows_BTKA = self.policies.normalise(model_logits_BTKA)
         log_prob_BTKN = self.policies.log_prob(rows_BTKA.unsqueeze(-2), muesli_actions_BTKN)
         cross_entropy_BTK = -(muesli_weights_BTKN * log_prob_BTKN).sum(-1)
-        return policy_terms(cross_entropy_BTK, muesli_entropy_BTK, muesli_mask_BTK, self.settings.policy_pred_coef)
+        return cross_entropy_terms(cross_entropy_BTK, muesli_entropy_BTK, muesli_mask_BTK, self.settings.policy_pred_coef)
 
 
 class GaussianMuesliModel(Loss):
@@ -213,7 +226,7 @@ class GaussianMuesliModel(Loss):
         """The term `cross_entropy`, in nats: the KL and the target's entropy."""
         kl_BTK = self.policies.kl(muesli_target_BTKA, self.policies.normalise(model_logits_BTKA))
         cross_entropy_BTK = kl_BTK + muesli_entropy_BTK
-        return policy_terms(cross_entropy_BTK, muesli_entropy_BTK, muesli_mask_BTK, self.settings.policy_pred_coef)
+        return cross_entropy_terms(cross_entropy_BTK, muesli_entropy_BTK, muesli_mask_BTK, self.settings.policy_pred_coef)
 
 
 def choose(question: Question) -> Choice | None:

@@ -33,7 +33,8 @@ def to_environment(actions: Array, space: ActionSpace) -> Any:
 def in_units(numbers: Array, space: ActionSpace) -> Array:
     """Numbers `[..., dimensions]` from -1..1 to the environment's units, float64."""
     low, high = np.asarray(space.low), np.asarray(space.high)
-    return low + (numbers.astype(np.float64) + 1) * (0.5 * (high - low))
+    scaled: Array = low + (numbers.astype(np.float64) + 1) * (0.5 * (high - low))
+    return scaled
 
 
 def split_rows(actions: Any, count: int) -> list[Any]:

@@ -39,7 +39,7 @@ def test_numbers_reach_the_environment_in_its_own_units_and_within_its_bounds() 
     assert conversion.space.dtype == "float32"
     converted = conversion.convert(np.array([[-1, 1], [0, 0], [1, -1]], np.float32))
     # By hand: 0..10 has its middle at 5, -2..0.1 at -0.95.
-    np.testing.assert_allclose(converted, [[0, 0.1], [5, -0.95], [10, -2]], rtol=1e-6)
+    np.testing.assert_allclose(converted, np.array([[0, 0.1], [5, -0.95], [10, -2]]), rtol=1e-6)
     assert converted.dtype == np.float32
     assert all(action in box for action in converted)
 
