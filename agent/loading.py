@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from agent import distribution
 from agent.model import AgentModel
 from agent.spec import AgentSpec
 from oatmill.errors import UserError, one_line
 from oatmill.trust import untrusted
+from protocol.data.actions import to_environment
 from protocol.data.observations import ObservationDict
 from protocol.data.spaces import ACTION_MASK, DictSpace, ObservationSpace, Spaces
 from protocol.data.trajectory import Array
@@ -149,7 +149,7 @@ class LoadedAgent:
         self._state = model.initial_state(0)
         self._generator = torch.Generator().manual_seed(seed)
 
-    def act(self, observations: Any, *, action_mask: Any = None, deterministic: bool = False) -> Array:
+    def act(self, observations: Any, *, action_mask: Any = None, deterministic: bool = False) -> Any:
         """Choose an action for each row.
 
         Args:
@@ -157,26 +157,34 @@ class LoadedAgent:
                 nested key is `outer/inner`. N stays the same until `reset`.
             action_mask: `[N, A]`, 1 for each choice that is allowed, as in `info["action_mask"]`; None where the
                 observations hold it, or the network was trained without masks.
-            deterministic: take the likeliest choice instead of drawing one.
+            deterministic: take the likeliest choice, and the mean of each number, instead of drawing one.
 
         Returns:
-            int64 `[N]`, or `[N, factors]`.
+            What the environment takes, N at once: int64 choices, `[N]` or `[N, factors]`; for a Box its own units and
+            dtype, `[N, *shape]`; for a Tuple or Dict, tuples or dicts of such arrays.
 
         Raises:
             ValueError: if the observations or the mask do not have the shape that the network was trained on.
         """
         given = observations if action_mask is None else with_mask(observations, action_mask, self.spec.spaces)
-        read = readable(given, self.spec.spaces.observation)
-        rows = len(next(iter(read.values())) if isinstance(read, dict) else read)
-        if len(self._state) != rows:
-            self._state = self.model.initial_state(rows)
+        return to_environment(self.act_in_rows(given, deterministic=deterministic), self.spec.spaces.action)
+
+    def act_in_rows(self, observations: Any, *, deterministic: bool = False) -> Array:
+        """As `act`, with actions as oatmill's environments are stepped with: rows, numbers in -1..1.
+
+        Raises:
+            ValueError: as `act` does.
+        """
+        read = readable(observations, self.spec.spaces.observation)
+        count = len(next(iter(read.values())) if isinstance(read, dict) else read)
+        if len(self._state) != count:
+            self._state = self.model.initial_state(count)
         output = self.model.act(read, self._state)
         self._state = output.core_state
-        sizes, factored = self.model.sizes, self.model.factored
-        if deterministic:
-            return np.asarray(distribution.argmax(output.logits, sizes, factored=factored).numpy())
-        drawn = distribution.sample(output.logits, sizes, factored=factored, generator=self._generator)
-        return np.asarray(drawn.numpy())
+        policies = self.model.policies
+        rows = output.logits
+        actions = policies.mode(rows) if deterministic else policies.sample(rows, self._generator)
+        return np.asarray(policies.executed(actions).numpy())
 
     def reset(self, rows: Array | None = None) -> None:
         """Start the recurrent state anew, of the given rows (indices or a bool mask) or of all, where an episode has ended."""

@@ -78,7 +78,7 @@ class Environment(Protocol):
         ...
 
     def step(self, actions: Array) -> Step:
-        """Take one action a row, `[N]` or `[N, factors]`, integers."""
+        """Take one action a row, `[N]` or `[N, width]`: choices from 0 on, numbers in -1..1."""
         ...
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ from actors.environments.boundary import (
     vector_seed,
 )
 from oatmill.errors import UserError
+from protocol.data.actions import copied, split_rows
 from protocol.data.trajectory import Array
 
 NO_ROWS = np.zeros(0, np.int64)
@@ -52,8 +53,8 @@ class Stepper(Protocol):
         """Start all episodes; the observations."""
         ...
 
-    def step(self, actions: Array) -> RawStep:
-        """Take one action a copy, as the environment counts them."""
+    def step(self, actions: Any) -> RawStep:
+        """Take one action a copy, as the environment takes them."""
         ...
 
     def close(self) -> None:
@@ -116,11 +117,11 @@ class SyncStepper:
         self._raw.check_limits(self._observations)
         return self._observations
 
-    def step(self, actions: Array) -> RawStep:
+    def step(self, actions: Any) -> RawStep:
         """Step every copy, and reset those whose episode ended."""
         finals, final_rows = [], []
         store, observations = self._raw.store, self._observations
-        choices = actions.tolist() if actions.ndim == 1 else actions.copy()
+        choices = split_rows(copied(actions), self.num_copies)
         for row, env in enumerate(self._envs):
             outcome = env.step(choices[row])
             if type(outcome) is not tuple or len(outcome) != STEP_VALUES:  # the usual case costs no call, here and below
@@ -179,7 +180,7 @@ class _Vectorised:
 class SameStepStepper(_Vectorised):
     """A vectorised environment that resets in the step that ends an episode."""
 
-    def step(self, actions: Array) -> RawStep:
+    def step(self, actions: Any) -> RawStep:
         """Step; final observations come from `infos["final_obs"]`."""
         taken = self._env.step(actions)
         rows = np.flatnonzero(taken.truncated & ~taken.terminated)
@@ -190,7 +191,7 @@ class SameStepStepper(_Vectorised):
 class ManualResetStepper(_Vectorised):
     """A vectorised environment that is reset copy by copy by whoever steps it."""
 
-    def step(self, actions: Array) -> RawStep:
+    def step(self, actions: Any) -> RawStep:
         """Step, then reset the copies whose episode ended."""
         taken = self._env.step(actions)
         rows = np.flatnonzero(taken.truncated & ~taken.terminated)
@@ -216,7 +217,7 @@ class NextStepStepper(_Vectorised):
         self._resetting = np.zeros(self.num_copies, np.bool_)
         return super().reset()
 
-    def step(self, actions: Array) -> RawStep:
+    def step(self, actions: Any) -> RawStep:
         """Step; the copies that ended in the step before only reset."""
         observations, rewards, terminated, truncated, _ = self._env.step(actions)
         absent = self._resetting
@@ -253,7 +254,7 @@ class CartPoleStepper:
         observations: Array = self._env.reset(seed=self._seed)[0]
         return observations
 
-    def step(self, actions: Array) -> RawStep:
+    def step(self, actions: Any) -> RawStep:
         """Step all copies, and reset those whose episode ended."""
         env = self._env
         observations, rewards, terminated, truncated, _ = env.step(actions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def counts_of(text: str) -> Array:
     """
     words = WORD.findall(text.lower())
     counts = np.zeros(PLACES, np.int64)
-    for term in (*words, *(f"{one} {other}" for one, other in zip(words, words[1:], strict=False))):
+    for term in (*words, *(f"{one} {other}" for one, other in pairwise(words))):
         counts[zlib.crc32(term.encode()) % PLACES] += 1
     return counts.clip(max=255).astype(np.uint8)
 
@@ -40,8 +41,8 @@ class RawText(RawSpace):
             ValueError: if it is no text.
         """
         if not isinstance(values, str):
-            raise ValueError(f"expected {what} of text, got {in_short(values)}")
-        into[row] = counts_of(str(values))
+            raise ValueError(f"expected {what} of text, got {in_short(values)}")  # noqa: TRY004 -- like all that is refused here
+        into[row] = counts_of(values)
 
     def batch(self, values: Any, rows: int, what: str = "observations") -> Array:
         """The counts of many texts."""

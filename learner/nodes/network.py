@@ -10,7 +10,6 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from agent import distribution
 from agent.masks import allowed_in, uniform_entropy
 from agent.model import AgentModel, RootOutputs, UnrollOutputs
 from learner.loss import Context, Node, Statistic
@@ -21,12 +20,12 @@ class BatchInputs(TypedDict):
 
     observations_BT1: Tensor  # [B, T + 1, ...]; of a Dict a tensor a key, as in ObservationDict
     core_state_BS: Tensor
-    actions_BT: Tensor  # [B, T] or [B, T, factors]
+    actions_BT: Tensor  # [B, T] or [B, T, width]; numbers as they were drawn, not squashed
     rewards_BT: Tensor  # scaled and clipped
     terminated_BT: Tensor
     truncated_BT: Tensor
     mask_BT: Tensor  # False where the agent was absent, and in burn-in
-    behaviour_log_probs_BTA: Tensor
+    behaviour_log_probs_BTA: Tensor  # the policy's rows as `agent.policies.Policies.normalise` gives them, as all `log_probs`
     final_observations: Tensor  # [F, ...]; not indexed by B, so only `prepare` may read it
     final_trajectory: Tensor
     final_step: Tensor
@@ -104,10 +103,8 @@ class Forward(Node):
             final_trajectory=final_trajectory,
             final_step=final_step,
         )
-        allowed = allowed_in(observations_BT1)
-        log_probs = distribution.log_softmax(model.policy_rows(latent[:, :-1], allowed).float(), model.sizes)
-        difference_BTA = log_probs - behaviour_log_probs_BTA
-        ratio = distribution.log_prob(difference_BTA, actions_BT, model.sizes, factored=model.factored).exp()
+        log_probs = model.policies.normalise(model.policy_rows(latent[:, :-1], allowed_in(observations_BT1)))
+        ratio = model.policies.log_ratio(log_probs, behaviour_log_probs_BTA, actions_BT).exp()
         return {
             "old_log_probs_BTA": log_probs,
             "old_value_BT1": value,
@@ -116,10 +113,16 @@ class Forward(Node):
         }
 
     def measure(self, *, old_log_probs_BTA: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
-        """The policy's entropy in nats, whether or not a loss reports it; with action masks the largest that it could have."""
-        statistics = {"entropy": Statistic(distribution.entropy(old_log_probs_BTA), mask_BT)}
+        """The policy's entropy in nats, whether or not a loss reports it, and the log std of an action's numbers.
+
+        With action masks also the entropy of a policy that chooses evenly among what is allowed.
+        """
+        policies = self.model.policies
+        statistics = {"entropy": Statistic(policies.entropy(old_log_probs_BTA), mask_BT)}
+        if policies.dimensions:
+            statistics["log_std"] = Statistic(policies.log_std(old_log_probs_BTA), mask_BT)
         if self.model.spec.spaces.masked:
-            statistics["uniform_entropy"] = Statistic(uniform_entropy(old_log_probs_BTA, self.model.sizes), mask_BT)
+            statistics["uniform_entropy"] = Statistic(uniform_entropy(old_log_probs_BTA, policies.sizes), mask_BT)
         return statistics
 
 
@@ -162,10 +165,9 @@ class Prior(Node):
             final_trajectory=final_trajectory,
             final_step=final_step,
         )
-        allowed = allowed_in(observations_BT1)
         return {
             "prior_latent_BTH": latent[:, :-1],
-            "prior_log_probs_BTA": distribution.log_softmax(model.policy_rows(latent[:, :-1], allowed).float(), model.sizes),
+            "prior_log_probs_BTA": model.policies.normalise(model.policy_rows(latent[:, :-1], allowed_in(observations_BT1))),
             "prior_value_BT1": value,
             "prior_final_value_BT": final_value,
         }
@@ -197,7 +199,7 @@ class PriorQ(Node):
 class PriorSamplesWrites(TypedDict):
     """N actions drawn from the prior, and the prior's one-step model of them."""
 
-    prior_actions_BTN: Tensor  # columns of the drawn choices, [B, T, N, factors]
+    prior_actions_BTN: Tensor  # columns of the drawn choices, [B, T, N, factors]; with numbers the drawn rows, [B, T, N, width]
     prior_sampled_q_BTN: Tensor
 
 
@@ -214,16 +216,17 @@ class PriorSamples(Node):
 
     def prepare(self, *, prior_latent_BTH: Tensor, prior_log_probs_BTA: Tensor) -> PriorSamplesWrites:
         """Draw and evaluate, a trajectory at a time to bound the memory."""
-        sizes, factored = self.model.sizes, self.model.factored
-        columns, q = [], []
+        policies = self.model.policies
+        actions, q = [], []
         for latent_TH, log_probs_TA in zip(prior_latent_BTH, prior_log_probs_BTA, strict=True):
             repeated = log_probs_TA.unsqueeze(1).expand(-1, self.num_samples, -1)
-            drawn = distribution.sample(repeated, sizes, factored=factored, generator=self.generator)
-            columns.append(distribution.action_columns(drawn, sizes, factored=factored))
-            advanced = self.model.transition(latent_TH.unsqueeze(1), columns[-1])
+            drawn = policies.sample(repeated, self.generator)
+            indexed = policies.indexed(drawn)
+            actions.append(drawn if policies.dimensions else indexed)
+            advanced = self.model.transition(latent_TH.unsqueeze(1), indexed)
             reward, value = self.model.reward_and_value(advanced)
             q.append(reward + self.gamma * value)
-        return {"prior_actions_BTN": torch.stack(columns), "prior_sampled_q_BTN": torch.stack(q)}
+        return {"prior_actions_BTN": torch.stack(actions), "prior_sampled_q_BTN": torch.stack(q)}
 
 
 class Unroll(Node):

@@ -9,7 +9,7 @@ import numpy as np
 
 from oatmill.errors import WireError
 from protocol.data.observations import field_name
-from protocol.data.spaces import ACTION_MASK, MASKED_LOGIT, ActionSpace
+from protocol.data.spaces import ACTION_MASK, LOG_STD_BOUNDS, MASKED_LOGIT, MAX_CHOICES_BESIDE_NUMBERS, ActionSpace
 from protocol.data.trajectory import Array
 
 BOOLEANS = b"\0\1"
@@ -18,6 +18,8 @@ LARGEST_LOGIT = 1e30
 """Two logits further apart than a float32 holds would make their log-probabilities infinite."""
 LEAST_LOG_PROBABILITY = -80.0
 """Of an action that was taken, in nats below the likeliest: e^80 is about the largest importance ratio that a float32 holds."""
+MOST_DEVIATIONS = (-2 * LEAST_LOG_PROBABILITY) ** 0.5
+"""Of a number that was drawn, from its mean: the same 80 nats. No generator of float32 normals gets beyond half of it."""
 
 
 class Validator:
@@ -31,7 +33,9 @@ class Validator:
     def __init__(self, action: ActionSpace, max_abs_reward: float) -> None:
         self._factors = tuple(action.sizes)
         self._sizes = np.asarray(action.sizes, np.uint32) if action.factored else np.uint32(action.sizes[0])
-        self._fewest = min(action.sizes)
+        self._fewest = min(action.sizes, default=0)
+        self._logits = action.num_logits
+        self._dimensions = action.dimensions
         self._max_abs_reward = max_abs_reward
 
     def check(self, arrays: dict[str, Array]) -> None:
@@ -43,25 +47,54 @@ class Validator:
         Args:
             arrays: the block's fields by name, as `Schema.views` gives them.
         """
-        for flag, values in arrays.items():
-            if values.dtype == np.bool_ and values.tobytes().translate(None, BOOLEANS):
-                raise WireError("not_boolean", f"{flag} holds a byte that is neither 0 nor 1")
+        check_booleans(arrays)
         squares = sums_of_squares(arrays)
         name = not_finite(arrays, squares)
         if name is not None:
             raise WireError("non_finite", f"{name} holds a number that is not finite")
+        arrays = arrays | self._check_numbers(arrays) if self._dimensions else arrays
         self._check_actions(arrays["actions"])
         if MASK in arrays:
             self._check_mask(arrays)
         if not squares["rewards"] < 0.5 * self._max_abs_reward**2:  # half of it: sums are rounded
             self._check_rewards(arrays["rewards"])
-        if not squares["behaviour_logits"] < 0.5 * (LEAST_LOG_PROBABILITY / 2) ** 2:  # no two are 80 nats apart
+        if (
+            self._factors and not squares["behaviour_logits"] < 0.5 * (LEAST_LOG_PROBABILITY / 2) ** 2
+        ):  # no two are 80 nats apart
             self._check_behaviour(arrays)
         self._check_finals(arrays)
         if len(arrays["episode_length"]) and arrays["episode_length"].min() < 1:
             raise WireError("episodes", f"expected lengths from 1 on, got {arrays['episode_length'].min()}")
 
+    def _check_numbers(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        """Check the numbers of actions that have some, where the agent was present: each is one that its Gaussian may draw.
+
+        Returns:
+            The choices and their logits, as a space without numbers has them.
+        """
+        present = arrays["valid"]
+        rows, actions = arrays["behaviour_logits"], arrays["actions"]
+        mean, log_std = np.split(rows[present][:, self._logits :], 2, axis=-1)
+        low, high = LOG_STD_BOUNDS
+        if log_std.size and not (low <= log_std.min() and log_std.max() <= high):
+            raise WireError(
+                "behaviour", f"expected log stds within {low:g} to {high:g}, got {log_std.min():g} to {log_std.max():g}"
+            )
+        numbers = actions[present][:, len(self._factors) :].astype(np.float64)
+        away = np.abs(numbers - mean) / np.exp(log_std.astype(np.float64))
+        if away.max(initial=0) > MOST_DEVIATIONS:
+            raise WireError("behaviour", f"expected actions that can be drawn, got one {away.max():g} deviations from its mean")
+        chosen = np.where(present[..., None], actions[..., : len(self._factors)], 0)
+        if (np.rint(chosen) != chosen).any() or chosen.max(initial=0) > MAX_CHOICES_BESIDE_NUMBERS or chosen.min(initial=0) < 0:
+            raise WireError(
+                "action_range",
+                f"expected choices that are whole numbers in [0, {self._sizes}), got {chosen.min()} to {chosen.max()}",
+            )
+        return {"actions": chosen.astype(np.int32), "behaviour_logits": rows[..., : self._logits]}
+
     def _check_actions(self, actions: Array) -> None:
+        if not self._factors:
+            return
         numbers = actions.view(np.uint32)  # what is below 0 is very large then
         if numbers.max(initial=0) < self._fewest:
             return
@@ -129,6 +162,13 @@ class Validator:
         cut[rows, steps] = False
         if cut.any():
             raise WireError("final_index", "a truncated step has no final observation, or another step has one")
+
+
+def check_booleans(arrays: Mapping[str, Array]) -> None:
+    """Raise WireError `not_boolean` unless every byte of a flag is 0 or 1."""
+    for flag, values in arrays.items():
+        if values.dtype == np.bool_ and values.tobytes().translate(None, BOOLEANS):
+            raise WireError("not_boolean", f"{flag} holds a byte that is neither 0 nor 1")
 
 
 def sums_of_squares(arrays: Mapping[str, Array]) -> dict[str, float]:

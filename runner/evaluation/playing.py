@@ -50,7 +50,7 @@ def play(
     left = [(episodes + copy) // copies for copy in range(copies)]
     since_end = 0
     while any(left):
-        step = stepped(environment, agent.act(observations, deterministic=deterministic))
+        step = stepped(environment, agent.act_in_rows(observations, deterministic=deterministic))
         observations = step.observations
         ended = step.terminated | step.truncated
         if ended.any():
