@@ -18,7 +18,7 @@ from runner.settings import RunSettings, read_mapping
 
 ENVIRONMENT_PREFIX = "OATMILL__"
 DISCOUNT_NAMES = (("trainer", "gamma"), ("trainer", "losses", "ppo_critic", "gamma"))
-MAPPINGS = ("env.kwargs",)
+MAPPINGS = ("env.kwargs", "agent.encoders")
 """Settings that hold names of the user's own."""
 
 Values = dict[str, Any]

@@ -174,8 +174,9 @@ def _checked_reset(environment: Environment) -> Observations:
     except Exception as error:
         raise UserError(f"{environment.name} raised in reset: {one_line(error)}") from error
     check_torch_default(environment.name)
-    for (path, space), (_, values) in zip(environment.spaces.observation.parts, parts_of(observations), strict=True):
-        _check_first(environment, f"first observations{path and f' of {path}'}", space, values)
+    shown = dict(parts_of(observations))
+    for path, space in environment.spaces.observation.parts:
+        _check_first(environment, f"first observations{path and f' of {path}'}", space, shown[path])
     return observations
 
 

@@ -1,8 +1,9 @@
 """From Gymnasium's observation spaces to those that networks and trajectories know, with the conversion of a batch of values.
 
 Box with one axis becomes a float32 vector, Box with three axes an image [C, H, W] (`image_layout` says which axis holds the
-channels), Box of bytes with two axes an image of one channel. Discrete and MultiDiscrete observations become one-hot vectors,
-MultiBinary ones a vector. Actions are converted in `actors.environments.gymnasium_actions`.
+channels), Box of bytes or bools with two axes an image of one channel; in images bytes and bools stay what they are. Discrete
+and MultiDiscrete observations become one-hot vectors, MultiBinary ones a vector. `actors.environments.dict_spaces` reads Dict
+and Tuple, `actors.environments.gymnasium_actions` actions.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from gymnasium import spaces as gym_spaces
 
-from actors.environments.boundary import RawSpace, in_short
+from actors.environments.boundary import Raw, RawSpace, in_short
 from oatmill.errors import UserError
 from protocol.data.spaces import ObservationSpace
 from protocol.data.trajectory import Array
@@ -23,7 +24,6 @@ Channels = Literal["auto", "first", "last"]
 CHANNEL_COUNTS = (1, 3, 4, 12, 16)
 """Grey, RGB, RGBA or a stack of 4 grey frames; stacks of 4 frames in RGB and RGBA."""
 MAX_ONE_HOT = 4096
-ACTION_MASK = "action_mask"
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,19 @@ class ObservationConversion:
     Attributes:
         space: what comes out.
         raw: what goes in: one observation as the environment gives it.
-        convert: `[N, *raw.shape]` to `[N, *space.shape]` of `space.dtype`; may share the input's memory.
+        convert: `[N, *raw.shape]` to `[N, *space.shape]` of `space.dtype`; may share the input's memory. Of a Dict, from an
+            array a key to an array a key.
         channels: which axis of an image holds the channels, "first" or "last"; None where there is no choice.
     """
 
     space: ObservationSpace
-    raw: RawSpace
-    convert: Callable[[Array], Array]
+    raw: Raw
+    convert: Callable[[Any], Any]
     channels: str | None = None
 
 
 def convert_observation_space(space: Any, name: str, channels: Channels = "auto") -> ObservationConversion:
-    """Read a Gymnasium observation space.
+    """Read a space that is no Dict and no Tuple.
 
     Args:
         space: of one agent.
@@ -58,22 +59,11 @@ def convert_observation_space(space: Any, name: str, channels: Channels = "auto"
         case gym_spaces.Box():
             return _box(space, name, channels)
         case gym_spaces.Discrete():
-            return _one_hot(np.array([space.n]), np.array([space.start]), space, name)
+            return one_hot_conversion(np.array([space.n]), np.array([space.start]), space, name)
         case gym_spaces.MultiDiscrete() if len(space.shape) == 1:
-            return _one_hot(space.nvec, starts_of(space), space, name)
+            return one_hot_conversion(space.nvec, starts_of(space), space, name)
         case gym_spaces.MultiBinary() if len(space.shape) == 1:
             return _vector(space)
-        case gym_spaces.Dict() if ACTION_MASK in space.spaces:
-            raise UserError(
-                f"{name}: expected observations without an action mask, got a Dict with {ACTION_MASK}; oatmill's policies "
-                f"choose among all actions: return the observation alone and let an action that is not allowed do nothing"
-            )
-        case gym_spaces.Dict() | gym_spaces.Tuple():
-            raise UserError(
-                f"{name}: expected a Box, Discrete, MultiDiscrete or MultiBinary observation space, got "
-                f"{type(space).__name__}; make one array of it with gymnasium.wrappers.FlattenObservation or an "
-                f"ObservationWrapper of your own, in a function named by env.factory"
-            )
         case _:
             raise UserError(
                 f"{name}: expected a Box, Discrete, MultiDiscrete or MultiBinary observation space, got {in_short(space)}; "
@@ -126,7 +116,7 @@ def _box(space: Any, name: str, channels: Channels) -> ObservationConversion:
     match space.shape:
         case (_,):
             return _vector(space)
-        case (height, width) if space.dtype == np.uint8:
+        case (height, width) if space.dtype in (np.uint8, np.bool_):
             return _image(space, (1, height, width), None, None)
         case (first, second, third):
             layout = image_layout((first, second, third), channels, name)
@@ -134,7 +124,7 @@ def _box(space: Any, name: str, channels: Channels) -> ObservationConversion:
                 return _image(space, (third, first, second), (0, 3, 1, 2), layout)
             return _image(space, (first, second, third), None, layout)
     raise UserError(
-        f"{name}: expected a Box with one axis (a vector), three (an image) or two of bytes (a grey image), got shape "
+        f"{name}: expected a Box with one axis (a vector), three (an image) or two of bytes or bools (a grey image), got shape "
         f"{space.shape} of {space.dtype}; reshape it with gymnasium.wrappers.ReshapeObservation or FlattenObservation, in a "
         f"function named by env.factory"
     )
@@ -149,7 +139,7 @@ def _vector(space: Any) -> ObservationConversion:
 
 
 def _image(space: Any, shape: tuple[int, ...], order: tuple[int, ...] | None, layout: str | None) -> ObservationConversion:
-    dtype = np.dtype(np.uint8 if space.dtype == np.uint8 else np.float32)
+    dtype = np.dtype(space.dtype if space.dtype in (np.uint8, np.bool_) else np.float32)
 
     def convert(batch: Array) -> Array:
         ordered = batch if order is None else batch.transpose(order)
@@ -159,7 +149,19 @@ def _image(space: Any, shape: tuple[int, ...], order: tuple[int, ...] | None, la
     return ObservationConversion(out, raw_space(space), convert, layout)
 
 
-def _one_hot(sizes: Array, starts: Array, space: Any, name: str) -> ObservationConversion:
+def one_hot_conversion(sizes: Array, starts: Array, space: Any, name: str, dtype: str = "float32") -> ObservationConversion:
+    """One or several choices as a one-hot vector.
+
+    Args:
+        sizes: the choices' numbers.
+        starts: the lowest of each.
+        space: they come from.
+        name: the environment's, for messages.
+        dtype: of the vector.
+
+    Raises:
+        UserError: if the vector would be too long.
+    """
     width = int(sizes.sum())
     if width > MAX_ONE_HOT:
         raise UserError(
@@ -170,9 +172,9 @@ def _one_hot(sizes: Array, starts: Array, space: Any, name: str) -> ObservationC
 
     def convert(batch: Array) -> Array:
         columns = batch.reshape(len(batch), offsets.size) + offsets
-        rows = np.zeros((len(batch), width), np.float32)
-        np.put_along_axis(rows, columns, 1.0, axis=1)
+        rows = np.zeros((len(batch), width), dtype)
+        np.put_along_axis(rows, columns, 1, axis=1)
         return rows
 
-    out = ObservationSpace("vector", (width,), "float32")
+    out = ObservationSpace("vector", (width,), dtype)
     return ObservationConversion(out, raw_space(space), convert)

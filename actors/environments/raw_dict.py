@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from actors.environments.boundary import RawSpace, in_short
+from actors.environments.boundary import Raw, in_short
 from protocol.data.observations import ObservationDict
 
 Structure = str | Mapping[Any, "Structure"] | tuple["Structure", ...]
@@ -20,7 +20,7 @@ class RawDict:
         spaces: of each path.
     """
 
-    def __init__(self, structure: Structure, spaces: Mapping[str, RawSpace]) -> None:
+    def __init__(self, structure: Structure, spaces: Mapping[str, Raw]) -> None:
         self._structure = structure
         self.spaces = dict(spaces)
 
@@ -53,8 +53,7 @@ class RawDict:
             ValueError: naming the first value outside.
         """
         for path, space in self.spaces.items():
-            if space.low is not None:
-                space.check_limits(rows[path], f"{what} of {path}", first_row)
+            space.check_limits(rows[path], f"{what} of {path}", first_row)
 
 
 def entries(structure: Structure, values: Any, what: str) -> Iterator[tuple[str, Any]]:
