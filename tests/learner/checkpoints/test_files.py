@@ -286,7 +286,7 @@ def test_another_networks_checkpoint_is_refused_naming_the_array(
     save(tmp_path, trained(1), progress(1), keep=3)
     updater = fresh(**settings)
     before = parameters_of(updater)
-    with pytest.raises(UserError, match=rf"model\.safetensors is of another network: {message}"):
+    with pytest.raises(UserError, match=rf"model\.safetensors belongs to another network: {message}"):
         restore(tmp_path, updater)
     assert_same_arrays(before, parameters_of(updater))
 
