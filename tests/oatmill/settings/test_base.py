@@ -92,7 +92,7 @@ def test_a_refused_assignment_says_in_one_line_which_setting_what_it_takes_and_w
 def test_an_assignment_that_a_check_over_several_fields_refuses_leaves_the_old_value(roots: Roots) -> None:
     roots.agent.core = "lstm"
     roots.agent.burn_in = 8
-    with pytest.raises(SettingsError, match=r"agent\.burn_in=8 warms a recurrent core up"):
+    with pytest.raises(SettingsError, match=r"agent\.burn_in=8 needs a recurrent core"):
         roots.agent.core = "none"
     assert roots.agent.core == "lstm"
 
