@@ -40,7 +40,7 @@ def answer_with_description(values: Any, answer: Answer) -> None:
 def _vector_class(settings: EnvSettings) -> bool:
     if not isinstance(settings, GymnasiumEnv):
         return False
-    from actors.environments.gymnasium import has_vector_class  # noqa: PLC0415  (loads Gymnasium)
+    from actors.environments.adapters.gymnasium import has_vector_class  # noqa: PLC0415  (loads Gymnasium)
 
     return has_vector_class(settings)
 

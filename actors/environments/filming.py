@@ -13,8 +13,8 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from actors.environments.adapters.gymnasium import around_envs, import_registering
 from actors.environments.base import Environment, name_of
-from actors.environments.gymnasium import around_envs, import_registering
 from actors.environments.make import make_environment, refusals
 from actors.settings import AtariEnv, CogsEnv, EnvSettings, FactoryEnv, GymnasiumEnv, MiniGridEnv, PettingZooEnv
 from oatmill.errors import UserError
@@ -70,7 +70,7 @@ def make_film(settings: EnvSettings, *, seed: int) -> Film:
                 own = with_pictures(settings.factory, settings.kwargs)
                 return film_gymnasium(own, partial(around_envs, channels=settings.channels), seed, name_of(settings))
             case MiniGridEnv():
-                from actors.environments.minigrid import around_grids, make_one  # noqa: PLC0415
+                from actors.environments.adapters.minigrid import around_grids, make_one  # noqa: PLC0415
 
                 return film_gymnasium(partial(make_one, settings, render_mode=PICTURES), around_grids, seed, name_of(settings))
             case AtariEnv():
@@ -141,7 +141,7 @@ def with_pictures(factory: str, kwargs: Mapping[str, Any]) -> Callable[[], Any]:
 
 def film_atari(settings: AtariEnv, seed: int) -> Film:
     """Build a film of a game; a second game takes the same actions and shows the screen in colour."""
-    from actors.environments.atari import AtariStepper, around_games, make_games  # noqa: PLC0415
+    from actors.environments.adapters.atari import AtariStepper, around_games, make_games  # noqa: PLC0415
 
     screen = {"grayscale": False, "stack_num": 1, "img_height": 210, "img_width": 160}
     stepper = AtariStepper(make_games(settings, 1), seed)
@@ -183,8 +183,8 @@ class TwinStepper:
 
 def film_cogs(settings: CogsEnv, seed: int) -> Film:
     """Build a film of a mission."""
-    from actors.environments.cogs import CogsEnvironment  # noqa: PLC0415
-    from actors.environments.cogs_picture import draw  # noqa: PLC0415
+    from actors.environments.adapters.cogs import CogsEnvironment  # noqa: PLC0415
+    from actors.environments.adapters.cogs_picture import draw  # noqa: PLC0415
 
     environment = CogsEnvironment(settings, 1, seed)
 
@@ -196,7 +196,7 @@ def film_cogs(settings: CogsEnv, seed: int) -> Film:
 
 def film_parallel(settings: PettingZooEnv, seed: int) -> Film:
     """Build a film of a parallel environment."""
-    from actors.environments.pettingzoo import ParallelEnvironment  # noqa: PLC0415
+    from actors.environments.adapters.pettingzoo import ParallelEnvironment  # noqa: PLC0415
 
     kwargs = with_pictures(settings.factory, settings.kwargs).keywords  # type: ignore[attr-defined]
     environment = make_environment(settings.model_copy(update={"kwargs": kwargs}), copies=1, seed=seed)

@@ -1,6 +1,6 @@
 """Creates the environment that the settings select.
 
-The adapters of this package (gymnasium, cogs, minigrid, atari, pettingzoo) have the same interface:
+The adapters (`actors.environments.adapters`) have the same interface:
 rows reset in the step that ends their episode, terminated and truncated are separate flags, and
 truncated steps have a final observation.
 """
@@ -78,27 +78,27 @@ def _builder(settings: EnvSettings) -> Callable[[Any, int | None, int], Environm
     # Each adapter imports the package that it wraps, so only the one in use is imported.
     match settings:
         case GymnasiumEnv():
-            from actors.environments.gymnasium import make_registered  # noqa: PLC0415
+            from actors.environments.adapters.gymnasium import make_registered  # noqa: PLC0415
 
             return make_registered
         case FactoryEnv():
-            from actors.environments.gymnasium import make_from_factory  # noqa: PLC0415
+            from actors.environments.adapters.gymnasium import make_from_factory  # noqa: PLC0415
 
             return make_from_factory
         case CogsEnv():
-            from actors.environments.cogs import make_cogs  # noqa: PLC0415
+            from actors.environments.adapters.cogs import make_cogs  # noqa: PLC0415
 
             return make_cogs
         case MiniGridEnv():
-            from actors.environments.minigrid import make_minigrid  # noqa: PLC0415
+            from actors.environments.adapters.minigrid import make_minigrid  # noqa: PLC0415
 
             return make_minigrid
         case AtariEnv():
-            from actors.environments.atari import make_atari  # noqa: PLC0415
+            from actors.environments.adapters.atari import make_atari  # noqa: PLC0415
 
             return make_atari
         case PettingZooEnv():
-            from actors.environments.pettingzoo import make_parallel  # noqa: PLC0415
+            from actors.environments.adapters.pettingzoo import make_parallel  # noqa: PLC0415
 
             return make_parallel
 

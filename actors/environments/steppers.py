@@ -1,7 +1,7 @@
 """Steppers: they step several copies of a Gymnasium environment, all with the same interface.
 
 A stepper uses the environment's own format of observations and actions;
-`actors.environments.gymnasium` converts them. Gymnasium's vectorised classes reset episodes in
+`actors.environments.adapters.gymnasium` converts them. Gymnasium's vectorised classes reset episodes in
 different ways (`AutoresetMode`). There is one stepper per mode, one for copies that are stepped one
 by one, and one for the built-in CartPole, whose class needs an additional step for each reset.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from actors.environments.cogs import Board, Thing
+from actors.environments.adapters.cogs import Board, Thing
 from protocol.data.trajectory import Array
 
 TILE = 48

@@ -16,8 +16,8 @@ from mettagrid.mettagrid_c import (
     dtype_truncations,
 )
 
+from actors.environments.adapters.cogs_mission import HEARTS_CREATED, HEARTS_DEPOSITED, CogsGame
 from actors.environments.base import Episode, Step, name_of
-from actors.environments.cogs_mission import HEARTS_CREATED, HEARTS_DEPOSITED, CogsGame
 from actors.settings import CogsEnv
 from protocol.data.trajectory import Array
 

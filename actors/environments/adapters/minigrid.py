@@ -15,9 +15,9 @@ import minigrid  # registers its environments
 import numpy as np
 from minigrid.core.constants import COLOR_TO_IDX, DIR_TO_VEC, OBJECT_TO_IDX, STATE_TO_IDX
 
+from actors.environments.adapters.gymnasium import GymnasiumEnvironment, import_registering
 from actors.environments.base import name_of
 from actors.environments.boundary import RawSpace
-from actors.environments.gymnasium import GymnasiumEnvironment, import_registering
 from actors.environments.gymnasium_spaces import ObservationConversion, convert_action_space
 from actors.environments.steppers import SyncStepper
 from actors.settings import MiniGridEnv

@@ -15,9 +15,9 @@ from ale_py import roms
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 
+from actors.environments.adapters.gymnasium import GymnasiumEnvironment
 from actors.environments.base import name_of
 from actors.environments.boundary import RawSpace, VectorBoundary
-from actors.environments.gymnasium import GymnasiumEnvironment
 from actors.environments.gymnasium_spaces import ObservationConversion, convert_action_space, raw_space
 from actors.environments.steppers import SameStepStepper
 from actors.settings import AtariEnv
