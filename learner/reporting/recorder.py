@@ -171,7 +171,7 @@ class Recorder:
         self.needed.line(self.run_dir / EVENTS_FILE, {"time": time.time(), "event": event} | values)
 
     def _append(self, name: str, content: Mapping[str, Any]) -> None:
-        """Append a line to a file. If the disk is full, the line is lost and counted; the run goes on."""
+        """Append a line to a file. On a full disk the line is lost and counted."""
         try:
             append_line(self.run_dir / name, content)
         except OSError as error:
