@@ -118,7 +118,7 @@ def test_a_process_of_the_server_that_takes_too_much_memory_says_so_and_both_end
         assert server.process.wait(20) != 0
         errors = server.process.communicate()[1]
         assert f"{role}: " in errors
-        assert " MiB of memory are more than the 256 that replay.memory_bytes allows; this process ends" in errors
+        assert " MiB of memory, and replay.memory_bytes allows 256 MiB; this process ends" in errors
         assert "oatmill: error:" not in errors
     finally:
         server.process.kill()

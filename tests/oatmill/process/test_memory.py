@@ -29,8 +29,8 @@ time.sleep(10)
 """)
     assert done.returncode == OUT_OF_MEMORY
     (line,) = done.stderr.splitlines()
-    assert line.startswith("ingest: 2")
-    assert line.endswith(" MiB of memory are more than the 100 that replay.memory_bytes allows; this process ends")
+    assert line.startswith("ingest: uses 2")
+    assert line.endswith("MiB of memory, and replay.memory_bytes allows 100 MiB; this process ends")
     assert "oatmill: error:" not in done.stderr, "it has not decided to end: it is to be started again"
 
 

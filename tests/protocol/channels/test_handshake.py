@@ -24,7 +24,7 @@ from protocol.security.zap import ZapHandler
 from tests.ports import free_ports
 
 SAID = {
-    "no key": "asks for a key and this process has none; give --keys",
+    "no key": "requires a key and this process has none; give --keys",
     "unknown key": "does not trust this process's key; give --keys",
     "another server's key": "has another key than server.pub of this process's keys; give --keys",
     "server without keys": "has no keys and this process has some; start the server with --keys",
@@ -96,7 +96,7 @@ def test_an_actor_that_joins_is_told_so_within_two_seconds(stack: ExitStack, key
     began = time.monotonic()
     client = ControlClient(address, role="actor", description={}, keys=None)
     stack.callback(client.close)
-    with pytest.raises(JoinRefusedError, match="asks for a key and this process has none"):
+    with pytest.raises(JoinRefusedError, match="requires a key and this process has none"):
         client.join(20.0)
     assert handshake.PATIENCE_S <= time.monotonic() - began < 3.5  # a test's machine is a busy one
 
@@ -106,7 +106,7 @@ def test_a_line_that_pulls_weights_is_told_too(stack: ExitStack, keys: ServerKey
     _, address = listen(stack, keys)
     receiver = WeightsReceiver(address, layout=(("w", (1,)),), keys=None)
     stack.callback(receiver.close)
-    with pytest.raises(JoinRefusedError, match="asks for a key and this process has none"):
+    with pytest.raises(JoinRefusedError, match="requires a key and this process has none"):
         receiver.wait(20.0)
 
 
@@ -118,7 +118,7 @@ def test_a_server_of_another_kind_is_named(stack: ExitStack) -> None:
 
     said = answer(serve(stack, greet), None)
     assert said.startswith("NotLetInError: what listens at tcp://127.0.0.1:")
-    assert "is no oatmill server, it answers 'HTTP/1.0 404 Not Found'; give the control address" in said
+    assert "is not an oatmill server, it answers 'HTTP/1.0 404 Not Found'; give the control address" in said
 
 
 def test_a_port_where_nobody_listens_is_named_when_the_time_is_out() -> None:
@@ -218,7 +218,7 @@ def test_what_a_server_says_first_tells_which_kind_it_is(stack: ExitStack, keys:
     ("mechanism", "keyed", "said"),
     [
         (b"CURVE", True, "has another key than server.pub"),
-        (b"CURVE", False, "asks for a key and this process has none"),
+        (b"CURVE", False, "requires a key and this process has none"),
         (b"NULL", True, "has no keys and this process has some"),
         (b"NULL", False, ""),
         (b"", True, ""),

@@ -55,7 +55,7 @@ def test_keys_are_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "keys are never overwritten" in capsys.readouterr().err
     assert run_command(["keygen", str(tmp_path), "--if-missing"]) == 0
     assert every_file(tmp_path) == before
-    with pytest.raises(UserError, match="holds a key named actor already"):
+    with pytest.raises(UserError, match="already contains a key named actor"):
         add_key(tmp_path, "actor")
 
 
@@ -63,7 +63,7 @@ def test_a_folder_that_was_left_half_made_is_not_taken_for_whole(tmp_path: Path)
     make_keys(tmp_path)
     (tmp_path / "server" / "secret.key").unlink()
     assert not is_complete(tmp_path)
-    with pytest.raises(UserError, match=r"holds actor/secret\.key already"):
+    with pytest.raises(UserError, match=r"already contains actor/secret\.key"):
         make_keys(tmp_path)
 
 
@@ -97,7 +97,7 @@ def test_a_key_is_added_and_revoked_by_its_name(tmp_path: Path) -> None:
     assert read_key(server.trusted / "actor-east.pub") == own.public
     revoke_key(tmp_path / "server", "actor-east")
     assert sorted(path.stem for path in server.trusted.iterdir()) == ["actor", "learner", "operator"]
-    with pytest.raises(UserError, match="no key named 'actor-east' is trusted; there are: actor, learner, operator"):
+    with pytest.raises(UserError, match="no key named 'actor-east' is trusted; trusted keys: actor, learner, operator"):
         revoke_key(tmp_path, "actor-east")
 
 
@@ -115,7 +115,7 @@ def test_a_file_that_holds_no_key_is_refused_by_name_and_not_shown(tmp_path: Pat
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
         client_keys(tmp_path, "actor")
-    assert str(caught.value) == f"{path} holds no key; expected 40 characters of Z85, as `oatmill keygen` writes them"
+    assert str(caught.value) == f"{path} does not contain a key; expected 40 characters of Z85, as `oatmill keygen` writes them"
 
 
 def test_a_secret_that_everybody_can_read_is_refused(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_secret_that_everybody_can_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_named_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds neither secret\.key nor actor/secret\.key; make keys with: oatmill keygen"):
+    with pytest.raises(UserError, match=r"has neither secret\.key nor actor/secret\.key; create keys with: oatmill keygen"):
         client_keys(tmp_path, "actor")
     make_keys(tmp_path)
     with pytest.raises(UserError, match="holds no trusted folder"):

@@ -176,14 +176,14 @@ def test_a_revoked_key_is_out_at_once_in_a_session_and_out_of_it(tmp_path: Path,
         revoke_key(keys, "actor-east")
         time.sleep(0.6)  # the folder is looked at every 0.25 s
         victim.offer()
-        with pytest.raises(JoinRefusedError, match=r"ingest refused this process \(revoked\): this key is trusted no more"):
+        with pytest.raises(JoinRefusedError, match=r"ingest refused this process \(revoked\): this key is no longer trusted"):
             victim.sender.drain(10)
         deadline = time.monotonic() + 10
         while not victim.control.state.fenced and time.monotonic() < deadline:
             victim.control.heartbeat({}, force=True)
             time.sleep(0.01)
         assert victim.control.state.fenced
-        assert victim.control.refusal == ("revoked", "this key is trusted no more")
+        assert victim.control.refusal == ("revoked", "this key is no longer trusted")
         assert rejected(server, "revoked", 2) >= 2
         assert handshake(server.control, east) == REFUSED
         work()

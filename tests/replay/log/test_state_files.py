@@ -182,7 +182,7 @@ def test_what_waits_for_room_does_not_wait_for_a_folder_that_is_gone(tmp_path: P
     writes.close(30.0)
     assert time.monotonic() - began < 5
     assert not folder.exists(), "nothing is made anew"
-    assert caplog.messages[-1] == f"{folder} is gone: events.jsonl could not be written to the end"
+    assert caplog.messages[-1] == f"{folder} is gone: events.jsonl could not be written completely"
 
 
 def test_a_file_that_cannot_be_written_leaves_the_one_before_and_nothing_half_written(tmp_path: Path) -> None:
