@@ -40,7 +40,7 @@ def test_four_ports_stand_in_a_row_from_7300_unless_told_otherwise() -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "*", "192.0.2.7", "[::]"])
 def test_an_address_that_other_machines_reach_takes_a_word_of_consent(host: str) -> None:
-    with pytest.raises(UserError, match="say --insecure if that network is your own"):
+    with pytest.raises(UserError, match="add --insecure if that network is your own"):
         bind_addresses(f"tcp://{host}:7300", insecure=False)
     assert bind_addresses(f"tcp://{host}:7300", insecure=True)["data"].endswith(":7300")
 
@@ -53,8 +53,8 @@ def test_an_address_that_other_machines_reach_takes_a_word_of_consent(host: str)
         ("udp://127.0.0.1", "takes ipc:///FOLDER or tcp://HOST"),
         ("tcp://127.0.0.1:x", "needs a port from 0 to 65532, got 'x'"),
         ("tcp://127.0.0.1:65533", "needs a port from 0 to 65532, got '65533'"),
-        ("tcp://no.such.host.invalid:7300", "give an address of this machine"),
-        ("ipc:///no/such/folder", "make it with: mkdir -m 700 /no/such/folder"),
+        ("tcp://no.such.host.invalid:7300", "use an address of this machine"),
+        ("ipc:///no/such/folder", "create it with: mkdir -m 700 /no/such/folder"),
     ],
 )
 def test_an_address_that_makes_no_sense_is_refused_with_the_way_out(listen: str, problem: str) -> None:

@@ -24,7 +24,7 @@ from protocol.security.zap import ZapHandler
 from tests.ports import free_ports
 
 SAID = {
-    "no key": "requires a key and this process has none; give --keys",
+    "no key": "requires a key and this process has none; set --keys",
     "unknown key": "does not trust this process's key; give --keys",
     "another server's key": "has another key than server.pub of this process's keys; give --keys",
     "server without keys": "has no keys and this process has some; start the server with --keys",
@@ -117,7 +117,7 @@ def test_a_server_of_another_kind_is_named(stack: ExitStack) -> None:
             connection.sendall(b"HTTP/1.0 404 Not Found\r\nServer: x\r\n\r\n")
 
     said = answer(serve(stack, greet), None)
-    assert said.startswith("NotLetInError: what listens at tcp://127.0.0.1:")
+    assert said.startswith("NotLetInError: the server at tcp://127.0.0.1:")
     assert "is not an oatmill server, it answers 'HTTP/1.0 404 Not Found'; give the control address" in said
 
 

@@ -31,19 +31,19 @@ def test_another_reader_sees_what_lies_there_and_keeps_its_own_writing_to_itself
 def test_memory_that_has_taken_anothers_descriptor_is_not_mistaken_for_it() -> None:
     memory, other = made(), made()
     ours, theirs = memory.place.split("/"), other.place.split("/")
-    with pytest.raises(OSError, match="another process's memory"):
+    with pytest.raises(OSError, match="belongs to another process"):
         open_shared("/".join([*theirs[:2], *ours[2:]]), 8000)
 
 
 @pytest.mark.parametrize("place", ["", "1/2/3", "../../etc/passwd", "1/2/3/4/5", "1/2/3/x", "-1/2/3/4", "1/2/3/4\n"])
 def test_what_is_no_place_is_refused(place: str) -> None:
-    with pytest.raises(OSError, match="not the place"):
+    with pytest.raises(OSError, match="the place of shared memory"):
         open_shared(place, 1)
 
 
 def test_memory_that_is_too_short_is_refused() -> None:
     memory = made(8192)
-    with pytest.raises(OSError, match="another process's memory"):
+    with pytest.raises(OSError, match="belongs to another process"):
         open_shared(memory.place, 8193)
 
 

@@ -132,7 +132,7 @@ def test_what_is_missing_is_named_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has neither secret\.key nor actor/secret\.key; create keys with: oatmill keygen"):
         client_keys(tmp_path, "actor")
     make_keys(tmp_path)
-    with pytest.raises(UserError, match="holds no trusted folder"):
+    with pytest.raises(UserError, match="has no folder trusted"):
         server_keys(tmp_path / "actor")
     assert client_keys(None, "actor") is None
     assert server_keys(None) is None

@@ -221,7 +221,7 @@ def test_whoever_knows_an_actors_number_can_neither_rob_nor_silence_nor_strike_i
         assert refusal(data, hello, schema, messages.DATA_TO_ACTOR, keys=own) is None
         assert rejected(server, "identity", 32) == 32
         assert rejected(server, "unknown_session") == 1
-        with pytest.raises(JoinRefusedError, match=r"\(identity\): actor 0 is in the run and well"):
+        with pytest.raises(JoinRefusedError, match=r"\(identity\): actor 0 is in the run and works"):
             server.actor(actor_id=0, rows=8)
         for said in (messages.Heartbeat("0" * 32), messages.Bye("0" * 32)):
             assert refusal(control, said, b"{}", messages.CONTROL_TO_CLIENT, keys=own) in {"forgotten", "Bye"}
@@ -242,7 +242,7 @@ def test_whoever_is_not_the_learner_gets_no_batch_and_publishes_no_weights(tmp_p
         push = messages.WeightsPush(7, new.dtype, new.digest.hex(), 0.0, "0" * 32)
         assert refusal(weights_url, push, bytes(new.buffer), messages.WEIGHTS_TO_CLIENT, keys=own) == "identity"
         control = server.learner_control()
-        with pytest.raises(JoinRefusedError, match=r"\(identity\): the learner/0 is in the run and well"):
+        with pytest.raises(JoinRefusedError, match=r"\(identity\): the learner/0 is in the run and works"):
             control.join(10)
         assert server.ask("status")["policy_version"] == 0
         work()

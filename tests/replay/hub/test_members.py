@@ -162,7 +162,7 @@ def test_a_process_that_talks_on_a_connection_that_is_there_is_not_replaced(role
     members = table(connected=True)
     first = joined(members, "a", role=role, number=0)
     for now in (0.0, within_s):
-        with pytest.raises(UnauthorisedError, match="is in the run and well"):
+        with pytest.raises(UnauthorisedError, match="is in the run and works"):
             joined(members, "b", role=role, number=0, now=now)
     assert not first.left
     assert joined(members, "b", role=role, number=0, now=within_s + 0.1) is not first

@@ -98,7 +98,7 @@ def test_another_runs_log_is_refused_with_one_line_and_left_as_it_was(tmp_path: 
     disk.close()
     before = {path.name: path.read_bytes() for path in log.iterdir()}
     check_owner("a" * 16, tmp_path / "mine", log)
-    with pytest.raises(UserError, match=r"holds the log of run aaaa.*, and this is run bbbb.*replay\.log_dir of its own"):
+    with pytest.raises(UserError, match=r"contains the log of run aaaa.*, and this is run bbbb.*another replay\.log_dir"):
         check_owner("b" * 16, tmp_path / "other", log)
     assert {path.name: path.read_bytes() for path in log.iterdir()} == before
 

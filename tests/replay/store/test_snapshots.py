@@ -142,7 +142,7 @@ def test_a_log_of_another_unroll_length_or_damaged_beyond_repair_is_refused_with
     disk = FakeDisk()
     talk = talk_on(disk)
     talk.hello()
-    with pytest.raises(UserError, match=r"actors.unroll_length=2, this run has 3; set it back, or move"):
+    with pytest.raises(UserError, match=r"actors.unroll_length=2, this run has 3; change it back, or move"):
         open_journal(disk, steps=3)
     talk.learn()
     train(talk, 12, 0)
@@ -150,7 +150,7 @@ def test_a_log_of_another_unroll_length_or_damaged_beyond_repair_is_refused_with
     disk.remove(log.names()[0])  # the next one's state makes up for it
     assert open_journal(disk).state.schema is not None
     disk.remove("tally.json")
-    with pytest.raises(UserError, match="damaged beyond repair"):
+    with pytest.raises(UserError, match="damaged and cannot be repaired"):
         damaged(disk)
 
 
