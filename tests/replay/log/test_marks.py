@@ -58,7 +58,7 @@ def test_a_learner_that_goes_on_from_its_own_checkpoint_is_told_nothing() -> Non
     ("field", "value", "expected"),
     [
         ("id", "another", "the learner's checkpoint belongs to the log 'another', and this is "),
-        ("cursor", 10**6, "the log does not have the point 1000000 that the learner's checkpoint names"),
+        ("cursor", 10**6, "the log does not have the point 1000000 of the learner's checkpoint"),
         ("digest", "0" * 32, "the log does not have the point "),
     ],
 )
