@@ -263,7 +263,7 @@ def test_where_all_are_damaged_the_newest_ones_reason_is_said_in_one_line(tmp_pa
     with pytest.raises(
         UserError,
         match=r"step-2/model\.safetensors is damaged or missing: its hash is not the one in manifest\.json; take an older "
-        r"checkpoint \(nor can the 1 before it be loaded\)",
+        r"checkpoint \(the 1 before it cannot be loaded either\)",
     ):
         restore(tmp_path, fresh())
 
