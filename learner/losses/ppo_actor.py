@@ -87,7 +87,7 @@ class PpoActor(Loss):
         """The terms `policy` and `entropy`; statistics of how far the policy has moved."""
         log_probs_BTA = self.policies.normalise(logits_BTA)
         log_prob_BT = self.policies.log_prob(log_probs_BTA, actions_BT)
-        ratio_BT = (log_prob_BT - behaviour_log_prob_BT).exp()
+        ratio_BT = self.policies.ratio(log_prob_BT - behaviour_log_prob_BT)
         terms = self.terms(log_probs_BTA, ratio_BT, policy_advantage_BT, mask_BT)
         return terms | policy_kls(log_prob_BT, old_log_prob_BT, behaviour_log_prob_BT, mask_BT)
 
@@ -158,7 +158,7 @@ class ProximalPpoActor(Loss):
         """As `PpoActor`; the weight times the advantage is the advantage of a surrogate with a weight above 0."""
         log_probs_BTA = self.inner.policies.normalise(logits_BTA)
         log_prob_BT = self.inner.policies.log_prob(log_probs_BTA, actions_BT)
-        ratio_BT = (log_prob_BT - old_log_prob_BT).exp()
+        ratio_BT = self.inner.policies.ratio(log_prob_BT - old_log_prob_BT)
         terms = self.inner.terms(log_probs_BTA, ratio_BT, policy_advantage_BT * anchor_weight_BT, mask_BT)
         return terms | policy_kls(log_prob_BT, old_log_prob_BT, behaviour_log_prob_BT, mask_BT)
 

@@ -103,7 +103,7 @@ class Forward(Node):
             final_step=final_step,
         )
         log_probs = model.policies.normalise(model.policy(latent[:, :-1]))
-        ratio = model.policies.log_ratio(log_probs, behaviour_log_probs_BTA, actions_BT).exp()
+        ratio = model.policies.ratio(model.policies.log_ratio(log_probs, behaviour_log_probs_BTA, actions_BT))
         return {
             "old_log_probs_BTA": log_probs,
             "old_value_BT1": value,

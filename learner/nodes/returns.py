@@ -200,7 +200,7 @@ class DrawnRetrace(Node):
             expected_q_BT=prior_sampled_q_BTN.mean(-1),
             final_value_BT=prior_final_value_BT,
             bootstrap_value_B=prior_value_BT1[:, -1],
-            importance_ratio_BT=policies.log_ratio(prior_log_probs_BTA, behaviour_log_probs_BTA, actions_BT).exp(),
+            importance_ratio_BT=policies.ratio(policies.log_ratio(prior_log_probs_BTA, behaviour_log_probs_BTA, actions_BT)),
             gamma=self.gamma,
             retrace_lambda=self.retrace_lambda,
         )
