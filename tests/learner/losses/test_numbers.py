@@ -424,7 +424,7 @@ def test_a_ratio_that_no_float_holds_is_cut_and_stays_finite() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"losses.cmpo.enabled": True}, "with a Box action needs the model's q of drawn actions"),
+        ({"losses.cmpo.enabled": True}, "with a Box action needs the model's q of sampled actions"),
         (
             {"losses.cmpo.enabled": True, "losses.dynamics.enabled": True, "losses.cmpo.advantage": "sampled"},
             "with a Box action",
@@ -448,7 +448,7 @@ def test_the_plan_draws_actions_and_says_so(plan: str) -> None:
     assert PriorSamples in made.nodes
     assert "prior_q" not in made.order
     assert made.auto["trainer.losses.cmpo.estimator"] == "sampled"
-    assert any("16 actions that the prior draws" in note for note in made.notes)
+    assert any("16 actions sampled from the prior" in note for note in made.notes)
 
 
 def test_a_question_of_numbers_alone_has_no_choices() -> None:
