@@ -17,6 +17,7 @@ from agent import distribution
 from agent.model import AgentModel
 from agent.spec import AgentSpec
 from oatmill.errors import UserError, one_line
+from oatmill.files.state_file import canonical_json
 from oatmill.trust import untrusted
 from protocol.data.trajectory import Array
 
@@ -29,7 +30,7 @@ NEEDED = ("agent", "learner_step", "env_steps", "policy_version", "files")
 """What every manifest has, also one of format 1."""
 
 
-def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def with_digest(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest as it is written: JSON values, its format, and the digest of all that it says."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(manifest) | {FORMAT_KEY: FORMAT}))
     return plain | {DIGEST_KEY: manifest_digest(plain)}
@@ -38,7 +39,7 @@ def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
     """SHA-256 of what a manifest says but for the digest itself, in hex. Line breaks and the order of names do not count."""
     said = {name: value for name, value in manifest.items() if name != DIGEST_KEY}
-    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(said)).hexdigest()
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:

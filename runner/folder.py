@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from oatmill.errors import UserError
-from oatmill.files.atomic import FOLDER_MODE, NeededWrites, replace_link
+from oatmill.files.atomic import FOLDER_MODE, replace_link
+from oatmill.files.full_disk import NeededWrites
 
 RUNS = Path("runs")
 """Folder for runs, below the current folder; `runs/latest` links to the newest run."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +19,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from agent.loading import MANIFEST, MODEL_FILE, file_digest, load_model, loading, open_manifest, read_manifest, sealed
+from agent.loading import MANIFEST, MODEL_FILE, file_digest, load_model, loading, open_manifest, read_manifest, with_digest
 from learner.loss import Context
 from learner.progress import Progress
 from learner.update.updater import Updater
 from oatmill.errors import UserError
-from oatmill.files.atomic import replace_link
+from oatmill.files.atomic import replace_link, sync_path
 from oatmill.process.failpoints import failpoint
 
 PRIOR_FILE = "prior.safetensors"
@@ -102,12 +101,12 @@ def save(folder: Path, updater: Updater, progress: Progress, *, keep: int, besid
     shutil.rmtree(final, ignore_errors=True)  # there only if it is damaged, or of a line of the run that was given up
     failpoint("checkpoint.rename.before")
     working.rename(final)
-    sync(folder)
+    sync_path(folder)
     failpoint("checkpoint.rename.after")
     replace_link(folder / LATEST, final.name)
     if beats_best(folder, beside.episode_return):
         replace_link(folder / BEST, final.name)
-    sync(folder)
+    sync_path(folder)
     remove_old(folder, keep)
     return final
 
@@ -121,7 +120,7 @@ def write(working: Path, updater: Updater, progress: Progress, beside: Beside) -
     save_file(optimizer_tensors(updater, beside.generators), working / OPTIMIZER_FILE)
     names = (MODEL_FILE, PRIOR_FILE, OPTIMIZER_FILE)
     for name in names:
-        sync(working / name)
+        sync_path(working / name)
     manifest = progress._asdict() | {
         "updates": updater.updates,
         "gradients_measured_at": updater.measured_at,
@@ -135,9 +134,9 @@ def write(working: Path, updater: Updater, progress: Progress, beside: Beside) -
         "replay": beside.replay,
         "files": {name: file_digest(working / name) for name in names},
     }
-    (working / MANIFEST).write_text(json.dumps(sealed(manifest), indent=1))
-    sync(working / MANIFEST)
-    sync(working)
+    (working / MANIFEST).write_text(json.dumps(with_digest(manifest), indent=1))
+    sync_path(working / MANIFEST)
+    sync_path(working)
 
 
 def saved_version(checkpoint: Path) -> int | None:
@@ -281,12 +280,3 @@ def remove_old(folder: Path, keep: int) -> None:
 def step_of(path: Path) -> int:
     """N of `step-N`."""
     return int(path.name.removeprefix(PREFIX))
-
-
-def sync(path: Path) -> None:
-    """Make a file's bytes or a folder's entries durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

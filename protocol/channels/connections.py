@@ -19,7 +19,6 @@ import contextlib
 import heapq
 import logging
 import os
-import resource
 import socket
 import struct
 import threading
@@ -27,9 +26,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import zmq
+
+from oatmill.process.memory import resident_memory
 
 _log = logging.getLogger("oatmill.connections")
 
@@ -50,7 +50,6 @@ check is a system call."""
 ALERT_S = 2.0
 TELL_EVERY_S = 10.0
 BACK_OFF_S = 0.05
-PAGE_BYTES = resource.getpagesize()
 RECEIVED_OFFSET = 128  # of tcpi_bytes_received in Linux's struct tcp_info
 MANY, MUCH = "too_many_connections", "too_much_unread"
 """The reasons why a connection is closed; see `protocol.wire.reasons`."""
@@ -105,7 +104,7 @@ class Connections:
         self.turns = 0
         self.cut: Counter[str] = Counter()
         self._open: dict[int, Connection] = {}  # by descriptor, the oldest first
-        self._memory, self._alert_until = _memory(), 0.0
+        self._memory, self._alert_until = resident_memory(), 0.0
         self._told = -TELL_EVERY_S
         self._closing = threading.Event()
         address = f"inproc://connections-{id(server)}"
@@ -186,7 +185,7 @@ class Connections:
 
     def _alert(self, now: float) -> bool:
         """Whether the process's memory grows, so that known connections are checked, too."""
-        memory = _memory()
+        memory = resident_memory()
         if memory > self._memory + GROWTH_BYTES:
             if now >= self._alert_until:
                 for connection in self._open.values():
@@ -259,11 +258,4 @@ def _received(connection: Connection) -> int:
         if option is not None:
             info = peer.getsockopt(socket.IPPROTO_TCP, option, RECEIVED_OFFSET + 8)
             return int(struct.unpack_from("=Q", info, RECEIVED_OFFSET)[0])
-    return 0
-
-
-def _memory() -> int:
-    """Return the memory of this process in bytes; 0 if the system does not report it."""
-    with contextlib.suppress(OSError):
-        return int(Path("/proc/self/statm").read_bytes().split()[1]) * PAGE_BYTES
     return 0

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import msgpack
 
+from oatmill.files.atomic import sync_path
 from oatmill.process.failpoints import failpoint
 from protocol.data.run_schema import RunSchema
 from protocol.data.trajectory import Array, BlockSize
@@ -159,11 +160,7 @@ class SnapshotFile:
         failpoint("buffer.rename.before")
         self._working.rename(self._path)
         failpoint("buffer.rename.after")
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_path(self._path.parent)
 
     def give_up(self) -> None:
         """Remove the file."""
