@@ -35,10 +35,10 @@ from protocol.security.keys import ServerKeys, server_keys
 from protocol.security.zap import ZapHandler
 from protocol.wire.codec import two_frames
 from replay.addresses import LOOK_FOR_FILES_EVERY_S, remove_sockets, restore_files
-from replay.ingest.actor_messages import MAX_BLOCK_BYTES
+from replay.ingest.actors.credit import MAX_WINDOW_BYTES
+from replay.ingest.actors.messages import MAX_BLOCK_BYTES
 from replay.ingest.admissions import Admissions
 from replay.ingest.core import IngestCore, IngestSettings, epoch_of_monotonic
-from replay.ingest.credit import MAX_WINDOW_BYTES
 from replay.log.disk import FolderDisk, log_folder
 from replay.log.identity import check_owner, run_id
 from replay.log.journal import Journal

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from protocol.data.run_schema import RunSchema
+from replay.ingest.actors.credit import CreditLine
 from replay.ingest.batch_server import BatchServer
-from replay.ingest.credit import CreditLine
 from replay.ingest.fleet import FleetStatistics
 from replay.ingest.recovery import recovered_part, segments_of
 from replay.log.journal import Journal

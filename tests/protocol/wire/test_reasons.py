@@ -3,7 +3,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from protocol.channels.connections import MANY, MUCH
+from protocol.channels.connection_limits import MANY, MUCH
 from protocol.wire.reasons import (
     BAD_MESSAGE,
     BAD_PRIORITIES,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import replay.log.records
-from replay.ingest.actor_sessions import ActorSessions
+from replay.ingest.actors.sessions import ActorSessions
 from replay.log.journal import Journal
 from replay.log.records import Found
 from replay.log.segments import SegmentLog

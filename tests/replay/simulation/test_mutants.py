@@ -12,10 +12,10 @@ from protocol.data.weights import Weights
 from protocol.peers.trajectory import TrajectorySenderPeer
 from protocol.peers.weights import ReceiverPeer
 from replay.hub.weights_store import WeightsStore
-from replay.ingest.actor_messages import ActorMessages
-from replay.ingest.actor_session import Arrival
+from replay.ingest.actors.credit import CreditLine
+from replay.ingest.actors.messages import ActorMessages
+from replay.ingest.actors.session import Arrival
 from replay.ingest.batch_server import BatchServer
-from replay.ingest.credit import CreditLine
 from replay.ingest.cutter import BatchCutter
 from replay.ingest.learner_rank import LearnerRank
 from replay.log.state import Ledger

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from replay.ingest.credit import LENDING_BATCHES, SILENT_AFTER_S, CreditLine
-from replay.ingest.pace import Pace, fleet_seconds
+from replay.ingest.actors.credit import LENDING_BATCHES, SILENT_AFTER_S, CreditLine
+from replay.ingest.actors.pace import Pace, fleet_seconds
 
 
 @dataclass(eq=False)

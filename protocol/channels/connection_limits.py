@@ -56,7 +56,7 @@ MANY, MUCH = "too_many_connections", "too_much_unread"
 
 
 @dataclass(slots=True, eq=False)
-class Connection:
+class OpenConnection:
     """An open connection.
 
     Attributes:
@@ -79,7 +79,7 @@ class Connection:
     cut: bool = False
 
 
-class Connections:
+class ConnectionLimits:
     """Watches the connections of one listening TCP socket until it is closed.
 
     Args:
@@ -103,7 +103,7 @@ class Connections:
         self.recent: set[int] = set()
         self.turns = 0
         self.cut: Counter[str] = Counter()
-        self._open: dict[int, Connection] = {}  # by descriptor, the oldest first
+        self._open: dict[int, OpenConnection] = {}  # by descriptor, the oldest first
         self._memory, self._alert_until = resident_memory(), 0.0
         self._told = -TELL_EVERY_S
         self._closing = threading.Event()
@@ -149,7 +149,7 @@ class Connections:
 
     def _accepted(self, fd: int) -> None:
         with contextlib.suppress(OSError), _borrowed(fd) as peer:  # the connection may have ended already
-            self._open[fd] = Connection(fd, os.fstat(fd).st_ino, peer.getpeername()[0])
+            self._open[fd] = OpenConnection(fd, os.fstat(fd).st_ino, peer.getpeername()[0])
 
     def _cut_too_many(self) -> None:
         self._note_known()
@@ -164,7 +164,7 @@ class Connections:
         for victim in victims:
             self._close(victim, MANY)
 
-    def _note_known(self) -> list[Connection]:
+    def _note_known(self) -> list[OpenConnection]:
         """Mark the connections on which messages have arrived as known, and return them."""
         recent, self.recent = self.recent, set()
         found = [connection for fd in recent if (connection := self._open.get(fd)) is not None]
@@ -195,7 +195,7 @@ class Connections:
         self._memory = min(self._memory, memory)
         return now < self._alert_until
 
-    def _sends_too_much(self, connection: Connection) -> bool:
+    def _sends_too_much(self, connection: OpenConnection) -> bool:
         unread = _received(connection) - connection.base
         if unread <= (self.allowed_bytes if connection.known else self._first_bytes):
             connection.over = -1
@@ -205,7 +205,7 @@ class Connections:
 
     # -------------------------------------------------------------------------------------------------------------- ending
 
-    def _close(self, connection: Connection, reason: str) -> None:
+    def _close(self, connection: OpenConnection, reason: str) -> None:
         """Shut a connection down, so that libzmq sees it end.
 
         libzmq may have closed the descriptor and reused it a moment ago. The inode shows this. If
@@ -219,14 +219,14 @@ class Connections:
                 self.cut[reason] += 1
                 self._tell(connection, reason)
 
-    def _tell(self, connection: Connection, reason: str) -> None:
+    def _tell(self, connection: OpenConnection, reason: str) -> None:
         """Log a line, but not for every connection."""
         if time.monotonic() - self._told >= TELL_EVERY_S:
             self._told = time.monotonic()
             _log.warning("a connection from %s was closed (%s); so far %s", connection.address, reason, dict(self.cut))
 
 
-def crowding(connections: Sequence[Connection], count: int) -> list[Connection]:
+def crowding(connections: Sequence[OpenConnection], count: int) -> list[OpenConnection]:
     """Choose connections to close: the oldest ones of the addresses that have most of them.
 
     Args:
@@ -251,7 +251,7 @@ def _borrowed(fd: int) -> Iterator[socket.socket]:
         peer.detach()
 
 
-def _received(connection: Connection) -> int:
+def _received(connection: OpenConnection) -> int:
     """Return the number of bytes that have arrived on a connection; 0 if the system does not report it."""
     option = getattr(socket, "TCP_INFO", None)
     with contextlib.suppress(OSError, struct.error), _borrowed(connection.fd) as peer:
