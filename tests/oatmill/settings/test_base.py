@@ -92,7 +92,7 @@ def test_a_rejected_assignment_names_setting_requirement_and_value_in_one_line(
 def test_an_assignment_rejected_by_a_check_of_several_fields_keeps_the_old_value(roots: Roots) -> None:
     roots.agent.core = "lstm"
     roots.agent.burn_in = 8
-    with pytest.raises(SettingsError, match=r"agent\.burn_in=8 warms a recurrent core up"):
+    with pytest.raises(SettingsError, match=r"agent\.burn_in=8 needs a recurrent core"):
         roots.agent.core = "none"
     assert roots.agent.core == "lstm"
 
