@@ -22,7 +22,9 @@ def plot(
     That is the return, each loss's weighted value and gradient on the trunk, and the policy. Needs oatmill[plot].
     """
     from deploy.curves import draw  # noqa: PLC0415
-    from runner.folder import find_run  # noqa: PLC0415
+    from runner.folder import find_run, reading  # noqa: PLC0415
 
     for folder in run_dirs or [find_run(None)]:
-        typer.echo(str(draw(folder)))
+        with reading(folder / "metrics.jsonl"):
+            picture = draw(folder)
+        typer.echo(str(picture))

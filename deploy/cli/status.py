@@ -25,7 +25,7 @@ def status(
 
     That is its processes, how far it is and how well it does.
     """
-    from runner.folder import find_run, keys_of, read_run  # noqa: PLC0415
+    from runner.folder import find_run, keys_of, read_run, reading  # noqa: PLC0415
     from runner.operator_client import operator_client  # noqa: PLC0415
 
     if run_dir is None and address is not None:
@@ -33,11 +33,13 @@ def status(
         return
     folder = find_run(run_dir)
     run = read_run(folder)
-    rows = [{column: process[column] for column in COLUMNS} for process in run["processes"]]
+    with reading(folder / "run.json"):
+        rows = [{column: process[column] for column in COLUMNS} for process in run["processes"]]
+        address, run_keys = str(run["control"]), keys_of(run)
     if as_json:
         print_json(rows)
         return
-    with operator_client(run["control"], keys_of(run)) as hub:
+    with operator_client(address, run_keys) as hub:
         answer = hub.status()
     for line in status_lines(str(folder), rows, answer):
         typer.echo(line)
