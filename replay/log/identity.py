@@ -12,7 +12,7 @@ from pathlib import Path
 from oatmill.errors import UserError
 from oatmill.files.atomic import write_file
 from oatmill.files.state_file import DamagedStateError, decode_state, encode_state
-from replay.log.records import HEAD_BYTES, Head, read_head
+from replay.log.records import HEAD_BYTES, SegmentHead, read_head
 
 NAME = "run_id"
 KIND = "run_id"
@@ -96,7 +96,7 @@ def check_owner(run: str, run_dir: Path, log: Path) -> None:
         )
 
 
-def heads_of(folder: Path) -> list[Head | None]:
+def heads_of(folder: Path) -> list[SegmentHead | None]:
     """Return the heads of the segments in a folder; None for a damaged head."""
     heads = []
     for path in sorted(folder.glob("[0-9]*.log")):

@@ -22,7 +22,7 @@ from protocol.wire.codec import Buffer
 from replay.histogram import SECONDS_BUCKETS, Histogram
 from replay.log import tally
 from replay.log.disk import Disk
-from replay.log.salvage import BAD_RECORD, STATE, Reader, lost_in, packed
+from replay.log.salvage import BAD_RECORD, STATE, LogReader, lost_in, packed
 from replay.log.segments import SegmentLog
 from replay.log.state import LogState
 
@@ -265,7 +265,7 @@ class Journal:
         return self._log.read(number)
 
 
-def read_into(state: LogState, log: SegmentLog, known: dict[str, Any] | None = None) -> Reader:
+def read_into(state: LogState, log: SegmentLog, known: dict[str, Any] | None = None) -> LogReader:
     """Apply all records of a log. If some are missing, their content is lost.
 
     Args:
@@ -278,9 +278,9 @@ def read_into(state: LogState, log: SegmentLog, known: dict[str, Any] | None = N
         OSError: if the disk cannot be read.
     """
     if known is None:
-        reader = Reader(state)
+        reader = LogReader(state)
     else:
-        reader = Reader(state, tally_at=known["next"], restore=lambda: tally.restore(state, known))
+        reader = LogReader(state, tally_at=known["next"], restore=lambda: tally.restore(state, known))
     for record in log.recover():
         reader.take(record)
     if not reader.in_step:

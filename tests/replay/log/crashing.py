@@ -16,7 +16,7 @@ from replay.log.journal import Journal, read_into
 from replay.log.segments import SegmentLog
 from replay.log.state import LogState
 from replay.store.assembly import Assembler
-from replay.store.buffer import Past, ReplayBuffer
+from replay.store.buffer import ReplayBuffer, RowHistory
 from replay.store.snapshot_saver import BufferSaver
 from tests.replay.log.fake_disk import FakeDisk
 from tests.replay.simulation.simulator import STEPS, Actor, Faults, Learner, Simulation
@@ -36,7 +36,7 @@ class MemorySaver(BufferSaver):
 
     def __init__(self) -> None:
         super().__init__(Path("nowhere"))
-        self.saved: list[tuple[dict[str, Array], Past]] = []
+        self.saved: list[tuple[dict[str, Array], RowHistory]] = []
         self.restored = 0
 
     def begin_anew(self) -> None:

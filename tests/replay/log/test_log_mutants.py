@@ -10,7 +10,7 @@ import pytest
 import replay.log.records
 from replay.ingest.actors.sessions import ActorSessions
 from replay.log.journal import Journal
-from replay.log.records import Found
+from replay.log.records import FoundRecord
 from replay.log.segments import SegmentLog
 from tests.replay.log import test_segments as test_log
 from tests.replay.log.crashing import CrashingSimulation
@@ -106,7 +106,7 @@ def test_a_log_without_checksums_accepts_flipped_bits(monkeypatch: pytest.Monkey
     # The simulated disk leaves no record with a mark and lengths that fit, so the test of every flipped bit shows this one.
     original = replay.log.records.read_numbers
 
-    def mutant(data: bytes, offset: int) -> tuple[Found, int] | None:
+    def mutant(data: bytes, offset: int) -> tuple[FoundRecord, int] | None:
         found = original(data, offset)
         return None if found is None else (found[0], replay.log.records.checksum_at(data, offset, found[0]))
 

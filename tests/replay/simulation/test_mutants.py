@@ -154,7 +154,7 @@ def starves_for_young_ones(patch: pytest.MonkeyPatch) -> None:
 
     def mutant(self: TrajectoryQueue, oldest_version: int, *, keep: int) -> list[Any]:
         del keep
-        for segment in [segment for segment in self._segments if segment.policy_version < oldest_version]:
+        for segment in [segment for segment in self._waiting if segment.policy_version < oldest_version]:
             self._drop(segment, segment.rows)
         return []
 
