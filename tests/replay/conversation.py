@@ -1,4 +1,4 @@
-"""Ingest with what a test says to it and what it answers."""
+"""Ingest, with helpers that send it messages and return its answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server does with connections that are too many or send too much. Real sockets, in this process."""
+"""Servers close connections that are too many or send too much. Real sockets, in this process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.protocol.channels.strangers import EMPTY_FRAMES, LARGE_FRAMES, dial, 
 
 
 class Serving:
-    """A server whose messages are echoed by a thread."""
+    """A server that echoes messages in a thread."""
 
     def __init__(self, server: ServerSocket) -> None:
         self.server, self.address = server, server.bind("tcp://127.0.0.1:0")

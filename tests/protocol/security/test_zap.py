@@ -1,4 +1,4 @@
-"""A replay server with keys, tried by those who may and those who may not; and one without, whose actors cannot be robbed."""
+"""A replay server with keys, and clients with and without permission; and one without keys, whose actors are protected, too."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def keys(tmp_path: Path) -> Path:
 
 @contextmanager
 def honest_run(tmp_path: Path, keys: Path | None) -> Iterator[tuple[Server, Callable[[], None]]]:
-    """A server with an honest learner and actor, and a function that has the two of them do one batch more."""
+    """A server with a correct learner and actor, and a function that makes them do one more batch."""
     with serving(tmp_path, "tcp", keys) as server:
         trainer, first = server.learner(), server.actor(rows=8)
         trainer.publish(0)
@@ -73,7 +73,7 @@ def honest_run(tmp_path: Path, keys: Path | None) -> Iterator[tuple[Server, Call
 
 
 def rejected(server: Server, reason: str, at_least: int = 1) -> int:
-    """How often a reason was counted, once it is often enough."""
+    """Return how often a reason was counted, once it is often enough."""
     deadline = time.monotonic() + 10
     while (count := server.ask("status")["rejected"].get(reason, 0)) < at_least:
         assert time.monotonic() < deadline, f"{reason}: {count}"
@@ -82,7 +82,7 @@ def rejected(server: Server, reason: str, at_least: int = 1) -> int:
 
 
 def refusal(address: str, message: Any, payload: bytes, kinds: tuple[type[Any], ...], **how: Any) -> str | None:
-    """What a peer that sends one message is told: a reason, None for no answer within a second."""
+    """Return the reason of the REJECT for one message; None without an answer within a second."""
     with zmq.Context() as context, context.socket(zmq.DEALER) as peer:
         peer.setsockopt(zmq.LINGER, 0)
         use_keys(peer, how.get("keys"))

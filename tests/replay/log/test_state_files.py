@@ -1,4 +1,4 @@
-"""Small files of a run folder that are damaged: replaced by what else is known, and said; another run's log is left alone."""
+"""Damaged small files of a run folder are replaced and reported; the log of another run is not changed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TRIED = 300
 
 
 def damages(content: bytes) -> list[bytes]:
-    """A seeded sample of everything that may become of a file."""
+    """Return a seeded sample of possible damage to a file."""
     draw, found = random.Random(0), [b"", b"null", b"[]", b'{"version": 1}', b"\xff" * 40, str(2**53 - 1).encode()]
     for _ in range(TRIED):
         flipped = bytearray(content)

@@ -1,4 +1,4 @@
-"""The buffer's snapshots: what comes back is what was there, today's settings win, and what is damaged is passed over."""
+"""Snapshots of the replay buffer: the rows are restored, current settings apply, and damaged files are skipped."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def save(folder: Path, buffer: ReplayBuffer, step: int = 1) -> BufferSaver:
 def restore(
     folder: Path, buffer: ReplayBuffer, *, schema: RunSchema = SCHEMA, steps: int = STEPS, most: int = 0
 ) -> dict[str, int]:
-    """Read the newest snapshot; how that went."""
+    """Read the newest snapshot; returns the outcome."""
     saver = BufferSaver(folder)
     saver.restore(buffer, schema, steps, most_sampled=most, now=7.0)
     return {name: count for name, count in saver.counts.items() if count}
@@ -122,7 +122,7 @@ def test_current_settings_apply_and_the_newest_rows_are_kept(
     allowed = [entry for entry in content(before) if not most or entry[1].sampled < most]
     assert content(after) == allowed[-size:]
     count = min(after.rows, 3)
-    assert len(set(numbers(after.sample(count)))) == count, "and it goes on"
+    assert len(set(numbers(after.sample(count)))) == count, "and it continues"
 
 
 def test_memory_that_holds_fewer_rows_keeps_the_newest(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_rows_that_are_put_back_are_taken_first_and_in_order() -> None:
 
 
 def dropped(queue: TrajectoryQueue, keep: int) -> int:
-    """How many rows older than version 3 were let go of."""
+    """Return how many rows older than version 3 were dropped."""
     return sum(piece.rows for piece in queue.drop_stale(3, keep=keep))
 
 

@@ -1,4 +1,4 @@
-"""SNAPSHOT and COMMIT: what a checkpoint knows of the log, and what the log keeps for it."""
+"""SNAPSHOT and COMMIT: a checkpoint's point in the log, and the data that the log keeps for it."""
 
 from __future__ import annotations
 
