@@ -13,6 +13,8 @@ from torch import Tensor
 from agent import distribution, gaussian
 from protocol.data.spaces import ActionSpace
 
+LARGEST_LOG_RATIO = 60.0
+
 
 class Policies:
     """What one action space's policies are, and what can be computed of them.
@@ -60,14 +62,22 @@ class Policies:
         """The log-probability of each choice and each number of actions, `[..., width]`."""
         logits_A, numbers_P = self._split(rows_P)
         columns_F, numbers_D = self._columns(actions)
-        found = [logits_A.gather(-1, columns_F)] if self.sizes else []
-        return torch.cat([*found, gaussian.log_probs(numbers_P, numbers_D)], -1) if self.dimensions else found[0]
+        found = []
+        if self.sizes:
+            found.append(logits_A.expand(*columns_F.shape[:-1], -1).gather(-1, columns_F))
+        if self.dimensions:
+            found.append(gaussian.log_probs(numbers_P, numbers_D))
+        return torch.cat(found, -1)
 
     def log_ratio(self, rows_P: Tensor, other_P: Tensor, actions: Tensor) -> Tensor:
         """The logarithm of the ratio of two policies' probabilities of actions, `[...]`."""
         if not self.dimensions:  # one look-up instead of two
             return distribution.log_prob(rows_P - other_P, actions, self.sizes, factored=self.factored)
         return (self.factor_log_probs(rows_P, actions) - self.factor_log_probs(other_P, actions)).sum(-1)
+
+    def ratio(self, log_ratio: Tensor) -> Tensor:
+        """The ratio; of densities, which may be any number, at most what float32 holds with room for a batch's sum."""
+        return (log_ratio.clamp(max=LARGEST_LOG_RATIO) if self.dimensions else log_ratio).exp()
 
     def entropy(self, rows_P: Tensor) -> Tensor:
         """The joint entropy, `[...]`, in nats; of numbers the differential one.

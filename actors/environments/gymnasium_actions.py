@@ -1,7 +1,7 @@
-"""From Gymnasium's action spaces to those that networks and trajectories know, with the conversion of a batch of actions.
+"""Converts Gymnasium's action spaces to oatmill's, and batches of actions to the environment's format.
 
-Discrete, MultiDiscrete and MultiBinary are choices, Box is numbers, and Tuple and Dict hold any of these. Our numbers are
--1..1; the environment gets its own units, in the structure that it declares.
+Discrete, MultiDiscrete and MultiBinary are choices, a Box is numbers, and Tuple and Dict contain any
+of these. oatmill's numbers are in -1..1; the environment gets its own units and its own structure.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ WAY_OUT = "convert it with an ActionWrapper, in a function named by env.factory"
 
 @dataclass(frozen=True)
 class ActionConversion:
-    """How a batch of actions becomes one that the environment takes.
+    """Converts a batch of actions to the environment's format.
 
     Attributes:
-        space: what comes in.
-        start: of plain choices, added to each action: the environment's lowest one. None where all start at 0.
+        space: oatmill's action space.
+        start: for plain choices, the environment's lowest actions, which are added; None if all are 0.
     """
 
     space: ActionSpace
     start: Array | None = None
 
     def convert(self, actions: Array) -> Any:
-        """`[N]` or `[N, width]`, numbers in -1..1, as the environment takes them."""
+        """Actions `[N]` or `[N, width]` in the environment's format."""
         if self.space.parts:
             return to_environment(actions, self.space)
         return actions if self.start is None else actions + self.start
 
 
 def convert_action_space(space: Any, name: str) -> ActionConversion:
-    """Read a Gymnasium action space.
+    """Convert a Gymnasium action space.
 
     Args:
-        space: of one agent.
-        name: the environment's, for messages.
+        space: the action space of one agent.
+        name: the environment's name for messages.
 
     Raises:
-        UserError: if oatmill cannot choose such actions; says the way out.
+        UserError: if oatmill does not support the space.
     """
     match space:
         case gym_spaces.Discrete():

@@ -1,9 +1,10 @@
-"""From Gymnasium's observation spaces to those that networks and trajectories know, with the conversion of a batch of values.
+"""Converts Gymnasium's observation spaces to oatmill's, and batches of observations with them.
 
-Box with one axis becomes a float32 vector, Box with three axes an image [C, H, W] (`image_layout` says which axis holds the
-channels), Box of bytes or bools with two axes an image of one channel; in images bytes and bools stay what they are. Discrete
-and MultiDiscrete observations become one-hot vectors, MultiBinary ones a vector. `actors.environments.dict_spaces` reads Dict
-and Tuple, `actors.environments.gymnasium_actions` actions.
+A Box with one axis becomes a float32 vector, a Box with three axes an image [C, H, W] (see
+`image_layout` for the channels' axis), and a Box of uint8 or bool with two axes an image with one
+channel. Images keep these two dtypes. Discrete and MultiDiscrete observations become one-hot
+vectors, MultiBinary ones a vector. Dict and Tuple are converted in `actors.environments.dict_spaces`,
+actions in `actors.environments.gymnasium_actions`.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ MAX_ONE_HOT = 4096
 
 @dataclass(frozen=True)
 class ObservationConversion:
-    """How a batch of one space's observations becomes a batch that oatmill knows.
+    """Converts a batch of an environment's observations to oatmill's format.
 
     Attributes:
-        space: what comes out.
-        raw: what goes in: one observation as the environment gives it.
-        convert: `[N, *raw.shape]` to `[N, *space.shape]` of `space.dtype`; may share the input's memory. Of a Dict, from an
-            array a key to an array a key.
-        channels: which axis of an image holds the channels, "first" or "last"; None where there is no choice.
+        space: the resulting space.
+        raw: the environment's format of one observation.
+        convert: converts `[N, *raw.shape]` to `[N, *space.shape]` of `space.dtype`; the result may
+            share the input's memory. For a Dict it converts one array per key.
+        channels: the axis of an image's channels, "first" or "last"; None for other observations.
     """
 
     space: ObservationSpace
@@ -45,15 +46,15 @@ class ObservationConversion:
 
 
 def convert_observation_space(space: Any, name: str, channels: Channels = "auto") -> ObservationConversion:
-    """Read a space that is no Dict and no Tuple.
+    """Convert a Gymnasium observation space that is no Dict or Tuple.
 
     Args:
-        space: of one agent.
-        name: the environment's, for messages.
-        channels: which axis of an image holds the channels; "auto" reads it from the shape.
+        space: the observation space of one agent.
+        name: the environment's name for messages.
+        channels: the axis of an image's channels; "auto" derives it from the shape.
 
     Raises:
-        UserError: if oatmill cannot train on such observations, or an image's shape can be read in two ways; says the way out.
+        UserError: if oatmill does not support the space, or an image's shape is ambiguous.
     """
     match space:
         case gym_spaces.Box():
@@ -72,7 +73,7 @@ def convert_observation_space(space: Any, name: str, channels: Channels = "auto"
 
 
 def raw_space(space: Any) -> RawSpace:
-    """What a space says of one observation, for the checks of `actors.environments.boundary`."""
+    """The format of one observation of a space, for the checks of `actors.environments.boundary`."""
     shape, dtype = tuple(space.shape), np.dtype(space.dtype)
     match space:
         case gym_spaces.Discrete():
@@ -91,12 +92,13 @@ def starts_of(space: Any) -> Array:
 
 
 def image_layout(shape: tuple[int, ...], channels: Channels, name: str) -> Literal["first", "last"]:
-    """Which of an image's three axes holds the channels.
+    """The axis of an image's channels.
 
     Args:
-        shape: of one image.
-        channels: what the user says; "auto" takes the axis, first or last, whose size is one of `CHANNEL_COUNTS`.
-        name: the environment's, for messages.
+        shape: the shape of one image, with three axes.
+        channels: the setting; "auto" uses the first or last axis if only its size is one of
+            `CHANNEL_COUNTS`.
+        name: the environment's name for messages.
 
     Raises:
         UserError: if both axes or neither could be the channels.

@@ -1,4 +1,7 @@
-"""Clipped maximum a posteriori policy optimisation: pull the policy towards the prior tilted by clipped advantages.
+"""Clipped maximum a posteriori policy optimisation (CMPO).
+
+The loss is the KL divergence from the CMPO policy to the trained policy. The CMPO policy is the prior
+policy, reweighted by exponentials of clipped advantages.
 
 Source: Hessel et al. 2021, "Muesli", arXiv:2104.06159, eq. 7, 9, 11 and 12.
 """
@@ -19,19 +22,19 @@ from learner.settings import CmpoSettings
 from oatmill.errors import SettingsError
 
 EXACT_UP_TO = 32
-"""Actions up to which `estimator=auto` evaluates the model for every one of them."""
+"""`estimator=auto` evaluates the model for every action if there are at most this many."""
 
 
 class CmpoWrites(TypedDict):
-    """Frozen for the batch."""
+    """The target policy; constant during the batch's updates."""
 
     cmpo_policy_BTA: Tensor
-    cmpo_entropy_BT: Tensor  # of that policy, in nats
-    cmpo_advantage_BTA: Tensor  # over sigma, before the clip
+    cmpo_entropy_BT: Tensor  # the entropy of the CMPO policy, in nats
+    cmpo_advantage_BTA: Tensor  # divided by sigma, before clipping
 
 
 class ExactCmpo(Loss):
-    """KL(pi_cmpo || pi) with advantages of every action from the prior's one-step model."""
+    """KL(pi_cmpo || pi), with the advantage of every action from the prior network's one-step model."""
 
     name = "cmpo"
 
@@ -49,9 +52,10 @@ class ExactCmpo(Loss):
         prior_value_BT1: Tensor,
         sigma: Tensor,
     ) -> CmpoWrites:
-        """The target, once for the batch.
+        """Compute the target policy once per batch.
 
-        The baseline is the prior's value, or its expected q; with several factors each factor's own expectation.
+        The baseline is the prior network's value or its expected q. With several factors it is the
+        expected q of each factor.
         """
         if self.expected_baseline:
             expected = distribution.factor_sums(prior_log_probs_BTA.exp() * prior_q_BTA, self.sizes)
@@ -75,7 +79,7 @@ class ExactCmpo(Loss):
         actions_BT: Tensor,
         mask_BT: Tensor,
     ) -> dict[str, Statistic]:
-        """Statistics of the target and of what it was made of."""
+        """Statistics of the target policy and of the advantages behind it."""
         expected_BTF = distribution.factor_sums(prior_log_probs_BTA.exp() * prior_q_BTA, self.sizes)
         offset_BT = (expected_BTF.mean(-1) - prior_value_BT1[:, :-1]).abs() / sigma
         q_taken_BT = distribution.log_prob(prior_q_BTA, actions_BT, self.sizes, factored=self.factored)
@@ -89,14 +93,15 @@ class ExactCmpo(Loss):
         }
 
     def compute(self, *, logits_BTA: Tensor, cmpo_policy_BTA: Tensor, mask_BT: Tensor) -> Terms:
-        """The term `kl`; the cross-entropy and the target's entropy, whose difference it is, beside it."""
+        """The term `kl`, and the statistics `cross_entropy` and `target_entropy`."""
         return kl_terms(logits_BTA, cmpo_policy_BTA, mask_BT, self.sizes, self.settings.kl_coef)
 
 
 class ReturnCmpo(Loss):
-    """The same KL where there is no model: the return's advantage tilts the taken action alone, the others get exp(0).
+    """KL(pi_cmpo || pi) without a dynamics model, from the return's advantage of the taken action.
 
-    A heuristic of oatmill's, not the paper's; the plan says so.
+    All other actions have an advantage of 0. This is a heuristic of oatmill and not part of the paper;
+    the plan has a note about it.
     """
 
     name = "cmpo"
@@ -107,7 +112,7 @@ class ReturnCmpo(Loss):
         self.factored = context.factored
 
     def prepare(self, *, prior_log_probs_BTA: Tensor, advantage_BT: Tensor, actions_BT: Tensor, sigma: Tensor) -> CmpoWrites:
-        """The target, once for the batch."""
+        """Compute the target policy once per batch."""
         taken_BTA = distribution.one_hot(actions_BT, self.sizes, factored=self.factored)
         advantage_BTA = taken_BTA * (advantage_BT / sigma).unsqueeze(-1)
         policy = clipped_mpo_policy(prior_log_probs_BTA, advantage_BTA, self.sizes, clip=self.settings.advantage_clip)
@@ -122,13 +127,13 @@ class ReturnCmpo(Loss):
         sigma: Tensor,
         mask_BT: Tensor,
     ) -> dict[str, Statistic]:
-        """Statistics of the target and of what it was made of."""
+        """Statistics of the target policy and of the advantages behind it."""
         return target_statistics(
             prior_log_probs_BTA, cmpo_policy_BTA, cmpo_advantage_BTA, mask_BT, self.sizes, clip=self.settings.advantage_clip
         ) | {"sigma": Statistic(sigma.expand_as(mask_BT), mask_BT)}
 
     def compute(self, *, logits_BTA: Tensor, cmpo_policy_BTA: Tensor, mask_BT: Tensor) -> Terms:
-        """The term `kl`; the cross-entropy and the target's entropy, whose difference it is, beside it."""
+        """The term `kl`, and the statistics `cross_entropy` and `target_entropy`."""
         return kl_terms(logits_BTA, cmpo_policy_BTA, mask_BT, self.sizes, self.settings.kl_coef)
 
 
@@ -151,9 +156,10 @@ def target_statistics(
     *,
     clip: float,
 ) -> dict[str, Statistic]:
-    """Mean and spread of the advantages within a state, how many were cut, and how far the target is from the prior.
+    """Statistics of the advantages, and the total variation distance from the prior to the target.
 
-    `adv_std` is under the prior, within states: spread over states alone tilts nothing.
+    `adv_mean` and `adv_std` are taken over the actions of a state, weighted by the prior policy.
+    Differences between states do not change the target. `advantage_clipped` is the clipped fraction.
     """
     prior_BTA = prior_log_probs_BTA.exp()
     mean_BTF = distribution.factor_sums(prior_BTA * advantage_BTA, sizes)
@@ -170,7 +176,7 @@ def target_statistics(
 
 
 def choose(question: Question) -> Choice | None:
-    """The advantage's source first, then how many actions are evaluated."""
+    """Choose the source of advantages, then the estimator."""
     settings = question.trainer.losses.cmpo
     if not settings.enabled:
         return None
@@ -182,7 +188,7 @@ def choose(question: Question) -> Choice | None:
     if question.action.dimensions:
         return choose_with_numbers(question, advantage, auto)
     if advantage == "sampled":
-        note = "cmpo.advantage=sampled tilts the taken action alone by its return; a heuristic of oatmill's, not the paper's"
+        note = "cmpo.advantage=sampled uses the return of the taken action only; a heuristic of oatmill, not of the paper"
         return Choice(ReturnCmpo, auto, (note,))
     if not question.trainer.losses.dynamics.predicts_q:
         raise SettingsError(
@@ -196,21 +202,22 @@ def choose(question: Question) -> Choice | None:
     if estimator == "sampled":
         return Choice(SampledCmpo, auto, (sampled_note(settings),))
     several = question.action.factored and settings.baseline == "prior_value"
-    note = "cmpo.baseline=prior_value is not used: with several factors each one's own expectation is the baseline"
+    note = "cmpo.baseline=prior_value is ignored: with several factors the baseline is the expected q of each factor"
     return Choice(ExactCmpo, auto, (note,) if several else ())
 
 
 def choose_with_numbers(question: Question, advantage: str, auto: dict[str, str]) -> Choice:
-    """A Box has too many actions to evaluate each, and one taken action says nothing of the others: actions are drawn.
+    """Choose for actions with numbers. Only the sampled estimator with the model's advantages works for them.
 
     Raises:
-        SettingsError: if the settings ask for something else.
+        SettingsError: if the settings require another estimator or other advantages.
     """
     settings = question.trainer.losses.cmpo
     if advantage == "sampled" or not question.trainer.losses.dynamics.predicts_q:
         raise SettingsError(
-            "trainer.losses.cmpo with a Box action needs the model's q of drawn actions: trainer.losses.dynamics.enabled=true "
-            "with both of its coefficients above 0, and cmpo.advantage=model or auto; enable it or disable cmpo"
+            "trainer.losses.cmpo with a Box action needs the model's q of sampled actions: "
+            "trainer.losses.dynamics.enabled=true with both of its coefficients above 0, and cmpo.advantage=model or auto; "
+            "enable it or disable cmpo"
         )
     if settings.estimator == "exact":
         raise SettingsError(
@@ -223,8 +230,8 @@ def choose_with_numbers(question: Question, advantage: str, auto: dict[str, str]
 
 
 def sampled_note(settings: CmpoSettings) -> str:
-    """What a user should know of the sampled estimator."""
-    note = f"cmpo.estimator=sampled: the KL is an estimate from {settings.num_samples} actions that the prior draws"
+    """The note about the sampled estimator for the user."""
+    note = f"cmpo.estimator=sampled: the KL is estimated from {settings.num_samples} actions sampled from the prior"
     if settings.baseline == "prior_expected_q":
-        note += "; their mean q is the baseline, so that the expected gradient leans a little"
+        note += "; their mean q is the baseline, which adds a small bias to the gradient"
     return note

@@ -1,4 +1,4 @@
-"""CMPO over actions that the prior drew: for large action spaces, and for those with numbers.
+"""CMPO with actions sampled from the prior policy: for large action spaces, and for those with numbers.
 
 Source: Hessel et al. 2021, "Muesli", arXiv:2104.06159, eq. 11 and 12.
 """
@@ -16,16 +16,16 @@ from learner.losses.policy_improvement import leave_one_out_weights
 
 
 class SampledCmpoWrites(TypedDict):
-    """Frozen for the batch."""
+    """The target as weights of sampled actions; constant during the batch's updates."""
 
-    cmpo_policy_BTA: Tensor  # the drawn actions' weights, made to sum to one
-    cmpo_entropy_BT: Tensor  # an estimate of the whole policy's, not of those few actions'
-    cmpo_weights_BTN: Tensor  # exp of the clipped advantage over the leave-one-out normaliser
+    cmpo_policy_BTA: Tensor  # the sampled actions' weights, normalised to sum to one
+    cmpo_entropy_BT: Tensor  # an estimate of the full CMPO policy's entropy, in nats
+    cmpo_weights_BTN: Tensor  # exp(clipped advantage) / leave-one-out normaliser
     cmpo_sampled_advantage_BTN: Tensor
 
 
 class SampledCmpo(Loss):
-    """The KL estimated from N actions that the prior drew: for large action spaces.
+    """The KL estimated from N actions sampled from the prior policy, for large action spaces.
 
     Source: Hessel et al. 2021, arXiv:2104.06159, eq. 12.
     """
@@ -49,7 +49,7 @@ class SampledCmpo(Loss):
         prior_value_BT1: Tensor,
         sigma: Tensor,
     ) -> SampledCmpoWrites:
-        """Weights of the drawn actions, and the policy that they make up."""
+        """Compute the sampled actions' weights and the policy that they form."""
         advantage_BTN = self.advantages(prior_sampled_q_BTN, prior_value_BT1, sigma)
         weights_BTN = leave_one_out_weights(advantage_BTN, self.settings.advantage_clip)
         policy_BTA = weights_BTN.new_zeros(*weights_BTN.shape[:-1], sum(self.sizes))
@@ -63,7 +63,7 @@ class SampledCmpo(Loss):
         }
 
     def advantages(self, q_BTN: Tensor, prior_value_BT1: Tensor, sigma: Tensor) -> Tensor:
-        """Of the drawn actions, over sigma."""
+        """The sampled actions' advantages, divided by sigma."""
         value_BT = q_BTN.mean(-1) if self.expected_baseline else prior_value_BT1[:, :-1]
         return (q_BTN - value_BT.unsqueeze(-1)) / sigma
 
@@ -80,7 +80,7 @@ class SampledCmpo(Loss):
         actions_BT: Tensor,
         mask_BT: Tensor,
     ) -> dict[str, Statistic]:
-        """Statistics of the drawn actions' advantages; `total_variation` is an estimate, 1/2 E_prior |w - 1|."""
+        """Statistics of the sampled advantages; `total_variation` estimates 1/2 E_prior |w - 1|."""
         advantage, expected_BT = cmpo_sampled_advantage_BTN, prior_sampled_q_BTN.mean(-1)
         indexed = self.policies.indexed(actions_BT)
         reward_BT, value_BT = self.prior.reward_and_value(self.prior.transition(prior_latent_BTH, indexed))
@@ -107,7 +107,10 @@ class SampledCmpo(Loss):
         cmpo_entropy_BT: Tensor,
         mask_BT: Tensor,
     ) -> Terms:
-        """The term `kl` = 1/N sum_i w_i (log w_i + log prior(a_i) - log pi(a_i)), an estimate; its gradient is eq. 12's."""
+        """The term `kl`, an estimate whose gradient is that of eq. 12, and the same two statistics.
+
+        kl = 1/N sum_i w_i (log w_i + log prior(a_i) - log pi(a_i)).
+        """
         log_probs_BTA = distribution.log_softmax(logits_BTA.float(), self.sizes)
         log_ratio_BTN = taken(prior_log_probs_BTA - log_probs_BTA, prior_actions_BTN)
         kl_BT = (cmpo_weights_BTN * (cmpo_weights_BTN.log() + log_ratio_BTN)).mean(-1)
@@ -119,16 +122,16 @@ class SampledCmpo(Loss):
 
 
 class DrawnCmpoWrites(TypedDict):
-    """Frozen for the batch."""
+    """The target as weights of sampled actions; constant during the batch's updates."""
 
-    cmpo_entropy_BT: Tensor  # an estimate of the target's, in nats
-    cmpo_weights_BTN: Tensor
+    cmpo_entropy_BT: Tensor  # an estimate of the full CMPO policy's entropy, in nats
+    cmpo_weights_BTN: Tensor  # exp(clipped advantage) / leave-one-out normaliser
     cmpo_sampled_advantage_BTN: Tensor
-    cmpo_log_prior_BTN: Tensor  # of each drawn action
+    cmpo_log_prior_BTN: Tensor  # the prior's log-probability of each sampled action
 
 
 class DrawnCmpo(SampledCmpo):
-    """The same where actions have numbers: the target is the drawn actions and their weights, and no row of choices.
+    """The same for actions with numbers: the target is the sampled actions and their weights, not a row of probabilities.
 
     Source: Hessel et al. 2021, arXiv:2104.06159, eq. 12.
     """
@@ -142,7 +145,7 @@ class DrawnCmpo(SampledCmpo):
         prior_value_BT1: Tensor,
         sigma: Tensor,
     ) -> DrawnCmpoWrites:
-        """Weights of the drawn actions, and the prior's log-probabilities of them."""
+        """Compute the sampled actions' weights and the prior's log-probabilities."""
         advantage_BTN = self.advantages(prior_sampled_q_BTN, prior_value_BT1, sigma)
         weights_BTN = leave_one_out_weights(advantage_BTN, self.settings.advantage_clip)
         log_prior_BTN = self.policies.log_prob(prior_log_probs_BTA.unsqueeze(-2), prior_actions_BTN)
@@ -163,7 +166,10 @@ class DrawnCmpo(SampledCmpo):
         cmpo_entropy_BT: Tensor,
         mask_BT: Tensor,
     ) -> Terms:
-        """The term `kl` = 1/N sum_i w_i (log w_i + log prior(a_i) - log pi(a_i)), an estimate; its gradient is eq. 12's."""
+        """The term `kl`, an estimate whose gradient is that of eq. 12, and the same two statistics.
+
+        kl = 1/N sum_i w_i (log w_i + log prior(a_i) - log pi(a_i)).
+        """
         rows_BTA = self.policies.normalise(logits_BTA)
         log_prob_BTN = self.policies.log_prob(rows_BTA.unsqueeze(-2), prior_actions_BTN)
         kl_BT = (cmpo_weights_BTN * (cmpo_weights_BTN.log() + cmpo_log_prior_BTN - log_prob_BTN)).mean(-1)
@@ -175,7 +181,7 @@ class DrawnCmpo(SampledCmpo):
 
 
 def drawn_entropy(weights_BTN: Tensor, log_prior_BTN: Tensor) -> Tensor:
-    """An estimate of the entropy of the policy that weighed draws from the prior stand for, in nats."""
+    """An estimate of the CMPO policy's entropy from weighted samples of the prior, in nats."""
     return drawn_cross_entropy(weights_BTN, weights_BTN.log() + log_prior_BTN)
 
 
@@ -185,23 +191,24 @@ def drawn_cross_entropy(weights_BTN: Tensor, log_prob_BTN: Tensor) -> Tensor:
 
 
 def cross_entropy(target_BTA: Tensor, log_probs_BTA: Tensor) -> Tensor:
-    """In nats."""
+    """The cross-entropy of two policies over the last axis, in nats."""
     return -(target_BTA * log_probs_BTA).sum(-1)
 
 
 def taken(values_BTA: Tensor, actions_BTN: Tensor) -> Tensor:
-    """The values of drawn actions, summed over their factors: `[B, T, N]`."""
+    """The values of the sampled actions, summed over their factors: `[B, T, N]`."""
     return values_BTA.gather(-1, actions_BTN.flatten(-2)).view(actions_BTN.shape).sum(-1)
 
 
 def agreement(model_BT: Tensor, return_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """How far two advantages of the taken actions, the model's and the return's, go together: their correlation, everywhere.
+    """Correlation between the model's and the return's advantages of the taken actions.
 
-    Of this rank's valid steps. Returns are noisy, so that even a perfect model is far from 1; at 0 the model tells actions
-    apart by its own errors, and the policy is tilted by them. NaN where one of the two is the same for all steps.
+    It is computed over the valid steps of this rank. Returns are noisy, so that even a perfect model
+    does not reach 1. Near 0, the model ranks actions by its own errors and CMPO follows these errors.
+    NaN if one of the two is constant.
 
     Returns:
-        One number, -1..1, spread to `[B, T]`.
+        One number from -1 to 1, expanded to `[B, T]`.
     """
     pairs = torch.where(mask_BT, torch.stack([model_BT, return_BT]), 0.0).double()
     centred = torch.where(mask_BT, pairs - pairs.sum((1, 2), keepdim=True) / mask_BT.sum(), 0.0)

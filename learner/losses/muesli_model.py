@@ -1,4 +1,4 @@
-"""Train the latent model's policies towards the improved policy of the states that were actually reached.
+"""Train the dynamics model's policies towards the improved policies of the states that were reached.
 
 Source: Hessel et al. 2021, "Muesli", arXiv:2104.06159, eq. 13.
 """
@@ -18,17 +18,17 @@ from oatmill.errors import SettingsError
 
 
 class MuesliModelWrites(TypedDict):
-    """Targets of every step t and model step k, frozen for the batch."""
+    """Targets for every step t and model step k; constant during the batch's updates."""
 
     muesli_target_BTKA: Tensor  # the improved policy at t + k
-    muesli_entropy_BTK: Tensor  # its entropy, in nats
+    muesli_entropy_BTK: Tensor  # that policy's entropy, in nats
     muesli_mask_BTK: Tensor
 
 
 def policy_targets(
     policy_BTA: Tensor, entropy_BT: Tensor, *, terminated_BT: Tensor, truncated_BT: Tensor, mask_BT: Tensor, horizon: int
 ) -> MuesliModelWrites:
-    """The policy and its entropy at t + k for k = 1..horizon, where t + k is a state of the same episode; 0 elsewhere."""
+    """The policy and its entropy at t + k for k = 1..horizon; 0 if t + k is not in the same episode."""
     mask_BTK = unroll_masks(terminated_BT, truncated_BT, mask_BT, horizon).policy
     target_BTKA = torch.where(mask_BTK.unsqueeze(-1), ahead(policy_BTA, horizon, first=1), 0.0)
     entropy_BTK = torch.where(mask_BTK, ahead(entropy_BT, horizon, first=1), 0.0)
@@ -44,16 +44,22 @@ def policy_terms(
     sizes: Sequence[int],
     coef: float,
 ) -> Terms:
-    """The terms of `cross_entropy_terms` for targets that are probabilities of all choices."""
+    """The terms of `cross_entropy_terms` for targets that are probabilities of every action."""
     log_probs_BTKA = distribution.log_softmax(model_logits_BTKA.float(), sizes)
     return cross_entropy_terms(-(target_BTKA * log_probs_BTKA).sum(-1), entropy_BTK, mask_BTK, coef)
 
 
 def cross_entropy_terms(cross_entropy_BTK: Tensor, entropy_BTK: Tensor, mask_BTK: Tensor, coef: float) -> Terms:
-    """The term `cross_entropy`; the target's entropy and the KL, which is all that training can remove, beside it.
+    """The term `cross_entropy`, and the statistics `target_entropy` and `kl`, in nats.
 
-    The entropy is given: where a target was made from a few drawn actions, its own entropy is far below that of the policy
-    which it stands for, and the difference is nothing that training could remove.
+    Training can reduce the KL only, not the target's entropy.
+
+    Args:
+        cross_entropy_BTK: the cross-entropy from the target to the model's policy.
+        entropy_BTK: the entropy of the full target policies. A target from a few sampled actions has a
+            lower entropy of its own, so it cannot be computed from these actions.
+        mask_BTK: which targets exist.
+        coef: the term's coefficient.
     """
     both = (cross_entropy_BTK.detach(), entropy_BTK)
     terms: dict[str, Term | Statistic] = {
@@ -67,7 +73,7 @@ def cross_entropy_terms(cross_entropy_BTK: Tensor, entropy_BTK: Tensor, mask_BTK
 
 
 class MuesliModel(Loss):
-    """Cross-entropy from CMPO's policy at t + k to the model's after k steps."""
+    """Cross-entropy from CMPO's policy at t + k to the model's policy after k steps."""
 
     name = "muesli_model"
 
@@ -105,7 +111,7 @@ class MuesliModel(Loss):
 
 
 class PriorMuesliModel(Loss):
-    """The same where CMPO is off: the target is the prior's policy at t + k."""
+    """Cross-entropy from the prior policy at t + k to the model's policy after k steps."""
 
     name = "muesli_model"
 
@@ -137,16 +143,16 @@ class PriorMuesliModel(Loss):
 
 
 class DrawnMuesliModelWrites(TypedDict):
-    """Targets of every step t and model step k, frozen for the batch."""
+    """Targets of every step t and model step k; constant during the batch's updates."""
 
-    muesli_actions_BTKN: Tensor  # what the prior drew at t + k, [B, T, K, N, width]
-    muesli_weights_BTKN: Tensor  # CMPO's weight of each, made to sum to one
+    muesli_actions_BTKN: Tensor  # sampled from the prior at t + k, [B, T, K, N, width]
+    muesli_weights_BTKN: Tensor  # CMPO's weight of each, normalised to sum to one
     muesli_entropy_BTK: Tensor
     muesli_mask_BTK: Tensor
 
 
 class DrawnMuesliModel(Loss):
-    """The cross-entropy where actions have numbers: the weighed log-likelihood of the actions that the prior drew at t + k."""
+    """The cross-entropy for actions with numbers: the weighted log-likelihood of the prior's sampled actions at t + k."""
 
     name = "muesli_model"
 
@@ -164,7 +170,7 @@ class DrawnMuesliModel(Loss):
         truncated_BT: Tensor,
         mask_BT: Tensor,
     ) -> DrawnMuesliModelWrites:
-        """Shift CMPO's drawn actions and their weights along the trajectory."""
+        """Shift CMPO's sampled actions and their weights along the trajectory."""
         targets = policy_targets(
             cmpo_weights_BTN / cmpo_weights_BTN.sum(-1, keepdim=True),
             cmpo_entropy_BT,
@@ -199,7 +205,7 @@ class DrawnMuesliModel(Loss):
 
 
 class GaussianMuesliModel(Loss):
-    """The cross-entropy to the prior's policy at t + k where actions have numbers and CMPO is off, in closed form."""
+    """The cross-entropy to the prior's policy at t + k for actions with numbers, in closed form; used without CMPO."""
 
     name = "muesli_model"
 
@@ -230,7 +236,7 @@ class GaussianMuesliModel(Loss):
 
 
 def choose(question: Question) -> Choice | None:
-    """CMPO's policy is the target where CMPO is on, the prior's otherwise."""
+    """Choose the target: CMPO's policy if CMPO is enabled, otherwise the prior policy."""
     losses = question.trainer.losses
     settings = losses.muesli_model
     if not settings.enabled:
@@ -249,7 +255,7 @@ def choose(question: Question) -> Choice | None:
             "trainer.losses.muesli_model.policy_target=cmpo needs trainer.losses.cmpo.enabled=true; enable it or set "
             "policy_target to prior or auto"
         )
-    notes = () if losses.dynamics.enabled else ("muesli_model without dynamics: the unroll learns policies alone",)
+    notes = () if losses.dynamics.enabled else ("muesli_model without dynamics: the model learns policies only",)
     if question.action.dimensions:
         return Choice(DrawnMuesliModel if target == "cmpo" else GaussianMuesliModel, auto, notes)
     return Choice(MuesliModel if target == "cmpo" else PriorMuesliModel, auto, notes)

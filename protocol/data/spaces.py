@@ -1,4 +1,4 @@
-"""What an observation and an action look like, in terms that two processes can compare (NumPy only)."""
+"""Observation and action spaces, in a form that two processes can compare (NumPy only)."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ ObservationKind = Literal["vector", "image", "tokens", "mask", "dict"]
 
 @dataclass(frozen=True)
 class ObservationSpace:
-    """One agent's observation.
+    """The observation of one agent.
 
     Attributes:
-        kind: `vector` [D], `image` [C, H, W] (bytes, bools or float), `tokens` [N, 3] (MettaGrid's rows of location,
-            feature and value, 255 in the location of a pad), or `mask` [A] (bool; only as the key `action_mask` of a Dict).
-            `dict` is a `DictSpace`.
+        kind: `vector` [D], `image` [C, H, W] (uint8, bool or float), `tokens` [N, 3] (MettaGrid's rows
+            of location, feature and value; the location 255 marks padding), or `mask` [A] (bool; only
+            as the key `action_mask` of a Dict). `dict` is a `DictSpace`.
         shape: the shape of one observation.
-        dtype: its NumPy dtype, as a string such as `float32`.
-        feature_scales: `tokens` only: what a feature's value is divided by, indexed by feature id.
-        categorical_features: `tokens` only: ids of the features whose value names a category and measures nothing.
-        num_categories: the largest number of categories that any of them has; 0 where there is none.
-        window: `tokens` only: the rows and columns that a location may name, besides 254 for what has no place.
+        dtype: its NumPy dtype as a string, such as `float32`.
+        feature_scales: `tokens` only: the divisor of each feature's value, by feature id.
+        categorical_features: `tokens` only: the ids of features whose value is a category and not a
+            quantity.
+        num_categories: the largest number of categories of any feature; 0 if there are none.
+        window: `tokens` only: the numbers of rows and columns that a location can name. The
+            location 254 means "no place".
     """
 
     kind: ObservationKind
@@ -159,7 +161,7 @@ class ActionSpace:
 
     @property
     def num_logits(self) -> int:
-        """The number of logits of a policy: all factors' choices, one factor after another."""
+        """The number of logits: the choices of all factors, one factor after another."""
         return sum(self.sizes)
 
     @property
@@ -199,7 +201,7 @@ def _is_interval(low: float, high: float) -> bool:
 
 @dataclass(frozen=True)
 class Spaces:
-    """All that a network and a trajectory need to know of an environment."""
+    """The spaces of an environment: everything that a network and a trajectory depend on."""
 
     observation: ObservationSpace
     action: ActionSpace
@@ -217,7 +219,7 @@ class Spaces:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Spaces:
-        """Build from what `to_dict` gave, lists or tuples alike."""
+        """Build the spaces from the result of `to_dict`; lists and tuples are both accepted."""
         observation, action = values["observation"], values["action"]
         return Spaces(_space_from(observation), ActionSpace.from_dict(action))
 
