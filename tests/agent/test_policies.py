@@ -36,7 +36,8 @@ def torch_log_prob(rows: Tensor, actions: Tensor) -> Tensor:
     first = Categorical(logits=rows[..., :3]).log_prob(actions[..., 0])  # type: ignore[no-untyped-call]
     second = Categorical(logits=rows[..., 3:5]).log_prob(actions[..., 1])  # type: ignore[no-untyped-call]
     numbers = Normal(rows[..., 5:7], rows[..., 7:9].exp()).log_prob(actions[..., 2:])  # type: ignore[no-untyped-call]
-    return first + second + numbers.sum(-1)
+    joint: Tensor = first + second + numbers.sum(-1)
+    return joint
 
 
 @pytest.mark.parametrize("squash", ["clip", "tanh"])
@@ -65,10 +66,9 @@ def test_entropy_and_divergence_are_sums_over_factors() -> None:
     policies = Policies(MIXED, "clip")
     rows, others = (policies.normalise(rows_of(MIXED, seed, 5)) for seed in (0, 1))
     parts = [
-        (Categorical(logits=r[:, :3]), Categorical(logits=r[:, 3:5]), Normal(r[:, 5:7], r[:, 7:].exp()))  # type: ignore[no-untyped-call]
-        for r in (rows, others)
+        (Categorical(logits=r[:, :3]), Categorical(logits=r[:, 3:5]), Normal(r[:, 5:7], r[:, 7:].exp())) for r in (rows, others)
     ]
-    entropies = [part.entropy() for part in parts[0]]
+    entropies = [part.entropy() for part in parts[0]]  # type: ignore[no-untyped-call]
     torch.testing.assert_close(policies.entropy(rows), entropies[0] + entropies[1] + entropies[2].sum(-1))
     torch.testing.assert_close(policies.drawn_entropy(rows), policies.entropy(rows))
     kls = [kl_divergence(one, other) for one, other in zip(*parts, strict=True)]

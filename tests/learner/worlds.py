@@ -157,7 +157,7 @@ def with_numbers(batch: Batch, action: ActionSpace) -> Batch:
 
 def random_actions(action: ActionSpace, rng: np.random.Generator, size: int, steps: int) -> Array:
     """`[size, steps]` of them, as actors record them."""
-    columns = [rng.integers(0, n, (size, steps)) for n in action.sizes]
+    columns: list[Array] = [rng.integers(0, n, (size, steps)) for n in action.sizes]
     columns += [rng.normal(size=(size, steps)) for _ in range(action.dimensions)]
     rows = np.stack(columns, -1).astype(action.dtype)
     return rows if action.factored else rows[..., 0].copy()

@@ -59,7 +59,7 @@ def term(terms: Any, name: str) -> Term:
 @pytest.mark.parametrize("squash", ["clip", "tanh"])
 @pytest.mark.parametrize("plan", [*PLANS, "proximal"])
 def test_every_plan_learns_from_numbers_and_from_both(plan: str, squash: str, space: str) -> None:
-    changes = {"losses.ppo_actor.anchor": "proximal"} if plan == "proximal" else {}
+    changes: dict[str, Any] = {"losses.ppo_actor.anchor": "proximal"} if plan == "proximal" else {}
     if plan == "muesli_cmpo":
         changes = {"losses.dynamics.enabled": True}  # CMPO needs the model's q of drawn actions
     trainer = make_trainer("baseline" if plan == "proximal" else plan, changes)
@@ -99,7 +99,7 @@ def test_the_policy_gradient_of_a_number_by_hand() -> None:
         actions_BT=action,
     )
     logits = row.clone().requires_grad_()
-    terms = loss.compute(logits_BTA=logits, actions_BT=action, mask_BT=HERE, **written)  # type: ignore[arg-type]
+    terms = loss.compute(logits_BTA=logits, actions_BT=action, mask_BT=HERE, **written)
     (gradient,) = torch.autograd.grad(term(terms, "policy").value.sum(), logits, retain_graph=True)
     torch.testing.assert_close(gradient[0, 0], torch.tensor([-1.0, 1.5]))
     (of_entropy,) = torch.autograd.grad(term(terms, "entropy").value.sum(), logits)
@@ -257,7 +257,7 @@ def pg_inputs(row: Tensor, actions: Tensor, q: Tensor, taken: float) -> dict[str
 def pg_gradient(loss: DrawnMuesliPg, inputs: dict[str, Tensor], policy: Tensor) -> Array:
     written = loss.prepare(**inputs)
     given = {"logits_BTA": policy, **{name: inputs[name] for name in ("actions_BT", "prior_actions_BTN", "mask_BT")}}
-    terms = loss.compute(**given, **written)  # type: ignore[arg-type]
+    terms = loss.compute(**given, **written)
     (gradient,) = torch.autograd.grad(term(terms, "policy").value.sum(), policy)
     return gradient[0, 0].numpy()
 
@@ -288,7 +288,7 @@ def test_ratios_of_muesli_pg_are_cut() -> None:
     written = loss.prepare(**inputs)
     policy = torch.tensor([[[0.0, -log(100)]]])
     given = {"logits_BTA": policy, **{name: inputs[name] for name in ("actions_BT", "prior_actions_BTN", "mask_BT")}}
-    terms = loss.compute(**given, **written)  # type: ignore[arg-type]
+    terms = loss.compute(**given, **written)
     log_pi = float(log_normal(np.array(0.01), 0.0, -log(100)))
     expected = -(float(written["pg_correction_BT"]) + (1 - 0.1) / 2) * log_pi
     assert term(terms, "policy").value.item() == pytest.approx(expected, rel=1e-5)
@@ -316,7 +316,7 @@ def test_the_models_policy_is_fitted_to_the_drawn_actions_of_the_state_that_was_
         [False, False],
     ]
     logits = random_normal(3, 1, 5, 2, 4).float()
-    cross_entropy = term(loss.compute(model_logits_BTKA=logits, **written), "cross_entropy")  # type: ignore[arg-type]
+    cross_entropy = term(loss.compute(model_logits_BTKA=logits, **written), "cross_entropy")
     for t, k in ((0, 0), (0, 1), (3, 0)):
         reached, row = t + k + 1, logits[0, t, k].double().numpy()
         log_pi = log_normal(actions[0, reached].double().numpy(), row[:2], row[2:]).sum(-1)
@@ -332,7 +332,7 @@ def test_without_cmpo_the_models_policy_is_fitted_to_the_prior_in_closed_form() 
     prior = policies.normalise(random_normal(0, 1, 5, 4))
     written = loss.prepare(prior_log_probs_BTA=prior, **ends_of(5))
     logits = random_normal(1, 1, 5, 2, 4).float()
-    terms = loss.compute(model_logits_BTKA=logits, **written)  # type: ignore[arg-type]
+    terms = loss.compute(model_logits_BTKA=logits, **written)
     kl = policies.kl(prior[0, 2], policies.normalise(logits[0, 0, 1]))
     torch.testing.assert_close(terms["kl"].value[0, 0, 1], kl)
     torch.testing.assert_close(term(terms, "cross_entropy").value[0, 0, 1], kl + policies.drawn_entropy(prior[0, 2]))
