@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from agent.model import AgentModel
 from agent.spec import AgentSpec
 from oatmill.errors import UserError, one_line
+from oatmill.files.state_file import canonical_json
 from oatmill.trust import untrusted
 from protocol.data.actions import to_environment
 from protocol.data.trajectory import Array
@@ -29,7 +30,7 @@ NEEDED = ("agent", "learner_step", "env_steps", "policy_version", "files")
 """Required entries of a manifest, in format 1, too."""
 
 
-def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def with_digest(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest as it is written: converted to JSON values, with its format and digest added."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(manifest) | {FORMAT_KEY: FORMAT}))
     return plain | {DIGEST_KEY: manifest_digest(plain)}
@@ -38,7 +39,7 @@ def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
     """SHA-256 in hex of a manifest's entries, except the digest itself; their order has no effect."""
     entries = {name: value for name, value in manifest.items() if name != DIGEST_KEY}
-    return hashlib.sha256(json.dumps(entries, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(entries)).hexdigest()
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:

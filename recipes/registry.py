@@ -27,8 +27,9 @@ def find_recipe(name: str) -> Recipe:
     """Find a built-in recipe or a user's own recipe.
 
     Args:
-        name: name of a built-in recipe, or `module:function`. The function returns `RunSettings`, a `Run` or nested values.
-            Modules in the current folder are found too, after installed ones.
+        name: name of a built-in recipe, or `module:function`. The function returns `RunSettings`, a
+            `Run` or nested values. Modules in the current folder are found too, after installed
+            ones.
 
     Raises:
         UserError: if there is none; the message names the nearest built-in recipe.

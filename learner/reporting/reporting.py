@@ -1,4 +1,4 @@
-"""One rank's reporting: reports over all ranks, steering of coefficients, rank 0's files and metrics."""
+"""One rank's reporting: reports over all ranks, steering, and rank 0's files and metrics."""
 
 from __future__ import annotations
 

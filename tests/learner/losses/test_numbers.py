@@ -59,7 +59,7 @@ def term(terms: Any, name: str) -> Term:
 @pytest.mark.parametrize("squash", ["clip", "tanh"])
 @pytest.mark.parametrize("plan", [*PLANS, "proximal"])
 def test_every_plan_learns_from_numbers_and_from_both(plan: str, squash: str, space: str) -> None:
-    changes: dict[str, Any] = {"losses.ppo_actor.anchor": "proximal"} if plan == "proximal" else {}
+    changes: dict[str, object] = {"losses.ppo_actor.anchor": "proximal"} if plan == "proximal" else {}
     if plan == "muesli_cmpo":
         changes = {"losses.dynamics.enabled": True}  # CMPO needs the model's q of drawn actions
     trainer = make_trainer("baseline" if plan == "proximal" else plan, changes)
