@@ -17,7 +17,7 @@ from agent import distribution
 from agent.model import AgentModel
 from agent.spec import AgentSpec
 from oatmill.errors import UserError, one_line
-from oatmill.files.state_file import canonical_json
+from oatmill.json_values import canonical_json
 from oatmill.trust import untrusted
 from protocol.data.trajectory import Array
 
