@@ -14,11 +14,11 @@ from typing import Any
 
 from oatmill.children.leaving import leave
 from oatmill.children.parent import die_with
-from oatmill.children.places import place_of
 from oatmill.errors import OatmillError, UserError, one_line
 from oatmill.process.entry import configure_logging
+from oatmill.user_code import place_of
 
-log = logging.getLogger("oatmill.apart")
+log = logging.getLogger("oatmill.worker")
 
 
 class Answer:
