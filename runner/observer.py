@@ -102,7 +102,7 @@ class PlainObserver:
 
 
 def let_read(output: TextIO | NonBlockingOutput) -> None:
-    """Wait for a limited time until the reader of an outlet has read what waits."""
+    """Wait for a limited time until the reader of a non-blocking output has read everything."""
     if isinstance(output, NonBlockingOutput):
         output.drain(LAST_WORDS_S)
 

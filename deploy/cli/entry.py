@@ -1,4 +1,4 @@
-"""The way into every command, and what becomes of errors: one line on stderr, never a traceback that was not asked for."""
+"""The entry point of the command line: every error is one line on stderr, without a traceback."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ except ImportError as problem:  # oatmill checks, when it is imported, where all
     raise SystemExit(2) from None
 
 ASKERS = {"status", "top", "scale", "stop"}
-"""Commands that ask a run for something; nothing starts them again."""
+"""Commands that send requests to a run. For them a wrong key is bad input."""
 STDERR = 2
 CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
 
 def main() -> None:
-    """Run `oatmill` with the process's arguments and exit: 0 done, 1 the run failed, 2 bad input."""
+    """Run `oatmill` with the process's arguments. Exit code 0: success, 1: failure, 2: bad input."""
     open_standard_streams()
     code = run_command(sys.argv[1:])
-    if threading.active_count() > 1:  # a recipe or a network of the user's own may have left threads behind
+    if threading.active_count() > 1:  # a user's recipe or network may have started threads
         from oatmill.children.leaving import leave  # noqa: PLC0415
 
         leave(code)
@@ -39,9 +39,9 @@ def main() -> None:
 
 
 def open_standard_streams() -> None:
-    """Open the null device for each standard stream that this process was started without (`>&-`).
+    """Open the null device for each standard stream that is closed at the start (`>&-`).
 
-    Else the next file that is opened would take its place, and what is printed would land in it.
+    Otherwise the next opened file would get the stream's descriptor, and output would be written to it.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
         name = ("stdin", "stdout", "stderr")[descriptor]
@@ -54,13 +54,13 @@ def run_command(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code.
 
     Args:
-        arguments: what follows `oatmill`.
+        arguments: the arguments after `oatmill`.
     """
     try:
         code = dispatch(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        drop_output()  # whoever read our output has enough
+        drop_output()  # the reader of the output has closed it
         return FAILED
     except OSError as error:
         drop_output()
@@ -71,13 +71,13 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def drop_output() -> None:
-    """Send what is still to be written nowhere: Python would complain once more when it flushes at exit."""
+    """Redirect further output to the null device, so that Python's flush at exit does not fail."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def is_about_output(error: OSError) -> bool:
-    """Whether it was standard output that could not be written: then one more byte cannot be written either."""
+    """Whether standard output was the file that could not be written; tested with one more byte."""
     if error.errno not in CANNOT_WRITE or error.filename is not None:
         return False
     try:
@@ -107,7 +107,7 @@ def dispatch(arguments: Sequence[str]) -> int:
         from oatmill.user_code import place_of  # noqa: PLC0415
 
         if not place_of(leaving):
-            raise  # Typer's, whose reader has enough, and no recipe, network or loss of the user's own
+            raise  # from Typer, and not from a user's code
         return complain(f"code that your settings name {in_words(leaving)}", BAD_INPUT)
     except Exception as error:
         if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and is_about_output(error)):
@@ -117,13 +117,13 @@ def dispatch(arguments: Sequence[str]) -> int:
 
 
 def hint(error: Exception) -> str:
-    """Where the user can read what the command takes."""
+    """A reference to the command's help."""
     context = getattr(error, "ctx", None)
     return f"`{context.command_path if context else 'oatmill'} --help` shows what is expected"
 
 
 def complain(message: str, code: int) -> int:
-    """Write the one line, with a traceback only where debugging was asked for; returns the exit code."""
+    """Write the error line, with a traceback at log level debug; returns the exit code."""
     if sys.exception() is not None and logging.getLogger().isEnabledFor(logging.DEBUG):
         traceback.print_exc()
     with contextlib.suppress(OSError):

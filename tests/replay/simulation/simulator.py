@@ -176,8 +176,8 @@ class Simulation:
             return changes
 
         self.core._batches.receive = recording_receive  # type: ignore[method-assign]
-        self.core._queue.append = recording_append  # type: ignore[method-assign]
-        self.core._queue.put_back = recording_put_back  # type: ignore[method-assign]
+        self.core._queue.append = recording_append  # type: ignore[assignment,method-assign]
+        self.core._queue.put_back = recording_put_back  # type: ignore[assignment,method-assign]
 
     def _actor(self, number: int, incarnation: int) -> Actor:
         rows = self._rows.setdefault(number, self.random.randint(1, 5))
