@@ -75,8 +75,8 @@ def in_words(error: BaseException) -> str:
 def serve(work: Callable[[Any, Answer], None]) -> None:
     """Read a request from standard input, do the work, send the result and exit.
 
-    Output of the user's code goes to standard error. After a crash, or a hang longer than the limit, the stack of every thread
-    is written to the same pipe as the answer.
+    Output of the user's code goes to standard error. After a crash, or a hang longer than the
+    limit, the stack of every thread is written to the same pipe as the answer.
 
     Args:
         work: function that takes the request's values and an Answer.

@@ -60,7 +60,8 @@ JOIN_WITHIN_S = 10.0
 LONGEST_TURN_S = 1.0
 """A longer turn of ingest counts as this much of the time that actors and learner take to answer."""
 SAVING_POLL_MS = 1
-"""The longest sleep while rows of the replay buffer wait to be copied for a snapshot, in milliseconds."""
+"""The longest sleep while rows of the replay buffer wait to be copied for a snapshot, in
+milliseconds."""
 
 
 class Ingest:
@@ -134,7 +135,10 @@ class Ingest:
         return 0
 
     def turn(self, now: float) -> None:
-        """Read all messages and send the answers. The hub's messages come first, because it knows the newest version."""
+        """Read all messages and send the answers.
+
+        The hub's messages come first, because it knows the newest version.
+        """
         self._hear_hub(now)
         self._look_after_files(now)
         taken = 0
