@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from agent.model import AgentModel
 from agent.spec import AgentSpec
 from oatmill.errors import UserError, one_line
-from oatmill.files.state_file import canonical_json
+from oatmill.json_values import canonical_json
 from oatmill.trust import untrusted
 from protocol.data.actions import to_environment
 from protocol.data.observations import ObservationDict
