@@ -9,13 +9,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from oatmill.errors import UserError
-from oatmill.files.atomic import FOLDER_MODE, NeededWrites, replace_link
+from oatmill.errors import OatmillError, UserError
+from oatmill.files.atomic import FOLDER_MODE, replace_link
+from oatmill.files.full_disk import NeededWrites
 
 RUNS = Path("runs")
 """Folder for runs, below the current folder; `runs/latest` links to the newest run."""
@@ -188,6 +189,27 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn errors about a file's content within the `with` block into a UserError that names the file.
+
+    Args:
+        path: a file of the run folder, which a full disk or a user may have damaged.
+
+    Raises:
+        UserError: if a value is missing, or has another type than expected.
+    """
+    try:
+        yield
+    except OatmillError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(
+            f"{path} is damaged, or was written by another version of oatmill ({type(error).__name__}: {error}); "
+            "--log-level debug shows where it is read"
+        ) from error
 
 
 def is_held(folder: Path) -> bool:

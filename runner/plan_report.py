@@ -12,7 +12,7 @@ from actors.settings import GymnasiumEnv
 from agent.spec import AgentSpec
 from oatmill.settings import yaml_format
 from protocol.data.run_schema import RunSchema
-from protocol.data.spaces import Spaces
+from protocol.data.spaces import ActionSpace, Spaces
 from replay.settings import ReplaySettings
 from replay.store.buffer import replayed_rows
 from runner.apart import Apart
@@ -81,7 +81,7 @@ class PlanReport:
         parts = [
             "environment",
             f"  observations  {observation.kind} {observation.dtype} {list(observation.shape)}",
-            f"  actions       {'MultiDiscrete' if action.factored else 'Discrete'} {list(action.sizes)}",
+            f"  actions       {action_text(action)}",
             "",
             "learner step",
             f"  batch         {trainer.batch_size} trajectories x {unroll_length} steps = {batch:,} env steps",
@@ -179,6 +179,14 @@ def report_plan(settings: RunSettings) -> PlanReport:
         check_priorities(fitted, plan)
         others = _other_autos(fitted, spec, vector_class=described["vector_class"], channels=described["channels"])
         return PlanReport(fitted, spaces, plan, {**plan.auto, **others}, (*notes, *plan.notes, *environment.finish()))
+
+
+def action_text(action: ActionSpace) -> str:
+    """An action space in a few words."""
+    kind = "MultiDiscrete" if action.factored else "Discrete"
+    choices = [f"{kind} {list(action.sizes)}"] if action.sizes else []
+    numbers = [f"Box [{action.dimensions}] within {min(action.low):g}..{max(action.high):g}"] if action.dimensions else []
+    return " and ".join([*choices, *numbers])
 
 
 def environment_apart(settings: RunSettings) -> Apart:

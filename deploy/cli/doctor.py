@@ -34,20 +34,22 @@ def doctor(
     from deploy.doctor.diagnosis import examine  # noqa: PLC0415
     from deploy.doctor.examined_run import examined_folder  # noqa: PLC0415
     from oatmill.errors import UserError  # noqa: PLC0415
-    from runner.folder import find_run  # noqa: PLC0415
+    from runner.folder import find_run, reading  # noqa: PLC0415
 
     if prometheus is None:
         if match:
             raise UserError("--match selects a run in Prometheus; give its address with --prometheus")
         folder = find_run(run_dir)
-        run, source = examined_folder(folder), {"run_dir": str(folder)}
+        with reading(folder / "metrics.jsonl"):
+            run, source = examined_folder(folder), {"run_dir": str(folder)}
+            findings = examine(run)
     elif run_dir is not None:
         raise UserError(f"expected a run folder or --prometheus, got both: {run_dir} and {prometheus}")
     else:
         from deploy.doctor.scraped_run import examined_learner  # noqa: PLC0415
 
         run, source = examined_learner(prometheus, match or ()), {"prometheus": prometheus}
-    findings = examine(run)
+        findings = examine(run)
     healthy = not any(finding.wrong for finding in findings)
     if as_json:
         print_json(source | {"healthy": healthy, "findings": list(map(asdict, findings))})

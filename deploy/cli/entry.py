@@ -12,12 +12,17 @@ import traceback
 from collections.abc import Sequence
 
 PREFIX = "oatmill: error: "
+
+try:
+    from oatmill.process.exit_codes import BAD_INPUT, FAILED, INTERRUPTED
+except ImportError as problem:  # oatmill checks, when it is imported, where all of its packages come from
+    shadowed = isinstance(problem, ModuleNotFoundError)
+    text = f"another package named oatmill comes first on Python's path ({problem}); leave that folder"
+    sys.stderr.write(f"{PREFIX}{text if shadowed else problem}\n")
+    raise SystemExit(2) from None
+
 ASKERS = {"status", "top", "scale", "stop"}
 """Commands that send requests to a run. For them a wrong key is bad input."""
-READERS = ("doctor", "plot", "status", "top")
-"""Commands that only read a run folder, whose files may be damaged."""
-UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 STDERR = 2
 CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
@@ -82,21 +87,8 @@ def is_about_output(error: OSError) -> bool:
     return False
 
 
-def problem_with_packages() -> str:
-    """Why Python does not find oatmill's packages; empty if it does."""
-    try:
-        import oatmill.errors  # noqa: F401, PLC0415  (oatmill checks where all of its packages come from)
-    except ModuleNotFoundError as error:
-        return f"another package named oatmill comes first on Python's path ({error}); change to another folder"
-    except ImportError as error:
-        return str(error)
-    return ""
-
-
 def dispatch(arguments: Sequence[str]) -> int:
-    """Run one command; every error becomes one line, except errors of standard output."""
-    if problem := problem_with_packages():
-        return complain(problem, BAD_INPUT)
+    """Run one command. Every error becomes one line, except errors of standard output."""
     from typer import TyperException  # noqa: PLC0415
 
     from oatmill.errors import NotLetInError, OatmillError  # noqa: PLC0415
@@ -120,19 +112,8 @@ def dispatch(arguments: Sequence[str]) -> int:
     except Exception as error:
         if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and is_about_output(error)):
             raise
-        return complain(*unexpected(error, arguments))
+        return complain(f"{type(error).__name__}: {error}; this is a defect, --log-level debug shows where", FAILED)
     return code if isinstance(code, int) else 0
-
-
-def unexpected(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
-    """The message and the exit code of an unexpected error: a damaged file of a run folder, or a bug."""
-    if arguments[:1] and arguments[0] in READERS and isinstance(error, UNREADABLE):
-        return (
-            f"a file of the run folder does not have the content that {arguments[0]} expects ({type(error).__name__}: "
-            f"{error}): it is damaged or from another version; --log-level debug shows where",
-            BAD_INPUT,
-        )
-    return f"{type(error).__name__}: {error}; this is a bug in oatmill, --log-level debug shows where", FAILED
 
 
 def hint(error: Exception) -> str:
@@ -151,10 +132,7 @@ def complain(message: str, code: int) -> int:
 
 
 def say(line: str) -> None:
-    """Write a line to stderr, with a time limit in case nobody reads it."""
-    try:
-        from oatmill.process.outlet import write_within  # noqa: PLC0415
-    except ImportError:  # another package shadows ours, which is the error that the line reports
-        sys.stderr.write(line)
-    else:
-        write_within(sys.stderr, line)
+    """Write a line to standard error, without waiting for ever if nobody reads it."""
+    from oatmill.process.outlet import write_within  # noqa: PLC0415
+
+    write_within(sys.stderr, line)

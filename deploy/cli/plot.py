@@ -23,7 +23,9 @@ def plot(
     Needs oatmill[plot].
     """
     from deploy.curves import draw  # noqa: PLC0415
-    from runner.folder import find_run  # noqa: PLC0415
+    from runner.folder import find_run, reading  # noqa: PLC0415
 
     for folder in run_dirs or [find_run(None)]:
-        typer.echo(str(draw(folder)))
+        with reading(folder / "metrics.jsonl"):
+            picture = draw(folder)
+        typer.echo(str(picture))

@@ -22,7 +22,7 @@ def status(
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
     """Show an active run's processes and progress."""
-    from runner.folder import find_run, keys_of, read_run  # noqa: PLC0415
+    from runner.folder import find_run, keys_of, read_run, reading  # noqa: PLC0415
     from runner.operator_client import operator_client  # noqa: PLC0415
 
     if run_dir is None and address is not None:
@@ -30,11 +30,13 @@ def status(
         return
     folder = find_run(run_dir)
     run = read_run(folder)
-    rows = [{column: process[column] for column in COLUMNS} for process in run["processes"]]
+    with reading(folder / "run.json"):
+        rows = [{column: process[column] for column in COLUMNS} for process in run["processes"]]
+        address, run_keys = str(run["control"]), keys_of(run)
     if as_json:
         print_json(rows)
         return
-    with operator_client(run["control"], keys_of(run)) as hub:
+    with operator_client(address, run_keys) as hub:
         answer = hub.status()
     for line in status_lines(str(folder), rows, answer):
         typer.echo(line)

@@ -37,7 +37,7 @@ def play(agent: LoadedAgent, environment: Environment, *, episodes: int, determi
     observations = first_observations(environment)
     since_end = 0
     while any(left):
-        step = stepped(environment, agent.act(observations, deterministic=deterministic))
+        step = stepped(environment, agent.act_in_rows(observations, deterministic=deterministic))
         observations = step.observations
         ended = step.terminated | step.truncated
         if ended.any():

@@ -11,7 +11,8 @@ from torch import Tensor
 from agent.model import ModelNeeds
 from agent.settings import AgentSettings
 from learner.loss import Node, Question, method_reads
-from learner.losses.cmpo import ExactCmpo, ReturnCmpo, SampledCmpo
+from learner.losses.cmpo import ExactCmpo, ReturnCmpo
+from learner.losses.cmpo_sampled import SampledCmpo
 from learner.losses.muesli_model import MuesliModel, PriorMuesliModel
 from learner.nodes.returns import GaeVtrace, GaeVtraceSigma, Retrace
 from learner.plan import LOSSES, Plan, make_plan
