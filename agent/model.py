@@ -6,6 +6,7 @@ The dynamics model follows MuZero: a latent state and an action give the next la
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import NamedTuple, NotRequired, TypedDict
 
@@ -16,6 +17,7 @@ from agent.core import Core
 from agent.distribution import action_columns
 from agent.encoders import make_trunk_encoder
 from agent.heads import LatentHead, PartHead, make_codec, orthogonal_init, zero_init
+from agent.running_moments import RunningMoments
 from agent.spec import AgentSpec
 from protocol.data.trajectory import Array
 from protocol.data.weights import Layout, layout_of
@@ -137,6 +139,8 @@ class AgentModel(nn.Module):
         self.sizes = action.sizes
         self.factored = action.factored
         self.codec = make_codec(settings.value_head, num_bins=settings.num_bins, limit=settings.value_range)
+        normalises = settings.normalise_observations
+        self.normaliser = RunningMoments(spec.spaces.observation.shape[0], settings.observation_clip) if normalises else None
         self.encoder = make_trunk_encoder(spec)
         self.core = None if settings.core == "none" else Core(settings.core, settings.hidden_sizes[-1], settings.core_size)
         latent = spec.latent_size
@@ -171,7 +175,7 @@ class AgentModel(nn.Module):
             observations: `[N, ...]` in the environment's dtype.
             core_state: `[N, S]`.
         """
-        latent = self.encoder(observations)
+        latent = self.encode(observations)
         if self.core is not None:
             latent, core_state = self.core.step(latent, core_state)
         return ActOutput(self.policy(latent), self.codec.value(self.value(latent)), core_state)
@@ -199,10 +203,14 @@ class AgentModel(nn.Module):
         rest = self.core.unroll(self.encoded(observations[:, warm:]), core_state, ends_BT[:, warm:])
         return torch.cat([first[0], rest[0]], 1), torch.cat([first[1], rest[1]], 1)
 
-    def encoded(self, observations: Tensor) -> Tensor:
-        """The encoder over time: `[B, T, ...]` to `[B, T, width]`."""
-        encoded: Tensor = self.encoder(observations.flatten(0, 1)).unflatten(0, observations.shape[:2])
+    def encode(self, observations: Tensor) -> Tensor:
+        """The encoder, after the normaliser if there is one: `[N, ...]` to `[N, width]`."""
+        encoded: Tensor = self.encoder(observations if self.normaliser is None else self.normaliser(observations))
         return encoded
+
+    def encoded(self, observations: Tensor) -> Tensor:
+        """The same over time: `[B, T, ...]` to `[B, T, width]`."""
+        return self.encode(observations.flatten(0, 1)).view(*observations.shape[:2], -1)
 
     def forward(
         self,
@@ -280,11 +288,34 @@ def acting_parameters(model: AgentModel) -> Iterator[tuple[str, nn.Parameter]]:
             yield name, parameter
 
 
+def acting_tensors(model: AgentModel) -> Iterator[tuple[str, Tensor]]:
+    """The same with the normaliser's statistics behind them, in the form in which all of it is sent."""
+    for name, parameter in acting_parameters(model):
+        yield name, parameter.detach()
+    if model.normaliser is not None:
+        yield "normaliser", model.normaliser.packed()
+
+
 def acting_arrays(model: AgentModel) -> dict[str, Array]:
     """The same as float32 NumPy arrays."""
-    return {name: parameter.detach().float().cpu().numpy() for name, parameter in acting_parameters(model)}
+    return {name: tensor.float().cpu().numpy() for name, tensor in acting_tensors(model)}
 
 
 def acting_layout(model: AgentModel) -> Layout:
     """Names and shapes of `acting_arrays`."""
     return layout_of(acting_arrays(model))
+
+
+def saved_tensors(model: AgentModel) -> dict[str, Tensor]:
+    """What a checkpoint holds of a network: its parameters, and the sums of its normaliser."""
+    saved: dict[str, Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    if model.normaliser is not None:
+        saved |= {f"normaliser.{name}": buffer for name, buffer in model.normaliser.state_dict().items()}
+    return saved
+
+
+def prior_of(model: AgentModel) -> AgentModel:
+    """A copy that is not trained. It normalises observations by the statistics of the network, not by a copy of them."""
+    prior = copy.deepcopy(model).requires_grad_(requires_grad=False)
+    prior.normaliser = model.normaliser
+    return prior

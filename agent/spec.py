@@ -35,6 +35,11 @@ class AgentSpec:
             raise UserError(
                 f"agent.encoder={asked} does not read {kind} observations; take one of {', '.join(ENCODERS_OF[kind])}"
             )
+        if self.settings.normalise_observations and kind != "vector":
+            raise UserError(
+                f"agent.normalise_observations=true normalises vectors, and this environment's observations are {kind}; "
+                "set it to false"
+            )
 
     @property
     def encoder(self) -> str:

@@ -7,7 +7,6 @@ the number of trajectories.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from agent import distribution
-from agent.model import AgentModel, ModelNeeds
+from agent.model import AgentModel, ModelNeeds, prior_of
 from agent.spec import AgentSpec
 from learner.distributed import OneRank
 from learner.loss import Context
@@ -85,7 +84,7 @@ def make_context(spec: AgentSpec, trainer: TrainerSettings) -> Context:
     return Context(
         trainer=trainer,
         model=model,
-        prior=copy.deepcopy(model).requires_grad_(requires_grad=False),
+        prior=prior_of(model),
         reducer=reducer,
         normaliser=Normaliser(*trainer.losses.sigma, reducer),
         generator=torch.Generator().manual_seed(0),

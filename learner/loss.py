@@ -21,6 +21,7 @@ from agent.settings import AgentSettings
 from learner.distributed import Reducer
 from learner.loss_descriptor import LossDescriptor
 from learner.normaliser import Normaliser
+from learner.running_statistics import RewardScale
 from learner.settings import TrainerSettings
 from protocol.data.spaces import ActionSpace
 
@@ -117,6 +118,7 @@ class Context:
         normaliser: the running scale of returns.
         generator: the random numbers for drawing actions; its state is saved in checkpoints.
         scales: a factor on each loss's coefficients; 1 for a loss without an entry. Only steering changes it.
+        reward_scale: the running deviation of the discounted return; None unless `trainer.normalise_rewards` is true.
     """
 
     trainer: TrainerSettings
@@ -126,6 +128,7 @@ class Context:
     normaliser: Normaliser
     generator: torch.Generator
     scales: dict[str, float] = field(default_factory=dict)
+    reward_scale: RewardScale | None = None
 
     @property
     def sizes(self) -> tuple[int, ...]:

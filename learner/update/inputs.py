@@ -14,7 +14,9 @@ from protocol.data.batch import Batch
 from protocol.data.trajectory import Array
 
 
-def to_inputs(batch: Batch, spec: AgentSpec, trainer: TrainerSettings, device: torch.device) -> WeighedInputs:
+def to_inputs(
+    batch: Batch, spec: AgentSpec, trainer: TrainerSettings, device: torch.device, *, reward_factor: float = 1.0
+) -> WeighedInputs:
     """Wrap a batch's arrays (without a copy on the CPU), scale its rewards, and mask what does not count.
 
     Args:
@@ -22,6 +24,7 @@ def to_inputs(batch: Batch, spec: AgentSpec, trainer: TrainerSettings, device: t
         spec: the network's.
         trainer: reward scale and clip.
         device: where the tensors go.
+        reward_factor: what rewards are multiplied by beside `trainer.reward_scale`, as `RewardScale.factor` says.
     """
 
     def tensor(array: Array) -> torch.Tensor:
@@ -32,7 +35,7 @@ def to_inputs(batch: Batch, spec: AgentSpec, trainer: TrainerSettings, device: t
         mask_BT = mask_BT.clone()
         mask_BT[:, : spec.settings.burn_in] = False
     present = batch if batch.valid.all() else without_absent(batch)
-    rewards = tensor(present.rewards) * trainer.reward_scale
+    rewards = tensor(present.rewards) * (trainer.reward_scale * reward_factor)
     if trainer.reward_clip is not None:
         rewards = rewards.clamp(-trainer.reward_clip, trainer.reward_clip)
     inputs: WeighedInputs = {

@@ -31,6 +31,7 @@ class Batch:
     policy_version: Array  # [B], int64, the version that collected each row
     fresh: Array  # [B], bool: False for a row that was trained before (replayed)
     importance: Array | None = None  # [B], float32, what a row's terms count for; None where each counts for 1
+    discounted_return: Array | None = None  # [B], float32, of the episode before the first step; None if nobody reads it
 
     @property
     def size(self) -> int:

@@ -72,15 +72,19 @@ class Schema:
     episode_statistics: tuple[str, ...] = ()
 
     @staticmethod
-    def of(spaces: Spaces, *, core_state_size: int, episode_statistics: tuple[str, ...] = ()) -> Schema:
+    def of(
+        spaces: Spaces, *, core_state_size: int, episode_statistics: tuple[str, ...] = (), discounted_return: bool = False
+    ) -> Schema:
         """The schema of a run.
 
         Args:
             spaces: the environment's spaces.
             core_state_size: the length of the recurrent state as one float32 row; 0 without a core.
             episode_statistics: names of the environment's own numbers, one of each an ended episode.
+            discounted_return: whether trajectories bring the return that rewards are normalised by.
         """
         observation, action = spaces.observation, spaces.action
+        returns = (Field("discounted_return", "float32", (), "trajectory"),) if discounted_return else ()
         return Schema(
             (
                 Field("observations", observation.dtype, observation.shape, "step+1"),
@@ -92,6 +96,7 @@ class Schema:
                 Field("behaviour_logits", "float32", (action.num_logits,), "step"),
                 Field("behaviour_value", "float32", (), "step"),
                 Field("core_state", "float32", (core_state_size,), "trajectory"),
+                *returns,
                 Field("final_observations", observation.dtype, observation.shape, "final"),
                 Field("final_trajectory", "int32", (), "final"),
                 Field("final_step", "int32", (), "final"),
@@ -195,6 +200,7 @@ class TrajectoryBlock:
     incarnation: int = 0
     collected_at: float = 0.0  # seconds since the epoch at which the unroll ended
     counters: Mapping[str, float] = field(default_factory=dict)  # cumulative since the actor started
+    discounted_return: Array | None = None  # [n], float32, of the episode before observations[:, 0]; None if nobody reads it
 
     @property
     def size(self) -> BlockSize:
