@@ -23,12 +23,12 @@ from oatmill.errors import OatmillError, RunError, one_line
 from protocol.data.trajectory import Array, TrajectoryBlock
 
 LOOK_STEPS = 9
-"""So many of the first observations of a run are looked at for copies that all give the same."""
+"""The first steps of a run in which copies are compared, to find copies that are all equal."""
 
 
 @dataclass(frozen=True)
 class _Buffers:
-    """The fields of a block that every step writes; one set serves all unrolls, since a block is packed when it is offered."""
+    """The arrays that every step writes; all unrolls share them, as blocks are copied when sent."""
 
     observations: Array
     actions: Array
@@ -64,18 +64,18 @@ class _Finals(NamedTuple):
 
 
 class Unroller:
-    """Steps an environment with a policy and writes down what happens.
+    """Steps an environment with a policy and records trajectories.
 
     Args:
-        environment: has been reset.
-        observations: what its reset gave, `[N, ...]`.
-        policy: acts.
-        unroll_length: T.
-        discount: gamma, if rewards are normalised by the discounted return: then blocks bring it. None if not.
+        environment: the environment, already reset.
+        observations: the observations of the reset, `[N, ...]`.
+        policy: chooses actions.
+        unroll_length: T, the steps of a trajectory.
+        discount: gamma, if rewards are normalised by the discounted return; None if not.
 
     Attributes:
-        env_steps: single agents' steps since the start, those of unfinished unrolls too.
-        episodes: episodes that have ended since the start.
+        env_steps: the env steps of all agents since the start, including unfinished unrolls.
+        episodes: the number of ended episodes since the start.
     """
 
     def __init__(
@@ -103,16 +103,17 @@ class Unroller:
     def collect(self, every_step: Callable[[], bool]) -> TrajectoryBlock | None:
         """Step T times.
 
-        The block's arrays are used again by the next call: pack it before.
+        The next call overwrites the block's arrays.
 
         Args:
-            every_step: called after each step; False gives the unroll up.
+            every_step: called after each step; the unroll is cancelled if it returns False.
 
         Returns:
-            The block, or None if it was given up.
+            The block, or None if it was cancelled.
 
         Raises:
-            RunError: if the environment raises or gives a number that is not finite, or the policy gives one.
+            RunError: if the environment raises an exception, or it or the policy returns a number that
+                is not finite.
         """
         buffers = self._buffers
         core_state = self._policy.core_state
@@ -183,7 +184,7 @@ class Unroller:
         return block
 
     def _check_finite(self, block: TrajectoryBlock) -> None:
-        """Name the culprit here; ingest would refuse the block without knowing where it comes from."""
+        """Raise a RunError that names the source of non-finite numbers, which ingest could not know."""
         for field in ("observations", "final_observations", "rewards", "episode_return"):
             values = getattr(block, field)
             if not is_finite(values):

@@ -17,9 +17,10 @@ class AgentSettings(Settings):
     """The network that actors run and the learner trains."""
 
     encoder: str = "auto"
-    """The network's encoder. `auto` uses mlp for vectors, cnn (IMPALA's residual network) for images and token_grid for
-    tokens. Others: nature (images; three convolutions, a sixth of the work of cnn), token_set, token_attention, and
-    your own as `module:make` (docs/tutorials/your-own-network.md)."""
+    """The network's encoder. `auto` uses mlp for vectors, cnn (IMPALA's residual network) for
+    images and token_grid for tokens. Others: nature (images; three convolutions, a sixth of the
+    work of cnn), token_set, token_attention, and your own as `module:make`
+    (docs/tutorials/your-own-network.md)."""
     hidden_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(128, 128), min_length=1)
     """Widths of the encoder's dense layers. The last one is the width of the latent state."""
     activation: Literal["tanh", "relu"] = "tanh"
@@ -32,7 +33,8 @@ class AgentSettings(Settings):
     """Normalised observations are clipped to [-observation_clip, observation_clip]. Used when `normalise_observations` is
     true."""
     value_trunk: Literal["shared", "separate"] = "shared"
-    """`separate` gives the value head an encoder of its own, so that policy and value do not share features."""
+    """`separate` gives the value head an encoder of its own, so that policy and value do not share
+    features."""
     token_width: int = Field(default=64, ge=4)
     """Width of one token's embedding in token_set and token_attention."""
     core: Literal["none", "lstm", "gru"] = "none"
@@ -64,5 +66,5 @@ class AgentSettings(Settings):
         if self.value_trunk == "separate" and self.core != "none":
             raise ValueError(f"value_trunk=separate needs core=none: policy and value would share the {self.core}")
         if self.burn_in and self.core == "none":
-            raise ValueError(f"burn_in={self.burn_in} warms a recurrent core up; set agent.core to lstm or gru")
+            raise ValueError(f"burn_in={self.burn_in} needs a recurrent core; set agent.core to lstm or gru")
         return self

@@ -1,8 +1,9 @@
-"""From Gymnasium's spaces to those that networks and trajectories know, with the conversion of a batch of values.
+"""Converts Gymnasium's spaces to oatmill's, and batches of observations and actions between them.
 
-Box with one axis becomes a float32 vector, Box with three axes an image [C, H, W] (`image_layout` says which axis holds the
-channels), Box of bytes with two axes an image of one channel. Discrete and MultiDiscrete observations become one-hot vectors,
-MultiBinary ones a vector. Actions are Discrete, MultiDiscrete or MultiBinary.
+A Box with one axis becomes a float32 vector, a Box with three axes an image [C, H, W] (see
+`image_layout` for the channels' axis), and a uint8 Box with two axes an image with one channel.
+Discrete and MultiDiscrete observations become one-hot vectors, MultiBinary ones a vector. Actions
+must be Discrete, MultiDiscrete or MultiBinary.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ ACTION_MASK = "action_mask"
 
 @dataclass(frozen=True)
 class ObservationConversion:
-    """How a batch of one space's observations becomes a batch that oatmill knows.
+    """Converts a batch of an environment's observations to oatmill's format.
 
     Attributes:
-        space: what comes out.
-        raw: what goes in: one observation as the environment gives it.
-        convert: `[N, *raw.shape]` to `[N, *space.shape]` of `space.dtype`; may share the input's memory.
-        channels: which axis of an image holds the channels, "first" or "last"; None where there is no choice.
+        space: the resulting space.
+        raw: the environment's format of one observation.
+        convert: converts `[N, *raw.shape]` to `[N, *space.shape]` of `space.dtype`; the result may
+            share the input's memory.
+        channels: the axis of an image's channels, "first" or "last"; None for other observations.
     """
 
     space: ObservationSpace
@@ -45,31 +47,31 @@ class ObservationConversion:
 
 @dataclass(frozen=True)
 class ActionConversion:
-    """How a batch of actions becomes one that the environment takes.
+    """Converts a batch of actions to the environment's format.
 
     Attributes:
-        space: what comes in.
-        start: added to each action: the environment's lowest one. None where all start at 0.
+        space: oatmill's action space.
+        start: the environment's lowest actions, which are added; None if all are 0.
     """
 
     space: ActionSpace
     start: Array | None
 
     def convert(self, actions: Array) -> Array:
-        """`[N]` or `[N, factors]`, as the environment counts them."""
+        """Actions `[N]` or `[N, factors]` in the environment's format."""
         return actions if self.start is None else actions + self.start
 
 
 def convert_observation_space(space: Any, name: str, channels: Channels = "auto") -> ObservationConversion:
-    """Read a Gymnasium observation space.
+    """Convert a Gymnasium observation space.
 
     Args:
-        space: of one agent.
-        name: the environment's, for messages.
-        channels: which axis of an image holds the channels; "auto" reads it from the shape.
+        space: the observation space of one agent.
+        name: the environment's name for messages.
+        channels: the axis of an image's channels; "auto" derives it from the shape.
 
     Raises:
-        UserError: if oatmill cannot train on such observations, or an image's shape can be read in two ways; says the way out.
+        UserError: if oatmill does not support the space, or an image's shape is ambiguous.
     """
     match space:
         case gym_spaces.Box():
@@ -99,14 +101,14 @@ def convert_observation_space(space: Any, name: str, channels: Channels = "auto"
 
 
 def convert_action_space(space: Any, name: str) -> ActionConversion:
-    """Read a Gymnasium action space.
+    """Convert a Gymnasium action space.
 
     Args:
-        space: of one agent.
-        name: the environment's, for messages.
+        space: the action space of one agent.
+        name: the environment's name for messages.
 
     Raises:
-        UserError: if oatmill cannot choose such actions; says the way out.
+        UserError: if oatmill does not support the space.
     """
     match space:
         case gym_spaces.Discrete():
@@ -132,7 +134,7 @@ def convert_action_space(space: Any, name: str) -> ActionConversion:
 
 
 def raw_space(space: Any) -> RawSpace:
-    """What a space says of one observation, for the checks of `actors.environments.boundary`."""
+    """The format of one observation of a space, for the checks of `actors.environments.boundary`."""
     shape, dtype = tuple(space.shape), np.dtype(space.dtype)
     match space:
         case gym_spaces.Discrete():
@@ -150,12 +152,13 @@ def _starts(space: Any) -> Array:
 
 
 def image_layout(shape: tuple[int, ...], channels: Channels, name: str) -> Literal["first", "last"]:
-    """Which of an image's three axes holds the channels.
+    """The axis of an image's channels.
 
     Args:
-        shape: of one image.
-        channels: what the user says; "auto" takes the axis, first or last, whose size is one of `CHANNEL_COUNTS`.
-        name: the environment's, for messages.
+        shape: the shape of one image, with three axes.
+        channels: the setting; "auto" uses the first or last axis if only its size is one of
+            `CHANNEL_COUNTS`.
+        name: the environment's name for messages.
 
     Raises:
         UserError: if both axes or neither could be the channels.

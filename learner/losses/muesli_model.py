@@ -1,4 +1,4 @@
-"""Train the latent model's policies towards the improved policy of the states that were actually reached.
+"""Train the dynamics model's policies towards the improved policies of the states that were reached.
 
 Source: Hessel et al. 2021, "Muesli", arXiv:2104.06159, eq. 13.
 """
@@ -18,17 +18,17 @@ from oatmill.errors import SettingsError
 
 
 class MuesliModelWrites(TypedDict):
-    """Targets of every step t and model step k, frozen for the batch."""
+    """Targets for every step t and model step k; constant during the batch's updates."""
 
     muesli_target_BTKA: Tensor  # the improved policy at t + k
-    muesli_entropy_BTK: Tensor  # its entropy, in nats
+    muesli_entropy_BTK: Tensor  # that policy's entropy, in nats
     muesli_mask_BTK: Tensor
 
 
 def policy_targets(
     policy_BTA: Tensor, entropy_BT: Tensor, *, terminated_BT: Tensor, truncated_BT: Tensor, mask_BT: Tensor, horizon: int
 ) -> MuesliModelWrites:
-    """The policy and its entropy at t + k for k = 1..horizon, where t + k is a state of the same episode; 0 elsewhere."""
+    """The policy and its entropy at t + k for k = 1..horizon; 0 if t + k is not in the same episode."""
     mask_BTK = unroll_masks(terminated_BT, truncated_BT, mask_BT, horizon).policy
     target_BTKA = torch.where(mask_BTK.unsqueeze(-1), ahead(policy_BTA, horizon, first=1), 0.0)
     entropy_BTK = torch.where(mask_BTK, ahead(entropy_BT, horizon, first=1), 0.0)
@@ -44,10 +44,18 @@ def policy_terms(
     sizes: Sequence[int],
     coef: float,
 ) -> Terms:
-    """The term `cross_entropy`; the target's entropy and the KL, which is all that training can remove, beside it.
+    """The term `cross_entropy`, and the statistics `target_entropy` and `kl`, in nats.
 
-    The entropy is given: where a target was made from a few drawn actions, its own entropy is far below that of the policy
-    which it stands for, and the difference is nothing that training could remove.
+    Training can reduce the KL only, not the target's entropy.
+
+    Args:
+        model_logits_BTKA: the model's policies.
+        target_BTKA: the target policies.
+        entropy_BTK: the entropy of the full target policies. A target from a few sampled actions has a
+            lower entropy of its own, so it cannot be computed from `target_BTKA`.
+        mask_BTK: which targets exist.
+        sizes: the number of choices of each factor.
+        coef: the term's coefficient.
     """
     log_probs_BTKA = distribution.log_softmax(model_logits_BTKA.float(), sizes)
     cross_entropy_BTK = -(target_BTKA * log_probs_BTKA).sum(-1)
@@ -63,7 +71,7 @@ def policy_terms(
 
 
 class MuesliModel(Loss):
-    """Cross-entropy from CMPO's policy at t + k to the model's after k steps."""
+    """Cross-entropy from CMPO's policy at t + k to the model's policy after k steps."""
 
     name = "muesli_model"
 
@@ -101,7 +109,7 @@ class MuesliModel(Loss):
 
 
 class PriorMuesliModel(Loss):
-    """The same where CMPO is off: the target is the prior's policy at t + k."""
+    """Cross-entropy from the prior policy at t + k to the model's policy after k steps."""
 
     name = "muesli_model"
 
@@ -133,7 +141,7 @@ class PriorMuesliModel(Loss):
 
 
 def choose(question: Question) -> Choice | None:
-    """CMPO's policy is the target where CMPO is on, the prior's otherwise."""
+    """Choose the target: CMPO's policy if CMPO is enabled, otherwise the prior policy."""
     losses = question.trainer.losses
     settings = losses.muesli_model
     if not settings.enabled:
@@ -152,5 +160,5 @@ def choose(question: Question) -> Choice | None:
             "trainer.losses.muesli_model.policy_target=cmpo needs trainer.losses.cmpo.enabled=true; enable it or set "
             "policy_target to prior or auto"
         )
-    notes = () if losses.dynamics.enabled else ("muesli_model without dynamics: the unroll learns policies alone",)
+    notes = () if losses.dynamics.enabled else ("muesli_model without dynamics: the model learns policies only",)
     return Choice(MuesliModel if target == "cmpo" else PriorMuesliModel, auto, notes)

@@ -1,4 +1,4 @@
-"""The clipped surrogate and the entropy bonus."""
+"""PPO's clipped surrogate loss and the entropy bonus."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ STD_FLOOR = 1e-8
 
 
 class PpoActorWrites(TypedDict):
-    """Frozen for the batch."""
+    """Constants of the batch."""
 
-    policy_advantage_BT: Tensor  # what the surrogate multiplies; normalised over all ranks' steps if asked for
-    behaviour_log_prob_BT: Tensor  # of the taken action under the policy that took it
-    old_log_prob_BT: Tensor  # of the taken action under the policy at the batch's start
+    policy_advantage_BT: Tensor  # normalised over the steps of all ranks if `norm_adv` is set
+    behaviour_log_prob_BT: Tensor  # the taken action under the policy that acted
+    old_log_prob_BT: Tensor  # the taken action under the policy at the batch's start
 
 
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip_coef: float) -> Tensor:
-    """max(-A r, -A clip(r, 1 - c, 1 + c)), unreduced.
+    """max(-A r, -A clip(r, 1 - c, 1 + c)) per element.
 
     Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7.
     """
@@ -34,12 +34,12 @@ def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip_coef: float) -> Ten
 
 
 def outside_clip(ratio: Tensor, *, clip_coef: float) -> Tensor:
-    """Whether a ratio lies outside the clip."""
+    """Whether a ratio is outside of the clip range."""
     return (ratio - 1).abs() > clip_coef
 
 
 def normalised(advantage_BT: Tensor, mask_BT: Tensor, reducer: Reducer) -> Tensor:
-    """Zero mean and unit standard deviation over the valid steps of all ranks; 0 elsewhere."""
+    """Normalise to mean 0 and standard deviation 1 over the valid steps of all ranks; 0 elsewhere."""
     kept_BT = torch.where(mask_BT, advantage_BT, 0.0).double()
     total, squares, count = reducer.sum(torch.stack([kept_BT.sum(), kept_BT.square().sum(), mask_BT.sum()]))
     mean = total / count
@@ -48,7 +48,7 @@ def normalised(advantage_BT: Tensor, mask_BT: Tensor, reducer: Reducer) -> Tenso
 
 
 class PpoActor(Loss):
-    """PPO's policy loss against the behaviour policy: r = pi / pi_b."""
+    """PPO's policy loss with the ratio to the behaviour policy, r = pi / pi_b."""
 
     name = "ppo_actor"
 
@@ -67,7 +67,7 @@ class PpoActor(Loss):
         old_log_probs_BTA: Tensor,
         actions_BT: Tensor,
     ) -> PpoActorWrites:
-        """Normalise advantages and take the taken actions' log-probabilities, once for the batch."""
+        """Normalise advantages and look up the taken actions' log-probabilities, once per batch."""
         kept_BT = torch.where(mask_BT, advantage_BT, 0.0)
         advantage = normalised(advantage_BT, mask_BT, self.reducer) if self.settings.norm_adv else kept_BT
         return {
@@ -86,7 +86,7 @@ class PpoActor(Loss):
         old_log_prob_BT: Tensor,
         mask_BT: Tensor,
     ) -> Terms:
-        """The terms `policy` and `entropy`; statistics of how far the policy has moved."""
+        """The terms `policy` and `entropy`, and the statistics `clip_ratio` and both KLs."""
         log_probs_BTA = distribution.log_softmax(logits_BTA.float(), self.sizes)
         log_prob_BT = self.log_prob(log_probs_BTA, actions_BT)
         ratio_BT = (log_prob_BT - behaviour_log_prob_BT).exp()
@@ -96,7 +96,7 @@ class PpoActor(Loss):
     def terms(
         self, log_probs_BTA: Tensor, ratio_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor
     ) -> dict[str, Term | Statistic]:
-        """The two terms for a ratio to whichever anchor, and how often it lies outside the clip."""
+        """The terms `policy` and `entropy` for a ratio to either anchor, and `clip_ratio`."""
         clip = self.settings.clip_coef
         return {
             "policy": Term(clipped_surrogate(ratio_BT, advantage_BT, clip), mask_BT, 1.0),
@@ -105,20 +105,22 @@ class PpoActor(Loss):
         }
 
     def log_prob(self, log_probs_BTA: Tensor, actions_BT: Tensor) -> Tensor:
-        """Of the taken action, `[B, T]`."""
+        """The log-probability of the taken action, `[B, T]`."""
         return distribution.log_prob(log_probs_BTA, actions_BT, self.sizes, factored=self.factored)
 
 
 class ProximalPpoActorWrites(PpoActorWrites):
-    """What the proximal anchor has beside."""
+    """The constants of `PpoActor` and the weight of each step."""
 
     anchor_weight_BT: Tensor  # min(rho_clip, pi_old / pi_b)
 
 
 class ProximalPpoActor(Loss):
-    """PPO's policy loss against the policy at the batch's start, r = pi / pi_old, weighed by min(rho_clip, pi_old / pi_b).
+    """PPO's policy loss with the ratio to the policy at the batch's start, r = pi / pi_old.
 
-    Data may then be old without the clip cutting off what older data has to say (Hilton et al. 2021, arXiv:2110.00641).
+    Each step is weighted by min(rho_clip, pi_old / pi_b). With older data the ratio to the behaviour
+    policy is often outside of the clip range, which removes the step's gradient; this ratio is not
+    (Hilton et al. 2021, arXiv:2110.00641).
     """
 
     name = "ppo_actor"
@@ -137,7 +139,7 @@ class ProximalPpoActor(Loss):
         importance_ratio_BT: Tensor,
         actions_BT: Tensor,
     ) -> ProximalPpoActorWrites:
-        """As `PpoActor`, with the old policy as the anchor."""
+        """The same constants as `PpoActor`, and the weight."""
         written = self.inner.prepare(
             advantage_BT=advantage_BT,
             mask_BT=mask_BT,
@@ -161,7 +163,7 @@ class ProximalPpoActor(Loss):
         old_log_prob_BT: Tensor,
         mask_BT: Tensor,
     ) -> Terms:
-        """As `PpoActor`; the weight times the advantage is the advantage of a surrogate with a weight above 0."""
+        """The same terms as `PpoActor`; weights are positive, so they can multiply the advantages."""
         log_probs_BTA = distribution.log_softmax(logits_BTA.float(), self.inner.sizes)
         log_prob_BT = self.inner.log_prob(log_probs_BTA, actions_BT)
         ratio_BT = (log_prob_BT - old_log_prob_BT).exp()
@@ -170,7 +172,7 @@ class ProximalPpoActor(Loss):
 
 
 def choose(question: Question) -> Choice | None:
-    """One class for each anchor."""
+    """Choose the class by the anchor."""
     settings = question.trainer.losses.ppo_actor
     if not settings.enabled:
         return None

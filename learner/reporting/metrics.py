@@ -26,12 +26,12 @@ STEP_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 
 
 class LearnerMetrics:
-    """The learner's series; docs/reference/metrics.md says what each one means.
+    """The learner's series; docs/reference/metrics.md describes each of them.
 
     Args:
-        autos: each setting that was left at `auto`, and what the plan made of it.
-        settings: the run's, nested; its numbers are exported.
-        healthy: whether the learner makes progress; asked when Prometheus asks.
+        autos: the plan's choice for each setting that was left at `auto`.
+        settings: the run's settings, nested; numbers among them are exported.
+        healthy: returns whether the learner makes progress; called at each scrape.
         losses: the descriptors of the run's losses, by name.
     """
 
@@ -118,7 +118,7 @@ class LearnerMetrics:
         self.up.labels("learner").set_function(lambda: float(healthy()))
 
     def step(self, record: Record, *, learning_rate: float, version: int, progress: float) -> None:
-        """Take in what is known of every learner step without asking the device."""
+        """Update the series that need no transfer from the device, after every learner step."""
         self.learner_steps.inc()
         self.stopped_early.inc(record.stopped_early)
         self.progress.set(progress)
@@ -129,12 +129,12 @@ class LearnerMetrics:
             self.step_seconds.labels(phase).observe(seconds)
 
     def report(self, report: StepReport, flags: Mapping[str, bool], summary: Mapping[str, float]) -> None:
-        """Take in a report that has been brought to the host.
+        """Update the series from a report.
 
         Args:
             report: losses and statistics.
-            flags: every red flag and whether it is raised.
-            summary: entropy_nats, entropy_ratio, explained_variance.
+            flags: whether each red flag is raised.
+            summary: the values of entropy_nats, entropy_ratio and explained_variance.
         """
         for name, loss in report.losses.items():
             for term, entry in loss.terms.items():

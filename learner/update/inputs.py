@@ -1,4 +1,4 @@
-"""From a batch as it arrived to the tensors that the plan reads."""
+"""Converts a received batch to the tensors that the plan reads."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from protocol.data.trajectory import Array
 def to_inputs(
     batch: Batch, spec: AgentSpec, trainer: TrainerSettings, device: torch.device, *, reward_factor: float = 1.0
 ) -> WeighedInputs:
-    """Wrap a batch's arrays (without a copy on the CPU), scale its rewards, and mask what does not count.
+    """Convert a batch to tensors, scale and clip its rewards, and mask absent agents and burn-in.
 
     Args:
-        batch: owned, writable arrays.
-        spec: the network's.
-        trainer: reward scale and clip.
-        device: where the tensors go.
-        reward_factor: what rewards are multiplied by beside `trainer.reward_scale`, as `RewardScale.factor` says.
+        batch: the batch; its arrays must be writable. On the CPU they are not copied.
+        spec: the network's specification.
+        trainer: has the reward scale and clip.
+        device: the tensors' device.
+        reward_factor: multiplies rewards in addition to `trainer.reward_scale`; see `RewardScale`.
     """
 
     def tensor(array: Array) -> torch.Tensor:
@@ -57,10 +57,10 @@ def to_inputs(
 
 
 def without_absent(batch: Batch) -> Batch:
-    """The batch with zeros where a row's agent was absent.
+    """The batch with zeros at steps where a row's agent was absent.
 
-    What such a step holds is arbitrary, NaN even, which a mask does not stop: 0 * NaN is NaN on the way back. Bytes can do no
-    such harm and stay.
+    Such steps may contain anything, also NaN, and a mask is not enough: in the backward pass 0 * NaN is
+    NaN. Integer observations cannot be NaN and stay unchanged.
     """
     absent_BT = ~batch.valid
     cleared = {name: getattr(batch, name).copy() for name in ("actions", "rewards", "behaviour_logits")}

@@ -24,10 +24,12 @@ log = logging.getLogger("oatmill.apart")
 
 
 class Answer:
-    """The result of the work, sent line by line over a separate pipe. Standard output belongs to the user's code.
+    """The result of the work, sent as lines over a separate pipe.
+
+    Standard output belongs to the user's code.
 
     Args:
-        descriptor: file descriptor of the pipe's writing end.
+        descriptor: the file descriptor of the pipe's writing end.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -65,7 +67,7 @@ class Answer:
 
 
 def in_words(error: BaseException) -> str:
-    """What the user's code did, as the predicate of a sentence."""
+    """Describe what the user's code did, as the predicate of a sentence."""
     if not isinstance(error, SystemExit):
         return f"raised {one_line(error)}"
     place = place_of(error)
@@ -93,7 +95,7 @@ def serve(work: Callable[[Any, Answer], None]) -> None:
     answer = Answer(descriptor)
     try:
         work(request["values"], answer)
-    except BaseException as error:  # SystemExit too: this process is here so that nothing of the user's goes further
+    except BaseException as error:  # SystemExit, too: nothing that the user's code raises may leave this process
         answer.failed(error)
     answer.closed()
     faulthandler.cancel_dump_traceback_later()

@@ -1,4 +1,4 @@
-"""How a child process ends with its parent. Standard library only."""
+"""Ends a child process when its parent ends. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ PR_SET_PDEATHSIG = 1
 
 
 def dies_with_parent(number: int) -> Callable[[], None] | None:
-    """What a child does before it becomes another program: ask for a signal when its parent is gone (Linux only).
+    """Return a `preexec_fn` for `subprocess.Popen`: the child gets a signal when its parent ends.
 
-    Call it in the parent, and give the result to `subprocess.Popen(preexec_fn=...)`.
+    Call it in the parent. Linux only; returns None on other systems.
 
     Args:
         number: the signal that the child gets.

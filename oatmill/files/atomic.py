@@ -1,10 +1,12 @@
 """Writes the files of a run folder atomically, and handles a full disk.
 
-Each write has one of two policies. A NEEDED write (events, run.json, summary.json, a server's endpoint) waits in memory until
-there is room; a reserve on the disk is released for it step by step. Any other write may be dropped: it is counted, and the
-run continues without it. docs/operations/disks.md has the table.
+Each write has one of two policies. A NEEDED write (events, run.json, summary.json, a server's
+endpoint) waits in memory until there is room; reserved disk space is released for it step by step.
+Any other write may be dropped: it is counted, and the run continues without it.
+docs/operations/disks.md has a table of all files.
 
-A state file is JSON with its kind, its version and a digest of its content, so that damage is detected.
+A state file is JSON with its kind, its version and a digest of its content, so that damage is
+detected.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from typing import Any
 _log = logging.getLogger("oatmill.files")
 
 FILE_MODE = 0o600
-"""Only the owner may read a run's files: settings may hold secrets, and addresses say where a run can be told to stop."""
+"""Only the owner may read a run's files: settings may contain secrets, and an address is enough to
+stop a run."""
 FOLDER_MODE = 0o700
 """Mode of a folder that is created for a run. An existing folder keeps its mode."""
 STATE_VERSION = 1
@@ -45,17 +48,17 @@ class DamagedStateError(Exception):
 
 
 def private_file(path: str, flags: int) -> int:
-    """An `opener` for `open`: a file that it creates can be read by its owner only."""
+    """An `opener` for `open` that creates files which only their owner can read."""
     return os.open(path, flags, FILE_MODE)
 
 
 def write_file(path: Path, content: str | bytes, *, sync: bool = False) -> None:
-    """Write a file that only its owner may read, whole or not at all.
+    """Write a file that only its owner may read. The file is either replaced completely or not changed.
 
     Args:
         path: the file.
         content: its whole content.
-        sync: whether the file survives a crash of the host once this returns.
+        sync: whether the file must survive a crash of the host once this returns.
 
     Raises:
         OSError: if the file cannot be written; the old file stays.
@@ -69,17 +72,18 @@ def write_file(path: Path, content: str | bytes, *, sync: bool = False) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Replace a file by one that is written within the `with` block, at once for every reader.
+    """Replace a file atomically by one that is written within the `with` block.
 
     Args:
         path: the file.
 
     Yields:
-        Where to write. It takes the file's place at the end of the block; after an error it is removed.
+        The path to write to. It replaces the file at the end of the block, and is removed after an
+        error.
     """
     working = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        working.unlink(missing_ok=True)  # what a killed process of this id has left keeps its mode
+        working.unlink(missing_ok=True)  # a file that was left by a killed process would keep its mode
         yield working
         working.replace(path)
     finally:
@@ -88,10 +92,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def replace_link(link: Path, target: str | Path) -> None:
-    """Make a symbolic link, or point it elsewhere, at once for every reader.
+    """Create a symbolic link, or change its target atomically.
 
     Raises:
-        OSError: if the folder cannot have it; an old link stays.
+        OSError: if the link cannot be created; an old link stays.
     """
     working = link.with_name(f".{link.name}-{uuid.uuid4().hex}")  # containers that share a folder have the same process ids
     try:
@@ -103,16 +107,17 @@ def replace_link(link: Path, target: str | Path) -> None:
 
 
 def append_line(path: Path, content: Mapping[str, Any]) -> None:
-    """Add a line of JSON to a file, in one call, so that a reader never sees half of it and other writers' lines stay whole.
+    """Append a line of JSON to a file in one call, so that readers and other writers never see half a line.
 
     Raises:
-        OSError: if it could not be written whole. What was written of it is no JSON, and the next line starts on its own.
+        OSError: if it could not be written completely. The part that was written is not JSON, and
+            the next line starts on its own.
     """
     line = json.dumps(content).encode() + b"\n"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, FILE_MODE)
     try:
         end = os.lseek(descriptor, 0, os.SEEK_END)
-        if end > 0 and os.pread(descriptor, 1, end - 1) != b"\n":  # torn
+        if end > 0 and os.pread(descriptor, 1, end - 1) != b"\n":  # the last line is incomplete
             line = b"\n" + line
         if os.write(descriptor, line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -124,11 +129,11 @@ def append_line(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def sealed(kind: str, content: Any) -> bytes:
-    """A state file's bytes.
+    """Return the bytes of a state file.
 
     Args:
-        kind: what the file holds.
-        content: values that JSON can hold.
+        kind: the kind of the file.
+        content: values that JSON can represent.
     """
     return json.dumps(
         {"oatmill": kind, "version": STATE_VERSION, "digest": _digest(kind, content), "content": content}
@@ -136,10 +141,14 @@ def sealed(kind: str, content: Any) -> bytes:
 
 
 def unsealed(kind: str, data: bytes) -> Any:
-    """The content of a state file's bytes.
+    """Return the content of a state file.
+
+    Args:
+        kind: the expected kind.
+        data: the file's bytes.
 
     Raises:
-        DamagedStateError: if they are not what `sealed` gave.
+        DamagedStateError: if they are not a result of `sealed`.
     """
     try:
         values = json.loads(data)
@@ -163,17 +172,17 @@ def _digest(kind: str, content: Any) -> str:
 
 
 class Reserve:
-    """Disk space that is kept for needed writes on a full disk.
+    """Disk space that is reserved for needed writes on a full disk.
 
     Args:
-        folder: the folder of its file.
+        folder: the folder of the reserve's file.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / RESERVE
 
     def keep(self) -> None:
-        """Allocate the space, if plenty is free."""
+        """Allocate the space, if plenty of space is free."""
         with contextlib.suppress(OSError):
             status = os.statvfs(self._path.parent)
             held = self._path.stat().st_size if self._path.exists() else 0
@@ -203,14 +212,14 @@ class Reserve:
 
 
 class NeededWrites:
-    """Makes writes now, or as soon as there is room.
+    """Makes writes at once, or as soon as there is room.
 
     Args:
-        folder: the run folder; the reserve is kept there.
-        owner: whether this process maintains the reserve. Other processes may use it too.
+        folder: the run folder; the reserve is in it.
+        owner: whether this process maintains the reserve. Other processes may use it, too.
 
     Attributes:
-        dropped: number of lines that were dropped because too many waited.
+        dropped: the number of lines that were dropped because too many waited.
     """
 
     def __init__(self, folder: Path, *, owner: bool = False) -> None:
@@ -224,11 +233,11 @@ class NeededWrites:
 
     @property
     def waiting(self) -> int:
-        """Number of waiting writes."""
+        """The number of waiting writes."""
         return len(self._lines) + len(self._files)
 
     def line(self, path: Path, content: Mapping[str, Any]) -> None:
-        """Add a line of JSON to a file. Lines keep their order."""
+        """Append a line of JSON to a file. Lines keep their order."""
         self._lines.append((path, content))
         if len(self._lines) > MAX_WAITING:
             self._lines.popleft()
@@ -254,7 +263,9 @@ class NeededWrites:
         except OSError as error:
             if not self._said:
                 _log.warning(
-                    "%s cannot be written to (%s): events and summary wait in memory until it can", self._folder, error.strerror
+                    "%s cannot be written to (%s): events and summary wait in memory until there is room",
+                    self._folder,
+                    error.strerror,
                 )
             self._said = True
             return False
@@ -278,9 +289,9 @@ class NeededWrites:
             write()
 
     def close(self, within_s: float = 0.0) -> None:
-        """Make the waiting writes within a time limit and delete the reserve. Writes that are lost are logged.
+        """Make the waiting writes within a time limit, and delete the reserve. Lost writes are logged.
 
-        A folder that was deleted or moved away is not waited for: there will never be room in it.
+        If the folder was deleted or moved, nothing is waited for: there will never be room in it.
         """
         deadline = time.monotonic() + within_s
         while not self.flush() and self._folder.is_dir() and time.monotonic() < deadline:
@@ -290,4 +301,4 @@ class NeededWrites:
         if not self.flush():
             names = sorted({path.name for path in (*self._files, *(path for path, _ in self._lines))})
             why = "is full" if self._folder.is_dir() else "is gone"
-            _log.error("%s %s: %s could not be written to the end", self._folder, why, ", ".join(names))
+            _log.error("%s %s: %s could not be written completely", self._folder, why, ", ".join(names))

@@ -31,5 +31,5 @@ class Events:
         self._writes.flush()
 
     def close(self) -> None:
-        """Write waiting lines; lines that cannot be written are logged as lost."""
+        """Write waiting lines. Lines that cannot be written are logged as lost."""
         self._writes.close()

@@ -1,4 +1,4 @@
-"""What one learner rank trains on in one learner step (NumPy only)."""
+"""The data that one learner rank trains on in one learner step (NumPy only)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from protocol.data.trajectory import Array
 class Batch:
     """B trajectories of T steps, batch-major.
 
-    `observations[:, t + 1]` follows same-step autoreset: after an end at t it belongs to the next episode.
+    Observations follow same-step autoreset: if an episode ends at step t, `observations[:, t + 1]`
+    is the first observation of the next episode.
     """
 
-    batch_id: int  # what CONSUMED names
+    batch_id: int  # the number that CONSUMED names
     learner_step: int
     observations: Array  # [B, T + 1, ...]
     actions: Array  # [B, T] or [B, T, factors], int32
@@ -29,9 +30,9 @@ class Batch:
     final_trajectory: Array  # [F], int32, the row in 0..B-1
     final_step: Array  # [F], int32
     policy_version: Array  # [B], int64, the version that collected each row
-    fresh: Array  # [B], bool: False for a row that was trained before (replayed)
-    importance: Array | None = None  # [B], float32, what a row's terms count for; None where each counts for 1
-    discounted_return: Array | None = None  # [B], float32, of the episode before the first step; None if nobody reads it
+    fresh: Array  # [B], bool: False for a row that was trained on before (replayed)
+    importance: Array | None = None  # [B], float32, the weight of each row in the losses; None if all are 1
+    discounted_return: Array | None = None  # [B], float32, of the episode before the first step
 
     @property
     def size(self) -> int:

@@ -1,4 +1,4 @@
-"""What an observation and an action look like, in terms that two processes can compare (NumPy only)."""
+"""Observation and action spaces, in a form that two processes can compare (NumPy only)."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ ObservationKind = Literal["vector", "image", "tokens"]
 
 @dataclass(frozen=True)
 class ObservationSpace:
-    """One agent's observation.
+    """The observation of one agent.
 
     Attributes:
-        kind: `vector` [D], `image` [C, H, W] (uint8 or float), or `tokens` [N, 3] (MettaGrid's rows of location,
-            feature and value, 255 in the location of a pad).
+        kind: `vector` [D], `image` [C, H, W] (uint8 or float), or `tokens` [N, 3] (MettaGrid's rows
+            of location, feature and value; the location 255 marks padding).
         shape: the shape of one observation.
-        dtype: its NumPy dtype, as a string such as `float32`.
-        feature_scales: `tokens` only: what a feature's value is divided by, indexed by feature id.
-        categorical_features: `tokens` only: ids of the features whose value names a category and measures nothing.
-        num_categories: the largest number of categories that any of them has; 0 where there is none.
-        window: `tokens` only: the rows and columns that a location may name, besides 254 for what has no place.
+        dtype: its NumPy dtype as a string, such as `float32`.
+        feature_scales: `tokens` only: the divisor of each feature's value, by feature id.
+        categorical_features: `tokens` only: the ids of features whose value is a category and not a
+            quantity.
+        num_categories: the largest number of categories of any feature; 0 if there are none.
+        window: `tokens` only: the numbers of rows and columns that a location can name. The
+            location 254 means "no place".
     """
 
     kind: ObservationKind
@@ -42,11 +44,11 @@ class ObservationSpace:
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """One agent's action: one choice (`Discrete`) or several at once (`MultiDiscrete`).
+    """The action of one agent: one choice (`Discrete`) or several at once (`MultiDiscrete`).
 
     Attributes:
         sizes: the number of choices of each factor; one entry for `Discrete`.
-        factored: whether an action is a row of choices, one a factor (`MultiDiscrete`).
+        factored: whether an action is a row with one choice per factor (`MultiDiscrete`).
     """
 
     sizes: tuple[int, ...]
@@ -60,7 +62,7 @@ class ActionSpace:
 
     @property
     def num_logits(self) -> int:
-        """The length of a policy's row of logits: all factors' choices, one factor after another."""
+        """The length of a row of logits: the choices of all factors, one factor after another."""
         return sum(self.sizes)
 
     @property
@@ -71,18 +73,18 @@ class ActionSpace:
 
 @dataclass(frozen=True)
 class Spaces:
-    """All that a network and a trajectory need to know of an environment."""
+    """The spaces of an environment: everything that a network and a trajectory depend on."""
 
     observation: ObservationSpace
     action: ActionSpace
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `from_dict` reads them back."""
+        """Return plain values for JSON. `from_dict` reads them."""
         return asdict(self)
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Spaces:
-        """Build from what `to_dict` gave, lists or tuples alike."""
+        """Build the spaces from the result of `to_dict`; lists and tuples are both accepted."""
         observation, action = values["observation"], values["action"]
         return Spaces(
             ObservationSpace(

@@ -106,7 +106,7 @@ def test_retrace_takes_the_place_of_gae() -> None:
         ("full", {"returns": "retrace", "losses.dynamics.reward_pred_coef": 0}, r"returns=retrace .* both of its coefficients"),
         ("baseline", {"losses.ppo_critic.enabled": False, "losses.ppo_actor.enabled": False}, r"every loss is disabled"),
         ("full", {"losses.muesli_pg.enabled": True}, r"ppo_actor and .*muesli_pg are both enabled, and each is a whole policy"),
-        ("muesli_cmpo", MUESLI_PG, r"muesli_pg needs a model of every action: trainer\.losses\.dynamics\.enabled=true"),
+        ("muesli_cmpo", MUESLI_PG, r"muesli_pg needs the dynamics model: trainer\.losses\.dynamics\.enabled=true"),
         ("full", MUESLI_PG | {"losses.dynamics.returns_pred_coef": 0}, r"muesli_pg needs .* with both of its coefficients"),
         ("full", {"on_red_flag": "reduce", "balance": "gradient_share"}, r"each would undo what the other does"),
         ("baseline", {"gamma": 0.9, "losses.ppo_critic.gamma": 0.8}, r"gamma=0\.9 .*gamma=0\.8 name the same discount"),
@@ -125,19 +125,19 @@ def test_the_notes_say_what_is_a_heuristic_and_what_is_ignored() -> None:
     clipped = {"losses.ppo_critic.clip_vloss": True}
     assert any("vf_clip_coef is ignored" in note for note in plan_of("baseline", clipped, head="categorical").notes)
     assert not plan_of("baseline", clipped).notes
-    assert any("not the paper's" in note for note in plan_of("muesli_cmpo").notes)
+    assert any("not of the paper" in note for note in plan_of("muesli_cmpo").notes)
     assert any("without dynamics" in note for note in plan_of("muesli").notes)
-    assert any("an estimate from 16 actions" in note for note in plan_of("full", actions=157).notes)
+    assert any("estimated from 16 actions" in note for note in plan_of("full", actions=157).notes)
     (note,) = plan_of("full", {"losses.cmpo.baseline": "prior_expected_q"}, actions=157).notes
     assert "their mean q is the baseline" in note
     assert not plan_of("full").notes
     factored = ActionSpace((2, 3), factored=True)
-    assert any("each one's own expectation" in note for note in make_plan(make_trainer(), AgentSettings(), factored).notes)
+    assert any("the expected q of each factor" in note for note in make_plan(make_trainer(), AgentSettings(), factored).notes)
     chosen = make_trainer("full", {"losses.cmpo.baseline": "prior_expected_q"})
     assert not make_plan(chosen, AgentSettings(), factored).notes
     corrected = make_trainer("full", {"losses.cmpo.baseline": "prior_expected_q", "returns": "retrace"})
     (note,) = make_plan(corrected, AgentSettings(), factored).notes
-    assert "takes the prior's v for the expected q" in note
+    assert "uses the prior network's value instead of the expected q" in note
     assert not make_plan(corrected, AgentSettings(), ActionSpace((3,))).notes
 
 

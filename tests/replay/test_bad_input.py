@@ -15,7 +15,7 @@ IN_ALL = 2500
 
 
 @pytest.mark.parametrize("socket", SOCKETS)
-def test_every_bad_message_has_its_reason_and_the_good_one_after_it_is_taken(socket: str) -> None:
+def test_every_bad_message_has_its_reason_and_the_next_good_one_is_accepted(socket: str) -> None:
     for case in all_cases(socket):
         listener = LISTENERS[socket]()
         before = listener.counted()
@@ -51,7 +51,7 @@ def moved(frames: list[bytes], first: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("reason", [*BAD_MESSAGE, *BAD_TRAJECTORY])
-def test_the_third_bad_message_of_any_kind_takes_an_actors_credit(reason: str) -> None:
+def test_an_actor_loses_its_credit_with_the_third_bad_message_of_any_kind(reason: str) -> None:
     bad: list[Case] = [case for case in all_cases("data") if case.counted and case.reason == reason]
     listener = DataListener()
     for number in range(MAX_STRIKES):

@@ -41,7 +41,7 @@ VIOLATIONS = {
     ],
     "learner-rooms": [("learner/nodes/masks.py", "import learner.update.sums")],
     "runner-rooms": [("runner/evaluation/playing.py", "import runner.local.child")],
-    "actors-rooms": [("actors/environments/cogs.py", "import actors.environments.make")],
+    "actors-rooms": [("actors/environments/adapters/cogs.py", "import actors.environments.make")],
 }
 
 

@@ -280,7 +280,7 @@ def test_the_settings_choose_the_class(changes: dict[str, Any], actions: int, ki
     choice = cmpo.choose(question)
     assert choice is not None
     assert choice.loss is kind
-    heuristic = any("a heuristic of oatmill's, not the paper's" in note for note in choice.notes)
+    heuristic = any("a heuristic of oatmill, not of the paper" in note for note in choice.notes)
     assert heuristic == (kind is ReturnCmpo)
     if "losses.cmpo.advantage" not in changes:
         assert choice.auto["trainer.losses.cmpo.advantage"] == ("sampled" if kind is ReturnCmpo else "model")

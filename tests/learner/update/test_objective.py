@@ -138,7 +138,7 @@ def test_a_statistic_of_the_batch_does_not_take_a_minibatchs_place() -> None:
 
     objective = objective_of(Twice)
     objective.measure({"mask_BT": MASK})
-    with pytest.raises(UserError, match="the loss two reports 'seen' from compute and from measure"):
+    with pytest.raises(UserError, match="the loss two reports 'seen' from both compute and measure"):
         objective.weigh({"x_BT": torch.ones(1, 3)}, {})  # type: ignore[typeddict-item]
 
 

@@ -91,7 +91,7 @@ def until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
 # ------------------------------------------------------------------------------------------------------------ how many
 
 
-def test_of_connections_that_say_nothing_the_newest_stay_and_who_has_spoken_is_not_touched() -> None:
+def test_the_newest_unknown_connections_and_all_known_ones_stay() -> None:
     with serving(most=40) as serving_, closing(ClientSocket(serving_.address)) as client:
         assert echoed(client)
         silent = []
@@ -106,7 +106,7 @@ def test_of_connections_that_say_nothing_the_newest_stay_and_who_has_spoken_is_n
         assert echoed(client)
 
 
-def test_an_address_that_crowds_pays_for_it_and_another_one_gets_in() -> None:
+def test_an_address_with_many_connections_loses_some_and_another_address_gets_in() -> None:
     with serving(most=40) as serving_:
         quiet = serving_.dial(source="127.0.0.2")
         for _ in range(30):
@@ -123,7 +123,7 @@ def test_the_oldest_connections_of_the_fullest_address_are_chosen() -> None:
     assert len(crowding(found, 100)) == 7
 
 
-def test_more_clients_than_there_is_room_for_are_turned_away_and_the_first_stay() -> None:
+def test_clients_beyond_the_limit_are_rejected_and_the_first_stay() -> None:
     with serving(most=8) as serving_:
         clients = []
         for _ in range(8):  # one after the other: only two may be unknown
@@ -137,7 +137,7 @@ def test_more_clients_than_there_is_room_for_are_turned_away_and_the_first_stay(
             client.close()
 
 
-def test_of_clients_that_are_too_many_the_last_ones_go() -> None:
+def test_if_there_are_too_many_known_clients_the_newest_are_closed() -> None:
     with serving() as serving_:
         clients = [ClientSocket(serving_.address) for _ in range(4)]
         assert all(echoed(client) for client in clients)
@@ -154,7 +154,7 @@ def test_of_clients_that_are_too_many_the_last_ones_go() -> None:
             client.close()
 
 
-def test_a_descriptor_that_was_used_again_is_not_closed() -> None:
+def test_a_reused_descriptor_is_not_closed() -> None:
     with serving() as serving_:
         watch = serving_.server._connections
         assert watch is not None
@@ -186,7 +186,7 @@ def test_descriptors_of_connections_that_have_ended_are_forgotten() -> None:
 
 
 @pytest.mark.parametrize("data", [EMPTY_FRAMES, LARGE_FRAMES, giant_frame(7 * 2**30) + bytes(65536)])
-def test_who_sends_much_before_a_first_whole_message_is_cut_off(data: bytes) -> None:
+def test_a_connection_that_sends_much_before_a_whole_message_is_closed(data: bytes) -> None:
     with serving() as serving_, closing(ClientSocket(serving_.address)) as client:
         assert echoed(client)
         stranger = serving_.join()
@@ -196,7 +196,7 @@ def test_who_sends_much_before_a_first_whole_message_is_cut_off(data: bytes) -> 
         assert echoed(client)
 
 
-def test_who_has_spoken_and_then_sends_a_message_without_end_is_cut_off_when_memory_grows() -> None:
+def test_a_known_connection_with_an_endless_message_is_closed_when_memory_grows() -> None:
     with serving(allow=2**20) as serving_, closing(ClientSocket(serving_.address)) as client:
         stranger = serving_.join()
         stranger.sendall(b"\x01\x01a\x00\x01b")
@@ -216,7 +216,7 @@ def test_a_large_message_that_is_allowed_arrives() -> None:
         assert serving_.cut == {}
 
 
-def test_nobody_is_cut_off_while_the_server_itself_takes_nothing_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_connection_is_closed_while_the_server_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as serving_:
         monkeypatch.setattr(serving_.server, "receive", lambda _limit: [])
         stranger = serving_.join()
@@ -226,7 +226,7 @@ def test_nobody_is_cut_off_while_the_server_itself_takes_nothing_in(monkeypatch:
         assert ended(stranger)
 
 
-def test_the_rest_of_a_message_of_many_frames_is_not_kept() -> None:
+def test_a_message_with_many_frames_is_not_kept_completely() -> None:
     with zmq.Context() as context:
         server = ServerSocket(context)
         address = server.bind("tcp://127.0.0.1:0")
@@ -241,7 +241,7 @@ def test_the_rest_of_a_message_of_many_frames_is_not_kept() -> None:
         server.close()
 
 
-def test_the_watch_goes_on_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watching_continues_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(most=4) as serving_:
         watch = serving_.server._connections
         assert watch is not None

@@ -97,7 +97,7 @@ def refusal(address: str, message: Any, payload: bytes, kinds: tuple[type[Any], 
 # ------------------------------------------------------------------------------------------------ who may connect
 
 
-def test_with_keys_a_stranger_and_a_plain_client_get_in_nowhere_and_the_run_goes_on(tmp_path: Path, keys: Path) -> None:
+def test_with_keys_unknown_clients_and_clients_without_keys_are_rejected_everywhere(tmp_path: Path, keys: Path) -> None:
     with honest_run(tmp_path, keys) as (server, work):
         public = read_key(keys / "server" / "server.pub")
         assert server.ask("status")["rejected"].get("unknown_key", 0) == 0  # the start-up test is not counted
@@ -123,7 +123,7 @@ def test_with_keys_a_stranger_and_a_plain_client_get_in_nowhere_and_the_run_goes
             plain.join(0.5)
 
 
-def test_a_client_takes_no_server_with_another_key(tmp_path: Path, keys: Path) -> None:
+def test_a_client_rejects_a_server_with_another_key(tmp_path: Path, keys: Path) -> None:
     with serving(tmp_path, "tcp", keys) as server:
         own = client_keys(keys, "actor")
         assert own is not None
@@ -133,7 +133,7 @@ def test_a_client_takes_no_server_with_another_key(tmp_path: Path, keys: Path) -
 # ------------------------------------------------------------------------------------------ who may speak as whom
 
 
-def test_a_key_of_one_role_cannot_speak_as_another(tmp_path: Path, keys: Path) -> None:
+def test_a_key_cannot_be_used_for_another_role(tmp_path: Path, keys: Path) -> None:
     with honest_run(tmp_path, keys) as (server, work):
         actor, learner = client_keys(keys, "actor"), client_keys(keys, "learner")
         # A learner may stop the run: it knows when the budget is spent.
@@ -167,7 +167,7 @@ def test_a_key_of_one_role_cannot_speak_as_another(tmp_path: Path, keys: Path) -
         work()
 
 
-def test_a_revoked_key_is_out_at_once_in_a_session_and_out_of_it(tmp_path: Path, keys: Path) -> None:
+def test_a_revoked_key_is_rejected_at_once_in_old_and_new_connections(tmp_path: Path, keys: Path) -> None:
     add_key(keys, "actor-east")
     east = client_keys(keys / "actor-east", "actor")
     with honest_run(tmp_path, keys) as (server, work):
@@ -176,20 +176,20 @@ def test_a_revoked_key_is_out_at_once_in_a_session_and_out_of_it(tmp_path: Path,
         revoke_key(keys, "actor-east")
         time.sleep(0.6)  # the folder is looked at every 0.25 s
         victim.offer()
-        with pytest.raises(JoinRefusedError, match=r"ingest refused this process \(revoked\): this key is trusted no more"):
+        with pytest.raises(JoinRefusedError, match=r"ingest refused this process \(revoked\): this key is no longer trusted"):
             victim.sender.drain(10)
         deadline = time.monotonic() + 10
         while not victim.control.state.fenced and time.monotonic() < deadline:
             victim.control.heartbeat({}, force=True)
             time.sleep(0.01)
         assert victim.control.state.fenced
-        assert victim.control.refusal == ("revoked", "this key is trusted no more")
+        assert victim.control.refusal == ("revoked", "this key is no longer trusted")
         assert rejected(server, "revoked", 2) >= 2
         assert handshake(server.control, east) == REFUSED
         work()
 
 
-def test_a_key_that_is_added_while_the_server_runs_comes_in(tmp_path: Path, keys: Path) -> None:
+def test_a_key_that_is_added_while_the_server_runs_is_accepted(tmp_path: Path, keys: Path) -> None:
     with honest_run(tmp_path, keys) as (server, work):
         add_key(keys, "actor-west")
         time.sleep(0.6)
@@ -198,7 +198,7 @@ def test_a_key_that_is_added_while_the_server_runs_comes_in(tmp_path: Path, keys
 
 
 @pytest.mark.parametrize("keyed", [False, True])
-def test_whoever_knows_an_actors_number_can_neither_rob_nor_silence_nor_strike_it_out(tmp_path: Path, keyed: bool) -> None:
+def test_another_process_can_neither_replace_nor_end_nor_discredit_an_actor(tmp_path: Path, keyed: bool) -> None:
     keys = tmp_path / "keys" if keyed else None
     if keys is not None:
         make_keys(keys)
@@ -221,7 +221,7 @@ def test_whoever_knows_an_actors_number_can_neither_rob_nor_silence_nor_strike_i
         assert refusal(data, hello, schema, messages.DATA_TO_ACTOR, keys=own) is None
         assert rejected(server, "identity", 32) == 32
         assert rejected(server, "unknown_session") == 1
-        with pytest.raises(JoinRefusedError, match=r"\(identity\): actor 0 is in the run and well"):
+        with pytest.raises(JoinRefusedError, match=r"\(identity\): actor 0 is in the run and works"):
             server.actor(actor_id=0, rows=8)
         for said in (messages.Heartbeat("0" * 32), messages.Bye("0" * 32)):
             assert refusal(control, said, b"{}", messages.CONTROL_TO_CLIENT, keys=own) in {"forgotten", "Bye"}
@@ -229,7 +229,7 @@ def test_whoever_knows_an_actors_number_can_neither_rob_nor_silence_nor_strike_i
 
 
 @pytest.mark.parametrize("keyed", [False, True])
-def test_whoever_is_not_the_learner_gets_no_batch_and_publishes_no_weights(tmp_path: Path, keyed: bool) -> None:
+def test_only_the_learner_gets_batches_and_publishes_weights(tmp_path: Path, keyed: bool) -> None:
     keys = tmp_path / "keys" if keyed else None
     if keys is not None:
         make_keys(keys)
@@ -242,7 +242,7 @@ def test_whoever_is_not_the_learner_gets_no_batch_and_publishes_no_weights(tmp_p
         push = messages.WeightsPush(7, new.dtype, new.digest.hex(), 0.0, "0" * 32)
         assert refusal(weights_url, push, bytes(new.buffer), messages.WEIGHTS_TO_CLIENT, keys=own) == "identity"
         control = server.learner_control()
-        with pytest.raises(JoinRefusedError, match=r"\(identity\): the learner/0 is in the run and well"):
+        with pytest.raises(JoinRefusedError, match=r"\(identity\): the learner/0 is in the run and works"):
             control.join(10)
         assert server.ask("status")["policy_version"] == 0
         work()
@@ -270,7 +270,7 @@ def secured(own: ServerKeys) -> Iterator[tuple[ZapHandler, str]]:
             zap.close()
 
 
-def test_a_handler_that_fails_is_started_again_and_counted(own: ServerKeys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_handler_that_fails_is_restarted_and_counted(own: ServerKeys, monkeypatch: pytest.MonkeyPatch) -> None:
     with secured(own) as (zap, address):
         for failure in (ZeroDivisionError, MemoryError, zmq.ZMQError):
             with monkeypatch.context() as patch:
@@ -282,7 +282,7 @@ def test_a_handler_that_fails_is_started_again_and_counted(own: ServerKeys, monk
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_handler_whose_thread_was_killed_refuses_everybody_until_it_is_started_again(
+def test_a_handler_whose_thread_ended_rejects_everybody_until_it_is_restarted(
     own: ServerKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with secured(own) as (zap, address):
@@ -309,13 +309,13 @@ def test_a_handler_whose_thread_was_killed_refuses_everybody_until_it_is_started
         ([b"1.0", b"1", b"oatmill", b"a", b"r", b"CURVE", b"k" * 31], b"400"),
     ],
 )
-def test_a_request_that_is_not_about_a_curve_key_is_denied(own: ServerKeys, request_: list[bytes], status: bytes) -> None:
+def test_a_request_without_a_curve_key_is_denied(own: ServerKeys, request_: list[bytes], status: bytes) -> None:
     with zmq.Context() as context, closing(ZapHandler(context, own)) as zap:
         assert zap._answer(request_)[2] == status
         assert zap.denied == 1
 
 
-def test_a_server_without_a_handler_lets_nobody_in(own: ServerKeys) -> None:
+def test_a_server_without_a_handler_accepts_nobody(own: ServerKeys) -> None:
     with zmq.Context() as context:
         zap = ZapHandler(context, own)
         zap.close()
@@ -326,7 +326,7 @@ def test_a_server_without_a_handler_lets_nobody_in(own: ServerKeys) -> None:
         server.close()
 
 
-def test_the_start_up_test_finds_an_open_door_and_a_closed_one(own: ServerKeys) -> None:
+def test_the_start_up_test_detects_open_and_closed_sockets(own: ServerKeys) -> None:
     stranger = new_keys(own.public)
     with secured(own) as (zap, address), zmq.Context() as context:
         check_keys({"data": address}, own=own.as_client(), stranger=stranger)
@@ -347,7 +347,7 @@ def test_the_start_up_test_finds_an_open_door_and_a_closed_one(own: ServerKeys) 
         assert zap.denied == 1
 
 
-def test_a_folder_of_trusted_keys_that_is_gone_trusts_nobody_and_a_bad_file_is_passed_over(own: ServerKeys, keys: Path) -> None:
+def test_without_the_folder_of_trusted_keys_nobody_is_trusted_and_a_bad_file_is_skipped(own: ServerKeys, keys: Path) -> None:
     with secured(own) as (zap, address):
         actor, learner = client_keys(keys, "actor"), client_keys(keys, "learner")
         (own.trusted / "actor.pub").write_text("not a key\n")
@@ -364,7 +364,7 @@ def test_a_folder_of_trusted_keys_that_is_gone_trusts_nobody_and_a_bad_file_is_p
 
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO])
 @pytest.mark.parametrize("where", ["iterdir", "read_bytes"])
-def test_keys_stay_trusted_while_their_folder_cannot_be_read_for_another_reason_than_that_they_are_gone(
+def test_keys_stay_trusted_while_their_folder_cannot_be_read_temporarily(
     own: ServerKeys, error: int, where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     trusted = TrustedKeys(own)
@@ -382,7 +382,7 @@ def test_keys_stay_trusted_while_their_folder_cannot_be_read_for_another_reason_
 
 
 @pytest.mark.parametrize("error", [errno.ENOENT, errno.EACCES, errno.ENOTDIR])
-def test_a_folder_that_is_gone_or_closed_to_the_server_trusts_nobody(
+def test_if_the_folder_is_missing_or_unreadable_nobody_is_trusted(
     own: ServerKeys, error: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trusted = TrustedKeys(own)
@@ -395,7 +395,7 @@ def test_a_folder_that_is_gone_or_closed_to_the_server_trusts_nobody(
     assert trusted.trusts(actor)
 
 
-def test_a_key_whose_file_vanishes_while_the_folder_is_read_takes_no_other_with_it(
+def test_a_key_file_that_vanishes_while_the_folder_is_read_does_not_affect_others(
     own: ServerKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trusted = TrustedKeys(own)

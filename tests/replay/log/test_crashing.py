@@ -64,7 +64,7 @@ def test_in_durable_mode_nothing_acknowledged_is_lost_and_nothing_is_trained_on_
         assert restored > 0, "no server came back with a snapshot of its buffer, so nothing here was about one"
 
 
-def test_in_memory_mode_what_died_with_the_server_is_counted_as_lost_and_everybody_goes_on() -> None:
+def test_in_memory_mode_data_that_died_with_the_server_is_counted_as_lost() -> None:
     lost = 0
     for seed in range(15):
         run = CrashingSimulation(seed, KILLS, durable=False)

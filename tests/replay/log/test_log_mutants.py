@@ -86,7 +86,7 @@ def run_durable(seed: int) -> None:
     check_books(run)
 
 
-def test_without_a_fault_all_is_well() -> None:
+def test_without_a_fault_the_checks_pass() -> None:
     for seed in range(5):
         run_durable(seed)
 
@@ -102,7 +102,7 @@ def test_simulated_deaths_show_a_fault_in_the_log(plant: Plant, monkeypatch: pyt
     raise AssertionError(plant.__doc__ or plant.__name__)
 
 
-def test_a_log_that_does_not_look_at_checksums_takes_flipped_bits_for_records(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_without_checksums_accepts_flipped_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     # The simulated disk leaves no record with a mark and lengths that fit, so the test of every flipped bit shows this one.
     original = replay.log.records.read_numbers
 
@@ -112,4 +112,4 @@ def test_a_log_that_does_not_look_at_checksums_takes_flipped_bits_for_records(mo
 
     monkeypatch.setattr(replay.log.records, "read_numbers", mutant)
     with pytest.raises(AssertionError):
-        test_log.test_whichever_bit_is_flipped_every_other_record_is_found_and_the_file_is_kept_aside_unless_it_was_the_last()
+        test_log.test_after_any_flipped_bit_all_other_records_are_found_and_a_copy_is_kept()

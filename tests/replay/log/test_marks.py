@@ -49,7 +49,7 @@ def said_at_resume(disk: FakeDisk, mark: dict[str, Any]) -> list[str]:
     return talk.core.marks.complaints
 
 
-def test_a_learner_that_goes_on_from_its_own_checkpoint_is_told_nothing() -> None:
+def test_a_learner_that_resumes_from_its_own_checkpoint_causes_no_complaint() -> None:
     disk = FakeDisk()
     assert said_at_resume(disk, checkpoint(disk)) == []
 
@@ -58,18 +58,16 @@ def test_a_learner_that_goes_on_from_its_own_checkpoint_is_told_nothing() -> Non
     ("field", "value", "expected"),
     [
         ("id", "another", "the learner's checkpoint belongs to the log 'another', and this is "),
-        ("cursor", 10**6, "the log does not have the point 1000000 that the learner's checkpoint names"),
+        ("cursor", 10**6, "the log does not have the point 1000000 of the learner's checkpoint"),
         ("digest", "0" * 32, "the log does not have the point "),
     ],
 )
-def test_a_checkpoint_of_another_log_or_of_another_point_of_it_is_said_and_counted(
-    field: str, value: object, expected: str
-) -> None:
+def test_a_checkpoint_of_another_log_or_point_is_reported_and_counted(field: str, value: object, expected: str) -> None:
     disk = FakeDisk()
     (text,) = said_at_resume(disk, checkpoint(disk) | {field: value})
     assert text.startswith(expected)
 
 
-def test_a_log_that_was_begun_anew_lacks_the_checkpoints_point() -> None:
+def test_a_new_log_does_not_have_the_checkpoints_point() -> None:
     (text,) = said_at_resume(FakeDisk(), checkpoint(FakeDisk()))
     assert text.startswith("the log does not have the point ")

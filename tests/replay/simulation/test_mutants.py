@@ -319,12 +319,12 @@ def caught_by(run: Callable[[int], Any], seeds: int) -> int | None:
 
 
 @pytest.mark.parametrize("plant", TRAJECTORY_FAULTS, ids=lambda plant: plant.__name__)
-def test_the_simulator_notices_a_fault_in_the_way_of_trajectories(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_simulator_detects_faults_in_the_data_path(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     assert caught_by(simulate, SEEDS) is not None, plant.__doc__
 
 
 @pytest.mark.parametrize("plant", WEIGHT_FAULTS, ids=lambda plant: plant.__name__)
-def test_the_simulator_notices_a_fault_in_the_way_of_weights(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_simulator_detects_faults_in_the_weights_path(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     assert caught_by(simulate_weights, SEEDS) is not None, plant.__doc__

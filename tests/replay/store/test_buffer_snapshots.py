@@ -93,7 +93,7 @@ def filled(buffer: ReplayBuffer, steps: list[Any]) -> ReplayBuffer:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(size=st.integers(1, 9), steps=operations, eviction=st.sampled_from(("fifo", "random")))
-def test_what_comes_back_is_what_was_there_to_the_bit(tmp_path: Path, size: int, steps: list[Any], eviction: str) -> None:
+def test_a_restored_buffer_is_equal_bit_for_bit(tmp_path: Path, size: int, steps: list[Any], eviction: str) -> None:
     shutil.rmtree(tmp_path / "b", ignore_errors=True)
     before = filled(make_buffer(size, eviction=eviction, sampling="prioritised"), steps)
     assert save(tmp_path / "b", before).counts["written"] == 1
@@ -111,7 +111,7 @@ def test_what_comes_back_is_what_was_there_to_the_bit(tmp_path: Path, size: int,
     eviction=st.sampled_from(("fifo", "random")),
     sampling=st.sampled_from(("uniform", "prioritised")),
 )
-def test_todays_settings_win_and_the_newest_rows_stay(
+def test_current_settings_apply_and_the_newest_rows_are_kept(
     tmp_path: Path, *, steps: list[Any], size: int, most: int, eviction: str, sampling: str
 ) -> None:
     shutil.rmtree(tmp_path / "b", ignore_errors=True)
@@ -166,7 +166,7 @@ def two_snapshots(folder: Path) -> tuple[Path, Path]:
     return older, newer
 
 
-def test_at_whatever_byte_the_newest_one_is_damaged_the_one_before_is_taken(tmp_path: Path) -> None:
+def test_if_any_byte_of_the_newest_snapshot_is_damaged_the_previous_one_is_used(tmp_path: Path) -> None:
     older, newer = two_snapshots(tmp_path)
     whole = newer.read_bytes()
     random = np.random.default_rng(0)
@@ -186,9 +186,7 @@ def test_at_whatever_byte_the_newest_one_is_damaged_the_one_before_is_taken(tmp_
     assert after.rows == 0
 
 
-def test_a_disk_that_fails_in_the_middle_leaves_no_half_of_a_snapshot_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_fails_while_writing_leaves_no_partial_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, newer = two_snapshots(tmp_path)
     chunks = BufferSnapshot.chunks
 
@@ -203,7 +201,7 @@ def test_a_disk_that_fails_in_the_middle_leaves_no_half_of_a_snapshot_behind(
     assert [row["observations"][0][0][1] for row, _ in content(after)] == [0, 1, 2, 3]
 
 
-def test_a_snapshot_without_its_middle_is_none(tmp_path: Path) -> None:
+def test_a_snapshot_with_a_missing_part_is_rejected(tmp_path: Path) -> None:
     buffer = make_buffer(400)
     buffer.insert(fresh_part(0, 200))
     save(tmp_path, buffer)
@@ -214,11 +212,11 @@ def test_a_snapshot_without_its_middle_is_none(tmp_path: Path) -> None:
     data = path.read_bytes()
     # Every record that is left is whole.
     path.write_bytes(data[: first.offset + first.length] + data[second.offset + second.length :])
-    with pytest.raises(DamagedError, match="not those that were written"):
+    with pytest.raises(DamagedError, match="its records are damaged"):
         BufferSnapshot(path)
 
 
-def test_the_newest_two_stay_and_what_a_crash_has_left_goes(tmp_path: Path) -> None:
+def test_the_newest_two_are_kept_and_remains_of_a_crash_are_removed(tmp_path: Path) -> None:
     buffer = make_buffer(4)
     buffer.insert(fresh_part(0, 4))
     (tmp_path / "0000000000.tmp").write_bytes(b"half")
@@ -230,7 +228,7 @@ def test_the_newest_two_stay_and_what_a_crash_has_left_goes(tmp_path: Path) -> N
     assert files(tmp_path) == ["0000000003.buffer", "0000000004.buffer"]
 
 
-def test_rows_that_leave_while_it_is_written_are_left_out_and_none_is_torn(tmp_path: Path) -> None:
+def test_rows_that_are_removed_while_a_snapshot_is_written_are_left_out(tmp_path: Path) -> None:
     buffer = make_buffer(300)
     buffer.insert(fresh_part(0, 300))
     saver = BufferSaver(tmp_path)
@@ -278,7 +276,7 @@ def test_the_loop_is_kept_awake_only_while_it_can_copy_rows(tmp_path: Path, monk
     assert saver.counts["written"] == 2
 
 
-def test_at_the_end_rows_wait_for_a_slow_disk_and_none_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_the_end_all_rows_are_written_to_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add = SnapshotFile.add
 
     def slow(file: SnapshotFile, chunk: Chunk) -> None:
@@ -294,7 +292,7 @@ def test_at_the_end_rows_wait_for_a_slow_disk_and_none_is_forgotten(tmp_path: Pa
     assert [row["observations"][0][0][1] for row, _ in content(after)] == list(range(400))
 
 
-def test_a_disk_that_is_too_slow_for_the_end_costs_the_newest_snapshot_alone(
+def test_a_disk_that_is_too_slow_at_the_end_loses_only_the_newest_snapshot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, newer = two_snapshots(tmp_path)
@@ -309,7 +307,7 @@ def test_a_disk_that_is_too_slow_for_the_end_costs_the_newest_snapshot_alone(
     assert newer.exists()
 
 
-def test_asked_twice_for_one_checkpoint_it_writes_once_and_while_it_writes_only_the_last_is_kept_in_mind(
+def test_a_repeated_request_is_written_once_and_only_the_newest_request_waits(
     tmp_path: Path,
 ) -> None:
     buffer = make_buffer(4)
@@ -326,7 +324,7 @@ def test_asked_twice_for_one_checkpoint_it_writes_once_and_while_it_writes_only_
     assert saver.counts["written"] == 2
 
 
-def test_a_disk_without_room_costs_the_snapshot_alone(
+def test_a_full_disk_loses_only_the_snapshot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     older, newer = two_snapshots(tmp_path)
@@ -378,7 +376,7 @@ def talk_with(folder: Path, **buffer: Any) -> Conversation:
     return talk
 
 
-def test_a_checkpoint_saves_the_buffer_and_the_next_server_has_it_as_soon_as_it_knows_the_schema(tmp_path: Path) -> None:
+def test_the_next_server_restores_the_buffer_of_a_checkpoint_once_it_knows_the_schema(tmp_path: Path) -> None:
     talk = talk_with(tmp_path)
     talk.hello()
     talk.learn()
@@ -421,7 +419,7 @@ for step in (1, 2, 3):
     ("point", "newest", "rows"),
     [("buffer.write.half:5", 2, 100), ("buffer.rename.before:3", 2, 100), ("buffer.rename.after:3", 3, 150)],
 )
-def test_killed_at_any_point_a_snapshot_is_whole_or_absent(tmp_path: Path, point: str, newest: int, rows: int) -> None:
+def test_a_snapshot_is_complete_or_absent_after_a_kill_at_any_point(tmp_path: Path, point: str, newest: int, rows: int) -> None:
     # Rows go 64 at a time: the first write is step 1's, the next two step 2's, so the fifth is within step 3's.
     ended = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, env=os.environ | {VARIABLE: point}, timeout=60, check=False
@@ -434,7 +432,7 @@ def test_killed_at_any_point_a_snapshot_is_whole_or_absent(tmp_path: Path, point
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_a_learner_step_that_cannot_be_true_makes_no_snapshot_the_newest_for_good(tmp_path: Path) -> None:
+def test_an_impossible_learner_step_does_not_make_a_snapshot_the_newest_for_ever(tmp_path: Path) -> None:
     buffer = make_buffer(200)
     buffer.insert(fresh_part(0, 2))
     save(tmp_path, buffer, 2**53 - 1)

@@ -24,7 +24,7 @@ def numbers(slices: list[Slice]) -> list[int]:
     return [int(n) for piece in slices for n in piece.arrays["number"][piece.start : piece.stop]]
 
 
-def test_rows_leave_in_the_order_in_which_they_came_across_segments() -> None:
+def test_rows_are_taken_in_the_order_in_which_they_arrived() -> None:
     queue = TrajectoryQueue()
     queue.append(segment([1, 2, 3]))
     queue.append(segment([4, 5]))
@@ -33,7 +33,7 @@ def test_rows_leave_in_the_order_in_which_they_came_across_segments() -> None:
     assert queue.rows == 1
 
 
-def test_memory_is_let_go_of_when_the_last_row_of_a_frame_has_left() -> None:
+def test_memory_is_released_with_the_last_row_of_a_frame() -> None:
     queue = TrajectoryQueue()
     queue.append(segment([1, 2, 3]))
     queue.append(segment([4, 5]))
@@ -43,7 +43,7 @@ def test_memory_is_let_go_of_when_the_last_row_of_a_frame_has_left() -> None:
     assert queue.nbytes == 100
 
 
-def test_what_is_put_back_leaves_first_and_in_its_order() -> None:
+def test_rows_that_are_put_back_are_taken_first_and_in_order() -> None:
     queue = TrajectoryQueue()
     queue.append(segment([5, 6]))
     queue.put_back([segment([1, 2]), segment([3, 4])])
@@ -55,7 +55,7 @@ def dropped(queue: TrajectoryQueue, keep: int) -> int:
     return sum(piece.rows for piece in queue.drop_stale(3, keep=keep))
 
 
-def test_stale_rows_are_dropped_from_the_head_but_never_below_what_is_kept() -> None:
+def test_stale_rows_are_dropped_from_the_front_but_enough_rows_stay() -> None:
     queue = TrajectoryQueue()
     queue.append(segment([1, 2, 3], version=1))
     queue.append(segment([4, 5], version=5))

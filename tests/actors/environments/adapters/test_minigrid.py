@@ -8,9 +8,9 @@ import gymnasium
 import numpy as np
 import pytest
 
+from actors.environments.adapters.minigrid import make_one, one_hot_cells
 from actors.environments.base import first_observations
 from actors.environments.make import describe, make_environment
-from actors.environments.minigrid import make_one, one_hot_cells
 from actors.settings import MiniGridEnv
 from oatmill.errors import UserError
 from protocol.data.spaces import ActionSpace, ObservationSpace
@@ -84,6 +84,6 @@ def test_what_is_none_of_minigrids_is_refused() -> None:
 
 def test_a_package_that_is_missing_is_named_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "minigrid", None)
-    monkeypatch.delitem(sys.modules, "actors.environments.minigrid")
+    monkeypatch.delitem(sys.modules, "actors.environments.adapters.minigrid")
     with pytest.raises(UserError, match=r"needs a package that is not here .*; pip install 'oatmill\[minigrid\]'$"):
         make_environment(MiniGridEnv(), copies=1, seed=0)

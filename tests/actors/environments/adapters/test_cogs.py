@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from actors.environments.adapters.cogs import CogsEnvironment
+from actors.environments.adapters.cogs_mission import AGENT, HUB, CogsGame
 from actors.environments.base import Episode, first_observations
-from actors.environments.cogs import CogsEnvironment
-from actors.environments.cogs_mission import AGENT, HUB, CogsGame
 from actors.environments.make import describe, make_environment
 from actors.settings import CogsEnv
 

@@ -10,8 +10,8 @@ import pytest
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from actors.environments.adapters.gymnasium import GymnasiumEnvironment
 from actors.environments.base import Environment, Episode, first_observations
-from actors.environments.gymnasium import GymnasiumEnvironment
 from actors.environments.make import describe, make_environment
 from actors.environments.steppers import CartPoleStepper, NextStepStepper, SyncStepper
 from actors.settings import CogsEnv, FactoryEnv, GymnasiumEnv
@@ -236,7 +236,7 @@ def test_what_cannot_be_built_is_refused_in_one_line(settings: FactoryEnv | Gymn
         (
             CogsEnv(),
             "mettagrid",
-            ("actors.environments.cogs",),
+            ("actors.environments.adapters.cogs",),
             "env.mission=easy_hearts_small needs a package that is not here",
         ),
         (GymnasiumEnv(id="LunarLander-v3"), "Box2D", ("gymnasium.envs.box2d",), "env.id=LunarLander-v3 needs a package"),

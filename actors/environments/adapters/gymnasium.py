@@ -1,4 +1,4 @@
-"""Environments of Gymnasium's registry, and a user's own ones that keep its interface."""
+"""Environments from Gymnasium's registry, and a user's own Gymnasium environments."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class GymnasiumEnvironment:
     """Copies of a Gymnasium environment as rows; see `actors.environments.base.Environment`.
 
     Args:
-        name: what the user called it.
+        name: the environment's name for messages.
         stepper: steps the copies.
-        observation: converts their observations.
-        action: converts actions to theirs.
+        observation: converts the copies' observations.
+        action: converts actions to the copies' format.
     """
 
     episode_statistics: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class GymnasiumEnvironment:
         return self._convert(self._stepper.reset())
 
     def step(self, actions: Array) -> Step:
-        """Take one action a copy."""
+        """Take one action per copy."""
         raw = self._stepper.step(self._convert_actions(actions))
         self._sums.add(raw.rewards, raw.valid)
         ended = (raw.terminated | raw.truncated) & raw.valid
@@ -79,13 +79,13 @@ def make_registered(settings: GymnasiumEnv, copies: int | None, seed: int) -> Gy
     """Build copies of a registered environment.
 
     Args:
-        settings: which one, and how it is stepped.
-        copies: how many; None for one.
-        seed: the root of their random numbers.
+        settings: the environment's settings.
+        copies: the number of copies; None for one.
+        seed: the seed of all copies.
 
     Raises:
-        UserError: if its spaces are not among those that oatmill knows.
-        ModuleNotFoundError: if it needs a package that is not installed.
+        UserError: if oatmill does not support the environment's spaces.
+        ModuleNotFoundError: if the environment needs a package that is not installed.
     """
     name = name_of(settings)
     import_registering(settings.id)
@@ -93,7 +93,7 @@ def make_registered(settings: GymnasiumEnv, copies: int | None, seed: int) -> Gy
         if has_vector_class(settings):
             env = gymnasium.make_vec(settings.id, copies or 1, "vector_entry_point", **settings.kwargs)
             return _around_vector_env(env, seed, name, settings.channels)
-        # Gymnasium's own checker warns about style; what matters here is checked by the boundary, at every step.
+        # Gymnasium's checker is not needed: VectorBoundary and RawSpace check every step.
         make = partial(gymnasium.make, settings.id, disable_env_checker=True, **settings.kwargs)
         return around_envs([make() for _ in range(copies or 1)], seed, name, settings.channels)
     except gymnasium.error.DependencyNotInstalled as error:
@@ -102,18 +102,19 @@ def make_registered(settings: GymnasiumEnv, copies: int | None, seed: int) -> Gy
 
 
 def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int) -> GymnasiumEnvironment:
-    """Build copies of what a user's function returns.
+    """Build copies of the environment that a user's function returns.
 
-    A function with a parameter `num_envs` is called once and returns a VectorEnv of that many copies. Any other is called
-    once a copy and returns an Env, or once and returns a VectorEnv whose number of copies must be the one asked for.
+    A function with a parameter `num_envs` is called once and must return a VectorEnv with that many
+    copies. Any other function is called once per copy and returns an Env, or once and returns a
+    VectorEnv, which must have the requested number of copies.
 
     Args:
         settings: the function and its keyword arguments.
-        copies: how many; None takes what a VectorEnv has, or one.
-        seed: the root of their random numbers.
+        copies: the number of copies; None uses that of a VectorEnv, or one.
+        seed: the seed of all copies.
 
     Raises:
-        UserError: if the function returns something else, or spaces that oatmill does not know.
+        UserError: if the function returns something else, or oatmill does not support its spaces.
     """
     name = name_of(settings)
     function = load_function(settings.factory, what="env.factory", gives="an environment")
@@ -140,21 +141,23 @@ def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int) -> Gy
 
 
 def has_vector_class(settings: GymnasiumEnv) -> bool:
-    """Whether the environment's own vectorised class is stepped, and not copy after copy."""
+    """Whether the environment's own vectorised class is used."""
     if settings.vectorization != "auto":
         return settings.vectorization == "vector_entry_point"
     import_registering(settings.id)
     try:
         return gymnasium.spec(settings.id.rpartition(":")[2]).vector_entry_point is not None
     except gymnasium.error.Error:
-        return False  # make() finds the newest version, or says what is wrong with the name
+        return False  # make() finds the newest version, or raises an error about the name
 
 
 def import_registering(env_id: str) -> None:
-    """Import the module of an id such as `maze:Maze-v0`, which registers the environment. Gymnasium alone finds installed ones.
+    """Import the module of an id such as `maze:Maze-v0`, which registers the environment.
+
+    Unlike Gymnasium, this also finds modules in the current folder.
 
     Raises:
-        UserError: if it cannot be imported.
+        UserError: if the module cannot be imported.
     """
     module = env_id.rpartition(":")[0]
     if module:
@@ -175,10 +178,10 @@ def _around_vector_env(env: Any, seed: int, name: str, channels: Channels) -> Gy
 
 
 def around_envs(envs: list[Any], seed: int, name: str, channels: Channels = "auto") -> GymnasiumEnvironment:
-    """Step copies one by one.
+    """Build an environment that steps copies one by one.
 
     Raises:
-        UserError: if their spaces are not among those that oatmill knows.
+        UserError: if oatmill does not support their spaces.
     """
     observation = convert_observation_space(envs[0].observation_space, name, channels)
     action = convert_action_space(envs[0].action_space, name)
