@@ -205,7 +205,7 @@ class AgentModel(nn.Module):
 
     def encode(self, observations: Tensor) -> Tensor:
         """Normalise observations, if the network does, and encode them: `[N, ...]` to `[N, width]`."""
-        normalised = observations if self.normaliser is None else self.normaliser(observations)
+        normalised = observations if self.normaliser is None else self.normaliser.forward(observations)
         encoded: Tensor = self.encoder(normalised)
         return encoded
 

@@ -91,7 +91,7 @@ def test_an_actor_gets_the_statistics_to_the_bit_whatever_the_weights_travel_as(
     assert actor.normaliser is not None
     weights = pack(model, 1, dtype)
     load_packed(actor, weights)
-    assert torch.equal(actor.normaliser.shift, model.normaliser.shift)
+    assert torch.equal(actor.normaliser.offset, model.normaliser.offset)
     assert torch.equal(actor.normaliser.factor, model.normaliser.factor)
     assert [name for name, _ in acting_layout(actor)][-1] == "normaliser"
     assert weights.unpack(acting_layout(actor)).keys() == dict(acting_layout(actor)).keys()
