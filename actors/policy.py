@@ -20,8 +20,9 @@ SMALLEST_WAIT = np.float32(2.0**-24)  # with a waiting time of 0 a choice would 
 class Acted(NamedTuple):
     """The policy's outputs for N rows. The arrays are valid until the next call."""
 
-    actions: Array  # [N] or [N, factors], int64
-    logits: Array  # [N, A], float32
+    actions: Array  # [N] or [N, width]: int64, or float32 where the action has numbers, as they were drawn
+    executed: Array  # the same with numbers squashed into -1..1: what the environment is given
+    logits: Array  # [N, P], float32: the policies' rows
     value: Array  # [N], float32
 
 
@@ -46,6 +47,7 @@ class ActingPolicy:
         self._core_state: Array = self._model.initial_state(rows).numpy()
         self._rng = np.random.default_rng(seed)
         self._waits = np.empty((rows, spec.spaces.action.num_logits), np.float32)
+        self._numbers = np.empty((rows, spec.spaces.action.dimensions), np.float32)
 
     @property
     def core_state(self) -> Array:
@@ -73,8 +75,23 @@ class ActingPolicy:
         self._core_state = output.core_state.numpy()
         logits: Array = output.logits.numpy()
         action = self.spec.spaces.action
-        actions = draw(logits, action.sizes, self._rng, self._waits)
-        return Acted(actions if action.factored else actions[:, 0], logits, output.value.numpy())
+        if action.dimensions:
+            return Acted(*self._draw_with_numbers(logits), logits, output.value.numpy())
+        choices = draw(logits, action.sizes, self._rng, self._waits)
+        actions = choices if action.factored else choices[:, 0]
+        return Acted(actions, actions, logits, output.value.numpy())
+
+    def _draw_with_numbers(self, rows: Array) -> tuple[Array, Array]:
+        """Rows of choices and numbers, as drawn and as the environment is given them."""
+        action = self.spec.spaces.action
+        means, log_stds = np.split(rows[:, action.num_logits :], 2, axis=-1)
+        noise = self._rng.standard_normal(out=self._numbers, dtype=np.float32)
+        numbers = means + np.exp(log_stds) * noise
+        squashed = np.tanh(numbers) if self.spec.settings.squash == "tanh" else np.clip(numbers, -1, 1)
+        if not action.sizes:
+            return numbers, squashed
+        choices = draw(rows[:, : action.num_logits], action.sizes, self._rng, self._waits).astype(np.float32)
+        return np.concatenate([choices, numbers], -1), np.concatenate([choices, squashed], -1)
 
     def start_anew(self, ended: Array) -> None:
         """Clear the recurrent states of rows whose episode ended, `[N]` bool."""

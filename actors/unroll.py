@@ -45,12 +45,12 @@ class _Buffers:
         observation, action = spaces.observation, spaces.action
         return _Buffers(
             observations=np.zeros((rows, steps + 1, *observation.shape), observation.dtype),
-            actions=np.zeros((rows, steps, *action.shape), np.int32),
+            actions=np.zeros((rows, steps, *action.shape), action.dtype),
             rewards=np.zeros((rows, steps), np.float32),
             terminated=np.zeros((rows, steps), np.bool_),
             truncated=np.zeros((rows, steps), np.bool_),
             valid=np.zeros((rows, steps), np.bool_),
-            behaviour_logits=np.zeros((rows, steps, action.num_logits), np.float32),
+            behaviour_logits=np.zeros((rows, steps, action.num_parameters), np.float32),
             behaviour_value=np.zeros((rows, steps), np.float32),
         )
 
@@ -122,7 +122,7 @@ class Unroller:
         buffers.observations[:, 0] = observations = buffers.observations[:, -1].copy()
         for t in range(self._steps):
             acted = self._policy.act(observations)
-            step = self._step(acted.actions)
+            step = self._step(acted.executed)
             self._write(t, acted, step)
             observations = step.observations
             if not every_step():

@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from agent import distribution
 from agent.model import AgentModel, saved_tensors
 from agent.spec import AgentSpec
 from oatmill.errors import UserError, one_line
+from oatmill.files.state_file import canonical_json
 from oatmill.trust import untrusted
+from protocol.data.actions import to_environment
 from protocol.data.trajectory import Array
 
 MANIFEST = "manifest.json"
@@ -30,7 +31,7 @@ NEEDED = ("agent", "learner_step", "env_steps", "policy_version", "files")
 """Required entries of a manifest, in format 1, too."""
 
 
-def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def with_digest(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest as it is written: converted to JSON values, with its format and digest added."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(manifest) | {FORMAT_KEY: FORMAT}))
     return plain | {DIGEST_KEY: manifest_digest(plain)}
@@ -39,7 +40,7 @@ def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
     """SHA-256 in hex of a manifest's entries, except the digest itself; their order has no effect."""
     entries = {name: value for name, value in manifest.items() if name != DIGEST_KEY}
-    return hashlib.sha256(json.dumps(entries, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(entries)).hexdigest()
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
@@ -163,18 +164,27 @@ class LoadedAgent:
         self._state = model.initial_state(0)
         self._generator = torch.Generator().manual_seed(seed)
 
-    def act(self, observations: Array, *, deterministic: bool = False) -> Array:
+    def act(self, observations: Array, *, deterministic: bool = False) -> Any:
         """Choose an action per row.
 
         Args:
             observations: `[N, ...]` in the environment's dtype; N stays the same until `reset`.
-            deterministic: take the most likely action instead of sampling one.
+            deterministic: take the most likely choices and the means of numbers instead of sampling.
 
         Returns:
-            int64 `[N]`, or `[N, factors]`.
+            Actions in the environment's format: int64 choices, `[N]` or `[N, factors]`; for a Box numbers in the
+            environment's units and dtype, `[N, *shape]`; for a Tuple or Dict, tuples or dicts of such arrays.
 
         Raises:
             ValueError: if the shape of the observations is not the one that the network was trained on.
+        """
+        return to_environment(self.act_in_rows(observations, deterministic=deterministic), self.spec.spaces.action)
+
+    def act_in_rows(self, observations: Array, *, deterministic: bool = False) -> Array:
+        """Like `act`, but return actions in the format of `Environment.step`: numbers in -1..1.
+
+        Raises:
+            ValueError: like `act`.
         """
         expected = self.spec.spaces.observation.shape
         if observations.shape[1:] != expected:
@@ -184,11 +194,10 @@ class LoadedAgent:
         readable = np.require(observations, requirements=("C", "W"))  # torch wants memory that it may write to
         output = self.model.act(torch.from_numpy(readable), self._state)
         self._state = output.core_state
-        sizes, factored = self.model.sizes, self.model.factored
-        if deterministic:
-            return np.asarray(distribution.argmax(output.logits, sizes, factored=factored).numpy())
-        drawn = distribution.sample(output.logits, sizes, factored=factored, generator=self._generator)
-        return np.asarray(drawn.numpy())
+        policies = self.model.policies
+        rows = output.logits
+        actions = policies.mode(rows) if deterministic else policies.sample(rows, self._generator)
+        return np.asarray(policies.executed(actions).numpy())
 
     def reset(self, rows: Array | None = None) -> None:
         """Reset the recurrent state after an episode has ended.

@@ -14,20 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from agent.core import Core
-from agent.distribution import action_columns
 from agent.encoders import make_trunk_encoder
-from agent.heads import LatentHead, PartHead, make_codec, orthogonal_init, zero_init
+from agent.heads import LatentHead, PartHead, make_codec, zero_init
+from agent.policies import Policies
+from agent.policy_head import make_policy_head, start_policy
 from agent.running_moments import RunningMoments
 from agent.spec import AgentSpec
+from protocol.data.spaces import ActionSpace
 from protocol.data.trajectory import Array
 from protocol.data.weights import Layout, layout_of
 
-POLICY_GAIN = 0.01  # a near-uniform first policy
 NOT_ACTING = ("transition.", "model_")
 
 
 class ActOutput(NamedTuple):
-    """Outputs for acting: logits `[N, A]`, value `[N]` and the next core state `[N, S]`."""
+    """Outputs for acting: policy rows `[N, P]`, value `[N]` and the next core state `[N, S]`."""
 
     logits: Tensor
     value: Tensor
@@ -53,7 +54,7 @@ class ModelNeeds(NamedTuple):
 class RootOutputs(TypedDict):
     """Outputs at every step."""
 
-    logits_BTA: Tensor
+    logits_BTA: Tensor  # policy rows: logits, then means and log stds of the action's numbers
     value_raw_BT: Tensor  # [B, T, width], as the value head's codec reads it
 
 
@@ -85,19 +86,40 @@ class ScaleGradient(torch.autograd.Function):
 
 
 class Transition(nn.Module):
-    """h' = LayerNorm(h + W2 relu(W1 h + E[a] + b)), where E[a] is the embedding of action a."""
+    """h' = LayerNorm(h + W2 relu(W1 h + E[a] + A u + b)), with the embedding E[a] of choices a, and numbers u.
 
-    def __init__(self, latent_size: int, num_choices: int) -> None:
+    Args:
+        latent_size: H.
+        action: the action space.
+    """
+
+    def __init__(self, latent_size: int, action: ActionSpace) -> None:
         super().__init__()
         self.state = nn.Linear(latent_size, latent_size)
-        self.action = nn.Embedding(num_choices, latent_size)
-        nn.init.normal_(self.action.weight, std=latent_size**-0.5)
+        if action.sizes:
+            self.action = nn.Embedding(action.num_logits, latent_size)
+            nn.init.normal_(self.action.weight, std=latent_size**-0.5)
+        if action.dimensions:
+            self.numbers = nn.Linear(action.dimensions, latent_size, bias=False)
+            nn.init.normal_(self.numbers.weight, std=latent_size**-0.5)
+        self.factors, self.dimensions = len(action.sizes), action.dimensions
         self.output = nn.Linear(latent_size, latent_size)
         self.norm = nn.LayerNorm(latent_size)
 
-    def forward(self, latent: Tensor, columns: Tensor) -> Tensor:
-        """Next latents `[..., H]` from latents `[..., H]` and the actions' columns `[..., factors]`."""
-        return self._advance(latent, self.state(latent) + self.action(columns).sum(-2))
+    def forward(self, latent: Tensor, indexed: Tensor) -> Tensor:
+        """Next latents `[..., H]` from latents `[..., H]` and actions in the format of `Policies.indexed`."""
+        return self._advance(latent, self.state(latent) + self.push(indexed))
+
+    def push(self, indexed: Tensor) -> Tensor:
+        """The actions' part of the hidden layer, `[..., H]`."""
+        pushed: Tensor
+        if not self.dimensions:
+            pushed = self.action(indexed).sum(-2)
+        elif not self.factors:
+            pushed = self.numbers(indexed)
+        else:
+            pushed = self.action(indexed[..., : self.factors].long()).sum(-2) + self.numbers(indexed[..., self.factors :])
+        return pushed
 
     def every_action(self, latent: Tensor, taken_columns: Tensor | None) -> Tensor:
         """The next latents for every action, `[..., A, H]`; the state's part is computed once.
@@ -136,6 +158,7 @@ class AgentModel(nn.Module):
         super().__init__()
         settings, action = spec.settings, spec.spaces.action
         self.spec = spec
+        self.policies = Policies(action, settings.squash)
         self.sizes = action.sizes
         self.factored = action.factored
         self.codec = make_codec(settings.value_head, num_bins=settings.num_bins, limit=settings.value_range)
@@ -146,16 +169,16 @@ class AgentModel(nn.Module):
         latent = spec.latent_size
         own = settings.hidden_sizes[-1]
         apart = settings.value_trunk == "separate"
-        self.policy = PartHead(0, own, action.num_logits) if apart else nn.Linear(latent, action.num_logits)
+        self.policy = make_policy_head(0, own if apart else latent, latent, action, settings)
         self.value = PartHead(own, latent, self.codec.width) if apart else nn.Linear(latent, self.codec.width)
-        orthogonal_init(self.policy, POLICY_GAIN)
+        start_policy(self.policy)
         zero_init(self.value)
-        self.transition = Transition(latent, action.num_logits)
+        self.transition = Transition(latent, action)
         self.transition.register_buffer("factor_sizes", torch.tensor(action.sizes), persistent=False)
         self.model_reward = LatentHead(latent, settings.model_hidden, self.codec.width)
         self.model_value = LatentHead(latent, settings.model_hidden, self.codec.width)
-        self.model_policy = nn.Linear(latent, action.num_logits)
-        orthogonal_init(self.model_policy, POLICY_GAIN)
+        self.model_policy = make_policy_head(0, latent, latent, action, settings)
+        start_policy(self.model_policy)
 
     def trunk_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of encoder and core, which all losses train."""
@@ -251,14 +274,14 @@ class AgentModel(nn.Module):
         If t + k - 1 is after the last action, the last action is used. The losses mask such predictions
         (`learner.nodes.masks`).
         """
-        columns = action_columns(actions, self.sizes, factored=self.factored)
-        steps, last = latent_BTH.shape[1], columns.shape[1] - 1
+        indexed = self.policies.indexed(actions)
+        steps, last = latent_BTH.shape[1], indexed.shape[1] - 1
         latents = []
         latent = latent_BTH
         for k in range(needs.unroll_steps):
             latent = ScaleGradient.apply(latent, needs.gradient_scale)  # type: ignore[no-untyped-call]
             index = (torch.arange(steps, device=latent.device) + k).clamp(max=last)
-            latent = self.transition(latent, columns[:, index])
+            latent = self.transition(latent, indexed[:, index])
             latents.append(latent)
         stacked = torch.stack(latents, 2)
         outputs: UnrollOutputs = {}
@@ -270,13 +293,13 @@ class AgentModel(nn.Module):
         return outputs
 
     def every_action(self, latent: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """One model step for every action: the predicted rewards and values, each `[..., A]`.
+        """One model step for every action: the predicted rewards and values, each `[..., A]`. Only for choices.
 
         Args:
             latent: `[..., H]`.
             actions: the taken actions; for each choice of one factor, the other factors stay as taken.
         """
-        taken = action_columns(actions, self.sizes, factored=True) if self.factored else None
+        taken = self.policies.indexed(actions) if self.factored else None
         return self.reward_and_value(self.transition.every_action(latent, taken))
 
     def reward_and_value(self, advanced: Tensor) -> tuple[Tensor, Tensor]:

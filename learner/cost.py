@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from agent import distribution
 from agent.model import AgentModel, ModelNeeds, prior_of
+from agent.policies import Policies
 from agent.spec import AgentSpec
 from learner.distributed import OneRank
 from learner.loss import Context
@@ -101,17 +101,19 @@ def one_trajectory(spec: AgentSpec, steps: int) -> BatchInputs:
     def observations(count: int) -> Tensor:
         return torch.randint(1, 9, (1, count, *observation.shape), generator=generator).to(dtype)
 
-    choices = torch.zeros(1, steps, len(action.sizes), dtype=torch.int32)
+    actions = torch.zeros(1, steps, *action.shape, dtype=getattr(torch, action.dtype))
     no = torch.zeros(1, steps, dtype=torch.bool)
     return {
         "observations_BT1": observations(steps + 1),
         "core_state_BS": torch.zeros(1, spec.core_state_size),
-        "actions_BT": choices if action.factored else choices[..., 0],
+        "actions_BT": actions,
         "rewards_BT": torch.rand(1, steps, generator=generator),
         "terminated_BT": no,
         "truncated_BT": no,
         "mask_BT": ~no,
-        "behaviour_log_probs_BTA": distribution.log_softmax(torch.zeros(1, steps, action.num_logits), action.sizes),
+        "behaviour_log_probs_BTA": Policies(action, spec.settings.squash).normalise(
+            torch.zeros(1, steps, action.num_parameters)
+        ),
         "final_observations": observations(0)[0],
         "final_trajectory": torch.zeros(0, dtype=torch.long),
         "final_step": torch.zeros(0, dtype=torch.long),

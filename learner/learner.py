@@ -308,7 +308,7 @@ class Learner:
 
 
 def who_is_silent(control: ControlClient, timeout_s: float) -> str:
-    """A message that names the actors without data for `timeout_s`; empty if the hub does not answer."""
+    """A message that names actors without data for `timeout_s`; empty without an answer."""
     try:
         status = control.request("status", {}, ASK_S)
     except OatmillError:

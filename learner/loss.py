@@ -18,6 +18,7 @@ from torch import Tensor
 
 from agent.heads import ValueCodec
 from agent.model import AgentModel
+from agent.policies import Policies
 from agent.settings import AgentSettings
 from learner.distributed import Reducer
 from learner.loss_descriptor import LossDescriptor
@@ -133,6 +134,11 @@ class Context:
     generator: torch.Generator
     scales: dict[str, float] = field(default_factory=dict)
     reward_scale: RewardScale | None = None
+
+    @property
+    def policies(self) -> Policies:
+        """What can be computed of a policy, for any action space."""
+        return self.model.policies
 
     @property
     def sizes(self) -> tuple[int, ...]:

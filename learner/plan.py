@@ -20,7 +20,7 @@ from learner.loss import Choice, Loss, Node, Question, method_reads, node_reads,
 from learner.loss_descriptor import LossDescriptor, describe
 from learner.losses import cmpo, dynamics, muesli_model, muesli_pg, ppo_actor, ppo_critic
 from learner.nodes.network import BatchInputs, Forward, Prior, PriorQ, PriorSamples, Unroll
-from learner.nodes.returns import GaeVtrace, GaeVtraceSigma, Retrace
+from learner.nodes.returns import DrawnRetrace, GaeVtrace, GaeVtraceSigma, Retrace
 from learner.settings import TrainerSettings
 from oatmill.errors import SettingsError, UserError
 from oatmill.user_modules import load_function
@@ -120,7 +120,7 @@ def make_plan(
     if not choices:
         raise SettingsError("every loss is disabled; enable at least trainer.losses.ppo_critic and trainer.losses.ppo_actor")
     chosen = [choice.loss for choice in choices]
-    nodes = order([*supporting_nodes(chosen, trainer), *chosen])
+    nodes = order([*supporting_nodes(chosen, trainer, action), *chosen])
     return Plan(
         nodes=tuple(nodes),
         auto={path: value for choice in choices for path, value in choice.auto.items()},
@@ -177,15 +177,19 @@ def check(trainer: TrainerSettings) -> None:
 
 def returns_notes(trainer: TrainerSettings, action: ActionSpace) -> tuple[str, ...]:
     """Notes about how returns are computed."""
+    if trainer.returns == "retrace" and action.dimensions:
+        return (f"returns=retrace takes the mean q of {trainer.losses.prior_samples} sampled actions for the expected q",)
     if trainer.returns == "retrace" and action.factored and len(action.sizes) > 1:
         return ("returns=retrace with several factors uses the prior network's value instead of the expected q",)
     return ()
 
 
-def supporting_nodes(losses: Sequence[type[Loss]], trainer: TrainerSettings) -> list[type[Node]]:
+def supporting_nodes(losses: Sequence[type[Loss]], trainer: TrainerSettings, action: ActionSpace) -> list[type[Node]]:
     """The nodes whose outputs the losses or other nodes read. In ties they come before the losses."""
     sigma_read = any("sigma" in node_reads(loss) for loss in losses)
-    returns: type[Node] = Retrace if trainer.returns == "retrace" else GaeVtraceSigma if sigma_read else GaeVtrace
+    returns: type[Node] = GaeVtraceSigma if sigma_read else GaeVtrace
+    if trainer.returns == "retrace":
+        returns = DrawnRetrace if action.dimensions else Retrace
     candidates: list[type[Node]] = [Forward, Prior, PriorQ, PriorSamples, returns, Unroll]
     wanted = set().union(*(node_reads(loss) for loss in losses))
     taken: set[type[Node]] = set()

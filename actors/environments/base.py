@@ -78,7 +78,7 @@ class Environment(Protocol):
         ...
 
     def step(self, actions: Array) -> Step:
-        """Take one action per row, integers `[N]` or `[N, factors]`."""
+        """Take one action per row, `[N]` or `[N, width]`: choices count from 0, numbers are in -1..1."""
         ...
 
     def close(self) -> None:

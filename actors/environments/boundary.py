@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from protocol.data.actions import copied
 from protocol.data.trajectory import Array
 
 MAX_SEED = 2**31 - 1
@@ -153,9 +154,9 @@ class VectorBoundary:
         outcome = self._env.reset(options={"reset_mask": rows.copy()})
         return self._raw.batch(observation_of(outcome), self.num_copies, "observations of a reset")[rows]
 
-    def step(self, actions: Array) -> Taken:
-        """Take one action per copy."""
-        observations, rewards, terminated, truncated, infos = outcome_of(self._env.step(actions.copy()))
+    def step(self, actions: Any) -> Taken:
+        """Take one action per copy: an array, or a structure of arrays, with one row per copy."""
+        observations, rewards, terminated, truncated, infos = outcome_of(self._env.step(copied(actions)))
         return Taken(
             self._raw.batch(observations, self.num_copies),
             as_rewards(rewards, self.num_copies),

@@ -1,9 +1,9 @@
-"""Converts Gymnasium's spaces to oatmill's, and batches of observations and actions between them.
+"""Converts Gymnasium's observation spaces to oatmill's, and batches of observations with them.
 
 A Box with one axis becomes a float32 vector, a Box with three axes an image [C, H, W] (see
 `image_layout` for the channels' axis), and a uint8 Box with two axes an image with one channel.
 Discrete and MultiDiscrete observations become one-hot vectors, MultiBinary ones a vector. Actions
-must be Discrete, MultiDiscrete or MultiBinary.
+are converted in `actors.environments.gymnasium_actions`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gymnasium import spaces as gym_spaces
 
 from actors.environments.boundary import RawSpace, in_short
 from oatmill.errors import UserError
-from protocol.data.spaces import ActionSpace, ObservationSpace
+from protocol.data.spaces import ObservationSpace
 from protocol.data.trajectory import Array
 
 Channels = Literal["auto", "first", "last"]
@@ -45,23 +45,6 @@ class ObservationConversion:
     channels: str | None = None
 
 
-@dataclass(frozen=True)
-class ActionConversion:
-    """Converts a batch of actions to the environment's format.
-
-    Attributes:
-        space: oatmill's action space.
-        start: the environment's lowest actions, which are added; None if all are 0.
-    """
-
-    space: ActionSpace
-    start: Array | None
-
-    def convert(self, actions: Array) -> Array:
-        """Actions `[N]` or `[N, factors]` in the environment's format."""
-        return actions if self.start is None else actions + self.start
-
-
 def convert_observation_space(space: Any, name: str, channels: Channels = "auto") -> ObservationConversion:
     """Convert a Gymnasium observation space.
 
@@ -79,7 +62,7 @@ def convert_observation_space(space: Any, name: str, channels: Channels = "auto"
         case gym_spaces.Discrete():
             return _one_hot(np.array([space.n]), np.array([space.start]), space, name)
         case gym_spaces.MultiDiscrete() if len(space.shape) == 1:
-            return _one_hot(space.nvec, _starts(space), space, name)
+            return _one_hot(space.nvec, starts_of(space), space, name)
         case gym_spaces.MultiBinary() if len(space.shape) == 1:
             return _vector(space)
         case gym_spaces.Dict() if ACTION_MASK in space.spaces:
@@ -100,39 +83,6 @@ def convert_observation_space(space: Any, name: str, channels: Channels = "auto"
             )
 
 
-def convert_action_space(space: Any, name: str) -> ActionConversion:
-    """Convert a Gymnasium action space.
-
-    Args:
-        space: the action space of one agent.
-        name: the environment's name for messages.
-
-    Raises:
-        UserError: if oatmill does not support the space.
-    """
-    match space:
-        case gym_spaces.Discrete():
-            start = np.int64(space.start)
-            return ActionConversion(ActionSpace((int(space.n),)), np.array(start) if start else None)
-        case gym_spaces.MultiDiscrete() if len(space.shape) == 1:
-            starts = _starts(space)
-            sizes = tuple(int(size) for size in space.nvec)
-            return ActionConversion(ActionSpace(sizes, factored=True), starts if starts.any() else None)
-        case gym_spaces.MultiBinary() if len(space.shape) == 1:
-            return ActionConversion(ActionSpace((2,) * int(space.shape[0]), factored=True), None)
-        case gym_spaces.Box():
-            raise UserError(
-                f"{name}: expected a Discrete, MultiDiscrete or MultiBinary action space, got {in_short(space)}; oatmill has "
-                f"no continuous policies: let an ActionWrapper map a few choices to its values, in a function named by "
-                f"env.factory"
-            )
-        case _:
-            raise UserError(
-                f"{name}: expected a Discrete, MultiDiscrete or MultiBinary action space, got {in_short(space)}; "
-                f"convert it with an ActionWrapper, in a function named by env.factory"
-            )
-
-
 def raw_space(space: Any) -> RawSpace:
     """The format of one observation of a space, for the checks of `actors.environments.boundary`."""
     shape, dtype = tuple(space.shape), np.dtype(space.dtype)
@@ -140,14 +90,15 @@ def raw_space(space: Any) -> RawSpace:
         case gym_spaces.Discrete():
             return RawSpace(str(space), shape, dtype, np.array(space.start), np.array(space.start + space.n - 1))
         case gym_spaces.MultiDiscrete():
-            return RawSpace(str(space), shape, dtype, _starts(space), _starts(space) + space.nvec - 1)
+            return RawSpace(str(space), shape, dtype, starts_of(space), starts_of(space) + space.nvec - 1)
         case gym_spaces.MultiBinary():
             return RawSpace(str(space), shape, dtype, np.array(0), np.array(1))
         case _:
             return RawSpace(f"a {type(space).__name__} of {dtype} and shape {shape}", shape, dtype)
 
 
-def _starts(space: Any) -> Array:
+def starts_of(space: Any) -> Array:
+    """The lowest value of each of a MultiDiscrete's choices."""
     return np.asarray(space.start, np.int64)
 
 

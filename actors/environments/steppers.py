@@ -27,6 +27,7 @@ from actors.environments.boundary import (
     vector_seed,
 )
 from oatmill.errors import UserError
+from protocol.data.actions import copied, split_rows
 from protocol.data.trajectory import Array
 
 NO_ROWS = np.zeros(0, np.int64)
@@ -53,7 +54,7 @@ class Stepper(Protocol):
         """Start all episodes; returns the observations."""
         ...
 
-    def step(self, actions: Array) -> RawStep:
+    def step(self, actions: Any) -> RawStep:
         """Take one action per copy, in the environment's format."""
         ...
 
@@ -117,11 +118,11 @@ class SyncStepper:
         self._raw.check_limits(self._observations)
         return self._observations
 
-    def step(self, actions: Array) -> RawStep:
+    def step(self, actions: Any) -> RawStep:
         """Step every copy, and reset those whose episode ended."""
         finals, final_rows = [], []
         store, observations = self._raw.store, self._observations
-        choices = actions.tolist() if actions.ndim == 1 else actions.copy()
+        choices = split_rows(copied(actions), self.num_copies)
         for row, env in enumerate(self._envs):
             outcome = env.step(choices[row])
             if type(outcome) is not tuple or len(outcome) != STEP_VALUES:  # avoids a call in the usual case, as below
@@ -180,7 +181,7 @@ class _Vectorised:
 class SameStepStepper(_Vectorised):
     """A vectorised environment that resets in the step that ends an episode."""
 
-    def step(self, actions: Array) -> RawStep:
+    def step(self, actions: Any) -> RawStep:
         """Step all copies; final observations are read from `infos["final_obs"]`."""
         taken = self._env.step(actions)
         rows = np.flatnonzero(taken.truncated & ~taken.terminated)
@@ -191,7 +192,7 @@ class SameStepStepper(_Vectorised):
 class ManualResetStepper(_Vectorised):
     """A vectorised environment whose copies are reset by the caller."""
 
-    def step(self, actions: Array) -> RawStep:
+    def step(self, actions: Any) -> RawStep:
         """Step all copies, and reset those whose episode ended."""
         taken = self._env.step(actions)
         rows = np.flatnonzero(taken.truncated & ~taken.terminated)
@@ -217,7 +218,7 @@ class NextStepStepper(_Vectorised):
         self._resetting = np.zeros(self.num_copies, np.bool_)
         return super().reset()
 
-    def step(self, actions: Array) -> RawStep:
+    def step(self, actions: Any) -> RawStep:
         """Step all copies; those whose episode ended in the last step are only reset."""
         observations, rewards, terminated, truncated, _ = self._env.step(actions)
         absent = self._resetting
@@ -254,7 +255,7 @@ class CartPoleStepper:
         observations: Array = self._env.reset(seed=self._seed)[0]
         return observations
 
-    def step(self, actions: Array) -> RawStep:
+    def step(self, actions: Any) -> RawStep:
         """Step all copies, and reset those whose episode ended."""
         env = self._env
         observations, rewards, terminated, truncated, _ = env.step(actions)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,13 +19,13 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from agent.loading import MANIFEST, MODEL_FILE, file_digest, load_model, loading, open_manifest, read_manifest, sealed
+from agent.loading import MANIFEST, MODEL_FILE, file_digest, load_model, loading, open_manifest, read_manifest, with_digest
 from agent.model import AgentModel, saved_tensors
 from learner.loss import Context
 from learner.progress import Progress
 from learner.update.updater import Updater
 from oatmill.errors import UserError
-from oatmill.files.atomic import replace_link
+from oatmill.files.atomic import replace_link, sync_path
 from oatmill.process.failpoints import failpoint
 
 PRIOR_FILE = "prior.safetensors"
@@ -110,12 +109,12 @@ def save(folder: Path, updater: Updater, progress: Progress, *, keep: int, besid
     shutil.rmtree(final, ignore_errors=True)  # exists only if damaged, or if the run was rewound past it
     failpoint("checkpoint.rename.before")
     working.rename(final)
-    sync(folder)
+    sync_path(folder)
     failpoint("checkpoint.rename.after")
     replace_link(folder / LATEST, final.name)
     if beats_best(folder, beside.episode_return):
         replace_link(folder / BEST, final.name)
-    sync(folder)
+    sync_path(folder)
     remove_old(folder, keep)
     return final
 
@@ -129,7 +128,7 @@ def write(working: Path, updater: Updater, progress: Progress, beside: Beside) -
     save_file(optimizer_tensors(updater, beside.generators), working / OPTIMIZER_FILE)
     names = (MODEL_FILE, PRIOR_FILE, OPTIMIZER_FILE)
     for name in names:
-        sync(working / name)
+        sync_path(working / name)
     manifest = progress._asdict() | {
         "updates": updater.updates,
         "gradients_measured_at": updater.measured_at,
@@ -144,9 +143,9 @@ def write(working: Path, updater: Updater, progress: Progress, beside: Beside) -
         "replay": beside.replay,
         "files": {name: file_digest(working / name) for name in names},
     }
-    (working / MANIFEST).write_text(json.dumps(sealed(manifest), indent=1))
-    sync(working / MANIFEST)
-    sync(working)
+    (working / MANIFEST).write_text(json.dumps(with_digest(manifest), indent=1))
+    sync_path(working / MANIFEST)
+    sync_path(working)
 
 
 def saved_version(checkpoint: Path) -> int | None:
@@ -296,12 +295,3 @@ def remove_old(folder: Path, keep: int) -> None:
 def step_of(path: Path) -> int:
     """The number N of a folder `step-N`."""
     return int(path.name.removeprefix(PREFIX))
-
-
-def sync(path: Path) -> None:
-    """Sync a file's content or a folder's entries to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

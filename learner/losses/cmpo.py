@@ -16,7 +16,9 @@ from torch import Tensor
 
 from agent import distribution
 from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms, itself
-from learner.losses.policy_improvement import clipped_mpo_policy, entropy, kl_divergence, leave_one_out_weights
+from learner.losses.cmpo_sampled import DrawnCmpo, SampledCmpo, agreement
+from learner.losses.policy_improvement import clipped_mpo_policy, entropy, kl_divergence
+from learner.settings import CmpoSettings
 from oatmill.errors import SettingsError
 
 EXACT_UP_TO = 32
@@ -135,120 +137,6 @@ class ReturnCmpo(Loss):
         return kl_terms(logits_BTA, cmpo_policy_BTA, mask_BT, self.sizes, self.settings.kl_coef)
 
 
-class SampledCmpoWrites(TypedDict):
-    """The target as weights of sampled actions; constant during the batch's updates."""
-
-    cmpo_policy_BTA: Tensor  # the sampled actions' weights, normalised to sum to one
-    cmpo_entropy_BT: Tensor  # an estimate of the full CMPO policy's entropy, in nats
-    cmpo_weights_BTN: Tensor  # exp(clipped advantage) / leave-one-out normaliser
-    cmpo_sampled_advantage_BTN: Tensor
-
-
-class SampledCmpo(Loss):
-    """The KL estimated from N actions sampled from the prior policy, for large action spaces.
-
-    Source: Hessel et al. 2021, arXiv:2104.06159, eq. 12.
-    """
-
-    name = "cmpo"
-
-    def __init__(self, context: Context) -> None:
-        self.settings = context.trainer.losses.cmpo
-        self.sizes = context.sizes
-        self.factored = context.factored
-        self.prior = context.prior
-        self.gamma = context.trainer.discount
-        self.expected_baseline = self.settings.baseline == "prior_expected_q"
-
-    def prepare(
-        self,
-        *,
-        prior_log_probs_BTA: Tensor,
-        prior_actions_BTN: Tensor,
-        prior_sampled_q_BTN: Tensor,
-        prior_value_BT1: Tensor,
-        sigma: Tensor,
-    ) -> SampledCmpoWrites:
-        """Compute the sampled actions' weights and the policy that they form."""
-        value_BT = prior_sampled_q_BTN.mean(-1) if self.expected_baseline else prior_value_BT1[:, :-1]
-        advantage_BTN = (prior_sampled_q_BTN - value_BT.unsqueeze(-1)) / sigma
-        weights_BTN = leave_one_out_weights(advantage_BTN, self.settings.advantage_clip)
-        policy_BTA = weights_BTN.new_zeros(*weights_BTN.shape[:-1], sum(self.sizes))
-        for factor in range(prior_actions_BTN.shape[-1]):
-            policy_BTA.scatter_add_(-1, prior_actions_BTN[..., factor], weights_BTN)
-        chosen_BTN = taken(prior_log_probs_BTA, prior_actions_BTN)
-        entropy_BT = -(weights_BTN * (weights_BTN.log() + chosen_BTN)).sum(-1) / weights_BTN.sum(-1)
-        return {
-            "cmpo_policy_BTA": policy_BTA / weights_BTN.sum(-1, keepdim=True),
-            "cmpo_entropy_BT": entropy_BT,
-            "cmpo_weights_BTN": weights_BTN,
-            "cmpo_sampled_advantage_BTN": advantage_BTN,
-        }
-
-    def measure(
-        self,
-        *,
-        prior_latent_BTH: Tensor,
-        prior_value_BT1: Tensor,
-        prior_sampled_q_BTN: Tensor,
-        cmpo_sampled_advantage_BTN: Tensor,
-        cmpo_weights_BTN: Tensor,
-        sigma: Tensor,
-        advantage_BT: Tensor,
-        actions_BT: Tensor,
-        mask_BT: Tensor,
-    ) -> dict[str, Statistic]:
-        """Statistics of the sampled advantages; `total_variation` estimates 1/2 E_prior |w - 1|."""
-        advantage, expected_BT = cmpo_sampled_advantage_BTN, prior_sampled_q_BTN.mean(-1)
-        columns = distribution.action_columns(actions_BT, self.sizes, factored=self.factored)
-        reward_BT, value_BT = self.prior.reward_and_value(self.prior.transition(prior_latent_BTH, columns))
-        of_taken_BT = reward_BT + self.gamma * value_BT - expected_BT
-        values = {
-            "adv_mean": advantage.mean(-1),
-            "adv_std": advantage.std(-1, correction=0),
-            "advantage_clipped": (advantage.abs() > self.settings.advantage_clip).float().mean(-1),
-            "total_variation": 0.5 * (cmpo_weights_BTN - 1).abs().mean(-1),
-            "baseline_offset": (expected_BT - prior_value_BT1[:, :-1]).abs() / sigma,
-            "sigma": sigma.expand_as(mask_BT),
-            "advantage_agreement": agreement(of_taken_BT, advantage_BT, mask_BT),
-        }
-        return {name: Statistic(value, mask_BT) for name, value in values.items()}
-
-    def compute(
-        self,
-        *,
-        logits_BTA: Tensor,
-        prior_log_probs_BTA: Tensor,
-        prior_actions_BTN: Tensor,
-        cmpo_weights_BTN: Tensor,
-        cmpo_policy_BTA: Tensor,
-        cmpo_entropy_BT: Tensor,
-        mask_BT: Tensor,
-    ) -> Terms:
-        """The term `kl`, an estimate whose gradient is that of eq. 12, and the same two statistics.
-
-        kl = 1/N sum_i w_i (log w_i + log prior(a_i) - log pi(a_i)).
-        """
-        log_probs_BTA = distribution.log_softmax(logits_BTA.float(), self.sizes)
-        log_ratio_BTN = taken(prior_log_probs_BTA - log_probs_BTA, prior_actions_BTN)
-        kl_BT = (cmpo_weights_BTN * (cmpo_weights_BTN.log() + log_ratio_BTN)).mean(-1)
-        return {
-            "kl": Term(kl_BT, mask_BT, self.settings.kl_coef),
-            "cross_entropy": Statistic.later(cross_entropy, (cmpo_policy_BTA, log_probs_BTA.detach()), mask_BT),
-            "target_entropy": Statistic.later(itself, (cmpo_entropy_BT,), mask_BT),
-        }
-
-
-def cross_entropy(target_BTA: Tensor, log_probs_BTA: Tensor) -> Tensor:
-    """The cross-entropy of two policies over the last axis, in nats."""
-    return -(target_BTA * log_probs_BTA).sum(-1)
-
-
-def taken(values_BTA: Tensor, actions_BTN: Tensor) -> Tensor:
-    """The values of the sampled actions, summed over their factors: `[B, T, N]`."""
-    return values_BTA.gather(-1, actions_BTN.flatten(-2)).view(actions_BTN.shape).sum(-1)
-
-
 def kl_terms(logits_BTA: Tensor, target_BTA: Tensor, mask_BT: Tensor, sizes: Sequence[int], coef: float) -> Terms:
     """The term `kl` and the statistics `cross_entropy` and `target_entropy`, in nats."""
     kl_BT, entropy_BT = kl_divergence(target_BTA, distribution.log_softmax(logits_BTA.float(), sizes))
@@ -287,22 +175,6 @@ def target_statistics(
     return {name: Statistic(value, mask_BT) for name, value in values.items()}
 
 
-def agreement(model_BT: Tensor, return_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """Correlation between the model's and the return's advantages of the taken actions.
-
-    It is computed over the valid steps of this rank. Returns are noisy, so that even a perfect model
-    does not reach 1. Near 0, the model ranks actions by its own errors and CMPO follows these errors.
-    NaN if one of the two is constant.
-
-    Returns:
-        One number from -1 to 1, expanded to `[B, T]`.
-    """
-    pairs = torch.where(mask_BT, torch.stack([model_BT, return_BT]), 0.0).double()
-    centred = torch.where(mask_BT, pairs - pairs.sum((1, 2), keepdim=True) / mask_BT.sum(), 0.0)
-    lengths = centred.square().sum((1, 2)).sqrt()
-    return (centred.prod(0).sum() / lengths.prod()).float().expand_as(mask_BT)
-
-
 def choose(question: Question) -> Choice | None:
     """Choose the source of advantages, then the estimator."""
     settings = question.trainer.losses.cmpo
@@ -313,6 +185,8 @@ def choose(question: Question) -> Choice | None:
     if advantage == "auto":
         advantage = "model" if question.trainer.losses.dynamics.predicts_q else "sampled"
         auto["trainer.losses.cmpo.advantage"] = advantage
+    if question.action.dimensions:
+        return choose_with_numbers(question, advantage, auto)
     if advantage == "sampled":
         note = "cmpo.advantage=sampled uses the return of the taken action only; a heuristic of oatmill, not of the paper"
         return Choice(ReturnCmpo, auto, (note,))
@@ -326,10 +200,38 @@ def choose(question: Question) -> Choice | None:
         estimator = "exact" if question.action.num_logits <= EXACT_UP_TO else "sampled"
         auto["trainer.losses.cmpo.estimator"] = estimator
     if estimator == "sampled":
-        note = f"cmpo.estimator=sampled: the KL is estimated from {settings.num_samples} actions sampled from the prior"
-        if settings.baseline == "prior_expected_q":
-            note += "; their mean q is the baseline, which adds a small bias to the gradient"
-        return Choice(SampledCmpo, auto, (note,))
+        return Choice(SampledCmpo, auto, (sampled_note(settings),))
     several = question.action.factored and settings.baseline == "prior_value"
     note = "cmpo.baseline=prior_value is ignored: with several factors the baseline is the expected q of each factor"
     return Choice(ExactCmpo, auto, (note,) if several else ())
+
+
+def choose_with_numbers(question: Question, advantage: str, auto: dict[str, str]) -> Choice:
+    """Choose for actions with numbers. Only the sampled estimator with the model's advantages works for them.
+
+    Raises:
+        SettingsError: if the settings require another estimator or other advantages.
+    """
+    settings = question.trainer.losses.cmpo
+    if advantage == "sampled" or not question.trainer.losses.dynamics.predicts_q:
+        raise SettingsError(
+            "trainer.losses.cmpo with a Box action needs the model's q of sampled actions: "
+            "trainer.losses.dynamics.enabled=true with both of its coefficients above 0, and cmpo.advantage=model or auto; "
+            "enable it or disable cmpo"
+        )
+    if settings.estimator == "exact":
+        raise SettingsError(
+            "trainer.losses.cmpo.estimator=exact evaluates every action, and a Box has too many; set estimator to sampled or "
+            "auto"
+        )
+    if settings.estimator == "auto":
+        auto["trainer.losses.cmpo.estimator"] = "sampled"
+    return Choice(DrawnCmpo, auto, (sampled_note(settings),))
+
+
+def sampled_note(settings: CmpoSettings) -> str:
+    """The note about the sampled estimator for the user."""
+    note = f"cmpo.estimator=sampled: the KL is estimated from {settings.num_samples} actions sampled from the prior"
+    if settings.baseline == "prior_expected_q":
+        note += "; their mean q is the baseline, which adds a small bias to the gradient"
+    return note

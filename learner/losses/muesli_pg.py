@@ -108,6 +108,97 @@ class MuesliPg(Loss):
         return log_ratio.exp().clamp(max=self.settings.ratio_clip)
 
 
+class DrawnMuesliPgWrites(TypedDict):
+    """Constant during the batch's updates; in units of return divided by its standard deviation."""
+
+    pg_correction_BT: Tensor  # (G - q_prior(s, a_t)) / sigma
+    pg_advantage_BTN: Tensor  # (q_prior(s, a_i) - v_prior(s)) / sigma of each sampled action
+    pg_log_prior_BTN: Tensor  # the prior's log-probability of each of these
+    pg_behaviour_log_prob_BT: Tensor
+    pg_old_log_prob_BT: Tensor
+
+
+class DrawnMuesliPg(Loss):
+    """The same for actions with numbers: the sum over all actions becomes a mean over N samples of the prior.
+
+    Each sample is weighted by min(c, pi / pi_prior): the second part is
+    -1/N sum_i min(c, pi / pi_prior) (q(s, a_i) - v(s)) / sigma log pi(a_i). Where no ratio is clipped, its expected gradient
+    is that of the sum. Ratios are weights without gradient.
+    """
+
+    name = "muesli_pg"
+
+    def __init__(self, context: Context) -> None:
+        self.settings = context.trainer.losses.muesli_pg
+        self.policies = context.policies
+        self.prior = context.prior
+        self.gamma = context.trainer.discount
+
+    def prepare(
+        self,
+        *,
+        prior_latent_BTH: Tensor,
+        prior_log_probs_BTA: Tensor,
+        prior_actions_BTN: Tensor,
+        prior_sampled_q_BTN: Tensor,
+        prior_value_BT1: Tensor,
+        action_return_BT: Tensor,
+        sigma: Tensor,
+        actions_BT: Tensor,
+        behaviour_log_probs_BTA: Tensor,
+        old_log_probs_BTA: Tensor,
+        mask_BT: Tensor,
+    ) -> DrawnMuesliPgWrites:
+        """Compute the constants of the batch; 0 at steps that are masked."""
+        log_prob, advanced = self.policies.log_prob, self.prior.transition(prior_latent_BTH, self.policies.indexed(actions_BT))
+        reward_BT, value_BT = self.prior.reward_and_value(advanced)
+        correction_BT = (action_return_BT - reward_BT - self.gamma * value_BT) / sigma
+        advantage_BTN = (prior_sampled_q_BTN - prior_value_BT1[:, :-1].unsqueeze(-1)) / sigma
+        return {
+            "pg_correction_BT": torch.where(mask_BT, correction_BT, 0.0),
+            "pg_advantage_BTN": torch.where(mask_BT.unsqueeze(-1), advantage_BTN, 0.0),
+            "pg_log_prior_BTN": log_prob(prior_log_probs_BTA.unsqueeze(-2), prior_actions_BTN),
+            "pg_behaviour_log_prob_BT": log_prob(behaviour_log_probs_BTA, actions_BT),
+            "pg_old_log_prob_BT": log_prob(old_log_probs_BTA, actions_BT),
+        }
+
+    def compute(
+        self,
+        *,
+        logits_BTA: Tensor,
+        actions_BT: Tensor,
+        prior_actions_BTN: Tensor,
+        pg_correction_BT: Tensor,
+        pg_advantage_BTN: Tensor,
+        pg_log_prior_BTN: Tensor,
+        pg_behaviour_log_prob_BT: Tensor,
+        pg_old_log_prob_BT: Tensor,
+        mask_BT: Tensor,
+    ) -> Terms:
+        """The terms and statistics of `MuesliPg`."""
+        rows_BTA = self.policies.normalise(logits_BTA)
+        log_prob_BT = self.policies.log_prob(rows_BTA, actions_BT)
+        log_prob_BTN = self.policies.log_prob(rows_BTA.unsqueeze(-2), prior_actions_BTN)
+        log_ratio_BT = log_prob_BT.detach() - pg_behaviour_log_prob_BT
+        correction_BT = -self.clipped(log_ratio_BT) * pg_correction_BT * log_prob_BT
+        weights_BTN = self.clipped(log_prob_BTN.detach() - pg_log_prior_BTN) * pg_advantage_BTN
+        terms: dict[str, Term | Statistic] = {
+            "policy": Term(correction_BT - (weights_BTN * log_prob_BTN).mean(-1), mask_BT, self.settings.pg_coef),
+            "correction": Statistic.later(itself, (correction_BT.detach(),), mask_BT),
+            "entropy": Statistic.later(self.policies.entropy, (rows_BTA.detach(),), mask_BT),
+            "clip_ratio": Statistic.later(self.above_clip, (log_ratio_BT,), mask_BT),
+        }
+        return terms | policy_kls(log_prob_BT, pg_old_log_prob_BT, pg_behaviour_log_prob_BT, mask_BT)
+
+    def above_clip(self, log_ratio: Tensor) -> Tensor:
+        """Whether a step's ratio is cut."""
+        return log_ratio.exp() > self.settings.ratio_clip
+
+    def clipped(self, log_ratio: Tensor) -> Tensor:
+        """The smaller of c and the ratio."""
+        return log_ratio.exp().clamp(max=self.settings.ratio_clip)
+
+
 def choose(question: Question) -> Choice | None:
     """Choose the loss; it excludes `ppo_actor` and needs a dynamics model."""
     losses = question.trainer.losses
@@ -122,5 +213,9 @@ def choose(question: Question) -> Choice | None:
         raise SettingsError(
             "trainer.losses.muesli_pg needs the dynamics model: trainer.losses.dynamics.enabled=true with both of its "
             "coefficients above 0; enable it or use ppo_actor"
+        )
+    if question.action.dimensions:
+        return Choice(
+            DrawnMuesliPg, notes=(f"muesli_pg evaluates the prior's model for {losses.prior_samples} sampled actions",)
         )
     return Choice(MuesliPg, notes=(f"muesli_pg evaluates the prior's model for all {question.action.num_logits} actions",))

@@ -8,7 +8,6 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from agent import distribution
 from learner.distributed import Reducer
 from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms
 from learner.losses.policy_kl import policy_kls
@@ -54,8 +53,7 @@ class PpoActor(Loss):
 
     def __init__(self, context: Context) -> None:
         self.settings = context.trainer.losses.ppo_actor
-        self.sizes = context.sizes
-        self.factored = context.factored
+        self.policies = context.policies
         self.reducer = context.reducer
 
     def prepare(
@@ -72,8 +70,8 @@ class PpoActor(Loss):
         advantage = normalised(advantage_BT, mask_BT, self.reducer) if self.settings.norm_adv else kept_BT
         return {
             "policy_advantage_BT": advantage,
-            "behaviour_log_prob_BT": self.log_prob(behaviour_log_probs_BTA, actions_BT),
-            "old_log_prob_BT": self.log_prob(old_log_probs_BTA, actions_BT),
+            "behaviour_log_prob_BT": self.policies.log_prob(behaviour_log_probs_BTA, actions_BT),
+            "old_log_prob_BT": self.policies.log_prob(old_log_probs_BTA, actions_BT),
         }
 
     def compute(
@@ -87,9 +85,9 @@ class PpoActor(Loss):
         mask_BT: Tensor,
     ) -> Terms:
         """The terms `policy` and `entropy`, and the statistics `clip_ratio` and both KLs."""
-        log_probs_BTA = distribution.log_softmax(logits_BTA.float(), self.sizes)
-        log_prob_BT = self.log_prob(log_probs_BTA, actions_BT)
-        ratio_BT = (log_prob_BT - behaviour_log_prob_BT).exp()
+        log_probs_BTA = self.policies.normalise(logits_BTA)
+        log_prob_BT = self.policies.log_prob(log_probs_BTA, actions_BT)
+        ratio_BT = self.policies.ratio(log_prob_BT - behaviour_log_prob_BT)
         terms = self.terms(log_probs_BTA, ratio_BT, policy_advantage_BT, mask_BT)
         return terms | policy_kls(log_prob_BT, old_log_prob_BT, behaviour_log_prob_BT, mask_BT)
 
@@ -100,13 +98,9 @@ class PpoActor(Loss):
         clip = self.settings.clip_coef
         return {
             "policy": Term(clipped_surrogate(ratio_BT, advantage_BT, clip), mask_BT, 1.0),
-            "entropy": Term(distribution.entropy(log_probs_BTA), mask_BT, -self.settings.ent_coef),
+            "entropy": Term(self.policies.entropy(log_probs_BTA), mask_BT, -self.settings.ent_coef),
             "clip_ratio": Statistic.later(partial(outside_clip, clip_coef=clip), (ratio_BT.detach(),), mask_BT),
         }
-
-    def log_prob(self, log_probs_BTA: Tensor, actions_BT: Tensor) -> Tensor:
-        """The log-probability of the taken action, `[B, T]`."""
-        return distribution.log_prob(log_probs_BTA, actions_BT, self.sizes, factored=self.factored)
 
 
 class ProximalPpoActorWrites(PpoActorWrites):
@@ -164,9 +158,9 @@ class ProximalPpoActor(Loss):
         mask_BT: Tensor,
     ) -> Terms:
         """The same terms as `PpoActor`; weights are positive, so they can multiply the advantages."""
-        log_probs_BTA = distribution.log_softmax(logits_BTA.float(), self.inner.sizes)
-        log_prob_BT = self.inner.log_prob(log_probs_BTA, actions_BT)
-        ratio_BT = (log_prob_BT - old_log_prob_BT).exp()
+        log_probs_BTA = self.inner.policies.normalise(logits_BTA)
+        log_prob_BT = self.inner.policies.log_prob(log_probs_BTA, actions_BT)
+        ratio_BT = self.inner.policies.ratio(log_prob_BT - old_log_prob_BT)
         terms = self.inner.terms(log_probs_BTA, ratio_BT, policy_advantage_BT * anchor_weight_BT, mask_BT)
         return terms | policy_kls(log_prob_BT, old_log_prob_BT, behaviour_log_prob_BT, mask_BT)
 

@@ -10,7 +10,6 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from agent import distribution
 from agent.model import AgentModel, RootOutputs, UnrollOutputs
 from learner.loss import Context, Node, Statistic
 
@@ -20,12 +19,12 @@ class BatchInputs(TypedDict):
 
     observations_BT1: Tensor  # [B, T + 1, ...]
     core_state_BS: Tensor
-    actions_BT: Tensor  # [B, T] or [B, T, factors]
+    actions_BT: Tensor  # [B, T] or [B, T, width]; numbers as sampled, before squashing
     rewards_BT: Tensor  # scaled and clipped
     terminated_BT: Tensor
     truncated_BT: Tensor
     mask_BT: Tensor  # False for absent agents and burn-in
-    behaviour_log_probs_BTA: Tensor
+    behaviour_log_probs_BTA: Tensor  # normalised policy rows (`agent.policies`), like all `log_probs`
     final_observations: Tensor  # [F, ...]; not indexed by B, so only `prepare` may read it
     final_trajectory: Tensor
     final_step: Tensor
@@ -106,9 +105,8 @@ class Forward(Node):
             final_trajectory=final_trajectory,
             final_step=final_step,
         )
-        log_probs = distribution.log_softmax(model.policy(latent[:, :-1]).float(), model.sizes)
-        difference_BTA = log_probs - behaviour_log_probs_BTA
-        ratio = distribution.log_prob(difference_BTA, actions_BT, model.sizes, factored=model.factored).exp()
+        log_probs = model.policies.normalise(model.policy(latent[:, :-1]))
+        ratio = model.policies.ratio(model.policies.log_ratio(log_probs, behaviour_log_probs_BTA, actions_BT))
         return {
             "old_log_probs_BTA": log_probs,
             "old_value_BT1": value,
@@ -117,8 +115,12 @@ class Forward(Node):
         }
 
     def measure(self, *, old_log_probs_BTA: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
-        """The policy's entropy in nats; reported with any choice of losses."""
-        return {"entropy": Statistic(distribution.entropy(old_log_probs_BTA), mask_BT)}
+        """The policy's entropy in nats, and the mean log std of an action's numbers; reported with any losses."""
+        policies = self.model.policies
+        statistics = {"entropy": Statistic(policies.entropy(old_log_probs_BTA), mask_BT)}
+        if policies.dimensions:
+            statistics["log_std"] = Statistic(policies.log_std(old_log_probs_BTA), mask_BT)
+        return statistics
 
 
 class PriorWrites(TypedDict):
@@ -162,7 +164,7 @@ class Prior(Node):
         )
         return {
             "prior_latent_BTH": latent[:, :-1],
-            "prior_log_probs_BTA": distribution.log_softmax(model.policy(latent[:, :-1]).float(), model.sizes),
+            "prior_log_probs_BTA": model.policies.normalise(model.policy(latent[:, :-1])),
             "prior_value_BT1": value,
             "prior_final_value_BT": final_value,
         }
@@ -194,7 +196,7 @@ class PriorQ(Node):
 class PriorSamplesWrites(TypedDict):
     """N actions sampled from the prior policy, and their q-values."""
 
-    prior_actions_BTN: Tensor  # columns of the sampled actions, [B, T, N, factors]
+    prior_actions_BTN: Tensor  # columns [B, T, N, factors]; for actions with numbers, rows [B, T, N, width]
     prior_sampled_q_BTN: Tensor
 
 
@@ -211,16 +213,17 @@ class PriorSamples(Node):
 
     def prepare(self, *, prior_latent_BTH: Tensor, prior_log_probs_BTA: Tensor) -> PriorSamplesWrites:
         """Sample and evaluate; one trajectory at a time limits the memory."""
-        sizes, factored = self.model.sizes, self.model.factored
-        columns, q = [], []
+        policies = self.model.policies
+        actions, q = [], []
         for latent_TH, log_probs_TA in zip(prior_latent_BTH, prior_log_probs_BTA, strict=True):
             repeated = log_probs_TA.unsqueeze(1).expand(-1, self.num_samples, -1)
-            drawn = distribution.sample(repeated, sizes, factored=factored, generator=self.generator)
-            columns.append(distribution.action_columns(drawn, sizes, factored=factored))
-            advanced = self.model.transition(latent_TH.unsqueeze(1), columns[-1])
+            drawn = policies.sample(repeated, self.generator)
+            indexed = policies.indexed(drawn)
+            actions.append(drawn if policies.dimensions else indexed)
+            advanced = self.model.transition(latent_TH.unsqueeze(1), indexed)
             reward, value = self.model.reward_and_value(advanced)
             q.append(reward + self.gamma * value)
-        return {"prior_actions_BTN": torch.stack(columns), "prior_sampled_q_BTN": torch.stack(q)}
+        return {"prior_actions_BTN": torch.stack(actions), "prior_sampled_q_BTN": torch.stack(q)}
 
 
 class Unroll(Node):

@@ -9,6 +9,7 @@ from torch import Tensor
 from agent import distribution
 from learner.loss import Context, Node, Statistic
 from learner.nodes.return_estimators import gae_vtrace, retrace
+from learner.normaliser import Normaliser
 
 
 class ReturnsWrites(TypedDict):
@@ -154,17 +155,71 @@ class Retrace(Node):
             gamma=self.gamma,
             retrace_lambda=self.retrace_lambda,
         )
-        advantage = target - prior_value_BT1[:, :-1]
-        return {
-            "advantage_BT": advantage,
-            "value_target_BT": target,
-            "action_return_BT": target,
-            "sigma": self.normaliser.update(advantage, mask_BT),
-        }
+        return returns_of(target, prior_value_BT1, mask_BT, self.normaliser)
 
     def measure(self, *, value_target_BT: Tensor, prior_value_BT1: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
         """Moments for the explained variance of the prior network's values."""
         return variance_moments(value_target_BT, prior_value_BT1[:, :-1], mask_BT)
+
+
+class DrawnRetrace(Node):
+    """The same for actions with numbers: the expected q is the mean over actions sampled from the prior."""
+
+    name = "returns"
+
+    def __init__(self, context: Context) -> None:
+        self.gamma = context.trainer.discount
+        self.retrace_lambda = context.trainer.losses.ppo_critic.gae_lambda
+        self.model = context.prior
+        self.normaliser = context.normaliser
+
+    def prepare(
+        self,
+        *,
+        rewards_BT: Tensor,
+        terminated_BT: Tensor,
+        truncated_BT: Tensor,
+        mask_BT: Tensor,
+        actions_BT: Tensor,
+        behaviour_log_probs_BTA: Tensor,
+        prior_latent_BTH: Tensor,
+        prior_log_probs_BTA: Tensor,
+        prior_sampled_q_BTN: Tensor,
+        prior_value_BT1: Tensor,
+        prior_final_value_BT: Tensor,
+    ) -> SigmaWrites:
+        """Retrace's G as the value target, G - v_prior as the advantage."""
+        policies = self.model.policies
+        advanced_BTH = self.model.transition(prior_latent_BTH, policies.indexed(actions_BT))
+        reward_BT, value_BT = self.model.reward_and_value(advanced_BTH)
+        target = retrace(
+            rewards_BT=rewards_BT,
+            terminated_BT=terminated_BT,
+            truncated_BT=truncated_BT,
+            q_taken_BT=reward_BT + self.gamma * value_BT,
+            expected_q_BT=prior_sampled_q_BTN.mean(-1),
+            final_value_BT=prior_final_value_BT,
+            bootstrap_value_B=prior_value_BT1[:, -1],
+            importance_ratio_BT=policies.ratio(policies.log_ratio(prior_log_probs_BTA, behaviour_log_probs_BTA, actions_BT)),
+            gamma=self.gamma,
+            retrace_lambda=self.retrace_lambda,
+        )
+        return returns_of(target, prior_value_BT1, mask_BT, self.normaliser)
+
+    def measure(self, *, value_target_BT: Tensor, prior_value_BT1: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
+        """The moments that explained variance is made of, for the prior's values."""
+        return variance_moments(value_target_BT, prior_value_BT1[:, :-1], mask_BT)
+
+
+def returns_of(target_BT: Tensor, prior_value_BT1: Tensor, mask_BT: Tensor, normaliser: Normaliser) -> SigmaWrites:
+    """What Retrace writes: its G, what G is above the prior's value, and sigma updated with that."""
+    advantage_BT = target_BT - prior_value_BT1[:, :-1]
+    return {
+        "advantage_BT": advantage_BT,
+        "value_target_BT": target_BT,
+        "action_return_BT": target_BT,
+        "sigma": normaliser.update(advantage_BT, mask_BT),
+    }
 
 
 def variance_moments(target_BT: Tensor, value_BT: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:

@@ -20,7 +20,8 @@ from learner.reporting.report import StepReport, explained_variance, plain
 from learner.reporting.silent_actors import silence
 from learner.reporting.steering import Move
 from learner.reporting.writers import BackgroundWriters
-from oatmill.files.atomic import NeededWrites, append_line
+from oatmill.files.atomic import append_line
+from oatmill.files.full_disk import NeededWrites
 from protocol.data.trajectory import Array
 
 METRICS_FILE = "metrics.jsonl"
@@ -100,6 +101,7 @@ class Recorder:
             "losses": {name: loss.to_dict() for name, loss in report.losses.items()},
             "entropy": entropy,
             "explained_variance": variance,
+            "log_std": report.statistics.get("forward.log_std", math.nan),
             "approx_kl": report.policy("approx_kl"),
             "clip_ratio": report.policy("clip_ratio"),
             "gradient_norm": report.gradient_norm,
@@ -171,7 +173,7 @@ class Recorder:
         self.needed.line(self.run_dir / EVENTS_FILE, {"time": time.time(), "event": event} | values)
 
     def _append(self, name: str, content: Mapping[str, Any]) -> None:
-        """Append a line to a file. If the disk is full, the line is lost and counted; the run goes on."""
+        """Append a line to a file. On a full disk the line is lost and counted."""
         try:
             append_line(self.run_dir / name, content)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""One rank's reporting: reports over all ranks, steering of coefficients, rank 0's files and metrics."""
+"""One rank's reporting: reports over all ranks, steering, and rank 0's files and metrics."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class Reporting:
         self.recorder: Recorder | None = None
         self.metrics: LearnerMetrics | None = None
         if ranks.first:
-            uniform = sum(math.log(size) for size in spec.spaces.action.sizes)
+            action = spec.spaces.action
+            # A Gaussian's entropy may be below 0: no fraction of anything.
+            uniform = 0.0 if action.dimensions else sum(math.log(size) for size in action.sizes)
             writers = BackgroundWriters(wanted_targets(config.metrics), config.run_dir, config.settings)
             self.recorder = Recorder(config.run_dir, uniform, config.trainer.total_timesteps, writers)
             self.recorder.describe(updater.plan.descriptors)

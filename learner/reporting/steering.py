@@ -114,7 +114,7 @@ class Steering:
         return min(limit, descriptor.largest_coefficient / max(map(self.coefficient, descriptor.coefficients.values())))
 
     def coefficient(self, path: str) -> float:
-        """The value of a coefficient's setting, such as `trainer.losses.dynamics.reward_pred_coef`."""
+        """The value of a setting such as `trainer.losses.dynamics.reward_pred_coef`."""
         found: Any = self.trainer
         return float(reduce(getattr, path.split(".")[1:], found))
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from agent import distribution
+from agent.policies import Policies
 from agent.spec import AgentSpec
 from learner.nodes.network import WeighedInputs
 from learner.settings import TrainerSettings
@@ -46,7 +46,9 @@ def to_inputs(
         "terminated_BT": tensor(batch.terminated),
         "truncated_BT": tensor(batch.truncated),
         "mask_BT": mask_BT,
-        "behaviour_log_probs_BTA": distribution.log_softmax(tensor(present.behaviour_logits), spec.spaces.action.sizes),
+        "behaviour_log_probs_BTA": Policies(spec.spaces.action, spec.settings.squash).normalise(
+            tensor(present.behaviour_logits)
+        ),
         "final_observations": tensor(batch.final_observations),
         "final_trajectory": tensor(batch.final_trajectory).long(),
         "final_step": tensor(batch.final_step).long(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import json
 import logging
@@ -14,11 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from oatmill.children.leaving import leave
+from oatmill.children.parent import die_with
 from oatmill.children.places import place_of
 from oatmill.errors import OatmillError, UserError, one_line
 from oatmill.process.entry import configure_logging
-
-PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger("oatmill.apart")
 
@@ -84,7 +82,7 @@ def serve(work: Callable[[Any, Answer], None]) -> None:
         work: function that takes the request's values and an Answer.
     """
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
-    _die_with(parent)
+    die_with(parent, signal.SIGKILL)
     os.set_inheritable(descriptor, False)  # noqa: FBT003  (the library's own signature)
     os.dup2(2, 1)
     request = json.load(sys.stdin)
@@ -102,11 +100,3 @@ def serve(work: Callable[[Any, Answer], None]) -> None:
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     leave(0)
-
-
-def _die_with(parent: int) -> None:
-    """Ask the kernel to end this process when its parent is gone (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)

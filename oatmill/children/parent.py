@@ -20,12 +20,22 @@ def dies_with_parent(number: int) -> Callable[[], None] | None:
     """
     if sys.platform != "linux":
         return None
-    parent = os.getpid()
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent, prctl = os.getpid(), ctypes.CDLL(None, use_errno=True).prctl
+    return lambda: _request_signal(prctl, parent, number)
 
-    def ask() -> None:
+
+def die_with(parent: int, number: int) -> None:
+    """Request a signal for this process when its parent ends (Linux only), or exit if it has ended.
+
+    Args:
+        parent: the parent's process id.
+        number: the signal.
+    """
+    _request_signal(ctypes.CDLL(None).prctl if sys.platform == "linux" else None, parent, number)
+
+
+def _request_signal(prctl: Callable[[int, int], int] | None, parent: int, number: int) -> None:
+    if prctl is not None:
         prctl(PR_SET_PDEATHSIG, number)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return ask
+    if os.getppid() != parent:
+        os._exit(1)

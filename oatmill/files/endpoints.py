@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from oatmill.files.atomic import NeededWrites, write_file
+from oatmill.files.atomic import write_file
+from oatmill.files.full_disk import NeededWrites
 
 FOLDER = "endpoints"
 

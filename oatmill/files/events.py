@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from oatmill.files.atomic import NeededWrites
+from oatmill.files.full_disk import NeededWrites
 
 NAME = "events.jsonl"
 

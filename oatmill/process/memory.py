@@ -56,10 +56,20 @@ class MemoryLimit:
 
 def own_memory() -> int:
     """Return the bytes of memory that only this process uses; 0 on systems other than Linux."""
+    resident, shared = _resident_and_shared()
+    return resident - shared
+
+
+def resident_memory() -> int:
+    """Return the bytes of memory that this process uses; 0 on systems other than Linux."""
+    return _resident_and_shared()[0]
+
+
+def _resident_and_shared() -> tuple[int, int]:
     with contextlib.suppress(OSError, ValueError, IndexError):
         _, resident, shared, *_ = STATM.read_bytes().split()
-        return (int(resident) - int(shared)) * PAGE_BYTES
-    return 0
+        return int(resident) * PAGE_BYTES, int(shared) * PAGE_BYTES
+    return 0, 0
 
 
 def default_limit() -> int:

@@ -28,7 +28,7 @@ import zmq
 
 from oatmill.errors import UserError
 from oatmill.process.descriptors import connections_of, descriptor_limit
-from protocol.channels.connections import FIRST_BYTES, Connections
+from protocol.channels.connection_limits import FIRST_BYTES, ConnectionLimits
 from protocol.channels.handshake import Handshake
 from protocol.security.keys import ClientKeys
 from protocol.security.users import ANYBODY, REVOKED, User
@@ -174,7 +174,7 @@ class ServerSocket:
         self._socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         self._zap = zap
         self._first_bytes = first_bytes
-        self._connections: Connections | None = None
+        self._connections: ConnectionLimits | None = None
         self._most = connections_of(descriptor_limit(), SOCKETS_A_PROCESS)
         self._told: Counter[str] = Counter()
         _common(self._socket, max_message_bytes)
@@ -201,7 +201,7 @@ class ServerSocket:
         """
         self._socket.setsockopt(zmq.IPV6, int("[" in address))  # otherwise 127.0.0.1 is reported as [::ffff:127.0.0.1]
         if address.startswith("tcp:"):
-            self._connections = Connections(self._socket, most=self._most, first_bytes=self._first_bytes)
+            self._connections = ConnectionLimits(self._socket, most=self._most, first_bytes=self._first_bytes)
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
@@ -319,7 +319,7 @@ def _send(socket: zmq.Socket[bytes], message: Frames) -> None:
     socket.send(payload, zmq.NOBLOCK, copy=len(payload) < COPY_BELOW_BYTES)
 
 
-def _note(connections: Connections, route: zmq.Frame) -> None:
+def _note(connections: ConnectionLimits, route: zmq.Frame) -> None:
     """Note which connection a message came from."""
     with contextlib.suppress(zmq.ZMQError):  # a peer with an old ZeroMQ protocol, not one of our clients
         connections.recent.add(int(route.get(zmq.SRCFD)))

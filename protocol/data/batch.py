@@ -18,12 +18,12 @@ class Batch:
     batch_id: int  # the number that CONSUMED names
     learner_step: int
     observations: Array  # [B, T + 1, ...]
-    actions: Array  # [B, T] or [B, T, factors], int32
+    actions: Array  # [B, T] int32, or [B, T, width], int32, or float32 where it has numbers
     rewards: Array  # [B, T], float32, unscaled
     terminated: Array  # [B, T], bool
     truncated: Array  # [B, T], bool
     valid: Array  # [B, T], bool
-    behaviour_logits: Array  # [B, T, A], float32
+    behaviour_logits: Array  # [B, T, A], float32: logits, then means and log stds of numbers
     behaviour_value: Array  # [B, T], float32
     core_state: Array  # [B, S], float32
     final_observations: Array  # [F, ...]

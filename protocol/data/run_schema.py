@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from oatmill.errors import WireError
-from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.data.spaces import ActionPart, ActionSpace, ObservationSpace, Spaces
 from protocol.data.trajectory import BlockSize, Field, Schema
 from protocol.wire.codec import names_in
 
@@ -25,6 +25,7 @@ MAX_ROW_BYTES = 2**30
 """The largest step of a trajectory. A larger one is a mistake or an attack."""
 
 MAX_FACTORS = 1024
+MAX_DIMENSIONS = 2**16
 MAX_FEATURES = 256
 MAX_CATEGORIES = 2**16
 MAX_STATISTICS = 1024
@@ -140,7 +141,7 @@ def read_spaces(values: Any) -> Spaces:
     """
     try:
         spaces = Spaces.from_dict(values)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise WireError("schema", f"spaces: {type(error).__name__}: {str(error)[:100]}") from None
     problem = _problem_of_observation(spaces.observation) or _problem_of_action(spaces.action)
     if problem:
@@ -178,6 +179,22 @@ def _problem_of_action(space: ActionSpace) -> str | None:
         return f"expected at most {MAX_FACTORS} factors of 1 to 2**31 - 1 choices, got {str(space.sizes)[:60]}"
     if space.num_logits > MAX_ROW_BYTES // np.dtype(np.float32).itemsize or type(space.factored) is not bool:
         return f"expected at most {MAX_ROW_BYTES} bytes of logits, and factored to be true or false"
+    if space.dimensions > MAX_DIMENSIONS or not all(type(bound) in {int, float} for bound in (*space.low, *space.high)):
+        return f"expected at most {MAX_DIMENSIONS} numbers in an action, each with bounds that are numbers"
+    return next((problem for part in space.parts if (problem := _problem_of_part(part))), None)
+
+
+def _problem_of_part(part: ActionPart) -> str | None:
+    """The types; that the columns are those of the row was checked when the space was made."""
+    if part.dtype not in DTYPES:
+        return f"expected a part of an action to have a dtype of {', '.join(DTYPES)}, got {str(part.dtype)[:20]!r}"
+    if not all(type(step) is str or _within(step, 0, MAX_FACTORS + MAX_DIMENSIONS) for step in part.path):
+        return f"expected a part of an action to stand at keys and positions, got {str(part.path)[:60]}"
+    width = part.columns[1] - part.columns[0]
+    if not all(_within(n, 1, MAX_DIMENSIONS + 1) for n in part.shape) or prod(part.shape) != width:
+        return f"expected a part of {width} columns to have a shape of as many, got {str(part.shape)[:60]}"
+    if not all(type(start) is int for start in part.start) or len(part.start) not in {0, width}:
+        return f"expected a part to have a lowest choice for each of its {width} columns, or none"
     return None
 
 

@@ -92,12 +92,12 @@ class Schema:
         return Schema(
             (
                 Field("observations", observation.dtype, observation.shape, "step+1"),
-                Field("actions", "int32", action.shape, "step"),
+                Field("actions", action.dtype, action.shape, "step"),
                 Field("rewards", "float32", (), "step"),
                 Field("terminated", "bool", (), "step"),
                 Field("truncated", "bool", (), "step"),
                 Field("valid", "bool", (), "step"),
-                Field("behaviour_logits", "float32", (action.num_logits,), "step"),
+                Field("behaviour_logits", "float32", (action.num_parameters,), "step"),
                 Field("behaviour_value", "float32", (), "step"),
                 Field("core_state", "float32", (core_state_size,), "trajectory"),
                 *returns,
@@ -187,12 +187,12 @@ class TrajectoryBlock:
     """
 
     observations: Array  # [n, T + 1, ...]
-    actions: Array  # [n, T] or [n, T, factors], int32
+    actions: Array  # [n, T] int32, or [n, T, width] int32, float32 where it has numbers: those are as drawn, not squashed
     rewards: Array  # [n, T], float32, as the environment gave them
     terminated: Array  # [n, T], bool: the episode ended and has no future
     truncated: Array  # [n, T], bool: the episode was cut and is bootstrapped from its final observation
     valid: Array  # [n, T], bool: False where the row's agent was absent
-    behaviour_logits: Array  # [n, T, A], float32, normalised or not
+    behaviour_logits: Array  # [n, T, A], float32: logits, normalised or not, then means and log stds of numbers
     behaviour_value: Array  # [n, T], float32, in units of the value head
     core_state: Array  # [n, S], float32, the recurrent state before observations[:, 0]; S = 0 without a core
     final_observations: Array  # [F, ...], the last observation of each truncated step

@@ -19,9 +19,10 @@ from typing import Any
 import zmq
 
 from oatmill.errors import WireError
-from oatmill.files.atomic import DamagedStateError, sealed, unsealed, write_file
+from oatmill.files.atomic import write_file
 from oatmill.files.endpoints import write_endpoint
 from oatmill.files.events import Events
+from oatmill.files.state_file import DamagedStateError, decode_state, encode_state
 from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.descriptors import descriptor_limit, too_few
 from oatmill.process.entry import read_roots, settings_of
@@ -30,6 +31,7 @@ from oatmill.process.memory import MemoryLimit
 from oatmill.process.signals import POLL_MS, StopFlag
 from oatmill.process.watchdog import Watchdog
 from oatmill.settings.flat import joining_config
+from protocol.channels.control_client import CONTROL_BYTES
 from protocol.channels.sockets import SOCKETS_A_PROCESS, ServerSocket
 from protocol.security.keys import ServerKeys, new_keys, server_keys
 from protocol.security.users import User
@@ -57,7 +59,6 @@ PROGRESS_WITHIN_S = 5.0
 LONGEST_TURN_S = 1.0
 """A longer turn of the hub counts as this much of the members' silence, so that an actor is missed
 after a few seconds."""
-MAX_CONTROL_BYTES = 8 * 2**20
 FIRST_CONTROL_BYTES = 2**20
 """The largest message before a process has joined: HELLO. Ingest's HELLO has every actor that its
 log knows."""
@@ -96,11 +97,11 @@ class Hub:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._zap = None if keys is None else ZapHandler(self._context, keys, probe=probe)
         self._control = ServerSocket(
-            self._context, max_message_bytes=MAX_CONTROL_BYTES, zap=self._zap, first_bytes=FIRST_CONTROL_BYTES
+            self._context, max_message_bytes=CONTROL_BYTES, zap=self._zap, first_bytes=FIRST_CONTROL_BYTES
         )
         self._weights = ServerSocket(self._context, max_message_bytes=MAX_WEIGHTS_BYTES, zap=self._zap)
         self.control = self._control.bind(addresses["control"])
-        self._control.allow(2 * MAX_CONTROL_BYTES)
+        self._control.allow(2 * CONTROL_BYTES)
         weights = self._weights.bind(addresses["weights"])
         members = Members(joining_config(config), secret, self._connected)
         self._versions = versions
@@ -212,7 +213,7 @@ class Hub:
         if version > self._saved_version:
             self._saved_version = version
             with contextlib.suppress(OSError):
-                write_file(self._versions, sealed(VERSIONS, version))
+                write_file(self._versions, encode_state(VERSIONS, version))
 
     def _drain(self, source: ServerSocket, take: Callable[[bytes, User, Buffer, Buffer], None], name: str) -> int:
         taken = 0
@@ -346,7 +347,7 @@ def version_in(data: bytes) -> int:
     Raises:
         DamagedStateError: if it is not a policy version.
     """
-    version = int(data) if data.isdigit() and len(data) <= VERSION_DIGITS else unsealed(VERSIONS, data)
+    version = int(data) if data.isdigit() and len(data) <= VERSION_DIGITS else decode_state(VERSIONS, data)
     if type(version) is not int or not -1 <= version <= MAX_VERSION:
         raise DamagedStateError(f"expected a policy version of at most {MAX_VERSION}, got {str(version)[:40]}")
     return version

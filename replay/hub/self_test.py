@@ -39,7 +39,7 @@ def check_keys(endpoints: Mapping[str, str], *, own: ClientKeys, stranger: Clien
     wanted = (("its own key", own, LET_IN), ("an unknown key", stranger, REFUSED), ("no key", None, REFUSED))
     for name, address in endpoints.items():
         for what, keys, expected in wanted:
-            came = handshake(address, keys)
+            came = try_connection(address, keys)
             if came != expected:
                 raise RunError(
                     f"the start-up test of keys failed: on {name} at {address} a client with {what} was {came}, "
@@ -47,7 +47,7 @@ def check_keys(endpoints: Mapping[str, str], *, own: ClientKeys, stranger: Clien
                 )
 
 
-def handshake(address: str, keys: ClientKeys | None, within_s: float = ANSWERS_WITHIN_S) -> str:
+def try_connection(address: str, keys: ClientKeys | None, within_s: float = ANSWERS_WITHIN_S) -> str:
     """Connect once; returns LET_IN, REFUSED or SILENT.
 
     Args:

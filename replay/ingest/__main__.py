@@ -28,16 +28,17 @@ from oatmill.process.memory import MemoryLimit
 from oatmill.process.signals import POLL_MS, StopFlag
 from oatmill.process.watchdog import Watchdog
 from protocol.channels import ControlClient
+from protocol.channels.connection import HEADERS_ONLY_BYTES
 from protocol.channels.sockets import ServerSocket
 from protocol.data.priorities import priorities_bytes
 from protocol.security.keys import ServerKeys, server_keys
 from protocol.security.zap import ZapHandler
 from protocol.wire.codec import two_frames
 from replay.addresses import LOOK_FOR_FILES_EVERY_S, remove_sockets, restore_files
-from replay.ingest.actor_messages import MAX_BLOCK_BYTES
+from replay.ingest.actors.credit import MAX_WINDOW_BYTES
+from replay.ingest.actors.messages import MAX_BLOCK_BYTES
 from replay.ingest.admissions import Admissions
 from replay.ingest.core import IngestCore, IngestSettings, epoch_of_monotonic
-from replay.ingest.credit import MAX_WINDOW_BYTES
 from replay.log.disk import FolderDisk, log_folder
 from replay.log.identity import check_owner, run_id
 from replay.log.journal import Journal
@@ -58,7 +59,6 @@ ms, in which acknowledgements wait."""
 JOIN_WITHIN_S = 10.0
 LONGEST_TURN_S = 1.0
 """A longer turn of ingest counts as this much of the time that actors and learner take to answer."""
-MAX_HEADER_ONLY_BYTES = 64 * 1024
 SAVING_POLL_MS = 1
 """The longest sleep while rows of the replay buffer wait to be copied for a snapshot, in milliseconds."""
 
@@ -99,7 +99,7 @@ class Ingest:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._zap = None if keys is None else ZapHandler(self._context, keys, probe=probe)
         self._data = ServerSocket(self._context, max_message_bytes=2 * MAX_BLOCK_BYTES, zap=self._zap)
-        longest = MAX_HEADER_ONLY_BYTES + priorities_bytes(batch_rows)
+        longest = HEADERS_ONLY_BYTES + priorities_bytes(batch_rows)
         self._batches = ServerSocket(self._context, max_message_bytes=longest, zap=self._zap)
         self.endpoints = {"data": self._data.bind(addresses["data"]), "batches": self._batches.bind(addresses["batches"])}
         self._batches.allow(2 * longest)

@@ -65,7 +65,7 @@ class CheckpointMarks:
     def _point(self, version: int) -> dict[str, Any]:
         """Return a checkpoint's point: the log's id, the point, and a digest of the log's state."""
         state = self._journal.state
-        later = (entry.number for entry in state.consumed if entry.version > version)
+        later = (entry.number for entry in state.trained_parts if entry.version > version)
         digest = hashlib.blake2b(msgpack.packb(state.to_plain()), digest_size=16).hexdigest()
         return {"id": state.identity, "cursor": next(later, self._journal.next + 1), "digest": digest}
 

@@ -14,12 +14,12 @@ from oatmill.errors import WireError
 from protocol.data.run_schema import RunSchema
 from protocol.security.users import ANYBODY, User
 from protocol.wire.codec import Buffer, Frames
-from replay.ingest.actor_messages import ActorMessages
-from replay.ingest.actor_report import actor_details, uneven_actors
+from replay.ingest.actors.credit import SILENT_AFTER_S, CreditLine
+from replay.ingest.actors.messages import ActorMessages
+from replay.ingest.actors.report import actor_details, uneven_actors
 from replay.ingest.admissions import Admissions
 from replay.ingest.batch_server import BatchServer
 from replay.ingest.checkpoint_marks import CheckpointMarks
-from replay.ingest.credit import SILENT_AFTER_S, CreditLine
 from replay.ingest.cutter import BatchCutter
 from replay.ingest.fleet import FleetStatistics
 from replay.ingest.intake import Intake

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from protocol.data.run_schema import RunSchema
+from replay.ingest.actors.credit import CreditLine
 from replay.ingest.batch_server import BatchServer
-from replay.ingest.credit import CreditLine
 from replay.ingest.fleet import FleetStatistics
-from replay.ingest.recovery import recovered_part, segments_of
+from replay.ingest.recovery import queued_rows_of, recovered_part
 from replay.log.journal import Journal
 from replay.log.state import QUEUED, Rows
 from replay.store.assembly import Assembler, Part
@@ -68,7 +68,7 @@ class BatchCutter:
     def _enqueue(self, rows: Iterable[Rows], now: float, *, exempt: bool = False) -> None:
         """Put rows that are in the log at the front of the queue, in order."""
         assert self._schema is not None, "rows have a schema"
-        self._queue.put_back(segments_of(self._journal, self._schema, list(rows), now, exempt=exempt))
+        self._queue.put_back(queued_rows_of(self._journal, self._schema, list(rows), now, exempt=exempt))
 
     def turn(self, version: int, now: float, fleet: Callable[[], dict[str, Any]]) -> None:
         """Cut and hand out as many batches as possible.
@@ -148,7 +148,7 @@ class BatchCutter:
             if part.recovered:
                 self._enqueue([piece.of_block for piece in part.origin], now)
             else:
-                self._queue.put_back(part.segments())
+                self._queue.put_back(part.queued_rows())
 
     def roll_back(self, resumed_from: int, now: float) -> None:
         """Undo the training that the learner has lost.
@@ -158,7 +158,7 @@ class BatchCutter:
                 versions are lost.
             now: seconds of the monotonic clock.
         """
-        forgotten = [entry for entry in self._journal.state.consumed if entry.version > resumed_from]
+        forgotten = [entry for entry in self._journal.state.trained_parts if entry.version > resumed_from]
         if not forgotten:
             return
         again = sorted(rows for entry in forgotten for rows in entry.kept)

@@ -9,8 +9,8 @@ from protocol.data.run_schema import RunSchema
 from protocol.data.trajectory import Array, BlockSize
 from protocol.security.users import UnauthorisedError, User
 from protocol.wire.codec import Buffer
-from replay.ingest.actor_messages import ActorMessages
-from replay.ingest.actor_session import ActorSession, Arrival
+from replay.ingest.actors.messages import ActorMessages
+from replay.ingest.actors.session import ActorSession, Arrival
 from replay.ingest.fleet import FleetStatistics
 from replay.ingest.validation import Validator
 from replay.log.journal import Journal

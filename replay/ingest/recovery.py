@@ -15,7 +15,7 @@ from replay.store.assembly import Part
 from replay.store.queue import QueuedRows, Slice
 
 
-def segments_of(
+def queued_rows_of(
     journal: Journal, schema: RunSchema, rows: Iterable[Rows], now: float, *, exempt: bool = False
 ) -> list[QueuedRows]:
     """Return rows as they wait in the queue.
@@ -36,13 +36,13 @@ def segments_of(
             vanished.append((number, start, stop))
             continue
         block = journal.state.blocks[number]
-        found.append(_segment(journal, schema, (number, start, stop), block, now, exempt=exempt))
+        found.append(_queued_rows(journal, schema, (number, start, stop), block, now, exempt=exempt))
     if vanished:
         journal.record("vanished", vanished)
     return found
 
 
-def _segment(journal: Journal, schema: RunSchema, rows: Rows, block: Block, now: float, *, exempt: bool) -> QueuedRows:
+def _queued_rows(journal: Journal, schema: RunSchema, rows: Rows, block: Block, now: float, *, exempt: bool) -> QueuedRows:
     number, start, stop = rows
     size = BlockSize(len(block.rows), block.steps, block.finals, block.episodes)
     return QueuedRows(

@@ -8,7 +8,7 @@ from math import isfinite
 import numpy as np
 
 from oatmill.errors import WireError
-from protocol.data.spaces import ActionSpace
+from protocol.data.spaces import LOG_STD_BOUNDS, MAX_CHOICES_BESIDE_NUMBERS, ActionSpace
 from protocol.data.trajectory import Array
 
 BOOLEANS = b"\0\1"
@@ -17,6 +17,9 @@ LARGEST_LOGIT = 1e30
 LEAST_LOG_PROBABILITY = -80.0
 """The smallest log-probability of an action that was taken, relative to the most likely one, in
 nats. e^80 is about the largest importance ratio that a float32 holds."""
+MOST_DEVIATIONS = (-2 * LEAST_LOG_PROBABILITY) ** 0.5
+"""The largest distance of a number from its mean, in standard deviations: the same 80 nats, twice as
+far as any generator of float32 normals gets."""
 
 
 class Validator:
@@ -30,7 +33,9 @@ class Validator:
     def __init__(self, action: ActionSpace, max_abs_reward: float) -> None:
         self._factors = tuple(action.sizes)
         self._sizes = np.asarray(action.sizes, np.uint32) if action.factored else np.uint32(action.sizes[0])
-        self._fewest = min(action.sizes)
+        self._fewest = min(action.sizes, default=0)
+        self._logits = action.num_logits
+        self._dimensions = action.dimensions
         self._max_abs_reward = max_abs_reward
 
     def check(self, arrays: dict[str, Array]) -> None:
@@ -43,23 +48,52 @@ class Validator:
         Args:
             arrays: the block's fields by name, as `Schema.views` returns them.
         """
-        for flag, values in arrays.items():
-            if values.dtype == np.bool_ and values.tobytes().translate(None, BOOLEANS):
-                raise WireError("not_boolean", f"{flag} contains a byte that is neither 0 nor 1")
+        check_booleans(arrays)
         squares = sums_of_squares(arrays)
         name = not_finite(arrays, squares)
         if name is not None:
             raise WireError("non_finite", f"{name} contains a number that is not finite")
+        arrays = arrays | self._check_numbers(arrays) if self._dimensions else arrays
         self._check_actions(arrays["actions"])
         if not squares["rewards"] < 0.5 * self._max_abs_reward**2:  # 0.5 because sums are rounded
             self._check_rewards(arrays["rewards"])
-        if not squares["behaviour_logits"] < 0.5 * (LEAST_LOG_PROBABILITY / 2) ** 2:  # no two are 80 nats apart
+        if (
+            self._factors and not squares["behaviour_logits"] < 0.5 * (LEAST_LOG_PROBABILITY / 2) ** 2
+        ):  # no two are 80 nats apart
             self._check_behaviour(arrays)
         self._check_finals(arrays)
         if len(arrays["episode_length"]) and arrays["episode_length"].min() < 1:
             raise WireError("episodes", f"expected lengths from 1 on, got {arrays['episode_length'].min()}")
 
+    def _check_numbers(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        """Check that each number is one that its Gaussian can draw, at the steps at which the agent was present.
+
+        Returns:
+            The choices and their logits, in the format of an action space without numbers.
+        """
+        present = arrays["valid"]
+        rows, actions = arrays["behaviour_logits"], arrays["actions"]
+        mean, log_std = np.split(rows[present][:, self._logits :], 2, axis=-1)
+        low, high = LOG_STD_BOUNDS
+        if log_std.size and not (low <= log_std.min() and log_std.max() <= high):
+            raise WireError(
+                "behaviour", f"expected log stds within {low:g} to {high:g}, got {log_std.min():g} to {log_std.max():g}"
+            )
+        numbers = actions[present][:, len(self._factors) :].astype(np.float64)
+        away = np.abs(numbers - mean) / np.exp(log_std.astype(np.float64))
+        if away.max(initial=0) > MOST_DEVIATIONS:
+            raise WireError("behaviour", f"expected actions that can be drawn, got one {away.max():g} deviations from its mean")
+        chosen = np.where(present[..., None], actions[..., : len(self._factors)], 0)
+        if (np.rint(chosen) != chosen).any() or chosen.max(initial=0) > MAX_CHOICES_BESIDE_NUMBERS or chosen.min(initial=0) < 0:
+            raise WireError(
+                "action_range",
+                f"expected choices that are whole numbers in [0, {self._sizes}), got {chosen.min()} to {chosen.max()}",
+            )
+        return {"actions": chosen.astype(np.int32), "behaviour_logits": rows[..., : self._logits]}
+
     def _check_actions(self, actions: Array) -> None:
+        if not self._factors:
+            return
         numbers = actions.view(np.uint32)  # negative numbers become very large
         if numbers.max(initial=0) < self._fewest:
             return
@@ -112,6 +146,13 @@ class Validator:
         cut[rows, steps] = False
         if cut.any():
             raise WireError("final_index", "a truncated step has no final observation, or another step has one")
+
+
+def check_booleans(arrays: Mapping[str, Array]) -> None:
+    """Raise WireError `not_boolean` unless every byte of a flag is 0 or 1."""
+    for flag, values in arrays.items():
+        if values.dtype == np.bool_ and values.tobytes().translate(None, BOOLEANS):
+            raise WireError("not_boolean", f"{flag} contains a byte that is neither 0 nor 1")
 
 
 def sums_of_squares(arrays: Mapping[str, Array]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from oatmill.errors import UserError
-from oatmill.files.atomic import write_file
+from oatmill.files.atomic import sync_path, write_file
 from oatmill.process.failpoints import armed, failpoint
 from protocol.wire.codec import Buffer
 
@@ -120,11 +120,7 @@ class FolderDisk:
         self._close_file()
         self._file = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         if self._durable:
-            descriptor = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_path(self._folder)
 
     def append(self, buffers: Sequence[Buffer]) -> None:
         """Append bytes to the file that was created last."""

@@ -10,8 +10,9 @@ import secrets
 from pathlib import Path
 
 from oatmill.errors import UserError
-from oatmill.files.atomic import DamagedStateError, sealed, unsealed, write_file
-from replay.log.records import HEAD_BYTES, Head, read_head
+from oatmill.files.atomic import write_file
+from oatmill.files.state_file import DamagedStateError, decode_state, encode_state
+from replay.log.records import HEAD_BYTES, SegmentHead, read_head
 
 NAME = "run_id"
 KIND = "run_id"
@@ -30,7 +31,7 @@ def run_id(run_dir: Path, log: Path) -> tuple[str, str]:
     """
     path, said = run_dir / NAME, ""
     try:
-        return checked(unsealed(KIND, path.read_bytes())), ""
+        return checked(decode_state(KIND, path.read_bytes())), ""
     except FileNotFoundError:
         pass
     except (OSError, DamagedStateError) as error:
@@ -38,7 +39,7 @@ def run_id(run_dir: Path, log: Path) -> tuple[str, str]:
     found = from_checkpoints(run_dir / "checkpoints") or (from_log(log) if log.parent == run_dir else None)
     found = found or secrets.token_hex(ID_CHARACTERS // 2)
     try:
-        write_file(path, sealed(KIND, found), sync=True)
+        write_file(path, encode_state(KIND, found), sync=True)
     except OSError as error:
         said = said or f"{path} could not be written: {error.strerror}; the run's id is in its log"
     return found, said
@@ -95,7 +96,7 @@ def check_owner(run: str, run_dir: Path, log: Path) -> None:
         )
 
 
-def heads_of(folder: Path) -> list[Head | None]:
+def heads_of(folder: Path) -> list[SegmentHead | None]:
     """Return the heads of the segments in a folder; None for a damaged head."""
     heads = []
     for path in sorted(folder.glob("[0-9]*.log")):

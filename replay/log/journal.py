@@ -17,12 +17,12 @@ from typing import Any
 import msgpack
 
 from oatmill.errors import UserError
-from oatmill.files.atomic import DamagedStateError, sealed, unsealed
+from oatmill.files.state_file import DamagedStateError, decode_state, encode_state
 from protocol.wire.codec import Buffer
 from replay.histogram import SECONDS_BUCKETS, Histogram
 from replay.log import tally
 from replay.log.disk import Disk
-from replay.log.salvage import BAD_RECORD, STATE, Reader, lost_in, packed
+from replay.log.salvage import BAD_RECORD, STATE, LogReader, lost_in, packed
 from replay.log.segments import SegmentLog
 from replay.log.state import LogState
 
@@ -135,7 +135,7 @@ class Journal:
         """Return the tally, or None and a description of what is wrong with it (empty if there is none yet)."""
         assert self._disk is not None, "it was opened"
         try:
-            known: dict[str, Any] = unsealed(tally.KIND, self._disk.read(tally.NAME))
+            known: dict[str, Any] = decode_state(tally.KIND, self._disk.read(tally.NAME))
             tally.raise_to(LogState(), known, 0)
         except FileNotFoundError:
             return None, ""
@@ -166,7 +166,7 @@ class Journal:
         if self._disk is None:
             return
         try:
-            self._disk.replace(tally.NAME, sealed(tally.KIND, tally.tally_of(self.state, self.next)))
+            self._disk.replace(tally.NAME, encode_state(tally.KIND, tally.tally_of(self.state, self.next)))
         except OSError as error:
             _log.warning("the log's %s could not be written: %s", tally.NAME, error.strerror)
 
@@ -265,7 +265,7 @@ class Journal:
         return self._log.read(number)
 
 
-def read_into(state: LogState, log: SegmentLog, known: dict[str, Any] | None = None) -> Reader:
+def read_into(state: LogState, log: SegmentLog, known: dict[str, Any] | None = None) -> LogReader:
     """Apply all records of a log. If some are missing, their content is lost.
 
     Args:
@@ -278,9 +278,9 @@ def read_into(state: LogState, log: SegmentLog, known: dict[str, Any] | None = N
         OSError: if the disk cannot be read.
     """
     if known is None:
-        reader = Reader(state)
+        reader = LogReader(state)
     else:
-        reader = Reader(state, tally_at=known["next"], restore=lambda: tally.restore(state, known))
+        reader = LogReader(state, tally_at=known["next"], restore=lambda: tally.restore(state, known))
     for record in log.recover():
         reader.take(record)
     if not reader.in_step:

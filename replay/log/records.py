@@ -36,7 +36,7 @@ _PREFIX = struct.Struct("<III")
 PREFIX_BYTES = _PREFIX.size
 
 
-class Head(NamedTuple):
+class SegmentHead(NamedTuple):
     """The head of a segment.
 
     Attributes:
@@ -49,7 +49,7 @@ class Head(NamedTuple):
     after: int | None
 
 
-class Found(NamedTuple):
+class FoundRecord(NamedTuple):
     """A complete record in a segment."""
 
     number: int
@@ -68,8 +68,8 @@ class Found(NamedTuple):
 class Scan:
     """The content of a segment. The head is None if it is damaged."""
 
-    head: Head | None
-    records: list[Found] = field(default_factory=list)
+    head: SegmentHead | None
+    records: list[FoundRecord] = field(default_factory=list)
 
 
 def head_of(run: str, after: int) -> bytes:
@@ -78,15 +78,15 @@ def head_of(run: str, after: int) -> bytes:
     return head + zlib.crc32(head).to_bytes(4, "little")
 
 
-def read_head(data: bytes) -> Head | None:
+def read_head(data: bytes) -> SegmentHead | None:
     """Return the head in the first bytes of a segment; None if it is damaged."""
     if data.startswith(OLD_MAGIC):
-        return Head("", None)
+        return SegmentHead("", None)
     head = data[: _HEAD.size]
     if len(data) < HEAD_BYTES or zlib.crc32(head).to_bytes(4, "little") != data[_HEAD.size : HEAD_BYTES]:
         return None
     magic, run, after = _HEAD.unpack(head)
-    return Head(run.rstrip(b"\0").decode(errors="replace"), after) if magic == MAGIC else None
+    return SegmentHead(run.rstrip(b"\0").decode(errors="replace"), after) if magic == MAGIC else None
 
 
 def record_of(number: int, group: int, header: bytes, payload: Buffer) -> bytes:
@@ -108,13 +108,13 @@ def scan(data: bytes, first: int) -> Scan:
     records = [] if old else list(_records(data, 0 if head is None else HEAD_BYTES))
     if not records and (old or head is None):
         records = [
-            Found(number, first, offset + PREFIX_BYTES, header, payload)
+            FoundRecord(number, first, offset + PREFIX_BYTES, header, payload)
             for number, (offset, header, payload) in enumerate(old_records(data), first)
         ]
     return Scan(head, records)
 
 
-def _records(data: bytes, offset: int) -> Iterator[Found]:
+def _records(data: bytes, offset: int) -> Iterator[FoundRecord]:
     least = 0
     while offset >= 0:
         record = whole_at(data, offset)
@@ -125,7 +125,7 @@ def _records(data: bytes, offset: int) -> Iterator[Found]:
             least, offset = record.number + 1, record.end
 
 
-def whole_at(data: bytes, offset: int) -> Found | None:
+def whole_at(data: bytes, offset: int) -> FoundRecord | None:
     """Return the complete record that begins at an offset; None if there is none."""
     read = read_numbers(data, offset)
     if read is None:
@@ -136,16 +136,16 @@ def whole_at(data: bytes, offset: int) -> Found | None:
     return found if checksum_at(data, offset, found) == checksum else None
 
 
-def read_numbers(data: bytes, offset: int) -> tuple[Found, int] | None:
+def read_numbers(data: bytes, offset: int) -> tuple[FoundRecord, int] | None:
     """Return the numbers before a record, and its checksum; None if no record begins here."""
     start = offset + RECORD_BYTES
     if start > len(data) or not data.startswith(SYNC, offset):
         return None
     number, back, header, payload = _NUMBERS.unpack_from(data, offset + len(SYNC))
-    return Found(number, number - back, start, header, payload), int.from_bytes(data[start - 4 : start], "little")
+    return FoundRecord(number, number - back, start, header, payload), int.from_bytes(data[start - 4 : start], "little")
 
 
-def checksum_at(data: bytes, offset: int, found: Found) -> int:
+def checksum_at(data: bytes, offset: int, found: FoundRecord) -> int:
     """Return the checksum of the bytes that a record would have."""
     view = memoryview(data)
     return zlib.crc32(view[found.offset : found.end], zlib.crc32(view[offset + len(SYNC) : found.offset - 4]))

@@ -32,7 +32,7 @@ def packed(state: LogState, name: str, values: Sequence[Any]) -> bytes:
     return header
 
 
-class Reader:
+class LogReader:
     """Applies a log's records, one after the other.
 
     Args:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from protocol.wire.codec import Buffer
 from replay.log.disk import Disk
-from replay.log.records import HEAD_BYTES, RECORD_BYTES, Found, Head, head_of, read_head, record_of, scan
+from replay.log.records import HEAD_BYTES, RECORD_BYTES, FoundRecord, SegmentHead, head_of, read_head, record_of, scan
 
 _log = logging.getLogger("oatmill.replay.log")
 
@@ -105,7 +105,7 @@ class SegmentLog:
         """Return the names of the segments, the oldest first."""
         return [name for name in self._disk.names() if name.endswith(SUFFIX) and name.removesuffix(SUFFIX).isdecimal()]
 
-    def heads(self) -> list[Head | None]:
+    def heads(self) -> list[SegmentHead | None]:
         """Return the head of each segment, the oldest first; None for a damaged one.
 
         Raises:
@@ -160,7 +160,7 @@ class SegmentLog:
             self._disk.cut(name, end)
         self._closed.append(LogSegment(name, first, end))
 
-    def _look_for_damage(self, name: str, first: int, kept: list[Found], written: int, *, strange: bool) -> bool:
+    def _look_for_damage(self, name: str, first: int, kept: list[FoundRecord], written: int, *, strange: bool) -> bool:
         """Whether a record is missing that was committed, or that others follow.
 
         If so, a copy of the file is kept.

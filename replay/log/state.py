@@ -18,7 +18,7 @@ from replay.log.marks import KEPT
 QUEUED, CUT, TRAINED, GONE = range(4)
 """The place of a row: it waits; it is cut into a batch; it was trained on and is kept in case the
 learner loses the training; nowhere."""
-CONSUMED_KEPT = 100_000
+TRAINED_KEPT = 100_000
 """The number of trained batches that are remembered in case a learner goes back to its checkpoint:
 far more than there are between two checkpoints."""
 
@@ -165,7 +165,7 @@ class LogState:
     accounts: dict[int, ActorAccount] = field(default_factory=dict)
     blocks: dict[int, Block] = field(default_factory=dict)  # by record number, increasing
     cuts: dict[int, CutPart] = field(default_factory=dict)  # by batch id, increasing
-    consumed: deque[TrainedPart] = field(default_factory=lambda: deque(maxlen=CONSUMED_KEPT))
+    trained_parts: deque[TrainedPart] = field(default_factory=lambda: deque(maxlen=TRAINED_KEPT))
     ranks: dict[int, list[Any]] = field(default_factory=dict)  # by rank: [token, incarnation, whether it has left]
     world: int = 0
     version: int = -1
@@ -257,9 +257,9 @@ class LogState:
             rows = sum(stop - start for _, start, stop in part.fresh)
             kept = part.fresh if self.keep_trained else []
             self._mark(part.fresh, TRAINED if self.keep_trained else GONE)
-            if len(self.consumed) == CONSUMED_KEPT:
-                self._mark(self.consumed[0].kept, GONE)
-            self.consumed.append(TrainedPart(version, rows, part.env_steps, number, kept))
+            if len(self.trained_parts) == TRAINED_KEPT:
+                self._mark(self.trained_parts[0].kept, GONE)
+            self.trained_parts.append(TrainedPart(version, rows, part.env_steps, number, kept))
             self.ledger.trained += rows
             self.ledger.replayed += replayed
 
@@ -283,8 +283,8 @@ class LogState:
 
     def _rolled_back(self, _number: int, resumed_from: int) -> None:
         """A learner resumes from an older version: the training after it is lost."""
-        while self.consumed and self.consumed[-1].version > resumed_from:
-            entry = self.consumed.pop()
+        while self.trained_parts and self.trained_parts[-1].version > resumed_from:
+            entry = self.trained_parts.pop()
             self.ledger.trained -= entry.rows
             again = sum(stop - start for _, start, stop in entry.kept)
             self._mark(entry.kept, QUEUED)
@@ -296,7 +296,7 @@ class LogState:
 
     def _committed(self, _number: int, cursor: int) -> None:
         """A checkpoint contains everything that was trained on before the cursor."""
-        for entry in self.consumed:
+        for entry in self.trained_parts:
             if entry.number >= cursor:
                 break
             if entry.kept:
@@ -327,7 +327,7 @@ class LogState:
     @property
     def oldest_kept(self) -> TrainedPart | None:
         """The oldest trained part whose payloads are kept."""
-        return next((entry for entry in self.consumed if entry.kept), None)
+        return next((entry for entry in self.trained_parts if entry.kept), None)
 
     # -------------------------------------------------------------------------------------------------- a record of it
 
@@ -341,7 +341,7 @@ class LogState:
             "accounts": [[actor, *_values(account)] for actor, account in self.accounts.items()],
             "blocks": [[number, *_values(block)] for number, block in self.blocks.items()],
             "cuts": [[batch_id, *_values(part)] for batch_id, part in self.cuts.items()],
-            "consumed": [_values(entry) for entry in self.consumed],
+            "consumed": [_values(entry) for entry in self.trained_parts],
             "ranks": [[rank, *entry] for rank, entry in self.ranks.items()],
             "world": self.world,
             "version": self.version,
@@ -358,7 +358,7 @@ class LogState:
         self.accounts = {actor: ActorAccount(*rest) for actor, *rest in plain["accounts"]}
         self.blocks = {number: _block(values) for number, *values in plain["blocks"]}
         self.cuts = {batch_id: CutPart(rank, env_steps, _rows(fresh)) for batch_id, rank, env_steps, fresh in plain["cuts"]}
-        self.consumed = deque(map(_consumed, plain["consumed"]), maxlen=CONSUMED_KEPT)
+        self.trained_parts = deque(map(_trained_part, plain["consumed"]), maxlen=TRAINED_KEPT)
         self.ranks = {rank: list(entry) for rank, *entry in plain["ranks"]}
 
 
@@ -373,7 +373,7 @@ def _block(values: list[Any]) -> Block:
     return Block(actor, steps, finals, episodes, version, bytearray(rows))
 
 
-def _consumed(values: list[Any]) -> TrainedPart:
+def _trained_part(values: list[Any]) -> TrainedPart:
     version, rows, env_steps, number, kept = values
     return TrainedPart(version, rows, env_steps, number, _rows(kept))
 

@@ -44,7 +44,7 @@ class Part:
         """The number of trajectories."""
         return self.size.trajectories
 
-    def segments(self) -> Iterator[QueuedRows]:
+    def queued_rows(self) -> Iterator[QueuedRows]:
         """Yield the fresh rows as they would wait in the queue, for a part that was not trained on."""
         start = 0
         for piece in self.origin:

@@ -59,7 +59,7 @@ class BufferSettings:
 NO_BUFFER = BufferSettings()
 
 
-class Past(NamedTuple):
+class RowHistory(NamedTuple):
     """The history of a row in the buffer.
 
     Attributes:
@@ -121,11 +121,11 @@ class ReplayBuffer:
         told = np.full(part.rows, np.nan) if part.priorities is None else part.priorities
         for row, piece in part.places():
             if piece.fresh:
-                self.put(part.arrays, row, Past(0, float(told[row]), version), piece.arrived)
+                self.put(part.arrays, row, RowHistory(0, float(told[row]), version), piece.arrived)
             elif part.priorities is not None and self._tickets[piece.start] == piece.ticket:
                 self._priorities[piece.start] = told[row]
 
-    def put(self, arrays: Mapping[str, Array], row: int, past: Past, arrived: float) -> None:
+    def put(self, arrays: Mapping[str, Array], row: int, past: RowHistory, arrived: float) -> None:
         """Insert one row of a packed batch, by copying it."""
         slot = self._slot()
         for name, kept in self._arrays.items():
@@ -205,13 +205,13 @@ class ReplayBuffer:
         slots = self._live[: self.rows]
         return list(zip(slots.tolist(), self._tickets[slots].tolist(), strict=True))
 
-    def kept(self, standing: Sequence[tuple[int, int]]) -> list[tuple[Slice, Past]]:
+    def kept(self, standing: Sequence[tuple[int, int]]) -> list[tuple[Slice, RowHistory]]:
         """Return the rows of `standing` that are still there. Read them before the buffer changes."""
         there = [slot for slot, ticket in standing if self._tickets[slot] == ticket]
         return [(self._slice(slot), self._past(slot)) for slot in there]
 
-    def _past(self, slot: int) -> Past:
-        return Past(int(self._sampled[slot]), float(self._priorities[slot]), int(self._trained[slot]))
+    def _past(self, slot: int) -> RowHistory:
+        return RowHistory(int(self._sampled[slot]), float(self._priorities[slot]), int(self._trained[slot]))
 
 
 def capacity_of(schema: RunSchema, steps: int, settings: BufferSettings) -> int:

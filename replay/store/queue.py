@@ -1,7 +1,7 @@
 """The queue of fresh trajectories, first in, first out.
 
-A segment is a range of rows of one block. Nothing is copied on the way in: rows stay in the frames
-that they arrived in, and a frame is released when its last row was cut into a batch.
+Nothing is copied on the way in: rows stay in the frames that they arrived in, and a frame is
+released when its last row was cut into a batch.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class QueuedRows:
 
 
 class Slice(NamedTuple):
-    """Rows that were cut from a segment, or drawn from the replay buffer."""
+    """Rows that were taken from the queue, or drawn from the replay buffer."""
 
     arrays: dict[str, Array]
     start: int
@@ -73,7 +73,7 @@ class Slice(NamedTuple):
 
 
 class TrajectoryQueue:
-    """Segments in order.
+    """Rows in the order in which they will be trained on.
 
     Attributes:
         rows: the number of waiting trajectories.
@@ -81,24 +81,24 @@ class TrajectoryQueue:
     """
 
     def __init__(self) -> None:
-        self._segments: deque[QueuedRows] = deque()
+        self._waiting: deque[QueuedRows] = deque()
         self.rows = 0
         self.nbytes = 0
 
-    def append(self, segment: QueuedRows) -> None:
+    def append(self, queued: QueuedRows) -> None:
         """Append rows at the end."""
-        self._segments.append(segment)
-        self._count(segment)
+        self._waiting.append(queued)
+        self._count(queued)
 
-    def put_back(self, segments: Iterable[QueuedRows]) -> None:
-        """Insert rows at the front, the first segment first."""
-        for segment in reversed(list(segments)):
-            self._segments.appendleft(segment)
-            self._count(segment)
+    def put_back(self, returned: Iterable[QueuedRows]) -> None:
+        """Insert rows at the front, the first one first."""
+        for queued in reversed(list(returned)):
+            self._waiting.appendleft(queued)
+            self._count(queued)
 
-    def _count(self, segment: QueuedRows) -> None:
-        self.rows += segment.rows
-        self.nbytes += segment.nbytes
+    def _count(self, queued: QueuedRows) -> None:
+        self.rows += queued.rows
+        self.nbytes += queued.nbytes
 
     def drop_stale(self, oldest_version: int, *, keep: int) -> list[Slice]:
         """Drop rows that were collected before a policy version, beginning at the front.
@@ -112,21 +112,21 @@ class TrajectoryQueue:
             The dropped rows.
         """
         dropped: list[Slice] = []
-        for segment in list(self._segments) if self.rows > keep else []:
+        for queued in list(self._waiting) if self.rows > keep else []:
             spare = self.rows - keep
             if spare <= 0:
                 break
-            if segment.policy_version < oldest_version and not segment.exempt:
-                dropped.append(self._drop(segment, min(spare, segment.rows)))
+            if queued.policy_version < oldest_version and not queued.exempt:
+                dropped.append(self._drop(queued, min(spare, queued.rows)))
         return dropped
 
-    def _drop(self, segment: QueuedRows, rows: int) -> Slice:
-        dropped = _sliced(segment, {}, rows)
-        segment.start += rows
+    def _drop(self, queued: QueuedRows, rows: int) -> Slice:
+        dropped = _sliced(queued, {}, rows)
+        queued.start += rows
         self.rows -= rows
-        if not segment.rows:
-            self._segments.remove(segment)
-            self.nbytes -= segment.nbytes
+        if not queued.rows:
+            self._waiting.remove(queued)
+            self.nbytes -= queued.nbytes
         return dropped
 
     def take(self, rows: int) -> list[Slice]:
@@ -135,25 +135,25 @@ class TrajectoryQueue:
         slices: list[Slice] = []
         self.rows -= rows
         while rows:
-            segment = self._segments[0]
-            taken = min(rows, segment.rows)
-            slices.append(_sliced(segment, segment.views(), taken))
-            segment.start += taken
+            queued = self._waiting[0]
+            taken = min(rows, queued.rows)
+            slices.append(_sliced(queued, queued.views(), taken))
+            queued.start += taken
             rows -= taken
-            if not segment.rows:
-                self.nbytes -= self._segments.popleft().nbytes
+            if not queued.rows:
+                self.nbytes -= self._waiting.popleft().nbytes
         return slices
 
 
-def _sliced(segment: QueuedRows, arrays: dict[str, Array], rows: int) -> Slice:
-    """Return the first rows of a segment."""
+def _sliced(queued: QueuedRows, arrays: dict[str, Array], rows: int) -> Slice:
+    """Return the first of some queued rows."""
     return Slice(
         arrays,
-        segment.start,
-        segment.start + rows,
-        segment.policy_version,
-        segment.arrived,
-        record=segment.record,
-        shift=segment.shift,
-        exempt=segment.exempt,
+        queued.start,
+        queued.start + rows,
+        queued.policy_version,
+        queued.arrived,
+        record=queued.record,
+        shift=queued.shift,
+        exempt=queued.exempt,
     )

@@ -8,7 +8,7 @@ from protocol.data.run_schema import RunSchema
 from replay.store.assembly import Part
 from replay.store.buffer import BufferSettings, ReplayBuffer, replayed_rows
 from replay.store.queue import Slice
-from replay.store.snapshot import About
+from replay.store.snapshot import SnapshotInfo
 from replay.store.snapshot_saver import OUTCOMES, BufferSaver
 
 
@@ -66,7 +66,7 @@ class ReplayedShare:
         """Write a snapshot of the buffer, for a checkpoint."""
         self._saved_step = learner_step
         if self._saver is not None and self._schema is not None:
-            self._saver.ask(About.of(self._schema, self._steps, learner_step, policy_version))
+            self._saver.ask(SnapshotInfo.of(self._schema, self._steps, learner_step, policy_version))
 
     def turn(self, *, settled: bool) -> None:
         """Continue to write a snapshot.

@@ -16,12 +16,13 @@ from typing import Any, BinaryIO, NamedTuple
 
 import msgpack
 
+from oatmill.files.atomic import sync_path
 from oatmill.process.failpoints import failpoint
 from protocol.data.run_schema import RunSchema
 from protocol.data.trajectory import Array, BlockSize
 from protocol.wire.codec import Buffer
 from replay.log.records import prefix_of, read_record
-from replay.store.buffer import Past
+from replay.store.buffer import RowHistory
 
 MAGIC = b"oatmill buffer 1"
 FIRST, ROWS, LAST = "buffer", "rows", "end"
@@ -36,7 +37,7 @@ class DamagedError(Exception):
 
 
 @dataclass(frozen=True)
-class About:
+class SnapshotInfo:
     """The description of a snapshot.
 
     Attributes:
@@ -54,11 +55,13 @@ class About:
     policy_version: int
 
     @staticmethod
-    def of(schema: RunSchema, steps: int, learner_step: int, policy_version: int) -> About:
+    def of(schema: RunSchema, steps: int, learner_step: int, policy_version: int) -> SnapshotInfo:
         """Describe a run."""
-        return About(schema.to_dict(), [entry.name for entry in schema.batch.fields], steps, learner_step, policy_version)
+        return SnapshotInfo(
+            schema.to_dict(), [entry.name for entry in schema.batch.fields], steps, learner_step, policy_version
+        )
 
-    def difference(self, other: About) -> str:
+    def difference(self, other: SnapshotInfo) -> str:
         """Describe why rows of another snapshot cannot be used here; empty if they can."""
         if self.steps != other.steps:
             return f"it has trajectories of actors.unroll_length={other.steps}, this run has {self.steps}"
@@ -80,7 +83,7 @@ class Chunk:
     """
 
     finals: int
-    past: list[Past]
+    past: list[RowHistory]
     payload: Buffer
 
     def size(self, steps: int) -> BlockSize:
@@ -140,10 +143,10 @@ class SnapshotFile:
         self._rows = 0
         self._file = os.open(self._working, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
-    def head(self, about: About) -> None:
+    def head(self, info: SnapshotInfo) -> None:
         """Write the description."""
         self._write(MAGIC)
-        self._record([FIRST, about.schema, about.fields, about.steps, about.learner_step, about.policy_version])
+        self._record([FIRST, info.schema, info.fields, info.steps, info.learner_step, info.policy_version])
 
     def add(self, chunk: Chunk) -> None:
         """Write some rows."""
@@ -159,11 +162,7 @@ class SnapshotFile:
         failpoint("buffer.rename.before")
         self._working.rename(self._path)
         failpoint("buffer.rename.after")
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_path(self._path.parent)
 
     def give_up(self) -> None:
         """Remove the file."""
@@ -192,7 +191,7 @@ class ChunkPlace(NamedTuple):
     """The position and the description of some rows."""
 
     finals: int
-    past: list[Past]
+    past: list[RowHistory]
     offset: int  # the position of the payload
     length: int
 
@@ -204,7 +203,7 @@ class BufferSnapshot:
         path: its file.
 
     Attributes:
-        about: its description.
+        info: its description.
         places: the positions of its rows, the oldest first.
 
     Raises:
@@ -217,7 +216,7 @@ class BufferSnapshot:
         self.places: list[ChunkPlace] = []
         try:
             with path.open("rb") as file:
-                self.about = self._read(file, path.stat().st_size)
+                self.info = self._read(file, path.stat().st_size)
         except (LookupError, TypeError, ValueError, msgpack.UnpackException) as error:
             raise DamagedError(f"{type(error).__name__}: {error}") from None
 
@@ -226,21 +225,23 @@ class BufferSnapshot:
         """The number of its rows."""
         return sum(len(place.past) for place in self.places)
 
-    def _read(self, file: BinaryIO, size: int) -> About:
+    def _read(self, file: BinaryIO, size: int) -> SnapshotInfo:
         """Check every checksum before anything is used."""
         if file.read(len(MAGIC)) != MAGIC:
             raise DamagedError("it does not begin like a snapshot")
-        about: About | None = None
+        info: SnapshotInfo | None = None
         while (record := read_record(file, size - file.tell())) is not None:
             header, payload = record
             kind, *values = msgpack.unpackb(header)
-            if kind == FIRST and about is None:
-                about = About(*values)
-            elif kind == ROWS and about is not None:
+            if kind == FIRST and info is None:
+                info = SnapshotInfo(*values)
+            elif kind == ROWS and info is not None:
                 finals, past = values
-                self.places.append(ChunkPlace(finals, [Past(*one) for one in past], file.tell() - len(payload), len(payload)))
-            elif kind == LAST and about is not None and values == [self.rows] and file.tell() == size:
-                return about
+                self.places.append(
+                    ChunkPlace(finals, [RowHistory(*one) for one in past], file.tell() - len(payload), len(payload))
+                )
+            elif kind == LAST and info is not None and values == [self.rows] and file.tell() == size:
+                return info
             else:
                 raise DamagedError("its records are damaged")
         raise DamagedError("its end is missing")
@@ -248,7 +249,7 @@ class BufferSnapshot:
     def fits(self, schema: RunSchema) -> bool:
         """Whether every payload has the length that the schema requires."""
         return all(
-            schema.batch.nbytes(BlockSize(len(place.past), self.about.steps, place.finals, 0)) == place.length
+            schema.batch.nbytes(BlockSize(len(place.past), self.info.steps, place.finals, 0)) == place.length
             for place in self.places
         )
 

@@ -18,7 +18,7 @@ from threading import Thread
 from protocol.data.run_schema import RunSchema
 from replay.store.assembly import Assembler
 from replay.store.buffer import ReplayBuffer
-from replay.store.snapshot import About, BufferSnapshot, Chunk, DamagedError, SnapshotFile, SnapshotFolder
+from replay.store.snapshot import BufferSnapshot, Chunk, DamagedError, SnapshotFile, SnapshotFolder, SnapshotInfo
 
 _log = logging.getLogger("oatmill.replay.buffer")
 
@@ -38,16 +38,16 @@ class SnapshotWriter(Thread):
 
     Args:
         folder: the folder of the file.
-        about: the snapshot's description.
+        info: the snapshot's description.
         nbytes: its estimated size.
 
     Attributes:
         error: the reason why it failed; empty if it did not.
     """
 
-    def __init__(self, folder: SnapshotFolder, about: About, nbytes: int) -> None:
+    def __init__(self, folder: SnapshotFolder, info: SnapshotInfo, nbytes: int) -> None:
         super().__init__(name="buffer-snapshot", daemon=True)
-        self._folder, self._about, self._nbytes = folder, about, nbytes
+        self._folder, self._info, self._nbytes = folder, info, nbytes
         self._chunks: Queue[Chunk | None] = Queue(CHUNKS_WAITING)
         self.error = ""
 
@@ -73,7 +73,7 @@ class SnapshotWriter(Thread):
         try:
             self._check_room()
             file = self._folder.begin()
-            file.head(self._about)
+            file.head(self._info)
             while (chunk := self._chunks.get()) is not None:
                 file.add(chunk)
             file.finish()
@@ -108,8 +108,8 @@ class BufferSaver:
         self._folder = SnapshotFolder(path)
         self.counts: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self.seconds = 0.0
-        self._asked: About | None = None  # the newest request
-        self._due: About | None = None
+        self._asked: SnapshotInfo | None = None  # the newest request
+        self._due: SnapshotInfo | None = None
         self._writer: SnapshotWriter | None = None
         self._standing: deque[tuple[int, int]] = deque()
         self._fed = self._failing = False
@@ -119,10 +119,10 @@ class BufferSaver:
 
     # ------------------------------------------------------------------------------------------------------ writing
 
-    def ask(self, about: About) -> None:
+    def ask(self, info: SnapshotInfo) -> None:
         """Write a snapshot of the buffer soon. A repeated request for the same snapshot is ignored."""
-        if about != self._asked:
-            self._asked = self._due = about
+        if info != self._asked:
+            self._asked = self._due = info
 
     @property
     def at_work(self) -> bool:
@@ -141,12 +141,12 @@ class BufferSaver:
         elif not self._fed:
             self._feed(buffer, self._writer)
 
-    def _begin(self, buffer: ReplayBuffer, schema: RunSchema, steps: int, about: About) -> None:
+    def _begin(self, buffer: ReplayBuffer, schema: RunSchema, steps: int, info: SnapshotInfo) -> None:
         self._due, self._fed, self._began = None, False, time.monotonic()
         self._standing = deque(buffer.standing())
         self._assembler = Assembler(schema, steps)
         self._chunk_rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES * buffer.rows // max(1, buffer.nbytes)))
-        self._writer = SnapshotWriter(self._folder, about, buffer.nbytes)
+        self._writer = SnapshotWriter(self._folder, info, buffer.nbytes)
         self._writer.start()
 
     def _feed(self, buffer: ReplayBuffer, writer: SnapshotWriter, *, wait_s: float = 0.0) -> None:
@@ -209,7 +209,7 @@ class BufferSaver:
         for path in self._folder.files():
             try:
                 snapshot = BufferSnapshot(path)
-                why = About.of(schema, steps, 0, 0).difference(snapshot.about)
+                why = SnapshotInfo.of(schema, steps, 0, 0).difference(snapshot.info)
                 if why:
                     self.counts["ignored"] += 1
                     _log.warning("the replay buffer is empty: its snapshot %s is ignored, because %s", path.name, why)
@@ -221,7 +221,7 @@ class BufferSaver:
                 _log.warning("skipped the replay buffer's snapshot %s, which is damaged: %s", path.name, error)
                 continue
             self.counts["restored"] += 1
-            step = snapshot.about.learner_step
+            step = snapshot.info.learner_step
             _log.info(
                 "restored %d of %d trajectories of the replay buffer from learner step %d", buffer.rows, snapshot.rows, step
             )
@@ -240,7 +240,7 @@ def fill(buffer: ReplayBuffer, snapshot: BufferSnapshot, schema: RunSchema, *, m
     welcome = [past for place in snapshot.places for past in place.past if not most_sampled or past.sampled < most_sampled]
     left_out = max(0, len(welcome) - buffer.capacity)
     for chunk in snapshot.chunks():
-        arrays = chunk.arrays(schema, snapshot.about.steps)
+        arrays = chunk.arrays(schema, snapshot.info.steps)
         for row, past in enumerate(chunk.past):
             if most_sampled and past.sampled >= most_sampled:
                 continue

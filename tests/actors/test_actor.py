@@ -264,7 +264,7 @@ def test_an_actor_that_is_well_keeps_its_place_and_one_that_hung_leaves_when_ano
     former.send_signal(signal.SIGCONT)
     assert former.wait(20) == 1
     error = run.actor_errors()[0]
-    assert re.search("turned this actor away|refused this process", error), error
+    assert re.search("rejected this actor|refused this process", error), error
 
 
 @pytest.mark.parametrize(

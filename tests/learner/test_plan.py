@@ -11,7 +11,8 @@ from torch import Tensor
 from agent.model import ModelNeeds
 from agent.settings import AgentSettings
 from learner.loss import Node, Question, method_reads
-from learner.losses.cmpo import ExactCmpo, ReturnCmpo, SampledCmpo
+from learner.losses.cmpo import ExactCmpo, ReturnCmpo
+from learner.losses.cmpo_sampled import SampledCmpo
 from learner.losses.muesli_model import MuesliModel, PriorMuesliModel
 from learner.nodes.returns import GaeVtrace, GaeVtraceSigma, Retrace
 from learner.plan import LOSSES, Plan, make_plan
@@ -102,13 +103,21 @@ def test_retrace_takes_the_place_of_gae() -> None:
         ("muesli", {"losses.muesli_model.policy_target": "cmpo"}, r"policy_target=cmpo needs trainer\.losses\.cmpo\.enabled"),
         ("muesli_cmpo", {"losses.cmpo.advantage": "model"}, r"advantage=model needs trainer\.losses\.dynamics\.enabled"),
         ("full", {"losses.muesli_model.policy_horizon": 4}, r"policy_horizon must be at most .*unroll_steps=3, got 4"),
-        ("muesli_cmpo", {"returns": "retrace"}, r"returns=retrace .* needs trainer\.losses\.dynamics\.enabled=true"),
+        (
+            "muesli_cmpo",
+            {"returns": "retrace"},
+            r"returns=retrace needs the dynamics model: trainer\.losses\.dynamics\.enabled=true",
+        ),
         ("full", {"returns": "retrace", "losses.dynamics.reward_pred_coef": 0}, r"returns=retrace .* both of its coefficients"),
         ("baseline", {"losses.ppo_critic.enabled": False, "losses.ppo_actor.enabled": False}, r"every loss is disabled"),
-        ("full", {"losses.muesli_pg.enabled": True}, r"ppo_actor and .*muesli_pg are both enabled, and each is a whole policy"),
+        (
+            "full",
+            {"losses.muesli_pg.enabled": True},
+            r"ppo_actor and .*muesli_pg are both enabled, but each is a complete policy",
+        ),
         ("muesli_cmpo", MUESLI_PG, r"muesli_pg needs the dynamics model: trainer\.losses\.dynamics\.enabled=true"),
         ("full", MUESLI_PG | {"losses.dynamics.returns_pred_coef": 0}, r"muesli_pg needs .* with both of its coefficients"),
-        ("full", {"on_red_flag": "reduce", "balance": "gradient_share"}, r"each would undo what the other does"),
+        ("full", {"on_red_flag": "reduce", "balance": "gradient_share"}, r"would work against each other"),
         ("baseline", {"gamma": 0.9, "losses.ppo_critic.gamma": 0.8}, r"gamma=0\.9 .*gamma=0\.8 name the same discount"),
     ],
 )

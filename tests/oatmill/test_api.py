@@ -1,4 +1,4 @@
-"""`import oatmill`: fast, with a closed list of names, and clear where a user's file takes the name of a package."""
+"""`import oatmill`: fast, with a fixed list of names, and a clear error if a user's file hides a package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules beside the command: found, or refused with the reason why they are not."""
+"""Modules in the current folder are found, or an error says why not."""
 
 from __future__ import annotations
 

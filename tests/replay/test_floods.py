@@ -1,4 +1,4 @@
-"""A real replay server under floods of connections and of bytes: the run goes on, and nothing is lost."""
+"""A real replay server under floods of connections and bytes: the run continues, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ GROWTH_MB = 300
 
 @contextmanager
 def at_work(folder: Path, keys: Path | None = None, files: int | None = None) -> Iterator[tuple[Server, Callable[[], None]]]:
-    """A server, and a function that has an actor and a learner do one batch more; nothing may be lost in the end."""
+    """A server, and a function that makes an actor and a learner do one more batch.
+
+    Nothing may be lost in the end.
+    """
     with serving(folder, "tcp", keys, files=files) as server:
         learner, actor = server.learner(), server.actor(rows=8)
         learner.publish(0)

@@ -42,7 +42,7 @@ def test_any_bytes_are_a_message_or_are_rejected_with_a_known_reason(header: byt
 
 
 def fuzz(socket: str, seed: int, mutations: int) -> None:
-    """Good messages that were changed, to one listener after the other; each takes a good one in the end."""
+    """Send changed messages to one listener after the other; each must accept a good one at the end."""
     random, good = Random(seed), good_messages(socket)
     for _ in range(0, mutations, 10):
         listener = LISTENERS[socket]()
@@ -89,7 +89,7 @@ def memory(server: Server) -> int:
 
 
 def bombard(folder: Path, seconds: float, seed: int = 0) -> tuple[int, int]:
-    """Attack every socket of a server that works, which goes on working; connections made, and bytes grown."""
+    """Attack every socket of a working server; returns the number of connections, and the growth of memory in bytes."""
     random, connections = Random(seed), 0
     with serving(folder, "tcp") as server:
         trainer, sender = server.learner(), server.actor(rows=8)

@@ -1,4 +1,4 @@
-"""One number that cannot be true does not end a run for good: it is refused, counted, and everything goes on."""
+"""An impossible number from a process is rejected and counted, and the run continues."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_heartbeat_cannot_raise_the_policy_version_above_what_a_learner_has_pu
     assert talk.hub.rejections.counts["version_range"] == 2
     assert talk.hub.highest_version == 3
     talk.say("a", messages.Heartbeat("a"), {"policy_version": 3, "env_steps": 7})
-    assert talk.hub.actors()[0]["env_steps"] == 7, "it goes on"
+    assert talk.hub.actors()[0]["env_steps"] == 7, "it continues"
 
 
 def test_a_hub_without_a_version_believes_actors_within_limits_until_a_learner_publishes() -> None:

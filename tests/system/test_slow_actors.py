@@ -58,7 +58,7 @@ def status(train: Train) -> dict[str, Any]:
     return dict(answer)
 
 
-@pytest.mark.slow  # tests/replay/ingest/test_slow_actors.py and tests/learner/reporting hold it with a simulated fleet
+@pytest.mark.slow  # tests/replay/ingest/actors/test_slow_actors.py and tests/learner/reporting hold it with a simulated fleet
 def test_a_silent_actor_is_named_and_the_other_goes_on_at_its_own_rate(tmp_path: Path) -> None:
     # A step of the silent one takes 3 s: it sends heartbeats between its steps, and a block after 48 s.
     settings = uneven(tmp_path, actors=1, fast=1, slow_s=3.0, batch=8)

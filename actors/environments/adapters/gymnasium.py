@@ -12,11 +12,10 @@ from gymnasium.vector import VectorEnv
 
 from actors.environments.base import Step, name_of
 from actors.environments.episodes import EpisodeSums
+from actors.environments.gymnasium_actions import ActionConversion, convert_action_space
 from actors.environments.gymnasium_spaces import (
-    ActionConversion,
     Channels,
     ObservationConversion,
-    convert_action_space,
     convert_observation_space,
 )
 from actors.environments.steppers import Stepper, SyncStepper, make_vector_stepper

@@ -10,15 +10,15 @@ import numpy as np
 
 from actors.environments.base import Episode, Step, name_of
 from actors.environments.boundary import copy_seeds, flag, in_short, observation_of, outcome_of, reward
+from actors.environments.gymnasium_actions import ActionConversion, convert_action_space
 from actors.environments.gymnasium_spaces import (
-    ActionConversion,
     ObservationConversion,
-    convert_action_space,
     convert_observation_space,
 )
 from actors.settings import PettingZooEnv
 from oatmill.errors import UserError
 from oatmill.user_modules import load_function
+from protocol.data.actions import copied, split_rows
 from protocol.data.spaces import Spaces
 from protocol.data.trajectory import Array
 
@@ -88,7 +88,7 @@ class ParallelEnvironment:
         self._terminated[:] = ~valid
         self._truncated[:] = False
         finals: list[tuple[int, Array]] = []
-        converted = self._convert_actions(actions).copy()  # environments may modify it
+        converted = split_rows(copied(self._convert_actions(actions)), self.num_rows)  # environments may modify it
         ended = [self._step_copy(copy, converted, finals) for copy in range(len(self._envs))]
         episodes = [self._start(copy) for copy, is_over in enumerate(ended) if is_over]
         raw = self._conversion.raw
@@ -121,11 +121,10 @@ class ParallelEnvironment:
     def _rows(self, copy: int) -> slice:
         return slice(copy * len(self._agents), (copy + 1) * len(self._agents))
 
-    def _step_copy(self, copy: int, actions: Array, finals: list[tuple[int, Array]]) -> bool:
+    def _step_copy(self, copy: int, actions: list[Any], finals: list[tuple[int, Array]]) -> bool:
         """Step one copy; returns whether its episode is over."""
         env, rows = self._envs[copy], self._rows(copy)
-        choices = actions[rows].tolist() if actions.ndim == 1 else actions[rows]
-        chosen = {agent: choice for agent, choice in zip(self._agents, choices, strict=True) if agent in env.agents}
+        chosen = {agent: choice for agent, choice in zip(self._agents, actions[rows], strict=True) if agent in env.agents}
         outcome = _Outcome(*outcome_of(env.step(chosen)))
         self._check_agents(env)
         self._lengths[copy] += 1

@@ -308,7 +308,8 @@ def test_a_checkpoint_with_statistics_and_settings_without_them_do_not_fit_nor_t
 def test_a_checkpoint_of_other_losses_is_refused(tmp_path: Path) -> None:
     save(tmp_path, trained(1, "baseline"), progress(1), keep=3)
     with pytest.raises(
-        UserError, match=r"the checkpoint trained \d+ arrays and these settings train \d+; resume with the losses"
+        UserError,
+        match=r"the checkpoint has optimiser states for \d+ arrays, but these settings train \d+; resume with the same losses",
     ):
         restore(tmp_path, fresh("full"))
 

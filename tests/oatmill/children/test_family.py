@@ -1,4 +1,4 @@
-"""What a role has started is found and ended wherever it has gone, and nobody else is touched."""
+"""Processes that a role has started are found and ended, and no others."""
 
 from __future__ import annotations
 

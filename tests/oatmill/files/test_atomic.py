@@ -1,4 +1,4 @@
-"""Files and links are replaced at once, and an error leaves what was there."""
+"""Files and links are replaced atomically, and an error leaves the old ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may hold secrets is its owner's only, whatever the umask."""
+"""Only the owner can read files that may contain secrets, whatever the umask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loop that was asleep does not count that time as the silence of others."""
+"""A loop that was paused does not count that time as silence of others."""
 
 from __future__ import annotations
 

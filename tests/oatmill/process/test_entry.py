@@ -13,7 +13,6 @@ import yaml
 from pydantic import BaseModel
 
 from actors.__main__ import ActorRoots
-from deploy.cli import entry as command_line
 from learner.__main__ import LearnerRoots
 from oatmill.errors import RunError, SettingsError, UserError
 from oatmill.process import exit_codes
@@ -111,8 +110,3 @@ def test_an_error_with_several_lines_becomes_one_line_and_its_class_decides_the_
     assert run_to_exit(lambda: fail(RunError("no data"))) == exit_codes.FAILED
     assert run_to_exit(lambda: exit_codes.DONE) == 0
     assert capsys.readouterr().err == "oatmill: error: expected a got b\noatmill: error: no data\n"
-
-
-def test_the_command_line_uses_the_same_exit_codes() -> None:
-    codes = (command_line.FAILED, command_line.BAD_INPUT, command_line.INTERRUPTED)
-    assert codes == (exit_codes.FAILED, exit_codes.BAD_INPUT, exit_codes.INTERRUPTED)

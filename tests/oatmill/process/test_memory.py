@@ -1,4 +1,4 @@
-"""A process that takes more memory than it may says so and ends. Real processes."""
+"""A process that uses more memory than its limit says so and ends. Real processes."""
 
 from __future__ import annotations
 

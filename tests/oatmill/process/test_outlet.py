@@ -1,4 +1,4 @@
-"""Writing to a pipe or terminal that nobody reads holds nobody up."""
+"""Writing to a pipe or terminal that nobody reads does not block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that hangs says where and ends; one that waits, or was stopped by somebody, does not. Real processes."""
+"""A process that hangs writes its stacks and ends; one that waits or was paused does not. Real processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: bounds that hold on every assignment, and what is said when one does not."""
+"""Settings: bounds are checked at every assignment, with one-line messages."""
 
 from __future__ import annotations
 

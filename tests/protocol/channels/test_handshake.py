@@ -1,4 +1,4 @@
-"""A server that does not let a client in: one line that says why, within two seconds, and none while it may still do so."""
+"""A client that is not accepted gets one line with the reason within two seconds, unless it may still be accepted."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_a_key_that_becomes_trusted_in_time_is_accepted(stack: ExitStack, keys: 
 
 
 def until(client: ClientSocket, done: Callable[[], bool], within_s: float = 10.0) -> None:
-    """Watch a client's handshake until something has come true."""
+    """Watch a client's handshake until a condition is true."""
     deadline = time.monotonic() + within_s
     while not done():
         assert time.monotonic() < deadline, client.handshake.failure

@@ -27,7 +27,7 @@ def push(store: WeightsStore, weights: Weights, now: float = 0.0) -> list[Frames
 
 
 def carry(peer: ReceiverPeer, store: WeightsStore, now: float = 0.0, *, limit: int = 1000) -> int:
-    """Let the two talk until both are silent; the number of chunks that went over."""
+    """Exchange messages until both sides are silent; returns the number of chunks sent."""
     chunks = 0
     for _ in range(limit):
         asked = peer.send(now)

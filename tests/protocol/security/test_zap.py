@@ -1,4 +1,4 @@
-"""A replay server with keys, tried by those who may and those who may not; and one without, whose actors cannot be robbed."""
+"""A replay server with keys, and clients with and without permission; and one without keys, whose actors are protected, too."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from protocol.security.users import TrustedKeys
 from protocol.security.zap import ZapHandler
 from protocol.wire import messages
 from protocol.wire.codec import decode, encode, to_json
-from replay.hub.self_test import LET_IN, REFUSED, SILENT, check_keys, handshake
+from replay.hub.self_test import LET_IN, REFUSED, SILENT, check_keys, try_connection
 from tests.replay.blocks import SCHEMA
 from tests.replay.serving import Actor, Server, serving, total, weights
 
@@ -49,7 +49,7 @@ def keys(tmp_path: Path) -> Path:
 
 @contextmanager
 def honest_run(tmp_path: Path, keys: Path | None) -> Iterator[tuple[Server, Callable[[], None]]]:
-    """A server with an honest learner and actor, and a function that has the two of them do one batch more."""
+    """A server with a correct learner and actor, and a function that makes them do one more batch."""
     with serving(tmp_path, "tcp", keys) as server:
         trainer, first = server.learner(), server.actor(rows=8)
         trainer.publish(0)
@@ -73,7 +73,7 @@ def honest_run(tmp_path: Path, keys: Path | None) -> Iterator[tuple[Server, Call
 
 
 def rejected(server: Server, reason: str, at_least: int = 1) -> int:
-    """How often a reason was counted, once it is often enough."""
+    """Return how often a reason was counted, once it is often enough."""
     deadline = time.monotonic() + 10
     while (count := server.ask("status")["rejected"].get(reason, 0)) < at_least:
         assert time.monotonic() < deadline, f"{reason}: {count}"
@@ -82,7 +82,7 @@ def rejected(server: Server, reason: str, at_least: int = 1) -> int:
 
 
 def refusal(address: str, message: Any, payload: bytes, kinds: tuple[type[Any], ...], **how: Any) -> str | None:
-    """What a peer that sends one message is told: a reason, None for no answer within a second."""
+    """Return the reason of the REJECT for one message; None without an answer within a second."""
     with zmq.Context() as context, context.socket(zmq.DEALER) as peer:
         peer.setsockopt(zmq.LINGER, 0)
         use_keys(peer, how.get("keys"))
@@ -103,9 +103,9 @@ def test_with_keys_unknown_clients_and_clients_without_keys_are_rejected_everywh
         assert server.ask("status")["rejected"].get("unknown_key", 0) == 0  # the start-up test is not counted
         for name in SOCKETS:
             address = server.endpoint[name]
-            assert handshake(address, new_keys(public)) == REFUSED
-            assert handshake(address, None) == REFUSED
-            assert handshake(address, client_keys(keys, "actor")) == LET_IN
+            assert try_connection(address, new_keys(public)) == REFUSED
+            assert try_connection(address, None) == REFUSED
+            assert try_connection(address, client_keys(keys, "actor")) == LET_IN
             work()
         assert rejected(server, "unknown_key", 4) >= 4
         page = server.page("metrics")
@@ -127,7 +127,7 @@ def test_a_client_rejects_a_server_with_another_key(tmp_path: Path, keys: Path) 
     with serving(tmp_path, "tcp", keys) as server:
         own = client_keys(keys, "actor")
         assert own is not None
-        assert handshake(server.control, replace(own, server=new_keys(own.server).public), 1.0) != LET_IN
+        assert try_connection(server.control, replace(own, server=new_keys(own.server).public), 1.0) != LET_IN
 
 
 # ------------------------------------------------------------------------------------------ who may speak as whom
@@ -185,7 +185,7 @@ def test_a_revoked_key_is_rejected_at_once_in_old_and_new_connections(tmp_path: 
         assert victim.control.state.fenced
         assert victim.control.refusal == ("revoked", "this key is no longer trusted")
         assert rejected(server, "revoked", 2) >= 2
-        assert handshake(server.control, east) == REFUSED
+        assert try_connection(server.control, east) == REFUSED
         work()
 
 
@@ -275,10 +275,10 @@ def test_a_handler_that_fails_is_restarted_and_counted(own: ServerKeys, monkeypa
         for failure in (ZeroDivisionError, MemoryError, zmq.ZMQError):
             with monkeypatch.context() as patch:
                 patch.setattr(zap, "_answer", lambda _request, failure=failure: (_ for _ in ()).throw(failure()))
-                assert handshake(address, own.as_client(), 0.5) == SILENT
-            assert handshake(address, own.as_client()) == LET_IN
+                assert try_connection(address, own.as_client(), 0.5) == SILENT
+            assert try_connection(address, own.as_client()) == LET_IN
         assert zap.restarts >= 3
-        assert handshake(address, new_keys(own.public)) == REFUSED
+        assert try_connection(address, new_keys(own.public)) == REFUSED
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -288,12 +288,12 @@ def test_a_handler_whose_thread_ended_rejects_everybody_until_it_is_restarted(
     with secured(own) as (zap, address):
         with monkeypatch.context() as patch:
             patch.setattr(zap, "_answer", lambda _request: (_ for _ in ()).throw(SystemExit()))
-            assert handshake(address, own.as_client(), 0.5) == SILENT
+            assert try_connection(address, own.as_client(), 0.5) == SILENT
             zap._thread.join(5)
         for keys in (own.as_client(), new_keys(own.public)):
-            assert handshake(address, keys, 0.5) != LET_IN
+            assert try_connection(address, keys, 0.5) != LET_IN
         zap.look()
-        assert handshake(address, own.as_client()) == LET_IN
+        assert try_connection(address, own.as_client()) == LET_IN
         assert zap.restarts == 1
 
 
@@ -322,7 +322,7 @@ def test_a_server_without_a_handler_accepts_nobody(own: ServerKeys) -> None:
         server = ServerSocket(context, zap=zap)
         address = server.bind("tcp://127.0.0.1:0")
         for keys in (own.as_client(), new_keys(own.public), None):
-            assert handshake(address, keys, 0.5) != LET_IN
+            assert try_connection(address, keys, 0.5) != LET_IN
         server.close()
 
 
@@ -353,13 +353,13 @@ def test_without_the_folder_of_trusted_keys_nobody_is_trusted_and_a_bad_file_is_
         (own.trusted / "actor.pub").write_text("not a key\n")
         (own.trusted / "stranger.pub").write_bytes(new_keys(own.public).public)
         zap.trusted.refresh()
-        assert (handshake(address, actor), handshake(address, learner)) == (REFUSED, LET_IN)
+        assert (try_connection(address, actor), try_connection(address, learner)) == (REFUSED, LET_IN)
         own.trusted.rename(own.trusted.with_name("elsewhere"))
         zap.trusted.refresh()
-        assert handshake(address, learner) == REFUSED
+        assert try_connection(address, learner) == REFUSED
         own.trusted.with_name("elsewhere").rename(own.trusted)
         zap.trusted.refresh()
-        assert handshake(address, learner) == LET_IN
+        assert try_connection(address, learner) == LET_IN
 
 
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from protocol.channels.connections import MANY, MUCH
+from protocol.channels.connection_limits import MANY, MUCH
 from protocol.wire.reasons import (
     BAD_MESSAGE,
     BAD_PRIORITIES,
@@ -21,7 +21,7 @@ RAISED_BY = {"WireError": 0, "UnauthorisedError": 0, "RefusedError": 0, "_reject
 
 
 def reasons_in_the_source() -> set[str]:
-    """Every reason code that protocol/ and replay/ give."""
+    """Return every reason code that protocol/ and replay/ use."""
     found = set()
     for path in (*ROOT.glob("protocol/**/*.py"), *ROOT.glob("replay/**/*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""Batches that take a slow link longer than a rank waits before it asks again."""
+"""Batches that take longer on a slow link than a rank waits before it repeats its request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches of which a part is sampled again: always the asked share, counted apart, forgotten when they are not trained on."""
+"""Batches with sampled rows: always the requested share, counted separately, and dropped if they are not trained on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches that a learner on the same machine reads where ingest has packed them."""
+"""Batches that a learner on the same machine reads from shared memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BLOCKS = 32
 
 
 class Pair:
-    """Ingest with rows to hand out, and a rank; what one says the other hears at once."""
+    """Ingest with rows to hand out, and a rank that receives its messages at once."""
 
     def __init__(self, *, shares: bool = True) -> None:
         self.talk: Conversation = filled(2 * BLOCKS, queue_batches=2.0 * BLOCKS)

@@ -1,4 +1,4 @@
-"""Servers that die with their host, their disk, their actors and their learner: nothing acknowledged is lost."""
+"""Servers that die with their host, their disk, their actors and their learner lose nothing that was acknowledged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SEEDS_A_TEST = 15
 
 
 def check_books(run: CrashingSimulation) -> None:
-    """The ledger balances, and the log says what the server knows."""
+    """Check that the ledger balances, and that the log leads to the server's state."""
     ledger = run.core.ledger()
     assert ledger["produced"] == total(ledger)
     assert ledger["lost"] >= 0

@@ -1,4 +1,4 @@
-"""A real replay server with its log on a real disk: killed at every point of a commit, and out of space."""
+"""A real replay server with its log on a real disk is killed at every point of a commit, and runs out of space."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def until(done: Any, pair: Pair, blocks: int = BLOCKS) -> None:
 
 
 def fill(ballast: Path) -> None:
-    """Take all the room there is."""
+    """Use up all free space."""
     with ballast.open("wb", buffering=0) as file:
         try:
             while True:

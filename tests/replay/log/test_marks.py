@@ -1,4 +1,4 @@
-"""A learner that goes on from a checkpoint names the point in the log that belongs to it; another log is told from its own."""
+"""A learner that resumes from a checkpoint sends the checkpoint's point in the log, so that another log is detected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def serving(disk: FakeDisk, server: int) -> Conversation:
 
 
 def checkpoint(disk: FakeDisk) -> dict[str, Any]:
-    """What a server says of its log for a checkpoint after one batch."""
+    """Return the log's point for a checkpoint after one batch."""
     talk = serving(disk, 1)
     talk.hello()
     talk.learn()
@@ -41,7 +41,7 @@ def checkpoint(disk: FakeDisk) -> dict[str, Any]:
 
 
 def said_at_resume(disk: FakeDisk, mark: dict[str, Any]) -> list[str]:
-    """What the next server says when a learner goes on from a checkpoint with this mark."""
+    """Return the next server's complaints when a learner resumes from a checkpoint with this mark."""
     talk = serving(disk, 2)
     talk.tell(messages.BatchHello(0, 1, talk.batch_rows, "u", 1, 1), payload=bytes(memoryview(to_json(mark))))
     assert talk.core.report()["log"]["damaged"] == len(talk.core.marks.complaints), "the metric counts it"

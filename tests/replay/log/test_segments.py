@@ -1,4 +1,4 @@
-"""The log on a disk that tears, fills up and fails, and on the real one."""
+"""The log on a disk that leaves partial writes, fills up and fails, and on a real disk."""
 
 from __future__ import annotations
 

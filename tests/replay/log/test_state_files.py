@@ -1,4 +1,4 @@
-"""Small files of a run folder that are damaged: replaced by what else is known, and said; another run's log is left alone."""
+"""Damaged small files of a run folder are replaced and reported; the log of another run is not changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from oatmill.errors import UserError
-from oatmill.files.atomic import DamagedStateError, NeededWrites, append_line, sealed, unsealed, write_file
+from oatmill.files.atomic import append_line, write_file
+from oatmill.files.full_disk import NeededWrites
+from oatmill.files.state_file import DamagedStateError, decode_state, encode_state
 from replay.hub.process import VERSIONS, read_version
 from replay.ingest.core import IngestCore
 from replay.log import tally
@@ -29,7 +31,7 @@ TRIED = 300
 
 
 def damages(content: bytes) -> list[bytes]:
-    """A seeded sample of everything that may become of a file."""
+    """Return a seeded sample of possible damage to a file."""
     draw, found = random.Random(0), [b"", b"null", b"[]", b'{"version": 1}', b"\xff" * 40, str(2**53 - 1).encode()]
     for _ in range(TRIED):
         flipped = bytearray(content)
@@ -46,17 +48,17 @@ def checkpoint(run_dir: Path, version: int, run: str = "0123456789abcdef") -> No
 
 def test_any_damage_to_a_state_file_is_detected() -> None:
     content = {"a": [1, 2, {"b": None}], "text": "x"}
-    whole = sealed("kind", content)
-    assert unsealed("kind", whole) == content
+    whole = encode_state("kind", content)
+    assert decode_state("kind", whole) == content
     noticed = 0
     for damaged in damages(whole):
         try:
-            assert unsealed("kind", damaged) == content, "only a change of blanks or of how a letter is written is none"
+            assert decode_state("kind", damaged) == content, "only a change of blanks or of how a letter is written is none"
         except DamagedStateError:
             noticed += 1
     assert noticed > 0.95 * 3 * TRIED
     with pytest.raises(DamagedStateError, match="expected other of version 1, got kind of 1"):
-        unsealed("other", whole)
+        decode_state("other", whole)
 
 
 def test_a_damaged_policy_version_is_replaced_by_the_checkpoints_and_reported(tmp_path: Path) -> None:
@@ -65,8 +67,13 @@ def test_a_damaged_policy_version_is_replaced_by_the_checkpoints_and_reported(tm
     for old in ("7", "0"):
         (tmp_path / VERSIONS).write_text(old)  # as it was before it was a state file
         assert read_version(tmp_path) == (int(old), "")
-    whole = sealed(VERSIONS, 44)
-    for damaged in (*damages(whole), sealed(VERSIONS, MAX_VERSION + 1), sealed(VERSIONS, "x"), sealed(VERSIONS, [1])):
+    whole = encode_state(VERSIONS, 44)
+    for damaged in (
+        *damages(whole),
+        encode_state(VERSIONS, MAX_VERSION + 1),
+        encode_state(VERSIONS, "x"),
+        encode_state(VERSIONS, [1]),
+    ):
         (tmp_path / VERSIONS).write_bytes(damaged)
         version, said = read_version(tmp_path)
         assert (version, bool(said)) in {(41, True), (44, False)}, damaged
@@ -105,7 +112,7 @@ def test_another_runs_log_is_rejected_with_one_line_and_not_changed(tmp_path: Pa
 
 def test_a_damaged_tally_loses_nothing_and_is_reported() -> None:
     disk, truth = flips.written_log(2**20)
-    for damaged in (b"", b"{}", b"\0" * 50, sealed(tally.KIND, {"accounts": 5}), sealed(tally.KIND, [])):
+    for damaged in (b"", b"{}", b"\0" * 50, encode_state(tally.KIND, {"accounts": 5}), encode_state(tally.KIND, [])):
         disk.files[tally.NAME] = bytearray(damaged)
         journal = flips.open_journal(disk, 2**20)
         assert len(journal.damage) == 1
@@ -157,13 +164,13 @@ def test_on_a_full_disk_events_use_the_reserve_and_the_rest_waits(tmp_path: Path
         room -= 1
         append_line(path, content)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("oatmill.files.atomic.append_line", full)
+    monkeypatch.setattr("oatmill.files.full_disk.append_line", full)
     for number in range(40):
         writes.line(tmp_path / "events.jsonl", {"number": number})
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
     assert [json.loads(line)["number"] for line in lines] == list(range(len(lines))), "in order"
     assert (len(lines), writes.waiting) == (3 + 16, 40 - 19), "the reserve has room for sixteen"
-    monkeypatch.setattr("oatmill.files.atomic.append_line", append_line)
+    monkeypatch.setattr("oatmill.files.full_disk.append_line", append_line)
     assert writes.flush()
     assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 40
     writes.close()

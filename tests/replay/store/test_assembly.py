@@ -45,7 +45,7 @@ def test_a_batch_is_in_its_payload_as_the_batch_schema_says() -> None:
 
 def test_a_part_that_was_not_trained_on_returns_as_its_original_rows() -> None:
     part = assemble(as_slice(block(3, first=10, version=4), 1, 3), as_slice(block(2, first=20, version=6), 0, 2))
-    back = list(part.segments())
+    back = list(part.queued_rows())
     assert [(one.rows, one.policy_version, one.arrived) for one in back] == [(2, 4, 1.5), (2, 6, 1.5)]
     again = assemble(*(Slice(one.arrays, one.start, one.stop, one.policy_version, one.arrived) for one in back))
     for name, array in part.arrays.items():

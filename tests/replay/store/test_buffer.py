@@ -1,4 +1,4 @@
-"""The replay buffer: what it keeps, what it lets go, how it draws, and that what comes out is what went in."""
+"""The replay buffer: what it keeps, what it removes, how it samples, and that rows do not change in it."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_the_replayed_share_is_rounded_down(fraction: float, rows: int, expected
 
 
 class Model:
-    """What a first-in-first-out buffer holds, as a list."""
+    """A first-in-first-out buffer, as a list."""
 
     def __init__(self, size: int, most: int) -> None:
         self.size, self.most = size, most

@@ -1,4 +1,4 @@
-"""The buffer's snapshots: what comes back is what was there, today's settings win, and what is damaged is passed over."""
+"""Snapshots of the replay buffer: the rows are restored, current settings apply, and damaged files are skipped."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from protocol.data.run_schema import RunSchema
 from protocol.wire import messages
 from protocol.wire.codec import encode
 from replay.ingest.core import IngestCore
-from replay.store.buffer import BufferSettings, Past, ReplayBuffer
-from replay.store.snapshot import About, BufferSnapshot, Chunk, DamagedError, SnapshotFile
+from replay.store.buffer import BufferSettings, ReplayBuffer, RowHistory
+from replay.store.snapshot import BufferSnapshot, Chunk, DamagedError, SnapshotFile, SnapshotInfo
 from replay.store.snapshot_saver import RESERVE_BYTES, BufferSaver
 from tests.replay.blocks import SCHEMA
 from tests.replay.conversation import Conversation
@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[3]
 def save(folder: Path, buffer: ReplayBuffer, step: int = 1) -> BufferSaver:
     """Write a snapshot to its end."""
     saver = BufferSaver(folder)
-    saver.ask(About.of(SCHEMA, STEPS, step, step))
+    saver.ask(SnapshotInfo.of(SCHEMA, STEPS, step, step))
     saver.close(buffer, SCHEMA, STEPS)
     return saver
 
@@ -48,13 +48,13 @@ def save(folder: Path, buffer: ReplayBuffer, step: int = 1) -> BufferSaver:
 def restore(
     folder: Path, buffer: ReplayBuffer, *, schema: RunSchema = SCHEMA, steps: int = STEPS, most: int = 0
 ) -> dict[str, int]:
-    """Read the newest snapshot; how that went."""
+    """Read the newest snapshot; returns the outcome."""
     saver = BufferSaver(folder)
     saver.restore(buffer, schema, steps, most_sampled=most, now=7.0)
     return {name: count for name, count in saver.counts.items() if count}
 
 
-def content(buffer: ReplayBuffer) -> list[tuple[dict[str, Any], Past]]:
+def content(buffer: ReplayBuffer) -> list[tuple[dict[str, Any], RowHistory]]:
     """Every row with all that is known of it, the oldest first; slots and tickets are the process's own."""
     found = []
     for piece, past in buffer.kept(buffer.standing()):
@@ -122,7 +122,7 @@ def test_current_settings_apply_and_the_newest_rows_are_kept(
     allowed = [entry for entry in content(before) if not most or entry[1].sampled < most]
     assert content(after) == allowed[-size:]
     count = min(after.rows, 3)
-    assert len(set(numbers(after.sample(count)))) == count, "and it goes on"
+    assert len(set(numbers(after.sample(count)))) == count, "and it continues"
 
 
 def test_memory_that_holds_fewer_rows_keeps_the_newest(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_snapshot_with_a_missing_part_is_rejected(tmp_path: Path) -> None:
     save(tmp_path, buffer)
     (path,) = tmp_path.iterdir()
     snapshot = BufferSnapshot(path)
-    assert (snapshot.rows, snapshot.about.learner_step) == (200, 1)
+    assert (snapshot.rows, snapshot.info.learner_step) == (200, 1)
     first, second, *_ = snapshot.places
     data = path.read_bytes()
     # Every record that is left is whole.
@@ -232,7 +232,7 @@ def test_rows_that_are_removed_while_a_snapshot_is_written_are_left_out(tmp_path
     buffer = make_buffer(300)
     buffer.insert(fresh_part(0, 300))
     saver = BufferSaver(tmp_path)
-    saver.ask(About.of(SCHEMA, STEPS, 1, 1))
+    saver.ask(SnapshotInfo.of(SCHEMA, STEPS, 1, 1))
     saver.turn(buffer, SCHEMA, STEPS)  # begins
     saver.turn(buffer, SCHEMA, STEPS)  # 64 rows are copied
     buffer.insert(fresh_part(1000, 100))  # takes the slots of rows 0 to 99
@@ -256,7 +256,7 @@ def test_the_loop_is_kept_awake_only_while_it_can_copy_rows(tmp_path: Path, monk
     buffer, saver = make_buffer(400), BufferSaver(tmp_path)
     buffer.insert(fresh_part(0, 4 * 64))
     assert not saver.at_work
-    saver.ask(About.of(SCHEMA, STEPS, 1, 1))
+    saver.ask(SnapshotInfo.of(SCHEMA, STEPS, 1, 1))
     assert saver.at_work
     saver.turn(buffer, SCHEMA, STEPS)  # begins
     saver.turn(buffer, SCHEMA, STEPS)
@@ -265,7 +265,7 @@ def test_the_loop_is_kept_awake_only_while_it_can_copy_rows(tmp_path: Path, monk
         assert saver.at_work
         saver.turn(buffer, SCHEMA, STEPS)
     assert not saver.at_work, "the disk is behind"
-    saver.ask(About.of(SCHEMA, STEPS, 2, 2))
+    saver.ask(SnapshotInfo.of(SCHEMA, STEPS, 2, 2))
     assert not saver.at_work, "one at a time"
     monkeypatch.setattr(SnapshotFile, "finish", lambda file: (time.sleep(0.3), finish(file)))
     go_on.set()
@@ -314,12 +314,12 @@ def test_a_repeated_request_is_written_once_and_only_the_newest_request_waits(
     buffer.insert(fresh_part(0, 4))
     saver = BufferSaver(tmp_path)
     for step in (1, 1, 2, 3):
-        saver.ask(About.of(SCHEMA, STEPS, step, step))
+        saver.ask(SnapshotInfo.of(SCHEMA, STEPS, step, step))
         saver.turn(buffer, SCHEMA, STEPS)
-    saver.ask(About.of(SCHEMA, STEPS, 3, 3))
+    saver.ask(SnapshotInfo.of(SCHEMA, STEPS, 3, 3))
     saver.close(buffer, SCHEMA, STEPS)
-    assert [BufferSnapshot(tmp_path / name).about.learner_step for name in files(tmp_path)] == [1, 3]
-    saver.ask(About.of(SCHEMA, STEPS, 3, 3))  # the answer was lost, and the question comes again
+    assert [BufferSnapshot(tmp_path / name).info.learner_step for name in files(tmp_path)] == [1, 3]
+    saver.ask(SnapshotInfo.of(SCHEMA, STEPS, 3, 3))  # the answer was lost, and the question comes again
     saver.close(buffer, SCHEMA, STEPS)
     assert saver.counts["written"] == 2
 
@@ -333,13 +333,13 @@ def test_a_full_disk_loses_only_the_snapshot(
     written = os.write
     monkeypatch.setattr(os, "write", fails_after(written, 3))
     saver = save(tmp_path, buffer, 3)
-    saver.ask(About.of(SCHEMA, STEPS, 4, 4))
+    saver.ask(SnapshotInfo.of(SCHEMA, STEPS, 4, 4))
     saver.close(buffer, SCHEMA, STEPS)
     assert (saver.counts["failed"], saver.counts["written"]) == (2, 0)
     assert files(tmp_path) == [newer.name], "the newest stays, the one before it has made room"
     assert not older.exists()
     monkeypatch.setattr(os, "write", written)
-    saver.ask(About.of(SCHEMA, STEPS, 5, 5))
+    saver.ask(SnapshotInfo.of(SCHEMA, STEPS, 5, 5))
     saver.close(buffer, SCHEMA, STEPS)
     assert [message.partition(":")[0] for message in caplog.messages] == [
         "the replay buffer could not be saved",
@@ -428,7 +428,7 @@ def test_a_snapshot_is_complete_or_absent_after_a_kill_at_any_point(tmp_path: Pa
     after = make_buffer(200)
     assert restore(tmp_path, after) == {"restored": 1}
     assert after.rows == rows
-    assert max(BufferSnapshot(path).about.learner_step for path in tmp_path.glob("*.buffer")) == newest
+    assert max(BufferSnapshot(path).info.learner_step for path in tmp_path.glob("*.buffer")) == newest
     assert not list(tmp_path.glob("*.tmp"))
 
 

@@ -1,4 +1,4 @@
-"""Draws by priority: their exact distribution, and what a drawn row counts for."""
+"""Sampling by priority: the exact distribution and the importance weights."""
 
 from __future__ import annotations
 

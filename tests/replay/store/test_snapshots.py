@@ -1,4 +1,4 @@
-"""SNAPSHOT and COMMIT: what a checkpoint knows of the log, and what the log keeps for it."""
+"""SNAPSHOT and COMMIT: a checkpoint's point in the log, and the data that the log keeps for it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_snapshot_names_the_log_and_is_sent_only_once_it_is_on_the_disk() -> N
     state = LogState(keep_trained=True)
     read_into(state, SegmentLog(disk, segment_bytes=2000))
     assert (values["id"], values["cursor"]) == (state.identity, talk.core.journal.committed)
-    assert len(state.consumed) == 2
+    assert len(state.trained_parts) == 2
 
 
 def test_a_snapshot_waits_until_every_rank_has_reported_its_training() -> None:

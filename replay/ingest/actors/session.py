@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from protocol.wire import messages
 from protocol.wire.codec import Buffer
-from replay.ingest.pace import Pace
+from replay.ingest.actors.pace import Pace
 from replay.log.state import ActorAccount
 
 

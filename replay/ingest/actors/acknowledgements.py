@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from protocol.wire import messages
 from protocol.wire.codec import Frames, encode, shortened
-from replay.ingest.actor_session import ActorSession
+from replay.ingest.actors.session import ActorSession
 
 MAX_STRIKES = 3
 """An actor is rejected after this many bad messages. Its next incarnation starts again from zero."""

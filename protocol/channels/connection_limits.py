@@ -19,7 +19,6 @@ import contextlib
 import heapq
 import logging
 import os
-import resource
 import socket
 import struct
 import threading
@@ -27,9 +26,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import zmq
+
+from oatmill.process.memory import resident_memory
 
 _log = logging.getLogger("oatmill.connections")
 
@@ -50,14 +50,13 @@ check is a system call."""
 ALERT_S = 2.0
 TELL_EVERY_S = 10.0
 BACK_OFF_S = 0.05
-PAGE_BYTES = resource.getpagesize()
 RECEIVED_OFFSET = 128  # of tcpi_bytes_received in Linux's struct tcp_info
 MANY, MUCH = "too_many_connections", "too_much_unread"
 """The reasons why a connection is closed; see `protocol.wire.reasons`."""
 
 
 @dataclass(slots=True, eq=False)
-class Connection:
+class OpenConnection:
     """An open connection.
 
     Attributes:
@@ -80,7 +79,7 @@ class Connection:
     cut: bool = False
 
 
-class Connections:
+class ConnectionLimits:
     """Watches the connections of one listening TCP socket until it is closed.
 
     Args:
@@ -104,8 +103,8 @@ class Connections:
         self.recent: set[int] = set()
         self.turns = 0
         self.cut: Counter[str] = Counter()
-        self._open: dict[int, Connection] = {}  # by descriptor, the oldest first
-        self._memory, self._alert_until = _memory(), 0.0
+        self._open: dict[int, OpenConnection] = {}  # by descriptor, the oldest first
+        self._memory, self._alert_until = resident_memory(), 0.0
         self._told = -TELL_EVERY_S
         self._closing = threading.Event()
         address = f"inproc://connections-{id(server)}"
@@ -150,7 +149,7 @@ class Connections:
 
     def _accepted(self, fd: int) -> None:
         with contextlib.suppress(OSError), _borrowed(fd) as peer:  # the connection may have ended already
-            self._open[fd] = Connection(fd, os.fstat(fd).st_ino, peer.getpeername()[0])
+            self._open[fd] = OpenConnection(fd, os.fstat(fd).st_ino, peer.getpeername()[0])
 
     def _cut_too_many(self) -> None:
         self._note_known()
@@ -165,7 +164,7 @@ class Connections:
         for victim in victims:
             self._close(victim, MANY)
 
-    def _note_known(self) -> list[Connection]:
+    def _note_known(self) -> list[OpenConnection]:
         """Mark the connections on which messages have arrived as known, and return them."""
         recent, self.recent = self.recent, set()
         found = [connection for fd in recent if (connection := self._open.get(fd)) is not None]
@@ -186,7 +185,7 @@ class Connections:
 
     def _alert(self, now: float) -> bool:
         """Whether the process's memory grows, so that known connections are checked, too."""
-        memory = _memory()
+        memory = resident_memory()
         if memory > self._memory + GROWTH_BYTES:
             if now >= self._alert_until:
                 for connection in self._open.values():
@@ -196,7 +195,7 @@ class Connections:
         self._memory = min(self._memory, memory)
         return now < self._alert_until
 
-    def _sends_too_much(self, connection: Connection) -> bool:
+    def _sends_too_much(self, connection: OpenConnection) -> bool:
         unread = _received(connection) - connection.base
         if unread <= (self.allowed_bytes if connection.known else self._first_bytes):
             connection.over = -1
@@ -206,7 +205,7 @@ class Connections:
 
     # -------------------------------------------------------------------------------------------------------------- ending
 
-    def _close(self, connection: Connection, reason: str) -> None:
+    def _close(self, connection: OpenConnection, reason: str) -> None:
         """Shut a connection down, so that libzmq sees it end.
 
         libzmq may have closed the descriptor and reused it a moment ago. The inode shows this. If
@@ -220,14 +219,14 @@ class Connections:
                 self.cut[reason] += 1
                 self._tell(connection, reason)
 
-    def _tell(self, connection: Connection, reason: str) -> None:
+    def _tell(self, connection: OpenConnection, reason: str) -> None:
         """Log a line, but not for every connection."""
         if time.monotonic() - self._told >= TELL_EVERY_S:
             self._told = time.monotonic()
             _log.warning("a connection from %s was closed (%s); so far %s", connection.address, reason, dict(self.cut))
 
 
-def crowding(connections: Sequence[Connection], count: int) -> list[Connection]:
+def crowding(connections: Sequence[OpenConnection], count: int) -> list[OpenConnection]:
     """Choose connections to close: the oldest ones of the addresses that have most of them.
 
     Args:
@@ -252,18 +251,11 @@ def _borrowed(fd: int) -> Iterator[socket.socket]:
         peer.detach()
 
 
-def _received(connection: Connection) -> int:
+def _received(connection: OpenConnection) -> int:
     """Return the number of bytes that have arrived on a connection; 0 if the system does not report it."""
     option = getattr(socket, "TCP_INFO", None)
     with contextlib.suppress(OSError, struct.error), _borrowed(connection.fd) as peer:
         if option is not None:
             info = peer.getsockopt(socket.IPPROTO_TCP, option, RECEIVED_OFFSET + 8)
             return int(struct.unpack_from("=Q", info, RECEIVED_OFFSET)[0])
-    return 0
-
-
-def _memory() -> int:
-    """Return the memory of this process in bytes; 0 if the system does not report it."""
-    with contextlib.suppress(OSError):
-        return int(Path("/proc/self/statm").read_bytes().split()[1]) * PAGE_BYTES
     return 0

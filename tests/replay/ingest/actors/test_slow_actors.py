@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.replay.ingest.uneven import NEVER, Fleet
+from tests.replay.ingest.actors.uneven import NEVER, Fleet
 
 UNROLL_S, SLOW_S = 0.1, 10.0
 RUN_S = 24.0

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from math import ceil
 from typing import Protocol
 
-from replay.ingest.pace import Pace, fleet_seconds
+from replay.ingest.actors.pace import Pace, fleet_seconds
 
 MAX_WINDOW_BLOCKS = 16
 MAX_WINDOW_BYTES = 16 * 2**20

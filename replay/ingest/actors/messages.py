@@ -16,11 +16,11 @@ from protocol.data.trajectory import BlockSize
 from protocol.security.users import ANYBODY, UnauthorisedError, User, require
 from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, from_json
-from replay.ingest.acknowledgements import Acknowledgements
-from replay.ingest.actor_session import ActorSession, Arrival
-from replay.ingest.actor_sessions import ActorSessions
+from replay.ingest.actors.acknowledgements import Acknowledgements
+from replay.ingest.actors.credit import CreditLine, Holder
+from replay.ingest.actors.session import ActorSession, Arrival
+from replay.ingest.actors.sessions import ActorSessions
 from replay.ingest.admissions import Admissions
-from replay.ingest.credit import CreditLine, Holder
 from replay.log.journal import Journal
 from replay.plausible import check_acknowledged, check_counts
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from protocol.data.run_schema import RunSchema
 from protocol.wire import messages
-from replay.ingest.acknowledgements import MAX_STRIKES, Acknowledgements
-from replay.ingest.actor_session import ActorSession
-from replay.ingest.credit import CreditLine
+from replay.ingest.actors.acknowledgements import MAX_STRIKES, Acknowledgements
+from replay.ingest.actors.credit import CreditLine
+from replay.ingest.actors.session import ActorSession
 from replay.log.journal import Journal
 from replay.log.state import ActorTotals
 

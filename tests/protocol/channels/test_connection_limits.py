@@ -1,4 +1,4 @@
-"""What a server does with connections that are too many or send too much. Real sockets, in this process."""
+"""Servers close connections that are too many or send too much. Real sockets, in this process."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 import zmq
 
-from protocol.channels import connections
-from protocol.channels.connections import MANY, MUCH, Connection, crowding
+from protocol.channels.connection_limits import FIRST_BYTES, MANY, MUCH, OpenConnection, crowding
 from protocol.channels.sockets import ClientSocket, ServerSocket
 from tests.protocol.channels.strangers import EMPTY_FRAMES, LARGE_FRAMES, dial, ended, giant_frame, join, pour
 
 
 class Serving:
-    """A server whose messages are echoed by a thread."""
+    """A server that echoes messages in a thread."""
 
     def __init__(self, server: ServerSocket) -> None:
         self.server, self.address = server, server.bind("tcp://127.0.0.1:0")
@@ -54,7 +53,7 @@ class Serving:
 
 
 @contextmanager
-def serving(*, most: int = 40, first_bytes: int = connections.FIRST_BYTES, allow: int = 0) -> Iterator[Serving]:
+def serving(*, most: int = 40, first_bytes: int = FIRST_BYTES, allow: int = 0) -> Iterator[Serving]:
     with zmq.Context() as context, pytest.MonkeyPatch.context() as patch:
         patch.setattr("protocol.channels.sockets.connections_of", lambda *_: most)
         found = Serving(ServerSocket(context, max_message_bytes=8 * 2**30, first_bytes=first_bytes))
@@ -116,7 +115,7 @@ def test_an_address_with_many_connections_loses_some_and_another_address_gets_in
 
 
 def test_the_oldest_connections_of_the_fullest_address_are_chosen() -> None:
-    found = [Connection(number, number, address) for number, address in enumerate("abbbbcc")]
+    found = [OpenConnection(number, number, address) for number, address in enumerate("abbbbcc")]
     # By hand: b has four and c two. The two oldest of b go first, then the oldest of b and of c, which have two each.
     assert [connection.fd for connection in crowding(found, 2)] == [1, 2]
     assert sorted(connection.fd for connection in crowding(found, 4)) == [1, 2, 3, 5]
@@ -162,7 +161,7 @@ def test_a_reused_descriptor_is_not_closed() -> None:
         until(lambda: len(watch._open) == 1)
         (connection,) = watch._open.values()
         ours, theirs = socket.socketpair()
-        watch._close(Connection(ours.fileno(), connection.inode, "127.0.0.1"), MANY)
+        watch._close(OpenConnection(ours.fileno(), connection.inode, "127.0.0.1"), MANY)
         ours.send(b"still open")
         assert theirs.recv(16) == b"still open"
         assert serving_.cut == {}

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
-from replay.ingest.actor_session import ActorSession
-from replay.ingest.credit import CreditLine, Holder
+from replay.ingest.actors.credit import CreditLine, Holder
+from replay.ingest.actors.session import ActorSession
 
 MAX_ACTORS_REPORTED = 1000
 """The number of actors whose details are reported. The fleet's statistics are about all actors."""

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from replay.ingest.credit import LENDING_BATCHES, SILENT_AFTER_S, CreditLine
-from replay.ingest.pace import Pace, fleet_seconds
+from replay.ingest.actors.credit import LENDING_BATCHES, SILENT_AFTER_S, CreditLine
+from replay.ingest.actors.pace import Pace, fleet_seconds
 
 
 @dataclass(eq=False)
@@ -97,7 +97,7 @@ def test_rows_without_credit_are_admitted_only_where_there_is_room() -> None:
 
 
 def used(line: CreditLine, actor: Actor, seconds: float, now: float) -> None:
-    """An actor uses its credit `seconds` after it was given it."""
+    """Use an actor's credit `seconds` after it was given."""
     actor.since = now - seconds
     assert line.admit(actor, actor.rows, queued=0, now=now)
 
