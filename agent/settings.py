@@ -31,6 +31,13 @@ class AgentSettings(Settings):
     """Widths of the encoder's dense layers. The last one is the width of the latent state."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Activation function of the dense layers."""
+    normalise_observations: bool = False
+    """Subtract the running mean of each number of an observation and divide by its running standard deviation. The
+    statistics are part of the network: they are saved and sent to the actors with its weights, and `oatmill eval` and
+    `oatmill.load` use them, so a policy takes observations as the environment gives them. Only for vectors."""
+    observation_clip: float = Field(default=10.0, gt=0)
+    """Normalised observations are clipped to [-observation_clip, observation_clip]. Used when `normalise_observations` is
+    true."""
     value_trunk: Literal["shared", "separate"] = "shared"
     """`separate` gives the value head an encoder of its own, so that policy and value do not share
     features."""

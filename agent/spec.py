@@ -47,6 +47,12 @@ class AgentSpec:
             )
         for path in seen:
             self._check(path)
+        kind = self.spaces.observation.kind
+        if self.settings.normalise_observations and kind != "vector":
+            raise UserError(
+                f"agent.normalise_observations=true normalises vectors, and this environment's observations are {kind}; "
+                "set it to false"
+            )
 
     def _check(self, path: str) -> None:
         kind, asked = self.seen[path].kind, self._asked(path)

@@ -186,7 +186,7 @@ def report_plan(settings: RunSettings) -> PlanReport:
         spaces, statistics = Spaces.from_dict(described["spaces"]), tuple(described["episode_statistics"])
         spec = AgentSpec(spaces, fitted.agent)
         make_encoder(spec)  # raises if it cannot be built, before anything has started
-        check_buffer_bytes(fitted, RunSchema(spaces, spec.core_state_size, statistics))
+        check_buffer_bytes(fitted, RunSchema(spaces, spec.core_state_size, statistics, fitted.trainer.normalise_rewards))
         plan = make_plan(fitted.trainer, fitted.agent, spaces.action)
         check_priorities(fitted, plan)
         others = _other_autos(fitted, spec, vector_class=described["vector_class"], channels=described["channels"])
