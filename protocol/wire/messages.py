@@ -245,9 +245,10 @@ class Get:
     request: Count  # grows by one with every new request
     learner_step: Count
     consumed: CountOrNone  # the highest batch id trained on; -1 before the first
-    received: CountOrNone  # the highest batch id that has come; what was handed out beyond it never arrives
+    received: CountOrNone  # the highest batch id that has come; what was handed out beyond it is not taken any more
     policy_version: CountOrNone  # the newest version that the learner knows
     freed: Count = 0  # the shared memory of batches below this one is not looked at any more
+    server: Count = 0  # BatchPending's, of the ingest process that this is meant for; 0 before the first answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,10 +289,11 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class BatchPending:
-    """Ingest to rank: I am here, but there is no batch yet."""
+    """Ingest to rank: I am here, but there is no batch yet. Also the answer to a GET that was meant for another server."""
 
     KIND: ClassVar[str] = "HEARTBEAT"
     request: Count
+    server: Count = 0  # random, one an ingest process
 
 
 @dataclass(frozen=True, slots=True)
