@@ -48,7 +48,7 @@ def commands_page() -> str:
         parts += [f"## {name}", "", command.help.strip() if command.help else "", "", "```", usage, "```", ""]
         rows = [_row(parameter) for parameter in command.params if not getattr(parameter, "hidden", False)]
         if rows:
-            parts += ["| | |", "|---|---|", *rows, ""]
+            parts += ["| Option | Description |", "|---|---|", *rows, ""]
     return "\n".join(parts)
 
 
