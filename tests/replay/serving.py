@@ -1,4 +1,4 @@
-"""A real replay server for a test, and an actor and a learner that talk to it."""
+"""A real replay server for a test, and an actor and a learner that use it."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def start(folder: Path, transport: str, *more: str, keys: Path | None = None, fi
 
 
 def successor(join: Callable[[], Joined]) -> Joined:
-    """Join in the place of a process whose connections were just closed, as soon as the hub has seen that they are."""
+    """Join in place of a process whose connections were just closed, as soon as the hub has noticed this."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:

@@ -1,4 +1,4 @@
-"""A real replay server under floods of connections and of bytes: the run goes on, and nothing is lost."""
+"""A real replay server under floods of connections and bytes: the run continues, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ GROWTH_MB = 300
 
 @contextmanager
 def at_work(folder: Path, keys: Path | None = None, files: int | None = None) -> Iterator[tuple[Server, Callable[[], None]]]:
-    """A server, and a function that has an actor and a learner do one batch more; nothing may be lost in the end."""
+    """A server, and a function that makes an actor and a learner do one more batch.
+
+    Nothing may be lost in the end.
+    """
     with serving(folder, "tcp", keys, files=files) as server:
         learner, actor = server.learner(), server.actor(rows=8)
         learner.publish(0)
@@ -56,7 +59,7 @@ def cut(server: Server, reason: str) -> int:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(("name", "stay"), [("control", False), pytest.param("data", True, marks=pytest.mark.slow)])
-def test_more_half_open_connections_than_there_are_descriptors_stop_nobody(tmp_path: Path, name: str, stay: bool) -> None:
+def test_more_half_open_connections_than_descriptors_do_not_stop_the_run(tmp_path: Path, name: str, stay: bool) -> None:
     if raise_descriptor_limit() < 4 * FILES:
         pytest.skip("this process may not open enough files")
     make_keys(tmp_path / "keys")
@@ -91,7 +94,7 @@ def test_more_half_open_connections_than_there_are_descriptors_stop_nobody(tmp_p
         pytest.param(giant_frame(7 * 2**30) + bytes(65536), id="giant", marks=pytest.mark.slow),
     ],
 )
-def test_a_message_without_end_takes_little_memory_and_its_sender_is_cut_off(tmp_path: Path, data: bytes) -> None:
+def test_an_endless_message_uses_little_memory_and_its_connection_is_closed(tmp_path: Path, data: bytes) -> None:
     with at_work(tmp_path) as (server, work):
         for name in ("control", "weights", "data", "batches"):
             process = psutil.Process(server.process.pid) if name in {"control", "weights"} else server.ingest
@@ -109,7 +112,7 @@ def test_a_message_without_end_takes_little_memory_and_its_sender_is_cut_off(tmp
 
 
 @pytest.mark.parametrize(("name", "role"), [pytest.param("data", "ingest", marks=pytest.mark.slow), ("weights", "hub")])
-def test_a_process_of_the_server_that_takes_too_much_memory_says_so_and_both_end(tmp_path: Path, name: str, role: str) -> None:
+def test_a_server_process_with_too_much_memory_says_so_and_both_end(tmp_path: Path, name: str, role: str) -> None:
     config = CONFIG | {"replay": CONFIG["replay"] | {"memory_bytes": 2**28}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     server = start(tmp_path, "ipc")
@@ -119,7 +122,7 @@ def test_a_process_of_the_server_that_takes_too_much_memory_says_so_and_both_end
         assert server.process.wait(20) != 0
         errors = server.process.communicate()[1]
         assert f"{role}: " in errors
-        assert " MiB of memory are more than the 256 that replay.memory_bytes allows; this process ends" in errors
+        assert " MiB of memory, and replay.memory_bytes allows 256 MiB; this process ends" in errors
         assert "oatmill: error:" not in errors
     finally:
         server.process.kill()
