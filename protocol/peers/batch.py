@@ -63,7 +63,7 @@ class BatchPeer:
         self._hello = messages.BatchHello(rank, world, batch_size, token, incarnation, resumed_from, session, shares)
         self._mapped: deque[tuple[int, weakref.ref[mmap]]] = deque()  # batch ids, and the shared memory while it is in use
         self._schema: RunSchema | None = None
-        self._request, self._learner_step = 0, 0
+        self._request, self._learner_step, self._server = 0, 0, 0
         self._open = False
         self._consumed, self._received, self._policy_version = -1, -1, -1
         self._consumed_due: list[Frames] = []
@@ -166,6 +166,7 @@ class BatchPeer:
             self._received,
             self._policy_version,
             self._freed(),
+            self._server,
         )
         return [encode(get)] if first and self._schema is not None else [encode(self._hello, self._mark), encode(get)]
 
@@ -181,6 +182,8 @@ class BatchPeer:
         match message:
             case messages.BatchWelcome():
                 self._take_welcome(message, payload)
+            case messages.BatchPending():
+                self._meet(message.server)
             case messages.FleetStatus():
                 self._fleet = from_json(payload)
             case messages.BatchMessage():
@@ -191,6 +194,12 @@ class BatchPeer:
                 self.refusal = (message.reason, message.detail)
             case messages.Bye():
                 self.said_goodbye = message.token == self._token
+
+    def _meet(self, server: int) -> None:
+        """Ask a new server again, under a new number: answers of the server before it are no longer taken."""
+        if server != self._server:
+            self._server, self._schema, self._sent_at = server, None, -float("inf")
+            self._request += self._open
 
     def _take_welcome(self, message: messages.BatchWelcome, payload: Buffer) -> None:
         if message.token == self._token:
