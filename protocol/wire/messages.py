@@ -276,7 +276,7 @@ class Consumed:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class LogMark:
     """Rank 0 to ingest and back: a point in the log for a checkpoint.
 
     The answer has + JSON {id, cursor, digest}.
@@ -334,10 +334,10 @@ class BatchMessage:
     place: str = ""  # of the shared memory, see protocol.data.shared_memory
 
 
-BatchToIngest = BatchHello | Get | Consumed | Snapshot | Commit | Bye
-BATCH_TO_INGEST = (BatchHello, Get, Consumed, Snapshot, Commit, Bye)
-BatchToRank = BatchWelcome | BatchPending | FleetStatus | BatchMessage | Snapshot | Commit | Reject | Bye
-BATCH_TO_RANK = (BatchWelcome, BatchPending, FleetStatus, BatchMessage, Snapshot, Commit, Reject, Bye)
+BatchToIngest = BatchHello | Get | Consumed | LogMark | Commit | Bye
+BATCH_TO_INGEST = (BatchHello, Get, Consumed, LogMark, Commit, Bye)
+BatchToRank = BatchWelcome | BatchPending | FleetStatus | BatchMessage | LogMark | Commit | Reject | Bye
+BATCH_TO_RANK = (BatchWelcome, BatchPending, FleetStatus, BatchMessage, LogMark, Commit, Reject, Bye)
 
 # ------------------------------------------------------------------------------------------------ weights, hub's
 
