@@ -308,7 +308,7 @@ class BatchPending:
 
     KIND: ClassVar[str] = "HEARTBEAT"
     request: Count
-    server: Count = 0  # random, one an ingest process
+    server: Count = 0  # random; each ingest process has its own
 
 
 @dataclass(frozen=True, slots=True)

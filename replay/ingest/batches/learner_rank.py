@@ -183,7 +183,7 @@ class LearnerRank:
             self.say_pending(self.request)
 
     def say_pending(self, request: int) -> None:
-        """Say that this server is here and sends no batch yet."""
+        """Answer a request for which there is no batch yet."""
         self.outgoing.append((self.route, encode(messages.BatchPending(request, self.server))))
 
     def hand_out(self, fleet: dict[str, Any], welcome: RankWelcome | None, *, stop: bool) -> Part:
