@@ -117,7 +117,9 @@ class Recorder:
             "episode_statistics": fleet.get("statistics"),
             "queue": fleet.get("queue"),
         }
-        observation = observe(report, entropy, (variance, target_variance), progress.env_steps / self.total_timesteps)
+        observation = observe(
+            report, entropy, (variance, target_variance), progress.env_steps / self.total_timesteps, fleet.get("episode_return")
+        )
         self.note_flags(self.flags.update(observation), progress)
         line["red_flags"] = sorted(self.raised)
         self.last_line = plain(line)
@@ -232,8 +234,15 @@ class Recorder:
             self.writers.close()
 
 
-def observe(report: StepReport, entropy: Mapping[str, float], variance: tuple[float, float], progress: float) -> Observation:
+def observe(
+    report: StepReport,
+    entropy: Mapping[str, float],
+    variance: tuple[float, float],
+    progress: float,
+    episode_return: Mapping[str, Any] | None,
+) -> Observation:
     """The numbers that the red flags need."""
+    returns = {name: value for name, value in (episode_return or {}).items() if value is not None}
     return Observation(
         weighted={name: report.weighted_magnitude(name) for name in report.losses},
         gradient={name: loss.gradient_norm for name, loss in report.losses.items()},
@@ -245,6 +254,10 @@ def observe(report: StepReport, entropy: Mapping[str, float], variance: tuple[fl
         target_variance=variance[1],
         skipped=report.skipped,
         progress=progress,
+        approx_kl=report.policy("approx_kl"),
+        return_mean=returns.get("mean", math.nan),
+        return_std=returns.get("std", math.nan),
+        episodes=int(returns.get("n", 0)),
     )
 
 

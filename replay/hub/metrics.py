@@ -52,6 +52,7 @@ class HubNumbers:
     publish: Mapping[str, Any] | None = None  # replay.histogram.Histogram.to_dict
     apply_lag: Mapping[str, Any] | None = None
     auth_restarts: int = 0  # of both processes' handlers of keys
+    stopped: bool = False  # the run is over: its budget is spent, or somebody has stopped it
 
 
 def oatmill_version() -> str:
@@ -83,6 +84,8 @@ class ReplayCollector(Collector):
         yield from _episodes(snapshot.report.get("windows", {}), fleet)
         yield from _actors(snapshot)
         yield from _weights(snapshot)
+        stopped = "1 once the run is over: its budget is spent, or it was stopped."
+        yield GaugeMetricFamily("oatmill_run_stopped", stopped, int(snapshot.stopped))
         yield _info()
 
 

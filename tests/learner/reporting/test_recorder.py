@@ -13,6 +13,7 @@ import pytest
 
 from learner.distributed import OneRank
 from learner.progress import Progress
+from learner.reporting.latch import CLEAR_AFTER
 from learner.reporting.recorder import EVENTS_FILE, METRICS_FILE, SUMMARY_FILE, Recorder, observe
 from learner.reporting.report import LossReport, Reporter, StepReport, TermReport
 from learner.reporting.writers import BackgroundWriters
@@ -95,7 +96,7 @@ def test_muesli_is_judged_by_its_kl_and_not_by_its_cross_entropy() -> None:
     terms = {"cross_entropy": TermReport(5.056, 0.5)}
     muesli = LossReport(terms, {"kl": 0.03, "target_entropy": 5.026}, gradient_norm=0.2)
     report = replace(report, losses={**report.losses, "muesli_model": muesli})
-    seen = observe(report, {"nats": 1.0, "fraction": 0.9}, (0.5, 1.0), 0.25)
+    seen = observe(report, {"nats": 1.0, "fraction": 0.9}, (0.5, 1.0), 0.25, None)
     assert seen.weighted["muesli_model"] == pytest.approx(0.015)
     assert seen.weighted["ppo_critic"] == pytest.approx(abs(report.losses["ppo_critic"].weighted))
     assert seen.policy == pytest.approx(abs(report.losses["ppo_actor"].terms["policy"].raw))
@@ -107,14 +108,15 @@ def test_a_red_flag_is_an_event_when_it_is_raised_and_when_it_is_cleared(tmp_pat
     record, report = recorder(tmp_path), make_report("baseline")
     raised = [
         record.report(replace(report, skipped=skipped), at(step), learning_rate=0.01, fleet={})
-        for step, skipped in ((1, 0), (2, 3), (3, 3), (4, 0))
+        for step, skipped in enumerate([0, 3, 3, *[0] * CLEAR_AFTER], start=1)
     ]
-    assert ["non_finite" in flags for flags in raised] == [False, True, True, False]
+    expected = [False, *[True] * (1 + CLEAR_AFTER), False]
+    assert ["non_finite" in flags for flags in raised] == expected
     events = [
         (event["event"], event["learner_step"]) for event in lines(tmp_path / EVENTS_FILE) if event["flag"] == "non_finite"
     ]
-    assert events == [("red_flag_raised", 2), ("red_flag_cleared", 4)]
-    assert ["non_finite" in line["red_flags"] for line in lines(tmp_path / METRICS_FILE)] == [False, True, True, False]
+    assert events == [("red_flag_raised", 2), ("red_flag_cleared", 3 + CLEAR_AFTER)]
+    assert ["non_finite" in line["red_flags"] for line in lines(tmp_path / METRICS_FILE)] == expected
 
 
 def test_the_summary_is_written_whole_and_remembers_flags_that_were_cleared(tmp_path: Path) -> None:

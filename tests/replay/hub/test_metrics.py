@@ -56,6 +56,7 @@ NAMES = {
     "oatmill_replay_age_seconds_sum",
     "oatmill_actors_live",
     "oatmill_actors_expected",
+    "oatmill_run_stopped",
     "oatmill_actors_slow",
     "oatmill_actors_silent",
     "oatmill_actors_expired_total",
