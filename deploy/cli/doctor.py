@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, print_json
+from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, RunArgument, RunDirOption, one_folder, print_json
 
 
 def doctor(
-    run_dir: Annotated[Path | None, typer.Argument(metavar="RUN_DIR", help="A run's folder; the newest if left out.")] = None,
+    run: RunArgument = None,
     *,
+    run_dir: RunDirOption = None,
     prometheus: Annotated[
         str | None, typer.Option("--prometheus", metavar="URL", help="Ask this Prometheus instead of a run's folder.")
     ] = None,
@@ -34,23 +34,24 @@ def doctor(
     from oatmill.errors import UserError  # noqa: PLC0415
     from runner.folder import find_run  # noqa: PLC0415
 
+    wanted = one_folder(run, run_dir)
     if prometheus is None:
         if match:
             raise UserError("--match chooses among the runs of a Prometheus; give its address by --prometheus")
-        folder = find_run(run_dir)
-        run, source = examined_folder(folder), {"run_dir": str(folder)}
-    elif run_dir is not None:
-        raise UserError(f"give a run's folder or --prometheus, not both; got {run_dir} and {prometheus}")
+        folder = find_run(wanted)
+        examined, source = examined_folder(folder), {"run_dir": str(folder)}
+    elif wanted is not None:
+        raise UserError(f"give a run's folder or --prometheus, not both; got {wanted} and {prometheus}")
     else:
         from deploy.doctor.scraped_run import examined_learner  # noqa: PLC0415
 
-        run, source = examined_learner(prometheus, match or ()), {"prometheus": prometheus}
-    findings = examine(run)
+        examined, source = examined_learner(prometheus, match or ()), {"prometheus": prometheus}
+    findings = examine(examined)
     healthy = not any(finding.wrong for finding in findings)
     if as_json:
         print_json(source | {"healthy": healthy, "findings": list(map(asdict, findings))})
         return
-    typer.echo(run.name)
+    typer.echo(examined.name)
     if healthy:
         typer.echo("nothing is wrong")
     for finding in findings:

@@ -7,14 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, TrustOption, print_json
+from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, RunDirOption, TrustOption, one_folder, print_json
 
 
 def evaluate(
-    *,
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A step-N folder of a run's checkpoints, or a run's folder.")
-    ],
+        Path | None,
+        typer.Argument(
+            metavar="[CHECKPOINT]", help="A run's folder, or a step-N folder of its checkpoints; the newest run's if left out."
+        ),
+    ] = None,
+    *,
+    run_dir: RunDirOption = None,
     episodes: Annotated[int, typer.Option("--episodes", metavar="N", min=1, help="Episodes to play.")] = 100,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="Take the likeliest action, draw none.")] = False,
     seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Of environment and actions.")] = 0,
@@ -33,13 +37,15 @@ def evaluate(
     from deploy.cli.summary import evaluation_lines  # noqa: PLC0415
     from runner.evaluation.checkpoints import find_checkpoint  # noqa: PLC0415
     from runner.evaluation.video import check_video  # noqa: PLC0415
+    from runner.folder import find_run  # noqa: PLC0415
 
     if record is not None:
         check_video(record)
-    find_checkpoint(checkpoint)
+    folder = one_folder(checkpoint, run_dir) or find_run(None)
+    find_checkpoint(folder)
     result = played_apart(
         {
-            "path": str(checkpoint),
+            "path": str(folder),
             "episodes": episodes,
             "deterministic": deterministic,
             "seed": seed,

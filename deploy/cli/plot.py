@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.options import LogLevel, LogLevelOption
+from deploy.cli.options import LogLevel, LogLevelOption, RunDirOption
 
 
 def plot(
     run_dirs: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN_DIR...", help="Run folders; the newest if left out.")
+        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders; the newest if left out.")
     ] = None,
     *,
+    run_dir: RunDirOption = None,
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
     """Draw a run's curves as PNG into its plots folder.
@@ -24,5 +25,6 @@ def plot(
     from deploy.curves import draw  # noqa: PLC0415
     from runner.folder import find_run  # noqa: PLC0415
 
-    for folder in run_dirs or [find_run(None)]:
+    chosen = [*(run_dirs or ()), *([] if run_dir is None else [run_dir])]
+    for folder in chosen or [find_run(None)]:
         typer.echo(str(draw(folder)))

@@ -8,12 +8,23 @@ from typing import Any
 
 import typer
 
-from deploy.cli.options import HubOption, JsonOption, KeysOption, LogLevel, LogLevelOption, RunDirOption, print_json
+from deploy.cli.options import (
+    HubOption,
+    JsonOption,
+    KeysOption,
+    LogLevel,
+    LogLevelOption,
+    RunArgument,
+    RunDirOption,
+    one_folder,
+    print_json,
+)
 
 COLUMNS = ("role", "id", "pid", "restarts")
 
 
 def status(
+    run: RunArgument = None,
     *,
     run_dir: RunDirOption = None,
     address: HubOption = None,
@@ -28,16 +39,17 @@ def status(
     from runner.folder import find_run, keys_of, read_run  # noqa: PLC0415
     from runner.operator_client import operator_client  # noqa: PLC0415
 
-    if run_dir is None and address is not None:
+    wanted = one_folder(run, run_dir)
+    if wanted is None and address is not None:
         show_hub(address, keys, as_json=as_json)
         return
-    folder = find_run(run_dir)
-    run = read_run(folder)
-    rows = [{column: process[column] for column in COLUMNS} for process in run["processes"]]
+    folder = find_run(wanted)
+    running = read_run(folder)
+    rows = [{column: process[column] for column in COLUMNS} for process in running["processes"]]
     if as_json:
         print_json(rows)
         return
-    with operator_client(run["control"], keys_of(run)) as hub:
+    with operator_client(running["control"], keys_of(running)) as hub:
         answer = hub.status()
     for line in status_lines(str(folder), rows, answer):
         typer.echo(line)

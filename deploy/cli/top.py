@@ -10,13 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.cli.options import LogLevel, LogLevelOption, RunDirOption
+from deploy.cli.options import LogLevel, LogLevelOption, RunArgument, RunDirOption, one_folder
 
 EVERY_S = 1.0
 EVENTS_SHOWN = 5
 
 
 def top(
+    run: RunArgument = None,
     *,
     run_dir: RunDirOption = None,
     once: Annotated[bool, typer.Option("--once", help="Show it once, as where stdout is no terminal.")] = False,
@@ -35,7 +36,7 @@ def top(
     from runner.json_lines import last_line, last_lines  # noqa: PLC0415
     from runner.settings import read_config  # noqa: PLC0415
 
-    folder = find_run(run_dir)
+    folder = find_run(one_folder(run, run_dir))
     total = read_config(folder / "config.yaml").trainer.total_timesteps
 
     def state(*, going_on: bool) -> Group:
