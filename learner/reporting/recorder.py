@@ -239,7 +239,7 @@ def observe(
     entropy: Mapping[str, float],
     variance: tuple[float, float],
     progress: float,
-    episode_return: Mapping[str, Any] | None,
+    episode_return: Mapping[str, Any] | None = None,
 ) -> Observation:
     """The numbers that the red flags need."""
     returns = {name: value for name, value in (episode_return or {}).items() if value is not None}

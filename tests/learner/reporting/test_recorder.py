@@ -96,7 +96,7 @@ def test_muesli_is_judged_by_its_kl_and_not_by_its_cross_entropy() -> None:
     terms = {"cross_entropy": TermReport(5.056, 0.5)}
     muesli = LossReport(terms, {"kl": 0.03, "target_entropy": 5.026}, gradient_norm=0.2)
     report = replace(report, losses={**report.losses, "muesli_model": muesli})
-    seen = observe(report, {"nats": 1.0, "fraction": 0.9}, (0.5, 1.0), 0.25, None)
+    seen = observe(report, {"nats": 1.0, "fraction": 0.9}, (0.5, 1.0), 0.25)
     assert seen.weighted["muesli_model"] == pytest.approx(0.015)
     assert seen.weighted["ppo_critic"] == pytest.approx(abs(report.losses["ppo_critic"].weighted))
     assert seen.policy == pytest.approx(abs(report.losses["ppo_actor"].terms["policy"].raw))
