@@ -36,17 +36,17 @@ def top(
     from runner.json_lines import last_line, last_lines  # noqa: PLC0415
     from runner.settings import read_config  # noqa: PLC0415
 
+    console = SteadyConsole(highlight=False)
     folder = find_run(one_folder(run, run_dir))
     total = read_config(folder / "config.yaml").trainer.total_timesteps
 
     def state(*, going_on: bool) -> Group:
         line = last_line(folder / "metrics.jsonl")
         events = last_lines(folder / "events.jsonl", EVENTS_SHOWN)
-        losses = Text("nothing is reported yet") if line is None else view(line, total)
+        losses = Text("nothing is reported yet") if line is None else view(line, total, console.width)
         rest = [*fleet_lines(folder, going_on=going_on), *(event_line(event) for event in events)]
         return Group(Text(f"run {folder}"), losses, *(Text(text, no_wrap=True, overflow="ellipsis") for text in rest))
 
-    console = SteadyConsole(highlight=False)
     if once or not console.is_terminal:
         console.print(state(going_on=is_held(folder)))
         return

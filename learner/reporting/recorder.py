@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ METRICS_FILE = "metrics.jsonl"
 EVENTS_FILE = "events.jsonl"
 SUMMARY_FILE = "learner.json"
 LAG_WINDOW = 10_000
+RATE_WINDOW_S = 10.0
+"""The rate of env steps that is reported is of the learner steps of this time, so that it follows a change of the actors."""
 WRITTEN_WITHIN_S = 5.0
 """On a full disk, the last events and the summary are retried for this long."""
 
@@ -56,6 +59,7 @@ class Recorder:
     replayed_lags: list[Array] = field(default_factory=list)
     first_step: tuple[float, int] | None = None  # seconds and env steps when the first learner step ended
     last_step: tuple[float, int] = (0.0, 0)
+    recent_steps: deque[tuple[float, int]] = field(default_factory=deque)  # the same of the steps in the rate's window
     waited: float = 0.0  # seconds without a batch since the last report
     reported_at: float = 0.0
     failed_checkpoint: str = ""  # why the last one could not be written
@@ -82,6 +86,9 @@ class Recorder:
         self.last_step = (progress.seconds, progress.env_steps)
         if self.first_step is None:
             self.first_step = self.last_step
+        self.recent_steps.append(self.last_step)
+        while len(self.recent_steps) > 2 and self.recent_steps[1][0] <= progress.seconds - RATE_WINDOW_S:  # noqa: PLR2004
+            self.recent_steps.popleft()
 
     def report(
         self, report: StepReport, progress: Progress, *, learning_rate: float, fleet: Mapping[str, Any]
@@ -109,7 +116,7 @@ class Recorder:
             "learning_rate": learning_rate,
             "policy_lag": percentiles(self.lags),
             "replayed_policy_lag": percentiles(self.replayed_lags),
-            "env_steps_per_second": self.rate(),
+            "env_steps_per_second": self.recent_rate(),
             "wait_fraction": self.wait_fraction(progress.seconds),
             "episode_return": fleet.get("episode_return"),
             "episode_length": fleet.get("episode_length"),
@@ -194,6 +201,7 @@ class Recorder:
         self.flags.load(state["flags"])
         self.raised, self.ever_raised = dict(state["raised"]), self.ever_raised | state["ever_raised"]
         self.first_step = None
+        self.recent_steps.clear()
 
     def entropy(self, report: StepReport) -> dict[str, float]:
         """Entropy in nats and relative to a uniform policy; measured before the updates if there is no policy-gradient loss."""
@@ -206,11 +214,13 @@ class Recorder:
         self.reported_at, self.waited = seconds, 0.0
         return min(1.0, waited / passed) if passed > 0 else math.nan
 
+    def recent_rate(self) -> float:
+        """Env steps per second of the last `RATE_WINDOW_S`; of the last two learner steps if they take longer."""
+        return rate_between(self.recent_steps[0], self.last_step) if self.recent_steps else math.nan
+
     def rate(self) -> float:
-        """Env steps per second, from the end of the first learner step to the end of the last."""
-        if self.first_step is None or self.last_step[0] <= self.first_step[0]:
-            return math.nan
-        return (self.last_step[1] - self.first_step[1]) / (self.last_step[0] - self.first_step[0])
+        """Env steps per second of the whole run, from the end of the first learner step to the end of the last."""
+        return math.nan if self.first_step is None else rate_between(self.first_step, self.last_step)
 
     def summary(self, progress: Progress) -> None:
         """Write the learner's part of summary.json."""
@@ -232,6 +242,11 @@ class Recorder:
         self.needed.close(WRITTEN_WITHIN_S)
         if self.writers is not None:
             self.writers.close()
+
+
+def rate_between(first: tuple[float, int], last: tuple[float, int]) -> float:
+    """Env steps per second between two times, each with its env steps; NaN if no time has passed."""
+    return (last[1] - first[1]) / (last[0] - first[0]) if last[0] > first[0] else math.nan
 
 
 def observe(

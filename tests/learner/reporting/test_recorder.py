@@ -90,6 +90,26 @@ def test_each_report_is_a_line_of_valid_json_with_every_loss(tmp_path: Path, arm
     assert last["env_steps_per_second"] == 50, "100 steps more in 2 seconds more"
 
 
+def test_the_rate_follows_a_change_and_the_summary_has_that_of_the_whole_run(tmp_path: Path) -> None:
+    # 100 s of 1,000 env steps a second, then 20 s of 200: the last ten seconds know only the slow ones.
+    record, report = recorder(tmp_path), make_report("baseline")
+    steps = [(second, 1000 * second) for second in range(101)] + [(100 + s, 100_000 + 200 * s) for s in range(1, 21)]
+    for step, (seconds, env_steps) in enumerate(steps, start=1):
+        record.step(Progress(step, env_steps, step, float(seconds)), np.array([1]))
+    record.report(report, Progress(121, 104_000, 121, 120.0), learning_rate=0.01, fleet={})
+    record.summary(Progress(121, 104_000, 121, 120.0))
+    assert lines(tmp_path / METRICS_FILE)[-1]["env_steps_per_second"] == 200
+    assert json.loads((tmp_path / SUMMARY_FILE).read_text())["env_steps_per_second"] == pytest.approx(104_000 / 120)
+    assert len(record.recent_steps) == 11
+
+
+def test_the_rate_of_steps_that_take_longer_than_the_window(tmp_path: Path) -> None:
+    record = recorder(tmp_path)
+    for step in range(1, 4):
+        record.step(Progress(step, 500 * step, step, 50.0 * step), np.array([1]))
+    assert record.recent_rate() == 10
+
+
 def test_muesli_is_judged_by_its_kl_and_not_by_its_cross_entropy() -> None:
     # ln 157 = 5.056 of cross-entropy may hold 0.03 nats that training can remove.
     report = make_report()
