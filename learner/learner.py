@@ -184,11 +184,15 @@ class Learner:
                     f"{who_is_silent(self.control, timeout_s)}look at the actors' logs, or raise trainer.data_timeout"
                 )
 
-    def tell_hub(self) -> None:
-        """Send a heartbeat; a hub that was restarted is given the newest weights again."""
+    def tell_hub(self, *, last: bool = False) -> None:
+        """Send a heartbeat; a hub that was restarted is given the newest weights again.
+
+        Args:
+            last: send it at once: no other comes, and the hub goes on telling where the run has ended.
+        """
         progress = self.progress
         report = {"learner_step": progress.learner_step, "env_steps": progress.env_steps}
-        self.control.heartbeat(report | {"policy_version": progress.policy_version})
+        self.control.heartbeat(report | {"policy_version": progress.policy_version}, force=last)
         if self.control.rejoined > self.rejoined:
             self.rejoined = self.control.rejoined
             if self.publisher is not None:
@@ -286,6 +290,7 @@ class Learner:
         if recorder is not None and self.publisher is not None:
             recorder.summary(self.progress)
             self.publisher.flush(FLUSH_S)
+            self.tell_hub(last=True)
         if not saved:
             raise RunError(
                 f"the last checkpoint could not be written: {self.keeper.failure or 'rank 0 says why'}; make room and go on by "

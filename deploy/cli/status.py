@@ -84,9 +84,17 @@ def progress_lines(answer: Mapping[str, Any] | None) -> list[str]:
     return [
         f"{learner.get('env_steps', 0):,} env steps trained in {learner.get('learner_step', 0):,} learner steps, "
         f"policy version {answer['policy_version']}, mean return {'-' if mean is None else format(mean, '.2f')}",
-        f"{answer['live']} of {answer['desired_actors']} actors live",
+        actors_line(answer),
         *uneven_lines(fleet),
     ]
+
+
+def actors_line(answer: Mapping[str, Any]) -> str:
+    """How many actors there are, or that the run is over."""
+    live = answer["live"]
+    if not answer.get("stop"):
+        return f"{live} of {answer['desired_actors']} actors live"
+    return f"the run is ending; actors that have not left yet: {live}" if live else "the run is over"
 
 
 def uneven_lines(fleet: Mapping[str, Any]) -> list[str]:

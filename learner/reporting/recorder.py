@@ -27,6 +27,8 @@ from protocol.data.trajectory import Array
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FILE = "events.jsonl"
 SUMMARY_FILE = "learner.json"
+SAY_EVERY_S = 30.0
+"""How often the log says how far and how well the run is."""
 LAG_WINDOW = 10_000
 RATE_WINDOW_S = 10.0
 """The rate of env steps that is reported is of the learner steps of this time, so that it follows a change of the actors."""
@@ -65,6 +67,7 @@ class Recorder:
     failed_checkpoint: str = ""  # why the last one could not be written
     silent: dict[str, str] = field(default_factory=dict)  # actors that send nothing, by id, and what there is to say of each
     lost_lines: int = 0
+    say_at: float = 0.0  # seconds of training at which the log says the next line
 
     def __post_init__(self) -> None:
         """Prepare for a full disk: events and the summary wait until there is room."""
@@ -131,10 +134,17 @@ class Recorder:
         line["red_flags"] = sorted(self.raised)
         self.last_line = plain(line)
         self._append(METRICS_FILE, self.last_line)
+        self._say(self.last_line)
         self.needed.flush()
         if self.writers is not None:
             self.writers.write(self.last_line)
         return self.raised
+
+    def _say(self, line: Mapping[str, Any]) -> None:
+        """Log a line now and then, so that a container's log shows that and how well the learner trains."""
+        if line["seconds"] >= self.say_at:
+            self.say_at = line["seconds"] + SAY_EVERY_S
+            log.info("%s", log_line(line, self.total_timesteps))
 
     def describe(self, descriptors: Mapping[str, LossDescriptor]) -> None:
         """Write what is known about the run's losses, for commands that read the folder."""
@@ -242,6 +252,20 @@ class Recorder:
         self.needed.close(WRITTEN_WITHIN_S)
         if self.writers is not None:
             self.writers.close()
+
+
+def log_line(line: Mapping[str, Any], total_timesteps: int) -> str:
+    """How far, how fast and how well, with each weighted loss, from a line of metrics.jsonl."""
+
+    def shown(value: Any, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    losses = ", ".join(f"{name} {shown(loss['weighted'], '.3g')}" for name, loss in line["losses"].items())
+    return (
+        f"learner step {line['learner_step']:,}: {line['env_steps']:,} of {total_timesteps:,} env steps, "
+        f"{shown(line['env_steps_per_second'], ',.0f')} a second, "
+        f"return {shown((line['episode_return'] or {}).get('mean'), '.2f')}; {losses}"
+    )
 
 
 def rate_between(first: tuple[float, int], last: tuple[float, int]) -> float:

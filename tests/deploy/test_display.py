@@ -12,7 +12,7 @@ import pytest
 from actors.settings import CogsEnv
 from deploy.cli.display import observer_for
 from deploy.cli.live import LiveObserver, SteadyConsole, view
-from deploy.cli.status import status_lines, uneven_lines
+from deploy.cli.status import progress_lines, status_lines, uneven_lines
 from deploy.cli.summary import ledger_line, loss_table, return_text, summary_lines
 from runner.observer import PlainObserver, clock, done, time_left
 from runner.result import Identity, compose
@@ -205,6 +205,13 @@ def test_status_shows_processes_also_while_the_server_is_still_starting() -> Non
         "640 env steps trained in 10 learner steps, policy version 10, mean return 21.50",
         "1 of 2 actors live",
     ]
+
+
+def test_status_says_that_a_run_is_over() -> None:
+    answer = {"fleet": {}, "learner": {"env_steps": 640, "learner_step": 10}, "policy_version": 10, "desired_actors": 2}
+    assert progress_lines(answer | {"live": 0, "stop": True})[1] == "the run is over"
+    assert progress_lines(answer | {"live": 1, "stop": True})[1] == "the run is ending; actors that have not left yet: 1"
+    assert progress_lines(answer | {"live": 1, "stop": False})[1] == "1 of 2 actors live"
 
 
 @pytest.mark.parametrize(

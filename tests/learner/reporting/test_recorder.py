@@ -103,6 +103,17 @@ def test_the_rate_follows_a_change_and_the_summary_has_that_of_the_whole_run(tmp
     assert len(record.recent_steps) == 11
 
 
+def test_the_log_says_twice_a_minute_how_far_and_how_well_the_run_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    record, report = recorder(tmp_path), make_report("baseline")
+    with caplog.at_level("INFO", "oatmill.learner"):
+        for step in range(1, 41):  # two seconds each: at 2 s, 32 s and 62 s
+            record.step(at(step), np.array([1]))
+            record.report(report, at(step), learning_rate=0.01, fleet=FLEET)
+    said = [line for line in caplog.messages if line.startswith("learner step")]
+    assert [line.partition(":")[0] for line in said] == ["learner step 1", "learner step 16", "learner step 31"]
+    assert said[1].startswith("learner step 16: 1,600 of 1,000 env steps, 50 a second, return 3.00; ppo_critic ")
+
+
 def test_the_rate_of_steps_that_take_longer_than_the_window(tmp_path: Path) -> None:
     record = recorder(tmp_path)
     for step in range(1, 4):

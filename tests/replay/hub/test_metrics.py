@@ -112,7 +112,8 @@ def test_the_same_series_are_there_once_something_has_happened() -> None:
     talk.send(2)
     talk.learn()
     talk.get()
-    found = samples(HubNumbers(talk.core.report(), {"frames": 2}, live=1, desired=2))
+    found = samples(HubNumbers(talk.core.report(), {"frames": 2}, live=1, desired=2, stopped=True))
+    assert found["oatmill_run_stopped", ()] == 1
     assert {name for name, _ in found} - NAMES - OF_PROCESSES == {
         "oatmill_episode_return",
         "oatmill_episode_length",
