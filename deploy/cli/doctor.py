@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, RunArgument, RunDirOption, one_folder, print_json
+
+if TYPE_CHECKING:
+    from deploy.doctor.findings import Finding
 
 
 def doctor(
@@ -52,9 +56,16 @@ def doctor(
         print_json(source | {"healthy": healthy, "findings": list(map(asdict, findings))})
         return
     typer.echo(examined.name)
-    if healthy:
-        typer.echo("nothing is wrong")
+    typer.echo(verdict(findings))
     for finding in findings:
         typer.echo(f"{'WRONG' if finding.wrong else 'note ':<5}  {finding.topic:<16} {finding.text}")
         for setting in finding.tries:
             typer.echo(f"       {'':<16} try {setting}")
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """The first line: how much needs a change, and how much is only worth knowing."""
+    wrong = sum(finding.wrong for finding in findings)
+    advice = sum(bool(finding.tries) or finding.topic == "red flag" for finding in findings if not finding.wrong)
+    words = f"{wrong} problem{'' if wrong == 1 else 's'} found" if wrong else "no problems found"
+    return f"{words}, {advice} thing{'' if advice == 1 else 's'} worth a look" if advice else words
