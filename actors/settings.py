@@ -10,7 +10,7 @@ from oatmill.settings.base import Settings
 
 
 class GymnasiumEnv(Settings):
-    """An environment of Gymnasium's registry, several copies stepped together."""
+    """An environment from Gymnasium's registry; several copies are stepped together."""
 
     kind: Literal["gymnasium"] = "gymnasium"
     """Kind of environment."""
@@ -19,11 +19,12 @@ class GymnasiumEnv(Settings):
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the environment's constructor."""
     vectorization: Literal["auto", "sync", "vector_entry_point"] = "auto"
-    """How copies are stepped: one by one (`sync`), or by the environment's own vectorised class (`vector_entry_point`).
-    `auto` uses that class if there is one."""
+    """How copies are stepped: one by one (`sync`), or by the environment's own vectorised class
+    (`vector_entry_point`). `auto` uses that class if there is one."""
     channels: Literal["auto", "first", "last"] = "auto"
-    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one of them has the size 1, 3,
-    4, 12 or 16. If the shape does not tell, the image is refused and you have to set this."""
+    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one
+    of them has the size 1, 3, 4, 12 or 16. If the shape does not tell, the image is refused and you
+    have to set this."""
 
 
 class CogsEnv(Settings):
@@ -40,7 +41,7 @@ class CogsEnv(Settings):
 
 
 class MiniGridEnv(Settings):
-    """An environment of MiniGrid, seen as its agent sees it: what lies in the 7x7 cells before it, and where it looks."""
+    """A MiniGrid environment; the agent observes the 7x7 cells in front of it and its direction."""
 
     kind: Literal["minigrid"] = "minigrid"
     """Kind of environment."""
@@ -64,7 +65,8 @@ class AtariEnv(Settings):
     screen_size: int = Field(default=84, ge=36)
     """Height and width of a frame, in pixels."""
     repeat_action_probability: float = Field(default=0.0, ge=0, lt=1)
-    """Probability that a frame repeats the previous action ("sticky actions"; 0.25 in Machado et al. 2018)."""
+    """Probability that a frame repeats the previous action ("sticky actions"; 0.25 in Machado et
+    al. 2018)."""
     noop_max: int = Field(default=30, ge=0)
     """An episode begins with up to this many frames without an action, so that episodes differ."""
     episodic_life: bool = False
@@ -85,8 +87,9 @@ class PettingZooEnv(Settings):
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function."""
     channels: Literal["auto", "first", "last"] = "auto"
-    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one of them has the size 1, 3,
-    4, 12 or 16. If the shape does not tell, the image is refused and you have to set this."""
+    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one
+    of them has the size 1, 3, 4, 12 or 16. If the shape does not tell, the image is refused and you
+    have to set this."""
 
 
 class FactoryEnv(Settings):
@@ -99,8 +102,9 @@ class FactoryEnv(Settings):
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function."""
     channels: Literal["auto", "first", "last"] = "auto"
-    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one of them has the size 1, 3,
-    4, 12 or 16. If the shape does not tell, the image is refused and you have to set this."""
+    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one
+    of them has the size 1, 3, 4, 12 or 16. If the shape does not tell, the image is refused and you
+    have to set this."""
 
 
 EnvSettings = Annotated[
@@ -118,14 +122,15 @@ class ActorSettings(Settings):
     unroll_length: int = Field(default=64, ge=1)
     """T: the steps of a trajectory."""
     when_full: Literal["block", "drop_oldest"] = "block"
-    """What an actor does while the queue is full: wait (`block`), or continue and drop its oldest unsent trajectories,
-    which are counted as evicted (`drop_oldest`)."""
+    """What an actor does while the queue is full: wait (`block`), or continue and drop its oldest
+    unsent trajectories, which are counted as evicted (`drop_oldest`)."""
     max_restarts: int = Field(default=5, ge=0)
     """Restarts of an actor in a row, with no step in between, before the run fails."""
     hang_timeout: float = Field(default=300.0, gt=0)
-    """Seconds without progress after which an actor writes all stack traces to its log and exits, to be restarted."""
+    """Seconds without progress after which an actor writes all stack traces to its log and exits,
+    to be restarted."""
     memory_bytes: int | None = Field(default=None, ge=2**28)
-    """Memory that an actor may use, in bytes. A process that uses more says so and exits, to be restarted.
-    Null means 80 % of the memory of the machine or container."""
+    """Memory that an actor may use, in bytes. A process that uses more says so and exits, to be
+    restarted. Null means 80 % of the memory of the machine or container."""
     seed: int = Field(default=0, ge=0)
     """Seed of the environments and of the actors' policies."""

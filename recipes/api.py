@@ -38,7 +38,8 @@ def train(
 
     Args:
         recipe: name of a built-in recipe, or `module:function`.
-        settings: changes to the recipe's settings, by dotted path (`{"trainer.gamma": 0.98}`) or nested.
+        settings: changes to the recipe's settings, by dotted path (`{"trainer.gamma": 0.98}`) or
+            nested.
         preset: name of a preset, such as `conservative`.
         config: YAML file of settings.
         actors: number of actor processes.

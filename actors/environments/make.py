@@ -1,8 +1,8 @@
-"""What an actor steps: several copies of one environment, each of whose agents is a row.
+"""Creates the environment that the settings select.
 
-The adapters of this package (gymnasium, cogs, minigrid, atari, pettingzoo) bring what they wrap to the same conventions: rows
-reset themselves in the step that ends their episode, terminated and truncated are told apart, and only a truncated step carries
-its final observation.
+The adapters (`actors.environments.adapters`) have the same interface:
+rows reset in the step that ends their episode, terminated and truncated are separate flags, and
+truncated steps have a final observation.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from oatmill.errors import OatmillError, UserError, one_line
 from protocol.data.spaces import Spaces
 
 EXTRAS = {"mettagrid": "cogs", "minigrid": "minigrid", "ale_py": "atari", "pettingzoo": "pettingzoo", "Box2D": "box2d"}
-"""The extra of oatmill that brings a module along."""
+"""The extra of oatmill that installs each module."""
 
 
 def make_environment(settings: EnvSettings, *, copies: int | None, seed: int) -> Environment:
-    """Build the environment that settings ask for.
+    """Build the environment that the settings select.
 
     Args:
-        settings: the `env` root.
-        copies: how many; None takes one, or as many as a factory's vectorised environment has.
-        seed: the root of all copies' random numbers; each copy draws its own from it.
+        settings: the settings of `env`.
+        copies: the number of copies; None for one, or as many as a factory's vectorised environment
+            has.
+        seed: the seed of all copies; each copy gets its own from it.
 
     Raises:
-        UserError: if it cannot be built, is not what oatmill can train on, or needs a package that is not installed.
+        UserError: if the environment cannot be built, is not supported, or needs a package that is not
+            installed.
     """
     with refusals(settings):
         return _builder(settings)(settings, copies, seed)
@@ -41,10 +43,10 @@ def make_environment(settings: EnvSettings, *, copies: int | None, seed: int) ->
 
 @contextmanager
 def refusals(settings: EnvSettings) -> Iterator[None]:
-    """Whatever building an environment raises becomes one line that a user can act on.
+    """Turn any exception while an environment is built into a UserError of one line.
 
     Raises:
-        UserError: if anything was raised.
+        UserError: if an exception was raised.
     """
     try:
         yield
@@ -52,17 +54,17 @@ def refusals(settings: EnvSettings) -> Iterator[None]:
         raise
     except ModuleNotFoundError as error:
         raise UserError(
-            f"{name_of(settings)} needs a package that is not here ({one_line(error)}); {_way_out(error)}"
+            f"{name_of(settings)} needs a package that is not installed ({one_line(error)}); {_way_out(error)}"
         ) from error
     except Exception as error:
         raise UserError(f"{name_of(settings)} could not be built: {one_line(error)}") from error
 
 
 def describe(settings: EnvSettings) -> tuple[Spaces, tuple[str, ...]]:
-    """The spaces and the names of the episode statistics; builds one copy, resets it and closes it.
+    """The spaces and the names of the episode statistics; builds, resets and closes one copy.
 
     Raises:
-        UserError: as `make_environment` and `first_observations`.
+        UserError: see `make_environment` and `first_observations`.
     """
     environment = make_environment(settings, copies=None, seed=0)
     try:
@@ -73,30 +75,30 @@ def describe(settings: EnvSettings) -> tuple[Spaces, tuple[str, ...]]:
 
 
 def _builder(settings: EnvSettings) -> Callable[[Any, int | None, int], Environment]:
-    # Each adapter imports what it wraps, so only the one in use is loaded.
+    # Each adapter imports the package that it wraps, so only the one in use is imported.
     match settings:
         case GymnasiumEnv():
-            from actors.environments.gymnasium import make_registered  # noqa: PLC0415
+            from actors.environments.adapters.gymnasium import make_registered  # noqa: PLC0415
 
             return make_registered
         case FactoryEnv():
-            from actors.environments.gymnasium import make_from_factory  # noqa: PLC0415
+            from actors.environments.adapters.gymnasium import make_from_factory  # noqa: PLC0415
 
             return make_from_factory
         case CogsEnv():
-            from actors.environments.cogs import make_cogs  # noqa: PLC0415
+            from actors.environments.adapters.cogs import make_cogs  # noqa: PLC0415
 
             return make_cogs
         case MiniGridEnv():
-            from actors.environments.minigrid import make_minigrid  # noqa: PLC0415
+            from actors.environments.adapters.minigrid import make_minigrid  # noqa: PLC0415
 
             return make_minigrid
         case AtariEnv():
-            from actors.environments.atari import make_atari  # noqa: PLC0415
+            from actors.environments.adapters.atari import make_atari  # noqa: PLC0415
 
             return make_atari
         case PettingZooEnv():
-            from actors.environments.pettingzoo import make_parallel  # noqa: PLC0415
+            from actors.environments.adapters.pettingzoo import make_parallel  # noqa: PLC0415
 
             return make_parallel
 
@@ -105,4 +107,4 @@ def _way_out(error: ModuleNotFoundError) -> str:
     missing = (error.name or "").partition(".")[0]
     if missing in EXTRAS:
         return f"pip install 'oatmill[{EXTRAS[missing]}]'"
-    return "install it, or start the command in the folder where the module lies"
+    return "install it, or start the command in the module's folder"

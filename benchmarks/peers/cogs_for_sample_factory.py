@@ -11,7 +11,7 @@ from sample_factory.algo.utils.context import global_model_factory
 from sample_factory.model.encoder import Encoder
 from torch import nn
 
-from actors.environments.cogs import make_cogs
+from actors.environments.adapters.cogs import make_cogs
 from actors.settings import CogsEnv
 from agent.encoders import TokenCodebook, TokenGridEncoder
 

@@ -12,7 +12,8 @@ WANTED_SHARE = 0.1
 LARGEST_JUMP = 1000.0
 """A coefficient is changed by at most this factor at once: a share near 0 or 1 is not measured well."""
 DOUBTFUL = 0.05
-"""Below this correlation of the model's advantages with those of the returns, the model does not tell actions apart."""
+"""Below this correlation of the model's advantages with those of the returns, the model does not
+tell actions apart."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Finding:
 def scaled(run: ExaminedRun, name: str, factor: float) -> tuple[str, ...]:
     """A loss's coefficients times a factor, as settings to try.
 
-    A coefficient that is 0 or at its upper bound is left out. Where a loss has no settings, as most losses of your own, the
-    setting to try is the one that adjusts coefficients by itself.
+    A coefficient that is 0 or at its upper bound is left out. Where a loss has no settings, as most
+    losses of your own, the setting to try is the one that adjusts coefficients by itself.
     """
     descriptor = run.descriptors[name]
     if not descriptor.coefficients:

@@ -1,4 +1,4 @@
-"""What `oatmill status` shows of a run."""
+"""The values that `oatmill status` shows."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ MAX_ACTORS_SHOWN = 1000
 
 
 def actors_of(members: Members, report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Details of at most MAX_ACTORS_SHOWN actors, from their heartbeats and from ingest.
+    """Return details of at most MAX_ACTORS_SHOWN actors, from their heartbeats and from ingest.
 
     Args:
         members: the members of the run.
-        report: ingest's last report.
+        report: the last report of ingest.
     """
     stored: Mapping[str, Any] = report.get("actors", {})
     return [
@@ -32,11 +32,11 @@ def actors_of(members: Members, report: Mapping[str, Any]) -> list[dict[str, Any
 
 
 def status_of(members: Members, report: Mapping[str, Any], hub: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole status.
+    """Return the whole status.
 
     Args:
         members: the members of the run.
-        report: ingest's last report.
+        report: the last report of ingest.
         hub: the hub's own values.
     """
     fleet = dict(report.get("fleet", {}))

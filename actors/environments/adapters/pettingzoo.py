@@ -1,0 +1,233 @@
+"""PettingZoo's parallel environments, with one row for each possible agent of each copy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from actors.environments.base import Episode, Step, name_of
+from actors.environments.boundary import copy_seeds, flag, in_short, observation_of, outcome_of, reward
+from actors.environments.gymnasium_actions import ActionConversion, convert_action_space
+from actors.environments.gymnasium_spaces import (
+    ObservationConversion,
+    convert_observation_space,
+)
+from actors.settings import PettingZooEnv
+from oatmill.errors import UserError
+from oatmill.user_modules import load_function
+from protocol.data.actions import copied, split_rows
+from protocol.data.spaces import Spaces
+from protocol.data.trajectory import Array
+
+EVERYBODY = "__all__"
+"""RLlib's name for all agents at once."""
+
+
+class _Outcome(NamedTuple):
+    """The return values of a parallel environment's step, by agent."""
+
+    observations: Mapping[Any, Any]
+    rewards: Mapping[Any, float]
+    terminations: Mapping[Any, bool]
+    truncations: Mapping[Any, bool]
+    infos: Mapping[Any, Any]
+
+
+class ParallelEnvironment:
+    """Copies of a parallel environment; see `actors.environments.base.Environment`.
+
+    An agent that leaves before the others is absent until the next episode of its copy; its row
+    repeats the last observation. An episode of a copy lasts from its reset until no agent is left;
+    its return is the mean over all possible agents.
+
+    Args:
+        name: the environment's name for messages.
+        envs: the copies.
+        observation: converts the copies' observations.
+        action: converts actions to the copies' format.
+        seed: the seed of all copies.
+    """
+
+    episode_statistics: tuple[str, ...] = ()
+
+    def __init__(
+        self, name: str, envs: Sequence[Any], observation: ObservationConversion, action: ActionConversion, seed: int
+    ) -> None:
+        self.name = name
+        self.spaces = Spaces(observation.space, action.space)
+        self._envs = envs
+        self._agents = list(envs[0].possible_agents)
+        self.num_rows = rows = len(envs) * len(self._agents)
+        self.num_copies = len(envs)
+        self.channels = observation.channels
+        self._conversion = observation
+        self._convert_actions = action.convert
+        self._seeds = copy_seeds(seed, len(envs))
+        self._observations = np.zeros((rows, *observation.raw.shape), observation.raw.dtype)
+        self._rewards = np.zeros(rows, np.float32)
+        self._terminated = np.zeros(rows, np.bool_)
+        self._truncated = np.zeros(rows, np.bool_)
+        self._present = np.zeros(rows, np.bool_)
+        self._left = np.zeros(rows, np.bool_)  # in this episode
+        self._returns = np.zeros(rows, np.float64)
+        self._lengths = np.zeros(len(envs), np.int64)
+
+    def reset(self) -> Array:
+        """Seed and reset every copy."""
+        for copy, seed in enumerate(self._seeds):
+            self._start(copy, seed)
+        return self._conversion.convert(self._observations)
+
+    def step(self, actions: Array) -> Step:
+        """Take the actions of all agents that are present."""
+        valid = self._present.copy()
+        self._rewards[:] = 0
+        self._terminated[:] = ~valid
+        self._truncated[:] = False
+        finals: list[tuple[int, Array]] = []
+        converted = split_rows(copied(self._convert_actions(actions)), self.num_rows)  # environments may modify it
+        ended = [self._step_copy(copy, converted, finals) for copy in range(len(self._envs))]
+        episodes = [self._start(copy) for copy, is_over in enumerate(ended) if is_over]
+        raw = self._conversion.raw
+        final_observations = np.array([shown for _, shown in finals], raw.dtype).reshape(len(finals), *raw.shape)
+        return Step(
+            self._conversion.convert(self._observations),
+            self._rewards,
+            self._terminated,
+            self._truncated,
+            valid,
+            self._conversion.convert(final_observations),
+            np.array([row for row, _ in finals], np.int64),
+            episodes,
+        )
+
+    def close(self) -> None:
+        """Close every copy."""
+        for env in self._envs:
+            env.close()
+
+    @property
+    def makes_pictures(self) -> bool:
+        """Whether the copies render pictures as arrays."""
+        return getattr(self._envs[0], "render_mode", None) == "rgb_array"
+
+    def picture(self) -> Any:
+        """The rendered picture of the first copy."""
+        return self._envs[0].render()
+
+    def _rows(self, copy: int) -> slice:
+        return slice(copy * len(self._agents), (copy + 1) * len(self._agents))
+
+    def _step_copy(self, copy: int, actions: list[Any], finals: list[tuple[int, Array]]) -> bool:
+        """Step one copy; returns whether its episode is over."""
+        env, rows = self._envs[copy], self._rows(copy)
+        chosen = {agent: choice for agent, choice in zip(self._agents, actions[rows], strict=True) if agent in env.agents}
+        outcome = _Outcome(*outcome_of(env.step(chosen)))
+        self._check_agents(env)
+        self._lengths[copy] += 1
+        for row, agent in enumerate(self._agents, rows.start):
+            if self._present[row]:
+                self._record(row, agent, outcome, finals)
+                if agent not in env.agents and not self._left[row]:
+                    raise ValueError(f"agent {agent!r} is gone from agents without having terminated or been truncated")
+            elif agent in env.agents and not self._left[row]:
+                self._show(row, agent, outcome.observations)
+        self._returns[rows] += self._rewards[rows]
+        return not self._present[rows].any()
+
+    def _record(self, row: int, agent: Any, outcome: _Outcome, finals: list[tuple[int, Array]]) -> None:
+        self._rewards[row] = reward(_of_agent(outcome.rewards, agent, "rewards"), f"a reward of agent {agent!r}")
+        self._terminated[row] = flag(_of_agent(outcome.terminations, agent, "terminations"), f"terminated of agent {agent!r}")
+        self._truncated[row] = flag(_of_agent(outcome.truncations, agent, "truncations"), f"truncated of agent {agent!r}")
+        self._show(row, agent, outcome.observations)
+        if self._terminated[row] or self._truncated[row]:
+            self._present[row], self._left[row] = False, True
+            if not self._terminated[row]:
+                finals.append((row, self._observations[row].copy()))
+
+    def _show(self, row: int, agent: Any, observations: Mapping[Any, Any]) -> None:
+        raw, what = self._conversion.raw, f"an observation of agent {agent!r}"
+        raw.store(_of_agent(observations, agent, "observations"), self._observations, row, what)
+        raw.check_limits(self._observations[row : row + 1], what, row)
+        self._present[row] = True
+
+    def _check_agents(self, env: Any) -> None:
+        for agent in env.agents:
+            if agent not in self._agents:
+                raise ValueError(
+                    f"agent {agent!r} is in agents, but not in possible_agents {in_short(self._agents)}; name it there"
+                )
+
+    def _start(self, copy: int, seed: int | None = None) -> Episode:
+        """Start a copy's next episode; returns the one that is over."""
+        env, rows = self._envs[copy], self._rows(copy)
+        episode = Episode(float(self._returns[rows].mean()), int(self._lengths[copy]), copy=copy)
+        self._returns[rows] = 0
+        self._lengths[copy] = 0
+        self._present[rows] = False
+        self._left[rows] = False
+        observations = observation_of(env.reset(seed=seed))
+        self._check_agents(env)
+        if not env.agents:
+            raise ValueError("expected at least one agent after a reset, got none")
+        for row, agent in enumerate(self._agents, rows.start):
+            if agent in env.agents:
+                self._show(row, agent, observations)
+        return episode
+
+
+def _of_agent(values: Any, agent: Any, what: str) -> Any:
+    """An agent's entry in one of a step's mappings."""
+    if isinstance(values, Mapping) and agent in values:
+        return values[agent]
+    rllib = isinstance(values, Mapping) and EVERYBODY in values
+    hint = f"; {EVERYBODY!r} is RLlib's, give one for each agent" if rllib else ""
+    raise ValueError(f"expected {what} to have an entry for agent {agent!r}, got {in_short(values)}{hint}")
+
+
+def make_parallel(settings: PettingZooEnv, copies: int | None, seed: int) -> ParallelEnvironment:
+    """Build copies of the environment that a user's function returns.
+
+    Args:
+        settings: the function and its keyword arguments.
+        copies: the number of copies; None for one.
+        seed: the seed of all copies.
+
+    Raises:
+        UserError: if the function does not return a parallel environment, or its agents have different
+            spaces.
+    """
+    name = name_of(settings)
+    make = partial(load_function(settings.factory, what="env.factory", gives="an environment"), **settings.kwargs)
+    envs = [make() for _ in range(copies or 1)]
+    first = envs[0]
+    if not all(hasattr(first, attribute) for attribute in ("possible_agents", "observation_space", "action_space")):
+        raise UserError(
+            f"{name}: expected the function to return a pettingzoo ParallelEnv with possible_agents, got "
+            f"{type(first).__name__}; a gymnasium environment takes env.kind=factory"
+        )
+    if hasattr(first, "agent_iter"):
+        raise UserError(
+            f"{name}: expected a parallel environment, got {type(first).__name__}, whose agents take turns; "
+            f"return pettingzoo.utils.aec_to_parallel(env), or the module's parallel_env()"
+        )
+    observation_space, action_space = _common_spaces(first, name)
+    observation = convert_observation_space(observation_space, name, settings.channels)
+    return ParallelEnvironment(name, envs, observation, convert_action_space(action_space, name), seed)
+
+
+def _common_spaces(env: Any, name: str) -> tuple[Any, Any]:
+    if not env.possible_agents:
+        raise UserError(f"{name}: expected possible_agents to name every agent that may take part, got none")
+    one, *others = env.possible_agents
+    for what, space_of in (("observation", env.observation_space), ("action", env.action_space)):
+        for other in others:
+            if space_of(one) != space_of(other):
+                raise UserError(
+                    f"{name}: expected all agents to share one {what} space, since one network plays them all; got "
+                    f"{space_of(one)} for {one!r} and {space_of(other)} for {other!r}; pad them to one space in the function"
+                )
+    return env.observation_space(one), env.action_space(one)

@@ -1,0 +1,267 @@
+"""Decides how many trajectories each actor may send.
+
+Credit and queue together stay within a capacity. Credit is given in whole blocks, in the order of
+requests. A row (trajectory) costs what the largest one can need (`RunSchema.row_bytes`), so the
+limit on rows is a limit on bytes.
+
+It cannot deadlock. While no batch can be cut, fewer than one batch of rows waits, so there is room
+for the largest block as soon as no credit is out. And credit that is out is used, or no longer
+counted because it is late, or taken back because its holder is dead.
+
+Credit that a slow or silent actor holds is *late*: it stays valid, but it is not counted while the
+learner has to wait for data, so that the others can use the whole capacity. docs/decisions/023 has
+the rules and the bounds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from math import ceil
+from typing import Protocol
+
+from replay.ingest.actors.pace import Pace, fleet_seconds
+
+MAX_WINDOW_BLOCKS = 16
+MAX_WINDOW_BYTES = 16 * 2**20
+"""The largest credit of one actor in bytes, unless one block is larger."""
+SHARES = 4
+"""The credit that an actor may hold in advance is its fair share of the capacity divided by this
+(but at least one block)."""
+PATIENCE = 2.0
+"""An actor is slow, and its credit late, when it takes this many times as long as the fleet."""
+SLOW_AFTER_S = 0.02
+"""An actor that usually takes less than this is not slow, however fast the others are."""
+LATE_AFTER_S = 0.1
+"""The credit of an actor that is usually fast is not late before this, so that short delays of a
+busy machine do not count."""
+SILENT_AFTER_S = 30.0
+SILENT_TIMES_FLEET, SILENT_TIMES_OWN = 10.0, 4.0
+"""An actor is silent when others have sent data for `silent_after_s` while it sent none, and when
+that is also this many times the fleet's pace and its own pace."""
+LOOK_EVERY_S = 0.05
+STALLED_S = 1.0
+"""A longer time between two looks means that this process stood still. It is not counted against
+the actors."""
+LENDING_BATCHES = 8
+"""Late credit is not counted until the learner has received this many batches without waiting."""
+
+
+class Holder(Protocol):
+    """The part of a session that matters for credit."""
+
+    credit: int  # rows that it may send
+    waits: bool  # whether it waits in line for credit
+    since: float  # when it got its credit, or sent its last block if that was later
+    pace: Pace
+    slow: bool  # whether it usually takes far longer than the fleet
+    late: bool  # whether its credit, one block, is late
+    silent: bool  # whether it has sent nothing for very long
+
+    @property
+    def rows(self) -> int:
+        """The number of trajectories of one block."""
+
+    @property
+    def open(self) -> bool:
+        """Whether it may hold credit at all."""
+
+
+class CreditLine:
+    """Gives credit to sessions, in the order in which they asked for it.
+
+    Args:
+        batch_rows: the number of trajectories in a batch.
+        queue_batches: the number of batches that may wait.
+        silent_after_s: an actor without data for this many seconds may be called silent.
+
+    Attributes:
+        outstanding: rows of credit that are out and not late.
+        late: rows of late credit, at most one block per actor.
+        slow: sessions that are slow.
+        silent: sessions that are silent.
+    """
+
+    def __init__(self, *, batch_rows: int, queue_batches: float, silent_after_s: float = SILENT_AFTER_S) -> None:
+        self._silent_after_s = silent_after_s
+        self._queue_batches = queue_batches
+        self._base = ceil(queue_batches * batch_rows)
+        self._line: deque[Holder] = deque()
+        self._largest = 1
+        self._rows = 0  # the sum of one block of every session
+        self._window_blocks = 1
+        self._learner_waits = False
+        self._lending = 0  # the number of batches for which late credit is still not counted
+        self._looked_at = self._waits_since = 0.0
+        self._delivered_at = 0.0  # when any session last used credit
+        self.outstanding = self.late = 0
+        self.slow: Sequence[Holder] = ()
+        self.silent: Sequence[Holder] = ()
+
+    @property
+    def capacity(self) -> int:
+        """The limit of credit and queue together, in rows: waiting batches, plus one block, minus one row."""
+        return self._base + self._largest - 1
+
+    @property
+    def bound(self) -> int:
+        """The limit of all credit and the queue, in rows.
+
+        While there are slow actors, it is higher by one block per actor.
+        """
+        return self.capacity + (self._rows if self.late or self.slow else 0)
+
+    def expect(self, batch_rows: int) -> None:
+        """Change the number of fresh trajectories in a batch.
+
+        Credit that is out beyond the new limit is used up first.
+        """
+        self._base = ceil(self._queue_batches * batch_rows)
+
+    def resize(self, holders: Iterable[Holder], row_bytes: int) -> None:
+        """Adapt capacity and windows to the sessions that are open."""
+        rows = [holder.rows for holder in holders if holder.open]
+        self._largest, self._rows = max(rows, default=1), sum(rows)
+        fair = self.capacity // (SHARES * max(1, self._rows))
+        affordable = MAX_WINDOW_BYTES // max(1, self._largest * row_bytes)
+        self._window_blocks = max(1, min(fair, affordable, MAX_WINDOW_BLOCKS))
+
+    def learner_waits(self, waits: bool) -> None:  # noqa: FBT001  (the name says what it is)
+        """Set whether the learner waits for a batch that cannot be cut yet."""
+        self._learner_waits = waits
+        if waits:
+            self._lending = LENDING_BATCHES
+
+    def cut(self) -> None:
+        """Count a batch that was cut."""
+        self._lending = max(0, self._lending - 1)
+
+    def room(self, queued: int) -> int:
+        """Return the number of rows of credit that may be given now.
+
+        Args:
+            queued: the number of rows that wait, cut or not.
+        """
+        free = self.capacity - self.outstanding - queued
+        if not self._lending:
+            return free - self.late
+        if self._learner_waits and (self.late or self.slow):
+            # An unroll that starts while the learner waits uses the same version as one that starts after its next batch.
+            free += min(self._base, self._rows - self.late)
+        return free
+
+    def want(self, holder: Holder) -> None:
+        """Put a session in line, if it may have more credit than it has."""
+        window = 1 if holder.late or holder.slow else self._window_blocks
+        if not holder.waits and holder.open and holder.credit < window * holder.rows:
+            holder.waits = True
+            self._line.append(holder)
+
+    def grant(self, queued: int, now: float) -> list[Holder]:
+        """Give the free credit to the sessions in line.
+
+        Args:
+            queued: the number of rows that wait, cut or not.
+            now: seconds of the monotonic clock.
+
+        Returns:
+            The sessions that got credit, to be told.
+        """
+        granted: list[Holder] = []
+        while self._line:
+            holder = self._line[0]
+            if holder.open and holder.rows > self.room(queued):
+                break
+            self._line.popleft()
+            holder.waits = False
+            if holder.open and not holder.late:
+                self._give(holder, now)
+                granted.append(holder)
+                self.want(holder)
+        return granted
+
+    def _give(self, holder: Holder, now: float) -> None:
+        if not holder.credit:
+            holder.since = now
+        holder.credit += holder.rows
+        self.outstanding += holder.rows
+        if holder.slow:
+            self._make_late(holder)
+
+    def _make_late(self, holder: Holder) -> None:
+        """Count a session's credit as late: one block. Credit beyond one block is taken back."""
+        self.outstanding -= holder.credit
+        self.late += holder.rows
+        holder.credit, holder.late = holder.rows, True
+
+    def admit(self, holder: Holder, rows: int, queued: int, now: float) -> bool:
+        """Whether rows that arrived may be stored: they use up credit, or there is room without it."""
+        holder.silent = False
+        if holder.credit < rows:
+            return rows <= self.room(queued)
+        holder.credit -= rows
+        if holder.late:
+            self.late -= rows
+            holder.late = False
+        else:
+            self.outstanding -= rows
+        holder.pace.took(now - holder.since)
+        holder.since = self._delivered_at = now
+        return True
+
+    def take_back(self, holder: Holder) -> None:
+        """Take a session's credit away."""
+        if holder.late:
+            self.late -= holder.credit
+        else:
+            self.outstanding -= holder.credit
+        holder.credit, holder.late, holder.silent = 0, False, False
+
+    def look(self, holders: Iterable[Holder], now: float) -> list[Holder]:
+        """Find late credit and silent actors.
+
+        Call it only when no message waits, because one may bring what is missing.
+
+        Args:
+            holders: all sessions.
+            now: seconds of the monotonic clock.
+
+        Returns:
+            The sessions that hold less credit than before, to be told.
+        """
+        passed = now - self._looked_at
+        if passed < LOOK_EVERY_S:
+            return []
+        stood_still = passed if passed > STALLED_S else 0.0
+        self._looked_at = now
+        present = [holder for holder in holders if holder.open]
+        if not self._learner_waits:
+            self._waits_since = now
+        known = fleet_seconds(holder.pace for holder in present)
+        usual = self._unknown_pace(now) if known is None else known
+        less = []
+        for holder in present:
+            holder.since = min(now, holder.since + stood_still)
+            before = holder.credit
+            self._judge(holder, usual, now)
+            if holder.credit < before:
+                less.append(holder)
+        self.slow = [holder for holder in present if holder.slow]
+        self.silent = [holder for holder in present if holder.silent]
+        return less
+
+    def _unknown_pace(self, now: float) -> float:
+        """Return a substitute for the fleet's pace while nobody has sent a block."""
+        waited_long = now - self._waits_since > self._silent_after_s
+        return self._silent_after_s / PATIENCE if waited_long else float("inf")
+
+    def _judge(self, holder: Holder, usual: float, now: float) -> None:
+        own = holder.pace.seconds or 0.0
+        holder.slow = own > max(SLOW_AFTER_S, PATIENCE * usual)
+        if not holder.credit:
+            return
+        if not holder.late and (holder.slow or now - holder.since > max(LATE_AFTER_S, PATIENCE * usual)):
+            self._make_late(holder)
+        patience = max(self._silent_after_s, SILENT_TIMES_FLEET * usual, SILENT_TIMES_OWN * own)
+        if self._delivered_at - holder.since > patience:
+            holder.silent = True
