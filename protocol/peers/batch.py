@@ -14,6 +14,7 @@ import numpy as np
 
 from oatmill.errors import WireError
 from protocol.data.batch import Batch
+from protocol.data.observations import by_field
 from protocol.data.priorities import pack_priorities
 from protocol.data.run_schema import RunSchema
 from protocol.data.shared_memory import open_shared
@@ -226,7 +227,7 @@ class BatchPeer:
             raise WireError("payload_length", str(error)) from None
         self._open = False
         self._received = max(self._received, message.batch_id)
-        self._delivery = Delivery(Batch(message.batch_id, message.learner_step, **arrays), self._fleet, message.stop)
+        self._delivery = Delivery(Batch(message.batch_id, message.learner_step, **by_field(arrays)), self._fleet, message.stop)
 
     def _shared(self, message: messages.BatchMessage, nbytes: int) -> memoryview:
         """A batch's bytes in shared memory. Ingest reuses the memory once nothing here refers to it."""
