@@ -11,10 +11,12 @@ from protocol.data.spaces import ObservationKind, Spaces
 
 ENCODERS_OF: dict[ObservationKind, tuple[str, ...]] = {
     "vector": ("mlp",),
-    "image": ("cnn", "nature"),
+    "image": ("cnn", "nature", "small_cnn"),
     "tokens": ("token_grid", "token_set", "token_attention"),
 }
 """The encoders for each kind of observation; `auto` uses the first."""
+ON_CPU: dict[ObservationKind, str] = {"image": "small_cnn"}
+"""What `auto_cpu` uses instead of what `auto` does."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class AgentSpec:
 
     def __post_init__(self) -> None:
         kind, asked = self.spaces.observation.kind, self.settings.encoder
-        if asked != "auto" and not self.settings.own_encoder and asked not in ENCODERS_OF[kind]:
+        if not asked.startswith("auto") and not self.settings.own_encoder and asked not in ENCODERS_OF[kind]:
             raise UserError(
                 f"agent.encoder={asked} does not support {kind} observations; use one of {', '.join(ENCODERS_OF[kind])}"
             )
@@ -44,7 +46,10 @@ class AgentSpec:
     @property
     def encoder(self) -> str:
         """The encoder's name with `auto` resolved."""
-        return ENCODERS_OF[self.spaces.observation.kind][0] if self.settings.encoder == "auto" else self.settings.encoder
+        kind, asked = self.spaces.observation.kind, self.settings.encoder
+        if not asked.startswith("auto") or self.settings.own_encoder:
+            return asked
+        return ON_CPU.get(kind, ENCODERS_OF[kind][0]) if asked == "auto_cpu" else ENCODERS_OF[kind][0]
 
     @property
     def core_state_size(self) -> int:
