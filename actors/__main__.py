@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from actors.settings import ActorSettings, EnvSettings
 from agent.settings import AgentSettings
-from oatmill.children.apart import in_words
 from oatmill.children.leaving import leave
+from oatmill.children.worker import in_words
 from oatmill.errors import OatmillError, RunError, one_line
 from oatmill.process.entry import configure_logging, read_roots, role_parser, run_to_exit, settings_of
 from oatmill.process.signals import StopFlag

@@ -20,6 +20,7 @@ from actors.environments.base import (
 )
 from actors.policy import Acted, ActingPolicy
 from oatmill.errors import OatmillError, RunError, one_line
+from protocol.data.observations import Observations, concatenated, parts_of, zeros
 from protocol.data.trajectory import Array, TrajectoryBlock
 
 LOOK_STEPS = 9
@@ -30,7 +31,7 @@ LOOK_STEPS = 9
 class _Buffers:
     """The arrays that every step writes; all unrolls share them, as blocks are copied when sent."""
 
-    observations: Array
+    observations: Observations
     actions: Array
     rewards: Array
     terminated: Array
@@ -42,9 +43,9 @@ class _Buffers:
     @staticmethod
     def of(environment: Environment, steps: int) -> _Buffers:
         rows, spaces = environment.num_rows, environment.spaces
-        observation, action = spaces.observation, spaces.action
+        action = spaces.action
         return _Buffers(
-            observations=np.zeros((rows, steps + 1, *observation.shape), observation.dtype),
+            observations=zeros(spaces.observation, rows, steps + 1),
             actions=np.zeros((rows, steps, *action.shape), action.dtype),
             rewards=np.zeros((rows, steps), np.float32),
             terminated=np.zeros((rows, steps), np.bool_),
@@ -60,7 +61,7 @@ class _Finals(NamedTuple):
 
     step: int
     rows: Array
-    observations: Array
+    observations: Observations
 
 
 class Unroller:
@@ -81,7 +82,7 @@ class Unroller:
     def __init__(
         self,
         environment: Environment,
-        observations: Array,
+        observations: Observations,
         policy: ActingPolicy,
         unroll_length: int,
         *,
@@ -162,13 +163,13 @@ class Unroller:
 
     def _block(self, core_state: Array, discounted: Array | None) -> TrajectoryBlock:
         space, episodes = self._environment.spaces.observation, self._episodes
-        finals = [_Finals(0, np.zeros(0, np.int64), np.zeros((0, *space.shape), space.dtype)), *self._finals]
+        finals = [_Finals(0, np.zeros(0, np.int64), zeros(space, 0)), *self._finals]
         names = len(self._environment.episode_statistics)
         block = TrajectoryBlock(
             **vars(self._buffers),
             core_state=core_state,
+            final_observations=concatenated([final.observations for final in finals]),
             discounted_return=discounted,
-            final_observations=np.concatenate([final.observations for final in finals]),
             final_trajectory=np.concatenate([final.rows for final in finals]).astype(np.int32),
             final_step=np.concatenate([np.full(len(final.rows), final.step, np.int32) for final in finals]),
             episode_return=np.array([episode.episode_return for episode in episodes], np.float32),
@@ -187,11 +188,12 @@ class Unroller:
         """Raise a RunError that names the source of non-finite numbers, which ingest could not know."""
         for field in ("observations", "final_observations", "rewards", "episode_return"):
             values = getattr(block, field)
-            if not is_finite(values):
-                raise RunError(
-                    f"{self._environment.name} gave {field} that are not finite (NaN or infinity): {first_not_finite(values)}, "
-                    f"as float32"
-                )
+            for path, part in parts_of(values):
+                if not is_finite(part):
+                    raise RunError(
+                        f"{self._environment.name} gave {field}{path and f' of {path}'} that are not finite (NaN or infinity): "
+                        f"{first_not_finite(part)}, as float32"
+                    )
         for field in ("behaviour_logits", "behaviour_value"):
             if not is_finite(getattr(block, field)):
                 raise RunError(f"the policy of version {block.policy_version} gave a {field} that is not finite")

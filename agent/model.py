@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from agent.core import Core
 from agent.encoders import make_trunk_encoder
 from agent.heads import LatentHead, PartHead, make_codec, zero_init
+from agent.masks import allowed_of, following, masked
 from agent.policies import Policies
 from agent.policy_head import make_policy_head, start_policy
 from agent.running_moments import RunningMoments
 from agent.spec import AgentSpec
+from protocol.data.observations import Observations, each
 from protocol.data.spaces import ActionSpace
 from protocol.data.trajectory import Array
 from protocol.data.weights import Layout, layout_of
@@ -191,19 +193,24 @@ class AgentModel(nn.Module):
         return torch.zeros(n, self.spec.core_state_size)
 
     @torch.inference_mode()
-    def act(self, observations: Tensor, core_state: Tensor) -> ActOutput:
+    def act(self, observations: Observations, core_state: Tensor) -> ActOutput:
         """Compute one step for acting, without gradients.
 
         Args:
-            observations: `[N, ...]` in the environment's dtype.
+            observations: `[N, ...]` in the environment's dtype; with an action mask, choices that are not
+                allowed get the logit `MASKED_LOGIT`.
             core_state: recurrent states `[N, S]`.
         """
         latent = self.encode(observations)
         if self.core is not None:
             latent, core_state = self.core.step(latent, core_state)
-        return ActOutput(self.policy(latent), self.codec.value(self.value(latent)), core_state)
+        return ActOutput(self.policy_rows(latent, allowed_of(observations)), self.codec.value(self.value(latent)), core_state)
 
-    def latents(self, observations: Tensor, core_state: Tensor, ends_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def policy_rows(self, latent: Tensor, allowed: Tensor | None) -> Tensor:
+        """The policy head's output `[..., A]` for latents `[..., H]`, with action masks applied."""
+        return masked(self.policy(latent), allowed)
+
+    def latents(self, observations: Observations, core_state: Tensor, ends_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the trunk over time; the first `burn_in` steps get no gradient.
 
         Args:
@@ -226,23 +233,27 @@ class AgentModel(nn.Module):
         rest = self.core.unroll(self.encoded(observations[:, warm:]), core_state, ends_BT[:, warm:])
         return torch.cat([first[0], rest[0]], 1), torch.cat([first[1], rest[1]], 1)
 
-    def encode(self, observations: Tensor) -> Tensor:
+    def encoded(self, observations: Observations) -> Tensor:
+        """Encode every step: `[B, T, ...]` to `[B, T, width]`."""
+        first = next(iter(observations.values())) if isinstance(observations, dict) else observations
+        encoded = self.encode(each(lambda values: values.flatten(0, 1), observations))
+        shaped: Tensor = encoded.unflatten(0, tuple(first.shape[:2]))  # type: ignore[no-untyped-call]
+        return shaped
+
+    def encode(self, observations: Observations) -> Tensor:
         """Normalise observations, if the network does, and encode them: `[N, ...]` to `[N, width]`."""
         normalised = observations if self.normaliser is None else self.normaliser.forward(observations)
         encoded: Tensor = self.encoder(normalised)
         return encoded
 
-    def encoded(self, observations: Tensor) -> Tensor:
-        """Encode every step: `[B, T, ...]` to `[B, T, width]`."""
-        return self.encode(observations.flatten(0, 1)).view(*observations.shape[:2], -1)
-
-    def forward(
+    def forward(  # noqa: PLR0917 -- DDP passes tensors by position
         self,
-        observations: Tensor,
+        observations: Observations,
         core_state: Tensor | None,
         ends_BT: Tensor | None,
         actions: Tensor | None,
         needs: ModelNeeds,
+        allowed: Tensor | None = None,
     ) -> ModelOutputs:
         """Policy and value at every step and, if asked for, the outputs of K model steps.
 
@@ -255,24 +266,29 @@ class AgentModel(nn.Module):
             actions: the taken actions, `[B, T]` or `[B, T, factors]`; may go beyond T if the following
                 actions are known. Only used by the model steps.
             needs: the outputs that are needed besides policy and value.
+            allowed: the action masks `[B, T, A]`; may go beyond T if the following masks are known. None uses
+                the masks of the observations.
         """
+        if allowed is None:
+            allowed = allowed_of(observations)
         if self.core is None:
             latent_BTH = self.encoded(observations)
         else:
             assert core_state is not None
             assert ends_BT is not None
             latent_BTH, _ = self.latents(observations, core_state, ends_BT)
-        outputs: ModelOutputs = {"logits_BTA": self.policy(latent_BTH), "value_raw_BT": self.value(latent_BTH)}
+        now = None if allowed is None else allowed[:, : latent_BTH.shape[1]]
+        outputs: ModelOutputs = {"logits_BTA": self.policy_rows(latent_BTH, now), "value_raw_BT": self.value(latent_BTH)}
         if needs.unroll_steps:
             assert actions is not None
-            outputs.update(self.unroll(latent_BTH, actions, needs))  # type: ignore[typeddict-item]
+            outputs.update(self.unroll(latent_BTH, actions, needs, allowed))  # type: ignore[typeddict-item]
         return outputs
 
-    def unroll(self, latent_BTH: Tensor, actions: Tensor, needs: ModelNeeds) -> UnrollOutputs:
+    def unroll(self, latent_BTH: Tensor, actions: Tensor, needs: ModelNeeds, allowed: Tensor | None = None) -> UnrollOutputs:
         """Unroll the model K steps from every step along the taken actions.
 
-        If t + k - 1 is after the last action, the last action is used. The losses mask such predictions
-        (`learner.nodes.masks`).
+        The policy at t + k has the action mask of that step. If t + k - 1 is after the last action, the
+        last action is used. The losses mask such predictions (`learner.nodes.masks`).
         """
         indexed = self.policies.indexed(actions)
         steps, last = latent_BTH.shape[1], indexed.shape[1] - 1
@@ -289,7 +305,9 @@ class AgentModel(nn.Module):
             outputs["model_reward_raw_BTK"] = self.model_reward(stacked)
             outputs["model_value_raw_BTK"] = self.model_value(stacked)
         if needs.policy_steps:
-            outputs["model_logits_BTKA"] = self.model_policy(stacked[:, :, : needs.policy_steps])
+            rows = self.model_policy(stacked[:, :, : needs.policy_steps])
+            ahead = None if allowed is None else following(allowed, needs.policy_steps, steps)
+            outputs["model_logits_BTKA"] = masked(rows, ahead)
         return outputs
 
     def every_action(self, latent: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,8 +26,8 @@ def settings_page(entries: Iterable[SettingEntry]) -> str:
     parts = [
         "# Settings",
         "",
-        "Every setting of a run. Change one on the command line by `key=value`, in a YAML file for `--config`, or by an",
-        "environment variable such as `OATMILL__TRAINER__GAMMA=0.98`. `oatmill settings WORD` searches this list.",
+        "All settings of a run. Set them with `key=value` on the command line, in a YAML file for `--config`, or with",
+        "environment variables such as `OATMILL__TRAINER__GAMMA=0.98`. `oatmill settings WORD` searches this list.",
         "",
     ]
     for (group, kind), members in groupby(entries, key=lambda entry: (entry.group, entry.kind)):
@@ -35,7 +35,8 @@ def settings_page(entries: Iterable[SettingEntry]) -> str:
         parts += [f"## {group}{only}", ""]
         for entry in members:
             default = "required" if entry.default == "required" else f"default `{entry.default or '(empty)'}`"
-            parts += [f"**`{entry.path}`** — {default}; {entry.takes}.", "", entry.meaning, ""]
+            takes = "" if entry.takes == entry.default else f"; {entry.takes}"
+            parts += [f"**`{entry.path}`** — {default}{takes}.", "", entry.meaning, ""]
     return "\n".join(parts)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from learner.plan import Plan
 from learner.settings import TrainerSettings
 from learner.update.objective import Objective, model_outputs
 from learner.update.updater import freeze_unused
+from protocol.data.observations import each, zeros
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,14 @@ def make_context(spec: AgentSpec, trainer: TrainerSettings) -> Context:
 
 def one_trajectory(spec: AgentSpec, steps: int) -> BatchInputs:
     """An artificial trajectory without an end; observations are not 0, because padding is."""
-    observation, action = spec.spaces.observation, spec.spaces.action
-    dtype = getattr(torch, observation.dtype)
+    action = spec.spaces.action
     generator = torch.Generator().manual_seed(0)
 
-    def observations(count: int) -> Tensor:
-        return torch.randint(1, 9, (1, count, *observation.shape), generator=generator).to(dtype)
+    def observations(count: int) -> Any:
+        return each(
+            lambda values: torch.randint(1, 9, values.shape, generator=generator).to(torch.from_numpy(values).dtype),
+            zeros(spec.spaces.observation, 1, count),
+        )
 
     actions = torch.zeros(1, steps, *action.shape, dtype=getattr(torch, action.dtype))
     no = torch.zeros(1, steps, dtype=torch.bool)

@@ -12,7 +12,7 @@ from actors.settings import GymnasiumEnv
 from agent.spec import AgentSpec
 from oatmill.settings import yaml_format
 from protocol.data.run_schema import RunSchema
-from protocol.data.spaces import ActionSpace, Spaces
+from protocol.data.spaces import ActionSpace, DictSpace, Spaces
 from replay.settings import ReplaySettings
 from replay.store.buffer import replayed_rows
 from runner.apart import Apart
@@ -97,12 +97,12 @@ class PlanReport:
         Args:
             cost: whether to include the cost.
         """
-        observation, action = self.spaces.observation, self.spaces.action
+        action = self.spaces.action
         trainer, unroll_length = self.settings.trainer, self.settings.actors.unroll_length
         batch = trainer.batch_size * unroll_length
         parts = [
             "environment",
-            f"  observations  {observation.kind} {observation.dtype} {list(observation.shape)}",
+            *self._observations(),
             f"  actions       {action_text(action)}",
             "",
             "learner step",
@@ -141,6 +141,18 @@ class PlanReport:
                 "fewer epochs or a GPU"
             )
         return lines
+
+    def _observations(self) -> list[str]:
+        """The observation, or a line for each key of a Dict; image axes are channels, height and width."""
+        space = self.spaces.observation
+        if not isinstance(space, DictSpace):
+            return [f"  observations  {space.kind} {space.dtype} {list(space.shape)}"]
+        spec = AgentSpec(self.spaces, self.settings.agent)
+        encoders = {path: f", encoder {spec.encoder_of(path)}" for path in spec.seen} if not spec.settings.own_encoder else {}
+        keys = [
+            f"    {path:<12}{part.kind} {part.dtype} {list(part.shape)}{encoders.get(path, '')}" for path, part in space.parts
+        ]
+        return ["  observations  Dict", *keys]
 
     def _replay(self) -> list[str]:
         """The number of replayed trajectories per batch, and how often each trajectory is trained on."""

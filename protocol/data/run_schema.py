@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from oatmill.errors import WireError
-from protocol.data.spaces import ActionPart, ActionSpace, ObservationSpace, Spaces
+from protocol.data.spaces import ActionPart, ActionSpace, DictSpace, ObservationSpace, Spaces
 from protocol.data.trajectory import BlockSize, Field, Schema
 from protocol.wire.codec import names_in
 
@@ -24,6 +24,8 @@ peer."""
 MAX_ROW_BYTES = 2**30
 """The largest step of a trajectory. A larger one is a mistake or an attack."""
 
+MAX_PARTS = 256
+MAX_PATH_CHARS = 200
 MAX_FACTORS = 1024
 MAX_DIMENSIONS = 2**16
 MAX_FEATURES = 256
@@ -143,14 +145,33 @@ def read_spaces(values: Any) -> Spaces:
         spaces = Spaces.from_dict(values)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise WireError("schema", f"spaces: {type(error).__name__}: {str(error)[:100]}") from None
-    problem = _problem_of_observation(spaces.observation) or _problem_of_action(spaces.action)
+    problem = _problem_of_observation(spaces) or _problem_of_action(spaces.action)
     if problem:
         raise WireError("schema", f"spaces: {problem}")
     return spaces
 
 
-def _problem_of_observation(space: ObservationSpace) -> str | None:
-    """Describe what is wrong with an observation space, or return None.
+def _problem_of_observation(spaces: Spaces) -> str | None:
+    space = spaces.observation
+    if len(space.parts) > MAX_PARTS:
+        return f"expected at most {MAX_PARTS} keys in a Dict observation, got {len(space.parts)}"
+    if isinstance(space, DictSpace) and not all(len(path) <= MAX_PATH_CHARS and path.isprintable() for path, _ in space.parts):
+        return f"expected keys of at most {MAX_PATH_CHARS} printable characters"
+    for _, part in space.parts:
+        problem = _problem_of_key(part) or (_problem_of_mask(part, spaces) if part.kind == "mask" else None)
+        if problem:
+            return problem
+    return None
+
+
+def _problem_of_mask(space: ObservationSpace, spaces: Spaces) -> str | None:
+    if isinstance(spaces.observation, DictSpace) and space.dtype == "bool" and space.shape == (spaces.action.num_logits,):
+        return None
+    return f"expected an action mask of {spaces.action.num_logits} bools in a Dict observation, got {space.dtype} {space.shape}"
+
+
+def _problem_of_key(space: ObservationSpace) -> str | None:
+    """Describe what is wrong with one key's space, or return None.
 
     Its values may have any type of JSON.
     """
