@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from oatmill.process.outlet import unblocked
+from oatmill.process.nonblocking_output import unblocked
 from runner.observer import let_read, number, value
 
 DRAW_EVERY_S = 0.25

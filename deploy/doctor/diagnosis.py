@@ -105,7 +105,8 @@ def step_size(run: ExaminedRun) -> Iterator[Finding]:
 def entropy(run: ExaminedRun) -> Iterator[Finding]:
     """Whether the policy still explores, and whether it has started to prefer some actions."""
     now, nats = run.recent("entropy", "fraction"), run.recent("entropy", "nats")
-    where = f"entropy is {nats:.2f} nats, {now:.0%} of uniform"
+    # The entropy of a continuous policy is no fraction of a uniform one's.
+    where = f"entropy is {nats:.2f} nats" + (f", {now:.0%} of uniform" if math.isfinite(now) else "")
     bonus = run.setting("trainer.losses.ppo_actor.ent_coef")
     if now < LOW:
         more = f"trainer.losses.ppo_actor.ent_coef={max(0.01, 3 * bonus):.3g}"

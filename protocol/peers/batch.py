@@ -14,6 +14,7 @@ import numpy as np
 
 from oatmill.errors import WireError
 from protocol.data.batch import Batch
+from protocol.data.observations import by_field
 from protocol.data.priorities import pack_priorities
 from protocol.data.run_schema import RunSchema
 from protocol.data.shared_memory import open_shared
@@ -63,7 +64,7 @@ class BatchPeer:
         self._hello = messages.BatchHello(rank, world, batch_size, token, incarnation, resumed_from, session, shares)
         self._mapped: deque[tuple[int, weakref.ref[mmap]]] = deque()  # batch ids, and the shared memory while it is in use
         self._schema: RunSchema | None = None
-        self._request, self._learner_step = 0, 0
+        self._request, self._learner_step, self._server = 0, 0, 0
         self._open = False
         self._consumed, self._received, self._policy_version = -1, -1, -1
         self._consumed_due: list[Frames] = []
@@ -166,6 +167,7 @@ class BatchPeer:
             self._received,
             self._policy_version,
             self._freed(),
+            self._server,
         )
         return [encode(get)] if first and self._schema is not None else [encode(self._hello, self._mark), encode(get)]
 
@@ -181,6 +183,8 @@ class BatchPeer:
         match message:
             case messages.BatchWelcome():
                 self._take_welcome(message, payload)
+            case messages.BatchPending():
+                self._meet(message.server)
             case messages.FleetStatus():
                 self._fleet = from_json(payload)
             case messages.BatchMessage():
@@ -191,6 +195,12 @@ class BatchPeer:
                 self.refusal = (message.reason, message.detail)
             case messages.Bye():
                 self.said_goodbye = message.token == self._token
+
+    def _meet(self, server: int) -> None:
+        """Ask a server that is new: it must know what has come, and an answer of the one before is not taken any more."""
+        if server != self._server:
+            self._server, self._schema, self._sent_at = server, None, -float("inf")
+            self._request += self._open
 
     def _take_welcome(self, message: messages.BatchWelcome, payload: Buffer) -> None:
         if message.token == self._token:
@@ -217,7 +227,7 @@ class BatchPeer:
             raise WireError("payload_length", str(error)) from None
         self._open = False
         self._received = max(self._received, message.batch_id)
-        self._delivery = Delivery(Batch(message.batch_id, message.learner_step, **arrays), self._fleet, message.stop)
+        self._delivery = Delivery(Batch(message.batch_id, message.learner_step, **by_field(arrays)), self._fleet, message.stop)
 
     def _shared(self, message: messages.BatchMessage, nbytes: int) -> memoryview:
         """A batch's bytes in shared memory. Ingest reuses the memory once nothing here refers to it."""

@@ -261,6 +261,7 @@ class Get:
     received: CountOrNone  # the highest batch id that was received; batches handed out after it are lost
     policy_version: CountOrNone  # the newest version that the learner knows
     freed: Count = 0  # the shared memory of batches below this id is no longer used
+    server: Count = 0  # the ingest process that this is meant for, by BatchPending's number; 0 before the first answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,10 +304,11 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class BatchPending:
-    """Ingest to rank: there is no batch yet."""
+    """Ingest to rank: there is no batch yet. Also the answer to a GET that was meant for another server."""
 
     KIND: ClassVar[str] = "HEARTBEAT"
     request: Count
+    server: Count = 0  # random, one an ingest process
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ class BatchServer:
         batch_rows: the number of trajectories in a batch, over all ranks.
         admissions: decides who may speak as which rank; None allows everybody.
         priorities: whether CONSUMED messages carry priorities.
+        server: a number that no other ingest process has.
 
     Attributes:
         schema: the run's schema; None until the first actor has sent it.
@@ -48,8 +49,10 @@ class BatchServer:
             they count as queued.
     """
 
-    def __init__(self, batch_rows: int, admissions: Admissions | None = None, *, priorities: bool = False) -> None:
-        self._batch_rows, self._admissions, self._priorities = batch_rows, admissions, priorities
+    def __init__(
+        self, batch_rows: int, admissions: Admissions | None = None, *, priorities: bool = False, server: int = 0
+    ) -> None:
+        self._batch_rows, self._admissions, self._priorities, self._server = batch_rows, admissions, priorities, server
         self._ranks: dict[int, LearnerRank] = {}
         self._departed: deque[str] = deque(maxlen=MAX_DEPARTED)
         self._incarnations: dict[int, int] = {}  # by rank, the highest incarnation
@@ -72,7 +75,7 @@ class BatchServer:
             if left:
                 self._departed.append(token)
             else:
-                self._ranks[number] = LearnerRank(b"", token, self._outgoing)
+                self._ranks[number] = LearnerRank(b"", token, self._outgoing, self._server)
 
     def hold(self, number: int, part: Part) -> bool:
         """Hold a part that was cut by an earlier server; False if its rank is gone."""
@@ -194,7 +197,7 @@ class BatchServer:
         leaving = list(self._ranks) if hello.world != self.world else [hello.rank]
         self._end(leaving, changes)
         self.world = hello.world
-        self._ranks[hello.rank] = LearnerRank(route, hello.token, self._outgoing, shares=hello.shares)
+        self._ranks[hello.rank] = LearnerRank(route, hello.token, self._outgoing, self._server, shares=hello.shares)
 
     def _bye(self, route: bytes, bye: messages.Bye, changes: RankChanges) -> None:
         changes.left = [number for number, rank in self._ranks.items() if rank.token == bye.token]
@@ -240,7 +243,10 @@ class BatchServer:
     def _get(self, rank: LearnerRank, get: messages.Get, changes: RankChanges) -> None:
         self._consume(rank, get.consumed, get.policy_version, changes)
         changes.freed += rank.free(get.freed)
-        never = rank.give_up_recovered(get.received)
+        if get.server != self._server:  # what was handed out since it was written may still be on its way to the rank
+            rank.say_pending(get.request)
+            return
+        never = rank.give_up(get)
         if never:  # it returns to the queue, before what waits
             changes.returned = sorted([*never, *self._unwait()], key=lambda part: part.batch_id)
         rank.ask(get, self._welcome(), stop=self.stop)

@@ -113,7 +113,7 @@ class IngestCore:
             batch_rows=settings.batch_rows, queue_batches=settings.queue_batches, silent_after_s=settings.silent_after
         )
         self._queue, self._fleet = TrajectoryQueue(), FleetStatistics()
-        self._batches = BatchServer(settings.batch_rows, admissions, priorities=settings.buffer.prioritised)
+        self._batches = BatchServer(settings.batch_rows, admissions, priorities=settings.buffer.prioritised, server=server)
         self.replayed = ReplayedShare(settings.buffer, settings.unroll_length, saver)
         self.marks = CheckpointMarks(self.journal, self._batches, self.replayed)
         self._messages = ActorMessages(settings.unroll_length, self._credit, self.journal, server, admissions)

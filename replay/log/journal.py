@@ -32,7 +32,8 @@ GROUP_S = 0.01
 """While more messages wait to be read, a commit waits for them, but not longer, and not for more
 bytes than this."""
 GROUP_BYTES = 2**20
-"""While more messages wait to be read, a commit waits for them, but no longer and for no more bytes than this."""
+"""While more messages wait to be read, a commit waits for them, but no longer and for no more bytes
+than this."""
 RETRY_EVERY_S = 0.25
 SEGMENT_BYTES = 64 * 2**20
 TALLY_EVERY_S = 10.0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oatmill.children.places import PACKAGES
+from oatmill.user_code import PACKAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 

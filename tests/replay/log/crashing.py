@@ -11,6 +11,7 @@ from pathlib import Path
 from protocol.data.run_schema import RunSchema
 from protocol.data.trajectory import Array
 from protocol.peers.batch import BatchPeer
+from protocol.wire.codec import Frames
 from replay.ingest.core import IngestCore
 from replay.log.journal import Journal, read_into
 from replay.log.segments import SegmentLog
@@ -77,6 +78,7 @@ class CrashingSimulation(Simulation):
         self.disk, self.checkpoint, self.asked_snapshot, self.full_until = FakeDisk(), -1, -1, 0.0
         self.saver = MemorySaver()
         self.batch: list[tuple[float, int]] = []
+        self._outlives = False
         super().__post_init__()
         self.settings = self.core._settings
         self.start_server()
@@ -97,8 +99,14 @@ class CrashingSimulation(Simulation):
         self.core = IngestCore(self.settings, journal=self.open_journal(), server=self.life, saver=self.saver)
 
     def _at(self, time: float, event: Callable[[], None]) -> None:
-        life = self.life
-        super()._at(time, lambda: event() if self.life == life else None)
+        life, outlives = self.life, self._outlives
+        super()._at(time, lambda: event() if outlives or self.life == life else None)
+
+    def _carry(self, frames: Frames, arrive: Callable[[bytes, bytes], None], link: str, *, inward: bool) -> None:
+        """What a server has said to the learner may come after its death; what it has not heard may reach its successor."""
+        self._outlives = link == "learner"
+        super()._carry(frames, arrive, link, inward=inward)
+        self._outlives = False
 
     def _fail(self) -> None:
         super()._fail()
