@@ -33,8 +33,8 @@ MEANINGS = {
     "loss_spike": "a loss jumped far out of its recent range several times, and the return fell or a step was too large",
     "non_finite": "some updates were skipped because a loss or gradient was not finite",
     "checkpoint_failed": "the last checkpoint could not be written; after a crash the run would resume from an older one",
-    "actor_silent": "an actor sends heartbeats but no trajectories, and the run goes on without it; events.jsonl and "
-    "`oatmill status` say which one, and its log may say why",
+    "actor_silent": "an actor sends heartbeats but no trajectories, and the run continues without it; see events.jsonl or "
+    "`oatmill status` for its number, and its log for the reason",
 }
 """What each red flag means; docs/operations/alerts.md has a section for each of their alerts."""
 NOT_ABOUT_LEARNING = ("checkpoint_failed", "actor_silent")
