@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
-from agent.model import AgentModel
+from agent.model import AgentModel, saved_tensors
 from agent.spec import AgentSpec
 from oatmill.errors import UserError, one_line
-from oatmill.files.state_file import canonical_json
+from oatmill.json_values import canonical_json
 from oatmill.trust import untrusted
 from protocol.data.actions import to_environment
 from protocol.data.observations import ObservationDict
@@ -115,14 +116,15 @@ def file_digest(path: Path) -> str:
 
 
 def load_model(model: AgentModel, path: Path) -> None:
-    """Read parameters into a network.
+    """Read parameters, and the normaliser's statistics, into a network.
 
     Raises:
         UserError: if the file belongs to another network; the message names the first array that
             differs.
     """
     stored = load_file(path)
-    own = dict(model.named_parameters())
+    own = saved_tensors(model)
+    _check_statistics(model, stored, path)
     for name in sorted(own.keys() | stored.keys()):
         expected = tuple(own[name].shape) if name in own else "nothing"
         came = tuple(stored[name].shape) if name in stored else "nothing"
@@ -132,8 +134,21 @@ def load_model(model: AgentModel, path: Path) -> None:
                 "use the settings that it was trained with"
             )
     with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(stored[name])
+        for name, tensor in own.items():
+            tensor.copy_(stored[name])
+    if model.normaliser is not None:
+        model.normaliser.refresh()
+
+
+def _check_statistics(model: AgentModel, stored: Mapping[str, Tensor], path: Path) -> None:
+    """Whether a file holds statistics of observations exactly if the network has a normaliser."""
+    wanted, there = model.normaliser is not None, "normaliser.mean" in stored
+    if wanted != there:
+        raise UserError(
+            f"{path} was trained with agent.normalise_observations={str(there).lower()}, and these settings have "
+            f"{str(wanted).lower()}: it holds {'' if there else 'no '}statistics of observations; use the setting that it was "
+            "trained with, or start a new run"
+        )
 
 
 class LoadedAgent:

@@ -6,6 +6,7 @@ own heads, shared over all model steps, predict the reward, the value and the po
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import NamedTuple, NotRequired, TypedDict
 
@@ -18,6 +19,7 @@ from agent.heads import LatentHead, PartHead, make_codec, zero_init
 from agent.masks import allowed_of, following, masked
 from agent.policies import Policies
 from agent.policy_head import make_policy_head, start_policy
+from agent.running_moments import RunningMoments
 from agent.spec import AgentSpec
 from protocol.data.observations import Observations, each
 from protocol.data.spaces import ActionSpace
@@ -162,6 +164,8 @@ class AgentModel(nn.Module):
         self.sizes = action.sizes
         self.factored = action.factored
         self.codec = make_codec(settings.value_head, num_bins=settings.num_bins, limit=settings.value_range)
+        normalises = settings.normalise_observations
+        self.normaliser = RunningMoments(spec.spaces.observation.shape[0], settings.observation_clip) if normalises else None
         self.encoder = make_trunk_encoder(spec)
         self.core = None if settings.core == "none" else Core(settings.core, settings.hidden_sizes[-1], settings.core_size)
         latent = spec.latent_size
@@ -197,7 +201,7 @@ class AgentModel(nn.Module):
                 allowed get the logit `MASKED_LOGIT`.
             core_state: recurrent states `[N, S]`.
         """
-        latent = self.encoder(observations)
+        latent = self.encode(observations)
         if self.core is not None:
             latent, core_state = self.core.step(latent, core_state)
         return ActOutput(self.policy_rows(latent, allowed_of(observations)), self.codec.value(self.value(latent)), core_state)
@@ -232,9 +236,15 @@ class AgentModel(nn.Module):
     def encoded(self, observations: Observations) -> Tensor:
         """Encode every step: `[B, T, ...]` to `[B, T, width]`."""
         first = next(iter(observations.values())) if isinstance(observations, dict) else observations
-        encoded: Tensor = self.encoder(each(lambda values: values.flatten(0, 1), observations))
+        encoded = self.encode(each(lambda values: values.flatten(0, 1), observations))
         shaped: Tensor = encoded.unflatten(0, tuple(first.shape[:2]))  # type: ignore[no-untyped-call]
         return shaped
+
+    def encode(self, observations: Observations) -> Tensor:
+        """Normalise observations, if the network does, and encode them: `[N, ...]` to `[N, width]`."""
+        normalised = observations if self.normaliser is None else self.normaliser.forward(observations)
+        encoded: Tensor = self.encoder(normalised)
+        return encoded
 
     def forward(  # noqa: PLR0917 -- DDP passes tensors by position
         self,
@@ -322,11 +332,34 @@ def acting_parameters(model: AgentModel) -> Iterator[tuple[str, nn.Parameter]]:
             yield name, parameter
 
 
+def acting_tensors(model: AgentModel) -> Iterator[tuple[str, Tensor]]:
+    """The parameters needed for acting, then the normaliser's statistics as they are sent."""
+    for name, parameter in acting_parameters(model):
+        yield name, parameter.detach()
+    if model.normaliser is not None:
+        yield "normaliser", model.normaliser.packed()
+
+
 def acting_arrays(model: AgentModel) -> dict[str, Array]:
-    """The parameters needed for acting, as float32 NumPy arrays."""
-    return {name: parameter.detach().float().cpu().numpy() for name, parameter in acting_parameters(model)}
+    """What acting needs, as float32 NumPy arrays."""
+    return {name: tensor.float().cpu().numpy() for name, tensor in acting_tensors(model)}
 
 
 def acting_layout(model: AgentModel) -> Layout:
     """Names and shapes of `acting_arrays`."""
     return layout_of(acting_arrays(model))
+
+
+def saved_tensors(model: AgentModel) -> dict[str, Tensor]:
+    """What a checkpoint holds of a network: its parameters, and the sums of its normaliser."""
+    saved: dict[str, Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    if model.normaliser is not None:
+        saved |= {f"normaliser.{name}": buffer for name, buffer in model.normaliser.state_dict().items()}
+    return saved
+
+
+def prior_of(model: AgentModel) -> AgentModel:
+    """A copy that is not trained. It normalises observations by the statistics of the network, not by a copy of them."""
+    prior = copy.deepcopy(model).requires_grad_(requires_grad=False)
+    prior.normaliser = model.normaliser
+    return prior

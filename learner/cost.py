@@ -7,7 +7,6 @@ counted. All counts are proportional to the number of trajectories.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from agent.model import AgentModel, ModelNeeds
+from agent.model import AgentModel, ModelNeeds, prior_of
 from agent.policies import Policies
 from agent.spec import AgentSpec
 from learner.distributed import OneRank
@@ -87,7 +86,7 @@ def make_context(spec: AgentSpec, trainer: TrainerSettings) -> Context:
     return Context(
         trainer=trainer,
         model=model,
-        prior=copy.deepcopy(model).requires_grad_(requires_grad=False),
+        prior=prior_of(model),
         reducer=reducer,
         normaliser=Normaliser(*trainer.losses.sigma, reducer),
         generator=torch.Generator().manual_seed(0),

@@ -66,7 +66,7 @@ def values_with_finals(
     final_value_BT = torch.zeros_like(value_BT1[:, :-1])
     if final_step.numel():
         state = state_BT1S[final_trajectory, final_step]
-        latent = model.encoder(final_observations)
+        latent = model.encode(final_observations)
         if model.core is not None:
             latent, _ = model.core.step(latent, state)
         final_value_BT[final_trajectory, final_step] = model.codec.value(model.value(latent)).to(final_value_BT.dtype)

@@ -18,7 +18,9 @@ from protocol.data.spaces import ACTION_MASK
 from protocol.data.trajectory import Array
 
 
-def to_inputs(batch: Batch, spec: AgentSpec, trainer: TrainerSettings, device: torch.device) -> WeighedInputs:
+def to_inputs(
+    batch: Batch, spec: AgentSpec, trainer: TrainerSettings, device: torch.device, *, reward_factor: float = 1.0
+) -> WeighedInputs:
     """Convert a batch to tensors, scale and clip its rewards, and mask absent agents and burn-in.
 
     Args:
@@ -26,6 +28,7 @@ def to_inputs(batch: Batch, spec: AgentSpec, trainer: TrainerSettings, device: t
         spec: the network's specification.
         trainer: has the reward scale and clip.
         device: the tensors' device.
+        reward_factor: multiplies rewards in addition to `trainer.reward_scale`; see `RewardScale`.
     """
     present = batch if batch.valid.all() else without_absent(batch)
 
@@ -39,7 +42,7 @@ def to_inputs(batch: Batch, spec: AgentSpec, trainer: TrainerSettings, device: t
     if spec.settings.burn_in:
         mask_BT = mask_BT.clone()
         mask_BT[:, : spec.settings.burn_in] = False
-    rewards = tensor(present.rewards) * trainer.reward_scale
+    rewards = tensor(present.rewards) * (trainer.reward_scale * reward_factor)
     if trainer.reward_clip is not None:
         rewards = rewards.clamp(-trainer.reward_clip, trainer.reward_clip)
     inputs: WeighedInputs = {

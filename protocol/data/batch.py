@@ -33,6 +33,7 @@ class Batch:
     policy_version: Array  # [B], int64, the version that collected each row
     fresh: Array  # [B], bool: False for a row that was trained on before (replayed)
     importance: Array | None = None  # [B], float32, the weight of each row in the losses; None if all are 1
+    discounted_return: Array | None = None  # [B], float32, of the episode before the first step
 
     @property
     def size(self) -> int:

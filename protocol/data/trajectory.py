@@ -75,7 +75,9 @@ class Schema:
     episode_statistics: tuple[str, ...] = ()
 
     @staticmethod
-    def of(spaces: Spaces, *, core_state_size: int, episode_statistics: tuple[str, ...] = ()) -> Schema:
+    def of(
+        spaces: Spaces, *, core_state_size: int, episode_statistics: tuple[str, ...] = (), discounted_return: bool = False
+    ) -> Schema:
         """Build the schema of a run.
 
         Args:
@@ -84,8 +86,10 @@ class Schema:
                 recurrent core.
             episode_statistics: the names of the environment's own numbers, one value per ended
                 episode.
+            discounted_return: whether trajectories have the return that rewards are normalised by.
         """
         parts, action = spaces.observation.parts, spaces.action
+        returns = (Field("discounted_return", "float32", (), "trajectory"),) if discounted_return else ()
         return Schema(
             (
                 *(Field(field_name("observations", path), part.dtype, part.shape, "step+1") for path, part in parts),
@@ -98,6 +102,7 @@ class Schema:
                 Field("behaviour_value", "float32", (), "step"),
                 Field("core_state", "float32", (core_state_size,), "trajectory"),
                 *(Field(field_name("final_observations", path), part.dtype, part.shape, "final") for path, part in parts),
+                *returns,
                 Field("final_trajectory", "int32", (), "final"),
                 Field("final_step", "int32", (), "final"),
                 Field("episode_return", "float32", (), "episode"),
@@ -202,6 +207,7 @@ class TrajectoryBlock:
     incarnation: int = 0
     collected_at: float = 0.0  # seconds since the epoch at which the unroll ended
     counters: Mapping[str, float] = field(default_factory=dict)  # cumulative since the actor started
+    discounted_return: Array | None = None  # [n], float32, of the episode before observations[:, 0]; None if nobody reads it
 
     def array(self, field: str) -> Array:
         """The array of one of the schema's fields."""

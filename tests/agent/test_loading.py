@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,26 @@ def test_a_loaded_agent_is_made_for_inference(tmp_path: Path) -> None:
     assert isinstance(loaded, LoadedAgent)
     assert not loaded.model.training
     assert loaded.spec == make_spec()
+
+
+def test_an_agent_acts_in_the_environments_units_and_structure(tmp_path: Path) -> None:
+    # make_action lays a Tuple of choices and numbers in -1..1; here the numbers' units are -2..2 and 0..10.
+    folder, model = checkpoint(tmp_path, sizes=(3,), numbers=2)
+    action = replace(model.spec.spaces.action, low=(-2.0, 0.0), high=(2.0, 10.0))
+    model.spec = replace(model.spec, spaces=replace(model.spec.spaces, action=action))
+    loaded = LoadedAgent(model, {})
+    seen = observations(40)
+    choices, numbers = loaded.act(seen, deterministic=True)
+    rows = model.act(torch.from_numpy(seen), model.initial_state(40)).logits.numpy()
+    assert (choices.shape, choices.dtype, numbers.shape, numbers.dtype) == ((40, 1), np.int64, (40, 2), np.float32)
+    np.testing.assert_array_equal(choices[:, 0], rows[:, :3].argmax(-1))
+    means = rows[:, 3:5].clip(-1, 1)
+    np.testing.assert_allclose(numbers, np.stack([2 * means[:, 0], 5 + 5 * means[:, 1]], -1), rtol=1e-5, atol=1e-5)
+    drawn = loaded.act(seen)[1]
+    assert (drawn >= [-2, 0]).all()
+    assert (drawn <= [2, 10]).all()
+    assert not np.allclose(drawn, numbers)
+    assert agent.load(folder).act_in_rows(seen, deterministic=True).shape == (40, 3)
 
 
 def test_a_loaded_agent_takes_the_mask_as_the_environment_gives_it(tmp_path: Path) -> None:
