@@ -99,7 +99,7 @@ def test_numbers_that_a_gaussian_can_draw_pass(name: str, column: int, value: fl
         ("behaviour_logits", 4, np.inf, r"non_finite: behaviour_logits"),
         ("behaviour_logits", 5, -20.1, r"behaviour: expected log stds within -20 to 5, got -20.1 to 0"),
         ("behaviour_logits", 6, 5.1, r"behaviour: expected log stds within -20 to 5, got 0 to 5.1"),
-        ("behaviour_logits", 1, 81, r"behaviour: expected actions that can be drawn, got one 81 nats behind"),
+        ("behaviour_logits", 1, 81, r"behaviour: expected actions that can be drawn, got one 81 nats less likely"),
     ],
 )
 def test_numbers_that_no_gaussian_draws_are_refused_by_their_reason(name: str, column: int, value: float, says: str) -> None:
