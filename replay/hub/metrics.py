@@ -52,6 +52,7 @@ class HubNumbers:
     publish: Mapping[str, Any] | None = None  # replay.histogram.Histogram.to_dict
     apply_lag: Mapping[str, Any] | None = None
     auth_restarts: int = 0  # of the handlers of keys of both processes
+    stopped: bool = False  # the run is over: its budget is spent, or somebody has stopped it
 
 
 def oatmill_version() -> str:
@@ -83,6 +84,8 @@ class ReplayCollector(Collector):
         yield from _episodes(numbers.report.get("windows", {}), fleet)
         yield from _actors(numbers)
         yield from _weights(numbers)
+        stopped = "1 once the run is over: its budget is spent, or it was stopped."
+        yield GaugeMetricFamily("oatmill_run_stopped", stopped, int(numbers.stopped))
         yield _info()
 
 

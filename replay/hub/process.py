@@ -242,6 +242,7 @@ class Hub:
             core.weights.publish_seconds.to_dict(),
             core.weights.apply_lag.to_dict(),
             core.report.get("auth_restarts", 0) + (0 if self._zap is None else self._zap.restarts),
+            core.stop,
         )
 
     def close(self) -> None:

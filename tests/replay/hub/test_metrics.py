@@ -56,6 +56,7 @@ NAMES = {
     "oatmill_replay_age_seconds_sum",
     "oatmill_actors_live",
     "oatmill_actors_expected",
+    "oatmill_run_stopped",
     "oatmill_actors_slow",
     "oatmill_actors_silent",
     "oatmill_actors_expired_total",
@@ -111,7 +112,8 @@ def test_the_set_of_series_does_not_change_later() -> None:
     talk.send(2)
     talk.learn()
     talk.get()
-    found = samples(HubNumbers(talk.core.report(), {"frames": 2}, live=1, desired=2))
+    found = samples(HubNumbers(talk.core.report(), {"frames": 2}, live=1, desired=2, stopped=True))
+    assert found["oatmill_run_stopped", ()] == 1
     assert {name for name, _ in found} - NAMES - OF_PROCESSES == {
         "oatmill_episode_return",
         "oatmill_episode_length",
