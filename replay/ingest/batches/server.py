@@ -17,7 +17,7 @@ from protocol.security.users import ANYBODY, UnauthorisedError, User, require
 from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, encode, shortened, to_json
 from replay.ingest.admissions import Admissions
-from replay.ingest.learner_rank import LearnerRank, RankChanges, RankWelcome
+from replay.ingest.batches.learner_rank import LearnerRank, RankChanges, RankWelcome
 from replay.log.marks import Mark, read_mark
 from replay.log.state import LogState
 from replay.plausible import check_version
@@ -27,7 +27,7 @@ MAX_DEPARTED = 1000
 """The number of ended sessions that are remembered, to recognise their late HELLO messages."""
 
 
-OfRank = messages.Consumed | messages.Get | messages.Snapshot | messages.Commit
+OfRank = messages.Consumed | messages.Get | messages.LogMark | messages.Commit
 """The messages that a rank sends after its HELLO, except BYE."""
 
 
@@ -157,26 +157,26 @@ class BatchServer:
             case messages.Commit():
                 changes.cursor = message.cursor
                 self._outgoing.append((rank.route, encode(message)))
-            case messages.Snapshot():
+            case messages.LogMark():
                 self._consume(rank, message.consumed, message.policy_version, changes)
-                rank.snapshot = (rank.route, message)
+                rank.mark_asked = (rank.route, message)
 
     def _take_priorities(self, rank: LearnerRank, batch_id: int, payload: Buffer) -> None:
         if not self._priorities:
             raise WireError("priorities", "expected none, for replay.sampling is not prioritised")
         rank.take_priorities(batch_id, payload)
 
-    def snapshots_due(self) -> list[tuple[bytes, messages.Snapshot]]:
-        """Return the questions for a snapshot that can be answered.
+    def marks_due(self) -> list[tuple[bytes, messages.LogMark]]:
+        """Return the questions for a mark that can be answered.
 
         All ranks have reported what they trained on up to there.
         """
         told = min((rank.told_version for rank in self._ranks.values()), default=0)
-        return [due for rank in self._ranks.values() if (due := rank.take_snapshot(told)) is not None]
+        return [due for rank in self._ranks.values() if (due := rank.take_mark_question(told)) is not None]
 
-    def answer_snapshot(self, route: bytes, snapshot: messages.Snapshot, values: dict[str, Any]) -> None:
-        """Answer a question for a snapshot."""
-        self._outgoing.append((route, encode(snapshot, to_json(values))))
+    def answer_mark(self, route: bytes, question: messages.LogMark, values: dict[str, Any]) -> None:
+        """Answer a question for a mark."""
+        self._outgoing.append((route, encode(question, to_json(values))))
 
     def _hello(self, route: bytes, hello: messages.BatchHello, mark: Mark | None, changes: RankChanges) -> None:
         detail = check_world(hello, self._batch_rows)
@@ -243,7 +243,7 @@ class BatchServer:
     def _get(self, rank: LearnerRank, get: messages.Get, changes: RankChanges) -> None:
         self._consume(rank, get.consumed, get.policy_version, changes)
         changes.freed += rank.free(get.freed)
-        if get.server != self._server:  # what was handed out since it was written may still be on its way to the rank
+        if get.server != self._server:  # batches that were handed out since then may still arrive
             rank.say_pending(get.request)
             return
         never = rank.give_up(get)
