@@ -104,7 +104,7 @@ def test_a_plan_says_how_an_image_is_read() -> None:
     assert "env.channels" not in report_plan(settings).auto, "it was not chosen"
 
 
-def test_a_tool_whose_package_is_not_here_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tool_without_its_package_raises_an_error_before_the_run_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find_spec(name))
     settings = cartpole.settings()
@@ -113,7 +113,7 @@ def test_a_tool_whose_package_is_not_here_is_refused_before_anything_starts(monk
         report_plan(settings)
 
 
-def test_an_encoder_of_ones_own_that_is_none_is_refused_before_anything_starts() -> None:
+def test_an_invalid_own_encoder_raises_an_error_before_the_run_starts() -> None:
     settings = cartpole.settings()
     settings.agent.encoder = "builtins:str"
     with pytest.raises(UserError, match=r"agent\.encoder=builtins:str must return a torch\.nn\.Module, got str$"):
