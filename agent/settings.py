@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from oatmill.settings.base import Settings
 from protocol.data.spaces import LOG_STD_BOUNDS
 
-ENCODERS = ("auto", "mlp", "cnn", "nature", "token_grid", "token_set", "token_attention")
+ENCODERS = ("auto", "auto_cpu", "mlp", "cnn", "nature", "small_cnn", "token_grid", "token_set", "token_attention")
 OWN = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 
 
@@ -18,10 +18,11 @@ class AgentSettings(Settings):
     """The network that actors run and the learner trains."""
 
     encoder: str = "auto"
-    """The network's encoder. `auto` uses mlp for vectors, cnn (IMPALA's residual network) for
-    images and token_grid for tokens. Others: nature (images; three convolutions, a sixth of the
-    work of cnn), token_set, token_attention, and your own as `module:make`
-    (docs/tutorials/your-own-network.md)."""
+    """The network's encoder. `auto` uses mlp for vectors, token_grid for tokens, and for images cnn
+    (IMPALA's residual network). If a run on this machine trains images on its CPU, it starts with
+    `auto_cpu` instead, which uses small_cnn for them. Others: nature (images; three convolutions, a
+    sixth of the work of cnn), small_cnn (images; two convolutions, a third of the work of nature),
+    token_set, token_attention, and your own as `module:make` (docs/tutorials/your-own-network.md)."""
     encoders: dict[str, str] = Field(default_factory=dict)
     """Encoders of the keys of a Dict or Tuple observation, such as `agent.encoders.camera=nature`. A
     nested key is `outer/inner`, an entry of a Tuple its number. Other keys use the encoder that

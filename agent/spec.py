@@ -11,10 +11,13 @@ from protocol.data.spaces import ObservationKind, ObservationSpace, Spaces
 
 ENCODERS_OF: dict[ObservationKind, tuple[str, ...]] = {
     "vector": ("mlp",),
-    "image": ("cnn", "nature"),
+    "image": ("cnn", "nature", "small_cnn"),
     "tokens": ("token_grid", "token_set", "token_attention"),
 }
 """The encoders for each kind of observation; `auto` uses the first."""
+ON_CPU: dict[ObservationKind, str] = {"image": "small_cnn"}
+"""What `auto_cpu` uses instead of what `auto` does."""
+AUTO = ("auto", "auto_cpu")
 
 JOINED = "none"
 """The encoder of a key that goes to the joining layers as it is: what `auto` takes for a vector among several keys."""
@@ -40,7 +43,7 @@ class AgentSpec:
         if unknown:
             keys = ", ".join(seen) if self.several else "none, for the observation is no Dict of several keys"
             raise UserError(f"agent.encoders.{unknown[0]} names no key of the observation; there are: {keys}")
-        if self.several and settings.encoder != "auto" and not settings.own_encoder:
+        if self.several and settings.encoder not in AUTO and not settings.own_encoder:
             raise UserError(
                 f"agent.encoder={settings.encoder} reads one observation, and this is a Dict of {', '.join(seen)}; "
                 f"set agent.encoders.{next(iter(seen))}={settings.encoder} or another key's"
@@ -57,12 +60,13 @@ class AgentSpec:
     def _check(self, path: str) -> None:
         kind, asked = self.seen[path].kind, self._asked(path)
         known = (*ENCODERS_OF[kind], JOINED) if self.several and kind == "vector" else ENCODERS_OF[kind]
-        if asked != "auto" and not self.settings.own_encoder and asked not in known:
+        if asked not in AUTO and not self.settings.own_encoder and asked not in known:
             setting = f"agent.encoders.{path}" if self.several else "agent.encoder"
             raise UserError(f"{setting}={asked} does not support {kind} observations; use one of {', '.join(known)}")
 
     def _asked(self, path: str) -> str:
-        return self.settings.encoders.get(path, "auto") if self.several else self.settings.encoder
+        auto = self.settings.encoder if self.settings.encoder in AUTO else "auto"
+        return self.settings.encoders.get(path, auto) if self.several else self.settings.encoder
 
     @property
     def seen(self) -> dict[str, ObservationSpace]:
@@ -77,8 +81,10 @@ class AgentSpec:
     def encoder_of(self, path: str) -> str:
         """The name of one key's encoder with `auto` resolved."""
         kind, asked = self.seen[path].kind, self._asked(path)
-        if asked != "auto":
+        if asked not in AUTO:
             return asked
+        if asked == "auto_cpu" and kind in ON_CPU:
+            return ON_CPU[kind]
         return JOINED if self.several and kind == "vector" else ENCODERS_OF[kind][0]
 
     @property

@@ -126,6 +126,8 @@ def check_same_settings(cell: Cell) -> None:
     """Raise UserError if a finished run's settings are not what is asked for now; names the first that differs."""
     ran = dict(leaves(read_config(cell.folder / "config.yaml").to_dict()))
     asked = dict(leaves(prepared(cell.settings)[0].to_dict()))
+    if (ran.get("agent.encoder"), asked.get("agent.encoder")) == ("auto_cpu", "auto"):
+        asked["agent.encoder"] = "auto_cpu"  # what a run makes of it on a CPU
     for path in sorted(ran.keys() | asked.keys()):
         if ran.get(path) != asked.get(path):
             raise UserError(

@@ -196,7 +196,7 @@ def test_a_loaded_agent_takes_the_mask_as_the_environment_gives_it(tmp_path: Pat
         ({"observation": observations(2), "action_mask": np.ones((2, 4))}, r"observations of action_mask of shape \[N, 3\]"),
         (
             {"observation": observations(2), "action_mask": np.full((2, 3), 2)},
-            "expected observations of action_mask of 0 and 1",
+            "of action_mask of 0 and 1",
         ),
         ({"observation": observations(2), "action_mask": np.ones((3, 3))}, "as many rows of each key"),
     ],

@@ -142,7 +142,7 @@ def test_single_steps_have_the_masks_of_the_steps_that_follow_them() -> None:
     size, steps = batch.rewards.shape
     model_steps = updater.plan.needs.unroll_steps
     row, t = 1, 2
-    following = apart[FOLLOWING_MASKS].unflatten(0, (size, steps))[row, t]  # type: ignore[no-untyped-call]
+    following = apart[FOLLOWING_MASKS].reshape(size, steps, model_steps + 1, 4)[row, t]
     assert following.numpy().tolist() == masks[row, t : t + model_steps + 1].tolist()
     single = next(updater.objective.minibatches(apart, [torch.tensor([row * steps + t])]))
     whole = updater.objective.minibatch(values, torch.tensor([row]))
