@@ -52,7 +52,7 @@ def environment(limit_s: float = 60.0, **kwargs: Any) -> Apart:
         ("hangs_in_c", "build", 1.0, rf"^env\.factory=rude is not ready after 1 s \({RUDE}, in hangs_in_c\); if"),
     ],
 )
-def test_an_environment_that_takes_its_process_along_is_refused_in_one_line(
+def test_an_environment_that_ends_its_process_raises_an_error_of_one_line(
     how: str, when: str, limit_s: float, says: str
 ) -> None:
     with pytest.raises(UserError) as refusal, environment(limit_s, how=how, when=when) as building:
