@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from agent.dict_encoder import DictEncoder, KeyEncoder
-from agent.encoders import ImageEncoder, TokenGridEncoder, VectorEncoder, make_encoder
+from agent.encoders import ImageEncoder, VectorEncoder, make_encoder
 from agent.model import AgentModel
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
+from agent.tokens.encoders import TokenGridEncoder
 from oatmill.errors import SettingsError, UserError
 from protocol.data.observations import ObservationDict
 from protocol.data.spaces import ActionSpace, DictSpace, ObservationSpace, Spaces
