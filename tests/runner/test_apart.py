@@ -116,7 +116,7 @@ def test_it_does_not_outlive_a_command_that_is_killed() -> None:
         child = psutil.Process(int(command.stdout.readline()))
         time.sleep(0.5)
         command.kill()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while child.is_running() and child.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE

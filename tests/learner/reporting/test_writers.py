@@ -110,7 +110,7 @@ def test_an_offline_weights_and_biases_run_holds_every_row_and_the_settings(
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     rows: list[dict[str, Any]] = []
     config: dict[str, Any] = {}
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(rows) < 2 and time.monotonic() < deadline:  # wandb's own process writes, and may do so after `finish`
         rows.clear()
         for content in records_of(file.read_bytes()):
@@ -175,7 +175,7 @@ def test_a_slow_tool_does_not_block_and_its_missed_lines_are_counted(
 
     class Slow:
         def write(self, env_steps: int, numbers: Mapping[str, float]) -> None:  # noqa: ARG002  (a Writer's)
-            assert go_on.wait(30)
+            assert go_on.wait(60)
             seen.append(env_steps)
 
         def close(self) -> None:
