@@ -85,13 +85,8 @@ class Learner:
         self.updater.progressed = self.watchdog.beat
         self.reporting = Reporting(config, ranks, self.updater, self.spec, lambda: self.watchdog.healthy)
         stack.callback(self.reporting.close)
-        self.keeper = Keeper(
-            config.run_dir,
-            keep=config.trainer.keep_checkpoints,
-            updater=self.updater,
-            ranks=ranks,
-            settings=config.settings,
-        )
+        keep, settings = config.trainer.keep_checkpoints, config.settings
+        self.keeper = Keeper(config.run_dir, keep=keep, updater=self.updater, ranks=ranks, settings=settings)
         self.rewinds = Rewinds(config, ranks, self.keeper, self.reporting)
         progress = self.rewinds.load() if config.resume else Progress()
         self.keeper.sweep()
