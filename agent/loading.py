@@ -149,21 +149,35 @@ class LoadedAgent:
         self._state = model.initial_state(0)
         self._generator = torch.Generator().manual_seed(seed)
 
-    def act(self, observations: Array, *, deterministic: bool = False) -> Any:
-        """Choose an action per row.
+    def act(self, observations: Any, *, deterministic: bool = False) -> Any:
+        """Choose an action for one observation, or one per row of a batch.
 
         Args:
-            observations: `[N, ...]` in the environment's dtype; N stays the same until `reset`.
+            observations: one observation, or a batch `[N, ...]`, as an array or a list; N stays the same until `reset`.
             deterministic: take the most likely choices and the means of numbers instead of sampling.
 
         Returns:
             Actions in the environment's format: int64 choices, `[N]` or `[N, factors]`; for a Box numbers in the
-            environment's units and dtype, `[N, *shape]`; for a Tuple or Dict, tuples or dicts of such arrays.
+            environment's units and dtype, `[N, *shape]`; for a Tuple or Dict, tuples or dicts of such arrays. For one
+            observation, one action without the `[N]`, which the environment's `step` takes.
 
         Raises:
-            ValueError: if the shape of the observations is not the one that the network was trained on.
+            ValueError: if the shape or the dtype of the observations is not the one that the network was trained on.
         """
-        return to_environment(self.act_in_rows(observations, deterministic=deterministic), self.spec.spaces.action)
+        batch = self._array_of(observations)
+        single = batch.shape == self.spec.spaces.observation.shape
+        actions = self.act_in_rows(batch[None] if single else batch, deterministic=deterministic)
+        rows = to_environment(actions, self.spec.spaces.action)
+        return first_row(rows) if single else rows
+
+    def _array_of(self, observations: Any) -> Array:
+        """Observations as an array of the environment's dtype, if that loses nothing but precision."""
+        given, dtype = np.asarray(observations), np.dtype(self.spec.spaces.observation.dtype)
+        if not np.can_cast(given.dtype, dtype, "same_kind") and not (
+            given.dtype.kind in "iu" and dtype.kind in "iu" and np.array_equal(given, given.astype(dtype))
+        ):
+            raise ValueError(f"expected observations of dtype {dtype}, got {given.dtype}")
+        return given.astype(dtype, copy=False)
 
     def act_in_rows(self, observations: Array, *, deterministic: bool = False) -> Array:
         """Like `act`, but return actions in the format of `Environment.step`: numbers in -1..1.
@@ -195,6 +209,13 @@ class LoadedAgent:
         elif len(self._state):
             self._state = self._state.clone()
             self._state[torch.from_numpy(np.asarray(rows))] = 0.0
+
+
+def first_row(actions: Any) -> Any:
+    """The action of the first row, of actions in the environment's format."""
+    if isinstance(actions, dict):
+        return {name: first_row(part) for name, part in actions.items()}
+    return tuple(map(first_row, actions)) if isinstance(actions, tuple) else actions[0]
 
 
 def load(checkpoint: str | Path, *, seed: int = 0, trust: bool = False) -> LoadedAgent:
