@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from oatmill.process.outlet import LAST_WORDS_S, Outlet, unblocked
+from oatmill.process.nonblocking_output import LAST_WORDS_S, NonBlockingOutput, unblocked
 
 PLAIN_EVERY_S = 5.0
 
@@ -101,9 +101,9 @@ class PlainObserver:
             return
 
 
-def let_read(output: TextIO | Outlet) -> None:
-    """Wait for a limited time until an outlet's reader has read everything."""
-    if isinstance(output, Outlet):
+def let_read(output: TextIO | NonBlockingOutput) -> None:
+    """Wait for a limited time until the reader of a non-blocking output has read everything."""
+    if isinstance(output, NonBlockingOutput):
         output.drain(LAST_WORDS_S)
 
 

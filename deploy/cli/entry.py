@@ -107,8 +107,8 @@ def dispatch(arguments: Sequence[str]) -> int:
         wrong_key = isinstance(error, NotLetInError) and arguments[0] in ASKERS
         return complain(str(error), BAD_INPUT if wrong_key else error.exit_code)
     except SystemExit as leaving:
-        from oatmill.children.apart import in_words  # noqa: PLC0415
-        from oatmill.children.places import place_of  # noqa: PLC0415
+        from oatmill.children.worker import in_words  # noqa: PLC0415
+        from oatmill.user_code import place_of  # noqa: PLC0415
 
         if not place_of(leaving):
             raise  # from Typer, and not from a user's code
@@ -145,6 +145,6 @@ def complain(message: str, code: int) -> int:
 
 def say(line: str) -> None:
     """Write a line to standard error, without waiting for ever if nobody reads it."""
-    from oatmill.process.outlet import write_within  # noqa: PLC0415
+    from oatmill.process.nonblocking_output import write_within  # noqa: PLC0415
 
     write_within(sys.stderr, line)

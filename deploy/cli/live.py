@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from oatmill.process.outlet import unblocked
+from oatmill.process.nonblocking_output import unblocked
 from runner.observer import clock, done, let_read, number, time_left, value
 
 DRAW_EVERY_S = 0.25

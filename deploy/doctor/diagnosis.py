@@ -33,8 +33,8 @@ MEANINGS = {
     "loss_spike": "a loss jumped far out of its recent range several times, and the return fell or a step was too large",
     "non_finite": "some updates were skipped because a loss or gradient was not finite",
     "checkpoint_failed": "the last checkpoint could not be written; after a crash the run would resume from an older one",
-    "actor_silent": "an actor sends heartbeats but no trajectories, and the run goes on without it; events.jsonl and "
-    "`oatmill status` say which one, and its log may say why",
+    "actor_silent": "an actor sends heartbeats but no trajectories, and the run continues without it; see events.jsonl or "
+    "`oatmill status` for its number, and its log for the reason",
 }
 """What each red flag means; docs/operations/alerts.md has a section for each of their alerts."""
 NOT_ABOUT_LEARNING = ("checkpoint_failed", "actor_silent")
@@ -105,7 +105,8 @@ def step_size(run: ExaminedRun) -> Iterator[Finding]:
 def entropy(run: ExaminedRun) -> Iterator[Finding]:
     """Whether the policy still explores, and whether it has started to prefer some actions."""
     now, nats = run.recent("entropy", "fraction"), run.recent("entropy", "nats")
-    where = f"entropy is {nats:.2f} nats, {now:.0%} of uniform"
+    # The entropy of a continuous policy is no fraction of a uniform one's.
+    where = f"entropy is {nats:.2f} nats" + (f", {now:.0%} of uniform" if math.isfinite(now) else "")
     bonus = run.setting("trainer.losses.ppo_actor.ent_coef")
     if now < LOW and not run.thrives:
         more = f"trainer.losses.ppo_actor.ent_coef={max(0.01, 3 * bonus):.3g}"

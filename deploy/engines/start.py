@@ -182,15 +182,15 @@ def until_trained(cluster: ComposeCluster, deadline: float) -> dict[str, Any]:
 
 
 def fault(cluster: ComposeCluster, broken: list[Container]) -> RunError:
-    """The error of a cluster that does no learner step."""
+    """The error for a cluster without a learner step in time."""
     service = broken[0].service if broken else "learner"
     for line in cluster.logs(service, LOG_LINES):
         sys.stderr.write(f"  {service}: {line}\n")
     if broken:
         return RunError(
-            f"{broken[0].name} fails ({broken[0].status}); its last lines are above, `oatmill cluster down` ends it all"
+            f"{broken[0].name} fails ({broken[0].status}); its last lines are above, `oatmill cluster down` stops the cluster"
         )
-    return RunError("no learner step came in time; `oatmill cluster status` shows what is there, --timeout waits longer")
+    return RunError("there was no learner step in time; see `oatmill cluster status`, or raise --timeout")
 
 
 def running(cluster: ComposeCluster) -> list[Container]:
@@ -219,18 +219,18 @@ def scale_actors(cluster: ComposeCluster, count: int) -> None:
 
 
 def tell_desired(cluster: ComposeCluster, count: int) -> None:
-    """Tell the hub the target number of actors.
+    """Send the target number of actors to the hub.
 
     Raises:
-        RunError: if it does not answer.
+        RunError: if the hub does not answer.
     """
-    told = cluster.ask("scale", "--actors", str(count))
-    if told.returncode:
-        raise RunError(f"the hub was not told of {count} actors: {(told.stderr.splitlines() or ['no answer'])[-1]}")
+    sent = cluster.ask("scale", "--actors", str(count))
+    if sent.returncode:
+        raise RunError(f"the hub could not be scaled to {count} actors: {(sent.stderr.splitlines() or ['no answer'])[-1]}")
 
 
 def live_actors(cluster: ComposeCluster) -> int | None:
-    """Actors that send heartbeats; None if the hub does not answer."""
+    """The number of actors that send heartbeats; None if the hub does not answer."""
     status = cluster.status()
     return None if status is None else int(status["live"])
 
@@ -252,7 +252,7 @@ def scale_learners(cluster: ComposeCluster, ranks: int) -> None:
     unit = ranks * trainer["minibatches"]
     if trainer["batch_size"] % unit:
         raise UserError(
-            f"--learners {ranks} must divide the run's batch: trainer.batch_size={trainer['batch_size']} is no multiple of "
+            f"--learners {ranks} must divide the run's batch: trainer.batch_size={trainer['batch_size']} is not a multiple of "
             f"{ranks} x trainer.minibatches={trainer['minibatches']}"
         )
     trainer["learners"] = ranks
@@ -271,7 +271,5 @@ def wait_for(done: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + SCALED_WITHIN_S
     while not done():
         if time.monotonic() > deadline:
-            raise RunError(
-                f"it did not come to {what} within {SCALED_WITHIN_S:g} s; `oatmill cluster status` shows what is there"
-            )
+            raise RunError(f"there were not {what} within {SCALED_WITHIN_S:g} s; see `oatmill cluster status`")
         time.sleep(POLL_S)

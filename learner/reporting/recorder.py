@@ -216,12 +216,13 @@ class Recorder:
         self.recent_steps.clear()
 
     def entropy(self, report: StepReport) -> dict[str, float]:
-        """Entropy in nats and as a fraction of a uniform policy's.
+        """Entropy in nats and as a fraction of a uniform policy's (over the allowed actions, with action masks).
 
         Without a policy-gradient loss it is measured before the updates.
         """
         nats = report.policy("entropy") if report.policy_loss else report.statistics.get("forward.entropy", math.nan)
-        return {"nats": nats, "fraction": nats / self.uniform_entropy if self.uniform_entropy else math.nan}
+        uniform = report.statistics.get("forward.uniform_entropy", self.uniform_entropy)
+        return {"nats": nats, "fraction": nats / uniform if uniform else math.nan}
 
     def wait_fraction(self, seconds: float) -> float:
         """The fraction of the time since the last report in which the learner waited for a batch."""

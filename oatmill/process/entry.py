@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from oatmill.children.places import frames_of
 from oatmill.errors import OatmillError, SettingsError, UserError, one_line
 from oatmill.settings import yaml_format
+from oatmill.user_code import frames_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

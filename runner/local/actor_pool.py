@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
-from oatmill.children.places import ends_with_place
 from oatmill.errors import RunError
 from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.exit_codes import BAD_INPUT
+from oatmill.user_code import ends_with_place
 from runner.local.child import back_off
 from runner.local.launcher import Launcher, P, Process
 

@@ -11,9 +11,9 @@ from tests.replay.blocks import block
 from tests.replay.conversation import Conversation
 
 
-def samples(snapshot: HubNumbers) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+def samples(numbers: HubNumbers) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """What is served, by name and labels."""
-    text = generate_latest(registry_of(lambda: snapshot, lambda: True, ingest=os.getppid())).decode()
+    text = generate_latest(registry_of(lambda: numbers, lambda: True, ingest=os.getppid())).decode()
     families = text_string_to_metric_families(text)
     return {(one.name, tuple(sorted(one.labels.items()))): one.value for family in families for one in family.samples}
 
