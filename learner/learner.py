@@ -183,11 +183,7 @@ class Learner:
                 )
 
     def tell_hub(self, *, last: bool = False) -> None:
-        """Send a heartbeat, and the newest weights again if the hub was restarted.
-
-        Args:
-            last: whether no other heartbeat follows. It is sent at once, and the hub keeps its progress.
-        """
+        """Send a heartbeat (the last one at once), and the newest weights again if the hub was restarted."""
         progress = self.progress
         report = {"learner_step": progress.learner_step, "env_steps": progress.env_steps}
         self.control.heartbeat(report | {"policy_version": progress.policy_version}, force=last)

@@ -12,13 +12,14 @@ from typing import Any
 
 from oatmill.json_values import without_nonfinite
 from runner.folder import read_json
-from runner.observer import value
+from runner.metrics_table import metrics_table
+from runner.observer import number, value
 
 PACKAGES = ("oatmill", "torch", "numpy", "pyzmq", "gymnasium", "mettagrid", "minigrid", "ale-py", "pettingzoo")
 NO_RETURN: Mapping[str, Any] = {"mean": None, "std": None, "n": 0}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
     """The fields of summary.json. Values that are missing or not finite are None.
 
@@ -70,6 +71,24 @@ class RunResult:
     ledger: Mapping[str, Any]
     actor_restarts: int
     versions: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        """How well, how far and how fast, in one line; the attributes have the rest."""
+        mean, std = (number(self.episode_return.get(name), ".2f") for name in ("mean", "std"))
+        flags = ", ".join(str(flag["flag"]) for flag in self.red_flags) or "none"
+        return (
+            f"<RunResult {self.recipe}, {self.outcome}: return {mean} +- {std}, {self.env_steps:,} env steps in "
+            f"{number(self.seconds, '.1f')} s ({number(self.env_steps_per_second, ',.0f')}/s), red flags: {flags}, "
+            f"{self.run_dir}>"
+        )
+
+    def metrics(self) -> Any:
+        """The run's reported learner steps as a pandas DataFrame, one row each.
+
+        Raises:
+            UserError: if pandas is not installed, or no learner step was reported.
+        """
+        return metrics_table(Path(self.run_dir))
 
     def to_dict(self) -> dict[str, Any]:
         """The content of summary.json."""

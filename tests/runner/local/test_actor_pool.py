@@ -116,6 +116,35 @@ def test_an_actor_that_never_does_a_step_is_given_up_after_the_allowed_restarts(
     assert world.waits() == ["0 s", "0.01 s", "0.02 s", "0.04 s"]
 
 
+def bug(line: str) -> str:
+    """Code of an actor whose environment raises; `line` is a Python expression."""
+    text = "oatmill: error: env.factory=maze:make raised in step: KeyError: 'wall' (maze.py:"
+    return f"import sys; sys.stderr.write({text!r} + str({line}) + ', in step)\\n'); sys.exit(1)"
+
+
+def test_an_environment_that_fails_the_same_way_three_times_in_a_row_ends_the_run_at_once(tmp_path: Path) -> None:
+    world = World(tmp_path, bug("12"), max_restarts=9)
+    world.pool.follow(1)
+    message = r"KeyError: 'wall' \(maze.py:12, in step\); so did the 2 processes before it$"
+    with pytest.raises(ActorGivenUpError, match=message):
+        world.until(lambda: False)
+    assert world.started == [0, 0, 0]
+    assert world.waits() == ["0 s", "0.01 s"]
+
+
+def test_an_environment_that_fails_in_other_ways_or_after_some_work_is_tried_again(tmp_path: Path) -> None:
+    changing = World(tmp_path, bug("__import__('os').getpid()"), max_restarts=4)
+    changing.pool.follow(1)
+    with pytest.raises(ActorGivenUpError, match="it was restarted 4 times in a row"):
+        changing.until(lambda: False)
+    working = World(tmp_path, bug("12"), max_restarts=4)
+    working.pool.follow(1)
+    for incarnation in range(1, 5):
+        working.until(lambda seen=incarnation: len(working.started) == seen)  # type: ignore[misc]
+        working.pool.heard([{"actor_id": 0, "incarnation": incarnation, "env_steps": 64}])
+        working.until(lambda seen=incarnation: working.pool.restarts == seen)  # type: ignore[misc]
+
+
 def test_an_environment_that_cannot_be_built_is_not_tried_again(tmp_path: Path) -> None:
     world = World(tmp_path, REFUSES)
     world.pool.follow(1)
