@@ -43,7 +43,8 @@ def step_seconds(plan: Plan, spec: AgentSpec, trainer: TrainerSettings, *, unrol
         first = sum(pass_seconds(objective, plan, one, rows=1))
         rows = max(1, min(round(SAMPLE_S / first), int(batch / trainer.minibatches)))
         prepare, update = map(min, zip(*(pass_seconds(objective, plan, one, rows=rows) for _ in range(2)), strict=True))
-    return (prepare + trainer.epochs * update) * batch / rows / trainer.threads
+    seconds: float = (prepare + trainer.epochs * update) * batch / rows / trainer.threads
+    return seconds
 
 
 def pass_seconds(objective: Objective, plan: Plan, one: dict[str, Tensor], *, rows: int) -> tuple[float, float]:
