@@ -10,6 +10,7 @@ from typing import Any
 from typer.main import get_command
 
 from deploy.cli.app import app
+from deploy.cli.examples import EXAMPLES
 from runner.settings_reference import SettingEntry, all_settings
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
@@ -48,7 +49,10 @@ def commands_page() -> str:
         parts += [f"## {name}", "", command.help.strip() if command.help else "", "", "```", usage, "```", ""]
         rows = [_row(parameter) for parameter in command.params if not getattr(parameter, "hidden", False)]
         if rows:
-            parts += ["| | |", "|---|---|", *rows, ""]
+            parts += ["| Option | Description |", "|---|---|", *rows, ""]
+        examples = EXAMPLES.get(name.removeprefix("oatmill "), ())
+        if examples:
+            parts += ["```sh", *examples, "```", ""]
     return "\n".join(parts)
 
 

@@ -187,11 +187,15 @@ class Learner:
                     f"{who_is_silent(self.control, timeout_s)}check the actors' logs, or raise trainer.data_timeout"
                 )
 
-    def tell_hub(self) -> None:
-        """Send a heartbeat, and the newest weights again if the hub was restarted."""
+    def tell_hub(self, *, last: bool = False) -> None:
+        """Send a heartbeat, and the newest weights again if the hub was restarted.
+
+        Args:
+            last: whether no other heartbeat follows. It is sent at once, and the hub keeps its progress.
+        """
         progress = self.progress
         report = {"learner_step": progress.learner_step, "env_steps": progress.env_steps}
-        self.control.heartbeat(report | {"policy_version": progress.policy_version})
+        self.control.heartbeat(report | {"policy_version": progress.policy_version}, force=last)
         if self.control.rejoined > self.rejoined:
             self.rejoined = self.control.rejoined
             if self.publisher is not None:
@@ -299,6 +303,7 @@ class Learner:
         if recorder is not None and self.publisher is not None:
             recorder.summary(self.progress)
             self.publisher.flush(FLUSH_S)
+            self.tell_hub(last=True)
         if not saved:
             raise RunError(
                 f"the last checkpoint could not be written: {self.keeper.failure or 'see rank 0'}; free disk space and "

@@ -67,10 +67,8 @@ def entries(structure: Structure, values: Any, what: str) -> Iterator[tuple[str,
         return
     if isinstance(structure, Mapping):
         if not isinstance(values, Mapping) or values.keys() != structure.keys():
-            came = ", ".join(map(str, values)) if isinstance(values, Mapping) else in_short(values)
-            raise ValueError(
-                f"expected {what} with the keys {', '.join(map(str, structure))}, as observation_space says, got {came}"
-            )
+            came = _listed(values) if isinstance(values, Mapping) else in_short(values)
+            raise ValueError(f"expected {what} with the keys {_listed(structure)}, as observation_space says, got {came}")
         for key, inner in structure.items():
             yield from entries(inner, values[key], what)
         return
@@ -78,3 +76,7 @@ def entries(structure: Structure, values: Any, what: str) -> Iterator[tuple[str,
         raise ValueError(f"expected {what} with {len(structure)} entries, as observation_space says, got {in_short(values)}")
     for inner, value in zip(structure, values, strict=True):
         yield from entries(inner, value, what)
+
+
+def _listed(keys: Mapping[Any, Any]) -> str:
+    return ", ".join(sorted(map(str, keys))) or "none"

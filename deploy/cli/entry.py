@@ -10,6 +10,10 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typer import TyperException
 
 PREFIX = "oatmill: error: "
 
@@ -98,7 +102,7 @@ def dispatch(arguments: Sequence[str]) -> int:
 
         code = app(list(arguments), prog_name="oatmill", standalone_mode=False)
     except TyperException as error:
-        return complain(f"{error.format_message().rstrip('.')}; {hint(error)}", BAD_INPUT)
+        return refuse(error)
     except OatmillError as error:
         wrong_key = isinstance(error, NotLetInError) and arguments[0] in ASKERS
         return complain(str(error), BAD_INPUT if wrong_key else error.exit_code)
@@ -114,6 +118,14 @@ def dispatch(arguments: Sequence[str]) -> int:
             raise
         return complain(f"{type(error).__name__}: {error}; this is a defect, --log-level debug shows where", FAILED)
     return code if isinstance(code, int) else 0
+
+
+def refuse(error: TyperException) -> int:
+    """Answer a command line that Typer does not take. A command that only has commands below it shows its help instead."""
+    if type(error).__name__ == "NoArgsIsHelpError":  # typer has no public name for it
+        sys.stdout.write(f"{error.format_message()}\n")
+        return 0
+    return complain(f"{error.format_message().rstrip('.')}; {hint(error)}", BAD_INPUT)
 
 
 def hint(error: Exception) -> str:

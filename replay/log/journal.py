@@ -22,7 +22,7 @@ from protocol.wire.codec import Buffer
 from replay.histogram import SECONDS_BUCKETS, Histogram
 from replay.log import tally
 from replay.log.disk import Disk
-from replay.log.salvage import BAD_RECORD, STATE, LogReader, lost_in, packed
+from replay.log.reader import BAD_RECORD, STATE, LogReader, lost_in, packed
 from replay.log.segments import SegmentLog
 from replay.log.state import LogState
 

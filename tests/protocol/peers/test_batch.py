@@ -142,7 +142,7 @@ def test_ingest_is_lost_after_a_minute_without_an_answer_but_not_while_it_answer
     assert not peer.lost(LOST_AFTER_S + 0.1)
 
 
-def test_a_new_server_is_asked_anew_and_what_the_one_before_it_answers_is_not_taken() -> None:
+def test_a_new_server_gets_a_new_request_and_answers_of_the_old_server_are_ignored() -> None:
     peer = peer_of()
     peer.request(11)
     peer.send(0.0)

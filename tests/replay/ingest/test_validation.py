@@ -99,7 +99,7 @@ def test_numbers_that_a_gaussian_can_draw_pass(name: str, column: int, value: fl
         ("behaviour_logits", 4, np.inf, r"non_finite: behaviour_logits"),
         ("behaviour_logits", 5, -20.1, r"behaviour: expected log stds within -20 to 5, got -20.1 to 0"),
         ("behaviour_logits", 6, 5.1, r"behaviour: expected log stds within -20 to 5, got 0 to 5.1"),
-        ("behaviour_logits", 1, 81, r"behaviour: expected actions that can be drawn, got one 81 nats behind"),
+        ("behaviour_logits", 1, 81, r"behaviour: expected actions that can be drawn, got one 81 nats less likely"),
     ],
 )
 def test_numbers_that_no_gaussian_draws_are_refused_by_their_reason(name: str, column: int, value: float, says: str) -> None:
@@ -119,3 +119,50 @@ def test_numbers_alone_have_no_choices_to_check() -> None:
     content["actions"][0, 1] = 13
     with pytest.raises(WireError, match="behaviour"):
         validator.check(fields(**content))
+
+
+def masked(mask: Array, **changed: Array) -> dict[str, Array]:
+    """A block of two trajectories of two steps, with masks of the three observations of each."""
+    return fields(**changed) | {"observations/action_mask": mask}
+
+
+def test_an_action_that_the_mask_does_not_allow_is_refused_where_the_agent_was_present() -> None:
+    validator = Validator(ActionSpace((3,)), 1.0)
+    actions = np.array([[0, 1], [2, 2]], np.int32)
+    mask = np.zeros((2, 3, 3), np.bool_)
+    np.put_along_axis(mask[:, :2], actions[..., None], values=True, axis=-1)  # that action alone; nothing at the end
+    validator.check(masked(mask, actions=actions))
+    mask[1, 1] = (True, True, False)
+    with pytest.raises(WireError, match="masked_action: expected actions that the mask allows, got 2 in row 1, step 1"):
+        validator.check(masked(mask, actions=actions))
+    valid = np.array([[True, True], [True, False]])
+    validator.check(masked(mask, actions=actions, valid=valid))
+    mask[0, 0] = False  # nothing is allowed, so what was done is not
+    with pytest.raises(WireError, match="got 0 in row 0, step 0"):
+        validator.check(masked(mask, actions=actions, valid=valid))
+
+
+def test_each_factor_of_an_action_has_its_part_of_the_mask() -> None:
+    validator = Validator(ActionSpace((3, 2), factored=True), 1.0)
+    actions = np.zeros((2, 2, 2), np.int32)
+    mask = np.ones((2, 3, 5), np.bool_)
+    logits = np.zeros((2, 2, 5), np.float32)
+    validator.check(masked(mask, actions=actions, behaviour_logits=logits))
+    mask[0, 1] = (True, False, False, False, True)
+    with pytest.raises(WireError, match="got 0 of factor 1 in row 0, step 1"):
+        validator.check(masked(mask, actions=actions, behaviour_logits=logits))
+
+
+def test_a_logit_that_is_not_allowed_makes_no_action_unlikely() -> None:
+    # The learner masks it, so it does not count whatever the actor says of it; an allowed one does.
+    validator = Validator(ActionSpace((3,)), 1.0)
+    mask = np.tile(np.array([True, True, False]), (2, 3, 1))
+    logits = np.tile(np.array([0, 0, 500], np.float32), (2, 2, 1))
+    actions = np.zeros((2, 2), np.int32)
+    validator.check(masked(mask, actions=actions, behaviour_logits=logits))
+    logits[..., 1] = 500
+    with pytest.raises(WireError, match="behaviour: expected actions that can be drawn, got one 500 nats behind"):
+        validator.check(masked(mask, actions=actions, behaviour_logits=logits))
+    logits[..., :2] = -1e20  # lower than what stands for a choice that is not allowed
+    with pytest.raises(WireError, match="behaviour: expected actions that can be drawn"):
+        validator.check(masked(mask, actions=actions, behaviour_logits=logits))

@@ -72,7 +72,7 @@ def test_in_durable_mode_nothing_acknowledged_is_lost_and_nothing_is_trained_on_
         assert restored > 0, "no server came back with a snapshot of its buffer, so nothing here was about one"
 
 
-def test_what_is_on_its_way_to_or_from_the_learner_when_servers_die_makes_no_batch_come_twice() -> None:
+def test_messages_that_outlive_their_server_cause_no_batch_to_be_trained_on_twice() -> None:
     for seed in range(12, 22):
         run = CrashingSimulation(seed, LATE)
         run.run(12, check_promised)
@@ -82,7 +82,7 @@ def test_what_is_on_its_way_to_or_from_the_learner_when_servers_die_makes_no_bat
         assert run.core.ledger()["lost"] == 0
         assert run.crashes > 1
         trained = {row for _, rows in run.surviving for row in rows}
-        assert run.core.ledger()["trained"] <= len(trained), f"seed {seed}: what never came is counted as trained on"
+        assert run.core.ledger()["trained"] <= len(trained), f"seed {seed}: a batch that never arrived counts as trained"
 
 
 def test_in_memory_mode_data_that_died_with_the_server_is_counted_as_lost() -> None:

@@ -67,7 +67,7 @@ def test_the_next_request_makes_up_for_a_lost_consumed_message() -> None:
     assert talk.core.ledger()["trained"] == 4
 
 
-def test_a_request_that_another_server_was_to_get_says_only_what_was_consumed() -> None:
+def test_of_a_request_for_another_server_only_the_consumed_batches_count() -> None:
     talk = filled(12)
     talk.learn()
     ((first, _),) = batches_in(talk.get())
@@ -77,7 +77,7 @@ def test_a_request_that_another_server_was_to_get_says_only_what_was_consumed() 
     assert (talk.core.ledger()["trained"], talk.core.ledger()["in_flight"]) == (4, 4), f"batch {second.batch_id} is still held"
 
 
-def test_a_batch_that_had_not_come_when_the_next_one_was_asked_for_comes_again() -> None:
+def test_a_batch_that_had_not_arrived_at_the_next_request_is_handed_out_again() -> None:
     talk = filled(12)
     talk.learn()
     assert rows_in(talk.get()) == [0, 1, 2, 3]
