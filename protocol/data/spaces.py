@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 MAX_CHOICES_BESIDE_NUMBERS = 2**24
-"""Choices that stand in a row with numbers are float32, which holds whole numbers up to this one."""
+"""Choices in a row with numbers are float32, which represents integers exactly up to this one."""
 LOG_STD_BOUNDS = (-20.0, 5.0)
-"""What the logarithm of a number's standard deviation may be at all; the network's own bounds lie within."""
+"""The limits of the logarithm of a standard deviation; the network's own bounds lie within."""
 ACTION_MASK = "action_mask"
 """The key of a Dict observation that says which choices are allowed."""
 MASKED_LOGIT = -1e9
@@ -96,14 +96,14 @@ class DictSpace(ObservationSpace):
 
 @dataclass(frozen=True)
 class ActionPart:
-    """One leaf of the structure that an environment declares its actions in.
+    """One leaf of an environment's action structure.
 
     Attributes:
-        path: where it stands: keys of Dicts and positions of Tuples, from the outside in; empty if the action is one array.
-        shape: of its value, as the environment takes it; `()` for a Discrete.
+        path: its keys of Dicts and positions in Tuples, from the outside in; empty if the action is one array.
+        shape: the shape of its value in the environment; `()` for a Discrete.
         dtype: its NumPy dtype, as a string.
-        columns: where its numbers stand in an action's row, one after another.
-        start: of choices, the environment's lowest of each; empty for numbers.
+        columns: the first of its columns in an action's row, and the one after the last.
+        start: the environment's lowest value of each choice; empty for numbers.
     """
 
     path: tuple[str | int, ...]
@@ -115,17 +115,17 @@ class ActionPart:
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """One agent's action: choices (Discrete, MultiDiscrete), numbers (Box), or several of both (Tuple, Dict).
+    """The action of one agent: choices (Discrete, MultiDiscrete), numbers (Box), or both (Tuple, Dict).
 
-    An action is one choice, or a row: first all choices, then all numbers. Numbers are scaled so that the bounds of the Box are
-    -1 and 1.
+    An action is one choice, or a row: first all choices, then all numbers. The numbers' bounds are -1
+    and 1.
 
     Attributes:
         sizes: the number of choices of each factor; one entry for `Discrete`, none for `Box`.
-        factored: whether an action is a row; False for `Discrete` alone.
-        low: the environment's lower bound of each number.
-        high: the environment's upper bound of each number.
-        parts: how the environment wants a row taken apart; empty if it takes the row as it is.
+        factored: whether an action is a row; False only for `Discrete`.
+        low: the lower bound of each number in the environment.
+        high: the upper bound of each number in the environment.
+        parts: the leaves of the environment's action structure; empty if it takes the row as it is.
     """
 
     sizes: tuple[int, ...] = ()
@@ -156,7 +156,7 @@ class ActionSpace:
 
     @property
     def width(self) -> int:
-        """The length of an action's row: one column a factor, one a number."""
+        """The length of an action's row: one column per factor and per number."""
         return len(self.sizes) + len(self.low)
 
     @property
@@ -166,7 +166,7 @@ class ActionSpace:
 
     @property
     def num_parameters(self) -> int:
-        """The length of a policy's row: the logits, then each number's mean, then the logarithm of each one's deviation."""
+        """The length of a policy's row: logits, means of the numbers, logarithms of their standard deviations."""
         return self.num_logits + 2 * len(self.low)
 
     @property
@@ -176,17 +176,17 @@ class ActionSpace:
 
     @property
     def dtype(self) -> str:
-        """Of an action: int32, or float32 where it has numbers (choices are whole numbers then)."""
+        """The NumPy dtype of an action: float32 if it has numbers, int32 otherwise."""
         return "float32" if self.low else "int32"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; what only numbers and structures need is left out where there are none."""
+        """Return plain values for JSON, without the empty fields that only numbers and structures need."""
         values = asdict(self)
         return {name: value for name, value in values.items() if value or name in {"sizes", "factored"}}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> ActionSpace:
-        """Build from what `to_dict` gave, lists or tuples alike."""
+        """Build the space from the result of `to_dict`; lists and tuples are both accepted."""
         parts = (
             ActionPart(tuple(part["path"]), tuple(part["shape"]), part["dtype"], tuple(part["columns"]), tuple(part["start"]))
             for part in values.get("parts", ())
