@@ -12,8 +12,6 @@ import numpy as np
 
 MAX_CHOICES_BESIDE_NUMBERS = 2**24
 """Choices in a row with numbers are float32, which represents integers exactly up to this one."""
-LOG_STD_BOUNDS = (-20.0, 5.0)
-"""The limits of the logarithm of a standard deviation; the network's own bounds lie within."""
 ACTION_MASK = "action_mask"
 """The key of a Dict observation that says which choices are allowed."""
 MASKED_LOGIT = -1e9
