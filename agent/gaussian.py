@@ -1,7 +1,8 @@
 """Diagonal Gaussians over the numbers of an action, as rows of means and logarithms of standard deviations.
 
-Numbers are as they were drawn, before they are squashed into -1..1: their log-probabilities are exact then, and ratios and KLs
-are those of the squashed numbers too, because squashing multiplies every density alike. Only the entropy changes.
+Numbers are as sampled, before they are squashed into -1..1. So their log-probabilities are exact.
+Ratios and KLs are the same before and after squashing, because squashing divides all densities by the
+same slope. Only the entropy changes.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ def entropies(rows_P: Tensor) -> Tensor:
 def squashed_entropies(rows_P: Tensor) -> Tensor:
     """The entropy of the tanh of each number, `[..., D]`, in nats.
 
-    It is the Gaussian's and the mean of log(1 - tanh(x)^2), which has no closed form: that is one integral a dimension, by
-    Gauss-Hermite quadrature. It costs no noise, and its gradient is exact.
+    It is the Gaussian's entropy plus the mean of log(1 - tanh(x)^2), which has no closed form. The mean is
+    computed by Gauss-Hermite quadrature, which adds no noise.
     """
     mean_D, log_std_D = parts(rows_P)
     points, weights = (torch.tensor(values, dtype=rows_P.dtype, device=rows_P.device) for values in hermite())

@@ -1,8 +1,8 @@
-"""Policies over any action space: all that is done with what the network gives for a state goes through here.
+"""Policies over any action space: everything that is computed from the policy head's output.
 
-A policy is a row of numbers: the logits of all choices, factor after factor, then the means of the action's numbers, then the
-logarithms of their standard deviations. Factors and numbers are independent of each other, so that log-probabilities, entropies
-and KLs are sums.
+A policy is a row: the logits of all choices, factor after factor, then the means of the action's
+numbers, then the logarithms of their standard deviations. Factors and numbers are independent, so
+log-probabilities, entropies and KLs are sums.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ LARGEST_LOG_RATIO = 60.0
 
 
 class Policies:
-    """What one action space's policies are, and what can be computed of them.
+    """The policies over one action space.
 
     Args:
         action: the action space.
-        squash: how a drawn number gets into -1..1: `tanh` or `clip`.
+        squash: how a sampled number is brought into -1..1: `tanh` or `clip`.
 
     Attributes:
         sizes: the number of choices of each factor.
@@ -37,7 +37,7 @@ class Policies:
         self._logits = action.num_logits
 
     def normalise(self, rows_P: Tensor) -> Tensor:
-        """Log-probabilities in the place of logits, float32; means and log stds stay."""
+        """Normalise the logits to log-probabilities, float32; means and log stds are not changed."""
         rows_P = rows_P.float()
         if not self.dimensions:
             return distribution.log_softmax(rows_P, self.sizes)
@@ -51,8 +51,8 @@ class Policies:
 
         Args:
             rows_P: normalised.
-            actions: `[...]` or `[..., width]`; numbers as they were drawn. The log-density is that of the number before it was
-                squashed.
+            actions: `[...]` or `[..., width]`; numbers as sampled, before squashing. Their log-densities are
+                those before squashing, too.
         """
         if not self.dimensions:
             return distribution.log_prob(rows_P, actions, self.sizes, factored=self.factored)
@@ -76,14 +76,14 @@ class Policies:
         return (self.factor_log_probs(rows_P, actions) - self.factor_log_probs(other_P, actions)).sum(-1)
 
     def ratio(self, log_ratio: Tensor) -> Tensor:
-        """The ratio; of densities, which may be any number, at most what float32 holds with room for a batch's sum."""
+        """The ratio; for numbers it is limited, so that the sum over a batch is finite in float32."""
         return (log_ratio.clamp(max=LARGEST_LOG_RATIO) if self.dimensions else log_ratio).exp()
 
     def entropy(self, rows_P: Tensor) -> Tensor:
         """The joint entropy, `[...]`, in nats; of numbers the differential one.
 
-        With `tanh` it is that of the number that reaches the environment, in -1..1, which is at most log 2. With `clip` it is
-        that of the number before the clip: what the clip cuts off has no density.
+        With `tanh` it is the entropy of the number in -1..1 that the environment gets, at most log 2. With
+        `clip` it is the entropy before clipping, because a clipped number has no density.
         """
         if not self.dimensions:
             return distribution.entropy(rows_P)
@@ -92,7 +92,7 @@ class Policies:
         return distribution.entropy(logits_A) + of_numbers(numbers_P).sum(-1)
 
     def drawn_entropy(self, rows_P: Tensor) -> Tensor:
-        """The joint entropy of actions as they are drawn, before they are squashed: what goes with `log_prob`."""
+        """The joint entropy of actions before squashing, which matches `log_prob`."""
         logits_A, numbers_P = self._split(rows_P)
         return distribution.entropy(logits_A) + gaussian.entropies(numbers_P).sum(-1)
 
@@ -108,7 +108,7 @@ class Policies:
         return gaussian.parts(self._split(rows_P)[1])[1].mean(-1)
 
     def sample(self, rows_P: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw an action of each row: int64, or float32 where it has numbers, which are not squashed."""
+        """Sample an action per row: int64, or float32 if it has numbers, which are not squashed."""
         if not self.dimensions:
             return distribution.sample(rows_P, self.sizes, factored=self.factored, generator=generator)
         logits_A, numbers_P = self._split(rows_P)
@@ -119,7 +119,7 @@ class Policies:
         return torch.cat([choices_F.to(numbers_D.dtype), numbers_D], -1)
 
     def mode(self, rows_P: Tensor) -> Tensor:
-        """The likeliest choices and the means of the numbers."""
+        """The most likely choices and the means of the numbers."""
         if not self.dimensions:
             return distribution.argmax(rows_P, self.sizes, factored=self.factored)
         logits_A, numbers_P = self._split(rows_P)
@@ -129,7 +129,7 @@ class Policies:
         return torch.cat([distribution.argmax(logits_A, self.sizes, factored=True).to(mean_D.dtype), mean_D], -1)
 
     def indexed(self, actions: Tensor) -> Tensor:
-        """Actions as the latent model takes them: the columns of the choices, int64, or a row with squashed numbers behind."""
+        """Actions for the dynamics model: the columns of the choices, int64, or rows with columns and squashed numbers."""
         if not self.dimensions:
             return distribution.action_columns(actions, self.sizes, factored=self.factored)
         columns_F, numbers_D = self._columns(actions)
@@ -137,7 +137,7 @@ class Policies:
         return torch.cat([columns_F.to(squashed_D.dtype), squashed_D], -1) if self.sizes else squashed_D
 
     def executed(self, actions: Tensor) -> Tensor:
-        """Actions as the environment is given them: numbers squashed into -1..1."""
+        """Actions for the environment: numbers squashed into -1..1."""
         if not self.dimensions:
             return actions
         choices_F, numbers_D = actions[..., : len(self.sizes)], actions[..., len(self.sizes) :]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from oatmill.settings.base import Settings
-from protocol.data.spaces import LOG_STD_BOUNDS
+from protocol.data.limits import LOG_STD_BOUNDS
 
 ENCODERS = ("auto", "auto_cpu", "mlp", "cnn", "nature", "small_cnn", "token_grid", "token_set", "token_attention")
 OWN = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")

@@ -13,9 +13,6 @@ import numpy as np
 MAX_CHOICES_BESIDE_NUMBERS = 2**24
 """The largest number of choices of a factor in an action with continuous numbers. Such rows are
 float32, which represents whole numbers exactly up to this one."""
-LOG_STD_BOUNDS = (-20.0, 5.0)
-"""The bounds of the logarithm of a number's standard deviation that are accepted; a network's own
-bounds are narrower."""
 ACTION_MASK = "action_mask"
 """The key of a Dict observation that shows which choices are allowed."""
 MASKED_LOGIT = -1e9
@@ -160,7 +157,7 @@ class ActionSpace:
 
     @property
     def width(self) -> int:
-        """The length of an action's row: one column a factor, one a number."""
+        """The length of an action's row: one column per factor and per number."""
         return len(self.sizes) + len(self.low)
 
     @property
@@ -170,7 +167,7 @@ class ActionSpace:
 
     @property
     def num_parameters(self) -> int:
-        """The length of a policy's row: the logits, then each number's mean, then the logarithm of each one's deviation."""
+        """The length of a policy's row: logits, means of the numbers, logarithms of their standard deviations."""
         return self.num_logits + 2 * len(self.low)
 
     @property
@@ -180,17 +177,17 @@ class ActionSpace:
 
     @property
     def dtype(self) -> str:
-        """Of an action: int32, or float32 where it has numbers (choices are whole numbers then)."""
+        """The NumPy dtype of an action: float32 if it has numbers, int32 otherwise."""
         return "float32" if self.low else "int32"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; what only numbers and structures need is left out where there are none."""
+        """Return plain values for JSON, without the empty fields that only numbers and structures need."""
         values = asdict(self)
         return {name: value for name, value in values.items() if value or name in {"sizes", "factored"}}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> ActionSpace:
-        """Build from what `to_dict` gave, lists or tuples alike."""
+        """Build the space from the result of `to_dict`; lists and tuples are both accepted."""
         parts = (
             ActionPart(tuple(part["path"]), tuple(part["shape"]), part["dtype"], tuple(part["columns"]), tuple(part["start"]))
             for part in values.get("parts", ())

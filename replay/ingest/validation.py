@@ -8,8 +8,9 @@ from math import isfinite
 import numpy as np
 
 from oatmill.errors import WireError
+from protocol.data.limits import LOG_STD_BOUNDS
 from protocol.data.observations import field_name
-from protocol.data.spaces import ACTION_MASK, LOG_STD_BOUNDS, MASKED_LOGIT, MAX_CHOICES_BESIDE_NUMBERS, ActionSpace
+from protocol.data.spaces import ACTION_MASK, MASKED_LOGIT, MAX_CHOICES_BESIDE_NUMBERS, ActionSpace
 from protocol.data.trajectory import Array
 
 BOOLEANS = b"\0\1"
