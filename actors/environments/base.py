@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,6 +17,12 @@ from protocol.data.spaces import Spaces
 from protocol.data.trajectory import Array
 
 log = logging.getLogger("oatmill.environment")
+
+SEED_HINT = (
+    "draw them from self.np_random, which super().reset(seed=seed) seeds, or give the function of env.factory a parameter seed"
+)
+MANY_STARTS = 10**6
+"""So many starts that two actors hardly have the same one by chance: the different starts of the copies, to their number."""
 
 
 @dataclass(frozen=True)
@@ -85,29 +92,54 @@ class Environment(Protocol):
         ...
 
 
+class Beginning(NamedTuple):
+    """How an environment began.
+
+    Attributes:
+        observations: the first ones, `[N, ...]`, valid until the environment's next call.
+        stream: a name for them, by which actors that begin alike are found; empty where a start tells nothing, since it may be
+            the same for every seed.
+    """
+
+    observations: Array
+    stream: str
+
+
 def first_observations(environment: Environment) -> Array:
+    """The first observations of `begin`; a single copy is reset only once.
+
+    Raises:
+        UserError: as `begin`.
+    """
+    return _checked_reset(environment) if environment.num_copies == 1 else begin(environment).observations
+
+
+def begin(environment: Environment) -> Beginning:
     """Reset an environment and check that it keeps what its spaces promise.
 
-    Copies that begin alike are reset once more. Where they begin otherwise then, though they were given the same seeds, the
-    environment does not heed its seed: a warning says so.
+    Copies that begin alike, or are too few to tell one seed from another, are reset once more with the same seeds. Where they
+    begin otherwise then, the environment does not heed its seed. If all copies began alike, a warning says so.
 
     Raises:
         UserError: if it raises, or gives observations of another shape or dtype, or numbers that are not finite, or changes
             torch's default dtype.
     """
+    observations, copies = _checked_reset(environment), environment.num_copies
+    before = observations.copy()
+    if len({row.tobytes() for row in before.reshape(copies, -1)}) ** copies >= MANY_STARTS:
+        return Beginning(observations, _digest(before))
     observations = _checked_reset(environment)
-    if _are_alike(observations, environment.num_copies):
-        before = observations.copy()
-        observations = _checked_reset(environment)
-        if not np.array_equal(before, observations):
-            log.warning(
-                "%s: all %d copies began with the same observations, and with other ones when they were reset again with the "
-                "same seeds, so they do not heed the seed that reset gives them and play the same random numbers; draw them "
-                "from self.np_random, which super().reset(seed=seed) seeds",
-                environment.name,
-                environment.num_copies,
-            )
-    return observations
+    if np.array_equal(before, observations):
+        return Beginning(observations, "")
+    if _are_alike(before, copies):
+        log.warning(
+            "%s: all %d copies began with the same observations, and with other ones when they were reset again with the "
+            "same seeds, so they do not heed the seed that reset gives them and play the same random numbers; %s",
+            environment.name,
+            copies,
+            SEED_HINT,
+        )
+    return Beginning(observations, _digest(before))
 
 
 def name_of(settings: EnvSettings) -> str:
@@ -142,10 +174,11 @@ def warn_of_equal_streams(environment: Environment, observations: Array, rewards
     if (observations != observations[:, :1]).any() or (rewards != rewards[:, :1]).any():
         log.warning(
             "%s: all %d copies gave the same observations and rewards in their first %d steps, whatever was done in them; if "
-            "they should differ, they do not heed the seed that reset gives them",
+            "they should differ, they do not heed the seed that reset gives them; %s",
             environment.name,
             copies,
             rewards.shape[1],
+            SEED_HINT,
         )
 
 
@@ -153,6 +186,10 @@ def _are_alike(values: Array, copies: int) -> bool:
     """Whether all copies, of which there are several, gave the same."""
     of_copy = values.reshape(copies, -1)
     return copies > 1 and bool((of_copy == of_copy[0]).all())
+
+
+def _digest(observations: Array) -> str:
+    return hashlib.sha256(observations.tobytes()).hexdigest()[:16]
 
 
 def check_torch_default(name: str) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -15,10 +14,10 @@ from gymnasium.vector import VectorEnv
 
 from actors.environments.adapters.gymnasium import around_envs, import_registering
 from actors.environments.base import Environment, name_of
+from actors.environments.factories import Factory, accepted, load_environment_function
 from actors.environments.make import make_environment, refusals
 from actors.settings import AtariEnv, CogsEnv, EnvSettings, FactoryEnv, GymnasiumEnv, MiniGridEnv, PettingZooEnv
 from oatmill.errors import UserError
-from oatmill.user_modules import load_function
 from protocol.data.trajectory import Array
 
 PICTURES = "rgb_array"
@@ -67,8 +66,8 @@ def make_film(settings: EnvSettings, *, seed: int) -> Film:
                 around = partial(around_envs, channels=settings.channels)
                 return film_gymnasium(partial(make, render_mode=PICTURES), around, seed, name_of(settings))
             case FactoryEnv():
-                own = with_pictures(settings.factory, settings.kwargs)
-                return film_gymnasium(own, partial(around_envs, channels=settings.channels), seed, name_of(settings))
+                own = Factory(settings.factory, with_pictures(settings), copies=1, seed=seed)
+                return film_gymnasium(own.make, partial(around_envs, channels=settings.channels), seed, name_of(settings))
             case MiniGridEnv():
                 from actors.environments.adapters.minigrid import around_grids, make_one  # noqa: PLC0415
 
@@ -131,12 +130,9 @@ def no_pictures(name: str) -> UserError:
     )
 
 
-def with_pictures(factory: str, kwargs: Mapping[str, Any]) -> Callable[[], Any]:
-    """A user's function, told to make pictures if it can be told."""
-    function = load_function(factory, what="env.factory", gives="an environment")
-    parameters = inspect.signature(function).parameters
-    takes_any = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
-    return partial(function, **kwargs, **({"render_mode": PICTURES} if "render_mode" in parameters or takes_any else {}))
+def with_pictures(settings: FactoryEnv | PettingZooEnv) -> dict[str, Any]:
+    """The arguments of a user's function, which is told to make pictures if it can be told."""
+    return accepted(load_environment_function(settings.factory), {"render_mode": PICTURES}) | settings.kwargs
 
 
 def film_atari(settings: AtariEnv, seed: int) -> Film:
@@ -198,8 +194,8 @@ def film_parallel(settings: PettingZooEnv, seed: int) -> Film:
     """A parallel environment that renders itself."""
     from actors.environments.adapters.pettingzoo import ParallelEnvironment  # noqa: PLC0415
 
-    kwargs = with_pictures(settings.factory, settings.kwargs).keywords  # type: ignore[attr-defined]
-    environment = make_environment(settings.model_copy(update={"kwargs": kwargs}), copies=1, seed=seed)
+    filmed = settings.model_copy(update={"kwargs": with_pictures(settings)})
+    environment = make_environment(filmed, copies=1, seed=seed)
     assert isinstance(environment, ParallelEnvironment)
     if not environment.makes_pictures:
         raise no_pictures(environment.name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from actors.environments.base import (
@@ -24,19 +25,20 @@ EXTRAS = {"mettagrid": "cogs", "minigrid": "minigrid", "ale_py": "atari", "petti
 """The extra of oatmill that brings a module along."""
 
 
-def make_environment(settings: EnvSettings, *, copies: int | None, seed: int) -> Environment:
+def make_environment(settings: EnvSettings, *, copies: int | None, seed: int, first_index: int = 0) -> Environment:
     """Build the environment that settings ask for.
 
     Args:
         settings: the `env` root.
         copies: how many; None takes one, or as many as a factory's vectorised environment has.
         seed: the root of all copies' random numbers; each copy draws its own from it.
+        first_index: the `index` that a factory gets for the first copy.
 
     Raises:
         UserError: if it cannot be built, is not what oatmill can train on, or needs a package that is not installed.
     """
     with refusals(settings):
-        return _builder(settings)(settings, copies, seed)
+        return _builder(settings, first_index)(settings, copies, seed)
 
 
 @contextmanager
@@ -72,7 +74,7 @@ def describe(settings: EnvSettings) -> tuple[Spaces, tuple[str, ...]]:
         environment.close()
 
 
-def _builder(settings: EnvSettings) -> Callable[[Any, int | None, int], Environment]:
+def _builder(settings: EnvSettings, first_index: int) -> Callable[[Any, int | None, int], Environment]:
     # Each adapter imports what it wraps, so only the one in use is loaded.
     match settings:
         case GymnasiumEnv():
@@ -82,7 +84,7 @@ def _builder(settings: EnvSettings) -> Callable[[Any, int | None, int], Environm
         case FactoryEnv():
             from actors.environments.adapters.gymnasium import make_from_factory  # noqa: PLC0415
 
-            return make_from_factory
+            return partial(make_from_factory, first_index=first_index)
         case CogsEnv():
             from actors.environments.adapters.cogs import make_cogs  # noqa: PLC0415
 
@@ -98,7 +100,7 @@ def _builder(settings: EnvSettings) -> Callable[[Any, int | None, int], Environm
         case PettingZooEnv():
             from actors.environments.adapters.pettingzoo import make_parallel  # noqa: PLC0415
 
-            return make_parallel
+            return partial(make_parallel, first_index=first_index)
 
 
 def _way_out(error: ModuleNotFoundError) -> str:

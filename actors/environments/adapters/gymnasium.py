@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,6 +10,7 @@ from gymnasium.vector import VectorEnv
 
 from actors.environments.base import Step, name_of
 from actors.environments.episodes import EpisodeSums
+from actors.environments.factories import Factory
 from actors.environments.gymnasium_spaces import (
     ActionConversion,
     Channels,
@@ -22,7 +21,7 @@ from actors.environments.gymnasium_spaces import (
 from actors.environments.steppers import Stepper, SyncStepper, make_vector_stepper
 from actors.settings import FactoryEnv, GymnasiumEnv
 from oatmill.errors import UserError
-from oatmill.user_modules import import_named, load_function
+from oatmill.user_modules import import_named
 from protocol.data.spaces import Spaces
 from protocol.data.trajectory import Array
 
@@ -101,26 +100,25 @@ def make_registered(settings: GymnasiumEnv, copies: int | None, seed: int) -> Gy
         raise ModuleNotFoundError(str(error), name=getattr(missing, "name", None)) from error
 
 
-def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int) -> GymnasiumEnvironment:
+def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int, *, first_index: int = 0) -> GymnasiumEnvironment:
     """Build copies of what a user's function returns.
 
     A function with a parameter `num_envs` is called once and returns a VectorEnv of that many copies. Any other is called
     once a copy and returns an Env, or once and returns a VectorEnv whose number of copies must be the one asked for.
+    Parameters `seed` and `index` get a seed and a number of their own in each call.
 
     Args:
         settings: the function and its keyword arguments.
         copies: how many; None takes what a VectorEnv has, or one.
         seed: the root of their random numbers.
+        first_index: the `index` of the first copy.
 
     Raises:
         UserError: if the function returns something else, or spaces that oatmill does not know.
     """
     name = name_of(settings)
-    function = load_function(settings.factory, what="env.factory", gives="an environment")
-    make = partial(function, **settings.kwargs)
-    if "num_envs" in inspect.signature(function).parameters and "num_envs" not in settings.kwargs:
-        make = partial(make, num_envs=copies or 1)
-    first = make()
+    factory = Factory(settings.factory, settings.kwargs, copies=copies or 1, seed=seed, first_index=first_index)
+    first = factory.make()
     match first:
         case VectorEnv():
             if copies is not None and first.num_envs != copies:
@@ -130,7 +128,11 @@ def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int) -> Gy
                 )
             return _around_vector_env(first, seed, name, settings.channels)
         case gymnasium.Env():
-            envs = [first, *_further(make, first, (copies or 1) - 1, name)]
+            envs = [first, *(factory.make(copy) for copy in range(1, copies or 1))]
+            if any(env is first for env in envs[1:]):
+                raise UserError(
+                    f"{name}: expected a new environment at each call, got the same one twice; build it in the function"
+                )
             return around_envs(envs, seed, name, settings.channels)
         case _:
             raise UserError(
@@ -159,13 +161,6 @@ def import_registering(env_id: str) -> None:
     module = env_id.rpartition(":")[0]
     if module:
         import_named(module, what=f"env.id={env_id}")
-
-
-def _further(make: Callable[[], Any], first: Any, count: int, name: str) -> list[Any]:
-    envs = [make() for _ in range(count)]
-    if any(env is first for env in envs):
-        raise UserError(f"{name}: expected a new environment at each call, got the same one twice; build it in the function")
-    return envs
 
 
 def _around_vector_env(env: Any, seed: int, name: str, channels: Channels) -> GymnasiumEnvironment:

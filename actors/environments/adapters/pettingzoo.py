@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from actors.environments.base import Episode, Step, name_of
 from actors.environments.boundary import copy_seeds, flag, in_short, observation_of, outcome_of, reward
+from actors.environments.factories import Factory
 from actors.environments.gymnasium_spaces import (
     ActionConversion,
     ObservationConversion,
@@ -18,7 +18,6 @@ from actors.environments.gymnasium_spaces import (
 )
 from actors.settings import PettingZooEnv
 from oatmill.errors import UserError
-from oatmill.user_modules import load_function
 from protocol.data.spaces import Spaces
 from protocol.data.trajectory import Array
 
@@ -188,20 +187,21 @@ def _of_agent(values: Any, agent: Any, what: str) -> Any:
     raise ValueError(f"expected {what} to have an entry for agent {agent!r}, got {in_short(values)}{hint}")
 
 
-def make_parallel(settings: PettingZooEnv, copies: int | None, seed: int) -> ParallelEnvironment:
-    """Build copies of what a user's function returns.
+def make_parallel(settings: PettingZooEnv, copies: int | None, seed: int, *, first_index: int = 0) -> ParallelEnvironment:
+    """Build copies of what a user's function returns; its parameters `seed` and `index` get their own value in each call.
 
     Args:
         settings: the function and its keyword arguments.
         copies: how many; None for one.
         seed: the root of their random numbers.
+        first_index: the `index` of the first copy.
 
     Raises:
         UserError: if the function returns no parallel environment, or its agents differ in their spaces.
     """
     name = name_of(settings)
-    make = partial(load_function(settings.factory, what="env.factory", gives="an environment"), **settings.kwargs)
-    envs = [make() for _ in range(copies or 1)]
+    factory = Factory(settings.factory, settings.kwargs, copies=copies or 1, seed=seed, first_index=first_index)
+    envs = [factory.make(copy) for copy in range(copies or 1)]
     first = envs[0]
     if not all(hasattr(first, attribute) for attribute in ("possible_agents", "observation_space", "action_space")):
         raise UserError(
