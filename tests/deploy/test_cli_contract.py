@@ -19,9 +19,9 @@ SHARED = {"--log-level", "--help"}
 SETTINGS = {"RECIPE", "ASSIGNMENTS", "--preset", "--config"}
 COMMANDS = {
     "train": SETTINGS
-    | {"--actors", "--learners", "--run-dir", "--seed", "--resume", "--trust", "--json"}
+    | {"--env", "--actors", "--learners", "--run-dir", "--seed", "--resume", "--trust", "--json"}
     | {"--listen", "--insecure", "--keys"},
-    "plan": SETTINGS | {"--actors", "--learners", "--seed", "--json"},
+    "plan": SETTINGS | {"--env", "--actors", "--learners", "--seed", "--json"},
     "recipes": set(),
     "settings": {"WORD", "--json"},
     "status": {"--run-dir", "--address", "--keys", "--json"},

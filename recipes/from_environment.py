@@ -1,0 +1,102 @@
+"""Training without a recipe: settings from an environment that `--env` names, and from its spaces."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from oatmill.errors import UserError
+from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
+from recipes.recipe import Recipe
+from runner.plan_report import environment_apart
+from runner.settings import RunSettings
+
+NAMED_BY = {"gymnasium": "id", "minigrid": "id", "atari": "game", "pettingzoo": "factory", "factory": "factory"}
+"""The kinds of environment that a prefix such as `gymnasium:` chooses, and the setting that takes the rest."""
+FUNCTION = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
+
+
+def recipe_of(env: str) -> Recipe:
+    """A recipe that has only an environment; `fitting` adds what its spaces ask for.
+
+    Args:
+        env: `ID` or `gymnasium:ID` of Gymnasium's registry, another kind and its name, such as `atari:pong`, or
+            `module:function`.
+
+    Raises:
+        UserError: if it is empty.
+    """
+    if not env.strip():
+        raise UserError("--env must be an id such as CartPole-v1, KIND:ID such as atari:pong, or module:function, got nothing")
+    return Recipe(env, "", lambda: RunSettings.of({"env": environment_of(env)}))
+
+
+def environment_of(env: str) -> dict[str, Any]:
+    """The `env` root for what `--env` names."""
+    kind, _, name = env.partition(":")
+    if kind in NAMED_BY and name:
+        return {"kind": kind, NAMED_BY[kind]: name}
+    if FUNCTION.match(env):
+        return {"kind": "factory", "factory": env}
+    return {"kind": "gymnasium", "id": env}
+
+
+def path_of(function: Callable[..., Any]) -> str:
+    """`module:function` of a Python function or class that builds an environment.
+
+    Raises:
+        UserError: if the run's processes could not import it.
+    """
+    name, module = getattr(function, "__qualname__", ""), getattr(function, "__module__", None)
+    if not inspect.isroutine(function) and not inspect.isclass(function):
+        raise UserError(f"env must be an id, module:function or a function, got {type(function).__name__}")
+    if module is None or "<" in name:
+        raise UserError(
+            f"env is {name or function!r}, which the run's processes cannot import; expected a function at the top of a file, "
+            "such as my_env.py"
+        )
+    return f"{module}:{name}"
+
+
+def fitting(settings: RunSettings) -> dict[str, Any]:
+    """Settings for an environment by the kinds of its spaces, as nested values. Builds it once, in a process of its own.
+
+    Raises:
+        UserError: if it cannot be built, or oatmill cannot train on it.
+    """
+    with environment_apart(settings) as environment:
+        return settings_for(Spaces.from_dict(environment.result()["spaces"]))
+
+
+def settings_for(spaces: Spaces) -> dict[str, Any]:
+    """The guide's baseline, critic and actor, with what suits observations and actions of these kinds."""
+    return {
+        "agent": _agent(spaces.observation),
+        "actors": {"count": 2, "envs_per_actor": 16, "unroll_length": 64},
+        "trainer": _trainer(spaces.action),
+    }
+
+
+def _agent(observation: ObservationSpace) -> Mapping[str, Any]:
+    """Categorical heads learn values of any scale, which is unknown here."""
+    match observation.kind:
+        case "image":
+            return {"encoder": "auto", "hidden_sizes": [256], "activation": "relu"}
+        case "tokens":
+            return {"hidden_sizes": [128, 128], "activation": "relu"}
+        case _:
+            return {"hidden_sizes": [64, 64]}
+
+
+def _trainer(_action: ActionSpace) -> Mapping[str, Any]:
+    return {
+        "total_timesteps": 1_000_000,
+        "batch_size": 32,
+        "epochs": 4,
+        "minibatches": 4,
+        "gamma": 0.99,
+        "optimizer": {"learning_rate": 1e-3},
+        "losses": {"ppo_critic": {"gae_lambda": 0.95}},
+    }
