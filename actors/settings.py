@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from oatmill.settings.base import Settings
+from oatmill.settings.complaints import nearest
+
+WRAPPERS = (
+    "frame_stack",
+    "grey",
+    "max_and_skip",
+    "record_statistics",
+    "resize",
+    "reward_clip",
+    "sticky_actions",
+    "time_limit",
+)
+"""The names that `env.wrappers` knows (`actors.environments.wrappers`)."""
+FUNCTION = r"^[\w.]+:[\w.]+$"
 
 
-class GymnasiumEnv(Settings):
+class Wrapped(Settings):
+    """What environments have in common that are built copy by copy."""
+
+    wrappers: list[str | dict[str, Any]] = Field(default_factory=list)
+    """Wrappers around each copy, the innermost first. Each is a name (frame_stack, grey, max_and_skip, record_statistics,
+    resize, reward_clip, sticky_actions, time_limit), or `module:function` that takes an environment and returns one; with
+    arguments it is a mapping such as `{name: time_limit, max_episode_steps: 200}`."""
+
+    @field_validator("wrappers")
+    @classmethod
+    def _check_wrappers(cls, entries: list[str | dict[str, Any]]) -> list[str | dict[str, Any]]:
+        for entry in entries:
+            name = entry if isinstance(entry, str) else str(entry.get("name", ""))
+            if not name:
+                raise ValueError(f"each wrapper must be a name, or a mapping with a name and arguments, got {entry!r}")
+            if name not in WRAPPERS and not re.match(FUNCTION, name):
+                raise ValueError(
+                    f"each wrapper must be one of {', '.join(WRAPPERS)}, or your own as module:function, got {name!r}; "
+                    f"the nearest is {nearest(name, WRAPPERS)}"
+                )
+        return entries
+
+
+class GymnasiumEnv(Wrapped):
     """An environment of Gymnasium's registry, several copies stepped together."""
 
     kind: Literal["gymnasium"] = "gymnasium"
@@ -20,10 +58,18 @@ class GymnasiumEnv(Settings):
     """Keyword arguments of the environment's constructor."""
     vectorization: Literal["auto", "sync", "vector_entry_point"] = "auto"
     """How copies are stepped: one by one (`sync`), or by the environment's own vectorised class (`vector_entry_point`).
-    `auto` uses that class if there is one."""
+    `auto` uses that class if there is one and no wrappers are set."""
     channels: Literal["auto", "first", "last"] = "auto"
     """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one of them has the size 1, 3,
     4, 12 or 16. If the shape does not tell, the image is refused and you have to set this."""
+
+    @model_validator(mode="after")
+    def _check_vectorization(self) -> GymnasiumEnv:
+        if self.wrappers and self.vectorization == "vector_entry_point":
+            raise ValueError(
+                "env.wrappers wraps single copies; expected env.vectorization=sync or auto, got vector_entry_point"
+            )
+        return self
 
 
 class CogsEnv(Settings):
@@ -89,7 +135,7 @@ class PettingZooEnv(Settings):
     4, 12 or 16. If the shape does not tell, the image is refused and you have to set this."""
 
 
-class FactoryEnv(Settings):
+class FactoryEnv(Wrapped):
     """A user's own Gymnasium environment."""
 
     kind: Literal["factory"] = "factory"

@@ -48,7 +48,7 @@ def resolve_run(
         UserError: if something is wrong; one line.
     """
     if env is not None and recipe is not None and "=" in recipe:
-        recipe, assignments = None, [recipe, *(assignments or ())]
+        assignments, recipe = [recipe, *(assignments or ())], None
     found = _found(recipe, env)
     chosen = find_preset(preset)
     if resumed is not None:

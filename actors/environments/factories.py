@@ -40,13 +40,13 @@ class Factory:
         return self._function(**self._kwargs, **{name: values[name] for name in self._own})
 
 
-def load_environment_function(path: str) -> Callable[..., Any]:
-    """The function that `env.factory` names.
+def load_environment_function(path: str, what: str = "env.factory") -> Callable[..., Any]:
+    """The function that a setting names.
 
     Raises:
         UserError: if there is none.
     """
-    return load_function(path, what="env.factory", gives="an environment")
+    return load_function(path, what=what, gives="an environment")
 
 
 def accepted(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from actors.environments.adapters.gymnasium import around_envs, import_registeri
 from actors.environments.base import Environment, name_of
 from actors.environments.factories import Factory, accepted, load_environment_function
 from actors.environments.make import make_environment, refusals
+from actors.environments.wrappers import wrapped
 from actors.settings import AtariEnv, CogsEnv, EnvSettings, FactoryEnv, GymnasiumEnv, MiniGridEnv, PettingZooEnv
 from oatmill.errors import UserError
 from protocol.data.trajectory import Array
@@ -64,10 +65,11 @@ def make_film(settings: EnvSettings, *, seed: int) -> Film:
                 import_registering(settings.id)
                 make = partial(gymnasium.make, settings.id, disable_env_checker=True, **settings.kwargs)
                 around = partial(around_envs, channels=settings.channels)
-                return film_gymnasium(partial(make, render_mode=PICTURES), around, seed, name_of(settings))
+                return film_gymnasium(partial(make, render_mode=PICTURES), around, seed, name_of(settings), settings.wrappers)
             case FactoryEnv():
                 own = Factory(settings.factory, with_pictures(settings), copies=1, seed=seed)
-                return film_gymnasium(own.make, partial(around_envs, channels=settings.channels), seed, name_of(settings))
+                around = partial(around_envs, channels=settings.channels)
+                return film_gymnasium(own.make, around, seed, name_of(settings), settings.wrappers)
             case MiniGridEnv():
                 from actors.environments.adapters.minigrid import around_grids, make_one  # noqa: PLC0415
 
@@ -108,7 +110,13 @@ class Camera(gymnasium.Wrapper[Any, Any, Any, Any]):  # type: ignore[misc]
         self.pictures.append(np.array(self.env.render(), np.uint8))
 
 
-def film_gymnasium(make: Callable[[], Any], around: Callable[[list[Any], int, str], Environment], seed: int, name: str) -> Film:
+def film_gymnasium(
+    make: Callable[[], Any],
+    around: Callable[[list[Any], int, str], Environment],
+    seed: int,
+    name: str,
+    wrappers: Sequence[str | Mapping[str, Any]] = (),
+) -> Film:
     """One copy of an environment that Gymnasium's interface has."""
     try:
         env = make()
@@ -118,7 +126,7 @@ def film_gymnasium(make: Callable[[], Any], around: Callable[[list[Any], int, st
         raise
     if isinstance(env, VectorEnv) or getattr(env, "render_mode", None) != PICTURES:
         raise no_pictures(name)
-    camera = Camera(env)
+    camera = Camera(wrapped(env, wrappers))
     return Film(around([camera], seed, name), camera.since_last, float(env.metadata.get("render_fps") or USUAL_RATE))
 
 

@@ -21,7 +21,18 @@ from actors.settings import AtariEnv, CogsEnv, EnvSettings, FactoryEnv, Gymnasiu
 from oatmill.errors import OatmillError, UserError, one_line
 from protocol.data.spaces import Spaces
 
-EXTRAS = {"mettagrid": "cogs", "minigrid": "minigrid", "ale_py": "atari", "pettingzoo": "pettingzoo", "Box2D": "box2d"}
+EXTRAS = {
+    "mettagrid": "cogs",
+    "minigrid": "minigrid",
+    "ale_py": "atari",
+    "pettingzoo": "pettingzoo",
+    "Box2D": "box2d",
+    "mujoco": "mujoco",
+    "dm_control": "dmc",
+    "minatar": "minatar",
+    "envpool": "envpool",
+    "cv2": "wrappers",
+}
 """The extra of oatmill that brings a module along."""
 
 

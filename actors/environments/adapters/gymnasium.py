@@ -19,6 +19,7 @@ from actors.environments.gymnasium_spaces import (
     convert_observation_space,
 )
 from actors.environments.steppers import Stepper, SyncStepper, make_vector_stepper
+from actors.environments.wrappers import wrapped
 from actors.settings import FactoryEnv, GymnasiumEnv
 from oatmill.errors import UserError
 from oatmill.user_modules import import_named
@@ -94,10 +95,11 @@ def make_registered(settings: GymnasiumEnv, copies: int | None, seed: int) -> Gy
             return _around_vector_env(env, seed, name, settings.channels)
         # Gymnasium's own checker warns about style; what matters here is checked by the boundary, at every step.
         make = partial(gymnasium.make, settings.id, disable_env_checker=True, **settings.kwargs)
-        return around_envs([make() for _ in range(copies or 1)], seed, name, settings.channels)
+        envs = [wrapped(make(), settings.wrappers) for _ in range(copies or 1)]
     except gymnasium.error.DependencyNotInstalled as error:
         missing = error.__cause__ or error.__context__
         raise ModuleNotFoundError(str(error), name=getattr(missing, "name", None)) from error
+    return around_envs(envs, seed, name, settings.channels)
 
 
 def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int, *, first_index: int = 0) -> GymnasiumEnvironment:
@@ -121,6 +123,11 @@ def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int, *, fi
     first = factory.make()
     match first:
         case VectorEnv():
+            if settings.wrappers:
+                raise UserError(
+                    f"{name}: env.wrappers wraps single copies, but the function returns a VectorEnv, got "
+                    f"{type(first).__name__}; wrap it in the function, or return an Env"
+                )
             if copies is not None and first.num_envs != copies:
                 raise UserError(
                     f"{name}: expected a VectorEnv of {copies} copies, as actors.envs_per_actor says, got {first.num_envs}; "
@@ -133,7 +140,7 @@ def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int, *, fi
                 raise UserError(
                     f"{name}: expected a new environment at each call, got the same one twice; build it in the function"
                 )
-            return around_envs(envs, seed, name, settings.channels)
+            return around_envs([wrapped(env, settings.wrappers) for env in envs], seed, name, settings.channels)
         case _:
             raise UserError(
                 f"{name}: expected the function to return a gymnasium.Env or a gymnasium.vector.VectorEnv, got "
@@ -143,7 +150,7 @@ def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int, *, fi
 
 def has_vector_class(settings: GymnasiumEnv) -> bool:
     """Whether the environment's own vectorised class is stepped, and not copy after copy."""
-    if settings.vectorization != "auto":
+    if settings.vectorization != "auto" or settings.wrappers:
         return settings.vectorization == "vector_entry_point"
     import_registering(settings.id)
     try:
