@@ -24,7 +24,15 @@ WRAPPERS = (
 FUNCTION = r"^[\w.]+:[\w.]+$"
 
 
-class Wrapped(Settings):
+class Heard(Settings):
+    """What environments have in common whose `info` is read."""
+
+    info_metrics: list[str] = Field(default_factory=list)
+    """Numbers and booleans in the `info` of an episode's last step that are reported, besides `is_success` and `score`: names,
+    and patterns such as `reward_*`, which are matched once at the start. In a mapping inside `info`, it is `outer.inner`."""
+
+
+class Wrapped(Heard):
     """What environments have in common that are built copy by copy."""
 
     wrappers: list[str | dict[str, Any]] = Field(default_factory=list)
@@ -85,7 +93,7 @@ class CogsEnv(Settings):
     """Length of an episode. Null uses the mission's own (256 small, 1000 full)."""
 
 
-class MiniGridEnv(Settings):
+class MiniGridEnv(Heard):
     """An environment of MiniGrid, seen as its agent sees it: what lies in the 7x7 cells before it, and where it looks."""
 
     kind: Literal["minigrid"] = "minigrid"
@@ -96,7 +104,7 @@ class MiniGridEnv(Settings):
     """Length of an episode. Null uses the environment's own (360 for DoorKey-6x6)."""
 
 
-class AtariEnv(Settings):
+class AtariEnv(Heard):
     """An Atari game on the Arcade Learning Environment, stepped by its own vectorised class."""
 
     kind: Literal["atari"] = "atari"

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -32,13 +32,13 @@ class Episode:
     Attributes:
         episode_return: the sum of its rewards, undiscounted and unscaled; with several agents the mean of theirs.
         length: its steps.
-        statistics: the environment's own numbers, as `Environment.episode_statistics` names them.
+        statistics: the environment's own numbers, as `Environment.episode_statistics` names them; NaN where there was none.
         copy: which copy of the environment it was played in.
     """
 
     episode_return: float
     length: int
-    statistics: tuple[float, ...] = ()
+    statistics: tuple[float, ...] = field(default=(), compare=False)
     copy: int = field(default=0, compare=False)
 
 
@@ -89,6 +89,22 @@ class Environment(Protocol):
 
     def close(self) -> None:
         """Release what the copies hold. Safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class HearsInfo(Protocol):
+    """An environment whose `info` has numbers for its episode statistics."""
+
+    def hear(self, patterns: Sequence[str]) -> None:
+        """Name the statistics. Called once, before the first reset.
+
+        Args:
+            patterns: what `env.info_metrics` says: names, and globs such as `reward_*`.
+
+        Raises:
+            UserError: if they are too many.
+        """
         ...
 
 

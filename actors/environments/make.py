@@ -14,6 +14,7 @@ from typing import Any
 
 from actors.environments.base import (
     Environment,
+    HearsInfo,
     first_observations,
     name_of,
 )
@@ -49,7 +50,10 @@ def make_environment(settings: EnvSettings, *, copies: int | None, seed: int, fi
         UserError: if it cannot be built, is not what oatmill can train on, or needs a package that is not installed.
     """
     with refusals(settings):
-        return _builder(settings, first_index)(settings, copies, seed)
+        environment = _builder(settings, first_index)(settings, copies, seed)
+        if isinstance(environment, HearsInfo):
+            environment.hear(getattr(settings, "info_metrics", ()))
+        return environment
 
 
 @contextmanager

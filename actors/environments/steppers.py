@@ -7,7 +7,7 @@ one for copies that are stepped one by one, and one for the built-in CartPole, w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -25,14 +25,21 @@ from actors.environments.boundary import (
     reward,
     vector_seed,
 )
+from actors.environments.infos import row_of
 from oatmill.errors import UserError
 from protocol.data.trajectory import Array
 
 NO_ROWS = np.zeros(0, np.int64)
 
 
+NO_INFOS: Mapping[int, Mapping[str, Any]] = {}
+
+
 class RawStep(NamedTuple):
-    """One step of N copies, in the environment's own observations; the conventions are those of `environment.Step`."""
+    """One step of N copies, in the environment's own observations; the conventions are those of `environment.Step`.
+
+    `infos` has the last `info` of each row whose episode ended.
+    """
 
     observations: Array
     rewards: Array
@@ -41,10 +48,15 @@ class RawStep(NamedTuple):
     valid: Array
     final_observations: Array
     final_rows: Array
+    infos: Mapping[int, Mapping[str, Any]] = NO_INFOS
 
 
 class Stepper(Protocol):
-    """N copies, stepped together."""
+    """N copies, stepped together.
+
+    Attributes:
+        num_copies: N.
+    """
 
     num_copies: int
 
@@ -54,6 +66,10 @@ class Stepper(Protocol):
 
     def step(self, actions: Array) -> RawStep:
         """Take one action a copy, as the environment counts them."""
+        ...
+
+    def first_info(self, actions: Array) -> Mapping[str, Any]:
+        """Reset, and return the first copy's `info` of a step. A reset has to follow."""
         ...
 
     def close(self) -> None:
@@ -118,19 +134,20 @@ class SyncStepper:
 
     def step(self, actions: Array) -> RawStep:
         """Step every copy, and reset those whose episode ended."""
-        finals, final_rows = [], []
+        finals, final_rows, infos = [], [], {}
         store, observations = self._raw.store, self._observations
         choices = actions.tolist() if actions.ndim == 1 else actions.copy()
         for row, env in enumerate(self._envs):
             outcome = env.step(choices[row])
             if type(outcome) is not tuple or len(outcome) != STEP_VALUES:  # the usual case costs no call, here and below
                 outcome = outcome_of(outcome)
-            observation, gained, terminated, truncated, _ = outcome
+            observation, gained, terminated, truncated, info = outcome
             store(observation, observations, row)
             self._rewards[row] = gained if type(gained) is float else reward(gained)
             self._terminated[row] = over = terminated if type(terminated) is bool else flag(terminated, "terminated")
             self._truncated[row] = cut = truncated if type(truncated) is bool else flag(truncated, "truncated")
             if over or cut:
+                infos[row] = info or {}
                 if not over:
                     finals.append(observations[row].copy())
                     final_rows.append(row)
@@ -144,7 +161,14 @@ class SyncStepper:
             self._valid,
             self._stacked(finals),
             np.array(final_rows, np.int64),
+            infos,
         )
+
+    def first_info(self, actions: Array) -> Mapping[str, Any]:
+        """Reset and step the first copy; its `info`."""
+        self._envs[0].reset(seed=self._seeds[0])
+        choices = actions.tolist() if actions.ndim == 1 else actions.copy()
+        return outcome_of(self._envs[0].step(choices[0]))[4] or {}
 
     def close(self) -> None:
         """Close every copy."""
@@ -171,6 +195,11 @@ class _Vectorised:
         """Seed and reset all copies."""
         return self._env.reset()
 
+    def first_info(self, actions: Array) -> Mapping[str, Any]:
+        """Reset and step all copies; the first one's `info`."""
+        self._env.reset()
+        return row_of(self._env.step(actions).infos, 0)
+
     def close(self) -> None:
         """Close all copies."""
         self._env.close()
@@ -184,7 +213,7 @@ class SameStepStepper(_Vectorised):
         taken = self._env.step(actions)
         rows = np.flatnonzero(taken.truncated & ~taken.terminated)
         finals = self._env.final_observations(taken.infos, rows) if rows.size else taken.observations[:0]
-        return RawStep(*taken[:4], self._valid, finals, rows)
+        return RawStep(*taken[:4], self._valid, finals, rows, last_infos(taken.infos, taken.terminated | taken.truncated))
 
 
 class ManualResetStepper(_Vectorised):
@@ -198,7 +227,7 @@ class ManualResetStepper(_Vectorised):
         ended = taken.terminated | taken.truncated
         if ended.any():
             taken.observations[ended] = self._env.reset_rows(ended)
-        return RawStep(*taken[:4], self._valid, finals, rows)
+        return RawStep(*taken[:4], self._valid, finals, rows, last_infos(taken.infos, ended))
 
 
 class NextStepStepper(_Vectorised):
@@ -218,7 +247,7 @@ class NextStepStepper(_Vectorised):
 
     def step(self, actions: Array) -> RawStep:
         """Step; the copies that ended in the step before only reset."""
-        observations, rewards, terminated, truncated, _ = self._env.step(actions)
+        observations, rewards, terminated, truncated, infos = self._env.step(actions)
         absent = self._resetting
         self._resetting = (terminated | truncated) & ~absent
         rows = np.flatnonzero(truncated & ~terminated & ~absent)
@@ -231,7 +260,13 @@ class NextStepStepper(_Vectorised):
             ~absent,
             observations[rows],
             rows,
+            last_infos(infos, self._resetting),
         )
+
+
+def last_infos(infos: Mapping[str, Any], ended: Array) -> Mapping[int, Mapping[str, Any]]:
+    """Each ended row's own `info`, out of a VectorEnv's."""
+    return {row: row_of(infos, row) for row in np.flatnonzero(ended).tolist()} if infos and ended.any() else NO_INFOS
 
 
 class CartPoleStepper:
@@ -268,6 +303,10 @@ class CartPoleStepper:
         env.prev_done[:] = False
         observations[ended] = fresh.T
         return RawStep(observations, rewards, terminated, truncated, self._valid, finals, rows)
+
+    def first_info(self, actions: Array) -> Mapping[str, Any]:  # noqa: ARG002 -- the class says nothing in `info`
+        """Nothing."""
+        return {}
 
     def close(self) -> None:
         """Close all copies."""

@@ -17,6 +17,9 @@ LARGEST_LOGIT = 1e30
 LEAST_LOG_PROBABILITY = -80.0
 """Of an action that was taken, in nats below the likeliest: e^80 is about the largest importance ratio that a float32 holds."""
 
+MAY_BE_ABSENT = ("episode_statistics",)
+"""Arrays in which NaN stands for what an episode's `info` did not have."""
+
 
 class Validator:
     """The checks of one run.
@@ -118,7 +121,7 @@ def sums_of_squares(arrays: Mapping[str, Array]) -> dict[str, float]:
 
 
 def not_finite(arrays: Mapping[str, Array], squares: Mapping[str, float]) -> str | None:
-    """The first array that holds NaN or an infinity, or None.
+    """The first array that holds NaN or an infinity, or None. NaN stands for what is absent where that is allowed.
 
     If the sum of squares is finite, so is every number. If it is not, it may only have overflowed, and the smallest and the
     largest number tell: both are NaN if any is.
@@ -128,6 +131,11 @@ def not_finite(arrays: Mapping[str, Array], squares: Mapping[str, float]) -> str
         squares: their `sums_of_squares`.
     """
     for name, total in squares.items():
-        if not isfinite(total) and not (isfinite(arrays[name].min()) and isfinite(arrays[name].max())):
+        if isfinite(total):
+            continue
+        values = arrays[name]
+        if name in MAY_BE_ABSENT:
+            values = values[~np.isnan(values)]
+        if values.size and not (isfinite(values.min()) and isfinite(values.max())):
             return name
     return None

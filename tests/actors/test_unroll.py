@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from actors.environments.base import first_observations
+from actors.environments.infos import ALWAYS
 from actors.environments.make import make_environment
 from actors.policy import ActingPolicy
 from actors.settings import EnvSettings, FactoryEnv, PettingZooEnv
@@ -53,7 +54,7 @@ def test_an_unroll_holds_every_step_and_the_next_one_goes_on_from_there() -> Non
     assert first.final_observations.tolist() == [[3], [3]]
     assert first.episode_length.tolist() == [3, 3]
     np.testing.assert_array_equal(first.episode_return, first.rewards[:, :3].sum(1))
-    assert first.episode_statistics.shape == (2, 0)
+    assert first.episode_statistics.shape == (2, 2)  # is_success and score
     assert first.core_state.shape == (2, 0)
     assert first.policy_version == policy.version == -1
     second = collected(unroller)
@@ -65,7 +66,7 @@ def test_an_unroll_holds_every_step_and_the_next_one_goes_on_from_there() -> Non
 def test_a_block_fits_the_schema_and_survives_packing() -> None:
     unroller, policy = make_unroller(counters(length=3), copies=2, steps=4, core="gru")
     block = collected(unroller)
-    schema = Schema.of(policy.spec.spaces, core_state_size=3)
+    schema = Schema.of(policy.spec.spaces, core_state_size=3, episode_statistics=ALWAYS)
     views = schema.views(schema.pack(block), block.size)
     for name, view in views.items():
         np.testing.assert_array_equal(view, getattr(block, name))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.vector import VectorEnv
 
 from actors.environments.base import Step, name_of
@@ -18,6 +20,7 @@ from actors.environments.gymnasium_spaces import (
     convert_action_space,
     convert_observation_space,
 )
+from actors.environments.infos import has_globs, names_of, read
 from actors.environments.steppers import Stepper, SyncStepper, make_vector_stepper
 from actors.environments.wrappers import wrapped
 from actors.settings import FactoryEnv, GymnasiumEnv
@@ -37,17 +40,30 @@ class GymnasiumEnvironment:
         action: converts actions to theirs.
     """
 
-    episode_statistics: tuple[str, ...] = ()
-
     def __init__(self, name: str, stepper: Stepper, observation: ObservationConversion, action: ActionConversion) -> None:
         self.name = name
         self.spaces = Spaces(observation.space, action.space)
         self.num_rows = self.num_copies = stepper.num_copies
         self.channels = observation.channels
+        self.episode_statistics: tuple[str, ...] = ()
         self._stepper = stepper
         self._convert = observation.convert
         self._convert_actions = action.convert
         self._sums = EpisodeSums(stepper.num_copies)
+
+    def hear(self, patterns: Sequence[str]) -> None:
+        """Take these numbers of the last `info` of each episode for its statistics.
+
+        Globs are matched with what one step of the environment shows, after which it is reset.
+
+        Raises:
+            UserError: if they are too many.
+        """
+        infos: Sequence[Mapping[str, Any]] = ()
+        if has_globs(patterns):
+            action = self.spaces.action
+            infos = [self._stepper.first_info(self._convert_actions(np.zeros((self.num_rows, *action.shape), np.int32)))]
+        self.episode_statistics = names_of(patterns, infos, self.name)
 
     def reset(self) -> Array:
         """Start all episodes."""
@@ -67,7 +83,7 @@ class GymnasiumEnvironment:
             raw.valid,
             self._convert(raw.final_observations),
             raw.final_rows,
-            self._sums.end(ended) if ended.any() else (),
+            self._sums.end(ended, lambda row: read(self.episode_statistics, raw.infos.get(row, {}))) if ended.any() else (),
         )
 
     def close(self) -> None:

@@ -114,8 +114,10 @@ def test_the_same_series_are_there_once_something_has_happened() -> None:
     found = samples(HubNumbers(talk.core.report(), {"frames": 2}, live=1, desired=2))
     assert {name for name, _ in found} - NAMES - OF_PROCESSES == {
         "oatmill_episode_return",
-        "oatmill_episode_length",
-    }  # now with quantiles
+        "oatmill_episode_length",  # now with quantiles
+        "oatmill_episode_info",  # of the names that an episode had
+    }
+    assert found["oatmill_episode_info", (("name", "hearts"),)] == 1.5  # half of the return
     assert found["oatmill_trajectories_total", (("outcome", "accepted"),)] == 4
     assert found["oatmill_trajectories_total", (("outcome", "produced"),)] == 4
     assert found["oatmill_rejected_total", (("reason", "frames"),)] == 2

@@ -193,7 +193,7 @@ def test_lunar_lander_can_be_described() -> None:
     described, statistics = describe(GymnasiumEnv(id="LunarLander-v3"))
     assert described.observation.shape == (8,)
     assert described.action.sizes == (4,)
-    assert statistics == ()
+    assert statistics == ("is_success", "score")
 
 
 def test_a_vector_env_of_a_fixed_size_is_described_without_being_asked_for_a_number() -> None:
