@@ -20,7 +20,7 @@ from protocol.security.keys import client_keys
 
 
 class ActorRoots(BaseModel):
-    """What an actor reads of config.yaml."""
+    """The parts of config.yaml that an actor reads."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -30,10 +30,10 @@ class ActorRoots(BaseModel):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one actor; 0 done, 1 failed, 2 bad input.
+    """Run one actor. Exit code 0: finished, 1: failed, 2: bad input.
 
     Args:
-        arguments: the command line; None takes the process's own.
+        arguments: the command line; None for that of the process.
     """
     options = _parser().parse_args(arguments)
     configure_logging(options.log_level)
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _guarded(options: argparse.Namespace) -> int:
-    """Run the actor; whatever the environment's code does becomes an error of one line."""
+    """Run the actor; anything that the environment's code raises becomes an error of one line."""
     try:
         _run(options)
     except OatmillError:
@@ -49,8 +49,8 @@ def _guarded(options: argparse.Namespace) -> int:
     except Exception as error:
         raise RunError(f"the actor failed: {one_line(error)}; --log-level debug shows where") from error
     except KeyboardInterrupt:
-        raise  # Ctrl-C before the actor listens to it
-    except BaseException as leaving:  # SystemExit, asyncio.CancelledError: the environment's code, nobody else ends this way
+        raise  # Ctrl-C before the actor handles signals
+    except BaseException as leaving:  # SystemExit or asyncio.CancelledError can only come from the environment's code
         raise RunError(f"the environment's code {in_words(leaving)}") from leaving
     return 0
 
@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> None:
     roots = read_roots(options.config, required=ActorRoots.model_fields)
     settings = settings_of(ActorRoots, roots, options.config)
     stop = StopFlag()
-    # Torch takes a second or two to load, so it comes after everything that may already be wrong.
+    # Importing torch takes a second or two, so errors in the input are found before.
     import torch  # noqa: PLC0415
 
     from actors.actor import ActorConfig, run  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""One actor's life: join the run, then again and again wait for credit, take the newest weights, unroll and send."""
+"""One actor: joins the run, then repeats: wait for credit, load the newest weights, unroll, send."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ log = logging.getLogger("oatmill.actor")
 
 JOIN_TIMEOUT_S = 120.0
 JOIN_SLICE_S = 1.0
-"""The longest wait for the hub without a look at the stop flag."""
+"""The longest wait for the hub without checking the stop flag."""
 WAIT_S = 0.2
-"""The longest wait without a heartbeat and a look at the stop flag."""
+"""The longest wait without a heartbeat and without checking the stop flag."""
 BETWEEN_TURNS_S = 0.01
-"""Between two env steps the sockets are looked after no more often than this."""
+"""During an unroll the sockets are served at most this often."""
 DRAIN_S = 2.0
 
 
 @dataclass(frozen=True)
 class ActorConfig:
-    """Everything that an actor process is given.
+    """The configuration of an actor process.
 
     Attributes:
-        env: the environment.
-        agent: the network.
-        actors: how many copies are stepped, and for how long at a time.
-        joining: the settings that must agree with the run's server.
+        env: the environment's settings.
+        agent: the network's settings.
+        actors: the actor's settings.
+        joining: the settings that must be equal to those of the run's server.
         address: the run's control address.
         actor_id: this actor's number; None lets the hub choose.
-        heartbeat: a file to touch while all goes well; None where the local supervisor watches.
-        keys: what the server asks for; None for a server without keys.
+        heartbeat: a file to touch while the actor makes progress; None under the local supervisor.
+        keys: the keys for the server; None for a server without keys.
     """
 
     env: EnvSettings
@@ -68,15 +68,16 @@ class ActorConfig:
 
 
 def run(config: ActorConfig, stop: StopFlag) -> None:
-    """Act until the run ends or this process is told to leave.
+    """Act until the run ends or `stop` is set.
 
     Args:
-        config: what it was given.
-        stop: tells it to leave.
+        config: the actor's configuration.
+        stop: set when the process should stop.
 
     Raises:
-        UserError: if the environment cannot be built or does not keep what its spaces promise.
-        RunError: if the run refuses this actor or is lost, another process has taken its place, or the environment fails.
+        UserError: if the environment cannot be built or its observations do not match its spaces.
+        RunError: if the run rejects this actor or is lost, another process has joined with the same
+            number, or the environment fails.
     """
     with ExitStack() as stack:
         alive = heartbeat_file(config.heartbeat)
@@ -92,7 +93,8 @@ def run(config: ActorConfig, stop: StopFlag) -> None:
                 )
             )
         )
-        # Whatever takes long comes before joining: from then on the hub expects a heartbeat every few seconds.
+        # Slow initialisation comes before joining: afterwards the hub expects a heartbeat every few
+        # seconds.
         observations, stream = begin(environment)
         spec = AgentSpec(environment.spaces, config.agent)
         control = stack.enter_context(closing(_control(config, environment, stream)))
@@ -117,21 +119,21 @@ def run(config: ActorConfig, stop: StopFlag) -> None:
             beat=watchdog.beat,
         ).act()
         if not sender.drain(DRAIN_S):
-            log.warning("leaving with %d trajectories that were not acknowledged", sender.unacknowledged)
-        log.info("leaving after %d env steps and %d episodes", unroller.env_steps, unroller.episodes)
+            log.warning("stopping with %d unacknowledged trajectories", sender.unacknowledged)
+        log.info("stopping after %d env steps and %d episodes", unroller.env_steps, unroller.episodes)
 
 
 class Actor:
     """The loop of an actor that has joined.
 
     Args:
-        control: the line to the hub.
-        sender: takes blocks.
-        receiver: brings weights.
-        policy: acts.
+        control: the connection to the hub.
+        sender: sends blocks of trajectories.
+        receiver: receives weights.
+        policy: chooses actions.
         unroller: steps the environment.
-        stop: asks this process to leave.
-        beat: is told of every turn of the loop, between env steps and in every wait.
+        stop: set when the process should stop.
+        beat: called regularly, between env steps and while waiting, for the watchdog.
     """
 
     def __init__(
@@ -158,26 +160,26 @@ class Actor:
         self._lost = self._rejoined = 0
 
     def act(self) -> None:
-        """Collect and send until it is time to leave."""
+        """Collect and send trajectories until the run or the process is to stop."""
         while self._policy.version < 0 and self._goes_on():
             self._swap_weights(wanted=0)
         while self._goes_on():
             if not self._sender.wait_ready(WAIT_S):
                 continue
-            self._note_newest()  # the word that brought the credit brought the version that it is meant for
+            self._note_newest()  # credit comes with the policy version to use
             self._swap_weights(wanted=self._newest)
             block = self._unroller.collect(self._between_steps)
             if block is not None:
                 first = self._sender.produced == 0
                 self._sender.offer(replace(block, counters=self._counters()))
-                if first:  # that a new incarnation does its work is known before the next heartbeat
+                if first:  # the hub should know soon that a restarted actor works
                     self._control.heartbeat(self._report(), force=True)
 
     def _goes_on(self) -> bool:
-        """Look after the sockets; whether there is more to do.
+        """Serve the sockets; returns whether to go on.
 
         Raises:
-            RunError: if another process has taken this one's place.
+            RunError: if another process has joined with the same actor number.
         """
         self._beat()
         self._next_turn = time.monotonic() + BETWEEN_TURNS_S
@@ -196,7 +198,7 @@ class Actor:
             return False
         if state.fenced:
             reason, detail = self._control.refusal or ("fenced", "another process has joined as this actor")
-            raise RunError(f"the hub has turned this actor away ({reason}): {detail}; it leaves")
+            raise RunError(f"the hub has rejected this actor ({reason}): {detail}")
         return True
 
     def _note_newest(self) -> None:
@@ -208,7 +210,7 @@ class Actor:
         return not self._stop.is_set if time.monotonic() < self._next_turn else self._goes_on()
 
     def _swap_weights(self, *, wanted: int) -> None:
-        """Take the newest weights. Credit comes a moment before the version that it announces, so this waits for it."""
+        """Load the newest weights; wait for the announced version, which arrives after its credit."""
         weights = self._receiver.poll(wanted, WAIT_S)
         if weights is None:
             return
@@ -216,7 +218,7 @@ class Actor:
         self._swaps += 1
         self._apply_lag_s += time.monotonic() - self._heard_at if self._heard_at else 0.0
         if self._swaps == 1:
-            log.info("acting with version %d", weights.version)
+            log.info("acting with policy version %d", weights.version)
 
     def _counters(self) -> dict[str, float]:
         return {
@@ -237,7 +239,7 @@ class Actor:
 
 
 def _join(control: ControlClient, address: str, stop: StopFlag, beat: Callable[[], None]) -> Welcome | None:
-    """Join the run; None if told to leave before the hub answered."""
+    """Join the run; None if `stop` was set before the hub answered."""
     clock = AwakeClock()
     deadline = clock.now() + JOIN_TIMEOUT_S
     while not stop.is_set:
@@ -253,9 +255,9 @@ def _join(control: ControlClient, address: str, stop: StopFlag, beat: Callable[[
 
 
 def environment_seed(config: ActorConfig) -> int:
-    """The root of an actor's environments' random numbers: its own for each actor id, the same in each run with one seed.
+    """The seed of an actor's environments: different for each actor id, reproducible for each run seed.
 
-    An actor that the hub numbers does not know its id yet, so its seed is drawn.
+    If the hub chooses the actor id, it is not known yet, and the seed is random.
     """
     if config.actor_id is None:
         return secrets.randbits(64)
@@ -263,7 +265,10 @@ def environment_seed(config: ActorConfig) -> int:
 
 
 def policy_seed(config: ActorConfig, welcome: Welcome) -> int:
-    """The seed of an actor's choices: a restarted actor, which meets the same first episodes, does not choose the same."""
+    """The seed of an actor's sampled actions.
+
+    It changes when an actor restarts, so that it does not repeat the same first episodes.
+    """
     return _mix(config.actors.seed, welcome.actor_id, welcome.incarnation)
 
 

@@ -1,4 +1,4 @@
-"""How an actor in a container, which serves nothing, shows that it makes progress."""
+"""A heartbeat file, by which an actor in a container shows that it makes progress."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from oatmill.errors import UserError
 
 
 def heartbeat_file(path: Path | None) -> Callable[[], None] | None:
-    """Touch a file now, and return what touches it again; None without a file.
+    """Touch a file and return a function that touches it again; None without a file.
 
-    The watchdog touches it every second as long as the last beat is younger than half of `actors.hang_timeout`, so that an
-    actor that builds its environment, or is in a long reset, is as healthy as it is in the watchdog's eyes.
+    The watchdog calls the function every second while the last beat is younger than half of
+    `actors.hang_timeout`. So an actor is also healthy while it builds or resets its environment.
 
     Args:
-        path: the file that OATMILL_HEARTBEAT names; None for a process that somebody else watches.
+        path: the file that OATMILL_HEARTBEAT names; None if no file is wanted.
 
     Raises:
         UserError: if the file cannot be written.
@@ -29,7 +29,7 @@ def heartbeat_file(path: Path | None) -> Callable[[], None] | None:
         raise UserError(f"OATMILL_HEARTBEAT={path} cannot be written: {error.strerror}; name another file") from None
 
     def touch() -> None:
-        with suppress(OSError):  # the age of the file tells it to whoever looks
+        with suppress(OSError):  # the file then becomes old, which shows the problem
             path.touch()
 
     return touch

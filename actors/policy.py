@@ -1,4 +1,4 @@
-"""The policy that acts: batched inference on one CPU thread, each row with a recurrent state of its own."""
+"""The acting policy: batched inference on one CPU thread, with one recurrent state per row."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from agent.spec import AgentSpec
 from protocol.data.trajectory import Array
 from protocol.data.weights import Layout, Weights
 
-SMALLEST_WAIT = np.float32(2.0**-24)  # a draw of 0 would win whatever the logits say
+SMALLEST_WAIT = np.float32(2.0**-24)  # with a waiting time of 0 a choice would win with any logits
 
 
 class Acted(NamedTuple):
-    """What the policy did for n rows, and how it saw them. The arrays are valid until the next call."""
+    """The policy's outputs for N rows. The arrays are valid until the next call."""
 
-    actions: Array  # [N] or [N, factors], int64
-    logits: Array  # [N, A], float32
+    actions: Array  # [N] or [N, width]: int64, or float32 where the action has numbers, as they were drawn
+    executed: Array  # the same with numbers squashed into -1..1: what the environment is given
+    logits: Array  # [N, P], float32: the policies' rows
     value: Array  # [N], float32
 
 
@@ -29,13 +30,13 @@ class ActingPolicy:
     """The behaviour policy of one actor.
 
     Args:
-        spec: the network.
-        rows: N.
-        seed: of the drawn actions.
+        spec: the network's specification.
+        rows: N, the number of rows.
+        seed: the seed of the sampled actions.
 
     Attributes:
-        version: of the weights in use; -1 while they are the network's first random ones.
-        layout: of the weights that `load` takes.
+        version: the version of the weights in use; -1 for the random initial weights.
+        layout: the layout of weights that `load` accepts.
     """
 
     def __init__(self, spec: AgentSpec, rows: int, seed: int) -> None:
@@ -46,6 +47,7 @@ class ActingPolicy:
         self._core_state: Array = self._model.initial_state(rows).numpy()
         self._rng = np.random.default_rng(seed)
         self._waits = np.empty((rows, spec.spaces.action.num_logits), np.float32)
+        self._numbers = np.empty((rows, spec.spaces.action.dimensions), np.float32)
 
     @property
     def core_state(self) -> Array:
@@ -53,28 +55,43 @@ class ActingPolicy:
         return self._core_state.copy()
 
     def load(self, weights: Weights) -> None:
-        """Take over newer weights; recurrent states stay as they are.
+        """Load newer weights; recurrent states do not change.
 
         Raises:
-            WireError: if they are another network's.
+            WireError: if the weights belong to another network.
         """
         load_packed(self._model, weights)
         self.version = weights.version
 
     def act(self, observations: Array) -> Acted:
-        """Draw an action of each row, and carry the recurrent states on.
+        """Sample an action per row and update the recurrent states.
 
         Args:
             observations: `[N, ...]` in the environment's dtype.
         """
-        # torch wants memory that it may write to; what an environment hands out may be read-only.
+        # torch needs writable memory; an environment's arrays may be read-only.
         readable = torch.from_numpy(np.require(observations, requirements=("C", "W")))
         output = self._model.act(readable, torch.from_numpy(self._core_state))
         self._core_state = output.core_state.numpy()
         logits: Array = output.logits.numpy()
         action = self.spec.spaces.action
-        actions = draw(logits, action.sizes, self._rng, self._waits)
-        return Acted(actions if action.factored else actions[:, 0], logits, output.value.numpy())
+        if action.dimensions:
+            return Acted(*self._draw_with_numbers(logits), logits, output.value.numpy())
+        choices = draw(logits, action.sizes, self._rng, self._waits)
+        actions = choices if action.factored else choices[:, 0]
+        return Acted(actions, actions, logits, output.value.numpy())
+
+    def _draw_with_numbers(self, rows: Array) -> tuple[Array, Array]:
+        """Rows of choices and numbers, as drawn and as the environment is given them."""
+        action = self.spec.spaces.action
+        means, log_stds = np.split(rows[:, action.num_logits :], 2, axis=-1)
+        noise = self._rng.standard_normal(out=self._numbers, dtype=np.float32)
+        numbers = means + np.exp(log_stds) * noise
+        squashed = np.tanh(numbers) if self.spec.settings.squash == "tanh" else np.clip(numbers, -1, 1)
+        if not action.sizes:
+            return numbers, squashed
+        choices = draw(rows[:, : action.num_logits], action.sizes, self._rng, self._waits).astype(np.float32)
+        return np.concatenate([choices, numbers], -1), np.concatenate([choices, squashed], -1)
 
     def start_anew(self, ended: Array) -> None:
         """Clear the recurrent states of rows whose episode ended, `[N]` bool."""
@@ -83,15 +100,15 @@ class ActingPolicy:
 
 
 def draw(logits: Array, sizes: Sequence[int], rng: np.random.Generator, waits: Array) -> Array:
-    """Draw a choice of each factor by the exponential race: the first of waiting times with rates exp(logit).
+    """Sample a choice of each factor with the Gumbel-max trick.
 
-    The race needs no normalisation, and NumPy runs it in a quarter of the time that torch takes for a few dozen rows.
+    It needs no normalised probabilities. For a few dozen rows NumPy takes a quarter of torch's time.
 
     Args:
-        logits: `[N, A]`, float32, all factors' choices one after another.
-        sizes: the factors' numbers of choices.
-        rng: draws the waiting times.
-        waits: scratch memory, `[N, A]` float32.
+        logits: float32 `[N, A]`, the factors' choices one after another.
+        sizes: the number of choices of each factor.
+        rng: the random number generator.
+        waits: scratch memory, float32 `[N, A]`, for exponential waiting times.
 
     Returns:
         int64 `[N, factors]`.

@@ -25,20 +25,22 @@ FUNCTION = r"^[\w.]+:[\w.]+$"
 
 
 class Heard(Settings):
-    """What environments have in common whose `info` is read."""
+    """The settings of all environments whose `info` is read."""
 
     info_metrics: list[str] = Field(default_factory=list)
-    """Numbers and booleans in the `info` of an episode's last step that are reported, besides `is_success` and `score`: names,
-    and patterns such as `reward_*`, which are matched once at the start. In a mapping inside `info`, it is `outer.inner`."""
+    """Numbers and booleans in the `info` of an episode's last step that are reported, besides
+    `is_success` and `score`: names, and patterns such as `reward_*`, which are matched once at the
+    start. The name of a number in a mapping inside `info` is `outer.inner`."""
 
 
 class Wrapped(Heard):
-    """What environments have in common that are built copy by copy."""
+    """The settings of all environments that are built copy by copy."""
 
     wrappers: list[str | dict[str, Any]] = Field(default_factory=list)
-    """Wrappers around each copy, the innermost first. Each is a name (frame_stack, grey, max_and_skip, record_statistics,
-    resize, reward_clip, sticky_actions, time_limit), or `module:function` that takes an environment and returns one; with
-    arguments it is a mapping such as `{name: time_limit, max_episode_steps: 200}`."""
+    """Wrappers around each copy, the innermost first. Each is a name (frame_stack, grey, max_and_skip,
+    record_statistics, resize, reward_clip, sticky_actions, time_limit), or `module:function` that takes
+    an environment and returns one. With arguments it is a mapping such as
+    `{name: time_limit, max_episode_steps: 200}`."""
 
     @field_validator("wrappers")
     @classmethod
@@ -56,7 +58,7 @@ class Wrapped(Heard):
 
 
 class GymnasiumEnv(Wrapped):
-    """An environment of Gymnasium's registry, several copies stepped together."""
+    """An environment from Gymnasium's registry; several copies are stepped together."""
 
     kind: Literal["gymnasium"] = "gymnasium"
     """Kind of environment."""
@@ -65,11 +67,12 @@ class GymnasiumEnv(Wrapped):
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the environment's constructor."""
     vectorization: Literal["auto", "sync", "vector_entry_point"] = "auto"
-    """How copies are stepped: one by one (`sync`), or by the environment's own vectorised class (`vector_entry_point`).
-    `auto` uses that class if there is one and no wrappers are set."""
+    """How copies are stepped: one by one (`sync`), or by the environment's own vectorised class
+    (`vector_entry_point`). `auto` uses that class if there is one and no wrappers are set."""
     channels: Literal["auto", "first", "last"] = "auto"
-    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one of them has the size 1, 3,
-    4, 12 or 16. If the shape does not tell, the image is refused and you have to set this."""
+    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one
+    of them has the size 1, 3, 4, 12 or 16. If the shape does not tell, the image is refused and you
+    have to set this."""
 
     @model_validator(mode="after")
     def _check_vectorization(self) -> GymnasiumEnv:
@@ -94,7 +97,7 @@ class CogsEnv(Settings):
 
 
 class MiniGridEnv(Heard):
-    """An environment of MiniGrid, seen as its agent sees it: what lies in the 7x7 cells before it, and where it looks."""
+    """A MiniGrid environment; the agent observes the 7x7 cells in front of it and its direction."""
 
     kind: Literal["minigrid"] = "minigrid"
     """Kind of environment."""
@@ -118,7 +121,8 @@ class AtariEnv(Heard):
     screen_size: int = Field(default=84, ge=36)
     """Height and width of a frame, in pixels."""
     repeat_action_probability: float = Field(default=0.0, ge=0, lt=1)
-    """Probability that a frame repeats the previous action ("sticky actions"; 0.25 in Machado et al. 2018)."""
+    """Probability that a frame repeats the previous action ("sticky actions"; 0.25 in Machado et
+    al. 2018)."""
     noop_max: int = Field(default=30, ge=0)
     """An episode begins with up to this many frames without an action, so that episodes differ."""
     episodic_life: bool = False
@@ -139,8 +143,9 @@ class PettingZooEnv(Settings):
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function."""
     channels: Literal["auto", "first", "last"] = "auto"
-    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one of them has the size 1, 3,
-    4, 12 or 16. If the shape does not tell, the image is refused and you have to set this."""
+    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one
+    of them has the size 1, 3, 4, 12 or 16. If the shape does not tell, the image is refused and you
+    have to set this."""
 
 
 class FactoryEnv(Wrapped):
@@ -153,8 +158,9 @@ class FactoryEnv(Wrapped):
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function."""
     channels: Literal["auto", "first", "last"] = "auto"
-    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one of them has the size 1, 3,
-    4, 12 or 16. If the shape does not tell, the image is refused and you have to set this."""
+    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one
+    of them has the size 1, 3, 4, 12 or 16. If the shape does not tell, the image is refused and you
+    have to set this."""
 
 
 EnvSettings = Annotated[
@@ -172,14 +178,15 @@ class ActorSettings(Settings):
     unroll_length: int = Field(default=64, ge=1)
     """T: the steps of a trajectory."""
     when_full: Literal["block", "drop_oldest"] = "block"
-    """What an actor does while the queue is full: wait (`block`), or continue and drop its oldest unsent trajectories,
-    which are counted as evicted (`drop_oldest`)."""
+    """What an actor does while the queue is full: wait (`block`), or continue and drop its oldest
+    unsent trajectories, which are counted as evicted (`drop_oldest`)."""
     max_restarts: int = Field(default=5, ge=0)
     """Restarts of an actor in a row, with no step in between, before the run fails."""
     hang_timeout: float = Field(default=300.0, gt=0)
-    """Seconds without progress after which an actor writes all stack traces to its log and exits, to be restarted."""
+    """Seconds without progress after which an actor writes all stack traces to its log and exits,
+    to be restarted."""
     memory_bytes: int | None = Field(default=None, ge=2**28)
-    """Memory that an actor may use, in bytes. A process that uses more says so and exits, to be restarted.
-    Null means 80 % of the memory of the machine or container."""
+    """Memory that an actor may use, in bytes. A process that uses more says so and exits, to be
+    restarted. Null means 80 % of the memory of the machine or container."""
     seed: int = Field(default=0, ge=0)
     """Seed of the environments and of the actors' policies."""

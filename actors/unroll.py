@@ -23,12 +23,12 @@ from oatmill.errors import OatmillError, RunError, one_line
 from protocol.data.trajectory import Array, TrajectoryBlock
 
 LOOK_STEPS = 9
-"""So many of the first observations of a run are looked at for copies that all give the same."""
+"""The first steps of a run in which copies are compared, to find copies that are all equal."""
 
 
 @dataclass(frozen=True)
 class _Buffers:
-    """The fields of a block that every step writes; one set serves all unrolls, since a block is packed when it is offered."""
+    """The arrays that every step writes; all unrolls share them, as blocks are copied when sent."""
 
     observations: Array
     actions: Array
@@ -45,12 +45,12 @@ class _Buffers:
         observation, action = spaces.observation, spaces.action
         return _Buffers(
             observations=np.zeros((rows, steps + 1, *observation.shape), observation.dtype),
-            actions=np.zeros((rows, steps, *action.shape), np.int32),
+            actions=np.zeros((rows, steps, *action.shape), action.dtype),
             rewards=np.zeros((rows, steps), np.float32),
             terminated=np.zeros((rows, steps), np.bool_),
             truncated=np.zeros((rows, steps), np.bool_),
             valid=np.zeros((rows, steps), np.bool_),
-            behaviour_logits=np.zeros((rows, steps, action.num_logits), np.float32),
+            behaviour_logits=np.zeros((rows, steps, action.num_parameters), np.float32),
             behaviour_value=np.zeros((rows, steps), np.float32),
         )
 
@@ -64,17 +64,17 @@ class _Finals(NamedTuple):
 
 
 class Unroller:
-    """Steps an environment with a policy and writes down what happens.
+    """Steps an environment with a policy and records trajectories.
 
     Args:
-        environment: has been reset.
-        observations: what its reset gave, `[N, ...]`.
-        policy: acts.
-        unroll_length: T.
+        environment: the environment, already reset.
+        observations: the observations of the reset, `[N, ...]`.
+        policy: chooses actions.
+        unroll_length: T, the steps of a trajectory.
 
     Attributes:
-        env_steps: single agents' steps since the start, those of unfinished unrolls too.
-        episodes: episodes that have ended since the start.
+        env_steps: the env steps of all agents since the start, including unfinished unrolls.
+        episodes: the number of ended episodes since the start.
     """
 
     def __init__(self, environment: Environment, observations: Array, policy: ActingPolicy, unroll_length: int) -> None:
@@ -92,16 +92,17 @@ class Unroller:
     def collect(self, every_step: Callable[[], bool]) -> TrajectoryBlock | None:
         """Step T times.
 
-        The block's arrays are used again by the next call: pack it before.
+        The next call overwrites the block's arrays.
 
         Args:
-            every_step: called after each step; False gives the unroll up.
+            every_step: called after each step; the unroll is cancelled if it returns False.
 
         Returns:
-            The block, or None if it was given up.
+            The block, or None if it was cancelled.
 
         Raises:
-            RunError: if the environment raises or gives a number that is not finite, or the policy gives one.
+            RunError: if the environment raises an exception, or it or the policy returns a number that
+                is not finite.
         """
         buffers = self._buffers
         core_state = self._policy.core_state
@@ -109,7 +110,7 @@ class Unroller:
         buffers.observations[:, 0] = observations = buffers.observations[:, -1].copy()
         for t in range(self._steps):
             acted = self._policy.act(observations)
-            step = self._step(acted.actions)
+            step = self._step(acted.executed)
             self._write(t, acted, step)
             observations = step.observations
             if not every_step():
@@ -167,7 +168,7 @@ class Unroller:
         return block
 
     def _check_finite(self, block: TrajectoryBlock) -> None:
-        """Name the culprit here; ingest would refuse the block without knowing where it comes from."""
+        """Raise a RunError that names the source of non-finite numbers, which ingest could not know."""
         for field in ("observations", "final_observations", "rewards", "episode_return"):
             values = getattr(block, field)
             if not is_finite(values):

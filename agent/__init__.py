@@ -1,15 +1,15 @@
 """The network that actors run and the learner trains.
 
-`agent.load(checkpoint)` gives a trained policy for inference; it is imported on first use, so that reading the agent's settings
-does not load torch. The module behind it has another name: a submodule `agent.load` would take the function's place as soon as
-anybody imported it.
+`agent.load(checkpoint)` returns a trained policy for inference. It is imported on first use, so that
+importing `agent.settings` does not load torch. Its module is called `agent.loading` because importing
+a submodule `agent.load` would replace the function.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import oatmill  # noqa: F401  (checks first that Python finds our packages and not files of those names)
+import oatmill  # noqa: F401  (raises if a user's file shadows one of our packages)
 
 if TYPE_CHECKING:
     from agent.loading import LoadedAgent, load
@@ -19,7 +19,7 @@ __all__ = ["LoadedAgent", "load"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from agent import loading  # noqa: PLC0415  (torch stays out until a checkpoint is wanted)
+        from agent import loading  # noqa: PLC0415  (imports torch)
 
         return getattr(loading, name)
     raise AttributeError(f"module 'agent' has no attribute {name!r}")

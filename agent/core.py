@@ -1,4 +1,4 @@
-"""Recurrent cores. A state is one row of numbers, so that it travels in a trajectory like any other field."""
+"""Recurrent cores. The state of one row is a flat vector, so that trajectories can store it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Core(nn.Module):
         self.cell = nn.LSTMCell(input_size, size) if kind == "lstm" else nn.GRUCell(input_size, size)
 
     def step(self, encoded_NE: Tensor, state_NS: Tensor) -> tuple[Tensor, Tensor]:
-        """One step: the latent `[N, H]` and the next state `[N, S]`."""
+        """Advance one step; returns the latents `[N, H]` and the next states `[N, S]`."""
         if isinstance(self.cell, nn.LSTMCell):
             hidden, cell = self.cell(encoded_NE, (state_NS[:, : self.size], state_NS[:, self.size :]))
             return hidden, torch.cat([hidden, cell], -1)
@@ -29,16 +29,16 @@ class Core(nn.Module):
         return hidden, hidden
 
     def unroll(self, encoded_BTE: Tensor, state_BS: Tensor, ends_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Step along axis 1, starting anew after each end.
+        """Step along axis 1 and reset the state after each end of an episode.
 
         Args:
-            encoded_BTE: encoder outputs, T or T + 1 of them.
-            state_BS: the state before the first.
-            ends_BT: whether the episode ended at each of the T steps; the state is zero after it.
+            encoded_BTE: encoder outputs of T or T + 1 steps.
+            state_BS: the state before the first step.
+            ends_BT: whether the episode ended at each of the T steps.
 
         Returns:
-            Latents `[B, T, H]`, and the states `[B, T, S]` after each step and *before* any reset, which is what a
-            final observation at that step is evaluated with.
+            Latents `[B, T, H]`, and the states `[B, T, S]` after each step, before any reset. The final
+            observation of an episode is evaluated with that state.
         """
         latents, states = [], []
         state = state_BS

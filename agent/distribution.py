@@ -1,7 +1,8 @@
-"""Policies over one choice or several at once, as rows of logits laid factor after factor.
+"""Categorical policies over actions with one or several factors.
 
-A `MultiDiscrete` action has one factor a choice; its policy is the product of the factors' softmaxes. With one factor all
-of this is the ordinary categorical distribution.
+A `MultiDiscrete` action has one factor per choice. A row of logits holds the factors one after
+another, and the policy is the product of the factors' softmaxes. With one factor this is the
+ordinary categorical distribution.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 
 
 def log_softmax(logits_A: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Normalise each factor's part of the last axis; the result has the same shape, in nats."""
+    """Log-softmax of each factor's part of the last axis, in nats; the shape stays the same."""
     if len(sizes) == 1:
         return torch.log_softmax(logits_A, -1)
     return torch.cat([torch.log_softmax(part, -1) for part in torch.split(logits_A, list(sizes), -1)], -1)
@@ -33,7 +34,7 @@ def spread(values_F: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def action_columns(actions: Tensor, sizes: Sequence[int], *, factored: bool) -> Tensor:
-    """The columns of the taken choices in a row of logits: `[..., factors]`, int64."""
+    """The columns of the taken actions in a row of logits: int64 `[..., factors]`."""
     columns = actions.long() if factored else actions.long().unsqueeze(-1)
     if len(sizes) == 1:
         return columns
@@ -42,7 +43,7 @@ def action_columns(actions: Tensor, sizes: Sequence[int], *, factored: bool) -> 
 
 
 def one_hot(actions: Tensor, sizes: Sequence[int], *, factored: bool) -> Tensor:
-    """1 at each taken choice: `[..., A]`, float32."""
+    """One-hot encoding of the taken actions, one 1 per factor: float32 `[..., A]`."""
     columns = action_columns(actions, sizes, factored=factored)
     return torch.zeros(*columns.shape[:-1], sum(sizes), device=actions.device).scatter_(-1, columns, 1.0)
 
@@ -54,19 +55,19 @@ def log_prob(log_probs_A: Tensor, actions: Tensor, sizes: Sequence[int], *, fact
 
 
 def entropy(log_probs_A: Tensor) -> Tensor:
-    """The entropy of the joint policy (the sum over factors), in nats, of finite log-probabilities."""
+    """The joint policy's entropy (the sum over factors), in nats; log-probabilities must be finite."""
     return -(log_probs_A.exp() * log_probs_A).sum(-1)
 
 
 def sample(logits_A: Tensor, sizes: Sequence[int], *, factored: bool, generator: torch.Generator | None = None) -> Tensor:
-    """Draw an action of each row by the exponential race: int64, `[...]` or `[..., factors]`."""
+    """Sample one action per row with the Gumbel-max trick: int64 `[...]` or `[..., factors]`."""
     log_probs_A = log_softmax(logits_A, sizes)
     race_A = torch.empty_like(log_probs_A).exponential_(generator=generator).log_().neg_().add_(log_probs_A)
     return argmax(race_A, sizes, factored=factored)
 
 
 def argmax(scores_A: Tensor, sizes: Sequence[int], *, factored: bool) -> Tensor:
-    """The best choice of each factor: int64, `[...]` or `[..., factors]`."""
+    """The choice with the highest score in each factor: int64 `[...]` or `[..., factors]`."""
     if not factored:
         return scores_A.argmax(-1)
     return torch.stack([part.argmax(-1) for part in torch.split(scores_A, list(sizes), -1)], -1)

@@ -1,4 +1,4 @@
-"""Encoders turn observations into vectors: from `[N, ...]` in the environment's dtype to `[N, width]`."""
+"""Encoders map observations `[N, ...]`, in the environment's dtype, to vectors `[N, width]`."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from protocol.data.spaces import ObservationSpace
 PAD_LOCATION = 255
 GLOBAL_LOCATION = 254
 TABLE_STD = 0.05
-"""Some forty tokens are added up, so that the sum begins at about a third of the activation's range."""
+"""About forty tokens are summed; this keeps the initial sum in a third of the activation's range."""
 CNN_CHANNELS = (16, 32, 32)
 NATURE_LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
-"""Channels, kernel and stride of each convolution."""
+"""Channels, kernel size and stride of each convolution."""
 NATURE_SMALLEST = 36
-"""Height and width at which the last of them has one place left."""
+"""The smallest height and width: the last convolution's output is 1x1."""
 STD_FLOOR = 1e-3
 
 
 def make_trunk_encoder(spec: AgentSpec) -> nn.Module:
-    """The encoder of the trunk, or two encoders if policy and value have separate ones.
+    """Build the trunk's encoder, or a `TwinEncoder` if policy and value have separate ones.
 
     Raises:
-        UserError: as `make_encoder` does.
+        UserError: see `make_encoder`.
     """
     if spec.settings.value_trunk == "shared":
         return make_encoder(spec)
@@ -40,10 +40,10 @@ def make_trunk_encoder(spec: AgentSpec) -> nn.Module:
 
 
 def make_encoder(spec: AgentSpec) -> nn.Module:
-    """The encoder that a spec asks for; its output has the width of the last of `hidden_sizes`.
+    """Build a spec's encoder; its output width is the last entry of `hidden_sizes`.
 
     Raises:
-        UserError: if it does not read such observations, or the user's own one is none.
+        UserError: if the encoder does not fit the observations, or the user's own encoder is invalid.
     """
     observation, settings = spec.spaces.observation, spec.settings
     activation = nn.Tanh if settings.activation == "tanh" else nn.ReLU
@@ -73,7 +73,7 @@ def dense_layers(sizes: Sequence[int], activation: type[nn.Module]) -> nn.Sequen
 
 
 class TwinEncoder(nn.Module):
-    """Two encoders of the same observations, of equal width; the outputs side by side."""
+    """Two encoders of equal width read the same observations; their outputs are concatenated."""
 
     def __init__(self, policy: nn.Module, value: nn.Module) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class TwinEncoder(nn.Module):
         self.value = value
 
     def forward(self, observations: Tensor) -> Tensor:
-        """`[N, ...]` to `[N, 2 * width]`: the policy's columns, then the value's."""
+        """`[N, ...]` to `[N, 2 * width]`: first the policy's columns, then the value's."""
         return torch.cat([self.policy(observations), self.value(observations)], -1)
 
 
@@ -107,13 +107,16 @@ class ResidualBlock(nn.Module):
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape in and out."""
+        """`[N, C, H, W]` to the same shape."""
         out: Tensor = x + self.second(torch.relu(self.first(torch.relu(x))))
         return out
 
 
 class ImageEncoder(nn.Module):
-    """IMPALA's residual network: three stages of convolution, pooling and two residual blocks, then dense layers."""
+    """IMPALA's residual network.
+
+    Three stages of a convolution, max pooling and two residual blocks, followed by dense layers.
+    """
 
     def __init__(self, shape: Sequence[int], hidden_sizes: Sequence[int], activation: type[nn.Module], *, uint8: bool) -> None:
         super().__init__()
@@ -128,16 +131,19 @@ class ImageEncoder(nn.Module):
         self.scale = 1 / 255 if uint8 else 1.0
 
     def forward(self, observations: Tensor) -> Tensor:
-        """`[N, C, H, W]`, bytes scaled to 0..1, to `[N, width]`."""
+        """`[N, C, H, W]` to `[N, width]`; uint8 pixels are scaled to 0..1."""
         encoded: Tensor = self.layers(torch.relu(self.stages(observations.float() * self.scale)).flatten(1))
         return encoded
 
 
 class NatureEncoder(nn.Module):
-    """Three convolutions, then dense layers (Mnih et al. 2015): a sixth of the work of IMPALA's network on frames of 84x84.
+    """Three convolutions and dense layers (Mnih et al. 2015).
 
-    Each observation is standardised first. What moves in a game is a few pixels before a background that is always there and
-    always positive: left in, it makes up 98 % of what the layers give, and a step that is too large kills all of their ReLUs.
+    On frames of 84x84 it needs a sixth of the computation of IMPALA's network.
+
+    Each observation is standardised first. In most games a few pixels move in front of a constant,
+    positive background. Without standardisation the background makes up 98 % of the layers' outputs,
+    and one update that is too large can turn off all ReLUs.
     """
 
     def __init__(self, shape: Sequence[int], hidden_sizes: Sequence[int], activation: type[nn.Module], *, uint8: bool) -> None:
@@ -146,7 +152,7 @@ class NatureEncoder(nn.Module):
         if min(height, width) < NATURE_SMALLEST:
             raise UserError(
                 f"agent.encoder=nature reads images of at least {NATURE_SMALLEST}x{NATURE_SMALLEST}, got {height}x{width}; "
-                "take cnn"
+                "use agent.encoder=cnn"
             )
         layers: list[nn.Module] = []
         for outputs, size, stride in NATURE_LAYERS:
@@ -159,23 +165,27 @@ class NatureEncoder(nn.Module):
         self.scale = 1 / 255 if uint8 else 1.0
 
     def forward(self, observations: Tensor) -> Tensor:
-        """`[N, C, H, W]`, bytes scaled to 0..1, to `[N, width]`."""
+        """`[N, C, H, W]` to `[N, width]`; uint8 pixels are scaled to 0..1."""
         pixels = standardised(observations.float() * self.scale)
         encoded: Tensor = self.layers(self.convolutions(pixels).flatten(1))
         return encoded
 
 
 def standardised(images: Tensor) -> Tensor:
-    """Each image of `[N, C, H, W]` with mean 0 and standard deviation 1 over its channels and pixels; an even one is 0."""
+    """Scale each image to mean 0 and standard deviation 1 over channels and pixels: `[N, C, H, W]`.
+
+    An image of a single colour becomes 0.
+    """
     spread, mean = torch.std_mean(images, (1, 2, 3), correction=0, keepdim=True)
     return (images - mean) / (spread + STD_FLOOR)
 
 
 class TokenCodebook:
-    """Turns MettaGrid's tokens (location, feature, value) into slots and weights.
+    """Maps MettaGrid's tokens (location, feature, value) to slots, which are input columns, and weights.
 
-    A numeric feature has two slots, one that says it is there (weight 1) and one for its size (log(1 + value) over
-    log(1 + scale), so that the first few items of an inventory are told apart). A categorical feature has a slot a value.
+    A numeric feature has two slots. The first one has weight 1 and marks that the feature is present.
+    The second one's weight is log(1 + value) / log(1 + scale); the logarithm separates small numbers
+    of items. A categorical feature has one slot per value.
     """
 
     def __init__(self, observation: ObservationSpace) -> None:
@@ -191,16 +201,16 @@ class TokenCodebook:
         self.places = self.rows * self.columns + 1
 
     def place_table(self) -> Tensor:
-        """Per location byte, its place: row by row within the window, and one place for all that has none."""
+        """Maps a location byte to a place: row-major within the window, one more for all others."""
         location = torch.arange(256)
         row, column = location // 16, location % 16
         inside = (row < self.rows) & (column < self.columns) & (location < GLOBAL_LOCATION)
         return torch.where(inside, row * self.columns + column, self.places - 1)
 
     def lookup_tables(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Per (feature, value), both bytes: the first slot, the second slot's weight, and the second slot.
+        """Tables indexed by `feature * 256 + value`: first slot, second slot's weight, second slot.
 
-        The tables have 65,536 rows, so that encoding a token is two look-ups and no arithmetic.
+        With 65,536 rows each, encoding a token needs look-ups only and no arithmetic.
         """
         feature = torch.arange(256).repeat_interleave(256).clamp(max=self.features - 1)
         value = torch.arange(256).repeat(256)
@@ -214,7 +224,7 @@ class TokenCodebook:
 
 
 class TokenEncoder(nn.Module):
-    """What the token encoders share: the code book's tables as buffers."""
+    """Base class of the token encoders; holds the tables of a `TokenCodebook` as buffers."""
 
     place: Tensor
     first_slot: Tensor
@@ -224,14 +234,14 @@ class TokenEncoder(nn.Module):
     def __init__(self, codebook: TokenCodebook) -> None:
         super().__init__()
         first, weight, second = codebook.lookup_tables()
-        # int32: half the memory of int64 to read for every token, and a fifth less time forward and back.
+        # int32 halves the memory to read per token and saves a fifth of the time compared to int64.
         self.register_buffer("place", codebook.place_table().int(), persistent=False)
         self.register_buffer("first_slot", first.int(), persistent=False)
         self.register_buffer("size_weight", weight, persistent=False)
         self.register_buffer("size_slot", second.int(), persistent=False)
 
     def slots(self, tokens_NKC: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of `[..., 3]` tokens: places, first slots, size slots and size weights, each `[...]`."""
+        """Places, first slots, second slots and weights, each `[...]`, of tokens `[..., 3]`."""
         location, feature, value = tokens_NKC.flatten(0, -2).int().unbind(-1)
         key = feature * 256 + value
         rows = ((self.place, location), (self.first_slot, key), (self.size_slot, key), (self.size_weight, key))
@@ -240,9 +250,9 @@ class TokenEncoder(nn.Module):
 
 
 def without_trailing_pads(tokens_NKC: Tensor) -> Tensor:
-    """Cut the columns that are pads in every row. Rows are filled from the front, so a few columns hold everything.
+    """Drop the trailing columns that hold padding in every row.
 
-    On a GPU the cut would have to wait for the device, so nothing is cut there.
+    On a GPU nothing is dropped, because finding the columns would have to wait for the device.
     """
     if tokens_NKC.is_cuda:
         return tokens_NKC
@@ -252,7 +262,7 @@ def without_trailing_pads(tokens_NKC: Tensor) -> Tensor:
 
 
 class TokenGridEncoder(TokenEncoder):
-    """Tokens as a sparse picture: a linear map of the dense (location, slot) grid, computed as a weighted bag of rows."""
+    """A linear layer over the (location, slot) grid, computed as a weighted sum of table rows."""
 
     def __init__(self, codebook: TokenCodebook, hidden_sizes: Sequence[int], activation: type[nn.Module]) -> None:
         super().__init__(codebook)
@@ -272,7 +282,7 @@ class TokenGridEncoder(TokenEncoder):
         return encoded
 
     def dense(self, tokens: Tensor) -> Tensor:
-        """Pads are entries of weight 0, so that all shapes are known beforehand."""
+        """Sum over all tokens with weight 0 for padding, so that shapes do not depend on the data."""
         place, first, second, weight = self.slots(tokens)
         present = (tokens[..., 0] != PAD_LOCATION).float()
         base = place * self.slots_per_place
@@ -281,7 +291,7 @@ class TokenGridEncoder(TokenEncoder):
         return bag
 
     def sparse(self, tokens: Tensor) -> Tensor:
-        """The same sums with pads left out; a third of the time forward and back where there is no other processor."""
+        """The same sums without padding; on a CPU this takes a third of the time of `dense`."""
         flat = tokens.flatten(0, 1)
         at = (flat[:, 0] != PAD_LOCATION).nonzero().flatten()
         place, first, second, size = self.slots(flat.index_select(0, at))
@@ -292,7 +302,7 @@ class TokenGridEncoder(TokenEncoder):
 
 
 class TokenSetEncoder(TokenEncoder):
-    """Tokens as a set: each is embedded and passed through a layer, then pooled by maximum or by attention."""
+    """Embeds each token, applies a dense layer, and pools over tokens by maximum or attention."""
 
     def __init__(
         self,

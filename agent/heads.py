@@ -1,7 +1,8 @@
-"""Heads that predict a return or a reward, as one number or as a distribution over bins.
+"""Heads that predict a return or a reward, as a scalar or as a distribution over bins.
 
-The categorical head follows MuZero (Schrittwieser et al. 2020, appendix F): targets are squashed by
-h(x) = sgn(x)(sqrt(|x| + 1) - 1) + 0.001 x and spread over the two neighbouring bins. It learns from rewards of any scale.
+The categorical head follows MuZero (Schrittwieser et al. 2020, appendix F). Targets are transformed by
+h(x) = sgn(x)(sqrt(|x| + 1) - 1) + 0.001 x and spread over the two nearest bins, so that rewards may
+have any scale.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ def signed_hyperbolic(x: Tensor) -> Tensor:
 def signed_parabolic(y: Tensor) -> Tensor:
     """The inverse of `signed_hyperbolic`.
 
-    The usual (root - 1) / (2 epsilon) is written as 2 (|y| + 1 + epsilon) / (root + 1): the difference of two numbers near 1
-    would lose all but three digits of float32, and with them what tells the values of neighbouring actions apart.
+    The usual form (root - 1) / (2 epsilon) subtracts two numbers near 1, which leaves only three digits
+    of float32: too few to compare the values of two actions. The equivalent form
+    2 (|y| + 1 + epsilon) / (root + 1) keeps the precision.
     """
     shifted = y.abs() + 1 + H_EPSILON
     root = (1 + 4 * H_EPSILON * shifted).sqrt()
@@ -31,10 +33,12 @@ def signed_parabolic(y: Tensor) -> Tensor:
 
 
 def nearest_bins(y: Tensor, num_bins: int, limit: float) -> tuple[Tensor, Tensor]:
-    """The two-hot distribution of each number, cut to [-limit, limit]: the mean of the two bins around it is the number.
+    """The two-hot distribution of each number, clipped to [-limit, limit].
+
+    Only the two nearest bins have a probability above 0, and the distribution's mean is the number.
 
     Returns:
-        The lower bin's index, and the probability of the one above it.
+        The index of the lower bin, and the probability of the bin above it.
     """
     position = (y.clamp(-limit, limit) + limit) * ((num_bins - 1) / (2 * limit))
     lower = position.floor().clamp(max=num_bins - 2)
@@ -42,21 +46,21 @@ def nearest_bins(y: Tensor, num_bins: int, limit: float) -> tuple[Tensor, Tensor
 
 
 class ValueCodec(Protocol):
-    """How a head's raw output stands for a number."""
+    """Converts a head's raw output to a number and computes its loss."""
 
     width: int
 
     def value(self, raw: Tensor) -> Tensor:
-        """The number that a raw output `[..., width]` stands for, `[...]`."""
+        """The predicted number `[...]` of a raw output `[..., width]`."""
         ...
 
     def loss(self, raw: Tensor, target: Tensor) -> Tensor:
-        """The unreduced loss `[...]` of a raw output against a number; no gradient flows into the target."""
+        """The loss per element, `[...]`; no gradient flows into the target."""
         ...
 
 
 class ScalarCodec:
-    """The raw output is the number; the loss is half the squared error."""
+    """The raw output is the predicted number; the loss is half the squared error."""
 
     width = 1
 
@@ -70,11 +74,11 @@ class ScalarCodec:
 
 
 class CategoricalCodec:
-    """The raw output is logits over bins in h-space; the loss is the cross-entropy to the two-hot target.
+    """The raw output holds logits over bins; the loss is the cross-entropy to the two-hot target.
 
     Args:
-        num_bins: an odd number of bins.
-        limit: they span [-limit, limit] in h-space.
+        num_bins: the number of bins, odd.
+        limit: the bins span [-limit, limit] after the transformation h.
     """
 
     def __init__(self, num_bins: int, limit: float) -> None:
@@ -82,24 +86,24 @@ class CategoricalCodec:
         self.limit = limit
 
     def value(self, raw: Tensor) -> Tensor:
-        """The inverse of h at the mean bin."""
+        """The inverse of h at the mean of the distribution over bins."""
         bins = torch.linspace(-self.limit, self.limit, self.width, device=raw.device)
         return signed_parabolic((raw.float().softmax(-1) * bins).sum(-1))
 
     def loss(self, raw: Tensor, target: Tensor) -> Tensor:
-        """-sum of two-hot probabilities times log-softmax, in nats; gathers the two bins instead of building the row."""
+        """The cross-entropy in nats. Only the two bins of the target are read."""
         lower, upper_weight = nearest_bins(signed_hyperbolic(target.detach()), self.width, self.limit)
         pair = raw.float().log_softmax(-1).gather(-1, torch.stack([lower, lower + 1], -1))
         return -((1 - upper_weight) * pair[..., 0] + upper_weight * pair[..., 1])
 
 
 def make_codec(kind: str, *, num_bins: int, limit: float) -> ValueCodec:
-    """The codec of a head kind, `scalar` or `categorical`."""
+    """Create the codec of a kind of head, `scalar` or `categorical`."""
     return ScalarCodec() if kind == "scalar" else CategoricalCodec(num_bins, limit)
 
 
 class LatentHead(nn.Module):
-    """One hidden layer and an output that starts at zero, so that an untrained model predicts 0 everywhere."""
+    """One hidden layer and an output layer that starts at zero: an untrained model predicts 0."""
 
     def __init__(self, latent_size: int, hidden: int, width: int) -> None:
         super().__init__()
@@ -114,7 +118,7 @@ class LatentHead(nn.Module):
 
 
 class PartHead(nn.Linear):
-    """A linear head that reads the columns `first` to `last` of the latent state."""
+    """A linear head that reads columns `first` to `last - 1` of the latent state."""
 
     def __init__(self, first: int, last: int, width: int) -> None:
         super().__init__(last - first, width)
@@ -127,13 +131,13 @@ class PartHead(nn.Linear):
 
 
 def zero_init(layer: nn.Linear) -> None:
-    """Start a layer at zero."""
+    """Set weights and bias to zero."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
 
 
 def orthogonal_init(layer: nn.Linear | nn.Conv2d, gain: float) -> None:
-    """Orthogonal weights, zero bias."""
+    """Set orthogonal weights and a zero bias."""
     nn.init.orthogonal_(layer.weight, gain)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

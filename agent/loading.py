@@ -1,4 +1,4 @@
-"""A trained policy from a checkpoint, for inference from Python: `agent.load(path).act(observations)`."""
+"""Loads a trained policy from a checkpoint for inference: `agent.load(path).act(observations)`."""
 
 from __future__ import annotations
 
@@ -13,39 +13,40 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from agent import distribution
 from agent.model import AgentModel
 from agent.spec import AgentSpec
 from oatmill.errors import UserError, one_line
+from oatmill.files.state_file import canonical_json
 from oatmill.trust import untrusted
+from protocol.data.actions import to_environment
 from protocol.data.trajectory import Array
 
 MANIFEST = "manifest.json"
 MODEL_FILE = "model.safetensors"
 FORMAT = 2
-"""Of the manifest. Format 1 had no digest of the manifest itself."""
+"""The manifest's format. Format 1 had no digest of the manifest itself."""
 FORMAT_KEY, DIGEST_KEY = "format", "manifest_sha256"
 NEEDED = ("agent", "learner_step", "env_steps", "policy_version", "files")
-"""What every manifest has, also one of format 1."""
+"""Required entries of a manifest, in format 1, too."""
 
 
-def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest as it is written: JSON values, its format, and the digest of all that it says."""
+def with_digest(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest as it is written: converted to JSON values, with its format and digest added."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(manifest) | {FORMAT_KEY: FORMAT}))
     return plain | {DIGEST_KEY: manifest_digest(plain)}
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of what a manifest says but for the digest itself, in hex. Line breaks and the order of names do not count."""
-    said = {name: value for name, value in manifest.items() if name != DIGEST_KEY}
-    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """SHA-256 in hex of a manifest's entries, except the digest itself; their order has no effect."""
+    entries = {name: value for name, value in manifest.items() if name != DIGEST_KEY}
+    return hashlib.sha256(canonical_json(entries)).hexdigest()
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint's manifest, after its own digest and the hash of every file were compared.
+    """Read a checkpoint's manifest and verify its digest and the hash of every file.
 
     Raises:
-        UserError: if the folder is not a whole checkpoint.
+        UserError: if the folder is not a complete, undamaged checkpoint.
     """
     manifest = open_manifest(checkpoint)
     for name, expected in manifest["files"].items():
@@ -56,10 +57,10 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
 
 
 def open_manifest(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint's manifest, after its own digest was compared. The other files are not looked at.
+    """Read a checkpoint's manifest and verify its digest, but not the other files.
 
     Raises:
-        UserError: if there is none, or it is not as it was written.
+        UserError: if the manifest is missing or damaged.
     """
     path = checkpoint / MANIFEST
     try:
@@ -77,7 +78,7 @@ def open_manifest(checkpoint: Path) -> dict[str, Any]:
 
 
 def problem_of(manifest: object) -> str:
-    """What is wrong with a manifest; empty if nothing is."""
+    """Why a manifest is invalid; empty if it is valid."""
     if not isinstance(manifest, dict):
         return f"expected a mapping, got {type(manifest).__name__}"
     # Checkpoints of format 1 have neither a format nor a digest.
@@ -115,7 +116,8 @@ def load_model(model: AgentModel, path: Path) -> None:
     """Read parameters into a network.
 
     Raises:
-        UserError: if the file is of another network; names the first array that differs.
+        UserError: if the file belongs to another network; the message names the first array that
+            differs.
     """
     stored = load_file(path)
     own = dict(model.named_parameters())
@@ -124,7 +126,7 @@ def load_model(model: AgentModel, path: Path) -> None:
         came = tuple(stored[name].shape) if name in stored else "nothing"
         if expected != came:
             raise UserError(
-                f"{path} is of another network: expected {expected} for {name}, got {came}; "
+                f"{path} belongs to another network: expected {expected} for {name}, got {came}; "
                 "use the settings that it was trained with"
             )
     with torch.no_grad():
@@ -137,7 +139,7 @@ class LoadedAgent:
 
     Attributes:
         spec: the network's spaces and settings.
-        manifest: what the checkpoint says of itself (learner_step, env_steps, policy_version, ...).
+        manifest: the checkpoint's manifest (learner_step, env_steps, policy_version, ...).
     """
 
     def __init__(self, model: AgentModel, manifest: dict[str, Any], *, seed: int = 0) -> None:
@@ -147,18 +149,27 @@ class LoadedAgent:
         self._state = model.initial_state(0)
         self._generator = torch.Generator().manual_seed(seed)
 
-    def act(self, observations: Array, *, deterministic: bool = False) -> Array:
-        """Choose an action for each row.
+    def act(self, observations: Array, *, deterministic: bool = False) -> Any:
+        """Choose an action per row.
 
         Args:
             observations: `[N, ...]` in the environment's dtype; N stays the same until `reset`.
-            deterministic: take the likeliest choice instead of drawing one.
+            deterministic: take the most likely choices and the means of numbers instead of sampling.
 
         Returns:
-            int64 `[N]`, or `[N, factors]`.
+            Actions in the environment's format: int64 choices, `[N]` or `[N, factors]`; for a Box numbers in the
+            environment's units and dtype, `[N, *shape]`; for a Tuple or Dict, tuples or dicts of such arrays.
 
         Raises:
-            ValueError: if the observations do not have the shape that the network was trained on.
+            ValueError: if the shape of the observations is not the one that the network was trained on.
+        """
+        return to_environment(self.act_in_rows(observations, deterministic=deterministic), self.spec.spaces.action)
+
+    def act_in_rows(self, observations: Array, *, deterministic: bool = False) -> Array:
+        """Like `act`, but return actions in the format of `Environment.step`: numbers in -1..1.
+
+        Raises:
+            ValueError: like `act`.
         """
         expected = self.spec.spaces.observation.shape
         if observations.shape[1:] != expected:
@@ -168,14 +179,17 @@ class LoadedAgent:
         readable = np.require(observations, requirements=("C", "W"))  # torch wants memory that it may write to
         output = self.model.act(torch.from_numpy(readable), self._state)
         self._state = output.core_state
-        sizes, factored = self.model.sizes, self.model.factored
-        if deterministic:
-            return np.asarray(distribution.argmax(output.logits, sizes, factored=factored).numpy())
-        drawn = distribution.sample(output.logits, sizes, factored=factored, generator=self._generator)
-        return np.asarray(drawn.numpy())
+        policies = self.model.policies
+        rows = output.logits
+        actions = policies.mode(rows) if deterministic else policies.sample(rows, self._generator)
+        return np.asarray(policies.executed(actions).numpy())
 
     def reset(self, rows: Array | None = None) -> None:
-        """Start the recurrent state anew, of the given rows (indices or a bool mask) or of all, where an episode has ended."""
+        """Reset the recurrent state after an episode has ended.
+
+        Args:
+            rows: indices or a bool mask of the rows to reset; None resets all.
+        """
         if rows is None:
             self._state = self.model.initial_state(0)
         elif len(self._state):
@@ -187,14 +201,15 @@ def load(checkpoint: str | Path, *, seed: int = 0, trust: bool = False) -> Loade
     """Load a checkpoint folder for inference on the CPU.
 
     Args:
-        checkpoint: a `step-N` folder, or `latest`.
-        seed: of the drawn actions.
-        trust: import and call the encoder of somebody's own (`agent.encoder=module:make`) that the checkpoint names. Networks
-            of oatmill's own run no code of the checkpoint's, and need no trust.
+        checkpoint: path of a `step-N` folder or of `latest`.
+        seed: seed of the sampled actions.
+        trust: allow the checkpoint to name a user's own encoder (`agent.encoder=module:make`), which is
+            then imported and called. Checkpoints with oatmill's encoders run no foreign code and need
+            no trust.
 
     Raises:
-        UserError: if the folder is not a whole checkpoint, what it holds cannot be loaded, or it names an encoder without
-            `trust`.
+        UserError: if the folder is not a complete checkpoint, cannot be loaded, or names a user's own
+            encoder without `trust`.
     """
     folder = Path(checkpoint)
     manifest = read_manifest(folder)
@@ -209,7 +224,7 @@ def load(checkpoint: str | Path, *, seed: int = 0, trust: bool = False) -> Loade
 
 @contextmanager
 def loading(checkpoint: Path) -> Iterator[None]:
-    """Whatever goes wrong while a checkpoint is loaded becomes a UserError that names it."""
+    """Turn any error while a checkpoint is loaded into a UserError that names the checkpoint."""
     try:
         yield
     except UserError:

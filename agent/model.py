@@ -1,7 +1,7 @@
-"""The network: an encoder and an optional core (the trunk), policy and value heads, and a latent dynamics model.
+"""The network: a trunk (encoder and optional core), policy and value heads, and a dynamics model.
 
-The dynamics model follows MuZero: a latent state and an action give the next latent state, from which heads of its own
-(shared over the model's steps) predict the reward just received, the return to come and the policy.
+The dynamics model follows MuZero: it maps a latent state and an action to the next latent state. Its
+own heads, shared over all model steps, predict the reward, the value and the policy from it.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from agent.core import Core
-from agent.distribution import action_columns
 from agent.encoders import make_trunk_encoder
-from agent.heads import LatentHead, PartHead, make_codec, orthogonal_init, zero_init
+from agent.heads import LatentHead, PartHead, make_codec, zero_init
+from agent.policies import Policies
+from agent.policy_head import make_policy_head, start_policy
 from agent.spec import AgentSpec
+from protocol.data.spaces import ActionSpace
 from protocol.data.trajectory import Array
 from protocol.data.weights import Layout, layout_of
 
-POLICY_GAIN = 0.01  # a near-uniform first policy
 NOT_ACTING = ("transition.", "model_")
 
 
 class ActOutput(NamedTuple):
-    """What an actor needs of one step: logits `[N, A]`, value `[N]`, the next core state `[N, S]`."""
+    """Outputs for acting: policy rows `[N, P]`, value `[N]` and the next core state `[N, S]`."""
 
     logits: Tensor
     value: Tensor
@@ -36,10 +37,10 @@ class ModelNeeds(NamedTuple):
     """What one forward pass must return besides policy and value.
 
     Attributes:
-        unroll_steps: K, the number of latent steps; 0 for none.
-        policy_steps: for how many of them policies are needed.
-        rewards_and_values: whether rewards and values are needed.
-        gradient_scale: the factor on gradients at each step back through the latent model.
+        unroll_steps: K, the number of model steps; 0 for none.
+        policy_steps: the number of model steps whose policies are needed.
+        rewards_and_values: whether the model's rewards and values are needed.
+        gradient_scale: the factor on gradients at each step back through the model.
     """
 
     unroll_steps: int = 0
@@ -49,14 +50,14 @@ class ModelNeeds(NamedTuple):
 
 
 class RootOutputs(TypedDict):
-    """Of every step."""
+    """Outputs at every step."""
 
-    logits_BTA: Tensor
+    logits_BTA: Tensor  # policy rows: logits, then means and log stds of the action's numbers
     value_raw_BT: Tensor  # [B, T, width], as the value head's codec reads it
 
 
 class UnrollOutputs(TypedDict):
-    """Of K latent steps from every step, along the actions really taken; only what was asked for."""
+    """Outputs of K model steps from every step along the taken actions; only what `needs` asks for."""
 
     model_reward_raw_BTK: NotRequired[Tensor]  # [B, T, K, width], the reward at t + k - 1, k = 1..K
     model_value_raw_BTK: NotRequired[Tensor]  # [B, T, K, width], the return from t + k
@@ -64,46 +65,67 @@ class UnrollOutputs(TypedDict):
 
 
 class ModelOutputs(RootOutputs, UnrollOutputs):
-    """Everything that one forward pass gives."""
+    """All outputs of one forward pass."""
 
 
 class ScaleGradient(torch.autograd.Function):
-    """The identity forward; multiplies the gradient on the way back."""
+    """The identity in the forward pass; multiplies the gradient by a factor in the backward pass."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, scale: float) -> Tensor:
-        """The same numbers."""
+        """Return the input unchanged."""
         ctx.scale = scale  # type: ignore[attr-defined]
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
-        """The gradient times the scale."""
+        """Multiply the gradient by the scale."""
         return gradients[0] * ctx.scale, None  # type: ignore[attr-defined]
 
 
 class Transition(nn.Module):
-    """h' = LayerNorm(h + W2 relu(W1 h + E[a] + b)): the action enters as a row of a table, one row a choice."""
+    """h' = LayerNorm(h + W2 relu(W1 h + E[a] + A u + b)), with the embedding E[a] of choices a, and numbers u.
 
-    def __init__(self, latent_size: int, num_choices: int) -> None:
+    Args:
+        latent_size: H.
+        action: the action space.
+    """
+
+    def __init__(self, latent_size: int, action: ActionSpace) -> None:
         super().__init__()
         self.state = nn.Linear(latent_size, latent_size)
-        self.action = nn.Embedding(num_choices, latent_size)
-        nn.init.normal_(self.action.weight, std=latent_size**-0.5)
+        if action.sizes:
+            self.action = nn.Embedding(action.num_logits, latent_size)
+            nn.init.normal_(self.action.weight, std=latent_size**-0.5)
+        if action.dimensions:
+            self.numbers = nn.Linear(action.dimensions, latent_size, bias=False)
+            nn.init.normal_(self.numbers.weight, std=latent_size**-0.5)
+        self.factors, self.dimensions = len(action.sizes), action.dimensions
         self.output = nn.Linear(latent_size, latent_size)
         self.norm = nn.LayerNorm(latent_size)
 
-    def forward(self, latent: Tensor, columns: Tensor) -> Tensor:
-        """Latents `[..., H]` and the taken choices' columns `[..., factors]` to the next latents `[..., H]`."""
-        return self._advance(latent, self.state(latent) + self.action(columns).sum(-2))
+    def forward(self, latent: Tensor, indexed: Tensor) -> Tensor:
+        """Next latents `[..., H]` from latents `[..., H]` and actions in the format of `Policies.indexed`."""
+        return self._advance(latent, self.state(latent) + self.push(indexed))
+
+    def push(self, indexed: Tensor) -> Tensor:
+        """The actions' part of the hidden layer, `[..., H]`."""
+        pushed: Tensor
+        if not self.dimensions:
+            pushed = self.action(indexed).sum(-2)
+        elif not self.factors:
+            pushed = self.numbers(indexed)
+        else:
+            pushed = self.action(indexed[..., : self.factors].long()).sum(-2) + self.numbers(indexed[..., self.factors :])
+        return pushed
 
     def every_action(self, latent: Tensor, taken_columns: Tensor | None) -> Tensor:
-        """The next latents of every choice: `[..., H]` to `[..., A, H]`, with one product of the state for all of them.
+        """The next latents for every action, `[..., A, H]`; the state's part is computed once.
 
         Args:
             latent: `[..., H]`.
-            taken_columns: for a factored action, the taken choices `[..., factors]`: a choice replaces its own factor's and
-                leaves the others as taken. None for one factor.
+            taken_columns: columns of the taken actions `[..., factors]`. Each of the A choices replaces
+                its own factor; the other factors stay as taken. None for actions with one factor.
         """
         pushed = self.state(latent).unsqueeze(-2) + self.action.weight
         if taken_columns is not None:
@@ -111,7 +133,7 @@ class Transition(nn.Module):
         return self._advance(latent.unsqueeze(-2), pushed)
 
     def _other_factors(self, taken_columns: Tensor) -> Tensor:
-        """What the other factors' taken choices push, for every choice: `[..., A, H]`."""
+        """For every choice, the sum of the other factors' embeddings: `[..., A, H]`."""
         pushes = self.action(taken_columns)
         others: Tensor = pushes.sum(-2, keepdim=True) - pushes
         return others.repeat_interleave(self.factor_sizes, -2, output_size=self.action.num_embeddings)
@@ -127,13 +149,14 @@ class AgentModel(nn.Module):
     """The network that actors run and the learner trains.
 
     Args:
-        spec: the spaces and the settings.
+        spec: the environment's spaces and the network's settings.
     """
 
     def __init__(self, spec: AgentSpec) -> None:
         super().__init__()
         settings, action = spec.settings, spec.spaces.action
         self.spec = spec
+        self.policies = Policies(action, settings.squash)
         self.sizes = action.sizes
         self.factored = action.factored
         self.codec = make_codec(settings.value_head, num_bins=settings.num_bins, limit=settings.value_range)
@@ -142,19 +165,19 @@ class AgentModel(nn.Module):
         latent = spec.latent_size
         own = settings.hidden_sizes[-1]
         apart = settings.value_trunk == "separate"
-        self.policy = PartHead(0, own, action.num_logits) if apart else nn.Linear(latent, action.num_logits)
+        self.policy = make_policy_head(0, own if apart else latent, latent, action, settings)
         self.value = PartHead(own, latent, self.codec.width) if apart else nn.Linear(latent, self.codec.width)
-        orthogonal_init(self.policy, POLICY_GAIN)
+        start_policy(self.policy)
         zero_init(self.value)
-        self.transition = Transition(latent, action.num_logits)
+        self.transition = Transition(latent, action)
         self.transition.register_buffer("factor_sizes", torch.tensor(action.sizes), persistent=False)
         self.model_reward = LatentHead(latent, settings.model_hidden, self.codec.width)
         self.model_value = LatentHead(latent, settings.model_hidden, self.codec.width)
-        self.model_policy = nn.Linear(latent, action.num_logits)
-        orthogonal_init(self.model_policy, POLICY_GAIN)
+        self.model_policy = make_policy_head(0, latent, latent, action, settings)
+        start_policy(self.model_policy)
 
     def trunk_parameters(self) -> Iterator[nn.Parameter]:
-        """Encoder and core: what all losses share, and where their gradients are compared."""
+        """Parameters of encoder and core, which all losses train."""
         yield from self.encoder.parameters()
         if self.core is not None:
             yield from self.core.parameters()
@@ -165,11 +188,11 @@ class AgentModel(nn.Module):
 
     @torch.inference_mode()
     def act(self, observations: Tensor, core_state: Tensor) -> ActOutput:
-        """One step of n rows: what an actor runs.
+        """Compute one step for acting, without gradients.
 
         Args:
             observations: `[N, ...]` in the environment's dtype.
-            core_state: `[N, S]`.
+            core_state: recurrent states `[N, S]`.
         """
         latent = self.encoder(observations)
         if self.core is not None:
@@ -177,12 +200,12 @@ class AgentModel(nn.Module):
         return ActOutput(self.policy(latent), self.codec.value(self.value(latent)), core_state)
 
     def latents(self, observations: Tensor, core_state: Tensor, ends_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """The trunk over time; no gradient flows through the steps of `burn_in`, nor back into them.
+        """Compute the trunk over time; the first `burn_in` steps get no gradient.
 
         Args:
             observations: `[B, T, ...]` or `[B, T + 1, ...]`.
-            core_state: `[B, S]`, before the first observation.
-            ends_BT: whether the episode ended at each step; the recurrent state starts anew after it.
+            core_state: recurrent states `[B, S]` before the first observation.
+            ends_BT: whether the episode ended at each step; the recurrent state is reset after it.
 
         Returns:
             Latents `[B, T, H]` and the recurrent states `[B, T, S]` after each step, before any reset.
@@ -193,14 +216,14 @@ class AgentModel(nn.Module):
         warm = self.spec.settings.burn_in
         if not warm:
             return self.core.unroll(self.encoded(observations), core_state, ends_BT)
-        with torch.no_grad():  # these steps make the state that the others start from, and nothing is learned from them
+        with torch.no_grad():  # these steps only warm up the recurrent state
             first = self.core.unroll(self.encoded(observations[:, :warm]), core_state, ends_BT[:, :warm])
         core_state = first[1][:, -1].masked_fill(ends_BT[:, warm - 1 : warm], 0.0)
         rest = self.core.unroll(self.encoded(observations[:, warm:]), core_state, ends_BT[:, warm:])
         return torch.cat([first[0], rest[0]], 1), torch.cat([first[1], rest[1]], 1)
 
     def encoded(self, observations: Tensor) -> Tensor:
-        """The encoder over time: `[B, T, ...]` to `[B, T, width]`."""
+        """Encode every step: `[B, T, ...]` to `[B, T, width]`."""
         encoded: Tensor = self.encoder(observations.flatten(0, 1)).unflatten(0, observations.shape[:2])
         return encoded
 
@@ -212,15 +235,17 @@ class AgentModel(nn.Module):
         actions: Tensor | None,
         needs: ModelNeeds,
     ) -> ModelOutputs:
-        """Policy and value of every step and, if asked for, of K latent steps from each: the one pass that DDP wraps.
+        """Policy and value at every step and, if asked for, the outputs of K model steps.
+
+        This is the single pass that DDP wraps.
 
         Args:
             observations: `[B, T, ...]`.
-            core_state: `[B, S]`; read by a core alone.
-            ends_BT: whether the episode ended at each step; read by a core alone.
-            actions: the taken actions, `[B, T]` or `[B, T, factors]`, or more than T of them where those that follow are known;
-                read by the latent steps alone.
-            needs: what is wanted beside policy and value.
+            core_state: recurrent states `[B, S]`; only used with a core.
+            ends_BT: whether the episode ended at each step; only used with a core.
+            actions: the taken actions, `[B, T]` or `[B, T, factors]`; may go beyond T if the following
+                actions are known. Only used by the model steps.
+            needs: the outputs that are needed besides policy and value.
         """
         if self.core is None:
             latent_BTH = self.encoded(observations)
@@ -235,19 +260,19 @@ class AgentModel(nn.Module):
         return outputs
 
     def unroll(self, latent_BTH: Tensor, actions: Tensor, needs: ModelNeeds) -> UnrollOutputs:
-        """K latent steps from every step, along the actions really taken.
+        """Unroll the model K steps from every step along the taken actions.
 
-        Where t + k - 1 lies behind the last action, that stands in; such predictions are masked by whoever reads them
+        If t + k - 1 is after the last action, the last action is used. The losses mask such predictions
         (`learner.nodes.masks`).
         """
-        columns = action_columns(actions, self.sizes, factored=self.factored)
-        steps, last = latent_BTH.shape[1], columns.shape[1] - 1
+        indexed = self.policies.indexed(actions)
+        steps, last = latent_BTH.shape[1], indexed.shape[1] - 1
         latents = []
         latent = latent_BTH
         for k in range(needs.unroll_steps):
             latent = ScaleGradient.apply(latent, needs.gradient_scale)  # type: ignore[no-untyped-call]
             index = (torch.arange(steps, device=latent.device) + k).clamp(max=last)
-            latent = self.transition(latent, columns[:, index])
+            latent = self.transition(latent, indexed[:, index])
             latents.append(latent)
         stacked = torch.stack(latents, 2)
         outputs: UnrollOutputs = {}
@@ -259,29 +284,29 @@ class AgentModel(nn.Module):
         return outputs
 
     def every_action(self, latent: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """One model step for every choice: rewards and values `[..., A]`, as numbers.
+        """One model step for every action: the predicted rewards and values, each `[..., A]`. Only for choices.
 
         Args:
             latent: `[..., H]`.
-            actions: the taken actions; a factored action's other factors stay as taken.
+            actions: the taken actions; for each choice of one factor, the other factors stay as taken.
         """
-        taken = action_columns(actions, self.sizes, factored=True) if self.factored else None
+        taken = self.policies.indexed(actions) if self.factored else None
         return self.reward_and_value(self.transition.every_action(latent, taken))
 
     def reward_and_value(self, advanced: Tensor) -> tuple[Tensor, Tensor]:
-        """The model heads' numbers for advanced latents `[..., H]`."""
+        """The model's predicted rewards and values `[...]` at latents `[..., H]`."""
         return self.codec.value(self.model_reward(advanced)), self.codec.value(self.model_value(advanced))
 
 
 def acting_parameters(model: AgentModel) -> Iterator[tuple[str, nn.Parameter]]:
-    """What acting needs, in a fixed order: all parameters but the dynamics model's."""
+    """The parameters needed for acting, in a fixed order: all except the dynamics model's."""
     for name, parameter in model.named_parameters():
         if not name.startswith(NOT_ACTING):
             yield name, parameter
 
 
 def acting_arrays(model: AgentModel) -> dict[str, Array]:
-    """The same as float32 NumPy arrays."""
+    """The parameters needed for acting, as float32 NumPy arrays."""
     return {name: parameter.detach().float().cpu().numpy() for name, parameter in acting_parameters(model)}
 
 

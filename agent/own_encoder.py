@@ -1,4 +1,4 @@
-"""Loads the user's own encoder, `agent.encoder=module:make`, and checks that it fits the rest of the network."""
+"""Loads and checks a user's own encoder, `agent.encoder=module:make`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def make_own_encoder(spec: AgentSpec) -> nn.Module:
     """Call the user's function with a spec, and check the encoder that it returns.
 
     Args:
-        spec: what the encoder sees, `spec.spaces.observation`, and the width of what it gives, the last of
-            `spec.settings.hidden_sizes`.
+        spec: `spec.spaces.observation` describes the encoder's input; the last entry of
+            `spec.settings.hidden_sizes` is the required output width.
 
     Raises:
-        UserError: if it cannot be loaded, is no module, keeps numbers that would not reach the actors, or gives something else
-            than a row of that width for each observation.
+        UserError: if the function cannot be loaded, does not return a module, the module has buffers
+            that would not reach the actors, or its output has the wrong shape or dtype.
     """
     name = f"agent.encoder={spec.settings.encoder}"
     make = load_function(spec.settings.encoder, what="agent.encoder", gives="a torch.nn.Module")
@@ -40,17 +40,17 @@ def make_own_encoder(spec: AgentSpec) -> nn.Module:
 
 
 def check_state(encoder: nn.Module, name: str) -> None:
-    """Refuse an encoder with state beside its parameters: only those are saved, and travel to the actors."""
+    """Raise a UserError if the encoder has buffers: only parameters are saved and sent to actors."""
     kept = sorted(set(encoder.state_dict()) - {parameter for parameter, _ in encoder.named_parameters(remove_duplicate=False)})
     if kept:
         raise UserError(
-            f"{name} keeps {', '.join(kept)} beside its parameters, which neither actors nor checkpoints would get; take "
-            "LayerNorm for BatchNorm, and register what never changes with persistent=False"
+            f"{name} has the buffers {', '.join(kept)}, but actors and checkpoints get parameters only; use LayerNorm instead "
+            "of BatchNorm, and register constant buffers with persistent=False"
         )
 
 
 def check_output(encoder: nn.Module, spec: AgentSpec, name: str) -> None:
-    """Refuse an encoder that does not give `[N, width]` float32 for observations as they come."""
+    """Raise a UserError unless the encoder maps observations to float32 `[N, width]`."""
     observation, width = spec.spaces.observation, spec.settings.hidden_sizes[-1]
     probe = torch.from_numpy(np.zeros((PROBE_ROWS, *observation.shape), observation.dtype))
     try:
@@ -64,6 +64,6 @@ def check_output(encoder: nn.Module, spec: AgentSpec, name: str) -> None:
     if not isinstance(output, Tensor) or tuple(output.shape) != expected or output.dtype != torch.float32:
         came = f"{output.dtype} {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise UserError(
-            f"{name} must give float32 of shape {list(expected)}, the last of agent.hidden_sizes wide, for observations of "
-            f"shape {list(probe.shape)}, got {came}"
+            f"{name} must return float32 of shape {list(expected)} for observations of shape {list(probe.shape)}, got {came}; "
+            f"its width is the last entry of agent.hidden_sizes"
         )

@@ -15,14 +15,14 @@ WIRE_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def load_packed(model: AgentModel, weights: Weights) -> None:
-    """Take over everything that acting needs: each number is read once and written once, into its parameter.
+    """Copy packed weights into the parameters needed for acting, without an intermediate copy.
 
     Args:
-        model: of the spec whose weights they are; on any device.
-        weights: with the arrays of `agent.model.acting_layout`.
+        model: the network, on any device; its layout must be that of the weights.
+        weights: the arrays of `agent.model.acting_layout`, packed in one buffer.
 
     Raises:
-        WireError: `weights_layout` if they are another network's.
+        WireError: `weights_layout` if the weights belong to another network.
     """
     parameters = [parameter for _, parameter in acting_parameters(model)]
     wire = WIRE_DTYPES[weights.dtype]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from oatmill.settings.base import Settings
+from protocol.data.spaces import LOG_STD_BOUNDS
 
 ENCODERS = ("auto", "mlp", "cnn", "nature", "token_grid", "token_set", "token_attention")
 OWN = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
@@ -17,15 +18,17 @@ class AgentSettings(Settings):
     """The network that actors run and the learner trains."""
 
     encoder: str = "auto"
-    """The network's encoder. `auto` uses mlp for vectors, cnn (IMPALA's residual network) for images and token_grid for
-    tokens. Others: nature (images; three convolutions, a sixth of the work of cnn), token_set, token_attention, and
-    your own as `module:make` (docs/tutorials/your-own-network.md)."""
+    """The network's encoder. `auto` uses mlp for vectors, cnn (IMPALA's residual network) for
+    images and token_grid for tokens. Others: nature (images; three convolutions, a sixth of the
+    work of cnn), token_set, token_attention, and your own as `module:make`
+    (docs/tutorials/your-own-network.md)."""
     hidden_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(128, 128), min_length=1)
     """Widths of the encoder's dense layers. The last one is the width of the latent state."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Activation function of the dense layers."""
     value_trunk: Literal["shared", "separate"] = "shared"
-    """`separate` gives the value head an encoder of its own, so that policy and value do not share features."""
+    """`separate` gives the value head an encoder of its own, so that policy and value do not share
+    features."""
     token_width: int = Field(default=64, ge=4)
     """Width of one token's embedding in token_set and token_attention."""
     core: Literal["none", "lstm", "gru"] = "none"
@@ -40,6 +43,18 @@ class AgentSettings(Settings):
     """Bins of the categorical head. Must be odd, so that 0 is a bin."""
     value_range: float = Field(default=300.0, gt=0)
     """The bins span [-value_range, value_range] after h(x) = sgn(x)(sqrt(|x| + 1) - 1) + x / 1000."""
+    log_std: Literal["parameter", "state"] = "parameter"
+    """Where a continuous action's standard deviation comes from: `parameter` is one number a dimension, the same in all states;
+    `state` is an output of the network."""
+    log_std_init: float = Field(default=0.0, ge=LOG_STD_BOUNDS[0], le=LOG_STD_BOUNDS[1])
+    """The natural logarithm that the standard deviation starts at. The action's bounds are -1 and 1, so 0 fills them."""
+    log_std_min: float = Field(default=-5.0, ge=LOG_STD_BOUNDS[0], le=LOG_STD_BOUNDS[1])
+    """The smallest logarithm of a standard deviation."""
+    log_std_max: float = Field(default=2.0, ge=LOG_STD_BOUNDS[0], le=LOG_STD_BOUNDS[1])
+    """The largest logarithm of a standard deviation."""
+    squash: Literal["clip", "tanh"] = "clip"
+    """How a drawn number is brought within a continuous action's bounds. `clip` cuts it off; `tanh` bends it, and the entropy
+    is that of the bent number."""
     model_hidden: int = Field(default=64, ge=1)
     """Hidden width of the dynamics model's reward and value heads."""
 
@@ -54,8 +69,13 @@ class AgentSettings(Settings):
             raise ValueError(f"encoder must be one of {', '.join(ENCODERS)}, or your own as module:make, got {self.encoder!r}")
         if self.num_bins % 2 == 0:
             raise ValueError(f"num_bins must be odd, so that 0 is a bin, got {self.num_bins}")
+        if not self.log_std_min <= self.log_std_init <= self.log_std_max:
+            raise ValueError(
+                f"log_std_min <= log_std_init <= log_std_max must hold, got {self.log_std_min}, {self.log_std_init} and "
+                f"{self.log_std_max}"
+            )
         if self.value_trunk == "separate" and self.core != "none":
             raise ValueError(f"value_trunk=separate needs core=none: policy and value would share the {self.core}")
         if self.burn_in and self.core == "none":
-            raise ValueError(f"burn_in={self.burn_in} warms a recurrent core up; set agent.core to lstm or gru")
+            raise ValueError(f"burn_in={self.burn_in} needs a recurrent core; set agent.core to lstm or gru")
         return self

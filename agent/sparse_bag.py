@@ -1,7 +1,8 @@
-"""Weighted sums of a table's rows, on a CPU: what `nn.EmbeddingBag` gives, with a gradient at a quarter of the time.
+"""`nn.EmbeddingBag` on a CPU with a gradient that takes a quarter of the time.
 
-On a CPU, PyTorch's own gradient goes through the entries one by one. But each row of the table's gradient is the weighted sum
-of the gradients of the bags that the row went into. So the gradient is computed with a bag, too, which is fast.
+On a CPU, PyTorch's own gradient processes the entries one by one. Each row of the table's gradient is
+the weighted sum of the gradients of the bags that contain the row. So the gradient can be computed by
+an embedding bag as well, which is fast.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 INT16_ROWS = 2**15
-"""Up to here a row's number fits 16 bits, which sort at half of the time."""
+"""Row numbers below this fit 16 bits, which take half of the time to sort."""
 
 
 class SparseBag(torch.autograd.Function):
-    """The sum over each bag's entries of weight times row. Differentiable in the table only, once."""
+    """The weighted sum of each bag's rows. Differentiable once, with respect to the table only."""
 
     @staticmethod
     def forward(  # noqa: PLR0917  (apply takes no keywords)
@@ -30,7 +31,7 @@ class SparseBag(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The table's gradient: the bags' gradients, put into the rows' bags."""
+        """The table's gradient: for each row, the weighted sum of its bags' gradients."""
         bag, row, weight = ctx.saved_tensors
         order = row.to(torch.int16 if ctx.rows <= INT16_ROWS else torch.int32).argsort(stable=True)
         gradient = embedding_bag(
@@ -45,7 +46,7 @@ class SparseBag(torch.autograd.Function):
 
 
 def starts(sorted_group: Tensor, groups: int) -> Tensor:
-    """`[groups + 1]` int32: where each group begins, and the end, once the entries lie in the order of their group."""
+    """Offset of each group in entries sorted by group, and the total: int32 `[groups + 1]`."""
     begin = torch.zeros(groups + 1, dtype=torch.int32)
     torch.cumsum(torch.bincount(sorted_group, minlength=groups), 0, out=begin[1:])
     return begin
@@ -56,10 +57,10 @@ def sparse_bag(table: Tensor, bag: Tensor, row: Tensor, weight: Tensor, bags: in
 
     Args:
         table: `[rows, width]` float.
-        bag: `[n]` int32, which bag each entry goes into, ascending.
-        row: `[n]` int32, which row of the table it is.
-        weight: `[n]` of the table's dtype, what it is multiplied by.
-        bags: how many there are.
+        bag: `[n]` int32, the bag of each entry, ascending.
+        row: `[n]` int32, the table's row of each entry.
+        weight: `[n]` in the table's dtype, the factor of each entry.
+        bags: the number of bags.
 
     Returns:
         `[bags, width]`; a bag without entries is 0.

@@ -14,15 +14,15 @@ ENCODERS_OF: dict[ObservationKind, tuple[str, ...]] = {
     "image": ("cnn", "nature"),
     "tokens": ("token_grid", "token_set", "token_attention"),
 }
-"""The encoders that read each kind of observation; the first is what `auto` takes."""
+"""The encoders for each kind of observation; `auto` uses the first."""
 
 
 @dataclass(frozen=True)
 class AgentSpec:
-    """Everything that fixes a network's parameters.
+    """Everything that determines the shapes of a network's parameters.
 
     Attributes:
-        spaces: the observation and action spaces.
+        spaces: the environment's observation and action spaces.
         settings: the network's settings.
     """
 
@@ -33,7 +33,7 @@ class AgentSpec:
         kind, asked = self.spaces.observation.kind, self.settings.encoder
         if asked != "auto" and not self.settings.own_encoder and asked not in ENCODERS_OF[kind]:
             raise UserError(
-                f"agent.encoder={asked} does not read {kind} observations; take one of {', '.join(ENCODERS_OF[kind])}"
+                f"agent.encoder={asked} does not support {kind} observations; use one of {', '.join(ENCODERS_OF[kind])}"
             )
 
     @property
@@ -43,21 +43,21 @@ class AgentSpec:
 
     @property
     def core_state_size(self) -> int:
-        """The length of the recurrent state as one row: hidden and cell for an LSTM, hidden for a GRU, 0 without a core."""
+        """S, the length of the recurrent state: hidden and cell (LSTM), hidden (GRU), or 0 (no core)."""
         return {"none": 0, "gru": 1, "lstm": 2}[self.settings.core] * self.settings.core_size
 
     @property
     def latent_size(self) -> int:
-        """H, the width of the latent state that all heads and the dynamics model read."""
+        """H, the width of the latent state, the input of all heads and of the dynamics model."""
         if self.settings.core != "none":
             return self.settings.core_size
         return self.settings.hidden_sizes[-1] * (2 if self.settings.value_trunk == "separate" else 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `from_dict` reads them back."""
+        """Convert to plain values for JSON."""
         return {"spaces": self.spaces.to_dict(), "settings": self.settings.model_dump(mode="json")}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> AgentSpec:
-        """Build from what `to_dict` gave."""
+        """Build from the result of `to_dict`."""
         return AgentSpec(Spaces.from_dict(values["spaces"]), AgentSettings.model_validate(values["settings"]))

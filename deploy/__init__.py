@@ -1,1 +1,1 @@
-"""The command line, and what brings oatmill to machines."""
+"""The command line, container and Ray engines, monitoring files, the doctor and the comparison."""

@@ -1,4 +1,4 @@
-"""Draws a run's curves: the return, each loss's weighted value and gradient norm, and the policy's statistics."""
+"""Draws a run's curves: return, weighted losses, their gradient norms, and policy statistics."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read_lines(run_dir: Path) -> Lines:
 
 
 def read_descriptors(run_dir: Path) -> dict[str, LossDescriptor]:
-    """What a run's folder says about its losses; empty if it says nothing that can be used."""
+    """The descriptors of a run's losses; empty if they cannot be read."""
     try:
         return from_json(json.loads((run_dir / LOSSES_FILE).read_text()))
     except (OSError, ValueError):
@@ -40,7 +40,7 @@ def read_descriptors(run_dir: Path) -> dict[str, LossDescriptor]:
 
 
 def surviving(lines: Lines) -> Lines:
-    """Leave out the lines of steps that were repeated after a restart from a checkpoint."""
+    """Remove the lines of learner steps that were repeated after a restart from a checkpoint."""
     kept: list[Mapping[str, Any]] = []
     for line in lines:
         while kept and kept[-1]["learner_step"] >= line["learner_step"]:
@@ -59,7 +59,7 @@ def draw(run_dir: Path) -> Path:
         The picture's path.
 
     Raises:
-        UserError: if the folder holds no run, or matplotlib is not installed.
+        UserError: if the folder has no reported learner steps, or matplotlib is not installed.
     """
     figure_of = figure_class()
     lines = read_lines(run_dir)
@@ -96,7 +96,7 @@ def figure_class() -> Any:
 
 
 def column(lines: Lines, *names: str) -> list[float]:
-    """One number of every line, by its path; NaN if a line has none."""
+    """The number at a path of every line; NaN if missing."""
     values = []
     for line in lines:
         entry: Any = line
@@ -107,7 +107,7 @@ def column(lines: Lines, *names: str) -> list[float]:
 
 
 def draw_return(axis: Any, lines: Lines) -> None:
-    """The mean return of the last 100 episodes, a standard deviation around it."""
+    """Draw the mean return of the last 100 episodes with a band of one standard deviation."""
     steps, mean, std = (
         column(lines, *path) for path in (("env_steps",), ("episode_return", "mean"), ("episode_return", "std"))
     )
@@ -118,7 +118,7 @@ def draw_return(axis: Any, lines: Lines) -> None:
 
 
 def draw_losses(axis: Any, lines: Lines, colors: Mapping[str, str], field: str, label: str) -> None:
-    """One curve per loss, on a logarithmic scale: losses may differ by many powers of ten."""
+    """Draw one curve per loss on a logarithmic scale."""
     steps = column(lines, "env_steps")
     for name, color in colors.items():
         axis.plot(steps, [abs(value) for value in column(lines, "losses", name, field)], label=name, color=color)
@@ -127,7 +127,7 @@ def draw_losses(axis: Any, lines: Lines, colors: Mapping[str, str], field: str, 
 
 
 def draw_policy(axis: Any, lines: Lines) -> None:
-    """Entropy as a fraction of uniform, explained variance, and the KL of a learner step."""
+    """Draw entropy as a fraction of uniform, explained variance, and the KL of a learner step."""
     steps = column(lines, "env_steps")
     axis.plot(steps, column(lines, "entropy", "fraction"), label="entropy, fraction of uniform")
     axis.plot(steps, column(lines, "explained_variance"), label="explained variance")

@@ -1,6 +1,7 @@
-"""Whether a role makes progress, for the probes of container engines: `oatmill health`, or `python -m deploy.health`.
+"""Checks whether a role makes progress, for container probes: `oatmill health`, `python -m deploy.health`.
 
-Every container is asked every few seconds, so this imports nothing but the standard library: 0.05 s instead of 0.3.
+Probes run every few seconds in every container, so this module imports only the standard library and
+takes 0.05 s instead of 0.3 s.
 """
 
 from __future__ import annotations
@@ -16,20 +17,21 @@ HEARTBEAT = "OATMILL_HEARTBEAT"
 HOST = "OATMILL__METRICS__HOST"
 PORT = "OATMILL__METRICS__PORT"
 LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Where a role that listens on every address is asked."""
+"""The address to ask if a role listens on all addresses."""
 DEFAULT_PORT = 9464
 MAX_AGE_S = 30.0
-"""An actor's watchdog touches the file every second while the last beat is younger than half of `actors.hang_timeout`."""
+"""An actor's watchdog touches the file every second while the last beat is younger than half of
+`actors.hang_timeout`."""
 ANSWER_WITHIN_S = 4.0
 ROLES = ("replay", "learner", "actor")
 
 
 def problem_of(role: str, environ: Mapping[str, str]) -> str | None:
-    """What is wrong with this container's role; None if it makes progress.
+    """Why this container's role is unhealthy; None if it makes progress.
 
     Args:
         role: one of ROLES.
-        environ: says where the role can be asked, as it told the role itself.
+        environ: the container's environment variables, which have the role's host and port.
     """
     if role == "actor":
         return problem_of_heartbeat(environ.get(HEARTBEAT, ""))
@@ -39,9 +41,9 @@ def problem_of(role: str, environ: Mapping[str, str]) -> str | None:
 
 
 def problem_of_heartbeat(path: str) -> str | None:
-    """The same for a file that is touched again and again."""
+    """Why an actor is unhealthy, by the age of its heartbeat file; None if it is healthy."""
     if not path:
-        return f"{HEARTBEAT} must name the file that the actor touches"
+        return f"{HEARTBEAT} must name the actor's heartbeat file"
     try:
         age = time.time() - Path(path).stat().st_mtime
     except OSError as error:
@@ -50,11 +52,11 @@ def problem_of_heartbeat(path: str) -> str | None:
 
 
 def problem_of_page(port: str, host: str = "") -> str | None:
-    """The same for a role that serves /healthz.
+    """Why a role that serves /healthz is unhealthy; None if it is healthy.
 
     Args:
-        port: where it listens.
-        host: the address that it listens on; empty for this machine's own.
+        port: the role's port.
+        host: the address on which the role listens; empty for 127.0.0.1.
     """
     if not port.isdecimal() or not 0 < int(port) < 2**16:
         return f"{PORT} must be a port, got {port!r}"
@@ -74,7 +76,7 @@ def problem_of_page(port: str, host: str = "") -> str | None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Say what is wrong on standard error; 0 healthy, 1 not."""
+    """Write the problem to standard error. Exit code 0: healthy, 1: not healthy."""
     problem = problem_of(arguments[0] if arguments else "", os.environ)
     if problem is not None:
         sys.stderr.write(f"{problem}\n")

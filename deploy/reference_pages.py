@@ -17,7 +17,7 @@ GENERATED = "<!-- Written by `python -m deploy.reference_pages`. Do not edit. --
 
 
 def pages() -> dict[str, str]:
-    """Each page's content by its file name."""
+    """The content of each page by file name."""
     return {"settings.md": GENERATED + settings_page(all_settings()), "commands.md": GENERATED + commands_page()}
 
 

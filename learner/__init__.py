@@ -1,5 +1,5 @@
-"""The learner: losses in their order, the update, and what is measured of it."""
+"""The learner: losses, updates, checkpoints and reports."""
 
 from __future__ import annotations
 
-import oatmill  # noqa: F401  (checks first that Python finds our packages and not files of those names)
+import oatmill  # noqa: F401  (raises if a user's file shadows one of our packages)

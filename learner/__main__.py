@@ -22,7 +22,7 @@ from protocol.security.keys import client_keys
 
 
 class LearnerRoots(BaseModel):
-    """What a learner reads of config.yaml."""
+    """The parts of config.yaml that the learner reads."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -32,7 +32,7 @@ class LearnerRoots(BaseModel):
 
 
 def main() -> int:
-    """Run one rank; 0 done, 1 failed, 2 bad input."""
+    """Run one rank. Exit code 0: finished, 1: failed, 2: bad input."""
     parser = role_parser("python -m learner", "One learner rank of an oatmill run.")
     parser.add_argument("--address", required=True, help="the run's control address")
     parser.add_argument("--run-dir", type=Path, required=True, help="where reports and checkpoints go")
@@ -47,7 +47,7 @@ def _run(options: argparse.Namespace) -> int:
     roots = read_roots(options.config)
     settings = settings_of(LearnerRoots, roots, options.config)
     keys = client_keys(options.keys, "learner")
-    # Torch takes a second or two to load, so it comes after everything that may already be wrong.
+    # Importing torch takes a second or two, so errors in the input are found before.
     from learner.learner import run  # noqa: PLC0415
     from learner.setup import LearnerConfig  # noqa: PLC0415
 
@@ -68,11 +68,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process at once, without Python's own clean-up.
+    """Exit at once, without Python's clean-up.
 
-    gloo's threads outlive `destroy_process_group`. One of them may release the last collective's tensor while Python shuts
-    down. It cannot take Python's lock any more then, and the process is aborted (SIGABRT) with all its work done. On a busy
-    machine that happened to one process in fifty.
+    gloo's threads are still running after `destroy_process_group`. If one of them releases a tensor
+    while Python shuts down, it cannot get Python's lock, and the process is aborted (SIGABRT)
+    although all of its work is done. On a busy machine this happened to one process in fifty.
 
     Args:
         code: the exit code.

@@ -1,28 +1,28 @@
-"""How large a batch is when the budget is small (no torch)."""
+"""Reduces the batch size for small budgets (no torch)."""
 
 from __future__ import annotations
 
 from learner.settings import TrainerSettings
 
 MIN_BATCHES = 20
-"""The batch is made smaller if the budget has fewer batches than this, so that a short run also learns and reports."""
+"""The batch is made smaller if the budget would give fewer batches, so that short runs learn, too."""
 
 
 def batch_unit(trainer: TrainerSettings) -> int:
-    """The batch size is a multiple of this: every rank gets the same number of minibatches."""
+    """The batch size must be a multiple of this, so that all ranks have equally many minibatches."""
     return trainer.learners * (trainer.minibatches if trainer.shuffle == "trajectories" else 1)
 
 
 def fit_batch(trainer: TrainerSettings, unroll_length: int) -> int:
-    """The batch size in trajectories that the budget allows.
+    """The batch size in trajectories that fits the budget.
 
     Args:
-        trainer: batch_size, total_timesteps, minibatches, learners.
-        unroll_length: T, env steps of a trajectory.
+        trainer: the learner's settings.
+        unroll_length: T, the env steps of a trajectory.
 
     Returns:
-        `batch_size` where the budget holds at least 20 such batches, otherwise the largest that makes 20; always a multiple of
-        `batch_unit`, and at least that.
+        `batch_size` if the budget gives at least 20 such batches, otherwise the largest size that does.
+        Always a multiple of `batch_unit`, and at least one.
     """
     unit = batch_unit(trainer)
     most = trainer.total_timesteps // (MIN_BATCHES * unroll_length)

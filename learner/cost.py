@@ -1,8 +1,8 @@
 """The cost of a plan: the parameters that each loss trains, and the floating-point operations of a batch by node.
 
-The numbers are counted, not estimated: one artificial trajectory goes through the real nodes and the real network while torch
-counts matrix products and convolutions. Look-ups, activations and reductions are not counted. All counts are proportional to
-the number of trajectories.
+The numbers are counted, not estimated: the plan's nodes and network process one artificial trajectory
+while torch counts matrix products and convolutions. Look-ups, activations and reductions are not
+counted. All counts are proportional to the number of trajectories.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from agent import distribution
 from agent.model import AgentModel, ModelNeeds
+from agent.policies import Policies
 from agent.spec import AgentSpec
 from learner.distributed import OneRank
 from learner.loss import Context
@@ -34,10 +34,11 @@ class PlanCost:
     """The cost of a plan.
 
     Attributes:
-        parameters: that are trained.
-        trained: of them, how many each loss reaches with a gradient.
-        flops: of one batch over all ranks, by node: `prepare` once, and forward and backward passes in every epoch.
-        coefs: of every loss's terms.
+        parameters: the number of trained parameters.
+        trained: the number of parameters that get a gradient from each loss.
+        flops: the operations of one batch over all ranks, by node: `prepare` once, and the forward and
+            backward passes of every epoch.
+        coefs: the coefficients of every loss's terms.
     """
 
     parameters: int
@@ -48,13 +49,13 @@ class PlanCost:
 
 @torch.random.fork_rng()
 def plan_cost(plan: Plan, spec: AgentSpec, trainer: TrainerSettings, *, unroll_length: int) -> PlanCost:
-    """Send one trajectory through a plan and count.
+    """Run a plan on one trajectory and count parameters and operations.
 
     Args:
-        plan: the losses and their nodes in order.
-        spec: the network's.
-        trainer: batch size and epochs.
-        unroll_length: T.
+        plan: the losses and nodes in order.
+        spec: the network's specification.
+        trainer: the learner's settings.
+        unroll_length: T, the env steps of a trajectory.
     """
     context = make_context(spec, trainer)
     freeze_unused(context.model, plan)
@@ -79,7 +80,7 @@ def plan_cost(plan: Plan, spec: AgentSpec, trainer: TrainerSettings, *, unroll_l
 
 
 def make_context(spec: AgentSpec, trainer: TrainerSettings) -> Context:
-    """Fresh networks on one rank."""
+    """A context with newly initialised networks and one rank."""
     model = AgentModel(spec)
     reducer = OneRank()
     return Context(
@@ -93,7 +94,7 @@ def make_context(spec: AgentSpec, trainer: TrainerSettings) -> Context:
 
 
 def one_trajectory(spec: AgentSpec, steps: int) -> BatchInputs:
-    """A made-up trajectory without an episode end; observations are not zero, for zeros are what padding is made of."""
+    """An artificial trajectory without an end; observations are not 0, because padding is."""
     observation, action = spec.spaces.observation, spec.spaces.action
     dtype = getattr(torch, observation.dtype)
     generator = torch.Generator().manual_seed(0)
@@ -101,17 +102,19 @@ def one_trajectory(spec: AgentSpec, steps: int) -> BatchInputs:
     def observations(count: int) -> Tensor:
         return torch.randint(1, 9, (1, count, *observation.shape), generator=generator).to(dtype)
 
-    choices = torch.zeros(1, steps, len(action.sizes), dtype=torch.int32)
+    actions = torch.zeros(1, steps, *action.shape, dtype=getattr(torch, action.dtype))
     no = torch.zeros(1, steps, dtype=torch.bool)
     return {
         "observations_BT1": observations(steps + 1),
         "core_state_BS": torch.zeros(1, spec.core_state_size),
-        "actions_BT": choices if action.factored else choices[..., 0],
+        "actions_BT": actions,
         "rewards_BT": torch.rand(1, steps, generator=generator),
         "terminated_BT": no,
         "truncated_BT": no,
         "mask_BT": ~no,
-        "behaviour_log_probs_BTA": distribution.log_softmax(torch.zeros(1, steps, action.num_logits), action.sizes),
+        "behaviour_log_probs_BTA": Policies(action, spec.settings.squash).normalise(
+            torch.zeros(1, steps, action.num_parameters)
+        ),
         "final_observations": observations(0)[0],
         "final_trajectory": torch.zeros(0, dtype=torch.long),
         "final_step": torch.zeros(0, dtype=torch.long),
@@ -120,7 +123,7 @@ def one_trajectory(spec: AgentSpec, steps: int) -> BatchInputs:
 
 @torch.no_grad()
 def count_prepare(objective: Objective, inputs: BatchInputs) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Run every node's `prepare` in order: all values, and what each node took."""
+    """Run every node's `prepare` in order; returns all values and each node's operations."""
     values: dict[str, Tensor] = {**inputs}  # type: ignore[dict-item]
     flops = {}
     for node in objective.nodes:
@@ -134,7 +137,11 @@ def count_prepare(objective: Objective, inputs: BatchInputs) -> tuple[dict[str, 
 def count_passes(
     model: AgentModel, minibatch: Mapping[str, Tensor], needs: ModelNeeds, objective: Objective | None = None
 ) -> tuple[int, dict[str, Tensor]]:
-    """One forward pass and the way back through all that it gave; the weighted losses too if an objective is given."""
+    """Count a forward pass and the backward pass through all of its outputs.
+
+    Returns:
+        The operations and, if an objective is given, the weighted losses.
+    """
     with FlopCounterMode(display=False) as counter:
         outputs = model_outputs(model, minibatch, needs)
         total = torch.stack([output.sum() for output in cast("Mapping[str, Tensor]", outputs).values()]).sum()
@@ -144,7 +151,7 @@ def count_passes(
 
 
 def reached(loss: Tensor, parameters: list[torch.nn.Parameter]) -> int:
-    """How many parameters a loss has a gradient for."""
+    """The number of parameters that get a gradient from a loss."""
     if not loss.requires_grad:
         return 0
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)

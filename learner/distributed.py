@@ -1,4 +1,4 @@
-"""Ranks: one process group on gloo or NCCL, one wrapped network, and decisions that all ranks make together."""
+"""Learner ranks: a process group on gloo or NCCL, DDP, and decisions that all ranks make together."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from oatmill.errors import UserError
 
 
 class Reducer(Protocol):
-    """How numbers of all ranks become one."""
+    """Sums numbers over ranks."""
 
     world_size: int
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over ranks, the same on each of them."""
+        """The sum over ranks; all ranks get the same result."""
         ...
 
 
 class OneRank:
-    """There is nobody to reduce with."""
+    """The reducer of a single rank."""
 
     world_size = 1
 
     def sum(self, values: Tensor) -> Tensor:
-        """The values themselves."""
+        """Return the values unchanged."""
         return values
 
 
@@ -47,7 +47,7 @@ class AllRanks:
         self.world_size = dist.get_world_size()
 
     def sum(self, values: Tensor) -> Tensor:
-        """A new tensor; the argument is left as it is."""
+        """The sum over ranks as a new tensor."""
         total = values.detach().clone()
         dist.all_reduce(total)
         return total
@@ -55,7 +55,7 @@ class AllRanks:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which one of how many this process is, and where it computes."""
+    """This process's rank, the number of ranks, and its device."""
 
     rank: int
     world_size: int
@@ -64,28 +64,28 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Rank 0 publishes, saves and reports."""
+        """Whether this is rank 0, which publishes, saves and reports."""
         return self.rank == 0
 
     def agree(self, *flags: float) -> list[float]:
-        """The sum of each number over all ranks: what all go on with."""
+        """The sum of each number over all ranks; all ranks get the same result."""
         if self.world_size == 1:
             return list(flags)
         total: Tensor = self.reducer.sum(torch.tensor(flags, dtype=torch.float64, device=self.device))
         return [float(value) for value in total.cpu()]
 
     def lowest(self, *flags: float) -> list[float]:
-        """The lowest of each number over all ranks; of flags, whether all of them are set."""
+        """The minimum of each number over all ranks; for flags, whether they are set on all ranks."""
         values = torch.tensor(flags, dtype=torch.float64, device=self.device)
         if self.world_size > 1:
             dist.all_reduce(values, op=dist.ReduceOp.MIN)
         return [float(value) for value in values.cpu()]
 
     def gather(self, own: Tensor) -> list[Tensor]:
-        """The tensors of all ranks in their order, on the CPU; all have the same shape.
+        """The tensors of all ranks in order of rank, on the CPU.
 
         Args:
-            own: this rank's.
+            own: this rank's tensor; all ranks' tensors must have the same shape.
         """
         if self.world_size == 1:
             return [own.cpu()]
@@ -94,25 +94,25 @@ class Ranks:
         return [tensor.cpu() for tensor in found]
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The network whose gradients are averaged over ranks as they are computed."""
+        """Wrap a network with DDP, which averages gradients over ranks; unchanged with one rank."""
         if self.world_size == 1:
             return model
         with warnings.catch_warnings():
-            # torch 2.13 has another name for broadcast_buffers, which 2.10 does not know.
+            # torch 2.13 renamed broadcast_buffers; 2.10 does not know the new name.
             warnings.simplefilter("ignore", FutureWarning)
             return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 @contextmanager
 def joined(settings: TrainerSettings) -> Iterator[Ranks]:
-    """Join the process group that the environment describes (`learner.ranks.meeting`), and leave it at the end.
+    """Join the process group that the environment variables describe, and leave it at the end.
 
     Args:
-        settings: the device, and how long one rank waits for another.
+        settings: the learner's settings; has the device and the timeout.
 
     Raises:
-        UserError: if the environment or the device cannot work.
-        RunError: if the other ranks have not come in time.
+        UserError: if the environment variables are invalid or the device is not available.
+        RunError: if the other ranks do not join in time.
     """
     place = Place.of(os.environ)
     device = choose_device(settings.device, place.local_rank)
@@ -133,11 +133,11 @@ def joined(settings: TrainerSettings) -> Iterator[Ranks]:
 
 
 def choose_device(asked: str, local_rank: int) -> torch.device:
-    """The device that the settings come to on this machine."""
+    """The device that `trainer.device` selects on this machine."""
     available = torch.cuda.is_available()
     if asked == "cuda" and not available:
         raise UserError(
-            "trainer.device=cuda needs a CUDA GPU and a CUDA build of torch, and there is none; set it to cpu or auto"
+            "trainer.device=cuda needs a CUDA GPU and a CUDA build of torch, but none was found; set it to cpu or auto"
         )
     if asked == "cpu" or not available:
         return torch.device("cpu")

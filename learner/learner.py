@@ -1,4 +1,4 @@
-"""The learner's loop: take a batch, apply the losses, publish, report, save; until the budget is spent or a stop is asked."""
+"""The learner's loop: get a batch, update, publish weights, report and save, until the run ends."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ log = logging.getLogger("oatmill.learner")
 JOIN_TIMEOUT_S = 120.0
 POLL_S = 0.5
 ASK_S = 2.0
-"""The longest wait for the hub's answer when the run fails for want of data."""
+"""The longest wait for the hub's answer if the run fails because no data arrives."""
 FLUSH_S = 5.0
 
 
 def run(config: LearnerConfig) -> None:
-    """Train until the budget is spent or the run is stopped; then save and leave.
+    """Train until the budget is spent or the run is stopped, and save a checkpoint at the end.
 
     Raises:
-        UserError: if the settings cannot work.
+        UserError: if the settings are invalid.
         RunError: if no data arrives in time, or updates stay non-finite.
     """
     torch.set_num_threads(config.trainer.threads)
@@ -56,11 +56,11 @@ def run(config: LearnerConfig) -> None:
 
 
 class Learner:
-    """One rank.
+    """One learner rank.
 
     Args:
-        config: of the learner.
-        ranks: this rank's number and the number of ranks.
+        config: the learner's configuration.
+        ranks: the group of ranks.
         stack: closes everything that this rank opens.
     """
 
@@ -70,7 +70,7 @@ class Learner:
         self.control = ControlClient(config.address, role="learner", description=description, keys=config.keys)
         stack.callback(self.control.close)
         welcome = self.control.join(JOIN_TIMEOUT_S, wait_for_spaces=True)
-        self.stop = StopFlag()  # only now: before there is nothing to save, and a signal may end the process at once
+        self.stop = StopFlag()  # set up late: until here there is nothing to save, and signals may end the process
         assert welcome.spaces is not None
         self.spec = AgentSpec(welcome.spaces, config.agent)
         self.updater = make_updater(config, self.spec, ranks)
@@ -92,13 +92,13 @@ class Learner:
         self.rewinds = Rewinds(config, ranks, self.keeper, self.reporting)
         progress = self.rewinds.load() if config.resume else Progress()
         self.keeper.sweep()
-        # A version is never used again, whoever has seen the highest one.
+        # A version number must never be used twice, so the highest one that any rank has seen counts.
         newest = -self.ranks.lowest(-max(progress.policy_version, welcome.policy_version))[0]
         self.progress = progress._replace(policy_version=int(newest) + 1)
         if self.progress.env_steps >= config.trainer.total_timesteps:
             raise UserError(
                 f"the checkpoint has trained {self.progress.env_steps} env steps already; "
-                f"raise trainer.total_timesteps above that to go on, got {config.trainer.total_timesteps}"
+                f"to continue, raise trainer.total_timesteps above that, got {config.trainer.total_timesteps}"
             )
         self.batches = self.open_batches(resumed_from=progress.policy_version)
         stack.callback(self.close_batches)
@@ -110,7 +110,7 @@ class Learner:
         self.rejoined = 0
 
     def open_batches(self, *, resumed_from: int) -> BatchClient:
-        """A new connection to ingest, which rolls back the data that trained versions after `resumed_from`."""
+        """Connect to ingest; it serves the data again that trained versions after `resumed_from`."""
         return BatchClient(
             self.welcome.endpoints["batches"],
             welcome=self.welcome,
@@ -128,21 +128,21 @@ class Learner:
     def open_first_rank(self, welcome: Welcome, stack: ExitStack) -> None:
         """Open what only rank 0 has: files, metrics, the publisher."""
         config, metrics = self.config, self.reporting.metrics
-        assert metrics is not None, "rank 0 has them"
+        assert metrics is not None, "rank 0 has metrics"
         pages = Pages(metrics.registry, lambda: self.watchdog.healthy, lambda: True)
         server = HttpServer(config.metrics.host, config.metrics.port, pages)
         stack.callback(server.close)
         self.publisher = WeightsPublisher(welcome.endpoints["weights"], welcome=welcome)
         stack.callback(self.publisher.close)
         self.publisher.push(pack(self.updater.context.model, self.progress.policy_version, config.trainer.weights_dtype))
-        # No actor acts before it has these, and until the connection is up nothing leaves by itself.
+        # Actors wait for these weights. The flush waits until the connection is up and they are sent.
         self.publisher.flush(FLUSH_S)
         recorder = self.reporting.recorder
         assert recorder is not None, "rank 0 has one"
         write_endpoint(config.run_dir, "learner", {"pid": os.getpid(), "metrics": server.url}, recorder.needed)
 
     def train(self) -> None:
-        """Do learner steps until all ranks agree to end."""
+        """Run learner steps until the budget is spent or a rank is asked to stop."""
         while self.progress.env_steps < self.config.trainer.total_timesteps:
             started = time.perf_counter()
             delivery = self.next_batch()
@@ -156,22 +156,22 @@ class Learner:
                 return
 
     def next_batch(self) -> Delivery | None:
-        """The next batch, once every rank has its own; None if any rank was asked to stop.
+        """Wait until every rank has its batch; None if any rank was asked to stop.
 
         Raises:
-            RunError: if no batch came in time.
+            RunError: if no batch arrives within `trainer.data_timeout`.
         """
         self.batches.request(self.progress.learner_step)
         clock = AwakeClock()
         deadline = clock.now() + self.config.trainer.data_timeout
         delivery: Delivery | None = None
         while True:
-            self.watchdog.beat()  # a wait is no hang: it ends by trainer.data_timeout
+            self.watchdog.beat()  # waiting is not a hang; trainer.data_timeout limits it
             delivery = delivery or self.batches.poll(POLL_S if self.ranks.world_size == 1 else POLL_S / 10)
             self.tell_hub()
             stop = self.stop.is_set or self.control.state.stop or (delivery is not None and delivery.stop)
             late = clock.now() > deadline
-            # No rank decides alone and none waits alone: one that lacks its batch, or is to stop, holds all of them up.
+            # All ranks decide together: they wait until each has its batch, and stop if one is to stop.
             all_have_one, all_go_on, all_in_time = self.ranks.lowest(delivery is not None, not stop, not late)
             if not all_go_on:
                 return None
@@ -181,11 +181,11 @@ class Learner:
                 timeout_s = self.config.trainer.data_timeout
                 raise RunError(
                     f"no batch of {self.config.trainer.batch_size} trajectories arrived within {timeout_s:g} s; "
-                    f"{who_is_silent(self.control, timeout_s)}look at the actors' logs, or raise trainer.data_timeout"
+                    f"{who_is_silent(self.control, timeout_s)}check the actors' logs, or raise trainer.data_timeout"
                 )
 
     def tell_hub(self) -> None:
-        """Send a heartbeat; a hub that was restarted is given the newest weights again."""
+        """Send a heartbeat, and the newest weights again if the hub was restarted."""
         progress = self.progress
         report = {"learner_step": progress.learner_step, "env_steps": progress.env_steps}
         self.control.heartbeat(report | {"policy_version": progress.policy_version})
@@ -195,7 +195,7 @@ class Learner:
                 self.publisher.push_again()
 
     def learn(self, delivery: Delivery, *, waited: float) -> None:
-        """One learner step: update, publish, hand the batch back, report, save."""
+        """Run one learner step: update, publish, acknowledge the batch, report, save."""
         trainer, batch = self.config.trainer, delivery.batch
         rate = learning_rate(self.config.trainer, self.progress.env_steps)
         step = self.progress.learner_step + 1
@@ -234,20 +234,20 @@ class Learner:
         return last or step == 1 or step % self.config.metrics.report_every == 0
 
     def rewind(self, *, sound: bool) -> None:
-        """Go back to the last checkpoint; see `Rewinds.rewind`.
+        """Load the last checkpoint again; see `Rewinds.rewind`.
 
         Raises:
-            RunError: if there is no checkpoint, or going back did not help.
+            RunError: if there is no checkpoint, or too many rewinds did not help.
         """
         if self.reporting.pending:
-            self.report()  # what was skipped is counted
+            self.report()  # counts the skipped updates
         self.progress = self.rewinds.rewind(self.progress, sound=sound, reopen=self.reopen_batches)
         self.publish(None)
 
     def reopen_batches(self, restored: Progress) -> None:
-        """Connect to ingest again, from a checkpoint's progress."""
+        """Connect to ingest again after a checkpoint was loaded."""
         self.batches.close()
-        self.ranks.lowest(1)  # all sessions have ended before the first new one begins
+        self.ranks.lowest(1)  # a barrier: all old sessions must end before a new one starts
         self.batches = self.open_batches(resumed_from=restored.policy_version)
 
     def publish(self, record: Record | None) -> None:
@@ -261,11 +261,11 @@ class Learner:
             record.seconds["publish"] = time.perf_counter() - started
 
     def report(self) -> None:
-        """Report everything noted since the last report."""
+        """Report all learner steps since the last report."""
         self.reporting.report(self.progress, rate=learning_rate(self.config.trainer, self.progress.env_steps), fleet=self.fleet)
 
     def save(self) -> bool:
-        """Write a checkpoint; False if that failed. All ranks call it."""
+        """Write a checkpoint; returns whether it was written. All ranks call it."""
         episodes = self.fleet.get("episode_return")
         saved = self.keeper.save(self.progress, state=self.reporting.state, episode_return=episodes, batches=self.batches)
         if saved:
@@ -274,10 +274,10 @@ class Learner:
         return saved
 
     def finish(self) -> None:
-        """Save, write the summary, and send the last weights.
+        """Save a checkpoint, write the summary, and send the last weights.
 
         Raises:
-            RunError: if the last checkpoint could not be saved.
+            RunError: if the checkpoint could not be written.
         """
         if self.reporting.pending:
             self.report()
@@ -288,14 +288,14 @@ class Learner:
             self.publisher.flush(FLUSH_S)
         if not saved:
             raise RunError(
-                f"the last checkpoint could not be written: {self.keeper.failure or 'rank 0 says why'}; make room and go on by "
-                "--resume from the one before"
+                f"the last checkpoint could not be written: {self.keeper.failure or 'see rank 0'}; free disk space and "
+                "continue from the previous one with --resume"
             )
         log.info("trained %d env steps in %d learner steps", self.progress.env_steps, self.progress.learner_step)
 
 
 def who_is_silent(control: ControlClient, timeout_s: float) -> str:
-    """The actors that should have sent data within `timeout_s`, in words; empty if the hub does not say."""
+    """A message that names actors without data for `timeout_s`; empty without an answer."""
     try:
         status = control.request("status", {}, ASK_S)
     except OatmillError:
@@ -304,7 +304,7 @@ def who_is_silent(control: ControlClient, timeout_s: float) -> str:
 
 
 def learning_rate(trainer: TrainerSettings, env_steps: int) -> float:
-    """The learning rate of the next learner step: constant, or falling to 0 over the budget."""
+    """The learning rate of the next learner step: constant, or decreasing to 0 over the budget."""
     optimizer = trainer.optimizer
     if optimizer.schedule == "constant":
         return optimizer.learning_rate

@@ -1,8 +1,9 @@
-"""The interface of a loss: a plug-in whose signatures say what it reads and writes.
+"""The interface of losses and other nodes of the plan.
 
-A node of the plan has `prepare`, `compute`, or both. `prepare` runs once per batch, without gradient, and returns a TypedDict
-that does not change afterwards. `compute` runs for each minibatch and returns terms. Both take keyword-only tensors: the
-parameters' names are what the node reads, and the keys of `prepare`'s TypedDict are what it writes.
+A node has `prepare`, `compute`, or both. `prepare` runs once per batch, without gradient, and
+returns a TypedDict that does not change afterwards. `compute` runs for each minibatch and returns
+terms. Both take keyword-only tensors: the parameters' names are the names that the node reads, and
+the keys of the TypedDict are the names that it writes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from agent.heads import ValueCodec
 from agent.model import AgentModel
+from agent.policies import Policies
 from agent.settings import AgentSettings
 from learner.distributed import Reducer
 from learner.loss_descriptor import LossDescriptor
@@ -30,9 +32,10 @@ class Term:
     """One term of the objective, unweighted and unreduced.
 
     Attributes:
-        value: any shape, with the minibatch's rows first; rows that were sampled by priority may get a lower weight.
-        mask: the same shape, bool; False where the value does not count (it may be NaN there).
-        coef: the coefficient of its masked mean.
+        value: any shape, with the minibatch's rows as the first axis. The objective may weight rows
+            that were sampled by priority.
+        mask: bool, the same shape. Masked values may be NaN.
+        coef: the coefficient of the masked mean.
     """
 
     value: Tensor
@@ -41,22 +44,22 @@ class Term:
 
 
 def itself(value: Tensor) -> Tensor:
-    """Return the value; for `Statistic.later` where nothing has to be computed."""
+    """Return the value; for `Statistic.later` if nothing has to be computed."""
     return value
 
 
 class Statistic:
-    """A number that is reported as its masked mean and adds nothing to the objective.
+    """A number that is reported as its masked mean and is not part of the objective.
 
     Args:
         value: any shape, without gradient.
-        mask: the same shape, bool.
+        mask: bool, the same shape.
 
     Attributes:
         function: computes the value from `inputs`.
         inputs: the arguments of `function`.
         counted: the mask of all of the function's values.
-        last: the entry of the last axis that counts; None for all of them.
+        last: the index on the last axis that is reported; None for all of it.
         late: whether the value is computed once for many minibatches.
     """
 
@@ -73,16 +76,17 @@ class Statistic:
     def later(
         cls, function: Callable[..., Tensor], inputs: tuple[Tensor, ...], mask: Tensor, *, last: int | None = None
     ) -> Statistic:
-        """A statistic that is computed once for many minibatches, from the inputs that each of them left.
+        """A statistic that is computed once for many minibatches, from the inputs of each of them.
 
-        Use it if the value needs operations of its own: a minibatch of a small network takes about a millisecond, so a few
-        more operations on so little data are noticeable.
+        Use it if the value needs additional operations: a minibatch of a small network takes about a
+        millisecond, so that a few more operations are noticeable.
 
         Args:
-            function: returns the values. It gets the rows of several minibatches, so no row may depend on another.
-            inputs: its arguments, with the minibatch's rows in front and without gradient.
-            mask: where the function's values count, bool.
-            last: the entry of the last axis of values and mask that counts; None for all of them.
+            function: returns the values. It gets the rows of several minibatches, so a row's value must
+                not depend on other rows.
+            inputs: the function's arguments, without gradient, with the rows as the first axis.
+            mask: the mask of the function's values, bool.
+            last: the index on the last axis of values and mask that is reported; None for all of it.
         """
         made = cls(inputs[0], mask)
         made.function, made.inputs, made.last, made.late = function, inputs, last, True
@@ -102,21 +106,21 @@ class Statistic:
 
 Terms = Mapping[str, Term | Statistic]
 OWN_NUMBERS = ("raw", "coef", "weighted", "share", "gradient_norm", "gradient_share", "gradient_cosine")
-"""Reported for every loss, next to its terms and statistics, so none of those may have such a name."""
+"""Numbers that are reported for every loss; its terms and statistics must have other names."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a node may need besides the tensors that it reads.
+    """The objects that a node may use besides the tensors that it reads.
 
     Attributes:
         trainer: the learner's settings.
-        model: the network that is trained.
-        prior: the prior network, a slow average of `model`.
+        model: the trained network.
+        prior: the prior network, an exponential moving average of `model`.
         reducer: sums over ranks.
         normaliser: the running scale of returns.
-        generator: the random numbers for drawing actions; its state is saved in checkpoints.
-        scales: a factor on each loss's coefficients; 1 for a loss without an entry. Only steering changes it.
+        generator: the random number generator for sampling actions; checkpoints save its state.
+        scales: a factor on each loss's coefficients, 1 if missing. Only steering changes it.
     """
 
     trainer: TrainerSettings
@@ -128,31 +132,36 @@ class Context:
     scales: dict[str, float] = field(default_factory=dict)
 
     @property
+    def policies(self) -> Policies:
+        """What can be computed of a policy, for any action space."""
+        return self.model.policies
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """The number of choices of each factor of an action."""
         return self.model.sizes
 
     @property
     def factored(self) -> bool:
-        """Whether an action consists of several choices."""
+        """Whether an action is an array with one entry per factor."""
         return self.model.factored
 
     @property
     def codec(self) -> ValueCodec:
-        """How value and reward heads encode numbers."""
+        """The encoding of the value and reward heads' outputs."""
         return self.model.codec
 
 
 class Node:
     """A step of the plan. Subclasses define one or more of `prepare`, `measure` and `compute`.
 
-    `measure` has the same kind of parameters as `prepare`. It runs only in learner steps that are reported, and returns
-    statistics of the whole batch.
+    `measure` has the same kind of parameters as `prepare`. It runs only in reported learner steps and
+    returns statistics of the whole batch.
     """
 
     name: ClassVar[str]
     minibatch_writes: ClassVar[type | None] = None
-    """A TypedDict of the outputs of the model's forward pass, for the nodes that represent it."""
+    """For nodes that represent the model's forward pass: a TypedDict of its outputs."""
 
     def __init__(self, context: Context) -> None:
         """Store what the node needs. Called once, before the first batch."""
@@ -169,7 +178,7 @@ class Loss(Node):
 
 @dataclass(frozen=True)
 class Question:
-    """What a loss's `choose` gets to decide on, before the run starts."""
+    """The argument of a loss's `choose`: the settings and the action space."""
 
     trainer: TrainerSettings
     agent: AgentSettings
@@ -184,7 +193,7 @@ class Choice:
         loss: the class.
         auto: the value chosen for each `auto`, by the setting's path.
         notes: what a user should know about the choice, one line each.
-        descriptor: what tools should know about the loss; None for a built-in loss, or for the defaults.
+        descriptor: the loss's descriptor; None for a built-in loss, or for the defaults.
     """
 
     loss: type[Loss]

@@ -1,8 +1,8 @@
-"""What every tool needs to know about a loss: its role, its coefficients, its KL and its colour (no torch).
+"""Descriptors of losses for all tools: role, coefficients, KL statistic and colour (no torch).
 
-Steering, red flags, metrics, `oatmill doctor`, the comparison and the dashboards read these descriptors and name no loss
-themselves. So a loss of your own is treated like the built-in ones: give `learner.loss.Choice` a descriptor, or leave it out
-and get an auxiliary loss with a colour of the palette.
+Steering, red flags, metrics, `oatmill doctor`, the comparison and the dashboards use these
+descriptors and no names of losses. Therefore your own loss is treated like a built-in one: give
+`learner.loss.Choice` a descriptor, or leave it out to get an auxiliary loss with a default colour.
 """
 
 from __future__ import annotations
@@ -16,31 +16,33 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 LOSSES_FILE = "losses.json"
-"""In a run's folder: the descriptors of the run's losses, for commands that cannot import your module."""
+"""The file in the run folder with the losses' descriptors, for commands that cannot import your
+module."""
 MUESLI_RATIO = (1.0, 10.0)
 PALETTE = ("#8a6d3b", "#1fa2b8", "#4a4f57", "#b8a11f", "#d65f5f", "#6c8ebf")
-"""Colours of losses that bring none."""
+"""Colours of losses without a colour in their descriptor."""
 COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
 @dataclass(frozen=True)
 class LossDescriptor:
-    """One loss, as tools see it.
+    """A description of one loss for tools.
 
     Attributes:
-        name: the loss's name, the same as its class has.
+        name: the name of the loss's class attribute `name`.
         help: one line that says what the loss does.
-        role: `critic` and `policy` are what auxiliary losses assist; only `auxiliary` losses are steered.
-        coefficients: the setting that each term is multiplied by, as a dotted path, by the term's name.
+        role: `critic`, `policy` or `auxiliary`; only auxiliary losses are steered.
+        coefficients: for each term's name, the dotted path of the setting that is its coefficient.
         largest_coefficient: the upper bound of those settings; None if they have none.
-        kl: the number that says what training can still remove, for a loss that is a cross-entropy.
-        policy_ratio: the range in which its gradient norm should be, as a multiple of the policy gradient's; None for any.
-        terms: the terms and statistics that Prometheus has from the start, before the first report.
-        gauges: metrics that show one of its numbers: the metric's name to the number's name and the help text.
-        color: `#rrggbb`; empty takes a colour of the palette.
+        kl: for a cross-entropy loss, the name of its KL statistic, the part that training can reduce.
+        policy_ratio: the normal range of its gradient norm, as a multiple of the policy gradient's;
+            None if there is no such range.
+        terms: the terms and statistics whose Prometheus series exist before the first report.
+        gauges: additional metrics: metric name to the number's name and a help text.
+        color: `#rrggbb`; empty for a colour of the palette.
 
     Raises:
-        ValueError: if the colour is none.
+        ValueError: if the colour is invalid.
     """
 
     name: str
@@ -74,7 +76,7 @@ BUILT_IN: Mapping[str, LossDescriptor] = {
     for descriptor in (
         LossDescriptor(
             "ppo_critic",
-            "Fits the value head to the return target.",
+            "Trains the value head on the value targets.",
             role="critic",
             coefficients=_settings("ppo_critic", value="vf_coef"),
             terms=("value",),
@@ -82,13 +84,13 @@ BUILT_IN: Mapping[str, LossDescriptor] = {
         ),
         LossDescriptor(
             "cmpo",
-            "Pulls the policy towards the prior policy, tilted by clipped advantages.",
+            "Trains the policy towards the prior policy, reweighted by clipped advantages.",
             coefficients=_settings("cmpo", kl="kl_coef"),
             terms=("kl", "cross_entropy", "target_entropy"),
             gauges={
-                "cmpo_advantage_mean": ("adv_mean", "Mean of CMPO's advantages over sigma, under the prior"),
-                "cmpo_advantage_std": ("adv_std", "Their standard deviation within states"),
-                "cmpo_kl": ("kl", "KL from CMPO's policy to the policy"),
+                "cmpo_advantage_mean": ("adv_mean", "Mean of CMPO's advantages, divided by sigma, under the prior policy"),
+                "cmpo_advantage_std": ("adv_std", "Standard deviation of CMPO's advantages within states"),
+                "cmpo_kl": ("kl", "KL from CMPO's policy to the trained policy"),
             },
             color="#d1762b",
         ),
@@ -110,7 +112,7 @@ BUILT_IN: Mapping[str, LossDescriptor] = {
         ),
         LossDescriptor(
             "dynamics",
-            "Trains the model's rewards and returns along the actions that were taken.",
+            "Trains the dynamics model's rewards and values along the taken actions.",
             coefficients=_settings("dynamics", returns="returns_pred_coef", reward="reward_pred_coef"),
             largest_coefficient=1.0,
             terms=("returns", "reward"),
@@ -118,7 +120,7 @@ BUILT_IN: Mapping[str, LossDescriptor] = {
         ),
         LossDescriptor(
             "muesli_model",
-            "Trains the model's policies towards the improved policy.",
+            "Trains the dynamics model's policies towards the improved policy.",
             coefficients=_settings("muesli_model", cross_entropy="policy_pred_coef"),
             policy_ratio=MUESLI_RATIO,
             terms=("cross_entropy", "target_entropy", "kl"),
@@ -132,18 +134,18 @@ _FILE = TypeAdapter(dict[str, LossDescriptor])
 
 
 def describe(names: Iterable[str], own: Mapping[str, LossDescriptor] | None = None) -> dict[str, LossDescriptor]:
-    """The descriptor of each loss: its own, else the built-in one, else a default one.
+    """The descriptor of each loss: its own, the built-in one, or a default.
 
     Args:
-        names: of the losses.
-        own: the descriptors that losses bring, by name.
+        names: the losses' names.
+        own: the losses' own descriptors, by name.
     """
     known = {**BUILT_IN, **(own or {})}
     return {name: known.get(name) or LossDescriptor(name) for name in names}
 
 
 def loss_colors(descriptors: Mapping[str, LossDescriptor]) -> dict[str, str]:
-    """A colour for each loss; those without one take the palette's in turn."""
+    """The colour of each loss; losses without one get the palette's colours in turn."""
     spare = cycle(PALETTE)
     return {name: descriptor.color or next(spare) for name, descriptor in descriptors.items()}
 
@@ -154,10 +156,10 @@ def to_json(descriptors: Mapping[str, LossDescriptor]) -> Any:
 
 
 def from_json(content: Any) -> dict[str, LossDescriptor]:
-    """What `to_json` gave.
+    """Read the result of `to_json`.
 
     Raises:
-        ValueError: if it is something else.
+        ValueError: if the content is invalid.
     """
     found = _FILE.validate_python(content)
     return {name: replace(descriptor, name=name) for name, descriptor in found.items()}

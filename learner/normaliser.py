@@ -8,7 +8,7 @@ from torch import Tensor
 from learner.distributed import Reducer
 
 MIN_WEIGHT = 1e-30
-"""In the place of the weights' sum of 0 before the first batch."""
+"""Replaces the sum of weights, 0, before the first batch."""
 
 
 class Normaliser:
@@ -32,8 +32,8 @@ class Normaliser:
     def update(self, error_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Update the average with one batch and return sigma, a scalar.
 
-        A batch with a non-finite error, or without a valid step, does not change the average, so one bad batch does not affect
-        the scale of later batches.
+        A batch with a non-finite error or without a valid step does not change the average, so that one
+        bad batch does not affect the scale of later batches.
         """
         squares = torch.where(mask_BT, error_BT, 0.0).double().square().sum()
         total, count = self.reducer.sum(torch.stack([squares, mask_BT.sum()]))

@@ -1,8 +1,9 @@
 """Turns settings into an ordered plan of nodes, before the run starts.
 
-The nodes are sorted topologically by what they read and write; ties keep the order of `supporting_nodes` and `LOSSES`. A node
-that is not a loss is in the plan only if another node reads what it writes. An error names the nodes if a name has no writer or
-two writers, or if nodes depend on each other in a cycle.
+The nodes are sorted topologically by the names that they read and write; ties keep the order of
+`supporting_nodes` and `LOSSES`. A node that is not a loss is part of the plan only if another node
+reads one of its outputs. A name without a writer or with two writers, or a cycle of nodes, is an
+error that names the nodes.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from learner.loss import Choice, Loss, Node, Question, method_reads, node_reads,
 from learner.loss_descriptor import LossDescriptor, describe
 from learner.losses import cmpo, dynamics, muesli_model, muesli_pg, ppo_actor, ppo_critic
 from learner.nodes.network import BatchInputs, Forward, Prior, PriorQ, PriorSamples, Unroll
-from learner.nodes.returns import GaeVtrace, GaeVtraceSigma, Retrace
+from learner.nodes.returns import DrawnRetrace, GaeVtrace, GaeVtraceSigma, Retrace
 from learner.settings import TrainerSettings
 from oatmill.errors import SettingsError, UserError
 from oatmill.user_modules import load_function
 from protocol.data.spaces import ActionSpace
 
 Choose = Callable[[Question], Choice | None]
-"""A loss's `choose` function: it returns the class that the settings select, or None if the loss is disabled."""
+"""A loss's `choose` function: it returns the class that the settings select, or None if the loss is
+disabled."""
 
 LOSSES: tuple[Choose, ...] = (
     ppo_critic.choose,
@@ -52,7 +54,7 @@ class Plan:
         auto: the value chosen for each `auto`, by the setting's path.
         notes: what a user should know, one line each.
         needs: the outputs that the model's forward pass must return.
-        descriptors: what tools should know about each loss, by name, in order.
+        descriptors: the losses' descriptors by name, in order.
     """
 
     nodes: tuple[type[Node], ...]
@@ -109,7 +111,7 @@ def make_plan(
     check(trainer)
     if trainer.shuffle == "steps" and agent.core != "none":
         raise SettingsError(
-            f"trainer.shuffle=steps tears trajectories apart, and agent.core={agent.core} remembers along them; set "
+            f"trainer.shuffle=steps splits trajectories, but agent.core={agent.core} needs whole ones; set "
             "trainer.shuffle to trajectories or agent.core to none"
         )
     question = Question(trainer, agent, action)
@@ -118,7 +120,7 @@ def make_plan(
     if not choices:
         raise SettingsError("every loss is disabled; enable at least trainer.losses.ppo_critic and trainer.losses.ppo_actor")
     chosen = [choice.loss for choice in choices]
-    nodes = order([*supporting_nodes(chosen, trainer), *chosen])
+    nodes = order([*supporting_nodes(chosen, trainer, action), *chosen])
     return Plan(
         nodes=tuple(nodes),
         auto={path: value for choice in choices for path, value in choice.auto.items()},
@@ -129,10 +131,10 @@ def make_plan(
 
 
 def own_descriptors(choices: Iterable[Choice]) -> dict[str, LossDescriptor]:
-    """The descriptors that losses bring, by the loss's name.
+    """The losses' own descriptors, by name.
 
     Raises:
-        UserError: if one has another name than its loss.
+        UserError: if a descriptor has another name than its loss.
     """
     found = {choice.loss.name: choice.descriptor for choice in choices if choice.descriptor is not None}
     for name, descriptor in found.items():
@@ -159,31 +161,35 @@ def own_loss(path: str) -> Choose:
 
 
 def check(trainer: TrainerSettings) -> None:
-    """Raise an error for settings that contradict each other, in whatever order they were assigned."""
+    """Raise a SettingsError for settings that contradict each other."""
     _ = trainer.discount
     if trainer.on_red_flag == "reduce" and trainer.balance == "gradient_share":
         raise SettingsError(
-            "trainer.on_red_flag=reduce and trainer.balance=gradient_share both move the auxiliary losses' coefficients, and "
-            "each would undo what the other does; set on_red_flag to warn or balance to none"
+            "trainer.on_red_flag=reduce and trainer.balance=gradient_share both change the auxiliary losses' coefficients and "
+            "would work against each other; set on_red_flag to warn or balance to none"
         )
     if trainer.returns == "retrace" and not trainer.losses.dynamics.predicts_q:
         raise SettingsError(
-            "trainer.returns=retrace corrects returns with the prior's model, so it needs trainer.losses.dynamics.enabled=true "
-            "with both of its coefficients above 0; enable it or set trainer.returns to gae_vtrace"
+            "trainer.returns=retrace needs the dynamics model: trainer.losses.dynamics.enabled=true with both of its "
+            "coefficients above 0; enable it or set trainer.returns to gae_vtrace"
         )
 
 
 def returns_notes(trainer: TrainerSettings, action: ActionSpace) -> tuple[str, ...]:
     """Notes about how returns are computed."""
+    if trainer.returns == "retrace" and action.dimensions:
+        return (f"returns=retrace takes the mean q of {trainer.losses.prior_samples} sampled actions for the expected q",)
     if trainer.returns == "retrace" and action.factored and len(action.sizes) > 1:
-        return ("returns=retrace with several factors takes the prior's v for the expected q of the next state",)
+        return ("returns=retrace with several factors uses the prior network's value instead of the expected q",)
     return ()
 
 
-def supporting_nodes(losses: Sequence[type[Loss]], trainer: TrainerSettings) -> list[type[Node]]:
+def supporting_nodes(losses: Sequence[type[Loss]], trainer: TrainerSettings, action: ActionSpace) -> list[type[Node]]:
     """The nodes whose outputs the losses or other nodes read. In ties they come before the losses."""
     sigma_read = any("sigma" in node_reads(loss) for loss in losses)
-    returns: type[Node] = Retrace if trainer.returns == "retrace" else GaeVtraceSigma if sigma_read else GaeVtrace
+    returns: type[Node] = GaeVtraceSigma if sigma_read else GaeVtrace
+    if trainer.returns == "retrace":
+        returns = DrawnRetrace if action.dimensions else Retrace
     candidates: list[type[Node]] = [Forward, Prior, PriorQ, PriorSamples, returns, Unroll]
     wanted = set().union(*(node_reads(loss) for loss in losses))
     taken: set[type[Node]] = set()
@@ -197,23 +203,24 @@ def order(nodes: Sequence[type[Node]]) -> list[type[Node]]:
     """Sort nodes so that each comes after the writers of what it reads; ties keep the given order.
 
     Raises:
-        SettingsError: if two nodes have the same name, a name has no writer or two, or nodes depend on each other in a cycle.
+        SettingsError: if two nodes have the same name, a name has no writer or two writers, or nodes
+            depend on each other in a cycle.
     """
     for name, number in Counter(node.name for node in nodes).items():
         if number > 1 or name == GRADIENT:
-            raise SettingsError(f"the name {name} is taken, and numbers are reported by name; give your own loss another one")
+            raise SettingsError(f"the name {name} is already used; rename your own loss")
     writer = writers(nodes)
     sorter: TopologicalSorter[int] = TopologicalSorter()
     for position, node in enumerate(nodes):
         unknown = sorted(node_reads(node) - set(writer) - BATCH_NAMES)
         if unknown:
-            raise SettingsError(f"{node.name} reads {', '.join(unknown)}, which nobody writes; add the node that does")
+            raise SettingsError(f"{node.name} reads {', '.join(unknown)}, which no node writes; add a node that does")
         sorter.add(position, *{writer[name] for name in node_reads(node) if name in writer and writer[name] != position})
     try:
         sorter.prepare()
     except CycleError as error:
         names = " -> ".join(nodes[position].name for position in error.args[1])
-        raise SettingsError(f"these nodes wait for each other and cannot be ordered: {names}") from None
+        raise SettingsError(f"these nodes depend on each other in a cycle: {names}") from None
     ready: list[int] = []
     ordered: list[type[Node]] = []
     while sorter.is_active():

@@ -1,4 +1,4 @@
-"""A run's progress, as checkpoints and reports have it."""
+"""A run's progress, for checkpoints and reports."""
 
 from __future__ import annotations
 

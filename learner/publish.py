@@ -1,4 +1,4 @@
-"""A network's acting weights, packed for the wire."""
+"""Packs the weights needed for acting, to be sent to the actors."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from protocol.data.buffer_pool import BufferPool
 from protocol.data.weights import Weights, WireDtype, digest_of
 
 MAX_BUFFERS = 4
-"""Buffers to be packed into again: the newest version is kept, two may be on their way and one may wait."""
+"""Buffers are reused: the newest version is kept, two may be in transit, and one may be waiting."""
 
-_memory = BufferPool(MAX_BUFFERS)  # a version that is kept to be sent, or on its way, holds a reference to its own
+_memory = BufferPool(MAX_BUFFERS)  # a version that is kept or in transit holds a reference to its buffer
 
 
 def pack(model: AgentModel, version: int, dtype: WireDtype) -> Weights:
-    """All that acting needs, flat, in the order of `agent.model.acting_layout`.
+    """Pack the parameters needed for acting in one buffer, in the order of `agent.model.acting_layout`.
 
-    The learner waits for this, so every number is read once and written once, rounded on the way, and then read by the digest.
+    The learner waits for this, so that each number is converted and copied in one pass.
 
     Args:
-        model: on any device.
+        model: the network, on any device.
         version: the policy version.
-        dtype: how numbers travel; bfloat16 halves the bytes.
+        dtype: the data type that is sent; bfloat16 halves the bytes.
     """
     with torch.no_grad():
         parameters = [parameter.detach() for _, parameter in acting_parameters(model)]

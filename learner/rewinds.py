@@ -1,4 +1,4 @@
-"""What happens when updates are not finite: the batch is set aside, and after several in a row the run goes back."""
+"""Handles updates that are not finite: keeps the batch and, after several in a row, rewinds the run."""
 
 from __future__ import annotations
 
@@ -23,17 +23,19 @@ ADVICE = "lower trainer.optimizer.learning_rate or a coefficient"
 
 
 class Rewinds:
-    """Counts learner steps that were not finite, and loads the newest checkpoint again. Every rank calls the same methods.
+    """Counts learner steps that were not finite, and loads the newest checkpoint again.
+
+    All ranks must call the same methods.
 
     Args:
-        config: of the learner.
-        ranks: which rank this is.
+        config: the learner's configuration.
+        ranks: the group of ranks.
         keeper: reads the checkpoints.
-        reporting: is told of every bad batch and every rewind.
+        reporting: records every bad batch and every rewind.
 
     Attributes:
-        in_a_row: rewinds since the last checkpoint was saved.
-        mark: the position in the replay log of the checkpoint that was loaded last; None if none was.
+        in_a_row: the number of rewinds since the last saved checkpoint.
+        mark: the replay log's position in the last loaded checkpoint; None if none was loaded.
     """
 
     def __init__(self, config: LearnerConfig, ranks: Ranks, keeper: Keeper, reporting: Reporting) -> None:
@@ -43,30 +45,30 @@ class Rewinds:
         self.mark: Mapping[str, Any] | None = None
 
     def load(self) -> Progress:
-        """Load the newest checkpoint that can be read, on all ranks, and report those that cannot.
+        """Load the newest readable checkpoint on all ranks, and report those that are damaged.
 
         Raises:
             UserError: if there is none.
         """
         restored = self._keeper.restore(self._reporting.load)
         for line in restored.passed_over:
-            text = f"{line.partition(';')[0]}; going on from {restored.path.name} instead"
+            text = f"{line.partition(';')[0]}; continuing from {restored.path.name} instead"
             self._reporting.event("checkpoint_damaged", text=text)
         self.mark = restored.replay
         return restored.progress
 
     def note(self, batch: Batch, record: Record, learner_step: int, *, finite: bool, sound: bool) -> bool:
-        """Take in one learner step; a batch that was not finite is kept in a file.
+        """Process the result of one learner step; a batch with non-finite updates is written to a file.
 
         Args:
-            batch: the batch of this rank.
-            record: what the update reported.
-            learner_step: its number.
-            finite: whether every update was finite, on all ranks.
-            sound: whether the weights are finite, on all ranks.
+            batch: this rank's part of the batch.
+            record: the learner step's measurements.
+            learner_step: the learner step's number.
+            finite: whether every update was finite on all ranks.
+            sound: whether the weights are finite on all ranks.
 
         Returns:
-            Whether the run has to go back to the last checkpoint.
+            Whether the run must be rewound to the last checkpoint.
         """
         self._bad_steps = 0 if finite else self._bad_steps + 1
         if not finite:
@@ -76,7 +78,7 @@ class Rewinds:
     def _set_aside(self, batch: Batch, record: Record, learner_step: int) -> None:
         path = keep_batch(self._config.run_dir, batch, rank=self._ranks.rank, world_size=self._ranks.world_size)
         culprits = ", ".join(sorted(record.nonfinite)) or "weights"
-        where = f"kept in {path.parent}" if path else "not kept, for there is no room"
+        where = f"kept in {path.parent}" if path else "not kept, because there is no space"
         log.warning("learner step %d: %s not finite; the batch is %s", learner_step, culprits, where)
         self._reporting.event(
             "batch_not_finite",
@@ -88,15 +90,15 @@ class Rewinds:
         )
 
     def rewind(self, before: Progress, *, sound: bool, reopen: Callable[[Progress], None]) -> Progress:
-        """Load the last checkpoint with everything in it. Versions and the clock continue from where the run was.
+        """Load the last checkpoint. Policy versions and the clock continue from the current progress.
 
         Args:
-            before: where the run was.
+            before: the progress before the rewind.
             sound: whether the weights were finite.
-            reopen: connects to ingest again, from the checkpoint's progress.
+            reopen: connects to ingest again, given the checkpoint's progress.
 
         Returns:
-            Where the run is now.
+            The progress after the rewind.
 
         Raises:
             RunError: if there is no checkpoint, or `trainer.max_rewinds` rewinds in a row did not help.
@@ -104,16 +106,15 @@ class Rewinds:
         why = f"{MAX_BAD_STEPS} learner steps in a row were not finite" if sound else "the weights are not finite"
         if self.in_a_row >= self._config.trainer.max_rewinds:
             raise RunError(
-                f"{why}, after going back to the last checkpoint {self.in_a_row} times in a row; {ADVICE}, or raise "
-                "trainer.max_rewinds"
+                f"{why}, after {self.in_a_row} rewinds to the last checkpoint in a row; {ADVICE}, or raise trainer.max_rewinds"
             )
         try:
             restored = self.load()
         except UserError:
-            raise RunError(f"{why}, and there is no whole checkpoint to go back to; {ADVICE}") from None
+            raise RunError(f"{why}, and there is no checkpoint to rewind to; {ADVICE}") from None
         self.in_a_row, self._bad_steps = self.in_a_row + 1, 0
         reopen(restored)
-        text = f"{why}: going back from learner step {before.learner_step} to checkpoint step-{restored.learner_step}"
+        text = f"{why}: rewinding from learner step {before.learner_step} to checkpoint step-{restored.learner_step}"
         log.warning("%s", text)
         self._reporting.event(
             "rewound", text=text, from_step=before.learner_step, to_step=restored.learner_step, rewinds=self.in_a_row

@@ -14,14 +14,15 @@ OwnFunction = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 
 
 class PpoCriticSettings(Settings):
-    """Fit the value head to the return target."""
+    """Trains the value head on the value targets."""
 
     enabled: bool = True
     """Whether to train the value head."""
     vf_coef: float = Field(default=0.5, ge=0)
     """Coefficient of the value loss."""
     clip_vloss: bool = False
-    """Clip the new value to within `vf_clip_coef` of the value at the start of the batch, as PPO2 does."""
+    """Clip the new value to within `vf_clip_coef` of the value at the start of the batch, as PPO2
+    does."""
     vf_clip_coef: float = Field(default=0.1, ge=0)
     """Clip range of the value, in units of scaled reward. Used when `clip_vloss` is true."""
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
@@ -35,7 +36,7 @@ class PpoCriticSettings(Settings):
 
 
 class CmpoSettings(Settings):
-    """Pull the policy towards the prior tilted by clipped advantages."""
+    """Trains the policy towards the prior policy, reweighted by clipped advantages."""
 
     enabled: bool = False
     """Whether to add the CMPO loss."""
@@ -44,20 +45,22 @@ class CmpoSettings(Settings):
     advantage_clip: float = Field(default=1.0, gt=0)
     """Advantages are clipped to [-advantage_clip, advantage_clip] before they tilt the prior policy."""
     advantage: Literal["auto", "model", "sampled"] = "auto"
-    """Where advantages come from: `model` uses the dynamics model for every action, `sampled` the return of the action
-    that was taken. `auto` uses the model if the dynamics loss trains it."""
+    """Where advantages come from: `model` uses the dynamics model for every action, `sampled` the
+    return of the action that was taken. `auto` uses the model if the dynamics loss trains it."""
     baseline: Literal["prior_value", "prior_expected_q"] = "prior_value"
-    """What is subtracted from q: the prior network's value (`prior_value`), or the expectation of q under the prior
-    policy (`prior_expected_q`)."""
+    """What is subtracted from q: the prior network's value (`prior_value`), or the expectation of q
+    under the prior policy (`prior_expected_q`)."""
     prior_ema_rate: float = Field(default=0.1, gt=0, le=1)
-    """Rate at which the prior network moves towards the trained network, once per update. 1 copies it."""
+    """Rate at which the prior network moves towards the trained network, once per update. 1 copies
+    it."""
     variance_decay: float = Field(default=0.99, ge=0, lt=1)
-    """Decay, per batch, of the running mean square of the value errors. Advantages are divided by its root."""
+    """Decay, per batch, of the running mean square of the value errors. Advantages are divided by
+    its root."""
     variance_eps: float = Field(default=1e-12, ge=0)
     """Added to that mean square before the root, for numerical stability."""
     estimator: Literal["auto", "exact", "sampled"] = "auto"
-    """How the KL is computed: `exact` over all actions, or `sampled` from `num_samples` actions of the prior. `auto`
-    samples if there are more than 32 actions."""
+    """How the KL is computed: `exact` over all actions, or `sampled` from `num_samples` actions of
+    the prior. `auto` samples if there are more than 32 actions."""
     num_samples: int = Field(default=16, ge=2)
     """Actions drawn per state by the sampled estimator."""
 
@@ -74,11 +77,11 @@ class PpoActorSettings(Settings):
     norm_adv: bool = True
     """Normalise advantages to mean 0 and standard deviation 1, once per batch."""
     target_kl: float | None = Field(default=None, gt=0)
-    """Skip the remaining epochs of a batch after an epoch whose mean approximate KL exceeds this, in nats. Null means no
-    limit."""
+    """Skip the remaining epochs of a batch after an epoch whose mean approximate KL exceeds this,
+    in nats. Null means no limit."""
     anchor: Literal["behaviour", "proximal"] = "behaviour"
-    """The policy that the ratio is clipped around: the one that acted (`behaviour`), or the one at the start of the
-    batch (`proximal`), which suits replayed data."""
+    """The policy that the ratio is clipped around: the one that acted (`behaviour`), or the one at
+    the start of the batch (`proximal`), which suits replayed data."""
 
 
 class MuesliPgSettings(Settings):
@@ -122,7 +125,8 @@ class MuesliModelSettings(Settings):
     policy_horizon: int = Field(default=1, ge=1, le=20)
     """How many model steps have a policy target; at most `dynamics.unroll_steps`."""
     policy_target: Literal["auto", "cmpo", "prior"] = "auto"
-    """The target: CMPO's policy (`cmpo`) or the prior policy (`prior`). `auto` uses CMPO's policy if CMPO is enabled."""
+    """The target: CMPO's policy (`cmpo`) or the prior policy (`prior`). `auto` uses CMPO's policy
+    if CMPO is enabled."""
 
 
 class LossSettings(Settings):
@@ -185,8 +189,9 @@ class TrainerSettings(Settings):
     minibatches: int = Field(default=4, ge=1)
     """Parts that each rank's share of a batch is split into."""
     shuffle: Literal["trajectories", "steps"] = "trajectories"
-    """How minibatches are drawn: from whole `trajectories`, or from single `steps`. Steps of one trajectory are
-    similar, so single steps represent the batch better. `steps` needs a network without a recurrent core."""
+    """How minibatches are drawn: from whole `trajectories`, or from single `steps`. Steps of one
+    trajectory are similar, so single steps represent the batch better. `steps` needs a network
+    without a recurrent core."""
     gamma: float = Field(default=0.99, ge=0, le=1)
     """Discount factor."""
     returns: Literal["gae_vtrace", "retrace"] = "gae_vtrace"
@@ -200,7 +205,8 @@ class TrainerSettings(Settings):
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
     losses: LossSettings = Field(default_factory=LossSettings)
     extra_losses: tuple[OwnFunction, ...] = ()
-    """Your own losses as `module:choose`, applied after the built-in ones; see docs/tutorials/your-own-loss.md."""
+    """Your own losses as `module:choose`, applied after the built-in ones; see
+    docs/tutorials/your-own-loss.md."""
     learners: int = Field(default=1, ge=1, le=1024)
     """Number of learner ranks (processes)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -214,10 +220,11 @@ class TrainerSettings(Settings):
     weights_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Data type of the weights that are sent to the actors."""
     on_red_flag: Literal["warn", "reduce", "stop"] = "warn"
-    """What happens when a red flag is raised: `warn` reports it, `reduce` halves the coefficients of the auxiliary loss
-    that it blames, `stop` ends the run with a checkpoint."""
+    """What happens when a red flag is raised: `warn` reports it, `reduce` halves the coefficients
+    of the auxiliary loss that it blames, `stop` ends the run with a checkpoint."""
     balance: Literal["none", "gradient_share"] = "none"
-    """`gradient_share` adjusts the coefficients of the auxiliary losses until each has `balance_share` of the gradient."""
+    """`gradient_share` adjusts the coefficients of the auxiliary losses until each has
+    `balance_share` of the gradient."""
     balance_share: float = Field(default=0.1, gt=0, le=0.3)
     """Target share of each auxiliary loss in the sum of the gradient norms of all losses."""
     balance_limit: float = Field(default=1000.0, ge=1)
@@ -227,19 +234,21 @@ class TrainerSettings(Settings):
     keep_checkpoints: int = Field(default=3, ge=1)
     """How many checkpoints are kept."""
     max_restarts: int = Field(default=3, ge=0)
-    """Restarts of the learner in a row, with no reported learner step in between, before the run fails."""
+    """Restarts of the learner in a row, with no reported learner step in between, before the run
+    fails."""
     max_rewinds: int = Field(default=3, ge=0)
-    """Returns to the last checkpoint in a row, after values that are not finite, before the run fails."""
+    """Returns to the last checkpoint in a row, after values that are not finite, before the run
+    fails."""
     data_timeout: float = Field(default=120.0, gt=0)
     """Seconds to wait for a batch before the run ends with the reason."""
     distributed_timeout: float = Field(default=60.0, gt=0)
     """Seconds that a rank waits for the others in a collective operation (gloo and NCCL)."""
     hang_timeout: float = Field(default=300.0, gt=0)
-    """Seconds without progress after which a learner rank or the supervisor writes all stack traces to its log and
-    exits. A rank is restarted."""
+    """Seconds without progress after which a learner rank or the supervisor writes all stack traces
+    to its log and exits. A rank is restarted."""
     memory_bytes: int | None = Field(default=None, ge=2**28)
-    """Memory that a learner rank may use, in bytes. A process that uses more says so and exits, to be restarted.
-    Null means 80 % of the memory of the machine or container."""
+    """Memory that a learner rank may use, in bytes. A process that uses more says so and exits, to
+    be restarted. Null means 80 % of the memory of the machine or container."""
     seed: int = Field(default=0, ge=0)
     """Seed of the network's weights and of the learner's random numbers."""
 
@@ -250,7 +259,8 @@ class TrainerSettings(Settings):
 
     @model_serializer(mode="wrap")
     def _with_one_gamma(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A written config names every setting, so a gamma that nobody set would contradict its other name when it is read back.
+        # A written config names every setting, so a gamma that nobody set would contradict its
+        # other name when it is read back.
         values: dict[str, Any] = handler(self)
         if "gamma" not in self.model_fields_set:
             values["gamma"] = self.discount

@@ -1,4 +1,4 @@
-"""What a learner process is given, and the networks that it makes of it."""
+"""The configuration of a learner process, and the creation of its networks and updater."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from protocol.security.keys import ClientKeys
 
 @dataclass(frozen=True)
 class LearnerConfig:
-    """Everything that a learner process is given.
+    """The configuration of a learner process.
 
     Attributes:
-        trainer: the update and its losses.
-        agent: the network.
-        metrics: what is reported.
-        joining: the settings that must agree with the run's server.
+        trainer: the settings of updates and losses.
+        agent: the settings of the network.
+        metrics: the settings of reports.
+        joining: the settings that must be equal to those of the run's server.
         address: the run's control address.
-        run_dir: where reports and checkpoints go.
-        resume: start from the newest checkpoint.
-        settings: all of the run's, as config.yaml has them; every checkpoint takes them along.
-        keys: what the server asks for; None for a server without keys.
+        run_dir: the folder for reports and checkpoints.
+        resume: whether to start from the newest checkpoint.
+        settings: all settings as in config.yaml; every checkpoint contains them.
+        keys: the keys for the server; None for a server without keys.
     """
 
     trainer: TrainerSettings
@@ -55,7 +55,7 @@ class LearnerConfig:
 
 
 def make_updater(config: LearnerConfig, spec: AgentSpec, ranks: Ranks) -> Updater:
-    """The networks, alike on all ranks, and what updates them."""
+    """Create the networks, with the same parameters on all ranks, and their updater."""
     trainer = config.trainer
     torch.manual_seed(trainer.seed)
     plan = make_plan(trainer, config.agent, spec.spaces.action)
@@ -76,19 +76,19 @@ def make_updater(config: LearnerConfig, spec: AgentSpec, ranks: Ranks) -> Update
 
 
 def compile_network(model: nn.Module) -> None:
-    """Have the forward pass and its way back compiled at the first call, for the device where the network lies.
+    """Compile a network with torch.compile; the compilation itself happens at the first call.
 
     Raises:
-        UserError: if this machine has no C++ compiler, which torch.compile takes to the CPU's code and Triton to the GPU's.
+        UserError: if this machine has no C++ compiler, which torch.compile and Triton need.
     """
     compilers = (os.environ.get("CXX", "g++"), "clang++")
     if not any(map(shutil.which, compilers)):
         raise UserError(
-            f"trainer.compile needs a C++ compiler where the learner runs, and none of {', '.join(compilers)} is there; "
-            f"install one, or leave trainer.compile at false"
+            f"trainer.compile=true needs a C++ compiler on the learner's machine, but none of {', '.join(compilers)} was "
+            "found; install one, or set trainer.compile to false"
         )
-    import torch._functorch.config as compiled  # noqa: PLC0415  (imports the compiler, a second of a start)
+    import torch._functorch.config as compiled  # noqa: PLC0415  (imports the compiler, which takes a second)
 
-    # Each loss's gradient is taken through the compiled way back before the sum's is: its buffers are still needed then.
+    # The backward pass may run for each loss before it runs for the sum, so its buffers must be kept.
     compiled.donated_buffer = False
     model.compile()

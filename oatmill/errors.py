@@ -1,15 +1,14 @@
-"""The errors of oatmill, one tree.
+"""The errors of oatmill, as one tree.
 
-OatmillError
-├── UserError                 the request cannot be carried out: exit code 2, one line
-│   └── SettingsError         a setting is unknown, of the wrong type or out of bounds (also a ValueError)
-├── RunError                  the run had started and failed: exit code 1, one line
-│   ├── JoinRefusedError      the run's server refused this process, with its reason
-│   │   └── NotLetInError     it never let this process's connection in: a key is wrong or missing
-│   └── PeerLostError         a peer that should answer has been silent past its deadline
-└── WireError                 bytes from a peer break the protocol; carries the reason code that is counted
+OatmillError ├── UserError                 the request cannot be carried out: exit code 2, one line
+│   └── SettingsError         a setting is unknown, of the wrong type or out of bounds (also a
+ValueError) ├── RunError                  the run had started and failed: exit code 1, one line │
+├── JoinRefusedError      the run's server rejected this process, with its reason │   │   └──
+NotLetInError     the server never accepted this process's connection: a key is wrong or missing │
+└── PeerLostError         a peer did not answer before its deadline └── WireError
+bytes from a peer break the protocol; has the reason code that is counted
 
-Every message says what was expected, what came, and the way out.
+Every message says what was expected, what came, and what to do.
 """
 
 from __future__ import annotations
@@ -39,26 +38,27 @@ class RunError(OatmillError):
 
 
 class JoinRefusedError(RunError):
-    """The run's server refused this process."""
+    """The run's server rejected this process."""
 
 
 class NotLetInError(JoinRefusedError):
     """A key is wrong or missing.
 
-    A role ends with exit code 1, for it is started again, and the key may be good by then. A question that a person asks of a
-    run, such as `oatmill status`, is bad input: exit code 2.
+    A role ends with exit code 1, because it is restarted, and the key may be valid by then. For a
+    command such as `oatmill status`, it is bad input: exit code 2.
     """
 
 
 class PeerLostError(RunError):
-    """A peer that should answer has been silent past its deadline."""
+    """A peer did not answer before its deadline."""
 
 
 class WireError(OatmillError):
     """Bytes from a peer break the protocol.
 
     Attributes:
-        reason: a short code from a closed set, used as the `reason` of a counter.
+        reason: a code from `protocol.wire.reasons`, used as the label `reason` of a counter.
+        detail: what was expected and what came.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -68,6 +68,6 @@ class WireError(OatmillError):
 
 
 def one_line(error: BaseException) -> str:
-    """An error's type and message without line breaks, with the line of the user's code that raised it, if there is one."""
+    """Return an error's type and message in one line, and the line of the user's code that raised it."""
     place = place_of(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())}{f' ({place})' if place else ''}"

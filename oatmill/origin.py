@@ -1,4 +1,7 @@
-"""Checks that Python finds oatmill's own packages: their names are short, and a user's file may have one of them."""
+"""Checks that Python finds oatmill's own packages.
+
+Their names are short, so a user's file may have the same name.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ from oatmill.errors import UserError
 
 
 def check_packages() -> None:
-    """Check that Python finds each of oatmill's packages where this module was loaded from.
+    """Check that Python finds each of oatmill's packages in the folder of this package.
 
     Raises:
-        UserError: naming the first package that is missing, or the file or folder that Python finds in its place.
+        UserError: names the first package that is missing, or the file or folder that Python finds
+            in its place.
     """
     ours = Path(__file__).resolve().parent.parent
     for name in PACKAGES:
@@ -28,7 +32,7 @@ def check_packages() -> None:
 
 
 def folder_of(name: str) -> Path | None:
-    """The file or folder that Python would load a package from, without loading it; None if there is none."""
+    """Return the file or folder of a package, without loading it; None if Python finds none."""
     spec = importlib.util.find_spec(name)
     if spec is None:
         return None

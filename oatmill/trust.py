@@ -1,4 +1,4 @@
-"""Code that is named by a checkpoint or a run folder is run only if the user trusts its source.
+"""Code that a checkpoint or a run folder names is run only if the user trusts its source.
 
 See docs/decisions/020-a-checkpoint-is-data.md.
 """
@@ -11,15 +11,16 @@ from oatmill.errors import UserError
 
 
 def names_code(text: str) -> bool:
-    """Whether a setting's text names code: `module:function`, or an id with the module that registers the environment.
+    """Whether a setting's text names code: `module:function`, or an environment id with its module.
 
-    Any colon counts: a needless refusal costs the user one option, and a missed one may run harmful code.
+    Any text with a colon counts. A needless refusal costs the user one option; a missed one may run
+    harmful code.
     """
     return ":" in text
 
 
 def untrusted(source: Path, setting: str, text: str) -> UserError:
-    """The error for a setting that names untrusted code.
+    """Return the error for a setting that names untrusted code.
 
     Args:
         source: the checkpoint or the run folder.

@@ -17,7 +17,7 @@ from oatmill.errors import UserError, one_line
 def import_own(name: str) -> ModuleType:
     """Import a module that is installed or in the current folder.
 
-    The current folder comes last, so that its modules cannot replace installed packages.
+    The current folder is searched last, so that its modules cannot replace installed packages.
 
     Raises:
         ImportError: as `import` does.
@@ -36,7 +36,7 @@ def import_named(name: str, *, what: str) -> ModuleType:
         what: where the user named it, for messages, such as `env.factory maze:make`.
 
     Raises:
-        UserError: if it cannot be imported, or is the user's script itself.
+        UserError: if it cannot be imported, or is the user's main script.
     """
     if name == "__main__":
         raise UserError(
@@ -53,11 +53,11 @@ def import_named(name: str, *, what: str) -> ModuleType:
 
 
 def load_function(path: str, *, what: str, gives: str) -> Callable[..., Any]:
-    """Load the function that `module:function` names.
+    """Load a function from text of the form `module:function`.
 
     Args:
-        path: text of the form `module:function`.
-        what: the setting or the argument that it came from, for messages.
+        path: the text.
+        what: the setting or argument that it came from, for messages.
         gives: what the function should return, for messages.
 
     Raises:
@@ -76,11 +76,11 @@ def load_function(path: str, *, what: str, gives: str) -> Callable[..., Any]:
 
 
 def hidden(name: str, problem: str = "") -> str:
-    """A hint for an error message if a file in the current folder is hidden by another module of the same name.
+    """Return a hint for an error message if another module hides one in the current folder.
 
     Args:
         name: the module that was requested.
-        problem: the error's text; oatmill packages that it mentions are checked too.
+        problem: the error's text; oatmill packages that it mentions are checked, too.
     """
     tops = (name.partition(".")[0], *(package for package in PACKAGES if f"'{package}" in problem))
     taken = [top for top in dict.fromkeys(tops) if _is_passed_over(top)]
@@ -93,7 +93,7 @@ def hidden(name: str, problem: str = "") -> str:
 
 
 def _is_passed_over(name: str) -> bool:
-    """Whether the current folder has a module of this name and another one is imported for it."""
+    """Whether the current folder has a module of this name, but Python imports another one."""
     here = [Path.cwd() / f"{name}.py", Path.cwd() / name]
     if not any(path.exists() for path in here):
         return False

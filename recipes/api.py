@@ -40,9 +40,11 @@ def train(
 
     Args:
         recipe: name of a built-in recipe, or `module:function`; leave it out with `env`.
-        settings: changes to the recipe's settings, by dotted path (`{"trainer.gamma": 0.98}`) or nested.
-        env: environment to train on without a recipe: an id such as `CartPole-v1`, `module:function`, or a function or class at
-            the top of a module that returns an environment. Settings are chosen by the kinds of its spaces.
+        settings: changes to the recipe's settings, by dotted path (`{"trainer.gamma": 0.98}`) or
+            nested.
+        env: environment to train on without a recipe: an id such as `CartPole-v1`, `module:function`,
+            or a function or class at the top of a module that returns an environment. The settings
+            depend on its spaces.
         preset: name of a preset, such as `conservative`.
         config: YAML file of settings.
         actors: number of actor processes.

@@ -1,4 +1,4 @@
-"""Pong on the Arcade Learning Environment's vectorised class. Needs `oatmill[atari]`, and more cores or a GPU to be solved."""
+"""Pong on the Arcade Learning Environment. Needs `oatmill[atari]`, and many cores or a GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from runner.settings import RunSettings
 
 
 def settings() -> RunSettings:
-    """The guide's baseline, critic and actor, on four grey frames of 84x84, each action held for four frames."""
+    """The guide's baseline (critic and actor) on stacks of four grey 84x84 frames, with frame skip 4."""
     return RunSettings.of(
         {
             "env": {"kind": "atari", "game": "pong"},
@@ -34,4 +34,4 @@ def train() -> Run:
     return Run(settings(), recipe=RECIPE.name)
 
 
-RECIPE = Recipe("atari_pong", "Pong from its pixels (needs oatmill[atari]): hours on two cores", settings)
+RECIPE = Recipe("atari_pong", "Pong from pixels (needs oatmill[atari]): takes hours on two cores", settings)

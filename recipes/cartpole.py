@@ -8,7 +8,7 @@ from runner.settings import RunSettings
 
 
 def settings() -> RunSettings:
-    """The guide's baseline, critic and actor, on CartPole-v1."""
+    """The guide's baseline (critic and actor) on CartPole-v1."""
     return RunSettings.of(
         {
             "env": {"kind": "gymnasium", "id": "CartPole-v1"},

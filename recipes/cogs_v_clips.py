@@ -1,4 +1,4 @@
-"""Cogs versus clips on MettaGrid: a team gathers elements, makes hearts of them and fills a chest. Needs `oatmill[cogs]`."""
+"""Cogs versus clips on MettaGrid: a team turns elements into hearts. Needs `oatmill[cogs]`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from runner.settings import RunSettings
 
 
 def settings(*, num_cogs: int = 4, mission: str = "easy_hearts_small") -> RunSettings:
-    """The guide's baseline, critic and actor, on one of its missions.
+    """The guide's baseline (critic and actor) on one of its missions.
 
     Args:
         num_cogs: agents in the team, 1 to 24.
-        mission: `easy_hearts_small` (a 9x9 map, 5 actions) or `easy_hearts` (the guide's hub, 157 actions).
+        mission: `easy_hearts_small` (a 9x9 map, 5 actions) or `easy_hearts` (the guide's hub, 157
+            actions).
 
     Raises:
         SettingsError: if there is no such mission or the team is too large.
@@ -36,7 +37,7 @@ def settings(*, num_cogs: int = 4, mission: str = "easy_hearts_small") -> RunSet
 
 
 def train(*, num_cogs: int = 4, mission: str = "easy_hearts_small") -> Run:
-    """A run of this recipe, to be changed and started; arguments as `settings` takes them."""
+    """A run of this recipe, to be changed and started; for the arguments see `settings`."""
     return Run(settings(num_cogs=num_cogs, mission=mission), recipe=RECIPE.name)
 
 

@@ -10,8 +10,9 @@ from runner.settings import RunSettings
 def settings() -> RunSettings:
     """The guide's baseline (critic and actor) on LunarLander-v3. Half of each batch is replayed.
 
-    A hovering policy fills a batch with similar flights. Advantages are noise then, and normalising makes the noise large.
-    Replayed trajectories keep landings and crashes in every batch, and minibatches of single steps are as mixed as the batch.
+    If a policy only hovers, all flights of a batch are similar. Their advantages are then noise, which
+    normalisation makes large. Replayed trajectories keep landings and crashes in every batch, and
+    minibatches of single steps are as diverse as the batch.
     """
     return RunSettings.of(
         {

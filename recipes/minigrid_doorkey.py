@@ -8,10 +8,11 @@ from runner.settings import RunSettings
 
 
 def settings() -> RunSettings:
-    """The guide's baseline (critic and actor) with an LSTM: the agent sees a part of the room and must remember the rest.
+    """The guide's baseline (critic and actor) with an LSTM, because the agent sees only a part of the room.
 
-    A random policy reaches the goal in a few percent of episodes. Without any reward, normalised advantages would turn noise
-    into large steps, so advantages are not normalised. Rewards are scaled up instead, to outweigh the entropy bonus.
+    A random policy reaches the goal in a few percent of episodes. In batches without rewards,
+    normalised advantages would turn noise into large updates, so advantages are not normalised.
+    Instead, rewards are scaled up, so that they outweigh the entropy bonus.
     """
     return RunSettings.of(
         {

@@ -27,7 +27,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             }
         }
     },
-    # Hessel et al. 2021, arXiv:2104.06159, its hyperparameters: one update a batch, three quarters of it from replay.
+    # The hyperparameters of Hessel et al. 2021, arXiv:2104.06159: one update per batch, 75 %
+    # replayed data.
     "paper": {
         "agent": {"value_head": "categorical"},
         "actors": {"unroll_length": 30},

@@ -9,13 +9,14 @@ from typing import Any
 from oatmill.errors import OatmillError, UserError, one_line
 from oatmill.settings.complaints import nearest
 from oatmill.user_modules import load_function
-from recipes import atari_pong, cartpole, cogs_v_clips, lunar_lander, minigrid_doorkey
+from recipes import atari_pong, cartpole, cogs_v_clips, lunar_lander, minigrid_doorkey, pendulum
 from recipes.recipe import Recipe
 from runner.run import Run
 from runner.settings import RunSettings
 
 BUILT_IN: Mapping[str, Recipe] = {
-    module.RECIPE.name: module.RECIPE for module in (cartpole, lunar_lander, minigrid_doorkey, cogs_v_clips, atari_pong)
+    module.RECIPE.name: module.RECIPE
+    for module in (cartpole, lunar_lander, pendulum, minigrid_doorkey, cogs_v_clips, atari_pong)
 }
 """The built-in recipes by name. To add a recipe, add a file and an entry here."""
 
@@ -26,8 +27,9 @@ def find_recipe(name: str) -> Recipe:
     """Find a built-in recipe or a user's own recipe.
 
     Args:
-        name: name of a built-in recipe, or `module:function`. The function returns `RunSettings`, a `Run` or nested values.
-            Modules in the current folder are found too, after installed ones.
+        name: name of a built-in recipe, or `module:function`. The function returns `RunSettings`, a
+            `Run` or nested values. Modules in the current folder are found too, after installed
+            ones.
 
     Raises:
         UserError: if there is none; the message names the nearest built-in recipe.

@@ -1,4 +1,4 @@
-"""The former place of `RunSettings`, which recipes of users import; today `oatmill.RunSettings`."""
+"""The former module of `RunSettings`, for existing recipes of users; use `oatmill.RunSettings`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The replay role: ingest (queue and batches) and hub (control, weights, metrics), two processes without torch."""
+"""The replay server: the processes ingest (queue, batches) and hub (control, weights, metrics). No torch."""

@@ -13,19 +13,19 @@ from replay.hub.ingest_process import IngestProcess
 
 
 def main() -> int:
-    """Serve until SIGTERM (0); 1 if one of the two processes died, 2 if it could not begin."""
+    """Serve until SIGTERM (0); 1 if one of the two processes died, 2 if the server could not start."""
     options = parser().parse_args()
     configure_logging(options.log_level)
     stop = StopFlag()
     raise_descriptor_limit()
     ingest = IngestProcess(options)
-    from replay.hub.process import serve  # noqa: PLC0415 -- both processes import at the same time, which halves the start
+    from replay.hub.process import serve  # noqa: PLC0415 -- both processes import at the same time, so start-up is faster
 
     return run_to_exit(lambda: serve(options, ingest, stop))
 
 
 def parser() -> ArgumentParser:
-    """The options of `python -m replay`. With --keys, everyone who connects must show a key."""
+    """Return a parser for the options of `python -m replay`. With --keys, every client needs a key."""
     made = role_parser("python -m replay", "The server between actors and learner: queue, weights, metrics.")
     made.add_argument("--run-dir", type=Path, required=True, help="the run's folder")
     made.add_argument("--listen", required=True, help="ipc:///FOLDER or tcp://HOST[:PORT] (7300; 0 takes free ports)")

@@ -1,4 +1,4 @@
-"""Where the replay role listens: four ZeroMQ sockets in one private folder, or on four ports in a row."""
+"""The replay server's addresses: four ZeroMQ sockets in a private folder, or on four consecutive ports."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ SOCKETS = ("data", "batches", "control", "weights")
 DEFAULT_PORT = 7300
 MAX_IPC_PATH_BYTES = 107
 LOOK_FOR_FILES_EVERY_S = 1.0
-"""How soon a socket's file that somebody has removed is made anew."""
+"""How often the server checks whether a socket's file was removed, and creates it again."""
 
 
 def bind_addresses(listen: str, *, insecure: bool) -> dict[str, str]:
-    """The address of each socket, to bind.
+    """Return the address to bind for each socket.
 
     Args:
         listen: `ipc:///folder` or `tcp://host[:port]`; port 0 takes four free ports.
-        insecure: it may be listened beyond this machine: there are keys, or the user wants none.
+        insecure: whether other machines may connect: the server has keys, or the user wants none.
 
     Raises:
-        UserError: if that cannot be listened on, or should not.
+        UserError: if the address is invalid, cannot be used, or would be open to others.
     """
     scheme, _, rest = listen.partition("://")
     if scheme == "ipc" and rest:
@@ -40,30 +40,30 @@ def bind_addresses(listen: str, *, insecure: bool) -> dict[str, str]:
 
 
 def open_to_others(listen: str, *, keyed: bool) -> str | None:
-    """A line that says who else can join and stop a run; None if only its user can.
+    """Return a warning that says who else can join and stop a run; None if only its user can.
 
     Args:
         listen: as in `bind_addresses`.
-        keyed: whether everyone is asked for a key.
+        keyed: whether every client needs a key.
     """
     if keyed or not listen.startswith("tcp:"):
         return None
     return (
-        f"{listen} asks nobody for a key: anyone who reaches it, including every other user of this machine, can join, "
+        f"{listen} requires no key: anyone who can reach it, including every other user of this machine, can join, "
         "change and stop this run; on a shared machine leave out --listen, or use keys (oatmill keygen DIR, then --keys DIR)"
     )
 
 
 def _ipc(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
-        raise UserError(f"--listen ipc://{folder} needs that folder; make it with: mkdir -m 700 {folder}")
+        raise UserError(f"--listen ipc://{folder}: the folder does not exist; create it with: mkdir -m 700 {folder}")
     if stat.S_IMODE(folder.stat().st_mode) & 0o077:
-        raise UserError(f"{folder} is open to other users, who could send anything; close it with: chmod 700 {folder}")
+        raise UserError(f"{folder} is open to other users, who could send anything; protect it with: chmod 700 {folder}")
     paths = {name: folder / name for name in SOCKETS}
     longest = max(len(str(path).encode()) for path in paths.values())
     if longest > MAX_IPC_PATH_BYTES:
         raise UserError(
-            f"a socket's path has at most {MAX_IPC_PATH_BYTES} bytes, {folder} makes {longest}; take a shorter folder"
+            f"a socket's path has at most {MAX_IPC_PATH_BYTES} bytes, {folder} needs {longest}; choose a shorter folder"
         )
     for path in paths.values():
         _check_free(path)
@@ -71,16 +71,16 @@ def _ipc(folder: Path) -> dict[str, str]:
 
 
 def _check_free(path: Path) -> None:
-    """Refuse a socket that is served: a second bind would succeed and steal it."""
+    """Reject the path of a socket that another server uses: a second bind would succeed and take it over."""
     if not path.exists():
         return
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))
         except OSError:
-            path.unlink(missing_ok=True)  # left by a process that was killed
+            path.unlink(missing_ok=True)  # left by a killed process
             return
-    raise UserError(f"another replay server listens on {path}; give this one a folder of its own")
+    raise UserError(f"another replay server listens on {path}; choose another folder for this one")
 
 
 def _tcp(rest: str, *, insecure: bool) -> dict[str, str]:
@@ -88,8 +88,8 @@ def _tcp(rest: str, *, insecure: bool) -> dict[str, str]:
     address = _resolve(host)
     if not address.is_loopback and not insecure:
         raise UserError(
-            f"tcp://{host} can be reached from other machines and nothing here asks for a key; give it keys (oatmill keygen "
-            "DIR, then --keys DIR), listen on 127.0.0.1, or say --insecure if that network is your own"
+            f"tcp://{host} can be reached from other machines and no key is required; use keys (oatmill keygen "
+            "DIR, then --keys DIR), listen on 127.0.0.1, or add --insecure if that network is your own"
         )
     shown = f"[{address}]" if address.version == 6 else str(address)  # noqa: PLR2004 -- IPv6
     ports = [0] * len(SOCKETS) if port == 0 else range(port, port + len(SOCKETS))
@@ -106,25 +106,25 @@ def _split(rest: str) -> tuple[str, int]:
 
 
 def _resolve(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """A host's address; libzmq itself takes no names to bind to."""
+    """Return a host's IP address; libzmq cannot bind to names."""
     if host == "*":
         return ipaddress.ip_address("0.0.0.0")
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise UserError(f"--listen tcp://{host}: {error}; give an address of this machine") from None
+        raise UserError(f"--listen tcp://{host}: {error}; use an address of this machine") from None
     return ipaddress.ip_address(found[0][4][0])
 
 
 def restore_files(*sockets: ServerSocket) -> None:
-    """Make the files of ipc sockets anew where somebody has removed them, and say so in the log."""
+    """Create the files of ipc sockets again if they were removed, and log it."""
     for server in sockets:
         if (file := server.restore_file()) is not None:
-            _log.warning("%s was removed, by a cleaner of temporary files perhaps; it was made anew", file)
+            _log.warning("%s was removed, perhaps by a cleaner of temporary files; it was created again", file)
 
 
 def remove_sockets(addresses: Mapping[str, str]) -> None:
-    """Remove the files of ipc sockets, also those of a process that could not."""
+    """Remove the files of ipc sockets, also those of a process that could not remove its own."""
     for url in addresses.values():
         scheme, _, path = url.partition("://")
         if scheme == "ipc":

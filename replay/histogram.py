@@ -1,4 +1,4 @@
-"""Histograms whose counts travel between processes as plain values."""
+"""Histograms whose counts are sent between processes as plain values."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 
 class Histogram:
-    """Counts by upper bound, as Prometheus has them.
+    """Counts by upper bound, as in Prometheus.
 
     Args:
-        bounds: upper bounds, rising; a last bucket without one is added.
+        bounds: increasing upper bounds; a last bucket without a bound is added.
     """
 
     def __init__(self, bounds: Sequence[float]) -> None:
@@ -32,5 +32,5 @@ class Histogram:
         self.total += value * times
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: bounds, cumulative counts (the last is all) and the sum."""
+        """Return plain values for JSON: bounds, cumulative counts (the last one is the total) and the sum."""
         return {"bounds": self.bounds, "cumulative": np.cumsum(self.counts).tolist(), "sum": self.total}

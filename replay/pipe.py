@@ -1,6 +1,7 @@
-"""The pipe between the two processes of the replay role. It carries a few JSON lines at the start, and tells when one ends.
+"""The pipe between the two processes of the replay server.
 
-However a process dies, the kernel closes its end, and the other process sees the end of the stream at once.
+It carries a few JSON lines at the start. Later it shows when a process ends: the kernel closes its
+end, however it died, and the other process sees the end of the stream at once.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ class Pipe:
         end.settimeout(LINE_WITHIN_S)
 
     def fileno(self) -> int:
-        """The file descriptor, for a poller: readable when the other end has sent something or is gone."""
+        """Return the file descriptor for a poller.
+
+        It is readable when the other end has sent something or is gone.
+        """
         return self._socket.fileno()
 
     def say(self, values: dict[str, Any]) -> None:
@@ -37,7 +41,7 @@ class Pipe:
             return
 
     def hear(self) -> dict[str, Any] | None:
-        """Wait for one line; None if the other end is gone or sends nothing for 10 s."""
+        """Wait for one line; None if the other end is gone, or sends nothing for 10 s."""
         try:
             while b"\n" not in self._received and len(self._received) < MAX_LINE_BYTES:
                 chunk = self._socket.recv(4096)

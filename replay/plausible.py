@@ -1,28 +1,32 @@
-"""What one process says of itself is believed only as far as it can be true: no role can end a run for good by one number."""
+"""Limits for the numbers that a process reports about itself.
+
+An impossible number is rejected, so that one wrong message cannot make a run unusable.
+"""
 
 from __future__ import annotations
 
 from oatmill.errors import WireError
 
 MAX_COUNT = 2**48
-"""Of anything that a process has counted: more than any run comes to, and far from where numbers end."""
+"""The limit of any count of a process: more than any run reaches, and far below the limit of integers."""
 MAX_UNSENT = 2**24
-"""Trajectories that an actor may hold: it has produced them, not dropped them, and they are not stored."""
+"""The number of trajectories that an actor may have produced, not dropped and not sent."""
 MAX_FORGOTTEN = 2**32
-"""Trajectories of one actor that a server may have acknowledged and forgotten with its disk."""
+"""The number of trajectories of one actor that an earlier server may have acknowledged and lost
+with its disk."""
 MAX_VERSION = 2**41
-"""Of a policy version that nobody can vouch for."""
+"""The limit of a policy version if no other version is known to compare with."""
 VERSION_STEP = 2**32
-"""How far a learner may be ahead of the newest version that is known: it skips some that it could not publish."""
+"""How far a learner may be ahead of the newest known version: it skips versions that it could not publish."""
 
 
 def check_counts(produced: int, evicted: int, stored: int) -> None:
-    """Whether an actor can have produced and dropped this much.
+    """Check that an actor can have produced and dropped this many trajectories.
 
     Args:
-        produced: trajectories, as it says.
-        evicted: of these, what it has dropped.
-        stored: of these, what is known to be stored.
+        produced: the number of produced trajectories that it reports.
+        evicted: the number of dropped ones that it reports.
+        stored: the number of stored ones that is known here.
 
     Raises:
         WireError: `header_fields`.
@@ -31,18 +35,20 @@ def check_counts(produced: int, evicted: int, stored: int) -> None:
         raise WireError("header_fields", f"expected evicted <= produced, got {evicted} and {produced}")
     if produced > MAX_COUNT or produced - evicted - stored > MAX_UNSENT:
         raise WireError(
-            "header_fields", f"expected at most {MAX_UNSENT} trajectories besides the {stored} stored, got {produced} produced"
+            "header_fields",
+            f"expected at most {MAX_UNSENT} trajectories in addition to {stored} stored ones, got {produced} produced",
         )
 
 
 def check_acknowledged(acknowledged: int, produced: int, known: int, *, spoken: bool) -> None:
-    """Whether an actor can have been acknowledged more than is known here.
+    """Check that an actor can have received acknowledgements for more than is known here.
 
     Args:
-        acknowledged: trajectories, as it says.
-        produced: what it has produced and not dropped.
+        acknowledged: the number of acknowledged trajectories that it reports.
+        produced: the number of trajectories that it has produced and not dropped.
         known: the number that this server would acknowledge.
-        spoken: whether this server has talked to the session before: then it knows what it has acknowledged.
+        spoken: whether this server has answered this session before; then it knows what it has
+            acknowledged.
 
     Raises:
         WireError: `sequence`.
@@ -56,8 +62,8 @@ def check_version(version: int, newest: int) -> None:
     """Check that a learner can have reached a policy version.
 
     Args:
-        version: as it says.
-        newest: the newest that is known; -1 if none is.
+        version: the version that it reports.
+        newest: the newest known version; -1 for none.
 
     Raises:
         WireError: `version_range`.
@@ -68,11 +74,11 @@ def check_version(version: int, newest: int) -> None:
 
 
 def check_cursor(cursor: int | None, following: int) -> None:
-    """Whether a learner can have been given a point in the log.
+    """Check that a learner can have received this point in the log.
 
     Args:
-        cursor: as it says; None if it says none.
-        following: the number of the record that follows.
+        cursor: the point that it reports; None for none.
+        following: the number of the next record.
 
     Raises:
         WireError: `sequence`.

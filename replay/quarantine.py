@@ -1,4 +1,7 @@
-"""Bad messages as small files to be looked at: the newest few, bounded in bytes and in writes, and never a reason to fail."""
+"""Keeps the newest bad messages as small files.
+
+It is limited in files, bytes and writes per second, and never fails.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,13 @@ from protocol.wire.codec import Buffer
 from protocol.wire.reasons import REJECTED_REASONS
 
 FILES = 32
-"""Of each of the role's two processes; the oldest is written over."""
+"""The number of files of each of the server's two processes. The oldest is overwritten."""
 HEADER_BYTES = 1024
-"""Of a header, what is kept."""
+"""The number of bytes of a header that are kept."""
 MAX_FILE_BYTES = 4096
 WRITES_A_SECOND = 10
-"""A flood of bad messages must not keep the server busy writing. All are counted in `oatmill_rejected_total`."""
+"""A flood of bad messages must not keep the server busy writing. All of them are counted in
+`oatmill_rejected_total`."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,11 @@ class BadMessage:
     """One bad message.
 
     Attributes:
-        socket: where it came: data, batches, control or weights.
+        socket: the socket that it arrived on: data, batches, control or weights.
         reason: one of `protocol.wire.reasons`.
         detail: what was expected and what came.
-        header: the first bytes of its first frame; empty if it could not be taken apart.
+        header: the first bytes of its first frame; empty if the message had a wrong number of
+            frames.
         payload_bytes: the length of its second frame.
     """
 
@@ -42,29 +47,30 @@ class BadMessage:
 
     @staticmethod
     def of(error: WireError, socket: str, header: Buffer = b"", payload: Buffer = b"") -> BadMessage:
-        """From what a check raised."""
+        """Build it from the error that a check raised."""
         kept = bytes(memoryview(header)[:HEADER_BYTES])
         return BadMessage(socket, error.reason, error.detail[:HEADER_BYTES], kept, memoryview(payload).nbytes)
 
     def to_json(self, wall: float) -> str:
-        """At most MAX_FILE_BYTES of ASCII."""
+        """Return at most MAX_FILE_BYTES of ASCII."""
         values = {"time": wall, "socket": self.socket, "reason": self.reason, "payload_bytes": self.payload_bytes}
         text = json.dumps(values | {"detail": self.detail, "header": self.header.hex()}) + "\n"
-        if len(text) > MAX_FILE_BYTES:  # a detail that JSON writes with six letters a character
+        if len(text) > MAX_FILE_BYTES:  # JSON may write six characters for one character of the detail
             text = json.dumps(values | {"detail": "", "header": self.header.hex()}) + "\n"
         return text
 
 
 class Quarantine:
-    """A ring of files in one folder. A full or missing disk is not its matter: it then keeps less.
+    """A ring of files in one folder. If the disk is full or missing, it keeps less.
 
     Args:
-        folder: is made with the first file; None keeps nothing.
-        name: of the process, the files' prefix.
+        folder: the folder, created with the first file; None keeps nothing.
+        name: the process's name, used as the prefix of the files.
 
     Attributes:
-        kept: files written.
-        skipped: messages that were not, for there were too many, or the disk refused.
+        kept: the number of files written.
+        skipped: the number of messages that were not written: there were too many, or the disk
+            failed.
     """
 
     def __init__(self, folder: Path | None, name: str) -> None:
@@ -73,7 +79,7 @@ class Quarantine:
         self.kept = self.skipped = 0
 
     def keep(self, messages: Iterable[BadMessage]) -> None:
-        """Write these down."""
+        """Write some messages to files."""
         for message in messages:
             if self._write(message):
                 self.kept += 1
@@ -100,15 +106,15 @@ class Quarantine:
 
 
 class Rejections:
-    """Bad messages that one process has received.
+    """The bad messages that one process has received.
 
     Args:
-        kept: how many of the newest ones are kept.
+        kept: the number of newest messages that are kept.
 
     Attributes:
-        counts: number of bad messages, by reason.
-        newest: the newest ones, until `Quarantine.keep` has them.
-        lines: the newest ones, a line each.
+        counts: the number of bad messages, by reason.
+        newest: the newest messages, until `Quarantine.keep` has written them.
+        lines: the newest messages, one line each.
     """
 
     def __init__(self, kept: int) -> None:
@@ -123,5 +129,5 @@ class Rejections:
         self.lines.append(f"{message.reason}: {message.detail}")
 
     def add_connections(self, connections: int, reason: str = "unknown_key") -> None:
-        """Count connections that were refused because of an unknown key, or closed for another reason."""
+        """Count connections that were rejected because of an unknown key, or closed for another reason."""
         self.counts[reason] += connections

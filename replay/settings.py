@@ -1,4 +1,4 @@
-"""Settings of the replay role (no torch)."""
+"""The settings of the replay server (no torch)."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ class ReplaySettings(Settings):
     def _check(self) -> ReplaySettings:
         if self.on_learner_restart == "replay" and self.acknowledge != "durable":
             raise ValueError(
-                "replay.on_learner_restart=replay needs replay.acknowledge=durable: only the log on disk still has what was "
+                "replay.on_learner_restart=replay needs replay.acknowledge=durable: only the log on disk keeps what was "
                 f"trained on, got replay.acknowledge={self.acknowledge}"
             )
         return self
 
 
 class _Bound(BaseModel):
-    """The base of what the replay server reads of other roles' settings."""
+    """The base of the classes for settings of other roles that the replay server reads."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -89,7 +89,7 @@ class _Metrics(_Bound):
 
 
 class ReplayRoots(_Bound):
-    """What the replay server reads of config.yaml. The other settings were checked by the roles that they belong to."""
+    """The part of config.yaml that the replay server reads. Other roles check the rest."""
 
     actors: _Actors
     replay: ReplaySettings
@@ -98,7 +98,7 @@ class ReplayRoots(_Bound):
 
     @model_validator(mode="after")
     def _check_that_all_are_set(self) -> Self:
-        # The two processes read the plain values of the file, without defaults. Older files have no memory_bytes.
+        # The two processes read the plain values in the file, without defaults. Older files have no memory_bytes.
         missing = ReplaySettings.model_fields.keys() - self.replay.model_fields_set - {"memory_bytes"}
         if missing:
             raise ValueError(f"replay.{min(missing)} must be set; it has no default here")

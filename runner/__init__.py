@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-import oatmill  # noqa: F401  (checks first that Python finds our packages and not files of those names)
+import oatmill  # noqa: F401  (raises if a user's file shadows one of our packages)

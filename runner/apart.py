@@ -1,4 +1,4 @@
-"""Runs user code in a separate process, so that it cannot end, block or garble the command that needs its answer."""
+"""Runs user code in a separate process, so that it cannot end, block or print into the command."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLOSE_WITHIN_S = 2.0
 SLACK_S = 2.0
 """A process that its own timer has not ended this long after the limit is killed."""
 SLOW_S = 10.0
-"""After this long without an answer, a warning says what the command waits for."""
+"""After this long without an answer, a warning says what the command is waiting for."""
 POLL_S = 0.02
 TAIL_BYTES = 4096
 LAST_WORDS = 300
@@ -46,7 +46,8 @@ class Apart:
         what: the user code that is run, for messages, such as `env.factory=maze:make`.
         limit_s: time limit for the answer, in seconds; None for no limit.
         setting: the setting that the limit comes from, for messages.
-        shown: whether its output is shown on standard error. If not, the last line is reported when it dies.
+        shown: whether its output is shown on standard error. If not, the last line is reported when
+            it dies.
         threads: number of threads for its numerical libraries; None keeps the command's own limits.
     """
 
@@ -130,7 +131,7 @@ class Apart:
     def _ask(self, values: Any) -> None:
         request = {"values": values, "limit_s": self._limit_s, "log_level": logging.getLogger().getEffectiveLevel()}
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:  # one that is gone is found out soon
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:  # `result` detects an ended process
             stdin.write(json.dumps(request).encode())
 
     def _pump(self, timeout_s: float) -> None:
@@ -175,7 +176,7 @@ class Apart:
         return f"ended its process with exit code {code}, by os._exit or in C code{place}{words}"
 
     def _place(self) -> str:
-        """Where the user's code was, by the stacks that the process has written down; the newest call comes first."""
+        """The newest call in the user's code, from the stack traces that the process has written."""
         for frame in FRAME.finditer(self._dump):
             if is_users(frame["file"]):
                 return f" ({place_in_words(frame['file'], frame['line'], frame['function'])})"

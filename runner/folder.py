@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind, the lock that makes it one run's, and how other commands find it."""
+"""The run folder: creating, locking and finding it, and writing its files."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from oatmill.errors import UserError
-from oatmill.files.atomic import FOLDER_MODE, NeededWrites, replace_link
+from oatmill.errors import OatmillError, UserError
+from oatmill.files.atomic import FOLDER_MODE, replace_link
+from oatmill.files.full_disk import NeededWrites
 
 RUNS = Path("runs")
 """Folder for runs, below the current folder; `runs/latest` links to the newest run."""
 LOCK = ".lock"
 WRITTEN_WITHIN_S = 10.0
-"""On a full disk, the end of a run waits this long for room to write events and summary, besides the reserve."""
+"""On a full disk, the end of a run waits this long for space for events and summary."""
 
 
 class RunFolder:
     """One run's folder, held by this process until `release`.
 
-    A second supervisor is kept out by an advisory lock, which the system takes back when this process ends, however it ends.
+    An advisory lock prevents a second supervisor; the system releases it when this process ends.
 
     Attributes:
         path: the folder, absolute.
@@ -39,8 +40,9 @@ class RunFolder:
 
         Args:
             path: the folder.
-            made: the folders that this process has made for it, the innermost first; they go if nothing comes of the run.
-            lock: the lock file, locked.
+            made: the folders that this process has created, innermost first; removed if the run
+                does not start.
+            lock: the locked lock file.
         """
         self.path = path
         self._made = made
@@ -52,11 +54,11 @@ class RunFolder:
         """Create the folder of a new run.
 
         Args:
-            path: where; None takes `runs/RECIPE-DATE-TIME`.
+            path: the folder; None for `runs/RECIPE-DATE-TIME`.
             recipe: the recipe's name.
 
         Raises:
-            UserError: if it holds something already, or cannot be made.
+            UserError: if the folder is not empty, or cannot be created.
         """
         where = _absolute(path or RUNS).resolve()
         try:
@@ -67,16 +69,16 @@ class RunFolder:
                 (path / name).mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"--run-dir {where} cannot be made or written to: {error.strerror}; choose another folder"
+                f"--run-dir {where} cannot be created or written to: {error.strerror}; choose another folder"
             ) from None
         return folder
 
     @staticmethod
     def existing(path: Path | None) -> RunFolder:
-        """Take over the folder of an ended run, to continue it.
+        """Open the folder of an ended run, to continue it.
 
         Raises:
-            UserError: if there is no such run, or it is still going on.
+            UserError: if there is no such run, or it is still running.
         """
         path = find_run(path)
         try:
@@ -96,12 +98,12 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """A line for each reported learner step."""
+        """The file with one line per reported learner step."""
         return self.path / "metrics.jsonl"
 
     @property
     def gone(self) -> bool:
-        """Whether the folder was deleted or moved away, also where something else has been made under its name."""
+        """Whether the folder was deleted or moved, even if its path exists again."""
         try:
             kept = os.path.samestat(os.fstat(self._lock.fileno()), (self.path / LOCK).stat())
         except FileNotFoundError:
@@ -109,19 +111,19 @@ class RunFolder:
         return not kept and not self.config.exists()
 
     def log(self, role: str, number: int) -> Path:
-        """Where one process's output goes."""
+        """The log file of one process."""
         return self.path / "logs" / f"{role}-{number}.log"
 
     def event(self, name: str, **values: Any) -> None:
-        """Add a line to events.jsonl, in one write, so that readers and other writers never see a partial line."""
+        """Append a line to events.jsonl with one write, so that nobody sees a partial line."""
         self._writes.line(self.path / "events.jsonl", {"time": time.time(), "event": name} | values)
 
     def flush(self) -> None:
-        """Write what waits for room on a full disk, if there is room now."""
+        """Write the lines that wait for disk space, if there is space now."""
         self._writes.flush()
 
     def write_run(self, content: Mapping[str, Any]) -> None:
-        """Write run.json, readable by its owner only: it holds the address at which the run can be stopped."""
+        """Write run.json, readable by its owner only: it has the address to stop the run."""
         self._writes.file(self.path / "run.json", json.dumps(content, indent=1) + "\n")
 
     def write_summary(self, content: Mapping[str, Any]) -> None:
@@ -138,11 +140,11 @@ class RunFolder:
             replace_link(link, _seen_from(RUNS, self.path))
 
     def release(self, *, remove: bool = False) -> None:
-        """Release the folder, after writing what waits for room. With `remove`, delete what this process has created."""
+        """Write the waiting lines and release the folder; `remove` deletes what was created."""
         self._writes.close(0.0 if remove else WRITTEN_WITHIN_S)
         if remove and self._made:
             shutil.rmtree(self.path, ignore_errors=True)
-            with contextlib.suppress(OSError):  # another run may have come to stand beside this one
+            with contextlib.suppress(OSError):  # there may be another run in the same folder
                 for folder in self._made[1:]:
                     folder.rmdir()
         self._lock.close()
@@ -159,9 +161,9 @@ def find_run(path: Path | None) -> Path:
         return folder.resolve()
     if path is None:
         raise UserError(
-            f"there is no run in {RUNS.absolute()}; start one with `oatmill train`, or name its folder by --run-dir"
+            f"there is no run in {RUNS.absolute()}; start one with `oatmill train`, or give its folder with --run-dir"
         )
-    raise UserError(f"{path} is not a run folder: expected one that holds config.yaml, such as runs/latest")
+    raise UserError(f"{path} is not a run folder: expected a folder with config.yaml, such as runs/latest")
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -172,12 +174,12 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     content = read_json(folder / "run.json")
     if not content or not is_held(folder):
-        raise UserError(f"no run is going on in {folder}; it has ended, and summary.json says how")
+        raise UserError(f"no run is active in {folder}; it has ended, see its summary.json")
     return content
 
 
 def keys_of(run: Mapping[str, Any]) -> Path | None:
-    """The folder of keys that a run was started with, out of its run.json; None for a run without keys."""
+    """The folder of keys from a run's run.json; None for a run without keys."""
     return None if run.get("keys") is None else Path(run["keys"])
 
 
@@ -188,6 +190,27 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn errors about a file's content within the `with` block into a UserError that names the file.
+
+    Args:
+        path: a file of the run folder, which a full disk or a user may have damaged.
+
+    Raises:
+        UserError: if a value is missing, or has another type than expected.
+    """
+    try:
+        yield
+    except OatmillError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(
+            f"{path} is damaged, or was written by another version of oatmill ({type(error).__name__}: {error}); "
+            "--log-level debug shows where it is read"
+        ) from error
 
 
 def is_held(folder: Path) -> bool:
@@ -206,11 +229,11 @@ def _absolute(path: Path) -> Path:
     try:
         return path.absolute()
     except FileNotFoundError:
-        raise UserError("the current folder does not exist any more; change to one that does") from None
+        raise UserError("the current folder no longer exists; change to another folder") from None
 
 
 def _reserve(runs: Path, recipe: str) -> list[Path]:
-    """Make `RECIPE-DATE-TIME` below `runs`, with a number where others have started in the same second; see `_make`."""
+    """Create `RECIPE-DATE-TIME` below `runs`, with a number if the name is taken; see `_make`."""
     stamp = datetime.now(tz=UTC).astimezone().strftime("%Y%m%d-%H%M%S")
     name = f"{re.sub('[:/]', '-', recipe)}-{stamp}"
     for number in itertools.count(1):
@@ -223,7 +246,7 @@ def _reserve(runs: Path, recipe: str) -> list[Path]:
 
 
 def _make(path: Path) -> list[Path]:
-    """Make a folder that was asked for; returns which folders were made, the innermost first.
+    """Create a folder; returns the folders that were created, innermost first.
 
     Raises:
         UserError: if it is a file, in use, or not empty.
@@ -234,7 +257,7 @@ def _make(path: Path) -> list[Path]:
     if is_held(path):
         raise UserError(_busy(path))
     if not made and _has_entries(path):
-        raise UserError(f"run folder {path} exists and is not empty; choose another --run-dir, or go on with it by --resume")
+        raise UserError(f"run folder {path} exists and is not empty; choose another --run-dir, or continue it with --resume")
     path.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
     return made
 
@@ -257,10 +280,10 @@ def _locked(path: Path) -> IO[str]:
 
 
 def _busy(path: Path) -> str:
-    return f"another run is going on in {path}; wait for it, stop it by `oatmill stop`, or choose another --run-dir"
+    return f"another run is active in {path}; wait for it, stop it with `oatmill stop`, or choose another --run-dir"
 
 
 def _seen_from(link_folder: Path, target: Path) -> Path:
-    """A relative path where the target lies beside the link, so that the folders can be moved together."""
+    """A relative path if the target is below the link's folder, so that both can be moved together."""
     folder = link_folder.absolute()
     return target.relative_to(folder) if target.is_relative_to(folder) else target

@@ -13,13 +13,13 @@ TAIL_BYTES = 2**20
 
 
 class JsonLines:
-    """Reads lines that are added to a file from now on: complete lines only, and none that a full disk has cut off.
+    """Reads complete lines that are added to a file from now on; lines that are not JSON are skipped.
 
     Args:
-        path: the file; it need not exist yet.
+        path: the file; it may not exist yet.
 
     Attributes:
-        count: lines read so far.
+        count: the number of lines read so far.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,17 +42,17 @@ class JsonLines:
 
 
 def last_line(path: Path) -> dict[str, Any] | None:
-    """The last whole line of a file; None if there is none."""
+    """The last complete line of a file; None if there is none."""
     lines = last_lines(path, 1)
     return lines[-1] if lines else None
 
 
 def last_lines(path: Path, count: int) -> list[dict[str, Any]]:
-    """The last whole lines of a file, the oldest first; fewer where there are fewer.
+    """The last complete lines of a file, oldest first; there may be fewer.
 
     Args:
-        path: the file; it need not exist.
-        count: number of lines, above 0.
+        path: the file; it may not exist.
+        count: the largest number of lines, above 0.
     """
     if not path.exists():
         return []

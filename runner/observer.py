@@ -102,7 +102,7 @@ class PlainObserver:
 
 
 def let_read(output: TextIO | Outlet) -> None:
-    """Wait for a limited time until the reader of an outlet has read what waits."""
+    """Wait for a limited time until an outlet's reader has read everything."""
     if isinstance(output, Outlet):
         output.drain(LAST_WORDS_S)
 

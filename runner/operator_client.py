@@ -21,7 +21,8 @@ class OperatorClient:
     Args:
         address: control address of the hub.
         keys: folder of the operator's keys, or its parent folder; None for a run without keys.
-        role: owner of the keys. A learner's keys may also stop a run, because it stops the run when the budget is spent.
+        role: owner of the keys. A learner's keys may also stop a run, because it stops the run when
+            the budget is spent.
 
     Raises:
         UserError: if there are no good keys.

@@ -1,7 +1,8 @@
-"""From a recipe and everything that changes it to one run's settings.
+"""Combines a recipe with presets, files, environment variables and the command line.
 
-Layers are merged as plain values and checked once, together, so that no order of assignments is refused half-way:
-recipe < preset < `--config FILE` < environment (`OATMILL__TRAINER__TOTAL_TIMESTEPS=10000`) < `key=value` < flags.
+The layers, from lowest to highest precedence, are: recipe, preset, `--config FILE`, environment
+variables (`OATMILL__TRAINER__TOTAL_TIMESTEPS=10000`), `key=value`, flags. They are merged as plain
+values and checked once, so that settings that depend on each other may come from different layers.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from runner.settings import RunSettings, read_mapping
 ENVIRONMENT_PREFIX = "OATMILL__"
 DISCOUNT_NAMES = (("trainer", "gamma"), ("trainer", "losses", "ppo_critic", "gamma"))
 MAPPINGS = ("env.kwargs",)
-"""Settings that hold names of the user's own."""
+"""Settings with names that the user defines."""
 
 Values = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Some settings and where they come from.
+    """Settings from one source.
 
     Attributes:
-        values: nested, by name.
-        source: a file or a variable that a message should name; empty for what was typed on the command line.
+        values: nested values by name.
+        source: the file or environment variable, for messages; empty for the command line.
     """
 
     values: Values
@@ -38,14 +39,15 @@ class Layer:
 
 
 def resolve(base: Mapping[str, Any], layers: Sequence[Layer]) -> RunSettings:
-    """Put layers on top of each other, the last one wins, and check the whole.
+    """Merge layers and check the result; later layers take precedence.
 
     Args:
-        base: a recipe's settings, or empty where a layer brings everything.
-        layers: in the order of their precedence, the weakest first.
+        base: a recipe's settings, or empty if a layer has everything.
+        layers: the layers, from lowest to highest precedence.
 
     Raises:
-        SettingsError: one line that names the setting and its source, what is required, what came, and the nearest name.
+        SettingsError: one line that names the setting and its source, what was expected, what came, and
+            for unknown settings the nearest name.
     """
     values: Values = dict(base)
     sources: dict[str, str] = {}
@@ -69,17 +71,17 @@ def command_layers(
     assignments: Iterable[str],
     flags: Mapping[str, Any],
 ) -> list[Layer]:
-    """The layers that one command puts on its recipe, the weakest first.
+    """The layers of one command, from lowest to highest precedence.
 
     Args:
-        preset: what a preset sets.
+        preset: the preset's settings.
         config: a YAML file of settings.
-        environ: the process's environment.
-        assignments: `key=value` as typed.
-        flags: values by dotted path; None stands for a flag that was not given.
+        environ: the environment variables.
+        assignments: `key=value` from the command line.
+        flags: values by dotted path; None for a flag that was not given.
 
     Raises:
-        SettingsError: if a file, a variable or an assignment cannot be read.
+        SettingsError: if a file, a variable or an assignment cannot be parsed.
     """
     given = {path: value for path, value in flags.items() if value is not None}
     return [
@@ -92,7 +94,7 @@ def command_layers(
 
 
 def environment_layers(environ: Mapping[str, str]) -> list[Layer]:
-    """A layer for each variable such as `OATMILL__TRAINER__GAMMA=0.9`: two underscores for a dot, and for the start."""
+    """One layer per variable such as `OATMILL__TRAINER__GAMMA=0.9`; two underscores are a dot."""
     layers = []
     for name in sorted(environ):
         if name.startswith(ENVIRONMENT_PREFIX):
@@ -102,10 +104,12 @@ def environment_layers(environ: Mapping[str, str]) -> list[Layer]:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """`key=value` as a dotted path and a YAML value. A setting that takes text takes what was typed (`metrics.host=::`).
+    """Split `key=value` into a dotted path and a YAML value.
+
+    For a setting of type text, the value may also be text that is not YAML, such as `metrics.host=::`.
 
     Raises:
-        SettingsError: if it has no `=`, or the value is not YAML.
+        SettingsError: if there is no `=`, or the value is not YAML.
     """
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
@@ -114,7 +118,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 
 def nested(items: Iterable[tuple[str, Any]]) -> Values:
-    """Dotted paths as nested values; of a path that comes twice the last value counts."""
+    """Convert dotted paths to nested values; if a path comes twice, the last value counts."""
     values: Values = {}
     for path, value in items:
         for name in reversed(path.split(".")):
@@ -124,10 +128,10 @@ def nested(items: Iterable[tuple[str, Any]]) -> Values:
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Values:
-    """Nested values with those of `above` in the place of those of `below`.
+    """Merge nested values; those of `above` replace those of `below`.
 
-    Another kind of environment starts anew instead of keeping what the first kind was given, and whichever of the two names
-    of the discount comes later is the one that counts.
+    If `above` has another `env.kind`, it replaces all of `env`. If `above` sets one of the two
+    names of the discount, the other name is removed from `below`.
     """
     values = _merge(_without_other_discount(below, above), above)
     kinds = [side.get("env", {}).get("kind") for side in (below, above) if isinstance(side.get("env", {}), dict)]
@@ -137,7 +141,7 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Values:
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """All paths that have a value, with the value."""
+    """All dotted paths with their values."""
     for name, value in values.items():
         path = f"{prefix}.{name}" if prefix else str(name)
         if isinstance(value, dict) and value and path not in MAPPINGS:
@@ -147,13 +151,13 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, A
 
 
 def check_path(path: str, value: Any, kind: str, source: str = "") -> None:
-    """Raise SettingsError unless `path` names a setting that takes a value.
+    """Raise a SettingsError unless `path` is a setting, and not a group of settings.
 
     Args:
-        path: dotted.
-        value: what is assigned to it.
-        kind: the kind of environment, which decides what `env` has.
-        source: where the assignment comes from.
+        path: the dotted path.
+        value: the assigned value.
+        kind: the kind of environment, which determines the settings of `env`.
+        source: the source of the assignment, for messages.
     """
     known = leaf_paths(RunSettings, loc=("env", kind))
     if path in known or value == {}:
@@ -205,7 +209,7 @@ def _value(name: str, path: str, text: str) -> Any:
 
 
 def _text(text: str) -> str | None:
-    """What a setting that takes text is given: YAML's text or null, or else the text as it was typed, such as `::` or `1`."""
+    """The value of a setting of type text: YAML text or null, otherwise the text as typed."""
     try:
         value = yaml_format.load(text)
     except ValueError:

@@ -12,7 +12,7 @@ from actors.settings import GymnasiumEnv
 from agent.spec import AgentSpec
 from oatmill.settings import yaml_format
 from protocol.data.run_schema import RunSchema
-from protocol.data.spaces import Spaces
+from protocol.data.spaces import ActionSpace, Spaces
 from replay.settings import ReplaySettings
 from replay.store.buffer import replayed_rows
 from runner.apart import Apart
@@ -26,7 +26,8 @@ if TYPE_CHECKING:  # with torch: what needs them loads them, so that the environ
 SHUFFLED = {"trajectories": "of whole trajectories", "steps": "of single steps"}
 
 BUILD_AT_LEAST_S = 60.0
-"""Minimum time limit for building an environment; `actors.hang_timeout` may be shorter, because it limits single steps."""
+"""Minimum time limit for building an environment; `actors.hang_timeout` may be shorter, because it
+limits single steps."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class PlanReport:
 
     @cached_property
     def cost(self) -> PlanCost:
-        """The cost of the plan. It takes about a second to compute, so that a run that starts does not compute it."""
+        """The cost of the plan; computing it takes about a second, so a run does not need it."""
         from learner.cost import plan_cost  # noqa: PLC0415
 
         settings = self.settings
@@ -80,9 +81,9 @@ class PlanReport:
         parts = [
             "environment",
             f"  observations  {observation.kind} {observation.dtype} {list(observation.shape)}",
-            f"  actions       {'MultiDiscrete' if action.factored else 'Discrete'} {list(action.sizes)}",
+            f"  actions       {action_text(action)}",
             "",
-            "a learner step",
+            "learner step",
             f"  batch         {trainer.batch_size} trajectories x {unroll_length} steps = {batch:,} env steps",
             *self._replay(),
             f"  updates       {trainer.epochs} epochs x {trainer.minibatches} minibatches {SHUFFLED[trainer.shuffle]} on "
@@ -110,8 +111,8 @@ class PlanReport:
             return []
         return [
             f"  replay        {(part - fresh) * trainer.learners} of them from a buffer of up to "
-            f"{replay.buffer_size}, once it holds as many; each is trained on {part / fresh:.3g} times on average",
-            f"  sampling      {_sampling(replay)}; {part / fresh:.3g} samples per insert, the first of them fresh",
+            f"{replay.buffer_size}, once it holds that many; each is trained on {part / fresh:.3g} times on average",
+            f"  sampling      {_sampling(replay)}; {part / fresh:.3g} samples per insert, including the first, fresh one",
         ]
 
     def _fresh_rows(self) -> int:
@@ -136,12 +137,12 @@ class PlanReport:
         ]
         nodes = [f"  {name:<13} {flops / 1e9:9.3f}  {flops / total:4.0%}" for name, flops in cost.flops.items() if flops]
         return [
-            f"parameters: {cost.parameters:,} are trained; a loss's terms and what they are multiplied by",
+            f"{cost.parameters:,} trained parameters; parameters and coefficients by loss",
             *losses,
             "",
-            "GFLOP a batch: matrix products and convolutions, all epochs forward and back",
+            "GFLOP per batch: matrix products and convolutions of all epochs, forward and backward",
             *nodes,
-            f"  {'in all':<13} {total / 1e9:9.3f}",
+            f"  {'total':<13} {total / 1e9:9.3f}",
             "",
         ]
 
@@ -151,14 +152,15 @@ def _sampling(replay: ReplaySettings) -> str:
     if replay.sampling == "uniform":
         return "uniform"
     chance = f"|value target - V| ^ {replay.priority_exponent:g}"
-    return f"prioritised, in proportion to {chance}, made up for by importance ^ {replay.importance_exponent:g}"
+    return f"prioritised, in proportion to {chance}, corrected by importance weights ^ {replay.importance_exponent:g}"
 
 
 def report_plan(settings: RunSettings) -> PlanReport:
-    """Check the settings against each other and against the environment, which is built in a separate process.
+    """Check all settings together with the environment, which is built in a separate process.
 
     Raises:
-        UserError: if the settings do not fit together, or the environment cannot be built or is not supported.
+        UserError: if the settings do not fit together, or the environment cannot be built or is not
+            supported.
     """
     fitted, notes = prepared(settings)
     check_replay(fitted)
@@ -167,16 +169,24 @@ def report_plan(settings: RunSettings) -> PlanReport:
         from learner.plan import make_plan  # noqa: PLC0415
         from learner.reporting.writers import wanted_targets  # noqa: PLC0415
 
-        wanted_targets(fitted.metrics)  # refuses one whose package is not here
+        wanted_targets(fitted.metrics)  # raises if a package is missing
         described = environment.result()
         spaces, statistics = Spaces.from_dict(described["spaces"]), tuple(described["episode_statistics"])
         spec = AgentSpec(spaces, fitted.agent)
-        make_encoder(spec)  # refuses one that cannot be built, while nothing has started
+        make_encoder(spec)  # raises if it cannot be built, before anything has started
         check_buffer_bytes(fitted, RunSchema(spaces, spec.core_state_size, statistics))
         plan = make_plan(fitted.trainer, fitted.agent, spaces.action)
         check_priorities(fitted, plan)
         others = _other_autos(fitted, spec, vector_class=described["vector_class"], channels=described["channels"])
         return PlanReport(fitted, spaces, plan, {**plan.auto, **others}, (*notes, *plan.notes, *environment.finish()))
+
+
+def action_text(action: ActionSpace) -> str:
+    """An action space in a few words."""
+    kind = "MultiDiscrete" if action.factored else "Discrete"
+    choices = [f"{kind} {list(action.sizes)}"] if action.sizes else []
+    numbers = [f"Box [{action.dimensions}] within {min(action.low):g}..{max(action.high):g}"] if action.dimensions else []
+    return " and ".join([*choices, *numbers])
 
 
 def environment_apart(settings: RunSettings) -> Apart:

@@ -38,7 +38,8 @@ class RunResult:
         episode_length: their mean length.
         episode_statistics: means of the statistics that the environment reports.
         episode_info: the same, under the name of the metric `oatmill_episode_info`.
-        losses: values by loss: raw, coef, weighted, share, gradient_norm, gradient_share, and its terms.
+        losses: values by loss: raw, coef, weighted, share, gradient_norm, gradient_share, and its
+            terms.
         entropy: policy entropy in nats, and as a fraction of the uniform policy's.
         explained_variance: explained variance of the value head.
         policy_lag: p50 and p99, in policy versions.

@@ -87,7 +87,7 @@ class Run:
         log_level: str = "info",
         keys: str | Path | None = None,
     ) -> RunResult:
-        """Train until the budget is spent, with a replay server, actors and a learner as processes on this machine.
+        """Train until the budget is spent, with all processes on this machine.
 
         Args:
             run_dir: run folder, new or empty; None creates one below `runs`.
@@ -96,7 +96,8 @@ class Run:
             insecure: listen on the network without keys.
             observer: object that receives progress; None writes lines to standard error.
             log_level: log level of all processes.
-            keys: folder of keys, created by `oatmill keygen`; all processes that connect must then have a key.
+            keys: folder of keys, created by `oatmill keygen`; all processes that connect must then
+                have a key.
 
         Returns:
             The fields of summary.json.

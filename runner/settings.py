@@ -21,7 +21,7 @@ from replay.settings import ReplaySettings
 
 
 class RunSettings(Settings):
-    """The settings of a run, with one group per part. Each role reads the groups that it needs from config.yaml."""
+    """The settings of a run. Each role reads the groups that it needs from config.yaml."""
 
     env: EnvSettings
     agent: AgentSettings = Field(default_factory=AgentSettings)
@@ -56,14 +56,14 @@ class RunSettings(Settings):
         return self.model_dump(mode="json")
 
     def explicit(self) -> dict[str, Any]:
-        """Only what was set, so that another layer's choice between two names of one setting is not taken for a conflict."""
+        """Only the values that were set, so that merging does not see defaults as conflicts."""
         values = _explicit(self)
         values["env"]["kind"] = self.env.kind
         return values
 
 
 def _explicit(settings: Settings) -> dict[str, Any]:
-    # Not pydantic's exclude_unset: it drops a group that nobody replaced, with everything that was assigned inside it.
+    # pydantic's exclude_unset would drop values that were assigned inside a group of defaults.
     plain = settings.model_dump(mode="json")
     values = {}
     for name in type(settings).model_fields:
@@ -96,13 +96,13 @@ def prepared(settings: RunSettings) -> tuple[RunSettings, list[str]]:
     trainer.batch_size = batch
     unit = "minibatches x learners" if trainer.shuffle == "trajectories" else "learners"
     return fitted, [
-        f"trainer.batch_size is {batch} instead of {wanted} trajectories of {unroll_length} steps: a multiple of {unit} = "
-        f"{batch_unit(trainer)}, so small that {trainer.total_timesteps} env steps make 20 batches where they can"
+        f"trainer.batch_size is {batch} instead of {wanted} trajectories of {unroll_length} steps: it must be a multiple of "
+        f"{unit} = {batch_unit(trainer)}, and small enough for 20 batches in {trainer.total_timesteps} env steps if possible"
     ]
 
 
 def write_config(settings: RunSettings, path: Path) -> None:
-    """Write settings as YAML, atomically, and readable by the owner only: `env.kwargs` may hold secrets."""
+    """Write settings as YAML, readable by the owner only, as `env.kwargs` may contain secrets."""
     write_file(path, yaml_format.dump(settings.to_dict()))
 
 
@@ -132,6 +132,6 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} is not YAML: {error}") from None
     if not isinstance(content, dict | None):
         raise SettingsError(
-            f"{path} must hold settings by name, such as trainer: {{gamma: 0.99}}, got {type(content).__name__}"
+            f"{path} must contain settings by name, such as trainer: {{gamma: 0.99}}, got {type(content).__name__}"
         )
     return content or {}

@@ -1,4 +1,4 @@
-"""Every setting with its default, what it takes and what it means, read from the settings classes (no torch)."""
+"""Lists every setting with its default, type and description, from the settings classes (no torch)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class SettingEntry:
     """One setting.
 
     Attributes:
-        path: dotted, as a user types it, such as `trainer.losses.cmpo.kl_coef`.
+        path: the dotted path, such as `trainer.losses.cmpo.kl_coef`.
         kind: the `env.kind` that has this setting; empty outside of `env`.
-        default: as a user types it; `required` if there is none.
+        default: the default as a user would type it; `required` if there is none.
         takes: the type and the bounds in words.
-        meaning: one or two sentences.
+        meaning: the description.
     """
 
     path: str
@@ -34,7 +34,7 @@ class SettingEntry:
 
     @property
     def group(self) -> str:
-        """Everything before the last dot."""
+        """The path of the group: everything before the last dot."""
         return self.path.rpartition(".")[0]
 
 
@@ -44,7 +44,7 @@ def all_settings() -> list[SettingEntry]:
 
 
 def find_settings(word: str) -> list[SettingEntry]:
-    """The settings whose path or meaning contains a word; all of them if it is empty. Case does not matter."""
+    """The settings whose path or description contains a word, ignoring case."""
     wanted = word.lower()
     found = [entry for entry in all_settings() if wanted in entry.path.lower()]
     return found + [entry for entry in all_settings() if wanted in entry.meaning.lower() and entry not in found]

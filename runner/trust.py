@@ -1,4 +1,4 @@
-"""Checks whether settings of a checkpoint or a run folder may be used: they could name any code (no torch)."""
+"""Checks settings from checkpoints and run folders, which could name any code (no torch)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runner.settings import RunSettings
 
 ENVIRONMENT = ("env.",)
 EVERYWHERE = ("env.", "agent.", "trainer.")
-"""Where settings may name code. An argument of an environment counts: it may be made to import what it is given."""
+"""Prefixes of settings that may name code, including environments' arguments, which may be imported."""
 
 
 def check_trust(
@@ -23,7 +23,7 @@ def check_trust(
     places: tuple[str, ...] = EVERYWHERE,
     known: Collection[str] = (),
 ) -> None:
-    """Refuse settings that would run code which the user has not named.
+    """Raise a UserError if settings would run code that the user has not named.
 
     Args:
         settings: settings of a checkpoint or a run folder.
@@ -44,7 +44,7 @@ def check_trust(
 
 
 def texts_of(values: Any) -> Iterator[str]:
-    """Every text in plain values, however deep."""
+    """All texts in nested plain values."""
     if isinstance(values, str):
         yield values
     elif isinstance(values, Mapping):

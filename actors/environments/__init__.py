@@ -1,1 +1,1 @@
-"""Environments as actors step them: adapters that bring every kind to the same conventions."""
+"""Adapters that give every kind of environment the same interface for actors."""

@@ -1,4 +1,4 @@
-"""What an actor steps: several copies of one environment, each of whose agents is a row; and what adapters share."""
+"""The interface of environments: several copies of one environment, with one row per agent."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ MANY_STARTS = 10**6
 
 @dataclass(frozen=True)
 class Episode:
-    """An episode that ran from its first step to its end.
+    """A complete episode.
 
     Attributes:
-        episode_return: the sum of its rewards, undiscounted and unscaled; with several agents the mean of theirs.
-        length: its steps.
-        statistics: the environment's own numbers, as `Environment.episode_statistics` names them; NaN where there was none.
-        copy: which copy of the environment it was played in.
+        episode_return: the sum of rewards, undiscounted and unscaled; the mean over agents.
+        length: the number of steps.
+        statistics: the environment's own numbers, in the order of `Environment.episode_statistics`; NaN if
+            the episode does not have one.
+        copy: the number of the environment's copy.
     """
 
     episode_return: float
@@ -44,32 +45,33 @@ class Episode:
 
 @dataclass(slots=True)
 class Step:
-    """What one step of all rows gave. The arrays belong to the environment and are valid until its next call.
+    """The result of one step of all rows. The arrays are valid until the environment's next call.
 
-    A row whose agent is absent has `valid` False, reward 0 and `terminated` True: whatever reads the row starts anew when the
-    agent comes back, and nothing is carried over the gap.
+    A row whose agent is absent has `valid` False, reward 0 and `terminated` True, so that nothing is
+    carried over until the agent returns.
     """
 
-    observations: Array  # [N, ...]; of a row that ended: the first of its next episode
+    observations: Array  # [N, ...]; if an episode ended, the first observation of the next one
     rewards: Array  # [N], float32
     terminated: Array  # [N], bool
     truncated: Array  # [N], bool
-    valid: Array  # [N], bool: the row's agent was there and acted
-    final_observations: Array  # [F, ...], of the rows that were truncated and not terminated
+    valid: Array  # [N], bool: the row's agent was present and acted
+    final_observations: Array  # [F, ...], of rows that were truncated and not terminated
     final_rows: Array  # [F], int
-    episodes: Sequence[Episode]  # those that ended in this step
+    episodes: Sequence[Episode]  # the episodes that ended in this step
 
 
 class Environment(Protocol):
     """Several copies of an environment, stepped together.
 
     Attributes:
-        name: what the user called it, for messages.
-        spaces: of one row.
-        num_rows: N.
-        num_copies: how many copies there are; each has `num_rows / num_copies` rows, one after another.
-        channels: which axis of an image was taken for the channels, "first" or "last"; None where there was no choice.
-        episode_statistics: names of the numbers in `Episode.statistics`.
+        name: the setting that selected the environment, for messages.
+        spaces: the spaces of one row.
+        num_rows: N, the number of rows.
+        num_copies: the number of copies; each has `num_rows / num_copies` consecutive rows.
+        channels: the axis that was used as an image's channels, "first" or "last"; None for other
+            observations.
+        episode_statistics: the names of the numbers in `Episode.statistics`.
     """
 
     name: str
@@ -80,15 +82,15 @@ class Environment(Protocol):
     episode_statistics: tuple[str, ...]
 
     def reset(self) -> Array:
-        """Start all episodes; the observations `[N, ...]`, valid until the next call."""
+        """Start all episodes; returns observations `[N, ...]`, valid until the next call."""
         ...
 
     def step(self, actions: Array) -> Step:
-        """Take one action a row, `[N]` or `[N, factors]`, integers."""
+        """Take one action per row, `[N]` or `[N, width]`: choices count from 0, numbers are in -1..1."""
         ...
 
     def close(self) -> None:
-        """Release what the copies hold. Safe to call twice."""
+        """Release all resources. Safe to call twice."""
         ...
 
 
@@ -122,7 +124,7 @@ class Beginning(NamedTuple):
 
 
 def first_observations(environment: Environment) -> Array:
-    """The first observations of `begin`; a single copy is reset only once.
+    """Reset an environment like `begin`, and return only the observations. A single copy is reset only once.
 
     Raises:
         UserError: as `begin`.
@@ -131,14 +133,14 @@ def first_observations(environment: Environment) -> Array:
 
 
 def begin(environment: Environment) -> Beginning:
-    """Reset an environment and check that it keeps what its spaces promise.
+    """Reset an environment and check that its observations match its spaces.
 
-    Copies that begin alike, or are too few to tell one seed from another, are reset once more with the same seeds. Where they
-    begin otherwise then, the environment does not heed its seed. If all copies began alike, a warning says so.
+    If all copies have equal first observations, or are few, they are reset again with the same seeds. If
+    the result differs, the environment ignores its seed. If the copies were equal, a warning is logged.
 
     Raises:
-        UserError: if it raises, or gives observations of another shape or dtype, or numbers that are not finite, or changes
-            torch's default dtype.
+        UserError: if the environment raises an exception, returns observations of another shape or
+            dtype or numbers that are not finite, or changes torch's default dtype.
     """
     observations, copies = _checked_reset(environment), environment.num_copies
     before = observations.copy()
@@ -149,8 +151,8 @@ def begin(environment: Environment) -> Beginning:
         return Beginning(observations, "")
     if _are_alike(before, copies):
         log.warning(
-            "%s: all %d copies began with the same observations, and with other ones when they were reset again with the "
-            "same seeds, so they do not heed the seed that reset gives them and play the same random numbers; %s",
+            "%s: all %d copies have the same first observations, and other ones after a second reset with the same "
+            "seeds, so they ignore the seed of reset and use the same random numbers; %s",
             environment.name,
             copies,
             SEED_HINT,
@@ -159,7 +161,7 @@ def begin(environment: Environment) -> Beginning:
 
 
 def name_of(settings: EnvSettings) -> str:
-    """What a message calls the environment: the setting that chose it."""
+    """The environment's name in messages: the setting that selected it."""
     match settings:
         case GymnasiumEnv() | MiniGridEnv():
             return f"env.id={settings.id}"
@@ -172,25 +174,25 @@ def name_of(settings: EnvSettings) -> str:
 
 
 def is_finite(values: Array) -> bool:
-    """Whether all numbers are finite; whole numbers are."""
+    """Whether all numbers are finite; integers always are."""
     return values.dtype.kind != "f" or bool(np.isfinite(values).all())
 
 
 def warn_of_equal_streams(environment: Environment, observations: Array, rewards: Array) -> None:
-    """Warn where all copies gave the same in their first steps, and not one thing all the time.
+    """Warn if all copies had equal first steps, unless observations and rewards were constant.
 
     Args:
-        environment: that gave them.
-        observations: `[N, T, ...]`.
-        rewards: `[N, T]`.
+        environment: the environment.
+        observations: its first observations, `[N, T, ...]`.
+        rewards: its first rewards, `[N, T]`.
     """
     copies = environment.num_copies
     if not (_are_alike(observations, copies) and _are_alike(rewards, copies)):
         return
     if (observations != observations[:, :1]).any() or (rewards != rewards[:, :1]).any():
         log.warning(
-            "%s: all %d copies gave the same observations and rewards in their first %d steps, whatever was done in them; if "
-            "they should differ, they do not heed the seed that reset gives them; %s",
+            "%s: all %d copies had the same observations and rewards in their first %d steps, despite different actions; if "
+            "they should differ, they ignore the seed of reset; %s",
             environment.name,
             copies,
             rewards.shape[1],
@@ -199,7 +201,7 @@ def warn_of_equal_streams(environment: Environment, observations: Array, rewards
 
 
 def _are_alike(values: Array, copies: int) -> bool:
-    """Whether all copies, of which there are several, gave the same."""
+    """Whether there are several copies and their values are equal."""
     of_copy = values.reshape(copies, -1)
     return copies > 1 and bool((of_copy == of_copy[0]).all())
 
@@ -209,7 +211,7 @@ def _digest(observations: Array) -> str:
 
 
 def check_torch_default(name: str) -> None:
-    """Raise UserError if an environment has changed torch's default dtype: the policy's network stands in the same process."""
+    """Raise a UserError if an environment has changed torch's default dtype, which the policy needs."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_default_dtype() is not torch.float32:
         raise UserError(
@@ -242,6 +244,6 @@ def _checked_reset(environment: Environment) -> Array:
 
 
 def first_not_finite(values: Array) -> str:
-    """The first number that is not finite, and where it stands, for messages."""
+    """The first number that is not finite and its index, for messages."""
     place = np.argwhere(~np.isfinite(values))[0].tolist()
     return f"{values[tuple(place)]} at index {place}, the row first"

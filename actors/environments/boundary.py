@@ -1,10 +1,10 @@
-"""The boundary between an environment that somebody else wrote and the rows that are trained on.
+"""Checks and copies the data that passes between a user's environment and the actor.
 
-Everything that passes is copied here, and everything that comes out is checked before it is cast. So an environment may change
-the actions that it is given, keep its own buffers and write over them, or give flags of bytes: what is trained on is what the
-environment meant at that step. What cannot be read without a guess raises a ValueError with what was expected and what came.
+All data is copied, and the environment's outputs are checked before they are cast. So an
+environment may modify its actions, reuse its buffers, or return flags as bytes without changing the
+recorded data. Ambiguous outputs raise a ValueError that says what was expected and what came.
 
-Whether floats are finite is not checked here: `actors.unroll` does so once an unroll, for all environments alike.
+Whether floats are finite is checked once per unroll in `actors.unroll`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from protocol.data.actions import copied
 from protocol.data.trajectory import Array
 
 MAX_SEED = 2**31 - 1
-"""The largest seed that an environment is given: many simulators take signed 32-bit numbers."""
+"""The largest seed given to an environment: many simulators use signed 32-bit numbers."""
 STEP_VALUES = 5
 PLAIN_FLAGS = (bool, np.bool_)
 PLAIN_NUMBERS = (float, int, np.float64, np.float32)
@@ -26,14 +27,14 @@ PLAIN_NUMBERS = (float, int, np.float64, np.float32)
 
 @dataclass(frozen=True)
 class RawSpace:
-    """What one observation looks like as the environment gives it.
+    """The environment's own format of one observation.
 
     Attributes:
         said: the space in a few words, for messages.
-        shape: of one observation.
-        dtype: that observations are kept in.
-        low: the smallest whole number that each place may hold; None where the dtype alone sets the limits.
-        high: the largest one, likewise.
+        shape: the shape of one observation.
+        dtype: the data type of recorded observations.
+        low: the smallest allowed integer of each element; None if only the dtype limits it.
+        high: the largest allowed integer of each element; None if only the dtype limits it.
     """
 
     said: str
@@ -43,18 +44,18 @@ class RawSpace:
     high: Array | None = None
 
     def batch(self, values: Any, rows: int, what: str = "observations") -> Array:
-        """A checked copy of many observations.
+        """Check and copy a batch of observations.
 
         Args:
             values: `[rows, *shape]`; an array, a list or a tensor.
-            rows: how many.
-            what: these are, for messages.
+            rows: the number of rows.
+            what: the name of the values in messages.
 
         Returns:
-            `[rows, *shape]` of `dtype`; nobody else holds it.
+            A new array `[rows, *shape]` of `dtype`.
 
         Raises:
-            ValueError: if the shape, the kind of numbers or a value is not the space's.
+            ValueError: if the shape, the kind of numbers or a value does not match the space.
         """
         array = as_array(values, f"{what} of numbers")
         if array.shape != (rows, *self.shape):
@@ -64,25 +65,28 @@ class RawSpace:
         return copied
 
     def store(self, values: Any, into: Array, row: int, what: str = "an observation") -> None:
-        """Check one observation and write it into a row; `check_limits` is left to the caller, for all rows at once.
+        """Check one observation and write it into a row.
+
+        The caller must call `check_limits`, once for all rows.
 
         Raises:
-            ValueError: if the shape or the kind of numbers is not the space's, or a value does not fit the dtype.
+            ValueError: if the shape or the kind of numbers does not match the space, or a value
+                does not fit the dtype.
         """
         if type(values) is np.ndarray and values.dtype is self.dtype and values.shape == self.shape:
-            into[row] = values  # the usual case, once an env step: it costs no more than this
+            into[row] = values  # the fast path: this runs at every env step
             return
         array = as_array(values, f"{what} of numbers")
-        # Assignment alone would spread a scalar or a shorter row over the whole observation.
+        # Without this check, the assignment would broadcast a scalar or a shorter row.
         if array.shape != self.shape:
             raise ValueError(f"expected {what} of shape {self.shape}, got {array.shape}")
         into[row] = array if array.dtype == self.dtype else self._cast(array[None], what, row)[0]
 
     def check_limits(self, rows: Array, what: str = "observations", first_row: int = 0) -> None:
-        """Check rows of `dtype`, of which the first is `first_row`, against `low` and `high`.
+        """Check rows of `dtype` against `low` and `high`; `first_row` is the number of the first.
 
         Raises:
-            ValueError: naming the first value outside.
+            ValueError: if a value is outside; the message names the first one.
         """
         if self.low is not None:
             wrong = (rows < self.low) | (rows > self.high)
@@ -94,7 +98,7 @@ class RawSpace:
             wrong = ~self._fits(array)
             if wrong.any():
                 raise self._complaint(array, wrong, what, row)
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, which the check of finite numbers names
+        with np.errstate(over="ignore"):  # overflow gives infinity, which the later check for finite numbers reports
             return array.astype(self.dtype)
 
     def _fits(self, array: Array) -> Array:
@@ -117,7 +121,7 @@ class RawSpace:
 
 
 class Taken(NamedTuple):
-    """What one step of a vectorised environment gave, checked and copied; observations in the environment's own form."""
+    """The checked and copied result of a vectorised environment's step, in the environment's format."""
 
     observations: Array  # [N, ...]
     rewards: Array  # [N], float32
@@ -127,12 +131,12 @@ class Taken(NamedTuple):
 
 
 class VectorBoundary:
-    """All that passes between a VectorEnv and whoever steps it.
+    """Steps a VectorEnv with checks and copies.
 
     Args:
         env: the VectorEnv.
-        raw: what one copy's observation looks like.
-        seed: the root of the copies' random numbers.
+        raw: the format of one copy's observation.
+        seed: the seed of all copies.
     """
 
     def __init__(self, env: Any, raw: RawSpace, seed: int) -> None:
@@ -146,13 +150,13 @@ class VectorBoundary:
         return self._raw.batch(observation_of(self._env.reset(seed=self._seed)), self.num_copies)
 
     def reset_rows(self, rows: Array) -> Array:
-        """Reset the copies that a mask `[N]` names; their observations `[F, ...]`."""
+        """Reset the copies of a mask `[N]`; returns their observations `[F, ...]`."""
         outcome = self._env.reset(options={"reset_mask": rows.copy()})
         return self._raw.batch(observation_of(outcome), self.num_copies, "observations of a reset")[rows]
 
-    def step(self, actions: Array) -> Taken:
-        """Take one action a copy."""
-        observations, rewards, terminated, truncated, infos = outcome_of(self._env.step(actions.copy()))
+    def step(self, actions: Any) -> Taken:
+        """Take one action per copy: an array, or a structure of arrays, with one row per copy."""
+        observations, rewards, terminated, truncated, infos = outcome_of(self._env.step(copied(actions)))
         return Taken(
             self._raw.batch(observations, self.num_copies),
             as_rewards(rewards, self.num_copies),
@@ -162,7 +166,7 @@ class VectorBoundary:
         )
 
     def final_observations(self, infos: Mapping[str, Any], rows: Array) -> Array:
-        """The last observations of the rows whose episode was truncated, `[F, ...]`, from `infos["final_obs"]`."""
+        """The final observations of truncated rows, `[F, ...]`, from `infos["final_obs"]`."""
         finals = infos.get("final_obs", infos.get("final_observation"))  # the second is older Gymnasium's name
         if finals is None:
             raise ValueError('expected infos["final_obs"] in a step that truncates, as AutoresetMode.SAME_STEP promises')
@@ -186,17 +190,17 @@ class VectorBoundary:
 
 
 def copy_seeds(seed: int, copies: int) -> list[int]:
-    """Seeds of 31 bits, one a copy: different for neighbouring roots, so that no two actors run the same episodes."""
+    """One seed of 31 bits per copy. Consecutive seeds give different results, so actors differ."""
     return [int(value) & MAX_SEED for value in np.random.SeedSequence(seed).generate_state(copies)]
 
 
 def vector_seed(seed: int, copies: int) -> int:
-    """The seed of a VectorEnv, whose copies count on from it and stay within 31 bits."""
+    """The seed of a VectorEnv, whose copies use consecutive seeds; all fit 31 bits."""
     return copy_seeds(seed, 1)[0] % (MAX_SEED - copies)
 
 
 def outcome_of(outcome: Any) -> tuple[Any, Any, Any, Any, Any]:
-    """The five values of a step.
+    """Check that a step returned five values.
 
     Raises:
         ValueError: if there are more or fewer.
@@ -208,10 +212,10 @@ def outcome_of(outcome: Any) -> tuple[Any, Any, Any, Any, Any]:
 
 
 def observation_of(outcome: Any) -> Any:
-    """The observation among the two values of a reset.
+    """The observation of a reset's two return values.
 
     Raises:
-        ValueError: if it is not an observation and a mapping.
+        ValueError: if the values are not an observation and a mapping.
     """
     if isinstance(outcome, (tuple, list)) and len(outcome) == 2 and (outcome[1] is None or isinstance(outcome[1], Mapping)):  # noqa: PLR2004
         return outcome[0]
@@ -219,10 +223,10 @@ def observation_of(outcome: Any) -> Any:
 
 
 def as_flags(values: Any, rows: int, what: str) -> Array:
-    """A copy of one flag a row, `[rows]` bool, from bools or from numbers that are 0 or 1.
+    """Copy flags to bool `[rows]`, from bools or from numbers that are 0 or 1.
 
     Raises:
-        ValueError: if the shape is another, or a value is neither 0 nor 1.
+        ValueError: if the shape is wrong, or a value is neither 0 nor 1.
     """
     array = _one_a_row(values, rows, f"{what} of True or False")
     if array.dtype != np.bool_:
@@ -234,10 +238,10 @@ def as_flags(values: Any, rows: int, what: str) -> Array:
 
 
 def as_rewards(values: Any, rows: int) -> Array:
-    """A copy of one reward a row, `[rows]` float32.
+    """Copy rewards to float32 `[rows]`.
 
     Raises:
-        ValueError: if the shape is another, or they are no numbers.
+        ValueError: if the shape is wrong, or the values are not numbers.
     """
     array = _one_a_row(values, rows, "rewards of numbers")
     if array.dtype == np.float32:
@@ -247,28 +251,28 @@ def as_rewards(values: Any, rows: int) -> Array:
 
 
 def flag(value: Any, what: str) -> bool:
-    """One flag, of one copy or agent.
+    """Check the flag of one copy or agent.
 
     Raises:
-        ValueError: if it is neither True nor False, nor a number that is 0 or 1.
+        ValueError: if it is neither a bool nor 0 or 1.
     """
     return bool(value) if type(value) in PLAIN_FLAGS else bool(as_flags(value, 1, what)[0])
 
 
 def reward(value: Any, what: str = "a reward") -> float:
-    """One reward, of one copy or agent.
+    """Check the reward of one copy or agent.
 
     Raises:
-        ValueError: if it is not one number.
+        ValueError: if it is not a single number.
     """
     return float(value) if type(value) in PLAIN_NUMBERS else float(_one_a_row(value, 1, f"{what} of one number")[0])
 
 
 def as_array(values: Any, what: str) -> Array:
-    """Numbers as an array; may share the memory of what it is given.
+    """Convert numbers to an array; it may share memory with them.
 
     Raises:
-        ValueError: if they are none, or do not make an array.
+        ValueError: if the values are not numbers, or cannot be converted to an array.
     """
     array: Array = values
     if type(values) is not np.ndarray or values.dtype.kind == "O":
@@ -288,7 +292,7 @@ def in_short(value: Any) -> str:
 
 
 def _plain(values: Any) -> Any:
-    """What NumPy can make an array of: a tensor without its gradient, the entries of an array of objects."""
+    """Values for `np.asarray`: tensors without gradient, and arrays of objects as lists."""
     if isinstance(values, np.ndarray):
         return values.tolist() if values.dtype.kind == "O" else values
     return values.detach().cpu() if hasattr(values, "detach") else values

@@ -1,4 +1,4 @@
-"""`python -m actors.environments.describe`: build an environment once, in its own process, and describe it (no torch)."""
+"""Describes an environment: `python -m actors.environments.describe`, a separate process (no torch)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from oatmill.children.apart import Answer, serve
 
 
 def answer_with_description(values: Any, answer: Answer) -> None:
-    """Build one copy, reset it, say what it is, and close it.
+    """Build one copy, reset it, send its description, and close it.
 
     Args:
-        values: the `env` root as plain values.
-        answer: gets `spaces`, `episode_statistics`, `channels` (the axis of an image's channels; None for other observations),
-            and `vector_class` (whether copies are stepped together).
+        values: the settings of `env` as plain values.
+        answer: receives `spaces`, `episode_statistics`, `channels` (the axis of an image's channels;
+            None for other observations) and `vector_class` (whether copies are stepped together).
     """
     settings: EnvSettings = TypeAdapter(EnvSettings).validate_python(values)
     environment = make_environment(settings, copies=None, seed=0)
@@ -32,7 +32,7 @@ def answer_with_description(values: Any, answer: Answer) -> None:
                 "vector_class": _vector_class(settings),
             }
         )
-    except BaseException as error:  # told before the close, which may never end
+    except BaseException as error:  # sent before closing, which may hang
         answer.failed(error)
     environment.close()
 

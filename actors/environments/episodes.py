@@ -1,4 +1,4 @@
-"""Sums rewards into episodes, for environments that do not do so themselves."""
+"""Computes the returns and lengths of episodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class EpisodeSums:
     """The running return and length of each row's episode.
 
     Args:
-        rows: how many episodes run side by side.
+        rows: the number of rows.
     """
 
     def __init__(self, rows: int) -> None:
@@ -22,7 +22,7 @@ class EpisodeSums:
         self._lengths = np.zeros(rows, np.int64)
 
     def clear(self) -> None:
-        """Forget all episodes: every row begins anew."""
+        """Start a new episode in every row."""
         self._returns[:] = 0
         self._lengths[:] = 0
 
@@ -30,18 +30,18 @@ class EpisodeSums:
         """Add one step of all rows.
 
         Args:
-            rewards: `[rows]`, 0 where not valid.
-            valid: `[rows]`, bool: the step belongs to the row's episode.
+            rewards: `[rows]`, 0 if not valid.
+            valid: bool `[rows]`, whether the step belongs to the row's episode.
         """
         self._returns += rewards
         self._lengths += valid
 
     def end(self, ended: Array, statistics: Callable[[int], tuple[float, ...]] = lambda _row: ()) -> list[Episode]:
-        """Take the episodes of the rows that ended; they begin anew.
+        """Return the episodes of the rows that ended, and start new ones.
 
         Args:
-            ended: `[rows]`, bool.
-            statistics: the environment's own numbers of a row's episode.
+            ended: bool `[rows]`.
+            statistics: returns the environment's own numbers for the episode of a row.
         """
         rows = np.flatnonzero(ended)
         episodes = [

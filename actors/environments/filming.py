@@ -1,4 +1,4 @@
-"""An environment with a camera: one copy, played like any other, that hands out pictures of what happens."""
+"""One copy of an environment whose steps are rendered, for videos of evaluations."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ USUAL_RATE, COGS_RATE, ATARI_RATE = 30.0, 8.0, 60.0
 
 
 class Take(Protocol):
-    """Hands out pictures."""
+    """Returns rendered pictures."""
 
     def __call__(self, *, ended: bool) -> list[Array]:
-        """The pictures `[H, W, 3]` since the last call; where the episode ended, none of the next one."""
+        """The pictures `[H, W, 3]` since the last call, without those of a next episode."""
         ...
 
 
 @dataclass(frozen=True)
 class Film:
-    """One copy of an environment and its camera.
+    """One copy of an environment, with pictures.
 
     Attributes:
-        environment: is played.
-        take: gives the pictures, after a reset and after every step.
-        rate: pictures a second.
+        environment: the environment.
+        take: returns the pictures; call it after a reset and after every step.
+        rate: pictures per second.
     """
 
     environment: Environment
@@ -49,16 +49,16 @@ class Film:
 
 
 def make_film(settings: EnvSettings, *, seed: int) -> Film:
-    """Build an environment whose pictures can be taken.
+    """Build an environment with pictures.
 
     Args:
-        settings: the `env` root.
-        seed: the root of its random numbers.
+        settings: the settings of `env`.
+        seed: the seed of the environment.
 
     Raises:
-        UserError: if it cannot be built, or makes no pictures.
+        UserError: if it cannot be built, or does not render pictures.
     """
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures are drawn in memory; no screen is looked for
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # rendering in memory, without a screen
     with refusals(settings):
         match settings:
             case GymnasiumEnv():
@@ -83,26 +83,26 @@ def make_film(settings: EnvSettings, *, seed: int) -> Film:
 
 
 class Camera(gymnasium.Wrapper[Any, Any, Any, Any]):  # type: ignore[misc]
-    """Takes a picture after every reset and every step."""
+    """Renders after every reset and every step."""
 
     def __init__(self, env: Any) -> None:
         super().__init__(env)
         self.pictures: list[Array] = []
 
     def reset(self, **options: Any) -> Any:
-        """As the environment does."""
+        """Reset the environment and render."""
         outcome = self.env.reset(**options)
         self._take()
         return outcome
 
     def step(self, action: Any) -> Any:
-        """As the environment does."""
+        """Step the environment and render."""
         outcome = self.env.step(action)
         self._take()
         return outcome
 
     def since_last(self, *, ended: bool) -> list[Array]:
-        """Of a step that ended an episode only the first: the second shows the next one."""
+        """The pictures since the last call; at an episode's end without that of the next episode."""
         pictures, self.pictures = self.pictures, []
         return pictures[:1] if ended else pictures
 
@@ -117,7 +117,7 @@ def film_gymnasium(
     name: str,
     wrappers: Sequence[str | Mapping[str, Any]] = (),
 ) -> Film:
-    """One copy of an environment that Gymnasium's interface has."""
+    """Build a film of a Gymnasium environment."""
     try:
         env = make()
     except (ValueError, TypeError) as error:
@@ -131,20 +131,20 @@ def film_gymnasium(
 
 
 def no_pictures(name: str) -> UserError:
-    """The refusal."""
+    """The error for an environment that does not render pictures."""
     return UserError(
-        f'{name} makes no pictures: expected an Env that takes render_mode="{PICTURES}" and whose render returns an RGB array; '
+        f'{name} makes no pictures: expected an Env with render_mode="{PICTURES}" whose render returns an RGB array; '
         "leave --record out"
     )
 
 
 def with_pictures(settings: FactoryEnv | PettingZooEnv) -> dict[str, Any]:
-    """The arguments of a user's function, which is told to make pictures if it can be told."""
+    """The arguments of a user's function, with `render_mode` if it accepts that."""
     return accepted(load_environment_function(settings.factory), {"render_mode": PICTURES}) | settings.kwargs
 
 
 def film_atari(settings: AtariEnv, seed: int) -> Film:
-    """A game beside a twin that is stepped alike and shows the whole screen in colour."""
+    """Build a film of a game; a second game takes the same actions and shows the screen in colour."""
     from actors.environments.adapters.atari import AtariStepper, around_games, make_games  # noqa: PLC0415
 
     screen = {"grayscale": False, "stack_num": 1, "img_height": 210, "img_width": 160}
@@ -155,7 +155,7 @@ def film_atari(settings: AtariEnv, seed: int) -> Film:
 
 
 class TwinStepper:
-    """Steps two steppers alike; one is played, of the other the newest frames are kept."""
+    """Steps two steppers with the same actions; one is observed, the other one is rendered."""
 
     num_copies = 1
 
@@ -181,12 +181,12 @@ class TwinStepper:
         self._shown.close()
 
     def since_last(self, *, ended: bool) -> list[Array]:
-        """The frame on which the last action ended, unless it is the next episode's first."""
+        """The frame after the last action, unless it belongs to the next episode."""
         return [] if ended or self._picture is None else [self._picture]
 
 
 def film_cogs(settings: CogsEnv, seed: int) -> Film:
-    """A mission, drawn."""
+    """Build a film of a mission."""
     from actors.environments.adapters.cogs import CogsEnvironment  # noqa: PLC0415
     from actors.environments.adapters.cogs_picture import draw  # noqa: PLC0415
 
@@ -199,7 +199,7 @@ def film_cogs(settings: CogsEnv, seed: int) -> Film:
 
 
 def film_parallel(settings: PettingZooEnv, seed: int) -> Film:
-    """A parallel environment that renders itself."""
+    """Build a film of a parallel environment."""
     from actors.environments.adapters.pettingzoo import ParallelEnvironment  # noqa: PLC0415
 
     filmed = settings.model_copy(update={"kwargs": with_pictures(settings)})

@@ -1,8 +1,9 @@
-"""From Gymnasium's spaces to those that networks and trajectories know, with the conversion of a batch of values.
+"""Converts Gymnasium's observation spaces to oatmill's, and batches of observations with them.
 
-Box with one axis becomes a float32 vector, Box with three axes an image [C, H, W] (`image_layout` says which axis holds the
-channels), Box of bytes with two axes an image of one channel. Discrete and MultiDiscrete observations become one-hot vectors,
-MultiBinary ones a vector. Actions are Discrete, MultiDiscrete or MultiBinary.
+A Box with one axis becomes a float32 vector, a Box with three axes an image [C, H, W] (see
+`image_layout` for the channels' axis), and a uint8 Box with two axes an image with one channel.
+Discrete and MultiDiscrete observations become one-hot vectors, MultiBinary ones a vector. Actions
+are converted in `actors.environments.gymnasium_actions`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from gymnasium import spaces as gym_spaces
 
 from actors.environments.boundary import RawSpace, in_short
 from oatmill.errors import UserError
-from protocol.data.spaces import ActionSpace, ObservationSpace
+from protocol.data.spaces import ObservationSpace
 from protocol.data.trajectory import Array
 
 Channels = Literal["auto", "first", "last"]
@@ -28,13 +29,14 @@ ACTION_MASK = "action_mask"
 
 @dataclass(frozen=True)
 class ObservationConversion:
-    """How a batch of one space's observations becomes a batch that oatmill knows.
+    """Converts a batch of an environment's observations to oatmill's format.
 
     Attributes:
-        space: what comes out.
-        raw: what goes in: one observation as the environment gives it.
-        convert: `[N, *raw.shape]` to `[N, *space.shape]` of `space.dtype`; may share the input's memory.
-        channels: which axis of an image holds the channels, "first" or "last"; None where there is no choice.
+        space: the resulting space.
+        raw: the environment's format of one observation.
+        convert: converts `[N, *raw.shape]` to `[N, *space.shape]` of `space.dtype`; the result may
+            share the input's memory.
+        channels: the axis of an image's channels, "first" or "last"; None for other observations.
     """
 
     space: ObservationSpace
@@ -43,33 +45,16 @@ class ObservationConversion:
     channels: str | None = None
 
 
-@dataclass(frozen=True)
-class ActionConversion:
-    """How a batch of actions becomes one that the environment takes.
-
-    Attributes:
-        space: what comes in.
-        start: added to each action: the environment's lowest one. None where all start at 0.
-    """
-
-    space: ActionSpace
-    start: Array | None
-
-    def convert(self, actions: Array) -> Array:
-        """`[N]` or `[N, factors]`, as the environment counts them."""
-        return actions if self.start is None else actions + self.start
-
-
 def convert_observation_space(space: Any, name: str, channels: Channels = "auto") -> ObservationConversion:
-    """Read a Gymnasium observation space.
+    """Convert a Gymnasium observation space.
 
     Args:
-        space: of one agent.
-        name: the environment's, for messages.
-        channels: which axis of an image holds the channels; "auto" reads it from the shape.
+        space: the observation space of one agent.
+        name: the environment's name for messages.
+        channels: the axis of an image's channels; "auto" derives it from the shape.
 
     Raises:
-        UserError: if oatmill cannot train on such observations, or an image's shape can be read in two ways; says the way out.
+        UserError: if oatmill does not support the space, or an image's shape is ambiguous.
     """
     match space:
         case gym_spaces.Box():
@@ -77,7 +62,7 @@ def convert_observation_space(space: Any, name: str, channels: Channels = "auto"
         case gym_spaces.Discrete():
             return _one_hot(np.array([space.n]), np.array([space.start]), space, name)
         case gym_spaces.MultiDiscrete() if len(space.shape) == 1:
-            return _one_hot(space.nvec, _starts(space), space, name)
+            return _one_hot(space.nvec, starts_of(space), space, name)
         case gym_spaces.MultiBinary() if len(space.shape) == 1:
             return _vector(space)
         case gym_spaces.Dict() if ACTION_MASK in space.spaces:
@@ -98,64 +83,33 @@ def convert_observation_space(space: Any, name: str, channels: Channels = "auto"
             )
 
 
-def convert_action_space(space: Any, name: str) -> ActionConversion:
-    """Read a Gymnasium action space.
-
-    Args:
-        space: of one agent.
-        name: the environment's, for messages.
-
-    Raises:
-        UserError: if oatmill cannot choose such actions; says the way out.
-    """
-    match space:
-        case gym_spaces.Discrete():
-            start = np.int64(space.start)
-            return ActionConversion(ActionSpace((int(space.n),)), np.array(start) if start else None)
-        case gym_spaces.MultiDiscrete() if len(space.shape) == 1:
-            starts = _starts(space)
-            sizes = tuple(int(size) for size in space.nvec)
-            return ActionConversion(ActionSpace(sizes, factored=True), starts if starts.any() else None)
-        case gym_spaces.MultiBinary() if len(space.shape) == 1:
-            return ActionConversion(ActionSpace((2,) * int(space.shape[0]), factored=True), None)
-        case gym_spaces.Box():
-            raise UserError(
-                f"{name}: expected a Discrete, MultiDiscrete or MultiBinary action space, got {in_short(space)}; oatmill has "
-                f"no continuous policies: let an ActionWrapper map a few choices to its values, in a function named by "
-                f"env.factory"
-            )
-        case _:
-            raise UserError(
-                f"{name}: expected a Discrete, MultiDiscrete or MultiBinary action space, got {in_short(space)}; "
-                f"convert it with an ActionWrapper, in a function named by env.factory"
-            )
-
-
 def raw_space(space: Any) -> RawSpace:
-    """What a space says of one observation, for the checks of `actors.environments.boundary`."""
+    """The format of one observation of a space, for the checks of `actors.environments.boundary`."""
     shape, dtype = tuple(space.shape), np.dtype(space.dtype)
     match space:
         case gym_spaces.Discrete():
             return RawSpace(str(space), shape, dtype, np.array(space.start), np.array(space.start + space.n - 1))
         case gym_spaces.MultiDiscrete():
-            return RawSpace(str(space), shape, dtype, _starts(space), _starts(space) + space.nvec - 1)
+            return RawSpace(str(space), shape, dtype, starts_of(space), starts_of(space) + space.nvec - 1)
         case gym_spaces.MultiBinary():
             return RawSpace(str(space), shape, dtype, np.array(0), np.array(1))
         case _:
             return RawSpace(f"a {type(space).__name__} of {dtype} and shape {shape}", shape, dtype)
 
 
-def _starts(space: Any) -> Array:
+def starts_of(space: Any) -> Array:
+    """The lowest value of each of a MultiDiscrete's choices."""
     return np.asarray(space.start, np.int64)
 
 
 def image_layout(shape: tuple[int, ...], channels: Channels, name: str) -> Literal["first", "last"]:
-    """Which of an image's three axes holds the channels.
+    """The axis of an image's channels.
 
     Args:
-        shape: of one image.
-        channels: what the user says; "auto" takes the axis, first or last, whose size is one of `CHANNEL_COUNTS`.
-        name: the environment's, for messages.
+        shape: the shape of one image, with three axes.
+        channels: the setting; "auto" uses the first or last axis if only its size is one of
+            `CHANNEL_COUNTS`.
+        name: the environment's name for messages.
 
     Raises:
         UserError: if both axes or neither could be the channels.

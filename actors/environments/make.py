@@ -1,8 +1,8 @@
-"""What an actor steps: several copies of one environment, each of whose agents is a row.
+"""Creates the environment that the settings select.
 
-The adapters (`actors.environments.adapters`) bring what they wrap to the same conventions: rows
-reset themselves in the step that ends their episode, terminated and truncated are told apart, and only a truncated step carries
-its final observation.
+The adapters (`actors.environments.adapters`) have the same interface:
+rows reset in the step that ends their episode, terminated and truncated are separate flags, and
+truncated steps have a final observation.
 """
 
 from __future__ import annotations
@@ -34,20 +34,22 @@ EXTRAS = {
     "envpool": "envpool",
     "cv2": "wrappers",
 }
-"""The extra of oatmill that brings a module along."""
+"""The extra of oatmill that installs each module."""
 
 
 def make_environment(settings: EnvSettings, *, copies: int | None, seed: int, first_index: int = 0) -> Environment:
-    """Build the environment that settings ask for.
+    """Build the environment that the settings select.
 
     Args:
-        settings: the `env` root.
-        copies: how many; None takes one, or as many as a factory's vectorised environment has.
-        seed: the root of all copies' random numbers; each copy draws its own from it.
+        settings: the settings of `env`.
+        copies: the number of copies; None for one, or as many as a factory's vectorised environment
+            has.
+        seed: the seed of all copies; each copy gets its own from it.
         first_index: the `index` that a factory gets for the first copy.
 
     Raises:
-        UserError: if it cannot be built, is not what oatmill can train on, or needs a package that is not installed.
+        UserError: if the environment cannot be built, is not supported, or needs a package that is not
+            installed.
     """
     with refusals(settings):
         environment = _builder(settings, first_index)(settings, copies, seed)
@@ -58,10 +60,10 @@ def make_environment(settings: EnvSettings, *, copies: int | None, seed: int, fi
 
 @contextmanager
 def refusals(settings: EnvSettings) -> Iterator[None]:
-    """Whatever building an environment raises becomes one line that a user can act on.
+    """Turn any exception while an environment is built into a UserError of one line.
 
     Raises:
-        UserError: if anything was raised.
+        UserError: if an exception was raised.
     """
     try:
         yield
@@ -69,17 +71,17 @@ def refusals(settings: EnvSettings) -> Iterator[None]:
         raise
     except ModuleNotFoundError as error:
         raise UserError(
-            f"{name_of(settings)} needs a package that is not here ({one_line(error)}); {_way_out(error)}"
+            f"{name_of(settings)} needs a package that is not installed ({one_line(error)}); {_way_out(error)}"
         ) from error
     except Exception as error:
         raise UserError(f"{name_of(settings)} could not be built: {one_line(error)}") from error
 
 
 def describe(settings: EnvSettings) -> tuple[Spaces, tuple[str, ...]]:
-    """The spaces and the names of the episode statistics; builds one copy, resets it and closes it.
+    """The spaces and the names of the episode statistics; builds, resets and closes one copy.
 
     Raises:
-        UserError: as `make_environment` and `first_observations`.
+        UserError: see `make_environment` and `first_observations`.
     """
     environment = make_environment(settings, copies=None, seed=0)
     try:
@@ -90,7 +92,7 @@ def describe(settings: EnvSettings) -> tuple[Spaces, tuple[str, ...]]:
 
 
 def _builder(settings: EnvSettings, first_index: int) -> Callable[[Any, int | None, int], Environment]:
-    # Each adapter imports what it wraps, so only the one in use is loaded.
+    # Each adapter imports the package that it wraps, so only the one in use is imported.
     match settings:
         case GymnasiumEnv():
             from actors.environments.adapters.gymnasium import make_registered  # noqa: PLC0415
@@ -122,4 +124,4 @@ def _way_out(error: ModuleNotFoundError) -> str:
     missing = (error.name or "").partition(".")[0]
     if missing in EXTRAS:
         return f"pip install 'oatmill[{EXTRAS[missing]}]'"
-    return "install it, or start the command in the folder where the module lies"
+    return "install it, or start the command in the module's folder"

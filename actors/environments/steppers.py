@@ -1,8 +1,9 @@
-"""Ways to step several copies of a Gymnasium environment, all with the same conventions.
+"""Steppers: they step several copies of a Gymnasium environment, all with the same interface.
 
-A stepper works with the environment's own observations and actions; `actors.environments.adapters.gymnasium` converts them.
-Gymnasium's vectorised classes differ in what they do after an episode's end (`AutoresetMode`). There is one stepper per mode,
-one for copies that are stepped one by one, and one for the built-in CartPole, whose class spends an extra step on each reset.
+A stepper uses the environment's own format of observations and actions;
+`actors.environments.adapters.gymnasium` converts them. Gymnasium's vectorised classes reset episodes in
+different ways (`AutoresetMode`). There is one stepper per mode, one for copies that are stepped one
+by one, and one for the built-in CartPole, whose class needs an additional step for each reset.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from actors.environments.boundary import (
 )
 from actors.environments.infos import row_of
 from oatmill.errors import UserError
+from protocol.data.actions import copied, split_rows
 from protocol.data.trajectory import Array
 
 NO_ROWS = np.zeros(0, np.int64)
@@ -36,7 +38,7 @@ NO_INFOS: Mapping[int, Mapping[str, Any]] = {}
 
 
 class RawStep(NamedTuple):
-    """One step of N copies, in the environment's own observations; the conventions are those of `environment.Step`.
+    """The result of one step of N copies, in the environment's format; fields as in `base.Step`.
 
     `infos` has the last `info` of each row whose episode ended.
     """
@@ -61,33 +63,33 @@ class Stepper(Protocol):
     num_copies: int
 
     def reset(self) -> Array:
-        """Start all episodes; the observations."""
+        """Start all episodes; returns the observations."""
         ...
 
-    def step(self, actions: Array) -> RawStep:
-        """Take one action a copy, as the environment counts them."""
+    def step(self, actions: Any) -> RawStep:
+        """Take one action per copy, in the environment's format."""
         ...
 
-    def first_info(self, actions: Array) -> Mapping[str, Any]:
+    def first_info(self, actions: Any) -> Mapping[str, Any]:
         """Reset, and return the first copy's `info` of a step. A reset has to follow."""
         ...
 
     def close(self) -> None:
-        """Release what the copies hold."""
+        """Release all resources."""
         ...
 
 
 def make_vector_stepper(env: Any, raw: RawSpace, seed: int, name: str) -> Stepper:
-    """The stepper for a vectorised environment's own way to reset.
+    """Create the stepper for a vectorised environment's `AutoresetMode`.
 
     Args:
         env: the VectorEnv.
-        raw: what one copy's observation looks like.
-        seed: the root of the copies' seeds.
-        name: the environment's, for messages.
+        raw: the format of one copy's observation.
+        seed: the seed of all copies.
+        name: the environment's name for messages.
 
     Raises:
-        UserError: if the class does not say what that is.
+        UserError: if the class does not declare its mode.
     """
     if type(env.unwrapped) is CartPoleVectorEnv and env is env.unwrapped:
         return CartPoleStepper(env, seed)
@@ -106,12 +108,12 @@ def make_vector_stepper(env: Any, raw: RawSpace, seed: int, name: str) -> Steppe
 
 
 class SyncStepper:
-    """Copies stepped one by one.
+    """Steps copies one by one.
 
     Args:
-        envs: the copies; each a Gymnasium `Env` of its own.
-        raw: what one observation looks like.
-        seed: the root of the copies' seeds.
+        envs: the copies; each is a Gymnasium `Env`.
+        raw: the format of one observation.
+        seed: the seed of all copies.
     """
 
     def __init__(self, envs: Sequence[Any], raw: RawSpace, seed: int) -> None:
@@ -132,14 +134,14 @@ class SyncStepper:
         self._raw.check_limits(self._observations)
         return self._observations
 
-    def step(self, actions: Array) -> RawStep:
+    def step(self, actions: Any) -> RawStep:
         """Step every copy, and reset those whose episode ended."""
         finals, final_rows, infos = [], [], {}
         store, observations = self._raw.store, self._observations
-        choices = actions.tolist() if actions.ndim == 1 else actions.copy()
+        choices = split_rows(copied(actions), self.num_copies)
         for row, env in enumerate(self._envs):
             outcome = env.step(choices[row])
-            if type(outcome) is not tuple or len(outcome) != STEP_VALUES:  # the usual case costs no call, here and below
+            if type(outcome) is not tuple or len(outcome) != STEP_VALUES:  # avoids a call in the usual case, as below
                 outcome = outcome_of(outcome)
             observation, gained, terminated, truncated, info = outcome
             store(observation, observations, row)
@@ -164,11 +166,10 @@ class SyncStepper:
             infos,
         )
 
-    def first_info(self, actions: Array) -> Mapping[str, Any]:
+    def first_info(self, actions: Any) -> Mapping[str, Any]:
         """Reset and step the first copy; its `info`."""
         self._envs[0].reset(seed=self._seeds[0])
-        choices = actions.tolist() if actions.ndim == 1 else actions.copy()
-        return outcome_of(self._envs[0].step(choices[0]))[4] or {}
+        return outcome_of(self._envs[0].step(split_rows(copied(actions), self.num_copies)[0]))[4] or {}
 
     def close(self) -> None:
         """Close every copy."""
@@ -184,7 +185,7 @@ class SyncStepper:
 
 
 class _Vectorised:
-    """What the three ways have in common."""
+    """Base class of the steppers of vectorised environments."""
 
     def __init__(self, boundary: VectorBoundary) -> None:
         self.num_copies = boundary.num_copies
@@ -195,7 +196,7 @@ class _Vectorised:
         """Seed and reset all copies."""
         return self._env.reset()
 
-    def first_info(self, actions: Array) -> Mapping[str, Any]:
+    def first_info(self, actions: Any) -> Mapping[str, Any]:
         """Reset and step all copies; the first one's `info`."""
         self._env.reset()
         return row_of(self._env.step(actions).infos, 0)
@@ -208,8 +209,8 @@ class _Vectorised:
 class SameStepStepper(_Vectorised):
     """A vectorised environment that resets in the step that ends an episode."""
 
-    def step(self, actions: Array) -> RawStep:
-        """Step; final observations come from `infos["final_obs"]`."""
+    def step(self, actions: Any) -> RawStep:
+        """Step all copies; final observations are read from `infos["final_obs"]`."""
         taken = self._env.step(actions)
         rows = np.flatnonzero(taken.truncated & ~taken.terminated)
         finals = self._env.final_observations(taken.infos, rows) if rows.size else taken.observations[:0]
@@ -217,10 +218,10 @@ class SameStepStepper(_Vectorised):
 
 
 class ManualResetStepper(_Vectorised):
-    """A vectorised environment that is reset copy by copy by whoever steps it."""
+    """A vectorised environment whose copies are reset by the caller."""
 
-    def step(self, actions: Array) -> RawStep:
-        """Step, then reset the copies whose episode ended."""
+    def step(self, actions: Any) -> RawStep:
+        """Step all copies, and reset those whose episode ended."""
         taken = self._env.step(actions)
         rows = np.flatnonzero(taken.truncated & ~taken.terminated)
         finals = taken.observations[rows]
@@ -231,9 +232,9 @@ class ManualResetStepper(_Vectorised):
 
 
 class NextStepStepper(_Vectorised):
-    """A vectorised environment that spends a step of its own on each reset.
+    """A vectorised environment that needs an additional step for each reset.
 
-    Nobody acts in that step, so its row is absent: not valid, and marked as ended.
+    In that step no action is taken, so the row is absent: not valid, and marked as ended.
     """
 
     def __init__(self, boundary: VectorBoundary) -> None:
@@ -245,8 +246,8 @@ class NextStepStepper(_Vectorised):
         self._resetting = np.zeros(self.num_copies, np.bool_)
         return super().reset()
 
-    def step(self, actions: Array) -> RawStep:
-        """Step; the copies that ended in the step before only reset."""
+    def step(self, actions: Any) -> RawStep:
+        """Step all copies; those whose episode ended in the last step are only reset."""
         observations, rewards, terminated, truncated, infos = self._env.step(actions)
         absent = self._resetting
         self._resetting = (terminated | truncated) & ~absent
@@ -270,11 +271,11 @@ def last_infos(infos: Mapping[str, Any], ended: Array) -> Mapping[int, Mapping[s
 
 
 class CartPoleStepper:
-    """Gymnasium's vectorised CartPole without the extra step that it spends on a reset.
+    """Gymnasium's vectorised CartPole without the additional step for a reset.
 
-    The class resets, at its next step, whatever `prev_done` marks. Here the marked copies are reset at once, by the same
-    draw from the same generator, and the marks are taken back. The class hands out new arrays at every step and leaves its
-    actions alone, so nothing is copied or checked here.
+    The class resets the copies that `prev_done` marks at its next step. Here they are reset
+    immediately, with the same random numbers, and the marks are cleared. The class returns new
+    arrays at every step and does not modify its actions, so no data needs to be copied or checked.
     """
 
     def __init__(self, env: Any, seed: int) -> None:
@@ -288,7 +289,7 @@ class CartPoleStepper:
         observations: Array = self._env.reset(seed=self._seed)[0]
         return observations
 
-    def step(self, actions: Array) -> RawStep:
+    def step(self, actions: Any) -> RawStep:
         """Step all copies, and reset those whose episode ended."""
         env = self._env
         observations, rewards, terminated, truncated, _ = env.step(actions)
@@ -304,7 +305,7 @@ class CartPoleStepper:
         observations[ended] = fresh.T
         return RawStep(observations, rewards, terminated, truncated, self._valid, finals, rows)
 
-    def first_info(self, actions: Array) -> Mapping[str, Any]:  # noqa: ARG002 -- the class says nothing in `info`
+    def first_info(self, actions: Any) -> Mapping[str, Any]:  # noqa: ARG002 -- the class says nothing in `info`
         """Nothing."""
         return {}
 

@@ -30,9 +30,9 @@ from protocol.data.trajectory import BlockSize
 from protocol.peers.trajectory import TrajectorySenderPeer
 from protocol.wire.codec import two_frames
 from replay.hub.ingest_process import MALLOC
-from replay.ingest.actor_messages import ActorMessages
-from replay.ingest.actor_session import Arrival
-from replay.ingest.credit import CreditLine
+from replay.ingest.actors.credit import CreditLine
+from replay.ingest.actors.messages import ActorMessages
+from replay.ingest.actors.session import Arrival
 from replay.ingest.validation import Validator
 from replay.log.journal import Journal
 from replay.store.assembly import Assembler

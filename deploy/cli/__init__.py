@@ -1,4 +1,4 @@
-"""The command `oatmill`, one file a subcommand."""
+"""The command `oatmill`, with one file per subcommand."""
 
 from __future__ import annotations
 

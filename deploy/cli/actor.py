@@ -24,7 +24,7 @@ def actor(
     recipe: OptionalRecipe = None,
     assignments: Assignments = None,
     actor_id: Annotated[
-        int | None, typer.Option("--actor-id", metavar="I", min=0, help="This actor's number; the hub chooses if left out.")
+        int | None, typer.Option("--actor-id", metavar="I", min=0, help="This actor's number; chosen by the hub if left out.")
     ] = None,
     keys: KeysOption = None,
     preset: RolePreset = None,
@@ -41,5 +41,5 @@ def actor(
 
     settings = role_settings(recipe, assignments, preset=preset, config=config)
     command = actor_command(pass_config(settings), address=address, number=actor_id, log_level=log_level.value, keys=keys)
-    guard_this_process()  # what its environments start ends with it
+    guard_this_process()  # processes that its environments start end with it
     become(command, threads=1)

@@ -1,4 +1,4 @@
-"""The commands of `oatmill`, put together."""
+"""The command line application with all commands."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ app = typer.Typer(
 
 
 def show_version(value: bool) -> None:  # noqa: FBT001  (called by Typer)
-    """Print the version and leave."""
+    """Print the version and exit."""
     if value:
         from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
 

@@ -16,29 +16,30 @@ def chaos(
     *,
     recipe: Annotated[str, typer.Argument(metavar="[RECIPE]", help="A built-in recipe, or module:function.")] = "cartpole",
     assignments: Assignments = None,
-    seconds: Annotated[float, typer.Option("--seconds", metavar="S", min=1, help="How long the run is harmed.")] = 60,
+    seconds: Annotated[float, typer.Option("--seconds", metavar="S", min=1, help="For how long faults are injected.")] = 60,
     kill: Annotated[
-        str, typer.Option("--kill", metavar="ROLES", help="Whose processes: some of replay, actor, learner.")
+        str, typer.Option("--kill", metavar="ROLES", help="Roles to kill and stop: some of replay, actor, learner.")
     ] = "replay,actor,learner",
     fault: Annotated[
         str,
         typer.Option(
             "--fault",
             metavar="KINDS",
-            help="What is done: some of kill, stop, supervisor (stopped), slow (an actor), disk (full), flood (of "
-            "connections), flip (a bit of the log), clock (set to another time); or all.",
+            help="Faults: some of kill, stop, supervisor (stop it), slow (slow an actor down), disk (fill it), flood (many "
+            "connections), flip (a bit of the log), clock (change the time); or all.",
         ),
     ] = "kill,stop",
-    seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Of the schedule and of the run.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Seed of the schedule and of the run.")] = 0,
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
-    """Harm a real run: kill and stop its processes, fill its disk, and more.
+    """Inject faults into a real run: kill and stop its processes, fill its disk, and more.
 
-    The run trains all the while. Exit code 1 if its ledger does not balance in the end, or anything was lost that no event
-    names. Only a flipped bit may cost trajectories. `disk` mounts a small file system, so it needs root.
+    The run trains meanwhile. Exit code 1 if its ledger does not balance at the end, or if
+    trajectories were lost without an event that reports it. Only a flipped bit may lose
+    trajectories. `disk` mounts a small file system, so it needs root.
     """
-    from runner.local.chaos import KINDS, Chaos, chaos_command  # noqa: PLC0415
+    from runner.chaos.chaos import KINDS, Chaos, chaos_command  # noqa: PLC0415
 
     place = Path(tempfile.mkdtemp(prefix="oatmill-chaos-"))
     kinds = KINDS if fault == "all" else names(fault)
@@ -54,12 +55,12 @@ def chaos(
 
 
 def names(text: str) -> list[str]:
-    """The words between commas."""
+    """Split a comma-separated list."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def report_lines(report: Mapping[str, Any]) -> list[str]:
-    """What is shown to people."""
+    """The report as text."""
     faults = ", ".join(f"{name} {count}" for name, count in report["faults"].items())
     lines = [f"faults survived {report['faults_survived']} ({faults or 'none'}), seed {report['seed']}"]
     for role, times in report["recovery_seconds"].items():
@@ -69,7 +70,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     lines.append(f"trajectories     {report['produced']} produced, {report['accounted']} accounted for, {report['lost']} lost")
     if report["lost"]:
         lines.append(
-            f"of these         {report['lost_in_silence']} in silence; {report['damage_reported']} events tell of damage"
+            f"of these         {report['lost_in_silence']} without an event; {report['damage_reported']} events report damage"
         )
     lines.append(f"longest wait     {report['longest_gap_seconds']:.2f} s between two learner steps")
     lines.append(f"run folder       {report['run_dir']}")

@@ -1,4 +1,4 @@
-"""`oatmill cluster`: the roles in containers, and what watches them."""
+"""`oatmill cluster`: all roles and monitoring in containers, or a run on Ray."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 class EngineName(StrEnum):
-    """What a cluster runs on."""
+    """The engine of a cluster."""
 
     compose = "compose"
     ray = "ray"
 
 
-OnOption = Annotated[EngineName, typer.Option("--on", help="What the cluster runs on.")]
-ProjectOption = Annotated[str, typer.Option("--project", metavar="NAME", help="The cluster's name on its engine.")]
+OnOption = Annotated[EngineName, typer.Option("--on", help="The engine: containers on this machine, or a Ray cluster.")]
+ProjectOption = Annotated[str, typer.Option("--project", metavar="NAME", help="The cluster's name.")]
 
 app = typer.Typer(
     help="Run a cluster: replay, learner, actors, Prometheus, Alertmanager and Grafana in containers.",
@@ -44,7 +44,7 @@ app = typer.Typer(
 
 
 def the_cluster(project: str) -> ComposeCluster:
-    """The cluster of a name, on this machine's container engine."""
+    """The cluster with a name on this machine's container engine."""
     import os  # noqa: PLC0415
 
     from deploy.engines.compose import ComposeCluster  # noqa: PLC0415
@@ -64,7 +64,7 @@ def keys_from_environment() -> Path | None:
 def run_on_ray(
     project: str, settings: RunSettings, name: str, *, insecure: bool, gpu: bool, image: str | None, log_level: LogLevel
 ) -> None:
-    """Be the driver of a run on a Ray cluster, to its end."""
+    """Run on a Ray cluster until the run ends; this process is the driver."""
     from pathlib import Path  # noqa: PLC0415
 
     from deploy.engines.ray import RayRun, up  # noqa: PLC0415
@@ -94,10 +94,12 @@ def up(
     preset: PresetOption = None,
     config: ConfigOption = None,
     run: Annotated[
-        str | None, typer.Option("--run", metavar="NAME", help="The run's name; one that is there goes on. The recipe's name.")
+        str | None,
+        typer.Option("--run", metavar="NAME", help="The run's name; an existing run is continued. Default: the recipe."),
     ] = None,
     image: Annotated[
-        str | None, typer.Option("--image", metavar="IMAGE", help="The image of all roles; built from the sources if left out.")
+        str | None,
+        typer.Option("--image", metavar="IMAGE", help="The image for all roles; built from the sources if left out."),
     ] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="Give the learner this machine's GPUs.")] = False,
     without: Annotated[
@@ -109,9 +111,10 @@ def up(
     project: ProjectOption = "oatmill",
     log_level: LogLevelOption = LogLevel.info,
 ) -> None:
-    """Start a cluster, or bring one up to date, and wait for its first learner step; on Ray, run it to its end.
+    """Start or update a cluster, and wait for its first learner step. On Ray, run until the run ends.
 
-    The engine is Docker with Compose, or Podman; OATMILL_ENGINE names another command. Settings count as for `oatmill train`.
+    The engine is Docker with Compose, or Podman; OATMILL_ENGINE names another command. Settings
+    have the same order as for `oatmill train`.
     """
     from deploy.engines.start import Start, start  # noqa: PLC0415
     from recipes.resolve import resolve_run  # noqa: PLC0415
@@ -140,16 +143,17 @@ def up(
 def scale(
     *,
     actors: Annotated[
-        int | None, typer.Option("--actors", metavar="N", min=0, max=10_000, help="Actors that the cluster shall have.")
+        int | None, typer.Option("--actors", metavar="N", min=0, max=10_000, help="Target number of actors.")
     ] = None,
     learners: Annotated[
-        int | None, typer.Option("--learners", metavar="M", min=1, max=1024, help="Ranks; the learner is started again.")
+        int | None,
+        typer.Option("--learners", metavar="M", min=1, max=1024, help="Number of learner ranks; restarts the learner."),
     ] = None,
     on: OnOption = EngineName.compose,
     project: ProjectOption = "oatmill",
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001
 ) -> None:
-    """Change the number of actors while training goes on, or the learner's ranks by a restart from a fresh checkpoint."""
+    """Change the number of actors during training, or restart the learner with other ranks from a checkpoint."""
     from deploy.engines.start import scale_actors, scale_learners  # noqa: PLC0415
     from oatmill.errors import UserError  # noqa: PLC0415
 
@@ -160,10 +164,10 @@ def scale(
 
         if learners is not None or actors is None:
             raise UserError(
-                "on Ray --actors is what can be changed while a run goes on; for other ranks end it and start it again"
+                "on Ray only --actors can be changed during a run; to change the ranks, stop the run and start it again"
             )
         ray.scale(project, actors, keys_from_environment())
-        typer.echo(f"{project}: {actors} actors are wanted")
+        typer.echo(f"{project}: scaling to {actors} actors")
         return
     cluster = the_cluster(project)
     if learners is not None:
@@ -182,7 +186,7 @@ def status(
     project: ProjectOption = "oatmill",
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001
 ) -> None:
-    """Show a cluster's containers, how far it is and how well it does."""
+    """Show a cluster's containers and the run's progress."""
     from deploy.cli.status import progress_lines  # noqa: PLC0415
     from deploy.engines.start import running  # noqa: PLC0415
 
@@ -222,25 +226,25 @@ def show_ray(project: str, *, as_json: bool) -> None:
 def down(
     *,
     volumes: Annotated[
-        bool, typer.Option("--volumes", help="Remove runs, checkpoints, the replay log, keys and monitoring data too.")
+        bool, typer.Option("--volumes", help="Also remove runs, checkpoints, the replay log, keys and monitoring data.")
     ] = False,
     on: OnOption = EngineName.compose,
     project: ProjectOption = "oatmill",
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001
 ) -> None:
-    """End a cluster in order and remove its containers and networks.
+    """Stop a cluster in order and remove its containers and networks.
 
-    Runs and checkpoints, the replay log, keys and monitoring data stay in volumes, and the next `up` goes on with them;
-    --volumes removes these too.
+    Runs, checkpoints, the replay log, keys and monitoring data stay in volumes for the next `up`;
+    --volumes removes them.
     """
     if on is EngineName.ray:
         from deploy.engines import ray  # noqa: PLC0415
 
         ray.down(project, keys_from_environment())
-        typer.echo(f"{project} has ended; its run folder stays")
+        typer.echo(f"{project} has ended; its run folder is kept")
         return
     cluster = the_cluster(project)
     cluster.do("down", "--remove-orphans", *(["--volumes"] if volumes else []))
     if volumes:
         cluster.forget()
-    typer.echo(f"{project} is down{' and nothing of it is left' if volumes else '; its volumes stay (--volumes)'}")
+    typer.echo(f"{project} is down{', and its volumes were removed' if volumes else '; its volumes are kept (see --volumes)'}")

@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 ARMS = "baseline,muesli,muesli_cmpo,full"
 ArmsOption = Annotated[
-    str, typer.Option("--arms", metavar="NAMES", help="The guide's arms, or presets, parted by commas; '' for --arm alone.")
+    str, typer.Option("--arms", metavar="NAMES", help="The guide's arms or presets, separated by commas; '' for none.")
 ]
 ArmOption = Annotated[
     list[str] | None,
-    typer.Option("--arm", metavar="NAME=KEY=VALUE,...", help="An arm of your own by what it changes; may be given again."),
+    typer.Option("--arm", metavar="NAME=KEY=VALUE,...", help="Your own arm, by the settings it changes; can be repeated."),
 ]
 OutOption = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Runs and report; runs/compare-RECIPE if left out.")
+    Path | None, typer.Option("--out", metavar="DIR", help="Folder for runs and report. Default: runs/compare-RECIPE.")
 ]
 
 
 class Lines:
-    """Tells of a comparison's runs, and of each run what `oatmill train` does.
+    """Writes the progress of a comparison and of its runs.
 
     Args:
-        output: where to.
+        output: the output stream.
     """
 
     def __init__(self, output: TextIO) -> None:
@@ -78,24 +78,25 @@ def compare(
     assignments: Assignments = None,
     arms: ArmsOption = ARMS,
     arm: ArmOption = None,
-    seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="Runs an arm, with the seeds 0 to N - 1.")] = 3,
+    seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="Runs per arm, with seeds 0 to N - 1.")] = 3,
     out: OutOption = None,
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.info,
 ) -> None:
-    """Train a recipe's arms over seeds and report which are told apart.
+    """Train a recipe with several arms (sets of settings) and seeds, and report which arms differ.
 
-    Every arm and seed is a run of its own, one after another. A finished run is kept: the same command goes on after Ctrl-C,
-    and more --seeds or arms add to what is there. The report is report.html (one file) and report.md. Needs oatmill[plot].
+    The runs of all arms and seeds are executed one after another. Finished runs are kept: the same
+    command continues after Ctrl-C, and more --seeds or arms add runs. The report is report.html
+    (one file) and report.md. Needs oatmill[plot].
 
-    An arm's settings count more than KEY=VALUE, which all arms have.
+    KEY=VALUE applies to all arms; an arm's own settings override it.
     """
     from deploy.comparison.arms import find_arms  # noqa: PLC0415
     from deploy.comparison.runs import check_plans, make_comparison, run_cells  # noqa: PLC0415
     from oatmill.errors import RunError  # noqa: PLC0415
     from runner.overrides import command_layers  # noqa: PLC0415
 
-    check_packages()  # before hours of training, not after them
+    check_packages()  # before hours of training
     common = command_layers(preset={}, config=None, environ=os.environ, assignments=assignments or (), flags={})
     from deploy.comparison.report import write_report  # noqa: PLC0415
     from deploy.comparison.results import collect  # noqa: PLC0415
@@ -107,7 +108,7 @@ def compare(
         failures = run_cells(comparison, Lines(output), log_level=log_level.value)
     except KeyboardInterrupt:
         done = sum(cell.finished for cell in comparison.cells)
-        typer.echo(f"stopped with {done} of {len(comparison.cells)} runs finished; the same command goes on", err=True)
+        typer.echo(f"stopped with {done} of {len(comparison.cells)} runs finished; the same command continues", err=True)
         raise
     command = ["oatmill", "compare", recipe, *(["--arms", arms] if arms != ARMS else []), "--seeds", str(seeds)]
     command += assignments or ()

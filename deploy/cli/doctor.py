@@ -12,40 +12,44 @@ from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, print_json
 
 
 def doctor(
-    run_dir: Annotated[Path | None, typer.Argument(metavar="RUN_DIR", help="A run's folder; the newest if left out.")] = None,
+    run_dir: Annotated[Path | None, typer.Argument(metavar="RUN_DIR", help="The run folder. Default: the newest run.")] = None,
     *,
     prometheus: Annotated[
-        str | None, typer.Option("--prometheus", metavar="URL", help="Ask this Prometheus instead of a run's folder.")
+        str | None,
+        typer.Option("--prometheus", metavar="URL", help="Read the run from this Prometheus instead of a run folder."),
     ] = None,
     match: Annotated[
         list[str] | None,
-        typer.Option("--match", metavar="LABEL=VALUE", help="Which run, where Prometheus scrapes several; may be repeated."),
+        typer.Option("--match", metavar="LABEL=VALUE", help="Selects one of several runs in Prometheus; can be repeated."),
     ] = None,
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
-    """Say what is wrong with a run, and which setting to try next.
+    """Diagnose a run and suggest settings to try next.
 
-    That is which loss dominates by value and by gradient, whether entropy, explained variance and CMPO's statistics are where
-    they should be, whether actors or the learner are the bottleneck, and what the red flags mean.
+    It reports which loss dominates by value and by gradient, whether entropy, explained variance
+    and CMPO's statistics are in their normal ranges, whether actors or learner are the bottleneck,
+    and what the red flags mean.
     """
     from deploy.doctor.diagnosis import examine  # noqa: PLC0415
     from deploy.doctor.examined_run import examined_folder  # noqa: PLC0415
     from oatmill.errors import UserError  # noqa: PLC0415
-    from runner.folder import find_run  # noqa: PLC0415
+    from runner.folder import find_run, reading  # noqa: PLC0415
 
     if prometheus is None:
         if match:
-            raise UserError("--match chooses among the runs of a Prometheus; give its address by --prometheus")
+            raise UserError("--match selects a run in Prometheus; give its address with --prometheus")
         folder = find_run(run_dir)
-        run, source = examined_folder(folder), {"run_dir": str(folder)}
+        with reading(folder / "metrics.jsonl"):
+            run, source = examined_folder(folder), {"run_dir": str(folder)}
+            findings = examine(run)
     elif run_dir is not None:
-        raise UserError(f"give a run's folder or --prometheus, not both; got {run_dir} and {prometheus}")
+        raise UserError(f"expected a run folder or --prometheus, got both: {run_dir} and {prometheus}")
     else:
         from deploy.doctor.scraped_run import examined_learner  # noqa: PLC0415
 
         run, source = examined_learner(prometheus, match or ()), {"prometheus": prometheus}
-    findings = examine(run)
+        findings = examine(run)
     healthy = not any(finding.wrong for finding in findings)
     if as_json:
         print_json(source | {"healthy": healthy, "findings": list(map(asdict, findings))})

@@ -1,4 +1,4 @@
-"""The way into every command, and what becomes of errors: one line on stderr, never a traceback that was not asked for."""
+"""The entry point of the command line: every error is one line on stderr, without a traceback."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ import traceback
 from collections.abc import Sequence
 
 PREFIX = "oatmill: error: "
+
+try:
+    from oatmill.process.exit_codes import BAD_INPUT, FAILED, INTERRUPTED
+except ImportError as problem:  # oatmill checks, when it is imported, where all of its packages come from
+    shadowed = isinstance(problem, ModuleNotFoundError)
+    text = f"another package named oatmill comes first on Python's path ({problem}); leave that folder"
+    sys.stderr.write(f"{PREFIX}{text if shadowed else problem}\n")
+    raise SystemExit(2) from None
+
 ASKERS = {"status", "top", "scale", "stop"}
-"""Commands that ask a run for something; nothing starts them again."""
-READERS = ("doctor", "plot", "status", "top")
-"""Commands that only read a run's folder, which a disk or somebody's hand may have damaged."""
-UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+"""Commands that send requests to a run. For them a wrong key is bad input."""
 STDERR = 2
 CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
 
 def main() -> None:
-    """Run `oatmill` with the process's arguments and exit: 0 done, 1 the run failed, 2 bad input."""
+    """Run `oatmill` with the process's arguments. Exit code 0: success, 1: failure, 2: bad input."""
     open_standard_streams()
     code = run_command(sys.argv[1:])
-    if threading.active_count() > 1:  # a recipe or a network of the user's own may have left threads behind
+    if threading.active_count() > 1:  # a user's recipe or network may have started threads
         from oatmill.children.leaving import leave  # noqa: PLC0415
 
         leave(code)
@@ -34,9 +39,9 @@ def main() -> None:
 
 
 def open_standard_streams() -> None:
-    """Open the null device for each standard stream that this process was started without (`>&-`).
+    """Open the null device for each standard stream that is closed at the start (`>&-`).
 
-    Else the next file that is opened would take its place, and what is printed would land in it.
+    Otherwise the next opened file would get the stream's descriptor, and output would be written to it.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
         name = ("stdin", "stdout", "stderr")[descriptor]
@@ -49,13 +54,13 @@ def run_command(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code.
 
     Args:
-        arguments: what follows `oatmill`.
+        arguments: the arguments after `oatmill`.
     """
     try:
         code = dispatch(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        drop_output()  # whoever read our output has enough
+        drop_output()  # the reader of the output has closed it
         return FAILED
     except OSError as error:
         drop_output()
@@ -66,13 +71,13 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def drop_output() -> None:
-    """Send what is still to be written nowhere: Python would complain once more when it flushes at exit."""
+    """Redirect further output to the null device, so that Python's flush at exit does not fail."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def is_about_output(error: OSError) -> bool:
-    """Whether it was standard output that could not be written: then one more byte cannot be written either."""
+    """Whether standard output was the file that could not be written; tested with one more byte."""
     if error.errno not in CANNOT_WRITE or error.filename is not None:
         return False
     try:
@@ -82,21 +87,8 @@ def is_about_output(error: OSError) -> bool:
     return False
 
 
-def problem_with_packages() -> str:
-    """What is wrong with where Python finds oatmill's packages; empty if nothing is."""
-    try:
-        import oatmill.errors  # noqa: F401, PLC0415  (oatmill checks where all of its packages come from)
-    except ModuleNotFoundError as error:
-        return f"another package named oatmill comes first on Python's path ({error}); leave that folder"
-    except ImportError as error:
-        return str(error)
-    return ""
-
-
 def dispatch(arguments: Sequence[str]) -> int:
-    """Run one command; every error but one of standard output becomes one line."""
-    if problem := problem_with_packages():
-        return complain(problem, BAD_INPUT)
+    """Run one command. Every error becomes one line, except errors of standard output."""
     from typer import TyperException  # noqa: PLC0415
 
     from oatmill.errors import NotLetInError, OatmillError  # noqa: PLC0415
@@ -115,34 +107,23 @@ def dispatch(arguments: Sequence[str]) -> int:
         from oatmill.children.places import place_of  # noqa: PLC0415
 
         if not place_of(leaving):
-            raise  # Typer's, whose reader has enough, and no recipe, network or loss of the user's own
+            raise  # from Typer, and not from a user's code
         return complain(f"code that your settings name {in_words(leaving)}", BAD_INPUT)
     except Exception as error:
         if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and is_about_output(error)):
             raise
-        return complain(*unexpected(error, arguments))
+        return complain(f"{type(error).__name__}: {error}; this is a defect, --log-level debug shows where", FAILED)
     return code if isinstance(code, int) else 0
 
 
-def unexpected(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
-    """The message and the exit code of an unexpected error: a damaged file of the run folder, or a defect of ours."""
-    if arguments[:1] and arguments[0] in READERS and isinstance(error, UNREADABLE):
-        return (
-            f"a file of the run's folder does not hold what {arguments[0]} expects ({type(error).__name__}: {error}): it "
-            "is damaged, or of another version; --log-level debug shows where",
-            BAD_INPUT,
-        )
-    return f"{type(error).__name__}: {error}; this is a defect, --log-level debug shows where", FAILED
-
-
 def hint(error: Exception) -> str:
-    """Where the user can read what the command takes."""
+    """A reference to the command's help."""
     context = getattr(error, "ctx", None)
     return f"`{context.command_path if context else 'oatmill'} --help` shows what is expected"
 
 
 def complain(message: str, code: int) -> int:
-    """Write the one line, with a traceback only where debugging was asked for; returns the exit code."""
+    """Write the error line, with a traceback at log level debug; returns the exit code."""
     if sys.exception() is not None and logging.getLogger().isEnabledFor(logging.DEBUG):
         traceback.print_exc()
     with contextlib.suppress(OSError):
@@ -151,10 +132,7 @@ def complain(message: str, code: int) -> int:
 
 
 def say(line: str) -> None:
-    """Write a line on stderr, without waiting for ever where nobody reads it."""
-    try:
-        from oatmill.process.outlet import write_within  # noqa: PLC0415
-    except ImportError:  # another package named protocol is in the way, which is what the line says
-        sys.stderr.write(line)
-    else:
-        write_within(sys.stderr, line)
+    """Write a line to standard error, without waiting for ever if nobody reads it."""
+    from oatmill.process.outlet import write_within  # noqa: PLC0415
+
+    write_within(sys.stderr, line)

@@ -12,24 +12,19 @@ from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, TrustOption
 
 def evaluate(
     *,
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A step-N folder of a run's checkpoints, or a run's folder.")
-    ],
-    episodes: Annotated[int, typer.Option("--episodes", metavar="N", min=1, help="Episodes to play.")] = 100,
-    deterministic: Annotated[bool, typer.Option("--deterministic", help="Take the likeliest action, draw none.")] = False,
-    seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Of environment and actions.")] = 0,
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint (step-N folder), or a run folder.")],
+    episodes: Annotated[int, typer.Option("--episodes", metavar="N", min=1, help="Number of episodes.")] = 100,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="Take the most likely action.")] = False,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Seed of environment and actions.")] = 0,
     record: Annotated[
         Path | None,
-        typer.Option("--record", metavar="FILE", help="A video of one more episode: .mp4 or .gif (needs oatmill[video])."),
+        typer.Option("--record", metavar="FILE", help="Record one more episode as .mp4 or .gif (needs oatmill[video])."),
     ] = None,
     trust: TrustOption = False,
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
-    """Play episodes with a checkpoint's policy.
-
-    The environment is the one that it was trained in.
-    """
+    """Play episodes with a checkpoint's policy, in the environment that it was trained in."""
     from deploy.cli.summary import evaluation_lines  # noqa: PLC0415
     from runner.evaluation.checkpoints import find_checkpoint  # noqa: PLC0415
     from runner.evaluation.video import check_video  # noqa: PLC0415
@@ -58,11 +53,11 @@ def evaluate(
 
 
 def played_apart(options: dict[str, Any]) -> dict[str, Any]:
-    """Play in a process of its own, whose environment can do nothing to this command; what came of it.
+    """Play in a separate process, so that the environment cannot affect this command; returns the result.
 
     Raises:
-        UserError: as `runner.evaluation.evaluation.evaluated`.
-        RunError: the same, and if the process dies.
+        UserError: see `runner.evaluation.evaluation.evaluated`.
+        RunError: see there, and if the process crashes.
     """
     from runner.apart import Apart  # noqa: PLC0415
 

@@ -14,10 +14,12 @@ def health(
     role: Annotated[str, typer.Argument(metavar="ROLE", help="replay, learner or actor.")],
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
-    """Tell whether this container's role makes progress.
+    """Check whether this container's role makes progress.
 
-    Exit code 0 if so, 1 if not. Replay and learner are asked at 127.0.0.1:9464 (OATMILL__METRICS__HOST and _PORT); an actor
-    serves nothing and touches the file that OATMILL_HEARTBEAT names. Probes that run often take `python -m deploy.health ROLE`.
+    Exit code 0 if it does, 1 if not. Replay and learner are asked at 127.0.0.1:9464
+    (OATMILL__METRICS__HOST and _PORT). An actor is checked by its heartbeat file, which
+    OATMILL_HEARTBEAT names. `python -m deploy.health ROLE` does the same faster, for frequent
+    probes.
     """
     import os  # noqa: PLC0415
 

@@ -26,12 +26,12 @@ def learner(
     run_dir: RoleRunDir,
     recipe: OptionalRecipe = None,
     assignments: Assignments = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's newest checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the run folder's newest checkpoint.")] = False,
     in_container: Annotated[
         bool,
         typer.Option(
             "--in-container",
-            help="Go on from the newest checkpoint if there is one, end with 0 when SIGTERM comes, and end the run when done.",
+            help="Continue from the newest checkpoint if there is one, exit with 0 after SIGTERM, and end the run when done.",
         ),
     ] = False,
     keys: KeysOption = None,
@@ -39,10 +39,7 @@ def learner(
     config: ConfigOption = None,
     log_level: LogLevelOption = LogLevel.info,
 ) -> None:
-    """Run the learner.
-
-    That is all its ranks, or one of them where RANK and WORLD_SIZE are set.
-    """
+    """Run the learner: all its ranks, or one of them if RANK and WORLD_SIZE are set."""
     from deploy.cli.roles import become, keep_config, role_settings, watch_over  # noqa: PLC0415
     from runner.local.commands import learner_command  # noqa: PLC0415
 

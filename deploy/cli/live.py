@@ -20,7 +20,7 @@ DRAW_EVERY_S = 0.25
 
 
 class SteadyConsole(Console):
-    """A console that tells of a lost terminal instead of ending the program; NO_COLOR is its business too."""
+    """A console that raises an exception for a lost terminal instead of ending the program."""
 
     def on_broken_pipe(self) -> NoReturn:
         """Called by rich."""
@@ -28,18 +28,18 @@ class SteadyConsole(Console):
 
 
 class LiveObserver:
-    """Draws how far a run is, how fast and how well, and each loss with its share; a lost terminal ends only the drawing.
+    """Draws a run's progress, speed, return and losses; a lost terminal only ends the drawing.
 
     Args:
         output: the terminal.
-        width: its width; None asks it.
+        width: the terminal's width; None detects it.
     """
 
     def __init__(self, output: TextIO, *, width: int | None = None) -> None:
         self._output = unblocked(output)
         file = cast("IO[str]", self._output)  # rich writes, flushes and asks for the encoding
         self._console = SteadyConsole(file=file, highlight=False, force_terminal=True, width=width)
-        # Refreshed from here only: a thread of its own might hold a lock while a child is forked.
+        # No refresh thread, because it might hold a lock while a child process is forked.
         self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._total = 0
         self._lost = False
@@ -99,7 +99,7 @@ def view(line: Mapping[str, Any], total_timesteps: int) -> RenderableType:
     """A reported learner step as a block of text.
 
     Args:
-        line: as metrics.jsonl has it.
+        line: a line of metrics.jsonl.
         total_timesteps: the budget, in env steps.
     """
     head = Table.grid(padding=(0, 2))

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they come to."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 
 
 class LogLevel(StrEnum):
-    """How much is logged."""
+    """The lowest level of log messages that are shown."""
 
     debug = "debug"
     info = "info"
@@ -22,7 +22,7 @@ class LogLevel(StrEnum):
 
 
 def configure_logging(level: LogLevel) -> LogLevel:
-    """Log to stderr, one line a record; with debug, errors show their traceback."""
+    """Log to stderr; at level debug, errors show their traceback."""
     logging.basicConfig(level=level.value.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     return level
 
@@ -61,28 +61,26 @@ RolePreset = Annotated[
 ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="A YAML file of settings.")]
 ActorsOption = Annotated[int | None, typer.Option("--actors", metavar="N", help="Actor processes (actors.count).")]
 LearnersOption = Annotated[int | None, typer.Option("--learners", metavar="M", help="Learner ranks (trainer.learners).")]
-SeedOption = Annotated[int | None, typer.Option("--seed", metavar="S", help="Of trainer and actors.")]
-RunDirOption = Annotated[
-    Path | None, typer.Option("--run-dir", metavar="DIR", help="The run's folder; the newest run's if left out.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, everything else on stderr.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", metavar="S", help="Seed of trainer and actors.")]
+RunDirOption = Annotated[Path | None, typer.Option("--run-dir", metavar="DIR", help="The run folder. Default: the newest run.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to stdout and everything else to stderr.")]
 LogLevelOption = Annotated[
-    LogLevel, typer.Option("--log-level", callback=configure_logging, help="How much the processes log.")
+    LogLevel, typer.Option("--log-level", callback=configure_logging, help="Log level of all processes.")
 ]
 TrustOption = Annotated[
-    bool, typer.Option("--trust", help="Run the code that the folder's settings name; only if you trust whoever made it.")
+    bool, typer.Option("--trust", help="Run code that the folder's settings name. Use it only for folders that you trust.")
 ]
-InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without keys.")]
+InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen on the network without keys.")]
 KeysOption = Annotated[
     Path | None,
     typer.Option(
         "--keys",
         metavar="DIR",
         envvar="OATMILL_KEYS",
-        help="Keys that `oatmill keygen` has made: DIR, or its folder of this role.",
+        help="Keys from `oatmill keygen`: DIR, or this role's folder in it.",
     ),
 ]
-RoleRunDir = Annotated[Path, typer.Option("--run-dir", metavar="DIR", envvar="OATMILL_RUN_DIR", help="The run's folder.")]
+RoleRunDir = Annotated[Path, typer.Option("--run-dir", metavar="DIR", envvar="OATMILL_RUN_DIR", help="The run folder.")]
 AddressOption = Annotated[
     str,
     typer.Option("--address", metavar="URL", envvar="OATMILL_ADDRESS", help="The run's control address, tcp://HOST:7302."),
@@ -90,13 +88,16 @@ AddressOption = Annotated[
 HubOption = Annotated[
     str | None,
     typer.Option(
-        "--address", metavar="URL", envvar="OATMILL_ADDRESS", help="A cluster's control address instead, tcp://HOST:7302."
+        "--address",
+        metavar="URL",
+        envvar="OATMILL_ADDRESS",
+        help="A cluster's control address, tcp://HOST:7302, instead of a run folder.",
     ),
 ]
 
 
 def seeds(seed: int | None) -> dict[str, int | None]:
-    """What `--seed` sets."""
+    """The settings that `--seed` sets."""
     return {"trainer.seed": seed, "actors.seed": seed}
 
 

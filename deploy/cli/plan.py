@@ -37,14 +37,15 @@ def plan(
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
-    """Show what a run would do; start nothing.
+    """Show what a run would do, without starting it.
 
-    That is its settings, the order of the losses, what each reads and writes, trains and costs, and what every `auto` comes to.
+    It shows the settings, the choice for every `auto`, the losses in order with their inputs and
+    outputs, and the cost.
     """
     from recipes.resolve import resolve_run  # noqa: PLC0415
 
     flags = {"actors.count": actors, "trainer.learners": learners, **seeds(seed)}
-    with contextlib.redirect_stdout(sys.stderr):  # a recipe, a network or a loss of the user's own may print
+    with contextlib.redirect_stdout(sys.stderr):  # a user's own code may print
         report = resolve_run(recipe, assignments, env=env, preset=preset, config=config, flags=flags).plan()
         shown = report.to_dict() if as_json else report.to_text(cost=True)
     if isinstance(shown, str):

@@ -12,17 +12,20 @@ from deploy.cli.options import LogLevel, LogLevelOption
 
 def plot(
     run_dirs: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN_DIR...", help="Run folders; the newest if left out.")
+        list[Path] | None, typer.Argument(metavar="RUN_DIR...", help="Run folders. Default: the newest run.")
     ] = None,
     *,
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
-    """Draw a run's curves as PNG into its plots folder.
+    """Draw a run's curves as a PNG file in its folder `plots`.
 
-    That is the return, each loss's weighted value and gradient on the trunk, and the policy. Needs oatmill[plot].
+    The curves are the return, each loss's weighted value and gradient norm, and policy statistics.
+    Needs oatmill[plot].
     """
     from deploy.curves import draw  # noqa: PLC0415
-    from runner.folder import find_run  # noqa: PLC0415
+    from runner.folder import find_run, reading  # noqa: PLC0415
 
     for folder in run_dirs or [find_run(None)]:
-        typer.echo(str(draw(folder)))
+        with reading(folder / "metrics.jsonl"):
+            picture = draw(folder)
+        typer.echo(str(picture))

@@ -33,9 +33,10 @@ def replay(
     config: ConfigOption = None,
     log_level: LogLevelOption = LogLevel.info,
 ) -> None:
-    """Run a run's replay server.
+    """Run the replay server of a run.
 
-    It holds the queue between actors and learner, weights, control and metrics.
+    It receives trajectories from actors, serves batches to the learner, and distributes weights,
+    control and metrics.
     """
     from deploy.cli.roles import become, keep_config, role_settings  # noqa: PLC0415
     from runner.local.commands import replay_command  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""What `oatmill replay`, `actor` and `learner` have in common: settings from the command line, then the role's own program."""
+"""Shared code of `oatmill replay`, `actor` and `learner`: settings, and starting the role's program."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from runner.settings import RunSettings, prepared, read_config, write_config
 def role_settings(
     recipe: str | None, assignments: Sequence[str] | None, *, preset: str | None, config: Path | None
 ) -> RunSettings:
-    """The settings that a role's command line asks for.
+    """The settings of a role's command line.
 
     Args:
-        recipe: a recipe; without one `config` has to hold everything, as a run's config.yaml does.
-        assignments: `key=value` as typed.
+        recipe: a recipe; without one, `config` must have all settings, as a run's config.yaml has.
+        assignments: `key=value` from the command line.
         preset: a preset's name.
         config: a YAML file of settings.
 
     Raises:
-        UserError: one line about what is wrong.
+        UserError: if the settings are invalid or missing.
     """
     assigned = list(assignments or ())
     if recipe is not None and "=" in recipe:
@@ -46,12 +46,13 @@ def role_settings(
 
 
 def keep_config(settings: RunSettings, run_dir: Path) -> Path:
-    """Write a run folder's config.yaml, or bring it up to date.
+    """Write or update a run folder's config.yaml.
 
-    A run goes on with another budget, number of ranks or learning rate; with another environment or network it is another run.
+    A run can be continued with another budget, number of ranks or learning rate, but not with another
+    environment or network.
 
     Raises:
-        UserError: if the folder cannot be written to, or is of another run.
+        UserError: if the folder cannot be written to, or belongs to another run.
     """
     path = run_dir / "config.yaml"
     if path.exists():
@@ -60,7 +61,7 @@ def keep_config(settings: RunSettings, run_dir: Path) -> Path:
             return path
         difference = first_difference(joining_config(before), joining_config(now))
         if difference is not None:
-            raise UserError(f"{path} is of another run: {difference}; use its settings, or another --run-dir")
+            raise UserError(f"{path} belongs to another run: {difference}; use its settings, or another --run-dir")
     try:
         run_dir.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
         write_config(settings, path)
@@ -70,7 +71,7 @@ def keep_config(settings: RunSettings, run_dir: Path) -> Path:
 
 
 def pass_config(settings: RunSettings) -> str:
-    """A file with the settings that the program which takes this process's place can read, and that vanishes with it."""
+    """Write the settings to a temporary file that the role's program can read; returns its path."""
     content = yaml_format.dump(settings.to_dict()).encode()
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("config.yaml", 0)
@@ -83,12 +84,12 @@ def pass_config(settings: RunSettings) -> str:
 
 
 def become(command: Sequence[str], *, threads: int) -> NoReturn:
-    """Let a role's program take this process's place: its signals, its output and its exit code are this command's."""
+    """Replace this process by a role's program (exec)."""
     os.execve(command[0], list(command), child_environment(os.environ, threads))
 
 
 def watch_over(command: Sequence[str], settings: RunSettings, *, address: str, keys: Path | None) -> int:
-    """Run the learner below this process, as a container's program; the exit code."""
+    """Run the learner as a child process, for containers; returns the exit code."""
     from deploy.engines.learner_entry import HUNG_AFTER, LearnerEntry, end_run  # noqa: PLC0415
 
     trainer = settings.trainer

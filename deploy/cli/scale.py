@@ -11,7 +11,7 @@ from deploy.cli.options import HubOption, KeysOption, LogLevel, LogLevelOption, 
 
 def scale(
     *,
-    actors: Annotated[int, typer.Option("--actors", metavar="N", min=0, max=10_000, help="Actors that the run shall have.")],
+    actors: Annotated[int, typer.Option("--actors", metavar="N", min=0, max=10_000, help="Target number of actors.")],
     run_dir: RunDirOption = None,
     address: HubOption = None,
     keys: KeysOption = None,
@@ -29,4 +29,4 @@ def scale(
         where, control, own = str(folder), run["control"], keys_of(run)
     with operator_client(control, own) as hub:
         hub.scale(actors)
-    typer.echo(f"{where}: {actors} actors are wanted")
+    typer.echo(f"{where}: scaling to {actors} actors")

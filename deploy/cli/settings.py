@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 def settings(
     *,
-    word: Annotated[str, typer.Argument(metavar="[WORD]", help="Part of a setting's path or of its meaning.")] = "",
+    word: Annotated[str, typer.Argument(metavar="[WORD]", help="A word to search in paths and descriptions.")] = "",
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback does it)
 ) -> None:
-    """List the settings, or search them.
+    """List or search the settings.
 
-    Each setting is shown with its default, the values that it takes and its meaning. Set it by KEY=VALUE, such as
-    `oatmill train cartpole trainer.gamma=0.98`.
+    Each setting is shown with its default, its type and its description. Set it with KEY=VALUE, for
+    example `oatmill train cartpole trainer.gamma=0.98`.
     """
     from oatmill.errors import UserError  # noqa: PLC0415
     from oatmill.settings.complaints import nearest  # noqa: PLC0415
@@ -31,7 +31,7 @@ def settings(
     found = find_settings(word)
     if not found:
         paths = [entry.path for entry in all_settings()]
-        raise UserError(f"no setting contains {word!r} in its path or meaning; the nearest path is {nearest(word, paths)}")
+        raise UserError(f"no setting has {word!r} in its path or description; the nearest path is {nearest(word, paths)}")
     if as_json:
         print_json([asdict(entry) for entry in found])
         return
@@ -40,7 +40,7 @@ def settings(
 
 
 def setting_lines(entry: SettingEntry) -> list[str]:
-    """What is shown of one setting."""
+    """The text for one setting."""
     only = f"  (env.kind={entry.kind})" if entry.kind else ""
     default = "required" if entry.default == "required" else f"default {entry.default}"
     return [f"{entry.path}{only}", f"    {default}; takes {entry.takes}", f"    {entry.meaning}", ""]

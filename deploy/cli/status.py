@@ -21,11 +21,8 @@ def status(
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
-    """Show a run that is going on.
-
-    That is its processes, how far it is and how well it does.
-    """
-    from runner.folder import find_run, keys_of, read_run  # noqa: PLC0415
+    """Show an active run's processes and progress."""
+    from runner.folder import find_run, keys_of, read_run, reading  # noqa: PLC0415
     from runner.operator_client import operator_client  # noqa: PLC0415
 
     if run_dir is None and address is not None:
@@ -33,18 +30,20 @@ def status(
         return
     folder = find_run(run_dir)
     run = read_run(folder)
-    rows = [{column: process[column] for column in COLUMNS} for process in run["processes"]]
+    with reading(folder / "run.json"):
+        rows = [{column: process[column] for column in COLUMNS} for process in run["processes"]]
+        address, run_keys = str(run["control"]), keys_of(run)
     if as_json:
         print_json(rows)
         return
-    with operator_client(run["control"], keys_of(run)) as hub:
+    with operator_client(address, run_keys) as hub:
         answer = hub.status()
     for line in status_lines(str(folder), rows, answer):
         typer.echo(line)
 
 
 def show_hub(address: str, keys: Path | None, *, as_json: bool) -> None:
-    """Show what the hub at an address knows; it knows no processes."""
+    """Show the status of the hub at an address, which does not include processes."""
     from oatmill.errors import RunError  # noqa: PLC0415
     from runner.operator_client import operator_client  # noqa: PLC0415
 
@@ -60,10 +59,10 @@ def show_hub(address: str, keys: Path | None, *, as_json: bool) -> None:
 
 
 def progress_lines(answer: Mapping[str, Any] | None) -> list[str]:
-    """How far a run is and how well it does.
+    """A run's progress as text.
 
     Args:
-        answer: the hub's status, None if it has not answered.
+        answer: the hub's status; None if it did not answer.
     """
     if answer is None:
         return ["the replay server does not answer (yet)"]
@@ -78,7 +77,7 @@ def progress_lines(answer: Mapping[str, Any] | None) -> list[str]:
 
 
 def uneven_lines(fleet: Mapping[str, Any]) -> list[str]:
-    """The actors that are silent, and those that are far slower than the others; no line where there are none."""
+    """Lines about silent actors and actors that are much slower than the others, if there are any."""
     silent = [f"actor {number} for {seconds:.0f} s" for number, seconds in fleet.get("silent_actors", {}).items()]
     slow = [f"actor {number} {seconds:.2g} s" for number, seconds in fleet.get("slow_actors", {}).items()]
     lines = [f"silent (heartbeats, no data): {', '.join(silent)}"] if silent else []
@@ -86,12 +85,12 @@ def uneven_lines(fleet: Mapping[str, Any]) -> list[str]:
 
 
 def status_lines(folder: str, rows: Sequence[Mapping[str, Any]], answer: Mapping[str, Any] | None) -> list[str]:
-    """What is shown.
+    """The output of the command.
 
     Args:
-        folder: the run's.
-        rows: its processes.
-        answer: the hub's status, None if it has not answered.
+        folder: the run folder.
+        rows: the run's processes.
+        answer: the hub's status; None if it did not answer.
     """
     lines = [f"run {folder}", *progress_lines(answer)]
     lines.append("".join(f"{column:<12}" for column in COLUMNS).rstrip())

@@ -19,10 +19,7 @@ def stop(
     keys: KeysOption = None,
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
-    """End a run in order.
-
-    Its learner step is finished and saved, then all its processes leave.
-    """
+    """Stop a run in order: the learner finishes its step and saves a checkpoint, then all processes end."""
     from oatmill.errors import RunError  # noqa: PLC0415
     from runner.folder import find_run, is_held, keys_of, read_run  # noqa: PLC0415
     from runner.operator_client import operator_client  # noqa: PLC0415
@@ -31,18 +28,16 @@ def stop(
         with operator_client(address, keys) as hub:
             if not hub.stop():
                 raise RunError(f"no hub answers at {address}")
-        typer.echo(f"{address} was told to stop")
+        typer.echo(f"sent a stop request to {address}")
         return
     folder = find_run(run_dir)
     run = read_run(folder)
     with operator_client(run["control"], keys_of(run)) as hub:
         if not hub.stop():
-            raise RunError(f"the replay server of {folder} does not answer; end it by its pid, which run.json has")
+            raise RunError(f"the replay server of {folder} does not answer; kill the supervisor by its pid from run.json")
     deadline = time.monotonic() + ENDS_WITHIN_S
     while is_held(folder):
         if time.monotonic() > deadline:
-            raise RunError(
-                f"{folder} has not ended {ENDS_WITHIN_S:g} s after it was told to; `oatmill status` shows what is left"
-            )
+            raise RunError(f"{folder} has not ended {ENDS_WITHIN_S:g} s after the stop request; see `oatmill status`")
         time.sleep(POLL_S)
     typer.echo(f"{folder} has ended")

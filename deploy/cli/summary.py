@@ -1,4 +1,4 @@
-"""What `oatmill train` says at a run's end."""
+"""The summary that `oatmill train` prints at the end."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def summary_lines(result: RunResult, env: EnvSettings) -> list[str]:
     """A run's result for people.
 
     Args:
-        result: of the run.
-        env: its environment's settings, to say what a random policy gets.
+        result: the run's result.
+        env: the environment's settings, to look up the random policy's return.
     """
     return [
         "",
@@ -33,11 +33,11 @@ def summary_lines(result: RunResult, env: EnvSettings) -> list[str]:
 
 
 def facts(result: RunResult, env: EnvSettings) -> list[str]:
-    """How well, how far and how fast."""
+    """Return, progress, speed and policy statistics."""
     lines = [
         f"episode return  {return_text(result.episode_return, random_return(env))}",
         f"env steps       {result.env_steps:,} in {result.learner_steps:,} learner steps and "
-        f"{number(result.seconds, '.1f')} s, {number(result.env_steps_per_second, ',.0f')} a second",
+        f"{number(result.seconds, '.1f')} s, {number(result.env_steps_per_second, ',.0f')} per second",
         f"policy          entropy {number(value(result.entropy, 'nats'), '.3f')} nats "
         f"({number(value(result.entropy, 'fraction'), '.0%')} of uniform), explained variance "
         f"{number(result.explained_variance, '.2f')}, lag {number(value(result.policy_lag, 'p50'), '.0f')} versions",
@@ -51,7 +51,7 @@ def facts(result: RunResult, env: EnvSettings) -> list[str]:
 
 
 def return_text(episode_return: Mapping[str, Any], baseline: float | None) -> str:
-    """The mean return beside the random policy's, where that has been measured."""
+    """The mean return, and the random policy's if it was measured."""
     random = f"; the random policy gets {baseline:g}" if baseline is not None else ""
     count = episode_return.get("n", 0)
     if not count:
@@ -61,7 +61,7 @@ def return_text(episode_return: Mapping[str, Any], baseline: float | None) -> st
 
 
 def loss_table(losses: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Every loss, raw and weighted, with its shares of objective and gradient; and the terms of those that have several."""
+    """A table of all losses and their terms: raw, weighted, and shares of objective and gradient."""
     rows: list[tuple[str, ...]] = [LOSS_COLUMNS]
     for name, loss in losses.items():
         rows.append(loss_row(name, loss))
@@ -77,7 +77,7 @@ def loss_table(losses: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def loss_row(name: str, loss: Mapping[str, Any]) -> tuple[str, ...]:
-    """One line of the table."""
+    """One row of the table."""
     numbers: Iterable[tuple[str, str]] = (("raw", ".4g"), ("coef", ".4g"), ("weighted", ".4g"))
     shares = ("share", "gradient_share")
     return (
@@ -88,14 +88,14 @@ def loss_row(name: str, loss: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def red_flag_lines(result: RunResult) -> list[str]:
-    """The red flags that were raised at any time, or that there were none."""
+    """All red flags that were raised during the run."""
     if not result.red_flags:
         return ["red flags       none"]
     return [f"red flag        {flag['flag']}: {flag['why']}" for flag in result.red_flags]
 
 
 def ledger_line(ledger: Mapping[str, Any]) -> str:
-    """Where every trajectory went; `produced` is the sum of what follows."""
+    """The number of trajectories by outcome; their sum should be `produced`."""
     if not ledger:
         return "ledger          unknown: the replay server did not answer at the end"
     dropped = ledger.get("dropped", {})
@@ -103,12 +103,12 @@ def ledger_line(ledger: Mapping[str, Any]) -> str:
     parts |= {name: ledger.get(name, 0) for name in ("queued", "in_flight", "unsent_at_death", "lost")}
     shown = " + ".join(f"{name} {count}" for name, count in parts.items() if count or name in {"trained", "lost"})
     accounted = sum(parts.values())
-    verdict = "" if accounted == ledger.get("produced") else f", which is {accounted}: the ledger does not balance"
+    verdict = "" if accounted == ledger.get("produced") else f", but the sum is {accounted}: the ledger does not balance"
     return f"ledger          produced {ledger.get('produced', 0)} = {shown}{verdict}"
 
 
 def evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:
-    """A checkpoint's evaluation for people, from `Evaluation.to_dict`."""
+    """A checkpoint's evaluation (`Evaluation.to_dict`) as text."""
     got, baseline = evaluation["episode_return"], evaluation["random_return"]
     random = f"; the random policy gets {baseline:g}" if baseline is not None else ""
     shown = "".join(f", {name} {mean:.2f}" for name, mean in evaluation["episode_statistics"].items())

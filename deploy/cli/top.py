@@ -19,19 +19,19 @@ EVENTS_SHOWN = 5
 def top(
     *,
     run_dir: RunDirOption = None,
-    once: Annotated[bool, typer.Option("--once", help="Show it once, as where stdout is no terminal.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Show it once, as if stdout was not a terminal.")] = False,
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
-    """Watch a run.
+    """Watch a run: progress, speed, losses with their shares, red flags, actors and recent events.
 
-    That is how far and how fast it is, each loss with its shares, red flags, actors and what happened last. Ctrl-C ends it.
+    Ctrl-C ends the display, not the run.
     """
     from rich.console import Group  # noqa: PLC0415
     from rich.live import Live  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     from deploy.cli.live import SteadyConsole, view  # noqa: PLC0415
-    from runner.folder import find_run, is_held  # noqa: PLC0415
+    from runner.folder import find_run, is_held, reading  # noqa: PLC0415
     from runner.json_lines import last_line, last_lines  # noqa: PLC0415
     from runner.settings import read_config  # noqa: PLC0415
 
@@ -39,10 +39,12 @@ def top(
     total = read_config(folder / "config.yaml").trainer.total_timesteps
 
     def state(*, going_on: bool) -> Group:
-        line = last_line(folder / "metrics.jsonl")
-        events = last_lines(folder / "events.jsonl", EVENTS_SHOWN)
-        losses = Text("nothing is reported yet") if line is None else view(line, total)
-        rest = [*fleet_lines(folder, going_on=going_on), *(event_line(event) for event in events)]
+        with reading(metrics := folder / "metrics.jsonl"):
+            line = last_line(metrics)
+            losses = Text("nothing is reported yet") if line is None else view(line, total)
+        with reading(events := folder / "events.jsonl"):
+            recent = [event_line(event) for event in last_lines(events, EVENTS_SHOWN)]
+        rest = [*fleet_lines(folder, going_on=going_on), *recent]
         return Group(Text(f"run {folder}"), losses, *(Text(text, no_wrap=True, overflow="ellipsis") for text in rest))
 
     console = SteadyConsole(highlight=False)
@@ -62,15 +64,17 @@ def top(
 
 
 def fleet_lines(folder: Path, *, going_on: bool) -> list[str]:
-    """What the hub says of actors and data; that the run has ended where it has."""
+    """The hub's status of actors and data, or that the run has ended."""
     from deploy.cli.status import uneven_lines  # noqa: PLC0415
-    from runner.folder import keys_of, read_json  # noqa: PLC0415
+    from runner.folder import keys_of, read_json, reading  # noqa: PLC0415
     from runner.operator_client import operator_client  # noqa: PLC0415
 
     run = read_json(folder / "run.json")
     if not going_on or "control" not in run:
-        return ["the run has ended; summary.json says how" if not going_on else "the run is starting"]
-    with operator_client(run["control"], keys_of(run)) as hub:
+        return ["the run has ended; see summary.json" if not going_on else "the run is starting"]
+    with reading(folder / "run.json"):
+        address, keys = str(run["control"]), keys_of(run)
+    with operator_client(address, keys) as hub:
         status = hub.status()
     if status is None:
         return ["the replay server does not answer (yet)"]
@@ -85,7 +89,7 @@ def fleet_lines(folder: Path, *, going_on: bool) -> list[str]:
 
 
 def event_line(event: Mapping[str, Any]) -> str:
-    """An event of events.jsonl in one line: when, what, and with what."""
+    """An event of events.jsonl as one line: time, name and values."""
     clock = time.strftime("%H:%M:%S", time.localtime(event.get("time", 0.0)))
     facts: Sequence[str] = [f"{name} {value}" for name, value in event.items() if name not in {"time", "event"} and value != ""]
     return f"{clock}  {event.get('event', '')}  {', '.join(facts)}"[:160]

@@ -29,7 +29,7 @@ from deploy.cli.options import (
 
 ListenOption = Annotated[
     str,
-    typer.Option("--listen", metavar="URL", help="ipc, or tcp://HOST[:PORT] so that actors of other machines can join."),
+    typer.Option("--listen", metavar="URL", help="ipc, or tcp://HOST[:PORT] so that actors on other machines can join."),
 ]
 
 
@@ -44,7 +44,7 @@ def train(
     config: ConfigOption = None,
     run_dir: RunDirOption = None,
     seed: SeedOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an ended run from its newest checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an ended run from its newest checkpoint.")] = False,
     trust: TrustOption = False,
     listen: ListenOption = "ipc",
     insecure: InsecureOption = False,
@@ -54,10 +54,11 @@ def train(
 ) -> None:
     """Train a recipe, or on an environment (--env), on this machine.
 
-    The run ends when its budget is spent; Ctrl-C, SIGTERM or `oatmill stop` end it in order, with a checkpoint.
+    The run ends when its budget is spent. Ctrl-C, SIGTERM or `oatmill stop` end it early, with a
+    checkpoint.
 
-    Settings count in this order, the last one most: recipe, --preset, --config, variables such as
-    OATMILL__TRAINER__TOTAL_TIMESTEPS=10000, KEY=VALUE, other options.
+    Settings come from, in increasing precedence: recipe, --preset, --config, environment variables
+    such as OATMILL__TRAINER__TOTAL_TIMESTEPS=10000, KEY=VALUE, other options.
     """
     from deploy.cli.display import observer_for  # noqa: PLC0415
     from deploy.cli.summary import summary_lines  # noqa: PLC0415
@@ -81,4 +82,4 @@ def train(
     texts += [(sys.stdout, json.dumps(result.to_dict(), indent=2, allow_nan=False))] if as_json else []
     unread = [output for output, text in texts if not write_within(output, f"{text}\n")]
     if unread:
-        write_within(sys.stderr, f"nobody read the output; {result.run_dir}/summary.json holds the result\n", within_s=0.5)
+        write_within(sys.stderr, f"the output was not read; the result is in {result.run_dir}/summary.json\n", within_s=0.5)

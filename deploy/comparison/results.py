@@ -58,7 +58,8 @@ class ArmResult:
         final_iqm: interquartile mean of `final`.
         average_iqm: interquartile mean of `average`.
         curve: the learning curve.
-        losses: by name, the means of `LOSS_NUMBERS` over all reports and runs; signed numbers count by their magnitude.
+        losses: by name, the means of `LOSS_NUMBERS` over all reports and runs; signed numbers count
+            by their magnitude.
         descriptors: what is known about each of these losses, by name.
         flags: by red flag, the number of runs that raised it and one line that says why.
         env_steps_per_second: mean over the runs.
@@ -92,9 +93,10 @@ class Against:
         average: the probability that a run of it has a higher average return.
         average_p: the exact two-sided p of `average`.
         least_p: the smallest p that is possible with this many runs.
-        steps_ratio: env steps until its curve (the interquartile mean) reaches the reference's final return, divided by the
-            reference's env steps; NaN if it never does.
-        cost: the reference's env steps per second divided by this arm's: how many times longer a step takes.
+        steps_ratio: env steps until its curve (the interquartile mean) reaches the reference's
+            final return, divided by the reference's env steps; NaN if it never does.
+        cost: the reference's env steps per second divided by this arm's: how many times longer a
+            step takes.
     """
 
     arm: str

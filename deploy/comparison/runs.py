@@ -45,8 +45,10 @@ class Comparison:
 
     Attributes:
         recipe: its name.
-        arms: what each arm changes, by name; the others are compared with the first, or with `baseline`.
-        cells: all runs; a seed's arms come one after another, so that what the machine does meanwhile meets all arms alike.
+        arms: what each arm changes, by name; the others are compared with the first, or with
+            `baseline`.
+        cells: all runs; a seed's arms come one after another, so that what the machine does
+            meanwhile meets all arms alike.
         out: the folder that holds the runs and the report.
     """
 
@@ -166,7 +168,8 @@ def run_cells(comparison: Comparison, watcher: Watcher, *, log_level: str) -> li
         if cell.finished:
             watcher.kept(cell, number, total)
             continue
-        # Half a run is not gone on with: its curve would be one of two learners that saw the machine at different times.
+        # Half a run is not gone on with: its curve would be one of two learners that saw the
+        # machine at different times.
         shutil.rmtree(cell.folder, ignore_errors=True)
         run = Run(RunSettings.of(cell.settings.explicit()), recipe=comparison.recipe)
         try:

@@ -1,7 +1,8 @@
 """Interquartile mean, probability of improvement and their bootstrap intervals, for a few runs of one task.
 
-The measures are those of Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice"
-(arXiv:2108.13264), as the library rliable computes them for one task. scipy does the trimming, resampling and permuting.
+The measures are those of Agarwal et al. 2021, "Deep reinforcement learning at the edge of the
+statistical precipice" (arXiv:2108.13264), as the library rliable computes them for one task. scipy
+does the trimming, resampling and permuting.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ Array = NDArray[Any]
 REPETITIONS = 10_000
 LEVEL = 0.95
 MOST_SPLITS = 50_000
-"""The exact test looks at all ways to split the runs if there are at most this many, and else at this many random ones."""
+"""The exact test looks at all ways to split the runs if there are at most this many, and else at
+this many random ones."""
 BATCH = 2_000
 """Resamples that are held in memory at a time."""
 
@@ -46,7 +48,8 @@ def interquartile_mean(scores_SN: Array, axis: int = 0) -> Array:
 def improvement(above_S: Array, below_R: Array, axis: int = -1) -> Any:
     """The probability that a run of the first arm beats one of the second, over all pairs; a tie counts half.
 
-    It is the Mann-Whitney U divided by the number of pairs. scipy's function would work out a p-value each time, too.
+    It is the Mann-Whitney U divided by the number of pairs. scipy's function would work out a
+    p-value each time, too.
 
     Args:
         above_S: `[..., S]`, the first arm's scores.
@@ -62,7 +65,8 @@ def iqm_with_interval(scores_SN: Array, *, seed: int = 0) -> tuple[Array, Array,
     """The interquartile mean over the runs, with a percentile-bootstrap interval.
 
     Args:
-        scores_SN: `[S]` or `[S, N]`, one row per run. Whole rows are resampled, so a curve's points stay together.
+        scores_SN: `[S]` or `[S, N]`, one row per run. Whole rows are resampled, so a curve's points
+            stay together.
         seed: of the resampling, so that a report is the same each time it is written.
 
     Returns:

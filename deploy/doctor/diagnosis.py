@@ -1,7 +1,7 @@
 """What is wrong with a run, in the terms of the tuning guide, and which setting to try next.
 
-It looks at which loss dominates by value and by gradient, at entropy, explained variance and CMPO's statistics, and at whether
-the actors or the learner limit the speed.
+It looks at which loss dominates by value and by gradient, at entropy, explained variance and CMPO's
+statistics, and at whether the actors or the learner limit the speed.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from deploy.doctor.examined_run import ExaminedRun
 WANTED_SHARE = 0.1
 """The share of the gradient on the trunk that an auxiliary loss should have: 5 to 20 %."""
 DOUBTFUL = 0.05
-"""Below this correlation of the model's advantages with those of the returns, the model does not tell actions apart."""
+"""Below this correlation of the model's advantages with those of the returns, the model does not
+tell actions apart."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Finding:
 def scaled(run: ExaminedRun, name: str, factor: float) -> tuple[str, ...]:
     """A loss's coefficients times a factor, as settings to try.
 
-    A coefficient that is 0 or at its upper bound is left out. Where a loss has no settings, as most losses of your own, the
-    setting to try is the one that adjusts coefficients by itself.
+    A coefficient that is 0 or at its upper bound is left out. Where a loss has no settings, as most
+    losses of your own, the setting to try is the one that adjusts coefficients by itself.
     """
     descriptor = run.descriptors[name]
     if not descriptor.coefficients:

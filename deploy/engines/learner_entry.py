@@ -1,9 +1,10 @@
 """The learner as the program of a container: it resumes after a restart, ends in order, and ends the run when it is done.
 
-A container engine knows only a command, SIGTERM and an exit code. So this process starts the learner, from the newest
-checkpoint if there is one. It turns SIGTERM into an orderly stop of all ranks and then ends with 0. It tells the hub to stop
-once the budget is spent, so that the actors leave. It kills a learner that hangs: an engine restarts a container that exits,
-and not one that is unhealthy.
+A container engine knows only a command, SIGTERM and an exit code. So this process starts the
+learner, from the newest checkpoint if there is one. It turns SIGTERM into an orderly stop of all
+ranks and then ends with 0. It tells the hub to stop once the budget is spent, so that the actors
+leave. It kills a learner that hangs: an engine restarts a container that exits, and not one that is
+unhealthy.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ log = logging.getLogger("oatmill.learner.entry")
 TURN_S = 0.2
 LOOK_EVERY_S = 10.0
 HUNG_AFTER = 4.0
-"""In units of trainer.data_timeout. /healthz reports a problem after one of them, so a learner is killed after five."""
+"""In units of trainer.data_timeout. /healthz reports a problem after one of them, so a learner is
+killed after five."""
 
 
 class LearnerEntry:
@@ -34,8 +36,8 @@ class LearnerEntry:
         command: its command line.
         environ: its environment.
         port: where rank 0 serves /healthz.
-        hung_after_s: a learner that was healthy and has been unhealthy for this long is killed. One that waits for data
-            gives up by itself long before.
+        hung_after_s: a learner that was healthy and has been unhealthy for this long is killed. One
+            that waits for data gives up by itself long before.
     """
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str], *, port: int, hung_after_s: float) -> None:

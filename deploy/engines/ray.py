@@ -1,8 +1,9 @@
 """A run on a Ray cluster: Ray places its processes and notices lost nodes; data goes over ZeroMQ.
 
-`up` is the run's driver. It supervises the run to its end, and all processes that it has started end with it. The other
-commands find the run by the name of its replay server's Ray actor, and then ask its hub, as on every engine. Ray's own messages
-carry settings, addresses, exit codes and keys, and no training data.
+`up` is the run's driver. It supervises the run to its end, and all processes that it has started
+end with it. The other commands find the run by the name of its replay server's Ray actor, and then
+ask its hub, as on every engine. Ray's own messages carry settings, addresses, exit codes and keys,
+and no training data.
 """
 
 from __future__ import annotations

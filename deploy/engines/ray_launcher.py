@@ -21,7 +21,8 @@ from runner.local.listening import Listening, bracketed, tcp
 from runner.settings import RunSettings, prepared
 
 REPLAY_RESOURCE = "oatmill_replay"
-"""Replay is placed on a node that was started with this resource; without one it is placed on the driver's node."""
+"""Replay is placed on a node that was started with this resource; without one it is placed on the
+driver's node."""
 
 RayRole: TypeAlias = RayProcess | RayLearner
 
@@ -32,7 +33,8 @@ class RayRun:
 
     Attributes:
         settings: of the run.
-        run_dir: its folder, by the same path on every node; the learner resumes from a checkpoint there.
+        run_dir: its folder, by the same path on every node; the learner resumes from a checkpoint
+            there.
         insecure: listen on the node's address without keys.
         keys: the folder that `oatmill keygen` made; each role is given its own part of it.
         gpu: give each rank a GPU.

@@ -22,7 +22,8 @@ from runner.local.child import Child
 THREADS = 1
 PORTS_OF_REPLAY = 4
 LOWEST_PORT, HIGHEST_PORT = 20_000, 32_000
-"""Below the ports that Linux gives to outgoing connections, so that a restarted replay server finds its ports free."""
+"""Below the ports that Linux gives to outgoing connections, so that a restarted replay server finds
+its ports free."""
 TRIES = 100
 
 

@@ -143,7 +143,8 @@ def until_trained(cluster: ComposeCluster, deadline: float) -> dict[str, Any]:
     """Wait for a learner step.
 
     Raises:
-        RunError: if a container keeps failing, or no step was done in time; the last lines of its log are printed before.
+        RunError: if a container keeps failing, or no step was done in time; the last lines of its
+            log are printed before.
     """
     while True:
         status = cluster.status()

@@ -12,7 +12,8 @@ WIDTH = 24
 """Grafana's grid has this many columns."""
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 LOSS_COLORS = loss_colors(BUILT_IN)
-"""A loss has one colour in all panels. Grafana picks the colour of a loss of your own by its name, the same in all panels."""
+"""A loss has one colour in all panels. Grafana picks the colour of a loss of your own by its name,
+the same in all panels."""
 WHOLE = {"whole gradient": "text"}
 """Series beside the losses, with a colour that no loss has."""
 LOSS = "{{loss}}"
@@ -42,7 +43,8 @@ class Panel:
         kind: the panel type.
         width: in columns, of 24.
         height: in rows of 30 pixels.
-        thresholds: pairs of a lower bound and a colour, in rising order; the first bound is minus infinity.
+        thresholds: pairs of a lower bound and a colour, in rising order; the first bound is minus
+            infinity.
         bands: draw the thresholds as areas.
         stacked: draw series on top of each other.
         log: a logarithmic axis.

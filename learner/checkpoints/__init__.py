@@ -1,1 +1,1 @@
-"""Checkpoints: saving, loading, going back, and the batches to skip."""
+"""Checkpoints: saving, loading, returning to an older one, and keeping bad batches."""

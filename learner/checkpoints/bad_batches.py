@@ -1,6 +1,6 @@
 """Keeps batches with a loss or gradient that was not finite, for debugging (no torch).
 
-A file holds one rank's part of a batch, as `numpy.load(path, allow_pickle=False)` reads it.
+A file contains one rank's part of a batch, for `numpy.load(path, allow_pickle=False)`.
 """
 
 from __future__ import annotations

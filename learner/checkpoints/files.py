@@ -1,15 +1,15 @@
 """Checkpoints, written atomically as safetensors and JSON, never as pickle.
 
-A checkpoint is written to a new folder `step-N.tmp`, and every file is synced. The manifest is written last, with the hashes of
-the files and its own digest. A rename makes the checkpoint visible. Then `latest` points to it, and `best` if its return is the
-highest. A crash at any point leaves the previous checkpoint intact. A checkpoint that cannot be loaded is skipped.
+A checkpoint is written to a new folder `step-N.tmp`, and every file is synced. The manifest is written
+last, with the hashes of the files and its own digest. A rename makes the checkpoint visible. Then the
+link `latest` points to it, and `best` if its return is the highest. A crash at any point leaves the
+previous checkpoint intact. A checkpoint that cannot be loaded is skipped.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +20,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from agent.loading import MANIFEST, MODEL_FILE, file_digest, load_model, loading, open_manifest, read_manifest, sealed
+from agent.loading import MANIFEST, MODEL_FILE, file_digest, load_model, loading, open_manifest, read_manifest, with_digest
 from learner.loss import Context
 from learner.progress import Progress
 from learner.update.updater import Updater
 from oatmill.errors import UserError
-from oatmill.files.atomic import replace_link
+from oatmill.files.atomic import replace_link, sync_path
 from oatmill.process.failpoints import failpoint
 
 PRIOR_FILE = "prior.safetensors"
@@ -42,11 +42,15 @@ class Beside:
     """What a checkpoint contains besides networks, optimiser and normaliser.
 
     Attributes:
-        generators: the state of each rank's random numbers, in order of rank; empty for only this rank's.
+        generators: the state of each rank's random number generator, in order of rank; if empty, only
+            this rank's state is saved.
         state: the rest of the learner's state, as JSON values.
-        settings: the run's settings as in config.yaml, so that the checkpoint can be evaluated without its run.
-        episode_return: mean, std and n of the last episodes; the mean is None without episodes.
-        replay: the position in the replay server's log, {id, cursor, digest}; None if the server sent none.
+        settings: the run's settings as in config.yaml, so that the checkpoint can be evaluated
+            without its run.
+        episode_return: mean, std and n of the last episodes' returns; the mean is None without
+            episodes.
+        replay: the position in the replay server's log, {id, cursor, digest}; None if the server
+            sent none.
     """
 
     generators: Sequence[Tensor] = ()
@@ -75,17 +79,20 @@ class Restored(NamedTuple):
 
 
 def save(folder: Path, updater: Updater, progress: Progress, *, keep: int, beside: Beside | None = None) -> Path:
-    """Write a checkpoint below `folder`, repoint `latest` and `best`, and remove all but the best one and the newest few.
+    """Write a checkpoint, update the links `latest` and `best`, and remove old checkpoints.
 
     Args:
-        folder: the run's `checkpoints`.
-        updater: holds the networks and the optimiser.
-        progress: goes into the manifest.
-        keep: how many of the newest stay.
+        folder: the run's folder `checkpoints`.
+        updater: has the networks and the optimiser.
+        progress: the run's progress, for the manifest.
+        keep: the number of newest checkpoints to keep; the best one is also kept.
         beside: what else is saved.
 
+    Returns:
+        The checkpoint's folder.
+
     Raises:
-        OSError: if it cannot be written; what was there before stays, and nothing half written is left.
+        OSError: if it cannot be written; older checkpoints stay, and no partial one is left.
         SafetensorError: the same, from the library that writes arrays.
     """
     beside = beside or Beside()
@@ -97,23 +104,23 @@ def save(folder: Path, updater: Updater, progress: Progress, *, keep: int, besid
     try:
         write(working, updater, progress, beside)
     except BaseException:
-        shutil.rmtree(working, ignore_errors=True)  # a full disk gets its room back
+        shutil.rmtree(working, ignore_errors=True)  # frees the space on a full disk
         raise
-    shutil.rmtree(final, ignore_errors=True)  # there only if it is damaged, or of a line of the run that was given up
+    shutil.rmtree(final, ignore_errors=True)  # exists only if damaged, or if the run was rewound past it
     failpoint("checkpoint.rename.before")
     working.rename(final)
-    sync(folder)
+    sync_path(folder)
     failpoint("checkpoint.rename.after")
     replace_link(folder / LATEST, final.name)
     if beats_best(folder, beside.episode_return):
         replace_link(folder / BEST, final.name)
-    sync(folder)
+    sync_path(folder)
     remove_old(folder, keep)
     return final
 
 
 def write(working: Path, updater: Updater, progress: Progress, beside: Beside) -> None:
-    """Fill a new folder with a checkpoint's files, the manifest last, and make all of it durable."""
+    """Write and sync a checkpoint's files in a new folder, the manifest last."""
     context = updater.context
     working.mkdir(parents=True)
     save_file(parameters(context.model), working / MODEL_FILE)
@@ -121,7 +128,7 @@ def write(working: Path, updater: Updater, progress: Progress, beside: Beside) -
     save_file(optimizer_tensors(updater, beside.generators), working / OPTIMIZER_FILE)
     names = (MODEL_FILE, PRIOR_FILE, OPTIMIZER_FILE)
     for name in names:
-        sync(working / name)
+        sync_path(working / name)
     manifest = progress._asdict() | {
         "updates": updater.updates,
         "gradients_measured_at": updater.measured_at,
@@ -135,13 +142,13 @@ def write(working: Path, updater: Updater, progress: Progress, beside: Beside) -
         "replay": beside.replay,
         "files": {name: file_digest(working / name) for name in names},
     }
-    (working / MANIFEST).write_text(json.dumps(sealed(manifest), indent=1))
-    sync(working / MANIFEST)
-    sync(working)
+    (working / MANIFEST).write_text(json.dumps(with_digest(manifest), indent=1))
+    sync_path(working / MANIFEST)
+    sync_path(working)
 
 
 def saved_version(checkpoint: Path) -> int | None:
-    """The policy version of a folder that is a whole checkpoint; None if it is not."""
+    """The policy version of a complete checkpoint; None if the folder is not one."""
     try:
         return int(read_manifest(checkpoint)["policy_version"])
     except UserError:
@@ -149,12 +156,12 @@ def saved_version(checkpoint: Path) -> int | None:
 
 
 def checkpoints_of(folder: Path) -> list[Path]:
-    """Every checkpoint's folder, whole or not, the newest first."""
+    """The folders of all checkpoints, newest first; they may be damaged."""
     return sorted(folder.glob(f"{PREFIX}*[0-9]"), key=step_of, reverse=True)
 
 
 def newest_step(folder: Path, *, below: float = math.inf) -> int:
-    """The learner step of the newest checkpoint before another one, whole or not; -1 if there is none."""
+    """The learner step of the newest checkpoint below a step, or -1. It may be damaged."""
     return max((step for path in checkpoints_of(folder) if (step := step_of(path)) < below), default=-1)
 
 
@@ -169,14 +176,14 @@ def restore(
     """Load networks, optimiser, normaliser and random numbers from the newest checkpoint that can be loaded.
 
     Args:
-        folder: the run's `checkpoints`.
-        updater: made from the same settings.
-        rank: whose random numbers are taken.
-        lowest: the lowest of a number over all ranks, so that all of them load the same checkpoint.
-        accept: takes `Restored.state` in. A checkpoint whose state it cannot take is passed over, too.
+        folder: the run's folder `checkpoints`.
+        updater: created from the same settings; it is loaded in place.
+        rank: the rank whose random number generator is restored.
+        lowest: returns the minimum of a number over all ranks, so that all load the same checkpoint.
+        accept: called with `Restored.state`. If it raises, the checkpoint is skipped.
 
     Raises:
-        UserError: if there is none. It says what is wrong with the newest one.
+        UserError: if no checkpoint can be loaded; the message says why the newest one cannot.
     """
     passed_over: list[str] = []
     step = math.inf
@@ -194,7 +201,7 @@ def restore(
         passed_over.append(problem or f"{checkpoint} could not be loaded by another rank")
     if not passed_over:
         raise UserError(f"{folder} has no checkpoint to resume from; start without --resume")
-    others = f" (nor can the {len(passed_over) - 1} before it be loaded)" if len(passed_over) > 1 else ""
+    others = f" (the {len(passed_over) - 1} before it cannot be loaded either)" if len(passed_over) > 1 else ""
     raise UserError(passed_over[0] + others)
 
 
@@ -202,12 +209,13 @@ def load(checkpoint: Path, updater: Updater, *, rank: int = 0) -> Restored:
     """Load one checkpoint.
 
     Args:
-        checkpoint: its folder.
-        updater: made from the same settings. If this fails, a part of it may have been loaded.
-        rank: whose random numbers are taken.
+        checkpoint: the checkpoint's folder.
+        updater: created from the same settings. After an error it may be partly loaded.
+        rank: the rank whose random number generator is restored.
 
     Raises:
-        UserError: if it is damaged, of another network or of other losses. Content that makes no sense may raise anything.
+        UserError: if the checkpoint is damaged, or belongs to another network or other losses. Invalid
+            content may also raise other exceptions.
     """
     manifest = read_manifest(checkpoint)
     context = updater.context
@@ -225,12 +233,12 @@ def load(checkpoint: Path, updater: Updater, *, rank: int = 0) -> Restored:
 
 
 def parameters(model: torch.nn.Module) -> dict[str, Tensor]:
-    """By name, on the CPU."""
+    """A network's parameters by name, on the CPU."""
     return {name: value.detach().cpu().contiguous() for name, value in model.named_parameters()}
 
 
 def optimizer_tensors(updater: Updater, generators: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The optimiser's state by the trained parameters' positions, and the state of each rank's random numbers."""
+    """The optimiser's state by parameter position, and each rank's random number generator."""
     states = generators or [updater.context.generator.get_state()]
     tensors = {f"{GENERATOR}{rank}": state for rank, state in enumerate(states)}
     for position, state in updater.optimizer.state().items():
@@ -239,28 +247,31 @@ def optimizer_tensors(updater: Updater, generators: Sequence[Tensor]) -> dict[st
 
 
 def load_generator(context: Context, states: Mapping[str, Tensor], rank: int) -> None:
-    """A rank's random numbers; one that the checkpoint does not know, or that draws on another kind of device, begins anew."""
+    """Restore a rank's random number generator.
+
+    It is left as it is if the checkpoint has no state of this rank, or one of another kind of device.
+    """
     state = states.get(f"{GENERATOR}{rank}")
     if state is not None and state.shape == context.generator.get_state().shape:
         context.generator.set_state(state)
 
 
 def load_optimizer(updater: Updater, tensors: Mapping[str, Tensor]) -> None:
-    """What `optimizer_tensors` gave of the optimiser."""
+    """Restore the optimiser from the result of `optimizer_tensors`, without the generators."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         position, name = key.split("/")
         state.setdefault(int(position), {})[name] = value
     if state and set(state) != set(range(len(updater.parameters))):
         raise UserError(
-            f"the checkpoint trained {len(state)} arrays and these settings train {len(updater.parameters)}; resume with the "
-            "losses that it was trained with, or start a new run"
+            f"the checkpoint has optimiser states for {len(state)} arrays, but these settings train {len(updater.parameters)}; "
+            "resume with the same losses, or start a new run"
         )
     updater.optimizer.load(state)
 
 
 def beats_best(folder: Path, episode_return: Mapping[str, Any] | None) -> bool:
-    """Whether the last episodes returned more than those before the best checkpoint so far, on average."""
+    """Whether the mean return of the last episodes is above that of the best checkpoint."""
     if episode_return is None or episode_return["mean"] is None or episode_return["n"] < BEST_EPISODES:
         return False
     try:
@@ -271,7 +282,7 @@ def beats_best(folder: Path, episode_return: Mapping[str, Any] | None) -> bool:
 
 
 def remove_old(folder: Path, keep: int) -> None:
-    """Remove all but the newest few and the best."""
+    """Remove all checkpoints except the newest `keep` and the best."""
     best = (folder / BEST).resolve().name
     for old in checkpoints_of(folder)[keep:]:
         if old.name != best:
@@ -279,14 +290,5 @@ def remove_old(folder: Path, keep: int) -> None:
 
 
 def step_of(path: Path) -> int:
-    """N of `step-N`."""
+    """The number N of a folder `step-N`."""
     return int(path.name.removeprefix(PREFIX))
-
-
-def sync(path: Path) -> None:
-    """Make a file's bytes or a folder's entries durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""When checkpoints are written, what happens when one cannot be, and how all ranks go back to the same one."""
+"""Saves and restores checkpoints on all ranks together, and handles failed writes."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from protocol.channels import BatchClient
 log = logging.getLogger("oatmill.learner")
 
 SNAPSHOT_WITHIN_S = 10.0
-"""A replay server that was just killed is back within this time."""
+"""A replay server that was killed restarts within this time."""
 
 
 class Keeper:
-    """One rank's part in writing and reading the run's checkpoints.
+    """Saves and restores the run's checkpoints; every rank has one.
 
     Args:
         run_dir: the run's folder.
-        keep: how many of the newest checkpoints stay.
-        updater: holds what is saved.
-        ranks: all of which take part; rank 0 writes.
-        settings: the run's, for the manifests.
+        keep: the number of newest checkpoints to keep.
+        updater: has the networks and the optimiser.
+        ranks: the group of ranks; rank 0 writes.
+        settings: the run's settings, for the manifests.
 
     Attributes:
-        failure: why the last checkpoint could not be written; empty if it could.
+        failure: why the last checkpoint could not be written; empty if it was written.
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class Keeper:
         episode_return: Mapping[str, Any] | None = None,
         batches: BatchClient | None = None,
     ) -> bool:
-        """Write a checkpoint; call it on all ranks. A disk that is full does not end the run: the checkpoint before stays.
+        """Write a checkpoint; call it on all ranks. On a full disk the run goes on without it.
 
         Args:
-            progress: where the run is.
-            state: gives what the learner carries from step to step beside the networks.
-            episode_return: of the last episodes.
-            batches: the line to ingest, which is asked for the point in its log that belongs to the checkpoint.
+            progress: the run's progress.
+            state: returns the rest of the learner's state, as JSON values.
+            episode_return: mean, std and n of the last episodes' returns.
+            batches: the connection to the replay server, which is asked for its log's current position.
 
         Returns:
-            Whether it was written.
+            Whether the checkpoint was written.
         """
         if self._saved_at == progress.learner_step:
             return True
@@ -79,10 +79,13 @@ class Keeper:
         return bool(written)
 
     def _mark(self, progress: Progress, batches: BatchClient | None) -> Mapping[str, Any] | None:
-        """The point in the replay server's log that holds what has been trained on; None if the server does not say."""
+        """The position in the replay server's log up to which data has been trained on, or None."""
         mark = None if batches is None else batches.snapshot(progress.learner_step, SNAPSHOT_WITHIN_S)
         if batches is not None and mark is None:
-            log.warning("checkpoint step-%d has no point in the replay server's log: it did not answer", progress.learner_step)
+            log.warning(
+                "checkpoint step-%d has no position in the replay server's log: the server did not answer",
+                progress.learner_step,
+            )
         return mark
 
     def _write(self, progress: Progress, beside: Beside) -> None:
@@ -96,10 +99,11 @@ class Keeper:
         """Load the newest checkpoint that every rank can load; call it on all ranks.
 
         Args:
-            accept: takes in what `save` was given as `state`. A checkpoint whose state it cannot take is passed over, too.
+            accept: called with the state that was given to `save`. If it raises, the checkpoint is
+                skipped.
 
         Raises:
-            UserError: if there is none.
+            UserError: if no checkpoint can be loaded.
         """
         restored = restore(
             self.folder,
@@ -109,14 +113,14 @@ class Keeper:
             accept=accept,
         )
         for line in restored.passed_over:
-            log.warning("passed over a checkpoint: %s", line)
+            log.warning("skipped a checkpoint: %s", line)
         self._saved_at = restored.progress.learner_step
         return restored
 
     def sweep(self) -> None:
-        """Remove what a crash while saving has left."""
+        """Remove the partial checkpoints that a crash has left."""
         if not self._ranks.first:
             return
         for left in self.folder.glob("step-*.tmp"):
-            log.info("removing %s, which a crash while saving has left", left.name)
+            log.info("removing the partial checkpoint %s, left by a crash", left.name)
             shutil.rmtree(left, ignore_errors=True)

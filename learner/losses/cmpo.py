@@ -1,4 +1,7 @@
-"""Clipped maximum a posteriori policy optimisation: pull the policy towards the prior tilted by clipped advantages.
+"""Clipped maximum a posteriori policy optimisation (CMPO).
+
+The loss is the KL divergence from the CMPO policy to the trained policy. The CMPO policy is the prior
+policy, reweighted by exponentials of clipped advantages.
 
 Source: Hessel et al. 2021, "Muesli", arXiv:2104.06159, eq. 7, 9, 11 and 12.
 """
@@ -13,23 +16,25 @@ from torch import Tensor
 
 from agent import distribution
 from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms, itself
-from learner.losses.policy_improvement import clipped_mpo_policy, entropy, kl_divergence, leave_one_out_weights
+from learner.losses.cmpo_sampled import DrawnCmpo, SampledCmpo, agreement
+from learner.losses.policy_improvement import clipped_mpo_policy, entropy, kl_divergence
+from learner.settings import CmpoSettings
 from oatmill.errors import SettingsError
 
 EXACT_UP_TO = 32
-"""Actions up to which `estimator=auto` evaluates the model for every one of them."""
+"""`estimator=auto` evaluates the model for every action if there are at most this many."""
 
 
 class CmpoWrites(TypedDict):
-    """Frozen for the batch."""
+    """The target policy; constant during the batch's updates."""
 
     cmpo_policy_BTA: Tensor
-    cmpo_entropy_BT: Tensor  # of that policy, in nats
-    cmpo_advantage_BTA: Tensor  # over sigma, before the clip
+    cmpo_entropy_BT: Tensor  # the entropy of the CMPO policy, in nats
+    cmpo_advantage_BTA: Tensor  # divided by sigma, before clipping
 
 
 class ExactCmpo(Loss):
-    """KL(pi_cmpo || pi) with advantages of every action from the prior's one-step model."""
+    """KL(pi_cmpo || pi), with the advantage of every action from the prior network's one-step model."""
 
     name = "cmpo"
 
@@ -47,9 +52,10 @@ class ExactCmpo(Loss):
         prior_value_BT1: Tensor,
         sigma: Tensor,
     ) -> CmpoWrites:
-        """The target, once for the batch.
+        """Compute the target policy once per batch.
 
-        The baseline is the prior's value, or its expected q; with several factors each factor's own expectation.
+        The baseline is the prior network's value or its expected q. With several factors it is the
+        expected q of each factor.
         """
         if self.expected_baseline:
             expected = distribution.factor_sums(prior_log_probs_BTA.exp() * prior_q_BTA, self.sizes)
@@ -73,7 +79,7 @@ class ExactCmpo(Loss):
         actions_BT: Tensor,
         mask_BT: Tensor,
     ) -> dict[str, Statistic]:
-        """Statistics of the target and of what it was made of."""
+        """Statistics of the target policy and of the advantages behind it."""
         expected_BTF = distribution.factor_sums(prior_log_probs_BTA.exp() * prior_q_BTA, self.sizes)
         offset_BT = (expected_BTF.mean(-1) - prior_value_BT1[:, :-1]).abs() / sigma
         q_taken_BT = distribution.log_prob(prior_q_BTA, actions_BT, self.sizes, factored=self.factored)
@@ -87,14 +93,15 @@ class ExactCmpo(Loss):
         }
 
     def compute(self, *, logits_BTA: Tensor, cmpo_policy_BTA: Tensor, mask_BT: Tensor) -> Terms:
-        """The term `kl`; the cross-entropy and the target's entropy, whose difference it is, beside it."""
+        """The term `kl`, and the statistics `cross_entropy` and `target_entropy`."""
         return kl_terms(logits_BTA, cmpo_policy_BTA, mask_BT, self.sizes, self.settings.kl_coef)
 
 
 class ReturnCmpo(Loss):
-    """The same KL where there is no model: the return's advantage tilts the taken action alone, the others get exp(0).
+    """KL(pi_cmpo || pi) without a dynamics model, from the return's advantage of the taken action.
 
-    A heuristic of oatmill's, not the paper's; the plan says so.
+    All other actions have an advantage of 0. This is a heuristic of oatmill and not part of the paper;
+    the plan has a note about it.
     """
 
     name = "cmpo"
@@ -105,7 +112,7 @@ class ReturnCmpo(Loss):
         self.factored = context.factored
 
     def prepare(self, *, prior_log_probs_BTA: Tensor, advantage_BT: Tensor, actions_BT: Tensor, sigma: Tensor) -> CmpoWrites:
-        """The target, once for the batch."""
+        """Compute the target policy once per batch."""
         taken_BTA = distribution.one_hot(actions_BT, self.sizes, factored=self.factored)
         advantage_BTA = taken_BTA * (advantage_BT / sigma).unsqueeze(-1)
         policy = clipped_mpo_policy(prior_log_probs_BTA, advantage_BTA, self.sizes, clip=self.settings.advantage_clip)
@@ -120,125 +127,14 @@ class ReturnCmpo(Loss):
         sigma: Tensor,
         mask_BT: Tensor,
     ) -> dict[str, Statistic]:
-        """Statistics of the target and of what it was made of."""
+        """Statistics of the target policy and of the advantages behind it."""
         return target_statistics(
             prior_log_probs_BTA, cmpo_policy_BTA, cmpo_advantage_BTA, mask_BT, self.sizes, clip=self.settings.advantage_clip
         ) | {"sigma": Statistic(sigma.expand_as(mask_BT), mask_BT)}
 
     def compute(self, *, logits_BTA: Tensor, cmpo_policy_BTA: Tensor, mask_BT: Tensor) -> Terms:
-        """The term `kl`; the cross-entropy and the target's entropy, whose difference it is, beside it."""
+        """The term `kl`, and the statistics `cross_entropy` and `target_entropy`."""
         return kl_terms(logits_BTA, cmpo_policy_BTA, mask_BT, self.sizes, self.settings.kl_coef)
-
-
-class SampledCmpoWrites(TypedDict):
-    """Frozen for the batch."""
-
-    cmpo_policy_BTA: Tensor  # the drawn actions' weights, made to sum to one
-    cmpo_entropy_BT: Tensor  # an estimate of the whole policy's, not of those few actions'
-    cmpo_weights_BTN: Tensor  # exp of the clipped advantage over the leave-one-out normaliser
-    cmpo_sampled_advantage_BTN: Tensor
-
-
-class SampledCmpo(Loss):
-    """The KL estimated from N actions that the prior drew: for large action spaces.
-
-    Source: Hessel et al. 2021, arXiv:2104.06159, eq. 12.
-    """
-
-    name = "cmpo"
-
-    def __init__(self, context: Context) -> None:
-        self.settings = context.trainer.losses.cmpo
-        self.sizes = context.sizes
-        self.factored = context.factored
-        self.prior = context.prior
-        self.gamma = context.trainer.discount
-        self.expected_baseline = self.settings.baseline == "prior_expected_q"
-
-    def prepare(
-        self,
-        *,
-        prior_log_probs_BTA: Tensor,
-        prior_actions_BTN: Tensor,
-        prior_sampled_q_BTN: Tensor,
-        prior_value_BT1: Tensor,
-        sigma: Tensor,
-    ) -> SampledCmpoWrites:
-        """Weights of the drawn actions, and the policy that they make up."""
-        value_BT = prior_sampled_q_BTN.mean(-1) if self.expected_baseline else prior_value_BT1[:, :-1]
-        advantage_BTN = (prior_sampled_q_BTN - value_BT.unsqueeze(-1)) / sigma
-        weights_BTN = leave_one_out_weights(advantage_BTN, self.settings.advantage_clip)
-        policy_BTA = weights_BTN.new_zeros(*weights_BTN.shape[:-1], sum(self.sizes))
-        for factor in range(prior_actions_BTN.shape[-1]):
-            policy_BTA.scatter_add_(-1, prior_actions_BTN[..., factor], weights_BTN)
-        chosen_BTN = taken(prior_log_probs_BTA, prior_actions_BTN)
-        entropy_BT = -(weights_BTN * (weights_BTN.log() + chosen_BTN)).sum(-1) / weights_BTN.sum(-1)
-        return {
-            "cmpo_policy_BTA": policy_BTA / weights_BTN.sum(-1, keepdim=True),
-            "cmpo_entropy_BT": entropy_BT,
-            "cmpo_weights_BTN": weights_BTN,
-            "cmpo_sampled_advantage_BTN": advantage_BTN,
-        }
-
-    def measure(
-        self,
-        *,
-        prior_latent_BTH: Tensor,
-        prior_value_BT1: Tensor,
-        prior_sampled_q_BTN: Tensor,
-        cmpo_sampled_advantage_BTN: Tensor,
-        cmpo_weights_BTN: Tensor,
-        sigma: Tensor,
-        advantage_BT: Tensor,
-        actions_BT: Tensor,
-        mask_BT: Tensor,
-    ) -> dict[str, Statistic]:
-        """Statistics of the drawn actions' advantages; `total_variation` is an estimate, 1/2 E_prior |w - 1|."""
-        advantage, expected_BT = cmpo_sampled_advantage_BTN, prior_sampled_q_BTN.mean(-1)
-        columns = distribution.action_columns(actions_BT, self.sizes, factored=self.factored)
-        reward_BT, value_BT = self.prior.reward_and_value(self.prior.transition(prior_latent_BTH, columns))
-        of_taken_BT = reward_BT + self.gamma * value_BT - expected_BT
-        values = {
-            "adv_mean": advantage.mean(-1),
-            "adv_std": advantage.std(-1, correction=0),
-            "advantage_clipped": (advantage.abs() > self.settings.advantage_clip).float().mean(-1),
-            "total_variation": 0.5 * (cmpo_weights_BTN - 1).abs().mean(-1),
-            "baseline_offset": (expected_BT - prior_value_BT1[:, :-1]).abs() / sigma,
-            "sigma": sigma.expand_as(mask_BT),
-            "advantage_agreement": agreement(of_taken_BT, advantage_BT, mask_BT),
-        }
-        return {name: Statistic(value, mask_BT) for name, value in values.items()}
-
-    def compute(
-        self,
-        *,
-        logits_BTA: Tensor,
-        prior_log_probs_BTA: Tensor,
-        prior_actions_BTN: Tensor,
-        cmpo_weights_BTN: Tensor,
-        cmpo_policy_BTA: Tensor,
-        cmpo_entropy_BT: Tensor,
-        mask_BT: Tensor,
-    ) -> Terms:
-        """The term `kl` = 1/N sum_i w_i (log w_i + log prior(a_i) - log pi(a_i)), an estimate; its gradient is eq. 12's."""
-        log_probs_BTA = distribution.log_softmax(logits_BTA.float(), self.sizes)
-        log_ratio_BTN = taken(prior_log_probs_BTA - log_probs_BTA, prior_actions_BTN)
-        kl_BT = (cmpo_weights_BTN * (cmpo_weights_BTN.log() + log_ratio_BTN)).mean(-1)
-        return {
-            "kl": Term(kl_BT, mask_BT, self.settings.kl_coef),
-            "cross_entropy": Statistic.later(cross_entropy, (cmpo_policy_BTA, log_probs_BTA.detach()), mask_BT),
-            "target_entropy": Statistic.later(itself, (cmpo_entropy_BT,), mask_BT),
-        }
-
-
-def cross_entropy(target_BTA: Tensor, log_probs_BTA: Tensor) -> Tensor:
-    """In nats."""
-    return -(target_BTA * log_probs_BTA).sum(-1)
-
-
-def taken(values_BTA: Tensor, actions_BTN: Tensor) -> Tensor:
-    """The values of drawn actions, summed over their factors: `[B, T, N]`."""
-    return values_BTA.gather(-1, actions_BTN.flatten(-2)).view(actions_BTN.shape).sum(-1)
 
 
 def kl_terms(logits_BTA: Tensor, target_BTA: Tensor, mask_BT: Tensor, sizes: Sequence[int], coef: float) -> Terms:
@@ -260,9 +156,10 @@ def target_statistics(
     *,
     clip: float,
 ) -> dict[str, Statistic]:
-    """Mean and spread of the advantages within a state, how many were cut, and how far the target is from the prior.
+    """Statistics of the advantages, and the total variation distance from the prior to the target.
 
-    `adv_std` is under the prior, within states: spread over states alone tilts nothing.
+    `adv_mean` and `adv_std` are taken over the actions of a state, weighted by the prior policy.
+    Differences between states do not change the target. `advantage_clipped` is the clipped fraction.
     """
     prior_BTA = prior_log_probs_BTA.exp()
     mean_BTF = distribution.factor_sums(prior_BTA * advantage_BTA, sizes)
@@ -278,23 +175,8 @@ def target_statistics(
     return {name: Statistic(value, mask_BT) for name, value in values.items()}
 
 
-def agreement(model_BT: Tensor, return_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """How far two advantages of the taken actions, the model's and the return's, go together: their correlation, everywhere.
-
-    Of this rank's valid steps. Returns are noisy, so that even a perfect model is far from 1; at 0 the model tells actions
-    apart by its own errors, and the policy is tilted by them. NaN where one of the two is the same for all steps.
-
-    Returns:
-        One number, -1..1, spread to `[B, T]`.
-    """
-    pairs = torch.where(mask_BT, torch.stack([model_BT, return_BT]), 0.0).double()
-    centred = torch.where(mask_BT, pairs - pairs.sum((1, 2), keepdim=True) / mask_BT.sum(), 0.0)
-    lengths = centred.square().sum((1, 2)).sqrt()
-    return (centred.prod(0).sum() / lengths.prod()).float().expand_as(mask_BT)
-
-
 def choose(question: Question) -> Choice | None:
-    """The advantage's source first, then how many actions are evaluated."""
+    """Choose the source of advantages, then the estimator."""
     settings = question.trainer.losses.cmpo
     if not settings.enabled:
         return None
@@ -303,8 +185,10 @@ def choose(question: Question) -> Choice | None:
     if advantage == "auto":
         advantage = "model" if question.trainer.losses.dynamics.predicts_q else "sampled"
         auto["trainer.losses.cmpo.advantage"] = advantage
+    if question.action.dimensions:
+        return choose_with_numbers(question, advantage, auto)
     if advantage == "sampled":
-        note = "cmpo.advantage=sampled tilts the taken action alone by its return; a heuristic of oatmill's, not the paper's"
+        note = "cmpo.advantage=sampled uses the return of the taken action only; a heuristic of oatmill, not of the paper"
         return Choice(ReturnCmpo, auto, (note,))
     if not question.trainer.losses.dynamics.predicts_q:
         raise SettingsError(
@@ -316,10 +200,38 @@ def choose(question: Question) -> Choice | None:
         estimator = "exact" if question.action.num_logits <= EXACT_UP_TO else "sampled"
         auto["trainer.losses.cmpo.estimator"] = estimator
     if estimator == "sampled":
-        note = f"cmpo.estimator=sampled: the KL is an estimate from {settings.num_samples} actions that the prior draws"
-        if settings.baseline == "prior_expected_q":
-            note += "; their mean q is the baseline, so that the expected gradient leans a little"
-        return Choice(SampledCmpo, auto, (note,))
+        return Choice(SampledCmpo, auto, (sampled_note(settings),))
     several = question.action.factored and settings.baseline == "prior_value"
-    note = "cmpo.baseline=prior_value is not used: with several factors each one's own expectation is the baseline"
+    note = "cmpo.baseline=prior_value is ignored: with several factors the baseline is the expected q of each factor"
     return Choice(ExactCmpo, auto, (note,) if several else ())
+
+
+def choose_with_numbers(question: Question, advantage: str, auto: dict[str, str]) -> Choice:
+    """Choose for actions with numbers. Only the sampled estimator with the model's advantages works for them.
+
+    Raises:
+        SettingsError: if the settings require another estimator or other advantages.
+    """
+    settings = question.trainer.losses.cmpo
+    if advantage == "sampled" or not question.trainer.losses.dynamics.predicts_q:
+        raise SettingsError(
+            "trainer.losses.cmpo with a Box action needs the model's q of sampled actions: "
+            "trainer.losses.dynamics.enabled=true with both of its coefficients above 0, and cmpo.advantage=model or auto; "
+            "enable it or disable cmpo"
+        )
+    if settings.estimator == "exact":
+        raise SettingsError(
+            "trainer.losses.cmpo.estimator=exact evaluates every action, and a Box has too many; set estimator to sampled or "
+            "auto"
+        )
+    if settings.estimator == "auto":
+        auto["trainer.losses.cmpo.estimator"] = "sampled"
+    return Choice(DrawnCmpo, auto, (sampled_note(settings),))
+
+
+def sampled_note(settings: CmpoSettings) -> str:
+    """The note about the sampled estimator for the user."""
+    note = f"cmpo.estimator=sampled: the KL is estimated from {settings.num_samples} actions sampled from the prior"
+    if settings.baseline == "prior_expected_q":
+        note += "; their mean q is the baseline, which adds a small bias to the gradient"
+    return note

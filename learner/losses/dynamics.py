@@ -1,4 +1,4 @@
-"""Train the latent model's rewards and returns along the actions that were taken.
+"""Train the dynamics model's rewards and values along the taken actions.
 
 Source: Schrittwieser et al. 2020, "MuZero", arXiv:1911.08265, eq. 1 and appendix G.
 """
@@ -15,7 +15,7 @@ from learner.nodes.masks import ahead, unroll_masks
 
 
 class DynamicsWrites(TypedDict):
-    """Targets and masks of every step t and model step k, frozen for the batch; all `[B, T, K]`."""
+    """Targets and masks for every step t and model step k, computed once per batch; all `[B, T, K]`."""
 
     model_reward_target_BTK: Tensor
     model_reward_mask_BTK: Tensor
@@ -24,7 +24,7 @@ class DynamicsWrites(TypedDict):
 
 
 class Dynamics(Loss):
-    """Errors of the model's reward at t + k - 1 and of its return from t + k, for k = 1..unroll_steps."""
+    """Losses of the model's reward at t + k - 1 and its value at t + k, for k = 1..unroll_steps."""
 
     name = "dynamics"
 
@@ -41,7 +41,7 @@ class Dynamics(Loss):
         value_target_BT: Tensor,
         mask_BT: Tensor,
     ) -> DynamicsWrites:
-        """Shift rewards and return targets along the trajectory; behind an episode's end nothing is left of them."""
+        """Shift rewards and value targets along the trajectory and mask them after an episode's end."""
         steps = self.settings.unroll_steps
         masks = unroll_masks(terminated_BT, truncated_BT, mask_BT, steps)
         value_BTK = torch.where(masks.absorbing, 0.0, ahead(value_target_BT, steps, first=1))
@@ -62,7 +62,10 @@ class Dynamics(Loss):
         model_value_target_BTK: Tensor,
         model_value_mask_BTK: Tensor,
     ) -> Terms:
-        """The terms `returns` and `reward`; each model step's part and the used fraction beside them."""
+        """The terms `returns` and `reward`, and statistics per model step.
+
+        `used_fraction` is the fraction of value targets that are not masked.
+        """
         reward_BTK = self.codec.loss(model_reward_raw_BTK, model_reward_target_BTK)
         value_BTK = self.codec.loss(model_value_raw_BTK, model_value_target_BTK)
         terms: dict[str, Term | Statistic] = {
@@ -79,5 +82,5 @@ class Dynamics(Loss):
 
 
 def choose(question: Question) -> Choice | None:
-    """There is one class."""
+    """Choose the loss; there is one class."""
     return Choice(Dynamics) if question.trainer.losses.dynamics.enabled else None

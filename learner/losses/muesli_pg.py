@@ -1,7 +1,10 @@
-"""The policy gradient of the Muesli paper: every action by the prior's model, the taken one corrected by what really came.
+"""The policy gradient of the Muesli paper.
 
-Source: Hessel et al. 2021, "Muesli", arXiv:2104.06159, eq. 10 and appendix A; the estimator is beta-LOO of Gruslys et al. 2018,
-"The Reactor", arXiv:1704.04651, eq. 3, with a model in the place of its q network.
+It weights every action by the q-value of the prior network's model, and corrects the taken action's
+q-value by its return.
+
+Source: Hessel et al. 2021, "Muesli", arXiv:2104.06159, eq. 10 and appendix A. The estimator is beta-LOO
+of Gruslys et al. 2018, "The Reactor", arXiv:1704.04651, eq. 3, with a model instead of a q network.
 """
 
 from __future__ import annotations
@@ -18,20 +21,21 @@ from oatmill.errors import SettingsError
 
 
 class MuesliPgWrites(TypedDict):
-    """Frozen for the batch; in units of return divided by its running standard deviation."""
+    """Constants of the batch; advantages are in units of sigma."""
 
-    pg_correction_BT: Tensor  # (G - q_prior(s, a_t)) / sigma: what the model did not foresee
+    pg_correction_BT: Tensor  # (G - q_prior(s, a_t)) / sigma: the return that the model did not predict
     pg_advantage_BTA: Tensor  # (q_prior(s, a) - v_prior(s)) / sigma of every action
-    pg_behaviour_log_probs_BTF: Tensor  # of each factor's taken choice under the policy that took it
-    pg_old_log_prob_BT: Tensor  # of the taken action under the policy at the batch's start
+    pg_behaviour_log_probs_BTF: Tensor  # each factor's taken choice under the behaviour policy
+    pg_old_log_prob_BT: Tensor  # the taken action under the policy at the batch's start
 
 
 class MuesliPg(Loss):
     """-min(c, pi / pi_b) (G - q(s, a_t)) / sigma log pi(a_t) - sum_a pi(a) (q(s, a) - v(s)) / sigma.
 
-    The ratio is a weight without gradient. Where the ratio is not cut, the gradient's expectation does not depend on q: a bad
-    model costs variance, not bias. With several factors q is known for one factor's choices beside the choices taken in the
-    others, so each factor's sum is weighed by the clipped ratio of those others.
+    No gradient flows through the ratio. If the ratio is not clipped, the expected gradient does not
+    depend on q: a bad model increases the variance but adds no bias. With several factors, q is only
+    known for actions that differ from the taken one in one factor. Each factor's sum is therefore
+    weighted by the clipped ratio of the other factors.
     """
 
     name = "muesli_pg"
@@ -53,7 +57,7 @@ class MuesliPg(Loss):
         old_log_probs_BTA: Tensor,
         mask_BT: Tensor,
     ) -> MuesliPgWrites:
-        """What multiplies the policy, once for the batch; 0 where a step does not count."""
+        """Compute the factors of the policy once per batch; 0 at masked steps."""
         q_taken_BT = self.taken(prior_q_BTA, actions_BT).mean(-1)
         advantage_BTA = (prior_q_BTA - prior_value_BT1[:, :-1].unsqueeze(-1)) / sigma
         return {
@@ -74,7 +78,7 @@ class MuesliPg(Loss):
         pg_old_log_prob_BT: Tensor,
         mask_BT: Tensor,
     ) -> Terms:
-        """The term `policy`; the correction's part of it, the entropy and how far the policy has moved beside it."""
+        """The term `policy`, and statistics: its correction part, entropy, clip ratio and KLs."""
         log_probs_BTA = distribution.log_softmax(logits_BTA.float(), self.sizes)
         taken_BTF = self.taken(log_probs_BTA, actions_BT)
         log_prob_BT = taken_BTF.sum(-1)
@@ -92,11 +96,11 @@ class MuesliPg(Loss):
         return terms | policy_kls(log_prob_BT, pg_old_log_prob_BT, pg_behaviour_log_probs_BTF.sum(-1), mask_BT)
 
     def taken(self, values_BTA: Tensor, actions_BT: Tensor) -> Tensor:
-        """Each factor's taken choice of a row of values, `[B, T, factors]`."""
+        """The values of the taken choices, `[B, T, factors]`."""
         return values_BTA.gather(-1, distribution.action_columns(actions_BT, self.sizes, factored=self.factored))
 
     def above_clip(self, log_ratio: Tensor) -> Tensor:
-        """Whether a step's ratio is cut."""
+        """Whether a step's ratio is clipped."""
         return log_ratio.exp() > self.settings.ratio_clip
 
     def clipped(self, log_ratio: Tensor) -> Tensor:
@@ -104,19 +108,114 @@ class MuesliPg(Loss):
         return log_ratio.exp().clamp(max=self.settings.ratio_clip)
 
 
+class DrawnMuesliPgWrites(TypedDict):
+    """Constant during the batch's updates; in units of return divided by its standard deviation."""
+
+    pg_correction_BT: Tensor  # (G - q_prior(s, a_t)) / sigma
+    pg_advantage_BTN: Tensor  # (q_prior(s, a_i) - v_prior(s)) / sigma of each sampled action
+    pg_log_prior_BTN: Tensor  # the prior's log-probability of each of these
+    pg_behaviour_log_prob_BT: Tensor
+    pg_old_log_prob_BT: Tensor
+
+
+class DrawnMuesliPg(Loss):
+    """The same for actions with numbers: the sum over all actions becomes a mean over N samples of the prior.
+
+    Each sample is weighted by min(c, pi / pi_prior): the second part is
+    -1/N sum_i min(c, pi / pi_prior) (q(s, a_i) - v(s)) / sigma log pi(a_i). Where no ratio is clipped, its expected gradient
+    is that of the sum. Ratios are weights without gradient.
+    """
+
+    name = "muesli_pg"
+
+    def __init__(self, context: Context) -> None:
+        self.settings = context.trainer.losses.muesli_pg
+        self.policies = context.policies
+        self.prior = context.prior
+        self.gamma = context.trainer.discount
+
+    def prepare(
+        self,
+        *,
+        prior_latent_BTH: Tensor,
+        prior_log_probs_BTA: Tensor,
+        prior_actions_BTN: Tensor,
+        prior_sampled_q_BTN: Tensor,
+        prior_value_BT1: Tensor,
+        action_return_BT: Tensor,
+        sigma: Tensor,
+        actions_BT: Tensor,
+        behaviour_log_probs_BTA: Tensor,
+        old_log_probs_BTA: Tensor,
+        mask_BT: Tensor,
+    ) -> DrawnMuesliPgWrites:
+        """Compute the constants of the batch; 0 at steps that are masked."""
+        log_prob, advanced = self.policies.log_prob, self.prior.transition(prior_latent_BTH, self.policies.indexed(actions_BT))
+        reward_BT, value_BT = self.prior.reward_and_value(advanced)
+        correction_BT = (action_return_BT - reward_BT - self.gamma * value_BT) / sigma
+        advantage_BTN = (prior_sampled_q_BTN - prior_value_BT1[:, :-1].unsqueeze(-1)) / sigma
+        return {
+            "pg_correction_BT": torch.where(mask_BT, correction_BT, 0.0),
+            "pg_advantage_BTN": torch.where(mask_BT.unsqueeze(-1), advantage_BTN, 0.0),
+            "pg_log_prior_BTN": log_prob(prior_log_probs_BTA.unsqueeze(-2), prior_actions_BTN),
+            "pg_behaviour_log_prob_BT": log_prob(behaviour_log_probs_BTA, actions_BT),
+            "pg_old_log_prob_BT": log_prob(old_log_probs_BTA, actions_BT),
+        }
+
+    def compute(
+        self,
+        *,
+        logits_BTA: Tensor,
+        actions_BT: Tensor,
+        prior_actions_BTN: Tensor,
+        pg_correction_BT: Tensor,
+        pg_advantage_BTN: Tensor,
+        pg_log_prior_BTN: Tensor,
+        pg_behaviour_log_prob_BT: Tensor,
+        pg_old_log_prob_BT: Tensor,
+        mask_BT: Tensor,
+    ) -> Terms:
+        """The terms and statistics of `MuesliPg`."""
+        rows_BTA = self.policies.normalise(logits_BTA)
+        log_prob_BT = self.policies.log_prob(rows_BTA, actions_BT)
+        log_prob_BTN = self.policies.log_prob(rows_BTA.unsqueeze(-2), prior_actions_BTN)
+        log_ratio_BT = log_prob_BT.detach() - pg_behaviour_log_prob_BT
+        correction_BT = -self.clipped(log_ratio_BT) * pg_correction_BT * log_prob_BT
+        weights_BTN = self.clipped(log_prob_BTN.detach() - pg_log_prior_BTN) * pg_advantage_BTN
+        terms: dict[str, Term | Statistic] = {
+            "policy": Term(correction_BT - (weights_BTN * log_prob_BTN).mean(-1), mask_BT, self.settings.pg_coef),
+            "correction": Statistic.later(itself, (correction_BT.detach(),), mask_BT),
+            "entropy": Statistic.later(self.policies.entropy, (rows_BTA.detach(),), mask_BT),
+            "clip_ratio": Statistic.later(self.above_clip, (log_ratio_BT,), mask_BT),
+        }
+        return terms | policy_kls(log_prob_BT, pg_old_log_prob_BT, pg_behaviour_log_prob_BT, mask_BT)
+
+    def above_clip(self, log_ratio: Tensor) -> Tensor:
+        """Whether a step's ratio is cut."""
+        return log_ratio.exp() > self.settings.ratio_clip
+
+    def clipped(self, log_ratio: Tensor) -> Tensor:
+        """The smaller of c and the ratio."""
+        return log_ratio.exp().clamp(max=self.settings.ratio_clip)
+
+
 def choose(question: Question) -> Choice | None:
-    """One class; it takes ppo_actor's place and needs a model of every action."""
+    """Choose the loss; it excludes `ppo_actor` and needs a dynamics model."""
     losses = question.trainer.losses
     if not losses.muesli_pg.enabled:
         return None
     if losses.ppo_actor.enabled:
         raise SettingsError(
-            "trainer.losses.ppo_actor and trainer.losses.muesli_pg are both enabled, and each is a whole policy gradient; "
+            "trainer.losses.ppo_actor and trainer.losses.muesli_pg are both enabled, but each is a complete policy loss; "
             "disable one of them"
         )
     if not losses.dynamics.predicts_q:
         raise SettingsError(
-            "trainer.losses.muesli_pg needs a model of every action: trainer.losses.dynamics.enabled=true with both of its "
+            "trainer.losses.muesli_pg needs the dynamics model: trainer.losses.dynamics.enabled=true with both of its "
             "coefficients above 0; enable it or use ppo_actor"
+        )
+    if question.action.dimensions:
+        return Choice(
+            DrawnMuesliPg, notes=(f"muesli_pg evaluates the prior's model for {losses.prior_samples} sampled actions",)
         )
     return Choice(MuesliPg, notes=(f"muesli_pg evaluates the prior's model for all {question.action.num_logits} actions",))

@@ -1,4 +1,4 @@
-"""The policy improvement of CMPO: a prior tilted by clipped advantages, exactly or over drawn actions, and the KL to it.
+"""CMPO's improved policy, exact or as weights of sampled actions, and the KL divergence to it.
 
 Source: Hessel et al. 2021, "Muesli", arXiv:2104.06159, eq. 7, 11 and 12.
 """
@@ -20,24 +20,25 @@ Z_INIT = 1.0
 def clipped_mpo_policy(
     prior_log_probs_BTA: Tensor, advantage_BTA: Tensor, sizes: Sequence[int] | None = None, *, clip: float = 1.0
 ) -> Tensor:
-    """Tilt the prior policy towards actions that look better than average.
+    """Increase the probabilities of actions with an advantage above average.
 
-    Each action's probability is multiplied by `exp` of its advantage, cut to `[-clip, clip]`, and each factor is made to
-    sum to one. The cut bounds the step: the total variation to the prior is at most `tanh(clip / 2)`, however wrong the
-    value estimates are. No gradient flows through the result.
+    The prior probability of each action is multiplied by `exp` of its advantage, clipped to
+    `[-clip, clip]`, and each factor is normalised. Clipping limits the change: the total variation
+    distance to the prior is at most `tanh(clip / 2)`, even if the value estimates are wrong. No
+    gradient flows through the result.
 
     Args:
-        prior_log_probs_BTA: log-probabilities of the prior (normalised or not), in nats; -inf stays at probability 0.
-        advantage_BTA: `q(s, a) - v(s)` of every action, in units of return divided by its running standard deviation.
-        sizes: choices of each factor; one factor if left out.
-        clip: the largest advantage that counts, in those units; greater than 0.
+        prior_log_probs_BTA: log-probabilities of the prior, in nats, normalised or not. -inf keeps
+            probability 0.
+        advantage_BTA: `(q(s, a) - v(s)) / sigma` of every action.
+        sizes: the number of choices of each factor; by default there is one factor.
+        clip: the largest magnitude of an advantage; greater than 0.
 
     Returns:
-        Probabilities, `[B, T, A]`; each factor's part of a row sums to one.
+        Probabilities `[B, T, A]`; each factor's part of a row sums to one.
 
     Raises:
-        ValueError: if `clip` is not a finite number above 0, or the shapes differ: an advantage of `[B, T]` would tilt all
-            actions alike and give the prior back.
+        ValueError: if `clip` is not a finite number above 0, or the shapes differ.
 
     Source: Hessel et al. 2021, arXiv:2104.06159, eq. 7 and theorem 4.1.
     """
@@ -52,16 +53,17 @@ def clipped_mpo_policy(
 
 
 def kl_divergence(target_A: Tensor, log_probs_A: Tensor) -> tuple[Tensor, Tensor]:
-    """KL(target || policy) summed over factors, and the target's entropy; a target of 0 adds nothing.
+    """KL(target || policy) summed over factors, and the target's entropy, both in nats.
 
-    The entropy is a constant, so the KL's gradient is the cross-entropy's.
+    The entropy does not depend on the policy, so that the KL and the cross-entropy have the same
+    gradient.
     """
     target_entropy = entropy(target_A)
     return -(target_A * log_probs_A).sum(-1) - target_entropy, target_entropy
 
 
 def entropy(policy_A: Tensor) -> Tensor:
-    """Of probabilities, summed over factors, in nats; 0 log 0 = 0."""
+    """The entropy of probabilities, summed over factors, in nats, with 0 log 0 = 0."""
     summands_A: Tensor = torch.special.xlogy(policy_A, policy_A)
     return -summands_A.sum(-1)
 
@@ -69,8 +71,9 @@ def entropy(policy_A: Tensor) -> Tensor:
 def leave_one_out_weights(advantage_BTN: Tensor, clip: float) -> Tensor:
     """w_i = e_i / z_i with e = exp(clip(advantage)) and z_i = (z_init + sum_{k != i} e_k) / N.
 
-    Leaving i out of its own normaliser makes it independent of action i, so that the expected gradient points where the exact
-    one does; its size is E[z / z_i] times the exact one's. A baseline that is the mean of the drawn q gives that up.
+    The normaliser z_i does not depend on action i. The expected gradient therefore has the direction of
+    the exact gradient and E[z / z_i] times its length. This does not hold if the baseline is the mean q
+    of the sampled actions.
 
     Source: Hessel et al. 2021, arXiv:2104.06159, eq. 11 and 12.
     """

@@ -1,4 +1,4 @@
-"""The KL from the trained policy to the policy at the batch's start, and to the policy that acted."""
+"""KL divergence to the trained policy from the policy at the batch's start and the behaviour policy."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from learner.loss import Statistic
 def policy_kls(
     log_prob_BT: Tensor, old_log_prob_BT: Tensor, behaviour_log_prob_BT: Tensor, mask_BT: Tensor
 ) -> dict[str, Statistic]:
-    """The statistics `approx_kl` (since the batch's start) and `behaviour_kl`, in nats, by Schulman's k3 estimate.
+    """The statistics `approx_kl` and `behaviour_kl`, in nats, by Schulman's k3 estimator.
 
     Args:
-        log_prob_BT: of the taken action under the policy that is trained.
-        old_log_prob_BT: under the policy at the batch's start.
-        behaviour_log_prob_BT: under the policy that took it.
-        mask_BT: the steps that count.
+        log_prob_BT: log-probabilities of the taken actions under the trained policy.
+        old_log_prob_BT: their log-probabilities under the policy at the batch's start (`approx_kl`).
+        behaviour_log_prob_BT: their log-probabilities under the policy that acted (`behaviour_kl`).
+        mask_BT: the valid steps.
     """
     log_prob_BT = log_prob_BT.detach()
     return {
@@ -26,6 +26,6 @@ def policy_kls(
 
 
 def divergence(log_prob: Tensor, from_log_prob: Tensor) -> Tensor:
-    """Of one policy from another by an action of the other's: x - 1 - ln x of their ratio."""
+    """k3 estimate of KL(other || policy) from an action of the other policy: r - 1 - ln r."""
     difference = log_prob - from_log_prob
     return difference.exp() - 1 - difference

@@ -1,4 +1,4 @@
-"""The clipped surrogate and the entropy bonus."""
+"""PPO's clipped surrogate loss and the entropy bonus."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from agent import distribution
 from learner.distributed import Reducer
 from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms
 from learner.losses.policy_kl import policy_kls
@@ -17,15 +16,15 @@ STD_FLOOR = 1e-8
 
 
 class PpoActorWrites(TypedDict):
-    """Frozen for the batch."""
+    """Constants of the batch."""
 
-    policy_advantage_BT: Tensor  # what the surrogate multiplies; normalised over all ranks' steps if asked for
-    behaviour_log_prob_BT: Tensor  # of the taken action under the policy that took it
-    old_log_prob_BT: Tensor  # of the taken action under the policy at the batch's start
+    policy_advantage_BT: Tensor  # normalised over the steps of all ranks if `norm_adv` is set
+    behaviour_log_prob_BT: Tensor  # the taken action under the policy that acted
+    old_log_prob_BT: Tensor  # the taken action under the policy at the batch's start
 
 
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip_coef: float) -> Tensor:
-    """max(-A r, -A clip(r, 1 - c, 1 + c)), unreduced.
+    """max(-A r, -A clip(r, 1 - c, 1 + c)) per element.
 
     Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7.
     """
@@ -34,12 +33,12 @@ def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip_coef: float) -> Ten
 
 
 def outside_clip(ratio: Tensor, *, clip_coef: float) -> Tensor:
-    """Whether a ratio lies outside the clip."""
+    """Whether a ratio is outside of the clip range."""
     return (ratio - 1).abs() > clip_coef
 
 
 def normalised(advantage_BT: Tensor, mask_BT: Tensor, reducer: Reducer) -> Tensor:
-    """Zero mean and unit standard deviation over the valid steps of all ranks; 0 elsewhere."""
+    """Normalise to mean 0 and standard deviation 1 over the valid steps of all ranks; 0 elsewhere."""
     kept_BT = torch.where(mask_BT, advantage_BT, 0.0).double()
     total, squares, count = reducer.sum(torch.stack([kept_BT.sum(), kept_BT.square().sum(), mask_BT.sum()]))
     mean = total / count
@@ -48,14 +47,13 @@ def normalised(advantage_BT: Tensor, mask_BT: Tensor, reducer: Reducer) -> Tenso
 
 
 class PpoActor(Loss):
-    """PPO's policy loss against the behaviour policy: r = pi / pi_b."""
+    """PPO's policy loss with the ratio to the behaviour policy, r = pi / pi_b."""
 
     name = "ppo_actor"
 
     def __init__(self, context: Context) -> None:
         self.settings = context.trainer.losses.ppo_actor
-        self.sizes = context.sizes
-        self.factored = context.factored
+        self.policies = context.policies
         self.reducer = context.reducer
 
     def prepare(
@@ -67,13 +65,13 @@ class PpoActor(Loss):
         old_log_probs_BTA: Tensor,
         actions_BT: Tensor,
     ) -> PpoActorWrites:
-        """Normalise advantages and take the taken actions' log-probabilities, once for the batch."""
+        """Normalise advantages and look up the taken actions' log-probabilities, once per batch."""
         kept_BT = torch.where(mask_BT, advantage_BT, 0.0)
         advantage = normalised(advantage_BT, mask_BT, self.reducer) if self.settings.norm_adv else kept_BT
         return {
             "policy_advantage_BT": advantage,
-            "behaviour_log_prob_BT": self.log_prob(behaviour_log_probs_BTA, actions_BT),
-            "old_log_prob_BT": self.log_prob(old_log_probs_BTA, actions_BT),
+            "behaviour_log_prob_BT": self.policies.log_prob(behaviour_log_probs_BTA, actions_BT),
+            "old_log_prob_BT": self.policies.log_prob(old_log_probs_BTA, actions_BT),
         }
 
     def compute(
@@ -86,39 +84,37 @@ class PpoActor(Loss):
         old_log_prob_BT: Tensor,
         mask_BT: Tensor,
     ) -> Terms:
-        """The terms `policy` and `entropy`; statistics of how far the policy has moved."""
-        log_probs_BTA = distribution.log_softmax(logits_BTA.float(), self.sizes)
-        log_prob_BT = self.log_prob(log_probs_BTA, actions_BT)
-        ratio_BT = (log_prob_BT - behaviour_log_prob_BT).exp()
+        """The terms `policy` and `entropy`, and the statistics `clip_ratio` and both KLs."""
+        log_probs_BTA = self.policies.normalise(logits_BTA)
+        log_prob_BT = self.policies.log_prob(log_probs_BTA, actions_BT)
+        ratio_BT = self.policies.ratio(log_prob_BT - behaviour_log_prob_BT)
         terms = self.terms(log_probs_BTA, ratio_BT, policy_advantage_BT, mask_BT)
         return terms | policy_kls(log_prob_BT, old_log_prob_BT, behaviour_log_prob_BT, mask_BT)
 
     def terms(
         self, log_probs_BTA: Tensor, ratio_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor
     ) -> dict[str, Term | Statistic]:
-        """The two terms for a ratio to whichever anchor, and how often it lies outside the clip."""
+        """The terms `policy` and `entropy` for a ratio to either anchor, and `clip_ratio`."""
         clip = self.settings.clip_coef
         return {
             "policy": Term(clipped_surrogate(ratio_BT, advantage_BT, clip), mask_BT, 1.0),
-            "entropy": Term(distribution.entropy(log_probs_BTA), mask_BT, -self.settings.ent_coef),
+            "entropy": Term(self.policies.entropy(log_probs_BTA), mask_BT, -self.settings.ent_coef),
             "clip_ratio": Statistic.later(partial(outside_clip, clip_coef=clip), (ratio_BT.detach(),), mask_BT),
         }
 
-    def log_prob(self, log_probs_BTA: Tensor, actions_BT: Tensor) -> Tensor:
-        """Of the taken action, `[B, T]`."""
-        return distribution.log_prob(log_probs_BTA, actions_BT, self.sizes, factored=self.factored)
-
 
 class ProximalPpoActorWrites(PpoActorWrites):
-    """What the proximal anchor has beside."""
+    """The constants of `PpoActor` and the weight of each step."""
 
     anchor_weight_BT: Tensor  # min(rho_clip, pi_old / pi_b)
 
 
 class ProximalPpoActor(Loss):
-    """PPO's policy loss against the policy at the batch's start, r = pi / pi_old, weighed by min(rho_clip, pi_old / pi_b).
+    """PPO's policy loss with the ratio to the policy at the batch's start, r = pi / pi_old.
 
-    Data may then be old without the clip cutting off what older data has to say (Hilton et al. 2021, arXiv:2110.00641).
+    Each step is weighted by min(rho_clip, pi_old / pi_b). With older data the ratio to the behaviour
+    policy is often outside of the clip range, which removes the step's gradient; this ratio is not
+    (Hilton et al. 2021, arXiv:2110.00641).
     """
 
     name = "ppo_actor"
@@ -137,7 +133,7 @@ class ProximalPpoActor(Loss):
         importance_ratio_BT: Tensor,
         actions_BT: Tensor,
     ) -> ProximalPpoActorWrites:
-        """As `PpoActor`, with the old policy as the anchor."""
+        """The same constants as `PpoActor`, and the weight."""
         written = self.inner.prepare(
             advantage_BT=advantage_BT,
             mask_BT=mask_BT,
@@ -161,16 +157,16 @@ class ProximalPpoActor(Loss):
         old_log_prob_BT: Tensor,
         mask_BT: Tensor,
     ) -> Terms:
-        """As `PpoActor`; the weight times the advantage is the advantage of a surrogate with a weight above 0."""
-        log_probs_BTA = distribution.log_softmax(logits_BTA.float(), self.inner.sizes)
-        log_prob_BT = self.inner.log_prob(log_probs_BTA, actions_BT)
-        ratio_BT = (log_prob_BT - old_log_prob_BT).exp()
+        """The same terms as `PpoActor`; weights are positive, so they can multiply the advantages."""
+        log_probs_BTA = self.inner.policies.normalise(logits_BTA)
+        log_prob_BT = self.inner.policies.log_prob(log_probs_BTA, actions_BT)
+        ratio_BT = self.inner.policies.ratio(log_prob_BT - old_log_prob_BT)
         terms = self.inner.terms(log_probs_BTA, ratio_BT, policy_advantage_BT * anchor_weight_BT, mask_BT)
         return terms | policy_kls(log_prob_BT, old_log_prob_BT, behaviour_log_prob_BT, mask_BT)
 
 
 def choose(question: Question) -> Choice | None:
-    """One class for each anchor."""
+    """Choose the class by the anchor."""
     settings = question.trainer.losses.ppo_actor
     if not settings.enabled:
         return None

@@ -1,4 +1,4 @@
-"""Fit the value head to the return target."""
+"""Train the value head on the value targets."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from learner.loss import Choice, Context, Loss, Question, Term, Terms
 
 
 class PpoCriticWrites(TypedDict):
-    """Frozen for the batch."""
+    """The targets; constant during the batch's updates."""
 
-    critic_target_BT: Tensor  # the value target, 0 where a step does not count: there it may be NaN, which no mask stops
+    critic_target_BT: Tensor  # 0 at masked steps, where the value target may be NaN
 
 
 def critic_target(value_target_BT: Tensor, mask_BT: Tensor) -> PpoCriticWrites:
-    """What both critics fit."""
+    """The value targets, with 0 at masked steps."""
     return {"critic_target_BT": torch.where(mask_BT, value_target_BT, 0.0)}
 
 
@@ -43,9 +43,10 @@ class PpoCritic(Loss):
 
 
 class ClippedPpoCritic(Loss):
-    """The larger of the squared errors of V and of V held within +-vf_clip_coef of its value at the batch's start.
+    """The larger of the squared errors of V and of V clipped to +-vf_clip_coef around its old value.
 
-    Only for scalar heads: the plan takes `PpoCritic` for a categorical one and says so.
+    The old value is that at the batch's start. Only for scalar heads; for categorical heads the
+    plan uses `PpoCritic` and adds a note.
     """
 
     name = "ppo_critic"
@@ -69,7 +70,7 @@ class ClippedPpoCritic(Loss):
 
 
 def choose(question: Question) -> Choice | None:
-    """The clip needs a scalar head: a categorical one has no value whose change could be cut before the loss."""
+    """Choose the class; clipping needs a scalar value head."""
     settings = question.trainer.losses.ppo_critic
     if not settings.enabled:
         return None

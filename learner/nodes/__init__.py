@@ -1,1 +1,1 @@
-"""What the losses share: the network's outputs, returns and masks."""
+"""Inputs that several losses share: the network's outputs, returns and masks."""

@@ -1,8 +1,9 @@
-"""Which predictions of the latent model are about something that really happened.
+"""Masks of the dynamics model's predictions: which of them have a target in the trajectory.
 
-From a step t with its episode's first end at j >= t (or none before T), the reward of model step k is real while
-t + k - 1 <= min(j, T - 1); the state after it exists while t + k <= min(j, T - 1). At k = j - t + 1 the state is absorbing: its
-return is 0 if the episode terminated, unknown if it was truncated. Everything after that is another episode's.
+Let j >= t be the step at which the episode of step t ends (T - 1 if it goes on). The reward of model
+step k is known if t + k - 1 <= j, and the state after it if t + k <= min(j, T - 1). At k = j - t + 1 an
+ended episode is in its absorbing state: its value is 0 if the episode terminated, and unknown if it was
+truncated. Later steps belong to the next episode.
 """
 
 from __future__ import annotations
@@ -14,21 +15,22 @@ from torch import Tensor
 
 
 class UnrollMasks(NamedTuple):
-    """Of each step t and model step k = 1..K; all `[B, T, K]`, bool."""
+    """Masks for each step t and model step k = 1..K; all bool `[B, T, K]`."""
 
     reward: Tensor  # the reward at t + k - 1 was received in the episode of t
-    value: Tensor  # the return from t + k is known: a target, or 0 after termination
-    absorbing: Tensor  # it is known to be 0, because step t + k - 1 terminated the episode
-    policy: Tensor  # s_{t+k} is a state of the episode of t within the trajectory
+    value: Tensor  # the value at t + k is known: a target, or 0 after termination
+    absorbing: Tensor  # the value at t + k is 0, because step t + k - 1 terminated the episode
+    policy: Tensor  # s_{t+k} is a state of the same episode and trajectory
 
 
 def unroll_masks(terminated_BT: Tensor, truncated_BT: Tensor, mask_BT: Tensor, model_steps: int) -> UnrollMasks:
     """The masks of K model steps from every step.
 
     Args:
-        terminated_BT: the episode ended at t and has no future.
-        truncated_BT: the episode was cut after t.
-        mask_BT: False where a step does not count (an absent agent, burn-in); nothing is predicted from or through it.
+        terminated_BT: whether the episode terminated at t.
+        truncated_BT: whether the episode was truncated at t.
+        mask_BT: the valid steps; False for absent agents and burn-in. Predictions from an invalid step
+            or across one are masked.
         model_steps: K.
     """
     ends_BT = terminated_BT | truncated_BT
@@ -45,7 +47,7 @@ def unroll_masks(terminated_BT: Tensor, truncated_BT: Tensor, mask_BT: Tensor, m
 
 
 def shift(values_BT: Tensor, by: int, *, fill: float) -> Tensor:
-    """values[:, t + by] at t, and `fill` where that lies behind the end. Further axes are kept."""
+    """Move values[:, t + by] to t; positions after the end get `fill`. Further axes are kept."""
     if by == 0:
         return values_BT
     steps = values_BT.shape[1]
@@ -54,5 +56,5 @@ def shift(values_BT: Tensor, by: int, *, fill: float) -> Tensor:
 
 
 def ahead(values_BT: Tensor, model_steps: int, *, first: int) -> Tensor:
-    """values[:, t + first + k - 1] for k = 1..K: `[B, T, K, ...]`, 0 where that lies behind the end."""
+    """values[:, t + first + k - 1] for k = 1..K, `[B, T, K, ...]`; 0 after the trajectory's end."""
     return torch.stack([shift(values_BT, first + k, fill=0) for k in range(model_steps)], 2)

@@ -1,6 +1,6 @@
-"""The nodes of the plan that stand for the network and its prior.
+"""Plan nodes that evaluate the trained network and the prior network.
 
-Each is in the plan only if somebody reads what it writes.
+A node is part of the plan only if another node or loss reads one of its outputs.
 """
 
 from __future__ import annotations
@@ -10,39 +10,38 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from agent import distribution
 from agent.model import AgentModel, RootOutputs, UnrollOutputs
 from learner.loss import Context, Node, Statistic
 
 
 class BatchInputs(TypedDict):
-    """What the batch itself brings; read by any node."""
+    """The batch's own arrays; any node may read them."""
 
     observations_BT1: Tensor  # [B, T + 1, ...]
     core_state_BS: Tensor
-    actions_BT: Tensor  # [B, T] or [B, T, factors]
+    actions_BT: Tensor  # [B, T] or [B, T, width]; numbers as sampled, before squashing
     rewards_BT: Tensor  # scaled and clipped
     terminated_BT: Tensor
     truncated_BT: Tensor
-    mask_BT: Tensor  # False where the agent was absent, and in burn-in
-    behaviour_log_probs_BTA: Tensor
+    mask_BT: Tensor  # False for absent agents and burn-in
+    behaviour_log_probs_BTA: Tensor  # normalised policy rows (`agent.policies`), like all `log_probs`
     final_observations: Tensor  # [F, ...]; not indexed by B, so only `prepare` may read it
     final_trajectory: Tensor
     final_step: Tensor
 
 
 class WeighedInputs(BatchInputs, total=False):
-    """The same, with what the objective alone reads: losses know nothing of how their rows were sampled."""
+    """The batch's arrays and the weight of each row, which only the objective reads."""
 
-    importance_B: Tensor  # what each row's terms count for; absent where each counts for 1
+    importance_B: Tensor  # the weight of each row's terms; absent if all weights are 1
 
 
 class ForwardWrites(TypedDict):
-    """The learner's network at the start of the batch."""
+    """Outputs of the trained network at the start of the batch."""
 
     old_log_probs_BTA: Tensor
     old_value_BT1: Tensor
-    final_value_BT: Tensor  # V of the final observation at truncated steps, 0 elsewhere
+    final_value_BT: Tensor  # V of the final observation at truncated steps; 0 elsewhere
     importance_ratio_BT: Tensor  # pi_old / pi_b of the taken action
 
 
@@ -55,9 +54,12 @@ def values_with_finals(
     final_trajectory: Tensor,
     final_step: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """V of every observation `[B, T + 1]`, and of the final observation of each truncated step, `[B, T]`, 0 elsewhere.
+    """Values of all observations and of the final observations of truncated steps.
 
-    A final observation is seen with the recurrent state from before the reset.
+    Final observations are evaluated with the recurrent state before the reset.
+
+    Returns:
+        `[B, T + 1]`, and `[B, T]`, which is 0 except at truncated steps.
     """
     value_BT1 = model.codec.value(model.value(latent_BT1H))
     final_value_BT = torch.zeros_like(value_BT1[:, :-1])
@@ -71,7 +73,7 @@ def values_with_finals(
 
 
 class Forward(Node):
-    """The trained network's policy and value."""
+    """Policy and value of the trained network."""
 
     name = "forward"
     minibatch_writes = RootOutputs
@@ -92,7 +94,7 @@ class Forward(Node):
         final_trajectory: Tensor,
         final_step: Tensor,
     ) -> ForwardWrites:
-        """Evaluate the whole batch once with the network that is about to be updated."""
+        """Evaluate the whole batch once, before the first update."""
         model = self.model
         latent, state = model.latents(observations_BT1, core_state_BS, terminated_BT | truncated_BT)
         value, final_value = values_with_finals(
@@ -103,9 +105,8 @@ class Forward(Node):
             final_trajectory=final_trajectory,
             final_step=final_step,
         )
-        log_probs = distribution.log_softmax(model.policy(latent[:, :-1]).float(), model.sizes)
-        difference_BTA = log_probs - behaviour_log_probs_BTA
-        ratio = distribution.log_prob(difference_BTA, actions_BT, model.sizes, factored=model.factored).exp()
+        log_probs = model.policies.normalise(model.policy(latent[:, :-1]))
+        ratio = model.policies.ratio(model.policies.log_ratio(log_probs, behaviour_log_probs_BTA, actions_BT))
         return {
             "old_log_probs_BTA": log_probs,
             "old_value_BT1": value,
@@ -114,12 +115,16 @@ class Forward(Node):
         }
 
     def measure(self, *, old_log_probs_BTA: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
-        """The policy's entropy in nats, whether or not a loss reports it."""
-        return {"entropy": Statistic(distribution.entropy(old_log_probs_BTA), mask_BT)}
+        """The policy's entropy in nats, and the mean log std of an action's numbers; reported with any losses."""
+        policies = self.model.policies
+        statistics = {"entropy": Statistic(policies.entropy(old_log_probs_BTA), mask_BT)}
+        if policies.dimensions:
+            statistics["log_std"] = Statistic(policies.log_std(old_log_probs_BTA), mask_BT)
+        return statistics
 
 
 class PriorWrites(TypedDict):
-    """The prior: a slow average of the trained network."""
+    """Outputs of the prior network, an exponential moving average of the trained one."""
 
     prior_latent_BTH: Tensor
     prior_log_probs_BTA: Tensor
@@ -128,7 +133,7 @@ class PriorWrites(TypedDict):
 
 
 class Prior(Node):
-    """The prior network's root outputs, without gradient."""
+    """Policy and value of the prior network, without gradient."""
 
     name = "prior"
 
@@ -159,20 +164,20 @@ class Prior(Node):
         )
         return {
             "prior_latent_BTH": latent[:, :-1],
-            "prior_log_probs_BTA": distribution.log_softmax(model.policy(latent[:, :-1]).float(), model.sizes),
+            "prior_log_probs_BTA": model.policies.normalise(model.policy(latent[:, :-1])),
             "prior_value_BT1": value,
             "prior_final_value_BT": final_value,
         }
 
 
 class PriorQWrites(TypedDict):
-    """The prior's one-step model."""
+    """q-values of the prior network's one-step model."""
 
     prior_q_BTA: Tensor
 
 
 class PriorQ(Node):
-    """q(s, a) = r1(s, a) + gamma v1(s, a) of the prior's model, for every action."""
+    """q(s, a) = r1(s, a) + gamma v1(s, a) of the prior network's model, for every action."""
 
     name = "prior_q"
 
@@ -181,7 +186,7 @@ class PriorQ(Node):
         self.gamma = context.trainer.discount
 
     def prepare(self, *, prior_latent_BTH: Tensor, actions_BT: Tensor) -> PriorQWrites:
-        """One model step for every action of every state, a trajectory at a time to bound the memory."""
+        """One model step per action and state; one trajectory at a time limits the memory."""
         parts = [
             self.model.every_action(latent_TH, actions) for latent_TH, actions in zip(prior_latent_BTH, actions_BT, strict=True)
         ]
@@ -189,14 +194,14 @@ class PriorQ(Node):
 
 
 class PriorSamplesWrites(TypedDict):
-    """N actions drawn from the prior, and the prior's one-step model of them."""
+    """N actions sampled from the prior policy, and their q-values."""
 
-    prior_actions_BTN: Tensor  # columns of the drawn choices, [B, T, N, factors]
+    prior_actions_BTN: Tensor  # columns [B, T, N, factors]; for actions with numbers, rows [B, T, N, width]
     prior_sampled_q_BTN: Tensor
 
 
 class PriorSamples(Node):
-    """q(s, a_i) = r1(s, a_i) + gamma v1(s, a_i) of N actions drawn from the prior: for many actions, where all are too dear."""
+    """q(s, a_i) = r1(s, a_i) + gamma v1(s, a_i) of N sampled actions, for large action spaces."""
 
     name = "prior_samples"
 
@@ -207,24 +212,25 @@ class PriorSamples(Node):
         self.generator = context.generator
 
     def prepare(self, *, prior_latent_BTH: Tensor, prior_log_probs_BTA: Tensor) -> PriorSamplesWrites:
-        """Draw and evaluate, a trajectory at a time to bound the memory."""
-        sizes, factored = self.model.sizes, self.model.factored
-        columns, q = [], []
+        """Sample and evaluate; one trajectory at a time limits the memory."""
+        policies = self.model.policies
+        actions, q = [], []
         for latent_TH, log_probs_TA in zip(prior_latent_BTH, prior_log_probs_BTA, strict=True):
             repeated = log_probs_TA.unsqueeze(1).expand(-1, self.num_samples, -1)
-            drawn = distribution.sample(repeated, sizes, factored=factored, generator=self.generator)
-            columns.append(distribution.action_columns(drawn, sizes, factored=factored))
-            advanced = self.model.transition(latent_TH.unsqueeze(1), columns[-1])
+            drawn = policies.sample(repeated, self.generator)
+            indexed = policies.indexed(drawn)
+            actions.append(drawn if policies.dimensions else indexed)
+            advanced = self.model.transition(latent_TH.unsqueeze(1), indexed)
             reward, value = self.model.reward_and_value(advanced)
             q.append(reward + self.gamma * value)
-        return {"prior_actions_BTN": torch.stack(columns), "prior_sampled_q_BTN": torch.stack(q)}
+        return {"prior_actions_BTN": torch.stack(actions), "prior_sampled_q_BTN": torch.stack(q)}
 
 
 class Unroll(Node):
-    """The latent unroll: stands in the graph for what the forward pass gives beside the root."""
+    """The dynamics model's outputs. The node only declares them: the forward pass computes them."""
 
     name = "unroll"
     minibatch_writes = UnrollOutputs
 
     def compute(self, *, actions_BT: Tensor) -> None:
-        """Done by the model's one forward pass; the signature says that it follows the taken actions."""
+        """Computed by the model's forward pass; the signature declares that it needs the actions."""

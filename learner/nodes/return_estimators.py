@@ -1,7 +1,7 @@
-"""Advantages and value targets from trajectories that ended, were cut, or were collected by an older policy.
+"""Estimators of advantages and value targets, as pure functions of `[B, T]` tensors.
 
-Pure recursions over `[B, T]`. Where an episode ends at t, step t + 1 belongs to the next one; a truncated step is bootstrapped
-from the value of its own final observation.
+If an episode ends at t, step t + 1 belongs to the next episode. A truncated step is bootstrapped from
+the value of its final observation. The estimators correct for data of older policies.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from torch import Tensor
 
 
 class Returns(NamedTuple):
-    """What the critic fits and the actor follows; `[B, T]`, in units of scaled reward."""
+    """Advantages for the actor and targets for the critic; `[B, T]`, in units of scaled reward."""
 
     advantage: Tensor
     value_target: Tensor
 
 
 def bootstrap_values(next_value_BT: Tensor, final_value_BT: Tensor, terminated_BT: Tensor, truncated_BT: Tensor) -> Tensor:
-    """The value that a step is bootstrapped with: the next step's, the final observation's where the episode was cut, or 0.
+    """The value after each step: of the next step, of the final observation if truncated, or 0.
 
-    What is not read is not multiplied by 0 either: it may be NaN.
+    The unused values are replaced and not multiplied by 0, because they may be NaN.
     """
     return torch.where(truncated_BT, final_value_BT, next_value_BT).masked_fill(terminated_BT, 0.0)
 
@@ -43,23 +43,24 @@ def gae_vtrace(
     """Generalised advantage estimation with V-trace's corrections; on-policy it is GAE.
 
     delta_t = r_t + gamma (1 - terminated_t) V(next) - V(s_t);
-    A_t = delta_t + gamma lambda n_t (R_{t+1} - V_{t+1}), n_t = 1 where no episode ends at t;
+    A_t = delta_t + gamma lambda n_t (R_{t+1} - V_{t+1}), with n_t = 0 if the episode ends at t, else 1;
     R_t - V_t = rho_t delta_t + gamma lambda c_t n_t (R_{t+1} - V_{t+1}).
 
-    A_t has no rho_t: the surrogate's own ratio brings it. c has the index of the step that is corrected, as in the paper
-    and in rlax: R_{t+1} - V_{t+1} is already weighed by the ratio at t + 1, and a second c_{t+1} would square it.
+    A_t is not multiplied by rho_t, because the policy loss has its own ratio. c has index t, as in the
+    paper and in rlax: R_{t+1} - V_{t+1} already contains the ratio at t + 1, and a factor c_{t+1} would
+    square it.
 
     Args:
         rewards_BT: scaled rewards.
-        terminated_BT: the episode ended and has no future.
-        truncated_BT: the episode was cut.
-        value_BT1: the learner's V at the batch's start, `[B, T + 1]`.
-        final_value_BT: its V of the final observation where truncated; any number elsewhere.
-        importance_ratio_BT: pi_old / pi_b of the taken action.
-        gamma: discount.
-        gae_lambda: lambda.
-        rho_clip: the cut of rho.
-        c_clip: the cut of c.
+        terminated_BT: whether the episode terminated at t.
+        truncated_BT: whether the episode was truncated at t.
+        value_BT1: the trained network's values at the batch's start, `[B, T + 1]`.
+        final_value_BT: values of the final observations of truncated steps; any number elsewhere.
+        importance_ratio_BT: pi_old / pi_b of the taken actions.
+        gamma: discount factor.
+        gae_lambda: GAE's lambda.
+        rho_clip: upper bound of rho.
+        c_clip: upper bound of c.
 
     Source: Schulman et al. 2016, arXiv:1506.02438; Espeholt et al. 2018, arXiv:1802.01561, eq. 1.
     """
@@ -74,15 +75,15 @@ def gae_vtrace(
 
 
 def carried_back(own_BT: Tensor, decay_BT: Tensor, ends_BT: Tensor) -> Tensor:
-    """x_t = own_t + decay_t x_{t+1}, with nothing carried over an end nor from behind the last step.
+    """Solve x_t = own_t + decay_t x_{t+1}, where x_{t+1} counts as 0 after an end and the last step.
 
-    Each pass doubles how far x looks ahead: seven passes over the batch in the place of 64 steps, one after the other, which
-    for a small batch are half of what a learner step prepares.
+    Each pass over the batch doubles the number of steps that x_t includes. With 64 steps this takes six
+    passes instead of 64 sequential steps, which would take half of a small batch's preparation.
     """
     reach, steps = 1, own_BT.shape[1]
     while reach < steps:
         ahead_BT = own_BT[:, reach:] * decay_BT[:, :-reach]
-        # Behind an end may stand anything, NaN even, which a decay of 0 would not stop.
+        # After an end there may be NaN, which a decay of 0 would not remove.
         ahead_BT = ahead_BT.masked_fill(ends_BT[:, :-reach], 0.0)
         decay_ahead_BT = decay_BT[:, :-reach] * decay_BT[:, reach:]
         ends_ahead_BT = ends_BT[:, :-reach] | ends_BT[:, reach:]
@@ -106,22 +107,23 @@ def retrace(
     gamma: float,
     retrace_lambda: float,
 ) -> Tensor:
-    """Retrace's return of each step, `[B, T]`.
+    """Retrace's return target of each step, `[B, T]`.
 
-    G_t = r_t + gamma (1 - terminated_t) [E_pi q(s_{t+1}, .) + c_{t+1} n_t (G_{t+1} - q(s_{t+1}, a_{t+1}))],
-    c = lambda min(1, pi / pi_b). The last step is bootstrapped from v(s_T), a truncated one from its final observation.
+    G_t = r_t + gamma (1 - terminated_t) [E_pi q(s_{t+1}, .) + c_{t+1} n_t (G_{t+1} - q(s_{t+1},
+    a_{t+1}))], c = lambda min(1, pi / pi_b). The last step is bootstrapped from v(s_T), a truncated
+    step from its final observation.
 
     Args:
         rewards_BT: scaled rewards.
-        terminated_BT: the episode ended and has no future.
-        truncated_BT: the episode was cut; nothing is carried on over it.
-        q_taken_BT: the prior's q of the taken action.
-        expected_q_BT: the prior's q, averaged over the prior policy.
-        final_value_BT: the prior's v of the final observation where truncated.
-        bootstrap_value_B: the prior's v(s_T).
-        importance_ratio_BT: pi / pi_b of the taken action, pi the prior.
-        gamma: discount.
-        retrace_lambda: lambda.
+        terminated_BT: whether the episode terminated at t.
+        truncated_BT: whether the episode was truncated at t.
+        q_taken_BT: the prior network's q-values of the taken actions.
+        expected_q_BT: the prior network's q-values, averaged over the prior policy.
+        final_value_BT: the prior network's values of the final observations of truncated steps.
+        bootstrap_value_B: the prior network's v(s_T).
+        importance_ratio_BT: pi / pi_b of the taken actions, where pi is the prior policy.
+        gamma: discount factor.
+        retrace_lambda: Retrace's lambda.
 
     Source: Munos et al. 2016, arXiv:1606.02647, eq. 3 and 4.
     """

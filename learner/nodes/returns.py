@@ -1,4 +1,4 @@
-"""The nodes of the plan that make returns: what the critic fits, the actor follows, and advantages are scaled by."""
+"""Plan nodes that compute advantages, value targets, and sigma, the scale of advantages."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from torch import Tensor
 from agent import distribution
 from learner.loss import Context, Node, Statistic
 from learner.nodes.return_estimators import gae_vtrace, retrace
+from learner.normaliser import Normaliser
 
 
 class ReturnsWrites(TypedDict):
-    """What the critic fits and the actor follows, in scaled reward."""
+    """Advantages for the actor and targets for the critic, in units of scaled reward."""
 
     advantage_BT: Tensor
     value_target_BT: Tensor
@@ -20,13 +21,13 @@ class ReturnsWrites(TypedDict):
 
 
 class SigmaWrites(ReturnsWrites):
-    """The same, and the scale that advantages are divided by."""
+    """Returns, and the scale by which advantages are divided."""
 
     sigma: Tensor  # no axes
 
 
 class GaeVtrace(Node):
-    """GAE with V-trace's corrections, of the learner's own values."""
+    """GAE with V-trace's corrections, from the trained network's values."""
 
     name = "returns"
 
@@ -64,12 +65,12 @@ class GaeVtrace(Node):
         }
 
     def measure(self, *, value_target_BT: Tensor, old_value_BT1: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
-        """The moments that explained variance is made of."""
+        """Moments for the explained variance."""
         return variance_moments(value_target_BT, old_value_BT1[:, :-1], mask_BT)
 
 
 class GaeVtraceSigma(Node):
-    """GAE with V-trace's corrections, and sigma from the prior's values."""
+    """GAE with V-trace's corrections, and sigma from the prior network's values."""
 
     name = "returns"
 
@@ -89,7 +90,7 @@ class GaeVtraceSigma(Node):
         importance_ratio_BT: Tensor,
         prior_value_BT1: Tensor,
     ) -> SigmaWrites:
-        """The returns, then sigma updated with this batch."""
+        """Compute the returns and update sigma with this batch."""
         returns = self.inner.prepare(
             rewards_BT=rewards_BT,
             terminated_BT=terminated_BT,
@@ -102,14 +103,14 @@ class GaeVtraceSigma(Node):
         return {**returns, "sigma": sigma}
 
     def measure(self, *, value_target_BT: Tensor, old_value_BT1: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
-        """The moments that explained variance is made of."""
+        """Moments for the explained variance."""
         return variance_moments(value_target_BT, old_value_BT1[:, :-1], mask_BT)
 
 
 class Retrace(Node):
-    """Retrace with the prior's policy and one-step model, and sigma from the prior's values.
+    """Retrace with the prior network's policy and one-step model, and sigma from its values.
 
-    With several factors the prior's value stands for the expected q.
+    With several factors the prior network's value replaces the expected q.
     """
 
     name = "returns"
@@ -134,12 +135,12 @@ class Retrace(Node):
         prior_value_BT1: Tensor,
         prior_final_value_BT: Tensor,
     ) -> SigmaWrites:
-        """Retrace's G as the value target, G - v_prior as the advantage."""
+        """Compute Retrace's G as the value target, and G - v_prior as the advantage."""
         sizes, factored = self.model.sizes, self.model.factored
         q_taken = distribution.log_prob(prior_q_BTA, actions_BT, sizes, factored=factored) / len(sizes)
         difference = prior_log_probs_BTA - behaviour_log_probs_BTA
-        # q is known only of actions that differ from the taken one in one factor: with several factors no mean of those is
-        # E_pi q where the behaviour policy chose the others. v_prior stands for the same number.
+        # With several factors, q is known only for actions that differ from the taken one in one
+        # factor, which is not enough for E_pi q. The prior's value estimates the same number.
         known = len(sizes) == 1
         expected_q = (prior_log_probs_BTA.exp() * prior_q_BTA).sum(-1) if known else prior_value_BT1[:, :-1]
         target = retrace(
@@ -154,21 +155,75 @@ class Retrace(Node):
             gamma=self.gamma,
             retrace_lambda=self.retrace_lambda,
         )
-        advantage = target - prior_value_BT1[:, :-1]
-        return {
-            "advantage_BT": advantage,
-            "value_target_BT": target,
-            "action_return_BT": target,
-            "sigma": self.normaliser.update(advantage, mask_BT),
-        }
+        return returns_of(target, prior_value_BT1, mask_BT, self.normaliser)
+
+    def measure(self, *, value_target_BT: Tensor, prior_value_BT1: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
+        """Moments for the explained variance of the prior network's values."""
+        return variance_moments(value_target_BT, prior_value_BT1[:, :-1], mask_BT)
+
+
+class DrawnRetrace(Node):
+    """The same for actions with numbers: the expected q is the mean over actions sampled from the prior."""
+
+    name = "returns"
+
+    def __init__(self, context: Context) -> None:
+        self.gamma = context.trainer.discount
+        self.retrace_lambda = context.trainer.losses.ppo_critic.gae_lambda
+        self.model = context.prior
+        self.normaliser = context.normaliser
+
+    def prepare(
+        self,
+        *,
+        rewards_BT: Tensor,
+        terminated_BT: Tensor,
+        truncated_BT: Tensor,
+        mask_BT: Tensor,
+        actions_BT: Tensor,
+        behaviour_log_probs_BTA: Tensor,
+        prior_latent_BTH: Tensor,
+        prior_log_probs_BTA: Tensor,
+        prior_sampled_q_BTN: Tensor,
+        prior_value_BT1: Tensor,
+        prior_final_value_BT: Tensor,
+    ) -> SigmaWrites:
+        """Retrace's G as the value target, G - v_prior as the advantage."""
+        policies = self.model.policies
+        advanced_BTH = self.model.transition(prior_latent_BTH, policies.indexed(actions_BT))
+        reward_BT, value_BT = self.model.reward_and_value(advanced_BTH)
+        target = retrace(
+            rewards_BT=rewards_BT,
+            terminated_BT=terminated_BT,
+            truncated_BT=truncated_BT,
+            q_taken_BT=reward_BT + self.gamma * value_BT,
+            expected_q_BT=prior_sampled_q_BTN.mean(-1),
+            final_value_BT=prior_final_value_BT,
+            bootstrap_value_B=prior_value_BT1[:, -1],
+            importance_ratio_BT=policies.ratio(policies.log_ratio(prior_log_probs_BTA, behaviour_log_probs_BTA, actions_BT)),
+            gamma=self.gamma,
+            retrace_lambda=self.retrace_lambda,
+        )
+        return returns_of(target, prior_value_BT1, mask_BT, self.normaliser)
 
     def measure(self, *, value_target_BT: Tensor, prior_value_BT1: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
         """The moments that explained variance is made of, for the prior's values."""
         return variance_moments(value_target_BT, prior_value_BT1[:, :-1], mask_BT)
 
 
+def returns_of(target_BT: Tensor, prior_value_BT1: Tensor, mask_BT: Tensor, normaliser: Normaliser) -> SigmaWrites:
+    """What Retrace writes: its G, what G is above the prior's value, and sigma updated with that."""
+    advantage_BT = target_BT - prior_value_BT1[:, :-1]
+    return {
+        "advantage_BT": advantage_BT,
+        "value_target_BT": target_BT,
+        "action_return_BT": target_BT,
+        "sigma": normaliser.update(advantage_BT, mask_BT),
+    }
+
+
 def variance_moments(target_BT: Tensor, value_BT: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
-    """First and second moments of the targets and of what the values miss: explained variance is made of them."""
+    """First and second moments of the targets and of the values' errors, for the explained variance."""
     error_BT = target_BT - value_BT
     moments = {"target": target_BT, "target_squared": target_BT**2, "error": error_BT, "error_squared": error_BT**2}
     return {name: Statistic(value, mask_BT) for name, value in moments.items()}

@@ -1,1 +1,1 @@
-"""What a learner step reports: statistics, red flags, metrics and writers."""
+"""The learner's reports: statistics, red flags, metrics and writers."""

@@ -26,12 +26,12 @@ STEP_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 
 
 class LearnerMetrics:
-    """The learner's series; docs/reference/metrics.md says what each one means.
+    """The learner's series; docs/reference/metrics.md describes each of them.
 
     Args:
-        autos: each setting that was left at `auto`, and what the plan made of it.
-        settings: the run's, nested; its numbers are exported.
-        healthy: whether the learner makes progress; asked when Prometheus asks.
+        autos: the plan's choice for each setting that was left at `auto`.
+        settings: the run's settings, nested; numbers among them are exported.
+        healthy: returns whether the learner makes progress; called at each scrape.
         losses: the descriptors of the run's losses, by name.
     """
 
@@ -43,57 +43,10 @@ class LearnerMetrics:
         losses: Mapping[str, LossDescriptor] | None = None,
     ) -> None:
         self.descriptors = {**BUILT_IN, **(losses or {})}
-        registry = CollectorRegistry()
-        registry.register(ProcessCollector({"learner": os.getpid()}))
-        self.registry = registry
-        by_term, by_loss = ("loss", "term"), ("loss",)
-
-        def gauge(name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
-            return Gauge(f"oatmill_{name}", text, labels, registry=registry)
-
-        def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
-            return Counter(f"oatmill_{name}", text, labels, registry=registry)
-
-        self.loss = gauge("loss", "Unweighted value of a loss's term at the last report", by_term)
-        self.coefficient = gauge("loss_coefficient", "What a term is multiplied by in the objective", by_term)
-        self.abs_sum = counter("loss_abs_sum", "Sum over updates of the magnitude of a term's mean", by_term)
-        self.loss_updates = counter("loss_updates", "Updates that a term was part of", by_term)
-        self.nonfinite = counter("loss_nonfinite", "Updates not applied because this loss was not finite", by_loss)
-        self.loss_gradient_norm = gauge("loss_gradient_norm", "Norm of a weighted loss's gradient on the trunk", by_loss)
-        self.loss_gradient_share = gauge("loss_gradient_share", "A loss's part of the sum of those norms", by_loss)
-        self.loss_share = gauge("loss_share", "A loss's part of the sum of the weighted losses' magnitudes", by_loss)
-        self.gradient_norm = gauge("gradient_norm", "Norm of the whole gradient before clipping, mean over updates")
-        self.entropy_nats = gauge("policy_entropy_nats", "Mean entropy of the policy")
-        self.entropy_ratio = gauge("policy_entropy_ratio", "Mean entropy over that of a uniform policy")
-        self.explained_variance = gauge("explained_variance", "1 - Var(target - value) / Var(target)")
-        self.approx_kl = gauge("approx_kl", "KL between the policy at the batch's start and after its updates")
-        self.clip_ratio = gauge("clip_ratio", "Part of the steps whose ratio lay outside the clip")
-        self.of_losses = {
-            (loss, number): gauge(name, text)
-            for loss, descriptor in self.descriptors.items()
-            for name, (number, text) in descriptor.gauges.items()
-        }
-        self.loss_info = gauge("loss_info", "1 for every enabled loss, with its role", ("loss", "role"))
-        self.red_flag = gauge("red_flag", "1 while a red flag is raised", ("flag",))
-        self.lines_lost = counter("metrics_lines_lost", "Lines of metrics.jsonl that the disk did not take")
-        self.checkpoint_failures = counter("checkpoint_failures", "Checkpoints that could not be written")
-        self.red_flag_reports = counter("red_flag_reports", "Reports in which a red flag was raised", ("flag",))
-        self.progress = gauge("progress_ratio", "Part of the budget of env steps that is spent")
-        self.learner_steps = counter("learner_steps", "Batches trained on")
-        self.stopped_early = counter("learner_steps_stopped_early", "Learner steps that target_kl ended before the last epoch")
-        self.step_seconds = Histogram(
-            "oatmill_learner_step_seconds",
-            "Time of a learner step by phase",
-            ("phase",),
-            buckets=STEP_BUCKETS,
-            registry=registry,
-        )
-        self.learning_rate = gauge("learning_rate", "Of the last learner step")
-        self.last_update = gauge("learner_last_update_timestamp_seconds", "When the last learner step ended")
-        self.policy_version = gauge("policy_version", "The version published last")
-        self.auto = gauge("auto", "1 for what a setting left at auto was resolved to", ("setting", "choice"))
-        self.setting = gauge("setting", "A setting that is a number, or 0 or 1 for a switch", ("setting",))
-        self.up = gauge("up", "1 while the role makes progress", ("role",))
+        self.registry = CollectorRegistry()
+        self.registry.register(ProcessCollector({"learner": os.getpid()}))
+        self._create_loss_series()
+        self._create_run_series()
         self._create_children(healthy)
         for name, descriptor in (losses or {}).items():
             self.loss_info.labels(name, descriptor.role).set(1)
@@ -101,6 +54,60 @@ class LearnerMetrics:
             self.auto.labels(setting, choice).set(1)
         for path, number in numbers_of(settings).items():
             self.setting.labels(path).set(number)
+
+    def _gauge(self, name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
+        return Gauge(f"oatmill_{name}", text, labels, registry=self.registry)
+
+    def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+        return Counter(f"oatmill_{name}", text, labels, registry=self.registry)
+
+    def _create_loss_series(self) -> None:
+        gauge, counter, by_term, by_loss = self._gauge, self._counter, ("loss", "term"), ("loss",)
+        self.loss = gauge("loss", "Unweighted value of a loss's term at the last report", by_term)
+        self.coefficient = gauge("loss_coefficient", "Coefficient of a term in the objective", by_term)
+        self.abs_sum = counter("loss_abs_sum", "Sum over updates of the magnitude of a term's mean", by_term)
+        self.loss_updates = counter("loss_updates", "Updates that a term was part of", by_term)
+        self.nonfinite = counter("loss_nonfinite", "Updates skipped because this loss was not finite", by_loss)
+        self.loss_gradient_norm = gauge("loss_gradient_norm", "Norm of a weighted loss's gradient on the trunk", by_loss)
+        self.loss_gradient_share = gauge(
+            "loss_gradient_share", "A loss's fraction of the sum of all losses' gradient norms", by_loss
+        )
+        self.loss_share = gauge("loss_share", "A loss's fraction of the sum of the magnitudes of all weighted losses", by_loss)
+        self.gradient_norm = gauge("gradient_norm", "Norm of the total gradient before clipping, mean over updates")
+        self.entropy_nats = gauge("policy_entropy_nats", "Mean entropy of the policy")
+        self.entropy_ratio = gauge("policy_entropy_ratio", "Mean entropy divided by the entropy of a uniform policy")
+        self.explained_variance = gauge("explained_variance", "1 - Var(target - value) / Var(target)")
+        self.approx_kl = gauge("approx_kl", "KL between the policy at the batch's start and after its updates")
+        self.clip_ratio = gauge("clip_ratio", "Fraction of steps whose ratio was outside of the clip range")
+        self.of_losses = {
+            (loss, number): gauge(name, text)
+            for loss, descriptor in self.descriptors.items()
+            for name, (number, text) in descriptor.gauges.items()
+        }
+        self.loss_info = gauge("loss_info", "1 for every enabled loss, with its role", ("loss", "role"))
+
+    def _create_run_series(self) -> None:
+        gauge, counter = self._gauge, self._counter
+        self.red_flag = gauge("red_flag", "1 while a red flag is raised", ("flag",))
+        self.lines_lost = counter("metrics_lines_lost", "Lines of metrics.jsonl that could not be written")
+        self.checkpoint_failures = counter("checkpoint_failures", "Checkpoints that could not be written")
+        self.red_flag_reports = counter("red_flag_reports", "Reports in which a red flag was raised", ("flag",))
+        self.progress = gauge("progress_ratio", "Fraction of the budget of env steps that is spent")
+        self.learner_steps = counter("learner_steps", "Batches trained on")
+        self.stopped_early = counter("learner_steps_stopped_early", "Learner steps that target_kl ended before the last epoch")
+        self.step_seconds = Histogram(
+            "oatmill_learner_step_seconds",
+            "Time of a learner step by phase",
+            ("phase",),
+            buckets=STEP_BUCKETS,
+            registry=self.registry,
+        )
+        self.learning_rate = gauge("learning_rate", "Learning rate of the last learner step")
+        self.last_update = gauge("learner_last_update_timestamp_seconds", "When the last learner step ended")
+        self.policy_version = gauge("policy_version", "Newest published policy version")
+        self.auto = gauge("auto", "1 for the choice made for each setting that was left at auto", ("setting", "choice"))
+        self.setting = gauge("setting", "Value of a numeric setting; 0 or 1 for a bool", ("setting",))
+        self.up = gauge("up", "1 while this process makes progress", ("role",))
 
     def _create_children(self, healthy: Callable[[], bool]) -> None:
         for loss, descriptor in self.descriptors.items():
@@ -118,7 +125,7 @@ class LearnerMetrics:
         self.up.labels("learner").set_function(lambda: float(healthy()))
 
     def step(self, record: Record, *, learning_rate: float, version: int, progress: float) -> None:
-        """Take in what is known of every learner step without asking the device."""
+        """Update the series that need no transfer from the device, after every learner step."""
         self.learner_steps.inc()
         self.stopped_early.inc(record.stopped_early)
         self.progress.set(progress)
@@ -129,12 +136,12 @@ class LearnerMetrics:
             self.step_seconds.labels(phase).observe(seconds)
 
     def report(self, report: StepReport, flags: Mapping[str, bool], summary: Mapping[str, float]) -> None:
-        """Take in a report that has been brought to the host.
+        """Update the series from a report.
 
         Args:
             report: losses and statistics.
-            flags: every red flag and whether it is raised.
-            summary: entropy_nats, entropy_ratio, explained_variance.
+            flags: whether each red flag is raised.
+            summary: the values of entropy_nats, entropy_ratio and explained_variance.
         """
         for name, loss in report.losses.items():
             for term, entry in loss.terms.items():

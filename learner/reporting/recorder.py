@@ -20,7 +20,8 @@ from learner.reporting.report import StepReport, explained_variance, plain
 from learner.reporting.silent_actors import silence
 from learner.reporting.steering import Move
 from learner.reporting.writers import BackgroundWriters
-from oatmill.files.atomic import NeededWrites, append_line
+from oatmill.files.atomic import append_line
+from oatmill.files.full_disk import NeededWrites
 from protocol.data.trajectory import Array
 
 METRICS_FILE = "metrics.jsonl"
@@ -28,20 +29,20 @@ EVENTS_FILE = "events.jsonl"
 SUMMARY_FILE = "learner.json"
 LAG_WINDOW = 10_000
 WRITTEN_WITHIN_S = 5.0
-"""On a full disk, the last events and the summary are retried for this long."""
+"""On a full disk, writing the last events and the summary is retried for this long."""
 
 log = logging.getLogger("oatmill.learner")
 
 
 @dataclass
 class Recorder:
-    """One run's files, written by rank 0 only.
+    """Writes one run's files; rank 0 only.
 
     Args:
         run_dir: the run's folder.
         uniform_entropy: the entropy of a uniform policy, in nats.
         total_timesteps: the budget, in env steps.
-        writers: also write every line in other tools' formats.
+        writers: write every line in other tools' formats, too.
     """
 
     run_dir: Path
@@ -59,11 +60,11 @@ class Recorder:
     waited: float = 0.0  # seconds without a batch since the last report
     reported_at: float = 0.0
     failed_checkpoint: str = ""  # why the last one could not be written
-    silent: dict[str, str] = field(default_factory=dict)  # actors that send nothing, by id, and what there is to say of each
+    silent: dict[str, str] = field(default_factory=dict)  # actors that send nothing, by id, with the message
     lost_lines: int = 0
 
     def __post_init__(self) -> None:
-        """Prepare for a full disk: events and the summary wait until there is room."""
+        """On a full disk, events and the summary wait until there is space."""
         self.needed = NeededWrites(self.run_dir)
 
     def step(self, progress: Progress, lag: Array, replayed_lag: Array | None = None, *, waited: float = 0.0) -> None:
@@ -100,6 +101,7 @@ class Recorder:
             "losses": {name: loss.to_dict() for name, loss in report.losses.items()},
             "entropy": entropy,
             "explained_variance": variance,
+            "log_std": report.statistics.get("forward.log_std", math.nan),
             "approx_kl": report.policy("approx_kl"),
             "clip_ratio": report.policy("clip_ratio"),
             "gradient_norm": report.gradient_norm,
@@ -128,7 +130,7 @@ class Recorder:
         return self.raised
 
     def describe(self, descriptors: Mapping[str, LossDescriptor]) -> None:
-        """Write what is known about the run's losses, for commands that read the folder."""
+        """Write the descriptors of the run's losses, for commands that read the run folder."""
         self.flags.descriptors = descriptors
         self.needed.file(self.run_dir / LOSSES_FILE, json.dumps(to_json(descriptors), indent=1))
 
@@ -163,7 +165,7 @@ class Recorder:
             self.event("actor_silent", text=reason, actor=int(actor), reason=reason, learner_step=step)
         for actor in sorted(self.silent.keys() - seconds.keys()):
             del self.silent[actor]
-            text = f"actor {actor} is not silent any more: it has sent a trajectory, or has left"
+            text = f"actor {actor} is no longer silent: it has sent a trajectory or left"
             self.event("actor_silent_no_more", text=text, actor=int(actor), learner_step=step)
 
     def event(self, event: str, **values: Any) -> None:
@@ -171,7 +173,7 @@ class Recorder:
         self.needed.line(self.run_dir / EVENTS_FILE, {"time": time.time(), "event": event} | values)
 
     def _append(self, name: str, content: Mapping[str, Any]) -> None:
-        """Add a line to one of the run's files. A full disk costs the line and not the run; it is counted."""
+        """Append a line to a file. On a full disk the line is lost and counted."""
         try:
             append_line(self.run_dir / name, content)
         except OSError as error:
@@ -179,7 +181,7 @@ class Recorder:
             log.warning("a line of %s could not be written: %s", name, error.strerror)
 
     def take_lost_lines(self) -> int:
-        """How many lines could not be written since this was last called."""
+        """The number of lines lost since the last call."""
         lost, self.lost_lines = self.lost_lines, 0
         return lost
 
@@ -194,7 +196,10 @@ class Recorder:
         self.first_step = None
 
     def entropy(self, report: StepReport) -> dict[str, float]:
-        """Entropy in nats and relative to a uniform policy; measured before the updates if there is no policy-gradient loss."""
+        """Entropy in nats and as a fraction of a uniform policy's.
+
+        Without a policy-gradient loss it is measured before the updates.
+        """
         nats = report.policy("entropy") if report.policy_loss else report.statistics.get("forward.entropy", math.nan)
         return {"nats": nats, "fraction": nats / self.uniform_entropy if self.uniform_entropy else math.nan}
 
@@ -226,14 +231,14 @@ class Recorder:
         self.needed.file(self.run_dir / SUMMARY_FILE, json.dumps(plain(content), indent=1))
 
     def close(self) -> None:
-        """Finish the files of other tools, and retry the writes that wait for room."""
+        """Retry the writes that wait for disk space, and close the files of other tools."""
         self.needed.close(WRITTEN_WITHIN_S)
         if self.writers is not None:
             self.writers.close()
 
 
 def observe(report: StepReport, entropy: Mapping[str, float], variance: tuple[float, float], progress: float) -> Observation:
-    """The numbers that the red flags need."""
+    """Collect the numbers that the red flags need."""
     return Observation(
         weighted={name: report.weighted_magnitude(name) for name in report.losses},
         gradient={name: loss.gradient_norm for name, loss in report.losses.items()},
@@ -249,7 +254,10 @@ def observe(report: StepReport, entropy: Mapping[str, float], variance: tuple[fl
 
 
 def percentiles(lags: list[Array]) -> dict[str, float]:
-    """Median and 99th percentile of the policy lag of the last `LAG_WINDOW` trajectories, in versions. Drops older entries."""
+    """Median and 99th percentile of the last `LAG_WINDOW` policy lags, in versions.
+
+    Older entries are removed from the list.
+    """
     if not lags:
         return {"p50": math.nan, "p99": math.nan}
     kept = np.concatenate(lags)[-LAG_WINDOW:]

@@ -1,7 +1,7 @@
-"""The guide's red flags: rules over the last reports that detect problems with a loss or the policy (no torch).
+"""Red flags of the tuning guide: rules over the last reports that detect training problems (no torch).
 
-Values are means of |weighted| over a window. A loss dominates only if it does so by value and by gradient, because values alone
-are misleading (see `learner.update.gradients`).
+Values are means of |weighted| over a window. A loss dominates only if both its value and its gradient
+do, because values alone are misleading (see `learner.update.gradients`).
 """
 
 from __future__ import annotations
@@ -31,15 +31,18 @@ WINDOW = 20
 """Means are taken over this many reports."""
 DOMINATES = 10.0
 COMPARABLE = 3
-"""The fewest losses for which a median makes sense; PPO's two alone differ by a factor of 50 to 800 by value."""
+"""The smallest number of losses that are compared. PPO's two losses alone differ by a factor of 50 to
+800 by value."""
 ENTROPY_LOW, ENTROPY_HIGH, ENTROPY_ACTIONS = 1.0, 4.0, 157
-"""The guide's bands in nats are for 157 actions; for others they are the same fractions of the uniform entropy."""
+"""The guide's limits in nats are for 157 actions. For other numbers of actions they are the same
+fractions of the uniform policy's entropy."""
 NEGATIVE_REPORTS = 10
 VARIANCE_FLOOR = 0.1
 SPIKE_Z = 10.0
 SPIKE_HISTORY = 30
 WARM_UP = 0.25
-"""A policy starts out random, so high entropy is a flag only after this fraction of the budget."""
+"""The initial policy is random, so high entropy raises a flag only after this fraction of the
+budget."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,10 @@ class Observation:
     """The numbers of one report that the rules use.
 
     Attributes:
-        weighted: each loss's weighted magnitude. For a cross-entropy it is the KL's, since the target's entropy is a constant
-            without a gradient.
+        weighted: the magnitude of each weighted loss. For a cross-entropy it is that of the KL, because
+            the target's entropy has no gradient.
         gradient: each loss's gradient norm on the trunk; NaN until measured.
-        policy: the magnitude of the policy gradient's policy term; NaN without one.
+        policy: the magnitude of the policy-gradient loss's term `policy`; NaN without such a loss.
         policy_loss: the name of the policy-gradient loss; empty without one.
         entropy_nats: the policy's entropy in nats.
         entropy_ratio: the policy's entropy divided by a uniform policy's.
@@ -78,7 +81,7 @@ class RedFlags:
 
     Attributes:
         descriptors: the run's losses, by name.
-        blamed: the losses that the flags of the last report blame, each with the line that says why.
+        blamed: the losses that caused flags in the last report, each with the reason.
     """
 
     window: deque[Observation] = field(default_factory=lambda: deque(maxlen=WINDOW))
@@ -104,7 +107,7 @@ class RedFlags:
         return {flag: why for flag, why in found.items() if why}
 
     def state(self) -> dict[str, Any]:
-        """For the checkpoint, in JSON values; numbers that are not finite become None."""
+        """The state for the checkpoint, as JSON values; numbers that are not finite become None."""
         return {
             "window": [finite_or_none(asdict(report)) for report in self.window],
             "history": {loss: list(values) for loss, values in self.history.items()},
@@ -113,13 +116,13 @@ class RedFlags:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """What `state` gave."""
+        """Restore what `state` returned."""
         self.window = deque((Observation(**nan_for_none(report)) for report in state["window"]), maxlen=WINDOW)
         self.history = {loss: deque(values, maxlen=SPIKE_HISTORY) for loss, values in state["history"].items()}
         self.variance_sum, self.variance_count = state["variance_sum"], state["variance_count"]
 
     def _means(self, kind: str) -> dict[str, float]:
-        """The window's mean of each loss; the gradients' last measured value."""
+        """The mean of each loss's finite values in the window; NaN if there are none."""
         means = {}
         for loss in self.window[-1].weighted:
             values = [getattr(report, kind)[loss] for report in self.window]
@@ -128,7 +131,7 @@ class RedFlags:
         return means
 
     def _dominates(self) -> str:
-        """One loss above ten times the median of the others, by value and by gradient."""
+        """Whether one loss is above ten times the median of the others, by value and by gradient."""
         values, gradients = self._means("weighted"), self._means("gradient")
         if len(values) < COMPARABLE:
             return ""
@@ -145,7 +148,7 @@ class RedFlags:
         return why
 
     def _policy_ratio(self) -> str:
-        """A loss whose gradient, as a multiple of the policy gradient's, is outside the range of its descriptor."""
+        """Whether the ratio of a loss's gradient to the policy gradient is outside its range."""
         gradients, policy_loss = self._means("gradient"), self.window[-1].policy_loss
         if not gradients.get(policy_loss, 0.0) > 0:
             return ""
@@ -186,7 +189,10 @@ class RedFlags:
         return ""
 
     def _explained_variance(self, observation: Observation) -> str:
-        """Negative for several reports in a row, unless the returns hardly vary any more: a solved CartPole shows -9."""
+        """Whether it was negative in several reports in a row.
+
+        Reports whose returns hardly vary do not count: a solved CartPole has values such as -9.
+        """
         if math.isfinite(observation.target_variance):
             self.variance_sum += observation.target_variance
             self.variance_count += 1
@@ -200,7 +206,7 @@ class RedFlags:
         return ""
 
     def _spike(self, observation: Observation) -> str:
-        """A weighted loss far outside its own recent spread, by the median absolute deviation."""
+        """Whether a weighted loss differs from its recent median by many median absolute deviations."""
         raised = ""
         for loss, value in observation.weighted.items():
             history = self.history.setdefault(loss, deque(maxlen=SPIKE_HISTORY))
@@ -215,14 +221,14 @@ class RedFlags:
 
 
 def finite_or_none(value: Any) -> Any:
-    """A number that is not finite as None, in nested mappings too."""
+    """Replace numbers that are not finite by None, also in nested mappings."""
     if isinstance(value, Mapping):
         return {name: finite_or_none(entry) for name, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def nan_for_none(value: Any) -> Any:
-    """What `finite_or_none` gave, with NaN for each None."""
+    """Replace each None by NaN, also in nested mappings."""
     if isinstance(value, Mapping):
         return {name: nan_for_none(entry) for name, entry in value.items()}
     return math.nan if value is None else value

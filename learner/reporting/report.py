@@ -1,4 +1,4 @@
-"""From what was measured on the device to numbers with names: one transfer a reported learner step."""
+"""Turns measurements on the device into named numbers, with one transfer per reported learner step."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from protocol.data.trajectory import Array
 
 @dataclass(frozen=True)
 class TermReport:
-    """One summand: its mean over all updates since the last report."""
+    """One term of a loss: its mean over all updates since the last report."""
 
     raw: float
     coef: float
 
     @property
     def weighted(self) -> float:
-        """What it adds to the objective."""
+        """The term's contribution to the objective."""
         return self.raw * self.coef
 
 
@@ -37,12 +37,13 @@ class LossReport:
     """One loss over all updates since the last report.
 
     Attributes:
-        terms: its summands by name.
-        statistics: what it reports beside them.
-        share: its part of the sum of the losses' magnitudes, 0..1.
-        gradient_norm: of its weighted gradient on the trunk, before clipping; NaN until first measured.
-        gradient_share: its part of the sum of those norms, 0..1.
-        gradient_cosine: to the sum of all losses' gradients.
+        terms: the loss's terms by name.
+        statistics: the loss's statistics by name.
+        share: the fraction of the sum of all losses' magnitudes, 0..1.
+        gradient_norm: the norm of the weighted gradient on the trunk, before clipping; NaN until first
+            measured.
+        gradient_share: the fraction of the sum of all losses' gradient norms, 0..1.
+        gradient_cosine: the cosine with the sum of all losses' gradients.
     """
 
     terms: Mapping[str, TermReport]
@@ -54,25 +55,25 @@ class LossReport:
 
     @property
     def weighted(self) -> float:
-        """What the loss adds to the objective."""
+        """The loss's contribution to the objective."""
         return sum(term.weighted for term in self.terms.values())
 
     @property
     def coef(self) -> float:
-        """The largest of its terms' coefficients in magnitude."""
+        """The largest magnitude among the terms' coefficients."""
         return max((abs(term.coef) for term in self.terms.values()), default=0.0)
 
     @property
     def raw(self) -> float:
-        """The loss divided by its coefficient, so that weighted = coef * raw; its terms keep their proportions."""
+        """The loss divided by `coef`, so that weighted = coef * raw."""
         return self.weighted / self.coef if self.coef else sum(term.raw for term in self.terms.values())
 
     def value(self, name: str) -> float:
-        """A term's mean or a statistic; NaN if the loss reports nothing of that name."""
+        """A term's mean or a statistic; NaN if the loss has none of that name."""
         return self.terms[name].raw if name in self.terms else self.statistics.get(name, math.nan)
 
     def to_dict(self) -> dict[str, Any]:
-        """For metrics.jsonl and summary.json: terms and statistics lie flat beside the loss's own numbers."""
+        """Convert for metrics.jsonl and summary.json: one flat mapping, and the details in `terms`."""
         own = {name: getattr(self, name) for name in OWN_NUMBERS}
         terms = {name: {"raw": term.raw, "coef": term.coef, "weighted": term.weighted} for name, term in self.terms.items()}
         return own | {name: term.raw for name, term in self.terms.items()} | dict(self.statistics) | {"terms": terms}
@@ -80,19 +81,19 @@ class LossReport:
 
 @dataclass(frozen=True)
 class StepReport:
-    """All that was measured since the last report, over all ranks.
+    """All measurements since the last report, over all ranks.
 
     Attributes:
-        losses: by name, in order.
-        statistics: of nodes that are not losses, as `node.name`.
+        losses: the losses by name, in order.
+        statistics: statistics of nodes that are not losses, as `node.name`.
         update_means: each term's mean in each update, for exact counters.
-        gradient_norm: the whole gradient's norm before clipping, averaged over updates.
-        updates: how many there were.
-        skipped: how many of them were not applied.
+        gradient_norm: the norm of the total gradient before clipping, averaged over updates.
+        updates: the number of updates.
+        skipped: the number of skipped updates.
         nonfinite: the losses that were not finite, each with the number of such updates.
-        gradients_measured: whether the losses' gradients are of this report.
-        stopped_early: how many learner steps target_kl ended before their last epoch.
-        descriptors: what is known about each loss, by name.
+        gradients_measured: whether the losses' gradients were measured since the last report.
+        stopped_early: the number of learner steps that target_kl ended before their last epoch.
+        descriptors: the losses' descriptors by name.
     """
 
     losses: Mapping[str, LossReport]
@@ -108,30 +109,33 @@ class StepReport:
 
     @property
     def policy_loss(self) -> str:
-        """The loss that is the policy gradient; empty if there is none."""
+        """The name of the policy-gradient loss; empty if there is none."""
         policies = (name for name, descriptor in self.descriptors.items() if descriptor.role == "policy")
         return next((name for name in policies if name in self.losses), "")
 
     def weighted_magnitude(self, name: str) -> float:
-        """A loss's part of the objective; of a cross-entropy its KL's alone, since the target's entropy trains nothing."""
+        """The magnitude of a weighted loss; for a cross-entropy that of its weighted KL.
+
+        The difference, the target's entropy, has no gradient.
+        """
         loss, descriptor = self.losses[name], self.descriptors.get(name)
         kl = loss.statistics.get(descriptor.kl) if descriptor else None
         return abs(loss.weighted if kl is None else loss.coef * kl)
 
     def policy(self, name: str) -> float:
-        """A number that the policy gradient reports, such as `entropy` or `approx_kl`; NaN if there is none."""
+        """A number of the policy-gradient loss, such as `entropy` or `approx_kl`; NaN if missing."""
         loss = self.losses.get(self.policy_loss)
         return loss.value(name) if loss else math.nan
 
 
 @dataclass
 class Reporter:
-    """Collects records of learner steps and turns them into a report.
+    """Collects the records of learner steps and turns them into a report.
 
     Args:
         losses: the losses' names in order.
         reducer: sums over ranks.
-        descriptors: what is known about each loss, by name.
+        descriptors: the losses' descriptors by name.
     """
 
     losses: Sequence[str]
@@ -141,14 +145,14 @@ class Reporter:
     gradients: Array | None = None
 
     def add(self, record: Record) -> None:
-        """Take one learner step in."""
+        """Add the record of one learner step."""
         self.records.append(record)
 
     def report(self, coefs: Mapping[Key, float]) -> StepReport:
-        """Reduce over ranks, bring everything to the host in one transfer, and begin anew.
+        """Reduce all records over ranks, copy the result to the host in one transfer, and clear them.
 
         Args:
-            coefs: of each term; what has none is a statistic.
+            coefs: the coefficient of each term; keys without one are statistics.
         """
         records, self.records = self.records, []
         last = records[-1]
@@ -181,7 +185,7 @@ class Reporter:
     def loss_reports(
         self, updates: Mapping[Key, Array], batch: Mapping[Key, float], coefs: Mapping[Key, float]
     ) -> dict[str, LossReport]:
-        """Every loss with its shares."""
+        """The report of every loss."""
         plain = {}
         for loss in self.losses:
             terms = {
@@ -207,14 +211,14 @@ class Reporter:
 
 
 def masked_means(sums: Array) -> Array:
-    """`[updates, 2, n]` sums and counts to `[updates, n]` means; NaN where nothing counted."""
+    """Means `[updates, n]` from sums and counts `[updates, 2, n]`; NaN if a count is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         means: Array = sums[:, 0] / np.where(sums[:, 1] > 0, sums[:, 1], np.nan)
     return means
 
 
 def named_batch_means(keys: Sequence[Key], flat: Array) -> dict[Key, float]:
-    """Means of the whole batch's statistics by key."""
+    """The means of statistics of the whole batch, by key."""
     if not keys:
         return {}
     means = masked_means(flat.reshape(1, 2, len(keys)))[0]
@@ -222,13 +226,13 @@ def named_batch_means(keys: Sequence[Key], flat: Array) -> dict[Key, float]:
 
 
 def finite_mean(values: Array) -> float:
-    """The mean of the updates in which something counted."""
+    """The mean of all values that are not NaN; NaN if there are none."""
     kept = values[~np.isnan(values)]
     return float(kept.mean()) if kept.size else math.nan
 
 
 def explained_variance(statistics: Mapping[str, float]) -> tuple[float, float]:
-    """1 - Var(R - V) / Var(R), and Var(R), from the moments that the returns node measures; NaN where Var(R) is 0."""
+    """1 - Var(R - V) / Var(R), and Var(R), from the returns node's moments; NaN if Var(R) is 0."""
     names = ("target", "target_squared", "error", "error_squared")
     target, target_squared, error, error_squared = (statistics.get(f"returns.{name}", math.nan) for name in names)
     variance = target_squared - target**2
@@ -238,7 +242,7 @@ def explained_variance(statistics: Mapping[str, float]) -> tuple[float, float]:
 
 
 def plain(value: Any) -> Any:
-    """Make a structure fit for JSON: numbers that are not finite become null."""
+    """Convert a structure for JSON: numbers that are not finite become null."""
     if isinstance(value, Mapping):
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What a rank measures and tells: reports over all ranks, coefficients that move, and rank 0's files and series."""
+"""One rank's reporting: reports over all ranks, steering, and rank 0's files and metrics."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from protocol.data.trajectory import Array
 
 
 class Reporting:
-    """One rank's part in it.
+    """The reporting of one rank; all ranks take part in each report.
 
     Args:
-        config: of the learner.
-        ranks: all of which take part in a report.
-        updater: is reported on.
-        spec: the network's spaces.
-        healthy: whether the learner makes progress, asked whenever its series are read.
+        config: the learner's configuration.
+        ranks: the group of ranks.
+        updater: the updater whose learner steps are reported.
+        spec: the network's specification.
+        healthy: returns whether the learner makes progress; called at each scrape.
 
     Attributes:
-        recorder: the run's files; None but on rank 0.
-        metrics: the learner's series; None but on rank 0.
+        recorder: writes the run's files; None except on rank 0.
+        metrics: the learner's Prometheus series; None except on rank 0.
     """
 
     def __init__(
@@ -46,25 +46,27 @@ class Reporting:
         self.recorder: Recorder | None = None
         self.metrics: LearnerMetrics | None = None
         if ranks.first:
-            uniform = sum(math.log(size) for size in spec.spaces.action.sizes)
+            action = spec.spaces.action
+            # A Gaussian's entropy may be below 0: no fraction of anything.
+            uniform = 0.0 if action.dimensions else sum(math.log(size) for size in action.sizes)
             writers = BackgroundWriters(wanted_targets(config.metrics), config.run_dir, config.settings)
             self.recorder = Recorder(config.run_dir, uniform, config.trainer.total_timesteps, writers)
             self.recorder.describe(updater.plan.descriptors)
             self.metrics = LearnerMetrics(updater.plan.auto, config.settings, healthy, updater.plan.descriptors)
 
     def close(self) -> None:
-        """Have what was reported written to its end, however the run ends."""
+        """Finish writing the files; called also if the run fails."""
         if self.recorder is not None:
             self.recorder.close()
 
     @property
     def flagged(self) -> bool:
-        """Whether rank 0 has a red flag raised."""
+        """Whether a red flag is raised; always False except on rank 0."""
         return self.recorder is not None and bool(self.recorder.raised)
 
     @property
     def pending(self) -> bool:
-        """Whether a learner step was noted and not reported yet."""
+        """Whether a learner step has not been reported yet."""
         return bool(self._reporter.records)
 
     def event(self, event: str, **values: Any) -> None:
@@ -76,10 +78,10 @@ class Reporting:
         """Count a learner step.
 
         Args:
-            record: what it measured.
-            progress: where the run is after it.
-            lag: of each fresh trajectory, in versions.
-            replayed_lag: of each that was sampled from the buffer.
+            record: the step's measurements.
+            progress: the run's progress after the step.
+            lag: the policy lag of each fresh trajectory, in versions.
+            replayed_lag: the policy lag of each trajectory from the replay buffer.
             rate: the learning rate.
         """
         self._reporter.add(record)
@@ -89,12 +91,12 @@ class Reporting:
             self.metrics.step(record, learning_rate=rate, version=progress.policy_version, progress=spent)
 
     def note_fleet(self, fleet: Mapping[str, Any], progress: Progress) -> None:
-        """Take note of actors that send nothing; rank 0 only."""
+        """Record actors that became silent or active again; rank 0 only."""
         if self.recorder is not None:
             self.recorder.note_silent(fleet.get("silent_actors", {}), progress)
 
     def report(self, progress: Progress, *, rate: float, fleet: Mapping[str, Any]) -> None:
-        """Reduce what was measured over all ranks; rank 0 writes it down."""
+        """Reduce the measurements over all ranks; rank 0 writes the report."""
         report = self._reporter.report(self._updater.objective.coefs)
         if self.recorder is not None:
             self.recorder.report(report, progress, learning_rate=rate, fleet=fleet)
@@ -102,7 +104,7 @@ class Reporting:
         self._export(report)
 
     def _steer(self, report: StepReport, progress: Progress) -> None:
-        """Move coefficients as rank 0 decides; all ranks go on with the same ones."""
+        """Change coefficients on all ranks, as rank 0 decides."""
         if not self._steering.active:
             return
         scales, blamed = [0.0] * len(self._steering.losses), {}
@@ -115,7 +117,7 @@ class Reporting:
             self.recorder.note_moves(moves, progress)
 
     def _export(self, report: StepReport) -> None:
-        """Bring a report to Prometheus; rank 0 only."""
+        """Update the Prometheus metrics; rank 0 only."""
         if self.recorder is None or self.metrics is None:
             return
         line = self.recorder.last_line
@@ -130,22 +132,26 @@ class Reporting:
         self.metrics.lines_lost.inc(self.recorder.take_lost_lines())
 
     def checkpoint_failed(self, why: str, progress: Progress) -> None:
-        """Say that a checkpoint could not be written, or (with no reason) that one could again; rank 0 only."""
+        """Record a failed checkpoint, or with an empty reason the first one written after that.
+
+        Rank 0 only.
+        """
         if self.recorder is None or self.metrics is None or why == self.recorder.failed_checkpoint == "":
             return
         self.recorder.failed_checkpoint = why
         if why:
             self.metrics.checkpoint_failures.inc()
             text = (
-                f"checkpoint step-{progress.learner_step} could not be written: {why}; training goes on, the one before stays"
+                f"checkpoint step-{progress.learner_step} could not be written: {why}; "
+                "training goes on, and the previous one is kept"
             )
             self.event("checkpoint_failed", text=text, learner_step=progress.learner_step)
         else:
-            text = f"checkpoint step-{progress.learner_step} was written; the disk has room again"
+            text = f"checkpoint step-{progress.learner_step} was written; the disk has space again"
             self.event("checkpoint_written_again", text=text, learner_step=progress.learner_step)
 
     def state(self) -> dict[str, Any]:
-        """For the checkpoint, in JSON values; rank 0's is that of all."""
+        """The state for the checkpoint, as JSON values; rank 0's is restored on all ranks."""
         assert self.recorder is not None, "rank 0 saves"
         gradients = self._reporter.gradients
         return {
@@ -155,7 +161,7 @@ class Reporting:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """What `state` gave."""
+        """Restore what `state` returned."""
         gradients = state["gradients"]
         self._reporter.gradients = None if gradients is None else np.asarray(gradients, np.float64)
         self._steering.load(state["steering"])

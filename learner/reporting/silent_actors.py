@@ -7,15 +7,15 @@ from typing import Any
 
 MAX_NAMED = 20
 SILENT_SHARE = 0.5
-"""An actor that has left its credit unused for this part of the learner's wait is named."""
+"""An actor is named if it has not used its credit for this fraction of the learner's wait."""
 
 
 def silent_actors(status: Mapping[str, Any], waited_s: float) -> str:
-    """Name those that are alive, may send, and have sent nothing; empty if there are none.
+    """Name the actors that are alive and may send, but have sent nothing; empty if there are none.
 
     Args:
         status: the hub's answer to `status`.
-        waited_s: seconds that the learner has waited.
+        waited_s: the seconds that the learner has waited.
     """
     if status.get("live") == 0:
         return "no actor is alive; "
@@ -30,5 +30,5 @@ def silent_actors(status: Mapping[str, Any], waited_s: float) -> str:
 
 
 def silence(actor: str, seconds: float) -> str:
-    """What is wrong with one actor that others work without."""
-    return f"actor {actor} sends heartbeats and has sent no trajectory for {seconds:.0f} s while others have; the run goes on"
+    """The message about one silent actor while others send data."""
+    return f"actor {actor} sends heartbeats but no trajectory for {seconds:.0f} s, while others do; the run goes on"

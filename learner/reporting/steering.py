@@ -1,7 +1,8 @@
 """Changes the coefficients of auxiliary losses during a run, if the settings ask for it.
 
-Only auxiliary losses are moved, your own among them: the critic and the policy gradient are what they assist. The settings keep
-the coefficient that was set. The factor that it has been multiplied by since is part of the run's state and of its checkpoints.
+Only auxiliary losses are changed, including a user's own, not the critic or the policy-gradient
+loss. The settings keep the original coefficients. The factor on them is part of the run's state and
+is saved in checkpoints.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from learner.reporting.red_flags import WINDOW
 from learner.settings import TrainerSettings
 
 HALVINGS = 10
-"""A loss is halved at most this often: 1/1024 of a coefficient has no effect anyway."""
+"""The largest number of halvings of a loss: 1/1024 of a coefficient has no effect."""
 DAMPING = 0.5
-"""How far one measurement moves a coefficient, in logarithms: gradient norms of one minibatch are noisy."""
+"""The fraction of the difference, in logarithms, that one measurement corrects; one minibatch's
+gradient norms are noisy."""
 STEP_LIMIT = 2.0
 """One measurement changes a coefficient by at most this factor."""
 WORTH_SAYING = 1.25
-"""A change becomes an event once the coefficient differs by this factor from the last event."""
+"""A change is recorded as an event if the coefficient differs from the last event by this factor."""
 
 
 class Move(NamedTuple):
@@ -30,7 +32,7 @@ class Move(NamedTuple):
 
     Attributes:
         loss: the loss's name.
-        scale: the factor on its coefficients from now on.
+        scale: the new factor on the loss's coefficients.
         why: the reason, in one line.
     """
 
@@ -40,7 +42,7 @@ class Move(NamedTuple):
 
 
 class Steering:
-    """Decides on changes after a report; rank 0 decides for all ranks.
+    """Decides on changes after each report; rank 0 decides for all ranks.
 
     Args:
         trainer: the learner's settings.
@@ -63,7 +65,7 @@ class Steering:
         return bool(self.losses) and (self.trainer.on_red_flag == "reduce" or self.trainer.balance == "gradient_share")
 
     def state(self) -> dict[str, Any]:
-        """The state for the checkpoint, without the scales, which the checkpoint has already."""
+        """The state for the checkpoint; the scales are saved separately."""
         return {"reports": self.reports, "halved_at": self.halved_at, "said": self.said}
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -72,11 +74,12 @@ class Steering:
         self.halved_at, self.said = dict(state["halved_at"]), self.said | state["said"]
 
     def wanted(self, blamed: Mapping[str, str], shares: Mapping[str, float] | None) -> list[float]:
-        """The scale that each of `losses` should have after a report.
+        """The new scale of each of `losses` after a report.
 
         Args:
-            blamed: the losses that red flags blame, each with the reason.
-            shares: each loss's share of the gradient; None if it was not measured since the last report.
+            blamed: the losses that caused red flags, each with the reason.
+            shares: each loss's share of the gradient; None if it was not measured since the last
+                report.
         """
         self.reports += 1
         scales = {loss: self.scales.get(loss, 1.0) for loss in self.losses}
@@ -95,7 +98,7 @@ class Steering:
         return waited and scale > 2.0**-HALVINGS
 
     def balanced(self, loss: str, scale: float, share: float) -> float:
-        """The scale, moved towards the target share of the gradient, within the limits."""
+        """A scale closer to the target share of the gradient, within the limits."""
         if not (math.isfinite(share) and share > 0):
             return scale
         factor = math.exp(DAMPING * math.log(self.trainer.balance_share / share))
@@ -111,7 +114,7 @@ class Steering:
         return min(limit, descriptor.largest_coefficient / max(map(self.coefficient, descriptor.coefficients.values())))
 
     def coefficient(self, path: str) -> float:
-        """A coefficient's setting, such as `trainer.losses.dynamics.reward_pred_coef`."""
+        """The value of a setting such as `trainer.losses.dynamics.reward_pred_coef`."""
         found: Any = self.trainer
         return float(reduce(getattr, path.split(".")[1:], found))
 

@@ -1,7 +1,7 @@
-"""The lines of metrics.jsonl in other tools' formats: TensorBoard's event files and a Weights & Biases run.
+"""Writes the lines of metrics.jsonl to TensorBoard event files and to a Weights & Biases run.
 
-A thread of its own writes them, so that no learner step waits for a disk or for another program. What cannot be written costs
-these files and never the run: metrics.jsonl has every number anyway.
+A background thread writes them, so that no learner step waits for a disk or for another program. If
+writing fails, the run goes on without these files; metrics.jsonl has all numbers.
 """
 
 from __future__ import annotations
@@ -22,30 +22,31 @@ from oatmill.settings.base import MetricsSettings
 
 PROJECT = "oatmill"
 WAITING_LINES = 10_000
-"""Lines that may wait for the thread; further ones are left out, and counted."""
+"""The largest number of lines in the queue; further lines are dropped and counted."""
 CLOSE_WITHIN_S = 60.0
 
 log = logging.getLogger("oatmill.learner")
 
 
 class Writer(Protocol):
-    """Writes to one tool's files."""
+    """Writes numbers in one tool's format."""
 
     def write(self, env_steps: int, numbers: Mapping[str, float]) -> None:
         """Write the numbers of one reported learner step."""
         ...
 
     def close(self) -> None:
-        """Bring everything to the disk."""
+        """Write everything to the disk."""
         ...
 
 
 class TensorBoardWriter:
-    """Event files in the run's folder, so that `tensorboard --logdir runs` shows each run by its folder's name.
+    """Writes event files to the run folder; `tensorboard --logdir runs` shows all runs by folder name.
 
     Args:
         run_dir: the run's folder.
-        first: env steps of the first line; what an earlier process wrote beyond it, after its last checkpoint, is hidden.
+        first: env steps of the first line. TensorBoard hides later points of an earlier process, which
+            it wrote after its last checkpoint.
     """
 
     def __init__(self, run_dir: Path, first: int) -> None:
@@ -54,26 +55,28 @@ class TensorBoardWriter:
         self._writer: Any = SummaryWriter(str(run_dir), purge_step=first)
 
     def write(self, env_steps: int, numbers: Mapping[str, float]) -> None:
-        """A scalar for each number, over env steps."""
+        """Write a scalar per number, over env steps."""
         for name, number in numbers.items():
             self._writer.add_scalar(name, number, env_steps)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close the event file."""
         self._writer.close()
 
 
 class WandbWriter:
-    """A Weights & Biases run below the run's folder, offline unless WANDB_MODE says otherwise; `wandb sync` uploads it.
+    """Writes a Weights & Biases run to the run folder.
+
+    It is offline unless WANDB_MODE is set; `wandb sync` uploads it.
 
     Args:
-        run_dir: the run's folder, whose name is the run's.
-        settings: all of the run's, kept as its configuration.
+        run_dir: the run's folder; its name becomes the name of the run.
+        settings: the run's settings, stored as the run's configuration.
     """
 
     def __init__(self, run_dir: Path, settings: Mapping[str, Any]) -> None:
         mode = os.environ.get("WANDB_MODE", "offline")
-        if mode == "offline":  # nothing leaves the machine, crash reports neither
+        if mode == "offline":  # nothing is sent, not even crash reports
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb  # noqa: PLC0415  (starts a process of its own)
 
@@ -81,14 +84,14 @@ class WandbWriter:
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=run_dir.resolve().name,
             dir=str(run_dir),
-            mode=cast("Any", mode),  # wandb itself says which it does not know
+            mode=cast("Any", mode),  # wandb checks it
             config=dict(settings),
             settings=wandb.Settings(console="off", silent=True),
         )
         self._run.define_metric("*", step_metric="env_steps")
 
     def write(self, env_steps: int, numbers: Mapping[str, float]) -> None:
-        """One row, over env steps."""
+        """Write one row, over env steps."""
         self._run.log({**numbers, "env_steps": env_steps})
 
     def close(self) -> None:
@@ -98,12 +101,13 @@ class WandbWriter:
 
 @dataclass(frozen=True)
 class Target:
-    """A tool that numbers may go to.
+    """A tool that can show a run's numbers.
 
     Attributes:
-        title: what a message calls it.
-        package: what it needs, which is also its setting below `metrics` and its extra of oatmill's.
-        make: builds its writer, of the run's folder, the first line's env steps and the run's settings.
+        title: the tool's name in messages.
+        package: the Python package, which is also the name of the setting in `metrics` and of the
+            extra.
+        make: creates the writer from the run's folder, the first line's env steps and the settings.
     """
 
     title: str
@@ -118,28 +122,28 @@ TARGETS = (
 
 
 def wanted_targets(metrics: MetricsSettings) -> list[Target]:
-    """The tools that a run's settings ask for.
+    """The tools that are enabled in the settings.
 
     Raises:
-        UserError: if one's package is not installed.
+        UserError: if a tool's package is not installed.
     """
     wanted = [target for target in TARGETS if getattr(metrics, target.package)]
     for target in wanted:
         if importlib.util.find_spec(target.package) is None:
             raise UserError(
-                f"metrics.{target.package}=true needs the package {target.package}, which is not here; "
+                f"metrics.{target.package}=true needs the package {target.package}, which is not installed; "
                 f"pip install 'oatmill[{target.package}]'"
             )
     return wanted
 
 
 class BackgroundWriters:
-    """Hands lines to a thread that writes them; rank 0 only.
+    """Passes lines to a thread that writes them; rank 0 only.
 
     Args:
-        targets: the tools.
+        targets: the enabled tools.
         run_dir: the run's folder.
-        settings: all of the run's.
+        settings: the run's settings.
     """
 
     def __init__(self, targets: Sequence[Target], run_dir: Path, settings: Mapping[str, Any]) -> None:
@@ -152,7 +156,7 @@ class BackgroundWriters:
             self._thread.start()
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Take a line of metrics.jsonl; never waits."""
+        """Queue a line of metrics.jsonl; never blocks."""
         if self._closed:
             return
         try:
@@ -161,24 +165,24 @@ class BackgroundWriters:
             self.left_out += 1
 
     def close(self) -> None:
-        """Write what waits, within a bounded time. Safe to call twice."""
+        """Write the queued lines and close the files, within a time limit. Safe to call twice."""
         if self._closed:
             return
         self._closed = True
         try:
             self._lines.put(None, timeout=CLOSE_WITHIN_S)
         except queue.Full:
-            log.warning("the last %d lines do not reach %s: it takes none any more", self._lines.qsize(), self._titles())
+            log.warning("the last %d lines were not written to %s: it does not respond", self._lines.qsize(), self._titles())
             return
         self._thread.join(CLOSE_WITHIN_S)
         if self.left_out:
-            log.warning("%d lines did not reach %s, which was too slow; metrics.jsonl has them", self.left_out, self._titles())
+            log.warning("%d lines were not written to %s, which was too slow; see metrics.jsonl", self.left_out, self._titles())
 
     def _titles(self) -> str:
         return " and ".join(target.title for target in self._targets)
 
     def _work(self) -> None:
-        # Begun by the first line: only then it is known at which env step.
+        # Writers are created at the first line, which has the env step at which they start.
         line = self._lines.get()
         if line is None:
             return
@@ -199,13 +203,13 @@ class BackgroundWriters:
 
     @staticmethod
     def _written(title: str, writer: Writer | None, line: Mapping[str, Any]) -> Writer | None:
-        """The writer, or None from its first failure on."""
+        """Write a line; returns the writer, or None after an error."""
         if writer is None:
             return None
         try:
             writer.write(line["env_steps"], dict(numbers_of(line)))
         except Exception as error:
-            log.warning("%s is not written any more: %s", title, one_line(error))
+            log.warning("%s is no longer written: %s", title, one_line(error))
             return None
         return writer
 
@@ -219,7 +223,10 @@ class BackgroundWriters:
 
 
 def numbers_of(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """All numbers of a line of metrics.jsonl by path, such as `losses/cmpo/kl`; red flags as 0 or 1, null left out."""
+    """All numbers of a line of metrics.jsonl by path, such as `losses/cmpo/kl`.
+
+    Red flags are 0 or 1; null is left out.
+    """
     for name, value in line.items():
         if name == "red_flags" and not prefix:
             yield from ((f"red_flags/{flag}", float(flag in value)) for flag in FLAGS)

@@ -1,7 +1,8 @@
-"""AdamW on one flat array that holds all of a network's parameters, so an update needs one call however many there are.
+"""AdamW on one flat array that holds all of a network's parameters, so that an update is one call.
 
-PyTorch's optimiser class and its clipping go through the parameters one by one, which costs more than the arithmetic of a small
-network. Creating one also imports the compiler, which adds a second to every start; the function used here does not.
+PyTorch's optimiser class and its gradient clipping process the parameters one by one, which takes
+longer than the arithmetic of a small network. Creating the class also imports the compiler, which
+takes a second at every start; the function used here does not import it.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from learner.settings import OptimizerSettings
 from oatmill.errors import UserError
 
 ALIGNMENT = 16
-"""In numbers: each parameter starts at a multiple of 64 bytes, as separate memory would, for fast matrix products."""
+"""In elements. Each parameter starts at a multiple of 64 bytes, which makes matrix products fast."""
 NORM_EPS = 1e-6
-"""Added to the norm before dividing by it, as in `nn.utils.clip_grad_norm_`."""
+"""Added to the norm before the division, as in `nn.utils.clip_grad_norm_`."""
 
 
 class Flat:
-    """Puts parameters into one array. They become views of it and keep their values.
+    """Moves parameters into one array. They become views of it and keep their values.
 
     Args:
-        parameters: float32, all on one device.
+        parameters: float32 parameters on one device.
 
     Raises:
         UserError: if a parameter is not float32.
@@ -34,7 +35,9 @@ class Flat:
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         odd = next((parameter for parameter in parameters if parameter.dtype != torch.float32), None)
         if odd is not None:
-            raise UserError(f"the learner trains float32 parameters, got one of {odd.dtype}; trainer.autocast computes in less")
+            raise UserError(
+                f"expected float32 parameters, got one of {odd.dtype}; for bfloat16 use trainer.autocast=bfloat16 instead"
+            )
         self.parameters = list(parameters)
         self.shapes = [parameter.shape for parameter in parameters]
         self.sizes = [parameter.numel() for parameter in parameters]
@@ -52,7 +55,7 @@ class Flat:
         return [part.view(shape) for part, shape in zip(torch.split(array, lengths)[::2], self.shapes, strict=True)]
 
     def gradient(self) -> Tensor:
-        """The parameters' gradients in one array; 0 for a parameter without one."""
+        """The parameters' gradients in one array; 0 for parameters without a gradient."""
         parts = []
         for parameter, padding in zip(self.parameters, self.padding, strict=True):
             gradient = parameter.grad
@@ -65,11 +68,11 @@ class Flat:
 class FlatAdamW:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with gradient clipping by norm.
 
-    A parameter that the loss does not reach has a gradient of 0.
+    Parameters that no loss uses have a gradient of 0.
 
     Args:
         parameters: the trained parameters; they become views of one array.
-        settings: betas, eps, weight decay, and the initial learning rate.
+        settings: the betas, eps, weight decay and initial learning rate.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> None:
@@ -112,7 +115,7 @@ class FlatAdamW:
         )
 
     def state(self) -> dict[int, dict[str, Tensor]]:
-        """The state by the parameters' positions, with the names of `torch.optim.AdamW`; empty before the first step."""
+        """The state by parameter position, named as in `torch.optim.AdamW`; empty before any step."""
         if not bool(self.steps):
             return {}
         moments = zip(self.flat.views(self.first), self.flat.views(self.second), strict=True)

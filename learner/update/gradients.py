@@ -1,7 +1,8 @@
-"""How strongly each loss trains the trunk: the norm of its gradient there, its share, and its angle to the total.
+"""The norm of each loss's gradient on the trunk, and its cosine with the total gradient.
 
-Loss values are misleading: PPO's surrogate is about 0 whatever its gradient is, and a cross-entropy of 5 may contain only 0.03
-nats that training can reduce. The gradient on the shared parameters shows what a loss really does.
+Loss values do not show how strongly a loss affects training: PPO's surrogate is about 0 even if its
+gradient is large, and of a cross-entropy of 5 nats training may be able to reduce only 0.03. The
+gradient on the shared parameters does show it.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ def trunk_gradients(losses: Mapping[str, Tensor], trunk: Sequence[nn.Parameter],
     """Norms and cosines of the weighted losses' gradients on the trunk.
 
     Args:
-        losses: each loss's weighted sum of this minibatch, with its graph, which is kept.
+        losses: each loss's weighted sum in this minibatch; its graph is kept.
         trunk: the parameters of encoder and core.
-        reducer: sums over ranks; the gradients are averaged over ranks before a norm is taken.
+        reducer: averages the gradients over ranks before the norms are computed.
 
     Returns:
-        `[losses, 2]`: the norm before any clipping, and the cosine with the sum of all.
+        `[losses, 2]`: the norm before clipping, and the cosine with the sum of all gradients.
     """
     rows = []
     for loss in losses.values():

@@ -1,4 +1,4 @@
-"""From a batch as it arrived to the tensors that the plan reads."""
+"""Converts a received batch to the tensors that the plan reads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from agent import distribution
+from agent.policies import Policies
 from agent.spec import AgentSpec
 from learner.nodes.network import WeighedInputs
 from learner.settings import TrainerSettings
@@ -15,13 +15,13 @@ from protocol.data.trajectory import Array
 
 
 def to_inputs(batch: Batch, spec: AgentSpec, trainer: TrainerSettings, device: torch.device) -> WeighedInputs:
-    """Wrap a batch's arrays (without a copy on the CPU), scale its rewards, and mask what does not count.
+    """Convert a batch to tensors, scale and clip its rewards, and mask absent agents and burn-in.
 
     Args:
-        batch: owned, writable arrays.
-        spec: the network's.
-        trainer: reward scale and clip.
-        device: where the tensors go.
+        batch: the batch; its arrays must be writable. On the CPU they are not copied.
+        spec: the network's specification.
+        trainer: has the reward scale and clip.
+        device: the tensors' device.
     """
 
     def tensor(array: Array) -> torch.Tensor:
@@ -43,7 +43,9 @@ def to_inputs(batch: Batch, spec: AgentSpec, trainer: TrainerSettings, device: t
         "terminated_BT": tensor(batch.terminated),
         "truncated_BT": tensor(batch.truncated),
         "mask_BT": mask_BT,
-        "behaviour_log_probs_BTA": distribution.log_softmax(tensor(present.behaviour_logits), spec.spaces.action.sizes),
+        "behaviour_log_probs_BTA": Policies(spec.spaces.action, spec.settings.squash).normalise(
+            tensor(present.behaviour_logits)
+        ),
         "final_observations": tensor(batch.final_observations),
         "final_trajectory": tensor(batch.final_trajectory).long(),
         "final_step": tensor(batch.final_step).long(),
@@ -54,10 +56,10 @@ def to_inputs(batch: Batch, spec: AgentSpec, trainer: TrainerSettings, device: t
 
 
 def without_absent(batch: Batch) -> Batch:
-    """The batch with zeros where a row's agent was absent.
+    """The batch with zeros at steps where a row's agent was absent.
 
-    What such a step holds is arbitrary, NaN even, which a mask does not stop: 0 * NaN is NaN on the way back. Bytes can do no
-    such harm and stay.
+    Such steps may contain anything, also NaN, and a mask is not enough: in the backward pass 0 * NaN is
+    NaN. Integer observations cannot be NaN and stay unchanged.
     """
     absent_BT = ~batch.valid
     cleared = {name: getattr(batch, name).copy() for name in ("actions", "rewards", "behaviour_logits")}

@@ -1,4 +1,4 @@
-"""Weighs all losses, applies masks, averages over ranks, and records the sums. Losses do none of this themselves."""
+"""Combines all losses: coefficients, masks, averages over ranks, and the sums for the report."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ IMPORTANCE = "importance_B"
 """The weight of each row's terms; no loss reads it."""
 
 FOLLOWING_ACTIONS = "following_actions"
-"""For each single step: its action and the following ones, one for each step of the latent model."""
+"""For each single step: its action and the following ones, one for each step of the dynamics model."""
 
 SMALL_BYTES = 2**18
-"""Arrays up to this size are shuffled once per epoch. Larger ones would not fit the caches and are indexed per minibatch."""
+"""Arrays up to this size are shuffled once per epoch. Larger ones do not fit the CPU's caches and are
+indexed per minibatch."""
 
 
 class Weighed(NamedTuple):
@@ -33,12 +34,12 @@ class Weighed(NamedTuple):
 
     Attributes:
         names: the losses' names.
-        parts: each term's sum and its factor. The factor includes the number of ranks, so that DDP's mean over ranks is the
-            mean over all valid steps, however they are distributed over ranks.
-        total: the sum of all parts, which is differentiated.
+        parts: each term's sum and its factor. The factor includes the number of ranks, so that DDP's
+            mean over ranks is the mean over all valid steps, with any distribution over ranks.
+        total: the sum of all parts; gradients are taken of it.
         update_sums: the sums for the report.
-        broken_on: `[m]`, the number of ranks on which a term of `update_sums.sums` is not finite; None with one rank, which
-            checks the total instead.
+        broken_on: `[m]`, the number of ranks on which a term of `update_sums.sums` is not finite;
+            None with one rank, which checks the total instead.
     """
 
     names: tuple[str, ...]
@@ -66,9 +67,10 @@ class Weighed(NamedTuple):
         return settle([self.update_sums])[0]
 
     def sound(self, norm: Tensor) -> tuple[bool, float]:
-        """Whether the gradient's norm and every term on every rank is finite, and the norm, in one transfer from the device.
+        """Whether the gradient's norm and all terms on all ranks are finite, and the norm.
 
-        With one rank it is enough to check the total: a sum with a non-finite part is never finite.
+        It needs one transfer from the device. With one rank it is enough to check the total, because a
+        sum with a non-finite part is never finite.
         """
         if self.broken_on is None:
             length, total = torch.stack([norm, self.total.detach()]).tolist()
@@ -77,7 +79,7 @@ class Weighed(NamedTuple):
         return isfinite(length) and not broken, length
 
     def broken_losses(self) -> set[str]:
-        """The losses with a term that is not finite on a rank."""
+        """The losses with a term that is not finite on at least one rank."""
         if self.broken_on is None:
             return {name for name, loss in self.losses.items() if not isfinite(loss.item())}
         keys = [key for key in self.update_sums.keys if key not in self.update_sums.late]
@@ -89,7 +91,7 @@ class Objective:
 
     Args:
         plan: the nodes' classes, in order.
-        context: what the nodes are created with.
+        context: the arguments of the nodes' constructors.
     """
 
     def __init__(self, plan: Plan, context: Context) -> None:
@@ -101,8 +103,8 @@ class Objective:
         model_reads |= {"actions_BT"} if plan.needs.unroll_steps else set()
         self.minibatch_names = frozenset(read | model_reads | {"mask_BT", IMPORTANCE})
         self.unroll_steps = plan.needs.unroll_steps
-        # Signatures are read once: reading them for every minibatch costs more than some losses, and for every batch 2 % of a
-        # small network's learner step.
+        # Signatures are read once. Reading them per minibatch would take longer than some losses, and
+        # per batch 2 % of a small network's learner step.
         self.reads = {
             method: {node.name: method_reads(type(node), method) for node in self.nodes}
             for method in ("prepare", "measure", "compute")
@@ -128,14 +130,14 @@ class Objective:
             written = node.prepare(**self.select(values, node, "prepare"))
             for name, value in written.items():
                 assert value.ndim == 0 or value.shape[0] == values["mask_BT"].shape[0], (
-                    f"{name} must have B in front or no axes"
+                    f"{name} must have B as its first axis, or no axes"
                 )
             values.update(written)
         return values
 
     @torch.no_grad()
     def measure(self, values: Mapping[str, Tensor]) -> tuple[tuple[Key, ...], Tensor]:
-        """All nodes' statistics of the whole batch: their keys, and this rank's masked sums and counts, `[2, n]`."""
+        """All nodes' statistics of the whole batch: keys, and this rank's sums and counts `[2, n]`."""
         found: dict[Key, Statistic] = {}
         for node in self.nodes:
             if hasattr(node, "measure"):
@@ -149,7 +151,7 @@ class Objective:
         return {name: values[name] for name in self.reads[method][node.name]}
 
     def drawn_from(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The rows that minibatches are drawn from: trajectories or single steps, as `trainer.shuffle` says."""
+        """The rows that minibatches are drawn from: trajectories or steps (`trainer.shuffle`)."""
         whole = self.trajectories(values)
         return whole if self.context.trainer.shuffle == "trajectories" else self.single_steps(whole, values["actions_BT"])
 
@@ -162,10 +164,10 @@ class Objective:
         return whole
 
     def single_steps(self, whole: Mapping[str, Tensor], actions_BT: Tensor) -> dict[str, Tensor]:
-        """Each step as a trajectory of its own, of length 1.
+        """Turn each step into a trajectory of length 1.
 
-        Losses read later steps only from what `prepare` has stored for each step. The latent model needs the following actions
-        and gets them as `FOLLOWING_ACTIONS`.
+        Losses read later steps only from the results of `prepare`. The dynamics model needs the
+        following actions and gets them as `FOLLOWING_ACTIONS`.
 
         Raises:
             UserError: if the user's own loss reads a tensor whose name does not end with its axes.
@@ -177,15 +179,15 @@ class Objective:
         return apart
 
     def minibatch(self, values: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-        """The tensors of a minibatch of these trajectories; scalars stay as they are."""
+        """The tensors of a minibatch with the given trajectories; scalars are not indexed."""
         return next(self.minibatches(self.trajectories(values), [rows]))
 
     def minibatches(self, drawn_from: Mapping[str, Tensor], parts: Sequence[Tensor]) -> Iterator[dict[str, Tensor]]:
         """The tensors of each of several minibatches.
 
         Args:
-            drawn_from: the result of the method of that name.
-            parts: the rows of each minibatch.
+            drawn_from: the result of `drawn_from`.
+            parts: the row numbers of each minibatch.
         """
         rows = torch.cat(list(parts))
         scalars = {name: value for name, value in drawn_from.items() if value.ndim == 0}
@@ -198,12 +200,12 @@ class Objective:
             yield {**scalars, **taken, **{name: value[part] for name, value in large.items()}}
 
     def weigh(self, minibatch: Mapping[str, Tensor], outputs: ModelOutputs, *, whole: bool = False) -> Weighed:
-        """Compute every loss in order and weigh its terms.
+        """Compute every loss in order and weight its terms.
 
         Args:
             minibatch: the result of `minibatch`.
             outputs: the outputs of the model's forward pass.
-            whole: whether the batch's mask is True everywhere, so that it need not be applied to every sum.
+            whole: whether the batch's mask is True everywhere; sums are then not masked.
         """
         values: dict[str, Tensor] = {**minibatch, **cast("Mapping[str, Tensor]", outputs)}
         importance_B = minibatch.get(IMPORTANCE)
@@ -222,7 +224,7 @@ class Objective:
         if not self.checked:
             refuse_double_names(keys, self.measured)
             self.checked = True
-        # Each sum keeps its own graph. With a stack of sums, every loss's gradient would go back through all losses.
+        # Each sum keeps its own graph. After stacking, the gradient of one loss would pass through all.
         update_sums = UpdateSums(
             tuple(keys),
             [masked_sum(entry, true_mask) for entry in now.values()],
@@ -247,7 +249,10 @@ class Objective:
     def scales(
         self, now: Mapping[Key, Term | Statistic], update_sums: UpdateSums
     ) -> tuple[Sequence[Tensor | float], Tensor | None]:
-        """Each sum's factor in the objective, and on how many ranks each term is not finite (None with one rank)."""
+        """Each sum's factor in the objective, and the number of ranks on which each is not finite.
+
+        The second result is None with one rank.
+        """
         if self.context.reducer.world_size == 1:
             share: dict[int, Tensor | float] = {}
             for count in update_sums.counts:
@@ -256,7 +261,8 @@ class Objective:
             return [
                 self.coefs.get(key, 0.0) * share[id(count)] for key, count in zip(now, update_sums.counts, strict=True)
             ], None
-        # Statistics may be NaN. Broken terms are reduced with the counts, so that all ranks skip an update or none does.
+        # Statistics may be NaN. Whether terms are finite is reduced together with the counts, so that
+        # either all ranks skip an update or none does.
         sums = torch.stack(update_sums.sums).detach()
         is_term = torch.tensor([key in self.coefs for key in now], device=sums.device)
         own = torch.stack([as_tensor(update_sums.counts, sums.device), (is_term & ~sums.isfinite()).float()])
@@ -271,7 +277,7 @@ class Objective:
 
 
 def model_outputs(model: nn.Module, minibatch: Mapping[str, Tensor], needs: ModelNeeds) -> ModelOutputs:
-    """The model's forward pass of a minibatch."""
+    """The model's outputs for a minibatch."""
     outputs: ModelOutputs = model(
         minibatch["observations_BT"],
         minibatch.get("core_state_BS"),
@@ -283,7 +289,7 @@ def model_outputs(model: nn.Module, minibatch: Mapping[str, Tensor], needs: Mode
 
 
 def weighted_sum(parts: Collection[tuple[Tensor, Tensor | float]], device: torch.device) -> Tensor:
-    """The sum of the products; 0 of none."""
+    """The sum of value times scale over all parts; 0 without parts."""
     total: Tensor | None = None
     for value, scale in parts:
         if total is None:
@@ -294,20 +300,20 @@ def weighted_sum(parts: Collection[tuple[Tensor, Tensor | float]], device: torch
 
 
 def refuse_double_names(computed: Iterable[Key], measured: Iterable[Key]) -> None:
-    """Check that no reported number has the name of another one.
+    """Check that a loss reports each name once.
 
     Raises:
-        UserError: if one has the name of a loss's own numbers, or comes from both `compute` and `measure`.
+        UserError: if a name is one that every loss has, or comes from both `compute` and `measure`.
     """
     for loss, name in {*computed, *measured}:
         if name in {*OWN_NUMBERS, "terms"}:
-            raise UserError(f"the loss {loss} reports {name!r}, which every loss reports of itself; give it another name")
+            raise UserError(f"the loss {loss} reports {name!r}, a name that every loss already has; use another name")
     for loss, name in set(computed) & set(measured):
-        raise UserError(f"the loss {loss} reports {name!r} from compute and from measure; give one of them another name")
+        raise UserError(f"the loss {loss} reports {name!r} from both compute and measure; rename one of them")
 
 
 def sums_and_counts(entries: list[Term | Statistic]) -> Tensor:
-    """`[2, n]`: the masked sum and the count of each."""
+    """The masked sum and the count of each entry, `[2, n]`."""
     if not entries:
         return torch.zeros(2, 0)
     sums = torch.stack([masked_sum(entry) for entry in entries])
@@ -315,9 +321,9 @@ def sums_and_counts(entries: list[Term | Statistic]) -> Tensor:
 
 
 def counted(entry: Term | Statistic, importance_B: Tensor | None) -> Term | Statistic:
-    """A term with each row's values multiplied by the row's weight; the count that the sum is divided by does not change.
+    """Multiply a term's values by their rows' weights; the count for the mean stays the same.
 
-    Statistics are not weighted, nor are terms without rows as the first axis.
+    Statistics, and terms whose first axis is not the rows, are returned unchanged.
     """
     if importance_B is None or not isinstance(entry, Term) or entry.value.shape[:1] != importance_B.shape:
         return entry

@@ -1,4 +1,4 @@
-"""How much there is to learn from each trajectory of a batch: what the replay buffer draws by."""
+"""Priorities of a batch's trajectories, by which the replay buffer samples."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from torch import Tensor
 
 
 def priorities_of(values: Mapping[str, Tensor]) -> Tensor:
-    """The mean over valid steps of |value target - V|, V as it was at the batch's start.
+    """The mean of |value target - V| over a row's valid steps, with V at the batch's start.
 
-    A row without valid steps has nothing to learn from: 0. So has one whose error is not finite, for it would only be skipped
-    again.
+    A row without valid steps has priority 0. So has a row whose error is not finite, because its update
+    would be skipped again.
 
     Args:
-        values: what `Objective.prepare` gave. V is the learner's own, or the prior's where nobody asks for the learner's.
+        values: the result of `Objective.prepare`. V is the trained network's value, or the prior
+            network's if the plan does not compute the former.
 
     Returns:
-        `[B]`, finite and 0 or more.
+        `[B]`, finite and at least 0.
     """
     value_BT1 = values["old_value_BT1"] if "old_value_BT1" in values else values["prior_value_BT1"]
     mask_BT = values["mask_BT"]

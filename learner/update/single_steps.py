@@ -1,4 +1,4 @@
-"""A batch taken apart into single steps, for minibatches that are drawn from all of it (`trainer.shuffle=steps`)."""
+"""Splits a batch into single steps, for `trainer.shuffle=steps`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from oatmill.errors import UserError
 
 
 def by_step(name: str, value: Tensor, steps: int) -> Tensor:
-    """A batch's tensor with its steps in front, by the axes that its name ends with.
+    """A tensor with one row per step; the axes at the end of its name say how.
 
-    `_BT...` becomes `[B * T, 1, ...]`; `_BT1`, which has one more step, `[B * T, 2, ...]`: the step and the one after it.
-    A row's number or state, `_B...`, is repeated for each of its steps; a scalar stays.
+    `_BT...` becomes `[B * T, 1, ...]`. `_BT1`, which has one more step, becomes `[B * T, 2, ...]`: each
+    step and the next one. `_B...`, one value or state per row, is repeated for each step of the row. A
+    scalar is returned unchanged.
+
+    Raises:
+        UserError: if the name does not end with such axes.
     """
     if value.ndim == 0:
         return value
@@ -24,6 +28,6 @@ def by_step(name: str, value: Tensor, steps: int) -> Tensor:
     if axes.startswith("B"):
         return value.repeat_interleave(steps, 0)
     raise UserError(
-        f"trainer.shuffle=steps reads a tensor's axes from the end of its name, such as _BT or _B, and {name} has none there; "
+        f"trainer.shuffle=steps needs tensor names that end with their axes, such as _BT or _B, got {name}; "
         "rename it, or set trainer.shuffle to trajectories"
     )

@@ -1,4 +1,7 @@
-"""Masked sums and counts for the report: of terms for each update, of late statistics once for many updates."""
+"""Masked sums and counts for the report.
+
+Terms are summed at every update. Late statistics are computed for many updates at once.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,9 @@ class UpdateSums(NamedTuple):
 
     Attributes:
         keys: terms and statistics in the order of the report's columns.
-        sums: this rank's masked sums of all entries that are not late, in order. Sums of terms have a graph, which holds no
-            tensors any more once it was differentiated.
-        counts: the number of values of each sum; an int if the mask is known to be True everywhere.
+        sums: this rank's masked sums of all entries that are not late, in order. Sums of terms have a
+            graph; after the backward pass it holds no tensors.
+        counts: the number of values in each sum; an int if the mask is known to be True everywhere.
         late: the late statistics.
         true_mask: the minibatch's mask if it is known to be True everywhere.
     """
@@ -34,7 +37,10 @@ class UpdateSums(NamedTuple):
 
 
 def masked_sum(entry: Term | Statistic, true_mask: Tensor | None = None) -> Tensor:
-    """A scalar with a term's graph; what is masked may be NaN. `true_mask` is one that is known to be True everywhere."""
+    """The sum of an entry's unmasked values, with the term's graph; masked values may be NaN.
+
+    An entry whose mask is `true_mask`, which is known to be True everywhere, is not masked.
+    """
     value = entry.value if isinstance(entry, Term) else entry.value.detach()
     if entry.mask is not true_mask:
         value = torch.where(entry.mask, value, 0.0)
@@ -42,14 +48,14 @@ def masked_sum(entry: Term | Statistic, true_mask: Tensor | None = None) -> Tens
 
 
 def counts_of(entries: Collection[Term | Statistic], true_mask: Tensor | None = None) -> list[Tensor | int]:
-    """The number of values of each entry. Most entries share a mask, which is counted once."""
+    """The number of unmasked values of each entry; shared masks are counted once."""
     masks = {id(entry.mask): entry.mask for entry in entries}
     counts = {key: mask.numel() if mask is true_mask else mask.sum() for key, mask in masks.items()}
     return [counts[id(entry.mask)] for entry in entries]
 
 
 def as_tensor(counts: Sequence[Tensor | int], device: torch.device) -> Tensor:
-    """`[n]`, float32."""
+    """The counts as float32 `[n]`."""
     if all(isinstance(count, int) for count in counts):
         return torch.tensor(counts, dtype=torch.float32, device=device)
     return torch.stack([torch.as_tensor(count, device=device) for count in counts]).float()
@@ -57,7 +63,7 @@ def as_tensor(counts: Sequence[Tensor | int], device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def settle(unsettled: Sequence[UpdateSums]) -> Tensor:
-    """`[updates, 2, n]`: masked sums and counts of this rank, of all that some updates left."""
+    """This rank's masked sums and counts of several updates, with the late ones: `[updates, 2, n]`."""
     first = unsettled[0]
     flat = [value for update_sums in unsettled for value in update_sums.sums]
     sums = torch.stack(flat) if flat else torch.zeros(0)
@@ -73,16 +79,16 @@ def settle(unsettled: Sequence[UpdateSums]) -> Tensor:
 
 
 def settle_late(late: Sequence[Mapping[Key, Statistic]], whole: Sequence[Tensor | None]) -> Tensor:
-    """`[updates, 2, n]` of the late statistics, each worked out for all updates at once.
+    """Compute each late statistic for all updates at once: sums and counts, `[updates, 2, n]`.
 
     Args:
-        late: of each update.
-        whole: the mask of each update that is known to be True everywhere.
+        late: the late statistics of each update.
+        whole: for each update, the mask that is known to be True everywhere, or None.
     """
     joined: dict[tuple[int, ...], Tensor] = {}
 
     def join(tensors: Sequence[Tensor]) -> Tensor:
-        """All updates' rows of a tensor, once for all statistics that read it."""
+        """Concatenate a tensor over updates, once for all statistics that read it."""
         key = tuple(map(id, tensors))
         if key not in joined:
             joined[key] = torch.cat(list(tensors)) if len(tensors) > 1 else tensors[0]
@@ -109,7 +115,7 @@ def settle_late(late: Sequence[Mapping[Key, Statistic]], whole: Sequence[Tensor 
 
 
 def sums_of(values: Tensor, lengths: Sequence[int]) -> Tensor:
-    """`[updates]`, float32: the sum of each update's rows."""
+    """The sum of each update's rows, float32 `[updates]`."""
     if len(set(lengths)) == 1:
         return values.reshape(len(lengths), -1).sum(1, dtype=torch.float32)
     return torch.stack([part.sum(dtype=torch.float32) for part in torch.split(values, list(lengths))])

@@ -1,4 +1,4 @@
-"""The update: epochs of minibatches over one batch, and the prior that follows."""
+"""The learner step: epochs of minibatch updates on one batch, and updates of the prior network."""
 
 from __future__ import annotations
 
@@ -22,26 +22,29 @@ from learner.update.sums import Key, UpdateSums, settle
 from oatmill.settings.base import MetricsSettings
 
 SETTLE_EVERY = 64
-"""The report's statistics are kept for this many updates and then computed for all of them at once."""
+"""Late statistics are kept for this many updates and then computed for all of them at once."""
 
 
 @dataclass
 class Record:
-    """The measurements of one learner step, on the device. `learner.reporting.report` brings them to the host in one transfer.
+    """The measurements of one learner step, still on the device.
+
+    `learner.reporting.report` copies them to the host in one transfer.
 
     Attributes:
         keys: terms and statistics, in the order of the columns of `sums`.
         sums: one `[2, n]` per update: this rank's masked sums and counts.
-        unsettled: what the last updates left for `sums`.
+        unsettled: the last updates, which are not in `sums` yet.
         norms: the gradient's norm before clipping, one per update, the same on all ranks.
         batch_keys: statistics of the whole batch, in the order of the columns of `batch_sums`.
         batch_sums: `[2, n]` of this rank, or None if the step is not reported.
         gradients: `[losses, 2]` norms and cosines on the trunk, or None if they were not measured.
-        skipped: updates that were skipped because a loss or the gradient was not finite on a rank.
-        nonfinite: the number of updates in which each loss was not finite; `gradient` if all losses were finite.
+        skipped: the number of updates skipped because a loss or the gradient was not finite on a rank.
+        nonfinite: the number of skipped updates by the loss that was not finite; `gradient` if only the
+            gradient was not finite.
         stopped_early: whether target_kl ended the step before its last epoch.
-        seconds: time by phase.
-        priorities: `[B]`, the distance of each row's values from their targets, or None if not asked for.
+        seconds: the time of each phase.
+        priorities: each row's priority, `[B]`, or None if not asked for.
     """
 
     keys: tuple[Key, ...] = ()
@@ -67,13 +70,13 @@ class Record:
 
 
 class Updater:
-    """Applies the plan's losses to a network, batch after batch.
+    """Trains a network on batches with the plan's losses.
 
     Args:
-        plan: the losses and what they read.
-        context: models, settings, ranks.
+        plan: the losses and the nodes that they need.
+        context: networks, settings and ranks.
         wrapped: `context.model`, wrapped by DDP if there are several ranks.
-        metrics: says how often gradients are measured.
+        metrics: has the interval at which gradients are measured.
     """
 
     def __init__(self, plan: Plan, context: Context, wrapped: nn.Module, metrics: MetricsSettings) -> None:
@@ -91,7 +94,7 @@ class Updater:
         self.measured_at = -metrics.gradient_every
 
     def learn(self, inputs: Mapping[str, Tensor], *, learning_rate: float, report: bool, priorities: bool = False) -> Record:
-        """One learner step: prepare once, then epochs of minibatches of whole trajectories, or of single steps.
+        """Run one learner step: prepare the batch, then train on minibatches for several epochs.
 
         Args:
             inputs: tensors with the names of `learner.nodes.network.BatchInputs`.
@@ -111,7 +114,8 @@ class Updater:
         trainer = self.context.trainer
         limited = trainer.losses.ppo_actor.target_kl is not None
         mask_BT = inputs["mask_BT"]
-        # Checked once per batch, and only on a CPU: on a GPU the check would have to wait for the device.
+        # Checked once per batch, and only on a CPU: on a GPU the check would have to wait for the
+        # device.
         whole = mask_BT.device.type == "cpu" and bool(mask_BT.all())
         drawn_from = self.objective.drawn_from(values)
         rows = len(drawn_from["mask_BT"])
@@ -119,7 +123,7 @@ class Updater:
             shuffled = torch.randperm(rows, generator=self.context.generator, device=mask_BT.device)
             parts = shuffled.chunk(trainer.minibatches)
             for part, minibatch in enumerate(self.objective.minibatches(drawn_from, parts)):
-                # In the first epoch, which target_kl never skips.
+                # target_kl never skips the first epoch.
                 due = epoch == 0 and part == len(parts) - 1 and self.gradients_due()
                 self.update(minibatch, record, measure=due, whole=whole)
             if limited or len(record.unsettled) >= SETTLE_EVERY:
@@ -135,7 +139,7 @@ class Updater:
         return self.updates - self.measured_at >= self.metrics.gradient_every
 
     def update(self, minibatch: Mapping[str, Tensor], record: Record, *, measure: bool, whole: bool = False) -> None:
-        """One optimiser step. If a number is not finite on any rank, all ranks skip the update."""
+        """Run one update. If a number is not finite on any rank, all ranks skip the update."""
         started = time.perf_counter()
         with self.autocast():
             outputs = model_outputs(self.wrapped, minibatch, self.plan.needs)
@@ -156,9 +160,10 @@ class Updater:
         record.seconds["optimizer"] += time.perf_counter() - backwarded
 
     def apply(self, record: Record, weighed: Weighed) -> None:
-        """Clip, step and move the prior; or, if a loss or the gradient is not finite, skip the update and count it.
+        """Clip the gradient and update network and prior, or skip the update if a number is not finite.
 
-        All ranks do the same, because they see the same number of broken terms and, after DDP's mean, the same gradient.
+        All ranks do the same, because they have the same counts of non-finite terms and, after DDP's
+        mean, the same gradient.
         """
         gradient = self.optimizer.flat.gradient()
         norm = torch.linalg.vector_norm(gradient)
@@ -173,11 +178,11 @@ class Updater:
             self.prior.array.lerp_(self.optimizer.flat.array, self.context.trainer.losses.prior_rate)
 
     def weights_finite(self) -> bool:
-        """Whether all trained arrays are finite. An array that is not finite never becomes finite again."""
+        """Whether all trained parameters are finite. A NaN never becomes finite again."""
         return bool(torch.linalg.vector_norm(self.optimizer.flat.array).isfinite())
 
     def moved_too_far(self, record: Record, updates: int) -> bool:
-        """Whether the mean KL to the policy at the batch's start exceeded target_kl in the last `updates` updates."""
+        """Whether the mean `approx_kl` of the last `updates` updates exceeds target_kl."""
         limit = self.context.trainer.losses.ppo_actor.target_kl
         if limit is None or ("ppo_actor", "approx_kl") not in record.keys:
             return False
@@ -187,20 +192,20 @@ class Updater:
         return bool(total > limit * count)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Computes in bfloat16 if the settings ask for it."""
+        """The autocast context; does nothing if `trainer.autocast` is none."""
         if self.context.trainer.autocast == "none":
             return nullcontext()
         return torch.autocast(self.parameters[0].device.type, torch.bfloat16)
 
 
 def flat_prior(model: AgentModel, prior: AgentModel) -> Flat:
-    """The prior's parameters that follow trained ones, in the same layout. The others never change."""
+    """The prior network's counterparts of the trained parameters, in the same layout."""
     pairs = zip(prior.parameters(), model.parameters(), strict=True)
     return Flat([old for old, new in pairs if new.requires_grad])
 
 
 def freeze_unused(model: AgentModel, plan: Plan) -> None:
-    """Exclude the parameters that no enabled loss reaches from training, so that DDP does not wait for their gradients."""
+    """Freeze the parameters that no loss uses, so that DDP does not wait for their gradients."""
     read = {name for names in plan.reads.values() for name in names}
     needs = plan.needs
     used = {

@@ -1,1 +1,1 @@
-"""Child processes that run a user's code, and how they end."""
+"""Child processes that run a user's code, and how they are ended."""

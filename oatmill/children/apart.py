@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import json
 import logging
@@ -14,20 +13,21 @@ from collections.abc import Callable
 from typing import Any
 
 from oatmill.children.leaving import leave
+from oatmill.children.parent import die_with
 from oatmill.children.places import place_of
 from oatmill.errors import OatmillError, UserError, one_line
 from oatmill.process.entry import configure_logging
-
-PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger("oatmill.apart")
 
 
 class Answer:
-    """The result of the work, sent line by line over a separate pipe. Standard output belongs to the user's code.
+    """The result of the work, sent as lines over a separate pipe.
+
+    Standard output belongs to the user's code.
 
     Args:
-        descriptor: file descriptor of the pipe's writing end.
+        descriptor: the file descriptor of the pipe's writing end.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -65,7 +65,7 @@ class Answer:
 
 
 def in_words(error: BaseException) -> str:
-    """What the user's code did, as the predicate of a sentence."""
+    """Describe what the user's code did, as the predicate of a sentence."""
     if not isinstance(error, SystemExit):
         return f"raised {one_line(error)}"
     place = place_of(error)
@@ -82,7 +82,7 @@ def serve(work: Callable[[Any, Answer], None]) -> None:
         work: function that takes the request's values and an Answer.
     """
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
-    _die_with(parent)
+    die_with(parent, signal.SIGKILL)
     os.set_inheritable(descriptor, False)  # noqa: FBT003  (the library's own signature)
     os.dup2(2, 1)
     request = json.load(sys.stdin)
@@ -93,18 +93,10 @@ def serve(work: Callable[[Any, Answer], None]) -> None:
     answer = Answer(descriptor)
     try:
         work(request["values"], answer)
-    except BaseException as error:  # SystemExit too: this process is here so that nothing of the user's goes further
+    except BaseException as error:  # SystemExit, too: nothing that the user's code raises may leave this process
         answer.failed(error)
     answer.closed()
     faulthandler.cancel_dump_traceback_later()
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     leave(0)
-
-
-def _die_with(parent: int) -> None:
-    """Ask the kernel to end this process when its parent is gone (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)

@@ -11,7 +11,7 @@ PACKAGES_FOLDER = str(Path(__file__).resolve().parents[2])
 
 
 def child_environment(environ: Mapping[str, str], threads: int) -> dict[str, str]:
-    """A child's environment: oatmill's packages and no others of the same names, and a bounded number of threads."""
+    """Return a child's environment variables: it finds oatmill's own packages first, and uses few threads."""
     limit = str(threads)
     changes = {
         "PYTHONSAFEPATH": "1",

@@ -1,10 +1,14 @@
-"""The processes that a role has started, found and ended wherever they have gone. Standard library only; Linux only.
+"""Finds and ends all processes that a role has started, wherever they are now.
 
-A game or a simulator may start a session of its own, or fork twice, so that no parent leads to it any more. What it keeps is
-its environment: every role is started with its own value of `OATMILL_FAMILY`, and hands it down to whatever it starts.
+Standard library only; Linux only.
 
-As a program, this file is the guardian of a run or of one role: it outlives its parent, however the parent ends, lets the
-roles end in order, and then ends what they have left behind. It is run by its path, so it imports nothing of this project.
+A game or a simulator may start its own session, or fork twice, so that it has no living ancestor in
+the run. But it keeps its environment: every role is started with its own value of `OATMILL_FAMILY`,
+which all its descendants inherit.
+
+As a program, this file is the guardian of a run or of one role. It outlives its parent, however the
+parent ends, lets the roles end in order, and then ends what they have left behind. It is run by its
+path, so it imports nothing of this project.
 """
 
 from __future__ import annotations
@@ -21,19 +25,21 @@ from collections.abc import Collection
 from pathlib import Path
 
 FAMILY = "OATMILL_FAMILY"
-"""The variable that holds a role's tag."""
+"""The environment variable that contains a role's tag."""
 GRACE_S = 75.0
-"""After the death of a supervisor its roles have this long to end in order. A learner may save a checkpoint in that time."""
+"""After the death of a supervisor, its roles have this long to end in order. A learner may save a
+checkpoint in this time."""
 LOOK_EVERY_S = 0.5
 GONE_WITHIN_S = 2.0
-"""Processes that were killed are waited for this long. One that the kernel holds up (a disk, a driver) is left to it."""
+"""How long to wait for killed processes to end. A process that the kernel blocks (a disk, a driver)
+is left to it."""
 
 
 class Guardian:
-    """A small process that ends what is left of roles when this process is gone, however it went.
+    """A small process that ends what roles have left behind when this process is gone, however it ended.
 
     Attributes:
-        pid: its process.
+        pid: the guardian's process id.
     """
 
     def __init__(self) -> None:
@@ -45,47 +51,50 @@ class Guardian:
         self.pid = self._process.pid
         assert self._process.stdin is not None, "it was started with a pipe"
         self._pipe = self._process.stdin
-        os.set_blocking(self._pipe.fileno(), False)  # a guardian that was stopped holds nobody up
+        os.set_blocking(self._pipe.fileno(), False)  # a stopped guardian must not block this process
 
     def watch(self, tag: str, pid: int) -> None:
-        """Have one more role watched over. A guardian that somebody has killed is done without."""
+        """Watch one more role. Does nothing if somebody has killed the guardian."""
         with contextlib.suppress(OSError):
             os.write(self._pipe.fileno(), f"{tag} {pid}\n".encode())
 
     def close(self) -> None:
-        """Let it go: nothing is left to be ended."""
+        """End the guardian: there is nothing left to end."""
         self._process.kill()
         self._pipe.close()
         self._process.wait()
 
 
 def new_tag() -> str:
-    """A tag that no other role on this machine has."""
+    """Return a tag that no other role on this machine has."""
     return uuid.uuid4().hex
 
 
 def guard_this_process() -> None:
-    """Have what this process will start ended when this process has ended. A program that takes its place is guarded, too."""
+    """Start a guardian that ends what this process has started, after this process has ended.
+
+    A program that replaces this one (exec) is guarded, too.
+    """
     tag = os.environ.get(FAMILY) or new_tag()
     Guardian().watch(tag, os.getpid())
     os.environ[FAMILY] = tag
 
 
 def end_families(tags: Collection[str]) -> list[int]:
-    """Kill every process that carries one of some roles' tags, the roles included, and wait until they are gone.
+    """Kill all processes that have one of these tags, the roles included, and wait until they are gone.
 
-    Nothing else is gone by: not a parent, a process group or a session, whose numbers may by now be somebody else's.
+    Parents, process groups and sessions are not used: their numbers may have been reused by now.
 
     Args:
-        tags: of the roles.
+        tags: the tags of the roles.
 
     Returns:
-        The processes that were killed. One that was started with a cleared environment is not found, nor is one whose
-        environment this user may not read.
+        The ids of the killed processes. A process that was started with an empty environment is not
+        found, nor is one whose environment this user may not read.
     """
     killed: set[int] = set()
     deadline = time.monotonic() + GONE_WITHIN_S
-    while found := members(tags):  # again: a process may have started another one just before it was killed
+    while found := members(tags):  # repeat: a process may have started another one just before it was killed
         for pid in found:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
@@ -97,7 +106,7 @@ def end_families(tags: Collection[str]) -> list[int]:
 
 
 def members(tags: Collection[str]) -> list[int]:
-    """The processes that carry one of some tags; this process is left out."""
+    """Return the processes that have one of these tags, without this process."""
     if not Path("/proc/self/environ").exists():  # not Linux
         return []
     pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
@@ -106,7 +115,7 @@ def members(tags: Collection[str]) -> list[int]:
 
 
 def _tag_of(pid: int) -> bytes | None:
-    """The tag that a process was started with; None for one without, one of another user, or one that is gone."""
+    """Return the tag of a process; None if it has none, belongs to another user, or is gone."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123  (called for every process of the machine)
             content = b"\0" + file.read()
@@ -121,7 +130,7 @@ def _untagged() -> dict[str, str]:
 
 
 def _guard(parent: int) -> None:
-    """Wait until the parent is gone; then end each role's family once the role has ended, or is too slow."""
+    """Wait until the parent is gone. Then end each role's family once the role has ended or is too slow."""
     roles = _told(parent)
     deadline = time.monotonic() + GRACE_S
     while roles:
@@ -133,7 +142,7 @@ def _guard(parent: int) -> None:
 
 
 def _told(parent: int) -> dict[str, int]:
-    """The roles that the parent has told of, by their tags, once the parent is gone."""
+    """Wait until the parent is gone, and return the roles that it reported, by their tags."""
     told, open_ = b"", True
     while open_ or os.getppid() == parent:
         if not open_:  # another program has taken the parent's place

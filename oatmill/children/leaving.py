@@ -11,7 +11,7 @@ from typing import NoReturn
 
 
 def leave(code: int) -> NoReturn:
-    """Exit, even if the user's code has left threads behind that Python would wait for.
+    """Exit, even if the user's code has left threads that Python would wait for.
 
     Args:
         code: the exit code.
@@ -26,5 +26,5 @@ def leave(code: int) -> NoReturn:
 
 
 def threads_left() -> bool:
-    """Whether Python would wait for another thread before it ends."""
+    """Whether Python would wait for another thread at exit."""
     return any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())

@@ -1,4 +1,4 @@
-"""How a child process ends with its parent. Standard library only."""
+"""Ends a child process when its parent ends. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,21 +11,31 @@ PR_SET_PDEATHSIG = 1
 
 
 def dies_with_parent(number: int) -> Callable[[], None] | None:
-    """What a child does before it becomes another program: ask for a signal when its parent is gone (Linux only).
+    """Return a `preexec_fn` for `subprocess.Popen`: the child gets a signal when its parent ends.
 
-    Call it in the parent, and give the result to `subprocess.Popen(preexec_fn=...)`.
+    Call it in the parent. Linux only; returns None on other systems.
 
     Args:
         number: the signal that the child gets.
     """
     if sys.platform != "linux":
         return None
-    parent = os.getpid()
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent, prctl = os.getpid(), ctypes.CDLL(None, use_errno=True).prctl
+    return lambda: _request_signal(prctl, parent, number)
 
-    def ask() -> None:
+
+def die_with(parent: int, number: int) -> None:
+    """Request a signal for this process when its parent ends (Linux only), or exit if it has ended.
+
+    Args:
+        parent: the parent's process id.
+        number: the signal.
+    """
+    _request_signal(ctypes.CDLL(None).prctl if sys.platform == "linux" else None, parent, number)
+
+
+def _request_signal(prctl: Callable[[int, int], int] | None, parent: int, number: int) -> None:
+    if prctl is not None:
         prctl(PR_SET_PDEATHSIG, number)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return ask
+    if os.getppid() != parent:
+        os._exit(1)

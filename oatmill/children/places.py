@@ -1,4 +1,4 @@
-"""Where in a user's own code an error came from."""
+"""Finds the line of a user's own code at which an error was raised."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ PACKAGES = ("actors", "agent", "deploy", "learner", "oatmill", "protocol", "reci
 
 
 def place_of(error: BaseException) -> str:
-    """The last line of the user's code that an error went through, as `maze.py:12, in step`; empty if there is none.
+    """Return the last line of the user's code in a traceback, as `maze.py:12, in step`; empty if none.
 
-    The user's code is all that is neither oatmill's, nor Python's, nor an installed package's.
+    The user's code is everything that belongs neither to oatmill, nor to Python, nor to an
+    installed package.
     """
     place, trace = "", error.__traceback__
     while trace is not None:
@@ -26,22 +27,25 @@ def place_of(error: BaseException) -> str:
 
 
 def place_in_words(file: str, line: int | str, function: str) -> str:
-    """A place, with the file as it is seen from the current folder."""
+    """Return a place as text, with the file's path relative to the current folder."""
     try:
         folder = f"{os.getcwd()}{os.sep}"  # noqa: PTH109  (compared as text, as code objects have it)
-    except OSError:  # the user's code, or somebody else, has removed it
+    except OSError:  # the current folder was removed
         folder = ""
     return f"{file.removeprefix(folder)}:{line}, in {function}"
 
 
 def is_users(file: str) -> bool:
-    """Whether a source file is the user's own."""
+    """Whether a source file belongs to the user."""
     return not file.startswith(_others())
 
 
 @cache
 def _others() -> tuple[str, ...]:
-    """How the paths of oatmill, Python and installed packages begin; code without a file has a name such as `<string>`."""
+    """Return how the paths of oatmill, Python and installed packages begin.
+
+    Code without a file has a name such as `<string>`.
+    """
     installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     ours = {str(OATMILL / package) for package in PACKAGES}
     return ("<", *(f"{folder}{os.sep}" for folder in installed | ours))

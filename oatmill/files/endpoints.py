@@ -1,4 +1,4 @@
-"""Endpoint files: each role writes its address to a small file in the run folder."""
+"""Endpoint files: each role writes its addresses to a small file in the run folder."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from oatmill.files.atomic import NeededWrites, write_file
+from oatmill.files.atomic import write_file
+from oatmill.files.full_disk import NeededWrites
 
 FOLDER = "endpoints"
 
 
 def write_endpoint(run_dir: Path, role: str, content: Mapping[str, Any], writes: NeededWrites | None = None) -> None:
-    """Write a role's endpoint file, which says that the role is ready. Readers never see a partial file.
+    """Write a role's endpoint file, which shows that the role is ready. Readers never see a partial file.
 
     Args:
         run_dir: the run's folder.
         role: the file's name.
-        content: at least `pid`, and `metrics` where the role serves them.
-        writes: queue for the write if the disk is full; None raises instead.
+        content: at least `pid`, and `metrics` if the role serves them.
+        writes: queues the write if the disk is full; None raises an error instead.
 
     Raises:
-        OSError: if it cannot be written, without `writes`.
+        OSError: if the file cannot be written and there are no `writes`.
     """
     folder = run_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)

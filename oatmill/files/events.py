@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from oatmill.files.atomic import NeededWrites
+from oatmill.files.full_disk import NeededWrites
 
 NAME = "events.jsonl"
 
@@ -31,5 +31,5 @@ class Events:
         self._writes.flush()
 
     def close(self) -> None:
-        """Write waiting lines; lines that cannot be written are logged as lost."""
+        """Write waiting lines. Lines that cannot be written are logged as lost."""
         self._writes.close()

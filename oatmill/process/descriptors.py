@@ -1,4 +1,4 @@
-"""How many files and sockets a server may have open. Each connection takes one."""
+"""The number of files and sockets that a server may have open. Each connection uses one."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import contextlib
 import resource
 
 WANTED = 65_536
-"""More than this is not asked for, even if the system would allow it."""
+"""The limit that is requested. More is not requested, even if the system would allow it."""
 RESERVE = 128
-"""Kept for the log, the metrics page, the keys and the process itself."""
+"""Descriptors that are reserved for the log, the metrics page, the keys and the process itself."""
 
 
 def raise_descriptor_limit() -> int:
-    """Raise this process's soft limit of open files (RLIMIT_NOFILE) towards its hard limit; child processes inherit it.
+    """Raise this process's soft limit of open files (RLIMIT_NOFILE) towards its hard limit.
+
+    Child processes inherit it.
 
     Returns:
-        The limit that holds from now on. It is never lowered.
+        The new limit. It is never lowered.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
@@ -26,18 +28,18 @@ def raise_descriptor_limit() -> int:
 
 
 def descriptor_limit() -> int:
-    """How many files and sockets this process may have open; WANTED if there is no limit."""
+    """Return the number of files and sockets that this process may have open; WANTED if there is no limit."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return WANTED if soft == resource.RLIM_INFINITY else soft
 
 
 def too_few(limit: int, sockets: int, clients: int) -> str | None:
-    """A line if not all clients fit into a process's limit of open files; None if they do.
+    """Return a warning if the limit of open files is too low for all clients; None if it is high enough.
 
     Args:
-        limit: of the process's open files.
-        sockets: its listening sockets, to each of which every client connects.
-        clients: how many are expected.
+        limit: the process's limit of open files.
+        sockets: the number of its listening sockets. Every client connects to each of them.
+        clients: the number of expected clients.
     """
     room = connections_of(limit, sockets)
     if clients <= room:
@@ -50,10 +52,10 @@ def too_few(limit: int, sockets: int, clients: int) -> str | None:
 
 
 def connections_of(limit: int, sockets: int) -> int:
-    """How many connections each of a process's listening sockets may have.
+    """Return the number of connections that each listening socket of a process may have.
 
     Args:
-        limit: of the process's open files.
-        sockets: its listening sockets.
+        limit: the process's limit of open files.
+        sockets: the number of its listening sockets.
     """
     return max(1, (limit - min(RESERVE, limit // 2)) // sockets)

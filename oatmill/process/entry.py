@@ -1,4 +1,4 @@
-"""How a role's process begins and ends: options, logs, config.yaml, and one line on standard error for an error."""
+"""The start and the end of a role's process: options, logging, config.yaml, and one line for an error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOTS = ("env", "agent", "actors", "replay", "trainer", "metrics")
 
 
 def role_parser(prog: str, description: str) -> argparse.ArgumentParser:
-    """A parser with the options that all roles have."""
+    """Return a parser with the options that all roles have."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("--config", type=Path, required=True, help="the run's config.yaml")
     parser.add_argument("--keys", type=Path, help="folder of this role's keys, made by `oatmill keygen`")
@@ -42,7 +42,7 @@ def configure_logging(level: str | int) -> None:
 def run_to_exit(main: Callable[[], int], *, say: Callable[[str], object] | None = None) -> int:
     """Run a process's main function and return its exit code.
 
-    An error that is meant for the user becomes one line; with --log-level debug, its traceback is logged as well.
+    An oatmill error becomes one line. With --log-level debug, its traceback is logged as well.
 
     Args:
         main: the function; it returns the exit code.
@@ -51,7 +51,7 @@ def run_to_exit(main: Callable[[], int], *, say: Callable[[str], object] | None 
     try:
         return main()
     except OatmillError as error:
-        log.debug("this process ends because of", exc_info=error)
+        log.debug("this process ends because of an error", exc_info=error)
         (say or sys.stderr.write)(f"oatmill: error: {' '.join(str(error).split())}\n")
         return error.exit_code
 
@@ -64,7 +64,8 @@ def read_roots(path: Path, *, required: Collection[str] = ROOTS) -> dict[str, An
         required: the top-level names that the process needs.
 
     Raises:
-        UserError: if the file cannot be read, is not YAML, lacks a required name or has an unknown one.
+        UserError: if the file cannot be read, is not YAML, lacks a required name or has an unknown
+            name.
     """
     try:
         roots = yaml_format.load(path.read_text())
@@ -84,15 +85,15 @@ def read_roots(path: Path, *, required: Collection[str] = ROOTS) -> dict[str, An
 
 
 def settings_of(model: type[Model], roots: Mapping[str, Any], path: Path) -> Model:
-    """The settings that a process needs, validated.
+    """Validate the settings that a process needs.
 
     Args:
-        model: has a field per top-level name that the process needs, and ignores the others.
-        roots: what `read_roots` gave.
-        path: the file they come from, for the message.
+        model: has a field for each top-level name that the process needs, and ignores the others.
+        roots: the result of `read_roots`.
+        path: the file that they come from, for messages.
 
     Raises:
-        SettingsError: naming the first setting that is missing, unknown or out of bounds.
+        SettingsError: names the first setting that is missing, unknown or out of bounds.
     """
     from pydantic import ValidationError  # noqa: PLC0415  (the replay server starts without it)
 

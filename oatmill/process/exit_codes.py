@@ -8,8 +8,8 @@ FAILED = 1
 BAD_INPUT = 2
 """The user's request cannot be carried out. Restarting the process does not help."""
 HUNG = 70
-"""The process's own watchdog has ended it."""
+"""The process's own watchdog ended it."""
 OUT_OF_MEMORY = 71
-"""The process took more memory than its setting allows."""
+"""The process used more memory than its setting allows."""
 INTERRUPTED = 130
-"""Ctrl-C: 128 and the number of SIGINT, as shells count."""
+"""Ctrl-C. The code is 128 plus the number of SIGINT, as in shells."""

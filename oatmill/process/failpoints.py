@@ -1,6 +1,7 @@
-"""Places at which a test may kill a process: `OATMILL_FAILPOINT=NAME` or `NAME:COUNT`, the COUNT-th time that NAME is passed.
+"""Places at which a test can kill a process.
 
-The variable is read once, when the process starts. Without it, a failpoint costs one comparison.
+`OATMILL_FAILPOINT=NAME` selects one, `NAME:COUNT` its COUNT-th pass. The variable is read once,
+when the process starts. Without it, a failpoint costs one comparison.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ NAMES = (
     "buffer.rename.before",
     "buffer.rename.after",
 )
-"""Every failpoint there is."""
+"""All failpoints."""
 
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")
 _left = int(_count or 1) if _name else 0
 
 
 def failpoint(name: str) -> None:
-    """Kill this process with SIGKILL here, if a test has asked for it."""
+    """Kill this process with SIGKILL at this place, if a test has asked for it."""
     global _left  # noqa: PLW0603  (counts down once in a process's life)
     if name != _name:
         return
@@ -40,5 +41,5 @@ def failpoint(name: str) -> None:
 
 
 def armed(name: str) -> bool:
-    """Whether the process is to die the next time that it passes this place."""
+    """Whether the process will be killed the next time that it passes this place."""
     return name == _name and _left == 1

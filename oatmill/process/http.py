@@ -1,4 +1,4 @@
-"""/metrics, /healthz and /readyz of a role, and more pages of its own, in a few threads that only read."""
+"""An HTTP server for /metrics, /healthz, /readyz and JSON pages of a role. Its threads only read."""
 
 from __future__ import annotations
 
@@ -21,33 +21,36 @@ from oatmill.errors import UserError
 _log = logging.getLogger("oatmill.http")
 
 READ_WITHIN_S = 5.0
-"""A client that has not sent its whole request after this long is dropped, however often it sends a byte."""
+"""A client that has not sent its whole request after this long is disconnected, even if it is still
+sending."""
 ANSWER_WITHIN_S = 30.0
-"""A client that has not read its whole answer after this long is dropped."""
+"""A client that has not read the whole response after this long is disconnected."""
 MOST_CONNECTIONS = 32
-"""Connections, and so threads, at a time. One more takes the place of the one that would be dropped first."""
+"""The largest number of connections, and so of threads. A further one replaces the one with the
+nearest deadline."""
 
 
 @dataclass(frozen=True)
 class Pages:
-    """What is served."""
+    """The pages to serve."""
 
     registry: CollectorRegistry
-    healthy: Callable[[], bool]  # the role makes progress
-    ready: Callable[[], bool]  # it can be worked with
-    more: Mapping[str, Callable[[], Any]] = field(default_factory=dict)  # by path: what is answered as JSON
+    healthy: Callable[[], bool]  # whether the role makes progress
+    ready: Callable[[], bool]  # whether the role can be used
+    more: Mapping[str, Callable[[], Any]] = field(default_factory=dict)  # functions that return JSON values, by path
 
 
 class HttpServer:
-    """Serves pages in threads of its own until it is closed.
+    """Serves pages in its own threads until it is closed.
 
     Args:
-        host: the address to listen on: of IPv4, of IPv6 (with or without brackets), or a name of this machine.
+        host: the address to listen on: IPv4, IPv6 (with or without brackets), or a name of this
+            machine.
         port: the port; 0 takes a free one.
-        pages: what is served.
+        pages: the pages to serve.
 
     Attributes:
-        url: where /metrics is.
+        url: the URL of /metrics.
 
     Raises:
         UserError: if the port is taken, or the address is not one of this machine.
@@ -77,11 +80,11 @@ class HttpServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 1024  # a burst waits here and is not told to come again a second later
+    request_queue_size = 1024  # a burst of connections waits here instead of trying again after a second
 
     def __init__(self, host: str, port: int, handler: type[_Handler]) -> None:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        # A name that has addresses of both kinds is served where it always was.
+        # For a name with addresses of both kinds, IPv4 is used.
         family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
         self.address_family = family
         self._deadlines: dict[socket.socket, float] = {}
@@ -89,14 +92,14 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, handler)  # type: ignore[arg-type]  # an IPv6 address has four parts
 
     def server_bind(self) -> None:
-        """Bind without asking a name server for this host's full name, as `HTTPServer` does: it may not answer."""
+        """Bind. Unlike `HTTPServer`, do not look up this host's full name: the name server may not answer."""
         if self.address_family == socket.AF_INET6:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # `::` is every address, of IPv4 as well
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # `::` includes all IPv4 addresses
         TCPServer.server_bind(self)
         self.server_name, self.server_port = self.socket.getsockname()[:2]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection in a thread; of too many the one with the nearest deadline is dropped."""
+        """Serve a connection in a thread. If there are too many, end the one with the nearest deadline."""
         with self._lock:
             if len(self._deadlines) >= MOST_CONNECTIONS:
                 self._drop(min(self._deadlines, key=self._deadlines.__getitem__))
@@ -110,14 +113,14 @@ class _Server(ThreadingHTTPServer):
                 self._deadlines[request] = time.monotonic() + ANSWER_WITHIN_S
 
     def service_actions(self) -> None:
-        """Drop the clients that are too slow. Called several times a second."""
+        """Disconnect clients that are too slow. Called several times per second."""
         now = time.monotonic()
         with self._lock:
             for request in [request for request, deadline in self._deadlines.items() if now > deadline]:
                 self._drop(request)
 
     def _drop(self, request: socket.socket) -> None:
-        """Make the thread that serves a connection see its end; the thread itself closes it."""
+        """Shut a connection down. The thread that serves it then closes it."""
         del self._deadlines[request]
         with contextlib.suppress(OSError):
             request.shutdown(socket.SHUT_RDWR)
@@ -129,8 +132,8 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Note a request that broke off, as a scraper's that timed out; without a traceback."""
-        _log.debug("a request from %s to %s broke off", client_address, request, exc_info=True)
+        """Log a request that was interrupted, such as a scrape that timed out, without a traceback."""
+        _log.debug("a request from %s to %s was interrupted", client_address, request, exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -155,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(404, "text/plain", f"expected one of {known}\n".encode())
 
     do_HEAD = do_GET
-    """The same without the page itself."""
+    """The same without the body."""
 
     def _flag(self, good: bool, problem: str) -> None:  # noqa: FBT001 -- a status, read as one
         self._answer(200 if good else 503, "text/plain", b"ok\n" if good else f"{problem}\n".encode())
@@ -169,4 +172,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the base class's name
-        """Say nothing: Prometheus asks every few seconds."""
+        """Log nothing: Prometheus sends a request every few seconds."""

@@ -1,7 +1,7 @@
-"""Ends a process that uses too much memory, with a message, so that it is restarted before the system kills something.
+"""Ends a process that uses too much memory, with a message, before the system kills a process.
 
-RLIMIT_AS would not do: CUDA and shared memory reserve far more addresses than memory. RLIMIT_DATA makes libzmq abort without
-a word.
+RLIMIT_AS is not suitable: CUDA and shared memory reserve far more addresses than memory. With
+RLIMIT_DATA, libzmq aborts without a message.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from oatmill.process.exit_codes import OUT_OF_MEMORY
 
 LOOK_EVERY_S = 0.1
 SHARE = 0.8
-"""The part of a machine's or container's memory that one process may take, if its setting does not say otherwise."""
+"""The default limit, as a fraction of the memory of the machine or container."""
 PAGE_BYTES = resource.getpagesize()
 STATM, CGROUPS = Path("/proc/self/statm"), Path("/sys/fs/cgroup")
 
 
 class MemoryLimit:
-    """Ends this process when it holds more memory of its own than it may. Shared memory and files are not its own.
+    """Ends this process when its own memory exceeds a limit. Shared memory and files do not count.
 
     Args:
         role: the process's name in the message.
-        limit_bytes: limit in bytes; None takes `default_limit`.
+        limit_bytes: the limit in bytes; None for `default_limit`.
         setting: the setting that the message names.
     """
 
@@ -47,9 +47,7 @@ class MemoryLimit:
         while not self._ended.wait(LOOK_EVERY_S):
             held = own_memory()
             if held > self._limit:
-                line = (
-                    f"{held / 2**20:.0f} MiB of memory are more than the {self._limit / 2**20:.0f} that {self._setting} allows"
-                )
+                line = f"uses {held / 2**20:.0f} MiB of memory, and {self._setting} allows {self._limit / 2**20:.0f} MiB"
                 with contextlib.suppress(OSError, ValueError):
                     sys.stderr.write(f"{self._role}: {line}; this process ends\n")
                     sys.stderr.flush()
@@ -57,15 +55,25 @@ class MemoryLimit:
 
 
 def own_memory() -> int:
-    """Bytes of memory that this process holds alone; 0 where the system does not tell (only Linux does)."""
+    """Return the bytes of memory that only this process uses; 0 on systems other than Linux."""
+    resident, shared = _resident_and_shared()
+    return resident - shared
+
+
+def resident_memory() -> int:
+    """Return the bytes of memory that this process uses; 0 on systems other than Linux."""
+    return _resident_and_shared()[0]
+
+
+def _resident_and_shared() -> tuple[int, int]:
     with contextlib.suppress(OSError, ValueError, IndexError):
         _, resident, shared, *_ = STATM.read_bytes().split()
-        return (int(resident) - int(shared)) * PAGE_BYTES
-    return 0
+        return int(resident) * PAGE_BYTES, int(shared) * PAGE_BYTES
+    return 0, 0
 
 
 def default_limit() -> int:
-    """SHARE of the memory of this machine, or of this container if that has less."""
+    """Return SHARE of the memory of this machine, or of this container if that is less."""
     memory = os.sysconf("SC_PHYS_PAGES") * PAGE_BYTES
     for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup 2, cgroup 1
         with contextlib.suppress(OSError, ValueError):  # `max` is no number

@@ -13,17 +13,18 @@ Family = CounterMetricFamily | GaugeMetricFamily
 
 
 class ProcessCollector(Collector):
-    """`oatmill_process_*{process}` of this process and those that belong to its role.
+    """`oatmill_process_*{process}` for the processes of a role.
 
     Args:
-        pids: the process ids by the names that the label `process` takes. One that is gone is left out.
+        pids: the process ids, by the value of the label `process`. A process that has ended is left
+            out.
     """
 
     def __init__(self, pids: Mapping[str, int]) -> None:
         self._processes = {name: psutil.Process(pid) for name, pid in pids.items()}
 
     def collect(self) -> Iterator[Metric]:
-        """Each quantity of each process."""
+        """Yield each quantity of each process."""
         readings: list[tuple[Family, Callable[[psutil.Process], float]]] = [
             (_counter("cpu_seconds", "CPU time, in user mode and in the kernel."), lambda p: sum(p.cpu_times()[:2])),
             (_gauge("resident_memory_bytes", "Resident memory, including shared pages."), lambda p: p.memory_info().rss),

@@ -1,4 +1,4 @@
-"""Writing to a terminal or a pipe that may not be read, without waiting for its reader."""
+"""Writes to a terminal or a pipe without waiting for its reader."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from contextlib import suppress
 from typing import TextIO
 
 KEPT = 256
-"""Texts that wait for a reader; the oldest goes when one more comes."""
+"""The number of texts that wait for a reader. Beyond it, the oldest is dropped."""
 LAST_WORDS_S = 5.0
-"""How long a process that ends waits for its last words to be read."""
+"""How long a process that ends waits until its last output was read."""
 
 
 class Outlet:
-    """Takes texts at once and writes them in a thread of its own, so that a paused terminal or a full pipe holds nobody up.
+    """Takes texts without waiting, and writes them in its own thread.
 
-    The thread writes to the descriptor and takes no lock of the stream, so the process can end while it waits. It lives only as
-    long as there is something to write.
+    So a paused terminal or a full pipe does not block this process. The thread writes to the file
+    descriptor without the stream's lock, so the process can end while the thread waits. The thread
+    exists only while there is something to write.
 
     Args:
-        output: a stream with a descriptor. What it has buffered goes first.
-        kept: texts that may wait.
+        output: a stream with a file descriptor. What it has buffered is written first.
+        kept: the number of texts that may wait.
 
     Attributes:
-        dropped: texts that nobody read in time, so far.
-        error: why nothing can be written any more; None while it can. The next `write` raises it.
+        dropped: the number of texts that were dropped so far.
+        error: the error of a failed write; None if there was none. The next `write` raises it.
     """
 
     def __init__(self, output: TextIO, *, kept: int = KEPT) -> None:
@@ -46,11 +47,11 @@ class Outlet:
         self.error: OSError | None = None
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Whether the output is a terminal."""
         return self._terminal
 
     def write(self, text: str) -> int:
-        """Take a text; never waits.
+        """Take a text. Never waits.
 
         Raises:
             OSError: if an earlier text could not be written.
@@ -69,10 +70,10 @@ class Outlet:
         return len(text)
 
     def flush(self) -> None:
-        """Does nothing: the thread writes as soon as the reader lets it."""
+        """Do nothing: the thread writes as soon as the reader allows it."""
 
     def drain(self, within_s: float) -> bool:
-        """Wait until everything is written, or the time is out; whether it is."""
+        """Wait until everything is written, or the timeout; returns whether everything is written."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._writing, within_s)
 
@@ -84,7 +85,7 @@ class Outlet:
                 self.error = error
 
     def _next(self) -> str | None:
-        """The next text; None ends the thread."""
+        """Return the next text; None ends the thread."""
         with self._changed:
             if not self._waiting or self.error is not None:
                 self._writing = False
@@ -92,20 +93,24 @@ class Outlet:
                 return None
             untold, self._untold = self._untold, 0
             text = self._waiting.popleft()
-        # Not on a terminal: a line of its own would move the picture that is drawn there.
-        return f"({untold} lines were not shown: nobody read this output)\n{text}" if untold and not self._terminal else text
+        # Not on a terminal, where an additional line would break the display.
+        return (
+            f"({untold} lines were dropped, because this output was not read)\n{text}"
+            if untold and not self._terminal
+            else text
+        )
 
     def _put(self, content: bytes) -> None:
         left = memoryview(content)
         while left:
             try:
                 left = left[os.write(self._descriptor, left) :]
-            except BlockingIOError:  # somebody who shares the descriptor has made it so
+            except BlockingIOError:  # another process that shares the descriptor has made it non-blocking
                 select.select([], [self._descriptor], [])
 
 
 def unblocked(output: TextIO) -> TextIO | Outlet:
-    """The stream itself if writing to it never waits for a reader (a file, a string, a notebook), else an outlet to it."""
+    """Return the stream itself if writing never waits (a file, a string, a notebook), otherwise an Outlet."""
     if not isinstance(output, io.TextIOWrapper):
         return output
     try:
@@ -117,7 +122,7 @@ def unblocked(output: TextIO) -> TextIO | Outlet:
 
 
 def write_within(output: TextIO, text: str, within_s: float = LAST_WORDS_S) -> bool:
-    """Write a text; False if its reader did not take it in time.
+    """Write a text; False if its reader did not read it in time.
 
     Raises:
         OSError: if it cannot be written.

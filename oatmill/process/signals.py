@@ -1,4 +1,8 @@
-"""Stop signals (Ctrl-C, SIGTERM, a closed terminal): a flag in a role, an exception while a run is planned, then a count."""
+"""Stop signals: Ctrl-C, SIGTERM, a closed terminal.
+
+A role's process sets a flag. While a run is planned, a stop raises an exception. While it runs,
+stops are counted.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +16,28 @@ from typing import Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ONE_STOP_S = 1.0
-"""Signals that come within this time of each other are one stop: `timeout`, `uv run` and shells deliver one several times."""
+"""Signals within this time count as one stop: `timeout`, `uv run` and shells deliver a signal
+several times."""
 
 AGAIN_S = 0.05
-"""A stop that comes while a module is imported waits; it is looked at again after this long."""
+"""A stop that arrives during an import waits; it is checked again after this long."""
 IMPORT_WITHIN_S = 20.0
-"""It waits no longer than this: the import may hang."""
+"""The longest such wait: the import may hang."""
 
 POLL_MS = 50
-"""The longest sleep of a loop that looks at a StopFlag, in milliseconds, so that a stop is noticed soon."""
+"""The longest sleep of a loop that checks a StopFlag, in milliseconds, so that a stop is noticed soon."""
 
 _Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class StopFlag:
-    """Whether SIGTERM or SIGINT has come to this process since this object was made.
+    """Whether this process has received SIGTERM or SIGINT since this object was created.
 
-    The handler sets the flag, so that a signal may come at any time. A role's loop looks at the flag and ends in order.
+    The signal handler sets the flag, so a signal may arrive at any time. A role's loop checks the
+    flag and ends in order.
 
     Args:
-        on_stop: is called with each signal, inside the handler; None for nothing.
+        on_stop: called inside the handler for each signal; None for nothing.
 
     Attributes:
         is_set: whether this process was asked to stop.
@@ -52,8 +58,9 @@ class StopFlag:
 class Terminated(KeyboardInterrupt):
     """A signal has asked this process to stop.
 
-    A class of its own because CPython ends a `python -m` process by SIGINT, whatever it returns, once a KeyboardInterrupt of
-    exactly that class has passed through an `exec` of text, and every dataclass that is made while torch is imported is one.
+    This has its own class because CPython ends a `python -m` process with SIGINT, whatever it
+    returns, once a plain KeyboardInterrupt has passed through an `exec` of text. Importing torch
+    calls such an `exec` for every dataclass.
     """
 
 
@@ -61,8 +68,8 @@ class Stops:
     """How often this process was asked to stop.
 
     Attributes:
-        count: stops so far.
-        owed: whether one has not been raised yet.
+        count: the number of stops so far.
+        owed: whether a stop has not been raised yet.
     """
 
     def __init__(self) -> None:
@@ -72,11 +79,11 @@ class Stops:
 
     @property
     def age_s(self) -> float:
-        """Seconds since the newest stop."""
+        """The number of seconds since the newest stop."""
         return time.monotonic() - self._counted
 
     def hear(self) -> bool:
-        """Take in a signal; whether it is a stop of its own and not the one before, delivered again."""
+        """Handle a signal; returns whether it is a new stop and not a repetition of the last one."""
         if self.age_s < ONE_STOP_S:
             return False
         self._counted = time.monotonic()
@@ -84,9 +91,10 @@ class Stops:
         return True
 
     def check(self) -> None:
-        """Raise Terminated if a stop was asked for: the exception of its signal may have been lost.
+        """Raise Terminated if a stop was requested: the exception of its signal may have been lost.
 
-        Python drops an exception that is raised inside a finaliser or a callback, with no more than a warning.
+        Python drops an exception that is raised inside a finaliser or a callback, with only a
+        warning.
         """
         self.owed = False
         if self.count:
@@ -95,10 +103,10 @@ class Stops:
 
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[Stops]:
-    """While entered, each stop raises Terminated, a KeyboardInterrupt, so that what was begun is taken back on the way out.
+    """Within the `with` block, each stop raises Terminated, a KeyboardInterrupt, so that cleanup code runs.
 
-    A stop that comes while a module is imported is raised after that: in the import of a C++ extension such as torch's an
-    exception aborts the process, and in Python's own callbacks it is lost.
+    A stop that arrives during an import is raised after it: in the import of a C++ extension such
+    as torch's, an exception aborts the process, and in Python's own callbacks it is lost.
     """
     stops = Stops()
 
@@ -115,7 +123,7 @@ def sigterm_interrupts() -> Iterator[Stops]:
     def ask_again(number: int) -> None:
         main = threading.main_thread().ident
         if stops.owed and main is not None:
-            signal.pthread_kill(main, number)  # to that thread, so that it is woken where it waits
+            signal.pthread_kill(main, number)  # to the main thread, so that it wakes up if it waits
 
     with _handled(interrupt):
         try:
@@ -125,7 +133,7 @@ def sigterm_interrupts() -> Iterator[Stops]:
 
 
 def _imports(frame: FrameType | None) -> bool:
-    """Whether a module is being imported where a signal came."""
+    """Whether a module was being imported when a signal arrived."""
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             return True
@@ -134,10 +142,12 @@ def _imports(frame: FrameType | None) -> bool:
 
 
 class Interrupts:
-    """Counts stops while entered. Outside the main thread, where signals cannot be handled, it stays at what it was.
+    """Counts stops within the `with` block.
+
+    Outside the main thread, where signals cannot be handled, the count stays the same.
 
     Args:
-        stops: those that were asked for before; None for none.
+        stops: the stops before it; None for none.
     """
 
     def __init__(self, stops: Stops | None = None) -> None:
@@ -146,7 +156,7 @@ class Interrupts:
 
     @property
     def count(self) -> int:
-        """Stops so far. Signals within a second of each other are one."""
+        """The number of stops so far. Signals within a second of each other count as one."""
         return self._stops.count
 
     def __enter__(self) -> Self:
@@ -159,7 +169,10 @@ class Interrupts:
 
 @contextlib.contextmanager
 def _handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Have a handler for the signals that ask for a stop; one that this process was started to ignore (nohup) stays ignored."""
+    """Set a handler for the stop signals.
+
+    A signal that this process was started to ignore (nohup) stays ignored.
+    """
     before: dict[signal.Signals, _Handler] = {}
     try:
         if threading.current_thread() is threading.main_thread():

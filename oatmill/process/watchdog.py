@@ -1,4 +1,7 @@
-"""A process that makes no progress for too long writes down where every thread stands and ends, so that it is started again."""
+"""Ends a process that makes no progress for too long.
+
+It writes the stacks of all threads, and the process is restarted.
+"""
 
 from __future__ import annotations
 
@@ -17,28 +20,31 @@ from oatmill.process.exit_codes import HUNG
 TICK_S = 1.0
 NATIVE_SLACK_S = 5.0
 LONGEST_TICK = 3.0
-"""A tick counts as so many of its length at most: if it took longer, the process itself was stopped (Ctrl-Z, SIGSTOP)."""
+"""A tick counts as at most this many times its length: if it took longer, the process itself was
+paused (Ctrl-Z, SIGSTOP)."""
 START_FACTOR = 10.0
-"""Until `started` is called, so many times the limit may pass: environments are built and networks compiled only once."""
+"""Before `started` is called, the limit is this many times as long: environments are built and
+networks compiled only once."""
 
 
 class Watchdog:
-    """Ends this process when nobody has called `beat` for a while.
+    """Ends this process if `beat` is not called for a while.
 
-    What counts as progress is each role's to say: it beats once a turn of its own loop, so that one that waits for data, for
-    credit or for others, and looks up again and again while it does, is never taken for one that hangs. Time in which the whole
-    process was stopped does not count.
+    Each role decides what counts as progress. It calls `beat` once per turn of its loop, so a role
+    that waits for data, credit or other processes, and wakes up regularly, is never considered to
+    hang. Time in which the whole process was paused does not count.
 
-    The stacks come from a thread of this module. Where the hang is in C code that keeps the interpreter's lock (an environment
-    in an endless loop), that thread cannot run, and `faulthandler`'s own timer, which needs no lock, does the same a few
-    seconds later.
+    The stacks are written by a thread of this module. If C code hangs and keeps the interpreter's
+    lock (an environment in an endless loop), that thread cannot run. `faulthandler` has its own
+    timer, which needs no lock, and does the same a few seconds later.
 
     Args:
         role: the process's name in the message.
-        limit_s: seconds without a beat.
-        log: where the stacks go; None takes standard error. It must be a real file.
-        native: whether to arm `faulthandler`'s timer as well; it counts time in which the process was stopped, too.
-        alive: is called every second from the thread as long as `healthy`.
+        limit_s: seconds without a `beat`.
+        log: the file for the stacks; None for standard error. It must be a real file.
+        native: whether to use `faulthandler`'s timer as well. It also counts time in which the
+            process was paused.
+        alive: called every second from the thread while the process is `healthy`.
     """
 
     def __init__(
@@ -63,18 +69,24 @@ class Watchdog:
         self._beats += 1
 
     def started(self) -> None:
-        """Report that start-up is over: from now on the normal limit holds."""
+        """Report that start-up is over. From now on, the normal limit applies."""
         self._beats += 1
         self._factor = 1.0
 
     def pause(self) -> None:
-        """Watch no longer until `started`: a terminal that was stopped by Ctrl-S holds a process up, and is no hang."""
+        """Stop watching until `started`.
+
+        A terminal that was paused with Ctrl-S blocks a process, and this is not a hang.
+        """
         assert not self._native, "faulthandler's timer cannot be paused"
         self._factor = math.inf
 
     @property
     def healthy(self) -> bool:
-        """Whether the last beat is younger than half of what is allowed: what /healthz says, before the process ends."""
+        """Whether the last beat is younger than half of the limit.
+
+        /healthz shows this before the process is ended.
+        """
         return self._silent_s < self._limit * self._factor / 2
 
     def close(self) -> None:
@@ -103,7 +115,7 @@ class Watchdog:
 
     def _give_up(self) -> None:
         with suppress(OSError, ValueError):
-            self._log.write(f"{self._role}: no progress for {self._silent_s:.1f} s; where every thread stands:\n")
+            self._log.write(f"{self._role}: no progress for {self._silent_s:.1f} s; stacks of all threads:\n")
             self._log.flush()
             faulthandler.dump_traceback(self._log, all_threads=True)
             self._log.flush()

@@ -23,7 +23,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_bool_for_a_number(cls, values: Any) -> Any:
-        # Pydantic takes true for 1, so that trainer.batch_size=true would train on batches of one.
+        # Pydantic reads true as 1, so trainer.batch_size=true would train on batches of one.
         for name, value in values.items() if isinstance(values, dict) else ():
             if isinstance(value, bool) and name in cls.model_fields:
                 refuse_bool_for_a_number(cls, name, value)
@@ -34,22 +34,23 @@ class Settings(BaseModel):
         self.place(self._path)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Assign with validation, unless the run has started. A refused assignment changes nothing.
+        """Assign with validation, unless the run has started. A rejected assignment changes nothing.
 
         Raises:
-            SettingsError: if there is no such setting, or the value is of a wrong type or out of bounds.
+            SettingsError: if there is no such setting, or the value has a wrong type or is out of
+                bounds.
         """
         if name.startswith("_"):
             super().__setattr__(name, value)
             return
         if self._frozen:
             path = f"{self._path}.{name}" if self._path else name
-            raise SettingsError(f"{path} cannot be changed any more: the run has started with the settings it was given")
+            raise SettingsError(f"{path} cannot be changed any more: the run has started")
         before, before_set = dict(self.__dict__), set(self.__pydantic_fields_set__)
         try:
             super().__setattr__(name, value)
         except ValidationError as error:
-            # A check over several fields runs after the value is in place: put the old one back.
+            # A check of several fields runs after the assignment: restore the old value.
             self.__dict__.update(before)
             self.__pydantic_fields_set__.intersection_update(before_set)
             raise SettingsError(describe_error(type(self), error, self._path)) from None
@@ -64,7 +65,7 @@ class Settings(BaseModel):
                 value.place(f"{path}.{name}" if path else name)
 
     def freeze(self) -> None:
-        """Refuse all later assignments, here and in nested settings."""
+        """Reject all later assignments, here and in nested settings."""
         for name in type(self).model_fields:
             value = getattr(self, name)
             if isinstance(value, Settings):

@@ -11,11 +11,11 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 LONGEST_VALUE = 80
-"""Characters of a refused value that are shown."""
+"""The number of characters of a rejected value that are shown."""
 
 
 def describe_error(model: type[BaseModel], error: ValidationError, prefix: str = "") -> str:
-    """The first error of a validation, as one line.
+    """Return the first error of a validation as one line.
 
     Args:
         model: the settings class that was validated.
@@ -41,18 +41,21 @@ def describe_error(model: type[BaseModel], error: ValidationError, prefix: str =
 
 
 def unknown_setting(path: str, known: Sequence[str]) -> str:
-    """Message for an unknown setting, with the nearest valid one."""
+    """Return a message for an unknown setting, with the nearest valid one."""
     return f"{path} is not a setting; the nearest is {nearest(path, known)}"
 
 
 def group_takes_no_value(path: str, known: Sequence[str], value: object) -> str:
-    """Message for a value that was given to a group of settings, with an example from the group."""
+    """Return a message for a value that was given to a group of settings, with an example from the group."""
     inside = next((name for name in known if name.startswith(f"{path}.")), path)
     return f"{path} is a group of settings, such as {inside}, and takes no value itself, got {show(value)}"
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """The known name that is most similar to `name`. Names with the same root, and with a similar last word, come first."""
+    """Return the known name that is most similar to `name`.
+
+    Names with the same first word are preferred, then those with a similar last word.
+    """
     last, root = name.rpartition(".")[2], f"{name.partition('.')[0]}."
     known = [candidate for candidate in known if candidate.startswith(root)] or known
 
@@ -69,9 +72,9 @@ class SettingPlace:
     """A position in the settings.
 
     Attributes:
-        path: dotted, as a user types it.
-        annotation: the type that is expected there.
-        bounds: pydantic's constraints on it.
+        path: the dotted path, as a user types it.
+        annotation: the expected type.
+        bounds: pydantic's constraints on the value.
     """
 
     path: str
@@ -80,7 +83,7 @@ class SettingPlace:
 
 
 def locate(model: type[BaseModel], loc: Sequence[int | str], prefix: str = "") -> SettingPlace:
-    """Turn pydantic's location into a place. Tags of unions are not part of a path and are left out."""
+    """Convert pydantic's location to a place. Tags of unions are not part of a path and are left out."""
     place = SettingPlace(prefix, model)
     for step in loc:
         place = _step(place, step)
@@ -88,12 +91,12 @@ def locate(model: type[BaseModel], loc: Sequence[int | str], prefix: str = "") -
 
 
 def leaf_paths(model: type[BaseModel], prefix: str = "", loc: Sequence[int | str] = ()) -> list[str]:
-    """The paths of all settings that take a value.
+    """Return the paths of all settings that take a value.
 
     Args:
         model: the outermost settings class.
         prefix: text before every path.
-        loc: pydantic's location; for a union on the way, only the chosen member is listed.
+        loc: pydantic's location; of a union in it, only the chosen member is listed.
     """
     paths: list[str] = []
     for name, field in model.model_fields.items():
@@ -109,7 +112,7 @@ def leaf_paths(model: type[BaseModel], prefix: str = "", loc: Sequence[int | str
 
 
 def takes_text(model: type[BaseModel], path: str) -> bool:
-    """Whether a dotted path names a setting that takes any text, in at least one member of the unions on its way."""
+    """Whether a dotted path names a setting that takes any text, in at least one member of each union."""
     models, annotations = [model], []
     for name in path.split("."):
         annotations = [member.model_fields[name].annotation for member in models if name in member.model_fields]
@@ -118,7 +121,7 @@ def takes_text(model: type[BaseModel], path: str) -> bool:
 
 
 def kind_of(member: type[BaseModel]) -> str:
-    """The `kind` by which a member of a union is chosen."""
+    """Return the `kind` that selects this member of a union."""
     return str(member.model_fields["kind"].default)
 
 
@@ -130,14 +133,14 @@ def refuse_bool_for_a_number(model: type[BaseModel], name: str, value: bool) -> 
 
 
 def requirement(place: SettingPlace) -> str:
-    """What a place accepts, in words, such as `a finite number above 0`."""
+    """Describe what a place accepts, such as `a finite number above 0`."""
     annotation, optional = _without_none(place.annotation)
     words = _words(annotation, place.bounds)
     return f"{words}, or null" if optional else words
 
 
 def show(value: object) -> str:
-    """A value as a user would write it, shortened if it is long."""
+    """Return a value as a user would write it, shortened if it is long."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)
@@ -160,7 +163,7 @@ def _step(place: SettingPlace, step: int | str) -> SettingPlace:
 
 
 def _own_message(place: SettingPlace, error: ValueError) -> str:
-    """A message of our own validators, with the path put before a bare field's name."""
+    """Return the message of one of our own validators. A path is put before a bare field name."""
     message = str(error)
     name = message.partition(" ")[0].partition("=")[0]
     members = settings_classes(place.annotation)
@@ -173,7 +176,7 @@ def _kinds(place: SettingPlace) -> list[str]:
 
 
 def settings_classes(annotation: Any) -> list[type[BaseModel]]:
-    """The settings classes that a type allows; empty for a plain value."""
+    """Return the settings classes that a type allows; empty for a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if get_origin(annotation) in {Union, types.UnionType}:

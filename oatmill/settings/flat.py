@@ -1,4 +1,4 @@
-"""Settings under their dotted names: what two processes compare when one joins a run, and what is exported as numbers."""
+"""Settings by their dotted names, for comparing two processes of a run and for exporting numbers."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str,
 
 
 def joining_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings on which every process of a run must agree: `env.*`, `agent.*` and `actors.unroll_length`.
+    """Return the settings that all processes of a run must share: `env.*`, `agent.*`, `actors.unroll_length`.
 
     Args:
-        config: the roots of config.yaml, as `yaml.safe_load` reads them.
+        config: the content of config.yaml.
     """
     flat = flatten_settings(config)
     return {
@@ -38,7 +38,7 @@ def joining_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def first_difference(expected: Mapping[str, Any], got: Mapping[str, Any]) -> str | None:
-    """Message for the first setting (by name) that differs; None if all agree.
+    """Return a message about the first setting (by name) that differs; None if all are equal.
 
     Args:
         expected: the run's settings by dotted name.
@@ -52,12 +52,12 @@ def first_difference(expected: Mapping[str, Any], got: Mapping[str, Any]) -> str
 
 
 def numbers_of(settings: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers and switches (0 or 1) among a run's settings, by dotted path.
+    """Return the numbers and switches (0 or 1) in a run's settings, by dotted path.
 
-    `env.kwargs` is left out: its names are the user's own, and belong to no closed set.
+    `env.kwargs` is left out: its names belong to the user, so they are not a fixed set.
 
     Args:
-        settings: nested, as config.yaml has them.
+        settings: nested settings, as in config.yaml.
     """
     return {
         path: float(value)

@@ -29,7 +29,7 @@ def load(text: str) -> Any:
     """Parse YAML into plain values.
 
     Raises:
-        ValueError: if the text is not YAML; one line says where.
+        ValueError: if the text is not YAML; one line says where the error is.
     """
     try:
         return yaml.load(text, SettingsLoader)
@@ -38,5 +38,5 @@ def load(text: str) -> Any:
 
 
 def dump(values: Any) -> str:
-    """Write plain values as YAML that `load` and every other YAML reader read back exactly."""
+    """Return plain values as YAML that `load`, and every other YAML reader, reads exactly."""
     return yaml.dump(values, Dumper=SettingsDumper, sort_keys=False)

@@ -1,7 +1,8 @@
-"""What roles talk through: thin ZeroMQ sockets over the state machines of `protocol.*_peer`.
+"""ZeroMQ channels between the processes of a run: sockets around the state machines of `protocol.peers`.
 
-A channel belongs to one thread. No call waits longer than the seconds it is given. Addresses are as ZeroMQ writes them
-(`ipc:///tmp/x/control`, `tcp://host:7302`); only the control address is ever given by hand, WELCOME tells the others.
+A channel belongs to one thread. No call waits longer than the seconds that it is given. Addresses
+have ZeroMQ's form (`ipc:///tmp/x/control`, `tcp://host:7302`). A process needs only the control
+address; the WELCOME message has the others.
 """
 
 from __future__ import annotations

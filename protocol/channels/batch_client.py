@@ -14,17 +14,20 @@ from protocol.wire.deadlines import GOODBYE_WITHIN_S
 
 
 class BatchClient:
-    """A learner rank's line to ingest.
+    """The connection of a learner rank to ingest.
 
     Args:
         address: `welcome.endpoints["batches"]`.
-        rank: this rank.
-        world: the number of ranks; each gets `batch_size_total / world` trajectories of every batch.
-        batch_size_total: trajectories of one learner step over all ranks; must be trainer.batch_size.
-        welcome: what the hub said; gives incarnation, session and keys.
-        resumed_from: the policy version of the checkpoint that the learner goes on from; what was trained on under later ones
-            is counted as rolled back. -1 without one.
-        mark: what `snapshot` gave for that checkpoint: ingest compares it with its log.
+        welcome: the hub's answer to `join`; it has the incarnation, the session and the keys.
+        rank: the number of this rank.
+        world: the number of ranks; each gets `batch_size_total / world` trajectories of every
+            batch.
+        batch_size_total: the number of trajectories in a learner step over all ranks; must be
+            `trainer.batch_size`.
+        resumed_from: the policy version of the checkpoint that the learner resumes from; -1 without
+            one. Data that was trained on under later versions is counted as rolled back.
+        mark: the result of `snapshot` that is stored in that checkpoint; ingest compares it with
+            its log.
     """
 
     def __init__(
@@ -52,16 +55,16 @@ class BatchClient:
         self._connection = Connection(address, self._peer, keys=welcome.keys)
 
     def request(self, learner_step: int) -> None:
-        """Ask for this step's batch; at most one request may be open. Never blocks."""
+        """Ask for the batch of a learner step. Only one request may be open. Never blocks."""
         self._peer.request(learner_step)
         self._connection.turn()
 
     def poll(self, timeout_s: float) -> Delivery | None:
-        """The batch that was asked for, or None if it did not come within `timeout_s`.
+        """Return the requested batch, or None if it does not arrive within `timeout_s`.
 
         Raises:
-            JoinRefusedError: if ingest refuses this learner, with its reason.
-            PeerLostError: if ingest has been silent for 60 s in spite of being asked.
+            JoinRefusedError: if ingest rejects this learner; the message has the reason.
+            PeerLostError: if ingest has not answered for 60 s.
         """
         found: list[Delivery] = []
 
@@ -77,29 +80,30 @@ class BatchClient:
 
     @property
     def wants_priorities(self) -> bool:
-        """Whether ingest asks for a priority of each trajectory; known once the first batch has come."""
+        """Whether ingest asks for a priority for each trajectory. Known once the first batch has arrived."""
         return self._peer.wants_priorities
 
     def consumed(self, batch_id: int, policy_version: int, priorities: Array | None = None) -> None:
-        """Say that this batch, and every one before it, has been trained on. Never blocks.
+        """Report that this batch and all earlier ones were trained on. Never blocks.
 
         Args:
             batch_id: `Batch.batch_id`.
-            policy_version: the version just published, or the newest there is; actors are told of it with their next credit.
-            priorities: `[B]`, finite and 0 or more: how much there is to learn from each row; sent if ingest asks for them.
+            policy_version: the newest published version; actors learn of it with their next credit.
+            priorities: `[B]`, finite and at least 0: how much can be learned from each row. Sent
+                only if ingest asks for it.
         """
         self._peer.consumed(batch_id, policy_version, priorities)
         self._connection.turn()
 
     def snapshot(self, learner_step: int, timeout_s: float) -> dict[str, Any] | None:
-        """Ask for a point in ingest's log that holds everything consumed so far, by all ranks.
+        """Ask for the point in ingest's log up to which everything that all ranks have consumed is stored.
 
         Returns:
-            {"id": which log, "cursor": up to where, "digest": of what it comes to} for a checkpoint's manifest; None if no
-            answer came in time.
+            {"id": the log's id, "cursor": the point, "digest": the digest of the log's state} for
+            the checkpoint's manifest; None if no answer arrives in time.
 
         Raises:
-            JoinRefusedError: if ingest refuses this learner, with its reason.
+            JoinRefusedError: if ingest rejects this learner; the message has the reason.
         """
         self._peer.ask_snapshot(learner_step)
         self._connection.until(lambda: self._peer.snapshot is not None or self._peer.refusal is not None, timeout_s)
@@ -107,12 +111,15 @@ class BatchClient:
         return self._peer.snapshot
 
     def commit(self, cursor: int) -> None:
-        """Say that a checkpoint that holds everything before a snapshot's cursor is whole. Never blocks."""
+        """Report that a complete checkpoint contains everything before a snapshot's cursor. Never blocks."""
         self._peer.commit(cursor)
         self._connection.turn()
 
     def close(self) -> None:
-        """Say goodbye and close: what was handed out and not consumed returns to the queue's head. Safe to call twice."""
+        """Say goodbye and close.
+
+        Batches that were not consumed return to the front of the queue. Safe to call twice.
+        """
         if self._connection.closed:
             return
         self._peer.leave()

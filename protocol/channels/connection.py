@@ -1,4 +1,4 @@
-"""One socket driven by one state machine. All channels use it."""
+"""A client's socket, driven by a state machine. All channels use it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _log = logging.getLogger("oatmill.protocol")
 LOOK_EVERY_S = 0.2
 """How often a connection checks the state of its handshake."""
 LONGEST_POLL_S = 0.25
-"""A wait consists of polls of this length. Overdue questions are repeated between them."""
+"""The longest single poll. A longer wait consists of several polls, between which overdue questions
+are repeated."""
 HEADERS_ONLY_BYTES = 64 * 1024
-"""The longest frame from a server that sends no payloads."""
+"""The longest frame of a socket whose messages have no large payload."""
 
 
 class Peer(Protocol):
@@ -34,16 +35,17 @@ class Peer(Protocol):
 
 
 class Connection:
-    """One socket driven by one peer.
+    """A client's socket, driven by a peer.
 
     Args:
-        address: address of the server.
-        peer: decides what is sent.
-        max_message_bytes: a frame longer than this ends the connection; -1 for no limit.
+        address: the server's address.
+        peer: the state machine that decides what is sent.
+        max_message_bytes: a longer frame ends the connection; -1 for no limit.
         keys: the keys for this server; None for a server without keys.
 
     Attributes:
-        trouble: the reason why the server will never accept this process, in one line; empty if it has or still may.
+        trouble: the reason why the server will never accept this process, in one line; empty if it
+            has accepted it or may still do so.
     """
 
     def __init__(self, address: str, peer: Peer, *, max_message_bytes: int = -1, keys: ClientKeys | None = None) -> None:
@@ -60,14 +62,15 @@ class Connection:
         return self._socket.handle
 
     def now(self) -> float:
-        """The time by which the peer measures the server's silence: a process that was asleep blames nobody."""
+        """The clock for the server's silence. Time in which this process was paused does not count."""
         return self._clock.now()
 
     def turn(self) -> None:
-        """Take in what has come, then send what may be sent. Never blocks.
+        """Handle the messages that have arrived, then send what is due. Never blocks.
 
         Raises:
-            WireError: `weights_layout`; any other bad message is logged and dropped, for the peer will ask again.
+            WireError: `weights_layout`. Any other bad message is logged and dropped, because the
+                peer asks again.
         """
         now = self.now()
         if now >= self._look_at:
@@ -85,12 +88,12 @@ class Connection:
             self._socket.send(self._peer.send(now))
 
     def until(self, done: Callable[[], bool], timeout_s: float) -> bool:
-        """Turn until `done`, or there is `trouble`, or the time is out; whether it is done."""
+        """Repeat `turn` until `done`, `trouble` or the timeout; returns whether it is done."""
         deadline = self.now() + timeout_s
         self.turn()
         while not done():
             self.trouble = self._socket.handshake.trouble(self.now())
-            left = deadline - self.now()  # after the look at the port, which may take a second
+            left = deadline - self.now()  # after looking for trouble, which may take a second
             if self.trouble or left <= 0:
                 return False
             self._socket.wait(min(left, LONGEST_POLL_S))
@@ -103,11 +106,15 @@ class Connection:
         self._socket.close()
 
     def check(self, refusal: tuple[str, str] | None, who: str) -> None:
-        """Raise JoinRefusedError if the server has turned this process away, and NotLetInError if it will never let it in.
+        """Raise an error if the server has rejected this process.
 
         Args:
-            refusal: the server's answer, as (reason, detail).
+            refusal: the server's answer, as (reason, detail); None if it has not rejected anything.
             who: the server's name in a message.
+
+        Raises:
+            JoinRefusedError: if there is a refusal.
+            NotLetInError: if the server will never accept this process's connection.
         """
         if refusal is not None:
             reason, detail = refusal
@@ -116,13 +123,13 @@ class Connection:
             raise NotLetInError(self.trouble)
 
     def check_lost(self, lost: bool, who: str) -> None:  # noqa: FBT001 -- a guard, read as one
-        """Raise PeerLostError if the server has left a question unanswered for too long."""
+        """Raise PeerLostError if the server has not answered a question for too long."""
         if lost:
             silent = f"{who} has not answered for {LOST_AFTER_S:.0f} s"
-            raise PeerLostError(f"{silent}{self.why}; see its log, and whether its process lives")
+            raise PeerLostError(f"{silent}{self.why}; see its log, and whether its process is running")
 
     @property
     def why(self) -> str:
-        """What the last attempt to connect came to, to be put behind `no answer`; empty if nothing is wrong with it."""
+        """The problem of the last attempt to connect, to append to `no answer`; empty if there was none."""
         failure = self._socket.handshake.failure
         return f": {failure}" if failure else ""

@@ -20,16 +20,17 @@ CONTROL_BYTES = 8 * 2**20
 
 
 class ControlClient:
-    """A process's line to the hub.
+    """The connection of a process to the hub.
 
     Args:
         address: the hub's control address.
-        role: what this process is.
-        description: JSON values. Actors send {"config": joining_config(...), "spaces": spaces.to_dict(),
-            "episode_statistics": [...], "rows": n}; the learner {"config": joining_config(...), "rank": r, "world": w}.
+        role: the role of this process.
+        description: JSON values. Actors send {"config": joining_config(...), "spaces":
+            spaces.to_dict(), "episode_statistics": [...], "rows": n}; the learner {"config":
+            joining_config(...), "rank": r, "world": w}.
         actor_id: an actor's number; None lets the hub choose the lowest free one.
         heartbeat_every_s: the shortest time between two heartbeats.
-        keys: of this process's role; None for a server without keys.
+        keys: the keys of this process's role; None for a server without keys.
     """
 
     def __init__(
@@ -53,16 +54,17 @@ class ControlClient:
         self._connection = Connection(address, self._peer, max_message_bytes=CONTROL_BYTES, keys=keys)
 
     def join(self, timeout_s: float, *, wait_for_spaces: bool = False) -> Welcome:
-        """Ask to join, again and again, until the hub answers.
+        """Ask to join until the hub answers.
 
         Args:
             timeout_s: give up after this long.
-            wait_for_spaces: go on asking until an actor has joined, so that `Welcome.spaces` is known (the learner).
+            wait_for_spaces: ask until an actor has joined, so that `Welcome.spaces` is known (for
+                the learner).
 
         Raises:
-            JoinRefusedError: with the hub's reason, which names the first setting that differs; or why a server does not let
-                this process's connection in.
-            PeerLostError: if no (complete) answer came in time.
+            JoinRefusedError: if the hub rejects this process, with its reason (such as the first
+                setting that differs), or if the server does not accept its connection.
+            PeerLostError: if no (complete) answer arrived in time.
         """
         deadline = self._connection.now() + timeout_s
         while True:
@@ -88,27 +90,30 @@ class ControlClient:
 
     @property
     def state(self) -> ControlState:
-        """The hub's last word, as of the last call of `join`, `heartbeat` or `request`. Never blocks."""
+        """The newest state that the hub has sent, as of the last call of `join`, `heartbeat` or `request`.
+
+        Never blocks.
+        """
         return self._peer.state
 
     @property
     def rejoined(self) -> int:
-        """How often a hub that was replaced has let this process in again: it knows nothing, the weights least of all."""
+        """How often this process has joined again because the hub was replaced. A new hub has no weights."""
         return self._peer.rejoined
 
     @property
     def refusal(self) -> tuple[str, str] | None:
-        """Why the hub has turned this process away, as (reason, detail)."""
+        """The reason why the hub has rejected this process, as (reason, detail); None if it has not."""
         return self._peer.refusal
 
     @property
     def news(self) -> Mapping[str, Any]:
-        """JSON values beside the hub's last word; only ingest is sent any."""
+        """JSON values that came with the hub's state. Only ingest gets any."""
         return self._peer.news
 
     @property
     def report_asked(self) -> int:
-        """The number of the last report that the hub has asked for; only ingest is asked."""
+        """The number of the last report that the hub has asked for. Only ingest is asked."""
         return self._peer.report_asked
 
     @property
@@ -117,18 +122,21 @@ class ControlClient:
         return self._connection.handle
 
     def pump(self) -> None:
-        """Read the hub's messages, and send nothing new. Never blocks."""
+        """Read the hub's messages and send nothing new. Never blocks."""
         self._connection.turn()
 
     def heartbeat(self, report: Mapping[str, Any], *, force: bool = False) -> None:
-        """Say that this process makes progress, and take in what the hub has said. Never blocks; call it often.
+        """Report that this process makes progress, and read the hub's messages.
 
-        One is sent every 2 s at most, or at once with `force`. An actor that sends none for 5 s is taken for dead, so call
-        it in every wait too. Actors report {"env_steps": ..., "policy_version": ...}, the learner {"learner_step": ...,
-        "policy_version": ...}; other JSON values are shown at /actors as they are.
+        Never blocks; call it often.
+
+        At most one heartbeat is sent per 2 s, or at once with `force`. An actor that sends none for
+        5 s is considered dead, so call this during every wait, too. Actors report {"env_steps":
+        ..., "policy_version": ...}, the learner {"learner_step": ..., "policy_version": ...}. Other
+        JSON values are shown unchanged at /actors.
 
         Raises:
-            PeerLostError: if the hub has been silent for 60 s in spite of being asked.
+            PeerLostError: if the hub has not answered for 60 s.
         """
         self._peer.heartbeat(report, self._connection.now(), force=force)
         self._connection.turn()
@@ -142,15 +150,15 @@ class ControlClient:
         *,
         unless: Callable[[], bool] = lambda: False,
     ) -> dict[str, Any]:
-        """Ask the hub as an operator does, and wait for its answer. Needs no `join`.
+        """Send the hub an operator's request and wait for the answer. `join` is not needed.
 
-        `status` {} gives {"ledger", "fleet", "actors", "live", "desired_actors", "policy_version", "stop", ...};
-        `scale` {"actors": N} sets the desired number; `stop` {} tells every role to end. Once `unless` is true nobody is
-        waited for any more.
+        `status` {} returns {"ledger", "fleet", "actors", "live", "desired_actors",
+        "policy_version", "stop", ...}; `scale` {"actors": N} sets the target number of actors;
+        `stop` {} ends the run. The wait ends early if `unless` becomes true.
 
         Raises:
-            JoinRefusedError: if the hub refuses the request, with its reason.
-            PeerLostError: if no answer came in time.
+            JoinRefusedError: if the hub rejects the request, with its reason.
+            PeerLostError: if no answer arrived in time.
         """
         self._peer.ask(kind, body)
         self._connection.until(lambda: self._peer.answer is not None or self._peer.refusal is not None or unless(), timeout_s)

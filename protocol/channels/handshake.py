@@ -1,9 +1,11 @@
-"""Whether a server accepts a client's connection, and if not, why: from libzmq's handshake events, and a probe of the port.
+"""Finds out whether a server accepts a client's connection and, if not, why.
 
-libzmq facts (4.3.5): a client that is turned away for its key, or that meets another mechanism, is never connected again by
-libzmq. It must be done here, or a process that was turned away once, while keys were being replaced, is lost for good. A server
-that cannot read a client's first message, because the client believes in another server key, closes the connection without a
-word. And a connection to a server of another kind, such as HTTP, stays open with no event at all.
+It uses libzmq's events, and a probe of the port. libzmq 4.3.5 does not reconnect a client that was
+rejected for its key, or that uses another mechanism than the server. So this module reconnects it;
+otherwise a process that was rejected once, while keys were being replaced, would be lost. If the
+client has the wrong server key, the server cannot read its first message and closes the connection
+without an answer. A connection to another kind of server, such as HTTP, stays open without any
+event.
 """
 
 from __future__ import annotations
@@ -20,31 +22,36 @@ from zmq.utils.monitor import recv_monitor_message
 FAILED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 EVENTS = FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 PATIENCE_S = 1.5
-"""A client that was never let in says why after this long. A key that was added just now is trusted within 0.25 s."""
+"""A client that was never accepted reports the reason after this long. A key that was just added is
+trusted within 0.25 s."""
 CLOSED = {errno.EPIPE, errno.ECONNRESET, errno.ECONNABORTED}
 CLOSED_TIMES, AT_ONCE_S = 3, 1.0
-"""So many connections that were closed so soon are no accident. A busy server closes them only after some seconds."""
+"""This many connections that were closed within this time are not a coincidence: a busy server
+closes connections only after some seconds."""
 AGAIN_S, AGAIN_MAX_S = 0.2, 5.0
 PROBE_S = 0.5
 PROBE_EVERY_S = 5.0
 SIGNATURE = b"\xff"
-"""The first byte of every ZeroMQ server, which it sends without being asked (ZMTP 3.1, RFC 37)."""
+"""The first byte that every ZeroMQ server sends, without being asked (ZMTP 3.1, RFC 37)."""
 GREETING = SIGNATURE + bytes(7) + b"\x01\x7f\x03\x01"
-"""Signature and version. A server answers them with its own, and the name of its mechanism at byte 12 to 31."""
+"""Signature and version. A server answers with its own, and with the name of its mechanism in bytes
+12 to 31."""
 MECHANISM = slice(12, 32)
 
 
 class Handshake:
-    """Watches one client's socket. Make it before the socket connects, and look often.
+    """Watches the socket of one client. Create it before the socket connects, and call `look` often.
 
     Args:
-        socket: the client's.
-        address: where it connects to.
-        keyed: whether it shows a key.
+        socket: the client's socket.
+        address: the address that it connects to.
+        keyed: whether it has a key.
 
     Attributes:
-        up: whether the server has ever let it in. From then on a failed handshake ends nothing: keys may be in the making.
-        failure: what the last attempt to connect came to, in words; empty if it succeeded or goes on.
+        up: whether the server has ever accepted it. After that, a failed handshake is not final:
+            keys may be changing.
+        failure: why the last attempt to connect failed, as text; empty if it succeeded or is still
+            going on.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], address: str, *, keyed: bool) -> None:
@@ -59,7 +66,7 @@ class Handshake:
         self._probe_at = 0.0
 
     def look(self, now: float) -> None:
-        """Read the connection's events, and reconnect where libzmq does not. Never blocks."""
+        """Read the connection's events, and reconnect when libzmq does not. Never blocks."""
         with contextlib.suppress(zmq.Again):
             while True:
                 told = recv_monitor_message(self._monitor, zmq.NOBLOCK)
@@ -78,7 +85,7 @@ class Handshake:
         elif event == zmq.EVENT_CONNECTED:
             self._connected_at = now
             self.failure = self.failure if self._refused_since else ""
-        elif event == zmq.EVENT_CLOSED and self._refused_since is None:  # an attempt that nobody accepted
+        elif event == zmq.EVENT_CLOSED and self._refused_since is None:  # nobody accepted the connection
             self.failure = f"nothing accepts connections at {self._address}"
         elif event & FAILED:
             self._take_failure(event, value, now)
@@ -96,7 +103,10 @@ class Handshake:
         self._pause = min(2 * self._pause, AGAIN_MAX_S)
 
     def trouble(self, now: float) -> str:
-        """Why this client will never get in, in one line; empty if it has been in, or may still get in. May take a second."""
+        """The reason why this client will never be accepted, in one line. May take a second.
+
+        It is empty if the client was accepted before, or may still be accepted.
+        """
         if self.up:
             return ""
         if self._refused_since is not None:
@@ -112,8 +122,8 @@ class Handshake:
         if said and not said.startswith(SIGNATURE):
             words = said.splitlines()[0][:40].decode(errors="replace")
             return (
-                f"what listens at {self._address} is no oatmill server, it answers {words!r}; give the control address that "
-                "`oatmill replay` tells"
+                f"the server at {self._address} is not an oatmill server, it answers {words!r}; give the control address that "
+                "`oatmill replay` prints"
             )
         mechanism = said[MECHANISM].rstrip(b"\0")
         if closed and mechanism == b"CURVE":
@@ -122,7 +132,7 @@ class Handshake:
         if closed and mechanism == b"NULL" and self._keyed:
             self.failure = self._other_mechanism
             return self.failure
-        return ""  # nobody is there yet behind a forwarder, or the server is busy or stopped
+        return ""  # a forwarder whose server is not there yet, or a server that is busy or stopped
 
     @property
     def _untrusted(self) -> str:
@@ -139,8 +149,8 @@ class Handshake:
                 "process without --keys and OATMILL_KEYS"
             )
         return (
-            f"the server at {self._address} asks for a key and this process has none; give --keys (or OATMILL_KEYS) the "
-            "folder that `oatmill keygen` has made for that run"
+            f"the server at {self._address} requires a key and this process has none; set --keys (or OATMILL_KEYS) to the "
+            "folder that `oatmill keygen` created for that run"
         )
 
     @property
@@ -151,13 +161,13 @@ class Handshake:
         )
 
     def close(self) -> None:
-        """Stop watching, before the socket is closed."""
+        """Stop watching. Call it before the socket is closed."""
         self._socket.disable_monitor()
         self._monitor.close()
 
 
 def first_words(address: str) -> bytes:
-    """A server's first bytes after a connection, or else its answer to an HTTP request; empty if there are none.
+    """Return a server's first bytes, or its answer to an HTTP request; empty if it sends nothing.
 
     Args:
         address: `tcp://host:port` or `ipc://path`.

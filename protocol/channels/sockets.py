@@ -1,11 +1,17 @@
-"""ZeroMQ sockets with the options that this protocol needs, and frames in and out of them without blocking.
+"""ZeroMQ sockets with the options that this protocol needs; sending and receiving never block.
 
-libzmq facts behind the options (4.3.5): a socket that lingers hangs at exit when its peer is gone, and delivers nothing, so
-what matters is drained to its last acknowledgement, and LINGER is 0. A DEALER without IMMEDIATE queues messages for peers that
-may never come. A ROUTER drops messages to unknown peers in silence unless ROUTER_MANDATORY. ZMTP heartbeats end a connection on
-which one large message takes longer than they wait, for only whole messages count as a sign of life; so dead connections are
-ended by TCP_MAXRT, for which every acknowledged segment counts. All options are set before bind or connect, marks are only a
-backstop behind credit, and reconnecting peers need jitter of our own.
+The options follow from the behaviour of libzmq 4.3.5:
+
+- A socket that lingers hangs at exit when its peer is gone, and delivers nothing. So important
+  messages are sent until they are acknowledged, and LINGER is 0.
+- A DEALER without IMMEDIATE queues messages for peers that may never connect.
+- A ROUTER drops messages to unknown peers silently, unless ROUTER_MANDATORY is set.
+- ZMTP heartbeats end a connection on which a large message takes longer than their timeout, because
+  only whole messages count as activity. So dead connections are ended by TCP_MAXRT, for which every
+  acknowledged segment counts.
+
+All options are set before bind or connect. High-water marks are only a safeguard behind credit.
+Reconnecting peers need random delays, which we add.
 """
 
 from __future__ import annotations
@@ -22,7 +28,7 @@ import zmq
 
 from oatmill.errors import UserError
 from oatmill.process.descriptors import connections_of, descriptor_limit
-from protocol.channels.connections import FIRST_BYTES, Connections
+from protocol.channels.connection_limits import FIRST_BYTES, ConnectionLimits
 from protocol.channels.handshake import Handshake
 from protocol.security.keys import ClientKeys
 from protocol.security.users import ANYBODY, REVOKED, User
@@ -30,25 +36,27 @@ from protocol.security.zap import ZapHandler
 from protocol.wire.codec import Frames
 
 COPY_BELOW_BYTES = 64 * 1024
-"""Smaller payloads are copied into libzmq's own memory, which is cheaper than tracking them."""
+"""Smaller payloads are copied into libzmq's memory, which is cheaper than tracking them."""
 HIGH_WATER = 256
-"""Messages a peer may be behind; credit keeps well below it."""
+"""The number of messages that may wait for a peer. Credit keeps far below it."""
 HANDSHAKE_MS = 5_000
 RECONNECT_MS, RECONNECT_MAX_MS = 100, 10_000
 CONNECT_MS = 5_000
-"""An attempt to connect is given up after this long and made anew: the system would wait ever longer for an answer."""
+"""An attempt to connect is given up after this long and started again: the system would wait longer
+and longer."""
 UNACKNOWLEDGED_MS = 15_000
-"""A connection on which the other host has acknowledged nothing for this long is given up: it has been replaced, or what stands
-between the two and remembers connections. The system would try for a quarter of an hour."""
+"""A connection on which the other host has acknowledged nothing for this long is given up: the
+host, or a firewall in between, was probably replaced. The system would try for a quarter of an
+hour."""
 BACKLOG = 4096
 SOCKETS_A_PROCESS = 2
-"""Server sockets in one process, which share its descriptors."""
+"""The number of server sockets in a process, which share its descriptors."""
 MAX_FRAMES = 16
-"""Frames of one message that are kept; the rest of it is read and dropped, for a good one has two."""
+"""The number of frames of a message that are kept. The rest is read and dropped: a good message has two."""
 CURVE_BYTES = 64
-"""Encryption makes a frame longer, by 33 bytes; libzmq compares what came over the wire with MAXMSGSIZE."""
+"""Encryption makes a frame longer, by 33 bytes. libzmq compares MAXMSGSIZE with the encrypted length."""
 SEND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
-"""Put together once: an enumeration's members take longer for it than the frame for its way."""
+"""Computed once: combining enumeration members takes longer than sending a frame."""
 WILDCARDS = ("0.0.0.0", "[::]", "*")
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "*": "127.0.0.1"}
 
@@ -63,7 +71,7 @@ def _common(socket: zmq.Socket[bytes], max_message_bytes: int) -> None:
 
 
 def use_keys(socket: zmq.Socket[bytes], keys: ClientKeys | None) -> None:
-    """Have a client's socket show its key and take no other server's than the one whose key it knows."""
+    """Set a client's socket to show its key and to accept only the server whose key it knows."""
     if keys is not None:
         socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
@@ -71,15 +79,15 @@ def use_keys(socket: zmq.Socket[bytes], keys: ClientKeys | None) -> None:
 
 
 class ClientSocket:
-    """A DEALER that connects. Sending never blocks: what cannot leave now waits in an outbox.
+    """A DEALER that connects. Sending never blocks: what cannot be sent now waits in an outbox.
 
     Args:
-        address: address of the server.
-        max_message_bytes: a frame longer than this ends the connection; -1 for no limit.
+        address: the server's address.
+        max_message_bytes: a longer frame ends the connection; -1 for no limit.
         keys: the keys for this server; None for a server without keys.
 
     Attributes:
-        handshake: whether the server lets it in.
+        handshake: knows whether the server accepts this client.
     """
 
     def __init__(self, address: str, *, max_message_bytes: int = -1, keys: ClientKeys | None = None) -> None:
@@ -103,7 +111,7 @@ class ClientSocket:
 
     @property
     def idle(self) -> bool:
-        """Whether everything has left."""
+        """Whether everything was sent."""
         return not self._outbox
 
     @property
@@ -112,7 +120,7 @@ class ClientSocket:
         return self._socket
 
     def send(self, messages: Iterable[Frames] = ()) -> None:
-        """Send these after what still waits, as far as that goes without blocking."""
+        """Send what waits, and then these messages, as far as possible without blocking."""
         self._outbox.extend(messages)
         try:
             while self._outbox:
@@ -122,7 +130,7 @@ class ClientSocket:
             return
 
     def receive(self) -> Iterator[list[Any]]:
-        """Every message that has come, as frames; those of payloads are not copied."""
+        """Return every message that has arrived, as frames. The frames of large payloads are not copied."""
         try:
             while True:
                 yield [frame.buffer for frame in _receive(self._socket)]
@@ -130,7 +138,7 @@ class ClientSocket:
             return
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until there is a message, or what waits in the outbox can leave, or the time is out."""
+        """Wait until a message has arrived, or what waits in the outbox can be sent, or the timeout."""
         events = zmq.POLLIN | zmq.POLLOUT if self._outbox else zmq.POLLIN
         self._socket.poll(max(0, round(timeout_s * 1000)), events)
 
@@ -142,14 +150,17 @@ class ClientSocket:
 
 
 class ServerSocket:
-    """A ROUTER that binds. A message to a peer that is gone or too slow is dropped: the peer will ask again.
+    """A ROUTER that binds. A message to a peer that is gone or too slow is dropped: the peer asks again.
 
     Args:
-        context: the process's context.
-        max_message_bytes: a frame longer than this ends its sender's connection; -1 for no limit.
+        context: the process's ZeroMQ context.
+        max_message_bytes: a longer frame ends its sender's connection; -1 for no limit.
         zap: decides who may connect; None accepts everybody.
-        first_bytes: what a connection may send before its first message is whole, and, until `allow` says otherwise, between
-            two messages.
+        first_bytes: the number of bytes that a connection may send before its first message is
+            whole and, until `allow` is called, between two messages.
+
+    Attributes:
+        dropped: the number of messages that were dropped.
     """
 
     def __init__(
@@ -163,7 +174,7 @@ class ServerSocket:
         self._socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         self._zap = zap
         self._first_bytes = first_bytes
-        self._connections: Connections | None = None
+        self._connections: ConnectionLimits | None = None
         self._most = connections_of(descriptor_limit(), SOCKETS_A_PROCESS)
         self._told: Counter[str] = Counter()
         _common(self._socket, max_message_bytes)
@@ -171,7 +182,7 @@ class ServerSocket:
             zap.secure(self._socket)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.BACKLOG, min(BACKLOG, max(1, self._most // 4)))
-        self._file: Path | None = None  # of an ipc address
+        self._file: Path | None = None  # the file of an ipc address
         self.dropped = 0
 
     @property
@@ -180,16 +191,17 @@ class ServerSocket:
         return self._socket
 
     def bind(self, address: str) -> str:
-        """Bind and return the address that peers connect to (with the port that was chosen for port 0).
+        """Bind, and return the address that peers connect to (with the chosen port for port 0).
 
-        The connections of a TCP socket are watched from then on. A socket of ipc is in a folder of its user's own.
+        From then on, the connections of a TCP socket are watched. An ipc socket is in a folder that
+        only its user can enter.
 
         Raises:
             UserError: if the address is taken or cannot be bound.
         """
-        self._socket.setsockopt(zmq.IPV6, int("[" in address))  # else a port of 127.0.0.1 is told as [::ffff:127.0.0.1]
+        self._socket.setsockopt(zmq.IPV6, int("[" in address))  # otherwise 127.0.0.1 is reported as [::ffff:127.0.0.1]
         if address.startswith("tcp:"):
-            self._connections = Connections(self._socket, most=self._most, first_bytes=self._first_bytes)
+            self._connections = ConnectionLimits(self._socket, most=self._most, first_bytes=self._first_bytes)
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
@@ -199,12 +211,13 @@ class ServerSocket:
         return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def restore_file(self) -> Path | None:
-        """Listen once more at an ipc address whose file somebody has removed: nobody could connect any more.
+        """Listen again at an ipc address whose file was removed, because nobody could connect any more.
 
-        Connections that are there stay. The old listener stays too, unreachable: to unbind it would remove the new file.
+        Existing connections stay. The old listener stays, too, although it is unreachable:
+        unbinding it would remove the new file.
 
         Returns:
-            The file that was made anew; None if it was there, or cannot be made.
+            The file that was created again; None if it was not missing, or cannot be created.
         """
         file = self._file
         if file is None or file.exists() or not _make_private(file.parent):
@@ -216,12 +229,12 @@ class ServerSocket:
         return file
 
     def allow(self, nbytes: int) -> None:
-        """Let a connection that has sent a message send this much before its next one is whole."""
+        """Set how many bytes a connection may send between two of its messages."""
         if self._connections is not None:
             self._connections.allowed_bytes = max(nbytes, self._first_bytes)
 
     def cut(self) -> Counter[str]:
-        """Connections that were closed since the last call because there were too many or they sent too much, by reason."""
+        """Return how many connections were closed for using too much since the last call, by reason."""
         if self._connections is None:
             return Counter()
         cut = Counter(self._connections.cut)
@@ -229,17 +242,17 @@ class ServerSocket:
         return new
 
     def send(self, route: bytes, message: Frames) -> bool:
-        """Send one message, or drop and count it; False if that connection is gone."""
+        """Send a message, or drop and count it; False if the connection is gone."""
         try:
             self._socket.send(route, SEND_MORE)
             _send(self._socket, message)
-        except zmq.ZMQError as error:  # gone (EHOSTUNREACH) or behind its mark (EAGAIN)
+        except zmq.ZMQError as error:  # gone (EHOSTUNREACH) or too slow (EAGAIN)
             self.dropped += 1
             return error.errno == zmq.EAGAIN
         return True
 
     def receive(self, limit: int) -> Iterator[tuple[bytes, User, list[Any]]]:
-        """At most `limit` messages that have come: the peer's route, whose key it has shown, and the frames."""
+        """Return at most `limit` messages: the sender's route, the owner of its key, and the frames."""
         connections = self._connections
         if connections is not None:
             connections.turns += 1
@@ -257,22 +270,24 @@ class ServerSocket:
             return ANYBODY
         try:
             return self._zap.trusted.user(str(frame.get("User-Id")))
-        except zmq.ZMQError:  # no key came with it, which the handler does not allow
+        except zmq.ZMQError:  # no key; the handler does not allow that
             return REVOKED
 
     def close(self) -> None:
-        """Close at once; an ipc socket's file goes with it."""
+        """Close at once, and remove the file of an ipc socket."""
         if self._connections is not None:
             self._connections.close()
         self._socket.close()
 
 
 def reachable(url: str, known: str) -> str:
-    """An address as a client can use it: a server that listens on every address of its host tells no host.
+    """Return an address that a client can use.
+
+    A server that listens on all addresses does not report a host.
 
     Args:
-        url: what the server tells, such as `tcp://0.0.0.0:7300`.
-        known: an address under which the same server was reached.
+        url: the address that the server reports, such as `tcp://0.0.0.0:7300`.
+        known: an address at which the same server was reached.
     """
     scheme, _, rest = url.partition("://")
     host, _, port = rest.rpartition(":")
@@ -282,13 +297,13 @@ def reachable(url: str, known: str) -> str:
 
 
 def reachable_here(url: str) -> str:
-    """A bound address as a client on the same machine can use it."""
+    """Return a bound address in a form that a client on the same machine can use."""
     host = url.removeprefix("tcp://").rpartition(":")[0]
     return url.replace(host, LOOPBACK[host], 1) if url.startswith("tcp://") and host in LOOPBACK else url
 
 
 def _make_private(folder: Path) -> bool:
-    """Whether a folder is there, made if need be, that no other user can enter."""
+    """Create a folder if it is missing; returns whether only this user can enter it."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.stat()
@@ -298,20 +313,20 @@ def _make_private(folder: Path) -> bool:
 
 
 def _send(socket: zmq.Socket[bytes], message: Frames) -> None:
-    """Both frames or, with zmq.Again, none."""
+    """Send both frames, or raise zmq.Again and send none."""
     header, payload = message
     socket.send(header, SEND_MORE)
     socket.send(payload, zmq.NOBLOCK, copy=len(payload) < COPY_BELOW_BYTES)
 
 
-def _note(connections: Connections, route: zmq.Frame) -> None:
-    """Note which connection a message came on."""
-    with contextlib.suppress(zmq.ZMQError):  # a peer of the oldest ZeroMQ protocols; no client of ours
+def _note(connections: ConnectionLimits, route: zmq.Frame) -> None:
+    """Note which connection a message came from."""
+    with contextlib.suppress(zmq.ZMQError):  # a peer with an old ZeroMQ protocol, not one of our clients
         connections.recent.add(int(route.get(zmq.SRCFD)))
 
 
 def _receive(socket: zmq.Socket[bytes]) -> list[zmq.Frame]:
-    """The next message's frames or zmq.Again; `recv_multipart` would ask the socket after each whether there are more."""
+    """Return the frames of the next message, or raise zmq.Again. Faster than `recv_multipart`."""
     frames = [socket.recv(zmq.NOBLOCK, copy=False)]
     more = frames[0].more
     while more:

@@ -13,14 +13,18 @@ from protocol.wire.deadlines import GOODBYE_WITHIN_S
 
 
 class TrajectorySender:
-    """An actor's line to ingest: trajectories go out under credit and are kept until they are acknowledged.
+    """The connection of an actor to ingest.
+
+    It sends trajectories when it has credit, and keeps them until they are acknowledged.
 
     Args:
         address: `welcome.endpoints["data"]`.
-        welcome: what the hub said; gives actor id, incarnation, spaces, session and keys.
+        welcome: the hub's answer to `join`; it has the actor id, incarnation, spaces, session and
+            keys.
         schema: the run's schema, `Schema.of` the welcome's spaces.
-        rows: trajectories in each block, the same in all.
-        when_full: `block` keeps every block; `drop_oldest` lets the oldest unsent one go when 16 wait, and counts it.
+        rows: the number of trajectories in each block.
+        when_full: `block` keeps every block; `drop_oldest` drops the oldest unsent block when 16
+            wait, and counts it.
     """
 
     def __init__(self, address: str, *, welcome: Welcome, schema: Schema, rows: int, when_full: WhenFull) -> None:
@@ -37,12 +41,12 @@ class TrajectorySender:
 
     @property
     def produced(self) -> int:
-        """Trajectories offered so far."""
+        """The number of trajectories offered so far."""
         return self._peer.produced
 
     @property
     def evicted(self) -> int:
-        """Trajectories dropped unsent so far."""
+        """The number of trajectories dropped unsent so far."""
         return self._peer.evicted
 
     @property
@@ -52,45 +56,60 @@ class TrajectorySender:
 
     @property
     def forgotten(self) -> int:
-        """Trajectories that were acknowledged by a server that died, and that its successor does not hold."""
+        """The number of trajectories that an earlier server acknowledged and the present one does not have."""
         return self._peer.forgotten
 
     @property
     def unacknowledged(self) -> int:
-        """Trajectories offered, not dropped and not yet acknowledged."""
+        """The number of trajectories that were offered, not dropped, and not acknowledged yet."""
         return self._peer.unacknowledged
 
     def wait_ready(self, timeout_s: float) -> bool:
-        """Wait until one more block may be sent. Call it before an unroll, so that the unroll starts with new weights.
+        """Wait until one more block may be sent.
 
-        Always True with `drop_oldest` once ingest has answered. Wait in slices of at most a second and send heartbeats
-        between them.
+        Call it before an unroll, so that the unroll starts with new weights.
+
+        With `drop_oldest`, the result is always True once ingest has answered. Wait in slices of at
+        most a second, and send heartbeats between them.
 
         Raises:
-            JoinRefusedError: if ingest has refused this actor: fenced by its successor, another schema, or three bad messages.
-            PeerLostError: if ingest has been silent for 60 s in spite of being asked.
+            JoinRefusedError: if ingest has rejected this actor: it was replaced, has another
+                schema, or sent three bad messages.
+            PeerLostError: if ingest has not answered for 60 s.
         """
         return self._until(lambda: self._peer.ready, timeout_s)
 
     def offer(self, block: TrajectoryBlock) -> None:
-        """Take a block over; its arrays are copied at once and may be used again. Never blocks. Errors as `wait_ready`.
+        """Take a block.
 
-        Actor id, incarnation and sequence are filled in here; `counters` are at most 64 plain numbers.
+        Its arrays are copied at once and may be reused. Never blocks. Errors as in `wait_ready`.
+
+        Actor id, incarnation and sequence number are filled in here; `counters` has at most 64
+        numbers.
         """
         self._peer.offer(block)
         self.pump()
 
     def greet(self) -> None:
-        """Say HELLO once more. Call it when the hub was replaced: so was ingest, and it knows of no credit."""
+        """Send HELLO again.
+
+        Call it when the hub was replaced: ingest was replaced, too, and knows of no credit.
+        """
         self._peer.greet()
 
     def pump(self) -> None:
-        """Read acknowledgements and send what may be sent. Cheap: call it between env steps. Errors as in `wait_ready`."""
+        """Read acknowledgements and send what may be sent.
+
+        Cheap; call it between env steps. Errors as in `wait_ready`.
+        """
         self._connection.turn()
         self._check()
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until everything offered is acknowledged; False if time ran out first. Errors as `wait_ready`."""
+        """Wait until everything offered is acknowledged; False after the timeout.
+
+        Errors as in `wait_ready`.
+        """
         return self._until(lambda: self._peer.unacknowledged == 0, timeout_s)
 
     def _until(self, done: Callable[[], bool], timeout_s: float) -> bool:
@@ -103,7 +122,10 @@ class TrajectorySender:
         self._connection.check_lost(self._peer.lost(self._connection.now()), "ingest")
 
     def close(self) -> None:
-        """Say goodbye with the last counts and close; what is unacknowledged is counted as unsent_at_death. Safe twice."""
+        """Say goodbye with the last counts and close. Safe to call twice.
+
+        What is not acknowledged is counted as `unsent_at_death`.
+        """
         if self._connection.closed:
             return
         if self._peer.welcomed and self._peer.refusal is None:

@@ -1,4 +1,4 @@
-"""The channels of the hub's weights: the learner that publishes and the actor that pulls."""
+"""The channels for weights: the learner publishes to the hub, and actors pull from it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from protocol.security.keys import ClientKeys
 
 
 class WeightsReceiver:
-    """An actor's line to the hub's weights.
+    """The connection over which an actor pulls weights from the hub.
 
     Args:
         address: `welcome.endpoints["weights"]`.
-        layout: the network's layout; weights that do not fit it are refused.
+        layout: the network's layout; weights that do not fit it are rejected.
         keys: `welcome.keys`.
     """
 
@@ -26,15 +26,16 @@ class WeightsReceiver:
         self._connection = Connection(address, self._peer, max_message_bytes=CHUNK_BYTES, keys=keys)
 
     def poll(self, newest_version: int, timeout_s: float = 0.0) -> Weights | None:
-        """The newest weights if they are newer than the last ones returned, whole and verified; else None.
+        """Return the newest weights if they are newer than those returned before, otherwise None.
 
-        Starts or goes on with a pull when `newest_version` is newer than what this receiver has. With `timeout_s` it waits
-        that long for `newest_version` (or newer) to be here. Credit arrives a few milliseconds before the version that it
-        announces does, so an actor that waits 0.2 s or so here before an unroll acts one version fresher.
+        They are complete and verified. This starts or continues a pull if `newest_version` is newer
+        than what this receiver has. With `timeout_s`, it waits that long for `newest_version` or a
+        newer one. Credit arrives a few milliseconds before the version that it announces. So an
+        actor that waits about 0.2 s here before an unroll acts with a version that is newer by one.
 
         Raises:
-            JoinRefusedError: if the hub does not let this process's connection in.
-            WireError: `weights_layout` if the weights are another network's.
+            JoinRefusedError: if the hub does not accept this process's connection.
+            WireError: `weights_layout` if the weights belong to another network.
         """
         self._peer.want(newest_version)
         self._connection.until(lambda: not self._peer.pulling, timeout_s)
@@ -42,20 +43,22 @@ class WeightsReceiver:
         return self._peer.take()
 
     def pump(self, newest_version: int) -> None:
-        """Go on with a pull without waiting; `poll` returns what has come. Cheap; call it wherever time passes between polls.
+        """Continue a pull without waiting.
 
-        On a slow link one pull takes longer than what lies between two polls, and the hub does not keep a version for ever of
-        which nobody asks for the rest. Errors as `poll`.
+        `poll` returns what has arrived. Cheap; call it often between polls.
+
+        On a slow link, a pull takes longer than the time between two polls, and the hub drops a
+        version when nobody asks for the rest of it. Errors as in `poll`.
         """
         self._peer.want(newest_version)
         self._connection.turn()
 
     def wait(self, timeout_s: float) -> Weights:
-        """Wait for any weights at all (the first ones).
+        """Wait for any weights (the first ones).
 
         Raises:
-            PeerLostError: if none came in time.
-            JoinRefusedError, WireError: as `poll`.
+            PeerLostError: if none arrived in time.
+            JoinRefusedError, WireError: as in `poll`.
         """
         weights = self.poll(max(0, self._peer.version + 1), timeout_s)
         if weights is None:
@@ -70,11 +73,11 @@ class WeightsReceiver:
 
 
 class WeightsPublisher:
-    """Learner rank 0's line to the hub's weights.
+    """The connection over which rank 0 of the learner publishes weights to the hub.
 
     Args:
         address: `welcome.endpoints["weights"]`.
-        welcome: what the hub said; gives session and keys.
+        welcome: the hub's answer to `join`; it has the session and the keys.
     """
 
     def __init__(self, address: str, *, welcome: Welcome) -> None:
@@ -82,27 +85,28 @@ class WeightsPublisher:
         self._connection = Connection(address, self._peer, max_message_bytes=HEADERS_ONLY_BYTES, keys=welcome.keys)
 
     def push(self, weights: Weights) -> None:
-        """Hand one version to the I/O thread and return; a version that could not leave yet is replaced by a newer one.
+        """Send a version without waiting. A version that could not be sent yet is replaced by a newer one.
 
         Raises:
-            JoinRefusedError: if the hub refused an earlier version: its bytes were torn, or another learner has taken over.
+            JoinRefusedError: if the hub rejected an earlier version: it arrived damaged, or another
+                learner has taken over.
         """
         self._peer.push(weights, time.time())
         self._connection.turn()
         self._connection.check(self._peer.refusal, "the hub")
 
     def push_again(self) -> None:
-        """Hand the newest version to a hub that was replaced. Errors as `push`."""
+        """Send the newest version to a hub that was replaced. Errors as in `push`."""
         self._peer.push_again()
         self._connection.turn()
         self._connection.check(self._peer.refusal, "the hub")
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until the hub holds the last version pushed; False if time ran out first. Errors as `push`."""
+        """Wait until the hub has the last version pushed; False after the timeout. Errors as in `push`."""
         held = self._connection.until(lambda: self._peer.flushed or self._peer.refusal is not None, timeout_s)
         self._connection.check(self._peer.refusal, "the hub")
         return held
 
     def close(self) -> None:
-        """Close; call `flush` first if the last version matters. Safe to call twice."""
+        """Close. Call `flush` first if the last version matters. Safe to call twice."""
         self._connection.close()

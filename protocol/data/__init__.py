@@ -1,1 +1,1 @@
-"""What travels: spaces, trajectories, batches, weights."""
+"""The data that processes exchange: spaces, trajectories, batches, weights."""

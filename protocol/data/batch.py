@@ -1,4 +1,4 @@
-"""What one learner rank trains on in one learner step (NumPy only)."""
+"""The data that one learner rank trains on in one learner step (NumPy only)."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from protocol.data.trajectory import Array
 class Batch:
     """B trajectories of T steps, batch-major.
 
-    `observations[:, t + 1]` follows same-step autoreset: after an end at t it belongs to the next episode.
+    Observations follow same-step autoreset: if an episode ends at step t, `observations[:, t + 1]`
+    is the first observation of the next episode.
     """
 
-    batch_id: int  # what CONSUMED names
+    batch_id: int  # the number that CONSUMED names
     learner_step: int
     observations: Array  # [B, T + 1, ...]
-    actions: Array  # [B, T] or [B, T, factors], int32
+    actions: Array  # [B, T] int32, or [B, T, width], int32, or float32 where it has numbers
     rewards: Array  # [B, T], float32, unscaled
     terminated: Array  # [B, T], bool
     truncated: Array  # [B, T], bool
     valid: Array  # [B, T], bool
-    behaviour_logits: Array  # [B, T, A], float32
+    behaviour_logits: Array  # [B, T, A], float32: logits, then means and log stds of numbers
     behaviour_value: Array  # [B, T], float32
     core_state: Array  # [B, S], float32
     final_observations: Array  # [F, ...]
     final_trajectory: Array  # [F], int32, the row in 0..B-1
     final_step: Array  # [F], int32
     policy_version: Array  # [B], int64, the version that collected each row
-    fresh: Array  # [B], bool: False for a row that was trained before (replayed)
-    importance: Array | None = None  # [B], float32, what a row's terms count for; None where each counts for 1
+    fresh: Array  # [B], bool: False for a row that was trained on before (replayed)
+    importance: Array | None = None  # [B], float32, the weight of each row in the losses; None if all are 1
 
     @property
     def size(self) -> int:

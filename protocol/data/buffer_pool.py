@@ -27,7 +27,7 @@ class BufferPool:
         self._buffers: list[Array] = []
 
     def take(self, nbytes: int) -> Array:
-        """A buffer `[nbytes]` of uint8 that nothing else refers to: no array, memoryview or tensor."""
+        """Return a buffer `[nbytes]` of uint8 to which no array, memoryview or tensor refers."""
         for buffer in self._buffers:
             if buffer.nbytes == nbytes and sys.getrefcount(buffer) == UNUSED:
                 return buffer

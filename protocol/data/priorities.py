@@ -1,4 +1,4 @@
-"""How much there is to learn from each trajectory of a batch, as the learner tells ingest: a float32 for each."""
+"""The priorities of a batch's trajectories, which the learner sends to ingest as float32 numbers."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ DTYPE = np.dtype("<f4")
 
 
 def pack_priorities(priorities: Array) -> bytes:
-    """The payload of CONSUMED.
+    """Return the payload of CONSUMED.
 
     Args:
-        priorities: `[B]`, finite and 0 or more, in the order of the batch's rows.
+        priorities: `[B]`, finite and at least 0, in the order of the batch's rows.
     """
     return priorities.astype(DTYPE).tobytes()
 
 
 def priorities_bytes(rows: int) -> int:
-    """How long that payload is."""
+    """Return the length of that payload in bytes."""
     return rows * DTYPE.itemsize
 
 
 def read_priorities(payload: Buffer, rows: int) -> Array:
-    """What `pack_priorities` gave, from a peer that is not trusted; a copy, as float64.
+    """Read the result of `pack_priorities` from a peer that is not trusted. Returns a copy as float64.
 
     Raises:
-        WireError: `priorities` if there is not one number for each row, or one of them is negative or not finite.
+        WireError: `priorities` if there is not one number for each row, or a number is negative or
+            not finite.
     """
     length = memoryview(payload).nbytes
     if length != priorities_bytes(rows):
@@ -37,5 +38,5 @@ def read_priorities(payload: Buffer, rows: int) -> Array:
     found = np.frombuffer(payload, DTYPE).astype(np.float64)
     bad = ~((found >= 0) & np.isfinite(found))
     if bad.any():
-        raise WireError("priorities", f"expected finite numbers from 0 on, got {found[bad][0]:g}")
+        raise WireError("priorities", f"expected finite numbers of at least 0, got {found[bad][0]:g}")
     return found

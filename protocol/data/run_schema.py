@@ -1,4 +1,4 @@
-"""What a run's trajectories look like, as actors tell ingest and ingest tells the learner."""
+"""The form of a run's trajectories. Actors send it to ingest, and ingest sends it to the learner."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from typing import Any
 import numpy as np
 
 from oatmill.errors import WireError
-from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.data.spaces import ActionPart, ActionSpace, ObservationSpace, Spaces
 from protocol.data.trajectory import BlockSize, Field, Schema
 from protocol.wire.codec import names_in
 
 DTYPES = ("bool", "uint8", "int8", "uint16", "int16", "int32", "int64", "float16", "float32", "float64")
-"""What an observation may be made of; no object and no structured dtype ever comes from a wire."""
+"""The dtypes that an observation may have. Object and structured dtypes are never accepted from a
+peer."""
 
 MAX_ROW_BYTES = 2**30
-"""A step of a trajectory that would be larger than this is a mistake or an attack."""
+"""The largest step of a trajectory. A larger one is a mistake or an attack."""
 
 MAX_FACTORS = 1024
+MAX_DIMENSIONS = 2**16
 MAX_FEATURES = 256
 MAX_CATEGORIES = 2**16
 MAX_STATISTICS = 1024
@@ -33,12 +35,13 @@ EPISODE_FIELDS = ("episode_return", "episode_length", "episode_statistics")
 
 @dataclass(frozen=True)
 class RunSchema:
-    """All that fixes the fields of trajectories and of batches.
+    """Everything that determines the fields of trajectories and batches.
 
     Attributes:
         spaces: the environment's spaces.
-        core_state_size: the length of the recurrent state as one float32 row; 0 without a core.
-        episode_statistics: names of the environment's own numbers, one of each an ended episode.
+        core_state_size: the length of the recurrent state as one float32 row; 0 without a recurrent
+            core.
+        episode_statistics: the names of the environment's own numbers, one value per ended episode.
     """
 
     spaces: Spaces
@@ -47,7 +50,7 @@ class RunSchema:
 
     @staticmethod
     def of(spaces: Spaces, schema: Schema) -> RunSchema:
-        """From a trajectory's schema and the spaces that it was made with."""
+        """Build it from a trajectory's schema and the spaces that the schema was made with."""
         size = {entry.name: entry for entry in schema.fields}["core_state"].shape[0]
         described = RunSchema(spaces, size, schema.episode_statistics)
         assert described.trajectory == schema, "the schema is Schema.of(spaces, ...), of the spaces that WELCOME gave"
@@ -60,10 +63,10 @@ class RunSchema:
 
     @cached_property
     def batch(self) -> Schema:
-        """The fields of a packed batch: a trajectory's without its episodes, and whose policy collected each row.
+        """The fields of a packed batch: those of a trajectory without its episodes, and facts about each row.
 
-        `policy_version`, `fresh` and `importance` come before the final observations, so that only the tail depends on their
-        number.
+        `policy_version`, `fresh` and `importance` precede the final observations, so that only the
+        end of the batch depends on the number of final observations.
         """
         kept = [entry for entry in self.trajectory.fields if entry.name not in EPISODE_FIELDS]
         finals = [entry for entry in kept if entry.axis == "final"]
@@ -76,16 +79,19 @@ class RunSchema:
 
     @cached_property
     def identity(self) -> str:
-        """A short name (64 bits of BLAKE2b); equal schemas and only they have equal ones."""
+        """A short name (64 bits of BLAKE2b). Only equal schemas have equal names."""
         text = json.dumps(self.to_dict(), sort_keys=True).encode()
         return hashlib.blake2b(text, digest_size=8).hexdigest()
 
     def row_bytes(self, steps: int) -> int:
-        """The most that one trajectory of this many steps can hold: every step ends an episode and is cut."""
+        """Return the largest size of a trajectory with this many steps, in bytes.
+
+        In the largest one, each step ends an episode by truncation.
+        """
         return self.trajectory.nbytes(BlockSize(1, steps, steps, steps))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `from_dict` reads them back."""
+        """Return plain values for JSON. `from_dict` reads them."""
         return {
             "spaces": self.spaces.to_dict(),
             "core_state_size": self.core_state_size,
@@ -94,10 +100,10 @@ class RunSchema:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> RunSchema:
-        """Read what `to_dict` gave, from a peer that is not trusted.
+        """Read the result of `to_dict` from a peer that is not trusted.
 
         Raises:
-            WireError: `schema` or `payload_json` if it is not whole and sensible.
+            WireError: `schema` or `payload_json` if it is incomplete or invalid.
         """
         core_state_size = values.get("core_state_size")
         if type(core_state_size) is not int or core_state_size < 0:
@@ -108,21 +114,21 @@ class RunSchema:
         return described
 
     def difference(self, other: RunSchema) -> str:
-        """Say what differs first; only called when something does."""
+        """Describe the first difference. Call it only if there is one."""
         ours, theirs = self.to_dict(), other.to_dict()
         name = next(name for name in ours if ours[name] != theirs[name])
         return f"{name}: the run has {ours[name]}, this process has {theirs[name]}"
 
 
 def read_spaces(values: Any) -> Spaces:
-    """Spaces from a peer that is not trusted.
+    """Read spaces from a peer that is not trusted.
 
     Raises:
-        WireError: `schema` if they are not whole and sensible.
+        WireError: `schema` if they are incomplete or invalid.
     """
     try:
         spaces = Spaces.from_dict(values)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise WireError("schema", f"spaces: {type(error).__name__}: {str(error)[:100]}") from None
     problem = _problem_of_observation(spaces.observation) or _problem_of_action(spaces.action)
     if problem:
@@ -131,7 +137,10 @@ def read_spaces(values: Any) -> Spaces:
 
 
 def _problem_of_observation(space: ObservationSpace) -> str | None:
-    """What is wrong with it; a type may be any that JSON has."""
+    """Describe what is wrong with an observation space, or return None.
+
+    Its values may have any type of JSON.
+    """
     if space.dtype not in DTYPES:
         return f"expected a dtype of {', '.join(DTYPES)}, got {str(space.dtype)[:20]!r}"
     if not all(_within(n, 0, 2**31) for n in space.shape) or prod(space.shape) * np.dtype(space.dtype).itemsize > MAX_ROW_BYTES:
@@ -157,6 +166,22 @@ def _problem_of_action(space: ActionSpace) -> str | None:
         return f"expected at most {MAX_FACTORS} factors of 1 to 2**31 - 1 choices, got {str(space.sizes)[:60]}"
     if space.num_logits > MAX_ROW_BYTES // np.dtype(np.float32).itemsize or type(space.factored) is not bool:
         return f"expected at most {MAX_ROW_BYTES} bytes of logits, and factored to be true or false"
+    if space.dimensions > MAX_DIMENSIONS or not all(type(bound) in {int, float} for bound in (*space.low, *space.high)):
+        return f"expected at most {MAX_DIMENSIONS} numbers in an action, each with bounds that are numbers"
+    return next((problem for part in space.parts if (problem := _problem_of_part(part))), None)
+
+
+def _problem_of_part(part: ActionPart) -> str | None:
+    """The types; that the columns are those of the row was checked when the space was made."""
+    if part.dtype not in DTYPES:
+        return f"expected a part of an action to have a dtype of {', '.join(DTYPES)}, got {str(part.dtype)[:20]!r}"
+    if not all(type(step) is str or _within(step, 0, MAX_FACTORS + MAX_DIMENSIONS) for step in part.path):
+        return f"expected a part of an action to stand at keys and positions, got {str(part.path)[:60]}"
+    width = part.columns[1] - part.columns[0]
+    if not all(_within(n, 1, MAX_DIMENSIONS + 1) for n in part.shape) or prod(part.shape) != width:
+        return f"expected a part of {width} columns to have a shape of as many, got {str(part.shape)[:60]}"
+    if not all(type(start) is int for start in part.start) or len(part.start) not in {0, width}:
+        return f"expected a part to have a lowest choice for each of its {width} columns, or none"
     return None
 
 
@@ -165,10 +190,11 @@ def _within(value: Any, low: int, high: int) -> bool:
 
 
 def read_statistics(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of an environment's own numbers out of a JSON object.
+    """Read the names of an environment's own numbers from a JSON object.
 
     Raises:
-        WireError: `payload_json` if they are no list of names, `schema` if there are too many, or one comes twice.
+        WireError: `payload_json` if they are not a list of names; `schema` if there are too many,
+            or duplicates.
     """
     names = tuple(names_in(values, "episode_statistics"))
     if len(names) > MAX_STATISTICS or len(set(names)) != len(names) or not all(map(str.isprintable, names)):

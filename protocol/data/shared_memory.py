@@ -1,8 +1,11 @@
-"""Memory that two processes of one machine see: a batch is packed there, and its learner reads it without a socket.
+"""Memory that two processes of one machine share.
 
-The memory lies in no folder (a memfd): it goes with the last process that has it, however that one ended. A reader finds it
-through /proc, which the kernel allows to processes of the same user, and looks whether it is the memory that was meant: in
-another container the same number may be another process. It maps it privately, so what it writes there is its own.
+A batch is packed into it, and the learner reads it without a socket.
+
+The memory has no file (it is a memfd): it is freed when the last process that has it ends, however
+it ends. A reader opens it through /proc, which the kernel allows to processes of the same user, and
+checks that it is the right memory: in another container, the same number may be another process. It
+maps the memory privately, so what it writes stays its own.
 """
 
 from __future__ import annotations
@@ -21,18 +24,18 @@ import numpy as np
 from protocol.data.trajectory import Array
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL if hasattr(fcntl, "F_SEAL_SEAL") else 0
-"""No process may shorten it: a process that reads beyond its end is killed."""
+"""No process may shorten the memory: a process that reads beyond its end would be killed."""
 POPULATE_READ = 22
-"""MADV_POPULATE_READ of Linux 5.14: map all pages at once, in place of a fault every 64 KB."""
+"""MADV_POPULATE_READ of Linux 5.14 maps all pages at once. Otherwise there is a page fault every 64 KB."""
 _PLACE = re.compile(r"[0-9]{1,10}/[0-9]{1,10}/[0-9]{1,20}/[0-9]{1,20}")
 
 
 @dataclass(frozen=True)
 class SharedMemory:
-    """What one process makes and others may read.
+    """Memory that one process creates and others may read.
 
     Attributes:
-        array: the memory, [capacity] uint8; it is given back when nothing refers to it any more.
+        array: the memory, [capacity] uint8; freed when nothing refers to it any more.
         place: where another process finds it: process/descriptor/device/inode.
     """
 
@@ -41,7 +44,7 @@ class SharedMemory:
 
     @staticmethod
     def make(nbytes: int) -> SharedMemory | None:
-        """Fresh memory; None where the system has none to share."""
+        """Create memory; None if the system has no memory to share."""
         if not hasattr(os, "memfd_create") or not SEALS:
             return None
         try:
@@ -61,22 +64,22 @@ class SharedMemory:
 
 
 def open_shared(place: str, nbytes: int) -> mmap.mmap:
-    """Another process's memory, from its beginning; what is written to it stays here.
+    """Map another process's memory. What is written to it here is not seen by that process.
 
     Raises:
-        OSError: if it is not there, may not be read, or is not what was meant.
+        OSError: if it is not there, may not be read, or is other memory.
     """
     if _PLACE.fullmatch(place) is None:
-        raise OSError(errno.EINVAL, "not the place of shared memory")
+        raise OSError(errno.EINVAL, "expected the place of shared memory")
     process, number, device, inode = map(int, place.split("/"))
     descriptor = os.open(f"/proc/{process}/fd/{number}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
         if (status.st_dev, status.st_ino) != (device, inode) or status.st_size < nbytes:
-            raise OSError(errno.ESTALE, "another process's memory lies there")
+            raise OSError(errno.ESTALE, "the memory belongs to another process")
         memory = mmap.mmap(descriptor, nbytes, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
     finally:
         os.close(descriptor)
-    with suppress(OSError):  # an older system maps each page when it is looked at
+    with suppress(OSError):  # an older system maps each page when it is read
         memory.madvise(POPULATE_READ)
     return memory

@@ -1,7 +1,8 @@
 """Trajectories as they are collected, sent and queued (NumPy only).
 
-A trajectory is one actor unroll of T steps of one agent. An actor steps n agents at once, so what it sends is a block of n
-trajectories of equal T; the schema, agreed once when an actor joins, says how each field lies in the block's bytes.
+A trajectory is one unroll: T steps of one agent. An actor steps n agents at once, so it sends a
+block of n trajectories with equal T. The schema, agreed on when an actor joins, says where each
+field is in the bytes of a block.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ Array = NDArray[Any]
 Axis = Literal["step", "step+1", "trajectory", "final", "episode"]
 
 ALIGNMENT = 8
-"""Fields start at multiples of this many bytes, so that views of a received frame are aligned for every dtype."""
+"""Fields start at multiples of this many bytes, so that views of a received frame are aligned for
+every dtype."""
 
 MAX_SIZES_KNOWN = 1024
-"""Sizes of blocks whose fields' places are remembered."""
+"""The number of block sizes whose layout is remembered."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Field:
         name: the field's name in `TrajectoryBlock`.
         dtype: its NumPy dtype, as a string.
         shape: the shape of one item.
-        axis: what its leading axes count: `step` [n, T], `step+1` [n, T + 1], `trajectory` [n], `final` [F] (one a truncated
-            step), `episode` [E] (one an episode that ended).
+        axis: what the leading axes count: `step` [n, T], `step+1` [n, T + 1], `trajectory` [n],
+            `final` [F] (one per truncated step), `episode` [E] (one per ended episode).
     """
 
     name: str
@@ -46,7 +48,7 @@ class Field:
 
 
 class BlockSize(NamedTuple):
-    """The numbers that, with the schema, fix the length of a block in bytes."""
+    """The numbers that, together with the schema, determine the length of a block in bytes."""
 
     trajectories: int
     steps: int
@@ -55,13 +57,13 @@ class BlockSize(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where one field lies in a packed block."""
+    """The position of one field in a packed block."""
 
     name: str
     dtype: np.dtype[Any]
     offset: int
     shape: tuple[int, ...]
-    nothing: Array | None  # the field itself where it has no numbers: most blocks have no ends of episodes
+    nothing: Array | None  # the field itself if it is empty: in most blocks, no episode ends
 
 
 @dataclass(frozen=True)
@@ -73,23 +75,25 @@ class Schema:
 
     @staticmethod
     def of(spaces: Spaces, *, core_state_size: int, episode_statistics: tuple[str, ...] = ()) -> Schema:
-        """The schema of a run.
+        """Build the schema of a run.
 
         Args:
             spaces: the environment's spaces.
-            core_state_size: the length of the recurrent state as one float32 row; 0 without a core.
-            episode_statistics: names of the environment's own numbers, one of each an ended episode.
+            core_state_size: the length of the recurrent state as one float32 row; 0 without a
+                recurrent core.
+            episode_statistics: the names of the environment's own numbers, one value per ended
+                episode.
         """
         observation, action = spaces.observation, spaces.action
         return Schema(
             (
                 Field("observations", observation.dtype, observation.shape, "step+1"),
-                Field("actions", "int32", action.shape, "step"),
+                Field("actions", action.dtype, action.shape, "step"),
                 Field("rewards", "float32", (), "step"),
                 Field("terminated", "bool", (), "step"),
                 Field("truncated", "bool", (), "step"),
                 Field("valid", "bool", (), "step"),
-                Field("behaviour_logits", "float32", (action.num_logits,), "step"),
+                Field("behaviour_logits", "float32", (action.num_parameters,), "step"),
                 Field("behaviour_value", "float32", (), "step"),
                 Field("core_state", "float32", (core_state_size,), "trajectory"),
                 Field("final_observations", observation.dtype, observation.shape, "final"),
@@ -103,7 +107,7 @@ class Schema:
         )
 
     def shape(self, entry: Field, size: BlockSize) -> tuple[int, ...]:
-        """The whole shape of one field in a block of this size."""
+        """Return the shape of one field in a block of this size."""
         leading = {
             "step": (size.trajectories, size.steps),
             "step+1": (size.trajectories, size.steps + 1),
@@ -115,11 +119,11 @@ class Schema:
 
     @cached_property
     def _places(self) -> dict[BlockSize, tuple[list[_Place], int]]:
-        """Where fields lie, by size: blocks of few sizes come again and again."""
+        """The positions of all fields, by block size. The same few sizes occur again and again."""
         return {}
 
     def _places_of(self, size: BlockSize) -> tuple[list[_Place], int]:
-        """Where each field lies in a block of this size, and the block's length in bytes."""
+        """Return the position of each field in a block of this size, and the block's length in bytes."""
         known = self._places.get(size)
         if known is not None:
             return known
@@ -135,15 +139,15 @@ class Schema:
         return places, offset
 
     def nbytes(self, size: BlockSize) -> int:
-        """The exact length of a packed block."""
+        """Return the exact length of a packed block, in bytes."""
         return self._places_of(size)[1]
 
     def pack(self, block: TrajectoryBlock, spare: memoryview | None = None) -> memoryview:
-        """Copy a block's arrays into one buffer of bytes, field after field, each padded with zeros to `ALIGNMENT`.
+        """Copy a block's arrays into one buffer, field after field, each padded with zeros to `ALIGNMENT`.
 
         Args:
             block: the trajectories.
-            spare: a buffer that is no longer used; taken if it has just the right length.
+            spare: a buffer to reuse; taken only if it has exactly the right length.
         """
         size = block.size
         nbytes = self.nbytes(size)
@@ -153,10 +157,11 @@ class Schema:
         return buffer
 
     def views(self, buffer: bytes | bytearray | memoryview, size: BlockSize) -> dict[str, Array]:
-        """The fields of a packed block as arrays that share the buffer's memory.
+        """Return the fields of a packed block as arrays that share the buffer's memory.
 
         Raises:
-            ValueError: if the buffer's length is not exactly what the schema and the size ask for.
+            ValueError: if the buffer does not have exactly the length that the schema and the size
+                require.
         """
         places, expected = self._places_of(size)
         length = memoryview(buffer).nbytes
@@ -170,18 +175,19 @@ class Schema:
 
 @dataclass(frozen=True)
 class TrajectoryBlock:
-    """n trajectories of T steps that one actor collected in one unroll under one policy version.
+    """n trajectories of T steps, which one actor collected in one unroll under one policy version.
 
-    Observations follow same-step autoreset: where an episode ends at t, `observations[:, t + 1]` is the next one's first.
+    Observations follow same-step autoreset: if an episode ends at step t, `observations[:, t + 1]`
+    is the first observation of the next episode.
     """
 
     observations: Array  # [n, T + 1, ...]
-    actions: Array  # [n, T] or [n, T, factors], int32
+    actions: Array  # [n, T] int32, or [n, T, width] int32, float32 where it has numbers: those are as drawn, not squashed
     rewards: Array  # [n, T], float32, as the environment gave them
     terminated: Array  # [n, T], bool: the episode ended and has no future
     truncated: Array  # [n, T], bool: the episode was cut and is bootstrapped from its final observation
     valid: Array  # [n, T], bool: False where the row's agent was absent
-    behaviour_logits: Array  # [n, T, A], float32, normalised or not
+    behaviour_logits: Array  # [n, T, A], float32: logits, normalised or not, then means and log stds of numbers
     behaviour_value: Array  # [n, T], float32, in units of the value head
     core_state: Array  # [n, S], float32, the recurrent state before observations[:, 0]; S = 0 without a core
     final_observations: Array  # [F, ...], the last observation of each truncated step

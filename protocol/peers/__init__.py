@@ -1,1 +1,1 @@
-"""State machines of both ends of each channel; no sockets."""
+"""The state machines of actors, learner and other processes on each channel, without sockets."""

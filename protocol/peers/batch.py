@@ -1,4 +1,4 @@
-"""A learner rank's half of the batches socket, without the socket."""
+"""The state machine of a learner rank on the batches socket; it has no socket itself."""
 
 from __future__ import annotations
 
@@ -27,21 +27,22 @@ _log = logging.getLogger("oatmill.protocol")
 
 @dataclass(frozen=True)
 class Delivery:
-    """A batch and what the learner reports beside it."""
+    """A batch, and what the learner reports together with it."""
 
     batch: Batch  # arrays are writable and belong to the receiver
     fleet: dict[str, Any]  # replay.ingest.fleet.FleetStatistics.summary, and policy_lag, queue and ledger
-    stop: bool  # the run is to end
+    stop: bool  # whether the run ends
 
 
 class BatchPeer:
-    """One rank towards ingest.
+    """One learner rank that gets its batches from ingest.
 
     Attributes:
-        refusal: why ingest has turned this rank away, as (reason, detail).
-        said_goodbye: whether ingest has answered the BYE.
-        snapshot: the answer to the last question for one; None before it comes.
-        wants_priorities: whether ingest asks for a priority of each trajectory that was trained on.
+        refusal: the reason why ingest rejected this rank, as (reason, detail); None if it did not.
+        said_goodbye: whether ingest has answered this rank's BYE.
+        snapshot: the answer to the last `ask_snapshot`; None until it arrives.
+        wants_priorities: whether ingest asks for a priority for each trajectory that was trained
+            on.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class BatchPeer:
         self._mark = to_json(dict(mark)) if mark else b""  # the checkpoint's point in ingest's log
         self._rank, self._token = rank, token
         self._hello = messages.BatchHello(rank, world, batch_size, token, incarnation, resumed_from, session, shares)
-        self._mapped: deque[tuple[int, weakref.ref[mmap]]] = deque()  # batches in shared memory, and whether one is in use
+        self._mapped: deque[tuple[int, weakref.ref[mmap]]] = deque()  # batch ids, and the shared memory while it is in use
         self._schema: RunSchema | None = None
         self._request, self._learner_step = 0, 0
         self._open = False
@@ -68,7 +69,7 @@ class BatchPeer:
         self._consumed_due: list[Frames] = []
         self._snapshot: messages.Snapshot | None = None  # asked for and not answered
         self._commit: messages.Commit | None = None
-        self._told_at = -float("inf")  # when one of the two was last sent
+        self._told_at = -float("inf")  # when one of these two messages was last sent
         self._sent_at = -float("inf")
         self._asked_at: float | None = None
         self._fleet: dict[str, Any] = {}
@@ -80,13 +81,19 @@ class BatchPeer:
         self.wants_priorities = False
 
     def ask_snapshot(self, learner_step: int) -> None:
-        """Ask what of everything consumed so far is safe in ingest's log; `snapshot` is the answer."""
+        """Ask for the point in ingest's log up to which everything consumed so far is stored.
+
+        The answer is put into `snapshot`.
+        """
         self.snapshot, self._told_at = None, -float("inf")
         hello = self._hello
         self._snapshot = messages.Snapshot(hello.rank, self._token, learner_step, self._consumed, self._policy_version)
 
     def commit(self, cursor: int) -> None:
-        """Say that a checkpoint holds everything before a snapshot's cursor, until ingest has heard it."""
+        """Report that a checkpoint contains everything before a snapshot's cursor.
+
+        Repeated until ingest answers.
+        """
         self._commit, self._told_at = messages.Commit(self._rank, self._token, cursor), -float("inf")
 
     def request(self, learner_step: int) -> None:
@@ -97,9 +104,12 @@ class BatchPeer:
         self._sent_at = -float("inf")
 
     def consumed(self, batch_id: int, policy_version: int, priorities: Array | None = None) -> None:
-        """Say that a batch has been trained on; every GET repeats it, so that no loss of a message matters.
+        """Report that a batch was trained on.
 
-        Priorities are said once: a trajectory whose own are lost counts as one of the highest.
+        Every later GET repeats this, so a lost message does no harm.
+
+        Priorities are sent only once. A trajectory whose priority is lost counts as one of the
+        highest.
         """
         self._consumed = max(self._consumed, batch_id)
         self._policy_version = max(self._policy_version, policy_version)
@@ -108,20 +118,20 @@ class BatchPeer:
         self._consumed_due.append(encode(message, payload))
 
     def leave(self) -> None:
-        """Say goodbye from now on."""
+        """Send BYE from now on."""
         self._leaving, self._sent_at = True, -float("inf")
 
     def take(self) -> Delivery | None:
-        """The batch that has come, once."""
+        """Return the batch that has arrived, once; None if there is none."""
         delivery, self._delivery = self._delivery, None
         return delivery
 
     def lost(self, now: float) -> bool:
-        """Whether ingest has left a question unanswered for too long."""
+        """Whether ingest has not answered a question for too long."""
         return self._asked_at is not None and now - self._asked_at > LOST_AFTER_S
 
     def send(self, now: float) -> list[Frames]:
-        """Messages to send now."""
+        """Return the messages to send now."""
         frames, self._consumed_due = self._consumed_due, []
         frames += self._checkpoint_words(now)
         if self._leaving:
@@ -133,7 +143,7 @@ class BatchPeer:
         return frames
 
     def _checkpoint_words(self, now: float) -> list[Frames]:
-        """SNAPSHOT or COMMIT, as long as it is not answered; when it is repeated, HELLO goes ahead of it."""
+        """SNAPSHOT or COMMIT, until it is answered. Before a repetition, HELLO is sent again."""
         due = [message for message in (self._snapshot, self._commit) if message is not None]
         if not due or now - self._told_at < RETRY_EVERY_S:
             return []
@@ -141,7 +151,10 @@ class BatchPeer:
         return [*([] if first else [encode(self._hello, self._mark)]), *map(encode, due)]
 
     def _question(self, now: float) -> list[Frames]:
-        """HELLO goes ahead of GET, except when GET is asked for the first time in a session that is known to be open."""
+        """GET, with HELLO before it.
+
+        HELLO is left out for the first GET of a session that is known to be open.
+        """
         first, self._sent_at = self._sent_at == -float("inf"), now
         self._asked_at = now if self._asked_at is None else self._asked_at
         get = messages.Get(
@@ -157,10 +170,11 @@ class BatchPeer:
         return [encode(get)] if first and self._schema is not None else [encode(self._hello, self._mark), encode(get)]
 
     def receive(self, header: Buffer, payload: Buffer, _now: float) -> None:
-        """Take in one message; a batch's arrays share the payload's memory if that can be written to.
+        """Handle one message. A batch's arrays share the payload's memory if that memory is writable.
 
         Raises:
-            WireError: if it is none that ingest sends, or a payload is not as long as its header says.
+            WireError: if ingest never sends such a message, or a payload's length differs from what
+                its header says.
         """
         message: messages.BatchToRank = decode(header, messages.BATCH_TO_RANK)
         self._asked_at = None
@@ -206,26 +220,26 @@ class BatchPeer:
         self._delivery = Delivery(Batch(message.batch_id, message.learner_step, **arrays), self._fleet, message.stop)
 
     def _shared(self, message: messages.BatchMessage, nbytes: int) -> memoryview:
-        """A batch's bytes in memory that ingest fills again once nothing here refers to it."""
+        """A batch's bytes in shared memory. Ingest reuses the memory once nothing here refers to it."""
         memory = open_shared(message.place, nbytes)
         self._mapped.append((message.batch_id, weakref.ref(memory)))
         return memoryview(memory)
 
     def _freed(self) -> int:
-        """The first batch whose shared memory is still in use here; those that are to come count."""
+        """The id of the first batch that may be in use here in shared memory, or has not arrived."""
         while self._mapped and self._mapped[0][1]() is None:
             self._mapped.popleft()
         return self._mapped[0][0] if self._mapped else self._received + 1
 
     def _do_without(self, error: OSError) -> None:
-        """Have batches sent from now on, this one too: ingest's memory cannot be read from here."""
-        _log.warning("batches come through the socket from now on, for shared memory cannot be read: %s", error)
+        """Ask for batches through the socket, from this one on: the shared memory cannot be read."""
+        _log.warning("shared memory cannot be read, so batches are sent through the socket from now on: %s", error)
         self._hello = replace(self._hello, shares=False)
         self._schema, self._sent_at = None, -float("inf")
 
 
 def _writable(payload: Buffer) -> Buffer:
-    """The payload itself if it can be written to and its numbers are aligned, else a copy."""
+    """The payload itself if it is writable and its numbers are aligned, otherwise a copy."""
     view = memoryview(payload)
     aligned = view.nbytes == 0 or np.frombuffer(view, np.uint8).ctypes.data % ALIGNMENT == 0
     return bytearray(view) if view.readonly or not aligned else view

@@ -1,4 +1,4 @@
-"""A process's half of the control socket, without the socket: joining, heartbeats, an operator's requests."""
+"""The state machine of a process on the control socket: joining, heartbeats, an operator's requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ Role = Literal["actor", "learner", "ingest", "operator"]
 RequestKind = Literal["status", "scale", "stop"]
 
 FINAL_REASONS = {"fenced", "forgotten", "revoked", "identity"}
-"""Why the hub turns away a process that has joined: its place is gone, or its key."""
+"""The reasons for which the hub rejects a process that has joined: another process has its place,
+or its key was revoked."""
 
 _REQUESTS: dict[RequestKind, type[messages.Status | messages.Scale | messages.Stop]] = {
     "status": messages.Status,
@@ -29,39 +30,42 @@ _REQUESTS: dict[RequestKind, type[messages.Status | messages.Scale | messages.St
 
 @dataclass(frozen=True)
 class Welcome:
-    """What the hub tells a process that has joined."""
+    """The hub's answer to a process that joins."""
 
     actor_id: int  # -1 for the learner and ingest
-    incarnation: int  # grows with every process that joins under this actor id
+    incarnation: int  # grows by one with every process that joins with this actor id
     endpoints: Mapping[str, str]  # addresses of data, batches and weights
     spaces: Spaces | None  # None until the first actor has joined
     episode_statistics: tuple[str, ...]
     policy_version: int  # the highest version ever seen in this run; -1 if none
-    session: str = field(default="", repr=False)  # what this process shows at the other sockets, to prove that it has joined
-    keys: ClientKeys | None = None  # what this process shows the server, on every socket
+    session: str = field(default="", repr=False)  # a secret that proves to the other sockets that this process has joined
+    keys: ClientKeys | None = None  # the keys for all sockets
 
 
 @dataclass(frozen=True)
 class ControlState:
-    """The hub's last word; nothing here is ever waited for."""
+    """The newest state that the hub has sent."""
 
-    policy_version: int = -1  # the newest version that the hub holds
-    stop: bool = False  # the run is to end: finish what you have and leave
+    policy_version: int = -1  # the newest version that the hub has
+    stop: bool = False  # whether the run ends: finish and leave
     desired_actors: int = 0
-    fenced: bool = False  # this process has lost its place, or its key is revoked: leave at once
+    fenced: bool = False  # whether this process was replaced or its key was revoked: leave at once
 
 
 class ControlPeer:
-    """One process towards the hub.
+    """One process that talks to the hub.
 
     Attributes:
-        welcome: what the hub said when it let this process in; None before.
-        state: the hub's last word.
-        refusal: why the hub has turned this process or its last request away, as (reason, detail).
-        news: JSON values beside the hub's last word (ingest's table of members).
-        report_asked: the highest report number that the hub has asked for (ingest); 0 before the first.
+        answer: the answer to the last request; None until it arrives.
+        welcome: the hub's answer when it accepted this process; None before that.
+        state: the newest state that the hub has sent.
+        refusal: the reason why the hub rejected this process or its last request, as (reason,
+            detail).
+        news: JSON values that came with the state (for ingest: the table of members).
+        report_asked: the highest report number that the hub has asked for (ingest only); 0 before
+            the first.
         said_goodbye: whether the hub has answered the BYE.
-        rejoined: how often a hub that was replaced has let this process in again.
+        rejoined: how often this process has joined again because the hub was replaced.
     """
 
     def __init__(
@@ -76,7 +80,7 @@ class ControlPeer:
         self._hello = messages.Hello(role, -1 if actor_id is None else actor_id, token, -1)
         self._description, self._token, self._every_s = dict(description), token, heartbeat_every_s
         self._joining = False
-        self._asked_at: float | None = None  # when the first question was put that has not been answered
+        self._asked_at: float | None = None  # the time of the first question that was not answered
         self._sent_at = -float("inf")
         self._report: Mapping[str, Any] | None = None
         self._request: Frames | None = None
@@ -92,32 +96,32 @@ class ControlPeer:
         self.rejoined = 0
 
     def join(self) -> None:
-        """Ask to be let in until the hub answers; asking once more refreshes `welcome`."""
+        """Ask to join until the hub answers. Asking again refreshes `welcome`."""
         self._joining, self.welcome = True, None
         self._sent_at = -float("inf")
 
     def heartbeat(self, report: Mapping[str, Any], now: float, *, force: bool = False) -> None:
-        """Have a report sent, if one is due."""
+        """Send a report, if one is due."""
         if force or now - self._sent_at >= self._every_s:
             self._report = report
 
     def ask(self, kind: RequestKind, body: Mapping[str, Any]) -> None:
-        """Put an operator's question; it is repeated until `answer` or `refusal` is there."""
+        """Send an operator's request. It is repeated until there is an `answer` or a `refusal`."""
         self._request_number += 1
         self.answer, self.refusal = None, None
         self._request = encode(_REQUESTS[kind](self._request_number), to_json(body))
         self._sent_at = -float("inf")
 
     def leave(self) -> None:
-        """Say goodbye from now on."""
+        """Send BYE from now on."""
         self._leaving, self._sent_at = True, -float("inf")
 
     def lost(self, now: float) -> bool:
-        """Whether the hub has left a question unanswered for too long."""
+        """Whether the hub has not answered a question for too long."""
         return self._asked_at is not None and now - self._asked_at > LOST_AFTER_S
 
     def send(self, now: float) -> list[Frames]:
-        """Messages to send now."""
+        """Return the messages to send now."""
         frames = self._next(now)
         if frames is None:
             return []
@@ -143,7 +147,7 @@ class ControlPeer:
         """Handle one message.
 
         Raises:
-            WireError: if it is none that the hub sends.
+            WireError: if the hub never sends such a message.
         """
         message: messages.ControlToClient = decode(header, messages.CONTROL_TO_CLIENT)
         self._asked_at = None
@@ -162,7 +166,7 @@ class ControlPeer:
     def _let_in(self, message: messages.HelloAccepted, values: dict[str, Any]) -> None:
         endpoints, spaces = values.get("endpoints"), values.get("spaces")
         if not isinstance(endpoints, dict) or not all(isinstance(url, str) for url in endpoints.values()):
-            raise WireError("payload_json", "expected endpoints to be addresses by name")
+            raise WireError("payload_json", "expected endpoints to map names to addresses")
         self.rejoined += self.welcome is not None
         self.welcome = Welcome(
             message.actor_id,
@@ -191,7 +195,7 @@ class ControlPeer:
             self.state = ControlState(self.state.policy_version, self.state.stop, self.state.desired_actors, fenced=True)
 
     def _rejoin(self, welcome: Welcome) -> None:
-        """Ask a hub that was replaced to let this process in as what it was."""
+        """Ask a hub that replaced another one to accept this process under the same id and incarnation."""
         if self._joining or self._leaving:
             return
         self._hello = replace(self._hello, actor_id=welcome.actor_id, incarnation=welcome.incarnation)

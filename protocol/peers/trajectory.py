@@ -1,7 +1,8 @@
-"""The actor's half of the data socket, without the socket: what to send when, what to keep, what to send again.
+"""The state machine of an actor on the data socket: what to send, what to keep, and what to send again.
 
-Sequence numbers are given when a block first leaves, so a block that `drop_oldest` lets go of leaves no gap. A block is kept
-until an ACK covers it; a WELCOME or an ACK with `resend` starts again from the first one that is kept.
+A block gets its sequence number when it is first sent, so a block that `drop_oldest` drops leaves
+no gap. A block is kept until an ACK covers it. After a WELCOME, or an ACK with `resend`, all kept
+blocks are sent again.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from protocol.wire.deadlines import ANSWER_WITHIN_S, HEARTBEAT_EVERY_S, LOST_AFT
 WhenFull = Literal["block", "drop_oldest"]
 
 MAX_WAITING = 16
-"""Blocks that wait unsent with `drop_oldest` before the oldest is let go."""
+"""With `drop_oldest`, this many blocks may wait unsent. Beyond that, the oldest is dropped."""
 
 MAX_SPARE_BUFFERS = 16
-"""Buffers kept to be packed into again, as many as messages are under way to begin with: fresh memory costs a page fault every
-4 KB and has to be cleared."""
+"""The number of buffers that are kept for reuse. It is about the number of messages in flight. New
+memory costs a page fault every 4 KB, and must be cleared."""
 
 
 @dataclass(slots=True)
@@ -37,21 +38,21 @@ class _Kept:
     policy_version: int
     collected_at: float
     counters: dict[str, float]
-    first: int = -1  # its first sequence number, once it has left
+    first: int = -1  # its first sequence number, once it was sent
 
     @property
     def rows(self) -> int:
-        """Number of trajectories."""
+        """The number of trajectories."""
         return self.size.trajectories
 
     def header(self, sender: tuple[int, int, str], produced: int, evicted: int, session: str) -> messages.Data:
-        """The message that carries it.
+        """Return the message that carries the block.
 
         Args:
             sender: actor id, incarnation and identity of the run's schema.
-            produced: number of trajectories that this incarnation has produced.
-            evicted: number of trajectories that it has dropped unsent.
-            session: the secret of its session.
+            produced: the number of trajectories that this incarnation has produced.
+            evicted: the number of trajectories that it has dropped unsent.
+            session: the session's secret.
         """
         size = self.size
         return messages.Data(
@@ -71,7 +72,10 @@ class _Kept:
 
 
 class _Servers:
-    """Which ingest process answers: a new one is greeted with HELLO first, and the words of earlier ones are old."""
+    """Knows which ingest process is the present one.
+
+    A new one gets a HELLO first. Messages from earlier ones are outdated.
+    """
 
     def __init__(self) -> None:
         self._present: int | None = None
@@ -82,25 +86,27 @@ class _Servers:
         return server in self._past
 
     def is_present(self, server: int) -> bool:
-        """Whether this server was welcoming last."""
+        """Whether this server sent the newest WELCOME."""
         return server == self._present
 
     def welcomed_by(self, server: int) -> None:
-        """Take this server for the present one."""
+        """Make this server the present one."""
         if self._present is not None:
             self._past.add(self._present)
         self._present = server
 
 
 class TrajectorySenderPeer:
-    """One actor process towards ingest.
+    """One actor that sends trajectories to ingest.
 
     Attributes:
-        produced: trajectories offered so far.
-        evicted: trajectories dropped unsent so far.
-        newest_version: the newest policy version that ingest has reported; -1 before the first one.
-        forgotten: trajectories that a server acknowledged before it died, and that its successor does not hold.
-        refusal: why ingest has turned this actor away, as (reason, detail); None while it has not.
+        produced: the number of trajectories offered so far.
+        evicted: the number of trajectories dropped unsent so far.
+        newest_version: the newest policy version that ingest has reported; -1 before the first
+            report.
+        forgotten: the number of trajectories that an earlier server acknowledged and the present
+            one does not have.
+        refusal: the reason why ingest rejected this actor, as (reason, detail); None if it did not.
         said_goodbye: whether ingest has answered the BYE.
     """
 
@@ -113,18 +119,18 @@ class TrajectorySenderPeer:
         self._drops = when_full == "drop_oldest"
         self._waiting: deque[_Kept] = deque()  # not sent yet
         self._in_flight: deque[_Kept] = deque()  # sent, not acknowledged
-        self._spare: list[memoryview] = []  # buffers of blocks that were acknowledged
-        self._cursor = 0  # entries of _in_flight that have been sent since the last start-over
-        self._sequence = 0  # the next sequence number to give
-        self._acknowledged = 0  # the next one that ingest expects
-        self._limit = 0  # the first one that credit does not cover
+        self._spare: list[memoryview] = []  # buffers of acknowledged blocks, for reuse
+        self._cursor = 0  # the number of entries of _in_flight that were sent since they all had to be sent again
+        self._sequence = 0  # the sequence number of the next new trajectory
+        self._acknowledged = 0  # the sequence number that ingest expects next
+        self._limit = 0  # the first sequence number that credit does not cover
         self._row_bytes = 0  # 0 until WELCOME
         self._servers = _Servers()
-        self._greets = False  # a HELLO is due to an ingest process that does not know this actor yet
+        self._greets = False  # whether an ingest process that does not know this actor must get a HELLO
         self._serial = -1
         self._hello_at = -float("inf")
-        self._unanswered = False  # whether the last HELLO still is
-        self._asked_at: float | None = None  # when the first question was put that has not been answered
+        self._unanswered = False  # whether the last HELLO is unanswered
+        self._asked_at: float | None = None  # the time of the first question that was not answered
         self._progress_at = self._heard_at = 0.0
         self._reported, self._reported_at = (0, 0), 0.0
         self._leaving = False
@@ -140,31 +146,34 @@ class TrajectorySenderPeer:
 
     @property
     def ready(self) -> bool:
-        """Whether one more block may be offered and sent at once; with `drop_oldest`, whether ingest has answered at all."""
+        """Whether one more block may be offered and sent at once.
+
+        With `drop_oldest`: whether ingest has answered at all.
+        """
         return self.welcomed if self._drops else self._may_send
 
     @property
     def _may_send(self) -> bool:
-        """Whether credit covers one more block than there are."""
+        """Whether credit covers one block more than there are."""
         wanted = self._sequence + (len(self._waiting) + 1) * self._rows
         return self.welcomed and wanted <= self._limit
 
     @property
     def unacknowledged(self) -> int:
-        """Trajectories kept here."""
+        """The number of trajectories kept here."""
         return sum(kept.rows for kept in self._waiting) + sum(kept.rows for kept in self._in_flight)
 
     def lost(self, now: float) -> bool:
-        """Whether ingest has left a question unanswered for too long."""
+        """Whether ingest has not answered a question for too long."""
         return self._asked_at is not None and now - self._asked_at > LOST_AFTER_S
 
     def offer(self, block: TrajectoryBlock) -> None:
-        """Pack a block and queue it; with `drop_oldest` the oldest unsent one may be let go."""
+        """Pack a block and queue it. With `drop_oldest`, the oldest unsent block may be dropped."""
         spare = self._spare.pop() if self._spare else None
         self.offer_packed(self._schema.trajectory.pack(block, spare), block)
 
     def offer_packed(self, payload: memoryview, block: TrajectoryBlock) -> None:
-        """Queue a block whose bytes are there already. They are packed into again once they are acknowledged."""
+        """Queue a block that is already packed. Its memory is reused once the block is acknowledged."""
         size = block.size
         rows = size.trajectories
         assert rows == self._rows, f"every block has {self._rows} trajectories, as HELLO said, got {rows}"
@@ -174,18 +183,18 @@ class TrajectorySenderPeer:
             self.evicted += self._waiting.popleft().rows
 
     def greet(self) -> None:
-        """Say HELLO as soon as may be: the server may have been replaced."""
+        """Send HELLO as soon as possible: the server may have been replaced."""
         self._greets, self._hello_at = True, -float("inf")
 
     def leave(self) -> None:
-        """Say goodbye from now on; nothing else is sent any more."""
+        """Send BYE from now on, and nothing else."""
         self._leaving, self._hello_at = True, -float("inf")
 
     def receive(self, header: Buffer, _payload: Buffer, now: float) -> None:
         """Handle one message.
 
         Raises:
-            WireError: if it is none that ingest sends.
+            WireError: if ingest never sends such a message.
         """
         message: messages.DataToActor = decode(header, messages.DATA_TO_ACTOR)
         if isinstance(message, messages.Reject):
@@ -201,14 +210,17 @@ class TrajectorySenderPeer:
             self._take_word(message, now)
 
     def _turn_away(self, message: messages.Reject) -> None:
-        """Leave, or say HELLO again to an ingest that was replaced and knows nothing of this session."""
+        """Stop, or send HELLO again if ingest was replaced and does not know this session."""
         if message.reason != "forgotten":
             self.refusal = (message.reason, message.detail)
         elif self.welcomed:
             self._row_bytes, self._limit, self._hello_at = 0, 0, -float("inf")
 
     def _of_this_server(self, message: messages.DataWelcome | messages.Ack) -> bool:
-        """Whether a word is the present ingest process's; its successor is greeted first, and answers with a WELCOME."""
+        """Whether a message is from the present ingest process.
+
+        A new process gets a HELLO and answers with WELCOME.
+        """
         if self._servers.is_present(message.server):
             return True
         if self._servers.is_past(message.server):
@@ -242,26 +254,26 @@ class TrajectorySenderPeer:
             self._go_back(now)
 
     def _take_late_word(self, message: messages.DataWelcome | messages.Ack, now: float) -> None:
-        """Its numbers are old; a WELCOME that was overtaken by an ACK answers HELLO all the same."""
+        """Handle a message whose numbers are outdated. If it is the WELCOME, it still answers HELLO."""
         if isinstance(message, messages.DataWelcome) and self._unanswered:
             self._go_back(now)
 
     def _go_back(self, now: float) -> None:
-        """Send what is in flight again: ingest has named its place."""
+        """Send everything in flight again: ingest has reported what it has."""
         self._cursor, self._progress_at, self._unanswered = 0, now, False
 
     def _release(self, acknowledged: int) -> None:
-        """Let go of what ingest holds."""
+        """Drop the blocks that ingest has."""
         self._acknowledged = acknowledged
         while self._in_flight and self._in_flight[0].first + self._in_flight[0].rows <= acknowledged:
             released = self._in_flight.popleft()
             self._cursor = max(0, self._cursor - 1)
-            # A repeat that is still on its way would now carry other numbers, but ingest looks at no payload below `next`.
+            # A repeated message that is still being sent would get other content, but ingest ignores payloads below `next`.
             if len(self._spare) < MAX_SPARE_BUFFERS:
                 self._spare.append(released.payload)
 
     def send(self, now: float) -> list[Frames]:
-        """Messages to send now; every message that is returned counts as sent."""
+        """Return the messages to send now. Every returned message counts as sent."""
         if self.refusal is not None:
             return []
         if self._leaving:
@@ -279,9 +291,10 @@ class TrajectorySenderPeer:
         return [encode(messages.DataBye(self._actor_id, self._incarnation, self.produced, self.evicted, self._session))]
 
     def _hello_due(self, now: float) -> bool:
-        """Before WELCOME every second; later when an answer is overdue, which brings both ends back into step.
+        """Whether to send HELLO: every second before WELCOME, later only if an answer is overdue.
 
-        Not before what is under way can have arrived: a HELLO makes ingest name a place, and everything after it is sent again.
+        An answer is not overdue before everything in flight can have arrived: after a HELLO,
+        everything that ingest does not have is sent again.
         """
         if not self.welcomed or self._greets:
             return now - self._hello_at >= RETRY_EVERY_S
@@ -306,7 +319,7 @@ class TrajectorySenderPeer:
         )
 
     def _blocks(self, now: float) -> list[Frames]:
-        """Blocks under credit: first those to be sent again, then new ones."""
+        """Return the blocks that credit covers: first those to be sent again, then new ones."""
         while self._waiting and self._sequence + self._waiting[0].rows <= self._limit:
             kept = self._waiting.popleft()
             kept.first = self._sequence
@@ -327,7 +340,7 @@ class TrajectorySenderPeer:
         return frames
 
     def _counts(self, now: float) -> list[Frames]:
-        """A heartbeat, if there are counts that no block has carried for a while."""
+        """Return a heartbeat, if there are counts that no block has carried for a while."""
         counts = (self.produced, self.evicted)
         if counts == self._reported or now - self._reported_at < HEARTBEAT_EVERY_S:
             return []

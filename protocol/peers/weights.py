@@ -1,4 +1,4 @@
-"""The two clients of the weights socket, without the socket: the learner that publishes and the actor that pulls."""
+"""The state machines of learner and actors on the weights socket: the learner publishes, actors pull."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from protocol.wire.codec import Buffer, Frames, decode, encode
 from protocol.wire.deadlines import ANSWER_WITHIN_S, answer_within_s
 
 CHUNK_BYTES = 512 * 1024
-"""What one WEIGHTS message to an actor carries at most: large enough that what a message costs does not matter, small enough
-that several actors on a slow link each get one within the time after which it is overdue."""
+"""The largest payload of a WEIGHTS message to an actor. It is large enough that the cost per
+message does not matter, and small enough that several actors on a slow link each get one before it
+is overdue."""
 WINDOW_BYTES = 4 * CHUNK_BYTES
-"""The credit of a pull: what may be asked for and not yet be here."""
+"""The number of bytes that an actor may have requested and not received yet."""
 MAX_BUFFERS = 2
-"""Buffers to be pulled into again: one version may be in use, and the next on its way."""
+"""The number of buffers for pulls: one version may be in use while the next one arrives."""
 SMALL_BYTES = 32 * 1024
-"""A larger version is offered before it is pushed, so that the hub expects more bytes than usual on this connection."""
+"""A larger version is announced with OFFER before it is pushed, so that the hub expects more bytes
+than usual."""
 MAX_PUSHED = 2
-"""Versions that may be on their way to the hub; a further one waits, and is replaced by newer ones."""
+"""The number of versions that may be on their way to the hub. A further one waits, and is replaced
+by newer ones."""
 
 DTYPES: dict[str, WireDtype] = {"bfloat16": "bfloat16", "float32": "float32"}
 ITEM_BYTES = {"bfloat16": 2, "float32": 4}
 
 
 def weights_digest(digest: str) -> bytes:
-    """A header's digest as bytes.
+    """Return a header's digest as bytes.
 
     Raises:
-        WireError: `header_fields` if it is none.
+        WireError: `header_fields` if it is invalid.
     """
     if len(digest) != 2 * DIGEST_BYTES:
         raise WireError("header_fields", f"expected a digest of {DIGEST_BYTES} bytes in hexadecimal, got {digest[:40]!r}")
@@ -43,10 +46,10 @@ def weights_digest(digest: str) -> bytes:
 
 
 def weights_dtype(dtype: str) -> WireDtype:
-    """A header's dtype.
+    """Return a header's dtype.
 
     Raises:
-        WireError: `header_fields` if weights do not travel as that.
+        WireError: `header_fields` if weights are never sent with this dtype.
     """
     if dtype not in DTYPES:
         raise WireError("header_fields", f"expected one of {', '.join(DTYPES)}, got {dtype[:40]!r}")
@@ -54,11 +57,11 @@ def weights_dtype(dtype: str) -> WireDtype:
 
 
 class PublisherPeer:
-    """The learner towards the hub: every version once, the newest for sure.
+    """The learner, which publishes each version once and makes sure that the newest one arrives.
 
     Attributes:
-        held: the newest version that the hub has said it holds; -1 before its first word.
-        refusal: why the hub refused a version, as (reason, detail).
+        held: the newest version that the hub has reported to hold; -1 before its first message.
+        refusal: the reason why the hub rejected a version, as (reason, detail).
     """
 
     def __init__(self, session: str = "") -> None:
@@ -67,24 +70,24 @@ class PublisherPeer:
         self._waiting: tuple[Weights, float] | None = None
         self._newest = -1
         self._latest: Weights | None = None
-        self._patience = 1  # doubles whenever a version is sent again in vain
+        self._patience = 1  # factor on the time limit; doubles when a version is sent again without an answer
         self.held = -1
         self.refusal: tuple[str, str] | None = None
 
     @property
     def flushed(self) -> bool:
-        """Whether the hub holds the last version pushed."""
+        """Whether the hub has the last version pushed."""
         return self.held >= self._newest
 
     def push_again(self) -> None:
-        """Push the newest version once more, to a hub that was replaced."""
+        """Push the newest version once more, to a hub that replaced another one."""
         if self._latest is not None:
             self.held = -1
             self._pushed.clear()
             self._waiting = (self._latest, 0.0)
 
     def push(self, weights: Weights, wall: float) -> None:
-        """Queue a version; one that still waits is replaced.
+        """Queue a version. It replaces one that still waits.
 
         Args:
             weights: the version.
@@ -96,12 +99,12 @@ class PublisherPeer:
         """Handle one message.
 
         Raises:
-            WireError: if it is none that the hub sends.
+            WireError: if the hub never sends such a message.
         """
         message: messages.WeightsToClient = decode(header, messages.WEIGHTS_TO_CLIENT)
         if isinstance(message, messages.Reject):
-            # A hub that was replaced knows no learner until the control socket has joined it; what was pushed is sent again.
-            # And a hub of an earlier release knows no OFFER.
+            # A new hub knows no learner until the learner has joined it again; the version is then sent again.
+            # A hub of an earlier release does not know OFFER.
             if message.reason not in {"unknown_session", "header_kind"}:
                 self.refusal = (message.reason, message.detail)
         elif isinstance(message, messages.WeightsHeld):
@@ -110,7 +113,10 @@ class PublisherPeer:
                 self._pushed.popleft()
 
     def send(self, now: float) -> list[Frames]:
-        """Messages to send now. If an acknowledgement is overdue, the newest version is sent again."""
+        """Return the messages to send now.
+
+        If an acknowledgement is overdue, the newest version is sent again.
+        """
         if self._pushed and now - self._pushed[0][1] >= self._overdue_s():
             latest = self._pushed[-1][0]
             self._pushed.clear()
@@ -130,10 +136,10 @@ class PublisherPeer:
 
 
 class ReceiverPeer:
-    """An actor towards the hub: one pull at a time, chunk by chunk under credit, of the newest version there is.
+    """An actor that pulls the newest version from the hub, chunk by chunk; one pull at a time.
 
     Attributes:
-        version: the version last taken whole; -1 before the first.
+        version: the newest version that was received completely; -1 before the first.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -141,7 +147,7 @@ class ReceiverPeer:
         self._wanted = -1  # pull until this version, or a newer one, is here
         self._head: messages.WeightsChunk | None = None  # the first chunk's header of the pull under way
         self._memory, self._buffer = BufferPool(MAX_BUFFERS), memoryview(b"")
-        self._received = self._asked = 0  # bytes of the pull that are here, and that have been asked for
+        self._received = self._asked = 0  # bytes of the pull that were received and requested
         self._sent_at = -float("inf")
         self._outgoing: list[Frames] = []
         self._taken: Weights | None = None
@@ -149,7 +155,7 @@ class ReceiverPeer:
 
     @property
     def pulling(self) -> bool:
-        """Whether something newer is wanted than what is here."""
+        """Whether a newer version is wanted than the one that is here."""
         return self._wanted > self.version
 
     def want(self, version: int) -> None:
@@ -160,20 +166,20 @@ class ReceiverPeer:
                 self._restart()
 
     def take(self) -> Weights | None:
-        """The weights that have come, once."""
+        """Return the weights that have arrived, once; None if there are none."""
         taken, self._taken = self._taken, None
         return taken
 
     def _restart(self) -> None:
-        """Ask from the beginning."""
+        """Start the pull from the beginning."""
         self._head, self._received, self._asked = None, 0, 0
         self._sent_at = -float("inf")
 
     def send(self, now: float) -> list[Frames]:
-        """Messages to send now."""
+        """Return the messages to send now."""
         frames, self._outgoing = self._outgoing, []
         if self.pulling and now - self._sent_at >= ANSWER_WITHIN_S:
-            self._asked = self._received  # what was asked for is overdue: ask for it again
+            self._asked = self._received  # the answer is overdue: ask again
         if self.pulling and (length := self._affordable()) > 0:
             self._sent_at = now
             version = -1 if self._head is None else self._head.version
@@ -182,7 +188,7 @@ class ReceiverPeer:
         return frames
 
     def _affordable(self) -> int:
-        """Bytes to ask for now: half a window at least, so that questions stay few."""
+        """Return the number of bytes to request now: at least half a window, so that there are few requests."""
         rest = WINDOW_BYTES if self._head is None else self._head.nbytes - self._asked
         free = WINDOW_BYTES - (self._asked - self._received)
         return min(rest, free) if free >= WINDOW_BYTES // 2 else 0
@@ -191,8 +197,8 @@ class ReceiverPeer:
         """Handle one message.
 
         Raises:
-            WireError: if it is none that the hub sends, or the weights arrived torn (the pull starts again), or they are
-                another network's.
+            WireError: if the hub never sends such a message, if the weights arrived damaged (the
+                pull starts again), or if they belong to another network.
         """
         message: messages.WeightsToClient = decode(header, messages.WEIGHTS_TO_CLIENT)
         if isinstance(message, messages.WeightsChunk) and self.pulling:
@@ -209,7 +215,7 @@ class ReceiverPeer:
             self._received, self._asked = 0, min(WINDOW_BYTES, chunk.nbytes)
         length = memoryview(payload).nbytes
         if chunk.offset != self._received or self._received + length > self._head.nbytes:
-            return  # a repeat, or one before it was lost: the deadline asks again
+            return  # a repetition, or a chunk before it is missing: it is requested again when it is overdue
         self._buffer[self._received : self._received + length] = payload
         self._received += length
         self._sent_at = now
@@ -217,7 +223,7 @@ class ReceiverPeer:
             self._finish(self._head)
 
     def _check_head(self, head: messages.WeightsChunk) -> None:
-        """Whether it begins this network's weights; memory is only made for those."""
+        """Check that a chunk begins the weights of this network, before memory is allocated for them."""
         weights_digest(head.digest)
         expected = sum(prod(shape) for _, shape in self._layout) * ITEM_BYTES[weights_dtype(head.dtype)]
         if head.nbytes != expected:

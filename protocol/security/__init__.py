@@ -1,1 +1,1 @@
-"""Keys, users and the ZAP handler."""
+"""Keys, their owners, and the handler that decides who may connect."""

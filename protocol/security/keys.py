@@ -1,13 +1,15 @@
-"""CURVE key pairs as files: a folder for each role, so that each can be mounted by its role alone.
+"""CURVE key pairs as files. Each role has its own folder, so that it can be mounted by that role alone.
 
-    DIR/server/    secret.key  server.pub  trusted/learner.pub  trusted/actor.pub  trusted/operator.pub
+    DIR/server/    secret.key  server.pub  trusted/learner.pub  trusted/actor.pub
+    trusted/operator.pub
     DIR/learner/   secret.key  server.pub
     DIR/actor/     secret.key  server.pub
     DIR/operator/  secret.key  server.pub
 
-A file holds one key as 40 characters of Z85 and a line break. Folders are 0700, files 0600. Who is trusted is what lies in
-`server/trusted`: a file's name is the key's name, and what stands before its first `-` is the role that it may speak as, so
-`actor-east.pub` is one more actor's key. Nothing here prints, logs or shows a secret key.
+A file contains one key as 40 characters of Z85 and a line break. Folders have mode 0700, files
+0600. The keys in `server/trusted` are trusted. The name of a file there is the name of the key, and
+the part before its first `-` is the role that it belongs to: `actor-east.pub` is another key for
+actors. Nothing here prints, logs or shows a secret key.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from oatmill.errors import UserError
 
 SERVER = "server"
 CLIENTS = ("learner", "actor", "operator")
-"""Roles that connect to the server; the supervisor of a run on one machine is its operator."""
+"""The roles that connect to the server. The supervisor of a run on one machine is an operator."""
 SECRET, SERVER_PUBLIC, TRUSTED = "secret.key", "server.pub", "trusted"
 PUBLIC_SUFFIX = ".pub"
 KEY_LENGTH = 40
@@ -37,7 +39,7 @@ OTHERS = stat.S_IROTH | stat.S_IWOTH
 
 @dataclass(frozen=True)
 class ClientKeys:
-    """What a process that connects needs.
+    """The keys of a process that connects to the server.
 
     Attributes:
         public: its public key, Z85.
@@ -52,7 +54,7 @@ class ClientKeys:
 
 @dataclass(frozen=True)
 class ServerKeys:
-    """What the replay role needs.
+    """The keys of the replay server.
 
     Attributes:
         public: its public key, Z85.
@@ -65,12 +67,12 @@ class ServerKeys:
     trusted: Path
 
     def as_client(self) -> ClientKeys:
-        """For the server's own processes, which talk to each other through its sockets too."""
+        """Return keys for the server's own processes, which connect to its sockets, too."""
         return ClientKeys(self.public, self.secret, self.public)
 
 
 def new_keys(server: bytes) -> ClientKeys:
-    """A fresh key pair that is written nowhere.
+    """Create a key pair that is not written anywhere.
 
     Args:
         server: the server's public key.
@@ -83,17 +85,20 @@ def new_keys(server: bytes) -> ClientKeys:
 
 
 def make_keys(folder: Path) -> None:
-    """Make the keys of all four roles.
+    """Create the keys of all four roles.
 
     Args:
-        folder: new, empty, or with empty folders of the roles in it.
+        folder: a new or empty folder, or one with empty folders for the roles.
 
     Raises:
-        UserError: if it holds keys already, for another run may trust them; or cannot be written to.
+        UserError: if it already contains keys, which another run may trust, or cannot be written
+            to.
     """
     found = sorted(str(path.relative_to(folder)) for path in folder.glob("*/*"))
     if found:
-        raise UserError(f"{folder} holds {found[0]} already and keys are never overwritten; name a new folder, or remove it")
+        raise UserError(
+            f"{folder} already contains {found[0]}, and keys are never overwritten; choose a new folder, or remove this one"
+        )
     try:
         public, secret = zmq.curve_keypair()
         server = _private_folder(folder / SERVER)
@@ -101,27 +106,28 @@ def make_keys(folder: Path) -> None:
         _write(server / SERVER_PUBLIC, public)
         for name in CLIENTS:
             _make_client(folder, name, public)
-        _write(server / SECRET, secret)  # last: with it the folder is complete
+        _write(server / SECRET, secret)  # last: it marks the folder as complete
     except OSError as error:
         raise _unwritable(folder, error) from None
 
 
 def add_key(folder: Path, name: str) -> None:
-    """Make one more client's key pair and trust it.
+    """Create another client key, and trust it.
 
     Args:
-        folder: of `make_keys`.
+        folder: the folder of `make_keys`.
         name: a role, a dash and a word, such as `actor-east`; or a role whose key was revoked.
 
     Raises:
-        UserError: if the name is no such, is taken, or the folder holds no keys or cannot be written to.
+        UserError: if the name is invalid or taken, or the folder contains no keys or cannot be
+            written to.
     """
     if not NAME.match(name):
         raise UserError(
             f"expected a key's name such as actor-east ({', '.join(CLIENTS)}, a dash and a-z, 0-9 or -), got {name!r}"
         )
     if (folder / name / SECRET).exists() or (folder / SERVER / TRUSTED / f"{name}{PUBLIC_SUFFIX}").exists():
-        raise UserError(f"{folder} holds a key named {name} already; choose another name, or revoke and remove that one")
+        raise UserError(f"{folder} already contains a key named {name}; choose another name, or revoke and remove that key")
     public = read_key(folder / SERVER / SERVER_PUBLIC)
     try:
         _make_client(folder, name, public)
@@ -130,21 +136,21 @@ def add_key(folder: Path, name: str) -> None:
 
 
 def revoke_key(folder: Path, name: str) -> None:
-    """Trust a client's key no more; a running server notices within a second.
+    """Stop trusting a client's key. A running server notices this within a second.
 
     Args:
-        folder: of `make_keys`, or its `server` alone.
-        name: the key's.
+        folder: the folder of `make_keys`, or its folder `server`.
+        name: the key's name.
 
     Raises:
         UserError: if no such key is trusted, or the folder cannot be written to.
     """
     trusted = next((path for path in (folder / SERVER / TRUSTED, folder / TRUSTED) if path.is_dir()), None)
     if trusted is None:
-        raise UserError(f"{folder} holds no {SERVER}/{TRUSTED}; expected a folder that `oatmill keygen` has made")
+        raise UserError(f"{folder} has no folder {SERVER}/{TRUSTED}; expected a folder that `oatmill keygen` created")
     names = [path.stem for path in trusted_files(trusted)]
     if name not in names:
-        raise UserError(f"no key named {name!r} is trusted; there are: {', '.join(names) or 'none'}")
+        raise UserError(f"no key named {name!r} is trusted; trusted keys: {', '.join(names) or 'none'}")
     try:
         (trusted / f"{name}{PUBLIC_SUFFIX}").unlink()
     except OSError as error:
@@ -152,7 +158,7 @@ def revoke_key(folder: Path, name: str) -> None:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether `make_keys` has ended here."""
+    """Whether `make_keys` has finished in this folder."""
     return (folder / SERVER / SECRET).is_file()
 
 
@@ -171,7 +177,7 @@ def _private_folder(path: Path) -> Path:
 
 
 def _write(path: Path, key: bytes) -> None:
-    """Write one file atomically, and never over an existing one."""
+    """Write a file atomically; never overwrite an existing one."""
     working = path.with_name(f".{path.name}.tmp")
     working.unlink(missing_ok=True)
     with os.fdopen(os.open(working, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -181,21 +187,21 @@ def _write(path: Path, key: bytes) -> None:
 
 
 def _unwritable(folder: Path, error: OSError) -> UserError:
-    return UserError(f"{folder} cannot be written to: {error.strerror}; name another folder, or see to its permissions")
+    return UserError(f"{folder} cannot be written to: {error.strerror}; choose another folder, or change its permissions")
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
 def client_keys(path: Path | None, role: str) -> ClientKeys | None:
-    """The keys of a process that connects; None without a path.
+    """Read the keys of a process that connects; None without a path.
 
     Args:
-        path: the role's own folder, or the one that holds it.
+        path: the role's own folder, or the folder that contains it.
         role: one of CLIENTS.
 
     Raises:
-        UserError: if there are no good keys, or others can read them.
+        UserError: if the keys are missing or invalid, or other users can read them.
     """
     if path is None:
         return None
@@ -205,48 +211,50 @@ def client_keys(path: Path | None, role: str) -> ClientKeys | None:
 
 
 def server_keys(path: Path | None) -> ServerKeys | None:
-    """The replay role's keys; None without a path. Arguments and errors as `client_keys`."""
+    """Read the keys of the replay server; None without a path. Arguments and errors as in `client_keys`."""
     if path is None:
         return None
     folder = _folder_of(path, SERVER)
     if not (folder / TRUSTED).is_dir():
-        raise UserError(f"--keys {path} holds no {TRUSTED} folder, which the replay role needs; give it the folder {SERVER}")
+        raise UserError(f"--keys {path} has no folder {TRUSTED}, which the replay server needs; give it the folder {SERVER}")
     secret = _read_secret(folder / SECRET)
     return ServerKeys(zmq.curve_public(secret), secret, folder / TRUSTED)
 
 
 def trusted_files(folder: Path) -> list[Path]:
-    """The files of a folder of trusted keys, as far as their names are names of keys, in order."""
+    """Return the files in a folder of trusted keys whose names are valid names of keys, in order."""
     return sorted(path for path in folder.iterdir() if path.suffix == PUBLIC_SUFFIX and NAME.match(path.stem))
 
 
 def read_key(path: Path) -> bytes:
-    """One key.
+    """Read one key.
 
     Raises:
-        UserError: if the file cannot be read or holds anything else; its content is not shown.
+        UserError: if the file cannot be read or contains anything else; its content is not shown.
     """
     try:
         key = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; expected a key that `oatmill keygen` has made") from None
+        raise UserError(f"{path} cannot be read: {error.strerror}; expected a key that `oatmill keygen` created") from None
     return key_in(key, path)
 
 
 def key_in(content: bytes, path: Path) -> bytes:
-    """The key that a file holds.
+    """Return the key in the content of a file.
 
     Raises:
-        UserError: if it holds anything else; its content is not shown.
+        UserError: if it contains anything else; its content is not shown.
     """
     key = content.strip()
     if not is_key(key):
-        raise UserError(f"{path} holds no key; expected {KEY_LENGTH} characters of Z85, as `oatmill keygen` writes them")
+        raise UserError(
+            f"{path} does not contain a key; expected {KEY_LENGTH} characters of Z85, as `oatmill keygen` writes them"
+        )
     return key
 
 
 def is_key(key: bytes) -> bool:
-    """Whether these are 32 bytes in Z85."""
+    """Whether the bytes are a key: 32 bytes in Z85."""
     try:
         return len(key) == KEY_LENGTH and len(z85.decode(key)) == KEY_LENGTH * 4 // 5
     except (KeyError, ValueError, OverflowError, struct_error):
@@ -255,10 +263,10 @@ def is_key(key: bytes) -> bool:
 
 def _folder_of(path: Path, role: str) -> Path:
     for folder in (path / role, path):
-        with contextlib.suppress(OSError):  # it may not be entered
+        with contextlib.suppress(OSError):  # no permission to enter the folder
             if (folder / SECRET).exists():
                 return folder
-    raise UserError(f"--keys {path} holds neither {SECRET} nor {role}/{SECRET}; make keys with: oatmill keygen {path}")
+    raise UserError(f"--keys {path} has neither {SECRET} nor {role}/{SECRET}; create keys with: oatmill keygen {path}")
 
 
 def _read_secret(path: Path) -> bytes:
@@ -267,5 +275,5 @@ def _read_secret(path: Path) -> bytes:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     if mode & OTHERS:
-        raise UserError(f"{path} is open to every user of this machine; close it with: chmod 600 {path}")
+        raise UserError(f"{path} can be read or changed by every user of this machine; protect it with: chmod 600 {path}")
     return read_key(path)

@@ -1,7 +1,8 @@
-"""The owner of a connection's key, and what the owner may do. Checked for every message, so revoking works at once.
+"""The owner of a connection's key, and what the owner may do.
 
-libzmq asks for a key only while a connection is made and keeps that connection for ever after; it hands out the key with every
-message (its `User-Id`), which is looked up here.
+libzmq checks a key only when a connection is made, and keeps that connection for ever after. But it
+attaches the key to every message (its `User-Id`), so the key is looked up here for every message,
+and revoking it works at once.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ _log = logging.getLogger("oatmill.auth")
 
 
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP})
-"""Errors that say that a key, or the folder of all keys, has been taken away. Any other, such as too many open files, says
-nothing about the keys."""
+"""Errors which show that a key, or the folder of all keys, was removed. Any other error, such as
+too many open files, says nothing about the keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """The holder of a key.
+    """The owner of a key.
 
     Attributes:
         name: the key's name, such as `actor-east`.
-        role: what it may speak as.
+        role: the role that it may act as.
     """
 
     name: str
@@ -39,17 +40,17 @@ class User:
 
 
 ANYBODY = User("", "anybody")
-"""Everyone, on a server without keys."""
+"""The user of every connection, on a server without keys."""
 REVOKED = User("", "revoked")
-"""Whoever holds a key that is not, or no longer, trusted."""
+"""The user of a key that is not trusted (any more)."""
 
 
 class UnauthorisedError(WireError):
-    """A message that its sender may not send: `role`, `revoked` or `identity`."""
+    """A message that its sender is not allowed to send: `role`, `revoked` or `identity`."""
 
 
 def require(user: User, *roles: str) -> None:
-    """Let only the holders of some roles' keys pass; on a server without keys everyone does.
+    """Check that a user has one of some roles. On a server without keys, everybody passes.
 
     Raises:
         UnauthorisedError: `role` or `revoked`.
@@ -57,15 +58,17 @@ def require(user: User, *roles: str) -> None:
     if user is ANYBODY or user.role in roles:
         return
     if user is REVOKED:
-        raise UnauthorisedError("revoked", "this key is trusted no more")
+        raise UnauthorisedError("revoked", "this key is no longer trusted")
     raise UnauthorisedError("role", f"expected the key of {' or '.join(roles)}, got {user.name}")
 
 
 class TrustedKeys:
-    """The public keys in a folder, by whom they belong to. `refresh` replaces the table whole, so any thread may look.
+    """The public keys in a folder, and their owners.
+
+    `refresh` replaces the whole table, so any thread may read it.
 
     Args:
-        keys: the server's.
+        keys: the server's keys.
     """
 
     def __init__(self, keys: ServerKeys) -> None:
@@ -73,14 +76,14 @@ class TrustedKeys:
         self._own = {keys.public.decode(): User(SERVER, SERVER)}
         self._users: Mapping[str, User] = MappingProxyType(self._own)
         self._seen: object = None
-        self._failing: int | None = None  # the error that was told
+        self._failing: int | None = None  # the error that was logged
         self.refresh()
 
     def user(self, public: str) -> User:
-        """The owner of this key; REVOKED if there is none.
+        """Return the owner of a key; REVOKED if there is none.
 
         Args:
-            public: Z85.
+            public: the public key, Z85.
         """
         return self._users.get(public, REVOKED)
 
@@ -91,8 +94,9 @@ class TrustedKeys:
     def refresh(self) -> None:
         """Read the folder again if something in it has changed.
 
-        A folder that is gone, or closed to this process, trusts nobody but the server. If it cannot be read for another reason
-        (no descriptors, no memory, a failing disk), the last table stays and the folder is read again the next time.
+        If the folder is missing, or this process may not read it, no key is trusted except the
+        server's. If it cannot be read for another reason (no descriptors, no memory, a failing
+        disk), the last table stays and the folder is read again next time.
         """
         try:
             seen: object = _look(self._folder)
@@ -111,11 +115,11 @@ class TrustedKeys:
             try:
                 users[key_in(path.read_bytes(), path).decode()] = User(path.stem, path.stem.partition("-")[0])
             except UserError as error:
-                _log.error("%s; it is passed over", error)
+                _log.error("%s; it is skipped", error)
             except OSError as error:
                 if error.errno not in GONE:
                     raise
-                _log.error("%s cannot be read (%s); it is passed over", path, error.strerror)
+                _log.error("%s cannot be read (%s); it is skipped", path, error.strerror)
         return users
 
     def _replace(self, users: Mapping[str, User], seen: object) -> None:
@@ -131,14 +135,17 @@ class TrustedKeys:
         if self._failing != error.errno:
             self._failing = error.errno
             _log.error(
-                "%s cannot be read at the moment (%s): the keys trusted before stay trusted, and it is tried again",
+                "%s cannot be read at the moment (%s): the keys trusted before stay trusted; trying again",
                 self._folder,
                 error.strerror,
             )
 
 
 def _look(folder: Path) -> list[tuple[str, int, int, int]]:
-    """What tells whether something in the folder has changed; a file that vanishes meanwhile is not there."""
+    """Return values that change when something in the folder changes.
+
+    A file that vanishes meanwhile is left out.
+    """
     found = []
     for path in trusted_files(folder):
         with contextlib.suppress(FileNotFoundError):

@@ -25,7 +25,7 @@ DOMAIN = b"oatmill"
 VERSION = b"1.0"
 POLL_MS = 100
 REFRESH_EVERY_S = 0.25
-"""A change of the folder of trusted keys is noticed within this time."""
+"""A change in the folder of trusted keys is noticed within this time."""
 BACK_OFF_S = 0.05
 BINDS_WITHIN_S = 5.0
 FRAMES = 7  # of a CURVE request: version, request id, domain, address, routing id, mechanism, key
@@ -91,7 +91,7 @@ class ZapHandler:
                 self._serve()
             except Exception:
                 self.restarts += 1
-                _log.exception("the handler of keys failed and is started again")
+                _log.exception("the handler of keys failed; restarting it")
                 self._closing.wait(BACK_OFF_S)
 
     def _serve(self) -> None:

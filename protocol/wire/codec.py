@@ -1,8 +1,9 @@
-"""Bytes on the wire: exactly two frames a message, a small msgpack header and one payload.
+"""The encoding of messages: exactly two frames per message, a small msgpack header and one payload.
 
-What comes from a peer is never trusted: a header is measured before it is unpacked, unpacked within tight limits and checked
-field by field, and whatever is wrong ends in a WireError whose reason is one of `protocol.wire.reasons`. No pickle, no
-extension types, no binary in headers.
+Nothing from a peer is trusted. A header's size is checked before it is unpacked; it is unpacked
+with tight limits and checked field by field. Any error raises a WireError whose reason is one of
+`protocol.wire.reasons`. There is no pickle, there are no extension types, and headers contain no
+binary data.
 """
 
 from __future__ import annotations
@@ -23,19 +24,20 @@ MAX_HEADER_BYTES = 8 * 1024
 MAX_JSON_BYTES = 4 * 1024 * 1024
 MAX_STR_BYTES = 256
 MAX_JSON_DEPTH = 32
-"""Whoever shows or compares a value descends into it; one that is nested a thousand times would end that process."""
+"""The largest depth of a JSON value. A process that shows or compares a value recurses into it, and
+would fail at a depth of a thousand."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-"""What may be half a character: JSON can write one, and nothing can encode it again."""
+"""Matches what may be half a character. JSON can contain it, but it cannot be encoded again."""
 
 MAX_COUNT = 2**53
-"""Numbers stay below it: they are exact as floats, too, and adding one to them stays within 64 bits."""
+"""Counts are below it, so they are exact as floats, and adding one stays within 64 bits."""
 
 Count = Annotated[int, 0]
-"""A whole number from 0 on."""
+"""A whole number of at least 0."""
 CountOrNone = Annotated[int, -1]
-"""The same, or -1 for none."""
+"""A whole number of at least 0, or -1 for none."""
 Seconds = Annotated[float, 0]
-"""Since the epoch."""
+"""Seconds since the epoch."""
 
 Buffer = bytes | bytearray | memoryview
 Frames = tuple[bytes, Buffer]
@@ -43,7 +45,7 @@ Frames = tuple[bytes, Buffer]
 
 
 class Message(Protocol):
-    """A frozen dataclass of plain fields with the name that it has on the wire."""
+    """A frozen dataclass with plain fields, and the name that it has in a header."""
 
     KIND: ClassVar[str]
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -54,7 +56,7 @@ def _is_int(value: Any) -> bool:
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value that a peer sent is a whole number from 0 to MAX_COUNT."""
+    """Whether a value from a peer is a whole number of at least 0 and below MAX_COUNT."""
     return type(value) is int and 0 <= value < MAX_COUNT
 
 
@@ -83,7 +85,7 @@ _MAP_16 = 0xDE
 
 @dataclass(frozen=True)
 class _Form:
-    """One message's class and how each of its fields is checked."""
+    """The class of a message, and how each of its fields is checked."""
 
     cls: type[Any]
     checks: dict[str, Callable[[Any], bool]]
@@ -101,12 +103,12 @@ def _names(cls: type[Any]) -> tuple[str, ...]:
 
 @cache
 def _forms(classes: tuple[type[Any], ...]) -> dict[str, _Form]:
-    """The messages that one socket takes, by the name in the header."""
+    """Return the messages that a socket accepts, by the name in the header."""
     return {cls.KIND: _form(cls) for cls in classes}
 
 
 def encode(message: Message, payload: Buffer = b"") -> Frames:
-    """A message as its two frames."""
+    """Encode a message as its two frames."""
     values: dict[str, Any] = {"kind": message.KIND}
     for name in _names(type(message)):
         values[name] = getattr(message, name)
@@ -116,10 +118,10 @@ def encode(message: Message, payload: Buffer = b"") -> Frames:
 
 
 def two_frames(frames: Sequence[Any]) -> tuple[Any, Any]:
-    """The header and the payload of a received message.
+    """Return the header and the payload of a received message.
 
     Raises:
-        WireError: `frames` if there are not exactly two.
+        WireError: `frames` if there are not exactly two frames.
     """
     if len(frames) != 2:  # noqa: PLR2004 -- the protocol's one number of frames
         raise WireError("frames", f"expected 2 frames, got {len(frames)}")
@@ -127,11 +129,11 @@ def two_frames(frames: Sequence[Any]) -> tuple[Any, Any]:
 
 
 def decode(header: Buffer, classes: tuple[type[Any], ...]) -> Any:
-    """The message that a header frame holds.
+    """Decode the message in a header frame.
 
     Args:
         header: the first frame.
-        classes: the messages that this socket takes; the result is one of them.
+        classes: the messages that this socket accepts; the result is one of them.
 
     Raises:
         WireError: `header_size`, `header_msgpack`, `header_kind` or `header_fields`.
@@ -143,7 +145,7 @@ def decode(header: Buffer, classes: tuple[type[Any], ...]) -> Any:
         raise WireError("header_kind", f"expected one of {', '.join(_forms(classes))}, got {str(kind)[:40]!r}")
     if values.keys() != form.checks.keys():
         names = ", ".join(sorted(str(name)[:40] for name in values.keys() ^ form.checks.keys()))
-        raise WireError("header_fields", f"{kind} lacks or does not have: {names[:400]}")
+        raise WireError("header_fields", f"{kind} has missing or unknown fields: {names[:400]}")
     for name, check in form.checks.items():
         if not check(values[name]):
             raise WireError("header_fields", f"{kind}.{name} has the wrong type or range: {str(values[name])[:40]!r}")
@@ -151,7 +153,7 @@ def decode(header: Buffer, classes: tuple[type[Any], ...]) -> Any:
 
 
 def _unpack(header: Buffer) -> dict[str, Any]:
-    """One msgpack map, within limits."""
+    """Unpack one msgpack map, within limits."""
     length = memoryview(header).nbytes
     if length > MAX_HEADER_BYTES:
         raise WireError("header_size", f"expected at most {MAX_HEADER_BYTES} bytes, got {length}")
@@ -176,7 +178,10 @@ def _unpack(header: Buffer) -> dict[str, Any]:
 
 
 def _entries(header: Buffer) -> int:
-    """How many entries a packed map says that it has; as a dictionary it has fewer if a name comes twice."""
+    """Return the number of entries that a packed map declares.
+
+    A dictionary has fewer if a name occurs twice.
+    """
     first = header[0]
     if first < _MAP_16:
         return first & 0x0F
@@ -184,7 +189,7 @@ def _entries(header: Buffer) -> int:
 
 
 def to_json(values: Mapping[str, Any]) -> bytes:
-    """A JSON payload; numbers that are not finite become null."""
+    """Return a JSON payload. Numbers that are not finite become null."""
     try:
         return json.dumps(values, allow_nan=False, separators=(",", ":")).encode()
     except ValueError:
@@ -192,7 +197,7 @@ def to_json(values: Mapping[str, Any]) -> bytes:
 
 
 def without_nonfinite(value: Any) -> Any:
-    """The same value with None in the place of every number that JSON cannot hold."""
+    """Return the same value, with None in place of every number that JSON cannot represent."""
     if isinstance(value, Mapping):
         return {name: without_nonfinite(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -201,10 +206,11 @@ def without_nonfinite(value: Any) -> Any:
 
 
 def from_json(payload: Buffer) -> dict[str, Any]:
-    """The JSON object that a payload holds.
+    """Return the JSON object in a payload.
 
     Raises:
-        WireError: `payload_json` if it is too long or too deep, is not JSON of finite numbers of 64 bits, or is not an object.
+        WireError: `payload_json` if it is too long or too deep, is not JSON with finite numbers of
+            64 bits, or is not an object.
     """
     length = memoryview(payload).nbytes
     if length > MAX_JSON_BYTES:
@@ -255,15 +261,15 @@ def _int64(text: str) -> int:
 
 
 def shortened(text: str) -> str:
-    """A text that fits a header's string."""
+    """Shorten a text so that it fits into a header."""
     return text.encode(errors="backslashreplace")[:MAX_STR_BYTES].decode(errors="ignore")
 
 
 def names_in(values: Mapping[str, Any], name: str) -> Iterable[str]:
-    """A list of names out of a JSON object.
+    """Return a list of names from a JSON object.
 
     Raises:
-        WireError: `payload_json` if there is no such list or one of its entries is no string.
+        WireError: `payload_json` if there is no such list, or an entry is not a string.
     """
     entries = values.get(name)
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):

@@ -1,7 +1,8 @@
-"""Every message, by the socket that it travels on and the way it goes.
+"""All messages, grouped by socket and direction.
 
-Two classes may share a KIND, as HELLO does: what a name means depends on the socket, and each socket's tuple of classes at the
-end of its section says what it takes. A header holds only what is listed here; a payload is JSON where `+ JSON` is written.
+Two classes may have the same KIND, such as HELLO: its meaning depends on the socket. The tuples at
+the end of each section list the messages that a socket accepts. A header contains exactly the
+fields of its class. `+ JSON` means that the payload is a JSON object.
 """
 
 from __future__ import annotations
@@ -17,18 +18,21 @@ from protocol.wire.codec import Count, CountOrNone, Seconds
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Client to hub, + JSON description: let me in. Sent again until answered; the token tells a repeat from a restart."""
+    """Client to hub, + JSON description: a request to join, repeated until it is answered.
+
+    The token tells a repetition from a restarted process.
+    """
 
     KIND: ClassVar[str] = "HELLO"
     role: str
-    actor_id: CountOrNone  # -1: choose one for me
-    token: str  # random, one a process
-    incarnation: CountOrNone  # -1: a new one; else the hub was replaced, and its predecessor let this process in as that
+    actor_id: CountOrNone  # -1: the hub chooses one
+    token: str  # random; each process has its own
+    incarnation: CountOrNone  # -1 for a new one; otherwise the one that an earlier hub gave to this process
 
 
 @dataclass(frozen=True, slots=True)
 class HelloAccepted:
-    """Hub to client, + JSON {endpoints, spaces, episode_statistics}."""
+    """Hub to client, + JSON {endpoints, spaces, episode_statistics}: the answer to HELLO."""
 
     KIND: ClassVar[str] = "WELCOME"
     actor_id: CountOrNone
@@ -38,7 +42,7 @@ class HelloAccepted:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Server to client, on every socket: no, and why."""
+    """Server to client, on every socket: a request is rejected, with the reason."""
 
     KIND: ClassVar[str] = "REJECT"
     reason: str  # one of protocol.wire.reasons
@@ -47,7 +51,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Client to hub, + JSON report: I make progress."""
+    """Client to hub, + JSON report: the client makes progress."""
 
     KIND: ClassVar[str] = "HEARTBEAT"
     token: str
@@ -55,19 +59,22 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class HubState:
-    """Hub to client, + JSON {} or, for ingest, {members}: the answer to a heartbeat; also sent when something changes."""
+    """Hub to client, + JSON {} or, for ingest, {members}: the state of the run.
+
+    It answers a heartbeat, and is also sent when something changes.
+    """
 
     KIND: ClassVar[str] = "HEARTBEAT"
     policy_version: CountOrNone
     stop: bool
     desired_actors: Count
     fenced: bool
-    report_asked: Count  # ingest only: send a report that names this number at once
+    report_asked: Count  # ingest only: send a report with this number at once
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Operator to hub and back, + JSON: what is going on?"""
+    """Operator to hub and back, + JSON: the state of the run."""
 
     KIND: ClassVar[str] = "STATUS"
     request: Count
@@ -75,7 +82,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Operator to hub and back, + JSON {actors}: how many actors shall there be."""
+    """Operator to hub and back, + JSON {actors}: the target number of actors."""
 
     KIND: ClassVar[str] = "SCALE"
     request: Count
@@ -91,7 +98,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Bye:
-    """Client to server and back, on control and batches: I leave."""
+    """Client to server and back, on control and batches: the client leaves."""
 
     KIND: ClassVar[str] = "BYE"
     token: str
@@ -107,30 +114,30 @@ CONTROL_TO_CLIENT = (HelloAccepted, Reject, HubState, Status, Scale, Stop, Bye)
 
 @dataclass(frozen=True, slots=True)
 class DataHello:
-    """Actor to ingest, + JSON schema: where were we? Opens a session, or brings an open one back into step."""
+    """Actor to ingest, + JSON schema: opens a session, or synchronises an open one."""
 
     KIND: ClassVar[str] = "HELLO"
     actor_id: Count
     incarnation: Count
-    rows: int  # trajectories in each block
+    rows: int  # the number of trajectories in each block
     schema_id: str
-    acknowledged: Count  # everything below it has been acknowledged
+    acknowledged: Count  # all sequence numbers below it were acknowledged
     produced: Count
     evicted: Count
-    session: str = ""  # HELLO's token on the control socket, for nobody else knows it
+    session: str = ""  # the token of HELLO on the control socket, which nobody else knows
 
 
 @dataclass(frozen=True, slots=True)
 class DataWelcome:
-    """Ingest to actor: the answer; everything from `next` on is to be sent (again)."""
+    """Ingest to actor: the answer to HELLO. Everything from `next` on must be sent (again)."""
 
     KIND: ClassVar[str] = "WELCOME"
     incarnation: Count
-    server: Count  # random, one an ingest process
-    serial: Count  # numbers ACK and WELCOME together; an older one says nothing new
+    server: Count  # random; each ingest process has its own
+    serial: Count  # numbers ACK and WELCOME messages together; one with a lower number is outdated
     next: Count  # the first sequence number that is not stored
     credit: Count  # bytes that may be sent beyond `next`
-    row_bytes: Count  # what one trajectory costs of them
+    row_bytes: Count  # the bytes of credit that one trajectory costs
     version: CountOrNone  # the newest policy version
 
 
@@ -149,15 +156,15 @@ class Data:
     episodes: int
     policy_version: int
     collected_at: Seconds  # seconds since the epoch
-    produced: Count  # trajectories collected so far, this block included
-    evicted: Count  # trajectories dropped unsent so far
+    produced: Count  # the number of trajectories collected so far, including this block
+    evicted: Count  # the number of trajectories dropped unsent so far
     counters: Mapping[str, float]
     session: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """Ingest to actor: everything below `next` is held."""
+    """Ingest to actor: everything below `next` is stored."""
 
     KIND: ClassVar[str] = "ACK"
     incarnation: Count
@@ -166,12 +173,15 @@ class Ack:
     next: Count
     credit: Count
     version: CountOrNone
-    resend: bool  # something before what came is missing: send again from `next`
+    resend: bool  # whether blocks are missing: send everything from `next` on again
 
 
 @dataclass(frozen=True, slots=True)
 class DataLoss:
-    """Ingest to actor: what a server that has died acknowledged from `first` up to `next` is not held any more. Go on."""
+    """Ingest to actor: what an earlier server acknowledged from `first` up to `next` is lost.
+
+    Continue after it.
+    """
 
     KIND: ClassVar[str] = "DATA_LOSS"
     incarnation: int
@@ -181,7 +191,7 @@ class DataLoss:
 
 @dataclass(frozen=True, slots=True)
 class DataHeartbeat:
-    """Actor to ingest: counts that no DATA has carried yet."""
+    """Actor to ingest: counts that no DATA message has carried yet."""
 
     KIND: ClassVar[str] = "HEARTBEAT"
     actor_id: Count
@@ -193,7 +203,7 @@ class DataHeartbeat:
 
 @dataclass(frozen=True, slots=True)
 class DataBye:
-    """Actor to ingest and back: no more will come; what was produced and is not stored stays unsent."""
+    """Actor to ingest and back: the actor sends no more. What it produced and is not stored stays unsent."""
 
     KIND: ClassVar[str] = "BYE"
     actor_id: Count
@@ -213,31 +223,34 @@ DATA_TO_ACTOR = (DataWelcome, Ack, DataLoss, Reject, DataBye)
 
 @dataclass(frozen=True, slots=True)
 class BatchHello:
-    """Rank to ingest: I train; what an earlier session of this rank has not consumed returns to the queue."""
+    """Rank to ingest: a rank joins.
+
+    What an earlier session of this rank has not consumed returns to the queue.
+    """
 
     KIND: ClassVar[str] = "HELLO"
     rank: Count
     world: Count
-    batch_size: Count  # of all ranks together
+    batch_size: Count  # over all ranks
     token: str
-    incarnation: Count  # WELCOME's; a process that was replaced has a lower one
-    resumed_from: CountOrNone  # the policy version of the checkpoint that it goes on from; -1 without one
-    session: str = ""  # HELLO's token on the control socket
-    shares: bool = False  # whether it can read this machine's memory: batches need not come through the socket
+    incarnation: Count  # from WELCOME; a process that was replaced has a lower one
+    resumed_from: CountOrNone  # the policy version of the checkpoint that it resumes from; -1 without one
+    session: str = ""  # the token of HELLO on the control socket
+    shares: bool = False  # whether it can read batches from shared memory of this machine
 
 
 @dataclass(frozen=True, slots=True)
 class BatchWelcome:
-    """Ingest to rank, + JSON schema: sent once the first actor has told it."""
+    """Ingest to rank, + JSON schema: the answer to HELLO, sent once the first actor has sent the schema."""
 
     KIND: ClassVar[str] = "WELCOME"
     token: str
-    priorities: bool = False  # whether CONSUMED is to bring them
+    priorities: bool = False  # whether CONSUMED must have priorities
 
 
 @dataclass(frozen=True, slots=True)
 class Get:
-    """Rank to ingest: the batch of this step, please. Sent again until it is answered."""
+    """Rank to ingest: a request for the batch of a learner step, repeated until it is answered."""
 
     KIND: ClassVar[str] = "GET"
     rank: Count
@@ -245,14 +258,14 @@ class Get:
     request: Count  # grows by one with every new request
     learner_step: Count
     consumed: CountOrNone  # the highest batch id trained on; -1 before the first
-    received: CountOrNone  # the highest batch id that has come; what was handed out beyond it never arrives
+    received: CountOrNone  # the highest batch id that was received; batches handed out after it are lost
     policy_version: CountOrNone  # the newest version that the learner knows
-    freed: Count = 0  # the shared memory of batches below this one is not looked at any more
+    freed: Count = 0  # the shared memory of batches below this id is no longer used
 
 
 @dataclass(frozen=True, slots=True)
 class Consumed:
-    """Rank to ingest, + nothing or protocol.data.priorities: this batch and all before it have been trained on."""
+    """Rank to ingest, + nothing or protocol.data.priorities: this batch and all before it were trained on."""
 
     KIND: ClassVar[str] = "CONSUMED"
     rank: Count
@@ -263,9 +276,11 @@ class Consumed:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Rank 0 to ingest and back, + JSON {id, cursor, digest} in the answer: what has been trained on up to this version.
+    """Rank 0 to ingest and back: a point in the log for a checkpoint.
 
-    The answer comes once the log holds that all ranks have trained up to it.
+    The answer has + JSON {id, cursor, digest}.
+
+    The answer is sent once the log contains that all ranks have trained up to this policy version.
     """
 
     KIND: ClassVar[str] = "SNAPSHOT"
@@ -278,7 +293,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Rank 0 to ingest and back: a checkpoint that is whole holds everything that was trained on before the cursor."""
+    """Rank 0 to ingest and back: a complete checkpoint contains all that was trained on before the cursor."""
 
     KIND: ClassVar[str] = "COMMIT"
     rank: Count
@@ -288,7 +303,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class BatchPending:
-    """Ingest to rank: I am here, but there is no batch yet."""
+    """Ingest to rank: there is no batch yet."""
 
     KIND: ClassVar[str] = "HEARTBEAT"
     request: Count
@@ -296,7 +311,7 @@ class BatchPending:
 
 @dataclass(frozen=True, slots=True)
 class FleetStatus:
-    """Ingest to rank, + JSON: the fleet's numbers, sent just before each batch."""
+    """Ingest to rank, + JSON: the fleet's statistics, sent just before each batch."""
 
     KIND: ClassVar[str] = "STATUS"
     request: Count
@@ -304,7 +319,7 @@ class FleetStatus:
 
 @dataclass(frozen=True, slots=True)
 class BatchMessage:
-    """Ingest to rank, + packed batch, or nothing if it lies in shared memory."""
+    """Ingest to rank, + the packed batch, or nothing if it is in shared memory."""
 
     KIND: ClassVar[str] = "BATCH"
     request: Count
@@ -314,7 +329,7 @@ class BatchMessage:
     steps: Count
     finals: Count
     stop: bool
-    place: str = ""  # protocol.data.shared_memory's
+    place: str = ""  # of the shared memory, see protocol.data.shared_memory
 
 
 BatchToIngest = BatchHello | Get | Consumed | Snapshot | Commit | Bye
@@ -334,21 +349,24 @@ class WeightsPush:
     dtype: str
     digest: str  # hexadecimal
     pushed_at: Seconds  # seconds since the epoch
-    session: str = ""  # HELLO's token on the control socket
+    session: str = ""  # the token of HELLO on the control socket
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsOffer:
-    """Learner to hub, before a push: so many bytes come next. Until then the hub takes only small messages on a connection."""
+    """Learner to hub, before a push: the size of the next message.
+
+    Without it, the hub accepts only small messages.
+    """
 
     KIND: ClassVar[str] = "OFFER"
     nbytes: Count
-    session: str = ""  # HELLO's token on the control socket
+    session: str = ""  # the token of HELLO on the control socket
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsHeld:
-    """Hub to learner: the newest version that the hub holds."""
+    """Hub to learner: the newest version that the hub has."""
 
     KIND: ClassVar[str] = "ACK"
     version: CountOrNone
@@ -356,10 +374,13 @@ class WeightsHeld:
 
 @dataclass(frozen=True, slots=True)
 class WeightsGet:
-    """Actor to hub: at most `length` bytes from `offset` on. The hub waits with its answer until it has `newer_than` + 1."""
+    """Actor to hub: a request for at most `length` bytes from `offset` on.
+
+    Answered once there is a version above `newer_than`.
+    """
 
     KIND: ClassVar[str] = "GET"
-    version: CountOrNone  # the version of a pull under way; -1 takes the newest, from its beginning
+    version: CountOrNone  # the version that is being pulled; -1 for the newest, from its beginning
     newer_than: CountOrNone
     offset: Count
     length: Count
@@ -379,7 +400,7 @@ class WeightsChunk:
 
 @dataclass(frozen=True, slots=True)
 class WeightsApplied:
-    """Actor to hub: I have this version, whole and verified."""
+    """Actor to hub: this version was received completely and verified."""
 
     KIND: ClassVar[str] = "CONSUMED"
     version: Count

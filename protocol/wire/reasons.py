@@ -1,7 +1,8 @@
-"""Every reason code there is: why bytes were refused, and why a process was.
+"""All reason codes: why a message, a process or a request was rejected.
 
-They are the values of `WireError.reason`, of the `reason` label of `oatmill_rejected_total` and of REJECT; a code that is not
-listed here is used nowhere (tests/protocol/wire/test_reasons.py reads the source to see to it).
+They are the values of `WireError.reason`, of the label `reason` of `oatmill_rejected_total`, and of
+REJECT. A test reads the source and checks that no other code is used. Each text states the rule
+that was broken.
 """
 
 from __future__ import annotations
@@ -10,67 +11,67 @@ BAD_MESSAGE = {
     "frames": "a message has exactly two frames, a header and a payload",
     "header_size": "a header has at most 8 KB",
     "header_msgpack": "a header is one msgpack map within the unpack limits",
-    "header_kind": "a header names a message that this socket takes",
-    "header_fields": "a header has exactly the fields of its message, each of its type",
-    "payload_json": "this payload is one JSON object of at most 4 MB",
+    "header_kind": "a header names a message that this socket accepts",
+    "header_fields": "a header has exactly the fields of its message, with the right types",
+    "payload_json": "a JSON payload is one object of at most 4 MB",
     "payload_length": "a payload is exactly as long as its header says",
-    "unknown_session": "the sender is in the run and said HELLO before",
-    "sequence": "a block lies wholly before or wholly after the last stored sequence number",
-    "schema": "the schema is well formed and the run's own",
+    "unknown_session": "the sender has joined the run and sent HELLO before",
+    "sequence": "a block is entirely before or entirely after the last stored sequence number",
+    "schema": "the schema is well-formed and equal to the run's",
 }
-"""Codes of messages that break the protocol, with the rule that every good message follows."""
+"""Codes of messages that break the protocol."""
 
 BAD_TRAJECTORY = {
-    "rows": "a block has as many trajectories as its actor said in HELLO",
+    "rows": "a block has the number of trajectories that its actor announced in HELLO",
     "unroll_length": "a trajectory has actors.unroll_length steps",
     "not_boolean": "terminated, truncated and valid are 0 or 1",
     "non_finite": "every float is finite",
     "action_range": "an action is one of its factor's choices",
-    "reward_bound": "a reward lies within replay.max_abs_reward",
+    "reward_bound": "the absolute value of a reward is at most replay.max_abs_reward",
     "version_range": "the policy version exists: from 0 to the newest",
-    "final_index": "each step that was cut, and not terminated, has one final observation, and no other step has any",
-    "behaviour": "the behaviour policy is a distribution under which the action taken was likely enough to be drawn",
-    "episodes": "an episode that ended has a length from 1 on",
+    "final_index": "each truncated step that is not terminated has one final observation, and no other step has any",
+    "behaviour": "the behaviour policy gives the action that was taken enough probability",
+    "episodes": "an ended episode has a length of at least 1",
 }
-"""Codes of trajectories that are well formed and yet cannot be trained on."""
+"""Codes of trajectories that are well-formed but cannot be trained on."""
 
 BAD_WEIGHTS = {
-    "weights_digest": "weights are what their digest was made of",
+    "weights_digest": "weights fit their digest",
     "weights_layout": "weights fit the network that receives them",
 }
-"""Codes of weights."""
+"""Codes of bad weights."""
 
 BAD_PRIORITIES = {
-    "priorities": "priorities are asked for, and one finite number from 0 on for each trajectory of the batch",
+    "priorities": "priorities are sent only if requested: one finite number of at least 0 per trajectory of the batch",
 }
-"""Codes of what the learner says about the trajectories that it has trained on."""
+"""Codes of bad priorities."""
 
 UNAUTHORISED = {
-    "unknown_key": "a connection shows a key that is trusted",
-    "revoked": "a message comes from a key that is trusted still",
-    "role": "a key speaks as its own role",
-    "identity": "a process speaks as itself: with the session that the hub knows, from the key that it joined with",
+    "unknown_key": "a connection has a trusted key",
+    "revoked": "the key of a connection is still trusted",
+    "role": "a key is used only for its own role",
+    "identity": "a process uses its own session and the key that it joined with",
 }
-"""Codes of connections and messages of those who may not."""
+"""Codes of connections and messages that are not allowed."""
 
 CLOSED = {
-    "too_many_connections": "a socket has room for its connections, and for those among them that have said nothing",
-    "too_much_unread": "a connection sends no more before its first message, or between two, than a message may have",
+    "too_many_connections": "a socket has room for all its connections, and for those that have sent nothing",
+    "too_much_unread": "a connection sends at most the size of a message before its first whole message, and between two",
 }
-"""Codes of connections that were closed to keep descriptors and memory for the others."""
+"""Codes of connections that were closed to save descriptors and memory."""
 
 REFUSALS = {
     "config": "the joining process has the run's environment and agent settings",
     "spaces": "all actors have the same spaces and episode statistics",
     "description": "the description that a process joins with is complete",
-    "fenced": "a process that took this one's place has not joined yet",
-    "forgotten": "the hub knows the process that talks to it",
-    "strikes": "an actor's messages are good, but for two",
-    "batch_size": "the learner's batch size is trainer.batch_size and divides among its ranks",
+    "fenced": "no other process has taken this one's place",
+    "forgotten": "the hub knows the process that sends a message",
+    "strikes": "an actor sends at most two bad messages",
+    "batch_size": "the learner's batch size is trainer.batch_size and a multiple of its number of ranks",
     "block_size": "a block of trajectories fits into one message",
     "request": "a request has the values that it needs",
 }
-"""Codes of processes and requests that are refused, with the rule that every accepted one follows."""
+"""Codes of processes and requests that are rejected."""
 
 REJECTED_REASONS = (*BAD_MESSAGE, *UNAUTHORISED, *CLOSED, *BAD_TRAJECTORY, *BAD_PRIORITIES, *BAD_WEIGHTS)
-"""The closed set of the `reason` label."""
+"""All values of the label `reason`."""

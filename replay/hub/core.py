@@ -1,4 +1,7 @@
-"""The hub without its sockets: members of the run, the messages to them, and an operator's questions."""
+"""The hub's state machine: the members of the run, messages to them, and an operator's requests.
+
+It has no sockets.
+"""
 
 from __future__ import annotations
 
@@ -23,38 +26,38 @@ from replay.quarantine import BadMessage, Rejections
 _log = logging.getLogger("oatmill.replay.hub")
 
 MAX_REPORT_BYTES = 64 * 1024
-"""What an actor or a learner may say of itself in a heartbeat."""
+"""The largest report of an actor or a learner in a heartbeat."""
 MAX_DESIRED = MAX_ACTORS
 PROGRESS = ("env_steps", "episodes", "evicted", "learner_step", "produced")
-"""Numbers of a report that the supervisor of a run reckons with."""
+"""The numbers in a report that the supervisor of a run uses."""
 ANY_KEY = ("actor", "learner", "operator", "server")
 MAY_ASK: dict[type, tuple[str, ...]] = {
     messages.Status: ANY_KEY,
     messages.Scale: ("operator",),
-    messages.Stop: ("operator", "learner"),  # a learner knows when the budget is spent
+    messages.Stop: ("operator", "learner"),  # a learner stops the run when its budget is used
 }
 MAX_REFUSED = 20
-"""Bad messages that wait to be written down."""
+"""The number of bad messages that wait to be written to the quarantine."""
 
 Request = messages.Status | messages.Scale | messages.Stop
 
 
 class HubCore:
-    """Control and weights.
+    """The state of the control and weights sockets.
 
     Args:
         members: the table of members.
         desired_actors: the target number of actors at the start.
-        weights_endpoint: where weights are.
-        highest_version: the highest policy version that hubs of this run before this one have seen.
+        weights_endpoint: the address of the weights socket.
+        highest_version: the highest policy version that earlier hubs of this run have seen.
 
     Attributes:
         desired_actors: the target number of actors.
-        stop: whether the run is to end.
-        report: ingest's last report.
-        reported_at: when it came, in seconds of the monotonic clock.
-        endpoints: addresses of data, batches and weights; data and batches are ingest's to tell.
-        rejections: bad messages that the hub has received.
+        stop: whether the run ends.
+        report: the last report of ingest.
+        reported_at: when it arrived, in seconds of the monotonic clock.
+        endpoints: addresses of data, batches and weights. Ingest reports those of data and batches.
+        rejections: the bad messages that the hub has received.
     """
 
     def __init__(self, members: Members, *, desired_actors: int, weights_endpoint: str, highest_version: int = -1) -> None:
@@ -63,7 +66,7 @@ class HubCore:
         self._outgoing: list[tuple[bytes, Frames]] = []
         self._questions = Questions()
         self._warned_of_streams = False
-        self._told: tuple[Any, ...] = ()  # what ingest was told last
+        self._told: tuple[Any, ...] = ()  # the state that was last sent to ingest
         self._known_version, self._claimed_version = highest_version, -1
         self.stop = False
         self.report: dict[str, Any] = {}
@@ -73,12 +76,12 @@ class HubCore:
 
     @property
     def ready(self) -> bool:
-        """Whether ingest has joined and reported, so that actors and learner can be let in."""
+        """Whether ingest has joined and reported, so that actors and learner can join."""
         return self.members.ingest is not None and self.reported_at >= 0
 
     @property
     def serving(self) -> bool:
-        """Whether trajectories are taken: ready, and the log can be written."""
+        """Whether trajectories are accepted: ingest is ready, and the log can be written."""
         return self.ready and not self.report.get("log", {}).get("stalled", False)
 
     @property
@@ -88,11 +91,14 @@ class HubCore:
 
     @property
     def highest_version(self) -> int:
-        """The highest policy version there is, held or not; a restarted learner goes on above it."""
+        """The highest policy version that exists, even if nobody holds it.
+
+        A restarted learner continues above it.
+        """
         return self._claimed_version if self.known_version < 0 else self.known_version
 
     def receive_control(self, route: bytes, header: Buffer, payload: Buffer, now: float, user: User = ANYBODY) -> None:
-        """Handle one message on the control socket. A bad one is counted and answered with its reason."""
+        """Handle one message on the control socket. A bad one is counted and answered with a REJECT."""
         try:
             message: messages.ControlToHub = decode(header, messages.CONTROL_TO_HUB)
             match message:
@@ -114,7 +120,7 @@ class HubCore:
             self._reject(route, error.reason, error.detail)
 
     def bad_frames(self, error: WireError, socket: str = "control") -> None:
-        """Count a message that could not even be taken apart."""
+        """Count a message that does not have two frames."""
         self.rejections.add(BadMessage.of(error, socket))
 
     def receive_weights(
@@ -133,7 +139,7 @@ class HubCore:
 
     def _hello(self, route: bytes, hello: messages.Hello, description: dict[str, Any], now: float, user: User) -> None:
         if hello.role != "ingest" and not self.ready:
-            return  # it asks again in a second
+            return  # the process asks again after a second
         member, former = self.members.join(route, hello, description, now, user)
         if member.role == "ingest":
             self._take_endpoints(description)
@@ -146,7 +152,7 @@ class HubCore:
             _log.warning("actors %d and %d %s", twin.actor_id, member.actor_id, EQUAL_STREAMS)
         if former is not None:
             self._tell(former, fenced=True)
-        self._tell_ingest()  # before the welcome, so that ingest knows an actor before the actor comes to it
+        self._tell_ingest()  # before the welcome, so that ingest knows an actor before the actor connects
         welcome = messages.HelloAccepted(member.actor_id, member.incarnation, self.highest_version)
         values = {
             "endpoints": self.endpoints,
@@ -159,7 +165,7 @@ class HubCore:
         for name in ("data", "batches"):
             url = description.get(name)
             if not isinstance(url, str):
-                raise RefusedError("description", f"expected ingest's address of {name}")
+                raise RefusedError("description", f"expected the address of {name}")
             self.endpoints[name] = url
 
     def _heartbeat(self, route: bytes, token: str, payload: Buffer, now: float, user: User) -> None:
@@ -167,7 +173,7 @@ class HubCore:
         report = from_json(payload)
         member = self.members.heard(route, token, report, now, user)
         if member is None:
-            self._reject(route, "forgotten", "this process is not, or no longer, in the run")
+            self._reject(route, "forgotten", "this process has not joined the run, or has left it")
             return
         if member.role != "ingest":
             member.report = {}
@@ -184,10 +190,10 @@ class HubCore:
     def _take_report(self, report: dict[str, Any], now: float) -> None:
         values, answering, serial = report.get("report"), report.get("answering"), report.get("serial")
         if not isinstance(values, dict) or type(answering) is not int:
-            raise WireError("payload_json", "expected ingest's report and the number that it answers")
+            raise WireError("payload_json", "expected a report and the number of the question that it answers")
         self.report, self.reported_at = values, now
         if serial != self.members.serial:
-            self._told = ()  # it has missed a table
+            self._told = ()  # ingest has missed a table: send it again
         else:
             self._tell_ingest(answer=True)
         self._answer(self._questions.take_answered(answering))
@@ -216,7 +222,10 @@ class HubCore:
             self._outgoing.append((asked.route, encode(messages.Status(asked.request), status)))
 
     def turn(self, now: float) -> None:
-        """Do what time alone asks for. Call it when no message waits, for one may be the heartbeat that is missed."""
+        """Do what is due.
+
+        Call it only when no message waits, because a waiting message may be a missing heartbeat.
+        """
         self.members.expire(now)
         self._answer(self._questions.take_overdue(now))
         self._tell_ingest()
@@ -231,14 +240,14 @@ class HubCore:
         self._outgoing.append((member.route, encode(self._state(fenced=fenced), b"{}")))
 
     def state(self) -> Frames:
-        """What a member is told of the run."""
+        """Return the message with the run's state."""
         return encode(self._state(), b"{}")
 
     def _state(self, *, fenced: bool = False) -> messages.HubState:
         return messages.HubState(self.weights.version, self.stop, self.desired_actors, fenced, self._questions.report)
 
     def _tell_ingest(self, *, answer: bool = False) -> None:
-        """Tell ingest what has changed since the last time; an answer goes out in any case."""
+        """Send ingest the state if it has changed, or in any case as an answer."""
         ingest = self.members.ingest
         if ingest is None:
             return
@@ -255,13 +264,13 @@ class HubCore:
         self._outgoing.append((ingest.route, encode(self._state(), to_json(news))))
 
     def outgoing_control(self) -> list[tuple[bytes, Frames]]:
-        """Everything to be sent on the control socket now. Send it before what the weights socket has."""
+        """Return the messages to send on the control socket. Send them before those of the weights socket."""
         self._tell_ingest()
         outgoing, self._outgoing = self._outgoing, []
         return outgoing
 
     def actors(self) -> list[dict[str, Any]]:
-        """Details of the actors."""
+        """Return the details of the actors."""
         return actors_of(self.members, self.report)
 
     def _status(self) -> dict[str, Any]:
@@ -274,29 +283,29 @@ class HubCore:
         return status_of(self.members, self.report, own)
 
     def rejected_by(self) -> dict[str, int]:
-        """Bad messages by reason, of both processes."""
+        """Return the number of bad messages of both processes, by reason."""
         return dict(self.rejections.counts + Counter(self.report.get("rejected_by", {})))
 
     def healthy(self, now: float, within_s: float) -> bool:
-        """Whether ingest makes progress too."""
+        """Whether ingest makes progress."""
         return now - self.reported_at < within_s
 
     def ingest_lost(self, now: float) -> bool:
-        """Whether ingest lives and has said nothing for so long that the role had better end and be restarted."""
+        """Whether ingest has been silent for so long that the server should end and be restarted."""
         return self.ready and now - self.reported_at > LOST_AFTER_S
 
 
 def check_report(report: Mapping[str, Any], nbytes: int) -> None:
-    """Whether what an actor or a learner says of itself can be reckoned with and shown.
+    """Check that the report of an actor or a learner can be used and shown.
 
     Raises:
-        WireError: `payload_json` if it is too long, or one of the numbers that everybody reads is none.
+        WireError: `payload_json` if it is too long, or one of the numbers that are used is invalid.
     """
     if nbytes > MAX_REPORT_BYTES:
         raise WireError("payload_json", f"expected a report of at most {MAX_REPORT_BYTES} bytes")
     version = report.get("policy_version", -1)
     if not (version == -1 or is_count(version)):
-        raise WireError("payload_json", f"expected policy_version to be a number from -1, got {str(version)[:40]!r}")
+        raise WireError("payload_json", f"expected policy_version to be a number of at least -1, got {str(version)[:40]!r}")
     for name in PROGRESS:
         if not is_count(report.get(name, 0)) or report.get(name, 0) > MAX_COUNT:
             raise WireError(
@@ -307,7 +316,8 @@ def check_report(report: Mapping[str, Any], nbytes: int) -> None:
 def check_reported_version(role: str, version: int, known: int) -> None:
     """Check the policy version that a process reports.
 
-    An actor has its version from a hub. Until a learner has published one to this hub, it may be from a hub that died.
+    An actor gets its version from a hub. Until a learner has published one to this hub, it may be
+    from an earlier hub.
 
     Args:
         role: the process's role.
@@ -324,7 +334,7 @@ def check_reported_version(role: str, version: int, known: int) -> None:
 
 
 def check_access(message: messages.WeightsToHub, user: User, learner: Member | None, known: int) -> None:
-    """Check a message about weights: every process of the run may pull, and only the learner may push.
+    """Check a message on the weights socket: all processes of the run may pull, only the learner may push.
 
     Args:
         message: the message.
@@ -333,8 +343,8 @@ def check_access(message: messages.WeightsToHub, user: User, learner: Member | N
         known: the highest policy version that this hub knows; -1 for none.
 
     Raises:
-        UnauthorisedError: if its sender may not send it.
-        WireError: `version_range` if nobody can have trained to its version.
+        UnauthorisedError: if the sender is not allowed to send it.
+        WireError: `version_range` if no learner can have reached its version.
     """
     if not isinstance(message, messages.WeightsPush | messages.WeightsOffer):
         require(user, *ANY_KEY)
@@ -343,6 +353,6 @@ def check_access(message: messages.WeightsToHub, user: User, learner: Member | N
     if learner is None:
         raise UnauthorisedError("unknown_session", "no learner has joined this hub")
     if learner.user != user or not hmac.compare_digest(learner.token.encode(), message.session.encode()):
-        raise UnauthorisedError("identity", "only the learner that has joined last publishes weights")
+        raise UnauthorisedError("identity", "only the learner that joined last may publish weights")
     if isinstance(message, messages.WeightsPush):
         check_version(message.version, known)

@@ -1,4 +1,7 @@
-"""The hub's hold on the ingest process. It imports next to nothing, so that ingest starts while the hub still imports."""
+"""Starts and ends the ingest process.
+
+It imports very little, so that ingest starts while the hub is still importing.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +20,19 @@ _log = logging.getLogger("oatmill.replay.hub")
 
 ENDS_WITHIN_S = 5.0
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20)}
-"""glibc would map fresh memory for every large frame and pay a page fault every 4 KB; so it keeps up to 256 MB to use again."""
+"""glibc would map new memory for every large frame, with a page fault every 4 KB. With these
+values, it keeps up to 256 MB for reuse."""
 
 
 class IngestProcess:
-    """The child.
+    """The ingest process, a child of the hub.
 
     Args:
         options: the command line of this process.
 
     Attributes:
         pid: its process id.
-        pipe: says and hears.
+        pipe: the pipe to it.
     """
 
     def __init__(self, options: Namespace) -> None:
@@ -43,14 +47,14 @@ class IngestProcess:
     def endpoints(
         self, addresses: dict[str, str], control: str, secret: str, *, keys: Path | None = None, probe: bytes = b""
     ) -> dict[str, str]:
-        """Tell it where to bind and whom to join; returns where actors and learner reach it.
+        """Tell it where to bind and which hub to join; returns the addresses for actors and learner.
 
         Args:
-            addresses: where to bind.
-            control: the hub's address.
-            secret: what it shows the hub.
-            keys: the folder of the server's keys; None for a server without.
-            probe: the public key of the start-up test's stranger.
+            addresses: the addresses to bind.
+            control: the hub's control address.
+            secret: its secret, which proves to the hub that this is its ingest process.
+            keys: the folder of the server's keys; None for a server without keys.
+            probe: the public key of the unknown client in the start-up test.
 
         Raises:
             UserError: if it cannot bind.
@@ -68,7 +72,7 @@ class IngestProcess:
         return endpoints
 
     def end(self) -> None:
-        """Have it end, by force if it takes too long."""
+        """End it, by force if it takes too long."""
         self.pipe.say({"stop": True})
         self.pipe.close()
         try:

@@ -1,4 +1,7 @@
-"""Who is in the run: actors by id and incarnation, the learner, ingest; who is alive, who was replaced, what each reports."""
+"""The members of a run: actors by id and incarnation, learner ranks, ingest.
+
+It knows who is alive, who was replaced, and what each member reports.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from protocol.wire import messages
 from protocol.wire.deadlines import DEAD_AFTER_S, LOST_AFTER_S
 
 MAX_DEPARTED = 10_000
-"""Processes that have left and are remembered, to know a late HELLO of theirs."""
+"""The number of processes that have left and are remembered, to recognise a late HELLO."""
 
 MAX_INCARNATION = 2**31
 MAX_ACTORS = 10_000
@@ -25,11 +28,11 @@ MAX_STREAM = 64
 """Characters of the name of an actor's first observations."""
 
 ROLES = {"actor": "actor", "learner": "learner", "ingest": "server", "operator": "operator"}
-"""What a process may join as, and whose key that takes."""
+"""The roles that a process may join as, and the role of the key that each requires."""
 
 
 class RefusedError(Exception):
-    """A process is not let in.
+    """A process is not allowed to join.
 
     Attributes:
         reason: one of protocol.wire.reasons.REFUSALS.
@@ -46,34 +49,35 @@ class Member:
     """One process that has joined."""
 
     role: str
-    actor_id: int  # -1 unless an actor
+    actor_id: int  # -1 for other roles
     incarnation: int
     token: str
     route: bytes
     joined: float
     heard: float
-    user: User = ANYBODY  # whose key it joined with
+    user: User = ANYBODY  # the owner of the key that it joined with
     rows: int = 0
     stream: str = ""  # a name for the first observations of an actor's environments; empty where they tell nothing
     report: dict[str, Any] = field(default_factory=dict)
     alive: bool = True
-    left: bool = False  # it said BYE or was replaced
+    left: bool = False  # whether it sent BYE or was replaced
 
 
 class Members:
     """The table of members.
 
     Args:
-        config: the run's settings that all must share (`oatmill.settings.flat.joining_config`).
-        secret: what ingest's description must hold, so that no other process can pose as it.
-        connected: whether a member's connection is still there.
+        config: the settings that all processes of the run must share
+            (`oatmill.settings.flat.joining_config`).
+        secret: the secret that ingest must send, so that no other process can pose as ingest.
+        connected: returns whether a member's connection still exists.
 
     Attributes:
-        spaces: of the first actor, as plain values; None before.
-        episode_statistics: of the first actor.
-        serial: grows with every change of who is alive.
-        expired: actors that stopped to send heartbeats, ever.
-        restarts: actors that joined under an id that was there before, ever.
+        spaces: the spaces of the first actor, as plain values; None before it has joined.
+        episode_statistics: the episode statistics of the first actor.
+        serial: grows whenever a member joins, leaves, dies or returns.
+        expired: the number of times that an actor stopped sending heartbeats.
+        restarts: the number of actors that joined under an id that was used before.
     """
 
     def __init__(
@@ -82,8 +86,8 @@ class Members:
         self._config, self._secret, self._connected = config, secret, connected
         self._by_token: dict[str, Member] = {}
         self._actors: dict[int, Member] = {}  # the newest incarnation of each
-        self._services: dict[str, Member] = {}  # learner ranks and ingest
-        self._departed: dict[str, None] = {}  # tokens of those that left, the oldest first
+        self._services: dict[str, Member] = {}  # learner ranks, as learner/RANK, and ingest
+        self._departed: dict[str, None] = {}  # tokens of processes that left, the oldest first
         self.spaces: dict[str, Any] | None = None
         self.episode_statistics: tuple[str, ...] = ()
         self.serial = 0
@@ -97,17 +101,17 @@ class Members:
 
     @property
     def live(self) -> int:
-        """Actors that are alive."""
+        """The number of actors that are alive."""
         return sum(member.alive for member in self._actors.values())
 
     @property
     def ingest(self) -> Member | None:
-        """The ingest process, once it has joined."""
+        """The ingest process; None before it has joined."""
         return self._services.get("ingest")
 
     @property
     def learner(self) -> Member | None:
-        """The learner's rank 0, once it has joined."""
+        """Rank 0 of the learner; None before it has joined."""
         learner = self._services.get("learner/0")
         return None if learner is None or not learner.token else learner
 
@@ -119,15 +123,15 @@ class Members:
         return next((other for other in others if other.stream == member.stream), None)
 
     def everyone(self) -> Iterator[Member]:
-        """All that have joined and not left."""
+        """Yield all members that have joined and not left."""
         yield from (member for member in self._by_token.values() if not member.left)
 
     def table(self) -> dict[str, Any]:
-        """What ingest is told of the actors: by id the newest incarnation, and whether it is alive."""
+        """Return the table of actors for ingest: by id, the newest incarnation and whether it is alive."""
         return {str(number): [member.incarnation, member.alive] for number, member in self._actors.items()}
 
     def sessions(self) -> dict[str, Any]:
-        """What ingest is told to know actors and ranks by: incarnation, token and the name of the key."""
+        """Return the sessions of actors and ranks for ingest: incarnation, token and the name of the key."""
         ranks = {name.partition("/")[2]: member for name, member in self._services.items() if member.role == "learner"}
         actors = {str(number): member for number, member in self._actors.items()}
         return {
@@ -138,33 +142,34 @@ class Members:
     def join(
         self, route: bytes, hello: messages.Hello, description: dict[str, Any], now: float, user: User = ANYBODY
     ) -> tuple[Member, Member | None]:
-        """Let a process in, or find it again if its HELLO is a repeat.
+        """Add a process, or find it again if its HELLO is a repetition.
 
         Returns:
-            The member, and the one that it replaces.
+            The member, and the member that it replaces.
 
         Raises:
-            RefusedError: if it does not belong to this run.
-            UnauthorisedError: if its key is another role's, or the place that it asks for is taken by a process that is well.
+            RefusedError: if it does not fit this run.
+            UnauthorisedError: if its key belongs to another role, or its place is taken by a
+                process that works.
             WireError: if its description is malformed.
         """
         if hello.role not in ROLES:
             raise WireError("header_fields", f"expected a role of {', '.join(ROLES)}, got {hello.role[:40]!r}")
         require(user, ROLES[hello.role])
-        if hello.token in self._departed:  # a HELLO that was late; letting it in would fence its own successor
-            raise RefusedError("fenced", "this process has left or was replaced; start another one")
+        if hello.token in self._departed:  # a late HELLO: accepting it would replace its own successor
+            raise RefusedError("fenced", "this process has left or was replaced; start a new one")
         known = self._member(hello.token, user)
         if known is not None:
             known.route, known.heard = route, now
             return known, None
         if not hello.token:
-            raise WireError("header_fields", "expected a token, one of each process")
+            raise WireError("header_fields", "expected a token, a different one for each process")
         if hello.role == "actor":
             return self._join_actor(route, hello, description, now, user)
         return self._join_service(route, hello, description, now, user)
 
     def _member(self, token: str, user: User) -> Member | None:
-        """The process with this token.
+        """Return the process with this token; None if there is none.
 
         Raises:
             UnauthorisedError: `identity` if it joined with another key.
@@ -175,24 +180,25 @@ class Members:
         return member
 
     def _check_vacant(self, place: str, former: Member | None, now: float) -> None:
-        """See that a place is not taken from a process that is well: one that talks, on a connection that is there.
+        """Check that a place is not taken by a process that works.
 
-        A process that was killed has lost its connection, so its successor need not wait. A learner may be silent for as
-        long as a learner step takes.
+        Such a process sends messages on an open connection. A killed process has lost its
+        connection, so its successor need not wait. A learner may be silent for as long as a learner
+        step takes.
         """
         if former is None or former.left or former.role == "ingest" or not former.token:
-            return  # without a token it was only heard of: a hub that has died had let it in
+            return  # a member without a token is only known from an earlier hub
         within = DEAD_AFTER_S if former.role == "actor" else LOST_AFTER_S
         if now - former.heard <= within and self._connected(former):
             raise UnauthorisedError(
-                "identity", f"{place} is in the run and well; stop that process first, or take another number"
+                "identity", f"{place} is in the run and works; stop that process first, or choose another number"
             )
 
     def _check_config(self, description: dict[str, Any]) -> None:
         config = description.get("config")
         if not isinstance(config, dict):
             raise RefusedError(
-                "description", "expected the process's settings under 'config' (oatmill.settings.flat.joining_config)"
+                "description", "expected the process's settings in 'config' (oatmill.settings.flat.joining_config)"
             )
         difference = first_difference(self._config, config)
         if difference is not None:
@@ -232,7 +238,7 @@ class Members:
             raise RefusedError("spaces", f"episode statistics: {detail}")
 
     def _free_number(self) -> int:
-        """The lowest number that no actor has, or that one has given back with a BYE."""
+        """Return the lowest number that no actor has, or that an actor has given back with BYE."""
         number = 0
         while number in self._actors and not self._actors[number].left:
             number += 1
@@ -243,7 +249,7 @@ class Members:
     ) -> tuple[Member, Member | None]:
         name = hello.role
         if name == "ingest" and description.get("secret") != self._secret:
-            raise RefusedError("description", "only the process that the hub started is its ingest")
+            raise RefusedError("description", "only the process that the hub has started can join as ingest")
         if name == "learner":
             self._check_config(description)
             rank = description.get("rank")
@@ -260,15 +266,19 @@ class Members:
         elif former is not None:
             self._leave(former)
         self._services[name] = self._by_token[hello.token] = member
-        self.serial += name.startswith("learner")  # ingest is to know its session
+        self.serial += name.startswith("learner")  # ingest must learn its session
         return member, former
 
     def expect(self, known: Mapping[str, Any], now: float) -> None:
-        """Take over what ingest's log knows of a hub that has died: those that live come back as what they were.
+        """Add members of an earlier hub that ingest's log knows.
+
+        Those that live will join again as the same members.
 
         Args:
-            known: {"actors": {id: [incarnation, whether it has left]}, "ranks": {rank: incarnation}}.
-            now: seconds of the monotonic clock; an actor that does not come back in time is taken for dead.
+            known: {"actors": {id: [incarnation, whether it has left]}, "ranks": {rank:
+                incarnation}}.
+            now: seconds of the monotonic clock. An actor that does not return in time is considered
+                dead.
         """
         for number, (incarnation, left) in known.get("actors", {}).items():
             absent = Member("actor", int(number), incarnation, "", b"", now, now, alive=not left, left=left)
@@ -287,7 +297,7 @@ class Members:
             del self._departed[next(iter(self._departed))]
 
     def heard(self, route: bytes, token: str, report: dict[str, Any], now: float, user: User = ANYBODY) -> Member | None:
-        """Take in a heartbeat; None if its sender is not, or is no longer, in the run.
+        """Handle a heartbeat; None if its sender has not joined the run or has left it.
 
         Raises:
             UnauthorisedError: `identity` if it joined with another key.
@@ -302,13 +312,13 @@ class Members:
         return member
 
     def bye(self, token: str, user: User = ANYBODY) -> None:
-        """Handle a goodbye: its sender's actor id is free again. Raises the errors of `heard`."""
+        """Handle a BYE: the sender's actor id is free again. Raises the errors of `heard`."""
         member = self._member(token, user)
         if member is not None:
             self._leave(member)
 
     def expire(self, now: float) -> None:
-        """Take actors for dead that have been silent for too long."""
+        """Mark actors as dead that have been silent for too long."""
         for member in self._actors.values():
             if member.alive and now - member.heard > DEAD_AFTER_S:
                 member.alive = False
@@ -317,12 +327,12 @@ class Members:
 
 
 def _as_before(hello: messages.Hello, known: Member | None) -> int:
-    """The incarnation as which another hub has let a process in, unless this one has let in a successor of it.
+    """Return the incarnation that another hub gave to a process, unless it was replaced meanwhile.
 
     Raises:
-        RefusedError: if it has.
+        RefusedError: if it was replaced.
     """
     taken = known is not None and (known.incarnation, known.token != "") > (hello.incarnation, False)
     if taken or hello.incarnation > MAX_INCARNATION:
-        raise RefusedError("fenced", "another process has taken this one's place; start another one")
+        raise RefusedError("fenced", "another process has taken this one's place; start a new one")
     return hello.incarnation

@@ -1,7 +1,7 @@
-"""The replay role's metrics in Prometheus's format: one collector that reads the hub's numbers when it is asked.
+"""The Prometheus metrics of the replay server: one collector that reads the hub's numbers at each scrape.
 
-Nothing is counted here: counters are ingest's and the hub's own. Every child of a closed set of labels is there from the start,
-at 0, so that rates and alerts see the first event.
+Nothing is counted here: ingest and the hub have the counters. Every value of a fixed set of labels
+exists from the start, at 0, so that rates and alerts see the first event.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PLACES = ("queued", "in_flight")
 
 @dataclass(frozen=True)
 class HubNumbers:
-    """The hub's numbers at one moment; the HTTP thread reads it, the hub's loop replaces it whole."""
+    """The hub's numbers at one moment. The HTTP thread reads it; the hub's loop replaces it as a whole."""
 
     report: Mapping[str, Any]  # replay.ingest.core.IngestCore.report
     rejected: Mapping[str, int]
@@ -51,11 +51,11 @@ class HubNumbers:
     weights_bytes: int = 0
     publish: Mapping[str, Any] | None = None  # replay.histogram.Histogram.to_dict
     apply_lag: Mapping[str, Any] | None = None
-    auth_restarts: int = 0  # of both processes' handlers of keys
+    auth_restarts: int = 0  # of the handlers of keys of both processes
 
 
 def oatmill_version() -> str:
-    """The installed version, or `unknown` in a checkout that is not installed."""
+    """Return the installed version, or `unknown` in a checkout that is not installed."""
     try:
         return version("oatmill")
     except PackageNotFoundError:
@@ -63,17 +63,17 @@ def oatmill_version() -> str:
 
 
 class ReplayCollector(Collector):
-    """Reads a snapshot.
+    """Converts the hub's numbers to Prometheus's format.
 
     Args:
-        snapshot: gives the newest one.
+        snapshot: returns the newest numbers.
     """
 
     def __init__(self, snapshot: Callable[[], HubNumbers]) -> None:
         self._snapshot = snapshot
 
     def collect(self) -> Iterator[Metric]:
-        """Every family of the replay role."""
+        """Yield every metric of the replay server."""
         snapshot = self._snapshot()
         fleet = snapshot.report.get("fleet", {})
         yield from _trajectories(snapshot, fleet)
@@ -89,11 +89,13 @@ class ReplayCollector(Collector):
 def _trajectories(snapshot: HubNumbers, fleet: Mapping[str, Any]) -> Iterator[Metric]:
     ledger = fleet.get("ledger", {})
     counts = {**ledger, **ledger.get("dropped", {}), "accepted": snapshot.report.get("accepted", 0)}
-    family = CounterMetricFamily("oatmill_trajectories", "Trajectories by what became of them.", labels=["outcome"])
+    family = CounterMetricFamily("oatmill_trajectories", "Trajectories by outcome.", labels=["outcome"])
     for outcome in OUTCOMES:
         family.add_metric([outcome], counts.get(outcome, 0))
     yield family
-    pending = GaugeMetricFamily("oatmill_trajectories_pending", "Trajectories on their way, by place.", labels=["place"])
+    pending = GaugeMetricFamily(
+        "oatmill_trajectories_pending", "Trajectories that are queued or in flight, by place.", labels=["place"]
+    )
     for place in PLACES:
         pending.add_metric([place], ledger.get(place, 0))
     yield pending
@@ -101,50 +103,52 @@ def _trajectories(snapshot: HubNumbers, fleet: Mapping[str, Any]) -> Iterator[Me
     for reason in REJECTED_REASONS:
         rejected.add_metric([reason], snapshot.rejected.get(reason, 0))
     yield rejected
-    restarts = "The handler of keys failed and was started again; 0 is right."
+    restarts = "Restarts of the handler of keys after a failure; should be 0."
     yield CounterMetricFamily("oatmill_auth_restarts", restarts, snapshot.auth_restarts)
     yield CounterMetricFamily("oatmill_env_steps", "Steps of single agents in stored trajectories.", fleet.get("env_steps", 0))
 
 
 def _queue(report: Mapping[str, Any], queue: Mapping[str, Any]) -> Iterator[Metric]:
-    yield GaugeMetricFamily("oatmill_replay_items", "Trajectories that wait.", queue.get("trajectories", 0))
+    yield GaugeMetricFamily("oatmill_replay_items", "Trajectories that wait in the queue.", queue.get("trajectories", 0))
     yield GaugeMetricFamily(
-        "oatmill_replay_capacity_items", "Trajectories that credit and queue may come to.", queue.get("capacity", 0)
+        "oatmill_replay_capacity_items", "The limit of credit and queue together.", queue.get("capacity", 0)
     )
     yield GaugeMetricFamily("oatmill_replay_credit_items", "Trajectories that actors may send now.", report.get("credit", 0))
-    yield GaugeMetricFamily("oatmill_replay_bytes", "Memory that waiting trajectories keep.", queue.get("bytes", 0))
-    yield _histogram("oatmill_replay_age_seconds", "From arrival to the learner.", report.get("age"))
-    yield _histogram("oatmill_transit_seconds", "From the end of an unroll to its arrival.", report.get("transit"))
-    lag = "Policy versions between the newest and the one that collected a trajectory, when it is handed out."
+    yield GaugeMetricFamily("oatmill_replay_bytes", "Memory of waiting trajectories.", queue.get("bytes", 0))
+    yield _histogram(
+        "oatmill_replay_age_seconds", "Time from a trajectory's arrival until it is handed to the learner.", report.get("age")
+    )
+    yield _histogram("oatmill_transit_seconds", "Time from the end of an unroll until its arrival.", report.get("transit"))
+    lag = "Policy versions between the newest one and a trajectory's, when it is handed to the learner."
     yield _histogram("oatmill_policy_lag_versions", lag, report.get("lag"), LAG_BUCKETS)
-    yield _histogram("oatmill_policy_lag_stored_versions", "The same when it is stored.", report.get("lag_stored"), LAG_BUCKETS)
+    yield _histogram(
+        "oatmill_policy_lag_stored_versions", "The same, when it is stored.", report.get("lag_stored"), LAG_BUCKETS
+    )
 
 
 def _buffer(buffer: Mapping[str, Any], snapshots: Mapping[str, Any]) -> Iterator[Metric]:
-    yield GaugeMetricFamily(
-        "oatmill_replay_buffer_items", "Trajectories that are kept to be sampled again.", buffer.get("trajectories", 0)
-    )
-    yield GaugeMetricFamily("oatmill_replay_buffer_capacity_items", "How many may be kept.", buffer.get("capacity", 0))
-    yield GaugeMetricFamily("oatmill_replay_buffer_bytes", "Memory that they take.", buffer.get("bytes", 0))
+    yield GaugeMetricFamily("oatmill_replay_buffer_items", "Trajectories in the replay buffer.", buffer.get("trajectories", 0))
+    yield GaugeMetricFamily("oatmill_replay_buffer_capacity_items", "Capacity of the replay buffer.", buffer.get("capacity", 0))
+    yield GaugeMetricFamily("oatmill_replay_buffer_bytes", "Memory of the replay buffer.", buffer.get("bytes", 0))
     saved = CounterMetricFamily(
-        "oatmill_replay_buffer_snapshots", "Snapshots of them by what became of each.", labels=["outcome"]
+        "oatmill_replay_buffer_snapshots", "Snapshots of the replay buffer, by outcome.", labels=["outcome"]
     )
     for outcome in SNAPSHOT_OUTCOMES:
         saved.add_metric([outcome], snapshots.get("outcomes", {}).get(outcome, 0))
     yield saved
-    took = "What the last one took to write, beside everything else."
+    took = "Duration of writing the last snapshot."
     yield GaugeMetricFamily("oatmill_replay_buffer_snapshot_seconds", took, snapshots.get("seconds", 0.0))
 
 
 def _log(log: Mapping[str, Any]) -> Iterator[Metric]:
-    yield GaugeMetricFamily("oatmill_log_bytes", "What the log takes on the disk.", log.get("bytes", 0))
-    stalled = "1 while the disk does not take what is to be acknowledged."
+    yield GaugeMetricFamily("oatmill_log_bytes", "Size of the log on the disk.", log.get("bytes", 0))
+    stalled = "1 while the log cannot be written, so that nothing is acknowledged."
     yield GaugeMetricFamily("oatmill_log_stalled", stalled, int(log.get("stalled", False)))
-    damaged = "Times that the log or a file beside it was found damaged when the server started; 0 is right."
+    damaged = "How often the log, or a file beside it, was found damaged; should be 0."
     yield CounterMetricFamily("oatmill_log_damaged", damaged, log.get("damaged", 0))
-    missing = "Records that were missing in it."
+    missing = "Records that were missing in the log."
     yield CounterMetricFamily("oatmill_log_records_missing", missing, log.get("missing", 0))
-    yield _histogram("oatmill_log_commit_seconds", "What writing and syncing a group of records takes.", log.get("commit"))
+    yield _histogram("oatmill_log_commit_seconds", "Duration of writing and syncing a group of records.", log.get("commit"))
 
 
 def _histogram(
@@ -178,18 +182,26 @@ def _summary(name: str, text: str, windows: Mapping[str, Any]) -> Metric:
 
 def _actors(snapshot: HubNumbers) -> Iterator[Metric]:
     yield GaugeMetricFamily("oatmill_actors_live", "Actors that send heartbeats.", snapshot.live)
-    yield GaugeMetricFamily("oatmill_actors_expected", "Actors that there shall be.", snapshot.desired)
+    yield GaugeMetricFamily("oatmill_actors_expected", "Target number of actors.", snapshot.desired)
     slow, silent = (snapshot.report.get(name, 0) for name in ("slow_actors", "silent_actors"))
-    yield GaugeMetricFamily("oatmill_actors_slow", "Actors that take over twice as long as the fleet for a block.", slow)
+    yield GaugeMetricFamily("oatmill_actors_slow", "Actors that take more than twice as long as the fleet for a block.", slow)
     yield GaugeMetricFamily("oatmill_actors_silent", "Actors that send heartbeats and no data while others do.", silent)
-    yield CounterMetricFamily("oatmill_actors_expired", "Actors that stopped to send heartbeats.", snapshot.expired)
-    yield CounterMetricFamily("oatmill_actor_restarts", "Actors that took an earlier one's place.", snapshot.restarts)
+    yield CounterMetricFamily("oatmill_actors_expired", "How often an actor stopped sending heartbeats.", snapshot.expired)
+    yield CounterMetricFamily(
+        "oatmill_actor_restarts", "Actors that replaced an earlier one with the same id.", snapshot.restarts
+    )
 
 
 def _weights(snapshot: HubNumbers) -> Iterator[Metric]:
-    yield CounterMetricFamily("oatmill_weights_bytes", "Weights sent to actors.", snapshot.weights_bytes)
-    yield _histogram("oatmill_weights_publish_seconds", "From the learner's push to the hub.", snapshot.publish)
-    yield _histogram("oatmill_weights_apply_lag_seconds", "From the hub to an actor, whole and verified.", snapshot.apply_lag)
+    yield CounterMetricFamily("oatmill_weights_bytes", "Bytes of weights sent to actors.", snapshot.weights_bytes)
+    yield _histogram(
+        "oatmill_weights_publish_seconds", "Time from the learner's push until the hub has the weights.", snapshot.publish
+    )
+    yield _histogram(
+        "oatmill_weights_apply_lag_seconds",
+        "Time from the hub's receipt until an actor has the verified weights.",
+        snapshot.apply_lag,
+    )
 
 
 def _info() -> Metric:
@@ -199,7 +211,12 @@ def _info() -> Metric:
 
 
 class UpCollector(Collector):
-    """`oatmill_up{role}` of one role."""
+    """`oatmill_up{role}` of one role.
+
+    Args:
+        role: the role's name.
+        healthy: returns whether the role makes progress.
+    """
 
     def __init__(self, role: str, healthy: Callable[[], bool]) -> None:
         self._role, self._healthy = role, healthy
@@ -212,12 +229,12 @@ class UpCollector(Collector):
 
 
 def registry_of(snapshot: Callable[[], HubNumbers], healthy: Callable[[], bool], *, ingest: int) -> CollectorRegistry:
-    """A registry of its own, so that nothing that some library registers is served.
+    """Return a new registry, so that metrics which libraries register are not served.
 
     Args:
-        snapshot: gives the newest numbers.
-        healthy: whether the role makes progress.
-        ingest: the pid of the role's other process.
+        snapshot: returns the newest numbers.
+        healthy: returns whether the role makes progress.
+        ingest: the process id of ingest.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(ReplayCollector(snapshot))

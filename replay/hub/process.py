@@ -1,4 +1,7 @@
-"""The hub process: control, weights and HTTP around `replay.hub.core`. Ingest is its child, and neither outlives the other."""
+"""The hub process: the sockets for control and weights, and HTTP, around `replay.hub.core`.
+
+Ingest is its child. If one of the two ends, so does the other.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,10 @@ from typing import Any
 import zmq
 
 from oatmill.errors import WireError
-from oatmill.files.atomic import DamagedStateError, sealed, unsealed, write_file
+from oatmill.files.atomic import write_file
 from oatmill.files.endpoints import write_endpoint
 from oatmill.files.events import Events
+from oatmill.files.state_file import DamagedStateError, decode_state, encode_state
 from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.descriptors import descriptor_limit, too_few
 from oatmill.process.entry import read_roots, settings_of
@@ -27,6 +31,7 @@ from oatmill.process.memory import MemoryLimit
 from oatmill.process.signals import POLL_MS, StopFlag
 from oatmill.process.watchdog import Watchdog
 from oatmill.settings.flat import joining_config
+from protocol.channels.control_client import CONTROL_BYTES
 from protocol.channels.sockets import SOCKETS_A_PROCESS, ServerSocket
 from protocol.security.keys import ServerKeys, new_keys, server_keys
 from protocol.security.users import User
@@ -49,29 +54,31 @@ VERSIONS = "policy_version"
 """The file of the highest policy version."""
 VERSION_DIGITS = 16
 DRAIN = 256
-"""Messages taken from one socket before the other is looked at."""
+"""The number of messages that are read from one socket before the other one is read."""
 PROGRESS_WITHIN_S = 5.0
 LONGEST_TURN_S = 1.0
-"""A longer turn of the hub counts as this much of the members' silence: an actor is missed after a few seconds."""
-MAX_CONTROL_BYTES = 8 * 2**20
+"""A longer turn of the hub counts as this much of the members' silence, so that an actor is missed
+after a few seconds."""
 FIRST_CONTROL_BYTES = 2**20
-"""What comes before a process has joined: HELLO; ingest's has every actor in it that its log knows."""
+"""The largest message before a process has joined: HELLO. Ingest's HELLO has every actor that its
+log knows."""
 MAX_WEIGHTS_BYTES = 8 * 2**30
 VERSIONS_UNDER_WAY = 2
 
 
 class Hub:
-    """The process's sockets around the core.
+    """The sockets around the core.
 
     Args:
-        config: the roots of config.yaml.
-        addresses: where to bind `control` and `weights`.
-        secret: what only this process's ingest knows.
-        versions: the file that keeps the highest policy version, so that none is used again after this process has died.
-        saved_version: what it says.
-        quarantine: where bad messages are written down.
-        keys: the server's; None lets everybody in.
-        probe: the public key of the start-up test's stranger.
+        config: the content of config.yaml.
+        addresses: the addresses to bind for `control` and `weights`.
+        secret: a secret that only this process's ingest knows.
+        versions: the file with the highest policy version, so that no version is reused after this
+            process has died.
+        saved_version: the version in that file.
+        quarantine: bad messages are written to it.
+        keys: the server's keys; None accepts everybody.
+        probe: the public key of the unknown client in the start-up test.
     """
 
     def __init__(
@@ -90,11 +97,11 @@ class Hub:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._zap = None if keys is None else ZapHandler(self._context, keys, probe=probe)
         self._control = ServerSocket(
-            self._context, max_message_bytes=MAX_CONTROL_BYTES, zap=self._zap, first_bytes=FIRST_CONTROL_BYTES
+            self._context, max_message_bytes=CONTROL_BYTES, zap=self._zap, first_bytes=FIRST_CONTROL_BYTES
         )
         self._weights = ServerSocket(self._context, max_message_bytes=MAX_WEIGHTS_BYTES, zap=self._zap)
         self.control = self._control.bind(addresses["control"])
-        self._control.allow(2 * MAX_CONTROL_BYTES)
+        self._control.allow(2 * CONTROL_BYTES)
         weights = self._weights.bind(addresses["weights"])
         members = Members(joining_config(config), secret, self._connected)
         self._versions = versions
@@ -114,7 +121,7 @@ class Hub:
         self._snapshot_of = -1.0
 
     def _connected(self, member: Member) -> bool:
-        """Whether a member's connection is there: only a message that is sent on it tells."""
+        """Whether a member's connection still exists. Only sending a message shows this."""
         return self._control.send(member.route, self.core.state())
 
     def healthy(self) -> bool:
@@ -123,11 +130,11 @@ class Hub:
         return turns and self.core.healthy(self._awake, PROGRESS_WITHIN_S)
 
     def snapshot(self) -> HubNumbers:
-        """The newest numbers. Called by the HTTP thread."""
+        """Return the newest numbers. Called by the HTTP thread."""
         return self._snapshot
 
     def run(self, pipe: Pipe, stop: StopFlag, on_ready: Callable[[], None]) -> int:
-        """Serve until told to end; the exit code."""
+        """Serve until told to stop; returns the exit code."""
         poller = zmq.Poller()
         for handle in (self._control.handle, self._weights.handle, pipe.fileno()):
             poller.register(handle, zmq.POLLIN)
@@ -148,12 +155,12 @@ class Hub:
         return 0
 
     def _announced(self, on_ready: Callable[[], None]) -> bool:
-        """Whether it could be said where this server is; on a full disk it is said as soon as there is room."""
+        """Announce the server's addresses; False if the disk is full, to be tried again."""
         try:
             on_ready()
         except OSError as error:
             if not self._announce_failed:
-                _log.warning("cannot say where this server is reached: %s; trying again until it can", error.strerror)
+                _log.warning("the addresses of this server cannot be written: %s; trying again", error.strerror)
             self._announce_failed = True
             return False
         return True
@@ -176,7 +183,7 @@ class Hub:
         self._quarantine.keep(self.core.rejections.newest)
         self.core.rejections.newest.clear()
         self._count_strangers()
-        if taken < DRAIN:  # else a heartbeat that is missed may wait among the rest
+        if taken < DRAIN:  # otherwise a missing heartbeat may be among the waiting messages
             self.core.turn(now)
         self._save_version()
         for route, message in self.core.outgoing_control():
@@ -187,7 +194,10 @@ class Hub:
         self._take_snapshot()
 
     def _count_strangers(self) -> None:
-        """Count connections that were refused or closed; let the learner send what it has offered."""
+        """Count connections that were rejected or closed.
+
+        Allow messages as large as the announced weights.
+        """
         if self._zap is not None:
             self.core.rejections.add_connections(self._zap.look())
         for reason, connections in (self._control.cut() + self._weights.cut()).items():
@@ -195,12 +205,15 @@ class Hub:
         self._weights.allow(VERSIONS_UNDER_WAY * min(self.core.weights.offered_bytes, MAX_WEIGHTS_BYTES))
 
     def _save_version(self) -> None:
-        """Keep the highest version before anybody is told of it. A full disk is no reason to end: the learner knows it too."""
+        """Save the highest version before anybody learns of it.
+
+        A full disk is ignored: the learner knows the version, too.
+        """
         version = self.core.known_version
         if version > self._saved_version:
             self._saved_version = version
             with contextlib.suppress(OSError):
-                write_file(self._versions, sealed(VERSIONS, version))
+                write_file(self._versions, encode_state(VERSIONS, version))
 
     def _drain(self, source: ServerSocket, take: Callable[[bytes, User, Buffer, Buffer], None], name: str) -> int:
         taken = 0
@@ -213,7 +226,7 @@ class Hub:
         return taken
 
     def _take_snapshot(self) -> None:
-        """Replace what the HTTP thread reads, once a report."""
+        """Replace the numbers that the HTTP thread reads, once per report."""
         core = self.core
         if core.reported_at == self._snapshot_of:
             return
@@ -243,15 +256,15 @@ class Hub:
 
 
 def serve(options: Namespace, ingest: IngestProcess, stop: StopFlag) -> int:
-    """Run the replay role until SIGTERM (0), or until one of its processes dies (1).
+    """Run the replay server until SIGTERM (0), or until one of its processes dies (1).
 
     Args:
         options: the command line.
-        ingest: the other process, just started; it is ended here.
-        stop: tells of SIGTERM.
+        ingest: the other process, which was just started; it is ended here.
+        stop: shows whether SIGTERM has arrived.
 
     Raises:
-        UserError: if an address is taken or cannot be listened on, or config.yaml cannot be read.
+        UserError: if an address is taken or cannot be used, or config.yaml cannot be read.
     """
     secret = secrets.token_hex(16)
     hub: Hub | None = None
@@ -293,12 +306,13 @@ def serve(options: Namespace, ingest: IngestProcess, stop: StopFlag) -> int:
 
 
 def read_config(options: Namespace) -> dict[str, Any]:
-    """The roots of config.yaml.
+    """Return the content of config.yaml.
 
-    They are validated unless the command that started this server has done so: that takes as long as half of the start.
+    It is validated unless the command that started this server has done so: validation takes half
+    of the start-up time.
 
     Raises:
-        UserError: if the file is no config.yaml, or a setting in it is wrong.
+        UserError: if the file is not a config.yaml, or a setting in it is wrong.
     """
     roots = read_roots(options.config)
     if not options.validated:
@@ -309,9 +323,10 @@ def read_config(options: Namespace) -> dict[str, Any]:
 
 
 def read_version(run_dir: Path) -> tuple[int, str]:
-    """The highest policy version that an earlier hub has seen, -1 if there was none, and a line if its file is damaged.
+    """Return the highest policy version that earlier hubs have seen (-1 for none), and a line about damage.
 
-    A damaged one is replaced by what the checkpoints say; what the log says comes from ingest.
+    A damaged file is replaced by the version in the checkpoints. Ingest reports the version in the
+    log.
     """
     path = run_dir / VERSIONS
     try:
@@ -320,23 +335,26 @@ def read_version(run_dir: Path) -> tuple[int, str]:
         return -1, ""
     except (OSError, DamagedStateError) as error:
         found = max(map(version_of, run_dir.glob("checkpoints/step-*/manifest.json")), default=-1)
-        return found, f"{path} is damaged ({error}); the policy version goes on from the checkpoints' {found} or the log's"
+        return (
+            found,
+            f"{path} is damaged ({error}); the policy version continues from the checkpoints' {found} or from the log's",
+        )
 
 
 def version_in(data: bytes) -> int:
-    """What the file holds; before it was a state file, it was a number alone.
+    """Return the version in the file's content. In older runs, the file is just a number.
 
     Raises:
-        DamagedStateError: if that is no policy version.
+        DamagedStateError: if it is not a policy version.
     """
-    version = int(data) if data.isdigit() and len(data) <= VERSION_DIGITS else unsealed(VERSIONS, data)
+    version = int(data) if data.isdigit() and len(data) <= VERSION_DIGITS else decode_state(VERSIONS, data)
     if type(version) is not int or not -1 <= version <= MAX_VERSION:
         raise DamagedStateError(f"expected a policy version of at most {MAX_VERSION}, got {str(version)[:40]}")
     return version
 
 
 def version_of(manifest: Path) -> int:
-    """The policy version of a checkpoint; -1 if it cannot be told."""
+    """Return the policy version of a checkpoint; -1 if its manifest cannot be read."""
     try:
         return version_in(str(json.loads(manifest.read_bytes())["policy_version"]).encode())
     except (OSError, ValueError, LookupError, TypeError, DamagedStateError):
@@ -344,14 +362,14 @@ def version_of(manifest: Path) -> int:
 
 
 def open_http(config: dict[str, Any], hub: Hub, ingest: int) -> HttpServer:
-    """The pages of the role."""
+    """Serve the pages of the replay server."""
     registry = registry_of(hub.snapshot, hub.healthy, ingest=ingest)
     pages = Pages(registry, hub.healthy, lambda: hub.core.serving, {"/actors": hub.core.actors})
     return HttpServer(config["metrics"]["host"], config["metrics"]["port"], pages)
 
 
 def notes_on(config: dict[str, Any], options: Namespace) -> list[str]:
-    """Warnings for the user who started this role, one line each."""
+    """Return warnings for the user who started this server, one line each."""
     notes = (
         too_few(descriptor_limit(), SOCKETS_A_PROCESS, config["actors"].get("count", 0)),
         open_to_others(options.listen, keyed=options.keys is not None),
@@ -360,7 +378,7 @@ def notes_on(config: dict[str, Any], options: Namespace) -> list[str]:
 
 
 def announcement(options: Namespace, hub: Hub, metrics: str, notes: list[str]) -> Callable[[], None]:
-    """What is done once actors and learner can come."""
+    """Return a function that announces that actors and learner can connect."""
 
     def announce() -> None:
         content = {"pid": os.getpid(), "metrics": metrics, "control": hub.control, **hub.core.endpoints}

@@ -1,13 +1,14 @@
-"""Questions about the run that wait for ingest's newest numbers."""
+"""Operators' questions about the run that wait for ingest's newest numbers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 REPORT_WITHIN_S = 1.0
-"""A question waits this long for ingest's newest report. After that, it is answered from the last one."""
+"""A question waits this long for ingest's next report. After that, it is answered from the last report."""
 MAX_ASKED = 256
-"""Questions that wait at the same time. A further one is dropped, and its sender asks again after a second."""
+"""The number of questions that may wait. A further one is dropped, and its sender asks again after
+a second."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class StatusQuestion:
 
     route: bytes
     request: int
-    report: int  # number of the report that answers it
+    report: int  # the number of the report that answers it
     deadline: float
 
 
@@ -32,7 +33,7 @@ class Questions:
         self.report = 0
 
     def add(self, route: bytes, request: int, now: float) -> None:
-        """Let a question wait, unless it already does.
+        """Add a question, unless it already waits.
 
         Args:
             route: the connection that it arrived on.
@@ -45,11 +46,11 @@ class Questions:
             self._waiting.append(StatusQuestion(route, request, self.report, now + REPORT_WITHIN_S))
 
     def take_answered(self, report: int) -> list[StatusQuestion]:
-        """Questions that are answered by the report with this number."""
+        """Remove and return the questions that the report with this number answers."""
         return self._take([asked for asked in self._waiting if asked.report <= report])
 
     def take_overdue(self, now: float) -> list[StatusQuestion]:
-        """Questions that have waited too long."""
+        """Remove and return the questions that have waited too long."""
         return self._take([asked for asked in self._waiting if now >= asked.deadline])
 
     def _take(self, taken: list[StatusQuestion]) -> list[StatusQuestion]:

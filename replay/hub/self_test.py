@@ -1,6 +1,6 @@
-"""Before the role says that it is ready: does every socket let its own key in, and turn away a stranger's and no key at all?
+"""The start-up test of keys: each socket must accept the server's key and reject an unknown key and no key.
 
-A secured socket that lets everybody in looks just like one that works, so this is tried at every start and not only in tests.
+A socket that accepts everybody looks just like a secured one, so this is tested at every start.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def check_keys(endpoints: Mapping[str, str], *, own: ClientKeys, stranger: Clien
     Args:
         endpoints: each socket's address, by its name.
         own: trusted keys.
-        stranger: keys that nobody trusts.
+        stranger: keys that are not trusted.
 
     Raises:
-        RunError: if one is let in that should not be, or the trusted one is not.
+        RunError: if one is accepted that should not be, or the trusted one is not.
     """
     wanted = (("its own key", own, LET_IN), ("an unknown key", stranger, REFUSED), ("no key", None, REFUSED))
     for name, address in endpoints.items():
         for what, keys, expected in wanted:
-            came = handshake(address, keys)
+            came = try_connection(address, keys)
             if came != expected:
                 raise RunError(
                     f"the start-up test of keys failed: on {name} at {address} a client with {what} was {came}, "
@@ -47,12 +47,12 @@ def check_keys(endpoints: Mapping[str, str], *, own: ClientKeys, stranger: Clien
                 )
 
 
-def handshake(address: str, keys: ClientKeys | None, within_s: float = ANSWERS_WITHIN_S) -> str:
-    """Connect once and see how that ends: LET_IN, REFUSED or SILENT.
+def try_connection(address: str, keys: ClientKeys | None, within_s: float = ANSWERS_WITHIN_S) -> str:
+    """Connect once; returns LET_IN, REFUSED or SILENT.
 
     Args:
-        address: a server's.
-        keys: what to show; None is a plain client.
+        address: a server's address.
+        keys: the client's keys; None for a client without keys.
         within_s: the longest wait.
     """
     from zmq.utils.monitor import recv_monitor_message  # noqa: PLC0415 -- it loads asyncio, and only servers with keys come here

@@ -1,4 +1,4 @@
-"""What `oatmill status` shows of a run."""
+"""The values that `oatmill status` shows."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from replay.hub.members import Member, Members
 MAX_ACTORS_SHOWN = 1000
 
 EQUAL_STREAMS = (
-    "began with the same observations in all their copies, though their seeds differ: the environment does not heed the seed "
-    "that reset gives it, so they may play the same episodes; give the function of env.factory a parameter seed and pass it to "
-    "what it builds"
+    "began with the same observations in all their copies, although their seeds differ: the environment ignores the seed of "
+    "reset, so they may play the same episodes; give the function of env.factory a parameter seed and pass it to the simulator"
 )
-"""What is said of two actors whose environments began alike."""
+"""The message about two actors whose environments began alike."""
 
 
 def actors_of(members: Members, report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Details of at most MAX_ACTORS_SHOWN actors, from their heartbeats and from ingest.
+    """Return details of at most MAX_ACTORS_SHOWN actors, from their heartbeats and from ingest.
 
     Args:
         members: the members of the run.
-        report: ingest's last report.
+        report: the last report of ingest.
     """
     stored: Mapping[str, Any] = report.get("actors", {})
     return [
@@ -45,11 +44,11 @@ def _twin(members: Members, member: Member) -> dict[str, int]:
 
 
 def status_of(members: Members, report: Mapping[str, Any], hub: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole status.
+    """Return the whole status.
 
     Args:
         members: the members of the run.
-        report: ingest's last report.
+        report: the last report of ingest.
         hub: the hub's own values.
     """
     fleet = dict(report.get("fleet", {}))

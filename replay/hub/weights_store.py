@@ -1,7 +1,7 @@
-"""The hub's half of the weights socket, without the socket: it holds the newest version and hands out chunks of it.
+"""The hub's state machine of the weights socket: it keeps the newest version and sends chunks of it.
 
-A version that is being pulled is kept until its pulls are over, else a learner that publishes faster than an actor pulls would
-keep that actor from ever getting a whole version.
+A version is kept until all its pulls have finished. Otherwise, if a learner publishes faster than
+an actor pulls, that actor would never get a whole version.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from protocol.wire.codec import Buffer, Frames, decode, encode, shortened
 from replay.histogram import SECONDS_BUCKETS, Histogram
 
 MAX_OLDER = 8
-"""Versions that are kept besides the newest, however many pulls are under way."""
+"""The number of older versions that are kept, however many pulls there are."""
 KEPT_FOR_S = 10.0
 """An older version is dropped when no chunk of it has been requested for this long."""
 
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """One version."""
+    """One version of the weights."""
 
     version: int
     dtype: str
@@ -38,18 +38,18 @@ class WeightsStore:
     """The newest weights, and older ones while they are being pulled.
 
     Attributes:
-        offered_bytes: the most that the learner has said it will push.
-        refused: what was wrong with messages that were bad, to be counted.
-        sent_bytes: bytes of weights sent to actors.
-        publish_seconds: from the learner's push to the version being held.
-        apply_lag: from the version being held to an actor having it.
+        offered_bytes: the largest size that the learner has announced.
+        refused: the errors of bad messages, to be counted.
+        sent_bytes: the number of bytes of weights sent to actors.
+        publish_seconds: time from the learner's push until this store has the version.
+        apply_lag: time from then until an actor has the version.
     """
 
     def __init__(self) -> None:
         self._newest: Held | None = None
         self._older: dict[int, Held] = {}
-        self._pulls: dict[bytes, tuple[int, float]] = {}  # by connection, an unfinished pull and when it went on
-        self._parked: dict[bytes, messages.WeightsGet] = {}
+        self._pulls: dict[bytes, tuple[int, float]] = {}  # by connection, the version of a pull and its last request
+        self._parked: dict[bytes, messages.WeightsGet] = {}  # by connection, a request for a newer version
         self._outgoing: list[tuple[bytes, Frames]] = []
         self.refused: deque[WireError] = deque()
         self.offered_bytes = 0
@@ -59,7 +59,7 @@ class WeightsStore:
 
     @property
     def version(self) -> int:
-        """The newest version held; -1 before the first."""
+        """The newest version; -1 before the first."""
         return -1 if self._newest is None else self._newest.version
 
     def receive(
@@ -72,15 +72,15 @@ class WeightsStore:
         wall: float,
         authorise: Callable[[messages.WeightsToHub], None] = lambda _message: None,
     ) -> None:
-        """Take in one message; a bad one is answered with a REJECT and the error kept in `refused`.
+        """Handle one message. A bad one is answered with a REJECT, and its error is added to `refused`.
 
         Args:
-            route: the connection that it came on.
+            route: the connection that it arrived on.
             header: its first frame.
             payload: its second frame.
             now: seconds of the monotonic clock.
             wall: seconds since the epoch.
-            authorise: raises WireError for a message that its sender may not send.
+            authorise: raises WireError for a message that its sender is not allowed to send.
         """
         try:
             message: messages.WeightsToHub = decode(header, messages.WEIGHTS_TO_HUB)
@@ -101,10 +101,10 @@ class WeightsStore:
     def _push(self, route: bytes, push: messages.WeightsPush, payload: Buffer, *, now: float, wall: float) -> None:
         dtype, digest, nbytes = weights_dtype(push.dtype), weights_digest(push.digest), memoryview(payload).nbytes
         if nbytes % ITEM_BYTES[dtype] or not nbytes:
-            raise WireError("weights_layout", f"expected some numbers of {ITEM_BYTES[dtype]} bytes, got {nbytes} bytes")
+            raise WireError("weights_layout", f"expected numbers of {ITEM_BYTES[dtype]} bytes each, got {nbytes} bytes")
         if push.version > self.version:
             if digest != digest_of(push.version, dtype, payload):
-                raise WireError("weights_digest", f"version {push.version} arrived torn")
+                raise WireError("weights_digest", f"version {push.version} arrived damaged")
             self._replace(Held(push.version, push.dtype, push.digest, memoryview(payload), now), now)
             if push.pushed_at > 0:
                 self.publish_seconds.observe(max(0.0, wall - push.pushed_at))
@@ -116,7 +116,7 @@ class WeightsStore:
         self._newest = held
         self._pulls = {route: pull for route, pull in self._pulls.items() if now - pull[1] < KEPT_FOR_S}
         pulled = {version for version, _ in self._pulls.values()}
-        kept = sorted(pulled & self._older.keys())[-MAX_OLDER:]  # a pull of any other begins again with the newest
+        kept = sorted(pulled & self._older.keys())[-MAX_OLDER:]  # other pulls start again with the newest version
         self._older = {version: self._older[version] for version in kept}
         parked, self._parked = self._parked, {}
         for route, get in parked.items():
@@ -149,6 +149,6 @@ class WeightsStore:
             self.apply_lag.observe(now - held.arrived)
 
     def outgoing(self) -> list[tuple[bytes, Frames]]:
-        """Everything to be sent now."""
+        """Return everything to send now."""
         outgoing, self._outgoing = self._outgoing, []
         return outgoing

@@ -1,7 +1,7 @@
-"""The ingest process: a plain blocking loop around `replay.ingest.core`, and nothing else.
+"""The ingest process: a plain blocking loop around `replay.ingest.core`.
 
-It is started by the hub and ends with it. asyncio would cost two thirds of the rate here, and a busy Python thread beside it
-most of the rest.
+The hub starts it, and it ends with the hub. asyncio would cost two thirds of the throughput, and a
+busy Python thread in the same process most of the rest.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ from oatmill.process.memory import MemoryLimit
 from oatmill.process.signals import POLL_MS, StopFlag
 from oatmill.process.watchdog import Watchdog
 from protocol.channels import ControlClient
+from protocol.channels.connection import HEADERS_ONLY_BYTES
 from protocol.channels.sockets import ServerSocket
 from protocol.data.priorities import priorities_bytes
 from protocol.security.keys import ServerKeys, server_keys
 from protocol.security.zap import ZapHandler
 from protocol.wire.codec import two_frames
 from replay.addresses import LOOK_FOR_FILES_EVERY_S, remove_sockets, restore_files
-from replay.ingest.actor_messages import MAX_BLOCK_BYTES
+from replay.ingest.actors.credit import MAX_WINDOW_BYTES
+from replay.ingest.actors.messages import MAX_BLOCK_BYTES
 from replay.ingest.admissions import Admissions
 from replay.ingest.core import IngestCore, IngestSettings, epoch_of_monotonic
-from replay.ingest.credit import MAX_WINDOW_BYTES
 from replay.log.disk import FolderDisk, log_folder
 from replay.log.identity import check_owner, run_id
 from replay.log.journal import Journal
@@ -49,31 +50,32 @@ from replay.store.snapshot_saver import BufferSaver
 _log = logging.getLogger("oatmill.replay.ingest")
 
 DRAIN = 64
-"""Messages taken from one socket before the others are looked at; every actor among them gets one acknowledgement."""
+"""The number of messages that are read from one socket before the others are read. Each actor among
+them gets one acknowledgement."""
 REPORT_EVERY_S = 0.25
 REPORT_SHARE = 0.01
-"""Of a thousand actors, a report takes 10 ms; acknowledgements wait meanwhile."""
+"""The largest fraction of the time that reports may take. A report about a thousand actors takes 10
+ms, in which acknowledgements wait."""
 JOIN_WITHIN_S = 10.0
 LONGEST_TURN_S = 1.0
-"""A longer turn of ingest counts as this much of what actors and learner take to answer."""
-MAX_HEADER_ONLY_BYTES = 64 * 1024
+"""A longer turn of ingest counts as this much of the time that actors and learner take to answer."""
 SAVING_POLL_MS = 1
-"""The longest sleep while rows of the replay buffer wait to be copied for a snapshot."""
+"""The longest sleep while rows of the replay buffer wait to be copied for a snapshot, in milliseconds."""
 
 
 class Ingest:
-    """The process's sockets around the core.
+    """The sockets around the core.
 
     Args:
-        core: the state.
+        core: the state machine.
         pipe: the pipe to the hub's process.
-        addresses: where to bind `data` and `batches`.
-        quarantine: where bad messages are written down.
-        watchdog: is told of every turn.
-        admissions: who may speak as whom; the hub's word goes there.
-        keys: the server's; None lets everybody in.
-        probe: the public key of the start-up test's stranger.
-        batch_rows: trajectories of a batch, for each of which the learner may tell a priority.
+        addresses: the addresses to bind for `data` and `batches`.
+        quarantine: bad messages are written to it.
+        watchdog: gets a `beat` in every turn.
+        admissions: decides who may speak as whom; it gets the hub's table of sessions.
+        keys: the server's keys; None accepts everybody.
+        probe: the public key of the unknown client in the start-up test.
+        batch_rows: the number of trajectories in a batch; the learner may send a priority for each.
         events: the run's events.jsonl.
     """
 
@@ -97,7 +99,7 @@ class Ingest:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._zap = None if keys is None else ZapHandler(self._context, keys, probe=probe)
         self._data = ServerSocket(self._context, max_message_bytes=2 * MAX_BLOCK_BYTES, zap=self._zap)
-        longest = MAX_HEADER_ONLY_BYTES + priorities_bytes(batch_rows)
+        longest = HEADERS_ONLY_BYTES + priorities_bytes(batch_rows)
         self._batches = ServerSocket(self._context, max_message_bytes=longest, zap=self._zap)
         self.endpoints = {"data": self._data.bind(addresses["data"]), "batches": self._batches.bind(addresses["batches"])}
         self._batches.allow(2 * longest)
@@ -115,7 +117,7 @@ class Ingest:
         self._core.hub_says(policy_version=welcome.policy_version, stop=False, members=None)
 
     def run(self, stop: StopFlag) -> int:
-        """Serve until told to end; the exit code."""
+        """Serve until told to stop; returns the exit code."""
         assert self._control is not None, "join first"
         poller = zmq.Poller()
         for handle in (self._data.handle, self._batches.handle, self._control.handle, self._pipe.fileno()):
@@ -165,7 +167,7 @@ class Ingest:
             restore_files(self._data, self._batches)
 
     def _count_strangers(self) -> None:
-        """Count whose connections were refused or closed; an actor may send its window and one block more."""
+        """Count connections that were rejected or closed. An actor may send its window and two blocks."""
         if self._zap is not None:
             self._core.rejections.add_connections(self._zap.look())
         for reason, connections in (self._data.cut() + self._batches.cut()).items():
@@ -200,22 +202,22 @@ class Ingest:
         self._data.close()
         self._batches.close()
         if self._control is not None:
-            self._control.close(goodbye=False)  # the hub knows, or is gone
+            self._control.close(goodbye=False)  # the hub has told this process to stop, or is gone
         if self._zap is not None:
             self._zap.close()
         self._context.term()
 
 
 def open_journal(config: dict[str, Any], run_dir: Path, events: Events) -> Journal:
-    """The journal in the run's folder, with what a server that has died has left in it.
+    """Open the journal in the run's folder, with everything that an earlier server has written.
 
     Args:
-        config: the roots of config.yaml.
+        config: the content of config.yaml.
         run_dir: the run's folder.
-        events: is told of what was damaged.
+        events: damage is reported there.
 
     Raises:
-        UserError: if the log cannot be read, or is of another run or of one with another T.
+        UserError: if the log cannot be read, or belongs to another run or to one with another T.
     """
     replay = config["replay"]
     durable, folder = replay["acknowledge"] == "durable", log_folder(replay["log_dir"], run_dir)
@@ -235,26 +237,27 @@ def open_journal(config: dict[str, Any], run_dir: Path, events: Events) -> Journ
 
 
 def say(events: Events, event: str, lines: list[str]) -> None:
-    """Say in the log and in events.jsonl what was damaged."""
+    """Write lines about damage to the log output and to events.jsonl."""
     for line in lines:
         _log.warning("%s", line)
         events.add(event, text=line)
 
 
 def read_table(members: dict[str, list[Any]]) -> dict[int, tuple[int, bool]]:
-    """The hub's table of members, by actor id."""
+    """Return the hub's table of members, by actor id."""
     return {int(number): (entry[0], entry[1]) for number, entry in members.items()}
 
 
 GARBAGE_EVERY = 100_000
-"""New objects between two looks for cycles, of which there are hardly any: what waits are thousands of blocks of a dozen arrays
-each, and Python's default of 700 would walk over all of them again and again."""
+"""The number of new objects between two searches for reference cycles, of which there are very few.
+The queue holds thousands of blocks with a dozen arrays each, and Python's default of 700 would
+search all of them again and again."""
 
 
 def serve(pipe: Pipe, config: dict[str, Any], run_dir: Path, stop: StopFlag) -> int:
-    """Bind where the hub says, join it and run; the exit code."""
+    """Bind the addresses that the hub sends, join it, and run; returns the exit code."""
     hub = pipe.hear()
-    if hub is None or "addresses" not in hub:  # the hub is gone, or could not begin and says stop
+    if hub is None or "addresses" not in hub:  # the hub is gone, or could not start and says stop
         return 1
     events = Events(run_dir)
     journal = open_journal(config, run_dir, events)
@@ -298,11 +301,11 @@ def serve(pipe: Pipe, config: dict[str, Any], run_dir: Path, stop: StopFlag) -> 
         journal.close()
         events.close()
         ingest.close()
-        remove_sockets(addresses)  # the hub's too: it may have been killed and cannot
+        remove_sockets(addresses)  # also the hub's: it cannot remove them if it was killed
 
 
 def main() -> int:
-    """Run until the hub says stop (0), is gone (1) or SIGTERM comes (0)."""
+    """Run until the hub says stop (0), the hub is gone (1), or SIGTERM arrives (0)."""
     stop = StopFlag()
     raise_descriptor_limit()
     parser = argparse.ArgumentParser(prog="python -m replay.ingest.__main__", description="Started by `python -m replay`.")

@@ -1,7 +1,8 @@
-"""Who may speak as which actor or learner rank at ingest. The hub has accepted them and sends their sessions.
+"""Decides who may speak as which actor or learner rank at ingest.
 
-A process that joins draws a secret, sends it to the hub in its HELLO, and shows it at every other socket. Otherwise anyone who
-can connect and knows an actor's number could end its session, take its place or have it struck out.
+A process that joins creates a secret, sends it to the hub in its HELLO, and shows it at every other
+socket. The hub sends the secrets of the processes that it has accepted. Without this, anyone who
+can connect and knows an actor's number could end its session, take its place, or get it rejected.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from protocol.security.users import UnauthorisedError, User
 
 
 class Admitted(NamedTuple):
-    """The newest process in one place."""
+    """The newest process that joined as an actor or rank."""
 
     incarnation: int
     session: str
@@ -30,17 +31,17 @@ class Admissions:
         self._ranks: dict[int, Admitted] = {}
 
     def tell(self, sessions: Mapping[str, Mapping[str, tuple[int, str, str]]]) -> None:
-        """Replace the table with the hub's: incarnation, session and user by actor id (`actors`) and by rank (`ranks`)."""
+        """Replace the table: incarnation, session and user by actor id (`actors`) and by rank (`ranks`)."""
         self._actors = {int(number): Admitted(*entry) for number, entry in sessions["actors"].items()}
         self._ranks = {int(number): Admitted(*entry) for number, entry in sessions["ranks"].items()}
 
     def is_newer(self, actor_id: int, incarnation: int) -> bool:
-        """Whether the hub has not sent this incarnation: either it will, or there is none."""
+        """Whether the hub has not sent this incarnation: it will, or there is none."""
         entry = self._actors.get(actor_id)
         return entry is None or incarnation > entry.incarnation
 
     def check_actor(self, actor_id: int, incarnation: int, session: str, user: User) -> None:
-        """Let nobody speak as an actor's newest incarnation but the process itself.
+        """Check that a process is the newest incarnation of an actor, if it says so.
 
         Raises:
             UnauthorisedError: `identity`.
@@ -50,11 +51,11 @@ class Admissions:
             raise UnauthorisedError("identity", f"actor {actor_id} incarnation {incarnation} is another process")
 
     def check_rank(self, rank: int, incarnation: int, session: str, user: User) -> None:
-        """Let nobody speak as a learner's rank but the newest process that joined as it.
+        """Check that a process is the newest one that joined as a rank of the learner.
 
         Raises:
-            WireError: `unknown_session` if the hub has not sent it: either it will, or there is none.
-            UnauthorisedError: `identity` if it was replaced, or is another one.
+            WireError: `unknown_session` if the hub has not sent it: it will, or there is none.
+            UnauthorisedError: `identity` if it was replaced, or is another process.
         """
         entry = self._ranks.get(rank)
         if entry is None or incarnation > entry.incarnation:

@@ -1,7 +1,8 @@
-"""Ingest's side of the batches socket, without the socket: every batch has one part for each rank.
+"""Ingest's state machine of the batches socket: every batch has one part for each rank.
 
-A part is held after it has been handed out until CONSUMED names it. When a rank's session ends, the parts that it holds and
-all parts that wait return to the front of the queue in order. Waiting parts would take up the room for the next batch.
+A part is held from the moment it is handed out until CONSUMED names it. When the session of a rank
+ends, the parts that it holds, and all parts that wait for any rank, return to the front of the
+queue in order. (Waiting parts would take up the room for the next batch.)
 """
 
 from __future__ import annotations
@@ -23,35 +24,36 @@ from replay.plausible import check_version
 from replay.store.assembly import Part
 
 MAX_DEPARTED = 1000
-"""Ended sessions that are remembered, to recognise their late HELLO messages."""
+"""The number of ended sessions that are remembered, to recognise their late HELLO messages."""
 
 
 OfRank = messages.Consumed | messages.Get | messages.Snapshot | messages.Commit
-"""What a rank sends after its HELLO, except BYE."""
+"""The messages that a rank sends after its HELLO, except BYE."""
 
 
 class BatchServer:
     """The sessions of all ranks.
 
     Args:
-        batch_rows: trajectories of one batch over all ranks.
-        admissions: who may speak as which rank; None allows everybody.
+        batch_rows: the number of trajectories in a batch, over all ranks.
+        admissions: decides who may speak as which rank; None allows everybody.
         priorities: whether CONSUMED messages carry priorities.
 
     Attributes:
         schema: the run's schema; None until the first actor has sent it.
-        stop: whether the run is to end; every batch says so.
-        policy_version: the newest one that ingest knows.
-        world: number of ranks of the learner; 0 before the first one has joined.
-        waiting_rows: fresh trajectories that are cut and not handed out; they count as queued.
+        stop: whether the run ends; every batch says so.
+        policy_version: the newest policy version that ingest knows.
+        world: the number of ranks of the learner; 0 before the first one has joined.
+        waiting_rows: the number of fresh trajectories in parts that are cut and not handed out;
+            they count as queued.
     """
 
     def __init__(self, batch_rows: int, admissions: Admissions | None = None, *, priorities: bool = False) -> None:
         self._batch_rows, self._admissions, self._priorities = batch_rows, admissions, priorities
         self._ranks: dict[int, LearnerRank] = {}
         self._departed: deque[str] = deque(maxlen=MAX_DEPARTED)
-        self._incarnations: dict[int, int] = {}  # the highest of each rank
-        self._newest_id = -1  # of the parts that were cut
+        self._incarnations: dict[int, int] = {}  # by rank, the highest incarnation
+        self._newest_id = -1  # the batch id of the newest part
         self._outgoing: list[tuple[bytes, Frames]] = []
         self.schema: RunSchema | None = None
         self.stop = False
@@ -60,7 +62,10 @@ class BatchServer:
         self.waiting_rows = 0
 
     def restore(self, state: LogState) -> None:
-        """Continue where a server that died left off; what was cut is held for the ranks that may have it."""
+        """Continue where an earlier server stopped.
+
+        Its parts are held for the ranks that may have received them.
+        """
         self.world, self._newest_id = state.world, state.next_batch_id - 1
         for number, (token, incarnation, left) in state.ranks.items():
             self._incarnations[number] = incarnation
@@ -70,7 +75,7 @@ class BatchServer:
                 self._ranks[number] = LearnerRank(b"", token, self._outgoing)
 
     def hold(self, number: int, part: Part) -> bool:
-        """Hold a part that was cut before this server started; False if that rank is gone."""
+        """Hold a part that was cut by an earlier server; False if its rank is gone."""
         rank = self._ranks.get(number)
         if rank is None:
             return False
@@ -79,32 +84,35 @@ class BatchServer:
 
     @property
     def held_rows(self) -> int:
-        """Fresh trajectories that are handed out and not consumed."""
+        """The number of fresh trajectories that are handed out and not consumed."""
         return sum(rank.held_rows for rank in self._ranks.values())
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes of the parts that are cut and not handed out."""
+        """The number of bytes in parts that are cut and not handed out."""
         return sum(part.payload.nbytes for rank in self._ranks.values() for part in rank.waiting)
 
     @property
     def complete(self) -> bool:
-        """Whether all ranks have joined. No batch is cut before, because every batch is for all ranks."""
+        """Whether all ranks have joined.
+
+        No batch is cut before that, because every batch is for all ranks.
+        """
         return len(self._ranks) >= self.world > 0
 
     @property
     def starves(self) -> bool:
-        """Whether a rank asks and nothing is cut for it."""
+        """Whether a rank has an open request and no part waits for it."""
         return self.complete and any(rank.starves for rank in self._ranks.values())
 
     @property
     def wants_cut(self) -> bool:
-        """Whether to cut the next batch: a rank asks and has none waiting, or none waits for any rank (prefetch)."""
+        """Whether to cut the next batch: a rank waits for it, or no part waits for any rank (prefetch)."""
         return self.complete and (self.waiting_rows == 0 or self.starves)
 
     @property
     def part_rows(self) -> int:
-        """Trajectories of one rank's part."""
+        """The number of trajectories in one rank's part."""
         return self._batch_rows // self.world
 
     def shares(self, number: int) -> bool:
@@ -156,7 +164,10 @@ class BatchServer:
         rank.take_priorities(batch_id, payload)
 
     def snapshots_due(self) -> list[tuple[bytes, messages.Snapshot]]:
-        """Questions for a snapshot that can be answered: every rank has reported what it trained on up to there."""
+        """Return the questions for a snapshot that can be answered.
+
+        All ranks have reported what they trained on up to there.
+        """
         told = min((rank.told_version for rank in self._ranks.values()), default=0)
         return [due for rank in self._ranks.values() if (due := rank.take_snapshot(told)) is not None]
 
@@ -191,7 +202,10 @@ class BatchServer:
         self._outgoing.append((route, encode(bye)))
 
     def _end(self, numbers: Sequence[int], changes: RankChanges) -> None:
-        """End sessions. The parts that these ranks hold return to the queue, and so do all parts that wait."""
+        """End sessions.
+
+        The parts that these ranks hold return to the queue, and so do all parts that wait.
+        """
         returned: list[Part] = []
         for number in numbers:
             rank = self._ranks.pop(number, None)
@@ -201,9 +215,10 @@ class BatchServer:
         changes.returned = sorted([*returned, *self._unwait()], key=lambda part: part.batch_id)
 
     def _rank(self, route: bytes, number: int, token: str) -> LearnerRank | None:
-        """The session that a message names; None, and a REJECT, if another process has taken its place.
+        """Return the session that a message names, or send REJECT if another process has replaced it.
 
-        An unknown session is not rejected: its HELLO is still to come, because a HELLO precedes every repeated question.
+        An unknown session is not rejected: its HELLO is still on its way, because a HELLO precedes
+        every repeated question.
         """
         rank = self._ranks.get(number)
         if rank is not None and rank.token == token:
@@ -218,7 +233,7 @@ class BatchServer:
 
     def _consume(self, rank: LearnerRank, batch_id: int, version: int, changes: RankChanges) -> None:
         if batch_id > self._newest_id:  # believing it would count the next batch as trained
-            raise WireError("sequence", f"batch {batch_id} was never cut, the last one is {self._newest_id}")
+            raise WireError("sequence", f"batch {batch_id} does not exist, the newest one is {self._newest_id}")
         check_version(version, self.policy_version)
         rank.consume(batch_id, version, changes)
 
@@ -231,7 +246,7 @@ class BatchServer:
         rank.ask(get, self._welcome(), stop=self.stop)
 
     def _unwait(self) -> list[Part]:
-        """Remove the parts that wait for any rank."""
+        """Remove and return the parts that wait for any rank."""
         waiting = [part for rank in self._ranks.values() for part in rank.waiting]
         for rank in self._ranks.values():
             rank.waiting.clear()
@@ -246,14 +261,15 @@ class BatchServer:
             self.waiting_rows += part.fresh_rows
 
     def hand_out(self, fleet: dict[str, Any], *, committed: int) -> list[Part]:
-        """Answer every rank that asks and for which a part waits.
+        """Answer every rank that has an open request and a part that waits for it.
 
         Args:
             fleet: statistics that the learner reports with the batch.
-            committed: the log holds the records before this number; parts cut in them may go.
+            committed: the log holds all records before this number; only parts cut in them may be
+                handed out.
 
         Returns:
-            The parts that went out.
+            The parts that were handed out.
         """
         asking = [rank for rank in self._ranks.values() if rank.may_get(committed)]
         sent = [rank.hand_out(fleet, self._welcome(), stop=self.stop) for rank in asking]
@@ -264,18 +280,20 @@ class BatchServer:
         return None if self.schema is None else RankWelcome(self.schema, self._priorities)
 
     def can_hand_out(self, committed: int) -> bool:
-        """Whether a rank asks and a part that may go waits for it."""
+        """Whether a rank has an open request and a part waits for it that may be handed out."""
         return any(rank.may_get(committed) for rank in self._ranks.values())
 
     def outgoing(self) -> list[tuple[bytes, Frames]]:
-        """Everything to send now."""
+        """Return everything to send now."""
         outgoing = self._outgoing.copy()
         self._outgoing.clear()
         return outgoing
 
 
 def check_world(hello: messages.BatchHello, batch_rows: int) -> str:
-    """Check a rank's batch size and number of ranks; the result says what does not fit the run.
+    """Check a rank's batch size and number of ranks.
+
+    The result says what does not fit the run; empty if all does.
 
     Raises:
         WireError: `header_fields` if there is no such rank.
@@ -289,10 +307,10 @@ def check_world(hello: messages.BatchHello, batch_rows: int) -> str:
 
 
 def check_sender(message: messages.BatchToIngest, user: User, admissions: Admissions | None) -> None:
-    """Check that a message is from the learner; after HELLO, its session's token proves who it is.
+    """Check that a message is from the learner. After HELLO, its session's token proves who it is.
 
     Raises:
-        UnauthorisedError: if it is not.
+        UnauthorisedError: if the message is from someone else.
     """
     if admissions is None:
         return

@@ -1,4 +1,7 @@
-"""Points in the log for the learner's checkpoints: given when it writes one, compared when it resumes from one."""
+"""The log's points in the learner's checkpoints.
+
+One is sent for each new checkpoint, and compared when a learner resumes.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +20,24 @@ from replay.store.replayed_share import ReplayedShare
 
 @dataclass(frozen=True)
 class PointAnswer:
-    """An answer that is sent once the log holds its point."""
+    """An answer that is sent once the log contains its point."""
 
     route: bytes
     question: messages.Snapshot
     values: dict[str, Any]  # id, cursor and digest
-    record: int  # number of the point's record
+    record: int  # the number of the point's record
 
 
 class CheckpointMarks:
     """Answers the learner's questions for points.
 
     Args:
-        journal: has the log.
-        batches: has the questions.
+        journal: the log.
+        batches: has the open questions.
         replayed: saves a snapshot of the replay buffer for each checkpoint.
 
     Attributes:
-        complaints: a line for each checkpoint that does not fit the log, until they are taken.
+        complaints: a line for each checkpoint that does not fit the log, until they are reported.
     """
 
     def __init__(self, journal: Journal, batches: BatchServer, replayed: ReplayedShare) -> None:
@@ -60,14 +63,14 @@ class CheckpointMarks:
             self._journal.keep_tally()
 
     def _point(self, version: int) -> dict[str, Any]:
-        """What a checkpoint of this version stores about the log: which one, up to where, and a digest of its state."""
+        """Return a checkpoint's point: the log's id, the point, and a digest of the log's state."""
         state = self._journal.state
-        later = (entry.number for entry in state.consumed if entry.version > version)
+        later = (entry.number for entry in state.trained_parts if entry.version > version)
         digest = hashlib.blake2b(msgpack.packb(state.to_plain()), digest_size=16).hexdigest()
         return {"id": state.identity, "cursor": next(later, self._journal.next + 1), "digest": digest}
 
     def answer(self) -> None:
-        """PointAnswer the questions whose points the log holds."""
+        """Answer the questions whose points the log contains."""
         committed = self._journal.committed
         for answer in self._answers:
             if answer.record < committed:

@@ -1,4 +1,7 @@
-"""Ingest without its sockets: bytes and time in, bytes out. The simulator of the tests runs exactly this code."""
+"""The state machine of ingest, without sockets: bytes and time in, bytes out.
+
+The tests' simulator runs this same code.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from oatmill.errors import WireError
 from protocol.data.run_schema import RunSchema
 from protocol.security.users import ANYBODY, User
 from protocol.wire.codec import Buffer, Frames
-from replay.ingest.actor_messages import ActorMessages
-from replay.ingest.actor_report import actor_details, uneven_actors
+from replay.ingest.actors.credit import SILENT_AFTER_S, CreditLine
+from replay.ingest.actors.messages import ActorMessages
+from replay.ingest.actors.report import actor_details, uneven_actors
 from replay.ingest.admissions import Admissions
 from replay.ingest.batch_server import BatchServer
 from replay.ingest.checkpoint_marks import CheckpointMarks
-from replay.ingest.credit import SILENT_AFTER_S, CreditLine
 from replay.ingest.cutter import BatchCutter
 from replay.ingest.fleet import FleetStatistics
 from replay.ingest.intake import Intake
@@ -30,12 +33,12 @@ from replay.store.replayed_share import ReplayedShare
 from replay.store.snapshot_saver import BufferSaver
 
 QUARANTINE_KEPT = 20
-"""Bad messages of which the newest are reported, and kept until `replay.quarantine` has them."""
+"""The number of newest bad messages that are reported, and kept until they are written to the quarantine."""
 
 
 @dataclass(frozen=True)
 class IngestSettings:
-    """What ingest needs of config.yaml."""
+    """The settings that ingest needs."""
 
     unroll_length: int
     batch_rows: int
@@ -47,7 +50,7 @@ class IngestSettings:
 
     @staticmethod
     def of(config: Mapping[str, Any]) -> IngestSettings:
-        """From the roots of config.yaml."""
+        """Build it from the content of config.yaml."""
         replay = config["replay"]
         return IngestSettings(
             config["actors"]["unroll_length"],
@@ -71,24 +74,25 @@ class IngestSettings:
 
 
 class IngestCore:
-    """Connects what ingest consists of: messages of actors, the queue, batches for the learner, and the log.
+    """Connects the parts of ingest: messages of actors, the queue, batches for the learner, and the log.
 
     Args:
         settings: the run's settings.
-        epoch: seconds since the epoch at which the monotonic clock was 0, to tell how old a trajectory is.
-        journal: records every change; what it already holds is restored.
+        epoch: the time at which the monotonic clock was 0, in seconds since the epoch. It is used
+            for the age of trajectories.
+        journal: records every change; what it already contains is restored.
         server: a number that no other ingest process has.
-        admissions: who may speak as which actor or rank; None allows everybody.
+        admissions: decides who may speak as which actor or rank; None allows everybody.
         saver: writes and restores snapshots of the replay buffer; None for none.
 
     Attributes:
-        journal: the log and the state that it leads to.
-        sessions: one for each actor.
-        rejections: bad messages.
-        marks: points in the log for the learner's checkpoints.
-        replayed: the part of every batch that is sampled again.
+        journal: the log, and the state that results from it.
+        sessions: one session for each actor.
+        rejections: the bad messages.
+        marks: the log's points in the learner's checkpoints.
+        replayed: the part of every batch that is sampled from the replay buffer.
         policy_version: the newest known policy version.
-        stop: whether the run is to end.
+        stop: whether the run ends.
     """
 
     def __init__(
@@ -138,7 +142,7 @@ class IngestCore:
             self._restore()
 
     def _restore(self) -> None:
-        """Continue where a server that died left off."""
+        """Continue where an earlier server stopped."""
         self._now = time.monotonic() if self._epoch else 0.0
         self.sessions.restore()
         self._batches.restore(self.journal.state)
@@ -155,7 +159,7 @@ class IngestCore:
         self.replayed.describe(schema, self._now)
 
     def known(self) -> dict[str, Any]:
-        """What a new hub needs to know about the processes that its predecessor let in."""
+        """Return what a new hub needs to know about the processes that earlier hubs accepted."""
         state = self.journal.state
         return {
             "actors": {str(actor): [account.incarnation, account.ended] for actor, account in state.accounts.items()},
@@ -165,16 +169,17 @@ class IngestCore:
 
     @property
     def queued(self) -> int:
-        """Number of trajectories that wait, cut or not."""
+        """The number of trajectories that wait, in the queue or in cut batches."""
         return self._queue.rows + self._batches.waiting_rows
 
     def hub_says(self, *, policy_version: int, stop: bool, members: Mapping[int, tuple[int, bool]] | None) -> None:
-        """Take the hub's newest message.
+        """Apply the hub's newest message.
 
         Args:
             policy_version: the newest version that the hub has.
-            stop: whether the run is to end.
-            members: by actor id, its newest incarnation and whether it is alive; None if nothing has changed.
+            stop: whether the run ends.
+            members: by actor id, its newest incarnation and whether it is alive; None if nothing
+                has changed.
         """
         self.policy_version = self._batches.policy_version = max(self.policy_version, policy_version)
         self.stop = self._batches.stop = stop
@@ -196,7 +201,7 @@ class IngestCore:
         )
 
     def bad_frames(self, route: bytes, error: WireError, socket: str = "data") -> None:
-        """Count a message that could not be taken apart."""
+        """Count a message that does not have two frames."""
         self._intake.bad_frames(route, error, socket)
 
     def receive_batches(self, route: bytes, header: Buffer, user: User = ANYBODY, payload: Buffer = b"") -> None:
@@ -219,7 +224,7 @@ class IngestCore:
         for rank in changes.left:
             self.journal.record("left", rank)
         self._cutter.take_back(changes.returned, self._now)
-        if changes.rewound:  # not to be trained on again: it would lead to the same place
+        if changes.rewound:  # this data led the learner astray, so it is not trained on again
             self.journal.record("committed", self.journal.next)
         self.marks.compare(changes.mark)
         if changes.resumed_from is not None:
@@ -228,11 +233,11 @@ class IngestCore:
             self.journal.record("committed", changes.cursor)
 
     def slept(self, seconds: float) -> None:
-        """Set how long this process was asleep so far: the times that it is given do not count that."""
+        """Set how long this process was paused so far. The times that it gets do not include that."""
         self._asleep_s = seconds
 
     def turn(self, now: float, *, more: bool = False) -> None:
-        """Cut and hand out what can be, and write down what has happened.
+        """Cut and hand out batches, and record what has happened.
 
         Args:
             now: seconds of the monotonic clock.
@@ -254,15 +259,15 @@ class IngestCore:
         self.replayed.turn(settled=settled)
 
     def outgoing_data(self) -> list[tuple[bytes, Frames]]:
-        """Everything to send to actors now. An acknowledgement covers only what the log holds."""
+        """Return everything to send to actors. An acknowledgement covers only what the log contains."""
         return self._messages.outgoing(version=self.policy_version, queued=self.queued, now=self._now)
 
     def outgoing_batches(self) -> list[tuple[bytes, Frames]]:
-        """Everything to send to the learner now."""
+        """Return everything to send to the learner."""
         return self._batches.outgoing()
 
     def ledger(self) -> dict[str, Any]:
-        """The ledger, balanced."""
+        """Return the ledger."""
         return self.journal.state.ledger.balance(
             self.sessions.totals,
             queued=self.queued,
@@ -271,14 +276,14 @@ class IngestCore:
         )
 
     def fleet_summary(self) -> dict[str, Any]:
-        """The statistics that the learner reports with a batch."""
+        """Return the statistics that the learner reports with a batch."""
         nbytes = self._queue.nbytes + self._batches.waiting_bytes
         queue = {"trajectories": self.queued, "bytes": nbytes, "capacity": self._credit.capacity}
         parts = {"queue": queue, "buffer": self.replayed.summary(), "ledger": self.ledger()}
         return self._fleet.summary() | parts | uneven_actors(self._credit, self._now)
 
     def report(self) -> dict[str, Any]:
-        """Everything that the hub shows: cumulative counters, windows and the actors' details."""
+        """Return everything that the hub shows: cumulative counters, windows and details of the actors."""
         ledger = self.journal.state.ledger
         return {
             "fleet": self.fleet_summary(),
@@ -306,5 +311,5 @@ class IngestCore:
 
 
 def epoch_of_monotonic() -> float:
-    """Seconds since the epoch at which this process's monotonic clock was 0."""
+    """Return the time at which this process's monotonic clock was 0, in seconds since the epoch."""
     return time.time() - time.monotonic()

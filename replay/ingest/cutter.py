@@ -1,7 +1,7 @@
 """Cuts batches from the queue, hands them out, and puts back what the learner has not trained on.
 
-Credit is granted when a batch is handed out, not when it is cut. A prefetched batch still counts as queued, so cutting ahead
-makes no data older by another policy version.
+Credit is given when a batch is handed out, not when it is cut. A batch that is cut in advance still
+counts as queued, so cutting in advance does not make data older by a policy version.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from protocol.data.run_schema import RunSchema
+from replay.ingest.actors.credit import CreditLine
 from replay.ingest.batch_server import BatchServer
-from replay.ingest.credit import CreditLine
 from replay.ingest.fleet import FleetStatistics
-from replay.ingest.recovery import recovered_part, segments_of
+from replay.ingest.recovery import queued_rows_of, recovered_part
 from replay.log.journal import Journal
 from replay.log.state import QUEUED, Rows
 from replay.store.assembly import Assembler, Part
@@ -25,14 +25,14 @@ class BatchCutter:
     """Moves trajectories between the queue and the learner.
 
     Args:
-        queue: fresh trajectories.
-        replayed: trajectories to be sampled again.
+        queue: the fresh trajectories.
+        replayed: the trajectories that can be sampled again.
         batches: hands the parts out.
-        credit: is told of every cut.
+        credit: gets a call for every cut.
         journal: records every change.
         fleet: counts what is handed out and trained on.
         steps: T, the length of an unroll.
-        max_policy_lag: the largest difference in policy versions at which a trajectory is still trained on.
+        max_policy_lag: a trajectory that is more policy versions old is not trained on.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class BatchCutter:
         self._schema, self._assembler = schema, Assembler(schema, self._steps)
 
     def restore(self, now: float) -> None:
-        """Continue where a server that died left off: hold what was cut, queue what waits."""
+        """Continue where an earlier server stopped: hold its cut parts, and queue what waits."""
         state = self._journal.state
         for batch_id, cut in sorted(state.cuts.items()):
             if not self._batches.hold(cut.rank, recovered_part(batch_id, cut, state, now)):
@@ -68,15 +68,15 @@ class BatchCutter:
     def _enqueue(self, rows: Iterable[Rows], now: float, *, exempt: bool = False) -> None:
         """Put rows that are in the log at the front of the queue, in order."""
         assert self._schema is not None, "rows have a schema"
-        self._queue.put_back(segments_of(self._journal, self._schema, list(rows), now, exempt=exempt))
+        self._queue.put_back(queued_rows_of(self._journal, self._schema, list(rows), now, exempt=exempt))
 
     def turn(self, version: int, now: float, fleet: Callable[[], dict[str, Any]]) -> None:
-        """Cut and hand out everything that can be.
+        """Cut and hand out as many batches as possible.
 
         Args:
             version: the newest policy version.
             now: seconds of the monotonic clock.
-            fleet: makes the statistics that the learner reports with a batch.
+            fleet: returns the statistics that the learner reports with a batch.
         """
         while True:
             committed = self._journal.committed
@@ -86,7 +86,7 @@ class BatchCutter:
                 return
 
     def _cut(self, version: int) -> bool:
-        """Cut one batch, with the same number of fresh rows for each rank; False if there are too few trajectories."""
+        """Cut one batch, with equally many fresh rows per rank; False if there are too few trajectories."""
         world = self._batches.world
         replayed = self._replayed.rows(self._batches.part_rows, world)
         fresh = self._batches.part_rows - replayed
@@ -123,7 +123,7 @@ class BatchCutter:
 
         Args:
             parts: the parts.
-            version: the policy version that they led to.
+            version: the policy version after it.
         """
         if parts:
             self._journal.record("trained", version, [[part.batch_id, part.rows - part.fresh_rows] for part in parts])
@@ -135,7 +135,7 @@ class BatchCutter:
                     self.recycle(part)
 
     def recycle(self, part: Part) -> None:
-        """Use a part's memory again."""
+        """Reuse a part's memory."""
         assert self._assembler is not None, "it made the part"
         self._assembler.recycle(part)
 
@@ -148,16 +148,17 @@ class BatchCutter:
             if part.recovered:
                 self._enqueue([piece.of_block for piece in part.origin], now)
             else:
-                self._queue.put_back(part.segments())
+                self._queue.put_back(part.queued_rows())
 
     def roll_back(self, resumed_from: int, now: float) -> None:
-        """Undo the training that the learner has forgotten.
+        """Undo the training that the learner has lost.
 
         Args:
-            resumed_from: the policy version of the learner's checkpoint. Batches that led to later versions are forgotten.
+            resumed_from: the policy version of the learner's checkpoint. Batches that led to later
+                versions are lost.
             now: seconds of the monotonic clock.
         """
-        forgotten = [entry for entry in self._journal.state.consumed if entry.version > resumed_from]
+        forgotten = [entry for entry in self._journal.state.trained_parts if entry.version > resumed_from]
         if not forgotten:
             return
         again = sorted(rows for entry in forgotten for rows in entry.kept)

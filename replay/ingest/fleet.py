@@ -1,4 +1,4 @@
-"""What the fleet of actors does, in numbers: episodes of the last hundred, steps, ages and lags."""
+"""Statistics of all actors: recent episodes, steps, ages and policy lags."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from replay.histogram import LAG_BUCKETS, SECONDS_BUCKETS, Histogram
 
 EPISODE_WINDOW = 100
 LAG_WINDOW = 4096
-"""Trajectories over which policy_lag's percentiles are taken."""
+"""The number of trajectories over which the percentiles of policy_lag are computed."""
 
 
 class FleetStatistics:
-    """Counters and windows over all actors; each episode and each step is counted when its trajectory is stored.
+    """Counters and windows over all actors. An episode or step is counted when its trajectory is stored.
 
     Args:
-        statistics: names of the environment's own numbers of an episode.
+        statistics: the names of the environment's own numbers per episode.
 
     Attributes:
-        env_steps: steps in which an agent was present.
-        env_steps_trained: the same of trajectories that were trained on.
+        env_steps: the number of steps in which an agent was present.
+        env_steps_trained: the same, of trajectories that were trained on.
         transit: seconds from the end of an unroll to its arrival.
-        age: seconds from arrival to the learner.
-        lag: policy versions between the newest and the one that collected a trajectory, when it is handed out.
-        lag_stored: the same when it is stored.
+        age: seconds from a trajectory's arrival until it is handed to the learner.
+        lag: policy versions between the newest one and a trajectory's, when it is handed out.
+        lag_stored: the same, when it is stored.
     """
 
     def __init__(self, statistics: Sequence[str] = ()) -> None:
@@ -36,8 +36,8 @@ class FleetStatistics:
         self._returns: deque[float] = deque(maxlen=EPISODE_WINDOW)
         self._lengths: deque[int] = deque(maxlen=EPISODE_WINDOW)
         self._rows: deque[Array] = deque(maxlen=EPISODE_WINDOW)  # [X] each
-        self._lags: deque[tuple[int, int]] = deque()  # (lag, trajectories) of what was handed out lately
-        self._lag_counts: Counter[int] = Counter()  # trajectories by lag, of the same
+        self._lags: deque[tuple[int, int]] = deque()  # (lag, number of trajectories), recently handed out
+        self._lag_counts: Counter[int] = Counter()  # the same trajectories, by lag
         self.episodes = 0
         self.return_sum = self.length_sum = 0.0
         self.env_steps = self.env_steps_trained = 0
@@ -51,8 +51,8 @@ class FleetStatistics:
 
         Args:
             arrays: its fields by name.
-            transit_s: seconds since its unroll ended; clocks of two hosts may make it negative.
-            lag: policy versions between the newest and the one that collected it.
+            transit_s: seconds since its unroll ended; may be negative if two hosts' clocks differ.
+            lag: policy versions between the newest one and the block's.
         """
         self.lag_stored.observe(lag, len(arrays["valid"]))
         self.env_steps += int(np.count_nonzero(arrays["valid"]))
@@ -70,10 +70,10 @@ class FleetStatistics:
         self._rows.extend(np.array(arrays["episode_statistics"][newest]))
 
     def handed_out(self, rows: Iterable[tuple[int, int, float]]) -> None:
-        """Count what went to the learner.
+        """Count trajectories that were handed to the learner.
 
         Args:
-            rows: (trajectories, policy lag in versions, age in seconds) of each piece.
+            rows: (number of trajectories, policy lag in versions, age in seconds) of each piece.
         """
         for count, lag, age_s in rows:
             self.lag.observe(lag, count)
@@ -88,14 +88,14 @@ class FleetStatistics:
 
     @property
     def episode_return(self) -> dict[str, Any]:
-        """Mean, standard deviation and number of the window's returns; None where there are none."""
+        """Mean, standard deviation and number of the returns in the window; None, None, 0 if there are none."""
         if not self._returns:
             return {"mean": None, "std": None, "n": 0}
         values = np.asarray(self._returns)
         return {"mean": float(values.mean()), "std": float(values.std()), "n": len(values)}
 
     def summary(self) -> dict[str, Any]:
-        """What the learner and `status` report of the fleet."""
+        """Return the statistics that the learner and `oatmill status` report."""
         return {
             "episode_return": self.episode_return,
             "episode_length": float(np.mean(self._lengths)) if self._lengths else None,
@@ -114,7 +114,7 @@ class FleetStatistics:
         return {name: float(total / count) for name, total, count in zip(self.statistics, sums, counts, strict=True) if count}
 
     def lag_percentile(self, fraction: float) -> int | None:
-        """The smallest lag that this share of what was handed out lately does not exceed."""
+        """Return the smallest lag that this fraction of the recent trajectories does not exceed."""
         seen = 0
         for lag, count in sorted(self._lag_counts.items()):
             seen += count
@@ -123,7 +123,7 @@ class FleetStatistics:
         return None
 
     def quantiles(self) -> dict[str, Any]:
-        """The window's quantiles, and sums and counts over all episodes, for Prometheus summaries."""
+        """Return the window's quantiles, and sums and counts over all episodes, for Prometheus summaries."""
         return {
             "episode_return": _quantiles(self._returns, self.return_sum, self.episodes),
             "episode_length": _quantiles(self._lengths, self.length_sum, self.episodes),

@@ -1,4 +1,4 @@
-"""What happens to a message of an actor: its block is checked, stored in the queue and recorded, or rejected."""
+"""Checks the blocks of actors and stores them in the queue and the log, or rejects them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from protocol.data.run_schema import RunSchema
 from protocol.data.trajectory import Array, BlockSize
 from protocol.security.users import UnauthorisedError, User
 from protocol.wire.codec import Buffer
-from replay.ingest.actor_messages import ActorMessages
-from replay.ingest.actor_session import ActorSession, Arrival
+from replay.ingest.actors.messages import ActorMessages
+from replay.ingest.actors.session import ActorSession, Arrival
 from replay.ingest.fleet import FleetStatistics
 from replay.ingest.validation import Validator
 from replay.log.journal import Journal
@@ -23,13 +23,13 @@ class Intake:
 
     Args:
         actor_messages: handles everything in a message except its block.
-        queue: takes the blocks.
+        queue: gets the blocks.
         journal: records them.
         fleet: counts them.
         rejections: counts bad messages.
         steps: T, the length of an unroll.
         max_abs_reward: the largest absolute value of a reward that is accepted.
-        on_schema: is called once with the run's schema, before the first block is checked.
+        on_schema: called once with the run's schema, before the first block is checked.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class Intake:
             header: its first frame.
             payload: its second frame.
             version: the newest policy version.
-            queued: number of trajectories that wait.
+            queued: the number of trajectories that wait.
             now: seconds of the monotonic clock.
             wall: seconds since the epoch.
-            user: owner of the key of that connection.
+            user: the owner of the connection's key.
         """
         session = None
         try:
@@ -77,7 +77,7 @@ class Intake:
             self._strike(session or self._messages.sessions.at(route))
 
     def bad_frames(self, route: bytes, error: WireError, socket: str) -> None:
-        """Count a message that could not be taken apart."""
+        """Count a message that does not have two frames."""
         self._rejections.add(BadMessage.of(error, socket))
         self._strike(self._messages.sessions.at(route))
 
@@ -86,7 +86,7 @@ class Intake:
             self._messages.sessions.strike(session)
 
     def _store(self, arrival: Arrival, version: int, now: float, wall: float) -> None:
-        """Queue a block, or count it as rejected and raise; it is acknowledged in both cases."""
+        """Queue a block, or count it as rejected and raise an error. It is acknowledged in both cases."""
         message, rows, actor = arrival.message, arrival.message.trajectories, arrival.session.actor_id
         self._messages.stored(arrival)
         counts = [message.produced, message.evicted]
@@ -108,7 +108,7 @@ class Intake:
         return self._validator
 
     def _open(self, arrival: Arrival, version: int) -> dict[str, Array]:
-        """The block's fields, checked."""
+        """Return the block's fields after checking them."""
         message, schema = arrival.message, self._messages.sessions.schema
         assert schema is not None, "a session opens with a schema"
         validator = self._validator or self.describe(schema)

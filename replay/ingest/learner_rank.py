@@ -1,4 +1,4 @@
-"""One rank of the learner, as ingest sees it: the parts that wait for it, that it holds, and what it is sent."""
+"""One learner rank, as ingest sees it: the parts that wait for it, those it holds, and messages to it."""
 
 from __future__ import annotations
 
@@ -16,30 +16,32 @@ from replay.log.marks import Mark
 from replay.store.assembly import Part
 
 MAX_PATIENCE = 4
-"""A part is sent again less and less often: at most this many times less often than it may need to arrive."""
+"""The longest wait before a part is sent again, as a multiple of the time that it may need on the
+slowest link."""
 MAX_LENT = 4
-"""Trained parts whose shared memory a rank may keep. A learner that keeps more gets the next ones through the socket."""
+"""Trained parts whose shared memory a rank may keep. A learner that keeps more gets its next parts
+through the socket."""
 
 
 @dataclass
 class RankChanges:
-    """What a message of the learner has changed, for ingest to count."""
+    """What a learner's message has changed. Ingest applies and counts it."""
 
     trained: list[Part] = field(default_factory=list)
-    freed: list[Part] = field(default_factory=list)  # were lent, and their memory may be used again
-    returned: list[Part] = field(default_factory=list)  # in the order in which they were cut
+    freed: list[Part] = field(default_factory=list)  # their shared memory may be used again
+    returned: list[Part] = field(default_factory=list)  # not trained on; in the order in which they were cut
     policy_version: int = -1
-    joined: messages.BatchHello | None = None  # a new session's
-    rewound: bool = False  # by the process of the session before: it has decided that what it trained on is bad
-    left: list[int] = field(default_factory=list)  # ranks that have said goodbye
-    cursor: int | None = None  # a checkpoint holds what was trained on before it
-    mark: Mark | None = None  # of the checkpoint that a new session resumes from
-    resumed_from: int | None = None  # a new session's; what was trained on under later policy versions is lost
+    joined: messages.BatchHello | None = None  # HELLO of a new session
+    rewound: bool = False  # the new session is of the same process: it has gone back to a checkpoint on purpose
+    left: list[int] = field(default_factory=list)  # ranks that have sent BYE
+    cursor: int | None = None  # a checkpoint contains everything that was trained on before this point in the log
+    mark: Mark | None = None  # the log's point in the checkpoint that a new session resumes from
+    resumed_from: int | None = None  # the policy version that a new session resumes from; later training is lost
 
 
 @dataclass(frozen=True)
 class RankWelcome:
-    """What every rank is told before its first part.
+    """What a rank is told before its first part.
 
     Attributes:
         schema: the run's schema.
@@ -52,24 +54,24 @@ class RankWelcome:
 
 @dataclass(slots=True, eq=False)
 class LearnerRank:
-    """One rank's session."""
+    """The session of one rank."""
 
     route: bytes
     token: str
-    outgoing: list[tuple[bytes, Frames]]  # the server's, of all ranks
+    outgoing: list[tuple[bytes, Frames]]  # messages to all ranks; belongs to the BatchServer
     waiting: deque[Part] = field(default_factory=deque)  # cut, not handed out
     held: deque[Part] = field(default_factory=deque)  # handed out, not consumed
-    lent: deque[Part] = field(default_factory=deque)  # consumed, in shared memory that the learner may still look at
-    shares: bool = False  # whether it can read this machine's memory
-    request: int = -1  # the newest one
+    lent: deque[Part] = field(default_factory=deque)  # consumed, in shared memory that the learner may still read
+    shares: bool = False  # whether it can read shared memory of this machine
+    request: int = -1  # the number of the newest request
     learner_step: int = 0
-    answered: Part | None = None  # sent for the newest request
+    answered: Part | None = None  # the part that was sent for the newest request
     answered_on: bytes = b""  # the connection that it was sent on
-    repeats: int = 0  # of the newest request on that connection
-    patience: int = 0  # repeats after which it is answered once more
+    repeats: int = 0  # how often the newest request was repeated on that connection
+    patience: int = 0  # the part is sent again after this many repetitions
     welcomed: bool = False
-    told_version: int = -1  # the newest policy version that it has reported, together with what it has trained on
-    snapshot: tuple[bytes, messages.Snapshot] | None = None  # asked for on this connection and not answered
+    told_version: int = -1  # the newest policy version that it has reported
+    snapshot: tuple[bytes, messages.Snapshot] | None = None  # the open question for a snapshot, and its connection
 
     @property
     def asks(self) -> bool:
@@ -88,19 +90,21 @@ class LearnerRank:
 
     @property
     def held_rows(self) -> int:
-        """Fresh trajectories that it holds."""
+        """The number of fresh trajectories that it holds."""
         return sum(part.fresh_rows for part in self.held)
 
     def may_get(self, committed: int) -> bool:
-        """Whether it asks, and a part waits for it whose cut the log holds."""
+        """Whether it has an open request, a part waits for it, and the log holds the record of that part."""
         return self.asks and bool(self.waiting) and self.waiting[0].record < committed
 
     def reconnect(self, route: bytes, *, shares: bool) -> None:
-        """Go on with a session on another connection."""
+        """Continue a session on another connection."""
         self.route, self.welcomed, self.shares = route, False, shares
 
     def take_priorities(self, batch_id: int, payload: Buffer) -> None:
-        """Keep a part's priorities. They have no use if the part is not held any more, or was cut by an earlier server.
+        """Store the priorities of a part.
+
+        Ignored if the part is no longer held, or was cut by an earlier server.
 
         Raises:
             WireError: `priorities` if they do not fit the part.
@@ -110,12 +114,12 @@ class LearnerRank:
                 part.priorities = read_priorities(payload, part.rows)
 
     def consume(self, batch_id: int, version: int, changes: RankChanges) -> None:
-        """Take every part up to a batch as trained on.
+        """Count every part up to a batch as trained on.
 
         Args:
-            batch_id: the last batch.
+            batch_id: the id of the last batch that was trained on.
             version: the policy version after it.
-            changes: takes the parts.
+            changes: the parts are added to it.
         """
         changes.policy_version = version
         self.told_version = max(self.told_version, version)
@@ -126,28 +130,32 @@ class LearnerRank:
                 self.lent.append(part)
 
     def take_snapshot(self, told: int) -> tuple[bytes, messages.Snapshot] | None:
-        """The open question for a snapshot, if its policy version is at most the one that every rank has reported."""
+        """Return the open question for a snapshot, if all ranks have reported its policy version.
+
+        Args:
+            told: the newest policy version that every rank has reported.
+        """
         if self.snapshot is None or self.snapshot[1].policy_version > told:
             return None
         snapshot, self.snapshot = self.snapshot, None
         return snapshot
 
     def free(self, batch_id: int) -> list[Part]:
-        """Parts before a batch, which the learner does not look at any more."""
+        """Return the parts before a batch: the learner no longer reads their shared memory."""
         freed = []
         while self.lent and self.lent[0].batch_id < batch_id:
             freed.append(self.lent.popleft())
         return freed
 
     def give_up_recovered(self, received: int) -> list[Part]:
-        """Parts that a server which died has cut and that have not arrived: they never will."""
+        """Return the parts that an earlier server has cut and that did not arrive: they never will."""
         never = [part for part in self.held if part.recovered and part.batch_id > received]
         for part in never:
             self.held.remove(part)
         return never
 
     def ask(self, get: messages.Get, welcome: RankWelcome | None, *, stop: bool) -> None:
-        """Take a request. A repeated one is answered again if its answer may be lost."""
+        """Handle a request. A repeated request is answered again if the first answer may be lost."""
         if get.request > self.request:
             self.request, self.learner_step, self.answered = get.request, get.learner_step, None
         elif get.request == self.request:
@@ -159,9 +167,9 @@ class LearnerRank:
     def _answer_again(self, part: Part, welcome: RankWelcome | None, *, stop: bool) -> None:
         """Send the same part again if it is probably lost.
 
-        It is lost if the connection is a new one, or if the rank could not read the shared memory. On the same connection it
-        is more likely to be on its way: a rank asks once a second, and a slow link may need much longer for a batch. A copy
-        would only delay it.
+        It is lost if the connection is new, or if the rank could not read the shared memory. On the
+        same connection, it is probably still on its way: a rank repeats its request every second,
+        and a slow link may need much longer for a batch. A copy would only delay it.
         """
         self.repeats += 1
         if self.route != self.answered_on or (part.lent and not self.shares):
@@ -181,8 +189,8 @@ class LearnerRank:
 
         Args:
             fleet: statistics that the learner reports with the batch.
-            welcome: what the rank is told before its first part.
-            stop: whether the run is to end.
+            welcome: sent to the rank before its first part.
+            stop: whether the run ends.
         """
         part = self.answered = self.waiting.popleft()
         self.held.append(part)
@@ -207,5 +215,8 @@ class LearnerRank:
 
 
 def seconds_of(part: Part) -> int:
-    """Seconds that a part may need on the slowest link, which is how often a rank repeats its request meanwhile."""
+    """Return how many seconds a part may need on the slowest link.
+
+    A rank repeats its request this often meanwhile.
+    """
     return ceil(part.payload.nbytes / (SLOWEST_LINK_BYTES_S * RETRY_EVERY_S))

@@ -1,4 +1,4 @@
-"""Blocks that lie in the log: found again after the server's death, or after a learner has forgotten what it was trained on."""
+"""Finds blocks in the log again, after the server died or a learner has lost what it was trained on."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from replay.store.assembly import Part
 from replay.store.queue import QueuedRows, Slice
 
 
-def segments_of(
+def queued_rows_of(
     journal: Journal, schema: RunSchema, rows: Iterable[Rows], now: float, *, exempt: bool = False
 ) -> list[QueuedRows]:
-    """Rows as they wait in the queue; a block is read when it is cut. Rows whose payload is gone are lost.
+    """Return rows as they wait in the queue.
+
+    A block is read when it is cut. Rows whose payload is gone are lost.
 
     Args:
-        journal: its state have the rows.
-        schema: the run's.
-        rows: in order.
+        journal: its state has the rows.
+        schema: the run's schema.
+        rows: the rows, in order.
         now: seconds of the monotonic clock.
-        exempt: whether their age does not count.
+        exempt: whether the rows can never be too old.
     """
     found: list[QueuedRows] = []
     vanished: list[Rows] = []
@@ -34,13 +36,13 @@ def segments_of(
             vanished.append((number, start, stop))
             continue
         block = journal.state.blocks[number]
-        found.append(_segment(journal, schema, (number, start, stop), block, now, exempt=exempt))
+        found.append(_queued_rows(journal, schema, (number, start, stop), block, now, exempt=exempt))
     if vanished:
         journal.record("vanished", vanished)
     return found
 
 
-def _segment(journal: Journal, schema: RunSchema, rows: Rows, block: Block, now: float, *, exempt: bool) -> QueuedRows:
+def _queued_rows(journal: Journal, schema: RunSchema, rows: Rows, block: Block, now: float, *, exempt: bool) -> QueuedRows:
     number, start, stop = rows
     size = BlockSize(len(block.rows), block.steps, block.finals, block.episodes)
     return QueuedRows(
@@ -64,12 +66,12 @@ def _reader(journal: Journal, schema: RunSchema, number: int, size: BlockSize) -
 
 
 def recovered_part(batch_id: int, cut: CutPart, state: LogState, now: float) -> Part:
-    """A part that was cut before the server died: what can be said of it without its payload.
+    """Return what is known about a part that an earlier server cut, without its payload.
 
     Args:
-        batch_id: its number.
-        cut: what the state say of it.
-        state: they have its blocks.
+        batch_id: the part's number.
+        cut: what the log says about it.
+        state: the log's state; it has the part's blocks.
         now: seconds of the monotonic clock.
     """
     origin = [Slice({}, start, stop, state.blocks[number].version, now, record=number) for number, start, stop in cut.fresh]

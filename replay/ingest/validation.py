@@ -1,4 +1,4 @@
-"""Whether a block that fits the schema can be trained on. Ingest asks before it stores; a bad block never ends the session."""
+"""Checks whether a block can be trained on, before ingest stores it. A bad block never ends the session."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from math import isfinite
 import numpy as np
 
 from oatmill.errors import WireError
-from protocol.data.spaces import ActionSpace
+from protocol.data.spaces import LOG_STD_BOUNDS, MAX_CHOICES_BESIDE_NUMBERS, ActionSpace
 from protocol.data.trajectory import Array
 
 BOOLEANS = b"\0\1"
 LARGEST_LOGIT = 1e30
-"""Two logits further apart than a float32 holds would make their log-probabilities infinite."""
+"""If two logits differ by more than a float32 can hold, their log-probabilities become infinite."""
 LEAST_LOG_PROBABILITY = -80.0
-"""Of an action that was taken, in nats below the likeliest: e^80 is about the largest importance ratio that a float32 holds."""
+"""The smallest log-probability of an action that was taken, relative to the most likely one, in
+nats. e^80 is about the largest importance ratio that a float32 holds."""
+MOST_DEVIATIONS = (-2 * LEAST_LOG_PROBABILITY) ** 0.5
+"""The largest distance of a number from its mean, in standard deviations: the same 80 nats, twice as
+far as any generator of float32 normals gets."""
 
 MAY_BE_ABSENT = ("episode_statistics",)
-"""Arrays in which NaN stands for what an episode's `info` did not have."""
+"""Arrays in which NaN stands for what the `info` of an episode does not have."""
 
 
 class Validator:
-    """The checks of one run.
+    """The checks for the blocks of one run.
 
     Args:
         action: the run's action space.
@@ -32,36 +36,68 @@ class Validator:
     def __init__(self, action: ActionSpace, max_abs_reward: float) -> None:
         self._factors = tuple(action.sizes)
         self._sizes = np.asarray(action.sizes, np.uint32) if action.factored else np.uint32(action.sizes[0])
-        self._fewest = min(action.sizes)
+        self._fewest = min(action.sizes, default=0)
+        self._logits = action.num_logits
+        self._dimensions = action.dimensions
         self._max_abs_reward = max_abs_reward
 
     def check(self, arrays: dict[str, Array]) -> None:
-        """Raise WireError with one of `protocol.wire.reasons.BAD_TRAJECTORY` if the block is not sound.
+        """Raise WireError with one of `protocol.wire.reasons.BAD_TRAJECTORY` if the block is invalid.
 
-        Blocks of one trajectory come by the thousand in a second, so what a sum of squares rules out is not looked at again:
-        no number's square is larger than the sum.
+        Thousands of blocks with one trajectory can arrive per second. So the sum of squares of each
+        float array is computed first: no square is larger than the sum, and most checks are done
+        with that.
 
         Args:
-            arrays: the block's fields by name, as `Schema.views` gives them.
+            arrays: the block's fields by name, as `Schema.views` returns them.
         """
-        for flag, values in arrays.items():
-            if values.dtype == np.bool_ and values.tobytes().translate(None, BOOLEANS):
-                raise WireError("not_boolean", f"{flag} holds a byte that is neither 0 nor 1")
+        check_booleans(arrays)
         squares = sums_of_squares(arrays)
         name = not_finite(arrays, squares)
         if name is not None:
-            raise WireError("non_finite", f"{name} holds a number that is not finite")
+            raise WireError("non_finite", f"{name} contains a number that is not finite")
+        arrays = arrays | self._check_numbers(arrays) if self._dimensions else arrays
         self._check_actions(arrays["actions"])
-        if not squares["rewards"] < 0.5 * self._max_abs_reward**2:  # half of it: sums are rounded
+        if not squares["rewards"] < 0.5 * self._max_abs_reward**2:  # 0.5 because sums are rounded
             self._check_rewards(arrays["rewards"])
-        if not squares["behaviour_logits"] < 0.5 * (LEAST_LOG_PROBABILITY / 2) ** 2:  # no two are 80 nats apart
+        if (
+            self._factors and not squares["behaviour_logits"] < 0.5 * (LEAST_LOG_PROBABILITY / 2) ** 2
+        ):  # no two are 80 nats apart
             self._check_behaviour(arrays)
         self._check_finals(arrays)
         if len(arrays["episode_length"]) and arrays["episode_length"].min() < 1:
             raise WireError("episodes", f"expected lengths from 1 on, got {arrays['episode_length'].min()}")
 
+    def _check_numbers(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        """Check that each number is one that its Gaussian can draw, at the steps at which the agent was present.
+
+        Returns:
+            The choices and their logits, in the format of an action space without numbers.
+        """
+        present = arrays["valid"]
+        rows, actions = arrays["behaviour_logits"], arrays["actions"]
+        mean, log_std = np.split(rows[present][:, self._logits :], 2, axis=-1)
+        low, high = LOG_STD_BOUNDS
+        if log_std.size and not (low <= log_std.min() and log_std.max() <= high):
+            raise WireError(
+                "behaviour", f"expected log stds within {low:g} to {high:g}, got {log_std.min():g} to {log_std.max():g}"
+            )
+        numbers = actions[present][:, len(self._factors) :].astype(np.float64)
+        away = np.abs(numbers - mean) / np.exp(log_std.astype(np.float64))
+        if away.max(initial=0) > MOST_DEVIATIONS:
+            raise WireError("behaviour", f"expected actions that can be drawn, got one {away.max():g} deviations from its mean")
+        chosen = np.where(present[..., None], actions[..., : len(self._factors)], 0)
+        if (np.rint(chosen) != chosen).any() or chosen.max(initial=0) > MAX_CHOICES_BESIDE_NUMBERS or chosen.min(initial=0) < 0:
+            raise WireError(
+                "action_range",
+                f"expected choices that are whole numbers in [0, {self._sizes}), got {chosen.min()} to {chosen.max()}",
+            )
+        return {"actions": chosen.astype(np.int32), "behaviour_logits": rows[..., : self._logits]}
+
     def _check_actions(self, actions: Array) -> None:
-        numbers = actions.view(np.uint32)  # what is below 0 is very large then
+        if not self._factors:
+            return
+        numbers = actions.view(np.uint32)  # negative numbers become very large
         if numbers.max(initial=0) < self._fewest:
             return
         if (numbers.max(axis=(0, 1), initial=0) >= self._sizes).any():
@@ -75,7 +111,7 @@ class Validator:
             raise WireError("reward_bound", f"expected |reward| <= {self._max_abs_reward:g}, got {low:g} to {high:g}")
 
     def _check_behaviour(self, arrays: dict[str, Array]) -> None:
-        """Where the agent was present: what it did was possible, so that importance ratios are finite."""
+        """Check that each action of a present agent was possible, so that importance ratios are finite."""
         actions, logits, start = arrays["actions"], arrays["behaviour_logits"], 0
         for factor, size in enumerate(self._factors):
             choices = logits[..., start : start + size] if len(self._factors) > 1 else logits
@@ -86,20 +122,24 @@ class Validator:
             behind = np.take_along_axis(choices, taken[..., None], -1)[..., 0] - largest
             if behind.min(initial=0) < LEAST_LOG_PROBABILITY and (behind[arrays["valid"]] < LEAST_LOG_PROBABILITY).any():
                 raise WireError(
-                    "behaviour", f"expected actions that can be drawn, got one {-behind.min():g} nats behind the likeliest"
+                    "behaviour",
+                    f"expected actions that can be drawn, got one {-behind.min():g} nats less likely than the likeliest",
                 )
             start += size
 
     @staticmethod
     def _check_finals(arrays: dict[str, Array]) -> None:
-        """One of each step that was cut and not terminated: that step's value would be anything without it."""
+        """Check that each truncated step that is not terminated has one final observation.
+
+        The step's value target is computed from it.
+        """
         rows, steps = arrays["final_trajectory"], arrays["final_step"]
         if not len(rows) and b"\1" not in arrays["truncated"].tobytes():
             return
         cut = arrays["truncated"] & ~arrays["terminated"]
         if len(rows) != np.count_nonzero(cut):
             raise WireError(
-                "final_index", f"expected {np.count_nonzero(cut)} final observations, one a truncated step, got {len(rows)}"
+                "final_index", f"expected {np.count_nonzero(cut)} final observations, one per truncated step, got {len(rows)}"
             )
         if not len(rows):
             return
@@ -111,23 +151,35 @@ class Validator:
             raise WireError("final_index", "a truncated step has no final observation, or another step has one")
 
 
+def check_booleans(arrays: Mapping[str, Array]) -> None:
+    """Raise WireError `not_boolean` unless every byte of a flag is 0 or 1."""
+    for flag, values in arrays.items():
+        if values.dtype == np.bool_ and values.tobytes().translate(None, BOOLEANS):
+            raise WireError("not_boolean", f"{flag} contains a byte that is neither 0 nor 1")
+
+
 def sums_of_squares(arrays: Mapping[str, Array]) -> dict[str, float]:
-    """Of each array of floats, at the speed of memory; not finite if a number is not, or if it overflows."""
+    """Return the sum of squares of each float array.
+
+    It is not finite if a number is not finite, or if it overflows.
+    """
     return {
-        name: float(np.vdot(values, values)) if values.size else 0.0  # np.dot would warn where it overflows
+        name: float(np.vdot(values, values)) if values.size else 0.0  # np.dot would warn about an overflow
         for name, values in arrays.items()
         if values.dtype.kind == "f"
     }
 
 
 def not_finite(arrays: Mapping[str, Array], squares: Mapping[str, float]) -> str | None:
-    """The first array that holds NaN or an infinity, or None. NaN stands for what is absent where that is allowed.
+    """Return the name of the first array that holds NaN or an infinity; None if there is none.
 
-    If the sum of squares is finite, so is every number. If it is not, it may only have overflowed, and the smallest and the
-    largest number tell: both are NaN if any is.
+    Arrays of `MAY_BE_ABSENT` may hold NaN.
+
+    If the sum of squares is finite, so is every number. Otherwise the sum may just have overflowed,
+    so the smallest and the largest number are checked: both are NaN if any number is.
 
     Args:
-        arrays: by name.
+        arrays: arrays by name.
         squares: their `sums_of_squares`.
     """
     for name, total in squares.items():

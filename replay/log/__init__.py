@@ -1,1 +1,1 @@
-"""The durable log and the ledger."""
+"""The log of every change in ingest, and the ledger."""

@@ -1,4 +1,4 @@
-"""The operations that the log needs from a file system. Tests replace the real one with a simulated one."""
+"""The operations that the log needs from a file system. Tests replace the real one with a simulation."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Protocol
 
 from oatmill.errors import UserError
-from oatmill.files.atomic import write_file
+from oatmill.files.atomic import sync_path, write_file
 from oatmill.process.failpoints import armed, failpoint
 from protocol.wire.codec import Buffer
 
 MAX_VECTORS = 1024
-"""Buffers that one system call takes (IOV_MAX on Linux)."""
+"""The number of buffers per system call (IOV_MAX on Linux)."""
 LOCK = ".lock"
 LOCKED_WITHIN_S = 10.0
 
 
 def log_folder(log_dir: str | None, run_dir: Path) -> Path:
-    """Where a run's log lies, and its replay buffer's snapshots below it.
+    """Return the folder of a run's log. Snapshots of the replay buffer are below it.
 
     Args:
-        log_dir: replay.log_dir.
+        log_dir: the setting replay.log_dir.
         run_dir: the run's folder.
     """
     return Path(log_dir) if log_dir else run_dir / "log"
@@ -35,25 +35,25 @@ class Disk(Protocol):
     """Files by name in one folder. Every call may raise OSError."""
 
     def names(self) -> list[str]:
-        """Every file's name, in order."""
+        """Return the names of all files, in order."""
 
     def read(self, name: str) -> bytes:
-        """A whole file."""
+        """Return the content of a file."""
 
     def read_part(self, name: str, offset: int, length: int) -> bytes:
-        """Bytes of a file."""
+        """Return a part of a file."""
 
     def create(self, name: str) -> None:
-        """Begin a file to append to; once this returns, the name survives a crash."""
+        """Create a file to append to. Once this returns, the name survives a crash."""
 
     def append(self, buffers: Sequence[Buffer]) -> None:
-        """Add bytes to the file begun last."""
+        """Append bytes to the file that was created last."""
 
     def sync(self) -> None:
-        """Once this returns, the bytes of the file begun last survive a crash."""
+        """Sync the file that was created last. Once this returns, its bytes survive a crash."""
 
     def cut(self, name: str, length: int) -> None:
-        """Let go of a file's bytes from `length` on."""
+        """Remove a file's bytes from `length` on."""
 
     def remove(self, name: str) -> None:
         """Remove a file."""
@@ -62,18 +62,19 @@ class Disk(Protocol):
         """Give a file a second name, which stays when the first one is removed."""
 
     def replace(self, name: str, content: bytes) -> None:
-        """Write a small file, whole or not at all."""
+        """Write a small file atomically."""
 
 
 class FolderDisk:
-    """A folder of the real file system, held by this process alone until it ends, however it ends.
+    """A folder of the real file system. Only this process can use it until it ends.
 
     Args:
-        folder: made if it is not there.
-        durable: whether `create` and `sync` wait for the disk; else what is written survives this process only.
+        folder: the folder, created if it does not exist.
+        durable: whether `create` and `sync` wait for the disk. Otherwise, written data survives
+            only the process.
 
     Raises:
-        UserError: if the folder cannot be made or written to, or another process holds it.
+        UserError: if the folder cannot be created or written to, or another process uses it.
     """
 
     def __init__(self, folder: Path, *, durable: bool) -> None:
@@ -87,7 +88,7 @@ class FolderDisk:
         self._wait_for_lock()
 
     def _wait_for_lock(self) -> None:
-        """A server that was just killed lets go of its lock within moments."""
+        """Lock the folder. A server that was just killed releases its lock within moments."""
         deadline = time.monotonic() + LOCKED_WITHIN_S
         while True:
             try:
@@ -95,38 +96,34 @@ class FolderDisk:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise UserError(
-                        f"another replay server writes its log to {self._folder}; give this one a replay.log_dir of its own"
+                        f"another replay server writes its log to {self._folder}; set another replay.log_dir for this one"
                     ) from None
                 time.sleep(0.02)
             else:
                 return
 
     def names(self) -> list[str]:
-        """Every file's name, in order."""
+        """Return the names of all files, in order."""
         return sorted(path.name for path in self._folder.iterdir() if path.name != LOCK)
 
     def read(self, name: str) -> bytes:
-        """A whole file."""
+        """Return the content of a file."""
         return (self._folder / name).read_bytes()
 
     def read_part(self, name: str, offset: int, length: int) -> bytes:
-        """Bytes of a file."""
+        """Return a part of a file."""
         with (self._folder / name).open("rb") as file:
             return os.pread(file.fileno(), length, offset)
 
     def create(self, name: str) -> None:
-        """Begin a file to append to."""
+        """Create a file to append to."""
         self._close_file()
         self._file = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         if self._durable:
-            descriptor = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_path(self._folder)
 
     def append(self, buffers: Sequence[Buffer]) -> None:
-        """Add bytes to the file begun last."""
+        """Append bytes to the file that was created last."""
         failpoint("log.write.before")
         if armed("log.write.half"):
             whole = b"".join(buffers)
@@ -147,14 +144,14 @@ class FolderDisk:
                 rest[0] = memoryview(rest[0])[written:]
 
     def sync(self) -> None:
-        """Make the bytes of the file begun last survive a crash of the host."""
+        """Make the bytes of the file that was created last survive a crash of the host."""
         if self._durable:
             failpoint("log.sync.before")
             os.fdatasync(self._file)
             failpoint("log.sync.after")
 
     def cut(self, name: str, length: int) -> None:
-        """Let go of a file's bytes from `length` on."""
+        """Remove a file's bytes from `length` on."""
         os.truncate(self._folder / name, length)
 
     def remove(self, name: str) -> None:
@@ -162,14 +159,14 @@ class FolderDisk:
         (self._folder / name).unlink()
 
     def keep(self, name: str, aside: str) -> None:
-        """Give a file a second name; where the file system has no hard links, a copy."""
+        """Give a file a second name, or copy it if the file system has no hard links."""
         try:
             os.link(self._folder / name, self._folder / aside)
         except OSError:
             shutil.copyfile(self._folder / name, self._folder / aside)
 
     def replace(self, name: str, content: bytes) -> None:
-        """Write a small file, whole or not at all."""
+        """Write a small file atomically."""
         write_file(self._folder / name, content, sync=self._durable)
 
     def _close_file(self) -> None:
@@ -178,6 +175,6 @@ class FolderDisk:
             self._file = -1
 
     def close(self) -> None:
-        """Close everything and let the folder go."""
+        """Close all files and release the lock."""
         self._close_file()
         os.close(self._lock)

@@ -1,4 +1,7 @@
-"""A run's id: which log is whose. It lies in the run's folder; if it is damaged, checkpoints or the log still have it."""
+"""A run's id, which shows whose log it is.
+
+It is a file in the run's folder; checkpoints and the log have a copy.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ import secrets
 from pathlib import Path
 
 from oatmill.errors import UserError
-from oatmill.files.atomic import DamagedStateError, sealed, unsealed, write_file
-from replay.log.records import HEAD_BYTES, Head, read_head
+from oatmill.files.atomic import write_file
+from oatmill.files.state_file import DamagedStateError, decode_state, encode_state
+from replay.log.records import HEAD_BYTES, SegmentHead, read_head
 
 NAME = "run_id"
 KIND = "run_id"
@@ -16,18 +20,18 @@ ID_CHARACTERS = 16
 
 
 def run_id(run_dir: Path, log: Path) -> tuple[str, str]:
-    """The run's id, made if there is none.
+    """Return the run's id. It is created if there is none.
 
     Args:
         run_dir: the run's folder.
         log: the log's folder.
 
     Returns:
-        The id, and a line about what was damaged; empty if nothing was.
+        The id, and a line about damage; empty if there was none.
     """
     path, said = run_dir / NAME, ""
     try:
-        return checked(unsealed(KIND, path.read_bytes())), ""
+        return checked(decode_state(KIND, path.read_bytes())), ""
     except FileNotFoundError:
         pass
     except (OSError, DamagedStateError) as error:
@@ -35,17 +39,17 @@ def run_id(run_dir: Path, log: Path) -> tuple[str, str]:
     found = from_checkpoints(run_dir / "checkpoints") or (from_log(log) if log.parent == run_dir else None)
     found = found or secrets.token_hex(ID_CHARACTERS // 2)
     try:
-        write_file(path, sealed(KIND, found), sync=True)
+        write_file(path, encode_state(KIND, found), sync=True)
     except OSError as error:
         said = said or f"{path} could not be written: {error.strerror}; the run's id is in its log"
     return found, said
 
 
 def checked(value: object) -> str:
-    """An id.
+    """Return the value if it is an id.
 
     Raises:
-        DamagedStateError: if it is none.
+        DamagedStateError: if it is not.
     """
     if not isinstance(value, str) or len(value) != ID_CHARACTERS or not value.isalnum():
         raise DamagedStateError("expected an id of 16 letters and digits")
@@ -53,7 +57,7 @@ def checked(value: object) -> str:
 
 
 def from_checkpoints(folder: Path) -> str | None:
-    """The id that the run's checkpoints name."""
+    """Return the id in the run's checkpoints; None if they have none."""
     for manifest in sorted(folder.glob("step-*/manifest.json"), reverse=True):
         try:
             return checked(json.loads(manifest.read_bytes())["replay"]["id"])
@@ -63,7 +67,7 @@ def from_checkpoints(folder: Path) -> str | None:
 
 
 def from_log(folder: Path) -> str | None:
-    """The id in a log that lies in the run's own folder."""
+    """Return the id in a log in the run's own folder; None if it has none."""
     for head in heads_of(folder):
         if head is not None and head.run:
             return head.run
@@ -71,13 +75,13 @@ def from_log(folder: Path) -> str | None:
 
 
 def check_owner(run: str, run_dir: Path, log: Path) -> None:
-    """See that a log is this run's, before anything of it is changed.
+    """Check that a log belongs to this run, before anything in it is changed.
 
-    An old log does not say whose it is. It is this run's if it lies in the run's folder, or if a server of the run has been
-    here before.
+    A log in the old format does not name its run. It belongs to this run if it is in the run's
+    folder, or if a server of the run has used it before.
 
     Raises:
-        UserError: if it is another run's, or cannot be read.
+        UserError: if it belongs to another run, or cannot be read.
     """
     try:
         owners = {head.run for head in heads_of(log) if head is not None} - {run}
@@ -87,13 +91,13 @@ def check_owner(run: str, run_dir: Path, log: Path) -> None:
     if owners - {""} or ("" in owners and not adopts):
         whose = f"run {max(owners)}" if max(owners) else "an older run"
         raise UserError(
-            f"{log} holds the log of {whose}, and this is run {run}; give this run a replay.log_dir of its own, or move that "
+            f"{log} contains the log of {whose}, and this is run {run}; set another replay.log_dir for this run, or move that "
             "log away"
         )
 
 
-def heads_of(folder: Path) -> list[Head | None]:
-    """What the segments in a folder say of themselves."""
+def heads_of(folder: Path) -> list[SegmentHead | None]:
+    """Return the heads of the segments in a folder; None for a damaged head."""
     heads = []
     for path in sorted(folder.glob("[0-9]*.log")):
         with path.open("rb") as file:

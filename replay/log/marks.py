@@ -1,4 +1,7 @@
-"""The point in the log that belongs to a checkpoint: given to the learner, and compared when a learner goes on from it."""
+"""A checkpoint's point in the log.
+
+It is sent to the learner, and compared when a learner resumes from the checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from oatmill.errors import WireError
 from protocol.wire.codec import Buffer, from_json, is_count
 
 KEPT = 64
-"""Points that the state remembers: far more than there are checkpoints."""
+"""The number of points that the state remembers: far more than there are checkpoints."""
 
 
 class Mark(NamedTuple):
-    """A checkpoint's {id, cursor, digest}."""
+    """The point in a checkpoint: {id, cursor, digest}."""
 
     id: str
     cursor: int
@@ -20,10 +23,10 @@ class Mark(NamedTuple):
 
 
 def read_mark(payload: Buffer) -> Mark | None:
-    """What a learner says of the checkpoint that it goes on from; None if it says nothing.
+    """Return the point in the checkpoint that a learner resumes from; None if it sends none.
 
     Raises:
-        WireError: `payload_json` if that is no mark.
+        WireError: `payload_json` if it is invalid.
     """
     if not memoryview(payload).nbytes:
         return None
@@ -35,18 +38,18 @@ def read_mark(payload: Buffer) -> Mark | None:
 
 
 def difference(mark: Mark, identity: str, known: list[list[Any]]) -> str:
-    """How a checkpoint's point differs from a log's; empty if the log has it.
+    """Describe how a checkpoint's point differs from a log's; empty if the log has it.
 
     Args:
-        mark: the checkpoint's.
-        identity: the log's.
+        mark: the checkpoint's point.
+        identity: the log's id.
         known: [cursor, digest] of the points that the log remembers.
     """
     if mark.id != identity:
         return f"the learner's checkpoint belongs to the log {mark.id[:40]!r}, and this is {identity!r}"
     if [mark.cursor, mark.digest] not in known:
         return (
-            f"the log does not have the point {mark.cursor} that the learner's checkpoint names: it is not the log that was "
-            "there when the checkpoint was written, or lacks its end"
+            f"the log does not have the point {mark.cursor} of the learner's checkpoint: it is not the log that was written "
+            "when the checkpoint was saved, or its end is missing"
         )
     return ""

@@ -1,8 +1,9 @@
-"""Reads a log's records into the state. Where some are missing, their content is inferred, or counted as lost.
+"""Reads a log's records into the state. If some are missing, their content is inferred or counted as lost.
 
-Besides its own values, every record has the number of parts of batches that had been cut before it, and how many of them were
-still held. A record of an actor also has its sequence number. So after a gap, it is known how many trajectories of each
-actor were in it. They count as lost even if they were trained on: nothing is trained on twice, and nothing is guessed.
+In addition to its own values, every record has the number of batch parts that had been cut before
+it, and how many of them were still held. A record of an actor also has the actor's next sequence
+number. So after a gap, it is known how many trajectories of each actor were in it. They count as
+lost even if they were trained on: nothing is trained on twice, and nothing is guessed.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from replay.log.state import CUT, QUEUED, LogState, Rows
 
 STATE = "state"
 OF_ACTORS = ("reported", "ended", "forgot", "stored", "refused")
-"""Records whose first value is an actor's id, and that are of its newest incarnation."""
+"""Records whose first value is an actor's id, and which concern its newest incarnation."""
 BAD_RECORD = (LookupError, TypeError, ValueError, AttributeError)
 
 
 def packed(state: LogState, name: str, values: Sequence[Any]) -> bytes:
-    """A record's header: its name, what tells where it belongs, its values."""
+    """Return the header of a record: its name, its context, its values."""
     where = [name, state.next_batch_id, len(state.cuts)]
     account = state.accounts.get(values[0]) if name in OF_ACTORS else None
     if account is not None:
@@ -31,30 +32,32 @@ def packed(state: LogState, name: str, values: Sequence[Any]) -> bytes:
     return header
 
 
-class Reader:
-    """Takes a log's records in, one after the other.
+class LogReader:
+    """Applies a log's records, one after the other.
 
     Args:
-        state: takes the records.
-        tally_at: the number of the record that followed when the log's tally was written; None without a tally.
-        restore: sets the totals of the state to those of the tally.
+        state: gets the records.
+        tally_at: the number of the next record when the log's tally was written; None without a
+            tally.
+        restore: sets the state's totals to those of the tally.
 
     Attributes:
-        missing: records that are not there.
-        in_step: whether the state is what the records lead to; False if an old log has a gap that nothing makes up for.
+        missing: the number of missing records.
+        in_step: whether the state follows from the records; False if a log in the old format has a
+            gap.
     """
 
     def __init__(self, state: LogState, *, tally_at: int | None = None, restore: Callable[[], None] = lambda: None) -> None:
         self._state, self._tally_at, self._restore = state, tally_at, restore
         self._expected = 0
         self._begun = self._salvages = self._proven = False
-        self._doubt = 0  # rows of blocks below this number may have been cut by a record that is missing
-        self._headless = False  # the state that the log begins with is damaged, and with it the totals of all that was before
+        self._doubt = 0  # a missing record may have cut rows of blocks below this number
+        self._headless = False  # whether the state at the log's beginning is damaged: the totals before it are unknown
         self.missing = 0
         self.in_step = True
 
     def take(self, record: LogRecord) -> None:
-        """Take one record in."""
+        """Apply one record."""
         where, *values = msgpack.unpackb(record.header, strict_map_key=False)
         old = isinstance(where, str)
         name, *place = [where] if old else where
@@ -84,15 +87,18 @@ class Reader:
         self.in_step, self._salvages, self._doubt, self._headless = True, False, 0, False
 
     def _gap(self, record: LogRecord, place: Sequence[Any]) -> None:
-        """Some records before this one are missing; what was committed of them has been relied upon."""
+        """Handle missing records before this one.
+
+        Other processes have relied on those that were committed.
+        """
         state = self._state
         self._salvages, self._proven = True, record.relied > self._expected
-        if self._begun:  # else segments before this one have been removed, and the state makes up for them
+        if self._begun:  # otherwise earlier segments were removed, and the state contains what they led to
             self.missing += record.number - self._expected
         if not place:
             return
         cut, held = place[:2]
-        if self._proven and cut - held > settled(state):  # which of these were trained on is not known
+        if self._proven and cut - held > settled(state):  # some were trained on, but it is not known which
             for batch_id in list(state.cuts):
                 state.lose_part(batch_id)
         if cut > state.next_batch_id:
@@ -110,11 +116,11 @@ class Reader:
         applied(self._state, number, name, values)
 
     def _reach(self, name: str, actor: int, incarnation: int, rows: int, first: int) -> bool:
-        """Bring an actor's account to where it was before a record; False if the record does not count."""
+        """Bring an actor's account to its value before a record; False if the record does not count."""
         account = self._state.accounts.get(actor)
         ahead = first - (account.next if account is not None and account.incarnation == incarnation else 0)
         if ahead > 0 and not self._proven:
-            return False  # nobody was told of it: the actor sends it again
+            return False  # it was never acknowledged: the actor sends it again
         reach(self._state, actor, incarnation, rows, first)
         account = self._state.accounts[actor]
         return account.incarnation == incarnation and not (name in {"stored", "refused"} and account.next > first)
@@ -136,7 +142,10 @@ class Reader:
     _known_vanished = _known_dropped
 
     def _known_cut(self, values: list[Any]) -> list[Any]:
-        """Rows before the first one of a cut were taken by cuts that are missing: batches are cut in order."""
+        """Return the rows that are known.
+
+        Missing cuts took all rows before the first one: batches are cut in order.
+        """
         parts = [[batch_id, rank, env_steps, self._rows(fresh)] for batch_id, rank, env_steps, fresh in values[0]]
         rows = [tuple(entry) for *_, fresh in parts for entry in fresh]
         if self._doubt and rows:
@@ -145,7 +154,7 @@ class Reader:
         return [parts]
 
     def _lose(self, before: tuple[int, ...]) -> None:
-        """Count rows that wait, of blocks from before the gap, as lost up to a point."""
+        """Count waiting rows as lost, up to a point, if their block is from before the gap."""
         lost = [
             (number, start, min(stop, before[1]) if number == before[0] else stop)
             for number, start, stop in self._state.rows_in(QUEUED)
@@ -161,7 +170,7 @@ class Reader:
         return [version, [entry for entry in parts if entry[0] in self._state.cuts]]
 
     def end(self) -> None:
-        """No record is left."""
+        """Finish after the last record."""
         if self._headless and self._tally_at is not None:
             self._restore()
         if self._doubt:
@@ -175,18 +184,20 @@ class Reader:
 
 
 def settled(state: LogState) -> int:
-    """Parts that were cut and are held by nobody any more."""
+    """Return the number of parts that were cut and are no longer held."""
     return state.next_batch_id - len(state.cuts)
 
 
 def reach(state: LogState, actor: int, incarnation: int, rows: int, first: int) -> None:
-    """Bring an actor's account to at least this incarnation and, within it, to this sequence number; what lies between is lost.
+    """Bring an actor's account to at least an incarnation and a sequence number.
+
+    What lies between is lost.
 
     Args:
-        state: is changed.
-        actor: its id.
-        incarnation: is opened if a lower one is known.
-        rows: of each of its blocks.
+        state: the state to change.
+        actor: the actor's id.
+        incarnation: the incarnation; opened if only a lower one is known.
+        rows: the number of trajectories in each of its blocks.
         first: the sequence number.
     """
     account = state.accounts.get(actor)
@@ -200,7 +211,7 @@ def reach(state: LogState, actor: int, incarnation: int, rows: int, first: int) 
 
 
 def applied(state: LogState, number: int, name: str, values: Sequence[Any]) -> bool:
-    """Whether a record could be applied to what is known."""
+    """Apply a record; False if it does not fit the state."""
     try:
         state.apply(number, name, values)
     except BAD_RECORD:
@@ -209,7 +220,7 @@ def applied(state: LogState, number: int, name: str, values: Sequence[Any]) -> b
 
 
 def lost_in(state: LogState) -> int:
-    """Trajectories that were acknowledged and are in no other column of the ledger."""
+    """Return the number of trajectories that were acknowledged and are in no other column of the ledger."""
     ledger = state.ledger
     standing = sum(stop - start for place in (QUEUED, CUT) for _, start, stop in state.rows_in(place))
     return ledger.accepted - ledger.trained - ledger.rolled_back - ledger.stale - ledger.rejected - standing

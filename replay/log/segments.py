@@ -1,11 +1,13 @@
-"""The log in segments: numbered records in files that are only ever appended to.
+"""The log as segments: files with numbered records to which records are only appended.
 
-A record is appended to memory first; `commit` writes all that wait in one go and syncs once, and only then are they committed.
-A server that starts, or whose disk has failed, begins a new segment: no file is appended to twice. A segment is named after its
-first record's number; `replay.log.records` has its bytes.
+A record is first appended in memory. `commit` writes all waiting records at once and syncs; then
+they are committed. A server that starts, or whose disk has failed, begins a new segment: no file is
+appended to by two servers. A segment's name is the number of its first record. `replay.log.records`
+defines the format.
 
-What a crash leaves behind a segment's last whole record is cut off. Anything else that is missing is damage: the file is kept
-aside under a second name, `damage` says so, and the whole records behind it are read.
+Incomplete bytes at the end of a segment come from a crash and are cut off. Anything else that is
+missing is damage: the file is kept under a second name, `damage` reports it, and the complete
+records after it are read.
 """
 
 from __future__ import annotations
@@ -17,34 +19,34 @@ from typing import NamedTuple
 
 from protocol.wire.codec import Buffer
 from replay.log.disk import Disk
-from replay.log.records import HEAD_BYTES, RECORD_BYTES, Found, Head, head_of, read_head, record_of, scan
+from replay.log.records import HEAD_BYTES, RECORD_BYTES, FoundRecord, SegmentHead, head_of, read_head, record_of, scan
 
 _log = logging.getLogger("oatmill.replay.log")
 
 SUFFIX = ".log"
 ASIDE = ".damaged"
-"""Added to the name of a damaged segment for the copy that is never removed."""
+"""The ending that is added to the name of a damaged segment for the copy that is never removed."""
 MAX_RECORDS = 10**20
 
 
 class LogRecord(NamedTuple):
-    """A whole record that was found on disk."""
+    """A complete record that was found on disk."""
 
     number: int
-    relied: int  # every record below this number was committed, as those behind it in the log show
+    relied: int  # all records below this number were committed, as later records show
     header: bytes
 
 
 class Damage(NamedTuple):
-    """A segment that is not what was written."""
+    """A damaged segment."""
 
     segment: str
-    aside: str  # the name under which it stays; empty if the disk did not allow that
-    missing: int  # records
+    aside: str  # the name of its copy; empty if none could be made
+    missing: int  # the number of missing records
 
 
 class RecordPlace(NamedTuple):
-    """Where a record's payload lies."""
+    """The position of a record's payload."""
 
     segment: str
     offset: int
@@ -55,7 +57,7 @@ class LogSegment(NamedTuple):
     """A file of the log."""
 
     name: str
-    first: int  # its first record's number
+    first: int  # the number of its first record
     nbytes: int
 
 
@@ -63,48 +65,48 @@ class SegmentLog:
     """Numbered records on a disk. Call `recover` once before anything else.
 
     Args:
-        disk: where.
-        segment_bytes: a segment that has grown beyond this is followed by another one.
-        run: the id of the run, which every segment carries.
+        disk: the folder of the log.
+        segment_bytes: the size after which a new segment is started.
+        run: the run's id, which every segment contains.
 
     Attributes:
-        next: the number that the next record gets.
-        committed: the number below which all records survive a crash.
-        damage: what `recover` has found, and no server before this one.
-        places: where payloads lie, by record number, of segments that are still there.
+        next: the number of the next record.
+        committed: all records below this number survive a crash.
+        damage: the damage that `recover` has found and no earlier server has reported.
+        places: the positions of payloads in existing segments, by record number.
     """
 
     def __init__(self, disk: Disk, *, segment_bytes: int, run: str = "") -> None:
         self._disk, self._segment_bytes, self._run = disk, segment_bytes, run
-        self._written = 0  # records before this number are on the disk: discarding later ones is no damage
+        self._written = 0  # records before this number are on the disk; missing later ones are not damage
         self.damage: list[Damage] = []
-        self._closed: list[LogSegment] = []  # full, or given up; the oldest first
+        self._closed: list[LogSegment] = []  # segments that are full or given up, the oldest first
         self._current: LogSegment | None = None
         self._pending: list[Buffer] = []
         self._pending_bytes = 0
-        self._pending_payloads: list[tuple[int, int, int]] = []  # record number, offset among what waits, length
+        self._pending_payloads: list[tuple[int, int, int]] = []  # record number, offset in the pending bytes, length
         self.next = self.committed = 0
         self.places: dict[int, RecordPlace] = {}
 
     @property
     def pending_bytes(self) -> int:
-        """What `commit` would write."""
+        """The number of bytes that `commit` would write."""
         return self._pending_bytes
 
     @property
     def nbytes(self) -> int:
-        """What the log takes on the disk."""
+        """The size of the log on the disk."""
         return sum(segment.nbytes for segment in self._segments())
 
     def _segments(self) -> list[LogSegment]:
         return self._closed if self._current is None else [*self._closed, self._current]
 
     def names(self) -> list[str]:
-        """The segments' files, the oldest first."""
+        """Return the names of the segments, the oldest first."""
         return [name for name in self._disk.names() if name.endswith(SUFFIX) and name.removesuffix(SUFFIX).isdecimal()]
 
-    def heads(self) -> list[Head | None]:
-        """What each segment says of itself, the oldest first; None where that is damaged.
+    def heads(self) -> list[SegmentHead | None]:
+        """Return the head of each segment, the oldest first; None for a damaged one.
 
         Raises:
             OSError: if the disk cannot be read.
@@ -112,7 +114,7 @@ class SegmentLog:
         return [read_head(self._disk.read_part(name, 0, HEAD_BYTES)) for name in self.names()]
 
     def recover(self) -> Iterator[LogRecord]:
-        """Every whole record there is, in order.
+        """Yield all complete records, in order.
 
         Raises:
             OSError: if the disk cannot be read.
@@ -126,13 +128,15 @@ class SegmentLog:
         self._written = self.committed = self.next
 
     def _recover_segment(self, name: str, first: int, following: int, written: int) -> Iterator[LogRecord]:
-        """The whole records of one segment.
+        """Yield the complete records of one segment.
 
         Args:
-            name: of its file.
-            first: its first record's number.
-            following: the next segment's; records from there on failed to be committed here and were written again.
-            written: records below this number were committed; MAX_RECORDS if only the segment itself can say.
+            name: the file's name.
+            first: the number of its first record.
+            following: the first number of the next segment; records from there on could not be
+                committed here and were written again.
+            written: records below this number were committed; MAX_RECORDS if only the segment
+                itself shows it.
         """
         data = self._disk.read(name)
         found = scan(data, first)
@@ -140,7 +144,7 @@ class SegmentLog:
         strange = bool(found.records) and (found.head is None or not kept)
         damaged = self._look_for_damage(name, first, kept, written, strange=strange)
         self.next = max(self.next, first)
-        if not kept:  # not one record: nothing here was ever committed, or it is kept aside
+        if not kept:  # no record: nothing here was ever committed, or a copy was kept
             self._disk.remove(name)
             return
         relied = following if following < MAX_RECORDS else max(record.group for record in kept)
@@ -152,14 +156,15 @@ class SegmentLog:
             yield LogRecord(record.number, relied, data[record.offset : start])
         end = kept[-1].end
         if end < len(data) and not damaged:
-            _log.info(
-                "cutting %d bytes off the end of the log's %s, which a crash has left half written", len(data) - end, name
-            )
+            _log.info("cutting %d incomplete bytes off the end of the log's %s, which a crash has left", len(data) - end, name)
             self._disk.cut(name, end)
         self._closed.append(LogSegment(name, first, end))
 
-    def _look_for_damage(self, name: str, first: int, kept: list[Found], written: int, *, strange: bool) -> bool:
-        """Whether a record is gone that was committed or that is followed by another one; if so, the file is kept aside."""
+    def _look_for_damage(self, name: str, first: int, kept: list[FoundRecord], written: int, *, strange: bool) -> bool:
+        """Whether a record is missing that was committed, or that others follow.
+
+        If so, a copy of the file is kept.
+        """
         last = kept[-1].number + 1 if kept else first
         missing = (last if written == MAX_RECORDS else max(last, written)) - first - len(kept)
         if not missing and not strange:
@@ -176,7 +181,7 @@ class SegmentLog:
         self.next = self.committed = max(self.next, number)
 
     def read(self, number: int) -> bytes:
-        """A record's payload; `places` has it.
+        """Return a record's payload. `places` must contain it.
 
         Raises:
             OSError: if the disk cannot be read.
@@ -184,7 +189,7 @@ class SegmentLog:
         return self._disk.read_part(*self.places[number])
 
     def append(self, header: bytes, payload: Buffer = b"") -> int:
-        """Add a record, in memory; its number. A header is never empty."""
+        """Append a record, in memory; returns its number. A header is never empty."""
         view = memoryview(payload)
         self._pending.append(record_of(self.next, self.committed, header, payload))
         if view.nbytes:
@@ -195,14 +200,17 @@ class SegmentLog:
         return self.next - 1
 
     def commit(self, state: Callable[[], bytes]) -> None:
-        """Write and sync everything that waits. After an OSError nothing is lost: the next call writes all of it again.
+        """Write and sync all waiting records.
+
+        After an OSError nothing is lost: the next call writes all of them again.
 
         Args:
-            state: makes a record of everything that the records before it led to. One follows what waits whenever a new
-                segment is begun, so that the segments before it can go once their payloads are not needed any more.
+            state: returns a record of the state that follows from all records so far. It is written
+                whenever a new segment begins, so that older segments can be removed once their
+                payloads are not needed.
 
         Raises:
-            OSError: if the disk cannot take it. What was written of it has been taken away as far as the disk allows.
+            OSError: if the disk fails. Bytes that were written are removed as far as possible.
         """
         if self._current is None or self._current.nbytes >= self._segment_bytes:
             self._begin(state)
@@ -210,7 +218,7 @@ class SegmentLog:
             self._write(self._current)
 
     def _begin(self, state: Callable[[], bytes]) -> None:
-        """Begin a new segment with what waits, and the state after it."""
+        """Begin a new segment with the waiting records, followed by the state."""
         self._give_up()
         segment = LogSegment(f"{self.committed:020d}{SUFFIX}", self.committed, 0)
         waiting, nbytes = len(self._pending), self._pending_bytes
@@ -230,7 +238,7 @@ class SegmentLog:
             self._disk.append([*before, *self._pending])
             self._disk.sync()
         except OSError:
-            # After a failed sync nobody knows what of the file is on the disk, so it is never written to again.
+            # After a failed sync, it is unknown which bytes are on the disk, so the file is never written to again.
             with contextlib.suppress(OSError):
                 self._disk.cut(segment.name, segment.nbytes)
             self._give_up()
@@ -247,20 +255,24 @@ class SegmentLog:
         self.committed = self.next
 
     def discard(self) -> None:
-        """Let go of what waits; the next commit begins a new segment, whose state makes up for it."""
+        """Drop the waiting records.
+
+        The next commit begins a new segment, whose state contains what they led to.
+        """
         self._give_up()
         self._clear()
 
     def _give_up(self) -> None:
-        """Append no more to the current segment."""
+        """Append nothing more to the current segment."""
         if self._current is not None:
             self._closed.append(self._current)
             self._current = None
 
     def remove_before(self, number: int) -> None:
-        """Remove the closed segments, the oldest first, all of whose records have lower numbers.
+        """Remove closed segments, the oldest first, whose records all have lower numbers.
 
-        None goes before a newer one has been begun, whose state stands for them. One that cannot be removed is tried again.
+        A segment is removed only after a newer one, which contains the state, has begun. If
+        removing fails, it is tried again.
         """
         while self._current is not None and self._closed:
             following = (*self._closed[1:], self._current)[0]

@@ -1,7 +1,8 @@
-"""What the log's records lead to: what each actor has sent, what waits, what the learner holds, and the ledger.
+"""The state that results from the log's records: actors' counts, what waits or is held, the ledger.
 
-Every change is one record: a name and plain values. The same records are applied while the server runs and when it reads its
-log after a crash, so both lead to the same state. A trajectory is identified by its block's record number and its row.
+Every change is one record: a name and plain values. The same records are applied while the server
+runs and when it reads its log after a crash, so both lead to the same state. A trajectory is
+identified by its block's record number and its row.
 """
 
 from __future__ import annotations
@@ -15,20 +16,22 @@ from typing import Any
 from replay.log.marks import KEPT
 
 QUEUED, CUT, TRAINED, GONE = range(4)
-"""Where a row is: it waits; it is cut into a batch; it was trained on and is kept in case the learner forgets it; nowhere."""
-CONSUMED_KEPT = 100_000
-"""Batches that are remembered in case a learner goes back to its checkpoint: far more than lie between two checkpoints."""
+"""The place of a row: it waits; it is cut into a batch; it was trained on and is kept in case the
+learner loses the training; nowhere."""
+TRAINED_KEPT = 100_000
+"""The number of trained batches that are remembered in case a learner goes back to its checkpoint:
+far more than there are between two checkpoints."""
 
 Rows = tuple[int, int, int]
-"""Rows of one block: its record number, the first row, one past the last."""
+"""Rows of one block: its record number, the first row, one past the last row."""
 
 
 @dataclass(slots=True)
 class ActorAccount:
-    """What is known of the newest incarnation of one actor."""
+    """The log's account of one actor's newest incarnation."""
 
     incarnation: int
-    rows: int  # of every block
+    rows: int  # the number of trajectories in each block
     next: int = 0  # the first sequence number that is not stored
     produced: int = 0
     evicted: int = 0
@@ -38,7 +41,7 @@ class ActorAccount:
 
     @property
     def missing(self) -> int:
-        """Trajectories that it produced, did not drop, and that are not stored."""
+        """The number of trajectories that it produced, did not drop, and that are not stored."""
         return max(0, self.produced - self.evicted - self.next)
 
     def report(self, produced: int, evicted: int) -> None:
@@ -49,17 +52,17 @@ class ActorAccount:
 
 @dataclass(slots=True)
 class Block:
-    """A stored block, as long as one of its rows is somewhere."""
+    """A stored block, as long as one of its rows is needed."""
 
     actor: int
     steps: int
     finals: int
     episodes: int
     version: int
-    rows: bytearray  # where each row is
+    rows: bytearray  # the place of each row
 
     def mark(self, start: int, stop: int, where: int) -> None:
-        """Say where rows are now."""
+        """Set the place of rows."""
         self.rows[start:stop] = bytes([where]) * (stop - start)
 
 
@@ -69,48 +72,52 @@ class CutPart:
 
     rank: int
     env_steps: int
-    fresh: list[Rows]  # without what the buffer gave
+    fresh: list[Rows]  # without rows from the replay buffer
 
 
 @dataclass(slots=True)
 class TrainedPart:
     """One rank's part of a batch that was trained on."""
 
-    version: int  # the policy version that it gave
-    rows: int  # fresh ones
+    version: int  # the policy version after it
+    rows: int  # the number of fresh rows
     env_steps: int
-    number: int  # of the record that says so
+    number: int  # the number of its record
     kept: list[Rows]  # rows whose payloads are kept
 
 
 @dataclass
 class Ledger:
-    """Where every trajectory went, counted where it passes: what is acknowledged is in one of the other columns, or lost.
+    """The counts of all trajectories, by outcome.
 
-    `produced = trained + dropped + queued + in_flight + unsent_at_death + lost` holds at all times.
+    A trajectory that was acknowledged is in one of the other columns, or lost.
+
+    `produced = trained + dropped + queued + in_flight + unsent_at_death + lost` is always true.
     """
 
-    accepted: int = 0  # acknowledged, including the rejected and the forgotten ones
-    trained: int = 0  # without what was rolled back
-    rolled_back: int = 0  # trained on by a learner that died, after the checkpoint that the next one resumed from
+    accepted: int = 0  # acknowledged, including rejected and forgotten ones
+    trained: int = 0  # without rolled_back
+    rolled_back: int = 0  # trained on after the checkpoint that a later learner resumed from
     stale: int = 0
     rejected: int = 0
-    replayed: int = 0  # trained on again, from the buffer; outside the sum
-    past_produced: int = 0  # by incarnations that were replaced, as are the two below
+    replayed: int = 0  # trained on again, from the replay buffer; not in the sum
+    past_produced: int = 0  # of incarnations that were replaced; the same for the next two
     past_evicted: int = 0
     past_unsent: int = 0
 
     def balance(self, actors: ActorTotals, *, queued: int, handed_out: int, duplicate: int) -> dict[str, Any]:
-        """The ledger as it is printed at the end of every run.
+        """Return the ledger as it is printed at the end of every run.
 
         Args:
-            actors: sums of what the actors have reported.
-            queued: number of trajectories that wait, cut or not.
-            handed_out: number of trajectories that the learner has and has not trained on.
-            duplicate: number of trajectories that arrived again and were dropped; outside the sum.
+            actors: the sums of the actors' reports.
+            queued: the number of trajectories that wait, cut or not.
+            handed_out: the number of trajectories that the learner has and has not trained on.
+            duplicate: the number of trajectories that arrived again and were dropped; not in the
+                sum.
 
         Returns:
-            The identity's columns; `lost` is what was acknowledged and is in no other column: 0 unless the server died.
+            The columns of the equation above. `lost` is what was acknowledged and is in no other
+                column: 0 unless the server died.
         """
         gone = self.trained + self.rolled_back + self.stale + self.rejected + queued + handed_out
         return {
@@ -137,27 +144,28 @@ class ActorTotals:
 
     produced: int
     evicted: int
-    on_the_way: int  # produced by actors that live, not dropped, not stored yet
-    unsent_at_death: int  # the same of those that are gone
+    on_the_way: int  # produced by actors that live, not dropped, and not stored yet
+    unsent_at_death: int  # the same for actors that are gone
 
 
 @dataclass
 class LogState:
-    """Everything that must outlive the server's process.
+    """The state that must outlive the server's process.
 
     Args:
-        keep_trained: whether payloads of what was trained on are kept until a checkpoint holds it.
+        keep_trained: whether payloads of trained data are kept until a checkpoint contains the
+            training.
     """
 
     keep_trained: bool = False
-    identity: str = ""  # of the log
+    identity: str = ""  # the log's id
     schema: dict[str, Any] | None = None
     steps: int = 0  # T
     ledger: Ledger = field(default_factory=Ledger)
     accounts: dict[int, ActorAccount] = field(default_factory=dict)
-    blocks: dict[int, Block] = field(default_factory=dict)  # by record number, rising
-    cuts: dict[int, CutPart] = field(default_factory=dict)  # by batch id, rising
-    consumed: deque[TrainedPart] = field(default_factory=lambda: deque(maxlen=CONSUMED_KEPT))
+    blocks: dict[int, Block] = field(default_factory=dict)  # by record number, increasing
+    cuts: dict[int, CutPart] = field(default_factory=dict)  # by batch id, increasing
+    trained_parts: deque[TrainedPart] = field(default_factory=lambda: deque(maxlen=TRAINED_KEPT))
     ranks: dict[int, list[Any]] = field(default_factory=dict)  # by rank: [token, incarnation, whether it has left]
     world: int = 0
     version: int = -1
@@ -172,7 +180,7 @@ class LogState:
     # ---------------------------------------------------------------------------------------------- the records
 
     def _began(self, _number: int, identity: str, steps: int) -> None:
-        """A log begins."""
+        """The log was started."""
         self.identity, self.steps = identity, steps
 
     def _described(self, _number: int, schema: dict[str, Any]) -> None:
@@ -180,7 +188,7 @@ class LogState:
         self.schema = schema
 
     def _opened(self, _number: int, actor: int, incarnation: int, rows: int) -> None:
-        """An incarnation has said HELLO; the one before it is replaced."""
+        """An incarnation has sent HELLO. The one before it is replaced."""
         former = self.accounts.get(actor)
         if former is not None:
             self.ledger.past_produced += former.produced
@@ -193,11 +201,11 @@ class LogState:
         self.accounts[actor].report(produced, evicted)
 
     def _ended(self, _number: int, actor: int, strikes: int) -> None:
-        """An actor has left or was turned away."""
+        """An actor has left or was rejected."""
         self.accounts[actor].ended, self.accounts[actor].strikes = True, strikes
 
     def _forgot(self, _number: int, actor: int, upto: int) -> None:
-        """An actor was acknowledged more than is known here."""
+        """An actor had more acknowledgements than are known here."""
         account = self.accounts[actor]
         self.ledger.accepted += upto - account.next
         account.next = upto
@@ -211,14 +219,14 @@ class LogState:
         version: int,
         counts: list[int],
     ) -> None:
-        """A block of [rows, steps, finals, episodes] is queued; the record's payload is the block's."""
+        """A block of [rows, steps, finals, episodes] was queued. The record's payload is the block's."""
         rows, steps, finals, episodes = size
         self._advance(actor, rows, counts)
         self.version = max(self.version, version)
         self.blocks[number] = Block(actor, steps, finals, episodes, version, bytearray(rows))
 
     def _refused(self, _number: int, actor: int, rows: int, counts: list[int]) -> None:
-        """A block is bad: acknowledged and thrown away."""
+        """A block was bad: it was acknowledged and dropped."""
         self._advance(actor, rows, counts)
         self.ledger.rejected += rows
         self.accounts[actor].rejected += rows
@@ -249,9 +257,9 @@ class LogState:
             rows = sum(stop - start for _, start, stop in part.fresh)
             kept = part.fresh if self.keep_trained else []
             self._mark(part.fresh, TRAINED if self.keep_trained else GONE)
-            if len(self.consumed) == CONSUMED_KEPT:
-                self._mark(self.consumed[0].kept, GONE)
-            self.consumed.append(TrainedPart(version, rows, part.env_steps, number, kept))
+            if len(self.trained_parts) == TRAINED_KEPT:
+                self._mark(self.trained_parts[0].kept, GONE)
+            self.trained_parts.append(TrainedPart(version, rows, part.env_steps, number, kept))
             self.ledger.trained += rows
             self.ledger.replayed += replayed
 
@@ -261,7 +269,7 @@ class LogState:
         self.ledger.stale += sum(stop - start for _, start, stop in rows)
 
     def _vanished(self, _number: int, rows: list[Rows]) -> None:
-        """Rows wait, and their payloads are gone: they are lost."""
+        """Rows wait, but their payloads are gone: they are lost."""
         self._mark(rows, GONE)
 
     def _joined(self, _number: int, rank: int, token: str, incarnation: int, world: int) -> None:
@@ -270,25 +278,25 @@ class LogState:
         self.ranks[rank], self.world = [token, incarnation, False], world
 
     def _left(self, _number: int, rank: int) -> None:
-        """A rank has said goodbye."""
+        """A rank has sent BYE."""
         self.ranks[rank][2] = True
 
     def _rolled_back(self, _number: int, resumed_from: int) -> None:
-        """A learner goes on from an older version: what gave later ones was trained on in vain."""
-        while self.consumed and self.consumed[-1].version > resumed_from:
-            entry = self.consumed.pop()
+        """A learner resumes from an older version: the training after it is lost."""
+        while self.trained_parts and self.trained_parts[-1].version > resumed_from:
+            entry = self.trained_parts.pop()
             self.ledger.trained -= entry.rows
             again = sum(stop - start for _, start, stop in entry.kept)
             self._mark(entry.kept, QUEUED)
             self.ledger.rolled_back += entry.rows - again
 
     def _marked(self, _number: int, cursor: int, digest: str) -> None:
-        """A learner was given a point for a checkpoint."""
+        """A learner got a point for a checkpoint."""
         self.marks.append([cursor, digest])
 
     def _committed(self, _number: int, cursor: int) -> None:
-        """A checkpoint holds everything that was trained on before the cursor."""
-        for entry in self.consumed:
+        """A checkpoint contains everything that was trained on before the cursor."""
+        for entry in self.trained_parts:
             if entry.number >= cursor:
                 break
             if entry.kept:
@@ -296,7 +304,7 @@ class LogState:
                 entry.kept = []
 
     def lose_part(self, batch_id: int) -> None:
-        """A part that was handed out is gone: its rows are lost."""
+        """Count a part that was handed out as lost."""
         self._mark(self.cuts.pop(batch_id).fresh, GONE)
 
     def _mark(self, rows: Iterable[Sequence[int]], where: int) -> None:
@@ -309,7 +317,7 @@ class LogState:
     # ------------------------------------------------------------------------------------------------ questions
 
     def rows_in(self, where: int) -> Iterator[Rows]:
-        """Rows that are somewhere, in the order in which they came."""
+        """Yield the rows that are in a place, in the order in which they arrived."""
         for number in sorted(self.blocks):
             for place, run in groupby(enumerate(self.blocks[number].rows), key=lambda pair: pair[1]):
                 if place == where:
@@ -318,13 +326,13 @@ class LogState:
 
     @property
     def oldest_kept(self) -> TrainedPart | None:
-        """The oldest part whose payloads are kept for a learner that forgets it."""
-        return next((entry for entry in self.consumed if entry.kept), None)
+        """The oldest trained part whose payloads are kept."""
+        return next((entry for entry in self.trained_parts if entry.kept), None)
 
     # -------------------------------------------------------------------------------------------------- a record of it
 
     def to_plain(self) -> dict[str, Any]:
-        """Plain values that `load` takes back."""
+        """Return plain values that `load` reads."""
         return {
             "identity": self.identity,
             "schema": self.schema,
@@ -333,7 +341,7 @@ class LogState:
             "accounts": [[actor, *_values(account)] for actor, account in self.accounts.items()],
             "blocks": [[number, *_values(block)] for number, block in self.blocks.items()],
             "cuts": [[batch_id, *_values(part)] for batch_id, part in self.cuts.items()],
-            "consumed": [_values(entry) for entry in self.consumed],
+            "consumed": [_values(entry) for entry in self.trained_parts],
             "ranks": [[rank, *entry] for rank, entry in self.ranks.items()],
             "world": self.world,
             "version": self.version,
@@ -342,20 +350,20 @@ class LogState:
         }
 
     def load(self, plain: dict[str, Any]) -> None:
-        """Become what `to_plain` told of."""
+        """Restore the state from the result of `to_plain`."""
         for name in ("identity", "schema", "steps", "world", "version", "next_batch_id"):
             setattr(self, name, plain[name])
-        self.marks = deque(map(list, plain.get("marks", [])), maxlen=KEPT)  # a log of the format before has none
+        self.marks = deque(map(list, plain.get("marks", [])), maxlen=KEPT)  # a log in the old format has none
         self.ledger = Ledger(*plain["totals"])
         self.accounts = {actor: ActorAccount(*rest) for actor, *rest in plain["accounts"]}
         self.blocks = {number: _block(values) for number, *values in plain["blocks"]}
         self.cuts = {batch_id: CutPart(rank, env_steps, _rows(fresh)) for batch_id, rank, env_steps, fresh in plain["cuts"]}
-        self.consumed = deque(map(_consumed, plain["consumed"]), maxlen=CONSUMED_KEPT)
+        self.trained_parts = deque(map(_trained_part, plain["consumed"]), maxlen=TRAINED_KEPT)
         self.ranks = {rank: list(entry) for rank, *entry in plain["ranks"]}
 
 
 def _values(record: Any) -> list[Any]:
-    """A dataclass's fields in order."""
+    """Return a dataclass's fields in order."""
     values = (getattr(record, entry.name) for entry in fields(record))
     return [bytes(value) if isinstance(value, bytearray) else value for value in values]
 
@@ -365,7 +373,7 @@ def _block(values: list[Any]) -> Block:
     return Block(actor, steps, finals, episodes, version, bytearray(rows))
 
 
-def _consumed(values: list[Any]) -> TrainedPart:
+def _trained_part(values: list[Any]) -> TrainedPart:
     version, rows, env_steps, number, kept = values
     return TrainedPart(version, rows, env_steps, number, _rows(kept))
 

@@ -1,7 +1,8 @@
-"""A summary of the log in one small file beside it: the least that the log must contain.
+"""A summary of the log in a small file beside it: the least that the log must contain.
 
-It is written with every checkpoint, every few seconds and at the end. A log whose end is damaged or gone then still says how
-much was produced, up to which number its records went, and what was trained on; the difference is lost, and counted.
+It is written with every checkpoint, every few seconds and at the end. If the log's end is damaged
+or missing, the tally still says how much was produced, how many records there were, and what was
+trained on. The difference is counted as lost.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ COLUMNS = tuple(field.name for field in fields(Ledger))
 
 
 def tally_of(state: LogState, following: int) -> dict[str, Any]:
-    """JSON values.
+    """Return the tally as JSON values.
 
     Args:
         state: the state of the log.
-        following: the number of the record that follows.
+        following: the number of the next record.
     """
     return {
         "identity": state.identity,
@@ -39,13 +40,14 @@ def tally_of(state: LogState, following: int) -> dict[str, Any]:
 
 
 def restore(state: LogState, tally: dict[str, Any]) -> None:
-    """Set accounts and totals to what they were when a tally was written.
+    """Set accounts and totals to their values when a tally was written.
 
-    Used where the log has lost the state that it begins with: the records that follow do not say what came before them.
+    Used if the log has lost the state at its beginning: the records after it do not say what came
+    before them.
 
     Args:
-        state: is changed; every record before the tally was applied to it, or is missing.
-        tally: what `tally_of` gave.
+        state: the state to change. Every record before the tally was applied to it, or is missing.
+        tally: the result of `tally_of`.
     """
     _raise_accounts(state, tally)
     state.ledger = Ledger(**tally["totals"])
@@ -62,24 +64,22 @@ def _raise_accounts(state: LogState, tally: dict[str, Any]) -> None:
 
 
 def raise_to(state: LogState, tally: dict[str, Any], following: int) -> int:
-    """Bring the state that a log led to up to its tally.
+    """Raise the state of a log to at least its tally.
 
     Args:
-        state: is changed.
-        tally: what `tally_of` gave.
-        following: the number of the record that follows in the log.
+        state: the state to change.
+        tally: the result of `tally_of`.
+        following: the number of the next record in the log.
 
     Returns:
-        Records that are missing at the log's end.
+        The number of records that are missing at the log's end.
 
     Raises:
-        LookupError: if it is not a tally.
-        TypeError: the same.
-        ValueError: the same.
+        LookupError, TypeError, ValueError: if it is not a tally.
     """
     missing = max(0, tally["next"] - following)
     moved = (tally["next_batch_id"], tally["settled"]) != (state.next_batch_id, settled(state))
-    if missing and moved:  # what waits may have been trained on
+    if missing and moved:  # waiting rows may have been trained on
         applied(state, -1, "vanished", [[rows for place in (QUEUED, CUT) for rows in state.rows_in(place)]])
         state.cuts.clear()
     state.identity, state.steps = state.identity or tally["identity"], state.steps or tally["steps"]

@@ -1,1 +1,1 @@
-"""The replay queue and the replay buffer."""
+"""The queue of fresh trajectories, and the replay buffer with its snapshots."""

@@ -1,4 +1,4 @@
-"""From rows in received frames to a batch in one buffer: each number is copied once."""
+"""Copies rows from received frames into one buffer per batch part. Each number is copied once."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from replay.store.queue import QueuedRows, Slice
 
 FINAL_FIELDS = ("final_observations", "final_trajectory", "final_step")
 OF_THE_SLICE = frozenset({"policy_version", "fresh", "importance"})
-"""Fields that a slice says for all of its rows."""
+"""Fields whose value is the same for all rows of a slice."""
 MAX_SPARE_BUFFERS = 4
-"""Buffers kept for coming batches, a rank's two in training and two on their way."""
+"""The number of buffers that are kept for reuse: two of a rank in training, and two on their way."""
 SHARED_FROM_BYTES = 2**20
-"""A smaller batch is sent sooner than it is mapped."""
+"""A smaller batch is sent through the socket, because sending it is faster than mapping it."""
 
 
 @dataclass(slots=True, eq=False)
 class Part:
-    """One rank's share of a batch, packed."""
+    """One rank's part of a batch, packed."""
 
     batch_id: int
-    buffer: Array  # [capacity] uint8, the memory
-    payload: memoryview  # what travels
+    buffer: Array  # [capacity], uint8
+    payload: memoryview  # the bytes that are sent
     size: BlockSize
     arrays: dict[str, Array]  # views of the payload by field name
-    origin: list[Slice]  # where its rows came from; without their arrays
-    fresh_rows: int  # the first rows are those that were not trained on before
-    env_steps: int  # of those rows, steps in which the agent was present
-    record: int = -1  # the journal's number of its cut
-    recovered: bool = False  # cut by a server that has died: nothing but its fresh rows' origin is known
-    priorities: Array | None = None  # [rows], as the learner has sent them
-    place: str = ""  # where other processes of this machine find the buffer
-    lent: bool = False  # the learner reads it there
+    origin: list[Slice]  # the slices that its rows came from, without their arrays
+    fresh_rows: int  # the number of rows that were not trained on before; they come first
+    env_steps: int  # the number of steps in fresh rows in which the agent was present
+    record: int = -1  # the journal's record of its cut
+    recovered: bool = False  # cut by an earlier server: only the origin of its fresh rows is known
+    priorities: Array | None = None  # [rows], from the learner
+    place: str = ""  # where other processes find the buffer, if it is in shared memory
+    lent: bool = False  # whether the learner reads it in shared memory
 
     @property
     def rows(self) -> int:
-        """Number of trajectories."""
+        """The number of trajectories."""
         return self.size.trajectories
 
-    def segments(self) -> Iterator[QueuedRows]:
-        """The fresh rows as they would wait in the queue, for a batch that was not trained on; the others are forgotten."""
+    def queued_rows(self) -> Iterator[QueuedRows]:
+        """Yield the fresh rows as they would wait in the queue, for a part that was not trained on."""
         start = 0
         for piece in self.origin:
             stop = start + piece.rows
@@ -66,7 +66,7 @@ class Part:
             start = stop
 
     def places(self) -> Iterator[tuple[int, Slice]]:
-        """Each row, with what it came in."""
+        """Yield each row with the slice that it came from."""
         row = 0
         for piece in self.origin:
             for _ in range(piece.rows):
@@ -75,11 +75,11 @@ class Part:
 
 
 class Assembler:
-    """Packs batches into buffers that are used again.
+    """Packs batch parts into buffers, which are reused.
 
     Args:
-        schema: the run's.
-        steps: T.
+        schema: the run's schema.
+        steps: T, the length of an unroll.
     """
 
     def __init__(self, schema: RunSchema, steps: int) -> None:
@@ -89,12 +89,12 @@ class Assembler:
         self._spare: list[SharedMemory] = []
 
     def assemble(self, batch_id: int, slices: Sequence[Slice], *, shared: bool = False) -> Part:
-        """Copy rows into one batch part, in order; fresh ones come first.
+        """Copy rows into one batch part, in order. Fresh rows must come first.
 
         Args:
-            batch_id: the part's.
+            batch_id: the part's number.
             slices: its rows.
-            shared: whether the rank that it is for can read this machine's memory.
+            shared: whether the part's rank can read shared memory of this machine.
         """
         finals = [_finals(piece) for piece in slices]
         size = BlockSize(sum(piece.rows for piece in slices), self._steps, sum(map(len, finals)), 0)
@@ -120,7 +120,7 @@ class Assembler:
                 np.concatenate([piece.of(name) for piece in slices], out=arrays[name])
 
     def _memory(self, nbytes: int, *, shared: bool) -> SharedMemory:
-        """A spare buffer that is long enough, else a new one with room for a few more final observations."""
+        """Return a spare buffer that is long enough, or a new one, with room for a few more final observations."""
         for index, spare in enumerate(self._spare):
             if spare.array.nbytes >= nbytes and bool(spare.place) == shared:
                 return self._spare.pop(index)
@@ -129,9 +129,11 @@ class Assembler:
         return made or SharedMemory(np.empty(capacity, np.uint8), "")
 
     def recycle(self, part: Part) -> None:
-        """Take back the buffer of a part that has been trained on. Its receiver has it whole, so no send is under way.
+        """Take back the buffer of a part that was trained on.
 
-        One that was lent comes back when the learner says that it does not look at it any more.
+        The learner has received it, so it is no longer being sent.
+
+        A buffer in shared memory comes back when the learner says that it no longer reads it.
         """
         if len(self._spare) >= MAX_SPARE_BUFFERS:
             self._spare.pop(0)
@@ -139,7 +141,7 @@ class Assembler:
 
 
 def _finals(piece: Slice) -> Array:
-    """Which of a block's final observations belong to these rows."""
+    """Return which final observations of a block belong to these rows."""
     rows = piece.arrays["final_trajectory"]
     if not len(rows):
         return rows

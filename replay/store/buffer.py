@@ -1,7 +1,8 @@
-"""The buffer of trajectories that were trained on and are kept to be sampled again.
+"""The replay buffer: trajectories that were trained on and can be sampled again.
 
-Rows lie in arrays that are made once, one slot a row, so memory is bounded from the start and a row is copied once on the way
-in and once on the way out. Only final observations, of which a row has any number, are kept row by row.
+Rows are in arrays that are allocated once, with one slot per row. So memory is bounded from the
+start, and a row is copied once when it is inserted and once when it is sampled. Only final
+observations, of which a row can have any number, are stored separately.
 """
 
 from __future__ import annotations
@@ -24,18 +25,19 @@ NOBODY = -1
 
 @dataclass(frozen=True)
 class BufferSettings:
-    """What the buffer needs of config.yaml.
+    """The settings of the replay buffer.
 
     Attributes:
-        fraction: of each batch, sampled from the buffer.
-        size: trajectories that it holds.
-        max_bytes: memory that they may take.
-        eviction: which one makes room: the oldest (`fifo`), or any (`random`).
-        max_times_sampled: how often a trajectory may be sampled before it leaves; 0 for any number.
-        seed: of what is sampled.
-        sampling: all alike (`uniform`), or in proportion to a power of their priorities (`prioritised`).
+        fraction: the fraction of each batch that is sampled from the buffer.
+        size: its capacity in trajectories.
+        max_bytes: its memory in bytes.
+        eviction: which trajectory is removed from a full buffer: the oldest (`fifo`) or a random
+            one (`random`).
+        max_times_sampled: a trajectory is removed after it was sampled this often; 0 for no limit.
+        seed: the seed for sampling.
+        sampling: `uniform`, or `prioritised`: in proportion to a power of the priorities.
         priority_exponent: alpha, that power.
-        importance_exponent: beta, how far sampled rows count for less where they are sampled more often.
+        importance_exponent: beta, how much less a row counts that is sampled more often.
     """
 
     fraction: float = 0.0
@@ -50,20 +52,20 @@ class BufferSettings:
 
     @property
     def prioritised(self) -> bool:
-        """Whether the learner is asked for priorities."""
+        """Whether the learner must send priorities."""
         return self.fraction > 0 and self.sampling == "prioritised"
 
 
 NO_BUFFER = BufferSettings()
 
 
-class Past(NamedTuple):
-    """What the buffer knows of a row beside its arrays.
+class RowHistory(NamedTuple):
+    """The history of a row in the buffer.
 
     Attributes:
-        sampled: how often it was.
-        priority: the newest one that the learner has sent; NaN for none.
-        trained: the policy version that its first training gave.
+        sampled: how often it was sampled.
+        priority: the newest priority from the learner; NaN for none.
+        trained: the policy version after it was first trained on.
     """
 
     sampled: int = 0
@@ -72,23 +74,23 @@ class Past(NamedTuple):
 
 
 class ReplayBuffer:
-    """Slots of trajectories, sampled without repetition within a batch.
+    """Slots for trajectories. Within a batch, no trajectory is sampled twice.
 
     Args:
-        schema: the run's.
-        steps: T.
-        settings: size, eviction, how rows are sampled and how often one may be.
+        schema: the run's schema.
+        steps: T, the length of an unroll.
+        settings: size, eviction and sampling.
 
     Attributes:
-        capacity: slots.
-        rows: slots that hold a trajectory.
+        capacity: the number of slots.
+        rows: the number of slots that contain a trajectory.
     """
 
     def __init__(self, schema: RunSchema, steps: int, settings: BufferSettings) -> None:
         self._settings = settings
         self.capacity = capacity_of(schema, steps, settings)
         size = BlockSize(self.capacity, steps, 0, 0)
-        memory = np.empty(schema.batch.nbytes(size), np.uint8)  # the system gives it page by page, as rows come
+        memory = np.empty(schema.batch.nbytes(size), np.uint8)  # the system allocates its pages when rows are inserted
         self._arrays = schema.batch.views(memory.data, size)
         self._row_bytes = memory.nbytes // self.capacity
         self._finals: list[dict[str, Array]] = [{name: self._arrays[name] for name in FINAL_FIELDS}] * self.capacity
@@ -96,9 +98,9 @@ class ReplayBuffer:
         self._sampled = np.zeros(self.capacity, np.int64)
         self._priorities = np.full(self.capacity, np.nan)
         self._trained = np.full(self.capacity, -1, np.int64)
-        self._tickets = np.full(self.capacity, NOBODY, np.int64)  # a number for every row there ever was: slots are used again
+        self._tickets = np.full(self.capacity, NOBODY, np.int64)  # a unique number for each row, because slots are reused
         self._next_ticket = 0
-        self._live = np.zeros(self.capacity, np.int64)  # the first `rows` of it are the slots in use, the oldest first
+        self._live = np.zeros(self.capacity, np.int64)  # its first `rows` entries are the used slots, the oldest first
         self._free = list(range(self.capacity - 1, -1, -1))
         self._generator = np.random.default_rng(settings.seed)
         self.rows = 0
@@ -106,25 +108,25 @@ class ReplayBuffer:
 
     @property
     def nbytes(self) -> int:
-        """Memory that the rows in it take."""
+        """The memory of its rows in bytes."""
         return self.rows * self._row_bytes + self._finals_bytes
 
     def insert(self, part: Part, version: int = -1) -> None:
-        """Keep the rows of a trained part that were fresh in it, which copies them, and take in what was told of the others.
+        """Insert the fresh rows of a trained part, and update the priorities of the others.
 
         Args:
-            part: the part, with the learner's priorities if it has sent them.
-            version: the policy version that it gave.
+            part: the part, with priorities if the learner has sent them.
+            version: the policy version after it.
         """
         told = np.full(part.rows, np.nan) if part.priorities is None else part.priorities
         for row, piece in part.places():
             if piece.fresh:
-                self.put(part.arrays, row, Past(0, float(told[row]), version), piece.arrived)
+                self.put(part.arrays, row, RowHistory(0, float(told[row]), version), piece.arrived)
             elif part.priorities is not None and self._tickets[piece.start] == piece.ticket:
                 self._priorities[piece.start] = told[row]
 
-    def put(self, arrays: Mapping[str, Array], row: int, past: Past, arrived: float) -> None:
-        """Keep one row of a packed batch; copies it."""
+    def put(self, arrays: Mapping[str, Array], row: int, past: RowHistory, arrived: float) -> None:
+        """Insert one row of a packed batch, by copying it."""
         slot = self._slot()
         for name, kept in self._arrays.items():
             if name not in FINAL_FIELDS:
@@ -145,14 +147,14 @@ class ReplayBuffer:
         self._finals_bytes += sum(array.nbytes for array in finals.values())
 
     def _slot(self) -> int:
-        """A free slot; if there is none, one is emptied."""
+        """Return a free slot. If there is none, one is emptied."""
         if not self._free:
             fifo = self._settings.eviction == "fifo"
             self._remove(np.array([0 if fifo else int(self._generator.integers(self.rows))]))
         return self._free.pop()
 
     def _remove(self, places: Array) -> None:
-        """Empty the slots at these places of `_live`; the others stay in order."""
+        """Empty the slots at these positions of `_live`. The others stay in order."""
         slots = self._live[places]
         kept = np.delete(self._live[: self.rows], places)
         self.rows = len(kept)
@@ -164,27 +166,27 @@ class ReplayBuffer:
             self._free.append(slot)
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Remove all rows."""
         self._remove(np.arange(self.rows))
 
     def forget(self, resumed_from: int) -> None:
-        """Let go of what was trained on under later policy versions than this, because it will be trained on again."""
+        """Remove the rows that were trained on under later policy versions: they will be trained on again."""
         self._remove(np.flatnonzero(self._trained[self._live[: self.rows]] > resumed_from))
 
     def sample(self, rows: int) -> list[Slice]:
-        """Draw different rows; there must be that many."""
+        """Draw different rows. There must be enough."""
         assert rows <= self.rows, f"{rows} rows asked for, {self.rows} there"
         places, counts = self._drawn(rows)
         slots = self._live[places]
         drawn = [self._slice(slot, count) for slot, count in zip(slots.tolist(), counts.tolist(), strict=True)]
         self._sampled[slots] += 1
         if self._settings.max_times_sampled:
-            # Rows that leave may still be read by a drawn batch: only a later insert writes to their slots.
+            # A drawn batch may still read the removed rows: only a later insert overwrites their slots.
             self._remove(places[self._sampled[slots] >= self._settings.max_times_sampled])
         return drawn
 
     def _drawn(self, rows: int) -> tuple[Array, Array]:
-        """Places of `_live`, and what each row there counts for."""
+        """Return positions in `_live`, and the importance weight of each row there."""
         settings = self._settings
         if not settings.prioritised:
             return self._generator.choice(self.rows, rows, replace=False), np.ones(rows)
@@ -199,24 +201,27 @@ class ReplayBuffer:
         return Slice(arrays, slot, slot + 1, version, float(self._arrived[slot]), fresh=False, importance=count, ticket=ticket)
 
     def standing(self) -> list[tuple[int, int]]:
-        """The slot and the ticket of every row, the oldest first."""
+        """Return the slot and the ticket of every row, the oldest first."""
         slots = self._live[: self.rows]
         return list(zip(slots.tolist(), self._tickets[slots].tolist(), strict=True))
 
-    def kept(self, standing: Sequence[tuple[int, int]]) -> list[tuple[Slice, Past]]:
-        """Those of `standing` that are still there, to be read before anything else is done with the buffer."""
+    def kept(self, standing: Sequence[tuple[int, int]]) -> list[tuple[Slice, RowHistory]]:
+        """Return the rows of `standing` that are still there. Read them before the buffer changes."""
         there = [slot for slot, ticket in standing if self._tickets[slot] == ticket]
         return [(self._slice(slot), self._past(slot)) for slot in there]
 
-    def _past(self, slot: int) -> Past:
-        return Past(int(self._sampled[slot]), float(self._priorities[slot]), int(self._trained[slot]))
+    def _past(self, slot: int) -> RowHistory:
+        return RowHistory(int(self._sampled[slot]), float(self._priorities[slot]), int(self._trained[slot]))
 
 
 def capacity_of(schema: RunSchema, steps: int, settings: BufferSettings) -> int:
-    """The slots that size and memory allow, counting each row at the most that it can hold."""
+    """Return the number of slots that size and memory allow, if each row has its largest possible size."""
     return max(1, min(settings.size, settings.max_bytes // schema.row_bytes(steps)))
 
 
 def replayed_rows(fraction: float, rows: int) -> int:
-    """How many of a rank's rows are sampled from the buffer: the fraction, rounded down, so that some are always fresh."""
+    """Return how many rows of a rank's part come from the buffer: the fraction, rounded down.
+
+    So some rows are always fresh.
+    """
     return int(fraction * rows + 1e-9)

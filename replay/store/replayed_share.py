@@ -1,4 +1,4 @@
-"""The part of every batch that is sampled again: the buffer, its snapshots, and how many rows come from it."""
+"""The part of every batch that is sampled from the replay buffer, and the buffer's snapshots."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from protocol.data.run_schema import RunSchema
 from replay.store.assembly import Part
 from replay.store.buffer import BufferSettings, ReplayBuffer, replayed_rows
 from replay.store.queue import Slice
-from replay.store.snapshot import About
+from replay.store.snapshot import SnapshotInfo
 from replay.store.snapshot_saver import OUTCOMES, BufferSaver
 
 
 class ReplayedShare:
-    """What ingest knows of replay; without a fraction there is no buffer, and nothing here does anything.
+    """Ingest's access to the replay buffer.
+
+    If the fraction is 0, there is no buffer, and nothing here does anything.
 
     Args:
-        settings: the run's.
-        steps: T.
-        saver: writes and restores snapshots; None for a buffer that ends with its process.
+        settings: the run's settings.
+        steps: T, the length of an unroll.
+        saver: writes and restores snapshots; None for a buffer that is lost with its process.
     """
 
     def __init__(self, settings: BufferSettings, steps: int, saver: BufferSaver | None = None) -> None:
@@ -28,7 +30,7 @@ class ReplayedShare:
         self.buffer: ReplayBuffer | None = None
 
     def describe(self, schema: RunSchema, now: float) -> None:
-        """Make the buffer, and fill it with what an earlier server has saved."""
+        """Create the buffer, and fill it from the snapshot of an earlier server."""
         if not self._settings.fraction:
             return
         self._schema, self.buffer = schema, ReplayBuffer(schema, self._steps, self._settings)
@@ -37,12 +39,12 @@ class ReplayedShare:
             self._saver.restore(self.buffer, schema, self._steps, most_sampled=most, now=now)
 
     def rows(self, part_rows: int, world: int) -> int:
-        """How many rows of a rank's part come from the buffer: none until it holds as many as a batch takes."""
+        """Return how many rows of a rank's part are sampled: 0 until the buffer has as many as a batch takes."""
         rows = replayed_rows(self._settings.fraction, part_rows)
         return rows if self.buffer is not None and self.buffer.rows >= rows * world else 0
 
     def draw(self, rows: int) -> list[Slice]:
-        """As many different rows."""
+        """Draw this many different rows."""
         return self.buffer.sample(rows) if self.buffer is not None and rows else []
 
     def trained(self, part: Part, version: int) -> None:
@@ -51,26 +53,28 @@ class ReplayedShare:
             self.buffer.insert(part, version)
 
     def will_come_again(self, resumed_from: int) -> None:
-        """Remove the rows that led to later policy versions: they are queued again, and would be in the buffer twice.
+        """Remove rows that led to later policy versions, because they are queued again.
 
-        A snapshot may hold it too, and a server that dies now would have it from there.
+        A snapshot may contain them, too, and a server that restarts now would restore them. So a
+        new one is written.
         """
         if self.buffer is not None:
             self.buffer.forget(resumed_from)
             self.save(self._saved_step, resumed_from)
 
     def save(self, learner_step: int, policy_version: int) -> None:
-        """Write what the buffer holds, for a checkpoint."""
+        """Write a snapshot of the buffer, for a checkpoint."""
         self._saved_step = learner_step
         if self._saver is not None and self._schema is not None:
-            self._saver.ask(About.of(self._schema, self._steps, learner_step, policy_version))
+            self._saver.ask(SnapshotInfo.of(self._schema, self._steps, learner_step, policy_version))
 
     def turn(self, *, settled: bool) -> None:
-        """Go on with what is being written.
+        """Continue to write a snapshot.
 
         Args:
-            settled: whether the log holds all that has happened. A snapshot begins only then: what was trained on and is not
-                in the log yet would wait in the queue again after a crash, and be in the buffer too.
+            settled: whether the log contains everything that has happened. A snapshot begins only
+                then. Otherwise, rows whose training is not in the log yet would be in the queue and
+                in the buffer after a crash.
         """
         if self._saver is not None and self.buffer is not None and self._schema is not None:
             self._saver.turn(self.buffer, self._schema, self._steps, may_begin=settled)
@@ -81,18 +85,18 @@ class ReplayedShare:
         return self._saver is not None and self._saver.at_work
 
     def close(self) -> None:
-        """Finish what is being written, within bounded time."""
+        """Finish the snapshot that is being written, within a time limit."""
         if self._saver is not None:
             self._saver.close(self.buffer, self._schema, self._steps)
 
     def summary(self) -> dict[str, int]:
-        """Rows, memory and room; zeros without a buffer."""
+        """Return rows, memory and capacity; zeros without a buffer."""
         if self.buffer is None:
             return {"trajectories": 0, "bytes": 0, "capacity": 0}
         return {"trajectories": self.buffer.rows, "bytes": self.buffer.nbytes, "capacity": self.buffer.capacity}
 
     def snapshots(self) -> dict[str, Any]:
-        """How snapshots have ended, and what the last one took."""
+        """Return the outcomes of snapshots, and the duration of the last one."""
         if self._saver is None:
             return {"outcomes": dict.fromkeys(OUTCOMES, 0), "seconds": 0.0}
         return {"outcomes": dict(self._saver.counts), "seconds": self._saver.seconds}

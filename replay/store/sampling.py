@@ -1,4 +1,4 @@
-"""Which trajectories are drawn from the buffer, and what a draw that favours some of them makes each of them count for.
+"""Sampling from the replay buffer by priority, and the importance weights that correct for it.
 
 Source: Schaul et al. 2016, arXiv:1511.05952, the proportional variant.
 """
@@ -10,15 +10,16 @@ import numpy as np
 from protocol.data.trajectory import Array
 
 LEAST = 1e-6
-"""Added to every priority, so that a trajectory from which there is nothing to learn now may still be drawn."""
+"""Added to every priority, so that a trajectory with priority 0 can still be drawn."""
 
 
 def chances(priorities: Array, exponent: float) -> Array:
-    """In what proportion trajectories are drawn, `(priority + LEAST) ** exponent`.
+    """Return the unnormalised probabilities of being drawn, `(priority + LEAST) ** exponent`.
 
     Args:
-        priorities: 0 or more; NaN where none is known. It counts as the highest priority, so the row is soon drawn.
-        exponent: alpha; 0 draws all alike.
+        priorities: numbers of at least 0, or NaN for unknown ones. An unknown priority counts as
+            the highest one, so that the row is soon drawn.
+        exponent: alpha; 0 gives all the same probability.
     """
     unknown = np.isnan(priorities)
     if unknown.any():
@@ -28,18 +29,18 @@ def chances(priorities: Array, exponent: float) -> Array:
 
 
 def draw(chance: Array, rows: int, generator: np.random.Generator) -> Array:
-    """Draw different places one after the other, each time in proportion to the chances of those that are left.
+    """Draw different places one after the other, each in proportion to the chances of the remaining ones.
 
-    The first of independent clocks to ring is i with probability `rate_i / sum of rates`, and what the others show does not
-    depend on it: so the order in which clocks with these rates ring is that draw.
+    This uses independent exponential clocks: the first one to ring is i with probability `rate_i /
+    sum of rates`, independently of the others. So the order in which they ring is such a draw.
 
     Args:
-        chance: of each place, above 0; any sum.
-        rows: how many are drawn.
-        generator: decides.
+        chance: the chance of each place, above 0; any sum.
+        rows: the number of places to draw.
+        generator: the random generator.
 
     Returns:
-        The places, in the order of the draw.
+        The places, in the order in which they were drawn.
     """
     rings = generator.standard_exponential(len(chance)) / chance
     first = np.argpartition(rings, rows - 1)[:rows] if rows < len(chance) else np.arange(len(chance))
@@ -48,15 +49,16 @@ def draw(chance: Array, rows: int, generator: np.random.Generator) -> Array:
 
 
 def importance(chance: Array, drawn: Array, exponent: float) -> Array:
-    """What each drawn trajectory counts for: `(1 / (N P(i))) ** exponent`, divided by the largest of them.
+    """Return the importance weights of drawn trajectories, `(1 / (N P(i))) ** exponent`, with maximum 1.
 
     Args:
-        chance: of all N places, in any proportion.
-        drawn: places.
-        exponent: beta; 0 lets each count for 1, 1 makes up for the whole of the draw's preference.
+        chance: the chances of all N places, in any scale.
+        drawn: the drawn places.
+        exponent: beta; 0 gives every trajectory the weight 1, and 1 corrects for the sampling
+            fully.
     """
     if not len(drawn):
         return np.ones(0)
-    # N and the sum of the chances stand in all of them alike, so the division takes them away.
+    # N and the sum of the chances are common factors, so they cancel.
     result: Array = (chance[drawn].min() / chance[drawn]) ** exponent
     return result

@@ -1,7 +1,8 @@
-"""The buffer's content on disk: files that are whole or absent, of which the newest two stay.
+"""Snapshots of the replay buffer: files that are complete or absent. The newest two are kept.
 
-A file is a chain of records as the log's are, each with its length and checksum. The first says what run it is of, then come
-rows, packed as in a batch, the oldest first, and the last one says how many there are: a file without it is none.
+A file is a sequence of records as in the log, each with its length and checksum. The first record
+describes the run, then follow rows, packed as in a batch, the oldest first. The last record has the
+number of rows; a file without it is incomplete.
 """
 
 from __future__ import annotations
@@ -15,35 +16,36 @@ from typing import Any, BinaryIO, NamedTuple
 
 import msgpack
 
+from oatmill.files.atomic import sync_path
 from oatmill.process.failpoints import failpoint
 from protocol.data.run_schema import RunSchema
 from protocol.data.trajectory import Array, BlockSize
 from protocol.wire.codec import Buffer
 from replay.log.records import prefix_of, read_record
-from replay.store.buffer import Past
+from replay.store.buffer import RowHistory
 
 MAGIC = b"oatmill buffer 1"
 FIRST, ROWS, LAST = "buffer", "rows", "end"
 SUFFIX, WORKING = ".buffer", ".tmp"
 BUFFER_FOLDER = "buffer"
-"""Of the snapshots, below the log's."""
+"""The folder of snapshots, in the log's folder."""
 KEPT = 2
 
 
 class DamagedError(Exception):
-    """A file is not what was written."""
+    """A snapshot is damaged."""
 
 
 @dataclass(frozen=True)
-class About:
-    """What a snapshot is of.
+class SnapshotInfo:
+    """The description of a snapshot.
 
     Attributes:
         schema: `RunSchema.to_dict` of the run.
-        fields: the names of a packed batch's.
-        steps: T.
-        learner_step: after which it was taken.
-        policy_version: that was the newest then.
+        fields: the names of the fields of a packed batch.
+        steps: T, the length of an unroll.
+        learner_step: the learner step after which it was taken.
+        policy_version: the newest version at that time.
     """
 
     schema: Mapping[str, Any]
@@ -53,18 +55,20 @@ class About:
     policy_version: int
 
     @staticmethod
-    def of(schema: RunSchema, steps: int, learner_step: int, policy_version: int) -> About:
-        """Of a run."""
-        return About(schema.to_dict(), [entry.name for entry in schema.batch.fields], steps, learner_step, policy_version)
+    def of(schema: RunSchema, steps: int, learner_step: int, policy_version: int) -> SnapshotInfo:
+        """Describe a run."""
+        return SnapshotInfo(
+            schema.to_dict(), [entry.name for entry in schema.batch.fields], steps, learner_step, policy_version
+        )
 
-    def difference(self, other: About) -> str:
-        """Why rows of the other cannot be taken here; empty if they can."""
+    def difference(self, other: SnapshotInfo) -> str:
+        """Describe why rows of another snapshot cannot be used here; empty if they can."""
         if self.steps != other.steps:
-            return f"it holds trajectories of actors.unroll_length={other.steps}, this run has {self.steps}"
+            return f"it has trajectories of actors.unroll_length={other.steps}, this run has {self.steps}"
         if self.fields != other.fields:
             return "it was written by another version of oatmill"
         if msgpack.packb(self.schema) != msgpack.packb(other.schema):
-            return "it holds trajectories of another environment or network"
+            return "it has trajectories of another environment or network"
         return ""
 
 
@@ -73,50 +77,50 @@ class Chunk:
     """Some rows, packed.
 
     Attributes:
-        finals: final observations in them.
-        past: what the buffer knows of each row.
+        finals: the number of final observations in them.
+        past: the history of each row.
         payload: their arrays.
     """
 
     finals: int
-    past: list[Past]
+    past: list[RowHistory]
     payload: Buffer
 
     def size(self, steps: int) -> BlockSize:
-        """What fixes the payload's length."""
+        """Return the size that determines the payload's length."""
         return BlockSize(len(self.past), steps, self.finals, 0)
 
     def arrays(self, schema: RunSchema, steps: int) -> dict[str, Array]:
-        """Views of the payload."""
+        """Return views of the payload."""
         return schema.batch.views(memoryview(self.payload), self.size(steps))
 
 
 class SnapshotFolder:
-    """Where a run's snapshots lie.
+    """The folder of a run's snapshots.
 
     Args:
-        path: made when the first one is written.
+        path: the folder, created when the first snapshot is written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def files(self) -> list[Path]:
-        """Every snapshot, the newest first."""
+        """Return all snapshots, the newest first."""
         found = [path for path in self.path.glob(f"*{SUFFIX}") if path.stem.isdecimal()]
         return sorted(found, key=lambda path: int(path.stem), reverse=True)
 
     def sweep(self) -> None:
-        """Remove what a crash while writing has left."""
+        """Remove incomplete files that a crash has left."""
         for left in self.path.glob(f"*{WORKING}"):
             with contextlib.suppress(OSError):
                 left.unlink()
 
     def begin(self) -> SnapshotFile:
-        """A new file, beside the newest one; those before it make room first.
+        """Create a new file. Older ones are removed first, except the newest.
 
         Raises:
-            OSError: if it cannot be made.
+            OSError: if it cannot be created.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self.sweep()
@@ -128,10 +132,10 @@ class SnapshotFolder:
 
 
 class SnapshotFile:
-    """A file that is being written.
+    """A snapshot that is being written.
 
     Args:
-        path: what it is called once it is whole.
+        path: its path once it is complete.
     """
 
     def __init__(self, path: Path) -> None:
@@ -139,10 +143,10 @@ class SnapshotFile:
         self._rows = 0
         self._file = os.open(self._working, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
-    def head(self, about: About) -> None:
-        """Write what it is of."""
+    def head(self, info: SnapshotInfo) -> None:
+        """Write the description."""
         self._write(MAGIC)
-        self._record([FIRST, about.schema, about.fields, about.steps, about.learner_step, about.policy_version])
+        self._record([FIRST, info.schema, info.fields, info.steps, info.learner_step, info.policy_version])
 
     def add(self, chunk: Chunk) -> None:
         """Write some rows."""
@@ -151,21 +155,17 @@ class SnapshotFile:
         failpoint("buffer.write.half")
 
     def finish(self) -> None:
-        """Make it whole, durable and visible."""
+        """Complete the file, sync it and rename it."""
         self._record([LAST, self._rows])
         os.fsync(self._file)
         self._close()
         failpoint("buffer.rename.before")
         self._working.rename(self._path)
         failpoint("buffer.rename.after")
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_path(self._path.parent)
 
     def give_up(self) -> None:
-        """Leave nothing behind."""
+        """Remove the file."""
         self._close()
         with contextlib.suppress(OSError):
             self._working.unlink()
@@ -188,26 +188,26 @@ class SnapshotFile:
 
 
 class ChunkPlace(NamedTuple):
-    """Where some rows lie, and what is said of them."""
+    """The position and the description of some rows."""
 
     finals: int
-    past: list[Past]
-    offset: int  # of the payload
+    past: list[RowHistory]
+    offset: int  # the position of the payload
     length: int
 
 
 class BufferSnapshot:
-    """A whole file that can be read.
+    """A complete snapshot that can be read.
 
     Args:
-        path: of it.
+        path: its file.
 
     Attributes:
-        about: what it is of.
-        places: its rows, the oldest first.
+        info: its description.
+        places: the positions of its rows, the oldest first.
 
     Raises:
-        DamagedError: if it is not as it was written.
+        DamagedError: if it is damaged.
         OSError: if it cannot be read.
     """
 
@@ -216,43 +216,45 @@ class BufferSnapshot:
         self.places: list[ChunkPlace] = []
         try:
             with path.open("rb") as file:
-                self.about = self._read(file, path.stat().st_size)
+                self.info = self._read(file, path.stat().st_size)
         except (LookupError, TypeError, ValueError, msgpack.UnpackException) as error:
             raise DamagedError(f"{type(error).__name__}: {error}") from None
 
     @property
     def rows(self) -> int:
-        """How many it holds."""
+        """The number of its rows."""
         return sum(len(place.past) for place in self.places)
 
-    def _read(self, file: BinaryIO, size: int) -> About:
-        """Every checksum is looked at before anything is believed."""
+    def _read(self, file: BinaryIO, size: int) -> SnapshotInfo:
+        """Check every checksum before anything is used."""
         if file.read(len(MAGIC)) != MAGIC:
-            raise DamagedError("it does not begin as a snapshot does")
-        about: About | None = None
+            raise DamagedError("it does not begin like a snapshot")
+        info: SnapshotInfo | None = None
         while (record := read_record(file, size - file.tell())) is not None:
             header, payload = record
             kind, *values = msgpack.unpackb(header)
-            if kind == FIRST and about is None:
-                about = About(*values)
-            elif kind == ROWS and about is not None:
+            if kind == FIRST and info is None:
+                info = SnapshotInfo(*values)
+            elif kind == ROWS and info is not None:
                 finals, past = values
-                self.places.append(ChunkPlace(finals, [Past(*one) for one in past], file.tell() - len(payload), len(payload)))
-            elif kind == LAST and about is not None and values == [self.rows] and file.tell() == size:
-                return about
+                self.places.append(
+                    ChunkPlace(finals, [RowHistory(*one) for one in past], file.tell() - len(payload), len(payload))
+                )
+            elif kind == LAST and info is not None and values == [self.rows] and file.tell() == size:
+                return info
             else:
-                raise DamagedError("its records are not those that were written")
-        raise DamagedError("it ends before it is whole")
+                raise DamagedError("its records are damaged")
+        raise DamagedError("its end is missing")
 
     def fits(self, schema: RunSchema) -> bool:
-        """Whether every payload is as long as the schema says."""
+        """Whether every payload has the length that the schema requires."""
         return all(
-            schema.batch.nbytes(BlockSize(len(place.past), self.about.steps, place.finals, 0)) == place.length
+            schema.batch.nbytes(BlockSize(len(place.past), self.info.steps, place.finals, 0)) == place.length
             for place in self.places
         )
 
     def chunks(self) -> Iterator[Chunk]:
-        """The rows, the oldest first.
+        """Yield the rows, the oldest first.
 
         Raises:
             OSError: if they cannot be read.

@@ -1,7 +1,8 @@
-"""The buffer's snapshots: written beside the loop that serves actors and learner, read when a server starts.
+"""Writes and restores snapshots of the replay buffer, while the server continues to work.
 
-The loop copies some rows at a time, between two messages, so that a row is never torn and nobody waits for long; a thread of
-its own does checksums, writing and syncing, for which Python's lock is not held.
+The server's loop copies some rows at a time between two messages, so that no row changes while it
+is copied and nobody waits for long. A thread computes checksums, writes and syncs; it does not hold
+Python's lock while doing so.
 """
 
 from __future__ import annotations
@@ -17,41 +18,41 @@ from threading import Thread
 from protocol.data.run_schema import RunSchema
 from replay.store.assembly import Assembler
 from replay.store.buffer import ReplayBuffer
-from replay.store.snapshot import About, BufferSnapshot, Chunk, DamagedError, SnapshotFile, SnapshotFolder
+from replay.store.snapshot import BufferSnapshot, Chunk, DamagedError, SnapshotFile, SnapshotFolder, SnapshotInfo
 
 _log = logging.getLogger("oatmill.replay.buffer")
 
 OUTCOMES = ("written", "failed", "restored", "damaged", "ignored")
 CHUNK_BYTES = 2**20
 CHUNK_ROWS = 64
-"""What the loop copies before it looks at its sockets again: so many bytes, but no more rows, for a row has its own price."""
+"""The loop copies at most this many rows and bytes before it reads its sockets again."""
 CHUNKS_WAITING = 2
 RESERVE_BYTES = 64 * 2**20
-"""Room that a snapshot leaves on the disk: the log needs it more."""
+"""Disk space that a snapshot leaves free, because the log needs it more."""
 CLOSE_WITHIN_S = 4.0
 """A server that is told to end is killed soon after this."""
 
 
 class SnapshotWriter(Thread):
-    """Writes one file.
+    """A thread that writes one file.
 
     Args:
-        folder: where.
-        about: what it is of.
-        nbytes: estimated size.
+        folder: the folder of the file.
+        info: the snapshot's description.
+        nbytes: its estimated size.
 
     Attributes:
-        error: why it failed; empty as long as it did not.
+        error: the reason why it failed; empty if it did not.
     """
 
-    def __init__(self, folder: SnapshotFolder, about: About, nbytes: int) -> None:
+    def __init__(self, folder: SnapshotFolder, info: SnapshotInfo, nbytes: int) -> None:
         super().__init__(name="buffer-snapshot", daemon=True)
-        self._folder, self._about, self._nbytes = folder, about, nbytes
+        self._folder, self._info, self._nbytes = folder, info, nbytes
         self._chunks: Queue[Chunk | None] = Queue(CHUNKS_WAITING)
         self.error = ""
 
     def offer(self, chunk: Chunk | None, *, wait_s: float = 0.0) -> bool:
-        """Hand over some rows, or None after the last of them; False if there is no room for them yet."""
+        """Hand over some rows, or None after the last ones; False if there is no room for them yet."""
         try:
             self._chunks.put(chunk, block=wait_s > 0, timeout=wait_s or None)
         except Full:
@@ -60,16 +61,19 @@ class SnapshotWriter(Thread):
 
     @property
     def has_room(self) -> bool:
-        """Whether rows would be taken now."""
+        """Whether rows would be accepted now."""
         return not self._chunks.full()
 
     def run(self) -> None:
-        """Write until the last chunk. After an error the rest is taken and thrown away: nobody waits for this thread."""
+        """Write until the last chunk.
+
+        After an error, the rest is read and dropped, so that nobody waits for this thread.
+        """
         file: SnapshotFile | None = None
         try:
             self._check_room()
             file = self._folder.begin()
-            file.head(self._about)
+            file.head(self._info)
             while (chunk := self._chunks.get()) is not None:
                 file.add(chunk)
             file.finish()
@@ -90,22 +94,22 @@ class SnapshotWriter(Thread):
 
 
 class BufferSaver:
-    """Writes and restores one run's snapshots.
+    """Writes and restores the snapshots of one run.
 
     Args:
-        path: of the folder.
+        path: the folder of the snapshots.
 
     Attributes:
-        counts: how snapshots have ended, by outcome.
-        seconds: what the last one took from beginning to end.
+        counts: the number of snapshots, by outcome.
+        seconds: the duration of the last one.
     """
 
     def __init__(self, path: Path) -> None:
         self._folder = SnapshotFolder(path)
         self.counts: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self.seconds = 0.0
-        self._asked: About | None = None  # the newest
-        self._due: About | None = None
+        self._asked: SnapshotInfo | None = None  # the newest request
+        self._due: SnapshotInfo | None = None
         self._writer: SnapshotWriter | None = None
         self._standing: deque[tuple[int, int]] = deque()
         self._fed = self._failing = False
@@ -115,20 +119,20 @@ class BufferSaver:
 
     # ------------------------------------------------------------------------------------------------------ writing
 
-    def ask(self, about: About) -> None:
-        """Have the buffer written as it will be within moments. Asked once more for the same, it is written once."""
-        if about != self._asked:
-            self._asked = self._due = about
+    def ask(self, info: SnapshotInfo) -> None:
+        """Write a snapshot of the buffer soon. A repeated request for the same snapshot is ignored."""
+        if info != self._asked:
+            self._asked = self._due = info
 
     @property
     def at_work(self) -> bool:
-        """Whether `turn` has rows to copy that will be taken."""
+        """Whether `turn` has rows to copy that would be accepted."""
         if self._writer is None:
             return self._due is not None
         return not self._fed and self._writer.has_room
 
     def turn(self, buffer: ReplayBuffer, schema: RunSchema, steps: int, *, may_begin: bool = True) -> None:
-        """Copy some rows, if they are wanted."""
+        """Copy some rows, if they are needed."""
         if self._writer is None:
             if self._due is not None and may_begin:
                 self._begin(buffer, schema, steps, self._due)
@@ -137,16 +141,16 @@ class BufferSaver:
         elif not self._fed:
             self._feed(buffer, self._writer)
 
-    def _begin(self, buffer: ReplayBuffer, schema: RunSchema, steps: int, about: About) -> None:
+    def _begin(self, buffer: ReplayBuffer, schema: RunSchema, steps: int, info: SnapshotInfo) -> None:
         self._due, self._fed, self._began = None, False, time.monotonic()
         self._standing = deque(buffer.standing())
         self._assembler = Assembler(schema, steps)
         self._chunk_rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES * buffer.rows // max(1, buffer.nbytes)))
-        self._writer = SnapshotWriter(self._folder, about, buffer.nbytes)
+        self._writer = SnapshotWriter(self._folder, info, buffer.nbytes)
         self._writer.start()
 
     def _feed(self, buffer: ReplayBuffer, writer: SnapshotWriter, *, wait_s: float = 0.0) -> None:
-        """Hand over the next rows. Those that have left the buffer by now are left out."""
+        """Hand over the next rows. Rows that are no longer in the buffer are left out."""
         if not wait_s and not writer.has_room:
             return
         if not self._standing:
@@ -166,19 +170,19 @@ class BufferSaver:
         why = writer.error or ("" if self._fed else "its thread has died")
         self.counts["failed" if why else "written"] += 1
         if why and not self._failing:
-            _log.warning("the replay buffer could not be saved: %s; the run goes on, and the next checkpoint tries again", why)
+            _log.warning(
+                "the replay buffer could not be saved: %s; the run continues, and the next checkpoint tries again", why
+            )
         elif self._failing and not why:
             _log.warning("the replay buffer was saved again")
         self._failing = bool(why)
 
     def close(self, buffer: ReplayBuffer | None, schema: RunSchema | None, steps: int) -> None:
-        """Finish what was asked for, within bounded time."""
+        """Finish the requested snapshot, within a time limit."""
         deadline = time.monotonic() + CLOSE_WITHIN_S
         while buffer is not None and schema is not None and (self._writer is not None or self._due is not None):
             if time.monotonic() > deadline:
-                _log.warning(
-                    "the replay buffer could not be saved within %.0f s; its snapshot before this one stays", CLOSE_WITHIN_S
-                )
+                _log.warning("the replay buffer could not be saved within %.0f s; the previous snapshot stays", CLOSE_WITHIN_S)
                 return
             if self._writer is None or not self._writer.is_alive():
                 self.turn(buffer, schema, steps)
@@ -190,32 +194,34 @@ class BufferSaver:
     # ------------------------------------------------------------------------------------------------------- reading
 
     def restore(self, buffer: ReplayBuffer, schema: RunSchema, steps: int, *, most_sampled: int, now: float) -> None:
-        """Fill an empty buffer with the newest snapshot that is whole. Today's size and limits win: the newest rows stay.
+        """Fill an empty buffer from the newest complete snapshot.
+
+        The current settings apply: the newest rows are kept.
 
         Args:
-            buffer: to be filled.
-            schema: the run's.
-            steps: T.
-            most_sampled: rows that were sampled as often as this do not come back; 0 for any number.
-            now: when they count as arrived, seconds of the monotonic clock.
+            buffer: the buffer to fill.
+            schema: the run's schema.
+            steps: T, the length of an unroll.
+            most_sampled: rows that were sampled this often are not restored; 0 for no limit.
+            now: the time of their arrival, in seconds of the monotonic clock.
         """
         self._folder.sweep()
         for path in self._folder.files():
             try:
                 snapshot = BufferSnapshot(path)
-                why = About.of(schema, steps, 0, 0).difference(snapshot.about)
+                why = SnapshotInfo.of(schema, steps, 0, 0).difference(snapshot.info)
                 if why:
                     self.counts["ignored"] += 1
-                    _log.warning("the replay buffer begins empty: its snapshot %s is ignored, for %s", path.name, why)
+                    _log.warning("the replay buffer is empty: its snapshot %s is ignored, because %s", path.name, why)
                     return
                 fill(buffer, snapshot, schema, most_sampled=most_sampled, now=now)
             except (OSError, DamagedError, ValueError) as error:
                 buffer.clear()
                 self.counts["damaged"] += 1
-                _log.warning("passed over the replay buffer's snapshot %s, which is damaged: %s", path.name, error)
+                _log.warning("skipped the replay buffer's snapshot %s, which is damaged: %s", path.name, error)
                 continue
             self.counts["restored"] += 1
-            step = snapshot.about.learner_step
+            step = snapshot.info.learner_step
             _log.info(
                 "restored %d of %d trajectories of the replay buffer from learner step %d", buffer.rows, snapshot.rows, step
             )
@@ -223,18 +229,18 @@ class BufferSaver:
 
 
 def fill(buffer: ReplayBuffer, snapshot: BufferSnapshot, schema: RunSchema, *, most_sampled: int, now: float) -> None:
-    """Put a snapshot's rows into an empty buffer: those that may still be sampled, and of them the newest that it has room for.
+    """Put a snapshot's rows into an empty buffer: the newest ones that fit and may still be sampled.
 
     Raises:
-        DamagedError: if a payload is not as long as the schema says.
+        DamagedError: if a payload does not have the length that the schema requires.
         OSError: if the disk cannot be read.
     """
     if not snapshot.fits(schema):
-        raise DamagedError("its rows are not as long as they should be")
+        raise DamagedError("its rows have the wrong length")
     welcome = [past for place in snapshot.places for past in place.past if not most_sampled or past.sampled < most_sampled]
     left_out = max(0, len(welcome) - buffer.capacity)
     for chunk in snapshot.chunks():
-        arrays = chunk.arrays(schema, snapshot.about.steps)
+        arrays = chunk.arrays(schema, snapshot.info.steps)
         for row, past in enumerate(chunk.past):
             if most_sampled and past.sampled >= most_sampled:
                 continue

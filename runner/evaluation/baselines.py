@@ -1,17 +1,18 @@
-"""Returns of the random policy, to compare a run's return with."""
+"""Measured returns of the random policy, for comparison."""
 
 from __future__ import annotations
 
 from actors.settings import AtariEnv, CogsEnv, EnvSettings, GymnasiumEnv, MiniGridEnv
 
 GYMNASIUM = {"CartPole-v1": 22.3, "LunarLander-v3": -184.0}
-"""By id, without arguments of its own; over 5,000 and 600 episodes (standard errors 0.2 and 4.5)."""
+"""By id, with default arguments; over 5,000 and 600 episodes (standard errors 0.2 and 4.5)."""
 COGS = {("easy_hearts_small", 4): 1.42, ("easy_hearts", 4): 0.03}
-"""By mission and agents, with the mission's own steps; an agent's return, over 64 episodes each."""
+"""By mission and number of agents, with the mission's own length; return per agent, over 64
+episodes."""
 MINIGRID = {"MiniGrid-DoorKey-6x6-v0": 0.02}
-"""By id, with the environment's own steps; over 1,030 episodes (standard error 0.003)."""
+"""By id, with the environment's own length; over 1,030 episodes (standard error 0.003)."""
 ATARI = {"pong": -20.1}
-"""By game, as the settings have it but for the picture; over 100 episodes (standard error 0.1)."""
+"""By game, with default settings (except for the image's); over 100 episodes (standard error 0.1)."""
 
 
 def random_return(env: EnvSettings) -> float | None:

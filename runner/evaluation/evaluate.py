@@ -1,4 +1,4 @@
-"""`python -m runner.evaluation.evaluate`: evaluates a checkpoint for `oatmill eval`, in a separate process."""
+"""Evaluates a checkpoint for `oatmill eval` in a separate process."""
 
 from __future__ import annotations
 

@@ -72,19 +72,19 @@ def evaluate_checkpoint(
 def evaluated(
     path: Path, *, episodes: int, deterministic: bool, seed: int, record: Path | None = None, trust: bool = False
 ) -> Iterator[Evaluation]:
-    """Play episodes one after another, so that short episodes are not overrepresented. Closes the environment at the end.
+    """Play a fixed number of episodes per copy, so that short episodes are not overrepresented.
 
     Args:
         path: folder of a checkpoint, or run folder (its newest checkpoint is used).
         episodes: number of episodes.
         deterministic: take the most likely action instead of sampling.
         seed: seed of environment and actions.
-        record: file for a video of one more episode. It does not count and does not change the other episodes.
+        record: file for a video of one more episode, which is not part of the result.
         trust: run custom environment and encoder code that the checkpoint names.
 
     Raises:
-        UserError: if there is no such checkpoint, it does not fit the environment, the video cannot be made, or the
-            checkpoint names code without `trust`.
+        UserError: if there is no such checkpoint, it does not fit the environment, the video cannot
+            be made, or the checkpoint names code without `trust`.
         RunError: if the environment fails, or an episode does not end.
     """
     if record is not None:
@@ -93,7 +93,7 @@ def evaluated(
     agent = load(checkpoint, seed=seed, trust=trust)
     env = environment_of(agent, checkpoint, trust=trust)
     recording = None
-    if record is not None:  # first: one that cannot be made is refused before hundreds of episodes are played
+    if record is not None:  # first, so that errors are found before hundreds of episodes are played
         actor = load(checkpoint, seed=seed, trust=trust)
         recording = record_episode(actor, env, record, checkpoint=checkpoint, deterministic=deterministic, seed=seed)
     environment = make_environment(env, copies=None, seed=seed)
@@ -128,7 +128,7 @@ def environment_of(agent: LoadedAgent, checkpoint: Path, *, trust: bool) -> EnvS
     try:
         settings = RunSettings.of(agent.manifest["settings"])
     except (KeyError, TypeError, SettingsError) as error:
-        raise UserError(f"{checkpoint} does not say which environment it was trained in: {one_line(error)}") from None
+        raise UserError(f"{checkpoint} has no valid settings of its environment: {one_line(error)}") from None
     check_trust(settings, checkpoint, trust=trust, places=ENVIRONMENT)
     return settings.env
 

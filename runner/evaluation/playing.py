@@ -15,21 +15,21 @@ MAX_STEPS = 100_000
 
 
 def check_fit(agent: LoadedAgent, environment: Environment, checkpoint: Path) -> None:
-    """Raise UserError unless the network sees and does what the environment shows and takes."""
+    """Raise a UserError unless the network and the environment have the same spaces."""
     shown, trained = (flatten_settings(spaces.to_dict()) for spaces in (environment.spaces, agent.spec.spaces))
     for name in shown:
         if shown[name] != trained.get(name):
             raise UserError(
                 f"{checkpoint} was trained in another environment than {environment.name}: expected {name} {shown[name]}, got "
-                f"{trained.get(name)}; name a checkpoint of this run"
+                f"{trained.get(name)}; use a checkpoint of this environment"
             )
 
 
 def play(agent: LoadedAgent, environment: Environment, *, episodes: int, deterministic: bool) -> list[Episode]:
     """Play until the given number of episodes have ended.
 
-    Each copy plays an equal share, decided in advance. Taking the first episodes to end, from any copy, would
-    overrepresent short episodes.
+    Each copy plays an equal share, decided in advance. Taking the first episodes to end, from any
+    copy, would overrepresent short episodes.
     """
     played: list[Episode] = []
     copies = environment.num_copies
@@ -37,7 +37,7 @@ def play(agent: LoadedAgent, environment: Environment, *, episodes: int, determi
     observations = first_observations(environment)
     since_end = 0
     while any(left):
-        step = stepped(environment, agent.act(observations, deterministic=deterministic))
+        step = stepped(environment, agent.act_in_rows(observations, deterministic=deterministic))
         observations = step.observations
         ended = step.terminated | step.truncated
         if ended.any():

@@ -68,7 +68,7 @@ def pictures_of(agent: LoadedAgent, film: Film, played: list[Episode], *, determ
         observations = first_observations(film.environment)
         yield from film.take(ended=False)
         for _ in range(MAX_STEPS):
-            step = stepped(film.environment, agent.act(observations, deterministic=deterministic))
+            step = stepped(film.environment, agent.act_in_rows(observations, deterministic=deterministic))
             observations = step.observations
             ended = step.terminated | step.truncated
             if ended.any():

@@ -1,4 +1,4 @@
-"""Pictures to a video file, one after another: `.mp4` by PyAV (H.264), `.gif` by Pillow. Both come with `oatmill[video]`."""
+"""Writes video files: `.mp4` with PyAV (H.264), `.gif` with Pillow. `oatmill[video]` installs both."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from oatmill.files.atomic import replacing
 from protocol.data.trajectory import Array
 
 PACKAGES = {".mp4": ("av", "PIL"), ".gif": ("PIL",)}
-"""What each kind of file needs; Pillow draws what has no pictures of its own, too."""
+"""The packages for each kind of file; Pillow also draws environments that do not render."""
 SMALLEST = 240
-"""Pictures lower than this are enlarged in whole steps, so that a small one can be seen."""
+"""Pictures with fewer rows than this are enlarged by a whole factor."""
 
 
 def check_video(path: Path) -> None:
-    """Refuse a file that cannot be made, before anything is played.
+    """Check that a video file can be written.
 
     Raises:
-        UserError: if its name ends otherwise, its folder is not there, or a package is missing.
+        UserError: if the file's ending is not supported, its folder does not exist, or a package is
+            missing.
     """
     if path.suffix not in PACKAGES:
         raise UserError(f"--record takes a file that ends in {' or '.join(PACKAGES)}, got {path}")
@@ -34,7 +35,7 @@ def check_video(path: Path) -> None:
         raise UserError(f"--record: {path} is a folder")
     missing = [package for package in PACKAGES[path.suffix] if importlib.util.find_spec(package) is None]
     if missing:
-        raise UserError(f"--record needs {' and '.join(missing)}, which is not here; pip install 'oatmill[video]'")
+        raise UserError(f"--record needs {' and '.join(missing)}, which is not installed; pip install 'oatmill[video]'")
 
 
 def write_video(path: Path, pictures: Iterable[Array], *, rate: float) -> int:

@@ -1,4 +1,4 @@
-"""The actors of a run: their number follows the target, and they are restarted when they die, until restarts no longer help."""
+"""Keeps the target number of a run's actors running, and restarts actors that die."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from runner.local.child import back_off
 from runner.local.launcher import Launcher, P, Process
 
 HUNG_SLACK_S = 10.0
-"""An actor ends itself after `actors.hang_timeout` and logs where it hung; after this much longer it is killed."""
+"""An actor ends itself after `actors.hang_timeout` and logs where it hung; after this much longer
+it is killed."""
 LEFT_BACK_OFF_S = 2.0
-"""An actor that has left in order is restarted only after this long: the supervisor may hear of a stop by then."""
+"""An actor that exited with code 0 is restarted after this long, unless the run is stopped by then."""
 LEAVE_WITHIN_S = 10.0
-"""An actor that was asked to leave finishes its unroll and sends it; after this long it is killed."""
+"""An actor that was asked to stop finishes and sends its unroll; after this long it is killed."""
 
 
 @dataclass
@@ -27,15 +28,16 @@ class Slot(Generic[P]):
 
     Attributes:
         child: the process; None between two.
-        left: a process that ended in order without being asked, until it is known whether the run ends.
+        left: a process that exited with code 0 without being asked, until it is known whether the run
+            ends.
         restarts: the number of restarts so far.
-        fruitless: restarts in a row without an env step in between.
+        fruitless: the number of restarts in a row without an env step in between.
         due: when the next process is started, by the pool's clock.
-        incarnation: the highest incarnation that the hub has shown for this slot.
-        since: the incarnation that the hub showed when the process was started.
-        productive: whether the hub has seen env steps of the process.
-        silent_since: when the hub began to miss it; None while it sends heartbeats.
-        leave_by: when it must have left; None as long as it should run.
+        incarnation: the highest incarnation that the hub has reported for this slot.
+        since: the incarnation that the hub reported when the process was started.
+        productive: whether the hub has reported env steps of the process.
+        silent_since: when the hub stopped receiving heartbeats; None while it receives them.
+        leave_by: the deadline for stopping; None as long as the actor should run.
         hung: why it was killed, if it seemed to hang.
     """
 
@@ -57,13 +59,13 @@ class ActorPool(Generic[P]):
 
     Args:
         launcher: starts and ends the actors.
-        max_restarts: restarts in a row without progress before the run ends.
-        hang_timeout: seconds that an env step or a reset may take; an actor that the hub misses for longer is killed.
-        notice: is told what happens: an event's name, a line for people, and values.
-        clock: measures silence.
+        max_restarts: the number of restarts in a row without progress after which the run fails.
+        hang_timeout: seconds without a heartbeat after which an actor is killed, plus `HUNG_SLACK_S`.
+        notice: called for each event with its name, a line for people, and values.
+        clock: measures how long actors are silent.
 
     Attributes:
-        ending: whether the run ends, so that no actor is started any more.
+        ending: whether the run is ending, so that no more actors are started.
         restarts: the number of restarts of all actors so far.
     """
 
@@ -95,7 +97,7 @@ class ActorPool(Generic[P]):
         return self._slots[number].restarts
 
     def follow(self, desired: int) -> None:
-        """Set the target number of actors. Actors with the highest numbers leave first."""
+        """Set the target number of actors. Actors with the highest numbers are stopped first."""
         if self.ending:
             return
         for number in range(desired):
@@ -111,7 +113,7 @@ class ActorPool(Generic[P]):
                     slot.child.terminate()
 
     def heard(self, actors: Sequence[Mapping[str, Any]]) -> None:
-        """Take in the hub's list of actors: it shows whether an actor makes progress between restarts."""
+        """Process the hub's list of actors, which shows whether they make progress between restarts."""
         for entry in actors:
             slot = self._slots.get(entry["actor_id"])
             if slot is None:
@@ -144,20 +146,20 @@ class ActorPool(Generic[P]):
             ActorGivenUpError: if an actor dies again and again without an env step in between.
         """
         now = self._now()
-        self._launcher.reap(self.children)  # one search for all, where many have ended
+        self._launcher.reap(self.children)  # one search for all processes that have ended
         for number, slot in self._slots.items():
             if slot.child is not None and slot.child.exit_code is not None:
                 self._ended(number, slot, slot.child)
             if slot.child is None and self._wanted(slot) and now >= slot.due:
                 if slot.left is None:
                     self._begin(number, slot)
-                else:  # the run continues, so it was not asked to leave: treat it as one that died
+                else:  # the run continues, so the actor was not asked to stop: treat it as crashed
                     self._ended(number, slot, slot.left)
             if slot.child is not None:
                 self._end_if_overdue(number, slot, slot.child, now)
 
     def end(self, grace_s: float) -> None:
-        """Ask all actors to leave, and kill those that still run after `grace_s` seconds; none is restarted."""
+        """Ask all actors to stop, and kill those that still run after `grace_s` seconds."""
         self.ending = True
         self._launcher.end_all(self.children, grace_s=grace_s)
         self.turn()
@@ -167,7 +169,7 @@ class ActorPool(Generic[P]):
         return all(child.exit_code is not None for child in self.children)
 
     def _end_if_overdue(self, number: int, slot: Slot[P], child: P, now: float) -> None:
-        """Kill an actor that is late to leave or has been silent for too long."""
+        """Kill an actor that does not stop in time or has been silent for too long."""
         if slot.leave_by is not None and now > slot.leave_by:
             child.kill()
         elif slot.silent_since is not None and now - slot.silent_since > self._hang_timeout + HUNG_SLACK_S:
@@ -200,13 +202,13 @@ class ActorPool(Generic[P]):
         slot.fruitless = 0 if slot.productive else slot.fruitless
         if child.exit_code == BAD_INPUT and not any(other.incarnation for other in self._slots.values()):
             raise ActorGivenUpError(child, child.error or f"actor {number} {child.ending}")
-        unasked = " without being asked to leave" if child.exit_code == 0 else ""
+        unasked = " without being asked to stop" if child.exit_code == 0 else ""
         reason = f"actor {number} {how}{unasked}{f': {child.error}' if child.error else ''}"
         if slot.fruitless >= self._max_restarts:
             raise ActorGivenUpError(
-                child, f"{reason}; it was restarted {slot.fruitless} times in a row without a step in between"
+                child, f"{reason}; it was restarted {slot.fruitless} times in a row without an env step in between"
             )
-        wait = back_off(slot.fruitless)  # no wait for an actor that made progress until it died
+        wait = back_off(slot.fruitless)  # 0 for an actor that made progress
         slot.fruitless += 1
         slot.restarts += 1
         self.restarts += 1
@@ -215,10 +217,10 @@ class ActorPool(Generic[P]):
 
 
 class ActorGivenUpError(RunError):
-    """An actor dies again and again.
+    """An actor was restarted too often without progress.
 
     Attributes:
-        child: its last process.
+        child: the actor's last process.
     """
 
     def __init__(self, child: Process, message: str) -> None:

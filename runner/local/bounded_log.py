@@ -1,8 +1,8 @@
-"""A log with a maximum size: it keeps its first and its newest lines.
+"""Limits the size of a log: the first and the newest lines are kept.
 
-The process that writes the log has the file open for appending and knows nothing of the limit. There is no pipe in between, so
-the process never blocks on a reader, and the stack dump of a process that hangs still arrives. The supervisor shortens the file
-in place. Lines that are written at the very moment of shortening may be lost.
+A process writes its log directly to a file, so that it never blocks on a reader, and the stack
+traces of a process that hangs still arrive. The supervisor shortens the file in place. Lines that
+are written while the file is shortened may be lost.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 FIRST_BYTES = 256 * 1024
 LAST_BYTES = 1024 * 1024
 LONGEST_BYTES = FIRST_BYTES + 2 * LAST_BYTES
-"""A log that is longer is shortened to its first and its last part."""
+"""A longer log is shortened to its first and its last part."""
 LEFT_OUT = "[oatmill: %020d bytes of output were left out here; the first and the newest lines are kept]\n"
 LEFT_OUT_PATTERN = re.compile(re.escape(LEFT_OUT).replace("%020d", r"(\d{20})").encode())
 CHUNK_BYTES = 64 * 1024

@@ -1,4 +1,4 @@
-"""One child process of a run: it ends with its parent, its log has a maximum size, and all that it started ends with it."""
+"""A child process of a run, with a log of limited size; it ends with its parent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from oatmill.process.exit_codes import HUNG
 from runner.local.bounded_log import shorten
 
 ERROR_PREFIX = "oatmill: error: "
-"""The start of the one line that every role writes when it gives up."""
+"""The prefix of the line that every role writes before it exits with an error."""
 BACK_OFF_S = 0.5
 LONGEST_BACK_OFF_S = 10.0
 TAIL_BYTES = 16_384
@@ -31,15 +31,16 @@ class Child:
     """A process of a run.
 
     Args:
-        role: such as `actor`.
-        number: its number within the role.
-        command: its command line.
-        log: the file to which its output is appended.
-        threads: how many threads its numerical libraries may use.
+        role: the role, such as `actor`.
+        number: the process's number within the role.
+        command: the command line.
+        log: the file to which the output is appended.
+        threads: the number of threads for numerical libraries.
 
     Attributes:
-        pid: its process id.
-        tag: marks the environment of every process that it starts (`oatmill.children.family`).
+        pid: the process id.
+        tag: an environment variable's value that marks the process and its children
+            (`oatmill.children.family`).
     """
 
     def __init__(self, role: str, number: int, command: Sequence[str], *, log: Path, threads: int) -> None:
@@ -65,17 +66,17 @@ class Child:
 
     @property
     def name(self) -> str:
-        """What a message calls it."""
+        """The process's name in messages."""
         return f"{self.role} {self.number}" if self.role == "actor" else self.role
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended, negative for a signal; None while it runs."""
+        """The exit code, negative for a signal; None while the process runs."""
         return self._process.poll()
 
     @property
     def ending(self) -> str:
-        """How it ended, in words."""
+        """How the process ended, in words."""
         code = self.exit_code
         if code is not None and code < 0:
             return f"was killed by {signal.Signals(-code).name}"
@@ -85,12 +86,12 @@ class Child:
 
     @property
     def failure(self) -> str:
-        """The sentence that describes its end as the reason why the run failed."""
+        """A message that gives the process's end as the reason why the run failed."""
         return f"the {self.name} process {self.ending}{f': {self.error}' if self.error else ''}; its log is {self.log}"
 
     @property
     def ranks(self) -> list[int]:
-        """The process ids of a group's ranks, in order, as far as `look` has found them."""
+        """The process ids of the learner's ranks, in order, as far as `look` has found them."""
         found: dict[int, int] = {}
         for process in self._family:
             with contextlib.suppress(psutil.Error, ValueError):
@@ -98,23 +99,23 @@ class Child:
         return [found[rank] for rank in sorted(found)]
 
     def look(self) -> None:
-        """Note which processes it has started: after its end they can no longer be found this way."""
+        """Record its child processes, because they cannot be found this way after its end."""
         with contextlib.suppress(psutil.Error):
             self._family = psutil.Process(self.pid).children(recursive=True) or self._family
 
     def terminate(self) -> None:
-        """Ask it to end (SIGTERM)."""
+        """Ask the process to end (SIGTERM)."""
         self.look()
         if self.exit_code is None:
             self._process.terminate()
 
     def kill(self) -> None:
-        """End it and every process that it has started, at once."""
+        """Kill the process and all of its children."""
         self.kill_known()
         end_families_of([self])
 
     def kill_known(self) -> None:
-        """End it and the processes that `look` finds, without a search of the whole machine."""
+        """Kill the process and the children that `look` has found, without searching the machine."""
         self.look()
         for process in self._family:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -126,19 +127,19 @@ class Child:
 
     @property
     def has_family(self) -> bool:
-        """Whether it has ended and processes that it started may be left."""
+        """Whether the process has ended but some of its children may still run."""
         return self.exit_code is not None and not self._family_ended
 
     def family_ended(self) -> None:
-        """Note that every process that it had started has ended."""
+        """Record that all of its children have ended."""
         self._family_ended = True
 
     def bound_log(self) -> None:
-        """Shorten its log if it is too long; the first and the newest lines stay. Call it regularly."""
+        """Shorten the log if it is too long. Call this regularly."""
         self._log_start = shorten(self.log, self._log_start)
 
     def wait(self, deadline: float) -> bool:
-        """Wait until it has ended; False if `deadline` (of the monotonic clock) came first."""
+        """Wait for the process's end; False if `deadline` (monotonic clock) comes first."""
         while self.exit_code is None:
             if time.monotonic() >= deadline:
                 return False
@@ -146,7 +147,7 @@ class Child:
         return True
 
     def last_lines(self, count: int) -> list[str]:
-        """The last lines of its output, without those of an earlier process with the same log."""
+        """The last lines of the output, without those of an earlier process with the same log."""
         try:
             with self.log.open("rb") as file:
                 end = file.seek(0, os.SEEK_END)
@@ -157,7 +158,7 @@ class Child:
 
     @property
     def error(self) -> str | None:
-        """The line with which it gave up, without its prefix; None if it wrote none."""
+        """The error line of the process, without its prefix; None if it wrote none."""
         lines = [line for line in self.last_lines(200) if line.startswith(ERROR_PREFIX)]
         return lines[0].removeprefix(ERROR_PREFIX) if lines else None
 
@@ -175,7 +176,7 @@ def end_all(children: Sequence[Child], *, grace_s: float) -> None:
 
 
 def end_families_of(children: Iterable[Child]) -> None:
-    """End the processes that ended children have left behind; one search of the machine for all of them."""
+    """Kill the processes that ended children have left running, with one search of the machine."""
     ended = [child for child in children if child.has_family]
     if not ended:
         return
@@ -185,9 +186,9 @@ def end_families_of(children: Iterable[Child]) -> None:
 
 
 def back_off(in_vain: int) -> float:
-    """Seconds to wait before a restart: none at first, then twice as long each time, up to 10.
+    """Seconds to wait before a restart: 0 at first, then doubled each time, up to 10.
 
     Args:
-        in_vain: restarts in a row without progress.
+        in_vain: the number of restarts in a row without progress.
     """
     return min(BACK_OFF_S * 2 ** (in_vain - 1), LONGEST_BACK_OFF_S) if in_vain else 0.0

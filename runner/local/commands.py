@@ -1,4 +1,4 @@
-"""The command lines that start each role."""
+"""The command lines that start the roles."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 def replay_command(
     config: Path, run_dir: Path, *, listen: str, insecure: bool, log_level: str, keys: Path | None = None
 ) -> list[str]:
-    """Start the replay server."""
+    """The command line of the replay server."""
     arguments = ["--config", str(config), "--run-dir", str(run_dir), "--listen", listen, "--log-level", log_level]
-    arguments.append("--validated")  # this command has; it takes as long as half of the server's start
+    arguments.append("--validated")  # already done; validation takes half of the server's start time
     return _python("replay", *arguments, *_keys(keys), *(["--insecure"] if insecure else []))
 
 
 def actor_command(
     config: Path | str, *, address: str, number: int | None, log_level: str, keys: Path | None = None
 ) -> list[str]:
-    """Start an actor; the hub numbers it if `number` is None."""
+    """The command line of an actor; the hub chooses its number if `number` is None."""
     arguments = ["--config", str(config), "--address", address, "--log-level", log_level]
     return _python("actors", *arguments, *_keys(keys), *([] if number is None else ["--actor-id", str(number)]))
 
@@ -26,7 +26,7 @@ def actor_command(
 def learner_command(
     config: Path, run_dir: Path, *, address: str, ranks: int, resume: bool, log_level: str, keys: Path | None = None
 ) -> list[str]:
-    """Start the learner: one process, or a group of ranks that end together."""
+    """The command line of the learner: one process, or a group of ranks that end together."""
     arguments = ["--config", str(config), "--run-dir", str(run_dir), "--address", address, "--log-level", log_level]
     arguments += [*_keys(keys), *(["--resume"] if resume else [])]
     if ranks == 1:

@@ -1,4 +1,4 @@
-"""The input of a supervisor, and its account of the run."""
+"""The input of a supervisor, and its record of the run."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class Job:
     """A run on this machine.
 
     Attributes:
-        settings: of the run.
-        folder: of the run, locked by this process.
-        addresses: where its server listens.
-        insecure: whether it may listen beyond this machine without keys.
-        observer: is told what happens.
+        settings: the run's settings.
+        folder: the run folder, locked by this process.
+        addresses: the addresses at which the server listens.
+        insecure: whether the server may listen on the network without keys.
+        observer: receives progress and events.
         identity: further content of run.json: recipe, preset, seed and start time.
         resume: whether the learner starts from the newest checkpoint.
-        log_level: of all roles.
-        keys: the folder of all roles' keys; None for a run without.
+        log_level: the log level of all roles.
+        keys: the folder of all roles' keys; None for a run without keys.
     """
 
     settings: RunSettings
@@ -42,7 +42,7 @@ class Job:
 
 @dataclass
 class Account:
-    """What the supervisor knows at the end of a run.
+    """The supervisor's information about a run, for its summary.
 
     Attributes:
         status: the last status from the hub.

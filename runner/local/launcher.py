@@ -1,4 +1,4 @@
-"""How the processes of a run are started: what a supervisor needs from an engine, and how this machine does it."""
+"""Starts the processes of a run: the interface for engines, and the implementation for this machine."""
 
 from __future__ import annotations
 
@@ -23,54 +23,54 @@ class Process(Protocol):
 
     @property
     def number(self) -> int:
-        """Its number within its role."""
+        """The number within the role."""
         ...
 
     @property
     def pid(self) -> int:
-        """Its process id; 0 as long as it is unknown."""
+        """The process id; 0 as long as it is unknown."""
         ...
 
     @property
     def name(self) -> str:
-        """What a message calls it, such as `actor 3`."""
+        """The name in messages, such as `actor 3`."""
         ...
 
     @property
     def log(self) -> Path:
-        """The file with its output, on the machine where it runs."""
+        """The file with the output, on the machine where the process runs."""
         ...
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended, negative for a signal; None while it runs."""
+        """The exit code, negative for a signal; None while the process runs."""
         ...
 
     @property
     def ending(self) -> str:
-        """How it ended, in words, such as `ended with exit code 1`."""
+        """How the process ended, in words, such as `ended with exit code 1`."""
         ...
 
     @property
     def error(self) -> str | None:
-        """The line with which it gave up; None if it wrote none."""
+        """The error line of the process; None if it wrote none."""
         ...
 
     @property
     def failure(self) -> str:
-        """The sentence that describes its end as the reason why the run failed."""
+        """A message that gives the process's end as the reason why the run failed."""
         ...
 
     def last_lines(self, count: int) -> list[str]:
-        """The last lines of its output; empty if they cannot be had."""
+        """The last lines of the output; empty if they are not available."""
         ...
 
     def terminate(self) -> None:
-        """Ask it to end. Returns at once."""
+        """Ask the process to end; does not wait."""
         ...
 
     def kill(self) -> None:
-        """End it and every process that it has started."""
+        """Kill the process and all of its children."""
         ...
 
 
@@ -81,7 +81,7 @@ class Launcher(Protocol[P]):
     """Starts the processes of one run on one engine, such as this machine or a Ray cluster."""
 
     def start_replay(self) -> P:
-        """Start the replay server. Every later one listens at the addresses of the first."""
+        """Start the replay server; a restarted one listens at the same addresses."""
         ...
 
     def start_learner(self, resume: bool) -> P:  # noqa: FBT001  (a callback of LearnerService)
@@ -93,7 +93,7 @@ class Launcher(Protocol[P]):
         ...
 
     def start_actor(self, number: int) -> P:
-        """Start the actor of a number."""
+        """Start the actor with a number."""
         ...
 
     def replay_listens(self) -> bool:
@@ -101,25 +101,25 @@ class Launcher(Protocol[P]):
         ...
 
     def has_checkpoint(self) -> bool:
-        """Whether there is a checkpoint that a new learner would start from."""
+        """Whether there is a checkpoint from which a new learner would start."""
         ...
 
     def problem(self) -> str | None:
-        """Why the run cannot go on here, such as a deleted run folder; None if it can."""
+        """Why the run cannot continue, such as a deleted run folder; None if it can."""
         ...
 
     def record(self, services: Mapping[P, int], actors: Sequence[P], restarts_of: Callable[[int], int]) -> None:
-        """Write down which processes run. Called once a turn.
+        """Record which processes run. Called once per turn.
 
         Args:
-            services: replay and learner, as far as they run, and how often each was restarted.
-            actors: the actors that run.
-            restarts_of: how often an actor was restarted, by its number.
+            services: the running services, replay and learner, with their numbers of restarts.
+            actors: the running actors.
+            restarts_of: returns the number of restarts of an actor, by its number.
         """
         ...
 
     def reap(self, processes: Iterable[P]) -> None:
-        """End what processes that have ended have left behind. Those that still run are left alone."""
+        """Kill the remaining children of processes that have ended."""
         ...
 
     def end_all(self, processes: Sequence[P], *, grace_s: float) -> None:
@@ -127,7 +127,7 @@ class Launcher(Protocol[P]):
         ...
 
     def close(self) -> None:
-        """Release everything; called when every process has ended."""
+        """Release all resources; called when every process has ended."""
         ...
 
 
@@ -195,11 +195,7 @@ class LocalLauncher:
     def problem(self) -> str | None:
         """See Launcher."""
         folder = self._job.folder
-        return (
-            f"the run folder {folder.path} was deleted or moved away while the run went on; the run ends"
-            if folder.gone
-            else None
-        )
+        return f"the run folder {folder.path} was deleted or moved during the run; the run ends" if folder.gone else None
 
     def record(self, services: Mapping[Child, int], actors: Sequence[Child], restarts_of: Callable[[int], int]) -> None:
         """Write run.json if it has changed, and keep the logs short. See Launcher."""

@@ -1,4 +1,4 @@
-"""The learner of a run: all of its ranks, restarted from the newest checkpoint."""
+"""Keeps a run's learner, with all of its ranks, running; restarts it from the newest checkpoint."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class LearnerService(Service[P]):
     """Keeps one learner running.
 
     Args:
-        start: starts it, from the newest checkpoint or from the beginning.
-        has_checkpoint: whether there is a checkpoint.
-        max_restarts: restarts in a row without a learner step in between before it is given up.
-        notice: is told what happens: an event's name, a line for people, and values.
+        start: starts the learner, from the newest checkpoint or from the beginning.
+        has_checkpoint: returns whether there is a checkpoint.
+        max_restarts: the number of restarts in a row without progress after which the run fails.
+        notice: called for each event with its name, a line for people, and values.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class LearnerService(Service[P]):
             "learner",
             lambda: start(has_checkpoint()),
             where=lambda: (
-                "from its newest checkpoint" if has_checkpoint() else "from the beginning: it has not saved a checkpoint yet"
+                "from its newest checkpoint" if has_checkpoint() else "from the beginning, as there is no checkpoint yet"
             ),
             max_restarts=max_restarts,
             notice=notice,
@@ -39,6 +39,6 @@ class LearnerService(Service[P]):
         self._begin = start
 
     def begin(self, *, resume: bool) -> P:
-        """Start the first one."""
+        """Start the first learner process."""
         self.child = self._begin(resume)
         return self.child

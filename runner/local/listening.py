@@ -1,4 +1,4 @@
-"""Where a run's server listens: sockets in a private folder on this machine, or four TCP ports."""
+"""The addresses of a run's server: sockets in a private folder on this machine, or four TCP ports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from oatmill.errors import UserError
 
 LOCAL = "ipc"
-"""What `--listen` takes for sockets on this machine."""
+"""The value of `--listen` for sockets on this machine."""
 BASE_PORT = 7300
 CONTROL_OFFSET = 2
 """Data, batches, control and weights have consecutive ports."""
@@ -27,7 +27,7 @@ PREFIX = "oatmill-"
 ABANDONED_AFTER_S = 3600.0
 TCP = re.compile(r"^tcp://(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+)(:(?P<port>\d{1,5}))?$")
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Processes on the same machine reach a server that listens on every address through the loopback."""
+"""If the server listens on all addresses, processes of the same machine use the loopback address."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Listening:
     """Addresses of one run.
 
     Attributes:
-        listen: the address that the replay server is given.
-        control: the address that every other role is given.
+        listen: the address for the replay server.
+        control: the address for all other roles.
     """
 
     listen: str
@@ -45,13 +45,13 @@ class Listening:
 
 @contextlib.contextmanager
 def listening(asked: str) -> Iterator[Listening]:
-    """The addresses for `--listen`; a folder of sockets is created for this run and removed at the end.
+    """The addresses for a value of `--listen`; for `ipc` the folder of sockets exists until the end.
 
     Args:
         asked: `ipc`, or `tcp://HOST[:BASE_PORT]`.
 
     Raises:
-        UserError: if `asked` is neither, or there is no place for the sockets.
+        UserError: if `asked` is invalid, or the folder of sockets cannot be created.
     """
     if asked != LOCAL:
         yield tcp(asked)
@@ -74,10 +74,10 @@ def listening(asked: str) -> Iterator[Listening]:
 
 
 def socket_folder() -> Path:
-    """A new folder that only this user can enter.
+    """Create a folder that only this user can access.
 
     Raises:
-        UserError: if there is no temporary folder that can be written to.
+        UserError: if there is no writable temporary folder.
     """
     try:
         parent = Path(tempfile.gettempdir())
@@ -85,7 +85,7 @@ def socket_folder() -> Path:
         return Path(tempfile.mkdtemp(prefix=PREFIX))
     except OSError as error:
         raise UserError(
-            f"a run's sockets need a temporary folder that can be written to: {error.strerror or error}; set TMPDIR to one"
+            f"a run's sockets need a writable temporary folder: {error.strerror or error}; set TMPDIR to one"
         ) from None
 
 
@@ -98,7 +98,7 @@ def make_again(listen: str) -> None:
 
 
 def sweep(parent: Path) -> None:
-    """Remove the empty folders of runs whose supervisor was killed; a folder with sockets stays."""
+    """Remove the empty socket folders of runs whose supervisor was killed."""
     for folder in parent.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime > ABANDONED_AFTER_S:
@@ -137,5 +137,5 @@ def resolve(host: str) -> str:
 
 
 def bracketed(address: str) -> str:
-    """An address in the form that URLs use."""
+    """An address in URL form, with brackets for IPv6."""
     return f"[{address}]" if ipaddress.ip_address(address).version == 6 else address  # noqa: PLR2004  (IPv6)

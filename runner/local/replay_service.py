@@ -1,4 +1,4 @@
-"""The replay server of a run: both of its processes, restarted at the same addresses."""
+"""Keeps a run's replay server running; restarts it at the same addresses."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from runner.operator_client import OperatorClient
 
 
 class ReplayService(Service[P]):
-    """Keeps one replay server running, and tells a new one what only the one before it was told.
+    """Keeps one replay server running, and repeats earlier requests to a restarted one.
 
     Args:
-        start: starts it.
-        durable: whether its log holds everything that it has acknowledged.
-        max_restarts: restarts in a row without a learner step in between before it is given up.
-        notice: is told what happens: an event's name, a line for people, and values.
-        listens: whether the newest server is ready for connections.
+        start: starts the server.
+        durable: whether the server's log contains all acknowledged data.
+        max_restarts: the number of restarts in a row without progress after which the run fails.
+        notice: called for each event with its name, a line for people, and values.
+        listens: returns whether the newest server is ready for connections.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class ReplayService(Service[P]):
         super().__init__(
             "replay",
             self._start_again,
-            where=lambda: "from its log" if durable else "and what waited in its memory is lost",
+            where=lambda: "from its log" if durable else "without the data in its memory, which is lost",
             max_restarts=max_restarts,
             notice=notice,
         )
@@ -43,7 +43,7 @@ class ReplayService(Service[P]):
         self._untold = False
 
     def begin(self) -> P:
-        """Start the first one."""
+        """Start the first server."""
         self.child = self._begin()
         return self.child
 
@@ -53,19 +53,19 @@ class ReplayService(Service[P]):
 
     @property
     def ready(self) -> bool:
-        """Whether it can be asked something."""
+        """Whether the server accepts requests."""
         return self._due is None and self._listens()
 
     def brief(self, hub: OperatorClient, status: Mapping[str, Any], *, stopping: bool) -> Mapping[str, Any]:
-        """Take in the status of the run. A new server is first told the target number of actors, and whether to stop.
+        """Process the hub's status; send the target number of actors and a stop to a restarted server.
 
         Args:
-            hub: the connection to it.
-            status: its answer.
+            hub: the connection to the hub.
+            status: the hub's answer.
             stopping: whether the run was asked to stop.
 
         Returns:
-            The answer, corrected by what the server was told.
+            The status, updated with what was sent.
         """
         if self._untold and self._desired is not None:
             try:

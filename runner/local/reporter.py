@@ -1,4 +1,4 @@
-"""What a supervisor tells about its run, and how it knows that training makes progress."""
+"""Passes a run's events on to people and files, and counts reports, which show progress."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from runner.observer import Observer
 
 
 class Reporter(Protocol):
-    """Passes on what happens to a run."""
+    """Receives a run's events and status."""
 
     @property
     def reports(self) -> int:
-        """Learner steps that the run has reported so far. More of them mean progress."""
+        """The number of reported learner steps so far; an increase means progress."""
         ...
 
     def event(self, event: str, text: str, values: Mapping[str, Any]) -> None:
-        """Something happened.
+        """Pass on an event.
 
         Args:
-            event: its name, such as `actor_restarted`.
+            event: the event's name, such as `actor_restarted`.
             text: a line for people; empty for none.
-            values: its details.
+            values: the event's details.
         """
         ...
 
     def failed(self, name: str, last_lines: Sequence[str]) -> None:
-        """The end of a process ends the run.
+        """Report that the end of a process ends the run.
 
         Args:
-            name: of the process.
-            last_lines: of its output.
+            name: the process's name.
+            last_lines: the last lines of its output.
         """
         ...
 
     def heard(self, status: Mapping[str, Any]) -> None:
-        """Take in the hub's status."""
+        """Process the hub's status."""
         ...
 
     def pass_on(self) -> None:
-        """Pass on the learner's new reports. May wait for whoever reads them."""
+        """Pass on the learner's new reports. May block on a user's observer."""
         ...
 
 
 class FolderReporter:
-    """Reads the learner's reports in the run folder, writes events there, and tells an observer.
+    """Reads the learner's reports from the run folder, writes events to it, and calls an observer.
 
     Args:
-        folder: of the run.
-        observer: is told what happens.
+        folder: the run folder.
+        observer: receives reports and events.
     """
 
     def __init__(self, folder: RunFolder, observer: Observer) -> None:
@@ -75,7 +75,7 @@ class FolderReporter:
         self._observer.failed(name, last_lines)
 
     def heard(self, status: Mapping[str, Any]) -> None:
-        """See Reporter. The run folder says all that there is to say."""
+        """See Reporter. Not needed, because the run folder has all information."""
 
     def pass_on(self) -> None:
         """See Reporter."""
@@ -87,10 +87,10 @@ class FolderReporter:
 
 
 class LineReporter:
-    """Tells people what happens, a line each. Progress is what the hub says: the run folder may be on another machine.
+    """Passes events on as lines of text; counts progress by the hub's status, without a run folder.
 
     Args:
-        say: is given the lines.
+        say: called with each line.
     """
 
     def __init__(self, say: Callable[[str], object]) -> None:
@@ -111,7 +111,7 @@ class LineReporter:
             self._say(f"  {line}")
 
     def heard(self, status: Mapping[str, Any]) -> None:
-        """See Reporter. A restarted learner begins at an earlier learner step: only a higher step than before is progress."""
+        """See Reporter. After a restart the learner step may be lower; only an increase is progress."""
         step = status["learner"].get("learner_step")
         if step is not None:
             self.reports += step > self._learner_step

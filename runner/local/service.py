@@ -1,4 +1,4 @@
-"""A service of a run, the replay server or the learner: it is restarted when it dies, until restarts no longer help."""
+"""Keeps one service of a run, the replay server or the learner, running."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ NAMES = {"replay": "the replay server", "learner": "the learner"}
 class Service(Generic[P]):
     """Keeps one service running.
 
-    A service that ends with a line that says why is not restarted: it decided to end. One that was killed or crashed is
-    restarted as long as the run makes progress in between.
+    A service that was killed or crashed is restarted as long as the run makes progress between
+    restarts. A service that exits with an error line of its own is not restarted.
 
     Args:
         role: `replay` or `learner`.
-        start: starts it again.
-        where: says in words where a restarted service continues.
-        max_restarts: restarts in a row without a learner step in between before it is given up.
-        notice: is told what happens: an event's name, a line for people, and values.
+        start: starts the service again.
+        where: returns a phrase that says where a restarted service continues.
+        max_restarts: the number of restarts in a row without a reported learner step in between, after
+            which the run fails.
+        notice: called for each event with its name, a line for people, and values.
 
     Attributes:
-        child: its newest process.
+        child: the newest process.
         restarts: the number of restarts so far.
     """
 
@@ -52,14 +53,14 @@ class Service(Generic[P]):
         self.child: P | None = None
 
     def turn(self, *, reports: int, stopping: bool) -> P | None:
-        """Restart it if it has died and its restart is due.
+        """Restart the service if it has ended and its restart is due.
 
         Args:
-            reports: learner steps that the run has reported so far; more of them are progress.
+            reports: the number of reported learner steps so far; an increase is progress.
             stopping: whether the run is about to end; then nothing is started.
 
         Returns:
-            Its newest process; None if it has ended for good.
+            The newest process; None if the service has ended for good.
         """
         assert self.child is not None, "begin first"
         if self._due is None and self.child.exit_code is not None:
@@ -70,12 +71,12 @@ class Service(Generic[P]):
             return None
         elif self._due is not None and time.monotonic() >= self._due:
             self._due = None
-            self.child.kill()  # what it had started may still hold its sockets
+            self.child.kill()  # its children may still hold its sockets
             self.child = self._start()
         return self.child
 
     def _worth_it(self, child: P, reports: int) -> bool:
-        """Whether to restart it: it did not decide to end, and restarts have not been in vain too often."""
+        """Whether to restart it: it crashed, and there were not too many restarts without progress."""
         if child.exit_code in {0, BAD_INPUT} or child.error:
             return False
         self._fruitless = 0 if reports > self._reports_before else self._fruitless

@@ -1,4 +1,4 @@
-"""A request to stop a run: from a signal or from the hub, and how long the learner has to follow it."""
+"""Handles requests to stop a run, from a signal or from the hub, with a time limit for the learner."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from runner.local.reporter import Reporter
 from runner.operator_client import OperatorClient
 
 STOP_WITHIN_S = 60.0
-"""A learner that was asked to stop finishes its learner step and saves; after this long it is killed."""
+"""A learner that was asked to stop finishes its learner step and saves; after this long it is
+killed."""
 STOP_EARLY_WITHIN_S = 5.0
-"""The same for a learner that has nothing to save yet."""
+"""The time limit for a learner that has nothing to save yet."""
 
 
 class StopRequest:
-    """Watches for a request to stop, passes it on to the learner, and enforces it.
+    """Waits for a request to stop, passes it on to the learner, and enforces it.
 
     Args:
         interrupts: counts Ctrl-C and SIGTERM.
-        hub: passes a stop on to every role.
-        reporter: is told of the request.
+        hub: passes the stop on to every role.
+        reporter: receives an event about the request.
         clock: measures how long the learner takes.
-        begun: is called once, when the run begins to stop.
+        begun: called once, when the run begins to stop.
     """
 
     def __init__(
@@ -42,35 +43,36 @@ class StopRequest:
         return self._deadline is not None
 
     def heed(self, status: Mapping[str, Any] | None) -> None:
-        """Begin to stop if the hub says that somebody asked for it.
+        """Begin to stop if the hub's status has a stop request.
 
         Args:
-            status: the hub's; None if it did not answer.
+            status: the hub's status; None if it did not answer.
         """
         if status is not None and status["stop"] and not self.made:
             self._begin("")
 
     def take_interrupts(self, learner: Process) -> None:
-        """Follow the signals: the first one asks for an orderly end, the second one ends the run at once.
+        """Handle signals: the first one stops the run in order, the second one ends it at once.
 
         Args:
-            learner: is killed if it does not end in time.
+            learner: the learner, which is killed if it does not end in time.
 
         Raises:
             RunError: at the second signal, or if a learner that has trained does not end in time.
         """
         if self._interrupts.count and not self.made:
-            self._begin("stopping: the learner step is finished and saved (again to stop at once)")
-            # Before the first learner step there may be no hub to pass it on, and there is nothing to save.
+            self._begin("stopping: the learner finishes its step and saves a checkpoint (press again to stop at once)")
+            # Before the first learner step there may be no hub, and there is nothing to save.
             if not self._trained or not self._hub.stop():
                 learner.terminate()
         if self._interrupts.count > 1:
-            raise RunError("stopped at once, as asked twice; the last checkpoint is as it was")
+            raise RunError("stopped at once after a second signal; the last checkpoint is unchanged")
         if self._deadline is not None and self._clock.now() > self._deadline:
             learner.kill()
             if self._trained:
                 raise RunError(
-                    f"the learner did not end within {STOP_WITHIN_S:g} s of being asked to; the last checkpoint is as it was"
+                    f"the learner did not end within {STOP_WITHIN_S:g} s after the stop request; "
+                    "the last checkpoint is unchanged"
                 )
 
     @property

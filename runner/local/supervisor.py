@@ -1,4 +1,4 @@
-"""Runs a replay server, actors and a learner, restarts what dies, and ends them all. Works with any launcher."""
+"""Starts a run's processes with any launcher, restarts crashed ones, and ends all of them."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ SILENT_S = 60.0
 """The run fails if the hub has not answered for this long."""
 ACTORS_LEAVE_WITHIN_S = 10.0
 LEDGER_WITHIN_S = 3.0
-"""After the last actor has left, the ledger must account for everything within this time."""
+"""The longest wait for the final ledger after the last actor has ended."""
 LAST_STATUS_WITHIN_S = 2.0
-"""A run that fails asks the hub this long for the newest ledger."""
+"""If a run fails, the longest wait for the hub's newest ledger."""
 TERM_GRACE_S = 5.0
 LAST_LINES = 15
 
 
 def supervise(job: Job, account: Account, interrupts: Interrupts) -> None:
-    """Run a job on this machine to its end. When this returns or raises, no process of the job is left.
+    """Run a job on this machine. When this returns or raises, all processes of the job have ended.
 
     Args:
         job: the job to run.
-        account: is updated, so that it holds what is known also if the run fails.
+        account: updated during the run, so that it is also filled if the run fails.
         interrupts: counts Ctrl-C and SIGTERM.
 
     Raises:
-        UserError: if a process refuses its input before anything was trained.
+        UserError: if a process reports bad input before anything was trained.
         RunError: if the run fails.
     """
     with operator_client(job.addresses.control, job.keys) as hub:
@@ -65,10 +65,10 @@ class Supervisor(Generic[P]):
 
     Args:
         launcher: starts and ends the processes.
-        reporter: is told what happens.
+        reporter: receives events and status.
         hub: the connection to the run's hub.
-        settings: of the run.
-        account: is updated.
+        settings: the run's settings.
+        account: updated during the run.
         interrupts: counts Ctrl-C and SIGTERM.
         resume: whether the first learner starts from the newest checkpoint.
     """
@@ -114,13 +114,13 @@ class Supervisor(Generic[P]):
         self._moved, self._stepped = False, 0.0
 
     def run(self, log: Path | None = None) -> None:
-        """Run to the end of the budget, or until a stop is asked for; then end every process.
+        """Run until the budget is spent or a stop is requested, and end every process.
 
         Args:
-            log: where this process writes its stacks if it hangs; None takes standard error.
+            log: the file for stack traces if this process hangs; None for standard error.
 
         Raises:
-            UserError: if a process refuses its input before anything was trained.
+            UserError: if a process reports bad input before anything was trained.
             RunError: if the run fails.
         """
         try:
@@ -143,7 +143,7 @@ class Supervisor(Generic[P]):
             self.end()
 
     def start(self) -> None:
-        """Start all processes at once; those that are ready early wait for the others."""
+        """Start all processes at the same time; they wait for each other."""
         self.services["replay"] = self.replay.begin()
         self.services["learner"] = self.learner.begin(resume=self.resume)
         self.pool.follow(self.settings.actors.count)
@@ -152,13 +152,13 @@ class Supervisor(Generic[P]):
         self._record()
 
     def watch(self, watchdog: Watchdog) -> None:
-        """Restart what dies and follow the hub, until the learner has ended well.
+        """Restart crashed processes and follow the hub's status until the learner has ended.
 
         Args:
-            watchdog: is told of every turn.
+            watchdog: checks that every turn ends in time.
 
         Raises:
-            UserError: if a process refuses its input before anything was trained.
+            UserError: if a process reports bad input before anything was trained.
             RunError: if the run fails.
         """
         while (learner := self.learner.turn(reports=self.reporter.reports, stopping=self.account.stopped)) is not None:
@@ -170,17 +170,17 @@ class Supervisor(Generic[P]):
             self._ask_hub()
             self._look_after_actors()
             self._record()
-            watchdog.pause()  # a user's own observer may wait
+            watchdog.pause()  # a user's observer may block
             self.reporter.pass_on()
             time.sleep(TURN_S)
-        if not self.stop.made:  # a learner that was told to stop by the hub may end before the hub is asked again
+        if not self.stop.made:  # the learner may have ended by a stop that this process does not know yet
             self.stop.heed(self._status())
         self.reporter.pass_on()
         if not self._ended_well(self.services["learner"]):
             raise self._failure(self.services["learner"])
 
     def close_books(self) -> None:
-        """Let the actors leave in order, and take the hub's last status, in which the ledger accounts for everything."""
+        """Stop the actors in order and get the hub's last status, whose ledger is complete."""
         self.pool.ending = True
         self.hub.stop()
         deadline = self.clock.now() + ACTORS_LEAVE_WITHIN_S
@@ -196,7 +196,7 @@ class Supervisor(Generic[P]):
             time.sleep(TURN_S / 2)
 
     def take_last_status(self) -> None:
-        """Ask the hub once more for its status: if the run fails, the last answer may be old."""
+        """Ask the hub for its newest status after the run has failed."""
         deadline = self.clock.now() + LAST_STATUS_WITHIN_S
         while not self._replay_gone() and self.clock.now() < deadline:
             status = self._status()
@@ -206,10 +206,10 @@ class Supervisor(Generic[P]):
             time.sleep(TURN_S)
 
     def end(self) -> None:
-        """End every process that is left, within bounded time. Safe to call at any point."""
+        """End all remaining processes within a time limit. Safe to call at any point."""
         self.pool.ending = True
         gone = self.launcher.problem() is not None
-        grace_s = 0.0 if gone else TERM_GRACE_S  # a learner would create the run folder again to save in it
+        grace_s = 0.0 if gone else TERM_GRACE_S  # a learner would create the run folder again to save
         self.launcher.end_all([*self.pool.children, *self._running("learner")], grace_s=grace_s)
         self.launcher.end_all(self._running("replay"), grace_s=grace_s)
         if not gone:
@@ -218,7 +218,7 @@ class Supervisor(Generic[P]):
         self.launcher.close()
 
     def check(self) -> None:
-        """Raise RunError if the run cannot go on because its folder is gone."""
+        """Raise a RunError if the run cannot continue because its folder is gone."""
         if (problem := self.launcher.problem()) is not None:
             raise RunError(problem)
 
@@ -237,13 +237,13 @@ class Supervisor(Generic[P]):
         return "replay" not in self.services or self.services["replay"].exit_code is not None
 
     def _status(self) -> Mapping[str, Any] | None:
-        """The hub's status; None if it does not answer, at once if its process has ended."""
+        """The hub's status; None if it does not answer, immediately if its process has ended."""
         return self.hub.status(unless=self._replay_gone)
 
     def _ask_hub(self) -> None:
         now = self.clock.now()
         if now - self._heard > SILENT_S:
-            raise RunError(f"the replay server has said nothing for {SILENT_S:g} s; its log is {self.services['replay'].log}")
+            raise RunError(f"the replay server has not answered for {SILENT_S:g} s; its log is {self.services['replay'].log}")
         if now < self._next_status or not self.replay.ready:
             return
         self._next_status = now + STATUS_EVERY_S
@@ -259,7 +259,7 @@ class Supervisor(Generic[P]):
         self.pool.follow(status["desired_actors"])
 
     def _watch_learner(self, learner_step: Any) -> None:
-        """Kill a learner that hangs or was stopped, so that it is restarted: its own watchdog should have ended it by now."""
+        """Kill a learner that hangs, so that it is restarted, if its own watchdog has not ended it."""
         now, child, trainer = self.clock.now(), self.services["learner"], self.settings.trainer
         if (child.pid, learner_step) != self._seen:
             self._moved = self._seen[0] == child.pid and self._seen[1] is not None
@@ -267,7 +267,7 @@ class Supervisor(Generic[P]):
         limit = trainer.hang_timeout * (1.0 if self._moved else START_FACTOR) + trainer.data_timeout
         if learner_step is not None and now - self._stepped > limit:
             self._stepped = now
-            text = f"the learner has finished no learner step for {limit:g} s and does not say why; it is killed"
+            text = f"the learner has finished no learner step for {limit:g} s without giving a reason; it is killed"
             self.reporter.event("learner_hung", text, {"pid": child.pid, "learner_step": learner_step})
             child.kill()
 
@@ -279,7 +279,7 @@ class Supervisor(Generic[P]):
             raise self._as_asked(error.child, str(error)) from None
 
     def _look_after_replay(self) -> None:
-        """Restart a dead replay server, also while the run ends: the learner asks it before it saves."""
+        """Restart a crashed replay server, also while the run ends: the learner needs it to save."""
         restarts, child = self.replay.restarts, self.replay.turn(reports=self.reporter.reports, stopping=False)
         if child is None:
             raise self._failure(self.services["replay"])
@@ -288,7 +288,7 @@ class Supervisor(Generic[P]):
         self.services["replay"] = child
 
     def _ended_well(self, learner: Process) -> bool:
-        """Whether the learner ended with 0, or was stopped before it could handle a signal."""
+        """Whether the learner exited with 0, or was stopped before it handled signals."""
         return learner.exit_code == 0 or (self.account.stopped and not self._trained() and learner.exit_code != BAD_INPUT)
 
     def _failure(self, child: Process) -> OatmillError:
@@ -298,7 +298,7 @@ class Supervisor(Generic[P]):
         return RunError(child.failure)
 
     def _as_asked(self, child: Process, message: str) -> OatmillError:
-        """The error for the user: bad input if a process refused its input before anything was trained."""
+        """The error for the user: a UserError for bad input before anything was trained."""
         return UserError(message) if child.exit_code == BAD_INPUT and not self._trained() else RunError(message)
 
     def _show_last_lines(self, child: Process) -> None:

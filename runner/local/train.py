@@ -57,23 +57,23 @@ class Options:
 
 
 def train_here(settings: RunSettings, *, recipe: str, preset: str | None, options: Options) -> RunResult:
-    """Train to the end of the budget.
+    """Train until the budget is spent or the run is stopped.
 
     Args:
-        settings: of the run.
-        recipe: its recipe's name.
-        preset: its preset's name, if it has one.
-        options: how it is started.
+        settings: the run's settings.
+        recipe: the recipe's name.
+        preset: the preset's name, if there is one.
+        options: the options of the command.
 
     Raises:
-        UserError: if it cannot be started as asked; files that were created for it are removed.
-        RunError: if it fails after its start; its folder stays, with a summary.
+        UserError: if the run cannot be started; files that were created for it are removed.
+        RunError: if the run fails after its start; its folder is kept, with a summary.
     """
     observer = options.observer or PlainObserver()
     try:
         with sigterm_interrupts() as stops, held_folder(options, recipe) as folder, listening(options.listen) as addresses:
             check_ports(settings)
-            from runner.plan_report import report_plan  # noqa: PLC0415  (loads torch, which is slow: a folder in use is refused before)
+            from runner.plan_report import report_plan  # noqa: PLC0415  (imports torch, which is slow)
 
             checked = report_plan(settings)
             stops.check()
@@ -100,13 +100,13 @@ def train_here(settings: RunSettings, *, recipe: str, preset: str | None, option
 
 @contextlib.contextmanager
 def held_folder(options: Options, recipe: str) -> Iterator[RunFolder]:
-    """The run's folder, locked. If the run is refused, a new folder is removed and an older one is restored."""
+    """The locked run folder. After a UserError, a new folder is removed and an older one is restored."""
     folder = RunFolder.existing(options.run_dir) if options.resume else RunFolder.new(options.run_dir, recipe)
     try:
         before = {name: (folder.path / name).read_bytes() for name in REWRITTEN if (folder.path / name).exists()}
     except OSError as error:
         folder.release()
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}; move it away, or repair it") from None
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}; remove or repair it") from None
     try:
         yield folder
     except UserError:
@@ -122,17 +122,17 @@ def held_folder(options: Options, recipe: str) -> Iterator[RunFolder]:
 
 
 def check_ports(settings: RunSettings) -> None:
-    """Raise UserError if two processes of this machine would listen on the same port."""
+    """Raise a UserError if two processes of this machine would listen on the same port."""
     port = settings.metrics.port
     if port:
         raise UserError(
-            f"metrics.port must be 0 for a run on this machine, where replay and learner each take a free port that run.json "
-            f"tells, got {port}; a fixed port is for `oatmill replay` and `oatmill learner`"
+            f"metrics.port must be 0 for a run on this machine, where replay and learner each use a free port (see run.json), "
+            f"got {port}; use a fixed port with `oatmill replay` and `oatmill learner` only"
         )
 
 
 def prepare(folder: RunFolder, checked: PlanReport, *, resume: bool = False) -> None:
-    """Write the files that the processes read, and remove the descriptions of an earlier part of the run.
+    """Write the files that the processes read, and remove outdated files of an earlier start.
 
     Raises:
         UserError: if the folder cannot be written to, or the replay log belongs to another run.
@@ -141,7 +141,7 @@ def prepare(folder: RunFolder, checked: PlanReport, *, resume: bool = False) -> 
         _prepare(folder, checked, resume=resume)
     except OSError as error:
         raise UserError(
-            f"run folder {folder.path} cannot be written to: {error.strerror}; make room, or choose another --run-dir"
+            f"run folder {folder.path} cannot be written to: {error.strerror}; free disk space, or choose another --run-dir"
         ) from None
 
 
@@ -150,8 +150,8 @@ def _prepare(folder: RunFolder, checked: PlanReport, *, resume: bool) -> None:
         path.unlink(missing_ok=True)
     log = log_folder(checked.settings.replay.log_dir, folder.path)
     check_owner(run_id(folder.path, log)[0], folder.path, log)
-    if checked.settings.replay.acknowledge == "memory":  # the ledger of a server that is gone, and its data
-        # A resumed run owns the data of the replay buffer. In a folder that was used before, they belong to another run.
+    if checked.settings.replay.acknowledge == "memory":  # remove the ledger and data of an earlier server
+        # A resumed run keeps its replay buffer; otherwise the data belong to another run.
         for path in (
             *log.glob("[0-9]*.log"),
             *log.glob(TALLY),
@@ -164,7 +164,7 @@ def _prepare(folder: RunFolder, checked: PlanReport, *, resume: bool) -> None:
 
 
 def run_and_sum_up(job: Job, identity: Identity, stops: Stops) -> RunResult:
-    """Supervise, and write summary.json however the run ends, except if it was refused at its start or its folder is gone."""
+    """Supervise the run and write summary.json, except after a UserError or if the folder is gone."""
     with Interrupts(stops) as interrupts:  # until the summary is written, so that a late signal cannot prevent it
         account = Account()
         job.folder.event("started", resume=job.resume)
@@ -182,7 +182,7 @@ def sum_up(job: Job, identity: Identity, account: Account, error: RunError | Non
     """Write summary.json.
 
     Raises:
-        RunError: the one with which the run failed.
+        RunError: the error of the run, if it failed.
     """
     outcome = "failed" if error else "stopped" if account.stopped else "done"
     result = compose(

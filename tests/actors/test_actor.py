@@ -252,7 +252,7 @@ def test_an_actor_that_is_well_keeps_its_place_and_one_that_hung_leaves_when_ano
     learner.batch(0)
     assert run.actor(0).wait(20) == 1
     (error,) = run.actor_errors()
-    assert "(identity): actor 0 is in the run and well" in error
+    assert "(identity): actor 0 is in the run and works" in error
     former.send_signal(signal.SIGSTOP)
     time.sleep(DEAD_AFTER_S + 0.2)
     run.actor(0)
@@ -264,7 +264,7 @@ def test_an_actor_that_is_well_keeps_its_place_and_one_that_hung_leaves_when_ano
     former.send_signal(signal.SIGCONT)
     assert former.wait(20) == 1
     error = run.actor_errors()[0]
-    assert re.search("turned this actor away|refused this process", error), error
+    assert re.search("rejected this actor|refused this process", error), error
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_what_is_recorded_is_what_the_network_computes_with_the_loaded_weights()
     assert np.all((acted.actions >= 0) & (acted.actions < 4))
 
 
-def test_weights_of_another_network_are_refused() -> None:
+def test_weights_of_another_network_are_rejected() -> None:
     other = AgentSpec(SPACES, settings().model_copy(update={"hidden_sizes": (9,)}))
     policy = ActingPolicy(AgentSpec(SPACES, settings()), rows=2, seed=0)
     with pytest.raises(WireError, match="weights_layout"):

@@ -215,7 +215,9 @@ def test_the_nature_encoder_is_three_convolutions_and_scales_bytes() -> None:
 
 def test_the_nature_encoder_refuses_what_its_convolutions_do_not_fit_on() -> None:
     assert encoder_of("nature", ObservationSpace("image", (1, 36, 40), "uint8")) is not None
-    with pytest.raises(UserError, match=r"agent\.encoder=nature reads images of at least 36x36, got 35x40; take cnn$"):
+    with pytest.raises(
+        UserError, match=r"agent\.encoder=nature reads images of at least 36x36, got 35x40; use agent.encoder=cnn$"
+    ):
         encoder_of("nature", ObservationSpace("image", (1, 35, 40), "uint8"))
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import agent
-from agent.loading import MANIFEST, MODEL_FILE, LoadedAgent, sealed
+from agent.loading import MANIFEST, MODEL_FILE, LoadedAgent, with_digest
 from agent.model import AgentModel
 from learner.checkpoints.files import save
 from learner.progress import Progress
@@ -130,13 +130,13 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     folder, _ = checkpoint(tmp_path)
     manifest = json.loads((folder / MANIFEST).read_text())
     other = manifest | {"agent": make_spec(hidden_sizes=(9,)).to_dict()}
-    (folder / MANIFEST).write_text(json.dumps(sealed(other)))
-    with pytest.raises(UserError, match=r"of another network: expected \(9,\) for encoder\.layers\.0\.bias, got \(8,\)"):
+    (folder / MANIFEST).write_text(json.dumps(with_digest(other)))
+    with pytest.raises(UserError, match=r"to another network: expected \(9,\) for encoder\.layers\.0\.bias, got \(8,\)"):
         agent.load(folder)
     with_core, _ = checkpoint(tmp_path / "with core", core="gru")
     recurrent = json.loads((with_core / MANIFEST).read_text())
-    (with_core / MANIFEST).write_text(json.dumps(sealed(recurrent | {"agent": make_spec().to_dict()})))
-    with pytest.raises(UserError, match=r"of another network: expected nothing for core\.cell\.bias_hh, got \(18,\)"):
+    (with_core / MANIFEST).write_text(json.dumps(with_digest(recurrent | {"agent": make_spec().to_dict()})))
+    with pytest.raises(UserError, match=r"to another network: expected nothing for core\.cell\.bias_hh, got \(18,\)"):
         agent.load(with_core)
     (folder / MODEL_FILE).write_bytes(b"x" + (folder / MODEL_FILE).read_bytes()[1:])
     with pytest.raises(UserError, match=r"model\.safetensors is damaged or missing"):

@@ -17,6 +17,7 @@ from agent.model import (
     acting_layout,
     acting_parameters,
 )
+from protocol.data.spaces import ActionSpace
 from tests.learner.worlds import OBSERVATION, make_spec
 
 CORES = ["none", "lstm", "gru"]
@@ -189,7 +190,7 @@ def test_the_model_of_every_action_is_the_transition_of_each(sizes: tuple[int, .
 def test_the_transition_is_normalised_and_adds_to_the_latent() -> None:
     # LayerNorm(h + W2 relu(W1 h + b1 + E[a]) + b2), written out.
     torch.manual_seed(0)
-    transition = Transition(6, 3)
+    transition = Transition(6, ActionSpace((3,)))
     latent = torch.randn(6)
     pushed = transition.state.weight @ latent + transition.state.bias + transition.action.weight[1]
     inner = latent + transition.output.weight @ pushed.clamp(min=0) + transition.output.bias

@@ -70,9 +70,9 @@ def test_a_module_that_gives_the_width_is_the_networks_encoder(function: str) ->
     [
         (
             "narrow",
-            r"must give float32 of shape \[2, 4\], the last of agent\.hidden_sizes wide, .* got torch\.float32 \[2, 2\]$",
+            r"must return float32 of shape \[2, 4\] for .* got torch\.float32 \[2, 2\]; its width is .* agent\.hidden_sizes$",
         ),
-        ("doubles", r"got torch\.float64 \[2, 4\]$"),
+        ("doubles", r"got torch\.float64 \[2, 4\]; its width"),
         ("text", r"must return a torch\.nn\.Module, got str$"),
         (
             "raises",
@@ -80,8 +80,8 @@ def test_a_module_that_gives_the_width_is_the_networks_encoder(function: str) ->
             r"\(own_encoder_module\.py:\d+, in raises\); expected it to return",
         ),
         ("wrong_input", r"raised RuntimeError: .* on float32 observations of shape \[2, 4\]$"),
-        ("normed", r"keeps 1\.num_batches_tracked, 1\.running_mean, 1\.running_var beside its parameters"),
-        ("kept", r"keeps shift beside its parameters"),
+        ("normed", r"has the buffers 1\.num_batches_tracked, 1\.running_mean, 1\.running_var, but actors"),
+        ("kept", r"has the buffers shift, but actors"),
         ("value", r"own_encoder_module has no function value; expected one that returns a torch\.nn\.Module$"),
         ("nothing", r"own_encoder_module has no function nothing"),
     ],

@@ -33,7 +33,7 @@ def test_auto_takes_the_encoder_of_the_observations_kind(kind: str, encoder: str
 @pytest.mark.parametrize(("kind", "encoder"), [("vector", "cnn"), ("image", "token_set"), ("tokens", "mlp")])
 def test_an_encoder_that_does_not_read_the_observations_is_refused_with_those_that_do(kind: str, encoder: str) -> None:
     choices = ", ".join(ENCODERS_OF[SPACES[kind].kind])
-    with pytest.raises(UserError, match=f"agent.encoder={encoder} does not read {kind} observations; take one of {choices}"):
+    with pytest.raises(UserError, match=f"agent.encoder={encoder} does not support {kind} observations; use one of {choices}"):
         spec_of(kind, encoder=encoder)
 
 
@@ -75,7 +75,7 @@ def test_settings_out_of_bounds_are_refused(settings: dict[str, Any]) -> None:
 
 def test_a_burn_in_needs_a_core_and_an_assignment_that_contradicts_it_leaves_no_trace() -> None:
     settings = AgentSettings(core="gru", burn_in=2)
-    with pytest.raises(SettingsError, match="burn_in=2 warms a recurrent core up"):
+    with pytest.raises(SettingsError, match="burn_in=2 needs a recurrent core"):
         settings.core = "none"
     assert settings.core == "gru"
     with pytest.raises(SettingsError, match="num_bins must be odd"):

@@ -75,7 +75,7 @@ CASES = {
     ),
     "missing file of settings": (["train", "cartpole", "--config", "nothing.yaml"], "nothing.yaml cannot be read"),
     "broken yaml": (["train", "cartpole", "--config", "broken.yaml"], "broken.yaml is not YAML"),
-    "a list of settings": (["train", "cartpole", "--config", "list.yaml"], "must hold settings by name"),
+    "a list of settings": (["train", "cartpole", "--config", "list.yaml"], "must contain settings by name"),
     "a folder of settings": (["train", "cartpole", "--config", "taken"], "taken cannot be read: Is a directory"),
     "binary settings": (["train", "cartpole", "--config", "binary.yaml"], "binary.yaml is not YAML"),
     "run folder that holds something": (["train", "cartpole", "--run-dir", "taken"], "exists and is not empty"),
@@ -83,7 +83,7 @@ CASES = {
         ["train", "cartpole", "--run-dir", "broken.yaml"],
         "must be a new or empty folder, got a file",
     ),
-    "run folder below a file": (["train", "cartpole", "--run-dir", "broken.yaml/run"], "cannot be made or written to"),
+    "run folder below a file": (["train", "cartpole", "--run-dir", "broken.yaml/run"], "cannot be created or written to"),
     "nothing to resume": (["train", "cartpole", "--resume"], "there is no run in"),
     "nothing to resume there": (["train", "cartpole", "--resume", "--run-dir", "taken"], "taken is not a run folder"),
     "resume without checkpoint": (
@@ -100,18 +100,18 @@ CASES = {
     "no episodes": (["eval", "old", "--episodes", "0"], "Invalid value for '--episodes'"),
     "status of nothing": (["status"], "there is no run in"),
     "status of no run": (["status", "--run-dir", "taken"], "taken is not a run folder"),
-    "status of an ended run": (["status", "--run-dir", "old", "--json"], "no run is going on in"),
-    "stop of an ended run": (["stop", "--run-dir", "old"], "no run is going on in"),
-    "scale of an ended run": (["scale", "--actors", "2", "--run-dir", "old"], "no run is going on in"),
+    "status of an ended run": (["status", "--run-dir", "old", "--json"], "no run is active in"),
+    "stop of an ended run": (["stop", "--run-dir", "old"], "no run is active in"),
+    "scale of an ended run": (["scale", "--actors", "2", "--run-dir", "old"], "no run is active in"),
     "scale without number": (["scale", "--run-dir", "old"], "Missing option '--actors'"),
     "actor without settings": (["actor", "--address", "tcp://127.0.0.1:1"], "expected a RECIPE, or --config FILE"),
     "actor without address": (["actor", "cartpole"], "Missing option '--address'"),
     "learner without folder": (["learner", "cartpole", "--address", "tcp://127.0.0.1:1"], "Missing option '--run-dir'"),
     "learner of another run": (
         ["learner", "lunar_lander", "--address", "tcp://127.0.0.1:1", "--run-dir", "old"],
-        "config.yaml is of another run: agent.hidden_sizes",
+        "config.yaml belongs to another run: agent.hidden_sizes",
     ),
-    "replay of another run": (["replay", "cogs_v_clips", "--run-dir", "old"], "config.yaml is of another run"),
+    "replay of another run": (["replay", "cogs_v_clips", "--run-dir", "old"], "config.yaml belongs to another run"),
 }
 
 
@@ -175,7 +175,7 @@ def test_a_traceback_comes_only_when_it_is_asked_for(place: Path) -> None:
 def test_a_folder_that_cannot_be_written_to_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # /proc takes no folders, not even from root.
     assert run_command(["train", "cartpole", "--run-dir", "/proc/oatmill"]) == 2
-    assert "/proc/oatmill cannot be made or written to" in capsys.readouterr().err
+    assert "/proc/oatmill cannot be created or written to" in capsys.readouterr().err
     assert place.exists()
 
 

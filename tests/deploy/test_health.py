@@ -80,7 +80,7 @@ def test_an_actor_is_as_healthy_as_its_file_is_young(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("environ", [{}, {PORT: "none"}, {PORT: "70000"}])
 def test_bad_input_is_a_problem_and_no_traceback(environ: dict[str, str]) -> None:
-    assert problem_of("actor", environ) == "OATMILL_HEARTBEAT must name the file that the actor touches"
+    assert problem_of("actor", environ) == "OATMILL_HEARTBEAT must name the actor's heartbeat file"
     assert "/healthz" in (problem_of("learner", environ) or "") or "must be a port" in (problem_of("learner", environ) or "")
     assert problem_of("hub", environ) == "expected one of replay, learner, actor, got 'hub'"
 

@@ -11,6 +11,8 @@ import pytest
 from deploy.cli.entry import run_command
 from deploy.curves import column, read_lines, surviving
 from oatmill.errors import UserError
+from recipes import cartpole
+from runner.settings import write_config
 
 PNG_START = b"\x89PNG\r\n"
 
@@ -59,3 +61,15 @@ def test_a_run_that_has_reported_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(UserError, match="has not reported a learner step yet"):
         read_lines(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["plot", "doctor"])
+def test_a_damaged_file_is_named_in_one_line(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run")
+    write_config(cartpole.settings(), run / "config.yaml")
+    (run / "metrics.jsonl").write_text('{"learner_step": 1}\n')
+    assert run_command([command, str(run)]) == 2
+    (shown,) = capsys.readouterr().err.splitlines()
+    assert shown.startswith(
+        f"oatmill: error: {run / 'metrics.jsonl'} is damaged, or was written by another version of oatmill ("
+    )

@@ -70,3 +70,15 @@ def test_ctrl_c_ends_the_live_view_quietly(run: Path) -> None:
     os.close(ours)
     assert b"Traceback" not in shown + rest
     assert b"ppo_critic" in shown
+
+
+@pytest.mark.parametrize(
+    ("file", "line"), [("metrics.jsonl", LINE | {"losses": 5}), ("events.jsonl", {"time": "noon", "event": "actor_joined"})]
+)
+def test_a_damaged_file_is_named_in_one_line(
+    file: str, line: dict[str, object], run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / file).write_text(json.dumps(line) + "\n")
+    assert run_command(["top", "--run-dir", str(run), "--once"]) == 2
+    (shown,) = capsys.readouterr().err.splitlines()
+    assert shown.startswith(f"oatmill: error: {run / file} is damaged, or was written by another version of oatmill (")

@@ -31,7 +31,7 @@ def test_a_missing_key_is_bad_input_for_a_question_and_may_become_good_for_a_rol
         for arguments in (["status"], ["stop"], ["scale", "--actors", "2"]):
             assert run_command([*arguments, "--address", address]) == 2
             (line,) = capsys.readouterr().err.splitlines()
-            assert "asks for a key and this process has none; give --keys" in line
+            assert "requires a key and this process has none; set --keys" in line
     finally:
         server.close()
         zap.close()

@@ -11,7 +11,8 @@ from torch import Tensor
 from agent.model import ModelNeeds
 from agent.settings import AgentSettings
 from learner.loss import Node, Question, method_reads
-from learner.losses.cmpo import ExactCmpo, ReturnCmpo, SampledCmpo
+from learner.losses.cmpo import ExactCmpo, ReturnCmpo
+from learner.losses.cmpo_sampled import SampledCmpo
 from learner.losses.muesli_model import MuesliModel, PriorMuesliModel
 from learner.nodes.returns import GaeVtrace, GaeVtraceSigma, Retrace
 from learner.plan import LOSSES, Plan, make_plan
@@ -102,13 +103,21 @@ def test_retrace_takes_the_place_of_gae() -> None:
         ("muesli", {"losses.muesli_model.policy_target": "cmpo"}, r"policy_target=cmpo needs trainer\.losses\.cmpo\.enabled"),
         ("muesli_cmpo", {"losses.cmpo.advantage": "model"}, r"advantage=model needs trainer\.losses\.dynamics\.enabled"),
         ("full", {"losses.muesli_model.policy_horizon": 4}, r"policy_horizon must be at most .*unroll_steps=3, got 4"),
-        ("muesli_cmpo", {"returns": "retrace"}, r"returns=retrace .* needs trainer\.losses\.dynamics\.enabled=true"),
+        (
+            "muesli_cmpo",
+            {"returns": "retrace"},
+            r"returns=retrace needs the dynamics model: trainer\.losses\.dynamics\.enabled=true",
+        ),
         ("full", {"returns": "retrace", "losses.dynamics.reward_pred_coef": 0}, r"returns=retrace .* both of its coefficients"),
         ("baseline", {"losses.ppo_critic.enabled": False, "losses.ppo_actor.enabled": False}, r"every loss is disabled"),
-        ("full", {"losses.muesli_pg.enabled": True}, r"ppo_actor and .*muesli_pg are both enabled, and each is a whole policy"),
-        ("muesli_cmpo", MUESLI_PG, r"muesli_pg needs a model of every action: trainer\.losses\.dynamics\.enabled=true"),
+        (
+            "full",
+            {"losses.muesli_pg.enabled": True},
+            r"ppo_actor and .*muesli_pg are both enabled, but each is a complete policy",
+        ),
+        ("muesli_cmpo", MUESLI_PG, r"muesli_pg needs the dynamics model: trainer\.losses\.dynamics\.enabled=true"),
         ("full", MUESLI_PG | {"losses.dynamics.returns_pred_coef": 0}, r"muesli_pg needs .* with both of its coefficients"),
-        ("full", {"on_red_flag": "reduce", "balance": "gradient_share"}, r"each would undo what the other does"),
+        ("full", {"on_red_flag": "reduce", "balance": "gradient_share"}, r"would work against each other"),
         ("baseline", {"gamma": 0.9, "losses.ppo_critic.gamma": 0.8}, r"gamma=0\.9 .*gamma=0\.8 name the same discount"),
     ],
 )
@@ -125,19 +134,19 @@ def test_the_notes_say_what_is_a_heuristic_and_what_is_ignored() -> None:
     clipped = {"losses.ppo_critic.clip_vloss": True}
     assert any("vf_clip_coef is ignored" in note for note in plan_of("baseline", clipped, head="categorical").notes)
     assert not plan_of("baseline", clipped).notes
-    assert any("not the paper's" in note for note in plan_of("muesli_cmpo").notes)
+    assert any("not of the paper" in note for note in plan_of("muesli_cmpo").notes)
     assert any("without dynamics" in note for note in plan_of("muesli").notes)
-    assert any("an estimate from 16 actions" in note for note in plan_of("full", actions=157).notes)
+    assert any("estimated from 16 actions" in note for note in plan_of("full", actions=157).notes)
     (note,) = plan_of("full", {"losses.cmpo.baseline": "prior_expected_q"}, actions=157).notes
     assert "their mean q is the baseline" in note
     assert not plan_of("full").notes
     factored = ActionSpace((2, 3), factored=True)
-    assert any("each one's own expectation" in note for note in make_plan(make_trainer(), AgentSettings(), factored).notes)
+    assert any("the expected q of each factor" in note for note in make_plan(make_trainer(), AgentSettings(), factored).notes)
     chosen = make_trainer("full", {"losses.cmpo.baseline": "prior_expected_q"})
     assert not make_plan(chosen, AgentSettings(), factored).notes
     corrected = make_trainer("full", {"losses.cmpo.baseline": "prior_expected_q", "returns": "retrace"})
     (note,) = make_plan(corrected, AgentSettings(), factored).notes
-    assert "takes the prior's v for the expected q" in note
+    assert "uses the prior network's value instead of the expected q" in note
     assert not make_plan(corrected, AgentSettings(), ActionSpace((3,))).notes
 
 

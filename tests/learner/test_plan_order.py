@@ -97,12 +97,12 @@ def test_ties_keep_the_tables_order() -> None:
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
-        ([Planted, Writer, Planted], "the name planted is taken, and numbers are reported by name"),
-        ([Gradient], "the name gradient is taken"),
+        ([Planted, Writer, Planted], "the name planted is already used"),
+        ([Gradient], "the name gradient is already used"),
         ([Writer, OtherWriter], "thing_BT has two writers, writer and other_writer"),
         ([OverwritesTheBatch], "mask_BT has two writers, the batch and overwriter"),
-        ([Reader], "reader reads thing_BT, which nobody writes"),
-        ([Echo, Circle], "wait for each other and cannot be ordered: .*echo"),
+        ([Reader], "reader reads thing_BT, which no node writes"),
+        ([Echo, Circle], "depend on each other in a cycle: .*echo"),
     ],
 )
 def test_two_writers_two_of_a_name_an_unknown_read_and_a_circle_are_refused_by_name(
@@ -123,14 +123,14 @@ def test_a_loss_of_ones_own_does_not_take_anothers_place() -> None:
     class Critic(Planted):
         name = "ppo_critic"
 
-    with pytest.raises(SettingsError, match="the name ppo_critic is taken"):
+    with pytest.raises(SettingsError, match="the name ppo_critic is already used"):
         make_plan(
             make_trainer("baseline"), AgentSettings(), ActionSpace((3,)), losses=(*LOSSES, lambda _question: Choice(Critic))
         )
 
 
 def test_a_loss_that_reads_what_nobody_writes_is_refused_by_name() -> None:
-    with pytest.raises(SettingsError, match="reader reads thing_BT, which nobody writes"):
+    with pytest.raises(SettingsError, match="reader reads thing_BT, which no node writes"):
         make_plan(make_trainer("baseline"), AgentSettings(), ActionSpace((3,)), losses=(lambda _question: Choice(Reader),))
 
 

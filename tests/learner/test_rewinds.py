@@ -82,13 +82,11 @@ def test_rewinds_in_vain_and_a_missing_checkpoint_end_the_run(events: Events) ->
     rewinds = made(events)
     for _ in range(2):
         rewinds.rewind(SAVED, sound=False, reopen=lambda _progress: None)
-    with pytest.raises(
-        RunError, match="the weights are not finite, after going back to the last checkpoint 2 times in a row; "
-    ):
+    with pytest.raises(RunError, match="the weights are not finite, after 2 rewinds to the last checkpoint in a row; "):
         rewinds.rewind(SAVED, sound=False, reopen=lambda _progress: None)
     rewinds.in_a_row = 0  # a checkpoint was saved
     rewinds.rewind(SAVED, sound=False, reopen=lambda _progress: None)
     nothing = Checkpoints()
     nothing.there = False
-    with pytest.raises(RunError, match="there is no whole checkpoint to go back to"):
+    with pytest.raises(RunError, match="there is no checkpoint to rewind to"):
         made(events, nothing).rewind(SAVED, sound=True, reopen=lambda _progress: None)

@@ -23,7 +23,7 @@ from learner.update.objective import Weighed, model_outputs
 from learner.update.updater import Record, Updater
 from oatmill.settings.base import MetricsSettings
 from protocol.data.batch import Batch
-from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.data.spaces import ActionPart, ActionSpace, ObservationSpace, Spaces
 from protocol.data.trajectory import Array
 
 OBSERVATION = 4
@@ -42,7 +42,17 @@ CPU = torch.device("cpu")
 ONE = Ranks(0, 1, CPU, OneRank())
 
 
-def make_spec(*, sizes: tuple[int, ...] = (3,), factored: bool = False, **agent: Any) -> AgentSpec:
+def make_action(sizes: tuple[int, ...], *, factored: bool = False, numbers: int = 0) -> ActionSpace:
+    """Choices, and numbers of -1..1 behind them if asked for."""
+    if not numbers:
+        return ActionSpace(sizes, factored)
+    width = len(sizes)
+    choices = [ActionPart((0,), (width,), "int64", (0, width), (0,) * width)] if sizes else []
+    parts = (*choices, ActionPart((1,), (numbers,), "float32", (width, width + numbers)))
+    return ActionSpace(sizes, factored=True, low=(-1.0,) * numbers, high=(1.0,) * numbers, parts=parts)
+
+
+def make_spec(*, sizes: tuple[int, ...] = (3,), factored: bool = False, numbers: int = 0, **agent: Any) -> AgentSpec:
     """A network small enough to train in a millisecond; a scalar value head unless told."""
     settings = {
         "hidden_sizes": (8,),
@@ -52,7 +62,8 @@ def make_spec(*, sizes: tuple[int, ...] = (3,), factored: bool = False, **agent:
         "num_bins": 21,
         "value_range": 10.0,
     }
-    spaces = Spaces(ObservationSpace("vector", (OBSERVATION,), "float32"), ActionSpace(sizes, factored))
+    action = make_action(sizes, factored=factored, numbers=numbers)
+    spaces = Spaces(ObservationSpace("vector", (OBSERVATION,), "float32"), action)
     return AgentSpec(spaces, AgentSettings.model_validate(settings | agent))
 
 
@@ -112,18 +123,18 @@ def make_batch(spec: AgentSpec, *, size: int = 6, steps: int = 7, seed: int = 0,
         terminated |= ~valid
         truncated &= valid
     rows, ends = np.nonzero(truncated)
-    sizes = spec.spaces.action.sizes
-    actions = np.stack([rng.integers(0, n, (size, steps)) for n in sizes], -1).astype(np.int32)
-    return Batch(
+    action = spec.spaces.action
+    actions = random_actions(action, rng, size, steps)
+    batch = Batch(
         batch_id=0,
         learner_step=0,
         observations=rng.normal(size=(size, steps + 1, OBSERVATION)).astype(np.float32),
-        actions=actions if spec.spaces.action.factored else actions[..., 0].copy(),
+        actions=actions,
         rewards=rng.normal(size=(size, steps)).astype(np.float32),
         terminated=terminated,
         truncated=truncated,
         valid=valid,
-        behaviour_logits=rng.normal(size=(size, steps, sum(sizes))).astype(np.float32),
+        behaviour_logits=rng.normal(size=(size, steps, action.num_parameters)).astype(np.float32),
         behaviour_value=np.zeros((size, steps), np.float32),
         core_state=rng.normal(size=(size, spec.core_state_size)).astype(np.float32),
         final_observations=rng.normal(size=(len(rows), OBSERVATION)).astype(np.float32),
@@ -132,6 +143,24 @@ def make_batch(spec: AgentSpec, *, size: int = 6, steps: int = 7, seed: int = 0,
         policy_version=np.zeros(size, np.int64),
         fresh=np.ones(size, bool),
     )
+    return with_numbers(batch, action) if action.dimensions else batch
+
+
+def with_numbers(batch: Batch, action: ActionSpace) -> Batch:
+    """The batch with numbers that its behaviour policy drew; its deviations are half to twice of 1."""
+    rows, actions = batch.behaviour_logits.copy(), batch.actions.copy()
+    mean, log_std = np.split(rows[..., action.num_logits :], 2, -1)
+    log_std[...] = 0.7 * np.tanh(log_std)
+    actions[..., len(action.sizes) :] = mean + np.exp(log_std) * actions[..., len(action.sizes) :]
+    return replace(batch, actions=actions, behaviour_logits=rows)
+
+
+def random_actions(action: ActionSpace, rng: np.random.Generator, size: int, steps: int) -> Array:
+    """`[size, steps]` of them, as actors record them."""
+    columns: list[Array] = [rng.integers(0, n, (size, steps)) for n in action.sizes]
+    columns += [rng.normal(size=(size, steps)) for _ in range(action.dimensions)]
+    rows = np.stack(columns, -1).astype(action.dtype)
+    return rows if action.factored else rows[..., 0].copy()
 
 
 def rows_of(batch: Batch, rows: Array) -> Batch:

@@ -1,4 +1,4 @@
-"""`import oatmill`: fast, with a closed list of names, and clear where a user's file takes the name of a package."""
+"""`import oatmill`: fast, with a fixed list of names, and a clear error if a user's file hides a package."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def started_with(monkeypatch: pytest.MonkeyPatch, settings: Mapping[str, Any], *
     return runs[0]
 
 
-def test_it_offers_these_names_and_no_others() -> None:
+def test_oatmill_has_exactly_the_documented_names() -> None:
     assert oatmill.__all__ == ["Run", "RunSettings", "__version__", "load", "train"]
     assert all(hasattr(oatmill, name) for name in oatmill.__all__)
     with pytest.raises(AttributeError, match=r"^module 'oatmill' has no attribute 'evaluate'$"):
         oatmill.evaluate  # noqa: B018
 
 
-def test_importing_it_loads_no_large_library_and_takes_less_than_50_ms() -> None:
+def test_importing_oatmill_loads_no_large_library_and_takes_less_than_50_ms() -> None:
     script = (
         "import sys, time\nbefore = time.process_time()\nimport oatmill\nprint(time.process_time() - before)\n"
         "print(*sorted({'numpy', 'pydantic', 'torch', 'yaml', 'zmq'} & set(sys.modules)))\n"
@@ -78,7 +78,7 @@ def test_settings_are_given_by_dotted_path_or_nested_and_both_mean_the_same(monk
     assert (seeded.trainer.seed, seeded.settings.actors.seed, seeded.settings.actors.count) == (7, 7, 3)
 
 
-def test_a_setting_that_does_not_exist_is_refused_by_name() -> None:
+def test_an_unknown_setting_is_rejected_by_name() -> None:
     with pytest.raises(SettingsError, match=r"^trainer\.gama is not a setting; the nearest is trainer\.gamma$"):
         oatmill.train("cartpole", {"trainer": {"gama": 0.98}})
 
@@ -89,7 +89,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     return oatmill.train("cartpole", SMALL, seed=1, actors=1, run_dir=tmp_path_factory.mktemp("api") / "run", log_level="error")
 
 
-def test_what_was_trained_is_loaded_from_its_run_folder_and_from_its_checkpoint(result: RunResult) -> None:
+def test_a_policy_is_loaded_from_a_run_folder_or_a_checkpoint(result: RunResult) -> None:
     assert (result.outcome, result.env_steps) == ("done", 1024)
     observations = np.zeros((3, 4), np.float32)
     newest = Path(result.run_dir) / "checkpoints" / "latest"
@@ -98,7 +98,7 @@ def test_what_was_trained_is_loaded_from_its_run_folder_and_from_its_checkpoint(
     assert all((one == actions[0]).all() for one in actions)
 
 
-def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_checkpoint_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="checkpoint"):
         oatmill.load(tmp_path)
 
@@ -165,7 +165,7 @@ def test_a_wheel_in_a_fresh_environment_works_and_says_which_file_is_in_the_way(
     assert done.returncode == 0, done.stderr
 
 
-def test_a_recipe_of_before_the_packages_moved_finds_the_settings() -> None:
+def test_a_recipe_from_before_the_move_of_packages_finds_the_settings() -> None:
     from recipes.settings import RunSettings
 
     assert RunSettings is oatmill.RunSettings

@@ -31,7 +31,7 @@ def test_another_package_of_the_same_name_is_named(name: str, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("name", ["agent", "protocol"])
-def test_a_script_beside_a_file_of_such_a_name_is_told_which(name: str, tmp_path: Path) -> None:
+def test_a_script_beside_a_file_with_a_package_name_gets_its_path(name: str, tmp_path: Path) -> None:
     (tmp_path / f"{name}.py").touch()
     (tmp_path / "script.py").write_text("import recipes.cartpole")
     root = Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ def test_a_script_beside_a_file_of_such_a_name_is_told_which(name: str, tmp_path
     assert shown.stderr.splitlines()[-1].partition(": ")[2] == expected
 
 
-def test_every_package_is_in_the_wheel_in_the_image_and_checked_by_the_tools() -> None:
+def test_every_package_is_in_the_wheel_the_image_and_the_checks() -> None:
     root = Path(__file__).resolve().parents[2]
     project = tomllib.loads((root / "pyproject.toml").read_text())["tool"]
     allowed = {line.removeprefix("!") for line in (root / ".dockerignore").read_text().splitlines() if line.startswith("!")}

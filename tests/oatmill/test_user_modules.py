@@ -1,4 +1,4 @@
-"""Modules beside the command: found, or refused with the reason why they are not."""
+"""Modules in the current folder are found, or an error says why not."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ def refusal(path: str) -> str:
     return str(caught.value)
 
 
-def test_a_function_of_the_script_itself_is_refused_with_the_way_out() -> None:
+def test_a_function_of_the_main_script_is_rejected_with_advice() -> None:
     assert "is a function of your script itself" in refusal("__main__:make")
     assert "move it to a module beside the script" in refusal("__main__:make")
 
 
 @pytest.mark.parametrize("name", ["agent", "queue"])
-def test_a_file_that_has_the_name_of_another_module_is_named(name: str, folder: Path) -> None:
+def test_a_file_hidden_by_another_module_is_named(name: str, folder: Path) -> None:
     (folder / f"{name}.py").write_text("def make(): pass")
     expected = f"; {name} in {folder} cannot be found, since Python or oatmill has a module of that name: rename yours"
     assert refusal(f"{name}:make").endswith(expected)
 
 
-def test_so_is_one_that_a_module_of_the_users_own_imports(folder: Path) -> None:
+def test_a_hidden_file_that_a_user_module_imports_is_named(folder: Path) -> None:
     (folder / "actors.py").write_text("def make(): pass")
     (folder / "uses_actors.py").write_text("from actors import make")
     assert f"; actors in {folder} cannot be found" in refusal("uses_actors:make")
     assert "(uses_actors.py:1, in <module>)" in refusal("uses_actors:make")
 
 
-def test_nothing_is_said_of_files_that_have_nothing_to_do_with_it(folder: Path) -> None:
+def test_unrelated_files_are_not_mentioned(folder: Path) -> None:
     (folder / "agent.py").write_text("def make(): pass")
     (folder / "has_no_make.py").touch()
     assert "rename" not in refusal("has_no_make:make")

@@ -1,4 +1,4 @@
-"""An actor that sends numbered trajectories as fast as it may until it is killed or told to stop.
+"""An actor that sends numbered trajectories as fast as possible until it is killed or told to stop.
 
 python -m tests.replay.actor_process CONTROL ACTOR_ID
 """

@@ -1,4 +1,4 @@
-"""What a peer may send that it should not, with the reason for which it is refused: every message, both ways, four sockets."""
+"""Bad messages of every kind, in both directions on all four sockets, with the reason for which each is rejected."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ class Case:
 
     Attributes:
         name: what is wrong.
-        frames: what arrives.
-        reason: of the refusal.
-        counted: whether it is in `oatmill_rejected_total`; a process that is turned away is not.
+        frames: the message.
+        reason: the reason of the rejection.
+        counted: whether it is counted in `oatmill_rejected_total`; a process that is rejected is
+            not.
     """
 
     name: str
@@ -73,7 +74,7 @@ BAD_ENDPOINTS: tuple[Any, ...] = (None, [], "x", {"data": 1}, {"data": None})
 
 
 def header_of(cls: Any) -> dict[str, Any]:
-    """A header with every field there and of its type."""
+    """Return a header with valid values in all fields."""
     return {"kind": cls.KIND} | {entry.name: GOOD[str(entry.type)] for entry in fields(cls)}
 
 
@@ -94,7 +95,7 @@ def header_cases(cls: Any) -> Iterator[Case]:
 
 
 def envelope_cases(classes: tuple[Any, ...]) -> Iterator[Case]:
-    """What is no header of any message of a socket."""
+    """Headers that belong to no message of a socket."""
     good = msgpack.packb(header_of(classes[0]))
     others = [cls for socket in SOCKETS.values() for cls in socket if cls.KIND not in {one.KIND for one in classes}]
     yield Case("no frame", [], "frames")
@@ -150,7 +151,7 @@ BAD_JSON: dict[str, bytes] = {
 
 
 def json_cases(message: Any) -> Iterator[Case]:
-    """A message with a JSON payload that is none."""
+    """Messages with invalid JSON payloads."""
     for name, payload in BAD_JSON.items():
         yield Case(f"{type(message).__name__} with {name}", [pack(message), payload], "payload_json")
 
@@ -174,7 +175,7 @@ def changed(values: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 
 def as_json(values: Any) -> bytes:
-    """JSON that says what it is told to."""
+    """A mapping whose JSON text is given."""
     return json.dumps(values).encode()
 
 
@@ -321,7 +322,7 @@ def sized(name: str, number: int) -> dict[str, Any]:
 
 
 def number_cases() -> Iterator[Case]:
-    """Blocks with numbers that nobody can train on."""
+    """Blocks with numbers that cannot be trained on."""
     for name, value in product((*FLOATS, "episode_statistics"), (NAN, INF, -INF)):
         yield case(f"{name} holds {value}", "non_finite", content(**{name: value}))
     for name, byte in product(("terminated", "truncated", "valid"), (2, 255)):
@@ -356,7 +357,7 @@ def size_cases() -> Iterator[Case]:
 
 
 def final_cases() -> Iterator[Case]:
-    """Final observations that are not those of the truncated steps: (0, 1) is the one that is truncated."""
+    """Final observations that do not belong to the truncated step, (0, 1)."""
     for name, value in (("final_trajectory", 2), ("final_trajectory", -1), ("final_step", 2), ("final_step", -1)):
         yield case(f"{name} {value}", "final_index", content(**{name: value}))
     yield case("a final observation of another row", "final_index", content(final_trajectory=1))
@@ -612,7 +613,7 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
 
 
 def all_cases(socket: str) -> list[Case]:
-    """Everything bad that can arrive on a socket."""
+    """Return all bad messages for a socket."""
     classes = SOCKETS[socket]
     headers = [replace(case, name=f"{cls.KIND}: {case.name}") for cls in classes for case in header_cases(cls)]
     return [*envelope_cases(classes), *headers, *CASES[socket]()]

@@ -1,4 +1,4 @@
-"""Small trajectories whose numbers say where they come from."""
+"""Small trajectories whose numbers identify them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ingest with what a test says to it and what it answers."""
+"""Ingest, with helpers that send it messages and return its answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from protocol.data.run_schema import RunSchema
 from protocol.data.trajectory import BlockSize, TrajectoryBlock
 from protocol.wire import messages
 from protocol.wire.codec import decode, encode, to_json
-from replay.ingest.actor_session import ActorSession
+from replay.ingest.actors.session import ActorSession
 from replay.ingest.core import IngestCore, IngestSettings
 from replay.store.buffer import NO_BUFFER, BufferSettings
 from tests.replay.blocks import SCHEMA, block

@@ -1,4 +1,4 @@
-"""Messages that were good until a seed changed them, and raw bytes to a socket that expects ZeroMQ."""
+"""Good messages that are changed at random, and raw bytes for a socket that expects ZeroMQ."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ assert CONTENT.size.finals == 1
 
 
 def good_messages(name: str) -> list[Frames]:
-    """Messages of every kind that a socket takes, those with a payload with a sound one."""
+    """Return messages of every kind that a socket accepts, with valid payloads."""
     payloads = (b"", as_json(SCHEMA.to_dict()), as_json(ACTOR), as_json(LEARNER), NUMBERS, content())
     found = [[msgpack.packb(header_of(cls)), payload] for cls in SOCKETS[name] for payload in payloads]
     if name == "data":
@@ -65,7 +65,7 @@ def good_messages(name: str) -> list[Frames]:
 
 
 def mutated(random: Random, frames: Frames, others: list[Frames]) -> Frames:
-    """The same message with something changed in it."""
+    """Return the same message with a random change."""
     changed = list(frames)
     choice = random.randrange(6)
     if choice == 0:
@@ -93,7 +93,7 @@ def with_other_value(random: Random, header: bytes) -> bytes:
 
 
 def with_other_bytes(random: Random, data: bytes) -> bytes:
-    """Bytes with some turned, cut, put in or said twice."""
+    """Return bytes with some changed, removed, inserted or repeated."""
     place = random.randrange(len(data) + 1)
     end = min(len(data), place + random.randrange(1, 9))
     match random.randrange(5):
@@ -128,7 +128,7 @@ def frame(body: bytes, *, more: bool = False) -> bytes:
 
 
 def raw_attacks(random: Random, good: list[Frames]) -> Iterator[bytes]:
-    """What a connection may say, one string of bytes each."""
+    """Return the bytes of several attacks, one string each."""
     header, payload = random.choice(good)
     yield random.randbytes(random.randrange(1, 4096))
     yield GREETING[: random.randrange(64)]

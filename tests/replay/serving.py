@@ -1,4 +1,4 @@
-"""A real replay server for a test, and an actor and a learner that talk to it."""
+"""A real replay server for a test, and an actor and a learner that use it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from tests.replay.blocks import SCHEMA, SPACES, block
 
 ROOT = Path(__file__).parents[2]
 Joined = TypeVar("Joined")
-READY_WITHIN_S = 20.0
+PATIENCE_S = 60.0
+"""How long a test waits for what must come; the machine may be busy."""
 CONFIG: dict[str, Any] = {
     "env": {"kind": "gymnasium", "id": "Toy-v0", "kwargs": {}},
     "agent": {"core": "none", "hidden_sizes": [8]},
@@ -59,14 +60,14 @@ class Server:
     def page(self, name: str) -> str:
         """One of its HTTP pages."""
         url = self.endpoint["metrics"].replace("metrics", name)
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
             return str(answer.read().decode())
 
     def ask(self, kind: Any, **body: Any) -> dict[str, Any]:
         """An operator's question."""
         operator = ControlClient(self.control, role="operator", description={}, keys=client_keys(self.keys, "operator"))
         try:
-            return operator.request(kind, body)
+            return operator.request(kind, body, timeout_s=PATIENCE_S)
         finally:
             operator.close()
 
@@ -74,7 +75,7 @@ class Server:
         """Join as an actor would."""
         client = control_of(self.control, rows, actor_id, description, client_keys(self.keys, "actor"))
         self.channels.callback(client.close)
-        return client, client.join(10)
+        return client, client.join(PATIENCE_S)
 
     def actor(self, **how: Any) -> Actor:
         """Join and open the line to ingest."""
@@ -92,7 +93,7 @@ class Server:
     def learner(self) -> Learner:
         """Join as the learner's rank 0 would."""
         client = self.learner_control()
-        welcome = client.join(10)
+        welcome = client.join(PATIENCE_S)
         endpoints = welcome.endpoints
         batches = BatchClient(
             endpoints["batches"], welcome=welcome, rank=0, world=1, batch_size_total=CONFIG["trainer"]["batch_size"]
@@ -135,7 +136,7 @@ def start(folder: Path, transport: str, *more: str, keys: Path | None = None, fi
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    deadline = time.monotonic() + READY_WITHIN_S
+    deadline = time.monotonic() + PATIENCE_S
     while not ready.exists():
         assert process.poll() is None, f"the server ended: {process.communicate()[1]}"
         assert time.monotonic() < deadline, "the server is not ready"
@@ -145,8 +146,8 @@ def start(folder: Path, transport: str, *more: str, keys: Path | None = None, fi
 
 
 def successor(join: Callable[[], Joined]) -> Joined:
-    """Join in the place of a process whose connections were just closed, as soon as the hub has seen that they are."""
-    deadline = time.monotonic() + 10
+    """Join in place of a process whose connections were just closed, as soon as the hub has noticed this."""
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             return join()
@@ -165,7 +166,7 @@ def serving(folder: Path, transport: str = "ipc", keys: Path | None = None, *, f
             yield server
         if server.process.poll() is None:
             server.process.terminate()
-            assert server.process.wait(10) == 0
+            assert server.process.wait(PATIENCE_S) == 0
             assert server.sockets() == []
     finally:
         server.process.kill()
@@ -217,7 +218,7 @@ def actor(
     """Join and open the line to ingest."""
     client = control_of(control, rows, actor_id, {}, keys)
     try:
-        welcome = client.join(10)
+        welcome = client.join(PATIENCE_S)
     except JoinRefusedError:
         client.close()
         raise
@@ -238,9 +239,9 @@ class Learner:
     def publish(self, version: int) -> None:
         """Publish weights of ten numbers, each the version."""
         self.publisher.push(weights(version))
-        assert self.publisher.flush(10)
+        assert self.publisher.flush(PATIENCE_S)
 
-    def take(self, timeout_s: float = 10.0) -> Delivery:
+    def take(self, timeout_s: float = PATIENCE_S) -> Delivery:
         """Ask for a batch and wait for it."""
         self.batches.request(self.step)
         self.step += 1

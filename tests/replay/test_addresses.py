@@ -20,12 +20,12 @@ def private(folder: Path) -> Path:
     return folder
 
 
-def test_four_sockets_lie_in_one_private_folder(tmp_path: Path) -> None:
+def test_four_sockets_are_in_one_private_folder(tmp_path: Path) -> None:
     addresses = bind_addresses(f"ipc://{private(tmp_path)}", insecure=False)
     assert addresses == {name: f"ipc://{tmp_path}/{name}" for name in ("data", "batches", "control", "weights")}
 
 
-def test_four_ports_stand_in_a_row_from_7300_unless_told_otherwise() -> None:
+def test_four_consecutive_ports_start_at_7300_by_default() -> None:
     assert bind_addresses("tcp://127.0.0.1", insecure=False) == {
         "data": "tcp://127.0.0.1:7300",
         "batches": "tcp://127.0.0.1:7301",
@@ -39,8 +39,8 @@ def test_four_ports_stand_in_a_row_from_7300_unless_told_otherwise() -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "*", "192.0.2.7", "[::]"])
-def test_an_address_that_other_machines_reach_takes_a_word_of_consent(host: str) -> None:
-    with pytest.raises(UserError, match="say --insecure if that network is your own"):
+def test_an_address_that_other_machines_reach_needs_insecure(host: str) -> None:
+    with pytest.raises(UserError, match="add --insecure if that network is your own"):
         bind_addresses(f"tcp://{host}:7300", insecure=False)
     assert bind_addresses(f"tcp://{host}:7300", insecure=True)["data"].endswith(":7300")
 
@@ -53,30 +53,30 @@ def test_an_address_that_other_machines_reach_takes_a_word_of_consent(host: str)
         ("udp://127.0.0.1", "takes ipc:///FOLDER or tcp://HOST"),
         ("tcp://127.0.0.1:x", "needs a port from 0 to 65532, got 'x'"),
         ("tcp://127.0.0.1:65533", "needs a port from 0 to 65532, got '65533'"),
-        ("tcp://no.such.host.invalid:7300", "give an address of this machine"),
-        ("ipc:///no/such/folder", "make it with: mkdir -m 700 /no/such/folder"),
+        ("tcp://no.such.host.invalid:7300", "use an address of this machine"),
+        ("ipc:///no/such/folder", "create it with: mkdir -m 700 /no/such/folder"),
     ],
 )
-def test_an_address_that_makes_no_sense_is_refused_with_the_way_out(listen: str, problem: str) -> None:
+def test_an_invalid_address_is_rejected_with_advice(listen: str, problem: str) -> None:
     with pytest.raises(UserError) as caught:
         bind_addresses(listen, insecure=False)
     assert problem in str(caught.value)
 
 
-def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_others_can_enter_is_rejected(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     with pytest.raises(UserError, match="chmod 700"):
         bind_addresses(f"ipc://{tmp_path}", insecure=False)
 
 
-def test_a_path_that_is_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_for_a_socket_is_rejected(tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 100)
     folder.mkdir(mode=0o700)
     with pytest.raises(UserError, match="a socket's path has at most 107 bytes"):
         bind_addresses(f"ipc://{folder}", insecure=False)
 
 
-def test_a_socket_that_is_served_is_not_stolen_and_one_that_is_left_over_is_removed(tmp_path: Path) -> None:
+def test_a_socket_in_use_is_not_taken_over_and_a_leftover_one_is_removed(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as served:
         served.bind(str(private(tmp_path) / "control"))
         served.listen()
@@ -107,7 +107,7 @@ def refused(folder: Path, listen: str, *more: str) -> str:
     return done.stderr
 
 
-def test_a_server_that_cannot_begin_says_why_in_one_line_and_exits_with_2(tmp_path: Path) -> None:
+def test_a_server_that_cannot_start_says_why_in_one_line_and_exits_with_2(tmp_path: Path) -> None:
     first = free_ports(6)
     with socket.socket() as taken:
         port = first + 2
@@ -123,7 +123,7 @@ def test_a_server_that_cannot_begin_says_why_in_one_line_and_exits_with_2(tmp_pa
     assert "lacks agent, actors, replay, trainer, metrics" in refused(tmp_path, "tcp://127.0.0.1:0")
 
 
-def test_a_second_server_in_the_same_folder_exits_with_2_and_the_first_goes_on(tmp_path: Path) -> None:
+def test_a_second_server_in_the_same_folder_exits_with_2_and_the_first_continues(tmp_path: Path) -> None:
     first = start(tmp_path, "ipc")
     try:
         assert "another replay server listens on" in refused(tmp_path, f"ipc://{tmp_path}")
@@ -162,7 +162,7 @@ def test_an_ipc_socket_whose_folder_was_removed_can_be_reached_again_and_old_con
                 handle.close(linger=0) if isinstance(handle, zmq.Socket) else handle.close()
 
 
-def test_a_socket_is_not_made_anew_where_others_could_enter(tmp_path: Path) -> None:
+def test_a_socket_is_not_created_again_in_a_folder_that_others_can_enter(tmp_path: Path) -> None:
     folder = tmp_path / "sockets"
     folder.mkdir(mode=0o700)
     with zmq.Context() as context:

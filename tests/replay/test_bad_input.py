@@ -7,7 +7,7 @@ import pytest
 
 from protocol.wire import messages
 from protocol.wire.reasons import BAD_MESSAGE, BAD_TRAJECTORY, CLOSED, REFUSALS, REJECTED_REASONS
-from replay.ingest.acknowledgements import MAX_STRIKES
+from replay.ingest.actors.acknowledgements import MAX_STRIKES
 from tests.replay.bad_messages import SCHEMA, SOCKETS, Case, all_cases
 from tests.replay.simulation.listeners import LISTENERS, DataListener
 
@@ -15,7 +15,7 @@ IN_ALL = 2500
 
 
 @pytest.mark.parametrize("socket", SOCKETS)
-def test_every_bad_message_has_its_reason_and_the_good_one_after_it_is_taken(socket: str) -> None:
+def test_every_bad_message_has_its_reason_and_the_next_good_one_is_accepted(socket: str) -> None:
     for case in all_cases(socket):
         listener = LISTENERS[socket]()
         before = listener.counted()
@@ -31,9 +31,9 @@ def test_every_bad_message_has_its_reason_and_the_good_one_after_it_is_taken(soc
 def test_the_corpus_is_large_and_every_reason_is_in_it() -> None:
     cases = [case for socket in SOCKETS for case in all_cases(socket)]
     assert len(cases) >= IN_ALL
-    # Who may say what is told in test_auth.
+    # Who may say what is told in test_zap.
     of_senders = {"unknown_key", "revoked", "role", "identity"}
-    # And why a connection is closed in test_connections.
+    # And why a connection is closed in test_connection_limits.
     assert {case.reason for case in cases if case.counted} == set(REJECTED_REASONS) - of_senders - set(CLOSED)
     # The three others are not told by one message: see test_sessions.
     assert {case.reason for case in cases if not case.counted} == set(REFUSALS) - {"strikes", "block_size"} | {"schema"}
@@ -51,7 +51,7 @@ def moved(frames: list[bytes], first: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("reason", [*BAD_MESSAGE, *BAD_TRAJECTORY])
-def test_the_third_bad_message_of_any_kind_takes_an_actors_credit(reason: str) -> None:
+def test_an_actor_loses_its_credit_with_the_third_bad_message_of_any_kind(reason: str) -> None:
     bad: list[Case] = [case for case in all_cases("data") if case.counted and case.reason == reason]
     listener = DataListener()
     for number in range(MAX_STRIKES):

@@ -31,7 +31,7 @@ values: st.SearchStrategy[Any] = st.recursive(
 
 @given(st.binary(max_size=300) | st.dictionaries(st.sampled_from(["kind", "rows", "first", "x"]), values).map(msgpack.packb))
 @settings(max_examples=80, deadline=None)
-def test_any_bytes_are_a_message_or_are_refused_with_a_known_reason(header: bytes) -> None:
+def test_any_bytes_are_a_message_or_are_rejected_with_a_known_reason(header: bytes) -> None:
     for classes in SOCKETS.values():
         reason = ""
         try:
@@ -42,7 +42,7 @@ def test_any_bytes_are_a_message_or_are_refused_with_a_known_reason(header: byte
 
 
 def fuzz(socket: str, seed: int, mutations: int) -> None:
-    """Good messages that were changed, to one listener after the other; each takes a good one in the end."""
+    """Send changed messages to one listener after the other; each must accept a good one at the end."""
     random, good = Random(seed), good_messages(socket)
     for _ in range(0, mutations, 10):
         listener = LISTENERS[socket]()
@@ -72,14 +72,14 @@ def check_books(listener: DataListener) -> None:
 
 
 @pytest.mark.parametrize("socket", SOCKETS)
-def test_messages_that_were_changed_a_little_end_nobody(socket: str) -> None:
+def test_slightly_changed_messages_end_no_process(socket: str) -> None:
     fuzz(socket, seed=1, mutations=MUTATIONS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("socket", SOCKETS)
 @pytest.mark.parametrize("seed", range(2, 6))
-def test_many_messages_that_were_changed_a_little_end_nobody(socket: str, seed: int) -> None:
+def test_many_slightly_changed_messages_end_no_process(socket: str, seed: int) -> None:
     fuzz(socket, seed, mutations=20_000)
 
 
@@ -89,7 +89,7 @@ def memory(server: Server) -> int:
 
 
 def bombard(folder: Path, seconds: float, seed: int = 0) -> tuple[int, int]:
-    """Attack every socket of a server that works, which goes on working; connections made, and bytes grown."""
+    """Attack every socket of a working server; returns the number of connections, and the growth of memory in bytes."""
     random, connections = Random(seed), 0
     with serving(folder, "tcp") as server:
         trainer, sender = server.learner(), server.actor(rows=8)
@@ -114,14 +114,14 @@ def bombard(folder: Path, seconds: float, seed: int = 0) -> tuple[int, int]:
         return connections, memory(server) - before
 
 
-def test_raw_bytes_on_every_socket_end_nothing_and_take_no_memory(tmp_path: Path) -> None:
+def test_raw_bytes_on_every_socket_end_no_process_and_use_no_memory(tmp_path: Path) -> None:
     connections, grown = bombard(tmp_path, 2.0)
     assert connections >= 40
     assert grown < MAX_GROWTH_BYTES, f"{grown / 1e6:.0f} MB more after {connections} connections"
 
 
 @pytest.mark.slow
-def test_raw_bytes_for_a_minute_end_nothing_and_take_no_memory(tmp_path: Path) -> None:
+def test_raw_bytes_for_a_minute_end_no_process_and_use_no_memory(tmp_path: Path) -> None:
     connections, grown = bombard(tmp_path, 60.0, seed=1)
     sys.stdout.write(f"{connections} connections, {grown / 1e6:.1f} MB more\n")  # shown by pytest -s
     assert grown < MAX_GROWTH_BYTES, f"{grown / 1e6:.0f} MB more after {connections} connections"

@@ -1,4 +1,4 @@
-"""A thousand actors on one replay server: their trajectories are acknowledged in time, in bounded memory, and none is lost."""
+"""A thousand actors on one replay server: acknowledged in time, in bounded memory, and nothing is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One number that cannot be true does not end a run for good: it is refused, counted, and everything goes on."""
+"""An impossible number from a process is rejected and counted, and the run continues."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def counted(talk: Conversation) -> dict[str, int]:
     return {reason: count for reason, count in talk.core.rejections.counts.items() if count}
 
 
-def test_an_actor_that_claims_to_be_acknowledged_what_nobody_acknowledged_is_refused_and_nothing_is_lost() -> None:
+def test_an_actor_with_impossible_acknowledgements_is_rejected_and_nothing_is_lost() -> None:
     talk = Conversation()
     hello(talk, acknowledged=HUGE, produced=HUGE)
     assert sum(counted(talk).values()) == 1
@@ -36,7 +36,7 @@ def test_an_actor_that_claims_to_be_acknowledged_what_nobody_acknowledged_is_ref
     assert talk.session().next == 2, "its successor is let in"
 
 
-def test_a_session_that_this_server_knows_was_acknowledged_what_this_server_has_acknowledged() -> None:
+def test_a_known_session_cannot_have_more_acknowledgements_than_this_server_sent() -> None:
     talk = Conversation()
     talk.hello()
     talk.send(0)
@@ -48,7 +48,7 @@ def test_a_session_that_this_server_knows_was_acknowledged_what_this_server_has_
 
 
 @pytest.mark.parametrize(("produced", "evicted"), [(HUGE, 0), (4, 5)])
-def test_an_actor_whose_hello_cannot_be_true_is_told_so(produced: int, evicted: int) -> None:
+def test_an_actor_with_an_impossible_hello_gets_a_message(produced: int, evicted: int) -> None:
     talk = Conversation()
     answers = talk.say(messages.DataHello(0, 1, 2, SCHEMA.identity, 0, produced, evicted), to_json(SCHEMA.to_dict()))
     rejects = [answer for answer in answers if isinstance(answer, messages.Reject)]
@@ -59,7 +59,7 @@ def test_an_actor_whose_hello_cannot_be_true_is_told_so(produced: int, evicted: 
     assert not [answer for answer in talk.hello() if isinstance(answer, messages.Reject)], "the honest one is let in"
 
 
-def test_what_a_server_that_has_died_can_have_acknowledged_is_believed_and_counted_as_lost() -> None:
+def test_acknowledgements_of_an_earlier_server_are_believed_and_counted_as_lost() -> None:
     talk = Conversation()
     hello(talk, acknowledged=40, produced=44)
     assert talk.core.ledger()["lost"] == 40
@@ -69,7 +69,7 @@ def test_what_a_server_that_has_died_can_have_acknowledged_is_believed_and_count
 
 
 @pytest.mark.parametrize("produced", [HUGE, MAX_COUNT + 1, MAX_UNSENT + 3])
-def test_an_actor_cannot_have_produced_more_than_it_can_hold(produced: int) -> None:
+def test_an_actor_cannot_have_produced_more_than_it_can_keep(produced: int) -> None:
     talk = Conversation()
     talk.hello()
     talk.send(0)
@@ -79,7 +79,7 @@ def test_an_actor_cannot_have_produced_more_than_it_can_hold(produced: int) -> N
 
 
 @pytest.mark.parametrize("message", ["consumed", "get", "commit"])
-def test_a_learner_that_claims_an_impossible_version_or_cursor_is_refused_and_can_go_on(message: str) -> None:
+def test_a_learner_with_an_impossible_version_or_cursor_is_rejected_and_can_continue(message: str) -> None:
     talk = Conversation()
     talk.hello()
     talk.learn()
@@ -110,10 +110,10 @@ def test_a_heartbeat_cannot_raise_the_policy_version_above_what_a_learner_has_pu
     assert talk.hub.rejections.counts["version_range"] == 2
     assert talk.hub.highest_version == 3
     talk.say("a", messages.Heartbeat("a"), {"policy_version": 3, "env_steps": 7})
-    assert talk.hub.actors()[0]["env_steps"] == 7, "it goes on"
+    assert talk.hub.actors()[0]["env_steps"] == 7, "it continues"
 
 
-def test_a_hub_that_knows_no_version_believes_an_actor_within_reason_until_a_learner_has_published() -> None:
+def test_a_hub_without_a_version_believes_actors_within_limits_until_a_learner_publishes() -> None:
     talk = Talk().begin()
     talk.actor()
     talk.say("a", messages.Heartbeat("a"), {"policy_version": HUGE})
@@ -123,7 +123,7 @@ def test_a_hub_that_knows_no_version_believes_an_actor_within_reason_until_a_lea
     assert encode(messages.HelloAccepted(-1, 0, talk.hub.highest_version + 1))
 
 
-def test_counts_beyond_what_any_run_comes_to_are_refused() -> None:
+def test_counts_beyond_any_real_run_are_rejected() -> None:
     talk = Talk().begin()
     talk.actor()
     for name in ("env_steps", "episodes", "produced", "evicted", "learner_step"):
@@ -131,7 +131,7 @@ def test_counts_beyond_what_any_run_comes_to_are_refused() -> None:
     assert talk.hub.rejections.counts["payload_json"] == 5
 
 
-def test_a_log_cannot_make_a_hub_believe_in_a_version_that_leaves_no_room_for_the_next() -> None:
+def test_a_version_from_a_log_leaves_room_for_later_versions() -> None:
     hub = HubCore(Members({}, "s"), desired_actors=1, weights_endpoint="ipc:///w")
     hub._known_version = 5
     assert hub.highest_version + VERSION_STEP < 2**53

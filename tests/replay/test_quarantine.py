@@ -46,7 +46,7 @@ def test_only_the_newest_are_kept_within_a_bound_on_bytes(tmp_path: Path, clock:
     assert all(len(json.loads(path.read_text())["header"]) == 2 * HEADER_BYTES for path in files)
 
 
-def test_a_flood_is_not_written_down_whole(tmp_path: Path, clock: list[float]) -> None:
+def test_a_flood_is_not_written_completely(tmp_path: Path, clock: list[float]) -> None:
     ring = Quarantine(tmp_path, "hub")
     ring.keep(refused(number) for number in range(1000))
     assert (ring.kept, ring.skipped) == (WRITES_A_SECOND, 1000 - WRITES_A_SECOND)
@@ -55,7 +55,7 @@ def test_a_flood_is_not_written_down_whole(tmp_path: Path, clock: list[float]) -
     assert ring.kept == WRITES_A_SECOND + 1
 
 
-def test_a_disk_that_refuses_is_no_reason_to_fail(tmp_path: Path, clock: list[float]) -> None:
+def test_a_disk_that_refuses_writes_causes_no_failure(tmp_path: Path, clock: list[float]) -> None:
     assert clock
     (tmp_path / "file").write_text("in the way")
     for folder in (tmp_path / "file", tmp_path / "missing" / "quarantine", Path("/proc/quarantine"), None):
@@ -64,7 +64,7 @@ def test_a_disk_that_refuses_is_no_reason_to_fail(tmp_path: Path, clock: list[fl
         assert (ring.kept, ring.skipped) == (0, 1)
 
 
-def test_a_full_disk_is_no_reason_to_fail() -> None:
+def test_a_full_disk_causes_no_failure() -> None:
     ring = Quarantine(Path("/dev"), "full")
     ring._name = "full"
     with pytest.MonkeyPatch.context() as patch:

@@ -26,7 +26,7 @@ transports = pytest.mark.parametrize("transport", ["ipc", "tcp"])
 
 
 @transports
-def test_what_actors_send_is_what_the_learner_trains_on(tmp_path: Path, transport: str) -> None:
+def test_the_learner_gets_exactly_what_actors_send(tmp_path: Path, transport: str) -> None:
     with serving(tmp_path, transport) as server:
         trainer, first, second = server.learner(), server.actor(), server.actor()
         trainer.publish(0)
@@ -94,7 +94,7 @@ def test_weights_larger_than_a_window_arrive_whole(tmp_path: Path, keyed: bool) 
         assert receiver.wait(10).buffer == weights(9, numbers).buffer
 
 
-def test_a_pull_goes_on_between_two_polls(tmp_path: Path) -> None:
+def test_a_pull_continues_between_two_polls(tmp_path: Path) -> None:
     numbers = 1_000_003
     with serving(tmp_path) as server:
         trainer = server.learner()
@@ -112,7 +112,7 @@ def test_a_pull_goes_on_between_two_polls(tmp_path: Path) -> None:
         assert taken.version == 9
 
 
-def test_a_learner_that_dies_leaves_its_batch_to_its_successor(tmp_path: Path) -> None:
+def test_the_batch_of_a_dead_learner_goes_to_its_successor(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         first, sender = server.learner(), server.actor(rows=8)
         first.publish(0)
@@ -186,7 +186,7 @@ def test_a_full_queue_makes_drop_oldest_drop_and_count(tmp_path: Path) -> None:
         assert total(ledger) == ledger["produced"] == 120
 
 
-def test_a_process_with_other_settings_or_spaces_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_process_with_other_settings_or_spaces_is_rejected_by_name(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         config = joining_config(CONFIG) | {"env.id": "Other-v0"}
         with pytest.raises(JoinRefusedError, match=r"\(config\): env\.id: the run has 'Toy-v0', this process has 'Other-v0'"):
@@ -201,7 +201,7 @@ def test_a_process_with_other_settings_or_spaces_is_refused_by_name(tmp_path: Pa
             server.join_actor(episode_statistics=["coins"])
 
 
-def test_a_learner_can_wait_for_the_first_actor_to_tell_the_spaces(tmp_path: Path) -> None:
+def test_a_learner_can_wait_for_the_first_actors_spaces(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         client = server.learner_control()
         assert client.join(10).spaces is None
@@ -218,7 +218,7 @@ def test_a_successor_fences_the_actor_before_it(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         first = server.actor(actor_id=5)
         assert first.welcome.incarnation == 1
-        with pytest.raises(JoinRefusedError, match=r"\(identity\): actor 5 is in the run and well"):
+        with pytest.raises(JoinRefusedError, match=r"\(identity\): actor 5 is in the run and works"):
             server.actor(actor_id=5)
         first.control.close(goodbye=False)  # half of it is dead
         second = successor(lambda: server.actor(actor_id=5))
@@ -245,7 +245,7 @@ def test_an_operator_scales_and_stops_the_run(tmp_path: Path) -> None:
             server.ask("scale", actors=-1)
 
 
-def test_garbage_on_every_socket_is_counted_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_garbage_on_every_socket_is_counted_and_the_run_continues(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         trainer, sender = server.learner(), server.actor(rows=8)
         trainer.publish(0)
@@ -269,7 +269,7 @@ def test_garbage_on_every_socket_is_counted_and_the_run_goes_on(tmp_path: Path) 
         assert {(entry["socket"], entry["reason"]) for entry in written} >= {("data", "frames"), ("control", "header_size")}
 
 
-def test_the_pages_tell_of_the_run(tmp_path: Path) -> None:
+def test_the_http_pages_show_the_run(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         assert server.page("readyz") == server.page("healthz") == "ok\n"
         assert server.page("actors") == "[]"
@@ -325,7 +325,7 @@ def test_both_processes_killed_by_one_signal_to_their_group_end_with_0(tmp_path:
     server.process.communicate()
 
 
-def test_sockets_that_a_cleaner_removes_are_made_anew_and_actors_can_join(tmp_path: Path) -> None:
+def test_sockets_that_a_cleaner_removes_are_created_again_and_actors_can_join(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         for name in server.sockets():
             (tmp_path / name).unlink()
@@ -337,7 +337,7 @@ def test_sockets_that_a_cleaner_removes_are_made_anew_and_actors_can_join(tmp_pa
         assert server.ask("status")["live"] == 1
 
 
-def test_a_hub_and_an_actor_that_slept_together_do_not_miss_each_other(tmp_path: Path) -> None:
+def test_a_hub_and_an_actor_that_were_paused_together_do_not_miss_each_other(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         control, _ = server.join_actor()
         control.heartbeat({}, force=True)

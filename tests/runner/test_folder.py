@@ -60,14 +60,14 @@ def test_runs_that_are_started_in_the_same_instant_all_get_a_folder_of_their_own
 def test_a_place_where_no_folder_can_be_made_is_told_in_one_line(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (elsewhere / "runs").touch()
     with pytest.raises(
-        UserError, match=r"^--run-dir .*/runs cannot be made or written to: Not a directory; choose another folder$"
+        UserError, match=r"^--run-dir .*/runs cannot be created or written to: Not a directory; choose another folder$"
     ):
         RunFolder.new(None, "cartpole")
     (elsewhere / "gone").mkdir()
     monkeypatch.chdir(elsewhere / "gone")
     (elsewhere / "gone").rmdir()
     for ask in (lambda: RunFolder.new(None, "x"), lambda: RunFolder.new(Path("run"), "x"), lambda: find_run(None)):
-        with pytest.raises(UserError, match=r"^the current folder does not exist any more; change to one that does$"):
+        with pytest.raises(UserError, match=r"^the current folder no longer exists; change to another folder$"):
             ask()
 
 
@@ -107,12 +107,12 @@ def test_a_real_folder_called_latest_is_left_alone(elsewhere: Path) -> None:
 def test_an_empty_folder_may_be_used_and_one_that_holds_something_may_not(elsewhere: Path) -> None:
     (elsewhere / "empty").mkdir()
     RunFolder.new(elsewhere / "empty", "cartpole").release()
-    with pytest.raises(UserError, match="exists and is not empty; choose another --run-dir, or go on with it by --resume"):
+    with pytest.raises(UserError, match="exists and is not empty; choose another --run-dir, or continue it with --resume"):
         RunFolder.new(elsewhere / "empty", "cartpole")
     (elsewhere / "file").touch()
     with pytest.raises(UserError, match="must be a new or empty folder, got a file"):
         RunFolder.new(elsewhere / "file", "cartpole")
-    with pytest.raises(UserError, match="cannot be made or written to"):
+    with pytest.raises(UserError, match="cannot be created or written to"):
         RunFolder.new(elsewhere / "file" / "below", "cartpole")
 
 
@@ -120,11 +120,11 @@ def test_a_second_supervisor_is_kept_out_even_by_another_process(elsewhere: Path
     folder = RunFolder.new(elsewhere / "run", "cartpole")
     folder.config.write_text("{}")
     assert is_held(folder.path)
-    with pytest.raises(UserError, match="another run is going on in"):
+    with pytest.raises(UserError, match="another run is active in"):
         RunFolder.existing(folder.path)
     code = f"from pathlib import Path; from runner.folder import RunFolder; RunFolder.new(Path({str(folder.path)!r}), 'x')"
     other = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert "another run is going on in" in other.stderr
+    assert "another run is active in" in other.stderr
     folder.release()
     assert not is_held(folder.path)
     RunFolder.existing(folder.path).release()
@@ -149,12 +149,12 @@ def test_run_json_is_its_owners_and_is_believed_only_while_the_run_goes_on(elsew
     assert stat.S_IMODE((folder.path / "run.json").stat().st_mode) == 0o600
     assert read_run(folder.path) == {"control": "ipc:///somewhere"}
     folder.release()
-    with pytest.raises(UserError, match=r"no run is going on in .*; it has ended, and summary.json says how"):
+    with pytest.raises(UserError, match=r"no run is active in .*; it has ended, see its summary.json"):
         read_run(folder.path)
 
 
 def test_a_folder_that_is_no_runs_says_what_was_expected(elsewhere: Path) -> None:
-    with pytest.raises(UserError, match=r"is not a run folder: expected one that holds config\.yaml"):
+    with pytest.raises(UserError, match=r"is not a run folder: expected a folder with config\.yaml"):
         find_run(elsewhere)
     with pytest.raises(UserError, match=r"there is no run in .*; start one with `oatmill train`"):
         find_run(None)

@@ -184,7 +184,7 @@ def test_a_wrong_setting_names_the_file_or_variable_it_comes_from(tmp_path: Path
     ("content", "message"),
     [
         ("a: [", "is not YAML: while parsing"),
-        ("- 1\n- 2", "must hold settings by name, such as trainer: {gamma: 0.99}, got list"),
+        ("- 1\n- 2", "must contain settings by name, such as trainer: {gamma: 0.99}, got list"),
         (None, "cannot be read: No such file or directory; expected a YAML file of settings"),
     ],
 )

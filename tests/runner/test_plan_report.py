@@ -67,7 +67,7 @@ def test_a_plan_says_what_it_costs_when_it_is_asked() -> None:
     ("path", "value", "message"),
     [
         ("env.id", "CartPol-v1", r"env\.id=CartPol-v1 could not be built"),
-        ("agent.encoder", "token_grid", r"agent\.encoder=token_grid does not read vector observations; take one of mlp"),
+        ("agent.encoder", "token_grid", r"agent\.encoder=token_grid does not support vector observations; use one of mlp"),
         (
             "trainer.losses.ppo_critic.gamma",
             0.5,

@@ -43,7 +43,7 @@ def settings_of(replay: dict[str, Any], trainer: dict[str, Any] | None = None, *
             {"fraction": 0.75, "max_times_sampled": 2},
             {},
             {},
-            r"max_times_sampled must be at least 3, got 2: each batch brings 8 ",
+            r"max_times_sampled must be at least 3, got 2: each batch adds 8 ",
         ),
         (
             {"fraction": 0.9, "buffer_bytes": 2**20},
@@ -76,8 +76,8 @@ def test_what_just_fills_it_is_taken(replay: dict[str, Any], trainer: dict[str, 
 def test_the_plan_says_how_often_a_trajectory_is_trained_on() -> None:
     # 24 of 32 are sampled: 8 fresh ones of 64 steps a learner step, each of which is in 4 batches.
     text = report_plan(settings_of({"fraction": 0.75})).to_text()
-    assert "replay        24 of them from a buffer of up to 2048, once it holds as many; each is trained on 4 times" in text
-    assert "  sampling      uniform; 4 samples per insert, the first of them fresh\n" in text
+    assert "replay        24 of them from a buffer of up to 2048, once it holds that many; each is trained on 4 times" in text
+    assert "  sampling      uniform; 4 samples per insert, including the first, fresh one\n" in text
     assert "300,000 env steps = 586 learner steps" in text
     assert "replay   " not in report_plan(cartpole.settings()).to_text().partition("order")[0]
 
@@ -85,13 +85,15 @@ def test_the_plan_says_how_often_a_trajectory_is_trained_on() -> None:
 def test_the_plan_says_how_trajectories_are_sampled() -> None:
     text = report_plan(settings_of({"fraction": 0.5, "sampling": "prioritised", "priority_exponent": 0.5})).to_text()
     assert (
-        "  sampling      prioritised, in proportion to |value target - V| ^ 0.5, made up for by importance ^ 0.4; 2 samples per"
+        "  sampling      prioritised, in proportion to |value target - V| ^ 0.5, corrected by importance weights ^ 0.4; 2 "
         in text
     )
 
 
 def test_sampling_by_priority_needs_something_to_sample_and_value_targets() -> None:
-    with pytest.raises(SettingsError, match=r"with replay\.fraction=0 nothing is; set replay\.fraction above 0, or leave"):
+    with pytest.raises(
+        SettingsError, match=r"with replay\.fraction=0, because nothing is sampled .*; set replay\.fraction above 0"
+    ):
         report_plan(settings_of({"sampling": "prioritised"}))
     model_alone = {
         "ppo_actor": {"enabled": False},

@@ -36,7 +36,7 @@ def test_it_goes_on_after_ctrl_c_and_keeps_what_is_finished(tmp_path: Path) -> N
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "stopped with 1 of 2 runs finished; the same command goes on" in errors
+    assert "stopped with 1 of 2 runs finished; the same command continues" in errors
     assert all_gone(second)
     written = (first / "summary.json").stat().st_mtime_ns
     done = oatmill(tmp_path, *ARGUMENTS, "--json", timeout_s=120)

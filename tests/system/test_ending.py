@@ -59,7 +59,7 @@ def test_a_run_whose_folder_is_deleted_ends_with_one_line(tmp_path: Path) -> Non
         train.run_dir.rename(tmp_path / "deleted")  # in one step, so that nothing is written into it meanwhile
         assert train.end() == 1
         (line,) = train.errors.read_text().splitlines()
-        assert line.endswith("was deleted or moved away while the run went on; the run ends")
+        assert line.endswith("was deleted or moved during the run; the run ends")
         assert not train.run_dir.exists()
         assert not sockets.exists()
         assert all_gone(train.run_dir)
@@ -83,7 +83,7 @@ def test_a_run_whose_output_nobody_reads_goes_on_to_its_end(tmp_path: Path) -> N
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        assert done.stderr == f"nobody read the output; {tmp_path}/run/summary.json holds the result\n"
+        assert done.stderr == f"the output was not read; the result is in {tmp_path}/run/summary.json\n"
         assert json.loads((tmp_path / "run" / "summary.json").read_text())["outcome"] == "done"
     finally:
         os.close(reader)
@@ -132,7 +132,7 @@ def test_a_killed_actor_is_replaced_a_fleet_is_scaled_and_a_run_is_stopped_from_
         train.until(lambda: train.learner_steps() >= 1)
         train.until(lambda: {"replay", "learner"} <= train.run_json()["endpoints"].keys())
         second = oatmill(tmp_path, "train", "cartpole", "--run-dir", "run")
-        assert (second.returncode, "another run is going on in" in second.stderr) == (2, True)
+        assert (second.returncode, "another run is active in" in second.stderr) == (2, True)
 
         (victim,) = train.pids("actor")
         os.kill(victim, signal.SIGKILL)
@@ -228,7 +228,7 @@ def test_a_killed_supervisor_takes_everything_with_it_and_its_folder_is_free_aga
         train.process.kill()
         train.end()
         assert all_gone(train.run_dir)
-        assert "no run is going on in" in oatmill(tmp_path, "status").stderr
+        assert "no run is active in" in oatmill(tmp_path, "status").stderr
 
 
 FACTORY = """

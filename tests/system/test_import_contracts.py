@@ -36,7 +36,7 @@ VIOLATIONS = {
     "losses-stand-alone": [("learner/losses/ppo_actor.py", "import learner.losses.cmpo")],
     "protocol-rooms": [("protocol/peers/batch.py", "import protocol.channels.sockets")],
     "replay-rooms": [
-        ("replay/hub/members.py", "import replay.ingest.credit"),
+        ("replay/hub/members.py", "import replay.ingest.actors.credit"),
         ("replay/log/segments.py", "import replay.store.queue"),
     ],
     "learner-rooms": [("learner/nodes/masks.py", "import learner.update.sums")],

@@ -90,7 +90,7 @@ def test_three_steps_with_nan_on_one_rank_take_all_back_to_the_checkpoint(tmp_pa
         assert versions == sorted(set(versions)), "no version was used twice"
         assert summary["ledger"]["dropped"]["rolled_back"] > 0
         assert summary["ledger"]["trained"] == 8 * summary["learner_steps"], "8 trajectories a step of the line that survived"
-        assert "going back from learner step" in (tmp_path / "stderr.txt").read_text() + (tmp_path / "stdout.txt").read_text()
+        assert "rewinding from learner step" in (tmp_path / "stderr.txt").read_text() + (tmp_path / "stdout.txt").read_text()
         assert not [event for event in train.events() if event["event"] == "learner_restarted"]
 
 
@@ -103,7 +103,7 @@ def test_a_run_that_is_never_finite_again_ends_with_one_line(tmp_path: Path) -> 
         assert train.end() == 1
         assert len(events(train, "rewound")) == 2
         said = train.errors.read_text().splitlines()[-1]
-        assert "were not finite, after going back to the last checkpoint 2 times in a row; lower" in said
+        assert "were not finite, after 2 rewinds to the last checkpoint in a row; lower" in said
         assert all_gone(train.run_dir)
 
 

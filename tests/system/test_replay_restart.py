@@ -90,7 +90,7 @@ def test_in_memory_mode_what_a_killed_replay_server_held_is_counted_as_lost(tmp_
         assert ledger["produced"] == accounted(ledger)
         assert ledger["trained"] == 8 * summary["learner_steps"]
         assert ledger["lost"] > 0
-        assert "what waited in its memory is lost" in (tmp_path / "stdout.txt").read_text()
+        assert "without the data in its memory, which is lost" in (tmp_path / "stdout.txt").read_text()
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def test_replay_actor_and_learner_started_by_hand_train_to_the_end(tmp_path: Pat
         if keyed:
             with (
                 operator_client(server["OATMILL_ADDRESS"]) as stranger,
-                pytest.raises(JoinRefusedError, match="asks for a key and this process has none; give --keys"),
+                pytest.raises(JoinRefusedError, match="requires a key and this process has none; set --keys"),
             ):
                 stranger.scale(0)
             assert stop_by_hand(server["OATMILL_ADDRESS"], tmp_path / "keys")

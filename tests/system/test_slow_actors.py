@@ -58,7 +58,7 @@ def status(train: Train) -> dict[str, Any]:
     return dict(answer)
 
 
-@pytest.mark.slow  # tests/replay/ingest/test_slow_actors.py and tests/learner/reporting hold it with a simulated fleet
+@pytest.mark.slow  # tests/replay/ingest/actors/test_slow_actors.py and tests/learner/reporting hold it with a simulated fleet
 def test_a_silent_actor_is_named_and_the_other_goes_on_at_its_own_rate(tmp_path: Path) -> None:
     # A step of the silent one takes 3 s: it sends heartbeats between its steps, and a block after 48 s.
     settings = uneven(tmp_path, actors=1, fast=1, slow_s=3.0, batch=8)
@@ -70,7 +70,7 @@ def test_a_silent_actor_is_named_and_the_other_goes_on_at_its_own_rate(tmp_path:
         together = rate(train, 2.0)
         (event,) = (event for event in train.events() if event["event"] == "actor_silent")
         assert event["actor"] == 1
-        assert "sends heartbeats and has sent no trajectory for" in event["reason"]
+        assert "sends heartbeats but no trajectory for" in event["reason"]
         found = status(train)
         assert list(found["fleet"]["silent_actors"]) == ["1"]
         assert [actor["silent"] for actor in found["actors"]] == [False, True]
@@ -97,4 +97,4 @@ def test_when_all_actors_are_silent_the_run_ends_with_a_line_that_names_them(tmp
     with training(tmp_path, *uneven(tmp_path, actors=2, fast=0, slow_s=3.0), "trainer.data_timeout=8") as train:
         assert train.end() == 1
         last = train.errors.read_text().splitlines()[-1]
-        assert "within 8 s; actors 0, 1 sent heartbeats but no trajectory; look at the actors' logs" in last
+        assert "within 8 s; actors 0, 1 sent heartbeats but no trajectory; check the actors' logs" in last

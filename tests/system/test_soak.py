@@ -49,7 +49,7 @@ def soak(folder: Path) -> dict[str, Any]:
         check=False,
         env=environment() | {witness.FOLDER: str(seen)},
     )
-    if "--fault disk mounts" in ended.stderr:
+    if "--fault disk must mount" in ended.stderr:
         pytest.skip(ended.stderr.strip())
     assert ended.stdout, ended.stderr
     report: dict[str, Any] = json.loads(ended.stdout)

@@ -111,7 +111,7 @@ def test_a_run_goes_on_from_its_newest_checkpoint_with_its_own_settings(place: P
     longer = BUDGET + 10 * 8 * 64
     refused = oatmill(place, "train", "cartpole", "--run-dir", "run")
     assert refused.returncode == 2
-    assert "exists and is not empty; choose another --run-dir, or go on with it by --resume" in refused.stderr
+    assert "exists and is not empty; choose another --run-dir, or continue it with --resume" in refused.stderr
     before = (place / "run" / "summary.json").read_text()
     spent = oatmill(place, "train", "cartpole", "--resume", "trainer.epochs=2")
     assert spent.returncode == 2

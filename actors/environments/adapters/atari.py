@@ -1,9 +1,9 @@
 """Atari games on the Arcade Learning Environment, stepped by its vectorised class.
 
-All copies of an actor are stepped in one call into C++, where frames are skipped, scaled, made grey and stacked too. The class
-resets in the step that ends an episode and hands the final observations out beside the first ones of the next episode, which is
-what a truncated episode's value is estimated from. Rewards are the game's own, so that returns are scores; they are cut for
-training by `trainer.reward_clip`.
+All copies of an actor are stepped in one call into C++, which also skips, scales, converts to grey and
+stacks frames. The class resets in the step that ends an episode and also returns the final observation,
+from which a truncated episode's value is estimated. Rewards are those of the game, so that returns are
+scores; `trainer.reward_clip` clips them for training.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from gymnasium.vector import AutoresetMode
 from actors.environments.adapters.gymnasium import GymnasiumEnvironment
 from actors.environments.base import name_of
 from actors.environments.boundary import RawSpace, VectorBoundary
-from actors.environments.gymnasium_spaces import ObservationConversion, convert_action_space, raw_space
+from actors.environments.gymnasium_actions import convert_action_space
+from actors.environments.gymnasium_spaces import ObservationConversion, raw_space
 from actors.environments.steppers import SameStepStepper
 from actors.settings import AtariEnv
 from oatmill.errors import UserError
@@ -27,11 +28,11 @@ from protocol.data.spaces import ObservationSpace
 from protocol.data.trajectory import Array
 
 THREADS = 1
-"""Of one actor: more actors are how more cores are used."""
+"""Threads per actor. To use more cores, run more actors."""
 
 
 class AtariStepper(SameStepStepper):
-    """The vectorised class; its seeds are signed 32-bit numbers, and its copies take consecutive ones."""
+    """Steps the vectorised class, whose copies get consecutive seeds of signed 32 bits."""
 
     def __init__(self, env: AtariVectorEnv, seed: int) -> None:
         super().__init__(VectorBoundary(env, raw_space(env.single_observation_space), seed))
@@ -42,9 +43,9 @@ def make_atari(settings: AtariEnv, copies: int | None, seed: int) -> GymnasiumEn
     """Build copies of a game.
 
     Args:
-        settings: which one, and how it is seen and played.
-        copies: how many; None for one.
-        seed: the root of their random numbers.
+        settings: the game, and how it is observed and played.
+        copies: the number of copies; None for one.
+        seed: the seed of all copies.
 
     Raises:
         UserError: if there is no such game.
@@ -53,12 +54,12 @@ def make_atari(settings: AtariEnv, copies: int | None, seed: int) -> GymnasiumEn
 
 
 def make_games(settings: AtariEnv, copies: int, **changes: Any) -> AtariVectorEnv:
-    """The vectorised class for the settings.
+    """Create the vectorised class.
 
     Args:
-        settings: which game, and how it is seen and played.
-        copies: how many.
-        changes: arguments of the class that are to differ.
+        settings: the game, and how it is observed and played.
+        copies: the number of copies.
+        changes: constructor arguments that replace those of the settings.
 
     Raises:
         UserError: if there is no such game.
@@ -84,14 +85,14 @@ def make_games(settings: AtariEnv, copies: int, **changes: Any) -> AtariVectorEn
 
 
 def around_games(settings: AtariEnv, stepper: AtariStepper) -> GymnasiumEnvironment:
-    """Rows of what a stepper steps."""
+    """Build an environment around a stepper."""
     name = name_of(settings)
     action = convert_action_space(stepper.action_space, name)
     return GymnasiumEnvironment(name, stepper, stacked_frames(settings), action)
 
 
 def stacked_frames(settings: AtariEnv) -> ObservationConversion:
-    """Frames as the channels of one image, the newest last; they come so."""
+    """Frames as channels of one image, the newest last; no conversion is needed."""
     shape = (settings.stack, settings.screen_size, settings.screen_size)
     raw = RawSpace("a stack of grey frames", shape, np.dtype(np.uint8))
 

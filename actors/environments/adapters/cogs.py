@@ -1,4 +1,4 @@
-"""Cogs versus clips on MettaGrid: several simulations in one process, each agent a row."""
+"""Cogs versus clips on MettaGrid: simulations in one process, with one row per agent."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Thing:
     """A wall, a station or an agent.
 
     Attributes:
-        kind: MettaGrid's name of its type, such as carbon_extractor.
+        kind: MettaGrid's name of the type, such as carbon_extractor.
         place: row and column.
-        agent: its number, if it is one.
+        agent: the agent's number; None for other things.
         inventory: amounts by resource.
     """
 
@@ -45,14 +45,14 @@ class Thing:
 
 @dataclass(frozen=True)
 class Board:
-    """One simulation at one step.
+    """The state of one simulation at one step, for drawing.
 
     Attributes:
         size: rows and columns.
-        things: all that lies on it.
-        step: of the episode.
-        hearts_created: by the team so far.
-        hearts_deposited: the same.
+        things: the things on the board.
+        step: the episode's step.
+        hearts_created: hearts that the team has created so far.
+        hearts_deposited: hearts that the team has deposited so far.
     """
 
     size: tuple[int, int]
@@ -65,14 +65,15 @@ class Board:
 class CogsEnvironment:
     """Simulations that write their rows into shared buffers; see `actors.environments.base.Environment`.
 
-    An episode is one simulation's: its return is the mean over the agents, its statistics are the team's. Max_steps is a
-    truncation. All simulations would end in the same step, so the first episode of every simulation but the first is cut
-    short, at evenly spread steps; what was cut is no episode and is not reported as one.
+    An episode belongs to one simulation: its return is the mean over the agents, its statistics are
+    the team's. It is truncated at `max_steps`. To avoid that all simulations end at the same step,
+    the first episode of all simulations except the first is shorter, evenly spread. These shortened
+    episodes are not reported.
 
     Args:
-        settings: mission, agents, steps.
-        copies: simulations.
-        seed: the root of their maps and random numbers.
+        settings: the mission, the number of agents, and the length of an episode.
+        copies: the number of simulations.
+        seed: the seed of all maps and random numbers.
     """
 
     channels: str | None = None
@@ -83,7 +84,7 @@ class CogsEnvironment:
         self._game = CogsGame(settings)
         self.spaces = self._game.spaces
         self.num_rows, self.num_copies = copies * settings.num_cogs, copies
-        # Built once: converting the configuration costs ten times what a simulation does.
+        # Done once: converting the configuration takes ten times as long as creating a simulation.
         self._cpp_config, self._agent_names = convert_to_cpp_game_config(self._game.config)
         self._rngs = [np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(copies)]
         self._rows = [slice(i * settings.num_cogs, (i + 1) * settings.num_cogs) for i in range(copies)]
@@ -113,21 +114,22 @@ class CogsEnvironment:
         return self._observations
 
     def step(self, actions: Array) -> Step:
-        """Take one action an agent.
+        """Take one action per agent.
 
         Raises:
-            ValueError: if an action is out of range; MettaGrid would take it in silence.
+            ValueError: if an action is out of range, which MettaGrid does not check.
         """
         if actions.min() < 0 or actions.max() >= self.spaces.action.sizes[0]:
             raise ValueError(f"expected actions of 0 to {self.spaces.action.sizes[0] - 1}, got {actions}")
-        # A change of vibe is MettaGrid's second action of a step; the policy chooses either, as if there were one.
+        # MettaGrid takes two actions per step, one of them a change of vibe; the policy chooses one
+        # of both kinds.
         is_vibe = actions >= FIRST_VIBE_ACTION
         self._actions[:] = np.where(is_vibe, NOOP, actions)
         self._vibe_actions[:] = np.where(is_vibe, actions, NOOP)
         for simulation in self._simulations:
             simulation.step()
         self._ages += 1
-        # Copies, since a new simulation clears its rows.
+        # Copies are needed, because a new simulation clears its rows.
         rewards, terminated = self._rewards.copy(), self._terminals.astype(np.bool_)
         truncated = self._truncations.astype(np.bool_)
         ended = np.flatnonzero(self._ages == self._limits)
@@ -140,11 +142,11 @@ class CogsEnvironment:
         return Step(self._observations, rewards, terminated, truncated, self._valid, finals, final_rows, episodes)
 
     def close(self) -> None:
-        """Let all simulations go."""
+        """Release all simulations."""
         self._simulations = []
 
     def board(self) -> Board:
-        """What the first simulation looks like now, for a picture of it."""
+        """The current state of the first simulation, for drawing."""
         simulation = self._simulations[0]
         names = self._game.config.resource_names
         things = [
@@ -175,7 +177,7 @@ class CogsEnvironment:
         return Episode(float(simulation.get_episode_rewards().mean()), int(self._ages[i]), tuple(hearts), int(i))
 
     def _start(self, i: int) -> MettaGrid:
-        # MettaGrid has no reset: a new simulation takes the rows over and writes its first observations there.
+        # MettaGrid has no reset: a new simulation gets the buffers and writes its first observations.
         rng, rows = self._rngs[i], self._rows[i]
         cells = rename_map_agents(self._game.make_map(rng), self._agent_names)
         simulation = MettaGrid(self._cpp_config, cells, int(rng.integers(MAX_SEED)))
@@ -194,8 +196,8 @@ def make_cogs(settings: CogsEnv, copies: int | None, seed: int) -> CogsEnvironme
     """Build simulations of a mission.
 
     Args:
-        settings: mission, agents, steps.
-        copies: how many; None for one.
-        seed: the root of their maps and random numbers.
+        settings: the mission, the number of agents, and the length of an episode.
+        copies: the number of simulations; None for one.
+        seed: the seed of all maps and random numbers.
     """
     return CogsEnvironment(settings, copies or 1, seed)

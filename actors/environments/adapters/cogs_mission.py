@@ -1,11 +1,13 @@
-"""The missions of cogs versus clips, made of MettaGrid's own primitives.
+"""The missions of cogs versus clips, built from MettaGrid's primitives.
 
-Each agent gathers one of each element at extractors; at the assembler one of each becomes a heart; the chest takes hearts.
-An agent's reward is 1 for a heart that it created, 1 for one that it deposited, 1 / num_cogs for every heart that anybody
-brought to the chest, and 0.1 while it holds an element (given when it gets the first and taken when it gives the last).
+Agents gather elements at extractors, turn one of each element into a heart at the assembler, and
+deposit hearts in the chest. An agent's reward is 1 for a heart that it created, 1 for one that it
+deposited, 1 / num_cogs for every heart that any agent deposited, and 0.1 while it holds an element
+(added with the first and subtracted with the last).
 
-`easy_hearts_small`: a random map, carbon and oxygen, five actions. `easy_hearts`: a hub of 13x13, four elements, a move costs
-2 energy, 1 returns each step, the assembler wants the agent's vibe to be `heart_a`, 157 actions.
+`easy_hearts_small`: a random map, carbon and oxygen, five actions. `easy_hearts`: a hub of 13x13, four
+elements and 157 actions; a move costs 2 energy, each step restores 1, and the assembler needs the
+agent's vibe to be `heart_a`.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ from actors.settings import CogsEnv
 from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
 
 WINDOW = 11
-"""Rows and columns that an agent sees, itself in the middle."""
+"""Rows and columns that an agent sees; the agent is in the centre."""
 HEARTS_CREATED = "hearts.created"
 HEARTS_DEPOSITED = "hearts.deposited"
 INVENTORY_LIMIT = 255  # so that an amount fits one token
@@ -64,7 +66,7 @@ HUB = (
     "#...........#",
     "#############",
 )
-"""Where things are in the hub; the first four agents start at `@`, the others at `+`."""
+"""The map of the hub. The first four agents start at `@`, the others at `+`."""
 HUB_OBJECTS = {
     "#": "wall",
     "A": "assembler",
@@ -81,15 +83,15 @@ EMPTY = "empty"
 
 @dataclass(frozen=True)
 class Mission:
-    """What tells one mission from another.
+    """The parameters of a mission.
 
     Attributes:
-        elements: what one use of an element's extractor gives.
+        elements: the amount of each element that one use of its extractor gives.
         max_steps: the length of an episode.
-        num_tokens: rows of an observation, unless num_cogs asks for more.
-        hub: whether the map is the hub; else it is random.
-        vibes: whether an agent can change its vibe, and needs `heart_a` to make a heart.
-        move_cost: energy of one step or use; with a cost, 1 returns each step.
+        num_tokens: the tokens of an observation; more are used if num_cogs needs them.
+        hub: whether the map is the hub; otherwise it is random.
+        vibes: whether agents can change their vibe and need `heart_a` to create a heart.
+        move_cost: the energy of one move or use; with a cost, each step restores 1.
     """
 
     elements: dict[str, int]
@@ -116,10 +118,10 @@ MISSIONS = {
 
 
 class CogsGame:
-    """One mission for a number of agents: its configuration, its maps and its spaces.
+    """A mission's configuration, maps and spaces for a number of agents.
 
     Args:
-        settings: which mission, how many agents and how many steps.
+        settings: the mission, the number of agents, and the length of an episode.
     """
 
     def __init__(self, settings: CogsEnv) -> None:
@@ -131,10 +133,10 @@ class CogsGame:
 
     @property
     def spaces(self) -> Spaces:
-        """Of one agent.
+        """The spaces of one agent.
 
-        Larger categories than `num_categories` tells apart count as the last one: of all vibes only the first few can
-        matter, since `heart_a` comes second.
+        Categories from `num_categories` on count as the last one. So only the first few vibes are
+        distinguished, which is enough, because `heart_a` is the second.
         """
         features = self.config.id_map().features()
         ids = {feature.name: feature.id for feature in features}
@@ -151,10 +153,10 @@ class CogsGame:
         return Spaces(observation, ActionSpace((len(self.config.actions.actions()),)))
 
     def make_map(self, rng: np.random.Generator) -> list[list[str]]:
-        """The cells of a map, row by row, as MettaGrid names what stands on them.
+        """The cells of a map, row by row, with MettaGrid's names.
 
         Args:
-            rng: shuffles a random map.
+            rng: the random number generator for random maps.
         """
         return self._hub_map() if self.mission.hub else self._random_map(rng)
 
@@ -175,14 +177,15 @@ class CogsGame:
         return [wall, *[["wall", *row, "wall"] for row in cells.reshape(side, side).tolist()], wall]
 
     def _interior_side(self) -> int:
-        # 7, which with its walls is 9, as long as that leaves half of the cells free to walk on.
+        # 7 (9 with walls), or more if fewer than half of the cells would be free.
         return max(7, ceil(sqrt(2 * (len(self._stations()) + self.num_cogs))))
 
     def _stations(self) -> list[str]:
         return [*(f"{element}_extractor" for element in self.mission.elements), "charger", "assembler", "chest"]
 
     def _most_tokens(self) -> int:
-        # Of an agent: tag, group, id, energy, heart, vibe and each element. MettaGrid raises when tokens do not fit.
+        # Tokens of an agent: tag, group, id, energy, heart, vibe and each element. MettaGrid raises an
+        # exception if tokens do not fit.
         of_agents = self.num_cogs * (6 + len(self.mission.elements))
         of_walls = 4 * (WINDOW - 1)
         of_nothing_in_sight = 3  # completion, last action, last reward
@@ -251,10 +254,11 @@ class CogsGame:
 
 
 def _paid_moves(cost: int) -> list[Any]:
-    """Walking and using a station, each for energy; what does not succeed is free.
+    """Handlers that charge energy for moving and for using a station; failed moves are free.
 
-    `MoveActionConfig.consumed_resources` is not charged by mettagrid 0.26, and a move that no handler here takes would go to
-    the engine's own free ones, so the last two take the moves of whoever cannot pay, and do nothing.
+    mettagrid 0.26 does not charge `MoveActionConfig.consumed_resources`. A move that none of these
+    handlers accepts would go to the engine's own handlers, which are free. Therefore the last two
+    accept the moves of agents without enough energy, and do nothing.
     """
     can_pay, pay = actorHas({"energy": cost}), updateActor({"energy": -cost})
     free, usable = TargetLocEmptyFilter(), TargetIsUsableFilter()
@@ -267,5 +271,5 @@ def _paid_moves(cost: int) -> list[Any]:
 
 
 def _counted(name: str) -> list[Any]:
-    # Once for the agent, whose reward reads it, and once for the game, whose episode statistics do.
+    # Counted for the agent, for its reward, and for the game, for the episode's statistics.
     return [logActorAgentStat(name), logStatToGame(name)]

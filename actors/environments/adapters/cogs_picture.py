@@ -1,4 +1,4 @@
-"""Draws cogs versus clips: MettaGrid has no pictures of its own. Needs Pillow."""
+"""Draws cogs versus clips, which MettaGrid does not render. Needs Pillow."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ AGENTS = (
 
 
 def draw(board: Board) -> Array:
-    """A picture of one step: stations by letter, agents by number with what they carry as dots, the team's hearts on top."""
+    """Draw one step: stations as letters, agents as numbers with dots for their inventory."""
     rows, columns = board.size
     image = Image.new("RGB", (columns * TILE, rows * TILE + BAR), FLOOR)
     pen = ImageDraw.Draw(image)
@@ -54,7 +54,7 @@ def draw(board: Board) -> Array:
 
 
 def draw_thing(pen: ImageDraw.ImageDraw, thing: Thing) -> None:
-    """A wall, a station or an agent on its tile."""
+    """Draw a wall, a station or an agent."""
     left, top = thing.place[1] * TILE, thing.place[0] * TILE + BAR
     if thing.kind == "wall":
         pen.rectangle((left, top, left + TILE - 1, top + TILE - 1), fill=WALL)
@@ -69,12 +69,12 @@ def draw_thing(pen: ImageDraw.ImageDraw, thing: Thing) -> None:
 
 
 def draw_inventory(pen: ImageDraw.ImageDraw, thing: Thing, left: int, top: int) -> None:
-    """A dot for each kind of thing that an agent carries."""
+    """Draw a dot for each resource that an agent carries."""
     carried = [name for name in RESOURCES if thing.inventory.get(name, 0) > 0]
     for place, name in enumerate(carried):
         pen.rectangle((left + 2 + place * 9, top, left + 8 + place * 9, top + 6), fill=RESOURCES[name])
 
 
 def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """Pillow's own font, which it brings along."""
+    """Pillow's built-in font."""
     return ImageFont.load_default(size)

@@ -1,4 +1,4 @@
-"""Environments of Gymnasium's registry, and a user's own ones that keep its interface."""
+"""Environments from Gymnasium's registry, and a user's own Gymnasium environments."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from gymnasium.vector import VectorEnv
 from actors.environments.base import Step, name_of
 from actors.environments.episodes import EpisodeSums
 from actors.environments.factories import Factory
+from actors.environments.gymnasium_actions import ActionConversion, convert_action_space
 from actors.environments.gymnasium_spaces import (
-    ActionConversion,
     Channels,
     ObservationConversion,
-    convert_action_space,
     convert_observation_space,
 )
 from actors.environments.infos import has_globs, names_of, read
@@ -34,10 +33,10 @@ class GymnasiumEnvironment:
     """Copies of a Gymnasium environment as rows; see `actors.environments.base.Environment`.
 
     Args:
-        name: what the user called it.
+        name: the environment's name for messages.
         stepper: steps the copies.
-        observation: converts their observations.
-        action: converts actions to theirs.
+        observation: converts the copies' observations.
+        action: converts actions to the copies' format.
     """
 
     def __init__(self, name: str, stepper: Stepper, observation: ObservationConversion, action: ActionConversion) -> None:
@@ -62,7 +61,7 @@ class GymnasiumEnvironment:
         infos: Sequence[Mapping[str, Any]] = ()
         if has_globs(patterns):
             action = self.spaces.action
-            infos = [self._stepper.first_info(self._convert_actions(np.zeros((self.num_rows, *action.shape), np.int32)))]
+            infos = [self._stepper.first_info(self._convert_actions(np.zeros((self.num_rows, *action.shape), action.dtype)))]
         self.episode_statistics = names_of(patterns, infos, self.name)
 
     def reset(self) -> Array:
@@ -71,7 +70,7 @@ class GymnasiumEnvironment:
         return self._convert(self._stepper.reset())
 
     def step(self, actions: Array) -> Step:
-        """Take one action a copy."""
+        """Take one action per copy."""
         raw = self._stepper.step(self._convert_actions(actions))
         self._sums.add(raw.rewards, raw.valid)
         ended = (raw.terminated | raw.truncated) & raw.valid
@@ -95,13 +94,13 @@ def make_registered(settings: GymnasiumEnv, copies: int | None, seed: int) -> Gy
     """Build copies of a registered environment.
 
     Args:
-        settings: which one, and how it is stepped.
-        copies: how many; None for one.
-        seed: the root of their random numbers.
+        settings: the environment's settings.
+        copies: the number of copies; None for one.
+        seed: the seed of all copies.
 
     Raises:
-        UserError: if its spaces are not among those that oatmill knows.
-        ModuleNotFoundError: if it needs a package that is not installed.
+        UserError: if oatmill does not support the environment's spaces.
+        ModuleNotFoundError: if the environment needs a package that is not installed.
     """
     name = name_of(settings)
     import_registering(settings.id)
@@ -109,7 +108,7 @@ def make_registered(settings: GymnasiumEnv, copies: int | None, seed: int) -> Gy
         if has_vector_class(settings):
             env = gymnasium.make_vec(settings.id, copies or 1, "vector_entry_point", **settings.kwargs)
             return _around_vector_env(env, seed, name, settings.channels)
-        # Gymnasium's own checker warns about style; what matters here is checked by the boundary, at every step.
+        # Gymnasium's checker is not needed: VectorBoundary and RawSpace check every step.
         make = partial(gymnasium.make, settings.id, disable_env_checker=True, **settings.kwargs)
         envs = [wrapped(make(), settings.wrappers) for _ in range(copies or 1)]
     except gymnasium.error.DependencyNotInstalled as error:
@@ -119,20 +118,21 @@ def make_registered(settings: GymnasiumEnv, copies: int | None, seed: int) -> Gy
 
 
 def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int, *, first_index: int = 0) -> GymnasiumEnvironment:
-    """Build copies of what a user's function returns.
+    """Build copies of the environment that a user's function returns.
 
-    A function with a parameter `num_envs` is called once and returns a VectorEnv of that many copies. Any other is called
-    once a copy and returns an Env, or once and returns a VectorEnv whose number of copies must be the one asked for.
-    Parameters `seed` and `index` get a seed and a number of their own in each call.
+    A function with a parameter `num_envs` is called once and must return a VectorEnv with that many
+    copies. Any other function is called once per copy and returns an Env, or once and returns a
+    VectorEnv, which must have the requested number of copies. If the function has parameters `seed`
+    and `index`, each call gets its own values.
 
     Args:
         settings: the function and its keyword arguments.
-        copies: how many; None takes what a VectorEnv has, or one.
-        seed: the root of their random numbers.
+        copies: the number of copies; None uses that of a VectorEnv, or one.
+        seed: the seed of all copies.
         first_index: the `index` of the first copy.
 
     Raises:
-        UserError: if the function returns something else, or spaces that oatmill does not know.
+        UserError: if the function returns something else, or oatmill does not support its spaces.
     """
     name = name_of(settings)
     factory = Factory(settings.factory, settings.kwargs, copies=copies or 1, seed=seed, first_index=first_index)
@@ -165,21 +165,23 @@ def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int, *, fi
 
 
 def has_vector_class(settings: GymnasiumEnv) -> bool:
-    """Whether the environment's own vectorised class is stepped, and not copy after copy."""
+    """Whether the environment's own vectorised class is used."""
     if settings.vectorization != "auto" or settings.wrappers:
         return settings.vectorization == "vector_entry_point"
     import_registering(settings.id)
     try:
         return gymnasium.spec(settings.id.rpartition(":")[2]).vector_entry_point is not None
     except gymnasium.error.Error:
-        return False  # make() finds the newest version, or says what is wrong with the name
+        return False  # make() finds the newest version, or raises an error about the name
 
 
 def import_registering(env_id: str) -> None:
-    """Import the module of an id such as `maze:Maze-v0`, which registers the environment. Gymnasium alone finds installed ones.
+    """Import the module of an id such as `maze:Maze-v0`, which registers the environment.
+
+    Unlike Gymnasium, this also finds modules in the current folder.
 
     Raises:
-        UserError: if it cannot be imported.
+        UserError: if the module cannot be imported.
     """
     module = env_id.rpartition(":")[0]
     if module:
@@ -193,10 +195,10 @@ def _around_vector_env(env: Any, seed: int, name: str, channels: Channels) -> Gy
 
 
 def around_envs(envs: list[Any], seed: int, name: str, channels: Channels = "auto") -> GymnasiumEnvironment:
-    """Step copies one by one.
+    """Build an environment that steps copies one by one.
 
     Raises:
-        UserError: if their spaces are not among those that oatmill knows.
+        UserError: if oatmill does not support their spaces.
     """
     observation = convert_observation_space(envs[0].observation_space, name, channels)
     action = convert_action_space(envs[0].action_space, name)

@@ -1,9 +1,9 @@
-"""MiniGrid: copies of a grid world, each seen as its agent sees it.
+"""MiniGrid environments, with the agent's view as a one-hot vector.
 
-MiniGrid's observation is three numbers a cell of the agent's view (object, colour, state) and the direction that it looks in.
-They name categories and measure nothing, so each becomes a one-hot part of one vector of bytes: a dense layer on it is then the
-same as adding up a learned embedding of every cell's object, colour and state. The mission's text is left out: in the
-environments that this is meant for it is always the same.
+MiniGrid's observation has three numbers per cell of the agent's view (object, colour, state) and
+the agent's direction. These numbers are categories, so each becomes a one-hot part of a uint8
+vector. A dense layer on it is the sum of learned embeddings of every cell's object, colour and
+state. The mission's text is left out, because it is constant in most of these environments.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from minigrid.core.constants import COLOR_TO_IDX, DIR_TO_VEC, OBJECT_TO_IDX, STA
 from actors.environments.adapters.gymnasium import GymnasiumEnvironment, import_registering
 from actors.environments.base import name_of
 from actors.environments.boundary import RawSpace
-from actors.environments.gymnasium_spaces import ObservationConversion, convert_action_space
+from actors.environments.gymnasium_actions import convert_action_space
+from actors.environments.gymnasium_spaces import ObservationConversion
 from actors.environments.steppers import SyncStepper
 from actors.settings import MiniGridEnv
 from oatmill.errors import UserError
@@ -26,37 +27,37 @@ from protocol.data.spaces import ObservationSpace
 from protocol.data.trajectory import Array
 
 CELL_SIZES = (len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(STATE_TO_IDX))
-"""How many objects, colours and states there are: 11, 6 and 3."""
+"""The numbers of objects, colours and states: 11, 6 and 3."""
 DIRECTIONS = len(DIR_TO_VEC)
 
 
 class CellsAndDirection(gymnasium.ObservationWrapper[Any, Any, Any]):  # type: ignore[misc]
-    """MiniGrid's observation as one row of bytes: the cells' numbers, row after row, and the direction."""
+    """MiniGrid's observation as one uint8 vector: the cells' numbers, row by row, and the direction."""
 
     def observation(self, observation: Any) -> Array:
-        """The row."""
+        """Convert one observation."""
         return np.append(observation["image"].ravel(), np.uint8(observation["direction"]))
 
 
 def make_minigrid(settings: MiniGridEnv, copies: int | None, seed: int) -> GymnasiumEnvironment:
-    """Build copies of one of MiniGrid's environments.
+    """Build copies of a MiniGrid environment.
 
     Args:
-        settings: which one, and how long an episode is.
-        copies: how many; None for one.
-        seed: the root of their mazes.
+        settings: the environment, and the length of an episode.
+        copies: the number of copies; None for one.
+        seed: the seed of all copies.
 
     Raises:
-        UserError: if it is none of MiniGrid's, or does not show cells and a direction.
+        UserError: if it is not a MiniGrid environment, or its observations have no cells or direction.
     """
     return around_grids([make_one(settings) for _ in range(copies or 1)], seed, name_of(settings))
 
 
 def around_grids(grids: list[Any], seed: int, name: str) -> GymnasiumEnvironment:
-    """Step copies one by one, as their agents see them.
+    """Build an environment that steps copies one by one.
 
     Raises:
-        UserError: if they do not show cells and a direction.
+        UserError: if their observations have no cells or direction.
     """
     envs = [CellsAndDirection(grid) for grid in grids]
     conversion = one_hot_cells(view_of(envs[0], name))
@@ -66,7 +67,7 @@ def around_grids(grids: list[Any], seed: int, name: str) -> GymnasiumEnvironment
 
 
 def make_one(settings: MiniGridEnv, **options: Any) -> Any:
-    """One copy, as MiniGrid makes it; options go to its constructor."""
+    """Create one copy; options are passed to its constructor."""
     assert minigrid is not None
     import_registering(settings.id)
     if settings.max_steps is not None:
@@ -75,10 +76,10 @@ def make_one(settings: MiniGridEnv, **options: Any) -> Any:
 
 
 def view_of(env: Any, name: str) -> tuple[int, int]:
-    """Width and height of what the agent sees, in cells.
+    """Width and height of the agent's view, in cells.
 
     Raises:
-        UserError: if the environment does not show cells and a direction.
+        UserError: if the observations have no cells or direction.
     """
     space = env.env.observation_space
     parts = getattr(space, "spaces", {})
@@ -92,7 +93,7 @@ def view_of(env: Any, name: str) -> tuple[int, int]:
 
 
 def one_hot_cells(view: tuple[int, int]) -> ObservationConversion:
-    """From rows of `CellsAndDirection` to one-hot vectors: 20 a cell and 4 for the direction, 984 for a view of 7x7."""
+    """Convert `CellsAndDirection` to one-hot: 20 numbers per cell and 4 for the direction."""
     sizes = np.array([*(CELL_SIZES * (view[0] * view[1])), DIRECTIONS])
     offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     width = int(sizes.sum())

@@ -1,4 +1,4 @@
-"""PettingZoo's parallel environments: each possible agent of each copy is a row."""
+"""PettingZoo's parallel environments, with one row for each possible agent of each copy."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from actors.environments.base import Episode, Step, name_of
 from actors.environments.boundary import copy_seeds, flag, in_short, observation_of, outcome_of, reward
 from actors.environments.factories import Factory
+from actors.environments.gymnasium_actions import ActionConversion, convert_action_space
 from actors.environments.gymnasium_spaces import (
-    ActionConversion,
     ObservationConversion,
-    convert_action_space,
     convert_observation_space,
 )
 from actors.settings import PettingZooEnv
 from oatmill.errors import UserError
+from protocol.data.actions import copied, split_rows
 from protocol.data.spaces import Spaces
 from protocol.data.trajectory import Array
 
@@ -26,7 +26,7 @@ EVERYBODY = "__all__"
 
 
 class _Outcome(NamedTuple):
-    """What a parallel environment's step returns, by agent."""
+    """The return values of a parallel environment's step, by agent."""
 
     observations: Mapping[Any, Any]
     rewards: Mapping[Any, float]
@@ -38,15 +38,16 @@ class _Outcome(NamedTuple):
 class ParallelEnvironment:
     """Copies of a parallel environment; see `actors.environments.base.Environment`.
 
-    An agent that leaves before the others is absent until its copy starts anew; meanwhile its row shows what it saw last. An
-    episode is one copy's, from its reset until no agent is left; its return is the mean over all possible agents.
+    An agent that leaves before the others is absent until the next episode of its copy; its row
+    repeats the last observation. An episode of a copy lasts from its reset until no agent is left;
+    its return is the mean over all possible agents.
 
     Args:
-        name: what the user called it.
+        name: the environment's name for messages.
         envs: the copies.
-        observation: converts their observations.
-        action: converts actions to theirs.
-        seed: the root of the copies' seeds.
+        observation: converts the copies' observations.
+        action: converts actions to the copies' format.
+        seed: the seed of all copies.
     """
 
     episode_statistics: tuple[str, ...] = ()
@@ -80,13 +81,13 @@ class ParallelEnvironment:
         return self._conversion.convert(self._observations)
 
     def step(self, actions: Array) -> Step:
-        """Take one action of each agent that is present."""
+        """Take the actions of all agents that are present."""
         valid = self._present.copy()
         self._rewards[:] = 0
         self._terminated[:] = ~valid
         self._truncated[:] = False
         finals: list[tuple[int, Array]] = []
-        converted = self._convert_actions(actions).copy()  # the environments may write into it
+        converted = split_rows(copied(self._convert_actions(actions)), self.num_rows)  # environments may modify it
         ended = [self._step_copy(copy, converted, finals) for copy in range(len(self._envs))]
         episodes = [self._start(copy) for copy, is_over in enumerate(ended) if is_over]
         raw = self._conversion.raw
@@ -109,21 +110,20 @@ class ParallelEnvironment:
 
     @property
     def makes_pictures(self) -> bool:
-        """Whether the copies render to arrays."""
+        """Whether the copies render pictures as arrays."""
         return getattr(self._envs[0], "render_mode", None) == "rgb_array"
 
     def picture(self) -> Any:
-        """What the first copy renders."""
+        """The rendered picture of the first copy."""
         return self._envs[0].render()
 
     def _rows(self, copy: int) -> slice:
         return slice(copy * len(self._agents), (copy + 1) * len(self._agents))
 
-    def _step_copy(self, copy: int, actions: Array, finals: list[tuple[int, Array]]) -> bool:
-        """Step one copy; whether its episode is over."""
+    def _step_copy(self, copy: int, actions: list[Any], finals: list[tuple[int, Array]]) -> bool:
+        """Step one copy; returns whether its episode is over."""
         env, rows = self._envs[copy], self._rows(copy)
-        choices = actions[rows].tolist() if actions.ndim == 1 else actions[rows]
-        chosen = {agent: choice for agent, choice in zip(self._agents, choices, strict=True) if agent in env.agents}
+        chosen = {agent: choice for agent, choice in zip(self._agents, actions[rows], strict=True) if agent in env.agents}
         outcome = _Outcome(*outcome_of(env.step(chosen)))
         self._check_agents(env)
         self._lengths[copy] += 1
@@ -161,7 +161,7 @@ class ParallelEnvironment:
                 )
 
     def _start(self, copy: int, seed: int | None = None) -> Episode:
-        """Start a copy's next episode; the one that is over."""
+        """Start a copy's next episode; returns the one that is over."""
         env, rows = self._envs[copy], self._rows(copy)
         episode = Episode(float(self._returns[rows].mean()), int(self._lengths[copy]), copy=copy)
         self._returns[rows] = 0
@@ -179,7 +179,7 @@ class ParallelEnvironment:
 
 
 def _of_agent(values: Any, agent: Any, what: str) -> Any:
-    """An agent's entry in one of the mappings that a step returns."""
+    """An agent's entry in one of a step's mappings."""
     if isinstance(values, Mapping) and agent in values:
         return values[agent]
     rllib = isinstance(values, Mapping) and EVERYBODY in values
@@ -188,16 +188,19 @@ def _of_agent(values: Any, agent: Any, what: str) -> Any:
 
 
 def make_parallel(settings: PettingZooEnv, copies: int | None, seed: int, *, first_index: int = 0) -> ParallelEnvironment:
-    """Build copies of what a user's function returns; its parameters `seed` and `index` get their own value in each call.
+    """Build copies of the environment that a user's function returns.
+
+    If the function has parameters `seed` and `index`, each call gets its own values.
 
     Args:
         settings: the function and its keyword arguments.
-        copies: how many; None for one.
-        seed: the root of their random numbers.
+        copies: the number of copies; None for one.
+        seed: the seed of all copies.
         first_index: the `index` of the first copy.
 
     Raises:
-        UserError: if the function returns no parallel environment, or its agents differ in their spaces.
+        UserError: if the function does not return a parallel environment, or its agents have different
+            spaces.
     """
     name = name_of(settings)
     factory = Factory(settings.factory, settings.kwargs, copies=copies or 1, seed=seed, first_index=first_index)

@@ -282,9 +282,9 @@ def test_copies_that_do_not_heed_their_seeds_are_noticed_and_those_that_always_b
         started(own("Int32Seed", deaf=True), copies=3)
     (message,) = caplog.messages
     assert message.startswith(
-        "env.factory=tests.actors.environments.scripted:Int32Seed: all 3 copies began with the same observations, and with"
+        "env.factory=tests.actors.environments.scripted:Int32Seed: all 3 copies have the same first observations, and other"
     )
-    assert "do not heed the seed" in message
+    assert "ignore the seed of reset" in message
 
 
 def test_copies_that_give_the_same_numbers_whatever_is_done_are_noticed_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -298,7 +298,7 @@ def test_copies_that_give_the_same_numbers_whatever_is_done_are_noticed_once(cap
         unroller.collect(lambda: True)
         unroller.collect(lambda: True)
     (message,) = caplog.messages
-    assert "all 3 copies gave the same observations and rewards in their first 4 steps" in message
+    assert "all 3 copies had the same observations and rewards in their first 4 steps" in message
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a user's function is given: seed, index and number of copies; and how starts that do not heed the seed are known."""
+"""What a user's function is given: seed, index and number of copies; and how environments that ignore their seed are found."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def test_a_function_that_builds_all_copies_gets_one_seed_to_count_on_from() -> N
 
 
 @pytest.mark.parametrize(("name", "copies"), [("deaf", 1), ("deaf", 4), ("deaf_vector", 3), ("deaf_vector", 16)])
-def test_actors_whose_environment_does_not_heed_its_seed_have_the_same_stream(name: str, copies: int) -> None:
+def test_actors_whose_environment_ignores_its_seed_have_the_same_stream(name: str, copies: int) -> None:
     streams = [begin(make_environment(own(name), copies=copies, seed=root)).stream for root in (1, 2)]
     assert streams[0] == streams[1] != ""
 
 
 @pytest.mark.parametrize("copies", [1, 3, 16])
 @pytest.mark.parametrize("env", [GymnasiumEnv(id="CartPole-v1"), own("Draws")], ids=["CartPole", "takes a seed"])
-def test_actors_whose_environment_heeds_its_seed_have_other_streams_or_none(env: GymnasiumEnv, copies: int) -> None:
+def test_actors_whose_environment_uses_its_seed_have_other_streams_or_none(env: GymnasiumEnv, copies: int) -> None:
     streams = [begin(make_environment(env, copies=copies, seed=root)).stream for root in (1, 2)]
     assert streams[0] != streams[1] or streams == ["", ""]
 

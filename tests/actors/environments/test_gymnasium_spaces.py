@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from actors.environments.gymnasium_spaces import Channels, convert_action_space, convert_observation_space
+from actors.environments.gymnasium_spaces import Channels, convert_observation_space
 from oatmill.errors import UserError
-from protocol.data.spaces import ActionSpace, ObservationSpace
+from protocol.data.spaces import ObservationSpace
 
 
 def test_a_box_with_one_axis_becomes_a_float32_vector() -> None:
@@ -105,35 +105,3 @@ def test_other_observations_are_refused_with_the_way_out(space: Any, says: str) 
     assert message.startswith("env.id=Toy-v0: expected ")
     assert says in message
     assert "\n" not in message
-
-
-def test_actions_are_counted_as_the_environment_counts_them() -> None:
-    plain = convert_action_space(spaces.Discrete(3), "toy")
-    assert plain.space == ActionSpace((3,))
-    actions = np.array([0, 2])
-    assert plain.convert(actions) is actions
-    shifted = convert_action_space(spaces.Discrete(3, start=-1), "toy")
-    assert shifted.convert(actions).tolist() == [-1, 1]
-
-
-def test_actions_of_several_choices_are_factored() -> None:
-    several = convert_action_space(spaces.MultiDiscrete([2, 3], start=[0, 10]), "toy")
-    assert several.space == ActionSpace((2, 3), factored=True)
-    assert several.convert(np.array([[1, 2]])).tolist() == [[1, 12]]
-    assert convert_action_space(spaces.MultiBinary(3), "toy").space == ActionSpace((2, 2, 2), factored=True)
-
-
-@pytest.mark.parametrize(
-    ("space", "says"),
-    [
-        (spaces.Box(-1, 1, (2,), np.float32), "oatmill has no continuous policies: let an ActionWrapper"),
-        (spaces.Dict({"a": spaces.Discrete(2)}), "convert it with an ActionWrapper"),
-        (spaces.MultiDiscrete([[2, 3]]), "convert it with an ActionWrapper"),
-    ],
-)
-def test_other_actions_are_refused_with_the_way_out(space: Any, says: str) -> None:
-    with pytest.raises(
-        UserError, match=r"^env\.id=Toy-v0: expected a Discrete, MultiDiscrete or MultiBinary action space"
-    ) as caught:
-        convert_action_space(space, "env.id=Toy-v0")
-    assert says in str(caught.value)

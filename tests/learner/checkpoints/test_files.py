@@ -263,7 +263,7 @@ def test_where_all_are_damaged_the_newest_ones_reason_is_said_in_one_line(tmp_pa
     with pytest.raises(
         UserError,
         match=r"step-2/model\.safetensors is damaged or missing: its hash is not the one in manifest\.json; take an older "
-        r"checkpoint \(nor can the 1 before it be loaded\)",
+        r"checkpoint \(the 1 before it cannot be loaded either\)",
     ):
         restore(tmp_path, fresh())
 
@@ -286,7 +286,7 @@ def test_another_networks_checkpoint_is_refused_naming_the_array(
     save(tmp_path, trained(1), progress(1), keep=3)
     updater = fresh(**settings)
     before = parameters_of(updater)
-    with pytest.raises(UserError, match=rf"model\.safetensors is of another network: {message}"):
+    with pytest.raises(UserError, match=rf"model\.safetensors belongs to another network: {message}"):
         restore(tmp_path, updater)
     assert_same_arrays(before, parameters_of(updater))
 
@@ -294,7 +294,8 @@ def test_another_networks_checkpoint_is_refused_naming_the_array(
 def test_a_checkpoint_of_other_losses_is_refused(tmp_path: Path) -> None:
     save(tmp_path, trained(1, "baseline"), progress(1), keep=3)
     with pytest.raises(
-        UserError, match=r"the checkpoint trained \d+ arrays and these settings train \d+; resume with the losses"
+        UserError,
+        match=r"the checkpoint has optimiser states for \d+ arrays, but these settings train \d+; resume with the same losses",
     ):
         restore(tmp_path, fresh("full"))
 

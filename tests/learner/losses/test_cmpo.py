@@ -18,8 +18,8 @@ from learner.losses.cmpo import (
     CmpoWrites,
     ExactCmpo,
     ReturnCmpo,
-    SampledCmpo,
 )
+from learner.losses.cmpo_sampled import SampledCmpo, agreement
 from learner.losses.policy_improvement import clipped_mpo_policy, kl_divergence
 from oatmill.errors import SettingsError
 from protocol.data.spaces import ActionSpace
@@ -230,7 +230,7 @@ def test_agreement_is_the_correlation_of_valid_steps_alone() -> None:
         ([0.0, 3.0, 3.0, -9.0], 3 / 12**0.5),
         ([-2.0, -4.0, -6.0, 0.0], -1.0),
     ):
-        found = cmpo.agreement(model, torch.tensor([returns]), mask)
+        found = agreement(model, torch.tensor([returns]), mask)
         assert (found.shape, found.dtype) == (mask.shape, torch.float32)
         assert found[0].tolist() == pytest.approx([expected] * 4, abs=1e-6)
 
@@ -239,8 +239,8 @@ def test_agreement_of_what_never_differs_is_no_number() -> None:
     # In float32 the mean of a thousand times 0.7 is not 0.7, and rounding would go together with something.
     flat, differing = torch.full((1, 1000), 0.7), random_normal(0, 1, 1000).float()
     everywhere = torch.ones(1, 1000, dtype=torch.bool)
-    assert cmpo.agreement(flat, differing, everywhere).isnan().all()
-    assert cmpo.agreement(differing, flat, everywhere).isnan().all()
+    assert agreement(flat, differing, everywhere).isnan().all()
+    assert agreement(differing, flat, everywhere).isnan().all()
 
 
 def test_a_spread_over_states_alone_is_no_spread_within_them() -> None:
@@ -280,7 +280,7 @@ def test_the_settings_choose_the_class(changes: dict[str, Any], actions: int, ki
     choice = cmpo.choose(question)
     assert choice is not None
     assert choice.loss is kind
-    heuristic = any("a heuristic of oatmill's, not the paper's" in note for note in choice.notes)
+    heuristic = any("a heuristic of oatmill, not of the paper" in note for note in choice.notes)
     assert heuristic == (kind is ReturnCmpo)
     if "losses.cmpo.advantage" not in changes:
         assert choice.auto["trainer.losses.cmpo.advantage"] == ("sampled" if kind is ReturnCmpo else "model")

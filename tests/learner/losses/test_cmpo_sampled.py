@@ -13,7 +13,7 @@ from torch import Tensor
 
 from agent import distribution
 from learner.loss import Term
-from learner.losses.cmpo import SampledCmpo, SampledCmpoWrites
+from learner.losses.cmpo_sampled import SampledCmpo, SampledCmpoWrites
 from learner.losses.policy_improvement import clipped_mpo_policy, kl_divergence, leave_one_out_weights
 from tests.learner import oracles
 from tests.learner.worlds import cmpo_context, random_normal

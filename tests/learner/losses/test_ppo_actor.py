@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from agent import distribution
 from learner.distributed import OneRank
 from learner.loss import Context, Question, Term
 from learner.losses import ppo_actor
@@ -77,8 +76,7 @@ def prepared(
         "actions_BT": actions,
     }
     if isinstance(loss, ProximalPpoActor):
-        difference = distribution.log_prob(old - behaviour, actions, loss.inner.sizes, factored=loss.inner.factored)
-        inputs["importance_ratio_BT"] = difference.exp()
+        inputs["importance_ratio_BT"] = loss.inner.policies.log_ratio(old, behaviour, actions).exp()
     return dict(loss.prepare(**inputs))
 
 

@@ -46,5 +46,5 @@ def test_a_silent_actor_is_an_event_and_a_red_flag_until_it_is_silent_no_more(tm
         ("red_flag_cleared", 4),
     ]
     assert events[0]["actor"] == 3
-    assert events[0]["reason"].startswith("actor 3 sends heartbeats and has sent no trajectory for 31 s")
+    assert events[0]["reason"].startswith("actor 3 sends heartbeats but no trajectory for 31 s")
     assert record.ever_raised["actor_silent"] == events[0]["reason"]

@@ -164,7 +164,7 @@ def test_a_tool_that_fails_is_given_up_with_one_warning_and_costs_nobody_else(
     (record,) = caplog.records
     # The place is the user's own code, which the fake of this file stands for.
     place = r"tests/learner/reporting/\w+\.py:\d+, in write"
-    says = rf"Broken is not written any more: OSError: \[Errno 28\] No space left on device \({place}\)"
+    says = rf"Broken is no longer written: OSError: \[Errno 28\] No space left on device \({place}\)"
     assert re.fullmatch(says, record.getMessage())
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
@@ -192,4 +192,4 @@ def test_a_slow_tool_holds_nobody_up_and_what_it_missed_is_counted(
         background.close()
     assert len(seen) + background.left_out == 10
     assert background.left_out >= 7
-    assert f"{background.left_out} lines did not reach Slow" in caplog.text
+    assert f"{background.left_out} lines were not written to Slow" in caplog.text

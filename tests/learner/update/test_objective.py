@@ -111,7 +111,7 @@ def test_a_node_must_write_tensors_with_the_batch_in_front() -> None:
         def prepare(self, *, mask_BT: Tensor) -> dict[str, Tensor]:
             return {"thing": mask_BT.new_zeros(7)}
 
-    with pytest.raises(AssertionError, match="thing must have B in front or no axes"):
+    with pytest.raises(AssertionError, match="thing must have B as its first axis, or no axes"):
         objective_of(Wrong).prepare({"mask_BT": torch.ones(2, 3, dtype=torch.bool)})
 
 
@@ -127,7 +127,7 @@ def test_a_number_that_would_be_reported_in_another_ones_place_is_refused(name: 
 
     objective = objective_of(Odd)
     objective.measure({"mask_BT": MASK})
-    with pytest.raises(UserError, match=f"the loss two reports '{name}', which every loss reports of itself"):
+    with pytest.raises(UserError, match=f"the loss two reports '{name}', a name that every loss already has"):
         objective.weigh({"x_BT": torch.ones(1, 3)}, {})  # type: ignore[typeddict-item]
 
 
@@ -138,7 +138,7 @@ def test_a_statistic_of_the_batch_does_not_take_a_minibatchs_place() -> None:
 
     objective = objective_of(Twice)
     objective.measure({"mask_BT": MASK})
-    with pytest.raises(UserError, match="the loss two reports 'seen' from compute and from measure"):
+    with pytest.raises(UserError, match="the loss two reports 'seen' from both compute and measure"):
         objective.weigh({"x_BT": torch.ones(1, 3)}, {})  # type: ignore[typeddict-item]
 
 

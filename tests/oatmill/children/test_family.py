@@ -1,4 +1,4 @@
-"""What a role has started is found and ended wherever it has gone, and nobody else is touched."""
+"""Processes that a role has started are found and ended, and no others."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_process_that_forked_twice_into_its_own_session_is_ended_with_its_role
     until(lambda: not members([tag]))
 
 
-def test_nobody_elses_process_is_touched(tag: str) -> None:
+def test_other_processes_are_not_killed(tag: str) -> None:
     others = [
         subprocess.Popen(SLEEP, start_new_session=True),  # the user's own
         subprocess.Popen(SLEEP, env={**os.environ, FAMILY: new_tag()}, start_new_session=True),  # another run's
@@ -92,7 +92,7 @@ time.sleep(120)
 
 
 @pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGTERM])
-def test_a_guardian_ends_what_is_left_when_its_parent_is_killed(tag: str, ended_by: int) -> None:
+def test_a_guardian_ends_remaining_processes_when_its_parent_is_killed(tag: str, ended_by: int) -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT, tag, FORKS_TWICE], cwd=ROOT, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         role, guardian = map(int, parent.stdout.readline().split())
@@ -102,7 +102,7 @@ def test_a_guardian_ends_what_is_left_when_its_parent_is_killed(tag: str, ended_
         until(lambda: gone(guardian))
 
 
-def test_a_guardian_lets_a_role_end_in_order_before_it_ends_what_is_left(tag: str, tmp_path: Path) -> None:
+def test_a_guardian_lets_a_role_end_before_it_kills_remaining_processes(tag: str, tmp_path: Path) -> None:
     done = tmp_path / "done"
     code = f"{FORKS_TWICE}\ntime.sleep(1); open({str(done)!r}, 'w').close()"
     with subprocess.Popen([sys.executable, "-c", PARENT, tag, code], cwd=ROOT, stdout=subprocess.PIPE) as parent:
@@ -113,7 +113,7 @@ def test_a_guardian_lets_a_role_end_in_order_before_it_ends_what_is_left(tag: st
         assert done.exists()
 
 
-def test_a_guardian_that_is_closed_ends_nobody_and_is_gone(tag: str) -> None:
+def test_a_closed_guardian_ends_without_killing_anything(tag: str) -> None:
     guardian = Guardian()
     with start(tag, "import time; time.sleep(120)") as role:
         guardian.watch(tag, role.pid)
@@ -124,7 +124,7 @@ def test_a_guardian_that_is_closed_ends_nobody_and_is_gone(tag: str) -> None:
     assert gone(guardian.pid)
 
 
-def test_a_guardian_that_somebody_has_killed_is_done_without() -> None:
+def test_a_killed_guardian_causes_no_error() -> None:
     guardian = Guardian()
     os.kill(guardian.pid, signal.SIGKILL)
     until(lambda: gone(guardian.pid))

@@ -1,4 +1,4 @@
-"""Files and links are replaced at once, and an error leaves what was there."""
+"""Files and links are replaced atomically, and an error leaves the old ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_has_its_old_content_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_a_file_keeps_its_old_content_until_the_new_content_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     path.write_text("old")
     with replacing(path) as working:
@@ -23,7 +23,7 @@ def test_a_file_has_its_old_content_until_the_new_one_is_whole(tmp_path: Path) -
     assert names(tmp_path) == ["film.mp4"]
 
 
-def test_an_error_while_it_is_written_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_an_error_while_writing_leaves_only_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     path.write_text("old")
 
@@ -38,14 +38,14 @@ def test_an_error_while_it_is_written_leaves_the_old_file_and_nothing_else(tmp_p
     assert names(tmp_path) == ["film.mp4"]
 
 
-def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_failed_replacement_leaves_no_temporary_file(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").mkdir()
     with pytest.raises(OSError, match="directory"):
         write_file(tmp_path / "config.yaml", "new")
     assert names(tmp_path) == ["config.yaml"]
 
 
-def test_a_link_is_pointed_elsewhere_and_is_never_missing(tmp_path: Path) -> None:
+def test_a_link_is_replaced_and_never_missing(tmp_path: Path) -> None:
     for target in ("step-1", "step-2"):
         replace_link(tmp_path / "latest", target)
         assert str((tmp_path / "latest").readlink()) == target

@@ -1,4 +1,4 @@
-"""What may hold secrets is its owner's only, whatever the umask."""
+"""Only the owner can read files that may contain secrets, whatever the umask."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_private_file_takes_the_place_of_one_that_all_could_read(tmp_path: Path) -> None:
+def test_a_private_file_replaces_a_file_that_everybody_could_read(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
     (tmp_path / f"file.{os.getpid()}.tmp").write_text("left by a process of this id that was killed")
@@ -42,7 +42,7 @@ def test_a_private_file_takes_the_place_of_one_that_all_could_read(tmp_path: Pat
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_settings_output_and_addresses_of_a_run_are_its_owners_also_in_a_folder_that_others_see(
+def test_private_files_of_a_run_are_readable_only_by_their_owner_in_a_shared_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

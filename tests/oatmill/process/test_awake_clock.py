@@ -1,4 +1,4 @@
-"""A loop that was asleep does not count that time as the silence of others."""
+"""A loop that was paused does not count that time as silence of others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Moment:
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
 
-def test_turns_that_are_short_count_in_full_and_a_long_one_counts_as_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_gaps_count_in_full_and_a_long_gap_counts_as_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     moment = Moment(monkeypatch)
     clock = AwakeClock(5.0)
     moment.now += 4.0
@@ -32,7 +32,7 @@ def test_turns_that_are_short_count_in_full_and_a_long_one_counts_as_one_turn(mo
     assert clock.now() == 1010.0
 
 
-def test_a_process_that_wakes_does_not_take_the_hub_for_lost_and_one_that_is_awake_does(
+def test_a_process_that_was_paused_does_not_report_the_hub_as_lost(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     moment = Moment(monkeypatch)

@@ -27,7 +27,7 @@ print(raise_descriptor_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))
     assert done.stdout.split() == [str(expected), str(expected), str(hard)]
 
 
-def test_it_is_raised_no_further_than_can_be_of_use_and_never_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_is_raised_to_a_useful_maximum_and_never_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = {"now": (1024, resource.RLIM_INFINITY)}
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits["now"])
     monkeypatch.setattr(resource, "setrlimit", lambda _, wanted: limits.update(now=wanted))
@@ -36,13 +36,13 @@ def test_it_is_raised_no_further_than_can_be_of_use_and_never_lowered(monkeypatc
     assert raise_descriptor_limit() == 10 * WANTED
 
 
-def test_two_sockets_share_what_the_process_itself_does_not_need() -> None:
+def test_two_sockets_share_the_descriptors_that_are_not_reserved() -> None:
     assert connections_of(1024, 2) == (1024 - RESERVE) // 2
     assert connections_of(100, 2) == 25  # half of so small a limit
     assert connections_of(WANTED, 2) >= 500
 
 
-def test_five_hundred_actors_fit_into_the_usual_limits_and_a_line_says_where_they_do_not() -> None:
+def test_five_hundred_actors_fit_into_the_usual_limit_and_a_warning_says_if_not() -> None:
     for hard in (4096, 20_000, 524_288):  # of older and newer systems
         assert too_few(min(hard, WANTED), 2, 500) is None
     line = too_few(1024, 2, 500)

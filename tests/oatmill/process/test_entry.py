@@ -13,7 +13,6 @@ import yaml
 from pydantic import BaseModel
 
 from actors.__main__ import ActorRoots
-from deploy.cli import entry as command_line
 from learner.__main__ import LearnerRoots
 from oatmill.errors import RunError, SettingsError, UserError
 from oatmill.process import exit_codes
@@ -63,7 +62,7 @@ def test_the_settings_of_a_run_are_read_by_every_role(tmp_path: Path, role: str)
         ("env: {}\nagent: 3", " lacks agent, actors, replay, trainer, metrics; "),
     ],
 )
-def test_a_file_that_is_no_config_is_refused_by_name(tmp_path: Path, content: str | None, says: str) -> None:
+def test_a_file_that_is_not_a_config_is_rejected_by_name(tmp_path: Path, content: str | None, says: str) -> None:
     path = tmp_path / "missing.yaml" if content is None else written(tmp_path, content)
     with pytest.raises(UserError, match=re.escape(f"--config {path}{says}")):
         read_roots(path)
@@ -77,7 +76,7 @@ def test_every_role_names_an_unknown_setting_and_the_nearest_one(tmp_path: Path,
         settings_of(ROLES[role], read_roots(path), path)
 
 
-def test_the_replay_server_refuses_a_file_that_lacks_one_of_its_settings(tmp_path: Path) -> None:
+def test_the_replay_server_rejects_a_file_without_one_of_its_settings(tmp_path: Path) -> None:
     config = config_with()
     del config["replay"]["hang_timeout"], config["replay"]["memory_bytes"]  # the second is missing in older files
     path = written(tmp_path, config)
@@ -86,7 +85,7 @@ def test_the_replay_server_refuses_a_file_that_lacks_one_of_its_settings(tmp_pat
     assert "hang_timeout" in ReplaySettings.model_fields
 
 
-def test_every_role_that_is_started_with_bad_settings_ends_with_one_line_and_exit_code_2(tmp_path: Path) -> None:
+def test_every_role_with_bad_settings_ends_with_one_line_and_exit_code_2(tmp_path: Path) -> None:
     begun = {}
     for role, (name, _) in UNKNOWN.items():
         folder = tmp_path / role
@@ -101,7 +100,9 @@ def test_every_role_that_is_started_with_bad_settings_ends_with_one_line_and_exi
         assert process.returncode == exit_codes.BAD_INPUT
 
 
-def test_an_error_of_several_lines_becomes_one_and_its_kind_decides_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_with_several_lines_becomes_one_line_and_its_class_decides_the_exit_code(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def fail(error: Exception) -> int:
         raise error
 
@@ -109,8 +110,3 @@ def test_an_error_of_several_lines_becomes_one_and_its_kind_decides_the_exit_cod
     assert run_to_exit(lambda: fail(RunError("no data"))) == exit_codes.FAILED
     assert run_to_exit(lambda: exit_codes.DONE) == 0
     assert capsys.readouterr().err == "oatmill: error: expected a got b\noatmill: error: no data\n"
-
-
-def test_the_command_line_which_cannot_import_the_exit_codes_has_the_same_ones() -> None:
-    codes = (command_line.FAILED, command_line.BAD_INPUT, command_line.INTERRUPTED)
-    assert codes == (exit_codes.FAILED, exit_codes.BAD_INPUT, exit_codes.INTERRUPTED)

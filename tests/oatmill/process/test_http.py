@@ -64,7 +64,7 @@ def test_a_role_shows_metrics_health_and_its_own_pages(server: HttpServer, healt
     assert get(f"{root}/else") == (404, "expected one of /metrics, /healthz, /readyz, /actors\n")
 
 
-def test_a_taken_port_is_one_line_that_names_the_way_out(server: HttpServer) -> None:
+def test_a_taken_port_is_one_line_that_says_what_to_do(server: HttpServer) -> None:
     port = int(server.url.split(":")[2].split("/")[0])
     with pytest.raises(UserError, match=rf"127\.0\.0\.1:{port}: Address already in use; choose another metrics\.port"):
         HttpServer("127.0.0.1", port, Pages(CollectorRegistry(), lambda: True, lambda: True))
@@ -112,7 +112,7 @@ def until(done: Callable[[], bool], within_s: float = 10.0) -> None:
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz", "/actors", "/else"])
-def test_head_says_what_get_would_without_the_page(server: HttpServer, path: str) -> None:
+def test_head_returns_the_headers_of_get_without_the_body(server: HttpServer, path: str) -> None:
     answers = []
     for method in ("GET", "HEAD"):
         connection = http.client.HTTPConnection(*place_of(server), timeout=10)
@@ -125,7 +125,7 @@ def test_head_says_what_get_would_without_the_page(server: HttpServer, path: str
     assert page == b""
 
 
-def test_no_name_server_is_asked_for_a_numeric_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_name_is_looked_up_for_a_numeric_address(monkeypatch: pytest.MonkeyPatch) -> None:
     # One that does not answer holds a start up for 10 s and more.
     def ask(*_arguments: Any) -> Any:
         raise AssertionError("a name server was asked")
@@ -150,7 +150,7 @@ def test_no_name_server_is_asked_for_a_numeric_address(monkeypatch: pytest.Monke
         ("localhost", "localhost", ["127.0.0.1"]),
     ],
 )
-def test_an_address_of_ipv6_is_served_and_stands_in_brackets(host: str, shown: str, asked: list[str]) -> None:
+def test_an_ipv6_address_is_served_and_shown_in_brackets(host: str, shown: str, asked: list[str]) -> None:
     server = HttpServer(host, 0, Pages(CollectorRegistry(), lambda: True, lambda: True))
     try:
         port = server.url.rpartition(":")[2].partition("/")[0]
@@ -162,13 +162,13 @@ def test_an_address_of_ipv6_is_served_and_stands_in_brackets(host: str, shown: s
 
 
 @pytest.mark.parametrize("host", ["198.18.7.7", "no.such.host.invalid", "a..b", "::zz"])
-def test_an_address_that_is_not_this_machines_is_one_line(host: str) -> None:
+def test_an_address_of_another_machine_is_an_error_of_one_line(host: str) -> None:
     with pytest.raises(UserError, match=r"^cannot serve metrics on .*or a metrics\.host that is an address of this machine$"):
         HttpServer(host, 0, Pages(CollectorRegistry(), lambda: True, lambda: True))
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /metrics HTTP/1.1\r\nHost: x\r\n"])
-def test_three_hundred_slow_clients_take_few_threads_and_keep_no_scrape_out(server: HttpServer, said: bytes) -> None:
+def test_three_hundred_slow_clients_use_few_threads_and_do_not_block_a_scrape(server: HttpServer, said: bytes) -> None:
     before = threading.active_count()
     with clients(server, 300, said):
         began = time.monotonic()
@@ -178,7 +178,7 @@ def test_three_hundred_slow_clients_take_few_threads_and_keep_no_scrape_out(serv
     until(lambda: threading.active_count() == before)
 
 
-def test_the_newest_client_stays_and_the_oldest_is_dropped(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_client_replaces_the_oldest_one(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_module, "MOST_CONNECTIONS", 2)
     with clients(server, 3, b"GET /healthz HTTP/1.0\r\n") as (oldest, _, newest):
         assert closed_after(oldest) < 2
@@ -186,7 +186,7 @@ def test_the_newest_client_stays_and_the_oldest_is_dropped(server: HttpServer, m
         assert newest.recv(100).startswith(b"HTTP/1.0 200")
 
 
-def test_a_client_that_sends_a_byte_now_and_then_is_dropped_in_time(
+def test_a_client_that_sends_its_request_too_slowly_is_disconnected(
     server: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_module, "READ_WITHIN_S", 0.5)
@@ -194,7 +194,7 @@ def test_a_client_that_sends_a_byte_now_and_then_is_dropped_in_time(
         assert 0.3 < closed_after(client, drip=b"x") < 3
 
 
-def test_a_client_that_does_not_read_its_answer_is_dropped_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_does_not_read_the_response_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_module, "ANSWER_WITHIN_S", 0.5)
     large = "x" * 50_000_000  # more than the buffers of both sides
     server = HttpServer("127.0.0.1", 0, Pages(CollectorRegistry(), lambda: True, lambda: True, {"/large": lambda: large}))

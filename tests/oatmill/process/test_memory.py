@@ -1,4 +1,4 @@
-"""A process that takes more memory than it may says so and ends. Real processes."""
+"""A process that uses more memory than its limit says so and ends. Real processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
 
 
-def test_a_process_that_takes_too_much_ends_with_one_line_that_names_the_setting() -> None:
+def test_a_process_with_too_much_memory_ends_with_one_line_that_names_the_setting() -> None:
     done = run("""
 MemoryLimit("ingest", 100 * 2**20, setting="replay.memory_bytes")
 taken = bytearray(b"x") * (200 * 2**20)
@@ -29,12 +29,12 @@ time.sleep(10)
 """)
     assert done.returncode == OUT_OF_MEMORY
     (line,) = done.stderr.splitlines()
-    assert line.startswith("ingest: 2")
-    assert line.endswith(" MiB of memory are more than the 100 that replay.memory_bytes allows; this process ends")
+    assert line.startswith("ingest: uses 2")
+    assert line.endswith("MiB of memory, and replay.memory_bytes allows 100 MiB; this process ends")
     assert "oatmill: error:" not in done.stderr, "it has not decided to end: it is to be started again"
 
 
-def test_shared_memory_is_not_its_own() -> None:
+def test_shared_memory_does_not_count() -> None:
     done = run(
         """
 limit = MemoryLimit("ingest", 100 * 2**20, setting="replay.memory_bytes")
@@ -48,7 +48,7 @@ limit.close()
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_without_a_setting_it_is_a_part_of_the_machine_or_of_a_smaller_container(
+def test_the_default_limit_is_a_fraction_of_the_machine_or_of_a_smaller_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "CGROUPS", tmp_path)

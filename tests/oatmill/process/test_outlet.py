@@ -1,4 +1,4 @@
-"""Writing to a pipe or terminal that nobody reads holds nobody up."""
+"""Writing to a pipe or terminal that nobody reads does not block."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def outlet_of(stream: TextIO, kept: int) -> Outlet:
     return Outlet(stream, kept=kept)
 
 
-def test_what_is_written_comes_out_in_order(pipe: tuple[int, TextIO]) -> None:
+def test_texts_are_written_in_order(pipe: tuple[int, TextIO]) -> None:
     reader, stream = pipe
     stream.write("before\n")  # buffered by the stream
     outlet = outlet_of(stream, 300)
@@ -54,7 +54,7 @@ def test_what_is_written_comes_out_in_order(pipe: tuple[int, TextIO]) -> None:
     assert outlet.dropped == 0
 
 
-def test_a_full_pipe_holds_nobody_up_and_tells_how_much_was_dropped(pipe: tuple[int, TextIO]) -> None:
+def test_a_full_pipe_does_not_block_and_dropped_texts_are_counted(pipe: tuple[int, TextIO]) -> None:
     reader, stream = pipe
     outlet = outlet_of(stream, 10)
     began = time.monotonic()
@@ -66,11 +66,11 @@ def test_a_full_pipe_holds_nobody_up_and_tells_how_much_was_dropped(pipe: tuple[
     assert 88 <= outlet.dropped <= 90
     shown = read_to(reader, f"{99:04d}\n".encode())
     assert outlet.drain(5.0)
-    assert f"({outlet.dropped} lines were not shown: nobody read this output)\n" in shown
+    assert f"({outlet.dropped} lines were dropped, because this output was not read)\n" in shown
     assert shown.endswith(f"{99:0{ROOM - 1}d}\n"), "the newest are kept"
 
 
-def test_last_words_wait_for_a_bounded_time(pipe: tuple[int, TextIO]) -> None:
+def test_the_last_output_waits_for_a_limited_time(pipe: tuple[int, TextIO]) -> None:
     _, stream = pipe
     assert write_within(stream, "short\n", 5.0)
     began = time.monotonic()
@@ -78,7 +78,7 @@ def test_last_words_wait_for_a_bounded_time(pipe: tuple[int, TextIO]) -> None:
     assert time.monotonic() - began < 2.0
 
 
-def test_a_reader_that_is_gone_is_an_error_as_with_any_stream() -> None:
+def test_a_closed_reader_is_an_error_as_with_any_stream() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as stream:
@@ -91,7 +91,7 @@ def test_a_reader_that_is_gone_is_an_error_as_with_any_stream() -> None:
             outlet.write("more\n")
 
 
-def test_a_descriptor_that_somebody_has_made_non_blocking_loses_nothing(pipe: tuple[int, TextIO]) -> None:
+def test_a_non_blocking_descriptor_loses_nothing(pipe: tuple[int, TextIO]) -> None:
     reader, stream = pipe
     os.set_blocking(stream.fileno(), False)
     outlet = outlet_of(stream, 10)

@@ -106,12 +106,12 @@ def run(folder: Path, program: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_a_stop_while_a_module_is_imported_comes_after_the_import(tmp_path: Path, name: str) -> None:
+def test_a_stop_during_an_import_is_raised_after_it(tmp_path: Path, name: str) -> None:
     (tmp_path / "slow.py").write_text(SLOW.replace("signal.SIG)", f"signal.{name})"))
     assert run(tmp_path, IMPORTS) == (130, "imported whole: True\n")
 
 
-def test_an_import_that_hangs_does_not_hold_a_stop_up_for_ever(tmp_path: Path) -> None:
+def test_an_import_that_hangs_does_not_delay_a_stop_for_ever(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
     hurried = "import oatmill.process.signals\noatmill.process.signals.IMPORT_WITHIN_S = 0.3\n"
     assert run(tmp_path, hurried + IMPORTS.replace('sys.modules["slow"].whole', '"slow" in sys.modules')) == (
@@ -120,20 +120,20 @@ def test_an_import_that_hangs_does_not_hold_a_stop_up_for_ever(tmp_path: Path) -
     )
 
 
-def test_a_stop_whose_exception_python_drops_is_remembered(tmp_path: Path) -> None:
+def test_a_stop_whose_exception_python_drops_is_raised_later(tmp_path: Path) -> None:
     assert run(tmp_path, LOST) == (130, "lost\n")
 
 
-def test_a_stop_that_is_delivered_twice_does_not_disturb_what_is_taken_back(tmp_path: Path) -> None:
+def test_a_stop_that_is_delivered_twice_does_not_interrupt_cleanup(tmp_path: Path) -> None:
     assert run(tmp_path, TWICE) == (130, "taken back\n")
 
 
-def test_a_process_that_sigterm_interrupts_in_executed_text_still_ends_with_its_own_exit_code(tmp_path: Path) -> None:
+def test_a_process_that_is_interrupted_inside_exec_keeps_its_own_exit_code(tmp_path: Path) -> None:
     assert run(tmp_path, PROGRAM) == (130, "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_flag_is_set_by_a_signal_and_passes_it_on_each_time(number: signal.Signals) -> None:
+def test_a_stop_flag_is_set_by_a_signal_and_calls_back_each_time(number: signal.Signals) -> None:
     before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
     passed_on: list[int] = []
     try:

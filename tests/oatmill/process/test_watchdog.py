@@ -1,4 +1,4 @@
-"""A process that hangs says where and ends; one that waits, or was stopped by somebody, does not. Real processes."""
+"""A process that hangs writes its stacks and ends; one that waits or was paused does not. Real processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(script: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_loop_that_stops_is_ended_with_the_stacks_of_all_threads() -> None:
+def test_a_loop_without_progress_is_ended_with_the_stacks_of_all_threads() -> None:
     script = """
 def stuck_in_here():
     time.sleep(60)
@@ -44,7 +44,7 @@ threading.Event().wait(60)
     assert "oatmill: error:" not in errors, "it has not decided to end: it is to be started again"
 
 
-def test_a_hang_in_c_code_that_keeps_the_lock_is_ended_too() -> None:
+def test_a_hang_in_c_code_that_keeps_the_interpreter_lock_is_ended() -> None:
     # A regular expression that backtracks for years holds the interpreter's lock all the while.
     script = """
 watchdog.NATIVE_SLACK_S = 0.5
@@ -62,7 +62,7 @@ environment_step()
     assert "in environment_step" in errors
 
 
-def test_one_that_beats_now_and_then_is_left_alone_and_so_is_a_slow_start() -> None:
+def test_a_process_with_progress_and_a_slow_start_are_not_ended() -> None:
     script = """
 dog = Watchdog("learner", 0.8)
 time.sleep(2)  # before `started`, ten times the limit may pass
@@ -84,7 +84,7 @@ time.sleep(1.5)
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP])
-def test_time_in_which_the_process_was_stopped_is_no_hang(number: signal.Signals) -> None:
+def test_time_in_which_the_process_was_paused_does_not_count(number: signal.Signals) -> None:
     script = """
 dog = Watchdog("supervisor", 2.0, native=False)
 dog.started()

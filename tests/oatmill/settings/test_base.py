@@ -1,4 +1,4 @@
-"""Settings: bounds that hold on every assignment, and what is said when one does not."""
+"""Settings: bounds are checked at every assignment, with one-line messages."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def assign(settings: Settings, path: str, value: Any) -> None:
         ("env", {"kind": "cogs", "mision": "easy_hearts"}, "env.mision is not a setting; the nearest is env.mission"),
     ],
 )
-def test_a_refused_assignment_says_in_one_line_which_setting_what_it_takes_and_what_came(
+def test_a_rejected_assignment_names_setting_requirement_and_value_in_one_line(
     roots: Roots, path: str, value: Any, message: str
 ) -> None:
     before = roots.model_dump()
@@ -89,15 +89,15 @@ def test_a_refused_assignment_says_in_one_line_which_setting_what_it_takes_and_w
     assert roots.model_dump() == before
 
 
-def test_an_assignment_that_a_check_over_several_fields_refuses_leaves_the_old_value(roots: Roots) -> None:
+def test_an_assignment_rejected_by_a_check_of_several_fields_keeps_the_old_value(roots: Roots) -> None:
     roots.agent.core = "lstm"
     roots.agent.burn_in = 8
-    with pytest.raises(SettingsError, match=r"agent\.burn_in=8 warms a recurrent core up"):
+    with pytest.raises(SettingsError, match=r"agent\.burn_in=8 needs a recurrent core"):
         roots.agent.core = "none"
     assert roots.agent.core == "lstm"
 
 
-def test_a_whole_group_that_is_assigned_knows_where_it_stands(roots: Roots) -> None:
+def test_an_assigned_group_knows_its_path(roots: Roots) -> None:
     roots.trainer.losses.cmpo = CmpoSettings(kl_coef=0.5)
     with pytest.raises(SettingsError, match=r"^trainer\.losses\.cmpo\.kl_coef must be"):
         roots.trainer.losses.cmpo.kl_coef = -1
@@ -110,7 +110,7 @@ def test_nothing_can_be_assigned_once_the_run_has_started(roots: Roots) -> None:
     assert roots.trainer.losses.cmpo.enabled is False
 
 
-def test_numbers_may_come_as_text_but_truth_is_no_number(roots: Roots) -> None:
+def test_numbers_may_be_text_but_not_booleans(roots: Roots) -> None:
     assign(roots, "trainer.batch_size", "32")
     assert roots.trainer.batch_size == 32
     with pytest.raises(SettingsError, match="got false"):
@@ -123,7 +123,7 @@ def test_a_long_value_is_cut_in_the_message(roots: Roots) -> None:
     assert len(str(refusal.value)) < 150
 
 
-def test_a_name_below_a_root_that_exists_is_nearest_to_one_below_it() -> None:
+def test_the_nearest_name_has_the_same_root() -> None:
     # By its last word alone, `fraction` is nearer to `activation`.
     assert (
         nearest("replay.fraction", ["agent.activation", "replay.acknowledge", "replay.queue_batches"]) == "replay.acknowledge"
@@ -139,7 +139,7 @@ def test_a_name_below_a_root_that_exists_is_nearest_to_one_below_it() -> None:
         ("trainer.losses.ppo_acter.enabled", "trainer.losses.ppo_actor.enabled"),
     ],
 )
-def test_the_nearest_name_is_the_one_that_ends_alike(typed: str, meant: str) -> None:
+def test_the_nearest_name_has_a_similar_end(typed: str, meant: str) -> None:
     known = [
         "trainer.optimizer.learning_rate",
         "trainer.losses.cmpo.kl_coef",

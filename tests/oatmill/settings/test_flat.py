@@ -12,7 +12,7 @@ CONFIG = {
 }
 
 
-def test_a_run_agrees_on_its_environment_its_network_and_the_length_of_an_unroll() -> None:
+def test_the_shared_settings_are_environment_network_and_unroll_length() -> None:
     assert joining_config(CONFIG) == {
         "env.kind": "gymnasium",
         "env.id": "CartPole-v1",
@@ -33,6 +33,6 @@ def test_the_first_setting_that_differs_is_named_with_both_values() -> None:
     assert first_difference(ours, theirs) == "env.id: the run has 'CartPole-v1', this process has 'Acrobot-v1'"
 
 
-def test_a_setting_that_one_side_lacks_differs() -> None:
+def test_a_setting_that_one_side_does_not_have_differs() -> None:
     assert first_difference({}, {"env.id": "x"}) == "env.id: the run has 'nothing', this process has 'x'"
     assert first_difference({"env.id": "x"}, {}) == "env.id: the run has 'x', this process has 'nothing'"

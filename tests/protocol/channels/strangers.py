@@ -1,4 +1,4 @@
-"""Connections of somebody who speaks ZeroMQ's protocol badly on purpose, over plain sockets."""
+"""Plain sockets that speak ZeroMQ's protocol wrongly on purpose."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def place(url: str) -> tuple[str, int]:
 
 
 def dial(url: str, *, source: str = "127.0.0.1", timeout_s: float = 5.0) -> socket.socket:
-    """A connection that says nothing."""
+    """Open a connection that sends nothing."""
     return socket.create_connection(place(url), timeout_s, (source, 0))
 
 
@@ -43,9 +43,10 @@ def dial_file(url: str) -> socket.socket:
 
 
 def join(url: str) -> socket.socket:
-    """A connection that has got through the handshake of a server without keys.
+    """Open a connection and finish the handshake of a server without keys.
 
-    libzmq ends a connection whose first message comes before its own READY has gone out, so that is waited for.
+    libzmq ends a connection whose first message arrives before its own READY was sent, so this
+    waits for it.
     """
     connection = dial_file(url) if url.startswith("ipc:") else dial(url)
     connection.sendall(GREETING + READY)
@@ -58,7 +59,7 @@ def join(url: str) -> socket.socket:
 
 
 def giant_frame(nbytes: int) -> bytes:
-    """The head of a frame that announces so many bytes."""
+    """Return the header of a frame with this announced length."""
     return struct.pack(">BQ", LONG, nbytes)
 
 
@@ -76,7 +77,7 @@ def ended(connection: socket.socket, within_s: float = 5.0) -> bool:
 
 
 def pour(connection: socket.socket, data: bytes, seconds: float) -> int:
-    """Send the same again and again until the server hangs up or reads no more, or the time is out; how many bytes went."""
+    """Send the same data until the server hangs up, stops reading, or the timeout; returns the number of bytes sent."""
     sent, end = 0, time.monotonic() + seconds
     connection.settimeout(0.2)
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""A server that does not let a client in: one line that says why, within two seconds, and none while it may still do so."""
+"""A client that is not accepted gets one line with the reason within two seconds, unless it may still be accepted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from protocol.security.zap import ZapHandler
 from tests.ports import free_ports
 
 SAID = {
-    "no key": "asks for a key and this process has none; give --keys",
+    "no key": "requires a key and this process has none; set --keys",
     "unknown key": "does not trust this process's key; give --keys",
     "another server's key": "has another key than server.pub of this process's keys; give --keys",
     "server without keys": "has no keys and this process has some; start the server with --keys",
@@ -76,7 +76,7 @@ def answer(address: str, keys: ClientKeys | None, *, role: Role = "operator", wi
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("scheme", ["tcp", "ipc"])
 @pytest.mark.parametrize("case", SAID)
-def test_a_client_with_wrong_or_missing_keys_is_told_so(
+def test_a_client_with_wrong_or_missing_keys_gets_a_message(
     stack: ExitStack, keys: ServerKeys, tmp_path: Path, case: str, scheme: str
 ) -> None:
     shown = {"no key": None, "unknown key": new_keys(keys.public), "another server's key": new_keys(zmq.curve_keypair()[0])}
@@ -91,22 +91,22 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handshake, "PATIENCE_S", 0.3)
 
 
-def test_an_actor_that_joins_is_told_so_within_two_seconds(stack: ExitStack, keys: ServerKeys) -> None:
+def test_an_actor_with_a_wrong_key_gets_a_message_within_two_seconds(stack: ExitStack, keys: ServerKeys) -> None:
     _, address = listen(stack, keys)
     began = time.monotonic()
     client = ControlClient(address, role="actor", description={}, keys=None)
     stack.callback(client.close)
-    with pytest.raises(JoinRefusedError, match="asks for a key and this process has none"):
+    with pytest.raises(JoinRefusedError, match="requires a key and this process has none"):
         client.join(20.0)
     assert handshake.PATIENCE_S <= time.monotonic() - began < 3.5  # a test's machine is a busy one
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_line_that_pulls_weights_is_told_too(stack: ExitStack, keys: ServerKeys) -> None:
+def test_a_weights_receiver_with_a_wrong_key_gets_a_message(stack: ExitStack, keys: ServerKeys) -> None:
     _, address = listen(stack, keys)
     receiver = WeightsReceiver(address, layout=(("w", (1,)),), keys=None)
     stack.callback(receiver.close)
-    with pytest.raises(JoinRefusedError, match="asks for a key and this process has none"):
+    with pytest.raises(JoinRefusedError, match="requires a key and this process has none"):
         receiver.wait(20.0)
 
 
@@ -117,11 +117,11 @@ def test_a_server_of_another_kind_is_named(stack: ExitStack) -> None:
             connection.sendall(b"HTTP/1.0 404 Not Found\r\nServer: x\r\n\r\n")
 
     said = answer(serve(stack, greet), None)
-    assert said.startswith("NotLetInError: what listens at tcp://127.0.0.1:")
-    assert "is no oatmill server, it answers 'HTTP/1.0 404 Not Found'; give the control address" in said
+    assert said.startswith("NotLetInError: the server at tcp://127.0.0.1:")
+    assert "is not an oatmill server, it answers 'HTTP/1.0 404 Not Found'; give the control address" in said
 
 
-def test_a_port_where_nobody_listens_is_named_when_the_time_is_out() -> None:
+def test_a_port_where_nobody_listens_is_named_after_the_timeout() -> None:
     port = free_ports(1)
     said = answer(f"tcp://127.0.0.1:{port}", None, within_s=0.8)
     assert said.startswith("PeerLostError: ")
@@ -151,7 +151,7 @@ def serve(stack: ExitStack, greet: Callable[[socket.socket], object]) -> str:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("greet", [socket.socket.close, lambda _: None], ids=["a forwarder without a server", "stopped"])
-def test_a_server_that_may_come_yet_is_waited_for(
+def test_a_client_waits_for_a_server_that_may_still_start(
     stack: ExitStack, keys: ServerKeys, greet: Callable[[socket.socket], object]
 ) -> None:
     said = answer(serve(stack, greet), keys.as_client(), within_s=2.0)  # a look at the port takes up to a second
@@ -159,7 +159,7 @@ def test_a_server_that_may_come_yet_is_waited_for(
     assert "nothing accepts" not in said
 
 
-def test_a_key_that_is_trusted_in_time_gets_in(stack: ExitStack, keys: ServerKeys, tmp_path: Path) -> None:
+def test_a_key_that_becomes_trusted_in_time_is_accepted(stack: ExitStack, keys: ServerKeys, tmp_path: Path) -> None:
     # libzmq itself would never try again after the first refusal.
     add_key(tmp_path / "keys", "actor-late")
     late = client_keys(tmp_path / "keys" / "actor-late", "actor")
@@ -175,7 +175,7 @@ def test_a_key_that_is_trusted_in_time_gets_in(stack: ExitStack, keys: ServerKey
 
 
 def until(client: ClientSocket, done: Callable[[], bool], within_s: float = 10.0) -> None:
-    """Watch a client's handshake until something has come true."""
+    """Watch a client's handshake until a condition is true."""
     deadline = time.monotonic() + within_s
     while not done():
         assert time.monotonic() < deadline, client.handshake.failure
@@ -184,9 +184,7 @@ def until(client: ClientSocket, done: Callable[[], bool], within_s: float = 10.0
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_client_that_was_in_outlives_refused_handshakes_while_keys_are_replaced(
-    stack: ExitStack, keys: ServerKeys, tmp_path: Path
-) -> None:
+def test_a_client_that_was_accepted_survives_rejected_handshakes(stack: ExitStack, keys: ServerKeys, tmp_path: Path) -> None:
     good = client_keys(tmp_path / "keys", "actor")
     client: ClientSocket
     with ExitStack() as first:
@@ -205,7 +203,7 @@ def test_a_client_that_was_in_outlives_refused_handshakes_while_keys_are_replace
         until(client, lambda: client.handshake.failure == "")
 
 
-def test_what_a_server_says_first_tells_which_kind_it_is(stack: ExitStack, keys: ServerKeys) -> None:
+def test_the_first_bytes_of_a_server_show_its_kind(stack: ExitStack, keys: ServerKeys) -> None:
     _, address = listen(stack, keys)
     _, plain = listen(stack, None)
     found = [handshake.first_words(one)[handshake.MECHANISM].rstrip(b"\0") for one in (address, plain)]
@@ -218,13 +216,13 @@ def test_what_a_server_says_first_tells_which_kind_it_is(stack: ExitStack, keys:
     ("mechanism", "keyed", "said"),
     [
         (b"CURVE", True, "has another key than server.pub"),
-        (b"CURVE", False, "asks for a key and this process has none"),
+        (b"CURVE", False, "requires a key and this process has none"),
         (b"NULL", True, "has no keys and this process has some"),
         (b"NULL", False, ""),
         (b"", True, ""),
     ],
 )
-def test_a_connection_that_is_closed_without_a_word_is_told_by_the_servers_mechanism(
+def test_a_silently_closed_connection_is_explained_by_the_servers_mechanism(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch, mechanism: bytes, keyed: bool, said: str
 ) -> None:
     # Which of the two sides notices another mechanism first, and closes, is chance.

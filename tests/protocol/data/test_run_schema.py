@@ -17,17 +17,17 @@ TOKENS = Spaces(
 SCHEMA = RunSchema(TOKENS, 32, ("hearts", "energy"))
 
 
-def test_a_schema_comes_back_through_json_as_it_was() -> None:
+def test_a_schema_survives_json() -> None:
     assert RunSchema.from_dict(json.loads(json.dumps(SCHEMA.to_dict()))) == SCHEMA
 
 
-def test_a_schema_is_known_by_a_name_that_no_other_has() -> None:
+def test_each_schema_has_its_own_identity() -> None:
     others = [RunSchema(TOKENS, 31, ("hearts", "energy")), RunSchema(TOKENS, 32, ("hearts",))]
     assert len({SCHEMA.identity, *(other.identity for other in others)}) == 3
     assert RunSchema(TOKENS, 32, ("hearts", "energy")).identity == SCHEMA.identity
 
 
-def test_a_schema_is_found_again_from_its_fields() -> None:
+def test_a_run_schema_is_built_from_a_schemas_fields() -> None:
     fields = Schema.of(TOKENS, core_state_size=32, episode_statistics=("hearts", "energy"))
     assert RunSchema.of(TOKENS, fields) == SCHEMA
 
@@ -53,7 +53,7 @@ def test_a_batch_has_the_fields_of_its_rows_and_no_episodes() -> None:
     ]
 
 
-def test_the_price_of_a_row_covers_the_largest_one_that_can_be() -> None:
+def test_the_cost_of_a_row_covers_the_largest_possible_row() -> None:
     # By hand, T = 2, a float32 observation of 1 number, 2 actions, no core, no statistics, each field rounded up to 8 bytes:
     # observations 3*4=12->16, actions 8, rewards 8, three flags of 2 -> 8 each = 24, logits 2*2*4=16, value 8, core 0;
     # finals 2*4=8, their row 8, their step 8; episodes' return 8, length 8, statistics 0. The sum is 120.
@@ -98,12 +98,12 @@ def broken(path: str, value: Any) -> dict[str, Any]:
         ("spaces.action.sizes", [2.0]),
     ],
 )
-def test_a_schema_that_makes_no_sense_is_refused(path: str, value: Any) -> None:
+def test_an_invalid_schema_is_rejected(path: str, value: Any) -> None:
     with pytest.raises(WireError) as caught:
         RunSchema.from_dict(broken(path, value))
     assert caught.value.reason in {"schema", "payload_json"}
 
 
-def test_two_schemas_are_told_apart_by_what_differs_first() -> None:
+def test_the_first_difference_of_two_schemas_is_described() -> None:
     other = RunSchema(TOKENS, 16, ("hearts", "energy"))
     assert SCHEMA.difference(other) == "core_state_size: the run has 32, this process has 16"

@@ -19,7 +19,7 @@ def descriptor_of(memory: SharedMemory) -> int:
     return int(memory.place.split("/")[1])
 
 
-def test_another_reader_sees_what_lies_there_and_keeps_its_own_writing_to_itself() -> None:
+def test_a_reader_sees_the_content_and_its_own_changes_stay_private() -> None:
     memory = made()
     seen = open_shared(memory.place, 8000)
     assert bytes(seen) == b"\7" * 8000
@@ -28,22 +28,22 @@ def test_another_reader_sees_what_lies_there_and_keeps_its_own_writing_to_itself
     assert open_shared(memory.place, 8000)[0] == 7
 
 
-def test_memory_that_has_taken_anothers_descriptor_is_not_mistaken_for_it() -> None:
+def test_other_memory_with_the_same_descriptor_is_rejected() -> None:
     memory, other = made(), made()
     ours, theirs = memory.place.split("/"), other.place.split("/")
-    with pytest.raises(OSError, match="another process's memory"):
+    with pytest.raises(OSError, match="belongs to another process"):
         open_shared("/".join([*theirs[:2], *ours[2:]]), 8000)
 
 
 @pytest.mark.parametrize("place", ["", "1/2/3", "../../etc/passwd", "1/2/3/4/5", "1/2/3/x", "-1/2/3/4", "1/2/3/4\n"])
-def test_what_is_no_place_is_refused(place: str) -> None:
-    with pytest.raises(OSError, match="not the place"):
+def test_an_invalid_place_is_rejected(place: str) -> None:
+    with pytest.raises(OSError, match="the place of shared memory"):
         open_shared(place, 1)
 
 
-def test_memory_that_is_too_short_is_refused() -> None:
+def test_memory_that_is_too_short_is_rejected() -> None:
     memory = made(8192)
-    with pytest.raises(OSError, match="another process's memory"):
+    with pytest.raises(OSError, match="belongs to another process"):
         open_shared(memory.place, 8193)
 
 
@@ -53,7 +53,7 @@ def test_nobody_can_make_it_shorter() -> None:
         os.ftruncate(descriptor_of(memory), 1)
 
 
-def test_it_is_given_back_with_its_last_reference() -> None:
+def test_memory_is_freed_with_its_last_reference() -> None:
     memory = made()
     descriptor, view = descriptor_of(memory), memory.array[10:20]
     del memory

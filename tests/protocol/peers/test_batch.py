@@ -43,7 +43,7 @@ def open_session(peer: BatchPeer) -> None:
     hear(peer, messages.BatchWelcome("t"), to_json(SCHEMA.to_dict()))
 
 
-def test_the_first_request_says_hello_and_a_later_one_only_when_it_has_to_be_repeated() -> None:
+def test_the_first_request_sends_hello_and_later_ones_only_when_repeated() -> None:
     peer = peer_of()
     peer.request(11)
     assert [type(m) for m in said(peer.send(0.0))] == [messages.BatchHello, messages.Get]
@@ -83,7 +83,7 @@ def test_arrays_can_be_written_to_whatever_memory_they_came_in() -> None:
         assert delivery.batch.policy_version.flags.aligned
 
 
-def test_a_batch_that_was_not_asked_for_is_not_taken() -> None:
+def test_a_batch_that_was_not_requested_is_ignored() -> None:
     peer = peer_of()
     peer.request(11)
     open_session(peer)
@@ -96,7 +96,7 @@ def test_a_batch_that_was_not_asked_for_is_not_taken() -> None:
     assert delivery.batch.batch_id == 7
 
 
-def test_a_batch_of_another_length_than_it_says_is_refused_and_asked_for_again() -> None:
+def test_a_batch_of_a_wrong_length_is_rejected_and_requested_again() -> None:
     peer = peer_of()
     peer.request(11)
     peer.send(0.0)
@@ -107,7 +107,7 @@ def test_a_batch_of_another_length_than_it_says_is_refused_and_asked_for_again()
     assert len(peer.send(1.0)) == 2
 
 
-def test_every_request_repeats_what_was_consumed_and_which_version_there_is() -> None:
+def test_every_request_repeats_the_consumed_batch_and_the_version() -> None:
     peer = peer_of()
     peer.consumed(7, policy_version=3)
     assert said(peer.send(0.0)) == [messages.Consumed(0, "t", 7, 3)]
@@ -117,7 +117,7 @@ def test_every_request_repeats_what_was_consumed_and_which_version_there_is() ->
     assert (get.consumed, get.policy_version) == (7, 3)
 
 
-def test_priorities_go_with_the_batch_that_they_are_of_and_only_where_they_are_asked_for() -> None:
+def test_priorities_are_sent_with_their_batch_and_only_if_requested() -> None:
     peer = peer_of()
     numbers = np.array([0.5, 2.0, 0.0])
     peer.consumed(6, 1, numbers)
@@ -132,7 +132,7 @@ def test_priorities_go_with_the_batch_that_they_are_of_and_only_where_they_are_a
     assert read_priorities(second[1], 3).tolist() == [1.0, 4.0, 0.0]
 
 
-def test_ingest_is_lost_when_it_is_asked_and_silent_for_a_minute_and_not_when_it_says_wait() -> None:
+def test_ingest_is_lost_after_a_minute_without_an_answer_but_not_while_it_answers_pending() -> None:
     peer = peer_of()
     assert not peer.lost(1e6)
     peer.request(11)
@@ -142,7 +142,7 @@ def test_ingest_is_lost_when_it_is_asked_and_silent_for_a_minute_and_not_when_it
     assert not peer.lost(LOST_AFTER_S + 0.1)
 
 
-def test_goodbye_is_said_after_what_was_consumed() -> None:
+def test_bye_is_sent_after_consumed() -> None:
     peer = peer_of()
     peer.consumed(7, 3)
     peer.leave()
@@ -151,13 +151,13 @@ def test_goodbye_is_said_after_what_was_consumed() -> None:
     assert peer.said_goodbye
 
 
-def test_a_rank_that_is_refused_knows_why() -> None:
+def test_a_rejected_rank_knows_the_reason() -> None:
     peer = peer_of()
     hear(peer, messages.Reject("batch_size", "no"))
     assert peer.refusal == ("batch_size", "no")
 
 
-def test_numbers_lie_in_the_payload_as_the_batch_schema_says() -> None:
+def test_numbers_are_in_the_payload_as_the_batch_schema_says() -> None:
     views = SCHEMA.batch.views(payload(), SIZE)
     assert views["policy_version"].dtype == np.int64
     assert views["final_observations"].shape == (1, 2)

@@ -48,7 +48,7 @@ def test_a_process_asks_to_join_every_second_until_it_is_answered() -> None:
     assert peer.welcome.spaces == SPACES
 
 
-def test_a_hub_that_knows_no_spaces_yet_says_so() -> None:
+def test_a_hub_without_spaces_says_so() -> None:
     peer = peer_of()
     peer.join()
     hear(peer, messages.HelloAccepted(-1, 0, -1), WELCOME | {"spaces": None})
@@ -57,7 +57,7 @@ def test_a_hub_that_knows_no_spaces_yet_says_so() -> None:
 
 
 @pytest.mark.parametrize("broken", [{"endpoints": 3}, {"endpoints": {"data": 3}}, {"spaces": {}}, {"episode_statistics": None}])
-def test_a_welcome_that_makes_no_sense_lets_nobody_in(broken: dict[str, Any]) -> None:
+def test_an_invalid_welcome_is_rejected(broken: dict[str, Any]) -> None:
     peer = peer_of()
     peer.join()
     with pytest.raises(WireError):
@@ -65,7 +65,7 @@ def test_a_welcome_that_makes_no_sense_lets_nobody_in(broken: dict[str, Any]) ->
     assert peer.welcome is None
 
 
-def test_heartbeats_leave_two_seconds_apart_however_often_they_are_called_for() -> None:
+def test_heartbeats_are_sent_two_seconds_apart_however_often_they_are_requested() -> None:
     peer = joined()
     sent = []
     for tenth in range(10, 60):
@@ -77,7 +77,7 @@ def test_heartbeats_leave_two_seconds_apart_however_often_they_are_called_for() 
     assert kinds(peer.send(5.5)) == [messages.Heartbeat]
 
 
-def test_no_heartbeat_leaves_before_the_hub_has_let_the_process_in() -> None:
+def test_no_heartbeat_is_sent_before_the_process_has_joined() -> None:
     peer = peer_of()
     peer.join()
     peer.heartbeat({}, 0.0, force=True)
@@ -85,14 +85,14 @@ def test_no_heartbeat_leaves_before_the_hub_has_let_the_process_in() -> None:
     assert peer.send(0.5) == []
 
 
-def test_the_hubs_last_word_is_kept_and_being_fenced_is_for_good() -> None:
+def test_the_newest_state_is_kept_and_being_fenced_is_final() -> None:
     peer = joined()
     hear(peer, messages.HubState(5, stop=False, desired_actors=3, fenced=True, report_asked=0))
     hear(peer, messages.HubState(6, stop=True, desired_actors=4, fenced=False, report_asked=0))
     assert peer.state == ControlState(policy_version=6, stop=True, desired_actors=4, fenced=True)
 
 
-def test_a_process_that_the_hub_does_not_know_comes_back_as_what_it_was() -> None:
+def test_a_process_that_the_hub_does_not_know_joins_again_as_the_same_member() -> None:
     peer = joined()
     hear(peer, messages.Reject("forgotten", "not in the run"))
     assert not peer.state.fenced
@@ -103,7 +103,7 @@ def test_a_process_that_the_hub_does_not_know_comes_back_as_what_it_was() -> Non
     assert peer.state.fenced
 
 
-def test_a_question_is_repeated_and_only_its_own_answer_is_taken() -> None:
+def test_a_request_is_repeated_and_only_its_own_answer_is_accepted() -> None:
     peer = peer_of()
     peer.ask("scale", {"actors": 3})
     assert kinds(peer.send(0.0)) == [messages.Scale]
@@ -116,7 +116,7 @@ def test_a_question_is_repeated_and_only_its_own_answer_is_taken() -> None:
     assert peer.send(9.0) == []
 
 
-def test_a_question_that_is_refused_is_not_repeated() -> None:
+def test_a_rejected_request_is_not_repeated() -> None:
     peer = peer_of()
     peer.ask("stop", {})
     peer.send(0.0)
@@ -125,7 +125,7 @@ def test_a_question_that_is_refused_is_not_repeated() -> None:
     assert peer.send(9.0) == []
 
 
-def test_the_hub_is_lost_when_it_is_asked_and_silent_for_a_minute() -> None:
+def test_the_hub_is_lost_after_a_minute_without_an_answer() -> None:
     peer = joined()
     assert not peer.lost(1000.0)
     peer.heartbeat({}, 1000.0)
@@ -136,7 +136,7 @@ def test_the_hub_is_lost_when_it_is_asked_and_silent_for_a_minute() -> None:
     assert not peer.lost(2000.0)
 
 
-def test_goodbye_is_repeated_until_it_is_answered() -> None:
+def test_bye_is_repeated_until_it_is_answered() -> None:
     peer = joined()
     peer.leave()
     assert kinds(peer.send(0.0)) == [messages.Bye]

@@ -46,7 +46,7 @@ def firsts(frames: list[Frames]) -> list[int]:
     return [message.first for message in sent(frames) if isinstance(message, messages.Data)]
 
 
-def test_hello_is_said_every_second_until_it_is_answered() -> None:
+def test_hello_is_repeated_every_second_until_it_is_answered() -> None:
     peer, ingest = peer_of()
     assert [type(m) for m in sent(peer.send(0.0))] == [messages.DataHello]
     assert peer.send(0.9) == []
@@ -80,7 +80,7 @@ def test_a_block_is_kept_until_an_acknowledgement_covers_all_of_it() -> None:
     assert peer.unacknowledged == 0
 
 
-def test_an_overdue_acknowledgement_makes_both_compare_where_they_are_and_the_rest_is_sent_again() -> None:
+def test_after_an_overdue_acknowledgement_the_rest_is_sent_again() -> None:
     peer, ingest = peer_of()
     ingest.welcome(0, rows=6)
     for _ in range(3):
@@ -109,7 +109,7 @@ def test_a_welcome_that_an_acknowledgement_has_overtaken_still_answers_hello_onc
     assert firsts(peer.send(3.2)) == []
 
 
-def test_a_large_block_is_given_the_time_that_a_slow_link_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_block_is_overdue_only_after_the_time_of_a_slow_link(monkeypatch: pytest.MonkeyPatch) -> None:
     peer, ingest = peer_of()
     ingest.welcome(0, rows=2)
     peer.offer(block(2))
@@ -130,7 +130,7 @@ def test_an_actor_that_has_used_its_credit_after_a_long_unroll_waits_for_the_ans
     assert [type(m) for m in sent(peer.send(100.0 + ANSWER_WITHIN_S))] == [messages.DataHello]
 
 
-def test_an_acknowledgement_that_tells_of_a_gap_starts_again_from_it() -> None:
+def test_an_acknowledgement_of_a_gap_makes_the_actor_resend_from_it() -> None:
     peer, ingest = peer_of()
     ingest.welcome(0, rows=6)
     for _ in range(3):
@@ -149,14 +149,14 @@ def test_an_older_acknowledgement_that_arrives_late_changes_nothing() -> None:
     assert not peer.ready
 
 
-def test_words_for_another_incarnation_change_nothing() -> None:
+def test_messages_for_another_incarnation_change_nothing() -> None:
     peer, _ = peer_of()
     other = messages.DataWelcome(2, 0, 1, 0, 10 * ROW_BYTES, ROW_BYTES, 0)
     peer.receive(encode(other)[0], b"", 0.0)
     assert not peer.welcomed
 
 
-def test_drop_oldest_lets_the_oldest_unsent_block_go_and_leaves_no_gap() -> None:
+def test_drop_oldest_drops_the_oldest_unsent_block_and_leaves_no_gap() -> None:
     peer, ingest = peer_of(when_full="drop_oldest")
     ingest.welcome(0, rows=2)
     peer.offer(block(2, mark=0.0))
@@ -174,7 +174,7 @@ def test_drop_oldest_lets_the_oldest_unsent_block_go_and_leaves_no_gap() -> None
     assert peer.ready  # it never waits
 
 
-def test_every_block_says_how_many_were_produced_and_dropped_so_far() -> None:
+def test_every_block_has_the_counts_of_produced_and_dropped_trajectories() -> None:
     peer, ingest = peer_of()
     ingest.welcome(0, rows=4)
     peer.offer(block(2))
@@ -182,7 +182,7 @@ def test_every_block_says_how_many_were_produced_and_dropped_so_far() -> None:
     assert [(m.produced, m.evicted) for m in sent(peer.send(0.0))] == [(4, 0), (4, 0)]
 
 
-def test_counts_that_no_block_carries_are_sent_by_themselves() -> None:
+def test_counts_that_no_block_carries_are_sent_in_a_heartbeat() -> None:
     peer, ingest = peer_of()
     ingest.welcome(0, rows=0)
     peer.offer(block(2))
@@ -190,7 +190,7 @@ def test_counts_that_no_block_carries_are_sent_by_themselves() -> None:
     assert [m for m in sent(peer.send(5.1)) if isinstance(m, messages.DataHeartbeat)] == []
 
 
-def test_an_actor_that_waits_for_credit_in_silence_asks_again() -> None:
+def test_an_actor_that_waits_for_credit_asks_again() -> None:
     peer, ingest = peer_of()
     peer.send(0.0)
     ingest.welcome(0, rows=0, now=0.0)
@@ -198,7 +198,7 @@ def test_an_actor_that_waits_for_credit_in_silence_asks_again() -> None:
     assert [type(m) for m in sent(peer.send(ANSWER_WITHIN_S))] == [messages.DataHello]
 
 
-def test_ingest_is_lost_when_a_question_goes_unanswered_and_never_before_one_is_put() -> None:
+def test_ingest_is_lost_only_if_a_question_stays_unanswered() -> None:
     peer, ingest = peer_of()
     assert not peer.lost(1e6)
     peer.send(0.0)
@@ -208,7 +208,7 @@ def test_ingest_is_lost_when_a_question_goes_unanswered_and_never_before_one_is_
     assert not peer.lost(1e6)
 
 
-def test_a_replaced_ingest_that_knows_less_is_told_what_was_acknowledged_and_the_actor_goes_on() -> None:
+def test_a_new_ingest_is_told_what_was_acknowledged_and_the_actor_continues() -> None:
     peer, ingest = peer_of()
     ingest.welcome(0, rows=6)
     for first in (0, 2):
@@ -228,7 +228,7 @@ def test_a_replaced_ingest_that_knows_less_is_told_what_was_acknowledged_and_the
     assert firsts(peer.send(1.3)) == [2]
 
 
-def test_goodbye_carries_the_last_counts_and_is_said_until_it_is_answered() -> None:
+def test_bye_has_the_last_counts_and_is_repeated_until_it_is_answered() -> None:
     peer, ingest = peer_of()
     ingest.welcome(0, rows=0)
     peer.offer(block(2))
@@ -242,7 +242,7 @@ def test_goodbye_carries_the_last_counts_and_is_said_until_it_is_answered() -> N
     assert peer.send(5.0) == []
 
 
-def test_the_newest_version_rides_in_every_word() -> None:
+def test_every_message_to_an_actor_has_the_newest_version() -> None:
     peer, ingest = peer_of()
     assert peer.newest_version == -1
     ingest.welcome(0, rows=0, version=4)
@@ -251,7 +251,7 @@ def test_the_newest_version_rides_in_every_word() -> None:
     assert peer.newest_version == 6
 
 
-def test_a_buffer_is_packed_into_again_once_its_block_is_acknowledged() -> None:
+def test_a_buffer_is_reused_once_its_block_is_acknowledged() -> None:
     peer, ingest = peer_of()
     ingest.welcome(0, rows=2)
     peer.offer(block(2, mark=1.0))
@@ -263,7 +263,7 @@ def test_a_buffer_is_packed_into_again_once_its_block_is_acknowledged() -> None:
     assert SCHEMA.trajectory.views(second, block(2).size)["observations"][0, 0, 0] == 2.0
 
 
-def test_an_actor_whose_hub_was_replaced_greets_ingest_at_once_and_once() -> None:
+def test_an_actor_whose_hub_was_replaced_sends_hello_at_once_and_only_once() -> None:
     peer, ingest = peer_of()
     ingest.welcome(0, rows=2)
     assert sent(peer.send(0.1)) == []

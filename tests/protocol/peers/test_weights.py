@@ -27,7 +27,7 @@ def push(store: WeightsStore, weights: Weights, now: float = 0.0) -> list[Frames
 
 
 def carry(peer: ReceiverPeer, store: WeightsStore, now: float = 0.0, *, limit: int = 1000) -> int:
-    """Let the two talk until both are silent; the number of chunks that went over."""
+    """Exchange messages until both sides are silent; returns the number of chunks sent."""
     chunks = 0
     for _ in range(limit):
         asked = peer.send(now)
@@ -42,7 +42,7 @@ def carry(peer: ReceiverPeer, store: WeightsStore, now: float = 0.0, *, limit: i
     return chunks
 
 
-def test_an_actor_pulls_the_newest_version_whole() -> None:
+def test_an_actor_pulls_the_newest_version_completely() -> None:
     store, peer = WeightsStore(), ReceiverPeer(layout_for(10))
     push(store, weights_of(3))
     push(store, weights_of(5))
@@ -69,7 +69,7 @@ def pulled(peer: ReceiverPeer, store: WeightsStore, version: int) -> Weights:
     return taken
 
 
-def test_a_version_in_use_stays_as_it_is_and_memory_that_nobody_uses_is_pulled_into_again() -> None:
+def test_a_version_in_use_is_not_changed_and_unused_memory_is_reused() -> None:
     store, peer = WeightsStore(), ReceiverPeer(layout_for(10))
     first = pulled(peer, store, 1)
     arrays, place = first.unpack(layout_for(10)), place_of(first)
@@ -103,7 +103,7 @@ def test_weights_larger_than_the_window_come_in_chunks_under_credit() -> None:
     assert np.frombuffer(taken.buffer, np.float32).tolist() == [0.0] * numbers
 
 
-def test_a_question_waits_at_the_hub_for_a_version_that_is_not_there_yet() -> None:
+def test_a_request_waits_at_the_hub_for_the_next_version() -> None:
     store, peer = WeightsStore(), ReceiverPeer(layout_for(10))
     peer.want(0)
     assert carry(peer, store) == 0
@@ -113,7 +113,7 @@ def test_a_question_waits_at_the_hub_for_a_version_that_is_not_there_yet() -> No
     assert routes == [b"actor", b"learner"]
 
 
-def test_a_pull_that_a_newer_version_overtakes_is_finished() -> None:
+def test_a_pull_is_finished_although_a_newer_version_arrives() -> None:
     numbers = 2 * WINDOW_BYTES // 4
     store, peer = WeightsStore(), ReceiverPeer(layout_for(numbers))
     push(store, weights_of(1, numbers))
@@ -140,7 +140,7 @@ def test_a_pull_whose_version_is_gone_starts_again_with_the_newest() -> None:
     assert taken.version == 2
 
 
-def test_a_version_that_nobody_pulls_is_let_go_of_when_the_next_one_comes() -> None:
+def test_a_version_that_nobody_pulls_is_dropped_when_the_next_one_arrives() -> None:
     numbers = 2 * WINDOW_BYTES // 4
     store, peer = WeightsStore(), ReceiverPeer(layout_for(numbers))
     push(store, weights_of(1, numbers))
@@ -151,7 +151,7 @@ def test_a_version_that_nobody_pulls_is_let_go_of_when_the_next_one_comes() -> N
     assert store._older == {}
 
 
-def test_chunks_that_were_lost_are_asked_for_again_when_they_are_overdue() -> None:
+def test_lost_chunks_are_requested_again_when_they_are_overdue() -> None:
     store, peer = WeightsStore(), ReceiverPeer(layout_for(10))
     push(store, weights_of(1))
     peer.want(1)
@@ -161,7 +161,7 @@ def test_chunks_that_were_lost_are_asked_for_again_when_they_are_overdue() -> No
     assert peer.take() is not None
 
 
-def test_torn_weights_are_never_given_out_and_the_pull_starts_again() -> None:
+def test_damaged_weights_are_never_returned_and_the_pull_starts_again() -> None:
     peer = ReceiverPeer(layout_for(10))
     weights = weights_of(1)
     peer.want(1)
@@ -176,7 +176,7 @@ def test_torn_weights_are_never_given_out_and_the_pull_starts_again() -> None:
     assert len(peer.send(0.1)) == 1
 
 
-def test_weights_of_another_network_are_refused() -> None:
+def test_weights_of_another_network_are_rejected() -> None:
     peer = ReceiverPeer(layout_for(11))
     weights = weights_of(1)
     peer.want(1)
@@ -185,7 +185,7 @@ def test_weights_of_another_network_are_refused() -> None:
         peer.receive(encode(chunk)[0], weights.buffer, 0.0)
 
 
-def test_a_version_that_is_not_newer_is_not_taken() -> None:
+def test_a_version_that_is_not_newer_is_ignored() -> None:
     store, peer = WeightsStore(), ReceiverPeer(layout_for(10))
     push(store, weights_of(5))
     peer.want(5)
@@ -199,7 +199,7 @@ def test_a_version_that_is_not_newer_is_not_taken() -> None:
     assert peer.take() is None
 
 
-def test_the_hub_refuses_torn_weights_and_keeps_the_ones_it_has() -> None:
+def test_the_hub_rejects_damaged_weights_and_keeps_its_own() -> None:
     store = WeightsStore()
     push(store, weights_of(1))
     torn = Weights(2, weights_of(3).buffer, "float32", weights_of(2).digest)
@@ -211,7 +211,7 @@ def test_the_hub_refuses_torn_weights_and_keeps_the_ones_it_has() -> None:
     assert [error.reason for error in store.refused] == ["weights_digest"]
 
 
-def test_versions_never_go_back_at_the_hub() -> None:
+def test_versions_never_decrease_at_the_hub() -> None:
     store = WeightsStore()
     push(store, weights_of(7))
     (answer,) = push(store, weights_of(6))
@@ -230,7 +230,7 @@ def test_versions_never_go_back_at_the_hub() -> None:
         messages.WeightsGet(0, -1, 0, 0),
     ],
 )
-def test_a_bad_word_at_the_hub_is_answered_with_its_reason(header: messages.WeightsToHub) -> None:
+def test_a_bad_message_to_the_hub_is_answered_with_its_reason(header: messages.WeightsToHub) -> None:
     store = WeightsStore()
     push(store, weights_of(0))
     store.receive(b"peer", encode(header)[0], b"", now=0.0, wall=0.0)
@@ -244,7 +244,7 @@ def pushed(frames: list[Frames]) -> list[int]:
     return [decode(header, messages.WEIGHTS_TO_HUB).version for header, _ in frames]
 
 
-def test_the_learner_sends_each_version_once_and_only_the_newest_of_those_that_had_to_wait() -> None:
+def test_the_learner_sends_each_version_once_and_only_the_newest_waiting_one() -> None:
     peer = PublisherPeer()
     for version in range(MAX_PUSHED):
         peer.push(weights_of(version), 0.0)
@@ -267,7 +267,9 @@ def test_a_version_that_is_not_acknowledged_is_sent_again() -> None:
     assert pushed(peer.send(ANSWER_WITHIN_S)) == [4]
 
 
-def test_a_large_version_is_given_the_time_that_a_slow_link_takes_and_more_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_version_is_overdue_only_after_the_time_of_a_slow_link_and_later_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     weights = weights_of(4, 100)
     monkeypatch.setattr(deadlines, "SLOWEST_LINK_BYTES_S", len(weights.buffer) / 20)  # it takes 20 s
     peer = PublisherPeer()
@@ -280,7 +282,9 @@ def test_a_large_version_is_given_the_time_that_a_slow_link_takes_and_more_each_
 
 
 @pytest.mark.parametrize(("reason", "final"), [("unknown_session", False), ("identity", True)])
-def test_a_hub_that_knows_no_learner_yet_is_told_again_and_one_that_knows_another_is_not(reason: str, final: bool) -> None:
+def test_a_version_is_sent_again_to_a_hub_without_a_learner_but_not_to_one_with_another_learner(
+    reason: str, final: bool
+) -> None:
     peer = PublisherPeer("session")
     peer.push(weights_of(1), 0.0)
     assert len(peer.send(0.0)) == 1
@@ -289,7 +293,7 @@ def test_a_hub_that_knows_no_learner_yet_is_told_again_and_one_that_knows_anothe
     assert len(peer.send(ANSWER_WITHIN_S)) == 1
 
 
-def test_a_large_version_is_offered_before_it_is_pushed_and_a_hub_that_knows_no_offers_still_gets_it() -> None:
+def test_a_large_version_is_announced_before_it_is_pushed_also_to_older_hubs() -> None:
     peer = PublisherPeer("session")
     large = weights_of(1, SMALL_BYTES)  # numbers of 4 bytes
     peer.push(large, 0.0)

@@ -42,7 +42,7 @@ def test_each_role_gets_a_private_folder_that_is_all_it_needs(tmp_path: Path) ->
         assert client_keys(tmp_path / "keys", role) == own  # the folder above does as well
 
 
-def test_no_two_keys_are_alike(tmp_path: Path) -> None:
+def test_all_keys_are_different(tmp_path: Path) -> None:
     make_keys(tmp_path)
     secrets = [content for name, content in every_file(tmp_path).items() if name.endswith("secret.key")]
     assert len(set(secrets)) == len(secrets) == 4
@@ -55,19 +55,19 @@ def test_keys_are_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "keys are never overwritten" in capsys.readouterr().err
     assert run_command(["keygen", str(tmp_path), "--if-missing"]) == 0
     assert every_file(tmp_path) == before
-    with pytest.raises(UserError, match="holds a key named actor already"):
+    with pytest.raises(UserError, match="already contains a key named actor"):
         add_key(tmp_path, "actor")
 
 
-def test_a_folder_that_was_left_half_made_is_not_taken_for_whole(tmp_path: Path) -> None:
+def test_an_incomplete_folder_is_not_considered_complete(tmp_path: Path) -> None:
     make_keys(tmp_path)
     (tmp_path / "server" / "secret.key").unlink()
     assert not is_complete(tmp_path)
-    with pytest.raises(UserError, match=r"holds actor/secret\.key already"):
+    with pytest.raises(UserError, match=r"already contains actor/secret\.key"):
         make_keys(tmp_path)
 
 
-def test_empty_folders_of_roles_are_filled_for_they_may_be_volumes(tmp_path: Path) -> None:
+def test_empty_role_folders_are_filled(tmp_path: Path) -> None:
     for role in ("server", *CLIENTS):
         (tmp_path / role).mkdir(mode=0o755)
     make_keys(tmp_path)
@@ -97,28 +97,28 @@ def test_a_key_is_added_and_revoked_by_its_name(tmp_path: Path) -> None:
     assert read_key(server.trusted / "actor-east.pub") == own.public
     revoke_key(tmp_path / "server", "actor-east")
     assert sorted(path.stem for path in server.trusted.iterdir()) == ["actor", "learner", "operator"]
-    with pytest.raises(UserError, match="no key named 'actor-east' is trusted; there are: actor, learner, operator"):
+    with pytest.raises(UserError, match="no key named 'actor-east' is trusted; trusted keys: actor, learner, operator"):
         revoke_key(tmp_path, "actor-east")
 
 
 @pytest.mark.parametrize("name", ["server", "actors", "actor-", "actor-../x", "Actor", "actor-a.pub", "", "actor-" + "x" * 40])
-def test_a_name_that_says_no_role_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_name_without_a_role_is_rejected(tmp_path: Path, name: str) -> None:
     make_keys(tmp_path)
     with pytest.raises(UserError, match="expected a key's name such as actor-east"):
         add_key(tmp_path, name)
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 39, b"~" * 40, b"#" * 40, b"\xff" * 40, b"0" * 41])
-def test_a_file_that_holds_no_key_is_refused_by_name_and_not_shown(tmp_path: Path, content: bytes) -> None:
+def test_a_file_without_a_key_is_rejected_by_name_and_not_shown(tmp_path: Path, content: bytes) -> None:
     make_keys(tmp_path)
     path = tmp_path / "actor" / "secret.key"
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
         client_keys(tmp_path, "actor")
-    assert str(caught.value) == f"{path} holds no key; expected 40 characters of Z85, as `oatmill keygen` writes them"
+    assert str(caught.value) == f"{path} does not contain a key; expected 40 characters of Z85, as `oatmill keygen` writes them"
 
 
-def test_a_secret_that_everybody_can_read_is_refused(tmp_path: Path) -> None:
+def test_a_secret_that_everybody_can_read_is_rejected(tmp_path: Path) -> None:
     make_keys(tmp_path)
     path = tmp_path / "learner" / "secret.key"
     path.chmod(0o644)
@@ -128,11 +128,11 @@ def test_a_secret_that_everybody_can_read_is_refused(tmp_path: Path) -> None:
     assert client_keys(tmp_path, "learner") is not None
 
 
-def test_what_is_missing_is_named_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds neither secret\.key nor actor/secret\.key; make keys with: oatmill keygen"):
+def test_a_missing_file_is_named_with_advice(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has neither secret\.key nor actor/secret\.key; create keys with: oatmill keygen"):
         client_keys(tmp_path, "actor")
     make_keys(tmp_path)
-    with pytest.raises(UserError, match="holds no trusted folder"):
+    with pytest.raises(UserError, match="has no folder trusted"):
         server_keys(tmp_path / "actor")
     assert client_keys(None, "actor") is None
     assert server_keys(None) is None

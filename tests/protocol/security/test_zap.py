@@ -1,4 +1,4 @@
-"""A replay server with keys, tried by those who may and those who may not; and one without, whose actors cannot be robbed."""
+"""A replay server with keys, and clients with and without permission; and one without keys, whose actors are protected, too."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from protocol.security.users import TrustedKeys
 from protocol.security.zap import ZapHandler
 from protocol.wire import messages
 from protocol.wire.codec import decode, encode, to_json
-from replay.hub.self_test import LET_IN, REFUSED, SILENT, check_keys, handshake
+from replay.hub.self_test import LET_IN, REFUSED, SILENT, check_keys, try_connection
 from tests.replay.blocks import SCHEMA
 from tests.replay.serving import Actor, Server, serving, total, weights
 
@@ -49,7 +49,7 @@ def keys(tmp_path: Path) -> Path:
 
 @contextmanager
 def honest_run(tmp_path: Path, keys: Path | None) -> Iterator[tuple[Server, Callable[[], None]]]:
-    """A server with an honest learner and actor, and a function that has the two of them do one batch more."""
+    """A server with a correct learner and actor, and a function that makes them do one more batch."""
     with serving(tmp_path, "tcp", keys) as server:
         trainer, first = server.learner(), server.actor(rows=8)
         trainer.publish(0)
@@ -73,7 +73,7 @@ def honest_run(tmp_path: Path, keys: Path | None) -> Iterator[tuple[Server, Call
 
 
 def rejected(server: Server, reason: str, at_least: int = 1) -> int:
-    """How often a reason was counted, once it is often enough."""
+    """Return how often a reason was counted, once it is often enough."""
     deadline = time.monotonic() + 10
     while (count := server.ask("status")["rejected"].get(reason, 0)) < at_least:
         assert time.monotonic() < deadline, f"{reason}: {count}"
@@ -82,7 +82,7 @@ def rejected(server: Server, reason: str, at_least: int = 1) -> int:
 
 
 def refusal(address: str, message: Any, payload: bytes, kinds: tuple[type[Any], ...], **how: Any) -> str | None:
-    """What a peer that sends one message is told: a reason, None for no answer within a second."""
+    """Return the reason of the REJECT for one message; None without an answer within a second."""
     with zmq.Context() as context, context.socket(zmq.DEALER) as peer:
         peer.setsockopt(zmq.LINGER, 0)
         use_keys(peer, how.get("keys"))
@@ -97,15 +97,15 @@ def refusal(address: str, message: Any, payload: bytes, kinds: tuple[type[Any], 
 # ------------------------------------------------------------------------------------------------ who may connect
 
 
-def test_with_keys_a_stranger_and_a_plain_client_get_in_nowhere_and_the_run_goes_on(tmp_path: Path, keys: Path) -> None:
+def test_with_keys_unknown_clients_and_clients_without_keys_are_rejected_everywhere(tmp_path: Path, keys: Path) -> None:
     with honest_run(tmp_path, keys) as (server, work):
         public = read_key(keys / "server" / "server.pub")
         assert server.ask("status")["rejected"].get("unknown_key", 0) == 0  # the start-up test is not counted
         for name in SOCKETS:
             address = server.endpoint[name]
-            assert handshake(address, new_keys(public)) == REFUSED
-            assert handshake(address, None) == REFUSED
-            assert handshake(address, client_keys(keys, "actor")) == LET_IN
+            assert try_connection(address, new_keys(public)) == REFUSED
+            assert try_connection(address, None) == REFUSED
+            assert try_connection(address, client_keys(keys, "actor")) == LET_IN
             work()
         assert rejected(server, "unknown_key", 4) >= 4
         page = server.page("metrics")
@@ -123,17 +123,17 @@ def test_with_keys_a_stranger_and_a_plain_client_get_in_nowhere_and_the_run_goes
             plain.join(0.5)
 
 
-def test_a_client_takes_no_server_with_another_key(tmp_path: Path, keys: Path) -> None:
+def test_a_client_rejects_a_server_with_another_key(tmp_path: Path, keys: Path) -> None:
     with serving(tmp_path, "tcp", keys) as server:
         own = client_keys(keys, "actor")
         assert own is not None
-        assert handshake(server.control, replace(own, server=new_keys(own.server).public), 1.0) != LET_IN
+        assert try_connection(server.control, replace(own, server=new_keys(own.server).public), 1.0) != LET_IN
 
 
 # ------------------------------------------------------------------------------------------ who may speak as whom
 
 
-def test_a_key_of_one_role_cannot_speak_as_another(tmp_path: Path, keys: Path) -> None:
+def test_a_key_cannot_be_used_for_another_role(tmp_path: Path, keys: Path) -> None:
     with honest_run(tmp_path, keys) as (server, work):
         actor, learner = client_keys(keys, "actor"), client_keys(keys, "learner")
         # A learner may stop the run: it knows when the budget is spent.
@@ -167,7 +167,7 @@ def test_a_key_of_one_role_cannot_speak_as_another(tmp_path: Path, keys: Path) -
         work()
 
 
-def test_a_revoked_key_is_out_at_once_in_a_session_and_out_of_it(tmp_path: Path, keys: Path) -> None:
+def test_a_revoked_key_is_rejected_at_once_in_old_and_new_connections(tmp_path: Path, keys: Path) -> None:
     add_key(keys, "actor-east")
     east = client_keys(keys / "actor-east", "actor")
     with honest_run(tmp_path, keys) as (server, work):
@@ -176,20 +176,20 @@ def test_a_revoked_key_is_out_at_once_in_a_session_and_out_of_it(tmp_path: Path,
         revoke_key(keys, "actor-east")
         time.sleep(0.6)  # the folder is looked at every 0.25 s
         victim.offer()
-        with pytest.raises(JoinRefusedError, match=r"ingest refused this process \(revoked\): this key is trusted no more"):
+        with pytest.raises(JoinRefusedError, match=r"ingest refused this process \(revoked\): this key is no longer trusted"):
             victim.sender.drain(10)
         deadline = time.monotonic() + 10
         while not victim.control.state.fenced and time.monotonic() < deadline:
             victim.control.heartbeat({}, force=True)
             time.sleep(0.01)
         assert victim.control.state.fenced
-        assert victim.control.refusal == ("revoked", "this key is trusted no more")
+        assert victim.control.refusal == ("revoked", "this key is no longer trusted")
         assert rejected(server, "revoked", 2) >= 2
-        assert handshake(server.control, east) == REFUSED
+        assert try_connection(server.control, east) == REFUSED
         work()
 
 
-def test_a_key_that_is_added_while_the_server_runs_comes_in(tmp_path: Path, keys: Path) -> None:
+def test_a_key_that_is_added_while_the_server_runs_is_accepted(tmp_path: Path, keys: Path) -> None:
     with honest_run(tmp_path, keys) as (server, work):
         add_key(keys, "actor-west")
         time.sleep(0.6)
@@ -198,7 +198,7 @@ def test_a_key_that_is_added_while_the_server_runs_comes_in(tmp_path: Path, keys
 
 
 @pytest.mark.parametrize("keyed", [False, True])
-def test_whoever_knows_an_actors_number_can_neither_rob_nor_silence_nor_strike_it_out(tmp_path: Path, keyed: bool) -> None:
+def test_another_process_can_neither_replace_nor_end_nor_discredit_an_actor(tmp_path: Path, keyed: bool) -> None:
     keys = tmp_path / "keys" if keyed else None
     if keys is not None:
         make_keys(keys)
@@ -221,7 +221,7 @@ def test_whoever_knows_an_actors_number_can_neither_rob_nor_silence_nor_strike_i
         assert refusal(data, hello, schema, messages.DATA_TO_ACTOR, keys=own) is None
         assert rejected(server, "identity", 32) == 32
         assert rejected(server, "unknown_session") == 1
-        with pytest.raises(JoinRefusedError, match=r"\(identity\): actor 0 is in the run and well"):
+        with pytest.raises(JoinRefusedError, match=r"\(identity\): actor 0 is in the run and works"):
             server.actor(actor_id=0, rows=8)
         for said in (messages.Heartbeat("0" * 32), messages.Bye("0" * 32)):
             assert refusal(control, said, b"{}", messages.CONTROL_TO_CLIENT, keys=own) in {"forgotten", "Bye"}
@@ -229,7 +229,7 @@ def test_whoever_knows_an_actors_number_can_neither_rob_nor_silence_nor_strike_i
 
 
 @pytest.mark.parametrize("keyed", [False, True])
-def test_whoever_is_not_the_learner_gets_no_batch_and_publishes_no_weights(tmp_path: Path, keyed: bool) -> None:
+def test_only_the_learner_gets_batches_and_publishes_weights(tmp_path: Path, keyed: bool) -> None:
     keys = tmp_path / "keys" if keyed else None
     if keys is not None:
         make_keys(keys)
@@ -242,7 +242,7 @@ def test_whoever_is_not_the_learner_gets_no_batch_and_publishes_no_weights(tmp_p
         push = messages.WeightsPush(7, new.dtype, new.digest.hex(), 0.0, "0" * 32)
         assert refusal(weights_url, push, bytes(new.buffer), messages.WEIGHTS_TO_CLIENT, keys=own) == "identity"
         control = server.learner_control()
-        with pytest.raises(JoinRefusedError, match=r"\(identity\): the learner/0 is in the run and well"):
+        with pytest.raises(JoinRefusedError, match=r"\(identity\): the learner/0 is in the run and works"):
             control.join(10)
         assert server.ask("status")["policy_version"] == 0
         work()
@@ -270,30 +270,30 @@ def secured(own: ServerKeys) -> Iterator[tuple[ZapHandler, str]]:
             zap.close()
 
 
-def test_a_handler_that_fails_is_started_again_and_counted(own: ServerKeys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_handler_that_fails_is_restarted_and_counted(own: ServerKeys, monkeypatch: pytest.MonkeyPatch) -> None:
     with secured(own) as (zap, address):
         for failure in (ZeroDivisionError, MemoryError, zmq.ZMQError):
             with monkeypatch.context() as patch:
                 patch.setattr(zap, "_answer", lambda _request, failure=failure: (_ for _ in ()).throw(failure()))
-                assert handshake(address, own.as_client(), 0.5) == SILENT
-            assert handshake(address, own.as_client()) == LET_IN
+                assert try_connection(address, own.as_client(), 0.5) == SILENT
+            assert try_connection(address, own.as_client()) == LET_IN
         assert zap.restarts >= 3
-        assert handshake(address, new_keys(own.public)) == REFUSED
+        assert try_connection(address, new_keys(own.public)) == REFUSED
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_handler_whose_thread_was_killed_refuses_everybody_until_it_is_started_again(
+def test_a_handler_whose_thread_ended_rejects_everybody_until_it_is_restarted(
     own: ServerKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with secured(own) as (zap, address):
         with monkeypatch.context() as patch:
             patch.setattr(zap, "_answer", lambda _request: (_ for _ in ()).throw(SystemExit()))
-            assert handshake(address, own.as_client(), 0.5) == SILENT
+            assert try_connection(address, own.as_client(), 0.5) == SILENT
             zap._thread.join(5)
         for keys in (own.as_client(), new_keys(own.public)):
-            assert handshake(address, keys, 0.5) != LET_IN
+            assert try_connection(address, keys, 0.5) != LET_IN
         zap.look()
-        assert handshake(address, own.as_client()) == LET_IN
+        assert try_connection(address, own.as_client()) == LET_IN
         assert zap.restarts == 1
 
 
@@ -309,24 +309,24 @@ def test_a_handler_whose_thread_was_killed_refuses_everybody_until_it_is_started
         ([b"1.0", b"1", b"oatmill", b"a", b"r", b"CURVE", b"k" * 31], b"400"),
     ],
 )
-def test_a_request_that_is_not_about_a_curve_key_is_denied(own: ServerKeys, request_: list[bytes], status: bytes) -> None:
+def test_a_request_without_a_curve_key_is_denied(own: ServerKeys, request_: list[bytes], status: bytes) -> None:
     with zmq.Context() as context, closing(ZapHandler(context, own)) as zap:
         assert zap._answer(request_)[2] == status
         assert zap.denied == 1
 
 
-def test_a_server_without_a_handler_lets_nobody_in(own: ServerKeys) -> None:
+def test_a_server_without_a_handler_accepts_nobody(own: ServerKeys) -> None:
     with zmq.Context() as context:
         zap = ZapHandler(context, own)
         zap.close()
         server = ServerSocket(context, zap=zap)
         address = server.bind("tcp://127.0.0.1:0")
         for keys in (own.as_client(), new_keys(own.public), None):
-            assert handshake(address, keys, 0.5) != LET_IN
+            assert try_connection(address, keys, 0.5) != LET_IN
         server.close()
 
 
-def test_the_start_up_test_finds_an_open_door_and_a_closed_one(own: ServerKeys) -> None:
+def test_the_start_up_test_detects_open_and_closed_sockets(own: ServerKeys) -> None:
     stranger = new_keys(own.public)
     with secured(own) as (zap, address), zmq.Context() as context:
         check_keys({"data": address}, own=own.as_client(), stranger=stranger)
@@ -347,24 +347,24 @@ def test_the_start_up_test_finds_an_open_door_and_a_closed_one(own: ServerKeys) 
         assert zap.denied == 1
 
 
-def test_a_folder_of_trusted_keys_that_is_gone_trusts_nobody_and_a_bad_file_is_passed_over(own: ServerKeys, keys: Path) -> None:
+def test_without_the_folder_of_trusted_keys_nobody_is_trusted_and_a_bad_file_is_skipped(own: ServerKeys, keys: Path) -> None:
     with secured(own) as (zap, address):
         actor, learner = client_keys(keys, "actor"), client_keys(keys, "learner")
         (own.trusted / "actor.pub").write_text("not a key\n")
         (own.trusted / "stranger.pub").write_bytes(new_keys(own.public).public)
         zap.trusted.refresh()
-        assert (handshake(address, actor), handshake(address, learner)) == (REFUSED, LET_IN)
+        assert (try_connection(address, actor), try_connection(address, learner)) == (REFUSED, LET_IN)
         own.trusted.rename(own.trusted.with_name("elsewhere"))
         zap.trusted.refresh()
-        assert handshake(address, learner) == REFUSED
+        assert try_connection(address, learner) == REFUSED
         own.trusted.with_name("elsewhere").rename(own.trusted)
         zap.trusted.refresh()
-        assert handshake(address, learner) == LET_IN
+        assert try_connection(address, learner) == LET_IN
 
 
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO])
 @pytest.mark.parametrize("where", ["iterdir", "read_bytes"])
-def test_keys_stay_trusted_while_their_folder_cannot_be_read_for_another_reason_than_that_they_are_gone(
+def test_keys_stay_trusted_while_their_folder_cannot_be_read_temporarily(
     own: ServerKeys, error: int, where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     trusted = TrustedKeys(own)
@@ -382,7 +382,7 @@ def test_keys_stay_trusted_while_their_folder_cannot_be_read_for_another_reason_
 
 
 @pytest.mark.parametrize("error", [errno.ENOENT, errno.EACCES, errno.ENOTDIR])
-def test_a_folder_that_is_gone_or_closed_to_the_server_trusts_nobody(
+def test_if_the_folder_is_missing_or_unreadable_nobody_is_trusted(
     own: ServerKeys, error: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trusted = TrustedKeys(own)
@@ -395,7 +395,7 @@ def test_a_folder_that_is_gone_or_closed_to_the_server_trusts_nobody(
     assert trusted.trusts(actor)
 
 
-def test_a_key_whose_file_vanishes_while_the_folder_is_read_takes_no_other_with_it(
+def test_a_key_file_that_vanishes_while_the_folder_is_read_does_not_affect_others(
     own: ServerKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trusted = TrustedKeys(own)

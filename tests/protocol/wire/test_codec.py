@@ -49,7 +49,7 @@ def every_message() -> list[tuple[Any, Any]]:
 
 
 @pytest.mark.parametrize(("cls", "classes"), every_message(), ids=lambda value: getattr(value, "__name__", ""))
-def test_every_message_comes_back_as_it_was_sent(cls: Any, classes: Any) -> None:
+def test_every_message_is_decoded_as_it_was_encoded(cls: Any, classes: Any) -> None:
     message = cls(*(EXAMPLES[str(entry.type)] for entry in fields(cls)))
     header, payload = encode(message, b"payload")
     assert payload == b"payload"
@@ -69,7 +69,7 @@ def test_a_message_is_two_frames() -> None:
             two_frames(frames)
 
 
-def test_a_header_of_more_than_8_kb_is_refused_unread() -> None:
+def test_a_header_of_more_than_8_kb_is_rejected_unread() -> None:
     assert reason_of(b"\xc1" * (MAX_HEADER_BYTES + 1)) == "header_size"
     assert reason_of(b"\xc1" * MAX_HEADER_BYTES) == "header_msgpack"  # 0xc1 is no msgpack at all, but it was read
 
@@ -103,7 +103,7 @@ def test_a_header_of_more_than_8_kb_is_refused_unread() -> None:
         (msgpack.packb(HEARTBEAT | {"produced": 2**63}), "header_fields"),
     ],
 )
-def test_a_bad_header_is_refused_with_its_reason(header: bytes, reason: str) -> None:
+def test_a_bad_header_is_rejected_with_its_reason(header: bytes, reason: str) -> None:
     assert reason_of(header) == reason
 
 
@@ -125,7 +125,7 @@ def reason_or_none(header: bytes) -> str | None:
 
 
 @given(st.binary(max_size=300))
-def test_no_bytes_do_more_than_raise_a_wire_error(header: bytes) -> None:
+def test_any_bytes_raise_at_most_a_wire_error(header: bytes) -> None:
     assert (
         reason_or_none(header) in BAD_MESSAGE
     )  # 300 random bytes are no message: the right names alone are longer than chance
@@ -142,7 +142,7 @@ def test_a_count_in_a_header_is_an_integer_from_0_to_2_to_the_53_and_nothing_els
     assert reason_or_none(msgpack.packb(HEARTBEAT | {"produced": value})) == (None if good else "header_fields")
 
 
-def test_json_payloads_hold_null_for_what_json_cannot_say() -> None:
+def test_json_payloads_have_null_for_numbers_that_json_cannot_represent() -> None:
     payload = to_json({"mean": math.nan, "list": [1.0, math.inf], "deep": {"x": -math.inf}, "fine": 2})
     assert from_json(payload) == {"mean": None, "list": [1.0, None], "deep": {"x": None}, "fine": 2}
 
@@ -151,13 +151,13 @@ def test_json_payloads_hold_null_for_what_json_cannot_say() -> None:
     "payload",
     [b"", b"{", b"[1]", b"3", b'{"x": NaN}', b'{"x": Infinity}', b"\xff", b"[" * 100_000, b'{"x": ' + b"9" * 5000 + b"}"],
 )
-def test_a_bad_json_payload_is_refused(payload: bytes) -> None:
+def test_a_bad_json_payload_is_rejected(payload: bytes) -> None:
     with pytest.raises(WireError) as caught:
         from_json(payload)
     assert caught.value.reason == "payload_json"
 
 
-def test_a_json_payload_of_more_than_4_mb_is_refused_unread() -> None:
+def test_a_json_payload_of_more_than_4_mb_is_rejected_unread() -> None:
     with pytest.raises(WireError, match="expected at most 4194304 bytes, got 4194305"):
         from_json(b" " * (MAX_JSON_BYTES + 1))
 

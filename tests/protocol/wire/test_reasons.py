@@ -3,7 +3,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from protocol.channels.connections import MANY, MUCH
+from protocol.channels.connection_limits import MANY, MUCH
 from protocol.wire.reasons import (
     BAD_MESSAGE,
     BAD_PRIORITIES,
@@ -21,7 +21,7 @@ RAISED_BY = {"WireError": 0, "UnauthorisedError": 0, "RefusedError": 0, "_reject
 
 
 def reasons_in_the_source() -> set[str]:
-    """Every reason code that protocol/ and replay/ give."""
+    """Return every reason code that protocol/ and replay/ use."""
     found = set()
     for path in (*ROOT.glob("protocol/**/*.py"), *ROOT.glob("replay/**/*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -33,11 +33,11 @@ def reasons_in_the_source() -> set[str]:
     return found
 
 
-def test_every_reason_given_is_listed_and_every_one_listed_is_given() -> None:
+def test_all_used_reasons_are_listed_and_all_listed_reasons_are_used() -> None:
     counted = {"unknown_key", MANY, MUCH}  # of connections; no message comes of them
     assert reasons_in_the_source() | counted == {*REJECTED_REASONS, *REFUSALS}
 
 
-def test_no_reason_stands_in_two_lists_of_bad_messages() -> None:
+def test_no_reason_is_in_two_lists() -> None:
     lists = (BAD_MESSAGE, UNAUTHORISED, CLOSED, BAD_TRAJECTORY, BAD_PRIORITIES, BAD_WEIGHTS)
     assert len(REJECTED_REASONS) == sum(map(len, lists)) == len(set(REJECTED_REASONS))

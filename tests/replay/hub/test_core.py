@@ -47,7 +47,7 @@ class Talk:
         return self.say(token, messages.Hello("actor", number, token, -1), ACTOR)
 
 
-def test_nobody_is_let_in_before_ingest_is_there() -> None:
+def test_nobody_can_join_before_ingest() -> None:
     talk = Talk()
     assert talk.actor() == []
     talk.begin()
@@ -55,7 +55,7 @@ def test_nobody_is_let_in_before_ingest_is_there() -> None:
     assert kinds == [messages.HelloAccepted]
 
 
-def test_ingest_is_told_of_an_actor_before_the_actor_is_let_in() -> None:
+def test_ingest_learns_of_an_actor_before_the_actor_has_joined() -> None:
     talk = Talk().begin()
     first, second = talk.actor()
     assert (first[0], first[2]["members"]) == ("i", {"0": [1, True]})
@@ -74,7 +74,7 @@ def test_a_table_that_ingest_has_missed_is_sent_again_with_the_answer_to_its_nex
     assert news == {}
 
 
-def test_the_process_that_is_replaced_is_told_at_once() -> None:
+def test_a_replaced_process_is_told_at_once() -> None:
     talk = Talk().begin()
     talk.actor("a", number=0)
     told = {who: message for who, message, _ in talk.actor("b", number=0)}
@@ -117,7 +117,7 @@ def test_status_is_answered_with_what_there_is_when_ingest_is_silent() -> None:
     assert (who, answer) == ("op", messages.Status(7))
 
 
-def test_a_repeated_question_is_answered_once() -> None:
+def test_a_repeated_request_is_answered_once() -> None:
     talk = Talk().begin()
     talk.say("op", messages.Status(7))
     talk.say("op", messages.Status(7))
@@ -125,7 +125,7 @@ def test_a_repeated_question_is_answered_once() -> None:
     assert answers == ["op"]
 
 
-def test_the_highest_version_ever_seen_is_told_to_a_learner_that_joins() -> None:
+def test_a_learner_that_joins_gets_the_highest_version_ever_seen() -> None:
     talk = Talk().begin()
     talk.actor()
     talk.say("a", messages.Heartbeat("a"), {"policy_version": 12})  # from before the server was restarted
@@ -133,7 +133,7 @@ def test_the_highest_version_ever_seen_is_told_to_a_learner_that_joins() -> None
     assert [message for who, message, _ in told if who == "l"] == [messages.HelloAccepted(-1, 0, 12)]
 
 
-def test_a_report_that_is_too_long_is_refused() -> None:
+def test_a_report_that_is_too_long_is_rejected() -> None:
     talk = Talk().begin()
     talk.actor()
     talk.say("a", messages.Heartbeat("a"), {"x": "y" * MAX_REPORT_BYTES})
@@ -156,7 +156,7 @@ def test_an_ingest_that_hangs_is_given_up_after_a_minute() -> None:
     assert talk.hub.ingest_lost(60.1)
 
 
-def test_the_role_is_not_ready_while_its_log_cannot_be_written_and_lets_processes_in_all_the_same() -> None:
+def test_the_server_is_not_ready_while_its_log_cannot_be_written_but_processes_can_join() -> None:
     talk = Talk().begin()
     assert talk.hub.serving
     talk.report(log={"stalled": True})
@@ -164,7 +164,7 @@ def test_the_role_is_not_ready_while_its_log_cannot_be_written_and_lets_processe
     assert any(isinstance(message, messages.HelloAccepted) for _, message, _ in talk.actor())
 
 
-def test_a_new_hub_lets_nobody_use_a_policy_version_again() -> None:
+def test_a_new_hub_never_reuses_a_policy_version() -> None:
     hub = HubCore(Members(CONFIG, "s"), desired_actors=1, weights_endpoint="ipc:///w", highest_version=7)
     assert hub.highest_version == 7
 

@@ -43,7 +43,7 @@ def test_a_repeated_hello_is_the_same_process() -> None:
     assert members.restarts == 0
 
 
-def test_another_process_under_the_same_number_is_the_next_incarnation_and_the_first_is_out() -> None:
+def test_another_process_with_the_same_number_replaces_the_first() -> None:
     members = table()
     first, second = joined(members, "a", number=3), joined(members, "b", number=3)
     assert (first.incarnation, second.incarnation) == (1, 2)
@@ -62,7 +62,7 @@ def test_a_late_hello_of_a_process_that_was_replaced_does_not_fence_its_successo
     assert members.table() == {"3": [2, True]}
 
 
-def test_an_actor_that_is_silent_for_more_than_5_seconds_is_dead_until_it_speaks() -> None:
+def test_an_actor_that_is_silent_for_more_than_5_seconds_is_dead_until_its_next_heartbeat() -> None:
     members = table()
     joined(members, "a")
     members.expire(5.0)
@@ -75,7 +75,7 @@ def test_an_actor_that_is_silent_for_more_than_5_seconds_is_dead_until_it_speaks
     assert (members.live, members.expired) == (1, 1)
 
 
-def test_every_change_of_who_lives_has_a_number() -> None:
+def test_every_change_of_the_members_increases_the_serial_number() -> None:
     members = table()
     seen = [members.serial]
     joined(members, "a")
@@ -100,7 +100,7 @@ def test_every_change_of_who_lives_has_a_number() -> None:
         ({"role": "ingest", "secret": "guessed"}, "description"),
     ],
 )
-def test_a_process_that_does_not_belong_is_refused(description: dict[str, Any], reason: str) -> None:
+def test_a_process_that_does_not_fit_the_run_is_rejected(description: dict[str, Any], reason: str) -> None:
     members = table()
     with pytest.raises(RefusedError) as caught:
         joined(members, "a", **description)
@@ -133,7 +133,7 @@ def come_back(members: Members, token: str, number: int, incarnation: int, role:
     return members.join(token.encode(), hello, values, 0.0)[0]
 
 
-def test_after_the_hubs_death_those_that_live_come_back_as_what_they_were() -> None:
+def test_after_the_hubs_death_members_join_again_as_the_same_members() -> None:
     members = table()
     members.expect(KNOWN, 0.0)
     assert members.table() == {"0": [3, True], "1": [2, False]}
@@ -145,7 +145,7 @@ def test_after_the_hubs_death_those_that_live_come_back_as_what_they_were() -> N
     assert members.table() == {"0": [3, False], "1": [2, False]}
 
 
-def test_one_that_does_not_come_back_is_taken_for_dead_and_its_successor_is_a_new_incarnation() -> None:
+def test_a_member_that_does_not_return_is_dead_and_its_successor_is_a_new_incarnation() -> None:
     members = table()
     members.expect(KNOWN, 0.0)
     assert members.learner is None
@@ -159,18 +159,18 @@ def test_one_that_does_not_come_back_is_taken_for_dead_and_its_successor_is_a_ne
 
 
 @pytest.mark.parametrize(("role", "within_s"), [("actor", 5.0), ("learner", 60.0)])
-def test_a_process_that_talks_on_a_connection_that_is_there_is_not_replaced(role: str, within_s: float) -> None:
+def test_a_working_process_is_not_replaced(role: str, within_s: float) -> None:
     members = table(connected=True)
     first = joined(members, "a", role=role, number=0)
     for now in (0.0, within_s):
-        with pytest.raises(UnauthorisedError, match="is in the run and well"):
+        with pytest.raises(UnauthorisedError, match="is in the run and works"):
             joined(members, "b", role=role, number=0, now=now)
     assert not first.left
     assert joined(members, "b", role=role, number=0, now=within_s + 0.1) is not first
     assert first.left
 
 
-def test_a_process_that_said_goodbye_is_replaced_at_once() -> None:
+def test_a_process_that_sent_bye_is_replaced_at_once() -> None:
     members = table(connected=True)
     joined(members, "a", number=3)
     members.bye("a")
@@ -193,7 +193,7 @@ def test_a_key_joins_as_its_own_role_only_and_a_revoked_one_not_at_all() -> None
     assert list(members.everyone()) == []
 
 
-def test_what_joined_with_one_key_goes_on_with_that_key_alone() -> None:
+def test_a_process_must_keep_the_key_that_it_joined_with() -> None:
     members = table()
     hello = messages.Hello("actor", -1, "t", -1)
     member, _ = members.join(b"east", hello, ACTOR, 0.0, EAST)

@@ -82,7 +82,7 @@ OF_PROCESSES = {
 }
 
 
-def test_every_series_is_there_from_the_start_at_0() -> None:
+def test_every_series_exists_from_the_start_at_0() -> None:
     found = samples(HubNumbers({}, {}))
     processes = {key: value for key, value in found.items() if key[0] in OF_PROCESSES}
     assert {key[0] for key in processes} == OF_PROCESSES
@@ -104,7 +104,7 @@ def test_a_trajectory_of_an_older_policy_is_counted_as_such_when_it_is_stored() 
     assert found["oatmill_policy_lag_versions_sum", ()] == 0, "it was not handed out"
 
 
-def test_the_same_series_are_there_once_something_has_happened() -> None:
+def test_the_set_of_series_does_not_change_later() -> None:
     talk = Conversation()
     talk.hello()
     talk.send(0, block(2, returns=(3.0,)))

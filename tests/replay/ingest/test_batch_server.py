@@ -20,7 +20,7 @@ def rows_in(answers: list[Any]) -> list[int]:
     return [row for _, rows in batches_in(answers) for row in rows]
 
 
-def test_a_batch_is_the_oldest_trajectories_in_order_and_comes_with_the_fleets_numbers() -> None:
+def test_a_batch_has_the_oldest_trajectories_in_order_and_the_fleets_statistics() -> None:
     talk = filled(6)
     talk.learn()
     status, welcome, (batch, rows) = talk.get()
@@ -30,7 +30,7 @@ def test_a_batch_is_the_oldest_trajectories_in_order_and_comes_with_the_fleets_n
     assert (batch.request, batch.trajectories, batch.steps, batch.finals) == (1, 4, 2, 0)
 
 
-def test_a_request_waits_while_there_is_too_little_and_is_told_so() -> None:
+def test_a_request_waits_with_a_pending_answer_while_there_is_too_little_data() -> None:
     talk = filled(2)
     talk.learn()
     assert talk.get() == []
@@ -59,7 +59,7 @@ def test_a_batch_is_held_until_it_is_consumed_and_only_then_counted_as_trained()
     assert talk.core.fleet_summary()["env_steps_trained"] == 8
 
 
-def test_a_lost_consumed_is_made_good_by_the_next_request() -> None:
+def test_the_next_request_makes_up_for_a_lost_consumed_message() -> None:
     talk = filled(8)
     talk.learn()
     ((batch, _),) = batches_in(talk.get())
@@ -67,7 +67,7 @@ def test_a_lost_consumed_is_made_good_by_the_next_request() -> None:
     assert talk.core.ledger()["trained"] == 4
 
 
-def test_what_a_dead_learner_had_not_consumed_comes_first_again() -> None:
+def test_batches_that_a_dead_learner_had_not_consumed_are_handed_out_first() -> None:
     talk = filled(12)
     talk.learn(token="a")
     assert rows_in(talk.get(token="a")) == [0, 1, 2, 3]
@@ -79,7 +79,7 @@ def test_what_a_dead_learner_had_not_consumed_comes_first_again() -> None:
     assert rows_in(talk.get(token="b")) == [8, 9, 10, 11]
 
 
-def test_goodbye_returns_what_was_not_consumed_and_is_answered() -> None:
+def test_bye_is_answered_and_returns_batches_that_were_not_consumed() -> None:
     talk = filled(8)
     talk.learn()
     ((batch, _),) = batches_in(talk.get())
@@ -90,7 +90,7 @@ def test_goodbye_returns_what_was_not_consumed_and_is_answered() -> None:
     assert (ledger["trained"], ledger["queued"], ledger["in_flight"], ledger["lost"]) == (4, 4, 0, 0)
 
 
-def test_a_former_learner_that_still_talks_is_fenced_and_cannot_come_back() -> None:
+def test_a_replaced_learner_is_rejected_and_cannot_return() -> None:
     talk = filled(8)
     talk.learn(token="a")
     talk.learn(token="b")
@@ -112,7 +112,7 @@ def test_each_rank_gets_its_share_of_the_same_cut() -> None:
     assert rows_in(talk.get(0, token="r0")) == [4, 5]
 
 
-def test_when_one_rank_restarts_what_waits_for_the_others_goes_back_too() -> None:
+def test_when_a_rank_restarts_parts_that_wait_for_other_ranks_return_too() -> None:
     talk = filled(4)
     talk.learn(0, world=2, token="a0")
     talk.learn(1, world=2, token="a1")
@@ -124,7 +124,7 @@ def test_when_one_rank_restarts_what_waits_for_the_others_goes_back_too() -> Non
     assert talk.core.ledger()["lost"] == 0
 
 
-def test_a_learner_of_another_size_starts_afresh() -> None:
+def test_a_learner_with_another_number_of_ranks_starts_new_sessions() -> None:
     talk = filled(4)
     talk.learn(0, world=2, token="a0")
     talk.learn(1, world=2, token="a1")
@@ -133,7 +133,7 @@ def test_a_learner_of_another_size_starts_afresh() -> None:
     assert rows_in(talk.get(0, token="b0")) == [0, 1, 2, 3]
 
 
-def test_a_batch_size_that_is_not_the_runs_or_does_not_divide_is_refused() -> None:
+def test_a_batch_size_that_differs_or_does_not_divide_is_rejected() -> None:
     talk = filled(4)
     (refused,) = talk.tell(messages.BatchHello(0, 1, 8, "t", 0, -1))
     assert refused.reason == "batch_size"
@@ -142,7 +142,7 @@ def test_a_batch_size_that_is_not_the_runs_or_does_not_divide_is_refused() -> No
     assert refused.reason == "batch_size"
 
 
-def test_cutting_ahead_frees_no_credit_before_the_batch_is_handed_out() -> None:
+def test_cutting_in_advance_gives_no_credit_before_the_batch_is_handed_out() -> None:
     talk = Conversation(batch_rows=4, queue_batches=1.0)
     talk.hello(rows=2)
     talk.learn()
@@ -182,7 +182,7 @@ def test_stale_trajectories_are_trained_on_when_there_are_no_others() -> None:
     assert talk.core.ledger()["dropped"]["stale"] == 0
 
 
-def test_the_lag_of_what_is_handed_out_is_counted_in_versions() -> None:
+def test_the_policy_lag_of_handed_out_trajectories_is_counted_in_versions() -> None:
     talk = filled(8)
     talk.hub(3)
     talk.learn()
@@ -190,14 +190,14 @@ def test_the_lag_of_what_is_handed_out_is_counted_in_versions() -> None:
     assert talk.core.fleet_summary()["policy_lag"] == {"p50": 3, "p99": 3}
 
 
-def test_the_learners_word_tells_of_a_new_version_at_once() -> None:
+def test_a_message_of_the_learner_announces_a_new_version_at_once() -> None:
     talk = filled(4, queue_batches=1.0)
     talk.learn()
     talk.get(version=7)
     assert [answer.version for answer in talk.answers()] == [7]  # with the credit that the batch has freed
 
 
-def test_what_was_trained_on_after_the_checkpoint_is_rolled_back_when_the_learner_goes_back_to_it() -> None:
+def test_training_after_the_checkpoint_is_rolled_back_when_the_learner_resumes_from_it() -> None:
     # Three batches of 4 rows give versions 1, 2 and 3; the checkpoint has version 1.
     talk = filled(16)
     talk.learn()
@@ -229,7 +229,7 @@ def test_a_learner_that_dies_before_its_first_checkpoint_rolls_everything_back()
     assert (ledger["trained"], ledger["dropped"]["rolled_back"]) == (0, 4)
 
 
-def test_the_hello_of_a_process_that_was_replaced_before_it_was_heard_ends_nobodys_session() -> None:
+def test_a_late_hello_of_a_replaced_process_ends_no_session() -> None:
     # Two learners died and one lives; the HELLO of the second arrives last.
     talk = filled(8)
     talk.learn(token="t", incarnation=0)
@@ -241,7 +241,7 @@ def test_the_hello_of_a_process_that_was_replaced_before_it_was_heard_ends_nobod
     assert rows == [0, 1, 2, 3]
 
 
-def test_what_is_cut_and_waits_still_takes_its_memory() -> None:
+def test_the_memory_of_waiting_parts_is_counted() -> None:
     talk = filled(8)
     before = talk.core.fleet_summary()["queue"]
     talk.learn()

@@ -13,7 +13,7 @@ def stored(fleet: FleetStatistics, *, returns: tuple[float, ...] = (), valid: bo
     fleet.stored({entry.name: getattr(content, entry.name) for entry in SCHEMA.trajectory.fields}, 0.02, lag)
 
 
-def test_nothing_is_claimed_of_no_episodes() -> None:
+def test_without_episodes_the_statistics_are_none() -> None:
     summary = FleetStatistics(("hearts",)).summary()
     assert summary["episode_return"] == {"mean": None, "std": None, "n": 0}
     assert summary["episode_length"] is None
@@ -51,7 +51,7 @@ def test_a_statistics_mean_is_over_the_episodes_that_had_it() -> None:
     assert others.summary()["statistics"] == {}, "no episode had it"
 
 
-def test_a_block_with_more_episodes_than_the_window_leaves_its_last() -> None:
+def test_a_block_with_more_episodes_than_the_window_keeps_its_last_ones() -> None:
     fleet = FleetStatistics(("hearts",))
     stored(fleet, returns=(5.0,) * 50 + (7.0,) * 100)
     assert fleet.summary()["episode_return"]["mean"] == 7.0
@@ -72,7 +72,7 @@ def test_the_lags_percentiles_are_of_trajectories_not_of_blocks() -> None:
     assert (fleet.lag_percentile(0.5), fleet.lag_percentile(0.98), fleet.lag_percentile(0.99)) == (1, 1, 9)
 
 
-def test_lags_of_long_ago_are_forgotten() -> None:
+def test_old_lags_are_forgotten() -> None:
     fleet = FleetStatistics()
     fleet.handed_out([(10, 50, 0.0)])
     fleet.handed_out([(1000, 1, 0.0)] * 10)
@@ -80,7 +80,7 @@ def test_lags_of_long_ago_are_forgotten() -> None:
     assert fleet.lag.to_dict()["cumulative"][-1] == 10_010  # the histogram forgets nothing
 
 
-def test_how_far_behind_trajectories_were_when_they_were_stored_is_counted_by_trajectory() -> None:
+def test_the_lag_of_stored_trajectories_is_counted_per_trajectory() -> None:
     fleet = FleetStatistics(("hearts",))
     for lag in (0, 3, 3):
         stored(fleet, lag=lag)
@@ -89,7 +89,7 @@ def test_how_far_behind_trajectories_were_when_they_were_stored_is_counted_by_tr
     assert fleet.lag.to_dict()["cumulative"][-1] == 0, "none was handed out"
 
 
-def test_a_histogram_counts_up_to_and_with_each_bound() -> None:
+def test_the_bounds_of_a_histogram_are_inclusive() -> None:
     histogram = Histogram((1.0, 2.0))
     for value in (0.5, 1.0, 1.5, 2.0, 3.0):
         histogram.observe(value)

@@ -1,4 +1,4 @@
-"""Batches that take a slow link longer than a rank waits before it asks again."""
+"""Batches that take longer on a slow link than a rank waits before it repeats its request."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def comes_again(talk: Conversation, repeats: int) -> list[int]:
     return found
 
 
-def test_a_large_batch_that_is_under_way_is_not_handed_out_again_and_then_ever_more_seldom(talk: Conversation) -> None:
+def test_a_large_batch_in_flight_is_repeated_late_and_less_and_less_often(talk: Conversation) -> None:
     assert comes_again(talk, 60) == [5, 15, 35, 55]  # by hand: after 5, 10, 20 and no more than 20 requests
 
 

@@ -1,4 +1,4 @@
-"""Batches of which a part is sampled again: always the asked share, counted apart, forgotten when they are not trained on."""
+"""Batches with sampled rows: always the requested share, counted separately, and dropped if they are not trained on."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_once_it_replays_a_batch_needs_fewer_fresh_rows() -> None:
     assert talk.core.fleet_summary()["queue"]["capacity"] < 8 * 4, "and fewer wait, so that fresh data stays fresh"
 
 
-def test_what_a_dead_learner_had_sampled_is_forgotten_and_the_fresh_rows_come_again() -> None:
+def test_rows_that_a_dead_learner_had_sampled_are_dropped_and_its_fresh_rows_return() -> None:
     talk = conversation(14)
     first, _ = one_batch(talk.get())
     second, _ = one_batch(talk.get(consumed=first))
@@ -144,7 +144,7 @@ def test_the_buffers_size_is_reported() -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.2])
-def test_without_a_share_nothing_is_ever_sampled(fraction: float) -> None:
+def test_without_a_fraction_nothing_is_sampled(fraction: float) -> None:
     # A fifth of four rows is less than one; the run's settings refuse it, and the server would train on fresh rows alone.
     talk = conversation(12, buffer=BufferSettings(fraction=fraction, size=100, max_bytes=2**20))
     consumed = -1
@@ -166,7 +166,7 @@ def kept_priorities(talk: Conversation) -> dict[int, float]:
     return {int(piece.arrays["observations"][piece.start, 0, 1]): past.priority for piece, past in kept}
 
 
-def test_what_the_learner_tells_of_each_row_is_kept_with_it() -> None:
+def test_the_learners_priority_is_kept_with_each_row() -> None:
     talk = conversation(12, buffer=BY_PRIORITY)
     first, _ = one_batch(talk.get())
     talk.consumed(first, priorities=[1, 2, 3, 4])
@@ -179,7 +179,7 @@ def test_what_the_learner_tells_of_each_row_is_kept_with_it() -> None:
     assert kept_priorities(talk).items() >= {row: 20 + row for row in rows}.items()
 
 
-def test_a_batch_of_which_no_priorities_came_is_taken_all_the_same() -> None:
+def test_a_batch_without_priorities_is_accepted() -> None:
     talk = conversation(12, buffer=BY_PRIORITY)
     first, _ = one_batch(talk.get())
     second, _ = one_batch(talk.get(consumed=first))  # CONSUMED was lost; GET says it
@@ -189,7 +189,7 @@ def test_a_batch_of_which_no_priorities_came_is_taken_all_the_same() -> None:
     assert sorted(priority for priority in kept_priorities(talk).values() if priority > 0) == [5, 6, 7, 8]
 
 
-def test_priorities_are_those_of_the_batch_that_is_named_though_another_one_is_held_too() -> None:
+def test_priorities_belong_to_the_batch_that_their_message_names() -> None:
     talk = conversation(12, buffer=BY_PRIORITY)
     one_batch(talk.get())
     second, _ = one_batch(talk.get())
@@ -199,7 +199,7 @@ def test_priorities_are_those_of_the_batch_that_is_named_though_another_one_is_h
     assert all(np.isnan(kept[row]) for row in (0, 1, 2, 3))
 
 
-def test_bad_priorities_are_refused_and_counted_and_the_batch_counts_once_it_is_told_again() -> None:
+def test_bad_priorities_are_rejected_and_the_batch_counts_with_the_next_message() -> None:
     talk = conversation(8, buffer=BY_PRIORITY)
     first, _ = one_batch(talk.get())
     talk.consumed(first, priorities=[1, 2, 3])
@@ -209,7 +209,7 @@ def test_bad_priorities_are_refused_and_counted_and_the_batch_counts_once_it_is_
     assert talk.core.ledger()["trained"] == 4
 
 
-def test_a_learner_is_asked_for_priorities_only_where_they_are_used() -> None:
+def test_a_learner_is_asked_for_priorities_only_if_they_are_used() -> None:
     for buffer, wanted in ((BY_PRIORITY, True), (HALF, False), (replace(BY_PRIORITY, fraction=0.0), False)):
         talk = conversation(4, buffer=buffer)
         (welcome,) = [answer for answer in talk.get() if isinstance(answer, messages.BatchWelcome)]
@@ -219,7 +219,7 @@ def test_a_learner_is_asked_for_priorities_only_where_they_are_used() -> None:
             assert +Counter(talk.core.report()["rejected_by"]) == {"priorities": 1}
 
 
-def test_what_sampled_rows_count_for_is_of_one_scale_over_all_ranks() -> None:
+def test_importance_weights_have_one_scale_over_all_ranks() -> None:
     talk = Conversation(buffer=BY_PRIORITY, batch_rows=8, queue_batches=8.0)
     talk.hello(rows=2)
     for first in range(0, 24, 2):
@@ -246,7 +246,7 @@ def test_what_sampled_rows_count_for_is_of_one_scale_over_all_ranks() -> None:
     assert counting == pytest.approx({number: lowest / 2.0**number for number in counting}, rel=1e-3)
 
 
-def test_priorities_of_a_batch_that_a_dead_server_has_cut_are_of_no_use_and_no_harm() -> None:
+def test_priorities_of_a_batch_from_an_earlier_server_are_ignored() -> None:
     disk = FakeDisk()
     talk = Conversation(buffer=BY_PRIORITY, queue_batches=8.0)
     settings = talk.core._settings

@@ -1,4 +1,4 @@
-"""Batches that a learner on the same machine reads where ingest has packed them."""
+"""Batches that a learner on the same machine reads from shared memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BLOCKS = 32
 
 
 class Pair:
-    """Ingest with rows to hand out, and a rank; what one says the other hears at once."""
+    """Ingest with rows to hand out, and a rank that receives its messages at once."""
 
     def __init__(self, *, shares: bool = True) -> None:
         self.talk: Conversation = filled(2 * BLOCKS, queue_batches=2.0 * BLOCKS)
@@ -71,14 +71,14 @@ def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     return iter([None])
 
 
-def test_a_batch_is_read_where_it_was_packed_and_nothing_of_it_is_sent() -> None:
+def test_a_batch_in_shared_memory_is_not_sent() -> None:
     pair = Pair()
     assert [rows_of(pair.get()) for _ in range(2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert pair.sent_bytes == [0, 0]
     assert all(pair.places)
 
 
-def test_a_rank_that_cannot_read_it_is_sent_the_bytes() -> None:
+def test_a_rank_that_cannot_read_shared_memory_gets_the_bytes() -> None:
     pair = Pair(shares=False)
     assert rows_of(pair.get()) == [0, 1, 2, 3]
     assert pair.sent_bytes[0] > 0
@@ -92,7 +92,7 @@ def test_a_small_batch_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pair.sent_bytes[0] > 0
 
 
-def test_memory_is_filled_again_only_when_the_learner_has_let_go_of_it() -> None:
+def test_memory_is_reused_only_when_the_learner_no_longer_uses_it() -> None:
     pair = Pair()
     kept = pair.get()
     pair.train(kept)
@@ -108,7 +108,7 @@ def test_memory_is_filled_again_only_when_the_learner_has_let_go_of_it() -> None
     assert pair.places.count(pair.places[0]) > 1
 
 
-def test_few_buffers_are_enough_for_a_learner_that_lets_go() -> None:
+def test_few_buffers_are_enough_if_the_learner_keeps_no_batches() -> None:
     pair = Pair()
     for _ in range(14):
         pair.train(pair.get())
@@ -116,7 +116,7 @@ def test_few_buffers_are_enough_for_a_learner_that_lets_go() -> None:
     assert len(set(pair.places)) <= 5
 
 
-def test_a_learner_that_keeps_batches_gets_further_ones_through_the_socket() -> None:
+def test_a_learner_that_keeps_batches_gets_the_next_ones_through_the_socket() -> None:
     pair = Pair()
     kept = []
     for _ in range(12):
@@ -126,7 +126,7 @@ def test_a_learner_that_keeps_batches_gets_further_ones_through_the_socket() -> 
     assert 0 < len(set(pair.places) - {""}) <= MAX_LENT + 2  # one more is held, and one is cut ahead
 
 
-def test_what_the_learner_writes_into_a_batch_does_not_come_back_from_the_queue() -> None:
+def test_the_learners_changes_to_a_batch_do_not_reach_the_queue() -> None:
     pair = Pair()
     pair.get().observations[...] = -1
     pair.talk.learn(token="another process")
@@ -135,7 +135,7 @@ def test_what_the_learner_writes_into_a_batch_does_not_come_back_from_the_queue(
 
 
 @pytest.mark.parametrize("problem", ["gone", "another process"])
-def test_where_memory_cannot_be_read_the_same_batch_is_sent_at_once(problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_shared_memory_cannot_be_read_the_same_batch_is_sent_at_once(problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     other = SharedMemory.make(2**16)
     assert other is not None
     monkeypatch.setattr(replay.ingest.learner_rank, "SLOWEST_LINK_BYTES_S", 1.0)  # through a socket it would be waited for

@@ -27,7 +27,7 @@ def test_an_array_is_finite_if_every_number_in_it_is(values: Array) -> None:
     assert (first_not_finite({"whole": np.array([1]), "values": values}) is None) == bool(np.all(np.isfinite(values)))
 
 
-def test_numbers_whose_squares_overflow_are_finite_all_the_same() -> None:
+def test_numbers_whose_squares_overflow_are_finite() -> None:
     assert first_not_finite({"values": np.array([3e38, -3e38], np.float32)}) is None  # the sum of their squares is infinite
     assert first_not_finite({"values": np.array([3e38, -3e38, np.nan], np.float32)}) == "values"
 
@@ -55,7 +55,7 @@ def test_each_factor_of_an_action_has_its_own_range() -> None:
         validator.check(fields(actions=actions, behaviour_logits=logits))
 
 
-def test_the_bound_on_rewards_is_the_settings() -> None:
+def test_the_limit_of_rewards_comes_from_the_setting() -> None:
     rewards = np.array([[0.0, -2.5], [1.0, 2.5]], np.float32)
     Validator(ActionSpace((3,)), 2.5).check(fields(rewards=rewards))
     with pytest.raises(WireError, match=r"reward_bound: expected \|reward\| <= 2.4, got -2.5 to 2.5"):

@@ -1,4 +1,4 @@
-"""A simulated run whose server dies too, with its log on a disk that forgets and tears, and whose learner saves checkpoints."""
+"""A simulated run whose server also dies, with a log on a disk that loses unsynced data, and a learner with checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from replay.log.journal import Journal, read_into
 from replay.log.segments import SegmentLog
 from replay.log.state import LogState
 from replay.store.assembly import Assembler
-from replay.store.buffer import Past, ReplayBuffer
+from replay.store.buffer import ReplayBuffer, RowHistory
 from replay.store.snapshot_saver import BufferSaver
 from tests.replay.log.fake_disk import FakeDisk
 from tests.replay.simulation.simulator import STEPS, Actor, Faults, Learner, Simulation
@@ -24,7 +24,7 @@ from tests.replay.simulation.simulator import STEPS, Actor, Faults, Learner, Sim
 
 @dataclass
 class ServerFaults(Faults):
-    """How bad it gets."""
+    """The probabilities of faults."""
 
     server_death: float = 0.0
     host_death: float = 0.0  # the same, and what was not synced is gone
@@ -32,11 +32,11 @@ class ServerFaults(Faults):
 
 
 class MemorySaver(BufferSaver):
-    """Snapshots that are written at once, to where they survive the server."""
+    """Snapshots that are written at once and survive the server."""
 
     def __init__(self) -> None:
         super().__init__(Path("nowhere"))
-        self.saved: list[tuple[dict[str, Array], Past]] = []
+        self.saved: list[tuple[dict[str, Array], RowHistory]] = []
         self.restored = 0
 
     def begin_anew(self) -> None:
@@ -160,7 +160,7 @@ class CrashingSimulation(Simulation):
             peer.snapshot = None
 
     def calm(self) -> None:
-        """From here on nothing goes wrong any more."""
+        """Stop all faults from here on."""
         super().calm()
         self.faults, self.full_until = ServerFaults(), 0.0
 
@@ -169,7 +169,7 @@ class CrashingSimulation(Simulation):
         return Counter(row for _, rows in self.surviving for row in rows)
 
     def check_acknowledged(self) -> None:
-        """No server knows less than was acknowledged (durable)."""
+        """Check that every server knows what was acknowledged (durable mode)."""
         for actor in self.actors:
             self._check_actor(actor)
 

@@ -1,4 +1,4 @@
-"""A disk that forgets what was not synced, tears what was being written, and fills up."""
+"""A disk that loses unsynced data, leaves partial writes, and fills up."""
 
 from __future__ import annotations
 
@@ -84,10 +84,10 @@ class FakeDisk:
         self.files[name], self.synced[name] = bytearray(content), len(content)
 
     def crash(self, random: Random) -> None:
-        """The host dies: of what was not synced any part, or garbage, is left.
+        """Let the host die: any part of unsynced data, or garbage, remains.
 
-        It may die while it writes. What is on the disk then may begin like a record and have its length, with zeros where pages
-        have not arrived: only the checksum tells it from one.
+        It may die while it writes. Then the disk may contain the beginning of a record with its
+        length and zeros in place of the rest, so that only the checksum shows the difference.
         """
         if self.current in self.files and random.random() < 0.5:
             self.files[self.current] += self.last[:RECORD_BYTES] + bytes(len(self.last[RECORD_BYTES:]))

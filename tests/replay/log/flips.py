@@ -28,7 +28,10 @@ def open_journal(disk: FakeDisk, segment_bytes: int) -> Journal:
 
 
 def written_log(segment_bytes: int) -> tuple[FakeDisk, dict[str, Any]]:
-    """A log after some batches, with blocks of two actors that wait, and the ledger of its server. One actor was restarted."""
+    """Return a log after some batches, with waiting blocks of two actors, and the ledger.
+
+    One actor was restarted.
+    """
     disk, talk = FakeDisk(), Conversation()
     talk.core = IngestCore(talk.core._settings, journal=open_journal(disk, segment_bytes), server=1)
     talk.hub(0)
@@ -63,7 +66,7 @@ def outcome_of(disk: FakeDisk, segment_bytes: int, truth: dict[str, Any]) -> str
 
 
 def judged(ledger: dict[str, Any], truth: dict[str, Any], *, said: bool) -> str:
-    """What a ledger comes to beside the one before the damage."""
+    """Compare a ledger with the one before the damage."""
     if ledger["produced"] != total(ledger) or ledger["lost"] < 0 or ledger["trained"] > truth["trained"]:
         return "the ledger does not balance"
     how = "said" if said else "silent"

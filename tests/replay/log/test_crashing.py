@@ -1,4 +1,4 @@
-"""Servers that die with their host, their disk, their actors and their learner: nothing acknowledged is lost."""
+"""Servers that die with their host, their disk, their actors and their learner lose nothing that was acknowledged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SEEDS_A_TEST = 15
 
 
 def check_books(run: CrashingSimulation) -> None:
-    """The ledger balances, and the log says what the server knows."""
+    """Check that the ledger balances, and that the log leads to the server's state."""
     ledger = run.core.ledger()
     assert ledger["produced"] == total(ledger)
     assert ledger["lost"] >= 0
@@ -64,7 +64,7 @@ def test_in_durable_mode_nothing_acknowledged_is_lost_and_nothing_is_trained_on_
         assert restored > 0, "no server came back with a snapshot of its buffer, so nothing here was about one"
 
 
-def test_in_memory_mode_what_died_with_the_server_is_counted_as_lost_and_everybody_goes_on() -> None:
+def test_in_memory_mode_data_that_died_with_the_server_is_counted_as_lost() -> None:
     lost = 0
     for seed in range(15):
         run = CrashingSimulation(seed, KILLS, durable=False)

@@ -1,4 +1,4 @@
-"""A real replay server with its log on a real disk: killed at every point of a commit, and out of space."""
+"""A real replay server with its log on a real disk is killed at every point of a commit, and runs out of space."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def run_until_dead(server: Server, pair: Pair) -> None:
 @pytest.mark.parametrize(
     "point", [*QUICK, *(pytest.param(point, marks=pytest.mark.slow) for point in THOROUGH if point not in QUICK)]
 )
-def test_a_server_killed_at_any_point_of_a_commit_comes_back_with_all_that_it_has_promised(
+def test_a_server_that_is_killed_at_any_point_of_a_commit_keeps_its_promises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     configure(tmp_path)
@@ -126,7 +126,7 @@ def until(done: Any, pair: Pair, blocks: int = BLOCKS) -> None:
 
 
 def fill(ballast: Path) -> None:
-    """Take all the room there is."""
+    """Use up all free space."""
     with ballast.open("wb", buffering=0) as file:
         try:
             while True:
@@ -135,7 +135,7 @@ def fill(ballast: Path) -> None:
             return
 
 
-def test_a_full_disk_stops_acknowledgements_and_they_go_on_when_there_is_room(tmp_path: Path, small_disk: Path) -> None:
+def test_a_full_disk_stops_acknowledgements_until_there_is_room(tmp_path: Path, small_disk: Path) -> None:
     configure(tmp_path, log_dir=str(small_disk / "log"))
     server = start(tmp_path, "ipc")
     try:

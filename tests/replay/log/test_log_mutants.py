@@ -1,4 +1,4 @@
-"""Faults planted in the log and in recovery, one at a time: simulated deaths of the server and its host must show each."""
+"""Faults in the log and in recovery, one at a time: simulated deaths of the server and its host must detect each."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import replay.log.records
-from replay.ingest.actor_sessions import ActorSessions
+from replay.ingest.actors.sessions import ActorSessions
 from replay.log.journal import Journal
-from replay.log.records import Found
+from replay.log.records import FoundRecord
 from replay.log.segments import SegmentLog
 from tests.replay.log import test_segments as test_log
 from tests.replay.log.crashing import CrashingSimulation
@@ -23,12 +23,12 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def acknowledges_what_waits_to_be_written(patch: pytest.MonkeyPatch) -> None:
-    """What is in memory is taken for committed."""
+    """Records in memory count as committed."""
     patch.setattr(Journal, "committed", property(lambda self: self.next))
 
 
 def does_not_sync(patch: pytest.MonkeyPatch) -> None:
-    """What is written is taken for safe."""
+    """Written data counts as synced."""
     patch.setattr(FakeDisk, "sync", lambda _self: None)
 
 
@@ -46,12 +46,12 @@ def does_not_note(name: str) -> Plant:
 
 
 def forgets_its_actors(patch: pytest.MonkeyPatch) -> None:
-    """A new server begins every actor at 0."""
+    """A new server starts every actor at 0."""
     patch.setattr(ActorSessions, "restore", lambda _self: None)
 
 
 def removes_what_still_waits(patch: pytest.MonkeyPatch) -> None:
-    """Every closed segment goes."""
+    """Every closed segment is removed."""
     original = SegmentLog.remove_before
     patch.setattr(SegmentLog, "remove_before", lambda self, _number: original(self, self.next))
 
@@ -86,7 +86,7 @@ def run_durable(seed: int) -> None:
     check_books(run)
 
 
-def test_without_a_fault_all_is_well() -> None:
+def test_without_a_fault_the_checks_pass() -> None:
     for seed in range(5):
         run_durable(seed)
 
@@ -102,14 +102,14 @@ def test_simulated_deaths_show_a_fault_in_the_log(plant: Plant, monkeypatch: pyt
     raise AssertionError(plant.__doc__ or plant.__name__)
 
 
-def test_a_log_that_does_not_look_at_checksums_takes_flipped_bits_for_records(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_without_checksums_accepts_flipped_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     # The simulated disk leaves no record with a mark and lengths that fit, so the test of every flipped bit shows this one.
     original = replay.log.records.read_numbers
 
-    def mutant(data: bytes, offset: int) -> tuple[Found, int] | None:
+    def mutant(data: bytes, offset: int) -> tuple[FoundRecord, int] | None:
         found = original(data, offset)
         return None if found is None else (found[0], replay.log.records.checksum_at(data, offset, found[0]))
 
     monkeypatch.setattr(replay.log.records, "read_numbers", mutant)
     with pytest.raises(AssertionError):
-        test_log.test_whichever_bit_is_flipped_every_other_record_is_found_and_the_file_is_kept_aside_unless_it_was_the_last()
+        test_log.test_after_any_flipped_bit_all_other_records_are_found_and_a_copy_is_kept()

@@ -1,4 +1,4 @@
-"""A learner that goes on from a checkpoint names the point in the log that belongs to it; another log is told from its own."""
+"""A learner that resumes from a checkpoint sends the checkpoint's point in the log, so that another log is detected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def serving(disk: FakeDisk, server: int) -> Conversation:
 
 
 def checkpoint(disk: FakeDisk) -> dict[str, Any]:
-    """What a server says of its log for a checkpoint after one batch."""
+    """Return the log's point for a checkpoint after one batch."""
     talk = serving(disk, 1)
     talk.hello()
     talk.learn()
@@ -41,7 +41,7 @@ def checkpoint(disk: FakeDisk) -> dict[str, Any]:
 
 
 def said_at_resume(disk: FakeDisk, mark: dict[str, Any]) -> list[str]:
-    """What the next server says when a learner goes on from a checkpoint with this mark."""
+    """Return the next server's complaints when a learner resumes from a checkpoint with this mark."""
     talk = serving(disk, 2)
     talk.tell(messages.BatchHello(0, 1, talk.batch_rows, "u", 1, 1), payload=bytes(memoryview(to_json(mark))))
     assert talk.core.report()["log"]["damaged"] == len(talk.core.marks.complaints), "the metric counts it"
@@ -49,7 +49,7 @@ def said_at_resume(disk: FakeDisk, mark: dict[str, Any]) -> list[str]:
     return talk.core.marks.complaints
 
 
-def test_a_learner_that_goes_on_from_its_own_checkpoint_is_told_nothing() -> None:
+def test_a_learner_that_resumes_from_its_own_checkpoint_causes_no_complaint() -> None:
     disk = FakeDisk()
     assert said_at_resume(disk, checkpoint(disk)) == []
 
@@ -58,18 +58,16 @@ def test_a_learner_that_goes_on_from_its_own_checkpoint_is_told_nothing() -> Non
     ("field", "value", "expected"),
     [
         ("id", "another", "the learner's checkpoint belongs to the log 'another', and this is "),
-        ("cursor", 10**6, "the log does not have the point 1000000 that the learner's checkpoint names"),
+        ("cursor", 10**6, "the log does not have the point 1000000 of the learner's checkpoint"),
         ("digest", "0" * 32, "the log does not have the point "),
     ],
 )
-def test_a_checkpoint_of_another_log_or_of_another_point_of_it_is_said_and_counted(
-    field: str, value: object, expected: str
-) -> None:
+def test_a_checkpoint_of_another_log_or_point_is_reported_and_counted(field: str, value: object, expected: str) -> None:
     disk = FakeDisk()
     (text,) = said_at_resume(disk, checkpoint(disk) | {field: value})
     assert text.startswith(expected)
 
 
-def test_a_log_that_was_begun_anew_lacks_the_checkpoints_point() -> None:
+def test_a_new_log_does_not_have_the_checkpoints_point() -> None:
     (text,) = said_at_resume(FakeDisk(), checkpoint(FakeDisk()))
     assert text.startswith("the log does not have the point ")

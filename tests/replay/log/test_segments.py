@@ -1,4 +1,4 @@
-"""The log on a disk that tears, fills up and fails, and on the real one."""
+"""The log on a disk that leaves partial writes, fills up and fails, and on a real disk."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def log_on(disk: FakeDisk, segment_bytes: int = 2**20) -> tuple[SegmentLog, list
     return log, [(record.number, record.header) for record in log.recover()]
 
 
-def test_what_was_committed_is_there_again_with_its_numbers_and_payloads() -> None:
+def test_committed_records_are_read_again_with_their_numbers_and_payloads() -> None:
     disk = FakeDisk()
     log, found = log_on(disk)
     assert found == []
@@ -46,7 +46,7 @@ def test_what_was_committed_is_there_again_with_its_numbers_and_payloads() -> No
     assert (again.read(0), again.read(3)) == (b"payload", bytes(1000))
 
 
-def test_a_log_cut_or_garbled_at_any_byte_keeps_every_whole_record_before_it() -> None:
+def test_a_log_that_is_cut_or_damaged_at_any_byte_keeps_all_complete_records_before_it() -> None:
     disk = FakeDisk()
     log, _ = log_on(disk)
     ends = []
@@ -77,7 +77,7 @@ def damaged_log() -> tuple[FakeDisk, list[tuple[int, bytes]]]:
     return disk, [(0, b"a"), (1, b"state"), (2, b"b"), (3, b"c")]
 
 
-def test_whichever_bit_is_flipped_every_other_record_is_found_and_the_file_is_kept_aside_unless_it_was_the_last() -> None:
+def test_after_any_flipped_bit_all_other_records_are_found_and_a_copy_is_kept() -> None:
     disk, whole = damaged_log()
     content = bytes(disk.files[disk.current])
     seen = set()
@@ -100,7 +100,7 @@ def test_whichever_bit_is_flipped_every_other_record_is_found_and_the_file_is_ke
     assert len(seen) == 5, "each of the records, and the head"
 
 
-def test_damage_that_was_said_before_is_not_said_again_and_the_copy_outlives_the_segment() -> None:
+def test_damage_is_reported_once_and_the_copy_outlives_the_segment() -> None:
     disk, _ = damaged_log()
     name = disk.current
     disk.files[name][-60] ^= 1
@@ -114,7 +114,7 @@ def test_damage_that_was_said_before_is_not_said_again_and_the_copy_outlives_the
     assert disk.names() == [f"{name}.damaged", disk.current] or disk.names() == [disk.current, f"{name}.damaged"]
 
 
-def test_a_record_that_an_earlier_segment_lacks_is_damage_although_nothing_follows_it_there() -> None:
+def test_a_record_missing_at_the_end_of_an_earlier_segment_is_damage() -> None:
     disk, _ = damaged_log()
     name = disk.current
     log, _ = log_on(disk)  # a server that starts begins a new segment, and so says that the one before it was whole
@@ -126,7 +126,7 @@ def test_a_record_that_an_earlier_segment_lacks_is_damage_although_nothing_follo
     assert again.damage == [Damage(name, f"{name}.damaged", 1)]
 
 
-def test_what_was_let_go_of_on_a_full_disk_is_no_damage() -> None:
+def test_records_that_were_discarded_on_a_full_disk_are_not_damage() -> None:
     disk, _ = damaged_log()
     log, _ = log_on(disk)
     log.append(b"let go")
@@ -138,7 +138,7 @@ def test_what_was_let_go_of_on_a_full_disk_is_no_damage() -> None:
     assert [header for _, header in found][-2:] == [b"d", b"state"]
 
 
-def test_a_log_of_the_format_before_is_read() -> None:
+def test_a_log_in_the_old_format_is_read() -> None:
     records = [(b"a", b"payload"), (b"state", b""), (b"b", b"")]
     content = OLD_MAGIC + b"".join(prefix_of(*record) + record[0] + record[1] for record in records)
     disk = FakeDisk({"0.log": bytearray(content + b"torn")}, {"0.log": 0})
@@ -150,7 +150,7 @@ def test_a_log_of_the_format_before_is_read() -> None:
     assert [header for _, header in log_on(disk)[1]] == [b"a", b"state", b"b", b"c", b"state"]
 
 
-def test_a_full_disk_takes_nothing_halfway_and_everything_once_there_is_room() -> None:
+def test_a_full_disk_keeps_no_partial_write_and_everything_is_written_later() -> None:
     disk = FakeDisk()
     log, _ = log_on(disk)
     log.append(b"a")
@@ -184,7 +184,7 @@ def test_after_a_failed_sync_the_file_is_never_written_to_again() -> None:
     assert [header for _, header in log_on(disk)[1]] == [b"a", b"state", b"b", b"state"]
 
 
-def test_segments_follow_each_other_and_go_once_their_records_are_not_needed() -> None:
+def test_segments_are_removed_once_their_records_are_not_needed() -> None:
     disk = FakeDisk()
     log, _ = log_on(disk, segment_bytes=200)
     for number in range(8):
@@ -203,7 +203,7 @@ def test_segments_follow_each_other_and_go_once_their_records_are_not_needed() -
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["append", "commit", "crash", "full", "fail"]), st.integers(0, 300)), max_size=40))
-def test_whatever_happens_what_was_committed_stays_and_nothing_else_appears(steps: list[tuple[str, int]]) -> None:
+def test_committed_records_and_no_others_survive_any_sequence_of_events(steps: list[tuple[str, int]]) -> None:
     disk = FakeDisk()
     log, _ = log_on(disk, segment_bytes=500)
     committed: list[bytes] = []
@@ -232,7 +232,7 @@ def test_whatever_happens_what_was_committed_stays_and_nothing_else_appears(step
     assert [header for _, header in log_on(disk)[1] if header != b"state"][: len(committed)] == committed
 
 
-def test_the_real_disk_keeps_it_and_one_process_at_a_time_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_real_disk_keeps_the_log_and_only_one_process_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = FolderDisk(tmp_path / "log", durable=True)
     log = SegmentLog(disk, segment_bytes=2**20)
     assert list(log.recover()) == []
@@ -270,7 +270,7 @@ log.commit(lambda: b"state")
 """
 
 
-def test_a_real_file_that_may_not_grow_is_cut_back_and_written_again_later(tmp_path: Path) -> None:
+def test_a_real_file_that_cannot_grow_is_shortened_and_written_later(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "File too large\n"), done.stderr
     log = SegmentLog(FolderDisk(tmp_path, durable=True), segment_bytes=2**20)

@@ -1,4 +1,4 @@
-"""Small files of a run folder that are damaged: replaced by what else is known, and said; another run's log is left alone."""
+"""Damaged small files of a run folder are replaced and reported; the log of another run is not changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from oatmill.errors import UserError
-from oatmill.files.atomic import DamagedStateError, NeededWrites, append_line, sealed, unsealed, write_file
+from oatmill.files.atomic import append_line, write_file
+from oatmill.files.full_disk import NeededWrites
+from oatmill.files.state_file import DamagedStateError, decode_state, encode_state
 from replay.hub.process import VERSIONS, read_version
 from replay.ingest.core import IngestCore
 from replay.log import tally
@@ -29,7 +31,7 @@ TRIED = 300
 
 
 def damages(content: bytes) -> list[bytes]:
-    """A seeded sample of everything that may become of a file."""
+    """Return a seeded sample of possible damage to a file."""
     draw, found = random.Random(0), [b"", b"null", b"[]", b'{"version": 1}', b"\xff" * 40, str(2**53 - 1).encode()]
     for _ in range(TRIED):
         flipped = bytearray(content)
@@ -44,35 +46,40 @@ def checkpoint(run_dir: Path, version: int, run: str = "0123456789abcdef") -> No
     (folder / "manifest.json").write_text(json.dumps({"policy_version": version, "replay": {"id": run, "cursor": 3}}))
 
 
-def test_every_damage_to_a_state_file_is_noticed() -> None:
+def test_any_damage_to_a_state_file_is_detected() -> None:
     content = {"a": [1, 2, {"b": None}], "text": "x"}
-    whole = sealed("kind", content)
-    assert unsealed("kind", whole) == content
+    whole = encode_state("kind", content)
+    assert decode_state("kind", whole) == content
     noticed = 0
     for damaged in damages(whole):
         try:
-            assert unsealed("kind", damaged) == content, "only a change of blanks or of how a letter is written is none"
+            assert decode_state("kind", damaged) == content, "only a change of blanks or of how a letter is written is none"
         except DamagedStateError:
             noticed += 1
     assert noticed > 0.95 * 3 * TRIED
     with pytest.raises(DamagedStateError, match="expected other of version 1, got kind of 1"):
-        unsealed("other", whole)
+        decode_state("other", whole)
 
 
-def test_a_damaged_policy_version_is_replaced_by_the_checkpoints_and_said(tmp_path: Path) -> None:
+def test_a_damaged_policy_version_is_replaced_by_the_checkpoints_and_reported(tmp_path: Path) -> None:
     checkpoint(tmp_path, 41)
     assert read_version(tmp_path) == (-1, "")
     for old in ("7", "0"):
         (tmp_path / VERSIONS).write_text(old)  # as it was before it was a state file
         assert read_version(tmp_path) == (int(old), "")
-    whole = sealed(VERSIONS, 44)
-    for damaged in (*damages(whole), sealed(VERSIONS, MAX_VERSION + 1), sealed(VERSIONS, "x"), sealed(VERSIONS, [1])):
+    whole = encode_state(VERSIONS, 44)
+    for damaged in (
+        *damages(whole),
+        encode_state(VERSIONS, MAX_VERSION + 1),
+        encode_state(VERSIONS, "x"),
+        encode_state(VERSIONS, [1]),
+    ):
         (tmp_path / VERSIONS).write_bytes(damaged)
         version, said = read_version(tmp_path)
         assert (version, bool(said)) in {(41, True), (44, False)}, damaged
 
 
-def test_a_damaged_run_id_is_found_in_the_checkpoints_or_the_log(tmp_path: Path) -> None:
+def test_a_damaged_run_id_is_taken_from_the_checkpoints_or_the_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     made, said = run_id(tmp_path, log)
     assert (run_id(tmp_path, log), said) == ((made, ""), "")
@@ -91,28 +98,28 @@ def test_a_damaged_run_id_is_found_in_the_checkpoints_or_the_log(tmp_path: Path)
     assert "run_id is damaged" in said
 
 
-def test_another_runs_log_is_refused_with_one_line_and_left_as_it_was(tmp_path: Path) -> None:
+def test_another_runs_log_is_rejected_with_one_line_and_not_changed(tmp_path: Path) -> None:
     log = tmp_path / "shared"
     disk = FolderDisk(log, durable=False)
     Journal.open(disk, durable=True, keep_trained=False, steps=2, kept_bytes=2**30, run="a" * 16).commit(0.0)
     disk.close()
     before = {path.name: path.read_bytes() for path in log.iterdir()}
     check_owner("a" * 16, tmp_path / "mine", log)
-    with pytest.raises(UserError, match=r"holds the log of run aaaa.*, and this is run bbbb.*replay\.log_dir of its own"):
+    with pytest.raises(UserError, match=r"contains the log of run aaaa.*, and this is run bbbb.*another replay\.log_dir"):
         check_owner("b" * 16, tmp_path / "other", log)
     assert {path.name: path.read_bytes() for path in log.iterdir()} == before
 
 
-def test_a_damaged_tally_costs_nothing_and_is_said() -> None:
+def test_a_damaged_tally_loses_nothing_and_is_reported() -> None:
     disk, truth = flips.written_log(2**20)
-    for damaged in (b"", b"{}", b"\0" * 50, sealed(tally.KIND, {"accounts": 5}), sealed(tally.KIND, [])):
+    for damaged in (b"", b"{}", b"\0" * 50, encode_state(tally.KIND, {"accounts": 5}), encode_state(tally.KIND, [])):
         disk.files[tally.NAME] = bytearray(damaged)
         journal = flips.open_journal(disk, 2**20)
         assert len(journal.damage) == 1
         assert flips.outcome_of(disk, 2**20, truth) == "nothing lost"
 
 
-def test_a_tally_that_the_disk_does_not_give_costs_nothing_and_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_tally_loses_nothing_and_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     disk, truth = flips.written_log(2**20)
     read = disk.read
 
@@ -128,13 +135,13 @@ def test_a_tally_that_the_disk_does_not_give_costs_nothing_and_is_said(monkeypat
 
 
 @pytest.mark.parametrize("segment_bytes", [2**20, 3000])
-def test_whichever_bit_of_a_log_is_flipped_it_is_said_counted_and_produced_does_not_fall(segment_bytes: int) -> None:
+def test_any_flipped_bit_in_a_log_is_reported_and_produced_does_not_fall(segment_bytes: int) -> None:
     outcomes = flips.count(150, 1, segment_bytes)
     assert set(outcomes) <= {"nothing lost", "said: counted as lost"}, outcomes
     assert outcomes["said: counted as lost"] > 50
 
 
-def test_a_log_that_is_gone_is_made_up_for_by_its_tally_as_far_as_it_goes() -> None:
+def test_the_tally_replaces_a_missing_log_as_far_as_possible() -> None:
     disk, truth = flips.written_log(2**20)
     for name in [name for name in disk.names() if name.endswith(".log")]:
         disk.remove(name)
@@ -144,9 +151,7 @@ def test_a_log_that_is_gone_is_made_up_for_by_its_tally_as_far_as_it_goes() -> N
     assert sum(account.produced for account in accounts) + past == truth["produced"]
 
 
-def test_a_full_disk_takes_events_out_of_the_reserve_and_the_rest_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_full_disk_events_use_the_reserve_and_the_rest_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writes = NeededWrites(tmp_path, owner=True)
     assert (tmp_path / ".reserve").stat().st_size == 2**20
     room = 3
@@ -159,20 +164,20 @@ def test_a_full_disk_takes_events_out_of_the_reserve_and_the_rest_waits(
         room -= 1
         append_line(path, content)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("oatmill.files.atomic.append_line", full)
+    monkeypatch.setattr("oatmill.files.full_disk.append_line", full)
     for number in range(40):
         writes.line(tmp_path / "events.jsonl", {"number": number})
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
     assert [json.loads(line)["number"] for line in lines] == list(range(len(lines))), "in order"
     assert (len(lines), writes.waiting) == (3 + 16, 40 - 19), "the reserve has room for sixteen"
-    monkeypatch.setattr("oatmill.files.atomic.append_line", append_line)
+    monkeypatch.setattr("oatmill.files.full_disk.append_line", append_line)
     assert writes.flush()
     assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 40
     writes.close()
     assert not (tmp_path / ".reserve").exists()
 
 
-def test_what_waits_for_room_does_not_wait_for_a_folder_that_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_waiting_writes_do_not_wait_for_a_deleted_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     writes = NeededWrites(folder, owner=True)
@@ -182,10 +187,10 @@ def test_what_waits_for_room_does_not_wait_for_a_folder_that_is_gone(tmp_path: P
     writes.close(30.0)
     assert time.monotonic() - began < 5
     assert not folder.exists(), "nothing is made anew"
-    assert caplog.messages[-1] == f"{folder} is gone: events.jsonl could not be written to the end"
+    assert caplog.messages[-1] == f"{folder} is gone: events.jsonl could not be written completely"
 
 
-def test_a_file_that_cannot_be_written_leaves_the_one_before_and_nothing_half_written(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_partial_one(tmp_path: Path) -> None:
     write_file(tmp_path / "state", "before")
     with pytest.raises(OSError, match="Not a directory"):
         write_file(tmp_path / "state" / "below", "x")
@@ -194,7 +199,7 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before_and_nothing_half_wr
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o600
 
 
-def test_the_totals_survive_the_loss_of_the_state_that_the_log_begins_with() -> None:
+def test_the_totals_survive_the_loss_of_the_logs_first_state() -> None:
     # Segments before it were removed, so that this record alone says what was produced and trained on before them.
     disk, truth = flips.written_log(3000)
     (name,) = (name for name in disk.names() if name.endswith(".log"))

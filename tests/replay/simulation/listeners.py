@@ -1,4 +1,4 @@
-"""Whoever listens on a socket, for a test that says bad things to it and then sees whether it still takes good ones."""
+"""Receivers of messages on each socket, for tests that send bad messages and then check that good ones are accepted."""
 
 from __future__ import annotations
 

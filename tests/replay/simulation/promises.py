@@ -1,7 +1,8 @@
-"""What a run keeps whatever goes wrong: checked after every tick of a simulation, and once more at its end.
+"""The promises that a run keeps despite all faults, checked after every tick of a simulation and at its end.
 
-G2: stored at most once, in order, without gaps. G3: trained on at most once. G4: memory is bounded by credit. G6: every
-trajectory is in one column of the ledger and none is lost. G7: when nothing goes wrong any more, everything goes on.
+G2: stored at most once, in order, without gaps. G3: trained on at most once. G4: memory is bounded
+by credit. G6: every trajectory is in one column of the ledger and none is lost. G7: without further
+faults, everything continues.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def keep(kept: bool, promise: str) -> None:
 
 @dataclass
 class Promises:
-    """What holds after every tick."""
+    """The promises that are true after every tick."""
 
     before: int = 0
     batches: int = 0
@@ -92,10 +93,10 @@ def check_actors(run: Simulation) -> None:
 
 
 def simulate(seed: int, faults: Faults = BAD) -> Simulation:
-    """One run: bad for a while, then good; every promise is looked after. The seed decides everything.
+    """Run once with faults and then without, and check every promise. The seed determines everything.
 
     Raises:
-        BrokenPromiseError: with the promise; `simulate(seed)` does the same again.
+        BrokenPromiseError: names the promise; `simulate(seed)` repeats the run.
     """
     run, promises = Simulation(seed, faults), Promises()
     run.run(BAD_S, promises)

@@ -8,7 +8,7 @@ from tests.replay.simulation.promises import simulate
 
 
 def main() -> None:
-    """Run it and say what came of it; a broken promise ends with its traceback."""
+    """Run it and print the outcome; a broken promise ends with its traceback."""
     run = simulate(int(sys.argv[1]))
     sys.stdout.write(f"seed {run.seed}: every promise kept over {run.batches} batches; {run.core.ledger()}\n")
 

@@ -1,8 +1,9 @@
-"""A run in one thread: the real state machines over a network and a clock that a seed decides.
+"""A run in one thread: the real state machines with a simulated network and clock that a seed determines.
 
-The network is worse than ZeroMQ ever is: it loses, repeats, delays and reorders single messages, and processes that were
-replaced go on talking. Links are cut for seconds, both ways or one way; who reconnects has another route, what was said to
-the old one is gone, and what was said before may arrive behind it once more.
+The network is worse than ZeroMQ: it loses, repeats, delays and reorders single messages, and
+processes that were replaced continue to send. Links are cut for seconds, in one or both directions.
+A process that reconnects has another route: messages to the old one are lost, and messages from it
+may arrive later.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def told_of(rows: Array) -> Array:
 
 @dataclass
 class Faults:
-    """How bad it gets."""
+    """The probabilities of faults."""
 
     loss: float = 0.0
     repeat: float = 0.0
@@ -175,8 +176,8 @@ class Simulation:
             return changes
 
         self.core._batches.receive = recording_receive  # type: ignore[method-assign]
-        self.core._queue.append = recording_append  # type: ignore[method-assign]
-        self.core._queue.put_back = recording_put_back  # type: ignore[method-assign]
+        self.core._queue.append = recording_append  # type: ignore[assignment,method-assign]
+        self.core._queue.put_back = recording_put_back  # type: ignore[assignment,method-assign]
 
     def _actor(self, number: int, incarnation: int) -> Actor:
         rows = self._rows.setdefault(number, self.random.randint(1, 5))
@@ -353,7 +354,7 @@ class Simulation:
             assert np.isnan(past.priority) or past.priority == wanted, f"{past.priority} instead of {wanted}"
 
     def calm(self) -> None:
-        """From here on nothing goes wrong any more."""
+        """Stop all faults from here on."""
         self.faults = Faults()
         self._cuts.clear()
         self.learner.slow = False
@@ -372,7 +373,7 @@ class Simulation:
     # --------------------------------------------------------------------------------------------------- the clock
 
     def run(self, seconds: float, check: Callable[[Simulation], None]) -> None:
-        """Let time pass; `check` looks after every tick."""
+        """Let time pass; `check` is called after every tick."""
         end = self.now + seconds
         while self.now < end:
             self.now += TICK_S

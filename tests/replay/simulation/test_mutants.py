@@ -1,4 +1,4 @@
-"""Faults planted in replay and protocol, one at a time: the simulator must notice every one of them."""
+"""Faults in replay and protocol, one at a time: the simulator must detect each."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from protocol.data.weights import Weights
 from protocol.peers.trajectory import TrajectorySenderPeer
 from protocol.peers.weights import ReceiverPeer
 from replay.hub.weights_store import WeightsStore
-from replay.ingest.actor_messages import ActorMessages
-from replay.ingest.actor_session import Arrival
+from replay.ingest.actors.credit import CreditLine
+from replay.ingest.actors.messages import ActorMessages
+from replay.ingest.actors.session import Arrival
 from replay.ingest.batch_server import BatchServer
-from replay.ingest.credit import CreditLine
 from replay.ingest.cutter import BatchCutter
 from replay.ingest.learner_rank import LearnerRank
 from replay.log.state import Ledger
@@ -30,7 +30,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def acknowledges_early(patch: pytest.MonkeyPatch) -> None:
-    """What has no credit is acknowledged and not stored."""
+    """A block without credit is acknowledged and not stored."""
     original = ActorMessages._data
 
     def mutant(self: ActorMessages, session: Any, message: Any, payload: Any, **more: Any) -> Any:
@@ -43,7 +43,7 @@ def acknowledges_early(patch: pytest.MonkeyPatch) -> None:
 
 
 def stores_duplicates(patch: pytest.MonkeyPatch) -> None:
-    """What comes again is stored again."""
+    """A repeated block is stored again."""
     original = ActorMessages._data
 
     def mutant(self: ActorMessages, session: Any, message: Any, payload: Any, **more: Any) -> Any:
@@ -54,7 +54,7 @@ def stores_duplicates(patch: pytest.MonkeyPatch) -> None:
 
 
 def accepts_gaps(patch: pytest.MonkeyPatch) -> None:
-    """What comes after something that is missing is stored."""
+    """A block after a gap is stored."""
     original = ActorMessages._data
 
     def mutant(self: ActorMessages, session: Any, message: Any, payload: Any, **more: Any) -> Any:
@@ -77,7 +77,7 @@ def tells_no_gap(patch: pytest.MonkeyPatch) -> None:
 
 
 def has_no_credit(patch: pytest.MonkeyPatch) -> None:
-    """Everybody may always send."""
+    """All actors may always send."""
     patch.setattr(CreditLine, "capacity", property(lambda self: self._base + self._largest + 20))
     patch.setattr("tests.replay.simulation.simulator.Simulation.budget", budget_as_promised)
 
@@ -90,7 +90,7 @@ def budget_as_promised(run: Any) -> tuple[int, int, int]:
 
 
 def admits_without_credit(patch: pytest.MonkeyPatch) -> None:
-    """What has no credit is stored all the same."""
+    """A block without credit is stored."""
     original = CreditLine.admit
 
     def mutant(self: CreditLine, holder: Any, rows: int, queued: int, now: float) -> bool:
@@ -100,12 +100,12 @@ def admits_without_credit(patch: pytest.MonkeyPatch) -> None:
 
 
 def keeps_credit_of_the_dead(patch: pytest.MonkeyPatch) -> None:
-    """Credit of who is gone is never free again."""
+    """The credit of dead actors is never free again."""
     patch.setattr(CreditLine, "take_back", lambda _self, _holder: None)
 
 
 def does_not_fence(patch: pytest.MonkeyPatch) -> None:
-    """Whoever says that it is an actor is that actor, an older incarnation too."""
+    """Messages of older incarnations are accepted."""
     patch.setattr(ActorMessages, "_session", lambda self, _route, number, _incarnation: self.sessions.find(number))
 
 
@@ -132,13 +132,13 @@ def trains_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def counts_stale_once_too_often(patch: pytest.MonkeyPatch) -> None:
-    """The ledger says that more was dropped than was."""
+    """The ledger counts more stale trajectories than were dropped."""
     original = TrajectoryQueue.drop_stale
     patch.setattr(TrajectoryQueue, "drop_stale", lambda self, oldest, *, keep: 2 * original(self, oldest, keep=keep))
 
 
 def forgets_what_was_rejected(patch: pytest.MonkeyPatch) -> None:
-    """What is in flight is counted as queued too."""
+    """Trajectories in flight are counted as queued, too."""
     original = Ledger.balance
     patch.setattr(
         Ledger,
@@ -150,11 +150,11 @@ def forgets_what_was_rejected(patch: pytest.MonkeyPatch) -> None:
 
 
 def starves_for_young_ones(patch: pytest.MonkeyPatch) -> None:
-    """Everything stale is dropped, also what the next batch needs, and is not counted."""
+    """All stale trajectories are dropped, even those that the next batch needs, and they are not counted."""
 
     def mutant(self: TrajectoryQueue, oldest_version: int, *, keep: int) -> list[Any]:
         del keep
-        for segment in [segment for segment in self._segments if segment.policy_version < oldest_version]:
+        for segment in [segment for segment in self._waiting if segment.policy_version < oldest_version]:
             self._drop(segment, segment.rows)
         return []
 
@@ -162,7 +162,7 @@ def starves_for_young_ones(patch: pytest.MonkeyPatch) -> None:
 
 
 def releases_early(patch: pytest.MonkeyPatch) -> None:
-    """An actor forgets what it has sent as soon as anything is acknowledged."""
+    """An actor drops everything that it has sent as soon as anything is acknowledged."""
     original = TrajectorySenderPeer._release
 
     def mutant(self: TrajectorySenderPeer, acknowledged: int) -> None:
@@ -174,7 +174,7 @@ def releases_early(patch: pytest.MonkeyPatch) -> None:
 
 
 def forgets_a_cut_batch(patch: pytest.MonkeyPatch) -> None:
-    """Of what is cut for a batch the first rows are put in twice and others left out."""
+    """In a cut batch, the first rows occur twice and others are missing."""
     original = TrajectoryQueue.take
     patch.setattr(
         TrajectoryQueue,
@@ -184,13 +184,13 @@ def forgets_a_cut_batch(patch: pytest.MonkeyPatch) -> None:
 
 
 def doubled(slices: list[Any]) -> list[Any]:
-    """The first slice in the place of the last one of the same length."""
+    """The first slice, in place of the last one of the same length."""
     same = [number for number, piece in enumerate(slices) if piece.rows == slices[0].rows]
     return [*slices[: same[-1]], slices[0], *slices[same[-1] + 1 :]]
 
 
 def says_it_rolled_nothing_back(patch: pytest.MonkeyPatch) -> None:
-    """What a dead learner has forgotten leaves `trained` and goes nowhere."""
+    """Rolled-back trajectories are removed from `trained` and counted nowhere."""
 
     original = BatchCutter.roll_back
 
@@ -203,7 +203,7 @@ def says_it_rolled_nothing_back(patch: pytest.MonkeyPatch) -> None:
 
 
 def prioritises_whoever_is_there(patch: pytest.MonkeyPatch) -> None:
-    """A trajectory whose slot was used again hands its priority on."""
+    """A trajectory in a reused slot gets the priority of the old one."""
     original = ReplayBuffer.insert
 
     def mutant(self: ReplayBuffer, part: Part, version: int = -1) -> None:
@@ -216,7 +216,7 @@ def prioritises_whoever_is_there(patch: pytest.MonkeyPatch) -> None:
 
 
 def prioritises_the_neighbour(patch: pytest.MonkeyPatch) -> None:
-    """Each row gets what was told of the one before it."""
+    """Each row gets the priority of the row before it."""
     original = ReplayBuffer.insert
 
     def mutant(self: ReplayBuffer, part: Part, version: int = -1) -> None:
@@ -227,12 +227,12 @@ def prioritises_the_neighbour(patch: pytest.MonkeyPatch) -> None:
 
 
 def draws_with_repetition(patch: pytest.MonkeyPatch) -> None:
-    """A trajectory may come twice in a batch."""
+    """A trajectory may occur twice in a batch."""
     patch.setattr("replay.store.buffer.draw", lambda chance, rows, generator: generator.integers(0, len(chance), rows))
 
 
 def takes_them_for_another_batch(patch: pytest.MonkeyPatch) -> None:
-    """Priorities are those of the oldest part that is held, whatever batch they were told of."""
+    """Priorities are used for the oldest part that is held, whatever batch they belong to."""
     original = LearnerRank.take_priorities
     patch.setattr(
         LearnerRank,
@@ -242,12 +242,12 @@ def takes_them_for_another_batch(patch: pytest.MonkeyPatch) -> None:
 
 
 def takes_torn_weights(patch: pytest.MonkeyPatch) -> None:
-    """No digest is looked at."""
+    """Digests are not checked."""
     patch.setattr(Weights, "verify", lambda _self: None)
 
 
 def lets_versions_go_back(patch: pytest.MonkeyPatch) -> None:
-    """An actor takes an older version that comes late."""
+    """An actor accepts an older version that arrives late."""
     original = ReceiverPeer._take_chunk
 
     def mutant(self: ReceiverPeer, chunk: Any, payload: Any, now: float) -> None:
@@ -260,7 +260,7 @@ def lets_versions_go_back(patch: pytest.MonkeyPatch) -> None:
 
 
 def mixes_versions(patch: pytest.MonkeyPatch) -> None:
-    """A chunk of another version goes on where the last one ended, and the digest is that of the chunk."""
+    """Chunks of another version are appended, with the digest of the chunk."""
     original = ReceiverPeer._take_chunk
 
     def mutant(self: ReceiverPeer, chunk: Any, payload: Any, now: float) -> None:
@@ -273,7 +273,7 @@ def mixes_versions(patch: pytest.MonkeyPatch) -> None:
 
 
 def does_not_send_the_newest(patch: pytest.MonkeyPatch) -> None:
-    """Who waits for a newer version is forgotten when there is one, and asks no more for what it has asked for."""
+    """The hub drops requests for a newer version when there is one."""
     original = WeightsStore._replace
 
     def mutant(self: WeightsStore, held: Any, now: float) -> None:
@@ -309,7 +309,7 @@ WEIGHT_FAULTS: tuple[Plant, ...] = (takes_torn_weights, lets_versions_go_back, m
 
 
 def caught_by(run: Callable[[int], Any], seeds: int) -> int | None:
-    """The first seed that notices, by whatever goes wrong; None if all are content."""
+    """Return the first seed that detects the fault, by any failure; None if none does."""
     for seed in range(seeds):
         try:
             run(seed)
@@ -319,12 +319,12 @@ def caught_by(run: Callable[[int], Any], seeds: int) -> int | None:
 
 
 @pytest.mark.parametrize("plant", TRAJECTORY_FAULTS, ids=lambda plant: plant.__name__)
-def test_the_simulator_notices_a_fault_in_the_way_of_trajectories(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_simulator_detects_faults_in_the_data_path(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     assert caught_by(simulate, SEEDS) is not None, plant.__doc__
 
 
 @pytest.mark.parametrize("plant", WEIGHT_FAULTS, ids=lambda plant: plant.__name__)
-def test_the_simulator_notices_a_fault_in_the_way_of_weights(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_simulator_detects_faults_in_the_weights_path(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     assert caught_by(simulate_weights, SEEDS) is not None, plant.__doc__

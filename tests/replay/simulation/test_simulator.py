@@ -29,18 +29,18 @@ def test_every_promise_is_kept_with_ten_thousand_seeds(first: int) -> None:
     run_seeds(first, first + SEEDS_A_TEST)
 
 
-def test_the_same_seed_is_the_same_run() -> None:
+def test_the_same_seed_gives_the_same_run() -> None:
     first, second = simulate(7), simulate(7)
     assert first.core.report()["fleet"] == second.core.report()["fleet"]
     assert first.stored == second.stored
 
 
-def test_versions_never_go_back_and_weights_are_never_torn() -> None:
+def test_versions_never_decrease_and_weights_are_never_damaged() -> None:
     for seed in range(200):
         simulate_weights(seed)
 
 
 @pytest.mark.slow
-def test_versions_never_go_back_and_weights_are_never_torn_with_many_seeds() -> None:
+def test_versions_never_decrease_and_weights_are_never_damaged_with_many_seeds() -> None:
     for seed in range(200, 10_000):
         simulate_weights(seed)

@@ -1,4 +1,4 @@
-"""Weights on their way from a learner to actors, over a network and a clock that a seed decides: promise G5."""
+"""Weights sent from a learner to actors, with a simulated network and clock that a seed determines: promise G5."""
 
 from __future__ import annotations
 

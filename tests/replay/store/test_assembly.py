@@ -36,23 +36,23 @@ def test_final_observations_follow_their_rows() -> None:
     assert part.arrays["final_observations"][:, 1].tolist() == [1002, 1001, 1000]
 
 
-def test_a_batch_lies_in_its_payload_as_the_batch_schema_says() -> None:
+def test_a_batch_is_in_its_payload_as_the_batch_schema_says() -> None:
     part = assemble(as_slice(block(2, first=3, truncate=((1, 1),)), 0, 2))
     views = SCHEMA.batch.views(bytes(part.payload), part.size)
     for name, array in part.arrays.items():
         np.testing.assert_array_equal(views[name], array)
 
 
-def test_a_part_that_was_not_trained_on_goes_back_as_the_rows_it_was_made_of() -> None:
+def test_a_part_that_was_not_trained_on_returns_as_its_original_rows() -> None:
     part = assemble(as_slice(block(3, first=10, version=4), 1, 3), as_slice(block(2, first=20, version=6), 0, 2))
-    back = list(part.segments())
+    back = list(part.queued_rows())
     assert [(one.rows, one.policy_version, one.arrived) for one in back] == [(2, 4, 1.5), (2, 6, 1.5)]
     again = assemble(*(Slice(one.arrays, one.start, one.stop, one.policy_version, one.arrived) for one in back))
     for name, array in part.arrays.items():
         np.testing.assert_array_equal(again.arrays[name], array)
 
 
-def test_a_buffer_is_used_again_once_its_batch_has_been_trained_on() -> None:
+def test_a_buffer_is_reused_once_its_batch_was_trained_on() -> None:
     assembler = Assembler(SCHEMA, 2)
     first = assembler.assemble(0, [as_slice(block(2, first=1), 0, 2)])
     second = assembler.assemble(1, [as_slice(block(2, first=3), 0, 2)])

@@ -1,4 +1,4 @@
-"""The replay buffer: what it keeps, what it lets go, how it draws, and that what comes out is what went in."""
+"""The replay buffer: what it keeps, what it removes, how it samples, and that rows do not change in it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def held(buffer: ReplayBuffer) -> set[int]:
     return set(numbers(buffer.sample(buffer.rows)))
 
 
-def test_what_was_trained_on_can_be_drawn_again_to_the_bit() -> None:
+def test_trained_rows_can_be_sampled_again_bit_for_bit() -> None:
     part = fresh_part(10, 3, version=5, truncate=((0, 1), (2, 0)))
     before = {name: array.copy() for name, array in part.arrays.items()}
     buffer = make_buffer()
@@ -56,7 +56,7 @@ def test_what_was_trained_on_can_be_drawn_again_to_the_bit() -> None:
     assert [piece.policy_version for piece in drawn] == [5, 5, 5]
 
 
-def test_rows_that_were_drawn_from_it_are_not_put_in_once_more() -> None:
+def test_sampled_rows_are_not_inserted_again() -> None:
     buffer = make_buffer(8)
     buffer.insert(fresh_part(0, 2))
     mixed = part_of(as_slice(block(2, first=10), 0, 2), *buffer.sample(2))
@@ -66,14 +66,14 @@ def test_rows_that_were_drawn_from_it_are_not_put_in_once_more() -> None:
     assert held(buffer) == {0, 1, 10, 11}
 
 
-def test_the_oldest_makes_room() -> None:
+def test_with_fifo_eviction_the_oldest_row_is_removed() -> None:
     buffer = make_buffer(4)
     for first in (0, 3, 6):
         buffer.insert(fresh_part(first, 3))
     assert held(buffer) == {5, 6, 7, 8}
 
 
-def test_with_random_eviction_any_makes_room() -> None:
+def test_with_random_eviction_any_row_is_removed() -> None:
     survivors: Counter[int] = Counter()
     for seed in range(200):
         buffer = make_buffer(4, eviction="random", seed=seed)
@@ -87,7 +87,7 @@ def test_with_random_eviction_any_makes_room() -> None:
     assert all(abs(survivors[number] - 150) < 25 for number in range(4))
 
 
-def test_a_draw_repeats_nothing_and_favours_nobody() -> None:
+def test_sampling_is_uniform_and_without_repetition() -> None:
     buffer = make_buffer(8)
     buffer.insert(fresh_part(0, 8))
     counts: Counter[int] = Counter()
@@ -99,7 +99,7 @@ def test_a_draw_repeats_nothing_and_favours_nobody() -> None:
     assert all(abs(counts[number] - 500) < 70 for number in range(8))
 
 
-def test_a_seed_decides_what_is_drawn() -> None:
+def test_the_seed_determines_the_sample() -> None:
     first, second, other = (make_buffer(8, seed=seed) for seed in (1, 1, 2))
     for buffer in (first, second, other):
         buffer.insert(fresh_part(0, 8))
@@ -107,7 +107,7 @@ def test_a_seed_decides_what_is_drawn() -> None:
     assert draws[0] == draws[1] != draws[2]
 
 
-def test_a_row_leaves_when_it_has_been_sampled_often_enough() -> None:
+def test_a_row_is_removed_after_it_was_sampled_often_enough() -> None:
     buffer = make_buffer(4, max_times_sampled=2)
     buffer.insert(fresh_part(0, 2))
     assert sorted(numbers(buffer.sample(2))) == [0, 1]
@@ -131,7 +131,7 @@ def test_memory_is_counted_with_the_final_observations() -> None:
     assert buffer.nbytes == plain, "what is evicted is counted no more"
 
 
-def test_the_slots_are_those_that_size_and_memory_allow() -> None:
+def test_the_number_of_slots_follows_from_size_and_memory() -> None:
     row = SCHEMA.row_bytes(STEPS)
     assert capacity_of(SCHEMA, STEPS, BufferSettings(size=10, max_bytes=MANY)) == 10
     assert capacity_of(SCHEMA, STEPS, BufferSettings(size=10, max_bytes=3 * row)) == 3
@@ -142,12 +142,12 @@ def test_the_slots_are_those_that_size_and_memory_allow() -> None:
 @pytest.mark.parametrize(
     ("fraction", "rows", "expected"), [(0.0, 8, 0), (0.5, 8, 4), (0.5, 7, 3), (0.95, 8, 7), (0.95, 1, 0), (0.7, 10, 7)]
 )
-def test_the_share_is_rounded_down_so_that_something_is_always_fresh(fraction: float, rows: int, expected: int) -> None:
+def test_the_replayed_share_is_rounded_down(fraction: float, rows: int, expected: int) -> None:
     assert replayed_rows(fraction, rows) == expected  # 0.7 * 10 is 6.999... in floating point
 
 
 class Model:
-    """What a first-in-first-out buffer holds, as a list."""
+    """A first-in-first-out buffer, as a list."""
 
     def __init__(self, size: int, most: int) -> None:
         self.size, self.most = size, most
@@ -169,7 +169,7 @@ class Model:
     most=st.integers(0, 3),
     steps=st.lists(st.tuples(st.booleans(), st.integers(1, 4)), min_size=1, max_size=14),
 )
-def test_whatever_is_done_it_holds_what_a_list_would(size: int, most: int, steps: list[tuple[bool, int]]) -> None:
+def test_the_buffer_behaves_like_a_list_under_any_operations(size: int, most: int, steps: list[tuple[bool, int]]) -> None:
     buffer, model, first = make_buffer(size, max_times_sampled=most), Model(size, most), 0
     for put, count in steps:
         if put:
@@ -185,7 +185,7 @@ def test_whatever_is_done_it_holds_what_a_list_would(size: int, most: int, steps
 
 @settings(max_examples=40, deadline=None)
 @given(size=st.integers(1, 6), counts=st.lists(st.integers(1, 4), min_size=1, max_size=8), seed=st.integers(0, 99))
-def test_with_random_eviction_it_is_full_of_different_rows_and_has_the_newest(size: int, counts: list[int], seed: int) -> None:
+def test_with_random_eviction_the_buffer_has_different_rows_and_the_newest_one(size: int, counts: list[int], seed: int) -> None:
     buffer, first = make_buffer(size, eviction="random", seed=seed), 0
     for count in counts:
         buffer.insert(fresh_part(first, count))
@@ -219,7 +219,7 @@ def priorities(buffer: ReplayBuffer) -> dict[int, float]:
     return {numbers([piece])[0]: past.priority for piece, past in buffer.kept(buffer.standing())}
 
 
-def test_rows_come_in_with_the_priority_that_was_told_of_them_and_sampled_ones_get_a_new_one() -> None:
+def test_fresh_rows_get_their_priority_and_sampled_rows_a_new_one() -> None:
     buffer = make_buffer(8, sampling="prioritised")
     buffer.insert(told(fresh_part(0, 2), 3.0, 5.0))
     drawn = buffer.sample(2)
@@ -228,7 +228,7 @@ def test_rows_come_in_with_the_priority_that_was_told_of_them_and_sampled_ones_g
     assert priorities(buffer) == {0: 20.0, 1: 21.0, 10: 7.0}
 
 
-def test_a_slot_that_was_used_again_does_not_take_over_what_is_told_of_the_row_before() -> None:
+def test_a_reused_slot_does_not_get_the_old_rows_priority() -> None:
     buffer = make_buffer(2, sampling="prioritised")
     buffer.insert(told(fresh_part(0, 2), 3.0, 5.0))
     drawn = buffer.sample(2)
@@ -238,7 +238,7 @@ def test_a_slot_that_was_used_again_does_not_take_over_what_is_told_of_the_row_b
     assert priorities(buffer) == {5: 2.0, 10: 7.0}
 
 
-def test_a_row_that_has_left_by_being_sampled_often_enough_is_not_brought_back_by_its_priority() -> None:
+def test_a_removed_row_does_not_return_with_its_priority() -> None:
     buffer = make_buffer(4, sampling="prioritised", max_times_sampled=1)
     buffer.insert(told(fresh_part(0, 2), 3.0, 5.0))
     standing = buffer.standing()
@@ -248,7 +248,7 @@ def test_a_row_that_has_left_by_being_sampled_often_enough_is_not_brought_back_b
     assert priorities(buffer) == {10: 7.0}
 
 
-def test_rows_are_drawn_by_their_priorities_and_count_for_less_when_they_are_drawn_more() -> None:
+def test_rows_are_sampled_by_priority_and_frequent_ones_count_less() -> None:
     # alpha = 1: chances 1, 2, 3, 6 of 12. Row 3 is drawn 1/2 of the time: 10,000 of 20,000, one deviation is 71.
     buffer = make_buffer(4, sampling="prioritised", priority_exponent=1.0, importance_exponent=1.0)
     buffer.insert(told(fresh_part(0, 4), 1.0, 2.0, 3.0, 6.0))
@@ -260,7 +260,7 @@ def test_rows_are_drawn_by_their_priorities_and_count_for_less_when_they_are_dra
     assert counting == pytest.approx({0: 1.0, 1: 1 / 2, 2: 1 / 3, 3: 1 / 6}, rel=1e-5)
 
 
-def test_without_priorities_every_row_counts_for_1_and_the_draw_is_as_it_was() -> None:
+def test_without_priorities_every_row_counts_1_and_sampling_is_uniform() -> None:
     buffer = make_buffer(8)
     buffer.insert(told(fresh_part(0, 8), *range(8)))
     generator = np.random.default_rng(0)
@@ -270,7 +270,7 @@ def test_without_priorities_every_row_counts_for_1_and_the_draw_is_as_it_was() -
         assert [piece.importance for piece in drawn] == [1, 1, 1]
 
 
-def test_what_will_be_trained_on_again_leaves() -> None:
+def test_rows_that_will_be_trained_on_again_are_removed() -> None:
     buffer = make_buffer(8)
     for version in (1, 2, 3):
         buffer.insert(fresh_part(2 * version, 2), version)

@@ -1,4 +1,4 @@
-"""The buffer's snapshots: what comes back is what was there, today's settings win, and what is damaged is passed over."""
+"""Snapshots of the replay buffer: the rows are restored, current settings apply, and damaged files are skipped."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from protocol.data.run_schema import RunSchema
 from protocol.wire import messages
 from protocol.wire.codec import encode
 from replay.ingest.core import IngestCore
-from replay.store.buffer import BufferSettings, Past, ReplayBuffer
-from replay.store.snapshot import About, BufferSnapshot, Chunk, DamagedError, SnapshotFile
+from replay.store.buffer import BufferSettings, ReplayBuffer, RowHistory
+from replay.store.snapshot import BufferSnapshot, Chunk, DamagedError, SnapshotFile, SnapshotInfo
 from replay.store.snapshot_saver import RESERVE_BYTES, BufferSaver
 from tests.replay.blocks import SCHEMA
 from tests.replay.conversation import Conversation
@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[3]
 def save(folder: Path, buffer: ReplayBuffer, step: int = 1) -> BufferSaver:
     """Write a snapshot to its end."""
     saver = BufferSaver(folder)
-    saver.ask(About.of(SCHEMA, STEPS, step, step))
+    saver.ask(SnapshotInfo.of(SCHEMA, STEPS, step, step))
     saver.close(buffer, SCHEMA, STEPS)
     return saver
 
@@ -48,13 +48,13 @@ def save(folder: Path, buffer: ReplayBuffer, step: int = 1) -> BufferSaver:
 def restore(
     folder: Path, buffer: ReplayBuffer, *, schema: RunSchema = SCHEMA, steps: int = STEPS, most: int = 0
 ) -> dict[str, int]:
-    """Read the newest snapshot; how that went."""
+    """Read the newest snapshot; returns the outcome."""
     saver = BufferSaver(folder)
     saver.restore(buffer, schema, steps, most_sampled=most, now=7.0)
     return {name: count for name, count in saver.counts.items() if count}
 
 
-def content(buffer: ReplayBuffer) -> list[tuple[dict[str, Any], Past]]:
+def content(buffer: ReplayBuffer) -> list[tuple[dict[str, Any], RowHistory]]:
     """Every row with all that is known of it, the oldest first; slots and tickets are the process's own."""
     found = []
     for piece, past in buffer.kept(buffer.standing()):
@@ -93,7 +93,7 @@ def filled(buffer: ReplayBuffer, steps: list[Any]) -> ReplayBuffer:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(size=st.integers(1, 9), steps=operations, eviction=st.sampled_from(("fifo", "random")))
-def test_what_comes_back_is_what_was_there_to_the_bit(tmp_path: Path, size: int, steps: list[Any], eviction: str) -> None:
+def test_a_restored_buffer_is_equal_bit_for_bit(tmp_path: Path, size: int, steps: list[Any], eviction: str) -> None:
     shutil.rmtree(tmp_path / "b", ignore_errors=True)
     before = filled(make_buffer(size, eviction=eviction, sampling="prioritised"), steps)
     assert save(tmp_path / "b", before).counts["written"] == 1
@@ -111,7 +111,7 @@ def test_what_comes_back_is_what_was_there_to_the_bit(tmp_path: Path, size: int,
     eviction=st.sampled_from(("fifo", "random")),
     sampling=st.sampled_from(("uniform", "prioritised")),
 )
-def test_todays_settings_win_and_the_newest_rows_stay(
+def test_current_settings_apply_and_the_newest_rows_are_kept(
     tmp_path: Path, *, steps: list[Any], size: int, most: int, eviction: str, sampling: str
 ) -> None:
     shutil.rmtree(tmp_path / "b", ignore_errors=True)
@@ -122,7 +122,7 @@ def test_todays_settings_win_and_the_newest_rows_stay(
     allowed = [entry for entry in content(before) if not most or entry[1].sampled < most]
     assert content(after) == allowed[-size:]
     count = min(after.rows, 3)
-    assert len(set(numbers(after.sample(count)))) == count, "and it goes on"
+    assert len(set(numbers(after.sample(count)))) == count, "and it continues"
 
 
 def test_memory_that_holds_fewer_rows_keeps_the_newest(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def two_snapshots(folder: Path) -> tuple[Path, Path]:
     return older, newer
 
 
-def test_at_whatever_byte_the_newest_one_is_damaged_the_one_before_is_taken(tmp_path: Path) -> None:
+def test_if_any_byte_of_the_newest_snapshot_is_damaged_the_previous_one_is_used(tmp_path: Path) -> None:
     older, newer = two_snapshots(tmp_path)
     whole = newer.read_bytes()
     random = np.random.default_rng(0)
@@ -186,9 +186,7 @@ def test_at_whatever_byte_the_newest_one_is_damaged_the_one_before_is_taken(tmp_
     assert after.rows == 0
 
 
-def test_a_disk_that_fails_in_the_middle_leaves_no_half_of_a_snapshot_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_fails_while_writing_leaves_no_partial_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, newer = two_snapshots(tmp_path)
     chunks = BufferSnapshot.chunks
 
@@ -203,22 +201,22 @@ def test_a_disk_that_fails_in_the_middle_leaves_no_half_of_a_snapshot_behind(
     assert [row["observations"][0][0][1] for row, _ in content(after)] == [0, 1, 2, 3]
 
 
-def test_a_snapshot_without_its_middle_is_none(tmp_path: Path) -> None:
+def test_a_snapshot_with_a_missing_part_is_rejected(tmp_path: Path) -> None:
     buffer = make_buffer(400)
     buffer.insert(fresh_part(0, 200))
     save(tmp_path, buffer)
     (path,) = tmp_path.iterdir()
     snapshot = BufferSnapshot(path)
-    assert (snapshot.rows, snapshot.about.learner_step) == (200, 1)
+    assert (snapshot.rows, snapshot.info.learner_step) == (200, 1)
     first, second, *_ = snapshot.places
     data = path.read_bytes()
     # Every record that is left is whole.
     path.write_bytes(data[: first.offset + first.length] + data[second.offset + second.length :])
-    with pytest.raises(DamagedError, match="not those that were written"):
+    with pytest.raises(DamagedError, match="its records are damaged"):
         BufferSnapshot(path)
 
 
-def test_the_newest_two_stay_and_what_a_crash_has_left_goes(tmp_path: Path) -> None:
+def test_the_newest_two_are_kept_and_remains_of_a_crash_are_removed(tmp_path: Path) -> None:
     buffer = make_buffer(4)
     buffer.insert(fresh_part(0, 4))
     (tmp_path / "0000000000.tmp").write_bytes(b"half")
@@ -230,11 +228,11 @@ def test_the_newest_two_stay_and_what_a_crash_has_left_goes(tmp_path: Path) -> N
     assert files(tmp_path) == ["0000000003.buffer", "0000000004.buffer"]
 
 
-def test_rows_that_leave_while_it_is_written_are_left_out_and_none_is_torn(tmp_path: Path) -> None:
+def test_rows_that_are_removed_while_a_snapshot_is_written_are_left_out(tmp_path: Path) -> None:
     buffer = make_buffer(300)
     buffer.insert(fresh_part(0, 300))
     saver = BufferSaver(tmp_path)
-    saver.ask(About.of(SCHEMA, STEPS, 1, 1))
+    saver.ask(SnapshotInfo.of(SCHEMA, STEPS, 1, 1))
     saver.turn(buffer, SCHEMA, STEPS)  # begins
     saver.turn(buffer, SCHEMA, STEPS)  # 64 rows are copied
     buffer.insert(fresh_part(1000, 100))  # takes the slots of rows 0 to 99
@@ -258,7 +256,7 @@ def test_the_loop_is_kept_awake_only_while_it_can_copy_rows(tmp_path: Path, monk
     buffer, saver = make_buffer(400), BufferSaver(tmp_path)
     buffer.insert(fresh_part(0, 4 * 64))
     assert not saver.at_work
-    saver.ask(About.of(SCHEMA, STEPS, 1, 1))
+    saver.ask(SnapshotInfo.of(SCHEMA, STEPS, 1, 1))
     assert saver.at_work
     saver.turn(buffer, SCHEMA, STEPS)  # begins
     saver.turn(buffer, SCHEMA, STEPS)
@@ -267,7 +265,7 @@ def test_the_loop_is_kept_awake_only_while_it_can_copy_rows(tmp_path: Path, monk
         assert saver.at_work
         saver.turn(buffer, SCHEMA, STEPS)
     assert not saver.at_work, "the disk is behind"
-    saver.ask(About.of(SCHEMA, STEPS, 2, 2))
+    saver.ask(SnapshotInfo.of(SCHEMA, STEPS, 2, 2))
     assert not saver.at_work, "one at a time"
     monkeypatch.setattr(SnapshotFile, "finish", lambda file: (time.sleep(0.3), finish(file)))
     go_on.set()
@@ -278,7 +276,7 @@ def test_the_loop_is_kept_awake_only_while_it_can_copy_rows(tmp_path: Path, monk
     assert saver.counts["written"] == 2
 
 
-def test_at_the_end_rows_wait_for_a_slow_disk_and_none_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_the_end_all_rows_are_written_to_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add = SnapshotFile.add
 
     def slow(file: SnapshotFile, chunk: Chunk) -> None:
@@ -294,7 +292,7 @@ def test_at_the_end_rows_wait_for_a_slow_disk_and_none_is_forgotten(tmp_path: Pa
     assert [row["observations"][0][0][1] for row, _ in content(after)] == list(range(400))
 
 
-def test_a_disk_that_is_too_slow_for_the_end_costs_the_newest_snapshot_alone(
+def test_a_disk_that_is_too_slow_at_the_end_loses_only_the_newest_snapshot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, newer = two_snapshots(tmp_path)
@@ -309,24 +307,24 @@ def test_a_disk_that_is_too_slow_for_the_end_costs_the_newest_snapshot_alone(
     assert newer.exists()
 
 
-def test_asked_twice_for_one_checkpoint_it_writes_once_and_while_it_writes_only_the_last_is_kept_in_mind(
+def test_a_repeated_request_is_written_once_and_only_the_newest_request_waits(
     tmp_path: Path,
 ) -> None:
     buffer = make_buffer(4)
     buffer.insert(fresh_part(0, 4))
     saver = BufferSaver(tmp_path)
     for step in (1, 1, 2, 3):
-        saver.ask(About.of(SCHEMA, STEPS, step, step))
+        saver.ask(SnapshotInfo.of(SCHEMA, STEPS, step, step))
         saver.turn(buffer, SCHEMA, STEPS)
-    saver.ask(About.of(SCHEMA, STEPS, 3, 3))
+    saver.ask(SnapshotInfo.of(SCHEMA, STEPS, 3, 3))
     saver.close(buffer, SCHEMA, STEPS)
-    assert [BufferSnapshot(tmp_path / name).about.learner_step for name in files(tmp_path)] == [1, 3]
-    saver.ask(About.of(SCHEMA, STEPS, 3, 3))  # the answer was lost, and the question comes again
+    assert [BufferSnapshot(tmp_path / name).info.learner_step for name in files(tmp_path)] == [1, 3]
+    saver.ask(SnapshotInfo.of(SCHEMA, STEPS, 3, 3))  # the answer was lost, and the question comes again
     saver.close(buffer, SCHEMA, STEPS)
     assert saver.counts["written"] == 2
 
 
-def test_a_disk_without_room_costs_the_snapshot_alone(
+def test_a_full_disk_loses_only_the_snapshot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     older, newer = two_snapshots(tmp_path)
@@ -335,13 +333,13 @@ def test_a_disk_without_room_costs_the_snapshot_alone(
     written = os.write
     monkeypatch.setattr(os, "write", fails_after(written, 3))
     saver = save(tmp_path, buffer, 3)
-    saver.ask(About.of(SCHEMA, STEPS, 4, 4))
+    saver.ask(SnapshotInfo.of(SCHEMA, STEPS, 4, 4))
     saver.close(buffer, SCHEMA, STEPS)
     assert (saver.counts["failed"], saver.counts["written"]) == (2, 0)
     assert files(tmp_path) == [newer.name], "the newest stays, the one before it has made room"
     assert not older.exists()
     monkeypatch.setattr(os, "write", written)
-    saver.ask(About.of(SCHEMA, STEPS, 5, 5))
+    saver.ask(SnapshotInfo.of(SCHEMA, STEPS, 5, 5))
     saver.close(buffer, SCHEMA, STEPS)
     assert [message.partition(":")[0] for message in caplog.messages] == [
         "the replay buffer could not be saved",
@@ -378,7 +376,7 @@ def talk_with(folder: Path, **buffer: Any) -> Conversation:
     return talk
 
 
-def test_a_checkpoint_saves_the_buffer_and_the_next_server_has_it_as_soon_as_it_knows_the_schema(tmp_path: Path) -> None:
+def test_the_next_server_restores_the_buffer_of_a_checkpoint_once_it_knows_the_schema(tmp_path: Path) -> None:
     talk = talk_with(tmp_path)
     talk.hello()
     talk.learn()
@@ -421,7 +419,7 @@ for step in (1, 2, 3):
     ("point", "newest", "rows"),
     [("buffer.write.half:5", 2, 100), ("buffer.rename.before:3", 2, 100), ("buffer.rename.after:3", 3, 150)],
 )
-def test_killed_at_any_point_a_snapshot_is_whole_or_absent(tmp_path: Path, point: str, newest: int, rows: int) -> None:
+def test_a_snapshot_is_complete_or_absent_after_a_kill_at_any_point(tmp_path: Path, point: str, newest: int, rows: int) -> None:
     # Rows go 64 at a time: the first write is step 1's, the next two step 2's, so the fifth is within step 3's.
     ended = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, env=os.environ | {VARIABLE: point}, timeout=60, check=False
@@ -430,11 +428,11 @@ def test_killed_at_any_point_a_snapshot_is_whole_or_absent(tmp_path: Path, point
     after = make_buffer(200)
     assert restore(tmp_path, after) == {"restored": 1}
     assert after.rows == rows
-    assert max(BufferSnapshot(path).about.learner_step for path in tmp_path.glob("*.buffer")) == newest
+    assert max(BufferSnapshot(path).info.learner_step for path in tmp_path.glob("*.buffer")) == newest
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_a_learner_step_that_cannot_be_true_makes_no_snapshot_the_newest_for_good(tmp_path: Path) -> None:
+def test_an_impossible_learner_step_does_not_make_a_snapshot_the_newest_for_ever(tmp_path: Path) -> None:
     buffer = make_buffer(200)
     buffer.insert(fresh_part(0, 2))
     save(tmp_path, buffer, 2**53 - 1)

@@ -16,7 +16,7 @@ from replay.store.queue import QueuedRows, Slice, TrajectoryQueue
 from tests.replay.blocks import SCHEMA, block
 
 
-def segment(numbers: list[int], version: int = 0) -> QueuedRows:
+def queued(numbers: list[int], version: int = 0) -> QueuedRows:
     return QueuedRows({"number": np.array(numbers)}, 0, len(numbers), version, 0.0, 100)
 
 
@@ -24,42 +24,42 @@ def numbers(slices: list[Slice]) -> list[int]:
     return [int(n) for piece in slices for n in piece.arrays["number"][piece.start : piece.stop]]
 
 
-def test_rows_leave_in_the_order_in_which_they_came_across_segments() -> None:
+def test_rows_are_taken_in_the_order_in_which_they_arrived() -> None:
     queue = TrajectoryQueue()
-    queue.append(segment([1, 2, 3]))
-    queue.append(segment([4, 5]))
+    queue.append(queued([1, 2, 3]))
+    queue.append(queued([4, 5]))
     assert numbers(queue.take(2)) == [1, 2]
     assert numbers(queue.take(2)) == [3, 4]
     assert queue.rows == 1
 
 
-def test_memory_is_let_go_of_when_the_last_row_of_a_frame_has_left() -> None:
+def test_memory_is_released_with_the_last_row_of_a_frame() -> None:
     queue = TrajectoryQueue()
-    queue.append(segment([1, 2, 3]))
-    queue.append(segment([4, 5]))
+    queue.append(queued([1, 2, 3]))
+    queue.append(queued([4, 5]))
     queue.take(2)
     assert queue.nbytes == 200  # one row of the first frame still waits
     queue.take(1)
     assert queue.nbytes == 100
 
 
-def test_what_is_put_back_leaves_first_and_in_its_order() -> None:
+def test_rows_that_are_put_back_are_taken_first_and_in_order() -> None:
     queue = TrajectoryQueue()
-    queue.append(segment([5, 6]))
-    queue.put_back([segment([1, 2]), segment([3, 4])])
+    queue.append(queued([5, 6]))
+    queue.put_back([queued([1, 2]), queued([3, 4])])
     assert numbers(queue.take(6)) == [1, 2, 3, 4, 5, 6]
 
 
 def dropped(queue: TrajectoryQueue, keep: int) -> int:
-    """How many rows older than version 3 were let go of."""
+    """Return how many rows older than version 3 were dropped."""
     return sum(piece.rows for piece in queue.drop_stale(3, keep=keep))
 
 
-def test_stale_rows_are_dropped_from_the_head_but_never_below_what_is_kept() -> None:
+def test_stale_rows_are_dropped_from_the_front_but_enough_rows_stay() -> None:
     queue = TrajectoryQueue()
-    queue.append(segment([1, 2, 3], version=1))
-    queue.append(segment([4, 5], version=5))
-    queue.append(segment([6, 7], version=2))
+    queue.append(queued([1, 2, 3], version=1))
+    queue.append(queued([4, 5], version=5))
+    queue.append(queued([6, 7], version=2))
     # By hand: 7 rows wait and 4 are kept, so 3 may go: the three of version 1. Version 2 is stale too and stays.
     assert dropped(queue, keep=4) == 3
     assert queue.rows == 4

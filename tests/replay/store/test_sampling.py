@@ -1,4 +1,4 @@
-"""Draws by priority: their exact distribution, and what a drawn row counts for."""
+"""Sampling by priority: the exact distribution and the importance weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHI_SQUARE_11 = 31.26
 """What a chi-square of 11 degrees of freedom passes once in 1,000."""
 
 
-def test_the_order_of_a_draw_is_in_proportion_to_the_chances_of_those_that_are_left() -> None:
+def test_each_draw_is_in_proportion_to_the_remaining_chances() -> None:
     # By hand: (i, j) of 1, 2, 3, 6 comes with p_i * p_j / (1 - p_i); 12 ordered pairs.
     chance = np.array([1.0, 2.0, 3.0, 6.0])
     share = chance / chance.sum()
@@ -30,7 +30,7 @@ def test_the_order_of_a_draw_is_in_proportion_to_the_chances_of_those_that_are_l
     assert squares < CHI_SQUARE_11
 
 
-def test_equal_chances_are_a_draw_that_favours_nobody() -> None:
+def test_equal_chances_give_a_uniform_draw() -> None:
     generator = np.random.default_rng(1)
     counts = Counter(tuple(draw(np.full(4, 7.0), 2, generator).tolist()) for _ in range(MANY))
     squares = sum((counts[pair] - MANY / 12) ** 2 / (MANY / 12) for pair in permutations(range(4), 2))
@@ -38,7 +38,7 @@ def test_equal_chances_are_a_draw_that_favours_nobody() -> None:
 
 
 @given(st.lists(st.floats(1e-6, 3e38), min_size=1, max_size=30), st.data())
-def test_a_draw_repeats_nothing_whatever_the_chances(chance: list[float], data: st.DataObject) -> None:
+def test_a_draw_never_repeats_a_place(chance: list[float], data: st.DataObject) -> None:
     rows = data.draw(st.integers(1, len(chance)))
     drawn = draw(np.array(chance), rows, np.random.default_rng(data.draw(st.integers(0, 99)))).tolist()
     assert len(drawn) == len(set(drawn)) == rows
@@ -52,12 +52,12 @@ def test_a_chance_is_a_power_of_the_priority() -> None:
     assert chances(np.array([0.0, 5.0, np.nan]), 0.0).tolist() == [1.0, 1.0, 1.0]
 
 
-def test_a_row_of_which_nothing_was_told_counts_as_one_of_the_highest() -> None:
+def test_a_row_without_a_priority_counts_as_one_of_the_highest() -> None:
     np.testing.assert_allclose(chances(np.array([2.0, np.nan, 9.0]), 1.0), [2.0, 9.0, 9.0], rtol=1e-5)
     assert chances(np.array([np.nan, np.nan]), 1.0).tolist() == [1 + LEAST, 1 + LEAST]
 
 
-def test_what_a_row_counts_for_makes_up_for_how_often_it_is_drawn() -> None:
+def test_importance_weights_correct_for_the_sampling_frequency() -> None:
     # Four rows with P = 1/16, 1/16, 2/16, 12/16: N P = 1/4, 1/4, 1/2, 3, so 1 / (N P) = 4, 4, 2, 1/3.
     chance = np.array([1.0, 1.0, 2.0, 12.0])
     # Rows 1 and 3 are drawn: 4 and 1/3, divided by the largest, 4.

@@ -1,4 +1,4 @@
-"""SNAPSHOT and COMMIT: what a checkpoint knows of the log, and what the log keeps for it."""
+"""SNAPSHOT and COMMIT: a checkpoint's point in the log, and the data that the log keeps for it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def encode_snapshot(rank: int, token: str, consumed: int, version: int) -> bytes
     return encode(messages.Snapshot(rank, token, 1, consumed, version))[0]
 
 
-def test_a_snapshot_names_the_log_and_comes_only_once_the_disk_holds_it() -> None:
+def test_a_snapshot_names_the_log_and_is_sent_only_once_it_is_on_the_disk() -> None:
     disk = FakeDisk()
     talk = talk_on(disk)
     talk.hello()
@@ -71,10 +71,10 @@ def test_a_snapshot_names_the_log_and_comes_only_once_the_disk_holds_it() -> Non
     state = LogState(keep_trained=True)
     read_into(state, SegmentLog(disk, segment_bytes=2000))
     assert (values["id"], values["cursor"]) == (state.identity, talk.core.journal.committed)
-    assert len(state.consumed) == 2
+    assert len(state.trained_parts) == 2
 
 
-def test_it_waits_until_every_rank_has_told_what_it_has_trained_on() -> None:
+def test_a_snapshot_waits_until_every_rank_has_reported_its_training() -> None:
     talk = talk_on(FakeDisk())
     talk.hello()
     talk.learn(0, 2, "a")
@@ -94,7 +94,7 @@ def encode_consumed() -> bytes:
     return encode(messages.Consumed(1, "b", 1, 1))[0]
 
 
-def test_what_a_learner_has_forgotten_since_its_checkpoint_is_trained_on_again_in_order() -> None:
+def test_data_after_the_checkpoint_is_trained_on_again_in_order() -> None:
     disk = FakeDisk()
     talk = talk_on(disk)
     talk.hello()
@@ -113,7 +113,7 @@ def test_what_a_learner_has_forgotten_since_its_checkpoint_is_trained_on_again_i
     assert rows == [8, 9, 10, 11]
 
 
-def test_a_learner_that_has_gone_back_by_its_own_decision_does_not_get_the_same_again() -> None:
+def test_a_learner_that_goes_back_by_its_own_decision_does_not_get_the_same_data() -> None:
     talk = talk_on(FakeDisk())
     talk.hello()
     talk.learn()
@@ -123,7 +123,7 @@ def test_a_learner_that_has_gone_back_by_its_own_decision_does_not_get_the_same_
     assert (ledger["trained"], ledger["dropped"]["rolled_back"], ledger["queued"]) == (4, 4, 0)
 
 
-def test_a_log_that_would_grow_beyond_its_bound_lets_the_oldest_trained_ones_go_and_counts_them() -> None:
+def test_a_log_above_its_limit_drops_the_oldest_trained_data_and_counts_it() -> None:
     disk = FakeDisk()
     talk = talk_on(disk, kept_bytes=6000)
     talk.hello()
@@ -138,11 +138,11 @@ def test_a_log_that_would_grow_beyond_its_bound_lets_the_oldest_trained_ones_go_
     assert (ledger["dropped"]["rolled_back"] + ledger["queued"], ledger["lost"]) == (120, 0)
 
 
-def test_a_log_of_another_unroll_length_or_damaged_beyond_repair_is_refused_with_the_way_out() -> None:
+def test_a_log_with_another_unroll_length_or_beyond_repair_is_rejected_with_advice() -> None:
     disk = FakeDisk()
     talk = talk_on(disk)
     talk.hello()
-    with pytest.raises(UserError, match=r"actors.unroll_length=2, this run has 3; set it back, or move"):
+    with pytest.raises(UserError, match=r"actors.unroll_length=2, this run has 3; change it back, or move"):
         open_journal(disk, steps=3)
     talk.learn()
     train(talk, 12, 0)
@@ -150,7 +150,7 @@ def test_a_log_of_another_unroll_length_or_damaged_beyond_repair_is_refused_with
     disk.remove(log.names()[0])  # the next one's state makes up for it
     assert open_journal(disk).state.schema is not None
     disk.remove("tally.json")
-    with pytest.raises(UserError, match="damaged beyond repair"):
+    with pytest.raises(UserError, match="damaged and cannot be repaired"):
         damaged(disk)
 
 

@@ -141,7 +141,7 @@ def test_a_checkpoint_that_does_not_say_its_environment_is_refused(run_dir: Path
     copied = Path(shutil.copytree(run_dir / "checkpoints" / "step-3", tmp_path / "copied"))
     manifest = json.loads((copied / MANIFEST).read_text()) | {"settings": settings}
     (copied / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="does not say which environment it was trained in"):
+    with pytest.raises(UserError, match="has no valid settings of its environment"):
         evaluate_checkpoint(copied, episodes=1, deterministic=False, seed=0)
 
 

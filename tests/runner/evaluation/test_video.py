@@ -98,5 +98,5 @@ def test_a_package_that_is_missing_is_named_with_the_way_to_get_it(
     check_video(tmp_path / name)
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda asked: None if asked == package else find_spec(asked))
-    with pytest.raises(UserError, match=rf"^--record needs {package}, which is not here; pip install 'oatmill\[video\]'$"):
+    with pytest.raises(UserError, match=rf"^--record needs {package}, which is not installed; pip install 'oatmill\[video\]'$"):
         check_video(tmp_path / name)

@@ -109,7 +109,7 @@ def test_an_actor_that_never_does_a_step_is_given_up_after_the_allowed_restarts(
     world.pool.follow(1)
     # The hub shows the steps of a former incarnation: they are not this process's.
     world.pool.heard([{"actor_id": 0, "incarnation": 1, "env_steps": 64}])
-    message = r"^actor 0 ended with exit code 1: the pole broke; it was restarted 4 times in a row without a step in between$"
+    message = r"^actor 0 ended with exit code 1: the pole broke; it was restarted 4 times in a row without an env step .*$"
     with pytest.raises(ActorGivenUpError, match=message):
         world.until(lambda: False)
     assert world.started == [0] * 5  # the first start and four more
@@ -140,7 +140,7 @@ def test_an_actor_that_ends_with_0_again_and_again_though_nobody_asks_it_to_is_g
     world = World(tmp_path, LEAVES, max_restarts=2)
     world.pool.follow(1)
     message = (
-        r"^actor 0 ended with exit code 0 without being asked to leave; it was restarted 2 times in a row without a step "
+        r"^actor 0 ended with exit code 0 without being asked to stop; it was restarted 2 times in a row without an env step "
         r"in between$"
     )
     with pytest.raises(ActorGivenUpError, match=message):
@@ -249,5 +249,5 @@ def test_actors_that_began_alike_are_told_of_once(tmp_path: Path) -> None:
     told = [(event, values) for event, values in world.events if event == "equal_streams"]
     assert told == [("equal_streams", {"actors": [0, 1]})]
     (text,) = [text for text in world.texts if "began with the same" in text]
-    assert text.startswith("actors 0 and 1 began with the same observations in all their copies, though their seeds differ")
+    assert text.startswith("actors 0 and 1 began with the same observations in all their copies, although their seeds differ")
     world.pool.end(grace_s=5)

@@ -117,7 +117,7 @@ def test_without_a_temporary_folder_that_can_be_written_to_one_line_says_so(monk
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
 
     monkeypatch.setattr("tempfile.gettempdir", nowhere)
-    with pytest.raises(UserError, match=r"need a temporary folder that can be written to: No usable .*; set TMPDIR to one$"):
+    with pytest.raises(UserError, match=r"need a writable temporary folder: No usable .*; set TMPDIR to one$"):
         listening("ipc").__enter__()
 
 

@@ -66,9 +66,9 @@ def test_the_first_signal_asks_for_an_orderly_end_once_and_the_second_one_ends_t
     scene.take()
     assert scene.request.made
     assert scene.did == ["begun", "hub told"]
-    assert scene.said == ["stopping: the learner step is finished and saved (again to stop at once)"]
+    assert scene.said == ["stopping: the learner finishes its step and saves a checkpoint (press again to stop at once)"]
     scene.signal()
-    with pytest.raises(RunError, match="stopped at once, as asked twice"):
+    with pytest.raises(RunError, match="stopped at once after a second signal"):
         scene.take()
 
 
@@ -87,7 +87,7 @@ def test_a_learner_that_does_not_save_in_time_is_killed_and_the_run_fails(wait: 
     scene.request.heed({"stop": True})
     assert (scene.did, scene.said) == (["begun"], [])
     wait(scene, STOP_WITHIN_S - 1)
-    with pytest.raises(RunError, match="the learner did not end within 60 s of being asked to"):
+    with pytest.raises(RunError, match="the learner did not end within 60 s after the stop request"):
         wait(scene, 3)
     assert scene.did == ["begun", "killed"]
 

@@ -122,7 +122,7 @@ def test_a_supervisor_that_was_asleep_does_not_give_the_hub_up_and_one_that_is_a
         moment(1.0)
         made._ask_hub()
     moment(2.0)
-    with pytest.raises(RunError, match="the replay server has said nothing for 60 s"):
+    with pytest.raises(RunError, match="the replay server has not answered for 60 s"):
         made._ask_hub()
 
 
@@ -189,7 +189,7 @@ def test_a_run_whose_folder_is_deleted_or_moved_ends_with_one_line_and_does_not_
     (job.folder.path / ".lock").unlink()
     made.check()  # the lock alone is no reason to end
     shutil.rmtree(job.folder.path)
-    expected = f"^the run folder {job.folder.path} was deleted or moved away while the run went on; the run ends$"
+    expected = f"^the run folder {job.folder.path} was deleted or moved during the run; the run ends$"
     with pytest.raises(RunError, match=expected):
         made.check()
     made.end()
@@ -210,5 +210,5 @@ def test_a_write_that_misses_the_folder_is_told_as_its_deletion(job: Job, monkey
 
     monkeypatch.setattr(supervisor, "operator_client", line)
     monkeypatch.setattr(Supervisor, "start", start)
-    with pytest.raises(RunError, match="was deleted or moved away while the run went on; the run ends"):
+    with pytest.raises(RunError, match="was deleted or moved during the run; the run ends"):
         supervise(job, Account(), Interrupts())

@@ -45,7 +45,7 @@ def test_a_folder_with_a_file_that_cannot_be_read_is_refused_with_one_line_and_l
     (tmp_path / "run" / "summary.json").mkdir()  # as a user may who makes a copy with the wrong tool
     for _ in range(2):
         with (
-            pytest.raises(UserError, match=r"summary\.json cannot be read: Is a directory; move it away, or repair it$"),
+            pytest.raises(UserError, match=r"summary\.json cannot be read: Is a directory; remove or repair it$"),
             held_folder(Options(run_dir=tmp_path / "run", resume=True), "cartpole"),
         ):
             pass

@@ -113,5 +113,5 @@ def test_a_game_that_there_is_not_names_the_nearest() -> None:
 def test_a_package_that_is_missing_is_named_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ale_py", None)
     monkeypatch.delitem(sys.modules, "actors.environments.adapters.atari")
-    with pytest.raises(UserError, match=r"needs a package that is not here .*; pip install 'oatmill\[atari\]'$"):
+    with pytest.raises(UserError, match=r"needs a package that is not installed .*; pip install 'oatmill\[atari\]'$"):
         make_environment(AtariEnv(), copies=1, seed=0)

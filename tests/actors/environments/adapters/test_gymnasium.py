@@ -237,7 +237,7 @@ def test_what_cannot_be_built_is_refused_in_one_line(settings: FactoryEnv | Gymn
             CogsEnv(),
             "mettagrid",
             ("actors.environments.adapters.cogs",),
-            "env.mission=easy_hearts_small needs a package that is not here",
+            "env.mission=easy_hearts_small needs a package that is not installed",
         ),
         (GymnasiumEnv(id="LunarLander-v3"), "Box2D", ("gymnasium.envs.box2d",), "env.id=LunarLander-v3 needs a package"),
     ],

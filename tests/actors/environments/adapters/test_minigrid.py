@@ -85,5 +85,5 @@ def test_what_is_none_of_minigrids_is_refused() -> None:
 def test_a_package_that_is_missing_is_named_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "minigrid", None)
     monkeypatch.delitem(sys.modules, "actors.environments.adapters.minigrid")
-    with pytest.raises(UserError, match=r"needs a package that is not here .*; pip install 'oatmill\[minigrid\]'$"):
+    with pytest.raises(UserError, match=r"needs a package that is not installed .*; pip install 'oatmill\[minigrid\]'$"):
         make_environment(MiniGridEnv(), copies=1, seed=0)

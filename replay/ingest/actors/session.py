@@ -1,4 +1,4 @@
-"""One incarnation of one actor, as ingest sees it."""
+"""The session of one actor: one incarnation, as ingest sees it."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from typing import NamedTuple
 
 from protocol.wire import messages
 from protocol.wire.codec import Buffer
-from replay.ingest.pace import Pace
+from replay.ingest.actors.pace import Pace
 from replay.log.state import ActorAccount
 
 
 @dataclass(slots=True, eq=False)
 class ActorSession:
-    """One incarnation of one actor: what the log knows of it, and what only this process needs."""
+    """One incarnation of one actor: its account in the log, and what only this process needs."""
 
     actor_id: int
-    account: ActorAccount  # changed by the journal's records
+    account: ActorAccount  # changed only by the journal's records
     route: bytes
     held: int = 0  # the first sequence number that may not be acknowledged yet
     credit: int = 0
-    waits: bool = False
+    waits: bool = False  # whether it waits in line for credit
     since: float = 0.0  # when it was given its credit, or sent its last block if that was later
     pace: Pace = field(default_factory=Pace)
-    slow: bool = False  # it usually takes far longer than the fleet
-    late: bool = False  # its present block takes far longer, too
-    silent: bool = False  # it holds credit and has sent nothing for very long
-    serial: int = 0
-    strikes: int = 0
-    alive: bool = True  # the hub hears its heartbeats
-    gap: tuple[int, float] = (-1, 0.0)  # the last gap that it was told of, and when
+    slow: bool = False  # whether it usually takes far longer than the fleet
+    late: bool = False  # whether its current block takes far longer
+    silent: bool = False  # whether it has credit and has sent nothing for very long
+    serial: int = 0  # of its last ACK or WELCOME
+    strikes: int = 0  # the number of its bad messages
+    alive: bool = True  # whether the hub receives its heartbeats
+    gap: tuple[int, float] = (-1, 0.0)  # the last gap that was reported to it, and when
 
     @property
     def incarnation(self) -> int:
-        """Number of times that this actor was started, from 0."""
+        """The number of times that this actor was restarted."""
         return self.account.incarnation
 
     @property
     def rows(self) -> int:
-        """Trajectories in each of its blocks."""
+        """The number of trajectories in each of its blocks."""
         return self.account.rows
 
     @property
@@ -48,7 +48,7 @@ class ActorSession:
 
     @property
     def ended(self) -> bool:
-        """Whether it said BYE, was fenced or was turned away."""
+        """Whether it sent BYE, was replaced or was rejected."""
         return self.account.ended
 
     @property

@@ -1,4 +1,7 @@
-"""Ingest with actors of known speed and a learner, over a network that loses nothing; a clock of its own, so no test waits."""
+"""Ingest with actors of known speed and a learner, on a network without losses.
+
+It has its own clock, so no test waits.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ NEVER = float("inf")
 
 @dataclass
 class Worker:
-    """An actor that takes `seconds` for a block; NEVER for one that is there and sends nothing."""
+    """An actor that takes `seconds` per block; NEVER for one that sends heartbeats and no blocks."""
 
     number: int
     rows: int

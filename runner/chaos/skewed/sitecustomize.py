@@ -1,7 +1,8 @@
-"""Gives a process of a run under `oatmill chaos --fault clock` clocks of its own. Python imports this by itself at its start.
+"""Changes a process's clocks for `oatmill chaos --fault clock`; Python imports it at start.
 
-The time of day follows the process's entry in the file that OATMILL_CHAOS_CLOCKS names. The monotonic clock counts from another
-moment in each process, as it does on different machines. Nothing of the machine itself is changed.
+The time of day is shifted by the process's entry in the file that OATMILL_CHAOS_CLOCKS names. The
+monotonic clock starts at a different value in each process, as it does on different machines. The
+machine's clocks are not changed.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
-"""What ingest tells actors: acknowledgements with new credit, WELCOME, BYE and REJECT.
+"""Messages to actors: acknowledgements with new credit, WELCOME, BYE and REJECT.
 
-An acknowledgement waits until the log holds the blocks that it covers. Each actor gets at most one in a turn.
+An acknowledgement waits until the log holds the blocks that it covers. Each actor gets at most one
+per turn.
 """
 
 from __future__ import annotations
 
 from protocol.wire import messages
 from protocol.wire.codec import Frames, encode, shortened
-from replay.ingest.actor_session import ActorSession
+from replay.ingest.actors.session import ActorSession
 
 MAX_STRIKES = 3
-"""Bad messages after which an actor is turned away. Its next incarnation starts again from zero."""
+"""An actor is rejected after this many bad messages. Its next incarnation starts again from zero."""
 
 
 class Acknowledgements:
@@ -20,7 +21,7 @@ class Acknowledgements:
         server: a number that no other ingest process has.
 
     Attributes:
-        row_bytes: bytes of credit that one trajectory costs; 0 before the first actor.
+        row_bytes: the bytes of credit that one trajectory costs; 0 before the first actor.
     """
 
     def __init__(self, server: int) -> None:
@@ -58,7 +59,7 @@ class Acknowledgements:
         self._unheld.pop(session.actor_id, None)
 
     def say(self, route: bytes, message: messages.DataToActor) -> None:
-        """Send a message as it is."""
+        """Send a message."""
         self._outgoing.append((route, encode(message)))
 
     def reject(self, route: bytes, reason: str, detail: str) -> None:
@@ -66,12 +67,12 @@ class Acknowledgements:
         self.say(route, messages.Reject(reason, shortened(detail)))
 
     def turn_away(self, session: ActorSession, route: bytes) -> None:
-        """Reject, on this connection, a session that has ended, and say why it did."""
+        """Send REJECT for a session that has ended, with the reason."""
         if session.strikes >= MAX_STRIKES:
             detail = f"{session.strikes} bad messages; see oatmill_rejected_total for their reasons"
             self.reject(route, "strikes", detail)
         else:
-            detail = f"actor {session.actor_id} incarnation {session.incarnation} has left or is replaced"
+            detail = f"actor {session.actor_id} incarnation {session.incarnation} has left or was replaced"
             self.reject(route, "fenced", detail)
 
     def welcome(self, session: ActorSession, version: int) -> None:
@@ -91,7 +92,7 @@ class Acknowledgements:
         )
 
     def outgoing(self, version: int) -> list[tuple[bytes, Frames]]:
-        """Everything that may be sent now, by connection.
+        """Return everything that may be sent now, by connection.
 
         Args:
             version: the newest policy version.

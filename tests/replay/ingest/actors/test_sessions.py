@@ -9,7 +9,7 @@ from protocol.data.run_schema import RunSchema
 from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
 from protocol.wire import messages
 from protocol.wire.codec import to_json
-from replay.ingest.acknowledgements import MAX_STRIKES
+from replay.ingest.actors.acknowledgements import MAX_STRIKES
 from tests.replay.blocks import SCHEMA, SPACES, block
 from tests.replay.conversation import Conversation
 
@@ -19,7 +19,7 @@ def only(answers: list[Any]) -> Any:
     return answer
 
 
-def test_the_first_hello_opens_a_session_and_tells_where_it_begins() -> None:
+def test_the_first_hello_opens_a_session_at_sequence_number_0() -> None:
     talk = Conversation()
     welcome, granted = talk.hello(rows=2)
     assert isinstance(welcome, messages.DataWelcome)
@@ -28,7 +28,7 @@ def test_the_first_hello_opens_a_session_and_tells_where_it_begins() -> None:
     assert granted.credit > 0
 
 
-def test_credit_is_granted_in_whole_blocks_up_to_one_batch_and_a_block_less_a_row() -> None:
+def test_credit_is_given_in_whole_blocks_up_to_a_batch_plus_a_block_minus_a_row() -> None:
     talk = Conversation(batch_rows=4, queue_batches=1.0)
     granted = 0
     for actor in range(4):
@@ -47,7 +47,7 @@ def test_a_stored_block_is_acknowledged_and_the_next_one_follows_it() -> None:
     assert talk.core.queued == 4
 
 
-def test_a_block_that_comes_again_is_acknowledged_again_and_not_stored_again() -> None:
+def test_a_repeated_block_is_acknowledged_but_not_stored_again() -> None:
     talk = Conversation()
     talk.hello()
     talk.send(0)
@@ -56,7 +56,7 @@ def test_a_block_that_comes_again_is_acknowledged_again_and_not_stored_again() -
     assert talk.core.ledger()["duplicate"] == 2
 
 
-def test_a_block_after_a_gap_is_not_stored_and_the_actor_starts_again_from_the_gap() -> None:
+def test_a_block_after_a_gap_is_not_stored_and_the_actor_resends_from_the_gap() -> None:
     talk = Conversation()
     talk.hello()
     answer = only(talk.send(2))
@@ -76,7 +76,7 @@ def test_a_block_that_overlaps_what_is_stored_breaks_the_protocol() -> None:
     assert talk.core.queued == 2
 
 
-def test_a_new_incarnation_begins_at_zero_and_fences_the_old_one() -> None:
+def test_a_new_incarnation_starts_at_zero_and_replaces_the_old_one() -> None:
     talk = Conversation()
     talk.hello(incarnation=1)
     talk.send(0)
@@ -97,13 +97,13 @@ def test_an_old_incarnation_cannot_say_hello_again() -> None:
     assert only(talk.hello(actor=5, incarnation=2)).reason == "fenced"  # the hub has let a newer one in
 
 
-def test_an_actor_that_never_said_hello_is_turned_away() -> None:
+def test_an_actor_without_hello_is_rejected() -> None:
     talk = Conversation()
     assert only(talk.send(0)).reason == "forgotten"
     assert talk.core.report()["rejected_by"]["unknown_session"] == 1
 
 
-def test_hello_with_another_schema_is_refused_and_says_what_differs() -> None:
+def test_hello_with_another_schema_is_rejected_with_the_difference() -> None:
     talk = Conversation()
     talk.hello()
     refused = only(talk.hello(actor=1, schema=RunSchema(SPACES, 16, ("hearts",))))
@@ -122,7 +122,7 @@ def test_the_credit_of_a_dead_actor_is_taken_back_and_goes_to_the_next_in_line()
     assert granted.credit == 2 * SCHEMA.row_bytes(2)
 
 
-def test_an_actor_that_was_taken_for_dead_and_is_not_gets_credit_again() -> None:
+def test_an_actor_that_returns_gets_credit_again() -> None:
     talk = Conversation()
     talk.hello()
     talk.hub(0, {0: (1, False)})
@@ -184,7 +184,7 @@ BAD_BLOCKS: dict[str, list[tuple[Any, dict[str, Any]]]] = {
     ("reason", "content", "header"),
     [(reason, content, header) for reason, cases in BAD_BLOCKS.items() for content, header in cases],
 )
-def test_a_bad_block_is_counted_with_its_reason_and_the_session_goes_on(
+def test_a_bad_block_is_counted_with_its_reason_and_the_session_continues(
     reason: str, content: Any, header: dict[str, Any]
 ) -> None:
     talk = Conversation()
@@ -198,7 +198,7 @@ def test_a_bad_block_is_counted_with_its_reason_and_the_session_goes_on(
     assert talk.core.ledger()["lost"] == 0
 
 
-def test_a_flag_that_is_neither_0_nor_1_is_refused() -> None:
+def test_a_flag_that_is_neither_0_nor_1_is_rejected() -> None:
     talk = Conversation()
     talk.hello()
     content = block(2)
@@ -209,7 +209,7 @@ def test_a_flag_that_is_neither_0_nor_1_is_refused() -> None:
     assert talk.core.report()["rejected_by"]["not_boolean"] == 1
 
 
-def test_a_block_of_another_size_than_hello_said_is_refused() -> None:
+def test_a_block_of_another_size_than_in_hello_is_rejected() -> None:
     talk = Conversation()
     talk.hello(rows=2)
     talk.send(0, block(3))
@@ -217,7 +217,7 @@ def test_a_block_of_another_size_than_hello_said_is_refused() -> None:
     assert talk.core.queued == 0
 
 
-def test_the_third_bad_message_takes_the_credit_and_turns_the_actor_away() -> None:
+def test_after_the_third_bad_message_an_actor_loses_its_credit_and_is_rejected() -> None:
     talk = Conversation()
     talk.hello()
     for number in range(MAX_STRIKES - 1):
@@ -231,7 +231,7 @@ def test_the_third_bad_message_takes_the_credit_and_turns_the_actor_away() -> No
     assert talk.core.ledger()["lost"] == 0
 
 
-def test_goodbye_is_answered_and_what_was_not_stored_is_unsent() -> None:
+def test_bye_is_answered_and_trajectories_that_are_not_stored_are_unsent() -> None:
     talk = Conversation()
     talk.hello()
     talk.send(0)
@@ -246,7 +246,7 @@ def test_goodbye_is_answered_and_what_was_not_stored_is_unsent() -> None:
     assert only(talk.say(goodbye)) == goodbye  # the answer was lost and it asks again
 
 
-def test_what_a_living_actor_has_not_sent_yet_is_in_flight_and_what_a_dead_one_had_is_unsent() -> None:
+def test_unsent_trajectories_of_a_living_actor_are_in_flight_and_of_a_dead_one_unsent() -> None:
     talk = Conversation()
     talk.hello()
     talk.say(messages.DataHeartbeat(0, 1, produced=6, evicted=0))
@@ -258,14 +258,14 @@ def test_what_a_living_actor_has_not_sent_yet_is_in_flight_and_what_a_dead_one_h
 
 
 @pytest.mark.parametrize("payload", [b"", b"{}", b"[]", to_json({"spaces": 3})])
-def test_hello_without_a_schema_is_refused_and_no_session_opens(payload: bytes) -> None:
+def test_hello_without_a_schema_is_rejected_and_opens_no_session(payload: bytes) -> None:
     talk = Conversation()
     assert talk.say(messages.DataHello(0, 1, 2, "x", 0, 0, 0), payload) == []
     assert list(talk.core.sessions) == []
     assert sum(talk.core.report()["rejected_by"].values()) == 1
 
 
-def test_blocks_that_are_too_long_for_one_message_are_refused_with_the_way_out() -> None:
+def test_blocks_that_are_too_long_for_one_message_are_rejected_with_advice() -> None:
     talk = Conversation()
     image = RunSchema(Spaces(ObservationSpace("image", (3, 1000, 1000), "uint8"), ActionSpace((3,))), 0, ())
     # By hand: a row of 3 observations of 3 MB has 9 MB, so 200 rows have 1.8 GB.
@@ -275,7 +275,7 @@ def test_blocks_that_are_too_long_for_one_message_are_refused_with_the_way_out()
     assert list(talk.core.sessions) == []
 
 
-def test_an_actor_with_no_rows_is_refused() -> None:
+def test_an_actor_with_no_rows_is_rejected() -> None:
     talk = Conversation()
     for rows in (0, -1, 2**40):
         talk.hello(rows=rows)

@@ -1,13 +1,16 @@
-"""Keeps strangers from taking all of a server's descriptors and memory.
+"""Limits the connections of a server, so that unknown clients cannot use up its descriptors and memory.
 
-libzmq 4.3.5 limits the bytes of one frame and the time of a handshake. It limits neither the number of connections, nor the
-frames of one message, all of which it keeps in memory until the last one has come. When no descriptor is left, its thread
-spins at 100 % CPU. So a thread watches the connections of each TCP socket and closes (shutdown(2)) those that are too many, or
-that have sent too much without a whole message in it. A client whose connection is closed connects again and loses nothing.
+libzmq 4.3.5 limits the size of a frame and the duration of a handshake. It limits neither the
+number of connections nor the number of frames in a message, and it keeps all frames in memory until
+the last one has arrived. When no descriptor is left, its thread uses 100 % of a core. So a thread
+watches the connections of each TCP socket and closes (shutdown(2)) those that are too many, or that
+have sent too much without a whole message. A client whose connection is closed connects again and
+loses nothing.
 
-libzmq tells of each connection by its descriptor: when it is accepted, when it ends, and, with each message, where the message
-came from. Nothing tells of which connection a handshake has succeeded, so a connection counts as known from its first whole
-message on, which every client of this protocol sends at once.
+libzmq reports the descriptor of each connection when it is accepted and when it ends, and the
+descriptor that a message came from. No event says which connection has finished its handshake. So a
+connection counts as known from its first whole message on, which every client of this protocol
+sends at once.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ import contextlib
 import heapq
 import logging
 import os
-import resource
 import socket
 import struct
 import threading
@@ -24,44 +26,48 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import zmq
+
+from oatmill.process.memory import resident_memory
 
 _log = logging.getLogger("oatmill.connections")
 
 EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
 SWEEP_MS = 50
 MAX_UNKNOWN = 1024
-"""Connections without a message that one socket may have, if its descriptors allow four times as many."""
+"""The number of connections without a message that a socket may have. It is lower if the socket has
+fewer than four times as many descriptors."""
 FIRST_BYTES = 64 * 1024
-"""What a connection may send before its first message is whole: first messages are small."""
+"""The number of bytes that a connection may send before its first message is whole. First messages
+are small."""
 TURNS = 2
-"""So often the server's loop must have taken in messages before a connection is closed for having sent too much: what it sent
-may just not have been looked at yet."""
+"""A connection is closed for sending too much only after the server has read messages this often:
+what it sent may just not have been read yet."""
 GROWTH_BYTES = 32 * 2**20
-"""Known connections are only looked at while the process's memory grows by this much, for that costs a system call each."""
+"""Known connections are checked only while the process's memory grows by this much, because each
+check is a system call."""
 ALERT_S = 2.0
 TELL_EVERY_S = 10.0
 BACK_OFF_S = 0.05
-PAGE_BYTES = resource.getpagesize()
 RECEIVED_OFFSET = 128  # of tcpi_bytes_received in Linux's struct tcp_info
 MANY, MUCH = "too_many_connections", "too_much_unread"
-"""Why a connection is closed, as in `protocol.wire.reasons`."""
+"""The reasons why a connection is closed; see `protocol.wire.reasons`."""
 
 
 @dataclass(slots=True, eq=False)
-class Connection:
-    """One that is open.
+class OpenConnection:
+    """An open connection.
 
     Attributes:
-        fd: libzmq's descriptor of it.
-        inode: which socket that is: descriptors are used again.
-        address: the other host's.
-        known: whether a whole message has come.
-        base: bytes that had been received when its last message came, as far as was looked.
-        over: the server's turn in which it was first seen to have sent too much; -1 if it has not.
-        cut: whether it has been closed from here, and libzmq has not said yet that it ended.
+        fd: libzmq's descriptor.
+        inode: identifies the socket, because descriptors are reused.
+        address: the address of the other host.
+        known: whether a whole message has arrived on it.
+        base: the number of bytes that had been received when its last message arrived, if that was
+            checked.
+        over: the server's turn in which it was first found to have sent too much; -1 if it has not.
+        cut: whether it was closed here and libzmq has not reported its end yet.
     """
 
     fd: int
@@ -73,19 +79,21 @@ class Connection:
     cut: bool = False
 
 
-class Connections:
-    """Watches one listening TCP socket until it is closed.
+class ConnectionLimits:
+    """Watches the connections of one listening TCP socket until it is closed.
 
     Args:
-        server: not bound yet.
-        most: connections that it may have.
-        first_bytes: what one may send before its first message is whole.
+        server: the socket, before it is bound.
+        most: the number of connections that it may have.
+        first_bytes: the number of bytes that a connection may send before its first message is
+            whole.
 
     Attributes:
-        allowed_bytes: what a known connection may send since its last message; its owner may change it at any time.
-        recent: descriptors of which messages came lately; the server adds to it.
-        turns: how often the server has taken in messages; the server counts.
-        cut: connections closed so far, by MANY or MUCH.
+        allowed_bytes: the number of bytes that a known connection may send after its last message.
+            The owner may change it at any time.
+        recent: descriptors on which messages have arrived; the server adds to it.
+        turns: how often the server has read messages; the server counts it.
+        cut: the number of connections closed so far, by reason (MANY or MUCH).
     """
 
     def __init__(self, server: zmq.Socket[bytes], *, most: int, first_bytes: int = FIRST_BYTES) -> None:
@@ -95,20 +103,20 @@ class Connections:
         self.recent: set[int] = set()
         self.turns = 0
         self.cut: Counter[str] = Counter()
-        self._open: dict[int, Connection] = {}  # by descriptor, the oldest first
-        self._memory, self._alert_until = _memory(), 0.0
+        self._open: dict[int, OpenConnection] = {}  # by descriptor, the oldest first
+        self._memory, self._alert_until = resident_memory(), 0.0
         self._told = -TELL_EVERY_S
         self._closing = threading.Event()
         address = f"inproc://connections-{id(server)}"
         server.monitor(address, EVENTS)
         self._events: zmq.Socket[bytes] = server.context.socket(zmq.PAIR)
-        self._events.setsockopt(zmq.RCVHWM, 0)  # else libzmq's thread would wait for this one
+        self._events.setsockopt(zmq.RCVHWM, 0)  # with a limit, libzmq's thread would wait for this one
         self._events.connect(address)
         self._thread = threading.Thread(target=self._run, name="connections", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Watch no longer; before the server's socket is closed."""
+        """Stop watching. Call it before the server's socket is closed."""
         self._closing.set()
         self._thread.join()
         self._server.disable_monitor()
@@ -125,7 +133,7 @@ class Connections:
                     swept = time.monotonic()
                     self._cut_too_much(swept)
             except Exception:
-                _log.exception("watching connections failed and goes on")
+                _log.exception("watching connections failed; trying again")
                 self._closing.wait(BACK_OFF_S)
 
     # ------------------------------------------------------------------------------------------------- how many there are
@@ -140,8 +148,8 @@ class Connections:
                     self._accepted(fd)
 
     def _accepted(self, fd: int) -> None:
-        with contextlib.suppress(OSError), _borrowed(fd) as peer:  # it may be over already
-            self._open[fd] = Connection(fd, os.fstat(fd).st_ino, peer.getpeername()[0])
+        with contextlib.suppress(OSError), _borrowed(fd) as peer:  # the connection may have ended already
+            self._open[fd] = OpenConnection(fd, os.fstat(fd).st_ino, peer.getpeername()[0])
 
     def _cut_too_many(self) -> None:
         self._note_known()
@@ -151,13 +159,13 @@ class Connections:
         if excess <= 0:
             return
         victims = crowding(unknown, excess)
-        if len(victims) < excess:  # more known ones than there is room for: the newest go
+        if len(victims) < excess:  # there are too many known ones: close the newest
             victims += [connection for connection in reversed(connections) if connection.known][: excess - len(victims)]
         for victim in victims:
             self._close(victim, MANY)
 
-    def _note_known(self) -> list[Connection]:
-        """Take in whose messages have come since the last time; returns those connections."""
+    def _note_known(self) -> list[OpenConnection]:
+        """Mark the connections on which messages have arrived as known, and return them."""
         recent, self.recent = self.recent, set()
         found = [connection for fd in recent if (connection := self._open.get(fd)) is not None]
         for connection in found:
@@ -176,8 +184,8 @@ class Connections:
                 self._close(connection, MUCH)
 
     def _alert(self, now: float) -> bool:
-        """Whether the process's memory grows, so that known connections are looked at too."""
-        memory = _memory()
+        """Whether the process's memory grows, so that known connections are checked, too."""
+        memory = resident_memory()
         if memory > self._memory + GROWTH_BYTES:
             if now >= self._alert_until:
                 for connection in self._open.values():
@@ -187,7 +195,7 @@ class Connections:
         self._memory = min(self._memory, memory)
         return now < self._alert_until
 
-    def _sends_too_much(self, connection: Connection) -> bool:
+    def _sends_too_much(self, connection: OpenConnection) -> bool:
         unread = _received(connection) - connection.base
         if unread <= (self.allowed_bytes if connection.known else self._first_bytes):
             connection.over = -1
@@ -197,11 +205,11 @@ class Connections:
 
     # -------------------------------------------------------------------------------------------------------------- ending
 
-    def _close(self, connection: Connection, reason: str) -> None:
-        """Shut a connection down; libzmq sees it end.
+    def _close(self, connection: OpenConnection, reason: str) -> None:
+        """Shut a connection down, so that libzmq sees it end.
 
-        Its descriptor may have been closed by libzmq and used again a moment ago. The inode tells; should that happen between
-        the two calls, another connection is closed, which connects again.
+        libzmq may have closed the descriptor and reused it a moment ago. The inode shows this. If
+        it happens between the two calls, another connection is closed; its client connects again.
         """
         connection.cut = True
         with contextlib.suppress(OSError):
@@ -211,19 +219,19 @@ class Connections:
                 self.cut[reason] += 1
                 self._tell(connection, reason)
 
-    def _tell(self, connection: Connection, reason: str) -> None:
-        """One line, but not one a connection."""
+    def _tell(self, connection: OpenConnection, reason: str) -> None:
+        """Log a line, but not for every connection."""
         if time.monotonic() - self._told >= TELL_EVERY_S:
             self._told = time.monotonic()
             _log.warning("a connection from %s was closed (%s); so far %s", connection.address, reason, dict(self.cut))
 
 
-def crowding(connections: Sequence[Connection], count: int) -> list[Connection]:
-    """Which connections to close: the oldest ones of the addresses that have most of them.
+def crowding(connections: Sequence[OpenConnection], count: int) -> list[OpenConnection]:
+    """Choose connections to close: the oldest ones of the addresses that have most of them.
 
     Args:
         connections: the oldest first.
-        count: how many to close.
+        count: the number of connections to close.
     """
     newer: Counter[str] = Counter()
     ranked = []
@@ -235,7 +243,7 @@ def crowding(connections: Sequence[Connection], count: int) -> list[Connection]:
 
 @contextlib.contextmanager
 def _borrowed(fd: int) -> Iterator[socket.socket]:
-    """A descriptor of libzmq's as a socket, which must not be closed from here."""
+    """A descriptor of libzmq as a socket object, which must not be closed here."""
     peer = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=fd)
     try:
         yield peer
@@ -243,18 +251,11 @@ def _borrowed(fd: int) -> Iterator[socket.socket]:
         peer.detach()
 
 
-def _received(connection: Connection) -> int:
-    """Bytes that have come on a connection; 0 where the system does not tell."""
+def _received(connection: OpenConnection) -> int:
+    """Return the number of bytes that have arrived on a connection; 0 if the system does not report it."""
     option = getattr(socket, "TCP_INFO", None)
     with contextlib.suppress(OSError, struct.error), _borrowed(connection.fd) as peer:
         if option is not None:
             info = peer.getsockopt(socket.IPPROTO_TCP, option, RECEIVED_OFFSET + 8)
             return int(struct.unpack_from("=Q", info, RECEIVED_OFFSET)[0])
-    return 0
-
-
-def _memory() -> int:
-    """Bytes of memory that this process holds; 0 where the system does not tell."""
-    with contextlib.suppress(OSError):
-        return int(Path("/proc/self/statm").read_bytes().split()[1]) * PAGE_BYTES
     return 0

@@ -1,4 +1,4 @@
-"""A real run that is harmed by a seeded schedule of faults, and what it came to."""
+"""Starts a real run, injects faults by a seeded schedule, and reports how the run survived them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from random import Random
 from typing import Any
 
 from oatmill.errors import RunError, UserError
+from runner.chaos.faults import FAULTS, STOPPED_S, Scene, clocks, signalled, small_disk, stopped
+from runner.chaos.watch import Watch
 from runner.folder import read_json
-from runner.local.faults import FAULTS, STOPPED_S, Scene, clocks, signalled, small_disk, stopped
-from runner.local.watch import Watch
 from runner.operator_client import OperatorClient, operator_client
 
 ROLES = ("replay", "actor", "learner")
-"""What may be killed. Only the supervisor's death ends a run."""
+"""Roles whose processes may be killed. Killing the supervisor would end the run."""
 WEIGHTS = {"kill": 7, "stop": 3} | dict.fromkeys(FAULTS, 2)
-"""How often each kind of fault comes, in relation to the others that were asked for."""
+"""Relative frequency of each kind of fault."""
 KINDS = tuple(WEIGHTS)
 PORTS = range(10_000, 32_000)
 SETTINGS = {"flip": ("replay.log_bytes=1048576",)}
-"""What a fault needs: a flip is worth more in a log of many small segments."""
+"""Additional settings for a fault: bit flips are more effective in a log of many small segments."""
 STARTS_WITHIN_S = 120.0
 RECOVERS_WITHIN_S = 60.0
 ENDS_WITHIN_S = 90.0
@@ -41,16 +41,16 @@ BETWEEN_S = (0.2, 1.0)
 
 @dataclass
 class Chaos:
-    """What is done to a run.
+    """A run and the faults to inject.
 
     Attributes:
-        command: starts it, in the foreground, with a JSON summary on stdout.
-        folder: its run folder.
-        roles: whose processes are killed and stopped.
-        seconds: for how long, counted from the first trained batch on.
-        seed: of the schedule.
-        log: where its other output goes.
-        kinds: of the faults, out of `KINDS`.
+        command: the command line that starts the run in the foreground, with a JSON summary on stdout.
+        folder: the run folder.
+        roles: the roles whose processes are killed and stopped.
+        seconds: for how long faults are injected, from the first checkpoint on.
+        seed: the seed of the schedule.
+        log: the file for the run's standard error.
+        kinds: the kinds of faults, out of `KINDS`.
     """
 
     command: Sequence[str]
@@ -64,10 +64,10 @@ class Chaos:
     recoveries: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def run(self) -> dict[str, Any]:
-        """Start, harm, stop and reckon.
+        """Start the run, inject faults, stop the run, and report.
 
         Raises:
-            UserError: if there is no such role or fault, or the fault may not be made here.
+            UserError: if a role or a fault is unknown, or this process may not make the fault.
             RunError: if the run does not start, recover or end.
         """
         check_names("--kill", ROLES, self.roles)
@@ -86,7 +86,7 @@ class Chaos:
             return self._report(*self._harmed(process))
 
     def _harmed(self, process: subprocess.Popen[str]) -> tuple[Watch, int, str]:
-        """What was seen of a run, its exit code and its output."""
+        """Inject faults into a run; returns the observations, the exit code and the output."""
         try:
             self._wait_for_run(process)
             control = read_json(self.folder / "run.json")["control"]
@@ -97,7 +97,7 @@ class Chaos:
             output, _ = process.communicate(timeout=ENDS_WITHIN_S)
         except subprocess.TimeoutExpired:
             raise RunError(
-                f"the run did not end within {ENDS_WITHIN_S:g} s of being asked to; its output is {self.log}"
+                f"the run did not end within {ENDS_WITHIN_S:g} s after the stop request; its output is in {self.log}"
             ) from None
         finally:
             self._end(process)
@@ -107,7 +107,7 @@ class Chaos:
         deadline = time.monotonic() + STARTS_WITHIN_S
         while not (self.folder / "checkpoints" / "latest").exists():
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RunError(f"the run came to no checkpoint; its output is {self.log}")
+                raise RunError(f"the run saved no checkpoint within {STARTS_WITHIN_S:g} s; its output is in {self.log}")
             time.sleep(LOOK_EVERY_S)
 
     def _harm(self, process: subprocess.Popen[str], hub: OperatorClient, watch: Watch) -> None:
@@ -117,7 +117,7 @@ class Chaos:
             time.sleep(random.uniform(*BETWEEN_S))
             if process.poll() is not None:
                 raise RunError(
-                    f"the run ended with {process.returncode} after {self.faults.total()} faults; its output is {self.log}"
+                    f"the run ended with {process.returncode} after {self.faults.total()} faults; its output is in {self.log}"
                 )
             (kind,) = random.choices(self.kinds, [WEIGHTS[kind] for kind in self.kinds])
             if kind in FAULTS:
@@ -127,7 +127,7 @@ class Chaos:
             watch.look_for_losses()
 
     def _special(self, kind: str, scene: Scene, random: Random, hub: OperatorClient) -> None:
-        """One of `FAULTS`; the run has recovered when it trains again."""
+        """Inject one of `FAULTS` and wait until the run trains again."""
         name = FAULTS[kind](scene, random)
         if not name:
             return
@@ -147,7 +147,7 @@ class Chaos:
         return found
 
     def _fault(self, random: Random, scene: Scene, hub: OperatorClient, *, killed: bool) -> None:
-        """Kill a process, or stop it for a while."""
+        """Kill a process or stop it for a while, and wait until it has recovered."""
         victims = scene.processes(random.choice(list(self.roles)))
         if not victims:
             return
@@ -162,7 +162,7 @@ class Chaos:
         self._await(lambda: self._recovered(hub, victim, before, killed=killed), f"{role} {victim['id']}", role)
 
     def _await(self, recovered: Callable[[], bool], who: str, name: str) -> None:
-        """Wait for a recovery and keep how long it took.
+        """Wait for a recovery and record its duration.
 
         Raises:
             RunError: if it takes too long.
@@ -171,14 +171,14 @@ class Chaos:
         while not recovered():
             if time.monotonic() - began > RECOVERS_WITHIN_S:
                 raise RunError(
-                    f"{who} has not recovered within {RECOVERS_WITHIN_S:g} s of {self.faults.total()} faults, the last of them "
-                    f"{name}; its output is {self.log}"
+                    f"{who} has not recovered within {RECOVERS_WITHIN_S:g} s after fault {self.faults.total()}, "
+                    f"{name}; its output is in {self.log}"
                 )
             time.sleep(LOOK_EVERY_S)
         self.recoveries[name].append(time.monotonic() - began)
 
     def _progress(self, hub: OperatorClient, victim: Mapping[str, Any]) -> tuple[int, int]:
-        """(incarnation, steps) of an actor, (0, trajectories trained on) of the others; -1 where nothing is known."""
+        """(incarnation, env steps) of an actor, or (0, trained trajectories); -1 if unknown."""
         status = hub.status() or {}
         if victim["role"] != "actor":
             ledger = status.get("ledger", {})
@@ -189,7 +189,7 @@ class Chaos:
         return -1, -1
 
     def _recovered(self, hub: OperatorClient, victim: Mapping[str, Any], before: tuple[int, int], *, killed: bool) -> bool:
-        """Whether it, or who has taken its place, makes progress again."""
+        """Whether the process or its replacement makes progress again."""
         incarnation, steps = self._progress(hub, victim)
         if victim["role"] != "actor":
             restarted = not killed or all(entry["pid"] != victim["pid"] for entry in self._processes())
@@ -197,7 +197,7 @@ class Chaos:
         return (incarnation > before[0] and steps > 0) or (not killed and incarnation == before[0] and steps > before[1])
 
     def _end(self, process: subprocess.Popen[str]) -> None:
-        """Leave no process of the run behind; its supervisor ends its children in order, if it can."""
+        """End the supervisor, which ends its children; kill all of them if it does not."""
         if process.poll() is None:
             process.terminate()
             try:
@@ -213,7 +213,7 @@ class Chaos:
         try:
             summary = json.loads(output)
         except ValueError:
-            raise RunError(f"the run ended with {code} and left no summary; its output is {self.log}") from None
+            raise RunError(f"the run ended with {code} and wrote no summary; its output is in {self.log}") from None
         ledger: dict[str, Any] = summary["ledger"]
         columns = ("trained", "queued", "in_flight", "unsent_at_death", "lost")
         accounted = sum(ledger.get(name, 0) for name in columns) + sum(ledger.get("dropped", {}).values())
@@ -241,10 +241,10 @@ class Chaos:
 
 
 def check_names(option: str, known: Sequence[str], given: Sequence[str]) -> None:
-    """See that an option names what there is.
+    """Check the names that were given to an option.
 
     Raises:
-        UserError: if it does not.
+        UserError: if a name is unknown, or none was given.
     """
     unknown = sorted(set(given) - set(known))
     if unknown or not given:
@@ -252,29 +252,30 @@ def check_names(option: str, known: Sequence[str], given: Sequence[str]) -> None
 
 
 def quantiles(times: Sequence[float]) -> dict[str, float]:
-    """Median, 99th percentile and largest, in seconds."""
+    """Median, 99th percentile and maximum, in seconds."""
     ordered = sorted(times)
     at = {"p50": 0.5, "p99": 0.99, "max": 1.0}
     return {name: round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3) for name, share in at.items()}
 
 
 def chaos_command(recipe: str, assignments: Sequence[str], folder: Path, *, seed: int, kinds: Sequence[str] = ()) -> list[str]:
-    """The command line of a run that goes on until it is stopped, saves often, and starts its processes again and again.
+    """The command line of a run without a budget, with frequent checkpoints and unlimited restarts.
 
-    Its trajectories are acknowledged once they are on the disk, or the death of the replay server would lose some.
+    Trajectories are acknowledged once they are on the disk, so that killing the replay server loses
+    none.
     """
     lasting = ["trainer.total_timesteps=1000000000000", "trainer.checkpoint_every=20"]
     lasting += ["trainer.max_restarts=1000", "actors.max_restarts=1000"]
     lasting += ["replay.max_restarts=1000", "replay.acknowledge=durable"]
     lasting += [setting for kind in kinds for setting in SETTINGS.get(kind, ())]
     options = ["--run-dir", str(folder), "--seed", str(seed), "--json"]
-    if "flood" in kinds:  # sockets in files cannot be reached by strangers
+    if "flood" in kinds:  # only TCP ports can be flooded
         options += ["--listen", f"tcp://127.0.0.1:{free_port()}"]
     return [sys.executable, "-m", "deploy", "train", recipe, *lasting, *assignments, *options]
 
 
 def free_port() -> int:
-    """The first of four ports in a row that nobody listens on, below those that the system gives to clients."""
+    """The first of four consecutive free ports, below the range of client ports."""
     while True:
         first = secrets.choice(PORTS)
         with contextlib.suppress(OSError), contextlib.ExitStack() as probes:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.replay.ingest.uneven import NEVER, Fleet
+from tests.replay.ingest.actors.uneven import NEVER, Fleet
 
 UNROLL_S, SLOW_S = 0.1, 10.0
 RUN_S = 24.0
@@ -30,7 +30,7 @@ def test_the_fast_actors_data_stay_one_version_old_and_the_slow_ones_are_as_old_
     assert run.delivered[2] >= RUN_S / (SLOW_S / 10) - 3, "it delivers at its own rate"
 
 
-def test_where_the_learner_is_the_bottleneck_a_slow_actor_changes_nothing() -> None:
+def test_if_the_learner_is_the_bottleneck_a_slow_actor_changes_nothing() -> None:
     alike = fleet(*[UNROLL_S] * 4, train_s=1.0)
     uneven = fleet(*[UNROLL_S] * 3, 1.5 * UNROLL_S, train_s=1.0)
     assert uneven.batches >= alike.batches - 1
@@ -38,7 +38,7 @@ def test_where_the_learner_is_the_bottleneck_a_slow_actor_changes_nothing() -> N
     assert max(lag for lags in uneven.lags.values() for lag in lags) <= 1
 
 
-def test_actors_that_are_alike_never_have_more_than_the_capacity() -> None:
+def test_equally_fast_actors_never_exceed_the_capacity() -> None:
     run = fleet(*[UNROLL_S] * 4)
     assert run.over <= 0
     assert max(lag for lags in run.lags.values() for lag in lags) <= 1
@@ -49,14 +49,14 @@ def test_one_fast_actor_does_not_wait_for_three_slow_ones() -> None:
     assert fleet(UNROLL_S, SLOW_S, SLOW_S, NEVER).batches >= 0.9 * alone.batches
 
 
-def test_late_blocks_put_at_most_one_block_an_actor_on_top_of_the_capacity() -> None:
+def test_late_blocks_exceed_the_capacity_by_at_most_one_block_per_actor() -> None:
     run = fleet(UNROLL_S, UNROLL_S, *[2.0] * 6, rows=2)
     # By hand: 8 + 2 - 1 rows and 8 blocks of 2; `Fleet.run` compares with the line's own bound in every tick.
     assert run.over <= 16
     assert all(run.delivered[actor] >= 2 * (RUN_S / 2.0 - 3) for actor in range(2, 8))
 
 
-def test_a_silent_actor_is_named_until_it_speaks_again() -> None:
+def test_a_silent_actor_is_reported_until_its_next_block() -> None:
     run = Fleet([UNROLL_S, 8.0], silent_after=3.0).run(2.0)
     assert run.core.fleet_summary()["silent_actors"] == {}
     run.run(4.0)
@@ -72,7 +72,7 @@ def test_a_silent_actor_is_named_until_it_speaks_again() -> None:
     assert found["slow_actors"] == {"1": pytest.approx(8.0, abs=0.1)}
 
 
-def test_when_all_fall_silent_none_is_blamed_alone() -> None:
+def test_if_all_actors_are_silent_none_is_reported() -> None:
     run = Fleet([UNROLL_S, UNROLL_S], silent_after=1.0).run(1.0)
     for worker in run.workers:
         worker.seconds = NEVER

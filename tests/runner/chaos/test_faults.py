@@ -16,8 +16,8 @@ from random import Random
 import pytest
 
 from oatmill.errors import UserError
-from runner.local.faults import CLOCKS, SKEW_S, Scene, clocks, flip_log_bit, set_clock, small_disk
-from runner.local.watch import TOLD_FOR_S, Watch
+from runner.chaos.faults import CLOCKS, SKEW_S, Scene, clocks, flip_log_bit, set_clock, small_disk
+from runner.chaos.watch import TOLD_FOR_S, Watch
 
 CLOCKS_OF = "import time; print(time.time(), time.time_ns(), time.monotonic(), time.monotonic_ns())"
 
@@ -77,7 +77,7 @@ def test_a_loss_is_silent_unless_an_event_has_told_of_damage_a_short_time_before
 ) -> None:
     events, now = tmp_path / "events.jsonl", [0.0]
     events.touch()
-    monkeypatch.setattr("runner.local.watch.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("runner.chaos.watch.time.monotonic", lambda: now[0])
     watch = Watch("ipc://nowhere", events)
     assert watch.silent_losses(0) == 0
     events.write_text(json.dumps({"time": 0.0, "event": "log_damaged", "text": "16 are lost"}) + "\n")
@@ -94,7 +94,7 @@ def test_who_may_not_mount_is_told_the_way_out(tmp_path: Path, monkeypatch: pyte
     (tools / "mount").write_text("#!/bin/sh\necho 'mount: must be superuser' >&2\necho '  see dmesg' >&2\nexit 32\n")
     (tools / "mount").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    refused = r"--fault disk mounts .* refused \(mount: must be superuser\); be root, or"
+    refused = r"--fault disk must mount .* failed \(mount: must be superuser\); run the command as root or"
     with pytest.raises(UserError, match=refused), small_disk(tmp_path / "run"):
         pass
     assert not (tmp_path / "run").exists()

@@ -1,7 +1,9 @@
-"""Ingest's side of the data socket, without the socket: one session for each actor, contiguous sequences, and fencing.
+"""Ingest's state machine of the data socket: one session per actor, contiguous sequence numbers, fencing.
 
-Within one (actor, incarnation), trajectories are stored at most once, in order and without gaps. Only the block with the next
-sequence number is stored. Lower ones are acknowledged again, and higher ones make the actor resend from the missing one.
+Within one (actor, incarnation), trajectories are stored at most once, in order and without gaps.
+Only the block with the next sequence number is stored. Lower ones are acknowledged again, and
+higher ones make the actor resend from the missing one. Fencing means that an incarnation is
+rejected once a newer one has taken its place.
 """
 
 from __future__ import annotations
@@ -14,11 +16,11 @@ from protocol.data.trajectory import BlockSize
 from protocol.security.users import ANYBODY, UnauthorisedError, User, require
 from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, from_json
-from replay.ingest.acknowledgements import Acknowledgements
-from replay.ingest.actor_session import ActorSession, Arrival
-from replay.ingest.actor_sessions import ActorSessions
+from replay.ingest.actors.acknowledgements import Acknowledgements
+from replay.ingest.actors.credit import CreditLine, Holder
+from replay.ingest.actors.session import ActorSession, Arrival
+from replay.ingest.actors.sessions import ActorSessions
 from replay.ingest.admissions import Admissions
-from replay.ingest.credit import CreditLine, Holder
 from replay.log.journal import Journal
 from replay.plausible import check_acknowledged, check_counts
 
@@ -26,7 +28,8 @@ RESEND_EVERY_S = 0.2
 """An actor is told of the same gap at most this often, because every message after a gap shows it."""
 MAX_ROWS = 2**16
 MAX_BLOCK_BYTES = 2**30
-"""Without final observations, which may double it. The data socket drops longer frames unread."""
+"""The largest block without final observations, which may double it. The data socket drops longer
+frames unread."""
 
 
 class ActorMessages:
@@ -37,10 +40,10 @@ class ActorMessages:
         credit: decides who may send how much.
         journal: records every change.
         server: a number that no other ingest process has.
-        admissions: who may speak as which actor; None allows everybody.
+        admissions: decides who may speak as which actor; None allows everybody.
 
     Attributes:
-        sessions: one for each actor.
+        sessions: one session for each actor.
     """
 
     def __init__(
@@ -61,15 +64,15 @@ class ActorMessages:
             header: its first frame.
             payload: its second frame.
             version: the newest policy version.
-            queued: number of trajectories that wait.
+            queued: the number of trajectories that wait.
             now: seconds of the monotonic clock.
-            user: owner of the key of that connection.
+            user: the owner of the connection's key.
 
         Returns:
-            A block to store (call `stored` after it) or None if there is nothing more to do.
+            A block to store (call `stored` after it), or None if there is nothing more to do.
 
         Raises:
-            UnauthorisedError: if its sender may not send it; no session has changed.
+            UnauthorisedError: if its sender is not allowed to send it; no session has changed.
             WireError: if it breaks the protocol; the session continues.
         """
         message: messages.DataToIngest = decode(header, messages.DATA_TO_INGEST)
@@ -78,7 +81,7 @@ class ActorMessages:
             schema = read_hello(message, payload)
             try:
                 self._hello(route, message, schema, version)
-            except WireError as error:  # without an answer, the actor would ask again every second and never learn why
+            except WireError as error:  # without an answer, the actor would repeat HELLO for ever
                 self._answers.reject(route, "request", error.detail)
                 raise
             return None
@@ -101,7 +104,7 @@ class ActorMessages:
         return None
 
     def _authorise(self, route: bytes, message: messages.DataToIngest, user: User) -> None:
-        """Reject everybody except the actor that a message names, before the message can change that actor's session."""
+        """Reject everybody except the actor that a message names, before that actor's session can change."""
         if self._admissions is None:
             return
         try:
@@ -111,7 +114,7 @@ class ActorMessages:
             self._answers.reject(route, error.reason, error.detail)
             raise
         if isinstance(message, messages.DataHello) and self._admissions.is_newer(message.actor_id, message.incarnation):
-            # No answer: the hub's message may be on its way, and an actor that has joined asks again in a second.
+            # No answer: the hub's table may be on its way, and an actor that has joined asks again after a second.
             raise UnauthorisedError("unknown_session", f"actor {message.actor_id} incarnation {message.incarnation}")
 
     def _session(self, route: bytes, actor_id: int, incarnation: int) -> ActorSession | None:
@@ -167,10 +170,10 @@ class ActorMessages:
         self._answers.welcome(session, version)
 
     def _compare(self, session: ActorSession, hello: messages.DataHello) -> None:
-        """Continue after what the actor was acknowledged, also if only a server that died knew about it.
+        """Continue after what the actor was acknowledged, even if only an earlier server knew about it.
 
         Raises:
-            WireError: `sequence` if no server can have acknowledged so much; the actor is turned away.
+            WireError: `sequence` if no server can have acknowledged so much; the actor is rejected.
         """
         first = session.next
         if hello.acknowledged > first:
@@ -187,7 +190,7 @@ class ActorMessages:
         if message.first == following:
             self._answers.add(session)
             if version < 0 or not self._credit.admit(session, rows, queued, now):
-                return None  # its credit was taken back, or the hub is new too; it keeps the block until it has new credit
+                return None  # without credit, or before the first version; the actor keeps the block until it has credit
             self._credit.want(session)
             return Arrival(session, message, payload)
         if message.first + rows <= following:
@@ -209,7 +212,7 @@ class ActorMessages:
         self._answers.committed()
 
     def look(self, now: float) -> None:
-        """Find slow, late and silent actors. Call it when no message waits."""
+        """Find slow, late and silent actors. Call it only when no message waits."""
         self._tell(self._credit.look(self.sessions, now))
 
     def _tell(self, holders: Iterable[Holder]) -> None:
@@ -219,21 +222,21 @@ class ActorMessages:
             self._answers.add(holder)
 
     def outgoing(self, *, version: int, queued: int, now: float) -> list[tuple[bytes, Frames]]:
-        """Everything to send now: answers, and one acknowledgement with new credit for each session that has news."""
+        """Return everything to send now: answers, and new credit for each session that changed."""
         self._tell(self._credit.grant(queued, now))
         return self._answers.outgoing(version)
 
 
 def check_block(message: messages.Data, rows: int, following: int) -> None:
-    """Check the counts of a block's header.
+    """Check the counts in a block's header.
 
     Args:
         message: the header.
-        rows: number of trajectories that HELLO announced for each block.
+        rows: the number of trajectories per block that HELLO announced.
         following: the session's next sequence number.
 
     Raises:
-        WireError: if they contradict each other or what is known.
+        WireError: if they contradict each other, or what is known.
     """
     if message.trajectories != rows:
         detail = f"expected blocks of {rows} trajectories, as HELLO said, got {message.trajectories}"
@@ -245,16 +248,17 @@ def check_block(message: messages.Data, rows: int, following: int) -> None:
 
 
 def too_large(rows: int, nbytes: int) -> str:
-    """What an actor with too large blocks is told."""
-    detail = f"a block of {rows} trajectories has {nbytes} bytes, at most {MAX_BLOCK_BYTES} may be"
+    """Return the message for an actor whose blocks are too large."""
+    detail = f"a block of {rows} trajectories has {nbytes} bytes, at most {MAX_BLOCK_BYTES} are allowed"
     return f"{detail}; lower actors.envs_per_actor or actors.unroll_length"
 
 
 def read_hello(hello: messages.DataHello, payload: Buffer) -> RunSchema:
-    """The schema that an actor sends.
+    """Return the schema that an actor sends.
 
     Raises:
-        WireError: if it is invalid, has another identity than HELLO says, or the actor's blocks have no or too many rows.
+        WireError: if it is invalid, does not have the identity that HELLO states, or the number of
+            rows is out of range.
     """
     if not 0 < hello.rows <= MAX_ROWS:
         raise WireError("header_fields", f"expected 1 to {MAX_ROWS} rows, got {hello.rows}")

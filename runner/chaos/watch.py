@@ -1,4 +1,4 @@
-"""Looks at a run several times a second while it is harmed: how long no learner step was made, and what its ledger says."""
+"""Observes a run while faults are injected: gaps between learner steps, and the ledger."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from runner.operator_client import OperatorClient, operator_client
 
 LOOK_EVERY_S = 0.2
 TOLD_FOR_S = 30.0
-"""Actors that come back after damage may still show that more is lost, for so long after the event that tells of it."""
+"""For this long after an event about damage, returning actors may still reveal further losses."""
 DAMAGE = '"event": "log_damaged"'
 
 
 class Watch:
-    """A thread with a line of its own to the run's hub.
+    """A thread that asks the run's hub for its status several times a second.
 
     Args:
         control: the hub's address.
         events: the run's events.jsonl.
 
     Attributes:
-        longest_gap: seconds between two learner steps, without the time in which a fault itself allowed none.
-        produced: the highest number of trajectories that the ledger has named.
-        refused: messages and connections that were refused, by reason, as last heard.
+        longest_gap: the most seconds between two learner steps, without times in which a fault itself
+            prevents training.
+        produced: the largest number of produced trajectories in the ledger so far.
+        refused: the number of rejected messages and connections, by reason.
     """
 
     def __init__(self, control: str, events: Path) -> None:
@@ -52,7 +53,7 @@ class Watch:
 
     @contextlib.contextmanager
     def planned(self) -> Iterator[None]:
-        """A time in which no learner step can be expected."""
+        """Mark a time in which no learner step is expected."""
         self._plan(1)
         try:
             yield
@@ -93,11 +94,11 @@ class Watch:
             self.refused = {reason: count for reason, count in status["rejected"].items() if count}
 
     def damage_events(self) -> int:
-        """How often the run has said that its log is damaged."""
+        """The number of events about damage to the log."""
         return self._events.read_text().count(DAMAGE)
 
     def look_for_losses(self) -> None:
-        """Take in what is lost by now: it is silent unless an event has told of damage a short time before."""
+        """Count new losses; they are silent unless an event has reported damage shortly before."""
         now, told, lost = time.monotonic(), self.damage_events(), self._lost
         if told > self._told:
             self._told, self._told_at = told, now
@@ -106,7 +107,7 @@ class Watch:
         self._known = max(self._known, lost)
 
     def silent_losses(self, lost: int) -> int:
-        """How many were lost without a word, of so many that are lost in the end."""
+        """The number of losses without an event, given the final number of losses."""
         self._lost = lost
         self.look_for_losses()
         return self._silent

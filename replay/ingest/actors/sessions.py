@@ -1,4 +1,4 @@
-"""The sessions of all actors, and what they add up to."""
+"""The sessions of all actors, and their totals."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ from collections.abc import Iterator, Mapping
 
 from protocol.data.run_schema import RunSchema
 from protocol.wire import messages
-from replay.ingest.acknowledgements import MAX_STRIKES, Acknowledgements
-from replay.ingest.actor_session import ActorSession
-from replay.ingest.credit import CreditLine
+from replay.ingest.actors.acknowledgements import MAX_STRIKES, Acknowledgements
+from replay.ingest.actors.credit import CreditLine
+from replay.ingest.actors.session import ActorSession
 from replay.log.journal import Journal
 from replay.log.state import ActorTotals
 
 
 class ActorSessions:
-    """One session for each actor; a newer incarnation replaces it.
+    """One session for each actor. A newer incarnation replaces it.
 
     Args:
         steps: T, the length of an unroll.
         credit: decides who may send how much.
-        journal: records every change; what it already holds is restored.
+        journal: records every change; what it already contains is restored.
         answers: messages to actors.
 
     Attributes:
         schema: the run's schema, from the first actor's HELLO.
-        block_bytes: size of the largest block that an actor may send; 0 before the first actor.
-        members: the hub's table: by actor id, the newest incarnation and whether the hub hears from it.
-        duplicates: number of trajectories that arrived again.
-        forgotten: number of trajectories that an earlier server acknowledged and that are lost.
+        block_bytes: the size of the largest block that an actor may send; 0 before the first actor.
+        members: the hub's table: by actor id, the newest incarnation and whether the hub receives
+            its heartbeats.
+        duplicates: the number of trajectories that arrived again.
+        forgotten: the number of trajectories that an earlier server acknowledged and that are lost.
     """
 
     def __init__(self, steps: int, credit: CreditLine, journal: Journal, answers: Acknowledgements) -> None:
@@ -41,7 +42,7 @@ class ActorSessions:
         self.duplicates = self.forgotten = 0
 
     def restore(self) -> None:
-        """Continue where a server that died left off."""
+        """Continue where an earlier server stopped."""
         state = self._journal.state
         if state.schema is not None:
             self.describe(RunSchema.from_dict(state.schema))
@@ -52,7 +53,7 @@ class ActorSessions:
             self._credit.want(session)
 
     def describe(self, schema: RunSchema) -> None:
-        """Set the run's schema, and with it what a trajectory costs."""
+        """Set the run's schema, and with it the cost of a trajectory."""
         self.schema, self._answers.row_bytes = schema, schema.row_bytes(self._steps)
 
     def __iter__(self) -> Iterator[ActorSession]:
@@ -61,7 +62,7 @@ class ActorSessions:
 
     @property
     def totals(self) -> ActorTotals:
-        """Sums over all sessions of this run."""
+        """The sums over all sessions of this run."""
         past, accounts = self._journal.state.ledger, [session.account for session in self]
         return ActorTotals(
             past.past_produced + sum(account.produced for account in accounts),
@@ -71,20 +72,20 @@ class ActorSessions:
         )
 
     def find(self, actor_id: int) -> ActorSession | None:
-        """An actor's newest session."""
+        """Return an actor's newest session."""
         return self._by_actor.get(actor_id)
 
     def at(self, route: bytes) -> ActorSession | None:
-        """The session that last spoke on a connection."""
+        """Return the session that last used a connection."""
         return self._by_route.get(route)
 
     def move(self, session: ActorSession, route: bytes) -> None:
-        """Note the connection on which a session speaks now."""
+        """Note the connection that a session uses now."""
         self._by_route.pop(session.route, None)
         session.route, self._by_route[route] = route, session
 
     def report(self, session: ActorSession, produced: int, evicted: int) -> None:
-        """Take the counts that an actor sent."""
+        """Update the counts that an actor sent."""
         account = session.account
         before = account.produced, account.evicted
         account.report(produced, evicted)
@@ -93,7 +94,7 @@ class ActorSessions:
             self.record_counts()
 
     def record_counts(self) -> None:
-        """Record actors' counts, unless the disk is full: then one record for each actor is enough later."""
+        """Record actors' counts. If the disk is full, wait: then one record per actor is enough later."""
         if self._journal.stalled:
             return
         for actor, session in self._unrecorded.items():
@@ -101,23 +102,23 @@ class ActorSessions:
         self._unrecorded.clear()
 
     def forget(self, session: ActorSession, upto: int) -> None:
-        """Count as lost what an earlier server acknowledged and this one does not know."""
+        """Count what an earlier server acknowledged and this one does not have as lost."""
         self.forgotten += upto - session.next
         self._journal.record("forgot", session.actor_id, upto)
         session.held = upto
 
     def open(self, route: bytes, hello: messages.DataHello) -> ActorSession:
-        """Start a session; the one before it is fenced."""
+        """Start a session. The one before it is rejected from now on."""
         former = self._by_actor.get(hello.actor_id)
         if former is not None:
             self.end(former)
             self._answers.drop(former)
             self._by_route.pop(former.route, None)
-            if self._unrecorded.pop(former.actor_id, None):  # now or never: the next record replaces its account
+            if self._unrecorded.pop(former.actor_id, None):  # now, because the next record replaces its account
                 self._journal.record("reported", former.actor_id, former.account.produced, former.account.evicted)
         self._journal.record("opened", hello.actor_id, hello.incarnation, hello.rows)
         session = ActorSession(hello.actor_id, self._journal.state.accounts[hello.actor_id], route)
-        session.pace = session.pace if former is None else former.pace  # it is likely to be as fast as the one before it
+        session.pace = session.pace if former is None else former.pace  # it is probably as fast as the one before
         incarnation, alive = self.members.get(hello.actor_id, (-1, True))
         session.alive = alive or incarnation != hello.incarnation
         self._by_actor[hello.actor_id] = session
@@ -148,8 +149,8 @@ class ActorSessions:
         """Apply the hub's table of members.
 
         Args:
-            members: by actor id, the newest incarnation and whether the hub hears from it. An actor that is not listed has
-                joined after the table was made.
+            members: by actor id, the newest incarnation and whether the hub receives its
+                heartbeats. An actor that is not listed joined after the table was made.
         """
         self.members = members
         for session in list(self):

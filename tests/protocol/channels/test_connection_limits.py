@@ -1,4 +1,4 @@
-"""What a server does with connections that are too many or send too much. Real sockets, in this process."""
+"""Servers close connections that are too many or send too much. Real sockets, in this process."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 import zmq
 
-from protocol.channels import connections
-from protocol.channels.connections import MANY, MUCH, Connection, crowding
+from protocol.channels.connection_limits import FIRST_BYTES, MANY, MUCH, OpenConnection, crowding
 from protocol.channels.sockets import ClientSocket, ServerSocket
 from tests.protocol.channels.strangers import EMPTY_FRAMES, LARGE_FRAMES, dial, ended, giant_frame, join, pour
 
 
 class Serving:
-    """A server whose messages are echoed by a thread."""
+    """A server that echoes messages in a thread."""
 
     def __init__(self, server: ServerSocket) -> None:
         self.server, self.address = server, server.bind("tcp://127.0.0.1:0")
@@ -54,7 +53,7 @@ class Serving:
 
 
 @contextmanager
-def serving(*, most: int = 40, first_bytes: int = connections.FIRST_BYTES, allow: int = 0) -> Iterator[Serving]:
+def serving(*, most: int = 40, first_bytes: int = FIRST_BYTES, allow: int = 0) -> Iterator[Serving]:
     with zmq.Context() as context, pytest.MonkeyPatch.context() as patch:
         patch.setattr("protocol.channels.sockets.connections_of", lambda *_: most)
         found = Serving(ServerSocket(context, max_message_bytes=8 * 2**30, first_bytes=first_bytes))
@@ -91,7 +90,7 @@ def until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
 # ------------------------------------------------------------------------------------------------------------ how many
 
 
-def test_of_connections_that_say_nothing_the_newest_stay_and_who_has_spoken_is_not_touched() -> None:
+def test_the_newest_unknown_connections_and_all_known_ones_stay() -> None:
     with serving(most=40) as serving_, closing(ClientSocket(serving_.address)) as client:
         assert echoed(client)
         silent = []
@@ -106,7 +105,7 @@ def test_of_connections_that_say_nothing_the_newest_stay_and_who_has_spoken_is_n
         assert echoed(client)
 
 
-def test_an_address_that_crowds_pays_for_it_and_another_one_gets_in() -> None:
+def test_an_address_with_many_connections_loses_some_and_another_address_gets_in() -> None:
     with serving(most=40) as serving_:
         quiet = serving_.dial(source="127.0.0.2")
         for _ in range(30):
@@ -116,14 +115,14 @@ def test_an_address_that_crowds_pays_for_it_and_another_one_gets_in() -> None:
 
 
 def test_the_oldest_connections_of_the_fullest_address_are_chosen() -> None:
-    found = [Connection(number, number, address) for number, address in enumerate("abbbbcc")]
+    found = [OpenConnection(number, number, address) for number, address in enumerate("abbbbcc")]
     # By hand: b has four and c two. The two oldest of b go first, then the oldest of b and of c, which have two each.
     assert [connection.fd for connection in crowding(found, 2)] == [1, 2]
     assert sorted(connection.fd for connection in crowding(found, 4)) == [1, 2, 3, 5]
     assert len(crowding(found, 100)) == 7
 
 
-def test_more_clients_than_there_is_room_for_are_turned_away_and_the_first_stay() -> None:
+def test_clients_beyond_the_limit_are_rejected_and_the_first_stay() -> None:
     with serving(most=8) as serving_:
         clients = []
         for _ in range(8):  # one after the other: only two may be unknown
@@ -137,7 +136,7 @@ def test_more_clients_than_there_is_room_for_are_turned_away_and_the_first_stay(
             client.close()
 
 
-def test_of_clients_that_are_too_many_the_last_ones_go() -> None:
+def test_if_there_are_too_many_known_clients_the_newest_are_closed() -> None:
     with serving() as serving_:
         clients = [ClientSocket(serving_.address) for _ in range(4)]
         assert all(echoed(client) for client in clients)
@@ -154,7 +153,7 @@ def test_of_clients_that_are_too_many_the_last_ones_go() -> None:
             client.close()
 
 
-def test_a_descriptor_that_was_used_again_is_not_closed() -> None:
+def test_a_reused_descriptor_is_not_closed() -> None:
     with serving() as serving_:
         watch = serving_.server._connections
         assert watch is not None
@@ -162,7 +161,7 @@ def test_a_descriptor_that_was_used_again_is_not_closed() -> None:
         until(lambda: len(watch._open) == 1)
         (connection,) = watch._open.values()
         ours, theirs = socket.socketpair()
-        watch._close(Connection(ours.fileno(), connection.inode, "127.0.0.1"), MANY)
+        watch._close(OpenConnection(ours.fileno(), connection.inode, "127.0.0.1"), MANY)
         ours.send(b"still open")
         assert theirs.recv(16) == b"still open"
         assert serving_.cut == {}
@@ -186,7 +185,7 @@ def test_descriptors_of_connections_that_have_ended_are_forgotten() -> None:
 
 
 @pytest.mark.parametrize("data", [EMPTY_FRAMES, LARGE_FRAMES, giant_frame(7 * 2**30) + bytes(65536)])
-def test_who_sends_much_before_a_first_whole_message_is_cut_off(data: bytes) -> None:
+def test_a_connection_that_sends_much_before_a_whole_message_is_closed(data: bytes) -> None:
     with serving() as serving_, closing(ClientSocket(serving_.address)) as client:
         assert echoed(client)
         stranger = serving_.join()
@@ -196,7 +195,7 @@ def test_who_sends_much_before_a_first_whole_message_is_cut_off(data: bytes) -> 
         assert echoed(client)
 
 
-def test_who_has_spoken_and_then_sends_a_message_without_end_is_cut_off_when_memory_grows() -> None:
+def test_a_known_connection_with_an_endless_message_is_closed_when_memory_grows() -> None:
     with serving(allow=2**20) as serving_, closing(ClientSocket(serving_.address)) as client:
         stranger = serving_.join()
         stranger.sendall(b"\x01\x01a\x00\x01b")
@@ -216,7 +215,7 @@ def test_a_large_message_that_is_allowed_arrives() -> None:
         assert serving_.cut == {}
 
 
-def test_nobody_is_cut_off_while_the_server_itself_takes_nothing_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_connection_is_closed_while_the_server_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as serving_:
         monkeypatch.setattr(serving_.server, "receive", lambda _limit: [])
         stranger = serving_.join()
@@ -226,7 +225,7 @@ def test_nobody_is_cut_off_while_the_server_itself_takes_nothing_in(monkeypatch:
         assert ended(stranger)
 
 
-def test_the_rest_of_a_message_of_many_frames_is_not_kept() -> None:
+def test_a_message_with_many_frames_is_not_kept_completely() -> None:
     with zmq.Context() as context:
         server = ServerSocket(context)
         address = server.bind("tcp://127.0.0.1:0")
@@ -241,7 +240,7 @@ def test_the_rest_of_a_message_of_many_frames_is_not_kept() -> None:
         server.close()
 
 
-def test_the_watch_goes_on_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watching_continues_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(most=4) as serving_:
         watch = serving_.server._connections
         assert watch is not None

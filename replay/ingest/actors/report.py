@@ -1,4 +1,4 @@
-"""What ingest reports about single actors."""
+"""Ingest's report about single actors."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
-from replay.ingest.actor_session import ActorSession
-from replay.ingest.credit import CreditLine, Holder
+from replay.ingest.actors.credit import CreditLine, Holder
+from replay.ingest.actors.session import ActorSession
 
 MAX_ACTORS_REPORTED = 1000
-"""Actors whose details are reported. The fleet's numbers are about all actors."""
+"""The number of actors whose details are reported. The fleet's statistics are about all actors."""
 MAX_NAMED = 20
-"""Slow and silent actors whose ids the learner is told."""
+"""The number of slow and silent actors whose ids are sent to the learner."""
 
 
 def actor_details(sessions: Iterable[ActorSession], now: float) -> dict[str, dict[str, Any]]:
-    """Details of at most MAX_ACTORS_REPORTED actors, by actor id.
+    """Return details of at most MAX_ACTORS_REPORTED actors, by actor id.
 
     Args:
-        sessions: one for each actor.
+        sessions: one session for each actor.
         now: seconds of the monotonic clock.
     """
     return {
@@ -41,7 +41,7 @@ def actor_details(sessions: Iterable[ActorSession], now: float) -> dict[str, dic
 
 
 def uneven_actors(credit: CreditLine, now: float) -> dict[str, dict[str, float]]:
-    """Slow actors with the seconds of their blocks, and silent ones with the seconds since their last word, by actor id."""
+    """Return slow actors with their seconds per block, and silent ones with the seconds since their last."""
     silent = [one for one in credit.silent if one.silent]
     return {
         "slow_actors": _named(credit.slow, lambda one: one.pace.seconds or 0.0),

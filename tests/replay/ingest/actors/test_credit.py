@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from replay.ingest.credit import LENDING_BATCHES, SILENT_AFTER_S, CreditLine
-from replay.ingest.pace import Pace, fleet_seconds
+from replay.ingest.actors.credit import LENDING_BATCHES, SILENT_AFTER_S, CreditLine
+from replay.ingest.actors.pace import Pace, fleet_seconds
 
 
 @dataclass(eq=False)
@@ -27,7 +27,7 @@ def line_of(*actors: Actor, batch_rows: int = 8, queue_batches: float = 1.0, row
     return line
 
 
-def test_credit_and_queue_together_stay_within_the_batches_that_may_wait_and_a_block_less_a_row() -> None:
+def test_credit_and_queue_together_stay_within_the_waiting_batches_plus_a_block_minus_a_row() -> None:
     actors = [Actor(3) for _ in range(5)]
     line = line_of(*actors)
     line.grant(queued=0, now=0.0)
@@ -52,7 +52,7 @@ def test_a_large_block_at_the_head_of_the_line_is_not_overtaken() -> None:
     assert line.grant(queued=7, now=0.0) == [large]
 
 
-def test_an_actor_that_has_left_does_not_hold_up_the_line() -> None:
+def test_an_actor_that_has_left_does_not_block_the_line() -> None:
     large, small = Actor(8), Actor(1)
     line = line_of(large, small)
     large.open = False
@@ -77,7 +77,7 @@ def test_no_actor_holds_more_than_16_blocks_or_16_mb() -> None:
     assert large.credit == 4
 
 
-def test_what_is_sent_uses_credit_up_and_what_is_taken_back_comes_free() -> None:
+def test_blocks_use_up_credit_and_credit_that_is_taken_back_is_free_again() -> None:
     first, second = Actor(2), Actor(2)
     line = line_of(first, second)
     line.grant(queued=0, now=0.0)
@@ -97,7 +97,7 @@ def test_rows_without_credit_are_admitted_only_where_there_is_room() -> None:
 
 
 def used(line: CreditLine, actor: Actor, seconds: float, now: float) -> None:
-    """An actor uses its credit `seconds` after it was given it."""
+    """Use an actor's credit `seconds` after it was given."""
     actor.since = now - seconds
     assert line.admit(actor, actor.rows, queued=0, now=now)
 
@@ -111,7 +111,7 @@ def fast_and_slow(*, rows: int = 1) -> tuple[CreditLine, Actor, Actor]:
     return line, fast, slow
 
 
-def test_credit_unused_for_over_twice_the_fleets_time_is_late_and_not_counted_once_the_learner_waits() -> None:
+def test_credit_unused_for_twice_the_fleets_time_is_late_and_not_counted_while_the_learner_waits() -> None:
     line, _, slow = fast_and_slow()
     # By hand: the fleet takes 0.1 s; at 0.2 s credit is not late yet, at 0.3 s it is.
     slow.since = 0.1
@@ -148,7 +148,7 @@ def test_late_credit_is_counted_again_when_the_learner_has_not_waited_for_eight_
     assert line.room(queued=0) == 7
 
 
-def test_of_what_a_slow_actor_holds_all_but_one_block_is_taken_back_and_it_is_told() -> None:
+def test_a_slow_actor_keeps_credit_for_one_block_and_is_told() -> None:
     fast, slow = Actor(2), Actor(2)
     line = line_of(fast, slow, batch_rows=64)
     line.grant(queued=0, now=0.0)
@@ -158,7 +158,7 @@ def test_of_what_a_slow_actor_holds_all_but_one_block_is_taken_back_and_it_is_to
     assert (slow.credit, line.late, line.outstanding) == (2, 2, 6)
 
 
-def test_a_late_block_is_taken_and_what_its_actor_is_given_next_is_late_from_the_start() -> None:
+def test_a_late_block_is_accepted_and_the_actors_next_credit_is_late_from_the_start() -> None:
     line, fast, slow = fast_and_slow()
     line.look([fast, slow], now=0.3)
     assert line.admit(slow, 1, queued=8, now=10.0), "there is no room, but it has credit"
@@ -179,7 +179,7 @@ def test_an_actor_that_is_fast_again_is_not_slow_any_more() -> None:
     assert not slow.slow
 
 
-def test_credit_of_an_actor_that_has_died_late_comes_free() -> None:
+def test_late_credit_of_a_dead_actor_is_free_again() -> None:
     line, fast, slow = fast_and_slow()
     line.look([fast, slow], now=0.3)
     line.take_back(slow)
@@ -217,7 +217,7 @@ def test_an_actor_whose_blocks_take_long_is_not_silent_before_four_times_its_own
         assert slow.silent == silent
 
 
-def test_the_time_for_which_this_process_stood_still_is_not_counted_against_the_actors() -> None:
+def test_time_in_which_this_process_stood_still_does_not_count_against_the_actors() -> None:
     line, fast, slow = fast_and_slow()
     slow.since = 0.25
     line.look([fast, slow], now=0.3)

@@ -1,7 +1,7 @@
-"""What `oatmill chaos` does to a run besides killing and stopping its processes: each fault is one function.
+"""The faults of `oatmill chaos` besides killing and stopping processes, one function each.
 
-A fault returns once it is over, with its name, or with nothing if there was nothing to harm. What it does comes out of the
-random numbers that it is given.
+A fault returns its name when it is over, or an empty string if it could not be made. Its random choices
+come from the given random number generator.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from runner.folder import read_json
 STOPPED_S = (0.3, 3.0)
 SUPERVISOR_STOPPED_S = (1.0, 6.0)
 LONG_STOP_S = 65.0
-"""Longer than any process waits for a word of another one."""
+"""Longer than any process waits for a message from another one."""
 LONG_STOP_FROM_S = 600.0
-"""Only a run that is harmed for so long has its supervisor stopped for `LONG_STOP_S`, once."""
+"""In runs of at least this length, the supervisor is stopped for `LONG_STOP_S` once."""
 SLOW_S = (4.0, 8.0)
 SLOW_PULSE_S = (0.45, 0.05)
-"""A slow actor is stopped and goes on, again and again: it has a tenth of its time."""
+"""Seconds for which a slow actor is repeatedly stopped and running: it gets a tenth of the time."""
 FULL_S = (2.0, 8.0)
 ROOM_BYTES = 256 * 2**20
-"""Of the small file system that a full disk needs."""
+"""Size of the small file system for the full disk."""
 CONNECTIONS = 400
 FLOOD_S = (2.0, 5.0)
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01"
-"""The beginning of ZeroMQ's; what should follow never comes."""
+"""The beginning of ZeroMQ's greeting; the rest is never sent."""
 PLACE = re.compile(r"(?:tcp|http)://([\d.]+):(\d+)(?:/.*)?")
 SKEW_S = 86_400.0
 CLOCKS = 16
@@ -51,16 +51,16 @@ SKEWED = Path(__file__).with_name("skewed")
 
 @dataclass
 class Scene:
-    """A run under harm.
+    """A run into which faults are injected.
 
     Attributes:
-        folder: its run folder.
-        supervisor: the process id of its supervisor.
-        seconds: for how long it is harmed in all.
-        planned: is entered while nothing can be trained because of the fault itself.
-        clocks: the file with the offsets of its clocks.
-        flips: what was flipped in its log.
-        long_stop: whether its supervisor has been stopped for long.
+        folder: the run folder.
+        supervisor: the process id of the supervisor.
+        seconds: for how long faults are injected in total.
+        planned: a context manager for the time in which the fault itself prevents training.
+        clocks: the file with the offsets of the clocks.
+        flips: the flipped bits of the log, as text.
+        long_stop: whether the supervisor has been stopped for `LONG_STOP_S`.
     """
 
     folder: Path
@@ -72,20 +72,20 @@ class Scene:
     long_stop: bool = False
 
     def processes(self, role: str) -> list[dict[str, Any]]:
-        """Of a role, as run.json has them."""
+        """The processes of a role, from run.json."""
         found: list[dict[str, Any]] = read_json(self.folder / "run.json").get("processes", [])
         return [entry for entry in found if entry["role"] == role]
 
 
 def signalled(pid: int, number: signal.Signals) -> None:
-    """Send a signal to a process that may be gone."""
+    """Send a signal to a process; nothing happens if it has ended."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """Stop a process, and let it go on in the end."""
+    """Stop a process, and continue it at the end of the `with` block."""
     signalled(pid, signal.SIGSTOP)
     try:
         yield
@@ -94,7 +94,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 def stop_supervisor(scene: Scene, random: Random) -> str:
-    """Nobody looks after the run for a while; the run itself goes on."""
+    """Stop the supervisor for a while; the other processes continue."""
     seconds = random.uniform(*SUPERVISOR_STOPPED_S)
     if scene.seconds >= LONG_STOP_FROM_S and not scene.long_stop:
         scene.long_stop, seconds = True, LONG_STOP_S
@@ -104,7 +104,7 @@ def stop_supervisor(scene: Scene, random: Random) -> str:
 
 
 def slow_actor(scene: Scene, random: Random) -> str:
-    """One actor has a tenth of its time for a while; the others go on."""
+    """Slow one actor down to a tenth for a while."""
     seconds, actors = random.uniform(*SLOW_S), scene.processes("actor")
     if not actors:
         return ""
@@ -117,7 +117,7 @@ def slow_actor(scene: Scene, random: Random) -> str:
 
 
 def fill_disk(scene: Scene, random: Random) -> str:
-    """The run's disk has no room for a while, and in half of the cases one of its processes is killed meanwhile."""
+    """Fill the run's disk for a while; in half of the cases, also kill a process meanwhile."""
     seconds, role = random.uniform(*FULL_S), random.choice(("replay", "actor", "learner", "", "", ""))
     ballast = scene.folder / "ballast"
     with scene.planned():
@@ -136,7 +136,7 @@ def fill_disk(scene: Scene, random: Random) -> str:
 
 
 def flood(scene: Scene, random: Random) -> str:
-    """Connections to the run's ports that say nothing, half of a greeting, or nonsense."""
+    """Open many connections to the run's ports that send nothing, half a greeting, or random bytes."""
     urls = read_json(scene.folder / "run.json")["endpoints"]["replay"].values()
     places = [(found[1], int(found[2])) for url in urls if (found := PLACE.fullmatch(str(url)))]
     seconds = random.uniform(*FLOOD_S)
@@ -152,14 +152,15 @@ def flood(scene: Scene, random: Random) -> str:
 
 
 def flip_log_bit(scene: Scene, random: Random) -> str:
-    """Kill the replay server, flip one bit of its log, and let it be started again."""
-    with stopped(scene.supervisor):  # or the next server would read the log before
+    """Kill the replay server and flip one bit of its log before the supervisor restarts it."""
+    with stopped(scene.supervisor):  # otherwise the next server could read the log before the flip
         for entry in scene.processes("replay"):
             end_family(entry["pid"])
         segments = sorted((scene.folder / "log").glob("*.log"))
         if not segments:
             return ""
-        # The end of the newest one is left alone: damage to a last record looks like the torn write of a crash (decision 024).
+        # The end of the newest segment is not changed: a damaged last record looks like a torn write
+        # after a crash (decision 024).
         segment = random.choice(segments[:-1] or segments)
         nbytes = segment.stat().st_size // (2 if segment == segments[-1] else 1)
         if not nbytes:
@@ -175,7 +176,7 @@ def flip_log_bit(scene: Scene, random: Random) -> str:
 
 
 def end_family(pid: int) -> None:
-    """Kill a process and those that it has started, and wait until they are gone."""
+    """Kill a process and its children, and wait until they have ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         family = [process, *process.children(recursive=True)]
@@ -188,14 +189,14 @@ def end_family(pid: int) -> None:
 
 
 def alive(process: psutil.Process) -> bool:
-    """Whether it runs; one that has ended and was not asked for its exit code does not."""
+    """Whether a process runs; a zombie does not."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     return False
 
 
 def set_clock(scene: Scene, random: Random) -> str:
-    """Some of the processes get another time of day, up to a day away."""
+    """Change the time of day of about half of the processes by up to a day."""
     with scene.clocks.open("r+b") as file:
         for clock in range(CLOCKS):
             if random.random() < 0.5:  # noqa: PLR2004
@@ -212,15 +213,15 @@ FAULTS: Mapping[str, Callable[[Scene, Random], str]] = {
     "flip": flip_log_bit,
     "clock": set_clock,
 }
-"""By the names that `--fault` takes. `kill` and `stop` are the others."""
+"""Faults by the names of `--fault`, which also takes `kill` and `stop`."""
 
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """A run folder on a file system of its own that can be filled; in the end its files are where it was.
+    """Mount a small file system for the run folder; at the end its files are copied to the same place.
 
     Raises:
-        UserError: if it may not be mounted.
+        UserError: if mounting is not permitted.
     """
     folder.mkdir(mode=0o700)
     command = ["mount", "-t", "tmpfs", "-o", f"size={ROOM_BYTES},mode=700", "oatmill-chaos", str(folder)]
@@ -230,7 +231,7 @@ def small_disk(folder: Path) -> Iterator[None]:
         folder.rmdir()
         reason = (getattr(error, "stderr", "") or str(error)).partition("\n")[0]
         raise UserError(
-            f"--fault disk mounts a small file system, which was refused ({reason}); be root, or start the command by "
+            f"--fault disk must mount a small file system, which failed ({reason}); run the command as root or with "
             "`unshare --map-root-user --mount`, or leave `disk` out"
         ) from None
     kept = folder.with_name(f"{folder.name}.kept")
@@ -244,7 +245,7 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 
 def clocks(path: Path) -> dict[str, str]:
-    """Make the file of the clocks' offsets; the environment variables of a run whose processes heed it."""
+    """Create the file with the clocks' offsets; returns the environment variables that enable it."""
     path.write_bytes(struct.pack(f"{CLOCKS}d", *[0.0] * CLOCKS))
     search = os.pathsep.join(filter(None, [str(SKEWED), os.environ.get("PYTHONPATH", "")]))
     return {CLOCK_VARIABLE: str(path), "PYTHONPATH": search}

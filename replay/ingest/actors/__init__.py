@@ -1,0 +1,1 @@
+"""Ingest and the actors: their messages, sessions, credit and acknowledgements."""

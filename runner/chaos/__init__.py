@@ -1,0 +1,1 @@
+"""Injects faults into a real run and checks that it recovers, for `oatmill chaos`."""
