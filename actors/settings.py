@@ -133,6 +133,49 @@ class AtariEnv(Heard):
     """Frames after which an episode is truncated; the default is half an hour of play."""
 
 
+class MinAtarEnv(Wrapped):
+    """A MinAtar game: 10x10 cells, one channel for each kind of object."""
+
+    kind: Literal["minatar"] = "minatar"
+    """Kind of environment."""
+    game: Literal["asterix", "breakout", "freeway", "seaquest", "space_invaders"] = "breakout"
+    """Name of the game."""
+    repeat_action_probability: float = Field(default=0.1, ge=0, lt=1)
+    """Probability that a step repeats the previous action ("sticky actions")."""
+    difficulty_ramping: bool = True
+    """Whether the game becomes harder with time."""
+    full_action_space: bool = False
+    """Use all 6 actions instead of those that the game needs."""
+
+
+class DmcEnv(Wrapped):
+    """A task of the DeepMind Control Suite, with observations as one vector."""
+
+    kind: Literal["dmc"] = "dmc"
+    """Kind of environment."""
+    task: str = Field(default="cheetah-run", min_length=1)
+    """Domain and task, such as cheetah-run or walker-walk."""
+    action_repeat: int = Field(default=1, ge=1)
+    """Steps of the task for each action. Their rewards are added."""
+
+
+class EnvPoolEnv(Heard):
+    """An environment of EnvPool; all copies of an actor are stepped in C++ by one call."""
+
+    kind: Literal["envpool"] = "envpool"
+    """Kind of environment."""
+    id: str = Field(min_length=1)
+    """Id of the environment, as EnvPool lists it, such as Pong-v5 or CartPole-v1."""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further options of the environment, such as `{stack_num: 4, frame_skip: 4}`."""
+    threads: int = Field(default=1, ge=0)
+    """Threads of one actor's pool; 0 for as many as the machine has cores."""
+    channels: Literal["auto", "first", "last"] = "auto"
+    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one
+    of them has the size 1, 3, 4, 12 or 16. If the shape does not tell, the image is refused and you
+    have to set this."""
+
+
 class PettingZooEnv(Settings):
     """A PettingZoo parallel environment; each agent is a row."""
 
@@ -164,7 +207,8 @@ class FactoryEnv(Wrapped):
 
 
 EnvSettings = Annotated[
-    GymnasiumEnv | CogsEnv | MiniGridEnv | AtariEnv | PettingZooEnv | FactoryEnv, Field(discriminator="kind")
+    GymnasiumEnv | CogsEnv | MiniGridEnv | AtariEnv | MinAtarEnv | DmcEnv | EnvPoolEnv | PettingZooEnv | FactoryEnv,
+    Field(discriminator="kind"),
 ]
 
 

@@ -13,7 +13,16 @@ from recipes.recipe import Recipe
 from runner.plan_report import environment_apart
 from runner.settings import RunSettings
 
-NAMED_BY = {"gymnasium": "id", "minigrid": "id", "atari": "game", "pettingzoo": "factory", "factory": "factory"}
+NAMED_BY = {
+    "gymnasium": "id",
+    "envpool": "id",
+    "minigrid": "id",
+    "atari": "game",
+    "minatar": "game",
+    "dmc": "task",
+    "pettingzoo": "factory",
+    "factory": "factory",
+}
 """The kinds of environment that a prefix such as `gymnasium:` chooses, and the setting that takes the rest."""
 FUNCTION = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 

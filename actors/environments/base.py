@@ -11,7 +11,18 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from actors.settings import AtariEnv, CogsEnv, EnvSettings, FactoryEnv, GymnasiumEnv, MiniGridEnv, PettingZooEnv
+from actors.settings import (
+    AtariEnv,
+    CogsEnv,
+    DmcEnv,
+    EnvPoolEnv,
+    EnvSettings,
+    FactoryEnv,
+    GymnasiumEnv,
+    MinAtarEnv,
+    MiniGridEnv,
+    PettingZooEnv,
+)
 from oatmill.errors import OatmillError, UserError, one_line
 from protocol.data.spaces import Spaces
 from protocol.data.trajectory import Array
@@ -163,10 +174,12 @@ def begin(environment: Environment) -> Beginning:
 def name_of(settings: EnvSettings) -> str:
     """The environment's name in messages: the setting that selected it."""
     match settings:
-        case GymnasiumEnv() | MiniGridEnv():
+        case GymnasiumEnv() | MiniGridEnv() | EnvPoolEnv():
             return f"env.id={settings.id}"
-        case AtariEnv():
+        case AtariEnv() | MinAtarEnv():
             return f"env.game={settings.game}"
+        case DmcEnv():
+            return f"env.task={settings.task}"
         case CogsEnv():
             return f"env.mission={settings.mission}"
         case FactoryEnv() | PettingZooEnv():

@@ -17,7 +17,18 @@ from actors.environments.base import Environment, name_of
 from actors.environments.factories import Factory, accepted, load_environment_function
 from actors.environments.make import make_environment, refusals
 from actors.environments.wrappers import wrapped
-from actors.settings import AtariEnv, CogsEnv, EnvSettings, FactoryEnv, GymnasiumEnv, MiniGridEnv, PettingZooEnv
+from actors.settings import (
+    AtariEnv,
+    CogsEnv,
+    DmcEnv,
+    EnvPoolEnv,
+    EnvSettings,
+    FactoryEnv,
+    GymnasiumEnv,
+    MinAtarEnv,
+    MiniGridEnv,
+    PettingZooEnv,
+)
 from oatmill.errors import UserError
 from protocol.data.trajectory import Array
 
@@ -61,25 +72,47 @@ def make_film(settings: EnvSettings, *, seed: int) -> Film:
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # rendering in memory, without a screen
     with refusals(settings):
         match settings:
-            case GymnasiumEnv():
-                import_registering(settings.id)
-                make = partial(gymnasium.make, settings.id, disable_env_checker=True, **settings.kwargs)
-                around = partial(around_envs, channels=settings.channels)
-                return film_gymnasium(partial(make, render_mode=PICTURES), around, seed, name_of(settings), settings.wrappers)
-            case FactoryEnv():
-                own = Factory(settings.factory, with_pictures(settings), copies=1, seed=seed)
-                around = partial(around_envs, channels=settings.channels)
-                return film_gymnasium(own.make, around, seed, name_of(settings), settings.wrappers)
-            case MiniGridEnv():
-                from actors.environments.adapters.minigrid import around_grids, make_one  # noqa: PLC0415
-
-                return film_gymnasium(partial(make_one, settings, render_mode=PICTURES), around_grids, seed, name_of(settings))
             case AtariEnv():
                 return film_atari(settings, seed)
             case CogsEnv():
                 return film_cogs(settings, seed)
             case PettingZooEnv():
                 return film_parallel(settings, seed)
+            case EnvPoolEnv():
+                raise no_pictures(name_of(settings))
+            case _:
+                make, around = _maker(settings, seed)
+                return film_gymnasium(make, around, seed, name_of(settings), getattr(settings, "wrappers", ()))
+
+
+Around = Callable[[list[Any], int, str], Environment]
+"""A function that makes an environment of copies, a seed and a name."""
+
+
+def _maker(
+    settings: GymnasiumEnv | FactoryEnv | MiniGridEnv | MinAtarEnv | DmcEnv, seed: int
+) -> tuple[Callable[[], Any], Around]:
+    """A function that builds one copy with pictures, and one that makes an environment of copies."""
+    match settings:
+        case GymnasiumEnv():
+            import_registering(settings.id)
+            make = partial(gymnasium.make, settings.id, disable_env_checker=True, **settings.kwargs)
+            return partial(make, render_mode=PICTURES), partial(around_envs, channels=settings.channels)
+        case FactoryEnv():
+            own = Factory(settings.factory, with_pictures(settings), copies=1, seed=seed)
+            return own.make, partial(around_envs, channels=settings.channels)
+        case MiniGridEnv():
+            from actors.environments.adapters import minigrid  # noqa: PLC0415
+
+            return partial(minigrid.make_one, settings, render_mode=PICTURES), minigrid.around_grids
+        case MinAtarEnv():
+            from actors.environments.adapters import minatar  # noqa: PLC0415
+
+            return partial(minatar.make_one, settings, render_mode=PICTURES), partial(around_envs, channels="last")
+        case DmcEnv():
+            from actors.environments.adapters import dmc  # noqa: PLC0415
+
+            return partial(dmc.make_one, settings, render_mode=PICTURES), around_envs
 
 
 class Camera(gymnasium.Wrapper[Any, Any, Any, Any]):  # type: ignore[misc]
@@ -112,7 +145,7 @@ class Camera(gymnasium.Wrapper[Any, Any, Any, Any]):  # type: ignore[misc]
 
 def film_gymnasium(
     make: Callable[[], Any],
-    around: Callable[[list[Any], int, str], Environment],
+    around: Around,
     seed: int,
     name: str,
     wrappers: Sequence[str | Mapping[str, Any]] = (),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from actors.environments.base import (
@@ -18,10 +19,22 @@ from actors.environments.base import (
     first_observations,
     name_of,
 )
-from actors.settings import AtariEnv, CogsEnv, EnvSettings, FactoryEnv, GymnasiumEnv, MiniGridEnv, PettingZooEnv
+from actors.settings import EnvSettings, FactoryEnv, PettingZooEnv
 from oatmill.errors import OatmillError, UserError, one_line
 from protocol.data.spaces import Spaces
 
+BUILDERS = {
+    "gymnasium": ("gymnasium", "make_registered"),
+    "factory": ("gymnasium", "make_from_factory"),
+    "cogs": ("cogs", "make_cogs"),
+    "minigrid": ("minigrid", "make_minigrid"),
+    "atari": ("atari", "make_atari"),
+    "minatar": ("minatar", "make_minatar"),
+    "dmc": ("dmc", "make_dmc"),
+    "envpool": ("envpool", "make_pool"),
+    "pettingzoo": ("pettingzoo", "make_parallel"),
+}
+"""The adapter's module and function for each kind of environment."""
 EXTRAS = {
     "mettagrid": "cogs",
     "minigrid": "minigrid",
@@ -93,31 +106,10 @@ def describe(settings: EnvSettings) -> tuple[Spaces, tuple[str, ...]]:
 
 def _builder(settings: EnvSettings, first_index: int) -> Callable[[Any, int | None, int], Environment]:
     # Each adapter imports the package that it wraps, so only the one in use is imported.
-    match settings:
-        case GymnasiumEnv():
-            from actors.environments.adapters.gymnasium import make_registered  # noqa: PLC0415
-
-            return make_registered
-        case FactoryEnv():
-            from actors.environments.adapters.gymnasium import make_from_factory  # noqa: PLC0415
-
-            return partial(make_from_factory, first_index=first_index)
-        case CogsEnv():
-            from actors.environments.adapters.cogs import make_cogs  # noqa: PLC0415
-
-            return make_cogs
-        case MiniGridEnv():
-            from actors.environments.adapters.minigrid import make_minigrid  # noqa: PLC0415
-
-            return make_minigrid
-        case AtariEnv():
-            from actors.environments.adapters.atari import make_atari  # noqa: PLC0415
-
-            return make_atari
-        case PettingZooEnv():
-            from actors.environments.adapters.pettingzoo import make_parallel  # noqa: PLC0415
-
-            return partial(make_parallel, first_index=first_index)
+    module, function = BUILDERS[settings.kind]
+    build: Callable[..., Environment] = getattr(import_module(f"actors.environments.adapters.{module}"), function)
+    takes_index = isinstance(settings, FactoryEnv | PettingZooEnv)
+    return partial(build, first_index=first_index) if takes_index else build
 
 
 def _way_out(error: ModuleNotFoundError) -> str:

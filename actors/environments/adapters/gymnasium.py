@@ -107,7 +107,7 @@ def make_registered(settings: GymnasiumEnv, copies: int | None, seed: int) -> Gy
     try:
         if has_vector_class(settings):
             env = gymnasium.make_vec(settings.id, copies or 1, "vector_entry_point", **settings.kwargs)
-            return _around_vector_env(env, seed, name, settings.channels)
+            return around_vector_env(env, seed, name, settings.channels)
         # Gymnasium's checker is not needed: VectorBoundary and RawSpace check every step.
         make = partial(gymnasium.make, settings.id, disable_env_checker=True, **settings.kwargs)
         envs = [wrapped(make(), settings.wrappers) for _ in range(copies or 1)]
@@ -149,7 +149,7 @@ def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int, *, fi
                     f"{name}: expected a VectorEnv of {copies} copies, as actors.envs_per_actor says, got {first.num_envs}; "
                     f"give the function a parameter num_envs, or set actors.envs_per_actor={first.num_envs}"
                 )
-            return _around_vector_env(first, seed, name, settings.channels)
+            return around_vector_env(first, seed, name, settings.channels)
         case gymnasium.Env():
             envs = [first, *(factory.make(copy) for copy in range(1, copies or 1))]
             if any(env is first for env in envs[1:]):
@@ -188,7 +188,12 @@ def import_registering(env_id: str) -> None:
         import_named(module, what=f"env.id={env_id}")
 
 
-def _around_vector_env(env: Any, seed: int, name: str, channels: Channels) -> GymnasiumEnvironment:
+def around_vector_env(env: Any, seed: int, name: str, channels: Channels) -> GymnasiumEnvironment:
+    """Step all copies of a VectorEnv in one call.
+
+    Raises:
+        UserError: if oatmill does not support its spaces, or it does not declare its `AutoresetMode`.
+    """
     observation = convert_observation_space(env.single_observation_space, name, channels)
     action = convert_action_space(env.single_action_space, name)
     return GymnasiumEnvironment(name, make_vector_stepper(env, observation.raw, seed, name), observation, action)
