@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from math import sqrt
 
 import torch
 from torch import Tensor, nn
 
+from agent.dict_encoder import DictEncoder, KeyEncoder
 from agent.heads import orthogonal_init
 from agent.own_encoder import make_own_encoder
+from agent.settings import AgentSettings
 from agent.sparse_bag import sparse_bag
-from agent.spec import AgentSpec
+from agent.spec import JOINED, AgentSpec
 from oatmill.errors import UserError
 from protocol.data.spaces import ObservationSpace
 
@@ -45,21 +48,48 @@ def make_encoder(spec: AgentSpec) -> nn.Module:
     Raises:
         UserError: if the encoder does not fit the observations, or the user's own encoder is invalid.
     """
-    observation, settings = spec.spaces.observation, spec.settings
-    activation = nn.Tanh if settings.activation == "tanh" else nn.ReLU
-    if spec.encoder == "mlp":
-        return VectorEncoder(observation.shape[0], settings.hidden_sizes, activation)
-    if settings.own_encoder:
-        return make_own_encoder(spec)
-    if spec.encoder == "nature":
-        return NatureEncoder(observation.shape, settings.hidden_sizes, activation, uint8=observation.dtype == "uint8")
-    if spec.encoder == "cnn":
-        return ImageEncoder(observation.shape, settings.hidden_sizes, activation, uint8=observation.dtype == "uint8")
+    if spec.several:
+        return make_own_encoder(spec) if spec.settings.own_encoder else make_dict_encoder(spec)
+    path, space = next(iter(spec.seen.items()))
+    alone = replace(spec, spaces=replace(spec.spaces, observation=space))
+    encoder = make_own_encoder(alone) if spec.settings.own_encoder else make_part_encoder(alone, "", spec.settings.hidden_sizes)
+    return KeyEncoder(path, encoder) if path else encoder
+
+
+def make_dict_encoder(spec: AgentSpec) -> DictEncoder:
+    """An encoder for each key, and the layers that join them."""
+    hidden_sizes = spec.settings.hidden_sizes
+    vectors = {path: part.shape[0] for path, part in spec.seen.items() if spec.encoder_of(path) == JOINED}
+    encoders = {path: make_part_encoder(spec, path, hidden_sizes[:1]) for path in spec.seen if path not in vectors}
+    inputs = sum(vectors.values()) + len(encoders) * hidden_sizes[0]
+    return DictEncoder(list(vectors), encoders, dense_layers((inputs, *hidden_sizes), activation_of(spec.settings)))
+
+
+def make_part_encoder(spec: AgentSpec, path: str, hidden_sizes: Sequence[int]) -> nn.Module:
+    """The encoder of one key, or of the whole of a plain observation.
+
+    Args:
+        spec: the network's.
+        path: of the key.
+        hidden_sizes: widths of its dense layers.
+    """
+    observation, name, activation = spec.seen[path], spec.encoder_of(path), activation_of(spec.settings)
+    if name == "mlp":
+        return VectorEncoder(observation.shape[0], hidden_sizes, activation)
+    if name == "nature":
+        return NatureEncoder(observation.shape, hidden_sizes, activation, uint8=observation.dtype == "uint8")
+    if name == "cnn":
+        return ImageEncoder(observation.shape, hidden_sizes, activation, uint8=observation.dtype == "uint8")
     codebook = TokenCodebook(observation)
-    if spec.encoder == "token_grid":
-        return TokenGridEncoder(codebook, settings.hidden_sizes, activation)
-    attention = spec.encoder == "token_attention"
-    return TokenSetEncoder(codebook, settings.token_width, settings.hidden_sizes, activation, attention=attention)
+    if name == "token_grid":
+        return TokenGridEncoder(codebook, hidden_sizes, activation)
+    attention = name == "token_attention"
+    return TokenSetEncoder(codebook, spec.settings.token_width, hidden_sizes, activation, attention=attention)
+
+
+def activation_of(settings: AgentSettings) -> type[nn.Module]:
+    """The dense layers' activation."""
+    return nn.Tanh if settings.activation == "tanh" else nn.ReLU
 
 
 def dense_layers(sizes: Sequence[int], activation: type[nn.Module]) -> nn.Sequential:

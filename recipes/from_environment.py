@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from oatmill.errors import UserError
-from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.data.spaces import ObservationSpace, Spaces
 from recipes.recipe import Recipe
-from runner.plan_report import environment_apart
 from runner.settings import RunSettings
 
 NAMED_BY = {
@@ -75,37 +74,49 @@ def fitting(settings: RunSettings) -> dict[str, Any]:
     Raises:
         UserError: if it cannot be built, or oatmill cannot train on it.
     """
+    from runner.plan_report import environment_apart  # noqa: PLC0415  (only a run without a recipe needs it)
+
     with environment_apart(settings) as environment:
         return settings_for(Spaces.from_dict(environment.result()["spaces"]))
 
 
 def settings_for(spaces: Spaces) -> dict[str, Any]:
-    """The guide's baseline, critic and actor, with what suits observations and actions of these kinds."""
+    """The guide's baseline, critic and actor, with settings for observations and actions of these kinds.
+
+    Rewards are normalised, because their scale is not known.
+    """
+    numbers = spaces.action.dimensions > 0
     return {
-        "agent": _agent(spaces.observation),
+        "agent": dict(_agent(spaces.observation)) | ({"value_trunk": "separate"} if numbers else {}),
         "actors": {"count": 2, "envs_per_actor": 16, "unroll_length": 64},
-        "trainer": _trainer(spaces.action),
+        "trainer": {
+            "total_timesteps": 1_000_000,
+            "batch_size": 32,
+            "gamma": 0.99,
+            "normalise_rewards": True,
+            **(CONTINUOUS if numbers else DISCRETE),
+        },
     }
+
+
+DISCRETE: Mapping[str, Any] = {
+    "epochs": 4,
+    "minibatches": 4,
+    "optimizer": {"learning_rate": 1e-3},
+    "losses": {"ppo_critic": {"gae_lambda": 0.95}},
+}
+CONTINUOUS: Mapping[str, Any] = {
+    "epochs": 10,
+    "minibatches": 32,
+    "shuffle": "steps",
+    "optimizer": {"learning_rate": 3e-4},
+    "losses": {"ppo_critic": {"gae_lambda": 0.95}, "ppo_actor": {"ent_coef": 0.0}},
+}
 
 
 def _agent(observation: ObservationSpace) -> Mapping[str, Any]:
-    """Categorical heads learn values of any scale, which is unknown here."""
     match observation.kind:
-        case "image":
-            return {"encoder": "auto", "hidden_sizes": [256], "activation": "relu"}
-        case "tokens":
-            return {"hidden_sizes": [128, 128], "activation": "relu"}
+        case "vector":
+            return {"hidden_sizes": [64, 64], "value_head": "scalar", "normalise_observations": True}
         case _:
-            return {"hidden_sizes": [64, 64]}
-
-
-def _trainer(_action: ActionSpace) -> Mapping[str, Any]:
-    return {
-        "total_timesteps": 1_000_000,
-        "batch_size": 32,
-        "epochs": 4,
-        "minibatches": 4,
-        "gamma": 0.99,
-        "optimizer": {"learning_rate": 1e-3},
-        "losses": {"ppo_critic": {"gae_lambda": 0.95}},
-    }
+            return {"hidden_sizes": [128, 128], "activation": "relu", "value_head": "scalar"}

@@ -12,7 +12,7 @@ from actors.settings import GymnasiumEnv
 from agent.spec import AgentSpec
 from oatmill.settings import yaml_format
 from protocol.data.run_schema import RunSchema
-from protocol.data.spaces import ActionSpace, Spaces
+from protocol.data.spaces import ActionSpace, DictSpace, Spaces
 from replay.settings import ReplaySettings
 from replay.store.buffer import replayed_rows
 from runner.apart import Apart
@@ -75,12 +75,12 @@ class PlanReport:
         Args:
             cost: whether to include the cost.
         """
-        observation, action = self.spaces.observation, self.spaces.action
+        action = self.spaces.action
         trainer, unroll_length = self.settings.trainer, self.settings.actors.unroll_length
         batch, fresh = trainer.batch_size * unroll_length, self._fresh_rows() * trainer.learners * unroll_length
         parts = [
             "environment",
-            f"  observations  {observation.kind} {observation.dtype} {list(observation.shape)}",
+            *self._observations(),
             f"  actions       {action_text(action)}",
             "",
             "learner step",
@@ -102,6 +102,18 @@ class PlanReport:
             *(f"  {line}" for line in yaml_format.dump(self.settings.to_dict()).splitlines()),
         ]
         return "\n".join(parts) + "\n"
+
+    def _observations(self) -> list[str]:
+        """The observation, or a line for each key of a Dict; image axes are channels, height and width."""
+        space = self.spaces.observation
+        if not isinstance(space, DictSpace):
+            return [f"  observations  {space.kind} {space.dtype} {list(space.shape)}"]
+        spec = AgentSpec(self.spaces, self.settings.agent)
+        encoders = {path: f", encoder {spec.encoder_of(path)}" for path in spec.seen} if not spec.settings.own_encoder else {}
+        keys = [
+            f"    {path:<12}{part.kind} {part.dtype} {list(part.shape)}{encoders.get(path, '')}" for path, part in space.parts
+        ]
+        return ["  observations  Dict", *keys]
 
     def _replay(self) -> list[str]:
         """The number of replayed trajectories per batch, and how often each trajectory is trained on."""
@@ -174,7 +186,7 @@ def report_plan(settings: RunSettings) -> PlanReport:
         spaces, statistics = Spaces.from_dict(described["spaces"]), tuple(described["episode_statistics"])
         spec = AgentSpec(spaces, fitted.agent)
         make_encoder(spec)  # raises if it cannot be built, before anything has started
-        check_buffer_bytes(fitted, RunSchema(spaces, spec.core_state_size, statistics))
+        check_buffer_bytes(fitted, RunSchema(spaces, spec.core_state_size, statistics, fitted.trainer.normalise_rewards))
         plan = make_plan(fitted.trainer, fitted.agent, spaces.action)
         check_priorities(fitted, plan)
         others = _other_autos(fitted, spec, vector_class=described["vector_class"], channels=described["channels"])

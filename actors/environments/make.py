@@ -82,11 +82,12 @@ def refusals(settings: EnvSettings) -> Iterator[None]:
         yield
     except OatmillError:
         raise
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{name_of(settings)} needs a package that is not installed ({one_line(error)}); {_way_out(error)}"
-        ) from error
     except Exception as error:
+        missing = _missing_module(error)
+        if missing is not None:
+            raise UserError(
+                f"{name_of(settings)} needs a package that is not installed ({one_line(error)}); {_way_out(missing)}"
+            ) from error
         raise UserError(f"{name_of(settings)} could not be built: {one_line(error)}") from error
 
 
@@ -110,6 +111,14 @@ def _builder(settings: EnvSettings, first_index: int) -> Callable[[Any, int | No
     build: Callable[..., Environment] = getattr(import_module(f"actors.environments.adapters.{module}"), function)
     takes_index = isinstance(settings, FactoryEnv | PettingZooEnv)
     return partial(build, first_index=first_index) if takes_index else build
+
+
+def _missing_module(error: Exception) -> ModuleNotFoundError | None:
+    """The failed import behind an error; Gymnasium raises a DependencyNotInstalled of its own because of one."""
+    cause: BaseException | None = error
+    if type(error).__name__ == "DependencyNotInstalled":
+        cause = error.__cause__ or error.__context__
+    return cause if isinstance(cause, ModuleNotFoundError) else None
 
 
 def _way_out(error: ModuleNotFoundError) -> str:

@@ -66,6 +66,7 @@ def start(cluster: ComposeCluster, wanted: Start) -> Iterator[str]:
         wanted.settings.replay.acknowledge = "durable"
     settings, notes = prepared(wanted.settings)
     yield from notes
+    refuse_what_is_over(cluster, wanted, settings)
     keep_start(cluster, wanted, settings, image)
     if wanted.image is None and not cluster.engine.has_image(image):
         yield f"building {image} (once; a few minutes)"
@@ -75,10 +76,34 @@ def start(cluster: ComposeCluster, wanted: Start) -> Iterator[str]:
     cluster.do("up", "--detach", "--no-build", "--remove-orphans", "--scale", f"actor={count}", *services)
     if wanted.timeout_s:
         status = until_trained(cluster, began + wanted.timeout_s)
-        tell_desired(cluster, count)
+        if not status["stop"]:
+            tell_desired(cluster, count)
         step, took = status["learner"].get("learner_step"), time.monotonic() - began
-        yield f"learner step {step} after {took:.0f} s; {status['live']} of {count} actors live"
+        actors = "the run is over" if status["stop"] else f"{status['live']} of {count} actors live"
+        yield f"learner step {step} after {took:.0f} s; {actors}"
     yield from pages_of(cluster, services)
+
+
+def refuse_what_is_over(cluster: ComposeCluster, wanted: Start, settings: RunSettings) -> None:
+    """A run that has ended does not go on by starting its containers again: its hub tells them to leave.
+
+    Raises:
+        UserError: if the cluster has this run with the same settings, and it is over.
+    """
+    before = cluster.kept.get("environment", {})
+    same = (before.get("OATMILL_RUN"), before.get("OATMILL_CONFIG_DIGEST")) == (wanted.run, digest_of(settings.to_dict()))
+    status = cluster.status() if same and cluster.containers() else None
+    if status is None or not status["stop"]:
+        return
+    env_steps, total = status["learner"].get("env_steps", 0), settings.trainer.total_timesteps
+    way = (
+        "raise trainer.total_timesteps to go on with it"
+        if env_steps >= total
+        else "`oatmill cluster down` and `up` go on with it"
+    )
+    raise UserError(
+        f"the run {wanted.run} is over, after {env_steps:,} of {total:,} env steps; {way}, or start another by --run NAME"
+    )
 
 
 def pages_of(cluster: ComposeCluster, services: Sequence[str]) -> Iterator[str]:

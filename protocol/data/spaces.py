@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from math import isfinite
@@ -13,8 +14,12 @@ MAX_CHOICES_BESIDE_NUMBERS = 2**24
 """Choices that stand in a row with numbers are float32, which holds whole numbers up to this one."""
 LOG_STD_BOUNDS = (-20.0, 5.0)
 """What the logarithm of a number's standard deviation may be at all; the network's own bounds lie within."""
+ACTION_MASK = "action_mask"
+"""The key of a Dict observation that says which choices are allowed."""
+MASKED_LOGIT = -1e9
+"""What stands for the logit of a choice that is not allowed: its probability is 0, and no gradient becomes infinite or NaN."""
 
-ObservationKind = Literal["vector", "image", "tokens"]
+ObservationKind = Literal["vector", "image", "tokens", "mask", "dict"]
 
 
 @dataclass(frozen=True)
@@ -22,8 +27,9 @@ class ObservationSpace:
     """The observation of one agent.
 
     Attributes:
-        kind: `vector` [D], `image` [C, H, W] (uint8 or float), or `tokens` [N, 3] (MettaGrid's rows
-            of location, feature and value; the location 255 marks padding).
+        kind: `vector` [D], `image` [C, H, W] (uint8, bool or float), `tokens` [N, 3] (MettaGrid's rows
+            of location, feature and value; the location 255 marks padding), or `mask` [A] (bool; only
+            as the key `action_mask` of a Dict). `dict` is a `DictSpace`.
         shape: the shape of one observation.
         dtype: its NumPy dtype as a string, such as `float32`.
         feature_scales: `tokens` only: the divisor of each feature's value, by feature id.
@@ -43,10 +49,49 @@ class ObservationSpace:
     window: tuple[int, int] = (16, 16)
 
     def __post_init__(self) -> None:
-        ranks = {"vector": 1, "image": 3, "tokens": 2}
+        ranks = {"vector": 1, "image": 3, "tokens": 2, "mask": 1}
         if len(self.shape) != ranks[self.kind]:
             raise ValueError(f"a {self.kind} observation has {ranks[self.kind]} axes, got shape {self.shape}")
         np.dtype(self.dtype)
+
+    @property
+    def parts(self) -> tuple[tuple[str, ObservationSpace], ...]:
+        """The only part, under no name; a Dict has one a key."""
+        return (("", self),)
+
+
+@dataclass(frozen=True)
+class DictSpace(ObservationSpace):
+    """One agent's observation of several keys; it has no shape and no dtype of its own.
+
+    Attributes:
+        keys: the path and the space of each key, sorted by path. The path of a nested key is `outer/inner`, that of an entry
+            of a Tuple its number. A mask has the path `action_mask`.
+    """
+
+    kind: ObservationKind = "dict"
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    keys: tuple[tuple[str, ObservationSpace], ...] = ()
+
+    def __post_init__(self) -> None:
+        paths = [path for path, _ in self.keys]
+        if not all(paths) or paths != sorted(set(paths)):
+            raise ValueError(f"a Dict observation has different, sorted keys, got {paths}")
+        if any((path == ACTION_MASK) != (part.kind == "mask") for path, part in self.keys):
+            raise ValueError(f"a Dict observation has its mask, and nothing else, as {ACTION_MASK}")
+        if all(part.kind == "mask" for _, part in self.keys):
+            raise ValueError("a Dict observation has at least one key beside its mask")
+
+    @staticmethod
+    def of(keys: Mapping[str, ObservationSpace]) -> DictSpace:
+        """From keys in any order."""
+        return DictSpace(keys=tuple(sorted(keys.items())))
+
+    @property
+    def parts(self) -> tuple[tuple[str, ObservationSpace], ...]:
+        """The keys."""
+        return self.keys
 
 
 @dataclass(frozen=True)
@@ -161,23 +206,37 @@ class Spaces:
     observation: ObservationSpace
     action: ActionSpace
 
+    @property
+    def masked(self) -> bool:
+        """Whether each observation comes with a mask of the allowed choices."""
+        return any(part.kind == "mask" for _, part in self.observation.parts)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON. `from_dict` reads them."""
-        return {"observation": asdict(self.observation), "action": self.action.to_dict()}
+        """Plain values for JSON; `from_dict` reads them back."""
+        parts = {path: asdict(part) for path, part in self.observation.parts}
+        observation = {"keys": parts} if isinstance(self.observation, DictSpace) else parts[""]
+        return {"observation": observation, "action": self.action.to_dict()}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Spaces:
         """Build the spaces from the result of `to_dict`; lists and tuples are both accepted."""
         observation, action = values["observation"], values["action"]
-        return Spaces(
-            ObservationSpace(
-                observation["kind"],
-                tuple(observation["shape"]),
-                observation["dtype"],
-                tuple(observation["feature_scales"]),
-                tuple(observation["categorical_features"]),
-                observation["num_categories"],
-                tuple(observation["window"]),
-            ),
-            ActionSpace.from_dict(action),
-        )
+        return Spaces(_space_from(observation), ActionSpace.from_dict(action))
+
+
+def _space_from(values: dict[str, Any]) -> ObservationSpace:
+    if "keys" in values:
+        return DictSpace.of({path: _observation_from(part) for path, part in values["keys"].items()})
+    return _observation_from(values)
+
+
+def _observation_from(values: dict[str, Any]) -> ObservationSpace:
+    return ObservationSpace(
+        values["kind"],
+        tuple(values["shape"]),
+        values["dtype"],
+        tuple(values["feature_scales"]),
+        tuple(values["categorical_features"]),
+        values["num_categories"],
+        tuple(values["window"]),
+    )

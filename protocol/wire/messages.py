@@ -258,9 +258,10 @@ class Get:
     request: Count  # grows by one with every new request
     learner_step: Count
     consumed: CountOrNone  # the highest batch id trained on; -1 before the first
-    received: CountOrNone  # the highest batch id that was received; batches handed out after it are lost
+    received: CountOrNone  # the highest batch id that was received; batches handed out after it are no longer taken
     policy_version: CountOrNone  # the newest version that the learner knows
     freed: Count = 0  # the shared memory of batches below this id is no longer used
+    server: Count = 0  # the ingest process that is asked, as in BatchPending; 0 before its first answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +276,7 @@ class Consumed:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class LogMark:
     """Rank 0 to ingest and back: a point in the log for a checkpoint.
 
     The answer has + JSON {id, cursor, digest}.
@@ -303,10 +304,11 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class BatchPending:
-    """Ingest to rank: there is no batch yet."""
+    """Ingest to rank: there is no batch yet. Also the answer to a GET that was written for another ingest process."""
 
     KIND: ClassVar[str] = "HEARTBEAT"
     request: Count
+    server: Count = 0  # random; each ingest process has its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,10 +334,10 @@ class BatchMessage:
     place: str = ""  # of the shared memory, see protocol.data.shared_memory
 
 
-BatchToIngest = BatchHello | Get | Consumed | Snapshot | Commit | Bye
-BATCH_TO_INGEST = (BatchHello, Get, Consumed, Snapshot, Commit, Bye)
-BatchToRank = BatchWelcome | BatchPending | FleetStatus | BatchMessage | Snapshot | Commit | Reject | Bye
-BATCH_TO_RANK = (BatchWelcome, BatchPending, FleetStatus, BatchMessage, Snapshot, Commit, Reject, Bye)
+BatchToIngest = BatchHello | Get | Consumed | LogMark | Commit | Bye
+BATCH_TO_INGEST = (BatchHello, Get, Consumed, LogMark, Commit, Bye)
+BatchToRank = BatchWelcome | BatchPending | FleetStatus | BatchMessage | LogMark | Commit | Reject | Bye
+BATCH_TO_RANK = (BatchWelcome, BatchPending, FleetStatus, BatchMessage, LogMark, Commit, Reject, Bye)
 
 # ------------------------------------------------------------------------------------------------ weights, hub's
 

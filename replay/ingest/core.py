@@ -18,12 +18,12 @@ from replay.ingest.actors.credit import SILENT_AFTER_S, CreditLine
 from replay.ingest.actors.messages import ActorMessages
 from replay.ingest.actors.report import actor_details, uneven_actors
 from replay.ingest.admissions import Admissions
-from replay.ingest.batch_server import BatchServer
-from replay.ingest.checkpoint_marks import CheckpointMarks
-from replay.ingest.cutter import BatchCutter
+from replay.ingest.batches.checkpoint_marks import CheckpointMarks
+from replay.ingest.batches.cutter import BatchCutter
+from replay.ingest.batches.learner_rank import RankChanges
+from replay.ingest.batches.server import BatchServer
 from replay.ingest.fleet import FleetStatistics
 from replay.ingest.intake import Intake
-from replay.ingest.learner_rank import RankChanges
 from replay.log.journal import Journal
 from replay.plausible import check_cursor
 from replay.quarantine import BadMessage, Rejections
@@ -113,7 +113,7 @@ class IngestCore:
             batch_rows=settings.batch_rows, queue_batches=settings.queue_batches, silent_after_s=settings.silent_after
         )
         self._queue, self._fleet = TrajectoryQueue(), FleetStatistics()
-        self._batches = BatchServer(settings.batch_rows, admissions, priorities=settings.buffer.prioritised)
+        self._batches = BatchServer(settings.batch_rows, admissions, priorities=settings.buffer.prioritised, server=server)
         self.replayed = ReplayedShare(settings.buffer, settings.unroll_length, saver)
         self.marks = CheckpointMarks(self.journal, self._batches, self.replayed)
         self._messages = ActorMessages(settings.unroll_length, self._credit, self.journal, server, admissions)

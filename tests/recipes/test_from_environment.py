@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from actors.environments.make import describe
 from actors.settings import AtariEnv, EnvSettings, FactoryEnv, GymnasiumEnv, MiniGridEnv, PettingZooEnv
 from oatmill.errors import UserError
 from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
@@ -38,15 +39,21 @@ def test_what_an_environment_is_called_says_its_kind(named: str, env: EnvSetting
 @pytest.mark.parametrize(
     ("observation", "expected"),
     [
-        (ObservationSpace("vector", (4,), "float32"), {"hidden_sizes": (64, 64), "activation": "tanh"}),
-        (ObservationSpace("image", (4, 84, 84), "uint8"), {"hidden_sizes": (256,), "activation": "relu"}),
-        (ObservationSpace("tokens", (200, 3), "uint8"), {"hidden_sizes": (128, 128), "activation": "relu"}),
+        (ObservationSpace("vector", (4,), "float32"), {"hidden_sizes": (64, 64), "normalise_observations": True}),
+        (ObservationSpace("image", (4, 84, 84), "uint8"), {"activation": "relu", "normalise_observations": False}),
+        (ObservationSpace("tokens", (200, 3), "uint8"), {"activation": "relu", "normalise_observations": False}),
     ],
 )
 def test_each_kind_of_observation_gets_its_network(observation: ObservationSpace, expected: dict[str, Any]) -> None:
     values = settings_for(Spaces(observation, ActionSpace((2,))))
     agent = RunSettings.of({"env": environment_of("CartPole-v1"), **values}).agent
     assert {name: getattr(agent, name) for name in expected} == expected
+
+
+def test_continuous_actions_get_a_value_network_of_their_own_and_no_entropy_bonus() -> None:
+    spaces = describe(GymnasiumEnv(id="Pendulum-v1"))[0]
+    run = RunSettings.of({"env": environment_of("Pendulum-v1"), **settings_for(spaces)})
+    assert (run.agent.value_trunk, run.trainer.losses.ppo_actor.ent_coef) == ("separate", 0.0)
 
 
 def run_of(recipe: str | None, *assignments: str, env: str | None = None, **settings: Any) -> Run:
@@ -65,7 +72,7 @@ def test_what_the_command_says_of_the_environment_counts_when_it_is_looked_at() 
     with pytest.raises(UserError, match=r"set env\.channels=first or env\.channels=last"):
         run_of(None, "env.kwargs={shape: [10, 10, 6]}", env=env)
     run = run_of(None, "env.kwargs={shape: [10, 10, 6]}", "env.channels=last", env=env)
-    assert run.agent.hidden_sizes == (256,)
+    assert run.agent.activation == "relu"
 
 
 @pytest.mark.parametrize(

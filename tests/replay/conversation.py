@@ -42,6 +42,7 @@ class Conversation:
         self.batch_rows = batch_rows
         self.now = 0.0
         self.requests: dict[int, int] = {}
+        self.received: dict[bytes, int] = {}  # by connection, the last batch that was sent on it
         self.hub(0)
 
     def hub(self, version: int, members: dict[int, tuple[int, bool]] | None = None) -> None:
@@ -108,7 +109,9 @@ class Conversation:
     def get(self, rank: int = 0, token: str = "t", *, again: bool = False, consumed: int = -1, version: int = 0) -> list[Any]:
         """A rank's request, and the answers to ranks."""
         self.requests[rank] = self.requests.get(rank, 0) + (not again)
-        return self.tell(messages.Get(rank, token, self.requests[rank], 0, consumed, consumed, version), rank)
+        received = self.received.get(route_of(rank), -1)
+        server = self.core._batches._server
+        return self.tell(messages.Get(rank, token, self.requests[rank], 0, consumed, received, version, server=server), rank)
 
     def consumed(
         self, batch_id: int, rank: int = 0, token: str = "t", version: int = 0, priorities: Sequence[float] | None = None
@@ -119,17 +122,26 @@ class Conversation:
 
     def tell(self, message: Any, rank: int = 0, payload: bytes = b"") -> list[Any]:
         """Any message of a rank's, and the answers to ranks."""
-        self.core.receive_batches(f"rank {rank}".encode(), encode(message)[0], payload=payload)
+        self.core.receive_batches(route_of(rank), encode(message)[0], payload=payload)
         return self.told()
 
     def told(self) -> list[Any]:
         """What ingest has to say to ranks; a batch comes with the second observation of each of its rows."""
         self.core.turn(self.now)
         found = []
-        for _, (header, payload) in self.core.outgoing_batches():
+        for route, (header, payload) in self.core.outgoing_batches():
             answer = decode(header, messages.BATCH_TO_RANK)
-            found.append((answer, rows_of(answer, payload)) if isinstance(answer, messages.BatchMessage) else answer)
+            if isinstance(answer, messages.BatchMessage):
+                self.received[route] = answer.batch_id
+                found.append((answer, rows_of(answer, payload)))
+            else:
+                found.append(answer)
         return found
+
+
+def route_of(rank: int) -> bytes:
+    """A rank's connection, as ingest sees it."""
+    return f"rank {rank}".encode()
 
 
 def rows_of(message: messages.BatchMessage, payload: Any) -> list[int]:

@@ -55,7 +55,7 @@ def test_a_plan_says_what_it_costs_when_it_is_asked() -> None:
     report = report_plan(conservative())
     assert "GFLOP" not in report.to_text(), "a run that starts does not spend a second on this"
     text = report.to_text(cost=True)
-    assert "parameters: 21,831 are trained" in text
+    assert "21,831 trained parameters" in text
     assert "  ppo_actor     trains 4,610; policy x 1, entropy x -0.01" in text
     assert "  prior             0.019    1%" in text
     cost = json.loads(json.dumps(report.to_dict()))["cost"]

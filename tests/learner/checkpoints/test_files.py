@@ -291,6 +291,20 @@ def test_another_networks_checkpoint_is_refused_naming_the_array(
     assert_same_arrays(before, parameters_of(updater))
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_checkpoint_with_statistics_and_settings_without_them_do_not_fit_nor_the_other_way_round(
+    tmp_path: Path, asked: bool
+) -> None:
+    save(tmp_path, trained(1, normalise_observations=not asked), progress(1), keep=3)
+    was, now = str(not asked).lower(), str(asked).lower()
+    message = (
+        rf"was trained with agent\.normalise_observations={was}, and these settings have {now}: it holds "
+        rf"{'no ' if asked else ''}statistics of observations; use the setting that it was trained with"
+    )
+    with pytest.raises(UserError, match=message):
+        restore(tmp_path, fresh(normalise_observations=asked))
+
+
 def test_a_checkpoint_of_other_losses_is_refused(tmp_path: Path) -> None:
     save(tmp_path, trained(1, "baseline"), progress(1), keep=3)
     with pytest.raises(

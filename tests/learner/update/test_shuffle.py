@@ -114,7 +114,7 @@ def test_a_tensor_whose_name_does_not_say_its_axes_is_refused() -> None:
 
     values = {"mask_BT": torch.ones(2, 3, dtype=torch.bool), "my_weights": torch.ones(2, 3)}
     with pytest.raises(UserError, match=r"trainer\.shuffle=steps .* my_weights has none"):
-        objective_of(Nameless).single_steps(values, torch.zeros(2, 3))
+        objective_of(Nameless).single_steps(values, {"actions_BT": torch.zeros(2, 3)})
 
 
 def test_a_core_remembers_along_a_trajectory_and_is_refused() -> None:

@@ -142,6 +142,22 @@ def test_ingest_is_lost_after_a_minute_without_an_answer_but_not_while_it_answer
     assert not peer.lost(LOST_AFTER_S + 0.1)
 
 
+def test_a_new_server_gets_a_new_request_and_answers_of_the_old_server_are_ignored() -> None:
+    peer = peer_of()
+    peer.request(11)
+    peer.send(0.0)
+    hear(peer, messages.BatchPending(1, server=5))
+    hello, get = said(peer.send(0.1))
+    assert isinstance(hello, messages.BatchHello)
+    assert (get.request, get.server, get.received) == (2, 5, -1)
+    open_session(peer)
+    hear(peer, batch(1), payload())
+    assert peer.take() is None
+    hear(peer, messages.BatchPending(2, server=5))
+    hear(peer, batch(2), payload())
+    assert peer.take() is not None
+
+
 def test_bye_is_sent_after_consumed() -> None:
     peer = peer_of()
     peer.consumed(7, 3)

@@ -20,7 +20,15 @@ BAD = ServerFaults(
     disk_full=0.01,
 )
 KILLS = ServerFaults(loss=0.05, delay_s=0.2, actor_death=0.004, learner_death=0.01, server_death=0.02)
+LATE = ServerFaults(loss=0.05, repeat=0.1, delay_s=0.8, server_death=0.1)
+"""Messages take nearly as long as a server lives."""
 SEEDS_A_TEST = 15
+
+
+def check_promised(run: object) -> None:
+    """What holds after every tick."""
+    assert isinstance(run, CrashingSimulation)
+    run.check_acknowledged()
 
 
 def check_books(run: CrashingSimulation) -> None:
@@ -62,6 +70,19 @@ def test_in_durable_mode_nothing_acknowledged_is_lost_and_nothing_is_trained_on_
     assert crashes > SEEDS_A_TEST
     if first == 0:  # so few seeds need not have one
         assert restored > 0, "no server came back with a snapshot of its buffer, so nothing here was about one"
+
+
+def test_messages_that_outlive_their_server_cause_no_batch_to_be_trained_on_twice() -> None:
+    for seed in range(12, 22):
+        run = CrashingSimulation(seed, LATE)
+        run.run(12, check_promised)
+        run.calm()
+        run.run(6, check_promised)
+        assert max(run.times_trained().values()) == 1, f"seed {seed}"
+        assert run.core.ledger()["lost"] == 0
+        assert run.crashes > 1
+        trained = {row for _, rows in run.surviving for row in rows}
+        assert run.core.ledger()["trained"] <= len(trained), f"seed {seed}: a batch that never arrived counts as trained"
 
 
 def test_in_memory_mode_data_that_died_with_the_server_is_counted_as_lost() -> None:

@@ -156,7 +156,8 @@ class QueueAndDedupe(RuleBasedStateMachine):
         if not self.asked:
             self.request += 1
             self.asked = True
-        get = messages.Get(0, f"token {self.token}", self.request, 0, -1, -1, 0)
+        received = self.held[-1][0] if self.held else -1
+        get = messages.Get(0, f"token {self.token}", self.request, 0, -1, received, 0)
         self.core.receive_batches(b"learner", encode(get)[0])
         self.pump()
 

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from actors.environments.base import begin
+from actors.environments.base import Episode, begin
 from actors.environments.make import describe, make_environment
 from actors.settings import EnvPoolEnv
 from oatmill.errors import UserError
@@ -33,7 +33,7 @@ def test_no_reset_warns_of_its_seed() -> None:
 def test_an_episode_has_as_many_steps_as_it_has_rewards() -> None:
     environment = make_environment(EnvPoolEnv(id="CartPole-v1", info_metrics=["elapsed_step"]), copies=3, seed=1)
     environment.reset()
-    episodes = []
+    episodes: list[Episode] = []
     for _ in range(60):
         step = environment.step(np.zeros(3, np.int32))
         assert step.rewards.tolist() == step.valid.tolist(), "1 for each step of an agent, and none for a reset"

@@ -59,6 +59,7 @@ class LearnerRank:
     route: bytes
     token: str
     outgoing: list[tuple[bytes, Frames]]  # messages to all ranks; belongs to the BatchServer
+    server: int = 0  # the number of this ingest process
     waiting: deque[Part] = field(default_factory=deque)  # cut, not handed out
     held: deque[Part] = field(default_factory=deque)  # handed out, not consumed
     lent: deque[Part] = field(default_factory=deque)  # consumed, in shared memory that the learner may still read
@@ -71,7 +72,7 @@ class LearnerRank:
     patience: int = 0  # the part is sent again after this many repetitions
     welcomed: bool = False
     told_version: int = -1  # the newest policy version that it has reported
-    snapshot: tuple[bytes, messages.Snapshot] | None = None  # the open question for a snapshot, and its connection
+    mark_asked: tuple[bytes, messages.LogMark] | None = None  # the open question for a mark, and its connection
 
     @property
     def asks(self) -> bool:
@@ -129,16 +130,16 @@ class LearnerRank:
             if part.lent:
                 self.lent.append(part)
 
-    def take_snapshot(self, told: int) -> tuple[bytes, messages.Snapshot] | None:
-        """Return the open question for a snapshot, if all ranks have reported its policy version.
+    def take_mark_question(self, told: int) -> tuple[bytes, messages.LogMark] | None:
+        """Return the open question for a mark, if all ranks have reported its policy version.
 
         Args:
             told: the newest policy version that every rank has reported.
         """
-        if self.snapshot is None or self.snapshot[1].policy_version > told:
+        if self.mark_asked is None or self.mark_asked[1].policy_version > told:
             return None
-        snapshot, self.snapshot = self.snapshot, None
-        return snapshot
+        question, self.mark_asked = self.mark_asked, None
+        return question
 
     def free(self, batch_id: int) -> list[Part]:
         """Return the parts before a batch: the learner no longer reads their shared memory."""
@@ -147,9 +148,9 @@ class LearnerRank:
             freed.append(self.lent.popleft())
         return freed
 
-    def give_up_recovered(self, received: int) -> list[Part]:
-        """Return the parts that an earlier server has cut and that did not arrive: they never will."""
-        never = [part for part in self.held if part.recovered and part.batch_id > received]
+    def give_up(self, get: messages.Get) -> list[Part]:
+        """Return the parts that did not arrive before the rank made a new request: it no longer takes them."""
+        never = [part for part in self.held if part.batch_id > get.received and get.request > self.request]
         for part in never:
             self.held.remove(part)
         return never
@@ -160,7 +161,7 @@ class LearnerRank:
             self.request, self.learner_step, self.answered = get.request, get.learner_step, None
         elif get.request == self.request:
             if self.answered is None:
-                self._say_pending()
+                self.say_pending(get.request)
             elif self.answered in self.held:
                 self._answer_again(self.answered, welcome, stop=stop)
 
@@ -179,10 +180,11 @@ class LearnerRank:
             self._send(part, welcome, stop=stop)
             self.patience = min(2 * patience, MAX_PATIENCE * seconds_of(part))
         else:
-            self._say_pending()
+            self.say_pending(self.request)
 
-    def _say_pending(self) -> None:
-        self.outgoing.append((self.route, encode(messages.BatchPending(self.request))))
+    def say_pending(self, request: int) -> None:
+        """Answer a request for which there is no batch yet."""
+        self.outgoing.append((self.route, encode(messages.BatchPending(request, self.server))))
 
     def hand_out(self, fleet: dict[str, Any], welcome: RankWelcome | None, *, stop: bool) -> Part:
         """Answer the open request with the part that waits.

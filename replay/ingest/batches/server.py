@@ -17,7 +17,7 @@ from protocol.security.users import ANYBODY, UnauthorisedError, User, require
 from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, encode, shortened, to_json
 from replay.ingest.admissions import Admissions
-from replay.ingest.learner_rank import LearnerRank, RankChanges, RankWelcome
+from replay.ingest.batches.learner_rank import LearnerRank, RankChanges, RankWelcome
 from replay.log.marks import Mark, read_mark
 from replay.log.state import LogState
 from replay.plausible import check_version
@@ -27,7 +27,7 @@ MAX_DEPARTED = 1000
 """The number of ended sessions that are remembered, to recognise their late HELLO messages."""
 
 
-OfRank = messages.Consumed | messages.Get | messages.Snapshot | messages.Commit
+OfRank = messages.Consumed | messages.Get | messages.LogMark | messages.Commit
 """The messages that a rank sends after its HELLO, except BYE."""
 
 
@@ -38,6 +38,7 @@ class BatchServer:
         batch_rows: the number of trajectories in a batch, over all ranks.
         admissions: decides who may speak as which rank; None allows everybody.
         priorities: whether CONSUMED messages carry priorities.
+        server: a number that no other ingest process has.
 
     Attributes:
         schema: the run's schema; None until the first actor has sent it.
@@ -48,8 +49,10 @@ class BatchServer:
             they count as queued.
     """
 
-    def __init__(self, batch_rows: int, admissions: Admissions | None = None, *, priorities: bool = False) -> None:
-        self._batch_rows, self._admissions, self._priorities = batch_rows, admissions, priorities
+    def __init__(
+        self, batch_rows: int, admissions: Admissions | None = None, *, priorities: bool = False, server: int = 0
+    ) -> None:
+        self._batch_rows, self._admissions, self._priorities, self._server = batch_rows, admissions, priorities, server
         self._ranks: dict[int, LearnerRank] = {}
         self._departed: deque[str] = deque(maxlen=MAX_DEPARTED)
         self._incarnations: dict[int, int] = {}  # by rank, the highest incarnation
@@ -72,7 +75,7 @@ class BatchServer:
             if left:
                 self._departed.append(token)
             else:
-                self._ranks[number] = LearnerRank(b"", token, self._outgoing)
+                self._ranks[number] = LearnerRank(b"", token, self._outgoing, self._server)
 
     def hold(self, number: int, part: Part) -> bool:
         """Hold a part that was cut by an earlier server; False if its rank is gone."""
@@ -154,26 +157,26 @@ class BatchServer:
             case messages.Commit():
                 changes.cursor = message.cursor
                 self._outgoing.append((rank.route, encode(message)))
-            case messages.Snapshot():
+            case messages.LogMark():
                 self._consume(rank, message.consumed, message.policy_version, changes)
-                rank.snapshot = (rank.route, message)
+                rank.mark_asked = (rank.route, message)
 
     def _take_priorities(self, rank: LearnerRank, batch_id: int, payload: Buffer) -> None:
         if not self._priorities:
             raise WireError("priorities", "expected none, for replay.sampling is not prioritised")
         rank.take_priorities(batch_id, payload)
 
-    def snapshots_due(self) -> list[tuple[bytes, messages.Snapshot]]:
-        """Return the questions for a snapshot that can be answered.
+    def marks_due(self) -> list[tuple[bytes, messages.LogMark]]:
+        """Return the questions for a mark that can be answered.
 
         All ranks have reported what they trained on up to there.
         """
         told = min((rank.told_version for rank in self._ranks.values()), default=0)
-        return [due for rank in self._ranks.values() if (due := rank.take_snapshot(told)) is not None]
+        return [due for rank in self._ranks.values() if (due := rank.take_mark_question(told)) is not None]
 
-    def answer_snapshot(self, route: bytes, snapshot: messages.Snapshot, values: dict[str, Any]) -> None:
-        """Answer a question for a snapshot."""
-        self._outgoing.append((route, encode(snapshot, to_json(values))))
+    def answer_mark(self, route: bytes, question: messages.LogMark, values: dict[str, Any]) -> None:
+        """Answer a question for a mark."""
+        self._outgoing.append((route, encode(question, to_json(values))))
 
     def _hello(self, route: bytes, hello: messages.BatchHello, mark: Mark | None, changes: RankChanges) -> None:
         detail = check_world(hello, self._batch_rows)
@@ -194,7 +197,7 @@ class BatchServer:
         leaving = list(self._ranks) if hello.world != self.world else [hello.rank]
         self._end(leaving, changes)
         self.world = hello.world
-        self._ranks[hello.rank] = LearnerRank(route, hello.token, self._outgoing, shares=hello.shares)
+        self._ranks[hello.rank] = LearnerRank(route, hello.token, self._outgoing, self._server, shares=hello.shares)
 
     def _bye(self, route: bytes, bye: messages.Bye, changes: RankChanges) -> None:
         changes.left = [number for number, rank in self._ranks.items() if rank.token == bye.token]
@@ -240,7 +243,10 @@ class BatchServer:
     def _get(self, rank: LearnerRank, get: messages.Get, changes: RankChanges) -> None:
         self._consume(rank, get.consumed, get.policy_version, changes)
         changes.freed += rank.free(get.freed)
-        never = rank.give_up_recovered(get.received)
+        if get.server != self._server:  # batches that were handed out since then may still arrive
+            rank.say_pending(get.request)
+            return
+        never = rank.give_up(get)
         if never:  # it returns to the queue, before what waits
             changes.returned = sorted([*never, *self._unwait()], key=lambda part: part.batch_id)
         rank.ask(get, self._welcome(), stop=self.stop)

@@ -67,6 +67,24 @@ def test_the_next_request_makes_up_for_a_lost_consumed_message() -> None:
     assert talk.core.ledger()["trained"] == 4
 
 
+def test_of_a_request_for_another_server_only_the_consumed_batches_count() -> None:
+    talk = filled(12)
+    talk.learn()
+    ((first, _),) = batches_in(talk.get())
+    ((second, _),) = batches_in(talk.get())
+    late = messages.Get(0, "t", 9, 0, first.batch_id, -1, 0, server=7)
+    assert talk.tell(late) == [messages.BatchPending(9, 0)]
+    assert (talk.core.ledger()["trained"], talk.core.ledger()["in_flight"]) == (4, 4), f"batch {second.batch_id} is still held"
+
+
+def test_a_batch_that_had_not_arrived_at_the_next_request_is_handed_out_again() -> None:
+    talk = filled(12)
+    talk.learn()
+    assert rows_in(talk.get()) == [0, 1, 2, 3]
+    assert rows_in(talk.tell(messages.Get(0, "t", 2, 0, -1, -1, 0))) == [0, 1, 2, 3]
+    assert talk.core.ledger()["in_flight"] == 4
+
+
 def test_batches_that_a_dead_learner_had_not_consumed_are_handed_out_first() -> None:
     talk = filled(12)
     talk.learn(token="a")
