@@ -38,6 +38,7 @@ class RunResult:
         episode_return: mean, std and n of the last (at most 100) episodes.
         episode_length: their mean length.
         episode_statistics: means of the statistics that the environment reports.
+        episode_info: the same, under the name of the metric `oatmill_episode_info`.
         losses: values by loss: raw, coef, weighted, share, gradient_norm, gradient_share, and its
             terms.
         entropy: policy entropy in nats, and as a fraction of the uniform policy's.
@@ -63,6 +64,7 @@ class RunResult:
     episode_return: Mapping[str, Any]
     episode_length: float | None
     episode_statistics: Mapping[str, Any]
+    episode_info: Mapping[str, Any]
     losses: Mapping[str, Mapping[str, Any]]
     entropy: Mapping[str, Any]
     explained_variance: float | None
@@ -135,6 +137,7 @@ def compose(
     learner = read_json(identity.run_dir / "learner.json") or _from_line(last_line or {})
     fleet, version = status.get("fleet") or {}, learner.get("policy_version")
     newest = fleet if value(fleet, "episode_return", "n") else learner
+    statistics = newest.get("statistics") or newest.get("episode_statistics") or {}
     return RunResult(
         run_dir=str(identity.run_dir),
         recipe=identity.recipe,
@@ -149,7 +152,8 @@ def compose(
         env_steps_per_second=learner.get("env_steps_per_second"),
         episode_return=newest.get("episode_return") or NO_RETURN,
         episode_length=newest.get("episode_length"),
-        episode_statistics=newest.get("statistics") or newest.get("episode_statistics") or {},
+        episode_statistics=statistics,
+        episode_info=statistics,
         losses=learner.get("losses") or {},
         entropy=learner.get("entropy") or {"nats": None, "fraction": None},
         explained_variance=learner.get("explained_variance"),

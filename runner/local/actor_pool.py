@@ -10,6 +10,7 @@ from oatmill.errors import RunError
 from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.exit_codes import BAD_INPUT
 from oatmill.user_code import ends_with_place
+from replay.hub.status import EQUAL_STREAMS
 from runner.local.child import back_off
 from runner.local.launcher import Launcher, P, Process
 
@@ -89,6 +90,7 @@ class ActorPool(Generic[P]):
         self._max_restarts = max_restarts
         self._notice = notice
         self._slots: dict[int, Slot[P]] = {}
+        self._told_of_twins = False
         self.ending = False
         self.restarts = 0
 
@@ -128,6 +130,7 @@ class ActorPool(Generic[P]):
                 self._notice("actor_joined", "", {"actor": entry["actor_id"], "incarnation": slot.incarnation})
             slot.productive = slot.incarnation > slot.since and entry.get("env_steps", 0) > 0
             self._note_silence(slot, entry)
+            self._note_twin(entry)
 
     def _note_silence(self, slot: Slot[P], entry: Mapping[str, Any]) -> None:
         missed = slot.incarnation > slot.since and not entry.get("alive", True) and not entry.get("left", False)
@@ -135,6 +138,13 @@ class ActorPool(Generic[P]):
             slot.silent_since = None
         elif slot.silent_since is None:
             slot.silent_since = self._now()
+
+    def _note_twin(self, entry: Mapping[str, Any]) -> None:
+        """Tell once of actors whose environments began alike."""
+        if "began_like" in entry and not self._told_of_twins:
+            self._told_of_twins = True
+            actors = sorted((entry["actor_id"], entry["began_like"]))
+            self._notice("equal_streams", f"actors {actors[0]} and {actors[1]} {EQUAL_STREAMS}", {"actors": actors})
 
     def turn(self) -> None:
         """Start, restart or kill actors as needed.

@@ -25,9 +25,9 @@ SHARED = {"--log-level", "--help"}
 SETTINGS = {"RECIPE", "ASSIGNMENTS", "--preset", "--config"}
 COMMANDS = {
     "train": SETTINGS
-    | {"--actors", "--learners", "--run-dir", "--seed", "--resume", "--trust", "--json"}
+    | {"--env", "--actors", "--learners", "--run-dir", "--seed", "--resume", "--trust", "--json"}
     | {"--listen", "--insecure", "--keys"},
-    "plan": SETTINGS | {"--actors", "--learners", "--seed", "--json"},
+    "plan": SETTINGS | {"--env", "--actors", "--learners", "--seed", "--json"},
     "recipes": set(),
     "settings": {"WORD", "--json"},
     "status": {"RUN", "--run-dir", "--address", "--keys", "--json"},

@@ -267,3 +267,16 @@ def test_what_a_dead_actor_has_started_is_gone_before_the_next_one_is_started(tm
     game = int((tmp_path / "0.log").read_text().split()[0])
     assert not psutil.pid_exists(game) or psutil.Process(game).status() == psutil.STATUS_ZOMBIE
     world.pool.end(grace_s=1)
+
+
+def test_actors_that_began_alike_are_told_of_once(tmp_path: Path) -> None:
+    world = World(tmp_path, WORKS)
+    entries = [{"actor_id": number, "incarnation": 1, "began_like": 1 - number} for number in (1, 0)]
+    world.pool.follow(2)
+    for _ in range(2):
+        world.pool.heard(entries)
+    told = [(event, values) for event, values in world.events if event == "equal_streams"]
+    assert told == [("equal_streams", {"actors": [0, 1]})]
+    (text,) = [text for text in world.texts if "began with the same" in text]
+    assert text.startswith("actors 0 and 1 began with the same observations in all their copies, although their seeds differ")
+    world.pool.end(grace_s=5)
