@@ -252,7 +252,7 @@ class AgentModel(nn.Module):
             return self.normaliser.forward(observations)
         lengths = self.spec.normalised
         joined = self.normaliser.forward(torch.cat([observations[path].float() for path in lengths], -1))
-        parts = torch.split(joined, list(lengths.values()), -1)
+        parts = joined.split(list(lengths.values()), -1)  # type: ignore[no-untyped-call]
         return ObservationDict({**observations, **dict(zip(lengths, parts, strict=True))})
 
     def forward(  # noqa: PLR0917 -- DDP passes tensors by position

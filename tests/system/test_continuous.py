@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import oatmill
 from tests.system.real_runs import SMALL
@@ -50,6 +51,7 @@ OWN = ["env.kind=factory", "env.factory=aiming:make"]
 LOSSES = ["cmpo", "dynamics", "muesli_model"]
 
 
+@pytest.mark.timeout(600)
 def test_a_run_with_numbers_and_choices_learns_reports_and_can_be_played(tmp_path: Path) -> None:
     (tmp_path / "aiming.py").write_text(ENVIRONMENT)
     shown = run_oatmill(
