@@ -10,13 +10,27 @@ from pydantic import BaseModel, ConfigDict
 
 from actors.settings import ActorSettings, EnvSettings
 from agent.settings import AgentSettings
-from oatmill.children.apart import in_words
 from oatmill.children.leaving import leave
+from oatmill.children.worker import in_words
 from oatmill.errors import OatmillError, RunError, one_line
 from oatmill.process.entry import configure_logging, read_roots, role_parser, run_to_exit, settings_of
 from oatmill.process.signals import StopFlag
 from oatmill.settings.flat import joining_config
 from protocol.security.keys import client_keys
+
+
+class RewardSettings(BaseModel):
+    """What an actor needs of the learner's settings."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    normalise_rewards: bool = False
+    gamma: float = 0.99
+
+    @property
+    def discount(self) -> float | None:
+        """gamma, if rewards are normalised by the discounted return; None if not."""
+        return self.gamma if self.normalise_rewards else None
 
 
 class ActorRoots(BaseModel):
@@ -27,6 +41,7 @@ class ActorRoots(BaseModel):
     env: EnvSettings
     agent: AgentSettings
     actors: ActorSettings
+    trainer: RewardSettings = RewardSettings()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,7 +71,7 @@ def _guarded(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    roots = read_roots(options.config, required=ActorRoots.model_fields)
+    roots = read_roots(options.config, required=("env", "agent", "actors"))
     settings = settings_of(ActorRoots, roots, options.config)
     stop = StopFlag()
     # Importing torch takes a second or two, so errors in the input are found before.
@@ -74,6 +89,7 @@ def _run(options: argparse.Namespace) -> None:
             actors=settings.actors,
             joining=joining_config(roots),
             address=options.address,
+            discount=settings.trainer.discount,
             actor_id=options.actor_id,
             heartbeat=Path(heartbeat) if heartbeat else None,
             keys=client_keys(options.keys, "actor"),

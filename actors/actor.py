@@ -52,6 +52,7 @@ class ActorConfig:
         actors: the actor's settings.
         joining: the settings that must be equal to those of the run's server.
         address: the run's control address.
+        discount: gamma, if the learner normalises rewards by the discounted return; None if not.
         actor_id: this actor's number; None lets the hub choose.
         heartbeat: a file to touch while the actor makes progress; None under the local supervisor.
         keys: the keys for the server; None for a server without keys.
@@ -62,6 +63,7 @@ class ActorConfig:
     actors: ActorSettings
     joining: Mapping[str, Any]
     address: str
+    discount: float | None = None
     actor_id: int | None = None
     heartbeat: Path | None = None
     keys: ClientKeys | None = None
@@ -96,7 +98,7 @@ def run(config: ActorConfig, stop: StopFlag) -> None:
             return
         log.info("joined as actor %d, incarnation %d", welcome.actor_id, welcome.incarnation)
         policy = ActingPolicy(spec, environment.num_rows, policy_seed(config, welcome))
-        unroller = Unroller(environment, observations, policy, config.actors.unroll_length)
+        unroller = Unroller(environment, observations, policy, config.actors.unroll_length, discount=config.discount)
         receiver = stack.enter_context(
             closing(WeightsReceiver(welcome.endpoints["weights"], layout=policy.layout, keys=welcome.keys))
         )
@@ -281,7 +283,10 @@ def _control(config: ActorConfig, environment: Environment) -> ControlClient:
 
 def _sender(config: ActorConfig, environment: Environment, spec: AgentSpec, welcome: Welcome) -> TrajectorySender:
     schema = Schema.of(
-        environment.spaces, core_state_size=spec.core_state_size, episode_statistics=environment.episode_statistics
+        environment.spaces,
+        core_state_size=spec.core_state_size,
+        episode_statistics=environment.episode_statistics,
+        discounted_return=config.discount is not None,
     )
     return TrajectorySender(
         welcome.endpoints["data"],

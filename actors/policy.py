@@ -11,6 +11,7 @@ import torch
 from agent.model import AgentModel, acting_layout
 from agent.packing import load_packed
 from agent.spec import AgentSpec
+from protocol.data.observations import Observations, each
 from protocol.data.trajectory import Array
 from protocol.data.weights import Layout, Weights
 
@@ -63,15 +64,13 @@ class ActingPolicy:
         load_packed(self._model, weights)
         self.version = weights.version
 
-    def act(self, observations: Array) -> Acted:
+    def act(self, observations: Observations) -> Acted:
         """Sample an action per row and update the recurrent states.
 
         Args:
             observations: `[N, ...]` in the environment's dtype.
         """
-        # torch needs writable memory; an environment's arrays may be read-only.
-        readable = torch.from_numpy(np.require(observations, requirements=("C", "W")))
-        output = self._model.act(readable, torch.from_numpy(self._core_state))
+        output = self._model.act(each(readable, observations), torch.from_numpy(self._core_state))
         self._core_state = output.core_state.numpy()
         logits: Array = output.logits.numpy()
         action = self.spec.spaces.action
@@ -97,6 +96,11 @@ class ActingPolicy:
         """Clear the recurrent states of rows whose episode ended, `[N]` bool."""
         if self._core_state.shape[1]:
             self._core_state[ended] = 0.0
+
+
+def readable(values: Array) -> torch.Tensor:
+    """A tensor of an environment's numbers. torch wants memory that it may write to, and they may be read-only."""
+    return torch.from_numpy(np.require(values, requirements=("C", "W")))
 
 
 def draw(logits: Array, sizes: Sequence[int], rng: np.random.Generator, waits: Array) -> Array:

@@ -20,6 +20,7 @@ from actors.environments.base import (
 )
 from actors.policy import Acted, ActingPolicy
 from oatmill.errors import OatmillError, RunError, one_line
+from protocol.data.observations import Observations, concatenated, parts_of, zeros
 from protocol.data.trajectory import Array, TrajectoryBlock
 
 LOOK_STEPS = 9
@@ -30,7 +31,7 @@ LOOK_STEPS = 9
 class _Buffers:
     """The arrays that every step writes; all unrolls share them, as blocks are copied when sent."""
 
-    observations: Array
+    observations: Observations
     actions: Array
     rewards: Array
     terminated: Array
@@ -42,9 +43,9 @@ class _Buffers:
     @staticmethod
     def of(environment: Environment, steps: int) -> _Buffers:
         rows, spaces = environment.num_rows, environment.spaces
-        observation, action = spaces.observation, spaces.action
+        action = spaces.action
         return _Buffers(
-            observations=np.zeros((rows, steps + 1, *observation.shape), observation.dtype),
+            observations=zeros(spaces.observation, rows, steps + 1),
             actions=np.zeros((rows, steps, *action.shape), action.dtype),
             rewards=np.zeros((rows, steps), np.float32),
             terminated=np.zeros((rows, steps), np.bool_),
@@ -60,7 +61,7 @@ class _Finals(NamedTuple):
 
     step: int
     rows: Array
-    observations: Array
+    observations: Observations
 
 
 class Unroller:
@@ -71,18 +72,29 @@ class Unroller:
         observations: the observations of the reset, `[N, ...]`.
         policy: chooses actions.
         unroll_length: T, the steps of a trajectory.
+        discount: gamma, if rewards are normalised by the discounted return; None if not.
 
     Attributes:
         env_steps: the env steps of all agents since the start, including unfinished unrolls.
         episodes: the number of ended episodes since the start.
     """
 
-    def __init__(self, environment: Environment, observations: Array, policy: ActingPolicy, unroll_length: int) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        observations: Observations,
+        policy: ActingPolicy,
+        unroll_length: int,
+        *,
+        discount: float | None = None,
+    ) -> None:
         self.env_steps = 0
         self.episodes = 0
         self._environment = environment
         self._policy = policy
         self._steps = unroll_length
+        self._discount = discount
+        self._discounted = np.zeros(environment.num_rows, np.float32)  # the episode's return so far, as `RewardScale` says
         self._buffers = _Buffers.of(environment, unroll_length)
         self._buffers.observations[:, -1] = observations
         self._finals: list[_Finals] = []
@@ -106,6 +118,7 @@ class Unroller:
         """
         buffers = self._buffers
         core_state = self._policy.core_state
+        discounted = None if self._discount is None else self._discounted.copy()
         self._finals, self._episodes = [], []
         buffers.observations[:, 0] = observations = buffers.observations[:, -1].copy()
         for t in range(self._steps):
@@ -116,7 +129,7 @@ class Unroller:
             if not every_step():
                 buffers.observations[:, -1] = observations
                 return None
-        return self._block(core_state)
+        return self._block(core_state, discounted)
 
     def _step(self, actions: Array) -> Step:
         try:
@@ -138,21 +151,25 @@ class Unroller:
         buffers.terminated[:, t] = step.terminated
         buffers.truncated[:, t] = step.truncated
         buffers.valid[:, t] = step.valid
-        self._policy.start_anew(step.terminated | step.truncated)
+        ended = step.terminated | step.truncated
+        self._policy.start_anew(ended)
+        if self._discount is not None:
+            self._discounted = np.where(ended, np.float32(0), np.float32(self._discount) * self._discounted + step.rewards)
         if step.final_rows.size:
             self._finals.append(_Finals(t, step.final_rows.copy(), step.final_observations.copy()))
         self._episodes += step.episodes
         self.episodes += len(step.episodes)
         self.env_steps += int(np.count_nonzero(step.valid))
 
-    def _block(self, core_state: Array) -> TrajectoryBlock:
+    def _block(self, core_state: Array, discounted: Array | None) -> TrajectoryBlock:
         space, episodes = self._environment.spaces.observation, self._episodes
-        finals = [_Finals(0, np.zeros(0, np.int64), np.zeros((0, *space.shape), space.dtype)), *self._finals]
+        finals = [_Finals(0, np.zeros(0, np.int64), zeros(space, 0)), *self._finals]
         names = len(self._environment.episode_statistics)
         block = TrajectoryBlock(
             **vars(self._buffers),
             core_state=core_state,
-            final_observations=np.concatenate([final.observations for final in finals]),
+            final_observations=concatenated([final.observations for final in finals]),
+            discounted_return=discounted,
             final_trajectory=np.concatenate([final.rows for final in finals]).astype(np.int32),
             final_step=np.concatenate([np.full(len(final.rows), final.step, np.int32) for final in finals]),
             episode_return=np.array([episode.episode_return for episode in episodes], np.float32),
@@ -171,11 +188,12 @@ class Unroller:
         """Raise a RunError that names the source of non-finite numbers, which ingest could not know."""
         for field in ("observations", "final_observations", "rewards", "episode_return"):
             values = getattr(block, field)
-            if not is_finite(values):
-                raise RunError(
-                    f"{self._environment.name} gave {field} that are not finite (NaN or infinity): {first_not_finite(values)}, "
-                    f"as float32"
-                )
+            for path, part in parts_of(values):
+                if not is_finite(part):
+                    raise RunError(
+                        f"{self._environment.name} gave {field}{path and f' of {path}'} that are not finite (NaN or infinity): "
+                        f"{first_not_finite(part)}, as float32"
+                    )
         for field in ("behaviour_logits", "behaviour_value"):
             if not is_finite(getattr(block, field)):
                 raise RunError(f"the policy of version {block.policy_version} gave a {field} that is not finite")

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
-from agent.model import AgentModel
+from agent.model import AgentModel, saved_tensors
 from agent.spec import AgentSpec
 from oatmill.errors import UserError, one_line
-from oatmill.files.state_file import canonical_json
+from oatmill.json_values import canonical_json
 from oatmill.trust import untrusted
 from protocol.data.actions import to_environment
+from protocol.data.observations import ObservationDict
+from protocol.data.spaces import ACTION_MASK, DictSpace, ObservationSpace, Spaces
 from protocol.data.trajectory import Array
 
 MANIFEST = "manifest.json"
@@ -113,14 +116,15 @@ def file_digest(path: Path) -> str:
 
 
 def load_model(model: AgentModel, path: Path) -> None:
-    """Read parameters into a network.
+    """Read parameters, and the normaliser's statistics, into a network.
 
     Raises:
         UserError: if the file belongs to another network; the message names the first array that
             differs.
     """
     stored = load_file(path)
-    own = dict(model.named_parameters())
+    own = saved_tensors(model)
+    _check_statistics(model, stored, path)
     for name in sorted(own.keys() | stored.keys()):
         expected = tuple(own[name].shape) if name in own else "nothing"
         came = tuple(stored[name].shape) if name in stored else "nothing"
@@ -130,8 +134,21 @@ def load_model(model: AgentModel, path: Path) -> None:
                 "use the settings that it was trained with"
             )
     with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(stored[name])
+        for name, tensor in own.items():
+            tensor.copy_(stored[name])
+    if model.normaliser is not None:
+        model.normaliser.refresh()
+
+
+def _check_statistics(model: AgentModel, stored: Mapping[str, Tensor], path: Path) -> None:
+    """Whether a file holds statistics of observations exactly if the network has a normaliser."""
+    wanted, there = model.normaliser is not None, "normaliser.mean" in stored
+    if wanted != there:
+        raise UserError(
+            f"{path} was trained with agent.normalise_observations={str(there).lower()}, and these settings have "
+            f"{str(wanted).lower()}: it holds {'' if there else 'no '}statistics of observations; use the setting that it was "
+            "trained with, or start a new run"
+        )
 
 
 class LoadedAgent:
@@ -149,11 +166,14 @@ class LoadedAgent:
         self._state = model.initial_state(0)
         self._generator = torch.Generator().manual_seed(seed)
 
-    def act(self, observations: Array, *, deterministic: bool = False) -> Any:
+    def act(self, observations: Any, *, action_mask: Any = None, deterministic: bool = False) -> Any:
         """Choose an action per row.
 
         Args:
-            observations: `[N, ...]` in the environment's dtype; N stays the same until `reset`.
+            observations: `[N, ...]` in the environment's dtype. For a Dict, a mapping with one array per key; a nested
+                key is `outer/inner`. N stays the same until `reset`.
+            action_mask: `[N, A]`, 1 for each allowed choice, as in `info["action_mask"]`. None if the observations
+                contain it, or the network was trained without masks.
             deterministic: take the most likely choices and the means of numbers instead of sampling.
 
         Returns:
@@ -161,23 +181,23 @@ class LoadedAgent:
             environment's units and dtype, `[N, *shape]`; for a Tuple or Dict, tuples or dicts of such arrays.
 
         Raises:
-            ValueError: if the shape of the observations is not the one that the network was trained on.
+            ValueError: if the shape of the observations or the mask is not the one that the network was
+                trained on.
         """
-        return to_environment(self.act_in_rows(observations, deterministic=deterministic), self.spec.spaces.action)
+        given = observations if action_mask is None else with_mask(observations, action_mask, self.spec.spaces)
+        return to_environment(self.act_in_rows(given, deterministic=deterministic), self.spec.spaces.action)
 
-    def act_in_rows(self, observations: Array, *, deterministic: bool = False) -> Array:
+    def act_in_rows(self, observations: Any, *, deterministic: bool = False) -> Array:
         """Like `act`, but return actions in the format of `Environment.step`: numbers in -1..1.
 
         Raises:
             ValueError: like `act`.
         """
-        expected = self.spec.spaces.observation.shape
-        if observations.shape[1:] != expected:
-            raise ValueError(f"expected observations of shape [N, {', '.join(map(str, expected))}], got {observations.shape}")
-        if len(self._state) != len(observations):
-            self._state = self.model.initial_state(len(observations))
-        readable = np.require(observations, requirements=("C", "W"))  # torch wants memory that it may write to
-        output = self.model.act(torch.from_numpy(readable), self._state)
+        read = readable(observations, self.spec.spaces.observation)
+        count = len(next(iter(read.values())) if isinstance(read, dict) else read)
+        if len(self._state) != count:
+            self._state = self.model.initial_state(count)
+        output = self.model.act(read, self._state)
         self._state = output.core_state
         policies = self.model.policies
         rows = output.logits
@@ -195,6 +215,50 @@ class LoadedAgent:
         elif len(self._state):
             self._state = self._state.clone()
             self._state[torch.from_numpy(np.asarray(rows))] = 0.0
+
+
+def with_mask(observations: Any, mask: Any, spaces: Spaces) -> Any:
+    """Observations and the mask that came beside them, as the network takes them.
+
+    Raises:
+        ValueError: if the network was trained without masks.
+    """
+    if not spaces.masked:
+        raise ValueError("expected no action_mask, because this network was trained without one")
+    if isinstance(observations, Mapping):
+        return {**observations, ACTION_MASK: mask}
+    path = next(path for path, part in spaces.observation.parts if part.kind != "mask")
+    return {path: observations, ACTION_MASK: mask}
+
+
+def readable(observations: Any, space: ObservationSpace) -> Any:
+    """Checked observations as tensors. torch wants memory that it may write to.
+
+    Raises:
+        ValueError: if a key is missing, or has another shape than the network was trained on.
+    """
+    if not isinstance(space, DictSpace):
+        return _tensor(observations, space, "observations")
+    paths = [path for path, _ in space.parts]
+    if not isinstance(observations, Mapping) or sorted(observations) != paths:
+        came = ", ".join(map(str, observations)) if isinstance(observations, Mapping) else type(observations).__name__
+        raise ValueError(f"expected observations with the keys {', '.join(paths)}, got {came}")
+    read = {path: _tensor(observations[path], part, f"observations of {path}") for path, part in space.parts}
+    rows = {path: len(values) for path, values in read.items()}
+    if len(set(rows.values())) > 1:
+        raise ValueError(f"expected as many rows of each key, got {rows}")
+    return ObservationDict(read)
+
+
+def _tensor(values: Any, space: ObservationSpace, what: str) -> torch.Tensor:
+    array = np.asarray(values)
+    if array.shape[1:] != space.shape:
+        raise ValueError(f"expected {what} of shape [N, {', '.join(map(str, space.shape))}], got {array.shape}")
+    if space.kind == "mask":
+        if not ((array == 0) | (array == 1)).all():
+            raise ValueError(f"expected {what} of 0 and 1, got {array.dtype} from {array.min()} to {array.max()}")
+        array = array.astype(np.bool_)
+    return torch.from_numpy(np.require(array, requirements=("C", "W")))
 
 
 def load(checkpoint: str | Path, *, seed: int = 0, trust: bool = False) -> LoadedAgent:

@@ -6,6 +6,7 @@ own heads, shared over all model steps, predict the reward, the value and the po
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import NamedTuple, NotRequired, TypedDict
 
@@ -15,9 +16,12 @@ from torch import Tensor, nn
 from agent.core import Core
 from agent.encoders import make_trunk_encoder
 from agent.heads import LatentHead, PartHead, make_codec, zero_init
+from agent.masks import allowed_of, following, masked
 from agent.policies import Policies
 from agent.policy_head import make_policy_head, start_policy
+from agent.running_moments import RunningMoments
 from agent.spec import AgentSpec
+from protocol.data.observations import ObservationDict, Observations, each
 from protocol.data.spaces import ActionSpace
 from protocol.data.trajectory import Array
 from protocol.data.weights import Layout, layout_of
@@ -160,6 +164,8 @@ class AgentModel(nn.Module):
         self.sizes = action.sizes
         self.factored = action.factored
         self.codec = make_codec(settings.value_head, num_bins=settings.num_bins, limit=settings.value_range)
+        lengths = spec.normalised
+        self.normaliser = RunningMoments(sum(lengths.values()), settings.observation_clip) if lengths else None
         self.encoder = make_trunk_encoder(spec)
         self.core = None if settings.core == "none" else Core(settings.core, settings.hidden_sizes[-1], settings.core_size)
         latent = spec.latent_size
@@ -187,19 +193,24 @@ class AgentModel(nn.Module):
         return torch.zeros(n, self.spec.core_state_size)
 
     @torch.inference_mode()
-    def act(self, observations: Tensor, core_state: Tensor) -> ActOutput:
+    def act(self, observations: Observations, core_state: Tensor) -> ActOutput:
         """Compute one step for acting, without gradients.
 
         Args:
-            observations: `[N, ...]` in the environment's dtype.
+            observations: `[N, ...]` in the environment's dtype; with an action mask, choices that are not
+                allowed get the logit `MASKED_LOGIT`.
             core_state: recurrent states `[N, S]`.
         """
-        latent = self.encoder(observations)
+        latent = self.encode(observations)
         if self.core is not None:
             latent, core_state = self.core.step(latent, core_state)
-        return ActOutput(self.policy(latent), self.codec.value(self.value(latent)), core_state)
+        return ActOutput(self.policy_rows(latent, allowed_of(observations)), self.codec.value(self.value(latent)), core_state)
 
-    def latents(self, observations: Tensor, core_state: Tensor, ends_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def policy_rows(self, latent: Tensor, allowed: Tensor | None) -> Tensor:
+        """The policy head's output `[..., A]` for latents `[..., H]`, with action masks applied."""
+        return masked(self.policy(latent), allowed)
+
+    def latents(self, observations: Observations, core_state: Tensor, ends_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the trunk over time; the first `burn_in` steps get no gradient.
 
         Args:
@@ -222,18 +233,36 @@ class AgentModel(nn.Module):
         rest = self.core.unroll(self.encoded(observations[:, warm:]), core_state, ends_BT[:, warm:])
         return torch.cat([first[0], rest[0]], 1), torch.cat([first[1], rest[1]], 1)
 
-    def encoded(self, observations: Tensor) -> Tensor:
+    def encoded(self, observations: Observations) -> Tensor:
         """Encode every step: `[B, T, ...]` to `[B, T, width]`."""
-        encoded: Tensor = self.encoder(observations.flatten(0, 1)).unflatten(0, observations.shape[:2])
+        first = next(iter(observations.values())) if isinstance(observations, dict) else observations
+        encoded = self.encode(each(lambda values: values.flatten(0, 1), observations))
+        shaped: Tensor = encoded.unflatten(0, tuple(first.shape[:2]))  # type: ignore[no-untyped-call]
+        return shaped
+
+    def encode(self, observations: Observations) -> Tensor:
+        """Normalise observations, if the network does, and encode them: `[N, ...]` to `[N, width]`."""
+        encoded: Tensor = self.encoder(observations if self.normaliser is None else self.normalised(observations))
         return encoded
 
-    def forward(
+    def normalised(self, observations: Observations) -> Observations:
+        """Normalise a vector, or each key that is one; the normaliser has their statistics one after another."""
+        assert self.normaliser is not None
+        if not isinstance(observations, dict):
+            return self.normaliser.forward(observations)
+        lengths = self.spec.normalised
+        joined = self.normaliser.forward(torch.cat([observations[path].float() for path in lengths], -1))
+        parts = joined.split(list(lengths.values()), -1)  # type: ignore[no-untyped-call]
+        return ObservationDict({**observations, **dict(zip(lengths, parts, strict=True))})
+
+    def forward(  # noqa: PLR0917 -- DDP passes tensors by position
         self,
-        observations: Tensor,
+        observations: Observations,
         core_state: Tensor | None,
         ends_BT: Tensor | None,
         actions: Tensor | None,
         needs: ModelNeeds,
+        allowed: Tensor | None = None,
     ) -> ModelOutputs:
         """Policy and value at every step and, if asked for, the outputs of K model steps.
 
@@ -246,24 +275,29 @@ class AgentModel(nn.Module):
             actions: the taken actions, `[B, T]` or `[B, T, factors]`; may go beyond T if the following
                 actions are known. Only used by the model steps.
             needs: the outputs that are needed besides policy and value.
+            allowed: the action masks `[B, T, A]`; may go beyond T if the following masks are known. None uses
+                the masks of the observations.
         """
+        if allowed is None:
+            allowed = allowed_of(observations)
         if self.core is None:
             latent_BTH = self.encoded(observations)
         else:
             assert core_state is not None
             assert ends_BT is not None
             latent_BTH, _ = self.latents(observations, core_state, ends_BT)
-        outputs: ModelOutputs = {"logits_BTA": self.policy(latent_BTH), "value_raw_BT": self.value(latent_BTH)}
+        now = None if allowed is None else allowed[:, : latent_BTH.shape[1]]
+        outputs: ModelOutputs = {"logits_BTA": self.policy_rows(latent_BTH, now), "value_raw_BT": self.value(latent_BTH)}
         if needs.unroll_steps:
             assert actions is not None
-            outputs.update(self.unroll(latent_BTH, actions, needs))  # type: ignore[typeddict-item]
+            outputs.update(self.unroll(latent_BTH, actions, needs, allowed))  # type: ignore[typeddict-item]
         return outputs
 
-    def unroll(self, latent_BTH: Tensor, actions: Tensor, needs: ModelNeeds) -> UnrollOutputs:
+    def unroll(self, latent_BTH: Tensor, actions: Tensor, needs: ModelNeeds, allowed: Tensor | None = None) -> UnrollOutputs:
         """Unroll the model K steps from every step along the taken actions.
 
-        If t + k - 1 is after the last action, the last action is used. The losses mask such predictions
-        (`learner.nodes.masks`).
+        The policy at t + k has the action mask of that step. If t + k - 1 is after the last action, the
+        last action is used. The losses mask such predictions (`learner.nodes.masks`).
         """
         indexed = self.policies.indexed(actions)
         steps, last = latent_BTH.shape[1], indexed.shape[1] - 1
@@ -280,7 +314,9 @@ class AgentModel(nn.Module):
             outputs["model_reward_raw_BTK"] = self.model_reward(stacked)
             outputs["model_value_raw_BTK"] = self.model_value(stacked)
         if needs.policy_steps:
-            outputs["model_logits_BTKA"] = self.model_policy(stacked[:, :, : needs.policy_steps])
+            rows = self.model_policy(stacked[:, :, : needs.policy_steps])
+            ahead = None if allowed is None else following(allowed, needs.policy_steps, steps)
+            outputs["model_logits_BTKA"] = masked(rows, ahead)
         return outputs
 
     def every_action(self, latent: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -305,11 +341,34 @@ def acting_parameters(model: AgentModel) -> Iterator[tuple[str, nn.Parameter]]:
             yield name, parameter
 
 
+def acting_tensors(model: AgentModel) -> Iterator[tuple[str, Tensor]]:
+    """The parameters needed for acting, then the normaliser's statistics as they are sent."""
+    for name, parameter in acting_parameters(model):
+        yield name, parameter.detach()
+    if model.normaliser is not None:
+        yield "normaliser", model.normaliser.packed()
+
+
 def acting_arrays(model: AgentModel) -> dict[str, Array]:
-    """The parameters needed for acting, as float32 NumPy arrays."""
-    return {name: parameter.detach().float().cpu().numpy() for name, parameter in acting_parameters(model)}
+    """What acting needs, as float32 NumPy arrays."""
+    return {name: tensor.float().cpu().numpy() for name, tensor in acting_tensors(model)}
 
 
 def acting_layout(model: AgentModel) -> Layout:
     """Names and shapes of `acting_arrays`."""
     return layout_of(acting_arrays(model))
+
+
+def saved_tensors(model: AgentModel) -> dict[str, Tensor]:
+    """What a checkpoint holds of a network: its parameters, and the sums of its normaliser."""
+    saved: dict[str, Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    if model.normaliser is not None:
+        saved |= {f"normaliser.{name}": buffer for name, buffer in model.normaliser.state_dict().items()}
+    return saved
+
+
+def prior_of(model: AgentModel) -> AgentModel:
+    """A copy that is not trained. It normalises observations by the statistics of the network, not by a copy of them."""
+    prior = copy.deepcopy(model).requires_grad_(requires_grad=False)
+    prior.normaliser = model.normaliser
+    return prior

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from agent.spec import AgentSpec
 from oatmill.errors import UserError, one_line
 from oatmill.user_modules import load_function
+from protocol.data.observations import each, zeros
 
 PROBE_ROWS = 2
 
@@ -52,18 +52,20 @@ def check_state(encoder: nn.Module, name: str) -> None:
 def check_output(encoder: nn.Module, spec: AgentSpec, name: str) -> None:
     """Raise a UserError unless the encoder maps observations to float32 `[N, width]`."""
     observation, width = spec.spaces.observation, spec.settings.hidden_sizes[-1]
-    probe = torch.from_numpy(np.zeros((PROBE_ROWS, *observation.shape), observation.dtype))
+    probe = each(torch.from_numpy, zeros(observation, PROBE_ROWS))
+    said = ", ".join(
+        f"{part.dtype} observations of shape {[PROBE_ROWS, *part.shape]}{path and f' in {path}'}"
+        for path, part in observation.parts
+    )
     try:
         with torch.no_grad():
             output: Any = encoder(probe)
     except Exception as error:
-        raise UserError(
-            f"{name} raised {one_line(error)} on {observation.dtype} observations of shape {list(probe.shape)}"
-        ) from error
+        raise UserError(f"{name} raised {one_line(error)} on {said}") from error
     expected = (PROBE_ROWS, width)
     if not isinstance(output, Tensor) or tuple(output.shape) != expected or output.dtype != torch.float32:
         came = f"{output.dtype} {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise UserError(
-            f"{name} must return float32 of shape {list(expected)} for observations of shape {list(probe.shape)}, got {came}; "
+            f"{name} must return float32 of shape {list(expected)} for {said}, got {came}; "
             f"its width is the last entry of agent.hidden_sizes"
         )

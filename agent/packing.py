@@ -1,4 +1,4 @@
-"""Loads weights from the wire into a network's parameters."""
+"""Loads weights from the wire into a network's parameters and its normaliser."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 import torch
 
-from agent.model import AgentModel, acting_parameters
+from agent.model import AgentModel, acting_parameters, acting_tensors
 from oatmill.errors import WireError
 from protocol.data.weights import Weights
 
@@ -26,7 +26,10 @@ def load_packed(model: AgentModel, weights: Weights) -> None:
     """
     parameters = [parameter for _, parameter in acting_parameters(model)]
     wire = WIRE_DTYPES[weights.dtype]
-    expected, got = sum(map(torch.numel, parameters)), memoryview(weights.buffer).nbytes / wire.itemsize
+    expected, got = (
+        sum(tensor.numel() for _, tensor in acting_tensors(model)),
+        memoryview(weights.buffer).nbytes / wire.itemsize,
+    )
     if got != expected:
         raise WireError("weights_layout", f"expected {expected} numbers for this network, got {got:g}")
     flat = torch.from_numpy(np.require(np.frombuffer(weights.buffer, np.uint8), requirements="W")).view(wire)
@@ -36,3 +39,5 @@ def load_packed(model: AgentModel, weights: Weights) -> None:
             stop = start + prod(parameter.shape)
             parameter.copy_(flat[start:stop].view(parameter.shape))
             start = stop
+    if model.normaliser is not None:
+        model.normaliser.unpack(flat[start:].view(model.normaliser.packed().shape))

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from oatmill.settings.base import Settings
 from protocol.data.spaces import LOG_STD_BOUNDS
 
-ENCODERS = ("auto", "mlp", "cnn", "nature", "token_grid", "token_set", "token_attention")
+ENCODERS = ("auto", "auto_cpu", "mlp", "cnn", "nature", "small_cnn", "token_grid", "token_set", "token_attention")
 OWN = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 
 
@@ -18,14 +18,27 @@ class AgentSettings(Settings):
     """The network that actors run and the learner trains."""
 
     encoder: str = "auto"
-    """The network's encoder. `auto` uses mlp for vectors, cnn (IMPALA's residual network) for
-    images and token_grid for tokens. Others: nature (images; three convolutions, a sixth of the
-    work of cnn), token_set, token_attention, and your own as `module:make`
-    (docs/tutorials/your-own-network.md)."""
+    """The network's encoder. `auto` uses mlp for vectors, token_grid for tokens, and for images cnn
+    (IMPALA's residual network). If a run on this machine trains images on its CPU, it starts with
+    `auto_cpu` instead, which uses small_cnn for them. Others: nature (images; three convolutions, a
+    sixth of the work of cnn), small_cnn (images; two convolutions, a third of the work of nature),
+    token_set, token_attention, and your own as `module:make` (docs/tutorials/your-own-network.md)."""
+    encoders: dict[str, str] = Field(default_factory=dict)
+    """Encoders of the keys of a Dict or Tuple observation, such as `agent.encoders.camera=nature`. A
+    nested key is `outer/inner`, an entry of a Tuple its number. Other keys use the encoder that
+    `agent.encoder=auto` uses for their kind, except vectors: they use `none`, which feeds them directly
+    into the layers that join all keys. `mlp` gives a vector a dense layer of its own first."""
     hidden_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(128, 128), min_length=1)
     """Widths of the encoder's dense layers. The last one is the width of the latent state."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Activation function of the dense layers."""
+    normalise_observations: bool = False
+    """Subtract the running mean of each number of an observation and divide by its running standard deviation. The
+    statistics are part of the network: they are saved and sent to the actors with its weights, and `oatmill eval` and
+    `oatmill.load` use them, so a policy takes observations as the environment gives them. Only for vectors."""
+    observation_clip: float = Field(default=10.0, gt=0)
+    """Normalised observations are clipped to [-observation_clip, observation_clip]. Used when `normalise_observations` is
+    true."""
     value_trunk: Literal["shared", "separate"] = "shared"
     """`separate` gives the value head an encoder of its own, so that policy and value do not share
     features."""
@@ -67,6 +80,9 @@ class AgentSettings(Settings):
     def _check(self) -> AgentSettings:
         if self.encoder not in ENCODERS and not OWN.match(self.encoder):
             raise ValueError(f"encoder must be one of {', '.join(ENCODERS)}, or your own as module:make, got {self.encoder!r}")
+        for path, encoder in self.encoders.items():
+            if encoder not in (*ENCODERS, "none"):
+                raise ValueError(f"encoders.{path} must be one of {', '.join(ENCODERS)}, none, got {encoder!r}")
         if self.num_bins % 2 == 0:
             raise ValueError(f"num_bins must be odd, so that 0 is a bin, got {self.num_bins}")
         if not self.log_std_min <= self.log_std_init <= self.log_std_max:

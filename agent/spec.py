@@ -7,14 +7,20 @@ from typing import Any
 
 from agent.settings import AgentSettings
 from oatmill.errors import UserError
-from protocol.data.spaces import ObservationKind, Spaces
+from protocol.data.spaces import ObservationKind, ObservationSpace, Spaces
 
 ENCODERS_OF: dict[ObservationKind, tuple[str, ...]] = {
     "vector": ("mlp",),
-    "image": ("cnn", "nature"),
+    "image": ("cnn", "nature", "small_cnn"),
     "tokens": ("token_grid", "token_set", "token_attention"),
 }
 """The encoders for each kind of observation; `auto` uses the first."""
+ON_CPU: dict[ObservationKind, str] = {"image": "small_cnn"}
+"""What `auto_cpu` uses instead of what `auto` does."""
+AUTO = ("auto", "auto_cpu")
+
+JOINED = "none"
+"""The encoder of a key that goes to the joining layers as it is: what `auto` takes for a vector among several keys."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +36,70 @@ class AgentSpec:
     settings: AgentSettings
 
     def __post_init__(self) -> None:
-        kind, asked = self.spaces.observation.kind, self.settings.encoder
-        if asked != "auto" and not self.settings.own_encoder and asked not in ENCODERS_OF[kind]:
+        settings, seen = self.settings, self.seen
+        if settings.own_encoder and settings.encoders:
+            raise UserError(f"agent.encoder={settings.encoder} reads all keys; leave agent.encoders empty")
+        unknown = sorted(settings.encoders.keys() - seen.keys())
+        if unknown:
+            keys = ", ".join(seen) if self.several else "none, for the observation is no Dict of several keys"
+            raise UserError(f"agent.encoders.{unknown[0]} names no key of the observation; there are: {keys}")
+        if self.several and settings.encoder not in AUTO and not settings.own_encoder:
             raise UserError(
-                f"agent.encoder={asked} does not support {kind} observations; use one of {', '.join(ENCODERS_OF[kind])}"
+                f"agent.encoder={settings.encoder} reads one observation, and this is a Dict of {', '.join(seen)}; "
+                f"set agent.encoders.{next(iter(seen))}={settings.encoder} or another key's"
             )
+        for path in seen:
+            self._check(path)
+        if settings.normalise_observations and not self.normalised:
+            kinds = ", ".join(sorted({part.kind for part in seen.values()}))
+            raise UserError(
+                f"agent.normalise_observations=true normalises vectors, and this environment's observations are {kinds}; "
+                "set it to false"
+            )
+
+    def _check(self, path: str) -> None:
+        kind, asked = self.seen[path].kind, self._asked(path)
+        known = (*ENCODERS_OF[kind], JOINED) if self.several and kind == "vector" else ENCODERS_OF[kind]
+        if asked not in AUTO and not self.settings.own_encoder and asked not in known:
+            setting = f"agent.encoders.{path}" if self.several else "agent.encoder"
+            raise UserError(f"{setting}={asked} does not support {kind} observations; use one of {', '.join(known)}")
+
+    def _asked(self, path: str) -> str:
+        auto = self.settings.encoder if self.settings.encoder in AUTO else "auto"
+        return self.settings.encoders.get(path, auto) if self.several else self.settings.encoder
+
+    @property
+    def seen(self) -> dict[str, ObservationSpace]:
+        """What the encoder reads, by path: all keys but the mask; a plain observation has the path ""."""
+        return {path: part for path, part in self.spaces.observation.parts if part.kind != "mask"}
+
+    @property
+    def normalised(self) -> dict[str, int]:
+        """The lengths of the vectors that are normalised, by path; empty unless the settings ask for it."""
+        if not self.settings.normalise_observations:
+            return {}
+        return {path: part.shape[0] for path, part in self.seen.items() if part.kind == "vector"}
+
+    @property
+    def several(self) -> bool:
+        """Whether the encoder reads several keys."""
+        return len(self.seen) > 1
+
+    def encoder_of(self, path: str) -> str:
+        """The name of one key's encoder with `auto` resolved."""
+        kind, asked = self.seen[path].kind, self._asked(path)
+        if asked not in AUTO:
+            return asked
+        if asked == "auto_cpu" and kind in ON_CPU:
+            return ON_CPU[kind]
+        return JOINED if self.several and kind == "vector" else ENCODERS_OF[kind][0]
 
     @property
     def encoder(self) -> str:
-        """The encoder's name with `auto` resolved."""
-        return ENCODERS_OF[self.spaces.observation.kind][0] if self.settings.encoder == "auto" else self.settings.encoder
+        """The encoder's name with `auto` resolved; `dict` for one a key."""
+        if self.settings.own_encoder:
+            return self.settings.encoder
+        return "dict" if self.several else self.encoder_of(next(iter(self.seen)))
 
     @property
     def core_state_size(self) -> int:

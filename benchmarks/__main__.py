@@ -1,12 +1,12 @@
-"""`python -m benchmarks [NAME...]`: measure, print a table, keep the numbers, compare them with earlier ones.
+"""`python -m benchmarks [NAME...]`: measure, print a table, and compare with earlier numbers.
 
 python -m benchmarks                                  # everything; about half an hour on two cores
-python -m benchmarks learner_step stream --rounds 9   # some
+python -m benchmarks learner_step stream --rounds 9   # only these
 python -m benchmarks --json now.json                  # keep the numbers
-python -m benchmarks --baseline before.json           # and say what has changed since
-python -m benchmarks --quick                          # only see that everything runs
+python -m benchmarks --baseline before.json           # compare with earlier numbers
+python -m benchmarks --quick                          # only check that everything runs
 
-Without --baseline it is compared with benchmarks/baselines/two-cores.json, if that is there.
+Without --baseline, the numbers are compared with benchmarks/baselines/two-cores.json if it exists.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ KEPT = Path(__file__).parent / "baselines/two-cores.json"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -60,7 +60,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print; 2 for a baseline that cannot be read."""
+    """Measure and print. Exit code 2: the baseline cannot be read."""
     options = parse(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     effort = Effort(1, 0.2, quick=True) if options.quick else Effort(options.rounds, options.seconds)

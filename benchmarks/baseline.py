@@ -1,4 +1,4 @@
-"""Comparing what was measured with what was written down before."""
+"""Compares measurements with an earlier baseline."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Change:
     """One figure, before and now.
 
     Attributes:
-        name: of the benchmark and the figure.
-        before: its value in the baseline.
-        now: its value.
-        unit: of both.
-        better: by what factor it is better now; below 1 it is worse. NaN if either is 0.
+        name: the names of the benchmark and the figure.
+        before: the value in the baseline.
+        now: the new value.
+        unit: the unit of both values.
+        better: the factor by which it has improved; below 1 it is worse. NaN if either is 0.
     """
 
     name: str
@@ -31,10 +31,10 @@ class Change:
 
 
 def read_baseline(path: Path) -> dict[str, Any]:
-    """What an earlier run has written.
+    """Read the numbers of an earlier run.
 
     Raises:
-        ValueError: if it is no such file; says what is wrong.
+        ValueError: if the file is not a baseline; the message says why.
     """
     try:
         found = json.loads(path.read_text())
@@ -46,7 +46,7 @@ def read_baseline(path: Path) -> dict[str, Any]:
 
 
 def compared(baseline: Mapping[str, Any], found: Mapping[str, Any]) -> list[Change]:
-    """Every figure that both have."""
+    """The changes of all figures that both have."""
     changes = []
     for benchmark, result in found.items():
         before = baseline["benchmarks"].get(benchmark, {"figures": {}})["figures"]

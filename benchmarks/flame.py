@@ -1,7 +1,7 @@
 """Flame graphs as plain SVG: no script, so that labels show wherever the picture is embedded, and nothing too thin to see.
 
-A frame is as wide as the share of samples that it is in; what it called stands on it. What is this project's own, PyTorch's,
-an environment's and all others' have a colour each.
+A frame is as wide as the share of samples that it is in; what it called stands on it. What is this
+project's own, PyTorch's, an environment's and all others' have a colour each.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ ENTRY = "main ("
 
 @dataclass
 class Frame:
-    """A function, called from where its parent says.
+    """A function in a call stack.
 
     Attributes:
-        name: and file.
-        samples: that it is in.
-        calls: the frames on it.
+        name: the function's name and file.
+        samples: the number of samples that contain the frame.
+        calls: the frames that it called.
     """
 
     name: str
@@ -41,14 +41,14 @@ class Frame:
 
 
 def main_thread(stack: str) -> list[str]:
-    """From the program's `main` on; of other threads, nothing."""
+    """The frames from the program's `main` on; empty for other threads."""
     names = stack.split(";")
     at = next((i for i, name in enumerate(names) if name.startswith(ENTRY)), len(names))
     return [name for name in names[at:] if name.partition(" (")[0].rpartition(".")[2] not in PASSED_THROUGH]
 
 
 def tree_of(stacks: Iterable[str]) -> Frame:
-    """Of lines `outermost;...;innermost samples`, as `py-spy record --format raw` writes them."""
+    """Build the tree from lines `outermost;...;innermost samples` (`py-spy record --format raw`)."""
     root = Frame("main thread")
     for line in stacks:
         stack, _, samples = line.rpartition(" ")
@@ -61,7 +61,7 @@ def tree_of(stacks: Iterable[str]) -> Frame:
 
 
 def colour_of(name: str) -> str:
-    """By the file in a frame's name."""
+    """The colour of a frame, by the file in its name."""
     where = name.partition("(")[2]
     return next((colour for colour, starts in COLOURS.values() if where.startswith(starts)), COLOURS["other"][0])
 
@@ -78,13 +78,13 @@ def drawn(frame: Frame, x: float, depth: int, total: int) -> Iterator[tuple[Fram
 
 
 def label(frame: Frame, width: float) -> str:
-    """As much of the name as fits."""
+    """The part of the name that fits."""
     room = int((width - 4) / LETTER)
     return frame.name if len(frame.name) <= room else frame.name[: room - 1] + "…" if room >= FIRST_OF_A_LABEL else ""
 
 
 def picture(stacks: Iterable[str], title: str) -> str:
-    """The SVG."""
+    """The SVG of a tree."""
     root = tree_of(stacks)
     frames = list(drawn(root, 0.0, 0, max(root.samples, 1)))
     height = TOP + ROW * (1 + max((depth for *_, depth in frames), default=0)) + 6

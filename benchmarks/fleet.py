@@ -1,10 +1,12 @@
 """Many actors on the real replay server: rate, acknowledgement latency and memory. `python -m benchmarks.fleet`.
 
-The actors are state machines on sockets of their own, a few hundred in each of a few processes, without environments or torch.
-Each joins, says every two seconds that it lives, and sends trajectories of 46 KB at a fixed rate; a learner takes batches as
-fast as they come. What a thousand hosts would do for themselves is done once, or as cheaply as it can be, for it would be
-taken from the server's cores: one trajectory is packed and sent by all, and the connections are `benchmarks.zmtp`'s. Headers,
-sequences, credit and acknowledgements are each actor's own, by the state machine that real actors have.
+The actors are state machines on sockets of their own, a few hundred in each of a few processes,
+without environments or torch. Each joins, says every two seconds that it lives, and sends
+trajectories of 46 KB at a fixed rate; a learner takes batches as fast as they come. What a thousand
+hosts would do for themselves is done once, or as cheaply as it can be, for it would be taken from
+the server's cores: one trajectory is packed and sent by all, and the connections are
+`benchmarks.zmtp`'s. Headers, sequences, credit and acknowledgements are each actor's own, by the
+state machine that real actors have.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ DESCRIPTION = {"spaces": SPACES.to_dict(), "episode_statistics": [], "rows": 1}
 
 
 def block() -> TrajectoryBlock:
-    """One trajectory."""
+    """A block with one trajectory."""
     flags = np.zeros((1, STEPS), np.bool_)
     zeros = np.zeros((1, STEPS), np.float32)
     none = np.zeros(0, np.int32)
@@ -72,7 +74,7 @@ def block() -> TrajectoryBlock:
 
 
 class SyntheticActor:
-    """One actor's two state machines on two DEALERs: it joins, says that it lives, and sends."""
+    """One actor: two state machines on two DEALERs that join, send heartbeats and send data."""
 
     def __init__(self, address: str) -> None:
         self.control: ControlClient = control_of(address, 1, None, DESCRIPTION)
@@ -91,7 +93,7 @@ class SyntheticActor:
         self.acknowledged = 0
 
     def hear(self, now: float, latencies: list[float]) -> None:
-        """Take in what has come; when it was offered tells how long each acknowledgement took."""
+        """Process received messages and record the acknowledgement times."""
         for header, payload in self.socket.receive():
             self.peer.receive(header, payload, now)
         done = len(self.offered) - self.peer.unacknowledged
@@ -99,7 +101,7 @@ class SyntheticActor:
         self.acknowledged = done
 
     def act(self, now: float, every_s: float, content: TrajectoryBlock, packed: memoryview) -> float | None:
-        """Send what is due; when to look again, if it is not an acknowledgement that is waited for."""
+        """Send what is due; returns the time of the next action, or None while waiting for an answer."""
         offers = now >= self.due and self.peer.ready
         if offers:
             self.peer.offer_packed(packed, content)
@@ -113,14 +115,14 @@ class SyntheticActor:
         return self.due if offers else None
 
     def live(self) -> None:
-        """Say so."""
+        """Send a heartbeat."""
         self.control.heartbeat({"env_steps": STEPS * len(self.offered)})
 
 
 class Alarms:
-    """Which actors are to be looked at: those for whom something has come or is due.
+    """Selects the actors that have received something or have something to do.
 
-    A poller that asks all sockets at every turn takes more of the machine than the server that is measured.
+    Polling all sockets at every turn would need more CPU time than the measured server.
 
     Args:
         actors: all of a process, each with its `due`.
@@ -136,11 +138,11 @@ class Alarms:
         self._sweep_at = 0.0
 
     def due(self, at: float, number: int) -> None:
-        """Look at an actor then."""
+        """Schedule an actor for a time."""
         heappush(self._due, (at, number))
 
     def awake(self, now: float) -> set[int]:
-        """The actors to look at now; now and then all of them, for what is said again when nobody answers."""
+        """The actors to serve now; regularly all of them, for repeated messages."""
         awake = {self._by_handle[handle] for handle, _ in self._wakes.poll(0)}
         while self._due and self._due[0][0] <= now:
             awake.add(heappop(self._due)[1])
@@ -151,7 +153,7 @@ class Alarms:
 
 
 def actors_main(address: str, count: int, rate: float, seconds: float, latencies_file: str) -> None:
-    """One process of actors; saves how long each acknowledgement took."""
+    """Run one process of actors; saves the acknowledgement times."""
     every, content = count / rate, block()
     packed = SCHEMA.trajectory.pack(content)
     # Where the lines to the hub are: each has a socket, and two that watch its handshake.
@@ -193,7 +195,7 @@ def configured() -> Iterator[None]:
 
 
 def learn(client: BatchClient, stop: threading.Event) -> None:
-    """Take batches until told to stop."""
+    """Take batches until the stop request."""
     step = 0
     while not stop.is_set():
         client.request(step)
@@ -205,7 +207,7 @@ def learn(client: BatchClient, stop: threading.Event) -> None:
 
 
 def measure(folder: Path, *, actors: int, rate: float, seconds: float, processes: int) -> dict[str, Any]:
-    """One run against a server of its own."""
+    """Measure one run with its own server."""
     with configured():
         return _measure(folder, actors, rate, seconds, processes)
 
@@ -247,7 +249,7 @@ def _measure(folder: Path, actors: int, rate: float, seconds: float, processes: 
 
 
 def watch_memory(server: Server, control: ControlClient, children: list[subprocess.Popen[bytes]]) -> int:
-    """Ingest's most resident bytes until the actors have ended; the learner says that it lives meanwhile."""
+    """The peak resident memory of ingest until the actors have ended; sends the learner's heartbeats."""
     peak = 0
     while any(child.poll() is None for child in children):
         peak = max(peak, psutil.Process(server.ingest.pid).memory_info().rss)
@@ -257,7 +259,7 @@ def watch_memory(server: Server, control: ControlClient, children: list[subproce
 
 
 def main() -> None:
-    """Measure, or be one of the processes of actors."""
+    """Measure, or run one process of actors."""
     if sys.argv[1:2] == ["--child"]:
         address, count, rate, seconds, file = sys.argv[2:]
         with configured():

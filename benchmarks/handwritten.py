@@ -1,11 +1,13 @@
 """The learner step's mathematics written down by hand, one function for PPO and one for all five losses.
 
-What a careful person would write for exactly these settings: no plan, no plug-ins, no masks that are all True, no statistics,
-no guard against what is not finite, no ranks. It is what `benchmarks.suite.learner_step` measures oatmill's own learner step
-against; a test holds both to the same parameters after a step, so that neither leaves work out.
+What a careful person would write for exactly these settings: no plan, no plug-ins, no masks that
+are all True, no statistics, no guard against what is not finite, no ranks. It is what
+`benchmarks.suite.learner_step` measures oatmill's own learner step against; a test holds both to
+the same parameters after a step, so that neither leaves work out.
 
-It stands for: a scalar value head, one factor, no core, GAE with V-trace's corrections, the behaviour anchor, normalised
-advantages, CMPO over every action with the prior's value as the baseline, a policy horizon of 1.
+It stands for: a scalar value head, one factor, no core, GAE with V-trace's corrections, the
+behaviour anchor, normalised advantages, CMPO over every action with the prior's value as the
+baseline, a policy horizon of 1.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ class ByHand:
     """A network, its optimiser and, for all losses, the prior and the running scale of returns.
 
     Args:
-        model: is copied.
+        model: the network; it is copied.
         trainer: the settings that both functions read.
-        seed: of the minibatches.
+        seed: the seed of the minibatches.
     """
 
     def __init__(self, model: AgentModel, trainer: TrainerSettings, seed: int) -> None:
@@ -51,7 +53,7 @@ class ByHand:
         self.optimizer.step(gradient, torch.linalg.vector_norm(gradient).item(), self.trainer.max_grad_norm)
 
     def minibatches(self, whole: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-        """An epoch of them; an array that no cache holds is put into order one minibatch after the other."""
+        """The minibatches of an epoch; large arrays are indexed per minibatch."""
         order = torch.randperm(len(whole["column"]), generator=self.generator)
         parts = order.chunk(self.trainer.minibatches)
         lengths = [len(part) for part in parts]
@@ -62,13 +64,13 @@ class ByHand:
 
 
 def encode(model: AgentModel, observations: Tensor) -> Tensor:
-    """Latents of `[B, T, ...]` observations."""
+    """The latents of observations `[B, T, ...]`."""
     encoded: Tensor = model.encoder(observations.flatten(0, 1)).unflatten(0, observations.shape[:2])
     return encoded
 
 
 def values_of(model: AgentModel, latent_BT1H: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """V of every observation and of the final ones where an episode was cut."""
+    """Values of all observations and of the final observations of truncated steps."""
     value_BT1 = model.value(latent_BT1H).squeeze(-1)
     final_BT = torch.zeros_like(value_BT1[:, :-1])
     if len(inputs["final_step"]):
@@ -132,12 +134,12 @@ def ppo_step(hand: ByHand, inputs: Mapping[str, Tensor]) -> None:
 
 
 def shifted(values: Tensor, by: int) -> Tensor:
-    """values[:, t + by] at t, 0 (or False) behind the end."""
+    """Move values[:, t + by] to t; 0 (or False) after the end."""
     return values if by == 0 else torch.cat([values[:, by:], torch.zeros_like(values[:, :by])], 1)
 
 
 def unroll_targets(inputs: Mapping[str, Tensor], target: Tensor, policy: Tensor, steps: int) -> dict[str, Tensor]:
-    """What the model is to predict k steps on, and where that is known."""
+    """Targets and masks of the model's predictions k steps ahead."""
     terminated, ends = inputs["terminated_BT"], inputs["terminated_BT"] | inputs["truncated_BT"]
     alive = torch.ones_like(ends)
     found: dict[str, list[Tensor]] = {"reward": [], "reward_mask": [], "return": [], "return_mask": []}
@@ -160,7 +162,7 @@ def unroll_targets(inputs: Mapping[str, Tensor], target: Tensor, policy: Tensor,
 
 
 def all_prepared(hand: ByHand, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What all five losses need of the whole batch."""
+    """The targets of all five losses for the whole batch."""
     model, prior, trainer = hand.model, hand.prior, hand.trainer
     cmpo = trainer.losses.cmpo
     latent = encode(model, inputs["observations_BT1"])
@@ -195,12 +197,12 @@ def all_prepared(hand: ByHand, inputs: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Of what counts."""
+    """The mean of unmasked values."""
     return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
 
 
 def model_loss(hand: ByHand, latent: Tensor, part: Mapping[str, Tensor]) -> Tensor:
-    """The latent model's rewards, returns and policy."""
+    """The losses of the model's rewards, returns and policies."""
     model, losses = hand.model, hand.trainer.losses
     steps, dynamics = latent.shape[1], losses.dynamics
     advanced = []

@@ -1,8 +1,8 @@
-"""Interleaved rounds, medians, and CPU seconds beside wall time: how every benchmark of `python -m benchmarks` is measured.
+"""Measures the benchmarks of `python -m benchmarks`: interleaved rounds, medians, CPU and wall time.
 
-A benchmark has arms: actions that are to be compared. Each round runs every arm once, each round beginning with another arm, so
-that a neighbour who takes the machine for a while slows all of them alike. What is compared is compared within a round; the
-median over the rounds is what is told.
+A benchmark has arms: actions that are to be compared. Each round runs every arm once, each round
+beginning with another arm, so that a neighbour who takes the machine for a while slows all of them
+alike. What is compared is compared within a round; the median over the rounds is what is told.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Arm = Callable[[], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is spent on a benchmark.
+    """How much time a benchmark takes.
 
     Attributes:
-        rounds: how often each arm runs.
-        seconds: what one run of an arm that can choose should take.
-        quick: whether all that matters is that everything runs.
+        rounds: the number of runs of each arm.
+        seconds: the duration of one run of an arm, if it can be chosen.
+        quick: whether only to check that everything runs.
     """
 
     rounds: int
@@ -36,13 +36,13 @@ class Effort:
 
 @dataclass(frozen=True)
 class Figure:
-    """One number that a benchmark comes to.
+    """One result of a benchmark.
 
     Attributes:
-        value: the number.
-        unit: of the number, as it is printed.
+        value: the value.
+        unit: the unit.
         better: whether a higher or a lower one is better.
-        goal: what it should reach; None where nothing was set.
+        goal: the goal; None if there is none.
     """
 
     value: float
@@ -52,7 +52,7 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is reached; None without one."""
+        """Whether the goal is reached; None without a goal."""
         if self.goal is None:
             return None
         return self.value >= self.goal if self.better == "higher" else self.value <= self.goal
@@ -60,19 +60,20 @@ class Figure:
 
 @dataclass(frozen=True)
 class Rounds:
-    """What all arms gave: by arm and by the number's name, a value a round.
+    """The measurements: by arm and name, one value per round.
 
-    `wall_s` and `cpu_s` are there for every arm: `cpu_s` is that of this process and of the children that have ended in it.
+    `wall_s` and `cpu_s` are there for every arm: `cpu_s` is that of this process and of the
+    children that have ended in it.
     """
 
     values: Mapping[str, Mapping[str, Sequence[float]]]
 
     def median(self, arm: str, name: str) -> float:
-        """Over the rounds."""
+        """The median over the rounds."""
         return median(self.values[arm][name])
 
     def ratio(self, arm: str, other: str, name: str) -> float:
-        """The median of the ratios within each round: what slows a whole round cancels out."""
+        """The median of the ratios within each round, so that slow rounds cancel out."""
         pairs = zip(self.values[arm][name], self.values[other][name], strict=True)
         return median(own / others for own, others in pairs)
 
@@ -84,29 +85,29 @@ class Benchmark(Protocol):
     """Whether each arm's first run is thrown away."""
 
     def arms(self, effort: Effort, stack: ExitStack) -> Mapping[str, Arm]:
-        """Make what is to be compared; `stack` closes what it opens."""
+        """Create the arms to compare; `stack` closes their resources."""
         ...
 
     def figures(self, rounds: Rounds) -> Mapping[str, Figure]:
-        """What the rounds come to."""
+        """Compute the figures from the rounds."""
         ...
 
 
 def cpu_seconds() -> float:
-    """Of this process, all of its threads, and of its children that have ended."""
+    """CPU seconds of this process with all threads and of its ended children."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def timed(arm: Arm) -> dict[str, float]:
-    """One run of an arm, with its wall and CPU seconds; an arm that times itself more closely overrules them."""
+    """Run an arm once and measure wall and CPU time; the arm may return its own times."""
     cpu, wall = cpu_seconds(), time.perf_counter()
     found = dict(arm())
     return {"wall_s": time.perf_counter() - wall, "cpu_s": cpu_seconds() - cpu} | found
 
 
 def measure(benchmark: Benchmark, effort: Effort) -> Rounds:
-    """All rounds of a benchmark."""
+    """Run all rounds of a benchmark."""
     with ExitStack() as stack:
         arms = benchmark.arms(effort, stack)
         names = list(arms)

@@ -1,8 +1,9 @@
 """What a recipe learns, over seeds: `python -m benchmarks.learning RECIPE --seeds 5 --goal 475 [KEY=VALUE...]`.
 
-Each seed is a real `oatmill train`, one after another. Told of each: the mean return over the last 100 episodes at the end and
-at its best, and the env steps and the seconds, counted from the command on, to the first report with a mean of --goal or more.
-A finished seed in --out is kept, so that the same command goes on.
+Each seed is a real `oatmill train`, one after another. Told of each: the mean return over the last
+100 episodes at the end and at its best, and the env steps and the seconds, counted from the command
+on, to the first report with a mean of --goal or more. A finished seed in --out is kept, so that the
+same command goes on.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365
 
 
 class Outcome(NamedTuple):
-    """One seed.
+    """The result of one seed.
 
     Attributes:
-        seed: of trainer and actors.
-        final: mean return over the last 100 episodes.
+        seed: the seed of trainer and actors.
+        final: the mean return over the last 100 episodes.
         best: the highest such mean that was reported.
-        steps_to_goal: env steps, `inf` where the goal was not reached.
-        seconds_to_goal: from the command on.
-        env_steps: of the whole run.
-        seconds: of the whole command.
+        steps_to_goal: env steps until the goal; `inf` if it was not reached.
+        seconds_to_goal: seconds from the start of the command until the goal.
+        env_steps: the env steps of the whole run.
+        seconds: the duration of the whole command.
         statistics: the environment's own, over the same episodes as `final`.
     """
 
@@ -53,7 +54,7 @@ class Outcome(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, read what came of it, print a table."""
+    """Train, read the results, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def train(recipe: str, settings: Sequence[str], seed: int, folder: Path) -> None:
-    """One run; notes what was asked for, when, and how long it took."""
+    """Run once; records the command, its start and its duration."""
     command = oatmill("train", recipe, *settings, "--seed", str(seed), "--run-dir", str(folder), "--json")
     shutil.rmtree(folder, ignore_errors=True)  # half a run that was cut off
     began = time.time()
@@ -92,7 +93,8 @@ def outcome_of(seed: int, folder: Path, goal: float) -> Outcome:
     """Read a finished run."""
     summary, command = read_json(folder / "summary.json"), read_json(folder / "command.json")
     lines = read_lines(folder)
-    # The learner's clock starts with the learner; its last line was written when the file was last changed.
+    # The learner's clock starts with the learner; its last line was written when the file was last
+    # changed.
     before = (folder / "metrics.jsonl").stat().st_mtime - lines[-1]["seconds"] - command["began"]
     full = [line for line in lines if line["episode_return"]["n"] >= WINDOW]
     reached: Mapping[str, Any] | None = next((line for line in full if line["episode_return"]["mean"] >= goal), None)
@@ -109,7 +111,7 @@ def outcome_of(seed: int, folder: Path, goal: float) -> Outcome:
 
 
 def in_words(outcome: Outcome) -> str:
-    """A seed in words."""
+    """The result of a seed as text."""
     goal = "goal not reached"
     if outcome.steps_to_goal < inf:
         goal = f"goal at {outcome.steps_to_goal:,.0f} env steps, {outcome.seconds_to_goal:.1f} s after the command"

@@ -1,7 +1,7 @@
 """What each loss costs in a learner step, and what measuring their gradients costs: `python -m benchmarks.losses [RECIPE]`.
 
-One process, one thread, made-up batches of the recipe's own shape; rounds are interleaved and the median is taken, so that a
-noisy machine shifts all rows alike.
+One process, one thread, made-up batches of the recipe's own shape; rounds are interleaved and the
+median is taken, so that a noisy machine shifts all rows alike.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def settings_of(recipe: str, losses: dict[str, Any]) -> RunSettings:
 
 
 def make(settings: RunSettings, spec: AgentSpec) -> Updater:
-    """The learner's own networks and optimiser."""
+    """Create the learner's networks and optimiser."""
     metrics = MetricsSettings(gradient_every=NEVER)
     config = LearnerConfig(settings.trainer, settings.agent, metrics, {}, "", Path())
     return make_updater(config, spec, Ranks(0, 1, torch.device("cpu"), OneRank()))
 
 
 def batch_of(settings: RunSettings, spec: AgentSpec) -> dict[str, Tensor]:
-    """As many trajectories as a batch has."""
+    """An artificial batch."""
     size = settings.trainer.batch_size
     inputs = cast("dict[str, Tensor]", one_trajectory(spec, settings.actors.unroll_length))
     whole = ("final_observations", "final_trajectory", "final_step")
@@ -60,7 +60,7 @@ def batch_of(settings: RunSettings, spec: AgentSpec) -> dict[str, Tensor]:
 
 
 def seconds_of(updater: Updater, inputs: dict[str, Tensor], *, measured: bool = False) -> float:
-    """One learner step; with the losses' gradients measured once in it, or not at all."""
+    """Seconds of one learner step, with or without one measurement of the losses' gradients."""
     updater.measured_at = updater.updates - (NEVER if measured else 0)
     started = time.perf_counter()
     updater.learn(inputs, learning_rate=1e-4, report=False)

@@ -48,7 +48,7 @@ def start_python(module: str, *arguments: str, extra: Mapping[str, str] | None =
 
 
 def answer_of(process: subprocess.Popen[str]) -> Any:
-    """What such a process printed.
+    """The output of such a process.
 
     Raises:
         SystemExit: if it failed.

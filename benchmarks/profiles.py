@@ -1,7 +1,8 @@
 """Flame graphs of a learner and of actors in a real run: `python -m benchmarks.profiles FOLDER`; needs py-spy.
 
-Starts `oatmill train`, waits until the learner has taken some steps, and samples the main thread of one of its processes for a
-while. Where the system lets no process look into another (`kernel.yama.ptrace_scope`), run it as root.
+Starts `oatmill train`, waits until the learner has taken some steps, and samples the main thread of
+one of its processes for a while. Where the system lets no process look into another
+(`kernel.yama.ptrace_scope`), run it as root.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A batch of real trajectories, as an actor collects them: made-up numbers would flatter or punish the encoder.
 
-MettaGrid's observations are mostly padding, which the encoder leaves out, and episodes end where they end.
+MettaGrid's observations are mostly padding, which the encoder leaves out, and episodes end where
+they end.
 """
 
 from __future__ import annotations

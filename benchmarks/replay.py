@@ -1,17 +1,21 @@
 """How fast trajectories go from actors through the replay server to the learner.
 
-Two processes write blocks of synthetic trajectories, one process samples batches, as actors and a learner would, through a real
-`python -m replay`. Nothing is stepped and nothing is trained, so the numbers bound what a run can reach on this machine.
+Two processes write blocks of synthetic trajectories, one process samples batches, as actors and a
+learner would, through a real `python -m replay`. Nothing is stepped and nothing is trained, so the
+numbers bound what a run can reach on this machine.
 
-    python -m benchmarks.replay                      # CartPole-size and 84x84x4 trajectories, over ipc and tcp
-    python -m benchmarks.replay --case cartpole --transport ipc --seconds 10 --json
-    python -m benchmarks.replay --case 46kb --transport ipc --acknowledge memory durable   # what the log costs
-    python -m benchmarks.replay --transport tcp --curve   # the same with keys: the ratio is what encryption costs
+    python -m benchmarks.replay                      # CartPole-size and 84x84x4 trajectories, over
+    ipc and tcp python -m benchmarks.replay --case cartpole --transport ipc --seconds 10 --json
+    python -m benchmarks.replay --case 46kb --transport ipc --acknowledge memory durable   # what
+    the log costs python -m benchmarks.replay --transport tcp --curve   # the same with keys: the
+    ratio is what encryption costs
 
-Unrolls are trajectories of 64 steps. MB/s counts the observations and logits of the batches that arrive (1 MB = 10^6 bytes).
-`cpu_s_per_gb` is what all processes together spend on a GB of it, which says more than the clock where others use the machine.
-The acknowledgement is measured from `offer` to the moment at which the writer knows that its block is held, every tenth block.
-`start_s` is from starting the server to the file that says it is ready; `rss_mb` is the memory of its two processes just then.
+Unrolls are trajectories of 64 steps. MB/s counts the observations and logits of the batches that
+arrive (1 MB = 10^6 bytes). `cpu_s_per_gb` is what all processes together spend on a GB of it, which
+says more than the clock where others use the machine. The acknowledgement is measured from `offer`
+to the moment at which the writer knows that its block is held, every tenth block. `start_s` is from
+starting the server to the file that says it is ready; `rss_mb` is the memory of its two processes
+just then.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Writes docs/benchmarks/results.md from benchmarks/results.json: `python -m benchmarks.results`.
 
-The JSON is the only place that holds the project's figures. Each entry has a value, its unit, the command that measures it, the
-date and the machine; measurements are listed from the newest to the oldest.
+The JSON is the only place that holds the project's figures. Each entry has a value, its unit, the
+command that measures it, the date and the machine; measurements are listed from the newest to the
+oldest.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ def table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def row(entry: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """An entry's cells."""
+    """The cells of an entry's row."""
     newest, *earlier = entry["measured"]
     before = "; ".join(shown(one, entry["unit"]) for one in earlier)
     return entry["what"], shown(newest, entry["unit"]), goal(entry), before
 
 
 def shown(measurement: Mapping[str, Any], unit: str) -> str:
-    """A value with its unit, and its detail below."""
+    """A value with its unit and detail."""
     detail = f"<br>{measurement['detail']}" if "detail" in measurement else ""
     space = "" if unit == "x" else " "
     return f"**{measurement['value']:,}{space}{unit}**{detail}"
@@ -69,12 +70,12 @@ def goal(entry: Mapping[str, Any]) -> str:
 
 
 def measured(entry: Mapping[str, Any]) -> str:
-    """When and where."""
+    """The date and the machine."""
     return f"{dates(entry['measured'])}, {entry['machine']}"
 
 
 def dates(measurements: Iterable[Mapping[str, Any]]) -> str:
-    """Each date once, the newest first."""
+    """All dates, newest first."""
     return " and ".join(dict.fromkeys(one["date"] for one in measurements))
 
 

@@ -1,4 +1,4 @@
-"""What a whole run of `oatmill train` must be like for a benchmark, and its speed once it is under way."""
+"""Budgets and speeds of whole runs of `oatmill train` for benchmarks."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from learner.budget import MIN_BATCHES
 from runner.settings import RunSettings
 
 WARM_UP_S = 2.0
-"""After the first learner step. Until then the other actors start, and every part of the step runs for the first time."""
+"""After the first learner step. Until then the other actors start, and every part of the step runs
+for the first time."""
 FEWEST_ROWS = 5
 
 
 def least_steps(settings: RunSettings) -> int:
-    """The smallest budget for batches of the recipe's own size; below it they shrink, and a step of them costs more."""
+    """The smallest budget with full batches; smaller batches cost more per step."""
     return MIN_BATCHES * settings.trainer.batch_size * settings.actors.unroll_length
 
 
 def reports_of(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, one a learner step."""
+    """The lines of metrics.jsonl, one per learner step."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def steady_rate(run: Path) -> float:
-    """Env steps a second from the first report after the warm-up to the last; of all of a run that is too short for one."""
+    """Env steps per second after the warm-up; of the whole run if it is too short for a warm-up."""
     reports = reports_of(run)
     steady = [line for line in reports if line["seconds"] >= reports[0]["seconds"] + WARM_UP_S]
     first, last = (steady if len(steady) >= FEWEST_ROWS else reports)[0], reports[-1]

@@ -18,14 +18,14 @@ WITH_COMMAS = 1_000
 
 
 def number(value: float) -> str:
-    """Three or four digits that matter."""
+    """Format a number with three or four significant digits."""
     if abs(value) >= WITH_COMMAS:
         return f"{value:,.0f}"
     return f"{value:.4g}"
 
 
 def goal_text(figure: Figure) -> str:
-    """What was to be reached, and whether it was."""
+    """The goal, and whether it was reached."""
     if figure.goal is None:
         return ""
     sign = ">=" if figure.better == "higher" else "<="
@@ -33,7 +33,7 @@ def goal_text(figure: Figure) -> str:
 
 
 def figures_table(name: str, figures: Mapping[str, Figure]) -> str:
-    """One benchmark's figures, a line each."""
+    """One benchmark's figures, one line each."""
     width = max(map(len, figures), default=0)
     lines = [
         f"  {label:<{width}}  {number(figure.value):>10} {figure.unit:<16} {goal_text(figure)}".rstrip()
@@ -43,7 +43,7 @@ def figures_table(name: str, figures: Mapping[str, Figure]) -> str:
 
 
 def heading(path: Path, machine: Mapping[str, Any]) -> str:
-    """What is compared with: another machine's numbers, or a busier hour's, say less."""
+    """A description of the baseline; numbers of another or a busier machine say less."""
     load = f", load {machine['load'][0]:g}" if machine.get("load") else ""
     return (
         f"since the baseline {path} of {machine['when']}: {machine['cores']} cores of {machine['processor']}{load}, "
@@ -52,7 +52,7 @@ def heading(path: Path, machine: Mapping[str, Any]) -> str:
 
 
 def comparison_table(changes: Sequence[Change]) -> list[str]:
-    """What has changed since the baseline, a line each."""
+    """The changes since the baseline, one line each."""
     width = max((len(change.name) for change in changes), default=0)
     return [
         f"  {change.name:<{width}}  {number(change.before):>10} -> {number(change.now):>10} {change.unit:<16} {verdict(change)}"

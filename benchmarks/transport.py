@@ -1,9 +1,10 @@
-"""What one block of trajectories costs on its way, step by step, and what weights cost on theirs.
+"""The cost of sending a block of trajectories, step by step, and of sending weights.
 
-No socket is in the way of the first table: it is the time that Python and NumPy take for one block of n trajectories, at the
-actor (pack, header), at ingest (header, views, checks, one copy into a batch) and at the learner (views). The second table
-is a real hub and one receiver over ipc: how long `push` keeps the learner, and when the receiver has the weights, verified.
-The third is one message over tcp with and without keys.
+No socket is in the way of the first table: it is the time that Python and NumPy take for one block
+of n trajectories, at the actor (pack, header), at ingest (header, views, checks, one copy into a
+batch) and at the learner (views). The second table is a real hub and one receiver over ipc: how
+long `push` keeps the learner, and when the receiver has the weights, verified. The third is one
+message over tcp with and without keys.
 
     python -m benchmarks.transport [--json]
 """
@@ -51,7 +52,7 @@ def microseconds(action: Callable[[], Any]) -> float:
 
 
 def block_costs(name: str, case: Case) -> list[dict[str, Any]]:
-    """Each step's time for one block of this size."""
+    """The time of each step for one block of this size."""
     schema = RunSchema(case.spaces, 0, ())
     block = synthetic_block(case, np.random.default_rng(0))
     size = block.size
@@ -142,7 +143,7 @@ def carry(keys: Path | None, nbytes: int) -> float:
 
 
 def curve_costs() -> list[dict[str, Any]]:
-    """What encryption costs a message."""
+    """The cost of encryption per message."""
     with tempfile.TemporaryDirectory(prefix="oat-keys-") as folder:
         make_keys(Path(folder))
         found = [(nbytes, carry(None, nbytes), carry(Path(folder), nbytes)) for nbytes in (10_000, 46_000, 1_000_000)]

@@ -1,8 +1,8 @@
 """A DEALER on a Unix socket without a library, for hundreds of them in one process: ZMTP 3.0 as in RFC 23, mechanism NULL.
 
-A thousand actors have a thousand hosts, or processes at least. Where a few processes stand for all of them on the server's own
-machine, libzmq's thread, its wake-ups and its copies of what is sent would take more of that machine than the server does.
-What comes over the wire is the same.
+A thousand actors have a thousand hosts, or processes at least. Where a few processes stand for all
+of them on the server's own machine, libzmq's thread, its wake-ups and its copies of what is sent
+would take more of that machine than the server does. What comes over the wire is the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Dealer:
     """One connection.
 
     Args:
-        address: `ipc://` and a path; somebody has to be listening there.
+        address: `ipc://` and the path of a listening socket.
     """
 
     def __init__(self, address: str) -> None:
@@ -54,16 +54,16 @@ class Dealer:
 
     @property
     def handle(self) -> int:
-        """For a poller."""
+        """The file descriptor, for a poller."""
         return self._socket.fileno()
 
     @property
     def idle(self) -> bool:
-        """Whether everything has left."""
+        """Whether everything has been sent."""
         return not self._outbox
 
     def send(self, message: Frames | None = None) -> None:
-        """Send a message after what still waits, as far as that goes without blocking."""
+        """Queue a message and send as much as possible without blocking."""
         parts: list[Buffer] = [self._outbox]
         if message is not None:
             header, payload = message
@@ -75,7 +75,7 @@ class Dealer:
         self._outbox = b"" if sent == sum(map(len, parts)) else b"".join(parts)[sent:]
 
     def receive(self) -> Iterator[Frames]:
-        """Every message that has come.
+        """All received messages.
 
         Raises:
             ConnectionError: if the server has closed the connection.
@@ -102,12 +102,12 @@ class Dealer:
 
 
 def prefix(length: int, flags: int) -> bytes:
-    """What stands before a frame."""
+    """The header of a frame."""
     return bytes([flags, length]) if length <= SHORT_BYTES else struct.pack(">BQ", flags | LONG, length)
 
 
 def frame_at(data: bytes, start: int) -> tuple[int, bytes, int] | None:
-    """The frame that begins there: its flags, what is in it, and where the next one begins; None if it is not whole."""
+    """The frame at a position: flags, content and the next position; None if it is incomplete."""
     if len(data) < start + 2:
         return None
     flags, begins = data[start], start + 2

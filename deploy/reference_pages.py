@@ -10,6 +10,7 @@ from typing import Any
 from typer.main import get_command
 
 from deploy.cli.app import app
+from deploy.cli.examples import EXAMPLES
 from runner.settings_reference import SettingEntry, all_settings
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
@@ -26,8 +27,8 @@ def settings_page(entries: Iterable[SettingEntry]) -> str:
     parts = [
         "# Settings",
         "",
-        "Every setting of a run. Change one on the command line by `key=value`, in a YAML file for `--config`, or by an",
-        "environment variable such as `OATMILL__TRAINER__GAMMA=0.98`. `oatmill settings WORD` searches this list.",
+        "All settings of a run. Set them with `key=value` on the command line, in a YAML file for `--config`, or with",
+        "environment variables such as `OATMILL__TRAINER__GAMMA=0.98`. `oatmill settings WORD` searches this list.",
         "",
     ]
     for (group, kind), members in groupby(entries, key=lambda entry: (entry.group, entry.kind)):
@@ -35,7 +36,8 @@ def settings_page(entries: Iterable[SettingEntry]) -> str:
         parts += [f"## {group}{only}", ""]
         for entry in members:
             default = "required" if entry.default == "required" else f"default `{entry.default or '(empty)'}`"
-            parts += [f"**`{entry.path}`** — {default}; {entry.takes}.", "", entry.meaning, ""]
+            takes = "" if entry.takes == entry.default else f"; {entry.takes}"
+            parts += [f"**`{entry.path}`** — {default}{takes}.", "", entry.meaning, ""]
     return "\n".join(parts)
 
 
@@ -47,7 +49,10 @@ def commands_page() -> str:
         parts += [f"## {name}", "", command.help.strip() if command.help else "", "", "```", usage, "```", ""]
         rows = [_row(parameter) for parameter in command.params if not getattr(parameter, "hidden", False)]
         if rows:
-            parts += ["| | |", "|---|---|", *rows, ""]
+            parts += ["| Option | Description |", "|---|---|", *rows, ""]
+        examples = EXAMPLES.get(name.removeprefix("oatmill "), ())
+        if examples:
+            parts += ["```sh", *examples, "```", ""]
     return "\n".join(parts)
 
 

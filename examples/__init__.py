@@ -1,1 +1,1 @@
-"""Worked examples of what users bring along; each is explained in docs/ and run by a test."""
+"""Examples of user code; each is explained in a tutorial and run by a test."""

@@ -1,4 +1,4 @@
-"""An environment of one's own: a corridor with a treasure at one of its ends.
+"""Example of your own environment: a corridor with a treasure at one of its ends.
 
 oatmill train cartpole env.kind=factory env.factory=examples.corridor:make_env
 """
@@ -18,9 +18,10 @@ STEP_COST = 0.01
 class Corridor(gymnasium.Env[Any, Any]):  # type: ignore[misc]
     """Walk to the treasure.
 
-    The agent stands on one of `length` places and sees, as two numbers in 0..1, where it stands and at which end the treasure
-    lies. Each step costs 0.01; the treasure gives 1 and ends the episode (terminated). Whoever has not found it after
-    `4 * length` steps is stopped (truncated): the state is not a bad one, there is only no more time.
+    The agent stands on one of `length` places and sees, as two numbers in 0..1, where it stands and
+    at which end the treasure lies. Each step costs 0.01; the treasure gives 1 and ends the episode
+    (terminated). Whoever has not found it after `4 * length` steps is stopped (truncated): the
+    state is not a bad one, there is only no more time.
 
     Args:
         length: places, at least 3.
@@ -43,7 +44,7 @@ class Corridor(gymnasium.Env[Any, Any]):  # type: ignore[misc]
         return self._seen(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Go one place to the left or to the right; walls hold."""
+        """Move one place to the left or to the right; the walls stop the agent."""
         self.steps += 1
         self.place = min(max(self.place + (1 if action == RIGHT else -1), 0), self.length - 1)
         found = self.place == self.treasure

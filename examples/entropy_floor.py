@@ -1,4 +1,4 @@
-"""A loss of one's own: push the policy's entropy up where it falls below a floor, and leave it alone above.
+"""Example of your own loss: raises the policy's entropy if it is below a floor.
 
 oatmill train cartpole trainer.extra_losses='[examples.entropy_floor:choose]'
 """
@@ -18,7 +18,7 @@ FLOOR = 0.2
 
 
 class EntropyFloor(Loss):
-    """max(0, floor - H(pi)), in nats, of every step that counts."""
+    """max(0, floor - H(pi)), in nats, at every valid step."""
 
     name = "entropy_floor"
 

@@ -1,4 +1,4 @@
-"""A network of one's own: dense layers with normalisation, each around a skip connection.
+"""Example of your own network: dense layers with normalisation and skip connections.
 
 oatmill train cartpole agent.encoder=examples.skip_network:make
 """
@@ -27,7 +27,7 @@ class SkipBlock(nn.Module):
 
 
 class SkipEncoder(nn.Module):
-    """An embedding of the flattened observation, then a block for each further entry of `agent.hidden_sizes`."""
+    """An embedding of the flattened observation, and a block per further entry of `agent.hidden_sizes`."""
 
     def __init__(self, inputs: int, width: int, blocks: int) -> None:
         super().__init__()

@@ -7,16 +7,15 @@ counted. All counts are proportional to the number of trajectories.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from agent.model import AgentModel, ModelNeeds
+from agent.model import AgentModel, ModelNeeds, prior_of
 from agent.policies import Policies
 from agent.spec import AgentSpec
 from learner.distributed import OneRank
@@ -27,6 +26,7 @@ from learner.plan import Plan
 from learner.settings import TrainerSettings
 from learner.update.objective import Objective, model_outputs
 from learner.update.updater import freeze_unused
+from protocol.data.observations import each, zeros
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def make_context(spec: AgentSpec, trainer: TrainerSettings) -> Context:
     return Context(
         trainer=trainer,
         model=model,
-        prior=copy.deepcopy(model).requires_grad_(requires_grad=False),
+        prior=prior_of(model),
         reducer=reducer,
         normaliser=Normaliser(*trainer.losses.sigma, reducer),
         generator=torch.Generator().manual_seed(0),
@@ -95,12 +95,14 @@ def make_context(spec: AgentSpec, trainer: TrainerSettings) -> Context:
 
 def one_trajectory(spec: AgentSpec, steps: int) -> BatchInputs:
     """An artificial trajectory without an end; observations are not 0, because padding is."""
-    observation, action = spec.spaces.observation, spec.spaces.action
-    dtype = getattr(torch, observation.dtype)
+    action = spec.spaces.action
     generator = torch.Generator().manual_seed(0)
 
-    def observations(count: int) -> Tensor:
-        return torch.randint(1, 9, (1, count, *observation.shape), generator=generator).to(dtype)
+    def observations(count: int) -> Any:
+        return each(
+            lambda values: torch.randint(1, 9, values.shape, generator=generator).to(torch.from_numpy(values).dtype),
+            zeros(spec.spaces.observation, 1, count),
+        )
 
     actions = torch.zeros(1, steps, *action.shape, dtype=getattr(torch, action.dtype))
     no = torch.zeros(1, steps, dtype=torch.bool)

@@ -19,6 +19,7 @@ from learner.publish import pack
 from learner.reporting.reporting import Reporting
 from learner.reporting.silent_actors import silent_actors
 from learner.rewinds import Rewinds
+from learner.running_statistics import ObservationStatistics
 from learner.settings import TrainerSettings
 from learner.setup import LearnerConfig, make_updater
 from learner.update.inputs import to_inputs
@@ -31,6 +32,7 @@ from oatmill.process.memory import MemoryLimit
 from oatmill.process.signals import StopFlag
 from oatmill.process.watchdog import Watchdog
 from protocol.channels import BatchClient, ControlClient, Delivery, WeightsPublisher, Welcome
+from protocol.data.batch import Batch
 
 log = logging.getLogger("oatmill.learner")
 
@@ -74,6 +76,7 @@ class Learner:
         assert welcome.spaces is not None
         self.spec = AgentSpec(welcome.spaces, config.agent)
         self.updater = make_updater(config, self.spec, ranks)
+        self.statistics = ObservationStatistics(self.updater.context.model, ranks.reducer)
         self.welcome = welcome
         memory = MemoryLimit("learner", config.trainer.memory_bytes, setting="trainer.memory_bytes")
         stack.callback(memory.close)
@@ -184,11 +187,15 @@ class Learner:
                     f"{who_is_silent(self.control, timeout_s)}check the actors' logs, or raise trainer.data_timeout"
                 )
 
-    def tell_hub(self) -> None:
-        """Send a heartbeat, and the newest weights again if the hub was restarted."""
+    def tell_hub(self, *, last: bool = False) -> None:
+        """Send a heartbeat, and the newest weights again if the hub was restarted.
+
+        Args:
+            last: whether no other heartbeat follows. It is sent at once, and the hub keeps its progress.
+        """
         progress = self.progress
         report = {"learner_step": progress.learner_step, "env_steps": progress.env_steps}
-        self.control.heartbeat(report | {"policy_version": progress.policy_version})
+        self.control.heartbeat(report | {"policy_version": progress.policy_version}, force=last)
         if self.control.rejoined > self.rejoined:
             self.rejoined = self.control.rejoined
             if self.publisher is not None:
@@ -203,13 +210,15 @@ class Learner:
         env_steps = self.progress.env_steps + int(fresh)
         saved = step % trainer.checkpoint_every == 0
         reported = self.is_reported(step, env_steps) or saved
-        inputs = to_inputs(batch, self.spec, trainer, self.ranks.device)
+        self.statistics.before_training(batch)
+        inputs = to_inputs(batch, self.spec, trainer, self.ranks.device, reward_factor=self.reward_factor(batch))
         record = self.updater.learn(
             cast("Mapping[str, torch.Tensor]", inputs),
             learning_rate=rate,
             report=reported,
             priorities=self.batches.wants_priorities,
         )
+        self.statistics.after_training(batch)
         record.seconds["wait"] = waited
         finite, sound = self.ranks.lowest(record.skipped == 0, self.updater.weights_finite())
         lag = self.progress.policy_version - batch.policy_version
@@ -227,6 +236,14 @@ class Learner:
             self.rewind(sound=bool(sound))
         elif saved:
             self.save()
+
+    def reward_factor(self, batch: Batch) -> float:
+        """What the batch's rewards are multiplied by, once it has been taken in itself: they were not acted with."""
+        scale = self.updater.context.reward_scale
+        if scale is None:
+            return 1.0
+        scale.update(batch)
+        return scale.factor
 
     def is_reported(self, step: int, env_steps: int) -> bool:
         """Whether a learner step is reported: the first, the last, and every `metrics.report_every`th."""
@@ -286,6 +303,7 @@ class Learner:
         if recorder is not None and self.publisher is not None:
             recorder.summary(self.progress)
             self.publisher.flush(FLUSH_S)
+            self.tell_hub(last=True)
         if not saved:
             raise RunError(
                 f"the last checkpoint could not be written: {self.keeper.failure or 'see rank 0'}; free disk space and "

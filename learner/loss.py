@@ -23,6 +23,7 @@ from agent.settings import AgentSettings
 from learner.distributed import Reducer
 from learner.loss_descriptor import LossDescriptor
 from learner.normaliser import Normaliser
+from learner.running_statistics import RewardScale
 from learner.settings import TrainerSettings
 from protocol.data.spaces import ActionSpace
 
@@ -121,6 +122,8 @@ class Context:
         normaliser: the running scale of returns.
         generator: the random number generator for sampling actions; checkpoints save its state.
         scales: a factor on each loss's coefficients, 1 if missing. Only steering changes it.
+        reward_scale: the running deviation of the discounted return; None unless
+            `trainer.normalise_rewards` is true.
     """
 
     trainer: TrainerSettings
@@ -130,6 +133,7 @@ class Context:
     normaliser: Normaliser
     generator: torch.Generator
     scales: dict[str, float] = field(default_factory=dict)
+    reward_scale: RewardScale | None = None
 
     @property
     def policies(self) -> Policies:

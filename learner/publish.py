@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from agent.model import AgentModel, acting_parameters
+from agent.model import AgentModel, acting_tensors
 from agent.packing import WIRE_DTYPES
 from protocol.data.buffer_pool import BufferPool
 from protocol.data.weights import Weights, WireDtype, digest_of
@@ -26,15 +26,15 @@ def pack(model: AgentModel, version: int, dtype: WireDtype) -> Weights:
         dtype: the data type that is sent; bfloat16 halves the bytes.
     """
     with torch.no_grad():
-        parameters = [parameter.detach() for _, parameter in acting_parameters(model)]
-        wire, device = WIRE_DTYPES[dtype], parameters[0].device
-        buffer = _memory.take(sum(map(torch.numel, parameters)) * wire.itemsize)
+        tensors = [tensor for _, tensor in acting_tensors(model)]
+        wire, device = WIRE_DTYPES[dtype], tensors[0].device
+        buffer = _memory.take(sum(map(torch.numel, tensors)) * wire.itemsize)
         packed = torch.from_numpy(buffer).view(wire)
         flat = packed if device.type == "cpu" else torch.empty_like(packed, device=device)
         start = 0
-        for parameter in parameters:
-            flat[start : start + parameter.numel()].view(parameter.shape).copy_(parameter)
-            start += parameter.numel()
+        for tensor in tensors:
+            flat[start : start + tensor.numel()].view(tensor.shape).copy_(tensor)
+            start += tensor.numel()
         if flat is not packed:
             packed.copy_(flat)
     return Weights(version, buffer.data, dtype, digest_of(version, dtype, buffer.data))

@@ -198,6 +198,9 @@ class TrainerSettings(Settings):
     """Return estimator: GAE with V-trace correction, or Retrace."""
     reward_scale: float = Field(default=1.0, gt=0)
     """Rewards are multiplied by this before training. Reported returns are not scaled."""
+    normalise_rewards: bool = False
+    """Divide rewards by the running standard deviation of the discounted return, before `reward_scale` and `reward_clip`.
+    With rare rewards the deviation is small at first; set `reward_clip` (10 is usual)."""
     reward_clip: float | None = Field(default=None, gt=0)
     """Scaled rewards are clipped to [-reward_clip, reward_clip]. Null means no clipping."""
     max_grad_norm: float = Field(default=0.5, gt=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 from collections.abc import Mapping
@@ -13,13 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from agent.model import AgentModel
+from agent.model import AgentModel, prior_of
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
 from learner.distributed import Ranks
 from learner.loss import Context
 from learner.normaliser import Normaliser
 from learner.plan import make_plan
+from learner.running_statistics import RewardScale
 from learner.settings import TrainerSettings
 from learner.update.updater import Updater, freeze_unused
 from oatmill.errors import UserError
@@ -60,7 +60,7 @@ def make_updater(config: LearnerConfig, spec: AgentSpec, ranks: Ranks) -> Update
     torch.manual_seed(trainer.seed)
     plan = make_plan(trainer, config.agent, spec.spaces.action)
     model = AgentModel(spec).to(ranks.device)
-    prior = copy.deepcopy(model).requires_grad_(requires_grad=False)
+    prior = prior_of(model)
     freeze_unused(model, plan)
     context = Context(
         trainer=trainer,
@@ -69,6 +69,7 @@ def make_updater(config: LearnerConfig, spec: AgentSpec, ranks: Ranks) -> Update
         reducer=ranks.reducer,
         normaliser=Normaliser(*trainer.losses.sigma, ranks.reducer),
         generator=torch.Generator(ranks.device).manual_seed(trainer.seed + 1 + ranks.rank),
+        reward_scale=RewardScale(trainer.discount, ranks) if trainer.normalise_rewards else None,
     )
     if trainer.compile:
         compile_network(model)

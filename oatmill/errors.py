@@ -13,8 +13,8 @@ Every message says what was expected, what came, and what to do.
 
 from __future__ import annotations
 
-from oatmill.children.places import place_of
 from oatmill.process.exit_codes import BAD_INPUT, FAILED
+from oatmill.user_code import place_of
 
 
 class OatmillError(Exception):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from oatmill.children.places import PACKAGES
 from oatmill.errors import UserError
+from oatmill.user_code import PACKAGES
 
 
 def check_packages() -> None:

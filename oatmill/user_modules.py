@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from oatmill.children.places import PACKAGES
 from oatmill.errors import UserError, one_line
+from oatmill.user_code import PACKAGES
 
 
 def import_own(name: str) -> ModuleType:

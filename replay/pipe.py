@@ -33,14 +33,14 @@ class Pipe:
         """
         return self._socket.fileno()
 
-    def say(self, values: dict[str, Any]) -> None:
+    def send(self, values: dict[str, Any]) -> None:
         """Send one line. Nothing happens if the other process is gone."""
         try:
             self._socket.sendall(json.dumps(values).encode() + b"\n")
         except OSError:
             return
 
-    def hear(self) -> dict[str, Any] | None:
+    def receive(self) -> dict[str, Any] | None:
         """Wait for one line; None if the other end is gone, or sends nothing for 10 s."""
         try:
             while b"\n" not in self._received and len(self._received) < MAX_LINE_BYTES:

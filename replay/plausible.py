@@ -8,7 +8,8 @@ from __future__ import annotations
 from oatmill.errors import WireError
 
 MAX_COUNT = 2**48
-"""The limit of any count of a process: more than any run reaches, and far below the limit of integers."""
+"""The limit of any count of a process: more than any run reaches, and far below the limit of
+integers."""
 MAX_UNSENT = 2**24
 """The number of trajectories that an actor may have produced, not dropped and not sent."""
 MAX_FORGOTTEN = 2**32
@@ -17,7 +18,8 @@ with its disk."""
 MAX_VERSION = 2**41
 """The limit of a policy version if no other version is known to compare with."""
 VERSION_STEP = 2**32
-"""How far a learner may be ahead of the newest known version: it skips versions that it could not publish."""
+"""How far a learner may be ahead of the newest known version: it skips versions that it could not
+publish."""
 
 
 def check_counts(produced: int, evicted: int, stored: int) -> None:

@@ -13,26 +13,31 @@ class ReplaySettings(Settings):
     """The queue between actors and learner."""
 
     acknowledge: Literal["memory", "durable"] = "memory"
-    """What an acknowledgement promises. With `memory`, trajectories survive the death of any actor or learner. With
-    `durable`, they are on disk and also survive the death of the replay server and of its host."""
+    """What an acknowledgement promises. With `memory`, trajectories survive the death of any actor
+    or learner. With `durable`, they are on disk and also survive the death of the replay server and
+    of its host."""
     log_dir: str | None = None
     """Folder of the durable log. Null means `log` in the run folder."""
     log_bytes: int = Field(default=2**30, ge=2**20)
-    """Disk space of the log, in bytes, before trained data that no checkpoint needs is deleted. Data that waits to be
-    trained on is always kept; `queue_batches` bounds it."""
+    """Disk space of the log, in bytes, before trained data that no checkpoint needs is deleted.
+    Data that waits to be trained on is always kept; `queue_batches` bounds it."""
     on_learner_restart: Literal["drop", "replay"] = "drop"
-    """What happens to trajectories that were trained on after the checkpoint that a restarted learner resumes from:
-    `drop` counts them as rolled back, `replay` trains on them again from the log."""
+    """What happens to trajectories that were trained on after the checkpoint that a restarted
+    learner resumes from: `drop` counts them as rolled back, `replay` trains on them again from the
+    log."""
     max_restarts: int = Field(default=5, ge=0)
-    """Restarts of the replay server in a row, with no reported learner step in between, before the run fails."""
+    """Restarts of the replay server in a row, with no reported learner step in between, before the
+    run fails."""
     queue_batches: float = Field(default=1.0, ge=1.0, le=1024)
-    """Batches that may wait besides those in training. Each further batch makes the data one policy version older."""
+    """Batches that may wait besides those in training. Each further batch makes the data one policy
+    version older."""
     max_policy_lag: int = Field(default=16, ge=0)
-    """Trajectories from a policy that is more versions behind than this are dropped as stale, but never so many that no
-    batch is left."""
+    """Trajectories from a policy that is more versions behind than this are dropped as stale, but
+    never so many that no batch is left."""
     silent_after: float = Field(default=30.0, gt=0)
-    """Seconds for which an actor may send no trajectory, while others do, before it is reported as silent: by an event, a red
-    flag, `oatmill status` and a metric. An actor whose trajectories are known to take long has more time."""
+    """Seconds for which an actor may send no trajectory, while others do, before it is reported as
+    silent: by an event, a red flag, `oatmill status` and a metric. An actor whose trajectories are
+    known to take long has more time."""
     fraction: float = Field(default=0.0, ge=0, le=0.95)
     """Part of each batch that is sampled from the replay buffer. The rest is fresh."""
     buffer_size: int = Field(default=2048, ge=1)
@@ -48,12 +53,14 @@ class ReplaySettings(Settings):
     priority_exponent: float = Field(default=0.6, ge=0, le=1)
     """Prioritised sampling: probabilities are proportional to the mean absolute error to this power."""
     importance_exponent: float = Field(default=0.4, ge=0, le=1)
-    """Prioritised sampling: exponent of the importance weights; 1 corrects the bias fully, 0 not at all."""
+    """Prioritised sampling: exponent of the importance weights; 1 corrects the bias fully, 0 not at
+    all."""
     hang_timeout: float = Field(default=300.0, gt=0)
-    """Seconds without progress after which the server writes all stack traces to its log and exits, to be restarted."""
+    """Seconds without progress after which the server writes all stack traces to its log and exits,
+    to be restarted."""
     memory_bytes: int | None = Field(default=None, ge=2**28)
-    """Memory that each of the server's two processes may use, in bytes. A process that uses more says so and exits, to be
-    restarted. Null means 80 % of the memory of the machine or container."""
+    """Memory that each of the server's two processes may use, in bytes. A process that uses more
+    says so and exits, to be restarted. Null means 80 % of the memory of the machine or container."""
     max_abs_reward: float = Field(default=1e6, gt=0)
     """Trajectories with a larger absolute reward are rejected."""
 

@@ -18,8 +18,8 @@ from typing import Any, Self
 import psutil
 
 from oatmill.children.environment import child_environment
-from oatmill.children.places import is_users, place_in_words
 from oatmill.errors import RunError, UserError
+from oatmill.user_code import is_users, place_in_words
 
 CLOSE_WITHIN_S = 2.0
 """Time for the process to clean up after its answer. Then it is killed, and the answer still counts."""
@@ -41,7 +41,7 @@ class Apart:
     """One task in a separate process. A context manager: no process of the task is left afterwards.
 
     Args:
-        module: module to run with `python -m`; it calls `oatmill.children.apart.serve`.
+        module: module to run with `python -m`; it calls `oatmill.children.worker.serve`.
         values: plain values for the task.
         what: the user code that is run, for messages, such as `env.factory=maze:make`.
         limit_s: time limit for the answer, in seconds; None for no limit.

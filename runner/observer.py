@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from oatmill.process.outlet import LAST_WORDS_S, Outlet, unblocked
+from oatmill.process.nonblocking_output import LAST_WORDS_S, NonBlockingOutput, unblocked
 
 PLAIN_EVERY_S = 5.0
 
@@ -101,9 +101,9 @@ class PlainObserver:
             return
 
 
-def let_read(output: TextIO | Outlet) -> None:
-    """Wait for a limited time until an outlet's reader has read everything."""
-    if isinstance(output, Outlet):
+def let_read(output: TextIO | NonBlockingOutput) -> None:
+    """Wait for a limited time until the reader of a non-blocking output has read everything."""
+    if isinstance(output, NonBlockingOutput):
         output.drain(LAST_WORDS_S)
 
 
@@ -115,12 +115,31 @@ def progress_line(line: Mapping[str, Any], total_timesteps: int) -> str:
     )
     env_steps = line.get("env_steps", 0)
     return (
-        f"{env_steps:>9,} env steps ({env_steps / max(total_timesteps, 1):4.0%})  "
-        f"{number(line.get('env_steps_per_second'), ',.0f')}/s  "
+        f"{env_steps:>9,} env steps ({done(line, total_timesteps):4.0%})  "
+        f"{number(line.get('env_steps_per_second'), ',.0f')}/s  {clock(time_left(line, total_timesteps))} left  "
         f"return {number(value(line, 'episode_return', 'mean'), '.2f')}  {losses}  "
         f"entropy {number(value(line, 'entropy', 'nats'), '.2f')}  lag {number(value(line, 'policy_lag', 'p50'), '.0f')}  "
         f"queue {number(value(line, 'queue', 'trajectories'), '.0f')}"
     )
+
+
+def done(line: Mapping[str, Any], total_timesteps: int) -> float:
+    """The fraction of the budget that is spent, at most 1: the last batch may go beyond it."""
+    return min(1.0, (line.get("env_steps") or 0) / max(total_timesteps, 1))
+
+
+def time_left(line: Mapping[str, Any], total_timesteps: int) -> float | None:
+    """Seconds until the budget is spent at the present rate; None if the rate is not known."""
+    rate, env_steps = line.get("env_steps_per_second"), line.get("env_steps") or 0
+    return max(0.0, (total_timesteps - env_steps) / rate) if rate else None
+
+
+def clock(seconds: float | None) -> str:
+    """A duration as hours, minutes and seconds, such as 0:03:09; a dash if it is not known."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def value(line: Mapping[str, Any], *names: str) -> Any:

@@ -12,7 +12,7 @@ from actors.settings import GymnasiumEnv
 from agent.spec import AgentSpec
 from oatmill.settings import yaml_format
 from protocol.data.run_schema import RunSchema
-from protocol.data.spaces import ActionSpace, Spaces
+from protocol.data.spaces import ActionSpace, DictSpace, Spaces
 from replay.settings import ReplaySettings
 from replay.store.buffer import replayed_rows
 from runner.apart import Apart
@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # with torch: what needs them loads them, so that the environ
     from learner.plan import Plan
 
 SHUFFLED = {"trajectories": "of whole trajectories", "steps": "of single steps"}
+
+HOURS_OF_A_DAY = 24
 
 BUILD_AT_LEAST_S = 60.0
 """Minimum time limit for building an environment; `actors.hang_timeout` may be shorter, because it
@@ -57,6 +59,25 @@ class PlanReport:
         spec = AgentSpec(self.spaces, settings.agent)
         return plan_cost(self.plan, spec, settings.trainer, unroll_length=settings.actors.unroll_length)
 
+    @cached_property
+    def step_seconds(self) -> float | None:
+        """The time of a learner step, measured on this machine's CPU; None for a GPU."""
+        from learner.distributed import choose_device  # noqa: PLC0415
+        from learner.step_time import step_seconds  # noqa: PLC0415
+
+        settings = self.settings
+        if choose_device(settings.trainer.device, 0).type != "cpu":
+            return None
+        spec = AgentSpec(self.spaces, settings.agent)
+        return step_seconds(self.plan, spec, settings.trainer, unroll_length=settings.actors.unroll_length)
+
+    @property
+    def learner_steps(self) -> int:
+        """The learner steps that the budget comes to."""
+        trainer = self.settings.trainer
+        fresh = self._fresh_rows() * trainer.learners * self.settings.actors.unroll_length
+        return -(-trainer.total_timesteps // fresh)
+
     def to_dict(self) -> dict[str, Any]:
         """The content of `oatmill plan --json`."""
         return {
@@ -67,6 +88,7 @@ class PlanReport:
             "auto": dict(self.auto),
             "notes": list(self.notes),
             "cost": asdict(self.cost),
+            "step_seconds": self.step_seconds,
         }
 
     def to_text(self, *, cost: bool = False) -> str:
@@ -75,12 +97,12 @@ class PlanReport:
         Args:
             cost: whether to include the cost.
         """
-        observation, action = self.spaces.observation, self.spaces.action
+        action = self.spaces.action
         trainer, unroll_length = self.settings.trainer, self.settings.actors.unroll_length
-        batch, fresh = trainer.batch_size * unroll_length, self._fresh_rows() * trainer.learners * unroll_length
+        batch = trainer.batch_size * unroll_length
         parts = [
             "environment",
-            f"  observations  {observation.kind} {observation.dtype} {list(observation.shape)}",
+            *self._observations(),
             f"  actions       {action_text(action)}",
             "",
             "learner step",
@@ -88,7 +110,8 @@ class PlanReport:
             *self._replay(),
             f"  updates       {trainer.epochs} epochs x {trainer.minibatches} minibatches {SHUFFLED[trainer.shuffle]} on "
             f"{trainer.learners} rank(s)",
-            f"  budget        {trainer.total_timesteps:,} env steps = {-(-trainer.total_timesteps // fresh):,} learner steps",
+            f"  budget        {trainer.total_timesteps:,} env steps = {self.learner_steps:,} learner steps",
+            *(self._time() if cost else []),
             "",
             "order",
             *(line for name in self.plan.order for line in self._node(name)),
@@ -102,6 +125,34 @@ class PlanReport:
             *(f"  {line}" for line in yaml_format.dump(self.settings.to_dict()).splitlines()),
         ]
         return "\n".join(parts) + "\n"
+
+    def _time(self) -> list[str]:
+        """The estimated time of a learner step and of the budget, and a warning if that is more than a day."""
+        if self.step_seconds is None:
+            return []
+        hours = self.step_seconds * self.learner_steps / 3600
+        lines = [
+            f"  time          about {self.step_seconds:.2g} s on this machine's CPU with trainer.threads="
+            f"{self.settings.trainer.threads}, {hours:.2g} hours for the budget if actors keep up"
+        ]
+        if hours > HOURS_OF_A_DAY:
+            lines.append(
+                "  warning       this takes longer than a day; use a smaller network (agent.encoder, agent.hidden_sizes), "
+                "fewer epochs or a GPU"
+            )
+        return lines
+
+    def _observations(self) -> list[str]:
+        """The observation, or a line for each key of a Dict; image axes are channels, height and width."""
+        space = self.spaces.observation
+        if not isinstance(space, DictSpace):
+            return [f"  observations  {space.kind} {space.dtype} {list(space.shape)}"]
+        spec = AgentSpec(self.spaces, self.settings.agent)
+        encoders = {path: f", encoder {spec.encoder_of(path)}" for path in spec.seen} if not spec.settings.own_encoder else {}
+        keys = [
+            f"    {path:<12}{part.kind} {part.dtype} {list(part.shape)}{encoders.get(path, '')}" for path, part in space.parts
+        ]
+        return ["  observations  Dict", *keys]
 
     def _replay(self) -> list[str]:
         """The number of replayed trajectories per batch, and how often each trajectory is trained on."""
@@ -155,8 +206,12 @@ def _sampling(replay: ReplaySettings) -> str:
     return f"prioritised, in proportion to {chance}, corrected by importance weights ^ {replay.importance_exponent:g}"
 
 
-def report_plan(settings: RunSettings) -> PlanReport:
+def report_plan(settings: RunSettings, *, resumed: bool = False) -> PlanReport:
     """Check all settings together with the environment, which is built in a separate process.
+
+    Args:
+        settings: settings of a recipe with all overrides and later assignments.
+        resumed: whether a run goes on, whose network is fixed: what its `auto` meant, it still does.
 
     Raises:
         UserError: if the settings do not fit together, or the environment cannot be built or is not
@@ -172,13 +227,29 @@ def report_plan(settings: RunSettings) -> PlanReport:
         wanted_targets(fitted.metrics)  # raises if a package is missing
         described = environment.result()
         spaces, statistics = Spaces.from_dict(described["spaces"]), tuple(described["episode_statistics"])
+        if not resumed:
+            use_cpu_networks(fitted, spaces)
         spec = AgentSpec(spaces, fitted.agent)
         make_encoder(spec)  # raises if it cannot be built, before anything has started
-        check_buffer_bytes(fitted, RunSchema(spaces, spec.core_state_size, statistics))
+        check_buffer_bytes(fitted, RunSchema(spaces, spec.core_state_size, statistics, fitted.trainer.normalise_rewards))
         plan = make_plan(fitted.trainer, fitted.agent, spaces.action)
         check_priorities(fitted, plan)
         others = _other_autos(fitted, spec, vector_class=described["vector_class"], channels=described["channels"])
         return PlanReport(fitted, spaces, plan, {**plan.auto, **others}, (*notes, *plan.notes, *environment.finish()))
+
+
+def use_cpu_networks(settings: RunSettings, spaces: Spaces) -> None:
+    """Set `agent.encoder=auto` to `auto_cpu` if that makes a difference and the learner runs on a CPU.
+
+    The run's settings and checkpoints then say it, whatever machine reads them.
+    """
+    from learner.distributed import choose_device  # noqa: PLC0415
+
+    agent = settings.agent
+    small = agent.model_copy(update={"encoder": "auto_cpu"})
+    differs = agent.encoder == "auto" and AgentSpec(spaces, small).encoder != AgentSpec(spaces, agent).encoder
+    if differs and choose_device(settings.trainer.device, 0).type == "cpu":
+        agent.encoder = small.encoder
 
 
 def action_text(action: ActionSpace) -> str:
@@ -205,7 +276,7 @@ def _other_autos(settings: RunSettings, spec: AgentSpec, *, vector_class: bool, 
     from learner.distributed import choose_device  # noqa: PLC0415
 
     device = choose_device(settings.trainer.device, 0).type
-    autos = {"agent.encoder": spec.encoder} if settings.agent.encoder == "auto" else {}
+    autos = {"agent.encoder": spec.encoder} if settings.agent.encoder in {"auto", "auto_cpu"} else {}
     if settings.trainer.device == "auto":
         autos["trainer.device"] = device
     if isinstance(settings.env, GymnasiumEnv) and settings.env.vectorization == "auto":

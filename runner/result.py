@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from oatmill.json_values import without_nonfinite
 from runner.folder import read_json
 from runner.observer import value
 
@@ -73,7 +73,7 @@ class RunResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of summary.json."""
-        plain: dict[str, Any] = finite(dataclasses.asdict(self))
+        plain: dict[str, Any] = without_nonfinite(dataclasses.asdict(self))
         return plain
 
 
@@ -151,15 +151,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def finite(values: Any) -> Any:
-    """Plain values, with None in place of numbers that JSON cannot hold."""
-    if isinstance(values, Mapping):
-        return {name: finite(entry) for name, entry in values.items()}
-    if isinstance(values, list | tuple):
-        return [finite(entry) for entry in values]
-    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def _from_line(line: Mapping[str, Any]) -> dict[str, Any]:

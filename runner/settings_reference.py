@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from oatmill.settings.aliases import ALIASES, NOTES
 from oatmill.settings.complaints import SettingPlace, kind_of, requirement, settings_classes, show
 from runner.settings import RunSettings
 
@@ -44,10 +45,22 @@ def all_settings() -> list[SettingEntry]:
 
 
 def find_settings(word: str) -> list[SettingEntry]:
-    """The settings whose path or description contains a word, ignoring case."""
+    """The settings whose path or description contains a word, or that another library calls so, ignoring case.
+
+    An empty word finds all of them.
+    """
     wanted = word.lower()
-    found = [entry for entry in all_settings() if wanted in entry.path.lower()]
-    return found + [entry for entry in all_settings() if wanted in entry.meaning.lower() and entry not in found]
+    ranks = {entry: rank for entry in all_settings() if (rank := _rank(entry, wanted)) is not None}
+    return sorted(ranks, key=lambda entry: ranks[entry])
+
+
+def _rank(entry: SettingEntry, word: str) -> int | None:
+    """Where a setting belongs among those that a word finds; None if it does not find it."""
+    if word and (ALIASES.get(word) == entry.path or entry.path in NOTES.get(word, "").replace("=", " ").split()):
+        return 0
+    if word in entry.path.lower():
+        return 1
+    return 2 if word in entry.meaning.lower() else None
 
 
 def _entries(model: type[BaseModel], prefix: str, kind: str) -> Iterator[SettingEntry]:

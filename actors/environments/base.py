@@ -12,7 +12,8 @@ import numpy as np
 
 from actors.settings import AtariEnv, CogsEnv, EnvSettings, FactoryEnv, GymnasiumEnv, MiniGridEnv, PettingZooEnv
 from oatmill.errors import OatmillError, UserError, one_line
-from protocol.data.spaces import Spaces
+from protocol.data.observations import Observations, are_equal, parts_of
+from protocol.data.spaces import ObservationSpace, Spaces
 from protocol.data.trajectory import Array
 
 log = logging.getLogger("oatmill.environment")
@@ -43,12 +44,12 @@ class Step:
     carried over until the agent returns.
     """
 
-    observations: Array  # [N, ...]; if an episode ended, the first observation of the next one
+    observations: Observations  # [N, ...]; if an episode ended, the first observation of the next one
     rewards: Array  # [N], float32
     terminated: Array  # [N], bool
     truncated: Array  # [N], bool
     valid: Array  # [N], bool: the row's agent was present and acted
-    final_observations: Array  # [F, ...], of rows that were truncated and not terminated
+    final_observations: Observations  # [F, ...], of rows that were truncated and not terminated
     final_rows: Array  # [F], int
     episodes: Sequence[Episode]  # the episodes that ended in this step
 
@@ -58,7 +59,8 @@ class Environment(Protocol):
 
     Attributes:
         name: the setting that selected the environment, for messages.
-        spaces: the spaces of one row.
+        spaces: the spaces of one row; complete after the first reset, which shows whether `info`
+            has action masks.
         num_rows: N, the number of rows.
         num_copies: the number of copies; each has `num_rows / num_copies` consecutive rows.
         channels: the axis that was used as an image's channels, "first" or "last"; None for other
@@ -73,7 +75,7 @@ class Environment(Protocol):
     channels: str | None
     episode_statistics: tuple[str, ...]
 
-    def reset(self) -> Array:
+    def reset(self) -> Observations:
         """Start all episodes; returns observations `[N, ...]`, valid until the next call."""
         ...
 
@@ -86,7 +88,7 @@ class Environment(Protocol):
         ...
 
 
-def first_observations(environment: Environment) -> Array:
+def first_observations(environment: Environment) -> Observations:
     """Reset an environment and check that its observations match its spaces.
 
     If all copies have equal first observations, they are reset again with the same seeds. If the result
@@ -100,7 +102,7 @@ def first_observations(environment: Environment) -> Array:
     if _are_alike(observations, environment.num_copies):
         before = observations.copy()
         observations = _checked_reset(environment)
-        if not np.array_equal(before, observations):
+        if not are_equal(before, observations):
             log.warning(
                 "%s: all %d copies have the same first observations, and other ones after a second reset with the same "
                 "seeds, so they ignore the seed of reset and use the same random numbers; draw random numbers from "
@@ -129,7 +131,7 @@ def is_finite(values: Array) -> bool:
     return values.dtype.kind != "f" or bool(np.isfinite(values).all())
 
 
-def warn_of_equal_streams(environment: Environment, observations: Array, rewards: Array) -> None:
+def warn_of_equal_streams(environment: Environment, observations: Observations, rewards: Array) -> None:
     """Warn if all copies had equal first steps, unless observations and rewards were constant.
 
     Args:
@@ -140,7 +142,7 @@ def warn_of_equal_streams(environment: Environment, observations: Array, rewards
     copies = environment.num_copies
     if not (_are_alike(observations, copies) and _are_alike(rewards, copies)):
         return
-    if (observations != observations[:, :1]).any() or (rewards != rewards[:, :1]).any():
+    if any((part != part[:, :1]).any() for _, part in parts_of(observations)) or (rewards != rewards[:, :1]).any():
         log.warning(
             "%s: all %d copies had the same observations and rewards in their first %d steps, despite different actions; if "
             "they should differ, they ignore the seed of reset",
@@ -150,10 +152,10 @@ def warn_of_equal_streams(environment: Environment, observations: Array, rewards
         )
 
 
-def _are_alike(values: Array, copies: int) -> bool:
+def _are_alike(values: Observations, copies: int) -> bool:
     """Whether there are several copies and their values are equal."""
-    of_copy = values.reshape(copies, -1)
-    return copies > 1 and bool((of_copy == of_copy[0]).all())
+    by_copy = [part.reshape(copies, -1) for _, part in parts_of(values)]
+    return copies > 1 and all(bool((of_copy == of_copy[0]).all()) for of_copy in by_copy)
 
 
 def check_torch_default(name: str) -> None:
@@ -166,7 +168,7 @@ def check_torch_default(name: str) -> None:
         )
 
 
-def _checked_reset(environment: Environment) -> Array:
+def _checked_reset(environment: Environment) -> Observations:
     try:
         observations = environment.reset()
     except OatmillError:
@@ -174,19 +176,24 @@ def _checked_reset(environment: Environment) -> Array:
     except Exception as error:
         raise UserError(f"{environment.name} raised in reset: {one_line(error)}") from error
     check_torch_default(environment.name)
-    space = environment.spaces.observation
+    shown = dict(parts_of(observations))
+    for path, space in environment.spaces.observation.parts:
+        _check_first(environment, f"first observations{path and f' of {path}'}", space, shown[path])
+    return observations
+
+
+def _check_first(environment: Environment, what: str, space: ObservationSpace, values: Array) -> None:
     expected = (environment.num_rows, *space.shape)
-    if observations.shape != expected or observations.dtype != np.dtype(space.dtype):
+    if values.shape != expected or values.dtype != np.dtype(space.dtype):
         raise UserError(
-            f"{environment.name}: expected first observations of shape {expected} and dtype {space.dtype}, as its space says, "
-            f"got {observations.shape} {observations.dtype}; correct the environment's observation_space or reset"
+            f"{environment.name}: expected {what} of shape {expected} and dtype {space.dtype}, as its space says, got "
+            f"{values.shape} {values.dtype}; correct the environment's observation_space or reset"
         )
-    if not is_finite(observations):
+    if not is_finite(values):
         raise UserError(
-            f"{environment.name}: expected finite first observations, got NaN or infinity ({first_not_finite(observations)}); "
+            f"{environment.name}: expected finite {what}, got NaN or infinity ({first_not_finite(values)}); "
             f"correct the environment's reset"
         )
-    return observations
 
 
 def first_not_finite(values: Array) -> str:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from protocol.data.actions import copied
+from protocol.data.observations import Observations
 from protocol.data.trajectory import Array
 
 MAX_SEED = 2**31 - 1
@@ -23,6 +24,26 @@ MAX_SEED = 2**31 - 1
 STEP_VALUES = 5
 PLAIN_FLAGS = (bool, np.bool_)
 PLAIN_NUMBERS = (float, int, np.float64, np.float32)
+
+
+class Raw(Protocol):
+    """What observations look like as the environment gives them: `RawSpace`, or of several keys `raw_dict.RawDict`."""
+
+    def empty(self, rows: int) -> Observations:
+        """Zeros for many observations."""
+        ...
+
+    def batch(self, values: Any, rows: int, what: str = "observations") -> Observations:
+        """A checked copy of many observations."""
+        ...
+
+    def store(self, values: Any, into: Observations, row: int, what: str = "an observation") -> None:
+        """Check one observation and write it into a row."""
+        ...
+
+    def check_limits(self, rows: Observations, what: str = "observations", first_row: int = 0) -> None:
+        """Check rows against the limits of their values."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,6 +63,10 @@ class RawSpace:
     dtype: np.dtype[Any]
     low: Array | None = None
     high: Array | None = None
+
+    def empty(self, rows: int) -> Array:
+        """Zeros for many observations, `[rows, *shape]`."""
+        return np.zeros((rows, *self.shape), self.dtype)
 
     def batch(self, values: Any, rows: int, what: str = "observations") -> Array:
         """Check and copy a batch of observations.
@@ -130,6 +155,19 @@ class Taken(NamedTuple):
     infos: Mapping[str, Any]
 
 
+class MaskReader(Protocol):
+    """Reads action masks out of `info`; see `actors.environments.action_masks.InfoMasks`."""
+
+    @property
+    def masks(self) -> Array | None:
+        """What is allowed now."""
+        ...
+
+    def take_all(self, infos: Any, rows: Array) -> None:
+        """Read the masks of a VectorEnv's copies."""
+        ...
+
+
 class VectorBoundary:
     """Steps a VectorEnv with checks and copies.
 
@@ -137,21 +175,32 @@ class VectorBoundary:
         env: the VectorEnv.
         raw: the format of one copy's observation.
         seed: the seed of all copies.
+        infos: reads the action masks in `info`; None ignores them.
     """
 
-    def __init__(self, env: Any, raw: RawSpace, seed: int) -> None:
+    def __init__(self, env: Any, raw: Raw, seed: int, infos: MaskReader | None = None) -> None:
         self.num_copies = int(env.num_envs)
+        self._infos = infos
         self._env = env
         self._raw = raw
         self._seed = vector_seed(seed, self.num_copies)
 
-    def reset(self) -> Array:
-        """Seed and reset all copies."""
-        return self._raw.batch(observation_of(self._env.reset(seed=self._seed)), self.num_copies)
+    @property
+    def masks(self) -> Array | None:
+        """What `info` allows the copies to do next, bool `[N, A]`; None if it says nothing of it."""
+        return self._infos.masks if self._infos is not None else None
 
-    def reset_rows(self, rows: Array) -> Array:
+    def reset(self) -> Observations:
+        """Seed and reset all copies."""
+        outcome = self._env.reset(seed=self._seed)
+        observations = self._raw.batch(observation_of(outcome), self.num_copies)
+        self.take_masks(outcome[1], np.ones(self.num_copies, np.bool_))
+        return observations
+
+    def reset_rows(self, rows: Array) -> Observations:
         """Reset the copies of a mask `[N]`; returns their observations `[F, ...]`."""
         outcome = self._env.reset(options={"reset_mask": rows.copy()})
+        self.take_masks(outcome[1], rows)
         return self._raw.batch(observation_of(outcome), self.num_copies, "observations of a reset")[rows]
 
     def step(self, actions: Any) -> Taken:
@@ -165,7 +214,12 @@ class VectorBoundary:
             infos or {},
         )
 
-    def final_observations(self, infos: Mapping[str, Any], rows: Array) -> Array:
+    def take_masks(self, infos: Any, rows: Array) -> None:
+        """Read the action masks of the copies that act next, a mask `[N]`."""
+        if self._infos is not None:
+            self._infos.take_all(infos, rows)
+
+    def final_observations(self, infos: Mapping[str, Any], rows: Array) -> Observations:
         """The final observations of truncated rows, `[F, ...]`, from `infos["final_obs"]`."""
         finals = infos.get("final_obs", infos.get("final_observation"))  # the second is older Gymnasium's name
         if finals is None:
@@ -178,7 +232,7 @@ class VectorBoundary:
             raise ValueError(
                 f'expected infos["final_obs"] to have an entry for each of {self.num_copies} copies, got {in_short(finals)}'
             )
-        taken = np.zeros((len(rows), *self._raw.shape), self._raw.dtype)
+        taken = self._raw.empty(len(rows))
         for place, row in enumerate(rows.tolist()):
             self._raw.store(finals[row], taken, place, f'infos["final_obs"][{row}]')
         self._raw.check_limits(taken, 'infos["final_obs"]')

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from actors.environments.base import first_observations
 from actors.environments.make import make_environment
 from actors.settings import EnvSettings, GymnasiumEnv
-from oatmill.children.apart import Answer, serve
+from oatmill.children.worker import Answer, serve
 
 
 def answer_with_description(values: Any, answer: Answer) -> None:

@@ -1,9 +1,10 @@
 """Converts Gymnasium's observation spaces to oatmill's, and batches of observations with them.
 
 A Box with one axis becomes a float32 vector, a Box with three axes an image [C, H, W] (see
-`image_layout` for the channels' axis), and a uint8 Box with two axes an image with one channel.
-Discrete and MultiDiscrete observations become one-hot vectors, MultiBinary ones a vector. Actions
-are converted in `actors.environments.gymnasium_actions`.
+`image_layout` for the channels' axis), and a Box of uint8 or bool with two axes an image with one
+channel. Images keep these two dtypes. Discrete and MultiDiscrete observations become one-hot
+vectors, MultiBinary ones a vector. Dict and Tuple are converted in `actors.environments.dict_spaces`,
+actions in `actors.environments.gymnasium_actions`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from gymnasium import spaces as gym_spaces
 
-from actors.environments.boundary import RawSpace, in_short
+from actors.environments.boundary import Raw, RawSpace, in_short
 from oatmill.errors import UserError
 from protocol.data.spaces import ObservationSpace
 from protocol.data.trajectory import Array
@@ -24,7 +25,6 @@ Channels = Literal["auto", "first", "last"]
 CHANNEL_COUNTS = (1, 3, 4, 12, 16)
 """Grey, RGB, RGBA or a stack of 4 grey frames; stacks of 4 frames in RGB and RGBA."""
 MAX_ONE_HOT = 4096
-ACTION_MASK = "action_mask"
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,18 @@ class ObservationConversion:
         space: the resulting space.
         raw: the environment's format of one observation.
         convert: converts `[N, *raw.shape]` to `[N, *space.shape]` of `space.dtype`; the result may
-            share the input's memory.
+            share the input's memory. For a Dict it converts one array per key.
         channels: the axis of an image's channels, "first" or "last"; None for other observations.
     """
 
     space: ObservationSpace
-    raw: RawSpace
-    convert: Callable[[Array], Array]
+    raw: Raw
+    convert: Callable[[Any], Any]
     channels: str | None = None
 
 
 def convert_observation_space(space: Any, name: str, channels: Channels = "auto") -> ObservationConversion:
-    """Convert a Gymnasium observation space.
+    """Convert a Gymnasium observation space that is no Dict or Tuple.
 
     Args:
         space: the observation space of one agent.
@@ -60,22 +60,11 @@ def convert_observation_space(space: Any, name: str, channels: Channels = "auto"
         case gym_spaces.Box():
             return _box(space, name, channels)
         case gym_spaces.Discrete():
-            return _one_hot(np.array([space.n]), np.array([space.start]), space, name)
+            return one_hot_conversion(np.array([space.n]), np.array([space.start]), space, name)
         case gym_spaces.MultiDiscrete() if len(space.shape) == 1:
-            return _one_hot(space.nvec, starts_of(space), space, name)
+            return one_hot_conversion(space.nvec, starts_of(space), space, name)
         case gym_spaces.MultiBinary() if len(space.shape) == 1:
             return _vector(space)
-        case gym_spaces.Dict() if ACTION_MASK in space.spaces:
-            raise UserError(
-                f"{name}: expected observations without an action mask, got a Dict with {ACTION_MASK}; oatmill's policies "
-                f"choose among all actions: return the observation alone and let an action that is not allowed do nothing"
-            )
-        case gym_spaces.Dict() | gym_spaces.Tuple():
-            raise UserError(
-                f"{name}: expected a Box, Discrete, MultiDiscrete or MultiBinary observation space, got "
-                f"{type(space).__name__}; make one array of it with gymnasium.wrappers.FlattenObservation or an "
-                f"ObservationWrapper of your own, in a function named by env.factory"
-            )
         case _:
             raise UserError(
                 f"{name}: expected a Box, Discrete, MultiDiscrete or MultiBinary observation space, got {in_short(space)}; "
@@ -129,7 +118,7 @@ def _box(space: Any, name: str, channels: Channels) -> ObservationConversion:
     match space.shape:
         case (_,):
             return _vector(space)
-        case (height, width) if space.dtype == np.uint8:
+        case (height, width) if space.dtype in (np.uint8, np.bool_):
             return _image(space, (1, height, width), None, None)
         case (first, second, third):
             layout = image_layout((first, second, third), channels, name)
@@ -137,7 +126,7 @@ def _box(space: Any, name: str, channels: Channels) -> ObservationConversion:
                 return _image(space, (third, first, second), (0, 3, 1, 2), layout)
             return _image(space, (first, second, third), None, layout)
     raise UserError(
-        f"{name}: expected a Box with one axis (a vector), three (an image) or two of bytes (a grey image), got shape "
+        f"{name}: expected a Box with one axis (a vector), three (an image) or two of bytes or bools (a grey image), got shape "
         f"{space.shape} of {space.dtype}; reshape it with gymnasium.wrappers.ReshapeObservation or FlattenObservation, in a "
         f"function named by env.factory"
     )
@@ -152,7 +141,7 @@ def _vector(space: Any) -> ObservationConversion:
 
 
 def _image(space: Any, shape: tuple[int, ...], order: tuple[int, ...] | None, layout: str | None) -> ObservationConversion:
-    dtype = np.dtype(np.uint8 if space.dtype == np.uint8 else np.float32)
+    dtype = np.dtype(space.dtype if space.dtype in (np.uint8, np.bool_) else np.float32)
 
     def convert(batch: Array) -> Array:
         ordered = batch if order is None else batch.transpose(order)
@@ -162,7 +151,19 @@ def _image(space: Any, shape: tuple[int, ...], order: tuple[int, ...] | None, la
     return ObservationConversion(out, raw_space(space), convert, layout)
 
 
-def _one_hot(sizes: Array, starts: Array, space: Any, name: str) -> ObservationConversion:
+def one_hot_conversion(sizes: Array, starts: Array, space: Any, name: str, dtype: str = "float32") -> ObservationConversion:
+    """One or several choices as a one-hot vector.
+
+    Args:
+        sizes: the choices' numbers.
+        starts: the lowest of each.
+        space: they come from.
+        name: the environment's, for messages.
+        dtype: of the vector.
+
+    Raises:
+        UserError: if the vector would be too long.
+    """
     width = int(sizes.sum())
     if width > MAX_ONE_HOT:
         raise UserError(
@@ -173,9 +174,9 @@ def _one_hot(sizes: Array, starts: Array, space: Any, name: str) -> ObservationC
 
     def convert(batch: Array) -> Array:
         columns = batch.reshape(len(batch), offsets.size) + offsets
-        rows = np.zeros((len(batch), width), np.float32)
-        np.put_along_axis(rows, columns, 1.0, axis=1)
+        rows = np.zeros((len(batch), width), dtype)
+        np.put_along_axis(rows, columns, 1, axis=1)
         return rows
 
-    out = ObservationSpace("vector", (width,), "float32")
+    out = ObservationSpace("vector", (width,), dtype)
     return ObservationConversion(out, raw_space(space), convert)

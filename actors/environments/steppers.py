@@ -15,9 +15,10 @@ import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode
 
+from actors.environments.action_masks import InfoMasks
 from actors.environments.boundary import (
     STEP_VALUES,
-    RawSpace,
+    Raw,
     VectorBoundary,
     copy_seeds,
     flag,
@@ -28,6 +29,8 @@ from actors.environments.boundary import (
 )
 from oatmill.errors import UserError
 from protocol.data.actions import copied, split_rows
+from protocol.data.observations import Observations
+from protocol.data.spaces import ACTION_MASK
 from protocol.data.trajectory import Array
 
 NO_ROWS = np.zeros(0, np.int64)
@@ -36,21 +39,31 @@ NO_ROWS = np.zeros(0, np.int64)
 class RawStep(NamedTuple):
     """The result of one step of N copies, in the environment's format; fields as in `base.Step`."""
 
-    observations: Array
+    observations: Observations
     rewards: Array
     terminated: Array
     truncated: Array
     valid: Array
-    final_observations: Array
+    final_observations: Observations
     final_rows: Array
 
 
 class Stepper(Protocol):
-    """N copies, stepped together."""
+    """N copies, stepped together.
+
+    Attributes:
+        num_copies: N.
+        masks: what `info` allows the copies to do next, bool `[N, A]`; None if it says nothing of it.
+    """
 
     num_copies: int
 
-    def reset(self) -> Array:
+    @property
+    def masks(self) -> Array | None:
+        """The allowed choices according to `info`, bool `[N, A]`; None without masks."""
+        ...
+
+    def reset(self) -> Observations:
         """Start all episodes; returns the observations."""
         ...
 
@@ -63,7 +76,7 @@ class Stepper(Protocol):
         ...
 
 
-def make_vector_stepper(env: Any, raw: RawSpace, seed: int, name: str) -> Stepper:
+def make_vector_stepper(env: Any, raw: Raw, seed: int, name: str, infos: InfoMasks | None = None) -> Stepper:
     """Create the stepper for a vectorised environment's `AutoresetMode`.
 
     Args:
@@ -71,6 +84,7 @@ def make_vector_stepper(env: Any, raw: RawSpace, seed: int, name: str) -> Steppe
         raw: the format of one copy's observation.
         seed: the seed of all copies.
         name: the environment's name for messages.
+        infos: reads the action masks in `info`; None ignores them.
 
     Raises:
         UserError: if the class does not declare its mode.
@@ -88,7 +102,7 @@ def make_vector_stepper(env: Any, raw: RawSpace, seed: int, name: str) -> Steppe
             f'{name}: expected the VectorEnv to have an AutoresetMode in metadata["autoreset_mode"], got {mode!r}; '
             f"set it to what the class does after an episode's end"
         )
-    return steppers[mode](VectorBoundary(env, raw, seed))
+    return steppers[mode](VectorBoundary(env, raw, seed, infos))
 
 
 class SyncStepper:
@@ -98,23 +112,30 @@ class SyncStepper:
         envs: the copies; each is a Gymnasium `Env`.
         raw: the format of one observation.
         seed: the seed of all copies.
+        infos: reads the action masks in `info`; None ignores them.
     """
 
-    def __init__(self, envs: Sequence[Any], raw: RawSpace, seed: int) -> None:
+    def __init__(self, envs: Sequence[Any], raw: Raw, seed: int, infos: InfoMasks | None = None) -> None:
         self.num_copies = len(envs)
         self._envs = envs
         self._seeds = copy_seeds(seed, len(envs))
         self._raw = raw
-        self._observations = np.zeros((len(envs), *raw.shape), raw.dtype)
+        self._infos = infos
+        self._observations = raw.empty(len(envs))
         self._rewards = np.zeros(len(envs), np.float32)
         self._terminated = np.zeros(len(envs), np.bool_)
         self._truncated = np.zeros(len(envs), np.bool_)
         self._valid = np.ones(len(envs), np.bool_)
 
-    def reset(self) -> Array:
+    @property
+    def masks(self) -> Array | None:
+        """What `info` allows the copies to do next."""
+        return self._infos.masks if self._infos is not None else None
+
+    def reset(self) -> Observations:
         """Seed and reset every copy."""
         for row, (env, seed) in enumerate(zip(self._envs, self._seeds, strict=True)):
-            self._raw.store(observation_of(env.reset(seed=seed)), self._observations, row)
+            self._begin(row, env.reset(seed=seed))
         self._raw.check_limits(self._observations)
         return self._observations
 
@@ -127,7 +148,7 @@ class SyncStepper:
             outcome = env.step(choices[row])
             if type(outcome) is not tuple or len(outcome) != STEP_VALUES:  # avoids a call in the usual case, as below
                 outcome = outcome_of(outcome)
-            observation, gained, terminated, truncated, _ = outcome
+            observation, gained, terminated, truncated, info = outcome
             store(observation, observations, row)
             self._rewards[row] = gained if type(gained) is float else reward(gained)
             self._terminated[row] = over = terminated if type(terminated) is bool else flag(terminated, "terminated")
@@ -136,7 +157,9 @@ class SyncStepper:
                 if not over:
                     finals.append(observations[row].copy())
                     final_rows.append(row)
-                store(observation_of(env.reset()), observations, row)
+                self._begin(row, env.reset())
+            elif self._infos is not None and (self._infos.given or (info and ACTION_MASK in info)):
+                self._infos.take(info, row)
         self._raw.check_limits(observations)
         return RawStep(
             observations,
@@ -153,10 +176,18 @@ class SyncStepper:
         for env in self._envs:
             env.close()
 
-    def _stacked(self, finals: list[Array]) -> Array:
+    def _begin(self, row: int, outcome: Any) -> None:
+        """Take in what a reset gave."""
+        self._raw.store(observation_of(outcome), self._observations, row)
+        if self._infos is not None:
+            self._infos.take(outcome[1], row)
+
+    def _stacked(self, finals: list[Observations]) -> Observations:
         if not finals:
             return self._observations[:0]
-        stacked = np.stack(finals)
+        stacked = self._raw.empty(len(finals))
+        for place, final in enumerate(finals):
+            stacked[place] = final
         self._raw.check_limits(stacked, "final observations")
         return stacked
 
@@ -169,7 +200,12 @@ class _Vectorised:
         self._env = boundary
         self._valid = np.ones(self.num_copies, np.bool_)
 
-    def reset(self) -> Array:
+    @property
+    def masks(self) -> Array | None:
+        """What `info` allows the copies to do next."""
+        return self._env.masks
+
+    def reset(self) -> Observations:
         """Seed and reset all copies."""
         return self._env.reset()
 
@@ -184,6 +220,7 @@ class SameStepStepper(_Vectorised):
     def step(self, actions: Any) -> RawStep:
         """Step all copies; final observations are read from `infos["final_obs"]`."""
         taken = self._env.step(actions)
+        self._env.take_masks(taken.infos, self._valid)
         rows = np.flatnonzero(taken.truncated & ~taken.terminated)
         finals = self._env.final_observations(taken.infos, rows) if rows.size else taken.observations[:0]
         return RawStep(*taken[:4], self._valid, finals, rows)
@@ -198,6 +235,7 @@ class ManualResetStepper(_Vectorised):
         rows = np.flatnonzero(taken.truncated & ~taken.terminated)
         finals = taken.observations[rows]
         ended = taken.terminated | taken.truncated
+        self._env.take_masks(taken.infos, ~ended)
         if ended.any():
             taken.observations[ended] = self._env.reset_rows(ended)
         return RawStep(*taken[:4], self._valid, finals, rows)
@@ -213,18 +251,21 @@ class NextStepStepper(_Vectorised):
         super().__init__(boundary)
         self._resetting = np.zeros(self.num_copies, np.bool_)
 
-    def reset(self) -> Array:
+    def reset(self) -> Observations:
         """Seed and reset all copies."""
         self._resetting = np.zeros(self.num_copies, np.bool_)
         return super().reset()
 
     def step(self, actions: Any) -> RawStep:
         """Step all copies; those whose episode ended in the last step are only reset."""
-        observations, rewards, terminated, truncated, _ = self._env.step(actions)
+        observations, rewards, terminated, truncated, infos = self._env.step(actions)
         absent = self._resetting
         self._resetting = (terminated | truncated) & ~absent
         rows = np.flatnonzero(truncated & ~terminated & ~absent)
+        self._env.take_masks(infos, ~self._resetting)
         rewards[absent] = 0
+        if isinstance(observations, dict) and ACTION_MASK in observations:
+            observations[ACTION_MASK][self._resetting] = 1  # at an end nothing may be allowed, and nothing is done in the reset
         return RawStep(
             observations,
             rewards,
@@ -246,6 +287,7 @@ class CartPoleStepper:
 
     def __init__(self, env: Any, seed: int) -> None:
         self.num_copies = int(env.num_envs)
+        self.masks: Array | None = None
         self._env = env
         self._seed = vector_seed(seed, self.num_copies)
         self._valid = np.ones(self.num_copies, np.bool_)

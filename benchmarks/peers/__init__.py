@@ -1,1 +1,1 @@
-"""Other systems at the same task, each in an environment of its own; see setup.sh and __main__.py."""
+"""Runs other systems on the same tasks, each in its own environment; see setup.sh and __main__.py."""

@@ -1,19 +1,23 @@
 """oatmill and its peers in one interleaved run: `python -m benchmarks.peers FOLDER [PEER...]`, after `setup.sh FOLDER`.
 
-By --task cartpole all train CartPole-v1 with the settings of settings.json: two hidden layers of 64, unrolls of 64, batches
-of 32 of them, 4 epochs of 4 minibatches, 32 environments, the same rewards and losses; or, by --large, with those of
-large.json: batches of 512, 16 minibatches, 512 environments, twice the learning rate. Steps a second are from the first
-training step to the last.
-reverb and oatmill's replay server are compared by unrolls of 64 steps, two processes writing and one sampling.
+By --task cartpole all train CartPole-v1 with the settings of settings.json: two hidden layers of
+64, unrolls of 64, batches of 32 of them, 4 epochs of 4 minibatches, 32 environments, the same
+rewards and losses; or, by --large, with those of large.json: batches of 512, 16 minibatches, 512
+environments, twice the learning rate. Steps a second are from the first training step to the last.
+reverb and oatmill's replay server are compared by unrolls of 64 steps, two processes writing and
+one sampling.
 
-By --task cogs oatmill and Sample Factory train the team of easy_hearts_small with the recipe's settings, which cogs.json
-repeats, but for the learning rate, which is constant: a token grid and a layer of 128, unrolls of 64, batches of 64, 4 epochs
-of 4 minibatches, 32 simulations. Both step `actors/environments/adapters/cogs.py` on one version of MettaGrid and encode with
-`agent/encoders.py`; steps are those of agents. The CPU seconds are those of the whole run, its start included.
+By --task cogs oatmill and Sample Factory train the team of easy_hearts_small with the recipe's
+settings, which cogs.json repeats, but for the learning rate, which is constant: a token grid and a
+layer of 128, unrolls of 64, batches of 64, 4 epochs of 4 minibatches, 32 simulations. Both step
+`actors/environments/adapters/cogs.py` on one version of MettaGrid and encode with
+`agent/encoders.py`; steps are those of agents. The CPU seconds are those of the whole run, its
+start included.
 
-Where they differ: Stable-Baselines3 and TorchRL have a network each for policy and value; TorchRL and RLlib keep the learning
-rate constant, and so does Sample Factory, whose rewards are scaled in its own way; RLlib's rewards are not scaled. Gymnasium is
-the version that each peer's requirements allow; CartPole-v1's dynamics are the same in all.
+Where they differ: Stable-Baselines3 and TorchRL have a network each for policy and value; TorchRL
+and RLlib keep the learning rate constant, and so does Sample Factory, whose rewards are scaled in
+its own way; RLlib's rewards are not scaled. Gymnasium is the version that each peer's requirements
+allow; CartPole-v1's dynamics are the same in all.
 """
 
 from __future__ import annotations
@@ -54,10 +58,10 @@ class Task:
     """What is trained.
 
     Attributes:
-        settings: of everybody.
-        recipe: oatmill's.
-        own: oatmill's contestants, and what each changes in the recipe.
-        peers: those that have a runner for it.
+        settings: the settings of all contestants.
+        recipe: oatmill's recipe.
+        own: oatmill's contestants and their changes of the recipe.
+        peers: the peers that have a runner for the task.
     """
 
     settings: Path
@@ -75,7 +79,7 @@ TASKS = {
 
 
 def own_settings(path: Path) -> tuple[str, ...]:
-    """What a settings file comes to for oatmill's recipe."""
+    """Convert a settings file to settings of oatmill's recipe."""
     given = json.loads(path.read_text())
     return (
         f"actors.count={given['workers']}",
@@ -137,12 +141,12 @@ def run_own(recipe: str, changes: tuple[str, ...], steps: int, seed: int) -> dic
 
 
 def own_replay(case: str, seconds: float) -> dict[str, Any]:
-    """Our replay server at the same work as reverb."""
+    """Measure oatmill's replay server on the same task as reverb."""
     return measure(case, "ipc", "memory", Namespace(seconds=seconds, queue_batches=2.0), None)
 
 
 def other_environment(folder: Path, peer: str) -> str | None:
-    """What tells a peer's MettaGrid from ours; None if they are the same version."""
+    """The difference between a peer's MettaGrid and ours; None if they are the same version."""
     found = next((folder / peer).glob("lib/python*/site-packages/mettagrid-*.dist-info"), None)
     theirs = found and found.name.removeprefix("mettagrid-").removesuffix(".dist-info")
     own = version_of("mettagrid")
@@ -150,7 +154,7 @@ def other_environment(folder: Path, peer: str) -> str | None:
 
 
 def contestants(options: argparse.Namespace) -> dict[str, Callable[[int], dict[str, Any]]]:
-    """Everybody who is there, by name; each takes the round as its seed."""
+    """All installed contestants by name; each uses the round as its seed."""
     task = TASKS[options.task]
     able = (*task.peers, "reverb") if options.task == "cartpole" else task.peers
     there = [peer for peer in able if (options.folder / peer / "bin/python").exists()]
@@ -182,7 +186,7 @@ def replay_contestants(options: argparse.Namespace) -> dict[str, Callable[[int],
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -205,18 +209,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def settings_of(options: argparse.Namespace) -> Path:
-    """The file that everybody's settings are in."""
+    """The file with the contestants' settings."""
     return LARGE if options.large else TASKS[options.task].settings
 
 
 def least_steps(settings: Path) -> int:
-    """The smallest budget at which oatmill takes whole batches."""
+    """The smallest budget with which oatmill uses full batches."""
     given = json.loads(settings.read_text())
     return MIN_BATCHES * int(given["batch_trajectories"]) * int(given["unroll"])
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run everybody round after round; print medians, or JSON; 2 where they cannot be compared."""
+    """Run all contestants in rounds and print medians, or JSON. Exit code 2: they are not comparable."""
     options = parse(arguments)
     everybody = contestants(options)
     if not everybody:

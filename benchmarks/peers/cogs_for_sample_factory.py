@@ -1,6 +1,7 @@
-"""Cogs as Sample Factory takes it: oatmill's own simulations as one vectorised environment, oatmill's own encoder.
+"""Oatmill's simulations of cogs and its encoder, adapted for Sample Factory.
 
-Both are imported from this repository, which is on the path, so that environment and network are the same to the line.
+Both are imported from this repository, which is on the path, so that environment and network are
+the same to the line.
 """
 
 import gymnasium
@@ -28,18 +29,19 @@ ARGUMENTS = {
 
 
 def simulations(copies, seed):
-    """The environment of oatmill's actors as it is."""
+    """The environment of oatmill's actors."""
     return make_cogs(CogsEnv(mission=SETTINGS["environment"], num_cogs=SETTINGS["agents"]), copies, seed)
 
 
 class Simulations(gymnasium.Env):
     """Half of a worker's simulations; every agent of each is a row, as it is for oatmill's actors.
 
-    An episode's return is the mean over the team, as oatmill reports it, and goes out as `true_objective`: the peer's own
-    `reward` would count the first episodes, too, which are cut short to spread the others.
+    An episode's return is the mean over the team, as oatmill reports it, and goes out as
+    `true_objective`: the peer's own `reward` would count the first episodes, too, which are cut
+    short to spread the others.
 
     Args:
-        seed: of the maps.
+        seed: the seed of the maps.
     """
 
     is_multiagent = True
@@ -56,7 +58,7 @@ class Simulations(gymnasium.Env):
         return self.game.reset(), {}
 
     def step(self, actions):
-        """One action a row; an episode that ends is followed by the next."""
+        """Take one action per row; ended episodes are reset."""
         step = self.game.step(actions)
         returns = [episode.episode_return for episode in step.episodes]
         infos = {"true_objective": sum(returns) / len(returns)} if returns else {}
@@ -82,7 +84,7 @@ class TokenGrid(Encoder):
         return self.encoder(obs_dict["obs"])
 
     def get_out_size(self):
-        """Its length."""
+        """The length of the vector."""
         return SETTINGS["hidden_sizes"][-1]
 
     def type_for_input_tensor(self, input_tensor_name):  # noqa: ARG002  (the peer's signature)
@@ -91,5 +93,5 @@ class TokenGrid(Encoder):
 
 
 def register_encoder():
-    """Let the peer take it in the place of its own."""
+    """Register the encoder with Sample Factory."""
     global_model_factory().register_encoder_factory(TokenGrid)

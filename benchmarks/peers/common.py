@@ -1,7 +1,8 @@
 """What every peer's runner shares; it imports nothing but the standard library, for it runs in the peers' environments.
 
-A runner is called as `RUNNER --steps N --seed S` and prints one line of JSON: `steps_per_s` from the first training step to the
-last, `env_steps`, `return` (the mean over the last 100 episodes), and the CPU and wall seconds of the whole.
+A runner is called as `RUNNER --steps N --seed S` and prints one line of JSON: `steps_per_s` from
+the first training step to the last, `env_steps`, `return` (the mean over the last 100 episodes),
+and the CPU and wall seconds of the whole.
 """
 
 import argparse
@@ -17,7 +18,7 @@ BEGAN = time.perf_counter()
 
 
 def options():
-    """Steps and seed."""
+    """Parse steps and seed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
@@ -25,7 +26,7 @@ def options():
 
 
 def tell(**values):
-    """Print the result, and the CPU seconds of this process and of its children that have ended."""
+    """Print the result and the CPU seconds of this process and its ended children."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     values["cpu_s"] = sum(usage.ru_utime + usage.ru_stime for usage in used)
     values["wall_s"] = time.perf_counter() - BEGAN
@@ -33,7 +34,7 @@ def tell(**values):
 
 
 def cpu_of(pids):
-    """CPU seconds of processes that run (Linux)."""
+    """CPU seconds of running processes (Linux)."""
     stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
     return sum(int(stat[11]) + int(stat[12]) for stat in stats) / os.sysconf("SC_CLK_TCK")
 

@@ -1,6 +1,7 @@
 """dm-reverb: two processes write unrolls of 64 steps into a queue, one samples them; small steps, or 84x84x4 with `--big`.
 
-A step carries what an oatmill step carries: observation, action, reward, two flags, two logits and a value.
+A step carries what an oatmill step carries: observation, action, reward, two flags, two logits and
+a value.
 """
 
 import os
@@ -30,7 +31,7 @@ def step_of(big):
 
 
 def write(port, big):
-    """A writer, until it is killed or alone."""
+    """Write until this process is killed or its parent has ended."""
     step, client, parent = step_of(big), reverb.Client(f"localhost:{port}"), os.getppid()
     with client.trajectory_writer(num_keep_alive_refs=STEPS) as writer:
         while os.getppid() == parent:  # a writer whose sampler was killed ends too
@@ -41,7 +42,7 @@ def write(port, big):
 
 
 def main():
-    """Serve, have others write, sample for a while."""
+    """Serve, start the writers, and sample for a while."""
     big = "--big" in sys.argv
     if "--write" in sys.argv:
         write(int(sys.argv[sys.argv.index("--write") + 1]), big)
@@ -61,7 +62,7 @@ def main():
 
 
 def sample(client, seconds, pids):
-    """Unrolls and bytes a second after the warm-up, and what a GB costs all of these processes."""
+    """Unrolls and bytes per second after the warm-up, and the CPU seconds per GB of all processes."""
     taken, nbytes, first, began, cpu = 0, 0, None, None, 0
     for one in client.sample("queue", num_samples=10**9, emit_timesteps=False):
         now = time.perf_counter()

@@ -18,7 +18,7 @@ def make_env(name, cfg, env_config, render_mode=None):  # noqa: ARG001  (the pee
 
 
 def arguments(chosen, folder, changes):
-    """Its command line."""
+    """The command line of Sample Factory."""
     s = SETTINGS
     pairs = {
         "env": s["environment"],
@@ -61,7 +61,7 @@ def arguments(chosen, folder, changes):
 
 
 def main():
-    """Train; its own report of frames a second covers start-up, so every training step is noted."""
+    """Train and record every training step, because its own frames per second include the start-up."""
     chosen = options()
     changes, returned, told = prepare()
     with tempfile.TemporaryDirectory() as folder:
@@ -97,14 +97,14 @@ class Watch(AlgoObserver):
     """Keeps the number of env steps after every training step.
 
     Args:
-        seen: takes pairs of when and how many.
+        seen: a list for pairs of time and env steps.
     """
 
     def __init__(self, seen):
         self.seen = seen
 
     def on_training_step(self, runner, training_iteration_since_resume):  # noqa: ARG002  (the peer's signature)
-        """A learner step is over."""
+        """Called after each training step."""
         self.seen.append((time.perf_counter(), sum(runner.env_steps.values())))
 
 

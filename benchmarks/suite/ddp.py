@@ -1,8 +1,9 @@
 """Two gloo ranks, one core each, against one rank: samples a second of the learner step alone.
 
-Every rank has a whole batch of its own (weak scaling), and all ranks start their steps together. Each rank is held to a core,
-also the only one, so that one rank is not helped by two cores. On a busy machine a rank waits for the other one whenever a
-neighbour holds its core: `steps_per_s` then says what this machine gave, `CPU ratio` what the ranks themselves needed.
+Every rank has a whole batch of its own (weak scaling), and all ranks start their steps together.
+Each rank is held to a core, also the only one, so that one rank is not helped by two cores. On a
+busy machine a rank waits for the other one whenever a neighbour holds its core: `steps_per_s` then
+says what this machine gave, `CPU ratio` what the ranks themselves needed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:  # noqa: ARG001  (
 
 
 def arm_of(world: int, seconds: float) -> Arm:
-    """Start the ranks, let them take learner steps for a while, and add up."""
+    """Start the ranks, run learner steps for a while, and sum up."""
 
     def arm() -> dict[str, float]:
         with socket.socket() as free:
@@ -59,14 +60,14 @@ def arm_of(world: int, seconds: float) -> Arm:
 
 
 def settings_of_run() -> RunSettings:
-    """Those of cogs with all five losses."""
+    """The settings of cogs with all five losses."""
     settings = resolve(find_recipe("cogs_v_clips").settings().explicit(), [Layer(PRESETS["conservative"])])
     settings.trainer.device = "cpu"
     return settings
 
 
 def rank_main(seconds: float) -> None:
-    """One rank; prints JSON."""
+    """Run one rank and print JSON."""
     from learner.distributed import joined  # noqa: PLC0415  (the parent needs no process group)
     from learner.setup import LearnerConfig, make_updater  # noqa: PLC0415
 

@@ -1,9 +1,10 @@
 """Whole runs of `oatmill train`: CartPole stepped one by one in Python, CartPole vectorised, cogs, and an idle learner.
 
-Steps a second are those after a warm-up, see `benchmarks/runs.py`; CPU seconds are those of all of the run's processes from
-start to end, imports included, so the steps per CPU second of a short run look worse than a long run's. The
-return is the mean over the last episodes, at most 100. `learner busy` runs CartPole with so many epochs that the actors wait
-for the learner: what it then waits for batches is lost to it. Publishing is not in that number; `weights` measures it.
+Steps a second are those after a warm-up, see `benchmarks/runs.py`; CPU seconds are those of all of
+the run's processes from start to end, imports included, so the steps per CPU second of a short run
+look worse than a long run's. The return is the mean over the last episodes, at most 100. `learner
+busy` runs CartPole with so many epochs that the actors wait for the learner: what it then waits for
+batches is lost to it. Publishing is not in that number; `weights` measures it.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ IDLE_GOAL = 0.05
 
 
 def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:
-    """One run of each case, in a folder of its own; of the fastest alone if all that matters is that it runs."""
+    """One run of each case in its own folder; with `quick` only the fastest."""
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="oatmill-bench-")))
     chosen = ["cartpole vectorised"] if effort.quick else list(CASES)
     return {name: run_of(name, effort, folder) for name in chosen}
 
 
 def run_of(name: str, effort: Effort, folder: Path) -> Arm:
-    """The arm of a case; every run has another seed."""
+    """The arm of a case; every run has a different seed."""
     recipe, a_second, changes = CASES[name]
     steps = max(least_steps(find_recipe(recipe).settings()), int(a_second * effort.seconds))
     seed = 0
@@ -59,7 +60,7 @@ def run_of(name: str, effort: Effort, folder: Path) -> Arm:
 
 
 def idle_share(run: Path) -> float:
-    """What part of its time the learner waited for batches, after the first report: before it, actors start."""
+    """The fraction of time after the first report in which the learner waited for batches."""
     pairs = list(pairwise(reports_of(run)))
     passed = sum(later["seconds"] - earlier["seconds"] for earlier, later in pairs)
     waited = sum((later["seconds"] - earlier["seconds"]) * later["wait_fraction"] for earlier, later in pairs)
@@ -67,7 +68,7 @@ def idle_share(run: Path) -> float:
 
 
 def figures(rounds: Rounds) -> dict[str, Figure]:
-    """Throughput, throughput per CPU second, the return, and what the learner waited."""
+    """Throughput, throughput per CPU second, the return, and the learner's waiting time."""
     found: dict[str, Figure] = {}
     for name in rounds.values:
         found[f"{name}"] = Figure(rounds.median(name, "steps_per_s"), "steps/s")

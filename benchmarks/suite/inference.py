@@ -1,7 +1,8 @@
-"""What acting costs: one `ActingPolicy.act` of an actor's rows, against the bare network in the same rows.
+"""The time of `ActingPolicy.act` for an actor's rows, compared with the bare network.
 
-The bare network is the model's own forward pass without drawing actions or NumPy at either end; the ratio is what the rest of
-acting costs. Compiled is the same pass under `torch.compile`, tried only where it is asked for by `OATMILL_BENCH_COMPILE=1`.
+The bare network is the model's own forward pass without drawing actions or NumPy at either end; the
+ratio is what the rest of acting costs. Compiled is the same pass under `torch.compile`, tried only
+where it is asked for by `OATMILL_BENCH_COMPILE=1`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:  # noqa: ARG001  (
 
 
 def policy_arm(policy: ActingPolicy, observations: Array, calls: int) -> Arm:
-    """An actor's own call."""
+    """The call of an actor."""
 
     def arm() -> dict[str, float]:
         for _ in range(calls):
@@ -68,7 +69,7 @@ def bare_arm(model: AgentModel, observations: Array, calls: int) -> Arm:
 
 
 def figures(rounds: Rounds) -> dict[str, Figure]:
-    """Rows a CPU second, and the ratio."""
+    """Rows per CPU second, and the ratio."""
     found: dict[str, Figure] = {}
     for name in rounds.values:
         found[f"{name}"] = Figure(rounds.median(name, "row_steps") / rounds.median(name, "cpu_s"), "rows/CPU s")

@@ -1,8 +1,10 @@
 """The learner step against the same mathematics in one hand-written function.
 
-Real trajectories of cogs_v_clips and of cartpole, one thread. `by hand` is `benchmarks.handwritten`. The losses' gradients are
-measured as often as a run measures them (`metrics.gradient_every` updates), in proportion: `measured` is a step with one
-measurement in it, so `oatmill` + (measured - oatmill) x updates / gradient_every is what a run's step takes on average.
+Real trajectories of cogs_v_clips and of cartpole, one thread. `by hand` is
+`benchmarks.handwritten`. The losses' gradients are measured as often as a run measures them
+(`metrics.gradient_every` updates), in proportion: `measured` is a step with one measurement in it,
+so `oatmill` + (measured - oatmill) x updates / gradient_every is what a run's step takes on
+average.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ RATE = 1e-4
 
 
 def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:  # noqa: ARG001  (the harness's signature)
-    """Each arm of losses; PPO and all five by hand too; all five with their gradients measured once."""
+    """Each set of losses; PPO and all five also by hand; all five with one measurement of gradients."""
     torch.set_num_threads(1)
     made: dict[str, Arm] = {}
     for recipe in RECIPES[:1] if effort.quick else RECIPES:
@@ -46,7 +48,7 @@ def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:  # noqa: ARG001  (
 
 
 def step_of(updater: Updater, inputs: Mapping[str, torch.Tensor], *, measured: bool) -> Arm:
-    """One learner step of oatmill's."""
+    """One learner step of oatmill."""
 
     def arm() -> dict[str, float]:
         updater.measured_at = updater.updates - (NEVER if measured else 0)
@@ -67,7 +69,7 @@ def hand_of(step: Any, hand: ByHand, inputs: Mapping[str, torch.Tensor]) -> Arm:
 
 
 def figures(rounds: Rounds) -> dict[str, Figure]:
-    """Ratios to what was written by hand, in CPU time and in wall time, and each loss's cost."""
+    """Ratios to the hand-written version in CPU and wall time, and each loss's cost."""
     found: dict[str, Figure] = {}
     for recipe in RECIPES:
         if f"{recipe}: full" not in rounds.values:

@@ -1,6 +1,7 @@
 """Unrolls of 64 steps through the real replay server: two processes insert, one samples; small steps and 84x84x4 ones.
 
-The rates are `benchmarks.replay`'s. Peers are measured by `benchmarks.peers`, in interleaved rounds of their own.
+The rates are `benchmarks.replay`'s. Peers are measured by `benchmarks.peers`, in interleaved rounds
+of their own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ CASES = {"small steps": "cartpole", "84x84x4 steps": "atari"}
 
 
 def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:  # noqa: ARG001  (the harness's signature)
-    """One case each."""
+    """One arm per case."""
     names = list(CASES)[:1] if effort.quick else list(CASES)
     return {name: arm_of(CASES[name], effort.seconds) for name in names}
 

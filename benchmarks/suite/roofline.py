@@ -1,12 +1,14 @@
-"""What stepping, inference and the update cost alone, what they allow together on these cores, and what a whole run reaches.
+"""The cost of stepping, inference and the update alone, the limit that follows, and a whole run.
 
-Costs are CPU seconds an env step, each measured alone in this process with one thread. If nothing else cost anything, C cores
-would carry C / (stepping + inference + update) steps a second: the work is spread over processes, so the sum is what counts,
-and no single process may be the narrowest: A actors carry A / (stepping + inference), the learner 1 / update. The roofline is
-the least of the three. The whole run is `oatmill train` with the recipe's own settings, long enough for batches of the recipe's
-own size and measured after a warm-up, so what is missing from 1 is sockets, serialisation, the replay server, publishing,
-reports and whatever else ran on the machine. `per CPU second` compares with the CPU time that the run's processes really got;
-a run of twenty batches is taken off, so that starting and ending are in neither.
+Costs are CPU seconds an env step, each measured alone in this process with one thread. If nothing
+else cost anything, C cores would carry C / (stepping + inference + update) steps a second: the work
+is spread over processes, so the sum is what counts, and no single process may be the narrowest: A
+actors carry A / (stepping + inference), the learner 1 / update. The roofline is the least of the
+three. The whole run is `oatmill train` with the recipe's own settings, long enough for batches of
+the recipe's own size and measured after a warm-up, so what is missing from 1 is sockets,
+serialisation, the replay server, publishing, reports and whatever else ran on the machine. `per CPU
+second` compares with the CPU time that the run's processes really got; a run of twenty batches is
+taken off, so that starting and ending are in neither.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from runner.settings import RunSettings
 
 WARM_UP = False
 RECIPES = {"cogs_v_clips": 75_000, "cartpole": 150_000}
-"""Env steps of the whole run for each second of effort: it takes three such seconds where two cores are idle."""
+"""Env steps of the whole run for each second of effort: it takes three such seconds where two cores
+are idle."""
 GOAL = 0.85
 ALONE = ("stepping", "inference", "update")
 
@@ -52,12 +55,12 @@ def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:
 
 
 def whole_steps(recipe: str, settings: RunSettings, effort: Effort) -> int:
-    """Of the whole run: at least twice those of the short one, so that something is left when that is taken off."""
+    """Steps of the whole run: at least twice those of the short one, which is subtracted."""
     return max(2 * least_steps(settings), int(RECIPES[recipe] * effort.seconds))
 
 
 def parts(settings: RunSettings, effort: Effort, stack: ExitStack) -> dict[str, Arm]:
-    """Stepping with random actions, inference on what an environment shows, the update of a real batch."""
+    """Stepping with random actions, inference on an environment's observations, the update of a real batch."""
     environment = make_environment(settings.env, copies=settings.actors.envs_per_actor, seed=1)
     stack.callback(environment.close)
     first = first_observations(environment).copy()
@@ -90,7 +93,7 @@ def parts(settings: RunSettings, effort: Effort, stack: ExitStack) -> dict[str, 
 
 
 def whole(recipe: str, steps: int, folder: Path) -> Arm:
-    """A run."""
+    """Run once."""
     number = 0
 
     def arm() -> dict[str, float]:
@@ -128,7 +131,7 @@ def figures(rounds: Rounds) -> dict[str, Figure]:
 
 
 def per_cpu(rounds: Rounds, recipe: str) -> float:
-    """Steps a CPU second of the whole run, without the short one: it has cost the same start and end."""
+    """Steps per CPU second of the whole run minus the short one, which removes start and end."""
     values, short = rounds.values[f"{recipe}: whole"], rounds.values[f"{recipe}: short"]
     rows = zip(values["steps"], short["steps"], values["cpu_s"], short["cpu_s"], strict=True)
     return float(np.median([(steps - few) / max(cpu - less, 1e-9) for steps, few, cpu, less in rows]))

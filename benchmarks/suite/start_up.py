@@ -1,4 +1,4 @@
-"""How long a user waits: for `oatmill --help`, for the replay server, and for the first learner step of `train cartpole`."""
+"""Start-up times: `oatmill --help`, the replay server, and the first learner step of `train cartpole`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STOP_WITHIN_S = 60.0
 
 
 def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:
-    """The help alone if all that matters is that it runs."""
+    """The three start-up times; with `quick` only the help."""
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="oatmill-bench-")))
     made: dict[str, Arm] = {"oatmill --help": show_help}
     if not effort.quick:
@@ -32,19 +32,19 @@ def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:
 
 
 def show_help() -> dict[str, float]:
-    """From start to end."""
+    """The time of the whole command."""
     subprocess.run(oatmill("--help"), env=environment(), stdout=subprocess.DEVNULL, check=True)
     return {}
 
 
 def start_server() -> dict[str, float]:
-    """From start to the file that says where it listens."""
+    """The time until the file with the server's addresses exists."""
     with server(config_of(CASES["cartpole"], 1.0), "ipc") as (_, start):
         return {"start_s": start["start_s"]}
 
 
 def first_step(folder: Path) -> dict[str, float]:
-    """From start to the first line of metrics.jsonl, which the first learner step writes; then the run is stopped."""
+    """The time until the first line of metrics.jsonl; then the run is stopped."""
     run = folder / f"run-{time.monotonic_ns()}"
     command = oatmill("train", "cartpole", "trainer.total_timesteps=1000000000", "--run-dir", str(run), "--json")
     started = time.perf_counter()
@@ -62,7 +62,7 @@ def first_step(folder: Path) -> dict[str, float]:
 
 
 def figures(rounds: Rounds) -> dict[str, Figure]:
-    """Seconds, and the CPU seconds of what is over then: a busy machine starts nothing fast."""
+    """Wall seconds, and CPU seconds, which a busy machine affects less."""
     found = {
         name: Figure(rounds.median(name, key), "s", "lower", goal)
         for name, (key, goal) in GOALS.items()

@@ -1,9 +1,11 @@
 """The stream of 1 MB trajectories over tcp on loopback, acknowledgements on, against raw TCP in the same run.
 
-A child sends as an actor does (`TrajectorySenderPeer` on a DEALER, packing every block anew); this process receives as ingest
-does, with its own sessions, credit, checks and acknowledgements. `copied` also copies every trajectory into a batch. `raw tcp`
-is one socket: `sendall` of 1 MB, `recv_into` the same memory again and again, nothing looked at. Rates are wall-clock, from the
-first message on; the receiver's CPU time a GB is told beside them, for on a busy machine the sender may be what waits.
+A child sends as an actor does (`TrajectorySenderPeer` on a DEALER, packing every block anew); this
+process receives as ingest does, with its own sessions, credit, checks and acknowledgements.
+`copied` also copies every trajectory into a batch. `raw tcp` is one socket: `sendall` of 1 MB,
+`recv_into` the same memory again and again, nothing looked at. Rates are wall-clock, from the first
+message on; the receiver's CPU time a GB is told beside them, for on a busy machine the sender may
+be what waits.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:  # noqa: ARG001  (
 
 @contextmanager
 def sender(kind: str, address: str) -> Iterator[subprocess.Popen[str]]:
-    """The child that sends, until it is ended."""
+    """Start the child that sends; it is ended at the end of the block."""
     process = start_python("benchmarks.suite.stream", kind, address)
     try:
         yield process
@@ -71,7 +73,7 @@ def sender(kind: str, address: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def rate(seconds: float, take: Callable[[], int]) -> dict[str, float]:
-    """Bytes a second that `take` takes, from its first ones on."""
+    """Bytes per second that `take` receives, from the first message on."""
     while not take():
         pass
     taken, wall, cpu = 0, time.perf_counter(), time.process_time()
@@ -81,7 +83,7 @@ def rate(seconds: float, take: Callable[[], int]) -> dict[str, float]:
 
 
 def raw(seconds: float) -> dict[str, float]:
-    """One TCP socket."""
+    """The rate of one TCP socket."""
     with socket.create_server(("127.0.0.1", 0)) as listener, sender("raw", str(listener.getsockname()[1])):
         connection, _ = listener.accept()
         with connection:
@@ -90,7 +92,7 @@ def raw(seconds: float) -> dict[str, float]:
 
 
 def stream(seconds: float, *, copies: bool) -> dict[str, float]:
-    """What ingest does between its socket and its queue; with copies, up to its batches."""
+    """The rate of ingest's work from the socket to the queue; with copies, to the batches."""
     receiver = Receiver(copies=copies)
     try:
         with sender("stream", receiver.address):
@@ -100,7 +102,7 @@ def stream(seconds: float, *, copies: bool) -> dict[str, float]:
 
 
 def keep_memory() -> None:
-    """Have malloc keep what is freed, as the ingest process is started to do."""
+    """Let malloc keep freed memory, as in the ingest process."""
     libc = ctypes.CDLL(None)
     for name, option in (("MALLOC_MMAP_THRESHOLD_", M_MMAP_THRESHOLD), ("MALLOC_TRIM_THRESHOLD_", M_TRIM_THRESHOLD)):
         assert libc.mallopt(option, int(MALLOC[name])), name
@@ -123,7 +125,7 @@ class Receiver:
         self._pieces: list[Slice] = []
 
     def turn(self) -> int:
-        """Take what has come in, acknowledge it; the bytes of it."""
+        """Receive and acknowledge messages; returns their bytes."""
         self._socket.handle.poll(10)
         taken = 0
         for route, user, frames in self._socket.receive(DRAIN):

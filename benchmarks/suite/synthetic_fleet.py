@@ -17,7 +17,7 @@ GOAL_RATE, GOAL_ACK_MS = 8_000.0, 50.0
 
 
 def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:
-    """As fast as it goes, and at half the rate that is to be reached, where waiting for credit is not what is timed."""
+    """At full speed, and at half the target rate, where acknowledgements do not wait for credit."""
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="oatmill-fleet-")))
     actors = 20 if effort.quick else ACTORS
     return {
@@ -27,14 +27,14 @@ def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:
 
 
 def run(folder: Path, effort: Effort, actors: int, rate: float) -> dict[str, float]:
-    """One fleet on a server of its own."""
+    """Run one fleet with its own server."""
     with TemporaryDirectory(dir=folder) as own:
         found = measure(Path(own), actors=actors, rate=rate, seconds=max(1.0, effort.seconds), processes=PROCESSES)
     return {name: float(value) for name, value in found.items()}
 
 
 def figures(rounds: Rounds) -> dict[str, Figure]:
-    """Rate, acknowledgements, memory; nothing may be lost."""
+    """Rate, acknowledgement times and memory; nothing may be lost."""
     fast = "as fast as it goes"
     return {
         "acknowledged": Figure(rounds.median(fast, "acknowledged_per_second"), "trajectories/s", "higher", GOAL_RATE),

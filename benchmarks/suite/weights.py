@@ -1,8 +1,9 @@
-"""One million parameters to 64 actors on this host: how long the learner is kept, and when every actor has the version.
+"""One million parameters to 64 actors on this host: the learner's time, and the time to all actors.
 
-A real hub, a real publisher, and 64 receivers in a few processes that pull and verify each version and load it into a network
-of their own, as actors do. A version's time is from `pack` at the learner to its being in an actor's network. Publishing is
-`pack` and `push`, which is what a learner step pays for it.
+A real hub, a real publisher, and 64 receivers in a few processes that pull and verify each version
+and load it into a network of their own, as actors do. A version's time is from `pack` at the
+learner to its being in an actor's network. Publishing is `pack` and `push`, which is what a learner
+step pays for it.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:  # noqa: ARG001  (
 
 @contextmanager
 def publisher_of(address: str) -> Iterator[tuple[WeightsPublisher, str]]:
-    """A learner that has joined; and where weights are pulled from."""
+    """A learner's publisher, and the address from which weights are pulled."""
     config = config_of(CASES["cartpole"], 1.0)
     control = ControlClient(address, role="learner", description={"config": joining_config(config), "rank": 0, "world": 1})
     welcome = control.join(10)
@@ -64,7 +65,7 @@ def publisher_of(address: str) -> Iterator[tuple[WeightsPublisher, str]]:
 
 
 def fan_out(versions: int) -> dict[str, float]:
-    """Publish some versions to actors that wait for them."""
+    """Publish several versions to waiting actors."""
     model = AgentModel(SPEC)
     with server(config_of(CASES["cartpole"], 1.0), "ipc") as (address, _), publisher_of(address) as (publisher, endpoint):
         arguments = (endpoint, str(ACTORS // PROCESSES), str(versions))
@@ -96,7 +97,7 @@ def fan_out(versions: int) -> dict[str, float]:
 
 
 def receivers_main(endpoint: str, count: int, versions: int) -> None:
-    """A process of receivers; prints each one's versions and when it had them."""
+    """Run a process of receivers; prints the time at which each received each version."""
     first = AgentModel(SPEC)
     models = [first, *(deepcopy(first) for _ in range(count - 1))]  # making one anew takes a tenth of a second
     peers = [ReceiverPeer(acting_layout(model)) for model in models]
@@ -127,12 +128,12 @@ def receivers_main(endpoint: str, count: int, versions: int) -> None:
 
 
 def made_lists(count: int) -> list[list[tuple[int, float]]]:
-    """A list for each receiver."""
+    """One list per receiver."""
     return [[] for _ in range(count)]
 
 
 def figures(rounds: Rounds) -> dict[str, Figure]:
-    """The worst actors' time, and the learner's."""
+    """The slowest actor's time, and the learner's."""
     (arm,) = rounds.values
     return {
         "applied everywhere, p99": Figure(rounds.median(arm, "applied_p99_ms"), "ms", "lower", GOAL_APPLIED_MS),

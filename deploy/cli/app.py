@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import typer
@@ -26,13 +27,14 @@ from deploy.cli import (
     stop,
     top,
     train,
+    usage,
 )
+from deploy.cli.examples import epilog
 
 app = typer.Typer(
     name="oatmill",
     help="Train a policy with PPO, CMPO, a learned model and Muesli on many actors, and see the magnitude of every loss.",
     rich_markup_mode=None,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -50,7 +52,7 @@ def show_version(value: bool) -> None:  # noqa: FBT001  (called by Typer)
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(epilog=epilog(""))
 def root(
     *,
     version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")] = False,
@@ -58,22 +60,27 @@ def root(
     """Train a policy with PPO, CMPO, a learned model and Muesli on many actors, and see the magnitude of every loss."""
 
 
-app.command("train")(train.train)
-app.command("plan")(plan.plan)
-app.command("recipes")(recipes.recipes)
-app.command("settings")(settings.settings)
-app.command("status")(status.status)
-app.command("top")(top.top)
-app.command("scale")(scale.scale)
-app.command("stop")(stop.stop)
-app.command("eval")(evaluate.evaluate)
-app.command("compare")(compare.compare)
-app.command("doctor")(doctor.doctor)
-app.command("plot")(plot.plot)
-app.command("chaos")(chaos.chaos)
-app.command("keygen")(keygen.keygen)
-app.command("replay")(replay.replay)
-app.command("actor")(actor.actor)
-app.command("learner")(learner.learner)
-app.command("health")(health.health)
+COMMANDS: Mapping[str, Callable[..., None]] = {
+    "train": train.train,
+    "plan": plan.plan,
+    "recipes": recipes.recipes,
+    "settings": settings.settings,
+    "status": status.status,
+    "top": top.top,
+    "scale": scale.scale,
+    "stop": stop.stop,
+    "eval": evaluate.evaluate,
+    "compare": compare.compare,
+    "doctor": doctor.doctor,
+    "plot": plot.plot,
+    "chaos": chaos.chaos,
+    "keygen": keygen.keygen,
+    "replay": replay.replay,
+    "actor": actor.actor,
+    "learner": learner.learner,
+    "health": health.health,
+    "help": usage.help_,
+}
+for name, command in COMMANDS.items():
+    app.command(name, epilog=epilog(name))(command)
 app.add_typer(cluster.app, name="cluster")

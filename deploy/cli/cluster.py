@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deploy.cli.examples import epilog
 from deploy.cli.options import (
     ActorsOption,
     Assignments,
@@ -84,7 +85,7 @@ def run_on_ray(
     typer.echo(f"{wanted.run_dir} has ended")
 
 
-@app.command()
+@app.command(epilog=epilog("cluster up"))
 def up(
     *,
     recipe: Annotated[str, typer.Argument(metavar="[RECIPE]", help="A built-in recipe, or module:function.")] = "cogs_v_clips",
@@ -139,7 +140,7 @@ def up(
         typer.echo(line)
 
 
-@app.command()
+@app.command(epilog=epilog("cluster scale"))
 def scale(
     *,
     actors: Annotated[
@@ -178,7 +179,7 @@ def scale(
         typer.echo(f"{project}: {actors} actors")
 
 
-@app.command()
+@app.command(epilog=epilog("cluster status"))
 def status(
     *,
     as_json: JsonOption = False,
@@ -222,7 +223,7 @@ def show_ray(project: str, *, as_json: bool) -> None:
         typer.echo(f"{row['name']:<14}{row['node']:<20}{row['pid']}")
 
 
-@app.command()
+@app.command(epilog=epilog("cluster down"))
 def down(
     *,
     volumes: Annotated[

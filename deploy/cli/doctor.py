@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, print_json
+from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, RunArgument, RunDirOption, one_folder, print_json
+
+if TYPE_CHECKING:
+    from deploy.doctor.findings import Finding
 
 
 def doctor(
-    run_dir: Annotated[Path | None, typer.Argument(metavar="RUN_DIR", help="The run folder. Default: the newest run.")] = None,
+    run: RunArgument = None,
     *,
+    run_dir: RunDirOption = None,
     prometheus: Annotated[
         str | None,
         typer.Option("--prometheus", metavar="URL", help="Read the run from this Prometheus instead of a run folder."),
@@ -36,28 +40,36 @@ def doctor(
     from oatmill.errors import UserError  # noqa: PLC0415
     from runner.folder import find_run, reading  # noqa: PLC0415
 
+    wanted = one_folder(run, run_dir)
     if prometheus is None:
         if match:
             raise UserError("--match selects a run in Prometheus; give its address with --prometheus")
-        folder = find_run(run_dir)
+        folder = find_run(wanted)
         with reading(folder / "metrics.jsonl"):
-            run, source = examined_folder(folder), {"run_dir": str(folder)}
-            findings = examine(run)
-    elif run_dir is not None:
-        raise UserError(f"expected a run folder or --prometheus, got both: {run_dir} and {prometheus}")
+            examined, source = examined_folder(folder), {"run_dir": str(folder)}
+            findings = examine(examined)
+    elif wanted is not None:
+        raise UserError(f"expected a run folder or --prometheus, got both: {wanted} and {prometheus}")
     else:
         from deploy.doctor.scraped_run import examined_learner  # noqa: PLC0415
 
-        run, source = examined_learner(prometheus, match or ()), {"prometheus": prometheus}
-        findings = examine(run)
+        examined, source = examined_learner(prometheus, match or ()), {"prometheus": prometheus}
+        findings = examine(examined)
     healthy = not any(finding.wrong for finding in findings)
     if as_json:
         print_json(source | {"healthy": healthy, "findings": list(map(asdict, findings))})
         return
-    typer.echo(run.name)
-    if healthy:
-        typer.echo("nothing is wrong")
+    typer.echo(examined.name)
+    typer.echo(verdict(findings))
     for finding in findings:
         typer.echo(f"{'WRONG' if finding.wrong else 'note ':<5}  {finding.topic:<16} {finding.text}")
         for setting in finding.tries:
             typer.echo(f"       {'':<16} try {setting}")
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """The first line: how much needs a change, and how much is only worth knowing."""
+    wrong = sum(finding.wrong for finding in findings)
+    advice = sum(bool(finding.tries) or finding.topic == "red flag" for finding in findings if not finding.wrong)
+    words = f"{wrong} problem{'' if wrong == 1 else 's'} found" if wrong else "no problems found"
+    return f"{words}, {advice} thing{'' if advice == 1 else 's'} worth a look" if advice else words

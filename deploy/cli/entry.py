@@ -10,6 +10,10 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typer import TyperException
 
 PREFIX = "oatmill: error: "
 
@@ -98,13 +102,13 @@ def dispatch(arguments: Sequence[str]) -> int:
 
         code = app(list(arguments), prog_name="oatmill", standalone_mode=False)
     except TyperException as error:
-        return complain(f"{error.format_message().rstrip('.')}; {hint(error)}", BAD_INPUT)
+        return refuse(error)
     except OatmillError as error:
         wrong_key = isinstance(error, NotLetInError) and arguments[0] in ASKERS
         return complain(str(error), BAD_INPUT if wrong_key else error.exit_code)
     except SystemExit as leaving:
-        from oatmill.children.apart import in_words  # noqa: PLC0415
-        from oatmill.children.places import place_of  # noqa: PLC0415
+        from oatmill.children.worker import in_words  # noqa: PLC0415
+        from oatmill.user_code import place_of  # noqa: PLC0415
 
         if not place_of(leaving):
             raise  # from Typer, and not from a user's code
@@ -114,6 +118,14 @@ def dispatch(arguments: Sequence[str]) -> int:
             raise
         return complain(f"{type(error).__name__}: {error}; this is a defect, --log-level debug shows where", FAILED)
     return code if isinstance(code, int) else 0
+
+
+def refuse(error: TyperException) -> int:
+    """Answer a command line that Typer does not take. A command that only has commands below it shows its help instead."""
+    if type(error).__name__ == "NoArgsIsHelpError":  # typer has no public name for it
+        sys.stdout.write(f"{error.format_message()}\n")
+        return 0
+    return complain(f"{error.format_message().rstrip('.')}; {hint(error)}", BAD_INPUT)
 
 
 def hint(error: Exception) -> str:
@@ -133,6 +145,6 @@ def complain(message: str, code: int) -> int:
 
 def say(line: str) -> None:
     """Write a line to standard error, without waiting for ever if nobody reads it."""
-    from oatmill.process.outlet import write_within  # noqa: PLC0415
+    from oatmill.process.nonblocking_output import write_within  # noqa: PLC0415
 
     write_within(sys.stderr, line)

@@ -7,12 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, TrustOption, print_json
+from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, RunDirOption, TrustOption, one_folder, print_json
 
 
 def evaluate(
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CHECKPOINT]", help="A run folder, or a checkpoint (step-N folder). Default: the newest run."),
+    ] = None,
     *,
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint (step-N folder), or a run folder.")],
+    run_dir: RunDirOption = None,
     episodes: Annotated[int, typer.Option("--episodes", metavar="N", min=1, help="Number of episodes.")] = 100,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="Take the most likely action.")] = False,
     seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Seed of environment and actions.")] = 0,
@@ -28,13 +32,15 @@ def evaluate(
     from deploy.cli.summary import evaluation_lines  # noqa: PLC0415
     from runner.evaluation.checkpoints import find_checkpoint  # noqa: PLC0415
     from runner.evaluation.video import check_video  # noqa: PLC0415
+    from runner.folder import find_run  # noqa: PLC0415
 
     if record is not None:
         check_video(record)
-    find_checkpoint(checkpoint)
+    folder = one_folder(checkpoint, run_dir) or find_run(None)
+    find_checkpoint(folder)
     result = played_apart(
         {
-            "path": str(checkpoint),
+            "path": str(folder),
             "episodes": episodes,
             "deterministic": deterministic,
             "seed": seed,

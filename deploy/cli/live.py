@@ -12,11 +12,22 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
-from oatmill.process.outlet import unblocked
-from runner.observer import let_read, number, value
+from oatmill.process.nonblocking_output import unblocked
+from runner.observer import clock, done, let_read, number, time_left, value
 
 DRAW_EVERY_S = 0.25
+GAP = "   "
+WIDE = 64
+"""Columns from which the table of losses has all its columns."""
+COLUMNS: Mapping[str, tuple[str, str]] = {
+    "raw": ("raw", ".4g"),
+    "weighted": ("weighted", ".4g"),
+    "share": ("share", ".1%"),
+    "gradient share": ("gradient_share", ".1%"),
+}
+"""The table's columns: the number's name, and its format."""
 
 
 class SteadyConsole(Console):
@@ -81,7 +92,7 @@ class LiveObserver:
     def _refresh(self) -> None:
         line = self._line
         if line is not None:
-            self._draw(lambda: self._live.update(view(line, self._total), refresh=True))
+            self._draw(lambda: self._live.update(view(line, self._total, self._console.width), refresh=True))
 
     def _print(self, text: str) -> None:
         self._draw(lambda: self._console.print(text, markup=False, soft_wrap=True))
@@ -95,45 +106,56 @@ class LiveObserver:
             self._lost = True
 
 
-def view(line: Mapping[str, Any], total_timesteps: int) -> RenderableType:
+def view(line: Mapping[str, Any], total_timesteps: int, width: int) -> RenderableType:
     """A reported learner step as a block of text.
 
     Args:
         line: a line of metrics.jsonl.
         total_timesteps: the budget, in env steps.
+        width: of the terminal, in columns.
     """
-    head = Table.grid(padding=(0, 2))
     env_steps = line.get("env_steps", 0)
-    head.add_row(
-        ProgressBar(total=total_timesteps, completed=min(env_steps, total_timesteps), width=30),
+    bar = ProgressBar(total=total_timesteps, completed=min(env_steps, total_timesteps), width=max(10, min(40, width - 10)))
+    head = Table.grid(padding=(0, 2))
+    head.add_row(bar, f"{done(line, total_timesteps):.0%}")
+    progress = [
         f"{env_steps:,} / {total_timesteps:,} env steps",
         f"{number(line.get('env_steps_per_second'), ',.0f')}/s",
-        f"return [bold]{number(value(line, 'episode_return', 'mean'), '.2f')}[/bold]",
-    )
-    facts = (
-        f"entropy {number(value(line, 'entropy', 'nats'), '.2f')} nats "
-        f"({number(value(line, 'entropy', 'fraction'), '.0%')})   "
-        f"explained variance {number(line.get('explained_variance'), '.2f')}   "
-        f"lag {number(value(line, 'policy_lag', 'p50'), '.0f')}   "
-        f"queue {number(value(line, 'queue', 'trajectories'), '.0f')}   version {line.get('policy_version')}"
-    )
+        f"elapsed {clock(line.get('seconds'))}",
+        f"left {clock(time_left(line, total_timesteps))}",
+        f"return {number(value(line, 'episode_return', 'mean'), '.2f')}",
+    ]
+    facts = [
+        f"entropy {number(value(line, 'entropy', 'nats'), '.2f')} nats ({number(value(line, 'entropy', 'fraction'), '.0%')})",
+        f"explained variance {number(line.get('explained_variance'), '.2f')}",
+        f"lag {number(value(line, 'policy_lag', 'p50'), '.0f')}",
+        f"queue {number(value(line, 'queue', 'trajectories'), '.0f')}",
+        f"version {line.get('policy_version')}",
+    ]
     flags = line.get("red_flags") or []
-    parts: list[RenderableType] = [head, facts, losses_table(line.get("losses", {}))]
-    return Group(*parts, *([f"[red]red flags: {', '.join(flags)}[/red]"] if flags else []))
+    shown = [*flowed(progress, width), *flowed(facts, width)]
+    parts: list[RenderableType] = [head, *map(Text, shown), losses_table(line.get("losses", {}), width)]
+    return Group(*parts, *([Text(f"red flags: {', '.join(flags)}", style="red")] if flags else []))
 
 
-def losses_table(losses: Mapping[str, Mapping[str, Any]]) -> RenderableType:
-    """Each loss, raw and weighted, with its share of the objective and of the gradient."""
+def flowed(facts: Sequence[str], width: int) -> list[str]:
+    """Short texts side by side, as many in a line as fit."""
+    lines: list[str] = []
+    for fact in facts:
+        if lines and len(lines[-1]) + len(GAP) + len(fact) <= width:
+            lines[-1] += f"{GAP}{fact}"
+        else:
+            lines.append(fact)
+    return lines
+
+
+def losses_table(losses: Mapping[str, Mapping[str, Any]], width: int) -> RenderableType:
+    """Each loss with its share of the gradient; where there is room, also raw, weighted and its share of the objective."""
+    columns = COLUMNS if width >= WIDE else {"weighted": COLUMNS["weighted"], "gradient": COLUMNS["gradient share"]}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("loss")
-    for column in ("raw", "weighted", "share", "gradient share"):
-        table.add_column(column, justify="right")
+    table.add_column("loss", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
     for name, loss in losses.items():
-        table.add_row(
-            name,
-            number(loss.get("raw"), ".4g"),
-            number(loss.get("weighted"), ".4g"),
-            number(loss.get("share"), ".1%"),
-            number(loss.get("gradient_share"), ".1%"),
-        )
+        table.add_row(name, *(number(loss.get(key), form) for key, form in columns.values()))
     return table

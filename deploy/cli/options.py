@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from deploy.cli.completion import complete_assignment, complete_recipe
+
 
 class LogLevel(StrEnum):
     """The lowest level of log messages that are shown."""
@@ -27,18 +29,25 @@ def configure_logging(level: LogLevel) -> LogLevel:
     return level
 
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A built-in recipe, or module:function.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A built-in recipe, or module:function.", autocompletion=complete_recipe)
+]
 OptionalRecipe = Annotated[
     str | None,
     typer.Argument(
         metavar="[RECIPE]",
         envvar="OATMILL_RECIPE",
         help="A built-in recipe, or module:function; may be left out with --config.",
+        autocompletion=complete_recipe,
     ),
 ]
 Assignments = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings, such as trainer.losses.cmpo.enabled=true."),
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Settings, such as trainer.losses.cmpo.enabled=true.",
+        autocompletion=complete_assignment,
+    ),
 ]
 PresetOption = Annotated[
     str | None, typer.Option("--preset", metavar="NAME", help="Losses to turn on: conservative or aggressive.")
@@ -51,6 +60,9 @@ ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", h
 ActorsOption = Annotated[int | None, typer.Option("--actors", metavar="N", help="Actor processes (actors.count).")]
 LearnersOption = Annotated[int | None, typer.Option("--learners", metavar="M", help="Learner ranks (trainer.learners).")]
 SeedOption = Annotated[int | None, typer.Option("--seed", metavar="S", help="Seed of trainer and actors.")]
+RunArgument = Annotated[
+    Path | None, typer.Argument(metavar="[RUN]", help="The run folder, as --run-dir. Default: the newest run.")
+]
 RunDirOption = Annotated[Path | None, typer.Option("--run-dir", metavar="DIR", help="The run folder. Default: the newest run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to stdout and everything else to stderr.")]
 LogLevelOption = Annotated[
@@ -88,6 +100,19 @@ HubOption = Annotated[
 def seeds(seed: int | None) -> dict[str, int | None]:
     """The settings that `--seed` sets."""
     return {"trainer.seed": seed, "actors.seed": seed}
+
+
+def one_folder(run: Path | None, run_dir: Path | None) -> Path | None:
+    """The run's folder, which may be given as an argument or by --run-dir; None if it is left out.
+
+    Raises:
+        UserError: if both are given.
+    """
+    if run is not None and run_dir is not None:
+        from oatmill.errors import UserError  # noqa: PLC0415
+
+        raise UserError(f"give the run's folder once: got {run} and --run-dir {run_dir}")
+    return run if run_dir is None else run_dir
 
 
 def print_json(content: Any) -> None:

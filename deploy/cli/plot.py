@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.options import LogLevel, LogLevelOption
+from deploy.cli.options import LogLevel, LogLevelOption, RunDirOption
 
 
 def plot(
     run_dirs: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN_DIR...", help="Run folders. Default: the newest run.")
+        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders. Default: the newest run.")
     ] = None,
     *,
+    run_dir: RunDirOption = None,
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
     """Draw a run's curves as a PNG file in its folder `plots`.
@@ -25,7 +26,8 @@ def plot(
     from deploy.curves import draw  # noqa: PLC0415
     from runner.folder import find_run, reading  # noqa: PLC0415
 
-    for folder in run_dirs or [find_run(None)]:
+    chosen = [*(run_dirs or ()), *([] if run_dir is None else [run_dir])]
+    for folder in chosen or [find_run(None)]:
         with reading(folder / "metrics.jsonl"):
             picture = draw(folder)
         typer.echo(str(picture))

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.options import HubOption, KeysOption, LogLevel, LogLevelOption, RunDirOption
+from deploy.cli.options import HubOption, KeysOption, LogLevel, LogLevelOption, RunArgument, RunDirOption, one_folder
 
 
 def scale(
+    run: RunArgument = None,
     *,
     actors: Annotated[int, typer.Option("--actors", metavar="N", min=0, max=10_000, help="Target number of actors.")],
     run_dir: RunDirOption = None,
@@ -21,12 +22,13 @@ def scale(
     from runner.folder import find_run, keys_of, read_run  # noqa: PLC0415
     from runner.operator_client import operator_client  # noqa: PLC0415
 
-    if run_dir is None and address is not None:
+    wanted = one_folder(run, run_dir)
+    if wanted is None and address is not None:
         where, control, own = address, address, keys
     else:
-        folder = find_run(run_dir)
-        run = read_run(folder)
-        where, control, own = str(folder), run["control"], keys_of(run)
+        folder = find_run(wanted)
+        running = read_run(folder)
+        where, control, own = str(folder), running["control"], keys_of(running)
     with operator_client(control, own) as hub:
         hub.scale(actors)
     typer.echo(f"{where}: scaling to {actors} actors")

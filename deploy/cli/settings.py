@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deploy.cli.completion import complete_path
 from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, print_json
 
 if TYPE_CHECKING:
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 def settings(
     *,
-    word: Annotated[str, typer.Argument(metavar="[WORD]", help="A word to search in paths and descriptions.")] = "",
+    word: Annotated[
+        str, typer.Argument(metavar="[WORD]", help="A word to search in paths and descriptions.", autocompletion=complete_path)
+    ] = "",
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback does it)
 ) -> None:
@@ -25,13 +28,12 @@ def settings(
     example `oatmill train cartpole trainer.gamma=0.98`.
     """
     from oatmill.errors import UserError  # noqa: PLC0415
-    from oatmill.settings.complaints import nearest  # noqa: PLC0415
+    from oatmill.settings.complaints import unknown_setting  # noqa: PLC0415
     from runner.settings_reference import all_settings, find_settings  # noqa: PLC0415
 
     found = find_settings(word)
     if not found:
-        paths = [entry.path for entry in all_settings()]
-        raise UserError(f"no setting has {word!r} in its path or description; the nearest path is {nearest(word, paths)}")
+        raise UserError(unknown_setting(word, [entry.path for entry in all_settings()]))
     if as_json:
         print_json([asdict(entry) for entry in found])
         return

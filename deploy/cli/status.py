@@ -8,12 +8,23 @@ from typing import Any
 
 import typer
 
-from deploy.cli.options import HubOption, JsonOption, KeysOption, LogLevel, LogLevelOption, RunDirOption, print_json
+from deploy.cli.options import (
+    HubOption,
+    JsonOption,
+    KeysOption,
+    LogLevel,
+    LogLevelOption,
+    RunArgument,
+    RunDirOption,
+    one_folder,
+    print_json,
+)
 
 COLUMNS = ("role", "id", "pid", "restarts")
 
 
 def status(
+    run: RunArgument = None,
     *,
     run_dir: RunDirOption = None,
     address: HubOption = None,
@@ -25,14 +36,15 @@ def status(
     from runner.folder import find_run, keys_of, read_run, reading  # noqa: PLC0415
     from runner.operator_client import operator_client  # noqa: PLC0415
 
-    if run_dir is None and address is not None:
+    wanted = one_folder(run, run_dir)
+    if wanted is None and address is not None:
         show_hub(address, keys, as_json=as_json)
         return
-    folder = find_run(run_dir)
-    run = read_run(folder)
+    folder = find_run(wanted)
+    running = read_run(folder)
     with reading(folder / "run.json"):
-        rows = [{column: process[column] for column in COLUMNS} for process in run["processes"]]
-        address, run_keys = str(run["control"]), keys_of(run)
+        rows = [{column: process[column] for column in COLUMNS} for process in running["processes"]]
+        address, run_keys = str(running["control"]), keys_of(running)
     if as_json:
         print_json(rows)
         return
@@ -71,9 +83,17 @@ def progress_lines(answer: Mapping[str, Any] | None) -> list[str]:
     return [
         f"{learner.get('env_steps', 0):,} env steps trained in {learner.get('learner_step', 0):,} learner steps, "
         f"policy version {answer['policy_version']}, mean return {'-' if mean is None else format(mean, '.2f')}",
-        f"{answer['live']} of {answer['desired_actors']} actors live",
+        actors_line(answer),
         *uneven_lines(fleet),
     ]
+
+
+def actors_line(answer: Mapping[str, Any]) -> str:
+    """How many actors there are, or that the run is over."""
+    live = answer["live"]
+    if not answer.get("stop"):
+        return f"{live} of {answer['desired_actors']} actors live"
+    return f"the run is ending; actors that have not left yet: {live}" if live else "the run is over"
 
 
 def uneven_lines(fleet: Mapping[str, Any]) -> list[str]:

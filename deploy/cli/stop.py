@@ -6,13 +6,14 @@ import time
 
 import typer
 
-from deploy.cli.options import HubOption, KeysOption, LogLevel, LogLevelOption, RunDirOption
+from deploy.cli.options import HubOption, KeysOption, LogLevel, LogLevelOption, RunArgument, RunDirOption, one_folder
 
 ENDS_WITHIN_S = 90.0
 POLL_S = 0.1
 
 
 def stop(
+    run: RunArgument = None,
     *,
     run_dir: RunDirOption = None,
     address: HubOption = None,
@@ -24,15 +25,16 @@ def stop(
     from runner.folder import find_run, is_held, keys_of, read_run  # noqa: PLC0415
     from runner.operator_client import operator_client  # noqa: PLC0415
 
-    if run_dir is None and address is not None:
+    wanted = one_folder(run, run_dir)
+    if wanted is None and address is not None:
         with operator_client(address, keys) as hub:
             if not hub.stop():
                 raise RunError(f"no hub answers at {address}")
         typer.echo(f"sent a stop request to {address}")
         return
-    folder = find_run(run_dir)
-    run = read_run(folder)
-    with operator_client(run["control"], keys_of(run)) as hub:
+    folder = find_run(wanted)
+    running = read_run(folder)
+    with operator_client(running["control"], keys_of(running)) as hub:
         if not hub.stop():
             raise RunError(f"the replay server of {folder} does not answer; kill the supervisor by its pid from run.json")
     deadline = time.monotonic() + ENDS_WITHIN_S

@@ -32,14 +32,19 @@ def summary_lines(result: RunResult, env: EnvSettings) -> list[str]:
     ]
 
 
+def of_uniform(result: RunResult) -> str:
+    """The entropy as a fraction of a uniform policy's; empty for continuous actions, which have none."""
+    fraction = value(result.entropy, "fraction")
+    return "" if fraction is None else f" ({number(fraction, '.0%')} of uniform)"
+
+
 def facts(result: RunResult, env: EnvSettings) -> list[str]:
     """Return, progress, speed and policy statistics."""
     lines = [
         f"episode return  {return_text(result.episode_return, random_return(env))}",
         f"env steps       {result.env_steps:,} in {result.learner_steps:,} learner steps and "
         f"{number(result.seconds, '.1f')} s, {number(result.env_steps_per_second, ',.0f')} per second",
-        f"policy          entropy {number(value(result.entropy, 'nats'), '.3f')} nats "
-        f"({number(value(result.entropy, 'fraction'), '.0%')} of uniform), explained variance "
+        f"policy          entropy {number(value(result.entropy, 'nats'), '.3f')} nats{of_uniform(result)}, explained variance "
         f"{number(result.explained_variance, '.2f')}, lag {number(value(result.policy_lag, 'p50'), '.0f')} versions",
     ]
     if result.episode_statistics and result.episode_return.get("n"):

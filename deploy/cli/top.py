@@ -10,13 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.cli.options import LogLevel, LogLevelOption, RunDirOption
+from deploy.cli.options import LogLevel, LogLevelOption, RunArgument, RunDirOption, one_folder
 
 EVERY_S = 1.0
 EVENTS_SHOWN = 5
 
 
 def top(
+    run: RunArgument = None,
     *,
     run_dir: RunDirOption = None,
     once: Annotated[bool, typer.Option("--once", help="Show it once, as if stdout was not a terminal.")] = False,
@@ -35,19 +36,19 @@ def top(
     from runner.json_lines import last_line, last_lines  # noqa: PLC0415
     from runner.settings import read_config  # noqa: PLC0415
 
-    folder = find_run(run_dir)
+    console = SteadyConsole(highlight=False)
+    folder = find_run(one_folder(run, run_dir))
     total = read_config(folder / "config.yaml").trainer.total_timesteps
 
     def state(*, going_on: bool) -> Group:
         with reading(metrics := folder / "metrics.jsonl"):
             line = last_line(metrics)
-            losses = Text("nothing is reported yet") if line is None else view(line, total)
+            losses = Text("nothing is reported yet") if line is None else view(line, total, console.width)
         with reading(events := folder / "events.jsonl"):
             recent = [event_line(event) for event in last_lines(events, EVENTS_SHOWN)]
         rest = [*fleet_lines(folder, going_on=going_on), *recent]
         return Group(Text(f"run {folder}"), losses, *(Text(text, no_wrap=True, overflow="ellipsis") for text in rest))
 
-    console = SteadyConsole(highlight=False)
     if once or not console.is_terminal:
         console.print(state(going_on=is_held(folder)))
         return

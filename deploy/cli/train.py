@@ -60,7 +60,7 @@ def train(
     """
     from deploy.cli.display import observer_for  # noqa: PLC0415
     from deploy.cli.summary import summary_lines  # noqa: PLC0415
-    from oatmill.process.outlet import write_within  # noqa: PLC0415
+    from oatmill.process.nonblocking_output import write_within  # noqa: PLC0415
     from recipes.resolve import resolve_run  # noqa: PLC0415
     from runner.folder import find_run  # noqa: PLC0415
 

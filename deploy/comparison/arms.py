@@ -33,7 +33,7 @@ def find_arms(names: str, own: Sequence[str]) -> dict[str, Mapping[str, Any]]:
 
     Args:
         names: the guide's arms or presets, parted by commas; may be empty where there are own ones.
-        own: arms of one's own, each `NAME=key=value,key=value`.
+        own: the user's own arms, each `NAME=key=value,key=value`.
 
     Raises:
         UserError: if there is no such arm, a name comes twice, or fewer than two arms are left.

@@ -1,4 +1,4 @@
-"""A report's parts, and the two ways to write them: Markdown beside its pictures, and one HTML file that holds them."""
+"""The parts of a report, and two formats: Markdown with separate pictures, and one HTML file."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from deploy.comparison.pictures import draw_all
 from deploy.comparison.results import ArmResult, Results
 from deploy.comparison.statistics import Estimate
 from deploy.comparison.verdict import estimate_text, verdicts
+from oatmill.json_values import without_nonfinite
 from runner.overrides import leaves
-from runner.result import finite
 
 METHOD = (
     "A score is a run's mean return over its last 100 episodes. The interquartile mean leaves out a quarter of the runs at "
@@ -159,7 +159,7 @@ def seeds_of(results: Results, name: str) -> Sequence[int]:
 def to_dict(results: Results) -> dict[str, Any]:
     """The content of report.json and of `--json`."""
     comparison = results.comparison
-    plain: dict[str, Any] = finite(
+    plain: dict[str, Any] = without_nonfinite(
         {
             "recipe": comparison.recipe,
             "out": str(comparison.out),

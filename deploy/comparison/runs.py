@@ -1,4 +1,4 @@
-"""Running a recipe's arms over seeds: one real run after another, each in a folder of its own that is not run twice."""
+"""Runs a recipe's arms over seeds, one run after another, each in its own folder."""
 
 from __future__ import annotations
 
@@ -68,18 +68,18 @@ class Comparison:
 
 
 class Watcher(Protocol):
-    """Is told of a comparison's progress."""
+    """Receives a comparison's progress."""
 
     def begins(self, cell: Cell, number: int, total: int) -> Observer:
-        """A run begins; what watches it."""
+        """Called when a run begins; returns its observer."""
         ...
 
     def kept(self, cell: Cell, number: int, total: int) -> None:
-        """A run was finished before."""
+        """Called for a run that was finished before."""
         ...
 
     def failed(self, cell: Cell, message: str) -> None:
-        """A run has failed; the others go on."""
+        """Called when a run has failed; the comparison continues."""
         ...
 
 
@@ -126,6 +126,8 @@ def check_same_settings(cell: Cell) -> None:
     """Raise UserError if a finished run's settings are not what is asked for now; names the first that differs."""
     ran = dict(leaves(read_config(cell.folder / "config.yaml").to_dict()))
     asked = dict(leaves(prepared(cell.settings)[0].to_dict()))
+    if (ran.get("agent.encoder"), asked.get("agent.encoder")) == ("auto_cpu", "auto"):
+        asked["agent.encoder"] = "auto_cpu"  # what a run makes of it on a CPU
     for path in sorted(ran.keys() | asked.keys()):
         if ran.get(path) != asked.get(path):
             raise UserError(
@@ -148,18 +150,18 @@ def check_plans(comparison: Comparison) -> None:
 
 
 def run_cells(comparison: Comparison, watcher: Watcher, *, log_level: str) -> list[str]:
-    """Run what is not finished yet, one run after another: each has the machine to itself.
+    """Execute all unfinished runs one after another, so that they do not compete for the machine.
 
     Args:
-        comparison: what is run.
-        watcher: is told.
-        log_level: of all processes' logs.
+        comparison: the comparison.
+        watcher: receives the progress.
+        log_level: the log level of all processes.
 
     Returns:
         A line for each run that failed.
 
     Raises:
-        KeyboardInterrupt: if somebody stops a run; those that are finished are kept.
+        KeyboardInterrupt: if a run is stopped; finished runs are kept.
         UserError: if a run cannot be started.
     """
     failures = []
@@ -168,8 +170,7 @@ def run_cells(comparison: Comparison, watcher: Watcher, *, log_level: str) -> li
         if cell.finished:
             watcher.kept(cell, number, total)
             continue
-        # Half a run is not gone on with: its curve would be one of two learners that saw the
-        # machine at different times.
+        # An interrupted run is repeated from its start, so that its timing is comparable.
         shutil.rmtree(cell.folder, ignore_errors=True)
         run = Run(RunSettings.of(cell.settings.explicit()), recipe=comparison.recipe)
         try:

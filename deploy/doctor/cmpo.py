@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from deploy.doctor.examined_run import ExaminedRun
-from deploy.doctor.findings import DOUBTFUL, WANTED_SHARE, Finding, agreement, scaled
+from deploy.doctor.findings import DOUBTFUL, WANTED_SHARE, Finding, agreement, balanced
 from learner.reporting.red_flags import WARM_UP
 
 
@@ -41,4 +41,4 @@ def model(run: ExaminedRun) -> Iterator[Finding]:
     if doubtful:
         text += ": the model does not tell actions apart, so CMPO moves the policy by the model's errors"
     followed = doubtful and share > WANTED_SHARE
-    yield Finding(wrong=followed, topic="cmpo model", text=text, tries=scaled(run, "cmpo", 0.1) if followed else ())
+    yield Finding(wrong=followed, topic="cmpo model", text=text, tries=balanced(run, "cmpo") if followed else ())

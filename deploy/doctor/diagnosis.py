@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from deploy.curves import column
 from deploy.doctor import cmpo
 from deploy.doctor.examined_run import WINDOW, ExaminedRun, mean
-from deploy.doctor.findings import DOUBTFUL, WANTED_SHARE, Finding, agreement, scaled
+from deploy.doctor.findings import DOUBTFUL, Finding, agreement, balanced
 from learner.loss_descriptor import MUESLI_RATIO
 from learner.reporting.red_flags import DOMINATES, ENTROPY_ACTIONS, ENTROPY_HIGH, ENTROPY_LOW, WARM_UP
 
@@ -26,16 +26,15 @@ STARVED, BUSY = 0.4, 0.05
 LOW, HIGH = (nats / math.log(ENTROPY_ACTIONS) for nats in (ENTROPY_LOW, ENTROPY_HIGH))
 MEANINGS = {
     "loss_dominates": f"one loss is over {DOMINATES:g} times the median of the others, by value and by gradient",
-    "muesli_ratio": f"a loss's gradient is not {MUESLI_RATIO[0]:g} to {MUESLI_RATIO[1]:g} times the policy gradient, as it "
-    "should be",
-    "entropy_collapsed": "the policy has almost stopped exploring; that is fine only if the task is solved",
-    "entropy_high": "a quarter of the budget is spent and the policy is still almost random",
+    "muesli_ratio": f"a loss's gradient is over {MUESLI_RATIO[1]:g} times the policy gradient, so it overrides PPO",
+    "entropy_collapsed": "the policy has almost stopped exploring, and the return has not risen",
+    "entropy_high": "a quarter of the budget is spent, the policy is still almost random, and the return has not risen",
     "explained_variance_negative": "the critic predicts worse than a constant, so advantages are mostly noise",
-    "loss_spike": "a loss jumped far out of its recent range; the update before may have been too large",
+    "loss_spike": "a loss jumped far out of its recent range several times, and the return fell or a step was too large",
     "non_finite": "some updates were skipped because a loss or gradient was not finite",
     "checkpoint_failed": "the last checkpoint could not be written; after a crash the run would resume from an older one",
-    "actor_silent": "an actor sends heartbeats but no trajectories, and the run goes on without it; events.jsonl and "
-    "`oatmill status` say which one, and its log may say why",
+    "actor_silent": "an actor sends heartbeats but no trajectories, and the run continues without it; see events.jsonl or "
+    "`oatmill status` for its number, and its log for the reason",
 }
 """What each red flag means; docs/operations/alerts.md has a section for each of their alerts."""
 NOT_ABOUT_LEARNING = ("checkpoint_failed", "actor_silent")
@@ -71,10 +70,11 @@ def dominance(run: ExaminedRun) -> Iterator[Finding]:
         f"{by_value} is largest by value ({values[by_value]:.0%} of the objective), {by_gradient} by gradient "
         f"({pushes[by_gradient]:.0%} of the gradient on the trunk)"
     )
-    excess = bool(by_value) and run.descriptors[by_value].auxiliary and values[by_value] > BY_VALUE
-    if excess and by_value != by_gradient:
+    large = bool(by_value) and run.descriptors[by_value].auxiliary and values[by_value] > BY_VALUE
+    excess = large and pushes[by_value] > TOO_MUCH
+    if large and not excess:
         text += f"; {by_value} has only {pushes[by_value]:.1%} of the gradient: most of its value is a constant"
-    yield Finding(wrong=excess, topic="dominance", text=text, tries=scaled(run, by_value, 0.1) if excess else ())
+    yield Finding(wrong=excess, topic="dominance", text=text, tries=balanced(run, by_value) if excess else ())
 
 
 SHARES = ("share", "gradient_share")
@@ -86,18 +86,18 @@ def auxiliaries(run: ExaminedRun) -> Iterator[Finding]:
         share = run.recent("losses", name, "gradient_share")
         if share > TOO_MUCH:
             text = f"{name} has {share:.0%} of the gradient on the trunk; an auxiliary loss should have 5 to 20 %"
-            yield Finding(wrong=True, topic=name, text=text, tries=scaled(run, name, WANTED_SHARE * (1 - share) / share))
+            yield Finding(wrong=True, topic=name, text=text, tries=balanced(run, name))
         elif share < TOO_LITTLE:
             text = f"{name} has {share:.2%} of the gradient on the trunk: it has almost no effect on training"
             harmful = agreement(run, name) < DOUBTFUL
-            yield Finding(wrong=False, topic=name, text=text, tries=() if harmful else scaled(run, name, 10.0))
+            yield Finding(wrong=False, topic=name, text=text, tries=() if harmful else balanced(run, name))
 
 
 def step_size(run: ExaminedRun) -> Iterator[Finding]:
     """How much one learner step changes the policy."""
     values = [value for value in column(run.lines, "approx_kl") if math.isfinite(value)]
     if values and max(values) > LARGE_KL:
-        text = f"a learner step changed the policy by up to {max(values):.2f} nats (approx_kl); usual is below 0.02"
+        text = f"a learner step changed the policy by up to {max(values):.2g} nats (approx_kl); usual is below 0.02"
         tries = (learning_rate(run, 0.1), "trainer.losses.ppo_actor.target_kl=0.02")
         yield Finding(wrong=True, topic="learning rate", text=text, tries=tries)
 
@@ -105,18 +105,20 @@ def step_size(run: ExaminedRun) -> Iterator[Finding]:
 def entropy(run: ExaminedRun) -> Iterator[Finding]:
     """Whether the policy still explores, and whether it has started to prefer some actions."""
     now, nats = run.recent("entropy", "fraction"), run.recent("entropy", "nats")
-    where = f"entropy is {nats:.2f} nats, {now:.0%} of uniform"
+    # The entropy of a continuous policy is no fraction of a uniform one's.
+    where = f"entropy is {nats:.2f} nats" + (f", {now:.0%} of uniform" if math.isfinite(now) else "")
     bonus = run.setting("trainer.losses.ppo_actor.ent_coef")
-    if now < LOW:
+    if now < LOW and not run.thrives:
         more = f"trainer.losses.ppo_actor.ent_coef={max(0.01, 3 * bonus):.3g}"
         text = f"{where}: the policy has collapsed (below {LOW:.0%})"
         yield Finding(wrong=True, topic="entropy", text=text, tries=(more,))
-    elif now > HIGH and run.progress > 1 - WARM_UP and not improves(run):
+    elif now > HIGH and run.progress > 1 - WARM_UP and not (run.thrives or improves(run)):
         less = f"trainer.losses.ppo_actor.ent_coef={bonus / 3:.3g}"
         text = f"{where} at the end of the budget, and the return does not rise: the policy is still random (above {HIGH:.0%})"
         yield Finding(wrong=True, topic="entropy", text=text, tries=(less,))
     else:
-        yield Finding(wrong=False, topic="entropy", text=where)
+        fine = "; the return is near its best, so the policy is sure of its actions" if now < LOW else ""
+        yield Finding(wrong=False, topic="entropy", text=where + fine)
 
 
 def critic(run: ExaminedRun) -> Iterator[Finding]:

@@ -11,10 +11,13 @@ from typing import Any
 
 from deploy.curves import Lines, column, read_descriptors, read_lines
 from learner.loss_descriptor import LossDescriptor, describe
+from learner.reporting.return_trend import ReturnTrend
 from oatmill.settings.flat import numbers_of
 from runner.folder import read_json
 from runner.settings import read_config
 
+EPISODES = 100
+"""The return is the mean of this many episodes, where a line does not say of how many."""
 WINDOW = 20
 """Means are taken over this many reports at the end of the run."""
 
@@ -62,6 +65,16 @@ class ExaminedRun:
     def progress(self) -> float:
         """The fraction of the budget that is spent."""
         return float(self.lines[-1]["env_steps"]) / self.setting("trainer.total_timesteps")
+
+    @property
+    def thrives(self) -> bool:
+        """Whether the return has risen since the run began and is near its best."""
+        trend = ReturnTrend()
+        for line in self.lines:
+            returns = {name: value for name, value in (line.get("episode_return") or {}).items() if value is not None}
+            # Prometheus knows the median of the last 100 episodes and not their spread.
+            trend.update(returns.get("mean", math.nan), returns.get("std", 0.0), int(returns.get("n", EPISODES)))
+        return trend.thrives
 
     @property
     def updates(self) -> float:

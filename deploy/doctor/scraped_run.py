@@ -79,19 +79,19 @@ def examined_learner(url: str, matchers: Sequence[str] = ()) -> ExaminedRun:
 
 
 def standing(silent_s: float, spent: float, *, scraped: bool) -> tuple[str, str]:
-    """What is wrong with a learner that finishes no steps, or a remark about one that is gone. One of the two is empty.
+    """The problem of a learner without new steps, or a remark about one that has ended; one is empty.
 
     Args:
-        silent_s: seconds since its last step.
+        silent_s: seconds since the last learner step.
         spent: the fraction of the budget that was spent by then.
-        scraped: whether it can still be scraped.
+        scraped: whether the learner can still be scraped.
     """
     if silent_s <= LIVE_S or spent >= 1:
         return "", ""
     where_it_was = f"{silent_s:,.0f} s ago, at {spent:.0%} of the budget"
     if scraped:
-        return f"the last learner step ended {where_it_was}; the learner is there and trains no more", ""
-    return "", f"the learner was seen last {where_it_was}: done, stopped or dead, which Prometheus does not know"
+        return f"the last learner step ended {where_it_was}; the learner still runs, but does not train", ""
+    return "", f"the learner was last seen {where_it_was}; Prometheus does not know whether it finished, stopped or crashed"
 
 
 def matcher(text: str) -> tuple[str, str]:

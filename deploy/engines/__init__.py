@@ -1,1 +1,1 @@
-"""Clusters on engines that exist: they place, restart and scale the roles; oatmill writes no scheduler of its own."""
+"""Runs clusters on Docker Compose and Ray, which place, restart and scale the processes."""

@@ -38,7 +38,7 @@ __all__ = ["RayRun", "down", "scale", "status", "up"]
 TURN_S = 0.5
 LOOK_WITHIN_S = 5.0
 ENDED_WITHIN_S = 90.0
-"""A run that is told to stop saves, its actors leave and its processes end within this time."""
+"""After a stop request, a run saves a checkpoint and all its processes end within this time."""
 
 
 @contextlib.contextmanager
@@ -60,25 +60,27 @@ def connected(project: str) -> Iterator[None]:
 
 
 def replay_name() -> str | None:
-    """The name of the replay server's Ray actor; None if no run goes on."""
+    """The name of the replay server's Ray actor; None if there is no active run."""
     return next((name for name in sorted(list_named_actors()) if name.startswith("replay")), None)
 
 
 @contextlib.contextmanager
 def hub_of(project: str, keys: Path | None) -> Iterator[OperatorClient]:
-    """A connection to the hub of the run that goes on.
+    """A connection to the hub of the active run.
 
     Args:
         project: the run's name on the cluster.
-        keys: the operator's keys, or the folder that holds them.
+        keys: the operator's keys, or the folder that contains them.
 
     Raises:
-        UserError: if no run goes on, or it has keys and none were given.
+        UserError: if there is no active run, or it has keys and none were given.
     """
     try:
         looked: Looked = ray.get(ray.get_actor(replay_name() or "replay").look.remote(), timeout=LOOK_WITHIN_S)
     except (ValueError, RayError):
-        raise UserError(f"no run {project} goes on on this Ray cluster; start one with `oatmill cluster up --on ray`") from None
+        raise UserError(
+            f"no run {project} is active on this Ray cluster; start one with `oatmill cluster up --on ray`"
+        ) from None
     if looked.keyed and keys is None:
         raise UserError(f"the run {project} has keys: set OATMILL_KEYS to the folder that `oatmill keygen` made for it")
     with operator_client(str(looked.endpoint.get("control", "")), keys if looked.keyed else None) as hub:
@@ -89,7 +91,7 @@ def scale(project: str, actors: int, keys: Path | None) -> None:
     """Set the target number of actors; the driver follows it.
 
     Raises:
-        UserError: if no run goes on, or the keys are missing.
+        UserError: if there is no active run, or the keys are missing.
         RunError: if its hub does not answer.
     """
     with connected(project), hub_of(project, keys) as hub:
@@ -100,9 +102,9 @@ def status(project: str, keys: Path | None) -> tuple[dict[str, Any] | None, list
     """The hub's status, and the state of each of the run's processes.
 
     Raises:
-        UserError: if no run goes on, or the keys are missing.
+        UserError: if there is no active run, or the keys are missing.
     """
-    # Ray writes about lost nodes to standard output, which must hold nothing but JSON.
+    # Ray reports lost nodes on standard output, which must only contain JSON.
     with contextlib.redirect_stdout(sys.stderr), connected(project):
         with hub_of(project, keys) as hub:
             answer = hub.status()
@@ -116,11 +118,11 @@ def status(project: str, keys: Path | None) -> tuple[dict[str, Any] | None, list
 
 
 def down(project: str, keys: Path | None) -> None:
-    """End the run in order and wait until its driver has ended all its processes.
+    """Stop the run in order and wait until its driver has ended all its processes.
 
     Raises:
-        UserError: if no run goes on, or the keys are missing.
-        RunError: if it does not end.
+        UserError: if there is no active run, or the keys are missing.
+        RunError: if the run does not end.
     """
     with connected(project):
         with hub_of(project, keys) as hub:
@@ -134,24 +136,24 @@ def down(project: str, keys: Path | None) -> None:
 
 
 def up(project: str, run: RayRun, *, say: Callable[[str], object] = print) -> None:
-    """Run to the end of the budget, or until somebody stops it.
+    """Run until the budget is spent or the run is stopped.
 
     Args:
         project: the run's name on the cluster.
         run: the run.
-        say: is given lines for people.
+        say: called with lines for people.
 
     Raises:
-        UserError: if it cannot be run as asked.
+        UserError: if the run cannot be started.
         RunError: if it fails; the loss of the replay server's node is a failure.
     """
     if run.keys is None and not run.insecure:
         raise UserError(
-            "a Ray cluster's roles talk over its network: set OATMILL_KEYS to a folder of `oatmill keygen`, or say --insecure"
+            "roles communicate over the cluster's network: set OATMILL_KEYS to a folder of `oatmill keygen`, or use --insecure"
         )
     with connected(project), sigterm_interrupts() as stops:
         if replay_name() is not None:
-            raise UserError(f"a run {project} goes on already; name another --project")
+            raise UserError(f"a run {project} is active already; use another --project")
         with contextlib.closing(RayLauncher(run)) as launcher:
             control = launcher.open()
             say(f"replay is on {launcher.node_of_replay}, control {control}")

@@ -183,7 +183,7 @@ class RayLauncher:
         if any(node["Alive"] and node["NodeID"] == self._node["NodeID"] for node in ray.nodes()):
             return None
         return (
-            "the node of replay is lost; `oatmill cluster up --on ray` goes on from the newest checkpoint in "
+            "the node of replay is lost; `oatmill cluster up --on ray` continues from the newest checkpoint in "
             f"{self._run.run_dir}"
         )
 

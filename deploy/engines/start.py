@@ -66,6 +66,7 @@ def start(cluster: ComposeCluster, wanted: Start) -> Iterator[str]:
         wanted.settings.replay.acknowledge = "durable"
     settings, notes = prepared(wanted.settings)
     yield from notes
+    refuse_what_is_over(cluster, wanted, settings)
     keep_start(cluster, wanted, settings, image)
     if wanted.image is None and not cluster.engine.has_image(image):
         yield f"building {image} (once; a few minutes)"
@@ -75,10 +76,34 @@ def start(cluster: ComposeCluster, wanted: Start) -> Iterator[str]:
     cluster.do("up", "--detach", "--no-build", "--remove-orphans", "--scale", f"actor={count}", *services)
     if wanted.timeout_s:
         status = until_trained(cluster, began + wanted.timeout_s)
-        tell_desired(cluster, count)
+        if not status["stop"]:
+            tell_desired(cluster, count)
         step, took = status["learner"].get("learner_step"), time.monotonic() - began
-        yield f"learner step {step} after {took:.0f} s; {status['live']} of {count} actors live"
+        actors = "the run is over" if status["stop"] else f"{status['live']} of {count} actors live"
+        yield f"learner step {step} after {took:.0f} s; {actors}"
     yield from pages_of(cluster, services)
+
+
+def refuse_what_is_over(cluster: ComposeCluster, wanted: Start, settings: RunSettings) -> None:
+    """A run that has ended does not go on by starting its containers again: its hub tells them to leave.
+
+    Raises:
+        UserError: if the cluster has this run with the same settings, and it is over.
+    """
+    before = cluster.kept.get("environment", {})
+    same = (before.get("OATMILL_RUN"), before.get("OATMILL_CONFIG_DIGEST")) == (wanted.run, digest_of(settings.to_dict()))
+    status = cluster.status() if same and cluster.containers() else None
+    if status is None or not status["stop"]:
+        return
+    env_steps, total = status["learner"].get("env_steps", 0), settings.trainer.total_timesteps
+    way = (
+        "raise trainer.total_timesteps to go on with it"
+        if env_steps >= total
+        else "`oatmill cluster down` and `up` go on with it"
+    )
+    raise UserError(
+        f"the run {wanted.run} is over, after {env_steps:,} of {total:,} env steps; {way}, or start another by --run NAME"
+    )
 
 
 def pages_of(cluster: ComposeCluster, services: Sequence[str]) -> Iterator[str]:
@@ -157,15 +182,15 @@ def until_trained(cluster: ComposeCluster, deadline: float) -> dict[str, Any]:
 
 
 def fault(cluster: ComposeCluster, broken: list[Container]) -> RunError:
-    """The error of a cluster that does no learner step."""
+    """The error for a cluster without a learner step in time."""
     service = broken[0].service if broken else "learner"
     for line in cluster.logs(service, LOG_LINES):
         sys.stderr.write(f"  {service}: {line}\n")
     if broken:
         return RunError(
-            f"{broken[0].name} fails ({broken[0].status}); its last lines are above, `oatmill cluster down` ends it all"
+            f"{broken[0].name} fails ({broken[0].status}); its last lines are above, `oatmill cluster down` stops the cluster"
         )
-    return RunError("no learner step came in time; `oatmill cluster status` shows what is there, --timeout waits longer")
+    return RunError("there was no learner step in time; see `oatmill cluster status`, or raise --timeout")
 
 
 def running(cluster: ComposeCluster) -> list[Container]:
@@ -194,18 +219,18 @@ def scale_actors(cluster: ComposeCluster, count: int) -> None:
 
 
 def tell_desired(cluster: ComposeCluster, count: int) -> None:
-    """Tell the hub the target number of actors.
+    """Send the target number of actors to the hub.
 
     Raises:
-        RunError: if it does not answer.
+        RunError: if the hub does not answer.
     """
-    told = cluster.ask("scale", "--actors", str(count))
-    if told.returncode:
-        raise RunError(f"the hub was not told of {count} actors: {(told.stderr.splitlines() or ['no answer'])[-1]}")
+    sent = cluster.ask("scale", "--actors", str(count))
+    if sent.returncode:
+        raise RunError(f"the hub could not be scaled to {count} actors: {(sent.stderr.splitlines() or ['no answer'])[-1]}")
 
 
 def live_actors(cluster: ComposeCluster) -> int | None:
-    """Actors that send heartbeats; None if the hub does not answer."""
+    """The number of actors that send heartbeats; None if the hub does not answer."""
     status = cluster.status()
     return None if status is None else int(status["live"])
 
@@ -227,7 +252,7 @@ def scale_learners(cluster: ComposeCluster, ranks: int) -> None:
     unit = ranks * trainer["minibatches"]
     if trainer["batch_size"] % unit:
         raise UserError(
-            f"--learners {ranks} must divide the run's batch: trainer.batch_size={trainer['batch_size']} is no multiple of "
+            f"--learners {ranks} must divide the run's batch: trainer.batch_size={trainer['batch_size']} is not a multiple of "
             f"{ranks} x trainer.minibatches={trainer['minibatches']}"
         )
     trainer["learners"] = ranks
@@ -246,7 +271,5 @@ def wait_for(done: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + SCALED_WITHIN_S
     while not done():
         if time.monotonic() > deadline:
-            raise RunError(
-                f"it did not come to {what} within {SCALED_WITHIN_S:g} s; `oatmill cluster status` shows what is there"
-            )
+            raise RunError(f"there were not {what} within {SCALED_WITHIN_S:g} s; see `oatmill cluster status`")
         time.sleep(POLL_S)

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from agent.loading import MANIFEST, MODEL_FILE, file_digest, load_model, loading, open_manifest, read_manifest, with_digest
+from agent.model import AgentModel, saved_tensors
 from learner.loss import Context
 from learner.progress import Progress
 from learner.update.updater import Updater
@@ -133,6 +133,7 @@ def write(working: Path, updater: Updater, progress: Progress, beside: Beside) -
         "updates": updater.updates,
         "gradients_measured_at": updater.measured_at,
         "normaliser": context.normaliser.state(),
+        "reward_scale": None if context.reward_scale is None else context.reward_scale.state(),
         "coefficient_scales": context.scales,
         "learner_state": beside.state,
         "episode_return": beside.episode_return,
@@ -225,6 +226,8 @@ def load(checkpoint: Path, updater: Updater, *, rank: int = 0) -> Restored:
     load_generator(context, {name: tensors.pop(name) for name in list(tensors) if name.startswith(GENERATOR)}, rank)
     load_optimizer(updater, tensors)
     context.normaliser.load(manifest["normaliser"])
+    if context.reward_scale is not None:
+        context.reward_scale.load(manifest.get("reward_scale"))
     context.scales.clear()
     context.scales.update(manifest["coefficient_scales"])
     updater.updates, updater.measured_at = manifest["updates"], manifest["gradients_measured_at"]
@@ -232,9 +235,9 @@ def load(checkpoint: Path, updater: Updater, *, rank: int = 0) -> Restored:
     return Restored(progress, checkpoint, manifest["learner_state"], replay=manifest.get("replay"))
 
 
-def parameters(model: torch.nn.Module) -> dict[str, Tensor]:
-    """A network's parameters by name, on the CPU."""
-    return {name: value.detach().cpu().contiguous() for name, value in model.named_parameters()}
+def parameters(model: AgentModel) -> dict[str, Tensor]:
+    """A network's parameters and its normaliser's statistics by name, on the CPU."""
+    return {name: value.cpu().contiguous() for name, value in saved_tensors(model).items()}
 
 
 def optimizer_tensors(updater: Updater, generators: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from protocol.channels import BatchClient
 
 log = logging.getLogger("oatmill.learner")
 
-SNAPSHOT_WITHIN_S = 10.0
+MARK_WITHIN_S = 10.0
 """A replay server that was killed restarts within this time."""
 
 
@@ -80,7 +80,7 @@ class Keeper:
 
     def _mark(self, progress: Progress, batches: BatchClient | None) -> Mapping[str, Any] | None:
         """The position in the replay server's log up to which data has been trained on, or None."""
-        mark = None if batches is None else batches.snapshot(progress.learner_step, SNAPSHOT_WITHIN_S)
+        mark = None if batches is None else batches.log_mark(progress.learner_step, MARK_WITHIN_S)
         if batches is not None and mark is None:
             log.warning(
                 "checkpoint step-%d has no position in the replay server's log: the server did not answer",

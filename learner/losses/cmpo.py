@@ -33,8 +33,8 @@ class CmpoWrites(TypedDict):
     cmpo_advantage_BTA: Tensor  # divided by sigma, before clipping
 
 
-class ExactCmpo(Loss):
-    """KL(pi_cmpo || pi), with the advantage of every action from the prior network's one-step model."""
+class _Cmpo(Loss):
+    """KL(pi_cmpo || pi), with an advantage of every action."""
 
     name = "cmpo"
 
@@ -42,6 +42,22 @@ class ExactCmpo(Loss):
         self.settings = context.trainer.losses.cmpo
         self.sizes = context.sizes
         self.factored = context.factored
+
+    def target(self, prior_log_probs_BTA: Tensor, advantage_BTA: Tensor) -> CmpoWrites:
+        """The prior policy, reweighted by clipped advantages."""
+        policy = clipped_mpo_policy(prior_log_probs_BTA, advantage_BTA, self.sizes, clip=self.settings.advantage_clip)
+        return {"cmpo_policy_BTA": policy, "cmpo_entropy_BT": entropy(policy), "cmpo_advantage_BTA": advantage_BTA}
+
+    def compute(self, *, logits_BTA: Tensor, cmpo_policy_BTA: Tensor, mask_BT: Tensor) -> Terms:
+        """The term `kl`, and the statistics `cross_entropy` and `target_entropy`."""
+        return kl_terms(logits_BTA, cmpo_policy_BTA, mask_BT, self.sizes, self.settings.kl_coef)
+
+
+class ExactCmpo(_Cmpo):
+    """KL(pi_cmpo || pi), with the advantage of every action from the prior network's one-step model."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
         self.expected_baseline = context.factored or self.settings.baseline == "prior_expected_q"
 
     def prepare(
@@ -63,8 +79,7 @@ class ExactCmpo(Loss):
         else:
             baseline_BTA = prior_value_BT1[:, :-1].unsqueeze(-1)
         advantage_BTA = (prior_q_BTA - baseline_BTA) / sigma
-        policy = clipped_mpo_policy(prior_log_probs_BTA, advantage_BTA, self.sizes, clip=self.settings.advantage_clip)
-        return {"cmpo_policy_BTA": policy, "cmpo_entropy_BT": entropy(policy), "cmpo_advantage_BTA": advantage_BTA}
+        return self.target(prior_log_probs_BTA, advantage_BTA)
 
     def measure(
         self,
@@ -92,31 +107,19 @@ class ExactCmpo(Loss):
             "advantage_agreement": Statistic(agreement(of_taken_BT, advantage_BT, mask_BT), mask_BT),
         }
 
-    def compute(self, *, logits_BTA: Tensor, cmpo_policy_BTA: Tensor, mask_BT: Tensor) -> Terms:
-        """The term `kl`, and the statistics `cross_entropy` and `target_entropy`."""
-        return kl_terms(logits_BTA, cmpo_policy_BTA, mask_BT, self.sizes, self.settings.kl_coef)
 
-
-class ReturnCmpo(Loss):
+class ReturnCmpo(_Cmpo):
     """KL(pi_cmpo || pi) without a dynamics model, from the return's advantage of the taken action.
 
     All other actions have an advantage of 0. This is a heuristic of oatmill and not part of the paper;
     the plan has a note about it.
     """
 
-    name = "cmpo"
-
-    def __init__(self, context: Context) -> None:
-        self.settings = context.trainer.losses.cmpo
-        self.sizes = context.sizes
-        self.factored = context.factored
-
     def prepare(self, *, prior_log_probs_BTA: Tensor, advantage_BT: Tensor, actions_BT: Tensor, sigma: Tensor) -> CmpoWrites:
         """Compute the target policy once per batch."""
         taken_BTA = distribution.one_hot(actions_BT, self.sizes, factored=self.factored)
         advantage_BTA = taken_BTA * (advantage_BT / sigma).unsqueeze(-1)
-        policy = clipped_mpo_policy(prior_log_probs_BTA, advantage_BTA, self.sizes, clip=self.settings.advantage_clip)
-        return {"cmpo_policy_BTA": policy, "cmpo_entropy_BT": entropy(policy), "cmpo_advantage_BTA": advantage_BTA}
+        return self.target(prior_log_probs_BTA, advantage_BTA)
 
     def measure(
         self,
@@ -131,10 +134,6 @@ class ReturnCmpo(Loss):
         return target_statistics(
             prior_log_probs_BTA, cmpo_policy_BTA, cmpo_advantage_BTA, mask_BT, self.sizes, clip=self.settings.advantage_clip
         ) | {"sigma": Statistic(sigma.expand_as(mask_BT), mask_BT)}
-
-    def compute(self, *, logits_BTA: Tensor, cmpo_policy_BTA: Tensor, mask_BT: Tensor) -> Terms:
-        """The term `kl`, and the statistics `cross_entropy` and `target_entropy`."""
-        return kl_terms(logits_BTA, cmpo_policy_BTA, mask_BT, self.sizes, self.settings.kl_coef)
 
 
 def kl_terms(logits_BTA: Tensor, target_BTA: Tensor, mask_BT: Tensor, sizes: Sequence[int], coef: float) -> Terms:

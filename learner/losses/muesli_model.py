@@ -72,14 +72,27 @@ def cross_entropy_terms(cross_entropy_BTK: Tensor, entropy_BTK: Tensor, mask_BTK
     return terms
 
 
-class MuesliModel(Loss):
-    """Cross-entropy from CMPO's policy at t + k to the model's policy after k steps."""
+class _PolicyPrediction(Loss):
+    """Cross-entropy from target policies at t + k to the model's policies after k steps."""
 
     name = "muesli_model"
 
     def __init__(self, context: Context) -> None:
         self.settings = context.trainer.losses.muesli_model
         self.sizes = context.sizes
+
+    def compute(
+        self, *, model_logits_BTKA: Tensor, muesli_target_BTKA: Tensor, muesli_entropy_BTK: Tensor, muesli_mask_BTK: Tensor
+    ) -> Terms:
+        """The term `cross_entropy`, in nats."""
+        coef = self.settings.policy_pred_coef
+        return policy_terms(
+            model_logits_BTKA, muesli_target_BTKA, muesli_entropy_BTK, muesli_mask_BTK, sizes=self.sizes, coef=coef
+        )
+
+
+class MuesliModel(_PolicyPrediction):
+    """Cross-entropy from CMPO's policy at t + k to the model's policy after k steps."""
 
     def prepare(
         self,
@@ -100,24 +113,9 @@ class MuesliModel(Loss):
             horizon=self.settings.policy_horizon,
         )
 
-    def compute(
-        self, *, model_logits_BTKA: Tensor, muesli_target_BTKA: Tensor, muesli_entropy_BTK: Tensor, muesli_mask_BTK: Tensor
-    ) -> Terms:
-        """The term `cross_entropy`, in nats."""
-        coef = self.settings.policy_pred_coef
-        return policy_terms(
-            model_logits_BTKA, muesli_target_BTKA, muesli_entropy_BTK, muesli_mask_BTK, sizes=self.sizes, coef=coef
-        )
 
-
-class PriorMuesliModel(Loss):
+class PriorMuesliModel(_PolicyPrediction):
     """Cross-entropy from the prior policy at t + k to the model's policy after k steps."""
-
-    name = "muesli_model"
-
-    def __init__(self, context: Context) -> None:
-        self.settings = context.trainer.losses.muesli_model
-        self.sizes = context.sizes
 
     def prepare(
         self, *, prior_log_probs_BTA: Tensor, terminated_BT: Tensor, truncated_BT: Tensor, mask_BT: Tensor
@@ -130,15 +128,6 @@ class PriorMuesliModel(Loss):
             truncated_BT=truncated_BT,
             mask_BT=mask_BT,
             horizon=self.settings.policy_horizon,
-        )
-
-    def compute(
-        self, *, model_logits_BTKA: Tensor, muesli_target_BTKA: Tensor, muesli_entropy_BTK: Tensor, muesli_mask_BTK: Tensor
-    ) -> Terms:
-        """The term `cross_entropy`, in nats."""
-        coef = self.settings.policy_pred_coef
-        return policy_terms(
-            model_logits_BTKA, muesli_target_BTKA, muesli_entropy_BTK, muesli_mask_BTK, sizes=self.sizes, coef=coef
         )
 
 

@@ -10,6 +10,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+from agent.masks import allowed_in, uniform_entropy
 from agent.model import AgentModel, RootOutputs, UnrollOutputs
 from learner.loss import Context, Node, Statistic
 
@@ -17,7 +18,7 @@ from learner.loss import Context, Node, Statistic
 class BatchInputs(TypedDict):
     """The batch's own arrays; any node may read them."""
 
-    observations_BT1: Tensor  # [B, T + 1, ...]
+    observations_BT1: Tensor  # [B, T + 1, ...]; of a Dict a tensor a key, as in ObservationDict
     core_state_BS: Tensor
     actions_BT: Tensor  # [B, T] or [B, T, width]; numbers as sampled, before squashing
     rewards_BT: Tensor  # scaled and clipped
@@ -65,7 +66,7 @@ def values_with_finals(
     final_value_BT = torch.zeros_like(value_BT1[:, :-1])
     if final_step.numel():
         state = state_BT1S[final_trajectory, final_step]
-        latent = model.encoder(final_observations)
+        latent = model.encode(final_observations)
         if model.core is not None:
             latent, _ = model.core.step(latent, state)
         final_value_BT[final_trajectory, final_step] = model.codec.value(model.value(latent)).to(final_value_BT.dtype)
@@ -105,7 +106,7 @@ class Forward(Node):
             final_trajectory=final_trajectory,
             final_step=final_step,
         )
-        log_probs = model.policies.normalise(model.policy(latent[:, :-1]))
+        log_probs = model.policies.normalise(model.policy_rows(latent[:, :-1], allowed_in(observations_BT1)))
         ratio = model.policies.ratio(model.policies.log_ratio(log_probs, behaviour_log_probs_BTA, actions_BT))
         return {
             "old_log_probs_BTA": log_probs,
@@ -115,11 +116,16 @@ class Forward(Node):
         }
 
     def measure(self, *, old_log_probs_BTA: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
-        """The policy's entropy in nats, and the mean log std of an action's numbers; reported with any losses."""
+        """The policy's entropy in nats, and the mean log std of an action's numbers; reported with any losses.
+
+        With action masks also the entropy of the uniform policy over the allowed choices.
+        """
         policies = self.model.policies
         statistics = {"entropy": Statistic(policies.entropy(old_log_probs_BTA), mask_BT)}
         if policies.dimensions:
             statistics["log_std"] = Statistic(policies.log_std(old_log_probs_BTA), mask_BT)
+        if self.model.spec.spaces.masked:
+            statistics["uniform_entropy"] = Statistic(uniform_entropy(old_log_probs_BTA, policies.sizes), mask_BT)
         return statistics
 
 
@@ -164,7 +170,7 @@ class Prior(Node):
         )
         return {
             "prior_latent_BTH": latent[:, :-1],
-            "prior_log_probs_BTA": model.policies.normalise(model.policy(latent[:, :-1])),
+            "prior_log_probs_BTA": model.policies.normalise(model.policy_rows(latent[:, :-1], allowed_in(observations_BT1))),
             "prior_value_BT1": value,
             "prior_final_value_BT": final_value,
         }

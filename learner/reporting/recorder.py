@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,11 @@ from protocol.data.trajectory import Array
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FILE = "events.jsonl"
 SUMMARY_FILE = "learner.json"
+SAY_EVERY_S = 30.0
+"""How often the log says how far and how well the run is."""
 LAG_WINDOW = 10_000
+RATE_WINDOW_S = 10.0
+"""The rate of env steps that is reported is of the learner steps of this time, so that it follows a change of the actors."""
 WRITTEN_WITHIN_S = 5.0
 """On a full disk, writing the last events and the summary is retried for this long."""
 
@@ -57,11 +62,13 @@ class Recorder:
     replayed_lags: list[Array] = field(default_factory=list)
     first_step: tuple[float, int] | None = None  # seconds and env steps when the first learner step ended
     last_step: tuple[float, int] = (0.0, 0)
+    recent_steps: deque[tuple[float, int]] = field(default_factory=deque)  # the same of the steps in the rate's window
     waited: float = 0.0  # seconds without a batch since the last report
     reported_at: float = 0.0
     failed_checkpoint: str = ""  # why the last one could not be written
     silent: dict[str, str] = field(default_factory=dict)  # actors that send nothing, by id, with the message
     lost_lines: int = 0
+    say_at: float = 0.0  # seconds of training at which the log says the next line
 
     def __post_init__(self) -> None:
         """On a full disk, events and the summary wait until there is space."""
@@ -83,6 +90,9 @@ class Recorder:
         self.last_step = (progress.seconds, progress.env_steps)
         if self.first_step is None:
             self.first_step = self.last_step
+        self.recent_steps.append(self.last_step)
+        while len(self.recent_steps) > 2 and self.recent_steps[1][0] <= progress.seconds - RATE_WINDOW_S:  # noqa: PLR2004
+            self.recent_steps.popleft()
 
     def report(
         self, report: StepReport, progress: Progress, *, learning_rate: float, fleet: Mapping[str, Any]
@@ -111,7 +121,7 @@ class Recorder:
             "learning_rate": learning_rate,
             "policy_lag": percentiles(self.lags),
             "replayed_policy_lag": percentiles(self.replayed_lags),
-            "env_steps_per_second": self.rate(),
+            "env_steps_per_second": self.recent_rate(),
             "wait_fraction": self.wait_fraction(progress.seconds),
             "episode_return": fleet.get("episode_return"),
             "episode_length": fleet.get("episode_length"),
@@ -119,15 +129,24 @@ class Recorder:
             "episode_statistics": fleet.get("statistics"),
             "queue": fleet.get("queue"),
         }
-        observation = observe(report, entropy, (variance, target_variance), progress.env_steps / self.total_timesteps)
+        observation = observe(
+            report, entropy, (variance, target_variance), progress.env_steps / self.total_timesteps, fleet.get("episode_return")
+        )
         self.note_flags(self.flags.update(observation), progress)
         line["red_flags"] = sorted(self.raised)
         self.last_line = plain(line)
         self._append(METRICS_FILE, self.last_line)
+        self._say(self.last_line)
         self.needed.flush()
         if self.writers is not None:
             self.writers.write(self.last_line)
         return self.raised
+
+    def _say(self, line: Mapping[str, Any]) -> None:
+        """Log a line now and then, so that a container's log shows that and how well the learner trains."""
+        if line["seconds"] >= self.say_at:
+            self.say_at = line["seconds"] + SAY_EVERY_S
+            log.info("%s", log_line(line, self.total_timesteps))
 
     def describe(self, descriptors: Mapping[str, LossDescriptor]) -> None:
         """Write the descriptors of the run's losses, for commands that read the run folder."""
@@ -194,14 +213,16 @@ class Recorder:
         self.flags.load(state["flags"])
         self.raised, self.ever_raised = dict(state["raised"]), self.ever_raised | state["ever_raised"]
         self.first_step = None
+        self.recent_steps.clear()
 
     def entropy(self, report: StepReport) -> dict[str, float]:
-        """Entropy in nats and as a fraction of a uniform policy's.
+        """Entropy in nats and as a fraction of a uniform policy's (over the allowed actions, with action masks).
 
         Without a policy-gradient loss it is measured before the updates.
         """
         nats = report.policy("entropy") if report.policy_loss else report.statistics.get("forward.entropy", math.nan)
-        return {"nats": nats, "fraction": nats / self.uniform_entropy if self.uniform_entropy else math.nan}
+        uniform = report.statistics.get("forward.uniform_entropy", self.uniform_entropy)
+        return {"nats": nats, "fraction": nats / uniform if uniform else math.nan}
 
     def wait_fraction(self, seconds: float) -> float:
         """The fraction of the time since the last report in which the learner waited for a batch."""
@@ -209,11 +230,13 @@ class Recorder:
         self.reported_at, self.waited = seconds, 0.0
         return min(1.0, waited / passed) if passed > 0 else math.nan
 
+    def recent_rate(self) -> float:
+        """Env steps per second of the last `RATE_WINDOW_S`; of the last two learner steps if they take longer."""
+        return rate_between(self.recent_steps[0], self.last_step) if self.recent_steps else math.nan
+
     def rate(self) -> float:
-        """Env steps per second, from the end of the first learner step to the end of the last."""
-        if self.first_step is None or self.last_step[0] <= self.first_step[0]:
-            return math.nan
-        return (self.last_step[1] - self.first_step[1]) / (self.last_step[0] - self.first_step[0])
+        """Env steps per second of the whole run, from the end of the first learner step to the end of the last."""
+        return math.nan if self.first_step is None else rate_between(self.first_step, self.last_step)
 
     def summary(self, progress: Progress) -> None:
         """Write the learner's part of summary.json."""
@@ -237,8 +260,34 @@ class Recorder:
             self.writers.close()
 
 
-def observe(report: StepReport, entropy: Mapping[str, float], variance: tuple[float, float], progress: float) -> Observation:
-    """Collect the numbers that the red flags need."""
+def log_line(line: Mapping[str, Any], total_timesteps: int) -> str:
+    """How far, how fast and how well, with each weighted loss, from a line of metrics.jsonl."""
+
+    def shown(value: Any, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    losses = ", ".join(f"{name} {shown(loss['weighted'], '.3g')}" for name, loss in line["losses"].items())
+    return (
+        f"learner step {line['learner_step']:,}: {line['env_steps']:,} of {total_timesteps:,} env steps, "
+        f"{shown(line['env_steps_per_second'], ',.0f')} a second, "
+        f"return {shown((line['episode_return'] or {}).get('mean'), '.2f')}; {losses}"
+    )
+
+
+def rate_between(first: tuple[float, int], last: tuple[float, int]) -> float:
+    """Env steps per second between two times, each with its env steps; NaN if no time has passed."""
+    return (last[1] - first[1]) / (last[0] - first[0]) if last[0] > first[0] else math.nan
+
+
+def observe(
+    report: StepReport,
+    entropy: Mapping[str, float],
+    variance: tuple[float, float],
+    progress: float,
+    episode_return: Mapping[str, Any] | None = None,
+) -> Observation:
+    """The numbers that the red flags need."""
+    returns = {name: value for name, value in (episode_return or {}).items() if value is not None}
     return Observation(
         weighted={name: report.weighted_magnitude(name) for name in report.losses},
         gradient={name: loss.gradient_norm for name, loss in report.losses.items()},
@@ -250,6 +299,10 @@ def observe(report: StepReport, entropy: Mapping[str, float], variance: tuple[fl
         target_variance=variance[1],
         skipped=report.skipped,
         progress=progress,
+        approx_kl=report.policy("approx_kl"),
+        return_mean=returns.get("mean", math.nan),
+        return_std=returns.get("std", math.nan),
+        episodes=int(returns.get("n", 0)),
     )
 
 

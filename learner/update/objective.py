@@ -10,6 +10,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from agent.masks import allowed_of
 from agent.model import ModelNeeds, ModelOutputs
 from learner.loss import OWN_NUMBERS, Context, Loss, Node, Statistic, Term, method_reads
 from learner.nodes.masks import ahead
@@ -17,12 +18,19 @@ from learner.plan import Plan
 from learner.update.single_steps import by_step
 from learner.update.sums import Key, UpdateSums, as_tensor, counts_of, masked_sum, settle
 from oatmill.errors import UserError
+from protocol.data.observations import ObservationDict
 
 IMPORTANCE = "importance_B"
 """The weight of each row's terms; no loss reads it."""
 
 FOLLOWING_ACTIONS = "following_actions"
 """For each single step: its action and the following ones, one for each step of the dynamics model."""
+
+FOLLOWING_MASKS = "following_masks"
+"""For each single step: its action mask and those that follow, one for each step of the latent model."""
+
+KEY = "observations_BT"
+"""The observations of a minibatch. A Dict's key has its path before it, so that every entry is a tensor of its own."""
 
 SMALL_BYTES = 2**18
 """Arrays up to this size are shuffled once per epoch. Larger ones do not fit the CPU's caches and are
@@ -153,21 +161,22 @@ class Objective:
     def drawn_from(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The rows that minibatches are drawn from: trajectories or steps (`trainer.shuffle`)."""
         whole = self.trajectories(values)
-        return whole if self.context.trainer.shuffle == "trajectories" else self.single_steps(whole, values["actions_BT"])
+        return whole if self.context.trainer.shuffle == "trajectories" else self.single_steps(whole, values)
 
     def trajectories(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors that minibatches need, with whole trajectories as rows."""
         whole = {name: values[name] for name in self.minibatch_names if name in values}
-        whole["observations_BT"] = values["observations_BT1"][:, :-1]
+        observations = values["observations_BT1"][:, :-1]
+        whole |= keyed(observations) if isinstance(observations, dict) else {KEY: observations}
         if self.context.model.core is not None:
             whole["ends_BT"] = values["terminated_BT"] | values["truncated_BT"]
         return whole
 
-    def single_steps(self, whole: Mapping[str, Tensor], actions_BT: Tensor) -> dict[str, Tensor]:
+    def single_steps(self, whole: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Turn each step into a trajectory of length 1.
 
         Losses read later steps only from the results of `prepare`. The dynamics model needs the
-        following actions and gets them as `FOLLOWING_ACTIONS`.
+        following actions and masks and gets them as `FOLLOWING_ACTIONS` and `FOLLOWING_MASKS`.
 
         Raises:
             UserError: if the user's own loss reads a tensor whose name does not end with its axes.
@@ -175,7 +184,10 @@ class Objective:
         steps = whole["mask_BT"].shape[1]
         apart = {name: by_step(name, value, steps) for name, value in whole.items()}
         if self.unroll_steps:
-            apart[FOLLOWING_ACTIONS] = ahead(actions_BT, self.unroll_steps, first=0).flatten(0, 1)
+            apart[FOLLOWING_ACTIONS] = ahead(values["actions_BT"], self.unroll_steps, first=0).flatten(0, 1)
+            allowed_BT1A = allowed_of(values["observations_BT1"])
+            if allowed_BT1A is not None:
+                apart[FOLLOWING_MASKS] = ahead(allowed_BT1A, self.unroll_steps + 1, first=0)[:, :-1].flatten(0, 1)
         return apart
 
     def minibatch(self, values: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
@@ -279,13 +291,25 @@ class Objective:
 def model_outputs(model: nn.Module, minibatch: Mapping[str, Tensor], needs: ModelNeeds) -> ModelOutputs:
     """The model's outputs for a minibatch."""
     outputs: ModelOutputs = model(
-        minibatch["observations_BT"],
+        minibatch[KEY] if KEY in minibatch else unkeyed(minibatch),
         minibatch.get("core_state_BS"),
         minibatch.get("ends_BT"),
         minibatch.get(FOLLOWING_ACTIONS, minibatch.get("actions_BT")),
         needs,
+        minibatch.get(FOLLOWING_MASKS),
     )
     return outputs
+
+
+def keyed(observations: ObservationDict[Tensor]) -> dict[str, Tensor]:
+    """A Dict's tensors as entries of a minibatch."""
+    return {f"{path}_{KEY}": values for path, values in observations.items()}
+
+
+def unkeyed(minibatch: Mapping[str, Tensor]) -> ObservationDict[Tensor]:
+    """The Dict whose tensors `keyed` has named."""
+    suffix = f"_{KEY}"
+    return ObservationDict({name.removesuffix(suffix): value for name, value in minibatch.items() if name.endswith(suffix)})
 
 
 def weighted_sum(parts: Collection[tuple[Tensor, Tensor | float]], device: torch.device) -> Tensor:

@@ -25,7 +25,8 @@ _log = logging.getLogger("oatmill.files")
 RESERVE = ".reserve"
 RESERVE_BYTES = 2**20
 LENT_BYTES = 64 * 2**10
-"""How much of the reserve is released at once: other processes write to the same disk and would take all of it."""
+"""How much of the reserve is released at once: other processes write to the same disk and would
+take all of it."""
 SPARE_BYTES = 4 * RESERVE_BYTES
 """The reserve is created again when this much is free."""
 RETRY_EVERY_S = 0.25

@@ -6,16 +6,13 @@ import hashlib
 import json
 from typing import Any
 
+from oatmill.json_values import canonical_json
+
 STATE_VERSION = 1
 
 
 class DamagedStateError(Exception):
     """A state file is damaged; the message says how."""
-
-
-def canonical_json(values: Any) -> bytes:
-    """Return the same bytes for equal JSON values, whatever the order of their names, for a digest."""
-    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
 
 def encode_state(kind: str, content: Any) -> bytes:

@@ -25,7 +25,8 @@ IMPORT_WITHIN_S = 20.0
 """The longest such wait: the import may hang."""
 
 POLL_MS = 50
-"""The longest sleep of a loop that checks a StopFlag, in milliseconds, so that a stop is noticed soon."""
+"""The longest sleep of a loop that checks a StopFlag, in milliseconds, so that a stop is noticed
+soon."""
 
 _Handler = Callable[[int, FrameType | None], object] | int | None
 

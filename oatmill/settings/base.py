@@ -87,4 +87,5 @@ class MetricsSettings(Settings):
     tensorboard: bool = False
     """Also write TensorBoard event files to the run folder."""
     wandb: bool = False
-    """Also write a Weights & Biases run to the run folder: offline, unless WANDB_MODE says otherwise."""
+    """Also write a Weights & Biases run to the run folder: offline, unless WANDB_MODE says
+    otherwise."""

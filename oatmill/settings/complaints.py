@@ -10,6 +10,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from oatmill.settings.aliases import advice_for
+
+MISSPELLED = 0.95
+"""A whole path of at least this similarity is a misspelling, whatever the word means in other libraries."""
+NEAR = 0.65
+"""Two words of at least this similarity are near; that is how difflib counts, from 0 to 1."""
 LONGEST_VALUE = 80
 """The number of characters of a rejected value that are shown."""
 
@@ -41,8 +47,19 @@ def describe_error(model: type[BaseModel], error: ValidationError, prefix: str =
 
 
 def unknown_setting(path: str, known: Sequence[str]) -> str:
-    """Return a message for an unknown setting, with the nearest valid one."""
-    return f"{path} is not a setting; the nearest is {nearest(path, known)}"
+    """Message for an unknown setting: what it misspells, what another library's name is called here, or a near name."""
+    candidate = nearest(path, known)
+    near = f"the nearest is {candidate}" if is_near(path, candidate) else ""
+    misspelled = "." in path and SequenceMatcher(None, path, candidate).ratio() >= MISSPELLED
+    advice = near if near and misspelled else advice_for(path, known) or near
+    return f"{path} is not a setting; {advice or '`oatmill settings WORD` searches all settings'}"
+
+
+def is_near(name: str, candidate: str) -> bool:
+    """Whether one name is likely to stand for another: its last word is similar, or a part of the other's."""
+    one, other = (text.rpartition(".")[2] for text in (name, candidate))
+    similar = SequenceMatcher(None, one, other).ratio() >= NEAR
+    return similar or one in other.split("_") or name.startswith(f"{candidate}.")
 
 
 def group_takes_no_value(path: str, known: Sequence[str], value: object) -> str:

@@ -10,7 +10,9 @@ MISSING = "nothing"
 
 
 def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings to dotted names. Tuples become lists, as in JSON, and empty mappings are left out.
+    """Flatten nested settings to dotted names.
+
+    Tuples become lists, as in JSON, and empty mappings are left out.
 
     Args:
         settings: the content of config.yaml, or a part of it.

@@ -26,7 +26,7 @@ class BatchClient:
             `trainer.batch_size`.
         resumed_from: the policy version of the checkpoint that the learner resumes from; -1 without
             one. Data that was trained on under later versions is counted as rolled back.
-        mark: the result of `snapshot` that is stored in that checkpoint; ingest compares it with
+        mark: the result of `log_mark` that is stored in that checkpoint; ingest compares it with
             its log.
     """
 
@@ -95,7 +95,7 @@ class BatchClient:
         self._peer.consumed(batch_id, policy_version, priorities)
         self._connection.turn()
 
-    def snapshot(self, learner_step: int, timeout_s: float) -> dict[str, Any] | None:
+    def log_mark(self, learner_step: int, timeout_s: float) -> dict[str, Any] | None:
         """Ask for the point in ingest's log up to which everything that all ranks have consumed is stored.
 
         Returns:
@@ -105,13 +105,13 @@ class BatchClient:
         Raises:
             JoinRefusedError: if ingest rejects this learner; the message has the reason.
         """
-        self._peer.ask_snapshot(learner_step)
-        self._connection.until(lambda: self._peer.snapshot is not None or self._peer.refusal is not None, timeout_s)
+        self._peer.ask_mark(learner_step)
+        self._connection.until(lambda: self._peer.new_mark is not None or self._peer.refusal is not None, timeout_s)
         self._connection.check(self._peer.refusal, "ingest")
-        return self._peer.snapshot
+        return self._peer.new_mark
 
     def commit(self, cursor: int) -> None:
-        """Report that a complete checkpoint contains everything before a snapshot's cursor. Never blocks."""
+        """Report that a complete checkpoint contains everything before a mark's cursor. Never blocks."""
         self._peer.commit(cursor)
         self._connection.turn()
 

@@ -115,7 +115,7 @@ class Handshake:
         closed = len(self._closed) >= CLOSED_TIMES and now - self._closed[0] >= PATIENCE_S
         if (waits or closed) and now >= self._probe_at:
             self._probe_at = now + PROBE_EVERY_S
-            return self._look_at_port(first_words(self._address), closed=not waits)
+            return self._look_at_port(first_bytes(self._address), closed=not waits)
         return ""
 
     def _look_at_port(self, said: bytes, *, closed: bool) -> str:
@@ -166,7 +166,7 @@ class Handshake:
         self._monitor.close()
 
 
-def first_words(address: str) -> bytes:
+def first_bytes(address: str) -> bytes:
     """Return a server's first bytes, or its answer to an HTTP request; empty if it sends nothing.
 
     Args:

@@ -52,9 +52,11 @@ BACKLOG = 4096
 SOCKETS_A_PROCESS = 2
 """The number of server sockets in a process, which share its descriptors."""
 MAX_FRAMES = 16
-"""The number of frames of a message that are kept. The rest is read and dropped: a good message has two."""
+"""The number of frames of a message that are kept. The rest is read and dropped: a good message has
+two."""
 CURVE_BYTES = 64
-"""Encryption makes a frame longer, by 33 bytes. libzmq compares MAXMSGSIZE with the encrypted length."""
+"""Encryption makes a frame longer, by 33 bytes. libzmq compares MAXMSGSIZE with the encrypted
+length."""
 SEND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 """Computed once: combining enumeration members takes longer than sending a frame."""
 WILDCARDS = ("0.0.0.0", "[::]", "*")

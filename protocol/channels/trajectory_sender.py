@@ -51,7 +51,10 @@ class TrajectorySender:
 
     @property
     def newest_version(self) -> int:
-        """The newest policy version that ingest has reported; -1 before the first one. Pass it to WeightsReceiver.poll."""
+        """The newest policy version that ingest has reported; -1 before the first one.
+
+        Pass it to WeightsReceiver.poll.
+        """
         return self._peer.newest_version
 
     @property

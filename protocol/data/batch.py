@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from protocol.data.observations import Observations
 from protocol.data.trajectory import Array
 
 
@@ -17,7 +18,7 @@ class Batch:
 
     batch_id: int  # the number that CONSUMED names
     learner_step: int
-    observations: Array  # [B, T + 1, ...]
+    observations: Observations  # [B, T + 1, ...]
     actions: Array  # [B, T] int32, or [B, T, width], int32, or float32 where it has numbers
     rewards: Array  # [B, T], float32, unscaled
     terminated: Array  # [B, T], bool
@@ -26,12 +27,13 @@ class Batch:
     behaviour_logits: Array  # [B, T, A], float32: logits, then means and log stds of numbers
     behaviour_value: Array  # [B, T], float32
     core_state: Array  # [B, S], float32
-    final_observations: Array  # [F, ...]
+    final_observations: Observations  # [F, ...]
     final_trajectory: Array  # [F], int32, the row in 0..B-1
     final_step: Array  # [F], int32
     policy_version: Array  # [B], int64, the version that collected each row
     fresh: Array  # [B], bool: False for a row that was trained on before (replayed)
     importance: Array | None = None  # [B], float32, the weight of each row in the losses; None if all are 1
+    discounted_return: Array | None = None  # [B], float32, of the episode before the first step
 
     @property
     def size(self) -> int:

@@ -1,6 +1,7 @@
 """Buffers that are reused once nothing refers to them.
 
-New memory costs a page fault every 4 KB. For a million numbers, that takes longer than packing, checking and unpacking them.
+New memory costs a page fault every 4 KB. For a million numbers, that takes longer than packing,
+checking and unpacking them.
 """
 
 from __future__ import annotations

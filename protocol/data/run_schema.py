@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from oatmill.errors import WireError
-from protocol.data.spaces import ActionPart, ActionSpace, ObservationSpace, Spaces
+from protocol.data.spaces import ActionPart, ActionSpace, DictSpace, ObservationSpace, Spaces
 from protocol.data.trajectory import BlockSize, Field, Schema
 from protocol.wire.codec import names_in
 
@@ -24,6 +24,8 @@ peer."""
 MAX_ROW_BYTES = 2**30
 """The largest step of a trajectory. A larger one is a mistake or an attack."""
 
+MAX_PARTS = 256
+MAX_PATH_CHARS = 200
 MAX_FACTORS = 1024
 MAX_DIMENSIONS = 2**16
 MAX_FEATURES = 256
@@ -42,24 +44,32 @@ class RunSchema:
         core_state_size: the length of the recurrent state as one float32 row; 0 without a recurrent
             core.
         episode_statistics: the names of the environment's own numbers, one value per ended episode.
+        discounted_return: whether trajectories have the return that rewards are normalised by.
     """
 
     spaces: Spaces
     core_state_size: int
     episode_statistics: tuple[str, ...]
+    discounted_return: bool = False
 
     @staticmethod
     def of(spaces: Spaces, schema: Schema) -> RunSchema:
         """Build it from a trajectory's schema and the spaces that the schema was made with."""
-        size = {entry.name: entry for entry in schema.fields}["core_state"].shape[0]
-        described = RunSchema(spaces, size, schema.episode_statistics)
+        fields = {entry.name: entry for entry in schema.fields}
+        size = fields["core_state"].shape[0]
+        described = RunSchema(spaces, size, schema.episode_statistics, "discounted_return" in fields)
         assert described.trajectory == schema, "the schema is Schema.of(spaces, ...), of the spaces that WELCOME gave"
         return described
 
     @cached_property
     def trajectory(self) -> Schema:
         """The fields of a block of trajectories."""
-        return Schema.of(self.spaces, core_state_size=self.core_state_size, episode_statistics=self.episode_statistics)
+        return Schema.of(
+            self.spaces,
+            core_state_size=self.core_state_size,
+            episode_statistics=self.episode_statistics,
+            discounted_return=self.discounted_return,
+        )
 
     @cached_property
     def batch(self) -> Schema:
@@ -92,11 +102,13 @@ class RunSchema:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON. `from_dict` reads them."""
-        return {
+        described = {
             "spaces": self.spaces.to_dict(),
             "core_state_size": self.core_state_size,
             "episode_statistics": list(self.episode_statistics),
         }
+        # Only if it is true, so that the identities of other runs, which their logs contain, do not change.
+        return described | ({"discounted_return": True} if self.discounted_return else {})
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> RunSchema:
@@ -108,7 +120,10 @@ class RunSchema:
         core_state_size = values.get("core_state_size")
         if type(core_state_size) is not int or core_state_size < 0:
             raise WireError("schema", f"expected core_state_size, an integer from 0, got {str(core_state_size)[:40]}")
-        described = RunSchema(read_spaces(values.get("spaces")), core_state_size, read_statistics(values))
+        returns = values.get("discounted_return", False)
+        if type(returns) is not bool:
+            raise WireError("schema", f"expected discounted_return, true or false, got {str(returns)[:40]}")
+        described = RunSchema(read_spaces(values.get("spaces")), core_state_size, read_statistics(values), returns)
         if described.row_bytes(1) > MAX_ROW_BYTES:
             raise WireError("schema", f"one step of a trajectory would have {described.row_bytes(1)} bytes")
         return described
@@ -116,8 +131,8 @@ class RunSchema:
     def difference(self, other: RunSchema) -> str:
         """Describe the first difference. Call it only if there is one."""
         ours, theirs = self.to_dict(), other.to_dict()
-        name = next(name for name in ours if ours[name] != theirs[name])
-        return f"{name}: the run has {ours[name]}, this process has {theirs[name]}"
+        name = next(name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
+        return f"{name}: the run has {ours.get(name, False)}, this process has {theirs.get(name, False)}"
 
 
 def read_spaces(values: Any) -> Spaces:
@@ -130,14 +145,33 @@ def read_spaces(values: Any) -> Spaces:
         spaces = Spaces.from_dict(values)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise WireError("schema", f"spaces: {type(error).__name__}: {str(error)[:100]}") from None
-    problem = _problem_of_observation(spaces.observation) or _problem_of_action(spaces.action)
+    problem = _problem_of_observation(spaces) or _problem_of_action(spaces.action)
     if problem:
         raise WireError("schema", f"spaces: {problem}")
     return spaces
 
 
-def _problem_of_observation(space: ObservationSpace) -> str | None:
-    """Describe what is wrong with an observation space, or return None.
+def _problem_of_observation(spaces: Spaces) -> str | None:
+    space = spaces.observation
+    if len(space.parts) > MAX_PARTS:
+        return f"expected at most {MAX_PARTS} keys in a Dict observation, got {len(space.parts)}"
+    if isinstance(space, DictSpace) and not all(len(path) <= MAX_PATH_CHARS and path.isprintable() for path, _ in space.parts):
+        return f"expected keys of at most {MAX_PATH_CHARS} printable characters"
+    for _, part in space.parts:
+        problem = _problem_of_key(part) or (_problem_of_mask(part, spaces) if part.kind == "mask" else None)
+        if problem:
+            return problem
+    return None
+
+
+def _problem_of_mask(space: ObservationSpace, spaces: Spaces) -> str | None:
+    if isinstance(spaces.observation, DictSpace) and space.dtype == "bool" and space.shape == (spaces.action.num_logits,):
+        return None
+    return f"expected an action mask of {spaces.action.num_logits} bools in a Dict observation, got {space.dtype} {space.shape}"
+
+
+def _problem_of_key(space: ObservationSpace) -> str | None:
+    """Describe what is wrong with one key's space, or return None.
 
     Its values may have any type of JSON.
     """
@@ -172,7 +206,7 @@ def _problem_of_action(space: ActionSpace) -> str | None:
 
 
 def _problem_of_part(part: ActionPart) -> str | None:
-    """The types; that the columns are those of the row was checked when the space was made."""
+    """Check the types. That the columns belong to the row was checked when the space was made."""
     if part.dtype not in DTYPES:
         return f"expected a part of an action to have a dtype of {', '.join(DTYPES)}, got {str(part.dtype)[:20]!r}"
     if not all(type(step) is str or _within(step, 0, MAX_FACTORS + MAX_DIMENSIONS) for step in part.path):

@@ -26,7 +26,8 @@ from protocol.data.trajectory import Array
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL if hasattr(fcntl, "F_SEAL_SEAL") else 0
 """No process may shorten the memory: a process that reads beyond its end would be killed."""
 POPULATE_READ = 22
-"""MADV_POPULATE_READ of Linux 5.14 maps all pages at once. Otherwise there is a page fault every 64 KB."""
+"""MADV_POPULATE_READ of Linux 5.14 maps all pages at once. Otherwise there is a page fault every 64
+KB."""
 _PLACE = re.compile(r"[0-9]{1,10}/[0-9]{1,10}/[0-9]{1,20}/[0-9]{1,20}")
 
 

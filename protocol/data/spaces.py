@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from math import isfinite
@@ -10,11 +11,18 @@ from typing import Any, Literal
 import numpy as np
 
 MAX_CHOICES_BESIDE_NUMBERS = 2**24
-"""Choices that stand in a row with numbers are float32, which holds whole numbers up to this one."""
+"""The largest number of choices of a factor in an action with continuous numbers. Such rows are
+float32, which represents whole numbers exactly up to this one."""
 LOG_STD_BOUNDS = (-20.0, 5.0)
-"""What the logarithm of a number's standard deviation may be at all; the network's own bounds lie within."""
+"""The bounds of the logarithm of a number's standard deviation that are accepted; a network's own
+bounds are narrower."""
+ACTION_MASK = "action_mask"
+"""The key of a Dict observation that shows which choices are allowed."""
+MASKED_LOGIT = -1e9
+"""The logit of a choice that is not allowed: its probability is 0, and no gradient is infinite or
+NaN."""
 
-ObservationKind = Literal["vector", "image", "tokens"]
+ObservationKind = Literal["vector", "image", "tokens", "mask", "dict"]
 
 
 @dataclass(frozen=True)
@@ -22,8 +30,9 @@ class ObservationSpace:
     """The observation of one agent.
 
     Attributes:
-        kind: `vector` [D], `image` [C, H, W] (uint8 or float), or `tokens` [N, 3] (MettaGrid's rows
-            of location, feature and value; the location 255 marks padding).
+        kind: `vector` [D], `image` [C, H, W] (uint8, bool or float), `tokens` [N, 3] (MettaGrid's rows
+            of location, feature and value; the location 255 marks padding), or `mask` [A] (bool; only
+            as the key `action_mask` of a Dict). `dict` is a `DictSpace`.
         shape: the shape of one observation.
         dtype: its NumPy dtype as a string, such as `float32`.
         feature_scales: `tokens` only: the divisor of each feature's value, by feature id.
@@ -43,22 +52,62 @@ class ObservationSpace:
     window: tuple[int, int] = (16, 16)
 
     def __post_init__(self) -> None:
-        ranks = {"vector": 1, "image": 3, "tokens": 2}
+        ranks = {"vector": 1, "image": 3, "tokens": 2, "mask": 1}
         if len(self.shape) != ranks[self.kind]:
             raise ValueError(f"a {self.kind} observation has {ranks[self.kind]} axes, got shape {self.shape}")
         np.dtype(self.dtype)
 
+    @property
+    def parts(self) -> tuple[tuple[str, ObservationSpace], ...]:
+        """The only part, without a name. A Dict has one part per key."""
+        return (("", self),)
+
+
+@dataclass(frozen=True)
+class DictSpace(ObservationSpace):
+    """The observation of one agent with several keys. It has no shape and no dtype of its own.
+
+    Attributes:
+        keys: the path and the space of each key, sorted by path. A nested key has the path
+            `outer/inner`, an entry of a Tuple its number, and a mask the path `action_mask`.
+    """
+
+    kind: ObservationKind = "dict"
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    keys: tuple[tuple[str, ObservationSpace], ...] = ()
+
+    def __post_init__(self) -> None:
+        paths = [path for path, _ in self.keys]
+        if not all(paths) or paths != sorted(set(paths)):
+            raise ValueError(f"a Dict observation has different, sorted keys, got {paths}")
+        if any((path == ACTION_MASK) != (part.kind == "mask") for path, part in self.keys):
+            raise ValueError(f"a Dict observation has its mask, and nothing else, as {ACTION_MASK}")
+        if all(part.kind == "mask" for _, part in self.keys):
+            raise ValueError("a Dict observation has at least one key beside its mask")
+
+    @staticmethod
+    def of(keys: Mapping[str, ObservationSpace]) -> DictSpace:
+        """Build it from keys in any order."""
+        return DictSpace(keys=tuple(sorted(keys.items())))
+
+    @property
+    def parts(self) -> tuple[tuple[str, ObservationSpace], ...]:
+        """The keys."""
+        return self.keys
+
 
 @dataclass(frozen=True)
 class ActionPart:
-    """One leaf of the structure that an environment declares its actions in.
+    """One leaf of the structure that an environment declares for its actions.
 
     Attributes:
-        path: where it stands: keys of Dicts and positions of Tuples, from the outside in; empty if the action is one array.
-        shape: of its value, as the environment takes it; `()` for a Discrete.
+        path: keys of Dicts and positions of Tuples, from the outside in; empty if the action is one
+            array.
+        shape: the shape of its value in the environment; `()` for a Discrete.
         dtype: its NumPy dtype, as a string.
-        columns: where its numbers stand in an action's row, one after another.
-        start: of choices, the environment's lowest of each; empty for numbers.
+        columns: the range of its columns in an action's row.
+        start: the environment's lowest value of each choice; empty for numbers.
     """
 
     path: tuple[str | int, ...]
@@ -70,17 +119,17 @@ class ActionPart:
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """One agent's action: choices (Discrete, MultiDiscrete), numbers (Box), or several of both (Tuple, Dict).
+    """The action of one agent: choices (Discrete, MultiDiscrete), numbers (Box), or both (Tuple, Dict).
 
-    An action is one choice, or a row: first all choices, then all numbers. Numbers are scaled so that the bounds of the Box are
-    -1 and 1.
+    An action is one choice, or a row: first all choices, then all numbers. Numbers are scaled so
+    that the bounds of the Box are -1 and 1.
 
     Attributes:
         sizes: the number of choices of each factor; one entry for `Discrete`, none for `Box`.
-        factored: whether an action is a row; False for `Discrete` alone.
+        factored: whether an action is a row; False only for `Discrete`.
         low: the environment's lower bound of each number.
         high: the environment's upper bound of each number.
-        parts: how the environment wants a row taken apart; empty if it takes the row as it is.
+        parts: the structure in which the environment takes a row; empty if it takes the row itself.
     """
 
     sizes: tuple[int, ...] = ()
@@ -161,23 +210,37 @@ class Spaces:
     observation: ObservationSpace
     action: ActionSpace
 
+    @property
+    def masked(self) -> bool:
+        """Whether each observation comes with a mask of the allowed choices."""
+        return any(part.kind == "mask" for _, part in self.observation.parts)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON. `from_dict` reads them."""
-        return {"observation": asdict(self.observation), "action": self.action.to_dict()}
+        """Plain values for JSON; `from_dict` reads them back."""
+        parts = {path: asdict(part) for path, part in self.observation.parts}
+        observation = {"keys": parts} if isinstance(self.observation, DictSpace) else parts[""]
+        return {"observation": observation, "action": self.action.to_dict()}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Spaces:
         """Build the spaces from the result of `to_dict`; lists and tuples are both accepted."""
         observation, action = values["observation"], values["action"]
-        return Spaces(
-            ObservationSpace(
-                observation["kind"],
-                tuple(observation["shape"]),
-                observation["dtype"],
-                tuple(observation["feature_scales"]),
-                tuple(observation["categorical_features"]),
-                observation["num_categories"],
-                tuple(observation["window"]),
-            ),
-            ActionSpace.from_dict(action),
-        )
+        return Spaces(_space_from(observation), ActionSpace.from_dict(action))
+
+
+def _space_from(values: dict[str, Any]) -> ObservationSpace:
+    if "keys" in values:
+        return DictSpace.of({path: _observation_from(part) for path, part in values["keys"].items()})
+    return _observation_from(values)
+
+
+def _observation_from(values: dict[str, Any]) -> ObservationSpace:
+    return ObservationSpace(
+        values["kind"],
+        tuple(values["shape"]),
+        values["dtype"],
+        tuple(values["feature_scales"]),
+        tuple(values["categorical_features"]),
+        values["num_categories"],
+        tuple(values["window"]),
+    )

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.data.observations import Observations, field_name
 from protocol.data.spaces import Spaces
 
 Array = NDArray[Any]
@@ -34,7 +35,7 @@ class Field:
     """One named array of a block.
 
     Attributes:
-        name: the field's name in `TrajectoryBlock`.
+        name: the field's name in `TrajectoryBlock`; of a Dict observation's key `observations/` and the key's path.
         dtype: its NumPy dtype, as a string.
         shape: the shape of one item.
         axis: what the leading axes count: `step` [n, T], `step+1` [n, T + 1], `trajectory` [n],
@@ -74,7 +75,9 @@ class Schema:
     episode_statistics: tuple[str, ...] = ()
 
     @staticmethod
-    def of(spaces: Spaces, *, core_state_size: int, episode_statistics: tuple[str, ...] = ()) -> Schema:
+    def of(
+        spaces: Spaces, *, core_state_size: int, episode_statistics: tuple[str, ...] = (), discounted_return: bool = False
+    ) -> Schema:
         """Build the schema of a run.
 
         Args:
@@ -83,11 +86,13 @@ class Schema:
                 recurrent core.
             episode_statistics: the names of the environment's own numbers, one value per ended
                 episode.
+            discounted_return: whether trajectories have the return that rewards are normalised by.
         """
-        observation, action = spaces.observation, spaces.action
+        parts, action = spaces.observation.parts, spaces.action
+        returns = (Field("discounted_return", "float32", (), "trajectory"),) if discounted_return else ()
         return Schema(
             (
-                Field("observations", observation.dtype, observation.shape, "step+1"),
+                *(Field(field_name("observations", path), part.dtype, part.shape, "step+1") for path, part in parts),
                 Field("actions", action.dtype, action.shape, "step"),
                 Field("rewards", "float32", (), "step"),
                 Field("terminated", "bool", (), "step"),
@@ -96,7 +101,8 @@ class Schema:
                 Field("behaviour_logits", "float32", (action.num_parameters,), "step"),
                 Field("behaviour_value", "float32", (), "step"),
                 Field("core_state", "float32", (core_state_size,), "trajectory"),
-                Field("final_observations", observation.dtype, observation.shape, "final"),
+                *(Field(field_name("final_observations", path), part.dtype, part.shape, "final") for path, part in parts),
+                *returns,
                 Field("final_trajectory", "int32", (), "final"),
                 Field("final_step", "int32", (), "final"),
                 Field("episode_return", "float32", (), "episode"),
@@ -153,7 +159,7 @@ class Schema:
         nbytes = self.nbytes(size)
         buffer = spare if spare is not None and spare.nbytes == nbytes else np.zeros(nbytes, np.uint8).data
         for name, view in self.views(buffer, size).items():
-            view[...] = getattr(block, name)
+            view[...] = block.array(name)
         return buffer
 
     def views(self, buffer: bytes | bytearray | memoryview, size: BlockSize) -> dict[str, Array]:
@@ -181,7 +187,7 @@ class TrajectoryBlock:
     is the first observation of the next episode.
     """
 
-    observations: Array  # [n, T + 1, ...]
+    observations: Observations  # [n, T + 1, ...]
     actions: Array  # [n, T] int32, or [n, T, width] int32, float32 where it has numbers: those are as drawn, not squashed
     rewards: Array  # [n, T], float32, as the environment gave them
     terminated: Array  # [n, T], bool: the episode ended and has no future
@@ -190,7 +196,7 @@ class TrajectoryBlock:
     behaviour_logits: Array  # [n, T, A], float32: logits, normalised or not, then means and log stds of numbers
     behaviour_value: Array  # [n, T], float32, in units of the value head
     core_state: Array  # [n, S], float32, the recurrent state before observations[:, 0]; S = 0 without a core
-    final_observations: Array  # [F, ...], the last observation of each truncated step
+    final_observations: Observations  # [F, ...], the last observation of each truncated step
     final_trajectory: Array  # [F], int32, its trajectory within the block
     final_step: Array  # [F], int32, its step t
     episode_return: Array  # [E], float32, undiscounted and unscaled, of each episode that ended here
@@ -201,6 +207,14 @@ class TrajectoryBlock:
     incarnation: int = 0
     collected_at: float = 0.0  # seconds since the epoch at which the unroll ended
     counters: Mapping[str, float] = field(default_factory=dict)  # cumulative since the actor started
+    discounted_return: Array | None = None  # [n], float32, of the episode before observations[:, 0]; None if nobody reads it
+
+    def array(self, field: str) -> Array:
+        """The array of one of the schema's fields."""
+        name, _, path = field.partition("/")
+        values = getattr(self, name)
+        array: Array = values[path] if path else values
+        return array
 
     @property
     def size(self) -> BlockSize:

@@ -16,7 +16,8 @@ from protocol.wire.codec import Buffer
 
 WireDtype = Literal["bfloat16", "float32"]
 Layout = tuple[tuple[str, tuple[int, ...]], ...]
-"""The names and shapes of a network's arrays, in packing order. Both sides derive it from the network."""
+"""The names and shapes of a network's arrays, in packing order. Both sides derive it from the
+network."""
 
 DIGEST_BYTES = 16
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from oatmill.errors import WireError
 from protocol.data.batch import Batch
+from protocol.data.observations import by_field
 from protocol.data.priorities import pack_priorities
 from protocol.data.run_schema import RunSchema
 from protocol.data.shared_memory import open_shared
@@ -40,7 +41,7 @@ class BatchPeer:
     Attributes:
         refusal: the reason why ingest rejected this rank, as (reason, detail); None if it did not.
         said_goodbye: whether ingest has answered this rank's BYE.
-        snapshot: the answer to the last `ask_snapshot`; None until it arrives.
+        new_mark: the answer to the last `ask_mark`; None until it arrives.
         wants_priorities: whether ingest asks for a priority for each trajectory that was trained
             on.
     """
@@ -67,7 +68,7 @@ class BatchPeer:
         self._open = False
         self._consumed, self._received, self._policy_version = -1, -1, -1
         self._consumed_due: list[Frames] = []
-        self._snapshot: messages.Snapshot | None = None  # asked for and not answered
+        self._mark_asked: messages.LogMark | None = None  # asked for and not answered
         self._commit: messages.Commit | None = None
         self._told_at = -float("inf")  # when one of these two messages was last sent
         self._sent_at = -float("inf")
@@ -77,20 +78,20 @@ class BatchPeer:
         self._leaving = False
         self.refusal: tuple[str, str] | None = None
         self.said_goodbye = False
-        self.snapshot: dict[str, Any] | None = None
+        self.new_mark: dict[str, Any] | None = None
         self.wants_priorities = False
 
-    def ask_snapshot(self, learner_step: int) -> None:
+    def ask_mark(self, learner_step: int) -> None:
         """Ask for the point in ingest's log up to which everything consumed so far is stored.
 
-        The answer is put into `snapshot`.
+        The answer is put into `new_mark`.
         """
-        self.snapshot, self._told_at = None, -float("inf")
+        self.new_mark, self._told_at = None, -float("inf")
         hello = self._hello
-        self._snapshot = messages.Snapshot(hello.rank, self._token, learner_step, self._consumed, self._policy_version)
+        self._mark_asked = messages.LogMark(hello.rank, self._token, learner_step, self._consumed, self._policy_version)
 
     def commit(self, cursor: int) -> None:
-        """Report that a checkpoint contains everything before a snapshot's cursor.
+        """Report that a checkpoint contains everything before a mark's cursor.
 
         Repeated until ingest answers.
         """
@@ -144,7 +145,7 @@ class BatchPeer:
 
     def _checkpoint_words(self, now: float) -> list[Frames]:
         """SNAPSHOT or COMMIT, until it is answered. Before a repetition, HELLO is sent again."""
-        due = [message for message in (self._snapshot, self._commit) if message is not None]
+        due = [message for message in (self._mark_asked, self._commit) if message is not None]
         if not due or now - self._told_at < RETRY_EVERY_S:
             return []
         first, self._told_at = self._told_at == -float("inf"), now
@@ -188,7 +189,7 @@ class BatchPeer:
                 self._fleet = from_json(payload)
             case messages.BatchMessage():
                 self._take_batch(message, payload)
-            case messages.Snapshot() | messages.Commit():
+            case messages.LogMark() | messages.Commit():
                 self._take_checkpoint_word(message, payload)
             case messages.Reject():
                 self.refusal = (message.reason, message.detail)
@@ -206,11 +207,11 @@ class BatchPeer:
             self._schema = RunSchema.from_dict(from_json(payload))
             self.wants_priorities = message.priorities
 
-    def _take_checkpoint_word(self, message: messages.Snapshot | messages.Commit, payload: Buffer) -> None:
+    def _take_checkpoint_word(self, message: messages.LogMark | messages.Commit, payload: Buffer) -> None:
         if message == self._commit:
             self._commit = None
-        elif message == self._snapshot and type((values := from_json(payload)).get("cursor")) is int:
-            self._snapshot, self.snapshot = None, values
+        elif message == self._mark_asked and type((values := from_json(payload)).get("cursor")) is int:
+            self._mark_asked, self.new_mark = None, values
 
     def _take_batch(self, message: messages.BatchMessage, payload: Buffer) -> None:
         if not self._open or message.request != self._request or self._schema is None:
@@ -226,7 +227,7 @@ class BatchPeer:
             raise WireError("payload_length", str(error)) from None
         self._open = False
         self._received = max(self._received, message.batch_id)
-        self._delivery = Delivery(Batch(message.batch_id, message.learner_step, **arrays), self._fleet, message.stop)
+        self._delivery = Delivery(Batch(message.batch_id, message.learner_step, **by_field(arrays)), self._fleet, message.stop)
 
     def _shared(self, message: messages.BatchMessage, nbytes: int) -> memoryview:
         """A batch's bytes in shared memory. Ingest reuses the memory once nothing here refers to it."""

@@ -102,10 +102,8 @@ class TrajectorySenderPeer:
     Attributes:
         produced: the number of trajectories offered so far.
         evicted: the number of trajectories dropped unsent so far.
-        newest_version: the newest policy version that ingest has reported; -1 before the first
-            report.
-        forgotten: the number of trajectories that an earlier server acknowledged and the present
-            one does not have.
+        newest_version: the newest policy version that ingest has reported; -1 before that.
+        forgotten: trajectories that an earlier server acknowledged and this one does not have.
         refusal: the reason why ingest rejected this actor, as (reason, detail); None if it did not.
         said_goodbye: whether ingest has answered the BYE.
     """
@@ -293,8 +291,8 @@ class TrajectorySenderPeer:
     def _hello_due(self, now: float) -> bool:
         """Whether to send HELLO: every second before WELCOME, later only if an answer is overdue.
 
-        An answer is not overdue before everything in flight can have arrived: after a HELLO,
-        everything that ingest does not have is sent again.
+        It is not overdue before everything in flight can have arrived. HELLO makes the actor send
+        all of it again.
         """
         if not self.welcomed or self._greets:
             return now - self._hello_at >= RETRY_EVERY_S

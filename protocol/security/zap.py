@@ -1,8 +1,10 @@
-"""A small ZAP handler (RFC 27) in a thread. It accepts connections with trusted keys and refuses all others.
+"""A small ZAP handler (RFC 27) in a thread.
 
-Two details of libzmq 4.3.5 and pyzmq matter here. A CURVE server without a handler accepts every key, so sockets name a domain
-and enforce it. And pyzmq's own handler ends at its first exception, after which all connections are refused. This one restarts,
-and the restarts are counted.
+It accepts connections with trusted keys and refuses all others.
+
+Two details of libzmq 4.3.5 and pyzmq matter here. A CURVE server without a handler accepts every
+key, so sockets name a domain and enforce it. And pyzmq's own handler ends at its first exception,
+after which all connections are refused. This one restarts, and the restarts are counted.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from typing import Annotated, Any, ClassVar, Protocol, get_type_hints
 import msgpack
 
 from oatmill.errors import WireError
+from oatmill.json_values import without_nonfinite
 
 MAX_HEADER_BYTES = 8 * 1024
 MAX_JSON_BYTES = 4 * 1024 * 1024
@@ -194,15 +195,6 @@ def to_json(values: Mapping[str, Any]) -> bytes:
         return json.dumps(values, allow_nan=False, separators=(",", ":")).encode()
     except ValueError:
         return json.dumps(without_nonfinite(values), allow_nan=False, separators=(",", ":")).encode()
-
-
-def without_nonfinite(value: Any) -> Any:
-    """Return the same value, with None in place of every number that JSON cannot represent."""
-    if isinstance(value, Mapping):
-        return {name: without_nonfinite(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nonfinite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def from_json(payload: Buffer) -> dict[str, Any]:

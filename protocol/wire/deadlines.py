@@ -8,7 +8,8 @@ from __future__ import annotations
 RETRY_EVERY_S = 1.0
 """A question is repeated after this long without an answer."""
 ANSWER_WITHIN_S = 2.0
-"""An acknowledgement is overdue after this long. Sender and receiver then compare their sequence numbers."""
+"""An acknowledgement is overdue after this long. Sender and receiver then compare their sequence
+numbers."""
 HEARTBEAT_EVERY_S = 2.0
 """A process that makes progress reports it this often."""
 DEAD_AFTER_S = 5.0

@@ -18,10 +18,7 @@ from protocol.wire.codec import Count, CountOrNone, Seconds
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Client to hub, + JSON description: a request to join, repeated until it is answered.
-
-    The token tells a repetition from a restarted process.
-    """
+    """Client to hub, + JSON description: a request to join. The token tells a repetition from a restart."""
 
     KIND: ClassVar[str] = "HELLO"
     role: str
@@ -59,10 +56,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class HubState:
-    """Hub to client, + JSON {} or, for ingest, {members}: the state of the run.
-
-    It answers a heartbeat, and is also sent when something changes.
-    """
+    """Hub to client, + JSON ({members} for ingest): the run's state, after a heartbeat or a change."""
 
     KIND: ClassVar[str] = "HEARTBEAT"
     policy_version: CountOrNone
@@ -178,10 +172,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class DataLoss:
-    """Ingest to actor: what an earlier server acknowledged from `first` up to `next` is lost.
-
-    Continue after it.
-    """
+    """Ingest to actor: what an earlier server acknowledged from `first` up to `next` is lost. Continue."""
 
     KIND: ClassVar[str] = "DATA_LOSS"
     incarnation: int
@@ -223,10 +214,7 @@ DATA_TO_ACTOR = (DataWelcome, Ack, DataLoss, Reject, DataBye)
 
 @dataclass(frozen=True, slots=True)
 class BatchHello:
-    """Rank to ingest: a rank joins.
-
-    What an earlier session of this rank has not consumed returns to the queue.
-    """
+    """Rank to ingest: a rank joins. What its earlier session has not consumed returns to the queue."""
 
     KIND: ClassVar[str] = "HELLO"
     rank: Count
@@ -276,10 +264,8 @@ class Consumed:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Rank 0 to ingest and back: a point in the log for a checkpoint.
-
-    The answer has + JSON {id, cursor, digest}.
+class LogMark:
+    """Rank 0 to ingest and back, + JSON {id, cursor, digest} in the answer: a checkpoint's point in the log.
 
     The answer is sent once the log contains that all ranks have trained up to this policy version.
     """
@@ -308,7 +294,7 @@ class BatchPending:
 
     KIND: ClassVar[str] = "HEARTBEAT"
     request: Count
-    server: Count = 0  # random, one an ingest process
+    server: Count = 0  # random; each ingest process has its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,10 +320,10 @@ class BatchMessage:
     place: str = ""  # of the shared memory, see protocol.data.shared_memory
 
 
-BatchToIngest = BatchHello | Get | Consumed | Snapshot | Commit | Bye
-BATCH_TO_INGEST = (BatchHello, Get, Consumed, Snapshot, Commit, Bye)
-BatchToRank = BatchWelcome | BatchPending | FleetStatus | BatchMessage | Snapshot | Commit | Reject | Bye
-BATCH_TO_RANK = (BatchWelcome, BatchPending, FleetStatus, BatchMessage, Snapshot, Commit, Reject, Bye)
+BatchToIngest = BatchHello | Get | Consumed | LogMark | Commit | Bye
+BATCH_TO_INGEST = (BatchHello, Get, Consumed, LogMark, Commit, Bye)
+BatchToRank = BatchWelcome | BatchPending | FleetStatus | BatchMessage | LogMark | Commit | Reject | Bye
+BATCH_TO_RANK = (BatchWelcome, BatchPending, FleetStatus, BatchMessage, LogMark, Commit, Reject, Bye)
 
 # ------------------------------------------------------------------------------------------------ weights, hub's
 
@@ -356,10 +342,7 @@ class WeightsPush:
 
 @dataclass(frozen=True, slots=True)
 class WeightsOffer:
-    """Learner to hub, before a push: the size of the next message.
-
-    Without it, the hub accepts only small messages.
-    """
+    """Learner to hub: the size of the next push. Without it, the hub accepts only small messages."""
 
     KIND: ClassVar[str] = "OFFER"
     nbytes: Count
@@ -376,10 +359,7 @@ class WeightsHeld:
 
 @dataclass(frozen=True, slots=True)
 class WeightsGet:
-    """Actor to hub: a request for at most `length` bytes from `offset` on.
-
-    Answered once there is a version above `newer_than`.
-    """
+    """Actor to hub: a request for up to `length` bytes from `offset`, answered above version `newer_than`."""
 
     KIND: ClassVar[str] = "GET"
     version: CountOrNone  # the version that is being pulled; -1 for the newest, from its beginning

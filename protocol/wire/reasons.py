@@ -27,6 +27,7 @@ BAD_TRAJECTORY = {
     "not_boolean": "terminated, truncated and valid are 0 or 1",
     "non_finite": "every float is finite",
     "action_range": "an action is one of its factor's choices",
+    "masked_action": "an action is one that the action mask allows",
     "reward_bound": "the absolute value of a reward is at most replay.max_abs_reward",
     "version_range": "the policy version exists: from 0 to the newest",
     "final_index": "each truncated step that is not terminated has one final observation, and no other step has any",

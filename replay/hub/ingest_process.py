@@ -62,8 +62,8 @@ class IngestProcess:
         """
         folder = None if keys is None else str(keys)
         said = {"addresses": addresses, "control": control, "secret": secret, "keys": folder, "probe": probe.decode()}
-        self.pipe.say(said)
-        answer = self.pipe.hear()
+        self.pipe.send(said)
+        answer = self.pipe.receive()
         if answer is None:
             raise RunError("the ingest process ended before it was ready; see the lines above")
         if "error" in answer:
@@ -73,7 +73,7 @@ class IngestProcess:
 
     def end(self) -> None:
         """End it, by force if it takes too long."""
-        self.pipe.say({"stop": True})
+        self.pipe.send({"stop": True})
         self.pipe.close()
         try:
             self._process.wait(ENDS_WITHIN_S)

@@ -169,11 +169,9 @@ class Members:
         return member
 
     def _check_vacant(self, place: str, former: Member | None, now: float) -> None:
-        """Check that a place is not taken by a process that works.
+        """Check that a place is not taken by a process that works: one that is heard and connected.
 
-        Such a process sends messages on an open connection. A killed process has lost its
-        connection, so its successor need not wait. A learner may be silent for as long as a learner
-        step takes.
+        A learner may be silent for as long as a learner step takes.
         """
         if former is None or former.left or former.role == "ingest" or not former.token:
             return  # a member without a token is only known from an earlier hub
@@ -258,13 +256,11 @@ class Members:
         return member, former
 
     def expect(self, known: Mapping[str, Any], now: float) -> None:
-        """Add members of an earlier hub that ingest's log knows.
-
-        Those that live will join again as the same members.
+        """Add members of an earlier hub; those that live will join again as the same members.
 
         Args:
-            known: {"actors": {id: [incarnation, whether it has left]}, "ranks": {rank:
-                incarnation}}.
+            known: what ingest's log knows: {"actors": {id: [incarnation, whether it has left]},
+                "ranks": {rank: incarnation}}.
             now: seconds of the monotonic clock. An actor that does not return in time is considered
                 dead.
         """

@@ -52,6 +52,7 @@ class HubNumbers:
     publish: Mapping[str, Any] | None = None  # replay.histogram.Histogram.to_dict
     apply_lag: Mapping[str, Any] | None = None
     auth_restarts: int = 0  # of the handlers of keys of both processes
+    stopped: bool = False  # the run is over: its budget is spent, or somebody has stopped it
 
 
 def oatmill_version() -> str:
@@ -66,29 +67,31 @@ class ReplayCollector(Collector):
     """Converts the hub's numbers to Prometheus's format.
 
     Args:
-        snapshot: returns the newest numbers.
+        numbers: returns the newest numbers.
     """
 
-    def __init__(self, snapshot: Callable[[], HubNumbers]) -> None:
-        self._snapshot = snapshot
+    def __init__(self, numbers: Callable[[], HubNumbers]) -> None:
+        self._numbers = numbers
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric of the replay server."""
-        snapshot = self._snapshot()
-        fleet = snapshot.report.get("fleet", {})
-        yield from _trajectories(snapshot, fleet)
-        yield from _queue(snapshot.report, fleet.get("queue", {}))
-        yield from _buffer(fleet.get("buffer", {}), snapshot.report.get("buffer_snapshots", {}))
-        yield from _log(snapshot.report.get("log", {}))
-        yield from _episodes(snapshot.report.get("windows", {}), fleet)
-        yield from _actors(snapshot)
-        yield from _weights(snapshot)
+        numbers = self._numbers()
+        fleet = numbers.report.get("fleet", {})
+        yield from _trajectories(numbers, fleet)
+        yield from _queue(numbers.report, fleet.get("queue", {}))
+        yield from _buffer(fleet.get("buffer", {}), numbers.report.get("buffer_snapshots", {}))
+        yield from _log(numbers.report.get("log", {}))
+        yield from _episodes(numbers.report.get("windows", {}), fleet)
+        yield from _actors(numbers)
+        yield from _weights(numbers)
+        stopped = "1 once the run is over: its budget is spent, or it was stopped."
+        yield GaugeMetricFamily("oatmill_run_stopped", stopped, int(numbers.stopped))
         yield _info()
 
 
-def _trajectories(snapshot: HubNumbers, fleet: Mapping[str, Any]) -> Iterator[Metric]:
+def _trajectories(numbers: HubNumbers, fleet: Mapping[str, Any]) -> Iterator[Metric]:
     ledger = fleet.get("ledger", {})
-    counts = {**ledger, **ledger.get("dropped", {}), "accepted": snapshot.report.get("accepted", 0)}
+    counts = {**ledger, **ledger.get("dropped", {}), "accepted": numbers.report.get("accepted", 0)}
     family = CounterMetricFamily("oatmill_trajectories", "Trajectories by outcome.", labels=["outcome"])
     for outcome in OUTCOMES:
         family.add_metric([outcome], counts.get(outcome, 0))
@@ -101,10 +104,10 @@ def _trajectories(snapshot: HubNumbers, fleet: Mapping[str, Any]) -> Iterator[Me
     yield pending
     rejected = CounterMetricFamily("oatmill_rejected", "Bad messages by reason.", labels=["reason"])
     for reason in REJECTED_REASONS:
-        rejected.add_metric([reason], snapshot.rejected.get(reason, 0))
+        rejected.add_metric([reason], numbers.rejected.get(reason, 0))
     yield rejected
     restarts = "Restarts of the handler of keys after a failure; should be 0."
-    yield CounterMetricFamily("oatmill_auth_restarts", restarts, snapshot.auth_restarts)
+    yield CounterMetricFamily("oatmill_auth_restarts", restarts, numbers.auth_restarts)
     yield CounterMetricFamily("oatmill_env_steps", "Steps of single agents in stored trajectories.", fleet.get("env_steps", 0))
 
 
@@ -175,27 +178,27 @@ def _summary(name: str, text: str, windows: Mapping[str, Any]) -> Metric:
     return family
 
 
-def _actors(snapshot: HubNumbers) -> Iterator[Metric]:
-    yield GaugeMetricFamily("oatmill_actors_live", "Actors that send heartbeats.", snapshot.live)
-    yield GaugeMetricFamily("oatmill_actors_expected", "Target number of actors.", snapshot.desired)
-    slow, silent = (snapshot.report.get(name, 0) for name in ("slow_actors", "silent_actors"))
+def _actors(numbers: HubNumbers) -> Iterator[Metric]:
+    yield GaugeMetricFamily("oatmill_actors_live", "Actors that send heartbeats.", numbers.live)
+    yield GaugeMetricFamily("oatmill_actors_expected", "Target number of actors.", numbers.desired)
+    slow, silent = (numbers.report.get(name, 0) for name in ("slow_actors", "silent_actors"))
     yield GaugeMetricFamily("oatmill_actors_slow", "Actors that take more than twice as long as the fleet for a block.", slow)
     yield GaugeMetricFamily("oatmill_actors_silent", "Actors that send heartbeats and no data while others do.", silent)
-    yield CounterMetricFamily("oatmill_actors_expired", "How often an actor stopped sending heartbeats.", snapshot.expired)
+    yield CounterMetricFamily("oatmill_actors_expired", "How often an actor stopped sending heartbeats.", numbers.expired)
     yield CounterMetricFamily(
-        "oatmill_actor_restarts", "Actors that replaced an earlier one with the same id.", snapshot.restarts
+        "oatmill_actor_restarts", "Actors that replaced an earlier one with the same id.", numbers.restarts
     )
 
 
-def _weights(snapshot: HubNumbers) -> Iterator[Metric]:
-    yield CounterMetricFamily("oatmill_weights_bytes", "Bytes of weights sent to actors.", snapshot.weights_bytes)
+def _weights(numbers: HubNumbers) -> Iterator[Metric]:
+    yield CounterMetricFamily("oatmill_weights_bytes", "Bytes of weights sent to actors.", numbers.weights_bytes)
     yield _histogram(
-        "oatmill_weights_publish_seconds", "Time from the learner's push until the hub has the weights.", snapshot.publish
+        "oatmill_weights_publish_seconds", "Time from the learner's push until the hub has the weights.", numbers.publish
     )
     yield _histogram(
         "oatmill_weights_apply_lag_seconds",
         "Time from the hub's receipt until an actor has the verified weights.",
-        snapshot.apply_lag,
+        numbers.apply_lag,
     )
 
 
@@ -223,16 +226,16 @@ class UpCollector(Collector):
         yield family
 
 
-def registry_of(snapshot: Callable[[], HubNumbers], healthy: Callable[[], bool], *, ingest: int) -> CollectorRegistry:
+def registry_of(numbers: Callable[[], HubNumbers], healthy: Callable[[], bool], *, ingest: int) -> CollectorRegistry:
     """Return a new registry, so that metrics which libraries register are not served.
 
     Args:
-        snapshot: returns the newest numbers.
+        numbers: returns the newest numbers.
         healthy: returns whether the role makes progress.
         ingest: the process id of ingest.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(ReplayCollector(snapshot))
+    registry.register(ReplayCollector(numbers))
     registry.register(UpCollector("replay", healthy))
     registry.register(ProcessCollector({"hub": os.getpid(), "ingest": ingest}))
     return registry

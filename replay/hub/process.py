@@ -117,8 +117,8 @@ class Hub:
         self._turned, self._awake = time.monotonic(), self._clock.now()
         self._announce_failed = False
         self._memory = MemoryLimit("hub", config["replay"].get("memory_bytes"), setting="replay.memory_bytes")
-        self._snapshot = HubNumbers({}, {})
-        self._snapshot_of = -1.0
+        self._numbers = HubNumbers({}, {})
+        self._numbers_of = -1.0
 
     def _connected(self, member: Member) -> bool:
         """Whether a member's connection still exists. Only sending a message shows this."""
@@ -129,9 +129,9 @@ class Hub:
         turns = time.monotonic() - self._turned < PROGRESS_WITHIN_S
         return turns and self.core.healthy(self._awake, PROGRESS_WITHIN_S)
 
-    def snapshot(self) -> HubNumbers:
+    def numbers(self) -> HubNumbers:
         """Return the newest numbers. Called by the HTTP thread."""
-        return self._snapshot
+        return self._numbers
 
     def run(self, pipe: Pipe, stop: StopFlag, on_ready: Callable[[], None]) -> int:
         """Serve until told to stop; returns the exit code."""
@@ -191,7 +191,7 @@ class Hub:
         for route, message in self.core.weights.outgoing():
             self._weights.send(route, message)
         self._turned, self._awake = time.monotonic(), now
-        self._take_snapshot()
+        self._update_numbers()
 
     def _count_strangers(self) -> None:
         """Count connections that were rejected or closed.
@@ -225,13 +225,13 @@ class Hub:
                 self.core.bad_frames(error, name)
         return taken
 
-    def _take_snapshot(self) -> None:
+    def _update_numbers(self) -> None:
         """Replace the numbers that the HTTP thread reads, once per report."""
         core = self.core
-        if core.reported_at == self._snapshot_of:
+        if core.reported_at == self._numbers_of:
             return
-        self._snapshot_of = core.reported_at
-        self._snapshot = HubNumbers(
+        self._numbers_of = core.reported_at
+        self._numbers = HubNumbers(
             core.report,
             core.rejected_by(),
             core.members.live,
@@ -242,6 +242,7 @@ class Hub:
             core.weights.publish_seconds.to_dict(),
             core.weights.apply_lag.to_dict(),
             core.report.get("auth_restarts", 0) + (0 if self._zap is None else self._zap.restarts),
+            core.stop,
         )
 
     def close(self) -> None:
@@ -363,7 +364,7 @@ def version_of(manifest: Path) -> int:
 
 def open_http(config: dict[str, Any], hub: Hub, ingest: int) -> HttpServer:
     """Serve the pages of the replay server."""
-    registry = registry_of(hub.snapshot, hub.healthy, ingest=ingest)
+    registry = registry_of(hub.numbers, hub.healthy, ingest=ingest)
     pages = Pages(registry, hub.healthy, lambda: hub.core.serving, {"/actors": hub.core.actors})
     return HttpServer(config["metrics"]["host"], config["metrics"]["port"], pages)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 REPORT_WITHIN_S = 1.0
-"""A question waits this long for ingest's next report. After that, it is answered from the last report."""
+"""A question waits this long for ingest's next report. After that, it is answered from the last
+report."""
 MAX_ASKED = 256
 """The number of questions that may wait. A further one is dropped, and its sender asks again after
 a second."""

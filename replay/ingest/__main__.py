@@ -60,7 +60,8 @@ JOIN_WITHIN_S = 10.0
 LONGEST_TURN_S = 1.0
 """A longer turn of ingest counts as this much of the time that actors and learner take to answer."""
 SAVING_POLL_MS = 1
-"""The longest sleep while rows of the replay buffer wait to be copied for a snapshot, in milliseconds."""
+"""The longest sleep while rows of the replay buffer wait to be copied for a snapshot, in
+milliseconds."""
 
 
 class Ingest:
@@ -128,13 +129,16 @@ class Ingest:
             self._watchdog.beat()
             ready = dict(poller.poll(SAVING_POLL_MS if self._core.replayed.at_work else POLL_MS))
             if self._pipe.fileno() in ready:
-                return 0 if self._pipe.hear() == {"stop": True} else 1
+                return 0 if self._pipe.receive() == {"stop": True} else 1
             self.turn(clock.now())
             self._core.slept(clock.asleep_s)
         return 0
 
     def turn(self, now: float) -> None:
-        """Read all messages and send the answers. The hub's messages come first, because it knows the newest version."""
+        """Read all messages and send the answers.
+
+        The hub's messages come first, because it knows the newest version.
+        """
         self._hear_hub(now)
         self._look_after_files(now)
         taken = 0
@@ -256,7 +260,7 @@ search all of them again and again."""
 
 def serve(pipe: Pipe, config: dict[str, Any], run_dir: Path, stop: StopFlag) -> int:
     """Bind the addresses that the hub sends, join it, and run; returns the exit code."""
-    hub = pipe.hear()
+    hub = pipe.receive()
     if hub is None or "addresses" not in hub:  # the hub is gone, or could not start and says stop
         return 1
     events = Events(run_dir)
@@ -289,7 +293,7 @@ def serve(pipe: Pipe, config: dict[str, Any], run_dir: Path, stop: StopFlag) -> 
         events=events,
     )
     try:
-        pipe.say({"endpoints": ingest.endpoints})
+        pipe.send({"endpoints": ingest.endpoints})
         ingest.join(hub["control"], hub["secret"])
         gc.freeze()
         gc.set_threshold(GARBAGE_EVERY)
@@ -319,7 +323,7 @@ def main() -> int:
     try:
         return serve(pipe, read_roots(options.config), options.run_dir, stop)
     except UserError as error:
-        pipe.say({"error": str(error)})
+        pipe.send({"error": str(error)})
         return error.exit_code
     finally:
         pipe.close()

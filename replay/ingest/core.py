@@ -18,12 +18,12 @@ from replay.ingest.actors.credit import SILENT_AFTER_S, CreditLine
 from replay.ingest.actors.messages import ActorMessages
 from replay.ingest.actors.report import actor_details, uneven_actors
 from replay.ingest.admissions import Admissions
-from replay.ingest.batch_server import BatchServer
-from replay.ingest.checkpoint_marks import CheckpointMarks
-from replay.ingest.cutter import BatchCutter
+from replay.ingest.batches.checkpoint_marks import CheckpointMarks
+from replay.ingest.batches.cutter import BatchCutter
+from replay.ingest.batches.learner_rank import RankChanges
+from replay.ingest.batches.server import BatchServer
 from replay.ingest.fleet import FleetStatistics
 from replay.ingest.intake import Intake
-from replay.ingest.learner_rank import RankChanges
 from replay.log.journal import Journal
 from replay.plausible import check_cursor
 from replay.quarantine import BadMessage, Rejections

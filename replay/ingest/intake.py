@@ -54,15 +54,7 @@ class Intake:
     ) -> None:
         """Handle one message. A bad one is counted, and the session continues.
 
-        Args:
-            route: the connection that it arrived on.
-            header: its first frame.
-            payload: its second frame.
-            version: the newest policy version.
-            queued: the number of trajectories that wait.
-            now: seconds of the monotonic clock.
-            wall: seconds since the epoch.
-            user: the owner of the connection's key.
+        Arguments as in `ActorMessages.receive`; `wall` is in seconds since the epoch.
         """
         session = None
         try:

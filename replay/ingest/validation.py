@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import isfinite
 
 import numpy as np
 
 from oatmill.errors import WireError
-from protocol.data.spaces import LOG_STD_BOUNDS, MAX_CHOICES_BESIDE_NUMBERS, ActionSpace
+from protocol.data.observations import field_name
+from protocol.data.spaces import ACTION_MASK, LOG_STD_BOUNDS, MASKED_LOGIT, MAX_CHOICES_BESIDE_NUMBERS, ActionSpace
 from protocol.data.trajectory import Array
 
 BOOLEANS = b"\0\1"
+MASK = field_name("observations", ACTION_MASK)
 LARGEST_LOGIT = 1e30
 """If two logits differ by more than a float32 can hold, their log-probabilities become infinite."""
 LEAST_LOG_PROBABILITY = -80.0
@@ -55,6 +57,8 @@ class Validator:
             raise WireError("non_finite", f"{name} contains a number that is not finite")
         arrays = arrays | self._check_numbers(arrays) if self._dimensions else arrays
         self._check_actions(arrays["actions"])
+        if MASK in arrays:
+            self._check_mask(arrays)
         if not squares["rewards"] < 0.5 * self._max_abs_reward**2:  # 0.5 because sums are rounded
             self._check_rewards(arrays["rewards"])
         if (
@@ -102,6 +106,26 @@ class Validator:
                 "action_range", f"expected actions in [0, {self._sizes}), got {actions.min()} to {actions.max(axis=(0, 1))}"
             )
 
+    def _check_mask(self, arrays: dict[str, Array]) -> None:
+        """Check that each action of a present agent was allowed by its mask."""
+        for factor, (allowed, taken) in enumerate(self._by_factor(arrays[MASK][:, :-1], arrays["actions"])):
+            wrong = ~np.take_along_axis(allowed, taken[..., None], -1)[..., 0] & arrays["valid"]
+            if wrong.any():
+                row, step = np.argwhere(wrong)[0]
+                of_factor = f" of factor {factor}" if len(self._factors) > 1 else ""
+                raise WireError(
+                    "masked_action",
+                    f"expected actions that the mask allows, got {taken[row, step]}{of_factor} in row {row}, step {step}",
+                )
+
+    def _by_factor(self, choices: Array, actions: Array) -> Iterator[tuple[Array, Array]]:
+        """Yield each factor's part `[n, T, size]` of an array with one entry per choice, and its taken choices."""
+        start = 0
+        for factor, size in enumerate(self._factors):
+            part = choices[..., start : start + size] if len(self._factors) > 1 else choices
+            yield part, actions[..., factor] if actions.ndim > 2 else actions  # noqa: PLR2004 -- [n, T] or [n, T, factors]
+            start += size
+
     def _check_rewards(self, rewards: Array) -> None:
         low, high = float(rewards.min(initial=0.0)), float(rewards.max(initial=0.0))
         if max(-low, high) > self._max_abs_reward:
@@ -109,10 +133,10 @@ class Validator:
 
     def _check_behaviour(self, arrays: dict[str, Array]) -> None:
         """Check that each action of a present agent was possible, so that importance ratios are finite."""
-        actions, logits, start = arrays["actions"], arrays["behaviour_logits"], 0
-        for factor, size in enumerate(self._factors):
-            choices = logits[..., start : start + size] if len(self._factors) > 1 else logits
-            taken = actions[..., factor] if actions.ndim > 2 else actions  # noqa: PLR2004 -- [n, T] or [n, T, factors]
+        logits = arrays["behaviour_logits"]
+        if MASK in arrays:  # the learner applies the mask, too
+            logits = np.where(arrays[MASK][:, :-1], logits, np.float32(MASKED_LOGIT))
+        for choices, taken in self._by_factor(logits, arrays["actions"]):
             largest = choices.max(-1)
             if np.abs(largest).max(initial=0) > LARGEST_LOGIT:
                 raise WireError("behaviour", f"expected the largest logits within {LARGEST_LOGIT:g}, got {largest.max():g}")
@@ -122,7 +146,6 @@ class Validator:
                     "behaviour",
                     f"expected actions that can be drawn, got one {-behind.min():g} nats less likely than the likeliest",
                 )
-            start += size
 
     @staticmethod
     def _check_finals(arrays: dict[str, Array]) -> None:

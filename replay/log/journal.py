@@ -22,7 +22,7 @@ from protocol.wire.codec import Buffer
 from replay.histogram import SECONDS_BUCKETS, Histogram
 from replay.log import tally
 from replay.log.disk import Disk
-from replay.log.salvage import BAD_RECORD, STATE, LogReader, lost_in, packed
+from replay.log.reader import BAD_RECORD, STATE, LogReader, lost_in, packed
 from replay.log.segments import SegmentLog
 from replay.log.state import LogState
 
@@ -32,7 +32,8 @@ GROUP_S = 0.01
 """While more messages wait to be read, a commit waits for them, but not longer, and not for more
 bytes than this."""
 GROUP_BYTES = 2**20
-"""While more messages wait to be read, a commit waits for them, but no longer and for no more bytes than this."""
+"""While more messages wait to be read, a commit waits for them, but no longer and for no more bytes
+than this."""
 RETRY_EVERY_S = 0.25
 SEGMENT_BYTES = 64 * 2**20
 TALLY_EVERY_S = 10.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, astuple, fields
 from typing import Any
 
-from replay.log.salvage import applied, reach, settled
+from replay.log.reader import applied, reach, settled
 from replay.log.state import CUT, QUEUED, ActorAccount, Ledger, LogState
 
 NAME = "tally.json"

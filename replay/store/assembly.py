@@ -12,7 +12,6 @@ from protocol.data.shared_memory import SharedMemory
 from protocol.data.trajectory import Array, BlockSize
 from replay.store.queue import QueuedRows, Slice
 
-FINAL_FIELDS = ("final_observations", "final_trajectory", "final_step")
 OF_THE_SLICE = frozenset({"policy_version", "fresh", "importance"})
 """Fields whose value is the same for all rows of a slice."""
 MAX_SPARE_BUFFERS = 4
@@ -86,6 +85,7 @@ class Assembler:
         self._schema, self._steps = schema.batch, steps
         self._row_fields = [entry.name for entry in schema.batch.fields if entry.axis != "final"]
         self._copied = [name for name in self._row_fields if name not in OF_THE_SLICE]
+        self._final_fields = final_fields(schema)
         self._spare: list[SharedMemory] = []
 
     def assemble(self, batch_id: int, slices: Sequence[Slice], *, shared: bool = False) -> Part:
@@ -104,7 +104,7 @@ class Assembler:
         payload = buffer.data[:nbytes]
         arrays = self._schema.views(payload, size)
         self._copy_rows(arrays, slices)
-        _copy_finals(arrays, slices, finals)
+        self._copy_finals(arrays, slices, finals)
         origin = [piece._replace(arrays={}) for piece in slices]
         fresh = sum(piece.rows for piece in slices if piece.fresh)
         env_steps = int(np.count_nonzero(arrays["valid"][:fresh]))
@@ -118,6 +118,17 @@ class Assembler:
         for name in self._copied:
             if arrays[name].size:
                 np.concatenate([piece.of(name) for piece in slices], out=arrays[name])
+
+    def _copy_finals(self, arrays: dict[str, Array], slices: Sequence[Slice], finals: Sequence[Array]) -> None:
+        row = place = 0
+        for piece, chosen in zip(slices, finals, strict=True):
+            if len(chosen):
+                here = slice(place, place + len(chosen))
+                for name in self._final_fields:
+                    arrays[name][here] = piece.arrays[name][chosen]
+                arrays["final_trajectory"][here] += row - piece.start
+                place += len(chosen)
+            row += piece.rows
 
     def _memory(self, nbytes: int, *, shared: bool) -> SharedMemory:
         """Return a spare buffer that is long enough, or a new one, with room for a few more final observations."""
@@ -140,6 +151,11 @@ class Assembler:
         self._spare.append(SharedMemory(part.buffer, part.place))
 
 
+def final_fields(schema: RunSchema) -> tuple[str, ...]:
+    """Return the names of a batch's fields with one entry per truncated step."""
+    return tuple(entry.name for entry in schema.batch.fields if entry.axis == "final")
+
+
 def _finals(piece: Slice) -> Array:
     """Return which final observations of a block belong to these rows."""
     rows = piece.arrays["final_trajectory"]
@@ -147,15 +163,3 @@ def _finals(piece: Slice) -> Array:
         return rows
     found: Array = np.flatnonzero((rows >= piece.start) & (rows < piece.stop))
     return found
-
-
-def _copy_finals(arrays: dict[str, Array], slices: Sequence[Slice], finals: Sequence[Array]) -> None:
-    row = place = 0
-    for piece, chosen in zip(slices, finals, strict=True):
-        if len(chosen):
-            here = slice(place, place + len(chosen))
-            for name in FINAL_FIELDS:
-                arrays[name][here] = piece.arrays[name][chosen]
-            arrays["final_trajectory"][here] += row - piece.start
-            place += len(chosen)
-        row += piece.rows

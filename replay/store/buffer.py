@@ -15,7 +15,7 @@ import numpy as np
 
 from protocol.data.run_schema import RunSchema
 from protocol.data.trajectory import Array, BlockSize
-from replay.store.assembly import FINAL_FIELDS, Part
+from replay.store.assembly import Part, final_fields
 from replay.store.queue import Slice
 from replay.store.sampling import chances, draw, importance
 
@@ -93,7 +93,9 @@ class ReplayBuffer:
         memory = np.empty(schema.batch.nbytes(size), np.uint8)  # the system allocates its pages when rows are inserted
         self._arrays = schema.batch.views(memory.data, size)
         self._row_bytes = memory.nbytes // self.capacity
-        self._finals: list[dict[str, Array]] = [{name: self._arrays[name] for name in FINAL_FIELDS}] * self.capacity
+        self._final_fields = final_fields(schema)
+        self._row_fields = [name for name in self._arrays if name not in self._final_fields]
+        self._finals: list[dict[str, Array]] = [{name: self._arrays[name] for name in self._final_fields}] * self.capacity
         self._arrived = np.zeros(self.capacity)
         self._sampled = np.zeros(self.capacity, np.int64)
         self._priorities = np.full(self.capacity, np.nan)
@@ -128,9 +130,8 @@ class ReplayBuffer:
     def put(self, arrays: Mapping[str, Array], row: int, past: RowHistory, arrived: float) -> None:
         """Insert one row of a packed batch, by copying it."""
         slot = self._slot()
-        for name, kept in self._arrays.items():
-            if name not in FINAL_FIELDS:
-                kept[slot] = arrays[name][row]
+        for name in self._row_fields:
+            self._arrays[name][slot] = arrays[name][row]
         self._arrived[slot] = arrived
         self._sampled[slot], self._priorities[slot], self._trained[slot] = past
         self._tickets[slot] = self._next_ticket
@@ -141,7 +142,7 @@ class ReplayBuffer:
 
     def _keep_finals(self, slot: int, row: int, arrays: Mapping[str, Array]) -> None:
         chosen = np.flatnonzero(arrays["final_trajectory"] == row)
-        finals = {name: arrays[name][chosen] for name in FINAL_FIELDS}
+        finals = {name: arrays[name][chosen] for name in self._final_fields}
         finals["final_trajectory"][...] = slot
         self._finals[slot] = finals
         self._finals_bytes += sum(array.nbytes for array in finals.values())
@@ -162,7 +163,7 @@ class ReplayBuffer:
         self._tickets[slots] = NOBODY
         for slot in slots.tolist():
             self._finals_bytes -= sum(array.nbytes for array in self._finals[slot].values())
-            self._finals[slot] = {name: self._arrays[name] for name in FINAL_FIELDS}
+            self._finals[slot] = {name: self._arrays[name] for name in self._final_fields}
             self._free.append(slot)
 
     def clear(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from oatmill.children.apart import Answer, serve
+from oatmill.children.worker import Answer, serve
 from runner.evaluation.evaluation import evaluated
 
 

@@ -18,7 +18,7 @@ from agent.loading import LoadedAgent, load
 from oatmill.errors import SettingsError, UserError, one_line
 from runner.evaluation.baselines import random_return
 from runner.evaluation.checkpoints import find_checkpoint
-from runner.evaluation.playing import check_fit, play
+from runner.evaluation.playing import begin, play
 from runner.evaluation.recording import Recording, record_episode
 from runner.evaluation.video import check_video
 from runner.settings import RunSettings
@@ -99,8 +99,8 @@ def evaluated(
     environment = make_environment(env, copies=None, seed=seed)
     started = time.monotonic()
     try:
-        check_fit(agent, environment, checkpoint)
-        played = play(agent, environment, episodes=episodes, deterministic=deterministic)
+        observations = begin(agent, environment, checkpoint)
+        played = play(agent, environment, observations, episodes=episodes, deterministic=deterministic)
         returns = np.asarray([episode.episode_return for episode in played])
         yield Evaluation(
             checkpoint=str(checkpoint),

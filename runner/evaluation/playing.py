@@ -8,6 +8,7 @@ from actors.environments.base import Environment, Episode, Step, first_not_finit
 from agent.loading import LoadedAgent
 from oatmill.errors import OatmillError, RunError, UserError, one_line
 from oatmill.settings.flat import flatten_settings
+from protocol.data.observations import Observations, parts_of
 from protocol.data.trajectory import Array
 
 MAX_STEPS = 100_000
@@ -25,8 +26,21 @@ def check_fit(agent: LoadedAgent, environment: Environment, checkpoint: Path) ->
             )
 
 
-def play(agent: LoadedAgent, environment: Environment, *, episodes: int, deterministic: bool) -> list[Episode]:
-    """Play until the given number of episodes have ended.
+def begin(agent: LoadedAgent, environment: Environment, checkpoint: Path) -> Observations:
+    """Reset the environment: its first observations.
+
+    Raises:
+        UserError: if it does not keep what its spaces promise, or the network was trained in another one.
+    """
+    observations = first_observations(environment)
+    check_fit(agent, environment, checkpoint)  # its spaces are known for certain after a reset
+    return observations
+
+
+def play(
+    agent: LoadedAgent, environment: Environment, observations: Observations, *, episodes: int, deterministic: bool
+) -> list[Episode]:
+    """Play on from the first observations until the given number of episodes have ended.
 
     Each copy plays an equal share, decided in advance. Taking the first episodes to end, from any
     copy, would overrepresent short episodes.
@@ -34,7 +48,6 @@ def play(agent: LoadedAgent, environment: Environment, *, episodes: int, determi
     played: list[Episode] = []
     copies = environment.num_copies
     left = [(episodes + copy) // copies for copy in range(copies)]
-    observations = first_observations(environment)
     since_end = 0
     while any(left):
         step = stepped(environment, agent.act_in_rows(observations, deterministic=deterministic))
@@ -63,7 +76,7 @@ def stepped(environment: Environment, actions: Array) -> Step:
         raise
     except Exception as error:
         raise RunError(f"{environment.name} raised in step: {one_line(error)}") from error
-    for what, values in (("observations", step.observations), ("rewards", step.rewards)):
+    for what, values in (*parts_of(step.observations), ("rewards", step.rewards)):
         if not is_finite(values):
-            raise RunError(f"{environment.name} gave {what} that are not finite: {first_not_finite(values)}")
+            raise RunError(f"{environment.name} gave {what or 'observations'} that are not finite: {first_not_finite(values)}")
     return step

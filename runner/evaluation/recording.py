@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.environments.base import Episode, first_observations
+from actors.environments.base import Episode
 from actors.environments.filming import Film, make_film
 from actors.settings import EnvSettings
 from agent.loading import LoadedAgent
 from oatmill.errors import OatmillError, RunError, one_line
-from runner.evaluation.playing import MAX_STEPS, check_fit, stepped
+from protocol.data.observations import Observations
+from runner.evaluation.playing import MAX_STEPS, begin, stepped
 from runner.evaluation.video import write_video
 
 
@@ -53,8 +54,8 @@ def record_episode(
     film = make_film(env, seed=seed)
     played: list[Episode] = []
     try:
-        check_fit(agent, film.environment, checkpoint)
-        frames = write_video(path, pictures_of(agent, film, played, deterministic=deterministic), rate=film.rate)
+        observations = begin(agent, film.environment, checkpoint)
+        frames = write_video(path, pictures_of(agent, film, observations, played, deterministic=deterministic), rate=film.rate)
     except OSError as error:
         raise RunError(f"{path} could not be written: {error.strerror or one_line(error)}") from error
     finally:
@@ -62,10 +63,11 @@ def record_episode(
     return Recording(str(path), frames, played[0].episode_return, played[0].length)
 
 
-def pictures_of(agent: LoadedAgent, film: Film, played: list[Episode], *, deterministic: bool) -> Iterator[Any]:
-    """Play one episode and yield its frames; the episode is added to `played` at its end."""
+def pictures_of(
+    agent: LoadedAgent, film: Film, observations: Observations, played: list[Episode], *, deterministic: bool
+) -> Iterator[Any]:
+    """Play one episode, which has begun, and yield its frames; the episode is added to `played` at its end."""
     try:
-        observations = first_observations(film.environment)
         yield from film.take(ended=False)
         for _ in range(MAX_STEPS):
             step = stepped(film.environment, agent.act_in_rows(observations, deterministic=deterministic))

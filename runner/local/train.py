@@ -75,7 +75,7 @@ def train_here(settings: RunSettings, *, recipe: str, preset: str | None, option
             check_ports(settings)
             from runner.plan_report import report_plan  # noqa: PLC0415  (imports torch, which is slow)
 
-            checked = report_plan(settings)
+            checked = report_plan(settings, resumed=options.resume)
             stops.check()
             prepare(folder, checked, resume=options.resume)
             identity = Identity(folder.path, recipe, checked.settings.trainer.seed, preset)

@@ -298,7 +298,7 @@ def test_an_environment_that_raises_or_leaves_later_fails_the_actor_in_one_line(
     assert "Traceback" not in log.read_text()
 
 
-def test_settings_that_differ_from_the_runs_are_refused_by_name(run: Run) -> None:
+def test_settings_that_differ_from_the_runs_raise_an_error_with_their_name(run: Run) -> None:
     config = config_of()
     config["actors"]["unroll_length"] = STEPS + 1
     other = run.folder / "other.yaml"

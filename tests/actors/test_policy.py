@@ -13,6 +13,7 @@ from oatmill.errors import WireError
 from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
 from protocol.data.trajectory import Array
 from protocol.data.weights import Weights
+from tests.learner.worlds import make_action
 
 SPACES = Spaces(ObservationSpace("vector", (3,), "float32"), ActionSpace((4,)))
 OBSERVATIONS = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
@@ -95,7 +96,7 @@ def test_weights_of_another_network_are_rejected() -> None:
 
 
 @pytest.mark.parametrize("core", ["gru", "lstm"])
-def test_a_row_that_starts_anew_forgets_and_the_others_do_not(core: str) -> None:
+def test_only_reset_rows_lose_their_recurrent_state(core: str) -> None:
     spec = AgentSpec(SPACES, settings(core))
     weights, _ = weights_of(spec, version=0, scale=2.0)
     policy, fresh = ActingPolicy(spec, rows=2, seed=0), ActingPolicy(spec, rows=2, seed=0)
@@ -134,3 +135,45 @@ def test_a_seed_brings_the_same_choices_back() -> None:
     weights, _ = weights_of(AgentSpec(SPACES, settings()), version=0, scale=1.0)
     assert choices(1) == choices(1)
     assert choices(1) != choices(2)
+
+
+def acting_with_numbers(sizes: tuple[int, ...], squash: str) -> tuple[ActingPolicy, AgentModel]:
+    """A policy whose means lie well apart and whose deviations are 0.5."""
+    agent_settings = AgentSettings.model_validate(
+        {"hidden_sizes": (8,), "num_bins": 11, "log_std_init": -0.7, "squash": squash}
+    )
+    spec = AgentSpec(Spaces(SPACES.observation, make_action(sizes, numbers=2)), agent_settings)
+    policy = ActingPolicy(spec, rows=20_000, seed=0)
+    model = AgentModel(spec).eval()
+    model.load_state_dict({name: value * (1 if "log_std" in name else 4) for name, value in model.state_dict().items()})
+    policy.load(Weights.pack(0, acting_arrays(model), "float32"))
+    return policy, model
+
+
+@pytest.mark.parametrize("squash", ["clip", "tanh"])
+@pytest.mark.parametrize("sizes", [(), (3,)])
+def test_numbers_are_drawn_from_the_recorded_gaussian_and_executed_within_their_bounds(
+    sizes: tuple[int, ...], squash: str
+) -> None:
+    policy, _ = acting_with_numbers(sizes, squash)
+    acted = policy.act(np.repeat(OBSERVATIONS[:1], 20_000, 0))
+    choices, numbers = acted.actions[:, : len(sizes)], acted.actions[:, len(sizes) :]
+    assert acted.actions.dtype == acted.executed.dtype == np.float32
+    mean, log_std = np.split(acted.logits[0, sum(sizes) :], 2)
+    # Three standard errors of 20,000 draws: 3 * 0.5 / 141 = 0.011 of the mean, 3 / sqrt(40000) = 1.5 % of the deviation.
+    assert numbers.mean(0) == pytest.approx(mean, abs=0.011)
+    assert numbers.std(0) == pytest.approx(np.exp(log_std), rel=0.015)
+    expected = np.tanh(numbers) if squash == "tanh" else np.clip(numbers, -1, 1)
+    np.testing.assert_array_equal(acted.executed[:, len(sizes) :], expected)
+    np.testing.assert_array_equal(acted.executed[:, : len(sizes)], choices)
+    assert np.abs(numbers).max() > 1 > np.abs(expected).min()
+    if sizes:
+        assert set(np.unique(choices)) == {0, 1, 2}
+
+
+def test_every_copy_of_a_number_is_sampled_separately() -> None:
+    policy, _ = acting_with_numbers((), "clip")
+    seen = np.repeat(OBSERVATIONS[:1], 20_000, 0)
+    first, second = policy.act(seen).actions.copy(), policy.act(seen).actions
+    assert (first != second).all()
+    assert abs(np.corrcoef(first[:, 0], second[:, 0])[0, 1]) < 0.03

@@ -26,12 +26,14 @@ def fails(how: str) -> FactoryEnv:
     return FactoryEnv(factory="tests.actors.environments.toy_environments:Fails", kwargs={"how": how})
 
 
-def make_unroller(env: EnvSettings, *, copies: int, steps: int, core: str = "none") -> tuple[Unroller, ActingPolicy]:
+def make_unroller(
+    env: EnvSettings, *, copies: int, steps: int, core: str = "none", discount: float | None = None
+) -> tuple[Unroller, ActingPolicy]:
     environment = make_environment(env, copies=copies, seed=0)
     observations = first_observations(environment)
     settings = AgentSettings.model_validate({"hidden_sizes": (8,), "num_bins": 11, "core": core, "core_size": 3})
     policy = ActingPolicy(AgentSpec(environment.spaces, settings), environment.num_rows, seed=0)
-    return Unroller(environment, observations, policy, steps), policy
+    return Unroller(environment, observations, policy, steps, discount=discount), policy
 
 
 def collected(unroller: Unroller) -> TrajectoryBlock:
@@ -40,7 +42,7 @@ def collected(unroller: Unroller) -> TrajectoryBlock:
     return block
 
 
-def test_an_unroll_holds_every_step_and_the_next_one_goes_on_from_there() -> None:
+def test_an_unroll_contains_every_step_and_the_next_one_continues_from_its_end() -> None:
     unroller, policy = make_unroller(counters(length=3), copies=2, steps=4)
     first = collected(unroller)
     # Counters show 0 1 2, then in the step that ends the episode 0 again.
@@ -60,6 +62,22 @@ def test_an_unroll_holds_every_step_and_the_next_one_goes_on_from_there() -> Non
     assert second.observations[..., 0].tolist() == [[1, 2, 0, 1, 2]] * 2
     assert second.final_step.tolist() == [1, 1]
     assert (unroller.env_steps, unroller.episodes) == (16, 4)
+
+
+def test_an_unroll_brings_the_discounted_return_of_the_episode_before_it() -> None:
+    unroller, policy = make_unroller(counters(length=3), copies=2, steps=4, discount=0.5)
+    before, rewards = [], []
+    for _ in range(3):
+        block = collected(unroller)
+        assert block.discounted_return is not None
+        before.append(block.discounted_return.tolist())
+        rewards.append(block.rewards.copy())
+    # Episodes end after steps 3 and 6. By hand: nothing before the first unroll; step 4 before the second; steps 7 and 8, the
+    # first of them halved, before the third.
+    assert before == [[0, 0], rewards[0][:, 3].tolist(), (0.5 * rewards[1][:, 2] + rewards[1][:, 3]).tolist()]
+    schema = Schema.of(policy.spec.spaces, core_state_size=0, discounted_return=True)
+    packed = schema.views(schema.pack(block), block.size)
+    np.testing.assert_array_equal(packed["discounted_return"], before[2])
 
 
 def test_a_block_fits_the_schema_and_survives_packing() -> None:
@@ -105,7 +123,7 @@ def test_an_absent_agents_steps_are_not_counted_and_clear_its_recurrent_state() 
     assert [bool(row.any()) for row in policy.core_state] == [False, True, False]
 
 
-def test_an_unroll_that_is_given_up_is_not_sent_and_the_next_one_goes_on() -> None:
+def test_a_cancelled_unroll_is_not_sent_and_the_next_one_continues() -> None:
     unroller, _ = make_unroller(counters(length=9), copies=1, steps=4)
     asked = iter([True, False])
     assert unroller.collect(lambda: next(asked)) is None

@@ -101,7 +101,7 @@ def test_pads_are_not_read_whatever_they_hold_and_however_many_there_are(kind: s
 
 
 @pytest.mark.parametrize("kind", TOKEN_ENCODERS)
-def test_a_row_does_not_depend_on_the_rows_beside_it(kind: str) -> None:
+def test_a_row_does_not_depend_on_other_rows(kind: str) -> None:
     encoder, observations = encoder_of(kind), random_tokens(4)
     alone = torch.cat([encoder(observations[row : row + 1]) for row in range(20)])
     torch.testing.assert_close(alone, encoder(observations), atol=1e-5, rtol=1e-5)
@@ -210,7 +210,7 @@ def test_the_nature_encoder_is_three_convolutions_and_scales_bytes() -> None:
     assert widths == [7 * 7 * 64, 7]
     as_floats = encoder_of("nature", ObservationSpace("image", (4, 84, 84), "float32"))
     frames = torch.randint(0, 256, (2, 4, 84, 84), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    assert torch.allclose(encoder(frames), as_floats(frames.float() / 255), atol=1e-6)
+    assert torch.allclose(encoder(frames), as_floats(frames.float() / 255), atol=1e-5)
 
 
 def test_the_nature_encoder_refuses_what_its_convolutions_do_not_fit_on() -> None:
@@ -247,4 +247,37 @@ def test_images_are_standardised_one_by_one() -> None:
     # Mean 1, standard deviation sqrt((3 * 1 + 9) / 4) = sqrt(3).
     root = 3**0.5 + 1e-3
     expected = torch.tensor([[-1 / root, -1 / root, -1 / root, 3 / root], [0.0, 0.0, 0.0, 0.0]]).reshape(2, 1, 2, 2)
+    before = images.clone()
     torch.testing.assert_close(standardised(images), expected)
+    assert torch.equal(images, before), "a batch is read in every epoch"
+
+
+def test_standardised_bytes_are_those_of_the_plain_formula_in_float64() -> None:
+    images = torch.randint(0, 256, (6, 4, 84, 84), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images[1], images[2, :, 5:] = 90, 87
+    wide = images.double() / 255
+    spread, mean = torch.std_mean(wide, (1, 2, 3), correction=0, keepdim=True)
+    expected = (wide - mean) / (spread + 1e-3)
+    torch.testing.assert_close(standardised(images, 1 / 255).double(), expected, atol=1e-4, rtol=1e-5)
+    backwards = images.permute(0, 1, 3, 2)  # not contiguous
+    # The order in which 28,224 squares are summed up differs, in float32.
+    same = standardised(images, 1 / 255).permute(0, 1, 3, 2)
+    torch.testing.assert_close(standardised(backwards, 1 / 255), same, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "inputs"),
+    [
+        # 64 -> (64 - 8) / 4 + 1 = 15 -> (15 - 4) / 2 + 1 = 6 places each way, of 32 channels.
+        (64, 64, 6 * 6 * 32),
+        (36, 50, 3 * 4 * 32),
+        # 20 -> (20 - 4) / 2 + 1 = 9 -> (9 - 4) / 2 + 1 = 3.
+        (20, 20, 3 * 3 * 32),
+        (10, 10, 8 * 8 * 16),
+        (1, 2, 1 * 2 * 16),
+    ],
+)
+def test_the_small_encoder_has_convolutions_for_every_size(height: int, width: int, inputs: int) -> None:
+    encoder = encoder_of("small_cnn", ObservationSpace("image", (3, height, width), "uint8"))
+    assert encoder(torch.zeros(2, 3, height, width, dtype=torch.uint8)).shape == (2, 5)
+    assert [layer.in_features for layer in encoder.modules() if isinstance(layer, nn.Linear)] == [inputs, 7]

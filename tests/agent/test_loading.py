@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from agent.model import AgentModel
 from learner.checkpoints.files import save
 from learner.progress import Progress
 from oatmill.errors import UserError
+from tests.learner.test_masks import masked_spec
 from tests.learner.worlds import OBSERVATION, make_spec, make_trainer, make_updater_of
 
 
@@ -23,6 +25,11 @@ def checkpoint(folder: Path, **spec_settings: Any) -> tuple[Path, AgentModel]:
     updater = make_updater_of(make_trainer("baseline"), make_spec(**spec_settings))
     saved = save(folder, updater, Progress(learner_step=3, env_steps=99, policy_version=7), keep=1)
     return saved, updater.context.model
+
+
+def masked_checkpoint(folder: Path) -> Path:
+    updater = make_updater_of(make_trainer("baseline"), masked_spec((3,)))
+    return save(folder, updater, Progress(learner_step=3, env_steps=99, policy_version=7), keep=1)
 
 
 def observations(rows: int, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -69,7 +76,7 @@ def test_a_factored_agent_chooses_in_each_factor(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("core", ["lstm", "gru"])
-def test_a_recurrent_agent_carries_its_state_and_starts_anew_where_it_is_told(tmp_path: Path, core: str) -> None:
+def test_a_recurrent_agent_keeps_its_state_until_it_is_reset(tmp_path: Path, core: str) -> None:
     folder, _ = checkpoint(tmp_path, core=core)
     steps = [observations(4, seed) for seed in range(3)]
 
@@ -99,14 +106,14 @@ def test_a_reset_before_the_first_observation_does_nothing(tmp_path: Path) -> No
     assert loaded.act(observations(2)).shape == (2,)
 
 
-def test_another_number_of_rows_starts_anew(tmp_path: Path) -> None:
+def test_another_number_of_rows_resets_the_state(tmp_path: Path) -> None:
     loaded = agent.load(checkpoint(tmp_path, core="gru")[0])
     for rows in (3, 5, 1):
         assert loaded.act(observations(rows)).shape == (rows,)
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 5), (2, 4, 1)])
-def test_observations_of_another_shape_are_refused_with_the_one_expected(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_observations_of_another_shape_raise_an_error_with_the_expected_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
     loaded = agent.load(checkpoint(tmp_path)[0])
     with pytest.raises(ValueError, match=r"expected observations of shape \[N, 4\], got"):
         loaded.act(np.zeros(shape, np.float32))
@@ -121,12 +128,12 @@ def test_observations_need_not_be_writable_or_contiguous(tmp_path: Path) -> None
     np.testing.assert_array_equal(loaded.act(np.asfortranarray(seen), deterministic=True), expected)
 
 
-def test_a_folder_that_is_no_checkpoint_is_refused_with_what_one_looks_like(tmp_path: Path) -> None:
+def test_a_folder_without_a_checkpoint_raises_an_error_with_an_example(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not a checkpoint: expected a folder with manifest\.json"):
         agent.load(tmp_path)
 
 
-def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_or_foreign_checkpoint_raises_an_error(tmp_path: Path) -> None:
     folder, _ = checkpoint(tmp_path)
     manifest = json.loads((folder / MANIFEST).read_text())
     other = manifest | {"agent": make_spec(hidden_sizes=(9,)).to_dict()}
@@ -148,3 +155,58 @@ def test_a_loaded_agent_is_made_for_inference(tmp_path: Path) -> None:
     assert isinstance(loaded, LoadedAgent)
     assert not loaded.model.training
     assert loaded.spec == make_spec()
+
+
+def test_an_agent_acts_in_the_environments_units_and_structure(tmp_path: Path) -> None:
+    # make_action lays a Tuple of choices and numbers in -1..1; here the numbers' units are -2..2 and 0..10.
+    folder, model = checkpoint(tmp_path, sizes=(3,), numbers=2)
+    action = replace(model.spec.spaces.action, low=(-2.0, 0.0), high=(2.0, 10.0))
+    model.spec = replace(model.spec, spaces=replace(model.spec.spaces, action=action))
+    loaded = LoadedAgent(model, {})
+    seen = observations(40)
+    choices, numbers = loaded.act(seen, deterministic=True)
+    rows = model.act(torch.from_numpy(seen), model.initial_state(40)).logits.numpy()
+    assert (choices.shape, choices.dtype, numbers.shape, numbers.dtype) == ((40, 1), np.int64, (40, 2), np.float32)
+    np.testing.assert_array_equal(choices[:, 0], rows[:, :3].argmax(-1))
+    means = rows[:, 3:5].clip(-1, 1)
+    np.testing.assert_allclose(numbers, np.stack([2 * means[:, 0], 5 + 5 * means[:, 1]], -1), rtol=1e-5, atol=1e-5)
+    drawn = loaded.act(seen)[1]
+    assert (drawn >= [-2, 0]).all()
+    assert (drawn <= [2, 10]).all()
+    assert not np.allclose(drawn, numbers)
+    assert agent.load(folder).act_in_rows(seen, deterministic=True).shape == (40, 3)
+
+
+def test_a_loaded_agent_takes_the_mask_as_the_environment_gives_it(tmp_path: Path) -> None:
+    loaded = agent.load(masked_checkpoint(tmp_path))
+    seen = observations(200)
+    mask = np.tile(np.array([0, 1, 1], np.int8), (200, 1))  # as Gymnasium's in info
+    assert set(loaded.act(seen, action_mask=mask).tolist()) == {1, 2}
+    keys = {"observation": seen, "action_mask": mask}  # as PettingZoo's
+    assert (loaded.act(keys, deterministic=True) == loaded.act(seen, action_mask=mask, deterministic=True)).all()
+    mask[:, 1] = 0
+    assert (loaded.act(seen, action_mask=mask) == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (observations(2), "expected observations with the keys action_mask, observation, got ndarray"),
+        ({"observation": observations(2)}, "expected observations with the keys action_mask, observation, got observation"),
+        ({"observation": observations(2), "action_mask": np.ones((2, 4))}, r"observations of action_mask of shape \[N, 3\]"),
+        (
+            {"observation": observations(2), "action_mask": np.full((2, 3), 2)},
+            "of action_mask of 0 and 1",
+        ),
+        ({"observation": observations(2), "action_mask": np.ones((3, 3))}, "as many rows of each key"),
+    ],
+)
+def test_what_is_not_the_dict_that_the_network_was_trained_on_is_refused(tmp_path: Path, given: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        agent.load(masked_checkpoint(tmp_path)).act(given)
+
+
+def test_a_mask_for_a_network_that_knows_none_is_refused(tmp_path: Path) -> None:
+    folder, _ = checkpoint(tmp_path)
+    with pytest.raises(ValueError, match="expected no action_mask, because this network was trained without one"):
+        agent.load(folder).act(observations(2), action_mask=np.ones((2, 3)))

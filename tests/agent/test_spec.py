@@ -30,8 +30,14 @@ def test_auto_takes_the_encoder_of_the_observations_kind(kind: str, encoder: str
     assert spec_of(kind, encoder=encoder).encoder == encoder
 
 
+@pytest.mark.parametrize(("kind", "encoder"), [("vector", "mlp"), ("image", "small_cnn"), ("tokens", "token_grid")])
+def test_auto_on_a_cpu_takes_a_smaller_network_for_images_alone(kind: str, encoder: str) -> None:
+    assert spec_of(kind, encoder="auto_cpu").encoder == encoder
+    assert spec_of(kind, encoder="automatic:make").encoder == "automatic:make"
+
+
 @pytest.mark.parametrize(("kind", "encoder"), [("vector", "cnn"), ("image", "token_set"), ("tokens", "mlp")])
-def test_an_encoder_that_does_not_read_the_observations_is_refused_with_those_that_do(kind: str, encoder: str) -> None:
+def test_an_encoder_for_other_observations_raises_an_error_with_the_possible_ones(kind: str, encoder: str) -> None:
     choices = ", ".join(ENCODERS_OF[SPACES[kind].kind])
     with pytest.raises(UserError, match=f"agent.encoder={encoder} does not support {kind} observations; use one of {choices}"):
         spec_of(kind, encoder=encoder)
@@ -68,7 +74,7 @@ def test_a_spec_goes_through_json_unchanged(kind: str) -> None:
         {"unknown": 1},
     ],
 )
-def test_settings_out_of_bounds_are_refused(settings: dict[str, Any]) -> None:
+def test_settings_out_of_bounds_raise_an_error(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         AgentSettings.model_validate(settings)
 

@@ -134,7 +134,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("arguments", "message"), CASES.values(), ids=CASES.keys())
-def test_bad_input_is_told_in_one_line_and_starts_nothing(
+def test_bad_input_is_reported_in_one_line_and_starts_nothing(
     arguments: list[str], message: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(path.relative_to(place) for path in place.rglob("*") if "__pycache__" not in path.parts)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
 from deploy.cli.app import app
+from deploy.cli.completion import complete_assignment, complete_path, complete_recipe
 from deploy.cli.entry import run_command
+from deploy.cli.examples import EXAMPLES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,20 +29,21 @@ COMMANDS = {
     "plan": SETTINGS | {"--actors", "--learners", "--seed", "--json"},
     "recipes": set(),
     "settings": {"WORD", "--json"},
-    "status": {"--run-dir", "--address", "--keys", "--json"},
-    "top": {"--run-dir", "--once"},
-    "scale": {"--run-dir", "--address", "--keys", "--actors"},
-    "stop": {"--run-dir", "--address", "--keys"},
-    "eval": {"CHECKPOINT", "--episodes", "--deterministic", "--seed", "--record", "--trust", "--json"},
+    "status": {"RUN", "--run-dir", "--address", "--keys", "--json"},
+    "top": {"RUN", "--run-dir", "--once"},
+    "scale": {"RUN", "--run-dir", "--address", "--keys", "--actors"},
+    "stop": {"RUN", "--run-dir", "--address", "--keys"},
+    "eval": {"CHECKPOINT", "--run-dir", "--episodes", "--deterministic", "--seed", "--record", "--trust", "--json"},
     "compare": {"RECIPE", "ASSIGNMENTS", "--arms", "--arm", "--seeds", "--out", "--json"},
-    "doctor": {"RUN_DIR", "--prometheus", "--match", "--json"},
-    "plot": {"RUN_DIRS"},
+    "doctor": {"RUN", "--run-dir", "--prometheus", "--match", "--json"},
+    "plot": {"RUN_DIRS", "--run-dir"},
     "chaos": {"RECIPE", "ASSIGNMENTS", "--seconds", "--kill", "--fault", "--seed", "--json"},
     "keygen": {"FOLDER", "--add", "--revoke", "--if-missing"},
     "replay": SETTINGS | {"--run-dir", "--listen", "--insecure", "--keys"},
     "actor": SETTINGS | {"--address", "--actor-id", "--keys"},
     "learner": SETTINGS | {"--address", "--run-dir", "--resume", "--in-container", "--keys"},
     "health": {"ROLE"},
+    "help": {"WORDS"},
 }
 
 
@@ -72,6 +78,85 @@ def test_help_is_plain_text(arguments: list[str], capsys: pytest.CaptureFixture[
     assert "Usage: oatmill" in text
     assert "\x1b" not in text
     assert "╭" not in text
+
+
+@pytest.mark.parametrize("arguments", [[], ["cluster"], ["help"], ["help", "train"], ["help", "cluster", "up"]])
+def test_a_command_without_arguments_and_help_show_the_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(arguments) == 0
+    shown = capsys.readouterr()
+    words = arguments[1:] if arguments[:1] == ["help"] else arguments
+    assert shown.out.startswith(f"Usage: {' '.join(['oatmill', *words])} ")
+    assert shown.err == ""
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_help_of_a_command_shows_examples_of_it(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command([*name.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Examples:" in shown
+    for line in EXAMPLES[name]:
+        assert f"\n    {line}\n" in shown, "not wrapped"
+
+
+def test_the_examples_use_only_options_that_exist() -> None:
+    for line in [line for lines in EXAMPLES.values() for line in lines]:
+        words = shlex.split(line)
+        command, options = get_command(app), {word.partition("=")[0] for word in words if word.startswith("--")}
+        for word in words[1:]:
+            command = getattr(command, "commands", {}).get(word, command)
+        assert options <= {option for parameter in command.params for option in parameter.opts}, line
+
+
+def test_what_messages_and_pages_say_of_commands_is_true() -> None:
+    # `oatmill CMD --opt` in backticks, in the sources of all packages and in the documentation.
+    packages = ("actors", "agent", "deploy", "learner", "oatmill", "protocol", "recipes", "replay", "runner", "docs")
+    files = [path for name in packages for kind in ("py", "md") for path in (ROOT / name).rglob(f"*.{kind}")]
+    wrong, root = [], get_command(app)
+    for path in files:
+        for words in re.findall(r"`oatmill ((?:[a-z]|--)[^`]*)`", path.read_text()):
+            command, wanted = root, [word for word in words.split() if re.fullmatch(r"--[a-z-]+", word)]
+            known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+            for word in words.split():
+                command = getattr(command, "commands", {}).get(word, command)
+                known |= {option for parameter in command.params for option in parameter.opts}
+            named = command is not root or words.startswith(("--", "COMMAND"))
+            wrong += [f"{path.name}: oatmill {words}"] if set(wanted) - known or not named else []
+    assert wrong == []
+
+
+def test_every_command_has_examples_but_those_without_arguments() -> None:
+    assert set(COMMANDS) - set(EXAMPLES) == {"recipes", "help"}
+
+
+@pytest.mark.parametrize("command", ["status", "top", "stop", "doctor", "plot", "eval", "scale"])
+def test_a_run_is_named_by_an_argument_or_by_an_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--actors", "1"] if command == "scale" else []
+    for way in (["nowhere"], ["--run-dir", "nowhere"]):
+        assert run_command([command, *way, *more]) == 2
+        assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["status", "doctor", "eval"])
+def test_a_run_that_is_named_twice_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command([command, "one", "--run-dir", "other"]) == 2
+    assert capsys.readouterr().err == "oatmill: error: give the run's folder once: got one and --run-dir other\n"
+
+
+@pytest.mark.parametrize(
+    ("complete", "typed", "offered"),
+    [
+        (complete_recipe, "ca", ["cartpole"]),
+        (complete_assignment, "trainer.gam", ["trainer.gamma=0.99"]),
+        (complete_assignment, "trainer.device=c", ["trainer.device=cpu", "trainer.device=cuda"]),
+        (complete_assignment, "trainer.compile=", ["trainer.compile=true", "trainer.compile=false"]),
+        (complete_assignment, "trainer.gamma=", []),
+        (complete_path, "agent.core", ["agent.core", "agent.core_size"]),
+    ],
+)
+def test_the_shell_completes_recipes_settings_and_values(
+    complete: Callable[[str], list[str]], typed: str, offered: list[str]
+) -> None:
+    assert complete(typed) == offered
 
 
 def test_the_recipes_are_listed_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:

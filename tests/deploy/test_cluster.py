@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -15,7 +15,11 @@ from deploy.cli.app import app
 from deploy.cli.entry import run_command
 from deploy.cli.roles import role_settings
 from deploy.engines.compose import HERE, SERVICES, ComposeCluster
+from deploy.engines.start import Start, digest_of, refuse_what_is_over
+from oatmill.errors import UserError
 from oatmill.settings import yaml_format
+from recipes import cartpole
+from runner.settings import RunSettings
 
 OPTIONS = {
     "up": {
@@ -41,6 +45,55 @@ def test_the_options_are_the_promised_ones(name: str) -> None:
     group: Any = get_command(app).commands["cluster"]  # type: ignore[attr-defined]
     shown = {option for parameter in group.commands[name].params for option in parameter.opts if option.startswith("--")}
     assert shown == OPTIONS[name] | {"--on", "--project", "--log-level"}
+
+
+class OneRun:
+    """Stands in for a cluster whose hub answers."""
+
+    def __init__(self, run: str, settings: RunSettings, **status: Any) -> None:
+        environment = {"OATMILL_RUN": run, "OATMILL_CONFIG_DIGEST": digest_of(settings.to_dict())}
+        self.kept = {"environment": environment}
+        self._status = {"stop": True, "learner": {"env_steps": 300_000}} | status
+
+    def containers(self) -> list[str]:
+        return ["replay"]
+
+    def status(self) -> dict[str, Any]:
+        return self._status
+
+
+def started_again(run: str, settings: RunSettings, cluster: OneRun) -> None:
+    wanted = Start(settings, recipe="cartpole", run=run, image=None, gpu=False, without=(), timeout_s=0)
+    refuse_what_is_over(cast("ComposeCluster", cluster), wanted, settings)
+
+
+def test_up_on_a_run_that_is_over_says_so_and_how_it_goes_on() -> None:
+    settings = cartpole.settings()
+    with pytest.raises(UserError) as over:
+        started_again("one", settings, OneRun("one", settings))
+    assert str(over.value) == (
+        "the run one is over, after 300,000 of 300,000 env steps; raise trainer.total_timesteps to go on with it, or start "
+        "another by --run NAME"
+    )
+    with pytest.raises(UserError, match="after 9 of 300,000 env steps; `oatmill cluster down` and `up` go on with it"):
+        started_again("one", settings, OneRun("one", settings, learner={"env_steps": 9}))
+
+
+def test_up_goes_on_with_a_run_that_is_not_over_or_is_another_one() -> None:
+    settings, longer = cartpole.settings(), cartpole.settings()
+    longer.trainer.total_timesteps = 400_000
+    started_again("one", settings, OneRun("one", settings, stop=False))
+    started_again("other", settings, OneRun("one", settings))
+    started_again("one", longer, OneRun("one", settings))
+
+
+def test_plain_compose_starts_what_the_hub_expects_in_the_project_that_commands_look_for() -> None:
+    services = yaml.safe_load((HERE / "compose.yaml").read_text())["services"]
+    expected = services["replay"]["environment"]["OATMILL__ACTORS__COUNT"]
+    assert services["actor"]["deploy"]["replicas"] == expected
+    group: Any = get_command(app).commands["cluster"]  # type: ignore[attr-defined]
+    (project,) = (option for option in group.commands["status"].params if option.name == "project")
+    assert f"COMPOSE_PROJECT_NAME={project.default}" in (HERE / ".env").read_text().splitlines()
 
 
 def fake_docker(folder: Path, script: str) -> None:

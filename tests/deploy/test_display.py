@@ -11,10 +11,10 @@ import pytest
 
 from actors.settings import CogsEnv
 from deploy.cli.display import observer_for
-from deploy.cli.live import LiveObserver
-from deploy.cli.status import status_lines, uneven_lines
+from deploy.cli.live import LiveObserver, SteadyConsole, view
+from deploy.cli.status import progress_lines, status_lines, uneven_lines
 from deploy.cli.summary import ledger_line, loss_table, return_text, summary_lines
-from runner.observer import PlainObserver
+from runner.observer import PlainObserver, clock, done, time_left
 from runner.result import Identity, compose
 
 LINE: dict[str, Any] = {
@@ -82,7 +82,8 @@ def test_plain_lines_say_how_far_how_fast_how_well_and_each_loss_with_its_share(
     watch(PlainObserver(output, every_s=60))
     lines = output.getvalue().splitlines()
     assert lines[:2] == ["run folder /runs/one", "note: a note [with brackets]"]
-    assert "5,000 env steps ( 50%)  12,346/s  return 21.50" in lines[2]
+    # 5,000 steps at 12,346 a second take 0.4 s.
+    assert "5,000 env steps ( 50%)  12,346/s  0:00:00 left  return 21.50" in lines[2]
     assert "cmpo 0.005 (25%)  ppo_actor -0.015 (75%)  entropy 0.69  lag 1  queue 32" in lines[2]
     assert lines[3].startswith("actor 1 was killed by SIGKILL")
     assert "10,000 env steps (100%)" in lines[4]  # the last one is shown although its time had not come
@@ -98,6 +99,28 @@ def test_the_live_view_shows_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         assert part in shown
     assert "a note [with brackets]" in shown
     assert "the last lines of learner:" in shown
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_the_live_view_fits_the_terminal(width: int) -> None:
+    line = LINE | {"env_steps": 3_000_000, "seconds": 3_661.4, "env_steps_per_second": 1_000.0}
+    losses = dict.fromkeys(("ppo_critic", "cmpo", "ppo_actor", "dynamics", "muesli_model"), LINE["losses"]["cmpo"])
+    console = SteadyConsole(file=io.StringIO(), width=width, highlight=False)
+    console.print(view(line | {"losses": losses}, 4_000_000, width))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, shown.splitlines())) <= width
+    for part in ("75%", "3,000,000 / 4,000,000 env steps", "1,000/s", "elapsed 1:01:01", "left 0:16:40", "return 21.50"):
+        assert part in shown, "not cut and not wrapped"
+    for part in (*losses, "0.005", "12.5%", "red flags: entropy_high"):
+        assert part in shown
+
+
+def test_a_run_that_goes_beyond_its_budget_is_done_to_100_percent() -> None:
+    assert done({"env_steps": 10_001}, 10_000) == 1.0
+    assert time_left({"env_steps": 10_001, "env_steps_per_second": 5.0}, 10_000) == 0.0
+    assert time_left({"env_steps": 5, "env_steps_per_second": None}, 10) is None
+    assert clock(None) == "-"
+    assert clock(59.6) == "0:01:00"
 
 
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +205,13 @@ def test_status_shows_processes_also_while_the_server_is_still_starting() -> Non
         "640 env steps trained in 10 learner steps, policy version 10, mean return 21.50",
         "1 of 2 actors live",
     ]
+
+
+def test_status_says_that_a_run_is_over() -> None:
+    answer = {"fleet": {}, "learner": {"env_steps": 640, "learner_step": 10}, "policy_version": 10, "desired_actors": 2}
+    assert progress_lines(answer | {"live": 0, "stop": True})[1] == "the run is over"
+    assert progress_lines(answer | {"live": 1, "stop": True})[1] == "the run is ending; actors that have not left yet: 1"
+    assert progress_lines(answer | {"live": 1, "stop": False})[1] == "1 of 2 actors live"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,11 @@ def test_each_mutant_is_its_file_with_one_change() -> None:
     assert original not in {mutant.source for mutant in found}
 
 
+@pytest.mark.parametrize("names", [*mutants.TARGETS.values(), mutants.WIDE])
+def test_the_tests_that_a_mutant_must_fail_are_there(names: tuple[str, ...]) -> None:
+    assert len(mutants.files_of(names)) == len(names)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("file", mutants.TARGETS)

@@ -142,6 +142,7 @@ def make_batch(spec: AgentSpec, *, size: int = 6, steps: int = 7, seed: int = 0,
         final_step=ends.astype(np.int32),
         policy_version=np.zeros(size, np.int64),
         fresh=np.ones(size, bool),
+        discounted_return=np.zeros(size, np.float32),
     )
     return with_numbers(batch, action) if action.dimensions else batch
 
@@ -166,7 +167,8 @@ def random_actions(action: ActionSpace, rng: np.random.Generator, size: int, ste
 def rows_of(batch: Batch, rows: Array) -> Batch:
     """The batch of these trajectories, in this order."""
     names = "observations actions rewards terminated truncated valid behaviour_logits behaviour_value core_state"
-    taken = {name: getattr(batch, name)[rows].copy() for name in (*names.split(), "policy_version", "fresh")}
+    others = ("policy_version", "fresh", "discounted_return")
+    taken = {name: getattr(batch, name)[rows].copy() for name in (*names.split(), *others)}
     place = {int(old): new for new, old in enumerate(rows)}
     kept = np.array([row in place for row in batch.final_trajectory], bool)
     return replace(
@@ -182,7 +184,8 @@ def rows_of(batch: Batch, rows: Array) -> Batch:
 def inputs_of(updater: Updater, batch: Batch) -> dict[str, Tensor]:
     """The batch as the plan reads it."""
     context = updater.context
-    return cast("dict[str, Tensor]", to_inputs(batch, context.model.spec, context.trainer, CPU))
+    factor = 1.0 if context.reward_scale is None else context.reward_scale.factor
+    return cast("dict[str, Tensor]", to_inputs(batch, context.model.spec, context.trainer, CPU, reward_factor=factor))
 
 
 def learn(updater: Updater, batch: Batch, *, learning_rate: float = 1e-2, report: bool = True) -> Record:

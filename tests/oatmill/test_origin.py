@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from oatmill.children.places import PACKAGES
 from oatmill.errors import UserError
 from oatmill.origin import check_packages
+from oatmill.user_code import PACKAGES
 
 
 def test_all_packages_share_one_folder() -> None:

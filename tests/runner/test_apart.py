@@ -44,12 +44,12 @@ def environment(limit_s: float = 60.0, **kwargs: Any) -> Apart:
         ("raises", "reset", rf"raised in reset: KeyError: 'no such level' \({RUDE}, in raises\)$"),
     ],
 )
-def test_an_environment_that_takes_its_process_along_is_refused_in_one_line(how: str, when: str, says: str) -> None:
+def test_an_environment_that_ends_its_process_raises_an_error_of_one_line(how: str, when: str, says: str) -> None:
     assert re.search(says, refusal(60.0, how, when))
 
 
 @pytest.mark.parametrize(("how", "when"), [("hangs", "reset"), ("hangs_in_c", "build")])
-def test_an_environment_that_hangs_is_refused_in_one_line(how: str, when: str) -> None:
+def test_an_environment_that_hangs_raises_an_error_of_one_line(how: str, when: str) -> None:
     for limit_s in (1, 5, 25):  # on a busy machine its process may not have come to the hanging call
         said = refusal(limit_s, how, when)
         assert said.startswith(f"env.factory=rude is not ready after {limit_s} s")

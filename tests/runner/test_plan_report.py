@@ -55,7 +55,7 @@ def test_a_plan_says_what_it_costs_when_it_is_asked() -> None:
     report = report_plan(conservative())
     assert "GFLOP" not in report.to_text(), "a run that starts does not spend a second on this"
     text = report.to_text(cost=True)
-    assert "parameters: 21,831 are trained" in text
+    assert "21,831 trained parameters" in text
     assert "  ppo_actor     trains 4,610; policy x 1, entropy x -0.01" in text
     assert "  prior             0.019    1%" in text
     cost = json.loads(json.dumps(report.to_dict()))["cost"]
@@ -104,7 +104,37 @@ def test_a_plan_says_how_an_image_is_read() -> None:
     assert "env.channels" not in report_plan(settings).auto, "it was not chosen"
 
 
-def test_a_tool_whose_package_is_not_here_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_on_a_cpu_get_a_network_that_trains_there_which_a_resumed_run_does_not_change() -> None:
+    settings = cartpole.settings()
+    settings.env = FactoryEnv(factory="tests.actors.environments.scripted:make_picture", kwargs={"shape": [36, 36, 12]})
+    settings.trainer.device = "cpu"
+    report = report_plan(settings)
+    assert (report.settings.agent.encoder, report.auto["agent.encoder"]) == ("auto_cpu", "small_cnn")
+    assert settings.agent.encoder == "auto"
+    assert report_plan(settings, resumed=True).auto["agent.encoder"] == "cnn"
+    assert report_plan(report.settings, resumed=True).auto["agent.encoder"] == "small_cnn"
+    settings.agent.encoder = "nature"
+    assert report_plan(settings).settings.agent.encoder == "nature"
+
+
+def test_a_plan_estimates_the_time_of_a_learner_step_and_warns_of_more_than_a_day() -> None:
+    report = report_plan(cartpole.settings())
+    seconds = report.step_seconds
+    assert seconds is not None
+    assert 1e-3 < seconds < 60
+    hours = seconds * report.learner_steps / 3600
+    assert f"  time          about {seconds:.2g} s on this machine's CPU with trainer.threads=1, {hours:.2g} hours" in (
+        report.to_text(cost=True)
+    )
+    assert report.to_dict()["step_seconds"] == seconds
+    assert "warning" not in report.to_text(cost=True)
+    report.__dict__["step_seconds"] = 24.1 * 3600 / report.learner_steps
+    assert "warning       this takes longer than a day; use a smaller network" in report.to_text(cost=True)
+    report.__dict__["step_seconds"] = None  # a GPU
+    assert "  time" not in report.to_text(cost=True)
+
+
+def test_a_tool_without_its_package_raises_an_error_before_the_run_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find_spec(name))
     settings = cartpole.settings()
@@ -113,7 +143,7 @@ def test_a_tool_whose_package_is_not_here_is_refused_before_anything_starts(monk
         report_plan(settings)
 
 
-def test_an_encoder_of_ones_own_that_is_none_is_refused_before_anything_starts() -> None:
+def test_an_invalid_own_encoder_raises_an_error_before_the_run_starts() -> None:
     settings = cartpole.settings()
     settings.agent.encoder = "builtins:str"
     with pytest.raises(UserError, match=r"agent\.encoder=builtins:str must return a torch\.nn\.Module, got str$"):

@@ -8,7 +8,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from runner.result import Identity, RunResult, compose, finite
+from oatmill.json_values import without_nonfinite
+from runner.result import Identity, RunResult, compose
 
 PROMISED = {
     "run_dir",
@@ -61,7 +62,7 @@ def test_a_learner_that_died_leaves_its_last_report(tmp_path: Path) -> None:
 
 
 def test_numbers_that_are_not_finite_become_null() -> None:
-    assert finite({"a": [math.nan, 1.0, (math.inf, "x")], "b": {"c": -math.inf, "d": True}}) == {
+    assert without_nonfinite({"a": [math.nan, 1.0, (math.inf, "x")], "b": {"c": -math.inf, "d": True}}) == {
         "a": [None, 1.0, [None, "x"]],
         "b": {"c": None, "d": True},
     }

@@ -65,7 +65,7 @@ def test_a_run_whose_folder_is_deleted_ends_with_one_line(tmp_path: Path) -> Non
         assert all_gone(train.run_dir)
 
 
-@pytest.mark.slow  # tests/oatmill/process/test_outlet.py holds what it stands on
+@pytest.mark.slow  # tests/oatmill/process/test_nonblocking_output.py holds what it stands on
 def test_a_run_whose_output_nobody_reads_goes_on_to_its_end(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     fcntl.fcntl(writer, F_SETPIPE_SZ, 4096)

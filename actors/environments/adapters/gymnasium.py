@@ -8,20 +8,21 @@ from functools import partial
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.vector import VectorEnv
 
+from actors.environments.action_masks import InfoMasks, check_allows, check_mask_space, masked_spaces, with_masks
 from actors.environments.base import Step, name_of
+from actors.environments.dict_spaces import convert_space
 from actors.environments.episodes import EpisodeSums
 from actors.environments.gymnasium_actions import ActionConversion, convert_action_space
-from actors.environments.gymnasium_spaces import (
-    Channels,
-    ObservationConversion,
-    convert_observation_space,
-)
+from actors.environments.gymnasium_spaces import Channels, ObservationConversion
+from actors.environments.minigrid_cells import minigrid_cells
 from actors.environments.steppers import Stepper, SyncStepper, make_vector_stepper
 from actors.settings import FactoryEnv, GymnasiumEnv
 from oatmill.errors import UserError
 from oatmill.user_modules import import_named, load_function
+from protocol.data.observations import Observations
 from protocol.data.spaces import Spaces
 from protocol.data.trajectory import Array
 
@@ -40,7 +41,7 @@ class GymnasiumEnvironment:
 
     def __init__(self, name: str, stepper: Stepper, observation: ObservationConversion, action: ActionConversion) -> None:
         self.name = name
-        self.spaces = Spaces(observation.space, action.space)
+        self.spaces = check_mask_space(Spaces(observation.space, action.space), name)
         self.num_rows = self.num_copies = stepper.num_copies
         self.channels = observation.channels
         self._stepper = stepper
@@ -48,10 +49,13 @@ class GymnasiumEnvironment:
         self._convert_actions = action.convert
         self._sums = EpisodeSums(stepper.num_copies)
 
-    def reset(self) -> Array:
+    def reset(self) -> Observations:
         """Start all episodes."""
         self._sums.clear()
-        return self._convert(self._stepper.reset())
+        converted = self._convert(self._stepper.reset())
+        if self._stepper.masks is not None and not self.spaces.masked:
+            self.spaces = masked_spaces(self.spaces)
+        return self._shown(converted)
 
     def step(self, actions: Array) -> Step:
         """Take one action per copy."""
@@ -59,15 +63,28 @@ class GymnasiumEnvironment:
         self._sums.add(raw.rewards, raw.valid)
         ended = (raw.terminated | raw.truncated) & raw.valid
         return Step(
-            self._convert(raw.observations),
+            self._shown(self._convert(raw.observations)),
             raw.rewards,
             raw.terminated,
             raw.truncated,
             raw.valid,
-            self._convert(raw.final_observations),
+            self._final(raw.final_observations, len(raw.final_rows)),
             raw.final_rows,
             self._sums.end(ended) if ended.any() else (),
         )
+
+    def _shown(self, observations: Observations) -> Observations:
+        """Observations with the masks out of `info`."""
+        shown = with_masks(observations, self._stepper.masks)
+        check_allows(shown, self.spaces.action.sizes)
+        return shown
+
+    def _final(self, observations: Observations, rows: int) -> Observations:
+        """Final observations; nobody acts on them, so a mask out of `info` allows everything."""
+        converted = self._convert(observations)
+        if self._stepper.masks is None:
+            return converted
+        return with_masks(converted, np.ones((rows, self.spaces.action.num_logits), np.bool_))
 
     def close(self) -> None:
         """Close all copies."""
@@ -171,9 +188,10 @@ def _further(make: Callable[[], Any], first: Any, count: int, name: str) -> list
 
 
 def _around_vector_env(env: Any, seed: int, name: str, channels: Channels) -> GymnasiumEnvironment:
-    observation = convert_observation_space(env.single_observation_space, name, channels)
+    observation = convert_space(env.single_observation_space, name, channels)
     action = convert_action_space(env.single_action_space, name)
-    return GymnasiumEnvironment(name, make_vector_stepper(env, observation.raw, seed, name), observation, action)
+    infos = info_masks(observation, action, int(env.num_envs))
+    return GymnasiumEnvironment(name, make_vector_stepper(env, observation.raw, seed, name, infos), observation, action)
 
 
 def around_envs(envs: list[Any], seed: int, name: str, channels: Channels = "auto") -> GymnasiumEnvironment:
@@ -182,6 +200,12 @@ def around_envs(envs: list[Any], seed: int, name: str, channels: Channels = "aut
     Raises:
         UserError: if oatmill does not support their spaces.
     """
-    observation = convert_observation_space(envs[0].observation_space, name, channels)
+    observation = convert_space(envs[0].observation_space, name, channels, minigrid_cells(envs[0]))
     action = convert_action_space(envs[0].action_space, name)
-    return GymnasiumEnvironment(name, SyncStepper(envs, observation.raw, seed), observation, action)
+    infos = info_masks(observation, action, len(envs))
+    return GymnasiumEnvironment(name, SyncStepper(envs, observation.raw, seed, infos), observation, action)
+
+
+def info_masks(observation: ObservationConversion, action: ActionConversion, copies: int) -> InfoMasks | None:
+    """A reader of masks in `info`; None where the observation has one, which counts."""
+    return None if Spaces(observation.space, action.space).masked else InfoMasks(action.space, copies)

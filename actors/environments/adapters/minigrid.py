@@ -17,13 +17,12 @@ from minigrid.core.constants import COLOR_TO_IDX, DIR_TO_VEC, OBJECT_TO_IDX, STA
 
 from actors.environments.adapters.gymnasium import GymnasiumEnvironment, import_registering
 from actors.environments.base import name_of
-from actors.environments.boundary import RawSpace
 from actors.environments.gymnasium_actions import convert_action_space
 from actors.environments.gymnasium_spaces import ObservationConversion
+from actors.environments.minigrid_cells import one_hot_bytes
 from actors.environments.steppers import SyncStepper
 from actors.settings import MiniGridEnv
 from oatmill.errors import UserError
-from protocol.data.spaces import ObservationSpace
 from protocol.data.trajectory import Array
 
 CELL_SIZES = (len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(STATE_TO_IDX))
@@ -94,15 +93,4 @@ def view_of(env: Any, name: str) -> tuple[int, int]:
 
 def one_hot_cells(view: tuple[int, int]) -> ObservationConversion:
     """Convert `CellsAndDirection` to one-hot: 20 numbers per cell and 4 for the direction."""
-    sizes = np.array([*(CELL_SIZES * (view[0] * view[1])), DIRECTIONS])
-    offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    width = int(sizes.sum())
-
-    def convert(batch: Array) -> Array:
-        rows = np.zeros((len(batch), width), np.uint8)
-        np.put_along_axis(rows, batch + offsets, 1, axis=1)
-        return rows
-
-    largest = (sizes - 1).astype(np.uint8)
-    raw = RawSpace("MiniGrid's view", sizes.shape, np.dtype(np.uint8), np.zeros_like(largest), largest)
-    return ObservationConversion(ObservationSpace("vector", (width,), "uint8"), raw, convert)
+    return one_hot_bytes([*(CELL_SIZES * (view[0] * view[1])), DIRECTIONS])

@@ -8,18 +8,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from actors.environments.action_masks import InfoMasks, check_allows, check_mask_space, masked_spaces, with_masks
 from actors.environments.base import Episode, Step, name_of
 from actors.environments.boundary import copy_seeds, flag, in_short, observation_of, outcome_of, reward
+from actors.environments.dict_spaces import convert_space
 from actors.environments.gymnasium_actions import ActionConversion, convert_action_space
-from actors.environments.gymnasium_spaces import (
-    ObservationConversion,
-    convert_observation_space,
-)
+from actors.environments.gymnasium_spaces import ObservationConversion
+from actors.environments.turns import in_turns
 from actors.settings import PettingZooEnv
 from oatmill.errors import UserError
 from oatmill.user_modules import load_function
 from protocol.data.actions import copied, split_rows
-from protocol.data.spaces import Spaces
+from protocol.data.observations import Observations
+from protocol.data.spaces import ACTION_MASK, Spaces
 from protocol.data.trajectory import Array
 
 EVERYBODY = "__all__"
@@ -57,7 +58,7 @@ class ParallelEnvironment:
         self, name: str, envs: Sequence[Any], observation: ObservationConversion, action: ActionConversion, seed: int
     ) -> None:
         self.name = name
-        self.spaces = Spaces(observation.space, action.space)
+        self.spaces = check_mask_space(Spaces(observation.space, action.space), name)
         self._envs = envs
         self._agents = list(envs[0].possible_agents)
         self.num_rows = rows = len(envs) * len(self._agents)
@@ -66,7 +67,8 @@ class ParallelEnvironment:
         self._conversion = observation
         self._convert_actions = action.convert
         self._seeds = copy_seeds(seed, len(envs))
-        self._observations = np.zeros((rows, *observation.raw.shape), observation.raw.dtype)
+        self._observations = observation.raw.empty(rows)
+        self._infos = None if self.spaces.masked else InfoMasks(action.space, rows)
         self._rewards = np.zeros(rows, np.float32)
         self._terminated = np.zeros(rows, np.bool_)
         self._truncated = np.zeros(rows, np.bool_)
@@ -75,11 +77,13 @@ class ParallelEnvironment:
         self._returns = np.zeros(rows, np.float64)
         self._lengths = np.zeros(len(envs), np.int64)
 
-    def reset(self) -> Array:
+    def reset(self) -> Observations:
         """Seed and reset every copy."""
         for copy, seed in enumerate(self._seeds):
             self._start(copy, seed)
-        return self._conversion.convert(self._observations)
+        if self._infos is not None and self._infos.given and not self.spaces.masked:
+            self.spaces = masked_spaces(self.spaces)
+        return self._shown()
 
     def step(self, actions: Array) -> Step:
         """Take the actions of all agents that are present."""
@@ -87,22 +91,40 @@ class ParallelEnvironment:
         self._rewards[:] = 0
         self._terminated[:] = ~valid
         self._truncated[:] = False
-        finals: list[tuple[int, Array]] = []
+        finals: list[tuple[int, Observations]] = []
         converted = split_rows(copied(self._convert_actions(actions)), self.num_rows)  # environments may modify it
         ended = [self._step_copy(copy, converted, finals) for copy in range(len(self._envs))]
         episodes = [self._start(copy) for copy, is_over in enumerate(ended) if is_over]
-        raw = self._conversion.raw
-        final_observations = np.array([shown for _, shown in finals], raw.dtype).reshape(len(finals), *raw.shape)
         return Step(
-            self._conversion.convert(self._observations),
+            self._shown(),
             self._rewards,
             self._terminated,
             self._truncated,
             valid,
-            self._conversion.convert(final_observations),
+            self._final([shown for _, shown in finals]),
             np.array([row for row, _ in finals], np.int64),
             episodes,
         )
+
+    def _shown(self) -> Observations:
+        """What the agents see now. An agent that does not act may do anything."""
+        converted = self._conversion.convert(self._observations)
+        if not self.spaces.masked:
+            return converted
+        shown = with_masks(converted, None if self._infos is None else self._infos.masks)
+        shown[ACTION_MASK] = shown[ACTION_MASK] | ~self._present[:, None]
+        check_allows(shown, self.spaces.action.sizes)
+        return shown
+
+    def _final(self, finals: list[Observations]) -> Observations:
+        """Final observations; a mask out of `info` allows everything."""
+        raw = self._conversion.raw.empty(len(finals))
+        for place, shown in enumerate(finals):
+            raw[place : place + 1] = shown
+        converted = self._conversion.convert(raw)
+        if self._infos is None or not self._infos.given:
+            return converted
+        return with_masks(converted, np.ones((len(finals), self.spaces.action.num_logits), np.bool_))
 
     def close(self) -> None:
         """Close every copy."""
@@ -121,7 +143,7 @@ class ParallelEnvironment:
     def _rows(self, copy: int) -> slice:
         return slice(copy * len(self._agents), (copy + 1) * len(self._agents))
 
-    def _step_copy(self, copy: int, actions: list[Any], finals: list[tuple[int, Array]]) -> bool:
+    def _step_copy(self, copy: int, actions: list[Any], finals: list[tuple[int, Observations]]) -> bool:
         """Step one copy; returns whether its episode is over."""
         env, rows = self._envs[copy], self._rows(copy)
         chosen = {agent: choice for agent, choice in zip(self._agents, actions[rows], strict=True) if agent in env.agents}
@@ -134,25 +156,33 @@ class ParallelEnvironment:
                 if agent not in env.agents and not self._left[row]:
                     raise ValueError(f"agent {agent!r} is gone from agents without having terminated or been truncated")
             elif agent in env.agents and not self._left[row]:
-                self._show(row, agent, outcome.observations)
+                self._appear(row, agent, outcome.observations, outcome.infos)
         self._returns[rows] += self._rewards[rows]
         return not self._present[rows].any()
 
-    def _record(self, row: int, agent: Any, outcome: _Outcome, finals: list[tuple[int, Array]]) -> None:
+    def _record(self, row: int, agent: Any, outcome: _Outcome, finals: list[tuple[int, Observations]]) -> None:
         self._rewards[row] = reward(_of_agent(outcome.rewards, agent, "rewards"), f"a reward of agent {agent!r}")
         self._terminated[row] = flag(_of_agent(outcome.terminations, agent, "terminations"), f"terminated of agent {agent!r}")
         self._truncated[row] = flag(_of_agent(outcome.truncations, agent, "truncations"), f"truncated of agent {agent!r}")
         self._show(row, agent, outcome.observations)
+        if self._infos is not None and not (self._terminated[row] or self._truncated[row]):
+            self._infos.take(_info_of(outcome.infos, agent), row)
         if self._terminated[row] or self._truncated[row]:
             self._present[row], self._left[row] = False, True
             if not self._terminated[row]:
-                finals.append((row, self._observations[row].copy()))
+                finals.append((row, self._observations[row : row + 1].copy()))
 
     def _show(self, row: int, agent: Any, observations: Mapping[Any, Any]) -> None:
         raw, what = self._conversion.raw, f"an observation of agent {agent!r}"
         raw.store(_of_agent(observations, agent, "observations"), self._observations, row, what)
         raw.check_limits(self._observations[row : row + 1], what, row)
         self._present[row] = True
+
+    def _appear(self, row: int, agent: Any, observations: Mapping[Any, Any], infos: Any) -> None:
+        """Show an agent that has come, and read the mask out of its info."""
+        self._show(row, agent, observations)
+        if self._infos is not None:
+            self._infos.take(_info_of(infos, agent), row)
 
     def _check_agents(self, env: Any) -> None:
         for agent in env.agents:
@@ -169,14 +199,19 @@ class ParallelEnvironment:
         self._lengths[copy] = 0
         self._present[rows] = False
         self._left[rows] = False
-        observations = observation_of(env.reset(seed=seed))
+        outcome = env.reset(seed=seed)
+        observations = observation_of(outcome)
         self._check_agents(env)
         if not env.agents:
             raise ValueError("expected at least one agent after a reset, got none")
         for row, agent in enumerate(self._agents, rows.start):
             if agent in env.agents:
-                self._show(row, agent, observations)
+                self._appear(row, agent, observations, outcome[1])
         return episode
+
+
+def _info_of(infos: Any, agent: Any) -> Any:
+    return infos.get(agent) if isinstance(infos, Mapping) else None
 
 
 def _of_agent(values: Any, agent: Any, what: str) -> Any:
@@ -210,12 +245,10 @@ def make_parallel(settings: PettingZooEnv, copies: int | None, seed: int) -> Par
             f"{type(first).__name__}; a gymnasium environment takes env.kind=factory"
         )
     if hasattr(first, "agent_iter"):
-        raise UserError(
-            f"{name}: expected a parallel environment, got {type(first).__name__}, whose agents take turns; "
-            f"return pettingzoo.utils.aec_to_parallel(env), or the module's parallel_env()"
-        )
+        envs = [in_turns(env) for env in envs]
+        first = envs[0]
     observation_space, action_space = _common_spaces(first, name)
-    observation = convert_observation_space(observation_space, name, settings.channels)
+    observation = convert_space(observation_space, name, settings.channels)
     return ParallelEnvironment(name, envs, observation, convert_action_space(action_space, name), seed)
 
 

@@ -7,8 +7,11 @@ import pytest
 from gymnasium import spaces
 
 from actors.environments.gymnasium_spaces import Channels, convert_observation_space
+from agent.encoders import ImageEncoder, make_encoder
+from agent.settings import AgentSettings
+from agent.spec import AgentSpec
 from oatmill.errors import UserError
-from protocol.data.spaces import ObservationSpace
+from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
 
 
 def test_a_box_with_one_axis_becomes_a_float32_vector() -> None:
@@ -85,12 +88,22 @@ def test_a_binary_observation_becomes_a_vector() -> None:
     assert conversion.convert(np.array([[1, 0]], np.int8)).tolist() == [[1.0, 0.0]]
 
 
+@pytest.mark.parametrize(("shape", "read"), [((5, 4, 3), (3, 5, 4)), ((5, 4), (1, 5, 4))])
+def test_images_of_bools_travel_as_bytes_and_are_not_scaled(shape: tuple[int, ...], read: tuple[int, ...]) -> None:
+    conversion = convert_observation_space(spaces.Box(0, 1, shape, np.bool_), "toy", "last")
+    assert conversion.space == ObservationSpace("image", read, "bool")
+    batch = np.zeros((2, *shape), np.bool_)
+    batch[1] = True
+    assert conversion.convert(batch).dtype == np.bool_
+    assert conversion.convert(batch).reshape(2, -1).all(1).tolist() == [False, True]
+    encoder = make_encoder(AgentSpec(Spaces(conversion.space, ActionSpace((2,))), AgentSettings(hidden_sizes=(4,))))
+    assert isinstance(encoder, ImageEncoder)
+    assert encoder.scale == 1  # bytes of pixels are divided by 255
+
+
 @pytest.mark.parametrize(
     ("space", "says"),
     [
-        (spaces.Dict({"a": spaces.Discrete(2)}), "got Dict; make one array of it with gymnasium.wrappers.FlattenObservation"),
-        (spaces.Tuple([spaces.Discrete(2)]), "got Tuple; make one array"),
-        (spaces.Dict({"action_mask": spaces.MultiBinary(2)}), "without an action mask"),
         (spaces.Box(0, 1, (2, 2), np.float32), "got shape (2, 2) of float32; reshape it"),
         (spaces.Box(0, 1, (2, 2, 2, 2), np.float32), "got shape (2, 2, 2, 2)"),
         (spaces.Box(0, 1, (), np.float32), "got shape ()"),

@@ -132,3 +132,11 @@ def make_text() -> str:
 
 
 NOT_A_FUNCTION = 3
+
+
+def make_far_cartpole() -> gymnasium.Env[Any, Any]:
+    """CartPole with observations that no network reads as they are: times 1,000, plus 5,000."""
+    wide = Box(-np.inf, np.inf, (4,), np.float32)
+    return gymnasium.wrappers.TransformObservation(
+        gymnasium.make("CartPole-v1"), lambda observation: (observation * 1000 + 5000).astype(np.float32), wide
+    )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from deploy.cli.doctor import verdict
 from deploy.doctor.cmpo import model
-from deploy.doctor.diagnosis import MEANINGS, auxiliaries
+from deploy.doctor.diagnosis import MEANINGS, auxiliaries, dominance, entropy
 from deploy.doctor.examined_run import ExaminedRun
-from deploy.doctor.findings import Finding
+from deploy.doctor.findings import Finding, balanced
 from learner.reporting.red_flags import FLAGS
 
 SETTINGS = {"trainer.total_timesteps": 1000.0, "trainer.losses.cmpo.kl_coef": 0.3}
@@ -31,7 +33,8 @@ def found_by_model(agreement: float | None, **changes: Any) -> list[Finding]:
 def test_a_model_that_does_not_agree_is_wrong_where_cmpo_pushes() -> None:
     (found,) = found_by_model(0.01, share=0.3)
     assert found.wrong
-    assert found.tries == ("trainer.losses.cmpo.kl_coef=0.03",)
+    # 0.3 of the gradient is 3/7 of all others; a tenth is 1/9: the coefficient 0.3 times (1/9) / (3/7) = 7/27 is 0.078.
+    assert found.tries == ("trainer.losses.cmpo.kl_coef=0.078",)
     assert "agree on actions by 0.01" in found.text
 
 
@@ -51,8 +54,79 @@ def test_nothing_is_said_without_a_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("agreement", "tries"), [(0.2, ("trainer.losses.cmpo.kl_coef=3",)), (0.01, ()), (None, ("trainer.losses.cmpo.kl_coef=3",))]
+    ("agreement", "tries"),
+    [(0.2, ("trainer.losses.cmpo.kl_coef=33",)), (0.01, ()), (None, ("trainer.losses.cmpo.kl_coef=33",))],
 )
 def test_a_coefficient_is_not_raised_where_more_of_it_would_harm(agreement: float | None, tries: tuple[str, ...]) -> None:
     found = [finding for finding in auxiliaries(run_with(agreement, share=0.001)) if finding.topic == "cmpo"]
     assert [finding.tries for finding in found] == [tries]
+
+
+@pytest.mark.parametrize(("share", "now"), [(0.001, 0.3), (0.02, 0.3), (0.3, 0.3), (0.94, 1.0)])
+def test_one_jump_brings_the_loss_to_a_tenth_of_the_gradient(share: float, now: float) -> None:
+    # All other losses push with 1 - share; the loss pushes with share times the jump.
+    run = replace(run_with(None, share=share), settings={**SETTINGS, "trainer.losses.cmpo.kl_coef": now})
+    (setting,) = balanced(run, "cmpo")
+    pushed = share * float(setting.partition("=")[2]) / now
+    assert pushed / (pushed + 1 - share) == pytest.approx(0.1, rel=0.06), "two digits are shown"
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, None])
+def test_a_share_that_says_nothing_leaves_the_jump_to_the_learner(share: float | None) -> None:
+    run = ExaminedRun("a run", ({"env_steps": 9, "losses": {"cmpo": {"gradient_share": share}}},), SETTINGS)
+    assert balanced(run, "cmpo") == ("trainer.balance=gradient_share",)
+
+
+def test_a_jump_is_at_most_a_thousandfold() -> None:
+    assert balanced(run_with(None, share=1e-6), "cmpo") == ("trainer.losses.cmpo.kl_coef=3e+02",)
+
+
+def test_no_setting_is_suggested_with_two_values() -> None:
+    muesli = {"share": 0.99, "gradient_share": 0.94}
+    settings = {**SETTINGS, "trainer.losses.muesli_model.policy_pred_coef": 1.0}
+    lines = ({"env_steps": 900, "losses": {"muesli_model": muesli, "ppo_actor": {"share": 0.01, "gradient_share": 0.06}}},)
+    run = ExaminedRun("a run", lines, settings)
+    tries = [tried for check in (dominance, auxiliaries) for finding in check(run) for tried in finding.tries]
+    # 1/9 times 6/94 is 0.0071.
+    assert tries == ["trainer.losses.muesli_model.policy_pred_coef=0.0071"] * 2
+
+
+def test_a_loss_that_is_large_by_value_alone_is_no_problem() -> None:
+    muesli = {"share": 0.99, "gradient_share": 0.1}
+    lines = ({"env_steps": 900, "losses": {"muesli_model": muesli, "ppo_actor": {"share": 0.01, "gradient_share": 0.9}}},)
+    (found,) = dominance(ExaminedRun("a run", lines, SETTINGS))
+    assert not found.wrong
+    assert found.text.endswith("muesli_model has only 10.0% of the gradient: most of its value is a constant")
+
+
+def test_low_entropy_is_no_problem_where_the_return_is_near_its_best() -> None:
+    def lines(*means: float) -> tuple[dict[str, Any], ...]:
+        returns = [{"mean": mean, "std": 10.0, "n": 100} for mean in means]
+        return tuple(
+            {"env_steps": 900, "losses": {}, "entropy": {"nats": 0.01, "fraction": 0.1}, "episode_return": of} for of in returns
+        )
+
+    (solved,) = entropy(ExaminedRun("a run", lines(20, 300, 500), SETTINGS))
+    (stuck,) = entropy(ExaminedRun("a run", lines(20, 9, 9), SETTINGS))
+    assert (solved.wrong, stuck.wrong) == (False, True)
+    assert "near its best" in solved.text
+
+
+def finding(*, wrong: bool, tries: tuple[str, ...] = (), topic: str = "cmpo") -> Finding:
+    return Finding(wrong=wrong, topic=topic, text="", tries=tries)
+
+
+@pytest.mark.parametrize(
+    ("findings", "said"),
+    [
+        ([finding(wrong=False)], "no problems found"),
+        ([finding(wrong=False, tries=("a=1",)), finding(wrong=False)], "no problems found, 1 thing worth a look"),
+        (
+            [finding(wrong=False, tries=("a=1",)), finding(wrong=False, topic="red flag")],
+            "no problems found, 2 things worth a look",
+        ),
+        ([finding(wrong=True, tries=("a=1",)), finding(wrong=False)], "1 problem found"),
+    ],
+)
+def test_the_first_line_counts_what_needs_a_change_and_what_is_worth_a_look(findings: list[Finding], said: str) -> None:
+    assert verdict(findings) == said

@@ -84,8 +84,8 @@ def test_a_learner_that_was_resumed_counts_the_updates_before() -> None:
     [
         (5, 0.5, True, ("", "")),
         (500, 1.0, False, ("", "")),
-        (500, 0.5, True, ("ended 500 s ago, at 50% of the budget; the learner is there and trains no more", "")),
-        (500, 0.5, False, ("", "seen last 500 s ago, at 50% of the budget: done, stopped or dead")),
+        (500, 0.5, True, ("ended 500 s ago, at 50% of the budget; the learner still runs, but does not train", "")),
+        (500, 0.5, False, ("", "last seen 500 s ago, at 50% of the budget; Prometheus does not know whether")),
     ],
 )
 def test_a_learner_that_hangs_is_in_trouble_and_one_that_is_gone_may_be_done(

@@ -12,6 +12,7 @@ import torch
 from learner.checkpoints.keeper import Keeper
 from learner.progress import Progress
 from learner.reporting.reporting import Reporting
+from learner.running_statistics import ObservationStatistics
 from learner.setup import LearnerConfig, make_updater
 from oatmill.settings.base import MetricsSettings
 from protocol.data.batch import Batch
@@ -22,6 +23,7 @@ MUESLI = {"losses.ppo_actor.enabled": False, "losses.muesli_pg.enabled": True, "
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "baseline": ("baseline", {}, {}),
     "full": ("full", {"balance": "gradient_share"}, {"value_head": "categorical"}),
+    "normalised": ("baseline", {"normalise_rewards": True}, {"normalise_observations": True}),
     # 40 actions are drawn from the prior: the random numbers must go on as well.
     "paper": ("full", MUESLI, {"core": "lstm", "sizes": (40,), "value_head": "categorical"}),
 }
@@ -43,6 +45,7 @@ def train(folder: Path, batches: Path, case: str, *, resume: bool) -> None:
     config = LearnerConfig(make_trainer(arm, changes), spec.settings, metrics, {}, "", folder)
     updater = make_updater(config, spec, ONE)
     reporting = Reporting(config, ONE, updater, spec, lambda: True)
+    statistics = ObservationStatistics(updater.context.model, ONE.reducer)
     keeper = Keeper(folder, keep=2, updater=updater, ranks=ONE)
     progress = Progress()
     if resume:
@@ -52,7 +55,12 @@ def train(folder: Path, batches: Path, case: str, *, resume: bool) -> None:
     while progress.learner_step < STEPS:
         step = progress.learner_step + 1
         rate = 0.01 / step
-        record = learn(updater, read_batch(batches / f"{case}-{step}.npz"), learning_rate=rate)
+        batch = read_batch(batches / f"{case}-{step}.npz")
+        statistics.before_training(batch)
+        if updater.context.reward_scale is not None:
+            updater.context.reward_scale.update(batch)
+        record = learn(updater, batch, learning_rate=rate)
+        statistics.after_training(batch)
         progress = Progress(step, 42 * step, step, 0.5 * step)
         lag = np.ones(6, np.int64)
         reporting.note(record, progress, lag=lag, replayed_lag=lag[:0], rate=rate)

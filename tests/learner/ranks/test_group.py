@@ -67,7 +67,7 @@ def all_end(pids: list[int], within_s: float = 60.0) -> bool:
     return True
 
 
-def test_ranks_know_who_they_are_and_meet_in_a_folder_that_nobody_else_may_enter(tmp_path: Path) -> None:
+def test_ranks_get_their_numbers_and_meet_in_a_private_folder(tmp_path: Path) -> None:
     code = (
         "import os, stat, sys; from pathlib import Path; store = Path(os.environ['OATMILL_RANKS_STORE'])\n"
         "print(*(os.environ[name] for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE')), oct(store.parent.stat().st_mode)[-3:],\n"

@@ -13,6 +13,7 @@ import pytest
 
 from learner.distributed import OneRank
 from learner.progress import Progress
+from learner.reporting.latch import CLEAR_AFTER
 from learner.reporting.recorder import EVENTS_FILE, METRICS_FILE, SUMMARY_FILE, Recorder, observe
 from learner.reporting.report import LossReport, Reporter, StepReport, TermReport
 from learner.reporting.writers import BackgroundWriters
@@ -89,6 +90,37 @@ def test_each_report_is_a_line_of_valid_json_with_every_loss(tmp_path: Path, arm
     assert last["env_steps_per_second"] == 50, "100 steps more in 2 seconds more"
 
 
+def test_the_rate_follows_a_change_and_the_summary_has_that_of_the_whole_run(tmp_path: Path) -> None:
+    # 100 s of 1,000 env steps a second, then 20 s of 200: the last ten seconds know only the slow ones.
+    record, report = recorder(tmp_path), make_report("baseline")
+    steps = [(second, 1000 * second) for second in range(101)] + [(100 + s, 100_000 + 200 * s) for s in range(1, 21)]
+    for step, (seconds, env_steps) in enumerate(steps, start=1):
+        record.step(Progress(step, env_steps, step, float(seconds)), np.array([1]))
+    record.report(report, Progress(121, 104_000, 121, 120.0), learning_rate=0.01, fleet={})
+    record.summary(Progress(121, 104_000, 121, 120.0))
+    assert lines(tmp_path / METRICS_FILE)[-1]["env_steps_per_second"] == 200
+    assert json.loads((tmp_path / SUMMARY_FILE).read_text())["env_steps_per_second"] == pytest.approx(104_000 / 120)
+    assert len(record.recent_steps) == 11
+
+
+def test_the_log_says_twice_a_minute_how_far_and_how_well_the_run_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    record, report = recorder(tmp_path), make_report("baseline")
+    with caplog.at_level("INFO", "oatmill.learner"):
+        for step in range(1, 41):  # two seconds each: at 2 s, 32 s and 62 s
+            record.step(at(step), np.array([1]))
+            record.report(report, at(step), learning_rate=0.01, fleet=FLEET)
+    said = [line for line in caplog.messages if line.startswith("learner step")]
+    assert [line.partition(":")[0] for line in said] == ["learner step 1", "learner step 16", "learner step 31"]
+    assert said[1].startswith("learner step 16: 1,600 of 1,000 env steps, 50 a second, return 3.00; ppo_critic ")
+
+
+def test_the_rate_of_steps_that_take_longer_than_the_window(tmp_path: Path) -> None:
+    record = recorder(tmp_path)
+    for step in range(1, 4):
+        record.step(Progress(step, 500 * step, step, 50.0 * step), np.array([1]))
+    assert record.recent_rate() == 10
+
+
 def test_muesli_is_judged_by_its_kl_and_not_by_its_cross_entropy() -> None:
     # ln 157 = 5.056 of cross-entropy may hold 0.03 nats that training can remove.
     report = make_report()
@@ -107,14 +139,15 @@ def test_a_red_flag_is_an_event_when_it_is_raised_and_when_it_is_cleared(tmp_pat
     record, report = recorder(tmp_path), make_report("baseline")
     raised = [
         record.report(replace(report, skipped=skipped), at(step), learning_rate=0.01, fleet={})
-        for step, skipped in ((1, 0), (2, 3), (3, 3), (4, 0))
+        for step, skipped in enumerate([0, 3, 3, *[0] * CLEAR_AFTER], start=1)
     ]
-    assert ["non_finite" in flags for flags in raised] == [False, True, True, False]
+    expected = [False, *[True] * (1 + CLEAR_AFTER), False]
+    assert ["non_finite" in flags for flags in raised] == expected
     events = [
         (event["event"], event["learner_step"]) for event in lines(tmp_path / EVENTS_FILE) if event["flag"] == "non_finite"
     ]
-    assert events == [("red_flag_raised", 2), ("red_flag_cleared", 4)]
-    assert ["non_finite" in line["red_flags"] for line in lines(tmp_path / METRICS_FILE)] == [False, True, True, False]
+    assert events == [("red_flag_raised", 2), ("red_flag_cleared", 3 + CLEAR_AFTER)]
+    assert ["non_finite" in line["red_flags"] for line in lines(tmp_path / METRICS_FILE)] == expected
 
 
 def test_the_summary_is_written_whole_and_remembers_flags_that_were_cleared(tmp_path: Path) -> None:
@@ -131,7 +164,7 @@ def test_the_summary_is_written_whole_and_remembers_flags_that_were_cleared(tmp_
     assert {path.name for path in tmp_path.iterdir()} <= {METRICS_FILE, EVENTS_FILE, SUMMARY_FILE}
 
 
-def test_lines_that_the_disk_does_not_take_are_counted_and_the_run_goes_on(
+def test_lines_that_cannot_be_written_are_counted_and_the_run_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record, report = recorder(tmp_path), make_report("baseline")

@@ -206,10 +206,10 @@ def test_a_client_that_was_accepted_survives_rejected_handshakes(stack: ExitStac
 def test_the_first_bytes_of_a_server_show_its_kind(stack: ExitStack, keys: ServerKeys) -> None:
     _, address = listen(stack, keys)
     _, plain = listen(stack, None)
-    found = [handshake.first_words(one)[handshake.MECHANISM].rstrip(b"\0") for one in (address, plain)]
+    found = [handshake.first_bytes(one)[handshake.MECHANISM].rstrip(b"\0") for one in (address, plain)]
     assert found == [b"CURVE", b"NULL"]
-    assert handshake.first_words(f"tcp://127.0.0.1:{free_ports(1)}") == b""
-    assert handshake.first_words("ipc:///nowhere/at/all") == b""
+    assert handshake.first_bytes(f"tcp://127.0.0.1:{free_ports(1)}") == b""
+    assert handshake.first_bytes("ipc:///nowhere/at/all") == b""
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_a_silently_closed_connection_is_explained_by_the_servers_mechanism(
 ) -> None:
     # Which of the two sides notices another mechanism first, and closes, is chance.
     greeting = handshake.GREETING + mechanism.ljust(20, b"\0") if mechanism else b""
-    monkeypatch.setattr(handshake, "first_words", lambda _address: greeting)
+    monkeypatch.setattr(handshake, "first_bytes", lambda _address: greeting)
     client = ClientSocket("tcp://127.0.0.1:1", keys=new_keys(zmq.curve_keypair()[0]) if keyed else None)
     stack.callback(client.close)
     for _ in range(handshake.CLOSED_TIMES):

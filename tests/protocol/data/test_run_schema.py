@@ -27,6 +27,19 @@ def test_each_schema_has_its_own_identity() -> None:
     assert RunSchema(TOKENS, 32, ("hearts", "energy")).identity == SCHEMA.identity
 
 
+def test_the_discounted_return_is_a_field_where_rewards_are_normalised_and_changes_no_other_schema() -> None:
+    with_returns = RunSchema(TOKENS, 32, ("hearts", "energy"), discounted_return=True)
+    assert RunSchema.from_dict(json.loads(json.dumps(with_returns.to_dict()))) == with_returns
+    assert RunSchema.of(TOKENS, with_returns.trajectory) == with_returns
+    added = {entry.name for entry in with_returns.batch.fields} - {entry.name for entry in SCHEMA.batch.fields}
+    assert added == {"discounted_return"}
+    assert with_returns.identity != SCHEMA.identity
+    assert "discounted_return" not in SCHEMA.to_dict()  # so that logs of older runs have the same identity
+    assert SCHEMA.difference(with_returns) == "discounted_return: the run has False, this process has True"
+    with pytest.raises(WireError, match="expected discounted_return, true or false, got 1"):
+        RunSchema.from_dict(SCHEMA.to_dict() | {"discounted_return": 1})
+
+
 def test_a_run_schema_is_built_from_a_schemas_fields() -> None:
     fields = Schema.of(TOKENS, core_state_size=32, episode_statistics=("hearts", "energy"))
     assert RunSchema.of(TOKENS, fields) == SCHEMA

@@ -11,9 +11,9 @@ from tests.replay.blocks import block
 from tests.replay.conversation import Conversation
 
 
-def samples(snapshot: HubNumbers) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+def samples(numbers: HubNumbers) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """What is served, by name and labels."""
-    text = generate_latest(registry_of(lambda: snapshot, lambda: True, ingest=os.getppid())).decode()
+    text = generate_latest(registry_of(lambda: numbers, lambda: True, ingest=os.getppid())).decode()
     families = text_string_to_metric_families(text)
     return {(one.name, tuple(sorted(one.labels.items()))): one.value for family in families for one in family.samples}
 
@@ -56,6 +56,7 @@ NAMES = {
     "oatmill_replay_age_seconds_sum",
     "oatmill_actors_live",
     "oatmill_actors_expected",
+    "oatmill_run_stopped",
     "oatmill_actors_slow",
     "oatmill_actors_silent",
     "oatmill_actors_expired_total",
@@ -111,7 +112,8 @@ def test_the_set_of_series_does_not_change_later() -> None:
     talk.send(2)
     talk.learn()
     talk.get()
-    found = samples(HubNumbers(talk.core.report(), {"frames": 2}, live=1, desired=2))
+    found = samples(HubNumbers(talk.core.report(), {"frames": 2}, live=1, desired=2, stopped=True))
+    assert found["oatmill_run_stopped", ()] == 1
     assert {name for name, _ in found} - NAMES - OF_PROCESSES == {
         "oatmill_episode_return",
         "oatmill_episode_length",

@@ -10,6 +10,7 @@ from oatmill.errors import WireError
 from protocol.data.spaces import ActionSpace
 from protocol.data.trajectory import Array
 from replay.ingest.validation import Validator, not_finite, sums_of_squares
+from tests.learner.worlds import make_action
 from tests.replay.blocks import SCHEMA, block
 
 
@@ -52,3 +53,116 @@ def test_the_limit_of_rewards_comes_from_the_setting() -> None:
     Validator(ActionSpace((3,)), 2.5).check(fields(rewards=rewards))
     with pytest.raises(WireError, match=r"reward_bound: expected \|reward\| <= 2.4, got -2.5 to 2.5"):
         Validator(ActionSpace((3,)), 2.4).check(fields(rewards=rewards))
+
+
+WITH_NUMBERS = make_action((3,), numbers=2)
+"""A row is a choice and two numbers; a policy's is three logits, two means and two log stds."""
+
+
+def with_numbers(**changed: Array) -> dict[str, Array]:
+    content = {"actions": np.zeros((2, 2, 3), np.float32), "behaviour_logits": np.zeros((2, 2, 7), np.float32)}
+    return fields(**(content | changed))
+
+
+def edited(name: str, column: int, value: float) -> dict[str, Array]:
+    changed = with_numbers()
+    changed[name][1, 0, column] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "value"),
+    [
+        ("actions", 0, 2),
+        ("actions", 1, -12.6),
+        ("behaviour_logits", 3, 12.6),
+        ("behaviour_logits", 5, -20),
+        ("behaviour_logits", 6, 5),
+    ],
+)
+def test_numbers_that_a_gaussian_can_draw_pass(name: str, column: int, value: float) -> None:
+    content = edited(name, column, value)
+    content["actions"][1, 0, 1] = content["behaviour_logits"][1, 0, 3] if column == 5 else content["actions"][1, 0, 1]
+    Validator(WITH_NUMBERS, 10.0).check(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "value", "says"),
+    [
+        ("actions", 0, 3, r"action_range: expected actions in \[0, \[3\]\), got 0 to \[3\]"),
+        ("actions", 0, 0.5, r"action_range: expected choices that are whole numbers in \[0, \[3\]\), got 0.0 to 0.5"),
+        ("actions", 0, -1, r"action_range: expected choices that are whole numbers"),
+        ("actions", 0, 3e9, r"action_range: expected choices that are whole numbers"),
+        ("actions", 2, np.nan, r"non_finite: actions contains a number that is not finite"),
+        ("actions", 2, 12.7, r"behaviour: expected actions that can be drawn, got one 12.7 deviations from its mean"),
+        ("behaviour_logits", 4, -12.7, r"behaviour: expected actions that can be drawn, got one 12.7 deviations"),
+        ("behaviour_logits", 4, np.inf, r"non_finite: behaviour_logits"),
+        ("behaviour_logits", 5, -20.1, r"behaviour: expected log stds within -20 to 5, got -20.1 to 0"),
+        ("behaviour_logits", 6, 5.1, r"behaviour: expected log stds within -20 to 5, got 0 to 5.1"),
+        ("behaviour_logits", 1, 81, r"behaviour: expected actions that can be drawn, got one 81 nats less likely"),
+    ],
+)
+def test_numbers_that_no_gaussian_draws_are_refused_by_their_reason(name: str, column: int, value: float, says: str) -> None:
+    content = edited(name, column, value)
+    with pytest.raises(WireError, match=says):
+        Validator(WITH_NUMBERS, 10.0).check(content)
+    if "non_finite" not in says:  # a step at which the agent was absent says nothing
+        content["valid"][1, 0] = False
+        if name == "behaviour_logits" or column:
+            Validator(WITH_NUMBERS, 10.0).check(content)
+
+
+def test_numbers_alone_have_no_choices_to_check() -> None:
+    validator = Validator(make_action((), numbers=1), 10.0)
+    content = {"actions": np.full((2, 2, 1), 3.0, np.float32), "behaviour_logits": np.zeros((2, 2, 2), np.float32)}
+    validator.check(fields(**content))
+    content["actions"][0, 1] = 13
+    with pytest.raises(WireError, match="behaviour"):
+        validator.check(fields(**content))
+
+
+def masked(mask: Array, **changed: Array) -> dict[str, Array]:
+    """A block of two trajectories of two steps, with masks of the three observations of each."""
+    return fields(**changed) | {"observations/action_mask": mask}
+
+
+def test_an_action_that_the_mask_does_not_allow_is_refused_where_the_agent_was_present() -> None:
+    validator = Validator(ActionSpace((3,)), 1.0)
+    actions = np.array([[0, 1], [2, 2]], np.int32)
+    mask = np.zeros((2, 3, 3), np.bool_)
+    np.put_along_axis(mask[:, :2], actions[..., None], values=True, axis=-1)  # that action alone; nothing at the end
+    validator.check(masked(mask, actions=actions))
+    mask[1, 1] = (True, True, False)
+    with pytest.raises(WireError, match="masked_action: expected actions that the mask allows, got 2 in row 1, step 1"):
+        validator.check(masked(mask, actions=actions))
+    valid = np.array([[True, True], [True, False]])
+    validator.check(masked(mask, actions=actions, valid=valid))
+    mask[0, 0] = False  # nothing is allowed, so what was done is not
+    with pytest.raises(WireError, match="got 0 in row 0, step 0"):
+        validator.check(masked(mask, actions=actions, valid=valid))
+
+
+def test_each_factor_of_an_action_has_its_part_of_the_mask() -> None:
+    validator = Validator(ActionSpace((3, 2), factored=True), 1.0)
+    actions = np.zeros((2, 2, 2), np.int32)
+    mask = np.ones((2, 3, 5), np.bool_)
+    logits = np.zeros((2, 2, 5), np.float32)
+    validator.check(masked(mask, actions=actions, behaviour_logits=logits))
+    mask[0, 1] = (True, False, False, False, True)
+    with pytest.raises(WireError, match="got 0 of factor 1 in row 0, step 1"):
+        validator.check(masked(mask, actions=actions, behaviour_logits=logits))
+
+
+def test_a_logit_that_is_not_allowed_makes_no_action_unlikely() -> None:
+    # The learner masks it, so it does not count whatever the actor says of it; an allowed one does.
+    validator = Validator(ActionSpace((3,)), 1.0)
+    mask = np.tile(np.array([True, True, False]), (2, 3, 1))
+    logits = np.tile(np.array([0, 0, 500], np.float32), (2, 2, 1))
+    actions = np.zeros((2, 2), np.int32)
+    validator.check(masked(mask, actions=actions, behaviour_logits=logits))
+    logits[..., 1] = 500
+    with pytest.raises(WireError, match="behaviour: expected actions that can be drawn, got one 500 nats less likely"):
+        validator.check(masked(mask, actions=actions, behaviour_logits=logits))
+    logits[..., :2] = -1e20  # lower than what stands for a choice that is not allowed
+    with pytest.raises(WireError, match="behaviour: expected actions that can be drawn"):
+        validator.check(masked(mask, actions=actions, behaviour_logits=logits))

@@ -75,7 +75,7 @@ class CrashingSimulation(Simulation):
     acknowledged: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.disk, self.checkpoint, self.asked_snapshot, self.full_until = FakeDisk(), -1, -1, 0.0
+        self.disk, self.checkpoint, self.asked_mark, self.full_until = FakeDisk(), -1, -1, 0.0
         self.saver = MemorySaver()
         self.batch: list[tuple[float, int]] = []
         self._outlives = False
@@ -126,7 +126,7 @@ class CrashingSimulation(Simulation):
     def _learner(self, number: int) -> Learner:
         """A learner that goes on from the newest checkpoint."""
         self.surviving = [entry for entry in self.surviving if entry[0] <= self.checkpoint]
-        self.batch, self.asked_snapshot = [], -1
+        self.batch, self.asked_mark = [], -1
         peer = BatchPeer(
             rank=0,
             world=1,
@@ -159,13 +159,13 @@ class CrashingSimulation(Simulation):
     def _save(self) -> None:
         """A checkpoint is written once ingest has answered, and then committed."""
         peer = self.learner.peer
-        if self.asked_snapshot < 0 and self.version > self.checkpoint and self.random.random() < 0.05:
-            self.asked_snapshot = self.version
-            peer.ask_snapshot(self.learner.step)
-        elif self.asked_snapshot >= 0 and peer.snapshot is not None:
-            self.checkpoint, self.asked_snapshot = self.asked_snapshot, -1
-            peer.commit(peer.snapshot["cursor"])
-            peer.snapshot = None
+        if self.asked_mark < 0 and self.version > self.checkpoint and self.random.random() < 0.05:
+            self.asked_mark = self.version
+            peer.ask_mark(self.learner.step)
+        elif self.asked_mark >= 0 and peer.new_mark is not None:
+            self.checkpoint, self.asked_mark = self.asked_mark, -1
+            peer.commit(peer.new_mark["cursor"])
+            peer.new_mark = None
 
     def calm(self) -> None:
         """Stop all faults from here on."""

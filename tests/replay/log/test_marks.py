@@ -31,7 +31,7 @@ def checkpoint(disk: FakeDisk) -> dict[str, Any]:
         talk.send(first)
     ((batch, _),) = batches_in(talk.get())
     talk.consumed(batch.batch_id, version=1)
-    talk.core.receive_batches(b"rank 0", encode(messages.Snapshot(0, "t", 1, batch.batch_id, 1))[0])
+    talk.core.receive_batches(b"rank 0", encode(messages.LogMark(0, "t", 1, batch.batch_id, 1))[0])
     for _ in range(3):  # the answer waits until the log holds it
         talk.core.turn(talk.now)
     (values,) = [payload for _, (header, payload) in talk.core.outgoing_batches() if b"SNAPSHOT" in bytes(memoryview(header))]

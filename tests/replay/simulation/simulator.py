@@ -23,8 +23,8 @@ from protocol.peers.batch import BatchPeer
 from protocol.peers.trajectory import TrajectorySenderPeer
 from protocol.security.users import ANYBODY, User
 from protocol.wire.codec import Buffer, Frames
+from replay.ingest.batches.learner_rank import RankChanges
 from replay.ingest.core import IngestCore, IngestSettings
-from replay.ingest.learner_rank import RankChanges
 from replay.store.buffer import BufferSettings
 from replay.store.queue import QueuedRows
 from tests.replay.blocks import SCHEMA, block

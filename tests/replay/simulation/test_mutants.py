@@ -15,9 +15,9 @@ from replay.hub.weights_store import WeightsStore
 from replay.ingest.actors.credit import CreditLine
 from replay.ingest.actors.messages import ActorMessages
 from replay.ingest.actors.session import Arrival
-from replay.ingest.batch_server import BatchServer
-from replay.ingest.cutter import BatchCutter
-from replay.ingest.learner_rank import LearnerRank
+from replay.ingest.batches.cutter import BatchCutter
+from replay.ingest.batches.learner_rank import LearnerRank
+from replay.ingest.batches.server import BatchServer
 from replay.log.state import Ledger
 from replay.store.assembly import Part
 from replay.store.buffer import ReplayBuffer

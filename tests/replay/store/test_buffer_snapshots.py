@@ -383,7 +383,7 @@ def test_the_next_server_restores_the_buffer_of_a_checkpoint_once_it_knows_the_s
     for first in (0, 2):
         talk.send(first)
     ((batch, _),) = [answer for answer in talk.get() if isinstance(answer, tuple)]
-    talk.core.receive_batches(b"rank 0", encode(messages.Snapshot(0, "t", 1, batch.batch_id, 1))[0])
+    talk.core.receive_batches(b"rank 0", encode(messages.LogMark(0, "t", 1, batch.batch_id, 1))[0])
     for _ in range(1000):
         talk.core.turn(0.0)
         if talk.core.report()["buffer_snapshots"]["outcomes"]["written"]:

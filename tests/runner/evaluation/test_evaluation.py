@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
+from actors.environments.base import Environment, Episode, first_observations
 from actors.environments.make import describe
 from agent.loading import MANIFEST, MODEL_FILE, file_digest
 from agent.model import AgentModel
@@ -74,10 +75,14 @@ class Idle:
         self.resets.append(rows.tolist())
 
 
+def played_in(agent: Any, environment: Environment, *, episodes: int) -> list[Episode]:
+    return play(agent, environment, first_observations(environment), episodes=episodes, deterministic=True)
+
+
 @pytest.mark.parametrize("mode", ["SAME_STEP", "NEXT_STEP", "DISABLED"])
 def test_each_copy_of_a_vector_env_plays_an_equal_share_however_long_its_episodes_are(mode: str) -> None:
     agent: Any = Idle()
-    played = play(agent, started(own("Scripted", mode=mode), copies=2), episodes=4, deterministic=True)
+    played = played_in(agent, started(own("Scripted", mode=mode), copies=2), episodes=4)
     # Copy 0 gets 3 every 2 steps, copy 1 gets 36 every 3 steps. The first four to end would be 3, 36, 3 and 3.
     assert sorted(episode.episode_return for episode in played) == [3, 3, 36, 36]
     assert sorted(episode.length for episode in played) == [2, 2, 3, 3]
@@ -86,16 +91,16 @@ def test_each_copy_of_a_vector_env_plays_an_equal_share_however_long_its_episode
 
 def test_episodes_that_do_not_divide_by_the_copies_are_played_all_the_same() -> None:
     agent: Any = Idle()
-    played = play(agent, started(own("Scripted", mode="SAME_STEP"), copies=2), episodes=3, deterministic=True)
+    played = played_in(agent, started(own("Scripted", mode="SAME_STEP"), copies=2), episodes=3)
     assert sorted(episode.episode_return for episode in played) == [3, 36, 36]
 
 
 def test_numbers_that_are_not_finite_end_an_evaluation() -> None:
     agent: Any = Idle()
     with pytest.raises(RunError, match=r"gave observations that are not finite: nan at index \[0, 0\]"):
-        play(agent, started(fails("nan in step"), copies=1), episodes=1, deterministic=True)
+        played_in(agent, started(fails("nan in step"), copies=1), episodes=1)
     with pytest.raises(RunError, match=r"gave rewards that are not finite: inf at index \[0\]"):
-        play(agent, started(fails("infinite reward"), copies=1), episodes=1, deterministic=True)
+        played_in(agent, started(fails("infinite reward"), copies=1), episodes=1)
 
 
 def test_a_vector_env_with_a_number_of_copies_of_its_own_is_evaluated_with_all_of_them(tmp_path: Path) -> None:

@@ -94,7 +94,8 @@ def test_a_seed_gives_the_same_frames_and_another_gives_others() -> None:
         environment = started(AtariEnv(repeat_action_probability=0.25), copies=2, seed=seed)
         for _ in range(20):
             step = environment.step(np.array([2, 3]))
-        return step.observations.tobytes()
+        shown: bytes = step.observations.tobytes()
+        return shown
 
     assert played(0) == played(0)
     assert played(0) != played(1)

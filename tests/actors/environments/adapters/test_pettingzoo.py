@@ -88,7 +88,6 @@ def test_rock_paper_scissors_is_played_to_its_end() -> None:
     [
         (toy("Unequal"), "expected all agents to share one observation space, since one network plays them all; got"),
         (toy("Unlike"), "expected all agents to share one action space"),
-        (PettingZooEnv(factory="pettingzoo.classic.rps.rps:env"), "expected a parallel environment, got"),
         (
             PettingZooEnv(factory="tests.actors.environments.toy_environments:Counter"),
             "expected the function to return a pettingzoo ParallelEnv",

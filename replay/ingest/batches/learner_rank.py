@@ -72,7 +72,7 @@ class LearnerRank:
     patience: int = 0  # the part is sent again after this many repetitions
     welcomed: bool = False
     told_version: int = -1  # the newest policy version that it has reported
-    snapshot: tuple[bytes, messages.Snapshot] | None = None  # the open question for a snapshot, and its connection
+    mark_asked: tuple[bytes, messages.LogMark] | None = None  # the open question for a mark, and its connection
 
     @property
     def asks(self) -> bool:
@@ -130,16 +130,16 @@ class LearnerRank:
             if part.lent:
                 self.lent.append(part)
 
-    def take_snapshot(self, told: int) -> tuple[bytes, messages.Snapshot] | None:
-        """Return the open question for a snapshot, if all ranks have reported its policy version.
+    def take_mark_question(self, told: int) -> tuple[bytes, messages.LogMark] | None:
+        """Return the open question for a mark, if all ranks have reported its policy version.
 
         Args:
             told: the newest policy version that every rank has reported.
         """
-        if self.snapshot is None or self.snapshot[1].policy_version > told:
+        if self.mark_asked is None or self.mark_asked[1].policy_version > told:
             return None
-        snapshot, self.snapshot = self.snapshot, None
-        return snapshot
+        question, self.mark_asked = self.mark_asked, None
+        return question
 
     def free(self, batch_id: int) -> list[Part]:
         """Return the parts before a batch: the learner no longer reads their shared memory."""
@@ -183,7 +183,7 @@ class LearnerRank:
             self.say_pending(self.request)
 
     def say_pending(self, request: int) -> None:
-        """Say that this server is here and sends no batch yet."""
+        """Answer a request for which there is no batch yet."""
         self.outgoing.append((self.route, encode(messages.BatchPending(request, self.server))))
 
     def hand_out(self, fleet: dict[str, Any], welcome: RankWelcome | None, *, stop: bool) -> Part:

@@ -12,18 +12,18 @@ from typing import Any
 import msgpack
 
 from protocol.wire import messages
-from replay.ingest.batch_server import BatchServer
+from replay.ingest.batches.server import BatchServer
 from replay.log.journal import Journal
 from replay.log.marks import Mark, difference
 from replay.store.replayed_share import ReplayedShare
 
 
 @dataclass(frozen=True)
-class PointAnswer:
+class MarkAnswer:
     """An answer that is sent once the log contains its point."""
 
     route: bytes
-    question: messages.Snapshot
+    question: messages.LogMark
     values: dict[str, Any]  # id, cursor and digest
     record: int  # the number of the point's record
 
@@ -42,7 +42,7 @@ class CheckpointMarks:
 
     def __init__(self, journal: Journal, batches: BatchServer, replayed: ReplayedShare) -> None:
         self._journal, self._batches, self._replayed = journal, batches, replayed
-        self._answers: list[PointAnswer] = []
+        self._answers: list[MarkAnswer] = []
         self.complaints: list[str] = []
 
     def compare(self, mark: Mark | None) -> None:
@@ -55,14 +55,14 @@ class CheckpointMarks:
 
     def record(self) -> None:
         """Record a point for every question that can be answered."""
-        for route, question in self._batches.snapshots_due():
-            values = self._point(question.policy_version)
+        for route, question in self._batches.marks_due():
+            values = self._mark_for(question.policy_version)
             record = self._journal.record("marked", values["cursor"], values["digest"])
-            self._answers.append(PointAnswer(route, question, values, record))
+            self._answers.append(MarkAnswer(route, question, values, record))
             self._replayed.save(question.learner_step, question.policy_version)
             self._journal.keep_tally()
 
-    def _point(self, version: int) -> dict[str, Any]:
+    def _mark_for(self, version: int) -> dict[str, Any]:
         """Return a checkpoint's point: the log's id, the point, and a digest of the log's state."""
         state = self._journal.state
         later = (entry.number for entry in state.trained_parts if entry.version > version)
@@ -74,5 +74,5 @@ class CheckpointMarks:
         committed = self._journal.committed
         for answer in self._answers:
             if answer.record < committed:
-                self._batches.answer_snapshot(answer.route, answer.question, answer.values)
+                self._batches.answer_mark(answer.route, answer.question, answer.values)
         self._answers = [answer for answer in self._answers if answer.record >= committed]

@@ -17,7 +17,7 @@ from protocol.security.users import ANYBODY, UnauthorisedError, User, require
 from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, encode, shortened, to_json
 from replay.ingest.admissions import Admissions
-from replay.ingest.learner_rank import LearnerRank, RankChanges, RankWelcome
+from replay.ingest.batches.learner_rank import LearnerRank, RankChanges, RankWelcome
 from replay.log.marks import Mark, read_mark
 from replay.log.state import LogState
 from replay.plausible import check_version
@@ -27,7 +27,7 @@ MAX_DEPARTED = 1000
 """The number of ended sessions that are remembered, to recognise their late HELLO messages."""
 
 
-OfRank = messages.Consumed | messages.Get | messages.Snapshot | messages.Commit
+OfRank = messages.Consumed | messages.Get | messages.LogMark | messages.Commit
 """The messages that a rank sends after its HELLO, except BYE."""
 
 
@@ -45,8 +45,7 @@ class BatchServer:
         stop: whether the run ends; every batch says so.
         policy_version: the newest policy version that ingest knows.
         world: the number of ranks of the learner; 0 before the first one has joined.
-        waiting_rows: the number of fresh trajectories in parts that are cut and not handed out;
-            they count as queued.
+        waiting_rows: fresh trajectories in parts that are cut and not handed out (queued).
     """
 
     def __init__(
@@ -65,10 +64,7 @@ class BatchServer:
         self.waiting_rows = 0
 
     def restore(self, state: LogState) -> None:
-        """Continue where an earlier server stopped.
-
-        Its parts are held for the ranks that may have received them.
-        """
+        """Continue where an earlier server stopped; its ranks keep the parts that they may have received."""
         self.world, self._newest_id = state.world, state.next_batch_id - 1
         for number, (token, incarnation, left) in state.ranks.items():
             self._incarnations[number] = incarnation
@@ -97,10 +93,7 @@ class BatchServer:
 
     @property
     def complete(self) -> bool:
-        """Whether all ranks have joined.
-
-        No batch is cut before that, because every batch is for all ranks.
-        """
+        """Whether all ranks have joined. No batch is cut before that, because it is for all ranks."""
         return len(self._ranks) >= self.world > 0
 
     @property
@@ -157,26 +150,23 @@ class BatchServer:
             case messages.Commit():
                 changes.cursor = message.cursor
                 self._outgoing.append((rank.route, encode(message)))
-            case messages.Snapshot():
+            case messages.LogMark():
                 self._consume(rank, message.consumed, message.policy_version, changes)
-                rank.snapshot = (rank.route, message)
+                rank.mark_asked = (rank.route, message)
 
     def _take_priorities(self, rank: LearnerRank, batch_id: int, payload: Buffer) -> None:
         if not self._priorities:
             raise WireError("priorities", "expected none, for replay.sampling is not prioritised")
         rank.take_priorities(batch_id, payload)
 
-    def snapshots_due(self) -> list[tuple[bytes, messages.Snapshot]]:
-        """Return the questions for a snapshot that can be answered.
-
-        All ranks have reported what they trained on up to there.
-        """
+    def marks_due(self) -> list[tuple[bytes, messages.LogMark]]:
+        """Return the questions for a mark that can be answered: all ranks have reported their training."""
         told = min((rank.told_version for rank in self._ranks.values()), default=0)
-        return [due for rank in self._ranks.values() if (due := rank.take_snapshot(told)) is not None]
+        return [due for rank in self._ranks.values() if (due := rank.take_mark_question(told)) is not None]
 
-    def answer_snapshot(self, route: bytes, snapshot: messages.Snapshot, values: dict[str, Any]) -> None:
-        """Answer a question for a snapshot."""
-        self._outgoing.append((route, encode(snapshot, to_json(values))))
+    def answer_mark(self, route: bytes, question: messages.LogMark, values: dict[str, Any]) -> None:
+        """Answer a question for a mark."""
+        self._outgoing.append((route, encode(question, to_json(values))))
 
     def _hello(self, route: bytes, hello: messages.BatchHello, mark: Mark | None, changes: RankChanges) -> None:
         detail = check_world(hello, self._batch_rows)
@@ -205,10 +195,7 @@ class BatchServer:
         self._outgoing.append((route, encode(bye)))
 
     def _end(self, numbers: Sequence[int], changes: RankChanges) -> None:
-        """End sessions.
-
-        The parts that these ranks hold return to the queue, and so do all parts that wait.
-        """
+        """End sessions. The parts that these ranks hold, and all that wait, return to the queue."""
         returned: list[Part] = []
         for number in numbers:
             rank = self._ranks.pop(number, None)
@@ -267,15 +254,11 @@ class BatchServer:
             self.waiting_rows += part.fresh_rows
 
     def hand_out(self, fleet: dict[str, Any], *, committed: int) -> list[Part]:
-        """Answer every rank that has an open request and a part that waits for it.
+        """Hand the waiting parts to the ranks that have an open request; returns these parts.
 
         Args:
             fleet: statistics that the learner reports with the batch.
-            committed: the log holds all records before this number; only parts cut in them may be
-                handed out.
-
-        Returns:
-            The parts that were handed out.
+            committed: only parts whose cut has a lower record number may be handed out.
         """
         asking = [rank for rank in self._ranks.values() if rank.may_get(committed)]
         sent = [rank.hand_out(fleet, self._welcome(), stop=self.stop) for rank in asking]
@@ -297,9 +280,7 @@ class BatchServer:
 
 
 def check_world(hello: messages.BatchHello, batch_rows: int) -> str:
-    """Check a rank's batch size and number of ranks.
-
-    The result says what does not fit the run; empty if all does.
+    """Describe how a rank's batch size or number of ranks does not fit the run; empty if both fit.
 
     Raises:
         WireError: `header_fields` if there is no such rank.

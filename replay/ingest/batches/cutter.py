@@ -11,7 +11,7 @@ from typing import Any
 
 from protocol.data.run_schema import RunSchema
 from replay.ingest.actors.credit import CreditLine
-from replay.ingest.batch_server import BatchServer
+from replay.ingest.batches.server import BatchServer
 from replay.ingest.fleet import FleetStatistics
 from replay.ingest.recovery import queued_rows_of, recovered_part
 from replay.log.journal import Journal

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-import replay.ingest.learner_rank
+import replay.ingest.batches.learner_rank
 import replay.store.assembly
 from protocol.data.batch import Batch
 from protocol.data.shared_memory import SharedMemory
 from protocol.peers.batch import BatchPeer
 from protocol.wire import messages
 from protocol.wire.codec import decode, encode
-from replay.ingest.learner_rank import MAX_LENT
+from replay.ingest.batches.learner_rank import MAX_LENT
 from tests.replay.conversation import Conversation
-from tests.replay.ingest.test_batch_server import filled
+from tests.replay.ingest.batches.test_server import filled
 
 BLOCKS = 32
 
@@ -138,7 +138,9 @@ def test_the_learners_changes_to_a_batch_do_not_reach_the_queue() -> None:
 def test_if_shared_memory_cannot_be_read_the_same_batch_is_sent_at_once(problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     other = SharedMemory.make(2**16)
     assert other is not None
-    monkeypatch.setattr(replay.ingest.learner_rank, "SLOWEST_LINK_BYTES_S", 1.0)  # through a socket it would be waited for
+    monkeypatch.setattr(
+        replay.ingest.batches.learner_rank, "SLOWEST_LINK_BYTES_S", 1.0
+    )  # through a socket it would be waited for
     pair = Pair()
     original = pair.peer.receive
 

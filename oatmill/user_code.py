@@ -7,7 +7,7 @@ import sysconfig
 from functools import cache
 from pathlib import Path
 
-OATMILL = Path(__file__).resolve().parents[2]
+OATMILL = Path(__file__).resolve().parent.parent
 PACKAGES = ("actors", "agent", "deploy", "learner", "oatmill", "protocol", "recipes", "replay", "runner")
 
 

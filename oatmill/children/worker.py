@@ -15,11 +15,11 @@ from typing import Any
 
 from oatmill.children.leaving import leave
 from oatmill.children.parent import die_with
-from oatmill.children.places import place_of
 from oatmill.errors import OatmillError, UserError, one_line
 from oatmill.process.entry import configure_logging
+from oatmill.user_code import place_of
 
-log = logging.getLogger("oatmill.apart")
+log = logging.getLogger("oatmill.worker")
 
 
 class Answer:
@@ -76,8 +76,8 @@ def in_words(error: BaseException) -> str:
 def serve(work: Callable[[Any, Answer], None]) -> None:
     """Read a request from standard input, do the work, send the result and exit.
 
-    Output of the user's code goes to standard error. After a crash, or a hang longer than the limit, the stack of every thread
-    is written to the same pipe as the answer.
+    Output of the user's code goes to standard error. After a crash, or a hang longer than the
+    limit, the stack of every thread is written to the same pipe as the answer.
 
     Args:
         work: function that takes the request's values and an Answer.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-import replay.ingest.learner_rank
+import replay.ingest.batches.learner_rank
 from protocol.wire import messages
 from protocol.wire.codec import decode, encode
 from tests.replay.conversation import Conversation, batches_in
-from tests.replay.ingest.test_batch_server import filled
+from tests.replay.ingest.batches.test_server import filled
 
 SECONDS = 5
 
@@ -30,7 +30,7 @@ def handed_out() -> tuple[Conversation, int]:
 def talk(monkeypatch: pytest.MonkeyPatch) -> Conversation:
     """Ingest that has just handed out a batch which takes 5 s on the slowest link."""
     _, nbytes = handed_out()
-    monkeypatch.setattr(replay.ingest.learner_rank, "SLOWEST_LINK_BYTES_S", nbytes / SECONDS)
+    monkeypatch.setattr(replay.ingest.batches.learner_rank, "SLOWEST_LINK_BYTES_S", nbytes / SECONDS)
     return handed_out()[0]
 
 

@@ -17,7 +17,7 @@ LAST_WORDS_S = 5.0
 """How long a process that ends waits until its last output was read."""
 
 
-class Outlet:
+class NonBlockingOutput:
     """Takes texts without waiting, and writes them in its own thread.
 
     So a paused terminal or a full pipe does not block this process. The thread writes to the file
@@ -109,8 +109,8 @@ class Outlet:
                 select.select([], [self._descriptor], [])
 
 
-def unblocked(output: TextIO) -> TextIO | Outlet:
-    """Return the stream itself if writing never waits (a file, a string, a notebook), otherwise an Outlet."""
+def unblocked(output: TextIO) -> TextIO | NonBlockingOutput:
+    """Return the stream itself if writing never waits (a file, a string, a notebook), otherwise an NonBlockingOutput."""
     if not isinstance(output, io.TextIOWrapper):
         return output
     try:
@@ -118,7 +118,7 @@ def unblocked(output: TextIO) -> TextIO | Outlet:
         waits = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or output.isatty()
     except (OSError, ValueError):
         return output
-    return Outlet(output) if waits else output
+    return NonBlockingOutput(output) if waits else output
 
 
 def write_within(output: TextIO, text: str, within_s: float = LAST_WORDS_S) -> bool:
@@ -129,7 +129,7 @@ def write_within(output: TextIO, text: str, within_s: float = LAST_WORDS_S) -> b
     """
     outlet = unblocked(output)
     outlet.write(text)
-    if not isinstance(outlet, Outlet):
+    if not isinstance(outlet, NonBlockingOutput):
         outlet.flush()
         return True
     drained = outlet.drain(within_s)

@@ -12,7 +12,7 @@ from typing import TextIO
 
 import pytest
 
-from oatmill.process.outlet import Outlet, unblocked, write_within
+from oatmill.process.nonblocking_output import NonBlockingOutput, unblocked, write_within
 
 F_SETPIPE_SZ = 1031
 ROOM = 4096
@@ -38,9 +38,9 @@ def read_to(reader: int, end: bytes) -> str:
     return content.decode()
 
 
-def outlet_of(stream: TextIO, kept: int) -> Outlet:
-    assert isinstance(unblocked(stream), Outlet)
-    return Outlet(stream, kept=kept)
+def outlet_of(stream: TextIO, kept: int) -> NonBlockingOutput:
+    assert isinstance(unblocked(stream), NonBlockingOutput)
+    return NonBlockingOutput(stream, kept=kept)
 
 
 def test_texts_are_written_in_order(pipe: tuple[int, TextIO]) -> None:
@@ -84,7 +84,7 @@ def test_a_closed_reader_is_an_error_as_with_any_stream() -> None:
     with os.fdopen(writer, "w") as stream:
         with pytest.raises(BrokenPipeError):
             write_within(stream, "text\n")
-        outlet = Outlet(stream)
+        outlet = NonBlockingOutput(stream)
         outlet.write("text\n")
         outlet.drain(5.0)
         with pytest.raises(BrokenPipeError):

@@ -39,21 +39,21 @@ def train(talk: Conversation, batches: int, version: int, first: int = 0) -> int
     return version
 
 
-def snapshot(talk: Conversation, version: int, rank: int = 0, token: str = "t", consumed: int = -1) -> dict[str, object] | None:
+def log_mark(talk: Conversation, version: int, rank: int = 0, token: str = "t", consumed: int = -1) -> dict[str, object] | None:
     """What a rank is answered."""
-    talk.core.receive_batches(f"rank {rank}".encode(), encode_snapshot(rank, token, consumed, version))
+    talk.core.receive_batches(f"rank {rank}".encode(), encode_mark(rank, token, consumed, version))
     talk.core.turn(talk.now)
     for _, (header, payload) in talk.core.outgoing_batches():
-        if isinstance(decode(header, messages.BATCH_TO_RANK), messages.Snapshot):
+        if isinstance(decode(header, messages.BATCH_TO_RANK), messages.LogMark):
             return from_json(payload)
     return None
 
 
-def encode_snapshot(rank: int, token: str, consumed: int, version: int) -> bytes:
-    return encode(messages.Snapshot(rank, token, 1, consumed, version))[0]
+def encode_mark(rank: int, token: str, consumed: int, version: int) -> bytes:
+    return encode(messages.LogMark(rank, token, 1, consumed, version))[0]
 
 
-def test_a_snapshot_names_the_log_and_is_sent_only_once_it_is_on_the_disk() -> None:
+def test_a_mark_names_the_log_and_is_sent_only_once_it_is_on_the_disk() -> None:
     disk = FakeDisk()
     talk = talk_on(disk)
     talk.hello()
@@ -61,12 +61,12 @@ def test_a_snapshot_names_the_log_and_is_sent_only_once_it_is_on_the_disk() -> N
     version = train(talk, 2, 0)
     disk.room = 0
     talk.send(8)
-    assert snapshot(talk, version) is None, "the disk is full"
+    assert log_mark(talk, version) is None, "the disk is full"
     disk.room, talk.now = None, 10.0
     talk.core.turn(talk.now)
     answered = [decode(header, messages.BATCH_TO_RANK) for _, (header, _) in talk.core.outgoing_batches()]
-    assert any(isinstance(answer, messages.Snapshot) for answer in answered)
-    values = snapshot(talk, version)
+    assert any(isinstance(answer, messages.LogMark) for answer in answered)
+    values = log_mark(talk, version)
     assert values is not None
     state = LogState(keep_trained=True)
     read_into(state, SegmentLog(disk, segment_bytes=2000))
@@ -74,7 +74,7 @@ def test_a_snapshot_names_the_log_and_is_sent_only_once_it_is_on_the_disk() -> N
     assert len(state.trained_parts) == 2
 
 
-def test_a_snapshot_waits_until_every_rank_has_reported_its_training() -> None:
+def test_a_mark_waits_until_every_rank_has_reported_its_training() -> None:
     talk = talk_on(FakeDisk())
     talk.hello()
     talk.learn(0, 2, "a")
@@ -83,11 +83,11 @@ def test_a_snapshot_waits_until_every_rank_has_reported_its_training() -> None:
         talk.send(first)
     talk.get(0, "a")
     talk.get(1, "b")
-    assert snapshot(talk, 1, 0, "a", consumed=0) is None
+    assert log_mark(talk, 1, 0, "a", consumed=0) is None
     talk.core.receive_batches(b"rank 1", encode_consumed())
     talk.core.turn(0.0)
     answered = [decode(header, messages.BATCH_TO_RANK) for _, (header, _) in talk.core.outgoing_batches()]
-    assert [type(answer) for answer in answered if isinstance(answer, messages.Snapshot)] == [messages.Snapshot]
+    assert [type(answer) for answer in answered if isinstance(answer, messages.LogMark)] == [messages.LogMark]
 
 
 def encode_consumed() -> bytes:
@@ -100,7 +100,7 @@ def test_data_after_the_checkpoint_is_trained_on_again_in_order() -> None:
     talk.hello()
     talk.learn()
     version = train(talk, 2, 0)
-    values = snapshot(talk, version)
+    values = log_mark(talk, version)
     assert values is not None
     talk.tell(messages.Commit(0, "t", int(str(values["cursor"]))))
     train(talk, 2, version, first=8)

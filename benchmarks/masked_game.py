@@ -1,0 +1,50 @@
+"""Plays tic-tac-toe with a trained network against a random player: `python -m benchmarks.masked_game RUN [GAMES]`.
+
+Each side moves first in half of the games. Moves are drawn from the policy; one into a cell that is not free would raise.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+import oatmill
+from actors.environments.tic_tac_toe import TicTacToe
+from actors.environments.turns import ON_TURN
+
+GAMES = 10_000
+
+
+def play(agent: Any, games: int, *, seed: int = 0) -> dict[str, int]:
+    """Results from the network's side, and the number of its moves."""
+    rng = np.random.default_rng(seed)
+    tables = [(TicTacToe(), game % 2) for game in range(games)]
+    results, moves = {"won": 0, "drawn": 0, "lost": 0}, 0
+    while tables:
+        its_turn, others = [], []
+        for game, side in tables:
+            (its_turn if game.agent_selection == game.possible_agents[side] else others).append(game)
+        for game in others:
+            game.step(int(rng.choice(np.flatnonzero(game.marks.sum(0) == 0))))
+        if its_turn:
+            seen = [game.observe(game.agent_selection) for game in its_turn]
+            keys = {key: np.stack([one[key] for one in seen]).astype(bool) for key in seen[0]}
+            keys[ON_TURN] = np.ones((len(its_turn), 1), bool)
+            agent.reset()
+            for game, action in zip(its_turn, agent.act(keys).tolist(), strict=True):
+                game.step(action)
+                moves += 1
+        for game, side in tables:
+            if any(game.terminations.values()):
+                reward = game.rewards[game.possible_agents[side]]
+                results["won" if reward > 0 else "lost" if reward < 0 else "drawn"] += 1
+        tables = [(game, side) for game, side in tables if not any(game.terminations.values())]
+    return results | {"moves": moves}
+
+
+if __name__ == "__main__":
+    played = play(oatmill.load(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else GAMES)  # noqa: PLR2004
+    games = played["won"] + played["drawn"] + played["lost"]
+    print(f"{played}: {1 - played['lost'] / games:.2%} not lost, no illegal move")

@@ -1,0 +1,70 @@
+"""How long a learner step takes on this machine's CPU, by doing a part of one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from agent.spec import AgentSpec
+from learner.cost import make_context, one_trajectory
+from learner.plan import Plan
+from learner.settings import TrainerSettings
+from learner.update.objective import Objective, model_outputs
+from learner.update.updater import freeze_unused
+
+SAMPLE_S = 0.5
+"""Each of the timed passes takes about so long at most, unless one trajectory alone takes longer."""
+
+
+@torch.random.fork_rng()
+def step_seconds(plan: Plan, spec: AgentSpec, trainer: TrainerSettings, *, unroll_length: int) -> float:
+    """Time artificial trajectories through `prepare` and one update, and scale to a learner step of one rank.
+
+    Processor time is counted, so the result is for cores that nobody else uses. The optimiser's own time and waiting for
+    batches are left out.
+
+    Args:
+        plan: the losses and their nodes in order.
+        spec: the network's specification.
+        trainer: has batch size, epochs, minibatches, ranks and threads.
+        unroll_length: T.
+    """
+    context = make_context(spec, trainer)
+    freeze_unused(context.model, plan)
+    objective = Objective(plan, context)
+    one = cast("dict[str, Tensor]", one_trajectory(spec, unroll_length))
+    batch = trainer.batch_size / trainer.learners
+    with threads(trainer.threads):
+        first = sum(pass_seconds(objective, plan, one, rows=1))
+        rows = max(1, min(round(SAMPLE_S / first), int(batch / trainer.minibatches)))
+        prepare, update = map(min, zip(*(pass_seconds(objective, plan, one, rows=rows) for _ in range(2)), strict=True))
+    seconds: float = (prepare + trainer.epochs * update) * batch / rows / trainer.threads
+    return seconds
+
+
+def pass_seconds(objective: Objective, plan: Plan, one: dict[str, Tensor], *, rows: int) -> tuple[float, float]:
+    """The processor time of `prepare`, and of the way forward and back through all losses, for copies of one trajectory."""
+    inputs = {name: value.repeat(rows, *[1] * (value.ndim - 1)) for name, value in one.items()}
+    started = time.process_time()
+    values = objective.prepare(inputs)
+    prepared = time.process_time()
+    minibatch = objective.minibatch(values, torch.arange(rows))
+    outputs = model_outputs(objective.context.model, minibatch, plan.needs)
+    objective.weigh(minibatch, outputs).total.backward()  # type: ignore[no-untyped-call]
+    return prepared - started, time.process_time() - prepared
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Compute with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

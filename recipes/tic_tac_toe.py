@@ -1,0 +1,35 @@
+"""Tic-tac-toe: one network plays both sides against itself, and action masks keep it to the free cells."""
+
+from __future__ import annotations
+
+from recipes.recipe import Recipe
+from runner.run import Run
+from runner.settings import RunSettings
+
+
+def settings() -> RunSettings:
+    """The guide's baseline (critic and actor). The discount is 1: a game has at most nine moves."""
+    return RunSettings.of(
+        {
+            "env": {"kind": "pettingzoo", "factory": "actors.environments.tic_tac_toe:TicTacToe"},
+            "agent": {"hidden_sizes": [128, 128], "value_head": "scalar"},
+            "actors": {"count": 2, "envs_per_actor": 32, "unroll_length": 32},
+            "trainer": {
+                "total_timesteps": 2_000_000,
+                "batch_size": 128,
+                "epochs": 4,
+                "minibatches": 4,
+                "gamma": 1.0,
+                "optimizer": {"learning_rate": 1e-3},
+                "losses": {"ppo_critic": {"gae_lambda": 0.9}, "ppo_actor": {"ent_coef": 0.02}},
+            },
+        }
+    )
+
+
+def train() -> Run:
+    """A run of this recipe, to be changed and started."""
+    return Run(settings(), recipe=RECIPE.name)
+
+
+RECIPE = Recipe("tic_tac_toe", "Tic-tac-toe by self-play with action masks: not one illegal move", settings)

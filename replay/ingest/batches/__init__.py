@@ -1,0 +1,1 @@
+"""Ingest and the learner: cutting batches, the ranks that get them, and checkpoints."""
