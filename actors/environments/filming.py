@@ -191,6 +191,7 @@ class TwinStepper:
     """Steps two steppers with the same actions; one is observed, the other one is rendered."""
 
     num_copies = 1
+    masks: Array | None = None
 
     def __init__(self, played: Any, shown: Any) -> None:
         self.action_space = played.action_space
