@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import oatmill
-from actors.environments.tic_tac_toe import TicTacToe
+from actors.environments.adapters.tic_tac_toe import TicTacToe
 from actors.environments.turns import ON_TURN
 
 GAMES = 10_000

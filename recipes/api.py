@@ -40,18 +40,16 @@ def train(
 
     Args:
         recipe: name of a built-in recipe, or `module:function`; leave it out with `env`.
-        settings: changes to the recipe's settings, by dotted path (`{"trainer.gamma": 0.98}`) or
-            nested.
+        settings: changes to the settings, by dotted path (`{"trainer.gamma": 0.98}`) or nested.
         env: environment to train on without a recipe: an id such as `CartPole-v1`, `module:function`,
-            or a function or class at the top of a module that returns an environment. The settings
-            depend on its spaces.
+            or a function or class at the top of a module.
         preset: name of a preset, such as `conservative`.
         config: YAML file of settings.
         actors: number of actor processes.
         learners: number of learner ranks.
         seed: seed of trainer and actors.
         run_dir: run folder, new or empty; None creates one below `runs`.
-        resume: continue a run from its newest checkpoint: the run of `run_dir`, or the newest run.
+        resume: continue the run of `run_dir`, or the newest run, from its newest checkpoint.
         trust: whether a resumed run folder may name code that this call does not name.
         listen: `ipc`, or `tcp://HOST[:PORT]` so that actors on other machines can join.
         insecure: listen on the network without keys.
@@ -73,9 +71,8 @@ def train(
     run = resolve_run(
         recipe, (), env=named, preset=preset, config=file, flags=flags, settings=settings, resumed=resumed, trust=trust
     )
-    return run.start(
-        run_dir=folder, resume=resume, listen=listen, insecure=insecure, observer=observer, log_level=log_level, keys=keys
-    )
+    how = {"listen": listen, "insecure": insecure, "keys": keys, "observer": observer, "log_level": log_level}
+    return run.start(run_dir=folder, resume=resume, **how)  # type: ignore[arg-type]
 
 
 def load(path: str | Path, *, seed: int = 0, trust: bool = False) -> LoadedAgent:

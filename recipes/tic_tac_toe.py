@@ -11,7 +11,7 @@ def settings() -> RunSettings:
     """The guide's baseline (critic and actor). The discount is 1: a game has at most nine moves."""
     return RunSettings.of(
         {
-            "env": {"kind": "pettingzoo", "factory": "actors.environments.tic_tac_toe:TicTacToe"},
+            "env": {"kind": "pettingzoo", "factory": "actors.environments.adapters.tic_tac_toe:TicTacToe"},
             "agent": {"hidden_sizes": [128, 128], "value_head": "scalar"},
             "actors": {"count": 2, "envs_per_actor": 32, "unroll_length": 32},
             "trainer": {

@@ -156,7 +156,7 @@ class Taken(NamedTuple):
 
 
 class MaskReader(Protocol):
-    """Reads action masks out of `info`; see `actors.environments.action_masks.InfoMasks`."""
+    """Reads action masks out of `info`; see `actors.environments.spaces.action_masks.InfoMasks`."""
 
     @property
     def masks(self) -> Array | None:

@@ -15,7 +15,6 @@ import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode
 
-from actors.environments.action_masks import InfoMasks
 from actors.environments.boundary import (
     STEP_VALUES,
     Raw,
@@ -28,6 +27,7 @@ from actors.environments.boundary import (
     vector_seed,
 )
 from actors.environments.infos import row_of
+from actors.environments.spaces.action_masks import InfoMasks
 from oatmill.errors import UserError
 from protocol.data.actions import copied, split_rows
 from protocol.data.observations import Observations

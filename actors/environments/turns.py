@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces as gym_spaces
 
-from actors.environments.action_masks import OBSERVATION
+from actors.environments.spaces.action_masks import OBSERVATION
 from oatmill.errors import UserError
 from protocol.data.spaces import ACTION_MASK
 from protocol.data.trajectory import Array

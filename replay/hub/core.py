@@ -16,7 +16,7 @@ from protocol.security.users import ANYBODY, UnauthorisedError, User, require
 from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, encode, from_json, is_count, shortened, to_json
 from protocol.wire.deadlines import LOST_AFTER_S
-from replay.hub.members import MAX_ACTORS, Member, Members, RefusedError
+from replay.hub.members import MAX_ACTORS, Member, Members, RefusedError, twin_of
 from replay.hub.questions import Questions, StatusQuestion
 from replay.hub.status import EQUAL_STREAMS, actors_of, status_of
 from replay.hub.weights_store import WeightsStore
@@ -146,8 +146,7 @@ class HubCore:
             known = description.get("known", {})
             self.members.expect(known, now)
             self._known_version = max(self._known_version, min(known.get("policy_version", -1), MAX_VERSION))
-        twin = self.members.twin_of(member)
-        if twin is not None and not self._warned_of_streams:
+        if not self._warned_of_streams and (twin := twin_of(member, self.members.actors)):
             self._warned_of_streams = True
             _log.warning("actors %d and %d %s", twin.actor_id, member.actor_id, EQUAL_STREAMS)
         if former is not None:

@@ -5,7 +5,7 @@ It knows who is alive, who was replaced, and what each member reports.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,13 +114,6 @@ class Members:
         """Rank 0 of the learner; None before it has joined."""
         learner = self._services.get("learner/0")
         return None if learner is None or not learner.token else learner
-
-    def twin_of(self, member: Member) -> Member | None:
-        """Another live actor whose environments began with the very same observations, though its seed is another."""
-        if not member.stream:
-            return None
-        others = (other for other in self._actors.values() if other is not member and other.alive)
-        return next((other for other in others if other.stream == member.stream), None)
 
     def everyone(self) -> Iterator[Member]:
         """Yield all members that have joined and not left."""
@@ -332,3 +325,10 @@ def _as_before(hello: messages.Hello, known: Member | None) -> int:
     if taken or hello.incarnation > MAX_INCARNATION:
         raise RefusedError("fenced", "another process has taken this one's place; start a new one")
     return hello.incarnation
+
+
+def twin_of(member: Member, actors: Iterable[Member]) -> Member | None:
+    """Another live actor whose environments began with exactly the same observations, despite another seed."""
+    if not member.stream:
+        return None
+    return next((other for other in actors if other is not member and other.alive and other.stream == member.stream), None)

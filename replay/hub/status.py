@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from replay.hub.members import Member, Members
+from replay.hub.members import Member, Members, twin_of
 
 MAX_ACTORS_SHOWN = 1000
 
@@ -39,7 +39,7 @@ def actors_of(members: Members, report: Mapping[str, Any]) -> list[dict[str, Any
 
 
 def _twin(members: Members, member: Member) -> dict[str, int]:
-    twin = members.twin_of(member)
+    twin = twin_of(member, members.actors)
     return {} if twin is None else {"began_like": twin.actor_id}
 
 

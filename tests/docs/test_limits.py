@@ -11,7 +11,8 @@ PACKAGES = ("actors", "agent", "benchmarks", "deploy", "learner", "oatmill", "pr
 ROOT = Path(__file__).parents[2]
 FILES_PER_FOLDER = 17
 """Besides `__init__.py` and `__main__.py`."""
-ONE_FILE_PER_COMMAND = ROOT / "deploy" / "cli"
+ONE_FILE_EACH = {ROOT / "deploy" / "cli", ROOT / "recipes"}
+"""One file per command and per recipe."""
 LINES = {"file": 400, "class": 250, "function": 55}
 
 
@@ -39,5 +40,5 @@ def test_no_file_class_or_function_is_too_long() -> None:
 def test_no_folder_has_too_many_files() -> None:
     counted = [path for path in modules() if not path.name.startswith("__") and ROOT / "benchmarks" not in path.parents]
     counts = Counter(path.parent for path in counted)
-    assert counts[ONE_FILE_PER_COMMAND] > FILES_PER_FOLDER
-    assert {folder for folder, count in counts.items() if count > FILES_PER_FOLDER} == {ONE_FILE_PER_COMMAND}
+    assert max(counts.values()) > FILES_PER_FOLDER
+    assert {folder for folder, count in counts.items() if count > FILES_PER_FOLDER} <= ONE_FILE_EACH

@@ -18,8 +18,8 @@ from gymnasium.vector import AutoresetMode
 from actors.environments.adapters.gymnasium import GymnasiumEnvironment
 from actors.environments.base import name_of
 from actors.environments.boundary import RawSpace, VectorBoundary
-from actors.environments.gymnasium_actions import convert_action_space
-from actors.environments.gymnasium_spaces import ObservationConversion, raw_space
+from actors.environments.spaces.actions import convert_action_space
+from actors.environments.spaces.observations import ObservationConversion, raw_space
 from actors.environments.steppers import SameStepStepper
 from actors.settings import AtariEnv
 from oatmill.errors import UserError

@@ -17,9 +17,9 @@ from minigrid.core.constants import COLOR_TO_IDX, DIR_TO_VEC, OBJECT_TO_IDX, STA
 
 from actors.environments.adapters.gymnasium import GymnasiumEnvironment, import_registering
 from actors.environments.base import name_of
-from actors.environments.gymnasium_actions import convert_action_space
-from actors.environments.gymnasium_spaces import ObservationConversion
-from actors.environments.minigrid_cells import one_hot_bytes
+from actors.environments.spaces.actions import convert_action_space
+from actors.environments.spaces.minigrid_cells import one_hot_bytes
+from actors.environments.spaces.observations import ObservationConversion
 from actors.environments.steppers import SyncStepper
 from actors.settings import MiniGridEnv
 from oatmill.errors import UserError

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from actors.environments.action_masks import InfoMasks, check_allows, check_mask_space, masked_spaces, with_masks
 from actors.environments.base import Episode, Step, name_of
 from actors.environments.boundary import copy_seeds, flag, in_short, observation_of, outcome_of, reward
-from actors.environments.dict_spaces import convert_space
 from actors.environments.factories import Factory
-from actors.environments.gymnasium_actions import ActionConversion, convert_action_space
-from actors.environments.gymnasium_spaces import ObservationConversion
+from actors.environments.spaces.action_masks import InfoMasks, check_allows, check_mask_space, masked_spaces, with_masks
+from actors.environments.spaces.actions import ActionConversion, convert_action_space
+from actors.environments.spaces.dict_spaces import convert_space
+from actors.environments.spaces.observations import ObservationConversion
 from actors.environments.turns import in_turns
 from actors.settings import PettingZooEnv
 from oatmill.errors import UserError

@@ -13,8 +13,8 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from actors.environments.base import Environment, Episode, first_observations
 from actors.environments.boundary import MAX_SEED, VectorBoundary, copy_seeds, vector_seed
-from actors.environments.gymnasium_spaces import raw_space
 from actors.environments.make import make_environment
+from actors.environments.spaces.observations import raw_space
 from actors.settings import EnvSettings, FactoryEnv, PettingZooEnv
 from actors.unroll import Unroller
 from oatmill.errors import RunError, UserError

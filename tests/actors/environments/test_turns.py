@@ -6,7 +6,7 @@ import numpy as np
 
 from actors.environments.base import Episode
 from actors.settings import PettingZooEnv
-from tests.actors.environments.test_action_masks import unrolled
+from tests.actors.environments.spaces.test_action_masks import unrolled
 from tests.actors.environments.test_boundary import started
 
 TIC_TAC_TOE = PettingZooEnv(factory="pettingzoo.classic.tictactoe.tictactoe:env", channels="last")

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces as gym_spaces
 
 from actors.environments.boundary import in_short
-from actors.environments.gymnasium_spaces import starts_of
+from actors.environments.spaces.observations import starts_of
 from oatmill.errors import UserError
 from protocol.data.actions import to_environment
 from protocol.data.spaces import MAX_CHOICES_BESIDE_NUMBERS, ActionPart, ActionSpace

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from gymnasium.vector.utils import iterate
 
 from actors.environments.adapters.gymnasium import around_envs
-from actors.environments.gymnasium_actions import convert_action_space
+from actors.environments.spaces.actions import convert_action_space
 from oatmill.errors import UserError
 from protocol.data.actions import split_rows
 from protocol.data.spaces import ActionSpace

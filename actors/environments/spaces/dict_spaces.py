@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces as gym_spaces
 
-from actors.environments.action_masks import raw_mask
 from actors.environments.boundary import in_short
-from actors.environments.gymnasium_spaces import (
+from actors.environments.spaces.action_masks import raw_mask
+from actors.environments.spaces.observations import (
     Channels,
     ObservationConversion,
     convert_observation_space,
@@ -19,8 +19,8 @@ from actors.environments.gymnasium_spaces import (
     raw_space,
     starts_of,
 )
-from actors.environments.raw_dict import RawDict, Structure
-from actors.environments.text import raw_text
+from actors.environments.spaces.raw_dict import RawDict, Structure
+from actors.environments.spaces.text import raw_text
 from oatmill.errors import UserError
 from protocol.data.observations import ObservationDict
 from protocol.data.spaces import ACTION_MASK, DictSpace, ObservationSpace

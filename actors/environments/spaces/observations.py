@@ -3,8 +3,8 @@
 A Box with one axis becomes a float32 vector, a Box with three axes an image [C, H, W] (see
 `image_layout` for the channels' axis), and a Box of uint8 or bool with two axes an image with one
 channel. Images keep these two dtypes. Discrete and MultiDiscrete observations become one-hot
-vectors, MultiBinary ones a vector. Dict and Tuple are converted in `actors.environments.dict_spaces`,
-actions in `actors.environments.gymnasium_actions`.
+vectors, MultiBinary ones a vector. Dict and Tuple are converted in `actors.environments.spaces.dict_spaces`,
+actions in `actors.environments.spaces.actions`.
 """
 
 from __future__ import annotations

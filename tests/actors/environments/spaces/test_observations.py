@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from actors.environments.gymnasium_spaces import Channels, convert_observation_space
+from actors.environments.spaces.observations import Channels, convert_observation_space
 from agent.encoders import ImageEncoder, make_encoder
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from actors.environments.boundary import RawSpace
-from actors.environments.gymnasium_spaces import ObservationConversion
+from actors.environments.spaces.observations import ObservationConversion
 from protocol.data.spaces import ObservationSpace
 from protocol.data.trajectory import Array
 

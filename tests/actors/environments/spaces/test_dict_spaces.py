@@ -9,9 +9,9 @@ import pytest
 from gymnasium import spaces
 
 from actors.environments.base import first_observations
-from actors.environments.dict_spaces import convert_space
 from actors.environments.make import make_environment
-from actors.environments.text import PLACES, counts_of
+from actors.environments.spaces.dict_spaces import convert_space
+from actors.environments.spaces.text import PLACES, counts_of
 from actors.settings import FactoryEnv
 from oatmill.errors import UserError
 from protocol.data.spaces import ObservationSpace

@@ -1,0 +1,1 @@
+"""Conversion between the spaces that environments declare and those of oatmill."""
