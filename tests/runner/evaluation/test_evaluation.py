@@ -67,7 +67,7 @@ class Idle:
     def __init__(self) -> None:
         self.resets: list[list[bool]] = []
 
-    def act(self, observations: Array, *, deterministic: bool) -> Array:
+    def act_in_rows(self, observations: Array, *, deterministic: bool) -> Array:
         assert deterministic
         return np.zeros(len(observations), np.int64)
 
