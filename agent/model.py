@@ -21,7 +21,7 @@ from agent.policies import Policies
 from agent.policy_head import make_policy_head, start_policy
 from agent.running_moments import RunningMoments
 from agent.spec import AgentSpec
-from protocol.data.observations import Observations, each
+from protocol.data.observations import ObservationDict, Observations, each
 from protocol.data.spaces import ActionSpace
 from protocol.data.trajectory import Array
 from protocol.data.weights import Layout, layout_of
@@ -164,8 +164,8 @@ class AgentModel(nn.Module):
         self.sizes = action.sizes
         self.factored = action.factored
         self.codec = make_codec(settings.value_head, num_bins=settings.num_bins, limit=settings.value_range)
-        normalises = settings.normalise_observations
-        self.normaliser = RunningMoments(spec.spaces.observation.shape[0], settings.observation_clip) if normalises else None
+        lengths = spec.normalised
+        self.normaliser = RunningMoments(sum(lengths.values()), settings.observation_clip) if lengths else None
         self.encoder = make_trunk_encoder(spec)
         self.core = None if settings.core == "none" else Core(settings.core, settings.hidden_sizes[-1], settings.core_size)
         latent = spec.latent_size
@@ -242,9 +242,18 @@ class AgentModel(nn.Module):
 
     def encode(self, observations: Observations) -> Tensor:
         """Normalise observations, if the network does, and encode them: `[N, ...]` to `[N, width]`."""
-        normalised = observations if self.normaliser is None else self.normaliser.forward(observations)
-        encoded: Tensor = self.encoder(normalised)
+        encoded: Tensor = self.encoder(observations if self.normaliser is None else self.normalised(observations))
         return encoded
+
+    def normalised(self, observations: Observations) -> Observations:
+        """Normalise a vector, or each key that is one; the normaliser has their statistics one after another."""
+        assert self.normaliser is not None
+        if not isinstance(observations, dict):
+            return self.normaliser.forward(observations)
+        lengths = self.spec.normalised
+        joined = self.normaliser.forward(torch.cat([observations[path].float() for path in lengths], -1))
+        parts = joined.split(list(lengths.values()), -1)  # type: ignore[no-untyped-call]
+        return ObservationDict({**observations, **dict(zip(lengths, parts, strict=True))})
 
     def forward(  # noqa: PLR0917 -- DDP passes tensors by position
         self,

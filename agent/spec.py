@@ -50,10 +50,10 @@ class AgentSpec:
             )
         for path in seen:
             self._check(path)
-        kind = self.spaces.observation.kind
-        if self.settings.normalise_observations and kind != "vector":
+        if settings.normalise_observations and not self.normalised:
+            kinds = ", ".join(sorted({part.kind for part in seen.values()}))
             raise UserError(
-                f"agent.normalise_observations=true normalises vectors, and this environment's observations are {kind}; "
+                f"agent.normalise_observations=true normalises vectors, and this environment's observations are {kinds}; "
                 "set it to false"
             )
 
@@ -72,6 +72,13 @@ class AgentSpec:
     def seen(self) -> dict[str, ObservationSpace]:
         """What the encoder reads, by path: all keys but the mask; a plain observation has the path ""."""
         return {path: part for path, part in self.spaces.observation.parts if part.kind != "mask"}
+
+    @property
+    def normalised(self) -> dict[str, int]:
+        """The lengths of the vectors that are normalised, by path; empty unless the settings ask for it."""
+        if not self.settings.normalise_observations:
+            return {}
+        return {path: part.shape[0] for path, part in self.seen.items() if part.kind == "vector"}
 
     @property
     def several(self) -> bool:

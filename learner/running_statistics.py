@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from agent.running_moments import RunningMoments
 from learner.distributed import Ranks, Reducer
 from oatmill.errors import UserError
 from protocol.data.batch import Batch
+from protocol.data.observations import parts_of
 from protocol.data.trajectory import Array
 
 log = logging.getLogger("oatmill.learner")
@@ -57,6 +58,7 @@ class ObservationStatistics:
 
     def __init__(self, model: AgentModel, reducer: Reducer) -> None:
         self._moments = model.normaliser
+        self._paths = tuple(model.spec.normalised)
         self._reducer = reducer
         self._merged = False
 
@@ -64,21 +66,26 @@ class ObservationStatistics:
         """Take in the first batch of a run. Every rank must call it."""
         self._merged = self._moments is not None and not bool(self._moments.count)
         if self._moments is not None and self._merged:
-            merge_over_ranks(self._moments, fresh_observations(batch), self._reducer)
+            merge_over_ranks(self._moments, fresh_observations(batch, self._paths), self._reducer)
             if line := constant_numbers(self._moments):
                 log.warning("%s", line)
 
     def after_training(self, batch: Batch) -> None:
         """Take in any other batch. Every rank must call it, before the weights are published."""
         if self._moments is not None and not self._merged:
-            merge_over_ranks(self._moments, fresh_observations(batch), self._reducer)
+            merge_over_ranks(self._moments, fresh_observations(batch, self._paths), self._reducer)
 
 
-def fresh_observations(batch: Batch) -> Array:
-    """`[n, D]`: what was acted on in each step that was not trained on before and in which the agent was present."""
-    observations = batch.observations[:, :-1]
+def fresh_observations(batch: Batch, paths: Sequence[str]) -> Array:
+    """`[n, D]`: the vectors of each step that was not trained on before and in which the agent was present, side by side.
+
+    Args:
+        batch: of this rank.
+        paths: of the keys that are vectors; only "" for a plain observation.
+    """
+    parts = dict(parts_of(batch.observations))
     counts_BT = batch.valid & batch.fresh[:, None]
-    chosen: Array = observations.reshape(-1, *observations.shape[2:]) if counts_BT.all() else observations[counts_BT]
+    chosen: Array = np.concatenate([parts[path][:, :-1][counts_BT] for path in paths], -1)
     return chosen
 
 

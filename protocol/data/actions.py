@@ -1,4 +1,4 @@
-"""From rows of actions, with numbers in -1..1, to what the environment takes: its units, its structure (NumPy only)."""
+"""Converts rows of actions to the form that the environment takes: its units and its structure (NumPy only)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from protocol.data.trajectory import Array
 
 
 def to_environment(actions: Array, space: ActionSpace) -> Any:
-    """Many actions as the environment declares them.
+    """Convert actions to the form that the environment declares.
 
     Args:
-        actions: `[N]` or `[N, width]`; numbers in -1..1, which is the whole range of each.
-        space: of one action.
+        actions: `[N]` or `[N, width]`; numbers are in -1..1, the whole range of each.
+        space: the space of one action.
 
     Returns:
-        The same where the space has no parts. Otherwise an array `[N, *shape]`, or Dicts and tuples of such arrays, of the
-        dtypes that the environment declares; numbers in its own units and within its bounds.
+        The same actions if the space has no parts. Otherwise an array `[N, *shape]`, or Dicts and
+        tuples of such arrays, with the dtypes that the environment declares; numbers are in its own
+        units and within its bounds.
     """
     if not space.parts:
         return actions
@@ -31,14 +32,14 @@ def to_environment(actions: Array, space: ActionSpace) -> Any:
 
 
 def in_units(numbers: Array, space: ActionSpace) -> Array:
-    """Numbers `[..., dimensions]` from -1..1 to the environment's units, float64."""
+    """Scale numbers `[..., dimensions]` from -1..1 to the environment's units, as float64."""
     low, high = np.asarray(space.low), np.asarray(space.high)
     scaled: Array = low + (numbers.astype(np.float64) + 1) * (0.5 * (high - low))
     return scaled
 
 
 def split_rows(actions: Any, count: int) -> list[Any]:
-    """The actions of each of `count` rows of what `to_environment` gave; nothing is copied."""
+    """Return the action of each of `count` rows in the result of `to_environment`, without copying."""
     match actions:
         case dict():
             parts = {key: split_rows(value, count) for key, value in actions.items()}
@@ -50,7 +51,7 @@ def split_rows(actions: Any, count: int) -> list[Any]:
 
 
 def copied(actions: Any) -> Any:
-    """A copy of what `to_environment` gave, for an environment that may write into it."""
+    """Return a copy of the result of `to_environment`, for an environment that may change it."""
     match actions:
         case dict():
             return {key: copied(value) for key, value in actions.items()}
@@ -72,7 +73,7 @@ def _leaf(actions: Array, numbers: Array, part: ActionPart, num_choices: int) ->
 
 
 def _planted(tree: Any, path: tuple[str | int, ...], leaf: Array) -> Any:
-    """A tree of dicts, with a leaf more."""
+    """Return a tree of dicts with one more leaf."""
     if not path:
         return leaf
     grown = tree or {}
@@ -81,7 +82,7 @@ def _planted(tree: Any, path: tuple[str | int, ...], leaf: Array) -> Any:
 
 
 def _with_tuples(tree: Any) -> Any:
-    """Dicts whose keys are positions as tuples."""
+    """Convert dicts whose keys are positions to tuples."""
     if not isinstance(tree, dict):
         return tree
     made = {key: _with_tuples(value) for key, value in tree.items()}

@@ -1,4 +1,4 @@
-"""The arrays of a Dict observation, one a key, which are indexed, copied and cast together (no torch)."""
+"""The arrays of a Dict observation, one per key, which are indexed, copied and cast together (no torch)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 class ObservationDict(dict[str, T]):
-    """The arrays or tensors of a Dict observation by path.
+    """The arrays or tensors of a Dict observation, by path.
 
-    A string gives one key's array. Any other index goes to all of them: `observations[:, t]` is a step of every key, and
-    `observations[:, t] = step` writes one.
+    A string selects one key's array. Any other index is applied to all arrays: `observations[:, t]`
+    is a step of every key, and `observations[:, t] = step` writes one.
     """
 
     def __getitem__(self, index: Any) -> Any:
@@ -42,18 +42,19 @@ class ObservationDict(dict[str, T]):
 
 
 Observations: TypeAlias = Any
-"""Many observations: an array, or an ObservationDict with one a key. Most code handles both alike."""
+"""Many observations: an array, or an ObservationDict with one array per key. Most code handles both
+alike."""
 
 
 def each(function: Callable[[Any], Any], observations: Any) -> Any:
-    """Call a function with the array, or with each key's."""
+    """Call a function with the array, or with the array of each key."""
     if isinstance(observations, dict):
         return ObservationDict({path: function(values) for path, values in observations.items()})
     return function(observations)
 
 
 def zeros(space: ObservationSpace, *leading: int) -> Observations:
-    """Arrays of zeros with the leading axes that are given."""
+    """Return arrays of zeros with the given leading axes."""
     arrays = {path: np.zeros((*leading, *part.shape), part.dtype) for path, part in space.parts}
     return ObservationDict(arrays) if isinstance(space, DictSpace) else arrays[""]
 

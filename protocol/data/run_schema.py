@@ -107,7 +107,7 @@ class RunSchema:
             "core_state_size": self.core_state_size,
             "episode_statistics": list(self.episode_statistics),
         }
-        # Only where it is true, so that the identity of all other runs, which their logs bear, is what it was.
+        # Only if it is true, so that the identities of other runs, which their logs contain, do not change.
         return described | ({"discounted_return": True} if self.discounted_return else {})
 
     @staticmethod
@@ -206,7 +206,7 @@ def _problem_of_action(space: ActionSpace) -> str | None:
 
 
 def _problem_of_part(part: ActionPart) -> str | None:
-    """The types; that the columns are those of the row was checked when the space was made."""
+    """Check the types. That the columns belong to the row was checked when the space was made."""
     if part.dtype not in DTYPES:
         return f"expected a part of an action to have a dtype of {', '.join(DTYPES)}, got {str(part.dtype)[:20]!r}"
     if not all(type(step) is str or _within(step, 0, MAX_FACTORS + MAX_DIMENSIONS) for step in part.path):

@@ -11,11 +11,13 @@ from typing import Any, Literal
 import numpy as np
 
 MAX_CHOICES_BESIDE_NUMBERS = 2**24
-"""Choices in a row with numbers are float32, which represents integers exactly up to this one."""
+"""The largest number of choices of a factor in an action with continuous numbers. Such rows are
+float32, which represents whole numbers exactly up to this one."""
 ACTION_MASK = "action_mask"
-"""The key of a Dict observation that says which choices are allowed."""
+"""The key of a Dict observation that shows which choices are allowed."""
 MASKED_LOGIT = -1e9
-"""What stands for the logit of a choice that is not allowed: its probability is 0, and no gradient becomes infinite or NaN."""
+"""The logit of a choice that is not allowed: its probability is 0, and no gradient is infinite or
+NaN."""
 
 ObservationKind = Literal["vector", "image", "tokens", "mask", "dict"]
 
@@ -54,17 +56,17 @@ class ObservationSpace:
 
     @property
     def parts(self) -> tuple[tuple[str, ObservationSpace], ...]:
-        """The only part, under no name; a Dict has one a key."""
+        """The only part, without a name. A Dict has one part per key."""
         return (("", self),)
 
 
 @dataclass(frozen=True)
 class DictSpace(ObservationSpace):
-    """One agent's observation of several keys; it has no shape and no dtype of its own.
+    """The observation of one agent with several keys. It has no shape and no dtype of its own.
 
     Attributes:
-        keys: the path and the space of each key, sorted by path. The path of a nested key is `outer/inner`, that of an entry
-            of a Tuple its number. A mask has the path `action_mask`.
+        keys: the path and the space of each key, sorted by path. A nested key has the path
+            `outer/inner`, an entry of a Tuple its number, and a mask the path `action_mask`.
     """
 
     kind: ObservationKind = "dict"
@@ -83,7 +85,7 @@ class DictSpace(ObservationSpace):
 
     @staticmethod
     def of(keys: Mapping[str, ObservationSpace]) -> DictSpace:
-        """From keys in any order."""
+        """Build it from keys in any order."""
         return DictSpace(keys=tuple(sorted(keys.items())))
 
     @property
@@ -94,13 +96,14 @@ class DictSpace(ObservationSpace):
 
 @dataclass(frozen=True)
 class ActionPart:
-    """One leaf of an environment's action structure.
+    """One leaf of the structure that an environment declares for its actions.
 
     Attributes:
-        path: its keys of Dicts and positions in Tuples, from the outside in; empty if the action is one array.
+        path: keys of Dicts and positions of Tuples, from the outside in; empty if the action is one
+            array.
         shape: the shape of its value in the environment; `()` for a Discrete.
         dtype: its NumPy dtype, as a string.
-        columns: the first of its columns in an action's row, and the one after the last.
+        columns: the range of its columns in an action's row.
         start: the environment's lowest value of each choice; empty for numbers.
     """
 
@@ -115,15 +118,15 @@ class ActionPart:
 class ActionSpace:
     """The action of one agent: choices (Discrete, MultiDiscrete), numbers (Box), or both (Tuple, Dict).
 
-    An action is one choice, or a row: first all choices, then all numbers. The numbers' bounds are -1
-    and 1.
+    An action is one choice, or a row: first all choices, then all numbers. Numbers are scaled so
+    that the bounds of the Box are -1 and 1.
 
     Attributes:
         sizes: the number of choices of each factor; one entry for `Discrete`, none for `Box`.
         factored: whether an action is a row; False only for `Discrete`.
-        low: the lower bound of each number in the environment.
-        high: the upper bound of each number in the environment.
-        parts: the leaves of the environment's action structure; empty if it takes the row as it is.
+        low: the environment's lower bound of each number.
+        high: the environment's upper bound of each number.
+        parts: the structure in which the environment takes a row; empty if it takes the row itself.
     """
 
     sizes: tuple[int, ...] = ()

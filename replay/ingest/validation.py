@@ -108,7 +108,7 @@ class Validator:
             )
 
     def _check_mask(self, arrays: dict[str, Array]) -> None:
-        """Where the agent was present: what it did was allowed; so something was."""
+        """Check that each action of a present agent was allowed by its mask."""
         for factor, (allowed, taken) in enumerate(self._by_factor(arrays[MASK][:, :-1], arrays["actions"])):
             wrong = ~np.take_along_axis(allowed, taken[..., None], -1)[..., 0] & arrays["valid"]
             if wrong.any():
@@ -120,7 +120,7 @@ class Validator:
                 )
 
     def _by_factor(self, choices: Array, actions: Array) -> Iterator[tuple[Array, Array]]:
-        """Of each factor: the part `[n, T, size]` of what is laid out choice by choice, and the taken choices `[n, T]`."""
+        """Yield each factor's part `[n, T, size]` of an array with one entry per choice, and its taken choices."""
         start = 0
         for factor, size in enumerate(self._factors):
             part = choices[..., start : start + size] if len(self._factors) > 1 else choices

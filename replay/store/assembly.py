@@ -152,7 +152,7 @@ class Assembler:
 
 
 def final_fields(schema: RunSchema) -> tuple[str, ...]:
-    """The names of a batch's fields that are there once a truncated step and not once a row."""
+    """Return the names of a batch's fields with one entry per truncated step."""
     return tuple(entry.name for entry in schema.batch.fields if entry.axis == "final")
 
 

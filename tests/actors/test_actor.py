@@ -97,7 +97,7 @@ def end(process: subprocess.Popen[str]) -> None:
     """Stop a process, unless it has ended."""
     process.terminate()
     try:
-        process.wait(10)
+        process.wait(60)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -107,7 +107,7 @@ def end(process: subprocess.Popen[str]) -> None:
 def wait_until_it_listens(run: Run) -> None:
     operator = ControlClient(run.address, role="operator", description={})
     with closing(operator):
-        operator.request("status", {}, timeout_s=20)
+        operator.request("status", {}, timeout_s=60)
 
 
 @pytest.fixture
@@ -137,11 +137,11 @@ class Learner:
 
     def publish(self, version: int) -> None:
         self.publisher.push(Weights.pack(version, acting_arrays(self.model), "bfloat16"))
-        assert self.publisher.flush(10)
+        assert self.publisher.flush(60)
 
     def batch(self, step: int) -> Delivery:
         self.batches.request(step)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             self.control.heartbeat({"learner_step": step, "policy_version": step})
             delivery = self.batches.poll(0.2)
@@ -171,7 +171,7 @@ def test_an_actor_collects_with_the_newest_weights_until_the_run_stops(run: Run)
         learner.batches.consumed(batch.batch_id, version + 1)
     assert delivery.fleet["env_steps"] >= 7 * 2 * ENVS * STEPS
     learner.control.request("stop", {})
-    assert actor.wait(10) == 0
+    assert actor.wait(60) == 0
     assert run.actor_errors() == []
 
 
@@ -199,11 +199,11 @@ def test_sigterm_ends_an_actor_that_waits_for_weights_and_one_that_works(run: Ru
     waiting, working = run.actor(0), run.actor(1)
     learner = Learner(run)
     waiting.send_signal(signal.SIGTERM)
-    assert waiting.wait(10) == 0
+    assert waiting.wait(60) == 0
     learner.publish(0)
     learner.batch(0)
     working.send_signal(signal.SIGTERM)
-    assert working.wait(10) == 0
+    assert working.wait(60) == 0
     assert run.actor_errors() == []
 
 
@@ -219,12 +219,12 @@ def test_sigterm_ends_an_actor_that_no_hub_answers() -> None:
         run = Run(Path(name), stack)
         (run.folder / "config.yaml").write_text(yaml.safe_dump(config_of()))
         lonely = run.actor()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not catches(lonely.pid, signal.SIGTERM):  # an interpreter that has not come that far just dies of it
             assert time.monotonic() < deadline
             time.sleep(0.05)
         lonely.send_signal(signal.SIGTERM)
-        assert lonely.wait(10) == 0
+        assert lonely.wait(60) == 0
 
 
 def test_actors_have_seeds_of_their_own_and_a_run_has_them_again() -> None:
@@ -250,19 +250,19 @@ def test_an_actor_that_is_well_keeps_its_place_and_one_that_hung_leaves_when_ano
     learner = Learner(run)
     learner.publish(0)
     learner.batch(0)
-    assert run.actor(0).wait(20) == 1
+    assert run.actor(0).wait(60) == 1
     (error,) = run.actor_errors()
     assert "(identity): actor 0 is in the run and works" in error
     former.send_signal(signal.SIGSTOP)
     time.sleep(DEAD_AFTER_S + 0.2)
     run.actor(0)
     with closing(ControlClient(run.address, role="operator", description={})) as operator:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while operator.request("status", {})["actors"][0]["incarnation"] < 2:
             assert time.monotonic() < deadline, "its successor has not joined"
             time.sleep(0.05)
     former.send_signal(signal.SIGCONT)
-    assert former.wait(20) == 1
+    assert former.wait(60) == 1
     error = run.actor_errors()[0]
     assert re.search("rejected this actor|refused this process", error), error
 
@@ -291,20 +291,20 @@ def test_an_actor_that_is_well_keeps_its_place_and_one_that_hung_leaves_when_ano
 def test_an_environment_that_raises_or_leaves_later_fails_the_actor_in_one_line(run: Run, says: str) -> None:
     actor = run.actor()
     Learner(run).publish(0)
-    assert actor.wait(20) == 1
+    assert actor.wait(60) == 1
     (error,) = run.actor_errors()
     assert re.fullmatch(f"oatmill: error: {says}", error)
     (log,) = run.folder.glob("actors-*.log")
     assert "Traceback" not in log.read_text()
 
 
-def test_settings_that_differ_from_the_runs_are_refused_by_name(run: Run) -> None:
+def test_settings_that_differ_from_the_runs_raise_an_error_with_their_name(run: Run) -> None:
     config = config_of()
     config["actors"]["unroll_length"] = STEPS + 1
     other = run.folder / "other.yaml"
     other.write_text(yaml.safe_dump(config))
     actor = run.launch("actors", "--address", run.address, "--config", str(other))
-    assert actor.wait(20) == 1
+    assert actor.wait(60) == 1
     assert "actors.unroll_length: the run has 8, this process has 9" in run.actor_errors()[0]
 
 
@@ -316,7 +316,7 @@ def test_an_environment_that_breaks_its_promises_at_once_is_bad_input(tmp_path: 
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 2

@@ -96,7 +96,7 @@ def test_weights_of_another_network_are_rejected() -> None:
 
 
 @pytest.mark.parametrize("core", ["gru", "lstm"])
-def test_a_row_that_starts_anew_forgets_and_the_others_do_not(core: str) -> None:
+def test_only_reset_rows_lose_their_recurrent_state(core: str) -> None:
     spec = AgentSpec(SPACES, settings(core))
     weights, _ = weights_of(spec, version=0, scale=2.0)
     policy, fresh = ActingPolicy(spec, rows=2, seed=0), ActingPolicy(spec, rows=2, seed=0)
@@ -171,7 +171,7 @@ def test_numbers_are_drawn_from_the_recorded_gaussian_and_executed_within_their_
         assert set(np.unique(choices)) == {0, 1, 2}
 
 
-def test_every_copy_of_a_number_is_drawn_anew() -> None:
+def test_every_copy_of_a_number_is_sampled_separately() -> None:
     policy, _ = acting_with_numbers((), "clip")
     seen = np.repeat(OBSERVATIONS[:1], 20_000, 0)
     first, second = policy.act(seen).actions.copy(), policy.act(seen).actions

@@ -42,7 +42,7 @@ def collected(unroller: Unroller) -> TrajectoryBlock:
     return block
 
 
-def test_an_unroll_holds_every_step_and_the_next_one_goes_on_from_there() -> None:
+def test_an_unroll_contains_every_step_and_the_next_one_continues_from_its_end() -> None:
     unroller, policy = make_unroller(counters(length=3), copies=2, steps=4)
     first = collected(unroller)
     # Counters show 0 1 2, then in the step that ends the episode 0 again.
@@ -123,7 +123,7 @@ def test_an_absent_agents_steps_are_not_counted_and_clear_its_recurrent_state() 
     assert [bool(row.any()) for row in policy.core_state] == [False, True, False]
 
 
-def test_an_unroll_that_is_given_up_is_not_sent_and_the_next_one_goes_on() -> None:
+def test_a_cancelled_unroll_is_not_sent_and_the_next_one_continues() -> None:
     unroller, _ = make_unroller(counters(length=9), copies=1, steps=4)
     asked = iter([True, False])
     assert unroller.collect(lambda: next(asked)) is None

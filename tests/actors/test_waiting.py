@@ -34,7 +34,7 @@ def actor_with(receiver: Receiver, **sender: Any) -> Actor:
     return Actor(**parts)
 
 
-def test_a_pull_goes_on_while_an_actor_waits_for_credit() -> None:
+def test_weights_are_pulled_while_an_actor_waits_for_credit() -> None:
     receiver, waits = Receiver(), iter([False, False, False])
 
     def wait_ready(_timeout_s: float) -> bool:
@@ -49,7 +49,7 @@ def test_a_pull_goes_on_while_an_actor_waits_for_credit() -> None:
         raise AssertionError("it waits for credit")
 
 
-def test_a_pull_goes_on_between_env_steps(monkeypatch: Any) -> None:
+def test_weights_are_pulled_between_env_steps(monkeypatch: Any) -> None:
     receiver = Receiver()
     monkeypatch.setattr("actors.actor.BETWEEN_TURNS_S", 0.0)
     actor = actor_with(receiver)

@@ -101,7 +101,7 @@ def test_pads_are_not_read_whatever_they_hold_and_however_many_there_are(kind: s
 
 
 @pytest.mark.parametrize("kind", TOKEN_ENCODERS)
-def test_a_row_does_not_depend_on_the_rows_beside_it(kind: str) -> None:
+def test_a_row_does_not_depend_on_other_rows(kind: str) -> None:
     encoder, observations = encoder_of(kind), random_tokens(4)
     alone = torch.cat([encoder(observations[row : row + 1]) for row in range(20)])
     torch.testing.assert_close(alone, encoder(observations), atol=1e-5, rtol=1e-5)

@@ -76,7 +76,7 @@ def test_a_factored_agent_chooses_in_each_factor(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("core", ["lstm", "gru"])
-def test_a_recurrent_agent_carries_its_state_and_starts_anew_where_it_is_told(tmp_path: Path, core: str) -> None:
+def test_a_recurrent_agent_keeps_its_state_until_it_is_reset(tmp_path: Path, core: str) -> None:
     folder, _ = checkpoint(tmp_path, core=core)
     steps = [observations(4, seed) for seed in range(3)]
 
@@ -106,14 +106,14 @@ def test_a_reset_before_the_first_observation_does_nothing(tmp_path: Path) -> No
     assert loaded.act(observations(2)).shape == (2,)
 
 
-def test_another_number_of_rows_starts_anew(tmp_path: Path) -> None:
+def test_another_number_of_rows_resets_the_state(tmp_path: Path) -> None:
     loaded = agent.load(checkpoint(tmp_path, core="gru")[0])
     for rows in (3, 5, 1):
         assert loaded.act(observations(rows)).shape == (rows,)
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 5), (2, 4, 1)])
-def test_observations_of_another_shape_are_refused_with_the_one_expected(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_observations_of_another_shape_raise_an_error_with_the_expected_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
     loaded = agent.load(checkpoint(tmp_path)[0])
     with pytest.raises(ValueError, match=r"expected observations of shape \[N, 4\], got"):
         loaded.act(np.zeros(shape, np.float32))
@@ -128,12 +128,12 @@ def test_observations_need_not_be_writable_or_contiguous(tmp_path: Path) -> None
     np.testing.assert_array_equal(loaded.act(np.asfortranarray(seen), deterministic=True), expected)
 
 
-def test_a_folder_that_is_no_checkpoint_is_refused_with_what_one_looks_like(tmp_path: Path) -> None:
+def test_a_folder_without_a_checkpoint_raises_an_error_with_an_example(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not a checkpoint: expected a folder with manifest\.json"):
         agent.load(tmp_path)
 
 
-def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_or_foreign_checkpoint_raises_an_error(tmp_path: Path) -> None:
     folder, _ = checkpoint(tmp_path)
     manifest = json.loads((folder / MANIFEST).read_text())
     other = manifest | {"agent": make_spec(hidden_sizes=(9,)).to_dict()}

@@ -86,13 +86,13 @@ def test_a_module_that_gives_the_width_is_the_networks_encoder(function: str) ->
         ("nothing", r"own_encoder_module has no function nothing"),
     ],
 )
-def test_what_cannot_be_an_encoder_is_said_in_one_line(function: str, message: str) -> None:
+def test_an_invalid_encoder_raises_an_error_of_one_line(function: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as refusal:
         make_encoder(spec_of(function))
     assert "\n" not in str(refusal.value)
 
 
-def test_a_name_that_is_no_encoder_is_refused_with_those_that_are() -> None:
+def test_an_unknown_encoder_raises_an_error_with_the_known_ones() -> None:
     settings = AgentSettings()
     with pytest.raises(
         SettingsError, match=r"encoder must be one of auto, mlp, .*, or your own as module:make, got 'transformer'$"

@@ -46,7 +46,7 @@ def test_memory_that_must_not_be_written_to_is_no_hindrance() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_another_networks_weights_are_refused_and_change_nothing(dtype: WireDtype) -> None:
+def test_weights_of_another_network_raise_an_error_and_change_nothing(dtype: WireDtype) -> None:
     model = made(0)
     before = {name: array.copy() for name, array in acting_arrays(model).items()}
     with pytest.raises(WireError, match=r"weights_layout: expected \d+ numbers for this network, got \d+"):

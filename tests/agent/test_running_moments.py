@@ -10,6 +10,8 @@ from torch import Tensor
 from agent.model import AgentModel, acting_layout, prior_of, saved_tensors
 from agent.packing import load_packed
 from agent.running_moments import RunningMoments
+from agent.settings import AgentSettings
+from agent.spec import AgentSpec
 from learner.publish import pack
 from oatmill.errors import UserError
 from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
@@ -119,9 +121,31 @@ def test_a_checkpoint_holds_the_sums_and_nothing_that_follows_from_them() -> Non
 
 
 def test_only_vectors_are_normalised() -> None:
-    from agent.settings import AgentSettings
-    from agent.spec import AgentSpec
-
     spaces = Spaces(ObservationSpace("image", (3, 8, 8), "uint8"), ActionSpace((2,)))
     with pytest.raises(UserError, match="normalises vectors, and this environment's observations are image; set it to false"):
         AgentSpec(spaces, AgentSettings(normalise_observations=True))
+
+
+def test_vectors_of_a_dict_are_normalised_each_by_its_own_statistics_and_other_keys_stay() -> None:
+    from protocol.data.observations import ObservationDict
+    from protocol.data.spaces import DictSpace
+
+    image, near, far = (
+        ObservationSpace(*of)
+        for of in (("image", (1, 4, 4), "uint8"), ("vector", (2,), "float32"), ("vector", (1,), "float32"))
+    )
+    spaces = Spaces(DictSpace.of({"camera": image, "near": near, "out/far": far}), ActionSpace((2,)))
+    spec = AgentSpec(spaces, AgentSettings(hidden_sizes=(8,), normalise_observations=True))
+    model = AgentModel(spec)
+    assert model.normaliser is not None
+    assert spec.normalised == {"near": 2, "out/far": 1}
+    # By hand: means 1 and 100, deviations 1 and 10; the second number of `near` is 0 in both rows.
+    moments = merged(np.array([[0.0, 0.0, 90.0], [2.0, 0.0, 110.0]]))
+    model.normaliser.merge(moments.count, moments.mean, moments.squares)
+    camera = torch.randint(0, 256, (2, 1, 4, 4), dtype=torch.uint8)
+    raw = {"camera": camera, "near": torch.tensor([[4.0, 0.0], [1.0, 0.5]]), "out/far": torch.tensor([[120.0], [50.0]])}
+    normalised = model.normalised(ObservationDict(raw))
+    assert normalised["camera"] is camera
+    torch.testing.assert_close(normalised["near"], torch.tensor([[3.0, 0.0], [0.0, 0.5]]))
+    torch.testing.assert_close(normalised["out/far"], torch.tensor([[2.0], [-5.0]]), atol=1e-5, rtol=1e-5)
+    assert torch.equal(model.encode(ObservationDict(raw)), model.encoder(normalised))

@@ -37,7 +37,7 @@ def test_auto_on_a_cpu_takes_a_smaller_network_for_images_alone(kind: str, encod
 
 
 @pytest.mark.parametrize(("kind", "encoder"), [("vector", "cnn"), ("image", "token_set"), ("tokens", "mlp")])
-def test_an_encoder_that_does_not_read_the_observations_is_refused_with_those_that_do(kind: str, encoder: str) -> None:
+def test_an_encoder_for_other_observations_raises_an_error_with_the_possible_ones(kind: str, encoder: str) -> None:
     choices = ", ".join(ENCODERS_OF[SPACES[kind].kind])
     with pytest.raises(UserError, match=f"agent.encoder={encoder} does not support {kind} observations; use one of {choices}"):
         spec_of(kind, encoder=encoder)
@@ -74,7 +74,7 @@ def test_a_spec_goes_through_json_unchanged(kind: str) -> None:
         {"unknown": 1},
     ],
 )
-def test_settings_out_of_bounds_are_refused(settings: dict[str, Any]) -> None:
+def test_settings_out_of_bounds_raise_an_error(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         AgentSettings.model_validate(settings)
 

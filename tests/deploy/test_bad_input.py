@@ -134,7 +134,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("arguments", "message"), CASES.values(), ids=CASES.keys())
-def test_bad_input_is_told_in_one_line_and_starts_nothing(
+def test_bad_input_is_reported_in_one_line_and_starts_nothing(
     arguments: list[str], message: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(path.relative_to(place) for path in place.rglob("*") if "__pycache__" not in path.parts)
@@ -165,7 +165,7 @@ def test_a_traceback_comes_only_when_it_is_asked_for(place: Path) -> None:
     for level, lines in (("info", 1), ("debug", None)):
         command = [sys.executable, "-m", "deploy", "train", "nowhere:settings", "--log-level", level]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        shown = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        shown = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=120, check=False)
         assert shown.returncode == 2
         assert shown.stderr.splitlines()[-1].startswith("oatmill: error: recipe nowhere:settings")
         assert ("Traceback" in shown.stderr) == (lines is None)
@@ -208,7 +208,7 @@ def test_a_taken_port_is_told_and_leaves_no_run_folder(place: Path) -> None:
 )
 def test_a_standard_stream_that_is_full_or_closed_is_no_traceback(output: str, said: str) -> None:
     shell = ["sh", "-c", f"exec {sys.executable} -m deploy recipes {output}"]
-    done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == (1 if said else 0), done.stderr
     assert len(done.stderr.splitlines()) == bool(said)
     assert said in done.stderr

@@ -103,18 +103,18 @@ def wrapped(tmp_path: Path, script: str) -> subprocess.Popen[bytes]:
 
 @pytest.mark.parametrize("code", [0, 1, 2])
 def test_a_learner_that_ends_by_itself_ends_the_pod_with_its_exit_code(tmp_path: Path, code: int) -> None:
-    assert wrapped(tmp_path, f"exit {code}").wait(20) == code
+    assert wrapped(tmp_path, f"exit {code}").wait(60) == code
 
 
 def test_a_learner_that_was_asked_to_end_does_not_complete_the_job(tmp_path: Path) -> None:
     # It takes a while to save and leaves with 0; Kubernetes would take that for a spent budget.
     process = wrapped(tmp_path, 'trap "sleep 0.5; touch $1/saved; exit 0" TERM\ntouch $1/ready\nwhile :; do sleep 0.05; done')
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not (tmp_path / "ready").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 128 + signal.SIGTERM
+    assert process.wait(60) == 128 + signal.SIGTERM
     assert (tmp_path / "saved").exists()
 
 
@@ -133,7 +133,7 @@ def helm() -> str:
 def rendered(helm: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`helm template`."""
     command = [helm, "template", "mill", str(CHART), "--namespace", "farm", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def objects(helm: str, *arguments: str) -> dict[tuple[str, str], dict[str, Any]]:

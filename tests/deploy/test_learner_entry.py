@@ -86,15 +86,15 @@ def test_sigterm_ends_it_with_0_and_the_next_one_goes_on_to_the_end_of_the_run(t
         first = running.learner()
         running.until_step(3)
         first.send_signal(signal.SIGTERM)
-        _, said = first.communicate(timeout=60)
+        _, said = first.communicate(timeout=120)
         assert (first.returncode, "was asked to end and ended with 0" in said) == (0, True), said
         before = running.steps()[-1]
         # Another budget is the same run. A learner step takes 8 x 64 env steps, and 20 of them keep the batch from shrinking.
         second = running.learner(budget=(before + 30) * 512)
-        _, said = second.communicate(timeout=60)
+        _, said = second.communicate(timeout=120)
         assert second.returncode == 0, said
         assert running.steps() == [*range(1, before + 31)]
-        _, said = actor.communicate(timeout=60)  # the run is over: nobody asked the actor but the hub
+        _, said = actor.communicate(timeout=120)  # the run is over: nobody asked the actor but the hub
         assert actor.returncode == 0, said
         assert replay.poll() is None
 
@@ -106,7 +106,7 @@ def test_a_learner_that_is_killed_is_an_exit_code_for_the_engine(tmp_path: Path)
         running.until_step(1)
         for child in psutil.Process(learner.pid).children():
             child.kill()
-        learner.communicate(timeout=60)
+        learner.communicate(timeout=120)
         assert learner.returncode == 128 + signal.SIGKILL
 
 
@@ -136,7 +136,7 @@ def test_a_learner_that_hangs_is_killed() -> None:
         [sys.executable, "-c", HANGS],
         env=environment() | {"PATH": os.environ["PATH"]},
         capture_output=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert (shown.returncode, b"has made no progress for" in shown.stderr) == (137, True), shown.stderr
@@ -148,7 +148,7 @@ def test_a_group_of_ranks_ends_in_order_too(tmp_path: Path) -> None:
         learner = running.start("learner", "--in-container", "--run-dir", "run", ranks=2)
         running.until_step(2)
         learner.send_signal(signal.SIGTERM)
-        _, said = learner.communicate(timeout=60)
+        _, said = learner.communicate(timeout=120)
         assert learner.returncode == 0, said
         assert "Traceback" not in said
         assert (tmp_path / "run" / "checkpoints" / "latest").exists()

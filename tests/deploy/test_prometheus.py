@@ -30,7 +30,7 @@ ALERTS = {rule["alert"]: rule for rule in rules("alert")}
 
 
 def check(*command: str) -> None:
-    done = subprocess.run([need(command[0]), *command[1:]], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([need(command[0]), *command[1:]], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

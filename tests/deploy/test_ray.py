@@ -83,7 +83,7 @@ class RayCluster:
         while True:
             assert driver.poll() is None, driver.communicate()
             process = self.start("status", "--json")
-            said, _ = process.communicate(timeout=60)
+            said, _ = process.communicate(timeout=120)
             shown = json.loads(said) if process.returncode == 0 else None
             if shown is not None and shown["run"] is not None and done(shown):
                 return dict(shown)
@@ -162,7 +162,7 @@ def test_a_run_with_keys_is_scaled_and_ended_and_a_lost_rank_and_a_killed_replay
         cluster.until(driver, lambda shown: steps(shown) > 5)
         cluster.variables = {}
         stranger = cluster.start("status")
-        _, complaint = stranger.communicate(timeout=60)
+        _, complaint = stranger.communicate(timeout=120)
         assert stranger.returncode == 2
         assert "set OATMILL_KEYS" in complaint
         cluster.variables = {"OATMILL_KEYS": str(cluster.folder / "keys")}
@@ -179,7 +179,7 @@ def test_a_run_with_keys_is_scaled_and_ended_and_a_lost_rank_and_a_killed_replay
         )
         cluster.until(driver, lambda shown: steps(shown) > steps(after) + 5)
         cluster.do("down")
-        said, complaints = driver.communicate(timeout=60)
+        said, complaints = driver.communicate(timeout=120)
         assert (driver.returncode, complaints) == (0, "")
         assert "the learner was lost with its node or its Ray worker" in said
         assert "from its newest checkpoint" in said

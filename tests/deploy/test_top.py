@@ -65,7 +65,7 @@ def test_ctrl_c_ends_the_live_view_quietly(run: Path) -> None:
             while b"the run is starting" not in shown and time.monotonic() < deadline:
                 shown += os.read(ours, 65536)
             process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
     rest = os.read(ours, 65536)
     os.close(ours)
     assert b"Traceback" not in shown + rest

@@ -130,7 +130,7 @@ def test_losses_without_a_colour_take_the_palettes_in_turn() -> None:
     assert not set(PALETTE) & {descriptor.color for descriptor in BUILT_IN.values()}
 
 
-def test_a_loss_of_ones_own_is_auxiliary_unless_its_descriptor_says_otherwise() -> None:
+def test_a_users_own_loss_is_auxiliary_unless_its_descriptor_says_otherwise() -> None:
     spec = make_spec()
     plans = {how: make_plan(trainer(how), spec.settings, spec.spaces.action) for how in ("choose", "choose_plain")}
     assert plans["choose"].descriptors["pull"] == OWN
@@ -139,14 +139,14 @@ def test_a_loss_of_ones_own_is_auxiliary_unless_its_descriptor_says_otherwise() 
     assert list(plans["choose"].descriptors) == plans["choose"].losses
 
 
-def test_a_descriptor_of_another_loss_is_refused() -> None:
+def test_a_descriptor_of_another_loss_raises_an_error() -> None:
     spec = make_spec()
     with pytest.raises(UserError, match="the descriptor of the loss pull is named push; give both the same name"):
         make_plan(trainer("choose_misnamed"), spec.settings, spec.spaces.action)
 
 
 @pytest.mark.parametrize("how", ["choose", "choose_plain"])
-def test_a_loss_of_ones_own_is_steered(how: str) -> None:
+def test_a_users_own_loss_is_steered(how: str) -> None:
     spec = make_spec()
     descriptors = make_plan(trainer(how), spec.settings, spec.spaces.action).descriptors
     halving = Steering(trainer(how, on_red_flag="reduce"), descriptors, {})

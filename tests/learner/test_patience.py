@@ -46,7 +46,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch, seconds: list[float]) -> Learner:
     return learner  # type: ignore[no-any-return]
 
 
-def test_a_learner_that_was_asleep_goes_on_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_asleep_does_not_count_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     learner = waiting(monkeypatch, [1.0, 3600.0, 1.0, 1.0])  # then `pop` fails: 5 of the 3600 s count, so 8 of 20
     with pytest.raises(IndexError):
         learner.next_batch()

@@ -44,11 +44,11 @@ def test_each_arm_has_the_nodes_that_it_reads_in_order(arm: str, expected: list[
     assert plan.uses_prior == ("prior" in expected)
 
 
-def test_many_actions_bring_samples_in_the_place_of_q() -> None:
+def test_with_many_actions_the_plan_samples_instead_of_computing_every_q() -> None:
     assert plan_of("full", actions=157).order == ["forward", "prior", "prior_samples", "returns", "unroll", *ORDER]
 
 
-def test_the_papers_policy_gradient_stands_in_the_place_of_ppos() -> None:
+def test_the_papers_policy_gradient_replaces_ppo() -> None:
     order_of_losses = ["ppo_critic", "cmpo", "muesli_pg", "dynamics", "muesli_model"]
     assert plan_of("full", MUESLI_PG).losses == order_of_losses
     many = plan_of("full", MUESLI_PG, actions=157)
@@ -87,7 +87,7 @@ def test_the_unroll_is_as_long_as_the_longest_that_is_asked(arm: str, changes: d
 
 
 @pytest.mark.parametrize(("arm", "kind"), [("baseline", GaeVtrace), ("muesli", GaeVtrace), ("muesli_cmpo", GaeVtraceSigma)])
-def test_sigma_is_kept_where_somebody_reads_it(arm: str, kind: type[Node]) -> None:
+def test_sigma_is_computed_if_a_loss_reads_it(arm: str, kind: type[Node]) -> None:
     assert [node for node in plan_of(arm).nodes if node.name == "returns"] == [kind]
 
 
@@ -121,7 +121,7 @@ def test_retrace_takes_the_place_of_gae() -> None:
         ("baseline", {"gamma": 0.9, "losses.ppo_critic.gamma": 0.8}, r"gamma=0\.9 .*gamma=0\.8 name the same discount"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(arm: str, changes: dict[str, Any], message: str) -> None:
+def test_contradicting_settings_raise_an_error(arm: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         plan_of(arm, changes)
 
@@ -182,7 +182,7 @@ ARMS_AND_MORE: dict[str, tuple[str, dict[str, Any]]] = {arm: (arm, {}) for arm i
 
 
 @pytest.mark.parametrize("case", ARMS_AND_MORE)
-def test_whoever_says_that_it_reads_a_tensor_really_reads_it(case: str) -> None:
+def test_every_declared_input_affects_the_loss(case: str) -> None:
     # The one known implementation computed CMPO targets that no loss consumed, and its unit tests passed.
     spec = make_spec()
     updater = make_updater_of(make_trainer(*ARMS_AND_MORE[case]), spec)

@@ -105,21 +105,21 @@ def test_ties_keep_the_tables_order() -> None:
         ([Echo, Circle], "depend on each other in a cycle: .*echo"),
     ],
 )
-def test_two_writers_two_of_a_name_an_unknown_read_and_a_circle_are_refused_by_name(
+def test_two_writers_a_repeated_name_an_unknown_input_and_a_cycle_raise_errors_with_names(
     nodes: list[type[Node]], message: str
 ) -> None:
     with pytest.raises(SettingsError, match=message):
         order(nodes)
 
 
-def test_a_loss_of_ones_own_is_a_line_in_the_table() -> None:
+def test_a_users_own_loss_is_part_of_the_plan() -> None:
     trainer = make_trainer("baseline")
     losses = (*LOSSES, lambda _question: Choice(Reader), lambda _question: Choice(Writer))
     plan = make_plan(trainer, AgentSettings(), ActionSpace((3,)), losses=losses)
     assert plan.order[-2:] == ["writer", "reader"]
 
 
-def test_a_loss_of_ones_own_does_not_take_anothers_place() -> None:
+def test_a_users_own_loss_does_not_replace_another_one() -> None:
     class Critic(Planted):
         name = "ppo_critic"
 
@@ -129,7 +129,7 @@ def test_a_loss_of_ones_own_does_not_take_anothers_place() -> None:
         )
 
 
-def test_a_loss_that_reads_what_nobody_writes_is_refused_by_name() -> None:
+def test_a_loss_with_an_unknown_input_raises_an_error_that_names_it() -> None:
     with pytest.raises(SettingsError, match="reader reads thing_BT, which no node writes"):
         make_plan(make_trainer("baseline"), AgentSettings(), ActionSpace((3,)), losses=(lambda _question: Choice(Reader),))
 

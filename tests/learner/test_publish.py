@@ -30,7 +30,7 @@ def test_an_actor_unpacks_the_arrays_by_name() -> None:
         np.testing.assert_array_equal(unpacked[name], array)
 
 
-def test_a_version_that_somebody_has_stays_as_it_is_and_memory_that_nobody_has_is_used_again() -> None:
+def test_packed_weights_in_use_do_not_change_and_unused_memory_is_reused() -> None:
     model = AgentModel(make_spec())
     first = pack(model, 0, "float32")
     with torch.no_grad():

@@ -11,9 +11,16 @@ import torch
 
 from agent.running_moments import RunningMoments
 from learner.nodes.network import Forward
-from learner.running_statistics import ObservationStatistics, RewardScale, constant_numbers, merge_over_ranks
+from learner.running_statistics import (
+    ObservationStatistics,
+    RewardScale,
+    constant_numbers,
+    fresh_observations,
+    merge_over_ranks,
+)
 from oatmill.errors import UserError
 from protocol.data.batch import Batch
+from protocol.data.observations import ObservationDict
 from protocol.data.trajectory import Array
 from tests.learner.worlds import ONE, inputs_of, make_batch, make_spec, make_trainer, make_updater_of
 
@@ -155,3 +162,11 @@ def test_the_deviation_of_a_checkpoint_goes_on_to_the_bit_and_one_without_is_ref
         UserError, match=r"trainer\.normalise_rewards=false and holds no statistics of rewards; set it to false"
     ):
         again.load(None)
+
+
+def test_the_vectors_of_a_dict_are_taken_side_by_side() -> None:
+    near, far = np.arange(24.0).reshape(2, 4, 3), -np.arange(8.0).reshape(2, 4, 1)
+    observations = ObservationDict({"camera": np.zeros((2, 4, 1, 2, 2), np.uint8), "near": near, "out/far": far})
+    valid = np.array([[True, False, True], [True, True, True]])
+    batch = replace(make_batch(SPEC), observations=observations, valid=valid, fresh=np.array([True, False]))
+    assert fresh_observations(batch, ("near", "out/far")).tolist() == [[0, 1, 2, 0], [6, 7, 8, -2]]

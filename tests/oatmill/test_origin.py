@@ -42,7 +42,7 @@ def test_a_script_beside_a_file_with_a_package_name_gets_its_path(name: str, tmp
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert shown.returncode == 1
     expected = (

@@ -18,7 +18,7 @@ def main() -> None:
         me.control.heartbeat({"env_steps": me.sender.produced * 2})
         if me.sender.wait_ready(0.2):
             me.offer()
-    me.sender.drain(5)
+    me.sender.drain(60)
     me.close()
 
 

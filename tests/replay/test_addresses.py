@@ -102,7 +102,7 @@ def test_a_server_on_all_addresses_is_reached_at_the_one_that_was_given() -> Non
 
 def refused(folder: Path, listen: str, *more: str) -> str:
     """What a server that cannot begin says; its exit code must be 2."""
-    done = subprocess.run(command(folder, listen, *more), cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command(folder, listen, *more), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     return done.stderr
 

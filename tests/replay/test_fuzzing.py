@@ -108,7 +108,7 @@ def bombard(folder: Path, seconds: float, seed: int = 0) -> tuple[int, int]:
             trainer.control.heartbeat({})
             assert server.process.poll() is None, f"seed {seed}: the server ended after {connections} connections"
         for _ in range(2):
-            assert sender.sender.wait_ready(10)
+            assert sender.sender.wait_ready(60)
             sender.offer()
             assert trainer.take().batch.size == 8
         return connections, memory(server) - before

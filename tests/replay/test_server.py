@@ -32,9 +32,9 @@ def test_the_learner_gets_exactly_what_actors_send(tmp_path: Path, transport: st
         trainer.publish(0)
         for sender in (first, second):
             for _ in range(2):
-                assert sender.sender.wait_ready(10)
+                assert sender.sender.wait_ready(60)
                 sender.offer(truncate=((1, 0),), returns=(10.0,))
-            assert sender.sender.drain(10)
+            assert sender.sender.drain(60)
         delivery = trainer.take()
         batch = delivery.batch
         # By hand: blocks of 2 rows, two from each actor, in the order in which they were sent.
@@ -65,18 +65,18 @@ def test_weights_reach_every_actor_and_only_the_newest(tmp_path: Path, transport
             receiver.wait(0.05)
         trainer.publish(3)
         trainer.publish(4)
-        taken = receiver.wait(10)
+        taken = receiver.wait(60)
         assert taken.unpack(LAYOUT)["w"].tolist() == [float(taken.version)] * 10
         client.heartbeat({}, force=True)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while client.state.policy_version < 4 and time.monotonic() < deadline:
             client.heartbeat({}, force=True)
             time.sleep(0.01)
-        newer = receiver.poll(4, timeout_s=10)
+        newer = receiver.poll(4, timeout_s=60)
         assert 4 in {taken.version, -1 if newer is None else newer.version}
         assert receiver.poll(4) is None
         trainer.control.close(goodbye=False)
-        assert successor(lambda: server.learner_control().join(10)).policy_version == 4
+        assert successor(lambda: server.learner_control().join(60)).policy_version == 4
 
 
 @pytest.mark.parametrize("keyed", [False, True])  # encrypted, a chunk of the greatest length is longer on the wire
@@ -90,8 +90,8 @@ def test_weights_larger_than_a_window_arrive_whole(tmp_path: Path, keyed: bool) 
         _, welcome = server.join_actor()
         receiver = server.receiver(welcome, layout_of({"w": np.zeros(numbers, np.float32)}))
         trainer.publisher.push(weights(9, numbers))
-        assert trainer.publisher.flush(10)
-        assert receiver.wait(10).buffer == weights(9, numbers).buffer
+        assert trainer.publisher.flush(60)
+        assert receiver.wait(60).buffer == weights(9, numbers).buffer
 
 
 def test_a_pull_continues_between_two_polls(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_pull_continues_between_two_polls(tmp_path: Path) -> None:
         _, welcome = server.join_actor()
         receiver = server.receiver(welcome, layout_of({"w": np.zeros(numbers, np.float32)}))
         trainer.publisher.push(weights(9, numbers))
-        assert trainer.publisher.flush(10)
+        assert trainer.publisher.flush(60)
         deadline, taken = time.monotonic() + 10, None
         while taken is None:
             assert time.monotonic() < deadline, "pumping has not brought it"
@@ -117,7 +117,7 @@ def test_the_batch_of_a_dead_learner_goes_to_its_successor(tmp_path: Path) -> No
         first, sender = server.learner(), server.actor(rows=8)
         first.publish(0)
         sender.offer()
-        assert sender.sender.drain(10)
+        assert sender.sender.drain(60)
         before = first.take().batch.observations.copy()
         first.control.close(goodbye=False)  # as after kill -9
         second = successor(server.learner)
@@ -153,7 +153,7 @@ def test_an_actor_that_is_killed_again_and_again_loses_and_repeats_nothing(tmp_p
             processes[victim] = subprocess.Popen([*command, str(victim)], cwd=ROOT)
         server.ask("stop")
         for process in processes:
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         trainer.close()
         status = server.ask("status")
         for rows in trained.values():  # each incarnation's trajectories, once, in order, without gaps
@@ -169,12 +169,12 @@ def test_a_full_queue_makes_drop_oldest_drop_and_count(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         trainer, sender = server.learner(), server.actor(when_full="drop_oldest")
         trainer.publish(0)
-        assert sender.sender.wait_ready(10)
+        assert sender.sender.wait_ready(60)
         for _ in range(60):
             sender.offer()
             time.sleep(0.002)
         # By hand: the queue takes 2 batches of 8 and a block of 2 less 1, 17 rows, so 16; 16 blocks of 2 wait; 120 - 16 - 32.
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while sender.sender.unacknowledged > 32 and time.monotonic() < deadline:
             sender.sender.pump()
         assert sender.sender.evicted == 72
@@ -204,7 +204,7 @@ def test_a_process_with_other_settings_or_spaces_is_rejected_by_name(tmp_path: P
 def test_a_learner_can_wait_for_the_first_actors_spaces(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         client = server.learner_control()
-        assert client.join(10).spaces is None
+        assert client.join(60).spaces is None
         with pytest.raises(PeerLostError, match=r"no actor has joined the run within 0\.3 s"):
             client.join(0.3, wait_for_spaces=True)
         server.join_actor()
@@ -223,10 +223,10 @@ def test_a_successor_fences_the_actor_before_it(tmp_path: Path) -> None:
         first.control.close(goodbye=False)  # half of it is dead
         second = successor(lambda: server.actor(actor_id=5))
         assert (second.welcome.actor_id, second.welcome.incarnation) == (5, 2)
-        assert second.sender.wait_ready(10)
+        assert second.sender.wait_ready(60)
         first.offer()
         with pytest.raises(JoinRefusedError, match="fenced"):
-            first.sender.drain(10)
+            first.sender.drain(60)
         assert not second.control.state.fenced
 
 
@@ -235,7 +235,7 @@ def test_an_operator_scales_and_stops_the_run(tmp_path: Path) -> None:
         client, _ = server.join_actor()
         assert server.ask("scale", actors=7) == {"desired_actors": 7}
         assert server.ask("stop") == {"stop": True}
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not client.state.stop and time.monotonic() < deadline:
             client.heartbeat({})
             time.sleep(0.01)
@@ -256,10 +256,10 @@ def test_garbage_on_every_socket_is_counted_and_the_run_continues(tmp_path: Path
             for frames in ([b"x"], [b"x", b"y"], [b"x" * 9000, b"y"], [b"x", b"y", b"z"], [b"", b""]):
                 raw.send_multipart(frames)
             raw.close()
-        assert sender.sender.wait_ready(10)
+        assert sender.sender.wait_ready(60)
         sender.offer()
         assert trainer.take().batch.size == 8
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         rejected: dict[str, int] = {}
         while sum(rejected.values()) < 20 and time.monotonic() < deadline:
             rejected = server.ask("status")["rejected"]
@@ -275,7 +275,7 @@ def test_the_http_pages_show_the_run(tmp_path: Path) -> None:
         assert server.page("actors") == "[]"
         sender = server.actor(actor_id=4)
         sender.control.heartbeat({"env_steps": 12}, force=True)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while '"env_steps": 12' not in server.page("actors") and time.monotonic() < deadline:
             time.sleep(0.05)
         assert '"actor_id": 4, "incarnation": 1, "alive": true' in server.page("actors")
@@ -291,7 +291,7 @@ def test_sigterm_ends_both_processes_with_0_and_removes_every_socket(tmp_path: P
     for one in (ingest, psutil.Process(server.process.pid)):
         assert one.memory_info().rss < 100e6  # no torch in there
     server.process.terminate()
-    assert server.process.wait(10) == 0
+    assert server.process.wait(60) == 0
     assert not ingest.is_running()
     assert server.sockets() == []
     server.process.communicate()
@@ -301,7 +301,7 @@ def test_when_ingest_is_killed_the_hub_ends_with_1_at_once(tmp_path: Path) -> No
     server = start(tmp_path, "ipc")
     server.ingest.kill()
     started = time.monotonic()
-    assert server.process.wait(10) == 1
+    assert server.process.wait(60) == 1
     assert time.monotonic() - started < 3
     assert server.sockets() == []
     assert "ingest has ended" in server.process.communicate()[1]
@@ -321,7 +321,7 @@ def test_both_processes_killed_by_one_signal_to_their_group_end_with_0(tmp_path:
     server = start(tmp_path, "ipc")
     for one in (server.ingest, psutil.Process(server.process.pid)):
         os.kill(one.pid, signal.SIGTERM)
-    assert server.process.wait(10) == 0
+    assert server.process.wait(60) == 0
     server.process.communicate()
 
 
@@ -329,7 +329,7 @@ def test_sockets_that_a_cleaner_removes_are_created_again_and_actors_can_join(tm
     with serving(tmp_path) as server:
         for name in server.sockets():
             (tmp_path / name).unlink()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while len(server.sockets()) < 4:
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -52,7 +52,7 @@ def environment(limit_s: float = 60.0, **kwargs: Any) -> Apart:
         ("hangs_in_c", "build", 1.0, rf"^env\.factory=rude is not ready after 1 s \({RUDE}, in hangs_in_c\); if"),
     ],
 )
-def test_an_environment_that_takes_its_process_along_is_refused_in_one_line(
+def test_an_environment_that_ends_its_process_raises_an_error_of_one_line(
     how: str, when: str, limit_s: float, says: str
 ) -> None:
     with pytest.raises(UserError) as refusal, environment(limit_s, how=how, when=when) as building:
@@ -116,7 +116,7 @@ def test_it_does_not_outlive_a_command_that_is_killed() -> None:
         child = psutil.Process(int(command.stdout.readline()))
         time.sleep(0.5)
         command.kill()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while child.is_running() and child.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE

@@ -42,7 +42,7 @@ def test_runs_that_are_started_in_the_same_instant_all_get_a_folder_of_their_own
     at_once = threading.Barrier(80)
 
     def start(_number: int) -> RunFolder:
-        at_once.wait(20)
+        at_once.wait(60)
         folder = RunFolder.new(None, "cartpole")
         folder.config.write_text("{}")
         folder.point_latest()
@@ -123,7 +123,7 @@ def test_a_second_supervisor_is_kept_out_even_by_another_process(elsewhere: Path
     with pytest.raises(UserError, match="another run is active in"):
         RunFolder.existing(folder.path)
     code = f"from pathlib import Path; from runner.folder import RunFolder; RunFolder.new(Path({str(folder.path)!r}), 'x')"
-    other = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    other = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert "another run is active in" in other.stderr
     folder.release()
     assert not is_held(folder.path)

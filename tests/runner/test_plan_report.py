@@ -134,7 +134,7 @@ def test_a_plan_estimates_the_time_of_a_learner_step_and_warns_of_more_than_a_da
     assert "  time" not in report.to_text(cost=True)
 
 
-def test_a_tool_whose_package_is_not_here_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tool_without_its_package_raises_an_error_before_the_run_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find_spec(name))
     settings = cartpole.settings()
@@ -143,7 +143,7 @@ def test_a_tool_whose_package_is_not_here_is_refused_before_anything_starts(monk
         report_plan(settings)
 
 
-def test_an_encoder_of_ones_own_that_is_none_is_refused_before_anything_starts() -> None:
+def test_an_invalid_own_encoder_raises_an_error_before_the_run_starts() -> None:
     settings = cartpole.settings()
     settings.agent.encoder = "builtins:str"
     with pytest.raises(UserError, match=r"agent\.encoder=builtins:str must return a torch\.nn\.Module, got str$"):

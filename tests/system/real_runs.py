@@ -37,7 +37,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "deploy", *arguments]
 
 
-def oatmill(folder: Path, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+def oatmill(folder: Path, *arguments: str, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout_s, check=False
@@ -91,7 +91,7 @@ class Train:
         path = self.run_dir / "metrics.jsonl"
         return len(path.read_text().splitlines()) if path.exists() else 0
 
-    def until(self, done: Callable[[], bool], within_s: float = 40.0) -> None:
+    def until(self, done: Callable[[], bool], within_s: float = 150.0) -> None:
         """Wait for something while the run goes on."""
         deadline = time.monotonic() + within_s
         while not done():
@@ -99,7 +99,7 @@ class Train:
             assert time.monotonic() < deadline, f"it did not come to that: {self.events()}"
             time.sleep(0.05)
 
-    def end(self, timeout_s: float = 60.0) -> int:
+    def end(self, timeout_s: float = 150.0) -> int:
         """Wait for its end; the exit code."""
         return self.process.wait(timeout_s)
 
@@ -118,7 +118,7 @@ def training(folder: Path, *arguments: str) -> Iterator[Train]:
     finally:
         if train.process.poll() is None:
             train.process.kill()
-            train.process.wait(10)
+            train.process.wait(60)
         for process in processes_of(train.run_dir):
             process.kill()
 
@@ -133,7 +133,7 @@ def processes_of(run_dir: Path) -> list[psutil.Process]:
     return found
 
 
-def all_gone(run_dir: Path, within_s: float = 20.0) -> bool:
+def all_gone(run_dir: Path, within_s: float = 60.0) -> bool:
     """Whether no process of a run is left, after a while at most."""
     deadline = time.monotonic() + within_s
     while processes_of(run_dir):

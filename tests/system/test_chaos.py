@@ -36,7 +36,7 @@ def chaos(seconds: int) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_run_that_is_harmed_for_a_while_loses_nothing() -> None:
     assert chaos(20)["faults_survived"] >= 1
 

@@ -34,7 +34,7 @@ def test_it_goes_on_after_ctrl_c_and_keeps_what_is_finished(tmp_path: Path) -> N
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "stopped with 1 of 2 runs finished; the same command continues" in errors
     assert all_gone(second)

@@ -165,7 +165,7 @@ def test_a_run_whose_learner_heard_of_the_stop_before_the_supervisor_says_stoppe
     run_dir = tmp_path / "run"
 
     def stop_from_elsewhere() -> None:
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 60
         while not (run_dir / "metrics.jsonl").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         oatmill(tmp_path, "stop", "--run-dir", str(run_dir))

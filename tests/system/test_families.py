@@ -76,7 +76,7 @@ def actors_games(place: Path) -> set[int]:
     return found
 
 
-def until(done: Callable[[], bool], within_s: float = 30.0) -> None:
+def until(done: Callable[[], bool], within_s: float = 60.0) -> None:
     deadline = time.monotonic() + within_s
     while not done():
         assert time.monotonic() < deadline, "it did not come to that"

@@ -57,7 +57,7 @@ def copy(tmp_path: Path) -> Path:
 def contract_is_kept(folder: Path, contract: str) -> bool:
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
     options = ["--contract", contract, "--no-cache", "--no-logo"]
-    shown = subprocess.run([*command, *options], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    shown = subprocess.run([*command, *options], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert ("1 kept, 0 broken" in shown.stdout) != ("0 kept, 1 broken" in shown.stdout), shown.stdout + shown.stderr
     return shown.returncode == 0
 

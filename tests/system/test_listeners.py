@@ -75,7 +75,6 @@ def roles(folder: Path, *arguments: list[str]) -> Iterator[list[int]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
 def test_roles_by_hand_listen_where_replay_was_told_to_and_on_the_loopback(tmp_path: Path) -> None:
     make_keys(tmp_path / "keys")
     port = free_ports()
@@ -107,7 +106,6 @@ exec python -m deploy train cartpole --run-dir run --learners 2 "$@" trainer.tot
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
 def test_two_ranks_train_on_a_host_whose_own_name_does_not_resolve(tmp_path: Path) -> None:
     alone = ["unshare", "--uts", "--net", "bash", "-c", NAMELESS, "bash"]

@@ -42,7 +42,7 @@ class Poison(Loss):
 def choose(_question):
     return Choice(Poison)
 '''
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 QUICK = [*ENDLESS, "trainer.checkpoint_every=4", "metrics.report_every=1"]
 
 

@@ -45,7 +45,7 @@ def test_replay_actor_and_learner_started_by_hand_train_to_the_end(tmp_path: Pat
     actor = start("actor", *settings)
     learner = start("learner", *settings)
     try:
-        said, _ = learner.communicate(timeout=60)
+        said, _ = learner.communicate(timeout=120)
         assert learner.returncode == 0, said
         assert json.loads((run_dir / "learner.json").read_text())["env_steps"] == BUDGET
         if keyed:
@@ -57,7 +57,7 @@ def test_replay_actor_and_learner_started_by_hand_train_to_the_end(tmp_path: Pat
             assert stop_by_hand(server["OATMILL_ADDRESS"], tmp_path / "keys")
         for role in (actor, replay):
             role.send_signal(signal.SIGTERM)
-            said, _ = role.communicate(timeout=30)
+            said, _ = role.communicate(timeout=120)
             assert role.returncode == 0, said
     finally:
         for role in (replay, actor, learner):
@@ -88,12 +88,12 @@ def test_an_actor_with_other_settings_is_refused_by_the_first_one_that_differs(t
             env=environment(),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
     finally:
         replay.terminate()
-        replay.wait(30)
+        replay.wait(60)
     assert shown.returncode == 1
     assert "agent.hidden_sizes: the run has [64, 64], this process has [8]" in shown.stderr.splitlines()[-1]
 

@@ -79,7 +79,7 @@ def test_a_silent_actor_is_named_and_the_other_goes_on_at_its_own_rate(tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("actors", [2, 4, 8])
 def test_with_one_actor_a_hundred_times_slower_the_rate_is_that_of_the_others(tmp_path: Path, actors: int) -> None:
     rates = []

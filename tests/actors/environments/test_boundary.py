@@ -287,7 +287,7 @@ def test_copies_that_do_not_heed_their_seeds_are_noticed_and_those_that_always_b
     assert "ignore the seed of reset" in message
 
 
-def test_copies_that_give_the_same_numbers_whatever_is_done_are_noticed_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_copies_with_equal_numbers_despite_different_actions_cause_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         unrolled(own("Int32Seed", constant=True), copies=3)
         unrolled(own("Int32Seed", constant=True, deaf=True), copies=1)

@@ -99,4 +99,4 @@ def prometheus(folder: Path, config: Path) -> Iterator[PrometheusServer]:
         yield PrometheusServer(f"http://{address}")
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)

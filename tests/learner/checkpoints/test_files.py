@@ -57,7 +57,7 @@ def damage(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("arm", "settings"), [("full", {}), ("baseline", {}), ("full", {"sizes": (40,), "core": "lstm"})])
-def test_training_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(
+def test_training_resumed_from_a_checkpoint_equals_uninterrupted_training(
     tmp_path: Path, arm: str, settings: dict[str, Any]
 ) -> None:
     # 40 actions are drawn from the prior, so the random numbers must go on as well.
@@ -231,7 +231,7 @@ def test_one_checkpoint_that_is_loaded_by_its_name_is_refused_in_one_line(tmp_pa
         load(folder)
 
 
-def test_a_damaged_checkpoint_is_written_anew_when_training_reaches_its_step_again(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_replaced_when_training_reaches_its_step_again(tmp_path: Path) -> None:
     updater = trained(1)
     for step in (1, 2):
         save(tmp_path, updater, progress(step), keep=3)
@@ -243,7 +243,7 @@ def test_a_damaged_checkpoint_is_written_anew_when_training_reaches_its_step_aga
     assert load(tmp_path / "latest").manifest["learner_step"] == 2
 
 
-def test_what_was_left_of_a_crash_while_saving_is_no_checkpoint_and_in_nobodys_way(tmp_path: Path) -> None:
+def test_a_partial_checkpoint_of_a_crash_is_ignored_and_replaced(tmp_path: Path) -> None:
     updater = trained(1)
     save(tmp_path, updater, progress(1), keep=3)
     half = tmp_path / "step-2.tmp"
@@ -255,7 +255,7 @@ def test_what_was_left_of_a_crash_while_saving_is_no_checkpoint_and_in_nobodys_w
     assert not half.exists()
 
 
-def test_where_all_are_damaged_the_newest_ones_reason_is_said_in_one_line(tmp_path: Path) -> None:
+def test_if_all_checkpoints_are_damaged_the_error_gives_the_newest_ones_reason(tmp_path: Path) -> None:
     updater = trained(1)
     for step in (1, 2):
         save(tmp_path, updater, progress(step), keep=3)
@@ -280,7 +280,7 @@ def test_a_run_without_checkpoints_cannot_be_resumed(tmp_path: Path) -> None:
         ({"core": "gru"}, r"expected \(18,\) for core\.cell\.bias_hh, got nothing"),
     ],
 )
-def test_another_networks_checkpoint_is_refused_naming_the_array(
+def test_a_checkpoint_of_another_network_raises_an_error_that_names_the_array(
     tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
     save(tmp_path, trained(1), progress(1), keep=3)
@@ -305,7 +305,7 @@ def test_a_checkpoint_with_statistics_and_settings_without_them_do_not_fit_nor_t
         restore(tmp_path, fresh(normalise_observations=asked))
 
 
-def test_a_checkpoint_of_other_losses_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_losses_raises_an_error(tmp_path: Path) -> None:
     save(tmp_path, trained(1, "baseline"), progress(1), keep=3)
     with pytest.raises(
         UserError,

@@ -84,7 +84,7 @@ def test_where_a_checkpoint_cannot_be_written_the_one_before_stays_and_nothing_h
     assert read_manifest(tmp_path / "checkpoints" / "latest")["learner_step"] == 2
 
 
-def test_the_best_checkpoint_stays_beside_the_newest_few(tmp_path: Path) -> None:
+def test_the_best_checkpoint_is_kept_with_the_newest_ones(tmp_path: Path) -> None:
     kept = keeper(tmp_path, make())
     returns = {1: episodes(5.0), 2: episodes(9.0), 3: episodes(8.0), 4: episodes(99.0, n=3), 5: episodes(None, 0), 6: None}
     for step, episode_return in returns.items():
@@ -128,7 +128,7 @@ def test_what_a_crash_has_left_is_swept_away(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["latest", "step-1"]
 
 
-def test_a_checkpoint_is_saved_once_a_step_and_anew_where_training_has_come_back_to_it(tmp_path: Path) -> None:
+def test_a_checkpoint_is_saved_once_per_step_and_again_after_a_rewind(tmp_path: Path) -> None:
     updater = make()
     save(tmp_path, updater, at(2), keep=3)
     before = (tmp_path / "step-2" / MANIFEST).stat().st_mtime_ns
@@ -151,7 +151,7 @@ def test_each_rank_gets_its_own_random_numbers_back(tmp_path: Path) -> None:
     assert GENERATOR == "generator."
 
 
-def test_the_manifest_takes_the_runs_settings_along(tmp_path: Path) -> None:
+def test_the_manifest_contains_the_runs_settings(tmp_path: Path) -> None:
     settings = {"env": {"kind": "gymnasium", "id": "CartPole-v1"}}
     kept = keeper(tmp_path, make(), settings=settings)
     kept.save(at(1), state=nothing)

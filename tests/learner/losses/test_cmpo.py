@@ -49,7 +49,7 @@ def test_each_factor_is_tilted_and_normalised_by_itself() -> None:
     torch.testing.assert_close(target, torch.cat(parts, -1))
 
 
-def test_an_advantage_without_an_action_axis_is_refused() -> None:
+def test_an_advantage_without_an_action_axis_raises_an_error() -> None:
     with pytest.raises(ValueError, match=r"expected an advantage for every action, \(2, 3, 4\), got \(2, 3\)"):
         clipped_mpo_policy(torch.zeros(2, 3, 4), torch.zeros(2, 3))
     with pytest.raises(ValueError, match="expected an advantage for every action"):
@@ -57,7 +57,7 @@ def test_an_advantage_without_an_action_axis_is_refused() -> None:
 
 
 @pytest.mark.parametrize("clip", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_clip_that_is_no_finite_number_above_0_is_refused(clip: float) -> None:
+def test_a_clip_that_is_not_a_finite_number_above_0_raises_an_error(clip: float) -> None:
     with pytest.raises(ValueError, match="clip must be a finite number above 0"):
         clipped_mpo_policy(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2), clip=clip)
 
@@ -290,7 +290,7 @@ def test_the_settings_choose_the_class(changes: dict[str, Any], actions: int, ki
     "changes",
     [{"losses.dynamics.enabled": False}, {"losses.dynamics.reward_pred_coef": 0}, {"losses.dynamics.returns_pred_coef": 0}],
 )
-def test_model_advantages_without_a_trained_model_are_refused(changes: dict[str, Any]) -> None:
+def test_model_advantages_without_a_trained_model_raise_an_error(changes: dict[str, Any]) -> None:
     trainer = make_trainer("full", {"losses.cmpo.advantage": "model"} | changes)
     with pytest.raises(SettingsError, match=r"cmpo\.advantage=model needs trainer\.losses\.dynamics\.enabled=true"):
         cmpo.choose(Question(trainer, make_spec().settings, ActionSpace((3,))))

@@ -51,14 +51,14 @@ def group(folder: Path, code: str) -> Iterator[subprocess.Popen[str]]:
 
 def ranks_of(folder: Path, count: int = 2) -> list[int]:
     """The processes of the ranks, once that many are ready."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(found := list(folder.glob("ready-*"))) < count:
         assert time.monotonic() < deadline, found
         time.sleep(0.02)
     return [int(path.name.removeprefix("ready-")) for path in found]
 
 
-def all_end(pids: list[int], within_s: float = 10.0) -> bool:
+def all_end(pids: list[int], within_s: float = 60.0) -> bool:
     deadline = time.monotonic() + within_s
     while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
         if time.monotonic() > deadline:
@@ -67,7 +67,7 @@ def all_end(pids: list[int], within_s: float = 10.0) -> bool:
     return True
 
 
-def test_ranks_know_who_they_are_and_meet_in_a_folder_that_nobody_else_may_enter(tmp_path: Path) -> None:
+def test_ranks_get_their_numbers_and_meet_in_a_private_folder(tmp_path: Path) -> None:
     code = (
         "import os, stat, sys; from pathlib import Path; store = Path(os.environ['OATMILL_RANKS_STORE'])\n"
         "print(*(os.environ[name] for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE')), oct(store.parent.stat().st_mode)[-3:],\n"
@@ -90,7 +90,7 @@ def test_a_rank_that_is_killed_ends_all_and_is_named(tmp_path: Path) -> None:
     with group(tmp_path, SLEEPS) as leader:
         first, second = ranks_of(tmp_path)
         os.kill(second, signal.SIGKILL)
-        _, said = leader.communicate(timeout=20)
+        _, said = leader.communicate(timeout=120)
         assert leader.returncode == 128 + signal.SIGKILL
         assert said.startswith("oatmill: learner rank ")
         assert "was killed by SIGKILL; the other ranks were ended" in said
@@ -101,7 +101,7 @@ def test_a_deaf_rank_is_killed_when_another_one_has_failed(tmp_path: Path) -> No
     with group(tmp_path, f"if rank: ready(); time.sleep(0.5); sys.exit(3)\n{DEAF}") as leader:
         pids = ranks_of(tmp_path)
         began = time.monotonic()
-        leader.communicate(timeout=20)
+        leader.communicate(timeout=120)
         assert leader.returncode == 3
         assert time.monotonic() - began < 4
         assert all_end(pids)
@@ -112,7 +112,7 @@ def test_a_signal_reaches_every_rank_and_an_orderly_end_of_all_is_0(tmp_path: Pa
     with group(tmp_path, OBEYS) as leader:
         ranks_of(tmp_path)
         leader.send_signal(number)
-        _, said = leader.communicate(timeout=20)
+        _, said = leader.communicate(timeout=120)
         assert (leader.returncode, said) == (0, "")
         assert {path.name for path in tmp_path.glob("asked-*")} == {"asked-0", "asked-1"}
 
@@ -120,7 +120,7 @@ def test_a_signal_reaches_every_rank_and_an_orderly_end_of_all_is_0(tmp_path: Pa
 def test_bad_input_is_said_once_and_is_exit_code_2_even_if_another_rank_breaks_down_over_it(tmp_path: Path) -> None:
     code = "give_up('oatmill: error: expected a, got b\\n')\nif rank:\n    sys.exit(2)\nos._exit(1)"
     with group(tmp_path, code) as leader:
-        _, said = leader.communicate(timeout=20)
+        _, said = leader.communicate(timeout=120)
         assert (leader.returncode, said) == (2, "oatmill: error: expected a, got b\n")
 
 

@@ -43,7 +43,7 @@ def listeners(port: int) -> set[str]:
         ({"WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "-1"}, "MASTER_PORT must be a whole number of 0 or more"),
     ],
 )
-def test_an_environment_that_describes_no_rank_is_refused_in_one_line(environ: Mapping[str, str], message: str) -> None:
+def test_invalid_rank_variables_raise_an_error_of_one_line(environ: Mapping[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Place.of(environ)
 

@@ -99,7 +99,7 @@ def test_only_rank_0_is_first() -> None:
     assert not Ranks(1, 2, torch.device("cpu"), OneRank()).first
 
 
-def test_a_gpu_that_is_not_there_is_refused_and_auto_takes_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_raises_an_error_and_auto_uses_the_available_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"trainer\.device=cuda needs a CUDA GPU .* set it to cpu or auto"):
         choose_device("cuda", 0)

@@ -164,7 +164,7 @@ def test_the_summary_is_written_whole_and_remembers_flags_that_were_cleared(tmp_
     assert {path.name for path in tmp_path.iterdir()} <= {METRICS_FILE, EVENTS_FILE, SUMMARY_FILE}
 
 
-def test_lines_that_the_disk_does_not_take_are_counted_and_the_run_goes_on(
+def test_lines_that_cannot_be_written_are_counted_and_the_run_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record, report = recorder(tmp_path), make_report("baseline")

@@ -72,7 +72,7 @@ def test_a_loss_dominates_by_value_and_gradient_together(value: float, gradient:
         assert found["loss_dominates"].startswith("ppo_critic is over 10 times")
 
 
-def test_one_loss_alone_dominates_nobody() -> None:
+def test_a_single_loss_does_not_dominate() -> None:
     alone = replace(HEALTHY, weighted={"ppo_critic": 9.0}, gradient={"ppo_critic": 9.0})
     assert "loss_dominates" not in raised(*[alone] * HELD)
 

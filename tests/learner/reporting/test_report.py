@@ -164,7 +164,7 @@ def test_explained_variance_of_a_real_batch_is_numpys(monkeypatch: pytest.Monkey
     assert variance == pytest.approx(target.var(), rel=1e-4)
 
 
-def test_a_loss_is_written_flat_with_its_terms_beside() -> None:
+def test_a_loss_is_written_as_a_flat_mapping_with_its_terms() -> None:
     loss = LossReport({"kl": TermReport(2.0, 0.5)}, {"adv_std": 0.25}, share=0.1)
     written = loss.to_dict()
     assert written["weighted"] == 1.0

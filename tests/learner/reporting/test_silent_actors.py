@@ -26,13 +26,13 @@ def test_many_silent_actors_are_named_in_part() -> None:
     assert "18, 19 and 5 more sent" in silent_actors(status, 20.0)
 
 
-def test_that_no_actor_is_alive_is_said_and_nothing_where_nobody_is_to_blame() -> None:
+def test_the_message_says_that_no_actor_is_alive_and_is_empty_if_no_actor_is_silent() -> None:
     assert silent_actors({"live": 0, "actors": []}, 20.0) == "no actor is alive; "
     assert silent_actors({"live": 1, "actors": [actor(0, 0.0)]}, 20.0) == ""
     assert silent_actors({"live": 1, "actors": [{"actor_id": 0, "alive": True}]}, 20.0) == "", "ingest knows nothing of it yet"
 
 
-def test_a_silent_actor_is_an_event_and_a_red_flag_until_it_is_silent_no_more(tmp_path: Path) -> None:
+def test_a_silent_actor_is_an_event_and_a_red_flag_until_it_sends_data(tmp_path: Path) -> None:
     record = Recorder(tmp_path, 1.0, 1000)
     for step, silent in ((1, {}), (2, {"3": 31.0}), (3, {"3": 40.0}), (4, {})):
         record.note_silent(silent, at(step))

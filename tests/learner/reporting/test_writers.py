@@ -72,7 +72,7 @@ def test_tensorboard_reads_every_number_over_env_steps(tmp_path: Path) -> None:
     assert file.stat().st_size > 0
 
 
-def test_what_was_written_beyond_the_checkpoint_that_a_run_goes_on_from_is_hidden(tmp_path: Path) -> None:
+def test_points_after_the_checkpoint_from_which_a_run_resumes_are_hidden(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     written([TENSORBOARD], tmp_path, line(1), line(2), line(3))
@@ -110,7 +110,7 @@ def test_an_offline_weights_and_biases_run_holds_every_row_and_the_settings(
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     rows: list[dict[str, Any]] = []
     config: dict[str, Any] = {}
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(rows) < 2 and time.monotonic() < deadline:  # wandb's own process writes, and may do so after `finish`
         rows.clear()
         for content in records_of(file.read_bytes()):
@@ -131,7 +131,7 @@ def test_nothing_is_written_unless_asked() -> None:
 
 
 @pytest.mark.parametrize("package", ["tensorboard", "wandb"])
-def test_a_package_that_is_missing_is_refused_with_the_way_to_get_it(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_raises_an_error_with_the_install_command(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find_spec(name))
     with pytest.raises(UserError, match=rf"^metrics\.{package}=true needs .* pip install 'oatmill\[{package}\]'$"):
@@ -154,9 +154,7 @@ class Broken:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:google.protobuf", "ignore::DeprecationWarning:tensorboard")
-def test_a_tool_that_fails_is_given_up_with_one_warning_and_costs_nobody_else(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_tool_that_fails_causes_one_warning_and_the_others_continue(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     broken = Broken()
     with caplog.at_level(logging.WARNING, "oatmill.learner"):
         written([Target("Broken", "broken", lambda *_: broken), TENSORBOARD], tmp_path, line(1), line(2), line(3))
@@ -169,7 +167,7 @@ def test_a_tool_that_fails_is_given_up_with_one_warning_and_costs_nobody_else(
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
-def test_a_slow_tool_holds_nobody_up_and_what_it_missed_is_counted(
+def test_a_slow_tool_does_not_block_and_its_missed_lines_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(writers, "WAITING_LINES", 2)
@@ -177,7 +175,7 @@ def test_a_slow_tool_holds_nobody_up_and_what_it_missed_is_counted(
 
     class Slow:
         def write(self, env_steps: int, numbers: Mapping[str, float]) -> None:  # noqa: ARG002  (a Writer's)
-            assert go_on.wait(30)
+            assert go_on.wait(60)
             seen.append(env_steps)
 
         def close(self) -> None:

@@ -15,7 +15,7 @@ from tests.learner.child import output_of
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile needs g++ for CPU code; Debian has it in the package g++"
 )

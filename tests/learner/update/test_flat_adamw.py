@@ -156,6 +156,6 @@ def test_before_the_first_step_there_is_no_state_and_loading_none_begins_anew() 
     assert not optimizer.second.any()
 
 
-def test_parameters_that_are_not_float32_are_refused() -> None:
+def test_parameters_that_are_not_float32_raise_an_error() -> None:
     with pytest.raises(UserError, match=r"float32 parameters, got one of torch\.float64"):
         Flat([nn.Parameter(torch.zeros(3, dtype=torch.float64))])

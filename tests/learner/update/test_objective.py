@@ -117,7 +117,7 @@ def test_a_node_must_write_tensors_with_the_batch_in_front() -> None:
 
 @pytest.mark.parametrize("name", ["raw", "share", "gradient_norm", "terms"])
 @pytest.mark.parametrize("kind", ["computed", "measured"])
-def test_a_number_that_would_be_reported_in_another_ones_place_is_refused(name: str, kind: str) -> None:
+def test_a_reported_name_that_is_already_used_raises_an_error(name: str, kind: str) -> None:
     class Odd(Two):
         def measure(self, *, mask_BT: Tensor) -> dict[str, Statistic]:
             return {name if kind == "measured" else "z": Statistic(mask_BT.float(), mask_BT)}

@@ -93,7 +93,7 @@ def test_what_was_trained_differs_from_minibatches_of_trajectories() -> None:
     assert any((first[name] != second[name]).any() for name in first)
 
 
-def test_a_steps_tensors_are_told_by_the_axes_in_their_names() -> None:
+def test_tensors_are_split_into_steps_by_the_axes_in_their_names() -> None:
     x = torch.arange(2 * 3 * 4).reshape(2, 3, 4)
     assert by_step("x_BTA", x, 3).shape == (6, 1, 4)
     assert by_step("x_BTA", x, 3)[4, 0].tolist() == x[1, 1].tolist()
@@ -105,7 +105,7 @@ def test_a_steps_tensors_are_told_by_the_axes_in_their_names() -> None:
     assert by_step("sigma", torch.tensor(2.0), 3).item() == 2.0
 
 
-def test_a_tensor_whose_name_does_not_say_its_axes_is_refused() -> None:
+def test_a_tensor_without_axes_in_its_name_raises_an_error() -> None:
     class Nameless(Loss):
         name = "nameless"
 
@@ -117,7 +117,7 @@ def test_a_tensor_whose_name_does_not_say_its_axes_is_refused() -> None:
         objective_of(Nameless).single_steps(values, {"actions_BT": torch.zeros(2, 3)})
 
 
-def test_a_core_remembers_along_a_trajectory_and_is_refused() -> None:
+def test_single_steps_with_a_recurrent_core_raise_an_error() -> None:
     with pytest.raises(
         SettingsError, match=r"trainer\.shuffle=steps .* agent\.core=gru .* set trainer\.shuffle to trajectories"
     ):

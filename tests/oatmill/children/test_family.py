@@ -41,7 +41,7 @@ def start(tag: str, code: str, **environ: str) -> subprocess.Popen[bytes]:
     )
 
 
-def until(done: Callable[[], bool], within_s: float = 20.0) -> None:
+def until(done: Callable[[], bool], within_s: float = 60.0) -> None:
     deadline = time.monotonic() + within_s
     while not done():
         assert time.monotonic() < deadline, "it did not come to that"
@@ -54,7 +54,7 @@ def gone(pid: int) -> bool:
 
 def test_a_process_that_forked_twice_into_its_own_session_is_ended_with_its_role(tag: str) -> None:
     with start(tag, FORKS_TWICE) as role:
-        role.wait(20)
+        role.wait(60)
         (orphan,) = members([tag])
         assert os.getsid(orphan) != role.pid
         assert end_families([tag]) == [orphan]

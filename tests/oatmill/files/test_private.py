@@ -53,7 +53,7 @@ def test_private_files_of_a_run_are_readable_only_by_their_owner_in_a_shared_fol
     folder.write_run({"control": "ipc:///somewhere"})
     write_endpoint(run, "replay", {"pid": 1})
     child = Child("actor", 0, [sys.executable, "-c", "print(1)"], log=folder.log("actor", 0), threads=1)
-    assert child.wait(time.monotonic() + 20)
+    assert child.wait(time.monotonic() + 60)
     folder.release()
     private = ["config.yaml", "plan.txt", "run.json", "endpoints/replay.json", "logs/actor-0.log"]
     assert {name: mode(run / name) for name in private} == dict.fromkeys(private, 0o600)

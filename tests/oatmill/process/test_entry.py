@@ -95,7 +95,7 @@ def test_every_role_with_bad_settings_ends_with_one_line_and_exit_code_2(tmp_pat
         command = [sys.executable, "-m", role, "--config", str(written(folder, config_with(name))), *more]
         begun[role] = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     for role, process in begun.items():
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=120)
         assert said == f"oatmill: error: --config {tmp_path / role / 'config.yaml'}: {UNKNOWN[role][1]}\n"
         assert process.returncode == exit_codes.BAD_INPUT
 

@@ -88,7 +88,7 @@ def clients(server: HttpServer, count: int, said: bytes = b"") -> Iterator[list[
             client.close()
 
 
-def closed_after(client: socket.socket, drip: bytes = b"", within_s: float = 20.0) -> float:
+def closed_after(client: socket.socket, drip: bytes = b"", within_s: float = 60.0) -> float:
     """Seconds until the server has closed a connection, to which a byte is sent again and again."""
     began = time.monotonic()
     client.settimeout(0.05)
@@ -104,7 +104,7 @@ def closed_after(client: socket.socket, drip: bytes = b"", within_s: float = 20.
     return time.monotonic() - began
 
 
-def until(done: Callable[[], bool], within_s: float = 10.0) -> None:
+def until(done: Callable[[], bool], within_s: float = 60.0) -> None:
     deadline = time.monotonic() + within_s
     while not done():
         assert time.monotonic() < deadline, "it did not come to that"

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def run(script: str) -> subprocess.CompletedProcess[str]:
     head = "import time, mmap\nfrom oatmill.process.memory import MemoryLimit\n"
     command = [sys.executable, "-c", head + script]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_a_process_with_too_much_memory_ends_with_one_line_that_names_the_setting() -> None:

@@ -97,7 +97,7 @@ def run(folder: Path, program: str) -> tuple[int, str]:
         [sys.executable, "-m", "program"],
         cwd=folder,
         env={"PYTHONPATH": str(ROOT)},
-        timeout=30,
+        timeout=120,
         check=False,
         capture_output=True,
         text=True,

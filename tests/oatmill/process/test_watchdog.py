@@ -36,7 +36,7 @@ dog.started()
 threading.Event().wait(60)
 """
     process = run(script)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == HUNG
     assert "actor: no progress for 0." in errors
     assert "in stuck_in_here" in errors
@@ -56,7 +56,7 @@ def environment_step():
 environment_step()
 """
     process = run(script)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "Timeout" in errors
     assert "in environment_step" in errors
@@ -79,7 +79,7 @@ dog.close()
 time.sleep(1.5)
 """
     process = run(script)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (0, "")
 
 
@@ -100,5 +100,5 @@ print("done", flush=True)
     process.send_signal(number)
     time.sleep(3)
     process.send_signal(signal.SIGCONT)
-    output, errors = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=120)
     assert (process.returncode, output, errors) == (0, "done\n", "")

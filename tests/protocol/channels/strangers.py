@@ -63,7 +63,7 @@ def giant_frame(nbytes: int) -> bytes:
     return struct.pack(">BQ", LONG, nbytes)
 
 
-def ended(connection: socket.socket, within_s: float = 5.0) -> bool:
+def ended(connection: socket.socket, within_s: float = 60.0) -> bool:
     """Whether the server closes a connection in time."""
     connection.settimeout(within_s)
     with contextlib.suppress(TimeoutError):

@@ -59,7 +59,7 @@ def listen(stack: ExitStack, keys: ServerKeys | None, address: str = "tcp://127.
     return server, server.bind(address)
 
 
-def answer(address: str, keys: ClientKeys | None, *, role: Role = "operator", within_s: float = 5.0) -> str:
+def answer(address: str, keys: ClientKeys | None, *, role: Role = "operator", within_s: float = 60.0) -> str:
     """What a client is told that asks for the status."""
     client = ControlClient(address, role=role, description={}, keys=keys)
     began = time.monotonic()
@@ -174,7 +174,7 @@ def test_a_key_that_becomes_trusted_in_time_is_accepted(stack: ExitStack, keys: 
     assert client.handshake.failure == ""
 
 
-def until(client: ClientSocket, done: Callable[[], bool], within_s: float = 10.0) -> None:
+def until(client: ClientSocket, done: Callable[[], bool], within_s: float = 60.0) -> None:
     """Watch a client's handshake until a condition is true."""
     deadline = time.monotonic() + within_s
     while not done():

@@ -66,7 +66,7 @@ class Pair:
 
 
 def run_until_dead(server: Server, pair: Pair) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while server.process.poll() is None and time.monotonic() < deadline:
         pair.turn(BLOCKS)
     assert server.process.poll() == 1, "the failpoint was not reached"
@@ -88,7 +88,7 @@ def test_a_server_that_is_killed_at_any_point_of_a_commit_keeps_its_promises(
             run_until_dead(first, pair)
             monkeypatch.delenv(VARIABLE)
             second = start(tmp_path, "ipc")
-            deadline = time.monotonic() + 40
+            deadline = time.monotonic() + 60
             while len(pair.trained) < BLOCKS * 2 and time.monotonic() < deadline:
                 pair.turn(BLOCKS)
             assert pair.trained == list(range(BLOCKS * 2)), "each once, in order, none missing"
@@ -100,7 +100,7 @@ def test_a_server_that_is_killed_at_any_point_of_a_commit_keeps_its_promises(
         for server in (first, second):
             if server is not None:
                 server.process.terminate()
-                server.process.communicate(timeout=10)
+                server.process.communicate(timeout=120)
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def readyz(server: Server) -> int:
 
 
 def until(done: Any, pair: Pair, blocks: int = BLOCKS) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not done():
         assert time.monotonic() < deadline
         pair.turn(blocks)
@@ -156,4 +156,4 @@ def test_a_full_disk_stops_acknowledgements_until_there_is_room(tmp_path: Path, 
             until(lambda: readyz(server) == 200, pair)
     finally:
         server.process.terminate()
-        server.process.communicate(timeout=10)
+        server.process.communicate(timeout=120)

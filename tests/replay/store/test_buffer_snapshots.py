@@ -249,7 +249,7 @@ def test_the_loop_is_kept_awake_only_while_it_can_copy_rows(tmp_path: Path, monk
 
     def held_up(file: SnapshotFile, chunk: Chunk) -> None:
         adding.set()
-        go_on.wait(20)
+        go_on.wait(60)
         add(file, chunk)
 
     monkeypatch.setattr(SnapshotFile, "add", held_up)
@@ -260,7 +260,7 @@ def test_the_loop_is_kept_awake_only_while_it_can_copy_rows(tmp_path: Path, monk
     assert saver.at_work
     saver.turn(buffer, SCHEMA, STEPS)  # begins
     saver.turn(buffer, SCHEMA, STEPS)
-    assert adding.wait(20)  # the thread has the first rows, and two lots may wait for it
+    assert adding.wait(60)  # the thread has the first rows, and two lots may wait for it
     for _ in range(2):
         assert saver.at_work
         saver.turn(buffer, SCHEMA, STEPS)
@@ -298,7 +298,7 @@ def test_a_disk_that_is_too_slow_at_the_end_loses_only_the_newest_snapshot(
     _, newer = two_snapshots(tmp_path)
     go_on = Event()
     monkeypatch.setattr("replay.store.snapshot_saver.CLOSE_WITHIN_S", 0.2)
-    monkeypatch.setattr(SnapshotFile, "finish", lambda _: go_on.wait(20))
+    monkeypatch.setattr(SnapshotFile, "finish", lambda _: go_on.wait(60))
     saver = save(tmp_path, make_buffer(4), 3)
     assert saver.counts["written"] == 0
     assert "could not be saved within" in caplog.messages[-1]

@@ -58,7 +58,7 @@ class World:
     def waits(self) -> list[str]:
         return [text.rpartition("restarting in ")[2] for text in self.texts if "restarting" in text]
 
-    def until(self, done: Callable[[], bool], within_s: float = 20.0) -> None:
+    def until(self, done: Callable[[], bool], within_s: float = 60.0) -> None:
         deadline = time.monotonic() + within_s
         while not done():
             assert time.monotonic() < deadline, "it did not come to that"

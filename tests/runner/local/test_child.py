@@ -23,14 +23,14 @@ def start(tmp_path: Path, code: str, role: str = "actor") -> Child:
     return Child(role, 0, [sys.executable, "-c", code], log=tmp_path / "child.log", threads=1)
 
 
-def wait_for(text: str, path: Path, within_s: float = 20.0) -> None:
+def wait_for(text: str, path: Path, within_s: float = 60.0) -> None:
     deadline = time.monotonic() + within_s
     while text not in path.read_text():
         assert time.monotonic() < deadline, f"{text!r} did not appear in {path}"
         time.sleep(0.01)
 
 
-def gone(pid: int, within_s: float = 20.0) -> bool:
+def gone(pid: int, within_s: float = 60.0) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
@@ -41,10 +41,10 @@ def gone(pid: int, within_s: float = 20.0) -> bool:
 
 def test_its_last_words_are_those_of_this_process_and_not_of_the_one_before(tmp_path: Path) -> None:
     first = start(tmp_path, "import sys; print('oatmill: error: the first'); sys.exit(2)")
-    assert first.wait(time.monotonic() + 20)
+    assert first.wait(time.monotonic() + 60)
     assert (first.exit_code, first.error, first.ending) == (2, "the first", "ended with exit code 2")
     second = start(tmp_path, "print('one'); print('two')")
-    assert second.wait(time.monotonic() + 20)
+    assert second.wait(time.monotonic() + 60)
     assert second.last_lines(5) == ["one", "two"]
     assert second.last_lines(1) == ["two"]
     assert second.error is None
@@ -71,7 +71,7 @@ def test_what_it_has_started_in_other_sessions_is_killed_with_it(tmp_path: Path)
     inner = int((tmp_path / "child.log").read_text().split()[1])
     child.look()
     os.kill(child.pid, signal.SIGKILL)  # not by us: the way to the inner process is lost, unless it was looked for before
-    assert child.wait(time.monotonic() + 20)
+    assert child.wait(time.monotonic() + 60)
     child.kill()
     assert gone(inner)
 
@@ -92,7 +92,7 @@ def test_what_a_child_has_left_behind_is_ended_although_it_ended_itself_in_order
     # As a game whose window outlives the environment: nothing leads from the child to it, neither a parent nor a session.
     child = start(tmp_path, FORKS_TWICE)
     wait_for("orphan", tmp_path / "child.log")
-    assert child.wait(time.monotonic() + 20)
+    assert child.wait(time.monotonic() + 60)
     orphan = int((tmp_path / "child.log").read_text().split()[1])
     assert psutil.pid_exists(orphan)
     end_all([child], grace_s=1)
@@ -123,7 +123,7 @@ def test_ranks_are_found_by_their_numbers(tmp_path: Path) -> None:
     )
     child = start(tmp_path, code, role="learner")
     wait_for("started", tmp_path / "child.log")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(child.ranks) < 2 and time.monotonic() < deadline:
         child.look()
         time.sleep(0.01)
@@ -145,5 +145,5 @@ def test_a_folder_of_the_same_name_where_one_happens_to_stand_is_not_imported(
     (tmp_path / "actors" / "__init__.py").write_text("raise SystemExit('the wrong actors')")
     monkeypatch.chdir(tmp_path)
     child = start(tmp_path, "import actors.settings; print('ours')")
-    assert child.wait(time.monotonic() + 20)
+    assert child.wait(time.monotonic() + 60)
     assert child.last_lines(1) == ["ours"]

@@ -42,7 +42,7 @@ class Bench:
 
     def until(self, count: int, *, stopping: bool = False) -> bool:
         """Turn until this many learners were started (True) or the service is given up (False)."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while len(self.children) < count:
             assert time.monotonic() < deadline
             if self.service.turn(reports=self.reports, stopping=stopping) is None:
@@ -52,7 +52,7 @@ class Bench:
 
     def ended(self) -> bool:
         """Turn until the newest learner has ended: whether the service is given up then."""
-        self.children[-1].wait(time.monotonic() + 20)
+        self.children[-1].wait(time.monotonic() + 60)
         return self.service.turn(reports=self.reports, stopping=False) is None
 
 
