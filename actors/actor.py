@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.environments.base import Environment, first_observations
+from actors.environments.base import Environment, begin
 from actors.environments.make import make_environment
 from actors.heartbeat import heartbeat_file
 from actors.policy import ActingPolicy
@@ -86,13 +86,20 @@ def run(config: ActorConfig, stop: StopFlag) -> None:
         watchdog = stack.enter_context(closing(Watchdog("actor", config.actors.hang_timeout, alive=alive)))
         stack.enter_context(closing(MemoryLimit("actor", config.actors.memory_bytes, setting="actors.memory_bytes")))
         environment = stack.enter_context(
-            closing(make_environment(config.env, copies=config.actors.envs_per_actor, seed=environment_seed(config)))
+            closing(
+                make_environment(
+                    config.env,
+                    copies=config.actors.envs_per_actor,
+                    seed=environment_seed(config),
+                    first_index=(config.actor_id or 0) * config.actors.envs_per_actor,
+                )
+            )
         )
         # Slow initialisation comes before joining: afterwards the hub expects a heartbeat every few
         # seconds.
-        observations = first_observations(environment)
+        observations, stream = begin(environment)
         spec = AgentSpec(environment.spaces, config.agent)
-        control = stack.enter_context(closing(_control(config, environment)))
+        control = stack.enter_context(closing(_control(config, environment, stream)))
         welcome = _join(control, config.address, stop, watchdog.beat)
         if welcome is None:
             return
@@ -271,12 +278,13 @@ def _mix(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
 
 
-def _control(config: ActorConfig, environment: Environment) -> ControlClient:
+def _control(config: ActorConfig, environment: Environment, stream: str) -> ControlClient:
     description = {
         "config": dict(config.joining),
         "spaces": environment.spaces.to_dict(),
         "episode_statistics": list(environment.episode_statistics),
         "rows": environment.num_rows,
+        "stream": stream,
     }
     return ControlClient(config.address, role="actor", description=description, actor_id=config.actor_id, keys=config.keys)
 

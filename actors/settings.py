@@ -2,14 +2,62 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from oatmill.settings.base import Settings
+from oatmill.settings.complaints import nearest
+
+WRAPPERS = (
+    "frame_stack",
+    "grey",
+    "max_and_skip",
+    "record_statistics",
+    "resize",
+    "reward_clip",
+    "sticky_actions",
+    "time_limit",
+)
+"""The names that `env.wrappers` knows (`actors.environments.wrappers`)."""
+FUNCTION = r"^[\w.]+:[\w.]+$"
 
 
-class GymnasiumEnv(Settings):
+class Heard(Settings):
+    """The settings of all environments whose `info` is read."""
+
+    info_metrics: list[str] = Field(default_factory=list)
+    """Numbers and booleans in the `info` of an episode's last step that are reported, besides
+    `is_success` and `score`: names, and patterns such as `reward_*`, which are matched once at the
+    start. The name of a number in a mapping inside `info` is `outer.inner`."""
+
+
+class Wrapped(Heard):
+    """The settings of all environments that are built copy by copy."""
+
+    wrappers: list[str | dict[str, Any]] = Field(default_factory=list)
+    """Wrappers around each copy, the innermost first. Each is a name (frame_stack, grey, max_and_skip,
+    record_statistics, resize, reward_clip, sticky_actions, time_limit), or `module:function` that takes
+    an environment and returns one. With arguments it is a mapping such as
+    `{name: time_limit, max_episode_steps: 200}`."""
+
+    @field_validator("wrappers")
+    @classmethod
+    def _check_wrappers(cls, entries: list[str | dict[str, Any]]) -> list[str | dict[str, Any]]:
+        for entry in entries:
+            name = entry if isinstance(entry, str) else str(entry.get("name", ""))
+            if not name:
+                raise ValueError(f"each wrapper must be a name, or a mapping with a name and arguments, got {entry!r}")
+            if name not in WRAPPERS and not re.match(FUNCTION, name):
+                raise ValueError(
+                    f"each wrapper must be one of {', '.join(WRAPPERS)}, or your own as module:function, got {name!r}; "
+                    f"the nearest is {nearest(name, WRAPPERS)}"
+                )
+        return entries
+
+
+class GymnasiumEnv(Wrapped):
     """An environment from Gymnasium's registry; several copies are stepped together."""
 
     kind: Literal["gymnasium"] = "gymnasium"
@@ -20,11 +68,19 @@ class GymnasiumEnv(Settings):
     """Keyword arguments of the environment's constructor."""
     vectorization: Literal["auto", "sync", "vector_entry_point"] = "auto"
     """How copies are stepped: one by one (`sync`), or by the environment's own vectorised class
-    (`vector_entry_point`). `auto` uses that class if there is one."""
+    (`vector_entry_point`). `auto` uses that class if there is one and no wrappers are set."""
     channels: Literal["auto", "first", "last"] = "auto"
     """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one
     of them has the size 1, 3, 4, 12 or 16. If the shape does not tell, the image is refused and you
     have to set this."""
+
+    @model_validator(mode="after")
+    def _check_vectorization(self) -> GymnasiumEnv:
+        if self.wrappers and self.vectorization == "vector_entry_point":
+            raise ValueError(
+                "env.wrappers wraps single copies; expected env.vectorization=sync or auto, got vector_entry_point"
+            )
+        return self
 
 
 class CogsEnv(Settings):
@@ -40,7 +96,7 @@ class CogsEnv(Settings):
     """Length of an episode. Null uses the mission's own (256 small, 1000 full)."""
 
 
-class MiniGridEnv(Settings):
+class MiniGridEnv(Heard):
     """A MiniGrid environment; the agent observes the 7x7 cells in front of it and its direction."""
 
     kind: Literal["minigrid"] = "minigrid"
@@ -51,7 +107,7 @@ class MiniGridEnv(Settings):
     """Length of an episode. Null uses the environment's own (360 for DoorKey-6x6)."""
 
 
-class AtariEnv(Settings):
+class AtariEnv(Heard):
     """An Atari game on the Arcade Learning Environment, stepped by its own vectorised class."""
 
     kind: Literal["atari"] = "atari"
@@ -77,6 +133,49 @@ class AtariEnv(Settings):
     """Frames after which an episode is truncated; the default is half an hour of play."""
 
 
+class MinAtarEnv(Wrapped):
+    """A MinAtar game: 10x10 cells, one channel for each kind of object."""
+
+    kind: Literal["minatar"] = "minatar"
+    """Kind of environment."""
+    game: Literal["asterix", "breakout", "freeway", "seaquest", "space_invaders"] = "breakout"
+    """Name of the game."""
+    repeat_action_probability: float = Field(default=0.1, ge=0, lt=1)
+    """Probability that a step repeats the previous action ("sticky actions")."""
+    difficulty_ramping: bool = True
+    """Whether the game becomes harder with time."""
+    full_action_space: bool = False
+    """Use all 6 actions instead of those that the game needs."""
+
+
+class DmcEnv(Wrapped):
+    """A task of the DeepMind Control Suite, with observations as one vector."""
+
+    kind: Literal["dmc"] = "dmc"
+    """Kind of environment."""
+    task: str = Field(default="cheetah-run", min_length=1)
+    """Domain and task, such as cheetah-run or walker-walk."""
+    action_repeat: int = Field(default=1, ge=1)
+    """Steps of the task for each action. Their rewards are added."""
+
+
+class EnvPoolEnv(Heard):
+    """An environment of EnvPool; all copies of an actor are stepped in C++ by one call."""
+
+    kind: Literal["envpool"] = "envpool"
+    """Kind of environment."""
+    id: str = Field(min_length=1)
+    """Id of the environment, as EnvPool lists it, such as Pong-v5 or CartPole-v1."""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further options of the environment, such as `{stack_num: 4, frame_skip: 4}`."""
+    threads: int = Field(default=1, ge=0)
+    """Threads of one actor's pool; 0 for as many as the machine has cores."""
+    channels: Literal["auto", "first", "last"] = "auto"
+    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one
+    of them has the size 1, 3, 4, 12 or 16. If the shape does not tell, the image is refused and you
+    have to set this."""
+
+
 class PettingZooEnv(Settings):
     """A PettingZoo parallel environment; each agent is a row."""
 
@@ -92,7 +191,7 @@ class PettingZooEnv(Settings):
     have to set this."""
 
 
-class FactoryEnv(Settings):
+class FactoryEnv(Wrapped):
     """A user's own Gymnasium environment."""
 
     kind: Literal["factory"] = "factory"
@@ -108,7 +207,8 @@ class FactoryEnv(Settings):
 
 
 EnvSettings = Annotated[
-    GymnasiumEnv | CogsEnv | MiniGridEnv | AtariEnv | PettingZooEnv | FactoryEnv, Field(discriminator="kind")
+    GymnasiumEnv | CogsEnv | MiniGridEnv | AtariEnv | MinAtarEnv | DmcEnv | EnvPoolEnv | PettingZooEnv | FactoryEnv,
+    Field(discriminator="kind"),
 ]
 
 

@@ -7,6 +7,9 @@ have any scale.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+from math import sqrt
 from typing import Protocol
 
 import torch
@@ -141,3 +144,13 @@ def orthogonal_init(layer: nn.Linear | nn.Conv2d, gain: float) -> None:
     nn.init.orthogonal_(layer.weight, gain)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+
+
+def dense_layers(sizes: Sequence[int], activation: type[nn.Module]) -> nn.Sequential:
+    """Linear layers with orthogonal weights of gain sqrt(2), each followed by the activation."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        linear = nn.Linear(inputs, outputs)
+        orthogonal_init(linear, sqrt(2))
+        layers += [linear, activation()]
+    return nn.Sequential(*layers)

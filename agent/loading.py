@@ -167,25 +167,28 @@ class LoadedAgent:
         self._generator = torch.Generator().manual_seed(seed)
 
     def act(self, observations: Any, *, action_mask: Any = None, deterministic: bool = False) -> Any:
-        """Choose an action per row.
+        """Choose an action for one observation, or one per row of a batch.
 
         Args:
-            observations: `[N, ...]` in the environment's dtype. For a Dict, a mapping with one array per key; a nested
-                key is `outer/inner`. N stays the same until `reset`.
-            action_mask: `[N, A]`, 1 for each allowed choice, as in `info["action_mask"]`. None if the observations
-                contain it, or the network was trained without masks.
+            observations: one observation, or a batch `[N, ...]`, as an array or a list. For a Dict, a mapping with one of
+                these per key; a nested key is `outer/inner`. N stays the same until `reset`.
+            action_mask: `[N, A]`, or `[A]` for one observation, 1 for each allowed choice, as in `info["action_mask"]`.
+                None if the observations contain it, or the network was trained without masks.
             deterministic: take the most likely choices and the means of numbers instead of sampling.
 
         Returns:
             Actions in the environment's format: int64 choices, `[N]` or `[N, factors]`; for a Box numbers in the
-            environment's units and dtype, `[N, *shape]`; for a Tuple or Dict, tuples or dicts of such arrays.
+            environment's units and dtype, `[N, *shape]`; for a Tuple or Dict, tuples or dicts of such arrays. For one
+            observation, one action without the `[N]`, which the environment's `step` takes.
 
         Raises:
-            ValueError: if the shape of the observations or the mask is not the one that the network was
+            ValueError: if the shape or the dtype of the observations or the mask is not the one that the network was
                 trained on.
         """
         given = observations if action_mask is None else with_mask(observations, action_mask, self.spec.spaces)
-        return to_environment(self.act_in_rows(given, deterministic=deterministic), self.spec.spaces.action)
+        batch, single = as_batch(given, self.spec.spaces.observation)
+        rows = to_environment(self.act_in_rows(batch, deterministic=deterministic), self.spec.spaces.action)
+        return first_row(rows) if single else rows
 
     def act_in_rows(self, observations: Any, *, deterministic: bool = False) -> Array:
         """Like `act`, but return actions in the format of `Environment.step`: numbers in -1..1.
@@ -215,6 +218,25 @@ class LoadedAgent:
         elif len(self._state):
             self._state = self._state.clone()
             self._state[torch.from_numpy(np.asarray(rows))] = 0.0
+
+
+def as_batch(observations: Any, space: ObservationSpace) -> tuple[Any, bool]:
+    """Observations as a batch, and whether they were a single one."""
+    if isinstance(observations, Mapping):
+        arrays = {path: np.asarray(values) for path, values in observations.items()}
+        shapes = {path: part.shape for path, part in space.parts}
+        single = all(array.shape == shapes.get(path) for path, array in arrays.items())
+        return {path: array[None] if single else array for path, array in arrays.items()}, single
+    array = np.asarray(observations)
+    single = array.shape == space.shape
+    return array[None] if single else array, single
+
+
+def first_row(actions: Any) -> Any:
+    """The action of the first row, of actions in the environment's format."""
+    if isinstance(actions, dict):
+        return {name: first_row(part) for name, part in actions.items()}
+    return tuple(map(first_row, actions)) if isinstance(actions, tuple) else actions[0]
 
 
 def with_mask(observations: Any, mask: Any, spaces: Spaces) -> Any:
@@ -258,7 +280,21 @@ def _tensor(values: Any, space: ObservationSpace, what: str) -> torch.Tensor:
         if not ((array == 0) | (array == 1)).all():
             raise ValueError(f"expected {what} of 0 and 1, got {array.dtype} from {array.min()} to {array.max()}")
         array = array.astype(np.bool_)
+    else:
+        array = as_dtype(array, np.dtype(space.dtype), what)
     return torch.from_numpy(np.require(array, requirements=("C", "W")))
+
+
+def as_dtype(array: Array, dtype: np.dtype[Any], what: str) -> Array:
+    """An array in the environment's dtype, if that loses nothing but precision: a list's numbers have other dtypes.
+
+    Raises:
+        ValueError: if it loses more.
+    """
+    whole = array.dtype.kind in "biu" and np.array_equal(array, array.astype(dtype))
+    if not (whole or np.can_cast(array.dtype, dtype, "same_kind")):
+        raise ValueError(f"expected {what} of dtype {dtype}, got {array.dtype}")
+    return array.astype(dtype, copy=False)
 
 
 def load(checkpoint: str | Path, *, seed: int = 0, trust: bool = False) -> LoadedAgent:

@@ -20,8 +20,8 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from benchmarks.processes import environment, oatmill
-from deploy.curves import read_lines
 from runner.folder import read_json
+from runner.metrics_table import read_lines
 
 WINDOW = 100
 """Episodes that a mean is over; a report with fewer says nothing yet."""

@@ -1,6 +1,6 @@
 """Plays tic-tac-toe with a trained network against a random player: `python -m benchmarks.masked_game RUN [GAMES]`.
 
-Each side moves first in half of the games. Moves are drawn from the policy; one into a cell that is not free would raise.
+Each side moves first in half of the games. The network makes its likeliest move; one into a cell that is not free would raise.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def play(agent: Any, games: int, *, seed: int = 0) -> dict[str, int]:
             keys = {key: np.stack([one[key] for one in seen]).astype(bool) for key in seen[0]}
             keys[ON_TURN] = np.ones((len(its_turn), 1), bool)
             agent.reset()
-            for game, action in zip(its_turn, agent.act(keys).tolist(), strict=True):
+            for game, action in zip(its_turn, agent.act(keys, deterministic=True).tolist(), strict=True):
                 game.step(action)
                 moves += 1
         for game, side in tables:

@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from learner.loss_descriptor import LOSSES_FILE, LossDescriptor, describe, from_json, loss_colors
 from oatmill.errors import UserError
+from runner.metrics_table import Lines, read_lines
 
-Lines = Sequence[Mapping[str, Any]]
 WIDTH, HEIGHT, DPI = 11.0, 7.0, 110
 PNG = "curves.png"
-
-
-def read_lines(run_dir: Path) -> Lines:
-    """The reported learner steps of a run.
-
-    Raises:
-        UserError: if there are none.
-    """
-    path = run_dir / "metrics.jsonl"
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); expected a run folder, such as runs/latest") from None
-    if not lines:
-        raise UserError(f"{path} is empty: the run has not reported a learner step yet")
-    return surviving(lines)
 
 
 def read_descriptors(run_dir: Path) -> dict[str, LossDescriptor]:
@@ -37,16 +21,6 @@ def read_descriptors(run_dir: Path) -> dict[str, LossDescriptor]:
         return from_json(json.loads((run_dir / LOSSES_FILE).read_text()))
     except (OSError, ValueError):
         return {}
-
-
-def surviving(lines: Lines) -> Lines:
-    """Remove the lines of learner steps that were repeated after a restart from a checkpoint."""
-    kept: list[Mapping[str, Any]] = []
-    for line in lines:
-        while kept and kept[-1]["learner_step"] >= line["learner_step"]:
-            kept.pop()
-        kept.append(line)
-    return kept
 
 
 def draw(run_dir: Path) -> Path:

@@ -49,7 +49,7 @@ class Corridor(gymnasium.Env[Any, Any]):  # type: ignore[misc]
         self.place = min(max(self.place + (1 if action == RIGHT else -1), 0), self.length - 1)
         found = self.place == self.treasure
         late = self.steps >= 4 * self.length
-        return self._seen(), float(found) - STEP_COST, found, late and not found, {}
+        return self._seen(), float(found) - STEP_COST, found, late and not found, {"is_success": found}
 
     def render(self) -> Any:
         """The corridor from above: the agent is blue, the treasure gold. Only `oatmill eval --record` asks for it."""

@@ -85,13 +85,8 @@ class Learner:
         self.updater.progressed = self.watchdog.beat
         self.reporting = Reporting(config, ranks, self.updater, self.spec, lambda: self.watchdog.healthy)
         stack.callback(self.reporting.close)
-        self.keeper = Keeper(
-            config.run_dir,
-            keep=config.trainer.keep_checkpoints,
-            updater=self.updater,
-            ranks=ranks,
-            settings=config.settings,
-        )
+        keep, settings = config.trainer.keep_checkpoints, config.settings
+        self.keeper = Keeper(config.run_dir, keep=keep, updater=self.updater, ranks=ranks, settings=settings)
         self.rewinds = Rewinds(config, ranks, self.keeper, self.reporting)
         progress = self.rewinds.load() if config.resume else Progress()
         self.keeper.sweep()
@@ -188,11 +183,7 @@ class Learner:
                 )
 
     def tell_hub(self, *, last: bool = False) -> None:
-        """Send a heartbeat, and the newest weights again if the hub was restarted.
-
-        Args:
-            last: whether no other heartbeat follows. It is sent at once, and the hub keeps its progress.
-        """
+        """Send a heartbeat (the last one at once), and the newest weights again if the hub was restarted."""
         progress = self.progress
         report = {"learner_step": progress.learner_step, "env_steps": progress.env_steps}
         self.control.heartbeat(report | {"policy_version": progress.policy_version}, force=last)

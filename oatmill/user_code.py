@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sysconfig
+import traceback
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +26,29 @@ def place_of(error: BaseException) -> str:
             place = place_in_words(code.co_filename, trace.tb_lineno, code.co_name)
         trace = trace.tb_next
     return place
+
+
+def frames_of(error: BaseException, most: int = 4) -> list[str]:
+    """Return the last lines of the user's code in a traceback, each with its source, the innermost last.
+
+    The errors that this one was raised from count, too.
+
+    Args:
+        error: the error.
+        most: the number of lines at most.
+    """
+    frames: list[str] = []
+    found: BaseException | None = error
+    while found is not None:
+        trace = [frame for frame in traceback.extract_tb(found.__traceback__) if is_users(frame.filename)]
+        frames += [f"{place_in_words(frame.filename, frame.lineno or 0, frame.name)}: {frame.line}" for frame in trace]
+        found = found.__cause__
+    return frames[-most:]
+
+
+def ends_with_place(text: str) -> bool:
+    """Whether a message ends with a place in the user's code, as `oatmill.errors.one_line` writes it."""
+    return re.search(r"\(\S+:\d+, in [^)]+\)$", text) is not None
 
 
 def place_in_words(file: str, line: int | str, function: str) -> str:

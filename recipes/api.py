@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recipes.from_environment import path_of
 from recipes.resolve import resolve_run
 from runner.evaluation.checkpoints import find_checkpoint
 from runner.folder import find_run
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: str,
+    recipe: str | None = None,
     settings: Mapping[str, Any] | None = None,
     *,
+    env: str | Callable[..., Any] | None = None,
     preset: str | None = None,
     config: str | Path | None = None,
     actors: int | None = None,
@@ -34,12 +36,15 @@ def train(
     observer: Observer | None = None,
     log_level: str = "info",
 ) -> RunResult:
-    """Train a recipe on this machine, like `oatmill train`.
+    """Train a recipe, or on an environment, on this machine, like `oatmill train`.
 
     Args:
-        recipe: name of a built-in recipe, or `module:function`.
+        recipe: name of a built-in recipe, or `module:function`; leave it out with `env`.
         settings: changes to the recipe's settings, by dotted path (`{"trainer.gamma": 0.98}`) or
             nested.
+        env: environment to train on without a recipe: an id such as `CartPole-v1`, `module:function`,
+            or a function or class at the top of a module that returns an environment. The settings
+            depend on its spaces.
         preset: name of a preset, such as `conservative`.
         config: YAML file of settings.
         actors: number of actor processes.
@@ -64,7 +69,10 @@ def train(
     folder = None if run_dir is None else Path(run_dir)
     flags = {"actors.count": actors, "trainer.learners": learners, "trainer.seed": seed, "actors.seed": seed}
     file, resumed = None if config is None else Path(config), find_run(folder) if resume else None
-    run = resolve_run(recipe, (), preset=preset, config=file, flags=flags, settings=settings, resumed=resumed, trust=trust)
+    named = path_of(env) if callable(env) else env
+    run = resolve_run(
+        recipe, (), env=named, preset=preset, config=file, flags=flags, settings=settings, resumed=resumed, trust=trust
+    )
     return run.start(
         run_dir=folder, resume=resume, listen=listen, insecure=insecure, observer=observer, log_level=log_level, keys=keys
     )

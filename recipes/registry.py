@@ -9,14 +9,38 @@ from typing import Any
 from oatmill.errors import OatmillError, UserError, one_line
 from oatmill.settings.complaints import nearest
 from oatmill.user_modules import load_function
-from recipes import atari_pong, cartpole, cogs_v_clips, lunar_lander, minigrid_doorkey, pendulum, tic_tac_toe
+from recipes import (
+    atari_pong,
+    bipedal_walker,
+    cartpole,
+    cogs_v_clips,
+    dmc,
+    lunar_lander,
+    minatar,
+    minigrid_doorkey,
+    mujoco,
+    pendulum,
+    tic_tac_toe,
+)
 from recipes.recipe import Recipe
 from runner.run import Run
 from runner.settings import RunSettings
 
 BUILT_IN: Mapping[str, Recipe] = {
     module.RECIPE.name: module.RECIPE
-    for module in (cartpole, lunar_lander, pendulum, minigrid_doorkey, cogs_v_clips, atari_pong, tic_tac_toe)
+    for module in (
+        cartpole,
+        lunar_lander,
+        pendulum,
+        bipedal_walker,
+        mujoco,
+        dmc,
+        minigrid_doorkey,
+        minatar,
+        cogs_v_clips,
+        atari_pong,
+        tic_tac_toe,
+    )
 }
 """The built-in recipes by name. To add a recipe, add a file and an entry here."""
 

@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from oatmill.errors import UserError
+from recipes.from_environment import fitting, recipe_of
 from recipes.presets import find_preset
+from recipes.recipe import Recipe
 from recipes.registry import find_recipe
 from runner.folder import read_json
-from runner.overrides import Layer, command_layers, nested, resolve
+from runner.overrides import Layer, command_layers, merged, nested, resolve
 from runner.run import Run
 from runner.settings import read_config
 from runner.trust import check_trust, texts_of
 
 
 def resolve_run(
-    recipe: str,
+    recipe: str | None,
     assignments: Sequence[str] | None,
     *,
+    env: str | None = None,
     preset: str | None,
     config: Path | None,
     flags: Mapping[str, Any],
@@ -31,8 +34,9 @@ def resolve_run(
     """Build the run that a command or a program requests.
 
     Args:
-        recipe: name of a built-in recipe, or `module:function`.
+        recipe: name of a built-in recipe, or `module:function`; None with `env`. A first `key=value` may stand in its place.
         assignments: `key=value` as typed.
+        env: environment to train on without a recipe, as `recipes.from_environment.recipe_of` takes it.
         preset: name of a preset.
         config: YAML file of settings.
         flags: values by dotted path; None means that the flag was not given.
@@ -43,20 +47,37 @@ def resolve_run(
     Raises:
         UserError: if something is wrong; one line.
     """
-    found = find_recipe(recipe)
+    if env is not None and recipe is not None and "=" in recipe:
+        assignments, recipe = [recipe, *(assignments or ())], None
+    found = _found(recipe, env)
     chosen = find_preset(preset)
     if resumed is not None:
-        base, preset = resumed_settings(resumed, recipe, preset)
+        base, preset = resumed_settings(resumed, found.name, preset)
         chosen = {}
     else:
         base = found.settings().explicit()
     layers = command_layers(preset=chosen, config=config, environ=os.environ, assignments=assignments or (), flags=flags)
     layers.insert(-1, Layer(nested((settings or {}).items())))
+    if env is not None and resumed is None:
+        base = merged(fitting(resolve(base, layers)), base)
     run = Run(resolve(base, layers), recipe=found.name, preset=preset)
     if resumed is not None and not trust:
         known = texts_of([found.settings().to_dict(), *(layer.values for layer in layers)])
         check_trust(run.settings, resumed, trust=False, known=set(known))
     return run
+
+
+def _found(recipe: str | None, env: str | None) -> Recipe:
+    if recipe is not None and env is not None:
+        raise UserError(
+            f"expected a recipe or an environment, got both ({recipe} and --env {env}); leave one out: the environment of a "
+            "recipe is changed with env.id and other settings"
+        )
+    if env is not None:
+        return recipe_of(env)
+    if recipe is None:
+        raise UserError("Missing argument 'RECIPE': expected a recipe or --env (`oatmill recipes` lists the recipes)")
+    return find_recipe(recipe)
 
 
 def resumed_settings(folder: Path, recipe: str, preset: str | None) -> tuple[dict[str, Any], str | None]:

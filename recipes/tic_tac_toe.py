@@ -21,7 +21,7 @@ def settings() -> RunSettings:
                 "minibatches": 4,
                 "gamma": 1.0,
                 "optimizer": {"learning_rate": 1e-3},
-                "losses": {"ppo_critic": {"gae_lambda": 0.9}, "ppo_actor": {"ent_coef": 0.02}},
+                "losses": {"ppo_critic": {"gae_lambda": 0.9}, "ppo_actor": {"ent_coef": 0.1}},
             },
         }
     )

@@ -129,7 +129,8 @@ class Apart:
         return [f"when {self._what} was closed, it {end}" for end in ends]
 
     def _ask(self, values: Any) -> None:
-        request = {"values": values, "limit_s": self._limit_s, "log_level": logging.getLogger().getEffectiveLevel()}
+        until = None if self._limit_s is None else self._started + self._limit_s
+        request = {"values": values, "until": until, "log_level": logging.getLogger().getEffectiveLevel()}
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:  # `result` detects an ended process
             stdin.write(json.dumps(request).encode())

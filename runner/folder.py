@@ -7,6 +7,7 @@ import fcntl
 import itertools
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -234,7 +235,7 @@ def _absolute(path: Path) -> Path:
 def _reserve(runs: Path, recipe: str) -> list[Path]:
     """Create `RECIPE-DATE-TIME` below `runs`, with a number if the name is taken; see `_make`."""
     stamp = datetime.now(tz=UTC).astimezone().strftime("%Y%m%d-%H%M%S")
-    name = f"{recipe.replace(':', '-')}-{stamp}"
+    name = f"{re.sub('[:/]', '-', recipe)}-{stamp}"
     for number in itertools.count(1):
         path = runs / (name if number == 1 else f"{name}-{number}")
         made = [folder for folder in (path, *path.parents) if not folder.exists()]

@@ -12,13 +12,14 @@ from typing import Any
 
 from oatmill.json_values import without_nonfinite
 from runner.folder import read_json
-from runner.observer import value
+from runner.metrics_table import metrics_table
+from runner.observer import number, value
 
 PACKAGES = ("oatmill", "torch", "numpy", "pyzmq", "gymnasium", "mettagrid", "minigrid", "ale-py", "pettingzoo")
 NO_RETURN: Mapping[str, Any] = {"mean": None, "std": None, "n": 0}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
     """The fields of summary.json. Values that are missing or not finite are None.
 
@@ -37,6 +38,7 @@ class RunResult:
         episode_return: mean, std and n of the last (at most 100) episodes.
         episode_length: their mean length.
         episode_statistics: means of the statistics that the environment reports.
+        episode_info: the same, under the name of the metric `oatmill_episode_info`.
         losses: values by loss: raw, coef, weighted, share, gradient_norm, gradient_share, and its
             terms.
         entropy: policy entropy in nats, and as a fraction of the uniform policy's.
@@ -62,6 +64,7 @@ class RunResult:
     episode_return: Mapping[str, Any]
     episode_length: float | None
     episode_statistics: Mapping[str, Any]
+    episode_info: Mapping[str, Any]
     losses: Mapping[str, Mapping[str, Any]]
     entropy: Mapping[str, Any]
     explained_variance: float | None
@@ -70,6 +73,24 @@ class RunResult:
     ledger: Mapping[str, Any]
     actor_restarts: int
     versions: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        """How well, how far and how fast, in one line; the attributes have the rest."""
+        mean, std = (number(self.episode_return.get(name), ".2f") for name in ("mean", "std"))
+        flags = ", ".join(str(flag["flag"]) for flag in self.red_flags) or "none"
+        return (
+            f"<RunResult {self.recipe}, {self.outcome}: return {mean} +- {std}, {self.env_steps:,} env steps in "
+            f"{number(self.seconds, '.1f')} s ({number(self.env_steps_per_second, ',.0f')}/s), red flags: {flags}, "
+            f"{self.run_dir}>"
+        )
+
+    def metrics(self) -> Any:
+        """The run's reported learner steps as a pandas DataFrame, one row each.
+
+        Raises:
+            UserError: if pandas is not installed, or no learner step was reported.
+        """
+        return metrics_table(Path(self.run_dir))
 
     def to_dict(self) -> dict[str, Any]:
         """The content of summary.json."""
@@ -116,6 +137,7 @@ def compose(
     learner = read_json(identity.run_dir / "learner.json") or _from_line(last_line or {})
     fleet, version = status.get("fleet") or {}, learner.get("policy_version")
     newest = fleet if value(fleet, "episode_return", "n") else learner
+    statistics = newest.get("statistics") or newest.get("episode_statistics") or {}
     return RunResult(
         run_dir=str(identity.run_dir),
         recipe=identity.recipe,
@@ -130,7 +152,8 @@ def compose(
         env_steps_per_second=learner.get("env_steps_per_second"),
         episode_return=newest.get("episode_return") or NO_RETURN,
         episode_length=newest.get("episode_length"),
-        episode_statistics=newest.get("statistics") or newest.get("episode_statistics") or {},
+        episode_statistics=statistics,
+        episode_info=statistics,
         losses=learner.get("losses") or {},
         entropy=learner.get("entropy") or {"nats": None, "fraction": None},
         explained_variance=learner.get("explained_variance"),

@@ -36,6 +36,16 @@ class Run:
         self.recipe = recipe
         self.preset = preset
 
+    def __repr__(self) -> str:
+        """The recipe, the environment, the budget and the losses in one line."""
+        env = getattr(self.env, "id", None) or getattr(self.env, "factory", None) or self.env.kind
+        losses = [name for name, loss in self.trainer.losses if loss.enabled]
+        preset = f", preset {self.preset}" if self.preset else ""
+        return (
+            f"<Run {self.recipe}{preset}: {env}, {self.trainer.total_timesteps:,} env steps, {self.actors.count} actors x "
+            f"{self.actors.envs_per_actor} environments, losses {', '.join(losses)}>"
+        )
+
     @property
     def env(self) -> EnvSettings:
         """The environment's settings."""

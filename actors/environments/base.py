@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from actors.settings import AtariEnv, CogsEnv, EnvSettings, FactoryEnv, GymnasiumEnv, MiniGridEnv, PettingZooEnv
+from actors.settings import (
+    AtariEnv,
+    CogsEnv,
+    DmcEnv,
+    EnvPoolEnv,
+    EnvSettings,
+    FactoryEnv,
+    GymnasiumEnv,
+    MinAtarEnv,
+    MiniGridEnv,
+    PettingZooEnv,
+)
 from oatmill.errors import OatmillError, UserError, one_line
 from protocol.data.observations import Observations, are_equal, parts_of
 from protocol.data.spaces import ObservationSpace, Spaces
 from protocol.data.trajectory import Array
 
 log = logging.getLogger("oatmill.environment")
+
+SEED_HINT = (
+    "draw them from self.np_random, which super().reset(seed=seed) seeds, or give the function of env.factory a parameter seed"
+)
+MANY_STARTS = 10**6
+"""So many starts that two actors hardly have the same one by chance: the different starts of the copies, to their number."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +44,14 @@ class Episode:
     Attributes:
         episode_return: the sum of rewards, undiscounted and unscaled; the mean over agents.
         length: the number of steps.
-        statistics: the environment's own numbers, in the order of `Environment.episode_statistics`.
+        statistics: the environment's own numbers, in the order of `Environment.episode_statistics`; NaN if
+            the episode does not have one.
         copy: the number of the environment's copy.
     """
 
     episode_return: float
     length: int
-    statistics: tuple[float, ...] = ()
+    statistics: tuple[float, ...] = field(default=(), compare=False)
     copy: int = field(default=0, compare=False)
 
 
@@ -88,38 +107,81 @@ class Environment(Protocol):
         ...
 
 
+@runtime_checkable
+class HearsInfo(Protocol):
+    """An environment that reads episode statistics from `info`."""
+
+    def hear(self, patterns: Sequence[str]) -> None:
+        """Set the names of the statistics. Called once, before the first reset.
+
+        Args:
+            patterns: `env.info_metrics`: names, and patterns such as `reward_*`.
+
+        Raises:
+            UserError: if they are too many.
+        """
+        ...
+
+
+class Beginning(NamedTuple):
+    """The start of an environment.
+
+    Attributes:
+        observations: the first observations `[N, ...]`, valid until the environment's next call.
+        stream: a digest of them, by which the hub finds actors that start alike; empty if equal
+            observations would mean nothing, because the environment may always start the same way.
+    """
+
+    observations: Observations
+    stream: str
+
+
 def first_observations(environment: Environment) -> Observations:
+    """Reset an environment like `begin`, and return only the observations. A single copy is reset only once.
+
+    Raises:
+        UserError: as `begin`.
+    """
+    return _checked_reset(environment) if environment.num_copies == 1 else begin(environment).observations
+
+
+def begin(environment: Environment) -> Beginning:
     """Reset an environment and check that its observations match its spaces.
 
-    If all copies have equal first observations, they are reset again with the same seeds. If the result
-    differs, the environment ignores its seed, and a warning is logged.
+    If all copies have equal first observations, or are few, they are reset again with the same seeds. If
+    the result differs, the environment ignores its seed. If the copies were equal, a warning is logged.
 
     Raises:
         UserError: if the environment raises an exception, returns observations of another shape or
             dtype or numbers that are not finite, or changes torch's default dtype.
     """
+    observations, copies = _checked_reset(environment), environment.num_copies
+    before = observations.copy()
+    if _different_starts(before, copies) ** copies >= MANY_STARTS:
+        return Beginning(observations, _digest(before))
     observations = _checked_reset(environment)
-    if _are_alike(observations, environment.num_copies):
-        before = observations.copy()
-        observations = _checked_reset(environment)
-        if not are_equal(before, observations):
-            log.warning(
-                "%s: all %d copies have the same first observations, and other ones after a second reset with the same "
-                "seeds, so they ignore the seed of reset and use the same random numbers; draw random numbers from "
-                "self.np_random, which super().reset(seed=seed) seeds",
-                environment.name,
-                environment.num_copies,
-            )
-    return observations
+    if are_equal(before, observations):
+        return Beginning(observations, "")
+    if _are_alike(before, copies):
+        log.warning(
+            "%s: all %d copies have the same first observations, and other ones after a second reset with the same "
+            "seeds, so they ignore the seed of reset and use the same random numbers; %s",
+            environment.name,
+            copies,
+            SEED_HINT,
+        )
+    return Beginning(observations, _digest(before))
 
 
 def name_of(settings: EnvSettings) -> str:
     """The environment's name in messages: the setting that selected it."""
     match settings:
-        case GymnasiumEnv() | MiniGridEnv():
+        case GymnasiumEnv() | MiniGridEnv() | EnvPoolEnv():
             return f"env.id={settings.id}"
-        case AtariEnv():
+        case AtariEnv() | MinAtarEnv():
             return f"env.game={settings.game}"
+        case DmcEnv():
+            return f"env.task={settings.task}"
         case CogsEnv():
             return f"env.mission={settings.mission}"
         case FactoryEnv() | PettingZooEnv():
@@ -145,10 +207,11 @@ def warn_of_equal_streams(environment: Environment, observations: Observations, 
     if any((part != part[:, :1]).any() for _, part in parts_of(observations)) or (rewards != rewards[:, :1]).any():
         log.warning(
             "%s: all %d copies had the same observations and rewards in their first %d steps, despite different actions; if "
-            "they should differ, they ignore the seed of reset",
+            "they should differ, they ignore the seed of reset; %s",
             environment.name,
             copies,
             rewards.shape[1],
+            SEED_HINT,
         )
 
 
@@ -156,6 +219,15 @@ def _are_alike(values: Observations, copies: int) -> bool:
     """Whether there are several copies and their values are equal."""
     by_copy = [part.reshape(copies, -1) for _, part in parts_of(values)]
     return copies > 1 and all(bool((of_copy == of_copy[0]).all()) for of_copy in by_copy)
+
+
+def _different_starts(observations: Observations, copies: int) -> int:
+    of_copy = [[row.tobytes() for row in part.reshape(copies, -1)] for _, part in parts_of(observations)]
+    return len(set(zip(*of_copy, strict=True)))
+
+
+def _digest(observations: Observations) -> str:
+    return hashlib.sha256(b"".join(part.tobytes() for _, part in parts_of(observations))).hexdigest()[:16]
 
 
 def check_torch_default(name: str) -> None:

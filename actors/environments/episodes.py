@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from actors.environments.base import Episode
@@ -34,14 +36,17 @@ class EpisodeSums:
         self._returns += rewards
         self._lengths += valid
 
-    def end(self, ended: Array) -> list[Episode]:
+    def end(self, ended: Array, statistics: Callable[[int], tuple[float, ...]] = lambda _row: ()) -> list[Episode]:
         """Return the episodes of the rows that ended, and start new ones.
 
         Args:
             ended: bool `[rows]`.
+            statistics: returns the environment's own numbers for the episode of a row.
         """
         rows = np.flatnonzero(ended)
-        episodes = [Episode(float(self._returns[row]), int(self._lengths[row]), copy=int(row)) for row in rows]
+        episodes = [
+            Episode(float(self._returns[row]), int(self._lengths[row]), statistics(row), copy=row) for row in rows.tolist()
+        ]
         self._returns[rows] = 0
         self._lengths[rows] = 0
         return episodes

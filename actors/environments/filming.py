@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -15,10 +14,22 @@ from gymnasium.vector import VectorEnv
 
 from actors.environments.adapters.gymnasium import around_envs, import_registering
 from actors.environments.base import Environment, name_of
+from actors.environments.factories import Factory, accepted, load_environment_function
 from actors.environments.make import make_environment, refusals
-from actors.settings import AtariEnv, CogsEnv, EnvSettings, FactoryEnv, GymnasiumEnv, MiniGridEnv, PettingZooEnv
+from actors.environments.wrappers import wrapped
+from actors.settings import (
+    AtariEnv,
+    CogsEnv,
+    DmcEnv,
+    EnvPoolEnv,
+    EnvSettings,
+    FactoryEnv,
+    GymnasiumEnv,
+    MinAtarEnv,
+    MiniGridEnv,
+    PettingZooEnv,
+)
 from oatmill.errors import UserError
-from oatmill.user_modules import load_function
 from protocol.data.trajectory import Array
 
 PICTURES = "rgb_array"
@@ -61,24 +72,47 @@ def make_film(settings: EnvSettings, *, seed: int) -> Film:
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # rendering in memory, without a screen
     with refusals(settings):
         match settings:
-            case GymnasiumEnv():
-                import_registering(settings.id)
-                make = partial(gymnasium.make, settings.id, disable_env_checker=True, **settings.kwargs)
-                around = partial(around_envs, channels=settings.channels)
-                return film_gymnasium(partial(make, render_mode=PICTURES), around, seed, name_of(settings))
-            case FactoryEnv():
-                own = with_pictures(settings.factory, settings.kwargs)
-                return film_gymnasium(own, partial(around_envs, channels=settings.channels), seed, name_of(settings))
-            case MiniGridEnv():
-                from actors.environments.adapters.minigrid import around_grids, make_one  # noqa: PLC0415
-
-                return film_gymnasium(partial(make_one, settings, render_mode=PICTURES), around_grids, seed, name_of(settings))
             case AtariEnv():
                 return film_atari(settings, seed)
             case CogsEnv():
                 return film_cogs(settings, seed)
             case PettingZooEnv():
                 return film_parallel(settings, seed)
+            case EnvPoolEnv():
+                raise no_pictures(name_of(settings))
+            case _:
+                make, around = _maker(settings, seed)
+                return film_gymnasium(make, around, seed, name_of(settings), getattr(settings, "wrappers", ()))
+
+
+Around = Callable[[list[Any], int, str], Environment]
+"""A function that makes an environment of copies, a seed and a name."""
+
+
+def _maker(
+    settings: GymnasiumEnv | FactoryEnv | MiniGridEnv | MinAtarEnv | DmcEnv, seed: int
+) -> tuple[Callable[[], Any], Around]:
+    """A function that builds one copy with pictures, and one that makes an environment of copies."""
+    match settings:
+        case GymnasiumEnv():
+            import_registering(settings.id)
+            make = partial(gymnasium.make, settings.id, disable_env_checker=True, **settings.kwargs)
+            return partial(make, render_mode=PICTURES), partial(around_envs, channels=settings.channels)
+        case FactoryEnv():
+            own = Factory(settings.factory, with_pictures(settings), copies=1, seed=seed)
+            return own.make, partial(around_envs, channels=settings.channels)
+        case MiniGridEnv():
+            from actors.environments.adapters import minigrid  # noqa: PLC0415
+
+            return partial(minigrid.make_one, settings, render_mode=PICTURES), minigrid.around_grids
+        case MinAtarEnv():
+            from actors.environments.adapters import minatar  # noqa: PLC0415
+
+            return partial(minatar.make_one, settings, render_mode=PICTURES), partial(around_envs, channels="last")
+        case DmcEnv():
+            from actors.environments.adapters import dmc  # noqa: PLC0415
+
+            return partial(dmc.make_one, settings, render_mode=PICTURES), around_envs
 
 
 class Camera(gymnasium.Wrapper[Any, Any, Any, Any]):  # type: ignore[misc]
@@ -109,7 +143,13 @@ class Camera(gymnasium.Wrapper[Any, Any, Any, Any]):  # type: ignore[misc]
         self.pictures.append(np.array(self.env.render(), np.uint8))
 
 
-def film_gymnasium(make: Callable[[], Any], around: Callable[[list[Any], int, str], Environment], seed: int, name: str) -> Film:
+def film_gymnasium(
+    make: Callable[[], Any],
+    around: Around,
+    seed: int,
+    name: str,
+    wrappers: Sequence[str | Mapping[str, Any]] = (),
+) -> Film:
     """Build a film of a Gymnasium environment."""
     try:
         env = make()
@@ -119,7 +159,7 @@ def film_gymnasium(make: Callable[[], Any], around: Callable[[list[Any], int, st
         raise
     if isinstance(env, VectorEnv) or getattr(env, "render_mode", None) != PICTURES:
         raise no_pictures(name)
-    camera = Camera(env)
+    camera = Camera(wrapped(env, wrappers))
     return Film(around([camera], seed, name), camera.since_last, float(env.metadata.get("render_fps") or USUAL_RATE))
 
 
@@ -131,12 +171,9 @@ def no_pictures(name: str) -> UserError:
     )
 
 
-def with_pictures(factory: str, kwargs: Mapping[str, Any]) -> Callable[[], Any]:
-    """A user's function with `render_mode` as an argument if it accepts one."""
-    function = load_function(factory, what="env.factory", gives="an environment")
-    parameters = inspect.signature(function).parameters
-    takes_any = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
-    return partial(function, **kwargs, **({"render_mode": PICTURES} if "render_mode" in parameters or takes_any else {}))
+def with_pictures(settings: FactoryEnv | PettingZooEnv) -> dict[str, Any]:
+    """The arguments of a user's function, with `render_mode` if it accepts that."""
+    return accepted(load_environment_function(settings.factory), {"render_mode": PICTURES}) | settings.kwargs
 
 
 def film_atari(settings: AtariEnv, seed: int) -> Film:
@@ -198,8 +235,8 @@ def film_parallel(settings: PettingZooEnv, seed: int) -> Film:
     """Build a film of a parallel environment."""
     from actors.environments.adapters.pettingzoo import ParallelEnvironment  # noqa: PLC0415
 
-    kwargs = with_pictures(settings.factory, settings.kwargs).keywords  # type: ignore[attr-defined]
-    environment = make_environment(settings.model_copy(update={"kwargs": kwargs}), copies=1, seed=seed)
+    filmed = settings.model_copy(update={"kwargs": with_pictures(settings)})
+    environment = make_environment(filmed, copies=1, seed=seed)
     assert isinstance(environment, ParallelEnvironment)
     if not environment.makes_pictures:
         raise no_pictures(environment.name)

@@ -9,22 +9,48 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 from actors.environments.base import (
     Environment,
+    HearsInfo,
     first_observations,
     name_of,
 )
-from actors.settings import AtariEnv, CogsEnv, EnvSettings, FactoryEnv, GymnasiumEnv, MiniGridEnv, PettingZooEnv
+from actors.settings import EnvSettings, FactoryEnv, PettingZooEnv
 from oatmill.errors import OatmillError, UserError, one_line
 from protocol.data.spaces import Spaces
 
-EXTRAS = {"mettagrid": "cogs", "minigrid": "minigrid", "ale_py": "atari", "pettingzoo": "pettingzoo", "Box2D": "box2d"}
+BUILDERS = {
+    "gymnasium": ("gymnasium", "make_registered"),
+    "factory": ("gymnasium", "make_from_factory"),
+    "cogs": ("cogs", "make_cogs"),
+    "minigrid": ("minigrid", "make_minigrid"),
+    "atari": ("atari", "make_atari"),
+    "minatar": ("minatar", "make_minatar"),
+    "dmc": ("dmc", "make_dmc"),
+    "envpool": ("envpool", "make_pool"),
+    "pettingzoo": ("pettingzoo", "make_parallel"),
+}
+"""The adapter's module and function for each kind of environment."""
+EXTRAS = {
+    "mettagrid": "cogs",
+    "minigrid": "minigrid",
+    "ale_py": "atari",
+    "pettingzoo": "pettingzoo",
+    "Box2D": "box2d",
+    "mujoco": "mujoco",
+    "dm_control": "dmc",
+    "minatar": "minatar",
+    "envpool": "envpool",
+    "cv2": "wrappers",
+}
 """The extra of oatmill that installs each module."""
 
 
-def make_environment(settings: EnvSettings, *, copies: int | None, seed: int) -> Environment:
+def make_environment(settings: EnvSettings, *, copies: int | None, seed: int, first_index: int = 0) -> Environment:
     """Build the environment that the settings select.
 
     Args:
@@ -32,13 +58,17 @@ def make_environment(settings: EnvSettings, *, copies: int | None, seed: int) ->
         copies: the number of copies; None for one, or as many as a factory's vectorised environment
             has.
         seed: the seed of all copies; each copy gets its own from it.
+        first_index: the `index` that a factory gets for the first copy.
 
     Raises:
         UserError: if the environment cannot be built, is not supported, or needs a package that is not
             installed.
     """
     with refusals(settings):
-        return _builder(settings)(settings, copies, seed)
+        environment = _builder(settings, first_index)(settings, copies, seed)
+        if isinstance(environment, HearsInfo):
+            environment.hear(getattr(settings, "info_metrics", ()))
+        return environment
 
 
 @contextmanager
@@ -52,11 +82,12 @@ def refusals(settings: EnvSettings) -> Iterator[None]:
         yield
     except OatmillError:
         raise
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{name_of(settings)} needs a package that is not installed ({one_line(error)}); {_way_out(error)}"
-        ) from error
     except Exception as error:
+        missing = _missing_module(error)
+        if missing is not None:
+            raise UserError(
+                f"{name_of(settings)} needs a package that is not installed ({one_line(error)}); {_way_out(missing)}"
+            ) from error
         raise UserError(f"{name_of(settings)} could not be built: {one_line(error)}") from error
 
 
@@ -74,33 +105,20 @@ def describe(settings: EnvSettings) -> tuple[Spaces, tuple[str, ...]]:
         environment.close()
 
 
-def _builder(settings: EnvSettings) -> Callable[[Any, int | None, int], Environment]:
+def _builder(settings: EnvSettings, first_index: int) -> Callable[[Any, int | None, int], Environment]:
     # Each adapter imports the package that it wraps, so only the one in use is imported.
-    match settings:
-        case GymnasiumEnv():
-            from actors.environments.adapters.gymnasium import make_registered  # noqa: PLC0415
+    module, function = BUILDERS[settings.kind]
+    build: Callable[..., Environment] = getattr(import_module(f"actors.environments.adapters.{module}"), function)
+    takes_index = isinstance(settings, FactoryEnv | PettingZooEnv)
+    return partial(build, first_index=first_index) if takes_index else build
 
-            return make_registered
-        case FactoryEnv():
-            from actors.environments.adapters.gymnasium import make_from_factory  # noqa: PLC0415
 
-            return make_from_factory
-        case CogsEnv():
-            from actors.environments.adapters.cogs import make_cogs  # noqa: PLC0415
-
-            return make_cogs
-        case MiniGridEnv():
-            from actors.environments.adapters.minigrid import make_minigrid  # noqa: PLC0415
-
-            return make_minigrid
-        case AtariEnv():
-            from actors.environments.adapters.atari import make_atari  # noqa: PLC0415
-
-            return make_atari
-        case PettingZooEnv():
-            from actors.environments.adapters.pettingzoo import make_parallel  # noqa: PLC0415
-
-            return make_parallel
+def _missing_module(error: Exception) -> ModuleNotFoundError | None:
+    """The failed import behind an error; Gymnasium raises a DependencyNotInstalled of its own because of one."""
+    cause: BaseException | None = error
+    if type(error).__name__ == "DependencyNotInstalled":
+        cause = error.__cause__ or error.__context__
+    return cause if isinstance(cause, ModuleNotFoundError) else None
 
 
 def _way_out(error: ModuleNotFoundError) -> str:

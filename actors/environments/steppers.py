@@ -8,7 +8,7 @@ by one, and one for the built-in CartPole, whose class needs an additional step 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -27,6 +27,7 @@ from actors.environments.boundary import (
     reward,
     vector_seed,
 )
+from actors.environments.infos import row_of
 from oatmill.errors import UserError
 from protocol.data.actions import copied, split_rows
 from protocol.data.observations import Observations
@@ -36,8 +37,14 @@ from protocol.data.trajectory import Array
 NO_ROWS = np.zeros(0, np.int64)
 
 
+NO_INFOS: Mapping[int, Mapping[str, Any]] = {}
+
+
 class RawStep(NamedTuple):
-    """The result of one step of N copies, in the environment's format; fields as in `base.Step`."""
+    """The result of one step of N copies, in the environment's format; fields as in `base.Step`.
+
+    `infos` has the last `info` of each row whose episode ended.
+    """
 
     observations: Observations
     rewards: Array
@@ -46,6 +53,7 @@ class RawStep(NamedTuple):
     valid: Array
     final_observations: Observations
     final_rows: Array
+    infos: Mapping[int, Mapping[str, Any]] = NO_INFOS
 
 
 class Stepper(Protocol):
@@ -69,6 +77,10 @@ class Stepper(Protocol):
 
     def step(self, actions: Any) -> RawStep:
         """Take one action per copy, in the environment's format."""
+        ...
+
+    def first_info(self, actions: Any) -> Mapping[str, Any]:
+        """Reset, and return the first copy's `info` of a step. A reset has to follow."""
         ...
 
     def close(self) -> None:
@@ -141,7 +153,7 @@ class SyncStepper:
 
     def step(self, actions: Any) -> RawStep:
         """Step every copy, and reset those whose episode ended."""
-        finals, final_rows = [], []
+        finals, final_rows, infos = [], [], {}
         store, observations = self._raw.store, self._observations
         choices = split_rows(copied(actions), self.num_copies)
         for row, env in enumerate(self._envs):
@@ -154,6 +166,7 @@ class SyncStepper:
             self._terminated[row] = over = terminated if type(terminated) is bool else flag(terminated, "terminated")
             self._truncated[row] = cut = truncated if type(truncated) is bool else flag(truncated, "truncated")
             if over or cut:
+                infos[row] = info or {}
                 if not over:
                     finals.append(observations[row].copy())
                     final_rows.append(row)
@@ -169,7 +182,13 @@ class SyncStepper:
             self._valid,
             self._stacked(finals),
             np.array(final_rows, np.int64),
+            infos,
         )
+
+    def first_info(self, actions: Any) -> Mapping[str, Any]:
+        """Reset and step the first copy; its `info`."""
+        self._envs[0].reset(seed=self._seeds[0])
+        return outcome_of(self._envs[0].step(split_rows(copied(actions), self.num_copies)[0]))[4] or {}
 
     def close(self) -> None:
         """Close every copy."""
@@ -209,6 +228,11 @@ class _Vectorised:
         """Seed and reset all copies."""
         return self._env.reset()
 
+    def first_info(self, actions: Any) -> Mapping[str, Any]:
+        """Reset and step all copies; the first one's `info`."""
+        self._env.reset()
+        return row_of(self._env.step(actions).infos, 0)
+
     def close(self) -> None:
         """Close all copies."""
         self._env.close()
@@ -223,7 +247,7 @@ class SameStepStepper(_Vectorised):
         self._env.take_masks(taken.infos, self._valid)
         rows = np.flatnonzero(taken.truncated & ~taken.terminated)
         finals = self._env.final_observations(taken.infos, rows) if rows.size else taken.observations[:0]
-        return RawStep(*taken[:4], self._valid, finals, rows)
+        return RawStep(*taken[:4], self._valid, finals, rows, last_infos(taken.infos, taken.terminated | taken.truncated))
 
 
 class ManualResetStepper(_Vectorised):
@@ -238,7 +262,7 @@ class ManualResetStepper(_Vectorised):
         self._env.take_masks(taken.infos, ~ended)
         if ended.any():
             taken.observations[ended] = self._env.reset_rows(ended)
-        return RawStep(*taken[:4], self._valid, finals, rows)
+        return RawStep(*taken[:4], self._valid, finals, rows, last_infos(taken.infos, ended))
 
 
 class NextStepStepper(_Vectorised):
@@ -274,7 +298,13 @@ class NextStepStepper(_Vectorised):
             ~absent,
             observations[rows],
             rows,
+            last_infos(infos, self._resetting),
         )
+
+
+def last_infos(infos: Mapping[str, Any], ended: Array) -> Mapping[int, Mapping[str, Any]]:
+    """Each ended row's own `info`, out of a VectorEnv's."""
+    return {row: row_of(infos, row) for row in np.flatnonzero(ended).tolist()} if infos and ended.any() else NO_INFOS
 
 
 class CartPoleStepper:
@@ -312,6 +342,10 @@ class CartPoleStepper:
         env.prev_done[:] = False
         observations[ended] = fresh.T
         return RawStep(observations, rewards, terminated, truncated, self._valid, finals, rows)
+
+    def first_info(self, actions: Any) -> Mapping[str, Any]:  # noqa: ARG002 -- the class says nothing in `info`
+        """Nothing."""
+        return {}
 
     def close(self) -> None:
         """Close all copies."""

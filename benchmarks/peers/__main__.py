@@ -11,7 +11,7 @@ By --task cogs oatmill and Sample Factory train the team of easy_hearts_small wi
 settings, which cogs.json repeats, but for the learning rate, which is constant: a token grid and a
 layer of 128, unrolls of 64, batches of 64, 4 epochs of 4 minibatches, 32 simulations. Both step
 `actors/environments/adapters/cogs.py` on one version of MettaGrid and encode with
-`agent/encoders.py`; steps are those of agents. The CPU seconds are those of the whole run, its
+`agent/tokens/encoders.py`; steps are those of agents. The CPU seconds are those of the whole run, its
 start included.
 
 Where they differ: Stable-Baselines3 and TorchRL have a network each for policy and value; TorchRL

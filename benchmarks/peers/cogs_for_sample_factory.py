@@ -14,7 +14,7 @@ from torch import nn
 
 from actors.environments.adapters.cogs import make_cogs
 from actors.settings import CogsEnv
-from agent.encoders import TokenCodebook, TokenGridEncoder
+from agent.tokens.encoders import TokenCodebook, TokenGridEncoder
 
 SPLITS = 2
 """While the network acts for one half of a worker's simulations, the worker steps the other."""

@@ -32,6 +32,22 @@ def configure_logging(level: LogLevel) -> LogLevel:
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A built-in recipe, or module:function.", autocompletion=complete_recipe)
 ]
+RecipeOrNone = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RECIPE]",
+        help="A built-in recipe, or module:function; left out with --env.",
+        autocompletion=complete_recipe,
+    ),
+]
+EnvOption = Annotated[
+    str | None,
+    typer.Option(
+        "--env",
+        metavar="ID",
+        help="Train on an environment, without a recipe: CartPole-v1, KIND:ID such as atari:pong, or module:function.",
+    ),
+]
 OptionalRecipe = Annotated[
     str | None,
     typer.Argument(

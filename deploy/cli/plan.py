@@ -11,12 +11,13 @@ from deploy.cli.options import (
     ActorsOption,
     Assignments,
     ConfigOption,
+    EnvOption,
     JsonOption,
     LearnersOption,
     LogLevel,
     LogLevelOption,
     PresetOption,
-    RecipeArgument,
+    RecipeOrNone,
     SeedOption,
     print_json,
     seeds,
@@ -25,8 +26,9 @@ from deploy.cli.options import (
 
 def plan(
     *,
-    recipe: RecipeArgument,
+    recipe: RecipeOrNone = None,
     assignments: Assignments = None,
+    env: EnvOption = None,
     actors: ActorsOption = None,
     learners: LearnersOption = None,
     preset: PresetOption = None,
@@ -44,7 +46,7 @@ def plan(
 
     flags = {"actors.count": actors, "trainer.learners": learners, **seeds(seed)}
     with contextlib.redirect_stdout(sys.stderr):  # a user's own code may print
-        report = resolve_run(recipe, assignments, preset=preset, config=config, flags=flags).plan()
+        report = resolve_run(recipe, assignments, env=env, preset=preset, config=config, flags=flags).plan()
         shown = report.to_dict() if as_json else report.to_text(cost=True)
     if isinstance(shown, str):
         typer.echo(shown, nl=False)

@@ -12,6 +12,7 @@ from deploy.cli.options import (
     ActorsOption,
     Assignments,
     ConfigOption,
+    EnvOption,
     InsecureOption,
     JsonOption,
     KeysOption,
@@ -19,7 +20,7 @@ from deploy.cli.options import (
     LogLevel,
     LogLevelOption,
     PresetOption,
-    RecipeArgument,
+    RecipeOrNone,
     RunDirOption,
     SeedOption,
     TrustOption,
@@ -34,8 +35,9 @@ ListenOption = Annotated[
 
 def train(
     *,
-    recipe: RecipeArgument,
+    recipe: RecipeOrNone = None,
     assignments: Assignments = None,
+    env: EnvOption = None,
     actors: ActorsOption = None,
     learners: LearnersOption = None,
     preset: PresetOption = None,
@@ -50,7 +52,7 @@ def train(
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.info,
 ) -> None:
-    """Train a recipe on this machine.
+    """Train a recipe, or on an environment (--env), on this machine.
 
     The run ends when its budget is spent. Ctrl-C, SIGTERM or `oatmill stop` end it early, with a
     checkpoint.
@@ -66,7 +68,7 @@ def train(
 
     flags = {"actors.count": actors, "trainer.learners": learners, **seeds(seed)}
     resumed = find_run(run_dir) if resume else None
-    run = resolve_run(recipe, assignments, preset=preset, config=config, flags=flags, resumed=resumed, trust=trust)
+    run = resolve_run(recipe, assignments, env=env, preset=preset, config=config, flags=flags, resumed=resumed, trust=trust)
     result = run.start(
         run_dir=run_dir,
         resume=resume,

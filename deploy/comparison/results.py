@@ -18,9 +18,10 @@ from deploy.comparison.statistics import (
     iqm_with_interval,
     least_p,
 )
-from deploy.curves import Lines, column, read_descriptors, read_lines
+from deploy.curves import column, read_descriptors
 from learner.loss_descriptor import LossDescriptor, describe
 from runner.folder import read_json
+from runner.metrics_table import Lines, read_lines
 
 GRID = 80
 """The number of points of a learning curve."""

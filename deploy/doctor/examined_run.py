@@ -9,11 +9,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from deploy.curves import Lines, column, read_descriptors, read_lines
+from deploy.curves import column, read_descriptors
 from learner.loss_descriptor import LossDescriptor, describe
 from learner.reporting.return_trend import ReturnTrend
 from oatmill.settings.flat import numbers_of
 from runner.folder import read_json
+from runner.metrics_table import Lines, read_lines
 from runner.settings import read_config
 
 EPISODES = 100

@@ -281,6 +281,12 @@ LEARNING = Dashboard(
             ],
         ),
         Panel(
+            "The environment's own numbers",
+            "Numbers in the info of an episode's last step, such as is_success: means of the last 100 episodes.",
+            "short",
+            [Query("oatmill_episode_info", "{{name}}")],
+        ),
+        Panel(
             "Episode length",
             "Shortest, median and longest of the last 100 episodes, in steps.",
             "short",

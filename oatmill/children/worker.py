@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -88,8 +89,8 @@ def serve(work: Callable[[Any, Answer], None]) -> None:
     request = json.load(sys.stdin)
     configure_logging(request["log_level"])
     faulthandler.enable(file=descriptor)
-    if request["limit_s"] is not None:
-        faulthandler.dump_traceback_later(request["limit_s"], exit=True, file=descriptor)
+    if request["until"] is not None:  # by the clock that processes share: this one may have taken long to start
+        faulthandler.dump_traceback_later(max(0.1, request["until"] - time.monotonic()), exit=True, file=descriptor)
     answer = Answer(descriptor)
     try:
         work(request["values"], answer)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from oatmill.errors import OatmillError, SettingsError, UserError, one_line
 from oatmill.settings import yaml_format
+from oatmill.user_code import frames_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -42,7 +43,8 @@ def configure_logging(level: str | int) -> None:
 def run_to_exit(main: Callable[[], int], *, say: Callable[[str], object] | None = None) -> int:
     """Run a process's main function and return its exit code.
 
-    An oatmill error becomes one line. With --log-level debug, its traceback is logged as well.
+    An oatmill error becomes one line, after the lines of the user's code that it came from. With --log-level debug, its
+    traceback is logged as well.
 
     Args:
         main: the function; it returns the exit code.
@@ -52,6 +54,8 @@ def run_to_exit(main: Callable[[], int], *, say: Callable[[str], object] | None 
         return main()
     except OatmillError as error:
         log.debug("this process ends because of an error", exc_info=error)
+        for frame in frames_of(error):
+            sys.stderr.write(f"  {frame}\n")
         (say or sys.stderr.write)(f"oatmill: error: {' '.join(str(error).split())}\n")
         return error.exit_code
 

@@ -201,7 +201,7 @@ class TrajectoryBlock:
     final_step: Array  # [F], int32, its step t
     episode_return: Array  # [E], float32, undiscounted and unscaled, of each episode that ended here
     episode_length: Array  # [E], int32
-    episode_statistics: Array  # [E, X], float32, the schema names the columns
+    episode_statistics: Array  # [E, X], float32, the schema names the columns; NaN where an episode has no such number
     policy_version: int
     actor_id: int = -1
     incarnation: int = 0

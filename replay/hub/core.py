@@ -6,6 +6,7 @@ It has no sockets.
 from __future__ import annotations
 
 import hmac
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -17,10 +18,12 @@ from protocol.wire.codec import Buffer, Frames, decode, encode, from_json, is_co
 from protocol.wire.deadlines import LOST_AFTER_S
 from replay.hub.members import MAX_ACTORS, Member, Members, RefusedError
 from replay.hub.questions import Questions, StatusQuestion
-from replay.hub.status import actors_of, status_of
+from replay.hub.status import EQUAL_STREAMS, actors_of, status_of
 from replay.hub.weights_store import WeightsStore
 from replay.plausible import MAX_COUNT, MAX_VERSION, check_version
 from replay.quarantine import BadMessage, Rejections
+
+_log = logging.getLogger("oatmill.replay.hub")
 
 MAX_REPORT_BYTES = 64 * 1024
 """The largest report of an actor or a learner in a heartbeat."""
@@ -62,6 +65,7 @@ class HubCore:
         self.desired_actors = desired_actors
         self._outgoing: list[tuple[bytes, Frames]] = []
         self._questions = Questions()
+        self._warned_of_streams = False
         self._told: tuple[Any, ...] = ()  # the state that was last sent to ingest
         self._known_version, self._claimed_version = highest_version, -1
         self.stop = False
@@ -142,6 +146,10 @@ class HubCore:
             known = description.get("known", {})
             self.members.expect(known, now)
             self._known_version = max(self._known_version, min(known.get("policy_version", -1), MAX_VERSION))
+        twin = self.members.twin_of(member)
+        if twin is not None and not self._warned_of_streams:
+            self._warned_of_streams = True
+            _log.warning("actors %d and %d %s", twin.actor_id, member.actor_id, EQUAL_STREAMS)
         if former is not None:
             self._tell(former, fenced=True)
         self._tell_ingest()  # before the welcome, so that ingest knows an actor before the actor connects

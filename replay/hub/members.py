@@ -24,6 +24,9 @@ MAX_ACTORS = 10_000
 """Actor ids are below it, so that the table of members fits into one message."""
 MAX_RANKS = 4096
 
+MAX_STREAM = 64
+"""Characters of the name of an actor's first observations."""
+
 ROLES = {"actor": "actor", "learner": "learner", "ingest": "server", "operator": "operator"}
 """The roles that a process may join as, and the role of the key that each requires."""
 
@@ -54,6 +57,7 @@ class Member:
     heard: float
     user: User = ANYBODY  # the owner of the key that it joined with
     rows: int = 0
+    stream: str = ""  # a name for the first observations of an actor's environments; empty where they tell nothing
     report: dict[str, Any] = field(default_factory=dict)
     alive: bool = True
     left: bool = False  # whether it sent BYE or was replaced
@@ -110,6 +114,13 @@ class Members:
         """Rank 0 of the learner; None before it has joined."""
         learner = self._services.get("learner/0")
         return None if learner is None or not learner.token else learner
+
+    def twin_of(self, member: Member) -> Member | None:
+        """Another live actor whose environments began with the very same observations, though its seed is another."""
+        if not member.stream:
+            return None
+        others = (other for other in self._actors.values() if other is not member and other.alive)
+        return next((other for other in others if other.stream == member.stream), None)
 
     def everyone(self) -> Iterator[Member]:
         """Yield all members that have joined and not left."""
@@ -202,7 +213,8 @@ class Members:
         former = self._actors.get(number)
         self._check_vacant(f"actor {number}", former, now)
         rows = description.get("rows")
-        member = Member("actor", number, 1, hello.token, route, now, now, user, rows if type(rows) is int else 0)
+        stream = str(description.get("stream", ""))[:MAX_STREAM]
+        member = Member("actor", number, 1, hello.token, route, now, now, user, rows if type(rows) is int else 0, stream)
         if hello.incarnation >= 0:
             member.incarnation, former = _as_before(hello, former), None
         elif former is not None:

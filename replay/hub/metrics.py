@@ -166,6 +166,11 @@ def _episodes(windows: Mapping[str, Any], fleet: Mapping[str, Any]) -> Iterator[
     yield CounterMetricFamily("oatmill_episodes", "Episodes that ended.", fleet.get("episodes", 0))
     yield _summary("oatmill_episode_return", "Unscaled return; quantiles are of the last 100 episodes.", windows)
     yield _summary("oatmill_episode_length", "Steps of an episode; quantiles are of the last 100.", windows)
+    own = "The environment's own numbers of an episode, from its info: means of the last 100 episodes."
+    family = GaugeMetricFamily("oatmill_episode_info", own, labels=["name"])
+    for name, mean in fleet.get("statistics", {}).items():
+        family.add_metric([name], mean)
+    yield family
 
 
 def _summary(name: str, text: str, windows: Mapping[str, Any]) -> Metric:

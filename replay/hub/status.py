@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from replay.hub.members import Members
+from replay.hub.members import Member, Members
 
 MAX_ACTORS_SHOWN = 1000
+
+EQUAL_STREAMS = (
+    "began with the same observations in all their copies, although their seeds differ: the environment ignores the seed of "
+    "reset, so they may play the same episodes; give the function of env.factory a parameter seed and pass it to the simulator"
+)
+"""The message about two actors whose environments began alike."""
 
 
 def actors_of(members: Members, report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -26,9 +32,15 @@ def actors_of(members: Members, report: Mapping[str, Any]) -> list[dict[str, Any
             "incarnation": member.incarnation,
             "alive": member.alive,
             "left": member.left,
+            **_twin(members, member),
         }
         for member in members.actors[:MAX_ACTORS_SHOWN]
     ]
+
+
+def _twin(members: Members, member: Member) -> dict[str, int]:
+    twin = members.twin_of(member)
+    return {} if twin is None else {"began_like": twin.actor_id}
 
 
 def status_of(members: Members, report: Mapping[str, Any], hub: Mapping[str, Any]) -> dict[str, Any]:

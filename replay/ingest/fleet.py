@@ -96,17 +96,22 @@ class FleetStatistics:
 
     def summary(self) -> dict[str, Any]:
         """Return the statistics that the learner and `oatmill status` report."""
-        rows = np.stack(self._rows) if self._rows else np.empty((0, len(self.statistics)))
-        means: list[float | None] = rows.mean(0, dtype=np.float64).tolist() if len(rows) else [None] * len(self.statistics)
         return {
             "episode_return": self.episode_return,
             "episode_length": float(np.mean(self._lengths)) if self._lengths else None,
             "episodes": self.episodes,
             "env_steps": self.env_steps,
             "env_steps_trained": self.env_steps_trained,
-            "statistics": dict(zip(self.statistics, means, strict=True)),
+            "statistics": self.statistic_means(),
             "policy_lag": {"p50": self.lag_percentile(0.5), "p99": self.lag_percentile(0.99)},
         }
+
+    def statistic_means(self) -> dict[str, float]:
+        """The mean of each of the environment's own numbers over those episodes of the window that had it, if any had."""
+        rows = np.stack(self._rows).astype(np.float64) if self._rows else np.empty((0, len(self.statistics)))
+        heard = ~np.isnan(rows)
+        sums, counts = np.where(heard, rows, 0.0).sum(0), heard.sum(0)
+        return {name: float(total / count) for name, total, count in zip(self.statistics, sums, counts, strict=True) if count}
 
     def lag_percentile(self, fraction: float) -> int | None:
         """Return the smallest lag that this fraction of the recent trajectories does not exceed."""

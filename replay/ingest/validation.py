@@ -24,6 +24,9 @@ MOST_DEVIATIONS = (-2 * LEAST_LOG_PROBABILITY) ** 0.5
 """The largest distance of a number from its mean, in standard deviations: the same 80 nats, twice as
 far as any generator of float32 normals gets."""
 
+MAY_BE_ABSENT = ("episode_statistics",)
+"""Arrays in which NaN stands for what the `info` of an episode does not have."""
+
 
 class Validator:
     """The checks for the blocks of one run.
@@ -194,6 +197,8 @@ def sums_of_squares(arrays: Mapping[str, Array]) -> dict[str, float]:
 def not_finite(arrays: Mapping[str, Array], squares: Mapping[str, float]) -> str | None:
     """Return the name of the first array that holds NaN or an infinity; None if there is none.
 
+    Arrays of `MAY_BE_ABSENT` may hold NaN.
+
     If the sum of squares is finite, so is every number. Otherwise the sum may just have overflowed,
     so the smallest and the largest number are checked: both are NaN if any number is.
 
@@ -202,6 +207,11 @@ def not_finite(arrays: Mapping[str, Array], squares: Mapping[str, float]) -> str
         squares: their `sums_of_squares`.
     """
     for name, total in squares.items():
-        if not isfinite(total) and not (isfinite(arrays[name].min()) and isfinite(arrays[name].max())):
+        if isfinite(total):
+            continue
+        values = arrays[name]
+        if name in MAY_BE_ABSENT:
+            values = values[~np.isnan(values)]
+        if values.size and not (isfinite(values.min()) and isfinite(values.max())):
             return name
     return None

@@ -134,5 +134,6 @@ def environment_of(agent: LoadedAgent, checkpoint: Path, *, trust: bool) -> EnvS
 
 
 def mean_statistics(names: Sequence[str], played: Sequence[Episode]) -> dict[str, float]:
-    """The mean of each statistic that the environment reports."""
-    return {name: float(np.mean([episode.statistics[place] for episode in played])) for place, name in enumerate(names)}
+    """The mean of each statistic that the environment reports, over the episodes that had it, if any had."""
+    values = {name: np.array([episode.statistics[place] for episode in played]) for place, name in enumerate(names)}
+    return {name: float(np.nanmean(found)) for name, found in values.items() if not np.isnan(found).all()}

@@ -9,12 +9,16 @@ from typing import Any, Generic
 from oatmill.errors import RunError
 from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.exit_codes import BAD_INPUT
+from oatmill.user_code import ends_with_place
+from replay.hub.status import EQUAL_STREAMS
 from runner.local.child import back_off
 from runner.local.launcher import Launcher, P, Process
 
 HUNG_SLACK_S = 10.0
 """An actor ends itself after `actors.hang_timeout` and logs where it hung; after this much longer
 it is killed."""
+SAME_ERRORS = 3
+"""After this many processes in a row with the same error of the user's code the run fails at once."""
 LEFT_BACK_OFF_S = 2.0
 """An actor that exited with code 0 is restarted after this long, unless the run is stopped by then."""
 LEAVE_WITHIN_S = 10.0
@@ -38,6 +42,8 @@ class Slot(Generic[P]):
         silent_since: when the hub stopped receiving heartbeats; None while it receives them.
         leave_by: the deadline for stopping; None as long as the actor should run.
         hung: why it was killed, if it seemed to hang.
+        error: the error of the last process, if it came from the user's code.
+        same_errors: how many processes in a row ended with it, with no env step in between.
     """
 
     child: P | None = None
@@ -51,6 +57,8 @@ class Slot(Generic[P]):
     silent_since: float | None = None
     leave_by: float | None = None
     hung: str = ""
+    error: str = ""
+    same_errors: int = 0
 
 
 class ActorPool(Generic[P]):
@@ -82,6 +90,7 @@ class ActorPool(Generic[P]):
         self._max_restarts = max_restarts
         self._notice = notice
         self._slots: dict[int, Slot[P]] = {}
+        self._told_of_twins = False
         self.ending = False
         self.restarts = 0
 
@@ -121,6 +130,7 @@ class ActorPool(Generic[P]):
                 self._notice("actor_joined", "", {"actor": entry["actor_id"], "incarnation": slot.incarnation})
             slot.productive = slot.incarnation > slot.since and entry.get("env_steps", 0) > 0
             self._note_silence(slot, entry)
+            self._note_twin(entry)
 
     def _note_silence(self, slot: Slot[P], entry: Mapping[str, Any]) -> None:
         missed = slot.incarnation > slot.since and not entry.get("alive", True) and not entry.get("left", False)
@@ -128,6 +138,13 @@ class ActorPool(Generic[P]):
             slot.silent_since = None
         elif slot.silent_since is None:
             slot.silent_since = self._now()
+
+    def _note_twin(self, entry: Mapping[str, Any]) -> None:
+        """Tell once of actors whose environments began alike."""
+        if "began_like" in entry and not self._told_of_twins:
+            self._told_of_twins = True
+            actors = sorted((entry["actor_id"], entry["began_like"]))
+            self._notice("equal_streams", f"actors {actors[0]} and {actors[1]} {EQUAL_STREAMS}", {"actors": actors})
 
     def turn(self) -> None:
         """Start, restart or kill actors as needed.
@@ -192,8 +209,11 @@ class ActorPool(Generic[P]):
         slot.fruitless = 0 if slot.productive else slot.fruitless
         if child.exit_code == BAD_INPUT and not any(other.incarnation for other in self._slots.values()):
             raise ActorGivenUpError(child, child.error or f"actor {number} {child.ending}")
+        self._note_error(slot, child)
         unasked = " without being asked to stop" if child.exit_code == 0 else ""
         reason = f"actor {number} {how}{unasked}{f': {child.error}' if child.error else ''}"
+        if slot.same_errors >= SAME_ERRORS:
+            raise ActorGivenUpError(child, f"{reason}; so did the {SAME_ERRORS - 1} processes before it")
         if slot.fruitless >= self._max_restarts:
             raise ActorGivenUpError(
                 child, f"{reason}; it was restarted {slot.fruitless} times in a row without an env step in between"
@@ -204,6 +224,12 @@ class ActorPool(Generic[P]):
         self.restarts += 1
         slot.due = self._now() + wait
         self._notice("actor_restarted", f"{reason}; restarting in {wait:g} s", values | {"restarts": slot.restarts})
+
+    def _note_error(self, slot: Slot[P], child: P) -> None:
+        """Count the processes in a row that ended at the same place of the user's code: it will not work next time either."""
+        error = child.error if child.error and ends_with_place(child.error) else ""
+        again = bool(error) and error == slot.error and not slot.productive
+        slot.error, slot.same_errors = error, slot.same_errors + 1 if again else int(bool(error))
 
 
 class ActorGivenUpError(RunError):

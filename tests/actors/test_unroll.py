@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from actors.environments.base import first_observations
+from actors.environments.infos import ALWAYS
 from actors.environments.make import make_environment
 from actors.policy import ActingPolicy
 from actors.settings import EnvSettings, FactoryEnv, PettingZooEnv
@@ -55,7 +56,7 @@ def test_an_unroll_contains_every_step_and_the_next_one_continues_from_its_end()
     assert first.final_observations.tolist() == [[3], [3]]
     assert first.episode_length.tolist() == [3, 3]
     np.testing.assert_array_equal(first.episode_return, first.rewards[:, :3].sum(1))
-    assert first.episode_statistics.shape == (2, 0)
+    assert first.episode_statistics.shape == (2, 2)  # is_success and score
     assert first.core_state.shape == (2, 0)
     assert first.policy_version == policy.version == -1
     second = collected(unroller)
@@ -83,7 +84,7 @@ def test_an_unroll_brings_the_discounted_return_of_the_episode_before_it() -> No
 def test_a_block_fits_the_schema_and_survives_packing() -> None:
     unroller, policy = make_unroller(counters(length=3), copies=2, steps=4, core="gru")
     block = collected(unroller)
-    schema = Schema.of(policy.spec.spaces, core_state_size=3)
+    schema = Schema.of(policy.spec.spaces, core_state_size=3, episode_statistics=ALWAYS)
     views = schema.views(schema.pack(block), block.size)
     for name, view in views.items():
         np.testing.assert_array_equal(view, getattr(block, name))

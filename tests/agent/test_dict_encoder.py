@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from agent.dict_encoder import DictEncoder, KeyEncoder
-from agent.encoders import ImageEncoder, TokenGridEncoder, VectorEncoder, make_encoder
+from agent.encoders import ImageEncoder, VectorEncoder, make_encoder
 from agent.model import AgentModel
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
+from agent.tokens.encoders import TokenGridEncoder
 from oatmill.errors import SettingsError, UserError
 from protocol.data.observations import ObservationDict
 from protocol.data.spaces import ActionSpace, DictSpace, ObservationSpace, Spaces
@@ -127,7 +128,7 @@ def test_an_encoder_that_does_not_read_a_key_is_refused(settings: dict[str, obje
 def test_encoders_by_key_need_several_keys_and_known_names() -> None:
     with pytest.raises(UserError, match="there are: none, for the observation is no Dict of several keys"):
         AgentSpec(Spaces(PLACE, ActionSpace((2,))), AgentSettings(encoders={"place": "mlp"}))
-    with pytest.raises(SettingsError, match=r"encoders\.place must be one of auto, mlp, .*, none, got 'transformer'"):
+    with pytest.raises(SettingsError, match=r"encoders\.place must be one of auto, .*mlp, .*, none, got 'transformer'"):
         AgentSettings().encoders = {"place": "transformer"}
 
 

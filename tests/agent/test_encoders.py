@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from agent.encoders import ResidualBlock, TokenCodebook, TokenGridEncoder, make_encoder, standardised, without_trailing_pads
+from agent.encoders import ResidualBlock, make_encoder, standardised
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
+from agent.tokens.encoders import TokenCodebook, TokenGridEncoder, without_trailing_pads
 from oatmill.errors import UserError
 from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
 from protocol.data.trajectory import Array

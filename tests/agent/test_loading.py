@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import agent
-from agent.loading import MANIFEST, MODEL_FILE, LoadedAgent, with_digest
+from agent.loading import MANIFEST, MODEL_FILE, LoadedAgent, first_row, with_digest
 from agent.model import AgentModel
 from learner.checkpoints.files import save
 from learner.progress import Progress
@@ -53,6 +53,33 @@ def test_a_deterministic_agent_takes_the_likeliest_action(tmp_path: Path) -> Non
     np.testing.assert_array_equal(actions, expected)
     assert len(set(actions.tolist())) > 1
     assert loaded.manifest["learner_step"] == 3
+
+
+def test_a_list_and_one_observation_are_taken_as_well_as_a_batch(tmp_path: Path) -> None:
+    loaded = agent.load(checkpoint(tmp_path)[0])
+    seen = observations(20)
+    expected = loaded.act(seen, deterministic=True)
+    np.testing.assert_array_equal(loaded.act(seen.tolist(), deterministic=True), expected)
+    np.testing.assert_array_equal(loaded.act(seen.astype(np.float64), deterministic=True), expected)
+    for one, action in zip(seen, expected, strict=True):
+        for form in (one, one.tolist()):
+            taken = loaded.act(form, deterministic=True)
+            assert taken == action
+            assert np.ndim(taken) == 0
+
+
+def test_observations_of_another_kind_are_refused(tmp_path: Path) -> None:
+    loaded = agent.load(checkpoint(tmp_path)[0])
+    with pytest.raises(ValueError, match="expected observations of dtype float32, got complex64"):
+        loaded.act(observations(2) + 1j)
+
+
+def test_one_action_of_several_parts_keeps_its_form() -> None:
+    actions = {"move": np.array([3, 1]), "aim": (np.array([[0.5, 1.0], [0.0, 0.0]]), np.array([7, 8]))}
+    first = first_row(actions)
+    assert first["move"] == 3
+    assert first["aim"][1] == 7
+    np.testing.assert_array_equal(first["aim"][0], [0.5, 1.0])
 
 
 def test_a_sampling_agent_follows_the_policy_and_its_seed(tmp_path: Path) -> None:
@@ -112,7 +139,7 @@ def test_another_number_of_rows_resets_the_state(tmp_path: Path) -> None:
         assert loaded.act(observations(rows)).shape == (rows,)
 
 
-@pytest.mark.parametrize("shape", [(4,), (2, 5), (2, 4, 1)])
+@pytest.mark.parametrize("shape", [(5,), (2, 5), (2, 4, 1)])
 def test_observations_of_another_shape_raise_an_error_with_the_expected_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
     loaded = agent.load(checkpoint(tmp_path)[0])
     with pytest.raises(ValueError, match=r"expected observations of shape \[N, 4\], got"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import embedding_bag
 
-from agent.sparse_bag import INT16_ROWS, sparse_bag
+from agent.tokens.sparse_bag import INT16_ROWS, sparse_bag
 
 BAGS, WIDTH, ENTRIES = 9, 5, 60
 

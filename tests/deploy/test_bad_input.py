@@ -24,6 +24,7 @@ def wrong(): return 4
 
 CASES = {
     "no command": (["trian", "cartpole"], "No such command 'trian'"),
+    "a recipe and an environment": (["train", "cartpole", "--env", "CartPole-v1"], "got both (cartpole and --env CartPole-v1)"),
     "no recipe": (["train"], "Missing argument 'RECIPE'"),
     "unknown option": (["train", "cartpole", "--sede", "1"], "No such option: --sede"),
     "option without value": (["train", "cartpole", "--seed"], "--seed"),

@@ -17,6 +17,7 @@ from deploy.cli.app import app
 from deploy.cli.completion import complete_assignment, complete_path, complete_recipe
 from deploy.cli.entry import run_command
 from deploy.cli.examples import EXAMPLES
+from recipes.registry import BUILT_IN
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,9 +25,9 @@ SHARED = {"--log-level", "--help"}
 SETTINGS = {"RECIPE", "ASSIGNMENTS", "--preset", "--config"}
 COMMANDS = {
     "train": SETTINGS
-    | {"--actors", "--learners", "--run-dir", "--seed", "--resume", "--trust", "--json"}
+    | {"--env", "--actors", "--learners", "--run-dir", "--seed", "--resume", "--trust", "--json"}
     | {"--listen", "--insecure", "--keys"},
-    "plan": SETTINGS | {"--actors", "--learners", "--seed", "--json"},
+    "plan": SETTINGS | {"--env", "--actors", "--learners", "--seed", "--json"},
     "recipes": set(),
     "settings": {"WORD", "--json"},
     "status": {"RUN", "--run-dir", "--address", "--keys", "--json"},
@@ -162,7 +163,7 @@ def test_the_shell_completes_recipes_settings_and_values(
 def test_the_recipes_are_listed_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["cartpole", "lunar_lander", "minigrid_doorkey", "cogs_v_clips", "atari_pong"]
+    assert [line.split()[0] for line in lines] == list(BUILT_IN)
 
 
 def test_help_comes_without_loading_what_training_needs() -> None:

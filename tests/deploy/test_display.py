@@ -171,7 +171,7 @@ def test_the_end_compares_with_the_random_policy_and_balances_the_ledger(tmp_pat
 
 
 def test_a_ledger_that_does_not_balance_says_so() -> None:
-    assert ledger_line({"produced": 9, "trained": 4}).endswith(", which is 4: the ledger does not balance")
+    assert ledger_line({"produced": 9, "trained": 4}).endswith(", but the sum is 4: the ledger does not balance")
     assert "unknown" in ledger_line({})
 
 

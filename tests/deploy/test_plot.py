@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from deploy.cli.entry import run_command
-from deploy.curves import column, read_lines, surviving
+from deploy.curves import column
 from oatmill.errors import UserError
 from recipes import cartpole
+from runner.metrics_table import read_lines, surviving
 from runner.settings import write_config
 
 PNG_START = b"\x89PNG\r\n"

@@ -200,7 +200,7 @@ def test_a_file_that_holds_no_settings_is_told_in_one_line(content: str | None, 
 
 def test_another_kind_of_environment_starts_anew() -> None:
     settings = typed("env.kind=gymnasium", "env.id=Acrobot-v1")
-    defaults = {"kwargs": {}, "vectorization": "auto", "channels": "auto"}
+    defaults = {"kwargs": {}, "vectorization": "auto", "channels": "auto", "wrappers": [], "info_metrics": []}
     assert settings.env.model_dump() == {"kind": "gymnasium", "id": "Acrobot-v1", **defaults}
 
 

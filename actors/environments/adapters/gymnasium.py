@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,13 +14,16 @@ from actors.environments.action_masks import InfoMasks, check_allows, check_mask
 from actors.environments.base import Step, name_of
 from actors.environments.dict_spaces import convert_space
 from actors.environments.episodes import EpisodeSums
+from actors.environments.factories import Factory
 from actors.environments.gymnasium_actions import ActionConversion, convert_action_space
 from actors.environments.gymnasium_spaces import Channels, ObservationConversion
+from actors.environments.infos import has_globs, names_of, read
 from actors.environments.minigrid_cells import minigrid_cells
 from actors.environments.steppers import Stepper, SyncStepper, make_vector_stepper
+from actors.environments.wrappers import wrapped
 from actors.settings import FactoryEnv, GymnasiumEnv
 from oatmill.errors import UserError
-from oatmill.user_modules import import_named, load_function
+from oatmill.user_modules import import_named
 from protocol.data.observations import Observations
 from protocol.data.spaces import Spaces
 from protocol.data.trajectory import Array
@@ -37,17 +39,30 @@ class GymnasiumEnvironment:
         action: converts actions to the copies' format.
     """
 
-    episode_statistics: tuple[str, ...] = ()
-
     def __init__(self, name: str, stepper: Stepper, observation: ObservationConversion, action: ActionConversion) -> None:
         self.name = name
         self.spaces = check_mask_space(Spaces(observation.space, action.space), name)
         self.num_rows = self.num_copies = stepper.num_copies
         self.channels = observation.channels
+        self.episode_statistics: tuple[str, ...] = ()
         self._stepper = stepper
         self._convert = observation.convert
         self._convert_actions = action.convert
         self._sums = EpisodeSums(stepper.num_copies)
+
+    def hear(self, patterns: Sequence[str]) -> None:
+        """Take these numbers of the last `info` of each episode for its statistics.
+
+        Patterns are matched with the `info` of one step of the environment, which is reset afterwards.
+
+        Raises:
+            UserError: if they are too many.
+        """
+        infos: Sequence[Mapping[str, Any]] = ()
+        if has_globs(patterns):
+            action = self.spaces.action
+            infos = [self._stepper.first_info(self._convert_actions(np.zeros((self.num_rows, *action.shape), action.dtype)))]
+        self.episode_statistics = names_of(patterns, infos, self.name)
 
     def reset(self) -> Observations:
         """Start all episodes."""
@@ -70,7 +85,7 @@ class GymnasiumEnvironment:
             raw.valid,
             self._final(raw.final_observations, len(raw.final_rows)),
             raw.final_rows,
-            self._sums.end(ended) if ended.any() else (),
+            self._sums.end(ended, lambda row: read(self.episode_statistics, raw.infos.get(row, {}))) if ended.any() else (),
         )
 
     def _shown(self, observations: Observations) -> Observations:
@@ -101,54 +116,59 @@ def make_registered(settings: GymnasiumEnv, copies: int | None, seed: int) -> Gy
 
     Raises:
         UserError: if oatmill does not support the environment's spaces.
-        ModuleNotFoundError: if the environment needs a package that is not installed.
+        ModuleNotFoundError, DependencyNotInstalled: if the environment needs a package that is not installed.
     """
     name = name_of(settings)
     import_registering(settings.id)
-    try:
-        if has_vector_class(settings):
-            env = gymnasium.make_vec(settings.id, copies or 1, "vector_entry_point", **settings.kwargs)
-            return _around_vector_env(env, seed, name, settings.channels)
-        # Gymnasium's checker is not needed: VectorBoundary and RawSpace check every step.
-        make = partial(gymnasium.make, settings.id, disable_env_checker=True, **settings.kwargs)
-        return around_envs([make() for _ in range(copies or 1)], seed, name, settings.channels)
-    except gymnasium.error.DependencyNotInstalled as error:
-        missing = error.__cause__ or error.__context__
-        raise ModuleNotFoundError(str(error), name=getattr(missing, "name", None)) from error
+    if has_vector_class(settings):
+        env = gymnasium.make_vec(settings.id, copies or 1, "vector_entry_point", **settings.kwargs)
+        return around_vector_env(env, seed, name, settings.channels)
+    # Gymnasium's checker is not needed: VectorBoundary and RawSpace check every step.
+    make = partial(gymnasium.make, settings.id, disable_env_checker=True, **settings.kwargs)
+    envs = [wrapped(make(), settings.wrappers) for _ in range(copies or 1)]
+    return around_envs(envs, seed, name, settings.channels)
 
 
-def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int) -> GymnasiumEnvironment:
+def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int, *, first_index: int = 0) -> GymnasiumEnvironment:
     """Build copies of the environment that a user's function returns.
 
     A function with a parameter `num_envs` is called once and must return a VectorEnv with that many
     copies. Any other function is called once per copy and returns an Env, or once and returns a
-    VectorEnv, which must have the requested number of copies.
+    VectorEnv, which must have the requested number of copies. If the function has parameters `seed`
+    and `index`, each call gets its own values.
 
     Args:
         settings: the function and its keyword arguments.
         copies: the number of copies; None uses that of a VectorEnv, or one.
         seed: the seed of all copies.
+        first_index: the `index` of the first copy.
 
     Raises:
         UserError: if the function returns something else, or oatmill does not support its spaces.
     """
     name = name_of(settings)
-    function = load_function(settings.factory, what="env.factory", gives="an environment")
-    make = partial(function, **settings.kwargs)
-    if "num_envs" in inspect.signature(function).parameters and "num_envs" not in settings.kwargs:
-        make = partial(make, num_envs=copies or 1)
-    first = make()
+    factory = Factory(settings.factory, settings.kwargs, copies=copies or 1, seed=seed, first_index=first_index)
+    first = factory.make()
     match first:
         case VectorEnv():
+            if settings.wrappers:
+                raise UserError(
+                    f"{name}: env.wrappers wraps single copies, but the function returns a VectorEnv, got "
+                    f"{type(first).__name__}; wrap it in the function, or return an Env"
+                )
             if copies is not None and first.num_envs != copies:
                 raise UserError(
                     f"{name}: expected a VectorEnv of {copies} copies, as actors.envs_per_actor says, got {first.num_envs}; "
                     f"give the function a parameter num_envs, or set actors.envs_per_actor={first.num_envs}"
                 )
-            return _around_vector_env(first, seed, name, settings.channels)
+            return around_vector_env(first, seed, name, settings.channels)
         case gymnasium.Env():
-            envs = [first, *_further(make, first, (copies or 1) - 1, name)]
-            return around_envs(envs, seed, name, settings.channels)
+            envs = [first, *(factory.make(copy) for copy in range(1, copies or 1))]
+            if any(env is first for env in envs[1:]):
+                raise UserError(
+                    f"{name}: expected a new environment at each call, got the same one twice; build it in the function"
+                )
+            return around_envs([wrapped(env, settings.wrappers) for env in envs], seed, name, settings.channels)
         case _:
             raise UserError(
                 f"{name}: expected the function to return a gymnasium.Env or a gymnasium.vector.VectorEnv, got "
@@ -158,7 +178,7 @@ def make_from_factory(settings: FactoryEnv, copies: int | None, seed: int) -> Gy
 
 def has_vector_class(settings: GymnasiumEnv) -> bool:
     """Whether the environment's own vectorised class is used."""
-    if settings.vectorization != "auto":
+    if settings.vectorization != "auto" or settings.wrappers:
         return settings.vectorization == "vector_entry_point"
     import_registering(settings.id)
     try:
@@ -180,14 +200,12 @@ def import_registering(env_id: str) -> None:
         import_named(module, what=f"env.id={env_id}")
 
 
-def _further(make: Callable[[], Any], first: Any, count: int, name: str) -> list[Any]:
-    envs = [make() for _ in range(count)]
-    if any(env is first for env in envs):
-        raise UserError(f"{name}: expected a new environment at each call, got the same one twice; build it in the function")
-    return envs
+def around_vector_env(env: Any, seed: int, name: str, channels: Channels) -> GymnasiumEnvironment:
+    """Step all copies of a VectorEnv in one call.
 
-
-def _around_vector_env(env: Any, seed: int, name: str, channels: Channels) -> GymnasiumEnvironment:
+    Raises:
+        UserError: if oatmill does not support its spaces, or it does not declare its `AutoresetMode`.
+    """
     observation = convert_space(env.single_observation_space, name, channels)
     action = convert_action_space(env.single_action_space, name)
     infos = info_masks(observation, action, int(env.num_envs))

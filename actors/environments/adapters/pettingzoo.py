@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,12 +11,12 @@ from actors.environments.action_masks import InfoMasks, check_allows, check_mask
 from actors.environments.base import Episode, Step, name_of
 from actors.environments.boundary import copy_seeds, flag, in_short, observation_of, outcome_of, reward
 from actors.environments.dict_spaces import convert_space
+from actors.environments.factories import Factory
 from actors.environments.gymnasium_actions import ActionConversion, convert_action_space
 from actors.environments.gymnasium_spaces import ObservationConversion
 from actors.environments.turns import in_turns
 from actors.settings import PettingZooEnv
 from oatmill.errors import UserError
-from oatmill.user_modules import load_function
 from protocol.data.actions import copied, split_rows
 from protocol.data.observations import Observations
 from protocol.data.spaces import ACTION_MASK, Spaces
@@ -223,21 +222,24 @@ def _of_agent(values: Any, agent: Any, what: str) -> Any:
     raise ValueError(f"expected {what} to have an entry for agent {agent!r}, got {in_short(values)}{hint}")
 
 
-def make_parallel(settings: PettingZooEnv, copies: int | None, seed: int) -> ParallelEnvironment:
+def make_parallel(settings: PettingZooEnv, copies: int | None, seed: int, *, first_index: int = 0) -> ParallelEnvironment:
     """Build copies of the environment that a user's function returns.
+
+    If the function has parameters `seed` and `index`, each call gets its own values.
 
     Args:
         settings: the function and its keyword arguments.
         copies: the number of copies; None for one.
         seed: the seed of all copies.
+        first_index: the `index` of the first copy.
 
     Raises:
         UserError: if the function does not return a parallel environment, or its agents have different
             spaces.
     """
     name = name_of(settings)
-    make = partial(load_function(settings.factory, what="env.factory", gives="an environment"), **settings.kwargs)
-    envs = [make() for _ in range(copies or 1)]
+    factory = Factory(settings.factory, settings.kwargs, copies=copies or 1, seed=seed, first_index=first_index)
+    envs = [factory.make(copy) for copy in range(copies or 1)]
     first = envs[0]
     if not all(hasattr(first, attribute) for attribute in ("possible_agents", "observation_space", "action_space")):
         raise UserError(

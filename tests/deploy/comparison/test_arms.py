@@ -90,6 +90,17 @@ def test_a_finished_run_is_kept_only_with_the_settings_that_are_asked_for(tmp_pa
         compared(tmp_path, trainer__gamma=0.9)
 
 
+def test_a_finished_run_with_the_networks_of_a_cpu_is_what_auto_asked_for(tmp_path: Path) -> None:
+    for cell in compared(tmp_path).cells[:1]:
+        finish(cell)
+        config = cell.folder / "config.yaml"
+        config.write_text(config.read_text().replace("encoder: auto\n", "encoder: auto_cpu\n"))
+        assert "auto_cpu" in config.read_text()
+    assert compared(tmp_path).cells[0].finished
+    with pytest.raises(UserError, match=r"was run with agent.encoder=auto_cpu, and now mlp is asked for"):
+        compared(tmp_path, agent__encoder="mlp")
+
+
 def test_half_a_run_is_not_finished(tmp_path: Path) -> None:
     cell = compared(tmp_path).cells[0]
     finish(cell)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from actors.__main__ import ActorRoots
 from learner.__main__ import LearnerRoots
-from oatmill.errors import RunError, SettingsError, UserError
+from oatmill.errors import RunError, SettingsError, UserError, one_line
 from oatmill.process import exit_codes
 from oatmill.process.entry import read_roots, run_to_exit, settings_of
 from replay.settings import ReplayRoots, ReplaySettings
@@ -109,4 +109,39 @@ def test_an_error_with_several_lines_becomes_one_line_and_its_class_decides_the_
     assert run_to_exit(lambda: fail(UserError("expected a\n  got b"))) == exit_codes.BAD_INPUT
     assert run_to_exit(lambda: fail(RunError("no data"))) == exit_codes.FAILED
     assert run_to_exit(lambda: exit_codes.DONE) == 0
-    assert capsys.readouterr().err == "oatmill: error: expected a got b\noatmill: error: no data\n"
+    # The other lines are those of this test, which counts as the user's code.
+    said = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("  ")]
+    assert said == ["oatmill: error: expected a got b", "oatmill: error: no data"]
+
+
+MAZE = """
+def step():
+    return wall({})
+
+def wall(world):
+    return world["wall"]
+"""
+
+
+def test_the_lines_of_the_users_code_come_before_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "maze.py").write_text(MAZE)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(MAZE, str(tmp_path / "maze.py"), "exec"), names)
+
+    def role() -> int:
+        try:
+            names["step"]()
+        except KeyError as error:
+            raise RunError(f"the environment raised {one_line(error)}") from error
+        return 0
+
+    assert run_to_exit(role) == exit_codes.FAILED
+    # The test's own call belongs to the user's code, too: pytest is no part of oatmill.
+    assert capsys.readouterr().err.splitlines()[-3:] == [
+        "  maze.py:3, in step: return wall({})",
+        '  maze.py:6, in wall: return world["wall"]',
+        "oatmill: error: the environment raised KeyError: 'wall' (maze.py:6, in wall)",
+    ]

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from protocol.wire import messages
 from protocol.wire.codec import decode, encode, from_json, to_json
 from replay.hub.core import MAX_REPORT_BYTES, HubCore
@@ -180,3 +182,11 @@ def test_only_the_learner_that_has_joined_may_announce_large_weights() -> None:
     assert (talk.hub.weights.offered_bytes, talk.hub.rejections.counts["identity"]) == (0, 1)
     offer("l", 1000)
     assert talk.hub.weights.offered_bytes == 1000
+
+
+def test_two_actors_that_began_alike_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    talk = Talk().begin()
+    for token in ("a", "b", "b", "c"):  # the second HELLO of b is a repeat
+        talk.say(token, messages.Hello("actor", -1, token, -1), ACTOR | {"stream": "1f"})
+    (warning,) = caplog.messages
+    assert warning.startswith("actors 0 and 1 began with the same observations")

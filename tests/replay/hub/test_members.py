@@ -9,6 +9,7 @@ from oatmill.errors import WireError
 from protocol.security.users import REVOKED, UnauthorisedError, User
 from protocol.wire import messages
 from replay.hub.members import Member, Members, RefusedError
+from replay.hub.status import actors_of
 from tests.replay.blocks import SPACES
 
 CONFIG = {"env.id": "Toy-v0"}
@@ -207,3 +208,17 @@ def test_a_process_must_keep_the_key_that_it_joined_with() -> None:
         assert caught.value.reason == "identity"
     assert (member.route, member.left, member.heard) == (b"east", False, 0.0)
     assert members.sessions()["actors"] == {"0": [1, "t", "actor-east"]}
+
+
+def test_live_actors_that_began_alike_are_twins_and_those_that_tell_nothing_are_not() -> None:
+    members = table()
+    first = joined(members, "a", stream="1f")
+    second, third, fourth = (joined(members, token, stream=stream) for token, stream in (("b", "2e"), ("c", "1f"), ("d", "")))
+    fifth = joined(members, "e")  # of an older version, which says nothing
+    assert [members.twin_of(member) for member in (first, second, third, fourth, fifth)] == [third, None, first, None, None]
+    shown = {entry["actor_id"]: entry.get("began_like") for entry in actors_of(members, {})}
+    assert shown == {0: 2, 1: None, 2: 0, 3: None, 4: None}
+    members.bye("c")
+    assert members.twin_of(first) is None
+    again = joined(members, "f", number=0, stream="1f")  # a restart begins as before
+    assert members.twin_of(again) is None

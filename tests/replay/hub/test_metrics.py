@@ -116,8 +116,10 @@ def test_the_set_of_series_does_not_change_later() -> None:
     assert found["oatmill_run_stopped", ()] == 1
     assert {name for name, _ in found} - NAMES - OF_PROCESSES == {
         "oatmill_episode_return",
-        "oatmill_episode_length",
-    }  # now with quantiles
+        "oatmill_episode_length",  # now with quantiles
+        "oatmill_episode_info",  # of the names that an episode had
+    }
+    assert found["oatmill_episode_info", (("name", "hearts"),)] == 1.5  # half of the return
     assert found["oatmill_trajectories_total", (("outcome", "accepted"),)] == 4
     assert found["oatmill_trajectories_total", (("outcome", "produced"),)] == 4
     assert found["oatmill_rejected_total", (("reason", "frames"),)] == 2

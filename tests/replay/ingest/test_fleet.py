@@ -17,7 +17,7 @@ def test_without_episodes_the_statistics_are_none() -> None:
     summary = FleetStatistics(("hearts",)).summary()
     assert summary["episode_return"] == {"mean": None, "std": None, "n": 0}
     assert summary["episode_length"] is None
-    assert summary["statistics"] == {"hearts": None}
+    assert summary["statistics"] == {}
     assert summary["policy_lag"] == {"p50": None, "p99": None}
 
 
@@ -37,6 +37,18 @@ def test_returns_lengths_and_statistics_are_of_the_last_100_episodes() -> None:
         "sum": 7000.0 + 200.0,
         "count": 107,
     }
+
+
+def test_a_statistics_mean_is_over_the_episodes_that_had_it() -> None:
+    fleet = FleetStatistics(("hearts",))
+    content = block(2, returns=(1.0, 2.0, 3.0, 4.0))
+    content.episode_statistics[:, 0] = (np.nan, 0.0, np.nan, 1.0)
+    arrays = {entry.name: getattr(content, entry.name) for entry in SCHEMA.trajectory.fields}
+    fleet.stored(arrays, 0.02, 0)
+    assert fleet.summary()["statistics"] == {"hearts": 0.5}
+    others = FleetStatistics(("hearts",))
+    others.stored(arrays | {"episode_statistics": np.full((4, 1), np.nan, np.float32)}, 0.02, 0)
+    assert others.summary()["statistics"] == {}, "no episode had it"
 
 
 def test_a_block_with_more_episodes_than_the_window_keeps_its_last_ones() -> None:

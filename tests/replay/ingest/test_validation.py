@@ -33,6 +33,14 @@ def test_numbers_whose_squares_overflow_are_finite() -> None:
     assert first_not_finite({"values": np.array([3e38, -3e38, np.nan], np.float32)}) == "values"
 
 
+def test_what_an_episodes_info_did_not_have_is_nan_and_nothing_else_may_be() -> None:
+    absent = np.array([[np.nan, 1.0], [np.nan, np.nan]], np.float32)
+    assert first_not_finite({"episode_statistics": absent}) is None
+    assert first_not_finite({"episode_statistics": absent[1:, :1]}) is None
+    assert first_not_finite({"episode_statistics": np.array([[np.nan, np.inf]], np.float32)}) == "episode_statistics"
+    assert first_not_finite({"episode_return": absent[:, 0]}) == "episode_return"
+
+
 def test_a_sound_block_passes() -> None:
     Validator(ActionSpace((3,)), 1.0).check(fields())
 

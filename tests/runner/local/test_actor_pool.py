@@ -116,6 +116,35 @@ def test_an_actor_that_never_does_a_step_is_given_up_after_the_allowed_restarts(
     assert world.waits() == ["0 s", "0.01 s", "0.02 s", "0.04 s"]
 
 
+def bug(line: str) -> str:
+    """Code of an actor whose environment raises; `line` is a Python expression."""
+    text = "oatmill: error: env.factory=maze:make raised in step: KeyError: 'wall' (maze.py:"
+    return f"import sys; sys.stderr.write({text!r} + str({line}) + ', in step)\\n'); sys.exit(1)"
+
+
+def test_an_environment_that_fails_the_same_way_three_times_in_a_row_ends_the_run_at_once(tmp_path: Path) -> None:
+    world = World(tmp_path, bug("12"), max_restarts=9)
+    world.pool.follow(1)
+    message = r"KeyError: 'wall' \(maze.py:12, in step\); so did the 2 processes before it$"
+    with pytest.raises(ActorGivenUpError, match=message):
+        world.until(lambda: False)
+    assert world.started == [0, 0, 0]
+    assert world.waits() == ["0 s", "0.01 s"]
+
+
+def test_an_environment_that_fails_in_other_ways_or_after_some_work_is_tried_again(tmp_path: Path) -> None:
+    changing = World(tmp_path, bug("__import__('os').getpid()"), max_restarts=4)
+    changing.pool.follow(1)
+    with pytest.raises(ActorGivenUpError, match="it was restarted 4 times in a row"):
+        changing.until(lambda: False)
+    working = World(tmp_path, bug("12"), max_restarts=4)
+    working.pool.follow(1)
+    for incarnation in range(1, 5):
+        working.until(lambda seen=incarnation: len(working.started) == seen)  # type: ignore[misc]
+        working.pool.heard([{"actor_id": 0, "incarnation": incarnation, "env_steps": 64}])
+        working.until(lambda seen=incarnation: working.pool.restarts == seen)  # type: ignore[misc]
+
+
 def test_an_environment_that_cannot_be_built_is_not_tried_again(tmp_path: Path) -> None:
     world = World(tmp_path, REFUSES)
     world.pool.follow(1)
@@ -238,3 +267,16 @@ def test_what_a_dead_actor_has_started_is_gone_before_the_next_one_is_started(tm
     game = int((tmp_path / "0.log").read_text().split()[0])
     assert not psutil.pid_exists(game) or psutil.Process(game).status() == psutil.STATUS_ZOMBIE
     world.pool.end(grace_s=1)
+
+
+def test_actors_that_began_alike_are_told_of_once(tmp_path: Path) -> None:
+    world = World(tmp_path, WORKS)
+    entries = [{"actor_id": number, "incarnation": 1, "began_like": 1 - number} for number in (1, 0)]
+    world.pool.follow(2)
+    for _ in range(2):
+        world.pool.heard(entries)
+    told = [(event, values) for event, values in world.events if event == "equal_streams"]
+    assert told == [("equal_streams", {"actors": [0, 1]})]
+    (text,) = [text for text in world.texts if "began with the same" in text]
+    assert text.startswith("actors 0 and 1 began with the same observations in all their copies, although their seeds differ")
+    world.pool.end(grace_s=5)

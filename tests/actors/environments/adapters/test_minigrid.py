@@ -23,7 +23,7 @@ def test_doorkey_is_a_vector_of_bytes_and_seven_actions() -> None:
     # 7 x 7 cells of 11 objects + 6 colours + 3 states, and 4 directions.
     assert spaces.observation == ObservationSpace("vector", (7 * 7 * 20 + 4,), "uint8")
     assert spaces.action == ActionSpace((7,))
-    assert statistics == ()
+    assert statistics == ("is_success", "score")
 
 
 def test_a_cell_is_three_ones_and_the_direction_another() -> None:

@@ -160,7 +160,7 @@ BAD_BLOCKS: dict[str, list[tuple[Any, dict[str, Any]]]] = {
         (broken(behaviour_value=np.nan), {}),
         (broken(final_observations=np.nan), {}),
         (broken(episode_return=np.inf), {}),
-        (broken(episode_statistics=np.nan), {}),
+        (broken(episode_statistics=np.inf), {}),
     ],
     "action_range": [(broken(actions=3), {}), (broken(actions=-1), {})],
     "reward_bound": [(broken(rewards=1.5e6), {}), (broken(rewards=-1.5e6), {})],

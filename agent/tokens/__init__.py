@@ -1,0 +1,1 @@
+"""Encoders of MettaGrid's tokens."""
