@@ -41,8 +41,7 @@ def train(
     Args:
         recipe: name of a built-in recipe, or `module:function`; leave it out with `env`.
         settings: changes to the settings, by dotted path (`{"trainer.gamma": 0.98}`) or nested.
-        env: environment to train on without a recipe: an id such as `CartPole-v1`, `module:function`,
-            or a function or class at the top of a module.
+        env: environment to train on without a recipe: an id, `module:function`, or a callable.
         preset: name of a preset, such as `conservative`.
         config: YAML file of settings.
         actors: number of actor processes.
