@@ -92,10 +92,6 @@ class InfoMasks:
             one = tuple(factor[row] for factor in values) if isinstance(values, tuple) else values[row]
             self._raw.store(one, self._rows, row, f'info["action_mask"][{row}]')
 
-    def allow_all(self, row: int) -> None:
-        """Allow everything in a row whose agent does not act."""
-        self._rows[row] = 1
-
     def _expect(self, *, there: bool) -> None:
         if self.given is None:
             self.given = there
