@@ -76,7 +76,8 @@ def test_an_unroll_brings_the_discounted_return_of_the_episode_before_it() -> No
     # Episodes end after steps 3 and 6. By hand: nothing before the first unroll; step 4 before the second; steps 7 and 8, the
     # first of them halved, before the third.
     assert before == [[0, 0], rewards[0][:, 3].tolist(), (0.5 * rewards[1][:, 2] + rewards[1][:, 3]).tolist()]
-    schema = Schema.of(policy.spec.spaces, core_state_size=0, discounted_return=True)
+    names = ("is_success", "score")
+    schema = Schema.of(policy.spec.spaces, core_state_size=0, episode_statistics=names, discounted_return=True)
     packed = schema.views(schema.pack(block), block.size)
     np.testing.assert_array_equal(packed["discounted_return"], before[2])
 

@@ -94,8 +94,6 @@ def test_an_invalid_encoder_raises_an_error_of_one_line(function: str, message: 
 
 def test_an_unknown_encoder_raises_an_error_with_the_known_ones() -> None:
     settings = AgentSettings()
-    with pytest.raises(
-        SettingsError, match=r"encoder must be one of auto, mlp, .*, or your own as module:make, got 'transformer'$"
-    ):
+    with pytest.raises(SettingsError, match=r"encoder must be one of auto, .*, or your own as module:make, got 'transformer'$"):
         settings.encoder = "transformer"
     assert settings.encoder == "auto"
