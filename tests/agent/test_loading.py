@@ -17,7 +17,7 @@ from agent.model import AgentModel
 from learner.checkpoints.files import save
 from learner.progress import Progress
 from oatmill.errors import UserError
-from tests.learner.test_masks import masked_spec
+from tests.learner.test_action_masks import masked_spec
 from tests.learner.worlds import OBSERVATION, make_spec, make_trainer, make_updater_of
 
 
