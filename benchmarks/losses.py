@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -21,8 +22,10 @@ from agent.spec import AgentSpec
 from learner.cost import one_trajectory
 from learner.distributed import OneRank, Ranks
 from learner.setup import LearnerConfig, make_updater
+from learner.step_time import copies
 from learner.update.updater import Updater
 from oatmill.settings.base import MetricsSettings
+from protocol.data.observations import each
 from recipes.registry import find_recipe
 from runner.overrides import Layer, resolve
 from runner.settings import RunSettings
@@ -56,7 +59,7 @@ def batch_of(settings: RunSettings, spec: AgentSpec) -> dict[str, Tensor]:
     size = settings.trainer.batch_size
     inputs = cast("dict[str, Tensor]", one_trajectory(spec, settings.actors.unroll_length))
     whole = ("final_observations", "final_trajectory", "final_step")
-    return {n: value if n in whole else value.repeat(size, *[1] * (value.ndim - 1)) for n, value in inputs.items()}
+    return {n: value if n in whole else each(partial(copies, rows=size), value) for n, value in inputs.items()}
 
 
 def seconds_of(updater: Updater, inputs: dict[str, Tensor], *, measured: bool = False) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import cast
 
 import torch
@@ -16,6 +17,7 @@ from learner.plan import Plan
 from learner.settings import TrainerSettings
 from learner.update.objective import Objective, model_outputs
 from learner.update.updater import freeze_unused
+from protocol.data.observations import each
 
 SAMPLE_S = 0.5
 """Each of the timed passes takes about so long at most, unless one trajectory alone takes longer."""
@@ -49,7 +51,7 @@ def step_seconds(plan: Plan, spec: AgentSpec, trainer: TrainerSettings, *, unrol
 
 def pass_seconds(objective: Objective, plan: Plan, one: dict[str, Tensor], *, rows: int) -> tuple[float, float]:
     """The processor time of `prepare`, and of the way forward and back through all losses, for copies of one trajectory."""
-    inputs = {name: value.repeat(rows, *[1] * (value.ndim - 1)) for name, value in one.items()}
+    inputs = {name: each(partial(copies, rows=rows), value) for name, value in one.items()}
     started = time.process_time()
     values = objective.prepare(inputs)
     prepared = time.process_time()
@@ -57,6 +59,11 @@ def pass_seconds(objective: Objective, plan: Plan, one: dict[str, Tensor], *, ro
     outputs = model_outputs(objective.context.model, minibatch, plan.needs)
     objective.weigh(minibatch, outputs).total.backward()  # type: ignore[no-untyped-call]
     return prepared - started, time.process_time() - prepared
+
+
+def copies(values: Tensor, rows: int) -> Tensor:
+    """Repeat the rows of a tensor along its first axis."""
+    return values.repeat(rows, *[1] * (values.ndim - 1))
 
 
 @contextmanager

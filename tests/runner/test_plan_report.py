@@ -9,7 +9,7 @@ import pytest
 
 from actors.settings import FactoryEnv
 from oatmill.errors import UserError
-from recipes import cartpole, cogs_v_clips
+from recipes import cartpole, cogs_v_clips, tic_tac_toe
 from recipes.presets import PRESETS
 from runner.overrides import Layer, resolve
 from runner.plan_report import report_plan
@@ -132,6 +132,12 @@ def test_a_plan_estimates_the_time_of_a_learner_step_and_warns_of_more_than_a_da
     assert "warning       this takes longer than a day; use a smaller network" in report.to_text(cost=True)
     report.__dict__["step_seconds"] = None  # a GPU
     assert "  time" not in report.to_text(cost=True)
+
+
+def test_a_plan_estimates_the_time_of_a_learner_step_for_a_dict_observation() -> None:
+    seconds = report_plan(tic_tac_toe.settings()).step_seconds
+    assert seconds is not None
+    assert 1e-3 < seconds < 60
 
 
 def test_a_tool_without_its_package_raises_an_error_before_the_run_starts(monkeypatch: pytest.MonkeyPatch) -> None:
