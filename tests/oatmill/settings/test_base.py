@@ -70,8 +70,16 @@ def assign(settings: Settings, path: str, value: Any) -> None:
         ("agent.num_bins", 600, "agent.num_bins must be odd, so that 0 is a bin, got 600"),
         ("env.num_cogs", 99, "env.num_cogs must be a whole number from 1 to 24, got 99"),
         ("env.mission", "hard", "env.mission must be one of easy_hearts_small, easy_hearts, got 'hard'"),
-        ("env", {"kind": "doom"}, "env.kind must be one of gymnasium, cogs, minigrid, atari, pettingzoo, factory, got 'doom'"),
-        ("env", {}, "env.kind must be one of gymnasium, cogs, minigrid, atari, pettingzoo, factory, got nothing"),
+        (
+            "env",
+            {"kind": "doom"},
+            "env.kind must be one of gymnasium, cogs, minigrid, atari, minatar, dmc, envpool, pettingzoo, factory, got 'doom'",
+        ),
+        (
+            "env",
+            {},
+            "env.kind must be one of gymnasium, cogs, minigrid, atari, minatar, dmc, envpool, pettingzoo, factory, got nothing",
+        ),
         ("env", {"kind": "gymnasium"}, "env.id must be set; it has no default"),
         ("env", {"kind": "factory", "factory": "mine"}, "env.factory must be text of the form module:function, got 'mine'"),
         ("env", {"kind": "cogs", "mision": "easy_hearts"}, "env.mision is not a setting; the nearest is env.mission"),
