@@ -68,6 +68,7 @@ class Apart:
         self._notes: list[str] = []
         self._closed = self._ended = False
         self._started = time.monotonic()
+        self._started_shared = time.clock_gettime(time.CLOCK_MONOTONIC)  # by the clock that all processes of a machine share
         answer, its_end = os.pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, str(its_end), str(os.getpid())],
@@ -129,7 +130,7 @@ class Apart:
         return [f"when {self._what} was closed, it {end}" for end in ends]
 
     def _ask(self, values: Any) -> None:
-        until = None if self._limit_s is None else self._started + self._limit_s
+        until = None if self._limit_s is None else self._started_shared + self._limit_s
         request = {"values": values, "until": until, "log_level": logging.getLogger().getEffectiveLevel()}
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:  # `result` detects an ended process

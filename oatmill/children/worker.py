@@ -89,8 +89,9 @@ def serve(work: Callable[[Any, Answer], None]) -> None:
     request = json.load(sys.stdin)
     configure_logging(request["log_level"])
     faulthandler.enable(file=descriptor)
-    if request["until"] is not None:  # by the clock that processes share: this one may have taken long to start
-        faulthandler.dump_traceback_later(max(0.1, request["until"] - time.monotonic()), exit=True, file=descriptor)
+    if request["until"] is not None:  # counted from the start of this process, which may have taken long
+        left = request["until"] - time.clock_gettime(time.CLOCK_MONOTONIC)
+        faulthandler.dump_traceback_later(max(0.1, left), exit=True, file=descriptor)
     answer = Answer(descriptor)
     try:
         work(request["values"], answer)

@@ -58,6 +58,13 @@ def test_an_environment_that_hangs_raises_an_error_of_one_line(how: str, when: s
     assert re.search(rf"after {limit_s} s \({RUDE}, in {how}\); if it needs longer, raise actors\.hang_timeout$", said)
 
 
+def test_the_limit_does_not_depend_on_where_each_process_starts_its_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monotonic = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() - 1e6)  # as `oatmill chaos --fault clock` does
+    with environment(60.0, how="sleeps", when="never") as building:
+        assert isinstance(building.result(), dict)
+
+
 def refusal(limit_s: float, how: str, when: str) -> str:
     """The line with which an environment is refused."""
     with pytest.raises(UserError) as error, environment(limit_s, how=how, when=when) as building:
