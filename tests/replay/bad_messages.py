@@ -323,7 +323,8 @@ def sized(name: str, number: int) -> dict[str, Any]:
 
 def number_cases() -> Iterator[Case]:
     """Blocks with numbers that cannot be trained on."""
-    for name, value in product((*FLOATS, "episode_statistics"), (NAN, INF, -INF)):
+    # NaN among the statistics stands for what an episode's `info` does not have.
+    for name, value in [*product(FLOATS, (NAN, INF, -INF)), *product(["episode_statistics"], (INF, -INF))]:
         yield case(f"{name} holds {value}", "non_finite", content(**{name: value}))
     for name, byte in product(("terminated", "truncated", "valid"), (2, 255)):
         yield case(f"{name} holds the byte {byte}", "not_boolean", flagged(name, byte))
