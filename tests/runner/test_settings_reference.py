@@ -22,7 +22,7 @@ def test_a_setting_is_listed_with_its_default_and_its_bounds() -> None:
 
 def test_settings_of_one_kind_of_environment_name_it() -> None:
     kinds = {entry.kind for entry in ENTRIES if entry.path == "env.id"}
-    assert kinds == {"gymnasium", "minigrid"}
+    assert kinds == {"envpool", "gymnasium", "minigrid"}
 
 
 def test_a_search_finds_paths_first_and_then_meanings() -> None:

@@ -169,4 +169,5 @@ def test_a_run_is_gone_on_with_only_if_the_command_names_its_code_too(
 def test_what_the_command_line_names_again_needs_no_trust(tmp_path: Path) -> None:
     folder = resumable(tmp_path / "run", OWN_ENV)
     run = resolve_run("cartpole", ["env.factory=mine:make"], preset=None, config=None, flags={}, resumed=folder)
-    assert run.settings.to_dict()["env"] == OWN_ENV["env"] | {"kwargs": {}, "channels": "auto"}
+    unsaid = {"kwargs": {}, "channels": "auto", "info_metrics": [], "wrappers": []}
+    assert run.settings.to_dict()["env"] == OWN_ENV["env"] | unsaid
