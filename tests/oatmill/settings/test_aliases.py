@@ -33,6 +33,12 @@ COMMON = {
     "n_envs": "actors.envs_per_actor",
     "total_timesteps": "trainer.total_timesteps",
     "frame_stack": "env.stack",
+    "norm_obs": "agent.normalise_observations",
+    "normalize_observations": "agent.normalise_observations",
+    "observation_filter": "agent.normalise_observations",
+    "clip_obs": "agent.observation_clip",
+    "norm_reward": "trainer.normalise_rewards",
+    "normalize_returns": "trainer.normalise_rewards",
     "buffer_size": "replay.buffer_size",
     # CleanRL
     "lr": "trainer.optimizer.learning_rate",
@@ -113,9 +119,7 @@ def test_a_note_names_only_settings_that_exist() -> None:
     assert named - {"agent"} <= {*PATHS, "env.kind"}
 
 
-@pytest.mark.parametrize(
-    "name", ["quux", "trainer.losses.cmpo.quux", "temperature", "use_sde", "observation_filter", "env.fps"]
-)
+@pytest.mark.parametrize("name", ["quux", "trainer.losses.cmpo.quux", "temperature", "use_sde", "env.fps"])
 def test_nothing_is_guessed_where_no_setting_is_near(name: str) -> None:
     assert unknown_setting(name, PATHS) == f"{name} is not a setting; `oatmill settings WORD` searches all settings"
 
