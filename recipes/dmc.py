@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from recipes import mujoco
 from recipes.recipe import Recipe
 from runner.run import Run
 from runner.settings import RunSettings
@@ -9,29 +10,8 @@ from runner.settings import RunSettings
 
 def settings() -> RunSettings:
     """The settings of the recipe `mujoco`, with each action held for two steps."""
-    return RunSettings.of(
-        {
-            "env": {"kind": "dmc", "task": "cheetah-run", "action_repeat": 2},
-            "agent": {
-                "hidden_sizes": [64, 64],
-                "value_head": "scalar",
-                "value_trunk": "separate",
-                "normalise_observations": True,
-            },
-            "actors": {"count": 2, "envs_per_actor": 4, "unroll_length": 64},
-            "trainer": {
-                "total_timesteps": 1_000_000,
-                "batch_size": 32,
-                "epochs": 10,
-                "minibatches": 32,
-                "shuffle": "steps",
-                "gamma": 0.99,
-                "normalise_rewards": True,
-                "optimizer": {"learning_rate": 3e-4, "schedule": "linear"},
-                "losses": {"ppo_critic": {"gae_lambda": 0.95}, "ppo_actor": {"ent_coef": 0.0}},
-            },
-        }
-    )
+    env = {"kind": "dmc", "task": "cheetah-run", "action_repeat": 2}
+    return RunSettings.of(mujoco.settings().explicit() | {"env": env})
 
 
 def train() -> Run:

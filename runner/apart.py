@@ -67,8 +67,7 @@ class Apart:
         self._record: dict[str, Any] | None = None
         self._notes: list[str] = []
         self._closed = self._ended = False
-        self._started = time.monotonic()
-        self._started_shared = time.clock_gettime(time.CLOCK_MONOTONIC)  # by the clock that all processes of a machine share
+        self._started = _now()
         answer, its_end = os.pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, str(its_end), str(os.getpid())],
@@ -106,9 +105,9 @@ class Apart:
             self._pump(0.0 if gone else POLL_S)
             if self._record is None and (gone or self._is_over()):
                 raise self._failure(self._death())
-            if self._limit_s is not None and time.monotonic() > next_line:
+            if self._limit_s is not None and _now() > next_line:
                 next_line += SLOW_S * 6
-                log.warning("%s is still being built after %.0f s", self._what, time.monotonic() - self._started)
+                log.warning("%s is still being built after %.0f s", self._what, _now() - self._started)
         if "result" in self._record:
             return self._record["result"]
         if "error" in self._record:
@@ -117,8 +116,8 @@ class Apart:
 
     def finish(self) -> list[str]:
         """Let the process clean up, for a limited time; returns one line per problem."""
-        deadline = time.monotonic() + CLOSE_WITHIN_S
-        while self._process.poll() is None and time.monotonic() < deadline:
+        deadline = _now() + CLOSE_WITHIN_S
+        while self._process.poll() is None and _now() < deadline:
             self._pump(POLL_S)
         self._pump(0.0)
         ends = list(self._notes)
@@ -130,7 +129,7 @@ class Apart:
         return [f"when {self._what} was closed, it {end}" for end in ends]
 
     def _ask(self, values: Any) -> None:
-        until = None if self._limit_s is None else self._started_shared + self._limit_s
+        until = None if self._limit_s is None else self._started + self._limit_s
         request = {"values": values, "until": until, "log_level": logging.getLogger().getEffectiveLevel()}
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:  # `result` detects an ended process
@@ -166,7 +165,7 @@ class Apart:
         self._tail = (self._tail + chunk)[-TAIL_BYTES:]
 
     def _is_over(self) -> bool:
-        return self._limit_s is not None and time.monotonic() - self._started > self._limit_s + SLACK_S
+        return self._limit_s is not None and _now() - self._started > self._limit_s + SLACK_S
 
     def _death(self) -> str:
         """How the process ended or hung, as the predicate of a sentence."""
@@ -210,6 +209,11 @@ class Apart:
         self._answer.close()
         if self._process.stderr is not None:
             self._process.stderr.close()
+
+
+def _now() -> float:
+    """Seconds of the clock that all processes of a machine share: the child counts its limit from the same start."""
+    return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def _environment(threads: int | None) -> dict[str, str]:

@@ -222,10 +222,10 @@ class Journal:
         if self.stalled:
             self.stalled = False
             _log.warning("the log can be written again; acknowledgements continue")
-        self._tidy(log)
         if self._tally_due or now - self._tally_at > TALLY_EVERY_S:
             self._tally_at = now
             self._write_tally()
+        self._tidy(log)  # after the tally: it may record more, which is not on the disk yet
 
     def close(self) -> None:
         """Write the tally, if the log contains everything that has happened."""

@@ -125,5 +125,6 @@ def witnessed(learners: Iterable[list[list[Row]]]) -> Mapping[str, int]:
             here[name] = max(number, here.get(name, -1))
         seen |= own
         newest |= {name: max(number, newest.get(name, -1)) for name, number in here.items()}
-        excused = {row for batch in batches[-UNSAID:] for row in batch}
+        unsaid = {row for batch in batches[-UNSAID:] for row in batch}
+        excused = unsaid if len(batches) >= UNSAID else unsaid | (excused - own)  # a short life leaves earlier batches waiting
     return counts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import msgpack
 import pytest
 
@@ -9,7 +11,7 @@ from oatmill.errors import UserError
 from protocol.wire import messages
 from protocol.wire.codec import decode, encode, from_json
 from replay.ingest.core import IngestCore
-from replay.log.journal import Journal, read_into
+from replay.log.journal import TALLY_EVERY_S, Journal, read_into
 from replay.log.segments import SegmentLog
 from replay.log.state import LogState
 from tests.replay.conversation import Conversation
@@ -72,6 +74,30 @@ def test_a_mark_names_the_log_and_is_sent_only_once_it_is_on_the_disk() -> None:
     read_into(state, SegmentLog(disk, segment_bytes=2000))
     assert (values["id"], values["cursor"]) == (state.identity, talk.core.journal.committed)
     assert len(state.trained_parts) == 2
+
+
+class WatchedDisk(FakeDisk):
+    """A disk that is copied each time a small file has been replaced, as a kill right then would leave it."""
+
+    def replace(self, name: str, data: bytes) -> None:
+        super().replace(name, data)
+        self.copies: list[FakeDisk] = [*getattr(self, "copies", []), FakeDisk(deepcopy(self.files), deepcopy(self.synced))]
+
+
+def test_a_server_that_dies_while_it_removes_old_rows_misses_no_records() -> None:
+    disk = WatchedDisk()
+    talk = talk_on(disk, kept_bytes=1)
+    talk.hello()
+    talk.learn()
+    for number in range(8):
+        talk.send(4 * number)
+        talk.send(4 * number + 2)
+        (batch,) = [answer for answer in talk.get(version=number) if isinstance(answer, tuple)]
+        talk.now += TALLY_EVERY_S + 1.0  # so that a tally is due with the record that the batch was trained on
+        talk.consumed(batch[0].batch_id, version=number + 1)
+    reopened = [open_journal(copy, kept_bytes=1) for copy in disk.copies]
+    assert len(reopened) >= 8
+    assert [(journal.missing, journal.damage) for journal in reopened] == [(0, [])] * len(reopened)
 
 
 def test_a_mark_waits_until_every_rank_has_reported_its_training() -> None:
