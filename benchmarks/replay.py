@@ -4,11 +4,10 @@ Two processes write blocks of synthetic trajectories, one process samples batche
 learner would, through a real `python -m replay`. Nothing is stepped and nothing is trained, so the
 numbers bound what a run can reach on this machine.
 
-    python -m benchmarks.replay                      # CartPole-size and 84x84x4 trajectories, over
-    ipc and tcp python -m benchmarks.replay --case cartpole --transport ipc --seconds 10 --json
-    python -m benchmarks.replay --case 46kb --transport ipc --acknowledge memory durable   # what
-    the log costs python -m benchmarks.replay --transport tcp --curve   # the same with keys: the
-    ratio is what encryption costs
+    python -m benchmarks.replay   # CartPole-size and 84x84x4 trajectories, over ipc and tcp
+    python -m benchmarks.replay --case cartpole --transport ipc --seconds 10 --json
+    python -m benchmarks.replay --case 46kb --transport ipc --acknowledge memory durable   # cost of the log
+    python -m benchmarks.replay --transport tcp --curve   # cost of encryption, as a ratio to the first
 
 Unrolls are trajectories of 64 steps. MB/s counts the observations and logits of the batches that
 arrive (1 MB = 10^6 bytes). `cpu_s_per_gb` is what all processes together spend on a GB of it, which
