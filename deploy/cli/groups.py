@@ -1,0 +1,183 @@
+"""Groups of options that several commands take as one object."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from deploy.cli.options import (
+    ActorsOption,
+    Assignments,
+    ConfigOption,
+    EnvOption,
+    HubOption,
+    KeysOption,
+    LearnersOption,
+    LogLevel,
+    LogLevelOption,
+    OptionalRecipe,
+    PresetOption,
+    RecipeOrNone,
+    RolePreset,
+    RunArgument,
+    RunDirOption,
+    SeedOption,
+    one_folder,
+)
+
+if TYPE_CHECKING:
+    from runner.operator_client import OperatorClient
+    from runner.run import Run
+
+
+def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Prepare a command for Typer, which reads a command's options from its signature.
+
+    A parameter whose type is a dataclass is replaced by that class's fields, each an option, and the
+    command gets the object. `--log-level` is added unless the command has it: its callback acts.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    members = {name: inspect.signature(group).parameters for name, group in groups.items()}
+    options: dict[str, inspect.Parameter] = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        known = get_type_hints(groups[name], include_extras=True) if name in groups else hints
+        for option in members[name].values() if name in groups else [parameter]:
+            options[option.name] = option.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=known[option.name])
+    added = "log_level" not in options
+    if added:
+        options["log_level"] = inspect.Parameter(
+            "log_level", inspect.Parameter.KEYWORD_ONLY, default=LogLevel.info, annotation=LogLevelOption
+        )
+
+    @functools.wraps(command)
+    def call(**given: Any) -> None:
+        if added:
+            del given["log_level"]
+        for name, group in groups.items():
+            given[name] = group(**{member: given.pop(member) for member in members[name]})
+        command(**given)
+
+    call.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
+    call.__annotations__ = {name: option.annotation for name, option in options.items()}
+    return call
+
+
+@dataclass(frozen=True)
+class OneRun:
+    """A run, by its folder."""
+
+    run: RunArgument = None
+    run_dir: RunDirOption = None
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder; None if it is left out.
+
+        Raises:
+            UserError: if it is given twice.
+        """
+        return one_folder(self.run, self.run_dir)
+
+
+@dataclass(frozen=True)
+class Hub:
+    """The hub that a command talks to.
+
+    Attributes:
+        address: its control address.
+        keys: the folder of keys; None for a run without keys.
+        folder: the run folder; None if the hub was given by its address.
+        running: the content of run.json; empty without a folder.
+    """
+
+    address: str
+    keys: Path | None
+    folder: Path | None
+    running: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The run folder or the address, for messages."""
+        return str(self.folder or self.address)
+
+    @contextmanager
+    def client(self) -> Iterator[OperatorClient]:
+        """A client of the hub, closed at the end of the `with` block."""
+        from runner.operator_client import operator_client  # noqa: PLC0415
+
+        with operator_client(self.address, self.keys) as client:
+            yield client
+
+
+@dataclass(frozen=True)
+class ActiveRun(OneRun):
+    """An active run, by its folder or by the address of its hub."""
+
+    address: HubOption = None
+    keys: KeysOption = None
+
+    def hub(self) -> Hub:
+        """The run's hub. A folder takes precedence over an address.
+
+        Raises:
+            UserError: if the folder is given twice, or is not that of an active run.
+        """
+        from runner.folder import find_run, hub_of, read_run  # noqa: PLC0415
+
+        if self.folder is None and self.address is not None:
+            return Hub(self.address, self.keys, None, {})
+        folder = find_run(self.folder)
+        running = read_run(folder)
+        return Hub(*hub_of(folder, running), folder, running)
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """A recipe or an environment, and what changes its settings."""
+
+    recipe: RecipeOrNone = None
+    assignments: Assignments = None
+    env: EnvOption = None
+    actors: ActorsOption = None
+    learners: LearnersOption = None
+    preset: PresetOption = None
+    config: ConfigOption = None
+    seed: SeedOption = None
+
+    def resolve(self, *, resumed: Path | None = None, trust: bool = False) -> Run:
+        """The run; see `recipes.resolve.resolve_run`."""
+        from recipes.resolve import resolve_run  # noqa: PLC0415
+
+        flags = {"actors.count": self.actors, "trainer.learners": self.learners}
+        flags |= {"trainer.seed": self.seed, "actors.seed": self.seed}
+        return resolve_run(
+            self.recipe,
+            self.assignments,
+            env=self.env,
+            preset=self.preset,
+            config=self.config,
+            flags=flags,
+            resumed=resumed,
+            trust=trust,
+        )
+
+
+@dataclass(frozen=True)
+class RoleOptions:
+    """The settings and keys of one role, and its log level.
+
+    Without a recipe, `config` must have all settings, as a run's config.yaml has.
+    """
+
+    recipe: OptionalRecipe = None
+    assignments: Assignments = None
+    keys: KeysOption = None
+    preset: RolePreset = None
+    config: ConfigOption = None
+    log_level: LogLevelOption = LogLevel.info
