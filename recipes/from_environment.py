@@ -9,6 +9,7 @@ from typing import Any
 
 from oatmill.errors import UserError
 from protocol.data.spaces import ObservationSpace, Spaces
+from recipes.baseline import CHOICES, NUMBERS
 from recipes.recipe import Recipe
 from runner.settings import RunSettings
 
@@ -92,26 +93,10 @@ def settings_for(spaces: Spaces) -> dict[str, Any]:
         "trainer": {
             "total_timesteps": 1_000_000,
             "batch_size": 32,
-            "gamma": 0.99,
             "normalise_rewards": True,
-            **(CONTINUOUS if numbers else DISCRETE),
+            **(NUMBERS if numbers else CHOICES),
         },
     }
-
-
-DISCRETE: Mapping[str, Any] = {
-    "epochs": 4,
-    "minibatches": 4,
-    "optimizer": {"learning_rate": 1e-3},
-    "losses": {"ppo_critic": {"gae_lambda": 0.95}},
-}
-CONTINUOUS: Mapping[str, Any] = {
-    "epochs": 10,
-    "minibatches": 32,
-    "shuffle": "steps",
-    "optimizer": {"learning_rate": 3e-4},
-    "losses": {"ppo_critic": {"gae_lambda": 0.95}, "ppo_actor": {"ent_coef": 0.0}},
-}
 
 
 def _agent(observation: ObservationSpace) -> Mapping[str, Any]:
