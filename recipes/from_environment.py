@@ -7,22 +7,14 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from actors.settings import SELECTED_BY
 from oatmill.errors import UserError
 from protocol.data.spaces import ObservationSpace, Spaces
 from recipes.baseline import CHOICES, NUMBERS
 from recipes.recipe import Recipe
 from runner.settings import RunSettings
 
-NAMED_BY = {
-    "gymnasium": "id",
-    "envpool": "id",
-    "minigrid": "id",
-    "atari": "game",
-    "minatar": "game",
-    "dmc": "task",
-    "pettingzoo": "factory",
-    "factory": "factory",
-}
+NAMED_BY = {kind: setting for kind, setting in SELECTED_BY.items() if kind != "cogs"}
 """The kinds of environment that a prefix such as `gymnasium:` chooses, and the setting that takes the rest."""
 FUNCTION = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 
