@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -106,13 +106,11 @@ class Hub:
         """The run folder or the address, for messages."""
         return str(self.folder or self.address)
 
-    @contextmanager
-    def client(self) -> Iterator[OperatorClient]:
+    def client(self) -> AbstractContextManager[OperatorClient]:
         """A client of the hub, closed at the end of the `with` block."""
         from runner.operator_client import operator_client  # noqa: PLC0415
 
-        with operator_client(self.address, self.keys) as client:
-            yield client
+        return operator_client(self.address, self.keys)
 
 
 @dataclass(frozen=True)

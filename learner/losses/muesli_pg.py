@@ -38,12 +38,7 @@ class _PolicyGradient(Loss):
         self.settings = context.trainer.losses.muesli_pg
 
     def terms(
-        self,
-        policy_BT: Tensor,
-        correction_BT: Tensor,
-        log_ratio_BT: Tensor,
-        mask_BT: Tensor,
-        entropy: Statistic,
+        self, policy_BT: Tensor, correction_BT: Tensor, log_ratio_BT: Tensor, mask_BT: Tensor, entropy: Statistic
     ) -> dict[str, Term | Statistic]:
         """The term `policy`, and statistics: its correction part, entropy and clip ratio."""
         return {
