@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from deploy.cli.options import (
     ActorsOption,
@@ -35,40 +35,49 @@ if TYPE_CHECKING:
     from runner.run import Run
 
 
+LOG_LEVEL = inspect.Parameter("log_level", inspect.Parameter.KEYWORD_ONLY, default=LogLevel.info, annotation=LogLevelOption)
+
+
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     """Prepare a command for Typer, which reads a command's options from its signature.
 
     A parameter whose type is a dataclass is replaced by that class's fields, each an option, and the
     command gets the object. `--log-level` is added unless the command has it: its callback acts.
     """
-    hints = get_type_hints(command, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
-    members = {name: inspect.signature(group).parameters for name, group in groups.items()}
-    options: dict[str, inspect.Parameter] = {}
-    for name, parameter in inspect.signature(command).parameters.items():
-        known = get_type_hints(groups[name], include_extras=True) if name in groups else hints
-        for option in members[name].values() if name in groups else [parameter]:
-            options[option.name] = option.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=known[option.name])
-    added = "log_level" not in options
+    groups: dict[str, type[Any]] = {}
+    options: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        if is_dataclass(parameter.annotation):
+            groups[parameter.name] = parameter.annotation
+            options += options_of(parameter.annotation)
+        else:
+            options.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+    added = all(option.name != "log_level" for option in options)
     if added:
-        options["log_level"] = inspect.Parameter(
-            "log_level", inspect.Parameter.KEYWORD_ONLY, default=LogLevel.info, annotation=LogLevelOption
-        )
+        options.append(LOG_LEVEL)
 
     @functools.wraps(command)
     def call(**given: Any) -> None:
         if added:
             del given["log_level"]
         for name, group in groups.items():
-            given[name] = group(**{member: given.pop(member) for member in members[name]})
+            given[name] = group(**{option.name: given.pop(option.name) for option in options_of(group)})
         command(**given)
 
-    call.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
-    call.__annotations__ = {name: option.annotation for name, option in options.items()}
+    call.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    call.__annotations__ = {option.name: option.annotation for option in options}
     return call
 
 
-@dataclass(frozen=True)
+@functools.cache
+def options_of(group: type[Any]) -> list[inspect.Parameter]:
+    """The fields of a group."""
+    hints = get_type_hints(group, include_extras=True)
+    fields = inspect.signature(group).parameters.values()
+    return [field.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[field.name]) for field in fields]
+
+
+@dataclass(eq=False)
 class OneRun:
     """A run, by its folder."""
 
@@ -85,8 +94,7 @@ class OneRun:
         return one_folder(self.run, self.run_dir)
 
 
-@dataclass(frozen=True)
-class Hub:
+class Hub(NamedTuple):
     """The hub that a command talks to.
 
     Attributes:
@@ -113,7 +121,7 @@ class Hub:
         return operator_client(self.address, self.keys)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class ActiveRun(OneRun):
     """An active run, by its folder or by the address of its hub."""
 
@@ -135,7 +143,7 @@ class ActiveRun(OneRun):
         return Hub(*hub_of(folder, running), folder, running)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class TrainingOptions:
     """A recipe or an environment, and what changes its settings."""
 
@@ -166,7 +174,7 @@ class TrainingOptions:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class RoleOptions:
     """The settings and keys of one role, and its log level.
 
