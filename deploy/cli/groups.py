@@ -44,12 +44,12 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     A parameter whose type is a dataclass is replaced by that class's fields, each an option, and the
     command gets the object. `--log-level` is added unless the command has it: its callback acts.
     """
-    groups: dict[str, type[Any]] = {}
+    groups: dict[str, Any] = {}
     options: list[inspect.Parameter] = []
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
         if is_dataclass(parameter.annotation):
             groups[parameter.name] = parameter.annotation
-            options += options_of(parameter.annotation)
+            options += options_of(groups[parameter.name])
         else:
             options.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
     added = all(option.name != "log_level" for option in options)
@@ -70,7 +70,7 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @functools.cache
-def options_of(group: type[Any]) -> list[inspect.Parameter]:
+def options_of(group: Any) -> list[inspect.Parameter]:
     """The fields of a group."""
     hints = get_type_hints(group, include_extras=True)
     fields = inspect.signature(group).parameters.values()
