@@ -22,6 +22,26 @@ WRAPPERS = (
 )
 """The names that `env.wrappers` knows (`actors.environments.wrappers`)."""
 FUNCTION = r"^[\w.]+:[\w.]+$"
+SELECTED_BY = {
+    "gymnasium": "id",
+    "envpool": "id",
+    "minigrid": "id",
+    "atari": "game",
+    "minatar": "game",
+    "dmc": "task",
+    "cogs": "mission",
+    "pettingzoo": "factory",
+    "factory": "factory",
+}
+"""For each kind of environment, the setting that selects one."""
+ChannelAxis = Annotated[
+    Literal["auto", "first", "last"],
+    Field(
+        description="Which axis of an image holds the channels. `auto` uses the first or the last axis if only one\n"
+        "of them has the size 1, 3, 4, 12 or 16. If the shape does not tell, the image is refused and you\n"
+        "have to set this."
+    ),
+]
 
 
 class Heard(Settings):
@@ -69,10 +89,7 @@ class GymnasiumEnv(Wrapped):
     vectorization: Literal["auto", "sync", "vector_entry_point"] = "auto"
     """How copies are stepped: one by one (`sync`), or by the environment's own vectorised class
     (`vector_entry_point`). `auto` uses that class if there is one and no wrappers are set."""
-    channels: Literal["auto", "first", "last"] = "auto"
-    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one
-    of them has the size 1, 3, 4, 12 or 16. If the shape does not tell, the image is refused and you
-    have to set this."""
+    channels: ChannelAxis = "auto"
 
     @model_validator(mode="after")
     def _check_vectorization(self) -> GymnasiumEnv:
@@ -170,10 +187,7 @@ class EnvPoolEnv(Heard):
     """Further options of the environment, such as `{stack_num: 4, frame_skip: 4}`."""
     threads: int = Field(default=1, ge=0)
     """Threads of one actor's pool; 0 for as many as the machine has cores."""
-    channels: Literal["auto", "first", "last"] = "auto"
-    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one
-    of them has the size 1, 3, 4, 12 or 16. If the shape does not tell, the image is refused and you
-    have to set this."""
+    channels: ChannelAxis = "auto"
 
 
 class PettingZooEnv(Settings):
@@ -185,10 +199,7 @@ class PettingZooEnv(Settings):
     """`module:function` that returns a PettingZoo parallel environment."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function."""
-    channels: Literal["auto", "first", "last"] = "auto"
-    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one
-    of them has the size 1, 3, 4, 12 or 16. If the shape does not tell, the image is refused and you
-    have to set this."""
+    channels: ChannelAxis = "auto"
 
 
 class FactoryEnv(Wrapped):
@@ -200,10 +211,7 @@ class FactoryEnv(Wrapped):
     """`module:function` that returns a gymnasium.Env or gymnasium.vector.VectorEnv."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function."""
-    channels: Literal["auto", "first", "last"] = "auto"
-    """Which axis of an image holds the channels. `auto` uses the first or the last axis if only one
-    of them has the size 1, 3, 4, 12 or 16. If the shape does not tell, the image is refused and you
-    have to set this."""
+    channels: ChannelAxis = "auto"
 
 
 EnvSettings = Annotated[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from recipes.recipe import Recipe
-from runner.run import Run
 from runner.settings import RunSettings
 
 
@@ -29,9 +28,5 @@ def settings() -> RunSettings:
     )
 
 
-def train() -> Run:
-    """A run of this recipe, to be changed and started."""
-    return Run(settings(), recipe=RECIPE.name)
-
-
 RECIPE = Recipe("atari_pong", "Pong from pixels (needs oatmill[atari]): takes hours on two cores", settings)
+train = RECIPE.train

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from recipes.baseline import CHOICES
 from recipes.recipe import Recipe
 from runner.run import Run
 from runner.settings import RunSettings
@@ -23,15 +24,7 @@ def settings(*, num_cogs: int = 4, mission: str = "easy_hearts_small") -> RunSet
             "env": {"kind": "cogs", "mission": mission, "num_cogs": num_cogs},
             "agent": {"hidden_sizes": [128, 128], "activation": "relu", "value_head": "scalar"},
             "actors": {"count": 2, "envs_per_actor": 16, "unroll_length": 64},
-            "trainer": {
-                "total_timesteps": 4_000_000,
-                "batch_size": 64,
-                "epochs": 4,
-                "minibatches": 4,
-                "gamma": 0.99,
-                "optimizer": {"learning_rate": 1e-3},
-                "losses": {"ppo_critic": {"gae_lambda": 0.95}},
-            },
+            "trainer": {**CHOICES, "total_timesteps": 4_000_000, "batch_size": 64},
         }
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from recipes import mujoco
 from recipes.recipe import Recipe
-from runner.run import Run
 from runner.settings import RunSettings
 
 
@@ -14,9 +13,5 @@ def settings() -> RunSettings:
     return RunSettings.of(mujoco.settings().explicit() | {"env": env})
 
 
-def train() -> Run:
-    """A run of this recipe, to be changed and started."""
-    return Run(settings(), recipe=RECIPE.name)
-
-
 RECIPE = Recipe("dmc", "cheetah-run and other tasks of the DeepMind Control Suite by env.task (needs oatmill[dmc])", settings)
+train = RECIPE.train

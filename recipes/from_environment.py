@@ -7,21 +7,14 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from actors.settings import SELECTED_BY
 from oatmill.errors import UserError
 from protocol.data.spaces import ObservationSpace, Spaces
+from recipes.baseline import CHOICES, NUMBERS
 from recipes.recipe import Recipe
 from runner.settings import RunSettings
 
-NAMED_BY = {
-    "gymnasium": "id",
-    "envpool": "id",
-    "minigrid": "id",
-    "atari": "game",
-    "minatar": "game",
-    "dmc": "task",
-    "pettingzoo": "factory",
-    "factory": "factory",
-}
+NAMED_BY = {kind: setting for kind, setting in SELECTED_BY.items() if kind != "cogs"}
 """The kinds of environment that a prefix such as `gymnasium:` chooses, and the setting that takes the rest."""
 FUNCTION = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 
@@ -92,26 +85,10 @@ def settings_for(spaces: Spaces) -> dict[str, Any]:
         "trainer": {
             "total_timesteps": 1_000_000,
             "batch_size": 32,
-            "gamma": 0.99,
             "normalise_rewards": True,
-            **(CONTINUOUS if numbers else DISCRETE),
+            **(NUMBERS if numbers else CHOICES),
         },
     }
-
-
-DISCRETE: Mapping[str, Any] = {
-    "epochs": 4,
-    "minibatches": 4,
-    "optimizer": {"learning_rate": 1e-3},
-    "losses": {"ppo_critic": {"gae_lambda": 0.95}},
-}
-CONTINUOUS: Mapping[str, Any] = {
-    "epochs": 10,
-    "minibatches": 32,
-    "shuffle": "steps",
-    "optimizer": {"learning_rate": 3e-4},
-    "losses": {"ppo_critic": {"gae_lambda": 0.95}, "ppo_actor": {"ent_coef": 0.0}},
-}
 
 
 def _agent(observation: ObservationSpace) -> Mapping[str, Any]:

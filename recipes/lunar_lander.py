@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from recipes.recipe import Recipe
-from runner.run import Run
 from runner.settings import RunSettings
 
 
@@ -35,9 +34,5 @@ def settings() -> RunSettings:
     )
 
 
-def train() -> Run:
-    """A run of this recipe, to be changed and started."""
-    return Run(settings(), recipe=RECIPE.name)
-
-
 RECIPE = Recipe("lunar_lander", "LunarLander-v3 (needs oatmill[box2d]): a mean return of 250 after 0.6 million steps", settings)
+train = RECIPE.train

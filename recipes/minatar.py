@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from recipes.recipe import Recipe
-from runner.run import Run
 from runner.settings import RunSettings
 
 
@@ -28,9 +27,5 @@ def settings() -> RunSettings:
     )
 
 
-def train() -> Run:
-    """A run of this recipe, to be changed and started."""
-    return Run(settings(), recipe=RECIPE.name)
-
-
 RECIPE = Recipe("minatar", "MinAtar's five games by env.game (needs oatmill[minatar])", settings)
+train = RECIPE.train

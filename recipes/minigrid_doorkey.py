@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from recipes.baseline import CHOICES
 from recipes.recipe import Recipe
-from runner.run import Run
 from runner.settings import RunSettings
 
 
@@ -20,22 +20,15 @@ def settings() -> RunSettings:
             "agent": {"hidden_sizes": [64], "activation": "relu", "core": "lstm", "core_size": 128, "value_head": "scalar"},
             "actors": {"count": 2, "envs_per_actor": 64, "unroll_length": 32},
             "trainer": {
+                **CHOICES,
                 "total_timesteps": 1_000_000,
                 "batch_size": 128,
-                "epochs": 4,
                 "minibatches": 8,
-                "gamma": 0.99,
                 "reward_scale": 10.0,
-                "optimizer": {"learning_rate": 1e-3},
                 "losses": {"ppo_critic": {"gae_lambda": 0.95}, "ppo_actor": {"norm_adv": False}},
             },
         }
     )
-
-
-def train() -> Run:
-    """A run of this recipe, to be changed and started."""
-    return Run(settings(), recipe=RECIPE.name)
 
 
 RECIPE = Recipe(
@@ -43,3 +36,4 @@ RECIPE = Recipe(
     "MiniGrid-DoorKey-6x6 with an LSTM (needs oatmill[minigrid]): find the key, open the door, reach the goal",
     settings,
 )
+train = RECIPE.train

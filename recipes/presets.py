@@ -8,25 +8,20 @@ from typing import Any
 from oatmill.errors import UserError
 from oatmill.settings.complaints import nearest
 
+
+def _guide(*, kl: float, steps: int, policy: float, horizon: int) -> Mapping[str, Any]:
+    """The guide's extra losses: CMPO's coefficient, the model's steps, and coefficient and horizon of its policies."""
+    losses = {
+        "cmpo": {"enabled": True, "kl_coef": kl},
+        "dynamics": {"enabled": True, "unroll_steps": steps, "returns_pred_coef": 1.0, "reward_pred_coef": 1.0},
+        "muesli_model": {"enabled": True, "policy_pred_coef": policy, "policy_horizon": horizon},
+    }
+    return {"trainer": {"losses": losses}}
+
+
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "conservative": {
-        "trainer": {
-            "losses": {
-                "cmpo": {"enabled": True, "kl_coef": 0.01},
-                "dynamics": {"enabled": True, "unroll_steps": 3, "returns_pred_coef": 1.0, "reward_pred_coef": 1.0},
-                "muesli_model": {"enabled": True, "policy_pred_coef": 0.001, "policy_horizon": 1},
-            }
-        }
-    },
-    "aggressive": {
-        "trainer": {
-            "losses": {
-                "cmpo": {"enabled": True, "kl_coef": 0.05},
-                "dynamics": {"enabled": True, "unroll_steps": 5, "returns_pred_coef": 1.0, "reward_pred_coef": 1.0},
-                "muesli_model": {"enabled": True, "policy_pred_coef": 0.005, "policy_horizon": 5},
-            }
-        }
-    },
+    "conservative": _guide(kl=0.01, steps=3, policy=0.001, horizon=1),
+    "aggressive": _guide(kl=0.05, steps=5, policy=0.005, horizon=5),
     # The hyperparameters of Hessel et al. 2021, arXiv:2104.06159: one update per batch, 75 %
     # replayed data.
     "paper": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from runner.run import Run
 from runner.settings import RunSettings
 
 
@@ -21,3 +22,7 @@ class Recipe:
     name: str
     summary: str
     settings: Callable[[], RunSettings]
+
+    def train(self) -> Run:
+        """A run of this recipe, to be changed and started."""
+        return Run(self.settings(), recipe=self.name)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from recipes.baseline import CHOICES
 from recipes.recipe import Recipe
-from runner.run import Run
 from runner.settings import RunSettings
 
 
@@ -15,21 +15,15 @@ def settings() -> RunSettings:
             "agent": {"hidden_sizes": [128, 128], "value_head": "scalar"},
             "actors": {"count": 2, "envs_per_actor": 32, "unroll_length": 32},
             "trainer": {
+                **CHOICES,
                 "total_timesteps": 2_000_000,
                 "batch_size": 128,
-                "epochs": 4,
-                "minibatches": 4,
                 "gamma": 1.0,
-                "optimizer": {"learning_rate": 1e-3},
                 "losses": {"ppo_critic": {"gae_lambda": 0.9}, "ppo_actor": {"ent_coef": 0.1}},
             },
         }
     )
 
 
-def train() -> Run:
-    """A run of this recipe, to be changed and started."""
-    return Run(settings(), recipe=RECIPE.name)
-
-
 RECIPE = Recipe("tic_tac_toe", "Tic-tac-toe by self-play with action masks: not one illegal move", settings)
+train = RECIPE.train

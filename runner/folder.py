@@ -178,9 +178,18 @@ def read_run(folder: Path) -> dict[str, Any]:
     return content
 
 
-def keys_of(run: Mapping[str, Any]) -> Path | None:
-    """The folder of keys from a run's run.json; None for a run without keys."""
-    return None if run.get("keys") is None else Path(run["keys"])
+def hub_of(folder: Path, run: Mapping[str, Any]) -> tuple[str, Path | None]:
+    """The control address of a run's hub, and the run's folder of keys; None for a run without keys.
+
+    Args:
+        folder: the run folder, for messages.
+        run: the content of its run.json.
+
+    Raises:
+        UserError: if run.json is damaged.
+    """
+    with reading(folder / "run.json"):
+        return str(run["control"]), None if run.get("keys") is None else Path(run["keys"])
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class PlainObserver:
         self._every_s = every_s
         self._total = 0
         self._next = 0.0
-        self._pending: str | None = None
+        self._pending: Mapping[str, Any] | None = None
 
     def started(self, run_dir: Path, total_timesteps: int, notes: Sequence[str]) -> None:
         """See Observer."""
@@ -67,7 +67,7 @@ class PlainObserver:
 
     def reported(self, line: Mapping[str, Any]) -> None:
         """See Observer."""
-        self._pending = progress_line(line, self._total)
+        self._pending = line
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + self._every_s
             self._flush()
@@ -90,8 +90,11 @@ class PlainObserver:
 
     def _flush(self) -> None:
         if self._pending is not None:
-            self._write(self._pending)
+            self._show(self._pending)
             self._pending = None
+
+    def _show(self, line: Mapping[str, Any]) -> None:
+        self._write(progress_line(line, self._total))
 
     def _write(self, text: str) -> None:
         try:

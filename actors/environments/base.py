@@ -11,18 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from actors.settings import (
-    AtariEnv,
-    CogsEnv,
-    DmcEnv,
-    EnvPoolEnv,
-    EnvSettings,
-    FactoryEnv,
-    GymnasiumEnv,
-    MinAtarEnv,
-    MiniGridEnv,
-    PettingZooEnv,
-)
+from actors.settings import SELECTED_BY, EnvSettings
 from oatmill.errors import OatmillError, UserError, one_line
 from protocol.data.observations import Observations, are_equal, parts_of
 from protocol.data.spaces import ObservationSpace, Spaces
@@ -175,17 +164,8 @@ def begin(environment: Environment) -> Beginning:
 
 def name_of(settings: EnvSettings) -> str:
     """The environment's name in messages: the setting that selected it."""
-    match settings:
-        case GymnasiumEnv() | MiniGridEnv() | EnvPoolEnv():
-            return f"env.id={settings.id}"
-        case AtariEnv() | MinAtarEnv():
-            return f"env.game={settings.game}"
-        case DmcEnv():
-            return f"env.task={settings.task}"
-        case CogsEnv():
-            return f"env.mission={settings.mission}"
-        case FactoryEnv() | PettingZooEnv():
-            return f"env.factory={settings.factory}"
+    setting = SELECTED_BY[settings.kind]
+    return f"env.{setting}={getattr(settings, setting)}"
 
 
 def is_finite(values: Array) -> bool:

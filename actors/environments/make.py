@@ -34,7 +34,9 @@ BUILDERS = {
     "envpool": ("envpool", "make_pool"),
     "pettingzoo": ("pettingzoo", "make_parallel"),
 }
-"""The adapter's module and function for each kind of environment."""
+"""The adapter's module and function for each kind of environment. The function takes the settings, the
+number of copies (None for one) and the seed of all copies; a factory's also takes the `index` of the
+first copy."""
 EXTRAS = {
     "mettagrid": "cogs",
     "minigrid": "minigrid",

@@ -30,6 +30,7 @@ from deploy.cli import (
     usage,
 )
 from deploy.cli.examples import epilog
+from deploy.cli.groups import with_groups
 
 app = typer.Typer(
     name="oatmill",
@@ -82,5 +83,5 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "help": usage.help_,
 }
 for name, command in COMMANDS.items():
-    app.command(name, epilog=epilog(name))(command)
+    app.command(name, epilog=epilog(name))(with_groups(command))
 app.add_typer(cluster.app, name="cluster")

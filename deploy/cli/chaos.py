@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.cli.options import Assignments, JsonOption, LogLevel, LogLevelOption, print_json
+from deploy.cli.options import Assignments, JsonOption, print_json
 
 
 def chaos(
@@ -31,7 +31,6 @@ def chaos(
     ] = "kill,stop",
     seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Seed of the schedule and of the run.")] = 0,
     as_json: JsonOption = False,
-    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
     """Inject faults into a real run: kill and stop its processes, fill its disk, and more.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploy.cli.examples import epilog
+from deploy.cli.groups import with_groups
 from deploy.cli.options import (
     ActorsOption,
     Assignments,
@@ -86,6 +87,7 @@ def run_on_ray(
 
 
 @app.command(epilog=epilog("cluster up"))
+@with_groups
 def up(
     *,
     recipe: Annotated[str, typer.Argument(metavar="[RECIPE]", help="A built-in recipe, or module:function.")] = "cogs_v_clips",
@@ -141,6 +143,7 @@ def up(
 
 
 @app.command(epilog=epilog("cluster scale"))
+@with_groups
 def scale(
     *,
     actors: Annotated[
@@ -152,7 +155,6 @@ def scale(
     ] = None,
     on: OnOption = EngineName.compose,
     project: ProjectOption = "oatmill",
-    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001
 ) -> None:
     """Change the number of actors during training, or restart the learner with other ranks from a checkpoint."""
     from deploy.engines.start import scale_actors, scale_learners  # noqa: PLC0415
@@ -180,50 +182,38 @@ def scale(
 
 
 @app.command(epilog=epilog("cluster status"))
+@with_groups
 def status(
     *,
     as_json: JsonOption = False,
     on: OnOption = EngineName.compose,
     project: ProjectOption = "oatmill",
-    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001
 ) -> None:
     """Show a cluster's containers and the run's progress."""
     from deploy.cli.status import progress_lines  # noqa: PLC0415
-    from deploy.engines.start import running  # noqa: PLC0415
 
     if on is EngineName.ray:
-        show_ray(project, as_json=as_json)
-        return
-    cluster = the_cluster(project)
-    containers = running(cluster)
-    answer = cluster.status()
-    rows = [{"service": one.service, "name": one.name, "state": one.state, "status": one.status} for one in containers]
+        from deploy.engines import ray  # noqa: PLC0415
+
+        answer, looks = ray.status(project, keys_from_environment())
+        rows = [{"name": one.name, "node": one.node, "pid": one.pid, "exit_code": one.exit_code} for one in looks]
+        what, line = "processes", "{name:<14}{node:<20}{pid}"
+    else:
+        from deploy.engines.start import running  # noqa: PLC0415
+
+        cluster = the_cluster(project)
+        containers, answer = running(cluster), cluster.status()
+        rows = [{"service": one.service, "name": one.name, "state": one.state, "status": one.status} for one in containers]
+        what, line = "containers", "{service:<14}{name:<28}{status}"
     if as_json:
-        print_json({"containers": rows, "run": answer})
+        print_json({what: rows, "run": answer})
         return
-    for line in progress_lines(answer):
-        typer.echo(line)
-    for row in rows:
-        typer.echo(f"{row['service']:<14}{row['name']:<28}{row['status']}")
-
-
-def show_ray(project: str, *, as_json: bool) -> None:
-    """Show a run on Ray."""
-    from deploy.cli.status import progress_lines  # noqa: PLC0415
-    from deploy.engines import ray  # noqa: PLC0415
-
-    answer, looks = ray.status(project, keys_from_environment())
-    rows = [{"name": one.name, "node": one.node, "pid": one.pid, "exit_code": one.exit_code} for one in looks]
-    if as_json:
-        print_json({"processes": rows, "run": answer})
-        return
-    for line in progress_lines(answer):
-        typer.echo(line)
-    for row in rows:
-        typer.echo(f"{row['name']:<14}{row['node']:<20}{row['pid']}")
+    for text in (*progress_lines(answer), *(line.format(**row) for row in rows)):
+        typer.echo(text)
 
 
 @app.command(epilog=epilog("cluster down"))
+@with_groups
 def down(
     *,
     volumes: Annotated[
@@ -231,7 +221,6 @@ def down(
     ] = False,
     on: OnOption = EngineName.compose,
     project: ProjectOption = "oatmill",
-    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001
 ) -> None:
     """Stop a cluster in order and remove its containers and networks.
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, RunArgument, RunDirOption, one_folder, print_json
+from deploy.cli.groups import OneRun
+from deploy.cli.options import JsonOption, print_json
 
 if TYPE_CHECKING:
     from deploy.doctor.findings import Finding
 
 
 def doctor(
-    run: RunArgument = None,
     *,
-    run_dir: RunDirOption = None,
+    run: OneRun,
     prometheus: Annotated[
         str | None,
         typer.Option("--prometheus", metavar="URL", help="Read the run from this Prometheus instead of a run folder."),
@@ -27,7 +27,6 @@ def doctor(
         typer.Option("--match", metavar="LABEL=VALUE", help="Selects one of several runs in Prometheus; can be repeated."),
     ] = None,
     as_json: JsonOption = False,
-    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
     """Diagnose a run and suggest settings to try next.
 
@@ -40,7 +39,7 @@ def doctor(
     from oatmill.errors import UserError  # noqa: PLC0415
     from runner.folder import find_run, reading  # noqa: PLC0415
 
-    wanted = one_folder(run, run_dir)
+    wanted = run.folder
     if prometheus is None:
         if match:
             raise UserError("--match selects a run in Prometheus; give its address with --prometheus")

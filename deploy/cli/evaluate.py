@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, RunDirOption, TrustOption, one_folder, print_json
+from deploy.cli.options import JsonOption, RunDirOption, TrustOption, one_folder, print_json
 
 
 def evaluate(
@@ -26,7 +26,6 @@ def evaluate(
     ] = None,
     trust: TrustOption = False,
     as_json: JsonOption = False,
-    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
     """Play episodes with a checkpoint's policy, in the environment that it was trained in."""
     from deploy.cli.summary import evaluation_lines  # noqa: PLC0415

@@ -6,13 +6,10 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.options import LogLevel, LogLevelOption
-
 
 def health(
     *,
     role: Annotated[str, typer.Argument(metavar="ROLE", help="replay, learner or actor.")],
-    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
     """Check whether this container's role makes progress.
 

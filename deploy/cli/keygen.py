@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.options import LogLevel, LogLevelOption
-
 
 def keygen(
     *,
@@ -18,7 +16,6 @@ def keygen(
     ] = None,
     revoke: Annotated[str | None, typer.Option("--revoke", metavar="NAME", help="Revoke a key, also if it is in use.")] = None,
     if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing if the keys exist already.")] = False,
-    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
     """Create the CURVE keys of a cluster.
 

@@ -7,25 +7,15 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.options import (
-    AddressOption,
-    Assignments,
-    ConfigOption,
-    KeysOption,
-    LogLevel,
-    LogLevelOption,
-    OptionalRecipe,
-    RolePreset,
-    RoleRunDir,
-)
+from deploy.cli.groups import RoleOptions
+from deploy.cli.options import AddressOption, RoleRunDir
 
 
 def learner(
     *,
     address: AddressOption,
     run_dir: RoleRunDir,
-    recipe: OptionalRecipe = None,
-    assignments: Assignments = None,
+    role: RoleOptions,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the run folder's newest checkpoint.")] = False,
     in_container: Annotated[
         bool,
@@ -34,21 +24,18 @@ def learner(
             help="Continue from the newest checkpoint if there is one, exit with 0 after SIGTERM, and end the run when done.",
         ),
     ] = False,
-    keys: KeysOption = None,
-    preset: RolePreset = None,
-    config: ConfigOption = None,
-    log_level: LogLevelOption = LogLevel.info,
 ) -> None:
     """Run the learner: all its ranks, or one of them if RANK and WORLD_SIZE are set."""
     from deploy.cli.roles import become, keep_config, role_settings, watch_over  # noqa: PLC0415
     from runner.local.commands import learner_command  # noqa: PLC0415
 
-    settings = role_settings(recipe, assignments, preset=preset, config=config)
+    settings = role_settings(role)
     trainer = settings.trainer
     ranks = 1 if "RANK" in os.environ else trainer.learners
     path = keep_config(settings, run_dir)
     resume = resume or (in_container and (run_dir / "checkpoints" / "latest").exists())
-    command = learner_command(path, run_dir, address=address, ranks=ranks, resume=resume, log_level=log_level.value, keys=keys)
+    level, keys = role.log_level.value, role.keys
+    command = learner_command(path, run_dir, address=address, ranks=ranks, resume=resume, log_level=level, keys=keys)
     if in_container:
         raise typer.Exit(watch_over(command, settings, address=address, keys=keys))
     become(command, threads=trainer.threads)

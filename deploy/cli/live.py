@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn, TextIO, cast
@@ -14,8 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from oatmill.process.nonblocking_output import unblocked
-from runner.observer import clock, done, let_read, number, time_left, value
+from runner.observer import PlainObserver, clock, done, let_read, number, time_left, value
 
 DRAW_EVERY_S = 0.25
 GAP = "   "
@@ -38,7 +36,7 @@ class SteadyConsole(Console):
         raise BrokenPipeError
 
 
-class LiveObserver:
+class LiveObserver(PlainObserver):
     """Draws a run's progress, speed, return and losses; a lost terminal only ends the drawing.
 
     Args:
@@ -47,54 +45,33 @@ class LiveObserver:
     """
 
     def __init__(self, output: TextIO, *, width: int | None = None) -> None:
-        self._output = unblocked(output)
+        super().__init__(output, DRAW_EVERY_S)
         file = cast("IO[str]", self._output)  # rich writes, flushes and asks for the encoding
         self._console = SteadyConsole(file=file, highlight=False, force_terminal=True, width=width)
         # No refresh thread, because it might hold a lock while a child process is forked.
         self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
-        self._total = 0
         self._lost = False
-        self._line: Mapping[str, Any] | None = None
-        self._next = 0.0
 
     def started(self, run_dir: Path, total_timesteps: int, notes: Sequence[str]) -> None:
         """See Observer."""
-        self._total = total_timesteps
-        self._print(f"run folder {run_dir}")
-        for note in notes:
-            self._print(f"note: {note}")
+        super().started(run_dir, total_timesteps, notes)
         self._draw(self._live.start)
-
-    def reported(self, line: Mapping[str, Any]) -> None:
-        """See Observer."""
-        self._line = line
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + DRAW_EVERY_S
-            self._refresh()
-
-    def noted(self, text: str) -> None:
-        """See Observer."""
-        self._print(text)
 
     def failed(self, name: str, last_lines: Sequence[str]) -> None:
         """See Observer."""
         self.ended()
-        self._print(f"the last lines of {name}:")
-        for line in last_lines:
-            self._print(f"  {line}")
+        super().failed(name, last_lines)
 
     def ended(self) -> None:
         """See Observer."""
-        self._refresh()
+        self._flush()
         self._draw(self._live.stop)
         let_read(self._output)
 
-    def _refresh(self) -> None:
-        line = self._line
-        if line is not None:
-            self._draw(lambda: self._live.update(view(line, self._total, self._console.width), refresh=True))
+    def _show(self, line: Mapping[str, Any]) -> None:
+        self._draw(lambda: self._live.update(view(line, self._total, self._console.width), refresh=True))
 
-    def _print(self, text: str) -> None:
+    def _write(self, text: str) -> None:
         self._draw(lambda: self._console.print(text, markup=False, soft_wrap=True))
 
     def _draw(self, action: Callable[[], None]) -> None:

@@ -113,11 +113,6 @@ HubOption = Annotated[
 ]
 
 
-def seeds(seed: int | None) -> dict[str, int | None]:
-    """The settings that `--seed` sets."""
-    return {"trainer.seed": seed, "actors.seed": seed}
-
-
 def one_folder(run: Path | None, run_dir: Path | None) -> Path | None:
     """The run's folder, which may be given as an argument or by --run-dir; None if it is left out.
 

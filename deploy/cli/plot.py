@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.options import LogLevel, LogLevelOption, RunDirOption
+from deploy.cli.options import RunDirOption
 
 
 def plot(
@@ -16,7 +16,6 @@ def plot(
     ] = None,
     *,
     run_dir: RunDirOption = None,
-    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
     """Draw a run's curves as a PNG file in its folder `plots`.
 

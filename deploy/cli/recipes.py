@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from deploy.cli.options import LogLevel, LogLevelOption
 
-
-def recipes(*, log_level: LogLevelOption = LogLevel.info) -> None:  # noqa: ARG001  (its callback acts)
+def recipes() -> None:
     """List the built-in recipes, one line each."""
     from recipes.registry import BUILT_IN  # noqa: PLC0415
 

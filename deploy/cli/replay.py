@@ -6,32 +6,18 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.options import (
-    Assignments,
-    ConfigOption,
-    InsecureOption,
-    KeysOption,
-    LogLevel,
-    LogLevelOption,
-    OptionalRecipe,
-    RolePreset,
-    RoleRunDir,
-)
+from deploy.cli.groups import RoleOptions
+from deploy.cli.options import InsecureOption, RoleRunDir
 
 
 def replay(
     *,
     run_dir: RoleRunDir,
-    recipe: OptionalRecipe = None,
-    assignments: Assignments = None,
+    role: RoleOptions,
     listen: Annotated[
         str, typer.Option("--listen", metavar="URL", envvar="OATMILL_LISTEN", help="tcp://HOST[:PORT] or ipc:///FOLDER.")
     ] = "tcp://127.0.0.1:7300",
     insecure: InsecureOption = False,
-    keys: KeysOption = None,
-    preset: RolePreset = None,
-    config: ConfigOption = None,
-    log_level: LogLevelOption = LogLevel.info,
 ) -> None:
     """Run the replay server of a run.
 
@@ -41,5 +27,5 @@ def replay(
     from deploy.cli.roles import become, keep_config, role_settings  # noqa: PLC0415
     from runner.local.commands import replay_command  # noqa: PLC0415
 
-    path = keep_config(role_settings(recipe, assignments, preset=preset, config=config), run_dir)
-    become(replay_command(path, run_dir, listen=listen, insecure=insecure, log_level=log_level.value, keys=keys), threads=1)
+    path, level = keep_config(role_settings(role), run_dir), role.log_level.value
+    become(replay_command(path, run_dir, listen=listen, insecure=insecure, log_level=level, keys=role.keys), threads=1)

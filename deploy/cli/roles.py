@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from deploy.cli.groups import RoleOptions
 from oatmill.children.environment import child_environment
 from oatmill.errors import UserError
 from oatmill.files.atomic import FOLDER_MODE
@@ -17,28 +18,20 @@ from runner.overrides import command_layers, resolve
 from runner.settings import RunSettings, prepared, read_config, write_config
 
 
-def role_settings(
-    recipe: str | None, assignments: Sequence[str] | None, *, preset: str | None, config: Path | None
-) -> RunSettings:
+def role_settings(role: RoleOptions) -> RunSettings:
     """The settings of a role's command line.
-
-    Args:
-        recipe: a recipe; without one, `config` must have all settings, as a run's config.yaml has.
-        assignments: `key=value` from the command line.
-        preset: a preset's name.
-        config: a YAML file of settings.
 
     Raises:
         UserError: if the settings are invalid or missing.
     """
-    assigned = list(assignments or ())
+    recipe, config, assigned = role.recipe, role.config, list(role.assignments or ())
     if recipe is not None and "=" in recipe:
         assigned.insert(0, recipe)
         recipe = os.environ.get("OATMILL_RECIPE") or None
     if recipe is not None:
         from recipes.resolve import resolve_run  # noqa: PLC0415
 
-        return prepared(resolve_run(recipe, assigned, preset=preset, config=config, flags={}).settings)[0]
+        return prepared(resolve_run(recipe, assigned, preset=role.preset, config=config, flags={}).settings)[0]
     if config is None:
         raise UserError("expected a RECIPE, or --config FILE with a run's config.yaml, got neither")
     layers = command_layers(preset={}, config=config, environ=os.environ, assignments=assigned, flags={})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploy.cli.completion import complete_path
-from deploy.cli.options import JsonOption, LogLevel, LogLevelOption, print_json
+from deploy.cli.options import JsonOption, print_json
 
 if TYPE_CHECKING:
     from runner.settings_reference import SettingEntry
@@ -20,7 +20,6 @@ def settings(
         str, typer.Argument(metavar="[WORD]", help="A word to search in paths and descriptions.", autocompletion=complete_path)
     ] = "",
     as_json: JsonOption = False,
-    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback does it)
 ) -> None:
     """List or search the settings.
 

@@ -3,66 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import typer
 
-from deploy.cli.options import (
-    HubOption,
-    JsonOption,
-    KeysOption,
-    LogLevel,
-    LogLevelOption,
-    RunArgument,
-    RunDirOption,
-    one_folder,
-    print_json,
-)
+from deploy.cli.groups import ActiveRun, Hub
+from deploy.cli.options import JsonOption, print_json
 
 COLUMNS = ("role", "id", "pid", "restarts")
 
 
-def status(
-    run: RunArgument = None,
-    *,
-    run_dir: RunDirOption = None,
-    address: HubOption = None,
-    keys: KeysOption = None,
-    as_json: JsonOption = False,
-    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
-) -> None:
+def status(*, run: ActiveRun, as_json: JsonOption = False) -> None:
     """Show an active run's processes and progress."""
-    from runner.folder import find_run, keys_of, read_run, reading  # noqa: PLC0415
-    from runner.operator_client import operator_client  # noqa: PLC0415
+    from runner.folder import reading  # noqa: PLC0415
 
-    wanted = one_folder(run, run_dir)
-    if wanted is None and address is not None:
-        show_hub(address, keys, as_json=as_json)
+    hub = run.hub()
+    if hub.folder is None:
+        show_hub(hub, as_json=as_json)
         return
-    folder = find_run(wanted)
-    running = read_run(folder)
-    with reading(folder / "run.json"):
-        rows = [{column: process[column] for column in COLUMNS} for process in running["processes"]]
-        address, run_keys = str(running["control"]), keys_of(running)
+    with reading(hub.folder / "run.json"):
+        rows = [{column: process[column] for column in COLUMNS} for process in hub.running["processes"]]
     if as_json:
         print_json(rows)
         return
-    with operator_client(address, run_keys) as hub:
-        answer = hub.status()
-    for line in status_lines(str(folder), rows, answer):
+    with hub.client() as client:
+        answer = client.status()
+    for line in status_lines(hub.name, rows, answer):
         typer.echo(line)
 
 
-def show_hub(address: str, keys: Path | None, *, as_json: bool) -> None:
+def show_hub(hub: Hub, *, as_json: bool) -> None:
     """Show the status of the hub at an address, which does not include processes."""
     from oatmill.errors import RunError  # noqa: PLC0415
-    from runner.operator_client import operator_client  # noqa: PLC0415
 
-    with operator_client(address, keys) as hub:
-        answer = hub.status()
+    with hub.client() as client:
+        answer = client.status()
     if answer is None:
-        raise RunError(f"no hub answers at {address}")
+        raise RunError(f"no hub answers at {hub.address}")
     if as_json:
         print_json(answer)
         return

@@ -6,37 +6,28 @@ import time
 
 import typer
 
-from deploy.cli.options import HubOption, KeysOption, LogLevel, LogLevelOption, RunArgument, RunDirOption, one_folder
+from deploy.cli.groups import ActiveRun
 
 ENDS_WITHIN_S = 90.0
 POLL_S = 0.1
 
 
-def stop(
-    run: RunArgument = None,
-    *,
-    run_dir: RunDirOption = None,
-    address: HubOption = None,
-    keys: KeysOption = None,
-    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
-) -> None:
+def stop(*, run: ActiveRun) -> None:
     """Stop a run in order: the learner finishes its step and saves a checkpoint, then all processes end."""
     from oatmill.errors import RunError  # noqa: PLC0415
-    from runner.folder import find_run, is_held, keys_of, read_run  # noqa: PLC0415
-    from runner.operator_client import operator_client  # noqa: PLC0415
+    from runner.folder import is_held  # noqa: PLC0415
 
-    wanted = one_folder(run, run_dir)
-    if wanted is None and address is not None:
-        with operator_client(address, keys) as hub:
-            if not hub.stop():
-                raise RunError(f"no hub answers at {address}")
-        typer.echo(f"sent a stop request to {address}")
+    hub = run.hub()
+    folder = hub.folder
+    with hub.client() as client:
+        stopped = client.stop()
+    if folder is None:
+        if not stopped:
+            raise RunError(f"no hub answers at {hub.address}")
+        typer.echo(f"sent a stop request to {hub.address}")
         return
-    folder = find_run(wanted)
-    running = read_run(folder)
-    with operator_client(running["control"], keys_of(running)) as hub:
-        if not hub.stop():
-            raise RunError(f"the replay server of {folder} does not answer; kill the supervisor by its pid from run.json")
+    if not stopped:
+        raise RunError(f"the replay server of {folder} does not answer; kill the supervisor by its pid from run.json")
     deadline = time.monotonic() + ENDS_WITHIN_S
     while is_held(folder):
         if time.monotonic() > deadline:

@@ -10,18 +10,16 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.cli.options import LogLevel, LogLevelOption, RunArgument, RunDirOption, one_folder
+from deploy.cli.groups import OneRun
 
 EVERY_S = 1.0
 EVENTS_SHOWN = 5
 
 
 def top(
-    run: RunArgument = None,
     *,
-    run_dir: RunDirOption = None,
+    watched: OneRun,
     once: Annotated[bool, typer.Option("--once", help="Show it once, as if stdout was not a terminal.")] = False,
-    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
     """Watch a run: progress, speed, losses with their shares, red flags, actors and recent events.
 
@@ -37,7 +35,7 @@ def top(
     from runner.settings import read_config  # noqa: PLC0415
 
     console = SteadyConsole(highlight=False)
-    folder = find_run(one_folder(run, run_dir))
+    folder = find_run(watched.folder)
     total = read_config(folder / "config.yaml").trainer.total_timesteps
 
     def state(*, going_on: bool) -> Group:
@@ -67,15 +65,13 @@ def top(
 def fleet_lines(folder: Path, *, going_on: bool) -> list[str]:
     """The hub's status of actors and data, or that the run has ended."""
     from deploy.cli.status import uneven_lines  # noqa: PLC0415
-    from runner.folder import keys_of, read_json, reading  # noqa: PLC0415
+    from runner.folder import hub_of, read_json  # noqa: PLC0415
     from runner.operator_client import operator_client  # noqa: PLC0415
 
     run = read_json(folder / "run.json")
     if not going_on or "control" not in run:
         return ["the run has ended; see summary.json" if not going_on else "the run is starting"]
-    with reading(folder / "run.json"):
-        address, keys = str(run["control"]), keys_of(run)
-    with operator_client(address, keys) as hub:
+    with operator_client(*hub_of(folder, run)) as hub:
         status = hub.status()
     if status is None:
         return ["the replay server does not answer (yet)"]

@@ -8,24 +8,8 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.options import (
-    ActorsOption,
-    Assignments,
-    ConfigOption,
-    EnvOption,
-    InsecureOption,
-    JsonOption,
-    KeysOption,
-    LearnersOption,
-    LogLevel,
-    LogLevelOption,
-    PresetOption,
-    RecipeOrNone,
-    RunDirOption,
-    SeedOption,
-    TrustOption,
-    seeds,
-)
+from deploy.cli.groups import TrainingOptions
+from deploy.cli.options import InsecureOption, JsonOption, KeysOption, LogLevel, LogLevelOption, RunDirOption, TrustOption
 
 ListenOption = Annotated[
     str,
@@ -35,15 +19,8 @@ ListenOption = Annotated[
 
 def train(
     *,
-    recipe: RecipeOrNone = None,
-    assignments: Assignments = None,
-    env: EnvOption = None,
-    actors: ActorsOption = None,
-    learners: LearnersOption = None,
-    preset: PresetOption = None,
-    config: ConfigOption = None,
+    training: TrainingOptions,
     run_dir: RunDirOption = None,
-    seed: SeedOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an ended run from its newest checkpoint.")] = False,
     trust: TrustOption = False,
     listen: ListenOption = "ipc",
@@ -63,12 +40,9 @@ def train(
     from deploy.cli.display import observer_for  # noqa: PLC0415
     from deploy.cli.summary import summary_lines  # noqa: PLC0415
     from oatmill.process.nonblocking_output import write_within  # noqa: PLC0415
-    from recipes.resolve import resolve_run  # noqa: PLC0415
     from runner.folder import find_run  # noqa: PLC0415
 
-    flags = {"actors.count": actors, "trainer.learners": learners, **seeds(seed)}
-    resumed = find_run(run_dir) if resume else None
-    run = resolve_run(recipe, assignments, env=env, preset=preset, config=config, flags=flags, resumed=resumed, trust=trust)
+    run = training.resolve(resumed=find_run(run_dir) if resume else None, trust=trust)
     result = run.start(
         run_dir=run_dir,
         resume=resume,

@@ -6,15 +6,11 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.options import LogLevel, LogLevelOption
-
 
 def help_(
     words: Annotated[
         list[str] | None, typer.Argument(metavar="[COMMAND]...", help="The command, such as train, or cluster up.")
     ] = None,
-    *,
-    log_level: LogLevelOption = LogLevel.info,  # noqa: ARG001  (its callback acts)
 ) -> None:
     """Show how a command is used, as `oatmill COMMAND --help` does."""
     from deploy.cli.app import app  # noqa: PLC0415

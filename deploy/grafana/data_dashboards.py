@@ -38,14 +38,12 @@ DATA_PATH = Dashboard(
             ],
             stacked=True,
             dashed="capacity",
-            low=0,
         ),
         Panel(
             "Bottleneck",
             "Fraction of its time that the learner waits for data, and how full the queue is.",
             "percentunit",
             [Query("oatmill_learner_wait:share5m", "learner waits"), Query("oatmill_replay_fill:share", "queue is full")],
-            low=0,
             high=1,
         ),
         Panel(
@@ -53,7 +51,6 @@ DATA_PATH = Dashboard(
             "Memory of waiting trajectories, and of the replay buffer.",
             "bytes",
             [Query("oatmill_replay_bytes", "queue"), Query("oatmill_replay_buffer_bytes", "buffer")],
-            low=0,
         ),
         Panel(
             "Replay buffer",
@@ -61,7 +58,6 @@ DATA_PATH = Dashboard(
             "none",
             [Query("oatmill_replay_buffer_items", "kept"), Query("oatmill_replay_buffer_capacity_items", "capacity")],
             dashed="capacity",
-            low=0,
         ),
         Row("Age and latency"),
         Panel(
@@ -71,7 +67,6 @@ DATA_PATH = Dashboard(
             percentiles("oatmill_policy_lag_versions"),
             thresholds=LAG,
             bands=True,
-            low=0,
         ),
         Panel(
             "Time in the queue",
@@ -102,7 +97,6 @@ DATA_PATH = Dashboard(
             "Bytes per second to all actors together.",
             "Bps",
             [Query("sum(rate(oatmill_weights_bytes_total[$__rate_interval]))", "sent")],
-            low=0,
         ),
         Row("Ledger"),
         Panel(
@@ -110,28 +104,24 @@ DATA_PATH = Dashboard(
             "Collected by actors, accepted, and sampled again.",
             "cps",
             [flow("produced|accepted|replayed")],
-            low=0,
         ),
         Panel(
             "Trajectories dropped",
             "By reason; all 0 in a normal run. A duplicate arrived twice and was stored once.",
             "cps",
             [flow("stale|evicted|rejected|rolled_back|duplicate|unsent_at_death")],
-            low=0,
         ),
         Panel(
             "In progress",
             "Trajectories that wait, are being sent, or are being trained on.",
             "none",
             [Query("oatmill_trajectories_pending", "{{place}}")],
-            low=0,
         ),
         Panel(
             "Lost",
             "Acknowledged trajectories that are in no other column; must be 0.",
             "none",
             [Query('oatmill_trajectories_total{outcome="lost"}', "lost")],
-            low=0,
         ),
     ],
 )
@@ -147,7 +137,6 @@ FLEET = Dashboard(
             "none",
             [Query("oatmill_actors_live", "live"), Query("oatmill_actors_expected", "expected")],
             dashed="expected",
-            low=0,
         ),
         Panel(
             "Silent, slow and restarted actors",
@@ -159,21 +148,18 @@ FLEET = Dashboard(
                 Query("oatmill_actors_silent", "silent"),
                 Query("oatmill_actors_slow", "slow"),
             ],
-            low=0,
         ),
         Panel(
             "Env steps per second per actor",
             "Falls when actors compete for cores or wait for credit.",
             "cps",
             [Query("sum(rate(oatmill_env_steps_total[$__rate_interval])) / (sum(oatmill_actors_live) > 0)", "per actor")],
-            low=0,
         ),
         Panel(
             "Episodes per second",
             "Finished episodes of all actors.",
             "cps",
             [Query("sum(rate(oatmill_episodes_total[$__rate_interval]))", "episodes")],
-            low=0,
         ),
         Panel(
             "Bad messages by reason",
@@ -186,7 +172,6 @@ FLEET = Dashboard(
                     "{{reason}}",
                 )
             ],
-            low=0,
         ),
         Panel(
             "Weights: from the hub to an actor",
@@ -208,14 +193,12 @@ PROCESS = Dashboard(
             "Cores used by each process.",
             "short",
             [Query("rate(oatmill_process_cpu_seconds_total[$__rate_interval])", "{{process}}")],
-            low=0,
         ),
         Panel(
             "Memory",
             "Resident memory of each process.",
             "bytes",
             [Query("oatmill_process_resident_memory_bytes", "{{process}}")],
-            low=0,
         ),
         Panel(
             "Time of a learner step, by phase",
@@ -229,7 +212,6 @@ PROCESS = Dashboard(
                 )
             ],
             stacked=True,
-            low=0,
         ),
         Panel(
             "Time by phase, 99th percentile",
@@ -249,22 +231,19 @@ PROCESS = Dashboard(
             "Should not keep growing.",
             "none",
             [Query("oatmill_process_open_fds", "{{process}}")],
-            low=0,
         ),
-        Panel("Threads", "Should not keep growing.", "none", [Query("oatmill_process_threads", "{{process}}")], low=0),
+        Panel("Threads", "Should not keep growing.", "none", [Query("oatmill_process_threads", "{{process}}")]),
         Panel(
             "Process uptime",
             "A drop means a restart.",
             "s",
             [Query("time() - oatmill_process_start_time_seconds", "{{process}}")],
-            low=0,
         ),
         Panel(
             "Versions",
             "Number of processes by version of oatmill and Python.",
             "none",
             [Query("count by (version, python) (oatmill_build_info)", "oatmill {{version}}, Python {{python}}")],
-            low=0,
         ),
     ],
 )

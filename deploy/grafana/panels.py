@@ -48,7 +48,7 @@ class Panel:
         bands: draw the thresholds as areas.
         stacked: draw series on top of each other.
         log: a logarithmic axis.
-        low: the lower end of the axis.
+        low: the lower end of a linear axis; None lets Grafana choose.
         high: the upper end of the axis.
         decimals: digits after the decimal point.
         dashed: the legend of the series to draw dashed, such as a limit.
@@ -66,7 +66,7 @@ class Panel:
     bands: bool = False
     stacked: bool = False
     log: bool = False
-    low: float | None = None
+    low: float | None = 0
     high: float | None = None
     decimals: int | None = None
     dashed: str = ""
@@ -157,7 +157,7 @@ def _placed(panels: Sequence[Panel | Row]) -> list[dict[str, Any]]:
 
 def _body(panel: Panel) -> dict[str, Any]:
     defaults: dict[str, Any] = {"unit": panel.unit, "thresholds": _thresholds(panel.thresholds), "color": _color(panel)}
-    limits = {"min": panel.low, "max": panel.high, "decimals": panel.decimals}
+    limits = {"min": None if panel.log else panel.low, "max": panel.high, "decimals": panel.decimals}
     defaults |= {name: value for name, value in limits.items() if value is not None}
     if panel.texts:
         words = {value: {"text": text, "index": index} for index, (value, text) in enumerate(panel.texts.items())}

@@ -28,6 +28,7 @@ def number(  # noqa: PLR0917  (the parts of a panel, in reading order)
         height=4,
         thresholds=thresholds,
         decimals=decimals,
+        low=None,
     )
 
 
@@ -118,20 +119,19 @@ HEALTH = Dashboard(
             "Mean of recent episodes, and the median of the last 100.",
             "short",
             [Query(RETURN_MEAN, "mean"), Query('oatmill_episode_return{quantile="0.5"}', "median of the last 100")],
+            low=None,
         ),
         Panel(
             "Env steps per second",
             "Steps stored by the replay server.",
             "cps",
             [Query("sum(rate(oatmill_env_steps_total[$__rate_interval]))", "env steps")],
-            low=0,
         ),
         Panel(
             "Red flags",
             "1 while a flag is raised; docs/operations/alerts.md says what to do.",
             "none",
             [Query("oatmill_red_flag", "{{flag}}")],
-            low=0,
             high=1,
         ),
         Panel(
@@ -139,7 +139,6 @@ HEALTH = Dashboard(
             "By name. Watchdog always fires, which shows that alerts are evaluated.",
             "none",
             [Query('count by (alertname) (ALERTS{alertstate="firing"})', "{{alertname}}")],
-            low=0,
         ),
     ],
 )
@@ -156,7 +155,6 @@ LOSSES = Dashboard(
             "percentunit",
             [Query("oatmill_loss_gradient_share > 0", "{{loss}}")],
             stacked=True,
-            low=0,
             high=1,
         ),
         Panel(
@@ -165,7 +163,6 @@ LOSSES = Dashboard(
             "percentunit",
             [Query("loss:oatmill_loss_share:mean5m", "{{loss}}")],
             stacked=True,
-            low=0,
             high=1,
         ),
         Panel(
@@ -210,6 +207,7 @@ LOSSES = Dashboard(
             "The part of each loss in the objective, at the last report.",
             "short",
             [Query("loss:oatmill_loss_weighted:last", "{{loss}}")],
+            low=None,
         ),
         Panel(
             "Weighted magnitude",
@@ -229,6 +227,7 @@ LOSSES = Dashboard(
             "Unweighted value of each term at the last report.",
             "short",
             [Query("oatmill_loss and (oatmill_loss_coefficient != 0)", "{{loss}} {{term}}")],
+            low=None,
         ),
         Panel(
             "Coefficients, by term",
@@ -247,19 +246,20 @@ LOSSES = Dashboard(
                 Query('oatmill_loss{term="target_entropy"} != 0', "{{loss}} minimum"),
             ],
             dashed="{{loss}} minimum",
+            low=None,
         ),
         Panel(
             "KL to the target",
             "The part of the cross-entropies that training can still reduce, in nats.",
             "short",
             [Query('oatmill_loss{term="kl"}', "{{loss}}")],
+            low=None,
         ),
         Panel(
             "Updates that were not finite",
             "Skipped on all ranks because a loss or gradient was not finite; must be 0.",
             "none",
             [Query("max(increase(oatmill_loss_nonfinite_total[$__rate_interval]))", "updates")],
-            low=0,
         ),
     ],
 )
@@ -279,12 +279,14 @@ LEARNING = Dashboard(
                 Query('oatmill_episode_return{quantile="0.5"}', "median"),
                 Query('oatmill_episode_return{quantile="1.0"}', "largest"),
             ],
+            low=None,
         ),
         Panel(
             "The environment's own numbers",
             "Numbers in the info of an episode's last step, such as is_success: means of the last 100 episodes.",
             "short",
             [Query("oatmill_episode_info", "{{name}}")],
+            low=None,
         ),
         Panel(
             "Episode length",
@@ -295,7 +297,6 @@ LEARNING = Dashboard(
                 Query('oatmill_episode_length{quantile="0.5"}', "median"),
                 Query('oatmill_episode_length{quantile="1.0"}', "largest"),
             ],
-            low=0,
         ),
         Panel(
             "Entropy relative to uniform",
@@ -304,12 +305,9 @@ LEARNING = Dashboard(
             [Query("oatmill_policy_entropy_ratio", "entropy")],
             thresholds=ENTROPY_BANDS,
             bands=True,
-            low=0,
             high=1,
         ),
-        Panel(
-            "Entropy in nats", "Mean entropy of the policy.", "short", [Query("oatmill_policy_entropy_nats", "entropy")], low=0
-        ),
+        Panel("Entropy in nats", "Mean entropy of the policy.", "short", [Query("oatmill_policy_entropy_nats", "entropy")]),
         Panel(
             "Explained variance",
             "1 is perfect, 0 is a constant, below 0 is worse than one. A solved task may show negative values.",
@@ -318,6 +316,7 @@ LEARNING = Dashboard(
             thresholds=((None, "red"), (0, "yellow"), (0.3, "green")),
             bands=True,
             high=1,
+            low=None,
         ),
         Panel(
             "KL of a learner step",
@@ -326,33 +325,32 @@ LEARNING = Dashboard(
             [Query("oatmill_approx_kl", "KL")],
             thresholds=((None, "transparent"), (0.1, "red")),
             bands=True,
-            low=0,
         ),
         Panel(
             "Clipped steps",
             "Fraction of steps whose ratio is outside PPO's clip range; 0.05 to 0.3 is usual.",
             "percentunit",
             [Query("oatmill_clip_ratio", "clipped")],
-            low=0,
         ),
         Panel(
             "CMPO's advantages",
             "Divided by sigma: the mean under the prior, and the spread within states. With a spread near 0, it has no effect.",
             "short",
             [Query("oatmill_cmpo_advantage_mean", "mean"), Query("oatmill_cmpo_advantage_std", "spread")],
+            low=None,
         ),
         Panel(
             "Learning rate",
             "Learning rate of the last learner step.",
             "sci",
             [Query("oatmill_learning_rate", "learning rate")],
-            low=0,
         ),
         Panel(
             "Policy version",
             "The version that was published last. It never decreases.",
             "none",
             [Query("oatmill_policy_version", "version")],
+            low=None,
         ),
     ],
 )

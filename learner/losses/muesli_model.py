@@ -79,7 +79,7 @@ class _PolicyPrediction(Loss):
 
     def __init__(self, context: Context) -> None:
         self.settings = context.trainer.losses.muesli_model
-        self.sizes = context.sizes
+        self.policies = context.policies
 
     def compute(
         self, *, model_logits_BTKA: Tensor, muesli_target_BTKA: Tensor, muesli_entropy_BTK: Tensor, muesli_mask_BTK: Tensor
@@ -87,7 +87,7 @@ class _PolicyPrediction(Loss):
         """The term `cross_entropy`, in nats."""
         coef = self.settings.policy_pred_coef
         return policy_terms(
-            model_logits_BTKA, muesli_target_BTKA, muesli_entropy_BTK, muesli_mask_BTK, sizes=self.sizes, coef=coef
+            model_logits_BTKA, muesli_target_BTKA, muesli_entropy_BTK, muesli_mask_BTK, sizes=self.policies.sizes, coef=coef
         )
 
 
@@ -140,14 +140,8 @@ class DrawnMuesliModelWrites(TypedDict):
     muesli_mask_BTK: Tensor
 
 
-class DrawnMuesliModel(Loss):
+class DrawnMuesliModel(_PolicyPrediction):
     """The cross-entropy for actions with numbers: the weighted log-likelihood of the prior's sampled actions at t + k."""
-
-    name = "muesli_model"
-
-    def __init__(self, context: Context) -> None:
-        self.settings = context.trainer.losses.muesli_model
-        self.policies = context.policies
 
     def prepare(
         self,
@@ -177,7 +171,7 @@ class DrawnMuesliModel(Loss):
             "muesli_mask_BTK": mask_BTK,
         }
 
-    def compute(
+    def compute(  # type: ignore[override]
         self,
         *,
         model_logits_BTKA: Tensor,
@@ -193,14 +187,8 @@ class DrawnMuesliModel(Loss):
         return cross_entropy_terms(cross_entropy_BTK, muesli_entropy_BTK, muesli_mask_BTK, self.settings.policy_pred_coef)
 
 
-class GaussianMuesliModel(Loss):
+class GaussianMuesliModel(_PolicyPrediction):
     """The cross-entropy to the prior's policy at t + k for actions with numbers, in closed form; used without CMPO."""
-
-    name = "muesli_model"
-
-    def __init__(self, context: Context) -> None:
-        self.settings = context.trainer.losses.muesli_model
-        self.policies = context.policies
 
     def prepare(
         self, *, prior_log_probs_BTA: Tensor, terminated_BT: Tensor, truncated_BT: Tensor, mask_BT: Tensor

@@ -29,7 +29,35 @@ class MuesliPgWrites(TypedDict):
     pg_old_log_prob_BT: Tensor  # the taken action under the policy at the batch's start
 
 
-class MuesliPg(Loss):
+class _PolicyGradient(Loss):
+    """The parts of both estimators: clipped ratios, terms and statistics."""
+
+    name = "muesli_pg"
+
+    def __init__(self, context: Context) -> None:
+        self.settings = context.trainer.losses.muesli_pg
+
+    def terms(
+        self, policy_BT: Tensor, correction_BT: Tensor, log_ratio_BT: Tensor, mask_BT: Tensor, entropy: Statistic
+    ) -> dict[str, Term | Statistic]:
+        """The term `policy`, and statistics: its correction part, entropy and clip ratio."""
+        return {
+            "policy": Term(policy_BT, mask_BT, self.settings.pg_coef),
+            "correction": Statistic.later(itself, (correction_BT.detach(),), mask_BT),
+            "entropy": entropy,
+            "clip_ratio": Statistic.later(self.above_clip, (log_ratio_BT,), mask_BT),
+        }
+
+    def above_clip(self, log_ratio: Tensor) -> Tensor:
+        """Whether a step's ratio is clipped."""
+        return log_ratio.exp() > self.settings.ratio_clip
+
+    def clipped(self, log_ratio: Tensor) -> Tensor:
+        """min(c, pi / pi_b)."""
+        return log_ratio.exp().clamp(max=self.settings.ratio_clip)
+
+
+class MuesliPg(_PolicyGradient):
     """-min(c, pi / pi_b) (G - q(s, a_t)) / sigma log pi(a_t) - sum_a pi(a) (q(s, a) - v(s)) / sigma.
 
     No gradient flows through the ratio. If the ratio is not clipped, the expected gradient does not
@@ -38,10 +66,8 @@ class MuesliPg(Loss):
     weighted by the clipped ratio of the other factors.
     """
 
-    name = "muesli_pg"
-
     def __init__(self, context: Context) -> None:
-        self.settings = context.trainer.losses.muesli_pg
+        super().__init__(context)
         self.sizes = context.sizes
         self.factored = context.factored
 
@@ -87,25 +113,14 @@ class MuesliPg(Loss):
         correction_BT = -self.clipped(log_ratio_BT) * pg_correction_BT * log_prob_BT
         others_BTF = self.clipped(log_ratio_BT.unsqueeze(-1) - log_ratio_BTF)
         expected_BTF = distribution.factor_sums(log_probs_BTA.exp() * pg_advantage_BTA, self.sizes)
-        terms: dict[str, Term | Statistic] = {
-            "policy": Term(correction_BT - (others_BTF * expected_BTF).sum(-1), mask_BT, self.settings.pg_coef),
-            "correction": Statistic.later(itself, (correction_BT.detach(),), mask_BT),
-            "entropy": Statistic.later(distribution.entropy, (log_probs_BTA.detach(),), mask_BT),
-            "clip_ratio": Statistic.later(self.above_clip, (log_ratio_BT,), mask_BT),
-        }
+        policy_BT = correction_BT - (others_BTF * expected_BTF).sum(-1)
+        entropy = Statistic.later(distribution.entropy, (log_probs_BTA.detach(),), mask_BT)
+        terms = self.terms(policy_BT, correction_BT, log_ratio_BT, mask_BT, entropy)
         return terms | policy_kls(log_prob_BT, pg_old_log_prob_BT, pg_behaviour_log_probs_BTF.sum(-1), mask_BT)
 
     def taken(self, values_BTA: Tensor, actions_BT: Tensor) -> Tensor:
         """The values of the taken choices, `[B, T, factors]`."""
         return values_BTA.gather(-1, distribution.action_columns(actions_BT, self.sizes, factored=self.factored))
-
-    def above_clip(self, log_ratio: Tensor) -> Tensor:
-        """Whether a step's ratio is clipped."""
-        return log_ratio.exp() > self.settings.ratio_clip
-
-    def clipped(self, log_ratio: Tensor) -> Tensor:
-        """min(c, pi / pi_b)."""
-        return log_ratio.exp().clamp(max=self.settings.ratio_clip)
 
 
 class DrawnMuesliPgWrites(TypedDict):
@@ -118,7 +133,7 @@ class DrawnMuesliPgWrites(TypedDict):
     pg_old_log_prob_BT: Tensor
 
 
-class DrawnMuesliPg(Loss):
+class DrawnMuesliPg(_PolicyGradient):
     """The same for actions with numbers: the sum over all actions becomes a mean over N samples of the prior.
 
     Each sample is weighted by min(c, pi / pi_prior): the second part is
@@ -126,10 +141,8 @@ class DrawnMuesliPg(Loss):
     is that of the sum. Ratios are weights without gradient.
     """
 
-    name = "muesli_pg"
-
     def __init__(self, context: Context) -> None:
-        self.settings = context.trainer.losses.muesli_pg
+        super().__init__(context)
         self.policies = context.policies
         self.prior = context.prior
         self.gamma = context.trainer.discount
@@ -182,21 +195,10 @@ class DrawnMuesliPg(Loss):
         log_ratio_BT = log_prob_BT.detach() - pg_behaviour_log_prob_BT
         correction_BT = -self.clipped(log_ratio_BT) * pg_correction_BT * log_prob_BT
         weights_BTN = self.clipped(log_prob_BTN.detach() - pg_log_prior_BTN) * pg_advantage_BTN
-        terms: dict[str, Term | Statistic] = {
-            "policy": Term(correction_BT - (weights_BTN * log_prob_BTN).mean(-1), mask_BT, self.settings.pg_coef),
-            "correction": Statistic.later(itself, (correction_BT.detach(),), mask_BT),
-            "entropy": Statistic.later(self.policies.entropy, (rows_BTA.detach(),), mask_BT),
-            "clip_ratio": Statistic.later(self.above_clip, (log_ratio_BT,), mask_BT),
-        }
+        policy_BT = correction_BT - (weights_BTN * log_prob_BTN).mean(-1)
+        entropy = Statistic.later(self.policies.entropy, (rows_BTA.detach(),), mask_BT)
+        terms = self.terms(policy_BT, correction_BT, log_ratio_BT, mask_BT, entropy)
         return terms | policy_kls(log_prob_BT, pg_old_log_prob_BT, pg_behaviour_log_prob_BT, mask_BT)
-
-    def above_clip(self, log_ratio: Tensor) -> Tensor:
-        """Whether a step's ratio is cut."""
-        return log_ratio.exp() > self.settings.ratio_clip
-
-    def clipped(self, log_ratio: Tensor) -> Tensor:
-        """The smaller of c and the ratio."""
-        return log_ratio.exp().clamp(max=self.settings.ratio_clip)
 
 
 def choose(question: Question) -> Choice | None:

@@ -109,7 +109,7 @@ class ProximalPpoActorWrites(PpoActorWrites):
     anchor_weight_BT: Tensor  # min(rho_clip, pi_old / pi_b)
 
 
-class ProximalPpoActor(Loss):
+class ProximalPpoActor(PpoActor):
     """PPO's policy loss with the ratio to the policy at the batch's start, r = pi / pi_old.
 
     Each step is weighted by min(rho_clip, pi_old / pi_b). With older data the ratio to the behaviour
@@ -117,13 +117,11 @@ class ProximalPpoActor(Loss):
     (Hilton et al. 2021, arXiv:2110.00641).
     """
 
-    name = "ppo_actor"
-
     def __init__(self, context: Context) -> None:
-        self.inner = PpoActor(context)
+        super().__init__(context)
         self.rho_clip = context.trainer.losses.ppo_critic.rho_clip
 
-    def prepare(
+    def prepare(  # type: ignore[override]
         self,
         *,
         advantage_BT: Tensor,
@@ -134,7 +132,7 @@ class ProximalPpoActor(Loss):
         actions_BT: Tensor,
     ) -> ProximalPpoActorWrites:
         """The same constants as `PpoActor`, and the weight."""
-        written = self.inner.prepare(
+        written = super().prepare(
             advantage_BT=advantage_BT,
             mask_BT=mask_BT,
             behaviour_log_probs_BTA=behaviour_log_probs_BTA,
@@ -146,7 +144,7 @@ class ProximalPpoActor(Loss):
             "anchor_weight_BT": torch.where(mask_BT, importance_ratio_BT, 0.0).clamp(max=self.rho_clip),
         }
 
-    def compute(
+    def compute(  # type: ignore[override]
         self,
         *,
         logits_BTA: Tensor,
@@ -158,10 +156,10 @@ class ProximalPpoActor(Loss):
         mask_BT: Tensor,
     ) -> Terms:
         """The same terms as `PpoActor`; weights are positive, so they can multiply the advantages."""
-        log_probs_BTA = self.inner.policies.normalise(logits_BTA)
-        log_prob_BT = self.inner.policies.log_prob(log_probs_BTA, actions_BT)
-        ratio_BT = self.inner.policies.ratio(log_prob_BT - old_log_prob_BT)
-        terms = self.inner.terms(log_probs_BTA, ratio_BT, policy_advantage_BT * anchor_weight_BT, mask_BT)
+        log_probs_BTA = self.policies.normalise(logits_BTA)
+        log_prob_BT = self.policies.log_prob(log_probs_BTA, actions_BT)
+        ratio_BT = self.policies.ratio(log_prob_BT - old_log_prob_BT)
+        terms = self.terms(log_probs_BTA, ratio_BT, policy_advantage_BT * anchor_weight_BT, mask_BT)
         return terms | policy_kls(log_prob_BT, old_log_prob_BT, behaviour_log_prob_BT, mask_BT)
 
 

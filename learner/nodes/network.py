@@ -5,7 +5,7 @@ A node is part of the plan only if another node or loss reads one of its outputs
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -46,31 +46,47 @@ class ForwardWrites(TypedDict):
     importance_ratio_BT: Tensor  # pi_old / pi_b of the taken action
 
 
-def values_with_finals(
-    model: AgentModel,
-    latent_BT1H: Tensor,
-    state_BT1S: Tensor,
-    *,
-    final_observations: Tensor,
-    final_trajectory: Tensor,
-    final_step: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Values of all observations and of the final observations of truncated steps.
+class Outputs(NamedTuple):
+    """Outputs of a network for a whole batch.
 
-    Final observations are evaluated with the recurrent state before the reset.
-
-    Returns:
-        `[B, T + 1]`, and `[B, T]`, which is 0 except at truncated steps.
+    Attributes:
+        latent_BTH: the latent of every step.
+        log_probs_BTA: the policy's normalised rows.
+        value_BT1: the values of all observations.
+        final_value_BT: the values of the final observations of truncated steps; 0 elsewhere.
     """
+
+    latent_BTH: Tensor
+    log_probs_BTA: Tensor
+    value_BT1: Tensor
+    final_value_BT: Tensor
+
+
+def evaluate(
+    model: AgentModel, observations_BT1: Tensor, core_state_BS: Tensor, ended_BT: Tensor, finals: tuple[Tensor, Tensor, Tensor]
+) -> Outputs:
+    """Evaluate a network on a whole batch.
+
+    Args:
+        model: the network.
+        observations_BT1: as in `BatchInputs`.
+        core_state_BS: as in `BatchInputs`.
+        ended_BT: the last step of each episode.
+        finals: final observations, their trajectories and their steps. They are evaluated with the
+            recurrent state before the reset.
+    """
+    latent_BT1H, state_BT1S = model.latents(observations_BT1, core_state_BS, ended_BT)
     value_BT1 = model.codec.value(model.value(latent_BT1H))
     final_value_BT = torch.zeros_like(value_BT1[:, :-1])
-    if final_step.numel():
-        state = state_BT1S[final_trajectory, final_step]
+    final_observations, trajectory, step = finals
+    if step.numel():
         latent = model.encode(final_observations)
         if model.core is not None:
-            latent, _ = model.core.step(latent, state)
-        final_value_BT[final_trajectory, final_step] = model.codec.value(model.value(latent)).to(final_value_BT.dtype)
-    return value_BT1, final_value_BT
+            latent, _ = model.core.step(latent, state_BT1S[trajectory, step])
+        final_value_BT[trajectory, step] = model.codec.value(model.value(latent)).to(final_value_BT.dtype)
+    latent_BTH = latent_BT1H[:, :-1]
+    log_probs_BTA = model.policies.normalise(model.policy_rows(latent_BTH, allowed_in(observations_BT1)))
+    return Outputs(latent_BTH, log_probs_BTA, value_BT1, final_value_BT)
 
 
 class Forward(Node):
@@ -96,23 +112,15 @@ class Forward(Node):
         final_step: Tensor,
     ) -> ForwardWrites:
         """Evaluate the whole batch once, before the first update."""
-        model = self.model
-        latent, state = model.latents(observations_BT1, core_state_BS, terminated_BT | truncated_BT)
-        value, final_value = values_with_finals(
-            model,
-            latent,
-            state,
-            final_observations=final_observations,
-            final_trajectory=final_trajectory,
-            final_step=final_step,
-        )
-        log_probs = model.policies.normalise(model.policy_rows(latent[:, :-1], allowed_in(observations_BT1)))
-        ratio = model.policies.ratio(model.policies.log_ratio(log_probs, behaviour_log_probs_BTA, actions_BT))
+        finals = (final_observations, final_trajectory, final_step)
+        outputs = evaluate(self.model, observations_BT1, core_state_BS, terminated_BT | truncated_BT, finals)
+        policies = self.model.policies
+        log_ratio = policies.log_ratio(outputs.log_probs_BTA, behaviour_log_probs_BTA, actions_BT)
         return {
-            "old_log_probs_BTA": log_probs,
-            "old_value_BT1": value,
-            "final_value_BT": final_value,
-            "importance_ratio_BT": ratio,
+            "old_log_probs_BTA": outputs.log_probs_BTA,
+            "old_value_BT1": outputs.value_BT1,
+            "final_value_BT": outputs.final_value_BT,
+            "importance_ratio_BT": policies.ratio(log_ratio),
         }
 
     def measure(self, *, old_log_probs_BTA: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
@@ -158,21 +166,13 @@ class Prior(Node):
         final_step: Tensor,
     ) -> PriorWrites:
         """Evaluate the whole batch once with the prior network."""
-        model = self.model
-        latent, state = model.latents(observations_BT1, core_state_BS, terminated_BT | truncated_BT)
-        value, final_value = values_with_finals(
-            model,
-            latent,
-            state,
-            final_observations=final_observations,
-            final_trajectory=final_trajectory,
-            final_step=final_step,
-        )
+        finals = (final_observations, final_trajectory, final_step)
+        outputs = evaluate(self.model, observations_BT1, core_state_BS, terminated_BT | truncated_BT, finals)
         return {
-            "prior_latent_BTH": latent[:, :-1],
-            "prior_log_probs_BTA": model.policies.normalise(model.policy_rows(latent[:, :-1], allowed_in(observations_BT1))),
-            "prior_value_BT1": value,
-            "prior_final_value_BT": final_value,
+            "prior_latent_BTH": outputs.latent_BTH,
+            "prior_log_probs_BTA": outputs.log_probs_BTA,
+            "prior_value_BT1": outputs.value_BT1,
+            "prior_final_value_BT": outputs.final_value_BT,
         }
 
 

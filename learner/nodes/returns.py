@@ -69,16 +69,14 @@ class GaeVtrace(Node):
         return variance_moments(value_target_BT, old_value_BT1[:, :-1], mask_BT)
 
 
-class GaeVtraceSigma(Node):
+class GaeVtraceSigma(GaeVtrace):
     """GAE with V-trace's corrections, and sigma from the prior network's values."""
 
-    name = "returns"
-
     def __init__(self, context: Context) -> None:
-        self.inner = GaeVtrace(context)
+        super().__init__(context)
         self.normaliser = context.normaliser
 
-    def prepare(
+    def prepare(  # type: ignore[override]
         self,
         *,
         rewards_BT: Tensor,
@@ -91,7 +89,7 @@ class GaeVtraceSigma(Node):
         prior_value_BT1: Tensor,
     ) -> SigmaWrites:
         """Compute the returns and update sigma with this batch."""
-        returns = self.inner.prepare(
+        returns = super().prepare(
             rewards_BT=rewards_BT,
             terminated_BT=terminated_BT,
             truncated_BT=truncated_BT,
@@ -101,10 +99,6 @@ class GaeVtraceSigma(Node):
         )
         sigma = self.normaliser.update(returns["value_target_BT"] - prior_value_BT1[:, :-1], mask_BT)
         return {**returns, "sigma": sigma}
-
-    def measure(self, *, value_target_BT: Tensor, old_value_BT1: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
-        """Moments for the explained variance."""
-        return variance_moments(value_target_BT, old_value_BT1[:, :-1], mask_BT)
 
 
 class Retrace(Node):
@@ -162,18 +156,10 @@ class Retrace(Node):
         return variance_moments(value_target_BT, prior_value_BT1[:, :-1], mask_BT)
 
 
-class DrawnRetrace(Node):
+class DrawnRetrace(Retrace):
     """The same for actions with numbers: the expected q is the mean over actions sampled from the prior."""
 
-    name = "returns"
-
-    def __init__(self, context: Context) -> None:
-        self.gamma = context.trainer.discount
-        self.retrace_lambda = context.trainer.losses.ppo_critic.gae_lambda
-        self.model = context.prior
-        self.normaliser = context.normaliser
-
-    def prepare(
+    def prepare(  # type: ignore[override]
         self,
         *,
         rewards_BT: Tensor,
@@ -205,10 +191,6 @@ class DrawnRetrace(Node):
             retrace_lambda=self.retrace_lambda,
         )
         return returns_of(target, prior_value_BT1, mask_BT, self.normaliser)
-
-    def measure(self, *, value_target_BT: Tensor, prior_value_BT1: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
-        """The moments that explained variance is made of, for the prior's values."""
-        return variance_moments(value_target_BT, prior_value_BT1[:, :-1], mask_BT)
 
 
 def returns_of(target_BT: Tensor, prior_value_BT1: Tensor, mask_BT: Tensor, normaliser: Normaliser) -> SigmaWrites:

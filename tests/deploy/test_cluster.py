@@ -13,6 +13,7 @@ from typer.main import get_command
 import deploy.engines.start
 from deploy.cli.app import app
 from deploy.cli.entry import run_command
+from deploy.cli.groups import RoleOptions
 from deploy.cli.roles import role_settings
 from deploy.engines.compose import HERE, SERVICES, ComposeCluster
 from deploy.engines.start import Start, digest_of, refuse_what_is_over
@@ -191,7 +192,7 @@ def test_up_hands_the_settings_over_and_a_second_one_does_not_start_replay_again
         if name.startswith("OATMILL"):
             monkeypatch.setenv(name, value)
     # What a role makes of the mounted file and the two empty variables.
-    settings = role_settings(None, [], preset=None, config=Path(first["OATMILL_CONFIG"]))
+    settings = role_settings(RoleOptions(config=Path(first["OATMILL_CONFIG"])))
     assert (settings.trainer.total_timesteps, settings.env.kind, settings.actors.count) == (12345, "cogs", 3)
     assert settings.replay.acknowledge == "durable"
     monkeypatch.delenv("OATMILL_CONFIG")

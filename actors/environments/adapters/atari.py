@@ -42,11 +42,6 @@ class AtariStepper(SameStepStepper):
 def make_atari(settings: AtariEnv, copies: int | None, seed: int) -> GymnasiumEnvironment:
     """Build copies of a game.
 
-    Args:
-        settings: the game, and how it is observed and played.
-        copies: the number of copies; None for one.
-        seed: the seed of all copies.
-
     Raises:
         UserError: if there is no such game.
     """

@@ -193,11 +193,5 @@ class CogsEnvironment:
 
 
 def make_cogs(settings: CogsEnv, copies: int | None, seed: int) -> CogsEnvironment:
-    """Build simulations of a mission.
-
-    Args:
-        settings: the mission, the number of agents, and the length of an episode.
-        copies: the number of simulations; None for one.
-        seed: the seed of all maps and random numbers.
-    """
+    """Build simulations of a mission."""
     return CogsEnvironment(settings, copies or 1, seed)

@@ -75,11 +75,6 @@ class DmcTask(gymnasium.Env[Array, Array]):  # type: ignore[misc]
 def make_dmc(settings: DmcEnv, copies: int | None, seed: int) -> GymnasiumEnvironment:
     """Build copies of a task.
 
-    Args:
-        settings: the environment's settings.
-        copies: the number of copies; None for one.
-        seed: the seed of all copies.
-
     Raises:
         UserError: if the suite has no such task.
     """

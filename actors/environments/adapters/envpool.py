@@ -47,11 +47,6 @@ class Pool:
 def make_pool(settings: EnvPoolEnv, copies: int | None, seed: int) -> GymnasiumEnvironment:
     """Build copies of one of EnvPool's environments.
 
-    Args:
-        settings: the environment's settings.
-        copies: the number of copies; None for one.
-        seed: the seed of all copies.
-
     Raises:
         UserError: if EnvPool has no such environment or option, or oatmill does not support its spaces.
     """

@@ -109,11 +109,6 @@ class GymnasiumEnvironment:
 def make_registered(settings: GymnasiumEnv, copies: int | None, seed: int) -> GymnasiumEnvironment:
     """Build copies of a registered environment.
 
-    Args:
-        settings: the environment's settings.
-        copies: the number of copies; None for one.
-        seed: the seed of all copies.
-
     Raises:
         UserError: if oatmill does not support the environment's spaces.
         ModuleNotFoundError, DependencyNotInstalled: if the environment needs a package that is not installed.

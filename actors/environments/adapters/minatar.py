@@ -13,13 +13,7 @@ from actors.settings import MinAtarEnv
 
 
 def make_minatar(settings: MinAtarEnv, copies: int | None, seed: int) -> GymnasiumEnvironment:
-    """Build copies of a game.
-
-    Args:
-        settings: the environment's settings.
-        copies: the number of copies; None for one.
-        seed: the seed of all copies.
-    """
+    """Build copies of a game."""
     envs = [wrapped(make_one(settings), settings.wrappers) for _ in range(copies or 1)]
     return around_envs(envs, seed, name_of(settings), "last")
 

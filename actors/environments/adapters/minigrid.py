@@ -41,11 +41,6 @@ class CellsAndDirection(gymnasium.ObservationWrapper[Any, Any, Any]):  # type: i
 def make_minigrid(settings: MiniGridEnv, copies: int | None, seed: int) -> GymnasiumEnvironment:
     """Build copies of a MiniGrid environment.
 
-    Args:
-        settings: the environment, and the length of an episode.
-        copies: the number of copies; None for one.
-        seed: the seed of all copies.
-
     Raises:
         UserError: if it is not a MiniGrid environment, or its observations have no cells or direction.
     """

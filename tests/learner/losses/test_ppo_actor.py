@@ -76,7 +76,7 @@ def prepared(
         "actions_BT": actions,
     }
     if isinstance(loss, ProximalPpoActor):
-        inputs["importance_ratio_BT"] = loss.inner.policies.log_ratio(old, behaviour, actions).exp()
+        inputs["importance_ratio_BT"] = loss.policies.log_ratio(old, behaviour, actions).exp()
     return dict(loss.prepare(**inputs))
 
 
