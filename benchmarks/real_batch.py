@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actors.environments.base import first_observations
+from actors.environments.checks import first_observations
 from actors.environments.make import make_environment
 from actors.policy import ActingPolicy
 from actors.unroll import Unroller

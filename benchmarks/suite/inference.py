@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing
 
 import torch
 
-from actors.environments.base import first_observations
+from actors.environments.checks import first_observations
 from actors.environments.make import make_environment
 from actors.policy import ActingPolicy
 from agent.model import AgentModel

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from actors.environments.base import first_observations
+from actors.environments.checks import first_observations
 from actors.environments.make import make_environment
 from actors.policy import ActingPolicy
 from agent.spec import AgentSpec

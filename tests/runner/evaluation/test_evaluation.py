@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from actors.environments.base import Environment, Episode, first_observations
+from actors.environments.base import Environment, Episode
+from actors.environments.checks import first_observations
 from actors.environments.make import describe
 from agent.loading import MANIFEST, MODEL_FILE, file_digest
 from agent.model import AgentModel
