@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 import oatmill
+from actors.environments.adapters.pettingzoo_turns import ON_TURN
 from actors.environments.adapters.tic_tac_toe import TicTacToe
-from actors.environments.turns import ON_TURN
 
 GAMES = 10_000
 
