@@ -20,7 +20,7 @@ from torch import Tensor
 from actors.environments.make import describe
 from agent.spec import AgentSpec
 from learner.cost import one_trajectory
-from learner.distributed import OneRank, Ranks
+from learner.ranks.reduce import OneRank, Ranks
 from learner.setup import LearnerConfig, make_updater
 from learner.step_time import copies
 from learner.update.updater import Updater

@@ -13,9 +13,10 @@ import torch
 
 from agent.spec import AgentSpec
 from learner.checkpoints.keeper import Keeper
-from learner.distributed import Ranks, joined
 from learner.progress import Progress
 from learner.publish import pack
+from learner.ranks.meeting import joined
+from learner.ranks.reduce import Ranks
 from learner.reporting.reporting import Reporting
 from learner.reporting.silent_actors import silent_actors
 from learner.rewinds import Rewinds

@@ -20,9 +20,9 @@ from agent.heads import ValueCodec
 from agent.model import AgentModel
 from agent.policies import Policies
 from agent.settings import AgentSettings
-from learner.distributed import Reducer
 from learner.loss_descriptor import LossDescriptor
 from learner.normaliser import Normaliser
+from learner.ranks.reduce import Reducer
 from learner.running_statistics import RewardScale
 from learner.settings import TrainerSettings
 from protocol.data.spaces import ActionSpace

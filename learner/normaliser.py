@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from learner.distributed import Reducer
+from learner.ranks.reduce import Reducer
 
 MIN_WEIGHT = 1e-30
 """Replaces the sum of weights, 0, before the first batch."""

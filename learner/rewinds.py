@@ -8,8 +8,8 @@ from typing import Any
 
 from learner.checkpoints.bad_batches import keep_batch
 from learner.checkpoints.keeper import Keeper
-from learner.distributed import Ranks
 from learner.progress import Progress
+from learner.ranks.reduce import Ranks
 from learner.reporting.reporting import Reporting
 from learner.setup import LearnerConfig
 from learner.update.updater import Record

@@ -15,10 +15,10 @@ from torch import nn
 from agent.model import AgentModel, prior_of
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
-from learner.distributed import Ranks
 from learner.loss import Context
 from learner.normaliser import Normaliser
 from learner.plan import make_plan
+from learner.ranks.reduce import Ranks
 from learner.running_statistics import RewardScale
 from learner.settings import TrainerSettings
 from learner.update.updater import Updater, freeze_unused

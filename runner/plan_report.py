@@ -62,7 +62,7 @@ class PlanReport:
     @cached_property
     def step_seconds(self) -> float | None:
         """The time of a learner step, measured on this machine's CPU; None for a GPU."""
-        from learner.distributed import choose_device  # noqa: PLC0415
+        from learner.device import choose_device  # noqa: PLC0415
         from learner.step_time import step_seconds  # noqa: PLC0415
 
         settings = self.settings
@@ -243,7 +243,7 @@ def use_cpu_networks(settings: RunSettings, spaces: Spaces) -> None:
 
     The run's settings and checkpoints then say it, whatever machine reads them.
     """
-    from learner.distributed import choose_device  # noqa: PLC0415
+    from learner.device import choose_device  # noqa: PLC0415
 
     agent = settings.agent
     small = agent.model_copy(update={"encoder": "auto_cpu"})
@@ -273,7 +273,7 @@ def environment_apart(settings: RunSettings) -> Apart:
 
 def _other_autos(settings: RunSettings, spec: AgentSpec, *, vector_class: bool, channels: str | None) -> dict[str, str]:
     """The choice for each `auto` setting outside the losses."""
-    from learner.distributed import choose_device  # noqa: PLC0415
+    from learner.device import choose_device  # noqa: PLC0415
 
     device = choose_device(settings.trainer.device, 0).type
     autos = {"agent.encoder": spec.encoder} if settings.agent.encoder in {"auto", "auto_cpu"} else {}

@@ -68,7 +68,7 @@ def settings_of_run() -> RunSettings:
 
 def rank_main(seconds: float) -> None:
     """Run one rank and print JSON."""
-    from learner.distributed import joined  # noqa: PLC0415  (the parent needs no process group)
+    from learner.ranks.meeting import joined  # noqa: PLC0415  (the parent needs no process group)
     from learner.setup import LearnerConfig, make_updater  # noqa: PLC0415
 
     cores = sorted(os.sched_getaffinity(0))

@@ -1,6 +1,6 @@
-"""Where the ranks of a learner find each other, and over which network interface they talk.
+"""How the ranks of a learner find each other and form a process group, and which network interface they use.
 
-Ranks of one host meet in a private file and talk over the loopback (`learner.ranks.group`). Ranks of several hosts meet at
+Ranks of one host meet in a private file and talk over the loopback (`learner.ranks.spawn`). Ranks of several hosts meet at
 rank 0's MASTER_ADDR and MASTER_PORT. They use no keys, so their network has to be trusted. They listen only on the address by
 which they reach each other.
 """
@@ -12,14 +12,18 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import psutil
 import torch.distributed as dist
 
-from learner.ranks.group import STORE
+from learner.device import choose_device
+from learner.ranks.reduce import AllRanks, OneRank, Ranks
+from learner.ranks.spawn import STORE
+from learner.settings import TrainerSettings
 from oatmill.errors import RunError, UserError, one_line
 
 log = logging.getLogger("oatmill.learner")
@@ -110,6 +114,35 @@ class Place:
             f"MASTER_PORT={self.port} within {timeout_s:g} s: {why}; see that all ranks run and that this address is reached "
             "from every host, or raise trainer.distributed_timeout"
         )
+
+
+@contextmanager
+def joined(settings: TrainerSettings) -> Iterator[Ranks]:
+    """Join the process group that the environment variables describe, and leave it at the end.
+
+    Args:
+        settings: the learner's settings; has the device and the timeout.
+
+    Raises:
+        UserError: if the environment variables are invalid or the device is not available.
+        RunError: if the other ranks do not join in time.
+    """
+    place = Place.of(os.environ)
+    device = choose_device(settings.device, place.local_rank)
+    if place.world_size == 1:
+        yield Ranks(place.rank, place.world_size, device, OneRank())
+        return
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=place.meet(settings.distributed_timeout),
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=timedelta(seconds=settings.distributed_timeout),
+    )
+    try:
+        yield Ranks(place.rank, place.world_size, device, AllRanks())
+    finally:
+        dist.destroy_process_group()
 
 
 def listen(family: socket.AddressFamily, address: str, port: int) -> socket.socket:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from learner.distributed import Reducer
 from learner.loss import OWN_NUMBERS
 from learner.loss_descriptor import BUILT_IN, LossDescriptor
+from learner.ranks.reduce import Reducer
 from learner.update.sums import Key
 from learner.update.updater import Record
 from protocol.data.trajectory import Array

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from agent.spec import AgentSpec
-from learner.distributed import Ranks
 from learner.progress import Progress
+from learner.ranks.reduce import Ranks
 from learner.reporting.metrics import LearnerMetrics
 from learner.reporting.recorder import Recorder
 from learner.reporting.red_flags import FLAGS

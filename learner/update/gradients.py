@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from learner.distributed import Reducer
+from learner.ranks.reduce import Reducer
 
 
 def trunk_gradients(losses: Mapping[str, Tensor], trunk: Sequence[nn.Parameter], reducer: Reducer) -> Tensor:

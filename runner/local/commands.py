@@ -31,7 +31,7 @@ def learner_command(
     arguments += [*_keys(keys), *(["--resume"] if resume else [])]
     if ranks == 1:
         return _python("learner", *arguments)
-    return _python("learner.ranks.group", str(ranks), *arguments)
+    return _python("learner.ranks.spawn", str(ranks), *arguments)
 
 
 def _keys(keys: Path | None) -> list[str]:

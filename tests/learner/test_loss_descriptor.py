@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from learner.distributed import OneRank
 from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms
 from learner.loss_descriptor import (
     BUILT_IN,
@@ -25,6 +24,7 @@ from learner.loss_descriptor import (
     to_json,
 )
 from learner.plan import LOSSES, make_plan
+from learner.ranks.reduce import OneRank
 from learner.reporting.metrics import LearnerMetrics
 from learner.reporting.recorder import Recorder, observe
 from learner.reporting.red_flags import FLAGS, WINDOW, RedFlags

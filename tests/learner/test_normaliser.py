@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from learner.distributed import OneRank
 from learner.normaliser import Normaliser
+from learner.ranks.reduce import OneRank
 
 EVERYWHERE = torch.ones(1, 2, dtype=torch.bool)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from learner.distributed import OneRank
+from learner.ranks.reduce import OneRank
 from learner.reporting.report import Reporter
 from tests.learner.worlds import PLANS, inputs_of, make_batch, make_spec, make_trainer, make_updater_of
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from learner.distributed import OneRank
 from learner.losses.policy_improvement import clipped_mpo_policy, kl_divergence
 from learner.normaliser import Normaliser
+from learner.ranks.reduce import OneRank
 from protocol.data.trajectory import Array
 from tests.learner import oracles
 

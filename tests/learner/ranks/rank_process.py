@@ -9,7 +9,8 @@ import numpy as np
 import psutil
 import torch
 
-from learner.distributed import Ranks, joined
+from learner.ranks.meeting import joined
+from learner.ranks.reduce import Ranks
 from learner.reporting.report import Reporter
 from protocol.data.batch import Batch
 from protocol.data.trajectory import Array

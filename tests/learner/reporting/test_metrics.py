@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learner.distributed import OneRank
 from learner.loss_descriptor import BUILT_IN
 from learner.progress import Progress
+from learner.ranks.reduce import OneRank
 from learner.reporting.metrics import LearnerMetrics
 from learner.reporting.red_flags import FLAGS
 from learner.reporting.report import Reporter, StepReport

@@ -11,8 +11,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from learner.distributed import OneRank
 from learner.progress import Progress
+from learner.ranks.reduce import OneRank
 from learner.reporting.latch import CLEAR_AFTER
 from learner.reporting.recorder import EVENTS_FILE, METRICS_FILE, SUMMARY_FILE, Recorder, observe
 from learner.reporting.report import LossReport, Reporter, StepReport, TermReport

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from learner.distributed import OneRank
+from learner.ranks.reduce import OneRank
 from learner.reporting.report import LossReport, Reporter, TermReport, explained_variance, finite_mean, masked_means, plain
 from learner.update.updater import Record
 from tests.learner.worlds import inputs_of, learn, make_batch, make_spec, make_trainer, make_updater_of

@@ -1,4 +1,4 @@
-"""All ranks of a learner on one host: `python -m learner.ranks.group RANKS ARGUMENTS...` starts them and ends them together.
+"""All ranks of a learner on one host: `python -m learner.ranks.spawn RANKS ARGUMENTS...` starts them and ends them together.
 
 The ranks find each other through a file in a folder that only this user may enter, and they talk over the loopback. So nothing
 of theirs can be reached from another host, and no server that others could speak to is needed. This process loads no torch.
