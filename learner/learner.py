@@ -13,8 +13,8 @@ import torch
 
 from agent.spec import AgentSpec
 from learner.checkpoints.keeper import Keeper
+from learner.pack_weights import pack
 from learner.progress import Progress
-from learner.publish import pack
 from learner.ranks.meeting import joined
 from learner.ranks.reduce import Ranks
 from learner.reporting.reporting import Reporting

@@ -19,13 +19,13 @@ import numpy as np
 import zmq
 
 from agent.model import AgentModel, acting_layout
-from agent.packing import load_packed
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
+from agent.unpack_weights import load_packed
 from benchmarks.harness import Arm, Effort, Figure, Rounds
 from benchmarks.processes import answer_of, start_python
 from benchmarks.replay import CASES, config_of, server
-from learner.publish import pack
+from learner.pack_weights import pack
 from oatmill.settings.flat import joining_config
 from protocol.channels import ControlClient, WeightsPublisher
 from protocol.channels.connection import Connection
