@@ -216,7 +216,7 @@ def _measure(folder: Path, actors: int, rate: float, seconds: float, processes: 
     server, stop = start(folder, "ipc"), threading.Event()
     try:
         learner = server.learner()
-        learner.pack_weights(0)
+        learner.publish(0)
         trainer = threading.Thread(target=learn, args=(learner.batches, stop))  # nobody else uses it from here on
         trainer.start()
         command = [sys.executable, "-m", "benchmarks.fleet", "--child", server.control]

@@ -35,7 +35,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "learner/nodes/return_estimators.py": ("test_return_estimators", "test_network"),
     "learner/nodes/returns.py": ("test_network", "test_report", "test_muesli_pg", "test_numbers"),
     "learner/nodes/masks.py": ("test_masks", "test_dynamics", "test_muesli_model"),
-    "learner/normaliser.py": ("test_normaliser", "test_files"),
+    "learner/advantage_scale.py": ("test_advantage_scale", "test_files"),
     "learner/losses/policy_kl.py": ("test_ppo_actor", "test_muesli_pg"),
     "learner/losses/ppo_critic.py": ("test_ppo_critic",),
     "learner/losses/policy_improvement.py": ("test_cmpo", "test_cmpo_sampled", "test_cmpo_properties"),

@@ -39,7 +39,7 @@ BEST_EPISODES = 10
 
 @dataclass(frozen=True)
 class Beside:
-    """What a checkpoint contains besides networks, optimiser and normaliser.
+    """What a checkpoint contains besides networks, optimiser and the scale of advantages.
 
     Attributes:
         generators: the state of each rank's random number generator, in order of rank; if empty, only
@@ -132,7 +132,7 @@ def write(working: Path, updater: Updater, progress: Progress, beside: Beside) -
     manifest = progress._asdict() | {
         "updates": updater.updates,
         "gradients_measured_at": updater.measured_at,
-        "normaliser": context.normaliser.state(),
+        "normaliser": context.advantage_scale.state(),
         "reward_scale": None if context.reward_scale is None else context.reward_scale.state(),
         "coefficient_scales": context.scales,
         "learner_state": beside.state,
@@ -174,7 +174,7 @@ def restore(
     lowest: Callable[[float], float] = float,
     accept: Callable[[Mapping[str, Any]], None] = lambda _state: None,
 ) -> Restored:
-    """Load networks, optimiser, normaliser and random numbers from the newest checkpoint that can be loaded.
+    """Load networks, optimiser, scales and random numbers from the newest checkpoint that can be loaded.
 
     Args:
         folder: the run's folder `checkpoints`.
@@ -225,7 +225,7 @@ def load(checkpoint: Path, updater: Updater, *, rank: int = 0) -> Restored:
     tensors = load_file(checkpoint / OPTIMIZER_FILE)
     load_generator(context, {name: tensors.pop(name) for name in list(tensors) if name.startswith(GENERATOR)}, rank)
     load_optimizer(updater, tensors)
-    context.normaliser.load(manifest["normaliser"])
+    context.advantage_scale.load(manifest["normaliser"])
     if context.reward_scale is not None:
         context.reward_scale.load(manifest.get("reward_scale"))
     context.scales.clear()

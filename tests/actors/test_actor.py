@@ -153,7 +153,7 @@ class Learner:
 def test_an_actor_collects_with_the_newest_weights_until_the_run_stops(run: Run) -> None:
     actor = run.actor()
     learner = Learner(run)
-    learner.pack_weights(0)
+    learner.publish(0)
     for version in range(8):
         delivery = learner.batch(version)
         batch = delivery.batch
@@ -167,7 +167,7 @@ def test_an_actor_collects_with_the_newest_weights_until_the_run_stops(run: Run)
         assert np.all(batch.rewards == 1)
         # One batch in training and one in the queue, or in the making, make the data two versions old at most.
         assert np.all((batch.policy_version <= version) & (batch.policy_version >= version - 2))
-        learner.pack_weights(version + 1)
+        learner.publish(version + 1)
         learner.batches.consumed(batch.batch_id, version + 1)
     assert delivery.fleet["env_steps"] >= 7 * 2 * ENVS * STEPS
     learner.control.request("stop", {})
@@ -180,7 +180,7 @@ def test_final_observations_core_states_and_statistics_arrive(run: Run) -> None:
     # One copy has 4 agents here: ENVS copies make 16 rows, two batches in one unroll.
     run.actor()
     learner = Learner(run)
-    learner.pack_weights(0)
+    learner.publish(0)
     fleet: dict[str, Any] = {}
     for step in range(8):
         delivery = learner.batch(step)
@@ -200,7 +200,7 @@ def test_sigterm_ends_an_actor_that_waits_for_weights_and_one_that_works(run: Ru
     learner = Learner(run)
     waiting.send_signal(signal.SIGTERM)
     assert waiting.wait(60) == 0
-    learner.pack_weights(0)
+    learner.publish(0)
     learner.batch(0)
     working.send_signal(signal.SIGTERM)
     assert working.wait(60) == 0
@@ -248,7 +248,7 @@ def test_actors_have_seeds_of_their_own_and_a_run_has_them_again() -> None:
 def test_an_actor_that_is_well_keeps_its_place_and_one_that_hung_leaves_when_another_has_taken_it(run: Run) -> None:
     former = run.actor(0)
     learner = Learner(run)
-    learner.pack_weights(0)
+    learner.publish(0)
     learner.batch(0)
     assert run.actor(0).wait(60) == 1
     (error,) = run.actor_errors()

@@ -36,7 +36,7 @@ def at_work(folder: Path, keys: Path | None = None, files: int | None = None) ->
     """
     with serving(folder, "tcp", keys, files=files) as server:
         learner, actor = server.learner(), server.actor(rows=8)
-        learner.pack_weights(0)
+        learner.publish(0)
 
         def work() -> None:
             assert actor.sender.wait_ready(PATIENCE_S)

@@ -66,7 +66,7 @@ def test_training_resumed_from_a_checkpoint_equals_uninterrupted_training(
     assert restore(tmp_path, resumed).progress == progress(2)
     assert_same_arrays(parameters_of(original), parameters_of(resumed))
     assert resumed.updates == original.updates == 8
-    assert resumed.context.normaliser.state() == original.context.normaliser.state()
+    assert resumed.context.advantage_scale.state() == original.context.advantage_scale.state()
     for seed in (7, 8):
         records = [
             learn(updater, make_batch(updater.context.model.spec, seed=seed, absent=True)) for updater in (original, resumed)

@@ -68,7 +68,7 @@ def measure(ranks: Ranks, arm: str, core: str, head: str) -> dict[str, Array]:
     torch.autograd.backward(weighed.total)
     result = {f"gradient.{i}": p.grad.numpy().copy() for i, p in enumerate(updater.parameters) if p.grad is not None}
     result["sigma"] = values["sigma"].numpy() if "sigma" in values else np.zeros(())
-    updater.context.normaliser.load({"moment": 0.0, "weight": 0.0})
+    updater.context.advantage_scale.load({"moment": 0.0, "weight": 0.0})
     reporter = Reporter(updater.plan.losses, ranks.reducer)
     for seed in range(STEPS):
         reporter.add(learn(updater, rows_of(global_batch(core, head, seed), own)))

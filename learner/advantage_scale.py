@@ -1,4 +1,4 @@
-"""The running scale of returns."""
+"""The running scale of advantages, sigma: the losses divide advantages by it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MIN_WEIGHT = 1e-30
 """Replaces the sum of weights, 0, before the first batch."""
 
 
-class Normaliser:
+class AdvantageScale:
     """The running second moment of R - v_prior, not centred, with Adam's bias correction.
 
     Args:
