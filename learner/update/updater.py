@@ -29,7 +29,7 @@ SETTLE_EVERY = 64
 class Record:
     """The measurements of one learner step, still on the device.
 
-    `learner.reporting.report` copies them to the host in one transfer.
+    `learner.reporting.measurements` copies them to the host in one transfer.
 
     Attributes:
         keys: terms and statistics, in the order of the columns of `sums`.

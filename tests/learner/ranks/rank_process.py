@@ -11,7 +11,7 @@ import torch
 
 from learner.ranks.meeting import joined
 from learner.ranks.reduce import Ranks
-from learner.reporting.report import Reporter
+from learner.reporting.measurements import Measurements
 from protocol.data.batch import Batch
 from protocol.data.trajectory import Array
 from tests.learner.worlds import (
@@ -69,10 +69,10 @@ def measure(ranks: Ranks, arm: str, core: str, head: str) -> dict[str, Array]:
     result = {f"gradient.{i}": p.grad.numpy().copy() for i, p in enumerate(updater.parameters) if p.grad is not None}
     result["sigma"] = values["sigma"].numpy() if "sigma" in values else np.zeros(())
     updater.context.advantage_scale.load({"moment": 0.0, "weight": 0.0})
-    reporter = Reporter(updater.plan.losses, ranks.reducer)
+    measurements = Measurements(updater.plan.losses, ranks.reducer)
     for seed in range(STEPS):
-        reporter.add(learn(updater, rows_of(global_batch(core, head, seed), own)))
-        report = reporter.report(updater.objective.coefs)
+        measurements.add(learn(updater, rows_of(global_batch(core, head, seed), own)))
+        report = measurements.report(updater.objective.coefs)
         for name, loss in report.losses.items():
             numbers = [loss.weighted, loss.gradient_norm, loss.gradient_cosine]
             result[f"report.{seed}.{name}"] = np.array(numbers)
