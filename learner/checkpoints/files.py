@@ -1,14 +1,13 @@
 """Checkpoints, written atomically as safetensors and JSON, never as pickle.
 
 A checkpoint is written to a new folder `step-N.tmp`, and every file is synced. The manifest is written
-last, with the hashes of the files and its own digest. A rename makes the checkpoint visible. Then the
+last, with the hashes of the files (`agent.manifest`). A rename makes the checkpoint visible. Then the
 link `latest` points to it, and `best` if its return is the highest. A crash at any point leaves the
 previous checkpoint intact. A checkpoint that cannot be loaded is skipped.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,8 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from agent.loading import MANIFEST, MODEL_FILE, file_digest, load_model, loading, open_manifest, read_manifest, with_digest
+from agent.loading import load_model, loading
+from agent.manifest import MODEL_FILE, open_manifest, read_manifest, write_manifest
 from agent.model import AgentModel, saved_tensors
 from learner.loss import Context
 from learner.progress import Progress
@@ -129,7 +129,7 @@ def write(working: Path, updater: Updater, progress: Progress, beside: Beside) -
     names = (MODEL_FILE, PRIOR_FILE, OPTIMIZER_FILE)
     for name in names:
         sync_path(working / name)
-    manifest = progress._asdict() | {
+    entries = progress._asdict() | {
         "updates": updater.updates,
         "gradients_measured_at": updater.measured_at,
         "normaliser": context.advantage_scale.state(),
@@ -141,10 +141,8 @@ def write(working: Path, updater: Updater, progress: Progress, beside: Beside) -
         "trainer": context.trainer.model_dump(mode="json"),
         "settings": beside.settings,
         "replay": beside.replay,
-        "files": {name: file_digest(working / name) for name in names},
     }
-    (working / MANIFEST).write_text(json.dumps(with_digest(manifest), indent=1))
-    sync_path(working / MANIFEST)
+    write_manifest(working, entries, names)
     sync_path(working)
 
 
