@@ -15,9 +15,9 @@ from protocol.data.run_schema import RunSchema
 from protocol.data.spaces import ActionSpace, DictSpace, Spaces
 from replay.settings import ReplaySettings
 from replay.store.buffer import replayed_rows
-from runner.apart import Apart
 from runner.replay_checks import check_buffer_bytes, check_priorities, check_replay
 from runner.settings import RunSettings, prepared
+from runner.user_code_process import UserCodeProcess
 
 if TYPE_CHECKING:  # with torch: what needs them loads them, so that the environment can be built meanwhile
     from learner.cost import PlanCost
@@ -219,7 +219,7 @@ def report_plan(settings: RunSettings, *, resumed: bool = False) -> PlanReport:
     """
     fitted, notes = prepared(settings)
     check_replay(fitted)
-    with environment_apart(fitted) as environment:
+    with environment_process(fitted) as environment:
         from agent.encoders import make_encoder  # noqa: PLC0415  (loads torch, while the environment is built)
         from learner.plan import make_plan  # noqa: PLC0415
         from learner.reporting.tensorboard_wandb import wanted_targets  # noqa: PLC0415
@@ -260,9 +260,9 @@ def action_text(action: ActionSpace) -> str:
     return " and ".join([*choices, *numbers])
 
 
-def environment_apart(settings: RunSettings) -> Apart:
+def environment_process(settings: RunSettings) -> UserCodeProcess:
     """Start building the environment in a separate process: it may be slow, crash, or exit."""
-    return Apart(
+    return UserCodeProcess(
         "actors.environments.describe",
         settings.env.model_dump(mode="json"),
         what=name_of(settings.env),
