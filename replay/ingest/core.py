@@ -14,6 +14,7 @@ from oatmill.errors import WireError
 from protocol.data.run_schema import RunSchema
 from protocol.security.users import ANYBODY, User
 from protocol.wire.codec import Buffer, Frames
+from replay.claim_limits import check_cursor
 from replay.ingest.actors.credit import SILENT_AFTER_S, CreditLine
 from replay.ingest.actors.messages import ActorMessages
 from replay.ingest.actors.report import actor_details, uneven_actors
@@ -25,7 +26,6 @@ from replay.ingest.batches.server import BatchServer
 from replay.ingest.fleet import FleetStatistics
 from replay.ingest.intake import Intake
 from replay.log.journal import Journal
-from replay.plausible import check_cursor
 from replay.quarantine import BadMessage, Rejections
 from replay.store.buffer import NO_BUFFER, BufferSettings
 from replay.store.queue import TrajectoryQueue

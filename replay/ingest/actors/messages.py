@@ -16,13 +16,13 @@ from protocol.data.trajectory import BlockSize
 from protocol.security.users import ANYBODY, UnauthorisedError, User, require
 from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, from_json
+from replay.claim_limits import check_acknowledged, check_counts
 from replay.ingest.actors.acknowledgements import Acknowledgements
 from replay.ingest.actors.credit import CreditLine, Holder
 from replay.ingest.actors.session import ActorSession, Arrival
 from replay.ingest.actors.sessions import ActorSessions
 from replay.ingest.admissions import Admissions
 from replay.log.journal import Journal
-from replay.plausible import check_acknowledged, check_counts
 
 RESEND_EVERY_S = 0.2
 """An actor is told of the same gap at most this often, because every message after a gap shows it."""

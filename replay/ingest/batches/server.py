@@ -16,11 +16,11 @@ from protocol.data.run_schema import RunSchema
 from protocol.security.users import ANYBODY, UnauthorisedError, User, require
 from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, encode, shortened, to_json
+from replay.claim_limits import check_version
 from replay.ingest.admissions import Admissions
 from replay.ingest.batches.learner_rank import LearnerRank, RankChanges, RankWelcome
 from replay.log.marks import Mark, read_mark
 from replay.log.state import LogState
-from replay.plausible import check_version
 from replay.store.assembly import Part
 
 MAX_DEPARTED = 1000
