@@ -33,7 +33,7 @@ from protocol.peers.trajectory import TrajectorySenderPeer
 from protocol.wire.codec import two_frames
 from replay.hub.ingest_process import MALLOC
 from replay.ingest.actors.credit import CreditLine
-from replay.ingest.actors.messages import ActorMessages
+from replay.ingest.actors.incoming import ActorMessages
 from replay.ingest.actors.session import Arrival
 from replay.ingest.validation import Validator
 from replay.log.journal import Journal

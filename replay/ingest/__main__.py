@@ -36,7 +36,7 @@ from protocol.security.zap import ZapHandler
 from protocol.wire.codec import two_frames
 from replay.addresses import LOOK_FOR_FILES_EVERY_S, remove_sockets, restore_files
 from replay.ingest.actors.credit import MAX_WINDOW_BYTES
-from replay.ingest.actors.messages import MAX_BLOCK_BYTES
+from replay.ingest.actors.incoming import MAX_BLOCK_BYTES
 from replay.ingest.admissions import Admissions
 from replay.ingest.core import IngestCore, IngestSettings, epoch_of_monotonic
 from replay.log.disk import FolderDisk, log_folder

@@ -16,7 +16,7 @@ from protocol.security.users import ANYBODY, User
 from protocol.wire.codec import Buffer, Frames
 from replay.claim_limits import check_cursor
 from replay.ingest.actors.credit import SILENT_AFTER_S, CreditLine
-from replay.ingest.actors.messages import ActorMessages
+from replay.ingest.actors.incoming import ActorMessages
 from replay.ingest.actors.report import actor_details, uneven_actors
 from replay.ingest.admissions import Admissions
 from replay.ingest.batches.checkpoint_marks import CheckpointMarks

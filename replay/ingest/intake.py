@@ -9,7 +9,7 @@ from protocol.data.run_schema import RunSchema
 from protocol.data.trajectory import Array, BlockSize
 from protocol.security.users import UnauthorisedError, User
 from protocol.wire.codec import Buffer
-from replay.ingest.actors.messages import ActorMessages
+from replay.ingest.actors.incoming import ActorMessages
 from replay.ingest.actors.session import ActorSession, Arrival
 from replay.ingest.fleet import FleetStatistics
 from replay.ingest.validation import Validator

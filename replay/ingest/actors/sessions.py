@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from protocol.data.run_schema import RunSchema
 from protocol.wire import messages
-from replay.ingest.actors.acknowledgements import MAX_STRIKES, Acknowledgements
 from replay.ingest.actors.credit import CreditLine
+from replay.ingest.actors.outgoing import MAX_STRIKES, OutgoingMessages
 from replay.ingest.actors.session import ActorSession
 from replay.log.journal import Journal
 from replay.log.state import ActorTotals
@@ -31,7 +31,7 @@ class ActorSessions:
         forgotten: the number of trajectories that an earlier server acknowledged and that are lost.
     """
 
-    def __init__(self, steps: int, credit: CreditLine, journal: Journal, answers: Acknowledgements) -> None:
+    def __init__(self, steps: int, credit: CreditLine, journal: Journal, answers: OutgoingMessages) -> None:
         self._steps, self._credit, self._journal, self._answers = steps, credit, journal, answers
         self._by_actor: dict[int, ActorSession] = {}
         self._by_route: dict[bytes, ActorSession] = {}

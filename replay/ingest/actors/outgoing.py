@@ -1,4 +1,4 @@
-"""Messages to actors: acknowledgements with new credit, WELCOME, BYE and REJECT.
+"""Outgoing messages, from ingest to actors: acknowledgements with new credit, WELCOME, BYE and REJECT.
 
 An acknowledgement waits until the log holds the blocks that it covers. Each actor gets at most one
 per turn.
@@ -14,8 +14,8 @@ MAX_STRIKES = 3
 """An actor is rejected after this many bad messages. Its next incarnation starts again from zero."""
 
 
-class Acknowledgements:
-    """Messages to actors that are due.
+class OutgoingMessages:
+    """The messages to actors that are sent next.
 
     Args:
         server: a number that no other ingest process has.

@@ -1,4 +1,4 @@
-"""Ingest's state machine of the data socket: one session per actor, contiguous sequence numbers, fencing.
+"""Incoming messages, from actors to ingest: one session per actor, contiguous sequence numbers, fencing.
 
 Within one (actor, incarnation), trajectories are stored at most once, in order and without gaps.
 Only the block with the next sequence number is stored. Lower ones are acknowledged again, and
@@ -17,8 +17,8 @@ from protocol.security.users import ANYBODY, UnauthorisedError, User, require
 from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, from_json
 from replay.claim_limits import check_acknowledged, check_counts
-from replay.ingest.actors.acknowledgements import Acknowledgements
 from replay.ingest.actors.credit import CreditLine, Holder
+from replay.ingest.actors.outgoing import OutgoingMessages
 from replay.ingest.actors.session import ActorSession, Arrival
 from replay.ingest.actors.sessions import ActorSessions
 from replay.ingest.admissions import Admissions
@@ -51,7 +51,7 @@ class ActorMessages:
     ) -> None:
         self._steps, self._credit, self._journal = steps, credit, journal
         self._admissions = admissions
-        self._answers = Acknowledgements(server)
+        self._answers = OutgoingMessages(server)
         self.sessions = ActorSessions(steps, credit, journal, self._answers)
 
     def receive(
