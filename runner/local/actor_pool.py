@@ -1,4 +1,8 @@
-"""Keeps the target number of a run's actors running, and restarts actors that die."""
+"""The actors of a run: starts the wanted number, restarts an actor that died or hangs, and gives up after too many restarts.
+
+The supervisor (`runner.local.supervisor`) calls the pool regularly and says how many actors are wanted. It starts no actor
+itself.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +66,7 @@ class Slot(Generic[P]):
 
 
 class ActorPool(Generic[P]):
-    """Keeps the target number of actors running.
+    """Keeps the wanted number of actors running. Nothing else starts or restarts actors.
 
     Args:
         launcher: starts and ends the actors.

@@ -1,4 +1,9 @@
-"""Starts a run's processes with any launcher, restarts crashed ones, and ends all of them."""
+"""The main loop of a run: watches all its processes until the learner has ended, and then ends the others.
+
+The restarts themselves are elsewhere: `ActorPool` restarts actors, `LearnerService` the learner and `ReplayService` the replay
+server. The supervisor calls them in turn, asks the hub for the run's status, kills a learner that hangs, passes on stop
+requests, and ends the run if one of them gives up.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +66,7 @@ def supervise(job: Job, account: Account, interrupts: Interrupts) -> None:
 
 
 class Supervisor(Generic[P]):
-    """Keeps the processes of one run running.
+    """Watches the processes of one run; see the module.
 
     Args:
         launcher: starts and ends the processes.
