@@ -63,7 +63,9 @@ class Intake:
                 session = arrival.session
                 self._store(arrival, version, now, wall)
         except UnauthorisedError as error:
-            self._rejections.add(BadMessage.of(error, "data", header, payload))  # no strike: the named actor did nothing wrong
+            self._rejections.add(
+                BadMessage.of(error, "data", header, payload)
+            )  # no strike, because the actor that the message names did not send it
         except WireError as error:
             self._rejections.add(BadMessage.of(error, "data", header, payload))
             self._strike(session or self._messages.sessions.at(route))
