@@ -11,7 +11,7 @@ def replay_command(
 ) -> list[str]:
     """The command line of the replay server."""
     arguments = ["--config", str(config), "--run-dir", str(run_dir), "--listen", listen, "--log-level", log_level]
-    arguments.append("--validated")  # already done; validation takes half of the server's start time
+    arguments.append("--validated")  # the settings were validated already, which takes half of the server's start time
     return _python("replay", *arguments, *_keys(keys), *(["--insecure"] if insecure else []))
 
 
