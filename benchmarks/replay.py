@@ -4,13 +4,10 @@ Two processes write blocks of synthetic trajectories and one process takes batch
 learner do, through a real `python -m replay`. No environment is stepped and nothing is trained, so the
 numbers are upper limits for a run on this machine.
 
-    # trajectories of CartPole's size and of 84x84x4, over ipc and tcp
-    python -m benchmarks.replay
+    python -m benchmarks.replay   # CartPole-size and 84x84x4 trajectories, over ipc and tcp
     python -m benchmarks.replay --case cartpole --transport ipc --seconds 10 --json
-    # the cost of the log
-    python -m benchmarks.replay --case 46kb --transport ipc --acknowledge memory durable
-    # the same with keys; the ratio is the cost of encryption
-    python -m benchmarks.replay --transport tcp --curve
+    python -m benchmarks.replay --case 46kb --transport ipc --acknowledge memory durable   # cost of the log
+    python -m benchmarks.replay --transport tcp --curve   # cost of encryption, as a ratio to the first
 
 Unrolls are trajectories of 64 steps. MB/s counts the observations and logits of the batches that
 arrive (1 MB = 10^6 bytes). `cpu_s_per_gb` is the CPU time of all processes together per GB. On a machine

@@ -1,12 +1,13 @@
 """The errors of oatmill, as one tree.
 
-OatmillError ├── UserError                 the request cannot be carried out: exit code 2, one line
-│   └── SettingsError         a setting is unknown, of the wrong type or out of bounds (also a
-ValueError) ├── RunError                  the run had started and failed: exit code 1, one line │
-├── JoinRefusedError      the run's server rejected this process, with its reason │   │   └──
-NotLetInError     the server never accepted this process's connection: a key is wrong or missing │
-└── PeerLostError         a peer did not answer before its deadline └── WireError
-bytes from a peer break the protocol; has the reason code that is counted
+    OatmillError
+    ├── UserError               the request cannot be carried out: exit code 2, one line
+    │   └── SettingsError       a setting is unknown, has the wrong type or is out of bounds (also a ValueError)
+    ├── RunError                the run had started and failed: exit code 1, one line
+    │   ├── JoinRefusedError    the run's server rejected this process, with its reason
+    │   │   └── NotLetInError   the server never accepted this process's connection: a key is wrong or missing
+    │   └── PeerLostError       a peer did not answer before its deadline
+    └── WireError               bytes from a peer break the protocol; has the reason code that is counted
 
 Every message says what was expected, what came, and what to do.
 """

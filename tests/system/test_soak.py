@@ -81,6 +81,8 @@ def test_the_witness_finds_trajectories_that_come_twice_or_out_of_order() -> Non
     nothing = {"twice": 0, "out_of_order": 0, "again_after_a_death": 0}
     assert witnessed([first]) == nothing | {"trained": 9}
     assert witnessed([first, [[(1, 256), (2, 256)]]]) == nothing | {"trained": 11, "again_after_a_death": 1}
+    short = witnessed([first, [], [[(1, 256), (2, 256)]]])
+    assert short == nothing | {"trained": 11, "again_after_a_death": 1}, "a life without batches changes nothing"
     assert witnessed([first, [[(1, 0)]]]) == nothing | {"trained": 10, "twice": 1}
     assert witnessed([[*first, [(1, 256)]]]) == nothing | {"trained": 10, "twice": 1}
     assert witnessed([[[(1, 64)], [(1, 0)]]]) == nothing | {"trained": 2, "out_of_order": 1}
