@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from actors.environments.base import Environment, begin
+from actors.environments.base import Environment
+from actors.environments.checks import begin
 from actors.environments.make import make_environment
 from actors.heartbeat import heartbeat_file
 from actors.policy import ActingPolicy

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from agent.model import AgentModel, acting_layout
-from agent.packing import load_packed
 from agent.spec import AgentSpec
+from agent.unpack_weights import load_packed
 from protocol.data.observations import Observations, each
 from protocol.data.trajectory import Array
 from protocol.data.weights import Layout, Weights

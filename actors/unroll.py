@@ -9,18 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actors.environments.base import (
-    Environment,
-    Episode,
-    Step,
-    check_torch_default,
-    first_not_finite,
-    is_finite,
-    warn_of_equal_streams,
-)
+from actors.environments.base import Environment, Episode, Step
+from actors.environments.checks import check_block, check_torch_default, warn_of_equal_streams
 from actors.policy import Acted, ActingPolicy
 from oatmill.errors import OatmillError, RunError, one_line
-from protocol.data.observations import Observations, concatenated, parts_of, zeros
+from protocol.data.observations import Observations, concatenated, zeros
 from protocol.data.trajectory import Array, TrajectoryBlock
 
 LOOK_STEPS = 9
@@ -178,22 +171,8 @@ class Unroller:
             policy_version=self._policy.version,
             collected_at=time.time(),
         )
-        self._check_finite(block)
+        check_block(self._environment.name, block)
         if self._is_first:
             self._is_first = False
             warn_of_equal_streams(self._environment, block.observations[:, 1:LOOK_STEPS], block.rewards[:, : LOOK_STEPS - 1])
         return block
-
-    def _check_finite(self, block: TrajectoryBlock) -> None:
-        """Raise a RunError that names the source of non-finite numbers, which ingest could not know."""
-        for field in ("observations", "final_observations", "rewards", "episode_return"):
-            values = getattr(block, field)
-            for path, part in parts_of(values):
-                if not is_finite(part):
-                    raise RunError(
-                        f"{self._environment.name} gave {field}{path and f' of {path}'} that are not finite (NaN or infinity): "
-                        f"{first_not_finite(part)}, as float32"
-                    )
-        for field in ("behaviour_logits", "behaviour_value"):
-            if not is_finite(getattr(block, field)):
-                raise RunError(f"the policy of version {block.policy_version} gave a {field} that is not finite")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,105 +12,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from agent.manifest import MODEL_FILE, read_manifest
 from agent.model import AgentModel, saved_tensors
 from agent.spec import AgentSpec
 from oatmill.errors import UserError, one_line
-from oatmill.json_values import canonical_json
 from oatmill.trust import untrusted
 from protocol.data.actions import to_environment
 from protocol.data.observations import ObservationDict
 from protocol.data.spaces import ACTION_MASK, DictSpace, ObservationSpace, Spaces
 from protocol.data.trajectory import Array
-
-MANIFEST = "manifest.json"
-MODEL_FILE = "model.safetensors"
-FORMAT = 2
-"""The manifest's format. Format 1 had no digest of the manifest itself."""
-FORMAT_KEY, DIGEST_KEY = "format", "manifest_sha256"
-NEEDED = ("agent", "learner_step", "env_steps", "policy_version", "files")
-"""Required entries of a manifest, in format 1, too."""
-
-
-def with_digest(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest as it is written: converted to JSON values, with its format and digest added."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(manifest) | {FORMAT_KEY: FORMAT}))
-    return plain | {DIGEST_KEY: manifest_digest(plain)}
-
-
-def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 in hex of a manifest's entries, except the digest itself; their order has no effect."""
-    entries = {name: value for name, value in manifest.items() if name != DIGEST_KEY}
-    return hashlib.sha256(canonical_json(entries)).hexdigest()
-
-
-def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """Read a checkpoint's manifest and verify its digest and the hash of every file.
-
-    Raises:
-        UserError: if the folder is not a complete, undamaged checkpoint.
-    """
-    manifest = open_manifest(checkpoint)
-    for name, expected in manifest["files"].items():
-        path = checkpoint / name
-        if not _is(path, expected):
-            raise UserError(f"{path} is damaged or missing: its hash is not the one in {MANIFEST}; take an older checkpoint")
-    return manifest
-
-
-def open_manifest(checkpoint: Path) -> dict[str, Any]:
-    """Read a checkpoint's manifest and verify its digest, but not the other files.
-
-    Raises:
-        UserError: if the manifest is missing or damaged.
-    """
-    path = checkpoint / MANIFEST
-    try:
-        manifest = json.loads(path.read_bytes())
-    except OSError:
-        raise UserError(
-            f"{checkpoint} is not a checkpoint: expected a folder with {MANIFEST}, such as runs/latest/checkpoints/latest"
-        ) from None
-    except (ValueError, RecursionError):
-        raise UserError(f"{path} is damaged: it is not JSON; take an older checkpoint") from None
-    problem = problem_of(manifest)
-    if problem:
-        raise UserError(f"{path} is damaged: {problem}; take an older checkpoint")
-    return dict(manifest)
-
-
-def problem_of(manifest: object) -> str:
-    """Why a manifest is invalid; empty if it is valid."""
-    if not isinstance(manifest, dict):
-        return f"expected a mapping, got {type(manifest).__name__}"
-    # Checkpoints of format 1 have neither a format nor a digest.
-    if FORMAT_KEY in manifest or DIGEST_KEY in manifest:
-        if manifest.get(FORMAT_KEY) != FORMAT:
-            return f"expected {FORMAT_KEY} {FORMAT}, got {manifest.get(FORMAT_KEY)!r}"
-        if manifest.get(DIGEST_KEY) != manifest_digest(manifest):
-            return "its digest is not that of its content"
-    missing = [name for name in NEEDED if name not in manifest]
-    if missing:
-        return f"it has no {missing[0]}"
-    return _problem_of_files(manifest["files"])
-
-
-def _problem_of_files(files: object) -> str:
-    if not isinstance(files, dict) or MODEL_FILE not in files:
-        return f"its files do not include {MODEL_FILE}"
-    return "" if all(Path(name).name == name for name in files) else "its files lie in other folders"
-
-
-def _is(path: Path, digest: object) -> bool:
-    try:
-        return path.is_file() and file_digest(path) == digest
-    except OSError:  # unreadable, or removed while it was read
-        return False
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_model(model: AgentModel, path: Path) -> None:

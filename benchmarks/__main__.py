@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME...]`: measure, print a table, and compare with earlier numbers.
+"""Runs benchmarks, prints a table, and compares with earlier numbers: `python -m benchmarks [NAME...]`.
 
 python -m benchmarks                                  # everything; about half an hour on two cores
 python -m benchmarks learner_step stream --rounds 9   # only these
@@ -45,12 +45,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all of them without one")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"how often each arm runs ({ROUNDS})")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"what one run of an arm takes, about ({SECONDS:g})")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
-    parser.add_argument("--baseline", type=Path, metavar="FILE", help="what an earlier --json wrote, to compare with")
-    parser.add_argument("--quick", action="store_true", help="one short round: shows that everything runs, measures nothing")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"how many times each arm runs ({ROUNDS})")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"seconds of one run of an arm, about ({SECONDS:g})")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to this file")
+    parser.add_argument("--baseline", type=Path, metavar="FILE", help="a file that --json has written, to compare with")
+    parser.add_argument("--quick", action="store_true", help="one short round, only to check that everything runs")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in NAMES]:
         parser.exit(2, f"benchmarks: error: there is no benchmark {unknown[0]}; there are {', '.join(NAMES)}\n")
@@ -60,7 +60,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print. Exit code 2: the baseline cannot be read."""
+    """Measure and print. The exit code is 2 if the baseline cannot be read."""
     options = parse(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     effort = Effort(1, 0.2, quick=True) if options.quick else Effort(options.rounds, options.seconds)
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         figures = benchmark.figures(rounds)
         found[name] = result_of(rounds, figures)
         print(figures_table(name, figures), flush=True)
-        if options.json is not None:  # each time, so that a run that is broken off leaves what it has
+        if options.json is not None:  # written after each benchmark, so that an interrupted run keeps its numbers
             options.json.write_text(json.dumps(written(found, effort), indent=1) + "\n")
     if before is not None and baseline is not None:
         print("\n".join([heading(before, baseline["machine"]), *comparison_table(compared(baseline, found))]))

@@ -13,7 +13,7 @@ from benchmarks.record import FORMAT
 
 @dataclass(frozen=True)
 class Change:
-    """One figure, before and now.
+    """One figure in the baseline and now.
 
     Attributes:
         name: the names of the benchmark and the figure.
@@ -46,7 +46,7 @@ def read_baseline(path: Path) -> dict[str, Any]:
 
 
 def compared(baseline: Mapping[str, Any], found: Mapping[str, Any]) -> list[Change]:
-    """The changes of all figures that both have."""
+    """The changes of all figures that are in both."""
     changes = []
     for benchmark, result in found.items():
         before = baseline["benchmarks"].get(benchmark, {"figures": {}})["figures"]

@@ -1,7 +1,8 @@
-"""Flame graphs as plain SVG: no script, so that labels show wherever the picture is embedded, and nothing too thin to see.
+"""Draws flame graphs as plain SVG.
 
-A frame is as wide as the share of samples that it is in; what it called stands on it. What is this
-project's own, PyTorch's, an environment's and all others' have a colour each.
+The SVG has no script, so that labels are shown wherever the picture is embedded. Very narrow frames are
+left out. The width of a frame is the share of samples that contain it. The functions that it called are
+drawn above it. There is one colour each for this project, PyTorch, environments and everything else.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from html import escape
 
 WIDTH, ROW, TOP, LETTER = 1200, 17, 48, 6.3
 THINNEST = 0.004
-"""Frames of a smaller share are left out."""
+"""Frames with a smaller share of the samples are left out."""
 FIRST_OF_A_LABEL = 3
 COLOURS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "oatmill": ("#f2b179", ("actors/", "agent/", "deploy/", "learner/", "protocol/", "recipes/", "replay/")),
@@ -21,7 +22,7 @@ COLOURS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "other": ("#d9d9d9", ()),
 }
 PASSED_THROUGH = ("_wrapped_call_impl", "_call_impl", "_fn", "decorate_context")
-"""PyTorch's functions between a module's call and its forward: they cost little and hide much."""
+"""PyTorch's functions between a module's call and its forward. They take little time and many lines."""
 ENTRY = "main ("
 
 
@@ -41,7 +42,7 @@ class Frame:
 
 
 def main_thread(stack: str) -> list[str]:
-    """The frames from the program's `main` on; empty for other threads."""
+    """The frames from the program's `main` inwards; empty for other threads."""
     names = stack.split(";")
     at = next((i for i, name in enumerate(names) if name.startswith(ENTRY)), len(names))
     return [name for name in names[at:] if name.partition(" (")[0].rpartition(".")[2] not in PASSED_THROUGH]
@@ -67,7 +68,7 @@ def colour_of(name: str) -> str:
 
 
 def drawn(frame: Frame, x: float, depth: int, total: int) -> Iterator[tuple[Frame, float, float, int]]:
-    """All frames wide enough, with left edge, width and depth."""
+    """All frames that are wide enough, each with its left edge, width and depth."""
     width = WIDTH * frame.samples / total
     if width < WIDTH * THINNEST:
         return

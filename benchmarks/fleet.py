@@ -1,12 +1,13 @@
-"""Many actors on the real replay server: rate, acknowledgement latency and memory. `python -m benchmarks.fleet`.
+"""Many synthetic actors on the real replay server: rate, acknowledgement latency and memory. `python -m benchmarks.fleet`.
 
-The actors are state machines on sockets of their own, a few hundred in each of a few processes,
-without environments or torch. Each joins, says every two seconds that it lives, and sends
-trajectories of 46 KB at a fixed rate; a learner takes batches as fast as they come. What a thousand
-hosts would do for themselves is done once, or as cheaply as it can be, for it would be taken from
-the server's cores: one trajectory is packed and sent by all, and the connections are
-`benchmarks.zmtp`'s. Headers, sequences, credit and acknowledgements are each actor's own, by the
-state machine that real actors have.
+The actors have no environments and no torch. Each is a state machine with its own sockets, and a few
+processes run a few hundred actors each. An actor joins, sends a heartbeat every two seconds, and sends
+trajectories of 46 KB at a fixed rate. A learner takes batches as fast as they come.
+
+All of this runs on the cores that the server needs, so work that a thousand hosts would share is done
+once or as cheaply as possible: all actors send the same packed trajectory, and their connections are
+those of `benchmarks.zmtp`. Headers, sequence numbers, credit and acknowledgements are separate for each
+actor and use the state machine of real actors.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from protocol.wire.deadlines import HEARTBEAT_EVERY_S
 from tests.replay.serving import CONFIG, Server, control_of, start
 
 STEPS, WIDTH = 16, 700
-"""By hand: 17 observations of 700 float32 are 47,600 bytes, 46 KB."""
+"""17 observations of 700 float32 are 47,600 bytes, or 46 KB."""
 BATCH = 256
 JOIN_S, SETTLE_S, SWEEP_S, TURN_S = 30.0, 1.0, 0.5, 0.002
 SPACES = Spaces(ObservationSpace("vector", (WIDTH,), "float32"), ActionSpace((4,)))
@@ -74,7 +75,7 @@ def block() -> TrajectoryBlock:
 
 
 class SyntheticActor:
-    """One actor: two state machines on two DEALERs that join, send heartbeats and send data."""
+    """One actor: two state machines on two DEALER sockets. One joins and sends heartbeats, the other sends data."""
 
     def __init__(self, address: str) -> None:
         self.control: ControlClient = control_of(address, 1, None, DESCRIPTION)
@@ -101,7 +102,7 @@ class SyntheticActor:
         self.acknowledged = done
 
     def act(self, now: float, every_s: float, content: TrajectoryBlock, packed: memoryview) -> float | None:
-        """Send what is due; returns the time of the next action, or None while waiting for an answer."""
+        """Send everything that is due. Returns the time of the next action, or None while waiting for an answer."""
         offers = now >= self.due and self.peer.ready
         if offers:
             self.peer.offer_packed(packed, content)
@@ -120,12 +121,12 @@ class SyntheticActor:
 
 
 class Alarms:
-    """Selects the actors that have received something or have something to do.
+    """Selects the actors that have received a message or have something to do.
 
-    Polling all sockets at every turn would need more CPU time than the measured server.
+    It would take more CPU time than the measured server to poll all sockets at every turn.
 
     Args:
-        actors: all of a process, each with its `due`.
+        actors: all actors of the process, each with its `due`.
     """
 
     def __init__(self, actors: list[SyntheticActor]) -> None:
@@ -142,7 +143,7 @@ class Alarms:
         heappush(self._due, (at, number))
 
     def awake(self, now: float) -> set[int]:
-        """The actors to serve now; regularly all of them, for repeated messages."""
+        """The actors to serve now. From time to time these are all actors, so that they can repeat messages."""
         awake = {self._by_handle[handle] for handle, _ in self._wakes.poll(0)}
         while self._due and self._due[0][0] <= now:
             awake.add(heappop(self._due)[1])
@@ -156,7 +157,7 @@ def actors_main(address: str, count: int, rate: float, seconds: float, latencies
     """Run one process of actors; saves the acknowledgement times."""
     every, content = count / rate, block()
     packed = SCHEMA.trajectory.pack(content)
-    # Where the lines to the hub are: each has a socket, and two that watch its handshake.
+    # Each connection to the hub has a socket, and two more sockets watch its handshake.
     zmq.Context.instance().set(zmq.MAX_SOCKETS, 3 * count + 10)
     actors = [SyntheticActor(address) for _ in range(count)]
     began = time.monotonic() + SETTLE_S
@@ -182,7 +183,7 @@ def actors_main(address: str, count: int, rate: float, seconds: float, latencies
 
 @contextmanager
 def configured() -> Iterator[None]:
-    """While entered, what the server of the tests is told, and its actors say of themselves, is what is measured here."""
+    """While this context is active, the test server's settings are those of this benchmark."""
     before = deepcopy(CONFIG)
     CONFIG["actors"]["unroll_length"] = STEPS
     CONFIG["trainer"]["batch_size"] = BATCH
@@ -217,7 +218,7 @@ def _measure(folder: Path, actors: int, rate: float, seconds: float, processes: 
     try:
         learner = server.learner()
         learner.publish(0)
-        trainer = threading.Thread(target=learn, args=(learner.batches, stop))  # nobody else uses it from here on
+        trainer = threading.Thread(target=learn, args=(learner.batches, stop))  # from here on only this thread uses it
         trainer.start()
         command = [sys.executable, "-m", "benchmarks.fleet", "--child", server.control]
         numbers = [str(actors // processes), str(rate / processes), str(seconds)]
@@ -259,7 +260,7 @@ def watch_memory(server: Server, control: ControlClient, children: list[subproce
 
 
 def main() -> None:
-    """Measure, or run one process of actors."""
+    """Measure, or run one process of actors if asked to."""
     if sys.argv[1:2] == ["--child"]:
         address, count, rate, seconds, file = sys.argv[2:]
         with configured():
@@ -267,7 +268,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description="Many synthetic actors on the real replay server.")
     parser.add_argument("--actors", type=int, default=1000)
-    parser.add_argument("--rate", type=float, default=5000.0, help="trajectories a second in all")
+    parser.add_argument("--rate", type=float, default=5000.0, help="trajectories a second, all actors together")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()

@@ -1,13 +1,13 @@
-"""The learner step's mathematics written down by hand, one function for PPO and one for all five losses.
+"""A handwritten learner step: one function for PPO and one for all five losses.
 
-What a careful person would write for exactly these settings: no plan, no plug-ins, no masks that
-are all True, no statistics, no guard against what is not finite, no ranks. It is what
-`benchmarks.suite.learner_step` measures oatmill's own learner step against; a test holds both to
-the same parameters after a step, so that neither leaves work out.
+It contains what a careful programmer would write for exactly these settings. It has no plan, plug-ins,
+statistics, ranks or checks for finite numbers, and it uses no mask that is True everywhere.
+`benchmarks.suite.learner_step` compares oatmill's learner step with it. A test checks that both give the
+same parameters after a step, so that neither leaves work out.
 
-It stands for: a scalar value head, one factor, no core, GAE with V-trace's corrections, the
-behaviour anchor, normalised advantages, CMPO over every action with the prior's value as the
-baseline, a policy horizon of 1.
+The settings are: a scalar value head, one action factor, no recurrent core, GAE with V-trace's
+corrections, the behaviour anchor, normalised advantages, CMPO over all actions with the prior's value as
+the baseline, and a policy horizon of 1.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from learner.update.objective import SMALL_BYTES
 
 
 class ByHand:
-    """A network, its optimiser and, for all losses, the prior and the running scale of returns.
+    """A network and its optimiser, and for all five losses the prior network and the running scale of advantages.
 
     Args:
         model: the network; it is copied.
-        trainer: the settings that both functions read.
+        trainer: the settings, which both functions read.
         seed: the seed of the minibatches.
     """
 
@@ -46,7 +46,7 @@ class ByHand:
         self.moment = self.weight = 0.0
 
     def apply(self, loss: Tensor) -> None:
-        """Differentiate, clip and step."""
+        """Compute the gradient, clip it, and apply one update."""
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         gradient = self.optimizer.flat.gradient()
@@ -90,7 +90,7 @@ def returns_of(
     decay = gamma * critic.gae_lambda * (~(terminated | truncated)).float()
     rho, c = ratio_BT.clamp(max=critic.rho_clip), ratio_BT.clamp(max=critic.c_clip)
     excess, factor, reach = rho * delta, c * decay, 1
-    while reach < delta.shape[1]:  # each pass doubles how far it looks ahead
+    while reach < delta.shape[1]:  # each pass doubles the number of steps that it looks ahead
         further = factor * shifted(factor, reach)
         excess, factor = excess + factor * shifted(excess, reach), further
         reach *= 2
@@ -98,7 +98,7 @@ def returns_of(
 
 
 def normalised(advantage_BT: Tensor) -> Tensor:
-    """Zero mean and unit standard deviation."""
+    """The values, shifted and scaled to mean 0 and standard deviation 1."""
     wide = advantage_BT.double()
     return ((wide - wide.mean()) / (wide.std(correction=0) + 1e-8)).float()
 
@@ -175,7 +175,7 @@ def all_prepared(hand: ByHand, inputs: Mapping[str, Tensor]) -> dict[str, Tensor
     prior_log_probs = log_softmax(prior.policy(prior_latent), -1)
     prior_value = prior.value(prior_latent).squeeze(-1)
     rows = []
-    for latent_TH in prior_latent:  # a trajectory at a time, to bound the memory
+    for latent_TH in prior_latent:  # one trajectory at a time, to limit the memory
         pushed = prior.transition.state(latent_TH).unsqueeze(-2) + prior.transition.action.weight
         moved = prior.transition.norm(latent_TH.unsqueeze(-2) + prior.transition.output(torch.relu(pushed)))
         rows.append(prior.model_reward(moved).squeeze(-1) + trainer.discount * prior.model_value(moved).squeeze(-1))

@@ -1,8 +1,8 @@
 """Measures the benchmarks of `python -m benchmarks`: interleaved rounds, medians, CPU and wall time.
 
-A benchmark has arms: actions that are to be compared. Each round runs every arm once, each round
-beginning with another arm, so that a neighbour who takes the machine for a while slows all of them
-alike. What is compared is compared within a round; the median over the rounds is what is told.
+A benchmark has arms, which are the actions to compare. Each round runs every arm once and starts with
+another arm, so that other work on the machine slows all arms equally. Arms are compared within a round,
+and the median over the rounds is reported.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from statistics import median
 from typing import Literal, Protocol
 
 Arm = Callable[[], Mapping[str, float]]
-"""Does its work once, and says in numbers what came of it."""
+"""Runs the arm once, and returns its results as numbers by name."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much time a benchmark takes.
+    """How much a benchmark measures.
 
     Attributes:
         rounds: the number of runs of each arm.
         seconds: the duration of one run of an arm, if it can be chosen.
-        quick: whether only to check that everything runs.
+        quick: only check that everything runs.
     """
 
     rounds: int
@@ -41,7 +41,7 @@ class Figure:
     Attributes:
         value: the value.
         unit: the unit.
-        better: whether a higher or a lower one is better.
+        better: whether a higher or a lower value is better.
         goal: the goal; None if there is none.
     """
 
@@ -62,8 +62,8 @@ class Figure:
 class Rounds:
     """The measurements: by arm and name, one value per round.
 
-    `wall_s` and `cpu_s` are there for every arm: `cpu_s` is that of this process and of the
-    children that have ended in it.
+    Every arm has `wall_s` and `cpu_s`. `cpu_s` is the time of this process and of the child processes
+    that ended during the run.
     """
 
     values: Mapping[str, Mapping[str, Sequence[float]]]
@@ -73,7 +73,7 @@ class Rounds:
         return median(self.values[arm][name])
 
     def ratio(self, arm: str, other: str, name: str) -> float:
-        """The median of the ratios within each round, so that slow rounds cancel out."""
+        """The median over the rounds of the ratio within each round, so that slow rounds cancel out."""
         pairs = zip(self.values[arm][name], self.values[other][name], strict=True)
         return median(own / others for own, others in pairs)
 
@@ -82,7 +82,7 @@ class Benchmark(Protocol):
     """A module of `benchmarks.suite`; its docstring's first line says what it measures."""
 
     WARM_UP: bool
-    """Whether each arm's first run is thrown away."""
+    """Whether the first run of each arm is discarded."""
 
     def arms(self, effort: Effort, stack: ExitStack) -> Mapping[str, Arm]:
         """Create the arms to compare; `stack` closes their resources."""

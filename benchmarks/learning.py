@@ -1,9 +1,9 @@
-"""What a recipe learns, over seeds: `python -m benchmarks.learning RECIPE --seeds 5 --goal 475 [KEY=VALUE...]`.
+"""Trains a recipe with several seeds: `python -m benchmarks.learning RECIPE --seeds 5 --goal 475 [KEY=VALUE...]`.
 
-Each seed is a real `oatmill train`, one after another. Told of each: the mean return over the last
-100 episodes at the end and at its best, and the env steps and the seconds, counted from the command
-on, to the first report with a mean of --goal or more. A finished seed in --out is kept, so that the
-same command goes on.
+Each seed is a real `oatmill train`; they run one after another. For each seed it prints the mean return
+over the last 100 episodes, at the end and at its highest. It also prints the env steps and the seconds
+from the start of the command to the first report with a mean of at least --goal. Finished seeds in --out
+are kept, so the same command can continue after an interruption.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from runner.folder import read_json
 from runner.metrics_table import read_lines
 
 WINDOW = 100
-"""Episodes that a mean is over; a report with fewer says nothing yet."""
+"""The number of episodes in a mean. Reports with fewer episodes are ignored."""
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""Student's t at 97.5 % by the number of seeds."""
+"""The 97.5 % quantile of Student's t distribution, by the number of seeds."""
 
 
 class Outcome(NamedTuple):
@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
         seconds_to_goal: seconds from the start of the command until the goal.
         env_steps: the env steps of the whole run.
         seconds: the duration of the whole command.
-        statistics: the environment's own, over the same episodes as `final`.
+        statistics: the means of the environment's own numbers, over the same episodes as `final`.
     """
 
     seed: int
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--goal", type=float, default=inf)
-    parser.add_argument("--out", type=Path, help="runs/learning-RECIPE if left out")
+    parser.add_argument("--out", type=Path, help="default: runs/learning-RECIPE")
     given = parser.parse_args(arguments)
     out = given.out or Path("runs") / f"learning-{given.recipe}"
     outcomes = []
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not (folder / "command.json").exists():
             train(given.recipe, given.settings, seed, folder)
         elif (kept := read_json(folder / "command.json")["asked"]) != [given.recipe, *given.settings]:
-            parser.error(f"{folder} is a run of {' '.join(kept)}; give --out another folder, or remove that one")
+            parser.error(f"{folder} is a run of {' '.join(kept)}; choose another --out, or remove this folder")
         outcomes.append(outcome_of(seed, folder, given.goal))
         print(in_words(outcomes[-1]), flush=True)
     for name in ("final", "best", "steps_to_goal", "seconds_to_goal", "seconds"):
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def train(recipe: str, settings: Sequence[str], seed: int, folder: Path) -> None:
     """Run once; records the command, its start and its duration."""
     command = oatmill("train", recipe, *settings, "--seed", str(seed), "--run-dir", str(folder), "--json")
-    shutil.rmtree(folder, ignore_errors=True)  # half a run that was cut off
+    shutil.rmtree(folder, ignore_errors=True)  # an incomplete run that was interrupted
     began = time.time()
     subprocess.run(command, check=True, env=environment(), stdout=subprocess.DEVNULL)
     (folder / "command.json").write_text(
@@ -93,8 +93,8 @@ def outcome_of(seed: int, folder: Path, goal: float) -> Outcome:
     """Read a finished run."""
     summary, command = read_json(folder / "summary.json"), read_json(folder / "command.json")
     lines = read_lines(folder)
-    # The learner's clock starts with the learner; its last line was written when the file was last
-    # changed.
+    # The learner's seconds start with the learner. The time of its last line is the time of the file's
+    # last change.
     before = (folder / "metrics.jsonl").stat().st_mtime - lines[-1]["seconds"] - command["began"]
     full = [line for line in lines if line["episode_return"]["n"] >= WINDOW]
     reached: Mapping[str, Any] | None = next((line for line in full if line["episode_return"]["mean"] >= goal), None)

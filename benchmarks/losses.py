@@ -1,7 +1,7 @@
-"""What each loss costs in a learner step, and what measuring their gradients costs: `python -m benchmarks.losses [RECIPE]`.
+"""The time of each loss in a learner step, and of measuring the losses' gradients: `python -m benchmarks.losses [RECIPE]`.
 
-One process, one thread, made-up batches of the recipe's own shape; rounds are interleaved and the
-median is taken, so that a noisy machine shifts all rows alike.
+It uses one process with one thread, and artificial batches with the recipe's shapes. Rounds are interleaved,
+and the median over the rounds is reported, so that other work on the machine changes all rows equally.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from actors.environments.make import describe
 from agent.spec import AgentSpec
 from learner.cost import one_trajectory
-from learner.distributed import OneRank, Ranks
+from learner.ranks.reduce import OneRank, Ranks
 from learner.setup import LearnerConfig, make_updater
 from learner.step_time import copies
 from learner.update.updater import Updater
@@ -43,7 +43,7 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 def settings_of(recipe: str, losses: dict[str, Any]) -> RunSettings:
-    """A recipe's settings with losses turned on."""
+    """A recipe's settings with some losses enabled."""
     return resolve(find_recipe(recipe).settings().explicit(), [Layer({"trainer": {"losses": losses}})])
 
 
@@ -88,7 +88,7 @@ def main() -> None:
         for name, (updater, inputs) in runs.items():
             seconds[name].append(seconds_of(updater, inputs))
         seconds["full, gradients measured once"].append(seconds_of(*runs["full"], measured=True))
-    result = {name: median(values[1:]) for name, values in seconds.items()}  # the first round warms up
+    result = {name: median(values[1:]) for name, values in seconds.items()}  # the first round is a warm-up
     trainer, every = settings.trainer, MetricsSettings().gradient_every
     updates = trainer.epochs * trainer.minibatches
     once = result["full, gradients measured once"] - result["full"]

@@ -1,6 +1,7 @@
 """Plays tic-tac-toe with a trained network against a random player: `python -m benchmarks.masked_game RUN [GAMES]`.
 
-Each side moves first in half of the games. The network makes its likeliest move; one into a cell that is not free would raise.
+Each side moves first in half of the games. The network makes its most likely move. A move into a cell that is not free
+raises an error.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from typing import Any
 import numpy as np
 
 import oatmill
+from actors.environments.adapters.pettingzoo_turns import ON_TURN
 from actors.environments.adapters.tic_tac_toe import TicTacToe
-from actors.environments.turns import ON_TURN
 
 GAMES = 10_000
 
 
 def play(agent: Any, games: int, *, seed: int = 0) -> dict[str, int]:
-    """Results from the network's side, and the number of its moves."""
+    """The results for the network, and the number of its moves."""
     rng = np.random.default_rng(seed)
     tables = [(TicTacToe(), game % 2) for game in range(games)]
     results, moves = {"won": 0, "drawn": 0, "lost": 0}, 0

@@ -1,4 +1,4 @@
-"""Starting oatmill's own commands, and Python processes of a benchmark, each with one thread a process."""
+"""Starts oatmill's commands and the Python processes of a benchmark, each with one thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TIMEOUT_S = 900.0
 
 
 def environment() -> dict[str, str]:
-    """Of a user who has nothing set."""
+    """The environment variables of a user who has set none of oatmill's."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("OATMILL")}
     return plain | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
@@ -26,7 +26,7 @@ def oatmill(*arguments: str) -> list[str]:
 
 
 def run_oatmill(*arguments: str, run_dir: Path) -> dict[str, Any]:
-    """Run a command that makes a run folder to its end; its JSON.
+    """Run a command that creates a run folder, and return its JSON.
 
     Raises:
         SystemExit: if it failed.
@@ -42,13 +42,13 @@ def run_oatmill(*arguments: str, run_dir: Path) -> dict[str, Any]:
 
 
 def start_python(module: str, *arguments: str, extra: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """Start one of a benchmark's own processes, which prints JSON."""
+    """Start a process of a benchmark, which prints JSON."""
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.Popen(command, cwd=ROOT, env=environment() | dict(extra or {}), stdout=subprocess.PIPE, text=True)
 
 
 def answer_of(process: subprocess.Popen[str]) -> Any:
-    """The output of such a process.
+    """The output of a process that `start` has started.
 
     Raises:
         SystemExit: if it failed.

@@ -1,8 +1,8 @@
 """Flame graphs of a learner and of actors in a real run: `python -m benchmarks.profiles FOLDER`; needs py-spy.
 
-Starts `oatmill train`, waits until the learner has taken some steps, and samples the main thread of
-one of its processes for a while. Where the system lets no process look into another
-(`kernel.yama.ptrace_scope`), run it as root.
+It starts `oatmill train`, waits until the learner has done some steps, and samples the main thread of one
+of the run's processes for some time. Run it as root if the system does not allow a process to inspect
+another one (`kernel.yama.ptrace_scope`).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Profile:
     """One picture.
 
     Attributes:
-        recipe: what is trained.
-        role: the package of the process that is looked at.
-        title: of the picture.
+        recipe: the recipe to train.
+        role: the package of the sampled process.
+        title: the title of the picture.
     """
 
     recipe: str
@@ -50,16 +50,16 @@ PROFILES = {
 
 
 def process_of(parent: psutil.Process, role: str) -> int | None:
-    """The first child of that role, `python -m ROLE`."""
+    """The first child process that runs `python -m ROLE`."""
     found = [child.pid for child in parent.children() if ["-m", role] == child.cmdline()[1:3]]
     return min(found, default=None)
 
 
 def wait_for_reports(run: Path, process: subprocess.Popen[bytes]) -> None:
-    """Until the learner is past its first steps.
+    """Wait until the learner has done its first steps.
 
     Raises:
-        SystemExit: if the run ends before.
+        SystemExit: if the run ends before that.
     """
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
@@ -72,14 +72,14 @@ def wait_for_reports(run: Path, process: subprocess.Popen[bytes]) -> None:
 
 
 def stacks_of(spy: str, pid: int | None, seconds: int, target: Path) -> list[str]:
-    """What py-spy sees in a process."""
+    """The stack samples that py-spy takes of a process."""
     how = ["--duration", str(seconds), "--rate", str(RATE), "--nolineno", "--format", "raw"]
     subprocess.run([spy, "record", "--pid", str(pid), *how, "--output", str(target)], check=True)
     return target.read_text().splitlines()
 
 
 def draw(profile: Profile, target: Path, spy: str, seconds: int) -> None:
-    """Run, look, stop."""
+    """Start a run, sample one of its processes, and stop the run."""
     with TemporaryDirectory(prefix="oatmill-bench-") as folder:
         run = Path(folder) / "run"
         command = oatmill("train", profile.recipe, f"trainer.total_timesteps={ENOUGH_STEPS}", "--run-dir", str(run))
@@ -94,19 +94,19 @@ def draw(profile: Profile, target: Path, spy: str, seconds: int) -> None:
 
 
 def main() -> int:
-    """All pictures, or some."""
+    """Draw all pictures, or the given ones."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.profiles", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="where the pictures go")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PROFILES)}; all of them without one")
-    parser.add_argument("--seconds", type=int, default=20, help="how long each process is looked at (20)")
+    parser.add_argument("folder", type=Path, help="the folder for the pictures")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PROFILES)}; default: all")
+    parser.add_argument("--seconds", type=int, default=20, help="how many seconds each process is sampled (20)")
     parser.add_argument(
-        "--py-spy", default=shutil.which("py-spy"), metavar="FILE", help="the program, if it is not on the PATH"
+        "--py-spy", default=shutil.which("py-spy"), metavar="FILE", help="the path of py-spy, if it is not on the PATH"
     )
     options = parser.parse_args()
     if options.py_spy is None:
-        parser.exit(2, "benchmarks: error: there is no py-spy: pip install py-spy, or say --py-spy FILE\n")
+        parser.exit(2, "benchmarks: error: py-spy was not found: pip install py-spy, or give --py-spy FILE\n")
     if unknown := [name for name in options.names if name not in PROFILES]:
         parser.exit(2, f"benchmarks: error: there is no profile {unknown[0]}; there are {', '.join(PROFILES)}\n")
     for name in options.names or PROFILES:

@@ -1,7 +1,7 @@
-"""A batch of real trajectories, as an actor collects them: made-up numbers would flatter or punish the encoder.
+"""A batch of real trajectories, collected as an actor collects them.
 
-MettaGrid's observations are mostly padding, which the encoder leaves out, and episodes end where
-they end.
+Random numbers would give wrong times. For example, most of an observation of MettaGrid is padding, which
+the encoder skips.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actors.environments.base import first_observations
+from actors.environments.checks import first_observations
 from actors.environments.make import make_environment
 from actors.policy import ActingPolicy
 from actors.unroll import Unroller
@@ -29,11 +29,11 @@ FINALS = ("final_observations", "final_step", "core_state")
 
 
 def real_batch(settings: RunSettings, *, trajectories: int | None = None) -> tuple[AgentSpec, Batch]:
-    """Collect as many trajectories as a batch has with the first random policy.
+    """Collect the trajectories of one batch with the untrained policy.
 
     Args:
-        settings: of the run.
-        trajectories: how many; None for `trainer.batch_size`.
+        settings: the run's settings.
+        trajectories: the number of trajectories; None for `trainer.batch_size`.
     """
     wanted = trajectories or settings.trainer.batch_size
     with closing(make_environment(settings.env, copies=settings.actors.envs_per_actor, seed=SEED)) as environment:
@@ -45,7 +45,7 @@ def real_batch(settings: RunSettings, *, trajectories: int | None = None) -> tup
         blocks: list[dict[str, Array]] = []
         while sum(len(block["rewards"]) for block in blocks) < wanted:
             block = unroller.collect(lambda: True)
-            assert block is not None, "nothing gives it up"
+            assert block is not None, "the unroll is not cancelled"
             blocks.append(arrays_of(block, sum(len(earlier["rewards"]) for earlier in blocks)))
     joined = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     kept = joined["final_trajectory"] < wanted
@@ -56,12 +56,12 @@ def real_batch(settings: RunSettings, *, trajectories: int | None = None) -> tup
 
 
 def arrays_of(block: TrajectoryBlock, rows_before: int) -> dict[str, Array]:
-    """Copies of a block's arrays, which the unroller uses again."""
+    """Copies of a block's arrays, because the unroller reuses them."""
     arrays = {name: getattr(block, name).copy() for name in (*PER_STEP, *FINALS)}
     return arrays | {"final_trajectory": block.final_trajectory + rows_before}
 
 
 def real_inputs(settings: RunSettings, *, trajectories: int | None = None) -> tuple[AgentSpec, dict[str, Tensor]]:
-    """The same as tensors that the learner reads."""
+    """The batch as the tensors that the learner reads."""
     spec, batch = real_batch(settings, trajectories=trajectories)
     return spec, cast("dict[str, Tensor]", to_inputs(batch, spec, settings.trainer, torch.device("cpu")))

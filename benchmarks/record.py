@@ -1,4 +1,4 @@
-"""What a run of the benchmarks writes down: every round's numbers, what they come to, and where and when that was."""
+"""The JSON that a run of the benchmarks writes: the numbers of every round, the figures, and the machine and date."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = ("oatmill", "torch", "numpy", "pyzmq", "gymnasium", "mettagrid")
 
 
 def result_of(rounds: Rounds, figures: Mapping[str, Figure]) -> dict[str, Any]:
-    """One benchmark's numbers as JSON has them."""
+    """One benchmark's numbers, as JSON values."""
     return {
         "figures": {name: asdict(figure) | {"met": figure.met} for name, figure in figures.items()},
         "rounds": {arm: {name: list(values) for name, values in numbers.items()} for arm, numbers in rounds.values.items()},
@@ -25,12 +25,12 @@ def result_of(rounds: Rounds, figures: Mapping[str, Figure]) -> dict[str, Any]:
 
 
 def written(found: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
-    """All benchmarks' numbers, and what they were measured with."""
+    """All benchmarks' numbers, with the machine and the versions they were measured with."""
     return {"format": FORMAT, "machine": machine(), "effort": asdict(effort), "benchmarks": dict(found)}
 
 
 def machine() -> dict[str, Any]:
-    """Where and when; the load says how busy others kept it."""
+    """The machine and the time. The load shows how much other work the machine had."""
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "cores": len(os.sched_getaffinity(0)),
@@ -42,7 +42,7 @@ def machine() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name, as Linux tells it."""
+    """The processor's name, from Linux."""
     try:
         with open("/proc/cpuinfo") as lines:  # noqa: PTH123  (a pseudo-file)
             return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

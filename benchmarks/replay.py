@@ -1,8 +1,8 @@
-"""How fast trajectories go from actors through the replay server to the learner.
+"""Measures how fast trajectories go from actors through the replay server to the learner.
 
-Two processes write blocks of synthetic trajectories, one process samples batches, as actors and a
-learner would, through a real `python -m replay`. Nothing is stepped and nothing is trained, so the
-numbers bound what a run can reach on this machine.
+Two processes write blocks of synthetic trajectories and one process takes batches, as actors and a
+learner do, through a real `python -m replay`. No environment is stepped and nothing is trained, so the
+numbers are upper limits for a run on this machine.
 
     python -m benchmarks.replay   # CartPole-size and 84x84x4 trajectories, over ipc and tcp
     python -m benchmarks.replay --case cartpole --transport ipc --seconds 10 --json
@@ -10,11 +10,11 @@ numbers bound what a run can reach on this machine.
     python -m benchmarks.replay --transport tcp --curve   # cost of encryption, as a ratio to the first
 
 Unrolls are trajectories of 64 steps. MB/s counts the observations and logits of the batches that
-arrive (1 MB = 10^6 bytes). `cpu_s_per_gb` is what all processes together spend on a GB of it, which
-says more than the clock where others use the machine. The acknowledgement is measured from `offer`
-to the moment at which the writer knows that its block is held, every tenth block. `start_s` is from
-starting the server to the file that says it is ready; `rss_mb` is the memory of its two processes
-just then.
+arrive (1 MB = 10^6 bytes). `cpu_s_per_gb` is the CPU time of all processes together per GB. On a machine
+with other work it says more than the elapsed time. The acknowledgement time of every tenth block is
+measured, from `offer` until the writer knows that the server has the block. `start_s` is the time from
+the start of the server to the file that says that it is ready. `rss_mb` is the memory of its two
+processes at that moment.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ CASES = {
 
 
 def synthetic_block(case: Case, rng: np.random.Generator) -> TrajectoryBlock:
-    """A sound block of random numbers, with an episode's end in every fourth row."""
+    """A valid block of random numbers. An episode ends in every fourth row."""
     n, actions = case.rows, case.spaces.action.num_logits
     observation = case.spaces.observation
     shape = (n, STEPS + 1, *observation.shape)
@@ -98,7 +98,7 @@ def synthetic_block(case: Case, rng: np.random.Generator) -> TrajectoryBlock:
 
 
 def config_of(case: Case, queue_batches: float, acknowledge: Any = "memory") -> dict[str, Any]:
-    """What config.yaml holds, as far as the replay server reads it."""
+    """The part of config.yaml that the replay server reads."""
     return {
         "env": {"id": "synthetic"},
         "agent": {},
@@ -111,7 +111,7 @@ def config_of(case: Case, queue_batches: float, acknowledge: Any = "memory") -> 
 
 @contextmanager
 def server(config: dict[str, Any], transport: str, keys: Path | None = None) -> Iterator[tuple[str, dict[str, float]]]:
-    """A running replay server: its control address, and how it started."""
+    """A running replay server: its control address, and measurements of its start."""
     with tempfile.TemporaryDirectory(prefix="oat-") as folder:
         run = Path(folder)
         (run / "config.yaml").write_text(yaml.safe_dump(config))
@@ -136,7 +136,7 @@ def server(config: dict[str, Any], transport: str, keys: Path | None = None) -> 
 
 
 def write(address: str, name: str, queue_batches: float, keys: Path | None) -> None:
-    """A writer: sends the same block again and again, until it is told to stop, and prints its acknowledgement times."""
+    """Run a writer: send the same block again and again until the stop request, then print the acknowledgement times."""
     case = CASES[name]
     run_schema = RunSchema(case.spaces, 0, ())
     config = joining_config(config_of(case, queue_batches))
@@ -208,7 +208,7 @@ def measure(name: str, transport: str, acknowledge: str, options: argparse.Names
 
 
 def sample(batches: BatchClient, case: Case, seconds: float) -> dict[str, float]:
-    """Take batches for a while; rates are from the end of the warm-up."""
+    """Take batches for some time; rates are measured after the warm-up."""
     nbytes = rows = step = 0
     started, cpu = float("inf"), 0.0
     warm = time.perf_counter() + WARM_UP_S
@@ -234,14 +234,14 @@ def sample(batches: BatchClient, case: Case, seconds: float) -> dict[str, float]
 
 
 def family_cpu() -> float:
-    """CPU seconds so far of this process, the server's and the writers'."""
+    """The CPU seconds so far of this process, the server's processes and the writers."""
     own = psutil.Process()
     times = [one.cpu_times() for one in (own, *own.children(recursive=True))]
     return sum(one.user + one.system for one in times)
 
 
 def look_at(observations: Array) -> None:
-    """Read a byte of every page: over ipc they lie in memory that is mapped and not copied, and that has its cost too."""
+    """Read one byte of every page. Over ipc, batches lie in mapped memory; reading its pages has a cost, too."""
     observations.reshape(-1).view(np.uint8)[::PAGE].max()
 
 
@@ -254,9 +254,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--queue-batches", type=float, default=2.0, help="replay.queue_batches")
     parser.add_argument(
-        "--acknowledge", nargs="+", choices=("memory", "durable"), default=["memory"], help="replay.acknowledge, one or both"
+        "--acknowledge",
+        nargs="+",
+        choices=("memory", "durable"),
+        default=["memory"],
+        help="one or both values",
     )
-    parser.add_argument("--curve", action="store_true", help="with keys, everything encrypted")
+    parser.add_argument("--curve", action="store_true", help="with keys, so that everything is encrypted")
     parser.add_argument("--keys", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--write", help=argparse.SUPPRESS)

@@ -1,8 +1,7 @@
 """Writes docs/benchmarks/results.md from benchmarks/results.json: `python -m benchmarks.results`.
 
-The JSON is the only place that holds the project's figures. Each entry has a value, its unit, the
-command that measures it, the date and the machine; measurements are listed from the newest to the
-oldest.
+All figures of the project are in this JSON file and nowhere else. Each entry has a value, its unit, the
+command that measures it, the date and the machine. Measurements are listed from the newest to the oldest.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def page(results: Mapping[str, Any]) -> str:
 
 
 def table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The lines of a table; a column in which no entry has anything is left out."""
+    """The lines of a table. Columns that are empty in all entries are left out."""
     rows = [("What", "Result", "Goal", "Earlier"), *(row(entry) for entry in entries)]
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     head, *lines = [f"| {' | '.join(cells)} |" for cells in zip(*columns, strict=True)]

@@ -10,8 +10,8 @@ from learner.budget import MIN_BATCHES
 from runner.settings import RunSettings
 
 WARM_UP_S = 2.0
-"""After the first learner step. Until then the other actors start, and every part of the step runs
-for the first time."""
+"""Seconds of warm-up after the first learner step. In this time the other actors start, and every part of the
+step runs for the first time."""
 FEWEST_ROWS = 5
 
 
@@ -26,7 +26,7 @@ def reports_of(run: Path) -> list[dict[str, Any]]:
 
 
 def steady_rate(run: Path) -> float:
-    """Env steps per second after the warm-up; of the whole run if it is too short for a warm-up."""
+    """Env steps per second after the warm-up, or of the whole run if it is too short for a warm-up."""
     reports = reports_of(run)
     steady = [line for line in reports if line["seconds"] >= reports[0]["seconds"] + WARM_UP_S]
     first, last = (steady if len(steady) >= FEWEST_ROWS else reports)[0], reports[-1]

@@ -11,7 +11,7 @@ from benchmarks.baseline import Change
 from benchmarks.harness import Figure
 
 NOTEWORTHY = 0.1
-"""A figure that is this much better or worse is marked; on a shared machine less is noise."""
+"""A figure that is better or worse by this factor is marked. On a shared machine, smaller changes are noise."""
 
 
 WITH_COMMAS = 1_000
@@ -43,7 +43,7 @@ def figures_table(name: str, figures: Mapping[str, Figure]) -> str:
 
 
 def heading(path: Path, machine: Mapping[str, Any]) -> str:
-    """A description of the baseline; numbers of another or a busier machine say less."""
+    """A description of the baseline, because numbers of another or a busier machine are hard to compare."""
     load = f", load {machine['load'][0]:g}" if machine.get("load") else ""
     return (
         f"since the baseline {path} of {machine['when']}: {machine['cores']} cores of {machine['processor']}{load}, "

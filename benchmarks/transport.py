@@ -1,10 +1,10 @@
 """The cost of sending a block of trajectories, step by step, and of sending weights.
 
-No socket is in the way of the first table: it is the time that Python and NumPy take for one block
-of n trajectories, at the actor (pack, header), at ingest (header, views, checks, one copy into a
-batch) and at the learner (views). The second table is a real hub and one receiver over ipc: how
-long `push` keeps the learner, and when the receiver has the weights, verified. The third is one
-message over tcp with and without keys.
+The first table has no sockets. It shows the time that Python and NumPy take for one block of n
+trajectories: at the actor (pack, header), at ingest (header, views, checks, one copy into a batch) and at
+the learner (views). The second table uses a real hub and one receiver over ipc. It shows how long the
+learner waits in `push`, and how long it takes until the receiver has verified the weights. The third table
+is for one message over tcp, with and without keys.
 
     python -m benchmarks.transport [--json]
 """
@@ -114,9 +114,9 @@ def weights_costs(parameters: int) -> dict[str, Any]:
 
 
 def carry(keys: Path | None, nbytes: int) -> float:
-    """CPU seconds for one message of this size, both ends and their I/O threads, over tcp; the best of some rounds.
+    """CPU seconds for one message of this size over tcp, of both ends and their I/O threads; the best of several rounds.
 
-    CPU time, because on a shared machine the time on the wall says more about the neighbours.
+    It measures CPU time, because on a shared machine the elapsed time depends on other work.
     """
     served, payload = server_keys(keys), bytes(nbytes)
     messages_a_round = max(16, 4_000_000 // nbytes)
@@ -171,7 +171,7 @@ def main() -> None:
     for row in weights:
         times = f"{row['push_ms']:>10.2f}{row['push_max_ms']:>8.2f}{row['applied_ms']:>12.1f}"
         print(f"{row['parameters']:>12,}{row['megabytes']:>8.1f}{times}")
-    print(f"\n{'KB':>12}{'plain us':>12}{'CURVE us':>12}{'ratio':>8}   CPU a message, both ends")
+    print(f"\n{'KB':>12}{'plain us':>12}{'CURVE us':>12}{'ratio':>8}   CPU per message, both ends")
     for row in curve:
         print(f"{row['kb']:>12,.0f}{row['plain_us']:>12.1f}{row['curve_us']:>12.1f}{row['ratio']:>8.1f}")
 

@@ -1,8 +1,8 @@
-"""A DEALER on a Unix socket without a library, for hundreds of them in one process: ZMTP 3.0 as in RFC 23, mechanism NULL.
+"""A small DEALER socket on a Unix socket, without libzmq, so that one process can have hundreds of them.
 
-A thousand actors have a thousand hosts, or processes at least. Where a few processes stand for all
-of them on the server's own machine, libzmq's thread, its wake-ups and its copies of what is sent
-would take more of that machine than the server does. What comes over the wire is the same.
+It implements ZMTP 3.0 (RFC 23) with the mechanism NULL. Real actors are separate processes, often on other
+hosts. In this benchmark a few processes on the server's machine replace all of them. There, the threads,
+wake-ups and copies of libzmq would take more CPU time than the server. The bytes on the wire are the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from protocol.wire.codec import Buffer, Frames
 
 GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
-"""Signature, version 3.0, mechanism, as a client."""
+"""The client's greeting: signature, version 3.0 and mechanism."""
 MORE, LONG, COMMAND = 1, 2, 4
 SHORT_BYTES = 255
 READ_BYTES = 2**16
@@ -30,12 +30,12 @@ class Dealer:
     def __init__(self, address: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(address.removeprefix("ipc://"))
-        self._outbox = b""  # what the socket has not taken
-        self._inbox = b""  # what is no whole message yet
+        self._outbox = b""  # bytes that are not sent yet
+        self._inbox = b""  # bytes of an incomplete message
         ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
         self._socket.sendall(GREETING + bytes([COMMAND, len(ready)]) + ready)
         greeting = self._exactly(len(GREETING))
-        if greeting[0] != GREETING[0] or greeting[9:11] != GREETING[9:11]:  # between the two, 8 bytes mean nothing any more
+        if greeting[0] != GREETING[0] or greeting[9:11] != GREETING[9:11]:  # the 8 bytes between are unused
             raise ConnectionError(f"{address} does not speak ZMTP 3")
         flags, length = self._exactly(2)
         answer = self._exactly(length)
@@ -97,7 +97,7 @@ class Dealer:
                 frames, self._inbox, start = [], self._inbox[start:], 0
 
     def close(self) -> None:
-        """Close at once."""
+        """Close the connection without waiting."""
         self._socket.close()
 
 

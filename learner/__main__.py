@@ -1,4 +1,4 @@
-"""One learner rank: `python -m learner --config FILE --address URL --run-dir DIR`; see `learner.ranks.group` for several."""
+"""One learner rank: `python -m learner --config FILE --address URL --run-dir DIR`; see `learner.ranks.spawn` for several."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import NoReturn
 from pydantic import BaseModel, ConfigDict
 
 from agent.settings import AgentSettings
-from learner.ranks.group import give_up
+from learner.ranks.spawn import give_up
 from learner.settings import TrainerSettings
 from oatmill.process.entry import configure_logging, read_roots, role_parser, run_to_exit, settings_of
 from oatmill.settings.base import MetricsSettings

@@ -18,11 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from agent.model import AgentModel, ModelNeeds, prior_of
 from agent.policies import Policies
 from agent.spec import AgentSpec
-from learner.distributed import OneRank
+from learner.advantage_scale import AdvantageScale
 from learner.loss import Context
 from learner.nodes.network import BatchInputs, Forward, Unroll
-from learner.normaliser import Normaliser
 from learner.plan import Plan
+from learner.ranks.reduce import OneRank
 from learner.settings import TrainerSettings
 from learner.update.objective import Objective, model_outputs
 from learner.update.updater import freeze_unused
@@ -88,7 +88,7 @@ def make_context(spec: AgentSpec, trainer: TrainerSettings) -> Context:
         model=model,
         prior=prior_of(model),
         reducer=reducer,
-        normaliser=Normaliser(*trainer.losses.sigma, reducer),
+        advantage_scale=AdvantageScale(*trainer.losses.sigma, reducer),
         generator=torch.Generator().manual_seed(0),
     )
 

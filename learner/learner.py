@@ -13,10 +13,11 @@ import torch
 
 from agent.spec import AgentSpec
 from learner.checkpoints.keeper import Keeper
-from learner.distributed import Ranks, joined
+from learner.pack_weights import pack
 from learner.progress import Progress
-from learner.publish import pack
-from learner.reporting.reporting import Reporting
+from learner.ranks.meeting import joined
+from learner.ranks.reduce import Ranks
+from learner.reporting.rank_reporting import RankReporting
 from learner.reporting.silent_actors import silent_actors
 from learner.rewinds import Rewinds
 from learner.running_statistics import ObservationStatistics
@@ -83,7 +84,7 @@ class Learner:
         self.watchdog = Watchdog("learner", config.trainer.hang_timeout)
         stack.callback(self.watchdog.close)
         self.updater.progressed = self.watchdog.beat
-        self.reporting = Reporting(config, ranks, self.updater, self.spec, lambda: self.watchdog.healthy)
+        self.reporting = RankReporting(config, ranks, self.updater, self.spec, lambda: self.watchdog.healthy)
         stack.callback(self.reporting.close)
         keep, settings = config.trainer.keep_checkpoints, config.settings
         self.keeper = Keeper(config.run_dir, keep=keep, updater=self.updater, ranks=ranks, settings=settings)
@@ -135,9 +136,9 @@ class Learner:
         self.publisher.push(pack(self.updater.context.model, self.progress.policy_version, config.trainer.weights_dtype))
         # Actors wait for these weights. The flush waits until the connection is up and they are sent.
         self.publisher.flush(FLUSH_S)
-        recorder = self.reporting.recorder
-        assert recorder is not None, "rank 0 has one"
-        write_endpoint(config.run_dir, "learner", {"pid": os.getpid(), "metrics": server.url}, recorder.needed)
+        run_files = self.reporting.run_files
+        assert run_files is not None, "rank 0 has one"
+        write_endpoint(config.run_dir, "learner", {"pid": os.getpid(), "metrics": server.url}, run_files.needed)
 
     def train(self) -> None:
         """Run learner steps until the budget is spent or a rank is asked to stop."""
@@ -149,8 +150,8 @@ class Learner:
             self.learn(delivery, waited=time.perf_counter() - started)
             self.watchdog.started()  # the first learner step may have compiled the network
             if self.config.trainer.on_red_flag == "stop" and self.ranks.agree(float(self.reporting.flagged))[0]:
-                recorder = self.reporting.recorder
-                log.warning("stopping: %s", recorder.raised if recorder else "rank 0 raised a red flag")
+                run_files = self.reporting.run_files
+                log.warning("stopping: %s", run_files.raised if run_files else "rank 0 raised a red flag")
                 return
 
     def next_batch(self) -> Delivery | None:
@@ -290,9 +291,9 @@ class Learner:
         if self.reporting.pending:
             self.report()
         saved = not self.progress.learner_step or self.save()
-        recorder = self.reporting.recorder
-        if recorder is not None and self.publisher is not None:
-            recorder.summary(self.progress)
+        run_files = self.reporting.run_files
+        if run_files is not None and self.publisher is not None:
+            run_files.summary(self.progress)
             self.publisher.flush(FLUSH_S)
             self.tell_hub(last=True)
         if not saved:

@@ -20,9 +20,9 @@ from agent.heads import ValueCodec
 from agent.model import AgentModel
 from agent.policies import Policies
 from agent.settings import AgentSettings
-from learner.distributed import Reducer
+from learner.advantage_scale import AdvantageScale
 from learner.loss_descriptor import LossDescriptor
-from learner.normaliser import Normaliser
+from learner.ranks.reduce import Reducer
 from learner.running_statistics import RewardScale
 from learner.settings import TrainerSettings
 from protocol.data.spaces import ActionSpace
@@ -119,7 +119,7 @@ class Context:
         model: the trained network.
         prior: the prior network, an exponential moving average of `model`.
         reducer: sums over ranks.
-        normaliser: the running scale of returns.
+        advantage_scale: the running scale of advantages, sigma.
         generator: the random number generator for sampling actions; checkpoints save its state.
         scales: a factor on each loss's coefficients, 1 if missing. Only steering changes it.
         reward_scale: the running deviation of the discounted return; None unless
@@ -130,7 +130,7 @@ class Context:
     model: AgentModel
     prior: AgentModel
     reducer: Reducer
-    normaliser: Normaliser
+    advantage_scale: AdvantageScale
     generator: torch.Generator
     scales: dict[str, float] = field(default_factory=dict)
     reward_scale: RewardScale | None = None

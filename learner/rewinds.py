@@ -8,9 +8,9 @@ from typing import Any
 
 from learner.checkpoints.bad_batches import keep_batch
 from learner.checkpoints.keeper import Keeper
-from learner.distributed import Ranks
 from learner.progress import Progress
-from learner.reporting.reporting import Reporting
+from learner.ranks.reduce import Ranks
+from learner.reporting.rank_reporting import RankReporting
 from learner.setup import LearnerConfig
 from learner.update.updater import Record
 from oatmill.errors import RunError, UserError
@@ -38,7 +38,7 @@ class Rewinds:
         mark: the replay log's position in the last loaded checkpoint; None if none was loaded.
     """
 
-    def __init__(self, config: LearnerConfig, ranks: Ranks, keeper: Keeper, reporting: Reporting) -> None:
+    def __init__(self, config: LearnerConfig, ranks: Ranks, keeper: Keeper, reporting: RankReporting) -> None:
         self._config, self._ranks, self._keeper, self._reporting = config, ranks, keeper, reporting
         self._bad_steps = 0
         self.in_a_row = 0

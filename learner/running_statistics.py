@@ -11,7 +11,7 @@ import torch
 
 from agent.model import AgentModel
 from agent.running_moments import RunningMoments
-from learner.distributed import Ranks, Reducer
+from learner.ranks.reduce import Ranks, Reducer
 from oatmill.errors import UserError
 from protocol.data.batch import Batch
 from protocol.data.observations import parts_of

@@ -15,10 +15,10 @@ from torch import nn
 from agent.model import AgentModel, prior_of
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
-from learner.distributed import Ranks
+from learner.advantage_scale import AdvantageScale
 from learner.loss import Context
-from learner.normaliser import Normaliser
 from learner.plan import make_plan
+from learner.ranks.reduce import Ranks
 from learner.running_statistics import RewardScale
 from learner.settings import TrainerSettings
 from learner.update.updater import Updater, freeze_unused
@@ -67,7 +67,7 @@ def make_updater(config: LearnerConfig, spec: AgentSpec, ranks: Ranks) -> Update
         model=model,
         prior=prior,
         reducer=ranks.reducer,
-        normaliser=Normaliser(*trainer.losses.sigma, ranks.reducer),
+        advantage_scale=AdvantageScale(*trainer.losses.sigma, ranks.reducer),
         generator=torch.Generator(ranks.device).manual_seed(trainer.seed + 1 + ranks.rank),
         reward_scale=RewardScale(trainer.discount, ranks) if trainer.normalise_rewards else None,
     )

@@ -17,7 +17,7 @@ from oatmill.errors import UserError
 from oatmill.origin import check_packages
 
 if TYPE_CHECKING:
-    from recipes.api import load, train
+    from recipes.python_api import load, train
     from runner.run import Run
     from runner.settings import RunSettings
 
@@ -25,7 +25,7 @@ __version__ = "0.1.0"
 __all__ = ["Run", "RunSettings", "__version__", "load", "train"]
 
 # Loaded by name: this package is below all others, and may import none of them.
-_LAZY = {"train": "recipes.api", "load": "recipes.api", "Run": "runner.run", "RunSettings": "runner.settings"}
+_LAZY = {"train": "recipes.python_api", "load": "recipes.python_api", "Run": "runner.run", "RunSettings": "runner.settings"}
 
 try:
     check_packages()

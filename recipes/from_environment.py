@@ -67,9 +67,9 @@ def fitting(settings: RunSettings) -> dict[str, Any]:
     Raises:
         UserError: if it cannot be built, or oatmill cannot train on it.
     """
-    from runner.plan_report import environment_apart  # noqa: PLC0415  (only a run without a recipe needs it)
+    from runner.plan_report import environment_process  # noqa: PLC0415  (only a run without a recipe needs it)
 
-    with environment_apart(settings) as environment:
+    with environment_process(settings) as environment:
         return settings_for(Spaces.from_dict(environment.result()["spaces"]))
 
 

@@ -15,9 +15,9 @@ from protocol.data.run_schema import RunSchema
 from protocol.data.spaces import ActionSpace, DictSpace, Spaces
 from replay.settings import ReplaySettings
 from replay.store.buffer import replayed_rows
-from runner.apart import Apart
 from runner.replay_checks import check_buffer_bytes, check_priorities, check_replay
 from runner.settings import RunSettings, prepared
+from runner.user_code_process import UserCodeProcess
 
 if TYPE_CHECKING:  # with torch: what needs them loads them, so that the environment can be built meanwhile
     from learner.cost import PlanCost
@@ -62,7 +62,7 @@ class PlanReport:
     @cached_property
     def step_seconds(self) -> float | None:
         """The time of a learner step, measured on this machine's CPU; None for a GPU."""
-        from learner.distributed import choose_device  # noqa: PLC0415
+        from learner.device import choose_device  # noqa: PLC0415
         from learner.step_time import step_seconds  # noqa: PLC0415
 
         settings = self.settings
@@ -219,10 +219,10 @@ def report_plan(settings: RunSettings, *, resumed: bool = False) -> PlanReport:
     """
     fitted, notes = prepared(settings)
     check_replay(fitted)
-    with environment_apart(fitted) as environment:
+    with environment_process(fitted) as environment:
         from agent.encoders import make_encoder  # noqa: PLC0415  (loads torch, while the environment is built)
         from learner.plan import make_plan  # noqa: PLC0415
-        from learner.reporting.writers import wanted_targets  # noqa: PLC0415
+        from learner.reporting.tensorboard_wandb import wanted_targets  # noqa: PLC0415
 
         wanted_targets(fitted.metrics)  # raises if a package is missing
         described = environment.result()
@@ -243,7 +243,7 @@ def use_cpu_networks(settings: RunSettings, spaces: Spaces) -> None:
 
     The run's settings and checkpoints then say it, whatever machine reads them.
     """
-    from learner.distributed import choose_device  # noqa: PLC0415
+    from learner.device import choose_device  # noqa: PLC0415
 
     agent = settings.agent
     small = agent.model_copy(update={"encoder": "auto_cpu"})
@@ -260,9 +260,9 @@ def action_text(action: ActionSpace) -> str:
     return " and ".join([*choices, *numbers])
 
 
-def environment_apart(settings: RunSettings) -> Apart:
+def environment_process(settings: RunSettings) -> UserCodeProcess:
     """Start building the environment in a separate process: it may be slow, crash, or exit."""
-    return Apart(
+    return UserCodeProcess(
         "actors.environments.describe",
         settings.env.model_dump(mode="json"),
         what=name_of(settings.env),
@@ -273,7 +273,7 @@ def environment_apart(settings: RunSettings) -> Apart:
 
 def _other_autos(settings: RunSettings, spec: AgentSpec, *, vector_class: bool, channels: str | None) -> dict[str, str]:
     """The choice for each `auto` setting outside the losses."""
-    from learner.distributed import choose_device  # noqa: PLC0415
+    from learner.device import choose_device  # noqa: PLC0415
 
     device = choose_device(settings.trainer.device, 0).type
     autos = {"agent.encoder": spec.encoder} if settings.agent.encoder in {"auto", "auto_cpu"} else {}

@@ -4,7 +4,7 @@ All data is copied, and the environment's outputs are checked before they are ca
 environment may modify its actions, reuse its buffers, or return flags as bytes without changing the
 recorded data. Ambiguous outputs raise a ValueError that says what was expected and what came.
 
-Whether floats are finite is checked once per unroll in `actors.unroll`.
+The checks that convert nothing, such as those for finite numbers, are in `actors.environments.checks`.
 """
 
 from __future__ import annotations

@@ -13,12 +13,8 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from actors.environments.base import (
-    Environment,
-    HearsInfo,
-    first_observations,
-    name_of,
-)
+from actors.environments.base import Environment, HearsInfo, name_of
+from actors.environments.checks import first_observations
 from actors.settings import EnvSettings, FactoryEnv, PettingZooEnv
 from oatmill.errors import OatmillError, UserError, one_line
 from protocol.data.spaces import Spaces

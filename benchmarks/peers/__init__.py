@@ -1,1 +1,1 @@
-"""Runs other systems on the same tasks, each in its own environment; see setup.sh and __main__.py."""
+"""Runs other systems on the same tasks, each in its own Python environment; see setup.sh and __main__.py."""

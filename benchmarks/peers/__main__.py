@@ -1,23 +1,23 @@
-"""oatmill and its peers in one interleaved run: `python -m benchmarks.peers FOLDER [PEER...]`, after `setup.sh FOLDER`.
+"""Compares oatmill with other systems (peers) in interleaved rounds: `python -m benchmarks.peers FOLDER [PEER...]`.
 
-By --task cartpole all train CartPole-v1 with the settings of settings.json: two hidden layers of
-64, unrolls of 64, batches of 32 of them, 4 epochs of 4 minibatches, 32 environments, the same
-rewards and losses; or, by --large, with those of large.json: batches of 512, 16 minibatches, 512
-environments, twice the learning rate. Steps a second are from the first training step to the last.
-reverb and oatmill's replay server are compared by unrolls of 64 steps, two processes writing and
-one sampling.
+Run `setup.sh FOLDER` first.
 
-By --task cogs oatmill and Sample Factory train the team of easy_hearts_small with the recipe's
-settings, which cogs.json repeats, but for the learning rate, which is constant: a token grid and a
-layer of 128, unrolls of 64, batches of 64, 4 epochs of 4 minibatches, 32 simulations. Both step
-`actors/environments/adapters/cogs.py` on one version of MettaGrid and encode with
-`agent/tokens/encoders.py`; steps are those of agents. The CPU seconds are those of the whole run, its
-start included.
+With --task cartpole, all systems train CartPole-v1 with the settings of settings.json: two hidden layers of
+64, unrolls of 64, batches of 32 unrolls, 4 epochs of 4 minibatches, 32 environments, and the same rewards
+and losses. With --large they use large.json: batches of 512, 16 minibatches, 512 environments, and twice the
+learning rate. Steps per second are measured from the first training step to the last. reverb and oatmill's
+replay server are compared with unrolls of 64 steps, two writing processes and one sampling process.
 
-Where they differ: Stable-Baselines3 and TorchRL have a network each for policy and value; TorchRL
-and RLlib keep the learning rate constant, and so does Sample Factory, whose rewards are scaled in
-its own way; RLlib's rewards are not scaled. Gymnasium is the version that each peer's requirements
-allow; CartPole-v1's dynamics are the same in all.
+With --task cogs, oatmill and Sample Factory train the team of easy_hearts_small. cogs.json has the recipe's
+settings, except that the learning rate is constant: a token grid and a layer of 128, unrolls of 64, batches
+of 64, 4 epochs of 4 minibatches, 32 simulations. Both systems step `actors/environments/adapters/cogs.py` on
+the same version of MettaGrid and encode with `agent/tokens/encoders.py`. Steps are steps of agents. CPU
+seconds are those of the whole run, including its start.
+
+There are some differences. Stable-Baselines3 and TorchRL have separate networks for policy and value.
+TorchRL, RLlib and Sample Factory keep the learning rate constant. Sample Factory scales rewards in its own
+way, and RLlib does not scale them. Each peer has the version of Gymnasium that its requirements allow; the
+dynamics of CartPole-v1 are the same in all versions.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ REPLAY = {"reverb": (), "reverb 84x84x4": ("--big",)}
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained.
+    """A task that all systems train on.
 
     Attributes:
-        settings: the settings of all contestants.
+        settings: the settings of all systems.
         recipe: oatmill's recipe.
-        own: oatmill's contestants and their changes of the recipe.
-        peers: the peers that have a runner for the task.
+        own: oatmill's variants, with their changes to the recipe.
+        peers: the other systems that have a runner for the task.
     """
 
     settings: Path
@@ -98,11 +98,11 @@ def own_settings(path: Path) -> tuple[str, ...]:
 
 
 def run_peer(folder: Path, peer: str, *arguments: str, settings: Path = SETTINGS) -> dict[str, Any]:
-    """One run of a peer's runner in its environment."""
+    """Run a peer's runner once in its Python environment."""
     name = peer.split(maxsplit=1)[0]
     runner = TRAINERS.get(name, "run_reverb.py")
     command = [str(folder / name / "bin/python"), str(HERE / runner), *arguments]
-    with tempfile.TemporaryFile("w+") as output:  # no pipe: a worker that outlives its parent would hold it open
+    with tempfile.TemporaryFile("w+") as output:  # not a pipe, which a worker that outlives its parent would keep open
         try:
             subprocess.run(
                 command,
@@ -125,7 +125,7 @@ def run_peer(folder: Path, peer: str, *arguments: str, settings: Path = SETTINGS
 
 
 def run_own(recipe: str, changes: tuple[str, ...], steps: int, seed: int) -> dict[str, Any]:
-    """One run of oatmill with the same settings, which are the recipe's."""
+    """Run oatmill once with the same settings, which are the recipe's."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="oatmill-bench-") as folder:
         run = Path(folder) / "run"
@@ -141,7 +141,7 @@ def run_own(recipe: str, changes: tuple[str, ...], steps: int, seed: int) -> dic
 
 
 def own_replay(case: str, seconds: float) -> dict[str, Any]:
-    """Measure oatmill's replay server on the same task as reverb."""
+    """Measure oatmill's replay server in the same way as reverb."""
     return measure(case, "ipc", "memory", Namespace(seconds=seconds, queue_batches=2.0), None)
 
 
@@ -154,7 +154,7 @@ def other_environment(folder: Path, peer: str) -> str | None:
 
 
 def contestants(options: argparse.Namespace) -> dict[str, Callable[[int], dict[str, Any]]]:
-    """All installed contestants by name; each uses the round as its seed."""
+    """All installed systems by name. Each uses the number of the round as its seed."""
     task = TASKS[options.task]
     able = (*task.peers, "reverb") if options.task == "cartpole" else task.peers
     there = [peer for peer in able if (options.folder / peer / "bin/python").exists()]
@@ -190,17 +190,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="what setup.sh was given")
-    parser.add_argument("peers", nargs="*", help="some of them; all that are there without one")
-    parser.add_argument("--task", choices=tuple(TASKS), default="cartpole", help="what is trained (cartpole)")
+    parser.add_argument("folder", type=Path, help="the folder that setup.sh was given")
+    parser.add_argument("peers", nargs="*", help="names of peers; default: all that are installed")
+    parser.add_argument("--task", choices=tuple(TASKS), default="cartpole", help="the task (cartpole)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="env steps of a run (100,000, or the fewest that make whole batches)")
-    parser.add_argument("--large", action="store_true", help="the settings of large.json")
+    parser.add_argument("--steps", type=int, help="env steps of a run (100,000, or the fewest that give full batches)")
+    parser.add_argument("--large", action="store_true", help="use the settings of large.json")
     parser.add_argument("--seconds", type=float, default=4.0, help="of a replay run")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all rounds there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all rounds to this file")
     options = parser.parse_args(arguments)
     if options.large and options.task != "cartpole":
-        parser.exit(2, "benchmarks: error: --large holds settings of CartPole; leave it out, or --task\n")
+        parser.exit(2, "benchmarks: error: --large has settings for CartPole only; leave out --large or --task\n")
     least = least_steps(settings_of(options))
     options.steps = max(STEPS, least) if options.steps is None else options.steps
     if options.steps < least:
@@ -209,7 +209,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def settings_of(options: argparse.Namespace) -> Path:
-    """The file with the contestants' settings."""
+    """The file with the settings of all systems."""
     return LARGE if options.large else TASKS[options.task].settings
 
 
@@ -220,12 +220,12 @@ def least_steps(settings: Path) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run all contestants in rounds and print medians, or JSON. Exit code 2: they are not comparable."""
+    """Run all systems in rounds and print medians, or JSON. The exit code is 2 if they cannot be compared."""
     options = parse(arguments)
     everybody = contestants(options)
     if not everybody:
         sys.stderr.write(
-            f"benchmarks: error: {options.folder} holds no such peer's environment; run benchmarks/peers/setup.sh first\n"
+            f"benchmarks: error: {options.folder} has no environment of such a peer; run benchmarks/peers/setup.sh first\n"
         )
         return 2
     if options.task == "cogs" and (wrong := other_environment(options.folder, "sample-factory")):

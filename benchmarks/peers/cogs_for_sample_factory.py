@@ -1,7 +1,7 @@
 """Oatmill's simulations of cogs and its encoder, adapted for Sample Factory.
 
-Both are imported from this repository, which is on the path, so that environment and network are
-the same to the line.
+Both are imported from this repository, which is on the path. So environment and network are exactly the same
+code.
 """
 
 import gymnasium
@@ -17,15 +17,15 @@ from actors.settings import CogsEnv
 from agent.tokens.encoders import TokenCodebook, TokenGridEncoder
 
 SPLITS = 2
-"""While the network acts for one half of a worker's simulations, the worker steps the other."""
+"""Each worker has two halves: it steps one half of its simulations while the network acts for the other half."""
 ARGUMENTS = {
-    "batched_sampling": True,  # all rows of a half at once, as oatmill's actors do it
+    "batched_sampling": True,  # all rows of a half in one batch, as in oatmill's actors
     "num_envs_per_worker": SPLITS,
     "worker_num_splits": SPLITS,
-    "policy_initialization": "torch_default",  # leaves the encoder as it was made
-    "value_bootstrap": True,  # episodes end by the clock alone
+    "policy_initialization": "torch_default",  # does not change the encoder's initial weights
+    "value_bootstrap": True,  # episodes end only by their time limit
 }
-"""What of the peer's command line is another than for CartPole."""
+"""Options of the peer's command line that differ from those for CartPole."""
 
 
 def simulations(copies, seed):
@@ -34,11 +34,11 @@ def simulations(copies, seed):
 
 
 class Simulations(gymnasium.Env):
-    """Half of a worker's simulations; every agent of each is a row, as it is for oatmill's actors.
+    """Half of a worker's simulations. Every agent is a row, as in oatmill's actors.
 
-    An episode's return is the mean over the team, as oatmill reports it, and goes out as
-    `true_objective`: the peer's own `reward` would count the first episodes, too, which are cut
-    short to spread the others.
+    The return of an episode is the mean over the team, as in oatmill. It is reported as `true_objective`,
+    because the peer's own `reward` would include the first episodes, which are shortened so that the
+    simulations do not end at the same time.
 
     Args:
         seed: the seed of the maps.
@@ -66,7 +66,7 @@ class Simulations(gymnasium.Env):
 
 
 def make_env(name, cfg, env_config, render_mode=None):  # noqa: ARG001  (the peer's signature)
-    """Simulations with maps of their own; the peer makes one more, without a place, to look at its spaces."""
+    """Simulations with their own maps. The peer creates one more, without a worker, to read its spaces."""
     return Simulations(1_000 * cfg.seed + (env_config.env_id if env_config else 999))
 
 
@@ -80,7 +80,7 @@ class TokenGrid(Encoder):
         self.encoder = TokenGridEncoder(codebook, SETTINGS["hidden_sizes"], activation)
 
     def forward(self, obs_dict):
-        """Tokens to a vector."""
+        """Encode tokens as a vector."""
         return self.encoder(obs_dict["obs"])
 
     def get_out_size(self):
@@ -88,7 +88,7 @@ class TokenGrid(Encoder):
         return SETTINGS["hidden_sizes"][-1]
 
     def type_for_input_tensor(self, input_tensor_name):  # noqa: ARG002  (the peer's signature)
-        """Tokens stay bytes."""
+        """Leave the observations unchanged: tokens stay bytes."""
         return torch.uint8
 
 

@@ -1,8 +1,8 @@
-"""What every peer's runner shares; it imports nothing but the standard library, for it runs in the peers' environments.
+"""Functions for all peers' runners. They need only the standard library, because they run in the peers' environments.
 
-A runner is called as `RUNNER --steps N --seed S` and prints one line of JSON: `steps_per_s` from
-the first training step to the last, `env_steps`, `return` (the mean over the last 100 episodes),
-and the CPU and wall seconds of the whole.
+A runner is called as `RUNNER --steps N --seed S` and prints one line of JSON: `steps_per_s` from the first
+training step to the last, `env_steps`, `return` (the mean over the last 100 episodes), and the CPU seconds and
+elapsed seconds of the whole run.
 """
 
 import argparse
@@ -40,6 +40,6 @@ def cpu_of(pids):
 
 
 def mean_of_last(returns, count=100):
-    """The mean over the last episodes; 0 without any."""
+    """The mean over the last episodes; 0 if there are none."""
     last = list(returns)[-count:]
     return sum(last) / len(last) if last else 0.0

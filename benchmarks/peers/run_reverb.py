@@ -1,7 +1,6 @@
 """dm-reverb: two processes write unrolls of 64 steps into a queue, one samples them; small steps, or 84x84x4 with `--big`.
 
-A step carries what an oatmill step carries: observation, action, reward, two flags, two logits and
-a value.
+A step has the same data as in oatmill: observation, action, reward, two flags, two logits and a value.
 """
 
 import os
@@ -34,7 +33,7 @@ def write(port, big):
     """Write until this process is killed or its parent has ended."""
     step, client, parent = step_of(big), reverb.Client(f"localhost:{port}"), os.getppid()
     with client.trajectory_writer(num_keep_alive_refs=STEPS) as writer:
-        while os.getppid() == parent:  # a writer whose sampler was killed ends too
+        while os.getppid() == parent:  # so that a writer ends, too, if the sampler was killed
             for _ in range(STEPS):
                 writer.append(step)
             writer.create_item("queue", 1.0, {name: column[-STEPS:] for name, column in writer.history.items()})
@@ -42,7 +41,7 @@ def write(port, big):
 
 
 def main():
-    """Serve, start the writers, and sample for a while."""
+    """Start the server and the writers, and sample for some time."""
     big = "--big" in sys.argv
     if "--write" in sys.argv:
         write(int(sys.argv[sys.argv.index("--write") + 1]), big)

@@ -8,7 +8,7 @@ from ray.rllib.algorithms.appo import APPOConfig
 
 
 def main():
-    """Train until the steps are taken."""
+    """Train for the given number of steps."""
     chosen, s = options(), SETTINGS
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     config = (

@@ -1,4 +1,4 @@
-"""Sample Factory's APPO on the CPU: two rollout workers, asynchronous, as its documentation runs it; CartPole or cogs."""
+"""Sample Factory's APPO on the CPU, with two asynchronous rollout workers as in its documentation; CartPole or cogs."""
 
 import tempfile
 import time
@@ -61,7 +61,7 @@ def arguments(chosen, folder, changes):
 
 
 def main():
-    """Train and record every training step, because its own frames per second include the start-up."""
+    """Train, and record every training step, because the peer's own frames per second include the start-up."""
     chosen = options()
     changes, returned, told = prepare()
     with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +82,11 @@ def main():
 
 
 def prepare():
-    """Make environment and network known to it: changes of its command line, the name of its returns, and what to tell."""
+    """Register environment and network.
+
+    Returns:
+        Changes of the command line, the name of the statistic with the returns, and further results to print.
+    """
     if "agents" not in SETTINGS:
         register_env(SETTINGS["environment"], make_env)
         return {}, "reward", {}
@@ -94,7 +98,7 @@ def prepare():
 
 
 class Watch(AlgoObserver):
-    """Keeps the number of env steps after every training step.
+    """Records the number of env steps after every training step.
 
     Args:
         seen: a list for pairs of time and env steps.

@@ -1,4 +1,4 @@
-"""Stable-Baselines3's PPO in one process, copies stepped one by one."""
+"""Stable-Baselines3's PPO in one process, which steps the environment copies one by one."""
 
 import time
 
@@ -11,7 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 
 class Watch(BaseCallback):
-    """Keeps episode returns and when the first rollout had been trained on."""
+    """Records episode returns, and when training on the first rollout has ended."""
 
     def __init__(self):
         super().__init__()
@@ -28,7 +28,7 @@ class Watch(BaseCallback):
 
 
 class Scaled(gymnasium.RewardWrapper):
-    """The reward times the scale; episode returns are counted below it."""
+    """Multiplies rewards by a scale. Episode returns are counted before this wrapper."""
 
     def reward(self, reward):
         """Scale."""

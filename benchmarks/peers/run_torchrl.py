@@ -1,4 +1,4 @@
-"""TorchRL's PPO parts in one process, put together as its PPO tutorial does: collector, GAE, ClipPPOLoss."""
+"""PPO in one process with TorchRL's parts, as in its PPO tutorial: collector, GAE and ClipPPOLoss."""
 
 import time
 

@@ -1,1 +1,1 @@
-"""The benchmarks of `python -m benchmarks`, one per file; each is a `benchmarks.harness.Benchmark`."""
+"""The benchmarks of `python -m benchmarks`, one per file. Each module is a `benchmarks.harness.Benchmark`."""

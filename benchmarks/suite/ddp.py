@@ -1,9 +1,9 @@
-"""Two gloo ranks, one core each, against one rank: samples a second of the learner step alone.
+"""Two gloo ranks with one core each, compared with one rank: samples per second of the learner step alone.
 
-Every rank has a whole batch of its own (weak scaling), and all ranks start their steps together.
-Each rank is held to a core, also the only one, so that one rank is not helped by two cores. On a
-busy machine a rank waits for the other one whenever a neighbour holds its core: `steps_per_s` then
-says what this machine gave, `CPU ratio` what the ranks themselves needed.
+Every rank has its own whole batch (weak scaling), and all ranks start their steps together. Each rank is
+bound to one core. A single rank is, too, so that it cannot use both cores. On a busy machine a rank waits
+for the other one whenever another program uses its core. Then `steps_per_s` depends on that program, and
+`CPU ratio` shows the work of the ranks themselves.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:  # noqa: ARG001  (
 
 
 def arm_of(world: int, seconds: float) -> Arm:
-    """Start the ranks, run learner steps for a while, and sum up."""
+    """Start the ranks, run learner steps for some time, and combine the results."""
 
     def arm() -> dict[str, float]:
         with socket.socket() as free:
@@ -68,7 +68,7 @@ def settings_of_run() -> RunSettings:
 
 def rank_main(seconds: float) -> None:
     """Run one rank and print JSON."""
-    from learner.distributed import joined  # noqa: PLC0415  (the parent needs no process group)
+    from learner.ranks.meeting import joined  # noqa: PLC0415  (the parent needs no process group)
     from learner.setup import LearnerConfig, make_updater  # noqa: PLC0415
 
     cores = sorted(os.sched_getaffinity(0))

@@ -1,10 +1,10 @@
 """Whole runs of `oatmill train`: CartPole stepped one by one in Python, CartPole vectorised, cogs, and an idle learner.
 
-Steps a second are those after a warm-up, see `benchmarks/runs.py`; CPU seconds are those of all of
-the run's processes from start to end, imports included, so the steps per CPU second of a short run
-look worse than a long run's. The return is the mean over the last episodes, at most 100. `learner
-busy` runs CartPole with so many epochs that the actors wait for the learner: what it then waits for
-batches is lost to it. Publishing is not in that number; `weights` measures it.
+Steps per second are measured after a warm-up (`benchmarks/runs.py`). CPU seconds include all of the run's
+processes from start to end, with their imports, so the steps per CPU second of a short run look worse than
+those of a long run. The return is the mean over the last episodes, at most 100. `learner busy` runs CartPole
+with so many epochs that the actors wait for the learner. If the learner still waits for batches then, that
+time is wasted. The number does not include publishing, which `weights` measures.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ CASES: Mapping[str, tuple[str, int, Sequence[str]]] = {
     "cogs": ("cogs_v_clips", 25_000, ()),
     "learner busy": ("cartpole", 15_000, ("trainer.epochs=20",)),
 }
-"""The recipe, the env steps of a run for each second of effort, and what is changed."""
+"""For each case: the recipe, the env steps per second of `--seconds`, and the changed settings."""
 IDLE_GOAL = 0.05
 
 
 def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:
-    """One run of each case in its own folder; with `quick` only the fastest."""
+    """One run of each case in its own folder; with `quick` only the fastest case."""
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="oatmill-bench-")))
     chosen = ["cartpole vectorised"] if effort.quick else list(CASES)
     return {name: run_of(name, effort, folder) for name in chosen}

@@ -1,8 +1,8 @@
 """The time of `ActingPolicy.act` for an actor's rows, compared with the bare network.
 
-The bare network is the model's own forward pass without drawing actions or NumPy at either end; the
-ratio is what the rest of acting costs. Compiled is the same pass under `torch.compile`, tried only
-where it is asked for by `OATMILL_BENCH_COMPILE=1`.
+The bare network is the model's forward pass only, without sampling actions and without conversions from
+and to NumPy. The ratio shows the cost of the rest of acting. `compiled` is the same forward pass under
+`torch.compile`; it is measured only with `OATMILL_BENCH_COMPILE=1`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing
 
 import torch
 
-from actors.environments.base import first_observations
+from actors.environments.checks import first_observations
 from actors.environments.make import make_environment
 from actors.policy import ActingPolicy
 from agent.model import AgentModel

@@ -1,10 +1,9 @@
-"""The learner step against the same mathematics in one hand-written function.
+"""The learner step, compared with the same mathematics in one handwritten function.
 
-Real trajectories of cogs_v_clips and of cartpole, one thread. `by hand` is
-`benchmarks.handwritten`. The losses' gradients are measured as often as a run measures them
-(`metrics.gradient_every` updates), in proportion: `measured` is a step with one measurement in it,
-so `oatmill` + (measured - oatmill) x updates / gradient_every is what a run's step takes on
-average.
+It uses real trajectories of cogs_v_clips and cartpole, and one thread. `by hand` is
+`benchmarks.handwritten`. A run measures the losses' gradients once every `metrics.gradient_every` updates.
+`measured` is a step with one such measurement, so the average step of a run takes
+`oatmill` + (`measured` - `oatmill`) x updates / gradient_every.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ RATE = 1e-4
 
 
 def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:  # noqa: ARG001  (the harness's signature)
-    """Each set of losses; PPO and all five also by hand; all five with one measurement of gradients."""
+    """Each set of losses. PPO and all five also by hand, and all five also with one measurement of gradients."""
     torch.set_num_threads(1)
     made: dict[str, Arm] = {}
     for recipe in RECIPES[:1] if effort.quick else RECIPES:
@@ -69,7 +68,7 @@ def hand_of(step: Any, hand: ByHand, inputs: Mapping[str, torch.Tensor]) -> Arm:
 
 
 def figures(rounds: Rounds) -> dict[str, Figure]:
-    """Ratios to the hand-written version in CPU and wall time, and each loss's cost."""
+    """Ratios to the handwritten version in CPU time and elapsed time, and the cost of each loss."""
     found: dict[str, Figure] = {}
     for recipe in RECIPES:
         if f"{recipe}: full" not in rounds.values:

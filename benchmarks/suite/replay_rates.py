@@ -1,7 +1,7 @@
-"""Unrolls of 64 steps through the real replay server: two processes insert, one samples; small steps and 84x84x4 ones.
+"""Unrolls of 64 steps through the real replay server, with small observations and with 84x84x4.
 
-The rates are `benchmarks.replay`'s. Peers are measured by `benchmarks.peers`, in interleaved rounds
-of their own.
+Two processes insert and one samples. The rates are those of `benchmarks.replay`. `benchmarks.peers` measures
+other systems in its own interleaved rounds.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """The cost of stepping, inference and the update alone, the limit that follows, and a whole run.
 
-Costs are CPU seconds an env step, each measured alone in this process with one thread. If nothing
-else cost anything, C cores would carry C / (stepping + inference + update) steps a second: the work
-is spread over processes, so the sum is what counts, and no single process may be the narrowest: A
-actors carry A / (stepping + inference), the learner 1 / update. The roofline is the least of the
-three. The whole run is `oatmill train` with the recipe's own settings, long enough for batches of
-the recipe's own size and measured after a warm-up, so what is missing from 1 is sockets,
-serialisation, the replay server, publishing, reports and whatever else ran on the machine. `per CPU
-second` compares with the CPU time that the run's processes really got; a run of twenty batches is
-taken off, so that starting and ending are in neither.
+Costs are CPU seconds per env step. Each is measured alone in this process with one thread. If nothing else
+had a cost, C cores could do C / (stepping + inference + update) steps per second, because the work is
+spread over processes. In addition, A actors can do at most A / (stepping + inference) steps per second, and
+the learner at most 1 / update. The roofline is the smallest of these three limits.
+
+The whole run is `oatmill train` with the recipe's own settings. It is long enough for batches of the
+recipe's own size and is measured after a warm-up. The difference to 1 is the cost of sockets,
+serialisation, the replay server, publishing, reports and other work on the machine. `per CPU second`
+compares with the CPU time that the run's processes really got. A run of twenty batches is subtracted, so
+that it does not include start and end.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from actors.environments.base import first_observations
+from actors.environments.checks import first_observations
 from actors.environments.make import make_environment
 from actors.policy import ActingPolicy
 from agent.spec import AgentSpec
@@ -35,8 +36,7 @@ from runner.settings import RunSettings
 
 WARM_UP = False
 RECIPES = {"cogs_v_clips": 75_000, "cartpole": 150_000}
-"""Env steps of the whole run for each second of effort: it takes three such seconds where two cores
-are idle."""
+"""Env steps of the whole run per second of `--seconds`. On two idle cores the run takes three times `--seconds`."""
 GOAL = 0.85
 ALONE = ("stepping", "inference", "update")
 

@@ -62,7 +62,7 @@ def first_step(folder: Path) -> dict[str, float]:
 
 
 def figures(rounds: Rounds) -> dict[str, Figure]:
-    """Wall seconds, and CPU seconds, which a busy machine affects less."""
+    """Elapsed seconds, and CPU seconds, which depend less on other work."""
     found = {
         name: Figure(rounds.median(name, key), "s", "lower", goal)
         for name, (key, goal) in GOALS.items()

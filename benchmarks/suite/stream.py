@@ -1,11 +1,10 @@
-"""The stream of 1 MB trajectories over tcp on loopback, acknowledgements on, against raw TCP in the same run.
+"""A stream of 1 MB trajectories over tcp on loopback, with acknowledgements, compared with raw TCP in the same run.
 
-A child sends as an actor does (`TrajectorySenderPeer` on a DEALER, packing every block anew); this
-process receives as ingest does, with its own sessions, credit, checks and acknowledgements.
-`copied` also copies every trajectory into a batch. `raw tcp` is one socket: `sendall` of 1 MB,
-`recv_into` the same memory again and again, nothing looked at. Rates are wall-clock, from the first
-message on; the receiver's CPU time a GB is told beside them, for on a busy machine the sender may
-be what waits.
+A child process sends as an actor does: `TrajectorySenderPeer` on a DEALER socket, and every block is packed.
+This process receives as ingest does, with ingest's sessions, credit, checks and acknowledgements. `copied`
+also copies every trajectory into a batch. `raw tcp` is one socket: `sendall` of 1 MB, and `recv_into` the
+same memory again and again, without reading the data. Rates are per elapsed second from the first message
+on. The receiver's CPU time per GB is shown, too, because on a busy machine the sender may be the bottleneck.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from protocol.peers.trajectory import TrajectorySenderPeer
 from protocol.wire.codec import two_frames
 from replay.hub.ingest_process import MALLOC
 from replay.ingest.actors.credit import CreditLine
-from replay.ingest.actors.messages import ActorMessages
+from replay.ingest.actors.incoming import ActorMessages
 from replay.ingest.actors.session import Arrival
 from replay.ingest.validation import Validator
 from replay.log.journal import Journal
@@ -43,11 +42,11 @@ from replay.store.queue import Slice
 WARM_UP = False
 GOALS = {"acknowledged": 0.60, "copied": 0.50}
 CASE = Case(Spaces(ObservationSpace("vector", (4000,), "float32"), ActionSpace((2,))), 1, 16)
-"""By hand: 65 observations of 4,000 float32 are 1.04 MB."""
+"""65 observations of 4,000 float32 are 1.04 MB."""
 SCHEMA = RunSchema(CASE.spaces, 0, ())
 MEGABYTE = 2**20
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""mallopt's numbers, of malloc.h."""
+"""Numbers of mallopt's parameters, from malloc.h."""
 DRAIN = 64
 
 
@@ -63,7 +62,7 @@ def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:  # noqa: ARG001  (
 
 @contextmanager
 def sender(kind: str, address: str) -> Iterator[subprocess.Popen[str]]:
-    """Start the child that sends; it is ended at the end of the block."""
+    """Start the child that sends; it ends with this context."""
     process = start_python("benchmarks.suite.stream", kind, address)
     try:
         yield process
@@ -109,7 +108,7 @@ def keep_memory() -> None:
 
 
 class Receiver:
-    """Ingest without a hub: sessions, checks, acknowledgements and, if asked for, the copy into batches."""
+    """Ingest without a hub: sessions, checks, acknowledgements and optionally the copy into batches."""
 
     def __init__(self, *, copies: bool) -> None:
         keep_memory()
@@ -142,7 +141,7 @@ class Receiver:
     def _take(self, arrival: Arrival) -> int:
         message, payload = arrival.message, arrival.payload
         self._messages.stored(arrival)
-        counts = [message.produced, message.evicted]  # recorded as refused, so that the journal keeps nothing of the block
+        counts = [message.produced, message.evicted]  # recorded as refused, so that the journal does not keep the block
         self._journal.record("refused", arrival.session.actor_id, message.trajectories, counts)
         size = BlockSize(message.trajectories, message.steps, message.finals, message.episodes)
         arrays = SCHEMA.trajectory.views(payload, size)

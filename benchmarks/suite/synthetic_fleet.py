@@ -1,4 +1,4 @@
-"""A thousand actors that are only sockets on the real replay server, 46 KB a trajectory: see `benchmarks.fleet`."""
+"""A thousand synthetic actors on the real replay server, with trajectories of 46 KB; see `benchmarks.fleet`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from benchmarks.harness import Arm, Effort, Figure, Rounds
 WARM_UP = False
 ACTORS, PROCESSES = 1_000, 2
 OFFERED = 10_000.0
-"""Trajectories a second, above what is to be reached: the rest waits for credit."""
+"""Trajectories per second. This is more than the server can take, so the rest waits for credit."""
 GOAL_RATE, GOAL_ACK_MS = 8_000.0, 50.0
 
 
 def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:
-    """At full speed, and at half the target rate, where acknowledgements do not wait for credit."""
+    """One arm at full speed, and one at half the target rate, at which acknowledgements do not wait for credit."""
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="oatmill-fleet-")))
     actors = 20 if effort.quick else ACTORS
     return {
@@ -34,7 +34,7 @@ def run(folder: Path, effort: Effort, actors: int, rate: float) -> dict[str, flo
 
 
 def figures(rounds: Rounds) -> dict[str, Figure]:
-    """Rate, acknowledgement times and memory; nothing may be lost."""
+    """Rate, acknowledgement times and memory. Nothing may be lost."""
     fast = "as fast as it goes"
     return {
         "acknowledged": Figure(rounds.median(fast, "acknowledged_per_second"), "trajectories/s", "higher", GOAL_RATE),

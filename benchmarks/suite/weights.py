@@ -1,9 +1,9 @@
 """One million parameters to 64 actors on this host: the learner's time, and the time to all actors.
 
-A real hub, a real publisher, and 64 receivers in a few processes that pull and verify each version
-and load it into a network of their own, as actors do. A version's time is from `pack` at the
-learner to its being in an actor's network. Publishing is `pack` and `push`, which is what a learner
-step pays for it.
+It uses a real hub, a real publisher, and 64 receivers in a few processes. Each receiver fetches and verifies
+every version and loads it into its own network, as actors do. The time of a version is from `pack` at the
+learner until it is in an actor's network. Publishing is `pack` and `push`, which is the part that a learner
+step waits for.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import numpy as np
 import zmq
 
 from agent.model import AgentModel, acting_layout
-from agent.packing import load_packed
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
+from agent.unpack_weights import load_packed
 from benchmarks.harness import Arm, Effort, Figure, Rounds
 from benchmarks.processes import answer_of, start_python
 from benchmarks.replay import CASES, config_of, server
-from learner.publish import pack
+from learner.pack_weights import pack
 from oatmill.settings.flat import joining_config
 from protocol.channels import ControlClient, WeightsPublisher
 from protocol.channels.connection import Connection
@@ -37,7 +37,7 @@ SPEC = AgentSpec(
     Spaces(ObservationSpace("vector", (4,), "float32"), ActionSpace((2,))),
     AgentSettings(hidden_sizes=(993, 993), value_head="scalar"),
 )
-"""By hand: 5 x 993 + 994 x 993 + 994 x 3 = 995,989 parameters that acting needs."""
+"""5 x 993 + 994 x 993 + 994 x 3 = 995,989 parameters that are needed for acting."""
 ACTORS, PROCESSES = 64, 2
 EVERY_S = 0.5
 START_S = 60.0
@@ -72,7 +72,7 @@ def fan_out(versions: int) -> dict[str, float]:
         children = [start_python("benchmarks.suite.weights", *arguments) for _ in range(PROCESSES)]
         publisher.push(pack(model, 0, "bfloat16"))
         publisher.flush(10)
-        for child in children:  # each says a line when all of its actors have the first version
+        for child in children:  # each prints a line when all of its actors have the first version
             assert child.stdout is not None, "it is piped"
             child.stdout.readline()
         started, kept, cpu = [], [], []
@@ -97,9 +97,9 @@ def fan_out(versions: int) -> dict[str, float]:
 
 
 def receivers_main(endpoint: str, count: int, versions: int) -> None:
-    """Run a process of receivers; prints the time at which each received each version."""
+    """Run one process of receivers; prints when each of them received each version."""
     first = AgentModel(SPEC)
-    models = [first, *(deepcopy(first) for _ in range(count - 1))]  # making one anew takes a tenth of a second
+    models = [first, *(deepcopy(first) for _ in range(count - 1))]  # because creating one takes a tenth of a second
     peers = [ReceiverPeer(acting_layout(model)) for model in models]
     lines = [Connection(endpoint, peer, max_message_bytes=CHUNK_BYTES) for peer in peers]
     poller = zmq.Poller()
@@ -115,7 +115,7 @@ def receivers_main(endpoint: str, count: int, versions: int) -> None:
             greeted = True
             print("ready", flush=True)
         ready = [handle for handle, _ in poller.poll(20)]
-        # What could not leave yet, because the connection was not there, leaves with a later turn only.
+        # Messages that could not be sent yet, because there was no connection, are sent only by a later turn.
         for handle in ready if greeted else by_handle:
             peer, line, model, times = by_handle[handle]
             line.turn()

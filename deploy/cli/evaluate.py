@@ -37,7 +37,7 @@ def evaluate(
         check_video(record)
     folder = one_folder(checkpoint, run_dir) or find_run(None)
     find_checkpoint(folder)
-    result = played_apart(
+    result = played_in_another_process(
         {
             "path": str(folder),
             "episodes": episodes,
@@ -57,16 +57,16 @@ def evaluate(
         typer.echo(f"video           {record}: {video['frames']} frames, return {video['episode_return']:.2f}")
 
 
-def played_apart(options: dict[str, Any]) -> dict[str, Any]:
+def played_in_another_process(options: dict[str, Any]) -> dict[str, Any]:
     """Play in a separate process, so that the environment cannot affect this command; returns the result.
 
     Raises:
         UserError: see `runner.evaluation.evaluation.evaluated`.
         RunError: see there, and if the process crashes.
     """
-    from runner.apart import Apart  # noqa: PLC0415
+    from runner.user_code_process import UserCodeProcess  # noqa: PLC0415
 
-    with Apart("runner.evaluation.evaluate", options, what="the environment", shown=True, threads=None) as playing:
+    with UserCodeProcess("runner.evaluation.evaluate", options, what="the environment", shown=True, threads=None) as playing:
         result: dict[str, Any] = playing.result()
         for note in playing.finish():
             typer.echo(note, err=True)

@@ -1,1 +1,1 @@
-"""Runs clusters on Docker Compose and Ray, which place, restart and scale the processes."""
+"""Runs a cluster's processes on Docker Compose or Ray."""

@@ -1,4 +1,4 @@
-"""A cluster on this machine's container engine: finds the engine with Compose, and runs its commands for `oatmill cluster`."""
+"""Finds this machine's container engine with Compose, and runs its commands for `oatmill cluster`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Container:
     service: str
     name: str
     state: str  # running, restarting, exited, ...
-    status: str  # in the engine's words, such as "Up 5 seconds (healthy)"
+    status: str  # the engine's description, such as "Up 5 seconds (healthy)"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Engine:
             raise UserError(f"{ENGINE}={environ[ENGINE]}: there is no such program; expected one such as `docker compose`")
         raise UserError(
             "no container engine with Compose was found; install Docker with Compose 2, or Podman with podman-compose, "
-            f"or name the command by {ENGINE}"
+            f"or set {ENGINE} to its command"
         )
 
     def check(self) -> None:
@@ -74,7 +74,7 @@ class Engine:
         asked = run([self.containers, "info"])
         if asked.returncode:
             raise UserError(
-                f"{self.containers} is installed and does not answer ({last_line(asked)}); start it, then try again"
+                f"{self.containers} is installed but does not answer ({last_line(asked)}); start it, then try again"
             )
 
     def has_image(self, image: str) -> bool:
@@ -101,7 +101,7 @@ class Engine:
 
 
 def run(command: Sequence[str], *, timeout_s: float = ANSWER_WITHIN_S) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end and capture its output; a command that takes longer than `timeout_s` has failed."""
+    """Run a command to its end and capture its output. If it takes longer than `timeout_s`, it has failed."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
@@ -111,7 +111,7 @@ def run(command: Sequence[str], *, timeout_s: float = ANSWER_WITHIN_S) -> subpro
 
 
 def is_compose(words: Sequence[str]) -> bool:
-    """Whether a command is Compose: `docker` without the plugin does not know `compose`."""
+    """Whether a command is Compose; `docker compose` fails if Docker has no Compose plugin."""
     return len(words) == 1 or not run([*words, "version"]).returncode
 
 
@@ -127,7 +127,7 @@ class ComposeCluster:
 
     Attributes:
         engine: the container engine.
-        project: its name, the prefix of its containers, networks and volumes.
+        project: the project's name, which is the prefix of its containers, networks and volumes.
     """
 
     engine: Engine
@@ -135,13 +135,13 @@ class ComposeCluster:
 
     @staticmethod
     def of(project: str, environ: Mapping[str, str]) -> ComposeCluster:
-        """The cluster of a name, on this machine's engine.
+        """The cluster with a name on this machine's engine.
 
         Raises:
             UserError: if the name is invalid, or there is no engine.
         """
         if not PROJECT.match(project):
-            raise UserError(f"--project takes a-z, 0-9, - and _, at most 41, got {project!r}")
+            raise UserError(f"--project takes at most 41 characters a-z, 0-9, - and _, got {project!r}")
         return ComposeCluster(Engine.find(environ), project)
 
     @property
@@ -152,7 +152,7 @@ class ComposeCluster:
 
     @property
     def kept(self) -> dict[str, Any]:
-        """The state that `up` has kept; empty before the first `up`."""
+        """The state that `up` has stored; empty before the first `up`."""
         try:
             content = json.loads((self.folder / "cluster.json").read_text())
         except (OSError, ValueError):
@@ -160,7 +160,7 @@ class ComposeCluster:
         return content if isinstance(content, dict) else {}
 
     def keep(self, content: Mapping[str, Any], config: str) -> Path:
-        """Keep the state, and the settings as a file that the containers mount; returns the path of that file.
+        """Store the state, and the settings as a file that the containers mount; returns the path of that file.
 
         Raises:
             UserError: if the folder cannot be written to.
@@ -168,7 +168,7 @@ class ComposeCluster:
         path = self.folder / "config.yaml"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # Written in place: a running container has mounted this very file.
+            # Written in place, because running containers have mounted this file.
             path.write_text(config)
             path.chmod(0o644)  # the containers run as another user, and settings are not secret
             (self.folder / "cluster.json").write_text(json.dumps(dict(content), indent=1) + "\n")

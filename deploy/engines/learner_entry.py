@@ -1,10 +1,9 @@
-"""The learner as the program of a container: it resumes after a restart, ends in order, and ends the run when it is done.
+"""The main program of a learner's container: starts the learner, stops it in order, and ends the run when it is done.
 
-A container engine knows only a command, SIGTERM and an exit code. So this process starts the
-learner, from the newest checkpoint if there is one. It turns SIGTERM into an orderly stop of all
-ranks and then ends with 0. It tells the hub to stop once the budget is spent, so that the actors
-leave. It kills a learner that hangs: an engine restarts a container that exits, and not one that is
-unhealthy.
+A container engine can only run a command, send SIGTERM and read an exit code. So this process starts
+the learner, from the newest checkpoint if there is one. On SIGTERM it stops all ranks in order and then
+ends with 0. When the budget is spent, it tells the hub to stop, so that the actors leave. It kills a
+learner that hangs, because engines restart a container that exits, but not one that is unhealthy.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ log = logging.getLogger("oatmill.learner.entry")
 TURN_S = 0.2
 LOOK_EVERY_S = 10.0
 HUNG_AFTER = 4.0
-"""In units of trainer.data_timeout. /healthz reports a problem after one of them, so a learner is
-killed after five."""
+"""A learner is killed after it has been unhealthy for this many times trainer.data_timeout. /healthz reports
+a problem after one such time, so a hanging learner is killed after five."""
 
 
 class LearnerEntry:
-    """One learner, with all its ranks, and its end.
+    """Runs one learner, with all its ranks, until it ends.
 
     Args:
-        command: its command line.
-        environ: its environment.
-        port: where rank 0 serves /healthz.
-        hung_after_s: a learner that was healthy and has been unhealthy for this long is killed. One
-            that waits for data gives up by itself long before.
+        command: the learner's command line.
+        environ: the learner's environment variables.
+        port: the port on which rank 0 serves /healthz.
+        hung_after_s: a learner that was healthy and has been unhealthy for this long is killed. A learner
+            that waits for data ends by itself long before.
     """
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str], *, port: int, hung_after_s: float) -> None:
@@ -51,11 +50,11 @@ class LearnerEntry:
 
     @property
     def asked(self) -> bool:
-        """Whether it was asked to end."""
+        """Whether this process was asked to end."""
         return self._stop.is_set
 
     def wait(self) -> int:
-        """Wait until it has ended; returns the exit code for the engine, 0 if it was asked to end."""
+        """Wait until the learner has ended; returns the exit code for the engine: 0 if it was asked to end."""
         while self._process.poll() is None:
             if self._stop.is_set and not self._passed_on:
                 self._pass_on()

@@ -1,9 +1,9 @@
-"""A run on a Ray cluster: Ray places its processes and notices lost nodes; data goes over ZeroMQ.
+"""A run on a Ray cluster: Ray places the processes and detects lost nodes. Training data goes over ZeroMQ.
 
 `up` is the run's driver. It supervises the run to its end, and all processes that it has started
-end with it. The other commands find the run by the name of its replay server's Ray actor, and then
-ask its hub, as on every engine. Ray's own messages carry settings, addresses, exit codes and keys,
-and no training data.
+end with it. The other commands find the run by the name of its replay server's Ray actor. Then they
+ask the run's hub, as they do on the other engines. Ray's own messages carry only settings, addresses,
+exit codes and keys.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ ENDED_WITHIN_S = 90.0
 
 @contextlib.contextmanager
 def connected(project: str) -> Iterator[None]:
-    """Be a driver of the Ray cluster that RAY_ADDRESS names, or this machine's.
+    """Connect as a driver to the cluster in RAY_ADDRESS, or to the local one.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is no cluster.
     """
     options = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
     try:
@@ -66,14 +66,14 @@ def replay_name() -> str | None:
 
 @contextlib.contextmanager
 def hub_of(project: str, keys: Path | None) -> Iterator[OperatorClient]:
-    """A connection to the hub of the active run.
+    """Connect to the hub of the active run.
 
     Args:
         project: the run's name on the cluster.
         keys: the operator's keys, or the folder that contains them.
 
     Raises:
-        UserError: if there is no active run, or it has keys and none were given.
+        UserError: if there is no active run, or it needs keys and none were given.
     """
     try:
         looked: Looked = ray.get(ray.get_actor(replay_name() or "replay").look.remote(), timeout=LOOK_WITHIN_S)
@@ -140,12 +140,12 @@ def up(project: str, run: RayRun, *, say: Callable[[str], object] = print) -> No
 
     Args:
         project: the run's name on the cluster.
-        run: the run.
-        say: called with lines for people.
+        run: the run's settings and options.
+        say: prints a line for the user.
 
     Raises:
         UserError: if the run cannot be started.
-        RunError: if it fails; the loss of the replay server's node is a failure.
+        RunError: if the run fails, for example because the replay server's node is lost.
     """
     if run.keys is None and not run.insecure:
         raise UserError(

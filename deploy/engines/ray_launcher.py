@@ -1,4 +1,4 @@
-"""Starts the processes of a run on a Ray cluster, for the supervisor that runs on every engine."""
+"""Starts the processes of a run on a Ray cluster. It is the `Launcher` of `runner.local.supervisor` for Ray."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from runner.local.listening import Listening, bracketed, tcp
 from runner.settings import RunSettings, prepared
 
 REPLAY_RESOURCE = "oatmill_replay"
-"""Replay is placed on a node that was started with this resource; without one it is placed on the
-driver's node."""
+"""The replay server is placed on a node that was started with this Ray resource. If there is no such node,
+it is placed on the driver's node."""
 
 RayRole: TypeAlias = RayProcess | RayLearner
 
@@ -32,13 +32,13 @@ class RayRun:
     """A run on Ray.
 
     Attributes:
-        settings: of the run.
-        run_dir: its folder, by the same path on every node; the learner resumes from a checkpoint
-            there.
+        settings: the run's settings.
+        run_dir: the run's folder, with the same path on every node. The learner resumes from a checkpoint
+            in it.
         insecure: listen on the node's address without keys.
-        keys: the folder that `oatmill keygen` made; each role is given its own part of it.
+        keys: the folder that `oatmill keygen` created; each role gets only its own keys.
         gpu: give each rank a GPU.
-        log_level: of all roles.
+        log_level: the log level of all roles.
     """
 
     settings: RunSettings
@@ -52,17 +52,17 @@ class RayRun:
 class RayLauncher:
     """Starts the processes of a run on the nodes of a cluster.
 
-    The methods return at once: Ray places a process as soon as there is room for it.
+    The methods return without waiting: Ray places a process as soon as there is room for it.
 
     Args:
-        run: the run.
+        run: the run's settings and options.
     """
 
     def __init__(self, run: RayRun) -> None:
         self._run = run
         self._node: Mapping[str, Any] = {}
         self._addresses = Listening("", "")
-        self._prepared: Any = None  # the place for the first replay server
+        self._prepared: Any = None  # a placed `RoleProcess` for the first replay server
         self._replay: RayProcess | None = None
         self._learner: RayLearner | None = None
         self._group: Any = None
@@ -73,7 +73,7 @@ class RayLauncher:
         """Choose the node and the ports of the replay server; returns the control address.
 
         Raises:
-            RunError: if Ray cannot place it.
+            RunError: if Ray cannot place the replay server.
         """
         self._node = replay_node(ray.nodes(), ray.get_runtime_context().get_node_id())
         self._prepared = self._place_replay()
@@ -98,8 +98,8 @@ class RayLauncher:
         self._replay = RayProcess("replay", 0, handle, started, hint=self._lost_node)
         return self._replay
 
-    def start_learner(self, resume: bool) -> RayLearner:  # noqa: ARG002, FBT001  (each rank looks for the checkpoint on its node)
-        """See Launcher. All ranks are placed, or none."""
+    def start_learner(self, resume: bool) -> RayLearner:  # noqa: ARG002, FBT001  (each rank looks for a checkpoint on its own node)
+        """See Launcher. Ray places either all ranks or none."""
         count = self._run.settings.trainer.learners
         bundle = {"CPU": 1.0} | ({"GPU": 1.0} if self._run.gpu else {})
         self._free_group()
@@ -108,7 +108,7 @@ class RayLauncher:
         for rank in range(count):
             place = PlacementGroupSchedulingStrategy(placement_group=self._group, placement_group_bundle_index=rank)
             handles.append(self._place("learner", rank, num_cpus=1, num_gpus=int(self._run.gpu), scheduling_strategy=place))
-        meeting_point = handles[0].meeting_point.remote()  # Ray hands its result to every rank
+        meeting_point = handles[0].meeting_point.remote()  # Ray passes its result to every rank
         address = self._addresses.control
         ranks = [
             RayProcess(
@@ -130,7 +130,7 @@ class RayLauncher:
         return self._replay is not None and self._replay.looked is not None and bool(self._replay.looked.endpoint)
 
     def has_checkpoint(self) -> bool:
-        """See Launcher. Rank 0's node says it."""
+        """See Launcher. The node of rank 0 knows it."""
         looked = self._learner.ranks[0].looked if self._learner is not None else None
         return looked is not None and looked.checkpoint
 
@@ -168,7 +168,7 @@ class RayLauncher:
 
     def _place(self, role: str, number: int, **options: Any) -> Any:
         remote: Any = ray.remote(RoleProcess)
-        # A name is free again only some time after its process has ended.
+        # Each process gets a new name, because Ray frees a name only some time after its process has ended.
         return remote.options(name=f"{role}-{number}.{next(self._serial)}", **options).remote(
             role,
             number,
@@ -179,7 +179,7 @@ class RayLauncher:
         )
 
     def _lost_node(self) -> str | None:
-        """Why a lost replay server is not restarted; None if its node still lives."""
+        """Why a lost replay server is not restarted; None if its node is still alive."""
         if any(node["Alive"] and node["NodeID"] == self._node["NodeID"] for node in ray.nodes()):
             return None
         return (
@@ -189,15 +189,15 @@ class RayLauncher:
 
 
 def flat(processes: Iterable[RayRole]) -> list[RayProcess]:
-    """Processes and the ranks of learners."""
+    """The processes, with each learner replaced by its ranks."""
     return [one for process in processes for one in (process.ranks if isinstance(process, RayLearner) else [process])]
 
 
 def replay_node(nodes: Sequence[Mapping[str, Any]], own: str) -> Mapping[str, Any]:
-    """The node for the replay server: one that was started for it, or the driver's.
+    """The node for the replay server: a node with `REPLAY_RESOURCE`, or else the driver's node.
 
     Args:
-        nodes: as Ray lists them.
+        nodes: the nodes, in Ray's format.
         own: the id of the driver's node.
     """
     alive = [node for node in nodes if node["Alive"]]
@@ -206,10 +206,10 @@ def replay_node(nodes: Sequence[Mapping[str, Any]], own: str) -> Mapping[str, An
 
 
 def keys_of_role(folder: Path | None, role: str) -> dict[str, bytes] | None:
-    """The key files of one role by their path in its folder; None without keys.
+    """The contents of one role's key files, by path in the role's folder; None without keys.
 
     Raises:
-        UserError: if there are none.
+        UserError: if the folder has no keys of the role.
     """
     if folder is None:
         return None

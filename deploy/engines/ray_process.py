@@ -1,4 +1,4 @@
-"""One role's process on a node of a Ray cluster: Ray places it, and the driver asks it for its state."""
+"""The Ray actor that starts one role's process on its node. The driver asks it for the process's state."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from runner.local.child import Child
 THREADS = 1
 PORTS_OF_REPLAY = 4
 LOWEST_PORT, HIGHEST_PORT = 20_000, 32_000
-"""Below the ports that Linux gives to outgoing connections, so that a restarted replay server finds
-its ports free."""
+"""These ports are below those that Linux uses for outgoing connections, so that they are still free when a
+replay server is restarted."""
 TRIES = 100
 
 
@@ -32,16 +32,16 @@ class Looked:
     """The state of a process.
 
     Attributes:
-        name: such as `actor 3`.
+        name: a name such as `actor 3`.
         node: the address of its node.
-        pid: its process id, 0 before it is started.
-        exit_code: None while it runs.
+        pid: its process id; 0 before it is started.
+        exit_code: its exit code; None while it runs.
         ending: how it ended, in words; empty while it runs.
-        error: the line with which it gave up.
-        log: its output, on its node.
-        endpoint: the addresses of a replay server that listens.
+        error: the error line that it wrote when it failed.
+        log: the path of its output on its node.
+        endpoint: the addresses of a replay server; empty until it listens, and for other roles.
         checkpoint: whether the run folder on its node has a checkpoint.
-        keyed: whether it has keys.
+        keyed: whether it uses keys.
     """
 
     name: str
@@ -57,15 +57,15 @@ class Looked:
 
 
 class RoleProcess:
-    """One role on the node where Ray has placed this object.
+    """Runs one role on the node where Ray has placed this object.
 
     Args:
         role: replay, learner or actor.
         number: its rank or the actor's number.
-        config: the run's settings, YAML.
+        config: the run's settings as YAML.
         run_dir: the run's folder.
-        keys: the role's key files by their path; they are written into a private folder here.
-        log_level: of the role.
+        keys: the contents of the role's key files by path. They are written to a private folder on this node.
+        log_level: the log level of the role.
     """
 
     def __init__(
@@ -103,8 +103,8 @@ class RoleProcess:
 
         Args:
             address: the run's control address.
-            meeting_point: of rank 0.
-            ranks: how many there are.
+            meeting_point: the host and port of rank 0.
+            ranks: the number of ranks.
         """
         host, port = meeting_point
         meet = {"MASTER_ADDR": host, "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks), "LOCAL_RANK": "0"}
@@ -152,8 +152,8 @@ class RoleProcess:
             self._child.terminate()
 
     def leave(self, grace_s: float) -> None:
-        """Ask the process to end, kill it if it still runs after `grace_s` seconds, and give up the place on this node."""
-        import ray  # noqa: PLC0415  (this class is tested where there is no Ray)
+        """Ask the process to end, kill it if it still runs after `grace_s` seconds, and end this Ray actor."""
+        import ray  # noqa: PLC0415  (the tests of this class need no Ray)
 
         if self._child is not None:
             self._child.terminate()
@@ -174,8 +174,8 @@ class RoleProcess:
 
 
 def node_address() -> str:
-    """The address under which the cluster's other nodes reach this one."""
-    import ray  # noqa: PLC0415  (this module is tested where there is no Ray)
+    """The address that the cluster's other nodes use for this one."""
+    import ray  # noqa: PLC0415  (the tests of this module need no Ray)
 
     return str(ray.util.get_node_ip_address())
 

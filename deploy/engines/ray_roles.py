@@ -1,4 +1,4 @@
-"""The processes of a run on Ray, as the driver sees them. No call waits for another node for more than a few seconds."""
+"""The driver's objects for the processes of a run on Ray. No call waits longer than a few seconds for another node."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from oatmill.process.exit_codes import BAD_INPUT
 
 LOOK_EVERY_S = 0.5
 SILENT_S = 60.0
-"""A process whose node has not answered for this long is lost."""
+"""A process counts as lost after its node has not answered for this long."""
 ANSWER_WITHIN_S = 3.0
 PLACED_WITHIN_S = 120.0
 SETTLE_S = 1.0
-"""Ranks that fail together, one because of the other, end within this time."""
+"""If one rank's failure makes others fail, all of them end within this time."""
 LOST = 1
-"""The exit code that a lost process is given."""
+"""The exit code of a lost process."""
 
 
 class RayProcess:
     """One process on a node of the cluster.
 
-    Its state is asked for in the background: every property returns at once, with the newest answer.
+    Its state is requested in the background. Every property returns the newest answer without waiting.
 
     Args:
         role: replay, learner or actor.
         number: its rank or the actor's number.
         handle: Ray's handle of its `RoleProcess`.
         started: Ray's reference to the call that starts it.
-        hint: says of a lost process what the user can do; None if it is restarted elsewhere.
+        hint: returns what the user can do if the process is lost; None if it is restarted on another node.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class RayProcess:
 
     @property
     def lost(self) -> bool:
-        """Whether its node or its Ray worker is gone, or does not answer."""
+        """Whether its node or its Ray worker is gone or does not answer."""
         return bool(self._lost)
 
     @property
@@ -121,7 +121,7 @@ class RayProcess:
             self._lose("was killed by the supervisor")
 
     def _look(self) -> None:
-        """Take the answer if it has come, and ask again now and then."""
+        """Read the answer if it has arrived, and ask again every `LOOK_EVERY_S` seconds."""
         now = self._clock.now()
         if self._asked is None:
             if now < self._ask_at:
@@ -135,9 +135,9 @@ class RayProcess:
         try:
             looked: Looked = ray.get(asked)
             if self.looked is None:
-                ray.get(self._started)  # it comes before the first look, and may have failed
+                ray.get(self._started)  # the start call runs before the first look() and may have failed
             self.looked, self._heard = looked, now
-        except ActorUnavailableError:  # for the moment; Ray says later if it is lost
+        except ActorUnavailableError:  # may be temporary; if the process is lost, a later call says so
             return
         except RayError as error:
             self._lose(f"was lost with its node or its Ray worker ({reason_of(error)})")
@@ -150,8 +150,8 @@ class RayLearner:
     """All ranks of the learner, which start and end together.
 
     Args:
-        ranks: in order.
-        no_room: what to say if Ray has not placed them in time.
+        ranks: the ranks in order.
+        no_room: the error message if Ray does not place them in time.
     """
 
     role, number, name = "learner", 0, "learner"
@@ -165,7 +165,7 @@ class RayLearner:
 
     @property
     def exit_code(self) -> int | None:
-        """0 if all ranks have ended with 0, that of the rank that failed first if one has failed, and None otherwise."""
+        """0 if all ranks ended with 0; the exit code of the rank that failed first; None while no rank has failed."""
         codes, now = [rank.exit_code for rank in self.ranks], self._clock.now()
         self._placed = self._placed or all(rank.looked is not None for rank in self.ranks)
         if any(codes):
@@ -177,7 +177,7 @@ class RayLearner:
 
     @property
     def pid(self) -> int:
-        """That of rank 0."""
+        """The process id of rank 0."""
         return self.ranks[0].pid
 
     @property
@@ -221,7 +221,7 @@ class RayLearner:
 
     @property
     def _culprit(self) -> RayProcess:
-        """The rank to blame: others fail because it was lost, was killed, or got bad input."""
+        """The rank that caused the failure of the others: first a lost one, then a killed one, then one with bad input."""
 
         def order(rank: RayProcess) -> tuple[bool, bool, bool, bool, int]:
             code = rank.exit_code
@@ -231,7 +231,7 @@ class RayLearner:
 
 
 def end_all(processes: Iterable[RayProcess], *, grace_s: float) -> None:
-    """Ask processes to end, kill those that still run after `grace_s` seconds, and free their places on the nodes."""
+    """Ask processes to end, kill those that still run after `grace_s` seconds, and free their resources on the nodes."""
     left = [process for process in processes if not process.reaped]
     asked = [process.handle.leave.remote(grace_s) for process in left if not process.lost]
     if asked:
@@ -244,6 +244,6 @@ def end_all(processes: Iterable[RayProcess], *, grace_s: float) -> None:
 
 
 def reason_of(error: BaseException) -> str:
-    """The last line of Ray's message, without its full stop."""
+    """The last line of Ray's error message, without the full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].rstrip(".") if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Starting and scaling a cluster on Compose, and waiting until it trains."""
+"""Starts and scales a cluster on Compose, and waits until it trains."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Start:
     """The arguments of `oatmill cluster up`.
 
     Attributes:
-        settings: of the run.
-        recipe: its recipe's name.
-        run: its name, a folder in the volume of runs.
-        image: of all roles; None builds one.
-        gpu: whether the learner is given this machine's GPUs.
+        settings: the run's settings.
+        recipe: the name of the run's recipe.
+        run: the run's name, which is a folder in the volume of runs.
+        image: the image of all roles; None builds one.
+        gpu: whether the learner gets this machine's GPUs.
         without: services that are left out.
         timeout_s: how long to wait for a learner step; 0 does not wait.
     """
@@ -51,7 +51,7 @@ class Start:
 
 
 def start(cluster: ComposeCluster, wanted: Start) -> Iterator[str]:
-    """Start a cluster, and yield lines for people.
+    """Start a cluster, and yield lines for the user.
 
     Raises:
         UserError: if there is no image, or `without` names a service that is required.
@@ -85,7 +85,7 @@ def start(cluster: ComposeCluster, wanted: Start) -> Iterator[str]:
 
 
 def refuse_what_is_over(cluster: ComposeCluster, wanted: Start, settings: RunSettings) -> None:
-    """A run that has ended does not go on by starting its containers again: its hub tells them to leave.
+    """Refuse to start the containers of a run that is over. Its hub would tell them to leave.
 
     Raises:
         UserError: if the cluster has this run with the same settings, and it is over.
@@ -97,17 +97,15 @@ def refuse_what_is_over(cluster: ComposeCluster, wanted: Start, settings: RunSet
         return
     env_steps, total = status["learner"].get("env_steps", 0), settings.trainer.total_timesteps
     way = (
-        "raise trainer.total_timesteps to go on with it"
-        if env_steps >= total
-        else "`oatmill cluster down` and `up` go on with it"
+        "raise trainer.total_timesteps to continue it" if env_steps >= total else "`oatmill cluster down` and `up` continue it"
     )
     raise UserError(
-        f"the run {wanted.run} is over, after {env_steps:,} of {total:,} env steps; {way}, or start another by --run NAME"
+        f"the run {wanted.run} is over, after {env_steps:,} of {total:,} env steps; {way}, or start another one with --run NAME"
     )
 
 
 def pages_of(cluster: ComposeCluster, services: Sequence[str]) -> Iterator[str]:
-    """The addresses of the pages to look at."""
+    """Lines with the addresses of the monitoring pages."""
     environ = cluster.environment()
     for service, (title, variable, port) in PAGES.items():
         if service in services:
@@ -118,7 +116,7 @@ def pages_of(cluster: ComposeCluster, services: Sequence[str]) -> Iterator[str]:
 
 
 def checked_image(cluster: ComposeCluster, image: str | None) -> str:
-    """The image to run: on this machine, pulled, or to be built.
+    """The name of the image to run; it is on this machine, was pulled, or must be built.
 
     Raises:
         UserError: if there is no such image.
@@ -129,20 +127,20 @@ def checked_image(cluster: ComposeCluster, image: str | None) -> str:
         return image
     if not can_build():
         raise UserError(
-            "--image is required: this oatmill was installed without its sources, so that no image can be built; name one that "
-            "was built from them with `docker build -f deploy/Dockerfile .`"
+            "--image is required, because this oatmill was installed without its sources and cannot build an image; give an "
+            "image that was built from the sources with `docker build -f deploy/Dockerfile .`"
         )
     return cluster.environment().get("OATMILL_IMAGE") or DEFAULT_IMAGE
 
 
 def keep_start(cluster: ComposeCluster, wanted: Start, settings: RunSettings, image: str) -> None:
-    """Keep the values with which later commands find the same cluster."""
+    """Store the values that later commands need to find the same cluster."""
     values = settings.to_dict()
     before = cluster.kept.get("environment", {}) if cluster.containers() else {}
     environment = {
         "OATMILL_IMAGE": image,
         "OATMILL_RUN": wanted.run,
-        # The file has every setting, so the image need not contain the module of the recipe.
+        # The file has every setting, so the image does not need the recipe's module.
         "OATMILL_RECIPE": "",
         "OATMILL_PRESET": "",
         "OATMILL_CONFIG": str(cluster.folder / "config.yaml"),
@@ -157,7 +155,7 @@ def keep_start(cluster: ComposeCluster, wanted: Start, settings: RunSettings, im
 
 
 def digest_of(values: dict[str, Any]) -> str:
-    """A hash of every setting whose change restarts all roles."""
+    """A hash of the settings whose change restarts all roles."""
     flat = flatten_settings(values)
     flat.pop("actors.count")
     flat.pop("trainer.learners")
@@ -168,8 +166,8 @@ def until_trained(cluster: ComposeCluster, deadline: float) -> dict[str, Any]:
     """Wait for a learner step.
 
     Raises:
-        RunError: if a container keeps failing, or no step was done in time; the last lines of its
-            log are printed before.
+        RunError: if a container keeps failing, or there is no learner step in time. The last lines of
+            the log are printed before.
     """
     while True:
         status = cluster.status()
@@ -188,7 +186,7 @@ def fault(cluster: ComposeCluster, broken: list[Container]) -> RunError:
         sys.stderr.write(f"  {service}: {line}\n")
     if broken:
         return RunError(
-            f"{broken[0].name} fails ({broken[0].status}); its last lines are above, `oatmill cluster down` stops the cluster"
+            f"{broken[0].name} fails ({broken[0].status}); its last lines are above; `oatmill cluster down` stops the cluster"
         )
     return RunError("there was no learner step in time; see `oatmill cluster status`, or raise --timeout")
 
@@ -236,10 +234,10 @@ def live_actors(cluster: ComposeCluster) -> int | None:
 
 
 def scale_learners(cluster: ComposeCluster, ranks: int) -> None:
-    """Restart the learner with another number of ranks; it saves, and resumes from that checkpoint.
+    """Restart the learner with another number of ranks. It saves a checkpoint and resumes from it.
 
     Raises:
-        UserError: if there is no such cluster, or the ranks do not divide its batch.
+        UserError: if there is no such cluster, or its batch cannot be divided by the number of ranks.
     """
     running(cluster)
     path = cluster.folder / "config.yaml"
@@ -271,5 +269,5 @@ def wait_for(done: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + SCALED_WITHIN_S
     while not done():
         if time.monotonic() > deadline:
-            raise RunError(f"there were not {what} within {SCALED_WITHIN_S:g} s; see `oatmill cluster status`")
+            raise RunError(f"expected {what} within {SCALED_WITHIN_S:g} s; see `oatmill cluster status`")
         time.sleep(POLL_S)

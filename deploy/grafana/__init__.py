@@ -1,1 +1,1 @@
-"""Grafana's data source and dashboards; the dashboards' JSON is written by `python -m deploy.grafana.generate`."""
+"""Grafana's data source and dashboards. `python -m deploy.grafana.generate` writes the dashboards' JSON files."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from deploy.grafana.panels import Dashboard, Panel, Query, Row, Steps
 
 LAG: Steps = ((None, "transparent"), (8, "yellow"), (16, "red"))
-"""The threshold of the alert, and the default of replay.max_policy_lag."""
+"""8 is the threshold of the alert, and 16 is the default of replay.max_policy_lag."""
 
 
 def percentiles(name: str) -> list[Query]:
@@ -24,12 +24,12 @@ def flow(outcomes: str) -> Query:
 DATA_PATH = Dashboard(
     "data-path",
     "Data path",
-    "Trajectories from actors through the queue to the learner, and weights back.",
+    "The way of trajectories from the actors through the queue to the learner, and of weights back to the actors.",
     [
         Row("Queue"),
         Panel(
             "Queue and credit",
-            "Waiting trajectories, and those that actors may still send. Without credit, the learner is the bottleneck.",
+            "Waiting trajectories, and how many more actors may send (credit). Without credit, the learner is the bottleneck.",
             "none",
             [
                 Query("oatmill_replay_items", "waiting"),
@@ -41,20 +41,20 @@ DATA_PATH = Dashboard(
         ),
         Panel(
             "Bottleneck",
-            "Fraction of its time that the learner waits for data, and how full the queue is.",
+            "The fraction of time in which the learner waits for data, and the filled fraction of the queue.",
             "percentunit",
-            [Query("oatmill_learner_wait:share5m", "learner waits"), Query("oatmill_replay_fill:share", "queue is full")],
+            [Query("oatmill_learner_wait:share5m", "learner waits"), Query("oatmill_replay_fill:share", "queue filled")],
             high=1,
         ),
         Panel(
             "Memory",
-            "Memory of waiting trajectories, and of the replay buffer.",
+            "Memory of the waiting trajectories and of the replay buffer.",
             "bytes",
             [Query("oatmill_replay_bytes", "queue"), Query("oatmill_replay_buffer_bytes", "buffer")],
         ),
         Panel(
             "Replay buffer",
-            "Trajectories kept for sampling again (replay.fraction); 0 without a buffer.",
+            "Trajectories that are kept to be sampled again (replay.fraction); 0 without a buffer.",
             "none",
             [Query("oatmill_replay_buffer_items", "kept"), Query("oatmill_replay_buffer_capacity_items", "capacity")],
             dashed="capacity",
@@ -62,7 +62,7 @@ DATA_PATH = Dashboard(
         Row("Age and latency"),
         Panel(
             "Policy lag",
-            "Versions between the policy that acted and the newest one, for each batch. Above 16, data is dropped as stale.",
+            "How many versions the acting policy was behind the newest one, for each batch. Data above 16 is dropped as stale.",
             "none",
             percentiles("oatmill_policy_lag_versions"),
             thresholds=LAG,
@@ -70,56 +70,60 @@ DATA_PATH = Dashboard(
         ),
         Panel(
             "Time in the queue",
-            "Time from arrival until the learner gets it.",
+            "Time from a trajectory's arrival until the learner gets it.",
             "s",
             percentiles("oatmill_replay_age_seconds"),
             log=True,
         ),
         Panel(
-            "Transit", "Time from the end of an unroll until it arrives.", "s", percentiles("oatmill_transit_seconds"), log=True
+            "Transit",
+            "Time from the end of an unroll until its arrival at the replay server.",
+            "s",
+            percentiles("oatmill_transit_seconds"),
+            log=True,
         ),
         Panel(
             "Weights: from the hub to an actor",
-            "Time until the actor has received and verified them.",
+            "Time until an actor has received and verified new weights.",
             "s",
             percentiles("oatmill_weights_apply_lag_seconds"),
             log=True,
         ),
         Panel(
             "Weights: from the learner to the hub",
-            "Time from the learner's push until the hub has them.",
+            "Time from the learner's push until the hub has the weights.",
             "s",
             percentiles("oatmill_weights_publish_seconds"),
             log=True,
         ),
         Panel(
             "Weights sent",
-            "Bytes per second to all actors together.",
+            "Bytes of weights per second, to all actors together.",
             "Bps",
             [Query("sum(rate(oatmill_weights_bytes_total[$__rate_interval]))", "sent")],
         ),
         Row("Ledger"),
         Panel(
             "Trajectories in",
-            "Collected by actors, accepted, and sampled again.",
+            "Trajectories collected by actors, accepted by the replay server, and sampled again from the replay buffer.",
             "cps",
             [flow("produced|accepted|replayed")],
         ),
         Panel(
             "Trajectories dropped",
-            "By reason; all 0 in a normal run. A duplicate arrived twice and was stored once.",
+            "Dropped trajectories by reason; all are 0 in a normal run. A duplicate arrived twice and was stored once.",
             "cps",
             [flow("stale|evicted|rejected|rolled_back|duplicate|unsent_at_death")],
         ),
         Panel(
             "In progress",
-            "Trajectories that wait, are being sent, or are being trained on.",
+            "Trajectories that wait, are being sent, or are used for training now.",
             "none",
             [Query("oatmill_trajectories_pending", "{{place}}")],
         ),
         Panel(
             "Lost",
-            "Acknowledged trajectories that are in no other column; must be 0.",
+            "Acknowledged trajectories that the ledger cannot account for; must be 0.",
             "none",
             [Query('oatmill_trajectories_total{outcome="lost"}', "lost")],
         ),
@@ -129,18 +133,18 @@ DATA_PATH = Dashboard(
 FLEET = Dashboard(
     "fleet",
     "Fleet",
-    "All actors together. The replay server's page /actors has the details of each one.",
+    "All actors together. The page /actors of the replay server shows each actor.",
     [
         Panel(
             "Actors",
-            "Actors that send heartbeats, and the target number.",
+            "Number of actors that send heartbeats, and the target number.",
             "none",
             [Query("oatmill_actors_live", "live"), Query("oatmill_actors_expected", "expected")],
             dashed="expected",
         ),
         Panel(
             "Silent, slow and restarted actors",
-            "Expired and restarted actors per interval; silent and slow ones now. Repeated restarts: the environment fails.",
+            "Actors expired and restarted per interval; silent and slow ones now. Repeated restarts: the environment fails.",
             "none",
             [
                 Query("increase(oatmill_actors_expired_total[$__rate_interval])", "expired"),
@@ -151,7 +155,7 @@ FLEET = Dashboard(
         ),
         Panel(
             "Env steps per second per actor",
-            "Falls when actors compete for cores or wait for credit.",
+            "It falls when actors compete for cores or wait for credit.",
             "cps",
             [Query("sum(rate(oatmill_env_steps_total[$__rate_interval])) / (sum(oatmill_actors_live) > 0)", "per actor")],
         ),
@@ -163,7 +167,7 @@ FLEET = Dashboard(
         ),
         Panel(
             "Bad messages by reason",
-            "Rejected messages per second; normally none. The newest are kept in the quarantine folder of the run.",
+            "Rejected messages per second; normally 0. The newest ones are in the run's folder quarantine.",
             "cps",
             [
                 Query(
@@ -175,7 +179,7 @@ FLEET = Dashboard(
         ),
         Panel(
             "Weights: from the hub to an actor",
-            "An actor that gets new weights late acts with old ones.",
+            "Time until an actor has received and verified new weights. Until then it acts with old ones.",
             "s",
             percentiles("oatmill_weights_apply_lag_seconds"),
             log=True,
@@ -190,7 +194,7 @@ PROCESS = Dashboard(
     [
         Panel(
             "CPU",
-            "Cores used by each process.",
+            "Number of CPU cores that each process uses.",
             "short",
             [Query("rate(oatmill_process_cpu_seconds_total[$__rate_interval])", "{{process}}")],
         ),
@@ -202,7 +206,7 @@ PROCESS = Dashboard(
         ),
         Panel(
             "Time of a learner step, by phase",
-            "Mean time of each phase, stacked; the sum is the time of a learner step.",
+            "Mean time of each phase. The phases are stacked, and their sum is the time of a learner step.",
             "s",
             [
                 Query(
@@ -228,14 +232,14 @@ PROCESS = Dashboard(
         ),
         Panel(
             "Open files and sockets",
-            "Should not keep growing.",
+            "It should not grow steadily.",
             "none",
             [Query("oatmill_process_open_fds", "{{process}}")],
         ),
-        Panel("Threads", "Should not keep growing.", "none", [Query("oatmill_process_threads", "{{process}}")]),
+        Panel("Threads", "It should not grow steadily.", "none", [Query("oatmill_process_threads", "{{process}}")]),
         Panel(
             "Process uptime",
-            "A drop means a restart.",
+            "A drop means that the process was restarted.",
             "s",
             [Query("time() - oatmill_process_start_time_seconds", "{{process}}")],
         ),

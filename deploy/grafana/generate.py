@@ -1,4 +1,4 @@
-"""`python -m deploy.grafana.generate`: writes the dashboards' JSON beside this file."""
+"""Writes the dashboards' JSON files into the folder `dashboards`: `python -m deploy.grafana.generate`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FOLDER = Path(__file__).parent / "dashboards"
 
 
 def rendered() -> dict[str, str]:
-    """Each dashboard's file name and content."""
+    """The content of each dashboard's file, by file name."""
     return {f"{found.name}.json": json.dumps(dashboard_json(found), indent=1) + "\n" for found in DASHBOARDS}
 
 
 def main() -> None:
-    """Write all files and remove those of dashboards that are gone."""
+    """Write all files, and remove the files of dashboards that no longer exist."""
     contents = rendered()
     for path in FOLDER.glob("*.json"):
         if path.name not in contents:

@@ -1,4 +1,4 @@
-"""The parts of a dashboard, and how they become Grafana's JSON."""
+"""The parts of a dashboard, and their conversion to Grafana's JSON."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ WIDTH = 24
 """Grafana's grid has this many columns."""
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 LOSS_COLORS = loss_colors(BUILT_IN)
-"""A loss has one colour in all panels. Grafana picks the colour of a loss of your own by its name,
-the same in all panels."""
+"""A loss has the same colour in all panels. For a user's own loss, Grafana chooses the colour by its name,
+which is also the same in all panels."""
 WHOLE = {"whole gradient": "text"}
-"""Series beside the losses, with a colour that no loss has."""
+"""Series that are not losses but are drawn with them, with a colour that no loss has."""
 LOSS = "{{loss}}"
-"""The placeholder of a loss's name, at the beginning of a legend."""
+"""The placeholder for a loss's name. Legends begin with it."""
 
 Steps = Sequence[tuple[float | None, str]]
 GOOD: Steps = ((None, "green"),)
@@ -25,7 +25,7 @@ GOOD: Steps = ((None, "green"),)
 
 @dataclass(frozen=True)
 class Query:
-    """One PromQL expression and the name of its series."""
+    """One PromQL expression, and the legend of its series."""
 
     expr: str
     legend: str = ""
@@ -33,26 +33,26 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel. It holds content only; the layout is added later.
+    """One panel: its content, without its position.
 
     Attributes:
         title: what the panel shows, without the unit.
-        description: what it means and what is normal, in a sentence or two.
-        unit: Grafana's name of the unit.
+        description: what the numbers mean and which are normal, in one or two sentences.
+        unit: the unit, by Grafana's name.
         queries: the series to draw.
         kind: the panel type.
-        width: in columns, of 24.
-        height: in rows of 30 pixels.
-        thresholds: pairs of a lower bound and a colour, in rising order; the first bound is minus
-            infinity.
-        bands: draw the thresholds as areas.
-        stacked: draw series on top of each other.
-        log: a logarithmic axis.
+        width: the width in columns; a dashboard has 24.
+        height: the height in rows of 30 pixels.
+        thresholds: pairs of a lower bound and a colour, in ascending order; the first bound is None,
+            which is minus infinity.
+        bands: whether the thresholds are drawn as coloured areas.
+        stacked: whether the series are stacked.
+        log: whether the axis is logarithmic.
         low: the lower end of a linear axis; None lets Grafana choose.
         high: the upper end of the axis.
-        decimals: digits after the decimal point.
-        dashed: the legend of the series to draw dashed, such as a limit.
-        texts: the words to show for values.
+        decimals: the number of digits after the decimal point.
+        dashed: the legend of the series that is drawn as a dashed line, such as a limit.
+        texts: a word for each value that is shown as a word.
     """
 
     title: str
@@ -82,7 +82,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """One file."""
+    """One dashboard, which becomes one file."""
 
     name: str
     title: str
@@ -91,7 +91,7 @@ class Dashboard:
 
 
 def dashboard_json(dashboard: Dashboard) -> dict[str, Any]:
-    """Grafana's model of a dashboard, with panels laid out from left to right and downwards."""
+    """A dashboard in Grafana's JSON model. Panels are placed from left to right, and then from top to bottom."""
     return {
         "uid": f"oatmill-{dashboard.name}",
         "title": f"oatmill / {dashboard.title}",
@@ -214,7 +214,7 @@ def _drawing(panel: Panel) -> dict[str, Any]:
 
 
 def _overrides(panel: Panel) -> list[dict[str, Any]]:
-    """The losses' colours, and the dashed lines."""
+    """The overrides that set the losses' colours and the dashed lines."""
     if panel.kind != "timeseries":
         return []
     found = []
@@ -235,7 +235,7 @@ def _overrides(panel: Panel) -> list[dict[str, Any]]:
 
 def _override(name: str, properties: Mapping[str, Any]) -> dict[str, Any]:
     ending = name.removeprefix(LOSS)
-    losses = {"id": "byRegexp", "options": f"/.+{ending}$/"}  # all losses, your own among them
+    losses = {"id": "byRegexp", "options": f"/.+{ending}$/"}  # all losses, including a user's own
     return {
         "matcher": losses if ending != name else {"id": "byName", "options": name},
         "properties": [{"id": key, "value": value} for key, value in properties.items()],

@@ -1,4 +1,4 @@
-"""The dashboards Health, Losses and Learning. Thresholds are the guide's, as in learner/reporting/red_flags.py."""
+"""The dashboards Health, Losses and Learning. Thresholds follow the guide, as in learner/reporting/red_flags.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from learner.loss_descriptor import BUILT_IN
 
 RETURN_MEAN = "rate(oatmill_episode_return_sum[$__rate_interval]) / (rate(oatmill_episode_return_count[$__rate_interval]) > 0)"
 ENTROPY_BANDS: Steps = ((None, "red"), (0.198, "yellow"), (0.396, "green"), (0.593, "yellow"), (0.791, "red"))
-"""1, 2, 3 and 4 nats as fractions of ln 157, the largest entropy of the guide's 157 actions."""
+"""1, 2, 3 and 4 nats as fractions of ln 157 nats, the largest entropy with the guide's 157 actions."""
 ZERO_IS_GOOD: Steps = ((None, "green"), (1, "red"))
 RATIO_LOSSES = [name for name, descriptor in BUILT_IN.items() if descriptor.policy_ratio]
 TEN_TIMES: Steps = ((None, "transparent"), (10, "red"))
@@ -17,7 +17,7 @@ ONE_TO_TEN: Steps = ((None, "yellow"), (1, "green"), (10, "red"))
 def number(  # noqa: PLR0917  (the parts of a panel, in reading order)
     title: str, description: str, unit: str, expr: str, thresholds: Steps, decimals: int | None = None
 ) -> Panel:
-    """A panel with one number, and its history as the background."""
+    """A panel that shows one number, with its history in the background."""
     return Panel(
         title,
         description,
@@ -39,14 +39,14 @@ HEALTH = Dashboard(
     [
         number(
             "Healthy roles",
-            "The replay server and the learner; 2 is normal.",
+            "How many of the replay server and the learner are healthy; 2 is normal.",
             "none",
             "sum(oatmill_up)",
             ((None, "red"), (2, "green")),
         ),
         number(
             "Actors live",
-            "Actors that send heartbeats, as a fraction of the target number.",
+            "The number of actors that send heartbeats, as a fraction of the target number.",
             "percentunit",
             "sum(oatmill_actors_live) / (sum(oatmill_actors_expected) > 0)",
             ((None, "red"), (0.9, "yellow"), (1, "green")),
@@ -54,7 +54,7 @@ HEALTH = Dashboard(
         ),
         number(
             "Since the last learner step",
-            "Above 60 s, the learner has stopped training.",
+            "The time since the last learner step. Above 60 s, the learner has stopped training.",
             "s",
             "time() - max(oatmill_learner_last_update_timestamp_seconds)",
             ((None, "green"), (30, "yellow"), (60, "red")),
@@ -62,12 +62,12 @@ HEALTH = Dashboard(
         ),
         number(
             "Alerts",
-            "Firing alerts, except Watchdog.",
+            "Number of firing alerts, except Watchdog.",
             "none",
             'count(ALERTS{alertstate="firing",alertname!="Watchdog"}) or vector(0)',
             ((None, "green"), (1, "yellow"), (3, "red")),
         ),
-        number("Red flags", "Red flags that are raised now.", "none", "sum(oatmill_red_flag)", ZERO_IS_GOOD),
+        number("Red flags", "Number of red flags that are raised now.", "none", "sum(oatmill_red_flag)", ZERO_IS_GOOD),
         number(
             "Trajectories lost",
             "Acknowledged trajectories that the ledger cannot account for; must be 0.",
@@ -77,14 +77,14 @@ HEALTH = Dashboard(
         ),
         number(
             "Env steps",
-            "Stored steps per second; each agent's step counts.",
+            "Steps per second that the replay server stores. The steps of all agents count.",
             "cps",
             "sum(rate(oatmill_env_steps_total[$__rate_interval]))",
             ((None, "blue"),),
         ),
         number(
             "Learner steps",
-            "Trained batches per second.",
+            "Batches per second that the learner trains on.",
             "cps",
             "sum(rate(oatmill_learner_steps_total[$__rate_interval]))",
             ((None, "blue"),),
@@ -92,7 +92,7 @@ HEALTH = Dashboard(
         ),
         number(
             "Budget spent",
-            "Fraction of trainer.total_timesteps.",
+            "Env steps so far, as a fraction of trainer.total_timesteps.",
             "percentunit",
             "max(oatmill_progress_ratio)",
             ((None, "blue"),),
@@ -100,7 +100,7 @@ HEALTH = Dashboard(
         number("Mean return", "Mean return of recent episodes.", "short", RETURN_MEAN, ((None, "blue"),), 2),
         number(
             "Explained variance",
-            "How well the value head predicts returns; below 0 it is worse than a constant.",
+            "How well the value head predicts returns; 1 is perfect, and below 0 it is worse than a constant prediction.",
             "short",
             "max(oatmill_explained_variance)",
             ((None, "red"), (0, "yellow"), (0.3, "green")),
@@ -108,7 +108,7 @@ HEALTH = Dashboard(
         ),
         number(
             "Policy lag, 99th percentile",
-            "Versions between the policy that acted and the newest one, over five minutes.",
+            "How many versions the acting policy was behind the newest one, over five minutes.",
             "none",
             "max(oatmill_policy_lag_versions:p99_5m)",
             ((None, "green"), (4, "yellow"), (8, "red")),
@@ -116,27 +116,27 @@ HEALTH = Dashboard(
         ),
         Panel(
             "Return",
-            "Mean of recent episodes, and the median of the last 100.",
+            "Mean return of recent episodes, and the median of the last 100 episodes.",
             "short",
             [Query(RETURN_MEAN, "mean"), Query('oatmill_episode_return{quantile="0.5"}', "median of the last 100")],
             low=None,
         ),
         Panel(
             "Env steps per second",
-            "Steps stored by the replay server.",
+            "Steps per second that the replay server stores.",
             "cps",
             [Query("sum(rate(oatmill_env_steps_total[$__rate_interval]))", "env steps")],
         ),
         Panel(
             "Red flags",
-            "1 while a flag is raised; docs/operations/alerts.md says what to do.",
+            "1 while a flag is raised; see docs/operations/alerts.md for what to do.",
             "none",
             [Query("oatmill_red_flag", "{{flag}}")],
             high=1,
         ),
         Panel(
             "Firing alerts",
-            "By name. Watchdog always fires, which shows that alerts are evaluated.",
+            "Firing alerts by name. Watchdog always fires, which shows that alerts are evaluated.",
             "none",
             [Query('count by (alertname) (ALERTS{alertstate="firing"})', "{{alertname}}")],
         ),
@@ -146,7 +146,7 @@ HEALTH = Dashboard(
 LOSSES = Dashboard(
     "losses",
     "Losses",
-    "The size of each loss: raw, weighted, its share by value and by gradient, and relative to PPO's actor loss.",
+    "The size of each loss: raw, weighted, its share of the values and of the gradients, and relative to PPO's actor loss.",
     [
         Row("Which loss trains the network"),
         Panel(
@@ -159,15 +159,15 @@ LOSSES = Dashboard(
         ),
         Panel(
             "Share of the objective by value",
-            "Each loss's share of the sum of weighted magnitudes over five minutes. Values can mislead: compare the gradient.",
+            "Each loss's share of the sum of weighted magnitudes over five minutes. Values can mislead: see the gradients.",
             "percentunit",
             [Query("loss:oatmill_loss_share:mean5m", "{{loss}}")],
             stacked=True,
             high=1,
         ),
         Panel(
-            "Times PPO's actor loss, by gradient",
-            f"Gradient norm divided by the policy gradient's. Green is the range for {', '.join(RATIO_LOSSES)}: 1 to 10.",
+            "Gradient relative to PPO's actor loss",
+            f"Gradient norm divided by the policy gradient's. The green range, 1 to 10, is for {', '.join(RATIO_LOSSES)}.",
             "sci",
             [Query("loss:oatmill_loss_gradient_ratio_to_policy:last", "{{loss}}")],
             log=True,
@@ -175,15 +175,15 @@ LOSSES = Dashboard(
             bands=True,
         ),
         Panel(
-            "Times PPO's actor loss, by value",
+            "Value relative to PPO's actor loss",
             "Weighted magnitude divided by that of the policy term. For PPO's critic, 50 to 800 is normal.",
             "sci",
             [Query("loss:oatmill_loss_ratio_to_policy:mean5m", "{{loss}}")],
             log=True,
         ),
         Panel(
-            "Times the median, by value and by gradient",
-            "A loss dominates if both lines are above 10; dashed is by gradient. A cross-entropy counts by its KL.",
+            "Value and gradient relative to the median",
+            "A loss dominates if both lines are above 10. The dashed line is the gradient. A cross-entropy counts with its KL.",
             "sci",
             [
                 Query("loss:oatmill_loss_times_median:mean5m", "{{loss}} value"),
@@ -204,14 +204,14 @@ LOSSES = Dashboard(
         Row("Values"),
         Panel(
             "Weighted",
-            "The part of each loss in the objective, at the last report.",
+            "The contribution of each loss to the objective at the last report.",
             "short",
             [Query("loss:oatmill_loss_weighted:last", "{{loss}}")],
             low=None,
         ),
         Panel(
             "Weighted magnitude",
-            "Mean over all updates between two points, from counters, so no update between scrapes is missed.",
+            "Mean over all updates between two points. It is computed from counters, so it includes updates between scrapes.",
             "sci",
             [
                 Query(
@@ -231,7 +231,7 @@ LOSSES = Dashboard(
         ),
         Panel(
             "Coefficients, by term",
-            "Magnitude of each term's coefficient; on_red_flag=reduce and balance change them.",
+            "Magnitude of each term's coefficient. on_red_flag=reduce and on_red_flag=balance change coefficients.",
             "sci",
             [Query("abs(oatmill_loss_coefficient != 0)", "{{loss}} {{term}}")],
             log=True,
@@ -239,7 +239,7 @@ LOSSES = Dashboard(
         Row("Cross-entropies and their minimum"),
         Panel(
             "Cross-entropy and its minimum",
-            "The target's entropy (dashed) is the minimum. The gap is the KL, which training can reduce.",
+            "The target's entropy (dashed) is the minimum. The difference is the KL, which training can reduce.",
             "short",
             [
                 Query('oatmill_loss{term="cross_entropy"} != 0', "{{loss}}"),
@@ -257,7 +257,7 @@ LOSSES = Dashboard(
         ),
         Panel(
             "Updates that were not finite",
-            "Skipped on all ranks because a loss or gradient was not finite; must be 0.",
+            "Updates that all ranks skipped because a loss or a gradient was not finite; must be 0.",
             "none",
             [Query("max(increase(oatmill_loss_nonfinite_total[$__rate_interval]))", "updates")],
         ),
@@ -271,19 +271,19 @@ LEARNING = Dashboard(
     [
         Panel(
             "Return",
-            "Mean of recent episodes; lowest, median and highest of the last 100.",
+            "Mean return of recent episodes; lowest, median and highest return of the last 100 episodes.",
             "short",
             [
                 Query(RETURN_MEAN, "mean"),
-                Query('oatmill_episode_return{quantile="0.0"}', "least"),
+                Query('oatmill_episode_return{quantile="0.0"}', "lowest"),
                 Query('oatmill_episode_return{quantile="0.5"}', "median"),
-                Query('oatmill_episode_return{quantile="1.0"}', "largest"),
+                Query('oatmill_episode_return{quantile="1.0"}', "highest"),
             ],
             low=None,
         ),
         Panel(
             "The environment's own numbers",
-            "Numbers in the info of an episode's last step, such as is_success: means of the last 100 episodes.",
+            "Numbers in the info of an episode's last step, such as is_success; means over the last 100 episodes.",
             "short",
             [Query("oatmill_episode_info", "{{name}}")],
             low=None,
@@ -293,14 +293,14 @@ LEARNING = Dashboard(
             "Shortest, median and longest of the last 100 episodes, in steps.",
             "short",
             [
-                Query('oatmill_episode_length{quantile="0.0"}', "least"),
+                Query('oatmill_episode_length{quantile="0.0"}', "shortest"),
                 Query('oatmill_episode_length{quantile="0.5"}', "median"),
-                Query('oatmill_episode_length{quantile="1.0"}', "largest"),
+                Query('oatmill_episode_length{quantile="1.0"}', "longest"),
             ],
         ),
         Panel(
             "Entropy relative to uniform",
-            "Fraction of a uniform policy's entropy. The guide's bands: red below 1 and above 4 of ln 157 nats, green 2 to 3.",
+            "Fraction of a uniform policy's entropy. The guide's bands: green 2 to 3 nats of ln 157, red below 1 and above 4.",
             "percentunit",
             [Query("oatmill_policy_entropy_ratio", "entropy")],
             thresholds=ENTROPY_BANDS,
@@ -310,7 +310,7 @@ LEARNING = Dashboard(
         Panel("Entropy in nats", "Mean entropy of the policy.", "short", [Query("oatmill_policy_entropy_nats", "entropy")]),
         Panel(
             "Explained variance",
-            "1 is perfect, 0 is a constant, below 0 is worse than one. A solved task may show negative values.",
+            "1 is perfect, 0 is as good as a constant, and below 0 is worse. A solved task may show negative values.",
             "short",
             [Query("oatmill_explained_variance", "explained variance")],
             thresholds=((None, "red"), (0, "yellow"), (0.3, "green")),
@@ -320,7 +320,7 @@ LEARNING = Dashboard(
         ),
         Panel(
             "KL of a learner step",
-            "How much the updates of one batch changed the policy. The return often falls after jumps above 0.1.",
+            "How much the updates of one batch changed the policy. The return often falls after values above 0.1.",
             "short",
             [Query("oatmill_approx_kl", "KL")],
             thresholds=((None, "transparent"), (0.1, "red")),
@@ -334,7 +334,7 @@ LEARNING = Dashboard(
         ),
         Panel(
             "CMPO's advantages",
-            "Divided by sigma: the mean under the prior, and the spread within states. With a spread near 0, it has no effect.",
+            "Advantages divided by sigma: mean under the prior, and spread within states. CMPO has no effect at a spread of 0.",
             "short",
             [Query("oatmill_cmpo_advantage_mean", "mean"), Query("oatmill_cmpo_advantage_std", "spread")],
             low=None,
@@ -347,7 +347,7 @@ LEARNING = Dashboard(
         ),
         Panel(
             "Policy version",
-            "The version that was published last. It never decreases.",
+            "The policy version that was published last. It never decreases.",
             "none",
             [Query("oatmill_policy_version", "version")],
             low=None,

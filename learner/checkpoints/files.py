@@ -1,14 +1,13 @@
 """Checkpoints, written atomically as safetensors and JSON, never as pickle.
 
 A checkpoint is written to a new folder `step-N.tmp`, and every file is synced. The manifest is written
-last, with the hashes of the files and its own digest. A rename makes the checkpoint visible. Then the
+last, with the hashes of the files (`agent.manifest`). A rename makes the checkpoint visible. Then the
 link `latest` points to it, and `best` if its return is the highest. A crash at any point leaves the
 previous checkpoint intact. A checkpoint that cannot be loaded is skipped.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,8 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from agent.loading import MANIFEST, MODEL_FILE, file_digest, load_model, loading, open_manifest, read_manifest, with_digest
+from agent.loading import load_model, loading
+from agent.manifest import MODEL_FILE, open_manifest, read_manifest, write_manifest
 from agent.model import AgentModel, saved_tensors
 from learner.loss import Context
 from learner.progress import Progress
@@ -39,7 +39,7 @@ BEST_EPISODES = 10
 
 @dataclass(frozen=True)
 class Beside:
-    """What a checkpoint contains besides networks, optimiser and normaliser.
+    """What a checkpoint contains besides networks, optimiser and the scale of advantages.
 
     Attributes:
         generators: the state of each rank's random number generator, in order of rank; if empty, only
@@ -129,10 +129,10 @@ def write(working: Path, updater: Updater, progress: Progress, beside: Beside) -
     names = (MODEL_FILE, PRIOR_FILE, OPTIMIZER_FILE)
     for name in names:
         sync_path(working / name)
-    manifest = progress._asdict() | {
+    entries = progress._asdict() | {
         "updates": updater.updates,
         "gradients_measured_at": updater.measured_at,
-        "normaliser": context.normaliser.state(),
+        "normaliser": context.advantage_scale.state(),
         "reward_scale": None if context.reward_scale is None else context.reward_scale.state(),
         "coefficient_scales": context.scales,
         "learner_state": beside.state,
@@ -141,10 +141,8 @@ def write(working: Path, updater: Updater, progress: Progress, beside: Beside) -
         "trainer": context.trainer.model_dump(mode="json"),
         "settings": beside.settings,
         "replay": beside.replay,
-        "files": {name: file_digest(working / name) for name in names},
     }
-    (working / MANIFEST).write_text(json.dumps(with_digest(manifest), indent=1))
-    sync_path(working / MANIFEST)
+    write_manifest(working, entries, names)
     sync_path(working)
 
 
@@ -174,7 +172,7 @@ def restore(
     lowest: Callable[[float], float] = float,
     accept: Callable[[Mapping[str, Any]], None] = lambda _state: None,
 ) -> Restored:
-    """Load networks, optimiser, normaliser and random numbers from the newest checkpoint that can be loaded.
+    """Load networks, optimiser, scales and random numbers from the newest checkpoint that can be loaded.
 
     Args:
         folder: the run's folder `checkpoints`.
@@ -225,7 +223,7 @@ def load(checkpoint: Path, updater: Updater, *, rank: int = 0) -> Restored:
     tensors = load_file(checkpoint / OPTIMIZER_FILE)
     load_generator(context, {name: tensors.pop(name) for name in list(tensors) if name.startswith(GENERATOR)}, rank)
     load_optimizer(updater, tensors)
-    context.normaliser.load(manifest["normaliser"])
+    context.advantage_scale.load(manifest["normaliser"])
     if context.reward_scale is not None:
         context.reward_scale.load(manifest.get("reward_scale"))
     context.scales.clear()

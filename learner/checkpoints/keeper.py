@@ -11,8 +11,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from learner.checkpoints.files import Beside, Restored, restore, save
-from learner.distributed import Ranks
 from learner.progress import Progress
+from learner.ranks.reduce import Ranks
 from learner.update.updater import Updater
 from oatmill.errors import one_line
 from protocol.channels import BatchClient

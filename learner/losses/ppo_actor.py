@@ -8,9 +8,9 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from learner.distributed import Reducer
 from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms
 from learner.losses.policy_kl import policy_kls
+from learner.ranks.reduce import Reducer
 
 STD_FLOOR = 1e-8
 

@@ -7,9 +7,9 @@ from typing import TypedDict
 from torch import Tensor
 
 from agent import distribution
+from learner.advantage_scale import AdvantageScale
 from learner.loss import Context, Node, Statistic
 from learner.nodes.return_estimators import gae_vtrace, retrace
-from learner.normaliser import Normaliser
 
 
 class ReturnsWrites(TypedDict):
@@ -74,7 +74,7 @@ class GaeVtraceSigma(GaeVtrace):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.normaliser = context.normaliser
+        self.advantage_scale = context.advantage_scale
 
     def prepare(  # type: ignore[override]
         self,
@@ -97,7 +97,7 @@ class GaeVtraceSigma(GaeVtrace):
             final_value_BT=final_value_BT,
             importance_ratio_BT=importance_ratio_BT,
         )
-        sigma = self.normaliser.update(returns["value_target_BT"] - prior_value_BT1[:, :-1], mask_BT)
+        sigma = self.advantage_scale.update(returns["value_target_BT"] - prior_value_BT1[:, :-1], mask_BT)
         return {**returns, "sigma": sigma}
 
 
@@ -113,7 +113,7 @@ class Retrace(Node):
         self.gamma = context.trainer.discount
         self.retrace_lambda = context.trainer.losses.ppo_critic.gae_lambda
         self.model = context.prior
-        self.normaliser = context.normaliser
+        self.advantage_scale = context.advantage_scale
 
     def prepare(
         self,
@@ -149,7 +149,7 @@ class Retrace(Node):
             gamma=self.gamma,
             retrace_lambda=self.retrace_lambda,
         )
-        return returns_of(target, prior_value_BT1, mask_BT, self.normaliser)
+        return returns_of(target, prior_value_BT1, mask_BT, self.advantage_scale)
 
     def measure(self, *, value_target_BT: Tensor, prior_value_BT1: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
         """Moments for the explained variance of the prior network's values."""
@@ -190,17 +190,17 @@ class DrawnRetrace(Retrace):
             gamma=self.gamma,
             retrace_lambda=self.retrace_lambda,
         )
-        return returns_of(target, prior_value_BT1, mask_BT, self.normaliser)
+        return returns_of(target, prior_value_BT1, mask_BT, self.advantage_scale)
 
 
-def returns_of(target_BT: Tensor, prior_value_BT1: Tensor, mask_BT: Tensor, normaliser: Normaliser) -> SigmaWrites:
+def returns_of(target_BT: Tensor, prior_value_BT1: Tensor, mask_BT: Tensor, advantage_scale: AdvantageScale) -> SigmaWrites:
     """What Retrace writes: its G, what G is above the prior's value, and sigma updated with that."""
     advantage_BT = target_BT - prior_value_BT1[:, :-1]
     return {
         "advantage_BT": advantage_BT,
         "value_target_BT": target_BT,
         "action_return_BT": target_BT,
-        "sigma": normaliser.update(advantage_BT, mask_BT),
+        "sigma": advantage_scale.update(advantage_BT, mask_BT),
     }
 
 

@@ -1,1 +1,1 @@
-"""Learner ranks: starting a group, and how the ranks meet."""
+"""The ranks of a learner: start them, let them find each other, and average over them."""

@@ -1,8 +1,8 @@
-"""Where the ranks of a learner find each other, and over which network interface they talk.
+"""How the ranks of a learner find each other and form a process group, and which network interface they use.
 
-Ranks of one host meet in a private file and talk over the loopback (`learner.ranks.group`). Ranks of several hosts meet at
-rank 0's MASTER_ADDR and MASTER_PORT. They use no keys, so their network has to be trusted. They listen only on the address by
-which they reach each other.
+Ranks of one host find each other through a private file and communicate over the loopback interface (`learner.ranks.spawn`).
+Ranks of several hosts connect to rank 0 at MASTER_ADDR and MASTER_PORT. They use no keys, so their network must be trusted.
+They listen only on the address through which they reach each other.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import psutil
 import torch.distributed as dist
 
-from learner.ranks.group import STORE
+from learner.device import choose_device
+from learner.ranks.reduce import AllRanks, OneRank, Ranks
+from learner.ranks.spawn import STORE
+from learner.settings import TrainerSettings
 from oatmill.errors import RunError, UserError, one_line
 
 log = logging.getLogger("oatmill.learner")
@@ -31,14 +35,14 @@ RETRY_S = 0.5
 
 @dataclass(frozen=True)
 class Place:
-    """Which rank this process is, and where it meets the others.
+    """The rank of this process, and where it finds the other ranks.
 
     Attributes:
         rank: from 0.
         world_size: the number of ranks.
-        local_rank: its number on this host.
-        store: the file where the ranks of one host meet; empty for ranks of several hosts.
-        host: MASTER_ADDR, a name or an address of rank 0.
+        local_rank: the rank's number on this host, from 0.
+        store: the file through which the ranks of one host find each other; empty for ranks of several hosts.
+        host: MASTER_ADDR, the name or address of rank 0's host.
         port: MASTER_PORT.
     """
 
@@ -51,10 +55,10 @@ class Place:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Place:
-        """Read RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; without them it is the only rank.
+        """Read RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; without them this is the only rank.
 
         Raises:
-            UserError: if one of them is missing or no number.
+            UserError: if one of them is missing or not a number.
         """
         rank, world_size = _number(environ, "RANK", 0), _number(environ, "WORLD_SIZE", 1)
         if rank >= world_size:
@@ -67,11 +71,11 @@ class Place:
         )
 
     def meet(self, timeout_s: float) -> dist.Store:
-        """Wait for the other ranks, and have gloo and NCCL use one network interface.
+        """Wait for the other ranks, and choose the network interface that gloo and NCCL use.
 
         Raises:
-            RunError: if the others have not come in time.
-            UserError: if rank 0 cannot listen where it is told to.
+            RunError: if the other ranks do not connect in time.
+            UserError: if rank 0 cannot listen on its address and port.
         """
         if self.store:
             use_interface_of(LOOPBACK)
@@ -93,7 +97,7 @@ class Place:
             raise self._alone(timeout_s, address, one_line(error)) from None
 
     def _resolve(self, deadline: float, timeout_s: float) -> tuple[socket.AddressFamily, str]:
-        """Rank 0's address. Its name may be known only after a while: hosts of a cluster start one after the other."""
+        """The address of rank 0. Its name may be unknown at first, because the hosts of a cluster start one after another."""
         while True:
             try:
                 family, *_, address = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
@@ -107,13 +111,42 @@ class Place:
     def _alone(self, timeout_s: float, address: str, why: str) -> RunError:
         return RunError(
             f"rank {self.rank} of {self.world_size} did not meet the other ranks at MASTER_ADDR={self.host} ({address}), "
-            f"MASTER_PORT={self.port} within {timeout_s:g} s: {why}; see that all ranks run and that this address is reached "
-            "from every host, or raise trainer.distributed_timeout"
+            f"MASTER_PORT={self.port} within {timeout_s:g} s: {why}; check that all ranks run and that every host can "
+            "reach this address, or raise trainer.distributed_timeout"
         )
 
 
+@contextmanager
+def joined(settings: TrainerSettings) -> Iterator[Ranks]:
+    """Join the process group that the environment variables describe, and leave it at the end.
+
+    Args:
+        settings: the learner's settings; has the device and the timeout.
+
+    Raises:
+        UserError: if the environment variables are invalid or the device is not available.
+        RunError: if the other ranks do not join in time.
+    """
+    place = Place.of(os.environ)
+    device = choose_device(settings.device, place.local_rank)
+    if place.world_size == 1:
+        yield Ranks(place.rank, place.world_size, device, OneRank())
+        return
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=place.meet(settings.distributed_timeout),
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=timedelta(seconds=settings.distributed_timeout),
+    )
+    try:
+        yield Ranks(place.rank, place.world_size, device, AllRanks())
+    finally:
+        dist.destroy_process_group()
+
+
 def listen(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
-    """Listen as rank 0 on one address; on all of them if the address is not this host's own, but that of a forwarder.
+    """Listen as rank 0 on an address; on all addresses of this host if the address is that of a forwarder.
 
     Raises:
         UserError: if the port is taken.
@@ -132,11 +165,11 @@ def listen(family: socket.AddressFamily, address: str, port: int) -> socket.sock
         else:
             listener.listen()
             return listener
-    raise AssertionError("every host has an address to listen on")
+    raise AssertionError("every host has at least one address")
 
 
 def own_address(family: socket.AddressFamily, address: str, port: int) -> str:
-    """The address of this host from which it reaches another one; empty if there is no way. Nothing is sent."""
+    """The own address that this host uses to reach another one; empty if there is no route. Nothing is sent."""
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((address, port))
@@ -146,9 +179,9 @@ def own_address(family: socket.AddressFamily, address: str, port: int) -> str:
 
 
 def use_interface_of(address: str) -> None:
-    """Have gloo and NCCL talk over the interface that has an address, unless the user has chosen one.
+    """Make gloo and NCCL use the network interface that has an address, unless the user has chosen an interface.
 
-    Without this, gloo takes the address that the host's own name resolves to, and NCCL listens where it likes.
+    By default, gloo uses the address that the host's own name resolves to, and NCCL chooses an interface itself.
     """
     for name, addresses in psutil.net_if_addrs().items():
         if any(one.address == address for one in addresses):

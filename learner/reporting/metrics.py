@@ -15,8 +15,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from learner.loss_descriptor import BUILT_IN, LossDescriptor
 from learner.plan import GRADIENT
+from learner.reporting.measurements import StepReport
 from learner.reporting.red_flags import FLAGS
-from learner.reporting.report import StepReport
 from learner.update.updater import Record
 from oatmill.process.metrics import ProcessCollector
 from oatmill.settings.flat import numbers_of

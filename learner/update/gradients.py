@@ -1,8 +1,8 @@
 """The norm of each loss's gradient on the trunk, and its cosine with the total gradient.
 
-Loss values do not show how strongly a loss affects training: PPO's surrogate is about 0 even if its
-gradient is large, and of a cross-entropy of 5 nats training may be able to reduce only 0.03. The
-gradient on the shared parameters does show it.
+The value of a loss does not show how strongly it affects training. PPO's surrogate is about 0 even if its
+gradient is large, and training may reduce a cross-entropy of 5 nats by only 0.03. The gradient on the
+shared parameters shows the effect.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from learner.distributed import Reducer
+from learner.ranks.reduce import Reducer
 
 
 def trunk_gradients(losses: Mapping[str, Tensor], trunk: Sequence[nn.Parameter], reducer: Reducer) -> Tensor:

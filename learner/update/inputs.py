@@ -66,8 +66,8 @@ def to_inputs(
 def without_absent(batch: Batch) -> Batch:
     """The batch with zeros at steps where a row's agent was absent.
 
-    Such steps may contain anything, also NaN, and a mask is not enough: in the backward pass 0 * NaN is
-    NaN. Integer observations cannot be NaN and stay unchanged. Action masks allow everything there.
+    Such steps may contain any values, including NaN, and a mask is not enough: in the backward pass 0 * NaN
+    is NaN. Integer observations cannot be NaN and stay unchanged. Action masks allow everything there.
     """
     absent_BT = ~batch.valid
     cleared = {name: getattr(batch, name).copy() for name in ("actions", "rewards", "behaviour_logits")}

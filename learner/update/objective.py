@@ -27,10 +27,10 @@ FOLLOWING_ACTIONS = "following_actions"
 """For each single step: its action and the following ones, one for each step of the dynamics model."""
 
 FOLLOWING_MASKS = "following_masks"
-"""For each single step: its action mask and those that follow, one for each step of the latent model."""
+"""For each single step: its action mask and the following ones, one for each step of the dynamics model."""
 
 KEY = "observations_BT"
-"""The observations of a minibatch. A Dict's key has its path before it, so that every entry is a tensor of its own."""
+"""The name of a minibatch's observations. Dict observations have one tensor per key, whose name starts with the key's path."""
 
 SMALL_BYTES = 2**18
 """Arrays up to this size are shuffled once per epoch. Larger ones do not fit the CPU's caches and are
@@ -302,12 +302,12 @@ def model_outputs(model: nn.Module, minibatch: Mapping[str, Tensor], needs: Mode
 
 
 def keyed(observations: ObservationDict[Tensor]) -> dict[str, Tensor]:
-    """A Dict's tensors as entries of a minibatch."""
+    """Dict observations as entries of a minibatch, one per key."""
     return {f"{path}_{KEY}": values for path, values in observations.items()}
 
 
 def unkeyed(minibatch: Mapping[str, Tensor]) -> ObservationDict[Tensor]:
-    """The Dict whose tensors `keyed` has named."""
+    """The Dict observations of a minibatch; the inverse of `keyed`."""
     suffix = f"_{KEY}"
     return ObservationDict({name.removesuffix(suffix): value for name, value in minibatch.items() if name.endswith(suffix)})
 
@@ -327,7 +327,7 @@ def refuse_double_names(computed: Iterable[Key], measured: Iterable[Key]) -> Non
     """Check that a loss reports each name once.
 
     Raises:
-        UserError: if a name is one that every loss has, or comes from both `compute` and `measure`.
+        UserError: if every loss already has a name, or if it comes from both `compute` and `measure`.
     """
     for loss, name in {*computed, *measured}:
         if name in {*OWN_NUMBERS, "terms"}:

@@ -11,12 +11,12 @@ from torch import Tensor
 def priorities_of(values: Mapping[str, Tensor]) -> Tensor:
     """The mean of |value target - V| over a row's valid steps, with V at the batch's start.
 
-    A row without valid steps has priority 0. So has a row whose error is not finite, because its update
-    would be skipped again.
+    A row without valid steps has priority 0. A row whose error is not finite also has priority 0, because
+    its update would be skipped again.
 
     Args:
         values: the result of `Objective.prepare`. V is the trained network's value, or the prior
-            network's if the plan does not compute the former.
+            network's value if the plan does not compute the trained one's.
 
     Returns:
         `[B]`, finite and at least 0.

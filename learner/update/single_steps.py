@@ -9,7 +9,7 @@ from oatmill.errors import UserError
 
 
 def by_step(name: str, value: Tensor, steps: int) -> Tensor:
-    """A tensor with one row per step; the axes at the end of its name say how.
+    """A tensor with one row per step. The axes at the end of its name determine the conversion.
 
     `_BT...` becomes `[B * T, 1, ...]`. `_BT1`, which has one more step, becomes `[B * T, 2, ...]`: each
     step and the next one. `_B...`, one value or state per row, is repeated for each step of the row. A

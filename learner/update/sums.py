@@ -1,6 +1,6 @@
 """Masked sums and counts for the report.
 
-Terms are summed at every update. Late statistics are computed for many updates at once.
+Terms are summed at every update. Late statistics (see `Statistic.later`) are computed for many updates at once.
 """
 
 from __future__ import annotations

@@ -22,26 +22,26 @@ from learner.update.sums import Key, UpdateSums, settle
 from oatmill.settings.base import MetricsSettings
 
 SETTLE_EVERY = 64
-"""Late statistics are kept for this many updates and then computed for all of them at once."""
+"""Late statistics (see `Statistic.later`) are computed at once for up to this many updates."""
 
 
 @dataclass
 class Record:
     """The measurements of one learner step, still on the device.
 
-    `learner.reporting.report` copies them to the host in one transfer.
+    `learner.reporting.measurements` copies them to the host in one transfer.
 
     Attributes:
         keys: terms and statistics, in the order of the columns of `sums`.
         sums: one `[2, n]` per update: this rank's masked sums and counts.
-        unsettled: the last updates, which are not in `sums` yet.
+        unsettled: the newest updates, whose sums are not in `sums` yet.
         norms: the gradient's norm before clipping, one per update, the same on all ranks.
         batch_keys: statistics of the whole batch, in the order of the columns of `batch_sums`.
         batch_sums: `[2, n]` of this rank, or None if the step is not reported.
         gradients: `[losses, 2]` norms and cosines on the trunk, or None if they were not measured.
         skipped: the number of updates skipped because a loss or the gradient was not finite on a rank.
-        nonfinite: the number of skipped updates by the loss that was not finite; `gradient` if only the
-            gradient was not finite.
+        nonfinite: the number of skipped updates for each loss that was not finite; under `gradient` the
+            number of updates in which only the gradient was not finite.
         stopped_early: whether target_kl ended the step before its last epoch.
         seconds: the time of each phase.
         priorities: each row's priority, `[B]`, or None if not asked for.
@@ -76,7 +76,7 @@ class Updater:
         plan: the losses and the nodes that they need.
         context: networks, settings and ranks.
         wrapped: `context.model`, wrapped by DDP if there are several ranks.
-        metrics: has the interval at which gradients are measured.
+        metrics: says how often the losses' gradients are measured (`gradient_every`).
     """
 
     def __init__(self, plan: Plan, context: Context, wrapped: nn.Module, metrics: MetricsSettings) -> None:
@@ -123,7 +123,7 @@ class Updater:
             shuffled = torch.randperm(rows, generator=self.context.generator, device=mask_BT.device)
             parts = shuffled.chunk(trainer.minibatches)
             for part, minibatch in enumerate(self.objective.minibatches(drawn_from, parts)):
-                # target_kl never skips the first epoch.
+                # In the first epoch, because target_kl may skip later ones.
                 due = epoch == 0 and part == len(parts) - 1 and self.gradients_due()
                 self.update(minibatch, record, measure=due, whole=whole)
             if limited or len(record.unsettled) >= SETTLE_EVERY:
@@ -199,7 +199,7 @@ class Updater:
 
 
 def flat_prior(model: AgentModel, prior: AgentModel) -> Flat:
-    """The prior network's counterparts of the trained parameters, in the same layout."""
+    """The prior network's copies of the trained parameters, in one array with the same layout as theirs."""
     pairs = zip(prior.parameters(), model.parameters(), strict=True)
     return Flat([old for old, new in pairs if new.requires_grad])
 

@@ -1,4 +1,4 @@
-"""Runs user code in a separate process. `runner.apart` starts the process and reads its answer."""
+"""Runs user code in a separate process. `runner.user_code_process` starts the process and reads its answer."""
 
 from __future__ import annotations
 

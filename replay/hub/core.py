@@ -16,11 +16,11 @@ from protocol.security.users import ANYBODY, UnauthorisedError, User, require
 from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, encode, from_json, is_count, shortened, to_json
 from protocol.wire.deadlines import LOST_AFTER_S
+from replay.claim_limits import MAX_COUNT, MAX_VERSION, check_version
 from replay.hub.members import MAX_ACTORS, Member, Members, RefusedError, twin_of
 from replay.hub.questions import Questions, StatusQuestion
 from replay.hub.status import EQUAL_STREAMS, actors_of, status_of
 from replay.hub.weights_store import WeightsStore
-from replay.plausible import MAX_COUNT, MAX_VERSION, check_version
 from replay.quarantine import BadMessage, Rejections
 
 _log = logging.getLogger("oatmill.replay.hub")

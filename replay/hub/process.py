@@ -39,13 +39,13 @@ from protocol.security.zap import ZapHandler
 from protocol.wire.codec import Buffer, two_frames
 from protocol.wire.deadlines import LOST_AFTER_S
 from replay.addresses import LOOK_FOR_FILES_EVERY_S, bind_addresses, open_to_others, remove_sockets, restore_files
+from replay.claim_limits import MAX_VERSION
 from replay.hub.core import HubCore
 from replay.hub.ingest_process import IngestProcess
 from replay.hub.members import Member, Members
 from replay.hub.metrics import HubNumbers, registry_of
 from replay.hub.self_test import check_keys
 from replay.pipe import Pipe
-from replay.plausible import MAX_VERSION
 from replay.quarantine import Quarantine
 
 _log = logging.getLogger("oatmill.replay.hub")

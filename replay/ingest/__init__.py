@@ -1,1 +1,1 @@
-"""The ingest process: trajectories in, batches out."""
+"""The ingest process: it receives trajectories from actors and sends batches to the learner."""

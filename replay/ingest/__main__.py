@@ -1,7 +1,7 @@
 """The ingest process: a plain blocking loop around `replay.ingest.core`.
 
-The hub starts it, and it ends with the hub. asyncio would cost two thirds of the throughput, and a
-busy Python thread in the same process most of the rest.
+The hub starts this process, and it ends with the hub. It is a process of its own and does not use asyncio,
+because asyncio would cost two thirds of the throughput, and a busy Python thread beside it most of the rest.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from protocol.security.zap import ZapHandler
 from protocol.wire.codec import two_frames
 from replay.addresses import LOOK_FOR_FILES_EVERY_S, remove_sockets, restore_files
 from replay.ingest.actors.credit import MAX_WINDOW_BYTES
-from replay.ingest.actors.messages import MAX_BLOCK_BYTES
+from replay.ingest.actors.incoming import MAX_BLOCK_BYTES
 from replay.ingest.admissions import Admissions
 from replay.ingest.core import IngestCore, IngestSettings, epoch_of_monotonic
 from replay.log.disk import FolderDisk, log_folder
@@ -50,15 +50,15 @@ from replay.store.snapshot_saver import BufferSaver
 _log = logging.getLogger("oatmill.replay.ingest")
 
 DRAIN = 64
-"""The number of messages that are read from one socket before the others are read. Each actor among
+"""How many messages are read from one socket before the others are read. Each actor that sent some of
 them gets one acknowledgement."""
 REPORT_EVERY_S = 0.25
 REPORT_SHARE = 0.01
-"""The largest fraction of the time that reports may take. A report about a thousand actors takes 10
-ms, in which acknowledgements wait."""
+"""The largest fraction of the time that reports may take. A report about a thousand actors takes 10 ms,
+and acknowledgements wait during this time."""
 JOIN_WITHIN_S = 10.0
 LONGEST_TURN_S = 1.0
-"""A longer turn of ingest counts as this much of the time that actors and learner take to answer."""
+"""If a turn of ingest takes longer, only this much of it counts as waiting time of actors and learner."""
 SAVING_POLL_MS = 1
 """The longest sleep while rows of the replay buffer wait to be copied for a snapshot, in
 milliseconds."""
@@ -73,10 +73,10 @@ class Ingest:
         addresses: the addresses to bind for `data` and `batches`.
         quarantine: bad messages are written to it.
         watchdog: gets a `beat` in every turn.
-        admissions: decides who may speak as whom; it gets the hub's table of sessions.
+        admissions: decides which process may send messages as which actor or rank; gets the hub's table of sessions.
         keys: the server's keys; None accepts everybody.
         probe: the public key of the unknown client in the start-up test.
-        batch_rows: the number of trajectories in a batch; the learner may send a priority for each.
+        batch_rows: the number of trajectories in a batch; the learner may send one priority for each.
         events: the run's events.jsonl.
     """
 
@@ -213,7 +213,7 @@ class Ingest:
 
 
 def open_journal(config: dict[str, Any], run_dir: Path, events: Events) -> Journal:
-    """Open the journal in the run's folder, with everything that an earlier server has written.
+    """Open the journal in the run's folder, including everything that an earlier server has written.
 
     Args:
         config: the content of config.yaml.
@@ -221,7 +221,7 @@ def open_journal(config: dict[str, Any], run_dir: Path, events: Events) -> Journ
         events: damage is reported there.
 
     Raises:
-        UserError: if the log cannot be read, or belongs to another run or to one with another T.
+        UserError: if the log cannot be read, belongs to another run, or has another unroll length T.
     """
     replay = config["replay"]
     durable, folder = replay["acknowledge"] == "durable", log_folder(replay["log_dir"], run_dir)
@@ -253,15 +253,15 @@ def read_table(members: dict[str, list[Any]]) -> dict[int, tuple[int, bool]]:
 
 
 GARBAGE_EVERY = 100_000
-"""The number of new objects between two searches for reference cycles, of which there are very few.
-The queue holds thousands of blocks with a dozen arrays each, and Python's default of 700 would
-search all of them again and again."""
+"""The number of new objects between two searches for reference cycles. There are very few cycles. The
+queue holds thousands of blocks with a dozen arrays each, and with Python's default of 700 all of them
+would be searched again and again."""
 
 
 def serve(pipe: Pipe, config: dict[str, Any], run_dir: Path, stop: StopFlag) -> int:
     """Bind the addresses that the hub sends, join it, and run; returns the exit code."""
     hub = pipe.receive()
-    if hub is None or "addresses" not in hub:  # the hub is gone, or could not start and says stop
+    if hub is None or "addresses" not in hub:  # the hub is gone, or it could not start and sent a stop
         return 1
     events = Events(run_dir)
     journal = open_journal(config, run_dir, events)
@@ -305,7 +305,7 @@ def serve(pipe: Pipe, config: dict[str, Any], run_dir: Path, stop: StopFlag) -> 
         journal.close()
         events.close()
         ingest.close()
-        remove_sockets(addresses)  # also the hub's: it cannot remove them if it was killed
+        remove_sockets(addresses)  # also those of the hub, because it cannot remove them if it was killed
 
 
 def main() -> int:

@@ -1,8 +1,8 @@
-"""Decides who may speak as which actor or learner rank at ingest.
+"""Decides which process may send messages as which actor or learner rank.
 
-A process that joins creates a secret, sends it to the hub in its HELLO, and shows it at every other
-socket. The hub sends the secrets of the processes that it has accepted. Without this, anyone who
-can connect and knows an actor's number could end its session, take its place, or get it rejected.
+A process that joins creates a secret, sends it to the hub in its HELLO, and repeats it to every other
+socket. The hub tells ingest the secrets of the processes that it has accepted. Without this, anyone
+who can connect and knows an actor's number could end its session, take its place, or get it rejected.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Admitted(NamedTuple):
 
 
 class Admissions:
-    """The hub's table of sessions, as ingest knows it."""
+    """Ingest's copy of the hub's table of sessions."""
 
     def __init__(self) -> None:
         self._actors: dict[int, Admitted] = {}
@@ -36,15 +36,15 @@ class Admissions:
         self._ranks = {int(number): Admitted(*entry) for number, entry in sessions["ranks"].items()}
 
     def is_newer(self, actor_id: int, incarnation: int) -> bool:
-        """Whether the hub has not sent this incarnation: it will, or there is none."""
+        """Whether the hub has not sent this incarnation: its message is on the way, or there is no such incarnation."""
         entry = self._actors.get(actor_id)
         return entry is None or incarnation > entry.incarnation
 
     def check_actor(self, actor_id: int, incarnation: int, session: str, user: User) -> None:
-        """Check that a process is the newest incarnation of an actor, if it says so.
+        """Check that a process that claims to be the newest incarnation of an actor really is it.
 
         Raises:
-            UnauthorisedError: `identity`.
+            UnauthorisedError: `identity` if it is another process.
         """
         entry = self._actors.get(actor_id)
         if entry is not None and incarnation == entry.incarnation and not _same(entry, session, user):
@@ -54,7 +54,8 @@ class Admissions:
         """Check that a process is the newest one that joined as a rank of the learner.
 
         Raises:
-            WireError: `unknown_session` if the hub has not sent it: it will, or there is none.
+            WireError: `unknown_session` if the hub has not sent it: its message is on the way, or there is no such
+                incarnation.
             UnauthorisedError: `identity` if it was replaced, or is another process.
         """
         entry = self._ranks.get(rank)

@@ -1,4 +1,4 @@
-"""The state machine of ingest, without sockets: bytes and time in, bytes out.
+"""The state machine of ingest, without sockets: it gets bytes and the time, and returns bytes.
 
 The tests' simulator runs this same code.
 """
@@ -14,8 +14,9 @@ from oatmill.errors import WireError
 from protocol.data.run_schema import RunSchema
 from protocol.security.users import ANYBODY, User
 from protocol.wire.codec import Buffer, Frames
+from replay.claim_limits import check_cursor
 from replay.ingest.actors.credit import SILENT_AFTER_S, CreditLine
-from replay.ingest.actors.messages import ActorMessages
+from replay.ingest.actors.incoming import ActorMessages
 from replay.ingest.actors.report import actor_details, uneven_actors
 from replay.ingest.admissions import Admissions
 from replay.ingest.batches.checkpoint_marks import CheckpointMarks
@@ -25,7 +26,6 @@ from replay.ingest.batches.server import BatchServer
 from replay.ingest.fleet import FleetStatistics
 from replay.ingest.intake import Intake
 from replay.log.journal import Journal
-from replay.plausible import check_cursor
 from replay.quarantine import BadMessage, Rejections
 from replay.store.buffer import NO_BUFFER, BufferSettings
 from replay.store.queue import TrajectoryQueue
@@ -33,7 +33,7 @@ from replay.store.replayed_share import ReplayedShare
 from replay.store.snapshot_saver import BufferSaver
 
 QUARANTINE_KEPT = 20
-"""The number of newest bad messages that are reported, and kept until they are written to the quarantine."""
+"""How many of the newest bad messages are reported, and kept until they are written to the quarantine."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ class IngestCore:
             for the age of trajectories.
         journal: records every change; what it already contains is restored.
         server: a number that no other ingest process has.
-        admissions: decides who may speak as which actor or rank; None allows everybody.
-        saver: writes and restores snapshots of the replay buffer; None for none.
+        admissions: decides which process may send messages as which actor or rank; None allows everybody.
+        saver: writes and restores snapshots of the replay buffer; None saves nothing.
 
     Attributes:
         journal: the log, and the state that results from it.
         sessions: one session for each actor.
         rejections: the bad messages.
-        marks: the log's points in the learner's checkpoints.
+        marks: answers and compares the log positions that the learner's checkpoints contain.
         replayed: the part of every batch that is sampled from the replay buffer.
         policy_version: the newest known policy version.
         stop: whether the run ends.
@@ -224,7 +224,7 @@ class IngestCore:
         for rank in changes.left:
             self.journal.record("left", rank)
         self._cutter.take_back(changes.returned, self._now)
-        if changes.rewound:  # this data led the learner astray, so it is not trained on again
+        if changes.rewound:  # the learner became worse with this data, so it is not trained on again
             self.journal.record("committed", self.journal.next)
         self.marks.compare(changes.mark)
         if changes.resumed_from is not None:
@@ -233,7 +233,7 @@ class IngestCore:
             self.journal.record("committed", changes.cursor)
 
     def slept(self, seconds: float) -> None:
-        """Set how long this process was paused so far. The times that it gets do not include that."""
+        """Set for how long this process has been paused so far. The times that it gets leave out these pauses."""
         self._asleep_s = seconds
 
     def turn(self, now: float, *, more: bool = False) -> None:

@@ -24,11 +24,11 @@ class FleetStatistics:
 
     Attributes:
         env_steps: the number of steps in which an agent was present.
-        env_steps_trained: the same, of trajectories that were trained on.
+        env_steps_trained: the same count, but only of trajectories that were trained on.
         transit: seconds from the end of an unroll to its arrival.
         age: seconds from a trajectory's arrival until it is handed to the learner.
-        lag: policy versions between the newest one and a trajectory's, when it is handed out.
-        lag_stored: the same, when it is stored.
+        lag: how many policy versions a trajectory is behind the newest one when it is handed out.
+        lag_stored: the same when it is stored.
     """
 
     def __init__(self, statistics: Sequence[str] = ()) -> None:
@@ -52,7 +52,7 @@ class FleetStatistics:
         Args:
             arrays: its fields by name.
             transit_s: seconds since its unroll ended; may be negative if two hosts' clocks differ.
-            lag: policy versions between the newest one and the block's.
+            lag: how many policy versions the block is behind the newest one.
         """
         self.lag_stored.observe(lag, len(arrays["valid"]))
         self.env_steps += int(np.count_nonzero(arrays["valid"]))
@@ -107,7 +107,10 @@ class FleetStatistics:
         }
 
     def statistic_means(self) -> dict[str, float]:
-        """The mean of each of the environment's own numbers over those episodes of the window that had it, if any had."""
+        """The mean of each of the environment's own numbers, over the episodes of the window that have this number.
+
+        Numbers that no episode has are left out.
+        """
         rows = np.stack(self._rows).astype(np.float64) if self._rows else np.empty((0, len(self.statistics)))
         heard = ~np.isnan(rows)
         sums, counts = np.where(heard, rows, 0.0).sum(0), heard.sum(0)

@@ -9,7 +9,7 @@ from protocol.data.run_schema import RunSchema
 from protocol.data.trajectory import Array, BlockSize
 from protocol.security.users import UnauthorisedError, User
 from protocol.wire.codec import Buffer
-from replay.ingest.actors.messages import ActorMessages
+from replay.ingest.actors.incoming import ActorMessages
 from replay.ingest.actors.session import ActorSession, Arrival
 from replay.ingest.fleet import FleetStatistics
 from replay.ingest.validation import Validator
@@ -63,7 +63,9 @@ class Intake:
                 session = arrival.session
                 self._store(arrival, version, now, wall)
         except UnauthorisedError as error:
-            self._rejections.add(BadMessage.of(error, "data", header, payload))  # no strike: the named actor did nothing wrong
+            self._rejections.add(
+                BadMessage.of(error, "data", header, payload)
+            )  # no strike, because the actor that the message names did not send it
         except WireError as error:
             self._rejections.add(BadMessage.of(error, "data", header, payload))
             self._strike(session or self._messages.sessions.at(route))

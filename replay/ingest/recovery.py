@@ -1,4 +1,4 @@
-"""Finds blocks in the log again, after the server died or a learner has lost what it was trained on."""
+"""Finds blocks in the log again, after the server died or a learner lost its training progress."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from replay.store.queue import QueuedRows, Slice
 def queued_rows_of(
     journal: Journal, schema: RunSchema, rows: Iterable[Rows], now: float, *, exempt: bool = False
 ) -> list[QueuedRows]:
-    """Return rows as they wait in the queue.
+    """Convert logged rows to queue entries.
 
-    A block is read when it is cut. Rows whose payload is gone are lost.
+    The data of a block is read from the log when the block is put into a batch. Rows whose data is gone are lost.
 
     Args:
         journal: its state has the rows.
         schema: the run's schema.
         rows: the rows, in order.
         now: seconds of the monotonic clock.
-        exempt: whether the rows can never be too old.
+        exempt: whether a row is never dropped for its age.
     """
     found: list[QueuedRows] = []
     vanished: list[Rows] = []
@@ -66,7 +66,7 @@ def _reader(journal: Journal, schema: RunSchema, number: int, size: BlockSize) -
 
 
 def recovered_part(batch_id: int, cut: CutPart, state: LogState, now: float) -> Part:
-    """Return what is known about a part that an earlier server cut, without its payload.
+    """Return what the log says about a part that an earlier server cut. The part has no payload.
 
     Args:
         batch_id: the part's number.

@@ -21,11 +21,11 @@ LEAST_LOG_PROBABILITY = -80.0
 """The smallest log-probability of an action that was taken, relative to the most likely one, in
 nats. e^80 is about the largest importance ratio that a float32 holds."""
 MOST_DEVIATIONS = (-2 * LEAST_LOG_PROBABILITY) ** 0.5
-"""The largest distance of a number from its mean, in standard deviations: the same 80 nats, twice as
-far as any generator of float32 normals gets."""
+"""The largest distance of a number from its mean, in standard deviations: again 80 nats. Generators of
+float32 normal numbers reach at most half of it."""
 
 MAY_BE_ABSENT = ("episode_statistics",)
-"""Arrays in which NaN stands for what the `info` of an episode does not have."""
+"""Arrays in which NaN means that the `info` of an episode does not have the number."""
 
 
 class Validator:
@@ -47,9 +47,9 @@ class Validator:
     def check(self, arrays: dict[str, Array]) -> None:
         """Raise WireError with one of `protocol.wire.reasons.BAD_TRAJECTORY` if the block is invalid.
 
-        Thousands of blocks with one trajectory can arrive per second. So the sum of squares of each
-        float array is computed first: no square is larger than the sum, and most checks are done
-        with that.
+        This must be fast, because thousands of blocks with one trajectory can arrive per second. So the
+        sum of squares of each float array is computed first. No single square is larger than this sum, so
+        most checks need only the sum.
 
         Args:
             arrays: the block's fields by name, as `Schema.views` returns them.
@@ -67,14 +67,14 @@ class Validator:
             self._check_rewards(arrays["rewards"])
         if (
             self._factors and not squares["behaviour_logits"] < 0.5 * (LEAST_LOG_PROBABILITY / 2) ** 2
-        ):  # no two are 80 nats apart
+        ):  # no two logits can differ by 80 nats
             self._check_behaviour(arrays)
         self._check_finals(arrays)
         if len(arrays["episode_length"]) and arrays["episode_length"].min() < 1:
-            raise WireError("episodes", f"expected lengths from 1 on, got {arrays['episode_length'].min()}")
+            raise WireError("episodes", f"expected episode lengths of at least 1, got {arrays['episode_length'].min()}")
 
     def _check_numbers(self, arrays: dict[str, Array]) -> dict[str, Array]:
-        """Check that each number is one that its Gaussian can draw, at the steps at which the agent was present.
+        """Check that each continuous action of a present agent is one that its Gaussian can draw.
 
         Returns:
             The choices and their logits, in the format of an action space without numbers.
@@ -123,7 +123,7 @@ class Validator:
                 )
 
     def _by_factor(self, choices: Array, actions: Array) -> Iterator[tuple[Array, Array]]:
-        """Yield each factor's part `[n, T, size]` of an array with one entry per choice, and its taken choices."""
+        """Yield each factor's part `[n, T, size]` of an array with one entry per choice, and the choices that were taken."""
         start = 0
         for factor, size in enumerate(self._factors):
             part = choices[..., start : start + size] if len(self._factors) > 1 else choices
@@ -199,8 +199,8 @@ def not_finite(arrays: Mapping[str, Array], squares: Mapping[str, float]) -> str
 
     Arrays of `MAY_BE_ABSENT` may hold NaN.
 
-    If the sum of squares is finite, so is every number. Otherwise the sum may just have overflowed,
-    so the smallest and the largest number are checked: both are NaN if any number is.
+    If the sum of squares is finite, every number is finite. Otherwise the sum may only have overflowed, so
+    the smallest and the largest number are checked: both are NaN if any number is NaN.
 
     Args:
         arrays: arrays by name.

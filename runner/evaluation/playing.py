@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from actors.environments.base import Environment, Episode, Step, first_not_finite, first_observations, is_finite
+from actors.environments.base import Environment, Episode, Step
+from actors.environments.checks import first_not_finite, first_observations, is_finite
 from agent.loading import LoadedAgent
 from oatmill.errors import OatmillError, RunError, UserError, one_line
 from oatmill.settings.flat import flatten_settings

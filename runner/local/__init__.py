@@ -1,1 +1,1 @@
-"""The processes of a run on this machine."""
+"""Runs all processes of a run on this machine."""

@@ -1,4 +1,8 @@
-"""Keeps the target number of a run's actors running, and restarts actors that die."""
+"""The actors of a run: starts the wanted number, restarts an actor that died or hangs, and gives up after too many restarts.
+
+The supervisor (`runner.local.supervisor`) calls the pool regularly and says how many actors are wanted. It starts no actor
+itself.
+"""
 
 from __future__ import annotations
 
@@ -15,27 +19,27 @@ from runner.local.child import back_off
 from runner.local.launcher import Launcher, P, Process
 
 HUNG_SLACK_S = 10.0
-"""An actor ends itself after `actors.hang_timeout` and logs where it hung; after this much longer
-it is killed."""
+"""A hanging actor ends itself after `actors.hang_timeout` and logs where it hung. If it does not, it is killed
+this many seconds later."""
 SAME_ERRORS = 3
-"""After this many processes in a row with the same error of the user's code the run fails at once."""
+"""The run fails after this many processes in a row with the same error in the user's code."""
 LEFT_BACK_OFF_S = 2.0
-"""An actor that exited with code 0 is restarted after this long, unless the run is stopped by then."""
+"""An actor that exited with code 0 is restarted after this time, unless the run is stopped in the meantime."""
 LEAVE_WITHIN_S = 10.0
-"""An actor that was asked to stop finishes and sends its unroll; after this long it is killed."""
+"""The time in which an actor that was asked to stop finishes and sends its unroll. Then it is killed."""
 
 
 @dataclass
 class Slot(Generic[P]):
-    """One actor's slot.
+    """The place of one actor number, with its current process and its restarts.
 
     Attributes:
-        child: the process; None between two.
-        left: a process that exited with code 0 without being asked, until it is known whether the run
-            ends.
+        child: the process; None while none runs.
+        left: the last process, if it exited with code 0 without being asked to, and it is not known yet
+            whether the run ends.
         restarts: the number of restarts so far.
         fruitless: the number of restarts in a row without an env step in between.
-        due: when the next process is started, by the pool's clock.
+        due: the time of the pool's clock at which the next process is started.
         incarnation: the highest incarnation that the hub has reported for this slot.
         since: the incarnation that the hub reported when the process was started.
         productive: whether the hub has reported env steps of the process.
@@ -43,7 +47,7 @@ class Slot(Generic[P]):
         leave_by: the deadline for stopping; None as long as the actor should run.
         hung: why it was killed, if it seemed to hang.
         error: the error of the last process, if it came from the user's code.
-        same_errors: how many processes in a row ended with it, with no env step in between.
+        same_errors: how many processes in a row ended with this error, without an env step in between.
     """
 
     child: P | None = None
@@ -62,13 +66,13 @@ class Slot(Generic[P]):
 
 
 class ActorPool(Generic[P]):
-    """Keeps the target number of actors running.
+    """Keeps the wanted number of actors running. Nothing else starts or restarts actors.
 
     Args:
         launcher: starts and ends the actors.
         max_restarts: the number of restarts in a row without progress after which the run fails.
         hang_timeout: seconds without a heartbeat after which an actor is killed, plus `HUNG_SLACK_S`.
-        notice: called for each event with its name, a line for people, and values.
+        notice: called for each event with its name, a line for the user, and values.
         clock: measures how long actors are silent.
 
     Attributes:
@@ -120,7 +124,7 @@ class ActorPool(Generic[P]):
                     slot.child.terminate()
 
     def heard(self, actors: Sequence[Mapping[str, Any]]) -> None:
-        """Process the hub's list of actors, which shows whether they make progress between restarts."""
+        """Read the hub's list of actors, which shows whether they make progress between restarts."""
         for entry in actors:
             slot = self._slots.get(entry["actor_id"])
             if slot is None:
@@ -140,7 +144,7 @@ class ActorPool(Generic[P]):
             slot.silent_since = self._now()
 
     def _note_twin(self, entry: Mapping[str, Any]) -> None:
-        """Tell once of actors whose environments began alike."""
+        """Report once that two actors' environments started with the same observations."""
         if "began_like" in entry and not self._told_of_twins:
             self._told_of_twins = True
             actors = sorted((entry["actor_id"], entry["began_like"]))
@@ -226,7 +230,7 @@ class ActorPool(Generic[P]):
         self._notice("actor_restarted", f"{reason}; restarting in {wait:g} s", values | {"restarts": slot.restarts})
 
     def _note_error(self, slot: Slot[P], child: P) -> None:
-        """Count the processes in a row that ended at the same place of the user's code: it will not work next time either."""
+        """Count the processes in a row that ended at the same place in the user's code. Another restart would fail, too."""
         error = child.error if child.error and ends_with_place(child.error) else ""
         again = bool(error) and error == slot.error and not slot.productive
         slot.error, slot.same_errors = error, slot.same_errors + 1 if again else int(bool(error))

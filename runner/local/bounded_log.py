@@ -1,8 +1,8 @@
 """Limits the size of a log: the first and the newest lines are kept.
 
-A process writes its log directly to a file, so that it never blocks on a reader, and the stack
-traces of a process that hangs still arrive. The supervisor shortens the file in place. Lines that
-are written while the file is shortened may be lost.
+A process writes its log directly to a file. So it never waits for a reader, and even a hanging process can
+write its stack traces. The supervisor shortens the file in place. Lines that are written at the same time
+may be lost.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def shorten(path: Path, start: int = 0) -> int:
         start: a position in the log, in bytes.
 
     Returns:
-        The new position of the same text; if that was removed, the start of the text kept after it.
+        The new position of the text that was at `start`. If this text was removed, the position of the
+        first text after it that was kept.
     """
     try:
         if path.stat().st_size <= LONGEST_BYTES:
@@ -44,13 +45,13 @@ def _without_middle(file: int, start: int) -> int:
     mark = LEFT_OUT_PATTERN.search(head)
     first = mark.start() if mark else head.rfind(b"\n", 0, FIRST_BYTES) + 1 or FIRST_BYTES
     source = os.fstat(file).st_size - LAST_BYTES
-    source += os.pread(file, CHUNK_BYTES, source).find(b"\n") + 1  # a line that is longer is cut
+    source += os.pread(file, CHUNK_BYTES, source).find(b"\n") + 1  # a longer line is cut
     already = int(mark[1]) - len(mark[0]) if mark else 0
     line = (LEFT_OUT % (source - first + already)).encode()
     os.pwrite(file, line, first)
     kept = first + len(line)
     moved = source - kept
-    while part := os.pread(file, CHUNK_BYTES, source):  # to its end, which may still be growing
+    while part := os.pread(file, CHUNK_BYTES, source):  # up to the end of the file, which may still grow
         source += os.pwrite(file, part, source - moved)
     os.ftruncate(file, source - moved)
     return start if start <= first else max(start - moved, kept)

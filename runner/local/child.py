@@ -40,7 +40,7 @@ class Child:
     Attributes:
         pid: the process id.
         tag: an environment variable's value that marks the process and its children
-            (`oatmill.children.family`).
+            (see `oatmill.children.family`).
     """
 
     def __init__(self, role: str, number: int, command: Sequence[str], *, log: Path, threads: int) -> None:
@@ -86,12 +86,12 @@ class Child:
 
     @property
     def failure(self) -> str:
-        """A message that gives the process's end as the reason why the run failed."""
+        """A message that says why the run failed: this process has ended."""
         return f"the {self.name} process {self.ending}{f': {self.error}' if self.error else ''}; its log is {self.log}"
 
     @property
     def ranks(self) -> list[int]:
-        """The process ids of the learner's ranks, in order, as far as `look` has found them."""
+        """The process ids of those ranks of the learner that `look` has found, in order."""
         found: dict[int, int] = {}
         for process in self._family:
             with contextlib.suppress(psutil.Error, ValueError):
@@ -99,7 +99,7 @@ class Child:
         return [found[rank] for rank in sorted(found)]
 
     def look(self) -> None:
-        """Record its child processes, because they cannot be found this way after its end."""
+        """Record the process's children, because they cannot be found this way after it has ended."""
         with contextlib.suppress(psutil.Error):
             self._family = psutil.Process(self.pid).children(recursive=True) or self._family
 
@@ -139,7 +139,7 @@ class Child:
         self._log_start = shorten(self.log, self._log_start)
 
     def wait(self, deadline: float) -> bool:
-        """Wait for the process's end; False if `deadline` (monotonic clock) comes first."""
+        """Wait until the process has ended; False if it still runs at `deadline` (monotonic clock)."""
         while self.exit_code is None:
             if time.monotonic() >= deadline:
                 return False
@@ -147,7 +147,7 @@ class Child:
         return True
 
     def last_lines(self, count: int) -> list[str]:
-        """The last lines of the output, without those of an earlier process with the same log."""
+        """The last lines of the output, without lines of an earlier process that used the same log."""
         try:
             with self.log.open("rb") as file:
                 end = file.seek(0, os.SEEK_END)
@@ -176,7 +176,7 @@ def end_all(children: Sequence[Child], *, grace_s: float) -> None:
 
 
 def end_families_of(children: Iterable[Child]) -> None:
-    """Kill the processes that ended children have left running, with one search of the machine."""
+    """Kill processes that ended children have left running, with one search of the machine's processes."""
     ended = [child for child in children if child.has_family]
     if not ended:
         return
@@ -186,7 +186,7 @@ def end_families_of(children: Iterable[Child]) -> None:
 
 
 def back_off(in_vain: int) -> float:
-    """Seconds to wait before a restart: 0 at first, then doubled each time, up to 10.
+    """Seconds to wait before a restart: 0 for the first, then 0.5, doubled each time, up to 10.
 
     Args:
         in_vain: the number of restarts in a row without progress.

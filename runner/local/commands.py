@@ -11,7 +11,7 @@ def replay_command(
 ) -> list[str]:
     """The command line of the replay server."""
     arguments = ["--config", str(config), "--run-dir", str(run_dir), "--listen", listen, "--log-level", log_level]
-    arguments.append("--validated")  # already done; validation takes half of the server's start time
+    arguments.append("--validated")  # the settings were validated already, which takes half of the server's start time
     return _python("replay", *arguments, *_keys(keys), *(["--insecure"] if insecure else []))
 
 
@@ -31,7 +31,7 @@ def learner_command(
     arguments += [*_keys(keys), *(["--resume"] if resume else [])]
     if ranks == 1:
         return _python("learner", *arguments)
-    return _python("learner.ranks.group", str(ranks), *arguments)
+    return _python("learner.ranks.spawn", str(ranks), *arguments)
 
 
 def _keys(keys: Path | None) -> list[str]:

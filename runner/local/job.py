@@ -1,4 +1,4 @@
-"""The input of a supervisor, and its record of the run."""
+"""The supervisor's input (`Job`) and its record of the run (`Account`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Job:
         addresses: the addresses at which the server listens.
         insecure: whether the server may listen on the network without keys.
         observer: receives progress and events.
-        identity: further content of run.json: recipe, preset, seed and start time.
+        identity: further entries of run.json: recipe, preset, seed and start time.
         resume: whether the learner starts from the newest checkpoint.
         log_level: the log level of all roles.
         keys: the folder of all roles' keys; None for a run without keys.
@@ -42,7 +42,7 @@ class Job:
 
 @dataclass
 class Account:
-    """The supervisor's information about a run, for its summary.
+    """The supervisor's record of a run, for the summary.
 
     Attributes:
         status: the last status from the hub.

@@ -1,4 +1,4 @@
-"""Starts the processes of a run: the interface for engines, and the implementation for this machine."""
+"""Starts the processes of a run: the interface `Launcher`, and its implementation for this machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Process(Protocol):
 
     @property
     def pid(self) -> int:
-        """The process id; 0 as long as it is unknown."""
+        """The process id; 0 while it is unknown."""
         ...
 
     @property
@@ -58,7 +58,7 @@ class Process(Protocol):
 
     @property
     def failure(self) -> str:
-        """A message that gives the process's end as the reason why the run failed."""
+        """A message that says why the run failed: this process has ended."""
         ...
 
     def last_lines(self, count: int) -> list[str]:
@@ -81,7 +81,7 @@ class Launcher(Protocol[P]):
     """Starts the processes of one run on one engine, such as this machine or a Ray cluster."""
 
     def start_replay(self) -> P:
-        """Start the replay server; a restarted one listens at the same addresses."""
+        """Start the replay server. A restarted server listens at the same addresses."""
         ...
 
     def start_learner(self, resume: bool) -> P:  # noqa: FBT001  (a callback of LearnerService)
@@ -134,7 +134,7 @@ class Launcher(Protocol[P]):
 class LocalLauncher:
     """Starts the processes of a job on this machine and keeps run.json up to date.
 
-    If this process is killed, a guardian process ends those that are left.
+    If this process is killed, a guardian process ends the processes that still run.
 
     Args:
         job: the job to run.
@@ -198,7 +198,7 @@ class LocalLauncher:
         return f"the run folder {folder.path} was deleted or moved during the run; the run ends" if folder.gone else None
 
     def record(self, services: Mapping[Child, int], actors: Sequence[Child], restarts_of: Callable[[int], int]) -> None:
-        """Write run.json if it has changed, and keep the logs short. See Launcher."""
+        """See Launcher. Writes run.json if it has changed, and shortens logs that are too long."""
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_EVERY_S
             for child in services:

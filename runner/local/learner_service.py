@@ -1,4 +1,4 @@
-"""Keeps a run's learner, with all of its ranks, running; restarts it from the newest checkpoint."""
+"""Restarts a run's learner, with all of its ranks, from the newest checkpoint if it crashes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class LearnerService(Service[P]):
         start: starts the learner, from the newest checkpoint or from the beginning.
         has_checkpoint: returns whether there is a checkpoint.
         max_restarts: the number of restarts in a row without progress after which the run fails.
-        notice: called for each event with its name, a line for people, and values.
+        notice: called for each event with its name, a line for the user, and values.
     """
 
     def __init__(

@@ -27,16 +27,16 @@ PREFIX = "oatmill-"
 ABANDONED_AFTER_S = 3600.0
 TCP = re.compile(r"^tcp://(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+)(:(?P<port>\d{1,5}))?$")
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""If the server listens on all addresses, processes of the same machine use the loopback address."""
+"""If the server listens on all addresses, processes on the same machine use the loopback address."""
 
 
 @dataclass(frozen=True)
 class Listening:
-    """Addresses of one run.
+    """The addresses of one run's replay server.
 
     Attributes:
-        listen: the address for the replay server.
-        control: the address for all other roles.
+        listen: the address at which the server listens.
+        control: the address of its control socket, to which all other roles connect.
     """
 
     listen: str
@@ -45,7 +45,7 @@ class Listening:
 
 @contextlib.contextmanager
 def listening(asked: str) -> Iterator[Listening]:
-    """The addresses for a value of `--listen`; for `ipc` the folder of sockets exists until the end.
+    """The addresses for a value of `--listen`. For `ipc`, a folder of sockets is created, and removed at the end.
 
     Args:
         asked: `ipc`, or `tcp://HOST[:BASE_PORT]`.
@@ -122,7 +122,7 @@ def tcp(asked: str) -> Listening:
 
 
 def resolve(host: str) -> str:
-    """The address of a host, so that server and clients use the same one.
+    """Resolve a host name once, so that the server and its clients use the same address.
 
     Raises:
         UserError: if there is no such host.

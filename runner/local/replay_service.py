@@ -1,4 +1,4 @@
-"""Keeps a run's replay server running; restarts it at the same addresses."""
+"""Restarts a run's replay server at the same addresses if it crashes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ReplayService(Service[P]):
         start: starts the server.
         durable: whether the server's log contains all acknowledged data.
         max_restarts: the number of restarts in a row without progress after which the run fails.
-        notice: called for each event with its name, a line for people, and values.
+        notice: called for each event with its name, a line for the user, and values.
         listens: returns whether the newest server is ready for connections.
     """
 
@@ -57,7 +57,7 @@ class ReplayService(Service[P]):
         return self._due is None and self._listens()
 
     def brief(self, hub: OperatorClient, status: Mapping[str, Any], *, stopping: bool) -> Mapping[str, Any]:
-        """Process the hub's status; send the target number of actors and a stop to a restarted server.
+        """Read the hub's status. A restarted server is told the target number of actors, and the stop if there was one.
 
         Args:
             hub: the connection to the hub.

@@ -1,4 +1,4 @@
-"""Passes a run's events on to people and files, and counts reports, which show progress."""
+"""Passes a run's events on to the user and to files, and counts reports, which show progress."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Reporter(Protocol):
 
         Args:
             event: the event's name, such as `actor_restarted`.
-            text: a line for people; empty for none.
+            text: a line for the user; empty for none.
             values: the event's details.
         """
         ...
 
     def failed(self, name: str, last_lines: Sequence[str]) -> None:
-        """Report that the end of a process ends the run.
+        """Report that the run fails because a process has ended.
 
         Args:
             name: the process's name.
@@ -38,7 +38,7 @@ class Reporter(Protocol):
         ...
 
     def heard(self, status: Mapping[str, Any]) -> None:
-        """Process the hub's status."""
+        """Read the hub's status."""
         ...
 
     def pass_on(self) -> None:
@@ -75,7 +75,7 @@ class FolderReporter:
         self._observer.failed(name, last_lines)
 
     def heard(self, status: Mapping[str, Any]) -> None:
-        """See Reporter. Not needed, because the run folder has all information."""
+        """See Reporter. Does nothing, because the run folder has all information."""
 
     def pass_on(self) -> None:
         """See Reporter."""
@@ -87,7 +87,7 @@ class FolderReporter:
 
 
 class LineReporter:
-    """Passes events on as lines of text; counts progress by the hub's status, without a run folder.
+    """Prints events as lines of text, and counts progress with the hub's status. It needs no run folder.
 
     Args:
         say: called with each line.
@@ -118,4 +118,4 @@ class LineReporter:
             self._learner_step = step
 
     def pass_on(self) -> None:
-        """See Reporter. The learner's reports stay in the run folder."""
+        """See Reporter. Does nothing: the learner's reports stay in the run folder."""

@@ -1,4 +1,4 @@
-"""Keeps one service of a run, the replay server or the learner, running."""
+"""Restarts one service of a run, the replay server or the learner, if it crashes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Service(Generic[P]):
     """Keeps one service running.
 
     A service that was killed or crashed is restarted as long as the run makes progress between
-    restarts. A service that exits with an error line of its own is not restarted.
+    restarts. A service that exits with its own error line is not restarted.
 
     Args:
         role: `replay` or `learner`.
@@ -25,7 +25,7 @@ class Service(Generic[P]):
         where: returns a phrase that says where a restarted service continues.
         max_restarts: the number of restarts in a row without a reported learner step in between, after
             which the run fails.
-        notice: called for each event with its name, a line for people, and values.
+        notice: called for each event with its name, a line for the user, and values.
 
     Attributes:
         child: the newest process.
@@ -76,7 +76,7 @@ class Service(Generic[P]):
         return self.child
 
     def _worth_it(self, child: P, reports: int) -> bool:
-        """Whether to restart it: it crashed, and there were not too many restarts without progress."""
+        """Whether to restart the service: it crashed, and there were not too many restarts without progress."""
         if child.exit_code in {0, BAD_INPUT} or child.error:
             return False
         self._fruitless = 0 if reports > self._reports_before else self._fruitless

@@ -1,4 +1,4 @@
-"""Handles requests to stop a run, from a signal or from the hub, with a time limit for the learner."""
+"""Handles requests to stop a run. They come from a signal or from the hub; the learner gets a time limit."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ from runner.local.reporter import Reporter
 from runner.operator_client import OperatorClient
 
 STOP_WITHIN_S = 60.0
-"""A learner that was asked to stop finishes its learner step and saves; after this long it is
-killed."""
+"""The time in which a learner that was asked to stop finishes its learner step and saves. Then it is killed."""
 STOP_EARLY_WITHIN_S = 5.0
-"""The time limit for a learner that has nothing to save yet."""
+"""The same for a learner that has nothing to save yet."""
 
 
 class StopRequest:
-    """Waits for a request to stop, passes it on to the learner, and enforces it.
+    """Notices a request to stop, passes it on to the learner, and enforces it.
 
     Args:
         interrupts: counts Ctrl-C and SIGTERM.
         hub: passes the stop on to every role.
-        reporter: receives an event about the request.
+        reporter: receives an event for the request.
         clock: measures how long the learner takes.
-        begun: called once, when the run begins to stop.
+        on_begin: called once, when the run begins to stop.
     """
 
     def __init__(
-        self, interrupts: Interrupts, hub: OperatorClient, reporter: Reporter, clock: AwakeClock, begun: Callable[[], object]
+        self, interrupts: Interrupts, hub: OperatorClient, reporter: Reporter, clock: AwakeClock, on_begin: Callable[[], object]
     ) -> None:
         self._interrupts, self._hub, self._reporter, self._clock = interrupts, hub, reporter, clock
-        self._begun = begun
+        self._on_begin = on_begin
         self._deadline: float | None = None
 
     @property
@@ -42,8 +41,8 @@ class StopRequest:
         """Whether the run was asked to stop."""
         return self._deadline is not None
 
-    def heed(self, status: Mapping[str, Any] | None) -> None:
-        """Begin to stop if the hub's status has a stop request.
+    def check_hub_status(self, status: Mapping[str, Any] | None) -> None:
+        """Begin to stop if the hub's status contains a stop request.
 
         Args:
             status: the hub's status; None if it did not answer.
@@ -52,7 +51,7 @@ class StopRequest:
             self._begin("")
 
     def take_interrupts(self, learner: Process) -> None:
-        """Handle signals: the first one stops the run in order, the second one ends it at once.
+        """Handle signals: the first one stops the run in order, the second one ends it immediately.
 
         Args:
             learner: the learner, which is killed if it does not end in time.
@@ -61,12 +60,14 @@ class StopRequest:
             RunError: at the second signal, or if a learner that has trained does not end in time.
         """
         if self._interrupts.count and not self.made:
-            self._begin("stopping: the learner finishes its step and saves a checkpoint (press again to stop at once)")
+            self._begin(
+                "stopping: the learner finishes its step and saves a checkpoint (press Ctrl-C again to stop immediately)"
+            )
             # Before the first learner step there may be no hub, and there is nothing to save.
             if not self._trained or not self._hub.stop():
                 learner.terminate()
         if self._interrupts.count > 1:
-            raise RunError("stopped at once after a second signal; the last checkpoint is unchanged")
+            raise RunError("stopped immediately after a second signal; the last checkpoint is unchanged")
         if self._deadline is not None and self._clock.now() > self._deadline:
             learner.kill()
             if self._trained:
@@ -81,5 +82,5 @@ class StopRequest:
 
     def _begin(self, text: str) -> None:
         self._deadline = self._clock.now() + (STOP_WITHIN_S if self._trained else STOP_EARLY_WITHIN_S)
-        self._begun()
+        self._on_begin()
         self._reporter.event("stop_asked", text, {})

@@ -1,4 +1,9 @@
-"""Starts a run's processes with any launcher, restarts crashed ones, and ends all of them."""
+"""The main loop of a run: watches all its processes until the learner has ended, and then ends the others.
+
+The restarts themselves are elsewhere: `ActorPool` restarts actors, `LearnerService` the learner and `ReplayService` the replay
+server. The supervisor calls them in turn, asks the hub for the run's status, kills a learner that hangs, passes on stop
+requests, and ends the run if one of them gives up.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +46,7 @@ def supervise(job: Job, account: Account, interrupts: Interrupts) -> None:
 
     Args:
         job: the job to run.
-        account: updated during the run, so that it is also filled if the run fails.
+        account: updated during the run, so that it is also complete if the run fails.
         interrupts: counts Ctrl-C and SIGTERM.
 
     Raises:
@@ -61,7 +66,7 @@ def supervise(job: Job, account: Account, interrupts: Interrupts) -> None:
 
 
 class Supervisor(Generic[P]):
-    """Keeps the processes of one run running.
+    """Watches the processes of one run; see the module.
 
     Args:
         launcher: starts and ends the processes.
@@ -173,8 +178,8 @@ class Supervisor(Generic[P]):
             watchdog.pause()  # a user's observer may block
             self.reporter.pass_on()
             time.sleep(TURN_S)
-        if not self.stop.made:  # the learner may have ended by a stop that this process does not know yet
-            self.stop.heed(self._status())
+        if not self.stop.made:  # the learner may have been stopped by a request that this process has not seen yet
+            self.stop.check_hub_status(self._status())
         self.reporter.pass_on()
         if not self._ended_well(self.services["learner"]):
             raise self._failure(self.services["learner"])
@@ -237,7 +242,7 @@ class Supervisor(Generic[P]):
         return "replay" not in self.services or self.services["replay"].exit_code is not None
 
     def _status(self) -> Mapping[str, Any] | None:
-        """The hub's status; None if it does not answer, immediately if its process has ended."""
+        """The hub's status; None if it does not answer. It does not wait if the hub's process has ended."""
         return self.hub.status(unless=self._replay_gone)
 
     def _ask_hub(self) -> None:
@@ -255,7 +260,7 @@ class Supervisor(Generic[P]):
         self.reporter.heard(status)
         self.pool.heard(status["actors"])
         self._watch_learner(status["learner"].get("learner_step"))
-        self.stop.heed(status)
+        self.stop.check_hub_status(status)
         self.pool.follow(status["desired_actors"])
 
     def _watch_learner(self, learner_step: Any) -> None:
@@ -267,7 +272,7 @@ class Supervisor(Generic[P]):
         limit = trainer.hang_timeout * (1.0 if self._moved else START_FACTOR) + trainer.data_timeout
         if learner_step is not None and now - self._stepped > limit:
             self._stepped = now
-            text = f"the learner has finished no learner step for {limit:g} s without giving a reason; it is killed"
+            text = f"the learner has not finished a learner step for {limit:g} s and gave no reason; it is killed"
             self.reporter.event("learner_hung", text, {"pid": child.pid, "learner_step": learner_step})
             child.kill()
 
@@ -276,10 +281,10 @@ class Supervisor(Generic[P]):
             self.pool.turn()
         except ActorGivenUpError as error:
             self._show_last_lines(error.child)
-            raise self._as_asked(error.child, str(error)) from None
+            raise self._user_or_run_error(error.child, str(error)) from None
 
     def _look_after_replay(self) -> None:
-        """Restart a crashed replay server, also while the run ends: the learner needs it to save."""
+        """Restart a crashed replay server, even while the run ends, because the learner needs it to save."""
         restarts, child = self.replay.restarts, self.replay.turn(reports=self.reporter.reports, stopping=False)
         if child is None:
             raise self._failure(self.services["replay"])
@@ -288,16 +293,16 @@ class Supervisor(Generic[P]):
         self.services["replay"] = child
 
     def _ended_well(self, learner: Process) -> bool:
-        """Whether the learner exited with 0, or was stopped before it handled signals."""
+        """Whether the learner exited with 0, or was stopped before it was ready to handle signals."""
         return learner.exit_code == 0 or (self.account.stopped and not self._trained() and learner.exit_code != BAD_INPUT)
 
     def _failure(self, child: Process) -> OatmillError:
         self._show_last_lines(child)
         if child.exit_code == BAD_INPUT and child.error:
-            return self._as_asked(child, child.error)
+            return self._user_or_run_error(child, child.error)
         return RunError(child.failure)
 
-    def _as_asked(self, child: Process, message: str) -> OatmillError:
+    def _user_or_run_error(self, child: Process, message: str) -> OatmillError:
         """The error for the user: a UserError for bad input before anything was trained."""
         return UserError(message) if child.exit_code == BAD_INPUT and not self._trained() else RunError(message)
 

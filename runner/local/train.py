@@ -1,4 +1,4 @@
-"""One run on this machine, from its folder to its summary."""
+"""Trains on this machine: prepares the run folder, supervises the run, and writes its summary."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is started. Nothing here changes what is learned.
+    """How a run is started. These options do not change what is learned.
 
     Attributes:
         run_dir: the run's folder, new or empty; None makes one below `runs`.
         resume: resume an ended run from its newest checkpoint; without `run_dir`, the newest run.
         listen: `ipc`, or `tcp://HOST[:PORT]` so that actors on other machines can join.
         insecure: listen beyond this machine without keys.
-        observer: is told of progress; None writes lines to standard error.
-        log_level: of all processes' logs.
-        keys: the folder that `oatmill keygen` has made; None for a run without keys.
+        observer: receives progress; None writes lines to standard error.
+        log_level: the log level of all processes.
+        keys: the folder that `oatmill keygen` has created; None for a run without keys.
     """
 
     run_dir: Path | None = None
@@ -165,7 +165,7 @@ def _prepare(folder: RunFolder, checked: PlanReport, *, resume: bool) -> None:
 
 def run_and_sum_up(job: Job, identity: Identity, stops: Stops) -> RunResult:
     """Supervise the run and write summary.json, except after a UserError or if the folder is gone."""
-    with Interrupts(stops) as interrupts:  # until the summary is written, so that a late signal cannot prevent it
+    with Interrupts(stops) as interrupts:  # kept until the summary is written, so that a late signal cannot prevent it
         account = Account()
         job.folder.event("started", resume=job.resume)
         error: RunError | None = None

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.environments.base import first_observations
+from actors.environments.checks import first_observations
 from actors.environments.infos import ALWAYS
 from actors.environments.make import make_environment
 from actors.policy import ActingPolicy

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from agent.model import AgentModel, acting_layout, prior_of, saved_tensors
-from agent.packing import load_packed
 from agent.running_moments import RunningMoments
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
-from learner.publish import pack
+from agent.unpack_weights import load_packed
+from learner.pack_weights import pack
 from oatmill.errors import UserError
 from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
 from protocol.data.weights import WireDtype

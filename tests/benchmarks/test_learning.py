@@ -69,4 +69,4 @@ def test_a_finished_seed_of_other_settings_is_not_taken_for_one_of_these(
     with pytest.raises(SystemExit) as ended:
         main(["cartpole", "trainer.epochs=2", "--seeds", "1", "--out", str(tmp_path)])
     assert ended.value.code == 2
-    assert "seed-0 is a run of cartpole; give --out another folder" in capsys.readouterr().err
+    assert "seed-0 is a run of cartpole; choose another --out" in capsys.readouterr().err

@@ -73,10 +73,10 @@ def test_up_on_a_run_that_is_over_says_so_and_how_it_goes_on() -> None:
     with pytest.raises(UserError) as over:
         started_again("one", settings, OneRun("one", settings))
     assert str(over.value) == (
-        "the run one is over, after 300,000 of 300,000 env steps; raise trainer.total_timesteps to go on with it, or start "
-        "another by --run NAME"
+        "the run one is over, after 300,000 of 300,000 env steps; raise trainer.total_timesteps to continue it, or start "
+        "another one with --run NAME"
     )
-    with pytest.raises(UserError, match="after 9 of 300,000 env steps; `oatmill cluster down` and `up` go on with it"):
+    with pytest.raises(UserError, match="after 9 of 300,000 env steps; `oatmill cluster down` and `up` continue it"):
         started_again("one", settings, OneRun("one", settings, learner={"env_steps": 9}))
 
 
@@ -139,7 +139,7 @@ def test_docker_without_compose_is_no_engine(only: Path, capsys: pytest.CaptureF
 def test_an_engine_that_does_not_run_is_named(only: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fake_docker(only, 'test "$1" = compose || { echo "Cannot connect to the Docker daemon" >&2; exit 1; }')
     said = refused(["cluster", "status"], capsys)
-    assert "docker is installed and does not answer (Cannot connect to the Docker daemon); start it" in said
+    assert "docker is installed but does not answer (Cannot connect to the Docker daemon); start it" in said
 
 
 def test_a_named_engine_that_is_not_there_is_named(
@@ -154,7 +154,10 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no cluster": (["status"], "there is no cluster oatmill; start one with `oatmill cluster up`"),
     "no cluster to scale": (["scale", "--actors", "2"], "there is no cluster oatmill"),
     "nothing to scale": (["scale"], "expected --actors N or --learners M, got neither"),
-    "a name that is none": (["status", "--project", "../x"], "--project takes a-z, 0-9, - and _, at most 41, got '../x'"),
+    "a name that is none": (
+        ["status", "--project", "../x"],
+        "--project takes at most 41 characters a-z, 0-9, - and _, got '../x'",
+    ),
     "a service that must be": (
         ["up", "--without", "replay"],
         "--without takes prometheus, alertmanager, grafana, got 'replay'",
@@ -176,7 +179,7 @@ def test_without_sources_an_image_has_to_be_named(
 ) -> None:
     fake_docker(only, "exit 0")
     monkeypatch.setattr(deploy.engines.start, "can_build", lambda: False)
-    assert "--image is required: this oatmill was installed without its sources" in refused(["cluster", "up"], capsys)
+    assert "--image is required, because this oatmill was installed without its sources" in refused(["cluster", "up"], capsys)
 
 
 def test_up_hands_the_settings_over_and_a_second_one_does_not_start_replay_again(

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-import recipes.api
+import recipes.python_api
 from deploy.cli.app import app
 from deploy.cli.entry import run_command
 from recipes.resolve import resolve_run
@@ -91,13 +91,13 @@ def test_training_and_loading_are_called_as_their_signatures_say(monkeypatch: py
     calls: list[tuple[str, dict[str, Any]]] = []
     loaded = SimpleNamespace(spec=SimpleNamespace(spaces=None))
     for name, answer in (("train", SimpleNamespace(run_dir="run", episode_return=500.0)), ("load", loaded)):
-        signature = inspect.signature(getattr(recipes.api, name))
+        signature = inspect.signature(getattr(recipes.python_api, name))
 
         def call(*given: Any, _name: str = name, _signature: Any = signature, _answer: Any = answer, **named: Any) -> Any:
             calls.append((_name, dict(_signature.bind(*given, **named).arguments)))
             return _answer
 
-        monkeypatch.setattr(recipes.api, name, call)
+        monkeypatch.setattr(recipes.python_api, name, call)
     exec(PYTHON[0], {})
     assert [name for name, _ in calls] == ["train", "load"]
     arguments = calls[0][1]

@@ -13,18 +13,18 @@ import pytest
 import torch
 
 FILES = (
-    "returns",
-    "nodes",
-    "normaliser",
-    "rlax",
-    "ppo_critic",
-    "cmpo",
-    "cmpo_sampled",
-    "ppo_actor",
-    "muesli_pg",
-    "dynamics",
-    "muesli_model",
-    "objective",
+    "test_advantage_scale",
+    "nodes/test_return_estimators",
+    "nodes/test_network",
+    "nodes/test_rlax",
+    "losses/test_ppo_critic",
+    "losses/test_cmpo",
+    "losses/test_cmpo_sampled",
+    "losses/test_ppo_actor",
+    "losses/test_muesli_pg",
+    "losses/test_dynamics",
+    "losses/test_muesli_model",
+    "update/test_objective",
 )
 
 
@@ -64,7 +64,7 @@ def main() -> int:
     notes = Notes()
     np.testing.assert_allclose = listening(np.testing.assert_allclose, notes)
     torch.testing.assert_close = listening(torch.testing.assert_close, notes)
-    code = pytest.main(["-q", "-p", "no:cacheprovider", *(f"tests/learner/test_{name}.py" for name in FILES)], plugins=[notes])
+    code = pytest.main(["-q", "-p", "no:cacheprovider", *(f"tests/learner/{name}.py" for name in FILES)], plugins=[notes])
     for test, difference in sorted(notes.largest.items(), key=lambda entry: -entry[1]):
         sys.stdout.write(f"{difference:9.1e}  {test}\n")
     return int(code)

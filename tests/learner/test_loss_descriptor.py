@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from learner.distributed import OneRank
 from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms
 from learner.loss_descriptor import (
     BUILT_IN,
@@ -25,10 +24,11 @@ from learner.loss_descriptor import (
     to_json,
 )
 from learner.plan import LOSSES, make_plan
+from learner.ranks.reduce import OneRank
+from learner.reporting.measurements import Measurements, StepReport
 from learner.reporting.metrics import LearnerMetrics
-from learner.reporting.recorder import Recorder, observe
 from learner.reporting.red_flags import FLAGS, WINDOW, RedFlags
-from learner.reporting.report import Reporter, StepReport
+from learner.reporting.run_files import RunFiles, observe
 from learner.reporting.steering import Steering
 from learner.settings import LossSettings, TrainerSettings
 from oatmill.errors import UserError
@@ -79,9 +79,9 @@ def trainer(how: str = "choose", **changes: object) -> TrainerSettings:
 def report_of(settings: TrainerSettings) -> StepReport:
     spec = make_spec()
     updater = make_updater_of(settings, spec)
-    reporter = Reporter(updater.plan.losses, OneRank(), updater.plan.descriptors)
-    reporter.add(learn(updater, make_batch(spec)))
-    return reporter.report(updater.objective.coefs)
+    measurements = Measurements(updater.plan.losses, OneRank(), updater.plan.descriptors)
+    measurements.add(learn(updater, make_batch(spec)))
+    return measurements.report(updater.objective.coefs)
 
 
 def test_every_built_in_loss_has_a_descriptor_in_the_order_of_the_plan() -> None:
@@ -195,10 +195,10 @@ def test_it_is_exported() -> None:
 
 
 def test_a_run_folder_says_what_its_losses_are(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, 1.0, 100)
-    recorder.describe(describe(["ppo_actor", "pull"], {"pull": OWN}))
+    run_files = RunFiles(tmp_path, 1.0, 100)
+    run_files.describe(describe(["ppo_actor", "pull"], {"pull": OWN}))
     assert from_json(json.loads((tmp_path / LOSSES_FILE).read_text()))["pull"] == OWN
-    assert recorder.flags.descriptors["pull"] == OWN
+    assert run_files.flags.descriptors["pull"] == OWN
 
 
 def test_steps_that_target_kl_ended_early_are_counted() -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from learner.distributed import OneRank
-from learner.reporting.report import Reporter
+from learner.ranks.reduce import OneRank
+from learner.reporting.measurements import Measurements
 from tests.learner.worlds import PLANS, inputs_of, make_batch, make_spec, make_trainer, make_updater_of
 
 WAITS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.masked_select.default}
@@ -53,14 +53,14 @@ def test_the_device_is_asked_once_an_update_and_once_a_report(case: str) -> None
     spec = make_spec(**settings)
     updater = make_updater_of(make_trainer(arm, changes), spec)
     inputs = inputs_of(updater, make_batch(spec, absent=True))
-    reporter = Reporter(updater.plan.losses, OneRank())
+    measurements = Measurements(updater.plan.losses, OneRank())
     with Waits() as waits, Transfers() as transfers:
         record = updater.learn(inputs, learning_rate=1e-3, report=True)
         assert record.gradients is not None
         # On a CPU, where there is nothing to wait for, a batch's mask is looked at beside.
         assert (waits.count, transfers.count) == (1, len(record.sums)) == (1, 4)
-        reporter.add(record)
-        report = reporter.report(updater.objective.coefs)
+        measurements.add(record)
+        report = measurements.report(updater.objective.coefs)
         assert (waits.count, transfers.count) == (1, 5)
     assert report.gradients_measured
     assert all(loss.gradient_norm > 0 for loss in report.losses.values())

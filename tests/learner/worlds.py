@@ -14,8 +14,8 @@ from torch import Tensor
 
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
-from learner.distributed import OneRank, Ranks
 from learner.loss import Context
+from learner.ranks.reduce import OneRank, Ranks
 from learner.settings import TrainerSettings
 from learner.setup import LearnerConfig, make_updater
 from learner.update.inputs import to_inputs

@@ -7,7 +7,7 @@ import pytest
 
 from protocol.wire import messages
 from protocol.wire.reasons import BAD_MESSAGE, BAD_TRAJECTORY, CLOSED, REFUSALS, REJECTED_REASONS
-from replay.ingest.actors.acknowledgements import MAX_STRIKES
+from replay.ingest.actors.outgoing import MAX_STRIKES
 from tests.replay.bad_messages import SCHEMA, SOCKETS, Case, all_cases
 from tests.replay.simulation.listeners import LISTENERS, DataListener
 

@@ -1,4 +1,4 @@
-"""Starting the real `oatmill` for system tests, and looking at what it leaves behind."""
+"""Starts the real `oatmill` for system tests, and reads the files and processes of its runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENDLESS = [*SMALL, "actors.count=1", "trainer.total_timesteps=1000000000", "trai
 
 
 def environment() -> dict[str, str]:
-    """Of a user who has nothing set."""
+    """The environment variables of a user who has set none of oatmill's."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("OATMILL")}
     return plain | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
@@ -44,17 +44,17 @@ def oatmill(folder: Path, *arguments: str, timeout_s: float = 180) -> subprocess
     )
 
 
-def heed_ctrl_c() -> None:
-    """A shell starts background jobs with SIGINT ignored, and a run that was told to ignore it does."""
+def accept_ctrl_c() -> None:
+    """Reset SIGINT: a shell starts background jobs with SIGINT ignored, and a run would keep ignoring it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Train:
-    """`oatmill train` while it goes on.
+    """A running `oatmill train`.
 
     Args:
-        folder: where it is started; the run's folder is `run` in it.
-        arguments: after `--run-dir`.
+        folder: the working folder of the command; the run's folder is `run` in it.
+        arguments: the arguments after `--run-dir`.
     """
 
     def __init__(self, folder: Path, *arguments: str) -> None:
@@ -69,15 +69,15 @@ class Train:
                 stdout=output,
                 stderr=errors,
                 stdin=subprocess.DEVNULL,
-                preexec_fn=heed_ctrl_c,  # noqa: PLW1509  (this process has no threads)
+                preexec_fn=accept_ctrl_c,  # noqa: PLW1509  (this process has no threads)
             )
 
     def pids(self, role: str) -> list[int]:
-        """Of one role's processes, as run.json has them."""
+        """The process ids of one role, from run.json."""
         return [process["pid"] for process in self.run_json()["processes"] if process["role"] == role]
 
     def run_json(self) -> dict[str, Any]:
-        """run.json, or nothing yet."""
+        """The content of run.json; without processes if it does not exist yet."""
         path = self.run_dir / "run.json"
         return json.loads(path.read_text()) if path.exists() else {"processes": []}
 
@@ -87,31 +87,31 @@ class Train:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def learner_steps(self) -> int:
-        """How many have been reported."""
+        """The number of reported learner steps."""
         path = self.run_dir / "metrics.jsonl"
         return len(path.read_text().splitlines()) if path.exists() else 0
 
     def until(self, done: Callable[[], bool], within_s: float = 150.0) -> None:
-        """Wait for something while the run goes on."""
+        """Wait until a condition is true, while the run continues."""
         deadline = time.monotonic() + within_s
         while not done():
             assert self.process.poll() is None, self.errors.read_text()
-            assert time.monotonic() < deadline, f"it did not come to that: {self.events()}"
+            assert time.monotonic() < deadline, f"the condition was not reached in time: {self.events()}"
             time.sleep(0.05)
 
     def end(self, timeout_s: float = 150.0) -> int:
-        """Wait for its end; the exit code."""
+        """Wait until it has ended, and return its exit code."""
         return self.process.wait(timeout_s)
 
     def summary(self) -> dict[str, Any]:
-        """summary.json."""
+        """The content of summary.json."""
         summary: dict[str, Any] = json.loads((self.run_dir / "summary.json").read_text())
         return summary
 
 
 @contextmanager
 def training(folder: Path, *arguments: str) -> Iterator[Train]:
-    """A run that is ended at the end of the test, however the test ends."""
+    """A run that is always ended at the end of the test, even if the test fails."""
     train = Train(folder, *arguments)
     try:
         yield train
@@ -124,7 +124,7 @@ def training(folder: Path, *arguments: str) -> Iterator[Train]:
 
 
 def processes_of(run_dir: Path) -> list[psutil.Process]:
-    """Every process that was started for a run, by the folder on its command line."""
+    """All processes of a run. They are found by the run's folder on their command lines."""
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         words = process.info["cmdline"] or []
@@ -134,7 +134,7 @@ def processes_of(run_dir: Path) -> list[psutil.Process]:
 
 
 def all_gone(run_dir: Path, within_s: float = 60.0) -> bool:
-    """Whether no process of a run is left, after a while at most."""
+    """Whether all processes of a run end in time."""
     deadline = time.monotonic() + within_s
     while processes_of(run_dir):
         if time.monotonic() > deadline:
@@ -144,11 +144,11 @@ def all_gone(run_dir: Path, within_s: float = 60.0) -> bool:
 
 
 def socket_folder(control: str) -> Path:
-    """Where a local run's sockets were."""
+    """The folder of a local run's sockets."""
     return Path(control.removeprefix("ipc://")).parent
 
 
 def accounted(ledger: dict[str, Any]) -> int:
-    """The sum that `produced` is to equal (G6)."""
+    """The sum of the ledger's columns that must equal `produced` (G6)."""
     columns = ("trained", "queued", "in_flight", "unsent_at_death", "lost")
     return int(sum(ledger["dropped"].values()) + sum(ledger[column] for column in columns))

@@ -10,22 +10,22 @@ import pytest
 from deploy.cli.entry import run_command
 
 RECOVERS_WITHIN_S = {"actor": 5.0, "replay": 5.0, "learner": 15.0}
-"""The 99th percentile of each role."""
+"""The 99th percentile of each role's recovery time, in seconds."""
 
 
-def test_a_role_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_role_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["chaos", "--kill", "hub,actor"]) == 2
     assert "oatmill: error: --kill takes some of replay, actor, learner, got hub" in capsys.readouterr().err
 
 
-def test_a_fault_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_fault_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["chaos", "--fault", "kill,fire"]) == 2
     known = "kill, stop, supervisor, slow, disk, flood, flip, clock"
     assert f"oatmill: error: --fault takes some of {known}, got fire" in capsys.readouterr().err
 
 
 def chaos(seconds: int) -> dict[str, Any]:
-    """The report of a run that was harmed for so long; everything that it has produced is accounted for, and nothing lost."""
+    """The report of a run with faults for some time. It must account for everything that was produced, and lose nothing."""
     command = [sys.executable, "-m", "deploy", "chaos", "--seconds", str(seconds), "--seed", "3", "--json"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 270, check=False)
     assert ended.stdout, ended.stderr
@@ -37,13 +37,13 @@ def chaos(seconds: int) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(600)
-def test_a_run_that_is_harmed_for_a_while_loses_nothing() -> None:
+def test_a_run_with_faults_loses_nothing() -> None:
     assert chaos(20)["faults_survived"] >= 1
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_forty_killed_processes_lose_nothing_and_are_soon_made_up_for() -> None:
+def test_forty_killed_processes_lose_nothing_and_are_soon_replaced() -> None:
     report = chaos(300)
     faults = report["faults"]
     assert sum(count for fault, count in faults.items() if fault.endswith("killed")) >= 40, report

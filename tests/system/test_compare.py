@@ -1,4 +1,4 @@
-"""`oatmill compare` with real runs: it can be stopped, goes on where it stopped, and runs nothing twice."""
+"""`oatmill compare` with real runs: it can be stopped, continues where it stopped, and repeats no finished run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.real_runs import SMALL, all_gone, command, environment, heed_ctrl_c, oatmill
+from tests.system.real_runs import SMALL, accept_ctrl_c, all_gone, command, environment, oatmill
 
 SETTINGS = [*SMALL, "actors.count=1", "trainer.total_timesteps=15000", "trainer.losses.muesli_model.policy_pred_coef=0.1"]
 ARGUMENTS = ["compare", "cartpole", "--out", "cmp", "--arms", "baseline,muesli", "--seeds", "1", *SETTINGS]
 
 
 @pytest.mark.slow
-def test_it_goes_on_after_ctrl_c_and_keeps_what_is_finished(tmp_path: Path) -> None:
+def test_it_continues_after_ctrl_c_and_keeps_finished_runs(tmp_path: Path) -> None:
     first, second = (tmp_path / "cmp" / "runs" / arm / "seed-0" for arm in ("baseline", "muesli"))
     process = subprocess.Popen(
         command(*ARGUMENTS),
@@ -26,7 +26,7 @@ def test_it_goes_on_after_ctrl_c_and_keeps_what_is_finished(tmp_path: Path) -> N
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
-        preexec_fn=heed_ctrl_c,  # noqa: PLW1509  (this process has no threads)
+        preexec_fn=accept_ctrl_c,  # noqa: PLW1509  (this process has no threads)
     )
     deadline = time.monotonic() + 90
     while not (second / "metrics.jsonl").exists():

@@ -1,4 +1,4 @@
-"""A small run of the real system whose actions are numbers and choices at once, then evaluated and loaded."""
+"""A small real run with actions of numbers and choices; the policy is then evaluated and loaded."""
 
 from __future__ import annotations
 

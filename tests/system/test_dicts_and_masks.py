@@ -1,4 +1,4 @@
-"""A whole run with a Dict observation and action masks: every move is checked by the environment. Real processes."""
+"""A whole run with Dict observations and action masks. The environment checks every action. Real processes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_run_with_a_dict_and_masks_trains_is_evaluated_and_loaded(tmp_path: Pa
     assert "body/place  vector float32 [2], encoder mlp" in plan
     assert "camera      image uint8 [3, 6, 6], encoder cnn" in plan
     assert "action_mask mask bool [5]" in plan
-    assert summary["entropy"]["fraction"] <= 1.0001  # of what two open doors allow, log 2
+    assert summary["entropy"]["fraction"] <= 1.0001  # log 2 nats is the entropy of a uniform choice between two open doors
     assert summary["entropy"]["nats"] <= np.log(2) + 1e-6
 
     played = oatmill(tmp_path, "eval", "run", "--episodes", "2", "--trust", "--json")

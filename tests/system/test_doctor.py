@@ -1,4 +1,4 @@
-"""`oatmill doctor` on real runs: one that is healthy, and some that were made bad on purpose."""
+"""`oatmill doctor` on real runs: a healthy one, and several with a deliberate mistake."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ class Slow(gymnasium.Wrapper):
 def make():
     return Slow(gymnasium.make("CartPole-v1"))
 """
-"""Slower than any learner, on whatever machine."""
+"""Settings with an environment that is slower than any learner, on every machine."""
 
 
 def findings_of(folder: Path, *arguments: str) -> dict[str, list[str]]:
-    """What the doctor says is wrong with a run: topics, each with the settings to try."""
+    """The problems that the doctor finds in a run: topics, each with the settings to try."""
     (folder / "slow_world.py").write_text(SLOW_WORLD)
     run = oatmill(folder, "train", *arguments, "--run-dir", "run", timeout_s=240)
     assert run.returncode == 0, run.stderr
@@ -81,7 +81,7 @@ def findings_of(folder: Path, *arguments: str) -> dict[str, list[str]]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", BAD)
-def test_what_was_made_bad_is_found_and_the_way_back_is_named(tmp_path: Path, name: str) -> None:
+def test_each_deliberate_mistake_is_found_and_the_remedy_is_named(tmp_path: Path, name: str) -> None:
     arguments, (topic, setting) = BAD[name]
     found = findings_of(tmp_path, *arguments)
     assert any(tried.startswith(setting) for tried in found[topic]), found
@@ -93,7 +93,7 @@ def test_nothing_is_wrong_with_a_healthy_run(tmp_path: Path) -> None:
     assert findings_of(tmp_path, "cartpole", "trainer.total_timesteps=60000") == {}
 
 
-def test_prometheus_says_what_the_folder_says_while_the_run_goes_on_and_after_it(tmp_path: Path) -> None:
+def test_prometheus_shows_the_same_as_the_folder_during_the_run_and_after_it(tmp_path: Path) -> None:
     need("prometheus")
 
     def wrong(*source: str) -> dict[str, list[str]]:
@@ -110,6 +110,6 @@ def test_prometheus_says_what_the_folder_says_while_the_run_goes_on_and_after_it
             assert found["cmpo prior"] == wrong("run")["cmpo prior"] == [f"{CMPO}.prior_ema_rate=0.1"]
             assert oatmill(tmp_path, "stop").returncode == 0
             assert train.end() == 0
-            time.sleep(6)  # one scrape finds nobody
-            assert "cmpo prior" in wrong("--prometheus", server.url), "what is gone is remembered"
+            time.sleep(6)  # one scrape finds no process
+            assert "cmpo prior" in wrong("--prometheus", server.url), "series of ended processes are still known"
             assert wrong("--prometheus", server.url, "--match", "job=replay") == {}

@@ -1,4 +1,4 @@
-"""However a run ends, it leaves no process and no socket, and says why. Real processes, real signals."""
+"""A run may end in many ways. It leaves no process and no socket, and says why it ended. Real processes and signals."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_ctrl_c_ends_a_run_over_tcp_with_a_checkpoint(tmp_path: Path) -> None:
     with training(tmp_path, "--listen", f"tcp://127.0.0.1:{free_ports()}", *ENDLESS) as train:
         train.until(lambda: train.learner_steps() >= 3)
         assert train.run_json()["control"].startswith("tcp://127.0.0.1:")
-        for number in (signal.SIGINT, signal.SIGTERM):  # one stop, delivered twice, as `timeout` and shells do
+        for number in (signal.SIGINT, signal.SIGTERM):  # one stop that is delivered twice, as by `timeout` and shells
             train.process.send_signal(number)
             time.sleep(0.02)
         assert train.end() == 0
@@ -56,7 +56,7 @@ def test_a_run_whose_folder_is_deleted_ends_with_one_line(tmp_path: Path) -> Non
     with training(tmp_path, *ENDLESS) as train:
         train.until(lambda: train.learner_steps() >= 1)
         sockets = socket_folder(train.run_json()["control"])
-        train.run_dir.rename(tmp_path / "deleted")  # in one step, so that nothing is written into it meanwhile
+        train.run_dir.rename(tmp_path / "deleted")  # in one step, so that nothing is written into the folder in between
         assert train.end() == 1
         (line,) = train.errors.read_text().splitlines()
         assert line.endswith("was deleted or moved during the run; the run ends")
@@ -65,8 +65,8 @@ def test_a_run_whose_folder_is_deleted_ends_with_one_line(tmp_path: Path) -> Non
         assert all_gone(train.run_dir)
 
 
-@pytest.mark.slow  # tests/oatmill/process/test_nonblocking_output.py holds what it stands on
-def test_a_run_whose_output_nobody_reads_goes_on_to_its_end(tmp_path: Path) -> None:
+@pytest.mark.slow  # tests/oatmill/process/test_nonblocking_output.py tests the parts of it
+def test_a_run_whose_output_nobody_reads_continues_to_its_end(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     fcntl.fcntl(writer, F_SETPIPE_SZ, 4096)
     os.write(writer, b"x" * 4096)
@@ -92,7 +92,7 @@ def test_a_run_whose_output_nobody_reads_goes_on_to_its_end(tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("everybody", [False, True])
-def test_a_run_that_was_stopped_for_more_than_a_minute_goes_on(tmp_path: Path, everybody: bool) -> None:
+def test_a_run_that_was_paused_for_more_than_a_minute_continues(tmp_path: Path, everybody: bool) -> None:
     with training(tmp_path, *ENDLESS) as train:
         train.until(lambda: train.learner_steps() >= 3)
         family = [train.process.pid]
@@ -100,7 +100,7 @@ def test_a_run_that_was_stopped_for_more_than_a_minute_goes_on(tmp_path: Path, e
             family += [child.pid for child in psutil.Process(train.process.pid).children(recursive=True)]
         for pid in family:
             os.kill(pid, signal.SIGSTOP)
-        time.sleep(70)  # more than any limit on silence
+        time.sleep(70)  # longer than all time limits for silence
         for pid in reversed(family):
             os.kill(pid, signal.SIGCONT)
         done = train.learner_steps()
@@ -127,7 +127,7 @@ def test_sigterm_before_anything_is_trained_ends_a_run_soon(tmp_path: Path) -> N
         assert all_gone(train.run_dir)
 
 
-def test_a_killed_actor_is_replaced_a_fleet_is_scaled_and_a_run_is_stopped_from_elsewhere(tmp_path: Path) -> None:
+def test_a_killed_actor_is_replaced_a_fleet_is_scaled_and_a_run_is_stopped_from_another_terminal(tmp_path: Path) -> None:
     with training(tmp_path, "--actors", "1", *ENDLESS) as train:
         train.until(lambda: train.learner_steps() >= 1)
         train.until(lambda: {"replay", "learner"} <= train.run_json()["endpoints"].keys())
@@ -146,7 +146,7 @@ def test_a_killed_actor_is_replaced_a_fleet_is_scaled_and_a_run_is_stopped_from_
         assert oatmill(tmp_path, "scale", "--actors", "2").returncode == 0
         train.until(lambda: len(train.pids("actor")) == 2)
         done = train.learner_steps()
-        train.until(lambda: train.learner_steps() > done)  # and it trains on
+        train.until(lambda: train.learner_steps() > done)  # and training continues
 
         stopped = oatmill(tmp_path, "stop")
         assert stopped.returncode == 0, stopped.stderr
@@ -158,7 +158,7 @@ def test_a_killed_actor_is_replaced_a_fleet_is_scaled_and_a_run_is_stopped_from_
         assert all_gone(train.run_dir)
 
 
-def test_a_run_whose_learner_heard_of_the_stop_before_the_supervisor_says_stopped_too(
+def test_a_run_is_stopped_even_if_the_learner_hears_of_the_stop_before_the_supervisor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "STATUS_EVERY_S", 3600.0)
@@ -179,10 +179,10 @@ def test_a_run_whose_learner_heard_of_the_stop_before_the_supervisor_says_stoppe
     assert "stop_asked" in (run_dir / "events.jsonl").read_text()
 
 
-def test_a_killed_learner_goes_on_from_its_checkpoint_and_the_ledger_says_what_was_rolled_back(tmp_path: Path) -> None:
+def test_a_killed_learner_continues_from_its_checkpoint_and_the_ledger_counts_what_was_rolled_back(tmp_path: Path) -> None:
     every = 20
     with training(tmp_path, *ENDLESS, f"trainer.checkpoint_every={every}", "metrics.report_every=1") as train:
-        # Well past one checkpoint and well before the next: one killed right after it has saved loses nothing.
+        # Well after one checkpoint and well before the next, because a learner that is killed right after saving loses nothing.
         train.until(lambda: train.learner_steps() > every and 3 <= train.learner_steps() % every <= 10)
         (victim,) = train.pids("learner")
         os.kill(victim, signal.SIGKILL)
@@ -195,20 +195,20 @@ def test_a_killed_learner_goes_on_from_its_checkpoint_and_the_ledger_says_what_w
         lines = [json.loads(line) for line in (train.run_dir / "metrics.jsonl").read_text().splitlines()]
         steps = [line["learner_step"] for line in lines]
         back = next(number for number in range(1, len(steps)) if steps[number] <= steps[number - 1])
-        assert (steps[back] - 1) % every == 0, "it went on from a checkpoint"
+        assert (steps[back] - 1) % every == 0, "it continued from a checkpoint"
         versions = [line["policy_version"] for line in lines]
         assert versions == sorted(set(versions)), "no version was used twice"
         ledger = train.summary()["ledger"]
         assert ledger["produced"] == accounted(ledger)
         assert ledger["lost"] == 0
         assert ledger["dropped"]["rolled_back"] > 0
-        assert ledger["trained"] == 8 * train.summary()["learner_steps"], "8 trajectories a step of the line that survived"
+        assert ledger["trained"] == 8 * train.summary()["learner_steps"], "8 trajectories per step that was kept"
         (restarted,) = [event for event in train.events() if event["event"] == "learner_restarted"]
         assert restarted["how"] == "was killed by SIGKILL"
         assert all_gone(train.run_dir)
 
 
-def test_a_learner_that_is_killed_again_and_again_before_a_step_ends_the_run_with_its_last_words(tmp_path: Path) -> None:
+def test_a_learner_that_is_killed_repeatedly_before_a_step_ends_the_run_with_its_last_lines(tmp_path: Path) -> None:
     with training(tmp_path, *ENDLESS, "trainer.max_restarts=0") as train:
         train.until(lambda: train.learner_steps() >= 1)
         os.kill(train.pids("learner")[0], signal.SIGKILL)
@@ -221,10 +221,10 @@ def test_a_learner_that_is_killed_again_and_again_before_a_step_ends_the_run_wit
         assert all_gone(train.run_dir)
 
 
-def test_a_killed_supervisor_takes_everything_with_it_and_its_folder_is_free_again(tmp_path: Path) -> None:
+def test_after_a_killed_supervisor_no_process_is_left_and_the_folder_is_free_again(tmp_path: Path) -> None:
     with training(tmp_path, *ENDLESS) as train:
         train.until(lambda: train.learner_steps() >= 1)
-        assert len(processes_of(train.run_dir)) >= 4  # replay's two, the learner and the actor, beside the supervisor
+        assert len(processes_of(train.run_dir)) >= 4  # the two processes of replay, the learner, the actor and the supervisor
         train.process.kill()
         train.end()
         assert all_gone(train.run_dir)
@@ -247,7 +247,7 @@ def make():
 """
 
 
-def test_an_environment_that_raises_ends_the_run_when_starting_again_leads_nowhere(tmp_path: Path) -> None:
+def test_an_environment_that_raises_ends_the_run_when_restarts_do_not_help(tmp_path: Path) -> None:
     (tmp_path / "tired_world.py").write_text(FACTORY)
     arguments = ["env.kind=factory", "env.factory=tired_world:make", "actors.max_restarts=0", "--actors", "1"]
     with training(tmp_path, *arguments, *ENDLESS) as train:
@@ -258,13 +258,13 @@ def test_an_environment_that_raises_ends_the_run_when_starting_again_leads_nowhe
         assert all_gone(train.run_dir)
 
 
-def test_two_learner_ranks_train_as_a_group_and_go_on_after_one_was_killed(tmp_path: Path) -> None:
+def test_two_learner_ranks_train_as_a_group_and_continue_after_one_was_killed(tmp_path: Path) -> None:
     every = "trainer.checkpoint_every=2"
     with training(tmp_path, "--learners", "2", *ENDLESS, every, "metrics.report_every=1") as train:
         train.until(lambda: train.learner_steps() >= 4 and len(train.pids("learner")) == 2, within_s=150)
         found = listeners(train.process.pid)
         assert {ip for ip, _ in found} <= LOOPBACK, found
-        assert len(found) == 4, "the metrics pages of replay and of rank 0, and gloo's port of each rank"
+        assert len(found) == 4, "the metrics pages of replay and rank 0, and one gloo port per rank"
         before = train.pids("learner")
         os.kill(before[1], signal.SIGKILL)
         reported = train.learner_steps()
@@ -278,7 +278,7 @@ def test_two_learner_ranks_train_as_a_group_and_go_on_after_one_was_killed(tmp_p
         assert all_gone(train.run_dir)
 
 
-def test_sigterm_while_the_plan_is_made_leaves_nothing(tmp_path: Path) -> None:
+def test_sigterm_while_the_plan_is_made_leaves_nothing_behind(tmp_path: Path) -> None:
     with training(tmp_path, *ENDLESS) as train:
         train.until((train.run_dir / "checkpoints").exists)
         train.process.terminate()

@@ -1,4 +1,4 @@
-"""What an environment has started ends with the run, and what it prints does not fill the disk. Real runs."""
+"""Processes that an environment has started end with the run, and its output does not fill the disk. Real runs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ OWN = ["env.kind=factory", "env.factory=daemons:make", "actors.envs_per_actor=1"
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
-    """A folder whose environments' daemons are gone after the test, whatever comes of it."""
+    """A folder with an environment that starts daemons. The daemons are always ended after the test."""
     (tmp_path / "daemons.py").write_text(ENVIRONMENT.replace("FOLDER", str(tmp_path)))
     yield tmp_path
     for game in games(tmp_path):
@@ -67,7 +67,7 @@ def is_game(process: psutil.Process, place: Path) -> bool:
 
 
 def actors_games(place: Path) -> set[int]:
-    """Of the actors, and not of the process that has described the environment."""
+    """The daemons of the actors, without that of the process that described the environment."""
     found = set()
     for process in games(place):
         with contextlib.suppress(psutil.Error):
@@ -79,11 +79,11 @@ def actors_games(place: Path) -> set[int]:
 def until(done: Callable[[], bool], within_s: float = 60.0) -> None:
     deadline = time.monotonic() + within_s
     while not done():
-        assert time.monotonic() < deadline, "it did not come to that"
+        assert time.monotonic() < deadline, "the condition was not reached in time"
         time.sleep(0.05)
 
 
-@pytest.mark.slow  # test_family, test_child, test_actor_pool and test_bounded_log hold each part of it
+@pytest.mark.slow  # test_family, test_child, test_actor_pool and test_bounded_log test the parts of it
 def test_an_environments_daemons_end_with_their_actor_and_with_the_run_and_its_log_is_bounded(place: Path) -> None:
     with training(place, *ENDLESS, *OWN) as train:
         train.until(lambda: train.learner_steps() >= 1)
@@ -111,7 +111,7 @@ def test_an_environments_daemons_end_when_the_supervisor_is_killed(place: Path) 
 
 @pytest.mark.slow
 def test_the_daemons_of_an_actor_that_was_started_by_hand_end_with_it(place: Path) -> None:
-    # Nobody answers at the address: the actor builds its environment first, and waits.
+    # No server answers at the address. The actor builds its environment first, and then waits.
     actor = subprocess.Popen(
         command("actor", "cartpole", *OWN, "--address", f"ipc://{place}/control"), cwd=place, env=environment()
     )

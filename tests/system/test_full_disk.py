@@ -1,4 +1,4 @@
-"""A run whose folder has no room left: processes die, it is told to stop, and it ends in order with a summary."""
+"""A run whose disk is full: processes die, it is told to stop, and it ends in order with a summary."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from tests.system.real_runs import ENDLESS, Train, training
 
 pytestmark = pytest.mark.slow
 LARGE = "agent.hidden_sizes=[256,256]"
-"""A checkpoint of this network does not fit into the space that is reserved for events."""
+"""Settings with a network whose checkpoint does not fit into the space that is reserved for events."""
 CHECKPOINTS = ("trainer.checkpoint_every=5", "trainer.keep_checkpoints=2")
 
 
 @pytest.fixture
 def small_run(tmp_path: Path) -> Iterator[Path]:
-    """A folder whose `run` is a file system of 24 MB."""
+    """A folder in which `run` is a file system of 24 MB."""
     with mounted(tmp_path / "run", 24):
         yield tmp_path
 
 
 def fill(run_dir: Path) -> Path:
-    """Take all the room there is; what takes it."""
+    """Fill the disk, and return the file that fills it."""
     ballast = run_dir / "ballast"
     with ballast.open("ab", buffering=0) as file:
         for size in (2**20, 4096, 1):
@@ -38,23 +38,23 @@ def fill(run_dir: Path) -> Path:
 
 
 def fill_until_no_checkpoint_fits(train: Train) -> None:
-    """Fill the disk until a checkpoint has failed, and take the room that it has given back.
+    """Fill the disk until a checkpoint has failed, and fill the space that the failed checkpoint has freed.
 
-    A checkpoint that is being written meanwhile may still succeed. It then frees the room of the oldest one.
+    A checkpoint that is being written at this moment may still succeed. It then frees the space of the oldest one.
     """
     train.until(lambda: bool(fill(train.run_dir)) and any(line["event"] == "checkpoint_failed" for line in train.events()))
     fill(train.run_dir)
 
 
 def kill_one(train: Train, role: str, event: str) -> None:
-    """Kill a process and wait until the supervisor says that it has started another one."""
+    """Kill a process, and wait until the supervisor reports that it has started another one."""
     before = sum(line["event"] == event for line in train.events())
     (pid, *_) = train.pids(role)
     os.kill(pid, signal.SIGKILL)
     train.until(lambda: sum(line["event"] == event for line in train.events()) > before)
 
 
-def test_processes_die_while_the_disk_is_full_and_the_run_goes_on_once_there_is_room(small_run: Path) -> None:
+def test_processes_die_while_the_disk_is_full_and_the_run_continues_when_there_is_space(small_run: Path) -> None:
     with training(small_run, *ENDLESS, *CHECKPOINTS) as train:
         train.until(lambda: train.learner_steps() >= 10)
         ballast = fill(train.run_dir)

@@ -1,4 +1,4 @@
-"""Every import contract of pyproject.toml is kept, and each one notices a violation that is planted for it."""
+"""Every import contract of pyproject.toml is kept, and each of them detects a violation that the test adds."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 VIOLATIONS = {
     "layers": [
-        ("learner/settings.py", "import actors.settings"),  # two of one row
-        ("oatmill/errors.py", "import protocol.data.spaces"),  # from below
+        ("learner/settings.py", "import actors.settings"),  # two packages of the same row
+        ("oatmill/errors.py", "import protocol.data.spaces"),  # an import of a higher layer
         ("protocol/data/spaces.py", "import agent.spec"),
         ("runner/json_lines.py", "import recipes.registry"),
         ("recipes/recipe.py", "import deploy.cli"),
@@ -62,7 +62,7 @@ def contract_is_kept(folder: Path, contract: str) -> bool:
     return shown.returncode == 0
 
 
-def test_every_contract_has_a_violation_planted_for_it() -> None:
+def test_every_contract_has_a_violation_here() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     assert {contract["id"] for contract in contracts} == VIOLATIONS.keys()
 
@@ -70,7 +70,7 @@ def test_every_contract_has_a_violation_planted_for_it() -> None:
 @pytest.mark.parametrize(
     ("contract", "file", "line"), [(contract, *planted) for contract, plants in VIOLATIONS.items() for planted in plants]
 )
-def test_a_planted_violation_breaks_its_contract(contract: str, file: str, line: str, copy: Path) -> None:
+def test_a_violation_breaks_its_contract(contract: str, file: str, line: str, copy: Path) -> None:
     path = copy / file
     path.write_text(f"{path.read_text()}\n{line}\n")
     assert not contract_is_kept(copy, contract)

@@ -1,4 +1,4 @@
-"""In no way of starting a run does one of its processes listen where nobody asked it to."""
+"""The processes of a run listen only at the addresses that they were asked to use, however the run was started."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOOPBACK = {"127.0.0.1", "::1"}
 
 
 def listeners(*pids: int) -> set[tuple[str, int]]:
-    """Where these processes and all that they have started listen."""
+    """The addresses at which these processes and all of their children listen."""
     family = [one for pid in pids for one in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
     found = [connection for process in family for connection in process.net_connections(kind="inet")]
     return {(one.laddr.ip, one.laddr.port) for one in found if one.status == psutil.CONN_LISTEN}
@@ -32,13 +32,13 @@ def until_trained(train: Train, ranks: int) -> None:
     train.until(lambda: train.learner_steps() >= 1 and len(train.pids("learner")) == ranks, within_s=150)
 
 
-@pytest.mark.slow  # in the gate, tests/system/test_ending.py looks at a run with two ranks that it has anyway
+@pytest.mark.slow  # without the slow tests, tests/system/test_ending.py checks this in a run with two ranks
 def test_a_local_run_with_two_ranks_listens_on_the_loopback_alone(tmp_path: Path) -> None:
     with training(tmp_path, "--learners", "2", *ENDLESS) as train:
         until_trained(train, 2)
         found = listeners(train.process.pid)
         assert {ip for ip, _ in found} <= LOOPBACK, found
-        # The metrics pages of replay and of rank 0, and gloo's port of each rank.
+        # The metrics pages of replay and rank 0, and one gloo port per rank.
         assert len(found) == 4
         assert oatmill(tmp_path, "stop").returncode == 0
         assert train.end() == 0, train.errors.read_text()
@@ -54,7 +54,7 @@ def test_a_local_run_with_one_rank_listens_for_its_metrics_alone(tmp_path: Path)
 
 @contextmanager
 def roles(folder: Path, *arguments: list[str]) -> Iterator[list[int]]:
-    """Roles started by hand, with keys."""
+    """Roles that are started one by one, with keys."""
     running = [
         subprocess.Popen(
             command(role[0], "cartpole", *ENDLESS, *role[1:]),

@@ -1,4 +1,4 @@
-"""Normalisation inside the policy, in whole runs: CartPole with its observations times 1,000, plus 5,000."""
+"""Normalisation inside the policy, in whole runs: CartPole with observations that are multiplied by 1,000, plus 5,000."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def test_every_trained_step_is_counted_once_and_statistics_come_with_the_checkpo
     assert (np.abs(saved["normaliser.mean"] - 5000) < 1000).all()
     rewards = json.loads((checkpoint / "manifest.json").read_text())["reward_scale"]
     assert rewards["count"] == summary["env_steps"]
-    # Each step pays 1, so a step's discounted return is between 1 and 1 / (1 - 0.99), and grows over an episode.
+    # The reward is 1, so the discounted return so far is between 1 and 1 / (1 - 0.99), and it grows during an episode.
     assert 1 < rewards["mean"] < 100
 
 
 @pytest.mark.slow
-def test_far_observations_are_learned_and_the_checkpoint_plays_them_as_they_are(tmp_path: Path) -> None:
+def test_observations_far_from_0_are_learned_and_the_checkpoint_takes_them_unscaled(tmp_path: Path) -> None:
     train(tmp_path, "--run-dir", "run", "--seed", "0", timeout_s=1800)
     loaded = agent.load(tmp_path / "run" / "checkpoints" / "best")
     environment, returns = make_far_cartpole(), []

@@ -1,4 +1,4 @@
-"""What a run does about numbers that are not finite, a full disk, and ranks that die, stop or starve. Real processes."""
+"""A run with non-finite numbers, with a full disk, and with ranks that die, stop or get no data. Real processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from tests.system.real_runs import ENDLESS, Train, accounted, all_gone, oatmill, training
 
 POISON = '''
-"""A loss that is NaN on the last rank while a file lies beside it."""
+"""A loss that is NaN on the last rank as long as a file exists in its folder."""
 
 import os
 from pathlib import Path
@@ -55,7 +55,7 @@ def lines(train: Train) -> list[dict[str, Any]]:
 
 
 def ends_well(train: Train, folder: Path) -> dict[str, Any]:
-    """Stop a run; its summary, once its books are even and nothing of it is left."""
+    """Stop a run, wait until all its processes have ended, check its ledger, and return its summary."""
     assert oatmill(folder, "stop").returncode == 0
     assert train.end() == 0, train.errors.read_text()
     summary = train.summary()
@@ -66,7 +66,7 @@ def ends_well(train: Train, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_three_steps_with_nan_on_one_rank_take_all_back_to_the_checkpoint(tmp_path: Path, ranks: int) -> None:
+def test_three_steps_with_nan_on_one_rank_rewind_all_ranks_to_the_checkpoint(tmp_path: Path, ranks: int) -> None:
     (tmp_path / "poison_loss.py").write_text(POISON)
     with training(tmp_path, "--learners", str(ranks), *QUICK, "trainer.extra_losses=[poison_loss:choose]") as train:
         train.until(lambda: train.learner_steps() >= 6)
@@ -85,11 +85,11 @@ def test_three_steps_with_nan_on_one_rank_take_all_back_to_the_checkpoint(tmp_pa
         kept = Path(skipped[0]["file"])
         assert len(list(kept.parent.glob(f"{kept.name.split('-rank')[0]}-rank-*.npz"))) == ranks, "every rank keeps its part"
         with np.load(kept, allow_pickle=False) as batch:
-            assert np.isfinite(batch["rewards"]).all(), "it was the loss and not the data"
+            assert np.isfinite(batch["rewards"]).all(), "the loss was the cause, not the data"
         versions = [line["policy_version"] for line in lines(train)]
         assert versions == sorted(set(versions)), "no version was used twice"
         assert summary["ledger"]["dropped"]["rolled_back"] > 0
-        assert summary["ledger"]["trained"] == 8 * summary["learner_steps"], "8 trajectories a step of the line that survived"
+        assert summary["ledger"]["trained"] == 8 * summary["learner_steps"], "8 trajectories per step that was kept"
         assert "rewinding from learner step" in (tmp_path / "stderr.txt").read_text() + (tmp_path / "stdout.txt").read_text()
         assert not [event for event in train.events() if event["event"] == "learner_restarted"]
 
@@ -107,12 +107,12 @@ def test_a_run_that_is_never_finite_again_ends_with_one_line(tmp_path: Path) -> 
         assert all_gone(train.run_dir)
 
 
-def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_not_the_run(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_for_some_time_costs_a_checkpoint_but_not_the_run(tmp_path: Path) -> None:
     with training(tmp_path, *QUICK, "agent.hidden_sizes=[256,256]") as train:
         train.until((train.run_dir / "checkpoints" / "latest").exists)
         learner = psutil.Process(train.pids("learner")[0])
         before = learner.rlimit(psutil.RLIMIT_FSIZE)
-        # No file may grow beyond 200 KB: the arrays of a checkpoint do, the lines of metrics.jsonl do not yet.
+        # No file may be larger than 200 KB. A checkpoint's arrays are larger; metrics.jsonl is still smaller.
         learner.rlimit(psutil.RLIMIT_FSIZE, (200_000, before[1]))
         train.until(lambda: bool(events(train, "checkpoint_failed")))
         kept = (train.run_dir / "checkpoints" / "latest").resolve().name
@@ -142,14 +142,14 @@ def test_a_run_whose_last_checkpoint_cannot_be_written_says_so_and_fails(tmp_pat
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 @pytest.mark.parametrize("victim", [0, 1])
-def test_two_ranks_go_on_from_a_checkpoint_after_one_was_lost(tmp_path: Path, number: signal.Signals, victim: int) -> None:
+def test_two_ranks_continue_from_a_checkpoint_after_one_was_lost(tmp_path: Path, number: signal.Signals, victim: int) -> None:
     arguments = ["--learners", "2", *QUICK, "trainer.distributed_timeout=20"]
     with training(tmp_path, *arguments) as train:
         train.until(lambda: train.learner_steps() >= 6 and len(train.pids("learner")) == 2, within_s=150)
         before = train.pids("learner")
         os.kill(before[victim], number)
         reported = train.learner_steps()
-        # A stopped rank is missed after 20 s by the other; it is then given 5 s to end before it is killed.
+        # The other rank notices a stopped rank after 20 s. The stopped rank then has 5 s to end before it is killed.
         train.until(lambda: train.learner_steps() > reported + 3, within_s=150)
         assert set(train.pids("learner")).isdisjoint(before)
         assert not [pid for pid in before if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
@@ -157,7 +157,7 @@ def test_two_ranks_go_on_from_a_checkpoint_after_one_was_lost(tmp_path: Path, nu
         assert summary["ledger"]["trained"] == 8 * summary["learner_steps"]
 
 
-def test_ranks_that_starve_give_up_together_with_the_reason(tmp_path: Path) -> None:
+def test_ranks_without_data_end_together_with_the_reason(tmp_path: Path) -> None:
     with training(tmp_path, "--learners", "2", *QUICK, "trainer.data_timeout=20") as train:
         train.until(lambda: train.learner_steps() >= 2, within_s=150)
         for pid in train.pids("actor"):
@@ -167,10 +167,10 @@ def test_ranks_that_starve_give_up_together_with_the_reason(tmp_path: Path) -> N
         assert all_gone(train.run_dir)
 
 
-def test_sigterm_to_every_rank_is_a_checkpoint_and_an_end_in_order(tmp_path: Path) -> None:
+def test_after_sigterm_to_every_rank_a_checkpoint_is_saved_and_the_run_ends_in_order(tmp_path: Path) -> None:
     with training(tmp_path, "--learners", "2", *QUICK, "trainer.checkpoint_every=1000") as train:
         train.until(lambda: train.learner_steps() >= 3 and len(train.pids("learner")) == 2)
-        os.kill(train.pids("learner")[1], signal.SIGTERM)  # one is enough: they agree
+        os.kill(train.pids("learner")[1], signal.SIGTERM)  # one rank is enough, because all ranks agree to stop
         assert train.end() == 0, train.errors.read_text()
         assert (train.run_dir / "checkpoints" / "latest").resolve().name == f"step-{train.summary()['learner_steps']}"
         ledger = train.summary()["ledger"]

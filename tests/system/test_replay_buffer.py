@@ -1,4 +1,4 @@
-"""What the replay buffer holds outlives its process: a run that is resumed, and one whose server is killed, sample at once."""
+"""The content of the replay buffer survives its process: a resumed run and a restarted server can sample immediately."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SAMPLED = [
     "replay.sampling=prioritised",
 ]
 STEPS = 10 * 4 * 64
-"""Ten batches of four fresh trajectories of 64 steps, the first two of eight."""
+"""Env steps of ten batches: the first two have eight fresh trajectories of 64 steps, the others four."""
 
 
 def lines(run_dir: Path) -> list[dict[str, Any]]:
@@ -31,13 +31,13 @@ def lines(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def restored(run_dir: Path) -> list[str]:
-    """What replay servers have said about it."""
+    """The lines about the buffer in the replay servers' log."""
     logs = "".join(path.read_text() for path in sorted((run_dir / "logs").glob("replay-*.log")))
     return [line.partition("restored ")[2] for line in logs.splitlines() if "trajectories of the replay buffer" in line]
 
 
 @pytest.mark.parametrize("acknowledge", ["memory", pytest.param("durable", marks=pytest.mark.slow)])
-def test_a_resumed_run_samples_from_the_first_batch_on(tmp_path: Path, acknowledge: str) -> None:
+def test_a_resumed_run_samples_from_its_first_batch(tmp_path: Path, acknowledge: str) -> None:
     run = tmp_path / "run"
     begun = oatmill(
         tmp_path,
@@ -63,16 +63,16 @@ def test_a_resumed_run_samples_from_the_first_batch_on(tmp_path: Path, acknowled
     )
     assert gone_on.returncode == 0, gone_on.stderr
     again = lines(run)[len(first) :]
-    assert again[0]["replayed_policy_lag"]["p50"] > 0, "the first batch is mixed already"
+    assert again[0]["replayed_policy_lag"]["p50"] > 0, "the first batch already has replayed trajectories"
     (said,) = restored(run)
     kept, _, held = said.split()[:3]
-    assert (int(kept), int(held) > 16) == (16, True), "today's smaller size wins"
+    assert (int(kept), int(held) > 16) == (16, True), "the smaller size of the new settings is used"
     summary = json.loads((run / "summary.json").read_text())
     assert summary["ledger"]["produced"] == accounted(summary["ledger"])
 
 
 @pytest.mark.slow
-def test_a_replay_server_that_is_killed_has_its_buffer_again(tmp_path: Path) -> None:
+def test_a_killed_replay_server_gets_its_buffer_back(tmp_path: Path) -> None:
     with training(tmp_path, *SAMPLED, "trainer.total_timesteps=1000000000") as train:
         train.until(lambda: len(list((train.run_dir / "log" / "buffer").glob("*.buffer"))) == 2)
         (hub,) = train.pids("replay")

@@ -1,4 +1,4 @@
-"""The replay server is killed in the middle of a real run: everybody goes on, and the ledger says what became of everything."""
+"""The replay server is killed during a real run: all processes continue, and the ledger accounts for everything."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ EVERY_STEP = ["metrics.report_every=1", "trainer.checkpoint_every=5", "actors.co
 
 
 def kill_replay(train: Train, *, ingest: bool = False) -> float:
-    """Kill one of its two processes, and wait until the run trains on; how long that took."""
+    """Kill one of the server's two processes, wait until training continues, and return how long that took."""
     (hub,) = train.pids("replay")
     victim = psutil.Process(hub).children()[0].pid if ingest else hub
     done = train.learner_steps()
     os.kill(victim, signal.SIGKILL)
     began = time.monotonic()
     train.until(lambda: train.pids("replay") not in ([], [hub]))
-    # What it had handed out is trained on in any case; five steps need new trajectories.
+    # Batches that were handed out before are trained on in any case. Five learner steps need new trajectories.
     train.until(lambda: train.learner_steps() >= done + 5)
     return time.monotonic() - began
 
 
 def ledger_of(folder: Path) -> Any:
-    """Of the newest run, as its hub has it."""
+    """The newest run's status from its hub."""
     endpoint = json.loads((folder / "run" / "run.json").read_text())["control"]
     client = ControlClient(endpoint, role="operator", description={})
     try:
@@ -54,13 +54,13 @@ def test_in_durable_mode_a_killed_replay_server_loses_nothing(tmp_path: Path, in
         train.until(lambda: train.learner_steps() >= 4)
         actors, learner = train.pids("actor"), train.pids("learner")
         kill_replay(train, ingest=ingest)
-        assert (train.pids("actor"), train.pids("learner")) == (actors, learner), "nobody else was started again"
+        assert (train.pids("actor"), train.pids("learner")) == (actors, learner), "no other process was restarted"
         stopped_in_order(train, tmp_path)
         summary = train.summary()
         ledger = summary["ledger"]
         assert ledger["produced"] == accounted(ledger)
         assert (ledger["lost"], ledger["in_flight"]) == (0, 0)
-        assert ledger["trained"] == 8 * summary["learner_steps"], "8 trajectories a step, none twice, none forgotten"
+        assert ledger["trained"] == 8 * summary["learner_steps"], "8 trajectories per step, none twice, none left out"
         assert summary["actor_restarts"] == 0
         lines = [json.loads(line) for line in (train.run_dir / "metrics.jsonl").read_text().splitlines()]
         versions = [line["policy_version"] for line in lines]
@@ -72,7 +72,7 @@ def test_in_durable_mode_a_killed_replay_server_loses_nothing(tmp_path: Path, in
 
 
 @pytest.mark.slow
-def test_in_memory_mode_what_a_killed_replay_server_held_is_counted_as_lost(tmp_path: Path) -> None:
+def test_in_memory_mode_the_data_of_a_killed_replay_server_is_counted_as_lost(tmp_path: Path) -> None:
     with training(tmp_path, *ENDLESS, *EVERY_STEP, "replay.queue_batches=8") as train:
         train.until(lambda: train.learner_steps() >= 4)
         actors, (learner,) = train.pids("actor"), train.pids("learner")
@@ -94,7 +94,7 @@ def test_in_memory_mode_what_a_killed_replay_server_held_is_counted_as_lost(tmp_
 
 
 @pytest.mark.slow
-def test_a_killed_learner_trains_again_on_what_its_checkpoint_does_not_hold_if_that_is_asked_for(tmp_path: Path) -> None:
+def test_a_killed_learner_repeats_the_training_after_its_checkpoint_if_that_is_set(tmp_path: Path) -> None:
     again = ["replay.acknowledge=durable", "replay.on_learner_restart=replay"]
     with training(tmp_path, *ENDLESS, *again, "trainer.checkpoint_every=4", "metrics.report_every=1") as train:
         train.until(lambda: train.learner_steps() >= 7)

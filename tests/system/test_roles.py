@@ -1,4 +1,4 @@
-"""The roles started one by one, as on several machines, are a run; and the Python form of the guide is one too."""
+"""Roles that are started one by one, as on several machines, make a run. The guide's Python form works, too."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_replay_actor_and_learner_started_by_hand_train_to_the_end(tmp_path: Pat
 
 
 def stop_by_hand(address: str, keys: Path) -> bool:
-    """Tell a run to end, as its operator does."""
+    """Tell a run to end, as an operator does."""
     with operator_client(address, keys) as hub:
         return hub.stop()
 
@@ -117,7 +117,7 @@ except ValueError as error:
 """
 
 
-def test_the_guides_python_form_trains_and_returns_what_summary_json_says(tmp_path: Path) -> None:
+def test_the_guides_python_form_trains_and_returns_the_content_of_summary_json(tmp_path: Path) -> None:
     script = [sys.executable, "-c", GUIDE]
     shown = subprocess.run(script, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=100, check=False)
     assert shown.returncode == 0, shown.stderr
@@ -131,7 +131,7 @@ def test_the_guides_python_form_trains_and_returns_what_summary_json_says(tmp_pa
 
 
 def scale_by_stranger(address: str) -> None:
-    """Ask without a key, again if a busy machine did not answer in time."""
+    """Ask without a key, and repeat it if a busy machine did not answer in time."""
     for _ in range(10):
         with operator_client(address) as stranger, contextlib.suppress(PeerLostError):
             stranger.scale(0)

@@ -14,11 +14,11 @@ from tests.system.real_runs import Train, training
 
 STEP_S, UNROLL = 0.005, 16
 NOISE = 0.9
-"""What a busy machine may take off a rate."""
+"""A measured rate may be lower than the expected one by this factor, because the machine may be busy."""
 
 
 def uneven(folder: Path, *, actors: int, fast: int, slow_s: float, batch: int = 16) -> list[str]:
-    """Settings of a run that goes on until it is ended, with actors of which so many are fast."""
+    """Settings of an endless run with some fast actors; the others are slow."""
     kwargs = {"folder": str(folder), "fast": fast, "fast_s": STEP_S, "slow_s": slow_s}
     return [
         *(f"actors.count={actors}", "actors.envs_per_actor=1", f"actors.unroll_length={UNROLL}"),
@@ -33,14 +33,14 @@ def uneven(folder: Path, *, actors: int, fast: int, slow_s: float, batch: int = 
 
 
 def line(train: Train) -> dict[str, Any]:
-    """The newest whole line of metrics.jsonl."""
+    """The newest complete line of metrics.jsonl."""
     path = train.run_dir / "metrics.jsonl"
     lines = [text for text in path.read_text().split("\n")[:-1] if text] if path.exists() else []
     return json.loads(lines[-1]) if lines else {"learner_step": 0, "env_steps": 0, "seconds": 0.0}
 
 
 def rate(train: Train, seconds: float, *, settled: int = 2) -> float:
-    """Env steps a second over a while, from the time when so many learner steps are done."""
+    """Env steps per second over some time, which begins after a number of learner steps."""
     before = line(train)
     train.until(lambda: line(train)["learner_step"] >= before["learner_step"] + settled, within_s=90.0)
     before = line(train)
@@ -51,16 +51,16 @@ def rate(train: Train, seconds: float, *, settled: int = 2) -> float:
 
 
 def status(train: Train) -> dict[str, Any]:
-    """What the hub says."""
+    """The hub's status."""
     with operator_client(train.run_json()["control"], None) as hub:
         answer = hub.status()
     assert answer is not None
     return dict(answer)
 
 
-@pytest.mark.slow  # tests/replay/ingest/actors/test_slow_actors.py and tests/learner/reporting hold it with a simulated fleet
-def test_a_silent_actor_is_named_and_the_other_goes_on_at_its_own_rate(tmp_path: Path) -> None:
-    # A step of the silent one takes 3 s: it sends heartbeats between its steps, and a block after 48 s.
+@pytest.mark.slow  # tests/replay/ingest/actors/test_slow_actors.py and tests/learner/reporting test it with a simulated fleet
+def test_a_silent_actor_is_named_and_the_other_continues_at_its_own_rate(tmp_path: Path) -> None:
+    # A step of the silent actor takes 3 s. It sends heartbeats between its steps, and a block after 48 s.
     settings = uneven(tmp_path, actors=1, fast=1, slow_s=3.0, batch=8)
     with training(tmp_path, *settings, "replay.silent_after=2") as train:
         alone = rate(train, 2.0)

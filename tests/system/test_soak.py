@@ -1,6 +1,6 @@
-"""Half an hour of every fault that `oatmill chaos` knows. OATMILL_SOAK_SECONDS=60 makes it short, to see that it still works.
+"""A run with half an hour of all faults of `oatmill chaos`. OATMILL_SOAK_SECONDS=60 makes it a short check.
 
-`OATMILL_SOAK_REPORT=FILE` keeps the report, and what the witness has seen, in a file.
+`OATMILL_SOAK_REPORT=FILE` writes the report and the records of the witness to a file.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ SOAK_S = 1800.0
 SECONDS = float(os.environ.get("OATMILL_SOAK_SECONDS", SOAK_S))
 ENDS_WITHIN_S = 400.0
 GAP_S = 60.0
-"""The longest time without a learner step, apart from that in which the learner is stopped or the disk is full. Most of it is
-what a new process takes to import torch, where other work has the cores."""
+"""The longest time without a learner step. Time in which the learner is stopped or the disk is full does not count. Most of
+it is the time that a new process needs to import torch while other work uses the cores."""
 FEW = 100
-"""Faults of a run that is long enough to have each kind of them."""
+"""The number of faults in a run that is long enough to have all kinds of them."""
 KINDS = {
     *("actor killed", "learner killed", "replay killed", "actor stopped", "learner stopped", "replay stopped"),
     *("supervisor stopped", "actor slowed", "disk full", "connections flooded", "log bit flipped", "clocks set"),
@@ -37,7 +37,7 @@ SETTINGS = [
 
 
 def soak(folder: Path) -> dict[str, Any]:
-    """The report of a run that was harmed for long, with what the witness has seen."""
+    """The report of a long run with faults, with the records of the witness."""
     seen = folder / "seen"
     seen.mkdir()
     options = ["--fault", "all", "--seconds", f"{SECONDS:g}", "--seed", "3", "--json"]
@@ -63,7 +63,7 @@ def soak(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + ENDS_WITHIN_S + 60)
-def test_half_an_hour_of_all_faults_loses_nothing_in_silence_and_trains_on_nothing_twice(tmp_path: Path) -> None:
+def test_half_an_hour_of_all_faults_loses_nothing_silently_and_trains_on_nothing_twice(tmp_path: Path) -> None:
     report = soak(tmp_path)
     assert report["exit_code"] == 0, report
     assert report["lost_in_silence"] == 0, report
@@ -76,7 +76,7 @@ def test_half_an_hour_of_all_faults_loses_nothing_in_silence_and_trains_on_nothi
         assert set(report["faults"]) == KINDS, report
 
 
-def test_the_witness_tells_what_comes_twice_and_what_comes_out_of_order() -> None:
+def test_the_witness_finds_trajectories_that_come_twice_or_out_of_order() -> None:
     first = [[(1, 0), (2, 0)], [(1, 64), (2, 64)], [(1, 128), (2, 128)], [(1, 192), (2, 192)], [(1, 256)]]
     nothing = {"twice": 0, "out_of_order": 0, "again_after_a_death": 0}
     assert witnessed([first]) == nothing | {"trained": 9}
@@ -86,6 +86,6 @@ def test_the_witness_tells_what_comes_twice_and_what_comes_out_of_order() -> Non
     assert witnessed([first, [[(1, 0)]]]) == nothing | {"trained": 10, "twice": 1}
     assert witnessed([[*first, [(1, 256)]]]) == nothing | {"trained": 10, "twice": 1}
     assert witnessed([[[(1, 64)], [(1, 0)]]]) == nothing | {"trained": 2, "out_of_order": 1}
-    assert witnessed([first, [[(1, 256)], [(1, 192)]]])["out_of_order"] == 1, "what comes again has its order, too"
+    assert witnessed([first, [[(1, 256)], [(1, 192)]]])["out_of_order"] == 1, "repeated trajectories must be in order, too"
     assert witnessed([first, [[(1, 320)], [(1, 256)]]])["out_of_order"] == 1
     assert witnessed([first, [[(1, 256)], [(1, 256)]]])["twice"] == 1

@@ -1,4 +1,4 @@
-"""A whole run with real processes: what it leaves behind, how it is gone on with, what it says."""
+"""A whole run with real processes: its files, its output, and how it is resumed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def summary(place: Path) -> dict[str, Any]:
-    """What `oatmill train --json` prints for a short run with all five losses."""
+    """The output of `oatmill train --json` for a short run with all five losses."""
     shown = oatmill(
         place,
         *("train", "cartpole", "--run-dir", "run", "--preset", "conservative", "--seed", "3", "--json"),
@@ -65,7 +65,7 @@ def test_the_run_folder_can_be_read(place: Path, summary: dict[str, Any]) -> Non
     assert list(yaml.safe_load((run / "config.yaml").read_text())) == ["env", "agent", "actors", "replay", "trainer", "metrics"]
     assert "muesli_model (loss)" in (run / "plan.txt").read_text()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["learner_step"] for line in lines] == [1, 10, 20, 30, 40]  # the first, each tenth and the last
+    assert [line["learner_step"] for line in lines] == [1, 10, 20, 30, 40]  # the first, every tenth and the last
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best", "latest", "step-20", "step-40"]
     assert (run / "checkpoints" / "latest").resolve().name == "step-40"
     assert {path.name for path in (run / "logs").iterdir()} == {
@@ -89,7 +89,7 @@ def test_nothing_is_left_running_or_listening(place: Path, summary: dict[str, An
     assert not socket_folder(run["control"]).exists()
 
 
-def test_the_end_is_told_to_people_on_stderr(summary: dict[str, Any]) -> None:
+def test_the_result_is_shown_on_stderr(summary: dict[str, Any]) -> None:
     said = summary["stderr"]
     assert "the random policy gets 22" in said
     assert f"env steps       {BUDGET:,} in 40 learner steps" in said
@@ -107,7 +107,7 @@ def test_the_checkpoint_can_be_played_with(place: Path, summary: dict[str, Any])
     assert (result["env_steps"], result["episode_return"]["n"]) == (summary["env_steps"], 3)
 
 
-def test_a_run_goes_on_from_its_newest_checkpoint_with_its_own_settings(place: Path, summary: dict[str, Any]) -> None:
+def test_a_run_continues_from_its_newest_checkpoint_with_its_own_settings(place: Path, summary: dict[str, Any]) -> None:
     longer = BUDGET + 10 * 8 * 64
     refused = oatmill(place, "train", "cartpole", "--run-dir", "run")
     assert refused.returncode == 2
@@ -118,7 +118,7 @@ def test_a_run_goes_on_from_its_newest_checkpoint_with_its_own_settings(place: P
     assert spent.stderr.startswith("oatmill: error: the checkpoint has trained 20480 env steps already")
     assert len(spent.stderr.splitlines()) == 1
     assert (place / "run" / "summary.json").read_text() == before
-    draw = random.Random(0)  # small files are damaged, too, and it goes on all the same
+    draw = random.Random(0)  # small state files are damaged, too, and the run still continues
     for name in ("run_id", "policy_version", "summary.json", "learner.json", "endpoints/replay.json", "plan.txt"):
         path = place / "run" / name
         path.write_bytes(draw.choice(sorted(damages(path.read_bytes(), draw).values())))

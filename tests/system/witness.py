@@ -1,7 +1,8 @@
-"""A witness of its own to what a run is trained on: an environment that numbers its steps, and a loss that writes them down.
+"""An independent record of the data that a run trains on: an environment that numbers its steps, and a loss that writes the
+numbers to a file.
 
-The environment shows its name (random, 24 bits) and the number of its step (24 bits) as its observation, a bit a number. The
-loss writes, for each batch, the name and number with which every trajectory begins. The run's own books play no part in it.
+An observation is the environment's name (random, 24 bits) and the number of the step (24 bits), with one number per bit. For
+each batch, the loss writes the name and the step number at which every trajectory starts. This does not use the run's ledger.
 """
 # ruff: noqa: ARG002 -- the signatures are Gymnasium's
 
@@ -24,22 +25,22 @@ from torch import Tensor
 from learner.loss import Choice, Context, Loss, Question, Statistic, Terms
 
 FOLDER = "OATMILL_TEST_WITNESS"
-"""The variable that names where the loss writes: a file for each learner process, a line for each batch."""
+"""The environment variable with the folder for the loss's files: one file per learner process, one line per batch."""
 BITS = 24
 UNSAID = 3
-"""Batches at the end of a learner's life of which replay may not have heard that they were trained on."""
+"""The number of last batches of a learner process that replay may not know to be trained on."""
 EPISODE = 100
 
 Row = tuple[int, int]
 
 
 def bits(number: int) -> list[int]:
-    """Lowest first."""
+    """The bits of a number, lowest first."""
     return [number >> place & 1 for place in range(BITS)]
 
 
 class Numbered(gymnasium.Env[Any, Any]):  # type: ignore[misc]
-    """Every step has a number that it never has again; episodes end after `EPISODE` steps."""
+    """An environment in which every step has a unique number. Episodes end after `EPISODE` steps."""
 
     def __init__(self) -> None:
         self.observation_space = Box(0.0, 1.0, (2 * BITS,), np.float32)
@@ -65,7 +66,7 @@ class Seen(TypedDict):
 
 
 class Witness(Loss):
-    """Writes down with what each trajectory of a batch begins. It trains nothing."""
+    """A loss that records the start of each trajectory of a batch. It trains nothing."""
 
     name = "witness"
 
@@ -73,7 +74,7 @@ class Witness(Loss):
         self.path = Path(os.environ[FOLDER]) / f"{time.clock_gettime_ns(time.CLOCK_BOOTTIME):020}-{os.getpid()}.jsonl"
 
     def prepare(self, *, observations_BT1: Tensor, mask_BT: Tensor) -> Seen:
-        """A line for the batch, before it is trained on."""
+        """Write a line for the batch before it is trained on."""
         first_B = observations_BT1[:, 0].flatten(1) > 0.5
         weights = 2 ** torch.arange(BITS)
         rows = [(int((row[:BITS] * weights).sum()), int((row[BITS:] * weights).sum())) for row in first_B]
@@ -87,23 +88,23 @@ class Witness(Loss):
 
 
 def choose(_question: Question) -> Choice | None:
-    """Always on."""
+    """Enable the loss always."""
     return Choice(Witness)
 
 
 def lives(folder: Path) -> list[list[list[Row]]]:
-    """What each learner process was trained on: batches of rows, processes in the order of their start."""
+    """The batches of rows that each learner process trained on; processes in the order of their start."""
     found = []
     for path in sorted(folder.glob("*.jsonl")):
-        lines = path.read_text().split("\n")[:-1]  # the last one may be half
+        lines = path.read_text().split("\n")[:-1]  # the last line may be incomplete
         found.append([[(row[0], row[1]) for row in json.loads(line)] for line in lines])
     return found
 
 
 def witnessed(learners: Iterable[list[list[Row]]]) -> Mapping[str, int]:
-    """Trajectories that were trained on, twice, and out of order.
+    """Count trajectories: trained on, trained on twice, and trained on out of order.
 
-    What a learner was trained on in its last batches may come again to the next one: with its death this was not learned.
+    The next learner may train again on the last batches of a learner that died, because their training was lost.
     """
     newest: dict[int, int] = {}
     seen: set[Row] = set()
@@ -112,7 +113,7 @@ def witnessed(learners: Iterable[list[list[Row]]]) -> Mapping[str, int]:
     for batches in learners:
         here: dict[int, int] = {}
         own: set[Row] = set()
-        for row in (row for batch in batches for row in sorted(batch)):  # a batch has no order
+        for row in (row for batch in batches for row in sorted(batch)):  # the order within a batch does not matter
             name, number = row
             counts["trained"] += 1
             if row in own or (row in seen and row not in excused):
@@ -126,5 +127,5 @@ def witnessed(learners: Iterable[list[list[Row]]]) -> Mapping[str, int]:
         seen |= own
         newest |= {name: max(number, newest.get(name, -1)) for name, number in here.items()}
         unsaid = {row for batch in batches[-UNSAID:] for row in batch}
-        excused = unsaid if len(batches) >= UNSAID else unsaid | (excused - own)  # a short life leaves earlier batches waiting
+        excused = unsaid if len(batches) >= UNSAID else unsaid | (excused - own)  # after a short life, earlier batches wait
     return counts

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from actors.environments.adapters.pettingzoo_turns import in_turns
 from actors.environments.base import Episode, Step, name_of
 from actors.environments.boundary import copy_seeds, flag, in_short, observation_of, outcome_of, reward
 from actors.environments.factories import Factory
@@ -14,7 +15,6 @@ from actors.environments.spaces.action_masks import InfoMasks, check_allows, che
 from actors.environments.spaces.actions import ActionConversion, convert_action_space
 from actors.environments.spaces.dict_spaces import convert_space
 from actors.environments.spaces.observations import ObservationConversion
-from actors.environments.turns import in_turns
 from actors.settings import PettingZooEnv
 from oatmill.errors import UserError
 from protocol.data.actions import copied, split_rows

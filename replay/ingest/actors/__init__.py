@@ -1,1 +1,1 @@
-"""Ingest and the actors: their messages, sessions, credit and acknowledgements."""
+"""Everything about actors in ingest: their messages, sessions, credit and acknowledgements."""

@@ -4,13 +4,13 @@ Credit and queue together stay within a capacity. Credit is given in whole block
 requests. A row (trajectory) costs what the largest one can need (`RunSchema.row_bytes`), so the
 limit on rows is a limit on bytes.
 
-It cannot deadlock. While no batch can be cut, fewer than one batch of rows waits, so there is room
-for the largest block as soon as no credit is out. And credit that is out is used, or no longer
-counted because it is late, or taken back because its holder is dead.
+It cannot deadlock. While no batch can be cut, fewer rows than one batch wait. So there is room for the
+largest block as soon as no credit is outstanding. Outstanding credit does not stay forever: it is used, or
+no longer counted because it is late, or taken back because its holder is dead.
 
-Credit that a slow or silent actor holds is *late*: it stays valid, but it is not counted while the
-learner has to wait for data, so that the others can use the whole capacity. docs/decisions/023 has
-the rules and the bounds.
+Credit that a slow or silent actor holds is *late*. It stays valid, but it is not counted while the learner
+has to wait for data, so that the other actors can use the whole capacity. The rules and the bounds are in
+docs/decisions/023.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ MAX_WINDOW_BLOCKS = 16
 MAX_WINDOW_BYTES = 16 * 2**20
 """The largest credit of one actor in bytes, unless one block is larger."""
 SHARES = 4
-"""The credit that an actor may hold in advance is its fair share of the capacity divided by this
-(but at least one block)."""
+"""An actor may hold its fair share of the capacity, divided by this number, as credit in advance (but at
+least one block)."""
 PATIENCE = 2.0
-"""An actor is slow, and its credit late, when it takes this many times as long as the fleet."""
+"""An actor is slow, and its credit is late, when it takes this many times as long as the fleet."""
 SLOW_AFTER_S = 0.02
 """An actor that usually takes less than this is not slow, however fast the others are."""
 LATE_AFTER_S = 0.1
-"""The credit of an actor that is usually fast is not late before this, so that short delays of a
-busy machine do not count."""
+"""The credit of an actor that is usually fast is never late before this time, so that short delays of a
+busy machine do not matter."""
 SILENT_AFTER_S = 30.0
 SILENT_TIMES_FLEET, SILENT_TIMES_OWN = 10.0, 4.0
-"""An actor is silent when others have sent data for `silent_after_s` while it sent none, and when
-that is also this many times the fleet's pace and its own pace."""
+"""An actor is silent when others have sent data for `silent_after_s` seconds while it sent none. This time
+must also be at least this many times the fleet's pace and the actor's own pace."""
 LOOK_EVERY_S = 0.05
 STALLED_S = 1.0
-"""A longer time between two looks means that this process stood still. It is not counted against
-the actors."""
+"""If more time passes between two looks, this process was paused. The pause does not count as time that
+actors took."""
 LENDING_BATCHES = 8
-"""Late credit is not counted until the learner has received this many batches without waiting."""
+"""Late credit is counted again only after the learner has received this many batches without waiting."""
 
 
 class Holder(Protocol):
@@ -52,7 +52,7 @@ class Holder(Protocol):
 
     credit: int  # rows that it may send
     waits: bool  # whether it waits in line for credit
-    since: float  # when it got its credit, or sent its last block if that was later
+    since: float  # when it got its credit or sent its last block, whichever was later
     pace: Pace
     slow: bool  # whether it usually takes far longer than the fleet
     late: bool  # whether its credit, one block, is late
@@ -76,7 +76,7 @@ class CreditLine:
         silent_after_s: an actor without data for this many seconds may be called silent.
 
     Attributes:
-        outstanding: rows of credit that are out and not late.
+        outstanding: rows of credit that actors hold and that are not late.
         late: rows of late credit, at most one block per actor.
         slow: sessions that are slow.
         silent: sessions that are silent.
@@ -114,7 +114,7 @@ class CreditLine:
     def expect(self, batch_rows: int) -> None:
         """Change the number of fresh trajectories in a batch.
 
-        Credit that is out beyond the new limit is used up first.
+        Credit beyond the new limit stays valid; no new credit is given until it is used up.
         """
         self._base = ceil(self._queue_batches * batch_rows)
 
@@ -165,7 +165,7 @@ class CreditLine:
             now: seconds of the monotonic clock.
 
         Returns:
-            The sessions that got credit, to be told.
+            The sessions that got credit. The caller must tell them.
         """
         granted: list[Holder] = []
         while self._line:
@@ -189,13 +189,13 @@ class CreditLine:
             self._make_late(holder)
 
     def _make_late(self, holder: Holder) -> None:
-        """Count a session's credit as late: one block. Credit beyond one block is taken back."""
+        """Count one block of a session's credit as late. Credit beyond one block is taken back."""
         self.outstanding -= holder.credit
         self.late += holder.rows
         holder.credit, holder.late = holder.rows, True
 
     def admit(self, holder: Holder, rows: int, queued: int, now: float) -> bool:
-        """Whether rows that arrived may be stored: they use up credit, or there is room without it."""
+        """Whether rows that arrived may be stored: the session has credit for them, or there is room without credit."""
         holder.silent = False
         if holder.credit < rows:
             return rows <= self.room(queued)
@@ -220,14 +220,14 @@ class CreditLine:
     def look(self, holders: Iterable[Holder], now: float) -> list[Holder]:
         """Find late credit and silent actors.
 
-        Call it only when no message waits, because one may bring what is missing.
+        Call it only when no message waits, because a waiting message may contain the missing block.
 
         Args:
             holders: all sessions.
             now: seconds of the monotonic clock.
 
         Returns:
-            The sessions that hold less credit than before, to be told.
+            The sessions that hold less credit than before. The caller must tell them.
         """
         passed = now - self._looked_at
         if passed < LOOK_EVERY_S:
@@ -251,7 +251,7 @@ class CreditLine:
         return less
 
     def _unknown_pace(self, now: float) -> float:
-        """Return a substitute for the fleet's pace while nobody has sent a block."""
+        """Return what is used as the fleet's pace until the first block arrives."""
         waited_long = now - self._waits_since > self._silent_after_s
         return self._silent_after_s / PATIENCE if waited_long else float("inf")
 

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Iterable
 
 KEPT = 5
-"""The number of blocks per actor whose times are kept. Their lower median is the actor's pace, so
-that one slow block does not make it slow."""
+"""The times of this many blocks are kept per actor. Their lower median is the actor's pace, so that a
+single slow block does not make the actor slow."""
 
 
 class Pace:
@@ -20,7 +20,7 @@ class Pace:
         self._seconds: float | None = None  # computed when it is needed
 
     def took(self, seconds: float) -> None:
-        """Add the time of a block. This is cheap, because it is called for each block."""
+        """Add the time of a block. This must be cheap, because it is called for each block."""
         self._recent.append(seconds)
         self._seconds = None
 
@@ -33,12 +33,10 @@ class Pace:
 
 
 def fleet_seconds(paces: Iterable[Pace]) -> float | None:
-    """Return the pace of the fleet: a quarter of the actors are at least as fast.
+    """Return the pace of the fleet, the lower quartile of the actors' times; None before the first block.
 
-    None before the first block.
-
-    It is not the median, so that one fast actor among three slow ones does not wait for them. It is
-    not the fastest actor's pace, so that a single unusual actor does not make all others slow.
+    The median would make one fast actor wait for three slow ones. The minimum would let a single very fast
+    actor make all others count as slow.
     """
     known = sorted(seconds for pace in paces if (seconds := pace.seconds) is not None)
     return known[(len(known) - 1) // 4] if known else None

@@ -10,7 +10,7 @@ from replay.ingest.actors.credit import CreditLine, Holder
 from replay.ingest.actors.session import ActorSession
 
 MAX_ACTORS_REPORTED = 1000
-"""The number of actors whose details are reported. The fleet's statistics are about all actors."""
+"""At most this many actors are reported one by one. The fleet's statistics cover all actors."""
 MAX_NAMED = 20
 """The number of slow and silent actors whose ids are sent to the learner."""
 
@@ -41,7 +41,7 @@ def actor_details(sessions: Iterable[ActorSession], now: float) -> dict[str, dic
 
 
 def uneven_actors(credit: CreditLine, now: float) -> dict[str, dict[str, float]]:
-    """Return slow actors with their seconds per block, and silent ones with the seconds since their last."""
+    """Return slow actors with their seconds per block, and silent actors with the seconds since their last block."""
     silent = [one for one in credit.silent if one.silent]
     return {
         "slow_actors": _named(credit.slow, lambda one: one.pace.seconds or 0.0),

@@ -1,4 +1,4 @@
-"""The session of one actor: one incarnation, as ingest sees it."""
+"""The session of one incarnation of one actor in ingest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from replay.log.state import ActorAccount
 
 @dataclass(slots=True, eq=False)
 class ActorSession:
-    """One incarnation of one actor: its account in the log, and what only this process needs."""
+    """One incarnation of one actor: its account in the log, and state that only this process needs."""
 
     actor_id: int
     account: ActorAccount  # changed only by the journal's records
@@ -21,12 +21,12 @@ class ActorSession:
     held: int = 0  # the first sequence number that may not be acknowledged yet
     credit: int = 0
     waits: bool = False  # whether it waits in line for credit
-    since: float = 0.0  # when it was given its credit, or sent its last block if that was later
+    since: float = 0.0  # when it got its credit or sent its last block, whichever was later
     pace: Pace = field(default_factory=Pace)
     slow: bool = False  # whether it usually takes far longer than the fleet
     late: bool = False  # whether its current block takes far longer
     silent: bool = False  # whether it has credit and has sent nothing for very long
-    serial: int = 0  # of its last ACK or WELCOME
+    serial: int = 0  # the number of the last ACK or WELCOME to it
     strikes: int = 0  # the number of its bad messages
     alive: bool = True  # whether the hub receives its heartbeats
     gap: tuple[int, float] = (-1, 0.0)  # the last gap that was reported to it, and when
@@ -58,7 +58,7 @@ class ActorSession:
 
 
 class Arrival(NamedTuple):
-    """A block that is next in its sequence and may be stored."""
+    """A block that has the next sequence number and may be stored."""
 
     session: ActorSession
     message: messages.Data

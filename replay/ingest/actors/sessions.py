@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from protocol.data.run_schema import RunSchema
 from protocol.wire import messages
-from replay.ingest.actors.acknowledgements import MAX_STRIKES, Acknowledgements
 from replay.ingest.actors.credit import CreditLine
+from replay.ingest.actors.outgoing import MAX_STRIKES, OutgoingMessages
 from replay.ingest.actors.session import ActorSession
 from replay.log.journal import Journal
 from replay.log.state import ActorTotals
@@ -18,7 +18,7 @@ class ActorSessions:
 
     Args:
         steps: T, the length of an unroll.
-        credit: decides who may send how much.
+        credit: decides how much each actor may send.
         journal: records every change; what it already contains is restored.
         answers: messages to actors.
 
@@ -28,10 +28,10 @@ class ActorSessions:
         members: the hub's table: by actor id, the newest incarnation and whether the hub receives
             its heartbeats.
         duplicates: the number of trajectories that arrived again.
-        forgotten: the number of trajectories that an earlier server acknowledged and that are lost.
+        forgotten: the number of trajectories that an earlier server acknowledged and lost.
     """
 
-    def __init__(self, steps: int, credit: CreditLine, journal: Journal, answers: Acknowledgements) -> None:
+    def __init__(self, steps: int, credit: CreditLine, journal: Journal, answers: OutgoingMessages) -> None:
         self._steps, self._credit, self._journal, self._answers = steps, credit, journal, answers
         self._by_actor: dict[int, ActorSession] = {}
         self._by_route: dict[bytes, ActorSession] = {}
@@ -94,7 +94,7 @@ class ActorSessions:
             self.record_counts()
 
     def record_counts(self) -> None:
-        """Record actors' counts. If the disk is full, wait: then one record per actor is enough later."""
+        """Record actors' counts. Nothing is recorded on a full disk; later, one record per actor is enough."""
         if self._journal.stalled:
             return
         for actor, session in self._unrecorded.items():
@@ -102,23 +102,23 @@ class ActorSessions:
         self._unrecorded.clear()
 
     def forget(self, session: ActorSession, upto: int) -> None:
-        """Count what an earlier server acknowledged and this one does not have as lost."""
+        """Count trajectories as lost that an earlier server acknowledged and this one does not have."""
         self.forgotten += upto - session.next
         self._journal.record("forgot", session.actor_id, upto)
         session.held = upto
 
     def open(self, route: bytes, hello: messages.DataHello) -> ActorSession:
-        """Start a session. The one before it is rejected from now on."""
+        """Start a session. Messages of the actor's former session are rejected from now on."""
         former = self._by_actor.get(hello.actor_id)
         if former is not None:
             self.end(former)
             self._answers.drop(former)
             self._by_route.pop(former.route, None)
-            if self._unrecorded.pop(former.actor_id, None):  # now, because the next record replaces its account
+            if self._unrecorded.pop(former.actor_id, None):  # recorded now, because the next record replaces its account
                 self._journal.record("reported", former.actor_id, former.account.produced, former.account.evicted)
         self._journal.record("opened", hello.actor_id, hello.incarnation, hello.rows)
         session = ActorSession(hello.actor_id, self._journal.state.accounts[hello.actor_id], route)
-        session.pace = session.pace if former is None else former.pace  # it is probably as fast as the one before
+        session.pace = session.pace if former is None else former.pace  # probably as fast as the process before it
         incarnation, alive = self.members.get(hello.actor_id, (-1, True))
         session.alive = alive or incarnation != hello.incarnation
         self._by_actor[hello.actor_id] = session

@@ -1,1 +1,1 @@
-"""Ingest and the learner: cutting batches, the ranks that get them, and checkpoints."""
+"""Everything about the learner in ingest: cutting batches, the ranks that get them, and checkpoints."""

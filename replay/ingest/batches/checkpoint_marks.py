@@ -1,6 +1,7 @@
-"""The log's points in the learner's checkpoints.
+"""Marks: positions in the log that the learner stores in its checkpoints.
 
-One is sent for each new checkpoint, and compared when a learner resumes.
+The learner asks for a mark for each new checkpoint. When a learner resumes, the mark in its checkpoint is
+compared with the log.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from replay.store.replayed_share import ReplayedShare
 
 @dataclass(frozen=True)
 class MarkAnswer:
-    """An answer that is sent once the log contains its point."""
+    """An answer that is sent as soon as the log contains the mark's record."""
 
     route: bytes
     question: messages.LogMark
     values: dict[str, Any]  # id, cursor and digest
-    record: int  # the number of the point's record
+    record: int  # the number of the mark's record
 
 
 class CheckpointMarks:
-    """Answers the learner's questions for points.
+    """Answers the learner's questions for marks, and compares marks with the log.
 
     Args:
         journal: the log.
@@ -46,7 +47,7 @@ class CheckpointMarks:
         self.complaints: list[str] = []
 
     def compare(self, mark: Mark | None) -> None:
-        """Complain if the log is not the one that existed when the learner's checkpoint was written."""
+        """Add a complaint if this is not the log that existed when the learner's checkpoint was written."""
         journal, state = self._journal, self._journal.state
         text = difference(mark, state.identity, list(state.marks)) if mark is not None and journal.durable else ""
         if text:
@@ -54,7 +55,7 @@ class CheckpointMarks:
             self.complaints.append(text)
 
     def record(self) -> None:
-        """Record a point for every question that can be answered."""
+        """Record a mark for every question that can be answered."""
         for route, question in self._batches.marks_due():
             values = self._mark_for(question.policy_version)
             record = self._journal.record("marked", values["cursor"], values["digest"])
@@ -63,14 +64,14 @@ class CheckpointMarks:
             self._journal.keep_tally()
 
     def _mark_for(self, version: int) -> dict[str, Any]:
-        """Return a checkpoint's point: the log's id, the point, and a digest of the log's state."""
+        """Return a checkpoint's mark: the log's id, the position, and a digest of the log's state."""
         state = self._journal.state
         later = (entry.number for entry in state.trained_parts if entry.version > version)
         digest = hashlib.blake2b(msgpack.packb(state.to_plain()), digest_size=16).hexdigest()
         return {"id": state.identity, "cursor": next(later, self._journal.next + 1), "digest": digest}
 
     def answer(self) -> None:
-        """Answer the questions whose points the log contains."""
+        """Answer the questions whose marks the log contains."""
         committed = self._journal.committed
         for answer in self._answers:
             if answer.record < committed:

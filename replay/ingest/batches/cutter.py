@@ -1,4 +1,6 @@
-"""Cuts batches from the queue, hands them out, and puts back what the learner has not trained on.
+"""Cuts batches from the queue, hands them out, and puts trajectories back that were not trained on.
+
+To cut a batch is to take its trajectories from the queue and to copy them into one part per rank.
 
 Credit is given when a batch is handed out, not when it is cut. A batch that is cut in advance still
 counts as queued, so cutting in advance does not make data older by a policy version.
@@ -32,7 +34,7 @@ class BatchCutter:
         journal: records every change.
         fleet: counts what is handed out and trained on.
         steps: T, the length of an unroll.
-        max_policy_lag: a trajectory that is more policy versions old is not trained on.
+        max_policy_lag: trajectories that are more policy versions behind the newest one are dropped.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class BatchCutter:
         self._schema, self._assembler = schema, Assembler(schema, self._steps)
 
     def restore(self, now: float) -> None:
-        """Continue where an earlier server stopped: hold its cut parts, and queue what waits."""
+        """Continue where an earlier server stopped: keep the parts that it cut, and queue the waiting rows."""
         state = self._journal.state
         for batch_id, cut in sorted(state.cuts.items()):
             if not self._batches.hold(cut.rank, recovered_part(batch_id, cut, state, now)):
@@ -86,7 +88,7 @@ class BatchCutter:
                 return
 
     def _cut(self, version: int) -> bool:
-        """Cut one batch, with equally many fresh rows per rank; False if there are too few trajectories."""
+        """Cut one batch, with the same number of fresh rows per rank; False if there are too few trajectories."""
         world = self._batches.world
         replayed = self._replayed.rows(self._batches.part_rows, world)
         fresh = self._batches.part_rows - replayed
@@ -123,7 +125,7 @@ class BatchCutter:
 
         Args:
             parts: the parts.
-            version: the policy version after it.
+            version: the policy version after this training.
         """
         if parts:
             self._journal.record("trained", version, [[part.batch_id, part.rows - part.fresh_rows] for part in parts])

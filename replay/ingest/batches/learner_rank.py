@@ -1,4 +1,4 @@
-"""One learner rank, as ingest sees it: the parts that wait for it, those it holds, and messages to it."""
+"""One learner rank in ingest: the parts that wait for it, the parts that it holds, and messages to it."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ MAX_PATIENCE = 4
 """The longest wait before a part is sent again, as a multiple of the time that it may need on the
 slowest link."""
 MAX_LENT = 4
-"""Trained parts whose shared memory a rank may keep. A learner that keeps more gets its next parts
-through the socket."""
+"""A rank may keep the shared memory of this many parts that were trained on. If it keeps more, it gets the
+next parts through the socket."""
 
 
 @dataclass
 class RankChanges:
-    """What a learner's message has changed. Ingest applies and counts it."""
+    """The changes that a learner's message causes. Ingest applies and counts them."""
 
     trained: list[Part] = field(default_factory=list)
     freed: list[Part] = field(default_factory=list)  # their shared memory may be used again
     returned: list[Part] = field(default_factory=list)  # not trained on; in the order in which they were cut
     policy_version: int = -1
     joined: messages.BatchHello | None = None  # HELLO of a new session
-    rewound: bool = False  # the new session is of the same process: it has gone back to a checkpoint on purpose
+    rewound: bool = False  # the same process has a new session, because it went back to a checkpoint on purpose
     left: list[int] = field(default_factory=list)  # ranks that have sent BYE
-    cursor: int | None = None  # a checkpoint contains everything that was trained on before this point in the log
-    mark: Mark | None = None  # the log's point in the checkpoint that a new session resumes from
+    cursor: int | None = None  # a checkpoint contains all training on records before this position in the log
+    mark: Mark | None = None  # the mark in the checkpoint that a new session resumes from
     resumed_from: int | None = None  # the policy version that a new session resumes from; later training is lost
 
 
 @dataclass(frozen=True)
 class RankWelcome:
-    """What a rank is told before its first part.
+    """The content of the message that a rank gets before its first part.
 
     Attributes:
         schema: the run's schema.
@@ -95,7 +95,7 @@ class LearnerRank:
         return sum(part.fresh_rows for part in self.held)
 
     def may_get(self, committed: int) -> bool:
-        """Whether it has an open request, a part waits for it, and the log holds the record of that part."""
+        """Whether it has an open request, a part waits for it, and the log contains the record of that part."""
         return self.asks and bool(self.waiting) and self.waiting[0].record < committed
 
     def reconnect(self, route: bytes, *, shares: bool) -> None:
@@ -142,14 +142,14 @@ class LearnerRank:
         return question
 
     def free(self, batch_id: int) -> list[Part]:
-        """Return the parts before a batch: the learner no longer reads their shared memory."""
+        """Return the lent parts before a batch. The learner no longer reads their shared memory."""
         freed = []
         while self.lent and self.lent[0].batch_id < batch_id:
             freed.append(self.lent.popleft())
         return freed
 
     def give_up(self, get: messages.Get) -> list[Part]:
-        """Return the parts that did not arrive before the rank made a new request: it no longer takes them."""
+        """Return the parts that had not arrived when the rank made a new request. The rank does not accept them any more."""
         never = [part for part in self.held if part.batch_id > get.received and get.request > self.request]
         for part in never:
             self.held.remove(part)
@@ -168,9 +168,9 @@ class LearnerRank:
     def _answer_again(self, part: Part, welcome: RankWelcome | None, *, stop: bool) -> None:
         """Send the same part again if it is probably lost.
 
-        It is lost if the connection is new, or if the rank could not read the shared memory. On the
-        same connection, it is probably still on its way: a rank repeats its request every second,
-        and a slow link may need much longer for a batch. A copy would only delay it.
+        It is lost if the connection is new, or if the rank could not read the shared memory. On the same
+        connection, it is probably still on its way: a rank repeats its request every second, and a batch
+        may need much longer on a slow link. Another copy would only delay it.
         """
         self.repeats += 1
         if self.route != self.answered_on or (part.lent and not self.shares):
@@ -178,7 +178,7 @@ class LearnerRank:
         elif self.repeats >= self.patience:
             patience = self.patience
             self._send(part, welcome, stop=stop)
-            self.patience = min(2 * patience, MAX_PATIENCE * seconds_of(part))
+            self.patience = min(2 * patience, MAX_PATIENCE * repeats_while_sent(part))
         else:
             self.say_pending(self.request)
 
@@ -202,7 +202,7 @@ class LearnerRank:
 
     def _send(self, part: Part, welcome: RankWelcome | None, *, stop: bool) -> None:
         if not self.welcomed:
-            assert welcome is not None, "a part was made with the schema"
+            assert welcome is not None, "parts exist only after the schema is known"
             self.welcomed = True
             message = messages.BatchWelcome(self.token, welcome.priorities)
             self.outgoing.append((self.route, encode(message, to_json(welcome.schema.to_dict()))))
@@ -213,12 +213,9 @@ class LearnerRank:
             self.request, part.batch_id, self.learner_step, size.trajectories, size.steps, size.finals, stop, place
         )
         self.outgoing.append((self.route, encode(header, b"" if part.lent else part.payload)))
-        self.answered_on, self.repeats, self.patience = self.route, 0, seconds_of(part)
+        self.answered_on, self.repeats, self.patience = self.route, 0, repeats_while_sent(part)
 
 
-def seconds_of(part: Part) -> int:
-    """Return how many seconds a part may need on the slowest link.
-
-    A rank repeats its request this often meanwhile.
-    """
+def repeats_while_sent(part: Part) -> int:
+    """Return how many times a rank may repeat its request while a part is sent over the slowest link."""
     return ceil(part.payload.nbytes / (SLOWEST_LINK_BYTES_S * RETRY_EVERY_S))

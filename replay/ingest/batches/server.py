@@ -1,8 +1,8 @@
 """Ingest's state machine of the batches socket: every batch has one part for each rank.
 
-A part is held from the moment it is handed out until CONSUMED names it. When the session of a rank
-ends, the parts that it holds, and all parts that wait for any rank, return to the front of the
-queue in order. (Waiting parts would take up the room for the next batch.)
+A rank holds a part from the moment when it is handed out until a CONSUMED message names it. When the
+session of a rank ends, the parts that it holds and all parts that wait for any rank return to the front
+of the queue, in order. (Waiting parts would use the room that the next batch needs.)
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from protocol.data.run_schema import RunSchema
 from protocol.security.users import ANYBODY, UnauthorisedError, User, require
 from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, encode, shortened, to_json
+from replay.claim_limits import check_version
 from replay.ingest.admissions import Admissions
 from replay.ingest.batches.learner_rank import LearnerRank, RankChanges, RankWelcome
 from replay.log.marks import Mark, read_mark
 from replay.log.state import LogState
-from replay.plausible import check_version
 from replay.store.assembly import Part
 
 MAX_DEPARTED = 1000
@@ -36,7 +36,7 @@ class BatchServer:
 
     Args:
         batch_rows: the number of trajectories in a batch, over all ranks.
-        admissions: decides who may speak as which rank; None allows everybody.
+        admissions: decides which process may send messages as which rank; None allows everybody.
         priorities: whether CONSUMED messages carry priorities.
         server: a number that no other ingest process has.
 
@@ -45,7 +45,7 @@ class BatchServer:
         stop: whether the run ends; every batch says so.
         policy_version: the newest policy version that ingest knows.
         world: the number of ranks of the learner; 0 before the first one has joined.
-        waiting_rows: fresh trajectories in parts that are cut and not handed out (queued).
+        waiting_rows: fresh trajectories in parts that are cut but not handed out; they count as queued.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class BatchServer:
         self.waiting_rows = 0
 
     def restore(self, state: LogState) -> None:
-        """Continue where an earlier server stopped; its ranks keep the parts that they may have received."""
+        """Continue where an earlier server stopped. Its ranks keep the parts that they may have received."""
         self.world, self._newest_id = state.world, state.next_batch_id - 1
         for number, (token, incarnation, left) in state.ranks.items():
             self._incarnations[number] = incarnation
@@ -74,7 +74,7 @@ class BatchServer:
                 self._ranks[number] = LearnerRank(b"", token, self._outgoing, self._server)
 
     def hold(self, number: int, part: Part) -> bool:
-        """Hold a part that was cut by an earlier server; False if its rank is gone."""
+        """Give a rank a part that an earlier server cut for it; False if the rank is gone."""
         rank = self._ranks.get(number)
         if rank is None:
             return False
@@ -156,7 +156,7 @@ class BatchServer:
 
     def _take_priorities(self, rank: LearnerRank, batch_id: int, payload: Buffer) -> None:
         if not self._priorities:
-            raise WireError("priorities", "expected none, for replay.sampling is not prioritised")
+            raise WireError("priorities", "expected no priorities, because replay.sampling is not prioritised")
         rank.take_priorities(batch_id, payload)
 
     def marks_due(self) -> list[tuple[bytes, messages.LogMark]]:
@@ -173,7 +173,7 @@ class BatchServer:
         if detail:
             self._reject(route, "batch_size", detail)
             return
-        # This HELLO was late. Accepting it would end the session of its successor.
+        # This HELLO arrived late. Accepting it would end the session of the process that came after it.
         if hello.token in self._departed or hello.incarnation < self._incarnations.get(hello.rank, 0):
             self._reject(route, "fenced", f"rank {hello.rank} has left or another process has taken its place")
             return
@@ -207,7 +207,7 @@ class BatchServer:
     def _rank(self, route: bytes, number: int, token: str) -> LearnerRank | None:
         """Return the session that a message names, or send REJECT if another process has replaced it.
 
-        An unknown session is not rejected: its HELLO is still on its way, because a HELLO precedes
+        An unknown session is not rejected, because its HELLO is still on the way: a rank sends HELLO before
         every repeated question.
         """
         rank = self._ranks.get(number)
@@ -222,7 +222,7 @@ class BatchServer:
         self._outgoing.append((route, encode(messages.Reject(reason, shortened(detail)))))
 
     def _consume(self, rank: LearnerRank, batch_id: int, version: int, changes: RankChanges) -> None:
-        if batch_id > self._newest_id:  # believing it would count the next batch as trained
+        if batch_id > self._newest_id:  # otherwise the next batch would count as trained
             raise WireError("sequence", f"batch {batch_id} does not exist, the newest one is {self._newest_id}")
         check_version(version, self.policy_version)
         rank.consume(batch_id, version, changes)
@@ -234,7 +234,7 @@ class BatchServer:
             rank.say_pending(get.request)
             return
         never = rank.give_up(get)
-        if never:  # it returns to the queue, before what waits
+        if never:  # they return to the queue, in front of the waiting parts
             changes.returned = sorted([*never, *self._unwait()], key=lambda part: part.batch_id)
         rank.ask(get, self._welcome(), stop=self.stop)
 
@@ -258,7 +258,7 @@ class BatchServer:
 
         Args:
             fleet: statistics that the learner reports with the batch.
-            committed: only parts whose cut has a lower record number may be handed out.
+            committed: a part may be handed out only if the record of its cut has a lower number.
         """
         asking = [rank for rank in self._ranks.values() if rank.may_get(committed)]
         sent = [rank.hand_out(fleet, self._welcome(), stop=self.stop) for rank in asking]
@@ -269,7 +269,7 @@ class BatchServer:
         return None if self.schema is None else RankWelcome(self.schema, self._priorities)
 
     def can_hand_out(self, committed: int) -> bool:
-        """Whether a rank has an open request and a part waits for it that may be handed out."""
+        """Whether a rank has an open request, and a part that may be handed out waits for it."""
         return any(rank.may_get(committed) for rank in self._ranks.values())
 
     def outgoing(self) -> list[tuple[bytes, Frames]]:
@@ -280,7 +280,7 @@ class BatchServer:
 
 
 def check_world(hello: messages.BatchHello, batch_rows: int) -> str:
-    """Describe how a rank's batch size or number of ranks does not fit the run; empty if both fit.
+    """Say why a rank's batch size or number of ranks does not fit the run; empty if both fit.
 
     Raises:
         WireError: `header_fields` if there is no such rank.
@@ -294,7 +294,7 @@ def check_world(hello: messages.BatchHello, batch_rows: int) -> str:
 
 
 def check_sender(message: messages.BatchToIngest, user: User, admissions: Admissions | None) -> None:
-    """Check that a message is from the learner. After HELLO, its session's token proves who it is.
+    """Check that a message comes from the learner. After HELLO, the token of its session proves that.
 
     Raises:
         UnauthorisedError: if the message is from someone else.

@@ -11,8 +11,9 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
-from actors.environments.base import Environment, Episode, first_observations
+from actors.environments.base import Environment, Episode
 from actors.environments.boundary import MAX_SEED, VectorBoundary, copy_seeds, vector_seed
+from actors.environments.checks import first_observations
 from actors.environments.make import make_environment
 from actors.environments.spaces.observations import raw_space
 from actors.settings import EnvSettings, FactoryEnv, PettingZooEnv

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from actors.environments.base import begin
+from actors.environments.checks import begin
 from actors.environments.make import make_environment
 from actors.settings import FactoryEnv, GymnasiumEnv
 

@@ -9,7 +9,7 @@ import pytest
 
 from actors.environments.adapters.cogs import Board, Thing
 from actors.environments.adapters.cogs_picture import AGENTS, BAR, RESOURCES, STATIONS, TILE, WALL, draw
-from actors.environments.base import first_observations
+from actors.environments.checks import first_observations
 from actors.environments.filming import Film, make_film
 from actors.settings import AtariEnv, CogsEnv, EnvSettings, FactoryEnv, GymnasiumEnv, MiniGridEnv, PettingZooEnv
 from examples.corridor import LEFT, RIGHT

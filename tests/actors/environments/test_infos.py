@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from actors.environments.base import Episode, first_observations
+from actors.environments.base import Episode
+from actors.environments.checks import first_observations
 from actors.environments.infos import flat, names_of, read, row_of
 from actors.environments.make import describe, make_environment
 from actors.settings import FactoryEnv

@@ -11,7 +11,7 @@ import torch
 
 from learner.checkpoints.keeper import Keeper
 from learner.progress import Progress
-from learner.reporting.reporting import Reporting
+from learner.reporting.rank_reporting import RankReporting
 from learner.running_statistics import ObservationStatistics
 from learner.setup import LearnerConfig, make_updater
 from oatmill.settings.base import MetricsSettings
@@ -44,7 +44,7 @@ def train(folder: Path, batches: Path, case: str, *, resume: bool) -> None:
     metrics = MetricsSettings(gradient_every=10)  # not in every learner step: when the next is due must be known
     config = LearnerConfig(make_trainer(arm, changes), spec.settings, metrics, {}, "", folder)
     updater = make_updater(config, spec, ONE)
-    reporting = Reporting(config, ONE, updater, spec, lambda: True)
+    reporting = RankReporting(config, ONE, updater, spec, lambda: True)
     statistics = ObservationStatistics(updater.context.model, ONE.reducer)
     keeper = Keeper(folder, keep=2, updater=updater, ranks=ONE)
     progress = Progress()

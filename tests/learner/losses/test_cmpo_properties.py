@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from learner.distributed import OneRank
+from learner.advantage_scale import AdvantageScale
 from learner.losses.policy_improvement import clipped_mpo_policy, kl_divergence
-from learner.normaliser import Normaliser
+from learner.ranks.reduce import OneRank
 from protocol.data.trajectory import Array
 from tests.learner import oracles
 
@@ -112,9 +112,9 @@ def test_the_scale_of_rewards_does_not_matter_once_sigma_is_estimated(seed: int,
     prior, _ = drawn(seed, 5, 1.0)
     targets = []
     for factor in (1.0, scale):
-        normaliser = Normaliser(0.99, 1e-12, OneRank())
+        running = AdvantageScale(0.99, 1e-12, OneRank())
         for _ in range(3):
-            sigma = normaliser.update(factor * errors, torch.ones(4, 6, dtype=torch.bool))
+            sigma = running.update(factor * errors, torch.ones(4, 6, dtype=torch.bool))
         targets.append(clipped_mpo_policy(prior, factor * q_minus_v / sigma))
     torch.testing.assert_close(*targets, atol=1e-6, rtol=0)
 

@@ -146,7 +146,7 @@ def test_an_episode_learns_nothing_of_the_one_after_it(world: str, kind: str, mo
     found = []
     for poison in (0.01, 1e9, -1e3):
         updater = make_updater_of(make_trainer(arm, {"losses.ppo_actor.norm_adv": False} | changes), spec)
-        monkeypatch.setattr(updater.context.normaliser, "update", lambda _error, _mask: torch.tensor(1.3))
+        monkeypatch.setattr(updater.context.advantage_scale, "update", lambda _error, _mask: torch.tensor(1.3))
         inputs = of_another_episode(inputs_of(updater, batch), 4, poison)
         inputs[kind][:, 3] = True
         found.append(before(4, updater, inputs))

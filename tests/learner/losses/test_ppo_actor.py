@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from learner.distributed import OneRank
 from learner.loss import Context, Question, Term
 from learner.losses import ppo_actor
 from learner.losses.ppo_actor import PpoActor, ProximalPpoActor, clipped_surrogate, normalised
+from learner.ranks.reduce import OneRank
 from protocol.data.spaces import ActionSpace
 from tests.learner import oracles
 from tests.learner.worlds import inputs_of, make_batch, make_context, make_spec, make_trainer, make_updater_of

@@ -220,7 +220,7 @@ def test_with_exact_values_retrace_has_no_bias_where_several_factors_were_chosen
     exact = float(torch.einsum("a,b,ab->", *prior, values))
     mean = 0.0
     for a, b in np.ndindex(sizes):
-        context.normaliser.load({"moment": 0.0, "weight": 0.0})
+        context.advantage_scale.load({"moment": 0.0, "weight": 0.0})
         written = Retrace(context).prepare(
             rewards_BT=torch.tensor([[0.0, values[a, b].item()]]),
             terminated_BT=torch.tensor([[False, True]]),
@@ -267,7 +267,7 @@ def test_rewards_in_other_units_give_the_same_cmpo_target(scale: float) -> None:
     q = PriorQ(context).prepare(prior_latent_BTH=latent, actions_BT=inputs["actions_BT"])["prior_q_BTA"]
     targets = []
     for unit in (1.0, scale):
-        context.normaliser.load({"moment": 0.0, "weight": 0.0})
+        context.advantage_scale.load({"moment": 0.0, "weight": 0.0})
         returns = GaeVtraceSigma(context).prepare(
             rewards_BT=unit * inputs["rewards_BT"],
             **picked(inputs, "terminated_BT", "truncated_BT", "mask_BT"),

@@ -9,8 +9,9 @@ import numpy as np
 import psutil
 import torch
 
-from learner.distributed import Ranks, joined
-from learner.reporting.report import Reporter
+from learner.ranks.meeting import joined
+from learner.ranks.reduce import Ranks
+from learner.reporting.measurements import Measurements
 from protocol.data.batch import Batch
 from protocol.data.trajectory import Array
 from tests.learner.worlds import (
@@ -67,11 +68,11 @@ def measure(ranks: Ranks, arm: str, core: str, head: str) -> dict[str, Array]:
     torch.autograd.backward(weighed.total)
     result = {f"gradient.{i}": p.grad.numpy().copy() for i, p in enumerate(updater.parameters) if p.grad is not None}
     result["sigma"] = values["sigma"].numpy() if "sigma" in values else np.zeros(())
-    updater.context.normaliser.load({"moment": 0.0, "weight": 0.0})
-    reporter = Reporter(updater.plan.losses, ranks.reducer)
+    updater.context.advantage_scale.load({"moment": 0.0, "weight": 0.0})
+    measurements = Measurements(updater.plan.losses, ranks.reducer)
     for seed in range(STEPS):
-        reporter.add(learn(updater, rows_of(global_batch(core, head, seed), own)))
-        report = reporter.report(updater.objective.coefs)
+        measurements.add(learn(updater, rows_of(global_batch(core, head, seed), own)))
+        report = measurements.report(updater.objective.coefs)
         for name, loss in report.losses.items():
             numbers = [loss.weighted, loss.gradient_norm, loss.gradient_cosine]
             result[f"report.{seed}.{name}"] = np.array(numbers)

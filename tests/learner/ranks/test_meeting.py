@@ -13,8 +13,8 @@ import psutil
 import pytest
 import torch.distributed as dist
 
-from learner.ranks.group import STORE
 from learner.ranks.meeting import Place, listen, own_address
+from learner.ranks.spawn import STORE
 from oatmill.errors import RunError, UserError
 from tests.ports import free_ports
 

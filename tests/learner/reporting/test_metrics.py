@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learner.distributed import OneRank
 from learner.loss_descriptor import BUILT_IN
 from learner.progress import Progress
+from learner.ranks.reduce import OneRank
+from learner.reporting.measurements import Measurements, StepReport
 from learner.reporting.metrics import LearnerMetrics
+from learner.reporting.rank_reporting import RankReporting
 from learner.reporting.red_flags import FLAGS
-from learner.reporting.report import Reporter, StepReport
-from learner.reporting.reporting import Reporting
 from learner.setup import LearnerConfig, make_updater
 from oatmill.settings.base import MetricsSettings
 from tests.learner.worlds import ONE, learn, make_batch, make_spec, make_trainer, make_updater_of
@@ -24,9 +24,9 @@ SUMMARY = {"entropy_nats": 1.0, "entropy_ratio": 0.9, "explained_variance": 0.5}
 def make_report(arm: str = "full") -> StepReport:
     spec = make_spec()
     updater = make_updater_of(make_trainer(arm), spec)
-    reporter = Reporter(updater.plan.losses, OneRank())
-    reporter.add(learn(updater, make_batch(spec)))
-    return reporter.report(updater.objective.coefs)
+    measurements = Measurements(updater.plan.losses, OneRank())
+    measurements.add(learn(updater, make_batch(spec)))
+    return measurements.report(updater.objective.coefs)
 
 
 def value(metrics: LearnerMetrics, name: str, **labels: str) -> float | None:
@@ -113,8 +113,8 @@ def test_lines_that_the_disk_does_not_take_are_exported(tmp_path: Path, monkeypa
     spec, trainer = make_spec(), make_trainer("baseline")
     config = LearnerConfig(trainer, spec.settings, MetricsSettings(), {}, "", tmp_path)
     updater = make_updater(config, spec, ONE)
-    reporting = Reporting(config, ONE, updater, spec, lambda: True)
-    monkeypatch.setattr("learner.reporting.recorder.append_line", full)
+    reporting = RankReporting(config, ONE, updater, spec, lambda: True)
+    monkeypatch.setattr("learner.reporting.run_files.append_line", full)
     for step in (1, 2):
         record, progress, lag = (
             learn(updater, make_batch(spec)),

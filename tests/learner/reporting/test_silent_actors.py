@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from learner.reporting.recorder import EVENTS_FILE, Recorder
+from learner.reporting.run_files import EVENTS_FILE, RunFiles
 from learner.reporting.silent_actors import MAX_NAMED, silent_actors
-from tests.learner.reporting.test_recorder import at
+from tests.learner.reporting.test_run_files import at
 
 
 def actor(number: int, unused_s: float, *, alive: bool = True) -> dict[str, Any]:
@@ -33,11 +33,11 @@ def test_the_message_says_that_no_actor_is_alive_and_is_empty_if_no_actor_is_sil
 
 
 def test_a_silent_actor_is_an_event_and_a_red_flag_until_it_sends_data(tmp_path: Path) -> None:
-    record = Recorder(tmp_path, 1.0, 1000)
+    files = RunFiles(tmp_path, 1.0, 1000)
     for step, silent in ((1, {}), (2, {"3": 31.0}), (3, {"3": 40.0}), (4, {})):
-        record.note_silent(silent, at(step))
-        record.note_flags({}, at(step))
-        assert ("actor_silent" in record.raised) == bool(silent)
+        files.note_silent(silent, at(step))
+        files.note_flags({}, at(step))
+        assert ("actor_silent" in files.raised) == bool(silent)
     events = [json.loads(line) for line in (tmp_path / EVENTS_FILE).read_text().splitlines()]
     assert [(event["event"], event["learner_step"]) for event in events] == [
         ("actor_silent", 2),
@@ -47,4 +47,4 @@ def test_a_silent_actor_is_an_event_and_a_red_flag_until_it_sends_data(tmp_path:
     ]
     assert events[0]["actor"] == 3
     assert events[0]["reason"].startswith("actor 3 sends heartbeats but no trajectory for 31 s")
-    assert record.ever_raised["actor_silent"] == events[0]["reason"]
+    assert files.ever_raised["actor_silent"] == events[0]["reason"]

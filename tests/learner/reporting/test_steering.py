@@ -12,8 +12,8 @@ import torch
 from learner.checkpoints.files import restore, save
 from learner.loss_descriptor import describe
 from learner.progress import Progress
-from learner.reporting.recorder import EVENTS_FILE, Recorder
 from learner.reporting.red_flags import WINDOW
+from learner.reporting.run_files import EVENTS_FILE, RunFiles
 from learner.reporting.steering import HALVINGS, Move, Steering
 from tests.learner.worlds import inputs_of, make_batch, make_spec, make_trainer, make_updater_of, weigh
 
@@ -178,8 +178,8 @@ def test_a_resumed_run_says_no_move_that_was_said_before() -> None:
 
 
 def test_each_move_is_an_event(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, 1.0, 100)
-    recorder.note_moves([Move("cmpo", 0.5, "halved: why")], Progress(learner_step=7))
+    run_files = RunFiles(tmp_path, 1.0, 100)
+    run_files.note_moves([Move("cmpo", 0.5, "halved: why")], Progress(learner_step=7))
     (line,) = [json.loads(line) for line in (tmp_path / EVENTS_FILE).read_text().splitlines()]
     assert line.pop("time") > 0
     assert line == {"event": "coefficient_moved", "loss": "cmpo", "scale": 0.5, "why": "halved: why", "learner_step": 7}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from learner.distributed import OneRank
+from learner.ranks.reduce import OneRank
 from learner.update.gradients import trunk_gradients
 from tests.learner.worlds import PLANS, inputs_of, make_batch, make_spec, make_trainer, make_updater_of, weigh
 

@@ -70,7 +70,7 @@ def test_a_ranks_share_is_over_the_count_of_all_ranks_times_their_number() -> No
             return values + 4
 
     context = make_context()
-    context = Context(context.trainer, context.model, context.prior, Other(), context.normaliser, context.generator)
+    context = Context(context.trainer, context.model, context.prior, Other(), context.advantage_scale, context.generator)
     weighed = objective_of(Two, context=context).weigh({"x_BT": torch.tensor([[1.0, 2.0, 0.0]])}, {})  # type: ignore[typeddict-item]
     assert weighed.losses["two"].item() == pytest.approx(2 * 2 * 3 / 6 + 2 * -0.5 * 4 / 5)
 

@@ -134,12 +134,12 @@ def test_a_non_finite_update_leaves_parameters_prior_optimiser_and_sigma_alone(a
     spec = make_spec()
     updater = make_updater_of(make_trainer(arm), spec)
     learn(updater, make_batch(spec))
-    before, sigma = parameters_of(updater), updater.context.normaliser.state()
+    before, sigma = parameters_of(updater), updater.context.advantage_scale.state()
     record = learn(updater, with_bad_reward(make_batch(spec, seed=1)))
     # Normalised advantages spread the NaN over the whole batch.
     assert record.skipped == 4
     assert_same_arrays(before, parameters_of(updater))
-    assert updater.context.normaliser.state() == sigma
+    assert updater.context.advantage_scale.state() == sigma
     assert learn(updater, make_batch(spec, seed=2)).skipped == 0
 
 
@@ -245,7 +245,7 @@ def test_permuting_the_batch_permutes_what_is_prepared_and_changes_no_loss(arm: 
     batch, order = make_batch(spec, absent=True), np.array([3, 0, 5, 1, 4, 2])
     results = []
     for trajectories in (batch, rows_of(batch, order)):
-        updater.context.normaliser.load({"moment": 0.0, "weight": 0.0})
+        updater.context.advantage_scale.load({"moment": 0.0, "weight": 0.0})
         values = updater.objective.prepare(inputs_of(updater, trajectories))
         weighed = weigh(updater, values)
         results.append((values, weighed, torch.autograd.grad(weighed.total, updater.parameters)))

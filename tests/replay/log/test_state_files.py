@@ -15,6 +15,7 @@ from oatmill.errors import UserError
 from oatmill.files.atomic import append_line, write_file
 from oatmill.files.full_disk import NeededWrites
 from oatmill.files.state_file import DamagedStateError, decode_state, encode_state
+from replay.claim_limits import MAX_VERSION
 from replay.hub.process import VERSIONS, read_version
 from replay.ingest.core import IngestCore
 from replay.log import tally
@@ -22,7 +23,6 @@ from replay.log.disk import FolderDisk
 from replay.log.identity import check_owner, run_id
 from replay.log.journal import Journal
 from replay.log.records import scan
-from replay.plausible import MAX_VERSION
 from tests.replay.conversation import Conversation
 from tests.replay.log import flips
 from tests.replay.serving import total

@@ -13,7 +13,7 @@ from protocol.peers.trajectory import TrajectorySenderPeer
 from protocol.peers.weights import ReceiverPeer
 from replay.hub.weights_store import WeightsStore
 from replay.ingest.actors.credit import CreditLine
-from replay.ingest.actors.messages import ActorMessages
+from replay.ingest.actors.incoming import ActorMessages
 from replay.ingest.actors.session import Arrival
 from replay.ingest.batches.cutter import BatchCutter
 from replay.ingest.batches.learner_rank import LearnerRank

@@ -66,9 +66,11 @@ def test_the_first_signal_asks_for_an_orderly_end_once_and_the_second_one_ends_t
     scene.take()
     assert scene.request.made
     assert scene.did == ["begun", "hub told"]
-    assert scene.said == ["stopping: the learner finishes its step and saves a checkpoint (press again to stop at once)"]
+    assert scene.said == [
+        "stopping: the learner finishes its step and saves a checkpoint (press Ctrl-C again to stop immediately)"
+    ]
     scene.signal()
-    with pytest.raises(RunError, match="stopped at once after a second signal"):
+    with pytest.raises(RunError, match="stopped immediately after a second signal"):
         scene.take()
 
 
@@ -83,8 +85,8 @@ def test_a_learner_that_has_trained_nothing_is_ended_by_a_signal_and_soon_killed
 
 def test_a_learner_that_does_not_save_in_time_is_killed_and_the_run_fails(wait: Callable[[Scene, float], None]) -> None:
     scene = Scene()
-    scene.request.heed({"stop": True})
-    scene.request.heed({"stop": True})
+    scene.request.check_hub_status({"stop": True})
+    scene.request.check_hub_status({"stop": True})
     assert (scene.did, scene.said) == (["begun"], [])
     wait(scene, STOP_WITHIN_S - 1)
     with pytest.raises(RunError, match="the learner did not end within 60 s after the stop request"):
@@ -95,5 +97,5 @@ def test_a_learner_that_does_not_save_in_time_is_killed_and_the_run_fails(wait: 
 def test_a_hub_that_does_not_answer_or_has_not_been_asked_begins_no_stop() -> None:
     scene = Scene()
     for status in (None, {"stop": False}):
-        scene.request.heed(status)
+        scene.request.check_hub_status(status)
     assert not scene.request.made

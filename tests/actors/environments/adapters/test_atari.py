@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from actors.environments.base import Environment, first_observations
+from actors.environments.base import Environment
+from actors.environments.checks import first_observations
 from actors.environments.make import describe, make_environment
 from actors.settings import AtariEnv
 from oatmill.errors import UserError

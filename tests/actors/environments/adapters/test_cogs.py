@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from actors.environments.adapters.cogs import CogsEnvironment
 from actors.environments.adapters.cogs_mission import AGENT, HUB, CogsGame
-from actors.environments.base import Episode, first_observations
+from actors.environments.base import Episode
+from actors.environments.checks import first_observations
 from actors.environments.make import describe, make_environment
 from actors.settings import CogsEnv
 

@@ -5,7 +5,8 @@ import warnings
 import numpy as np
 import pytest
 
-from actors.environments.base import Episode, begin
+from actors.environments.base import Episode
+from actors.environments.checks import begin
 from actors.environments.make import describe, make_environment
 from actors.settings import EnvPoolEnv
 from oatmill.errors import UserError

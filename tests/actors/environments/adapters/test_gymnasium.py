@@ -11,7 +11,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from actors.environments.adapters.gymnasium import GymnasiumEnvironment
-from actors.environments.base import Environment, Episode, first_observations
+from actors.environments.base import Environment, Episode
+from actors.environments.checks import first_observations
 from actors.environments.make import describe, make_environment
 from actors.environments.steppers import CartPoleStepper, NextStepStepper, SyncStepper
 from actors.settings import CogsEnv, FactoryEnv, GymnasiumEnv

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from actors.environments.base import begin
+from actors.environments.checks import begin
 from actors.environments.filming import make_film
 from actors.environments.make import describe, make_environment
 from actors.settings import MinAtarEnv

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from actors.environments.adapters.minigrid import make_one, one_hot_cells
-from actors.environments.base import first_observations
+from actors.environments.checks import first_observations
 from actors.environments.make import describe, make_environment
 from actors.settings import MiniGridEnv
 from oatmill.errors import UserError

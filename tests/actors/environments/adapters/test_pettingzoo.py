@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.environments.base import Environment, Episode, first_observations
+from actors.environments.base import Environment, Episode
+from actors.environments.checks import first_observations
 from actors.environments.make import describe, make_environment
 from actors.settings import PettingZooEnv
 from oatmill.errors import UserError

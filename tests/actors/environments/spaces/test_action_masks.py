@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.environments.base import Environment, first_observations
+from actors.environments.base import Environment
+from actors.environments.checks import first_observations
 from actors.environments.make import make_environment
 from actors.policy import ActingPolicy
 from actors.settings import FactoryEnv, GymnasiumEnv

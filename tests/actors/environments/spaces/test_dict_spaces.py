@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from actors.environments.base import first_observations
+from actors.environments.checks import first_observations
 from actors.environments.make import make_environment
 from actors.environments.spaces.dict_spaces import convert_space
 from actors.environments.spaces.text import PLACES, counts_of

@@ -9,7 +9,7 @@ from protocol.data.run_schema import RunSchema
 from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
 from protocol.wire import messages
 from protocol.wire.codec import to_json
-from replay.ingest.actors.acknowledgements import MAX_STRIKES
+from replay.ingest.actors.outgoing import MAX_STRIKES
 from tests.replay.blocks import SCHEMA, SPACES, block
 from tests.replay.conversation import Conversation
 

@@ -1,11 +1,11 @@
-"""Packs the weights needed for acting, to be sent to the actors."""
+"""Packs the weights needed for acting into one buffer, to be sent to the actors."""
 
 from __future__ import annotations
 
 import torch
 
 from agent.model import AgentModel, acting_tensors
-from agent.packing import WIRE_DTYPES
+from agent.unpack_weights import WIRE_DTYPES
 from protocol.data.buffer_pool import BufferPool
 from protocol.data.weights import Weights, WireDtype, digest_of
 

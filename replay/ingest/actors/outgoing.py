@@ -1,7 +1,7 @@
-"""Messages to actors: acknowledgements with new credit, WELCOME, BYE and REJECT.
+"""Outgoing messages, from ingest to actors: acknowledgements with new credit, WELCOME, BYE and REJECT.
 
-An acknowledgement waits until the log holds the blocks that it covers. Each actor gets at most one
-per turn.
+An acknowledgement waits until the log contains the blocks that it covers. Each actor gets at most one
+acknowledgement per turn.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ MAX_STRIKES = 3
 """An actor is rejected after this many bad messages. Its next incarnation starts again from zero."""
 
 
-class Acknowledgements:
-    """Messages to actors that are due.
+class OutgoingMessages:
+    """The messages to actors that are sent next.
 
     Args:
         server: a number that no other ingest process has.
@@ -27,7 +27,7 @@ class Acknowledgements:
     def __init__(self, server: int) -> None:
         self._server, self.row_bytes = server, 0
         self._due: dict[int, tuple[ActorSession, bool]] = {}  # by actor id, and whether to resend
-        self._unheld: dict[int, ActorSession] = {}  # by actor id, sessions with blocks that the log does not hold yet
+        self._unheld: dict[int, ActorSession] = {}  # by actor id, sessions with blocks that the log does not contain yet
         self._outgoing: list[tuple[bytes, Frames]] = []
 
     def add(self, session: ActorSession, *, resend: bool = False) -> None:
@@ -43,11 +43,11 @@ class Acknowledgements:
             self._due.setdefault(session.actor_id, (session, False))
 
     def stored(self, session: ActorSession) -> None:
-        """Hold a session's acknowledgement back until `committed` is called: it has a new block."""
+        """Delay the acknowledgement of a session with a new block until `committed` is called."""
         self._unheld[session.actor_id] = session
 
     def committed(self) -> None:
-        """Acknowledge everything stored so far: the log holds it."""
+        """Acknowledge everything stored so far. Call it when the log contains all of it."""
         for session in self._unheld.values():
             session.held = session.next
             self.add(session)
@@ -67,7 +67,7 @@ class Acknowledgements:
         self.say(route, messages.Reject(reason, shortened(detail)))
 
     def turn_away(self, session: ActorSession, route: bytes) -> None:
-        """Send REJECT for a session that has ended, with the reason."""
+        """Send a REJECT that says why a session has ended."""
         if session.strikes >= MAX_STRIKES:
             detail = f"{session.strikes} bad messages; see oatmill_rejected_total for their reasons"
             self.reject(route, "strikes", detail)
@@ -101,7 +101,7 @@ class Acknowledgements:
             if not session.ended and session.actor_id not in self._unheld:
                 self._outgoing.append((session.route, self._ack(session, version, resend=resend)))
         self._due = {actor: due for actor, due in self._due.items() if actor in self._unheld}
-        # After a restart of the server, a session has no route until its actor speaks again.
+        # After a restart of the server, a session has no route until its actor sends a message.
         outgoing, self._outgoing = [entry for entry in self._outgoing if entry[0]], []
         return outgoing
 

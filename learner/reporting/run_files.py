@@ -16,11 +16,11 @@ import numpy as np
 
 from learner.loss_descriptor import LOSSES_FILE, LossDescriptor, to_json
 from learner.progress import Progress
+from learner.reporting.measurements import StepReport, explained_variance, plain
 from learner.reporting.red_flags import FLAGS, Observation, RedFlags
-from learner.reporting.report import StepReport, explained_variance, plain
 from learner.reporting.silent_actors import silence
 from learner.reporting.steering import Move
-from learner.reporting.writers import BackgroundWriters
+from learner.reporting.tensorboard_wandb import BackgroundWriters
 from oatmill.files.atomic import append_line
 from oatmill.files.full_disk import NeededWrites
 from protocol.data.trajectory import Array
@@ -40,7 +40,7 @@ log = logging.getLogger("oatmill.learner")
 
 
 @dataclass
-class Recorder:
+class RunFiles:
     """Writes one run's files; rank 0 only.
 
     Args:

@@ -34,10 +34,10 @@ THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>\S+)', re.MULTILINE)
 """A stack frame in the output of `faulthandler`."""
 
-log = logging.getLogger("oatmill.apart")
+log = logging.getLogger("oatmill.user_code_process")
 
 
-class Apart:
+class UserCodeProcess:
     """One task in a separate process. A context manager: no process of the task is left afterwards.
 
     Args:

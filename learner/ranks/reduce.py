@@ -1,23 +1,15 @@
-"""Learner ranks: a process group on gloo or NCCL, DDP, and decisions that all ranks make together."""
+"""Averages gradients over the learner's ranks (DDP), and sums, compares and gathers their numbers."""
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-
-from learner.ranks.meeting import Place
-from learner.settings import TrainerSettings
-from oatmill.errors import UserError
 
 
 class Reducer(Protocol):
@@ -101,46 +93,3 @@ class Ranks:
             # torch 2.13 renamed broadcast_buffers; 2.10 does not know the new name.
             warnings.simplefilter("ignore", FutureWarning)
             return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
-
-
-@contextmanager
-def joined(settings: TrainerSettings) -> Iterator[Ranks]:
-    """Join the process group that the environment variables describe, and leave it at the end.
-
-    Args:
-        settings: the learner's settings; has the device and the timeout.
-
-    Raises:
-        UserError: if the environment variables are invalid or the device is not available.
-        RunError: if the other ranks do not join in time.
-    """
-    place = Place.of(os.environ)
-    device = choose_device(settings.device, place.local_rank)
-    if place.world_size == 1:
-        yield Ranks(place.rank, place.world_size, device, OneRank())
-        return
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        store=place.meet(settings.distributed_timeout),
-        rank=place.rank,
-        world_size=place.world_size,
-        timeout=timedelta(seconds=settings.distributed_timeout),
-    )
-    try:
-        yield Ranks(place.rank, place.world_size, device, AllRanks())
-    finally:
-        dist.destroy_process_group()
-
-
-def choose_device(asked: str, local_rank: int) -> torch.device:
-    """The device that `trainer.device` selects on this machine."""
-    available = torch.cuda.is_available()
-    if asked == "cuda" and not available:
-        raise UserError(
-            "trainer.device=cuda needs a CUDA GPU and a CUDA build of torch, but none was found; set it to cpu or auto"
-        )
-    if asked == "cpu" or not available:
-        return torch.device("cpu")
-    device = torch.device("cuda", local_rank)
-    torch.cuda.set_device(device)
-    return device

@@ -1,4 +1,4 @@
-"""The running scale of returns: Adam's bias correction, not centred, and unmoved by a bad batch."""
+"""The running scale of advantages: Adam's bias correction, not centred, and unmoved by a bad batch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from learner.distributed import OneRank
-from learner.normaliser import Normaliser
+from learner.advantage_scale import AdvantageScale
+from learner.ranks.reduce import OneRank
 
 EVERYWHERE = torch.ones(1, 2, dtype=torch.bool)
 
 
-def make(decay: float = 0.99, eps: float = 0.0) -> Normaliser:
-    return Normaliser(decay, eps, OneRank())
+def make(decay: float = 0.99, eps: float = 0.0) -> AdvantageScale:
+    return AdvantageScale(decay, eps, OneRank())
 
 
 def test_after_one_batch_sigma_is_the_root_of_its_mean_square_not_centred() -> None:
@@ -34,9 +34,9 @@ def test_squares_beyond_float32_still_have_a_root() -> None:
 
 def test_after_two_batches_the_later_one_weighs_more_by_the_decay() -> None:
     # decay 0.5: moments 4 then 16. m = 0.5 * (0.5 * 4) + 0.5 * 16 = 9; weights sum to 0.75; sigma^2 = 12.
-    normaliser = make(0.5)
-    normaliser.update(torch.tensor([[2.0, 2.0]]), EVERYWHERE)
-    assert normaliser.update(torch.tensor([[4.0, 4.0]]), EVERYWHERE).item() == pytest.approx(sqrt(12), rel=1e-6)
+    scale = make(0.5)
+    scale.update(torch.tensor([[2.0, 2.0]]), EVERYWHERE)
+    assert scale.update(torch.tensor([[4.0, 4.0]]), EVERYWHERE).item() == pytest.approx(sqrt(12), rel=1e-6)
 
 
 def test_eps_keeps_sigma_above_0_where_every_error_is_0() -> None:
@@ -46,9 +46,9 @@ def test_eps_keeps_sigma_above_0_where_every_error_is_0() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=4), min_size=1, max_size=6), st.floats(0, 0.999))
 def test_sigma_is_the_weighted_mean_of_all_batches_written_out(batches: list[list[float]], decay: float) -> None:
-    normaliser, sigma = make(decay, eps=1e-12), torch.zeros(())
+    scale, sigma = make(decay, eps=1e-12), torch.zeros(())
     for errors in batches:
-        sigma = normaliser.update(torch.tensor([errors], dtype=torch.float64), torch.ones(1, len(errors), dtype=torch.bool))
+        sigma = scale.update(torch.tensor([errors], dtype=torch.float64), torch.ones(1, len(errors), dtype=torch.bool))
     age = np.arange(len(batches))[::-1]
     weights = decay**age * (1 - decay)
     moments = np.array([np.mean(np.square(errors)) for errors in batches])
@@ -71,11 +71,11 @@ def test_steps_that_do_not_count_are_not_read(poison: float) -> None:
     ids=["nan", "infinite", "empty"],
 )
 def test_a_bad_or_empty_batch_moves_nothing(error: Tensor, mask: Tensor) -> None:
-    normaliser = make()
-    before = normaliser.update(torch.tensor([[3.0, 5.0]]), EVERYWHERE)
-    state = normaliser.state()
-    assert torch.equal(normaliser.update(error, mask), before)
-    assert normaliser.state() == state
+    scale = make()
+    before = scale.update(torch.tensor([[3.0, 5.0]]), EVERYWHERE)
+    state = scale.state()
+    assert torch.equal(scale.update(error, mask), before)
+    assert scale.state() == state
 
 
 def test_a_bad_first_batch_leaves_a_finite_sigma() -> None:
@@ -87,7 +87,7 @@ def test_the_state_goes_through_a_checkpoint_unchanged() -> None:
     first.update(torch.tensor([[3.0, 0.1]]), EVERYWHERE)
     second.load(first.state())
     assert second.state() == first.state()
-    after = [normaliser.update(torch.tensor([[2.0, 7.0]]), EVERYWHERE) for normaliser in (first, second)]
+    after = [scale.update(torch.tensor([[2.0, 7.0]]), EVERYWHERE) for scale in (first, second)]
     assert torch.equal(*after)
 
 
@@ -99,6 +99,6 @@ def test_two_ranks_with_uneven_counts_have_the_sigma_of_one() -> None:
         def sum(self, values: Tensor) -> Tensor:
             return values + torch.tensor([25.0, 1.0], dtype=torch.float64)
 
-    normaliser = Normaliser(0.99, 0.0, Other())
-    sigma = normaliser.update(torch.ones(1, 3), torch.ones(1, 3, dtype=torch.bool))
+    scale = AdvantageScale(0.99, 0.0, Other())
+    sigma = scale.update(torch.ones(1, 3), torch.ones(1, 3, dtype=torch.bool))
     assert sigma.item() == pytest.approx(sqrt(7), rel=1e-6)

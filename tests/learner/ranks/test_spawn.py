@@ -18,14 +18,14 @@ ROOT = Path(__file__).resolve().parents[3]
 LEADER = """
 import sys
 from pathlib import Path
-from learner.ranks import group
-group.GRACE_S = 0.5
-sys.exit(group.Group([sys.executable, "-c", sys.argv[2]], 2, Path(sys.argv[1])).run())
+from learner.ranks import spawn
+spawn.GRACE_S = 0.5
+sys.exit(spawn.Group([sys.executable, "-c", sys.argv[2]], 2, Path(sys.argv[1])).run())
 """
 RANK = """
 import os, signal, sys, time
 from pathlib import Path
-from learner.ranks.group import STORE, give_up
+from learner.ranks.spawn import STORE, give_up
 rank, folder = int(os.environ["RANK"]), Path(os.environ[STORE]).parent
 def ready():
     (folder / f"ready-{os.getpid()}").touch()
@@ -74,9 +74,9 @@ def test_ranks_get_their_numbers_and_meet_in_a_private_folder(tmp_path: Path) ->
         "      'MASTER_ADDR' in os.environ, store.parent)"
     )
     (tmp_path / "learner.py").write_text(code)
-    start = "import sys; from learner.ranks import group; sys.argv = ['group', '2', 'x']; sys.path.insert(0, sys.argv[2])"
+    start = "import sys; from learner.ranks import spawn; sys.argv = ['spawn', '2', 'x']; sys.path.insert(0, sys.argv[2])"
     # The module `learner` of the ranks is a script here, so that no torch is loaded.
-    start += f"; import os; os.environ['PYTHONPATH'] = {str(tmp_path)!r}; os.chdir({str(tmp_path)!r}); sys.exit(group.main())"
+    start += f"; import os; os.environ['PYTHONPATH'] = {str(tmp_path)!r}; os.chdir({str(tmp_path)!r}); sys.exit(spawn.main())"
     environ = {name: value for name, value in os.environ.items() if name != "MASTER_ADDR"}
     shown = subprocess.run([sys.executable, "-c", start], cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
@@ -132,7 +132,7 @@ def test_ranks_do_not_outlive_their_leader_even_if_they_are_deaf(tmp_path: Path)
 
 
 def test_without_a_temporary_folder_there_is_one_line(tmp_path: Path) -> None:
-    code = "import sys, tempfile; from learner.ranks import group; sys.argv = ['group', '2']; sys.exit(group.main())"
+    code = "import sys, tempfile; from learner.ranks import spawn; sys.argv = ['spawn', '2']; sys.exit(spawn.main())"
     nowhere = os.environ | {"TMPDIR": str(tmp_path / "gone")}
     # Python's list of temporary folders ends with the present one, so this one cannot be written to either.
     patched = "import tempfile; tempfile._candidate_tempdir_list = lambda: ['/proc/nowhere']\n" + code

@@ -6,9 +6,9 @@ import pytest
 
 from protocol.wire import messages
 from protocol.wire.codec import encode, to_json
+from replay.claim_limits import MAX_COUNT, MAX_FORGOTTEN, MAX_UNSENT, VERSION_STEP
 from replay.hub.core import HubCore
 from replay.hub.members import Members
-from replay.plausible import MAX_COUNT, MAX_FORGOTTEN, MAX_UNSENT, VERSION_STEP
 from tests.replay.blocks import SCHEMA
 from tests.replay.conversation import Conversation
 from tests.replay.hub.test_core import Talk

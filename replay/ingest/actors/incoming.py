@@ -1,9 +1,9 @@
-"""Ingest's state machine of the data socket: one session per actor, contiguous sequence numbers, fencing.
+"""Incoming messages, from actors to ingest: one session per actor, contiguous sequence numbers, fencing.
 
 Within one (actor, incarnation), trajectories are stored at most once, in order and without gaps.
-Only the block with the next sequence number is stored. Lower ones are acknowledged again, and
-higher ones make the actor resend from the missing one. Fencing means that an incarnation is
-rejected once a newer one has taken its place.
+Only the block with the next sequence number is stored. A block with a lower number is acknowledged
+again. A block with a higher number makes the actor resend from the missing block. Fencing means that
+an incarnation is rejected after a newer one has taken its place.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from protocol.data.trajectory import BlockSize
 from protocol.security.users import ANYBODY, UnauthorisedError, User, require
 from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, from_json
-from replay.ingest.actors.acknowledgements import Acknowledgements
+from replay.claim_limits import check_acknowledged, check_counts
 from replay.ingest.actors.credit import CreditLine, Holder
+from replay.ingest.actors.outgoing import OutgoingMessages
 from replay.ingest.actors.session import ActorSession, Arrival
 from replay.ingest.actors.sessions import ActorSessions
 from replay.ingest.admissions import Admissions
 from replay.log.journal import Journal
-from replay.plausible import check_acknowledged, check_counts
 
 RESEND_EVERY_S = 0.2
-"""An actor is told of the same gap at most this often, because every message after a gap shows it."""
+"""An actor is told of the same gap at most once in this time, although every message after a gap shows it."""
 MAX_ROWS = 2**16
 MAX_BLOCK_BYTES = 2**30
-"""The largest block without final observations, which may double it. The data socket drops longer
-frames unread."""
+"""The largest block without its final observations, which may double its size. The data socket drops longer
+frames without reading them."""
 
 
 class ActorMessages:
@@ -37,10 +37,10 @@ class ActorMessages:
 
     Args:
         steps: T, the length of an unroll.
-        credit: decides who may send how much.
+        credit: decides how much each actor may send.
         journal: records every change.
         server: a number that no other ingest process has.
-        admissions: decides who may speak as which actor; None allows everybody.
+        admissions: decides which process may send messages as which actor; None allows everybody.
 
     Attributes:
         sessions: one session for each actor.
@@ -51,7 +51,7 @@ class ActorMessages:
     ) -> None:
         self._steps, self._credit, self._journal = steps, credit, journal
         self._admissions = admissions
-        self._answers = Acknowledgements(server)
+        self._answers = OutgoingMessages(server)
         self.sessions = ActorSessions(steps, credit, journal, self._answers)
 
     def receive(
@@ -104,7 +104,7 @@ class ActorMessages:
         return None
 
     def _authorise(self, route: bytes, message: messages.DataToIngest, user: User) -> None:
-        """Reject everybody except the actor that a message names, before that actor's session can change."""
+        """Reject a message that does not come from the actor that it names, before that actor's session can change."""
         if self._admissions is None:
             return
         try:
@@ -114,7 +114,7 @@ class ActorMessages:
             self._answers.reject(route, error.reason, error.detail)
             raise
         if isinstance(message, messages.DataHello) and self._admissions.is_newer(message.actor_id, message.incarnation):
-            # No answer: the hub's table may be on its way, and an actor that has joined asks again after a second.
+            # Not answered, because the hub's table may be on its way. An actor that has joined repeats HELLO after a second.
             raise UnauthorisedError("unknown_session", f"actor {message.actor_id} incarnation {message.incarnation}")
 
     def _session(self, route: bytes, actor_id: int, incarnation: int) -> ActorSession | None:
@@ -135,7 +135,7 @@ class ActorMessages:
     def _farewell(
         self, route: bytes, message: messages.Data | messages.DataHeartbeat | messages.DataBye, session: ActorSession | None
     ) -> None:
-        """Answer an actor that has left: a BYE with a BYE, anything else with the reason why its session has ended."""
+        """Answer an actor whose session has ended: BYE with BYE, any other message with the reason of the end."""
         if session is None:
             return
         if isinstance(message, messages.DataBye):
@@ -170,7 +170,7 @@ class ActorMessages:
         self._answers.welcome(session, version)
 
     def _compare(self, session: ActorSession, hello: messages.DataHello) -> None:
-        """Continue after what the actor was acknowledged, even if only an earlier server knew about it.
+        """Continue after the last block that was acknowledged to the actor, even if an earlier server did that.
 
         Raises:
             WireError: `sequence` if no server can have acknowledged so much; the actor is rejected.
@@ -190,7 +190,7 @@ class ActorMessages:
         if message.first == following:
             self._answers.add(session)
             if version < 0 or not self._credit.admit(session, rows, queued, now):
-                return None  # without credit, or before the first version; the actor keeps the block until it has credit
+                return None  # no credit, or no policy version yet; the actor keeps the block
             self._credit.want(session)
             return Arrival(session, message, payload)
         if message.first + rows <= following:
@@ -204,11 +204,11 @@ class ActorMessages:
         return None
 
     def stored(self, arrival: Arrival) -> None:
-        """Acknowledge a block, once the log holds its record."""
+        """Acknowledge a block as soon as the log contains its record."""
         self._answers.stored(arrival.session)
 
     def committed(self) -> None:
-        """Acknowledge everything stored so far: the log holds it."""
+        """Acknowledge everything stored so far. Call it when the log contains all of it."""
         self._answers.committed()
 
     def look(self, now: float) -> None:
@@ -218,7 +218,7 @@ class ActorMessages:
     def _tell(self, holders: Iterable[Holder]) -> None:
         """Tell sessions how much credit they have now."""
         for holder in holders:
-            assert isinstance(holder, ActorSession), "only sessions stand in line"
+            assert isinstance(holder, ActorSession), "only sessions ask for credit"
             self._answers.add(holder)
 
     def outgoing(self, *, version: int, queued: int, now: float) -> list[tuple[bytes, Frames]]:
@@ -236,7 +236,7 @@ def check_block(message: messages.Data, rows: int, following: int) -> None:
         following: the session's next sequence number.
 
     Raises:
-        WireError: if they contradict each other, or what is known.
+        WireError: if they contradict each other or earlier counts.
     """
     if message.trajectories != rows:
         detail = f"expected blocks of {rows} trajectories, as HELLO said, got {message.trajectories}"

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from learner.reporting import writers
-from learner.reporting.writers import TARGETS, BackgroundWriters, Target, numbers_of, wanted_targets
+from learner.reporting.tensorboard_wandb import TARGETS, BackgroundWriters, Target, numbers_of, wanted_targets
 from oatmill.errors import UserError
 from oatmill.settings.base import MetricsSettings
 
@@ -170,7 +169,7 @@ def test_a_tool_that_fails_causes_one_warning_and_the_others_continue(tmp_path: 
 def test_a_slow_tool_does_not_block_and_its_missed_lines_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(writers, "WAITING_LINES", 2)
+    monkeypatch.setattr("learner.reporting.tensorboard_wandb.WAITING_LINES", 2)
     go_on, seen = threading.Event(), []
 
     class Slow:

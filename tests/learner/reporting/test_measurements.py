@@ -10,8 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from learner.distributed import OneRank
-from learner.reporting.report import LossReport, Reporter, TermReport, explained_variance, finite_mean, masked_means, plain
+from learner.ranks.reduce import OneRank
+from learner.reporting.measurements import (
+    LossReport,
+    Measurements,
+    TermReport,
+    explained_variance,
+    finite_mean,
+    masked_means,
+    plain,
+)
 from learner.update.updater import Record
 from tests.learner.worlds import inputs_of, learn, make_batch, make_spec, make_trainer, make_updater_of
 
@@ -27,14 +35,14 @@ def record(*updates: list[list[float]], **more: object) -> Record:
     return made
 
 
-def reporter() -> Reporter:
-    return Reporter(["critic", "actor"], OneRank())
+def measurements() -> Measurements:
+    return Measurements(["critic", "actor"], OneRank())
 
 
 def test_terms_are_means_of_masked_means_and_losses_their_weighed_sums() -> None:
     # Two updates. critic.value: 6 / 2 = 3 and 10 / 2 = 5, mean 4, times 0.5 is 2. actor.policy: -1 and -3, mean -2;
     # entropy: 100 and 200, mean 150, times -0.01 is -1.5; together -3.5. Shares 2 / 5.5 and 3.5 / 5.5.
-    made = reporter()
+    made = measurements()
     made.add(record([[6, -2, 200, 1], [2, 2, 2, 2]], [[10, -6, 400, 2], [2, 2, 2, 2]]))
     report = made.report(COEFS)
     critic, actor = report.losses["critic"], report.losses["actor"]
@@ -59,7 +67,7 @@ def test_a_losss_coefficient_is_its_terms_largest_and_raw_times_it_is_what_is_ad
 
 
 def test_gradient_norms_have_shares_and_stay_until_they_are_measured_again() -> None:
-    made = reporter()
+    made = measurements()
     made.add(record([[1, 1, 1, 1], [1, 1, 1, 1]], gradients=torch.tensor([[3.0, 0.5], [1.0, -0.25]])))
     report = made.report(COEFS)
     assert report.gradients_measured
@@ -72,7 +80,7 @@ def test_gradient_norms_have_shares_and_stay_until_they_are_measured_again() -> 
 
 
 def test_before_any_measurement_gradients_are_unknown() -> None:
-    made = reporter()
+    made = measurements()
     made.add(record([[1, 1, 1, 1], [1, 1, 1, 1]]))
     critic = made.report(COEFS).losses["critic"]
     assert math.isnan(critic.gradient_norm)
@@ -80,7 +88,7 @@ def test_before_any_measurement_gradients_are_unknown() -> None:
 
 
 def test_several_learner_steps_make_one_report_with_the_last_ones_gradients() -> None:
-    made = reporter()
+    made = measurements()
     made.add(record([[2, 0, 0, 0], [1, 1, 1, 1]], gradients=torch.tensor([[9.0, 0.0], [1.0, 0.0]]), skipped=1))
     made.add(record([[4, 0, 0, 0], [1, 1, 1, 1]], gradients=torch.tensor([[3.0, 0.0], [1.0, 0.0]]), skipped=2))
     report = made.report(COEFS)
@@ -90,7 +98,7 @@ def test_several_learner_steps_make_one_report_with_the_last_ones_gradients() ->
 
 
 def test_batch_statistics_go_to_their_loss_or_stand_by_node() -> None:
-    made = reporter()
+    made = measurements()
     keys = (("critic", "spread"), ("returns", "target"))
     made.add(record([[1, 1, 1, 1], [1, 1, 1, 1]], batch_keys=keys, batch_sums=torch.tensor([[6.0, 5.0], [3.0, 2.0]])))
     report = made.report(COEFS)
@@ -106,13 +114,13 @@ def test_sums_and_counts_of_all_ranks_make_the_mean() -> None:
         def sum(self, values: Tensor) -> Tensor:
             return values + 1
 
-    made = Reporter(["critic", "actor"], Other())
+    made = Measurements(["critic", "actor"], Other())
     made.add(record([[6, 0, 0, 0], [2, 1, 1, 1]]))
     assert made.report(COEFS).losses["critic"].terms["value"].raw == pytest.approx(7 / 3)
 
 
 def test_a_statistic_that_counted_in_no_update_is_unknown_and_one_that_did_in_some_is_their_mean() -> None:
-    made = reporter()
+    made = measurements()
     made.add(record([[1, 1, 1, 0], [1, 1, 1, 0]], [[1, 1, 1, 3], [1, 1, 1, 2]]))
     assert made.report(COEFS).losses["actor"].statistics["clipped"] == 1.5
     assert math.isnan(finite_mean(np.array([NAN, NAN])))
@@ -152,7 +160,7 @@ def test_explained_variance_is_unknown_where_targets_do_not_vary_or_were_not_mea
 def test_explained_variance_of_a_real_batch_is_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = make_spec()
     updater = make_updater_of(make_trainer(), spec)
-    made = Reporter(updater.plan.losses, OneRank())
+    made = Measurements(updater.plan.losses, OneRank())
     batch = make_batch(spec, absent=True)
     values = updater.objective.prepare(inputs_of(updater, batch))
     monkeypatch.setattr(updater.objective, "prepare", lambda _inputs: values)

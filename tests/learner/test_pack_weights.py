@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from agent.model import AgentModel, acting_arrays, acting_layout
-from learner.publish import pack
+from learner.pack_weights import pack
 from protocol.data.weights import Weights, WireDtype
 from tests.learner.worlds import make_spec
 

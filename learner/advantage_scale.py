@@ -1,17 +1,17 @@
-"""The running scale of returns."""
+"""The running scale of advantages, sigma: the losses divide advantages by it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from learner.distributed import Reducer
+from learner.ranks.reduce import Reducer
 
 MIN_WEIGHT = 1e-30
 """Replaces the sum of weights, 0, before the first batch."""
 
 
-class Normaliser:
+class AdvantageScale:
     """The running second moment of R - v_prior, not centred, with Adam's bias correction.
 
     Args:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from learner.distributed import OneRank, Ranks, choose_device, joined
-from learner.ranks.group import STORE
+from learner.ranks.meeting import joined
+from learner.ranks.reduce import OneRank, Ranks
+from learner.ranks.spawn import STORE
 from learner.settings import TrainerSettings
-from oatmill.errors import UserError
 from protocol.data.trajectory import Array
 from tests.learner.ranks.rank_process import STEPS, file_name, measure
 from tests.learner.worlds import ONE
@@ -97,10 +97,3 @@ def test_a_rank_alone_needs_no_process_group(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_only_rank_0_is_first() -> None:
     assert not Ranks(1, 2, torch.device("cpu"), OneRank()).first
-
-
-def test_a_missing_gpu_raises_an_error_and_auto_uses_the_available_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"trainer\.device=cuda needs a CUDA GPU .* set it to cpu or auto"):
-        choose_device("cuda", 0)
-    assert choose_device("auto", 0) == choose_device("cpu", 0) == torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Turns measurements on the device into named numbers, with one transfer per reported learner step."""
+"""The measurements of learner steps: turns sums on the device into named numbers, with one transfer per report."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from learner.distributed import Reducer
 from learner.loss import OWN_NUMBERS
 from learner.loss_descriptor import BUILT_IN, LossDescriptor
+from learner.ranks.reduce import Reducer
 from learner.update.sums import Key
 from learner.update.updater import Record
 from protocol.data.trajectory import Array
@@ -129,8 +129,8 @@ class StepReport:
 
 
 @dataclass
-class Reporter:
-    """Collects the records of learner steps and turns them into a report.
+class Measurements:
+    """The measurements since the last report: collects the records of learner steps and turns them into a report.
 
     Args:
         losses: the losses' names in order.

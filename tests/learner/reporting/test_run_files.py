@@ -11,12 +11,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from learner.distributed import OneRank
 from learner.progress import Progress
+from learner.ranks.reduce import OneRank
 from learner.reporting.latch import CLEAR_AFTER
-from learner.reporting.recorder import EVENTS_FILE, METRICS_FILE, SUMMARY_FILE, Recorder, observe
-from learner.reporting.report import LossReport, Reporter, StepReport, TermReport
-from learner.reporting.writers import BackgroundWriters
+from learner.reporting.measurements import LossReport, Measurements, StepReport, TermReport
+from learner.reporting.run_files import EVENTS_FILE, METRICS_FILE, SUMMARY_FILE, RunFiles, observe
+from learner.reporting.tensorboard_wandb import BackgroundWriters
 from tests.learner.worlds import learn, make_batch, make_spec, make_trainer, make_updater_of
 
 FLEET = {"episode_return": {"mean": 3.0, "std": 1.0, "n": 2}, "episodes": 2, "statistics": {"hearts": 0.5}}
@@ -25,13 +25,13 @@ FLEET = {"episode_return": {"mean": 3.0, "std": 1.0, "n": 2}, "episodes": 2, "st
 def make_report(arm: str = "full", seed: int = 0) -> StepReport:
     spec = make_spec()
     updater = make_updater_of(make_trainer(arm), spec)
-    reporter = Reporter(updater.plan.losses, OneRank())
-    reporter.add(learn(updater, make_batch(spec, seed=seed)))
-    return reporter.report(updater.objective.coefs)
+    measurements = Measurements(updater.plan.losses, OneRank())
+    measurements.add(learn(updater, make_batch(spec, seed=seed)))
+    return measurements.report(updater.objective.coefs)
 
 
-def recorder(folder: Path) -> Recorder:
-    return Recorder(folder, math.log(3), 1000)
+def run_files(folder: Path) -> RunFiles:
+    return RunFiles(folder, math.log(3), 1000)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ def at(step: int) -> Progress:
 
 
 class Kept:
-    """Takes lines as `learner.reporting.writers.BackgroundWriters` does."""
+    """Takes lines as `learner.reporting.tensorboard_wandb.BackgroundWriters` does."""
 
     def __init__(self) -> None:
         self.lines: list[Any] = []
@@ -57,24 +57,24 @@ class Kept:
         self.closed += 1
 
 
-def test_every_line_goes_to_other_tools_too_and_they_are_closed_with_the_recorder(tmp_path: Path) -> None:
-    record, report, kept = recorder(tmp_path), make_report(), Kept()
-    record.writers = cast("BackgroundWriters", kept)
+def test_every_line_goes_to_other_tools_too_and_they_are_closed_with_the_run_files(tmp_path: Path) -> None:
+    files, report, kept = run_files(tmp_path), make_report(), Kept()
+    files.writers = cast("BackgroundWriters", kept)
     for step in (1, 2):
-        record.step(at(step), np.array([1, 1, 3]))
-        record.report(report, at(step), learning_rate=0.01, fleet=FLEET)
-    record.summary(at(2))
-    record.close()
+        files.step(at(step), np.array([1, 1, 3]))
+        files.report(report, at(step), learning_rate=0.01, fleet=FLEET)
+    files.summary(at(2))
+    files.close()
     assert kept.lines == lines(tmp_path / METRICS_FILE)
     assert kept.closed == 1
 
 
 @pytest.mark.parametrize("arm", ["baseline", "full"])
 def test_each_report_is_a_line_of_valid_json_with_every_loss(tmp_path: Path, arm: str) -> None:
-    record, report = recorder(tmp_path), make_report(arm)
+    files, report = run_files(tmp_path), make_report(arm)
     for step in (1, 2):
-        record.step(at(step), np.array([1, 1, 3]))
-        record.report(report, at(step), learning_rate=0.01, fleet=FLEET)
+        files.step(at(step), np.array([1, 1, 3]))
+        files.report(report, at(step), learning_rate=0.01, fleet=FLEET)
     written = lines(tmp_path / METRICS_FILE)
     assert [line["learner_step"] for line in written] == [1, 2]
     last = written[-1]
@@ -92,33 +92,33 @@ def test_each_report_is_a_line_of_valid_json_with_every_loss(tmp_path: Path, arm
 
 def test_the_rate_follows_a_change_and_the_summary_has_that_of_the_whole_run(tmp_path: Path) -> None:
     # 100 s of 1,000 env steps a second, then 20 s of 200: the last ten seconds know only the slow ones.
-    record, report = recorder(tmp_path), make_report("baseline")
+    files, report = run_files(tmp_path), make_report("baseline")
     steps = [(second, 1000 * second) for second in range(101)] + [(100 + s, 100_000 + 200 * s) for s in range(1, 21)]
     for step, (seconds, env_steps) in enumerate(steps, start=1):
-        record.step(Progress(step, env_steps, step, float(seconds)), np.array([1]))
-    record.report(report, Progress(121, 104_000, 121, 120.0), learning_rate=0.01, fleet={})
-    record.summary(Progress(121, 104_000, 121, 120.0))
+        files.step(Progress(step, env_steps, step, float(seconds)), np.array([1]))
+    files.report(report, Progress(121, 104_000, 121, 120.0), learning_rate=0.01, fleet={})
+    files.summary(Progress(121, 104_000, 121, 120.0))
     assert lines(tmp_path / METRICS_FILE)[-1]["env_steps_per_second"] == 200
     assert json.loads((tmp_path / SUMMARY_FILE).read_text())["env_steps_per_second"] == pytest.approx(104_000 / 120)
-    assert len(record.recent_steps) == 11
+    assert len(files.recent_steps) == 11
 
 
 def test_the_log_says_twice_a_minute_how_far_and_how_well_the_run_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    record, report = recorder(tmp_path), make_report("baseline")
+    files, report = run_files(tmp_path), make_report("baseline")
     with caplog.at_level("INFO", "oatmill.learner"):
         for step in range(1, 41):  # two seconds each: at 2 s, 32 s and 62 s
-            record.step(at(step), np.array([1]))
-            record.report(report, at(step), learning_rate=0.01, fleet=FLEET)
+            files.step(at(step), np.array([1]))
+            files.report(report, at(step), learning_rate=0.01, fleet=FLEET)
     said = [line for line in caplog.messages if line.startswith("learner step")]
     assert [line.partition(":")[0] for line in said] == ["learner step 1", "learner step 16", "learner step 31"]
     assert said[1].startswith("learner step 16: 1,600 of 1,000 env steps, 50 a second, return 3.00; ppo_critic ")
 
 
 def test_the_rate_of_steps_that_take_longer_than_the_window(tmp_path: Path) -> None:
-    record = recorder(tmp_path)
+    files = run_files(tmp_path)
     for step in range(1, 4):
-        record.step(Progress(step, 500 * step, step, 50.0 * step), np.array([1]))
-    assert record.recent_rate() == 10
+        files.step(Progress(step, 500 * step, step, 50.0 * step), np.array([1]))
+    assert files.recent_rate() == 10
 
 
 def test_muesli_is_judged_by_its_kl_and_not_by_its_cross_entropy() -> None:
@@ -136,9 +136,9 @@ def test_muesli_is_judged_by_its_kl_and_not_by_its_cross_entropy() -> None:
 
 
 def test_a_red_flag_is_an_event_when_it_is_raised_and_when_it_is_cleared(tmp_path: Path) -> None:
-    record, report = recorder(tmp_path), make_report("baseline")
+    files, report = run_files(tmp_path), make_report("baseline")
     raised = [
-        record.report(replace(report, skipped=skipped), at(step), learning_rate=0.01, fleet={})
+        files.report(replace(report, skipped=skipped), at(step), learning_rate=0.01, fleet={})
         for step, skipped in enumerate([0, 3, 3, *[0] * CLEAR_AFTER], start=1)
     ]
     expected = [False, *[True] * (1 + CLEAR_AFTER), False]
@@ -151,11 +151,11 @@ def test_a_red_flag_is_an_event_when_it_is_raised_and_when_it_is_cleared(tmp_pat
 
 
 def test_the_summary_is_written_whole_and_remembers_flags_that_were_cleared(tmp_path: Path) -> None:
-    record, report = recorder(tmp_path), make_report("baseline")
+    files, report = run_files(tmp_path), make_report("baseline")
     for step, skipped in ((1, 0), (2, 3), (3, 0)):
-        record.step(at(step), np.array([2]))
-        record.report(replace(report, skipped=skipped), at(step), learning_rate=0.01, fleet=FLEET)
-    record.summary(at(3))
+        files.step(at(step), np.array([2]))
+        files.report(replace(report, skipped=skipped), at(step), learning_rate=0.01, fleet=FLEET)
+    files.summary(at(3))
     summary = json.loads((tmp_path / SUMMARY_FILE).read_text())
     assert (summary["learner_steps"], summary["env_steps"], summary["policy_version"]) == (3, 300, 3)
     assert "non_finite" in {flag["flag"] for flag in summary["red_flags"]}
@@ -167,14 +167,14 @@ def test_the_summary_is_written_whole_and_remembers_flags_that_were_cleared(tmp_
 def test_lines_that_cannot_be_written_are_counted_and_the_run_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record, report = recorder(tmp_path), make_report("baseline")
+    files, report = run_files(tmp_path), make_report("baseline")
     with monkeypatch.context() as patched:
-        patched.setattr("learner.reporting.recorder.append_line", full)
+        patched.setattr("learner.reporting.run_files.append_line", full)
         for step in (1, 2):
-            record.report(report, at(step), learning_rate=0.01, fleet={})
-    record.report(report, at(3), learning_rate=0.01, fleet={})
+            files.report(report, at(step), learning_rate=0.01, fleet={})
+    files.report(report, at(3), learning_rate=0.01, fleet={})
     assert [line["learner_step"] for line in lines(tmp_path / METRICS_FILE)] == [3]
-    assert (record.take_lost_lines(), record.take_lost_lines()) == (2, 0)
+    assert (files.take_lost_lines(), files.take_lost_lines()) == (2, 0)
 
 
 def full(*_: object) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from agent.model import AgentModel, acting_arrays
-from agent.packing import load_packed
+from agent.unpack_weights import load_packed
 from oatmill.errors import WireError
 from protocol.data.weights import Weights, WireDtype
 from tests.learner.worlds import OBSERVATION, make_spec

@@ -18,16 +18,18 @@ from actors.environments.make import describe
 from actors.settings import FactoryEnv
 from oatmill.errors import UserError
 from protocol.data.spaces import Spaces
-from runner import apart as apart_module
-from runner.apart import Apart
+from runner import user_code_process
+from runner.user_code_process import UserCodeProcess
 
 FACTORY = "tests.actors.environments.rude_environments:make"
 RUDE = r"tests/actors/environments/rude_environments\.py:\d+"
 
 
-def environment(limit_s: float = 60.0, **kwargs: Any) -> Apart:
+def environment(limit_s: float = 60.0, **kwargs: Any) -> UserCodeProcess:
     env = {"kind": "factory", "factory": FACTORY, "kwargs": kwargs}
-    return Apart("actors.environments.describe", env, what="env.factory=rude", limit_s=limit_s, setting="actors.hang_timeout")
+    return UserCodeProcess(
+        "actors.environments.describe", env, what="env.factory=rude", limit_s=limit_s, setting="actors.hang_timeout"
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,7 @@ def refusal(limit_s: float, how: str, when: str) -> str:
     ],
 )
 def test_a_close_that_fails_is_a_note_and_the_answer_counts(how: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart_module, "CLOSE_WITHIN_S", 0.5 if how == "hangs" else 30.0)
+    monkeypatch.setattr(user_code_process, "CLOSE_WITHIN_S", 0.5 if how == "hangs" else 30.0)
     with environment(how=how, when="close") as building:
         assert building.result()["episode_statistics"] == ["is_success", "score"]
         (note,) = building.finish()
@@ -95,7 +97,7 @@ def test_a_close_that_fails_is_a_note_and_the_answer_counts(how: str, says: str,
 def test_what_it_prints_where_it_goes_and_its_threads_are_its_own(
     how: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apart_module, "CLOSE_WITHIN_S", 2.0 if how == "ends_slowly" else 30.0)
+    monkeypatch.setattr(user_code_process, "CLOSE_WITHIN_S", 2.0 if how == "ends_slowly" else 30.0)
     here = Path.cwd()
     with environment(how=how) as building:
         answer = building.result()
@@ -119,8 +121,8 @@ def test_what_it_has_started_ends_with_it(tmp_path: Path) -> None:
 def test_it_does_not_outlive_a_command_that_is_killed() -> None:
     env = {"kind": "factory", "factory": FACTORY, "kwargs": {"how": "hangs"}}
     code = (
-        "from runner.apart import Apart\n"
-        f"work = Apart('actors.environments.describe', {env!r}, what='it', limit_s=60)\n"
+        "from runner.user_code_process import UserCodeProcess\n"
+        f"work = UserCodeProcess('actors.environments.describe', {env!r}, what='it', limit_s=60)\n"
         "print(work._process.pid, flush=True)\nwork.result()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ) as command:

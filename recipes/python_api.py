@@ -1,4 +1,7 @@
-"""The functions of `import oatmill`: train a recipe, and load a trained policy."""
+"""The Python API: `oatmill.train` and `oatmill.load` are these functions.
+
+The package `oatmill` is the lowest layer and must not import them, so it loads this module by its name on first use.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loads weights from the wire into a network's parameters and its normaliser."""
+"""Unpacks the weights that the learner sends into a network's parameters and its normaliser."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""All ranks of a learner on one host: `python -m learner.ranks.group RANKS ARGUMENTS...` starts them and ends them together.
+"""Starts all ranks of a learner on one host, and ends them together: `python -m learner.ranks.spawn RANKS ARGUMENTS...`.
 
-The ranks find each other through a file in a folder that only this user may enter, and they talk over the loopback. So nothing
-of theirs can be reached from another host, and no server that others could speak to is needed. This process loads no torch.
+The ranks find each other through a file in a folder that only this user may enter, and they communicate over the loopback
+interface. No other host can connect to the ranks, and no open network server is needed. This process does not load torch.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from oatmill.process.exit_codes import BAD_INPUT
 from oatmill.process.signals import StopFlag
 
 STORE = "OATMILL_RANKS_STORE"
-"""The variable that names the file through which the ranks of one host find each other."""
+"""The environment variable with the path of the file through which the ranks of one host find each other."""
 POLL_S = 0.05
 SETTLE_S = 0.5
-"""Ranks that fail together, one because of the other, end within this time."""
+"""If one rank's failure makes others fail, all of them end within this time."""
 GRACE_S = 5.0
-"""Once a rank has failed, the others are asked to end and have this long for it. They cannot go on without it."""
+"""After a rank has failed, the others get SIGTERM and this much time to end. They cannot continue without it."""
 
 
 class Group:
-    """The ranks, while they run. SIGTERM and SIGINT are passed on to every rank.
+    """The running ranks. SIGTERM and SIGINT are passed on to every rank.
 
     Args:
-        command: starts one rank. It is told which one by RANK, LOCAL_RANK and WORLD_SIZE.
-        count: how many ranks.
-        folder: a private folder, where the ranks find each other and leave the line with which they gave up.
+        command: starts one rank. The environment variables RANK, LOCAL_RANK and WORLD_SIZE say which one.
+        count: the number of ranks.
+        folder: a private folder for the file through which the ranks find each other, and for their error lines.
     """
 
     def __init__(self, command: Sequence[str], count: int, folder: Path) -> None:
@@ -48,13 +48,13 @@ class Group:
         """Start all ranks and wait until they have ended.
 
         Returns:
-            0 if all ranks ended with 0. Otherwise the exit code of the rank that failed first, or 128 and the signal that
-            killed it. The other ranks are ended then.
+            0 if all ranks ended with 0. Otherwise the exit code of the rank that failed first, or 128 + the signal number
+            if a signal killed it. The other ranks have been ended, too.
         """
         try:
             for rank in range(self._count):
                 self._ranks.append(self._start(rank))
-                if self._stop.is_set:  # the signal came before there was a rank to pass it on to
+                if self._stop.is_set:  # the signal came before this rank was started
                     self._ranks[-1].terminate()
             codes = self._wait()
             if not any(codes.values()):
@@ -72,7 +72,7 @@ class Group:
             self._command,
             stdin=subprocess.DEVNULL,
             env=os.environ | {name: str(value) for name, value in own.items()},
-            # A rank may hang in a collective operation, where SIGTERM does not reach it.
+            # SIGKILL, because a rank that waits in a collective operation does not react to SIGTERM.
             preexec_fn=dies_with_parent(signal.SIGKILL),  # noqa: PLW1509  (runs one system call)
         )
 
@@ -81,7 +81,7 @@ class Group:
             process.terminate()
 
     def _wait(self) -> Mapping[int, int]:
-        """Wait until all ranks have ended, or one has failed; the exit codes of those that ended by themselves."""
+        """Wait until all ranks have ended or one has failed, and return the exit codes of the ranks that have ended."""
         while len(codes := self._codes()) < self._count and not any(codes.values()):
             time.sleep(POLL_S)
         self._all_end(within_s=SETTLE_S)
@@ -101,8 +101,8 @@ class Group:
         self._all_end(within_s=GRACE_S)
 
     def _failed(self, codes: Mapping[int, int]) -> int:
-        """Say once what the ranks have said as they gave up; the exit code of the rank that is to blame."""
-        # A rank that was killed or got bad input failed by itself. Any other may have failed because of such a one.
+        """Print each rank's error line once, and return the blamed rank's exit code."""
+        # A rank that was killed or got bad input has failed by itself. Other ranks may have failed because of it.
         rank = min((rank for rank in codes if codes[rank]), key=lambda rank: (codes[rank] >= 0, codes[rank] != BAD_INPUT, rank))
         code = codes[rank]
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -112,10 +112,10 @@ class Group:
 
 
 def give_up(line: str) -> None:
-    """Leave the line with which a process of the learner gives up: on stderr, or with the group, which says it once.
+    """Write a failing learner process's error line: to stderr, or to a file of its group, which prints equal lines once.
 
     Args:
-        line: ends with a line break.
+        line: the error line, with a line break at its end.
     """
     store = os.environ.get(STORE)
     if store is None:
@@ -125,7 +125,7 @@ def give_up(line: str) -> None:
 
 
 def main() -> int:
-    """Run a group; the exit code."""
+    """Run a group of ranks, and return the exit code."""
     return run_to_exit(_run)
 
 
