@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from agent.manifest import MODEL_FILE, read_manifest
+from agent.checkpoint_manifest import MODEL_FILE, read_manifest
 from agent.model import AgentModel, saved_tensors
 from agent.spec import AgentSpec
 from oatmill.errors import UserError, one_line

@@ -14,8 +14,8 @@ from gymnasium.vector import VectorEnv
 
 from actors.environments.adapters.gymnasium import around_envs, import_registering
 from actors.environments.base import Environment, name_of
-from actors.environments.factories import Factory, accepted, load_environment_function
 from actors.environments.make import make_environment, refusals
+from actors.environments.user_factories import Factory, accepted, load_environment_function
 from actors.environments.wrappers import wrapped
 from actors.settings import (
     AtariEnv,

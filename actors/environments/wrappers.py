@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium import wrappers as gym_wrappers
 
-from actors.environments.factories import load_environment_function
+from actors.environments.user_factories import load_environment_function
 from oatmill.errors import OatmillError, UserError, one_line
 
 IMAGE_AXES = 3

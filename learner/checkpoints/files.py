@@ -1,7 +1,7 @@
 """Checkpoints, written atomically as safetensors and JSON, never as pickle.
 
 A checkpoint is written to a new folder `step-N.tmp`, and every file is synced. The manifest is written
-last, with the hashes of the files (`agent.manifest`). A rename makes the checkpoint visible. Then the
+last, with the hashes of the files (`agent.checkpoint_manifest`). A rename makes the checkpoint visible. Then the
 link `latest` points to it, and `best` if its return is the highest. A crash at any point leaves the
 previous checkpoint intact. A checkpoint that cannot be loaded is skipped.
 """
@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from agent.checkpoint_manifest import MODEL_FILE, open_manifest, read_manifest, write_manifest
 from agent.loading import load_model, loading
-from agent.manifest import MODEL_FILE, open_manifest, read_manifest, write_manifest
 from agent.model import AgentModel, saved_tensors
 from learner.loss import Context
 from learner.progress import Progress

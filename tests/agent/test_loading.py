@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import agent
+from agent.checkpoint_manifest import MANIFEST, MODEL_FILE, with_digest
 from agent.loading import LoadedAgent, first_row
-from agent.manifest import MANIFEST, MODEL_FILE, with_digest
 from agent.model import AgentModel
 from learner.checkpoints.files import save
 from learner.progress import Progress

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from actors.environments.make import describe
 from actors.settings import FactoryEnv
-from agent.manifest import MANIFEST, MODEL_FILE, file_digest
+from agent.checkpoint_manifest import MANIFEST, MODEL_FILE, file_digest
 from agent.model import AgentModel
 from agent.spec import AgentSpec
 from deploy.cli.entry import run_command

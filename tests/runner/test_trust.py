@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import agent
 from actors.environments.make import describe
 from actors.settings import AtariEnv, CogsEnv, FactoryEnv, GymnasiumEnv, MiniGridEnv, PettingZooEnv
-from agent.manifest import MANIFEST, MODEL_FILE, file_digest
+from agent.checkpoint_manifest import MANIFEST, MODEL_FILE, file_digest
 from agent.model import AgentModel
 from agent.spec import AgentSpec
 from oatmill.errors import UserError

@@ -12,7 +12,6 @@ from gymnasium.vector import VectorEnv
 
 from actors.environments.base import Step, name_of
 from actors.environments.episodes import EpisodeSums
-from actors.environments.factories import Factory
 from actors.environments.infos import has_globs, names_of, read
 from actors.environments.spaces.action_masks import InfoMasks, check_allows, check_mask_space, masked_spaces, with_masks
 from actors.environments.spaces.actions import ActionConversion, convert_action_space
@@ -20,6 +19,7 @@ from actors.environments.spaces.dict_spaces import convert_space
 from actors.environments.spaces.minigrid_cells import minigrid_cells
 from actors.environments.spaces.observations import Channels, ObservationConversion
 from actors.environments.steppers import Stepper, SyncStepper, make_vector_stepper
+from actors.environments.user_factories import Factory
 from actors.environments.wrappers import wrapped
 from actors.settings import FactoryEnv, GymnasiumEnv
 from oatmill.errors import UserError

@@ -10,11 +10,11 @@ import numpy as np
 from actors.environments.adapters.pettingzoo_turns import in_turns
 from actors.environments.base import Episode, Step, name_of
 from actors.environments.boundary import copy_seeds, flag, in_short, observation_of, outcome_of, reward
-from actors.environments.factories import Factory
 from actors.environments.spaces.action_masks import InfoMasks, check_allows, check_mask_space, masked_spaces, with_masks
 from actors.environments.spaces.actions import ActionConversion, convert_action_space
 from actors.environments.spaces.dict_spaces import convert_space
 from actors.environments.spaces.observations import ObservationConversion
+from actors.environments.user_factories import Factory
 from actors.settings import PettingZooEnv
 from oatmill.errors import UserError
 from protocol.data.actions import copied, split_rows

@@ -15,7 +15,7 @@ from protocol.data.run_schema import RunSchema
 from replay.ingest.actors.credit import CreditLine
 from replay.ingest.batches.server import BatchServer
 from replay.ingest.fleet import FleetStatistics
-from replay.ingest.recovery import queued_rows_of, recovered_part
+from replay.ingest.requeue import queued_rows_of, recovered_part
 from replay.log.journal import Journal
 from replay.log.state import QUEUED, Rows
 from replay.store.assembly import Assembler, Part

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+from agent.checkpoint_manifest import DIGEST_KEY, FORMAT_KEY, MANIFEST, MODEL_FILE, file_digest
 from agent.loading import load
-from agent.manifest import DIGEST_KEY, FORMAT_KEY, MANIFEST, MODEL_FILE, file_digest
 from learner.checkpoints.files import GENERATOR, OPTIMIZER_FILE, PRIOR_FILE, Beside, restore, save
 from learner.progress import Progress
 from learner.update.updater import Updater

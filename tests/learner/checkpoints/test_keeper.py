@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from agent.manifest import MANIFEST, MODEL_FILE, read_manifest
+from agent.checkpoint_manifest import MANIFEST, MODEL_FILE, read_manifest
 from learner.checkpoints.files import GENERATOR, Beside, restore, save
 from learner.checkpoints.keeper import Keeper
 from learner.progress import Progress

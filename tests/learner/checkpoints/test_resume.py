@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.manifest import MANIFEST
+from agent.checkpoint_manifest import MANIFEST
 from tests.learner.checkpoints.resume_process import CASES, SAVED_AT, STEPS, train
 from tests.learner.child import output_of
 from tests.learner.worlds import make_batch, make_spec

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from actors.environments.base import Environment, Episode
 from actors.environments.checks import first_observations
 from actors.environments.make import describe
-from agent.manifest import MANIFEST, MODEL_FILE, file_digest
+from agent.checkpoint_manifest import MANIFEST, MODEL_FILE, file_digest
 from agent.model import AgentModel
 from agent.spec import AgentSpec
 from oatmill.errors import RunError, UserError

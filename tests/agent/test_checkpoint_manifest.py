@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.manifest import MANIFEST, MODEL_FILE, open_manifest, read_manifest, write_manifest
+from agent.checkpoint_manifest import MANIFEST, MODEL_FILE, open_manifest, read_manifest, write_manifest
 from oatmill.errors import UserError
 
 OTHER_FILE = "optimizer.safetensors"
