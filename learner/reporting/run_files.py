@@ -239,7 +239,7 @@ class RunFiles:
         return math.nan if self.first_step is None else rate_between(self.first_step, self.last_step)
 
     def summary(self, progress: Progress) -> None:
-        """Write the learner's part of summary.json."""
+        """Write learner.json, the learner's part of the summary."""
         names = ("losses", "entropy", "explained_variance", "episode_return", "episode_length", "episode_statistics")
         content = {
             "learner_steps": progress.learner_step,
