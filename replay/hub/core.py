@@ -68,9 +68,8 @@ class HubCore:
         self._warned_of_streams = False
         self._told: tuple[Any, ...] = ()  # the state that was last sent to ingest
         self._known_version, self._claimed_version = highest_version, -1
-        self.stop = False
         self.report: dict[str, Any] = {}
-        self.reported_at = -float("inf")
+        self.reported_at, self.stop = -float("inf"), False
         self.endpoints: dict[str, str] = {"weights": weights_endpoint}
         self.rejections = Rejections(MAX_REFUSED)
 

@@ -90,9 +90,7 @@ class Members:
         self._departed: dict[str, None] = {}  # tokens of processes that left, the oldest first
         self.spaces: dict[str, Any] | None = None
         self.episode_statistics: tuple[str, ...] = ()
-        self.serial = 0
-        self.expired = 0
-        self.restarts = 0
+        self.serial = self.expired = self.restarts = 0
 
     @property
     def actors(self) -> list[Member]:

@@ -13,7 +13,7 @@ FILES_PER_FOLDER = 17
 """Besides `__init__.py` and `__main__.py`."""
 ONE_FILE_EACH = {ROOT / "deploy" / "cli", ROOT / "recipes"}
 """One file per command and per recipe."""
-LINES = {"file": 400, "class": 250, "function": 55}
+LINES = {"file": 399, "class": 249, "function": 55}
 
 
 def modules() -> list[Path]:
