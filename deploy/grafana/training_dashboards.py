@@ -311,6 +311,16 @@ LEARNING = Dashboard(
             "Entropy in nats", "Mean entropy of the policy.", "short", [Query("oatmill_policy_entropy_nats", "entropy")], low=0
         ),
         Panel(
+            "Log std of continuous actions",
+            "Mean, smallest and largest over the numbers of an action; only for policies with continuous actions.",
+            "short",
+            [
+                Query('oatmill_policy_log_std{statistic="mean"}', "mean"),
+                Query('oatmill_policy_log_std{statistic="min"}', "smallest"),
+                Query('oatmill_policy_log_std{statistic="max"}', "largest"),
+            ],
+        ),
+        Panel(
             "Explained variance",
             "1 is perfect, 0 is a constant, below 0 is worse than one. A solved task may show negative values.",
             "short",
