@@ -100,12 +100,14 @@ def run(config: ActorConfig, stop: StopFlag) -> None:
         observations, stream = begin(environment)
         spec = AgentSpec(environment.spaces, config.agent)
         control = stack.enter_context(closing(_control(config, environment, stream)))
-        welcome = _join(control, config.address, stop, watchdog.beat)
+        welcome = _join(control, config.address, stop, watchdog.beat, wait_for_encoder=spec.depends_on_device)
         if welcome is None:
             return
         log.info("joined as actor %d, incarnation %d", welcome.actor_id, welcome.incarnation)
         policy = ActingPolicy(spec, environment.num_rows, policy_seed(config, welcome))
         unroller = Unroller(environment, observations, policy, config.actors.unroll_length, discount=config.discount)
+        if spec.depends_on_device and welcome.encoder:
+            spec = spec.with_encoder(welcome.encoder)
         receiver = stack.enter_context(
             closing(WeightsReceiver(welcome.endpoints["weights"], layout=policy.layout, keys=welcome.keys))
         )
@@ -240,14 +242,24 @@ class Actor:
         }
 
 
-def _join(control: ControlClient, address: str, stop: StopFlag, beat: Callable[[], None]) -> Welcome | None:
-    """Join the run; None if `stop` was set before the hub answered."""
+def _join(
+    control: ControlClient, address: str, stop: StopFlag, beat: Callable[[], None], *, wait_for_encoder: bool
+) -> Welcome | None:
+    """Join the run; None if it is over, or if `stop` was set before.
+
+    Args:
+        control: the connection to the hub.
+        address: the hub's address, for messages.
+        stop: set when the process should stop.
+        beat: called regularly.
+        wait_for_encoder: ask until the learner has joined, so that `Welcome.encoder` is known.
+    """
     clock = AwakeClock()
     deadline = clock.now() + JOIN_TIMEOUT_S
-    while not stop.is_set:
+    while not stop.is_set and not control.state.stop:
         beat()
         try:
-            return control.join(JOIN_SLICE_S)
+            welcome = control.join(JOIN_SLICE_S)
         except PeerLostError:
             if clock.now() > deadline:
                 raise PeerLostError(
@@ -262,6 +274,11 @@ def environment_seed(config: ActorConfig) -> int:
     If the hub chooses the actor id, it is not known yet, and the seed is random.
     """
     if config.actor_id is None:
+            continue
+        if welcome.encoder is not None or not wait_for_encoder:
+            return welcome
+        deadline = clock.now() + JOIN_TIMEOUT_S
+        time.sleep(WAIT_S)
         return secrets.randbits(64)
     return _mix(config.actors.seed, config.actor_id)
 

@@ -157,6 +157,7 @@ class HubCore:
             "endpoints": self.endpoints,
             "spaces": self.members.spaces,
             "episode_statistics": self.members.episode_statistics,
+            "encoder": self.members.encoder,
         }
         self._outgoing.append((route, encode(welcome, to_json(values))))
 
