@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.environments.base import Environment, begin
+from actors.environments.base import Environment, begin, name_of
 from actors.environments.make import make_environment
 from actors.heartbeat import heartbeat_file
 from actors.policy import ActingPolicy
@@ -21,6 +21,7 @@ from actors.settings import ActorSettings, EnvSettings
 from actors.unroll import Unroller
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
+from oatmill.children.copies import Copies
 from oatmill.errors import PeerLostError, RunError
 from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.memory import MemoryLimit
@@ -83,6 +84,7 @@ def run(config: ActorConfig, stop: StopFlag) -> None:
     """
     with ExitStack() as stack:
         alive = heartbeat_file(config.heartbeat)
+        copies = Copies(name_of(config.env))
         watchdog = stack.enter_context(closing(Watchdog("actor", config.actors.hang_timeout, alive=alive)))
         stack.enter_context(closing(MemoryLimit("actor", config.actors.memory_bytes, setting="actors.memory_bytes")))
         environment = stack.enter_context(
@@ -98,21 +100,23 @@ def run(config: ActorConfig, stop: StopFlag) -> None:
         # Slow initialisation comes before joining: afterwards the hub expects a heartbeat every few
         # seconds.
         observations, stream = begin(environment)
+        copies.check()
         spec = AgentSpec(environment.spaces, config.agent)
         control = stack.enter_context(closing(_control(config, environment, stream)))
         welcome = _join(control, config.address, stop, watchdog.beat, wait_for_encoder=spec.depends_on_device)
         if welcome is None:
             return
+        if spec.depends_on_device and welcome.encoder:
+            spec = spec.with_encoder(welcome.encoder)
         log.info("joined as actor %d, incarnation %d", welcome.actor_id, welcome.incarnation)
         policy = ActingPolicy(spec, environment.num_rows, policy_seed(config, welcome))
         unroller = Unroller(environment, observations, policy, config.actors.unroll_length, discount=config.discount)
-        if spec.depends_on_device and welcome.encoder:
-            spec = spec.with_encoder(welcome.encoder)
         receiver = stack.enter_context(
             closing(WeightsReceiver(welcome.endpoints["weights"], layout=policy.layout, keys=welcome.keys))
         )
         sender = stack.enter_context(closing(_sender(config, environment, spec, welcome)))
         watchdog.started()
+        stack.callback(copies.check)  # before anything is closed: a copy has the same sockets
         Actor(
             control=control,
             sender=sender,
@@ -121,6 +125,7 @@ def run(config: ActorConfig, stop: StopFlag) -> None:
             unroller=unroller,
             stop=stop,
             beat=watchdog.beat,
+            check=copies.check,
         ).act()
         if not sender.drain(DRAIN_S):
             log.warning("stopping with %d unacknowledged trajectories", sender.unacknowledged)
@@ -138,6 +143,7 @@ class Actor:
         unroller: steps the environment.
         stop: set when the process should stop.
         beat: called regularly, between env steps and while waiting, for the watchdog.
+        check: called after every env step; may raise.
     """
 
     def __init__(
@@ -150,6 +156,7 @@ class Actor:
         unroller: Unroller,
         stop: StopFlag,
         beat: Callable[[], None] = lambda: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._control = control
         self._sender = sender
@@ -157,7 +164,7 @@ class Actor:
         self._policy = policy
         self._unroller = unroller
         self._stop = stop
-        self._beat = beat
+        self._beat, self._check = beat, check
         self._next_turn = 0.0
         self._newest, self._heard_at = -1, 0.0
         self._swaps, self._apply_lag_s = 0, 0.0
@@ -211,6 +218,7 @@ class Actor:
             self._newest, self._heard_at = newest, time.monotonic()
 
     def _between_steps(self) -> bool:
+        self._check()
         return not self._stop.is_set if time.monotonic() < self._next_turn else self._goes_on()
 
     def _swap_weights(self, *, wanted: int) -> None:
@@ -265,6 +273,11 @@ def _join(
                 raise PeerLostError(
                     f"no hub answered at {address} within {JOIN_TIMEOUT_S:.0f} s; is `oatmill replay` running there?"
                 ) from None
+            continue
+        if welcome.encoder is not None or not wait_for_encoder:
+            return welcome
+        deadline = clock.now() + JOIN_TIMEOUT_S
+        time.sleep(WAIT_S)
     return None
 
 
@@ -274,11 +287,6 @@ def environment_seed(config: ActorConfig) -> int:
     If the hub chooses the actor id, it is not known yet, and the seed is random.
     """
     if config.actor_id is None:
-            continue
-        if welcome.encoder is not None or not wait_for_encoder:
-            return welcome
-        deadline = clock.now() + JOIN_TIMEOUT_S
-        time.sleep(WAIT_S)
         return secrets.randbits(64)
     return _mix(config.actors.seed, config.actor_id)
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from oatmill.children.leaving import leave
+from oatmill.children.leaving import leave, tell_of_exits
 from oatmill.children.parent import die_with
 from oatmill.errors import OatmillError, UserError, one_line
 from oatmill.process.entry import configure_logging
@@ -92,6 +92,7 @@ def serve(work: Callable[[Any, Answer], None]) -> None:
     if request["until"] is not None:  # counted from the start of this process, which may have taken long
         left = request["until"] - time.clock_gettime(time.CLOCK_MONOTONIC)
         faulthandler.dump_traceback_later(max(0.1, left), exit=True, file=descriptor)
+    tell_of_exits(lambda _: faulthandler.dump_traceback(descriptor, all_threads=False))
     answer = Answer(descriptor)
     try:
         work(request["values"], answer)

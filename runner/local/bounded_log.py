@@ -50,7 +50,8 @@ def _without_middle(file: int, start: int) -> int:
     os.pwrite(file, line, first)
     kept = first + len(line)
     moved = source - kept
-    while part := os.pread(file, CHUNK_BYTES, source):  # to its end, which may still be growing
+    end = source + 2 * LAST_BYTES  # it may still be growing, faster than it is copied
+    while source < end and (part := os.pread(file, CHUNK_BYTES, source)):
         source += os.pwrite(file, part, source - moved)
     os.ftruncate(file, source - moved)
     return start if start <= first else max(start - moved, kept)

@@ -37,7 +37,7 @@ def environment(limit_s: float = 60.0, **kwargs: Any) -> Apart:
         (
             "leaves_at_once",
             "build",
-            r"^env\.factory=rude ended its process with exit code 0, by os\._exit or in C code; "
+            rf"^env\.factory=rude ended its process with exit code 0, by os\._exit or in C code \({RUDE}, in leaves_at_once\); "
             r"the last line that it printed: gone$",
         ),
         ("crashes", "reset", rf"^env\.factory=rude ended its process by SIGSEGV \({RUDE}, in crashes\)$"),
