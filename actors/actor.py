@@ -87,16 +87,7 @@ def run(config: ActorConfig, stop: StopFlag) -> None:
         copies = Copies(name_of(config.env))
         watchdog = stack.enter_context(closing(Watchdog("actor", config.actors.hang_timeout, alive=alive)))
         stack.enter_context(closing(MemoryLimit("actor", config.actors.memory_bytes, setting="actors.memory_bytes")))
-        environment = stack.enter_context(
-            closing(
-                make_environment(
-                    config.env,
-                    copies=config.actors.envs_per_actor,
-                    seed=environment_seed(config),
-                    first_index=(config.actor_id or 0) * config.actors.envs_per_actor,
-                )
-            )
-        )
+        environment = stack.enter_context(closing(_environment(config)))
         # Slow initialisation comes before joining: afterwards the hub expects a heartbeat every few
         # seconds.
         observations, stream = begin(environment)
@@ -248,6 +239,11 @@ class Actor:
             "produced": self._sender.produced,
             "evicted": self._sender.evicted,
         }
+
+
+def _environment(config: ActorConfig) -> Environment:
+    copies, seed = config.actors.envs_per_actor, environment_seed(config)
+    return make_environment(config.env, copies=copies, seed=seed, first_index=(config.actor_id or 0) * copies)
 
 
 def _join(

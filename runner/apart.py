@@ -127,7 +127,7 @@ class Apart:
 
     def _ask(self, values: Any) -> None:
         until = None if self._limit_s is None else self._started + self._limit_s
-        request = {"values": values, "until": until, "log_level": logging.getLogger().getEffectiveLevel()}
+        request = {"what": self._what, "values": values, "until": until, "log_level": logging.getLogger().getEffectiveLevel()}
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:  # `result` detects an ended process
             stdin.write(json.dumps(request).encode())

@@ -118,6 +118,10 @@ class Members:
         learner = self._services.get("learner/0")
         return None if learner is None or not learner.token else learner
 
+    def facts(self) -> dict[str, Any]:
+        """Return what a process that joins is told of the run."""
+        return {"spaces": self.spaces, "episode_statistics": self.episode_statistics, "encoder": self.encoder}
+
     def everyone(self) -> Iterator[Member]:
         """Yield all members that have joined and not left."""
         yield from (member for member in self._by_token.values() if not member.left)
@@ -188,33 +192,10 @@ class Members:
                 "identity", f"{place} is in the run and works; stop that process first, or choose another number"
             )
 
-    def _check_config(self, description: dict[str, Any], *, may_be_auto: tuple[str, ...] = AUTO_ENCODERS) -> dict[str, Any]:
-        """The settings of a process that joins.
-
-        Args:
-            description: the process's description of itself.
-            may_be_auto: the values of the run's `agent.encoder` for which it may have `auto` or `auto_cpu`.
-
-        Raises:
-            RefusedError: with the first setting that differs from the run's.
-        """
-        config = description.get("config")
-        if not isinstance(config, dict):
-            raise RefusedError(
-                "description", "expected the process's settings in 'config' (oatmill.settings.flat.joining_config)"
-            )
-        expected = self._config
-        if config.get(ENCODER) in AUTO_ENCODERS and expected.get(ENCODER) in may_be_auto:
-            expected = {**expected, ENCODER: config[ENCODER]}
-        difference = first_difference(expected, config)
-        if difference is not None:
-            raise RefusedError("config", difference)
-        return config
-
     def _join_actor(
         self, route: bytes, hello: messages.Hello, description: dict[str, Any], now: float, user: User
     ) -> tuple[Member, Member | None]:
-        self._check_config(description)
+        checked_config(self._config, description)
         self._check_spaces(description)
         number = hello.actor_id if hello.actor_id >= 0 else self._free_number()
         if number >= MAX_ACTORS:
@@ -258,7 +239,7 @@ class Members:
         if name == "ingest" and description.get("secret") != self._secret:
             raise RefusedError("description", "only the process that the hub has started can join as ingest")
         if name == "learner":
-            encoder = self._check_config(description, may_be_auto=("auto",)).get(ENCODER)
+            encoder = checked_config(self._config, description, may_be_auto=("auto",)).get(ENCODER)
             rank = description.get("rank")
             if type(rank) is not int or not 0 <= rank < MAX_RANKS:
                 raise RefusedError(
@@ -331,6 +312,30 @@ class Members:
                 member.alive = False
                 self.expired += 1
                 self.serial += 1
+
+
+def checked_config(
+    expected: Mapping[str, Any], description: Mapping[str, Any], *, may_be_auto: tuple[str, ...] = AUTO_ENCODERS
+) -> Mapping[str, Any]:
+    """The settings of a process that joins.
+
+    Args:
+        expected: the run's settings.
+        description: the process's description of itself.
+        may_be_auto: the values of the run's `agent.encoder` for which it may have `auto` or `auto_cpu`.
+
+    Raises:
+        RefusedError: with the first setting that differs from the run's.
+    """
+    config = description.get("config")
+    if not isinstance(config, dict):
+        raise RefusedError("description", "expected the process's settings in 'config' (oatmill.settings.flat.joining_config)")
+    if config.get(ENCODER) in AUTO_ENCODERS and expected.get(ENCODER) in may_be_auto:
+        expected = {**expected, ENCODER: config[ENCODER]}
+    difference = first_difference(expected, config)
+    if difference is not None:
+        raise RefusedError("config", difference)
+    return config
 
 
 def _as_before(hello: messages.Hello, known: Member | None) -> int:

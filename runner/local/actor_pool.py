@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
@@ -19,6 +20,8 @@ HUNG_SLACK_S = 10.0
 it is killed."""
 SAME_ERRORS = 3
 """After this many processes in a row with the same error of the user's code the run fails at once."""
+RAISED = re.compile(r" raised in (step|reset): ")
+"""In the error of an environment that breaks its promises, such as one that gives an observation of another shape."""
 LEFT_BACK_OFF_S = 2.0
 """An actor that exited with code 0 is restarted after this long, unless the run is stopped by then."""
 LEAVE_WITHIN_S = 10.0
@@ -226,8 +229,8 @@ class ActorPool(Generic[P]):
         self._notice("actor_restarted", f"{reason}; restarting in {wait:g} s", values | {"restarts": slot.restarts})
 
     def _note_error(self, slot: Slot[P], child: P) -> None:
-        """Count the processes in a row that ended at the same place of the user's code: it will not work next time either."""
-        error = child.error if child.error and ends_with_place(child.error) else ""
+        """Count the processes in a row that ended with the same error of the user's code: it will not work next time either."""
+        error = child.error if child.error and (ends_with_place(child.error) or RAISED.search(child.error)) else ""
         again = bool(error) and error == slot.error and not slot.productive
         slot.error, slot.same_errors = error, slot.same_errors + 1 if again else int(bool(error))
 

@@ -146,7 +146,7 @@ def test_a_log_that_grows_faster_than_it_is_copied_is_shortened_all_the_same(
         copy(file, b"y" * (2 * len(part)), os.fstat(file).st_size)
         return copy(file, part, at)
 
-    monkeypatch.setattr(bounded_log.os, "pwrite", grow)
+    monkeypatch.setattr(os, "pwrite", grow)
     shorten(log)
     assert log.stat().st_size <= LONGEST_BYTES + bounded_log.CHUNK_BYTES
 
