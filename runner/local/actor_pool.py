@@ -20,7 +20,7 @@ HUNG_SLACK_S = 10.0
 it is killed."""
 SAME_ERRORS = 3
 """After this many processes in a row with the same error of the user's code the run fails at once."""
-RAISED = re.compile(r" raised in (step|reset): ")
+RAISED = re.compile(r" raised in (step|reset): | that are not finite ")
 """In the error of an environment that breaks its promises, such as one that gives an observation of another shape."""
 LEFT_BACK_OFF_S = 2.0
 """An actor that exited with code 0 is restarted after this long, unless the run is stopped by then."""
