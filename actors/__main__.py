@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from actors.settings import ActorSettings, EnvSettings
 from agent.settings import AgentSettings
-from oatmill.children.leaving import leave
+from oatmill.children.leaving import leave, tell_of_exits
 from oatmill.children.worker import in_words
 from oatmill.errors import OatmillError, RunError, one_line
 from oatmill.process.entry import configure_logging, read_roots, role_parser, run_to_exit, settings_of
@@ -57,6 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _guarded(options: argparse.Namespace) -> int:
     """Run the actor; anything that the environment's code raises becomes an error of one line."""
+    tell_of_exits(lambda words: sys.stderr.write(f"oatmill: error: the environment's code {words}\n"))
     try:
         _run(options)
     except OatmillError:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.environments.base import Environment
+from actors.environments.base import Environment, name_of
 from actors.environments.checks import begin
 from actors.environments.make import make_environment
 from actors.heartbeat import heartbeat_file
@@ -22,6 +22,7 @@ from actors.settings import ActorSettings, EnvSettings
 from actors.unroll import Unroller
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
+from oatmill.children.copies import Copies
 from oatmill.errors import PeerLostError, RunError
 from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.memory import MemoryLimit
@@ -84,26 +85,21 @@ def run(config: ActorConfig, stop: StopFlag) -> None:
     """
     with ExitStack() as stack:
         alive = heartbeat_file(config.heartbeat)
+        copies = Copies(name_of(config.env))
         watchdog = stack.enter_context(closing(Watchdog("actor", config.actors.hang_timeout, alive=alive)))
         stack.enter_context(closing(MemoryLimit("actor", config.actors.memory_bytes, setting="actors.memory_bytes")))
-        environment = stack.enter_context(
-            closing(
-                make_environment(
-                    config.env,
-                    copies=config.actors.envs_per_actor,
-                    seed=environment_seed(config),
-                    first_index=(config.actor_id or 0) * config.actors.envs_per_actor,
-                )
-            )
-        )
+        environment = stack.enter_context(closing(_environment(config)))
         # Slow initialisation comes before joining: afterwards the hub expects a heartbeat every few
         # seconds.
         observations, stream = begin(environment)
+        copies.check()
         spec = AgentSpec(environment.spaces, config.agent)
         control = stack.enter_context(closing(_control(config, environment, stream)))
-        welcome = _join(control, config.address, stop, watchdog.beat)
+        welcome = _join(control, config.address, stop, watchdog.beat, wait_for_encoder=spec.depends_on_device)
         if welcome is None:
             return
+        if spec.depends_on_device and welcome.encoder:
+            spec = spec.with_encoder(welcome.encoder)
         log.info("joined as actor %d, incarnation %d", welcome.actor_id, welcome.incarnation)
         policy = ActingPolicy(spec, environment.num_rows, policy_seed(config, welcome))
         unroller = Unroller(environment, observations, policy, config.actors.unroll_length, discount=config.discount)
@@ -112,6 +108,7 @@ def run(config: ActorConfig, stop: StopFlag) -> None:
         )
         sender = stack.enter_context(closing(_sender(config, environment, spec, welcome)))
         watchdog.started()
+        stack.callback(copies.check)  # before anything is closed: a copy has the same sockets
         Actor(
             control=control,
             sender=sender,
@@ -120,6 +117,7 @@ def run(config: ActorConfig, stop: StopFlag) -> None:
             unroller=unroller,
             stop=stop,
             beat=watchdog.beat,
+            check=copies.check,
         ).act()
         if not sender.drain(DRAIN_S):
             log.warning("stopping with %d unacknowledged trajectories", sender.unacknowledged)
@@ -137,6 +135,7 @@ class Actor:
         unroller: steps the environment.
         stop: set when the process should stop.
         beat: called regularly, between env steps and while waiting, for the watchdog.
+        check: called after every env step; may raise.
     """
 
     def __init__(
@@ -149,6 +148,7 @@ class Actor:
         unroller: Unroller,
         stop: StopFlag,
         beat: Callable[[], None] = lambda: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._control = control
         self._sender = sender
@@ -156,7 +156,7 @@ class Actor:
         self._policy = policy
         self._unroller = unroller
         self._stop = stop
-        self._beat = beat
+        self._beat, self._check = beat, check
         self._next_turn = 0.0
         self._newest, self._heard_at = -1, 0.0
         self._swaps, self._apply_lag_s = 0, 0.0
@@ -210,6 +210,7 @@ class Actor:
             self._newest, self._heard_at = newest, time.monotonic()
 
     def _between_steps(self) -> bool:
+        self._check()
         return not self._stop.is_set if time.monotonic() < self._next_turn else self._goes_on()
 
     def _swap_weights(self, *, wanted: int) -> None:
@@ -241,19 +242,39 @@ class Actor:
         }
 
 
-def _join(control: ControlClient, address: str, stop: StopFlag, beat: Callable[[], None]) -> Welcome | None:
-    """Join the run; None if `stop` was set before the hub answered."""
+def _environment(config: ActorConfig) -> Environment:
+    copies, seed = config.actors.envs_per_actor, environment_seed(config)
+    return make_environment(config.env, copies=copies, seed=seed, first_index=(config.actor_id or 0) * copies)
+
+
+def _join(
+    control: ControlClient, address: str, stop: StopFlag, beat: Callable[[], None], *, wait_for_encoder: bool
+) -> Welcome | None:
+    """Join the run; None if it is over, or if `stop` was set before.
+
+    Args:
+        control: the connection to the hub.
+        address: the hub's address, for messages.
+        stop: set when the process should stop.
+        beat: called regularly.
+        wait_for_encoder: ask until the learner has joined, so that `Welcome.encoder` is known.
+    """
     clock = AwakeClock()
     deadline = clock.now() + JOIN_TIMEOUT_S
-    while not stop.is_set:
+    while not stop.is_set and not control.state.stop:
         beat()
         try:
-            return control.join(JOIN_SLICE_S)
+            welcome = control.join(JOIN_SLICE_S)
         except PeerLostError:
             if clock.now() > deadline:
                 raise PeerLostError(
                     f"no hub answered at {address} within {JOIN_TIMEOUT_S:.0f} s; is `oatmill replay` running there?"
                 ) from None
+            continue
+        if welcome.encoder is not None or not wait_for_encoder:
+            return welcome
+        deadline = clock.now() + JOIN_TIMEOUT_S
+        time.sleep(WAIT_S)
     return None
 
 

@@ -50,7 +50,8 @@ class Heard(Settings):
     info_metrics: list[str] = Field(default_factory=list)
     """Numbers and booleans in the `info` of an episode's last step that are reported, besides
     `is_success` and `score`: names, and patterns such as `reward_*`, which are matched once at the
-    start. The name of a number in a mapping inside `info` is `outer.inner`."""
+    start. The name of a number in a mapping inside `info` is `outer.inner`. With several agents,
+    `name` is the mean over the agents, and `agent.name` is one agent's."""
 
 
 class Wrapped(Heard):
@@ -190,7 +191,7 @@ class EnvPoolEnv(Heard):
     channels: ChannelAxis = "auto"
 
 
-class PettingZooEnv(Settings):
+class PettingZooEnv(Heard):
     """A PettingZoo parallel environment; each agent is a row."""
 
     kind: Literal["pettingzoo"] = "pettingzoo"

@@ -103,9 +103,9 @@ class Policies:
         of_choices = (from_logits_A.exp() * (from_logits_A - logits_A)).sum(-1)
         return of_choices + gaussian.kls(from_numbers_P, numbers_P).sum(-1)
 
-    def log_std(self, rows_P: Tensor) -> Tensor:
-        """The mean logarithm of the numbers' standard deviations, `[...]`."""
-        return gaussian.parts(self._split(rows_P)[1])[1].mean(-1)
+    def log_stds(self, rows_P: Tensor) -> Tensor:
+        """The logarithms of the numbers' standard deviations, `[..., D]`."""
+        return gaussian.parts(self._split(rows_P)[1])[1]
 
     def sample(self, rows_P: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Sample an action per row: int64, or float32 if it has numbers, which are not squashed."""

@@ -19,8 +19,8 @@ class AgentSettings(Settings):
 
     encoder: str = "auto"
     """The network's encoder. `auto` uses mlp for vectors, token_grid for tokens, and for images cnn
-    (IMPALA's residual network). If a run on this machine trains images on its CPU, it starts with
-    `auto_cpu` instead, which uses small_cnn for them. Others: nature (images; three convolutions, a
+    (IMPALA's residual network). If the learner trains images on a CPU, `auto` becomes `auto_cpu`, which
+    uses small_cnn for them. Others: nature (images; three convolutions, a
     sixth of the work of cnn), small_cnn (images; two convolutions, a third of the work of nature),
     token_set, token_attention, and your own as `module:make` (docs/tutorials/your-own-network.md)."""
     encoders: dict[str, str] = Field(default_factory=dict)

@@ -7,6 +7,7 @@ from typing import Any
 
 from agent.settings import AgentSettings
 from oatmill.errors import UserError
+from oatmill.settings.flat import AUTO_ENCODERS
 from protocol.data.spaces import ObservationKind, ObservationSpace, Spaces
 
 ENCODERS_OF: dict[ObservationKind, tuple[str, ...]] = {
@@ -17,8 +18,6 @@ ENCODERS_OF: dict[ObservationKind, tuple[str, ...]] = {
 """The encoders for each kind of observation; `auto` uses the first."""
 ON_CPU: dict[ObservationKind, str] = {"image": "small_cnn"}
 """What `auto_cpu` uses instead of what `auto` does."""
-AUTO = ("auto", "auto_cpu")
-
 JOINED = "none"
 """The encoder of a key that goes to the joining layers as it is: what `auto` takes for a vector among several keys."""
 
@@ -43,7 +42,7 @@ class AgentSpec:
         if unknown:
             keys = ", ".join(seen) if self.several else "none, for the observation is no Dict of several keys"
             raise UserError(f"agent.encoders.{unknown[0]} names no key of the observation; there are: {keys}")
-        if self.several and settings.encoder not in AUTO and not settings.own_encoder:
+        if self.several and settings.encoder not in AUTO_ENCODERS and not settings.own_encoder:
             raise UserError(
                 f"agent.encoder={settings.encoder} reads one observation, and this is a Dict of {', '.join(seen)}; "
                 f"set agent.encoders.{next(iter(seen))}={settings.encoder} or another key's"
@@ -60,12 +59,12 @@ class AgentSpec:
     def _check(self, path: str) -> None:
         kind, asked = self.seen[path].kind, self._asked(path)
         known = (*ENCODERS_OF[kind], JOINED) if self.several and kind == "vector" else ENCODERS_OF[kind]
-        if asked not in AUTO and not self.settings.own_encoder and asked not in known:
+        if asked not in AUTO_ENCODERS and not self.settings.own_encoder and asked not in known:
             setting = f"agent.encoders.{path}" if self.several else "agent.encoder"
             raise UserError(f"{setting}={asked} does not support {kind} observations; use one of {', '.join(known)}")
 
     def _asked(self, path: str) -> str:
-        auto = self.settings.encoder if self.settings.encoder in AUTO else "auto"
+        auto = self.settings.encoder if self.settings.encoder in AUTO_ENCODERS else "auto"
         return self.settings.encoders.get(path, auto) if self.several else self.settings.encoder
 
     @property
@@ -88,7 +87,7 @@ class AgentSpec:
     def encoder_of(self, path: str) -> str:
         """The name of one key's encoder with `auto` resolved."""
         kind, asked = self.seen[path].kind, self._asked(path)
-        if asked not in AUTO:
+        if asked not in AUTO_ENCODERS:
             return asked
         if asked == "auto_cpu" and kind in ON_CPU:
             return ON_CPU[kind]
@@ -100,6 +99,18 @@ class AgentSpec:
         if self.settings.own_encoder:
             return self.settings.encoder
         return "dict" if self.several else self.encoder_of(next(iter(self.seen)))
+
+    @property
+    def depends_on_device(self) -> bool:
+        """Whether `auto` and `auto_cpu` are different networks for these observations."""
+        if self.settings.encoder not in AUTO_ENCODERS:
+            return False
+        one, other = (self.with_encoder(auto) for auto in AUTO_ENCODERS)
+        return any(one.encoder_of(path) != other.encoder_of(path) for path in self.seen)
+
+    def with_encoder(self, encoder: str) -> AgentSpec:
+        """The same with another `agent.encoder`."""
+        return AgentSpec(self.spaces, self.settings.model_copy(update={"encoder": encoder}))
 
     @property
     def core_state_size(self) -> int:

@@ -36,6 +36,8 @@ NAMES = (
     "end_to_end",
     "roofline",
 )
+EXTRA = ("envpool",)
+"""Benchmarks that need packages which oatmill's tests do without; they run only by name."""
 ROUNDS, SECONDS = 5, 4.0
 KEPT = Path(__file__).parent / "baselines/two-cores.json"
 
@@ -45,15 +47,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join((*NAMES, *EXTRA))}; default: all but {', '.join(EXTRA)}"
+    )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"how many times each arm runs ({ROUNDS})")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"seconds of one run of an arm, about ({SECONDS:g})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to this file")
     parser.add_argument("--baseline", type=Path, metavar="FILE", help="a file that --json has written, to compare with")
     parser.add_argument("--quick", action="store_true", help="one short round, only to check that everything runs")
     options = parser.parse_args(arguments)
-    if unknown := [name for name in options.names if name not in NAMES]:
-        parser.exit(2, f"benchmarks: error: there is no benchmark {unknown[0]}; there are {', '.join(NAMES)}\n")
+    known = (*NAMES, *EXTRA)
+    if unknown := [name for name in options.names if name not in known]:
+        parser.exit(2, f"benchmarks: error: there is no benchmark {unknown[0]}; there are {', '.join(known)}\n")
     if options.rounds < 1 or options.seconds <= 0:
         parser.exit(2, "benchmarks: error: --rounds must be at least 1 and --seconds above 0\n")
     return options

@@ -120,6 +120,7 @@ def one_trajectory(spec: AgentSpec, steps: int) -> BatchInputs:
         "final_observations": observations(0)[0],
         "final_trajectory": torch.zeros(0, dtype=torch.long),
         "final_step": torch.zeros(0, dtype=torch.long),
+        "fresh_B": torch.ones(1, dtype=torch.bool),
     }
 
 

@@ -7,11 +7,13 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 
 from agent.spec import AgentSpec
+from learner.checkpoints.files import saved_encoder
 from learner.checkpoints.keeper import Keeper
 from learner.pack_weights import pack
 from learner.progress import Progress
@@ -32,6 +34,7 @@ from oatmill.process.http import HttpServer, Pages
 from oatmill.process.memory import MemoryLimit
 from oatmill.process.signals import StopFlag
 from oatmill.process.watchdog import Watchdog
+from oatmill.settings.flat import AUTO_ENCODERS, ENCODER
 from protocol.channels import BatchClient, ControlClient, Delivery, WeightsPublisher, Welcome
 from protocol.data.batch import Batch
 
@@ -68,14 +71,19 @@ class Learner:
     """
 
     def __init__(self, config: LearnerConfig, ranks: Ranks, stack: ExitStack) -> None:
-        self.config, self.ranks = config, ranks
-        description = {"config": dict(config.joining), "rank": ranks.rank, "world": ranks.world_size}
+        encoder = encoder_of(config, ranks)
+        joining = {**config.joining, ENCODER: encoder}
+        description = {"config": joining, "rank": ranks.rank, "world": ranks.world_size}
         self.control = ControlClient(config.address, role="learner", description=description, keys=config.keys)
         stack.callback(self.control.close)
         welcome = self.control.join(JOIN_TIMEOUT_S, wait_for_spaces=True)
         self.stop = StopFlag()  # set up late: until here there is nothing to save, and signals may end the process
         assert welcome.spaces is not None
         self.spec = AgentSpec(welcome.spaces, config.agent)
+        if self.spec.depends_on_device:
+            self.spec = self.spec.with_encoder(encoder)
+            config = replace(config, agent=self.spec.settings, settings=with_encoder(config.settings, encoder))
+        self.config, self.ranks = config, ranks
         self.updater = make_updater(config, self.spec, ranks)
         self.statistics = ObservationStatistics(self.updater.context.model, ranks.reducer)
         self.welcome = welcome
@@ -302,6 +310,20 @@ class Learner:
                 "continue from the previous one with --resume"
             )
         log.info("trained %d env steps in %d learner steps", self.progress.env_steps, self.progress.learner_step)
+
+
+def encoder_of(config: LearnerConfig, ranks: Ranks) -> str:
+    """The run's `agent.encoder`, with `auto` decided: that of the checkpoint, or `auto_cpu` if all ranks train on CPUs."""
+    if config.agent.encoder != "auto":
+        return config.agent.encoder
+    saved = saved_encoder(config.run_dir / "checkpoints") if config.resume else None
+    (on_cpus,) = ranks.lowest(ranks.device.type == "cpu")
+    return saved if saved in AUTO_ENCODERS else "auto_cpu" if on_cpus else "auto"
+
+
+def with_encoder(settings: Mapping[str, Any], encoder: str) -> dict[str, Any]:
+    """A run's settings with the encoder that was decided on."""
+    return {**settings, "agent": {**settings.get("agent", {}), "encoder": encoder}}
 
 
 def who_is_silent(control: ControlClient, timeout_s: float) -> str:

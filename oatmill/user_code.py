@@ -8,8 +8,11 @@ import sysconfig
 import traceback
 from functools import cache
 from pathlib import Path
+from types import FrameType
 
 OATMILL = Path(__file__).resolve().parent.parent
+FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>\S+)', re.MULTILINE)
+"""A stack frame in the output of `faulthandler`, the innermost first."""
 PACKAGES = ("actors", "agent", "deploy", "learner", "oatmill", "protocol", "recipes", "replay", "runner")
 
 
@@ -44,6 +47,21 @@ def frames_of(error: BaseException, most: int = 4) -> list[str]:
         frames += [f"{place_in_words(frame.filename, frame.lineno or 0, frame.name)}: {frame.line}" for frame in trace]
         found = found.__cause__
     return frames[-most:]
+
+
+def place_in_frames(frame: FrameType | None) -> str:
+    """Return the innermost line of the user's code among a frame and its callers, like `place_of`."""
+    while frame is not None and not is_users(frame.f_code.co_filename):
+        frame = frame.f_back
+    return "" if frame is None else place_in_words(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+
+
+def place_in_stacks(text: str) -> str:
+    """Return the innermost line of the user's code in stacks that `faulthandler` has written, like `place_of`."""
+    for found in FRAME.finditer(text):
+        if is_users(found["file"]):
+            return place_in_words(found["file"], found["line"], found["function"])
+    return ""
 
 
 def ends_with_place(text: str) -> bool:

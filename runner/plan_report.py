@@ -11,6 +11,7 @@ from actors.environments.base import name_of
 from actors.settings import GymnasiumEnv
 from agent.spec import AgentSpec
 from oatmill.settings import yaml_format
+from oatmill.settings.flat import AUTO_ENCODERS
 from protocol.data.run_schema import RunSchema
 from protocol.data.spaces import ActionSpace, DictSpace, Spaces
 from replay.settings import ReplaySettings
@@ -241,15 +242,15 @@ def report_plan(settings: RunSettings, *, resumed: bool = False) -> PlanReport:
 def use_cpu_networks(settings: RunSettings, spaces: Spaces) -> None:
     """Set `agent.encoder=auto` to `auto_cpu` if that makes a difference and the learner runs on a CPU.
 
-    The run's settings and checkpoints then say it, whatever machine reads them.
+    The run's settings and checkpoints then say it, whatever machine reads them. Where the roles are
+    started one by one, the learner decides (`learner.learner.encoder_of`).
     """
     from learner.device import choose_device  # noqa: PLC0415
 
     agent = settings.agent
-    small = agent.model_copy(update={"encoder": "auto_cpu"})
-    differs = agent.encoder == "auto" and AgentSpec(spaces, small).encoder != AgentSpec(spaces, agent).encoder
-    if differs and choose_device(settings.trainer.device, 0).type == "cpu":
-        agent.encoder = small.encoder
+    undecided = agent.encoder == "auto" and AgentSpec(spaces, agent).depends_on_device
+    if undecided and choose_device(settings.trainer.device, 0).type == "cpu":
+        agent.encoder = "auto_cpu"
 
 
 def action_text(action: ActionSpace) -> str:
@@ -276,7 +277,7 @@ def _other_autos(settings: RunSettings, spec: AgentSpec, *, vector_class: bool, 
     from learner.device import choose_device  # noqa: PLC0415
 
     device = choose_device(settings.trainer.device, 0).type
-    autos = {"agent.encoder": spec.encoder} if settings.agent.encoder in {"auto", "auto_cpu"} else {}
+    autos = {"agent.encoder": spec.encoder} if settings.agent.encoder in AUTO_ENCODERS else {}
     if settings.trainer.device == "auto":
         autos["trainer.device"] = device
     if isinstance(settings.env, GymnasiumEnv) and settings.env.vectorization == "auto":

@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import selectors
 import signal
 import subprocess
@@ -19,7 +18,7 @@ import psutil
 
 from oatmill.children.environment import child_environment
 from oatmill.errors import RunError, UserError
-from oatmill.user_code import is_users, place_in_words
+from oatmill.user_code import place_in_stacks
 
 CLOSE_WITHIN_S = 2.0
 """Time for the process to clean up after its answer. Then it is killed, and the answer still counts."""
@@ -31,8 +30,6 @@ POLL_S = 0.02
 TAIL_BYTES = 4096
 LAST_WORDS = 300
 THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>\S+)', re.MULTILINE)
-"""A stack frame in the output of `faulthandler`."""
 
 log = logging.getLogger("oatmill.user_code_process")
 
@@ -130,7 +127,7 @@ class UserCodeProcess:
 
     def _ask(self, values: Any) -> None:
         until = None if self._limit_s is None else self._started + self._limit_s
-        request = {"values": values, "until": until, "log_level": logging.getLogger().getEffectiveLevel()}
+        request = {"what": self._what, "values": values, "until": until, "log_level": logging.getLogger().getEffectiveLevel()}
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:  # `result` detects an ended process
             stdin.write(json.dumps(request).encode())
@@ -178,10 +175,8 @@ class UserCodeProcess:
 
     def _place(self) -> str:
         """The newest call in the user's code, from the stack traces that the process has written."""
-        for frame in FRAME.finditer(self._dump):
-            if is_users(frame["file"]):
-                return f" ({place_in_words(frame['file'], frame['line'], frame['function'])})"
-        return ""
+        place = place_in_stacks(self._dump)
+        return f" ({place})" if place else ""
 
     def _last_words(self) -> str:
         lines = self._tail.decode(errors="replace").splitlines()

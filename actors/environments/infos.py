@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,19 @@ def flat(info: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float
             yield from flat(value, f"{path}.")
         elif (number := _number(value)) is not None:
             yield path, number
+
+
+def of_agents(infos: Any) -> dict[str, float]:
+    """The numbers of several agents' `info`: each under its name, the mean over the agents that have it, and as `agent.name`.
+
+    Args:
+        infos: `info` by agent; agents without a mapping are left out.
+    """
+    given = infos if isinstance(infos, Mapping) else {}
+    by_agent = {str(agent): dict(flat(info)) for agent, info in given.items() if isinstance(info, Mapping)}
+    names = dict.fromkeys(name for values in by_agent.values() for name in values)
+    means = {name: fmean(values[name] for values in by_agent.values() if name in values) for name in names}
+    return means | {f"{agent}.{name}": value for agent, values in by_agent.items() for name, value in values.items()}
 
 
 def row_of(infos: Mapping[str, Any], row: int) -> dict[str, Any]:

@@ -309,6 +309,16 @@ LEARNING = Dashboard(
         ),
         Panel("Entropy in nats", "Mean entropy of the policy.", "short", [Query("oatmill_policy_entropy_nats", "entropy")]),
         Panel(
+            "Log std of continuous actions",
+            "Mean, smallest and largest over the numbers of an action; only for policies with continuous actions.",
+            "short",
+            [
+                Query('oatmill_policy_log_std{statistic="mean"}', "mean"),
+                Query('oatmill_policy_log_std{statistic="min"}', "smallest"),
+                Query('oatmill_policy_log_std{statistic="max"}', "largest"),
+            ],
+        ),
+        Panel(
             "Explained variance",
             "1 is perfect, 0 is as good as a constant, and below 0 is worse. A solved task may show negative values.",
             "short",

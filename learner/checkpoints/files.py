@@ -159,6 +159,16 @@ def checkpoints_of(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{PREFIX}*[0-9]"), key=step_of, reverse=True)
 
 
+def saved_encoder(folder: Path) -> str | None:
+    """The `agent.encoder` of the newest checkpoint whose manifest can be read; None if there is none."""
+    for checkpoint in checkpoints_of(folder):
+        try:
+            return str(open_manifest(checkpoint)["agent"]["settings"]["encoder"])
+        except (UserError, KeyError, TypeError):
+            continue  # `restore` says what is wrong with it
+    return None
+
+
 def newest_step(folder: Path, *, below: float = math.inf) -> int:
     """The learner step of the newest checkpoint below a step, or -1. It may be damaged."""
     return max((step for path in checkpoints_of(folder) if (step := step_of(path)) < below), default=-1)

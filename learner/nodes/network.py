@@ -29,6 +29,7 @@ class BatchInputs(TypedDict):
     final_observations: Tensor  # [F, ...]; not indexed by B, so only `prepare` may read it
     final_trajectory: Tensor
     final_step: Tensor
+    fresh_B: Tensor  # False for rows from the replay buffer
 
 
 class WeighedInputs(BatchInputs, total=False):
@@ -123,15 +124,19 @@ class Forward(Node):
             "importance_ratio_BT": policies.ratio(log_ratio),
         }
 
-    def measure(self, *, old_log_probs_BTA: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
-        """The policy's entropy in nats, and the mean log std of an action's numbers; reported with any losses.
+    def measure(self, *, old_log_probs_BTA: Tensor, mask_BT: Tensor, fresh_B: Tensor) -> dict[str, Statistic]:
+        """The policy's entropy in nats; reported with any losses.
 
-        With action masks also the entropy of the uniform policy over the allowed choices.
+        Where an action has numbers, also their log std: its mean, least and largest over the numbers, averaged over the
+        fresh steps. With action masks also the entropy of the uniform policy over the allowed choices.
         """
         policies = self.model.policies
         statistics = {"entropy": Statistic(policies.entropy(old_log_probs_BTA), mask_BT)}
         if policies.dimensions:
-            statistics["log_std"] = Statistic(policies.log_std(old_log_probs_BTA), mask_BT)
+            log_std_BTD, fresh_BT = policies.log_stds(old_log_probs_BTA), mask_BT & fresh_B[:, None]
+            statistics["log_std"] = Statistic(log_std_BTD.mean(-1), fresh_BT)
+            statistics["log_std_min"] = Statistic(log_std_BTD.amin(-1), fresh_BT)
+            statistics["log_std_max"] = Statistic(log_std_BTD.amax(-1), fresh_BT)
         if self.model.spec.spaces.masked:
             statistics["uniform_entropy"] = Statistic(uniform_entropy(old_log_probs_BTA, policies.sizes), mask_BT)
         return statistics

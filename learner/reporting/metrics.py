@@ -22,6 +22,7 @@ from oatmill.process.metrics import ProcessCollector
 from oatmill.settings.flat import numbers_of
 
 PHASES = ("wait", "prepare", "forward", "backward", "optimizer", "publish")
+LOG_STDS = {"mean": "forward.log_std", "min": "forward.log_std_min", "max": "forward.log_std_max"}
 STEP_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 
 
@@ -76,6 +77,7 @@ class LearnerMetrics:
         self.gradient_norm = gauge("gradient_norm", "Norm of the total gradient before clipping, mean over updates")
         self.entropy_nats = gauge("policy_entropy_nats", "Mean entropy of the policy")
         self.entropy_ratio = gauge("policy_entropy_ratio", "Mean entropy divided by the entropy of a uniform policy")
+        self.log_std = gauge("policy_log_std", "Log std of a Gaussian policy's numbers on fresh steps", ("statistic",))
         self.explained_variance = gauge("explained_variance", "1 - Var(target - value) / Var(target)")
         self.approx_kl = gauge("approx_kl", "KL between the policy at the batch's start and after its updates")
         self.clip_ratio = gauge("clip_ratio", "Fraction of steps whose ratio was outside of the clip range")
@@ -171,6 +173,9 @@ class LearnerMetrics:
         self.entropy_nats.set(summary["entropy_nats"])
         self.entropy_ratio.set(summary["entropy_ratio"])
         self.explained_variance.set(summary["explained_variance"])
+        for label, statistic in LOG_STDS.items():
+            if statistic in report.statistics:  # no series for policies without numbers
+                self.log_std.labels(label).set(report.statistics[statistic])
         if report.policy_loss:
             self.approx_kl.set(report.policy("approx_kl"))
             self.clip_ratio.set(report.policy("clip_ratio"))

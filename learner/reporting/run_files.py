@@ -111,7 +111,7 @@ class RunFiles:
             "losses": {name: loss.to_dict() for name, loss in report.losses.items()},
             "entropy": entropy,
             "explained_variance": variance,
-            "log_std": report.statistics.get("forward.log_std", math.nan),
+            **{name: report.statistics.get(f"forward.{name}", math.nan) for name in ("log_std", "log_std_min", "log_std_max")},
             "approx_kl": report.policy("approx_kl"),
             "clip_ratio": report.policy("clip_ratio"),
             "gradient_norm": report.gradient_norm,

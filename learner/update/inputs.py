@@ -57,6 +57,7 @@ def to_inputs(
         "final_observations": each(tensor, batch.final_observations),
         "final_trajectory": tensor(batch.final_trajectory).long(),
         "final_step": tensor(batch.final_step).long(),
+        "fresh_B": tensor(batch.fresh),
     }
     if batch.importance is not None and (batch.importance != 1).any():
         inputs["importance_B"] = tensor(batch.importance)

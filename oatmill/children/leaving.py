@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from typing import NoReturn
+
+from oatmill.user_code import place_in_frames
 
 
 def leave(code: int) -> NoReturn:
@@ -23,6 +27,23 @@ def leave(code: int) -> NoReturn:
         with contextlib.suppress(OSError, ValueError, AttributeError):  # full, closed or missing
             stream.flush()
     os._exit(code)
+
+
+def tell_of_exits(tell: Callable[[str], object]) -> None:
+    """Have the user's code that ends this process by `os._exit` named before it does.
+
+    Args:
+        tell: called with what the code did, as the predicate of a sentence.
+    """
+    own, end = os.getpid(), os._exit
+
+    def exit_at_once(status: int) -> NoReturn:
+        place = place_in_frames(inspect.currentframe())
+        if place and os.getpid() == own:  # a copy that was forked ends this way, as it should
+            tell(f"called os._exit({status}) ({place})")
+        end(status)
+
+    os._exit = exit_at_once
 
 
 def threads_left() -> bool:

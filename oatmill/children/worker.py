@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from oatmill.children.leaving import leave
+from oatmill.children.copies import Copies
+from oatmill.children.leaving import leave, tell_of_exits
 from oatmill.children.parent import die_with
-from oatmill.errors import OatmillError, UserError, one_line
+from oatmill.errors import OatmillError, RunError, UserError, one_line
 from oatmill.process.entry import configure_logging
 from oatmill.user_code import place_of
 
@@ -29,10 +30,11 @@ class Answer:
 
     Args:
         descriptor: the file descriptor of the pipe's writing end.
+        copies: ends copies of this process, which would answer, too.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, descriptor: int, copies: Copies) -> None:
+        self._descriptor, self._copies = descriptor, copies
         self._given = False
 
     def result(self, value: Any) -> None:
@@ -40,7 +42,14 @@ class Answer:
 
         Args:
             value: plain values that JSON can hold.
+
+        Raises:
+            UserError: if the user's code has forked this process, and the copy has come back.
         """
+        try:
+            self._copies.check()
+        except RunError as error:
+            raise UserError(str(error)) from None
         self._given = True
         self._say({"result": value})
 
@@ -92,7 +101,8 @@ def serve(work: Callable[[Any, Answer], None]) -> None:
     if request["until"] is not None:  # counted from the start of this process, which may have taken long
         left = request["until"] - time.clock_gettime(time.CLOCK_MONOTONIC)
         faulthandler.dump_traceback_later(max(0.1, left), exit=True, file=descriptor)
-    answer = Answer(descriptor)
+    tell_of_exits(lambda _: faulthandler.dump_traceback(descriptor, all_threads=False))
+    answer = Answer(descriptor, Copies(request["what"]))
     try:
         work(request["values"], answer)
     except BaseException as error:  # SystemExit, too: nothing that the user's code raises may leave this process

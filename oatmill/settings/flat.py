@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 MISSING = "nothing"
+ENCODER = "agent.encoder"
+AUTO_ENCODERS = ("auto", "auto_cpu")
+"""The values of `agent.encoder` for which oatmill chooses a network. `auto` depends on the learner's device."""
 
 
 def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -38,6 +38,7 @@ class Welcome:
     spaces: Spaces | None  # None until the first actor has joined
     episode_statistics: tuple[str, ...]
     policy_version: int  # the highest version ever seen in this run; -1 if none
+    encoder: str | None = None  # the learner's agent.encoder, where `auto` is left to its device; None until it has joined
     session: str = field(default="", repr=False)  # a secret that proves to the other sockets that this process has joined
     keys: ClientKeys | None = None  # the keys for all sockets
 
@@ -167,6 +168,9 @@ class ControlPeer:
         endpoints, spaces = values.get("endpoints"), values.get("spaces")
         if not isinstance(endpoints, dict) or not all(isinstance(url, str) for url in endpoints.values()):
             raise WireError("payload_json", "expected endpoints to map names to addresses")
+        encoder = values.get("encoder")
+        if not isinstance(encoder, str | None):
+            raise WireError("payload_json", f"expected encoder to be a name or null, got {type(encoder).__name__}")
         self.rejoined += self.welcome is not None
         self.welcome = Welcome(
             message.actor_id,
@@ -175,6 +179,7 @@ class ControlPeer:
             None if spaces is None else read_spaces(spaces),
             read_statistics(values),
             message.policy_version,
+            encoder,
             self._token,
         )
         self._joining = False

@@ -29,7 +29,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class HelloAccepted:
-    """Hub to client, + JSON {endpoints, spaces, episode_statistics}: the answer to HELLO."""
+    """Hub to client, + JSON {endpoints, spaces, episode_statistics, encoder}: the answer to HELLO."""
 
     KIND: ClassVar[str] = "WELCOME"
     actor_id: CountOrNone

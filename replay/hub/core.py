@@ -152,11 +152,7 @@ class HubCore:
             self._tell(former, fenced=True)
         self._tell_ingest()  # before the welcome, so that ingest knows an actor before the actor connects
         welcome = messages.HelloAccepted(member.actor_id, member.incarnation, self.highest_version)
-        values = {
-            "endpoints": self.endpoints,
-            "spaces": self.members.spaces,
-            "episode_statistics": self.members.episode_statistics,
-        }
+        values = {"endpoints": self.endpoints, **self.members.facts()}
         self._outgoing.append((route, encode(welcome, to_json(values))))
 
     def _take_endpoints(self, description: dict[str, Any]) -> None:

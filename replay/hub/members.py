@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from oatmill.errors import WireError
-from oatmill.settings.flat import first_difference, flatten_settings
+from oatmill.settings.flat import AUTO_ENCODERS, ENCODER, first_difference, flatten_settings
 from protocol.data.run_schema import read_spaces, read_statistics
 from protocol.security.users import ANYBODY, UnauthorisedError, User, require
 from protocol.wire import messages
@@ -75,6 +75,8 @@ class Members:
     Attributes:
         spaces: the spaces of the first actor, as plain values; None before it has joined.
         episode_statistics: the episode statistics of the first actor.
+        encoder: the run's `agent.encoder`. If that is `auto`, the learner's, which knows its device;
+            None before it has joined.
         serial: grows whenever a member joins, leaves, dies or returns.
         expired: the number of times that an actor stopped sending heartbeats.
         restarts: the number of actors that joined under an id that was used before.
@@ -90,6 +92,7 @@ class Members:
         self._departed: dict[str, None] = {}  # tokens of processes that left, the oldest first
         self.spaces: dict[str, Any] | None = None
         self.episode_statistics: tuple[str, ...] = ()
+        self.encoder: str | None = None if config.get(ENCODER) == "auto" else config.get(ENCODER)
         self.serial = self.expired = self.restarts = 0
 
     @property
@@ -112,6 +115,10 @@ class Members:
         """Rank 0 of the learner; None before it has joined."""
         learner = self._services.get("learner/0")
         return None if learner is None or not learner.token else learner
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a process that joins is told of the run."""
+        return {"spaces": self.spaces, "episode_statistics": self.episode_statistics, "encoder": self.encoder}
 
     def everyone(self) -> Iterator[Member]:
         """Yield all members that have joined and not left."""
@@ -183,20 +190,10 @@ class Members:
                 "identity", f"{place} is in the run and works; stop that process first, or choose another number"
             )
 
-    def _check_config(self, description: dict[str, Any]) -> None:
-        config = description.get("config")
-        if not isinstance(config, dict):
-            raise RefusedError(
-                "description", "expected the process's settings in 'config' (oatmill.settings.flat.joining_config)"
-            )
-        difference = first_difference(self._config, config)
-        if difference is not None:
-            raise RefusedError("config", difference)
-
     def _join_actor(
         self, route: bytes, hello: messages.Hello, description: dict[str, Any], now: float, user: User
     ) -> tuple[Member, Member | None]:
-        self._check_config(description)
+        checked_config(self._config, description)
         self._check_spaces(description)
         number = hello.actor_id if hello.actor_id >= 0 else self._free_number()
         if number >= MAX_ACTORS:
@@ -236,11 +233,11 @@ class Members:
     def _join_service(
         self, route: bytes, hello: messages.Hello, description: dict[str, Any], now: float, user: User
     ) -> tuple[Member, Member | None]:
-        name = hello.role
+        name, encoder = hello.role, self.encoder
         if name == "ingest" and description.get("secret") != self._secret:
             raise RefusedError("description", "only the process that the hub has started can join as ingest")
         if name == "learner":
-            self._check_config(description)
+            encoder = checked_config(self._config, description, may_be_auto=("auto",)).get(ENCODER)
             rank = description.get("rank")
             if type(rank) is not int or not 0 <= rank < MAX_RANKS:
                 raise RefusedError(
@@ -249,6 +246,8 @@ class Members:
             name = f"learner/{rank}"
         former = self._services.get(name)
         self._check_vacant(f"the {name}", former, now)
+        if hello.role == "learner":
+            self.encoder = encoder
         member = Member(hello.role, -1, 0 if former is None else former.incarnation + 1, hello.token, route, now, now, user)
         if hello.incarnation >= 0:
             member.incarnation, former = _as_before(hello, former), None
@@ -311,6 +310,30 @@ class Members:
                 member.alive = False
                 self.expired += 1
                 self.serial += 1
+
+
+def checked_config(
+    expected: Mapping[str, Any], description: Mapping[str, Any], *, may_be_auto: tuple[str, ...] = AUTO_ENCODERS
+) -> Mapping[str, Any]:
+    """The settings of a process that joins.
+
+    Args:
+        expected: the run's settings.
+        description: the process's description of itself.
+        may_be_auto: the values of the run's `agent.encoder` for which it may have `auto` or `auto_cpu`.
+
+    Raises:
+        RefusedError: with the first setting that differs from the run's.
+    """
+    config = description.get("config")
+    if not isinstance(config, dict):
+        raise RefusedError("description", "expected the process's settings in 'config' (oatmill.settings.flat.joining_config)")
+    if config.get(ENCODER) in AUTO_ENCODERS and expected.get(ENCODER) in may_be_auto:
+        expected = {**expected, ENCODER: config[ENCODER]}
+    difference = first_difference(expected, config)
+    if difference is not None:
+        raise RefusedError("config", difference)
+    return config
 
 
 def _as_before(hello: messages.Hello, known: Member | None) -> int:

@@ -104,8 +104,8 @@ def evaluated(
         returns = np.asarray([episode.episode_return for episode in played])
         yield Evaluation(
             checkpoint=str(checkpoint),
-            learner_step=agent.checkpoint_manifest["learner_step"],
-            env_steps=agent.checkpoint_manifest["env_steps"],
+            learner_step=agent.manifest["learner_step"],
+            env_steps=agent.manifest["env_steps"],
             episode_return={"mean": float(returns.mean()), "std": float(returns.std()), "n": len(returns)},
             episode_length=float(np.mean([episode.length for episode in played])),
             episode_statistics=mean_statistics(environment.episode_statistics, played),
@@ -126,7 +126,7 @@ def environment_of(agent: LoadedAgent, checkpoint: Path, *, trust: bool) -> EnvS
         UserError: if they are missing or invalid, or name code without `trust`.
     """
     try:
-        settings = RunSettings.of(agent.checkpoint_manifest["settings"])
+        settings = RunSettings.of(agent.manifest["settings"])
     except (KeyError, TypeError, SettingsError) as error:
         raise UserError(f"{checkpoint} has no valid settings of its environment: {one_line(error)}") from None
     check_trust(settings, checkpoint, trust=trust, places=ENVIRONMENT)

@@ -6,6 +6,7 @@ itself.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
@@ -23,6 +24,8 @@ HUNG_SLACK_S = 10.0
 this many seconds later."""
 SAME_ERRORS = 3
 """The run fails after this many processes in a row with the same error in the user's code."""
+RAISED = re.compile(r" raised in (step|reset): | that are not finite ")
+"""Part of the error of an environment that breaks its promises, for example by an observation of another shape."""
 LEFT_BACK_OFF_S = 2.0
 """An actor that exited with code 0 is restarted after this time, unless the run is stopped in the meantime."""
 LEAVE_WITHIN_S = 10.0
@@ -230,8 +233,8 @@ class ActorPool(Generic[P]):
         self._notice("actor_restarted", f"{reason}; restarting in {wait:g} s", values | {"restarts": slot.restarts})
 
     def _note_error(self, slot: Slot[P], child: P) -> None:
-        """Count the processes in a row that ended at the same place in the user's code. Another restart would fail, too."""
-        error = child.error if child.error and ends_with_place(child.error) else ""
+        """Count the processes in a row that ended with the same error of the user's code. Another restart would fail, too."""
+        error = child.error if child.error and (ends_with_place(child.error) or RAISED.search(child.error)) else ""
         again = bool(error) and error == slot.error and not slot.productive
         slot.error, slot.same_errors = error, slot.same_errors + 1 if again else int(bool(error))
 

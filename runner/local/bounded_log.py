@@ -51,7 +51,8 @@ def _without_middle(file: int, start: int) -> int:
     os.pwrite(file, line, first)
     kept = first + len(line)
     moved = source - kept
-    while part := os.pread(file, CHUNK_BYTES, source):  # up to the end of the file, which may still grow
+    end = source + 2 * LAST_BYTES  # the file may grow faster than it is copied
+    while source < end and (part := os.pread(file, CHUNK_BYTES, source)):
         source += os.pwrite(file, part, source - moved)
     os.ftruncate(file, source - moved)
     return start if start <= first else max(start - moved, kept)

@@ -17,7 +17,8 @@ from oatmill.children.family import FAMILY, end_families, new_tag
 from oatmill.children.parent import dies_with_parent
 from oatmill.files.atomic import private_file
 from oatmill.process.exit_codes import HUNG
-from runner.local.bounded_log import shorten
+from oatmill.user_code import place_in_stacks
+from runner.local.bounded_log import LONGEST_BYTES, shorten
 
 ERROR_PREFIX = "oatmill: error: "
 """The prefix of the line that every role writes before it exits with an error."""
@@ -41,12 +42,14 @@ class Child:
         pid: the process id.
         tag: an environment variable's value that marks the process and its children
             (see `oatmill.children.family`).
+        prints_much: whether its log had to be shortened.
     """
 
     def __init__(self, role: str, number: int, command: Sequence[str], *, log: Path, threads: int) -> None:
         self.role = role
         self.number = number
         self.log = log
+        self.prints_much = False
         self.tag = new_tag()
         self._log_start = log.stat().st_size if log.exists() else 0
         with open(log, "ab", opener=private_file) as output:
@@ -81,7 +84,8 @@ class Child:
         if code is not None and code < 0:
             return f"was killed by {signal.Signals(-code).name}"
         if code == HUNG:
-            return f"made no progress for longer than {self.role}s' hang_timeout allows and ended itself (its log says where)"
+            place = place_in_stacks("\n".join(self.last_lines(200))) or "its log says where"
+            return f"made no progress for longer than {self.role}s' hang_timeout allows and ended itself ({place})"
         return f"ended with exit code {code}"
 
     @property
@@ -136,6 +140,8 @@ class Child:
 
     def bound_log(self) -> None:
         """Shorten the log if it is too long. Call this regularly."""
+        with contextlib.suppress(OSError):
+            self.prints_much = self.prints_much or self.log.stat().st_size > LONGEST_BYTES
         self._log_start = shorten(self.log, self._log_start)
 
     def wait(self, deadline: float) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from oatmill.children.family import Guardian
 from runner.folder import read_json
+from runner.local.bounded_log import LONGEST_BYTES
 from runner.local.child import Child, end_all, end_families_of
 from runner.local.commands import actor_command, learner_command, replay_command
 from runner.local.job import Job
@@ -145,6 +146,7 @@ class LocalLauncher:
         self._written: dict[str, Any] = {}
         self._guardian: Guardian | None = None
         self._next_look = 0.0
+        self._told: set[str] = set()  # processes whose logs were shortened
         self._endpoints = job.folder.path / "endpoints"
 
     def start_replay(self) -> Child:
@@ -205,6 +207,13 @@ class LocalLauncher:
                 child.look()
         for child in (*services, *actors):
             child.bound_log()
+            if child.prints_much and child.name not in self._told:
+                self._told.add(child.name)
+                text = (
+                    f"{child.name} prints very much: more than {LONGEST_BYTES / 2**20:.2g} MiB; {child.log} keeps the first "
+                    "and the newest lines"
+                )
+                self._job.folder.event("log_shortened", text=text, process=child.name)
         job = self._job
         job.folder.flush()
         listed = [*self._services(services), *self._actors(actors, restarts_of)]

@@ -57,6 +57,10 @@ def failing(how: str) -> FactoryEnv:
     return FactoryEnv(factory="tests.actors.environments.toy_environments:Fails", kwargs={"how": how})
 
 
+def rude(how: str) -> FactoryEnv:
+    return FactoryEnv(factory=RUDE, kwargs={"how": how, "when": "step"})
+
+
 @dataclass
 class Run:
     """A replay server in a folder of its own, and the means to add the other roles."""
@@ -277,13 +281,23 @@ def test_an_actor_that_is_well_keeps_its_place_and_one_that_hung_leaves_when_ano
             r"\(tests/actors/environments/toy_environments\.py:\d+, in step\)",
         ),
         (
-            {"env": FactoryEnv(factory=RUDE, kwargs={"how": "leaves", "when": "step"})},
+            {"env": rude("leaves")},
             r"the environment's code called sys\.exit\(0\) \(tests/actors/environments/rude_environments\.py:\d+, in leaves\)",
         ),
         (
-            {"env": FactoryEnv(factory=RUDE, kwargs={"how": "cancels", "when": "step"})},
+            {"env": rude("cancels")},
             r"the environment's code raised CancelledError: the game server is gone "
             r"\(tests/actors/environments/rude_environments\.py:\d+, in cancels\)",
+        ),
+        (
+            {"env": rude("forks")},
+            r"env\.factory=tests\.actors\.environments\.rude_environments:make forked this process, and the copy did not end; "
+            r"call os\._exit in it \(tests/actors/environments/rude_environments\.py:\d+, in forks\)",
+        ),
+        (
+            {"env": rude("forks_and_raises")},
+            r".* forked this process, and the copy did not end; "
+            r"call os\._exit in it \(tests/actors/environments/rude_environments\.py:\d+, in forks_and_raises\)",
         ),
     ],
     indirect=["run"],
@@ -296,6 +310,25 @@ def test_an_environment_that_raises_or_leaves_later_fails_the_actor_in_one_line(
     assert re.fullmatch(f"oatmill: error: {says}", error)
     (log,) = run.folder.glob("actors-*.log")
     assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize("run", [{"env": rude("leaves_at_once")}], indirect=True)
+def test_an_environment_that_calls_os_exit_is_named_before_its_process_ends(run: Run) -> None:
+    actor = run.actor()
+    Learner(run).publish(0)
+    assert actor.wait(60) == 0
+    (error,) = run.actor_errors()
+    place = r"\(tests/actors/environments/rude_environments\.py:\d+, in leaves_at_once\)"
+    assert re.fullmatch(rf"oatmill: error: the environment's code called os\._exit\(0\) {place}", error)
+
+
+@pytest.mark.parametrize("run", [{"env": rude("forks_well")}], indirect=True)
+def test_an_environment_may_fork_if_the_copy_ends_itself(run: Run) -> None:
+    run.actor()
+    learner = Learner(run)
+    learner.publish(0)
+    learner.batch(0)
+    assert run.actor_errors() == []
 
 
 def test_settings_that_differ_from_the_runs_raise_an_error_with_their_name(run: Run) -> None:

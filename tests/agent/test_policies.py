@@ -103,9 +103,9 @@ def test_the_mode_is_the_likeliest_choices_and_the_means() -> None:
     assert Policies(MIXED, "clip").mode(row).tolist() == [[1, 0, 0.25, -4]]
 
 
-def test_the_log_std_is_the_mean_over_numbers() -> None:
+def test_the_log_stds_are_those_of_the_numbers() -> None:
     row = torch.tensor([[0.0, 3.0, 1.0, 2.0, 1.0, 0.25, -4.0, -1.0, 2.0]])
-    assert Policies(MIXED, "clip").log_std(row).item() == 0.5
+    assert Policies(MIXED, "clip").log_stds(row).tolist() == [[-1, 2]]
 
 
 @pytest.mark.parametrize(("sizes", "factored"), [((3,), False), ((3, 2), True)])

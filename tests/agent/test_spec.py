@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from agent.settings import AgentSettings
 from agent.spec import ENCODERS_OF, AgentSpec
 from oatmill.errors import SettingsError, UserError
-from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
+from protocol.data.spaces import ActionSpace, DictSpace, ObservationSpace, Spaces
 
 SPACES = {
     "vector": ObservationSpace("vector", (4,), "float32"),
@@ -34,6 +34,15 @@ def test_auto_takes_the_encoder_of_the_observations_kind(kind: str, encoder: str
 def test_auto_on_a_cpu_takes_a_smaller_network_for_images_alone(kind: str, encoder: str) -> None:
     assert spec_of(kind, encoder="auto_cpu").encoder == encoder
     assert spec_of(kind, encoder="automatic:make").encoder == "automatic:make"
+
+
+def test_images_leave_auto_to_the_learners_device_unless_their_encoder_is_named() -> None:
+    assert [kind for kind in SPACES if spec_of(kind).depends_on_device] == ["image"]
+    assert spec_of("image", encoder="auto_cpu").depends_on_device
+    assert not spec_of("image", encoder="cnn").depends_on_device
+    spaces = Spaces(DictSpace.of({"camera": SPACES["image"], "place": SPACES["vector"]}), ActionSpace((2,)))
+    assert AgentSpec(spaces, AgentSettings()).depends_on_device
+    assert not AgentSpec(spaces, AgentSettings(encoders={"camera": "nature"})).depends_on_device
 
 
 @pytest.mark.parametrize(("kind", "encoder"), [("vector", "cnn"), ("image", "token_set"), ("tokens", "mlp")])

@@ -7,14 +7,16 @@ from math import isfinite
 
 import pytest
 
-from benchmarks.__main__ import NAMES
+from benchmarks.__main__ import EXTRA, NAMES
 from benchmarks.harness import Effort, measure
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *EXTRA])
 def test_it_runs_and_comes_to_figures(name: str) -> None:
+    if name in EXTRA:
+        pytest.importorskip(name)
     benchmark = import_module(f"benchmarks.suite.{name}")
     figures = benchmark.figures(measure(benchmark, Effort(1, 0.2, quick=True)))
     assert figures

@@ -39,9 +39,10 @@ def environment(limit_s: float = 60.0, **kwargs: Any) -> UserCodeProcess:
         (
             "leaves_at_once",
             "build",
-            r"^env\.factory=rude ended its process with exit code 0, by os\._exit or in C code; "
+            rf"^env\.factory=rude ended its process with exit code 0, by os\._exit or in C code \({RUDE}, in leaves_at_once\); "
             r"the last line that it printed: gone$",
         ),
+        ("forks", "reset", rf"^env\.factory=rude forked this process, and the copy did not end; .* \({RUDE}, in forks\)$"),
         ("crashes", "reset", rf"^env\.factory=rude ended its process by SIGSEGV \({RUDE}, in crashes\)$"),
         ("raises", "reset", rf"raised in reset: KeyError: 'no such level' \({RUDE}, in raises\)$"),
     ],

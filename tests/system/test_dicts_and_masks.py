@@ -64,7 +64,7 @@ def test_a_run_with_a_dict_and_masks_trains_is_evaluated_and_loaded(tmp_path: Pa
     assert summary["ledger"]["lost"] == 0
     plan = (tmp_path / "run" / "plan.txt").read_text()
     assert "body/place  vector float32 [2], encoder mlp" in plan
-    assert "camera      image uint8 [3, 6, 6], encoder cnn" in plan
+    assert "camera      image uint8 [3, 6, 6], encoder small_cnn" in plan
     assert "action_mask mask bool [5]" in plan
     assert summary["entropy"]["fraction"] <= 1.0001  # log 2 nats is the entropy of a uniform choice between two open doors
     assert summary["entropy"]["nats"] <= np.log(2) + 1e-6

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.spec import AgentSpec
 from oatmill.errors import JoinRefusedError, PeerLostError
 from protocol.security.keys import make_keys
 from runner.operator_client import operator_client
@@ -21,11 +22,34 @@ from tests.system.real_runs import SMALL, all_gone, command, environment
 BUDGET = 10_240
 
 
-@pytest.mark.parametrize("keyed", [False, True])
-def test_replay_actor_and_learner_started_by_hand_train_to_the_end(tmp_path: Path, keyed: bool) -> None:
+PICTURES = """
+import gymnasium
+import numpy as np
+
+
+class Pictures(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.observation_space.sample(), float(action), self.steps == 8, False, {}
+"""
+
+
+@pytest.mark.parametrize(("keyed", "pictures"), [(False, False), (True, False), (False, True)])
+def test_replay_actor_and_learner_started_by_hand_train_to_the_end(tmp_path: Path, keyed: bool, pictures: bool) -> None:
     port = free_ports()
     run_dir = tmp_path / "run"
     settings = ["cartpole", *SMALL, f"trainer.total_timesteps={BUDGET}"]
+    if pictures:
+        (tmp_path / "pictures.py").write_text(PICTURES)
+        settings += ["env.kind=factory", "env.factory=pictures:Pictures"]
     server = {"OATMILL_RUN_DIR": str(run_dir), "OATMILL_ADDRESS": f"tcp://127.0.0.1:{port + 2}"}
 
     if keyed:
@@ -49,6 +73,10 @@ def test_replay_actor_and_learner_started_by_hand_train_to_the_end(tmp_path: Pat
         said, _ = learner.communicate(timeout=120)
         assert learner.returncode == 0, said
         assert json.loads((run_dir / "learner.json").read_text())["env_steps"] == BUDGET
+        manifest = json.loads((run_dir / "checkpoints" / "latest" / "manifest.json").read_text())
+        encoder = "auto_cpu" if pictures else "auto"  # decision 035, whoever started the roles
+        assert manifest["agent"]["settings"]["encoder"] == manifest["settings"]["agent"]["encoder"] == encoder
+        assert AgentSpec.from_dict(manifest["agent"]).encoder == ("small_cnn" if pictures else "mlp")
         if keyed:
             with pytest.raises(JoinRefusedError, match="requires a key and this process has none; set --keys"):
                 scale_by_stranger(server["OATMILL_ADDRESS"])

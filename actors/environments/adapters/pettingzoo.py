@@ -10,6 +10,7 @@ import numpy as np
 from actors.environments.adapters.pettingzoo_turns import in_turns
 from actors.environments.base import Episode, Step, name_of
 from actors.environments.boundary import copy_seeds, flag, in_short, observation_of, outcome_of, reward
+from actors.environments.infos import has_globs, names_of, of_agents, read
 from actors.environments.spaces.action_masks import InfoMasks, check_allows, check_mask_space, masked_spaces, with_masks
 from actors.environments.spaces.actions import ActionConversion, convert_action_space
 from actors.environments.spaces.dict_spaces import convert_space
@@ -41,7 +42,8 @@ class ParallelEnvironment:
 
     An agent that leaves before the others is absent until the next episode of its copy; its row
     repeats the last observation. An episode of a copy lasts from its reset until no agent is left;
-    its return is the mean over all possible agents.
+    its return is the mean over all possible agents. Its statistics come from the `info` of each
+    agent's last step (`actors.environments.infos.of_agents`).
 
     Args:
         name: the environment's name for messages.
@@ -50,8 +52,6 @@ class ParallelEnvironment:
         action: converts actions to the copies' format.
         seed: the seed of all copies.
     """
-
-    episode_statistics: tuple[str, ...] = ()
 
     def __init__(
         self, name: str, envs: Sequence[Any], observation: ObservationConversion, action: ActionConversion, seed: int
@@ -63,6 +63,7 @@ class ParallelEnvironment:
         self.num_rows = rows = len(envs) * len(self._agents)
         self.num_copies = len(envs)
         self.channels = observation.channels
+        self.episode_statistics: tuple[str, ...] = ()
         self._conversion = observation
         self._convert_actions = action.convert
         self._seeds = copy_seeds(seed, len(envs))
@@ -75,6 +76,21 @@ class ParallelEnvironment:
         self._left = np.zeros(rows, np.bool_)  # in this episode
         self._returns = np.zeros(rows, np.float64)
         self._lengths = np.zeros(len(envs), np.int64)
+        self._last_infos: list[dict[Any, Any]] = [{} for _ in envs]  # of this episode's agents that have left
+
+    def hear(self, patterns: Sequence[str]) -> None:
+        """Set the names of the statistics; see `actors.environments.base.HearsInfo`.
+
+        Patterns are matched with the agents' `info` of one step of the first copy.
+        """
+        infos: Sequence[Mapping[str, Any]] = ()
+        if has_globs(patterns):
+            shown, action, env = self.reset(), self.spaces.action, self._envs[0]
+            actions = np.zeros((self.num_rows, *action.shape), action.dtype)
+            if self.spaces.masked and not action.shape:
+                actions = shown[ACTION_MASK].argmax(-1)  # an allowed one
+            infos = [of_agents(_Outcome(*outcome_of(env.step(self._chosen(0, self._converted(actions))))).infos)]
+        self.episode_statistics = names_of(patterns, infos, self.name)
 
     def reset(self) -> Observations:
         """Seed and reset every copy."""
@@ -91,7 +107,7 @@ class ParallelEnvironment:
         self._terminated[:] = ~valid
         self._truncated[:] = False
         finals: list[tuple[int, Observations]] = []
-        converted = split_rows(copied(self._convert_actions(actions)), self.num_rows)  # environments may modify it
+        converted = self._converted(actions)
         ended = [self._step_copy(copy, converted, finals) for copy in range(len(self._envs))]
         episodes = [self._start(copy) for copy, is_over in enumerate(ended) if is_over]
         return Step(
@@ -104,6 +120,14 @@ class ParallelEnvironment:
             np.array([row for row, _ in finals], np.int64),
             episodes,
         )
+
+    def _converted(self, actions: Array) -> list[Any]:
+        return split_rows(copied(self._convert_actions(actions)), self.num_rows)  # environments may modify it
+
+    def _chosen(self, copy: int, actions: list[Any]) -> dict[Any, Any]:
+        """The actions of a copy's agents that are present, by agent."""
+        agents, own = self._envs[copy].agents, actions[self._rows(copy)]
+        return {agent: choice for agent, choice in zip(self._agents, own, strict=True) if agent in agents}
 
     def _shown(self) -> Observations:
         """What the agents see now. An agent that does not act may do anything."""
@@ -145,8 +169,7 @@ class ParallelEnvironment:
     def _step_copy(self, copy: int, actions: list[Any], finals: list[tuple[int, Observations]]) -> bool:
         """Step one copy; returns whether its episode is over."""
         env, rows = self._envs[copy], self._rows(copy)
-        chosen = {agent: choice for agent, choice in zip(self._agents, actions[rows], strict=True) if agent in env.agents}
-        outcome = _Outcome(*outcome_of(env.step(chosen)))
+        outcome = _Outcome(*outcome_of(env.step(self._chosen(copy, actions))))
         self._check_agents(env)
         self._lengths[copy] += 1
         for row, agent in enumerate(self._agents, rows.start):
@@ -168,6 +191,7 @@ class ParallelEnvironment:
             self._infos.take(_info_of(outcome.infos, agent), row)
         if self._terminated[row] or self._truncated[row]:
             self._present[row], self._left[row] = False, True
+            self._last_infos[row // len(self._agents)][agent] = _info_of(outcome.infos, agent)
             if not self._terminated[row]:
                 finals.append((row, self._observations[row : row + 1].copy()))
 
@@ -193,11 +217,13 @@ class ParallelEnvironment:
     def _start(self, copy: int, seed: int | None = None) -> Episode:
         """Start a copy's next episode; returns the one that is over."""
         env, rows = self._envs[copy], self._rows(copy)
-        episode = Episode(float(self._returns[rows].mean()), int(self._lengths[copy]), copy=copy)
+        statistics = read(self.episode_statistics, of_agents(self._last_infos[copy]))
+        episode = Episode(float(self._returns[rows].mean()), int(self._lengths[copy]), statistics, copy)
         self._returns[rows] = 0
         self._lengths[copy] = 0
         self._present[rows] = False
         self._left[rows] = False
+        self._last_infos[copy] = {}
         outcome = env.reset(seed=seed)
         observations = observation_of(outcome)
         self._check_agents(env)

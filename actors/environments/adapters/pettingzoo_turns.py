@@ -77,13 +77,14 @@ class Turns:
         rewards = {agent: env.rewards.get(agent, 0.0) for agent in there}
         terminations = {agent: bool(env.terminations.get(agent, False)) for agent in there}
         truncations = {agent: bool(env.truncations.get(agent, False)) for agent in there}
+        infos = {agent: env.infos.get(agent, {}) for agent in there}
         over = {agent for agent in there if terminations[agent] or truncations[agent]}
         shown = {agent: self._seen(agent, over=True) for agent in over}
         while env.agents and env.agent_selection in over:  # PettingZoo gives the turn to who is out once more, to no effect
             env.step(None)
         self.agents = [agent for agent in there if agent not in over]
         shown |= {agent: self._seen(agent) for agent in self.agents}
-        return shown, rewards, terminations, truncations, {agent: {} for agent in there}
+        return shown, rewards, terminations, truncations, infos
 
     def render(self) -> Any:
         """A picture, if the game makes some."""

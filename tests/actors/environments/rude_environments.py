@@ -53,6 +53,19 @@ class Rude(gymnasium.Env[Any, Any]):  # type: ignore[misc]
         print("the licence server is\ngone", flush=True)
         os._exit(0)
 
+    def forks(self) -> None:
+        os.fork()
+
+    def forks_and_raises(self) -> None:
+        if os.fork() == 0:
+            sys.exit(0)
+
+    def forks_well(self) -> None:
+        copy = os.fork()
+        if copy == 0:
+            os._exit(0)
+        os.waitpid(copy, 0)
+
     def crashes(self) -> None:
         ctypes.string_at(0)
 

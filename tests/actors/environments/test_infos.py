@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode
 
 from actors.environments.base import Episode
 from actors.environments.checks import first_observations
-from actors.environments.infos import flat, names_of, read, row_of
+from actors.environments.infos import flat, names_of, of_agents, read, row_of
 from actors.environments.make import describe, make_environment
 from actors.settings import FactoryEnv
 from oatmill.errors import UserError
@@ -59,6 +59,12 @@ def test_one_copy_is_taken_out_of_a_vector_environments_info() -> None:
     assert [dict(flat(row_of(ended, row))) for row in (0, 1)] == [{"everywhere": 1, "here": 3}, {"here": 9}]
     older = infos | {"final_info": np.array([None, {"here": 9.0}], object), "_final_info": np.array([False, True])}
     assert dict(flat(row_of(older, 1))) == {"here": 9}
+
+
+def test_agents_have_a_mean_and_their_own_numbers() -> None:
+    infos: Any = {"a": {"x": 1, "in": {"y": True}}, 2: {"x": 4.0, "text": "5"}, "silent": None}
+    assert of_agents(infos) == {"x": 2.5, "in.y": 1, "a.x": 1, "a.in.y": 1, "2.x": 4}
+    assert of_agents(None) == of_agents({}) == {}
 
 
 @pytest.mark.parametrize("ends", ["terminated", "truncated"])

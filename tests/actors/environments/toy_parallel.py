@@ -52,6 +52,15 @@ class Relay(ParallelEnv[str, Any, Any]):  # type: ignore[misc]
         )
 
 
+class Telling(Relay):
+    """Says to each agent how many steps were taken, and to `late` and `guest` whether they have won."""
+
+    def step(self, actions: dict[str, int]) -> tuple[Any, ...]:
+        *outcome, infos = super().step(actions)
+        won = {"late": {"is_success": True}, "guest": {"is_success": False}}
+        return *outcome, {agent: {"score": 10 * self.steps, **won.get(agent, {})} for agent in infos}
+
+
 class Painted(Relay):
     """Renders one dot, as bright as steps were taken."""
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from agent.policy_head import GaussianHead
 from learner.loss_descriptor import BUILT_IN
 from learner.progress import Progress
 from learner.ranks.reduce import OneRank
@@ -14,9 +18,12 @@ from learner.reporting.measurements import Measurements, StepReport
 from learner.reporting.metrics import LearnerMetrics
 from learner.reporting.rank_reporting import RankReporting
 from learner.reporting.red_flags import FLAGS
+from learner.reporting.run_files import RunFiles
 from learner.setup import LearnerConfig, make_updater
+from learner.update.updater import Updater
 from oatmill.settings.base import MetricsSettings
-from tests.learner.worlds import ONE, learn, make_batch, make_spec, make_trainer, make_updater_of
+from protocol.data.batch import Batch
+from tests.learner.worlds import ONE, inputs_of, learn, make_batch, make_spec, make_trainer, make_updater_of
 
 SUMMARY = {"entropy_nats": 1.0, "entropy_ratio": 0.9, "explained_variance": 0.5}
 
@@ -70,6 +77,49 @@ def test_a_report_without_cmpo_leaves_its_series_alone() -> None:
     metrics = LearnerMetrics({}, {})
     metrics.report(make_report("baseline"), dict.fromkeys(FLAGS, False), SUMMARY)
     assert value(metrics, "cmpo_kl") == 0
+
+
+def log_stds_of(metrics: LearnerMetrics) -> list[float | None]:
+    return [value(metrics, "policy_log_std", statistic=statistic) for statistic in ("mean", "min", "max")]
+
+
+def reported(updater: Updater, batch: Batch) -> tuple[LearnerMetrics, StepReport]:
+    """The series after one learner step."""
+    measurements = Measurements(updater.plan.losses, OneRank())
+    measurements.add(learn(updater, batch))
+    metrics, report = LearnerMetrics({}, {}), measurements.report(updater.objective.coefs)
+    metrics.report(report, dict.fromkeys(FLAGS, False), SUMMARY)
+    return metrics, report
+
+
+def test_the_log_std_is_that_of_the_policys_own_parameter_before_the_updates() -> None:
+    updater = make_updater_of(make_trainer("baseline"), make_spec(sizes=(2,), factored=True, numbers=3))
+    head = updater.context.model.policy
+    assert isinstance(head, GaussianHead)
+    assert head.log_std is not None
+    with torch.no_grad():
+        head.log_std.copy_(torch.tensor([-0.5, 1.25, -1.5]))
+    metrics, _ = reported(updater, make_batch(updater.context.model.spec))
+    assert log_stds_of(metrics) == pytest.approx([-0.25, -1.5, 1.25])
+    assert head.log_std.detach().numpy() != pytest.approx([-0.5, 1.25, -1.5], abs=1e-6)
+    assert log_stds_of(LearnerMetrics({}, {})) == [None] * 3
+
+
+def test_log_stds_that_depend_on_the_state_are_averaged_over_fresh_steps(tmp_path: Path) -> None:
+    updater = make_updater_of(make_trainer("baseline"), make_spec(sizes=(), numbers=2, log_std="state"))
+    model = updater.context.model
+    batch = replace(make_batch(model.spec, absent=True), fresh=np.array([True, False, True, False, False, False]))
+    inputs = inputs_of(updater, batch)
+    with torch.no_grad():
+        latent, _ = model.latents(inputs["observations_BT1"], inputs["core_state_BS"], inputs["terminated_BT"])
+        log_std = model.policies.log_stds(model.policy_rows(latent[:, :-1], None)).numpy()[batch.valid & batch.fresh[:, None]]
+    expected = [log_std.mean(), log_std.min(1).mean(), log_std.max(1).mean()]
+    metrics, report = reported(updater, batch)
+    assert log_stds_of(metrics) == pytest.approx(expected, rel=1e-5)
+    files = RunFiles(tmp_path, 1.0, 1000)
+    files.report(report, Progress(1, 42, 1, 0.5), learning_rate=0.01, fleet={})
+    line = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert [line[name] for name in ("log_std", "log_std_min", "log_std_max")] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_role_that_makes_no_progress_is_not_up() -> None:

@@ -56,7 +56,9 @@ def test_a_hub_without_spaces_says_so() -> None:
     assert peer.welcome.spaces is None
 
 
-@pytest.mark.parametrize("broken", [{"endpoints": 3}, {"endpoints": {"data": 3}}, {"spaces": {}}, {"episode_statistics": None}])
+@pytest.mark.parametrize(
+    "broken", [{"endpoints": 3}, {"endpoints": {"data": 3}}, {"spaces": {}}, {"episode_statistics": None}, {"encoder": 3}]
+)
 def test_an_invalid_welcome_is_rejected(broken: dict[str, Any]) -> None:
     peer = peer_of()
     peer.join()

@@ -63,6 +63,7 @@ def test_ingest_learns_of_an_actor_before_the_actor_has_joined() -> None:
     assert second[1] == messages.HelloAccepted(0, 1, -1)
     assert second[2]["endpoints"] == {"weights": "ipc:///w", "data": "ipc:///d", "batches": "ipc:///b"}
     assert second[2]["spaces"]["action"]["sizes"] == [3]
+    assert second[2]["encoder"] is None
 
 
 def test_a_table_that_ingest_has_missed_is_sent_again_with_the_answer_to_its_next_report() -> None:

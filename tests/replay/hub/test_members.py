@@ -108,6 +108,46 @@ def test_a_process_that_does_not_fit_the_run_is_rejected(description: dict[str, 
     assert list(members.everyone()) == []
 
 
+def with_encoder(encoder: str) -> Members:
+    return Members({**CONFIG, "agent.encoder": encoder}, secret="s", connected=lambda _member: False)
+
+
+def asking(encoder: str) -> dict[str, Any]:
+    return {"config": {**CONFIG, "agent.encoder": encoder}}
+
+
+def test_the_learner_decides_what_auto_is() -> None:
+    members = with_encoder("auto")
+    assert members.encoder is None
+    joined(members, "a", **asking("auto_cpu"))
+    assert members.encoder is None
+    joined(members, "l", role="learner", **asking("auto_cpu"))
+    assert members.encoder == "auto_cpu"
+    joined(members, "b", **asking("auto"))
+    joined(members, "m", role="learner", **asking("auto"))
+    assert members.encoder == "auto"
+
+
+def test_what_the_run_has_decided_holds_for_actors_and_the_learner() -> None:
+    members = with_encoder("auto_cpu")
+    joined(members, "a", **asking("auto"))
+    assert members.encoder == "auto_cpu"
+    with pytest.raises(RefusedError, match=r"^agent\.encoder: the run has 'auto_cpu', this process has 'auto'$"):
+        joined(members, "l", role="learner", **asking("auto"))
+    for run, process in (("nature", "auto"), ("auto", "nature"), ("auto_cpu", "small_cnn")):
+        for role in ("actor", "learner"):
+            with pytest.raises(RefusedError, match=f"the run has '{run}', this process has '{process}'"):
+                joined(with_encoder(run), "a", role=role, **asking(process))
+
+
+def test_a_learner_that_is_refused_decides_nothing() -> None:
+    members = Members({**CONFIG, "agent.encoder": "auto"}, secret="s", connected=lambda _member: True)
+    joined(members, "l", role="learner", **asking("auto_cpu"))
+    with pytest.raises(UnauthorisedError):
+        joined(members, "m", role="learner", **asking("auto"))
+    assert members.encoder == "auto_cpu"
+
+
 @pytest.mark.parametrize("description", [{"spaces": None}, {"spaces": {}}, {"episode_statistics": 3}, {"role": "king"}])
 def test_a_description_that_is_malformed_breaks_the_protocol(description: dict[str, Any]) -> None:
     with pytest.raises(WireError):

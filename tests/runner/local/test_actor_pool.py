@@ -132,6 +132,15 @@ def test_an_environment_that_fails_the_same_way_three_times_in_a_row_ends_the_ru
     assert world.waits() == ["0 s", "0.01 s"]
 
 
+def test_an_environment_that_breaks_its_promises_three_times_in_a_row_ends_the_run_at_once(tmp_path: Path) -> None:
+    error = "oatmill: error: env.factory=maze:make raised in step: ValueError: expected a reward that is a number, got None"
+    world = World(tmp_path, f"import sys; sys.stderr.write({error!r} + '\\n'); sys.exit(1)", max_restarts=9)
+    world.pool.follow(1)
+    with pytest.raises(ActorGivenUpError, match=r"got None; so did the 2 processes before it$"):
+        world.until(lambda: False)
+    assert world.started == [0, 0, 0]
+
+
 def test_an_environment_that_fails_in_other_ways_or_after_some_work_is_tried_again(tmp_path: Path) -> None:
     changing = World(tmp_path, bug("__import__('os').getpid()"), max_restarts=4)
     changing.pool.follow(1)

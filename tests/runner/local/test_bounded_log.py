@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from runner.local import bounded_log
 from runner.local.bounded_log import FIRST_BYTES, LAST_BYTES, LEFT_OUT, LONGEST_BYTES, shorten
 from runner.local.child import Child
+from runner.local.launcher import LocalLauncher
 
 LINE = 16
 """Bytes of each numbered line."""
@@ -109,6 +113,42 @@ def test_a_child_that_prints_without_end_has_a_bounded_log_and_its_last_words_ar
     assert text.startswith("the first line\n")
     assert text.count("left out") == 1
     assert len(text) >= FIRST_BYTES + LAST_BYTES / 2
+
+
+def test_a_process_that_prints_very_much_is_named_once(tmp_path: Path) -> None:
+    events: list[dict[str, Any]] = []
+    folder = SimpleNamespace(
+        path=tmp_path, flush=lambda: None, write_run=lambda _: None, event=lambda name, **values: events.append({name: values})
+    )
+    settings = SimpleNamespace(trainer=SimpleNamespace(learners=1))
+    addresses = SimpleNamespace(control="ipc:///nobody")
+    job: Any = SimpleNamespace(folder=folder, settings=settings, addresses=addresses, identity={}, keys=None)
+    launcher, log = LocalLauncher(job), tmp_path / "actor-3.log"
+    child = Child("actor", 3, [sys.executable, "-c", "pass"], log=log, threads=1)
+    assert child.wait(time.monotonic() + 60)
+    for size in (10, LONGEST_BYTES + 1, LONGEST_BYTES + 1):
+        log.write_text("x" * size)
+        launcher.record({}, [child], lambda _: 0)
+    text = f"actor 3 prints very much: more than 2.2 MiB; {log} keeps the first and the newest lines"
+    assert events == [{"log_shortened": {"text": text, "process": "actor 3"}}]
+
+
+def test_a_log_that_grows_faster_than_it_is_copied_is_shortened_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    log.write_text("x" * (LONGEST_BYTES + 1))
+    copy, grown = os.pwrite, [0]
+
+    def grow(file: int, part: bytes, at: int) -> int:
+        grown[0] += 1
+        assert grown[0] < 1000, "it is copied without end"
+        copy(file, b"y" * (2 * len(part)), os.fstat(file).st_size)
+        return copy(file, part, at)
+
+    monkeypatch.setattr(os, "pwrite", grow)
+    shorten(log)
+    assert log.stat().st_size <= LONGEST_BYTES + bounded_log.CHUNK_BYTES
 
 
 def test_the_stacks_of_a_child_that_hangs_arrive_in_a_shortened_log(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,6 +59,31 @@ def test_a_deaf_process_is_killed_after_the_grace(tmp_path: Path) -> None:
     assert child.exit_code == -signal.SIGKILL
     assert child.ending == "was killed by SIGKILL"
     assert time.monotonic() - began < 5
+
+
+HANGS = """
+from oatmill.process.watchdog import Watchdog
+
+watchdog = Watchdog("actor", 0.2)
+watchdog.started()
+
+
+def step():
+    while True:
+        pass
+
+
+step()
+"""
+
+
+def test_the_line_at_which_the_users_code_hung_is_named(tmp_path: Path) -> None:
+    script = tmp_path / "hangs.py"
+    script.write_text(HANGS)
+    child = Child("actor", 0, [sys.executable, str(script)], log=tmp_path / "child.log", threads=1)
+    assert child.wait(time.monotonic() + 60)
+    how = "made no progress for longer than actors' hang_timeout allows and ended itself"
+    assert re.fullmatch(rf"{how} \({script}:\d+, in step\)", child.ending)
 
 
 def test_what_it_has_started_in_other_sessions_is_killed_with_it(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -14,6 +15,7 @@ from actors.environments.make import describe, make_environment
 from actors.settings import MiniGridEnv
 from oatmill.errors import UserError
 from protocol.data.spaces import ActionSpace, ObservationSpace
+from recipes.resolve import resolve_run
 
 LEFT, RIGHT, FORWARD = 0, 1, 2
 
@@ -24,6 +26,21 @@ def test_doorkey_is_a_vector_of_bytes_and_seven_actions() -> None:
     assert spaces.observation == ObservationSpace("vector", (7 * 7 * 20 + 4,), "uint8")
     assert spaces.action == ActionSpace((7,))
     assert statistics == ("is_success", "score")
+
+
+def test_the_recipe_takes_minigrids_own_dict() -> None:
+    page = Path(__file__).parents[4] / "docs/recipes/minigrid_doorkey.md"
+    command = "oatmill train minigrid_doorkey env.kind=gymnasium env.id=minigrid:MiniGrid-DoorKey-6x6-v0"
+    assert f"\n{command}\n" in page.read_text()
+    _, _, recipe, *assignments = command.split()
+    run = resolve_run(recipe, assignments, preset=None, config=None, flags={})
+    keys = {path: (part.kind, part.shape, part.dtype) for path, part in describe(run.settings.env)[0].observation.parts}
+    assert keys == {
+        "direction": ("vector", (4,), "bool"),
+        "image": ("vector", (980,), "uint8"),
+        "mission": ("vector", (128,), "uint8"),
+    }
+    assert run.settings.agent.core == "lstm"
 
 
 def test_a_cell_is_three_ones_and_the_direction_another() -> None:
