@@ -13,7 +13,8 @@ import yaml
 
 from learner.loss_descriptor import MUESLI_RATIO
 from learner.reporting import red_flags
-from tests.deploy.doctor.prometheus_server import SHIPPED, need
+from tests.deploy.doctor.prometheus_server import SHIPPED
+from tests.deploy.prometheus_tools import check
 
 CASES = sorted((Path(__file__).parent / "prometheus").glob("*.yaml"))
 PAGE = Path(__file__).parents[2] / "docs" / "operations" / "alerts.md"
@@ -28,11 +29,6 @@ def rules(kind: str) -> list[dict[str, Any]]:
 
 
 ALERTS = {rule["alert"]: rule for rule in rules("alert")}
-
-
-def check(*command: str) -> None:
-    done = subprocess.run([need(command[0]), *command[1:]], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_alerts_are_the_promised_ones() -> None:
