@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from deploy.grafana.variables import DATASOURCE, annotations, filtered, variables
+from deploy.grafana.variables import DATASOURCE, filtered, marks, variables
 from learner.loss_descriptor import BUILT_IN, loss_colors
 
 WIDTH = 24
@@ -116,7 +116,7 @@ def dashboard_json(dashboard: Dashboard) -> dict[str, Any]:
         "timezone": "browser",
         "templating": {"list": variables(several=dashboard.several)},
         "links": [_links()],
-        "annotations": {"list": annotations(several=dashboard.several)},
+        "annotations": {"list": marks(several=dashboard.several)},
         "panels": _placed(dashboard),
     }
 

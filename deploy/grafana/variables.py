@@ -68,7 +68,7 @@ def _label(name: str, title: str, within: str, *, several: bool) -> dict[str, An
     return variable | ({"allValue": ".*"} if several else {})
 
 
-def annotations(*, several: bool) -> list[dict[str, Any]]:
+def marks(*, several: bool) -> list[dict[str, Any]]:
     """Marks on the time axis for events."""
     return [
         {

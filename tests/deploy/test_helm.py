@@ -204,12 +204,16 @@ def rendered(helm: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def objects(helm: str, *arguments: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """What is rendered, by kind and name without the Job's suffix."""
+def named(helm: str, *arguments: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """What is rendered, by kind and name."""
     shown = rendered(helm, *arguments)
     assert shown.returncode == 0, shown.stderr
-    found = [one for one in yaml.safe_load_all(shown.stdout) if one]
-    return {(one["kind"], re.sub(r"-[0-9a-f]{6}$", "", one["metadata"]["name"])): one for one in found}
+    return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(shown.stdout) if one}
+
+
+def objects(helm: str, *arguments: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """What is rendered, by kind and name without the Job's suffix."""
+    return {(kind, re.sub(r"-[0-9a-f]{6}$", "", name)): one for (kind, name), one in named(helm, *arguments).items()}
 
 
 @pytest.mark.cluster
@@ -345,9 +349,8 @@ def test_what_a_cluster_asks_of_pods_reaches_every_role(helm: str, tmp_path: Pat
 @pytest.mark.parametrize("value", ["insecure=true", "podSecurity.uid=99", "serviceAccount.name=me", "keys.learner=other"])
 def test_a_job_that_would_change_gets_another_name(helm: str, value: str) -> None:
     def job(*arguments: str) -> str:
-        return next(
-            iter(re.findall(r"^  name: (mill-oatmill-learner-[0-9a-f]{6})$", rendered(helm, *arguments).stdout, re.MULTILINE))
-        )
+        (name,) = (name for kind, name in named(helm, *arguments) if kind == "Job")
+        return name
 
     assert job() != job("--set", value)
 
