@@ -287,6 +287,7 @@ class Learner:
         saved = self.keeper.save(self.progress, state=self.reporting.state, episode_return=episodes, batches=self.batches)
         if saved:
             self.rewinds.in_a_row = 0
+            self.reporting.checkpoint_written()
         self.reporting.checkpoint_failed(self.keeper.failure, self.progress)
         return saved
 

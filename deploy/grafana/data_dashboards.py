@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from deploy.grafana.panels import Dashboard, Panel, Query, Row, Steps
+from deploy.grafana.panels import ZERO_IS_GOOD, Dashboard, Panel, Query, Row, Steps
 
-LAG: Steps = ((None, "transparent"), (8, "yellow"), (16, "red"))
-"""8 is the threshold of the alert, and 16 is the default of replay.max_policy_lag."""
+LAG: Steps = ((None, "transparent"), (8.5, "yellow"), (16.5, "red"))
+"""Above 8 versions there is an alert; above 16, the default of replay.max_policy_lag, data is dropped. Like the histogram's
+buckets, the bounds lie between whole numbers."""
 
 
 def percentiles(name: str) -> list[Query]:
@@ -111,9 +112,18 @@ DATA_PATH = Dashboard(
         ),
         Panel(
             "Trajectories dropped",
-            "Dropped trajectories by reason; all are 0 in a normal run. A duplicate arrived twice and was stored once.",
-            "cps",
-            [flow("stale|evicted|rejected|rolled_back|duplicate|unsent_at_death")],
+            "Trajectories dropped in the time range, by reason; normally 0. A duplicate arrived twice and was stored once.",
+            "none",
+            [
+                Query(
+                    "sum by (outcome) (increase(oatmill_trajectories_total"
+                    '{outcome=~"stale|evicted|rejected|rolled_back|duplicate|unsent_at_death"}[$__range]))',
+                    "{{outcome}}",
+                )
+            ],
+            "stat",
+            thresholds=((None, "green"), (1, "yellow")),
+            decimals=0,
         ),
         Panel(
             "In progress",
@@ -125,7 +135,9 @@ DATA_PATH = Dashboard(
             "Lost",
             "Acknowledged trajectories that the ledger cannot account for; must be 0.",
             "none",
-            [Query('oatmill_trajectories_total{outcome="lost"}', "lost")],
+            [Query('sum(oatmill_trajectories_total{outcome="lost"})', "lost")],
+            "stat",
+            thresholds=ZERO_IS_GOOD,
         ),
     ],
 )
@@ -144,14 +156,17 @@ FLEET = Dashboard(
         ),
         Panel(
             "Silent, slow and restarted actors",
-            "Actors expired and restarted per interval; silent and slow ones now. Repeated restarts: the environment fails.",
+            "Actors expired and restarted in the time range; silent and slow ones now. Many restarts: the environment fails.",
             "none",
             [
-                Query("increase(oatmill_actors_expired_total[$__rate_interval])", "expired"),
-                Query("increase(oatmill_actor_restarts_total[$__rate_interval])", "restarted"),
-                Query("oatmill_actors_silent", "silent"),
-                Query("oatmill_actors_slow", "slow"),
+                Query("sum(increase(oatmill_actors_expired_total[$__range]))", "expired"),
+                Query("sum(increase(oatmill_actor_restarts_total[$__range]))", "restarted"),
+                Query("sum(oatmill_actors_silent)", "silent"),
+                Query("sum(oatmill_actors_slow)", "slow"),
             ],
+            "stat",
+            thresholds=((None, "green"), (1, "yellow")),
+            decimals=0,
         ),
         Panel(
             "Env steps per second per actor",
@@ -167,15 +182,18 @@ FLEET = Dashboard(
         ),
         Panel(
             "Bad messages by reason",
-            "Rejected messages per second; normally 0. The newest ones are in the run's folder quarantine.",
-            "cps",
+            "Messages rejected in the time range; normally 0. The newest ones are in the run's folder quarantine.",
+            "none",
             [
                 Query(
-                    "sum by (reason) (rate(oatmill_rejected_total[$__rate_interval])) > 0"
-                    ' or label_replace(sum(rate(oatmill_rejected_total[$__rate_interval])), "reason", "all", "", "")',
+                    "sum by (reason) (increase(oatmill_rejected_total[$__range])) > 0"
+                    ' or label_replace(sum(increase(oatmill_rejected_total[$__range])), "reason", "all", "", "")',
                     "{{reason}}",
                 )
             ],
+            "stat",
+            thresholds=ZERO_IS_GOOD,
+            decimals=0,
         ),
         Panel(
             "Weights: from the hub to an actor",

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from deploy.grafana.variables import DATASOURCE, filtered, marks, variables
 from learner.loss_descriptor import BUILT_IN, loss_colors
 
 WIDTH = 24
 """Grafana's grid has this many columns."""
-DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 LOSS_COLORS = loss_colors(BUILT_IN)
 """A loss has the same colour in all panels. For a user's own loss, Grafana chooses the colour by its name,
 which is also the same in all panels."""
@@ -21,14 +21,19 @@ LOSS = "{{loss}}"
 
 Steps = Sequence[tuple[float | None, str]]
 GOOD: Steps = ((None, "green"),)
+ZERO_IS_GOOD: Steps = ((None, "green"), (1, "red"))
 
 
 @dataclass(frozen=True)
 class Query:
-    """One PromQL expression, and the legend of its series."""
+    """One PromQL expression, and the legend of its series.
+
+    `every_run`: the expression is not restricted to the chosen run.
+    """
 
     expr: str
     legend: str = ""
+    every_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,14 @@ class Panel:
         decimals: the number of digits after the decimal point.
         dashed: the legend of the series that is drawn as a dashed line, such as a limit.
         texts: a word for each value that is shown as a word.
+        repeat: the variable for each of whose values the panel is drawn once, two in a row; empty for one panel.
     """
 
     title: str
     description: str
     unit: str
     queries: Sequence[Query]
-    kind: Literal["timeseries", "stat", "bargauge"] = "timeseries"
+    kind: Literal["timeseries", "stat", "bargauge", "state-timeline"] = "timeseries"
     width: int = 12
     height: int = 8
     thresholds: Steps = GOOD
@@ -71,6 +77,7 @@ class Panel:
     decimals: int | None = None
     dashed: str = ""
     texts: Mapping[str, str] = field(default_factory=dict)
+    repeat: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,12 +89,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """One dashboard, which becomes one file."""
+    """One dashboard, which becomes one file. It shows one run or, with `several`, all chosen ones.
+
+    The expressions of its panels do not name the run: the filter is added to each metric.
+    """
 
     name: str
     title: str
     description: str
     panels: Sequence[Panel | Row]
+    several: bool = False
 
 
 def dashboard_json(dashboard: Dashboard) -> dict[str, Any]:
@@ -103,26 +114,10 @@ def dashboard_json(dashboard: Dashboard) -> dict[str, Any]:
         "schemaVersion": 39,
         "time": {"from": "now-1h", "to": "now"},
         "timezone": "browser",
-        "templating": {"list": [_datasource_variable()]},
+        "templating": {"list": variables(several=dashboard.several)},
         "links": [_links()],
-        "annotations": {"list": []},
-        "panels": _placed(dashboard.panels),
-    }
-
-
-def _datasource_variable() -> dict[str, Any]:
-    return {
-        "name": "datasource",
-        "label": "Data source",
-        "type": "datasource",
-        "query": "prometheus",
-        "current": {},
-        "hide": 0,
-        "includeAll": False,
-        "multi": False,
-        "options": [],
-        "refresh": 1,
-        "regex": "",
+        "annotations": {"list": marks(several=dashboard.several)},
+        "panels": _placed(dashboard),
     }
 
 
@@ -138,16 +133,18 @@ def _links() -> dict[str, Any]:
     }
 
 
-def _placed(panels: Sequence[Panel | Row]) -> list[dict[str, Any]]:
+def _placed(dashboard: Dashboard) -> list[dict[str, Any]]:
     placed: list[dict[str, Any]] = []
     x = y = below = 0
-    for number, panel in enumerate(panels, start=1):
+    for number, panel in enumerate(dashboard.panels, start=1):
         width, height = (WIDTH, 1) if isinstance(panel, Row) else (panel.width, panel.height)
         if x + width > WIDTH or isinstance(panel, Row):
             x, y = 0, below
         position = {"x": x, "y": y, "w": width, "h": height}
         body = (
-            {"type": "row", "title": panel.title, "collapsed": False, "panels": []} if isinstance(panel, Row) else _body(panel)
+            {"type": "row", "title": panel.title, "collapsed": False, "panels": []}
+            if isinstance(panel, Row)
+            else _body(panel, several=dashboard.several)
         )
         placed.append({"id": number, "gridPos": position} | body)
         below = max(below, y + height)
@@ -155,7 +152,7 @@ def _placed(panels: Sequence[Panel | Row]) -> list[dict[str, Any]]:
     return placed
 
 
-def _body(panel: Panel) -> dict[str, Any]:
+def _body(panel: Panel, *, several: bool) -> dict[str, Any]:
     defaults: dict[str, Any] = {"unit": panel.unit, "thresholds": _thresholds(panel.thresholds), "color": _color(panel)}
     limits = {"min": None if panel.log else panel.low, "max": panel.high, "decimals": panel.decimals}
     defaults |= {name: value for name, value in limits.items() if value is not None}
@@ -164,23 +161,26 @@ def _body(panel: Panel) -> dict[str, Any]:
         defaults["mappings"] = [{"type": "value", "options": words}]
     if panel.kind == "timeseries":
         defaults["custom"] = _drawing(panel)
-    return {
+    if panel.kind == "state-timeline":
+        defaults["custom"] = {"lineWidth": 0, "fillOpacity": 80, "spanNulls": False}
+    repeated = {"repeat": panel.repeat, "repeatDirection": "h", "maxPerRow": 2} if panel.repeat else {}
+    return repeated | {
         "type": panel.kind,
         "title": panel.title,
         "description": panel.description,
         "datasource": DATASOURCE,
-        "targets": [_target(number, query) for number, query in enumerate(panel.queries)],
+        "targets": [_target(number, query, several=several) for number, query in enumerate(panel.queries)],
         "fieldConfig": {"defaults": defaults, "overrides": _overrides(panel)},
-        "options": _options(panel.kind),
+        "options": _options(panel),
     }
 
 
-def _target(number: int, query: Query) -> dict[str, Any]:
+def _target(number: int, query: Query, *, several: bool) -> dict[str, Any]:
     return {
         "refId": chr(ord("A") + number),
         "datasource": DATASOURCE,
         "editorMode": "code",
-        "expr": query.expr,
+        "expr": query.expr if query.every_run else filtered(query.expr, several=several),
         "legendFormat": query.legend,
         "range": True,
         "instant": False,
@@ -242,15 +242,26 @@ def _override(name: str, properties: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _options(kind: str) -> dict[str, Any]:
-    if kind == "timeseries":
+def _options(panel: Panel) -> dict[str, Any]:
+    if panel.kind == "timeseries":
         return {
             "legend": {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []},
             "tooltip": {"mode": "multi", "sort": "desc"},
         }
+    if panel.kind == "state-timeline":
+        return {
+            "legend": {"showLegend": False, "displayMode": "list", "placement": "bottom"},
+            "tooltip": {"mode": "single", "sort": "none"},
+            "mergeValues": True,
+            "showValue": "never",
+            "alignValue": "left",
+            "rowHeight": 0.9,
+        }
     reduced = {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}}
-    if kind == "stat":
-        look = {"colorMode": "value", "graphMode": "area", "justifyMode": "auto", "textMode": "value", "wideLayout": True}
+    if panel.kind == "stat":
+        several = len(panel.queries) > 1 or any("{{" in query.legend for query in panel.queries)
+        text = "value_and_name" if several else "value"
+        look = {"colorMode": "value", "graphMode": "area", "justifyMode": "auto", "textMode": text, "wideLayout": True}
         return reduced | look | {"orientation": "auto"}
     look = {"displayMode": "gradient", "orientation": "horizontal", "showUnfilled": True, "valueMode": "color"}
     return reduced | look | {"namePlacement": "auto", "sizing": "auto"}

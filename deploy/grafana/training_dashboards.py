@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from deploy.grafana.panels import Dashboard, Panel, Query, Row, Steps
+from deploy.grafana.panels import ZERO_IS_GOOD, Dashboard, Panel, Query, Row, Steps
 from learner.loss_descriptor import BUILT_IN
 
 RETURN_MEAN = "rate(oatmill_episode_return_sum[$__rate_interval]) / (rate(oatmill_episode_return_count[$__rate_interval]) > 0)"
 ENTROPY_BANDS: Steps = ((None, "red"), (0.198, "yellow"), (0.396, "green"), (0.593, "yellow"), (0.791, "red"))
 """1, 2, 3 and 4 nats as fractions of ln 157 nats, the largest entropy with the guide's 157 actions."""
-ZERO_IS_GOOD: Steps = ((None, "green"), (1, "red"))
+STATE = 'min(oatmill_up{{role="{}"}}) or max(oatmill_run_stopped == 1) * 2 or vector(0)'
+"""1 or 0 for a role; 2 for one that has left at the end of the run; 0 for one that is missing."""
 RATIO_LOSSES = [name for name, descriptor in BUILT_IN.items() if descriptor.policy_ratio]
 TEN_TIMES: Steps = ((None, "transparent"), (10, "red"))
 ONE_TO_TEN: Steps = ((None, "yellow"), (1, "green"), (10, "red"))
@@ -37,12 +38,17 @@ HEALTH = Dashboard(
     "Health",
     "The state of a run on one page.",
     [
-        number(
-            "Healthy roles",
-            "How many of the replay server and the learner are healthy; 2 is normal.",
+        Panel(
+            "Roles",
+            "The state of the replay server and of the learner. A role that does not answer is down, unless the run is over.",
             "none",
-            "sum(oatmill_up)",
-            ((None, "red"), (2, "green")),
+            [Query(STATE.format(role), role) for role in ("replay", "learner")],
+            "stat",
+            width=4,
+            height=4,
+            thresholds=((None, "red"), (1, "green"), (2, "blue")),
+            texts={"0": "down", "1": "up", "2": "run over"},
+            low=None,
         ),
         number(
             "Actors live",
@@ -62,7 +68,7 @@ HEALTH = Dashboard(
         ),
         number(
             "Alerts",
-            "Number of firing alerts, except Watchdog.",
+            "Number of the run's firing alerts.",
             "none",
             'count(ALERTS{alertstate="firing",alertname!="Watchdog"}) or vector(0)',
             ((None, "green"), (1, "yellow"), (3, "red")),
@@ -111,7 +117,7 @@ HEALTH = Dashboard(
             "How many versions the acting policy was behind the newest one, over five minutes.",
             "none",
             "max(oatmill_policy_lag_versions:p99_5m)",
-            ((None, "green"), (4, "yellow"), (8, "red")),
+            ((None, "green"), (4.5, "yellow"), (8.5, "red")),
             1,
         ),
         Panel(
@@ -131,14 +137,27 @@ HEALTH = Dashboard(
             "Red flags",
             "1 while a flag is raised; see docs/operations/alerts.md for what to do.",
             "none",
-            [Query("oatmill_red_flag", "{{flag}}")],
-            high=1,
+            [Query("max by (flag) (oatmill_red_flag)", "{{flag}}")],
+            "state-timeline",
+            thresholds=ZERO_IS_GOOD,
+            texts={"0": "no", "1": "raised"},
         ),
         Panel(
             "Firing alerts",
-            "Firing alerts by name. Watchdog always fires, which shows that alerts are evaluated.",
+            "The run's firing alerts by name. Watchdog always fires, which shows that alerts are evaluated.",
             "none",
-            [Query('count by (alertname) (ALERTS{alertstate="firing"})', "{{alertname}}")],
+            [
+                Query(
+                    'count by (alertname) (ALERTS{alertstate="firing",alertname!="Watchdog"})'
+                    ' or label_replace(0 * count(oatmill_build_info), "alertname", "of this run", "", "")',
+                    "{{alertname}}",
+                ),
+                Query(
+                    'count by (alertname) (ALERTS{alertstate="firing",alertname="Watchdog"})', "{{alertname}}", every_run=True
+                ),
+            ],
+            "state-timeline",
+            thresholds=ZERO_IS_GOOD,
         ),
     ],
 )
@@ -257,9 +276,12 @@ LOSSES = Dashboard(
         ),
         Panel(
             "Updates that were not finite",
-            "Updates that all ranks skipped because a loss or a gradient was not finite; must be 0.",
+            "Updates in the time range that all ranks skipped because a loss or a gradient was not finite; must be 0.",
             "none",
-            [Query("max(increase(oatmill_loss_nonfinite_total[$__rate_interval]))", "updates")],
+            [Query("max(increase(oatmill_loss_nonfinite_total[$__range]))", "updates")],
+            "stat",
+            thresholds=ZERO_IS_GOOD,
+            decimals=0,
         ),
     ],
 )

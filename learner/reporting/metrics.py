@@ -106,6 +106,7 @@ class LearnerMetrics:
         )
         self.learning_rate = gauge("learning_rate", "Learning rate of the last learner step")
         self.last_update = gauge("learner_last_update_timestamp_seconds", "When the last learner step ended")
+        self.last_checkpoint = gauge("learner_last_checkpoint_timestamp_seconds", "When the last checkpoint was written")
         self.policy_version = gauge("policy_version", "Newest published policy version")
         self.auto = gauge("auto", "1 for the choice made for each setting that was left at auto", ("setting", "choice"))
         self.setting = gauge("setting", "Value of a numeric setting; 0 or 1 for a bool", ("setting",))

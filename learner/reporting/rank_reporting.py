@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -130,6 +131,11 @@ class RankReporting:
         numbers = {name: math.nan if value is None else value for name, value in summary.items()}
         self.metrics.report(report, {flag: flag in self.run_files.raised for flag in FLAGS}, numbers)
         self.metrics.lines_lost.inc(self.run_files.take_lost_lines())
+
+    def checkpoint_written(self) -> None:
+        """Record the time of a checkpoint; rank 0 only."""
+        if self.metrics is not None:
+            self.metrics.last_checkpoint.set(time.time())
 
     def checkpoint_failed(self, why: str, progress: Progress) -> None:
         """Record a failed checkpoint, or with an empty reason the first one written after that.

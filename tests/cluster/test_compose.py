@@ -22,6 +22,7 @@ from deploy.engines.compose import Engine
 from deploy.grafana.generate import rendered
 from oatmill.errors import UserError
 from tests.cluster.clusters import ROOT, Cluster, answers, can_have, run, stand_ins
+from tests.deploy.prometheus_tools import of_run
 from tests.system.real_runs import accounted, oatmill
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
@@ -117,6 +118,7 @@ def test_prometheus_has_every_target_every_rule_and_every_loss(cluster: Cluster)
     cluster.until(lambda: {t["health"] for t in cluster.asked("targets")["activeTargets"]} == {"up"}, 60)
     jobs = {target["labels"]["job"] for target in cluster.asked("targets")["activeTargets"]}
     assert {"replay", "learner"} <= jobs
+    assert {sample["metric"]["run"] for sample in cluster.query("oatmill_build_info")} == {"cartpole"}
     cluster.until(lambda: {rule["health"] for rule in rules(cluster)} == {"ok"}, 60)
     written = set()
     for path in (ROOT / "deploy" / "prometheus" / "rules").glob("*.yml"):
@@ -149,7 +151,7 @@ def test_every_expression_of_every_dashboard_has_data(cluster: Cluster) -> None:
     if "prometheus" in cluster.without:
         pytest.skip("neither an image of Prometheus nor Debian's binaries are here")
     wanted = {
-        (name, panel["title"], target["expr"].replace("$__rate_interval", "1m").replace("$__range", "5m"))
+        (name, panel["title"], of_run(target["expr"], ".*" if name == "runs.json" else "cartpole"))
         for name, text in rendered().items()
         for panel in json.loads(text)["panels"]
         for target in panel.get("targets", ())

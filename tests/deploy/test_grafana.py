@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import yaml
 from deploy.grafana.generate import FOLDER, rendered
 from deploy.grafana.panels import LOSS_COLORS, WHOLE
 from tests.deploy.doctor.prometheus_server import SHIPPED
+from tests.deploy.prometheus_tools import check, of_run
 
 DASHBOARDS = {name: json.loads(text) for name, text in rendered().items()}
 
@@ -27,13 +30,13 @@ def test_the_files_are_what_the_generator_makes() -> None:
 
 def test_the_dashboards_are_the_promised_ones() -> None:
     titles = [board["title"].removeprefix("oatmill / ") for board in DASHBOARDS.values()]
-    assert titles == ["Health", "Losses", "Learning", "Data path", "Fleet", "Process"]
+    assert titles == ["Runs", "Health", "Losses", "Learning", "Data path", "Fleet", "Process"]
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
 def test_every_panel_says_what_it_shows(name: str) -> None:
     for panel in panels(name):
-        assert panel["type"] in {"timeseries", "stat", "bargauge"}
+        assert panel["type"] in {"timeseries", "stat", "bargauge", "state-timeline"}
         assert panel["description"], panel["title"]
         assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
         assert panel["datasource"]["uid"] == "${datasource}"
@@ -68,6 +71,79 @@ def test_panels_lie_beside_each_other(name: str) -> None:
         cells |= own
     ids = [panel["id"] for panel in DASHBOARDS[name]["panels"]]
     assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_every_expression_is_of_the_chosen_run(name: str) -> None:
+    board = DASHBOARDS[name]
+    known = {variable["name"] for variable in board["templating"]["list"]}
+    assert known == {"datasource", "namespace", "run", "job"}
+    sign = "=~" if name == "runs.json" else "="
+    wanted = f'{{namespace{sign}"$namespace",run{sign}"$run",job=~"$job"'
+    expressions = [target["expr"] for panel in panels(name) for target in panel["targets"]]
+    for expression in expressions + [one["expr"] for one in board["annotations"]["list"]]:
+        if 'alertname="Watchdog"' in expression:
+            continue  # it belongs to no run
+        metrics = re.findall(r"(?:\boatmill_\w+(?::\w+)?|\bALERTS)(.{0,60})", expression)
+        assert metrics, expression
+        assert all(rest.startswith(wanted) for rest in metrics), expression
+
+
+def test_only_the_dashboard_of_runs_shows_several() -> None:
+    for name, board in DASHBOARDS.items():
+        chosen = {variable["name"]: variable["multi"] for variable in board["templating"]["list"]}
+        assert chosen["namespace"] == chosen["run"] == (name == "runs.json")
+
+
+def test_prometheus_reads_every_expression(tmp_path: Path) -> None:
+    expressions = [target["expr"] for name in DASHBOARDS for panel in panels(name) for target in panel["targets"]]
+    expressions += [one["expr"] for one in DASHBOARDS["health.json"]["annotations"]["list"]]
+    rules = [{"record": f"expression_{number}", "expr": of_run(one, "a")} for number, one in enumerate(expressions)]
+    path = tmp_path / "rules.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "dashboards", "rules": rules}]}))
+    check("promtool", "check", "rules", str(path))
+
+
+def expression(name: str, title: str, legend: str) -> str:
+    (found,) = (
+        target["expr"]
+        for panel in panels(name)
+        if panel["title"] == title
+        for target in panel["targets"]
+        if target["legendFormat"] == legend
+    )
+    return str(found)
+
+
+def test_a_dead_role_is_seen_beside_a_healthy_run(tmp_path: Path) -> None:
+    def up(run: str, role: str, values: str) -> dict[str, str]:
+        return {"series": f'oatmill_up{{job="{role}",run="{run}",role="{role}"}}', "values": values}
+
+    def stopped(run: str, values: str) -> dict[str, str]:
+        return {"series": f'oatmill_run_stopped{{job="replay",run="{run}"}}', "values": values}
+
+    def shows(expr: str, samples: dict[str, float]) -> dict[str, Any]:
+        return {"expr": expr, "eval_time": "10m", "exp_samples": [{"labels": k, "value": v} for k, v in samples.items()]}
+
+    # Run a is healthy, the learner of run b is gone, run c has ended, and no role of run d is left.
+    series = [up(run, "replay", "1x40" if run != "d" else "1x8 _x32") for run in "abcd"]
+    series += [up(run, "learner", "1x40" if run == "a" else "1x8 _x32") for run in "abcd"]
+    series += [stopped(run, {"c": "1x40", "d": "0x8 _x32"}.get(run, "0x40")) for run in "abcd"]
+    series += [{"series": f'oatmill_build_info{{job="replay",run="{run}"}}', "values": "1x8 _x32"} for run in "abcd"]
+    looks = [
+        shows(of_run(expression("health.json", "Roles", role), run), {"{}": value})
+        for role, states in (("replay", (1, 1, 1, 0)), ("learner", (1, 0, 2, 0)))
+        for run, value in zip("abcd", states, strict=True)
+    ]
+    looks.append(
+        shows(
+            of_run(expression("runs.json", "State", "{{namespace}} {{run}}"), ".*"),
+            {'{run="a"}': 2, '{run="b"}': 1, '{run="c"}': 3, '{run="d"}': 0},
+        )
+    )
+    path = tmp_path / "cases.yml"
+    path.write_text(yaml.safe_dump({"tests": [{"interval": "15s", "input_series": series, "promql_expr_test": looks}]}))
+    check("promtool", "test", "rules", str(path))
 
 
 def test_the_data_source_knows_the_scrape_interval() -> None:

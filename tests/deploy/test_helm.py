@@ -26,8 +26,30 @@ from replay.addresses import SOCKETS
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy" / "k8s"
 TEMPLATES = {path.stem: path.read_text() for path in (CHART / "templates").glob("*.yaml")}
-KUBERNETES = "1.29"
+KUBERNETES = ("1.29", "1.34")
 
+TWO_HOSTS_WITH_TWO_GPUS = """
+learner: {pods: 2, ranksPerPod: 2, gpus: 2, storage: {accessMode: ReadWriteMany}}
+"""
+EVERYTHING_OF_A_POD = """
+x-common: &common
+  affinity:
+    podAntiAffinity:
+      preferredDuringSchedulingIgnoredDuringExecution:
+        - {weight: 1, podAffinityTerm: {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {busy: "yes"}}}}
+  topologySpreadConstraints: [{maxSkew: 1, topologyKey: topology.kubernetes.io/zone, whenUnsatisfiable: ScheduleAnyway}]
+  priorityClassName: high
+  runtimeClassName: gvisor
+  labels: {kueue.x-k8s.io/queue-name: farm}
+  annotations: {team: mills}
+  extraEnv: [{name: NCCL_DEBUG, value: INFO}]
+  extraVolumes: [{name: data, emptyDir: {}}]
+  extraVolumeMounts: [{name: data, mountPath: /data}]
+serviceAccount: {create: true, annotations: {eks.amazonaws.com/role-arn: mills}}
+replay: {<<: *common, podDisruptionBudget: {minAvailable: 1}}
+learner: {<<: *common, podDisruptionBudget: {minAvailable: 1}}
+actor: {<<: *common, podDisruptionBudget: {maxUnavailable: 25%}}
+"""
 GPUS_ON_THREE_HOSTS = """
 learner: {pods: 3, gpus: 1, storage: {accessMode: ReadWriteMany, className: nfs}}
 actor: {autoscaling: {enabled: true, minReplicas: 2, maxReplicas: 9}}
@@ -60,12 +82,14 @@ def test_the_schema_knows_every_value_and_no_other() -> None:
             yield from (f"{name}.{below}" for below in known(value))
 
     whole = json.loads((CHART / "values.schema.json").read_text())
-    free = ("resources.requests.", "resources.limits.")  # cpu, memory: names of the cluster's own
+    # Names of the cluster's own, of Grafana's chart, and of the run's settings.
+    free = ("resources.requests.", "resources.limits.", "dashboards.labels.", "run.config.")
     told = {
         name for name in names(yaml.safe_load((CHART / "values.yaml").read_text())) if not any(part in name for part in free)
     }
     roots = {f"run.config.{root}" for root in ("env", "agent", "actors", "replay", "trainer", "metrics")}
-    assert set(known(whole)) - told == {"global"} | roots
+    empty = {name for name in known(whole) if ".affinity." in name or ".podDisruptionBudget." in name}
+    assert set(known(whole)) - told - empty == {"global"} | roots
     assert told <= set(known(whole))
 
 
@@ -93,12 +117,19 @@ def test_ports_and_variables_are_those_of_the_roles() -> None:
     assert f"{{name: {HEARTBEAT}, value: /tmp/heartbeat}}" in TEMPLATES["actor"]
 
 
-def wrapped(tmp_path: Path, script: str) -> subprocess.Popen[bytes]:
-    """The Job's script around a program."""
+def wrapped(tmp_path: Path, script: str, role: str = "learner", **environ: str) -> subprocess.Popen[bytes]:
+    """A role's script around a program."""
     program = tmp_path / "program"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    return subprocess.Popen(["sh", CHART / "files" / "learner.sh", program, str(tmp_path)])
+    return subprocess.Popen(["sh", CHART / "files" / f"{role}.sh", program, str(tmp_path)], env=os.environ | environ)
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("code", [0, 1, 2])
@@ -109,13 +140,50 @@ def test_a_learner_that_ends_by_itself_ends_the_pod_with_its_exit_code(tmp_path:
 def test_a_learner_that_was_asked_to_end_does_not_complete_the_job(tmp_path: Path) -> None:
     # It takes a while to save and leaves with 0; Kubernetes would take that for a spent budget.
     process = wrapped(tmp_path, 'trap "sleep 0.5; touch $1/saved; exit 0" TERM\ntouch $1/ready\nwhile :; do sleep 0.05; done')
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "ready").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(tmp_path / "ready")
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 128 + signal.SIGTERM
     assert (tmp_path / "saved").exists()
+
+
+def test_each_pod_starts_its_ranks_and_ends_with_the_exit_code_of_one_that_fails(tmp_path: Path) -> None:
+    script = 'echo "$LOCAL_RANK" > "$1/rank-$RANK"\n[ "$RANK" != 2 ] || exit 2'
+    assert wrapped(tmp_path, script, POD_INDEX="1", RANKS_PER_POD="2").wait(60) == 2
+    assert {path.name: path.read_text() for path in tmp_path.glob("rank-*")} == {"rank-2": "0\n", "rank-3": "1\n"}
+    assert wrapped(tmp_path, script, POD_INDEX="0", RANKS_PER_POD="2").wait(60) == 0
+
+
+def test_all_ranks_of_a_pod_that_is_asked_to_end_are_asked_to(tmp_path: Path) -> None:
+    script = 'trap "touch $1/saved-$RANK; exit 0" TERM\ntouch $1/ready-$RANK\nwhile :; do sleep 0.05; done'
+    process = wrapped(tmp_path, script, POD_INDEX="0", RANKS_PER_POD="2")
+    for rank in (0, 1):
+        wait_for(tmp_path / f"ready-{rank}")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert len(list(tmp_path.glob("saved-*"))) == 2
+
+
+def test_an_actor_that_fails_ends_its_container(tmp_path: Path) -> None:
+    assert wrapped(tmp_path, "exit 3", "actor", OATMILL_HEARTBEAT=str(tmp_path / "beat")).wait(60) == 3
+
+
+def test_an_actor_that_is_asked_to_end_ends_its_container(tmp_path: Path) -> None:
+    script = 'trap "sleep 0.3; exit 0" TERM\ntouch $1/ready\nwhile :; do sleep 0.05; done'
+    process = wrapped(tmp_path, script, "actor", OATMILL_HEARTBEAT=str(tmp_path / "beat"))
+    wait_for(tmp_path / "ready")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert not (tmp_path / "beat").exists()
+
+
+def test_an_actor_is_not_started_again_after_the_end_of_the_run(tmp_path: Path) -> None:
+    beat = tmp_path / "beat"
+    process = wrapped(tmp_path, 'echo one >> "$1/starts"', "actor", OATMILL_HEARTBEAT=str(beat))
+    wait_for(beat)  # so that its probe is content
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert (tmp_path / "starts").read_text() == "one\n"
 
 
 # ------------------------------------------------------------------------------------------------- what needs helm
@@ -136,16 +204,22 @@ def rendered(helm: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def objects(helm: str, *arguments: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """What is rendered, by kind and name without the Job's suffix."""
+def named(helm: str, *arguments: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """What is rendered, by kind and name."""
     shown = rendered(helm, *arguments)
     assert shown.returncode == 0, shown.stderr
-    found = [one for one in yaml.safe_load_all(shown.stdout) if one]
-    return {(one["kind"], re.sub(r"-[0-9a-f]{6}$", "", one["metadata"]["name"])): one for one in found}
+    return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(shown.stdout) if one}
+
+
+def objects(helm: str, *arguments: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """What is rendered, by kind and name without the Job's suffix."""
+    return {(kind, re.sub(r"-[0-9a-f]{6}$", "", name)): one for (kind, name), one in named(helm, *arguments).items()}
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("values", ["", GPUS_ON_THREE_HOSTS, GPUS_ON_ONE_HOST, WITHOUT_KEYS])
+@pytest.mark.parametrize(
+    "values", ["", GPUS_ON_THREE_HOSTS, GPUS_ON_ONE_HOST, TWO_HOSTS_WITH_TWO_GPUS, EVERYTHING_OF_A_POD, WITHOUT_KEYS]
+)
 def test_what_is_rendered_is_valid_kubernetes(helm: str, values: str, tmp_path: Path) -> None:
     validation = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
     path = tmp_path / "values.yaml"
@@ -158,7 +232,8 @@ def test_what_is_rendered_is_valid_kubernetes(helm: str, values: str, tmp_path: 
     assert {"Job", "StatefulSet", "Deployment", "Service", "ConfigMap", "PersistentVolumeClaim"} <= {kind for kind, _ in found}
     for (kind, _), one in found.items():
         if kind != "ServiceMonitor":  # not Kubernetes' own
-            validation.validate(one, KUBERNETES, strict=True)
+            for version in KUBERNETES:
+                validation.validate(one, version, strict=True)
 
 
 def pods(found: dict[tuple[str, str], dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -196,7 +271,7 @@ def test_ranks_on_three_hosts_find_rank_0_by_its_name_and_have_a_gpu_each(helm: 
     job = found["Job", "mill-oatmill-learner"]
     spec = pods(found)["learner"]
     environment = {one["name"]: one.get("value") for one in spec["containers"][0]["env"]}
-    assert (environment["WORLD_SIZE"], environment["OATMILL__TRAINER__LEARNERS"], environment["LOCAL_RANK"]) == ("3", "3", "0")
+    assert [environment[name] for name in ("WORLD_SIZE", "OATMILL__TRAINER__LEARNERS", "RANKS_PER_POD")] == ["3", "3", "1"]
     # An indexed Job's pods are called JOB-INDEX, below the headless service.
     assert environment["MASTER_ADDR"] == f"{job['metadata']['name']}-0.{spec['subdomain']}"
     assert ("Service", spec["subdomain"]) in found
@@ -204,6 +279,92 @@ def test_ranks_on_three_hosts_find_rank_0_by_its_name_and_have_a_gpu_each(helm: 
     scaler = found["HorizontalPodAutoscaler", "mill-oatmill-actor"]["spec"]
     assert (scaler["minReplicas"], scaler["maxReplicas"], scaler["scaleTargetRef"]["name"]) == (2, 9, "mill-oatmill-actor")
     assert "replicas" not in found["Deployment", "mill-oatmill-actor"]["spec"]
+
+
+@pytest.mark.cluster
+def test_two_hosts_with_two_gpus_each_make_four_ranks(helm: str, tmp_path: Path) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_text(TWO_HOSTS_WITH_TWO_GPUS)
+    found = objects(helm, "--values", str(path))
+    assert found["Job", "mill-oatmill-learner"]["spec"]["completions"] == 2
+    container = pods(found)["learner"]["containers"][0]
+    environment = {one["name"]: one.get("value") for one in container["env"]}
+    assert [environment[name] for name in ("WORLD_SIZE", "OATMILL__TRAINER__LEARNERS", "RANKS_PER_POD")] == ["4", "4", "2"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 2
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("values", ["", GPUS_ON_THREE_HOSTS])
+def test_prometheus_scrapes_rank_0_alone(helm: str, values: str, tmp_path: Path) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_text(f"{values}\n")
+    services = {name: one["spec"] for (kind, name), one in objects(helm, "--values", str(path)).items() if kind == "Service"}
+    scraped = {name for name, spec in services.items() if "metrics" in {port["name"] for port in spec["ports"]}}
+    assert scraped == {"mill-oatmill-replay", "mill-oatmill-learner"}
+    assert services["mill-oatmill-learner"]["selector"]["batch.kubernetes.io/job-completion-index"] == "0"
+
+
+@pytest.mark.cluster
+def test_the_run_is_a_label_of_what_is_scraped(helm: str) -> None:
+    found = objects(helm, "--set", "monitoring.serviceMonitor.enabled=true")
+    (endpoint,) = found["ServiceMonitor", "mill-oatmill"]["spec"]["endpoints"]
+    assert endpoint["relabelings"] == [{"targetLabel": "run", "replacement": "mill"}]
+
+
+@pytest.mark.cluster
+def test_the_replay_is_durable_unless_settings_say_otherwise(helm: str) -> None:
+    def settings(*arguments: str) -> Any:
+        return yaml.safe_load(objects(helm, *arguments)["ConfigMap", "mill-oatmill"]["data"]["config.yaml"])
+
+    assert settings()["replay"] == {"acknowledge": "durable"}
+    assert settings("--set", "run.config.trainer.gamma=0.9")["replay"] == {"acknowledge": "durable"}
+    assert settings("--set", "run.config.replay.acknowledge=memory")["replay"] == {"acknowledge": "memory"}
+
+
+@pytest.mark.cluster
+def test_what_a_cluster_asks_of_pods_reaches_every_role(helm: str, tmp_path: Path) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_text(EVERYTHING_OF_A_POD)
+    found = objects(helm, "--values", str(path))
+    assert found["ServiceAccount", "mill-oatmill"]["metadata"]["annotations"] == {"eks.amazonaws.com/role-arn": "mills"}
+    for role, spec in pods(found).items():
+        assert (spec["priorityClassName"], spec["runtimeClassName"]) == ("high", "gvisor")
+        assert (spec["serviceAccountName"], spec["automountServiceAccountToken"]) == ("mill-oatmill", False)
+        assert set(spec["affinity"]) == {"podAntiAffinity"}
+        selected = spec["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"]
+        assert selected["app.kubernetes.io/component"] == role
+        assert {"name": "NCCL_DEBUG", "value": "INFO"} in spec["containers"][0]["env"]
+        assert {"name": "data", "mountPath": "/data"} in spec["containers"][0]["volumeMounts"]
+        assert {"name": "data", "emptyDir": {}} in spec["volumes"]
+        budget = found["PodDisruptionBudget", f"mill-oatmill-{role}"]["spec"]
+        assert budget["selector"]["matchLabels"] == selected
+    for kind in ("Job", "StatefulSet", "Deployment"):
+        workload = next(one for (other, _), one in found.items() if other == kind)
+        for described in (workload["metadata"], workload["spec"]["template"]["metadata"]):
+            assert described["labels"]["kueue.x-k8s.io/queue-name"] == "farm"
+            assert described["annotations"]["team"] == "mills"
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("value", ["insecure=true", "podSecurity.uid=99", "serviceAccount.name=me", "keys.learner=other"])
+def test_a_job_that_would_change_gets_another_name(helm: str, value: str) -> None:
+    def job(*arguments: str) -> str:
+        (name,) = (name for kind, name in named(helm, *arguments) if kind == "Job")
+        return name
+
+    assert job() != job("--set", value)
+
+
+@pytest.mark.cluster
+def test_dashboards_are_config_maps_that_grafana_finds(helm: str) -> None:
+    path = ROOT / "deploy" / "grafana" / "dashboards" / "health.json"
+    on = ["--set", "monitoring.dashboards.enabled=true", "--set-file", f"monitoring.dashboards.files.health={path}"]
+    found = objects(helm, *on)["ConfigMap", "mill-oatmill-dashboard-health"]
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(found["data"]["oatmill-health.json"]) == json.loads(path.read_text())
+    other = ROOT / "deploy" / "k8s" / "Chart.yaml"
+    refused = rendered(helm, *on[:2], "--set-file", f"monitoring.dashboards.files.health={other}")
+    assert "monitoring.dashboards.files.health holds no panels" in refused.stderr
 
 
 def ingress(policy: dict[str, Any]) -> dict[str, set[int]]:
@@ -236,7 +397,7 @@ def test_each_port_is_open_to_those_who_need_it_and_to_nobody_else(helm: str, tm
     path.write_text(GPUS_ON_THREE_HOSTS)
     found = objects(helm, "--values", str(path))
     assert ingress(found["NetworkPolicy", "mill-oatmill-learner"]) == {"learner": {0}, '{"namespaceSelector": {}}': {9464}}
-    assert [port["name"] for port in found["Service", "mill-oatmill-learner"]["spec"]["ports"]] == ["metrics", "ranks"]
+    assert [port["name"] for port in found["Service", "mill-oatmill-learner-ranks"]["spec"]["ports"]] == ["ranks"]
     path.write_text("networkPolicy: {metricsFrom: []}")
     found = objects(helm, "--values", str(path))
     assert ingress(found["NetworkPolicy", "mill-oatmill-learner"]) == {}
@@ -264,7 +425,16 @@ def test_rules_are_taken_as_they_are(helm: str, tmp_path: Path) -> None:
         ("keys.trusted={server}", "keys.trusted.0: Does not match pattern"),
         ("keys.actor=", "keys.actor: Does not match pattern"),
         ("learner.pods=2", "learner.pods=2 needs learner.storage.accessMode=ReadWriteMany, got ReadWriteOnce"),
-        ("learner.pods=2,learner.ranksPerPod=2", "learner.pods=2 needs learner.ranksPerPod=1, got 2"),
+        ("actor.affinity.podAfinity.a=b", "actor.affinity: Additional property podAfinity is not allowed"),
+        ("actor.podDisruptionBudget.minAvailable=some", "actor.podDisruptionBudget.minAvailable: Does not match pattern"),
+        (
+            "learner.podDisruptionBudget.maxUnavailable=1",
+            "podDisruptionBudget: Additional property maxUnavailable is not allowed",
+        ),
+        ("actor.extraEnv[0].value=1", "actor.extraEnv.0: name is required"),
+        ("actor.topologySpreadConstraints[0].maxSkew=1", "actor.topologySpreadConstraints.0: topologyKey is required"),
+        ("replay.labels.app\\.kubernetes\\.io/name=a", "replay.labels"),
+        ("monitoring.dashboards.enabled=true", "monitoring.dashboards.enabled needs dashboards"),
         ("learner.gpus=3", "learner.gpus is 0 or learner.ranksPerPod=1, a GPU for each rank, got 3"),
         ("actor.autoscaling.enabled=true,actor.autoscaling.minReplicas=99", "minReplicas=99 must be at most maxReplicas=32"),
         ("monitoring.prometheusRule.enabled=true", "monitoring.prometheusRule.enabled needs rules"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -12,7 +13,8 @@ import yaml
 
 from learner.loss_descriptor import MUESLI_RATIO
 from learner.reporting import red_flags
-from tests.deploy.doctor.prometheus_server import SHIPPED, need
+from tests.deploy.doctor.prometheus_server import SHIPPED
+from tests.deploy.prometheus_tools import check
 
 CASES = sorted((Path(__file__).parent / "prometheus").glob("*.yaml"))
 PAGE = Path(__file__).parents[2] / "docs" / "operations" / "alerts.md"
@@ -27,11 +29,6 @@ def rules(kind: str) -> list[dict[str, Any]]:
 
 
 ALERTS = {rule["alert"]: rule for rule in rules("alert")}
-
-
-def check(*command: str) -> None:
-    done = subprocess.run([need(command[0]), *command[1:]], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_alerts_are_the_promised_ones() -> None:
@@ -117,12 +114,32 @@ def test_an_alert_about_training_follows_its_red_flag(name: str, flag: str) -> N
 
 @pytest.mark.parametrize("name", ["TargetDown", "LearnerStalled", "ActorsMissing", "ActorSilent", "ReplayStarved"])
 def test_nothing_is_expected_of_a_run_that_has_ended(name: str) -> None:
-    assert ALERTS[name]["expr"].endswith("unless on (namespace) (oatmill_run_stopped == 1)")
+    assert ALERTS[name]["expr"].endswith("unless on (namespace, run) (oatmill_run_stopped == 1)")
 
 
 def test_one_run_does_not_mute_the_alerts_of_another() -> None:
-    rules = yaml.safe_load((SHIPPED / "alertmanager.yml").read_text())["inhibit_rules"]
-    assert all(rule["equal"] == ["namespace"] for rule in rules)
+    config = yaml.safe_load((SHIPPED / "alertmanager.yml").read_text())
+    assert config["route"]["group_by"] == ["alertname", "namespace", "run"]
+    assert all(rule["equal"] == ["namespace", "run"] for rule in config["inhibit_rules"])
+
+
+def test_compose_gives_targets_the_name_of_the_run(tmp_path: Path) -> None:
+    service = yaml.safe_load((SHIPPED.parent / "compose.yaml").read_text())["services"]["prometheus"]
+    # What the container does, with its folders here and without the server.
+    (script,) = service["command"]
+    folders = {"$$": "$", "/etc/prometheus": str(SHIPPED), "/tmp/": f"{tmp_path}/", "exec prometheus": "exec echo"}
+    for old, new in folders.items():
+        script = script.replace(old, new)
+    environ = {"OATMILL_RUN": "cogs-v_2.x", "OATMILL_RETENTION": "15d", "PATH": os.environ["PATH"]}
+    said = subprocess.run([*service["entrypoint"], script], env=environ, capture_output=True, text=True, check=True).stdout
+    assert f"--config.file={tmp_path}/prometheus.yml" in said
+    assert "--storage.tsdb.retention.time=15d" in said
+    config = yaml.safe_load((tmp_path / "prometheus.yml").read_text())
+    assert config["rule_files"] == [f"{SHIPPED}/rules/*.yml"]
+    labels = {job["job_name"]: job["static_configs"][0].get("labels") for job in config["scrape_configs"]}
+    own = {"run": "cogs-v_2.x"}
+    assert labels == {"replay": own, "learner": own, "prometheus": None, "alertmanager": None}
+    check("promtool", "check", "config", str(tmp_path / "prometheus.yml"))
 
 
 def test_thresholds_are_those_of_the_red_flags() -> None:

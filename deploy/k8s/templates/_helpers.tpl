@@ -14,6 +14,30 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 
+{{/* Labels of a role's workload and of its pods. The role's own come first: they cannot replace those that select. */}}
+{{- define "oatmill.roleLabels" -}}
+{{- with (index .root.Values .role).labels -}}
+{{ toYaml . }}
+{{ end -}}
+{{ include "oatmill.labels" .root }}
+app.kubernetes.io/component: {{ .role }}
+{{- end -}}
+
+{{- define "oatmill.roleSelector" -}}
+{{ include "oatmill.selector" .root }}
+app.kubernetes.io/component: {{ .role }}
+{{- end -}}
+
+{{/* A Job cannot be changed: its name has a digest of the values that its pods depend on. */}}
+{{- define "oatmill.learnerJob" -}}
+{{- $values := pick .Values "learner" "run" "image" "keys" "insecure" "podSecurity" "serviceAccount" -}}
+{{ include "oatmill.name" . }}-learner-{{ printf "%s %s" .Chart.Version (toYaml $values) | sha256sum | trunc 6 }}
+{{- end -}}
+
+{{- define "oatmill.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (ternary (include "oatmill.name" .) "" .Values.serviceAccount.create) -}}
+{{- end -}}
+
 {{- define "oatmill.image" -}}
 image: "{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}"
 imagePullPolicy: {{ .Values.image.pullPolicy }}
@@ -25,9 +49,6 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- if gt (len (include "oatmill.name" .)) 40 -}}
 {{- fail (printf "the release's name makes %s, which is longer than 40 characters; choose a shorter one" (include "oatmill.name" .)) -}}
 {{- end -}}
-{{- if and (gt (int $learner.pods) 1) (gt (int $learner.ranksPerPod) 1) -}}
-{{- fail (printf "learner.pods=%d needs learner.ranksPerPod=1, got %d; take one pod with all ranks, or a pod for each rank" (int $learner.pods) (int $learner.ranksPerPod)) -}}
-{{- end -}}
 {{- if and (gt (int $learner.pods) 1) (ne $learner.storage.accessMode "ReadWriteMany") -}}
 {{- fail (printf "learner.pods=%d needs learner.storage.accessMode=ReadWriteMany, got %s; all ranks resume from one checkpoint" (int $learner.pods) $learner.storage.accessMode) -}}
 {{- end -}}
@@ -38,6 +59,9 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) -}}
 {{- fail (printf "actor.autoscaling.minReplicas=%d must be at most maxReplicas=%d" (int .minReplicas) (int .maxReplicas)) -}}
 {{- end -}}
+{{- end -}}
+{{- if and .Values.monitoring.dashboards.enabled (not .Values.monitoring.dashboards.files) -}}
+{{- fail "monitoring.dashboards.enabled needs dashboards: --set-file monitoring.dashboards.files.health=deploy/grafana/dashboards/health.json, and the others alike" -}}
 {{- end -}}
 {{- $rule := .Values.monitoring.prometheusRule -}}
 {{- if and $rule.enabled (not $rule.files) -}}
@@ -55,6 +79,9 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{/* The same for every pod. */}}
 {{- define "oatmill.pod" -}}
 automountServiceAccountToken: false
+{{- with include "oatmill.serviceAccount" . }}
+serviceAccountName: {{ . }}
+{{- end }}
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
@@ -78,12 +105,30 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end -}}
 
+{{/* Where a role's pods run. A spread constraint without a labelSelector counts the role's own pods. */}}
 {{- define "oatmill.scheduling" -}}
-{{- with .nodeSelector }}
+{{- $role := index .root.Values .role -}}
+{{- with $role.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .tolerations }}
+{{- with $role.tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $role.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $role.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- $own := dict "labelSelector" (dict "matchLabels" (include "oatmill.roleSelector" $ | fromYaml)) }}
+  {{- range . }}
+  - {{- merge (deepCopy .) (ternary dict $own (hasKey . "labelSelector")) | toYaml | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- with $role.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with $role.runtimeClassName }}
+runtimeClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
@@ -118,6 +163,10 @@ tolerations: {{- toYaml . | nindent 2 }}
   secret: {secretName: {{ . }}, defaultMode: 0440}
 {{- end -}}
 
-{{- define "oatmill.checksum" -}}
-oatmill/config: {{ toYaml .Values.run | sha256sum | trunc 16 | quote }}
+{{/* The annotations of a role's pods: a change of the run's settings starts them again. */}}
+{{- define "oatmill.podAnnotations" -}}
+oatmill/config: {{ toYaml .root.Values.run | sha256sum | trunc 16 | quote }}
+{{- with (index .root.Values .role).annotations }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+import time
 from pathlib import Path
+from types import MethodType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from agent.policy_head import GaussianHead
+from learner.learner import Learner
 from learner.loss_descriptor import BUILT_IN
 from learner.progress import Progress
 from learner.ranks.reduce import OneRank
@@ -176,3 +180,27 @@ def test_lines_that_the_disk_does_not_take_are_exported(tmp_path: Path, monkeypa
     reporting.close()
     assert reporting.metrics is not None
     assert value(reporting.metrics, "metrics_lines_lost_total") == 2
+
+
+def test_the_time_of_the_last_checkpoint_is_known() -> None:
+    class Keeper:
+        failure = ""
+        written = False
+
+        def save(self, *_: object, **__: object) -> bool:
+            return self.written
+
+    reporting: Any = SimpleNamespace(metrics=LearnerMetrics({}, {}), run_files=None, state=None)
+    reporting.checkpoint_written = MethodType(RankReporting.checkpoint_written, reporting)
+    reporting.checkpoint_failed = MethodType(RankReporting.checkpoint_failed, reporting)
+    keeper, rewinds = Keeper(), SimpleNamespace(in_a_row=1)
+    learner: Any = SimpleNamespace(
+        fleet={}, keeper=keeper, reporting=reporting, rewinds=rewinds, progress=Progress(0, 0, 0, 0.0), batches=None
+    )
+    assert not Learner.save(learner)
+    assert value(reporting.metrics, "learner_last_checkpoint_timestamp_seconds") == 0
+    before, keeper.written = time.time(), True
+    assert Learner.save(learner)
+    written = value(reporting.metrics, "learner_last_checkpoint_timestamp_seconds")
+    assert written is not None
+    assert before <= written <= time.time()
