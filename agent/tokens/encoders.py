@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from agent.heads import dense_layers
 from agent.tokens.sparse_bag import sparse_bag
@@ -132,7 +133,7 @@ class TokenGridEncoder(TokenEncoder):
         index = torch.cat([base + first, base + second], 1)
         weights = torch.cat([present, weight * present], 1)
         if is_exported():  # in plain operations, which any runtime has
-            return (self.table.weight[index] * weights.unsqueeze(-1)).sum(1)
+            return (embedding(index, self.table.weight) * weights.unsqueeze(-1)).sum(1)
         bag: Tensor = self.table(index, per_sample_weights=weights)
         return bag
 

@@ -37,7 +37,8 @@ def export(
         ),
     ] = Format.onnx,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The file. Default: policy.onnx, .pt2, .pt or .safetensors.")
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="The file. Default: policy.onnx, .pt2, .pt or .safetensors."),
     ] = None,
     trust: TrustOption = False,
     as_json: JsonOption = False,
