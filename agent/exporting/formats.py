@@ -61,11 +61,8 @@ def export(agent: LoadedAgent, path: Path, format: str) -> Exported:  # noqa: A0
             policy = ExportedPolicy(agent.model)
             ports = {"inputs": policy.inputs, "outputs": policy.outputs}
             content = TRACED[format](policy, metadata | {name: json.dumps(value) for name, value in ports.items()})
-    try:
-        with replacing(path) as working:
-            working.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+    with writing(path), replacing(path) as working:
+        working.write_bytes(content)
     return Exported(str(path), format, len(content), policy.inputs if policy else [], policy.outputs if policy else [])
 
 
@@ -75,12 +72,22 @@ def metadata_of(agent: LoadedAgent) -> dict[str, Any]:
     return agent.spec.to_dict() | progress
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError into a UserError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+
+
 def check_output(path: Path) -> None:
     """Raise a UserError if a file cannot be at this path."""
-    if not path.parent.is_dir():
-        raise UserError(f"{path} cannot be written: there is no folder {path.parent}")
-    if path.is_dir():
-        raise UserError(f"{path} cannot be written: it is a folder; give a file")
+    with writing(path):
+        if not path.parent.is_dir():
+            raise UserError(f"{path} cannot be written: there is no folder {path.parent}")
+        if path.is_dir():
+            raise UserError(f"{path} cannot be written: it is a folder; give a file")
 
 
 def check_packages(format: str) -> None:  # noqa: A002  (the option's name)
@@ -110,7 +117,7 @@ def tracing(format: str) -> Iterator[None]:  # noqa: A002  (the option's name)
         place = place_of(error)
         raise UserError(
             f"the network cannot be exported as {format}: {type(error).__name__}: {line}{f' ({place})' if place else ''}; "
-            "avoid branches on numbers in tensors, or use the format safetensors"
+            "avoid branches on numbers in tensors, or use another format, such as safetensors"
         ) from error
     finally:
         log.setLevel(level)

@@ -66,7 +66,7 @@ class ExportedPolicy(nn.Module):
         space, action = self.spec.spaces.observation, self.spec.spaces.action
         paths = [path for path, _ in space.parts]
         observations: Any = ObservationDict(zip(paths, given, strict=False)) if isinstance(space, DictSpace) else given[0]
-        rows, value, state = self.model.step(observations, given[-1])
+        rows, value, state = self.model.step(observations, given[-1])  # without a core, no state is read
         outputs = self.actions(self.model.policies.executed(self.model.policies.mode(rows)))
         if action.sizes:
             outputs["logits"] = rows[:, : action.num_logits]

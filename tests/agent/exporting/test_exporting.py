@@ -68,7 +68,7 @@ CASES: dict[str, tuple[ObservationSpace, ActionSpace, dict[str, Any]]] = {
     "LSTM, Dict of actions": (VECTOR, MIXED, LSTM),
 }
 OF_TORCH: dict[str, tuple[ObservationSpace, ActionSpace, dict[str, Any]]] = {
-    "image, cnn, two trunks": (CAMERA, BOX, {"value_trunk": "separate"}),
+    "two trunks, Box": (VECTOR, BOX, {"value_trunk": "separate"}),
     "Dict with a mask, GRU": (ALL, DISCRETE, {"core": "gru", "core_size": 16, "encoders": {"tokens": "token_attention"}}),
 }
 
