@@ -8,7 +8,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -108,7 +108,7 @@ def tracing(format: str) -> Iterator[None]:  # noqa: A002  (the option's name)
     log = logging.getLogger("torch.onnx")
     level = log.level
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # torch prints the graph of a failure
             warnings.simplefilter("ignore")
             log.setLevel(logging.ERROR)
             yield
@@ -131,8 +131,8 @@ def program_of(policy: ExportedPolicy) -> torch.export.ExportedProgram:
 
 def as_onnx(policy: ExportedPolicy, metadata: Mapping[str, str]) -> bytes:
     """An ONNX model with named inputs and outputs."""
-    names = {"input_names": [port.name for port in policy.inputs], "output_names": [port.name for port in policy.outputs]}
-    program = torch.onnx.export(program_of(policy), **names, dynamo=True, verbose=False)
+    inputs, outputs = ([port.name for port in ports] for ports in (policy.inputs, policy.outputs))
+    program = torch.onnx.export(program_of(policy), input_names=inputs, output_names=outputs, dynamo=True, verbose=False)
     assert program is not None
     program.model.metadata_props.update(metadata)
     content: bytes = program.model_proto.SerializeToString()
@@ -150,7 +150,8 @@ def as_torchscript(policy: ExportedPolicy, metadata: Mapping[str, str]) -> bytes
     """A TorchScript module."""
     program_of(policy)  # fails on branches that depend on numbers; a trace would keep the one that the example took
     file = io.BytesIO()
-    torch.jit.save(torch.jit.trace(policy, policy.example), file, _extra_files={EXTRA_FILE: json.dumps(metadata)})
+    traced = torch.jit.trace(policy, policy.example)  # type: ignore[no-untyped-call]
+    torch.jit.save(traced, file, _extra_files={EXTRA_FILE: json.dumps(metadata)})
     return file.getvalue()
 
 

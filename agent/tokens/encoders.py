@@ -89,7 +89,7 @@ class TokenEncoder(nn.Module):
 
 def is_exported() -> bool:
     """Whether the network is being traced for a file."""
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    return torch.compiler.is_exporting() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def without_trailing_pads(tokens_NKC: Tensor) -> Tensor:

@@ -59,8 +59,8 @@ def export(
     agent = load(find_checkpoint(one_folder(run, run_dir) or find_run(None)), trust=trust)
     exported = agent.export(path, format)
     if as_json:
-        ports = {way: [port._asdict() for port in getattr(exported, way)] for way in ("inputs", "outputs")}
-        print_json(exported._asdict() | ports | {"learner_step": agent.manifest["learner_step"]})
+        named = {way: [port._asdict() for port in getattr(exported, way)] for way in ("inputs", "outputs")}
+        print_json(exported._asdict() | named | {"learner_step": agent.manifest["learner_step"]})
         return
     step, seconds = agent.manifest["learner_step"], time.monotonic() - started
     typer.echo(f"{path}: {format}, {exported.size / 1e6:.2f} MB, learner step {step}, {seconds:.1f} s")

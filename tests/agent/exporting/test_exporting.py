@@ -164,7 +164,8 @@ def torch_module(file: Path, kind: str) -> tuple[Any, dict[str, str]]:
         content = io.BytesIO(file.read_bytes())
         if kind == "torch":
             return torch.export.load(content, extra_files=extra).module(), json.loads(extra[EXTRA_FILE])
-        return torch.jit.load(content, _extra_files=extra), json.loads(extra[EXTRA_FILE])
+        scripted = torch.jit.load(content, _extra_files=extra)  # type: ignore[no-untyped-call]
+        return scripted, json.loads(extra[EXTRA_FILE])
 
 
 def torch_runs(file: Path, kind: str) -> Runs:
@@ -266,16 +267,17 @@ def test_inputs_and_outputs_are_named_in_the_file(tmp_path: Path) -> None:
 class Branching(torch.nn.Module):
     """A network that no graph can hold: it reads its input."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
-        self.layer = torch.nn.Linear(6, width)
+        self.layer = torch.nn.Linear(inputs, width)
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        return self.layer(observations) if observations.max() > 1 else self.layer(-observations)
+        encoded: torch.Tensor = self.layer(observations if observations.max() > 1 else -observations)
+        return encoded
 
 
 def branching(spec: AgentSpec) -> torch.nn.Module:
-    return Branching(spec.settings.hidden_sizes[-1])
+    return Branching(spec.spaces.observation.shape[0], spec.settings.hidden_sizes[-1])
 
 
 @pytest.mark.parametrize("kind", ["torch", "torchscript"])
