@@ -105,12 +105,12 @@ def tracing(format: str) -> Iterator[None]:  # noqa: A002  (the option's name)
     Raises:
         UserError: if the network cannot be traced, as one with branches that depend on numbers in tensors.
     """
-    log = logging.getLogger("torch.onnx")
-    level = log.level
+    levels = {log: log.level for log in map(logging.getLogger, ("torch.onnx", "onnxscript", "onnx_ir"))}
     try:
         with torch.no_grad(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # torch prints the graph of a failure
             warnings.simplefilter("ignore")
-            log.setLevel(logging.ERROR)
+            for log in levels:
+                log.setLevel(logging.ERROR)
             yield
     except Exception as error:
         line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
@@ -120,19 +120,31 @@ def tracing(format: str) -> Iterator[None]:  # noqa: A002  (the option's name)
             "avoid branches on numbers in tensors, or use another format, such as safetensors"
         ) from error
     finally:
-        log.setLevel(level)
+        for log, level in levels.items():
+            log.setLevel(level)
 
 
 def program_of(policy: ExportedPolicy) -> torch.export.ExportedProgram:
     """The policy's graph for any number of rows."""
-    rows = torch.export.Dim("rows", min=1)
-    return torch.export.export(policy, policy.example, dynamic_shapes={"given": tuple({0: rows} for _ in policy.example)})
+    return torch.export.export(policy, policy.example, dynamic_shapes=rows_named(policy, torch.export.Dim("N", min=1)))
+
+
+def rows_named(policy: ExportedPolicy, name: object) -> dict[str, Any]:
+    """The name of the first axis, for each input."""
+    return {"given": tuple({0: name} for _ in policy.inputs)}
 
 
 def as_onnx(policy: ExportedPolicy, metadata: Mapping[str, str]) -> bytes:
     """An ONNX model with named inputs and outputs."""
     inputs, outputs = ([port.name for port in ports] for ports in (policy.inputs, policy.outputs))
-    program = torch.onnx.export(program_of(policy), input_names=inputs, output_names=outputs, dynamo=True, verbose=False)
+    program = torch.onnx.export(
+        program_of(policy),
+        input_names=inputs,
+        output_names=outputs,
+        dynamic_shapes=rows_named(policy, "N"),  # which names the axis in the file
+        dynamo=True,
+        verbose=False,
+    )
     assert program is not None
     program.model.metadata_props.update(metadata)
     content: bytes = program.model_proto.SerializeToString()
