@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from protocol.data.actions import to_environment
 from protocol.data.observations import ObservationDict
 from protocol.data.spaces import ACTION_MASK, DictSpace, ObservationSpace, Spaces
 from protocol.data.trajectory import Array
+
+if TYPE_CHECKING:
+    from agent.exporting.formats import Exported
 
 
 def load_model(model: AgentModel, path: Path) -> None:
@@ -126,6 +129,23 @@ class LoadedAgent:
         elif len(self._state):
             self._state = self._state.clone()
             self._state[torch.from_numpy(np.asarray(rows))] = 0.0
+
+    def export(self, path: str | Path, format: str = "onnx") -> Exported:  # noqa: A002  (the command's option)
+        """Write the policy to a file that runs without oatmill, like `oatmill export`.
+
+        Args:
+            path: the file; an old one is replaced.
+            format: `onnx`, `torch` (torch.export), `torchscript`, or `safetensors` (weights only).
+
+        Returns:
+            The file's size, and the names, dtypes and shapes of inputs and outputs.
+
+        Raises:
+            UserError: if a package is missing, the network cannot be traced, or the file cannot be written.
+        """
+        from agent.exporting.formats import export  # noqa: PLC0415  (slow to import, and rarely used)
+
+        return export(self, Path(path), format)
 
 
 def as_batch(observations: Any, space: ObservationSpace) -> tuple[Any, bool]:

@@ -201,6 +201,10 @@ class AgentModel(nn.Module):
                 allowed get the logit `MASKED_LOGIT`.
             core_state: recurrent states `[N, S]`.
         """
+        return self.step(observations, core_state)
+
+    def step(self, observations: Observations, core_state: Tensor) -> ActOutput:
+        """What `act` computes, for tracing: it needs tensors that are not made in inference mode."""
         latent = self.encode(observations)
         if self.core is not None:
             latent, core_state = self.core.step(latent, core_state)

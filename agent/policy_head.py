@@ -57,6 +57,8 @@ class GaussianHead(PartHead):
             kept, log_std = read[..., : -self.dimensions], read[..., -self.dimensions :]
         else:
             kept, log_std = read, self.log_std.expand(*read.shape[:-1], -1)
+        if not torch.is_grad_enabled():  # a TorchScript file cannot hold a function of Python
+            return torch.cat([kept, log_std.clamp(*self.bounds)], -1)
         clamped: Tensor = InwardClamp.apply(log_std, *self.bounds)  # type: ignore[no-untyped-call]
         return torch.cat([kept, clamped], -1)
 

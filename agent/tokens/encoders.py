@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from agent.heads import dense_layers
 from agent.tokens.sparse_bag import sparse_bag
@@ -86,12 +87,18 @@ class TokenEncoder(nn.Module):
         return place, first, second, weight
 
 
+def is_exported() -> bool:
+    """Whether the network is being traced for a file."""
+    return torch.compiler.is_exporting() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
 def without_trailing_pads(tokens_NKC: Tensor) -> Tensor:
     """Drop the trailing columns that hold padding in every row.
 
-    On a GPU nothing is dropped, because finding the columns would have to wait for the device.
+    On a GPU nothing is dropped, because finding the columns would have to wait for the device. In an exported graph nothing
+    is dropped either, because its shapes do not depend on the data.
     """
-    if tokens_NKC.is_cuda:
+    if tokens_NKC.is_cuda or is_exported():
         return tokens_NKC
     used = (tokens_NKC[..., 0] != PAD_LOCATION).any(0)
     last = int(used.nonzero().max()) + 1 if bool(used.any()) else 1
@@ -124,7 +131,10 @@ class TokenGridEncoder(TokenEncoder):
         present = (tokens[..., 0] != PAD_LOCATION).float()
         base = place * self.slots_per_place
         index = torch.cat([base + first, base + second], 1)
-        bag: Tensor = self.table(index, per_sample_weights=torch.cat([present, weight * present], 1))
+        weights = torch.cat([present, weight * present], 1)
+        if is_exported():  # in plain operations, which any runtime has
+            return (embedding(index, self.table.weight) * weights.unsqueeze(-1)).sum(1)
+        bag: Tensor = self.table(index, per_sample_weights=weights)
         return bag
 
     def sparse(self, tokens: Tensor) -> Tensor:

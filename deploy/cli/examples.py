@@ -23,6 +23,10 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "oatmill eval runs/cogs/checkpoints/step-100 --episodes 20 --deterministic",
         "oatmill eval runs/latest --record video.mp4",
     ),
+    "export": (
+        "oatmill export runs/latest --format onnx --output policy.onnx",
+        "oatmill export runs/cogs/checkpoints/step-100 --format torch",
+    ),
     "compare": ("oatmill compare cartpole --seeds 3", "oatmill compare cartpole --arms '' --arm fast=trainer.epochs=2"),
     "doctor": ("oatmill doctor", "oatmill doctor runs/cogs", "oatmill doctor --prometheus http://127.0.0.1:9090"),
     "plot": ("oatmill plot", "oatmill plot runs/cogs runs/cartpole"),

@@ -35,6 +35,7 @@ COMMANDS = {
     "scale": {"RUN", "--run-dir", "--address", "--keys", "--actors"},
     "stop": {"RUN", "--run-dir", "--address", "--keys"},
     "eval": {"CHECKPOINT", "--run-dir", "--episodes", "--deterministic", "--seed", "--record", "--trust", "--json"},
+    "export": {"RUN", "--run-dir", "--format", "--output", "--trust", "--json"},
     "compare": {"RECIPE", "ASSIGNMENTS", "--arms", "--arm", "--seeds", "--out", "--json"},
     "doctor": {"RUN", "--run-dir", "--prometheus", "--match", "--json"},
     "plot": {"RUN_DIRS", "--run-dir"},
@@ -129,7 +130,7 @@ def test_every_command_has_examples_but_those_without_arguments() -> None:
     assert set(COMMANDS) - set(EXAMPLES) == {"recipes", "help"}
 
 
-@pytest.mark.parametrize("command", ["status", "top", "stop", "doctor", "plot", "eval", "scale"])
+@pytest.mark.parametrize("command", ["status", "top", "stop", "doctor", "plot", "eval", "export", "scale"])
 def test_a_run_is_named_by_an_argument_or_by_an_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     more = ["--actors", "1"] if command == "scale" else []
     for way in (["nowhere"], ["--run-dir", "nowhere"]):
@@ -137,7 +138,7 @@ def test_a_run_is_named_by_an_argument_or_by_an_option(command: str, capsys: pyt
         assert "nowhere" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["status", "doctor", "eval"])
+@pytest.mark.parametrize("command", ["status", "doctor", "eval", "export"])
 def test_a_run_that_is_named_twice_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command([command, "one", "--run-dir", "other"]) == 2
     assert capsys.readouterr().err == "oatmill: error: give the run's folder once: got one and --run-dir other\n"

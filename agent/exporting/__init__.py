@@ -1,0 +1,1 @@
+"""Writes a trained policy as a file that runs without oatmill."""
