@@ -43,7 +43,8 @@ def keep_batch(run_dir: Path, batch: Batch, *, rank: int, world_size: int) -> Pa
     if len(kept) >= MAX_FILES or sum(kept) + sum(array.nbytes for array in arrays.values()) > MAX_BYTES / world_size:
         return None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for new in (folder.parent, folder):  # not the run folder: if it was deleted, it stays so
+            new.mkdir(exist_ok=True)
         with replacing(path) as working, working.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
     except OSError as error:

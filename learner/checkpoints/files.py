@@ -99,6 +99,7 @@ def save(folder: Path, updater: Updater, progress: Progress, *, keep: int, besid
     final = folder / f"{PREFIX}{progress.learner_step}"
     if saved_version(final) == progress.policy_version:
         return final
+    folder.mkdir(exist_ok=True)  # not its parents: a run folder that was deleted stays so
     working = folder / f"{final.name}.tmp"
     shutil.rmtree(working, ignore_errors=True)
     try:
@@ -122,7 +123,7 @@ def save(folder: Path, updater: Updater, progress: Progress, *, keep: int, besid
 def write(working: Path, updater: Updater, progress: Progress, beside: Beside) -> None:
     """Write and sync a checkpoint's files in a new folder, the manifest last."""
     context = updater.context
-    working.mkdir(parents=True)
+    working.mkdir()
     save_file(parameters(context.model), working / MODEL_FILE)
     save_file(parameters(context.prior), working / PRIOR_FILE)
     save_file(optimizer_tensors(updater, beside.generators), working / OPTIMIZER_FILE)

@@ -122,7 +122,7 @@ class SnapshotFolder:
         Raises:
             OSError: if it cannot be created.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(exist_ok=True)
         self.sweep()
         files = self.files()
         for old in files[KEPT - 1 :]:

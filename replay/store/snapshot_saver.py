@@ -85,7 +85,7 @@ class SnapshotWriter(Thread):
                 pass
 
     def _check_room(self) -> None:
-        self._folder.path.mkdir(parents=True, exist_ok=True)
+        self._folder.path.mkdir(exist_ok=True)
         free, needed = shutil.disk_usage(self._folder.path).free, self._nbytes + RESERVE_BYTES
         if free < needed:
             raise OSError(

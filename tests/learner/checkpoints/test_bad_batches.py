@@ -34,6 +34,11 @@ def test_the_first_few_are_kept_and_the_others_are_not(tmp_path: Path, monkeypat
     assert not (tmp_path / "other" / "quarantine").exists()
 
 
+def test_a_deleted_run_folder_is_not_created_again(tmp_path: Path) -> None:
+    assert keep_batch(tmp_path / "deleted", make_batch(make_spec()), rank=0, world_size=1) is None
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_keeps_nothing_and_ends_nothing(tmp_path: Path) -> None:
     with files_no_longer_than(100):
         assert keep_batch(tmp_path, make_batch(make_spec()), rank=0, world_size=1) is None

@@ -75,6 +75,13 @@ def test_training_resumed_from_a_checkpoint_equals_uninterrupted_training(
     assert_same_arrays(parameters_of(original), parameters_of(resumed))
 
 
+def test_a_deleted_run_folder_is_not_created_again(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        save(tmp_path / "deleted" / "checkpoints", trained(1), progress(1), keep=3)
+    assert list(tmp_path.iterdir()) == []
+    save(tmp_path / "checkpoints", trained(1), progress(1), keep=3)
+
+
 def test_latest_points_to_the_newest_and_only_the_newest_few_stay(tmp_path: Path) -> None:
     updater = trained(1)
     for step in (5, 9, 10, 30):

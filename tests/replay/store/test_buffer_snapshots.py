@@ -201,6 +201,13 @@ def test_a_disk_that_fails_while_writing_leaves_no_partial_snapshot(tmp_path: Pa
     assert [row["observations"][0][0][1] for row, _ in content(after)] == [0, 1, 2, 3]
 
 
+def test_a_deleted_run_folder_is_not_created_again(tmp_path: Path) -> None:
+    buffer = make_buffer(8)
+    buffer.insert(fresh_part(0, 4))
+    assert save(tmp_path / "deleted" / "log" / "buffer", buffer).counts["failed"] == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_snapshot_with_a_missing_part_is_rejected(tmp_path: Path) -> None:
     buffer = make_buffer(400)
     buffer.insert(fresh_part(0, 200))
