@@ -139,7 +139,10 @@ def test_the_doctor_knows_the_run_from_prometheus_alone(cluster: Cluster, tmp_pa
     topics = {finding["topic"]: finding for finding in json.loads(said.stdout)["findings"]}
     assert {"dominance", "entropy", "bottleneck"} <= topics.keys()
     # The guide's coefficient of 0.001, which is the preset's; the learner's settings are known here by their series alone.
-    assert topics["muesli_model"]["tries"] == ["trainer.losses.muesli_model.policy_pred_coef=0.01"]
+    (advice,) = topics["muesli_model"]["tries"]
+    setting, _, value = advice.partition("=")
+    assert setting == "trainer.losses.muesli_model.policy_pred_coef"
+    assert float(value) > 0.001, "worked out from the measured share"
 
 
 def rules(cluster: Cluster) -> list[dict[str, object]]:
@@ -154,6 +157,7 @@ def test_every_expression_of_every_dashboard_has_data(cluster: Cluster) -> None:
         (name, panel["title"], of_run(target["expr"], ".*" if name == "runs.json" else "cartpole"))
         for name, text in rendered().items()
         for panel in json.loads(text)["panels"]
+        if panel["title"] != "Log std of continuous actions"  # CartPole's are discrete
         for target in panel.get("targets", ())
     }
     empty = set(wanted)
