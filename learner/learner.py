@@ -72,8 +72,7 @@ class Learner:
 
     def __init__(self, config: LearnerConfig, ranks: Ranks, stack: ExitStack) -> None:
         encoder = encoder_of(config, ranks)
-        joining = {**config.joining, ENCODER: encoder}
-        description = {"config": joining, "rank": ranks.rank, "world": ranks.world_size}
+        description = {"config": {**config.joining, ENCODER: encoder}, "rank": ranks.rank, "world": ranks.world_size}
         self.control = ControlClient(config.address, role="learner", description=description, keys=config.keys)
         stack.callback(self.control.close)
         welcome = self.control.join(JOIN_TIMEOUT_S, wait_for_spaces=True)

@@ -17,6 +17,7 @@ OWN = "tests.agent.exporting.test_exporting:branching"
 def test_a_run_and_its_checkpoint_are_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "run").mkdir()
     saved, _ = checkpoint(tmp_path / "run" / "checkpoints", core="gru")
     (tmp_path / "run" / "config.yaml").touch()
     monkeypatch.chdir(tmp_path)
