@@ -233,6 +233,10 @@ class ActorSettings(Settings):
     when_full: Literal["block", "drop_oldest"] = "block"
     """What an actor does while the queue is full: wait (`block`), or continue and drop its oldest
     unsent trajectories, which are counted as evicted (`drop_oldest`)."""
+    synchronous: bool = False
+    """Collect the next batch only after the learner has trained on the last one and published its weights. All data
+    then comes from the newest policy (no policy lag), and actors and learner take turns. Otherwise the actors
+    collect the next batch while the learner trains, with a policy that is one version older."""
     max_restarts: int = Field(default=5, ge=0)
     """Restarts of an actor in a row, with no step in between, before the run fails."""
     hang_timeout: float = Field(default=300.0, gt=0)

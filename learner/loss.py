@@ -166,6 +166,8 @@ class Node:
     name: ClassVar[str]
     minibatch_writes: ClassVar[type | None] = None
     """For nodes that represent the model's forward pass: a TypedDict of its outputs."""
+    anchors: ClassVar[tuple[str, ...]] = ()
+    """What `prepare` writes and is kept for all updates of a batch, also if `trainer.prepare_every` runs it again."""
 
     def __init__(self, context: Context) -> None:
         """Store what the node needs. Called once, before the first batch."""

@@ -188,6 +188,10 @@ class TrainerSettings(Settings):
     """Passes over each batch."""
     minibatches: int = Field(default=4, ge=1)
     """Parts that each rank's share of a batch is split into."""
+    prepare_every: Literal["batch", "epoch"] = "batch"
+    """When values, advantages, value targets and the other targets of a batch are computed: once per `batch`,
+    or again before every `epoch` with the weights of that time, which makes targets newer and costs a forward pass
+    over the batch. PPO's ratios keep their anchor, the policy at the start of the batch."""
     shuffle: Literal["trajectories", "steps"] = "trajectories"
     """How minibatches are drawn: from whole `trajectories`, or from single `steps`. Steps of one
     trajectory are similar, so single steps represent the batch better. `steps` needs a network

@@ -83,6 +83,7 @@ class _Bound(BaseModel):
 class _Actors(_Bound):
     count: int = Field(default=0, ge=0)
     unroll_length: int = Field(ge=1)
+    synchronous: bool = False
 
 
 class _Trainer(_Bound):

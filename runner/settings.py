@@ -37,6 +37,11 @@ class RunSettings(Settings):
                 f"agent.burn_in must be below actors.unroll_length={self.actors.unroll_length}, so that steps are left to "
                 f"train on, got {self.agent.burn_in}"
             )
+        if self.actors.synchronous and (self.replay.queue_batches > 1 or self.actors.when_full != "block"):
+            raise ValueError(
+                "actors.synchronous=true needs replay.queue_batches=1 and actors.when_full=block, because data that waits is "
+                f"older than the newest policy; got {self.replay.queue_batches:g} and {self.actors.when_full}"
+            )
         return self
 
     @staticmethod

@@ -117,6 +117,8 @@ class ProximalPpoActor(PpoActor):
     (Hilton et al. 2021, arXiv:2110.00641).
     """
 
+    anchors = ("anchor_weight_BT",)
+
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.rho_clip = context.trainer.losses.ppo_critic.rho_clip

@@ -95,6 +95,7 @@ class Forward(Node):
 
     name = "forward"
     minibatch_writes = RootOutputs
+    anchors = ("old_log_probs_BTA",)
 
     def __init__(self, context: Context) -> None:
         self.model = context.model

@@ -122,11 +122,13 @@ class Objective:
         self.measured: frozenset[Key] = frozenset()  # the keys that `measure` returned
 
     @torch.no_grad()
-    def prepare(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run every node's `prepare` in order on the whole batch. The results do not change afterwards.
+    def prepare(self, inputs: Mapping[str, Tensor], *, start: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Run every node's `prepare` in order on the whole batch.
 
         Args:
             inputs: tensors with the names of `learner.nodes.network.BatchInputs`.
+            start: the result of the batch's first call, if this is a later one. What nodes anchor at the batch's start
+                (`Node.anchors`) is taken from it.
 
         Returns:
             The inputs and the tensors that the nodes wrote.
@@ -141,6 +143,8 @@ class Objective:
                     f"{name} must have B as its first axis, or no axes"
                 )
             values.update(written)
+            if start is not None:
+                values.update({name: start[name] for name in node.anchors})
         return values
 
     @torch.no_grad()

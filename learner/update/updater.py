@@ -112,6 +112,7 @@ class Updater:
             record.priorities = priorities_of(values)
         record.seconds["prepare"] += time.perf_counter() - started
         trainer = self.context.trainer
+        again = trainer.prepare_every == "epoch"
         limited = trainer.losses.ppo_actor.target_kl is not None
         mask_BT = inputs["mask_BT"]
         # Checked once per batch, and only on a CPU: on a GPU the check would have to wait for the
@@ -120,6 +121,11 @@ class Updater:
         drawn_from = self.objective.drawn_from(values)
         rows = len(drawn_from["mask_BT"])
         for epoch in range(trainer.epochs):
+            if epoch and again:
+                started = time.perf_counter()
+                values = self.objective.prepare(inputs, start=values)
+                drawn_from = self.objective.drawn_from(values)
+                record.seconds["prepare"] += time.perf_counter() - started
             shuffled = torch.randperm(rows, generator=self.context.generator, device=mask_BT.device)
             parts = shuffled.chunk(trainer.minibatches)
             for part, minibatch in enumerate(self.objective.minibatches(drawn_from, parts)):

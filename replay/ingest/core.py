@@ -47,6 +47,7 @@ class IngestSettings:
     max_abs_reward: float
     buffer: BufferSettings = NO_BUFFER
     silent_after: float = SILENT_AFTER_S
+    synchronous: bool = False
 
     @staticmethod
     def of(config: Mapping[str, Any]) -> IngestSettings:
@@ -70,6 +71,7 @@ class IngestSettings:
                 replay["importance_exponent"],
             ),
             replay["silent_after"],
+            config["actors"].get("synchronous", False),  # configs before this setting
         )
 
 
@@ -172,6 +174,12 @@ class IngestCore:
         """The number of trajectories that wait, in the queue or in cut batches."""
         return self._queue.rows + self._batches.waiting_rows
 
+    @property
+    def _occupied(self) -> int:
+        """The number of trajectories for which no new credit is given: those that wait, and with synchronous actors also
+        those that the learner trains on, so that a new batch begins with the weights of the last one."""
+        return self.queued + (self._batches.held_rows if self._settings.synchronous else 0)
+
     def hub_says(self, *, policy_version: int, stop: bool, members: Mapping[int, tuple[int, bool]] | None) -> None:
         """Apply the hub's newest message.
 
@@ -194,7 +202,7 @@ class IngestCore:
             header,
             payload,
             version=self.policy_version,
-            queued=self.queued,
+            queued=self._occupied,
             now=now,
             wall=now + self._asleep_s + self._epoch,
             user=user,
@@ -260,7 +268,7 @@ class IngestCore:
 
     def outgoing_data(self) -> list[tuple[bytes, Frames]]:
         """Return everything to send to actors. An acknowledgement covers only what the log contains."""
-        return self._messages.outgoing(version=self.policy_version, queued=self.queued, now=self._now)
+        return self._messages.outgoing(version=self.policy_version, queued=self._occupied, now=self._now)
 
     def outgoing_batches(self) -> list[tuple[bytes, Frames]]:
         """Return everything to send to the learner."""
