@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from actors.environments.base import name_of
@@ -112,6 +113,7 @@ class PlanReport:
             f"  updates       {trainer.epochs} epochs x {trainer.minibatches} minibatches {SHUFFLED[trainer.shuffle]} on "
             f"{trainer.learners} rank(s)",
             f"  budget        {trainer.total_timesteps:,} env steps = {self.learner_steps:,} learner steps",
+            f"  policy lag    {self._policy_lag()}",
             *(self._time() if cost else []),
             "",
             "order",
@@ -126,6 +128,11 @@ class PlanReport:
             *(f"  {line}" for line in yaml_format.dump(self.settings.to_dict()).splitlines()),
         ]
         return "\n".join(parts) + "\n"
+
+    def _policy_lag(self) -> str:
+        if self.settings.actors.synchronous:
+            return "0 versions: actors wait for the new weights before they collect the next batch (actors.synchronous)"
+        return f"{ceil(self.settings.replay.queue_batches)} version(s): actors collect while the learner trains"
 
     def _time(self) -> list[str]:
         """The estimated time of a learner step and of the budget, and a warning if that is more than a day."""

@@ -176,8 +176,10 @@ class IngestCore:
 
     @property
     def _occupied(self) -> int:
-        """The number of trajectories for which no new credit is given: those that wait, and with synchronous actors also
-        those that the learner trains on, so that a new batch begins with the weights of the last one."""
+        """The number of trajectories that take up room: those that wait.
+
+        With synchronous actors also those that the learner trains on, so that a new batch begins with its weights.
+        """
         return self.queued + (self._batches.held_rows if self._settings.synchronous else 0)
 
     def hub_says(self, *, policy_version: int, stop: bool, members: Mapping[int, tuple[int, bool]] | None) -> None:

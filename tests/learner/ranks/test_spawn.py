@@ -70,8 +70,10 @@ def all_end(pids: list[int], within_s: float = 60.0) -> bool:
 def test_ranks_get_their_numbers_and_meet_in_a_private_folder(tmp_path: Path) -> None:
     code = (
         "import os, stat, sys; from pathlib import Path; store = Path(os.environ['OATMILL_RANKS_STORE'])\n"
-        "print(*(os.environ[name] for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE')), oct(store.parent.stat().st_mode)[-3:],\n"
-        "      'MASTER_ADDR' in os.environ, store.parent)"
+        "numbers = [os.environ[name] for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE')]\n"
+        "found = [*numbers, oct(store.parent.stat().st_mode)[-3:], 'MASTER_ADDR' in os.environ, store.parent]\n"
+        # One write, because the two ranks share the output.
+        "sys.stdout.write(' '.join(map(str, found)) + chr(10))"
     )
     (tmp_path / "learner.py").write_text(code)
     start = "import sys; from learner.ranks import spawn; sys.argv = ['spawn', '2', 'x']; sys.path.insert(0, sys.argv[2])"

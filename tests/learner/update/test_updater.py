@@ -101,6 +101,39 @@ def test_what_was_prepared_is_the_same_in_every_update(monkeypatch: pytest.Monke
     assert not torch.equal(updater.objective.prepare(inputs)["old_log_probs_BTA"], copies["old_log_probs_BTA"])
 
 
+ANCHORED = {"behaviour_log_prob_BT", "old_log_prob_BT", "anchor_weight_BT"}
+"""What the policy's ratios are taken against: the same in all updates of a batch."""
+
+
+@pytest.mark.parametrize("anchor", ["behaviour", "proximal"])
+def test_prepared_again_every_epoch_targets_are_those_of_the_newest_weights_and_anchors_stay(
+    anchor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"losses.ppo_actor.anchor": anchor, "epochs": 3, "minibatches": 2, "prepare_every": "epoch"}
+    spec = make_spec()
+    updater = make_updater_of(make_trainer("baseline", changes), spec)
+    batch = make_batch(spec)
+    fresh, seen = [], []
+    prepare = Objective.prepare
+
+    def spy(self: Objective, inputs: Any, *, start: Any = None) -> Any:
+        fresh.append(prepare(self, inputs))  # with the weights of now and no anchors
+        seen.append(prepare(self, inputs, start=start))
+        return seen[-1]
+
+    monkeypatch.setattr(Objective, "prepare", spy)
+    learn(updater, batch)
+    assert len(seen) == 3
+    for name in ("critic_target_BT", "policy_advantage_BT", "importance_ratio_BT"):
+        assert all(torch.equal(values[name], now[name]) for values, now in zip(seen, fresh, strict=True))
+        assert not torch.equal(seen[0][name], seen[1][name]), name
+        assert not torch.equal(seen[1][name], seen[2][name]), name
+    for name in ANCHORED & seen[0].keys():
+        assert all(torch.equal(values[name], seen[0][name]) for values in seen), name
+    if anchor == "proximal":
+        assert not torch.equal(fresh[1]["anchor_weight_BT"], seen[1]["anchor_weight_BT"])
+
+
 @pytest.mark.parametrize("small_bytes", [SMALL_BYTES, 0])
 def test_every_trajectory_is_used_once_an_epoch(small_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("learner.update.objective.SMALL_BYTES", small_bytes)

@@ -43,6 +43,7 @@ class Fleet:
         train_s: what the learner takes for a batch.
         queue_batches: that may wait.
         silent_after: as `replay.silent_after`.
+        synchronous: as `actors.synchronous`.
 
     Attributes:
         delivered: blocks by actor that the learner was given.
@@ -57,6 +58,7 @@ class Fleet:
     queue_batches: float = 1.0
     silent_after: float = 30.0
     max_policy_lag: int = 10**6
+    synchronous: bool = False
     batches: int = 0
     delivered: Counter[int] = field(default_factory=Counter)
     lags: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
@@ -64,7 +66,13 @@ class Fleet:
 
     def __post_init__(self) -> None:
         settings = IngestSettings(
-            STEPS, self.batch_rows, self.queue_batches, self.max_policy_lag, 1e6, silent_after=self.silent_after
+            STEPS,
+            self.batch_rows,
+            self.queue_batches,
+            self.max_policy_lag,
+            1e6,
+            silent_after=self.silent_after,
+            synchronous=self.synchronous,
         )
         self.core, self.now, self.version = IngestCore(settings), 0.0, 0
         self.workers = [
@@ -80,6 +88,14 @@ class Fleet:
         self.trained_at: float | None = None
         self.held = -1
         self.learner.request(0)
+
+    def restart_learner(self, *, train_s: float) -> None:
+        """Replace the learner by one that takes `train_s` for a batch, and give its batch back."""
+        self.train_s, self.trained_at = train_s, None
+        self.learner = BatchPeer(
+            rank=0, world=1, batch_size=self.batch_rows, token="u", incarnation=1, resumed_from=self.version
+        )
+        self.learner.request(self.version)
 
     def run(self, seconds: float) -> Fleet:
         """Let time pass."""
