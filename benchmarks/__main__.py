@@ -28,6 +28,7 @@ NAMES = (
     "start_up",
     "inference",
     "learner_step",
+    "space_costs",
     "stream",
     "weights",
     "replay_rates",

@@ -7,7 +7,7 @@ the encoder skips.
 from __future__ import annotations
 
 from contextlib import closing
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from actors.unroll import Unroller
 from agent.spec import AgentSpec
 from learner.update.inputs import to_inputs
 from protocol.data.batch import Batch
-from protocol.data.trajectory import Array, TrajectoryBlock
+from protocol.data.observations import concatenated
+from protocol.data.trajectory import TrajectoryBlock
 from runner.settings import RunSettings
 
 SEED = 1
@@ -41,23 +42,25 @@ def real_batch(settings: RunSettings, *, trajectories: int | None = None) -> tup
         spec = AgentSpec(environment.spaces, settings.agent)
         torch.manual_seed(SEED)
         policy = ActingPolicy(spec, environment.num_rows, SEED)
-        unroller = Unroller(environment, observations, policy, settings.actors.unroll_length)
-        blocks: list[dict[str, Array]] = []
+        discount = settings.trainer.discount if settings.trainer.normalise_rewards else None
+        unroller = Unroller(environment, observations, policy, settings.actors.unroll_length, discount=discount)
+        blocks: list[dict[str, Any]] = []
         while sum(len(block["rewards"]) for block in blocks) < wanted:
             block = unroller.collect(lambda: True)
             assert block is not None, "the unroll is not cancelled"
             blocks.append(arrays_of(block, sum(len(earlier["rewards"]) for earlier in blocks)))
-    joined = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    joined = {name: concatenated([block[name] for block in blocks]) for name in blocks[0]}
     kept = joined["final_trajectory"] < wanted
-    rows = {name: joined[name][:wanted] for name in (*PER_STEP, "core_state")}
+    rows = {name: joined[name][:wanted] for name in joined.keys() - {"final_trajectory", *FINALS} | {"core_state"}}
     finals = {name: joined[name][kept] for name in ("final_observations", "final_trajectory", "final_step")}
     batch = Batch(0, 0, **rows, **finals, policy_version=np.zeros(wanted, np.int64), fresh=np.ones(wanted, np.bool_))
     return spec, batch
 
 
-def arrays_of(block: TrajectoryBlock, rows_before: int) -> dict[str, Array]:
+def arrays_of(block: TrajectoryBlock, rows_before: int) -> dict[str, Any]:
     """Copies of a block's arrays, because the unroller reuses them."""
-    arrays = {name: getattr(block, name).copy() for name in (*PER_STEP, *FINALS)}
+    given = () if block.discounted_return is None else ("discounted_return",)
+    arrays = {name: getattr(block, name).copy() for name in (*PER_STEP, *FINALS, *given)}
     return arrays | {"final_trajectory": block.final_trajectory + rows_before}
 
 

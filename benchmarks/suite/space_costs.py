@@ -1,0 +1,132 @@
+"""The cost of normalisation, of a Dict of two keys, and of action masks: acting, and a whole learner step.
+
+All arms have the shapes of LunarLander: eight numbers and four choices. `plain` is one vector, `normalised` normalises
+observations and rewards, `dict` has the same eight numbers under two keys, and `masked` adds a mask that allows three of the
+four choices. A learner step includes everything from the batch's arrays to the new weights.
+"""
+# ruff: noqa: ARG002 -- the signatures are Gymnasium's
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import Any, cast
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
+
+from actors.environments.checks import first_observations
+from actors.environments.make import make_environment
+from actors.policy import ActingPolicy
+from benchmarks.harness import Arm, Effort, Figure, Rounds
+from benchmarks.losses import make
+from benchmarks.real_batch import real_batch
+from benchmarks.suite.inference import policy_arm
+from learner.running_statistics import ObservationStatistics
+from learner.update.inputs import to_inputs
+from protocol.data.batch import Batch
+from recipes.registry import find_recipe
+from runner.settings import RunSettings
+
+WARM_UP = True
+FORMS = ("plain", "normalised", "dict", "masked")
+GOAL = 1.05
+CALLS_A_SECOND = 2_000
+RATE = 1e-4
+NUMBERS, CHOICES, LENGTH = 8, 4, 200
+
+
+class RandomNumbers(gymnasium.Env):  # type: ignore[misc]
+    """An environment whose observations and rewards are random numbers.
+
+    Args:
+        form: one of `FORMS`.
+    """
+
+    def __init__(self, form: str) -> None:
+        self.form = form
+        self.action_space = Discrete(CHOICES)
+        self.numbers = partial(Box, -np.inf, np.inf, dtype=np.float32)
+        self.observation_space = {
+            "dict": Dict(a=self.numbers(shape=(NUMBERS // 2,)), b=self.numbers(shape=(NUMBERS // 2,))),
+            "masked": Dict(observation=self.numbers(shape=(NUMBERS,)), action_mask=MultiBinary(CHOICES)),
+        }.get(form, self.numbers(shape=(NUMBERS,)))
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observation(), {}
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Any action gives the next random numbers."""
+        self.steps += 1
+        return self.observation(), float(self.np_random.normal()), self.steps == LENGTH, False, {}
+
+    def observation(self) -> Any:
+        """New random numbers."""
+        numbers = self.np_random.normal(size=NUMBERS).astype(np.float32)
+        match self.form:
+            case "dict":
+                return {"a": numbers[: NUMBERS // 2], "b": numbers[NUMBERS // 2 :]}
+            case "masked":
+                mask = np.ones(CHOICES, np.int8)
+                mask[self.np_random.integers(CHOICES)] = 0
+                return {"observation": numbers, "action_mask": mask}
+            case _:
+                return numbers
+
+
+def settings_of(form: str) -> RunSettings:
+    """The settings of lunar_lander without replay, for one form."""
+    values = find_recipe("lunar_lander").settings().explicit()
+    del values["replay"]
+    values["env"] = {"kind": "factory", "factory": f"{__name__}:RandomNumbers", "kwargs": {"form": form}}
+    values["agent"]["normalise_observations"] = values["trainer"]["normalise_rewards"] = form == "normalised"
+    return RunSettings.of(values)
+
+
+def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:  # noqa: ARG001  (the harness's signature)
+    """Acting and learning in each form."""
+    torch.set_num_threads(1)
+    calls = 20 if effort.quick else int(CALLS_A_SECOND * effort.seconds)
+    made: dict[str, Arm] = {}
+    for form in FORMS:
+        settings = settings_of(form)
+        spec, batch = real_batch(settings, trajectories=settings.trainer.minibatches if effort.quick else None)
+        with closing(make_environment(settings.env, copies=settings.actors.envs_per_actor, seed=1)) as environment:
+            observations, rows = first_observations(environment).copy(), environment.num_rows
+        made[f"{form}: act"] = policy_arm(ActingPolicy(spec, rows, 1), observations, calls)
+        made[f"{form}: learner step"] = learner_arm(settings, spec, batch)
+    return made
+
+
+def learner_arm(settings: RunSettings, spec: Any, batch: Batch) -> Arm:
+    """What the learner does with a batch."""
+    updater = make(settings, spec)
+    statistics = ObservationStatistics(updater.context.model, updater.context.reducer)
+    scale, device = updater.context.reward_scale, torch.device("cpu")
+
+    def arm() -> dict[str, float]:
+        statistics.before_training(batch)
+        if scale is not None:
+            scale.update(batch)
+        inputs = to_inputs(batch, spec, settings.trainer, device, reward_factor=1.0 if scale is None else scale.factor)
+        updater.learn(cast("Mapping[str, torch.Tensor]", inputs), learning_rate=RATE, report=False)
+        statistics.after_training(batch)
+        return {}
+
+    return arm
+
+
+def figures(rounds: Rounds) -> dict[str, Figure]:
+    """CPU time as a ratio to `plain`."""
+    return {
+        f"{form} / plain, {what}": Figure(rounds.ratio(f"{form}: {what}", f"plain: {what}", "cpu_s"), "x", "lower", GOAL)
+        for what in ("act", "learner step")
+        for form in FORMS[1:]
+    }
