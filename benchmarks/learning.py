@@ -3,7 +3,8 @@
 Each seed is a real `oatmill train`; they run one after another. For each seed it prints the mean return
 over the last 100 episodes, at the end and at its highest. It also prints the env steps and the seconds
 from the start of the command to the first report with a mean of at least --goal. Finished seeds in --out
-are kept, so the same command can continue after an interruption.
+are kept, so the same command can continue after an interruption. With --evaluate N it plays N episodes
+with the most likely actions of each trained policy, as the RL Zoo's figures do.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Outcome(NamedTuple):
         env_steps: the env steps of the whole run.
         seconds: the duration of the whole command.
         statistics: the means of the environment's own numbers, over the same episodes as `final`.
+        evaluated: the mean return of the most likely actions after training; None without --evaluate.
     """
 
     seed: int
@@ -51,6 +53,7 @@ class Outcome(NamedTuple):
     env_steps: int
     seconds: float
     statistics: Mapping[str, float]
+    evaluated: float | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--goal", type=float, default=inf)
+    parser.add_argument("--evaluate", type=int, default=0, metavar="N", help="episodes of the trained policy")
     parser.add_argument("--out", type=Path, help="default: runs/learning-RECIPE")
     given = parser.parse_args(arguments)
     out = given.out or Path("runs") / f"learning-{given.recipe}"
@@ -70,10 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             train(given.recipe, given.settings, seed, folder)
         elif (kept := read_json(folder / "command.json")["asked"]) != [given.recipe, *given.settings]:
             parser.error(f"{folder} is a run of {' '.join(kept)}; choose another --out, or remove this folder")
+        if given.evaluate and not (folder / "evaluation.json").exists():
+            evaluate(folder, given.evaluate)
         outcomes.append(outcome_of(seed, folder, given.goal))
         print(in_words(outcomes[-1]), flush=True)
     for name in ("final", "best", "steps_to_goal", "seconds_to_goal", "seconds"):
         print(f"  {name:16} {mean_with_interval([getattr(outcome, name) for outcome in outcomes])}")
+    if given.evaluate:
+        print(f"  {'evaluated':16} {mean_with_interval([outcome.evaluated or 0.0 for outcome in outcomes])}")
     for name in outcomes[0].statistics:
         print(f"  {name:16} {mean_with_interval([outcome.statistics[name] for outcome in outcomes])}")
 
@@ -87,6 +95,13 @@ def train(recipe: str, settings: Sequence[str], seed: int, folder: Path) -> None
     (folder / "command.json").write_text(
         json.dumps({"asked": [recipe, *settings], "began": began, "seconds": time.time() - began})
     )
+
+
+def evaluate(folder: Path, episodes: int) -> None:
+    """Play episodes with a finished run's policy, and record the result."""
+    command = oatmill("eval", str(folder), "--episodes", str(episodes), "--deterministic", "--json")
+    played = subprocess.run(command, check=True, env=environment(), stdout=subprocess.PIPE, text=True).stdout
+    (folder / "evaluation.json").write_text(played)
 
 
 def outcome_of(seed: int, folder: Path, goal: float) -> Outcome:
@@ -107,6 +122,7 @@ def outcome_of(seed: int, folder: Path, goal: float) -> Outcome:
         summary["env_steps"],
         command["seconds"],
         summary["episode_statistics"],
+        read_json(folder / "evaluation.json")["episode_return"]["mean"] if (folder / "evaluation.json").exists() else None,
     )
 
 
@@ -115,9 +131,10 @@ def in_words(outcome: Outcome) -> str:
     goal = "goal not reached"
     if outcome.steps_to_goal < inf:
         goal = f"goal at {outcome.steps_to_goal:,.0f} env steps, {outcome.seconds_to_goal:.1f} s after the command"
+    played = "" if outcome.evaluated is None else f"; most likely actions {outcome.evaluated:.2f}"
     return (
         f"seed {outcome.seed}: final {outcome.final:.2f}, best {outcome.best:.2f}, {goal}; "
-        f"{outcome.env_steps:,} env steps in {outcome.seconds:.1f} s"
+        f"{outcome.env_steps:,} env steps in {outcome.seconds:.1f} s{played}"
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from actors.settings import SELECTED_BY
+from runner.overrides import Layer, merged, resolve
 from runner.run import Run
 from runner.settings import RunSettings
 
@@ -17,12 +20,21 @@ class Recipe:
         name: name for `oatmill train`.
         summary: one line for `oatmill recipes`.
         settings: function that returns the recipe's settings, with its defaults.
+        by_environment: nested settings that replace some of these, for environments that need others; by `env.id`,
+            or by what else selects an environment of this kind (`env.game`).
     """
 
     name: str
     summary: str
     settings: Callable[[], RunSettings]
+    by_environment: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def explicit(self, layers: Sequence[Layer] = ()) -> dict[str, Any]:
+        """The recipe's settings, as nested values without defaults, for the environment that `layers` choose."""
+        values = self.settings().explicit()
+        env = resolve(values, layers).env
+        return merged(values, self.by_environment.get(getattr(env, SELECTED_BY[env.kind]), {}))
 
     def train(self) -> Run:
         """A run of this recipe, to be changed and started."""
-        return Run(self.settings(), recipe=self.name)
+        return Run(RunSettings.of(self.explicit()), recipe=self.name)

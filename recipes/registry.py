@@ -16,6 +16,7 @@ from recipes import (
     cogs_v_clips,
     dmc,
     lunar_lander,
+    lunar_lander_continuous,
     minatar,
     minigrid_doorkey,
     mujoco,
@@ -31,6 +32,7 @@ BUILT_IN: Mapping[str, Recipe] = {
     for module in (
         cartpole,
         lunar_lander,
+        lunar_lander_continuous,
         pendulum,
         bipedal_walker,
         mujoco,

@@ -54,10 +54,10 @@ def resolve_run(
     if resumed is not None:
         base, preset = resumed_settings(resumed, found.name, preset)
         chosen = {}
-    else:
-        base = found.settings().explicit()
     layers = command_layers(preset=chosen, config=config, environ=os.environ, assignments=assignments or (), flags=flags)
     layers.insert(-1, Layer(nested((settings or {}).items())))
+    if resumed is None:
+        base = found.explicit(layers)
     if env is not None and resumed is None:
         base = merged(fitting(resolve(base, layers)), base)
     run = Run(resolve(base, layers), recipe=found.name, preset=preset)

@@ -99,13 +99,13 @@ def make_comparison(
         UserError: if settings are wrong, or a folder holds a run with other ones.
     """
     found = find_recipe(recipe)
-    base = found.settings().explicit()
     folder = (out or RUNS / f"compare-{recipe.replace(':', '-')}").absolute()
     cells = []
     for seed in range(seeds):
         for arm, values in arms.items():
             own = [Layer(dict(values)), Layer({"trainer": {"seed": seed}, "actors": {"seed": seed}})]
-            cells.append(Cell(arm, seed, resolve(base, [*common, *own]), folder / "runs" / arm / f"seed-{seed}"))
+            layers = [*common, *own]
+            cells.append(Cell(arm, seed, resolve(found.explicit(layers), layers), folder / "runs" / arm / f"seed-{seed}"))
     comparison = Comparison(found.name, arms, cells, folder)
     check_folders(comparison)
     return comparison

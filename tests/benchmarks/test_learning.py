@@ -62,6 +62,16 @@ def test_finished_seeds_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "hearts_created   7.00 [7.00, 7.00]" in shown
 
 
+def test_evaluations_are_reported_beside_the_returns_of_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(2):
+        folder = finished_run(tmp_path / f"seed-{seed}", [reported(3000, 9, 31.0)])
+        (folder / "evaluation.json").write_text(json.dumps({"episode_return": {"mean": 40.0 + seed}}))
+    main(["cartpole", "--seeds", "2", "--evaluate", "5", "--out", str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "seed 1: final 31.50, best 31.00, goal not reached; 3,000 env steps in 16.0 s; most likely actions 41.00" in shown
+    assert "evaluated        40.50 [34.15, 46.85]" in shown
+
+
 def test_a_finished_seed_of_other_settings_is_not_taken_for_one_of_these(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
