@@ -11,12 +11,11 @@ import torch
 from agent.model import (
     AgentModel,
     ModelNeeds,
-    ScaleGradient,
-    Transition,
     acting_arrays,
     acting_layout,
     acting_parameters,
 )
+from agent.transition import ScaleGradient, Transition
 from protocol.data.spaces import ActionSpace
 from tests.learner.worlds import OBSERVATION, make_spec
 
