@@ -99,7 +99,7 @@ class AgentModel(nn.Module):
         self.value = PartHead(own, latent, self.codec.width) if apart else nn.Linear(latent, self.codec.width)
         start_policy(self.policy)
         zero_init(self.value)
-        self.transition = Transition(latent, action)
+        self.transition = Transition(latent, action, settings.action_embedding_std)
         self.transition.register_buffer("factor_sizes", torch.tensor(action.sizes), persistent=False)
         self.model_reward = LatentHead(latent, settings.model_hidden, self.codec.width)
         self.model_value = LatentHead(latent, settings.model_hidden, self.codec.width)

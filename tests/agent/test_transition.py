@@ -9,7 +9,11 @@ from torch import Tensor
 from agent.transition import ModelSteps, ScaleGradient, Transition
 from tests.learner.worlds import make_action
 
-ACTIONS = {"one factor": make_action((3,)), "two factors": make_action((2, 3), factored=True), "numbers": make_action((), numbers=2)}
+ACTIONS = {
+    "one factor": make_action((3,)),
+    "two factors": make_action((2, 3), factored=True),
+    "numbers": make_action((), numbers=2),
+}
 ACTIONS["both"] = make_action((3,), numbers=2)
 
 
@@ -46,7 +50,16 @@ def test_several_steps_are_single_steps_in_a_row(name: str, scale: float) -> Non
 
 def test_the_written_out_gradients_are_the_differences_of_the_values() -> None:
     torch.manual_seed(3)
-    shapes = ((2, 4), (3, 2, 4), (4, 4), (4,), (4, 4), (4,), (4,), (4,))  # latent, pushes, W1, b1, W2, b2, norm's weight and bias
+    shapes = (
+        (2, 4),
+        (3, 2, 4),
+        (4, 4),
+        (4,),
+        (4, 4),
+        (4,),
+        (4,),
+        (4,),
+    )  # latent, pushes, W1, b1, W2, b2, norm's weight and bias
     arguments = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     assert torch.autograd.gradcheck(lambda *given: ModelSteps.apply(*given, 1e-5, 1.0), arguments)
 
