@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from agent.core import Core
+from agent.dynamics.transition import Transition
 from agent.encoders import make_trunk_encoder
 from agent.heads import LatentHead, PartHead, make_codec, zero_init
 from agent.masks import allowed_of, following, masked
@@ -22,7 +23,6 @@ from agent.policies import Policies
 from agent.policy_head import make_policy_head, start_policy
 from agent.running_moments import RunningMoments
 from agent.spec import AgentSpec
-from agent.transition import Transition
 from protocol.data.observations import ObservationDict, Observations, each
 from protocol.data.trajectory import Array
 from protocol.data.weights import Layout, layout_of

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from agent.dynamics.transition import ScaleGradient, Transition
 from agent.model import (
     AgentModel,
     ModelNeeds,
@@ -15,7 +16,6 @@ from agent.model import (
     acting_layout,
     acting_parameters,
 )
-from agent.transition import ScaleGradient, Transition
 from protocol.data.spaces import ActionSpace
 from tests.learner.worlds import OBSERVATION, make_spec
 

@@ -137,7 +137,7 @@ def test_an_exact_model_of_a_chain_has_no_loss_at_any_step() -> None:
     size, steps, model_steps = 4, 9, 4
     model = AgentModel(make_spec(sizes=(5,)))
     model.transition = Chain()  # type: ignore[assignment]
-    model.reward_and_value_raw = lambda latent: (latent, 10 * latent)  # type: ignore[method-assign]
+    model.reward_and_value_raw = lambda advanced: (advanced, 10 * advanced)  # type: ignore[method-assign]
     actions = torch.from_numpy(rng.integers(1, 5, (size, steps)))
     ends = torch.from_numpy(rng.random((size, steps)) < 0.2)
     terminated = ends & torch.from_numpy(rng.random((size, steps)) < 0.5)

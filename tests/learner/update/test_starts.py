@@ -73,8 +73,8 @@ def test_the_terms_are_the_drawn_steps_own_in_numpy(changes: dict[str, Any]) -> 
     outputs = model_outputs(updater.wrapped, minibatch, updater.plan.needs)
     every = model_outputs(updater.wrapped, {n: v for n, v in minibatch.items() if n != STARTS}, updater.plan.needs)
     for name in ("model_reward_raw_BTK", "model_value_raw_BTK", "model_logits_BTKA"):
-        expected = every[name].flatten(0, 1)[minibatch[STARTS]].unsqueeze(1)  # type: ignore[literal-required]
-        torch.testing.assert_close(outputs[name], expected)  # type: ignore[literal-required]
+        expected = every[name].flatten(0, 1)[minibatch[STARTS]].unsqueeze(1)
+        torch.testing.assert_close(outputs[name], expected)
     losses = updater.objective.weigh(minibatch, outputs).losses
     raw, target, mask = (
         tensor.detach().numpy().reshape(-1, 3)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from agent.transition import ModelSteps, ScaleGradient, Transition
+from agent.dynamics.model_steps import ModelSteps
+from agent.dynamics.transition import ScaleGradient, Transition
 from tests.learner.worlds import make_action
 
 ACTIONS = {
@@ -61,7 +62,12 @@ def test_the_written_out_gradients_are_the_differences_of_the_values() -> None:
         (4,),
     )  # latent, pushes, W1, b1, W2, b2, norm's weight and bias
     arguments = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    assert torch.autograd.gradcheck(lambda *given: ModelSteps.apply(*given, 1e-5, 1.0), arguments)
+
+    def steps(*given: Tensor) -> Tensor:
+        found: Tensor = ModelSteps.apply(*given, 1e-5, 1.0)  # type: ignore[no-untyped-call]
+        return found
+
+    assert torch.autograd.gradcheck(steps, arguments)
 
 
 def test_lower_precision_takes_pytorchs_own_operations() -> None:
