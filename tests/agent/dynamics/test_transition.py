@@ -8,7 +8,8 @@ from torch import Tensor
 
 from agent.dynamics.model_steps import ModelSteps
 from agent.dynamics.transition import ScaleGradient, Transition
-from tests.learner.worlds import make_action
+from agent.model import AgentModel
+from tests.learner.worlds import make_action, make_spec
 
 ACTIONS = {
     "one factor": make_action((3,)),
@@ -77,3 +78,13 @@ def test_lower_precision_takes_pytorchs_own_operations() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         ours, expected = transition.unroll(latent, indexed, 0.5), one_by_one(transition, latent, indexed, 0.5)
     torch.testing.assert_close(ours, expected, atol=0, rtol=0)
+
+
+def test_action_embeddings_have_the_standard_deviation_that_is_set() -> None:
+    # 400 actions of a latent state of 16: by default 1 / sqrt(16). Numbers' weights are set the same way.
+    torch.manual_seed(0)
+    for std, expected in ((None, 0.25), (1.0, 1.0)):
+        model = AgentModel(make_spec(sizes=(400,), hidden_sizes=(16,), action_embedding_std=std))
+        assert model.transition.action.weight.std().item() == pytest.approx(expected, rel=0.05)
+    numbers = AgentModel(make_spec(sizes=(), numbers=400, factored=True, hidden_sizes=(16,), action_embedding_std=1.0))
+    assert numbers.transition.numbers.weight.std().item() == pytest.approx(1.0, rel=0.05)
