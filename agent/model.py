@@ -12,8 +12,10 @@ from typing import NamedTuple, NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from agent.core import Core
+from agent.dynamics.transition import Transition
 from agent.encoders import make_trunk_encoder
 from agent.heads import LatentHead, PartHead, make_codec, zero_init
 from agent.masks import allowed_of, following, masked
@@ -22,7 +24,6 @@ from agent.policy_head import make_policy_head, start_policy
 from agent.running_moments import RunningMoments
 from agent.spec import AgentSpec
 from protocol.data.observations import ObservationDict, Observations, each
-from protocol.data.spaces import ActionSpace
 from protocol.data.trajectory import Array
 from protocol.data.weights import Layout, layout_of
 
@@ -72,83 +73,6 @@ class ModelOutputs(RootOutputs, UnrollOutputs):
     """All outputs of one forward pass."""
 
 
-class ScaleGradient(torch.autograd.Function):
-    """The identity in the forward pass; multiplies the gradient by a factor in the backward pass."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, scale: float) -> Tensor:
-        """Return the input unchanged."""
-        ctx.scale = scale  # type: ignore[attr-defined]
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
-        """Multiply the gradient by the scale."""
-        return gradients[0] * ctx.scale, None  # type: ignore[attr-defined]
-
-
-class Transition(nn.Module):
-    """h' = LayerNorm(h + W2 relu(W1 h + E[a] + A u + b)), with the embedding E[a] of choices a, and numbers u.
-
-    Args:
-        latent_size: H.
-        action: the action space.
-    """
-
-    def __init__(self, latent_size: int, action: ActionSpace) -> None:
-        super().__init__()
-        self.state = nn.Linear(latent_size, latent_size)
-        if action.sizes:
-            self.action = nn.Embedding(action.num_logits, latent_size)
-            nn.init.normal_(self.action.weight, std=latent_size**-0.5)
-        if action.dimensions:
-            self.numbers = nn.Linear(action.dimensions, latent_size, bias=False)
-            nn.init.normal_(self.numbers.weight, std=latent_size**-0.5)
-        self.factors, self.dimensions = len(action.sizes), action.dimensions
-        self.output = nn.Linear(latent_size, latent_size)
-        self.norm = nn.LayerNorm(latent_size)
-
-    def forward(self, latent: Tensor, indexed: Tensor) -> Tensor:
-        """Next latents `[..., H]` from latents `[..., H]` and actions in the format of `Policies.indexed`."""
-        return self._advance(latent, self.state(latent) + self.push(indexed))
-
-    def push(self, indexed: Tensor) -> Tensor:
-        """The actions' part of the hidden layer, `[..., H]`."""
-        pushed: Tensor
-        if not self.dimensions:
-            pushed = self.action(indexed).sum(-2)
-        elif not self.factors:
-            pushed = self.numbers(indexed)
-        else:
-            pushed = self.action(indexed[..., : self.factors].long()).sum(-2) + self.numbers(indexed[..., self.factors :])
-        return pushed
-
-    def every_action(self, latent: Tensor, taken_columns: Tensor | None) -> Tensor:
-        """The next latents for every action, `[..., A, H]`; the state's part is computed once.
-
-        Args:
-            latent: `[..., H]`.
-            taken_columns: columns of the taken actions `[..., factors]`. Each of the A choices replaces
-                its own factor; the other factors stay as taken. None for actions with one factor.
-        """
-        pushed = self.state(latent).unsqueeze(-2) + self.action.weight
-        if taken_columns is not None:
-            pushed = pushed + self._other_factors(taken_columns)
-        return self._advance(latent.unsqueeze(-2), pushed)
-
-    def _other_factors(self, taken_columns: Tensor) -> Tensor:
-        """For every choice, the sum of the other factors' embeddings: `[..., A, H]`."""
-        pushes = self.action(taken_columns)
-        others: Tensor = pushes.sum(-2, keepdim=True) - pushes
-        return others.repeat_interleave(self.factor_sizes, -2, output_size=self.action.num_embeddings)
-
-    factor_sizes: Tensor
-
-    def _advance(self, latent: Tensor, pushed: Tensor) -> Tensor:
-        advanced: Tensor = self.norm(latent + self.output(torch.relu(pushed)))
-        return advanced
-
-
 class AgentModel(nn.Module):
     """The network that actors run and the learner trains.
 
@@ -175,7 +99,7 @@ class AgentModel(nn.Module):
         self.value = PartHead(own, latent, self.codec.width) if apart else nn.Linear(latent, self.codec.width)
         start_policy(self.policy)
         zero_init(self.value)
-        self.transition = Transition(latent, action)
+        self.transition = Transition(latent, action, settings.action_embedding_std)
         self.transition.register_buffer("factor_sizes", torch.tensor(action.sizes), persistent=False)
         self.model_reward = LatentHead(latent, settings.model_hidden, self.codec.width)
         self.model_value = LatentHead(latent, settings.model_hidden, self.codec.width)
@@ -267,6 +191,7 @@ class AgentModel(nn.Module):
         actions: Tensor | None,
         needs: ModelNeeds,
         allowed: Tensor | None = None,
+        starts: Tensor | None = None,
     ) -> ModelOutputs:
         """Policy and value at every step and, if asked for, the outputs of K model steps.
 
@@ -281,6 +206,7 @@ class AgentModel(nn.Module):
             needs: the outputs that are needed besides policy and value.
             allowed: the action masks `[B, T, A]`; may go beyond T if the following masks are known. None uses
                 the masks of the observations.
+            starts: as in `unroll`.
         """
         if allowed is None:
             allowed = allowed_of(observations)
@@ -294,32 +220,49 @@ class AgentModel(nn.Module):
         outputs: ModelOutputs = {"logits_BTA": self.policy_rows(latent_BTH, now), "value_raw_BT": self.value(latent_BTH)}
         if needs.unroll_steps:
             assert actions is not None
-            outputs.update(self.unroll(latent_BTH, actions, needs, allowed))  # type: ignore[typeddict-item]
+            outputs.update(self.unroll(latent_BTH, actions, needs, allowed, starts))  # type: ignore[typeddict-item]
         return outputs
 
-    def unroll(self, latent_BTH: Tensor, actions: Tensor, needs: ModelNeeds, allowed: Tensor | None = None) -> UnrollOutputs:
+    def unroll(
+        self,
+        latent_BTH: Tensor,
+        actions: Tensor,
+        needs: ModelNeeds,
+        allowed: Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> UnrollOutputs:
         """Unroll the model K steps from every step along the taken actions.
 
         The policy at t + k has the action mask of that step. If t + k - 1 is after the last action, the
         last action is used. The losses mask such predictions (`learner.nodes.masks`).
+
+        Args:
+            latent_BTH: the latents of the steps.
+            actions: as in `forward`.
+            needs: the outputs that are needed.
+            allowed: as in `forward`.
+            starts: the positions b * T + t of M steps; the model is then unrolled from these only, and the outputs
+                have the axes `[M, 1]` in the place of `[B, T]`.
         """
         indexed = self.policies.indexed(actions)
         steps, last = latent_BTH.shape[1], indexed.shape[1] - 1
-        latents = []
-        latent = latent_BTH
-        for k in range(needs.unroll_steps):
-            latent = ScaleGradient.apply(latent, needs.gradient_scale)  # type: ignore[no-untyped-call]
-            index = (torch.arange(steps, device=latent.device) + k).clamp(max=last)
-            latent = self.transition(latent, indexed[:, index])
-            latents.append(latent)
-        stacked = torch.stack(latents, 2)
+        k = torch.arange(needs.unroll_steps, device=latent_BTH.device).unsqueeze(-1)
+        if starts is None:
+            t = torch.arange(steps, device=latent_BTH.device)
+            taken = indexed[:, (t + k).clamp(max=last)].transpose(0, 1)
+        else:
+            taken = indexed[starts // steps, (starts % steps + k).clamp(max=last)].unsqueeze(2)
+            latent_BTH = latent_BTH.flatten(0, 1)[starts].unsqueeze(1)
+        latents_KBTH = self.transition.unroll(latent_BTH, taken, needs.gradient_scale)
         outputs: UnrollOutputs = {}
         if needs.rewards_and_values:
-            outputs["model_reward_raw_BTK"] = self.model_reward(stacked)
-            outputs["model_value_raw_BTK"] = self.model_value(stacked)
+            reward, value = self.reward_and_value_raw(latents_KBTH)
+            outputs["model_reward_raw_BTK"], outputs["model_value_raw_BTK"] = reward.movedim(0, 2), value.movedim(0, 2)
         if needs.policy_steps:
-            rows = self.model_policy(stacked[:, :, : needs.policy_steps])
+            rows = self.model_policy(latents_KBTH[: needs.policy_steps]).movedim(0, 2)
             ahead = None if allowed is None else following(allowed, needs.policy_steps, steps)
+            if ahead is not None and starts is not None:
+                ahead = ahead.flatten(0, 1)[starts].unsqueeze(1)
             outputs["model_logits_BTKA"] = masked(rows, ahead)
         return outputs
 
@@ -335,7 +278,16 @@ class AgentModel(nn.Module):
 
     def reward_and_value(self, advanced: Tensor) -> tuple[Tensor, Tensor]:
         """The model's predicted rewards and values `[...]` at latents `[..., H]`."""
-        return self.codec.value(self.model_reward(advanced)), self.codec.value(self.model_value(advanced))
+        reward, value = self.reward_and_value_raw(advanced)
+        return self.codec.value(reward), self.codec.value(value)
+
+    def reward_and_value_raw(self, advanced: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs of the model's reward and value heads, `[..., width]` each; both hidden layers are one product."""
+        heads = self.model_reward, self.model_value
+        weight, bias = (torch.cat([getattr(head.hidden, name) for head in heads]) for name in ("weight", "bias"))
+        hidden = torch.relu(linear(advanced, weight, bias))
+        reward, value = (head.output(part) for head, part in zip(heads, hidden.chunk(2, -1), strict=True))
+        return reward, value
 
 
 def acting_parameters(model: AgentModel) -> Iterator[tuple[str, nn.Parameter]]:

@@ -70,6 +70,9 @@ class AgentSettings(Settings):
     is that of the bent number."""
     model_hidden: int = Field(default=64, ge=1)
     """Hidden width of the dynamics model's reward and value heads."""
+    action_embedding_std: float | None = Field(default=None, gt=0)
+    """Standard deviation of the dynamics model's initial action embeddings (of a continuous action: of its weights). Null
+    means 1 / sqrt(width of the latent state). With larger ones, the model tells actions apart sooner."""
 
     @property
     def own_encoder(self) -> bool:

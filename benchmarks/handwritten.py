@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from agent.model import AgentModel, ScaleGradient
+from agent.dynamics.transition import ScaleGradient
+from agent.model import AgentModel
 from learner.settings import TrainerSettings
 from learner.update.flat_adamw import Flat, FlatAdamW
 from learner.update.objective import SMALL_BYTES

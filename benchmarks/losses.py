@@ -1,7 +1,7 @@
 """The time of each loss in a learner step, and of measuring the losses' gradients: `python -m benchmarks.losses [RECIPE]`.
 
 It uses one process with one thread, and artificial batches with the recipe's shapes. Rounds are interleaved,
-and the median over the rounds is reported, so that other work on the machine changes all rows equally.
+and the median of the processor time is reported, so that other work on the machine changes all rows equally.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "+ dynamics": {"dynamics": ON},
     "full": {"cmpo": ON, "muesli_model": ON, "dynamics": ON},
 }
+PARTS = {
+    f"full, start_fraction={fraction}": ARMS["full"] | {"dynamics": ON | {"start_fraction": fraction}}
+    for fraction in (0.5, 0.25)
+}
 
 
 def settings_of(recipe: str, losses: dict[str, Any]) -> RunSettings:
@@ -63,11 +67,11 @@ def batch_of(settings: RunSettings, spec: AgentSpec) -> dict[str, Tensor]:
 
 
 def seconds_of(updater: Updater, inputs: dict[str, Tensor], *, measured: bool = False) -> float:
-    """Seconds of one learner step, with or without one measurement of the losses' gradients."""
+    """Processor time of one learner step in seconds, with or without one measurement of the losses' gradients."""
     updater.measured_at = updater.updates - (NEVER if measured else 0)
-    started = time.perf_counter()
+    started = time.process_time()
     updater.learn(inputs, learning_rate=1e-4, report=False)
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def main() -> None:
@@ -79,7 +83,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     runs = {}
-    for name, losses in ARMS.items():
+    for name, losses in (ARMS | PARTS).items():
         settings = settings_of(arguments.recipe, losses)
         spec = AgentSpec(describe(settings.env)[0], settings.agent)
         runs[name] = (make(settings, spec), batch_of(settings, spec))

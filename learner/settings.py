@@ -108,6 +108,12 @@ class DynamicsSettings(Settings):
     """Coefficient of the model's reward loss."""
     gradient_scale: float = Field(default=0.5, ge=0, le=1)
     """Factor on the gradient at each step back through the model."""
+    start_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Part of each minibatch's steps from which the model is unrolled, drawn at random for each update. The expected
+    gradient stays the same. The losses `dynamics` and `muesli_model` use the same steps."""
+    value_target: Literal["return", "prior_bootstrap"] = "return"
+    """What the model's value is trained towards: the value target of the state that is reached (`return`), or the
+    prior network's value of it (`prior_bootstrap`)."""
 
     @property
     def predicts_q(self) -> bool:

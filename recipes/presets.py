@@ -22,8 +22,8 @@ def _guide(*, kl: float, steps: int, policy: float, horizon: int) -> Mapping[str
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "conservative": _guide(kl=0.01, steps=3, policy=0.001, horizon=1),
     "aggressive": _guide(kl=0.05, steps=5, policy=0.005, horizon=5),
-    # The hyperparameters of Hessel et al. 2021, arXiv:2104.06159: one update per batch, 75 %
-    # replayed data.
+    # The hyperparameters of Hessel et al. 2021, arXiv:2104.06159, tables 5 and 6: one update per batch, 75 % replayed data.
+    # Each is given, so that a recipe cannot change it. docs/concepts/losses.md says where each comes from.
     "paper": {
         "agent": {"value_head": "categorical"},
         "actors": {"unroll_length": 30},
@@ -36,10 +36,21 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             "returns": "retrace",
             "optimizer": {"learning_rate": 3e-4, "schedule": "linear", "weight_decay": 0.0},
             "losses": {
-                "ppo_critic": {"vf_coef": 0.25},
-                "cmpo": {"enabled": True, "kl_coef": 1.0, "advantage": "model", "estimator": "exact"},
+                "ppo_critic": {"vf_coef": 0.25, "gae_lambda": 0.95},
+                "cmpo": {
+                    "enabled": True,
+                    "kl_coef": 1.0,
+                    "advantage_clip": 1.0,
+                    "advantage": "model",
+                    "baseline": "prior_value",
+                    "prior_ema_rate": 0.1,
+                    "variance_decay": 0.99,
+                    "variance_eps": 1e-12,
+                    "estimator": "exact",
+                    "num_samples": 16,
+                },
                 "ppo_actor": {"enabled": False},
-                "muesli_pg": {"enabled": True},
+                "muesli_pg": {"enabled": True, "pg_coef": 1.0, "ratio_clip": 1.0},
                 "dynamics": {"enabled": True, "unroll_steps": 5, "returns_pred_coef": 0.25, "reward_pred_coef": 1.0},
                 "muesli_model": {"enabled": True, "policy_pred_coef": 1.0, "policy_horizon": 5},
             },

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from deploy.cli.completion import complete_assignment, complete_recipe
+from recipes.presets import PRESETS
 
 
 class LogLevel(StrEnum):
@@ -65,13 +66,9 @@ Assignments = Annotated[
         autocompletion=complete_assignment,
     ),
 ]
-PresetOption = Annotated[
-    str | None, typer.Option("--preset", metavar="NAME", help="Losses to turn on: conservative or aggressive.")
-]
-RolePreset = Annotated[
-    str | None,
-    typer.Option("--preset", metavar="NAME", envvar="OATMILL_PRESET", help="Losses to turn on: conservative or aggressive."),
-]
+PRESET_HELP = f"Losses to turn on: {', '.join(PRESETS)}."
+PresetOption = Annotated[str | None, typer.Option("--preset", metavar="NAME", help=PRESET_HELP)]
+RolePreset = Annotated[str | None, typer.Option("--preset", metavar="NAME", envvar="OATMILL_PRESET", help=PRESET_HELP)]
 ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="A YAML file of settings.")]
 ActorsOption = Annotated[int | None, typer.Option("--actors", metavar="N", help="Actor processes (actors.count).")]
 LearnersOption = Annotated[int | None, typer.Option("--learners", metavar="M", help="Learner ranks (trainer.learners).")]

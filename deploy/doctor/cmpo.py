@@ -36,9 +36,11 @@ def model(run: ExaminedRun) -> Iterator[Finding]:
     agreed, share = agreement(run, "cmpo"), run.recent("losses", "cmpo", "gradient_share")
     if not math.isfinite(agreed):
         return
-    text = f"CMPO's model and the returns agree on actions by {agreed:.2f} (the correlation of their advantages)"
-    doubtful = agreed < DOUBTFUL and run.progress >= WARM_UP
-    if doubtful:
-        text += ": the model does not tell actions apart, so CMPO moves the policy by the model's errors"
-    followed = doubtful and share > WANTED_SHARE
+    text = f"CMPO's model and the returns agree on actions by {agreed:.2f} (the correlation of their advantages on fresh data)"
+    opposed = agreed < -DOUBTFUL and run.progress >= WARM_UP
+    if opposed:
+        text += ": the model prefers actions that turn out worse, so CMPO moves the policy the wrong way"
+    elif agreed < DOUBTFUL:
+        text += ": the model is poor, or one action matters little here (an exact model of LunarLander has 0.04)"
+    followed = opposed and share > WANTED_SHARE
     yield Finding(wrong=followed, topic="cmpo model", text=text, tries=balanced(run, "cmpo") if followed else ())

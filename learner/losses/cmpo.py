@@ -48,9 +48,15 @@ class _Cmpo(Loss):
         policy = clipped_mpo_policy(prior_log_probs_BTA, advantage_BTA, self.sizes, clip=self.settings.advantage_clip)
         return {"cmpo_policy_BTA": policy, "cmpo_entropy_BT": entropy(policy), "cmpo_advantage_BTA": advantage_BTA}
 
-    def compute(self, *, logits_BTA: Tensor, cmpo_policy_BTA: Tensor, mask_BT: Tensor) -> Terms:
-        """The term `kl`, and the statistics `cross_entropy` and `target_entropy`."""
-        return kl_terms(logits_BTA, cmpo_policy_BTA, mask_BT, self.sizes, self.settings.kl_coef)
+    def compute(self, *, logits_BTA: Tensor, cmpo_policy_BTA: Tensor, cmpo_entropy_BT: Tensor, mask_BT: Tensor) -> Terms:
+        """The term `kl` and the statistics `cross_entropy` and `target_entropy`, in nats."""
+        log_probs_BTA = distribution.log_softmax(logits_BTA.float(), self.sizes)
+        kl_BT = kl_divergence(cmpo_policy_BTA, log_probs_BTA, cmpo_entropy_BT)
+        return {
+            "kl": Term(kl_BT, mask_BT, self.settings.kl_coef),
+            "cross_entropy": Statistic.later(torch.add, (kl_BT.detach(), cmpo_entropy_BT), mask_BT),
+            "target_entropy": Statistic.later(itself, (cmpo_entropy_BT,), mask_BT),
+        }
 
 
 class ExactCmpo(_Cmpo):
@@ -93,18 +99,20 @@ class ExactCmpo(_Cmpo):
         advantage_BT: Tensor,
         actions_BT: Tensor,
         mask_BT: Tensor,
+        fresh_B: Tensor,
     ) -> dict[str, Statistic]:
         """Statistics of the target policy and of the advantages behind it."""
         expected_BTF = distribution.factor_sums(prior_log_probs_BTA.exp() * prior_q_BTA, self.sizes)
         offset_BT = (expected_BTF.mean(-1) - prior_value_BT1[:, :-1]).abs() / sigma
         q_taken_BT = distribution.log_prob(prior_q_BTA, actions_BT, self.sizes, factored=self.factored)
         of_taken_BT = q_taken_BT - expected_BTF.sum(-1)
+        fresh_BT = mask_BT & fresh_B.unsqueeze(-1)
         return target_statistics(
             prior_log_probs_BTA, cmpo_policy_BTA, cmpo_advantage_BTA, mask_BT, self.sizes, clip=self.settings.advantage_clip
         ) | {
             "baseline_offset": Statistic(offset_BT, mask_BT),
             "sigma": Statistic(sigma.expand_as(mask_BT), mask_BT),
-            "advantage_agreement": Statistic(agreement(of_taken_BT, advantage_BT, mask_BT), mask_BT),
+            "advantage_agreement": Statistic(agreement(of_taken_BT, advantage_BT, fresh_BT), fresh_BT),
         }
 
 
@@ -134,16 +142,6 @@ class ReturnCmpo(_Cmpo):
         return target_statistics(
             prior_log_probs_BTA, cmpo_policy_BTA, cmpo_advantage_BTA, mask_BT, self.sizes, clip=self.settings.advantage_clip
         ) | {"sigma": Statistic(sigma.expand_as(mask_BT), mask_BT)}
-
-
-def kl_terms(logits_BTA: Tensor, target_BTA: Tensor, mask_BT: Tensor, sizes: Sequence[int], coef: float) -> Terms:
-    """The term `kl` and the statistics `cross_entropy` and `target_entropy`, in nats."""
-    kl_BT, entropy_BT = kl_divergence(target_BTA, distribution.log_softmax(logits_BTA.float(), sizes))
-    return {
-        "kl": Term(kl_BT, mask_BT, coef),
-        "cross_entropy": Statistic.later(torch.add, (kl_BT.detach(), entropy_BT), mask_BT),
-        "target_entropy": Statistic.later(itself, (entropy_BT,), mask_BT),
-    }
 
 
 def target_statistics(

@@ -79,6 +79,7 @@ class SampledCmpo(Loss):
         advantage_BT: Tensor,
         actions_BT: Tensor,
         mask_BT: Tensor,
+        fresh_B: Tensor,
     ) -> dict[str, Statistic]:
         """Statistics of the sampled advantages; `total_variation` estimates 1/2 E_prior |w - 1|."""
         advantage, expected_BT = cmpo_sampled_advantage_BTN, prior_sampled_q_BTN.mean(-1)
@@ -92,9 +93,11 @@ class SampledCmpo(Loss):
             "total_variation": 0.5 * (cmpo_weights_BTN - 1).abs().mean(-1),
             "baseline_offset": (expected_BT - prior_value_BT1[:, :-1]).abs() / sigma,
             "sigma": sigma.expand_as(mask_BT),
-            "advantage_agreement": agreement(of_taken_BT, advantage_BT, mask_BT),
         }
-        return {name: Statistic(value, mask_BT) for name, value in values.items()}
+        fresh_BT = mask_BT & fresh_B.unsqueeze(-1)
+        return {name: Statistic(value, mask_BT) for name, value in values.items()} | {
+            "advantage_agreement": Statistic(agreement(of_taken_BT, advantage_BT, fresh_BT), fresh_BT)
+        }
 
     def compute(
         self,
@@ -203,9 +206,14 @@ def taken(values_BTA: Tensor, actions_BTN: Tensor) -> Tensor:
 def agreement(model_BT: Tensor, return_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """Correlation between the model's and the return's advantages of the taken actions.
 
-    It is computed over the valid steps of this rank. Returns are noisy, so that even a perfect model
-    does not reach 1. Near 0, the model ranks actions by its own errors and CMPO follows these errors.
-    NaN if one of the two is constant.
+    It is computed over this rank's steps. Use fresh ones: the model was trained on the returns of replayed ones and
+    remembers them. Returns are noisy, so even a perfect model may be near 0 (docs/concepts/losses.md). NaN if one of the
+    two is constant.
+
+    Args:
+        model_BT: the model's advantages of the taken actions.
+        return_BT: the returns' advantages of them.
+        mask_BT: the valid steps of fresh trajectories.
 
     Returns:
         One number from -1 to 1, expanded to `[B, T]`.

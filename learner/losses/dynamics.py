@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms, itself
-from learner.nodes.masks import ahead, unroll_masks
+from learner.nodes.masks import ahead, shift, unroll_masks
+from learner.nodes.return_estimators import bootstrap_values
 
 
 class DynamicsWrites(TypedDict):
@@ -81,6 +82,40 @@ class Dynamics(Loss):
         return terms
 
 
+class BootstrapDynamics(Dynamics):
+    """The same with the prior network's value of the state at t + k as the value's target.
+
+    It depends on the state reached and not on what happened later, as in a one-step temporal difference. It is known
+    for the final observation of a truncated episode and for the last observation of the trajectory, too.
+    """
+
+    def prepare(  # type: ignore[override]
+        self,
+        *,
+        rewards_BT: Tensor,
+        terminated_BT: Tensor,
+        truncated_BT: Tensor,
+        prior_value_BT1: Tensor,
+        prior_final_value_BT: Tensor,
+        mask_BT: Tensor,
+    ) -> DynamicsWrites:
+        """Shift rewards and the prior's values along the trajectory and mask them after an episode's end."""
+        steps = self.settings.unroll_steps
+        following_BT = bootstrap_values(prior_value_BT1[:, 1:], prior_final_value_BT, terminated_BT, truncated_BT)
+        known_BT = terminated_BT | truncated_BT | shift(mask_BT, 1, fill=True)
+        mask_BTK = unroll_masks(terminated_BT, truncated_BT, mask_BT, steps).reward
+        value_mask_BTK = mask_BTK & ahead(known_BT, steps, first=0)
+        return {
+            "model_reward_target_BTK": torch.where(mask_BTK, ahead(rewards_BT, steps, first=0), 0.0),
+            "model_reward_mask_BTK": mask_BTK,
+            "model_value_target_BTK": torch.where(value_mask_BTK, ahead(following_BT, steps, first=0), 0.0),
+            "model_value_mask_BTK": value_mask_BTK,
+        }
+
+
 def choose(question: Question) -> Choice | None:
-    """Choose the loss; there is one class."""
-    return Choice(Dynamics) if question.trainer.losses.dynamics.enabled else None
+    """Choose the class by the value's target."""
+    settings = question.trainer.losses.dynamics
+    if not settings.enabled:
+        return None
+    return Choice(Dynamics if settings.value_target == "return" else BootstrapDynamics)

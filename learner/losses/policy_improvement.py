@@ -52,14 +52,13 @@ def clipped_mpo_policy(
     return distribution.log_softmax(tilted, sizes or (tilted.shape[-1],)).exp()
 
 
-def kl_divergence(target_A: Tensor, log_probs_A: Tensor) -> tuple[Tensor, Tensor]:
-    """KL(target || policy) summed over factors, and the target's entropy, both in nats.
+def kl_divergence(target_A: Tensor, log_probs_A: Tensor, entropy_A: Tensor) -> Tensor:
+    """KL(target || policy) summed over factors, in nats.
 
-    The entropy does not depend on the policy, so that the KL and the cross-entropy have the same
-    gradient.
+    The target's entropy, `entropy_A`, does not depend on the policy. It can be computed once for many updates, and the KL
+    and the cross-entropy have the same gradient.
     """
-    target_entropy = entropy(target_A)
-    return -(target_A * log_probs_A).sum(-1) - target_entropy, target_entropy
+    return -(target_A * log_probs_A).sum(-1) - entropy_A
 
 
 def entropy(policy_A: Tensor) -> Tensor:

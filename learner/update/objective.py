@@ -16,6 +16,7 @@ from learner.loss import OWN_NUMBERS, Context, Loss, Node, Statistic, Term, meth
 from learner.nodes.masks import ahead
 from learner.plan import Plan
 from learner.update.single_steps import by_step
+from learner.update.starts import Starts, draw, reads_unroll
 from learner.update.sums import Key, UpdateSums, as_tensor, counts_of, masked_sum, settle
 from oatmill.errors import UserError
 from protocol.data.observations import ObservationDict
@@ -28,6 +29,9 @@ FOLLOWING_ACTIONS = "following_actions"
 
 FOLLOWING_MASKS = "following_masks"
 """For each single step: its action mask and the following ones, one for each step of the dynamics model."""
+
+STARTS = "starts"
+"""The steps of a minibatch from which the dynamics model is unrolled; absent if it is unrolled from all."""
 
 KEY = "observations_BT"
 """The name of a minibatch's observations. Dict observations have one tensor per key, whose name starts with the key's path."""
@@ -111,6 +115,9 @@ class Objective:
         model_reads |= {"actions_BT"} if plan.needs.unroll_steps else set()
         self.minibatch_names = frozenset(read | model_reads | {"mask_BT", IMPORTANCE})
         self.unroll_steps = plan.needs.unroll_steps
+        fraction = context.trainer.losses.dynamics.start_fraction
+        self.start_fraction = fraction if self.unroll_steps else 1.0
+        self.unrolled = frozenset(loss.name for loss in self.losses if reads_unroll(loss))
         # Signatures are read once. Reading them per minibatch would take longer than some losses, and
         # per batch 2 % of a small network's learner step.
         self.reads = {
@@ -213,7 +220,10 @@ class Objective:
         cut = {name: torch.split(value[rows], lengths) for name, value in small.items()}
         for position, part in enumerate(parts):
             taken = {name: pieces[position] for name, pieces in cut.items()}
-            yield {**scalars, **taken, **{name: value[part] for name, value in large.items()}}
+            taken |= {name: value[part] for name, value in large.items()}
+            if self.start_fraction < 1:
+                taken[STARTS] = draw(taken["mask_BT"], self.start_fraction, self.context.generator)
+            yield scalars | taken
 
     def weigh(self, minibatch: Mapping[str, Tensor], outputs: ModelOutputs, *, whole: bool = False) -> Weighed:
         """Compute every loss in order and weight its terms.
@@ -226,17 +236,21 @@ class Objective:
         values: dict[str, Tensor] = {**minibatch, **cast("Mapping[str, Tensor]", outputs)}
         importance_B = minibatch.get(IMPORTANCE)
         true_mask = minibatch["mask_BT"] if whole else None
+        starts = Starts(minibatch[STARTS], minibatch["mask_BT"]) if STARTS in minibatch else None
         now: dict[Key, Term | Statistic] = {}
         late: dict[Key, Statistic] = {}
         keys = []
         for loss in self.losses:
-            for name, entry in loss.compute(**self.select(values, loss, "compute")).items():
+            drawn = starts if loss.name in self.unrolled else None
+            for name, entry in self.compute(loss, values, drawn).items():
                 key = (loss.name, name)
                 keys.append(key)
                 if isinstance(entry, Statistic) and entry.late:
                     late[key] = entry
-                else:
+                elif drawn is None or importance_B is None:
                     now[key] = counted(entry, importance_B)
+                else:
+                    now[key] = counted(entry, drawn.at(IMPORTANCE, importance_B))
         if not self.checked:
             refuse_double_names(keys, self.measured)
             self.checked = True
@@ -244,7 +258,7 @@ class Objective:
         update_sums = UpdateSums(
             tuple(keys),
             [masked_sum(entry, true_mask) for entry in now.values()],
-            counts_of(now.values(), true_mask),
+            counts_of(now.values(), true_mask, {} if starts is None else starts.whole),
             late,
             true_mask,
         )
@@ -256,6 +270,14 @@ class Objective:
         return Weighed(
             tuple(loss.name for loss in self.losses), parts, weighted_sum(parts.values(), self.device), update_sums, broken_on
         )
+
+    def compute(self, loss: Loss, values: Mapping[str, Tensor], drawn: Starts | None) -> Mapping[str, Term | Statistic]:
+        """A loss's terms and statistics, at the drawn starts if there are any."""
+        given = self.select(values, loss, "compute")
+        if drawn is None:
+            return loss.compute(**given)
+        entries = loss.compute(**drawn.select(given)).items()
+        return {n: e if isinstance(e, Statistic) and e.late else drawn.expanded(e) for n, e in entries}
 
     @cached_property
     def device(self) -> torch.device:
@@ -301,6 +323,7 @@ def model_outputs(model: nn.Module, minibatch: Mapping[str, Tensor], needs: Mode
         minibatch.get(FOLLOWING_ACTIONS, minibatch.get("actions_BT")),
         needs,
         minibatch.get(FOLLOWING_MASKS),
+        minibatch.get(STARTS),
     )
     return outputs
 

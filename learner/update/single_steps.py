@@ -1,4 +1,4 @@
-"""Splits a batch into single steps, for `trainer.shuffle=steps`."""
+"""Splits a batch into single steps, for `trainer.shuffle=steps` and `dynamics.start_fraction`."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def by_step(name: str, value: Tensor, steps: int) -> Tensor:
     if axes.startswith("B"):
         return value.repeat_interleave(steps, 0)
     raise UserError(
-        f"trainer.shuffle=steps needs tensor names that end with their axes, such as _BT or _B, got {name}; "
-        "rename it, or set trainer.shuffle to trajectories"
+        "trainer.shuffle=steps needs tensor names that end with their axes, such as _BT or _B (so does "
+        f"dynamics.start_fraction), got {name}; rename it, or set trainer.shuffle to trajectories and start_fraction to 1"
     )

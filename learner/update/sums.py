@@ -47,9 +47,17 @@ def masked_sum(entry: Term | Statistic, true_mask: Tensor | None = None) -> Tens
     return value.sum(dtype=torch.float32)
 
 
-def counts_of(entries: Collection[Term | Statistic], true_mask: Tensor | None = None) -> list[Tensor | int]:
-    """The number of unmasked values of each entry; shared masks are counted once."""
-    masks = {id(entry.mask): entry.mask for entry in entries}
+def counts_of(
+    entries: Collection[Term | Statistic], true_mask: Tensor | None = None, whole: Mapping[int, Tensor] | None = None
+) -> list[Tensor | int]:
+    """The number of unmasked values of each entry; shared masks are counted once.
+
+    Args:
+        entries: terms and statistics.
+        true_mask: a mask that is known to be True everywhere.
+        whole: for the ids of masks that are parts of larger ones, those larger ones, which are counted.
+    """
+    masks = {id(entry.mask): (whole or {}).get(id(entry.mask), entry.mask) for entry in entries}
     counts = {key: mask.numel() if mask is true_mask else mask.sum() for key, mask in masks.items()}
     return [counts[id(entry.mask)] for entry in entries]
 
@@ -95,14 +103,13 @@ def settle_late(late: Sequence[Mapping[Key, Statistic]], whole: Sequence[Tensor 
         return joined[key]
 
     true_mask = None if whole[0] is None else tuple(map(id, whole))
-    lengths = [len(next(iter(update.values())).counted) for update in late]
     counts: dict[tuple[int, int | None], Tensor] = {}
     columns = []
     for name, entry in late[0].items():
         same = [update[name] for update in late]
         masks = [each.counted for each in same]
         value = entry.function(*(join(tensors) for tensors in zip(*(each.inputs for each in same), strict=True)))
-        mask = join(masks)
+        mask, lengths = join(masks), [len(each) for each in masks]
         if entry.last is not None:
             value, mask = value[..., entry.last], mask[..., entry.last]
         if tuple(map(id, masks)) != true_mask:

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from agent.dynamics.transition import ScaleGradient, Transition
 from agent.model import (
     AgentModel,
     ModelNeeds,
-    ScaleGradient,
-    Transition,
     acting_arrays,
     acting_layout,
     acting_parameters,

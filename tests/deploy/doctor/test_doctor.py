@@ -30,23 +30,32 @@ def found_by_model(agreement: float | None, **changes: Any) -> list[Finding]:
     return list(model(run_with(agreement, **changes)))
 
 
-def test_a_model_that_does_not_agree_is_wrong_where_cmpo_pushes() -> None:
-    (found,) = found_by_model(0.01, share=0.3)
+def test_a_model_that_disagrees_is_wrong_where_cmpo_pushes() -> None:
+    (found,) = found_by_model(-0.1, share=0.3)
     assert found.wrong
     # 0.3 of the gradient is 3/7 of all others; a tenth is 1/9: the coefficient 0.3 times (1/9) / (3/7) = 7/27 is 0.078.
     assert found.tries == ("trainer.losses.cmpo.kl_coef=0.078",)
-    assert "agree on actions by 0.01" in found.text
+    assert "agree on actions by -0.10" in found.text
+    assert "turn out worse" in found.text
 
 
 @pytest.mark.parametrize(
     ("agreement", "changes"),
-    [(0.25, {"share": 0.3}), (0.01, {"share": 0.05}), (0.01, {"share": 0.3, "env_steps": 10})],
-    ids=["it agrees", "CMPO hardly pushes", "the run has just begun"],
+    [(0.25, {"share": 0.3}), (0.01, {"share": 0.3}), (-0.1, {"share": 0.05}), (-0.1, {"share": 0.3, "env_steps": 10})],
+    ids=["it agrees", "noise hides it", "CMPO hardly pushes", "the run has just begun"],
 )
 def test_nothing_is_wrong_otherwise(agreement: float, changes: dict[str, Any]) -> None:
     (found,) = found_by_model(agreement, **changes)
     assert not found.wrong
     assert found.tries == ()
+
+
+def test_little_agreement_blames_no_model() -> None:
+    # An exact model of LunarLander agrees with its returns by 0.04: one action matters little there.
+    (found,) = found_by_model(0.04, share=0.3)
+    assert "the model is poor, or one action matters little" in found.text
+    (found,) = found_by_model(0.25, share=0.3)
+    assert "poor" not in found.text
 
 
 def test_nothing_is_said_without_a_model() -> None:

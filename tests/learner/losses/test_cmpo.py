@@ -20,7 +20,7 @@ from learner.losses.cmpo import (
     ReturnCmpo,
 )
 from learner.losses.cmpo_sampled import SampledCmpo, agreement
-from learner.losses.policy_improvement import clipped_mpo_policy, kl_divergence
+from learner.losses.policy_improvement import clipped_mpo_policy, entropy, kl_divergence
 from oatmill.errors import SettingsError
 from protocol.data.spaces import ActionSpace
 from tests.learner import oracles
@@ -66,25 +66,29 @@ def test_the_kl_is_the_definitions_and_a_target_of_0_adds_nothing() -> None:
     rng = np.random.default_rng(0)
     target, policy = oracles.softmax(rng.normal(size=(3, 4))), oracles.softmax(rng.normal(size=(3, 4)))
     target[0] = [0.5, 0.5, 0, 0]
-    divergence, entropy = kl_divergence(torch.from_numpy(target), torch.from_numpy(policy).log())
+    entropies = entropy(torch.from_numpy(target))
+    divergence = kl_divergence(torch.from_numpy(target), torch.from_numpy(policy).log(), entropies)
     np.testing.assert_allclose(divergence.numpy(), oracles.kl(target, policy), atol=1e-14)
-    assert entropy[0].item() == pytest.approx(log(2))
+    assert entropies[0].item() == pytest.approx(log(2))
 
 
 def test_the_gradient_of_the_kl_is_the_policy_minus_the_target() -> None:
     loss = ExactCmpo(cmpo_context({"kl_coef": 0.3}))
     logits = random_normal(0, 2, 3, 3).float().requires_grad_()
     target = random_normal(1, 2, 3, 3).float().softmax(-1).requires_grad_()
-    term = loss.compute(logits_BTA=logits, cmpo_policy_BTA=target, mask_BT=torch.ones(2, 3, dtype=torch.bool))["kl"]
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    term = loss.compute(logits_BTA=logits, cmpo_policy_BTA=target, cmpo_entropy_BT=entropy(target), mask_BT=mask)["kl"]
     assert cast("Term", term).coef == 0.3
     (gradient,) = torch.autograd.grad(term.value.sum(), logits)
     torch.testing.assert_close(gradient, logits.detach().softmax(-1) - target.detach())
 
 
 def test_the_cross_entropy_and_the_targets_entropy_differ_by_the_kl() -> None:
+    target = random_normal(1, 2, 3, 3).softmax(-1)
     terms = ExactCmpo(cmpo_context()).compute(
         logits_BTA=random_normal(0, 2, 3, 3).requires_grad_(),
-        cmpo_policy_BTA=random_normal(1, 2, 3, 3).softmax(-1),
+        cmpo_policy_BTA=target,
+        cmpo_entropy_BT=entropy(target),
         mask_BT=torch.ones(2, 3).bool(),
     )
     torch.testing.assert_close(terms["kl"].value.detach(), terms["cross_entropy"].value - terms["target_entropy"].value)
@@ -166,7 +170,7 @@ def test_statistics_of_the_target_by_hand() -> None:
     loss.sizes = (2,)
     written = loss.prepare(**inputs)
     followed = {"advantage_BT": torch.ones(1, 1), "actions_BT": torch.zeros(1, 1, dtype=torch.long)}
-    statistics = loss.measure(**inputs, **measured(written), **followed, mask_BT=EVERYWHERE)
+    statistics = loss.measure(**inputs, **measured(written), **followed, mask_BT=EVERYWHERE, fresh_B=EVERYWHERE[:, 0])
     assert statistics.pop("advantage_agreement").value.isnan()  # one step goes together with nothing
     found = {name: entry.value.item() for name, entry in statistics.items()}
     tilted = 0.25 * e / (0.25 * e + 0.75 * e**-0.4)
@@ -190,9 +194,11 @@ def test_statistics_of_a_factored_target_are_over_its_factors() -> None:
     followed = {
         "advantage_BT": random_normal(7, 2, 4),
         "actions_BT": torch.randint(2, (2, 4, 2), generator=torch.Generator().manual_seed(0)),
+        "fresh_B": torch.tensor([False, True]),
     }
     found = loss.measure(**inputs, **measured(written), **followed, mask_BT=torch.ones(2, 4, dtype=torch.bool))
-    agreement = found.pop("advantage_agreement").value
+    agreement = found.pop("advantage_agreement")
+    assert agreement.mask.tolist() == [[False] * 4, [True] * 4]
     prior, q = inputs["prior_log_probs_BTA"].exp().numpy(), inputs["prior_q_BTA"].numpy()
     policy, advantage = written["cmpo_policy_BTA"].numpy(), written["cmpo_advantage_BTA"].numpy()
     for b, t in np.ndindex(2, 4):
@@ -217,8 +223,9 @@ def test_statistics_of_a_factored_target_are_over_its_factors() -> None:
     for part, chosen in zip((slice(0, 2), slice(2, 5)), followed["actions_BT"].numpy().transpose(2, 0, 1), strict=True):
         p, own = prior[..., part], q[..., part]
         of_taken += np.take_along_axis(own, chosen[..., None], -1)[..., 0] - (p * own).sum(-1)
-    expected_agreement = np.corrcoef(of_taken.ravel(), followed["advantage_BT"].numpy().ravel())[0, 1]
-    np.testing.assert_allclose(agreement.numpy(), expected_agreement, atol=1e-6)
+    # The first row is replayed: the model remembers its return.
+    expected_agreement = np.corrcoef(of_taken[1], followed["advantage_BT"].numpy()[1])[0, 1]
+    np.testing.assert_allclose(agreement.value.numpy(), expected_agreement, atol=1e-6)
 
 
 def test_agreement_is_the_correlation_of_valid_steps_alone() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from agent import distribution
 from learner.loss import Term
 from learner.losses.cmpo_sampled import SampledCmpo, SampledCmpoWrites
-from learner.losses.policy_improvement import clipped_mpo_policy, kl_divergence, leave_one_out_weights
+from learner.losses.policy_improvement import clipped_mpo_policy, entropy, kl_divergence, leave_one_out_weights
 from tests.learner import oracles
 from tests.learner.worlds import cmpo_context, random_normal
 
@@ -148,7 +148,7 @@ def test_many_draws_come_to_the_exact_target_and_kl() -> None:
         cmpo_entropy_BT=written["cmpo_entropy_BT"],
         mask_BT=EVERYWHERE,
     )
-    expected, _ = kl_divergence(exact, logits.log_softmax(-1))
+    expected = kl_divergence(exact, logits.log_softmax(-1), entropy(exact))
     torch.testing.assert_close(terms["kl"].value, expected, atol=0.01, rtol=0)
     statistics = loss.measure(
         prior_value_BT1=torch.zeros(1, 2),
@@ -160,6 +160,7 @@ def test_many_draws_come_to_the_exact_target_and_kl() -> None:
         prior_latent_BTH=torch.zeros(1, 1, loss.prior.spec.latent_size),
         advantage_BT=torch.zeros(1, 1),
         actions_BT=torch.zeros(1, 1, dtype=torch.long),
+        fresh_B=torch.ones(1, dtype=torch.bool),
     )
     variation = 0.5 * (exact - prior.exp()).abs().sum(-1)
     torch.testing.assert_close(statistics["total_variation"].value, variation, atol=0.01, rtol=0)
@@ -236,6 +237,7 @@ def test_statistics_of_drawn_advantages_by_hand() -> None:
         cmpo_weights_BTN=torch.tensor([[[0.5, 1.0, 2.0, 0.5], [1.0, 1.0, 1.0, 1.0]]]),
         sigma=torch.tensor(0.5),
         mask_BT=torch.ones(1, 2, dtype=torch.bool),
+        fresh_B=torch.ones(1, dtype=torch.bool),
     )
     assert found.pop("advantage_agreement").value.isnan().all()  # the returns tell nothing apart
     assert {name: entry.value[0].tolist() for name, entry in found.items()} == {
@@ -268,9 +270,11 @@ def test_the_taken_actions_q_is_the_priors_models_whether_or_not_it_was_drawn(si
         advantage_BT=advantage,
         actions_BT=actions,
         mask_BT=torch.ones(2, 4, dtype=torch.bool),
+        fresh_B=torch.tensor([True, False]),
     )
     reward, value = model.every_action(latent, actions)
     column = actions[..., :1] if factored else actions.unsqueeze(-1)  # any factor's taken choice stands for the joint action
     of_taken = (reward + loss.gamma * value).gather(-1, column).squeeze(-1) - drawn_q.mean(-1)
-    expected = np.corrcoef(of_taken.detach().numpy().ravel(), advantage.numpy().ravel())[0, 1]
+    expected = np.corrcoef(of_taken.detach().numpy()[0], advantage.numpy()[0])[0, 1]  # the second row is replayed
     np.testing.assert_allclose(found["advantage_agreement"].value.detach().numpy(), expected, atol=1e-5)
+    assert found["advantage_agreement"].mask.tolist() == [[True] * 4, [False] * 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import numpy as np
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from agent.model import AgentModel, ModelNeeds
 from learner.loss import Statistic, Term
-from learner.losses.dynamics import Dynamics
+from learner.losses.dynamics import BootstrapDynamics, Dynamics
 from learner.nodes.masks import unroll_masks
+from learner.plan import make_plan
 from tests.learner import oracles
 from tests.learner.worlds import make_context, make_spec, make_trainer
 
@@ -22,6 +24,10 @@ POISON = (float("nan"), 1e9)
 def make_loss(unroll_steps: int = 3, **changes: float) -> Dynamics:
     paths = {f"losses.dynamics.{name}": value for name, value in changes.items()}
     return Dynamics(make_context(make_trainer("full", {"losses.dynamics.unroll_steps": unroll_steps} | paths)))
+
+
+def make_bootstrap(unroll_steps: int) -> BootstrapDynamics:
+    return BootstrapDynamics(make_context(make_trainer("full", {"losses.dynamics.unroll_steps": unroll_steps})))
 
 
 def flags(*steps: int, length: int) -> Tensor:
@@ -65,20 +71,63 @@ def test_targets_are_the_trajectorys_own_numbers_wherever_they_count(seed: int) 
         assert written["model_value_target_BTK"][b, t, k].item() == value
 
 
+def test_bootstrapped_targets_by_hand() -> None:
+    # T = 5, K = 2. Step 1 terminates, step 3 is truncated, and its final observation is worth 70. V of s_0..s_5 is 10..15.
+    # After step 0: V(s_1) = 11, after step 1: 0, after step 2: V(s_3) = 13, after step 3: 70, after step 4: V(s_5) = 15.
+    written = make_bootstrap(2).prepare(
+        rewards_BT=torch.tensor([[1.0, 2, 3, 4, 5]]),
+        terminated_BT=flags(1, length=5),
+        truncated_BT=flags(3, length=5),
+        prior_value_BT1=torch.tensor([[10.0, 11, 12, 13, 14, 15]]),
+        prior_final_value_BT=torch.tensor([[0.0, 0, 0, 70, 0]]),
+        mask_BT=torch.ones(1, 5, dtype=torch.bool),
+    )
+    assert written["model_value_target_BTK"].tolist() == [[[11, 0], [0, 0], [13, 70], [70, 0], [15, 0]]]
+    counted = [[[True, True], [True, False], [True, True], [True, False], [True, False]]]
+    assert written["model_value_mask_BTK"].tolist() == written["model_reward_mask_BTK"].tolist() == counted
+    assert written["model_reward_target_BTK"].tolist() == [[[1, 2], [2, 0], [3, 4], [4, 0], [5, 0]]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bootstrapped_targets_are_the_priors_values_of_the_states_that_are_reached(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    steps, k_steps = 7, 4
+    ends, cut, mask = rng.random((3, steps)) < 0.3, rng.random((3, steps)) < 0.5, rng.random((3, steps)) < 0.9
+    terminated, truncated = ends & ~cut, ends & cut
+    values, finals = rng.normal(size=(3, steps + 1)), rng.normal(size=(3, steps))
+    values[:, :-1][~mask] = math.nan
+    written = make_bootstrap(k_steps).prepare(
+        rewards_BT=torch.from_numpy(rng.normal(size=(3, steps))),
+        terminated_BT=torch.from_numpy(terminated),
+        truncated_BT=torch.from_numpy(truncated),
+        prior_value_BT1=torch.from_numpy(values),
+        prior_final_value_BT=torch.from_numpy(finals),
+        mask_BT=torch.from_numpy(mask),
+    )
+    truth = oracles.unroll_truth(terminated, truncated, mask, k_steps)["reward"]
+    for b, t, k in np.ndindex(3, steps, k_steps):
+        last = t + k  # the step whose action leads to the state
+        known = truth[b, t, k] and (ends[b, last] or last + 1 == steps or mask[b, last + 1])
+        assert written["model_value_mask_BTK"][b, t, k].item() == known
+        value = 0.0
+        if known and not terminated[b, last]:
+            value = finals[b, last] if truncated[b, last] else values[b, last + 1]
+        assert written["model_value_target_BTK"][b, t, k].item() == value
+
+
+def test_the_setting_chooses_the_values_target() -> None:
+    spec = make_spec()
+    for target, expected in (("return", Dynamics), ("prior_bootstrap", BootstrapDynamics)):
+        trainer = make_trainer("full", {"losses.dynamics.value_target": target})
+        assert expected in make_plan(trainer, spec.settings, spec.spaces.action).nodes
+
+
 class Chain(nn.Module):
     """The exact model of a chain: the state is a number, an action is what it goes up by."""
 
-    def forward(self, latent: Tensor, columns: Tensor) -> Tensor:
-        return latent + columns.float()
-
-
-class Times(nn.Module):
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, latent: Tensor) -> Tensor:
-        return self.factor * latent
+    def unroll(self, latent: Tensor, columns: Tensor, gradient_scale: float) -> Tensor:
+        assert gradient_scale == ModelNeeds().gradient_scale
+        return latent + columns.float().cumsum(0)
 
 
 def test_an_exact_model_of_a_chain_has_no_loss_at_any_step() -> None:
@@ -87,8 +136,8 @@ def test_an_exact_model_of_a_chain_has_no_loss_at_any_step() -> None:
     rng = np.random.default_rng(3)
     size, steps, model_steps = 4, 9, 4
     model = AgentModel(make_spec(sizes=(5,)))
-    for name, module in {"transition": Chain(), "model_reward": Times(1), "model_value": Times(10)}.items():
-        setattr(model, name, module)
+    model.transition = Chain()  # type: ignore[assignment]
+    model.reward_and_value_raw = lambda advanced: (advanced, 10 * advanced)  # type: ignore[method-assign]
     actions = torch.from_numpy(rng.integers(1, 5, (size, steps)))
     ends = torch.from_numpy(rng.random((size, steps)) < 0.2)
     terminated = ends & torch.from_numpy(rng.random((size, steps)) < 0.5)
