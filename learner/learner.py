@@ -23,9 +23,9 @@ from learner.reporting.rank_reporting import RankReporting
 from learner.reporting.silent_actors import silent_actors
 from learner.rewinds import Rewinds
 from learner.running_statistics import ObservationStatistics
-from learner.settings import TrainerSettings
 from learner.setup import LearnerConfig, make_updater
 from learner.update.inputs import to_inputs
+from learner.update.schedules import coefficient_factors, learning_rate
 from learner.update.updater import Record
 from oatmill.errors import OatmillError, RunError, UserError
 from oatmill.files.endpoints import write_endpoint
@@ -84,7 +84,8 @@ class Learner:
             config = replace(config, agent=self.spec.settings, settings=with_encoder(config.settings, encoder))
         self.config, self.ranks = config, ranks
         self.updater = make_updater(config, self.spec, ranks)
-        self.statistics = ObservationStatistics(self.updater.context.model, ranks.reducer)
+        frozen = "normaliser" in config.trainer.freeze_parts
+        self.statistics = ObservationStatistics(self.updater.context.model, ranks.reducer, frozen=frozen)
         self.welcome = welcome
         memory = MemoryLimit("learner", config.trainer.memory_bytes, setting="trainer.memory_bytes")
         stack.callback(memory.close)
@@ -211,6 +212,9 @@ class Learner:
         reported = self.is_reported(step, env_steps) or saved
         self.statistics.before_training(batch)
         inputs = to_inputs(batch, self.spec, trainer, self.ranks.device, reward_factor=self.reward_factor(batch))
+        self.updater.context.scheduled.update(
+            coefficient_factors(trainer, self.updater.plan.descriptors, self.progress.env_steps)
+        )
         record = self.updater.learn(
             cast("Mapping[str, torch.Tensor]", inputs),
             learning_rate=rate,
@@ -333,11 +337,3 @@ def who_is_silent(control: ControlClient, timeout_s: float) -> str:
     except OatmillError:
         return ""
     return silent_actors(status, timeout_s)
-
-
-def learning_rate(trainer: TrainerSettings, env_steps: int) -> float:
-    """The learning rate of the next learner step: constant, or decreasing to 0 over the budget."""
-    optimizer = trainer.optimizer
-    if optimizer.schedule == "constant":
-        return optimizer.learning_rate
-    return optimizer.learning_rate * max(0.0, 1 - env_steps / trainer.total_timesteps)

@@ -90,6 +90,11 @@ def prepared(settings: RunSettings) -> tuple[RunSettings, list[str]]:
     fitted = RunSettings.of(settings.explicit())
     trainer, unroll_length = fitted.trainer, fitted.actors.unroll_length
     trainer.gamma = trainer.discount
+    # `runs/latest` is another folder as soon as this run has one.
+    if trainer.init_from is not None:
+        trainer.init_from = str(Path(trainer.init_from).expanduser().resolve())
+    if trainer.teacher.policy is not None:
+        trainer.teacher.policy = str(Path(trainer.teacher.policy).expanduser().resolve())
     wanted, batch = trainer.batch_size, fit_batch(trainer, unroll_length)
     if batch == wanted:
         return fitted, []

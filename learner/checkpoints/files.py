@@ -277,7 +277,7 @@ def load_optimizer(updater: Updater, tensors: Mapping[str, Tensor]) -> None:
     if state and set(state) != set(range(len(updater.parameters))):
         raise UserError(
             f"the checkpoint has optimiser states for {len(state)} arrays, but these settings train {len(updater.parameters)}; "
-            "resume with the same losses, or start a new run"
+            "resume with the same losses and trainer.freeze_parts, or start a new run"
         )
     updater.optimizer.load(state)
 
