@@ -18,8 +18,8 @@ from oatmill.json_values import canonical_json
 
 MANIFEST = "manifest.json"
 MODEL_FILE = "model.safetensors"
-LATEST = "latest"
-"""The link to a run's newest checkpoint."""
+LATEST, BEST, PLAYING = "latest", "best", "playing"
+"""Links to a run's newest checkpoint, to its best, and to the one that its evaluator plays; the last two are kept."""
 FORMAT = 2
 """The manifest's format. Format 1 had no digest of the manifest itself."""
 FORMAT_KEY, DIGEST_KEY = "format", "manifest_sha256"

@@ -14,6 +14,7 @@ from deploy.cli import (
     compare,
     doctor,
     evaluate,
+    evaluator,
     export,
     health,
     keygen,
@@ -81,6 +82,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "replay": replay.replay,
     "actor": actor.actor,
     "learner": learner.learner,
+    "evaluator": evaluator.evaluator,
     "health": health.health,
     "help": usage.help_,
 }

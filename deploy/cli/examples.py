@@ -35,6 +35,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "replay": ("oatmill replay cogs_v_clips --run-dir runs/replay --listen tcp://0.0.0.0:7300 --keys keys",),
     "actor": ("oatmill actor cogs_v_clips --address tcp://HOST:7302 --keys keys",),
     "learner": ("oatmill learner cogs_v_clips --address tcp://HOST:7302 --run-dir runs/cogs --keys keys",),
+    "evaluator": ("oatmill evaluator --run-dir runs/cogs",),
     "health": ("oatmill health replay",),
     "cluster up": ("oatmill cluster up cogs_v_clips --actors 4", "oatmill cluster up cogs_v_clips --on ray --insecure"),
     "cluster scale": ("oatmill cluster scale --actors 8",),

@@ -130,6 +130,7 @@ class RankReporting:
         }
         numbers = {name: math.nan if value is None else value for name, value in summary.items()}
         self.metrics.report(report, {flag: flag in self.run_files.raised for flag in FLAGS}, numbers)
+        self.metrics.evaluation(line["eval_return"])
         self.metrics.lines_lost.inc(self.run_files.take_lost_lines())
 
     def checkpoint_written(self) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from oatmill.errors import RunError, UserError
 from oatmill.files.atomic import write_file
+from oatmill.files.json_lines import last_line
 from oatmill.process.signals import Interrupts, Stops, sigterm_interrupts
 from replay.addresses import open_to_others
 from replay.log.disk import log_folder
@@ -18,7 +19,6 @@ from replay.log.identity import check_owner, run_id
 from replay.log.tally import NAME as TALLY
 from replay.store.snapshot import BUFFER_FOLDER, SnapshotFolder
 from runner.folder import RunFolder
-from runner.json_lines import last_line
 from runner.local.job import Account, Job
 from runner.local.listening import LOCAL, listening
 from runner.local.supervisor import supervise
