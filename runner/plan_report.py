@@ -223,7 +223,7 @@ def report_plan(settings: RunSettings, *, resumed: bool = False) -> PlanReport:
     with environment_process(fitted) as environment:
         from agent.encoders import make_encoder  # noqa: PLC0415  (loads torch, while the environment is built)
         from learner.plan import make_plan  # noqa: PLC0415
-        from learner.reporting.tensorboard_wandb import wanted_targets  # noqa: PLC0415
+        from learner.reporting.loggers import wanted_targets  # noqa: PLC0415
 
         wanted_targets(fitted.metrics)  # raises if a package is missing
         described = environment.result()

@@ -52,6 +52,8 @@ class RunResult:
         red_flags: all red flags that were raised, with reasons.
         ledger: number of trajectories by outcome.
         actor_restarts: total number of actor restarts.
+        git_commit: commit of the working folder's repository, with `-dirty` after it if tracked files had changed; None
+            outside of a repository.
         versions: versions of Python, oatmill and its main dependencies.
     """
 
@@ -67,7 +69,6 @@ class RunResult:
     seconds: float | None
     env_steps_per_second: float | None
     episode_return: Mapping[str, Any]
-    eval_return: Mapping[str, Any] | None
     episode_length: float | None
     episode_statistics: Mapping[str, Any]
     episode_info: Mapping[str, Any]
@@ -79,6 +80,8 @@ class RunResult:
     ledger: Mapping[str, Any]
     actor_restarts: int
     versions: Mapping[str, str]
+    git_commit: str | None = None
+    eval_return: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:
         """How well, how far and how fast, in one line; the attributes have the rest."""
@@ -113,12 +116,14 @@ class Identity:
         recipe: name of the recipe.
         seed: seed of the trainer.
         preset: name of the preset, if one was used.
+        git_commit: commit of the working folder's repository.
     """
 
     run_dir: Path
     recipe: str
     seed: int
     preset: str | None
+    git_commit: str | None = None
 
 
 def compose(
@@ -168,6 +173,7 @@ def compose(
         red_flags=learner.get("red_flags") or [],
         ledger=status.get("ledger") or {},
         actor_restarts=actor_restarts,
+        git_commit=identity.git_commit,
         versions=versions(),
     )
 

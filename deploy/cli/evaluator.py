@@ -14,7 +14,7 @@ def evaluator(
     *,
     run_dir: Annotated[
         Path,
-        typer.Option("--run-dir", metavar="DIR", envvar="OATMILL_RUN_DIR", help="The run folder, which the learner shares."),
+        typer.Option("--run-dir", metavar="DIR", envvar="OATMILL_RUN_DIR", help="The run folder, shared with the learner."),
     ],
     trust: TrustOption = False,
     log_level: LogLevelOption = LogLevel.info,

@@ -17,11 +17,11 @@ import numpy as np
 from learner.loss_descriptor import LOSSES_FILE, LossDescriptor, to_json
 from learner.progress import Progress
 from learner.reporting.evaluations import Evaluations
+from learner.reporting.loggers import BackgroundWriters
 from learner.reporting.measurements import StepReport, explained_variance, plain
 from learner.reporting.red_flags import FLAGS, Observation, RedFlags
 from learner.reporting.silent_actors import silence
 from learner.reporting.steering import Move
-from learner.reporting.tensorboard_wandb import BackgroundWriters
 from oatmill.files.atomic import append_line
 from oatmill.files.full_disk import NeededWrites
 from protocol.data.trajectory import Array

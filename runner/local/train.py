@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from oatmill.errors import RunError, UserError
 from oatmill.files.atomic import write_file
 from oatmill.files.json_lines import last_line
+from oatmill.git import git_commit
 from oatmill.process.signals import Interrupts, Stops, sigterm_interrupts
 from replay.addresses import open_to_others
 from replay.log.disk import log_folder
@@ -78,14 +79,21 @@ def train_here(settings: RunSettings, *, recipe: str, preset: str | None, option
             checked = report_plan(settings, resumed=options.resume)
             stops.check()
             prepare(folder, checked, resume=options.resume)
-            identity = Identity(folder.path, recipe, checked.settings.trainer.seed, preset)
+            commit = git_commit(Path.cwd())
+            identity = Identity(folder.path, recipe, checked.settings.trainer.seed, preset, commit)
             job = Job(
                 settings=checked.settings,
                 folder=folder,
                 addresses=addresses,
                 insecure=options.insecure,
                 observer=observer,
-                identity={"recipe": recipe, "preset": preset, "seed": identity.seed, "started": time.time()},
+                identity={
+                    "recipe": recipe,
+                    "preset": preset,
+                    "seed": identity.seed,
+                    "started": time.time(),
+                    "git_commit": commit,
+                },
                 resume=options.resume,
                 log_level=options.log_level,
                 keys=options.keys,
