@@ -176,17 +176,16 @@ def wanted_targets(metrics: MetricsSettings) -> list[Target]:
     Raises:
         UserError: if a tool's package is not installed.
     """
-    installed = {target.package for target in TARGETS if importlib.util.find_spec(target.package) is not None}
-    asked = {target.package: getattr(metrics, target.package) for target in TARGETS}
-    wanted = [
-        target for target in TARGETS if asked[target.package] or (asked[target.package] is None and target.package in installed)
-    ]
-    for target in wanted:
-        if target.package not in installed:
+    wanted = []
+    for target in TARGETS:
+        asked, installed = getattr(metrics, target.package), importlib.util.find_spec(target.package) is not None
+        if asked and not installed:
             raise UserError(
                 f"metrics.{target.package}=true needs the package {target.package}, which is not installed; "
                 f"pip install 'oatmill[{target.package}]'"
             )
+        if asked or (asked is None and installed):
+            wanted.append(target)
     return wanted
 
 
