@@ -18,6 +18,8 @@ from runner.overrides import merged, nested
 
 BEST, PAGE = "best.yaml", "report.html"
 WIDTH, HEIGHT, DPI = 10.0, 3.6, 110
+PLATE = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+"""Behind a text, so that no line crosses it."""
 
 
 def write_results(sweep: Sweep, study: Any) -> dict[str, Any] | None:
@@ -114,10 +116,10 @@ def parallel(sweep: Sweep, complete: list[Any]) -> bytes:
     for position, parameter in enumerate(sweep.parameters):
         ticks = [(place(parameter, drawn), brief(value)) for drawn, value in marks(parameter)]
         for height, text in ticks:
-            axis.annotate(text, (position, height), xytext=(4, 0), textcoords="offset points", fontsize=8)
+            axis.annotate(text, (position, height), xytext=(4, 0), textcoords="offset points", fontsize=8, bbox=PLATE)
         axis.axvline(position, color="0.8", zorder=0)
     for height, value in ((0.0, min(returns)), (1.0, max(returns))):
-        axis.annotate(brief(value), (len(places), height), xytext=(4, 0), textcoords="offset points", fontsize=8)
+        axis.annotate(brief(value), (len(places), height), xytext=(4, 0), textcoords="offset points", fontsize=8, bbox=PLATE)
     axis.axvline(len(places), color="0.8", zorder=0)
     axis.set_xticks(range(len(columns)), [*(parameter.path.rpartition(".")[2] for parameter in sweep.parameters), "return"])
     axis.set_yticks([])

@@ -161,8 +161,8 @@ class Pruning:
         self._trial.report(statistics.mean([*self._before, mean]), point)
         if self._trial.should_prune():
             self.pruned = True
-            control, keys = (read_json(self._folder / "run.json").get(name) for name in ("control", "keys"))
-            with operator_client(control, None if keys is None else Path(keys)) as hub:
+            run = read_json(self._folder / "run.json")
+            with operator_client(run["control"], None if run["keys"] is None else Path(run["keys"])) as hub:
                 hub.stop()
 
     def _known(self) -> Mapping[int, float]:
