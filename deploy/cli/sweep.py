@@ -6,11 +6,14 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from deploy.cli.options import Assignments, JsonOption, LogLevel, LogLevelOption, RecipeArgument, print_json
+
+if TYPE_CHECKING:
+    from deploy.sweep.study import Sweep
 
 
 class Sampler(StrEnum):
@@ -65,12 +68,10 @@ def sweep(
     interrupted, from its newest checkpoint; more --trials add trials. The best settings are written to
     best.yaml, a file for --config, and all trials to report.html. Needs oatmill[sweep].
     """
-    from deploy.cli.display import observer_for  # noqa: PLC0415
     from deploy.curves import figure_class  # noqa: PLC0415
-    from deploy.sweep.report import lines_of, write_results  # noqa: PLC0415
+    from deploy.sweep.report import lines_of  # noqa: PLC0415
     from deploy.sweep.space import parse_parameter  # noqa: PLC0415
-    from deploy.sweep.study import Trials, make_sweep, open_study  # noqa: PLC0415
-    from oatmill.errors import RunError  # noqa: PLC0415
+    from deploy.sweep.study import make_sweep, open_study  # noqa: PLC0415
     from runner.overrides import command_layers  # noqa: PLC0415
 
     figure_class()  # before hours of training
@@ -79,15 +80,29 @@ def sweep(
     parameters = [parse_parameter(text) for text in param]
     made = make_sweep(recipe, parameters, common, seeds=seeds, metric=metric.value, out=out)
     study = open_study(made, sampler=sampler.value, pruner=pruner.value, seed=seed)
-    runs = Trials(
-        made,
-        study,
-        observer=lambda _title: observer_for(output),
-        say=lambda text: print(text, file=output, flush=True),
-        log_level=log_level.value,
-    )
+    found = searched(made, study, trials=trials, output=output, log_level=log_level.value)
+    for line in ["", *lines_of(found, made.out, recipe)]:
+        print(line, file=output)
+    if as_json:
+        print_json(found | {"out": str(made.out)})
+
+
+def searched(made: Sweep, study: Any, *, trials: int, output: TextIO, log_level: str) -> dict[str, Any]:
+    """Run the trials and write what was found, also if they are interrupted; returns the best trial.
+
+    Raises:
+        RunError: if no trial was completed.
+    """
+    from deploy.cli.display import observer_for  # noqa: PLC0415
+    from deploy.sweep.report import write_results  # noqa: PLC0415
+    from deploy.sweep.study import Trials  # noqa: PLC0415
+    from oatmill.errors import RunError  # noqa: PLC0415
+
+    def say(text: str) -> None:
+        print(text, file=output, flush=True)
+
     try:
-        runs.run(trials)
+        Trials(made, study, observer=lambda _title: observer_for(output), say=say, log_level=log_level).run(trials)
     except KeyboardInterrupt:
         write_results(made, study)
         typer.echo(f"stopped after {len(study.trials)} of {trials} trials; the same command continues", err=True)
@@ -95,7 +110,4 @@ def sweep(
     found = write_results(made, study)
     if found is None:
         raise RunError(f"none of {len(study.trials)} trials was completed; their logs are in {made.out / 'trials'}")
-    for line in ["", *lines_of(found, made.out, recipe)]:
-        print(line, file=output)
-    if as_json:
-        print_json(found | {"out": str(made.out)})
+    return found

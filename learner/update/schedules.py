@@ -7,6 +7,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
+from learner.loss import Context
 from learner.loss_descriptor import LossDescriptor
 from learner.settings import Points, TrainerSettings
 from oatmill.errors import SettingsError
@@ -74,6 +75,11 @@ def coefficient_factors(trainer: TrainerSettings, losses: Mapping[str, LossDescr
         shape, points = (schedule, ()) if isinstance(schedule, str) else ("piecewise", schedule)
         factors[places[name]] = factor(shape, points, done)
     return factors
+
+
+def schedule_coefficients(context: Context, losses: Mapping[str, LossDescriptor], env_steps: int) -> None:
+    """Set the factors of the next learner step; the arguments are those of `coefficient_factors`."""
+    context.scheduled.update(coefficient_factors(context.trainer, losses, env_steps))
 
 
 def places_of(losses: Mapping[str, LossDescriptor]) -> dict[str, tuple[str, str]]:
