@@ -45,13 +45,17 @@ def run(
     monkeypatch.setattr(Trials, "_start", started)
     said: list[str] = []
     study = open_study(sweep, sampler="random", pruner=pruner, seed=0)
-    Trials(sweep, study, observer=lambda _title: Silent(), say=said.append, log_level="info").run(trials)
+    Trials(sweep, study, observer=silent, say=said.append, log_level="info").run(trials)
     return study, said
 
 
 class Silent:
     def reported(self, line: Any) -> None:
         pass
+
+
+def silent(_title: str) -> Any:
+    return Silent()
 
 
 def done(mean: float | None, outcome: str = "done") -> dict[str, Any]:
@@ -134,7 +138,7 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypa
     without = tmp_path / "trials" / "trial-1" / "seed-0"
     (without / "checkpoints").mkdir(parents=True)  # was killed before its first checkpoint
     study = open_study(sweep, sampler="tpe", pruner="none", seed=0)
-    Trials(sweep, study, observer=lambda _title: Silent(), say=lambda _text: None, log_level="info").run(2)  # type: ignore[arg-type]
+    Trials(sweep, study, observer=silent, say=lambda _text: None, log_level="info").run(2)
     assert starts == [(True, True), (False, False)]
 
 
@@ -151,7 +155,11 @@ def test_a_bad_curve_is_pruned_and_its_run_is_stopped(tmp_path: Path, monkeypatc
         def stop(self) -> None:
             stopped.append("stop")
 
-    monkeypatch.setattr(module, "operator_client", lambda address, _keys: stopped.append(address) or Hub())
+    def client(address: str, _keys: Path | None) -> Hub:
+        stopped.append(address)
+        return Hub()
+
+    monkeypatch.setattr(module, "operator_client", client)
 
     def start(_settings: RunSettings, folder: Path, observer: Pruning) -> dict[str, Any]:
         folder.mkdir(parents=True)
