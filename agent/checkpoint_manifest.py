@@ -18,6 +18,8 @@ from oatmill.json_values import canonical_json
 
 MANIFEST = "manifest.json"
 MODEL_FILE = "model.safetensors"
+LATEST, BEST, PLAYING = "latest", "best", "playing"
+"""Links to a run's newest checkpoint, to its best, and to the one that its evaluator plays; the last two are kept."""
 FORMAT = 2
 """The manifest's format. Format 1 had no digest of the manifest itself."""
 FORMAT_KEY, DIGEST_KEY = "format", "manifest_sha256"
@@ -119,3 +121,16 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The folder of a checkpoint. A run folder means its newest checkpoint.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if (path / "config.yaml").is_file():
+        return (path / "checkpoints" / LATEST).resolve()
+    if not path.is_dir():
+        raise UserError(f"{path} is not a checkpoint: expected a folder, such as runs/latest/checkpoints/latest or runs/latest")
+    return path.resolve()

@@ -26,6 +26,7 @@ from learner.ranks.reduce import OneRank
 from learner.settings import TrainerSettings
 from learner.update.objective import Objective, model_outputs
 from learner.update.updater import freeze_unused
+from learner.update.warm_start import freeze
 from protocol.data.observations import each, zeros
 
 
@@ -59,6 +60,7 @@ def plan_cost(plan: Plan, spec: AgentSpec, trainer: TrainerSettings, *, unroll_l
     """
     context = make_context(spec, trainer)
     freeze_unused(context.model, plan)
+    freeze(context.model, trainer.freeze_parts)
     objective = Objective(plan, context)
     values, flops = count_prepare(objective, one_trajectory(spec, unroll_length))
     minibatch = objective.minibatch(values, torch.arange(1))

@@ -23,9 +23,9 @@ from learner.reporting.rank_reporting import RankReporting
 from learner.reporting.silent_actors import silent_actors
 from learner.rewinds import Rewinds
 from learner.running_statistics import ObservationStatistics
-from learner.settings import TrainerSettings
 from learner.setup import LearnerConfig, make_updater
 from learner.update.inputs import to_inputs
+from learner.update.schedules import learning_rate, schedule_coefficients
 from learner.update.updater import Record
 from oatmill.errors import OatmillError, RunError, UserError
 from oatmill.files.endpoints import write_endpoint
@@ -84,7 +84,7 @@ class Learner:
             config = replace(config, agent=self.spec.settings, settings=with_encoder(config.settings, encoder))
         self.config, self.ranks = config, ranks
         self.updater = make_updater(config, self.spec, ranks)
-        self.statistics = ObservationStatistics(self.updater.context.model, ranks.reducer)
+        self.statistics = ObservationStatistics(self.updater.context.model, ranks.reducer, config.trainer.freeze_parts)
         self.welcome = welcome
         memory = MemoryLimit("learner", config.trainer.memory_bytes, setting="trainer.memory_bytes")
         stack.callback(memory.close)
@@ -168,8 +168,8 @@ class Learner:
             RunError: if no batch arrives within `trainer.data_timeout`.
         """
         self.batches.request(self.progress.learner_step)
-        clock = AwakeClock()
-        deadline = clock.now() + self.config.trainer.data_timeout
+        clock, timeout_s = AwakeClock(), self.config.trainer.data_timeout
+        deadline = clock.now() + timeout_s
         delivery: Delivery | None = None
         while True:
             self.watchdog.beat()  # waiting is not a hang; trainer.data_timeout limits it
@@ -184,7 +184,6 @@ class Learner:
             if all_have_one:
                 return delivery
             if not all_in_time:
-                timeout_s = self.config.trainer.data_timeout
                 raise RunError(
                     f"no batch of {self.config.trainer.batch_size} trajectories arrived within {timeout_s:g} s; "
                     f"{who_is_silent(self.control, timeout_s)}check the actors' logs, or raise trainer.data_timeout"
@@ -203,7 +202,7 @@ class Learner:
     def learn(self, delivery: Delivery, *, waited: float) -> None:
         """Run one learner step: update, publish, acknowledge the batch, report, save."""
         trainer, batch = self.config.trainer, delivery.batch
-        rate = learning_rate(self.config.trainer, self.progress.env_steps)
+        rate = learning_rate(trainer, self.progress.env_steps)
         step = self.progress.learner_step + 1
         (fresh,) = self.ranks.agree(float(batch.valid[batch.fresh].sum()))
         env_steps = self.progress.env_steps + int(fresh)
@@ -211,6 +210,7 @@ class Learner:
         reported = self.is_reported(step, env_steps) or saved
         self.statistics.before_training(batch)
         inputs = to_inputs(batch, self.spec, trainer, self.ranks.device, reward_factor=self.reward_factor(batch))
+        schedule_coefficients(self.updater.context, self.updater.plan.descriptors, self.progress.env_steps)
         record = self.updater.learn(
             cast("Mapping[str, torch.Tensor]", inputs),
             learning_rate=rate,
@@ -333,11 +333,3 @@ def who_is_silent(control: ControlClient, timeout_s: float) -> str:
     except OatmillError:
         return ""
     return silent_actors(status, timeout_s)
-
-
-def learning_rate(trainer: TrainerSettings, env_steps: int) -> float:
-    """The learning rate of the next learner step: constant, or decreasing to 0 over the budget."""
-    optimizer = trainer.optimizer
-    if optimizer.schedule == "constant":
-        return optimizer.learning_rate
-    return optimizer.learning_rate * max(0.0, 1 - env_steps / trainer.total_timesteps)

@@ -122,6 +122,7 @@ class Context:
         advantage_scale: the running scale of advantages, sigma.
         generator: the random number generator for sampling actions; checkpoints save its state.
         scales: a factor on each loss's coefficients, 1 if missing. Only steering changes it.
+        scheduled: a factor on coefficients, by loss and term (`learner.update.schedules`), 1 if missing.
         reward_scale: the running deviation of the discounted return; None unless
             `trainer.normalise_rewards` is true.
     """
@@ -133,6 +134,7 @@ class Context:
     advantage_scale: AdvantageScale
     generator: torch.Generator
     scales: dict[str, float] = field(default_factory=dict)
+    scheduled: dict[tuple[str, str], float] = field(default_factory=dict)
     reward_scale: RewardScale | None = None
 
     @property

@@ -39,6 +39,8 @@ class LossDescriptor:
             None if there is no such range.
         terms: the terms and statistics whose Prometheus series exist before the first report.
         gauges: additional metrics: metric name to the number's name and a help text.
+        schedule: how all of its coefficients change over the budget unless `trainer.coef_schedules` names the loss:
+            `linear` or `cosine` to 0; empty for constant ones.
         color: `#rrggbb`; empty for a colour of the palette.
 
     Raises:
@@ -54,6 +56,7 @@ class LossDescriptor:
     policy_ratio: tuple[float, float] | None = None
     terms: tuple[str, ...] = ()
     gauges: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    schedule: Literal["", "linear", "cosine"] = ""
     color: str = ""
 
     def __post_init__(self) -> None:

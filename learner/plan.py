@@ -22,6 +22,7 @@ from learner.losses import cmpo, dynamics, muesli_model, muesli_pg, ppo_actor, p
 from learner.nodes.network import BatchInputs, Forward, Prior, PriorQ, PriorSamples, Unroll
 from learner.nodes.returns import DrawnRetrace, GaeVtrace, GaeVtraceSigma, Retrace
 from learner.settings import TrainerSettings
+from learner.update.schedules import check_schedules
 from oatmill.errors import SettingsError, UserError
 from oatmill.user_modules import load_function
 from protocol.data.spaces import ActionSpace
@@ -121,12 +122,14 @@ def make_plan(
         raise SettingsError("every loss is disabled; enable at least trainer.losses.ppo_critic and trainer.losses.ppo_actor")
     chosen = [choice.loss for choice in choices]
     nodes = order([*supporting_nodes(chosen, trainer, action), *chosen])
+    descriptors = describe((node.name for node in nodes if issubclass(node, Loss)), own_descriptors(choices))
+    check_schedules(trainer, descriptors)
     return Plan(
         nodes=tuple(nodes),
         auto={path: value for choice in choices for path, value in choice.auto.items()},
         notes=(*returns_notes(trainer, action), *(note for choice in choices for note in choice.notes)),
         needs=model_needs(chosen, trainer),
-        descriptors=describe((node.name for node in nodes if issubclass(node, Loss)), own_descriptors(choices)),
+        descriptors=descriptors,
     )
 
 

@@ -54,10 +54,11 @@ class ObservationStatistics:
     Args:
         model: the network that is trained.
         reducer: sums over ranks.
+        frozen: the parts of the network that are not trained; with `normaliser` the statistics stay as they are.
     """
 
-    def __init__(self, model: AgentModel, reducer: Reducer) -> None:
-        self._moments = model.normaliser
+    def __init__(self, model: AgentModel, reducer: Reducer, frozen: Sequence[str] = ()) -> None:
+        self._moments = None if "normaliser" in frozen else model.normaliser
         self._paths = tuple(model.spec.normalised)
         self._reducer = reducer
         self._merged = False

@@ -13,6 +13,11 @@ OwnFunction = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 """`module:function`."""
 
 
+FrozenPart = Literal["encoder", "core", "policy", "value", "dynamics", "normaliser"]
+Points = tuple[tuple[float, float], ...]
+"""A piecewise linear schedule: `(fraction of the budget, factor)`, in order."""
+
+
 class PpoCriticSettings(Settings):
     """Trains the value head on the value targets."""
 
@@ -171,8 +176,11 @@ class OptimizerSettings(Settings):
 
     learning_rate: float = Field(default=1e-3, gt=0)
     """Learning rate of AdamW at the start."""
-    schedule: Literal["linear", "constant"] = "linear"
-    """`linear` decays the learning rate to 0 over `trainer.total_timesteps`; `constant` keeps it."""
+    schedule: Literal["linear", "cosine", "constant", "piecewise"] = "linear"
+    """`linear` and `cosine` decay the learning rate to 0 over `trainer.total_timesteps`; `constant` keeps it;
+    `piecewise` follows `schedule_points`."""
+    schedule_points: Points = ()
+    """`[fraction of the budget, factor]` in order, linear in between: `[[0, 0], [0.05, 1], [1, 0]]` warms up and decays."""
     eps: float = Field(default=1e-5, gt=0)
     """AdamW's epsilon."""
     weight_decay: float = Field(default=0.0, ge=0)
@@ -181,6 +189,16 @@ class OptimizerSettings(Settings):
     """AdamW's decay rate of the first moment."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
     """AdamW's decay rate of the second moment."""
+
+
+class TeacherSettings(Settings):
+    """The teacher of the loss `learner.losses.teacher:choose`, which `trainer.extra_losses` turns on."""
+
+    policy: str | None = Field(default=None, min_length=1)
+    """The teacher: a run folder (its newest checkpoint) or a checkpoint, of the same environment."""
+    kl_coef: float = Field(default=1.0, ge=0)
+    """Coefficient of the KL from the teacher to the trained policy, at the start. It falls to 0 over the
+    budget unless `trainer.coef_schedules.teacher` says otherwise."""
 
 
 class TrainerSettings(Settings):
@@ -220,8 +238,18 @@ class TrainerSettings(Settings):
     extra_losses: tuple[OwnFunction, ...] = ()
     """Your own losses as `module:choose`, applied after the built-in ones; see
     docs/tutorials/your-own-loss.md."""
+    teacher: TeacherSettings = Field(default_factory=TeacherSettings)
     learners: int = Field(default=1, ge=1, le=1024)
     """Number of learner ranks (processes)."""
+    init_from: str | None = Field(default=None, min_length=1)
+    """Start with the weights and observation statistics of this run folder or checkpoint, by name."""
+    init_partial: bool = False
+    """Start although parameters do not fit those of `init_from`; they keep their random values."""
+    freeze_parts: tuple[FrozenPart, ...] = ()
+    """Parts of the network that are not trained: encoder, core, policy, value, dynamics, normaliser."""
+    coef_schedules: dict[str, Literal["linear", "cosine", "constant"] | Points] = Field(default_factory=dict)
+    """Schedules of coefficients, by setting (`ent_coef`) or loss (`cmpo`): `linear` or `cosine` to 0,
+    `constant`, or points as in `optimizer.schedule_points`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network is trained. `auto` uses CUDA if it is available."""
     autocast: Literal["none", "bfloat16"] = "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -22,9 +23,12 @@ from learner.ranks.reduce import Ranks
 from learner.running_statistics import RewardScale
 from learner.settings import TrainerSettings
 from learner.update.updater import Updater, freeze_unused
+from learner.update.warm_start import freeze, warm_start
 from oatmill.errors import UserError
 from oatmill.settings.base import MetricsSettings
 from protocol.security.keys import ClientKeys
+
+log = logging.getLogger("oatmill.learner")
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,11 @@ def make_updater(config: LearnerConfig, spec: AgentSpec, ranks: Ranks) -> Update
     torch.manual_seed(trainer.seed)
     plan = make_plan(trainer, config.agent, spec.spaces.action)
     model = AgentModel(spec).to(ranks.device)
+    if trainer.init_from is not None and not config.resume:
+        log.info("%s", warm_start(model, trainer.init_from, partial=trainer.init_partial))
     prior = prior_of(model)
     freeze_unused(model, plan)
+    freeze(model, trainer.freeze_parts)
     context = Context(
         trainer=trainer,
         model=model,

@@ -17,6 +17,7 @@ from learner.plan import Plan
 from learner.settings import TrainerSettings
 from learner.update.objective import Objective, model_outputs
 from learner.update.updater import freeze_unused
+from learner.update.warm_start import freeze
 from protocol.data.observations import each
 
 SAMPLE_S = 0.5
@@ -38,6 +39,7 @@ def step_seconds(plan: Plan, spec: AgentSpec, trainer: TrainerSettings, *, unrol
     """
     context = make_context(spec, trainer)
     freeze_unused(context.model, plan)
+    freeze(context.model, trainer.freeze_parts)
     objective = Objective(plan, context)
     one = cast("dict[str, Tensor]", one_trajectory(spec, unroll_length))
     batch = trainer.batch_size / trainer.learners

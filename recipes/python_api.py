@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agent.checkpoint_manifest import find_checkpoint
 from recipes.from_environment import path_of
 from recipes.resolve import resolve_run
-from runner.evaluation.checkpoints import find_checkpoint
 from runner.folder import find_run
 from runner.result import RunResult
 

@@ -19,7 +19,7 @@ from runner.settings import RunSettings, read_mapping
 
 ENVIRONMENT_PREFIX = "OATMILL__"
 DISCOUNT_NAMES = (("trainer", "gamma"), ("trainer", "losses", "ppo_critic", "gamma"))
-MAPPINGS = ("env.kwargs", "agent.encoders")
+MAPPINGS = ("env.kwargs", "agent.encoders", "trainer.coef_schedules")
 """Settings with names that the user defines."""
 
 Values = dict[str, Any]

@@ -230,7 +230,7 @@ def report_plan(settings: RunSettings, *, resumed: bool = False) -> PlanReport:
     with environment_process(fitted) as environment:
         from agent.encoders import make_encoder  # noqa: PLC0415  (loads torch, while the environment is built)
         from learner.plan import make_plan  # noqa: PLC0415
-        from learner.reporting.tensorboard_wandb import wanted_targets  # noqa: PLC0415
+        from learner.reporting.loggers import wanted_targets  # noqa: PLC0415
 
         wanted_targets(fitted.metrics)  # raises if a package is missing
         described = environment.result()
@@ -243,7 +243,29 @@ def report_plan(settings: RunSettings, *, resumed: bool = False) -> PlanReport:
         plan = make_plan(fitted.trainer, fitted.agent, spaces.action)
         check_priorities(fitted, plan)
         others = _other_autos(fitted, spec, vector_class=described["vector_class"], channels=described["channels"])
-        return PlanReport(fitted, spaces, plan, {**plan.auto, **others}, (*notes, *plan.notes, *environment.finish()))
+        notes += [*start_notes(fitted, spec, plan, resumed=resumed), *plan.notes]
+        return PlanReport(fitted, spaces, plan, {**plan.auto, **others}, (*notes, *environment.finish()))
+
+
+def start_notes(settings: RunSettings, spec: AgentSpec, plan: Plan, *, resumed: bool) -> list[str]:
+    """Check `trainer.init_from` and `trainer.freeze_parts` on a network: what the run starts with, in lines.
+
+    Raises:
+        UserError: if the checkpoint does not fit, or nothing is left to train.
+    """
+    trainer = settings.trainer
+    if trainer.init_from is None and not trainer.freeze_parts:
+        return []
+    from agent.model import AgentModel  # noqa: PLC0415
+    from learner.update.updater import freeze_unused  # noqa: PLC0415
+    from learner.update.warm_start import freeze, warm_start  # noqa: PLC0415
+
+    model = AgentModel(spec)
+    started = trainer.init_from is not None and not resumed
+    notes = [warm_start(model, str(trainer.init_from), partial=trainer.init_partial)] if started else []
+    freeze_unused(model, plan)
+    freeze(model, trainer.freeze_parts)
+    return notes
 
 
 def use_cpu_networks(settings: RunSettings, spaces: Spaces) -> None:

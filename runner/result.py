@@ -10,12 +10,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from learner.reporting.evaluations import EVALUATIONS_FILE
+from oatmill.files.json_lines import last_line
 from oatmill.json_values import without_nonfinite
 from runner.folder import read_json
 from runner.metrics_table import metrics_table
 from runner.observer import number, value
 
 PACKAGES = ("oatmill", "torch", "numpy", "pyzmq", "gymnasium", "mettagrid", "minigrid", "ale-py", "pettingzoo")
+EVALUATION = ("deterministic", "drawn", "env_steps", "checkpoint")
 NO_RETURN: Mapping[str, Any] = {"mean": None, "std": None, "n": 0}
 
 
@@ -36,6 +39,8 @@ class RunResult:
         seconds: training time.
         env_steps_per_second: from the first learner step to the last.
         episode_return: mean, std and n of the last (at most 100) episodes.
+        eval_return: the newest evaluation: mean, std and n of `deterministic` and `drawn` actions; None without an
+            evaluator.
         episode_length: their mean length.
         episode_statistics: means of the statistics that the environment reports.
         episode_info: the same, under the name of the metric `oatmill_episode_info`.
@@ -47,6 +52,8 @@ class RunResult:
         red_flags: all red flags that were raised, with reasons.
         ledger: number of trajectories by outcome.
         actor_restarts: total number of actor restarts.
+        git_commit: commit of the working folder's repository, with `-dirty` after it if tracked files had changed; None
+            outside of a repository.
         versions: versions of Python, oatmill and its main dependencies.
     """
 
@@ -73,6 +80,8 @@ class RunResult:
     ledger: Mapping[str, Any]
     actor_restarts: int
     versions: Mapping[str, str]
+    git_commit: str | None = None
+    eval_return: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:
         """How well, how far and how fast, in one line; the attributes have the rest."""
@@ -107,12 +116,14 @@ class Identity:
         recipe: name of the recipe.
         seed: seed of the trainer.
         preset: name of the preset, if one was used.
+        git_commit: commit of the working folder's repository.
     """
 
     run_dir: Path
     recipe: str
     seed: int
     preset: str | None
+    git_commit: str | None = None
 
 
 def compose(
@@ -151,6 +162,7 @@ def compose(
         seconds=learner.get("seconds"),
         env_steps_per_second=learner.get("env_steps_per_second"),
         episode_return=newest.get("episode_return") or NO_RETURN,
+        eval_return=newest_evaluation(identity.run_dir),
         episode_length=newest.get("episode_length"),
         episode_statistics=statistics,
         episode_info=statistics,
@@ -161,8 +173,15 @@ def compose(
         red_flags=learner.get("red_flags") or [],
         ledger=status.get("ledger") or {},
         actor_restarts=actor_restarts,
+        git_commit=identity.git_commit,
         versions=versions(),
     )
+
+
+def newest_evaluation(run_dir: Path) -> dict[str, Any] | None:
+    """The last line of the evaluator's file; None if there is none."""
+    line = last_line(run_dir / EVALUATIONS_FILE)
+    return None if line is None else {name: line.get(name) for name in EVALUATION}
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ from agent.settings import AgentSettings
 from learner.settings import TrainerSettings
 from oatmill.settings.base import MetricsSettings
 from replay.settings import ReplaySettings
-from runner.settings import RunSettings
+from runner.settings import EvaluatorSettings, RunSettings
 
 if TYPE_CHECKING:
     from runner.observer import Observer
@@ -75,6 +75,11 @@ class Run:
     def metrics(self) -> MetricsSettings:
         """Settings for metrics and reports."""
         return self.settings.metrics
+
+    @property
+    def evaluator(self) -> EvaluatorSettings:
+        """The evaluator's settings."""
+        return self.settings.evaluator
 
     def plan(self) -> PlanReport:
         """Check all settings and report what the run would do, without starting it.

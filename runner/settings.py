@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -20,6 +20,22 @@ from oatmill.settings.complaints import describe_error
 from replay.settings import ReplaySettings
 
 
+class EvaluatorSettings(Settings):
+    """The evaluator, a process that plays the run's checkpoints with fixed seeds while it trains."""
+
+    enabled: bool = False
+    """Whether `oatmill train` starts an evaluator. It also decides on `checkpoints/best`."""
+    every: int = Field(default=1, ge=1)
+    """Play a checkpoint if it is at least this many policy versions newer than the one played before. The newest
+    is played first, and `trainer.checkpoint_every` says how often there is one."""
+    episodes: int = Field(default=20, ge=1)
+    """Episodes with the most likely actions, and as many with drawn actions."""
+    seed: int = Field(default=1000, ge=0)
+    """Seed of environment and actions, the same for every checkpoint."""
+    best_by: Literal["deterministic", "drawn"] = "drawn"
+    """Which of the two mean returns decides on `checkpoints/best`."""
+
+
 class RunSettings(Settings):
     """The settings of a run. Each role reads the groups that it needs from config.yaml."""
 
@@ -29,6 +45,7 @@ class RunSettings(Settings):
     replay: ReplaySettings = Field(default_factory=ReplaySettings)
     trainer: TrainerSettings = Field(default_factory=TrainerSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    evaluator: EvaluatorSettings = Field(default_factory=EvaluatorSettings)
 
     @model_validator(mode="after")
     def _check(self) -> RunSettings:
@@ -95,6 +112,11 @@ def prepared(settings: RunSettings) -> tuple[RunSettings, list[str]]:
     fitted = RunSettings.of(settings.explicit())
     trainer, unroll_length = fitted.trainer, fitted.actors.unroll_length
     trainer.gamma = trainer.discount
+    # `runs/latest` is another folder as soon as this run has one.
+    if trainer.init_from is not None:
+        trainer.init_from = str(Path(trainer.init_from).expanduser().resolve())
+    if trainer.teacher.policy is not None:
+        trainer.teacher.policy = str(Path(trainer.teacher.policy).expanduser().resolve())
     wanted, batch = trainer.batch_size, fit_batch(trainer, unroll_length)
     if batch == wanted:
         return fitted, []

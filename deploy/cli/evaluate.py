@@ -28,8 +28,8 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Play episodes with a checkpoint's policy, in the environment that it was trained in."""
+    from agent.checkpoint_manifest import find_checkpoint  # noqa: PLC0415
     from deploy.cli.summary import evaluation_lines  # noqa: PLC0415
-    from runner.evaluation.checkpoints import find_checkpoint  # noqa: PLC0415
     from runner.evaluation.video import check_video  # noqa: PLC0415
     from runner.folder import find_run  # noqa: PLC0415
 

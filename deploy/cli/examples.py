@@ -28,6 +28,10 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "oatmill export runs/cogs/checkpoints/step-100 --format torch",
     ),
     "compare": ("oatmill compare cartpole --seeds 3", "oatmill compare cartpole --arms '' --arm fast=trainer.epochs=2"),
+    "sweep": (
+        "oatmill sweep cartpole --param trainer.optimizer.learning_rate=1e-4..1e-2:log --param trainer.epochs=1..8",
+        "oatmill sweep cartpole --param agent.hidden_sizes='[[64], [64, 64]]' --trials 20 --seeds 2 --pruner none",
+    ),
     "doctor": ("oatmill doctor", "oatmill doctor runs/cogs", "oatmill doctor --prometheus http://127.0.0.1:9090"),
     "plot": ("oatmill plot", "oatmill plot runs/cogs runs/cartpole"),
     "chaos": ("oatmill chaos cartpole --seconds 60",),
@@ -35,6 +39,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "replay": ("oatmill replay cogs_v_clips --run-dir runs/replay --listen tcp://0.0.0.0:7300 --keys keys",),
     "actor": ("oatmill actor cogs_v_clips --address tcp://HOST:7302 --keys keys",),
     "learner": ("oatmill learner cogs_v_clips --address tcp://HOST:7302 --run-dir runs/cogs --keys keys",),
+    "evaluator": ("oatmill evaluator --run-dir runs/cogs",),
     "health": ("oatmill health replay",),
     "cluster up": ("oatmill cluster up cogs_v_clips --actors 4", "oatmill cluster up cogs_v_clips --on ray --insecure"),
     "cluster scale": ("oatmill cluster scale --actors 8",),

@@ -47,9 +47,9 @@ def export(
 
     It takes observations as the environment gives them, and returns deterministic actions as the environment takes them.
     """
+    from agent.checkpoint_manifest import find_checkpoint  # noqa: PLC0415
     from agent.exporting.formats import FORMATS, check_output, check_packages  # noqa: PLC0415
     from agent.loading import load  # noqa: PLC0415
-    from runner.evaluation.checkpoints import find_checkpoint  # noqa: PLC0415
     from runner.folder import find_run  # noqa: PLC0415
 
     started = time.monotonic()

@@ -42,6 +42,7 @@ def facts(result: RunResult, env: EnvSettings) -> list[str]:
     """Return, progress, speed and policy statistics."""
     lines = [
         f"episode return  {return_text(result.episode_return, random_return(env))}",
+        *evaluator_lines(result.eval_return),
         f"env steps       {result.env_steps:,} in {result.learner_steps:,} learner steps and "
         f"{number(result.seconds, '.1f')} s, {number(result.env_steps_per_second, ',.0f')} per second",
         f"policy          entropy {number(value(result.entropy, 'nats'), '.3f')} nats{of_uniform(result)}, explained variance "
@@ -53,6 +54,17 @@ def facts(result: RunResult, env: EnvSettings) -> list[str]:
     if result.outcome != "done":
         lines.append(f"outcome         {result.outcome}")
     return lines
+
+
+def evaluator_lines(eval_return: Mapping[str, Any] | None) -> list[str]:
+    """What the evaluator measured last, in one line; none without an evaluator."""
+    if eval_return is None:
+        return []
+    shown = ", ".join(
+        f"{number(value(eval_return, policy, 'mean'), '.2f')} +- {number(value(eval_return, policy, 'std'), '.2f')} {policy}"
+        for policy in ("deterministic", "drawn")
+    )
+    return [f"evaluated       {shown}, over {value(eval_return, 'drawn', 'n')} episodes each with {eval_return['checkpoint']}"]
 
 
 def return_text(episode_return: Mapping[str, Any], baseline: float | None) -> str:

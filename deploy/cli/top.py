@@ -30,8 +30,8 @@ def top(
     from rich.text import Text  # noqa: PLC0415
 
     from deploy.cli.live import SteadyConsole, view  # noqa: PLC0415
+    from oatmill.files.json_lines import last_line, last_lines  # noqa: PLC0415
     from runner.folder import find_run, is_held, reading  # noqa: PLC0415
-    from runner.json_lines import last_line, last_lines  # noqa: PLC0415
     from runner.settings import read_config  # noqa: PLC0415
 
     console = SteadyConsole(highlight=False)

@@ -293,13 +293,14 @@ LEARNING = Dashboard(
     [
         Panel(
             "Return",
-            "Mean return of recent episodes; lowest, median and highest return of the last 100 episodes.",
+            "Mean return of recent episodes; lowest, median and highest of the last 100; the evaluator's, if there is one.",
             "short",
             [
                 Query(RETURN_MEAN, "mean"),
                 Query('oatmill_episode_return{quantile="0.0"}', "lowest"),
                 Query('oatmill_episode_return{quantile="0.5"}', "median"),
                 Query('oatmill_episode_return{quantile="1.0"}', "highest"),
+                Query("oatmill_eval_return", "evaluator, {{policy}}"),
             ],
             low=None,
         ),

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from agent.checkpoint_manifest import MODEL_FILE, open_manifest, read_manifest, write_manifest
+from agent.checkpoint_manifest import BEST, LATEST, MODEL_FILE, PLAYING, open_manifest, read_manifest, write_manifest
 from agent.loading import load_model, loading
 from agent.model import AgentModel, saved_tensors
 from learner.loss import Context
@@ -30,7 +30,6 @@ from oatmill.process.failpoints import failpoint
 
 PRIOR_FILE = "prior.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
-LATEST, BEST = "latest", "best"
 PREFIX = "step-"
 GENERATOR = "generator."
 BEST_EPISODES = 10
@@ -113,7 +112,7 @@ def save(folder: Path, updater: Updater, progress: Progress, *, keep: int, besid
     sync_path(folder)
     failpoint("checkpoint.rename.after")
     replace_link(folder / LATEST, final.name)
-    if beats_best(folder, beside.episode_return):
+    if not evaluated(beside.settings) and beats_best(folder, beside.episode_return):
         replace_link(folder / BEST, final.name)
     sync_path(folder)
     remove_old(folder, keep)
@@ -277,9 +276,14 @@ def load_optimizer(updater: Updater, tensors: Mapping[str, Tensor]) -> None:
     if state and set(state) != set(range(len(updater.parameters))):
         raise UserError(
             f"the checkpoint has optimiser states for {len(state)} arrays, but these settings train {len(updater.parameters)}; "
-            "resume with the same losses, or start a new run"
+            "resume with the same losses and trainer.freeze_parts, or start a new run"
         )
     updater.optimizer.load(state)
+
+
+def evaluated(settings: Mapping[str, Any]) -> bool:
+    """Whether the run has an evaluator, which then decides on the best checkpoint."""
+    return bool((settings.get("evaluator") or {}).get("enabled"))
 
 
 def beats_best(folder: Path, episode_return: Mapping[str, Any] | None) -> bool:
@@ -294,10 +298,10 @@ def beats_best(folder: Path, episode_return: Mapping[str, Any] | None) -> bool:
 
 
 def remove_old(folder: Path, keep: int) -> None:
-    """Remove all checkpoints except the newest `keep` and the best."""
-    best = (folder / BEST).resolve().name
+    """Remove all checkpoints except the newest `keep`, the best, and the one that the evaluator plays."""
+    kept = {(folder / link).resolve().name for link in (BEST, PLAYING)}
     for old in checkpoints_of(folder)[keep:]:
-        if old.name != best:
+        if old.name not in kept:
             shutil.rmtree(old)
 
 

@@ -104,6 +104,7 @@ class LearnerMetrics:
             buckets=STEP_BUCKETS,
             registry=self.registry,
         )
+        self.eval_return = gauge("eval_return", "Mean return of the evaluator's newest checkpoint", ("policy",))
         self.learning_rate = gauge("learning_rate", "Learning rate of the last learner step")
         self.last_update = gauge("learner_last_update_timestamp_seconds", "When the last learner step ended")
         self.last_checkpoint = gauge("learner_last_checkpoint_timestamp_seconds", "When the last checkpoint was written")
@@ -168,6 +169,11 @@ class LearnerMetrics:
         for flag, raised in flags.items():
             self.red_flag.labels(flag).set(raised)
             self.red_flag_reports.labels(flag).inc(raised)
+
+    def evaluation(self, eval_return: Mapping[str, Any] | None) -> None:
+        """Update the evaluator's series; without a new evaluation they keep their values."""
+        for policy in ("deterministic", "drawn") if eval_return is not None else ():
+            self.eval_return.labels(policy).set((eval_return or {})[policy]["mean"])
 
     def _report_policy(self, report: StepReport, summary: Mapping[str, float]) -> None:
         self.gradient_norm.set(report.gradient_norm)

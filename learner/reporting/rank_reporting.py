@@ -12,12 +12,12 @@ import numpy as np
 from agent.spec import AgentSpec
 from learner.progress import Progress
 from learner.ranks.reduce import Ranks
+from learner.reporting.loggers import BackgroundWriters, wanted_targets
 from learner.reporting.measurements import Measurements, StepReport
 from learner.reporting.metrics import LearnerMetrics
 from learner.reporting.red_flags import FLAGS
 from learner.reporting.run_files import RunFiles
 from learner.reporting.steering import Steering
-from learner.reporting.tensorboard_wandb import BackgroundWriters, wanted_targets
 from learner.setup import LearnerConfig
 from learner.update.updater import Record, Updater
 from protocol.data.trajectory import Array
@@ -130,6 +130,7 @@ class RankReporting:
         }
         numbers = {name: math.nan if value is None else value for name, value in summary.items()}
         self.metrics.report(report, {flag: flag in self.run_files.raised for flag in FLAGS}, numbers)
+        self.metrics.evaluation(line["eval_return"])
         self.metrics.lines_lost.inc(self.run_files.take_lost_lines())
 
     def checkpoint_written(self) -> None:

@@ -16,11 +16,12 @@ import numpy as np
 
 from learner.loss_descriptor import LOSSES_FILE, LossDescriptor, to_json
 from learner.progress import Progress
+from learner.reporting.evaluations import Evaluations
+from learner.reporting.loggers import BackgroundWriters
 from learner.reporting.measurements import StepReport, explained_variance, plain
 from learner.reporting.red_flags import FLAGS, Observation, RedFlags
 from learner.reporting.silent_actors import silence
 from learner.reporting.steering import Move
-from learner.reporting.tensorboard_wandb import BackgroundWriters
 from oatmill.files.atomic import append_line
 from oatmill.files.full_disk import NeededWrites
 from protocol.data.trajectory import Array
@@ -71,8 +72,9 @@ class RunFiles:
     say_at: float = 0.0  # seconds of training at which the log says the next line
 
     def __post_init__(self) -> None:
-        """On a full disk, events and the summary wait until there is space."""
+        """On a full disk, events and the summary wait until there is space. Evaluations count from now on."""
         self.needed = NeededWrites(self.run_dir)
+        self.evaluations = Evaluations(self.run_dir)
 
     def step(self, progress: Progress, lag: Array, replayed_lag: Array | None = None, *, waited: float = 0.0) -> None:
         """Count a learner step, reported or not.
@@ -124,6 +126,7 @@ class RunFiles:
             "env_steps_per_second": self.recent_rate(),
             "wait_fraction": self.wait_fraction(progress.seconds),
             "episode_return": fleet.get("episode_return"),
+            "eval_return": self.evaluations.newest(),
             "episode_length": fleet.get("episode_length"),
             "episodes": fleet.get("episodes"),
             "episode_statistics": fleet.get("statistics"),

@@ -15,6 +15,7 @@ from agent.model import ModelNeeds, ModelOutputs
 from learner.loss import OWN_NUMBERS, Context, Loss, Node, Statistic, Term, method_reads
 from learner.nodes.masks import ahead
 from learner.plan import Plan
+from learner.update.schedules import ALL_TERMS
 from learner.update.single_steps import by_step
 from learner.update.starts import Starts, draw, reads_unroll
 from learner.update.sums import Key, UpdateSums, as_tensor, counts_of, masked_sum, settle
@@ -310,8 +311,13 @@ class Objective:
 
     def coefficients(self, now: Mapping[Key, Term | Statistic]) -> dict[Key, float]:
         """The coefficient of each term in the objective."""
-        scales = self.context.scales
-        return {key: entry.coef * scales.get(key[0], 1.0) for key, entry in now.items() if isinstance(entry, Term)}
+        terms = {key: entry.coef for key, entry in now.items() if isinstance(entry, Term)}
+        scales, scheduled = self.context.scales, self.context.scheduled
+        if scheduled:
+            terms = {
+                key: coef * scheduled.get(key, 1.0) * scheduled.get((key[0], ALL_TERMS), 1.0) for key, coef in terms.items()
+            }
+        return {key: coef * scales.get(key[0], 1.0) for key, coef in terms.items()}
 
 
 def model_outputs(model: nn.Module, minibatch: Mapping[str, Tensor], needs: ModelNeeds) -> ModelOutputs:

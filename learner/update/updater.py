@@ -85,8 +85,9 @@ class Updater:
         self.wrapped = wrapped
         self.metrics = metrics
         self.objective = Objective(plan, context)
-        self.trunk = [parameter for parameter in context.model.trunk_parameters() if parameter.requires_grad]
         self.parameters = [parameter for parameter in context.model.parameters() if parameter.requires_grad]
+        # Gradients are compared on what is trained if the trunk is frozen.
+        self.trunk = [weight for weight in context.model.trunk_parameters() if weight.requires_grad] or self.parameters
         self.optimizer = FlatAdamW(self.parameters, context.trainer.optimizer)
         self.prior = flat_prior(context.model, context.prior) if plan.uses_prior else None
         self.updates = 0

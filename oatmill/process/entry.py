@@ -23,7 +23,8 @@ log = logging.getLogger("oatmill.process")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 ROOTS = ("env", "agent", "actors", "replay", "trainer", "metrics")
-"""The top-level names of config.yaml."""
+"""The top-level names of config.yaml that its roles read."""
+KNOWN = (*ROOTS, "evaluator")
 
 
 def role_parser(prog: str, description: str) -> argparse.ArgumentParser:
@@ -79,9 +80,9 @@ def read_roots(path: Path, *, required: Collection[str] = ROOTS) -> dict[str, An
         raise UserError(f"--config {path}: expected a run's config.yaml, got {one_line(error)}") from error
     if not isinstance(roots, dict):
         raise UserError(f"--config {path}: expected a run's config.yaml, got {type(roots).__name__} at its top")
-    unknown = [str(name) for name in roots if name not in ROOTS]
+    unknown = [str(name) for name in roots if name not in KNOWN]
     if unknown:
-        raise UserError(f"--config {path}: {', '.join(unknown)}: expected only {', '.join(ROOTS)} at the top of the file")
+        raise UserError(f"--config {path}: {', '.join(unknown)}: expected only {', '.join(KNOWN)} at the top of the file")
     missing = [name for name in required if not isinstance(roots.get(name), dict)]
     if missing:
         raise UserError(f"--config {path} lacks {', '.join(missing)}; it is the config.yaml that `oatmill train` writes")

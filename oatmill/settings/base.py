@@ -84,8 +84,10 @@ class MetricsSettings(Settings):
     """Report one of this many learner steps. The first and the last are always reported."""
     gradient_every: int = Field(default=100, ge=1)
     """Measure the gradient of each loss in one of this many updates."""
-    tensorboard: bool = False
-    """Also write TensorBoard event files to the run folder."""
+    tensorboard: bool | None = None
+    """Also write TensorBoard event files to the run folder. Null: if the package `tensorboard` is installed."""
     wandb: bool = False
     """Also write a Weights & Biases run to the run folder: offline, unless WANDB_MODE says
     otherwise."""
+    mlflow: bool = False
+    """Also write an MLflow run: to MLFLOW_TRACKING_URI, or to `mlflow.db` in the run folder."""

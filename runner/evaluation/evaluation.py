@@ -14,10 +14,10 @@ import numpy as np
 from actors.environments.base import Episode
 from actors.environments.make import make_environment
 from actors.settings import EnvSettings
+from agent.checkpoint_manifest import find_checkpoint
 from agent.loading import LoadedAgent, load
 from oatmill.errors import SettingsError, UserError, one_line
 from runner.evaluation.baselines import random_return
-from runner.evaluation.checkpoints import find_checkpoint
 from runner.evaluation.playing import begin, play
 from runner.evaluation.recording import Recording, record_episode
 from runner.evaluation.video import check_video

@@ -12,7 +12,8 @@ from oatmill.children.family import Guardian
 from runner.folder import read_json
 from runner.local.bounded_log import LONGEST_BYTES
 from runner.local.child import Child, end_all, end_families_of
-from runner.local.commands import actor_command, learner_command, replay_command
+from runner.local.commands import actor_command, evaluator_command, learner_command, replay_command
+from runner.local.evaluator_service import EvaluatorService
 from runner.local.job import Job
 from runner.local.listening import make_again
 
@@ -139,15 +140,19 @@ class LocalLauncher:
 
     Args:
         job: the job to run.
+        stopped: returns whether the run was asked to stop.
     """
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: Job, *, stopped: Callable[[], bool] = lambda: False) -> None:
+        self._job, self._stopped = job, stopped
+        self._evaluator: EvaluatorService | None = None
         self._written: dict[str, Any] = {}
         self._guardian: Guardian | None = None
         self._next_look = 0.0
         self._told: set[str] = set()  # processes whose logs were shortened
         self._endpoints = job.folder.path / "endpoints"
+        if job.settings.evaluator.enabled:
+            self._evaluator = EvaluatorService(self._start_evaluator, job.folder)
 
     def start_replay(self) -> Child:
         """See Launcher."""
@@ -217,6 +222,8 @@ class LocalLauncher:
         job = self._job
         job.folder.flush()
         listed = [*self._services(services), *self._actors(actors, restarts_of)]
+        if self._evaluator is not None and listed:
+            listed += self._evaluator.turn()
         content = {
             **job.identity,
             "control": job.addresses.control,
@@ -237,9 +244,16 @@ class LocalLauncher:
         end_all(processes, grace_s=grace_s)
 
     def close(self) -> None:
-        """See Launcher."""
+        """See Launcher. If the run has ended as planned, its last checkpoint is played."""
+        if self._evaluator is not None:
+            self._evaluator.finish(stopped=self._stopped)
         if self._guardian is not None:
             self._guardian.close()
+
+    def _start_evaluator(self) -> Child:
+        job = self._job
+        command = evaluator_command(job.folder.config, job.folder.path, log_level=job.log_level, trust=True)
+        return self._child("evaluator", 0, command, threads=1)
 
     @property
     def _replay_endpoint(self) -> Path:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from oatmill.files.json_lines import JsonLines
 from runner.folder import RunFolder
-from runner.json_lines import JsonLines
 from runner.observer import Observer
 
 

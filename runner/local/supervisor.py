@@ -55,7 +55,7 @@ def supervise(job: Job, account: Account, interrupts: Interrupts) -> None:
     """
     with operator_client(job.addresses.control, job.keys) as hub:
         Supervisor(
-            LocalLauncher(job),
+            LocalLauncher(job, stopped=lambda: account.stopped or interrupts.count > 0),
             FolderReporter(job.folder, job.observer),
             hub,
             settings=job.settings,

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from oatmill.errors import RunError, UserError
 from oatmill.files.atomic import write_file
+from oatmill.files.json_lines import last_line
+from oatmill.git import git_commit
 from oatmill.process.signals import Interrupts, Stops, sigterm_interrupts
 from replay.addresses import open_to_others
 from replay.log.disk import log_folder
@@ -18,7 +20,6 @@ from replay.log.identity import check_owner, run_id
 from replay.log.tally import NAME as TALLY
 from replay.store.snapshot import BUFFER_FOLDER, SnapshotFolder
 from runner.folder import RunFolder
-from runner.json_lines import last_line
 from runner.local.job import Account, Job
 from runner.local.listening import LOCAL, listening
 from runner.local.supervisor import supervise
@@ -78,14 +79,21 @@ def train_here(settings: RunSettings, *, recipe: str, preset: str | None, option
             checked = report_plan(settings, resumed=options.resume)
             stops.check()
             prepare(folder, checked, resume=options.resume)
-            identity = Identity(folder.path, recipe, checked.settings.trainer.seed, preset)
+            commit = git_commit(Path.cwd())
+            identity = Identity(folder.path, recipe, checked.settings.trainer.seed, preset, commit)
             job = Job(
                 settings=checked.settings,
                 folder=folder,
                 addresses=addresses,
                 insecure=options.insecure,
                 observer=observer,
-                identity={"recipe": recipe, "preset": preset, "seed": identity.seed, "started": time.time()},
+                identity={
+                    "recipe": recipe,
+                    "preset": preset,
+                    "seed": identity.seed,
+                    "started": time.time(),
+                    "git_commit": commit,
+                },
                 resume=options.resume,
                 log_level=options.log_level,
                 keys=options.keys,

@@ -37,6 +37,8 @@ COMMANDS = {
     "eval": {"CHECKPOINT", "--run-dir", "--episodes", "--deterministic", "--seed", "--record", "--trust", "--json"},
     "export": {"RUN", "--run-dir", "--format", "--output", "--trust", "--json"},
     "compare": {"RECIPE", "ASSIGNMENTS", "--arms", "--arm", "--seeds", "--out", "--json"},
+    "sweep": {"RECIPE", "ASSIGNMENTS", "--json"}
+    | {"--param", "--trials", "--seeds", "--sampler", "--pruner", "--metric", "--seed", "--out"},
     "doctor": {"RUN", "--run-dir", "--prometheus", "--match", "--json"},
     "plot": {"RUN_DIRS", "--run-dir"},
     "chaos": {"RECIPE", "ASSIGNMENTS", "--seconds", "--kill", "--fault", "--seed", "--json"},
@@ -44,6 +46,7 @@ COMMANDS = {
     "replay": SETTINGS | {"--run-dir", "--listen", "--insecure", "--keys"},
     "actor": SETTINGS | {"--address", "--actor-id", "--keys"},
     "learner": SETTINGS | {"--address", "--run-dir", "--resume", "--in-container", "--keys"},
+    "evaluator": {"--run-dir", "--trust"},
     "health": {"ROLE"},
     "help": {"WORDS"},
 }

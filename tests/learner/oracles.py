@@ -199,3 +199,18 @@ def masked_mean(value: Array, mask: Array) -> float:
     """Over everything where the mask holds."""
     kept = [float(v) for v, m in zip(value.ravel(), mask.ravel(), strict=True) if m]
     return sum(kept) / len(kept)
+
+
+def softmax_kl(from_logits: Array, to_logits: Array) -> Array:
+    """KL of two categorical distributions over the last axis: sum_a p_a ln(p_a / q_a), in nats."""
+    p, q = (np.exp(x - x.max(-1, keepdims=True)) for x in (from_logits, to_logits))
+    p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
+    total: Array = (p * np.log(p / q)).sum(-1)
+    return total
+
+
+def gaussian_kl(from_row: Array, to_row: Array) -> Array:
+    """KL of two diagonal normal distributions, of rows of D means and D log stds, in nats."""
+    (m, s), (n, t) = (np.split(row, 2, -1) for row in (from_row, to_row))
+    total: Array = (t - s + (np.exp(2 * s) + (m - n) ** 2) / (2 * np.exp(2 * t)) - 0.5).sum(-1)
+    return total

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from oatmill.errors import UserError
+from oatmill.files.json_lines import JsonLines, last_line
 from runner.folder import RunFolder, find_run, is_held, read_run
-from runner.json_lines import JsonLines, last_line
 
 ROOT = Path(__file__).resolve().parents[2]
 

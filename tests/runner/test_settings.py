@@ -31,6 +31,7 @@ def test_config_yaml_gives_back_exactly_what_was_written(module: object, tmp_pat
         "replay",
         "trainer",
         "metrics",
+        "evaluator",
     ]
 
 

@@ -19,7 +19,7 @@ VIOLATIONS = {
         ("learner/settings.py", "import actors.settings"),  # two packages of the same row
         ("oatmill/errors.py", "import protocol.data.spaces"),  # an import of a higher layer
         ("protocol/data/spaces.py", "import agent.spec"),
-        ("runner/json_lines.py", "import recipes.registry"),
+        ("oatmill/files/json_lines.py", "import recipes.registry"),
         ("recipes/recipe.py", "import deploy.cli"),
         ("replay/store/queue.py", "import agent.settings"),
     ],

@@ -330,3 +330,13 @@ def test_a_learner_killed_around_the_rename_leaves_the_checkpoint_before_or_a_wh
     )
     assert died.returncode == -signal.SIGKILL
     assert restore(tmp_path, fresh()).progress == progress(newest)
+
+
+def test_with_an_evaluator_best_is_left_to_it_and_what_it_plays_is_kept(tmp_path: Path) -> None:
+    updater = trained(0)
+    for step in (1, 2, 3, 4):
+        beside = Beside(settings={"evaluator": {"enabled": True}}, episode_return={"mean": float(step), "std": 0.0, "n": 50})
+        save(tmp_path / "c", updater, progress(step), keep=1, beside=beside)
+        if step == 1:
+            (tmp_path / "c" / "playing").symlink_to("step-1")
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {"step-1", "step-4", "latest", "playing"}

@@ -14,9 +14,9 @@ import pytest
 from learner.progress import Progress
 from learner.ranks.reduce import OneRank
 from learner.reporting.latch import CLEAR_AFTER
+from learner.reporting.loggers import BackgroundWriters
 from learner.reporting.measurements import LossReport, Measurements, StepReport, TermReport
 from learner.reporting.run_files import EVENTS_FILE, METRICS_FILE, SUMMARY_FILE, RunFiles, observe
-from learner.reporting.tensorboard_wandb import BackgroundWriters
 from tests.learner.worlds import learn, make_batch, make_spec, make_trainer, make_updater_of
 
 FLEET = {"episode_return": {"mean": 3.0, "std": 1.0, "n": 2}, "episodes": 2, "statistics": {"hearts": 0.5}}
@@ -43,7 +43,7 @@ def at(step: int) -> Progress:
 
 
 class Kept:
-    """Takes lines as `learner.reporting.tensorboard_wandb.BackgroundWriters` does."""
+    """Takes lines as `learner.reporting.loggers.BackgroundWriters` does."""
 
     def __init__(self) -> None:
         self.lines: list[Any] = []

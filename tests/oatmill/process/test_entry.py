@@ -58,7 +58,7 @@ def test_the_settings_of_a_run_are_read_by_every_role(tmp_path: Path, role: str)
         ("env: [", ": expected a run's config.yaml, got ValueError: while parsing a flow "),
         ("\x00", ": expected a run's config.yaml, got ValueError: unacceptable character"),
         ("just words", ": expected a run's config.yaml, got str at its top"),
-        ("env: {}\nreplays: {}", ": replays: expected only env, agent, actors, replay, trainer, metrics at the top"),
+        ("env: {}\nreplays: {}", ": replays: expected only env, agent, actors, replay, trainer, metrics, evaluator at the top"),
         ("env: {}\nagent: 3", " lacks agent, actors, replay, trainer, metrics; "),
     ],
 )

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from learner.reporting.tensorboard_wandb import TARGETS, BackgroundWriters, Target, numbers_of, wanted_targets
+from learner.reporting.loggers import TARGETS, BackgroundWriters, Target, numbers_of, wanted_targets
 from oatmill.errors import UserError
 from oatmill.settings.base import MetricsSettings
 
-TENSORBOARD, WANDB = TARGETS
+TENSORBOARD, WANDB, MLFLOW = TARGETS
 
 
 def line(step: int, **more: Any) -> dict[str, Any]:
@@ -57,9 +57,10 @@ def test_a_lines_numbers_are_named_by_their_paths_and_flags_are_0_or_1() -> None
 
 # TensorBoard's generated code is older than the protobuf that reads it.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:google.protobuf", "ignore::DeprecationWarning:tensorboard")
-def test_tensorboard_reads_every_number_over_env_steps(tmp_path: Path) -> None:
+def test_tensorboard_reads_every_number_over_env_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    monkeypatch.setattr("learner.reporting.loggers.git_commit", lambda _folder: "abc")
     written([TENSORBOARD], tmp_path, line(1), line(2))
     (file,) = tmp_path.glob("events.out.tfevents.*")
     events = EventAccumulator(str(tmp_path))
@@ -68,6 +69,9 @@ def test_tensorboard_reads_every_number_over_env_steps(tmp_path: Path) -> None:
     assert raw == [(100, -0.5), (200, -1.0)]
     assert [event.value for event in events.Scalars("red_flags/loss_spike")] == [0, 1]
     assert set(events.Tags()["scalars"]) == set(dict(numbers_of(line(1))))
+    (gamma,) = events.Tensors("trainer.gamma/text_summary")
+    assert gamma.tensor_proto.string_val[0] == b"0.99"
+    assert "git_commit/text_summary" in events.Tags()["tensors"]
     assert file.stat().st_size > 0
 
 
@@ -103,6 +107,7 @@ def test_an_offline_weights_and_biases_run_holds_every_row_and_the_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr("learner.reporting.loggers.git_commit", lambda _folder: "abc")
     from wandb.proto import wandb_internal_pb2
 
     written([WANDB], tmp_path, line(1), line(2))
@@ -122,14 +127,35 @@ def test_an_offline_weights_and_biases_run_holds_every_row_and_the_settings(
         time.sleep(0.05)
     assert [(row["env_steps"], row["losses/ppo_actor/raw"]) for row in rows] == [(100, -0.5), (200, -1.0)]
     assert config["trainer"] == {"gamma": 0.99}
+    assert config["git_commit"] == "abc"
 
 
-def test_nothing_is_written_unless_asked() -> None:
-    assert wanted_targets(MetricsSettings()) == []
+# MLflow's own code is older than the libraries that it uses.
+@pytest.mark.filterwarnings("ignore")
+def test_an_mlflow_run_holds_every_number_the_settings_and_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="needs oatmill[mlflow]")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("learner.reporting.loggers.git_commit", lambda _folder: "abc-dirty")
+    written([MLFLOW], tmp_path, line(1), line(2))
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("oatmill").experiment_id])
+    history = client.get_metric_history(run.info.run_id, "losses/ppo_actor/raw")
+    assert [(point.step, point.value) for point in history] == [(100, -0.5), (200, -1.0)]
+    assert run.data.params == {"trainer.gamma": "0.99"}
+    assert run.data.tags["mlflow.source.git.commit"] == "abc-dirty"
+    assert run.info.run_name == tmp_path.name
+    assert run.info.status == "FINISHED"
+
+
+def test_only_what_is_asked_for_is_written_and_tensorboard_if_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wanted_targets(MetricsSettings()) == [TENSORBOARD]
+    assert wanted_targets(MetricsSettings(tensorboard=False)) == []
     assert wanted_targets(MetricsSettings(tensorboard=True, wandb=True)) == [TENSORBOARD, WANDB]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    assert wanted_targets(MetricsSettings()) == []
 
 
-@pytest.mark.parametrize("package", ["tensorboard", "wandb"])
+@pytest.mark.parametrize("package", ["tensorboard", "wandb", "mlflow"])
 def test_a_missing_package_raises_an_error_with_the_install_command(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find_spec(name))
@@ -169,7 +195,7 @@ def test_a_tool_that_fails_causes_one_warning_and_the_others_continue(tmp_path: 
 def test_a_slow_tool_does_not_block_and_its_missed_lines_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("learner.reporting.tensorboard_wandb.WAITING_LINES", 2)
+    monkeypatch.setattr("learner.reporting.loggers.WAITING_LINES", 2)
     go_on, seen = threading.Event(), []
 
     class Slow:

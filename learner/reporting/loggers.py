@@ -1,4 +1,4 @@
-"""Writes the lines of metrics.jsonl to TensorBoard event files and to a Weights & Biases run.
+"""Writes the lines of metrics.jsonl to TensorBoard, Weights & Biases and MLflow, with settings and git commit.
 
 A background thread writes them, so that no learner step waits for a disk or for another program. If
 writing fails, the run goes on without these files; metrics.jsonl has all numbers.
@@ -11,6 +11,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,19 @@ from typing import Any, Protocol, cast
 
 from learner.reporting.red_flags import FLAGS
 from oatmill.errors import UserError, one_line
+from oatmill.git import git_commit
 from oatmill.settings.base import MetricsSettings
+from oatmill.settings.flat import flatten_settings
 
 PROJECT = "oatmill"
 WAITING_LINES = 10_000
 """The largest number of lines in the queue; further lines are dropped and counted."""
 CLOSE_WITHIN_S = 60.0
+GIT_COMMIT = "git_commit"
+MLFLOW_AT_ONCE = 100
+"""The largest number of parameters in one request to MLflow."""
+MLFLOW_LONGEST = 6000
+"""The largest number of characters of a parameter there."""
 
 log = logging.getLogger("oatmill.learner")
 
@@ -47,12 +55,16 @@ class TensorBoardWriter:
         run_dir: the run's folder.
         first: env steps of the first line. TensorBoard hides later points of an earlier process, which
             it wrote after its last checkpoint.
+        settings: the run's settings, shown as text.
+        commit: the git commit, or None.
     """
 
-    def __init__(self, run_dir: Path, first: int) -> None:
+    def __init__(self, run_dir: Path, first: int, settings: Mapping[str, Any], commit: str | None) -> None:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (loads TensorBoard)
 
         self._writer: Any = SummaryWriter(str(run_dir), purge_step=first)
+        for name, value in named_settings(settings, commit).items():
+            self._writer.add_text(name, value, first)
 
     def write(self, env_steps: int, numbers: Mapping[str, float]) -> None:
         """Write a scalar per number, over env steps."""
@@ -72,9 +84,10 @@ class WandbWriter:
     Args:
         run_dir: the run's folder; its name becomes the name of the run.
         settings: the run's settings, stored as the run's configuration.
+        commit: the git commit, stored there, too; or None.
     """
 
-    def __init__(self, run_dir: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, run_dir: Path, settings: Mapping[str, Any], commit: str | None) -> None:
         mode = os.environ.get("WANDB_MODE", "offline")
         if mode == "offline":  # nothing is sent, not even crash reports
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -85,7 +98,7 @@ class WandbWriter:
             name=run_dir.resolve().name,
             dir=str(run_dir),
             mode=cast("Any", mode),  # wandb checks it
-            config=dict(settings),
+            config={**settings, GIT_COMMIT: commit},
             settings=wandb.Settings(console="off", silent=True),
         )
         self._run.define_metric("*", step_metric="env_steps")
@@ -99,6 +112,41 @@ class WandbWriter:
         self._run.finish()
 
 
+class MlflowWriter:
+    """Writes an MLflow run, with the settings as parameters.
+
+    Args:
+        run_dir: the run's folder; its name becomes the name of the run.
+        settings: the run's settings.
+        commit: the git commit, or None.
+    """
+
+    def __init__(self, run_dir: Path, settings: Mapping[str, Any], commit: str | None) -> None:
+        from mlflow import MlflowClient  # noqa: PLC0415
+        from mlflow.entities import Metric, Param, RunTag  # noqa: PLC0415
+
+        self._metric: Any = Metric
+        self._client: Any = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir.resolve()}/mlflow.db")
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        experiment = self._client.get_experiment_by_name(name)
+        number = self._client.create_experiment(name) if experiment is None else experiment.experiment_id
+        self._run: str = self._client.create_run(number, run_name=run_dir.resolve().name).info.run_id
+        parameters = [Param(key, value[:MLFLOW_LONGEST]) for key, value in named_settings(settings, None).items()]
+        tags = [RunTag("mlflow.source.git.commit", commit)] if commit else []
+        for start in range(0, len(parameters), MLFLOW_AT_ONCE):
+            self._client.log_batch(self._run, params=parameters[start : start + MLFLOW_AT_ONCE], tags=tags)
+
+    def write(self, env_steps: int, numbers: Mapping[str, float]) -> None:
+        """Write a metric per number, over env steps."""
+        now = round(time.time() * 1000)
+        metrics = [self._metric(name, number, now, env_steps) for name, number in numbers.items()]
+        self._client.log_batch(self._run, metrics=metrics)
+
+    def close(self) -> None:
+        """End the run."""
+        self._client.set_terminated(self._run)
+
+
 @dataclass(frozen=True)
 class Target:
     """A tool that can show a run's numbers.
@@ -107,33 +155,37 @@ class Target:
         title: the tool's name in messages.
         package: the Python package, which is also the name of the setting in `metrics` and of the
             extra.
-        make: creates the writer from the run's folder, the first line's env steps and the settings.
+        make: creates the writer from the run's folder, the first line's env steps, the settings and the git commit.
     """
 
     title: str
     package: str
-    make: Callable[[Path, int, Mapping[str, Any]], Writer]
+    make: Callable[[Path, int, Mapping[str, Any], str | None], Writer]
 
 
 TARGETS = (
-    Target("TensorBoard", "tensorboard", lambda run_dir, first, _: TensorBoardWriter(run_dir, first)),
-    Target("Weights & Biases", "wandb", lambda run_dir, _, settings: WandbWriter(run_dir, settings)),
+    Target("TensorBoard", "tensorboard", TensorBoardWriter),
+    Target("Weights & Biases", "wandb", lambda run_dir, _, settings, commit: WandbWriter(run_dir, settings, commit)),
+    Target("MLflow", "mlflow", lambda run_dir, _, settings, commit: MlflowWriter(run_dir, settings, commit)),
 )
 
 
 def wanted_targets(metrics: MetricsSettings) -> list[Target]:
-    """The tools that are enabled in the settings.
+    """The tools that are enabled in the settings; with null, those that are installed.
 
     Raises:
         UserError: if a tool's package is not installed.
     """
-    wanted = [target for target in TARGETS if getattr(metrics, target.package)]
-    for target in wanted:
-        if importlib.util.find_spec(target.package) is None:
+    wanted = []
+    for target in TARGETS:
+        asked, installed = getattr(metrics, target.package), importlib.util.find_spec(target.package) is not None
+        if asked and not installed:
             raise UserError(
                 f"metrics.{target.package}=true needs the package {target.package}, which is not installed; "
                 f"pip install 'oatmill[{target.package}]'"
             )
+        if asked or (asked is None and installed):
+            wanted.append(target)
     return wanted
 
 
@@ -151,6 +203,7 @@ class BackgroundWriters:
         self._targets, self._run_dir, self._settings = targets, run_dir, settings
         self._lines: queue.Queue[Mapping[str, Any] | None] = queue.Queue(WAITING_LINES)
         self._thread = threading.Thread(target=self._work, name="writers", daemon=True)
+        self._commit: str | None = None
         self._closed = not targets
         if targets:
             self._thread.start()
@@ -186,6 +239,7 @@ class BackgroundWriters:
         line = self._lines.get()
         if line is None:
             return
+        self._commit = git_commit(Path.cwd())
         writers = {target.title: self._guarded(target, line["env_steps"]) for target in self._targets}
         while line is not None:
             for title, writer in writers.items():
@@ -196,7 +250,7 @@ class BackgroundWriters:
 
     def _guarded(self, target: Target, first: int) -> Writer | None:
         try:
-            return target.make(self._run_dir, first, self._settings)
+            return target.make(self._run_dir, first, self._settings, self._commit)
         except Exception as error:
             log.warning("%s is not written: %s", target.title, one_line(error))
             return None
@@ -220,6 +274,12 @@ class BackgroundWriters:
                 writer.close()
         except Exception as error:
             log.warning("%s was not closed: %s", title, one_line(error))
+
+
+def named_settings(settings: Mapping[str, Any], commit: str | None) -> dict[str, str]:
+    """Each setting and the git commit as text, by dotted name."""
+    texts = {name: str(value) for name, value in flatten_settings(settings).items()}
+    return texts if commit is None else {GIT_COMMIT: commit, **texts}
 
 
 def numbers_of(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -1,0 +1,1 @@
+"""Searches for good settings of a recipe with Optuna."""

@@ -1,0 +1,28 @@
+"""Takes the evaluator's results into the learner's reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from oatmill.files.json_lines import JsonLines
+
+EVALUATIONS_FILE = "evaluations.jsonl"
+FIELDS = ("deterministic", "drawn", "env_steps")
+
+
+class Evaluations:
+    """The lines that the evaluator adds to its file.
+
+    Args:
+        run_dir: the run's folder.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._lines = JsonLines(run_dir / EVALUATIONS_FILE)
+
+    def newest(self) -> Mapping[str, Any] | None:
+        """The newest result since the last call: mean, std and n of both kinds of actions; None if there is none."""
+        lines = self._lines.new()
+        return {name: lines[-1].get(name) for name in FIELDS} if lines else None
