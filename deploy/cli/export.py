@@ -44,16 +44,15 @@ def export(
 
     It takes observations as the environment gives them, and returns deterministic actions as the environment takes them.
     """
-    from agent.exporting.formats import FORMATS, check_output, check_packages  # noqa: PLC0415
+    from agent.exporting.formats import FORMATS, check, write  # noqa: PLC0415
     from agent.loading import load  # noqa: PLC0415
     from runner.evaluation.checkpoints import find_checkpoint  # noqa: PLC0415
 
     started = time.monotonic()
     path = output or Path(f"policy{FORMATS[format]}")
-    check_output(path)
-    check_packages(format)
+    check(path, format)
     agent = load(find_checkpoint(chosen.folder), trust=trust)
-    exported = agent.export(path, format)
+    exported = write(agent, path, format)
     if as_json:
         named = {way: [port._asdict() for port in getattr(exported, way)] for way in ("inputs", "outputs")}
         print_json(exported._asdict() | named | {"learner_step": agent.manifest["learner_step"]})
