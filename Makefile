@@ -4,18 +4,22 @@
 #   VENV             where the environment goes: .venv
 #   TORCH_INDEX_URL  an index to take torch from instead of pip's own. Empty by default. The wheel on PyPI brings CUDA along
 #                    (several GB); https://download.pytorch.org/whl/cpu has builds for machines without a GPU.
+#   WORKERS          processes for `make test`: 1. With more, the tests marked serial run afterwards, in one process.
 #   ARGS             more arguments for `oatmill train`, such as ARGS="trainer.total_timesteps=100000 --seed 1"; or for `make bench`
 
 VENV ?= .venv
 TORCH ?= torch==2.13.*
 TORCH_INDEX_URL ?=
 ARGS ?=
+WORKERS ?= 1
 PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo "$$python" && break; \
 	done)
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
+QUICK := not slow and not cluster
+SEVERAL := $(filter-out 1,$(WORKERS))
 GATE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: help train test test-slow test-cluster bench docs clean
@@ -51,7 +55,8 @@ test: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(GATE) -m "not slow and not cluster"
+	$(if $(SEVERAL),$(GATE) -n $(WORKERS) --dist worksteal -m "$(QUICK) and not serial")
+	$(GATE) -m "$(QUICK)$(if $(SEVERAL), and serial)"
 
 # pytest ends with 5 where it finds no test; that is no failure of these two.
 test-slow: $(VENV)/.dev

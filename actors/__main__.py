@@ -13,10 +13,12 @@ from actors.settings import ActorSettings, EnvSettings
 from agent.settings import AgentSettings
 from oatmill.children.leaving import leave, tell_of_exits
 from oatmill.children.worker import in_words
-from oatmill.errors import OatmillError, RunError, one_line
+from oatmill.errors import OatmillError, RunError, UserCodeError, one_line
 from oatmill.process.entry import configure_logging, read_roots, role_parser, run_to_exit, settings_of
+from oatmill.process.exit_codes import USER_CODE_FAILED
 from oatmill.process.signals import StopFlag
 from oatmill.settings.flat import joining_config
+from oatmill.user_code import place_of
 from protocol.security.keys import client_keys
 
 
@@ -46,7 +48,7 @@ class ActorRoots(BaseModel):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one actor. Exit code 0: finished, 1: failed, 2: bad input.
+    """Run one actor. Exit code 0: finished, 1: failed, 2: bad input, 72: the user's code failed.
 
     Args:
         arguments: the command line; None for that of the process.
@@ -58,17 +60,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _guarded(options: argparse.Namespace) -> int:
     """Run the actor; anything that the environment's code raises becomes an error of one line."""
-    tell_of_exits(lambda words: sys.stderr.write(f"oatmill: error: the environment's code {words}\n"))
+    tell_of_exits(lambda words: sys.stderr.write(f"oatmill: error: the environment's code {words}\n"), code=USER_CODE_FAILED)
     try:
         _run(options)
     except OatmillError:
         raise
     except Exception as error:
-        raise RunError(f"the actor failed: {one_line(error)}; --log-level debug shows where") from error
+        kind = UserCodeError if place_of(error) else RunError
+        raise kind(f"the actor failed: {one_line(error)}; --log-level debug shows where") from error
     except KeyboardInterrupt:
         raise  # Ctrl-C before the actor handles signals
     except BaseException as leaving:  # SystemExit or asyncio.CancelledError can only come from the environment's code
-        raise RunError(f"the environment's code {in_words(leaving)}") from leaving
+        raise UserCodeError(f"the environment's code {in_words(leaving)}") from leaving
     return 0
 
 

@@ -45,15 +45,21 @@ class ActingPolicy:
         self.version = -1
         self._model = AgentModel(spec).eval()
         self.layout: Layout = acting_layout(self._model)
-        self._core_state: Array = self._model.initial_state(rows).numpy()
+        self._core_state = self._model.initial_state(rows)
         self._rng = np.random.default_rng(seed)
-        self._waits = np.empty((rows, spec.spaces.action.num_logits), np.float32)
-        self._numbers = np.empty((rows, spec.spaces.action.dimensions), np.float32)
+        action = spec.spaces.action
+        self._waits = np.empty((rows, action.num_logits), np.float32)
+        self._numbers = np.empty((rows, action.dimensions), np.float32)
+        # Computed once: a step of a few rows takes so little time that properties and a new context manager show.
+        self._sizes, self._factored, self._has_numbers = action.sizes, action.factored, bool(action.dimensions)
+        self._is_recurrent = bool(spec.core_state_size)
+        self._without_gradients = torch.inference_mode()
 
     @property
     def core_state(self) -> Array:
         """The recurrent state before the next observation, `[N, S]`, a copy."""
-        return self._core_state.copy()
+        state: Array = self._core_state.numpy().copy()
+        return state
 
     def load(self, weights: Weights) -> None:
         """Load newer weights; recurrent states do not change.
@@ -70,14 +76,14 @@ class ActingPolicy:
         Args:
             observations: `[N, ...]` in the environment's dtype.
         """
-        output = self._model.act(each(readable, observations), torch.from_numpy(self._core_state))
-        self._core_state = output.core_state.numpy()
+        with self._without_gradients:
+            output = self._model.step(each(readable, observations), self._core_state)
+        self._core_state = output.core_state
         logits: Array = output.logits.numpy()
-        action = self.spec.spaces.action
-        if action.dimensions:
+        if self._has_numbers:
             return Acted(*self._draw_with_numbers(logits), logits, output.value.numpy())
-        choices = draw(logits, action.sizes, self._rng, self._waits)
-        actions = choices if action.factored else choices[:, 0]
+        choices = draw(logits, self._sizes, self._rng, self._waits)
+        actions = choices if self._factored else choices[:, 0]
         return Acted(actions, actions, logits, output.value.numpy())
 
     def _draw_with_numbers(self, rows: Array) -> tuple[Array, Array]:
@@ -94,13 +100,13 @@ class ActingPolicy:
 
     def start_anew(self, ended: Array) -> None:
         """Clear the recurrent states of rows whose episode ended, `[N]` bool."""
-        if self._core_state.shape[1]:
-            self._core_state[ended] = 0.0
+        if self._is_recurrent:
+            self._core_state.numpy()[ended] = 0.0
 
 
 def readable(values: Array) -> torch.Tensor:
     """A tensor of an environment's numbers. torch wants memory that it may write to, and they may be read-only."""
-    return torch.from_numpy(np.require(values, requirements=("C", "W")))
+    return torch.from_numpy(values if values.flags.carray else np.require(values, requirements=("C", "W")))
 
 
 def draw(logits: Array, sizes: Sequence[int], rng: np.random.Generator, waits: Array) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from actors.environments.base import Environment, Episode, Step
 from actors.environments.checks import check_block, check_torch_default, warn_of_equal_streams
 from actors.policy import Acted, ActingPolicy
-from oatmill.errors import OatmillError, RunError, one_line
+from oatmill.errors import OatmillError, UserCodeError, one_line
 from protocol.data.observations import Observations, concatenated, zeros
 from protocol.data.trajectory import Array, TrajectoryBlock
 
@@ -106,8 +106,8 @@ class Unroller:
             The block, or None if it was cancelled.
 
         Raises:
-            RunError: if the environment raises an exception, or it or the policy returns a number that
-                is not finite.
+            UserCodeError: if the environment raises an exception or returns a number that is not finite.
+            RunError: if the policy returns a number that is not finite.
         """
         buffers = self._buffers
         core_state = self._policy.core_state
@@ -130,7 +130,7 @@ class Unroller:
         except OatmillError:
             raise
         except Exception as error:
-            raise RunError(f"{self._environment.name} raised in step: {one_line(error)}") from error
+            raise UserCodeError(f"{self._environment.name} raised in step: {one_line(error)}") from error
         check_torch_default(self._environment.name)
         return step
 

@@ -6,7 +6,7 @@ raises an error.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,17 @@ def play(agent: Any, games: int, *, seed: int = 0) -> dict[str, int]:
     return results | {"moves": moves}
 
 
+def main() -> None:
+    """Play, and print the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN", help="a run folder, or a checkpoint")
+    parser.add_argument("games", metavar="GAMES", nargs="?", type=int, default=GAMES, help=f"how many games ({GAMES})")
+    options = parser.parse_args()
+    if options.games < 1:
+        parser.error(f"GAMES must be at least 1, got {options.games}")
+    played = play(oatmill.load(options.run), options.games)
+    print(f"{played}: {1 - played['lost'] / options.games:.2%} not lost, no illegal move")
+
+
 if __name__ == "__main__":
-    played = play(oatmill.load(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else GAMES)  # noqa: PLR2004
-    games = played["won"] + played["drawn"] + played["lost"]
-    print(f"{played}: {1 - played['lost'] / games:.2%} not lost, no illegal move")
+    main()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,19 @@ def start_python(module: str, *arguments: str, extra: Mapping[str, str] | None =
     """Start a process of a benchmark, which prints JSON."""
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.Popen(command, cwd=ROOT, env=environment() | dict(extra or {}), stdout=subprocess.PIPE, text=True)
+
+
+def arguments_of(description: str | None, **kinds: Callable[[str], Any]) -> list[Any]:
+    """The positional arguments of such a process.
+
+    Args:
+        description: the module's docstring, for `--help`.
+        kinds: the type of each argument by its name.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, kind in kinds.items():
+        parser.add_argument(name, type=kind)
+    return list(vars(parser.parse_args()).values())
 
 
 def answer_of(process: subprocess.Popen[str]) -> Any:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.processes import arguments_of
+
 SOURCE = Path(__file__).parent / "results.json"
 PAGE = Path(__file__).parents[1] / "docs/benchmarks/results.md"
 HEAD = """<!-- Written by `python -m benchmarks.results` from benchmarks/results.json. Do not edit. -->
@@ -80,6 +82,7 @@ def dates(measurements: Iterable[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     """Write the page."""
+    arguments_of(__doc__)
     PAGE.write_text(page(json.loads(SOURCE.read_text())))
 
 

@@ -6,7 +6,8 @@
     ├── RunError                the run had started and failed: exit code 1, one line
     │   ├── JoinRefusedError    the run's server rejected this process, with its reason
     │   │   └── NotLetInError   the server never accepted this process's connection: a key is wrong or missing
-    │   └── PeerLostError       a peer did not answer before its deadline
+    │   ├── PeerLostError       a peer did not answer before its deadline
+    │   └── UserCodeError       the user's code, such as an environment, failed during the run: exit code 72, one line
     └── WireError               bytes from a peer break the protocol; has the reason code that is counted
 
 Every message says what was expected, what came, and what to do.
@@ -14,7 +15,7 @@ Every message says what was expected, what came, and what to do.
 
 from __future__ import annotations
 
-from oatmill.process.exit_codes import BAD_INPUT, FAILED
+from oatmill.process.exit_codes import BAD_INPUT, FAILED, USER_CODE_FAILED
 from oatmill.user_code import place_of
 
 
@@ -52,6 +53,12 @@ class NotLetInError(JoinRefusedError):
 
 class PeerLostError(RunError):
     """A peer did not answer before its deadline."""
+
+
+class UserCodeError(RunError):
+    """The user's code, such as an environment, raised an exception or broke a promise while a process of a run used it."""
+
+    exit_code = USER_CODE_FAILED
 
 
 class WireError(OatmillError):

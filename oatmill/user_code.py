@@ -64,11 +64,6 @@ def place_in_stacks(text: str) -> str:
     return ""
 
 
-def ends_with_place(text: str) -> bool:
-    """Whether a message ends with a place in the user's code, as `oatmill.errors.one_line` writes it."""
-    return re.search(r"\(\S+:\d+, in [^)]+\)$", text) is not None
-
-
 def place_in_words(file: str, line: int | str, function: str) -> str:
     """Return a place as text, with the file's path relative to the current folder."""
     try:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from actors.environments.base import Environment
-from oatmill.errors import OatmillError, RunError, UserError, one_line
+from oatmill.errors import OatmillError, RunError, UserCodeError, UserError, one_line
 from protocol.data.observations import Observations, are_equal, parts_of
 from protocol.data.spaces import ObservationSpace
 from protocol.data.trajectory import Array, TrajectoryBlock
@@ -91,12 +91,13 @@ def check_block(name: str, block: TrajectoryBlock) -> None:
         block: an unroll.
 
     Raises:
-        RunError: if a number is not finite; it names the environment or the policy.
+        UserCodeError: if a number of the environment is not finite.
+        RunError: if a number of the policy is not finite.
     """
     for field in ("observations", "final_observations", "rewards", "episode_return"):
         for path, part in parts_of(getattr(block, field)):
             if not is_finite(part):
-                raise RunError(
+                raise UserCodeError(
                     f"{name} gave {field}{path and f' of {path}'} that are not finite (NaN or infinity): "
                     f"{first_not_finite(part)}, as float32"
                 )

@@ -48,15 +48,25 @@ class Exported(NamedTuple):
 
 def export(agent: LoadedAgent, path: Path, format: str) -> Exported:  # noqa: A002  (the option's name)
     """Write a policy; see `agent.loading.LoadedAgent.export`."""
+    check(path, format)
+    return write(agent, path, format)
+
+
+def check(path: Path, format: str) -> None:  # noqa: A002  (the option's name)
+    """Raise a UserError if a format does not exist, lacks a package, or cannot be written to this path."""
     if format not in FORMATS:
         raise UserError(f"expected a format of {', '.join(FORMATS)}, got {format!r}")
     check_output(path)
+    check_packages(format)
+
+
+def write(agent: LoadedAgent, path: Path, format: str) -> Exported:  # noqa: A002  (the option's name)
+    """Write a policy after `check`."""
     metadata = {name: json.dumps(value) for name, value in metadata_of(agent).items()}
     policy = None
     if format == "safetensors":
         content = save({name: tensor.contiguous() for name, tensor in saved_tensors(agent.model).items()}, metadata)
     else:
-        check_packages(format)
         with tracing(format):
             policy = ExportedPolicy(agent.model)
             ports = {"inputs": policy.inputs, "outputs": policy.outputs}

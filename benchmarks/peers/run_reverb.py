@@ -3,6 +3,7 @@
 A step has the same data as in oatmill: observation, action, reward, two flags, two logits and a value.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -42,10 +43,15 @@ def write(port, big):
 
 def main():
     """Start the server and the writers, and sample for some time."""
-    big = "--big" in sys.argv
-    if "--write" in sys.argv:
-        write(int(sys.argv[sys.argv.index("--write") + 1]), big)
-    seconds = float(sys.argv[sys.argv.index("--seconds") + 1]) if "--seconds" in sys.argv else 4.0
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--big", action="store_true")
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--write", type=int, metavar="PORT")
+    options = parser.parse_args()
+    big, seconds = options.big, options.seconds
+    if options.write is not None:
+        write(options.write, big)
+        return
     server = reverb.Server([reverb.Table.queue("queue", 32 if big else QUEUE)])
     command = [sys.executable, __file__, "--write", str(server.port), *(["--big"] if big else [])]
     writers = [subprocess.Popen(command) for _ in range(WRITERS)]

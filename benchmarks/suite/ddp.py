@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import Arm, Effort, Figure, Rounds
-from benchmarks.processes import answer_of, start_python
+from benchmarks.processes import answer_of, arguments_of, start_python
 from benchmarks.real_batch import real_inputs
 from learner.__main__ import leave
 from recipes.presets import PRESETS
@@ -101,5 +101,5 @@ def figures(rounds: Rounds) -> dict[str, Figure]:
 
 
 if __name__ == "__main__":
-    rank_main(float(sys.argv[1]))
+    rank_main(*arguments_of(__doc__, seconds=float))
     leave(0)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,7 +20,7 @@ import numpy as np
 import zmq
 
 from benchmarks.harness import Arm, Effort, Figure, Rounds
-from benchmarks.processes import start_python
+from benchmarks.processes import arguments_of, start_python
 from benchmarks.replay import STEPS, Case, synthetic_block
 from protocol.channels.connection import HEADERS_ONLY_BYTES, Connection
 from protocol.channels.sockets import ServerSocket
@@ -191,4 +190,5 @@ def figures(rounds: Rounds) -> dict[str, Figure]:
 
 
 if __name__ == "__main__":
-    {"raw": send_raw, "stream": send_blocks}[sys.argv[1]](sys.argv[2])
+    kind, address = arguments_of(__doc__, kind=str, address=str)
+    {"raw": send_raw, "stream": send_blocks}[kind](address)

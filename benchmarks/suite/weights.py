@@ -23,7 +23,7 @@ from agent.settings import AgentSettings
 from agent.spec import AgentSpec
 from agent.unpack_weights import load_packed
 from benchmarks.harness import Arm, Effort, Figure, Rounds
-from benchmarks.processes import answer_of, start_python
+from benchmarks.processes import answer_of, arguments_of, start_python
 from benchmarks.replay import CASES, config_of, server
 from learner.pack_weights import pack
 from oatmill.settings.flat import joining_config
@@ -146,4 +146,4 @@ def figures(rounds: Rounds) -> dict[str, Figure]:
 
 
 if __name__ == "__main__":
-    receivers_main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    receivers_main(*arguments_of(__doc__, endpoint=str, count=int, versions=int))

@@ -7,16 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.cli.options import JsonOption, RunDirOption, TrustOption, one_folder, print_json
+from deploy.cli.groups import OneCheckpoint
+from deploy.cli.options import JsonOption, TrustOption, print_json
 
 
 def evaluate(
-    checkpoint: Annotated[
-        Path | None,
-        typer.Argument(metavar="[CHECKPOINT]", help="A run folder, or a checkpoint (step-N folder). Default: the newest run."),
-    ] = None,
     *,
-    run_dir: RunDirOption = None,
+    chosen: OneCheckpoint,
     episodes: Annotated[int, typer.Option("--episodes", metavar="N", min=1, help="Number of episodes.")] = 100,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="Take the most likely action.")] = False,
     seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Seed of environment and actions.")] = 0,
@@ -31,11 +28,10 @@ def evaluate(
     from agent.checkpoint_manifest import find_checkpoint  # noqa: PLC0415
     from deploy.cli.summary import evaluation_lines  # noqa: PLC0415
     from runner.evaluation.video import check_video  # noqa: PLC0415
-    from runner.folder import find_run  # noqa: PLC0415
 
     if record is not None:
         check_video(record)
-    folder = one_folder(checkpoint, run_dir) or find_run(None)
+    folder = chosen.folder
     find_checkpoint(folder)
     result = played_in_another_process(
         {

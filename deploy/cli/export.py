@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.options import JsonOption, RunDirOption, TrustOption, one_folder, print_json
+from deploy.cli.groups import OneCheckpoint
+from deploy.cli.options import JsonOption, TrustOption, print_json
 
 
 class Format(StrEnum):
@@ -22,12 +23,8 @@ class Format(StrEnum):
 
 
 def export(
-    run: Annotated[
-        Path | None,
-        typer.Argument(metavar="[RUN]", help="A run folder, or a checkpoint (step-N folder). Default: the newest run."),
-    ] = None,
     *,
-    run_dir: RunDirOption = None,
+    chosen: OneCheckpoint,
     format: Annotated[  # noqa: A002  (the option's name)
         Format,
         typer.Option(
@@ -48,16 +45,14 @@ def export(
     It takes observations as the environment gives them, and returns deterministic actions as the environment takes them.
     """
     from agent.checkpoint_manifest import find_checkpoint  # noqa: PLC0415
-    from agent.exporting.formats import FORMATS, check_output, check_packages  # noqa: PLC0415
+    from agent.exporting.formats import FORMATS, check, write  # noqa: PLC0415
     from agent.loading import load  # noqa: PLC0415
-    from runner.folder import find_run  # noqa: PLC0415
 
     started = time.monotonic()
     path = output or Path(f"policy{FORMATS[format]}")
-    check_output(path)
-    check_packages(format)
-    agent = load(find_checkpoint(one_folder(run, run_dir) or find_run(None)), trust=trust)
-    exported = agent.export(path, format)
+    check(path, format)
+    agent = load(find_checkpoint(chosen.folder), trust=trust)
+    exported = write(agent, path, format)
     if as_json:
         named = {way: [port._asdict() for port in getattr(exported, way)] for way in ("inputs", "outputs")}
         print_json(exported._asdict() | named | {"learner_step": agent.manifest["learner_step"]})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 from deploy.cli.options import (
     ActorsOption,
     Assignments,
+    CheckpointArgument,
     ConfigOption,
     EnvOption,
     HubOption,
@@ -92,6 +93,25 @@ class OneRun:
             UserError: if it is given twice.
         """
         return one_folder(self.run, self.run_dir)
+
+
+@dataclass(eq=False)
+class OneCheckpoint:
+    """A checkpoint, by its folder or by its run's."""
+
+    checkpoint: CheckpointArgument = None
+    run_dir: RunDirOption = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder; that of the newest run if it is left out.
+
+        Raises:
+            UserError: if it is given twice, or left out and there is no run.
+        """
+        from runner.folder import find_run  # noqa: PLC0415
+
+        return one_folder(self.checkpoint, self.run_dir) or find_run(None)
 
 
 class Hub(NamedTuple):

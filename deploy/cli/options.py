@@ -76,6 +76,10 @@ SeedOption = Annotated[int | None, typer.Option("--seed", metavar="S", help="See
 RunArgument = Annotated[
     Path | None, typer.Argument(metavar="[RUN]", help="The run folder, as --run-dir. Default: the newest run.")
 ]
+CheckpointArgument = Annotated[
+    Path | None,
+    typer.Argument(metavar="[CHECKPOINT]", help="A run folder, or a checkpoint (step-N folder). Default: the newest run."),
+]
 RunDirOption = Annotated[Path | None, typer.Option("--run-dir", metavar="DIR", help="The run folder. Default: the newest run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to stdout and everything else to stderr.")]
 LogLevelOption = Annotated[

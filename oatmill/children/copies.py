@@ -12,7 +12,7 @@ import os
 import time
 from typing import NoReturn
 
-from oatmill.errors import RunError
+from oatmill.errors import UserCodeError
 from oatmill.user_code import place_in_frames
 
 PLACE_BYTES = 1024
@@ -40,7 +40,7 @@ class Copies:
         """End this process if it is a copy. Call it wherever the user's code returns or raises.
 
         Raises:
-            RunError: if a copy has come back; it names the line of the user's code that made it.
+            UserCodeError: if a copy has come back; it names the line of the user's code that made it.
         """
         if os.getpid() != self._own:
             self._end()
@@ -48,7 +48,7 @@ class Copies:
             self._wait()
         if self._shared[0]:
             place = self._shared[:PLACE_BYTES].rstrip(b"\0").decode(errors="replace")
-            raise RunError(f"{self._what} forked this process, and the copy did not end; call os._exit in it ({place})")
+            raise UserCodeError(f"{self._what} forked this process, and the copy did not end; call os._exit in it ({place})")
 
     def _wait(self) -> None:
         self._forked, began = False, time.monotonic()

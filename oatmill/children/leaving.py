@@ -29,11 +29,12 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def tell_of_exits(tell: Callable[[str], object]) -> None:
+def tell_of_exits(tell: Callable[[str], object], *, code: int | None = None) -> None:
     """Have the user's code that ends this process by `os._exit` named before it does.
 
     Args:
         tell: called with what the code did, as the predicate of a sentence.
+        code: the exit code to end with in the place of theirs; None keeps theirs.
     """
     own, end = os.getpid(), os._exit
 
@@ -41,6 +42,7 @@ def tell_of_exits(tell: Callable[[str], object]) -> None:
         place = place_in_frames(inspect.currentframe())
         if place and os.getpid() == own:  # a copy that was forked ends this way, as it should
             tell(f"called os._exit({status}) ({place})")
+            status = status if code is None else code
         end(status)
 
     os._exit = exit_at_once

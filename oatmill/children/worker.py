@@ -16,7 +16,7 @@ from typing import Any
 from oatmill.children.copies import Copies
 from oatmill.children.leaving import leave, tell_of_exits
 from oatmill.children.parent import die_with
-from oatmill.errors import OatmillError, RunError, UserError, one_line
+from oatmill.errors import OatmillError, UserCodeError, UserError, one_line
 from oatmill.process.entry import configure_logging
 from oatmill.user_code import place_of
 
@@ -48,7 +48,7 @@ class Answer:
         """
         try:
             self._copies.check()
-        except RunError as error:
+        except UserCodeError as error:
             raise UserError(str(error)) from None
         self._given = True
         self._say({"result": value})

@@ -11,5 +11,8 @@ HUNG = 70
 """The process's own watchdog ended it."""
 OUT_OF_MEMORY = 71
 """The process used more memory than its setting allows."""
+USER_CODE_FAILED = 72
+"""The user's code in a process of a run, such as an environment, raised an exception, broke a promise or ended the process.
+Another process would most likely fail the same way."""
 INTERRUPTED = 130
 """Ctrl-C. The code is 128 plus the number of SIGINT, as in shells."""

@@ -14,13 +14,16 @@ import contextlib
 import errno
 import random
 import socket as sockets
+import struct
 from typing import Any
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 FAILED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 EVENTS = FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
+EVENT = struct.Struct("=hi")
+"""The first frame of an event: its number and its value (zmq_socket_monitor(3)). `zmq.utils.monitor` reads it, too, but loads
+asyncio, and every process of a run starts with this module."""
 PATIENCE_S = 1.5
 """A client that was never accepted reports the reason after this long. A key that was just added is
 trusted within 0.25 s."""
@@ -69,8 +72,8 @@ class Handshake:
         """Read the connection's events, and reconnect when libzmq does not. Never blocks."""
         with contextlib.suppress(zmq.Again):
             while True:
-                told = recv_monitor_message(self._monitor, zmq.NOBLOCK)
-                self._take(told["event"], told["value"], now)
+                event, value = EVENT.unpack(self._monitor.recv_multipart(zmq.NOBLOCK)[0])
+                self._take(event, value, now)
         if now >= self._again_at:
             self._again_at = float("inf")
             with contextlib.suppress(zmq.ZMQError):  # libzmq has forgotten it already

@@ -6,15 +6,13 @@ itself.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
 from oatmill.errors import RunError
 from oatmill.process.awake_clock import AwakeClock
-from oatmill.process.exit_codes import BAD_INPUT
-from oatmill.user_code import ends_with_place
+from oatmill.process.exit_codes import BAD_INPUT, USER_CODE_FAILED
 from replay.hub.status import EQUAL_STREAMS
 from runner.local.child import back_off
 from runner.local.launcher import Launcher, P, Process
@@ -23,9 +21,7 @@ HUNG_SLACK_S = 10.0
 """A hanging actor ends itself after `actors.hang_timeout` and logs where it hung. If it does not, it is killed
 this many seconds later."""
 SAME_ERRORS = 3
-"""The run fails after this many processes in a row with the same error in the user's code."""
-RAISED = re.compile(r" raised in (step|reset): | that are not finite ")
-"""Part of the error of an environment that breaks its promises, for example by an observation of another shape."""
+"""The run fails after this many processes in a row with the same error of the user's code or settings."""
 LEFT_BACK_OFF_S = 2.0
 """An actor that exited with code 0 is restarted after this time, unless the run is stopped in the meantime."""
 LEAVE_WITHIN_S = 10.0
@@ -49,7 +45,7 @@ class Slot(Generic[P]):
         silent_since: when the hub stopped receiving heartbeats; None while it receives them.
         leave_by: the deadline for stopping; None as long as the actor should run.
         hung: why it was killed, if it seemed to hang.
-        error: the error of the last process, if it came from the user's code.
+        error: the error of the last process, if it came from the user's code or settings, as its exit code says.
         same_errors: how many processes in a row ended with this error, without an env step in between.
     """
 
@@ -233,8 +229,8 @@ class ActorPool(Generic[P]):
         self._notice("actor_restarted", f"{reason}; restarting in {wait:g} s", values | {"restarts": slot.restarts})
 
     def _note_error(self, slot: Slot[P], child: P) -> None:
-        """Count the processes in a row that ended with the same error of the user's code. Another restart would fail, too."""
-        error = child.error if child.error and (ends_with_place(child.error) or RAISED.search(child.error)) else ""
+        """Count the processes in a row with the same error of the user's code or settings. Another restart would fail, too."""
+        error = child.error or "" if child.exit_code in {BAD_INPUT, USER_CODE_FAILED} else ""
         again = bool(error) and error == slot.error and not slot.productive
         slot.error, slot.same_errors = error, slot.same_errors + 1 if again else int(bool(error))
 

@@ -26,6 +26,7 @@ from agent.model import AgentModel, acting_arrays
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
 from learner.settings import TrainerSettings
+from oatmill.process.exit_codes import USER_CODE_FAILED
 from oatmill.settings.base import MetricsSettings
 from oatmill.settings.flat import joining_config
 from protocol.channels import BatchClient, ControlClient, Delivery, WeightsPublisher, Welcome
@@ -305,7 +306,7 @@ def test_an_actor_that_is_well_keeps_its_place_and_one_that_hung_leaves_when_ano
 def test_an_environment_that_raises_or_leaves_later_fails_the_actor_in_one_line(run: Run, says: str) -> None:
     actor = run.actor()
     Learner(run).publish(0)
-    assert actor.wait(60) == 1
+    assert actor.wait(60) == USER_CODE_FAILED
     (error,) = run.actor_errors()
     assert re.fullmatch(f"oatmill: error: {says}", error)
     (log,) = run.folder.glob("actors-*.log")
@@ -316,7 +317,7 @@ def test_an_environment_that_raises_or_leaves_later_fails_the_actor_in_one_line(
 def test_an_environment_that_calls_os_exit_is_named_before_its_process_ends(run: Run) -> None:
     actor = run.actor()
     Learner(run).publish(0)
-    assert actor.wait(60) == 0
+    assert actor.wait(60) == USER_CODE_FAILED
     (error,) = run.actor_errors()
     place = r"\(tests/actors/environments/rude_environments\.py:\d+, in leaves_at_once\)"
     assert re.fullmatch(rf"oatmill: error: the environment's code called os\._exit\(0\) {place}", error)

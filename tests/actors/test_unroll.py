@@ -14,7 +14,7 @@ from actors.unroll import Unroller
 from agent.model import AgentModel, acting_arrays
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
-from oatmill.errors import RunError
+from oatmill.errors import RunError, UserCodeError
 from protocol.data.trajectory import Schema, TrajectoryBlock
 from protocol.data.weights import Weights
 
@@ -147,7 +147,7 @@ def test_a_cancelled_unroll_is_not_sent_and_the_next_one_continues() -> None:
 )
 def test_an_environment_that_fails_later_is_named(how: str, says: str) -> None:
     unroller, _ = make_unroller(fails(how), copies=1, steps=2)
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(UserCodeError) as caught:
         unroller.collect(lambda: True)
     assert says in str(caught.value)
 

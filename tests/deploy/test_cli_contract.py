@@ -35,7 +35,7 @@ COMMANDS = {
     "scale": {"RUN", "--run-dir", "--address", "--keys", "--actors"},
     "stop": {"RUN", "--run-dir", "--address", "--keys"},
     "eval": {"CHECKPOINT", "--run-dir", "--episodes", "--deterministic", "--seed", "--record", "--trust", "--json"},
-    "export": {"RUN", "--run-dir", "--format", "--output", "--trust", "--json"},
+    "export": {"CHECKPOINT", "--run-dir", "--format", "--output", "--trust", "--json"},
     "compare": {"RECIPE", "ASSIGNMENTS", "--arms", "--arm", "--seeds", "--out", "--json"},
     "sweep": {"RECIPE", "ASSIGNMENTS", "--json"}
     | {"--param", "--trials", "--seeds", "--sampler", "--pruner", "--metric", "--seed", "--out"},

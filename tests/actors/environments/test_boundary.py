@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,7 @@ from actors.environments.make import make_environment
 from actors.environments.spaces.observations import raw_space
 from actors.settings import EnvSettings, FactoryEnv, PettingZooEnv
 from actors.unroll import Unroller
-from oatmill.errors import RunError, UserError
+from oatmill.errors import UserError
 from tests.actors.environments.scripted import Scripted
 from tests.actors.test_unroll import make_unroller
 
@@ -189,13 +187,6 @@ def test_a_final_observation_is_checked_as_any_other() -> None:
         boundary.final_observations({"final_obs": np.array([2, 0])}, np.array([0]))
 
 
-def test_a_float_that_is_not_finite_is_named_by_row_step_and_index() -> None:
-    fails = FactoryEnv(factory="tests.actors.environments.toy_environments:Fails", kwargs={"how": "nan in step"})
-    # Row 0, column 1 of the unroll (what the first step showed), number 0.
-    with pytest.raises(RunError, match=r"gave observations that are not finite .*: nan at index \[0, 1, 0\]"):
-        unrolled(fails, copies=1)
-
-
 @pytest.mark.parametrize(
     ("step", "says"),
     [
@@ -270,51 +261,6 @@ def test_seeds_have_31_bits_and_so_have_those_that_a_vector_env_counts_on_to() -
     assert len({seed for root in roots for seed in copy_seeds(root, 4)}) == 1200
     # With 32 bits every second root gives one that is refused.
     started(own("Int32Seed"), copies=16)
-
-
-def test_copies_that_do_not_heed_their_seeds_are_noticed_and_those_that_always_begin_alike_are_not(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        started(own("Int32Seed"), copies=3)
-        started(own("Int32Seed", constant=True), copies=3)
-        started(own("Int32Seed", deaf=True), copies=1)
-        assert not caplog.messages
-        started(own("Int32Seed", deaf=True), copies=3)
-    (message,) = caplog.messages
-    assert message.startswith(
-        "env.factory=tests.actors.environments.scripted:Int32Seed: all 3 copies have the same first observations, and other"
-    )
-    assert "ignore the seed of reset" in message
-
-
-def test_copies_with_equal_numbers_despite_different_actions_cause_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        unrolled(own("Int32Seed", constant=True), copies=3)
-        unrolled(own("Int32Seed", constant=True, deaf=True), copies=1)
-        unrolled(FactoryEnv(factory="tests.actors.environments.toy_environments:Counter"), copies=3)  # pays for what is done
-        unrolled(own("Oddity", step=(np.ones(1), 1.0, False, False, {})), copies=3)  # always gives the same
-        assert not caplog.messages
-        unroller, _ = make_unroller(own("Int32Seed", constant=True, deaf=True), copies=3, steps=4)
-        unroller.collect(lambda: True)
-        unroller.collect(lambda: True)
-    (message,) = caplog.messages
-    assert "all 3 copies had the same observations and rewards in their first 4 steps" in message
-
-
-@pytest.fixture
-def float32_again() -> Iterator[None]:
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.mark.usefixtures("float32_again")
-def test_an_environment_that_changes_torchs_default_dtype_is_refused() -> None:
-    with pytest.raises(UserError, match=r"expected torch's default dtype to stay float32, .* got torch.float64; leave"):
-        started(own("Doubles"), copies=1)
-    torch.set_default_dtype(torch.float32)
-    with pytest.raises(UserError, match="expected torch's default dtype to stay float32"):
-        unrolled(own("Doubles", where="step"), copies=1)
 
 
 def test_a_missing_module_that_is_nobodys_extra_is_named_without_a_hint_at_one() -> None:

@@ -1,14 +1,9 @@
-"""What a user's function is given: seed, index and number of copies; and how environments that ignore their seed are found."""
+"""What a user's function is given: seed, index and number of copies."""
 
 from __future__ import annotations
 
-import logging
-
-import pytest
-
-from actors.environments.checks import begin
 from actors.environments.make import make_environment
-from actors.settings import FactoryEnv, GymnasiumEnv
+from actors.settings import FactoryEnv
 
 OWN = "tests.actors.environments.own_seeds"
 
@@ -37,23 +32,3 @@ def test_a_function_that_builds_all_copies_gets_one_seed_to_count_on_from() -> N
     for observations in shown:
         assert ((observations[:, 0] - observations[0, 0]) % 1_000_000).tolist() == [0, 1, 2]
     assert shown[0][0, 0] != shown[1][0, 0]
-
-
-@pytest.mark.parametrize(("name", "copies"), [("deaf", 1), ("deaf", 4), ("deaf_vector", 3), ("deaf_vector", 16)])
-def test_actors_whose_environment_ignores_its_seed_have_the_same_stream(name: str, copies: int) -> None:
-    streams = [begin(make_environment(own(name), copies=copies, seed=root)).stream for root in (1, 2)]
-    assert streams[0] == streams[1] != ""
-
-
-@pytest.mark.parametrize("copies", [1, 3, 16])
-@pytest.mark.parametrize("env", [GymnasiumEnv(id="CartPole-v1"), own("Draws")], ids=["CartPole", "takes a seed"])
-def test_actors_whose_environment_uses_its_seed_have_other_streams_or_none(env: GymnasiumEnv, copies: int) -> None:
-    streams = [begin(make_environment(env, copies=copies, seed=root)).stream for root in (1, 2)]
-    assert streams[0] != streams[1] or streams == ["", ""]
-
-
-def test_environments_that_always_begin_alike_tell_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
-    env = FactoryEnv(factory="tests.actors.environments.toy_environments:Counter")
-    assert begin(make_environment(env, copies=16, seed=1)).stream == ""
-    assert not caplog.records

@@ -52,7 +52,7 @@ def test_a_copy_that_comes_back_ends_and_the_line_that_made_it_is_named(tmp_path
     done = run(tmp_path, "os.fork()", forks=1)
     assert (done.returncode, done.stdout) == (1, "2\n")
     says = "env.factory=mine:make forked this process, and the copy did not end; call os._exit in it (mine.py:12, in step)"
-    assert done.stderr.splitlines()[-1] == f"oatmill.errors.RunError: {says}"
+    assert done.stderr.splitlines()[-1] == f"oatmill.errors.UserCodeError: {says}"
 
 
 def test_copies_of_copies_are_limited(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def start(tag: str, code: str, **environ: str) -> subprocess.Popen[bytes]:
 def until(done: Callable[[], bool], within_s: float = 60.0) -> None:
     deadline = time.monotonic() + within_s
     while not done():
-        assert time.monotonic() < deadline, "it did not come to that"
+        assert time.monotonic() < deadline, f"nothing like this within {within_s:g} s"
         time.sleep(0.01)
 
 

@@ -107,7 +107,7 @@ def closed_after(client: socket.socket, drip: bytes = b"", within_s: float = 60.
 def until(done: Callable[[], bool], within_s: float = 60.0) -> None:
     deadline = time.monotonic() + within_s
     while not done():
-        assert time.monotonic() < deadline, "it did not come to that"
+        assert time.monotonic() < deadline, f"nothing like this within {within_s:g} s"
         time.sleep(0.01)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ from protocol.security.keys import ClientKeys, ServerKeys, add_key, client_keys,
 from protocol.security.zap import ZapHandler
 from tests.ports import free_ports
 
+ROOT = Path(__file__).resolve().parents[3]
 SAID = {
     "no key": "requires a key and this process has none; set --keys",
     "unknown key": "does not trust this process's key; give --keys",
@@ -237,3 +240,9 @@ def test_a_silently_closed_connection_is_explained_by_the_servers_mechanism(
     found = client.handshake.trouble(1.2 + handshake.PATIENCE_S)
     assert said in found
     assert bool(said) == bool(found)
+
+
+def test_a_replay_server_starts_without_asyncio() -> None:
+    # pyzmq's reader of a socket's events would load it, which takes a tenth of the start.
+    code = "import sys, replay.hub.process, replay.ingest.__main__; sys.exit('asyncio' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -262,20 +262,6 @@ def test_a_vector_env_must_say_what_it_does_after_an_end() -> None:
         make_environment(factory("make_without_metadata"), copies=2, seed=0)
 
 
-@pytest.mark.parametrize(
-    ("how", "says"),
-    [
-        ("raises in reset", "Fails raised in reset: OSError: the level file is gone"),
-        ("nan in reset", "Fails: expected finite first observations, got NaN or infinity"),
-        ("wrong shape in reset", "Fails raised in reset: ValueError: expected an observation of shape (1,), got (3,)"),
-    ],
-)
-def test_broken_first_observations_are_refused_with_the_environments_name(how: str, says: str) -> None:
-    with pytest.raises(UserError) as caught:
-        describe(factory("Fails", how=how))
-    assert says in str(caught.value)
-
-
 def test_a_module_beside_the_command_may_register_what_an_id_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "registers_one.py").write_text(
