@@ -16,6 +16,7 @@ from agent.model import AgentModel, prior_of
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
 from learner.advantage_scale import AdvantageScale
+from learner.device import in_bfloat16
 from learner.loss import Context
 from learner.plan import make_plan
 from learner.ranks.reduce import Ranks
@@ -60,6 +61,7 @@ def make_updater(config: LearnerConfig, spec: AgentSpec, ranks: Ranks) -> Update
     torch.manual_seed(trainer.seed)
     plan = make_plan(trainer, config.agent, spec.spaces.action)
     model = AgentModel(spec).to(ranks.device)
+    model.in_bfloat16 = in_bfloat16(trainer.precision, ranks.device, model)
     prior = prior_of(model)
     freeze_unused(model, plan)
     context = Context(
