@@ -41,8 +41,8 @@ def standardised_in_parts(images: Tensor, scale: float, dtype: torch.dtype) -> T
     """The same in parts that stay in the processor's cache, as `dtype`."""
     target = torch.empty(images.shape, dtype=dtype)
     rows = max(1, PART_BYTES // (4 * images[:1].numel()))
-    for part, pixels in zip(target.split(rows), images.split(rows), strict=True):
-        part.copy_(standardised(pixels, scale))
+    for start in range(0, len(images), rows):
+        target[start : start + rows] = standardised(images[start : start + rows], scale)
     return target
 
 
@@ -85,9 +85,10 @@ def gains_from_channels_last(images: Tensor) -> bool:
     """Whether convolutions with stride 4 over these images are faster in the memory format channels_last.
 
     They are on a CPU in bfloat16, and where gradients are computed in float32. But oneDNN has its own
-    kernels for float32 images of up to three channels. An exported or compiled network is left as it is.
+    kernels for float32 images of up to three channels. A network is compiled, and exported
+    by `torch.export`, as it is; it is traced without gradients.
     """
-    if images.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_compiling():
+    if images.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     return torch.is_autocast_enabled("cpu") or (torch.is_grad_enabled() and images.shape[1] > OWN_KERNEL_CHANNELS)
 

@@ -56,7 +56,7 @@ def any_encoder(network: nn.Module, attribute: str) -> bool:
 
 def has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware."""
-    found = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 does not have it
+    found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 does not have it
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 

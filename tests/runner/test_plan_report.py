@@ -34,6 +34,8 @@ def test_a_plan_has_the_order_what_is_read_and_written_and_every_auto() -> None:
         "trainer.losses.muesli_model.policy_target": "cmpo",
         "agent.encoder": "mlp",
         "trainer.device": "cpu",
+        "trainer.precision": "float32",
+        "trainer.threads": "1",
         "env.vectorization": "vector_entry_point",
     }
     assert RunSettings.of(plan["settings"]) == report_plan(conservative()).settings
