@@ -55,10 +55,14 @@ def arms_of(recipes: Mapping[str, int], effort: Effort, stack: ExitStack) -> dic
     for recipe in list(recipes)[-1:] if effort.quick else recipes:
         settings = find_recipe(recipe).settings()
         made |= {f"{recipe}: {name}": arm for name, arm in parts(settings, effort, stack).items()}
-        # At least twice the steps of the short run, which is subtracted.
-        made[f"{recipe}: whole"] = whole(recipe, max(2 * least_steps(settings), int(recipes[recipe] * effort.seconds)), folder)
+        made[f"{recipe}: whole"] = whole(recipe, whole_steps(recipes[recipe], settings, effort), folder)
         made[f"{recipe}: short"] = whole(recipe, least_steps(settings), folder)
     return made
+
+
+def whole_steps(per_second: int, settings: RunSettings, effort: Effort) -> int:
+    """Steps of the whole run: at least twice those of the short one, which is subtracted."""
+    return max(2 * least_steps(settings), int(per_second * effort.seconds))
 
 
 def parts(settings: RunSettings, effort: Effort, stack: ExitStack) -> dict[str, Arm]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from agent.encoders import make_encoder
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
 from learner import device
-from learner.device import choose_device, has_bfloat16, in_bfloat16, learner_threads, usable_cores
+from learner.device import choose_device, has_amx, in_bfloat16, learner_threads, usable_cores
 from learner.settings import TrainerSettings
 from oatmill.errors import UserError
 from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
@@ -26,9 +27,8 @@ def test_a_missing_gpu_raises_an_error_and_auto_uses_the_available_device(monkey
 
 CPU = torch.device("cpu")
 CPUS: list[tuple[dict[str, bool], bool]] = [
-    ({"avx512_bf16": True, "amx_bf16": False}, True),
-    ({"avx512_bf16": False, "amx_bf16": True}, True),
-    ({"avx512_bf16": False, "amx_bf16": False}, False),
+    ({"avx512_bf16": True, "amx_bf16": True}, True),
+    ({"avx512_bf16": True, "amx_bf16": False}, False),
     ({}, False),
 ]
 
@@ -40,18 +40,18 @@ def encoder_of(name: str, *shape: int, dtype: str = "uint8") -> torch.nn.Module:
 
 
 @pytest.mark.parametrize(("found", "has"), CPUS)
-def test_a_cpu_has_bfloat16_if_torch_says_so(monkeypatch: pytest.MonkeyPatch, found: dict[str, bool], has: bool) -> None:
+def test_a_cpu_has_amx_if_torch_says_so(monkeypatch: pytest.MonkeyPatch, found: dict[str, bool], has: bool) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
-    assert has_bfloat16() is has
+    assert has_amx() is has
 
 
-def test_a_torch_that_does_not_know_its_cpu_has_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_that_does_not_know_its_cpu_has_no_amx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert not has_bfloat16()
+    assert not has_amx()
 
 
-def test_auto_is_bfloat16_on_a_cpu_that_has_it_where_the_encoder_gains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "has_bfloat16", lambda: True)
+def test_auto_is_bfloat16_on_a_cpu_with_amx_where_the_encoder_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "has_amx", lambda: True)
     images = {name: encoder_of(name, 4, 84, 84) for name in ("nature", "small_cnn", "cnn")}
     assert all(in_bfloat16("auto", CPU, encoder) for encoder in images.values())
     assert in_bfloat16("auto", CPU, encoder_of("small_cnn", 3, 64, 64))
@@ -63,7 +63,7 @@ def test_auto_is_bfloat16_on_a_cpu_that_has_it_where_the_encoder_gains(monkeypat
     assert not in_bfloat16("auto", torch.device("cuda"), images["nature"])
     assert not in_bfloat16("float32", CPU, images["nature"])
     assert in_bfloat16("bfloat16", CPU, encoder_of("mlp", 5, dtype="float32"))
-    monkeypatch.setattr(device, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(device, "has_amx", lambda: False)
     assert not in_bfloat16("auto", CPU, images["nature"])
 
 
@@ -113,5 +113,5 @@ def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     monkeypatch.setattr(device, "CGROUPS", tmp_path)
-    monkeypatch.setattr(device.os, "sched_getaffinity", lambda _pid: set(range(8)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
     assert usable_cores() == cores
