@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from agent.dict_encoder import DictEncoder, KeyEncoder
 from agent.heads import dense_layers, orthogonal_init
-from agent.own_encoder import make_own_encoder
-from agent.pixels import (
+from agent.images.pixels import (
     BLOCK,
     autocast_dtype,
     blocks_of,
@@ -21,6 +20,7 @@ from agent.pixels import (
     standardised,
     standardised_in_parts,
 )
+from agent.own_encoder import make_own_encoder
 from agent.settings import AgentSettings
 from agent.spec import JOINED, AgentSpec
 from agent.tokens.encoders import TokenCodebook, TokenGridEncoder, TokenSetEncoder

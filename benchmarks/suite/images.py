@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from agent.encoders import StridedEncoder
+from agent.images.pixels import standardised
 from agent.model import AgentModel
-from agent.pixels import standardised
 from benchmarks.harness import Arm, Effort, Figure, Rounds
 from benchmarks.real_batch import real_inputs
 from benchmarks.suite.roofline import arms_of, figures_of

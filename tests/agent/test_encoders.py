@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from agent.encoders import ResidualBlock, make_encoder
-from agent.pixels import standardised
+from agent.images.pixels import standardised
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
 from agent.tokens.encoders import TokenCodebook, TokenGridEncoder, without_trailing_pads

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from agent.encoders import NatureEncoder, SmallEncoder
-from agent.pixels import PART_BYTES, blocks_of, convolve_blocks, standardised, standardised_in_parts
+from agent.images.pixels import PART_BYTES, blocks_of, convolve_blocks, standardised, standardised_in_parts
 
 
 def random_bytes(*shape: int) -> Tensor:
