@@ -11,6 +11,15 @@ from torch import Tensor, nn
 
 from agent.dict_encoder import DictEncoder, KeyEncoder
 from agent.heads import dense_layers, orthogonal_init
+from agent.images.pixels import (
+    BLOCK,
+    autocast_dtype,
+    blocks_of,
+    convolve_blocks,
+    gains_from_channels_last,
+    standardised,
+    standardised_in_parts,
+)
 from agent.own_encoder import make_own_encoder
 from agent.settings import AgentSettings
 from agent.spec import JOINED, AgentSpec
@@ -26,7 +35,6 @@ SMALL_LAYERS_OF_16 = ((16, 4, 2), (32, 4, 2))
 """The same, for images of at least 16x16; smaller ones get one convolution of 3x3 places."""
 NATURE_SMALLEST = 36
 """The smallest height and width: the last convolution's output is 1x1."""
-STD_FLOOR = 1e-3
 
 
 def make_trunk_encoder(spec: AgentSpec) -> nn.Module:
@@ -133,6 +141,10 @@ class ImageEncoder(nn.Module):
     """IMPALA's residual network.
 
     Three stages of a convolution, max pooling and two residual blocks, followed by dense layers.
+
+    Attributes:
+        large: whether the convolutions are large enough for several threads.
+        gains_from_bfloat16: whether a CPU with bfloat16 in hardware trains them faster in it.
     """
 
     def __init__(self, shape: Sequence[int], hidden_sizes: Sequence[int], activation: type[nn.Module], *, uint8: bool) -> None:
@@ -146,6 +158,7 @@ class ImageEncoder(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.layers = dense_layers((channels * height * width, *hidden_sizes), activation)
         self.scale = 1 / 255 if uint8 else 1.0
+        self.large = self.gains_from_bfloat16 = min(shape[1:]) >= NATURE_SMALLEST
 
     def forward(self, observations: Tensor) -> Tensor:
         """`[N, C, H, W]` to `[N, width]`; uint8 pixels are scaled to 0..1."""
@@ -166,6 +179,10 @@ class StridedEncoder(nn.Module):
         hidden_sizes: widths of the dense layers.
         activation: of the dense layers.
         uint8: whether pixels are bytes, which are scaled to 0..1.
+
+    Attributes:
+        large: whether the convolutions are large enough for several threads and for channels_last.
+        gains_from_bfloat16: whether a CPU with bfloat16 in hardware trains them faster in it.
     """
 
     def __init__(
@@ -188,12 +205,30 @@ class StridedEncoder(nn.Module):
         self.convolutions = nn.Sequential(*layers)
         self.layers = dense_layers((channels * height * width, *hidden_sizes), activation)
         self.scale = 1 / 255 if uint8 else 1.0
+        self.large = convolutions[0][2] == BLOCK
+        self.gains_from_bfloat16 = self.large and uint8 and all(side % BLOCK == 0 for side in shape[1:])
 
     def forward(self, observations: Tensor) -> Tensor:
         """`[N, C, H, W]` to `[N, width]`; uint8 pixels are scaled to 0..1."""
-        pixels = standardised(observations, self.scale)
-        encoded: Tensor = self.layers(self.convolutions(pixels).flatten(1))
+        first, *others = self.convolutions
+        x = self.first_outputs(first, observations)
+        for layer in others:
+            x = layer(x)
+        encoded: Tensor = self.layers(x.flatten(1))
         return encoded
+
+    def first_outputs(self, first: nn.Module, images: Tensor) -> Tensor:
+        """The first convolution of the standardised images.
+
+        Where the network is trained on a CPU, the outputs are in the memory format channels_last, and the
+        next convolutions', too (docs/decisions/037).
+        """
+        fast = self.large and gains_from_channels_last(images)
+        if fast and self.gains_from_bfloat16:  # it is computed on blocks of bytes
+            return convolve_blocks(first, standardised_in_parts(blocks_of(images), self.scale, autocast_dtype()))
+        pixels = standardised(images, self.scale)
+        outputs: Tensor = first(pixels.contiguous(memory_format=torch.channels_last) if fast else pixels)
+        return outputs
 
 
 class NatureEncoder(StridedEncoder):
@@ -234,24 +269,3 @@ IMAGE_ENCODERS: Mapping[str, Callable[..., nn.Module]] = {
     "nature": NatureEncoder,
     "small_cnn": SmallEncoder,
 }
-
-
-def standardised(images: Tensor, scale: float = 1.0) -> Tensor:
-    """Scale each image to mean 0 and standard deviation 1 over channels and pixels.
-
-    An image of a single colour becomes 0. The copy to float32 is changed in place, and the deviation is
-    the norm of what is left: `torch.std_mean` and new arrays for each step took five times as long.
-
-    Args:
-        images: `[N, C, H, W]`, of any dtype; left as they are.
-        scale: the unit of a pixel, which the floor of the deviation is compared with.
-
-    Returns:
-        float32 `[N, C, H, W]`.
-    """
-    pixels = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-    flat = pixels.flatten(1)  # a view
-    flat -= flat.mean(1, keepdim=True)
-    deviation = torch.linalg.vector_norm(flat, dim=1, keepdim=True) * (scale / sqrt(flat.shape[1]))
-    flat *= scale / (deviation + STD_FLOOR)
-    return pixels

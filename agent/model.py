@@ -78,10 +78,14 @@ class AgentModel(nn.Module):
 
     Args:
         spec: the environment's spaces and the network's settings.
+
+    Attributes:
+        in_bfloat16: whether the encoder is computed in bfloat16; the parameters and everything else stay in float32.
     """
 
     def __init__(self, spec: AgentSpec) -> None:
         super().__init__()
+        self.in_bfloat16 = False
         settings, action = spec.settings, spec.spaces.action
         self.spec = spec
         self.policies = Policies(action, settings.squash)
@@ -169,9 +173,14 @@ class AgentModel(nn.Module):
         return shaped
 
     def encode(self, observations: Observations) -> Tensor:
-        """Normalise observations, if the network does, and encode them: `[N, ...]` to `[N, width]`."""
-        encoded: Tensor = self.encoder(observations if self.normaliser is None else self.normalised(observations))
-        return encoded
+        """Normalise observations, if the network does, and encode them: `[N, ...]` to float32 `[N, width]`."""
+        read = observations if self.normaliser is None else self.normalised(observations)
+        if not self.in_bfloat16:
+            encoded: Tensor = self.encoder(read)
+            return encoded
+        with torch.autocast(next(self.parameters()).device.type, torch.bfloat16):
+            half: Tensor = self.encoder(read)
+        return half.float()
 
     def normalised(self, observations: Observations) -> Observations:
         """Normalise a vector, or each key that is one; the normaliser has their statistics one after another."""

@@ -37,7 +37,7 @@ NAMES = (
     "end_to_end",
     "roofline",
 )
-EXTRA = ("envpool",)
+EXTRA = ("envpool", "images")
 """Benchmarks that need packages which oatmill's tests do without; they run only by name."""
 ROUNDS, SECONDS = 5, 4.0
 KEPT = Path(__file__).parent / "baselines/two-cores.json"

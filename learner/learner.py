@@ -15,6 +15,7 @@ import torch
 from agent.spec import AgentSpec
 from learner.checkpoints.files import saved_encoder
 from learner.checkpoints.keeper import Keeper
+from learner.device import learner_threads
 from learner.pack_weights import pack
 from learner.progress import Progress
 from learner.ranks.meeting import joined
@@ -54,9 +55,10 @@ def run(config: LearnerConfig) -> None:
         UserError: if the settings are invalid.
         RunError: if no data arrives in time, or updates stay non-finite.
     """
-    torch.set_num_threads(config.trainer.threads)
     with joined(config.trainer) as ranks, ExitStack() as stack:
         learner = Learner(config, ranks, stack)
+        model = learner.updater.context.model
+        torch.set_num_threads(learner_threads(config.trainer, config.settings, model, half=model.in_bfloat16))
         learner.train()
         learner.finish()
 

@@ -252,12 +252,14 @@ class TrainerSettings(Settings):
     `constant`, or points as in `optimizer.schedule_points`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network is trained. `auto` uses CUDA if it is available."""
-    autocast: Literal["none", "bfloat16"] = "none"
-    """Compute the network in bfloat16 by torch.autocast; losses stay in float32."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """The data type in which encoders are computed; the core, heads and losses stay in float32. `auto` uses bfloat16 on
+    CPUs with AMX, for image encoders that it makes faster, and float32 otherwise."""
     compile: bool = False
     """Compile the network with torch.compile. The learner's machine needs a C++ compiler."""
-    threads: int = Field(default=1, ge=1)
-    """CPU threads per rank."""
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """CPU threads per rank. `auto` uses one, except for networks with large convolutions, for which it shares the
+    cores that actors leave idle among the ranks."""
     weights_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Data type of the weights that are sent to the actors."""
     on_red_flag: Literal["warn", "reduce", "stop"] = "warn"
@@ -293,6 +295,17 @@ class TrainerSettings(Settings):
     seed: int = Field(default=0, ge=0)
     """Seed of the network's weights and of the learner's random numbers."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, values: Any) -> Any:
+        # config.yaml of a run that was started before trainer.precision has trainer.autocast.
+        if isinstance(values, dict) and values.get("autocast") in {"none", "bfloat16"} and "precision" not in values:
+            old = values["autocast"]
+            return {name: value for name, value in values.items() if name != "autocast"} | {
+                "precision": "float32" if old == "none" else old
+            }
+        return values
+
     @model_validator(mode="after")
     def _check(self) -> TrainerSettings:
         _ = self.discount
@@ -306,6 +319,11 @@ class TrainerSettings(Settings):
         if "gamma" not in self.model_fields_set:
             values["gamma"] = self.discount
         return values
+
+    @property
+    def first_threads(self) -> int:
+        """The threads that a rank's process starts with; with `auto` it decides later, when it knows its network."""
+        return 1 if self.threads == "auto" else self.threads
 
     @property
     def discount(self) -> float:

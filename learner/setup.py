@@ -17,6 +17,7 @@ from agent.model import AgentModel, prior_of
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
 from learner.advantage_scale import AdvantageScale
+from learner.device import in_bfloat16
 from learner.loss import Context
 from learner.plan import make_plan
 from learner.ranks.reduce import Ranks
@@ -66,6 +67,7 @@ def make_updater(config: LearnerConfig, spec: AgentSpec, ranks: Ranks) -> Update
     model = AgentModel(spec).to(ranks.device)
     if trainer.init_from is not None and not config.resume:
         log.info("%s", warm_start(model, trainer.init_from, partial=trainer.init_partial))
+    model.in_bfloat16 = in_bfloat16(trainer.precision, ranks.device, model)
     prior = prior_of(model)
     freeze_unused(model, plan)
     freeze(model, trainer.freeze_parts)

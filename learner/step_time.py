@@ -13,6 +13,7 @@ from torch import Tensor
 
 from agent.spec import AgentSpec
 from learner.cost import make_context, one_trajectory
+from learner.device import in_bfloat16
 from learner.plan import Plan
 from learner.settings import TrainerSettings
 from learner.update.objective import Objective, model_outputs
@@ -25,7 +26,7 @@ SAMPLE_S = 0.5
 
 
 @torch.random.fork_rng()
-def step_seconds(plan: Plan, spec: AgentSpec, trainer: TrainerSettings, *, unroll_length: int) -> float:
+def step_seconds(plan: Plan, spec: AgentSpec, trainer: TrainerSettings, *, unroll_length: int, threads: int) -> float:
     """Time artificial trajectories through `prepare` and one update, and scale to a learner step of one rank.
 
     Processor time is counted, so the result is for cores that nobody else uses. The optimiser's own time and waiting for
@@ -34,20 +35,22 @@ def step_seconds(plan: Plan, spec: AgentSpec, trainer: TrainerSettings, *, unrol
     Args:
         plan: the losses and their nodes in order.
         spec: the network's specification.
-        trainer: has batch size, epochs, minibatches, ranks and threads.
+        trainer: has batch size, epochs, minibatches, ranks and precision.
         unroll_length: T.
+        threads: of a rank.
     """
     context = make_context(spec, trainer)
+    context.model.in_bfloat16 = in_bfloat16(trainer.precision, torch.device("cpu"), context.model)
     freeze_unused(context.model, plan)
     freeze(context.model, trainer.freeze_parts)
     objective = Objective(plan, context)
     one = cast("dict[str, Tensor]", one_trajectory(spec, unroll_length))
     batch = trainer.batch_size / trainer.learners
-    with threads(trainer.threads):
+    with computing_with(threads):
         first = sum(pass_seconds(objective, plan, one, rows=1))
         rows = max(1, min(round(SAMPLE_S / first), int(batch / trainer.minibatches)))
         prepare, update = map(min, zip(*(pass_seconds(objective, plan, one, rows=rows) for _ in range(2)), strict=True))
-    seconds: float = (prepare + trainer.epochs * update) * batch / rows / trainer.threads
+    seconds: float = (prepare + trainer.epochs * update) * batch / rows / threads
     return seconds
 
 
@@ -69,7 +72,7 @@ def copies(values: Tensor, rows: int) -> Tensor:
 
 
 @contextmanager
-def threads(number: int) -> Iterator[None]:
+def computing_with(number: int) -> Iterator[None]:
     """Compute with so many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)

@@ -22,6 +22,8 @@ from runner.settings import RunSettings, prepared
 from runner.user_code_process import UserCodeProcess
 
 if TYPE_CHECKING:  # with torch: what needs them loads them, so that the environment can be built meanwhile
+    from torch import nn
+
     from learner.cost import PlanCost
     from learner.plan import Plan
 
@@ -71,7 +73,14 @@ class PlanReport:
         if choose_device(settings.trainer.device, 0).type != "cpu":
             return None
         spec = AgentSpec(self.spaces, settings.agent)
-        return step_seconds(self.plan, spec, settings.trainer, unroll_length=settings.actors.unroll_length)
+        return step_seconds(
+            self.plan, spec, settings.trainer, unroll_length=settings.actors.unroll_length, threads=self.threads
+        )
+
+    @property
+    def threads(self) -> int:
+        """The CPU threads of a learner rank on this machine."""
+        return int(self.auto.get("trainer.threads", self.settings.trainer.threads))
 
     @property
     def learner_steps(self) -> int:
@@ -141,7 +150,7 @@ class PlanReport:
         hours = self.step_seconds * self.learner_steps / 3600
         lines = [
             f"  time          about {self.step_seconds:.2g} s on this machine's CPU with trainer.threads="
-            f"{self.settings.trainer.threads}, {hours:.2g} hours for the budget if actors keep up"
+            f"{self.threads}, {hours:.2g} hours for the budget if actors keep up"
         ]
         if hours > HOURS_OF_A_DAY:
             lines.append(
@@ -238,11 +247,13 @@ def report_plan(settings: RunSettings, *, resumed: bool = False) -> PlanReport:
         if not resumed:
             use_cpu_networks(fitted, spaces)
         spec = AgentSpec(spaces, fitted.agent)
-        make_encoder(spec)  # raises if it cannot be built, before anything has started
+        encoder = make_encoder(spec)  # raises if it cannot be built, before anything has started
         check_buffer_bytes(fitted, RunSchema(spaces, spec.core_state_size, statistics, fitted.trainer.normalise_rewards))
         plan = make_plan(fitted.trainer, fitted.agent, spaces.action)
         check_priorities(fitted, plan)
-        others = _other_autos(fitted, spec, vector_class=described["vector_class"], channels=described["channels"])
+        others = _learner_autos(fitted, encoder) | _other_autos(
+            fitted, spec, vector_class=described["vector_class"], channels=described["channels"]
+        )
         notes += [*start_notes(fitted, spec, plan, resumed=resumed), *plan.notes]
         return PlanReport(fitted, spaces, plan, {**plan.auto, **others}, (*notes, *environment.finish()))
 
@@ -299,6 +310,20 @@ def environment_process(settings: RunSettings) -> UserCodeProcess:
         limit_s=max(settings.actors.hang_timeout, BUILD_AT_LEAST_S),
         setting="actors.hang_timeout",
     )
+
+
+def _learner_autos(settings: RunSettings, encoder: nn.Module) -> dict[str, str]:
+    """The precision and the threads of a learner rank on this machine."""
+    from learner.device import choose_device, in_bfloat16, learner_threads  # noqa: PLC0415
+
+    trainer = settings.trainer
+    half = in_bfloat16(trainer.precision, choose_device(trainer.device, 0), encoder)
+    autos = {}
+    if trainer.precision == "auto":
+        autos["trainer.precision"] = "bfloat16" if half else "float32"
+    if trainer.threads == "auto":
+        autos["trainer.threads"] = str(learner_threads(trainer, settings.to_dict(), encoder, half=half))
+    return autos
 
 
 def _other_autos(settings: RunSettings, spec: AgentSpec, *, vector_class: bool, channels: str | None) -> dict[str, str]:

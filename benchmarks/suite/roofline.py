@@ -15,6 +15,7 @@ that it does not include start and end.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,20 +44,25 @@ ALONE = ("stepping", "inference", "update")
 
 def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:
     """Each part alone, and the whole run, for each recipe."""
+    return arms_of(RECIPES, effort, stack)
+
+
+def arms_of(recipes: Mapping[str, int], effort: Effort, stack: ExitStack) -> dict[str, Arm]:
+    """The arms of recipes, which are named with the env steps of a whole run per second of `--seconds`."""
     torch.set_num_threads(1)
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="oatmill-bench-")))
     made: dict[str, Arm] = {}
-    for recipe in list(RECIPES)[-1:] if effort.quick else RECIPES:
+    for recipe in list(recipes)[-1:] if effort.quick else recipes:
         settings = find_recipe(recipe).settings()
         made |= {f"{recipe}: {name}": arm for name, arm in parts(settings, effort, stack).items()}
-        made[f"{recipe}: whole"] = whole(recipe, whole_steps(recipe, settings, effort), folder)
+        made[f"{recipe}: whole"] = whole(recipe, whole_steps(recipes[recipe], settings, effort), folder)
         made[f"{recipe}: short"] = whole(recipe, least_steps(settings), folder)
     return made
 
 
-def whole_steps(recipe: str, settings: RunSettings, effort: Effort) -> int:
+def whole_steps(per_second: int, settings: RunSettings, effort: Effort) -> int:
     """Steps of the whole run: at least twice those of the short one, which is subtracted."""
-    return max(2 * least_steps(settings), int(RECIPES[recipe] * effort.seconds))
+    return max(2 * least_steps(settings), int(per_second * effort.seconds))
 
 
 def parts(settings: RunSettings, effort: Effort, stack: ExitStack) -> dict[str, Arm]:
@@ -99,7 +105,7 @@ def whole(recipe: str, steps: int, folder: Path) -> Arm:
     def arm() -> dict[str, float]:
         nonlocal number
         number += 1
-        run = folder / f"{recipe}-{steps}-{number}"
+        run = folder / f"{recipe.replace(':', '-')}-{steps}-{number}"
         summary = run_oatmill("train", recipe, f"trainer.total_timesteps={steps}", f"--seed={number}", run_dir=run)
         return {"steps": float(summary["env_steps"]), "steps_per_s": steady_rate(run)}
 
@@ -108,9 +114,14 @@ def whole(recipe: str, steps: int, folder: Path) -> Arm:
 
 def figures(rounds: Rounds) -> dict[str, Figure]:
     """Costs, the roofline, and the fractions."""
+    return figures_of(RECIPES, rounds)
+
+
+def figures_of(recipes: Iterable[str], rounds: Rounds) -> dict[str, Figure]:
+    """The figures of those recipes that were measured."""
     found: dict[str, Figure] = {}
     cores = len(os.sched_getaffinity(0))
-    for recipe in RECIPES:
+    for recipe in recipes:
         if f"{recipe}: whole" not in rounds.values:
             continue
         cost = {

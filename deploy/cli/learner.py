@@ -38,4 +38,4 @@ def learner(
     command = learner_command(path, run_dir, address=address, ranks=ranks, resume=resume, log_level=level, keys=keys)
     if in_container:
         raise typer.Exit(watch_over(command, settings, address=address, keys=keys))
-    become(command, threads=trainer.threads)
+    become(command, threads=trainer.first_threads)

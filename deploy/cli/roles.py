@@ -88,7 +88,7 @@ def watch_over(command: Sequence[str], settings: RunSettings, *, address: str, k
     trainer = settings.trainer
     entry = LearnerEntry(
         command,
-        child_environment(os.environ, trainer.threads),
+        child_environment(os.environ, trainer.first_threads),
         port=settings.metrics.port,
         hung_after_s=HUNG_AFTER * trainer.data_timeout,
     )

@@ -36,7 +36,7 @@ class Flat:
         odd = next((parameter for parameter in parameters if parameter.dtype != torch.float32), None)
         if odd is not None:
             raise UserError(
-                f"expected float32 parameters, got one of {odd.dtype}; for bfloat16 use trainer.autocast=bfloat16 instead"
+                f"expected float32 parameters, got one of {odd.dtype}; for bfloat16 use trainer.precision=bfloat16 instead"
             )
         self.parameters = list(parameters)
         self.shapes = [parameter.shape for parameter in parameters]

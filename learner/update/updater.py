@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -148,8 +147,7 @@ class Updater:
     def update(self, minibatch: Mapping[str, Tensor], record: Record, *, measure: bool, whole: bool = False) -> None:
         """Run one update. If a number is not finite on any rank, all ranks skip the update."""
         started = time.perf_counter()
-        with self.autocast():
-            outputs = model_outputs(self.wrapped, minibatch, self.plan.needs)
+        outputs = model_outputs(self.wrapped, minibatch, self.plan.needs)
         weighed = self.objective.weigh(minibatch, outputs, whole=whole)
         record.unsettled.append(weighed.update_sums)
         if measure:
@@ -197,12 +195,6 @@ class Updater:
         epoch = torch.stack(record.sums[-updates:])[:, :, column].sum(0)
         total, count = self.context.reducer.sum(epoch)
         return bool(total > limit * count)
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """The autocast context; does nothing if `trainer.autocast` is none."""
-        if self.context.trainer.autocast == "none":
-            return nullcontext()
-        return torch.autocast(self.parameters[0].device.type, torch.bfloat16)
 
 
 def flat_prior(model: AgentModel, prior: AgentModel) -> Flat:

@@ -19,6 +19,8 @@ def child_environment(environ: Mapping[str, str], threads: int) -> dict[str, str
         "OMP_NUM_THREADS": limit,
         "OPENBLAS_NUM_THREADS": limit,
         "MKL_NUM_THREADS": limit,
+        # Threads that wait for each other sleep: if they spun, they would take the cores that actors need.
+        "OMP_WAIT_POLICY": environ.get("OMP_WAIT_POLICY", "PASSIVE"),
     }
     if PACKAGES_FOLDER not in {*site.getsitepackages(), site.getusersitepackages()}:
         changes["PYTHONPATH"] = os.pathsep.join(filter(None, [PACKAGES_FOLDER, environ.get("PYTHONPATH", "")]))

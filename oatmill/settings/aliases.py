@@ -16,6 +16,7 @@ ALIASES: Mapping[str, str] = {
     "adam_beta2": "trainer.optimizer.beta2",
     "grad_clip": "trainer.max_grad_norm",
     "max_grad_norm": "trainer.max_grad_norm",
+    "autocast": "trainer.precision",
     # Batches
     "n_steps": "actors.unroll_length",
     "num_steps": "actors.unroll_length",

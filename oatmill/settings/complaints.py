@@ -145,7 +145,7 @@ def kind_of(member: type[BaseModel]) -> str:
 def refuse_bool_for_a_number(model: type[BaseModel], name: str, value: bool) -> None:  # noqa: FBT001
     """Raise ValueError if a field takes a number."""
     place = locate(model, (name,))
-    if _without_none(place.annotation)[0] in {int, float}:
+    if {int, float}.intersection(map(_bare, _alternatives(place.annotation))):
         raise ValueError(f"{name} must be {requirement(place)}, got {show(value)}")
 
 
@@ -167,11 +167,10 @@ def show(value: object) -> str:
 def _step(place: SettingPlace, step: int | str) -> SettingPlace:
     if isinstance(step, int):
         element = get_args(place.annotation)[0] if get_args(place.annotation) else Any
-        bounds = [bound for part in getattr(element, "__metadata__", ()) for bound in getattr(part, "metadata", [part])]
-        return SettingPlace(
-            f"{place.path}[{step}]", get_args(element)[0] if hasattr(element, "__metadata__") else element, bounds
-        )
+        return SettingPlace(f"{place.path}[{step}]", _bare(element), _bounds(element))
     members = settings_classes(place.annotation)
+    if not members and len(_alternatives(place.annotation)) > 1:
+        return place  # pydantic's name of one of the alternatives
     if len(members) > 1:
         return SettingPlace(place.path, next((member for member in members if kind_of(member) == step), Any))
     path = f"{place.path}.{step}" if place.path else step
@@ -201,10 +200,27 @@ def settings_classes(annotation: Any) -> list[type[BaseModel]]:
     return settings_classes(get_args(annotation)[0]) if hasattr(annotation, "__metadata__") else []
 
 
-def _without_none(annotation: Any) -> tuple[Any, bool]:
+def _bare(annotation: Any) -> Any:
+    """The type without its constraints."""
+    return get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
+
+
+def _bounds(annotation: Any) -> list[Any]:
+    """The constraints of an annotated type."""
+    return [bound for part in getattr(annotation, "__metadata__", ()) for bound in getattr(part, "metadata", [part])]
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """The types of a union except None; the type itself if it is no union."""
     if get_origin(annotation) not in {Union, types.UnionType}:
+        return [annotation]
+    return [member for member in get_args(annotation) if member is not type(None)]
+
+
+def _without_none(annotation: Any) -> tuple[Any, bool]:
+    members = _alternatives(annotation)
+    if members == [annotation]:
         return annotation, False
-    members = [member for member in get_args(annotation) if member is not type(None)]
     return (members[0] if len(members) == 1 else annotation), len(members) < len(get_args(annotation))
 
 
@@ -212,6 +228,8 @@ def _words(annotation: Any, bounds: Sequence[Any]) -> str:
     plain: Mapping[Any, str] = {bool: "true or false", dict: "a mapping of names to values"}
     limits = {name: getattr(bound, name) for bound in bounds for name in _LIMITS if getattr(bound, name, None) is not None}
     origin = get_origin(annotation) or annotation
+    if origin in {Union, types.UnionType} and not settings_classes(annotation):
+        return " or ".join(_words(_bare(member), _bounds(member)) for member in _alternatives(annotation))
     if origin is Literal:
         choices = [str(choice) for choice in get_args(annotation)]
         return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]

@@ -181,7 +181,7 @@ class LocalLauncher:
             log_level=job.log_level,
             keys=job.keys,
         )
-        return self._child("learner", 0, command, threads=trainer.threads)
+        return self._child("learner", 0, command, threads=trainer.first_threads)
 
     def start_actor(self, number: int) -> Child:
         """See Launcher."""

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from agent.encoders import ResidualBlock, make_encoder, standardised
+from agent.encoders import ResidualBlock, make_encoder
+from agent.images.pixels import standardised
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
 from agent.tokens.encoders import TokenCodebook, TokenGridEncoder, without_trailing_pads

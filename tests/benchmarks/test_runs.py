@@ -36,7 +36,7 @@ def test_a_run_that_ends_in_the_warm_up_is_measured_whole(tmp_path: Path) -> Non
 @pytest.mark.parametrize("effort", [Effort(1, 0.2, quick=True), Effort(1, 2.5), Effort(5, 4.0)])
 def test_the_roofline_trains_on_the_recipes_own_batches(recipe: str, effort: Effort) -> None:
     settings = find_recipe(recipe).settings()
-    for steps in (least_steps(settings), whole_steps(recipe, settings, effort)):
+    for steps in (least_steps(settings), whole_steps(RECIPES[recipe], settings, effort)):
         trainer = settings.trainer.model_copy(update={"total_timesteps": steps})
         assert fit_batch(trainer, settings.actors.unroll_length) == settings.trainer.batch_size
     fewer = settings.trainer.model_copy(update={"total_timesteps": least_steps(settings) - 1})

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from actors.settings import FactoryEnv
+from learner.device import has_amx
 from oatmill.errors import UserError
 from recipes import cartpole, cogs_v_clips, tic_tac_toe
 from recipes.presets import PRESETS
@@ -33,6 +34,8 @@ def test_a_plan_has_the_order_what_is_read_and_written_and_every_auto() -> None:
         "trainer.losses.muesli_model.policy_target": "cmpo",
         "agent.encoder": "mlp",
         "trainer.device": "cpu",
+        "trainer.precision": "float32",
+        "trainer.threads": "1",
         "env.vectorization": "vector_entry_point",
     }
     assert RunSettings.of(plan["settings"]) == report_plan(conservative()).settings
@@ -91,6 +94,7 @@ def test_cogs_are_planned_with_their_own_encoder() -> None:
     assert report.auto["agent.encoder"] == "token_grid"
     assert report.spaces.action.sizes == (5,)
     assert "env.vectorization" not in report.auto
+    assert (report.auto["trainer.precision"], report.auto["trainer.threads"]) == ("float32", "1")
 
 
 def test_a_plan_says_how_an_image_is_read() -> None:
@@ -114,7 +118,14 @@ def test_images_on_a_cpu_get_a_network_that_trains_there_which_a_resumed_run_doe
     assert report_plan(settings, resumed=True).auto["agent.encoder"] == "cnn"
     assert report_plan(report.settings, resumed=True).auto["agent.encoder"] == "small_cnn"
     settings.agent.encoder = "nature"
-    assert report_plan(settings).settings.agent.encoder == "nature"
+    report = report_plan(settings)
+    assert report.settings.agent.encoder == "nature"
+    assert report.auto["trainer.precision"] == ("bfloat16" if has_amx() else "float32")
+    assert report.auto["trainer.threads"] == str(report.threads)
+    settings.trainer.precision, settings.trainer.threads = "float32", 3
+    report = report_plan(settings)
+    assert report.threads == 3
+    assert not {"trainer.precision", "trainer.threads"} & report.auto.keys()
 
 
 def test_a_plan_estimates_the_time_of_a_learner_step_and_warns_of_more_than_a_day() -> None:

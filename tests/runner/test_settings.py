@@ -116,3 +116,19 @@ def test_training_again_on_what_a_learner_forgot_needs_the_log_on_disk() -> None
         RunSettings.of(values)
     values["replay"]["acknowledge"] = "durable"
     assert RunSettings.of(values).replay.acknowledge == "durable"
+
+
+@pytest.mark.parametrize(("old", "new"), [("none", "float32"), ("bfloat16", "bfloat16")])
+def test_the_config_of_an_older_run_has_autocast_in_the_place_of_precision(tmp_path: Path, old: str, new: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"env: {{kind: gymnasium, id: CartPole-v1}}\ntrainer: {{autocast: {old}, threads: 1}}\n")
+    assert read_config(path).trainer.precision == new
+
+
+@pytest.mark.parametrize("value", [0, "many", True, 1.5])
+def test_threads_are_a_number_or_auto(value: object) -> None:
+    settings = cartpole.settings()
+    settings.trainer.threads = 3
+    settings.trainer.threads = "auto"
+    with pytest.raises(SettingsError, match=r"^trainer\.threads must be a whole number of at least 1 or auto, got "):
+        settings.trainer.threads = value  # type: ignore[assignment]

@@ -294,8 +294,8 @@ def test_permuting_the_batch_permutes_what_is_prepared_and_changes_no_loss(arm: 
 def test_bfloat16_comes_close_to_float32(settings: dict[str, Any]) -> None:
     spec = make_spec(**settings)
     losses = []
-    for autocast in ("none", "bfloat16"):
-        updater = make_updater_of(make_trainer("full", {"autocast": autocast, "epochs": 1, "minibatches": 1}), spec)
+    for precision in ("float32", "bfloat16"):
+        updater = make_updater_of(make_trainer("full", {"precision": precision, "epochs": 1, "minibatches": 1}), spec)
         record = learn(updater, make_batch(spec))
         assert record.skipped == 0
         assert all(parameter.dtype == torch.float32 for parameter in updater.parameters)

@@ -91,6 +91,7 @@ COMMON = {
     "lstm_cell_size": "agent.core_size",
     "vf_share_layers": "agent.value_trunk",
     "num_learners": "trainer.learners",
+    "autocast": "trainer.precision",
     "batch": "trainer.batch_size",
 }
 

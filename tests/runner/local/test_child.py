@@ -160,6 +160,8 @@ def test_ranks_are_found_by_their_numbers(tmp_path: Path) -> None:
 def test_a_child_finds_these_packages_and_has_bounded_threads() -> None:
     environment = child_environment({"PYTHONPATH": "/mine", "OMP_NUM_THREADS": "64"}, 3)
     assert environment["OMP_NUM_THREADS"] == environment["OPENBLAS_NUM_THREADS"] == "3"
+    assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert child_environment({"OMP_WAIT_POLICY": "ACTIVE"}, 3)["OMP_WAIT_POLICY"] == "ACTIVE"
     assert environment["PYTHONSAFEPATH"] == "1"
     assert environment["PYTHONPATH"] == f"{PACKAGES_FOLDER}{os.pathsep}/mine"
 
