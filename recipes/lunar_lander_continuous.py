@@ -27,6 +27,7 @@ def settings() -> RunSettings:
                 "gamma": 0.999,
                 "reward_scale": 0.02,
                 "optimizer": {"learning_rate": 3e-4, "schedule": "constant"},
+                "coef_schedules": {"ent_coef": "linear"},
                 "losses": {"ppo_critic": {"gae_lambda": 0.98}, "ppo_actor": {"ent_coef": 0.01}},
             },
         }

@@ -35,6 +35,10 @@ class Recipe:
         env = resolve(values, layers).env
         return merged(values, self.by_environment.get(getattr(env, SELECTED_BY[env.kind]), {}))
 
+    def resolved(self, layers: Sequence[Layer]) -> RunSettings:
+        """The recipe's settings under `layers`."""
+        return resolve(self.explicit(layers), layers)
+
     def train(self) -> Run:
         """A run of this recipe, to be changed and started."""
         return Run(RunSettings.of(self.explicit()), recipe=self.name)

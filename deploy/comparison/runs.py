@@ -12,7 +12,7 @@ from oatmill.errors import RunError, UserError
 from recipes.registry import find_recipe
 from runner.folder import RUNS, is_held, read_json
 from runner.observer import Observer
-from runner.overrides import Layer, leaves, resolve
+from runner.overrides import Layer, leaves
 from runner.run import Run
 from runner.settings import RunSettings, prepared, read_config
 
@@ -105,7 +105,7 @@ def make_comparison(
         for arm, values in arms.items():
             own = [Layer(dict(values)), Layer({"trainer": {"seed": seed}, "actors": {"seed": seed}})]
             layers = [*common, *own]
-            cells.append(Cell(arm, seed, resolve(found.explicit(layers), layers), folder / "runs" / arm / f"seed-{seed}"))
+            cells.append(Cell(arm, seed, found.resolved(layers), folder / "runs" / arm / f"seed-{seed}"))
     comparison = Comparison(found.name, arms, cells, folder)
     check_folders(comparison)
     return comparison

@@ -17,7 +17,7 @@ from recipes.registry import find_recipe
 from runner.folder import RUNS, is_held, read_json
 from runner.observer import Observer
 from runner.operator_client import operator_client
-from runner.overrides import Layer, nested, resolve
+from runner.overrides import Layer, nested
 from runner.run import Run
 from runner.settings import RunSettings
 
@@ -58,7 +58,7 @@ class Sweep:
         """
         own = [Layer(nested(values.items())), Layer({"trainer": {"seed": seed}, "actors": {"seed": seed}})]
         evaluated = [Layer({"evaluator": {"enabled": True}})] if self.metric == "eval_return" else []
-        return resolve(find_recipe(self.recipe).settings().explicit(), [*evaluated, *self.common, *own])
+        return find_recipe(self.recipe).resolved([*evaluated, *self.common, *own])
 
     def described(self) -> dict[str, Any]:
         """What must be the same when a sweep is continued, as JSON values."""
