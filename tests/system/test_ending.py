@@ -253,7 +253,7 @@ def test_an_environment_that_raises_ends_the_run_when_restarts_do_not_help(tmp_p
     with training(tmp_path, *arguments, *ENDLESS) as train:
         assert train.end() == 1
         said = train.errors.read_text().splitlines()
-        assert said[-1].startswith("oatmill: error: actor 0 ended with exit code 1: env.factory=tired_world:make")
+        assert said[-1].startswith("oatmill: error: actor 0 ended with exit code 72: env.factory=tired_world:make")
         assert "I am tired" in said[-1]
         assert all_gone(train.run_dir)
 

@@ -62,7 +62,15 @@ def test_every_trajectory_is_accounted_for(summary: dict[str, Any]) -> None:
 def test_the_run_folder_can_be_read(place: Path, summary: dict[str, Any]) -> None:
     run = place / "run"
     assert summary["run_dir"] == str(run)
-    assert list(yaml.safe_load((run / "config.yaml").read_text())) == ["env", "agent", "actors", "replay", "trainer", "metrics"]
+    assert list(yaml.safe_load((run / "config.yaml").read_text())) == [
+        "env",
+        "agent",
+        "actors",
+        "replay",
+        "trainer",
+        "metrics",
+        "evaluator",
+    ]
     assert "muesli_model (loss)" in (run / "plan.txt").read_text()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["learner_step"] for line in lines] == [1, 10, 20, 30, 40]  # the first, every tenth and the last

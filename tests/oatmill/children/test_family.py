@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -39,6 +40,13 @@ def start(tag: str, code: str, **environ: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-S", "-c", code], env={**os.environ, **environ, FAMILY: tag}, start_new_session=True
     )
+
+
+def session_of(pid: int) -> int | None:
+    """The session of a process; None if it has ended in the meantime."""
+    with contextlib.suppress(ProcessLookupError):
+        return os.getsid(pid)
+    return None
 
 
 def until(done: Callable[[], bool], within_s: float = 60.0) -> None:
@@ -96,7 +104,7 @@ def test_a_guardian_ends_remaining_processes_when_its_parent_is_killed(tag: str,
     with subprocess.Popen([sys.executable, "-c", PARENT, tag, FORKS_TWICE], cwd=ROOT, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         role, guardian = map(int, parent.stdout.readline().split())
-        until(lambda: any(os.getsid(pid) != role for pid in members([tag])))
+        until(lambda: any(session_of(pid) not in {role, None} for pid in members([tag])))
         parent.send_signal(ended_by)
         until(lambda: not members([tag]))
         until(lambda: gone(guardian))

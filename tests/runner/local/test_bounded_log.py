@@ -120,7 +120,7 @@ def test_a_process_that_prints_very_much_is_named_once(tmp_path: Path) -> None:
     folder = SimpleNamespace(
         path=tmp_path, flush=lambda: None, write_run=lambda _: None, event=lambda name, **values: events.append({name: values})
     )
-    settings = SimpleNamespace(trainer=SimpleNamespace(learners=1))
+    settings = SimpleNamespace(trainer=SimpleNamespace(learners=1), evaluator=SimpleNamespace(enabled=False))
     addresses = SimpleNamespace(control="ipc:///nobody")
     job: Any = SimpleNamespace(folder=folder, settings=settings, addresses=addresses, identity={}, keys=None)
     launcher, log = LocalLauncher(job), tmp_path / "actor-3.log"
