@@ -88,10 +88,11 @@ def slurm(
         asked={name: getattr(resources, name) for name in ("mem", "partition", "account", "time")},
         log_level=log_level.value,
     )
+    script = job.script()
     for note in notes:
         typer.echo(note, err=True)
     if dry_run:
-        typer.echo(job.script(), nl=False)
+        typer.echo(script, nl=False)
         return
     typer.echo(submit(job, resume=resume))
     typer.echo(f"its folder is {job.run_dir}; see it with: oatmill status {job.run_dir}")

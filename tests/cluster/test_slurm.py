@@ -76,7 +76,7 @@ class SlurmCluster:
         self.daemons: list[subprocess.Popen[bytes]] = []
         files = [f"--{name}={folder}/munge.{ending}" for name, ending in MUNGE_FILES]
         self.start("munged", "--foreground", "--force", *files)
-        self.until(lambda: (folder / "munge.socket").exists())
+        self.until((folder / "munge.socket").exists)
         self.start("slurmctld", "-D")
         for node in ("one", "two"):
             self.start("slurmd", "-D", "-N", node)
