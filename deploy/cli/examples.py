@@ -35,6 +35,10 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "doctor": ("oatmill doctor", "oatmill doctor runs/cogs", "oatmill doctor --prometheus http://127.0.0.1:9090"),
     "plot": ("oatmill plot", "oatmill plot runs/cogs runs/cartpole"),
     "chaos": ("oatmill chaos cartpole --seconds 60",),
+    "slurm": (
+        "oatmill slurm cogs_v_clips --actors 14 --partition batch --time 4:00:00",
+        "oatmill slurm cogs_v_clips --nodes 2 --gpus-per-node 2 --actors-per-node 30 --mem 64G --dry-run",
+    ),
     "keygen": ("oatmill keygen keys", "oatmill train cogs_v_clips --listen tcp://0.0.0.0:7300 --keys keys"),
     "replay": ("oatmill replay cogs_v_clips --run-dir runs/replay --listen tcp://0.0.0.0:7300 --keys keys",),
     "actor": ("oatmill actor cogs_v_clips --address tcp://HOST:7302 --keys keys",),

@@ -143,6 +143,9 @@ class LocalLauncher:
         stopped: returns whether the run was asked to stop.
     """
 
+    child_type: type[Child] = Child
+    """What a role's process is."""
+
     def __init__(self, job: Job, *, stopped: Callable[[], bool] = lambda: False) -> None:
         self._job, self._stopped = job, stopped
         self._evaluator: EvaluatorService | None = None
@@ -176,7 +179,7 @@ class LocalLauncher:
             job.folder.config,
             job.folder.path,
             address=job.addresses.control,
-            ranks=trainer.learners,
+            ranks=self._ranks,
             resume=resume,
             log_level=job.log_level,
             keys=job.keys,
@@ -255,13 +258,23 @@ class LocalLauncher:
         command = evaluator_command(job.folder.config, job.folder.path, log_level=job.log_level, trust=True)
         return self._child("evaluator", 0, command, threads=1)
 
+    def _prefix(self, role: str, number: int) -> list[str]:  # noqa: ARG002  (engines start roles elsewhere)
+        """The words before a role's command."""
+        return []
+
+    @property
+    def _ranks(self) -> int:
+        """The number of ranks that one learner command starts."""
+        return self._job.settings.trainer.learners
+
     @property
     def _replay_endpoint(self) -> Path:
         return self._endpoints / "replay.json"
 
     def _child(self, role: str, number: int, command: Sequence[str], *, threads: int) -> Child:
         self._guardian = self._guardian or Guardian()
-        child = Child(role, number, command, log=self._job.folder.log(role, number), threads=threads)
+        command = [*self._prefix(role, number), *command] if role != "evaluator" else command
+        child = self.child_type(role, number, command, log=self._job.folder.log(role, number), threads=threads)
         self._guardian.watch(child.tag, child.pid)
         return child
 

@@ -8,7 +8,7 @@ requests, and ends the run if one of them gives up.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Generic
@@ -41,13 +41,16 @@ TERM_GRACE_S = 5.0
 LAST_LINES = 15
 
 
-def supervise(job: Job, account: Account, interrupts: Interrupts) -> None:
-    """Run a job on this machine. When this returns or raises, all processes of the job have ended.
+def supervise(
+    job: Job, account: Account, interrupts: Interrupts, launcher: Callable[..., LocalLauncher] = LocalLauncher
+) -> None:
+    """Run a job from this machine. When this returns or raises, all processes of the job have ended.
 
     Args:
         job: the job to run.
         account: updated during the run, so that it is also complete if the run fails.
         interrupts: counts Ctrl-C and SIGTERM.
+        launcher: makes the launcher, with the arguments of LocalLauncher.
 
     Raises:
         UserError: if a process reports bad input before anything was trained.
@@ -55,7 +58,7 @@ def supervise(job: Job, account: Account, interrupts: Interrupts) -> None:
     """
     with operator_client(job.addresses.control, job.keys) as hub:
         Supervisor(
-            LocalLauncher(job, stopped=lambda: account.stopped or interrupts.count > 0),
+            launcher(job, stopped=lambda: account.stopped or interrupts.count > 0),
             FolderReporter(job.folder, job.observer),
             hub,
             settings=job.settings,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from replay.log.tally import NAME as TALLY
 from replay.store.snapshot import BUFFER_FOLDER, SnapshotFolder
 from runner.folder import RunFolder
 from runner.local.job import Account, Job
+from runner.local.launcher import LocalLauncher
 from runner.local.listening import LOCAL, listening
 from runner.local.supervisor import supervise
 from runner.observer import Observer, PlainObserver
@@ -46,6 +47,8 @@ class Options:
         observer: receives progress; None writes lines to standard error.
         log_level: the log level of all processes.
         keys: the folder that `oatmill keygen` has created; None for a run without keys.
+        launcher: makes the launcher that starts the processes, with the arguments of LocalLauncher.
+        in_place: take a run folder that is not empty, because an engine has put its settings there.
     """
 
     run_dir: Path | None = None
@@ -55,6 +58,8 @@ class Options:
     observer: Observer | None = None
     log_level: str = "info"
     keys: Path | None = None
+    launcher: Callable[..., LocalLauncher] = LocalLauncher
+    in_place: bool = False
 
 
 def train_here(settings: RunSettings, *, recipe: str, preset: str | None, options: Options) -> RunResult:
@@ -101,7 +106,7 @@ def train_here(settings: RunSettings, *, recipe: str, preset: str | None, option
             note = open_to_others(options.listen, keyed=options.keys is not None)
             notes = [*checked.notes, *([] if note is None else [note])]
             observer.started(folder.path, checked.settings.trainer.total_timesteps, notes)
-            return run_and_sum_up(job, identity, stops)
+            return run_and_sum_up(job, identity, stops, options.launcher)
     finally:
         observer.ended()
 
@@ -109,7 +114,8 @@ def train_here(settings: RunSettings, *, recipe: str, preset: str | None, option
 @contextlib.contextmanager
 def held_folder(options: Options, recipe: str) -> Iterator[RunFolder]:
     """The locked run folder. After a UserError, a new folder is removed and an older one is restored."""
-    folder = RunFolder.existing(options.run_dir) if options.resume else RunFolder.new(options.run_dir, recipe)
+    used = options.resume or options.in_place
+    folder = RunFolder.existing(options.run_dir) if used else RunFolder.new(options.run_dir, recipe)
     try:
         before = {name: (folder.path / name).read_bytes() for name in REWRITTEN if (folder.path / name).exists()}
     except OSError as error:
@@ -171,14 +177,14 @@ def _prepare(folder: RunFolder, checked: PlanReport, *, resume: bool) -> None:
     folder.point_latest()
 
 
-def run_and_sum_up(job: Job, identity: Identity, stops: Stops) -> RunResult:
+def run_and_sum_up(job: Job, identity: Identity, stops: Stops, launcher: Callable[..., LocalLauncher]) -> RunResult:
     """Supervise the run and write summary.json, except after a UserError or if the folder is gone."""
     with Interrupts(stops) as interrupts:  # kept until the summary is written, so that a late signal cannot prevent it
         account = Account()
         job.folder.event("started", resume=job.resume)
         error: RunError | None = None
         try:
-            supervise(job, account, interrupts)
+            supervise(job, account, interrupts, launcher)
         except RunError as failure:
             error = failure
             if job.folder.gone:

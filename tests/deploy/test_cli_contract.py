@@ -42,6 +42,9 @@ COMMANDS = {
     "doctor": {"RUN", "--run-dir", "--prometheus", "--match", "--json"},
     "plot": {"RUN_DIRS", "--run-dir"},
     "chaos": {"RECIPE", "ASSIGNMENTS", "--seconds", "--kill", "--fault", "--seed", "--json"},
+    "slurm": SETTINGS
+    | {"--env", "--actors", "--learners", "--seed", "--run-dir", "--resume", "--trust", "--keys", "--dry-run"}
+    | {"--nodes", "--actors-per-node", "--cpus", "--gpus-per-node", "--mem", "--partition", "--account", "--time"},
     "keygen": {"FOLDER", "--add", "--revoke", "--if-missing"},
     "replay": SETTINGS | {"--run-dir", "--listen", "--insecure", "--keys"},
     "actor": SETTINGS | {"--address", "--actor-id", "--keys"},
