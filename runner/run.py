@@ -47,8 +47,8 @@ class Run:
         losses = [name for name, loss in self.trainer.losses if loss.enabled]
         preset = f", preset {self.preset}" if self.preset else ""
         return (
-            f"<Run {self.recipe}{preset}: {self.environment}, {self.trainer.total_timesteps:,} env steps, {self.actors.count} actors x "
-            f"{self.actors.envs_per_actor} environments, losses {', '.join(losses)}>"
+            f"<Run {self.recipe}{preset}: {self.environment}, {self.trainer.total_timesteps:,} env steps, "
+            f"{self.actors.count} actors x {self.actors.envs_per_actor} environments, losses {', '.join(losses)}>"
         )
 
     def _repr_html_(self) -> str:

@@ -22,7 +22,7 @@ class Tables(HTMLParser):
         self.feed(text)
         assert self._open == [""], "every tag is closed"
 
-    def handle_starttag(self, tag: str, attrs: object) -> None:
+    def handle_starttag(self, tag: str, attrs: object) -> None:  # noqa: ARG002
         self._open.append(tag)
         self.tags.append(tag)
         if tag == "tr":
