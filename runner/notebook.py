@@ -1,4 +1,4 @@
-"""A run and its result as HTML, for notebooks: small tables, with every text escaped."""
+"""HTML for notebooks: small tables, with every text escaped. A run's result as such."""
 
 from __future__ import annotations
 
@@ -13,34 +13,11 @@ from runner.observer import number, value
 
 if TYPE_CHECKING:
     from runner.result import RunResult
-    from runner.run import Run
 
 MISSING = "-"
 FILES = ("summary.json", "metrics.jsonl", "config.yaml", "plan.txt", "checkpoints/latest", "checkpoints/best", "logs")
 """What of a run folder is shown, if it exists."""
 Rows = Iterable[Sequence[object]]
-
-
-def run_html(run: Run) -> str:
-    """A run that has not started: what it will do, and the settings that differ from its recipe."""
-    changed = [(path, shown(ours), shown(theirs)) for path, ours, theirs in run.changed_settings()]
-    preset = f", preset {run.preset}" if run.preset else ""
-    return page(
-        f"Run {run.recipe}{preset}",
-        table("Plan", (), plan_rows(run)),
-        table("Settings that differ from the recipe", ("setting", "this run", "recipe"), changed),
-    )
-
-
-def plan_rows(run: Run) -> Rows:
-    """What the settings come to. The environment is not built: this has to be fast, and must not fail."""
-    trainer, actors = run.trainer, run.actors
-    yield "environment", run.environment
-    yield "budget", f"{trainer.total_timesteps:,} env steps"
-    yield "actors", f"{actors.count} x {actors.envs_per_actor} environments, unrolls of {actors.unroll_length} steps"
-    yield "batch", f"{trainer.batch_size} trajectories, {trainer.epochs} epochs x {trainer.minibatches} minibatches"
-    yield "losses", ", ".join([*(name for name, loss in trainer.losses if loss.enabled), *trainer.extra_losses])
-    yield "seed", trainer.seed
 
 
 def result_html(result: RunResult) -> str:
@@ -53,7 +30,7 @@ def result_html(result: RunResult) -> str:
         table("Return", ("", "mean", "std", "episodes"), return_rows(result)),
         table("Training", (), training_rows(result)),
         table("Losses", ("loss", "weighted", "share", "gradient share"), map(loss_row, result.losses.items())),
-        table("Red flags", (), flags or [("none",)]),
+        table("Red flags", (), flags or [("none", "")]),
         table("Ledger of trajectories", (), ledger.items()),
         table("Paths", (), path_rows(Path(result.run_dir))),
     )

@@ -53,9 +53,14 @@ class Run:
 
     def _repr_html_(self) -> str:
         """The plan, and the settings that differ from the recipe, for notebooks."""
-        from runner.notebook import run_html  # noqa: PLC0415  (only notebooks need it)
+        from runner.notebook import page, shown, table  # noqa: PLC0415  (only notebooks need it)
 
-        return run_html(self)
+        changed = [(path, shown(ours), shown(theirs)) for path, ours, theirs in self.changed_settings()]
+        return page(
+            f"Run {self.recipe}{f', preset {self.preset}' if self.preset else ''}",
+            table("Plan", (), plan_rows(self)),
+            table("Settings that differ from the recipe", ("setting", "this run", "recipe"), changed),
+        )
 
     def changed_settings(self) -> Iterator[tuple[str, Any, Any]]:
         """The settings that differ from the recipe's, by dotted path: path, this run's value, the recipe's value."""
@@ -157,3 +162,14 @@ class Run:
             keys=None if keys is None else Path(keys).absolute(),
         )
         return train_here(self.settings, recipe=self.recipe, preset=self.preset, options=options)
+
+
+def plan_rows(run: Run) -> Iterator[tuple[str, object]]:
+    """What the settings come to. The environment is not built: this has to be fast, and must not fail."""
+    trainer, actors = run.trainer, run.actors
+    yield "environment", run.environment
+    yield "budget", f"{trainer.total_timesteps:,} env steps"
+    yield "actors", f"{actors.count} x {actors.envs_per_actor} environments, unrolls of {actors.unroll_length} steps"
+    yield "batch", f"{trainer.batch_size} trajectories, {trainer.epochs} epochs x {trainer.minibatches} minibatches"
+    yield "losses", ", ".join([*(name for name, loss in trainer.losses if loss.enabled), *trainer.extra_losses])
+    yield "seed", trainer.seed

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.checkpoint_manifest import MODEL_FILE, NEEDED, find_checkpoint, open_manifest, write_manifest
-from agent.exporting.formats import check_packages, write
+from agent.exporting.formats import Exported, check_packages, write
 from agent.loading import load
 from deploy.publishing.card import Policy, card
 from deploy.publishing.public_settings import PublicSettings, public_settings
@@ -74,7 +74,8 @@ def write_policy_folder(folder: Path, wanted: Wanted, play: Play) -> list[str]:
     notes = [f"{path} is not uploaded; --publish {path} allows it" for path in public.withheld]
     write_checkpoint(folder, checkpoint, public)
     write_file(folder / CONFIG, yaml_format.dump(public.values))
-    exported, evaluations = None, []
+    exported: Exported | None = None
+    evaluations: list[Mapping[str, Any]] = []
     try:
         check_packages("onnx")
         exported = write(agent, folder / ONNX, "onnx")
