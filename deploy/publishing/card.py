@@ -85,7 +85,8 @@ def introduction(policy: Policy) -> Iterator[str]:
     """What was trained, how, and how far."""
     preset = f" with the preset `{policy.preset}`" if policy.preset else ""
     how = "its author's own settings" if policy.recipe == "own" else f"the recipe `{policy.recipe}`{preset}"
-    losses = [name for name, loss in policy.settings["trainer"]["losses"].items() if loss["enabled"]]
+    trainer = policy.settings["trainer"]
+    losses = [*(name for name, loss in trainer["losses"].items() if loss["enabled"]), *trainer["extra_losses"]]
     yield f"# {policy.environment}, trained with oatmill"
     yield ""
     yield (

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from oatmill.errors import SettingsError, UserError
 from oatmill.settings.flat import flatten_settings
-from runner.overrides import nested
 from runner.settings import RunSettings
 from runner.trust import texts_of
 
@@ -57,7 +56,7 @@ def public_settings(settings: RunSettings, recipe: RunSettings | None, publish: 
         raise UserError(f"--publish names settings of the run, such as env.kwargs.NAME; it has no {unknown[0]}")
     private = {path: value for path, value in flat.items() if path not in publish and is_private(path, value)}
     private = {path: value for path, value in private.items() if path not in known or known[path] != value}
-    values = nested((path, value) for path, value in flat.items() if path not in private and not is_local(path, publish))
+    values = pruned(settings.to_dict(), lambda path: path in private or is_local(path, publish))
     try:
         public = RunSettings.of(values).to_dict()
     except SettingsError as error:
@@ -67,6 +66,17 @@ def public_settings(settings: RunSettings, recipe: RunSettings | None, publish: 
         ) from None
     public.pop("metrics")
     return PublicSettings(public, {path: value for path, value in private.items() if not is_local(path, publish)})
+
+
+def pruned(values: Mapping[str, Any], dropped: Callable[[str], bool], prefix: str = "") -> dict[str, Any]:
+    """Nested values without those whose dotted path is dropped."""
+    left: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            left[name] = pruned(value, dropped, f"{prefix}{name}.")
+        elif not dropped(f"{prefix}{name}"):
+            left[name] = value
+    return left
 
 
 def is_local(path: str, publish: Collection[str]) -> bool:
