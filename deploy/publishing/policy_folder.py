@@ -14,7 +14,7 @@ from agent.exporting.formats import Exported, check_packages, write
 from agent.loading import load
 from deploy.publishing.card import Policy, card
 from deploy.publishing.public_settings import PublicSettings, public_settings
-from oatmill.errors import OatmillError, UserError, one_line
+from oatmill.errors import OatmillError, UserError
 from oatmill.files.atomic import write_file
 from oatmill.settings import yaml_format
 from recipes.registry import BUILT_IN, find_recipe
@@ -139,7 +139,7 @@ def play_both(folder: Path, checkpoint: Path, wanted: Wanted, play: Play) -> tup
         try:
             filmed = play({**given, "deterministic": True, "record": str(video)})
         except OatmillError as error:
-            notes.append(f"without a video: {one_line(error)}")
+            notes.append(f"without a video: {error}")
             filmed = play({**given, "deterministic": True, "record": None})
     else:
         notes.append("without a video: pip install 'oatmill[video]' makes one")
