@@ -129,7 +129,7 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         UserError: if there is none.
     """
-    if (path / "config.yaml").is_file():
+    if (path / "config.yaml").is_file() and not (path / MANIFEST).is_file():  # a downloaded policy has both
         return (path / "checkpoints" / LATEST).resolve()
     if not path.is_dir():
         raise UserError(f"{path} is not a checkpoint: expected a folder, such as runs/latest/checkpoints/latest or runs/latest")

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.checkpoint_manifest import find_checkpoint
+from oatmill.errors import UserError
 from recipes.from_environment import path_of
 from recipes.resolve import resolve_run
 from runner.folder import find_run
+from runner.hub import PREFIX, download
 from runner.result import RunResult
 
 if TYPE_CHECKING:
@@ -81,7 +83,8 @@ def load(path: str | Path, *, seed: int = 0, trust: bool = False) -> LoadedAgent
     """Load a trained policy for inference on the CPU.
 
     Args:
-        path: run folder (its newest checkpoint is loaded) or folder of a checkpoint.
+        path: run folder (its newest checkpoint is loaded), folder of a checkpoint, or `hf://NAMESPACE/NAME`, a policy
+            that `oatmill push` has uploaded to the Hugging Face Hub: only its settings and weights are downloaded.
         seed: seed for sampling actions.
         trust: whether the checkpoint may name its own code, such as an encoder.
 
@@ -89,8 +92,14 @@ def load(path: str | Path, *, seed: int = 0, trust: bool = False) -> LoadedAgent
         The policy; `act(observations)` takes a batch `[N, ...]`.
 
     Raises:
-        UserError: if there is no complete checkpoint, or it names code without `trust`.
+        UserError: if there is no complete checkpoint, or it names code without `trust`, or on the Hub.
     """
     from agent.loading import load as load_checkpoint  # noqa: PLC0415  (loads torch)
 
+    if str(path).startswith(PREFIX):
+        if trust:
+            raise UserError(
+                f"{path}: a policy from the Hub never runs code, so trust=True is not taken; download it to trust it"
+            )
+        return load_checkpoint(download(str(path)), seed=seed)
     return load_checkpoint(find_checkpoint(Path(path)), seed=seed, trust=trust)

@@ -15,7 +15,7 @@ from recipes.registry import find_recipe
 from runner.folder import read_json
 from runner.overrides import Layer, command_layers, merged, nested, resolve
 from runner.run import Run
-from runner.settings import read_config
+from runner.settings import RunSettings, read_config
 from runner.trust import check_trust, texts_of
 
 
@@ -60,7 +60,8 @@ def resolve_run(
         base = found.explicit(layers)
     if env is not None and resumed is None:
         base = merged(fitting(resolve(base, layers)), base)
-    run = Run(resolve(base, layers), recipe=found.name, preset=preset)
+    recipe_settings = found.settings() if env is None else RunSettings.of(base)
+    run = Run(resolve(base, layers), recipe=found.name, preset=preset, base=recipe_settings)
     if resumed is not None and not trust:
         known = texts_of([found.settings().to_dict(), *(layer.values for layer in layers)])
         check_trust(run.settings, resumed, trust=False, known=set(known))

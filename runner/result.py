@@ -93,6 +93,12 @@ class RunResult:
             f"{self.run_dir}>"
         )
 
+    def _repr_html_(self) -> str:
+        """Returns, losses, red flags, ledger and paths as tables, for notebooks."""
+        from runner.notebook import result_html  # noqa: PLC0415  (only notebooks need it)
+
+        return result_html(self)
+
     def metrics(self) -> Any:
         """The run's reported learner steps as a pandas DataFrame, one row each.
 

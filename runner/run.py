@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from actors.settings import ActorSettings, EnvSettings
 from agent.settings import AgentSettings
 from learner.settings import TrainerSettings
 from oatmill.settings.base import MetricsSettings
+from oatmill.settings.flat import flatten_settings
 from replay.settings import ReplaySettings
 from runner.settings import EvaluatorSettings, RunSettings
 
@@ -29,22 +31,48 @@ class Run:
         settings: the run's settings; they can be changed until `start`.
         recipe: name of the recipe, used for the run folder and the summary.
         preset: name of the preset, if the settings come from one.
+        base: the recipe's own settings, if `settings` have changes of them already.
     """
 
-    def __init__(self, settings: RunSettings, *, recipe: str = "own", preset: str | None = None) -> None:
+    def __init__(
+        self, settings: RunSettings, *, recipe: str = "own", preset: str | None = None, base: RunSettings | None = None
+    ) -> None:
         self.settings = settings
         self.recipe = recipe
         self.preset = preset
+        self._base = flatten_settings((base or settings).to_dict())
 
     def __repr__(self) -> str:
         """The recipe, the environment, the budget and the losses in one line."""
-        env = getattr(self.env, "id", None) or getattr(self.env, "factory", None) or self.env.kind
         losses = [name for name, loss in self.trainer.losses if loss.enabled]
         preset = f", preset {self.preset}" if self.preset else ""
         return (
-            f"<Run {self.recipe}{preset}: {env}, {self.trainer.total_timesteps:,} env steps, {self.actors.count} actors x "
-            f"{self.actors.envs_per_actor} environments, losses {', '.join(losses)}>"
+            f"<Run {self.recipe}{preset}: {self.environment}, {self.trainer.total_timesteps:,} env steps, "
+            f"{self.actors.count} actors x {self.actors.envs_per_actor} environments, losses {', '.join(losses)}>"
         )
+
+    def _repr_html_(self) -> str:
+        """The plan, and the settings that differ from the recipe, for notebooks."""
+        from runner.notebook import page, shown, table  # noqa: PLC0415  (only notebooks need it)
+
+        changed = [(path, shown(ours), shown(theirs)) for path, ours, theirs in self.changed_settings()]
+        return page(
+            f"Run {self.recipe}{f', preset {self.preset}' if self.preset else ''}",
+            table("Plan", (), plan_rows(self)),
+            table("Settings that differ from the recipe", ("setting", "this run", "recipe"), changed),
+        )
+
+    def changed_settings(self) -> Iterator[tuple[str, Any, Any]]:
+        """The settings that differ from the recipe's, by dotted path: path, this run's value, the recipe's value."""
+        ours = flatten_settings(self.settings.to_dict())
+        for path in sorted(ours.keys() | self._base.keys()):
+            if ours.get(path) != self._base.get(path):
+                yield path, ours.get(path), self._base.get(path)
+
+    @property
+    def environment(self) -> str:
+        """The environment's id, factory or kind, for people."""
+        return str(getattr(self.env, "id", None) or getattr(self.env, "factory", None) or self.env.kind)
 
     @property
     def env(self) -> EnvSettings:
@@ -134,3 +162,14 @@ class Run:
             keys=None if keys is None else Path(keys).absolute(),
         )
         return train_here(self.settings, recipe=self.recipe, preset=self.preset, options=options)
+
+
+def plan_rows(run: Run) -> Iterator[tuple[str, object]]:
+    """What the settings come to. The environment is not built: this has to be fast, and must not fail."""
+    trainer, actors = run.trainer, run.actors
+    yield "environment", run.environment
+    yield "budget", f"{trainer.total_timesteps:,} env steps"
+    yield "actors", f"{actors.count} x {actors.envs_per_actor} environments, unrolls of {actors.unroll_length} steps"
+    yield "batch", f"{trainer.batch_size} trajectories, {trainer.epochs} epochs x {trainer.minibatches} minibatches"
+    yield "losses", ", ".join([*(name for name, loss in trainer.losses if loss.enabled), *trainer.extra_losses])
+    yield "seed", trainer.seed

@@ -156,6 +156,8 @@ def as_onnx(policy: ExportedPolicy, metadata: Mapping[str, str]) -> bytes:
         verbose=False,
     )
     assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # the lines of source behind each node, with the paths of this machine
     program.model.metadata_props.update(metadata)
     content: bytes = program.model_proto.SerializeToString()
     return content

@@ -27,6 +27,10 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "oatmill export runs/latest --format onnx --output policy.onnx",
         "oatmill export runs/cogs/checkpoints/step-100 --format torch",
     ),
+    "push": (
+        "oatmill push runs/latest ann/cartpole --private",
+        "oatmill push runs/latest ann/cartpole --episodes 100 --dry-run policy",
+    ),
     "compare": ("oatmill compare cartpole --seeds 3", "oatmill compare cartpole --arms '' --arm fast=trainer.epochs=2"),
     "sweep": (
         "oatmill sweep cartpole --param trainer.optimizer.learning_rate=1e-4..1e-2:log --param trainer.epochs=1..8",

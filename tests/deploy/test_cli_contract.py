@@ -36,6 +36,7 @@ COMMANDS = {
     "stop": {"RUN", "--run-dir", "--address", "--keys"},
     "eval": {"CHECKPOINT", "--run-dir", "--episodes", "--deterministic", "--seed", "--record", "--trust", "--json"},
     "export": {"CHECKPOINT", "--run-dir", "--format", "--output", "--trust", "--json"},
+    "push": {"RUN", "REPOSITORY", "--episodes", "--seed", "--private", "--publish", "--dry-run", "--trust"},
     "compare": {"RECIPE", "ASSIGNMENTS", "--arms", "--arm", "--seeds", "--out", "--json"},
     "sweep": {"RECIPE", "ASSIGNMENTS", "--json"}
     | {"--param", "--trials", "--seeds", "--sampler", "--pruner", "--metric", "--seed", "--out"},

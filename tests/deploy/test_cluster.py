@@ -12,6 +12,7 @@ from typer.main import get_command
 
 import deploy.engines.start
 from deploy.cli.app import app
+from deploy.cli.cluster import NO_EVALUATOR
 from deploy.cli.entry import run_command
 from deploy.cli.groups import RoleOptions
 from deploy.cli.roles import role_settings
@@ -208,6 +209,17 @@ def test_up_hands_the_settings_over_and_a_second_one_does_not_start_replay_again
     assert third["OATMILL_ACKNOWLEDGE"] == "memory"
     assert third["OATMILL_CONFIG_DIGEST"] != first["OATMILL_CONFIG_DIGEST"]
     assert "Grafana's user is admin" in capsys.readouterr().out
+
+
+def test_up_says_that_it_starts_no_evaluator(only: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake_docker(only, "exit 0")
+    assert run_command(["cluster", "up", "cartpole", "--timeout", "0"]) == 0
+    assert "evaluator" not in capsys.readouterr().err
+    assert run_command(["cluster", "up", "cartpole", "--timeout", "0", "evaluator.enabled=true"]) == 0
+    assert capsys.readouterr().err.splitlines() == [NO_EVALUATOR]
+    # On Ray, too, which is said before Ray is asked for anything.
+    assert run_command(["cluster", "up", "cartpole", "--on", "ray", "--image", "x", "evaluator.enabled=true"]) == 2
+    assert capsys.readouterr().err.splitlines()[0] == NO_EVALUATOR
 
 
 def test_ranks_that_do_not_divide_the_batch_are_refused(only: Path, capsys: pytest.CaptureFixture[str]) -> None:
