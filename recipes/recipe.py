@@ -32,6 +32,8 @@ class Recipe:
     def explicit(self, layers: Sequence[Layer] = ()) -> dict[str, Any]:
         """The recipe's settings, as nested values without defaults, for the environment that `layers` choose."""
         values = self.settings().explicit()
+        if not self.by_environment:
+            return values
         env = resolve(values, layers).env
         return merged(values, self.by_environment.get(getattr(env, SELECTED_BY[env.kind]), {}))
 
