@@ -18,6 +18,8 @@ def settings() -> RunSettings:
                 **CHOICES,
                 "total_timesteps": 2_000_000,
                 "batch_size": 128,
+                "shuffle": "steps",
+                "minibatches": 16,
                 "gamma": 1.0,
                 "losses": {"ppo_critic": {"gae_lambda": 0.9}, "ppo_actor": {"ent_coef": 0.1}},
             },

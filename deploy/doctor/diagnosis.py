@@ -21,6 +21,8 @@ TOO_MUCH, TOO_LITTLE = 0.5, 0.01
 BY_VALUE = 0.9
 LARGE_KL = 0.1
 """KL of one learner step, in nats; healthy PPO stays below 0.02."""
+SHORT = 1 / 3
+"""Of the steps that a return would use if the newest policy had acted."""
 STARVED, BUSY = 0.4, 0.05
 """Fractions of its time that a learner waits for data."""
 LOW, HIGH = (nats / math.log(ENTROPY_ACTIONS) for nats in (ENTROPY_LOW, ENTROPY_HIGH))
@@ -43,7 +45,19 @@ NOT_ABOUT_LEARNING = ("checkpoint_failed", "actor_silent")
 
 def examine(run: ExaminedRun) -> list[Finding]:
     """All findings about a run; those that need a change come first."""
-    checks = (ending, dominance, auxiliaries, cmpo.prior, cmpo.model, step_size, entropy, critic, bottleneck, red_flags)
+    checks = (
+        ending,
+        dominance,
+        auxiliaries,
+        cmpo.prior,
+        cmpo.model,
+        step_size,
+        entropy,
+        critic,
+        returns,
+        bottleneck,
+        red_flags,
+    )
     found = [finding for check in checks for finding in check(run)]
     return sorted(found, key=lambda finding: not finding.wrong)
 
@@ -131,6 +145,20 @@ def critic(run: ExaminedRun) -> Iterator[Finding]:
         yield Finding(wrong=True, topic="critic", text=text, tries=(learning_rate(run, 1 / 3), scale))
     elif math.isfinite(now):
         yield Finding(wrong=False, topic="critic", text=f"explained variance is {now:.2f}")
+
+
+def returns(run: ExaminedRun) -> Iterator[Finding]:
+    """How many steps a return uses, of those that it would use if the newest policy had acted."""
+    meant = run.recent("return_steps", "on_policy")
+    used = {data: run.recent("return_steps", data) for data in ("fresh", "replayed")}
+    known = {data: steps for data, steps in used.items() if math.isfinite(steps)}
+    if not known or not math.isfinite(meant):
+        return
+    text = "returns use " + " and ".join(f"{steps:.1f} steps of {data} data" for data, steps in known.items())
+    short = known.get("fresh", meant) < SHORT * meant
+    why = ", because the policy has moved too far since its data was collected" if short else ""
+    tries = ("actors.synchronous=true",) if short else ()
+    yield Finding(wrong=short, topic="returns", text=f"{text}, where {meant:.1f} are meant{why}", tries=tries)
 
 
 def bottleneck(run: ExaminedRun) -> Iterator[Finding]:

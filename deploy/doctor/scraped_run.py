@@ -31,13 +31,13 @@ SETTING, INFO, UPDATED, STARTED = (
 )
 OF_THE_LEARNER = (
     "oatmill_(loss|loss_coefficient|loss_share|loss_gradient_share|loss_nonfinite_total|policy_entropy_nats|policy_entropy_ratio"
-    "|explained_variance|approx_kl|red_flag|red_flag_reports_total|policy_version|progress_ratio|learner_step_seconds_sum)"
+    "|explained_variance|return_steps|approx_kl|red_flag|red_flag_reports_total|policy_version|progress_ratio|learner_step_seconds_sum)"
 )
 OF_ONE_PROCESS = {"instance", "job", "pod", "container", "service", "endpoint", "node"}
 """Labels that differ between a run's learner and its replay server."""
 MEDIAN = {"quantile": "0.5"}
 """The median of the last 100 episodes' returns. Prometheus has their mean only over the whole run."""
-KEYS = ("loss", "term", "flag", "phase")
+KEYS = ("loss", "term", "flag", "phase", "data")
 """The labels that distinguish a metric's series, in this order."""
 VERSION = ("policy_version",)
 Readings = Mapping[tuple[str, ...], float]
@@ -185,6 +185,7 @@ def line_of(now: Readings, before: Readings, settings: Mapping[str, float]) -> d
         "losses": losses,
         "entropy": {"nats": value("policy_entropy_nats"), "fraction": value("policy_entropy_ratio")},
         "explained_variance": value("explained_variance"),
+        "return_steps": {data: value("return_steps", data) for data in ("fresh", "replayed", "on_policy")},
         "approx_kl": value("approx_kl"),
         # Each learner step has one version; a run's first learner starts at version 1.
         "updates": updates * (value(*VERSION) - before.get(VERSION, 1.0)),

@@ -352,6 +352,16 @@ LEARNING = Dashboard(
             low=None,
         ),
         Panel(
+            "Steps that a return uses",
+            "The sum of the weights of a return's steps. Data of older policies shortens returns.",
+            "short",
+            [
+                Query('oatmill_return_steps{data="on_policy"}', "if all data were on-policy"),
+                Query('oatmill_return_steps{data="fresh"}', "fresh"),
+                Query('oatmill_return_steps{data="replayed"}', "replayed"),
+            ],
+        ),
+        Panel(
             "KL of a learner step",
             "How much the updates of one batch changed the policy. The return often falls after values above 0.1.",
             "short",

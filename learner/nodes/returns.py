@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+import torch
 from torch import Tensor
 
 from agent import distribution
 from learner.advantage_scale import AdvantageScale
 from learner.loss import Context, Node, Statistic
-from learner.nodes.return_estimators import gae_vtrace, retrace
+from learner.nodes.return_estimators import carried_back, gae_vtrace, retrace
 
 
 class ReturnsWrites(TypedDict):
@@ -64,9 +65,21 @@ class GaeVtrace(Node):
             "action_return_BT": returns.advantage + old_value_BT1[:, :-1],
         }
 
-    def measure(self, *, value_target_BT: Tensor, old_value_BT1: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
-        """Moments for the explained variance."""
-        return variance_moments(value_target_BT, old_value_BT1[:, :-1], mask_BT)
+    def measure(
+        self,
+        *,
+        value_target_BT: Tensor,
+        old_value_BT1: Tensor,
+        importance_ratio_BT: Tensor,
+        terminated_BT: Tensor,
+        truncated_BT: Tensor,
+        fresh_B: Tensor,
+        mask_BT: Tensor,
+    ) -> dict[str, Statistic]:
+        """Moments for the explained variance, and the steps that a return uses."""
+        decay, ends_BT = self.gamma * self.critic.gae_lambda, terminated_BT | truncated_BT
+        used = used_steps(decay, importance_ratio_BT.clamp(max=self.critic.c_clip), ends_BT, fresh_B, mask_BT)
+        return variance_moments(value_target_BT, old_value_BT1[:, :-1], mask_BT) | used
 
 
 class GaeVtraceSigma(GaeVtrace):
@@ -132,7 +145,6 @@ class Retrace(Node):
         """Compute Retrace's G as the value target, and G - v_prior as the advantage."""
         sizes, factored = self.model.sizes, self.model.factored
         q_taken = distribution.log_prob(prior_q_BTA, actions_BT, sizes, factored=factored) / len(sizes)
-        difference = prior_log_probs_BTA - behaviour_log_probs_BTA
         # With several factors, q is known only for actions that differ from the taken one in one
         # factor, which is not enough for E_pi q. The prior's value estimates the same number.
         known = len(sizes) == 1
@@ -145,15 +157,34 @@ class Retrace(Node):
             expected_q_BT=expected_q,
             final_value_BT=prior_final_value_BT,
             bootstrap_value_B=prior_value_BT1[:, -1],
-            importance_ratio_BT=distribution.log_prob(difference, actions_BT, sizes, factored=factored).exp(),
+            importance_ratio_BT=self.ratio(prior_log_probs_BTA, behaviour_log_probs_BTA, actions_BT),
             gamma=self.gamma,
             retrace_lambda=self.retrace_lambda,
         )
         return returns_of(target, prior_value_BT1, mask_BT, self.advantage_scale)
 
-    def measure(self, *, value_target_BT: Tensor, prior_value_BT1: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
-        """Moments for the explained variance of the prior network's values."""
-        return variance_moments(value_target_BT, prior_value_BT1[:, :-1], mask_BT)
+    def ratio(self, prior_log_probs_BTA: Tensor, behaviour_log_probs_BTA: Tensor, actions_BT: Tensor) -> Tensor:
+        """The taken actions' probability under the prior's policy, divided by that under the policy that acted, `[B, T]`."""
+        policies = self.model.policies
+        return policies.ratio(policies.log_ratio(prior_log_probs_BTA, behaviour_log_probs_BTA, actions_BT))
+
+    def measure(
+        self,
+        *,
+        value_target_BT: Tensor,
+        prior_value_BT1: Tensor,
+        prior_log_probs_BTA: Tensor,
+        behaviour_log_probs_BTA: Tensor,
+        actions_BT: Tensor,
+        terminated_BT: Tensor,
+        truncated_BT: Tensor,
+        fresh_B: Tensor,
+        mask_BT: Tensor,
+    ) -> dict[str, Statistic]:
+        """Moments for the explained variance of the prior network's values, and the steps that a return uses."""
+        ratio_BT = self.ratio(prior_log_probs_BTA, behaviour_log_probs_BTA, actions_BT).clamp(max=1)
+        used = used_steps(self.gamma * self.retrace_lambda, ratio_BT, terminated_BT | truncated_BT, fresh_B, mask_BT)
+        return variance_moments(value_target_BT, prior_value_BT1[:, :-1], mask_BT) | used
 
 
 class DrawnRetrace(Retrace):
@@ -186,7 +217,7 @@ class DrawnRetrace(Retrace):
             expected_q_BT=prior_sampled_q_BTN.mean(-1),
             final_value_BT=prior_final_value_BT,
             bootstrap_value_B=prior_value_BT1[:, -1],
-            importance_ratio_BT=policies.ratio(policies.log_ratio(prior_log_probs_BTA, behaviour_log_probs_BTA, actions_BT)),
+            importance_ratio_BT=self.ratio(prior_log_probs_BTA, behaviour_log_probs_BTA, actions_BT),
             gamma=self.gamma,
             retrace_lambda=self.retrace_lambda,
         )
@@ -209,3 +240,25 @@ def variance_moments(target_BT: Tensor, value_BT: Tensor, mask_BT: Tensor) -> di
     error_BT = target_BT - value_BT
     moments = {"target": target_BT, "target_squared": target_BT**2, "error": error_BT, "error_squared": error_BT**2}
     return {name: Statistic(value, mask_BT) for name, value in moments.items()}
+
+
+def used_steps(decay: float, ratio_BT: Tensor, ends_BT: Tensor, fresh_B: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:
+    """How many steps a return uses: the sum of the weights of its temporal differences, 1 + decay ratio_t + ...
+
+    Corrections for data of older policies shorten returns, because a clipped ratio is at most 1 and often less. So the
+    statistics are `steps` for fresh rows, `steps_replayed` for others, and `steps_on_policy` with all ratios at 1.
+
+    Args:
+        decay: gamma times lambda.
+        ratio_BT: the clipped importance ratios of the taken actions.
+        ends_BT: whether the episode ended at each step.
+        fresh_B: whether each row is trained on for the first time.
+        mask_BT: the valid steps.
+    """
+    ones_BT, fresh_BT = torch.ones_like(ratio_BT), mask_BT & fresh_B.unsqueeze(-1)
+    used_BT = carried_back(ones_BT, decay * ratio_BT, ends_BT)
+    return {
+        "steps": Statistic(used_BT, fresh_BT),
+        "steps_replayed": Statistic(used_BT, mask_BT & ~fresh_BT),
+        "steps_on_policy": Statistic(carried_back(ones_BT, decay * ones_BT, ends_BT), mask_BT),
+    }

@@ -5,6 +5,7 @@ All series with known labels exist from the start, with the value 0.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from oatmill.settings.flat import numbers_of
 
 PHASES = ("wait", "prepare", "forward", "backward", "optimizer", "publish")
 LOG_STDS = {"mean": "forward.log_std", "min": "forward.log_std_min", "max": "forward.log_std_max"}
+RETURN_STEPS = {"fresh": "returns.steps", "replayed": "returns.steps_replayed", "on_policy": "returns.steps_on_policy"}
 STEP_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 
 
@@ -79,6 +81,7 @@ class LearnerMetrics:
         self.entropy_ratio = gauge("policy_entropy_ratio", "Mean entropy divided by the entropy of a uniform policy")
         self.log_std = gauge("policy_log_std", "Log std of a Gaussian policy's numbers on fresh steps", ("statistic",))
         self.explained_variance = gauge("explained_variance", "1 - Var(target - value) / Var(target)")
+        self.return_steps = gauge("return_steps", "Steps that a return uses: the sum of its steps' weights", ("data",))
         self.approx_kl = gauge("approx_kl", "KL between the policy at the batch's start and after its updates")
         self.clip_ratio = gauge("clip_ratio", "Fraction of steps whose ratio was outside of the clip range")
         self.of_losses = {
@@ -183,6 +186,9 @@ class LearnerMetrics:
         for label, statistic in LOG_STDS.items():
             if statistic in report.statistics:  # no series for policies without numbers
                 self.log_std.labels(label).set(report.statistics[statistic])
+        for label, statistic in RETURN_STEPS.items():
+            if math.isfinite(steps := report.statistics.get(statistic, math.nan)):  # no series without replayed data
+                self.return_steps.labels(label).set(steps)
         if report.policy_loss:
             self.approx_kl.set(report.policy("approx_kl"))
             self.clip_ratio.set(report.policy("clip_ratio"))

@@ -19,6 +19,7 @@ from learner.progress import Progress
 from learner.reporting.evaluations import Evaluations
 from learner.reporting.loggers import BackgroundWriters
 from learner.reporting.measurements import StepReport, explained_variance, plain
+from learner.reporting.metrics import RETURN_STEPS
 from learner.reporting.red_flags import FLAGS, Observation, RedFlags
 from learner.reporting.silent_actors import silence
 from learner.reporting.steering import Move
@@ -114,6 +115,7 @@ class RunFiles:
             "entropy": entropy,
             "explained_variance": variance,
             **{name: report.statistics.get(f"forward.{name}", math.nan) for name in ("log_std", "log_std_min", "log_std_max")},
+            "return_steps": {label: report.statistics.get(name, math.nan) for label, name in RETURN_STEPS.items()},
             "approx_kl": report.policy("approx_kl"),
             "clip_ratio": report.policy("clip_ratio"),
             "gradient_norm": report.gradient_norm,

@@ -9,7 +9,7 @@ import pytest
 
 from deploy.cli.doctor import verdict
 from deploy.doctor.cmpo import model
-from deploy.doctor.diagnosis import MEANINGS, auxiliaries, dominance, entropy
+from deploy.doctor.diagnosis import MEANINGS, auxiliaries, dominance, entropy, returns
 from deploy.doctor.examined_run import ExaminedRun
 from deploy.doctor.findings import Finding, balanced
 from learner.reporting.red_flags import FLAGS
@@ -119,6 +119,18 @@ def test_low_entropy_is_no_problem_where_the_return_is_near_its_best() -> None:
     (stuck,) = entropy(ExaminedRun("a run", lines(20, 9, 9), SETTINGS))
     assert (solved.wrong, stuck.wrong) == (False, True)
     assert "near its best" in solved.text
+
+
+def test_returns_that_use_few_of_the_steps_that_are_meant_need_newer_data() -> None:
+    def found(**steps: float | None) -> list[Finding]:
+        return list(returns(ExaminedRun("a run", ({"env_steps": 900, "losses": {}, "return_steps": steps},), SETTINGS)))
+
+    (fine,) = found(fresh=13.0, replayed=6.0, on_policy=28.0)
+    assert (fine.wrong, fine.tries) == (False, ())
+    assert fine.text == "returns use 13.0 steps of fresh data and 6.0 steps of replayed data, where 28.0 are meant"
+    (short,) = found(fresh=7.0, replayed=None, on_policy=28.0)
+    assert (short.wrong, short.tries) == (True, ("actors.synchronous=true",))
+    assert found(fresh=None, replayed=None, on_policy=None) == found() == []
 
 
 def finding(*, wrong: bool, tries: tuple[str, ...] = (), topic: str = "cmpo") -> Finding:

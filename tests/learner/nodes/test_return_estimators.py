@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from learner.nodes.return_estimators import Returns, carried_back, gae_vtrace, retrace
+from learner.nodes.returns import used_steps
 from protocol.data.trajectory import Array
 from tests.learner import oracles
 
@@ -262,3 +263,16 @@ def test_nan_is_carried_back_to_the_episodes_beginning_and_no_further() -> None:
     found = carried_back(own, torch.full((1, 5), 0.5), ends)
     assert found.isnan().tolist() == [[False, False, True, True, False]]
     assert found[0, :2].tolist() == [2.0, 2.0]
+
+
+def test_the_steps_that_a_return_uses_by_hand() -> None:
+    ratio = torch.tensor([[1.0, 0.5, 1.0, 0.25], [0.5, 1.0, 1.0, 1.0]])
+    ends = torch.from_numpy(np.concatenate([flags(length=4), flags(1, length=4)]))
+    mask = torch.tensor([[True] * 4, [True, True, True, False]])
+    found = used_steps(0.5, ratio, ends, torch.tensor([True, False]), mask)
+    # Row 0: 1, 1 + 0.5 * 1, 1 + 0.25 * 1.5 and 1 + 0.5 * 1.375, from its last step to its first.
+    assert found["steps"].value[found["steps"].mask].tolist() == [1.6875, 1.375, 1.5, 1.0]
+    # Row 1 ends an episode at its second step, and its last step is not valid.
+    assert found["steps_replayed"].value[found["steps_replayed"].mask].tolist() == [1.25, 1.0, 1.5]
+    on_policy = found["steps_on_policy"]
+    assert on_policy.value[on_policy.mask].tolist() == [1.875, 1.75, 1.5, 1.0, 1.5, 1.0, 1.5]

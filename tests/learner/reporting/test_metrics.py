@@ -126,6 +126,22 @@ def test_log_stds_that_depend_on_the_state_are_averaged_over_fresh_steps(tmp_pat
     assert [line[name] for name in ("log_std", "log_std_min", "log_std_max")] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("arm", ["baseline", "paper"])
+def test_the_steps_that_a_return_uses_are_reported_for_fresh_and_replayed_rows(arm: str, tmp_path: Path) -> None:
+    updater = make_updater_of(make_trainer(arm), make_spec())
+    batch = replace(make_batch(updater.context.model.spec), fresh=np.array([True, False, True, True, False, True]))
+    metrics, report = reported(updater, batch)
+    files = RunFiles(tmp_path, 1.0, 1000)
+    files.report(report, Progress(1, 42, 1, 0.5), learning_rate=0.01, fleet={})
+    line = json.loads((tmp_path / "metrics.jsonl").read_text())["return_steps"]
+    for data in ("fresh", "replayed", "on_policy"):
+        assert 1 < line[data] < batch.valid.shape[1]
+        assert value(metrics, "return_steps", data=data) == pytest.approx(line[data])
+    assert max(line["fresh"], line["replayed"]) < line["on_policy"]  # a policy that acted is not the network's
+    only_fresh, _ = reported(updater, replace(batch, fresh=np.ones(6, bool)))
+    assert value(only_fresh, "return_steps", data="replayed") is None
+
+
 def test_a_role_that_makes_no_progress_is_not_up() -> None:
     states = [True, False]
     metrics = LearnerMetrics({}, {}, lambda: states.pop(0))
