@@ -5,6 +5,7 @@
 #   TORCH_INDEX_URL  an index to take torch from instead of pip's own. Empty by default. The wheel on PyPI brings CUDA along
 #                    (several GB); https://download.pytorch.org/whl/cpu has builds for machines without a GPU.
 #   WORKERS          processes for `make test`: 1. With more, the tests marked serial run afterwards, in one process.
+#   GPU_PYTHON       an interpreter with a CUDA build of torch and oatmill's packages, for `make test-gpu`; by default that of .venv
 #   ARGS             more arguments for `oatmill train`, such as ARGS="trainer.total_timesteps=100000 --seed 1"; or for `make bench`
 
 VENV ?= .venv
@@ -18,17 +19,18 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
-QUICK := not slow and not cluster
+QUICK := not slow and not cluster and not gpu
 SEVERAL := $(filter-out 1,$(WORKERS))
 GATE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help train test test-slow test-cluster bench docs clean
+.PHONY: help train test test-slow test-cluster test-gpu bench docs clean
 
 help:
 	@echo "make train         install, then train four cogs with all five losses for a few minutes"
 	@echo "make test          the whole gate: format, lint, types, import contracts, tests"
 	@echo "make test-slow     long runs, many seeds, chaos"
 	@echo "make test-cluster  tests that need a container engine"
+	@echo "make test-gpu      tests and benchmarks that need a CUDA device; the numbers go to gpu.json"
 	@echo "make bench         run the benchmarks"
 	@echo "make docs          build the documentation site into site/, with warnings as errors"
 	@echo "make clean         remove the environment and all caches (runs stay)"
@@ -64,6 +66,10 @@ test-slow: $(VENV)/.dev
 
 test-cluster: $(VENV)/.dev
 	@$(GATE) -m cluster || test $$? -eq 5
+
+test-gpu: $(if $(GPU_PYTHON),,$(VENV)/.dev)
+	@$(or $(GPU_PYTHON),$(BIN)/python) -m pytest tests/gpu
+	@$(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks gpu --rounds 3 --json gpu.json
 
 bench: $(VENV)/.dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ARGS)

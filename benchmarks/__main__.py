@@ -37,8 +37,8 @@ NAMES = (
     "end_to_end",
     "roofline",
 )
-EXTRA = ("envpool", "images")
-"""Benchmarks that need packages which oatmill's tests do without; they run only by name."""
+EXTRA = ("envpool", "images", "gpu")
+"""Benchmarks that need packages or a device which oatmill's tests do without; they run only by name."""
 ROUNDS, SECONDS = 5, 4.0
 KEPT = Path(__file__).parent / "baselines/two-cores.json"
 

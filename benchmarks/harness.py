@@ -107,7 +107,7 @@ def timed(arm: Arm) -> dict[str, float]:
 
 
 def measure(benchmark: Benchmark, effort: Effort) -> Rounds:
-    """Run all rounds of a benchmark."""
+    """Run all rounds of a benchmark; none if it has no arms on this machine."""
     with ExitStack() as stack:
         arms = benchmark.arms(effort, stack)
         names = list(arms)
@@ -115,7 +115,7 @@ def measure(benchmark: Benchmark, effort: Effort) -> Rounds:
         if benchmark.WARM_UP:
             for arm in arms.values():
                 arm()
-        for number in range(effort.rounds):
+        for number in range(effort.rounds if names else 0):
             start = number % len(names)
             for name in names[start:] + names[:start]:
                 for key, value in timed(arms[name]).items():

@@ -156,3 +156,12 @@ def test_a_quick_run_measures_writes_and_compares(tmp_path: Path) -> None:
     )
     assert "since the baseline" in again.stdout
     assert "inference: cartpole: act / bare network" in again.stdout
+
+
+def test_a_benchmark_without_a_device_says_so_and_ends_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["gpu", "--json", str(tmp_path / "gpu.json")]) == 0
+    assert "no CUDA device here, so nothing was measured" in capsys.readouterr().err
+    assert json.loads((tmp_path / "gpu.json").read_text())["benchmarks"]["gpu"]["figures"] == {}
