@@ -133,7 +133,7 @@ class SyncStepper:
         self._seeds = copy_seeds(seed, len(envs))
         self._raw = raw
         self._infos = infos
-        self._observations = raw.empty(len(envs))
+        self._observations, self._no_finals = raw.empty(len(envs)), raw.empty(0)
         self._rewards = np.zeros(len(envs), np.float32)
         self._terminated = np.zeros(len(envs), np.bool_)
         self._truncated = np.zeros(len(envs), np.bool_)
@@ -203,7 +203,7 @@ class SyncStepper:
 
     def _stacked(self, finals: list[Observations]) -> Observations:
         if not finals:
-            return self._observations[:0]
+            return self._no_finals
         stacked = self._raw.empty(len(finals))
         for place, final in enumerate(finals):
             stacked[place] = final

@@ -2,7 +2,8 @@
 
 All arms have the shapes of LunarLander: eight numbers and four choices. `plain` is one vector, `normalised` normalises
 observations and rewards, `dict` has the same eight numbers under two keys, and `masked` adds a mask that allows three of the
-four choices. A learner step includes everything from the batch's arrays to the new weights.
+four choices. `act` is the network alone. `actor` is an actor's whole step: an environment that takes 2 us, `act` and the record. A
+learner step includes everything from the batch's arrays to the new weights.
 """
 # ruff: noqa: ARG002 -- the signatures are Gymnasium's
 
@@ -21,6 +22,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 from actors.environments.checks import first_observations
 from actors.environments.make import make_environment
 from actors.policy import ActingPolicy
+from actors.unroll import Unroller
 from benchmarks.harness import Arm, Effort, Figure, Rounds
 from benchmarks.losses import make
 from benchmarks.real_batch import real_batch
@@ -37,6 +39,7 @@ GOAL = 1.05
 CALLS_A_SECOND = 2_000
 RATE = 1e-4
 NUMBERS, CHOICES, LENGTH = 8, 4, 200
+MASKS = 1 - np.eye(CHOICES, dtype=np.int8)
 
 
 class RandomNumbers(gymnasium.Env):  # type: ignore[misc]
@@ -74,9 +77,7 @@ class RandomNumbers(gymnasium.Env):  # type: ignore[misc]
             case "dict":
                 return {"a": numbers[: NUMBERS // 2], "b": numbers[NUMBERS // 2 :]}
             case "masked":
-                mask = np.ones(CHOICES, np.int8)
-                mask[self.np_random.integers(CHOICES)] = 0
-                return {"observation": numbers, "action_mask": mask}
+                return {"observation": numbers, "action_mask": MASKS[self.steps % CHOICES]}
             case _:
                 return numbers
 
@@ -90,19 +91,30 @@ def settings_of(form: str) -> RunSettings:
     return RunSettings.of(values)
 
 
-def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:  # noqa: ARG001  (the harness's signature)
-    """Acting and learning in each form."""
+def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:
+    """The network, an actor's steps and learning in each form."""
     torch.set_num_threads(1)
     calls = 20 if effort.quick else int(CALLS_A_SECOND * effort.seconds)
     made: dict[str, Arm] = {}
     for form in FORMS:
         settings = settings_of(form)
         spec, batch = real_batch(settings, trajectories=settings.trainer.minibatches if effort.quick else None)
-        with closing(make_environment(settings.env, copies=settings.actors.envs_per_actor, seed=1)) as environment:
-            observations, rows = first_observations(environment).copy(), environment.num_rows
-        made[f"{form}: act"] = policy_arm(ActingPolicy(spec, rows, 1), observations, calls)
+        environment = stack.enter_context(
+            closing(make_environment(settings.env, copies=settings.actors.envs_per_actor, seed=1))
+        )
+        observations, rows = first_observations(environment), environment.num_rows
+        made[f"{form}: act"] = policy_arm(ActingPolicy(spec, rows, 1), observations.copy(), calls)
+        unroller = Unroller(environment, observations, ActingPolicy(spec, rows, 1), settings.actors.unroll_length)
+        made[f"{form}: actor"] = partial(unroll, unroller, max(1, calls // settings.actors.unroll_length))
         made[f"{form}: learner step"] = learner_arm(settings, spec, batch)
     return made
+
+
+def unroll(unroller: Unroller, unrolls: int) -> dict[str, float]:
+    """An actor's unrolls."""
+    for _ in range(unrolls):
+        unroller.collect(lambda: True)
+    return {}
 
 
 def learner_arm(settings: RunSettings, spec: Any, batch: Batch) -> Arm:
@@ -127,6 +139,6 @@ def figures(rounds: Rounds) -> dict[str, Figure]:
     """CPU time as a ratio to `plain`."""
     return {
         f"{form} / plain, {what}": Figure(rounds.ratio(f"{form}: {what}", f"plain: {what}", "cpu_s"), "x", "lower", GOAL)
-        for what in ("act", "learner step")
+        for what in ("act", "actor", "learner step")
         for form in FORMS[1:]
     }

@@ -49,6 +49,7 @@ class GymnasiumEnvironment:
         self._convert = observation.convert
         self._convert_actions = action.convert
         self._sums = EpisodeSums(stepper.num_copies)
+        self._no_finals: Observations = None  # converted once, because most steps have no final observation
 
     def hear(self, patterns: Sequence[str]) -> None:
         """Take these numbers of the last `info` of each episode for its statistics.
@@ -67,6 +68,7 @@ class GymnasiumEnvironment:
     def reset(self) -> Observations:
         """Start all episodes."""
         self._sums.clear()
+        self._no_finals = None
         converted = self._convert(self._stepper.reset())
         if self._stepper.masks is not None and not self.spaces.masked:
             self.spaces = masked_spaces(self.spaces)
@@ -96,10 +98,14 @@ class GymnasiumEnvironment:
 
     def _final(self, observations: Observations, rows: int) -> Observations:
         """Final observations; nobody acts on them, so a mask out of `info` allows everything."""
-        converted = self._convert(observations)
-        if self._stepper.masks is None:
-            return converted
-        return with_masks(converted, np.ones((rows, self.spaces.action.num_logits), np.bool_))
+        if not rows and self._no_finals is not None:
+            return self._no_finals
+        finals = self._convert(observations)
+        if self._stepper.masks is not None:
+            finals = with_masks(finals, np.ones((rows, self.spaces.action.num_logits), np.bool_))
+        if not rows:
+            self._no_finals = finals
+        return finals
 
     def close(self) -> None:
         """Close all copies."""

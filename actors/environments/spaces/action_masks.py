@@ -22,7 +22,8 @@ class RawMask(RawSpace):
 
     def store(self, values: Any, into: Array, row: int, what: str = "an observation") -> None:
         """Check one mask's shape and write it into a row."""
-        super().store(_joined(values), into, row, what)
+        joined = np.concatenate([np.asarray(factor) for factor in values]) if isinstance(values, tuple) else values
+        super().store(joined, into, row, what)
 
     def batch(self, values: Any, rows: int, what: str = "observations") -> Array:
         """A checked copy of many masks: `[rows, A]`, or a tuple of one array `[rows, size]` a factor."""
@@ -153,7 +154,3 @@ def check_allows(observations: Any, sizes: Sequence[int]) -> None:
                 f"{int(allows.argmin())}; end the episode where nothing can be done"
             )
         start += size
-
-
-def _joined(values: Any) -> Any:
-    return np.concatenate([np.asarray(factor) for factor in values]) if isinstance(values, tuple) else values
