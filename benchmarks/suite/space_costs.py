@@ -2,8 +2,8 @@
 
 All arms have the shapes of LunarLander: eight numbers and four choices. `plain` is one vector, `normalised` normalises
 observations and rewards, `dict` has the same eight numbers under two keys, and `masked` adds a mask that allows three of the
-four choices. `act` is the network alone. `actor` is an actor's whole step: an environment that takes 2 us, `act` and the record. A
-learner step includes everything from the batch's arrays to the new weights.
+four choices. `act` is the network alone. `actor` is an actor's whole step: an environment that takes 2 us, `act` and the
+record. A learner step includes everything from the batch's arrays to the new weights.
 """
 # ruff: noqa: ARG002 -- the signatures are Gymnasium's
 
