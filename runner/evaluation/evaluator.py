@@ -19,11 +19,13 @@ from typing import Any
 
 from agent.checkpoint_manifest import BEST, LATEST, PLAYING, open_manifest
 from learner.reporting.evaluations import EVALUATIONS_FILE
-from oatmill.errors import RunError, UserError
+from learner.reporting.run_files import EVENTS_FILE
+from oatmill.errors import OatmillError, RunError, UserError, one_line
 from oatmill.files.atomic import append_line, replace_link
 from oatmill.files.json_lines import last_line
 from oatmill.process.entry import configure_logging, role_parser, run_to_exit
 from oatmill.process.signals import StopFlag
+from runner.evaluation.clips import VIDEOS, record_clip
 from runner.evaluation.evaluation import evaluate_checkpoint
 from runner.settings import EvaluatorSettings, read_config
 from runner.trust import ENVIRONMENT, check_trust
@@ -50,7 +52,8 @@ class Evaluator:
     def __init__(self, run_dir: Path, settings: EvaluatorSettings, *, stay: bool = False) -> None:
         self.run_dir, self.settings, self.stay = run_dir, settings, stay
         self.checkpoints = run_dir / "checkpoints"
-        self._settings_of = 0
+        self._settings_of = self._evaluations = 0
+        self._films = True
         self.played = int((last_line(run_dir / EVALUATIONS_FILE) or {}).get("policy_version", -1))
 
     def run(self, stop: StopFlag) -> None:
@@ -84,6 +87,7 @@ class Evaluator:
             return False
         started = time.monotonic()
         results: dict[str, Any] = {}
+        video = self.film(checkpoint)
         for policy in POLICIES:
             evaluation = evaluate_checkpoint(
                 checkpoint,
@@ -100,6 +104,7 @@ class Evaluator:
             "env_steps": evaluation.env_steps,
             "checkpoint": checkpoint.name,
             **results,
+            "video": video,
             "seconds": time.monotonic() - started,
         }
         self.played = version
@@ -122,6 +127,26 @@ class Evaluator:
             replace_link(self.checkpoints / PLAYING, newest.name)
             return newest, int(open_manifest(newest)["policy_version"])
         return None
+
+    def film(self, checkpoint: Path) -> str | None:
+        """Write a video of the checkpoint if it is time for one; returns its path within the run folder.
+
+        If one cannot be made, such as of an environment without pictures, an event says why, and no more are tried.
+        """
+        wanted = self.settings.video_every and self._evaluations % self.settings.video_every == 0
+        self._evaluations += 1
+        if not (wanted and self._films):
+            return None
+        name = f"{VIDEOS}/{checkpoint.name}.gif"
+        try:
+            record_clip(checkpoint, self.run_dir / name, self.settings)
+        except Exception as error:
+            self._films = False
+            text = f"the evaluator makes no more videos: {error if isinstance(error, OatmillError) else one_line(error)}"
+            log.warning("%s", text)
+            append_line(self.run_dir / EVENTS_FILE, {"time": time.time(), "event": "no_more_videos", "text": text})
+            return None
+        return name
 
     def note_best(self, checkpoint: Path, mean: float) -> None:
         """Point the link `best` to a checkpoint that played better than any before."""
