@@ -15,6 +15,7 @@ from agent.spec import AgentSpec
 from oatmill.errors import UserError
 from oatmill.settings import yaml_format
 from oatmill.settings.flat import AUTO_ENCODERS
+from oatmill.system import system_note
 from protocol.data.run_schema import RunSchema
 from protocol.data.spaces import ActionSpace, DictSpace, Spaces
 from replay.settings import ReplaySettings
@@ -267,6 +268,8 @@ def report_plan(settings: RunSettings, *, resumed: bool = False) -> PlanReport:
             fitted, spec, vector_class=described["vector_class"], channels=described["channels"]
         )
         notes += [*start_notes(fitted, spec, plan, resumed=resumed), *plan.notes]
+        if (note := system_note()) is not None:
+            notes.append(note)
         return PlanReport(fitted, spaces, plan, {**plan.auto, **others}, (*notes, *environment.finish()))
 
 
