@@ -84,7 +84,7 @@ def learner_threads(trainer: TrainerSettings, settings: Mapping[str, Any], netwo
 
 def usable_cores() -> int:
     """The cores that this process may use: its affinity, and its container's limit if that is less."""
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has no affinity
     with suppress(OSError, ValueError):  # cgroup 2; without a limit the first word is `max`
         quota, period = (CGROUPS / "cpu.max").read_text().split()
         return max(1, min(cores, int(quota) // int(period)))

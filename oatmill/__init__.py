@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from oatmill.errors import UserError
 from oatmill.origin import check_packages
+from oatmill.system import check_system
 
 if TYPE_CHECKING:
     from recipes.python_api import load, train
@@ -28,6 +29,7 @@ __all__ = ["Run", "RunSettings", "__version__", "load", "train"]
 _LAZY = {"train": "recipes.python_api", "load": "recipes.python_api", "Run": "runner.run", "RunSettings": "runner.settings"}
 
 try:
+    check_system()
     check_packages()
 except UserError as error:
     raise ImportError(str(error)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 from actors.environments.base import name_of
 from actors.settings import GymnasiumEnv
 from agent.spec import AgentSpec
+from oatmill.errors import UserError
 from oatmill.settings import yaml_format
 from oatmill.settings.flat import AUTO_ENCODERS
+from oatmill.system import system_note
 from protocol.data.run_schema import RunSchema
 from protocol.data.spaces import ActionSpace, DictSpace, Spaces
 from replay.settings import ReplaySettings
 from replay.store.buffer import replayed_rows
 from runner.replay_checks import check_buffer_bytes, check_priorities, check_replay
-from runner.settings import RunSettings, prepared
+from runner.settings import EvaluatorSettings, RunSettings, prepared
 from runner.user_code_process import UserCodeProcess
 
 if TYPE_CHECKING:  # with torch: what needs them loads them, so that the environment can be built meanwhile
@@ -223,6 +226,15 @@ def _sampling(replay: ReplaySettings) -> str:
     return f"prioritised, in proportion to {chance}, corrected by importance weights ^ {replay.importance_exponent:g}"
 
 
+def check_videos(settings: EvaluatorSettings) -> None:
+    """Raise a UserError if the evaluator is to make videos and the package that writes them is missing."""
+    if settings.enabled and settings.video_every and importlib.util.find_spec("PIL") is None:
+        raise UserError(
+            f"evaluator.video_every={settings.video_every} needs the package pillow, which is not installed; "
+            "pip install 'oatmill[video]', or set it to 0"
+        )
+
+
 def report_plan(settings: RunSettings, *, resumed: bool = False) -> PlanReport:
     """Check all settings together with the environment, which is built in a separate process.
 
@@ -242,6 +254,7 @@ def report_plan(settings: RunSettings, *, resumed: bool = False) -> PlanReport:
         from learner.reporting.loggers import wanted_targets  # noqa: PLC0415
 
         wanted_targets(fitted.metrics)  # raises if a package is missing
+        check_videos(fitted.evaluator)
         described = environment.result()
         spaces, statistics = Spaces.from_dict(described["spaces"]), tuple(described["episode_statistics"])
         if not resumed:
@@ -255,6 +268,8 @@ def report_plan(settings: RunSettings, *, resumed: bool = False) -> PlanReport:
             fitted, spec, vector_class=described["vector_class"], channels=described["channels"]
         )
         notes += [*start_notes(fitted, spec, plan, resumed=resumed), *plan.notes]
+        if (note := system_note()) is not None:
+            notes.append(note)
         return PlanReport(fitted, spaces, plan, {**plan.auto, **others}, (*notes, *environment.finish()))
 
 

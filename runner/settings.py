@@ -34,6 +34,11 @@ class EvaluatorSettings(Settings):
     """Seed of environment and actions, the same for every checkpoint."""
     best_by: Literal["deterministic", "drawn"] = "drawn"
     """Which of the two mean returns decides on `checkpoints/best`."""
+    video_every: int = Field(default=0, ge=0)
+    """Write a video of one episode at the first evaluation and at every so many after it: a GIF in `videos` of the run
+    folder, which TensorBoard and Weights & Biases show, too. Needs `oatmill[video]`. 0: none."""
+    video_frames: int = Field(default=300, ge=1, le=3000)
+    """The largest number of pictures of such a video; a longer episode is cut."""
 
 
 class RunSettings(Settings):

@@ -167,7 +167,7 @@ def no_pictures(name: str) -> UserError:
     """The error for an environment that does not render pictures."""
     return UserError(
         f'{name} makes no pictures: expected an Env with render_mode="{PICTURES}" whose render returns an RGB array; '
-        "leave --record out"
+        "leave videos (--record, evaluator.video_every) out"
     )
 
 

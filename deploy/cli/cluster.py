@@ -36,7 +36,7 @@ class EngineName(StrEnum):
 
 
 NO_EVALUATOR = (
-    "note: a cluster starts no evaluator, although evaluator.enabled=true, so there is no eval_return and no checkpoints/best; "
+    "note: a run on Ray has no evaluator, although evaluator.enabled=true, so there is no eval_return and no checkpoints/best; "
     "start `oatmill evaluator --run-dir DIR` where the run folder is"
 )
 OnOption = Annotated[EngineName, typer.Option("--on", help="The engine: containers on this machine, or a Ray cluster.")]
@@ -128,9 +128,9 @@ def up(
 
     flags = {"actors.count": actors, "trainer.learners": learners}
     settings = resolve_run(recipe, assignments, preset=preset, config=config, flags=flags).settings
-    if settings.evaluator.enabled:
-        typer.echo(NO_EVALUATOR, err=True)
     if on is EngineName.ray:
+        if settings.evaluator.enabled:
+            typer.echo(NO_EVALUATOR, err=True)
         run_on_ray(
             project, settings, run or recipe.replace(":", "-"), insecure=insecure, gpu=gpu, image=image, log_level=log_level
         )

@@ -149,6 +149,7 @@ def keep_start(cluster: ComposeCluster, wanted: Start, settings: RunSettings, im
         # The number that the hub started with: a change is sent to the hub and does not restart it.
         "OATMILL_ACTORS": before.get("OATMILL_ACTORS") or str(settings.actors.count),
         "OATMILL_LEARNERS": str(settings.trainer.learners),
+        "OATMILL_EVALUATORS": str(int(settings.evaluator.enabled)),
     }
     content = {"gpu": wanted.gpu, "recipe": wanted.recipe, "environment": environment}
     cluster.keep(content, yaml_format.dump(values))

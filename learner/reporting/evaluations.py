@@ -23,6 +23,12 @@ class Evaluations:
         self._lines = JsonLines(run_dir / EVALUATIONS_FILE)
 
     def newest(self) -> Mapping[str, Any] | None:
-        """The newest result since the last call: mean, std and n of both kinds of actions; None if there is none."""
+        """The newest result since the last call: mean, std and n of both kinds of actions; None if there is none.
+
+        `video` is the path, within the run folder, of the newest video since the last call, or None.
+        """
         lines = self._lines.new()
-        return {name: lines[-1].get(name) for name in FIELDS} if lines else None
+        if not lines:
+            return None
+        video = next((line["video"] for line in reversed(lines) if line.get("video")), None)
+        return {name: lines[-1].get(name) for name in FIELDS} | {"video": video}

@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import os
 import queue
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,9 @@ WAITING_LINES = 10_000
 """The largest number of lines in the queue; further lines are dropped and counted."""
 CLOSE_WITHIN_S = 60.0
 GIT_COMMIT = "git_commit"
+VIDEO = "eval_video"
+RGB = 3
+"""TensorBoard's number of this kind of picture."""
 MLFLOW_AT_ONCE = 100
 """The largest number of parameters in one request to MLflow."""
 MLFLOW_LONGEST = 6000
@@ -37,10 +41,14 @@ log = logging.getLogger("oatmill.learner")
 
 
 class Writer(Protocol):
-    """Writes numbers in one tool's format."""
+    """Writes numbers and videos in one tool's format."""
 
     def write(self, env_steps: int, numbers: Mapping[str, float]) -> None:
         """Write the numbers of one reported learner step."""
+        ...
+
+    def video(self, env_steps: int, path: Path) -> None:
+        """Write a GIF file of the evaluator."""
         ...
 
     def close(self) -> None:
@@ -70,6 +78,15 @@ class TensorBoardWriter:
         """Write a scalar per number, over env steps."""
         for name, number in numbers.items():
             self._writer.add_scalar(name, number, env_steps)
+
+    def video(self, env_steps: int, path: Path) -> None:
+        """Write the file as an image, which TensorBoard plays."""
+        from tensorboard.compat.proto.summary_pb2 import Summary  # noqa: PLC0415
+
+        content = path.read_bytes()
+        width, height = struct.unpack("<HH", content[6:10])
+        image = Summary.Image(height=height, width=width, colorspace=RGB, encoded_image_string=content)
+        self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=VIDEO, image=image)]), env_steps)
 
     def close(self) -> None:
         """Flush and close the event file."""
@@ -107,6 +124,12 @@ class WandbWriter:
         """Write one row, over env steps."""
         self._run.log({**numbers, "env_steps": env_steps})
 
+    def video(self, env_steps: int, path: Path) -> None:
+        """Write the file as a video, over env steps."""
+        import wandb  # noqa: PLC0415
+
+        self._run.log({VIDEO: wandb.Video(str(path), format="gif"), "env_steps": env_steps})
+
     def close(self) -> None:
         """End the run."""
         self._run.finish()
@@ -141,6 +164,9 @@ class MlflowWriter:
         now = round(time.time() * 1000)
         metrics = [self._metric(name, number, now, env_steps) for name, number in numbers.items()]
         self._client.log_batch(self._run, metrics=metrics)
+
+    def video(self, env_steps: int, path: Path) -> None:
+        """Write nothing: MLflow's numbers have no videos."""
 
     def close(self) -> None:
         """End the run."""
@@ -244,6 +270,7 @@ class BackgroundWriters:
         while line is not None:
             for title, writer in writers.items():
                 writers[title] = self._written(title, writer, line)
+                self._show_video(title, writers[title], line)
             line = self._lines.get()
         for title, writer in writers.items():
             self._ended(title, writer)
@@ -266,6 +293,16 @@ class BackgroundWriters:
             log.warning("%s is no longer written: %s", title, one_line(error))
             return None
         return writer
+
+    def _show_video(self, title: str, writer: Writer | None, line: Mapping[str, Any]) -> None:
+        """Write the video of a line, if it has one; if that fails, the numbers are written all the same."""
+        video = (line.get("eval_return") or {}).get("video")
+        if writer is None or video is None:
+            return
+        try:
+            writer.video(line["env_steps"], self._run_dir / video)
+        except Exception as error:
+            log.warning("%s: the video %s was not written: %s", title, video, one_line(error))
 
     @staticmethod
     def _ended(title: str, writer: Writer | None) -> None:

@@ -55,7 +55,10 @@ class Reserve:
     def _allocate(self) -> None:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, FILE_MODE)
         try:
-            os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+            else:  # macOS
+                os.write(descriptor, bytes(RESERVE_BYTES))
         finally:
             os.close(descriptor)
 

@@ -147,7 +147,7 @@ class FolderDisk:
         """Make the bytes of the file that was created last survive a crash of the host."""
         if self._durable:
             failpoint("log.sync.before")
-            os.fdatasync(self._file)
+            getattr(os, "fdatasync", os.fsync)(self._file)  # macOS has no fdatasync
             failpoint("log.sync.after")
 
     def cut(self, name: str, length: int) -> None:

@@ -34,10 +34,11 @@ def learner_command(
     return _python("learner.ranks.spawn", str(ranks), *arguments)
 
 
-def evaluator_command(config: Path, run_dir: Path, *, log_level: str, trust: bool) -> list[str]:
+def evaluator_command(config: Path, run_dir: Path, *, log_level: str, trust: bool, in_container: bool = False) -> list[str]:
     """The command line of the evaluator."""
     arguments = ["--config", str(config), "--run-dir", str(run_dir), "--log-level", log_level]
-    return _python("runner.evaluation.evaluator", *arguments, *(["--trust"] if trust else []))
+    arguments += [*(["--trust"] if trust else []), *(["--in-container"] if in_container else [])]
+    return _python("runner.evaluation.evaluator", *arguments)
 
 
 def _keys(keys: Path | None) -> list[str]:

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ LOCAL = "ipc"
 BASE_PORT = 7300
 CONTROL_OFFSET = 2
 """Data, batches, control and weights have consecutive ports."""
-LONGEST_SOCKET_PATH = 107
+LONGEST_SOCKET_PATH = 107 if sys.platform == "linux" else 103
 PREFIX = "oatmill-"
 ABANDONED_AFTER_S = 3600.0
 TCP = re.compile(r"^tcp://(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+)(:(?P<port>\d{1,5}))?$")

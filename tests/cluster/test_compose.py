@@ -38,6 +38,8 @@ SETTINGS = [
     "trainer.data_timeout=30",
     "actors.envs_per_actor=4",
     "agent.hidden_sizes=[32]",
+    "evaluator.enabled=true",
+    "evaluator.episodes=2",
 ]
 FIGURES: dict[str, float] = {}
 
@@ -102,7 +104,7 @@ def test_four_actors_train(cluster: Cluster) -> None:
 
 
 def test_nobody_is_root_and_nothing_can_be_written_to(cluster: Cluster) -> None:
-    for service in ("replay", "learner", "actor"):
+    for service in ("replay", "learner", "actor", "evaluator"):
         name = f"{cluster.project}-{service}-1"
         assert run("docker", "exec", name, "id", "--user").stdout.strip() == "10001"
         assert not answers("docker", "exec", name, "touch", "/opt/oatmill/planted")
@@ -110,6 +112,19 @@ def test_nobody_is_root_and_nothing_can_be_written_to(cluster: Cluster) -> None:
         found = dict(line.split(":\t", 1) for line in shown.splitlines() if ":\t" in line)
         assert (int(found["CapEff"], 16), int(found["CapBnd"], 16), found["NoNewPrivs"]) == (0, 0, "1")
         assert not answers("docker", "exec", name, "which", "gcc")
+
+
+def test_the_evaluator_plays_checkpoints_and_the_learner_reports_them(cluster: Cluster) -> None:
+    def mean() -> float:
+        found = re.search(r'^oatmill_eval_return{policy="drawn"} (\S+)', cluster.page("learner"), re.MULTILINE)
+        return float(found.group(1)) if found else 0.0
+
+    FIGURES["an evaluation is reported, s"] = cluster.until(lambda: mean() > 0, 120)
+    last = run("docker", "exec", f"{cluster.project}-evaluator-1", "tail", "-n", "1", "/runs/cartpole/evaluations.jsonl")
+    assert json.loads(last.stdout)["drawn"]["n"] == 2
+    assert mean() >= 8, "CartPole gives 1 a step"
+    cluster.crash("evaluator")
+    cluster.until(lambda: cluster.restarts("evaluator") == 1, 60)
 
 
 def test_prometheus_has_every_target_every_rule_and_every_loss(cluster: Cluster) -> None:

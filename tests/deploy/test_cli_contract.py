@@ -50,7 +50,7 @@ COMMANDS = {
     "replay": SETTINGS | {"--run-dir", "--listen", "--insecure", "--keys"},
     "actor": SETTINGS | {"--address", "--actor-id", "--keys"},
     "learner": SETTINGS | {"--address", "--run-dir", "--resume", "--in-container", "--keys"},
-    "evaluator": {"--run-dir", "--trust"},
+    "evaluator": {"--run-dir", "--trust", "--in-container"},
     "health": {"ROLE"},
     "help": {"WORDS"},
 }
@@ -205,3 +205,12 @@ def test_a_command_works_whose_output_is_closed() -> None:
     command = f"{sys.executable} -m deploy recipes >&- <&-"
     shown = subprocess.run(["bash", "-c", command], cwd=ROOT, check=False, stderr=subprocess.PIPE, timeout=120)
     assert (shown.returncode, shown.stderr) == (0, b"")
+
+
+def test_a_learner_that_starts_again_no_longer_says_that_the_run_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.cli.roles.become", lambda _command, threads: None)  # noqa: ARG005
+    (tmp_path / "learner.json").touch()
+    assert run_command(["learner", "cartpole", "--address", "tcp://127.0.0.1:1", "--run-dir", str(tmp_path)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml"]

@@ -211,15 +211,32 @@ def test_up_hands_the_settings_over_and_a_second_one_does_not_start_replay_again
     assert "Grafana's user is admin" in capsys.readouterr().out
 
 
-def test_up_says_that_it_starts_no_evaluator(only: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fake_docker(only, "exit 0")
-    assert run_command(["cluster", "up", "cartpole", "--timeout", "0"]) == 0
+@pytest.mark.parametrize(("wanted", "number"), [("true", "1"), ("false", "0")])
+def test_up_starts_an_evaluator_if_the_settings_enable_one(
+    only: Path, capsys: pytest.CaptureFixture[str], wanted: str, number: str
+) -> None:
+    fake_docker(only, 'case "$*" in *" up "*) echo "$OATMILL_EVALUATORS: $*" > "$XDG_STATE_HOME/up";; esac')
+    assert run_command(["cluster", "up", "cartpole", "--timeout", "0", f"evaluator.enabled={wanted}"]) == 0
     assert "evaluator" not in capsys.readouterr().err
-    assert run_command(["cluster", "up", "cartpole", "--timeout", "0", "evaluator.enabled=true"]) == 0
-    assert capsys.readouterr().err.splitlines() == [NO_EVALUATOR]
-    # On Ray, too, which is said before Ray is asked for anything.
+    count, _, command = (only.parent / "state" / "up").read_text().partition(": ")
+    assert (count, "evaluator" in command.split()) == (number, True)
+    assert services()["evaluator"]["deploy"]["replicas"] == "${OATMILL_EVALUATORS:-0}"
+
+
+def test_up_on_ray_says_that_it_starts_no_evaluator(capsys: pytest.CaptureFixture[str]) -> None:
+    # Said before Ray is asked for anything.
     assert run_command(["cluster", "up", "cartpole", "--on", "ray", "--image", "x", "evaluator.enabled=true"]) == 2
     assert capsys.readouterr().err.splitlines()[0] == NO_EVALUATOR
+
+
+def test_the_evaluator_shares_the_learners_run_folder() -> None:
+    evaluator, learner = services()["evaluator"], services()["learner"]
+    assert evaluator["environment"] == {"OATMILL_RUN_DIR": learner["environment"]["OATMILL_RUN_DIR"]}
+    assert [volume for volume in learner["volumes"] if volume.startswith("runs:")] == evaluator["volumes"]
+    assert evaluator["labels"] == learner["labels"], "it is started again with new settings"
+    command: Any = get_command(app).commands["evaluator"]  # type: ignore[attr-defined]
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert {*evaluator["command"][1:]} <= known
 
 
 def test_ranks_that_do_not_divide_the_batch_are_refused(only: Path, capsys: pytest.CaptureFixture[str]) -> None:

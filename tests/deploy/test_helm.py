@@ -22,6 +22,7 @@ from deploy.cli.app import app
 from deploy.health import DEFAULT_PORT, HEARTBEAT, PORT
 from replay.addresses import DEFAULT_PORT as DATA_PORT
 from replay.addresses import SOCKETS
+from runner.settings import RunSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy" / "k8s"
@@ -49,6 +50,7 @@ serviceAccount: {create: true, annotations: {eks.amazonaws.com/role-arn: mills}}
 replay: {<<: *common, podDisruptionBudget: {minAvailable: 1}}
 learner: {<<: *common, podDisruptionBudget: {minAvailable: 1}}
 actor: {<<: *common, podDisruptionBudget: {maxUnavailable: 25%}}
+evaluator: {<<: *common, enabled: true}
 """
 GPUS_ON_THREE_HOSTS = """
 learner: {pods: 3, gpus: 1, storage: {accessMode: ReadWriteMany, className: nfs}}
@@ -60,6 +62,7 @@ GPUS_ON_ONE_HOST = """
 learner: {ranksPerPod: 4, gpus: 4, nodeSelector: {gpu: a}, tolerations: [{key: gpu, operator: Exists}]}
 run: {config: {trainer: {batch_size: 64, total_timesteps: 5000}}, preset: ""}
 """
+WITH_AN_EVALUATOR = "evaluator: {enabled: true}\nrun: {config: {evaluator: {episodes: 5}}}\n"
 WITHOUT_KEYS = "insecure: true\nnetworkPolicy: {enabled: false}\nactor: {replicas: 0}\n"
 
 
@@ -87,7 +90,7 @@ def test_the_schema_knows_every_value_and_no_other() -> None:
     told = {
         name for name in names(yaml.safe_load((CHART / "values.yaml").read_text())) if not any(part in name for part in free)
     }
-    roots = {f"run.config.{root}" for root in ("env", "agent", "actors", "replay", "trainer", "metrics")}
+    roots = {f"run.config.{root}" for root in RunSettings.model_fields}
     empty = {name for name in known(whole) if ".affinity." in name or ".podDisruptionBudget." in name}
     assert set(known(whole)) - told - empty == {"global"} | roots
     assert told <= set(known(whole))
@@ -99,7 +102,7 @@ def test_the_chart_is_of_the_packages_version() -> None:
     assert (chart["appVersion"], chart["version"]) == (version, version)
 
 
-@pytest.mark.parametrize("role", ["replay", "learner", "actor"])
+@pytest.mark.parametrize("role", ["replay", "learner", "actor", "evaluator"])
 def test_a_roles_arguments_are_options_of_its_command(role: str) -> None:
     used = set(re.findall(r"^\s+- (--[a-z-]+)", TEMPLATES[role], re.MULTILINE))
     command: Any = get_command(app).commands[role]  # type: ignore[attr-defined]
@@ -218,7 +221,8 @@ def objects(helm: str, *arguments: str) -> dict[tuple[str, str], dict[str, Any]]
 
 @pytest.mark.cluster
 @pytest.mark.parametrize(
-    "values", ["", GPUS_ON_THREE_HOSTS, GPUS_ON_ONE_HOST, TWO_HOSTS_WITH_TWO_GPUS, EVERYTHING_OF_A_POD, WITHOUT_KEYS]
+    "values",
+    ["", GPUS_ON_THREE_HOSTS, GPUS_ON_ONE_HOST, TWO_HOSTS_WITH_TWO_GPUS, EVERYTHING_OF_A_POD, WITHOUT_KEYS, WITH_AN_EVALUATOR],
 )
 def test_what_is_rendered_is_valid_kubernetes(helm: str, values: str, tmp_path: Path) -> None:
     validation = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
@@ -330,14 +334,15 @@ def test_what_a_cluster_asks_of_pods_reaches_every_role(helm: str, tmp_path: Pat
     for role, spec in pods(found).items():
         assert (spec["priorityClassName"], spec["runtimeClassName"]) == ("high", "gvisor")
         assert (spec["serviceAccountName"], spec["automountServiceAccountToken"]) == ("mill-oatmill", False)
-        assert set(spec["affinity"]) == {"podAntiAffinity"}
+        assert set(spec["affinity"]) - {"podAffinity"} == {"podAntiAffinity"}
         selected = spec["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"]
         assert selected["app.kubernetes.io/component"] == role
         assert {"name": "NCCL_DEBUG", "value": "INFO"} in spec["containers"][0]["env"]
         assert {"name": "data", "mountPath": "/data"} in spec["containers"][0]["volumeMounts"]
         assert {"name": "data", "emptyDir": {}} in spec["volumes"]
-        budget = found["PodDisruptionBudget", f"mill-oatmill-{role}"]["spec"]
-        assert budget["selector"]["matchLabels"] == selected
+        if role != "evaluator":
+            budget = found["PodDisruptionBudget", f"mill-oatmill-{role}"]["spec"]
+            assert budget["selector"]["matchLabels"] == selected
     for kind in ("Job", "StatefulSet", "Deployment"):
         workload = next(one for (other, _), one in found.items() if other == kind)
         for described in (workload["metadata"], workload["spec"]["template"]["metadata"]):
@@ -345,8 +350,53 @@ def test_what_a_cluster_asks_of_pods_reaches_every_role(helm: str, tmp_path: Pat
             assert described["annotations"]["team"] == "mills"
 
 
+def beside(spec: dict[str, Any]) -> dict[str, str]:
+    """Beside which role a pod has to run (required) or should run (preferred), by the chart's affinity."""
+    affinity = spec.get("affinity", {}).get("podAffinity", {})
+    terms = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", [])
+    wishes = [wish["podAffinityTerm"] for wish in affinity.get("preferredDuringSchedulingIgnoredDuringExecution", [])]
+    assert all(term["topologyKey"] == "kubernetes.io/hostname" for term in terms + wishes)
+    return {
+        kind: term["labelSelector"]["matchLabels"]["app.kubernetes.io/component"]
+        for kind, chosen in (("required", terms), ("preferred", wishes))
+        for term in chosen
+    }
+
+
 @pytest.mark.cluster
-@pytest.mark.parametrize("value", ["insecure=true", "podSecurity.uid=99", "serviceAccount.name=me", "keys.learner=other"])
+def test_the_evaluator_is_confined_and_sees_the_run_folder_but_no_key(helm: str) -> None:
+    assert ("Deployment", "mill-oatmill-evaluator") not in objects(helm)
+    found = objects(helm, "--set", "evaluator.enabled=true")
+    learner, evaluator = pods(found)["learner"], pods(found)["evaluator"]
+    assert evaluator["securityContext"] == learner["securityContext"]
+    container = evaluator["containers"][0]
+    assert container["securityContext"] == learner["containers"][0]["securityContext"]
+    assert container["resources"]["limits"] == {"memory": "2Gi"}
+    assert "env" not in container
+    (runs,) = [volume for volume in learner["volumes"] if volume["name"] == "runs"]
+    assert [volume for volume in evaluator["volumes"] if volume["name"] != "tmp"] == [runs]
+    (folder,) = [word for word in learner["containers"][0]["args"] if word.startswith("--run-dir=")]
+    assert {folder, "--in-container", "--trust"} < {*container["args"]}
+    assert {"name": "OATMILL__EVALUATOR__ENABLED", "value": "true"} in learner["containers"][0]["env"]
+    assert ingress(found["NetworkPolicy", "mill-oatmill-evaluator"]) == {}
+
+
+@pytest.mark.cluster
+def test_the_evaluator_runs_on_the_learners_node_unless_every_node_can_mount_the_volume(helm: str) -> None:
+    def placed(*arguments: str) -> tuple[dict[str, str], dict[str, str]]:
+        found = pods(objects(helm, "--set", "evaluator.enabled=true", *arguments))
+        return beside(found["evaluator"]), beside(found["learner"])
+
+    assert placed() == ({"required": "learner"}, {"preferred": "evaluator"})
+    assert placed("--set", "learner.storage.accessMode=ReadWriteMany") == ({}, {})
+    assert beside(pods(objects(helm))["learner"]) == {}
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    "value",
+    ["insecure=true", "podSecurity.uid=99", "serviceAccount.name=me", "keys.learner=other", "evaluator.enabled=true"],
+)
 def test_a_job_that_would_change_gets_another_name(helm: str, value: str) -> None:
     def job(*arguments: str) -> str:
         (name,) = (name for kind, name in named(helm, *arguments) if kind == "Job")
@@ -437,6 +487,11 @@ def test_rules_are_taken_as_they_are(helm: str, tmp_path: Path) -> None:
         ("monitoring.dashboards.enabled=true", "monitoring.dashboards.enabled needs dashboards"),
         ("learner.gpus=3", "learner.gpus is 0 or learner.ranksPerPod=1, a GPU for each rank, got 3"),
         ("actor.autoscaling.enabled=true,actor.autoscaling.minReplicas=99", "minReplicas=99 must be at most maxReplicas=32"),
+        ("run.config.evaluator.enabled=true", "run.config.evaluator.enabled=true needs evaluator.enabled=true of the chart"),
+        (
+            "evaluator.enabled=true,learner.storage.accessMode=ReadWriteOncePod",
+            "needs learner.storage.accessMode=ReadWriteOnce or ReadWriteMany, got ReadWriteOncePod",
+        ),
         ("monitoring.prometheusRule.enabled=true", "monitoring.prometheusRule.enabled needs rules"),
     ],
 )

@@ -25,6 +25,13 @@ def test_a_missing_gpu_raises_an_error_and_auto_uses_the_available_device(monkey
     assert choose_device("auto", 0) == choose_device("cpu", 0) == torch.device("cpu")
 
 
+def test_without_an_affinity_all_cores_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(device, "CGROUPS", tmp_path)
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert usable_cores() == 7
+
+
 CPU = torch.device("cpu")
 CPUS: list[tuple[dict[str, bool], bool]] = [
     ({"avx512_bf16": True, "amx_bf16": True}, True),

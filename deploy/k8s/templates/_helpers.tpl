@@ -31,7 +31,8 @@ app.kubernetes.io/component: {{ .role }}
 {{/* A Job cannot be changed: its name has a digest of the values that its pods depend on. */}}
 {{- define "oatmill.learnerJob" -}}
 {{- $values := pick .Values "learner" "run" "image" "keys" "insecure" "podSecurity" "serviceAccount" -}}
-{{ include "oatmill.name" . }}-learner-{{ printf "%s %s" .Chart.Version (toYaml $values) | sha256sum | trunc 6 }}
+{{- $evaluator := ternary " evaluator" "" .Values.evaluator.enabled -}}
+{{ include "oatmill.name" . }}-learner-{{ printf "%s %s%s" .Chart.Version (toYaml $values) $evaluator | sha256sum | trunc 6 }}
 {{- end -}}
 
 {{- define "oatmill.serviceAccount" -}}
@@ -54,6 +55,12 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- end -}}
 {{- if and (gt (int $learner.gpus) 0) (ne (int $learner.gpus) (int $learner.ranksPerPod)) -}}
 {{- fail (printf "learner.gpus is 0 or learner.ranksPerPod=%d, a GPU for each rank, got %d" (int $learner.ranksPerPod) (int $learner.gpus)) -}}
+{{- end -}}
+{{- if and (dig "evaluator" "enabled" false (.Values.run.config | default dict)) (not .Values.evaluator.enabled) -}}
+{{- fail "run.config.evaluator.enabled=true needs evaluator.enabled=true of the chart, which starts the evaluator" -}}
+{{- end -}}
+{{- if and .Values.evaluator.enabled (eq $learner.storage.accessMode "ReadWriteOncePod") -}}
+{{- fail "evaluator.enabled=true needs learner.storage.accessMode=ReadWriteOnce or ReadWriteMany, got ReadWriteOncePod, which one pod alone can mount" -}}
 {{- end -}}
 {{- with .Values.actor.autoscaling -}}
 {{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) -}}
@@ -105,6 +112,21 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end -}}
 
+{{/* Learner and evaluator share a volume, which pods of one node alone can mount, unless it is ReadWriteMany. The learner does not
+     wait for the evaluator, but if it starts again, it should find the volume where the evaluator still has it. */}}
+{{- define "oatmill.besideEachOther" -}}
+{{- $other := dict "evaluator" "learner" "learner" "evaluator" | dig .role "" -}}
+{{- if and $other .root.Values.evaluator.enabled (ne .root.Values.learner.storage.accessMode "ReadWriteMany") -}}
+{{- $term := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" (include "oatmill.roleSelector" (dict "root" .root "role" $other) | fromYaml)) -}}
+podAffinity:
+  {{- if eq .role "evaluator" }}
+  requiredDuringSchedulingIgnoredDuringExecution: {{- list $term | toYaml | nindent 4 }}
+  {{- else }}
+  preferredDuringSchedulingIgnoredDuringExecution: {{- list (dict "weight" 100 "podAffinityTerm" $term) | toYaml | nindent 4 }}
+  {{- end }}
+{{- end -}}
+{{- end -}}
+
 {{/* Where a role's pods run. A spread constraint without a labelSelector counts the role's own pods. */}}
 {{- define "oatmill.scheduling" -}}
 {{- $role := index .root.Values .role -}}
@@ -114,7 +136,7 @@ nodeSelector: {{- toYaml . | nindent 2 }}
 {{- with $role.tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $role.affinity }}
+{{- with merge (deepCopy $role.affinity) (include "oatmill.besideEachOther" . | fromYaml) }}
 affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $role.topologySpreadConstraints }}

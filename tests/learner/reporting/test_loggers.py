@@ -75,6 +75,44 @@ def test_tensorboard_reads_every_number_over_env_steps(tmp_path: Path, monkeypat
     assert file.stat().st_size > 0
 
 
+def gif(folder: Path) -> Path:
+    """A video of three pictures, 6 wide and 4 high."""
+    from PIL import Image
+
+    pictures = [Image.new("RGB", (6, 4), (80 * number, 0, 0)) for number in range(3)]
+    (folder / "videos").mkdir()
+    path = folder / "videos" / "step-1.gif"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:])
+    return path
+
+
+FILMED = {"drawn": {"mean": 3.0}, "video": "videos/step-1.gif"}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:google.protobuf", "ignore::DeprecationWarning:tensorboard")
+def test_tensorboard_reads_a_video_as_the_gif_that_it_is(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    path = gif(tmp_path)
+    written([TENSORBOARD], tmp_path, line(1), line(2, eval_return=FILMED), line(3))
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    (video,) = events.Images("eval_video")
+    assert (video.step, video.width, video.height, video.encoded_image_string) == (200, 6, 4, path.read_bytes())
+    assert len(events.Scalars("losses/ppo_actor/raw")) == 3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:google.protobuf", "ignore::DeprecationWarning:tensorboard")
+def test_a_video_that_is_gone_costs_no_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    written([TENSORBOARD], tmp_path, line(1, eval_return=FILMED), line(2))
+    assert "TensorBoard: the video videos/step-1.gif was not written" in caplog.text
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert len(events.Scalars("losses/ppo_actor/raw")) == 2
+
+
 def test_points_after_the_checkpoint_from_which_a_run_resumes_are_hidden(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -130,6 +168,17 @@ def test_an_offline_weights_and_biases_run_holds_every_row_and_the_settings(
     assert config["git_commit"] == "abc"
 
 
+def test_an_offline_weights_and_biases_run_holds_the_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    path = gif(tmp_path)
+    written([WANDB], tmp_path, line(1, eval_return=FILMED), line(2))
+    deadline = time.monotonic() + 60
+    while not (found := [*tmp_path.glob("wandb/offline-run-*/files/media/videos/*.gif")]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [video.read_bytes() for video in found] == [path.read_bytes()]
+    assert found[0].name.startswith("eval_video_")
+
+
 # MLflow's own code is older than the libraries that it uses.
 @pytest.mark.filterwarnings("ignore")
 def test_an_mlflow_run_holds_every_number_the_settings_and_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +212,14 @@ def test_a_missing_package_raises_an_error_with_the_install_command(package: str
         wanted_targets(MetricsSettings.model_validate({package: True}))
 
 
-class Broken:
+class WithoutVideos:
+    """The part of a tool that has no videos."""
+
+    def video(self, env_steps: int, path: Path) -> None:
+        raise NotImplementedError
+
+
+class Broken(WithoutVideos):
     """Fails at its second line."""
 
     def __init__(self) -> None:
@@ -198,7 +254,7 @@ def test_a_slow_tool_does_not_block_and_its_missed_lines_are_counted(
     monkeypatch.setattr("learner.reporting.loggers.WAITING_LINES", 2)
     go_on, seen = threading.Event(), []
 
-    class Slow:
+    class Slow(WithoutVideos):
         def write(self, env_steps: int, numbers: Mapping[str, float]) -> None:  # noqa: ARG002  (a Writer's)
             assert go_on.wait(60)
             seen.append(env_steps)

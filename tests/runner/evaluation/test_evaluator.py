@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from runner.evaluation import evaluator as module
 from runner.evaluation.evaluation import Evaluation
 from runner.evaluation.evaluator import Evaluator
 from runner.result import newest_evaluation
-from runner.settings import EvaluatorSettings
+from runner.settings import EvaluatorSettings, write_config
 from tests.runner.evaluation.test_evaluation import save_run
 
 
@@ -122,3 +123,54 @@ def test_the_learner_reports_each_evaluation_once(run_dir: Path, monkeypatch: py
     add(run_dir, 4)
     assert Evaluator(run_dir, EvaluatorSettings()).play_newest()
     assert after.newest() is not None
+
+
+class Stages:
+    """Asked to stop after the given stages, each of which is done when the evaluator has had a turn."""
+
+    def __init__(self, *stages: Callable[[], object]) -> None:
+        self._stages = list(stages)
+
+    @property
+    def is_set(self) -> bool:
+        if self._stages:
+            self._stages.pop(0)()
+            return False
+        return True
+
+
+def test_in_a_container_it_waits_for_the_run_stays_after_its_end_and_follows_its_settings(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    returns(monkeypatch, dict.fromkeys((3, 4, 6, 7), (1.0, 1.0)))
+    monkeypatch.setattr(module, "WAIT_S", 0.0)
+    config, settings = run_dir / "config.yaml", cartpole.settings()
+    config.unlink(missing_ok=True)
+    settings.evaluator.episodes = 4
+    assert module.wait_for(config, Stages(lambda: None, lambda: write_config(settings, config)))  # type: ignore[arg-type]
+
+    def goes_on() -> None:
+        """The learner is started again with other settings, and its checkpoints come more often than they are played."""
+        (run_dir / "learner.json").unlink()
+        settings.evaluator.episodes, settings.evaluator.every = 5, 2
+        write_config(settings, config)
+        add(run_dir, 4)
+
+    def ends_again() -> None:
+        add(run_dir, 7)
+        (run_dir / "learner.json").touch()
+
+    stages = (
+        lambda: None,
+        (run_dir / "learner.json").touch,
+        lambda: None,
+        goes_on,
+        lambda: add(run_dir, 6),
+        ends_again,
+    )
+    Evaluator(run_dir, EvaluatorSettings(), stay=True).run(Stages(*stages))  # type: ignore[arg-type]
+    assert [(line["policy_version"], line["drawn"]["n"]) for line in lines(run_dir)] == [(3, 4), (6, 5), (7, 5)]
+
+
+def test_waiting_for_a_run_ends_when_it_is_asked_to(tmp_path: Path) -> None:
+    assert not module.wait_for(tmp_path / "config.yaml", Stages(lambda: None))  # type: ignore[arg-type]
