@@ -9,6 +9,7 @@ import hmac
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from oatmill.errors import WireError
@@ -17,7 +18,9 @@ from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, encode, from_json, is_count, shortened, to_json
 from protocol.wire.deadlines import LOST_AFTER_S
 from replay.claim_limits import MAX_COUNT, MAX_VERSION, check_version
-from replay.hub.members import MAX_ACTORS, Member, Members, RefusedError, twin_of
+from replay.hub.machines import MAX_ACTORS
+from replay.hub.member import Member, RefusedError
+from replay.hub.members import Members, twin_of
 from replay.hub.questions import Questions, StatusQuestion
 from replay.hub.status import EQUAL_STREAMS, actors_of, status_of
 from replay.hub.weights_store import WeightsStore
@@ -50,9 +53,9 @@ class HubCore:
         desired_actors: the target number of actors at the start.
         weights_endpoint: the address of the weights socket.
         highest_version: the highest policy version that earlier hubs of this run have seen.
+        settings: the settings that a machine is told when it joins (`oatmill.settings.flat.acting_config`).
 
     Attributes:
-        desired_actors: the target number of actors.
         stop: whether the run ends.
         report: the last report of ingest.
         reported_at: when it arrived, in seconds of the monotonic clock.
@@ -60,9 +63,18 @@ class HubCore:
         rejections: the bad messages that the hub has received.
     """
 
-    def __init__(self, members: Members, *, desired_actors: int, weights_endpoint: str, highest_version: int = -1) -> None:
+    def __init__(
+        self,
+        members: Members,
+        *,
+        desired_actors: int,
+        weights_endpoint: str,
+        highest_version: int = -1,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.members, self.weights = members, WeightsStore()
-        self.desired_actors = desired_actors
+        self._machines, self._settings = members.machines, settings
+        self._machines.own = desired_actors
         self._outgoing: list[tuple[bytes, Frames]] = []
         self._questions = Questions()
         self._warned_of_streams = False
@@ -72,6 +84,11 @@ class HubCore:
         self.reported_at, self.stop = -float("inf"), False
         self.endpoints: dict[str, str] = {"weights": weights_endpoint}
         self.rejections = Rejections(MAX_REFUSED)
+
+    @property
+    def desired_actors(self) -> int:
+        """The target number of actors of the whole run."""
+        return self._machines.target
 
     @property
     def ready(self) -> bool:
@@ -153,6 +170,8 @@ class HubCore:
         self._tell_ingest()  # before the welcome, so that ingest knows an actor before the actor connects
         welcome = messages.HelloAccepted(member.actor_id, member.incarnation, self.highest_version)
         values = {"endpoints": self.endpoints, **self.members.facts()}
+        if member.role == "machine":
+            values["settings"] = dict(self._settings)
         self._outgoing.append((route, encode(welcome, to_json(values))))
 
     def _take_endpoints(self, description: dict[str, Any]) -> None:
@@ -195,18 +214,25 @@ class HubCore:
     def _request(self, route: bytes, request: Request, body: dict[str, Any], now: float) -> None:
         match request:
             case messages.Scale():
-                actors = body.get("actors")
-                if type(actors) is not int or not 0 <= actors <= MAX_DESIRED:
-                    raise RefusedError("request", f"expected 'actors' from 0 to {MAX_DESIRED}, got {actors!r}")
-                self.desired_actors = actors
+                self._scale(body)
                 self._tell_everyone()
-                self._outgoing.append((route, encode(request, to_json({"desired_actors": actors}))))
+                self._outgoing.append((route, encode(request, to_json({"desired_actors": self.desired_actors}))))
             case messages.Stop():
                 self.stop = True
                 self._tell_everyone()
                 self._outgoing.append((route, encode(request, to_json({"stop": True}))))
             case messages.Status():
                 self._questions.add(route, request.request, now)
+
+    def _scale(self, body: dict[str, Any]) -> None:
+        name = "own_actors" if "own_actors" in body else "actors"
+        actors = body.get(name)
+        if type(actors) is not int or not 0 <= actors <= MAX_DESIRED:
+            raise RefusedError("request", f"expected {name!r} from 0 to {MAX_DESIRED}, got {actors!r}")
+        if name == "actors":
+            self._machines.divide(actors)
+        else:  # the run's supervisor tells a new hub, which machines join again with their shares
+            self._machines.own = actors
 
     def _answer(self, answered: list[StatusQuestion]) -> None:
         if not answered:
@@ -231,21 +257,23 @@ class HubCore:
         self._tell_ingest()
 
     def _tell(self, member: Member, *, fenced: bool = False) -> None:
-        self._outgoing.append((member.route, encode(self._state(fenced=fenced), b"{}")))
+        self._outgoing.append((member.route, self.state(member, fenced=fenced)))
 
-    def state(self) -> Frames:
-        """Return the message with the run's state."""
-        return encode(self._state(), b"{}")
+    def state(self, member: Member, *, fenced: bool = False) -> Frames:
+        """Return the message with the run's state. A machine gets its share as the target number of actors."""
+        desired = member.share if member.role == "machine" else self.desired_actors
+        return encode(self._state(desired, fenced=fenced), b"{}")
 
-    def _state(self, *, fenced: bool = False) -> messages.HubState:
-        return messages.HubState(self.weights.version, self.stop, self.desired_actors, fenced, self._questions.report)
+    def _state(self, desired: int, *, fenced: bool = False) -> messages.HubState:
+        return messages.HubState(self.weights.version, self.stop, desired, fenced, self._questions.report)
 
     def _tell_ingest(self, *, answer: bool = False) -> None:
         """Send ingest the state if it has changed, or in any case as an answer."""
         ingest = self.members.ingest
         if ingest is None:
             return
-        told = (self.members.serial, ingest.route, self._state())
+        state = self._state(self.desired_actors)
+        told = (self.members.serial, ingest.route, state)
         if told == self._told and not answer:
             return
         changed = self._told[:2] != told[:2]
@@ -255,7 +283,7 @@ class HubCore:
             if changed
             else {}
         )
-        self._outgoing.append((ingest.route, encode(self._state(), to_json(news))))
+        self._outgoing.append((ingest.route, encode(state, to_json(news))))
 
     def outgoing_control(self) -> list[tuple[bytes, Frames]]:
         """Return the messages to send on the control socket. Send them before those of the weights socket."""
@@ -270,6 +298,8 @@ class HubCore:
     def _status(self) -> dict[str, Any]:
         own = {
             "desired_actors": self.desired_actors,
+            "own_actors": self._machines.own,
+            "machines": self._machines.table(),
             "policy_version": self.highest_version,
             "stop": self.stop,
             "rejected": self.rejected_by(),
