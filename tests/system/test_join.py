@@ -19,7 +19,6 @@ from runner.operator_client import OperatorClient, operator_client
 from tests.ports import free_ports
 from tests.system.real_runs import ENDLESS, Train, accounted, all_gone, command, environment, oatmill, training
 
-
 pytestmark = pytest.mark.timeout(600)
 
 
