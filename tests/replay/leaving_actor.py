@@ -20,12 +20,13 @@ def main() -> None:
         sys.exit(int(code))
     stop = StopFlag()
     me = actor(address, actor_id=int(number))
-    me.offer()
-    assert me.sender.drain(PATIENCE_S)
     while not (me.control.state.stop or stop.is_set):
+        me.control.heartbeat({"env_steps": me.sender.produced, "produced": me.sender.produced})
+        if me.sender.wait_ready(0.05) and not me.sender.produced:
+            me.offer()
         me.sender.pump()
-        me.control.heartbeat({"env_steps": 2, "produced": me.sender.produced})
         time.sleep(0.05)
+    me.sender.drain(PATIENCE_S)
     me.close()
 
 

@@ -21,13 +21,14 @@ from tests.replay.serving import PATIENCE_S, ROOT, Server, serving
 JOIN = """
 import sys
 from deploy.cli.entry import run_command
-from runner.local import child, joined_machine
+from runner.local import actor_pool, child, joined_machine
 
 def small_actor(config, *, address, number, log_level, keys):
     return [sys.executable, "-m", "tests.replay.leaving_actor", address, str(number), sys.argv[1]]
 
 joined_machine.actor_command = small_actor
 child.BACK_OFF_S = 0.01
+actor_pool.LEAVE_WITHIN_S = joined_machine.LEAVE_WITHIN_S = 300.0  # the machine may be busy
 sys.exit(run_command(["join", *sys.argv[2:]]))
 """
 
@@ -112,7 +113,7 @@ def test_it_ends_with_the_run_and_a_killed_one_leaves_its_place_to_the_next(tmp_
     with machine(tmp_path, server.control) as joined:
         until(server, lambda status: live(status) == {2: 1, 3: 1})
         os.kill(joined.process.pid, signal.SIGKILL)
-    until(server, lambda status: status["machines"] == [])
+    until(server, lambda status: status["machines"] == [] and all(actor["left"] for actor in status["actors"]))
     with machine(tmp_path, server.control) as joined:
         until(server, lambda status: live(status) == {2: 2, 3: 2})
         server.ask("stop")

@@ -103,7 +103,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 
 
 def test_a_temporary_folder_stays_only_where_there_is_a_log_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joined_machine.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with folder_of(None):
         assert len(list(tmp_path.iterdir())) == 1
     assert list(tmp_path.iterdir()) == []
