@@ -9,7 +9,6 @@ import hmac
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from oatmill.errors import WireError
@@ -18,7 +17,6 @@ from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, encode, from_json, is_count, shortened, to_json
 from protocol.wire.deadlines import LOST_AFTER_S
 from replay.claim_limits import MAX_COUNT, MAX_VERSION, check_version
-from replay.hub.machines import MAX_ACTORS
 from replay.hub.member import Member, RefusedError
 from replay.hub.members import Members, twin_of
 from replay.hub.questions import Questions, StatusQuestion
@@ -30,7 +28,6 @@ _log = logging.getLogger("oatmill.replay.hub")
 
 MAX_REPORT_BYTES = 64 * 1024
 """The largest report of an actor or a learner in a heartbeat."""
-MAX_DESIRED = MAX_ACTORS
 PROGRESS = ("env_steps", "episodes", "evicted", "learner_step", "produced")
 """The numbers in a report that the supervisor of a run uses."""
 ANY_KEY = ("actor", "learner", "operator", "server")
@@ -53,7 +50,6 @@ class HubCore:
         desired_actors: the target number of actors at the start.
         weights_endpoint: the address of the weights socket.
         highest_version: the highest policy version that earlier hubs of this run have seen.
-        settings: the settings that a machine is told when it joins (`oatmill.settings.flat.acting_config`).
 
     Attributes:
         stop: whether the run ends.
@@ -63,18 +59,9 @@ class HubCore:
         rejections: the bad messages that the hub has received.
     """
 
-    def __init__(
-        self,
-        members: Members,
-        *,
-        desired_actors: int,
-        weights_endpoint: str,
-        highest_version: int = -1,
-        settings: Mapping[str, Any] = MappingProxyType({}),
-    ) -> None:
+    def __init__(self, members: Members, *, desired_actors: int, weights_endpoint: str, highest_version: int = -1) -> None:
         self.members, self.weights = members, WeightsStore()
-        self._machines, self._settings = members.machines, settings
-        self._machines.own = desired_actors
+        self.members.machines.own = desired_actors
         self._outgoing: list[tuple[bytes, Frames]] = []
         self._questions = Questions()
         self._warned_of_streams = False
@@ -88,7 +75,7 @@ class HubCore:
     @property
     def desired_actors(self) -> int:
         """The target number of actors of the whole run."""
-        return self._machines.target
+        return self.members.machines.target
 
     @property
     def ready(self) -> bool:
@@ -169,9 +156,7 @@ class HubCore:
             self._tell(former, fenced=True)
         self._tell_ingest()  # before the welcome, so that ingest knows an actor before the actor connects
         welcome = messages.HelloAccepted(member.actor_id, member.incarnation, self.highest_version)
-        values = {"endpoints": self.endpoints, **self.members.facts()}
-        if member.role == "machine":
-            values["settings"] = dict(self._settings)
+        values = {"endpoints": self.endpoints, **self.members.facts(), **self.members.machines.facts(member)}
         self._outgoing.append((route, encode(welcome, to_json(values))))
 
     def _take_endpoints(self, description: dict[str, Any]) -> None:
@@ -214,7 +199,7 @@ class HubCore:
     def _request(self, route: bytes, request: Request, body: dict[str, Any], now: float) -> None:
         match request:
             case messages.Scale():
-                self._scale(body)
+                self.members.machines.scale(body)
                 self._tell_everyone()
                 self._outgoing.append((route, encode(request, to_json({"desired_actors": self.desired_actors}))))
             case messages.Stop():
@@ -223,16 +208,6 @@ class HubCore:
                 self._outgoing.append((route, encode(request, to_json({"stop": True}))))
             case messages.Status():
                 self._questions.add(route, request.request, now)
-
-    def _scale(self, body: dict[str, Any]) -> None:
-        name = "own_actors" if "own_actors" in body else "actors"
-        actors = body.get(name)
-        if type(actors) is not int or not 0 <= actors <= MAX_DESIRED:
-            raise RefusedError("request", f"expected {name!r} from 0 to {MAX_DESIRED}, got {actors!r}")
-        if name == "actors":
-            self._machines.divide(actors)
-        else:  # the run's supervisor tells a new hub, which machines join again with their shares
-            self._machines.own = actors
 
     def _answer(self, answered: list[StatusQuestion]) -> None:
         if not answered:
@@ -261,8 +236,7 @@ class HubCore:
 
     def state(self, member: Member, *, fenced: bool = False) -> Frames:
         """Return the message with the run's state. A machine gets its share as the target number of actors."""
-        desired = member.share if member.role == "machine" else self.desired_actors
-        return encode(self._state(desired, fenced=fenced), b"{}")
+        return encode(self._state(self.members.machines.target_of(member), fenced=fenced), b"{}")
 
     def _state(self, desired: int, *, fenced: bool = False) -> messages.HubState:
         return messages.HubState(self.weights.version, self.stop, desired, fenced, self._questions.report)
@@ -297,9 +271,7 @@ class HubCore:
 
     def _status(self) -> dict[str, Any]:
         own = {
-            "desired_actors": self.desired_actors,
-            "own_actors": self._machines.own,
-            "machines": self._machines.table(),
+            **self.members.machines.status(),
             "policy_version": self.highest_version,
             "stop": self.stop,
             "rejected": self.rejected_by(),

@@ -134,11 +134,9 @@ class Members:
         if hello.role == "actor":
             return self._join_actor(route, hello, description, now, user)
         if hello.role == "machine":
-            taken = {number for number, member in self._actors.items() if not member.left}
             machine = Member("machine", -1, 1, hello.token, route, now, now, user)
-            self.machines.admit(machine, hello.actor_id if hello.incarnation >= 0 else -1, description, taken)
-            self._by_token[hello.token] = machine
-            return machine, None
+            self.machines.admit(machine, hello.actor_id if hello.incarnation >= 0 else -1, description, self._actors)
+            return self._by_token.setdefault(hello.token, machine), None
         return self._join_service(route, hello, description, now, user)
 
     def _member(self, token: str, user: User) -> Member | None:
@@ -170,7 +168,7 @@ class Members:
     ) -> tuple[Member, Member | None]:
         checked_config(self._config, description)
         self._check_spaces(description)
-        number = hello.actor_id if hello.actor_id >= 0 else self._free_number()
+        number = hello.actor_id if hello.actor_id >= 0 else free_number(self._actors, self.machines)
         if number >= MAX_ACTORS:
             raise RefusedError("request", f"expected an actor id below {MAX_ACTORS}, got {number}")
         former = self._actors.get(number)
@@ -197,13 +195,6 @@ class Members:
         elif statistics != self.episode_statistics:
             detail = f"the run has {self.episode_statistics}, this process has {statistics}"
             raise RefusedError("spaces", f"episode statistics: {detail}")
-
-    def _free_number(self) -> int:
-        """Return the lowest number that no actor or machine has, or that an actor has given back with BYE."""
-        number = 0
-        while (number in self._actors and not self._actors[number].left) or self.machines.has(number):
-            number += 1
-        return number
 
     def _join_service(
         self, route: bytes, hello: messages.Hello, description: dict[str, Any], now: float, user: User
@@ -252,15 +243,11 @@ class Members:
         if member.alive:
             self.serial += 1
         member.alive, member.left = False, True
-        self._forget(member)
+        self._by_token.pop(member.token, None)
+        self.machines.remove(member)
         self._departed[member.token] = None
         if len(self._departed) > MAX_DEPARTED:
             del self._departed[next(iter(self._departed))]
-
-    def _forget(self, member: Member) -> None:
-        self._by_token.pop(member.token, None)
-        if member.role == "machine":
-            self.machines.remove(member)
 
     def heard(self, route: bytes, token: str, report: dict[str, Any], now: float, user: User = ANYBODY) -> Member | None:
         """Handle a heartbeat; None if its sender has not joined the run or has left it.
@@ -290,10 +277,16 @@ class Members:
                 member.alive = False
                 self.expired += 1
                 self.serial += 1
-        for machine in self.machines.joined:
-            silent_s = now - machine.heard
-            if silent_s > LOST_AFTER_S or (silent_s > DEAD_AFTER_S and not self._connected(machine)):
-                self._forget(machine)
+        for machine in self.machines.drop_lost(now, self._connected):
+            del self._by_token[machine.token]
+
+
+def free_number(actors: Mapping[int, Member], machines: Machines) -> int:
+    """Return the lowest number that no actor or machine has, or that an actor has given back with BYE."""
+    number = 0
+    while (number in actors and not actors[number].left) or machines.has(number):
+        number += 1
+    return number
 
 
 def checked_config(

@@ -105,6 +105,7 @@ class Hub:
         self._control.allow(2 * CONTROL_BYTES)
         weights = self._weights.bind(addresses["weights"])
         members = Members(joining_config(config), secret, self._connected)
+        members.machines.settings = acting_config(config)
         self._versions = versions
         self._saved_version = saved_version
         self.core = HubCore(
@@ -112,7 +113,6 @@ class Hub:
             desired_actors=config["actors"].get("count", 0),
             weights_endpoint=weights,
             highest_version=self._saved_version,
-            settings=acting_config(config),
         )
         self._watchdog = Watchdog("hub", config["replay"]["hang_timeout"])
         self._clock = AwakeClock(LONGEST_TURN_S)

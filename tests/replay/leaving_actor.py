@@ -1,4 +1,4 @@
-"""An actor that sends one block, and then heartbeats until its run or SIGTERM ends it: `python -m tests.replay.leaving_actor`.
+"""An actor that offers one block and sends heartbeats until its run or SIGTERM ends it: `python -m tests.replay.leaving_actor`.
 
 Its arguments are the control address, its number and the exit code with which it ends at once instead, or 0.
 """
@@ -9,7 +9,7 @@ import sys
 import time
 
 from oatmill.process.signals import StopFlag
-from tests.replay.serving import PATIENCE_S, actor
+from tests.replay.serving import actor
 
 
 def main() -> None:
@@ -26,7 +26,6 @@ def main() -> None:
             me.offer()
         me.sender.pump()
         time.sleep(0.05)
-    me.sender.drain(PATIENCE_S)
     me.close()
 
 

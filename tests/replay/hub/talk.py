@@ -19,12 +19,9 @@ class Talk:
     """The hub, with ingest joined, and what it says to whom."""
 
     def __init__(self, *, connected: bool = False) -> None:
-        self.hub = HubCore(
-            Members(CONFIG, "s", connected=lambda _member: connected),
-            desired_actors=2,
-            weights_endpoint="ipc:///w",
-            settings=SETTINGS,
-        )
+        members = Members(CONFIG, "s", connected=lambda _member: connected)
+        members.machines.settings = SETTINGS
+        self.hub = HubCore(members, desired_actors=2, weights_endpoint="ipc:///w")
         self.now = 0.0
         self.ingest = {"secret": "s", "data": "ipc:///d", "batches": "ipc:///b"}
 

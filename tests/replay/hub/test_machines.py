@@ -132,5 +132,5 @@ def test_a_number_of_actors_that_there_cannot_be_is_refused(more: dict[str, Any]
 def test_a_name_is_short_and_has_nothing_that_changes_a_terminal() -> None:
     talk = Talk().begin()
     machine(talk, "east", 1, name="\x1b[31m" + 100 * "x")
-    (entry,) = talk.hub.members.machines.table()
+    (entry,) = talk.hub.members.machines.status()["machines"]
     assert entry["name"] == ("[31m" + 100 * "x")[:64]
