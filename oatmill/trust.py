@@ -19,11 +19,11 @@ def names_code(text: str) -> bool:
     return ":" in text
 
 
-def untrusted(source: Path, setting: str, text: str) -> UserError:
+def untrusted(source: Path | str, setting: str, text: str) -> UserError:
     """Return the error for a setting that names untrusted code.
 
     Args:
-        source: the checkpoint or the run folder.
+        source: the checkpoint, the run folder or the run's address.
         setting: the setting's path, such as `env.factory`.
         text: the setting's value.
     """

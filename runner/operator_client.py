@@ -45,14 +45,18 @@ class OperatorClient:
             return True
         return False
 
-    def scale(self, actors: int) -> None:
+    def scale(self, actors: int, *, own: bool = False) -> None:
         """Set the target number of actors.
+
+        Args:
+            actors: the number.
+            own: whether it leaves out the actors of machines that have joined, and their targets stay as they are.
 
         Raises:
             JoinRefusedError: if the hub refuses, with its reason.
             PeerLostError: if the hub did not answer in time.
         """
-        self._client.request("scale", {"actors": actors}, timeout_s=ANSWER_S)
+        self._client.request("scale", {"own_actors" if own else "actors": actors}, timeout_s=ANSWER_S)
 
     def close(self) -> None:
         """Close the socket. Safe to call twice."""

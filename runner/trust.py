@@ -17,7 +17,7 @@ EVERYWHERE = ("env.", "agent.", "trainer.")
 
 def check_trust(
     settings: RunSettings,
-    source: Path,
+    source: Path | str,
     *,
     trust: bool,
     places: tuple[str, ...] = EVERYWHERE,
@@ -27,7 +27,7 @@ def check_trust(
 
     Args:
         settings: settings of a checkpoint or a run folder.
-        source: the checkpoint or the run folder, for the message.
+        source: the checkpoint, the run folder or the run's address, for the message.
         trust: whether the user trusts the source.
         places: prefixes of the settings that will be used.
         known: texts that the user's own command names.

@@ -39,6 +39,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "doctor": ("oatmill doctor", "oatmill doctor runs/cogs", "oatmill doctor --prometheus http://127.0.0.1:9090"),
     "plot": ("oatmill plot", "oatmill plot runs/cogs runs/cartpole"),
     "chaos": ("oatmill chaos cartpole --seconds 60",),
+    "join": ("oatmill join tcp://HOST:7302 --actors 8 --keys keys/actor", "oatmill join HOST --actors 8"),
     "slurm": (
         "oatmill slurm cogs_v_clips --actors 14 --partition batch --time 4:00:00",
         "oatmill slurm cogs_v_clips --nodes 2 --gpus-per-node 2 --actors-per-node 30 --mem 64G --dry-run",

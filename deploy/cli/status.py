@@ -61,6 +61,7 @@ def progress_lines(answer: Mapping[str, Any] | None) -> list[str]:
         f"{learner.get('env_steps', 0):,} env steps trained in {learner.get('learner_step', 0):,} learner steps, "
         f"policy version {answer['policy_version']}, mean return {'-' if mean is None else format(mean, '.2f')}",
         actors_line(answer),
+        *machine_lines(answer.get("machines", [])),
         *uneven_lines(fleet),
     ]
 
@@ -71,6 +72,15 @@ def actors_line(answer: Mapping[str, Any]) -> str:
     if not answer.get("stop"):
         return f"{live} of {answer['desired_actors']} actors live"
     return f"the run is ending; actors that have not left yet: {live}" if live else "the run is over"
+
+
+def machine_lines(machines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for each machine that has joined."""
+    return [
+        f"{machine['name']} has joined: {machine['share']} of {machine['actors']} actors wanted there, "
+        f"numbers {machine['first']} to {machine['first'] + machine['actors'] - 1}"
+        for machine in machines
+    ]
 
 
 def uneven_lines(fleet: Mapping[str, Any]) -> list[str]:

@@ -42,6 +42,21 @@ def joining_config(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def acting_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that an actor needs, as nested values that are a whole `RunSettings`.
+
+    The rest, such as paths of the learner's machine, has no use on another one.
+
+    Args:
+        config: the content of config.yaml.
+    """
+    others = {"trainer": ("gamma", "normalise_rewards"), "replay": ("queue_batches",)}
+    parts = {
+        root: {name: config[root][name] for name in names if name in config.get(root, {})} for root, names in others.items()
+    }
+    return {root: config[root] for root in ("env", "agent", "actors") if root in config} | parts
+
+
 def first_difference(expected: Mapping[str, Any], got: Mapping[str, Any]) -> str | None:
     """Return a message about the first setting (by name) that differs; None if all are equal.
 

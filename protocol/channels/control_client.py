@@ -27,7 +27,8 @@ class ControlClient:
         role: the role of this process.
         description: JSON values. Actors send {"config": joining_config(...), "spaces":
             spaces.to_dict(), "episode_statistics": [...], "rows": n}; the learner {"config":
-            joining_config(...), "rank": r, "world": w}.
+            joining_config(...), "rank": r, "world": w}; a machine {"versions": versions(), "name":
+            host name, "actors": n}.
         actor_id: an actor's number; None lets the hub choose the lowest free one.
         heartbeat_every_s: the shortest time between two heartbeats.
         keys: the keys of this process's role; None for a server without keys.
@@ -96,6 +97,10 @@ class ControlClient:
         """
         return self._peer.state
 
+    def describe(self, **values: Any) -> None:
+        """Change what a hub that replaces this one is told of this process."""
+        self._peer.description |= values
+
     @property
     def rejoined(self) -> int:
         """How often this process has joined again because the hub was replaced. A new hub has no weights."""
@@ -105,6 +110,11 @@ class ControlClient:
     def refusal(self) -> tuple[str, str] | None:
         """The reason why the hub has rejected this process, as (reason, detail); None if it has not."""
         return self._peer.refusal
+
+    @property
+    def why(self) -> str:
+        """What is wrong with the connection, as the end of a sentence; empty if nothing is known."""
+        return self._connection.why
 
     @property
     def news(self) -> Mapping[str, Any]:
@@ -153,7 +163,8 @@ class ControlClient:
         """Send the hub an operator's request and wait for the answer. `join` is not needed.
 
         `status` {} returns {"ledger", "fleet", "actors", "live", "desired_actors",
-        "policy_version", "stop", ...}; `scale` {"actors": N} sets the target number of actors;
+        "policy_version", "stop", ...}; `scale` {"actors": N} sets the target number of actors, {"own_actors": N} that of
+        those that no joined machine has;
         `stop` {} ends the run. The wait ends early if `unless` becomes true.
 
         Raises:

@@ -14,7 +14,7 @@ from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, encode, from_json, to_json
 from protocol.wire.deadlines import GOODBYE_WITHIN_S, HEARTBEAT_EVERY_S, LOST_AFTER_S, RETRY_EVERY_S
 
-Role = Literal["actor", "learner", "ingest", "operator"]
+Role = Literal["actor", "machine", "learner", "ingest", "operator"]
 RequestKind = Literal["status", "scale", "stop"]
 
 FINAL_REASONS = {"fenced", "forgotten", "revoked", "identity"}
@@ -32,13 +32,14 @@ _REQUESTS: dict[RequestKind, type[messages.Status | messages.Scale | messages.St
 class Welcome:
     """The hub's answer to a process that joins."""
 
-    actor_id: int  # -1 for the learner and ingest
+    actor_id: int  # -1 for the learner and ingest; for a machine the lowest number of its actors
     incarnation: int  # grows by one with every process that joins with this actor id
     endpoints: Mapping[str, str]  # addresses of data, batches and weights
     spaces: Spaces | None  # None until the first actor has joined
     episode_statistics: tuple[str, ...]
     policy_version: int  # the highest version ever seen in this run; -1 if none
     encoder: str | None = None  # the learner's agent.encoder, where `auto` is left to its device; None until it has joined
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)  # what a machine's actors need; not validated
     session: str = field(default="", repr=False)  # a secret that proves to the other sockets that this process has joined
     keys: ClientKeys | None = None  # the keys for all sockets
 
@@ -49,7 +50,7 @@ class ControlState:
 
     policy_version: int = -1  # the newest version that the hub has
     stop: bool = False  # whether the run ends: finish and leave
-    desired_actors: int = 0
+    desired_actors: int = 0  # the target number of actors; for a machine, its own share
     fenced: bool = False  # whether this process was replaced or its key was revoked: leave at once
 
 
@@ -57,6 +58,7 @@ class ControlPeer:
     """One process that talks to the hub.
 
     Attributes:
+        description: what the hub is told of this process when it joins, also when it joins again.
         answer: the answer to the last request; None until it arrives.
         welcome: the hub's answer when it accepted this process; None before that.
         state: the newest state that the hub has sent.
@@ -79,10 +81,10 @@ class ControlPeer:
         heartbeat_every_s: float = HEARTBEAT_EVERY_S,
     ) -> None:
         self._hello = messages.Hello(role, -1 if actor_id is None else actor_id, token, -1)
-        self._description, self._token, self._every_s = dict(description), token, heartbeat_every_s
+        self.description, self._token, self._every_s = dict(description), token, heartbeat_every_s
         self._joining = False
         self._asked_at: float | None = None  # the time of the first question that was not answered
-        self._sent_at = -float("inf")
+        self._sent_at = self._reported_at = -float("inf")
         self._report: Mapping[str, Any] | None = None
         self._request: Frames | None = None
         self._request_number = 0
@@ -103,7 +105,7 @@ class ControlPeer:
 
     def heartbeat(self, report: Mapping[str, Any], now: float, *, force: bool = False) -> None:
         """Send a report, if one is due."""
-        if force or now - self._sent_at >= self._every_s:
+        if force or now - self._reported_at >= self._every_s:
             self._report = report
 
     def ask(self, kind: RequestKind, body: Mapping[str, Any]) -> None:
@@ -127,6 +129,8 @@ class ControlPeer:
         if frames is None:
             return []
         self._sent_at = now
+        if frames is not self._request:  # a request does not say that this process makes progress
+            self._reported_at = now
         self._asked_at = now if self._asked_at is None else self._asked_at
         return [frames]
 
@@ -136,7 +140,7 @@ class ControlPeer:
             due = not self.said_goodbye and waited >= GOODBYE_WITHIN_S
             return encode(messages.Bye(self._token)) if due else None
         if self._joining and waited >= RETRY_EVERY_S:
-            return encode(self._hello, to_json(self._description))
+            return encode(self._hello, to_json(self.description))
         if self._request is not None and waited >= RETRY_EVERY_S:
             return self._request
         if self._report is not None and not self._joining:
@@ -171,6 +175,9 @@ class ControlPeer:
         encoder = values.get("encoder")
         if not isinstance(encoder, str | None):
             raise WireError("payload_json", f"expected encoder to be a name or null, got {type(encoder).__name__}")
+        settings = values.get("settings", {})
+        if not isinstance(settings, dict):
+            raise WireError("payload_json", f"expected settings to be an object, got {type(settings).__name__}")
         self.rejoined += self.welcome is not None
         self.welcome = Welcome(
             message.actor_id,
@@ -180,6 +187,7 @@ class ControlPeer:
             read_statistics(values),
             message.policy_version,
             encoder,
+            settings,
             self._token,
         )
         self._joining = False

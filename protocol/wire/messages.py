@@ -29,7 +29,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class HelloAccepted:
-    """Hub to client, + JSON {endpoints, spaces, episode_statistics, encoder}: the answer to HELLO."""
+    """Hub to client, + JSON {endpoints, spaces, episode_statistics, encoder; a machine: settings}: the answer to HELLO."""
 
     KIND: ClassVar[str] = "WELCOME"
     actor_id: CountOrNone
@@ -61,7 +61,7 @@ class HubState:
     KIND: ClassVar[str] = "HEARTBEAT"
     policy_version: CountOrNone
     stop: bool
-    desired_actors: Count
+    desired_actors: Count  # of the whole run; for a machine, its own share
     fenced: bool
     report_asked: Count  # ingest only: send a report with this number at once
 
@@ -76,7 +76,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Operator to hub and back, + JSON {actors}: the target number of actors."""
+    """Operator to hub and back, + JSON {actors} or {own_actors}: the target number of actors."""
 
     KIND: ClassVar[str] = "SCALE"
     request: Count

@@ -63,6 +63,7 @@ CLOSED = {
 
 REFUSALS = {
     "config": "the joining process has the run's environment and agent settings",
+    "version": "a joining machine has the run's version of oatmill",
     "spaces": "all actors have the same spaces and episode statistics",
     "description": "the description that a process joins with is complete",
     "fenced": "no other process has taken this one's place",

@@ -17,7 +17,8 @@ from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, encode, from_json, is_count, shortened, to_json
 from protocol.wire.deadlines import LOST_AFTER_S
 from replay.claim_limits import MAX_COUNT, MAX_VERSION, check_version
-from replay.hub.members import MAX_ACTORS, Member, Members, RefusedError, twin_of
+from replay.hub.member import Member, RefusedError
+from replay.hub.members import Members, twin_of
 from replay.hub.questions import Questions, StatusQuestion
 from replay.hub.status import EQUAL_STREAMS, actors_of, status_of
 from replay.hub.weights_store import WeightsStore
@@ -27,7 +28,6 @@ _log = logging.getLogger("oatmill.replay.hub")
 
 MAX_REPORT_BYTES = 64 * 1024
 """The largest report of an actor or a learner in a heartbeat."""
-MAX_DESIRED = MAX_ACTORS
 PROGRESS = ("env_steps", "episodes", "evicted", "learner_step", "produced")
 """The numbers in a report that the supervisor of a run uses."""
 ANY_KEY = ("actor", "learner", "operator", "server")
@@ -52,7 +52,6 @@ class HubCore:
         highest_version: the highest policy version that earlier hubs of this run have seen.
 
     Attributes:
-        desired_actors: the target number of actors.
         stop: whether the run ends.
         report: the last report of ingest.
         reported_at: when it arrived, in seconds of the monotonic clock.
@@ -62,7 +61,7 @@ class HubCore:
 
     def __init__(self, members: Members, *, desired_actors: int, weights_endpoint: str, highest_version: int = -1) -> None:
         self.members, self.weights = members, WeightsStore()
-        self.desired_actors = desired_actors
+        self.members.machines.own = desired_actors
         self._outgoing: list[tuple[bytes, Frames]] = []
         self._questions = Questions()
         self._warned_of_streams = False
@@ -72,6 +71,11 @@ class HubCore:
         self.reported_at, self.stop = -float("inf"), False
         self.endpoints: dict[str, str] = {"weights": weights_endpoint}
         self.rejections = Rejections(MAX_REFUSED)
+
+    @property
+    def desired_actors(self) -> int:
+        """The target number of actors of the whole run."""
+        return self.members.machines.target
 
     @property
     def ready(self) -> bool:
@@ -152,7 +156,7 @@ class HubCore:
             self._tell(former, fenced=True)
         self._tell_ingest()  # before the welcome, so that ingest knows an actor before the actor connects
         welcome = messages.HelloAccepted(member.actor_id, member.incarnation, self.highest_version)
-        values = {"endpoints": self.endpoints, **self.members.facts()}
+        values = {"endpoints": self.endpoints, **self.members.facts(), **self.members.machines.facts(member)}
         self._outgoing.append((route, encode(welcome, to_json(values))))
 
     def _take_endpoints(self, description: dict[str, Any]) -> None:
@@ -195,12 +199,9 @@ class HubCore:
     def _request(self, route: bytes, request: Request, body: dict[str, Any], now: float) -> None:
         match request:
             case messages.Scale():
-                actors = body.get("actors")
-                if type(actors) is not int or not 0 <= actors <= MAX_DESIRED:
-                    raise RefusedError("request", f"expected 'actors' from 0 to {MAX_DESIRED}, got {actors!r}")
-                self.desired_actors = actors
+                self.members.machines.scale(body)
                 self._tell_everyone()
-                self._outgoing.append((route, encode(request, to_json({"desired_actors": actors}))))
+                self._outgoing.append((route, encode(request, to_json({"desired_actors": self.desired_actors}))))
             case messages.Stop():
                 self.stop = True
                 self._tell_everyone()
@@ -231,21 +232,22 @@ class HubCore:
         self._tell_ingest()
 
     def _tell(self, member: Member, *, fenced: bool = False) -> None:
-        self._outgoing.append((member.route, encode(self._state(fenced=fenced), b"{}")))
+        self._outgoing.append((member.route, self.state(member, fenced=fenced)))
 
-    def state(self) -> Frames:
-        """Return the message with the run's state."""
-        return encode(self._state(), b"{}")
+    def state(self, member: Member, *, fenced: bool = False) -> Frames:
+        """Return the message with the run's state. A machine gets its share as the target number of actors."""
+        return encode(self._state(self.members.machines.target_of(member), fenced=fenced), b"{}")
 
-    def _state(self, *, fenced: bool = False) -> messages.HubState:
-        return messages.HubState(self.weights.version, self.stop, self.desired_actors, fenced, self._questions.report)
+    def _state(self, desired: int, *, fenced: bool = False) -> messages.HubState:
+        return messages.HubState(self.weights.version, self.stop, desired, fenced, self._questions.report)
 
     def _tell_ingest(self, *, answer: bool = False) -> None:
         """Send ingest the state if it has changed, or in any case as an answer."""
         ingest = self.members.ingest
         if ingest is None:
             return
-        told = (self.members.serial, ingest.route, self._state())
+        state = self._state(self.desired_actors)
+        told = (self.members.serial, ingest.route, state)
         if told == self._told and not answer:
             return
         changed = self._told[:2] != told[:2]
@@ -255,7 +257,7 @@ class HubCore:
             if changed
             else {}
         )
-        self._outgoing.append((ingest.route, encode(self._state(), to_json(news))))
+        self._outgoing.append((ingest.route, encode(state, to_json(news))))
 
     def outgoing_control(self) -> list[tuple[bytes, Frames]]:
         """Return the messages to send on the control socket. Send them before those of the weights socket."""
@@ -269,7 +271,7 @@ class HubCore:
 
     def _status(self) -> dict[str, Any]:
         own = {
-            "desired_actors": self.desired_actors,
+            **self.members.machines.status(),
             "policy_version": self.highest_version,
             "stop": self.stop,
             "rejected": self.rejected_by(),

@@ -6,7 +6,6 @@ It knows who is alive, who was replaced, and what each member reports.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from oatmill.errors import WireError
@@ -15,52 +14,20 @@ from protocol.data.run_schema import read_spaces, read_statistics
 from protocol.security.users import ANYBODY, UnauthorisedError, User, require
 from protocol.wire import messages
 from protocol.wire.deadlines import DEAD_AFTER_S, LOST_AFTER_S
+from replay.hub.machines import MAX_ACTORS, Machines
+from replay.hub.member import Member, RefusedError
 
 MAX_DEPARTED = 10_000
 """The number of processes that have left and are remembered, to recognise a late HELLO."""
 
 MAX_INCARNATION = 2**31
-MAX_ACTORS = 10_000
-"""Actor ids are below it, so that the table of members fits into one message."""
 MAX_RANKS = 4096
 
 MAX_STREAM = 64
 """Characters of the name of an actor's first observations."""
 
-ROLES = {"actor": "actor", "learner": "learner", "ingest": "server", "operator": "operator"}
+ROLES = {"actor": "actor", "machine": "actor", "learner": "learner", "ingest": "server", "operator": "operator"}
 """The roles that a process may join as, and the role of the key that each requires."""
-
-
-class RefusedError(Exception):
-    """A process is not allowed to join.
-
-    Attributes:
-        reason: one of protocol.wire.reasons.REFUSALS.
-        detail: what differs, or is missing.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason, self.detail = reason, detail
-
-
-@dataclass(slots=True, eq=False)
-class Member:
-    """One process that has joined."""
-
-    role: str
-    actor_id: int  # -1 for other roles
-    incarnation: int
-    token: str
-    route: bytes
-    joined: float
-    heard: float
-    user: User = ANYBODY  # the owner of the key that it joined with
-    rows: int = 0
-    stream: str = ""  # a name for the first observations of an actor's environments; empty where they tell nothing
-    report: dict[str, Any] = field(default_factory=dict)
-    alive: bool = True
-    left: bool = False  # whether it sent BYE or was replaced
 
 
 class Members:
@@ -77,6 +44,7 @@ class Members:
         episode_statistics: the episode statistics of the first actor.
         encoder: the run's `agent.encoder`. If that is `auto`, the learner's, which knows its device;
             None before it has joined.
+        machines: the machines that run actors of this run, and their shares of the target number.
         serial: grows whenever a member joins, leaves, dies or returns.
         expired: the number of times that an actor stopped sending heartbeats.
         restarts: the number of actors that joined under an id that was used before.
@@ -93,6 +61,7 @@ class Members:
         self.spaces: dict[str, Any] | None = None
         self.episode_statistics: tuple[str, ...] = ()
         self.encoder: str | None = None if config.get(ENCODER) == "auto" else config.get(ENCODER)
+        self.machines = Machines()
         self.serial = self.expired = self.restarts = 0
 
     @property
@@ -164,6 +133,10 @@ class Members:
             raise WireError("header_fields", "expected a token, a different one for each process")
         if hello.role == "actor":
             return self._join_actor(route, hello, description, now, user)
+        if hello.role == "machine":
+            machine = Member("machine", -1, 1, hello.token, route, now, now, user)
+            self.machines.admit(machine, hello.actor_id if hello.incarnation >= 0 else -1, description, self._actors)
+            return self._by_token.setdefault(hello.token, machine), None
         return self._join_service(route, hello, description, now, user)
 
     def _member(self, token: str, user: User) -> Member | None:
@@ -195,7 +168,7 @@ class Members:
     ) -> tuple[Member, Member | None]:
         checked_config(self._config, description)
         self._check_spaces(description)
-        number = hello.actor_id if hello.actor_id >= 0 else self._free_number()
+        number = hello.actor_id if hello.actor_id >= 0 else free_number(self._actors, self.machines)
         if number >= MAX_ACTORS:
             raise RefusedError("request", f"expected an actor id below {MAX_ACTORS}, got {number}")
         former = self._actors.get(number)
@@ -222,13 +195,6 @@ class Members:
         elif statistics != self.episode_statistics:
             detail = f"the run has {self.episode_statistics}, this process has {statistics}"
             raise RefusedError("spaces", f"episode statistics: {detail}")
-
-    def _free_number(self) -> int:
-        """Return the lowest number that no actor has, or that an actor has given back with BYE."""
-        number = 0
-        while number in self._actors and not self._actors[number].left:
-            number += 1
-        return number
 
     def _join_service(
         self, route: bytes, hello: messages.Hello, description: dict[str, Any], now: float, user: User
@@ -278,6 +244,7 @@ class Members:
             self.serial += 1
         member.alive, member.left = False, True
         self._by_token.pop(member.token, None)
+        self.machines.remove(member)
         self._departed[member.token] = None
         if len(self._departed) > MAX_DEPARTED:
             del self._departed[next(iter(self._departed))]
@@ -304,12 +271,22 @@ class Members:
             self._leave(member)
 
     def expire(self, now: float) -> None:
-        """Mark actors as dead that have been silent for too long."""
+        """Mark actors as dead that have been silent for too long, and forget such machines, which may join again."""
         for member in self._actors.values():
             if member.alive and now - member.heard > DEAD_AFTER_S:
                 member.alive = False
                 self.expired += 1
                 self.serial += 1
+        for machine in self.machines.drop_lost(now, self._connected):
+            del self._by_token[machine.token]
+
+
+def free_number(actors: Mapping[int, Member], machines: Machines) -> int:
+    """Return the lowest number that no actor or machine has, or that an actor has given back with BYE."""
+    number = 0
+    while (number in actors and not actors[number].left) or machines.has(number):
+        number += 1
+    return number
 
 
 def checked_config(

@@ -10,7 +10,6 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -19,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from oatmill.process.metrics import ProcessCollector
 from protocol.wire.reasons import REJECTED_REASONS
+from protocol.wire.version import oatmill_version
 from replay.histogram import LAG_BUCKETS, SECONDS_BUCKETS
 from replay.store.snapshot_saver import OUTCOMES as SNAPSHOT_OUTCOMES
 
@@ -53,14 +53,6 @@ class HubNumbers:
     apply_lag: Mapping[str, Any] | None = None
     auth_restarts: int = 0  # of the handlers of keys of both processes
     stopped: bool = False  # the run is over: its budget is spent, or somebody has stopped it
-
-
-def oatmill_version() -> str:
-    """Return the installed version, or `unknown` in a checkout that is not installed."""
-    try:
-        return version("oatmill")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 class ReplayCollector(Collector):

@@ -30,7 +30,7 @@ from oatmill.process.http import HttpServer, Pages
 from oatmill.process.memory import MemoryLimit
 from oatmill.process.signals import POLL_MS, StopFlag
 from oatmill.process.watchdog import Watchdog
-from oatmill.settings.flat import joining_config
+from oatmill.settings.flat import acting_config, joining_config
 from protocol.channels.control_client import CONTROL_BYTES
 from protocol.channels.sockets import SOCKETS_A_PROCESS, ServerSocket
 from protocol.security.keys import ServerKeys, new_keys, server_keys
@@ -42,7 +42,8 @@ from replay.addresses import LOOK_FOR_FILES_EVERY_S, bind_addresses, open_to_oth
 from replay.claim_limits import MAX_VERSION
 from replay.hub.core import HubCore
 from replay.hub.ingest_process import IngestProcess
-from replay.hub.members import Member, Members
+from replay.hub.member import Member
+from replay.hub.members import Members
 from replay.hub.metrics import HubNumbers, registry_of
 from replay.hub.self_test import check_keys
 from replay.pipe import Pipe
@@ -104,6 +105,7 @@ class Hub:
         self._control.allow(2 * CONTROL_BYTES)
         weights = self._weights.bind(addresses["weights"])
         members = Members(joining_config(config), secret, self._connected)
+        members.machines.settings = acting_config(config)
         self._versions = versions
         self._saved_version = saved_version
         self.core = HubCore(
@@ -122,7 +124,7 @@ class Hub:
 
     def _connected(self, member: Member) -> bool:
         """Whether a member's connection still exists. Only sending a message shows this."""
-        return self._control.send(member.route, self.core.state())
+        return self._control.send(member.route, self.core.state(member))
 
     def healthy(self) -> bool:
         """Whether both processes make progress. Called by the HTTP thread."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from replay.hub.members import Member, Members, twin_of
+from replay.hub.member import Member
+from replay.hub.members import Members, twin_of
 
 MAX_ACTORS_SHOWN = 1000
 

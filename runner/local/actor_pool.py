@@ -6,7 +6,8 @@ itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -15,7 +16,7 @@ from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.exit_codes import BAD_INPUT, USER_CODE_FAILED
 from replay.hub.status import EQUAL_STREAMS
 from runner.local.child import back_off
-from runner.local.launcher import Launcher, P, Process
+from runner.local.launcher import ActorLauncher, P, Process
 
 HUNG_SLACK_S = 10.0
 """A hanging actor ends itself after `actors.hang_timeout` and logs where it hung. If it does not, it is killed
@@ -81,7 +82,7 @@ class ActorPool(Generic[P]):
 
     def __init__(
         self,
-        launcher: Launcher[P],
+        launcher: ActorLauncher[P],
         *,
         max_restarts: int,
         hang_timeout: float,
@@ -106,18 +107,24 @@ class ActorPool(Generic[P]):
         """The number of restarts of one actor."""
         return self._slots[number].restarts
 
-    def follow(self, desired: int) -> None:
-        """Set the target number of actors. Actors with the highest numbers are stopped first."""
+    def follow(self, desired: int, numbers: Iterable[int] | None = None) -> None:
+        """Set the target number of actors. Actors with the highest numbers are stopped first.
+
+        Args:
+            desired: the target number.
+            numbers: the numbers that more actors may get, in this order; None for 0, 1, 2, and so on.
+        """
         if self.ending:
             return
-        for number in range(desired):
-            slot = self._slots.get(number)
-            if slot is None:
-                self._slots[number] = Slot()
-            elif slot.leave_by is not None and slot.child is None:
+        kept = sorted(number for number, slot in self._slots.items() if slot.leave_by is None)[:desired]
+        free = (number for number in (itertools.count() if numbers is None else numbers) if number not in kept)
+        wanted = {*kept, *itertools.islice(free, desired - len(kept))}
+        for number in wanted:
+            slot = self._slots.setdefault(number, Slot())
+            if slot.child is None:
                 slot.leave_by = None
         for number, slot in self._slots.items():
-            if number >= desired and slot.leave_by is None:
+            if number not in wanted and slot.leave_by is None:
                 slot.leave_by = self._now() + LEAVE_WITHIN_S
                 if slot.child is not None:
                     slot.child.terminate()
@@ -233,6 +240,16 @@ class ActorPool(Generic[P]):
         error = child.error or "" if child.exit_code in {BAD_INPUT, USER_CODE_FAILED} else ""
         again = bool(error) and error == slot.error and not slot.productive
         slot.error, slot.same_errors = error, slot.same_errors + 1 if again else int(bool(error))
+
+
+def numbers_outside(machines: Sequence[Mapping[str, Any]]) -> Iterator[int]:
+    """The numbers that the actors of machines that have joined do not have.
+
+    Args:
+        machines: the machines in the hub's status.
+    """
+    taken = [range(machine["first"], machine["first"] + machine["actors"]) for machine in machines]
+    return (number for number in itertools.count() if not any(number in numbers for numbers in taken))
 
 
 class ActorGivenUpError(RunError):

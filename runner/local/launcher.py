@@ -79,7 +79,23 @@ class Process(Protocol):
 P = TypeVar("P", bound=Process)
 
 
-class Launcher(Protocol[P]):
+class ActorLauncher(Protocol[P]):
+    """Starts and ends actors, on this machine or on an engine."""
+
+    def start_actor(self, number: int) -> P:
+        """Start the actor with a number."""
+        ...
+
+    def reap(self, processes: Iterable[P]) -> None:
+        """Kill the remaining children of processes that have ended."""
+        ...
+
+    def end_all(self, processes: Sequence[P], *, grace_s: float) -> None:
+        """Ask processes to end, and kill those that still run after `grace_s` seconds."""
+        ...
+
+
+class Launcher(ActorLauncher[P], Protocol[P]):
     """Starts the processes of one run on one engine, such as this machine or a Ray cluster."""
 
     def start_replay(self) -> P:
@@ -92,10 +108,6 @@ class Launcher(Protocol[P]):
         Args:
             resume: start from the newest checkpoint.
         """
-        ...
-
-    def start_actor(self, number: int) -> P:
-        """Start the actor with a number."""
         ...
 
     def replay_listens(self) -> bool:
@@ -118,14 +130,6 @@ class Launcher(Protocol[P]):
             actors: the running actors.
             restarts_of: returns the number of restarts of an actor, by its number.
         """
-        ...
-
-    def reap(self, processes: Iterable[P]) -> None:
-        """Kill the remaining children of processes that have ended."""
-        ...
-
-    def end_all(self, processes: Sequence[P], *, grace_s: float) -> None:
-        """Ask processes to end, and kill those that still run after `grace_s` seconds."""
         ...
 
     def close(self) -> None:

@@ -57,21 +57,29 @@ def listening(asked: str) -> Iterator[Listening]:
     if asked != LOCAL:
         yield tcp(asked)
         return
-    folder = socket_folder()
-    held = os.open(folder, os.O_RDONLY)
+    with held(socket_folder()) as folder:
+        try:
+            longest = folder / "batches"
+            if len(str(longest).encode()) > LONGEST_SOCKET_PATH:
+                raise UserError(
+                    f"the temporary folder's path is too long for a socket ({longest}): expected at most {LONGEST_SOCKET_PATH} "
+                    "bytes; set TMPDIR to a shorter one, such as /tmp"
+                )
+            yield Listening(f"ipc://{folder}", f"ipc://{folder}/control")
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[Path]:
+    """Lock a folder, so that systemd-tmpfiles does not clean it."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # systemd-tmpfiles does not clean a folder that a process has locked
-            fcntl.flock(held, fcntl.LOCK_SH)
-        longest = folder / "batches"
-        if len(str(longest).encode()) > LONGEST_SOCKET_PATH:
-            raise UserError(
-                f"the temporary folder's path is too long for a socket ({longest}): expected at most {LONGEST_SOCKET_PATH} "
-                "bytes; set TMPDIR to a shorter one, such as /tmp"
-            )
-        yield Listening(f"ipc://{folder}", f"ipc://{folder}/control")
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield folder
     finally:
-        os.close(held)
-        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
 
 
 def socket_folder() -> Path:

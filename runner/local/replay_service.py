@@ -39,7 +39,7 @@ class ReplayService(Service[P]):
             notice=notice,
         )
         self._begin, self._listens = start, listens
-        self._desired: int | None = None
+        self._own: int | None = None
         self._untold = False
 
     def begin(self) -> P:
@@ -57,7 +57,9 @@ class ReplayService(Service[P]):
         return self._due is None and self._listens()
 
     def brief(self, hub: OperatorClient, status: Mapping[str, Any], *, stopping: bool) -> Mapping[str, Any]:
-        """Read the hub's status. A restarted server is told the target number of actors, and the stop if there was one.
+        """Read the hub's status.
+
+        A restarted server is told the target number of the run's own actors, and the stop if there was one.
 
         Args:
             hub: the connection to the hub.
@@ -67,12 +69,12 @@ class ReplayService(Service[P]):
         Returns:
             The status, updated with what was sent.
         """
-        if self._untold and self._desired is not None:
+        if self._untold and self._own is not None:
             try:
-                hub.scale(self._desired)
+                hub.scale(self._own, own=True)
             except PeerLostError:
-                return {**status, "desired_actors": self._desired}
-            status = {**status, "desired_actors": self._desired}
+                return {**status, "own_actors": self._own}
+            status = {**status, "own_actors": self._own}
             self._untold = stopping and not hub.stop()
-        self._desired = status["desired_actors"]
+        self._own = status["own_actors"]
         return status

@@ -18,7 +18,7 @@ from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.exit_codes import BAD_INPUT
 from oatmill.process.signals import Interrupts
 from oatmill.process.watchdog import START_FACTOR, Watchdog
-from runner.local.actor_pool import ActorGivenUpError, ActorPool
+from runner.local.actor_pool import ActorGivenUpError, ActorPool, numbers_outside
 from runner.local.job import Account, Job
 from runner.local.launcher import Launcher, LocalLauncher, P, Process
 from runner.local.learner_service import LearnerService
@@ -264,7 +264,7 @@ class Supervisor(Generic[P]):
         self.pool.heard(status["actors"])
         self._watch_learner(status["learner"].get("learner_step"))
         self.stop.check_hub_status(status)
-        self.pool.follow(status["desired_actors"])
+        self.pool.follow(status["own_actors"], numbers_outside(status["machines"]))
 
     def _watch_learner(self, learner_step: Any) -> None:
         """Kill a learner that hangs, so that it is restarted, if its own watchdog has not ended it."""

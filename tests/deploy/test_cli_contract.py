@@ -43,6 +43,7 @@ COMMANDS = {
     "doctor": {"RUN", "--run-dir", "--prometheus", "--match", "--json"},
     "plot": {"RUN_DIRS", "--run-dir"},
     "chaos": {"RECIPE", "ASSIGNMENTS", "--seconds", "--kill", "--fault", "--seed", "--json"},
+    "join": {"ADDRESS", "--actors", "--keys", "--trust", "--log-dir"},
     "slurm": SETTINGS
     | {"--env", "--actors", "--learners", "--seed", "--run-dir", "--resume", "--trust", "--keys", "--dry-run"}
     | {"--nodes", "--actors-per-node", "--cpus", "--gpus-per-node", "--mem", "--partition", "--account", "--time"},

@@ -16,6 +16,7 @@ from protocol.data.trajectory import BlockSize, TrajectoryBlock
 from protocol.data.weights import digest_of
 from protocol.wire import messages
 from protocol.wire.codec import MAX_HEADER_BYTES, MAX_JSON_BYTES
+from protocol.wire.version import versions
 from tests.replay.blocks import SPACES, block
 
 Frames = list[bytes]
@@ -478,12 +479,29 @@ def control_cases() -> Iterator[Case]:
     yield join("of a learner with other settings", "config", LEARNER | {"config": {}}, role="learner")
     for secret in (None, "", "guess", 7):
         yield join(f"of an ingest with the secret {secret!r}", "description", {"secret": secret}, role="ingest")
+    yield from machine_cases()
     yield from report_cases()
     for kind in (messages.Status, messages.Scale, messages.Stop):
         yield from json_cases(kind(7))
     for actors in (None, -1, 10_001, "7", True, 2.0, [7]):
         yield Case(f"SCALE to {actors!r}", [pack(messages.Scale(7)), as_json({"actors": actors})], "request", counted=False)
+        of_own = as_json({"actors": 1, "own_actors": actors})
+        yield Case(f"SCALE of a run's own to {actors!r}", [pack(messages.Scale(7)), of_own], "request", counted=False)
     yield Case("SCALE to nothing", [pack(messages.Scale(7)), b"{}"], "request", counted=False)
+
+
+WRONG_VERSIONS: tuple[Any, ...] = (None, "0.1.0", [], {}, versions() | {"oatmill": "9.9"}, {"oatmill": ["0"] * 5000})
+
+
+def machine_cases() -> Iterator[Case]:
+    """HELLO of a machine to the hub."""
+    header = pack(messages.Hello("machine", -1, "new", -1))
+    for actors in (None, 0, 10_001, "4", True, 4.0, [4]):
+        payload = as_json({"versions": versions(), "actors": actors})
+        yield Case(f"HELLO of a machine with {actors!r} actors", [header, payload], "request", counted=False)
+    for theirs in WRONG_VERSIONS:
+        payload = as_json({"versions": theirs, "actors": 4})
+        yield Case(f"HELLO of a machine with versions {str(theirs)[:30]}", [header, payload], "version", counted=False)
 
 
 def report_cases() -> Iterator[Case]:

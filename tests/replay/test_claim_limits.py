@@ -11,7 +11,7 @@ from replay.hub.core import HubCore
 from replay.hub.members import Members
 from tests.replay.blocks import SCHEMA
 from tests.replay.conversation import Conversation
-from tests.replay.hub.test_core import Talk
+from tests.replay.hub.talk import Talk
 from tests.replay.serving import total
 
 HUGE = 2**53 - 1

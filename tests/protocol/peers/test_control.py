@@ -79,6 +79,18 @@ def test_heartbeats_are_sent_two_seconds_apart_however_often_they_are_requested(
     assert kinds(peer.send(5.5)) == [messages.Heartbeat]
 
 
+def test_requests_do_not_delay_heartbeats() -> None:
+    peer = joined()
+    sent = []
+    for tenth in range(10, 60):
+        if tenth % 10 == 5:
+            peer.ask("status", {})
+        peer.heartbeat({}, tenth / 10)
+        sent += [type(decode(header, messages.CONTROL_TO_HUB)) for header, _ in peer.send(tenth / 10)]
+        peer.answer = {}
+    assert (sent.count(messages.Status), sent.count(messages.Heartbeat)) == (5, 2)
+
+
 def test_no_heartbeat_is_sent_before_the_process_has_joined() -> None:
     peer = peer_of()
     peer.join()

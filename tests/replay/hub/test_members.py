@@ -8,7 +8,8 @@ import pytest
 from oatmill.errors import WireError
 from protocol.security.users import REVOKED, UnauthorisedError, User
 from protocol.wire import messages
-from replay.hub.members import Member, Members, RefusedError, twin_of
+from replay.hub.member import Member, RefusedError
+from replay.hub.members import Members, twin_of
 from replay.hub.status import actors_of
 from tests.replay.blocks import SPACES
 

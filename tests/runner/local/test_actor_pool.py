@@ -16,7 +16,7 @@ import pytest
 from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.exit_codes import BAD_INPUT, FAILED, HUNG, USER_CODE_FAILED
 from runner.local import actor_pool as pool_module
-from runner.local.actor_pool import ActorGivenUpError, ActorPool
+from runner.local.actor_pool import ActorGivenUpError, ActorPool, numbers_outside
 from runner.local.child import Child, end_all, end_families_of
 from runner.local.launcher import Launcher
 
@@ -86,6 +86,20 @@ def test_it_follows_the_number_that_is_wanted_and_the_highest_leave_first(tmp_pa
     world.until(lambda: world.numbers() == [0, 1])
     world.pool.end(grace_s=5)
     assert world.pool.restarts == 0
+
+
+def test_more_actors_get_the_numbers_that_are_given_and_those_at_work_keep_theirs(tmp_path: Path) -> None:
+    world = World(tmp_path, WORKS)
+    machines = [{"first": 1, "actors": 2}, {"first": 4, "actors": 1}]
+    world.pool.follow(3, numbers_outside(machines))
+    world.until(lambda: world.numbers() == [0, 3, 5])
+    world.pool.follow(3, numbers_outside([]))
+    assert world.numbers() == [0, 3, 5], "no actor is replaced because lower numbers are free"
+    world.pool.follow(4, numbers_outside([]))
+    world.until(lambda: world.numbers() == [0, 1, 3, 5])
+    world.pool.follow(2, numbers_outside([]))
+    world.until(lambda: world.numbers() == [0, 1])
+    world.pool.end(grace_s=5)
 
 
 def test_an_actor_that_dies_after_some_work_is_started_again_without_end(tmp_path: Path) -> None:

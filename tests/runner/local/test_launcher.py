@@ -95,7 +95,7 @@ class Hub:
 
     def __init__(self) -> None:
         self.plans: Iterator[Callable[[dict[str, Any]], object]] = iter(())
-        self.answer: dict[str, Any] = {"actors": [], "learner": {}, "stop": False, "desired_actors": 2, "live": 0}
+        self.answer: dict[str, Any] = {"actors": [], "learner": {}, "stop": False, "own_actors": 2, "machines": [], "live": 0}
 
     def status(self, *, unless: Callable[[], bool] = lambda: False) -> Mapping[str, Any] | None:
         del unless

@@ -24,8 +24,8 @@ class Line:
     def __init__(self) -> None:
         self.told: list[Any] = []
 
-    def scale(self, actors: int) -> None:
-        self.told.append(actors)
+    def scale(self, actors: int, *, own: bool) -> None:
+        self.told.append((actors, own))
 
     def stop(self) -> bool:
         self.told.append("stop")
@@ -72,13 +72,13 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 def test_a_new_server_is_told_how_many_actors_there_shall_be_and_to_stop(bench: Bench) -> None:
     line = Line()
     hub = cast("OperatorClient", line)
-    assert bench.service.brief(hub, {"desired_actors": 7}, stopping=False) == {"desired_actors": 7}
+    assert bench.service.brief(hub, {"own_actors": 7}, stopping=False) == {"own_actors": 7}
     assert line.told == [], "the first one knows"
     bench.restart()
     # Its own answer comes from config.yaml, before anybody has scaled the run.
-    assert bench.service.brief(hub, {"desired_actors": 2}, stopping=True) == {"desired_actors": 7}
-    assert bench.service.brief(hub, {"desired_actors": 7}, stopping=True) == {"desired_actors": 7}
-    assert line.told == [7, "stop"], "each once"
+    assert bench.service.brief(hub, {"own_actors": 2}, stopping=True) == {"own_actors": 7}
+    assert bench.service.brief(hub, {"own_actors": 7}, stopping=True) == {"own_actors": 7}
+    assert line.told == [(7, True), "stop"], "each once"
     ((event, text, values),) = bench.events
     assert (event, values["restarts"]) == ("replay_restarted", 1)
     assert "the replay server was killed by SIGKILL" in text

@@ -25,7 +25,7 @@ from runner.local.reporter import FolderReporter
 from runner.local.supervisor import SILENT_S, Supervisor, supervise
 from runner.observer import PlainObserver
 
-NEWEST = {"ledger": {"produced": 99}, "actors": [], "learner": {}, "stop": False, "desired_actors": 1, "live": 0}
+NEWEST = {"ledger": {"produced": 99}, "actors": [], "learner": {}, "stop": False, "own_actors": 1, "machines": [], "live": 0}
 
 
 class Process:
