@@ -16,7 +16,7 @@ def settings() -> RunSettings:
             "actors": {"count": 2, "envs_per_actor": 32, "unroll_length": 32},
             "trainer": {
                 **CHOICES,
-                "total_timesteps": 2_000_000,
+                "total_timesteps": 1_000_000,
                 "batch_size": 128,
                 "shuffle": "steps",
                 "minibatches": 16,
