@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.engines.ray_process import free_ports
 from deploy.engines.slurm import WAIT
 from oatmill.errors import RunError
 from oatmill.process.entry import run_to_exit
@@ -26,10 +25,10 @@ from runner.local.child import Child
 from runner.local.job import Job
 from runner.local.launcher import LocalLauncher
 from runner.local.listening import bracketed
+from runner.local.ports import PORTS_OF_REPLAY, free_ports
 from runner.local.train import Options, train_here
 from runner.settings import read_config
 
-PORTS_OF_REPLAY = 4
 KILLED_WITHIN_S = 10.0
 DISCARD_PORT = 9
 TASK = f"""trap 'kill -TERM "$child" 2>/dev/null' TERM USR1
