@@ -271,9 +271,7 @@ class LocalLauncher:
     def _replay_endpoint(self) -> Path:
         return self._endpoints / "replay.json"
 
-    def _child(
-        self, role: str, number: int, command: Sequence[str], *, threads: int, beside_supervisor: bool = False
-    ) -> Child:
+    def _child(self, role: str, number: int, command: Sequence[str], *, threads: int, beside_supervisor: bool = False) -> Child:
         """Start a process where the engine runs its role, or on this machine with `beside_supervisor`."""
         self._guardian = self._guardian or Guardian()
         child_type, prefix = (Child, []) if beside_supervisor else (self.child_type, self._prefix(role, number))
