@@ -263,9 +263,11 @@ PROCESS = Dashboard(
         ),
         Panel(
             "Versions",
-            "Number of processes by version of oatmill and Python.",
+            "The versions of each role. Roles of one run should have the same.",
             "none",
-            [Query("count by (version, python) (oatmill_build_info)", "oatmill {{version}}, Python {{python}}")],
+            [Query("count by (job, version, python, torch) (oatmill_build_info)")],
+            "table",
+            columns={"job": "Role", "version": "oatmill", "python": "Python", "torch": "torch"},
         ),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.grafana.panels import Dashboard, Panel, Query
+from deploy.grafana.panels import Dashboard, Panel, Query, reported
 
 RUN = "{{namespace}} {{run}}"
 STATE = (
@@ -68,14 +68,14 @@ RUNS = Dashboard(
             "Entropy relative to uniform",
             "Fraction of a uniform policy's entropy.",
             "percentunit",
-            by_run("max BY (oatmill_policy_entropy_ratio)"),
+            by_run(f"max BY ({reported('oatmill_policy_entropy_ratio')})"),
             high=1,
         ),
         Panel(
             "Explained variance",
             "1 is perfect, 0 is as good as a constant, and below 0 is worse.",
             "short",
-            by_run("max BY (oatmill_explained_variance)"),
+            by_run(f"max BY ({reported('oatmill_explained_variance')})"),
             high=1,
             low=None,
         ),

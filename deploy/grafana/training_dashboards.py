@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.grafana.panels import ZERO_IS_GOOD, Dashboard, Panel, Query, Row, Steps
+from deploy.grafana.panels import ZERO_IS_GOOD, Dashboard, Panel, Query, Row, Steps, reported
 from learner.loss_descriptor import BUILT_IN
 
 RETURN_MEAN = "rate(oatmill_episode_return_sum[$__rate_interval]) / (rate(oatmill_episode_return_count[$__rate_interval]) > 0)"
@@ -108,7 +108,7 @@ HEALTH = Dashboard(
             "Explained variance",
             "How well the value head predicts returns; 1 is perfect, and below 0 it is worse than a constant prediction.",
             "short",
-            "max(oatmill_explained_variance)",
+            f"max({reported('oatmill_explained_variance')})",
             ((None, "red"), (0, "yellow"), (0.3, "green")),
             2,
         ),
@@ -217,7 +217,7 @@ LOSSES = Dashboard(
             "Gradient norm on the trunk",
             "Norm of each weighted loss's gradient before clipping, and of the whole gradient over all parameters.",
             "sci",
-            [Query("oatmill_loss_gradient_norm > 0", "{{loss}}"), Query("oatmill_gradient_norm", "whole gradient")],
+            [Query("oatmill_loss_gradient_norm > 0", "{{loss}}"), Query(reported("oatmill_gradient_norm"), "whole gradient")],
             log=True,
         ),
         Row("Values"),
@@ -225,7 +225,7 @@ LOSSES = Dashboard(
             "Weighted",
             "The contribution of each loss to the objective at the last report.",
             "short",
-            [Query("loss:oatmill_loss_weighted:last", "{{loss}}")],
+            [Query(reported("loss:oatmill_loss_weighted:last"), "{{loss}}")],
             low=None,
         ),
         Panel(
@@ -245,7 +245,7 @@ LOSSES = Dashboard(
             "Raw, by term",
             "Unweighted value of each term at the last report.",
             "short",
-            [Query("oatmill_loss and (oatmill_loss_coefficient != 0)", "{{loss}} {{term}}")],
+            [Query(reported("oatmill_loss and (oatmill_loss_coefficient != 0)"), "{{loss}} {{term}}")],
             low=None,
         ),
         Panel(
@@ -271,7 +271,7 @@ LOSSES = Dashboard(
             "KL to the target",
             "The part of the cross-entropies that training can still reduce, in nats.",
             "short",
-            [Query('oatmill_loss{term="kl"}', "{{loss}}")],
+            [Query(reported('oatmill_loss{term="kl"}'), "{{loss}}")],
             low=None,
         ),
         Panel(
@@ -325,27 +325,32 @@ LEARNING = Dashboard(
             "Entropy relative to uniform",
             "Fraction of a uniform policy's entropy. The guide's bands: green 2 to 3 nats of ln 157, red below 1 and above 4.",
             "percentunit",
-            [Query("oatmill_policy_entropy_ratio", "entropy")],
+            [Query(reported("oatmill_policy_entropy_ratio"), "entropy")],
             thresholds=ENTROPY_BANDS,
             bands=True,
             high=1,
         ),
-        Panel("Entropy in nats", "Mean entropy of the policy.", "short", [Query("oatmill_policy_entropy_nats", "entropy")]),
+        Panel(
+            "Entropy in nats",
+            "Mean entropy of the policy.",
+            "short",
+            [Query(reported("oatmill_policy_entropy_nats"), "entropy")],
+        ),
         Panel(
             "Log std of continuous actions",
             "Mean, smallest and largest over the numbers of an action; only for policies with continuous actions.",
             "short",
             [
-                Query('oatmill_policy_log_std{statistic="mean"}', "mean"),
-                Query('oatmill_policy_log_std{statistic="min"}', "smallest"),
-                Query('oatmill_policy_log_std{statistic="max"}', "largest"),
+                Query(reported('oatmill_policy_log_std{statistic="mean"}'), "mean"),
+                Query(reported('oatmill_policy_log_std{statistic="min"}'), "smallest"),
+                Query(reported('oatmill_policy_log_std{statistic="max"}'), "largest"),
             ],
         ),
         Panel(
             "Explained variance",
             "1 is perfect, 0 is as good as a constant, and below 0 is worse. A solved task may show negative values.",
             "short",
-            [Query("oatmill_explained_variance", "explained variance")],
+            [Query(reported("oatmill_explained_variance"), "explained variance")],
             thresholds=((None, "red"), (0, "yellow"), (0.3, "green")),
             bands=True,
             high=1,
@@ -355,7 +360,7 @@ LEARNING = Dashboard(
             "KL of a learner step",
             "How much the updates of one batch changed the policy. The return often falls after values above 0.1.",
             "short",
-            [Query("oatmill_approx_kl", "KL")],
+            [Query(reported("oatmill_approx_kl"), "KL")],
             thresholds=((None, "transparent"), (0.1, "red")),
             bands=True,
         ),
@@ -363,20 +368,20 @@ LEARNING = Dashboard(
             "Clipped steps",
             "Fraction of steps whose ratio is outside PPO's clip range; 0.05 to 0.3 is usual.",
             "percentunit",
-            [Query("oatmill_clip_ratio", "clipped")],
+            [Query(reported("oatmill_clip_ratio"), "clipped")],
         ),
         Panel(
             "CMPO's advantages",
             "Advantages divided by sigma: mean under the prior, and spread within states. CMPO has no effect at a spread of 0.",
             "short",
-            [Query("oatmill_cmpo_advantage_mean", "mean"), Query("oatmill_cmpo_advantage_std", "spread")],
+            [Query(reported("oatmill_cmpo_advantage_mean"), "mean"), Query(reported("oatmill_cmpo_advantage_std"), "spread")],
             low=None,
         ),
         Panel(
             "Learning rate",
             "Learning rate of the last learner step.",
             "sci",
-            [Query("oatmill_learning_rate", "learning rate")],
+            [Query(reported("oatmill_learning_rate"), "learning rate")],
         ),
         Panel(
             "Policy version",

@@ -7,10 +7,8 @@ exists from the start, at 0, so that rates and alerts see the first event.
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -55,14 +53,6 @@ class HubNumbers:
     stopped: bool = False  # the run is over: its budget is spent, or somebody has stopped it
 
 
-def oatmill_version() -> str:
-    """Return the installed version, or `unknown` in a checkout that is not installed."""
-    try:
-        return version("oatmill")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 class ReplayCollector(Collector):
     """Converts the hub's numbers to Prometheus's format.
 
@@ -86,7 +76,6 @@ class ReplayCollector(Collector):
         yield from _weights(numbers)
         stopped = "1 once the run is over: its budget is spent, or it was stopped."
         yield GaugeMetricFamily("oatmill_run_stopped", stopped, int(numbers.stopped))
-        yield _info()
 
 
 def _trajectories(numbers: HubNumbers, fleet: Mapping[str, Any]) -> Iterator[Metric]:
@@ -205,12 +194,6 @@ def _weights(numbers: HubNumbers) -> Iterator[Metric]:
         "Time from the hub's receipt until an actor has the verified weights.",
         numbers.apply_lag,
     )
-
-
-def _info() -> Metric:
-    family = GaugeMetricFamily("oatmill_build_info", "Always 1.", labels=["version", "python"])
-    family.add_metric([oatmill_version(), platform.python_version()], 1)
-    return family
 
 
 class UpCollector(Collector):
