@@ -28,7 +28,7 @@ def write_results(sweep: Sweep, study: Any) -> dict[str, Any] | None:
     Returns:
         The best trial: number, return and values; None if no trial is complete.
     """
-    complete = [trial for trial in study.trials if trial.value is not None and not math.isnan(trial.value)]
+    complete = of_state(study, "COMPLETE")
     if not complete:
         return None
     best = max(complete, key=lambda trial: trial.value)
@@ -42,6 +42,11 @@ def write_results(sweep: Sweep, study: Any) -> dict[str, Any] | None:
     return {"trial": best.number + 1, "return": best.value, "values": values, "trials": len(study.trials)}
 
 
+def of_state(study: Any, state: str) -> list[Any]:
+    """The trials that ended so. Optuna gives a pruned trial a value, too: its return when it was ended."""
+    return [trial for trial in study.trials if trial.state.name == state and trial.value is not None]
+
+
 def values_of(sweep: Sweep, trial: Any) -> dict[str, Any]:
     """A trial's settings by path."""
     return {parameter.path: parameter.value(trial.params[parameter.path]) for parameter in sweep.parameters}
@@ -51,10 +56,14 @@ def page(sweep: Sweep, study: Any, complete: list[Any]) -> str:
     """The report as one HTML file."""
     paths = [parameter.path for parameter in sweep.parameters]
     weights = importances(study)
-    pictures = [("Return by trial", history(complete)), ("Parallel coordinates", parallel(sweep, complete))]
+    pictures = [
+        ("Return by trial", history(complete, of_state(study, "PRUNED"))),
+        ("Parallel coordinates", parallel(sweep, complete)),
+    ]
     if weights:
         pictures.append(("Importance of each setting (PED-ANOVA)", bars(weights)))
-    rows = sorted(study.trials, key=lambda trial: -math.inf if trial.value is None else trial.value, reverse=True)
+    others = [trial for trial in study.trials if trial not in complete]
+    rows = [*sorted(complete, key=lambda trial: trial.value, reverse=True), *others]
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ("trial", "return", "state", *paths))
     body = "".join(
         "<tr>"
@@ -88,7 +97,7 @@ def page(sweep: Sweep, study: Any, complete: list[Any]) -> str:
     )
 
 
-def history(complete: list[Any]) -> bytes:
+def history(complete: list[Any], pruned: list[Any]) -> bytes:
     """The return of every trial, and the best so far."""
     figure = figure_class()(figsize=(WIDTH, HEIGHT), layout="constrained")
     axis = figure.subplots()
@@ -97,6 +106,15 @@ def history(complete: list[Any]) -> bytes:
     axis.plot(
         numbers, [max(returns[: place + 1]) for place in range(len(returns))], drawstyle="steps-post", label="best so far"
     )
+    if pruned:
+        axis.plot(
+            [trial.number + 1 for trial in pruned],
+            [trial.value for trial in pruned],
+            "x",
+            color="0.5",
+            label="pruned, when it was ended",
+        )
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_xlabel("trial")
     axis.set_ylabel("return")
     axis.legend()
