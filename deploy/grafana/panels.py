@@ -59,6 +59,7 @@ class Panel:
         dashed: the legend of the series that is drawn as a dashed line, such as a limit.
         texts: a word for each value that is shown as a word.
         repeat: the variable for each of whose values the panel is drawn once, two in a row; empty for one panel.
+        empty: what is written in place of series if there are none, which is normal for some runs.
         columns: of a table, the label in each column and its heading.
     """
 
@@ -79,6 +80,7 @@ class Panel:
     dashed: str = ""
     texts: Mapping[str, str] = field(default_factory=dict)
     repeat: str = ""
+    empty: str = ""
     columns: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -165,6 +167,8 @@ def _body(panel: Panel, *, several: bool) -> dict[str, Any]:
     defaults: dict[str, Any] = {"unit": panel.unit, "thresholds": _thresholds(panel.thresholds), "color": _color(panel)}
     limits = {"min": None if panel.log else panel.low, "max": panel.high, "decimals": panel.decimals}
     defaults |= {name: value for name, value in limits.items() if value is not None}
+    if panel.empty:
+        defaults["noValue"] = panel.empty
     if panel.texts:
         words = {value: {"text": text, "index": index} for index, (value, text) in enumerate(panel.texts.items())}
         defaults["mappings"] = [{"type": "value", "options": words}]

@@ -309,6 +309,7 @@ LEARNING = Dashboard(
             "Numbers in the info of an episode's last step, such as is_success; means over the last 100 episodes.",
             "short",
             [Query("oatmill_episode_info", "{{name}}")],
+            empty="This environment reports no numbers.",
             low=None,
         ),
         Panel(
@@ -345,6 +346,7 @@ LEARNING = Dashboard(
                 Query(reported('oatmill_policy_log_std{statistic="min"}'), "smallest"),
                 Query(reported('oatmill_policy_log_std{statistic="max"}'), "largest"),
             ],
+            empty="This policy has no continuous actions.",
         ),
         Panel(
             "Explained variance",
