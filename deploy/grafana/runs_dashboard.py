@@ -36,12 +36,9 @@ RUNS = Dashboard(
         ),
         Panel(
             "Return",
-            "Mean return of recent episodes.",
+            "Mean return of the episodes of the last five minutes.",
             "short",
-            by_run(
-                "sum BY (rate(oatmill_episode_return_sum[$__rate_interval]))"
-                " / (sum BY (rate(oatmill_episode_return_count[$__rate_interval])) > 0)"
-            ),
+            by_run("sum BY (rate(oatmill_episode_return_sum[5m])) / (sum BY (rate(oatmill_episode_return_count[5m])) > 0)"),
             low=None,
         ),
         Panel(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from deploy.grafana.panels import ZERO_IS_GOOD, Dashboard, Panel, Query, Row, Steps, reported
 from learner.loss_descriptor import BUILT_IN
 
-RETURN_MEAN = "rate(oatmill_episode_return_sum[$__rate_interval]) / (rate(oatmill_episode_return_count[$__rate_interval]) > 0)"
+RETURN_MEAN = "rate(oatmill_episode_return_sum[5m]) / (rate(oatmill_episode_return_count[5m]) > 0)"
+"""Over five minutes, because episodes of many environments end together, and then none for a minute or more."""
 ENTROPY_BANDS: Steps = ((None, "red"), (0.198, "yellow"), (0.396, "green"), (0.593, "yellow"), (0.791, "red"))
 """1, 2, 3 and 4 nats as fractions of ln 157 nats, the largest entropy with the guide's 157 actions."""
 STATE = 'min(oatmill_up{{role="{}"}}) or max(oatmill_run_stopped == 1) * 2 or vector(0)'
@@ -103,7 +104,9 @@ HEALTH = Dashboard(
             "max(oatmill_progress_ratio)",
             ((None, "blue"),),
         ),
-        number("Mean return", "Mean return of recent episodes.", "short", RETURN_MEAN, ((None, "blue"),), 2),
+        number(
+            "Mean return", "Mean return of the episodes of the last five minutes.", "short", RETURN_MEAN, ((None, "blue"),), 2
+        ),
         number(
             "Explained variance",
             "How well the value head predicts returns; 1 is perfect, and below 0 it is worse than a constant prediction.",
@@ -122,7 +125,7 @@ HEALTH = Dashboard(
         ),
         Panel(
             "Return",
-            "Mean return of recent episodes, and the median of the last 100 episodes.",
+            "Mean return over five minutes, and the median of the last 100 episodes.",
             "short",
             [Query(RETURN_MEAN, "mean"), Query('oatmill_episode_return{quantile="0.5"}', "median of the last 100")],
             low=None,
@@ -293,7 +296,7 @@ LEARNING = Dashboard(
     [
         Panel(
             "Return",
-            "Mean return of recent episodes; lowest, median and highest of the last 100; the evaluator's, if there is one.",
+            "Mean return over five minutes; lowest, median and highest of the last 100; the evaluator's, if there is one.",
             "short",
             [
                 Query(RETURN_MEAN, "mean"),
