@@ -151,3 +151,12 @@ def test_the_data_source_knows_the_scrape_interval() -> None:
     provisioned = yaml.safe_load((FOLDER.parent / "provisioning" / "datasources" / "oatmill.yml").read_text())
     scraped = yaml.safe_load((SHIPPED / "prometheus.yml").read_text())["global"]["scrape_interval"]
     assert provisioned["datasources"][0]["jsonData"]["timeInterval"] == scraped
+
+
+def test_quantities_that_can_be_negative_are_not_cut_off_at_zero() -> None:
+    # A Gaussian's log std and entropy are below 0 for most of a run.
+    negative = ("policy_log_std", "policy_entropy_nats", "cmpo_advantage", "explained_variance", "episode_return{", "eval_return")
+    for name in DASHBOARDS:
+        for panel in panels(name):
+            text = " ".join(target["expr"] for target in panel["targets"])
+            assert not ("min" in panel["fieldConfig"]["defaults"] and any(word in text for word in negative)), panel["title"]
