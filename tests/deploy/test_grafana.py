@@ -155,7 +155,7 @@ def test_the_data_source_knows_the_scrape_interval() -> None:
 
 def test_quantities_that_can_be_negative_are_not_cut_off_at_zero() -> None:
     # A Gaussian's log std and entropy are below 0 for most of a run.
-    negative = ("policy_log_std", "policy_entropy_nats", "cmpo_advantage", "explained_variance", "episode_return{", "eval_return")
+    negative = ("policy_log_std", "policy_entropy_nats", "cmpo_advantage", "explained_variance", "_return{")
     for name in DASHBOARDS:
         for panel in panels(name):
             text = " ".join(target["expr"] for target in panel["targets"])
