@@ -7,9 +7,10 @@ from deploy.grafana.panels import Dashboard, Panel, Query, reported
 RUN = "{{namespace}} {{run}}"
 STATE = (
     "max by (namespace, run) (oatmill_run_stopped == 1) * 3 or sum by (namespace, run) (oatmill_up)"
+    " or max by (namespace, run) (last_over_time(oatmill_run_stopped[$__range]) == 1) * 3"
     " or 0 * count by (namespace, run) (last_over_time(oatmill_build_info[$__range]))"
 )
-"""The number of healthy roles, 3 if the run is over, and 0 for a run whose roles are all gone."""
+"""The number of healthy roles, 3 if the run is over, and 0 for one whose roles are all gone before that."""
 
 
 def by_run(expr: str) -> list[Query]:
@@ -78,9 +79,9 @@ RUNS = Dashboard(
         ),
         Panel(
             "Missing actors",
-            "The target number of actors, minus those that send heartbeats.",
+            "The target number of actors, minus those that send heartbeats, until the run is over.",
             "none",
-            by_run("sum BY (oatmill_actors_expected) - sum BY (oatmill_actors_live)"),
+            by_run("sum BY (oatmill_actors_expected) - sum BY (oatmill_actors_live) unless max BY (oatmill_run_stopped == 1)"),
             low=None,
         ),
         Panel("Red flags", "Number of red flags that are raised.", "none", by_run("sum BY (oatmill_red_flag)")),

@@ -7,7 +7,10 @@ from learner.loss_descriptor import BUILT_IN
 
 RETURN_MEAN = "rate(oatmill_episode_return_sum[5m]) / (rate(oatmill_episode_return_count[5m]) > 0)"
 """Over five minutes, because episodes of many environments end together, and then none for a minute or more."""
-STATE = 'min(oatmill_up{{role="{}"}}) or max(oatmill_run_stopped == 1) * 2 or vector(0)'
+STATE = (
+    'min(oatmill_up{{role="{}"}}) or max(oatmill_run_stopped == 1) * 2'
+    " or max(last_over_time(oatmill_run_stopped[$__range]) == 1) * 2 or vector(0)"
+)
 """1 or 0 for a role; 2 for one that has left at the end of the run; 0 for one that is missing."""
 RATIO_LOSSES = [name for name, descriptor in BUILT_IN.items() if descriptor.policy_ratio]
 TEN_TIMES: Steps = ((None, "transparent"), (10, "red"))

@@ -126,20 +126,20 @@ def test_a_dead_role_is_seen_beside_a_healthy_run(tmp_path: Path) -> None:
     def shows(expr: str, samples: dict[str, float]) -> dict[str, Any]:
         return {"expr": expr, "eval_time": "10m", "exp_samples": [{"labels": k, "value": v} for k, v in samples.items()]}
 
-    # Run a is healthy, the learner of run b is gone, run c has ended, and no role of run d is left.
-    series = [up(run, "replay", "1x40" if run != "d" else "1x8 _x32") for run in "abcd"]
-    series += [up(run, "learner", "1x40" if run == "a" else "1x8 _x32") for run in "abcd"]
-    series += [stopped(run, {"c": "1x40", "d": "0x8 _x32"}.get(run, "0x40")) for run in "abcd"]
-    series += [{"series": f'oatmill_build_info{{job="replay",run="{run}"}}', "values": "1x8 _x32"} for run in "abcd"]
+    # Run a is healthy, the learner of run b is gone, runs c and e have ended, and no role of runs d and e is left.
+    series = [up(run, "replay", "1x40" if run not in "de" else "1x8 _x32") for run in "abcde"]
+    series += [up(run, "learner", "1x40" if run == "a" else "1x8 _x32") for run in "abcde"]
+    series += [stopped(run, {"c": "1x40", "d": "0x8 _x32", "e": "0x6 1x1 _x32"}.get(run, "0x40")) for run in "abcde"]
+    series += [{"series": f'oatmill_build_info{{job="replay",run="{run}"}}', "values": "1x8 _x32"} for run in "abcde"]
     looks = [
         shows(of_run(expression("health.json", "Roles", role), run), {"{}": value})
-        for role, states in (("replay", (1, 1, 1, 0)), ("learner", (1, 0, 2, 0)))
-        for run, value in zip("abcd", states, strict=True)
+        for role, states in (("replay", (1, 1, 1, 0, 2)), ("learner", (1, 0, 2, 0, 2)))
+        for run, value in zip("abcde", states, strict=True)
     ]
     looks.append(
         shows(
             of_run(expression("runs.json", "State", "{{namespace}} {{run}}"), ".*"),
-            {'{run="a"}': 2, '{run="b"}': 1, '{run="c"}': 3, '{run="d"}': 0},
+            {'{run="a"}': 2, '{run="b"}': 1, '{run="c"}': 3, '{run="d"}': 0, '{run="e"}': 3},
         )
     )
     path = tmp_path / "cases.yml"
