@@ -86,12 +86,13 @@ def page(sweep: Sweep, study: Any, complete: list[Any]) -> str:
     )
     style = (
         "body{font:15px sans-serif;max-width:72em;margin:2em auto;padding:0 1em}img{max-width:100%}"
-        "td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}"
+        "table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}"
     )
+    seeds = "1 seed" if sweep.seeds == 1 else f"{sweep.seeds} seeds"
     title = f"Sweep of {html.escape(sweep.recipe)}"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{style}</style><h1>{title}</h1>'
-        f"<p>{len(study.trials)} trials, {sweep.seeds} seed(s) each. Best settings: {BEST}, for <code>oatmill train "
+        f"<p>{len(study.trials)} trials, {seeds} each. Best settings: {BEST}, for <code>oatmill train "
         f"{html.escape(sweep.recipe)} --config {html.escape(str(sweep.out / BEST))}</code>.</p>{drawn}"
         f"<h2>Trials</h2><table><tr>{head}</tr>{body}</table></html>\n"
     )
@@ -130,7 +131,7 @@ def parallel(sweep: Sweep, complete: list[Any]) -> bytes:
     columns = [*places, [fraction(value, min(returns), max(returns)) for value in returns]]
     for number in sorted(range(len(complete)), key=lambda number: returns[number]):
         good = columns[-1][number]
-        axis.plot([column[number] for column in columns], color=(0.12, 0.35, 0.65), alpha=0.1 + 0.9 * good, lw=1 + 1.5 * good)
+        axis.plot([column[number] for column in columns], color=(0.12, 0.35, 0.65), alpha=0.3 + 0.7 * good, lw=1 + 1.5 * good)
     for position, parameter in enumerate(sweep.parameters):
         ticks = [(place(parameter, drawn), brief(value)) for drawn, value in marks(parameter)]
         for height, text in ticks:
