@@ -274,7 +274,8 @@ class LocalLauncher:
     def _child(self, role: str, number: int, command: Sequence[str], *, threads: int, beside_supervisor: bool = False) -> Child:
         """Start a process where the engine runs its role, or on this machine with `beside_supervisor`."""
         self._guardian = self._guardian or Guardian()
-        child_type, prefix = (Child, []) if beside_supervisor else (self.child_type, self._prefix(role, number))
+        child_type = Child if beside_supervisor else self.child_type
+        prefix = [] if beside_supervisor else self._prefix(role, number)
         child = child_type(role, number, [*prefix, *command], log=self._job.folder.log(role, number), threads=threads)
         self._guardian.watch(child.tag, child.pid)
         return child
