@@ -15,6 +15,9 @@ Every message says what was expected, what came, and what to do.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from oatmill.process.exit_codes import BAD_INPUT, FAILED, USER_CODE_FAILED
 from oatmill.user_code import place_of
 
@@ -73,6 +76,15 @@ class WireError(OatmillError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+@contextlib.contextmanager
+def asked_by(setting: str) -> Iterator[None]:
+    """Put the name of a setting before each UserError of the `with` block, which reads what the setting names."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{setting}: {error}") from error
 
 
 def one_line(error: BaseException) -> str:

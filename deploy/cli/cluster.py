@@ -110,7 +110,8 @@ def up(
     ] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="Give the learner this machine's GPUs.")] = False,
     without: Annotated[
-        list[str] | None, typer.Option("--without", metavar="SERVICE", help="Leave out grafana, alertmanager or prometheus.")
+        list[str] | None,
+        typer.Option("--without", metavar="SERVICE", help="Leave out a service of the monitoring, such as grafana."),
     ] = None,
     timeout: Annotated[float, typer.Option("--timeout", metavar="S", min=0, help="Wait this long for a learner step.")] = 300,
     insecure: Annotated[bool, typer.Option("--insecure", help="On Ray: listen on the cluster's network without keys.")] = False,

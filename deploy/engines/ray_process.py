@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import socket
 import sys
@@ -14,17 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from oatmill.errors import RunError
 from oatmill.files.atomic import FOLDER_MODE, write_file
 from runner.folder import read_json
 from runner.local.child import Child
+from runner.local.ports import PORTS_OF_REPLAY, free_ports
 
 THREADS = 1
-PORTS_OF_REPLAY = 4
-LOWEST_PORT, HIGHEST_PORT = 20_000, 32_000
-"""These ports are below those that Linux uses for outgoing connections, so that they are still free when a
-replay server is restarted."""
-TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -178,28 +172,6 @@ def node_address() -> str:
     import ray  # noqa: PLC0415  (the tests of this module need no Ray)
 
     return str(ray.util.get_node_ip_address())
-
-
-def free_ports(count: int) -> int:
-    """The first of several free TCP ports in a row.
-
-    Raises:
-        RunError: if none were found.
-    """
-    for _ in range(TRIES):
-        first = random.randrange(LOWEST_PORT, HIGHEST_PORT)
-        if all(_is_free(port) for port in range(first, first + count)):
-            return first
-    raise RunError(f"this node has no {count} free ports in a row between {LOWEST_PORT} and {HIGHEST_PORT}")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
 
 
 def write_keys(keys: Mapping[str, bytes]) -> Path:

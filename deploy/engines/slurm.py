@@ -102,22 +102,25 @@ class SlurmJob:
         return "\n".join(["#!/bin/bash", *lines, "#SBATCH --requeue", BODY.replace("PROGRAM", shlex.join(program))])
 
 
-BODY = """
+WAIT = """wait "$child"
+code=$?
+# A signal ends `wait`, not the process.
+while kill -0 "$child" 2>/dev/null; do
+  wait "$child"
+  code=$?
+done
+"""
+"""Waits in Bash until the process `$child` has ended, and sets `$code` to its exit code."""
+
+BODY = f"""
 # USR1 comes before the time limit: the run saves a checkpoint and ends, and the job is queued again and goes on from there.
 # TERM comes with scancel, or with a preemption, after which Slurm itself queues the job again.
 asked=
-trap 'asked=USR1; kill -TERM "$run"' USR1
-trap 'asked=TERM; kill -TERM "$run"' TERM
+trap 'asked=USR1; kill -TERM "$child"' USR1
+trap 'asked=TERM; kill -TERM "$child"' TERM
 PROGRAM &
-run=$!
-wait "$run"
-code=$?
-# A signal ends `wait`, not the run.
-while kill -0 "$run" 2>/dev/null; do
-  wait "$run"
-  code=$?
-done
-if [ "$asked" = USR1 ]; then
+child=$!
+{WAIT}if [ "$asked" = USR1 ]; then
   scontrol requeue "$SLURM_JOB_ID" && exit 0
 fi
 exit "$code"

@@ -18,33 +18,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.engines.ray_process import free_ports
+from deploy.engines.slurm import WAIT
 from oatmill.errors import RunError
 from oatmill.process.entry import run_to_exit
 from runner.local.child import Child
 from runner.local.job import Job
 from runner.local.launcher import LocalLauncher
 from runner.local.listening import bracketed
+from runner.local.ports import PORTS_OF_REPLAY, free_ports
 from runner.local.train import Options, train_here
 from runner.settings import read_config
 
-PORTS_OF_REPLAY = 4
 KILLED_WITHIN_S = 10.0
 DISCARD_PORT = 9
-TASK = """trap 'kill -TERM "$child" 2>/dev/null' TERM USR1
+TASK = f"""trap 'kill -TERM "$child" 2>/dev/null' TERM USR1
 (
   trap '' USR1
   [ "$SLURM_NTASKS" = 1 ] || export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
   exec "$@"
 ) &
 child=$!
-wait "$child"
-code=$?
-while kill -0 "$child" 2>/dev/null; do
-  wait "$child"
-  code=$?
-done
-exit "$code\""""
+{WAIT}exit "$code"
+"""
 """The shell of a task. srun passes USR1 on to all processes of its step, but ends the step at once when it gets TERM itself.
 So the supervisor sends USR1, and the role gets TERM."""
 

@@ -16,7 +16,7 @@ from oatmill.settings import yaml_format
 from oatmill.settings.flat import flatten_settings
 from runner.settings import RunSettings, prepared
 
-OPTIONAL = ("prometheus", "alertmanager", "grafana")
+OPTIONAL = ("prometheus", "alertmanager", "alert-log", "grafana")
 POLL_S = 1.0
 SCALED_WITHIN_S = 120.0
 LOG_LINES = 12

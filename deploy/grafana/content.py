@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from deploy.grafana.data_dashboards import DATA_PATH, FLEET, PROCESS
+from deploy.grafana.learning_dashboard import LEARNING
+from deploy.grafana.overview_dashboard import OVERVIEW
 from deploy.grafana.panels import Dashboard
 from deploy.grafana.runs_dashboard import RUNS
-from deploy.grafana.training_dashboards import HEALTH, LEARNING, LOSSES
+from deploy.grafana.training_dashboards import HEALTH, LOSSES
 
-DASHBOARDS: tuple[Dashboard, ...] = (RUNS, HEALTH, LOSSES, LEARNING, DATA_PATH, FLEET, PROCESS)
+DASHBOARDS: tuple[Dashboard, ...] = (OVERVIEW, RUNS, HEALTH, LOSSES, LEARNING, DATA_PATH, FLEET, PROCESS)

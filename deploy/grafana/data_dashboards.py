@@ -15,6 +15,15 @@ def percentiles(name: str) -> list[Query]:
     return [Query(form.format(part, name), label) for part, label in ((0.5, "median"), (0.9, "90 %"), (0.99, "99 %"))]
 
 
+def averaged(gauge: str) -> str:
+    """A gauge that goes up and down with each batch, averaged over a minute."""
+    return f"avg_over_time({gauge}[1m])"
+
+
+WAITING, CREDIT = averaged("oatmill_replay_items"), averaged("oatmill_replay_credit_items")
+FILLED = f"{WAITING} / ({WAITING} + {CREDIT} > 0)"
+
+
 def flow(outcomes: str) -> Query:
     """Trajectories per second, by outcome."""
     return Query(
@@ -30,11 +39,11 @@ DATA_PATH = Dashboard(
         Row("Queue"),
         Panel(
             "Queue and credit",
-            "Waiting trajectories, and how many more actors may send (credit). Without credit, the learner is the bottleneck.",
+            "Trajectories that wait, and how many more actors may send (credit), over a minute. No credit: the learner limits.",
             "none",
             [
-                Query("oatmill_replay_items", "waiting"),
-                Query("oatmill_replay_credit_items", "credit"),
+                Query(WAITING, "waiting"),
+                Query(CREDIT, "credit"),
                 Query("oatmill_replay_capacity_items", "capacity"),
             ],
             stacked=True,
@@ -44,14 +53,14 @@ DATA_PATH = Dashboard(
             "Bottleneck",
             "The fraction of time in which the learner waits for data, and the filled fraction of the queue.",
             "percentunit",
-            [Query("oatmill_learner_wait:share5m", "learner waits"), Query("oatmill_replay_fill:share", "queue filled")],
+            [Query("oatmill_learner_wait:share5m", "learner waits"), Query(FILLED, "queue filled")],
             high=1,
         ),
         Panel(
             "Memory",
-            "Memory of the waiting trajectories and of the replay buffer.",
+            "Memory of the waiting trajectories, over a minute, and of the replay buffer.",
             "bytes",
-            [Query("oatmill_replay_bytes", "queue"), Query("oatmill_replay_buffer_bytes", "buffer")],
+            [Query(averaged("oatmill_replay_bytes"), "queue"), Query("oatmill_replay_buffer_bytes", "buffer")],
         ),
         Panel(
             "Replay buffer",
@@ -127,9 +136,9 @@ DATA_PATH = Dashboard(
         ),
         Panel(
             "In progress",
-            "Trajectories that wait, are being sent, or are used for training now.",
+            "Trajectories that wait, are being sent, or are used for training; means over a minute.",
             "none",
-            [Query("oatmill_trajectories_pending", "{{place}}")],
+            [Query(averaged("oatmill_trajectories_pending"), "{{place}}")],
         ),
         Panel(
             "Lost",
@@ -176,9 +185,9 @@ FLEET = Dashboard(
         ),
         Panel(
             "Episodes per second",
-            "Finished episodes of all actors.",
+            "Finished episodes of all actors, over five minutes, because many end together.",
             "cps",
-            [Query("sum(rate(oatmill_episodes_total[$__rate_interval]))", "episodes")],
+            [Query("sum(rate(oatmill_episodes_total[5m]))", "episodes")],
         ),
         Panel(
             "Bad messages by reason",
@@ -263,9 +272,11 @@ PROCESS = Dashboard(
         ),
         Panel(
             "Versions",
-            "Number of processes by version of oatmill and Python.",
+            "The versions of each role. Roles of one run should have the same.",
             "none",
-            [Query("count by (version, python) (oatmill_build_info)", "oatmill {{version}}, Python {{python}}")],
+            [Query("count by (job, version, python, torch) (oatmill_build_info)")],
+            "table",
+            columns={"job": "Role", "version": "oatmill", "python": "Python", "torch": "torch"},
         ),
     ],
 )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from deploy.grafana.variables import DATASOURCE, filtered, marks, variables
+from deploy.grafana.variables import DATASOURCE, filtered, marks, text_boxes, variables
 from learner.loss_descriptor import BUILT_IN, loss_colors
 
 WIDTH = 24
@@ -59,13 +59,15 @@ class Panel:
         dashed: the legend of the series that is drawn as a dashed line, such as a limit.
         texts: a word for each value that is shown as a word.
         repeat: the variable for each of whose values the panel is drawn once, two in a row; empty for one panel.
+        empty: what is written in place of series if there are none, which is normal for some runs.
+        columns: of a table, the label in each column and its heading.
     """
 
     title: str
     description: str
     unit: str
     queries: Sequence[Query]
-    kind: Literal["timeseries", "stat", "bargauge", "state-timeline"] = "timeseries"
+    kind: Literal["timeseries", "stat", "bargauge", "state-timeline", "table"] = "timeseries"
     width: int = 12
     height: int = 8
     thresholds: Steps = GOOD
@@ -78,6 +80,8 @@ class Panel:
     dashed: str = ""
     texts: Mapping[str, str] = field(default_factory=dict)
     repeat: str = ""
+    empty: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class Row:
 class Dashboard:
     """One dashboard, which becomes one file. It shows one run or, with `several`, all chosen ones.
 
+    `inputs` are numbers that the reader enters: label and default, by the variable's name.
     The expressions of its panels do not name the run: the filter is added to each metric.
     """
 
@@ -99,6 +104,12 @@ class Dashboard:
     description: str
     panels: Sequence[Panel | Row]
     several: bool = False
+    inputs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+def reported(expr: str) -> str:
+    """A gauge of the learner without the time before its first report, in which it is 0."""
+    return f"{expr} and on (namespace, run) (oatmill_learner_steps_total > 0)"
 
 
 def dashboard_json(dashboard: Dashboard) -> dict[str, Any]:
@@ -114,7 +125,7 @@ def dashboard_json(dashboard: Dashboard) -> dict[str, Any]:
         "schemaVersion": 39,
         "time": {"from": "now-1h", "to": "now"},
         "timezone": "browser",
-        "templating": {"list": variables(several=dashboard.several)},
+        "templating": {"list": [*variables(several=dashboard.several), *text_boxes(dashboard.inputs)]},
         "links": [_links()],
         "annotations": {"list": marks(several=dashboard.several)},
         "panels": _placed(dashboard),
@@ -156,35 +167,50 @@ def _body(panel: Panel, *, several: bool) -> dict[str, Any]:
     defaults: dict[str, Any] = {"unit": panel.unit, "thresholds": _thresholds(panel.thresholds), "color": _color(panel)}
     limits = {"min": None if panel.log else panel.low, "max": panel.high, "decimals": panel.decimals}
     defaults |= {name: value for name, value in limits.items() if value is not None}
+    if panel.empty:
+        defaults["noValue"] = panel.empty
     if panel.texts:
         words = {value: {"text": text, "index": index} for index, (value, text) in enumerate(panel.texts.items())}
         defaults["mappings"] = [{"type": "value", "options": words}]
     if panel.kind == "timeseries":
         defaults["custom"] = _drawing(panel)
     if panel.kind == "state-timeline":
-        defaults["custom"] = {"lineWidth": 0, "fillOpacity": 80, "spanNulls": False}
+        defaults["custom"] = {"lineWidth": 0, "fillOpacity": 80}
+    table = {"transformations": _table(panel.columns)} if panel.kind == "table" else {}
     repeated = {"repeat": panel.repeat, "repeatDirection": "h", "maxPerRow": 2} if panel.repeat else {}
-    return repeated | {
-        "type": panel.kind,
-        "title": panel.title,
-        "description": panel.description,
-        "datasource": DATASOURCE,
-        "targets": [_target(number, query, several=several) for number, query in enumerate(panel.queries)],
-        "fieldConfig": {"defaults": defaults, "overrides": _overrides(panel)},
-        "options": _options(panel),
-    }
+    return (
+        repeated
+        | table
+        | {
+            "type": panel.kind,
+            "title": panel.title,
+            "description": panel.description,
+            "datasource": DATASOURCE,
+            "targets": [_target(number, query, panel.kind, several=several) for number, query in enumerate(panel.queries)],
+            "fieldConfig": {"defaults": defaults, "overrides": _overrides(panel)},
+            "options": _options(panel),
+        }
+    )
 
 
-def _target(number: int, query: Query, *, several: bool) -> dict[str, Any]:
+def _target(number: int, query: Query, kind: str, *, several: bool) -> dict[str, Any]:
+    now = {"format": "table", "range": False, "instant": True} if kind == "table" else {"range": True, "instant": False}
     return {
         "refId": chr(ord("A") + number),
         "datasource": DATASOURCE,
         "editorMode": "code",
         "expr": query.expr if query.every_run else filtered(query.expr, several=several),
         "legendFormat": query.legend,
-        "range": True,
-        "instant": False,
+        **now,
     }
+
+
+def _table(columns: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The transformation that keeps the named labels as columns, in their order."""
+    order = {label: place for place, label in enumerate(columns)}
+    kept = {"id": "filterFieldsByName", "options": {"include": {"names": list(columns)}}}
+    named = {"indexByName": order, "renameByName": dict(columns), "excludeByName": {}}
+    return [kept, {"id": "organize", "options": named}]
 
 
 def _thresholds(steps: Steps) -> dict[str, Any]:
@@ -257,6 +283,8 @@ def _options(panel: Panel) -> dict[str, Any]:
             "alignValue": "left",
             "rowHeight": 0.9,
         }
+    if panel.kind == "table":
+        return {"showHeader": True, "cellHeight": "sm"}
     reduced = {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}}
     if panel.kind == "stat":
         several = len(panel.queries) > 1 or any("{{" in query.legend for query in panel.queries)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from deploy.grafana.panels import Dashboard, Panel, Query
+from deploy.grafana.panels import Dashboard, Panel, Query, reported
 
 RUN = "{{namespace}} {{run}}"
 STATE = (
     "max by (namespace, run) (oatmill_run_stopped == 1) * 3 or sum by (namespace, run) (oatmill_up)"
+    " or max by (namespace, run) (last_over_time(oatmill_run_stopped[$__range]) == 1) * 3"
     " or 0 * count by (namespace, run) (last_over_time(oatmill_build_info[$__range]))"
 )
-"""The number of healthy roles, 3 if the run is over, and 0 for a run whose roles are all gone."""
+"""The number of healthy roles, 3 if the run is over, and 0 for one whose roles are all gone before that."""
 
 
 def by_run(expr: str) -> list[Query]:
@@ -36,12 +37,9 @@ RUNS = Dashboard(
         ),
         Panel(
             "Return",
-            "Mean return of recent episodes.",
+            "Mean return of the episodes of the last five minutes.",
             "short",
-            by_run(
-                "sum BY (rate(oatmill_episode_return_sum[$__rate_interval]))"
-                " / (sum BY (rate(oatmill_episode_return_count[$__rate_interval])) > 0)"
-            ),
+            by_run("sum BY (rate(oatmill_episode_return_sum[5m])) / (sum BY (rate(oatmill_episode_return_count[5m])) > 0)"),
             low=None,
         ),
         Panel(
@@ -68,22 +66,22 @@ RUNS = Dashboard(
             "Entropy relative to uniform",
             "Fraction of a uniform policy's entropy.",
             "percentunit",
-            by_run("max BY (oatmill_policy_entropy_ratio)"),
+            by_run(f"max BY ({reported('oatmill_policy_entropy_ratio')})"),
             high=1,
         ),
         Panel(
             "Explained variance",
             "1 is perfect, 0 is as good as a constant, and below 0 is worse.",
             "short",
-            by_run("max BY (oatmill_explained_variance)"),
+            by_run(f"max BY ({reported('oatmill_explained_variance')})"),
             high=1,
             low=None,
         ),
         Panel(
             "Missing actors",
-            "The target number of actors, minus those that send heartbeats.",
+            "The target number of actors, minus those that send heartbeats, until the run is over.",
             "none",
-            by_run("sum BY (oatmill_actors_expected) - sum BY (oatmill_actors_live)"),
+            by_run("sum BY (oatmill_actors_expected) - sum BY (oatmill_actors_live) unless max BY (oatmill_run_stopped == 1)"),
             low=None,
         ),
         Panel("Red flags", "Number of red flags that are raised.", "none", by_run("sum BY (oatmill_red_flag)")),

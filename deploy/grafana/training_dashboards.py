@@ -1,14 +1,16 @@
-"""The dashboards Health, Losses and Learning. Thresholds follow the guide, as in learner/reporting/red_flags.py."""
+"""The dashboards Health and Losses. Thresholds follow the guide, as in learner/reporting/red_flags.py."""
 
 from __future__ import annotations
 
-from deploy.grafana.panels import ZERO_IS_GOOD, Dashboard, Panel, Query, Row, Steps
+from deploy.grafana.panels import ZERO_IS_GOOD, Dashboard, Panel, Query, Row, Steps, reported
 from learner.loss_descriptor import BUILT_IN
 
-RETURN_MEAN = "rate(oatmill_episode_return_sum[$__rate_interval]) / (rate(oatmill_episode_return_count[$__rate_interval]) > 0)"
-ENTROPY_BANDS: Steps = ((None, "red"), (0.198, "yellow"), (0.396, "green"), (0.593, "yellow"), (0.791, "red"))
-"""1, 2, 3 and 4 nats as fractions of ln 157 nats, the largest entropy with the guide's 157 actions."""
-STATE = 'min(oatmill_up{{role="{}"}}) or max(oatmill_run_stopped == 1) * 2 or vector(0)'
+RETURN_MEAN = "rate(oatmill_episode_return_sum[5m]) / (rate(oatmill_episode_return_count[5m]) > 0)"
+"""Over five minutes, because episodes of many environments end together, and then none for a minute or more."""
+STATE = (
+    'min(oatmill_up{{role="{}"}}) or max(oatmill_run_stopped == 1) * 2'
+    " or max(last_over_time(oatmill_run_stopped[$__range]) == 1) * 2 or vector(0)"
+)
 """1 or 0 for a role; 2 for one that has left at the end of the run; 0 for one that is missing."""
 RATIO_LOSSES = [name for name, descriptor in BUILT_IN.items() if descriptor.policy_ratio]
 TEN_TIMES: Steps = ((None, "transparent"), (10, "red"))
@@ -103,12 +105,14 @@ HEALTH = Dashboard(
             "max(oatmill_progress_ratio)",
             ((None, "blue"),),
         ),
-        number("Mean return", "Mean return of recent episodes.", "short", RETURN_MEAN, ((None, "blue"),), 2),
+        number(
+            "Mean return", "Mean return of the episodes of the last five minutes.", "short", RETURN_MEAN, ((None, "blue"),), 2
+        ),
         number(
             "Explained variance",
             "How well the value head predicts returns; 1 is perfect, and below 0 it is worse than a constant prediction.",
             "short",
-            "max(oatmill_explained_variance)",
+            f"max({reported('oatmill_explained_variance')})",
             ((None, "red"), (0, "yellow"), (0.3, "green")),
             2,
         ),
@@ -122,7 +126,7 @@ HEALTH = Dashboard(
         ),
         Panel(
             "Return",
-            "Mean return of recent episodes, and the median of the last 100 episodes.",
+            "Mean return over five minutes, and the median of the last 100 episodes.",
             "short",
             [Query(RETURN_MEAN, "mean"), Query('oatmill_episode_return{quantile="0.5"}', "median of the last 100")],
             low=None,
@@ -209,6 +213,7 @@ LOSSES = Dashboard(
                 Query("loss:oatmill_loss_gradient_times_median:last", "{{loss}} gradient"),
             ],
             dashed="{{loss}} gradient",
+            empty="It needs three enabled losses.",
             log=True,
             thresholds=TEN_TIMES,
             bands=True,
@@ -217,7 +222,7 @@ LOSSES = Dashboard(
             "Gradient norm on the trunk",
             "Norm of each weighted loss's gradient before clipping, and of the whole gradient over all parameters.",
             "sci",
-            [Query("oatmill_loss_gradient_norm > 0", "{{loss}}"), Query("oatmill_gradient_norm", "whole gradient")],
+            [Query("oatmill_loss_gradient_norm > 0", "{{loss}}"), Query(reported("oatmill_gradient_norm"), "whole gradient")],
             log=True,
         ),
         Row("Values"),
@@ -225,7 +230,7 @@ LOSSES = Dashboard(
             "Weighted",
             "The contribution of each loss to the objective at the last report.",
             "short",
-            [Query("loss:oatmill_loss_weighted:last", "{{loss}}")],
+            [Query(reported("loss:oatmill_loss_weighted:last"), "{{loss}}")],
             low=None,
         ),
         Panel(
@@ -245,7 +250,7 @@ LOSSES = Dashboard(
             "Raw, by term",
             "Unweighted value of each term at the last report.",
             "short",
-            [Query("oatmill_loss and (oatmill_loss_coefficient != 0)", "{{loss}} {{term}}")],
+            [Query(reported("oatmill_loss and (oatmill_loss_coefficient != 0)"), "{{loss}} {{term}}")],
             low=None,
         ),
         Panel(
@@ -265,13 +270,15 @@ LOSSES = Dashboard(
                 Query('oatmill_loss{term="target_entropy"} != 0', "{{loss}} minimum"),
             ],
             dashed="{{loss}} minimum",
+            empty="No enabled loss is a cross-entropy.",
             low=None,
         ),
         Panel(
             "KL to the target",
             "The part of the cross-entropies that training can still reduce, in nats.",
             "short",
-            [Query('oatmill_loss{term="kl"}', "{{loss}}")],
+            [Query(reported('oatmill_loss{term="kl"} and on (namespace, run, loss) oatmill_loss_info'), "{{loss}}")],
+            empty="No enabled loss is a cross-entropy.",
             low=None,
         ),
         Panel(
@@ -282,118 +289,6 @@ LOSSES = Dashboard(
             "stat",
             thresholds=ZERO_IS_GOOD,
             decimals=0,
-        ),
-    ],
-)
-
-LEARNING = Dashboard(
-    "learning",
-    "Learning",
-    "Whether the policy improves, and whether training is stable.",
-    [
-        Panel(
-            "Return",
-            "Mean return of recent episodes; lowest, median and highest of the last 100; the evaluator's, if there is one.",
-            "short",
-            [
-                Query(RETURN_MEAN, "mean"),
-                Query('oatmill_episode_return{quantile="0.0"}', "lowest"),
-                Query('oatmill_episode_return{quantile="0.5"}', "median"),
-                Query('oatmill_episode_return{quantile="1.0"}', "highest"),
-                Query("oatmill_eval_return", "evaluator, {{policy}}"),
-            ],
-            low=None,
-        ),
-        Panel(
-            "The environment's own numbers",
-            "Numbers in the info of an episode's last step, such as is_success; means over the last 100 episodes.",
-            "short",
-            [Query("oatmill_episode_info", "{{name}}")],
-            low=None,
-        ),
-        Panel(
-            "Episode length",
-            "Shortest, median and longest of the last 100 episodes, in steps.",
-            "short",
-            [
-                Query('oatmill_episode_length{quantile="0.0"}', "shortest"),
-                Query('oatmill_episode_length{quantile="0.5"}', "median"),
-                Query('oatmill_episode_length{quantile="1.0"}', "longest"),
-            ],
-        ),
-        Panel(
-            "Entropy relative to uniform",
-            "Fraction of a uniform policy's entropy. The guide's bands: green 2 to 3 nats of ln 157, red below 1 and above 4.",
-            "percentunit",
-            [Query("oatmill_policy_entropy_ratio", "entropy")],
-            thresholds=ENTROPY_BANDS,
-            bands=True,
-            high=1,
-        ),
-        Panel("Entropy in nats", "Mean entropy of the policy.", "short", [Query("oatmill_policy_entropy_nats", "entropy")]),
-        Panel(
-            "Log std of continuous actions",
-            "Mean, smallest and largest over the numbers of an action; only for policies with continuous actions.",
-            "short",
-            [
-                Query('oatmill_policy_log_std{statistic="mean"}', "mean"),
-                Query('oatmill_policy_log_std{statistic="min"}', "smallest"),
-                Query('oatmill_policy_log_std{statistic="max"}', "largest"),
-            ],
-        ),
-        Panel(
-            "Explained variance",
-            "1 is perfect, 0 is as good as a constant, and below 0 is worse. A solved task may show negative values.",
-            "short",
-            [Query("oatmill_explained_variance", "explained variance")],
-            thresholds=((None, "red"), (0, "yellow"), (0.3, "green")),
-            bands=True,
-            high=1,
-            low=None,
-        ),
-        Panel(
-            "Steps that a return uses",
-            "The sum of the weights of a return's steps. Data of older policies shortens returns.",
-            "short",
-            [
-                Query('oatmill_return_steps{data="on_policy"}', "if all data were on-policy"),
-                Query('oatmill_return_steps{data="fresh"}', "fresh"),
-                Query('oatmill_return_steps{data="replayed"}', "replayed"),
-            ],
-        ),
-        Panel(
-            "KL of a learner step",
-            "How much the updates of one batch changed the policy. The return often falls after values above 0.1.",
-            "short",
-            [Query("oatmill_approx_kl", "KL")],
-            thresholds=((None, "transparent"), (0.1, "red")),
-            bands=True,
-        ),
-        Panel(
-            "Clipped steps",
-            "Fraction of steps whose ratio is outside PPO's clip range; 0.05 to 0.3 is usual.",
-            "percentunit",
-            [Query("oatmill_clip_ratio", "clipped")],
-        ),
-        Panel(
-            "CMPO's advantages",
-            "Advantages divided by sigma: mean under the prior, and spread within states. CMPO has no effect at a spread of 0.",
-            "short",
-            [Query("oatmill_cmpo_advantage_mean", "mean"), Query("oatmill_cmpo_advantage_std", "spread")],
-            low=None,
-        ),
-        Panel(
-            "Learning rate",
-            "Learning rate of the last learner step.",
-            "sci",
-            [Query("oatmill_learning_rate", "learning rate")],
-        ),
-        Panel(
-            "Policy version",
-            "The policy version that was published last. It never decreases.",
-            "none",
-            [Query("oatmill_policy_version", "version")],
-            low=None,
         ),
     ],
 )

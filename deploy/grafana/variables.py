@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -47,6 +48,14 @@ def variables(*, several: bool) -> list[dict[str, Any]]:
         shared | _label("namespace", "Namespace", "", several=several),
         shared | _label("run", "Run", '{namespace=~"$namespace"}', several=several),
         shared | _label("job", "Job", '{namespace=~"$namespace",run=~"$run"}', several=True),
+    ]
+
+
+def text_boxes(inputs: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
+    """Variables that the reader enters; see Dashboard."""
+    return [
+        {"name": name, "label": label, "type": "textbox", "query": value, "hide": 0, "current": {"text": value, "value": value}}
+        for name, (label, value) in inputs.items()
     ]
 
 

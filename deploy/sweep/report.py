@@ -28,7 +28,7 @@ def write_results(sweep: Sweep, study: Any) -> dict[str, Any] | None:
     Returns:
         The best trial: number, return and values; None if no trial is complete.
     """
-    complete = [trial for trial in study.trials if trial.value is not None and not math.isnan(trial.value)]
+    complete = of_state(study, "COMPLETE")
     if not complete:
         return None
     best = max(complete, key=lambda trial: trial.value)
@@ -42,6 +42,11 @@ def write_results(sweep: Sweep, study: Any) -> dict[str, Any] | None:
     return {"trial": best.number + 1, "return": best.value, "values": values, "trials": len(study.trials)}
 
 
+def of_state(study: Any, state: str) -> list[Any]:
+    """The trials that ended so. Optuna gives a pruned trial a value, too: its return when it was ended."""
+    return [trial for trial in study.trials if trial.state.name == state and trial.value is not None]
+
+
 def values_of(sweep: Sweep, trial: Any) -> dict[str, Any]:
     """A trial's settings by path."""
     return {parameter.path: parameter.value(trial.params[parameter.path]) for parameter in sweep.parameters}
@@ -51,10 +56,14 @@ def page(sweep: Sweep, study: Any, complete: list[Any]) -> str:
     """The report as one HTML file."""
     paths = [parameter.path for parameter in sweep.parameters]
     weights = importances(study)
-    pictures = [("Return by trial", history(complete)), ("Parallel coordinates", parallel(sweep, complete))]
+    pictures = [
+        ("Return by trial", history(complete, of_state(study, "PRUNED"))),
+        ("Parallel coordinates", parallel(sweep, complete)),
+    ]
     if weights:
         pictures.append(("Importance of each setting (PED-ANOVA)", bars(weights)))
-    rows = sorted(study.trials, key=lambda trial: -math.inf if trial.value is None else trial.value, reverse=True)
+    others = [trial for trial in study.trials if trial not in complete]
+    rows = [*sorted(complete, key=lambda trial: trial.value, reverse=True), *others]
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ("trial", "return", "state", *paths))
     body = "".join(
         "<tr>"
@@ -77,18 +86,19 @@ def page(sweep: Sweep, study: Any, complete: list[Any]) -> str:
     )
     style = (
         "body{font:15px sans-serif;max-width:72em;margin:2em auto;padding:0 1em}img{max-width:100%}"
-        "td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}"
+        "table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}"
     )
+    seeds = "1 seed" if sweep.seeds == 1 else f"{sweep.seeds} seeds"
     title = f"Sweep of {html.escape(sweep.recipe)}"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{style}</style><h1>{title}</h1>'
-        f"<p>{len(study.trials)} trials, {sweep.seeds} seed(s) each. Best settings: {BEST}, for <code>oatmill train "
+        f"<p>{len(study.trials)} trials, {seeds} each. Best settings: {BEST}, for <code>oatmill train "
         f"{html.escape(sweep.recipe)} --config {html.escape(str(sweep.out / BEST))}</code>.</p>{drawn}"
         f"<h2>Trials</h2><table><tr>{head}</tr>{body}</table></html>\n"
     )
 
 
-def history(complete: list[Any]) -> bytes:
+def history(complete: list[Any], pruned: list[Any]) -> bytes:
     """The return of every trial, and the best so far."""
     figure = figure_class()(figsize=(WIDTH, HEIGHT), layout="constrained")
     axis = figure.subplots()
@@ -97,6 +107,15 @@ def history(complete: list[Any]) -> bytes:
     axis.plot(
         numbers, [max(returns[: place + 1]) for place in range(len(returns))], drawstyle="steps-post", label="best so far"
     )
+    if pruned:
+        axis.plot(
+            [trial.number + 1 for trial in pruned],
+            [trial.value for trial in pruned],
+            "x",
+            color="0.5",
+            label="pruned, when it was ended",
+        )
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_xlabel("trial")
     axis.set_ylabel("return")
     axis.legend()
@@ -112,7 +131,7 @@ def parallel(sweep: Sweep, complete: list[Any]) -> bytes:
     columns = [*places, [fraction(value, min(returns), max(returns)) for value in returns]]
     for number in sorted(range(len(complete)), key=lambda number: returns[number]):
         good = columns[-1][number]
-        axis.plot([column[number] for column in columns], color=(0.12, 0.35, 0.65), alpha=0.1 + 0.9 * good, lw=1 + 1.5 * good)
+        axis.plot([column[number] for column in columns], color=(0.12, 0.35, 0.65), alpha=0.3 + 0.7 * good, lw=1 + 1.5 * good)
     for position, parameter in enumerate(sweep.parameters):
         ticks = [(place(parameter, drawn), brief(value)) for drawn, value in marks(parameter)]
         for height, text in ticks:

@@ -6,6 +6,7 @@ import contextlib
 import math
 import shutil
 import statistics
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,6 +273,7 @@ def importances(study: Any) -> dict[str, float]:
     """How much each parameter matters, largest first; empty with too few trials."""
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # noqa: PLC0415
 
-    with contextlib.suppress(ValueError, RuntimeError):
+    with contextlib.suppress(ValueError, RuntimeError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # where all returns are the same, so are all importances
         return dict(get_param_importances(study, evaluator=PedAnovaImportanceEvaluator()))
     return {}

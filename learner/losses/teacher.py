@@ -19,7 +19,7 @@ from agent.masks import allowed_in
 from agent.spec import AgentSpec
 from learner.loss import Choice, Context, Loss, Question, Statistic, Term, Terms
 from learner.loss_descriptor import LossDescriptor
-from oatmill.errors import SettingsError, UserError
+from oatmill.errors import SettingsError, UserError, asked_by
 from oatmill.settings.flat import flatten_settings
 
 NAME = "teacher"
@@ -46,9 +46,11 @@ class Teacher(Loss):
         self.coef, self.policies = settings.kl_coef, context.policies
         device = next(model.parameters()).device
         # The encoder of this run is code that the user trusts already.
-        path = find_checkpoint(Path(str(settings.policy)))
-        trust = open_manifest(path)["agent"]["settings"]["encoder"] == model.spec.settings.encoder
-        self.teacher = load(path, trust=trust).model.requires_grad_(requires_grad=False).to(device)
+        with asked_by("trainer.teacher.policy"):
+            path = find_checkpoint(Path(str(settings.policy)))
+            trust = open_manifest(path)["agent"]["settings"]["encoder"] == model.spec.settings.encoder
+            teacher = load(path, trust=trust)
+        self.teacher = teacher.model.requires_grad_(requires_grad=False).to(device)
         ours, theirs = (flatten_settings(spec.spaces.to_dict()) for spec in (model.spec, self.teacher.spec))
         for name in ours.keys() | theirs.keys():
             if ours.get(name) != theirs.get(name):
@@ -93,7 +95,8 @@ def choose(question: Question) -> Choice | None:
     policy = question.trainer.teacher.policy
     if policy is None:
         raise SettingsError("the loss teacher needs trainer.teacher.policy=RUN, a run folder or a checkpoint, got null")
-    spec = AgentSpec.from_dict(open_manifest(find_checkpoint(Path(policy)))["agent"])
+    with asked_by("trainer.teacher.policy"):
+        spec = AgentSpec.from_dict(open_manifest(find_checkpoint(Path(policy)))["agent"])
     if spec.settings.core != "none":
         raise UserError(
             f"trainer.teacher.policy={policy} has agent.core={spec.settings.core}, and batches hold no state of a teacher's "

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from learner.loss_descriptor import BUILT_IN, LossDescriptor
@@ -47,7 +48,7 @@ class LearnerMetrics:
     ) -> None:
         self.descriptors = {**BUILT_IN, **(losses or {})}
         self.registry = CollectorRegistry()
-        self.registry.register(ProcessCollector({"learner": os.getpid()}))
+        self.registry.register(ProcessCollector({"learner": os.getpid()}, {"torch": torch.__version__}))
         self._create_loss_series()
         self._create_run_series()
         self._create_children(healthy)

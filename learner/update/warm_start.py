@@ -12,7 +12,7 @@ from torch import Tensor
 from agent.checkpoint_manifest import MODEL_FILE, find_checkpoint, read_manifest
 from agent.loading import loading
 from agent.model import AgentModel, saved_tensors
-from oatmill.errors import UserError
+from oatmill.errors import UserError, asked_by
 
 PARTS = {
     "encoder": ("encoder.",),
@@ -41,8 +41,9 @@ def warm_start(model: AgentModel, source: str, *, partial: bool) -> str:
     Raises:
         UserError: if there is no such checkpoint, nothing fits, or something does not fit and `partial` is false.
     """
-    checkpoint = find_checkpoint(Path(source))
-    manifest = read_manifest(checkpoint)
+    with asked_by("trainer.init_from"):
+        checkpoint = find_checkpoint(Path(source))
+        manifest = read_manifest(checkpoint)
     own = saved_tensors(model)
     with loading(checkpoint), torch.no_grad():
         stored = load_file(checkpoint / MODEL_FILE)

@@ -7,7 +7,6 @@ exists from the start, at 0, so that rates and alerts see the first event.
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,6 @@ from prometheus_client.registry import Collector
 
 from oatmill.process.metrics import ProcessCollector
 from protocol.wire.reasons import REJECTED_REASONS
-from protocol.wire.version import oatmill_version
 from replay.histogram import LAG_BUCKETS, SECONDS_BUCKETS
 from replay.store.snapshot_saver import OUTCOMES as SNAPSHOT_OUTCOMES
 
@@ -78,7 +76,6 @@ class ReplayCollector(Collector):
         yield from _weights(numbers)
         stopped = "1 once the run is over: its budget is spent, or it was stopped."
         yield GaugeMetricFamily("oatmill_run_stopped", stopped, int(numbers.stopped))
-        yield _info()
 
 
 def _trajectories(numbers: HubNumbers, fleet: Mapping[str, Any]) -> Iterator[Metric]:
@@ -197,12 +194,6 @@ def _weights(numbers: HubNumbers) -> Iterator[Metric]:
         "Time from the hub's receipt until an actor has the verified weights.",
         numbers.apply_lag,
     )
-
-
-def _info() -> Metric:
-    family = GaugeMetricFamily("oatmill_build_info", "Always 1.", labels=["version", "python"])
-    family.add_metric([oatmill_version(), platform.python_version()], 1)
-    return family
 
 
 class UpCollector(Collector):

@@ -148,7 +148,7 @@ class LocalLauncher:
     """
 
     child_type: type[Child] = Child
-    """What a role's process is."""
+    """What the process of a role is, if it may run elsewhere."""
 
     def __init__(self, job: Job, *, stopped: Callable[[], bool] = lambda: False) -> None:
         self._job, self._stopped = job, stopped
@@ -260,7 +260,7 @@ class LocalLauncher:
     def _start_evaluator(self) -> Child:
         job = self._job
         command = evaluator_command(job.folder.config, job.folder.path, log_level=job.log_level, trust=True)
-        return self._child("evaluator", 0, command, threads=1)
+        return self._child("evaluator", 0, command, threads=1, beside_supervisor=True)
 
     def _prefix(self, role: str, number: int) -> list[str]:  # noqa: ARG002  (engines start roles elsewhere)
         """The words before a role's command."""
@@ -275,10 +275,12 @@ class LocalLauncher:
     def _replay_endpoint(self) -> Path:
         return self._endpoints / "replay.json"
 
-    def _child(self, role: str, number: int, command: Sequence[str], *, threads: int) -> Child:
+    def _child(self, role: str, number: int, command: Sequence[str], *, threads: int, beside_supervisor: bool = False) -> Child:
+        """Start a process where the engine runs its role, or on this machine with `beside_supervisor`."""
         self._guardian = self._guardian or Guardian()
-        command = [*self._prefix(role, number), *command] if role != "evaluator" else command
-        child = self.child_type(role, number, command, log=self._job.folder.log(role, number), threads=threads)
+        child_type = Child if beside_supervisor else self.child_type
+        prefix = [] if beside_supervisor else self._prefix(role, number)
+        child = child_type(role, number, [*prefix, *command], log=self._job.folder.log(role, number), threads=threads)
         self._guardian.watch(child.tag, child.pid)
         return child
 

@@ -21,6 +21,7 @@ def of_run(expression: str, run: str) -> str:
         run: the run's name; `.*` on a dashboard of several runs.
     """
     values = {"$__rate_interval": "1m", "$__range": "15m", "$namespace": ".*" if run == ".*" else "", "$job": ".*", "$run": run}
+    values["$price"] = "1"
     for name, value in values.items():
         expression = expression.replace(name, value)
     return expression

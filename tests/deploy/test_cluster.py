@@ -161,7 +161,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "a service that must be": (
         ["up", "--without", "replay"],
-        "--without takes prometheus, alertmanager, grafana, got 'replay'",
+        "--without takes prometheus, alertmanager, alert-log, grafana, got 'replay'",
     ),
     "a setting that is none": (["up", "cartpole", "trainer.batchsize=3"], "the nearest is trainer.batch_size"),
     "an image that is not to be had": (["up", "--image", "x:1"], "--image x:1 is not on this machine and cannot be pulled: no"),

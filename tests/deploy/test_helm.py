@@ -23,6 +23,7 @@ from deploy.health import DEFAULT_PORT, HEARTBEAT, PORT
 from replay.addresses import DEFAULT_PORT as DATA_PORT
 from replay.addresses import SOCKETS
 from runner.settings import RunSettings
+from tests.deploy.doctor.prometheus_server import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy" / "k8s"
@@ -461,6 +462,17 @@ def test_rules_are_taken_as_they_are(helm: str, tmp_path: Path) -> None:
     on = ["--set", "monitoring.prometheusRule.enabled=true"]
     found = objects(helm, *on, "--set-file", f"monitoring.prometheusRule.files.alerts={path}")
     assert found["PrometheusRule", "mill-oatmill"]["spec"]["groups"] == groups
+
+
+@pytest.mark.cluster
+def test_runbooks_are_where_the_docs_are_published(helm: str) -> None:
+    page, on = "https://docs.example.org/operations/alerts/", ["--set", "monitoring.prometheusRule.enabled=true"]
+    rules = ["--set-file", f"monitoring.prometheusRule.files.alerts={SHIPPED / 'rules' / 'alerts.yml'}"]
+    found = objects(helm, *on, *rules, "--set", f"monitoring.prometheusRule.runbooks={page}")
+    groups = found["PrometheusRule", "mill-oatmill"]["spec"]["groups"]
+    links = [rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"]]
+    assert links
+    assert all(link.startswith(f"{page}#") for link in links)
 
 
 @pytest.mark.cluster

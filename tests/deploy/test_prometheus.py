@@ -130,12 +130,16 @@ def test_compose_gives_targets_the_name_of_the_run(tmp_path: Path) -> None:
     folders = {"$$": "$", "/etc/prometheus": str(SHIPPED), "/tmp/": f"{tmp_path}/", "exec prometheus": "exec echo"}
     for old, new in folders.items():
         script = script.replace(old, new)
-    environ = {"OATMILL_RUN": "cogs-v_2.x", "OATMILL_RETENTION": "15d", "PATH": os.environ["PATH"]}
+    page = "https://docs.example.org/operations/alerts/"
+    environ = {"OATMILL_RUN": "cogs-v_2.x", "OATMILL_RETENTION": "15d", "OATMILL_RUNBOOKS": page, "PATH": os.environ["PATH"]}
     said = subprocess.run([*service["entrypoint"], script], env=environ, capture_output=True, text=True, check=True).stdout
     assert f"--config.file={tmp_path}/prometheus.yml" in said
     assert "--storage.tsdb.retention.time=15d" in said
     config = yaml.safe_load((tmp_path / "prometheus.yml").read_text())
-    assert config["rule_files"] == [f"{SHIPPED}/rules/*.yml"]
+    assert config["rule_files"] == [f"{tmp_path}/rules/*.yml"]
+    assert {path.name for path in (tmp_path / "rules").iterdir()} == {path.name for path in (SHIPPED / "rules").iterdir()}
+    written = (tmp_path / "rules" / "alerts.yml").read_text()
+    assert written == (SHIPPED / "rules" / "alerts.yml").read_text().replace("docs/operations/alerts.md#", f"{page}#")
     labels = {job["job_name"]: job["static_configs"][0].get("labels") for job in config["scrape_configs"]}
     own = {"run": "cogs-v_2.x"}
     assert labels == {"replay": own, "learner": own, "prometheus": None, "alertmanager": None}

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import io
 import shlex
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from deploy.cli.entry import run_command
-from deploy.engines.slurm_job import TASK, Places
+from deploy.engines.slurm_job import TASK, JobStep, Places, SlurmLauncher
+from recipes import cartpole
+from runner.folder import RunFolder, read_run
+from runner.local.job import Job
+from runner.local.listening import Listening
+from runner.observer import PlainObserver
 
 
 def script_of(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[dict[str, str], str]:
@@ -121,6 +129,39 @@ def test_actors_take_turns_on_the_nodes_and_ranks_are_on_the_first() -> None:
     assert learner[2:6] == ["--nodelist=a,b", "--nodes=2", "--ntasks=4", "--ntasks-per-node=2"]
     alone = Places(["a"], ranks=4, ranks_per_node=4).prefix("learner", 0)
     assert alone[2:6] == ["--nodelist=a", "--nodes=1", "--ntasks=1", "--ntasks-per-node=1"]
+
+
+def test_roles_are_job_steps_and_the_evaluator_runs_beside_the_supervisor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "srun").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    steps: list[str] = []
+    begin = JobStep.__init__
+
+    def recorded(step: JobStep, role: str, number: int, command: Sequence[str], *, log: Path, threads: int) -> None:
+        steps.append(role)
+        begin(step, role, number, command, log=log, threads=threads)
+
+    monkeypatch.setattr(JobStep, "__init__", recorded)
+    settings = cartpole.settings()
+    settings.evaluator.enabled = True
+    folder = RunFolder.new(tmp_path / "run", "cartpole")
+    nowhere = Listening("ipc:///nowhere", "ipc:///nowhere/control")
+    job = Job(settings, folder, nowhere, PlainObserver(io.StringIO()))
+    launcher = SlurmLauncher(job, places=Places(["a"], ranks=1, ranks_per_node=1))
+    actor = launcher.start_actor(0)
+    try:
+        launcher.record({}, [actor], lambda _: 0)
+        (evaluator,) = (one for one in read_run(folder.path)["processes"] if one["role"] == "evaluator")
+        command = psutil.Process(evaluator["pid"]).cmdline()
+        assert "runner.evaluation.evaluator" in command
+        assert steps == ["actor"]  # the evaluator's signals are not those of a job step
+    finally:
+        launcher.close()
+        actor.kill()
+        folder.release()
 
 
 def test_a_task_gets_its_rank_and_passes_usr1_on_as_term() -> None:

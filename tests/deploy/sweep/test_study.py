@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,21 @@ def test_a_bad_curve_is_pruned_and_its_run_is_stopped(tmp_path: Path, monkeypatc
     assert stopped == ["ipc://here", "stop"]
     assert max(study.trials[0].intermediate_values) == POINTS
     assert "trial 6: pruned; best 100.00 in trial 1" in said
+
+
+def test_a_pruned_trial_is_not_the_best_whatever_its_return_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from optuna.trial import TrialState
+
+    sweep = a_sweep(tmp_path)
+    study, _ = run(sweep, monkeypatch, lambda *_: done(10.0), 2)
+    ended = study.ask({parameter.path: parameter.distribution() for parameter in sweep.parameters})
+    ended.report(99.0, 1)
+    study.tell(ended, None, state=TrialState.PRUNED)
+    found = write_results(sweep, study)
+    assert found is not None
+    assert (found["trial"], found["return"], found["trials"]) == (1, 10.0, 3)
+    rows = re.findall(r"<tr><td>(\d)</td><td>([\d.]+)</td><td>(\w+)</td>", (tmp_path / "report.html").read_text())
+    assert rows == [("1", "10.00", "complete"), ("2", "10.00", "complete"), ("3", "99.00", "pruned")]
 
 
 def test_a_run_that_fails_costs_its_trial_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

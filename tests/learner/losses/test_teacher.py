@@ -106,6 +106,9 @@ def test_what_cannot_be_a_teacher_is_one_line(tmp_path: Path) -> None:
     action = spec.spaces.action
     with pytest.raises(SettingsError, match=r"needs trainer.teacher.policy=RUN"):
         choose(Question(with_teacher(None), spec.settings, action))
+    for missing in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=f"^trainer.teacher.policy: {missing} is not a checkpoint"):
+            choose(Question(with_teacher(missing), spec.settings, action))
     for folder, other, message in (
         ("core", make_spec(core="gru"), "agent.core=gru"),
         ("actions", make_spec(sizes=(5,)), "has other actions than this run"),

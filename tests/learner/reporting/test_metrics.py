@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from learner.reporting.red_flags import FLAGS
 from learner.reporting.run_files import RunFiles
 from learner.setup import LearnerConfig, make_updater
 from learner.update.updater import Updater
+from oatmill.process.metrics import oatmill_version
 from oatmill.settings.base import MetricsSettings
 from protocol.data.batch import Batch
 from tests.learner.worlds import ONE, inputs_of, learn, make_batch, make_spec, make_trainer, make_updater_of
@@ -52,6 +54,8 @@ def test_every_series_exists_at_0_before_the_first_report() -> None:
             assert value(metrics, "loss", loss=loss, term=term) == 0
     assert all(value(metrics, "red_flag", flag=flag) == 0 for flag in FLAGS)
     assert value(metrics, "up", role="learner") == 1
+    versions = {"version": oatmill_version(), "python": platform.python_version(), "torch": torch.__version__}
+    assert value(metrics, "build_info", **versions) == 1
 
 
 def test_a_report_sets_gauges_and_adds_to_exact_counters() -> None:

@@ -70,9 +70,10 @@ def test_a_network_with_nothing_in_common_is_refused_in_any_case(tmp_path: Path)
         warm_start(AgentModel(make_spec()), str(checkpoint), partial=True)
 
 
-def test_a_missing_source_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not a checkpoint"):
-        warm_start(AgentModel(make_spec()), str(tmp_path / "nowhere"), partial=False)
+@pytest.mark.parametrize(("folder", "expected"), [("nowhere", "expected a folder,"), ("", "a folder with manifest.json")])
+def test_a_missing_source_is_one_line_with_the_name_of_the_setting(tmp_path: Path, folder: str, expected: str) -> None:
+    with pytest.raises(UserError, match=f"^trainer.init_from: {tmp_path / folder} is not a checkpoint: .*{expected}"):
+        warm_start(AgentModel(make_spec()), str(tmp_path / folder), partial=False)
 
 
 def test_the_updater_starts_from_the_source_and_so_does_the_prior(tmp_path: Path) -> None:
