@@ -80,6 +80,7 @@ def join_run(joining: Joining) -> None:
     """
     description = {"versions": versions(), "name": socket.gethostname(), "actors": joining.actors}
     keys = client_keys(joining.keys, "actor")
+    joining.say(f"connecting to {joining.address} (for up to {ANSWERS_WITHIN_S:g} s)")
     with Interrupts() as interrupts:
         client = ControlClient(joining.address, role="machine", description=description, keys=keys)
         with closing(client) as control:
