@@ -116,9 +116,13 @@ class FarRun:
 
     def stop(self, stack: ExitStack, within_s: float = 60.0) -> dict[str, Any]:
         """End the run as its operator does; the last ledger, once every role has ended in order."""
+        return self.stop_roles(stack, "learner", *(f"actor-{number}" for number in range(len(self.actors))), within_s=within_s)
+
+    def stop_roles(self, stack: ExitStack, *names: str, within_s: float = 60.0) -> dict[str, Any]:
+        """The same; these processes end with 0."""
         stop = command("stop", "--address", self.address, "--keys", str(self.folder / "keys" / "operator"))
         self.start(stack, "stop", self.replay, stop)
-        for name in ("stop", "learner", *(f"actor-{number}" for number in range(len(self.actors)))):
+        for name in ("stop", *names):
             process = self.processes[name]
             assert process.wait(within_s) == 0, process.last_words()
         time.sleep(0.5)  # the watch's next word
