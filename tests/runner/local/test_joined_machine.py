@@ -172,7 +172,8 @@ def test_a_wrong_or_hostile_hub_ends_the_command_with_one_line_and_2(
     began = time.monotonic()
     with hub(lambda _hello: answers) as address:
         assert run_command(["join", address, "--actors", "2", "--log-level", "error"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    connecting, line = capsys.readouterr().err.splitlines()
+    assert connecting == f"connecting to {address} (for up to 2 s)"
     assert line.startswith("oatmill: error: ")
     pytest.fail(line) if message.split(" .* ", maxsplit=1)[0] not in line else None
     assert time.monotonic() - began < 30
