@@ -8,7 +8,7 @@ missing is left out. Without a CUDA device there is nothing to measure, except w
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -69,40 +69,33 @@ def arms_of(recipe: str, device: torch.device, effort: Effort) -> dict[str, Arm]
         return make_updater(config, spec, Ranks(0, 1, device, OneRank()))
 
     forms = [form for form in FORMS if form != "compiled" or device.type == "cuda"]
-    made: dict[str, Arm] = {f"{recipe}: PPO, {form}": step_of(updater({}, form), inputs) for form in forms}
-    made[f"{recipe}: five losses, float32"] = step_of(updater(ARMS["full"], "float32"), inputs)
+    learners = {f"PPO, {form}": updater({}, form) for form in forms} | {
+        "five losses, float32": updater(ARMS["full"], "float32")
+    }
+    work: dict[str, Callable[[], object]] = {
+        name: partial(learner.learn, inputs, learning_rate=RATE, report=False) for name, learner in learners.items()
+    }
     hand = ByHand(updater({}, "float32").context.model, settings.trainer, settings.trainer.seed + 1)
     hand.generator = torch.Generator(device).manual_seed(0)
-    made[f"{recipe}: by hand"] = on_the_clock(partial(ppo_step, hand, inputs), device)
-    made[f"{recipe}: transfer"] = on_the_clock(lambda: to_inputs(batch, spec, settings.trainer, device), device)
+    work["by hand"] = partial(ppo_step, hand, inputs)
+    work["transfer"] = partial(to_inputs, batch, spec, settings.trainer, device)
     steps = float(batch.valid.sum())
-    return {name: with_steps(arm, steps) for name, arm in made.items()}
+    return {f"{recipe}: {name}": on_the_clock(one, device, steps) for name, one in work.items()}
 
 
-def step_of(updater: Updater, inputs: Mapping[str, Tensor]) -> Arm:
-    """One learner step of oatmill."""
-    device = inputs["mask_BT"].device
-    return on_the_clock(lambda: updater.learn(inputs, learning_rate=RATE, report=False), device)
-
-
-def on_the_clock(work: Any, device: torch.device) -> Arm:
-    """An arm that waits until the device has finished, and notes the most memory that was in use."""
+def on_the_clock(work: Callable[[], object], device: torch.device, steps: float) -> Arm:
+    """An arm that waits until the device has finished, and notes the env steps and the most memory that was in use."""
 
     def arm() -> dict[str, float]:
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        work()
         if device.type != "cuda":
-            return {"peak_mib": 0.0}
+            work()
+            return {"steps": steps, "peak_mib": 0.0}
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
         torch.cuda.synchronize(device)
-        return {"peak_mib": torch.cuda.max_memory_allocated(device) / MIB}
+        return {"steps": steps, "peak_mib": torch.cuda.max_memory_allocated(device) / MIB}
 
     return arm
-
-
-def with_steps(arm: Arm, steps: float) -> Arm:
-    """An arm that also says how many env steps it trained on."""
-    return lambda: {**arm(), "steps": steps}
 
 
 def figures(rounds: Rounds) -> dict[str, Figure]:

@@ -9,7 +9,6 @@ import typer
 
 from deploy.cli.options import KeysOption, LogLevel, LogLevelOption
 
-CONTROL_PORT = 7302
 MOST_ACTORS = 1000
 
 
@@ -66,13 +65,14 @@ def control_address(text: str) -> str:
         UserError: if it is not an address.
     """
     from oatmill.errors import UserError  # noqa: PLC0415
+    from replay.addresses import DEFAULT_PORT, SOCKETS  # noqa: PLC0415
     from runner.local.listening import TCP  # noqa: PLC0415
 
     if text.startswith("ipc://"):
         return text
     address = text if "://" in text else f"tcp://{text}"
     match = TCP.match(address)
-    port = int(match["port"] or CONTROL_PORT) if match else 0
+    port = int(match["port"] or DEFAULT_PORT + SOCKETS.index("control")) if match else 0
     if match is None or not 1 <= port <= 65535:  # noqa: PLR2004
         raise UserError(f"ADDRESS must be HOST, HOST:PORT or tcp://HOST:PORT, got {text!r}")
     return f"tcp://{match['host']}:{port}"

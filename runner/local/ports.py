@@ -6,9 +6,9 @@ import random
 import socket
 
 from oatmill.errors import RunError
+from replay.addresses import SOCKETS
 
-PORTS_OF_REPLAY = 4
-"""Of a replay server: data, batches, control and weights."""
+PORTS_OF_REPLAY = len(SOCKETS)
 LOWEST_PORT, HIGHEST_PORT = 20_000, 32_000
 """These ports are below those that Linux uses for outgoing connections, so that they are still free when a
 replay server is restarted."""
