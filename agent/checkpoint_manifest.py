@@ -14,6 +14,7 @@ from typing import Any
 
 from oatmill.errors import UserError
 from oatmill.files.atomic import sync_path
+from oatmill.files.run_files import CONFIG_FILE
 from oatmill.json_values import canonical_json
 
 MANIFEST = "manifest.json"
@@ -129,7 +130,7 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         UserError: if there is none.
     """
-    if (path / "config.yaml").is_file() and not (path / MANIFEST).is_file():  # a downloaded policy has both
+    if (path / CONFIG_FILE).is_file() and not (path / MANIFEST).is_file():  # a downloaded policy has both
         return (path / "checkpoints" / LATEST).resolve()
     if not path.is_dir():
         raise UserError(f"{path} is not a checkpoint: expected a folder, such as runs/latest/checkpoints/latest or runs/latest")

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--goal", type=float, default=inf)
     parser.add_argument("--evaluate", type=int, default=0, metavar="N", help="episodes of the trained policy")
     parser.add_argument("--out", type=Path, help="default: runs/learning-RECIPE")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     out = given.out or Path("runs") / f"learning-{given.recipe}"
     outcomes = []
     for seed in range(given.seeds):

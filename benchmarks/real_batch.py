@@ -1,4 +1,4 @@
-"""A batch of real trajectories, collected as an actor collects them.
+"""Batches of real trajectories, collected in this process as an actor collects them.
 
 Random numbers would give wrong times. For example, most of an observation of MettaGrid is padding, which
 the encoder skips.
@@ -29,6 +29,50 @@ PER_STEP = ("observations", "actions", "rewards", "terminated", "truncated", "va
 FINALS = ("final_observations", "final_step", "core_state")
 
 
+class Collector:
+    """Collects batches in this process as an actor does, with no server between.
+
+    Args:
+        settings: the run's settings; `actors.envs_per_actor` copies are stepped.
+        seed: the seed of the environment, of the untrained network and of the actions.
+
+    Attributes:
+        spec: the network's specification.
+        policy: the acting policy; give it newer weights by `load`.
+    """
+
+    def __init__(self, settings: RunSettings, seed: int = SEED) -> None:
+        self._environment = make_environment(settings.env, copies=settings.actors.envs_per_actor, seed=seed)
+        observations = first_observations(self._environment)
+        self.spec = AgentSpec(self._environment.spaces, settings.agent)
+        torch.manual_seed(seed)
+        self.policy = ActingPolicy(self.spec, self._environment.num_rows, seed)
+        discount = settings.trainer.discount if settings.trainer.normalise_rewards else None
+        self._unroller = Unroller(
+            self._environment, observations, self.policy, settings.actors.unroll_length, discount=discount
+        )
+
+    def batch(self, trajectories: int) -> Batch:
+        """The next trajectories, `[trajectories, T]`; what an unroll has beyond them is dropped."""
+        blocks: list[dict[str, Any]] = []
+        rows = 0
+        while rows < trajectories:
+            block = self._unroller.collect(lambda: True)
+            assert block is not None, "the unroll is not cancelled"
+            blocks.append(arrays_of(block, rows))
+            rows += len(block.rewards)
+        joined = {name: concatenated([block[name] for block in blocks]) for name in blocks[0]}
+        kept = joined["final_trajectory"] < trajectories
+        arrays = {name: joined[name][:trajectories] for name in joined.keys() - {"final_trajectory", *FINALS} | {"core_state"}}
+        finals = {name: joined[name][kept] for name in ("final_observations", "final_trajectory", "final_step")}
+        version = np.full(trajectories, max(0, self.policy.version), np.int64)
+        return Batch(0, 0, **arrays, **finals, policy_version=version, fresh=np.ones(trajectories, np.bool_))
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._environment.close()
+
+
 def real_batch(settings: RunSettings, *, trajectories: int | None = None) -> tuple[AgentSpec, Batch]:
     """Collect the trajectories of one batch with the untrained policy.
 
@@ -36,25 +80,8 @@ def real_batch(settings: RunSettings, *, trajectories: int | None = None) -> tup
         settings: the run's settings.
         trajectories: the number of trajectories; None for `trainer.batch_size`.
     """
-    wanted = trajectories or settings.trainer.batch_size
-    with closing(make_environment(settings.env, copies=settings.actors.envs_per_actor, seed=SEED)) as environment:
-        observations = first_observations(environment)
-        spec = AgentSpec(environment.spaces, settings.agent)
-        torch.manual_seed(SEED)
-        policy = ActingPolicy(spec, environment.num_rows, SEED)
-        discount = settings.trainer.discount if settings.trainer.normalise_rewards else None
-        unroller = Unroller(environment, observations, policy, settings.actors.unroll_length, discount=discount)
-        blocks: list[dict[str, Any]] = []
-        while sum(len(block["rewards"]) for block in blocks) < wanted:
-            block = unroller.collect(lambda: True)
-            assert block is not None, "the unroll is not cancelled"
-            blocks.append(arrays_of(block, sum(len(earlier["rewards"]) for earlier in blocks)))
-    joined = {name: concatenated([block[name] for block in blocks]) for name in blocks[0]}
-    kept = joined["final_trajectory"] < wanted
-    rows = {name: joined[name][:wanted] for name in joined.keys() - {"final_trajectory", *FINALS} | {"core_state"}}
-    finals = {name: joined[name][kept] for name in ("final_observations", "final_trajectory", "final_step")}
-    batch = Batch(0, 0, **rows, **finals, policy_version=np.zeros(wanted, np.int64), fresh=np.ones(wanted, np.bool_))
-    return spec, batch
+    with closing(Collector(settings)) as collector:
+        return collector.spec, collector.batch(trajectories or settings.trainer.batch_size)
 
 
 def arrays_of(block: TrajectoryBlock, rows_before: int) -> dict[str, Any]:

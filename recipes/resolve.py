@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from oatmill.errors import UserError
+from oatmill.files.run_files import CONFIG_FILE
 from recipes.from_environment import fitting, recipe_of
 from recipes.presets import find_preset
 from recipes.recipe import Recipe
@@ -94,4 +95,4 @@ def resumed_settings(folder: Path, recipe: str, preset: str | None) -> tuple[dic
             raise UserError(
                 f"--resume: {folder} is a run of {name} {was or 'none'}, got {asked}; a run goes on with what it began with"
             )
-    return read_config(folder / "config.yaml").explicit(), identity.get("preset")
+    return read_config(folder / CONFIG_FILE).explicit(), identity.get("preset")

@@ -18,6 +18,7 @@ from typing import IO, Any
 from oatmill.errors import OatmillError, UserError
 from oatmill.files.atomic import FOLDER_MODE, replace_link
 from oatmill.files.full_disk import NeededWrites
+from oatmill.files.run_files import CONFIG_FILE, EVENTS_FILE, METRICS_FILE, SUMMARY_FILE
 
 RUNS = Path("runs")
 """Folder for runs, below the current folder; `runs/latest` links to the newest run."""
@@ -89,17 +90,17 @@ class RunFolder:
     @property
     def config(self) -> Path:
         """The settings that every process of the run reads."""
-        return self.path / "config.yaml"
+        return self.path / CONFIG_FILE
 
     @property
     def has_begun(self) -> bool:
         """Whether the run's processes were ever started."""
-        return (self.path / "events.jsonl").exists()
+        return (self.path / EVENTS_FILE).exists()
 
     @property
     def metrics(self) -> Path:
         """The file with one line per reported learner step."""
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS_FILE
 
     @property
     def gone(self) -> bool:
@@ -116,7 +117,7 @@ class RunFolder:
 
     def event(self, name: str, **values: Any) -> None:
         """Append a line to events.jsonl with one write, so that nobody sees a partial line."""
-        self._writes.line(self.path / "events.jsonl", {"time": time.time(), "event": name} | values)
+        self._writes.line(self.path / EVENTS_FILE, {"time": time.time(), "event": name} | values)
 
     def flush(self) -> None:
         """Write the lines that wait for disk space, if there is space now."""
@@ -128,7 +129,7 @@ class RunFolder:
 
     def write_summary(self, content: Mapping[str, Any]) -> None:
         """Write summary.json atomically."""
-        self._writes.file(self.path / "summary.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+        self._writes.file(self.path / SUMMARY_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     def point_latest(self) -> None:
         """Link `runs/latest` to this run, atomically. If the link cannot be made, nothing happens."""
@@ -157,7 +158,7 @@ def find_run(path: Path | None) -> Path:
         UserError: if there is none.
     """
     folder = _absolute(path or RUNS / "latest")
-    if (folder / "config.yaml").is_file():
+    if (folder / CONFIG_FILE).is_file():
         return folder.resolve()
     if path is None:
         raise UserError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from oatmill.errors import UserError
+from oatmill.files.run_files import METRICS_FILE
 
 Lines = Sequence[Mapping[str, Any]]
 
@@ -18,7 +19,7 @@ def read_lines(run_dir: Path) -> Lines:
     Raises:
         UserError: if there are none.
     """
-    path = run_dir / "metrics.jsonl"
+    path = run_dir / METRICS_FILE
     try:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
     except (OSError, ValueError) as error:

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oatmill.files.run_files import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE
 from oatmill.settings.flat import flatten_settings
 from runner.observer import number, value
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from runner.result import RunResult
 
 MISSING = "-"
-FILES = ("summary.json", "metrics.jsonl", "config.yaml", "plan.txt", "checkpoints/latest", "checkpoints/best", "logs")
+FILES = (SUMMARY_FILE, METRICS_FILE, CONFIG_FILE, "plan.txt", "checkpoints/latest", "checkpoints/best", "logs")
 """What of a run folder is shown, if it exists."""
 Rows = Iterable[Sequence[object]]
 

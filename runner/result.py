@@ -12,6 +12,7 @@ from typing import Any
 
 from learner.reporting.evaluations import EVALUATIONS_FILE
 from oatmill.files.json_lines import last_line
+from oatmill.files.run_files import LEARNER_FILE
 from oatmill.json_values import without_nonfinite
 from runner.folder import read_json
 from runner.metrics_table import metrics_table
@@ -151,7 +152,7 @@ def compose(
         status: the hub's last answer; empty if there is none.
         actor_restarts: total number of actor restarts.
     """
-    learner = read_json(identity.run_dir / "learner.json") or _from_line(last_line or {})
+    learner = read_json(identity.run_dir / LEARNER_FILE) or _from_line(last_line or {})
     fleet, version = status.get("fleet") or {}, learner.get("policy_version")
     newest = fleet if value(fleet, "episode_return", "n") else learner
     statistics = newest.get("statistics") or newest.get("episode_statistics") or {}

@@ -10,6 +10,7 @@ import typer
 
 from deploy.cli.groups import OneRun
 from deploy.cli.options import JsonOption, print_json
+from oatmill.files.run_files import METRICS_FILE
 
 if TYPE_CHECKING:
     from deploy.doctor.findings import Finding
@@ -44,7 +45,7 @@ def doctor(
         if match:
             raise UserError("--match selects a run in Prometheus; give its address with --prometheus")
         folder = find_run(wanted)
-        with reading(folder / "metrics.jsonl"):
+        with reading(folder / METRICS_FILE):
             examined, source = examined_folder(folder), {"run_dir": str(folder)}
             findings = examine(examined)
     elif wanted is not None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from deploy.cli.options import LogLevel, LogLevelOption, TrustOption
+from oatmill.files.run_files import CONFIG_FILE
 
 
 def evaluator(
@@ -39,5 +40,5 @@ def evaluator(
     folder = run_dir.absolute() if in_container else find_run(run_dir)
     guard_this_process()  # processes that its environments start end with it
     level = log_level.value
-    command = evaluator_command(folder / "config.yaml", folder, log_level=level, trust=trust, in_container=in_container)
+    command = evaluator_command(folder / CONFIG_FILE, folder, log_level=level, trust=trust, in_container=in_container)
     become(command, threads=1)

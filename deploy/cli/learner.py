@@ -9,6 +9,7 @@ import typer
 
 from deploy.cli.groups import RoleOptions
 from deploy.cli.options import AddressOption, RoleRunDir
+from oatmill.files.run_files import LEARNER_FILE
 
 
 def learner(
@@ -33,7 +34,7 @@ def learner(
     trainer = settings.trainer
     ranks = 1 if "RANK" in os.environ else trainer.learners
     path = keep_config(settings, run_dir)
-    (run_dir / "learner.json").unlink(missing_ok=True)  # of a part of the run that has ended: an evaluator takes it for the end
+    (run_dir / LEARNER_FILE).unlink(missing_ok=True)  # of a part of the run that has ended: an evaluator takes it for the end
     resume = resume or (in_container and (run_dir / "checkpoints" / "latest").exists())
     level, keys = role.log_level.value, role.keys
     command = learner_command(path, run_dir, address=address, ranks=ranks, resume=resume, log_level=level, keys=keys)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from deploy.cli.options import RunDirOption
+from oatmill.files.run_files import METRICS_FILE
 
 
 def plot(
@@ -27,6 +28,6 @@ def plot(
 
     chosen = [*(run_dirs or ()), *([] if run_dir is None else [run_dir])]
     for folder in chosen or [find_run(None)]:
-        with reading(folder / "metrics.jsonl"):
+        with reading(folder / METRICS_FILE):
             picture = draw(folder)
         typer.echo(str(picture))

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from deploy.cli.groups import OneRun
+from oatmill.files.run_files import CONFIG_FILE, EVENTS_FILE, METRICS_FILE
 
 EVERY_S = 1.0
 EVENTS_SHOWN = 5
@@ -36,13 +37,13 @@ def top(
 
     console = SteadyConsole(highlight=False)
     folder = find_run(watched.folder)
-    total = read_config(folder / "config.yaml").trainer.total_timesteps
+    total = read_config(folder / CONFIG_FILE).trainer.total_timesteps
 
     def state(*, going_on: bool) -> Group:
-        with reading(metrics := folder / "metrics.jsonl"):
+        with reading(metrics := folder / METRICS_FILE):
             line = last_line(metrics)
             losses = Text("nothing is reported yet") if line is None else view(line, total, console.width)
-        with reading(events := folder / "events.jsonl"):
+        with reading(events := folder / EVENTS_FILE):
             recent = [event_line(event) for event in last_lines(events, EVENTS_SHOWN)]
         rest = [*fleet_lines(folder, going_on=going_on), *recent]
         return Group(Text(f"run {folder}"), losses, *(Text(text, no_wrap=True, overflow="ellipsis") for text in rest))

@@ -20,6 +20,7 @@ from deploy.comparison.statistics import (
 )
 from deploy.curves import column, read_descriptors
 from learner.loss_descriptor import LossDescriptor, describe
+from oatmill.files.run_files import SUMMARY_FILE
 from runner.folder import read_json
 from runner.metrics_table import Lines, read_lines
 
@@ -148,7 +149,7 @@ def collect(comparison: Comparison) -> Results:
 
 def problem_of(cell: Cell) -> str:
     """Why a run's numbers cannot be used; empty if they can."""
-    summary = read_json(cell.folder / "summary.json")
+    summary = read_json(cell.folder / SUMMARY_FILE)
     if summary.get("outcome") != "done":
         return f"has not finished{': ' + str(summary['error']) if summary.get('error') else ''}"
     if not (summary.get("episode_return") or {}).get("n"):
@@ -158,7 +159,7 @@ def problem_of(cell: Cell) -> str:
 
 def arm_result(name: str, cells: Sequence[Cell]) -> ArmResult:
     """One arm's numbers."""
-    summaries = [read_json(cell.folder / "summary.json") for cell in cells]
+    summaries = [read_json(cell.folder / SUMMARY_FILE) for cell in cells]
     lines = [read_lines(cell.folder) for cell in cells]
     final = np.array([summary["episode_return"]["mean"] for summary in summaries], float)
     average = np.array([average_return(run) for run in lines])

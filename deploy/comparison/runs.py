@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from oatmill.errors import RunError, UserError
+from oatmill.files.run_files import CONFIG_FILE, SUMMARY_FILE
 from recipes.registry import find_recipe
 from runner.folder import RUNS, is_held, read_json
 from runner.observer import Observer
@@ -36,7 +37,7 @@ class Cell:
     @property
     def finished(self) -> bool:
         """Whether it has run to the end of its budget."""
-        return read_json(self.folder / "summary.json").get("outcome") == "done"
+        return read_json(self.folder / SUMMARY_FILE).get("outcome") == "done"
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def check_folders(comparison: Comparison) -> None:
     for cell in comparison.cells:
         if is_held(cell.folder):
             raise UserError(f"{cell.folder} is being run by another process; wait for it, or choose another --out")
-        if cell.folder.exists() and not (cell.folder / "config.yaml").exists() and any(cell.folder.iterdir()):
+        if cell.folder.exists() and not (cell.folder / CONFIG_FILE).exists() and any(cell.folder.iterdir()):
             raise UserError(f"{cell.folder} holds something that is no run; choose another --out")
         if cell.finished:
             check_same_settings(cell)
@@ -124,7 +125,7 @@ def check_folders(comparison: Comparison) -> None:
 
 def check_same_settings(cell: Cell) -> None:
     """Raise UserError if a finished run's settings are not what is asked for now; names the first that differs."""
-    ran = dict(leaves(read_config(cell.folder / "config.yaml").to_dict()))
+    ran = dict(leaves(read_config(cell.folder / CONFIG_FILE).to_dict()))
     asked = dict(leaves(prepared(cell.settings)[0].to_dict()))
     if (ran.get("agent.encoder"), asked.get("agent.encoder")) == ("auto_cpu", "auto"):
         asked["agent.encoder"] = "auto_cpu"  # what a run makes of it on a CPU

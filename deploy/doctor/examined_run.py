@@ -12,6 +12,7 @@ from typing import Any
 from deploy.curves import column, read_descriptors
 from learner.loss_descriptor import LossDescriptor, describe
 from learner.reporting.return_trend import ReturnTrend
+from oatmill.files.run_files import CONFIG_FILE, SUMMARY_FILE
 from oatmill.settings.flat import numbers_of
 from runner.folder import read_json
 from runner.metrics_table import Lines, read_lines
@@ -90,8 +91,8 @@ def examined_folder(run_dir: Path) -> ExaminedRun:
         UserError: if the folder holds no run, or a run without a report.
     """
     lines = read_lines(run_dir)
-    error = read_json(run_dir / "summary.json").get("error")
-    settings = numbers_of(read_config(run_dir / "config.yaml").to_dict())
+    error = read_json(run_dir / SUMMARY_FILE).get("error")
+    settings = numbers_of(read_config(run_dir / CONFIG_FILE).to_dict())
     trouble = f"the run failed: {error}" if error else ""
     return ExaminedRun(f"run {run_dir}", lines, settings, trouble, own=read_descriptors(run_dir))
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from deploy.engines.slurm import WAIT
 from oatmill.errors import RunError
+from oatmill.files.run_files import CONFIG_FILE
 from oatmill.process.entry import run_to_exit
 from runner.local.child import Child
 from runner.local.job import Job
@@ -151,7 +152,7 @@ def address_towards(peer: str) -> str:
 def run(options: argparse.Namespace) -> int:
     """Train until the budget is spent or the job is told to stop; returns the exit code."""
     run_dir: Path = options.run_dir
-    settings = read_config(run_dir / "config.yaml")
+    settings = read_config(run_dir / CONFIG_FILE)
     nodes = nodes_of_job(os.environ)
     places = Places(nodes, settings.trainer.learners, options.ranks_per_node)
     host = address_towards(nodes[-1] if len(nodes) > 1 else os.environ.get("SLURM_SUBMIT_HOST", ""))

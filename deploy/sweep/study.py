@@ -14,6 +14,7 @@ from typing import Any
 
 from deploy.sweep.space import Parameter
 from oatmill.errors import RunError, UserError
+from oatmill.files.run_files import SUMMARY_FILE
 from recipes.registry import find_recipe
 from runner.folder import RUNS, is_held, read_json
 from runner.observer import Observer
@@ -232,7 +233,7 @@ class Trials:
             folder = self._sweep.out / "trials" / f"trial-{trial.number}" / f"seed-{seed}"
             if is_held(folder):
                 raise UserError(f"{folder} is being run by another process; wait for it, or choose another --out")
-            summary = read_json(folder / "summary.json")
+            summary = read_json(folder / SUMMARY_FILE)
             if summary.get("outcome") != "done":
                 settings = self._sweep.settings(values, seed)
                 title = f"trial {trial.number + 1}, seed {seed}"

@@ -25,11 +25,9 @@ from learner.reporting.silent_actors import silence
 from learner.reporting.steering import Move
 from oatmill.files.atomic import append_line
 from oatmill.files.full_disk import NeededWrites
+from oatmill.files.run_files import EVENTS_FILE, LEARNER_FILE, METRICS_FILE
 from protocol.data.trajectory import Array
 
-METRICS_FILE = "metrics.jsonl"
-EVENTS_FILE = "events.jsonl"
-SUMMARY_FILE = "learner.json"
 SAY_EVERY_S = 30.0
 """How often the log says how far and how well the run is."""
 LAG_WINDOW = 10_000
@@ -256,7 +254,7 @@ class RunFiles:
             "replayed_policy_lag": percentiles(self.replayed_lags),
             "red_flags": [{"flag": flag, "why": why} for flag, why in self.ever_raised.items()],
         } | {name: self.last_line.get(name) for name in names}
-        self.needed.file(self.run_dir / SUMMARY_FILE, json.dumps(plain(content), indent=1))
+        self.needed.file(self.run_dir / LEARNER_FILE, json.dumps(plain(content), indent=1))
 
     def close(self) -> None:
         """Retry the writes that wait for disk space, and close the files of other tools."""

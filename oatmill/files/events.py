@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from oatmill.files.full_disk import NeededWrites
-
-NAME = "events.jsonl"
+from oatmill.files.run_files import EVENTS_FILE
 
 
 class Events:
@@ -19,7 +18,7 @@ class Events:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._path = run_dir / NAME
+        self._path = run_dir / EVENTS_FILE
         self._writes = NeededWrites(run_dir)
 
     def add(self, event: str, **values: Any) -> None:

@@ -9,6 +9,8 @@ The options follow from the behaviour of libzmq 4.3.5:
 - ZMTP heartbeats end a connection on which a large message takes longer than their timeout, because
   only whole messages count as activity. So dead connections are ended by TCP_MAXRT, for which every
   acknowledged segment counts.
+- zmq_ctx_term waits forever, once in some thousand times, if a peer disconnects while a ROUTER is
+  closed. So every process has one context, and nobody terminates it.
 
 All options are set before bind or connect. High-water marks are only a safeguard behind credit.
 Reconnecting peers need random delays, which we add.

@@ -95,12 +95,10 @@ class Hub:
         probe: bytes = b"",
     ) -> None:
         self._quarantine, self._files_at = quarantine, 0.0
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-        self._zap = None if keys is None else ZapHandler(self._context, keys, probe=probe)
-        self._control = ServerSocket(
-            self._context, max_message_bytes=CONTROL_BYTES, zap=self._zap, first_bytes=FIRST_CONTROL_BYTES
-        )
-        self._weights = ServerSocket(self._context, max_message_bytes=MAX_WEIGHTS_BYTES, zap=self._zap)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self._zap = None if keys is None else ZapHandler(context, keys, probe=probe)
+        self._control = ServerSocket(context, max_message_bytes=CONTROL_BYTES, zap=self._zap, first_bytes=FIRST_CONTROL_BYTES)
+        self._weights = ServerSocket(context, max_message_bytes=MAX_WEIGHTS_BYTES, zap=self._zap)
         self.control = self._control.bind(addresses["control"])
         self._control.allow(2 * CONTROL_BYTES)
         weights = self._weights.bind(addresses["weights"])
@@ -248,14 +246,13 @@ class Hub:
         )
 
     def close(self) -> None:
-        """Close all sockets."""
+        """Close all sockets. The context is left to the end of the process: see `protocol.channels.sockets`."""
         self._watchdog.close()
         self._memory.close()
         self._control.close()
         self._weights.close()
         if self._zap is not None:
             self._zap.close()
-        self._context.term()
 
 
 def serve(options: Namespace, ingest: IngestProcess, stop: StopFlag) -> int:

@@ -57,7 +57,8 @@ def try_connection(address: str, keys: ClientKeys | None, within_s: float = ANSW
     """
     from zmq.utils.monitor import recv_monitor_message  # noqa: PLC0415 -- it loads asyncio, and only servers with keys come here
 
-    with zmq.Context() as context, context.socket(zmq.DEALER) as client:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+    with context.socket(zmq.DEALER) as client:
         client.setsockopt(zmq.LINGER, 0)
         client.setsockopt(zmq.IPV6, 1)
         use_keys(client, keys)

@@ -97,11 +97,11 @@ class Ingest:
         self._events = events
         self._core, self._pipe, self._quarantine, self._watchdog = core, pipe, quarantine, watchdog
         self._admissions = admissions
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-        self._zap = None if keys is None else ZapHandler(self._context, keys, probe=probe)
-        self._data = ServerSocket(self._context, max_message_bytes=2 * MAX_BLOCK_BYTES, zap=self._zap)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self._zap = None if keys is None else ZapHandler(context, keys, probe=probe)
+        self._data = ServerSocket(context, max_message_bytes=2 * MAX_BLOCK_BYTES, zap=self._zap)
         longest = HEADERS_ONLY_BYTES + priorities_bytes(batch_rows)
-        self._batches = ServerSocket(self._context, max_message_bytes=longest, zap=self._zap)
+        self._batches = ServerSocket(context, max_message_bytes=longest, zap=self._zap)
         self.endpoints = {"data": self._data.bind(addresses["data"]), "batches": self._batches.bind(addresses["batches"])}
         self._batches.allow(2 * longest)
         self._control: ControlClient | None = None
@@ -202,14 +202,13 @@ class Ingest:
         self._core.hub_says(policy_version=state.policy_version, stop=state.stop, members=members)
 
     def close(self) -> None:
-        """Close all sockets."""
+        """Close all sockets. The context is left to the end of the process: see `protocol.channels.sockets`."""
         self._data.close()
         self._batches.close()
         if self._control is not None:
             self._control.close(goodbye=False)  # the hub has told this process to stop, or is gone
         if self._zap is not None:
             self._zap.close()
-        self._context.term()
 
 
 def open_journal(config: dict[str, Any], run_dir: Path, events: Events) -> Journal:

@@ -19,6 +19,7 @@ from random import Random
 from typing import Any
 
 from oatmill.errors import RunError, UserError
+from oatmill.files.run_files import EVENTS_FILE
 from runner.chaos.faults import FAULTS, STOPPED_S, Scene, clocks, signalled, small_disk, stopped
 from runner.chaos.watch import Watch
 from runner.folder import read_json
@@ -90,7 +91,7 @@ class Chaos:
         try:
             self._wait_for_run(process)
             control = read_json(self.folder / "run.json")["control"]
-            watch = Watch(control, self.folder / "events.jsonl")
+            watch = Watch(control, self.folder / EVENTS_FILE)
             with watch, operator_client(control) as hub:
                 self._harm(process, hub, watch)
                 hub.stop()

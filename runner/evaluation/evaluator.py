@@ -19,10 +19,10 @@ from typing import Any
 
 from agent.checkpoint_manifest import BEST, LATEST, PLAYING, open_manifest
 from learner.reporting.evaluations import EVALUATIONS_FILE
-from learner.reporting.run_files import EVENTS_FILE
 from oatmill.errors import OatmillError, RunError, UserError, one_line
 from oatmill.files.atomic import append_line, replace_link
 from oatmill.files.json_lines import last_line
+from oatmill.files.run_files import CONFIG_FILE, EVENTS_FILE, LEARNER_FILE
 from oatmill.process.entry import configure_logging, role_parser, run_to_exit
 from oatmill.process.signals import StopFlag
 from runner.evaluation.clips import VIDEOS, record_clip
@@ -31,7 +31,6 @@ from runner.settings import EvaluatorSettings, read_config
 from runner.trust import ENVIRONMENT, check_trust
 
 WAIT_S = 0.5
-CONFIG_FILE = "config.yaml"
 NICE = 5
 """The evaluator takes only the time that actors and learner leave."""
 POLICIES = ("deterministic", "drawn")
@@ -67,7 +66,7 @@ class Evaluator:
             if self.stay:
                 self.read_settings()
             # Asked first: a checkpoint that is written before the end is seen after it.
-            ended = (self.run_dir / "learner.json").exists()
+            ended = (self.run_dir / LEARNER_FILE).exists()
             if not self.play_newest(last=ended):
                 if ended and not self.stay:
                     return

@@ -8,6 +8,7 @@ from typing import Any
 
 from learner.reporting.evaluations import EVALUATIONS_FILE
 from oatmill.files.json_lines import JsonLines
+from oatmill.files.run_files import LEARNER_FILE
 from runner.folder import RunFolder
 from runner.local.child import Child, back_off, end_all
 
@@ -73,7 +74,7 @@ class EvaluatorService:
         if self._child is None:
             return
         deadline = time.monotonic() + LAST_WITHIN_S
-        ended_well = (self._folder.path / "learner.json").exists()
+        ended_well = (self._folder.path / LEARNER_FILE).exists()
         while ended_well and not stopped() and self._child.exit_code is None and time.monotonic() < deadline:
             time.sleep(POLL_S)
         end_all([self._child], grace_s=GRACE_S)

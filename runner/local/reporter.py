@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from oatmill.files.json_lines import JsonLines
+from oatmill.files.run_files import EVENTS_FILE
 from runner.folder import RunFolder
 from runner.observer import Observer
 
@@ -57,7 +58,7 @@ class FolderReporter:
     def __init__(self, folder: RunFolder, observer: Observer) -> None:
         self._folder, self._observer = folder, observer
         self.lines = JsonLines(folder.metrics)
-        self._events = JsonLines(folder.path / "events.jsonl")
+        self._events = JsonLines(folder.path / EVENTS_FILE)
 
     @property
     def reports(self) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from oatmill.errors import RunError, UserError
 from oatmill.files.atomic import write_file
 from oatmill.files.json_lines import last_line
+from oatmill.files.run_files import CONFIG_FILE, LEARNER_FILE, SUMMARY_FILE
 from oatmill.git import git_commit
 from oatmill.process.signals import Interrupts, Stops, sigterm_interrupts
 from replay.addresses import open_to_others
@@ -28,7 +29,7 @@ from runner.observer import Observer, PlainObserver
 from runner.result import Identity, RunResult, compose
 from runner.settings import RunSettings, write_config
 
-REWRITTEN = ("config.yaml", "plan.txt", "learner.json", "summary.json")
+REWRITTEN = (CONFIG_FILE, "plan.txt", LEARNER_FILE, SUMMARY_FILE)
 """The files that describe the newest part of a run."""
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from learner.ranks.reduce import OneRank
 from learner.reporting.latch import CLEAR_AFTER
 from learner.reporting.loggers import BackgroundWriters
 from learner.reporting.measurements import LossReport, Measurements, StepReport, TermReport
-from learner.reporting.run_files import EVENTS_FILE, METRICS_FILE, SUMMARY_FILE, RunFiles, observe
+from learner.reporting.run_files import RunFiles, observe
+from oatmill.files.run_files import EVENTS_FILE, LEARNER_FILE, METRICS_FILE
 from tests.learner.worlds import learn, make_batch, make_spec, make_trainer, make_updater_of
 
 FLEET = {"episode_return": {"mean": 3.0, "std": 1.0, "n": 2}, "episodes": 2, "statistics": {"hearts": 0.5}}
@@ -99,7 +100,7 @@ def test_the_rate_follows_a_change_and_the_summary_has_that_of_the_whole_run(tmp
     files.report(report, Progress(121, 104_000, 121, 120.0), learning_rate=0.01, fleet={})
     files.summary(Progress(121, 104_000, 121, 120.0))
     assert lines(tmp_path / METRICS_FILE)[-1]["env_steps_per_second"] == 200
-    assert json.loads((tmp_path / SUMMARY_FILE).read_text())["env_steps_per_second"] == pytest.approx(104_000 / 120)
+    assert json.loads((tmp_path / LEARNER_FILE).read_text())["env_steps_per_second"] == pytest.approx(104_000 / 120)
     assert len(files.recent_steps) == 11
 
 
@@ -156,12 +157,12 @@ def test_the_summary_is_written_whole_and_remembers_flags_that_were_cleared(tmp_
         files.step(at(step), np.array([2]))
         files.report(replace(report, skipped=skipped), at(step), learning_rate=0.01, fleet=FLEET)
     files.summary(at(3))
-    summary = json.loads((tmp_path / SUMMARY_FILE).read_text())
+    summary = json.loads((tmp_path / LEARNER_FILE).read_text())
     assert (summary["learner_steps"], summary["env_steps"], summary["policy_version"]) == (3, 300, 3)
     assert "non_finite" in {flag["flag"] for flag in summary["red_flags"]}
     assert summary["policy_lag"] == {"p50": 2, "p99": 2}
     assert summary["losses"]["ppo_actor"]["terms"]["policy"]["coef"] == 1.0
-    assert {path.name for path in tmp_path.iterdir()} <= {METRICS_FILE, EVENTS_FILE, SUMMARY_FILE}
+    assert {path.name for path in tmp_path.iterdir()} <= {METRICS_FILE, EVENTS_FILE, LEARNER_FILE}
 
 
 def test_lines_that_cannot_be_written_are_counted_and_the_run_continues(

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from learner.reporting.run_files import EVENTS_FILE, RunFiles
+from learner.reporting.run_files import RunFiles
 from learner.reporting.silent_actors import MAX_NAMED, silent_actors
+from oatmill.files.run_files import EVENTS_FILE
 from tests.learner.reporting.test_run_files import at
 
 

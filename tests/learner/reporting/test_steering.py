@@ -13,8 +13,9 @@ from learner.checkpoints.files import restore, save
 from learner.loss_descriptor import describe
 from learner.progress import Progress
 from learner.reporting.red_flags import WINDOW
-from learner.reporting.run_files import EVENTS_FILE, RunFiles
+from learner.reporting.run_files import RunFiles
 from learner.reporting.steering import HALVINGS, Move, Steering
+from oatmill.files.run_files import EVENTS_FILE
 from tests.learner.worlds import inputs_of, make_batch, make_spec, make_trainer, make_updater_of, weigh
 
 LOSSES = ("ppo_critic", "cmpo", "ppo_actor", "dynamics", "muesli_model")
