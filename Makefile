@@ -50,7 +50,7 @@ $(VENV)/.dev: $(VENV)/.train
 	@touch $@
 
 train: $(VENV)/.train
-	@$(BIN)/oatmill train cogs_v_clips --preset conservative --actors 2 trainer.total_timesteps=1300000 $(ARGS)
+	@$(BIN)/oatmill train cogs_v_clips --preset tuned --actors 2 trainer.total_timesteps=2400000 $(ARGS)
 
 test: $(VENV)/.dev
 	$(BIN)/ruff format --check .

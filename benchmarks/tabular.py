@@ -10,33 +10,35 @@ trains with the real learner step in this process, and two numbers are compared 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 import torch
 
+from benchmarks.learning import mean_with_interval
 from benchmarks.one_process import OneProcess
 from protocol.data.trajectory import Array
-from recipes.presets import find_preset
-from runner.overrides import Layer, nested, parse_assignment, resolve
+from runner.overrides import Layer, merged, nested, parse_assignment, resolve
 from runner.settings import RunSettings
 
 STATES, ACTIONS, GAMMA = 8, 4, 0.9
 EPISODE_STEPS = 50
 ENV_STEPS = 200_000
 ON = {"enabled": True}
-MODEL = {"dynamics": ON | {"unroll_steps": 3}}
+FULL = {"cmpo": ON | {"kl_coef": 1.0}, "dynamics": ON, "muesli_model": ON | {"policy_pred_coef": 1.0}}
+TRIED = {"trainer": {"losses": {"ppo_actor": {"ent_coef": 1.0}}, "coef_schedules": {"ent_coef": "linear"}}}
+"""A bonus that falls to 0 keeps every action in the data for a while: what is never tried, no model can know."""
 ARMS: Mapping[str, Mapping[str, Any]] = {
-    "baseline": {},
-    "cmpo": {"trainer": {"losses": MODEL | {"cmpo": ON | {"kl_coef": 1.0}, "ppo_actor": {"enabled": False}}}},
-    "full": {
-        "trainer": {"losses": MODEL | {"cmpo": ON | {"kl_coef": 1.0}, "muesli_model": ON | {"policy_pred_coef": 1.0}}},
-    },
+    "baseline": TRIED,
+    "full": merged(TRIED, {"trainer": {"losses": FULL}}),
+    "full, model's values from the prior": merged(
+        TRIED, {"trainer": {"losses": FULL | {"dynamics": ON | {"value_target": "prior_bootstrap"}}}}
+    ),
+    "full, no more exploring than usual": {"trainer": {"losses": FULL}},
+    "cmpo in the place of ppo_actor": {"trainer": {"losses": FULL | {"ppo_actor": {"enabled": False}}}},
 }
 
 
@@ -157,16 +159,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="changes of all arms")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--arm", action="append", choices=[*ARMS, "paper"], help="an arm to train; default: all")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--arm", action="append", choices=list(ARMS), help="an arm to train; default: all")
     given = parser.parse_intermixed_args(arguments)
     torch.set_num_threads(1)
     changes = nested(map(parse_assignment, given.settings))
-    arms = dict(ARMS) | {"paper": find_preset("paper") | {"replay": {"fraction": 0.0}}}
-    for name in given.arm or arms:
-        found = [train(arms[name], seed, changes) for seed in range(given.seeds)]
-        means = {key: fmean(one[key] for one in found) for key in found[0]}
-        print(json.dumps({"arm": name, "seeds": found}) if given.json else f"{name:10} {means} {found}", flush=True)
+    for name in given.arm or ARMS:
+        found = [train(ARMS[name], seed, changes) for seed in range(given.seeds)]
+        figures = [f"{key} {mean_with_interval([100 * one[key] for one in found])} %" for key in found[0]]
+        print(f"{name:38} {'; '.join(figures)}", flush=True)
 
 
 if __name__ == "__main__":

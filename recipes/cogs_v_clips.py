@@ -24,7 +24,15 @@ def settings(*, num_cogs: int = 4, mission: str = "easy_hearts_small") -> RunSet
             "env": {"kind": "cogs", "mission": mission, "num_cogs": num_cogs},
             "agent": {"hidden_sizes": [128, 128], "activation": "relu", "value_head": "scalar"},
             "actors": {"count": 2, "envs_per_actor": 16, "unroll_length": 64},
-            "trainer": {**CHOICES, "total_timesteps": 4_000_000, "batch_size": 64},
+            "trainer": {
+                **CHOICES,
+                "total_timesteps": 4_000_000,
+                "batch_size": 64,
+                "minibatches": 8,
+                "shuffle": "steps",
+                "gamma": 0.98,
+                "normalise_rewards": True,
+            },
         }
     )
 

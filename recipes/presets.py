@@ -22,6 +22,17 @@ def _guide(*, kl: float, steps: int, policy: float, horizon: int) -> Mapping[str
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "conservative": _guide(kl=0.01, steps=3, policy=0.001, horizon=1),
     "aggressive": _guide(kl=0.05, steps=5, policy=0.005, horizon=5),
+    # The losses at work beside PPO without taking over: each has some percent of the gradient. docs/recipes/cogs_v_clips.md has
+    # the runs that it comes from.
+    "tuned": {
+        "trainer": {
+            "losses": {
+                "cmpo": {"enabled": True, "kl_coef": 1.0},
+                "dynamics": {"enabled": True, "start_fraction": 0.25, "returns_pred_coef": 0.5, "reward_pred_coef": 1.0},
+                "muesli_model": {"enabled": True, "policy_pred_coef": 0.02},
+            }
+        }
+    },
     # The hyperparameters of Hessel et al. 2021, arXiv:2104.06159, tables 5 and 6: one update per batch, 75 % replayed data.
     # Each is given, so that a recipe cannot change it. docs/concepts/losses.md says where each comes from.
     "paper": {

@@ -47,7 +47,7 @@ def train(
         recipe: name of a built-in recipe, or `module:function`; leave it out with `env`.
         settings: changes to the settings, by dotted path (`{"trainer.gamma": 0.98}`) or nested.
         env: environment to train on without a recipe: an id, `module:function`, or a callable.
-        preset: name of a preset, such as `conservative`.
+        preset: name of a preset, such as `tuned`.
         config: YAML file of settings.
         actors: number of actor processes.
         learners: number of learner ranks.

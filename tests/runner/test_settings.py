@@ -61,6 +61,7 @@ def test_a_config_that_is_no_runs_is_refused_with_its_name(tmp_path: Path) -> No
 def test_a_budget_of_ten_thousand_steps_makes_at_least_five_learner_steps() -> None:
     settings = cogs_v_clips.settings()
     settings.trainer.total_timesteps = 10_000
+    settings.trainer.minibatches, settings.trainer.shuffle = 4, "trajectories"
     fitted, notes = prepared(settings)
     # 10,000 / (20 batches x 64 steps) = 7 trajectories; the largest multiple of 4 minibatches in it is 4: 256 steps.
     assert fitted.trainer.batch_size == 4
@@ -72,6 +73,7 @@ def test_a_budget_of_ten_thousand_steps_makes_at_least_five_learner_steps() -> N
 def test_a_batch_is_rounded_to_whole_minibatches_on_every_rank_and_says_so() -> None:
     settings = cogs_v_clips.settings()
     settings.trainer.batch_size, settings.trainer.minibatches, settings.trainer.learners = 50, 4, 3
+    settings.trainer.shuffle = "trajectories"
     fitted, notes = prepared(settings)
     assert fitted.trainer.batch_size == 48  # the largest multiple of 12 that is not above 50
     assert "a multiple of minibatches x learners = 12" in notes[0]
