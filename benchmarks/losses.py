@@ -46,9 +46,13 @@ PARTS = {
 }
 
 
+PLAIN: dict[str, Any] = {"minibatches": 4, "shuffle": "trajectories", "normalise_rewards": False}
+"""What the handwritten learner step does, whatever the recipe does, so that figures of several dates can be compared."""
+
+
 def settings_of(recipe: str, losses: dict[str, Any]) -> RunSettings:
-    """A recipe's settings with some losses enabled."""
-    return resolve(find_recipe(recipe).settings().explicit(), [Layer({"trainer": {"losses": losses}})])
+    """A recipe's settings with plain minibatches and some losses enabled."""
+    return resolve(find_recipe(recipe).settings().explicit(), [Layer({"trainer": PLAIN | {"losses": losses}})])
 
 
 def make(settings: RunSettings, spec: AgentSpec) -> Updater:

@@ -8,9 +8,10 @@ and losses. With --large they use large.json: batches of 512, 16 minibatches, 51
 learning rate. Steps per second are measured from the first training step to the last. reverb and oatmill's
 replay server are compared with unrolls of 64 steps, two writing processes and one sampling process.
 
-With --task cogs, oatmill and Sample Factory train the team of easy_hearts_small. cogs.json has the recipe's
-settings, except that the learning rate is constant: a token grid and a layer of 128, unrolls of 64, batches
-of 64, 4 epochs of 4 minibatches, 32 simulations. Both systems step `actors/environments/adapters/cogs.py` on
+With --task cogs, oatmill and Sample Factory train the team of easy_hearts_small with the settings of cogs.json,
+which both have (the recipe's own differ): a constant learning rate, a token grid and a layer of 128, unrolls of 64,
+batches of 64, 4 epochs of 4 minibatches of whole trajectories, 32 simulations. Both systems step
+`actors/environments/adapters/cogs.py` on
 the same version of MettaGrid and encode with `agent/tokens/encoders.py`. Steps are steps of agents. CPU
 seconds are those of the whole run, including its start.
 
@@ -88,6 +89,8 @@ def own_settings(path: Path) -> tuple[str, ...]:
         f"trainer.batch_size={given['batch_trajectories']}",
         f"trainer.epochs={given['epochs']}",
         f"trainer.minibatches={given['minibatches']}",
+        "trainer.shuffle=trajectories",
+        "trainer.normalise_rewards=false",
         f"trainer.optimizer.learning_rate={given['learning_rate']}",
         f"trainer.optimizer.schedule={given.get('schedule', 'linear')}",
         f"trainer.gamma={given['gamma']}",

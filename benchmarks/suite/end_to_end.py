@@ -24,7 +24,7 @@ WARM_UP = False
 CASES: Mapping[str, tuple[str, int, Sequence[str]]] = {
     "cartpole one by one": ("cartpole", 45_000, ("env.vectorization=sync",)),
     "cartpole vectorised": ("cartpole", 45_000, ()),
-    "cogs": ("cogs_v_clips", 25_000, ()),
+    "cogs": ("cogs_v_clips", 25_000, ("trainer.minibatches=4", "trainer.shuffle=trajectories")),
     "learner busy": ("cartpole", 15_000, ("trainer.epochs=20",)),
 }
 """For each case: the recipe, the env steps per second of `--seconds`, and the changed settings."""
