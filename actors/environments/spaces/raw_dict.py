@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from actors.environments.boundary import Raw, RawSpace, in_short
@@ -28,10 +28,7 @@ class RawDict:
         self._limited = [
             path for path, space in self.spaces.items() if not isinstance(space, RawSpace) or space.low is not None
         ]
-        # For one level of keys, which is the usual case: key, path, and the key's name in messages.
-        inner = structure if isinstance(structure, Mapping) else {}
-        self._flat = [(key, path, f"{ONE} of {path}") for key, path in inner.items() if isinstance(path, str)]
-        self._keys = inner.keys() if inner and len(self._flat) == len(inner) else None
+        self._store_quickly = self._quick(structure)
 
     def empty(self, rows: int) -> ObservationDict[Any]:
         """Arrays of zeros for many observations."""
@@ -52,12 +49,34 @@ class RawDict:
         Raises:
             ValueError: if a key is missing or one too many, or its value is not its space's.
         """
-        if type(values) is dict and what is ONE and values.keys() == self._keys:  # the fast path: this runs at every env step
-            for key, path, said in self._flat:
-                self.spaces[path].store(values[key], dict.__getitem__(into, path), row, said)
+        if what is ONE and self._store_quickly(values, into, row):  # this runs at every env step
             return
         for path, part in entries(self._structure, values, what):
             self.spaces[path].store(part, into[path], row, f"{what} of {path}")
+
+    def _quick(self, structure: Structure) -> Callable[[Any, ObservationDict[Any], int], bool]:
+        """A `store` without a generator for dicts and tuples that are as `structure`; it returns False for anything else."""
+        if isinstance(structure, str):
+            return lambda _values, _into, _row: False
+        items = list(structure.items() if isinstance(structure, Mapping) else enumerate(structure))
+        keys = dict(items).keys()
+        leaves = [(key, self.spaces[path].store, path, f"{ONE} of {path}") for key, path in items if isinstance(path, str)]
+        inner = [(key, self._quick(below)) for key, below in items if not isinstance(below, str)]
+
+        fits: Callable[[Any], bool] = (
+            (lambda values: type(values) is dict and values.keys() == keys)
+            if isinstance(structure, Mapping)
+            else (lambda values: type(values) is tuple and len(values) == len(items))
+        )
+
+        def store(values: Any, into: ObservationDict[Any], row: int) -> bool:
+            if not fits(values):
+                return False
+            for key, store_one, path, said in leaves:
+                store_one(values[key], dict.__getitem__(into, path), row, said)
+            return not inner or all(below(values[key], into, row) for key, below in inner)
+
+        return store
 
     def check_limits(self, rows: ObservationDict[Any], what: str = "observations", first_row: int = 0) -> None:
         """Check rows of every key against its limits.

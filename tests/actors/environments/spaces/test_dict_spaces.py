@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from gymnasium import spaces
 from actors.environments.checks import first_observations
 from actors.environments.make import make_environment
 from actors.environments.spaces.dict_spaces import convert_space
+from actors.environments.spaces.raw_dict import RawDict
 from actors.environments.spaces.text import PLACES, counts_of
 from actors.settings import FactoryEnv
 from oatmill.errors import UserError
@@ -68,6 +70,17 @@ def test_observations_are_taken_apart_one_by_one_and_as_a_batch() -> None:
     }
     together = conversion.convert(conversion.raw.batch(batch, 2))
     assert all(np.array_equal(together[path], seen[path]) for path in seen)
+
+
+def test_nested_dicts_and_tuples_take_the_quick_way_and_their_subclasses_the_other_with_the_same_result() -> None:
+    raw = convert_space(NESTED, "toy").raw
+    assert isinstance(raw, RawDict)
+    quick, other = raw.empty(1), raw.empty(1)
+    assert raw._store_quickly(one(1), quick, 0)
+    values = OrderedDict(one(1))
+    assert not raw._store_quickly(values, other, 0)
+    raw.store(values, other, 0)
+    assert all(np.array_equal(quick[path], other[path]) and quick[path].any() for path in quick)
 
 
 def without(key: str) -> dict[str, Any]:
