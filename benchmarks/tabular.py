@@ -26,7 +26,7 @@ from runner.settings import RunSettings
 
 STATES, ACTIONS, GAMMA = 8, 4, 0.9
 EPISODE_STEPS = 50
-ENV_STEPS = 200_000
+ENV_STEPS = 100_000
 ON = {"enabled": True}
 FULL = {"cmpo": ON | {"kl_coef": 1.0}, "dynamics": ON, "muesli_model": ON | {"policy_pred_coef": 1.0}}
 TRIED = {"trainer": {"losses": {"ppo_actor": {"ent_coef": 1.0}}, "coef_schedules": {"ent_coef": "linear"}}}
