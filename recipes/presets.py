@@ -28,14 +28,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "trainer": {
             "losses": {
                 "cmpo": {"enabled": True, "kl_coef": 1.0},
-                "dynamics": {
-                    "enabled": True,
-                    "start_fraction": 0.25,
-                    "value_target": "prior_bootstrap",
-                    "returns_pred_coef": 0.5,
-                    "reward_pred_coef": 1.0,
-                },
-                "muesli_model": {"enabled": True, "policy_pred_coef": 0.02},
+                "dynamics": {"enabled": True, "start_fraction": 0.25, "returns_pred_coef": 0.5, "reward_pred_coef": 1.0},
+                "muesli_model": {"enabled": True, "policy_pred_coef": 0.2},
             }
         }
     },

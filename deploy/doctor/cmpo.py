@@ -33,7 +33,7 @@ def prior(run: ExaminedRun) -> Iterator[Finding]:
 
 def model(run: ExaminedRun) -> Iterator[Finding]:
     """Whether CMPO's model rates actions as their returns do."""
-    agreed, share = agreement(run, "cmpo"), run.recent("losses", "cmpo", "gradient_share")
+    agreed, share = agreement(run, "cmpo"), run.share("cmpo")
     if not math.isfinite(agreed):
         return
     text = f"CMPO's model and the returns agree on actions by {agreed:.2f} (the correlation of their advantages on fresh data)"

@@ -76,7 +76,7 @@ def ending(run: ExaminedRun) -> Iterator[Finding]:
 
 def dominance(run: ExaminedRun) -> Iterator[Finding]:
     """Which loss has the largest value, and which has the largest gradient."""
-    values, pushes = ({name: run.recent("losses", name, kind) for name in run.losses} for kind in SHARES)
+    values, pushes = ({name: run.share(name, kind) for name in run.losses} for kind in SHARES)
     by_value, by_gradient = largest(values), largest(pushes)
     if not by_gradient:
         return
@@ -97,7 +97,7 @@ SHARES = ("share", "gradient_share")
 def auxiliaries(run: ExaminedRun) -> Iterator[Finding]:
     """Auxiliary losses whose gradient is too large, or too small to matter."""
     for name in (name for name, descriptor in run.descriptors.items() if descriptor.auxiliary):
-        share = run.recent("losses", name, "gradient_share")
+        share = run.share(name)
         if share > TOO_MUCH:
             text = f"{name} has {share:.0%} of the gradient on the trunk; an auxiliary loss should have 5 to 20 %"
             yield Finding(wrong=True, topic=name, text=text, tries=balanced(run, name))
@@ -112,6 +112,9 @@ def step_size(run: ExaminedRun) -> Iterator[Finding]:
     values = [value for value in column(run.lines, "approx_kl") if math.isfinite(value)]
     if values and max(values) > LARGE_KL:
         text = f"a learner step changed the policy by up to {max(values):.2g} nats (approx_kl); usual is below 0.02"
+        if run.thrives:
+            yield Finding(wrong=False, topic="learning rate", text=f"{text}; the return is near its best, so it did no harm")
+            return
         tries = (learning_rate(run, 0.1), "trainer.losses.ppo_actor.target_kl=0.02")
         yield Finding(wrong=True, topic="learning rate", text=text, tries=tries)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from deploy.curves import column, read_descriptors
@@ -51,6 +51,14 @@ class ExaminedRun:
     def recent(self, *path: str) -> float:
         """The mean over the last reports; NaN without any."""
         return mean(column(self.lines[-WINDOW:], *path))
+
+    def share(self, loss: str, kind: str = "gradient_share") -> float:
+        """A loss's share, the median over the second half of the reports; NaN without any.
+
+        The last reports alone would mislead: where the learning rate falls to 0, noise is all that is left of most gradients.
+        """
+        shares = [value for value in column(self.lines[len(self.lines) // 2 :], "losses", loss, kind) if math.isfinite(value)]
+        return median(shares) if shares else math.nan
 
     @property
     def losses(self) -> Mapping[str, Any]:

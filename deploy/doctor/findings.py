@@ -53,7 +53,7 @@ def balanced(run: ExaminedRun, name: str) -> tuple[str, ...]:
 
     A loss of share `s` pushes `s / (1 - s)` times as hard as all others together; its gradient grows with its coefficient.
     """
-    share = run.recent("losses", name, "gradient_share")
+    share = run.share(name)
     if not 0 < share < 1:
         return ("trainer.balance=gradient_share",)
     factor = WANTED_SHARE / (1 - WANTED_SHARE) * (1 - share) / share

@@ -9,7 +9,7 @@ import pytest
 
 from deploy.cli.doctor import verdict
 from deploy.doctor.cmpo import model
-from deploy.doctor.diagnosis import MEANINGS, auxiliaries, dominance, entropy, returns
+from deploy.doctor.diagnosis import MEANINGS, auxiliaries, dominance, entropy, returns, step_size
 from deploy.doctor.examined_run import ExaminedRun
 from deploy.doctor.findings import Finding, balanced
 from learner.reporting.red_flags import FLAGS
@@ -119,6 +119,26 @@ def test_low_entropy_is_no_problem_where_the_return_is_near_its_best() -> None:
     (stuck,) = entropy(ExaminedRun("a run", lines(20, 9, 9), SETTINGS))
     assert (solved.wrong, stuck.wrong) == (False, True)
     assert "near its best" in solved.text
+
+
+def test_a_large_step_is_no_problem_where_the_return_is_near_its_best() -> None:
+    def lines(*means: float) -> tuple[dict[str, Any], ...]:
+        returns = [{"mean": mean, "std": 10.0, "n": 100} for mean in means]
+        return tuple({"env_steps": 900, "losses": {}, "approx_kl": 0.4, "episode_return": of} for of in returns)
+
+    (grows,) = step_size(ExaminedRun("a run", lines(20, 300, 500), SETTINGS))
+    (fell,) = step_size(ExaminedRun("a run", lines(20, 300, 9), SETTINGS))
+    assert (grows.wrong, grows.tries) == (False, ())
+    assert fell.wrong
+    assert fell.tries[-1] == "trainer.losses.ppo_actor.target_kl=0.02"
+
+
+def test_a_share_is_that_of_most_of_the_run_and_not_of_its_end_where_the_learning_rate_is_0() -> None:
+    shares = [0.5] * 10 + [0.15] * 8 + [0.001] * 2
+    lines = tuple({"env_steps": 900, "losses": {"cmpo": {"gradient_share": share}}} for share in shares)
+    run = ExaminedRun("a run", lines, SETTINGS)
+    assert run.share("cmpo") == 0.15
+    assert list(auxiliaries(run)) == []
 
 
 def test_returns_that_use_few_of_the_steps_that_are_meant_need_newer_data() -> None:
