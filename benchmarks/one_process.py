@@ -68,4 +68,4 @@ class OneProcess:
 
     def _act_with_new_weights(self) -> None:
         self._version += 1
-        self._collector.policy.load(pack(self.updater.context.model, self._version, "float32"))
+        self._collector.policy.load(pack(self.updater.acting_network, self._version, "float32"))

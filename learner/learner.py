@@ -142,7 +142,7 @@ class Learner:
         stack.callback(server.close)
         self.publisher = WeightsPublisher(welcome.endpoints["weights"], welcome=welcome)
         stack.callback(self.publisher.close)
-        self.publisher.push(pack(self.updater.context.model, self.progress.policy_version, config.trainer.weights_dtype))
+        self.publisher.push(pack(self.updater.acting_network, self.progress.policy_version, config.trainer.weights_dtype))
         # Actors wait for these weights. The flush waits until the connection is up and they are sent.
         self.publisher.flush(FLUSH_S)
         run_files = self.reporting.run_files
@@ -273,7 +273,7 @@ class Learner:
         if self.publisher is None:
             return
         started = time.perf_counter()
-        weights = pack(self.updater.context.model, self.progress.policy_version, self.config.trainer.weights_dtype)
+        weights = pack(self.updater.acting_network, self.progress.policy_version, self.config.trainer.weights_dtype)
         self.publisher.push(weights)
         if record is not None:
             record.seconds["publish"] = time.perf_counter() - started

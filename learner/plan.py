@@ -124,13 +124,19 @@ def make_plan(
     nodes = order([*supporting_nodes(chosen, trainer, action), *chosen])
     descriptors = describe((node.name for node in nodes if issubclass(node, Loss)), own_descriptors(choices))
     check_schedules(trainer, descriptors)
-    return Plan(
+    plan = Plan(
         nodes=tuple(nodes),
         auto={path: value for choice in choices for path, value in choice.auto.items()},
         notes=(*returns_notes(trainer, action), *(note for choice in choices for note in choice.notes)),
         needs=model_needs(chosen, trainer),
         descriptors=descriptors,
     )
+    if trainer.acting_network == "prior" and not plan.uses_prior:
+        raise SettingsError(
+            "trainer.acting_network=prior needs a loss with a prior network, such as trainer.losses.cmpo.enabled=true; enable "
+            "one or set trainer.acting_network to trained"
+        )
+    return plan
 
 
 def own_descriptors(choices: Iterable[Choice]) -> dict[str, LossDescriptor]:

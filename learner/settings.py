@@ -260,6 +260,9 @@ class TrainerSettings(Settings):
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """CPU threads per rank. `auto` uses one, except for networks with large convolutions, for which it shares the
     cores that actors leave idle among the ranks."""
+    acting_network: Literal["trained", "prior"] = "trained"
+    """The network that actors act with: the trained one, or the prior, its moving average, as in the Muesli paper.
+    `prior` needs a loss that has one, such as `cmpo`. Checkpoints are played with the trained network."""
     weights_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Data type of the weights that are sent to the actors."""
     on_red_flag: Literal["warn", "reduce", "stop"] = "warn"

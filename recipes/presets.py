@@ -45,6 +45,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             "minibatches": 1,
             "gamma": 0.995,
             "returns": "retrace",
+            "acting_network": "prior",
             "optimizer": {"learning_rate": 3e-4, "schedule": "linear", "weight_decay": 0.0},
             "losses": {
                 "ppo_critic": {"vf_coef": 0.25, "gae_lambda": 0.95},

@@ -182,6 +182,12 @@ class Updater:
         if self.prior is not None:
             self.prior.array.lerp_(self.optimizer.flat.array, self.context.trainer.losses.prior_rate)
 
+    @property
+    def acting_network(self) -> AgentModel:
+        """The network that actors act with (`trainer.acting_network`)."""
+        context = self.context
+        return context.prior if context.trainer.acting_network == "prior" else context.model
+
     def weights_finite(self) -> bool:
         """Whether all trained parameters are finite. A NaN never becomes finite again."""
         return bool(torch.linalg.vector_norm(self.optimizer.flat.array).isfinite())

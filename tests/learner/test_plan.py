@@ -56,6 +56,12 @@ def test_the_papers_policy_gradient_replaces_ppo() -> None:
     assert "muesli_pg evaluates the prior's model for all 157 actions" in many.notes
 
 
+def test_actors_act_with_a_prior_only_where_there_is_one() -> None:
+    assert plan_of("muesli_cmpo", {"acting_network": "prior"}).uses_prior
+    with pytest.raises(SettingsError, match=r"^trainer\.acting_network=prior needs a loss with a prior network"):
+        plan_of("baseline", {"acting_network": "prior"})
+
+
 def test_the_autos_of_the_four_arms() -> None:
     advantage, estimator = "trainer.losses.cmpo.advantage", "trainer.losses.cmpo.estimator"
     target = "trainer.losses.muesli_model.policy_target"

@@ -13,3 +13,4 @@ def test_a_recipe_does_not_change_the_papers_hyperparameters() -> None:
     assert (trainer.batch_size, settings.actors.unroll_length, settings.replay.fraction) == (96, 30, 0.75)
     assert (trainer.epochs, trainer.minibatches, losses.dynamics.unroll_steps) == (1, 1, 5)
     assert (losses.prior_rate, *losses.sigma, losses.cmpo.advantage_clip, losses.cmpo.kl_coef) == (0.1, 0.99, 1e-12, 1.0, 1.0)
+    assert trainer.acting_network == "prior"

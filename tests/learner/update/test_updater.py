@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from agent.model import ModelOutputs
+from agent.model import ModelOutputs, acting_arrays, acting_layout
+from learner.pack_weights import pack
 from learner.update.objective import SMALL_BYTES, Objective
 from learner.update.updater import Record, Updater
 from protocol.data.batch import Batch
@@ -43,6 +44,19 @@ HEADS_OF_ARM["paper"] = HEADS_OF_ARM["full"]
 
 def moved(before: dict[str, Any], after: dict[str, Any], network: str) -> set[str]:
     return {name.split(".")[1] for name in before if name.startswith(network) and not np.array_equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize("network", ["trained", "prior"])
+def test_actors_get_the_weights_of_the_network_that_they_are_to_act_with(network: str) -> None:
+    spec = make_spec()
+    updater = make_updater_of(make_trainer("full", {"acting_network": network}), spec)
+    learn(updater, make_batch(spec))
+    context = updater.context
+    sent = pack(updater.acting_network, 1, "float32").unpack(acting_layout(context.model))
+    of = {"trained": context.model, "prior": context.prior}
+    assert_same_arrays(sent, acting_arrays(of.pop(network)))
+    (other,) = of.values()
+    assert any(not np.array_equal(sent[name], array) for name, array in acting_arrays(other).items())
 
 
 @pytest.mark.parametrize("core", ["none", "gru"])
