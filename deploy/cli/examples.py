@@ -23,6 +23,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "oatmill eval runs/cogs/checkpoints/step-100 --episodes 20 --deterministic",
         "oatmill eval runs/latest --record video.mp4",
     ),
+    "probe": ("oatmill probe runs/latest", "oatmill probe runs/lunar --states 500 --json"),
     "export": (
         "oatmill export runs/latest --format onnx --output policy.onnx",
         "oatmill export runs/cogs/checkpoints/step-100 --format torch",

@@ -41,6 +41,7 @@ COMMANDS = {
     "sweep": {"RECIPE", "ASSIGNMENTS", "--json"}
     | {"--param", "--trials", "--seeds", "--sampler", "--pruner", "--metric", "--seed", "--out"},
     "doctor": {"RUN", "--run-dir", "--prometheus", "--match", "--json"},
+    "probe": {"CHECKPOINT", "--run-dir", "--states", "--seed", "--trust", "--json"},
     "plot": {"RUN_DIRS", "--run-dir"},
     "chaos": {"RECIPE", "ASSIGNMENTS", "--seconds", "--kill", "--fault", "--seed", "--json"},
     "join": {"ADDRESS", "--actors", "--keys", "--trust", "--log-dir"},
