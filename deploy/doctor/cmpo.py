@@ -41,6 +41,9 @@ def model(run: ExaminedRun) -> Iterator[Finding]:
     if opposed:
         text += ": the model prefers actions that turn out worse, so CMPO moves the policy the wrong way"
     elif agreed < DOUBTFUL:
-        text += ": the model is poor, or one action matters little here (an exact model of LunarLander has 0.04); `oatmill probe` shows which"
+        text += (
+            ": the model is poor, or one action matters little here (an exact model of LunarLander has 0.04); "
+            "`oatmill probe` shows which"
+        )
     followed = opposed and share > WANTED_SHARE
     yield Finding(wrong=followed, topic="cmpo model", text=text, tries=balanced(run, "cmpo") if followed else ())
