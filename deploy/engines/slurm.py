@@ -102,7 +102,8 @@ class SlurmJob:
         return "\n".join(["#!/bin/bash", *lines, "#SBATCH --requeue", BODY.replace("PROGRAM", shlex.join(program))])
 
 
-WAIT = """wait "$child"
+WAIT = """[ -z "$asked" ] || kill -TERM "$child" 2>/dev/null  # asked before the child was known
+wait "$child"
 code=$?
 # A signal ends `wait`, not the process.
 while kill -0 "$child" 2>/dev/null; do
@@ -110,7 +111,7 @@ while kill -0 "$child" 2>/dev/null; do
   code=$?
 done
 """
-"""Waits in Bash until the process `$child` has ended, and sets `$code` to its exit code."""
+"""Waits in Bash until the process `$child` has ended, and sets `$code` to its exit code. A trap for signals sets `$asked`."""
 
 BODY = f"""
 # USR1 comes before the time limit: the run saves a checkpoint and ends, and the job is queued again and goes on from there.

@@ -32,7 +32,8 @@ from runner.settings import read_config
 
 KILLED_WITHIN_S = 10.0
 DISCARD_PORT = 9
-TASK = f"""trap 'kill -TERM "$child" 2>/dev/null' TERM USR1
+TASK = f"""asked=
+trap 'asked=1; kill -TERM "$child" 2>/dev/null' TERM USR1
 (
   trap '' USR1
   [ "$SLURM_NTASKS" = 1 ] || export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS

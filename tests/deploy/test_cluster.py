@@ -188,7 +188,7 @@ def test_up_hands_the_settings_over_and_a_second_one_does_not_start_replay_again
 ) -> None:
     fake_docker(only, 'test "$1" = ps && printf "replay\\tx\\trunning\\tUp\\n"; exit 0')
     monkeypatch.setenv("OATMILL_ACTORS", "99")  # what `up` was told counts more
-    arguments = ["cluster", "up", "cogs_v_clips", "--timeout", "0", "trainer.total_timesteps=12345"]
+    arguments = ["cluster", "up", "cogs_v_clips", "--timeout", "0", "trainer.total_timesteps=1234567"]
     assert run_command([*arguments, "--actors", "3"]) == 0
     first = ComposeCluster.of("oatmill", os.environ).environment()
     assert (first["OATMILL_ACTORS"], first["OATMILL_RUN"], first["OATMILL_IMAGE"]) == ("3", "cogs_v_clips", "oatmill:0.1.0")
@@ -197,7 +197,7 @@ def test_up_hands_the_settings_over_and_a_second_one_does_not_start_replay_again
             monkeypatch.setenv(name, value)
     # What a role makes of the mounted file and the two empty variables.
     settings = role_settings(RoleOptions(config=Path(first["OATMILL_CONFIG"])))
-    assert (settings.trainer.total_timesteps, settings.env.kind, settings.actors.count) == (12345, "cogs", 3)
+    assert (settings.trainer.total_timesteps, settings.env.kind, settings.actors.count) == (1234567, "cogs", 3)
     assert settings.replay.acknowledge == "durable"
     monkeypatch.delenv("OATMILL_CONFIG")
     assert run_command([*arguments, "--actors", "5", "--learners", "2"]) == 0

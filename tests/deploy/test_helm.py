@@ -167,6 +167,23 @@ def test_all_ranks_of_a_pod_that_is_asked_to_end_are_asked_to(tmp_path: Path) ->
     assert len(list(tmp_path.glob("saved-*"))) == 2
 
 
+@pytest.mark.parametrize(("role", "code"), [("learner", 128 + signal.SIGTERM), ("actor", 0)])
+def test_a_signal_before_the_script_knows_its_child_reaches_the_child(tmp_path: Path, role: str, code: int) -> None:
+    for name in ("learner", "actor"):  # the script sleeps where it is slow on a busy machine
+        original = (CHART / "files" / f"{name}.sh").read_text()
+        slow = original.replace("child=$!", "sleep 1; child=$!", 1).replace("children=$!", "sleep 1; children=$!")
+        assert "sleep 1" in slow
+        (tmp_path / f"{name}.sh").write_text(slow)
+    program = tmp_path / "program"
+    program.write_text('#!/bin/sh\ntrap "exit 0" TERM\ntouch "$1/ready"\nwhile :; do sleep 0.05; done\n')
+    program.chmod(0o755)
+    environ = os.environ | {"OATMILL_HEARTBEAT": str(tmp_path / "beat")}
+    with subprocess.Popen(["sh", tmp_path / f"{role}.sh", program, str(tmp_path)], env=environ) as process:
+        wait_for(tmp_path / "ready")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == code
+
+
 def test_an_actor_that_fails_ends_its_container(tmp_path: Path) -> None:
     assert wrapped(tmp_path, "exit 3", "actor", OATMILL_HEARTBEAT=str(tmp_path / "beat")).wait(60) == 3
 

@@ -164,7 +164,8 @@ def test_roles_are_job_steps_and_the_evaluator_runs_beside_the_supervisor(
         folder.release()
 
 
-def test_a_task_gets_its_rank_and_passes_usr1_on_as_term() -> None:
+@pytest.mark.parametrize("pause", ["", "sleep 1; "], ids=["soon", "before the child is known"])
+def test_a_task_gets_its_rank_and_passes_usr1_on_as_term(pause: str) -> None:
     ranked = subprocess.run(
         ["bash", "-c", TASK, "learner", "bash", "-c", "echo $RANK $LOCAL_RANK $WORLD_SIZE; exit 7"],
         env={"PATH": "/usr/bin:/bin", "SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"},
@@ -175,7 +176,7 @@ def test_a_task_gets_its_rank_and_passes_usr1_on_as_term() -> None:
     assert (ranked.returncode, ranked.stdout) == (7, "3 1 4\n")
     role = "trap 'echo told; exit 5' TERM; echo ready; while :; do sleep 0.1; done"
     with subprocess.Popen(
-        ["bash", "-c", TASK, "actor", "bash", "-c", role],
+        ["bash", "-c", TASK.replace("child=$!", f"{pause}child=$!"), "actor", "bash", "-c", role],
         env={"PATH": "/usr/bin:/bin", "SLURM_NTASKS": "1"},
         stdout=subprocess.PIPE,
         text=True,

@@ -5,6 +5,7 @@ child=
 trap 'asked=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT
 "$@" &
 child=$!
+[ -z "$asked" ] || kill -TERM "$child" 2>/dev/null  # asked before the child was known
 code=0
 wait "$child" || code=$?
 # A signal ends `wait`, not the actor.

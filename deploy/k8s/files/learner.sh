@@ -15,6 +15,7 @@ else
     number=$((number + 1))
   done
 fi
+[ -z "$asked" ] || kill -TERM $children 2>/dev/null  # asked before all children were known
 code=0
 # When a rank fails, the others fail too, because their collective operations time out.
 for child in $children; do
