@@ -13,6 +13,7 @@ import pytest
 from deploy.cli.entry import run_command
 from recipes import cartpole
 from runner.settings import write_config
+from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -186,9 +187,9 @@ def test_a_folder_that_cannot_be_written_to_is_told(place: Path, capsys: pytest.
 
 def test_a_taken_port_is_told_and_leaves_no_run_folder(place: Path) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        port = free_ports()  # the run needs those that follow, too
+        taken.bind(("127.0.0.1", port))
         taken.listen()
-        port = taken.getsockname()[1]
         command = [
             sys.executable,
             "-m",
