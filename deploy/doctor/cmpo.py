@@ -43,7 +43,7 @@ def model(run: ExaminedRun) -> Iterator[Finding]:
     elif agreed < DOUBTFUL:
         text += (
             ": the model is poor, or one action matters little here (an exact model of LunarLander has 0.04); "
-            "`oatmill probe` shows which"
+            "with one agent, `oatmill probe` shows which"
         )
     followed = opposed and share > WANTED_SHARE
     yield Finding(wrong=followed, topic="cmpo model", text=text, tries=balanced(run, "cmpo") if followed else ())
