@@ -50,9 +50,10 @@ PLAIN: dict[str, Any] = {"minibatches": 4, "shuffle": "trajectories", "normalise
 """What the handwritten learner step does, whatever the recipe does, so that figures of several dates can be compared."""
 
 
-def settings_of(recipe: str, losses: dict[str, Any]) -> RunSettings:
-    """A recipe's settings with plain minibatches and some losses enabled."""
-    return resolve(find_recipe(recipe).settings().explicit(), [Layer({"trainer": PLAIN | {"losses": losses}})])
+def settings_of(recipe: str, losses: dict[str, Any], *, plain: bool = False) -> RunSettings:
+    """A recipe's settings with some losses enabled; `plain` for a comparison with the handwritten learner step."""
+    trainer = (PLAIN if plain else {}) | {"losses": losses}
+    return resolve(find_recipe(recipe).settings().explicit(), [Layer({"trainer": trainer})])
 
 
 def make(settings: RunSettings, spec: AgentSpec) -> Updater:

@@ -20,7 +20,6 @@ from learner.running_statistics import ObservationStatistics
 from learner.update.inputs import to_inputs
 from learner.update.schedules import learning_rate, schedule_coefficients
 from learner.update.updater import Updater
-from protocol.data.batch import Batch
 from runner.settings import RunSettings
 
 
@@ -45,8 +44,8 @@ class OneProcess:
         self.env_steps = self._version = 0
         self._act_with_new_weights()
 
-    def step(self) -> Batch:
-        """Collect a batch and train on it; returns the batch."""
+    def step(self) -> None:
+        """Collect a batch and train on it."""
         trainer, context = self._trainer, self.updater.context
         batch = self._collector.batch(trainer.batch_size)
         self._statistics.before_training(batch)
@@ -60,7 +59,6 @@ class OneProcess:
         self._statistics.after_training(batch)
         self.env_steps += int(np.count_nonzero(batch.valid))
         self._act_with_new_weights()
-        return batch
 
     def close(self) -> None:
         """Close the environment."""

@@ -11,9 +11,8 @@ replay server are compared with unrolls of 64 steps, two writing processes and o
 With --task cogs, oatmill and Sample Factory train the team of easy_hearts_small with the settings of cogs.json,
 which both have (the recipe's own differ): a constant learning rate, a token grid and a layer of 128, unrolls of 64,
 batches of 64, 4 epochs of 4 minibatches of whole trajectories, 32 simulations. Both systems step
-`actors/environments/adapters/cogs.py` on
-the same version of MettaGrid and encode with `agent/tokens/encoders.py`. Steps are steps of agents. CPU
-seconds are those of the whole run, including its start.
+`actors/environments/adapters/cogs.py` on the same version of MettaGrid and encode with `agent/tokens/encoders.py`.
+Steps are steps of agents. CPU seconds are those of the whole run, including its start.
 
 There are some differences. Stable-Baselines3 and TorchRL have separate networks for policy and value.
 TorchRL, RLlib and Sample Factory keep the learning rate constant. Sample Factory scales rewards in its own

@@ -56,14 +56,14 @@ def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:  # noqa: ARG001  (
 
 def arms_of(recipe: str, device: torch.device, effort: Effort) -> dict[str, Arm]:
     """A recipe's arms."""
-    settings = settings_of(recipe, {})
+    settings = settings_of(recipe, {}, plain=True)
     if effort.quick:
         settings.trainer.epochs = 1
     spec, batch = real_batch(settings, trajectories=settings.trainer.minibatches if effort.quick else None)
     inputs = cast("dict[str, Tensor]", to_inputs(batch, spec, settings.trainer, device))
 
     def updater(losses: Mapping[str, Any], form: str) -> Updater:
-        trainer = settings_of(recipe, dict(losses)).trainer.model_copy(update=dict(FORMS[form]))
+        trainer = settings_of(recipe, dict(losses), plain=True).trainer.model_copy(update=dict(FORMS[form]))
         trainer.epochs = settings.trainer.epochs
         config = LearnerConfig(trainer, settings.agent, MetricsSettings(gradient_every=NEVER), {}, "", Path())
         return make_updater(config, spec, Ranks(0, 1, device, OneRank()))

@@ -33,7 +33,7 @@ def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:  # noqa: ARG001  (
     made: dict[str, Arm] = {}
     for recipe in RECIPES[:1] if effort.quick else RECIPES:
         for name, losses in ARMS.items():
-            settings = settings_of(recipe, losses)
+            settings = settings_of(recipe, losses, plain=True)
             settings.trainer.optimizer.learning_rate = RATE
             spec, inputs = real_inputs(settings)
             updater = make(settings, spec)
@@ -81,7 +81,7 @@ def figures(rounds: Rounds) -> dict[str, Figure]:
             milliseconds = 1e3 * rounds.median(f"{recipe}: {name}", "cpu_s")
             found[f"{recipe}: {name}, a step"] = Figure(milliseconds, "ms CPU", "lower")
         once = rounds.ratio(f"{recipe}: full, measured", f"{recipe}: full", "cpu_s") - 1
-        trainer = settings_of(recipe, {}).trainer
+        trainer = settings_of(recipe, {}, plain=True).trainer
         share = once * trainer.epochs * trainer.minibatches / MetricsSettings().gradient_every
         found[f"{recipe}: gradients measured every {MetricsSettings().gradient_every} updates"] = Figure(
             100 * share, "%", "lower"

@@ -15,7 +15,7 @@ RATE = 1e-4
 @pytest.mark.parametrize("recipe", ["cartpole", "cogs_v_clips"])
 @pytest.mark.parametrize(("arm", "step"), [("baseline", ppo_step), ("full", all_losses_step)])
 def test_both_learner_steps_come_to_the_same_parameters(recipe: str, arm: str, step: object) -> None:
-    settings = settings_of(recipe, ARMS[arm])
+    settings = settings_of(recipe, ARMS[arm], plain=True)
     settings.actors.envs_per_actor, settings.trainer.batch_size = 4, 8
     settings.trainer.optimizer.learning_rate = RATE
     spec, inputs = real_inputs(settings)
@@ -36,9 +36,9 @@ def test_both_learner_steps_come_to_the_same_parameters(recipe: str, arm: str, s
 
 
 def test_the_batch_has_ends_and_padding_as_real_ones_have() -> None:
-    spec, inputs = real_inputs(settings_of("cartpole", {}))
+    spec, inputs = real_inputs(settings_of("cartpole", {}, plain=True))
     assert spec.encoder == "mlp"
     assert int(inputs["terminated_BT"].sum()) > 0
-    _, inputs = real_inputs(settings_of("cogs_v_clips", {}))
+    _, inputs = real_inputs(settings_of("cogs_v_clips", {}, plain=True))
     assert int(inputs["truncated_BT"].sum()) == len(inputs["final_step"]) > 0
     assert float((inputs["observations_BT1"][..., 0] == 255).float().mean()) > 0.1  # pads
