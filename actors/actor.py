@@ -324,4 +324,5 @@ def _sender(config: ActorConfig, environment: Environment, spec: AgentSpec, welc
         schema=schema,
         rows=environment.num_rows,
         when_full=config.actors.when_full,
+        compression=config.actors.compression,
     )

@@ -237,6 +237,9 @@ class ActorSettings(Settings):
     """Collect the next batch only after the learner has trained on the last one and published its weights. All data
     then comes from the newest policy (no policy lag), and actors and learner take turns. Otherwise the actors
     collect the next batch while the learner trains, with a policy that is one version older."""
+    compression: Literal["auto", "lz4", "none"] = "auto"
+    """Compression of trajectories between actors and the replay server. `auto` uses lz4 over TCP if most of an
+    observation is integers or booleans, such as images. A durable log stores trajectories as they were sent."""
     max_restarts: int = Field(default=5, ge=0)
     """Restarts of an actor in a row, with no step in between, before the run fails."""
     hang_timeout: float = Field(default=300.0, gt=0)

@@ -30,6 +30,7 @@ NAMES = (
     "learner_step",
     "space_costs",
     "stream",
+    "compression",
     "weights",
     "replay_rates",
     "synthetic_fleet",

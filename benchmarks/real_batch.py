@@ -21,7 +21,7 @@ from agent.spec import AgentSpec
 from learner.update.inputs import to_inputs
 from protocol.data.batch import Batch
 from protocol.data.observations import concatenated
-from protocol.data.trajectory import TrajectoryBlock
+from protocol.data.trajectory import Schema, TrajectoryBlock
 from runner.settings import RunSettings
 
 SEED = 1
@@ -52,13 +52,24 @@ class Collector:
             self._environment, observations, self.policy, settings.actors.unroll_length, discount=discount
         )
 
+    def block(self) -> TrajectoryBlock:
+        """The next unroll of all copies; the next call overwrites its arrays."""
+        block = self._unroller.collect(lambda: True)
+        assert block is not None, "the unroll is not cancelled"
+        return block
+
+    def packed(self) -> memoryview:
+        """The next unroll as it is sent."""
+        spaces, statistics = self._environment.spaces, self._environment.episode_statistics
+        schema = Schema.of(spaces, core_state_size=self.spec.core_state_size, episode_statistics=statistics)
+        return schema.pack(self.block())
+
     def batch(self, trajectories: int) -> Batch:
         """The next trajectories, `[trajectories, T]`; what an unroll has beyond them is dropped."""
         blocks: list[dict[str, Any]] = []
         rows = 0
         while rows < trajectories:
-            block = self._unroller.collect(lambda: True)
-            assert block is not None, "the unroll is not cancelled"
+            block = self.block()
             blocks.append(arrays_of(block, rows))
             rows += len(block.rewards)
         joined = {name: concatenated([block[name] for block in blocks]) for name in blocks[0]}

@@ -16,20 +16,19 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zmq
 
+from benchmarks.line import Line
 from benchmarks.replay import CASES, STEPS, Case, config_of, server, synthetic_block
 from oatmill.settings.flat import joining_config
 from protocol.channels import ControlClient, WeightsPublisher, WeightsReceiver
-from protocol.channels.sockets import ClientSocket, ServerSocket
 from protocol.data.run_schema import RunSchema
 from protocol.data.weights import Weights, layout_of
-from protocol.security.keys import client_keys, make_keys, server_keys
-from protocol.security.zap import ZapHandler
+from protocol.security.keys import make_keys
 from protocol.wire import messages
 from protocol.wire.codec import decode, encode
 from replay.ingest.validation import Validator
@@ -118,27 +117,14 @@ def carry(keys: Path | None, nbytes: int) -> float:
 
     It measures CPU time, because on a shared machine the elapsed time depends on other work.
     """
-    served, payload = server_keys(keys), bytes(nbytes)
-    messages_a_round = max(16, 4_000_000 // nbytes)
-    with zmq.Context() as context:
-        zap = None if served is None else ZapHandler(context, served)
-        receiver = ServerSocket(context, zap=zap)
-        sender = ClientSocket(receiver.bind("tcp://127.0.0.1:0"), keys=client_keys(keys, "actor"))
-        best = float("inf")
+    payload, number = bytes(nbytes), max(16, 4_000_000 // nbytes)
+    best = float("inf")
+    with ExitStack() as stack:
+        line = Line(keys, stack)
         for _ in range(ROUNDS):
-            came, started = 0, time.process_time()
-            for _ in range(messages_a_round):
-                sender.send([(b"h", payload)])
-                came += sum(1 for _ in receiver.receive(messages_a_round))
-            while came < messages_a_round:
-                receiver.handle.poll(10)
-                sender.send()
-                came += sum(1 for _ in receiver.receive(messages_a_round))
-            best = min(best, (time.process_time() - started) / messages_a_round)
-        sender.close()
-        receiver.close()
-        if zap is not None:
-            zap.close()
+            started = time.process_time()
+            line.carry(lambda: payload, number, len)
+            best = min(best, (time.process_time() - started) / number)
     return best
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from protocol.channels.connection import HEADERS_ONLY_BYTES, Connection
 from protocol.data.run_schema import RunSchema
@@ -10,6 +11,8 @@ from protocol.data.trajectory import Schema, TrajectoryBlock
 from protocol.peers.control import Welcome
 from protocol.peers.trajectory import TrajectorySenderPeer, WhenFull
 from protocol.wire.deadlines import GOODBYE_WITHIN_S
+
+Compression = Literal["auto", "lz4", "none"]
 
 
 class TrajectorySender:
@@ -25,9 +28,19 @@ class TrajectorySender:
         rows: the number of trajectories in each block.
         when_full: `block` keeps every block; `drop_oldest` drops the oldest unsent block when 16
             wait, and counts it.
+        compression: `lz4`, `none`, or `auto`: lz4 over TCP if most of an observation is integers or booleans.
     """
 
-    def __init__(self, address: str, *, welcome: Welcome, schema: Schema, rows: int, when_full: WhenFull) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        welcome: Welcome,
+        schema: Schema,
+        rows: int,
+        when_full: WhenFull,
+        compression: Compression = "auto",
+    ) -> None:
         assert welcome.spaces is not None, "an actor that has joined has described its spaces"
         self._peer = TrajectorySenderPeer(
             actor_id=welcome.actor_id,
@@ -36,6 +49,7 @@ class TrajectorySender:
             rows=rows,
             when_full=when_full,
             session=welcome.session,
+            compress=compression == "lz4" or (compression == "auto" and address.startswith("tcp:") and schema.mostly_integers),
         )
         self._connection = Connection(address, self._peer, max_message_bytes=HEADERS_ONLY_BYTES, keys=welcome.keys)
 

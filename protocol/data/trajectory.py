@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.data.compression import decompressed
 from protocol.data.observations import Observations, field_name
 from protocol.data.spaces import Spaces
 
@@ -112,6 +113,16 @@ class Schema:
             episode_statistics,
         )
 
+    @property
+    def mostly_integers(self) -> bool:
+        """Whether most of an observation's bytes are integers or booleans, which lz4 makes several times shorter."""
+        nbytes = {True: 0, False: 0}
+        for entry in self.fields:
+            if entry.axis == "step+1":
+                dtype = np.dtype(entry.dtype)
+                nbytes[dtype.kind != "f"] += prod(entry.shape) * dtype.itemsize
+        return nbytes[True] > nbytes[False]
+
     def shape(self, entry: Field, size: BlockSize) -> tuple[int, ...]:
         """Return the shape of one field in a block of this size."""
         leading = {
@@ -177,6 +188,14 @@ class Schema:
             name: np.ndarray(shape, dtype, buffer, offset) if nothing is None else nothing
             for name, dtype, offset, shape, nothing in places
         }
+
+    def unpack(self, payload: bytes | bytearray | memoryview, size: BlockSize) -> dict[str, Array]:
+        """Return the fields of a block that may be compressed; of one that is not, they share the payload's memory.
+
+        Raises:
+            ValueError: if the payload is not a block of this size.
+        """
+        return self.views(decompressed(payload, self.nbytes(size)), size)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Literal
 from oatmill.errors import WireError
 from protocol.data.run_schema import RunSchema
 from protocol.data.trajectory import BlockSize, TrajectoryBlock
+from protocol.peers.packing import Packer
 from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, encode, to_json
 from protocol.wire.deadlines import ANSWER_WITHIN_S, HEARTBEAT_EVERY_S, LOST_AFTER_S, RETRY_EVERY_S, answer_within_s
@@ -24,14 +25,10 @@ WhenFull = Literal["block", "drop_oldest"]
 MAX_WAITING = 16
 """With `drop_oldest`, this many blocks may wait unsent. Beyond that, the oldest is dropped."""
 
-MAX_SPARE_BUFFERS = 16
-"""The number of buffers that are kept for reuse. It is about the number of messages in flight. New
-memory costs a page fault every 4 KB, and must be cleared."""
-
 
 @dataclass(slots=True)
 class _Kept:
-    """A packed block that is not acknowledged yet."""
+    """A packed block, perhaps compressed, that is not acknowledged yet."""
 
     payload: memoryview
     size: BlockSize
@@ -109,15 +106,23 @@ class TrajectorySenderPeer:
     """
 
     def __init__(
-        self, *, actor_id: int, incarnation: int, schema: RunSchema, rows: int, when_full: WhenFull, session: str = ""
+        self,
+        *,
+        actor_id: int,
+        incarnation: int,
+        schema: RunSchema,
+        rows: int,
+        when_full: WhenFull,
+        session: str = "",
+        compress: bool = False,
     ) -> None:
         self._session = session
-        self._actor_id, self._incarnation = actor_id, incarnation
+        self._actor, self._incarnation = (actor_id, incarnation), incarnation
         self._schema, self._rows = schema, rows
         self._drops = when_full == "drop_oldest"
+        self._packer = Packer(schema.trajectory, compress=compress)
         self._waiting: deque[_Kept] = deque()  # not sent yet
         self._in_flight: deque[_Kept] = deque()  # sent, not acknowledged
-        self._spare: list[memoryview] = []  # buffers of acknowledged blocks, for reuse
         self._cursor = 0  # the number of entries of _in_flight that were sent since they all had to be sent again
         self._sequence = 0  # the sequence number of the next new trajectory
         self._acknowledged = 0  # the sequence number that ingest expects next
@@ -167,11 +172,10 @@ class TrajectorySenderPeer:
 
     def offer(self, block: TrajectoryBlock) -> None:
         """Pack a block and queue it. With `drop_oldest`, the oldest unsent block may be dropped."""
-        spare = self._spare.pop() if self._spare else None
-        self.offer_packed(self._schema.trajectory.pack(block, spare), block)
+        self.offer_packed(self._packer.pack(block), block)
 
     def offer_packed(self, payload: memoryview, block: TrajectoryBlock) -> None:
-        """Queue a block that is already packed. Its memory is reused once the block is acknowledged."""
+        """Queue a block that is already packed. Its memory is reused once the block is acknowledged, unless it is read-only."""
         size = block.size
         rows = size.trajectories
         assert rows == self._rows, f"every block has {self._rows} trajectories, as HELLO said, got {rows}"
@@ -267,8 +271,7 @@ class TrajectorySenderPeer:
             released = self._in_flight.popleft()
             self._cursor = max(0, self._cursor - 1)
             # A repeated message that is still being sent would get other content, but ingest ignores payloads below `next`.
-            if len(self._spare) < MAX_SPARE_BUFFERS:
-                self._spare.append(released.payload)
+            self._packer.take_back(released.payload)
 
     def send(self, now: float) -> list[Frames]:
         """Return the messages to send now. Every returned message counts as sent."""
@@ -286,7 +289,7 @@ class TrajectorySenderPeer:
         if self.said_goodbye or now - self._hello_at < RETRY_EVERY_S:
             return []
         self._hello_at = now
-        return [encode(messages.DataBye(self._actor_id, self._incarnation, self.produced, self.evicted, self._session))]
+        return [encode(messages.DataBye(*self._actor, self.produced, self.evicted, self._session))]
 
     def _hello_due(self, now: float) -> bool:
         """Whether to send HELLO: every second before WELCOME, later only if an answer is overdue.
@@ -305,16 +308,8 @@ class TrajectorySenderPeer:
     def _hello(self, now: float) -> messages.DataHello:
         self._hello_at, self._unanswered = now, True
         self._asked_at = now if self._asked_at is None else self._asked_at
-        return messages.DataHello(
-            self._actor_id,
-            self._incarnation,
-            self._rows,
-            self._schema.identity,
-            self._acknowledged,
-            self.produced,
-            self.evicted,
-            self._session,
-        )
+        counts = self._acknowledged, self.produced, self.evicted
+        return messages.DataHello(*self._actor, self._rows, self._schema.identity, *counts, self._session)
 
     def _blocks(self, now: float) -> list[Frames]:
         """Return the blocks that credit covers: first those to be sent again, then new ones."""
@@ -331,9 +326,8 @@ class TrajectorySenderPeer:
                 break
             self._cursor += 1
             self._reported = (self.produced, self.evicted)
-            header = kept.header(
-                (self._actor_id, self._incarnation, self._schema.identity), self.produced, self.evicted, self._session
-            )
+            sender = (*self._actor, self._schema.identity)
+            header = kept.header(sender, self.produced, self.evicted, self._session)
             frames.append(encode(header, kept.payload))
         return frames
 
@@ -343,4 +337,4 @@ class TrajectorySenderPeer:
         if counts == self._reported or now - self._reported_at < HEARTBEAT_EVERY_S:
             return []
         self._reported, self._reported_at = counts, now
-        return [encode(messages.DataHeartbeat(self._actor_id, self._incarnation, *counts, self._session))]
+        return [encode(messages.DataHeartbeat(*self._actor, *counts, self._session))]

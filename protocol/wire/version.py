@@ -1,4 +1,4 @@
-"""What two machines must have in common: the version of oatmill, and the fields of all messages."""
+"""What two machines must have in common: the version of oatmill, and the format of all messages."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ GROUPS = {
     )
 }
 
+PAYLOADS = "blocks: packed or lz4"
+"""The formats of payloads; a change of them changes the digest."""
+
 
 def oatmill_version() -> str:
     """Return the installed version, or `unknown` in a checkout that is not installed."""
@@ -34,8 +37,8 @@ def oatmill_version() -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    """The version of oatmill, and a digest of all messages and their fields, which also tells development versions apart."""
-    lines = [
+    """The version of oatmill, and a digest of the format of all messages, which also tells development versions apart."""
+    lines = [PAYLOADS] + [
         f"{name} {message.KIND} {[(field.name, str(field.type)) for field in fields(message)]}"
         for name, group in GROUPS.items()
         for message in group

@@ -84,14 +84,13 @@ class Intake:
         message, rows, actor = arrival.message, arrival.message.trajectories, arrival.session.actor_id
         self._messages.stored(arrival)
         counts = [message.produced, message.evicted]
+        size = BlockSize(rows, message.steps, message.finals, message.episodes)
         try:
-            arrays = self._open(arrival, version)
+            arrays, nbytes = self._open(arrival, size, version)
         except WireError:
             self._journal.record("refused", actor, rows, counts)
             raise
-        size = [rows, message.steps, message.finals, message.episodes]
-        number = self._journal.record("stored", actor, size, message.policy_version, counts, payload=arrival.payload)
-        nbytes = memoryview(arrival.payload).nbytes
+        number = self._journal.record("stored", actor, list(size), message.policy_version, counts, payload=arrival.payload)
         self._queue.append(QueuedRows(arrays, 0, rows, message.policy_version, now, nbytes, record=number))
         self._fleet.stored(arrays, wall - message.collected_at, version - message.policy_version)
 
@@ -101,8 +100,8 @@ class Intake:
         self._validator = Validator(schema.spaces.action, self._max_abs_reward)
         return self._validator
 
-    def _open(self, arrival: Arrival, version: int) -> dict[str, Array]:
-        """Return the block's fields after checking them."""
+    def _open(self, arrival: Arrival, size: BlockSize, version: int) -> tuple[dict[str, Array], int]:
+        """Return the block's fields after checking them, and their length in bytes."""
         message, schema = arrival.message, self._messages.sessions.schema
         assert schema is not None, "a session opens with a schema"
         validator = self._validator or self.describe(schema)
@@ -116,9 +115,8 @@ class Intake:
         if not (0 <= message.finals <= ends and 0 <= message.episodes <= ends):
             raise WireError("final_index", f"expected at most {ends} ends, got {message.finals} and {message.episodes}")
         try:
-            size = BlockSize(message.trajectories, message.steps, message.finals, message.episodes)
-            arrays = schema.trajectory.views(arrival.payload, size)
+            arrays = schema.trajectory.unpack(arrival.payload, size)
         except ValueError as error:
             raise WireError("payload_length", str(error)) from None
         validator.check(arrays)
-        return arrays
+        return arrays, schema.trajectory.nbytes(size)

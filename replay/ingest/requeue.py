@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 
 import numpy as np
 
 from protocol.data.run_schema import RunSchema
-from protocol.data.trajectory import Array, BlockSize
+from protocol.data.trajectory import BlockSize
 from replay.log.journal import Journal
 from replay.log.state import Block, CutPart, LogState, Rows
 from replay.store.assembly import Part
@@ -53,16 +52,9 @@ def _queued_rows(journal: Journal, schema: RunSchema, rows: Rows, block: Block, 
         now,
         schema.trajectory.nbytes(size),
         record=number,
-        source=_reader(journal, schema, number, size),
+        source=lambda: schema.trajectory.unpack(journal.read(number), size),
         exempt=exempt,
     )
-
-
-def _reader(journal: Journal, schema: RunSchema, number: int, size: BlockSize) -> Callable[[], dict[str, Array]]:
-    def read(views: Callable[[bytes, BlockSize], dict[str, Array]]) -> dict[str, Array]:
-        return views(journal.read(number), size)
-
-    return partial(read, schema.trajectory.views)
 
 
 def recovered_part(batch_id: int, cut: CutPart, state: LogState, now: float) -> Part:

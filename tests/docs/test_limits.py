@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 PACKAGES = ("actors", "agent", "benchmarks", "deploy", "learner", "oatmill", "protocol", "recipes", "replay", "runner")
 ROOT = Path(__file__).parents[2]
@@ -13,6 +16,8 @@ FILES_PER_FOLDER = 17
 """Besides `__init__.py` and `__main__.py`."""
 ONE_FILE_EACH = {ROOT / "deploy" / "cli", ROOT / "recipes"}
 """One file per command and per recipe."""
+LARGEST_BYTES = 500_000
+PACKAGED = (".whl", ".gz", ".zip", ".pt", ".safetensors")
 LINES = {"file": 399, "class": 249, "function": 55}
 
 
@@ -42,3 +47,13 @@ def test_no_folder_has_too_many_files() -> None:
     counts = Counter(path.parent for path in counted)
     assert max(counts.values()) > FILES_PER_FOLDER
     assert {folder for folder, count in counts.items() if count > FILES_PER_FOLDER} <= ONE_FILE_EACH
+
+
+def test_no_tracked_file_is_large_or_a_package() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is not a git checkout")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    paths = [ROOT / name for name in listed.split("\0") if name]
+    found = [path for path in paths if path.exists() and (path.stat().st_size > LARGEST_BYTES or path.suffix in PACKAGED)]
+    assert len(paths) > len(modules())
+    assert found == []

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgpack
 import numpy as np
+from lz4 import block as lz4
 
 from protocol.data.run_schema import RunSchema
 from protocol.data.trajectory import BlockSize, TrajectoryBlock
@@ -345,6 +346,10 @@ def size_cases() -> Iterator[Case]:
     payload = content()
     for name, body in {"a byte more": payload + b"\0", "a byte less": payload[:-1], "twice": 2 * payload, "none": b""}.items():
         yield case(f"the payload, {name}", "payload_length", body)
+    for name, body in {"a byte more": payload + b"\0", "a byte less": payload[:-1], "very long": bytes(2**24)}.items():
+        shorter = lz4.compress(body, store_size=False)
+        yield case(f"the payload, compressed, {name}", "payload_length", shorter)
+        yield case(f"the payload, compressed, {name}, cut", "payload_length", shorter[:-1])
     for steps in (0, 1, 3, -1, 2**40, 2**62):
         yield case(f"{steps} steps", "unroll_length", steps=steps)
     for version in (-1, 1, 2**62, -(2**62)):

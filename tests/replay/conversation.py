@@ -67,9 +67,10 @@ class Conversation:
         actor: int = 0,
         incarnation: int = 1,
         schema: RunSchema = SCHEMA,
+        payload: Any = None,
         **header: Any,
     ) -> list[Any]:
-        """A block, and the answers. `header` replaces fields of the header."""
+        """A block, and the answers. `payload` replaces the packed block, and `header` fields of the header."""
         content = block(2, first=first) if content is None else content
         size = content.size
         values: dict[str, Any] = {
@@ -87,7 +88,8 @@ class Conversation:
             "evicted": 0,
             "counters": {},
         }
-        return self.say(messages.Data(**(values | header)), schema.trajectory.pack(content), actor)
+        payload = schema.trajectory.pack(content) if payload is None else payload
+        return self.say(messages.Data(**(values | header)), payload, actor)
 
     def answers(self) -> list[Any]:
         """What ingest has to say to actors."""

@@ -213,7 +213,13 @@ class Actor:
 
 
 def actor(
-    control: str, *, rows: int = 2, actor_id: int | None = None, when_full: Any = "block", keys: ClientKeys | None = None
+    control: str,
+    *,
+    rows: int = 2,
+    actor_id: int | None = None,
+    when_full: Any = "block",
+    compression: Any = "auto",
+    keys: ClientKeys | None = None,
 ) -> Actor:
     """Join and open the line to ingest."""
     client = control_of(control, rows, actor_id, {}, keys)
@@ -223,7 +229,8 @@ def actor(
         client.close()
         raise
     data = welcome.endpoints["data"]
-    sender = TrajectorySender(data, welcome=welcome, schema=SCHEMA.trajectory, rows=rows, when_full=when_full)
+    schema = SCHEMA.trajectory
+    sender = TrajectorySender(data, welcome=welcome, schema=schema, rows=rows, when_full=when_full, compression=compression)
     return Actor(client, welcome, sender, rows)
 
 

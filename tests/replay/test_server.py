@@ -28,7 +28,7 @@ transports = pytest.mark.parametrize("transport", ["ipc", "tcp"])
 @transports
 def test_the_learner_gets_exactly_what_actors_send(tmp_path: Path, transport: str) -> None:
     with serving(tmp_path, transport) as server:
-        trainer, first, second = server.learner(), server.actor(), server.actor()
+        trainer, first, second = server.learner(), server.actor(), server.actor(compression="lz4")
         trainer.publish(0)
         for sender in (first, second):
             for _ in range(2):

@@ -120,3 +120,15 @@ def test_an_invalid_schema_is_rejected(path: str, value: Any) -> None:
 def test_the_first_difference_of_two_schemas_is_described() -> None:
     other = RunSchema(TOKENS, 16, ("hearts", "energy"))
     assert SCHEMA.difference(other) == "core_state_size: the run has 32, this process has 16"
+
+
+@pytest.mark.parametrize(
+    ("observation", "expected"),
+    [
+        (ObservationSpace("image", (4, 84, 84), "uint8"), True),
+        (ObservationSpace("image", (10, 10, 4), "bool"), True),
+        (ObservationSpace("vector", (4,), "float32"), False),
+    ],
+)
+def test_a_schema_tells_whether_observations_are_mostly_integers(observation: ObservationSpace, expected: bool) -> None:
+    assert Schema.of(Spaces(observation, ActionSpace((2,))), core_state_size=0).mostly_integers is expected

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from protocol.peers.trajectory import MAX_WAITING, TrajectorySenderPeer, WhenFull
@@ -33,8 +34,8 @@ class Ingest:
         self.peer.receive(encode(message)[0], b"", now)
 
 
-def peer_of(rows: int = 2, when_full: WhenFull = "block") -> tuple[TrajectorySenderPeer, Ingest]:
-    peer = TrajectorySenderPeer(actor_id=3, incarnation=1, schema=SCHEMA, rows=rows, when_full=when_full)
+def peer_of(rows: int = 2, when_full: WhenFull = "block", *, compress: bool = False) -> tuple[TrajectorySenderPeer, Ingest]:
+    peer = TrajectorySenderPeer(actor_id=3, incarnation=1, schema=SCHEMA, rows=rows, when_full=when_full, compress=compress)
     return peer, Ingest(peer)
 
 
@@ -273,3 +274,32 @@ def test_an_actor_whose_hub_was_replaced_sends_hello_at_once_and_only_once() -> 
     ingest.ack(0, rows=2)  # the new one's, before it has answered: it changes nothing
     ingest.welcome(0, rows=2, now=0.3)
     assert sent(peer.send(1.5)) == []
+
+
+def test_compressed_blocks_are_shorter_and_sent_again_as_they_were() -> None:
+    (plain, to_plain), (peer, ingest) = peer_of(), peer_of(compress=True)
+    for each, server in ((plain, to_plain), (peer, ingest)):
+        server.welcome(0, rows=4)
+        for first in (0, 2):
+            each.offer(block(2, first=first))
+    packed = [payload for header, payload in plain.send(0.0)][-2:]
+    sent_first = [payload for header, payload in peer.send(0.0)][-2:]
+    assert [len(payload) for payload in sent_first] < [len(payload) for payload in packed]
+    for payload, expected in zip(sent_first, packed, strict=True):
+        size = block(2).size
+        arrays, wanted = SCHEMA.trajectory.unpack(payload, size), SCHEMA.trajectory.views(expected, size)
+        assert all(np.array_equal(arrays[name], wanted[name]) for name in wanted)
+    ingest.ack(0, rows=4, resend=True)
+    assert [payload for _, payload in peer.send(0.0)] == sent_first
+
+
+def test_the_buffer_of_a_compressed_block_is_packed_into_again_at_once_and_the_compressed_one_never() -> None:
+    peer, ingest = peer_of(compress=True)
+    ingest.welcome(0, rows=4)
+    peer.offer(block(2))
+    (buffer,) = peer._packer._spare
+    peer.offer(block(2, first=2))
+    peer.send(0.0)
+    ingest.ack(4, rows=4)
+    (kept,) = peer._packer._spare
+    assert kept.obj is buffer.obj

@@ -189,6 +189,7 @@ class Simulation:
             schema=SCHEMA,
             rows=rows,
             when_full=self.when_full,  # type: ignore[arg-type]
+            compress=number % 2 == 1,
         )
         greedy = self.random.random() < self.faults.greedy
         unroll_s = self.random.uniform(0.01, 0.5)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from protocol.data.compression import compressed
 from protocol.data.run_schema import RunSchema
 from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
 from protocol.wire import messages
@@ -45,6 +46,20 @@ def test_a_stored_block_is_acknowledged_and_the_next_one_follows_it() -> None:
     assert only(talk.send(0)).next == 2
     assert only(talk.send(2)).next == 4
     assert talk.core.queued == 4
+
+
+def test_a_compressed_block_is_stored_like_any_other_and_takes_up_its_whole_memory() -> None:
+    plain, talk = Conversation(), Conversation()
+    for each in (plain, talk):
+        each.hello()
+    plain.send(0)
+    packed = SCHEMA.trajectory.pack(block(2))
+    payload = compressed(packed)
+    assert payload.nbytes < packed.nbytes
+    assert only(talk.send(0, payload=payload)).next == 2
+    assert talk.core.fleet_summary()["queue"] == plain.core.fleet_summary()["queue"]
+    stored, expected = (each.core._queue.take(2)[0].arrays for each in (talk, plain))
+    assert all(np.array_equal(stored[name], expected[name]) for name in expected)
 
 
 def test_a_repeated_block_is_acknowledged_but_not_stored_again() -> None:
