@@ -6,19 +6,13 @@ everything that a running system adds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import cast
-
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.losses import make
 from benchmarks.real_batch import Collector
 from learner.pack_weights import pack
-from learner.running_statistics import ObservationStatistics
-from learner.update.inputs import to_inputs
-from learner.update.schedules import learning_rate, schedule_coefficients
+from learner.update.batch_training import BatchTraining
 from learner.update.updater import Updater
 from runner.settings import RunSettings
 
@@ -36,27 +30,17 @@ class OneProcess:
 
     def __init__(self, settings: RunSettings) -> None:
         assert not settings.replay.fraction, "there is no replay buffer in one process"
-        self._trainer = settings.trainer
+        self._batch_size = settings.trainer.batch_size
         self._collector = Collector(settings, settings.trainer.seed)
         self.updater: Updater = make(settings, self._collector.spec)
-        context = self.updater.context
-        self._statistics = ObservationStatistics(context.model, context.reducer, settings.trainer.freeze_parts)
+        self._training = BatchTraining(self.updater, torch.device("cpu"))
         self.env_steps = self._version = 0
         self._act_with_new_weights()
 
     def step(self) -> None:
         """Collect a batch and train on it."""
-        trainer, context = self._trainer, self.updater.context
-        batch = self._collector.batch(trainer.batch_size)
-        self._statistics.before_training(batch)
-        if context.reward_scale is not None:
-            context.reward_scale.update(batch)
-        factor = 1.0 if context.reward_scale is None else context.reward_scale.factor
-        inputs = to_inputs(batch, self._collector.spec, trainer, torch.device("cpu"), reward_factor=factor)
-        schedule_coefficients(context, self.updater.plan.descriptors, self.env_steps)
-        rate = learning_rate(trainer, self.env_steps)
-        self.updater.learn(cast("Mapping[str, Tensor]", inputs), learning_rate=rate, report=False)
-        self._statistics.after_training(batch)
+        batch = self._collector.batch(self._batch_size)
+        self._training.train(batch, env_steps=self.env_steps)
         self.env_steps += int(np.count_nonzero(batch.valid))
         self._act_with_new_weights()
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -23,10 +23,9 @@ from learner.ranks.reduce import Ranks
 from learner.reporting.rank_reporting import RankReporting
 from learner.reporting.silent_actors import silent_actors
 from learner.rewinds import Rewinds
-from learner.running_statistics import ObservationStatistics
 from learner.setup import LearnerConfig, make_updater
-from learner.update.inputs import to_inputs
-from learner.update.schedules import learning_rate, schedule_coefficients
+from learner.update.batch_training import BatchTraining
+from learner.update.schedules import learning_rate
 from learner.update.updater import Record
 from oatmill.errors import OatmillError, RunError, UserError
 from oatmill.files.endpoints import write_endpoint
@@ -37,7 +36,6 @@ from oatmill.process.signals import StopFlag
 from oatmill.process.watchdog import Watchdog
 from oatmill.settings.flat import AUTO_ENCODERS, ENCODER
 from protocol.channels import BatchClient, ControlClient, Delivery, WeightsPublisher, Welcome
-from protocol.data.batch import Batch
 
 log = logging.getLogger("oatmill.learner")
 
@@ -86,7 +84,7 @@ class Learner:
             config = replace(config, agent=self.spec.settings, settings=with_encoder(config.settings, encoder))
         self.config, self.ranks = config, ranks
         self.updater = make_updater(config, self.spec, ranks)
-        self.statistics = ObservationStatistics(self.updater.context.model, ranks.reducer, config.trainer.freeze_parts)
+        self.training = BatchTraining(self.updater, ranks.device)
         self.welcome = welcome
         memory = MemoryLimit("learner", config.trainer.memory_bytes, setting="trainer.memory_bytes")
         stack.callback(memory.close)
@@ -210,16 +208,9 @@ class Learner:
         env_steps = self.progress.env_steps + int(fresh)
         saved = step % trainer.checkpoint_every == 0
         reported = self.is_reported(step, env_steps) or saved
-        self.statistics.before_training(batch)
-        inputs = to_inputs(batch, self.spec, trainer, self.ranks.device, reward_factor=self.reward_factor(batch))
-        schedule_coefficients(self.updater.context, self.updater.plan.descriptors, self.progress.env_steps)
-        record = self.updater.learn(
-            cast("Mapping[str, torch.Tensor]", inputs),
-            learning_rate=rate,
-            report=reported,
-            priorities=self.batches.wants_priorities,
+        record = self.training.train(
+            batch, env_steps=self.progress.env_steps, report=reported, priorities=self.batches.wants_priorities
         )
-        self.statistics.after_training(batch)
         record.seconds["wait"] = waited
         finite, sound = self.ranks.lowest(record.skipped == 0, self.updater.weights_finite())
         lag = self.progress.policy_version - batch.policy_version
@@ -237,14 +228,6 @@ class Learner:
             self.rewind(sound=bool(sound))
         elif saved:
             self.save()
-
-    def reward_factor(self, batch: Batch) -> float:
-        """What the batch's rewards are multiplied by, once it has been taken in itself: they were not acted with."""
-        scale = self.updater.context.reward_scale
-        if scale is None:
-            return 1.0
-        scale.update(batch)
-        return scale.factor
 
     def is_reported(self, step: int, env_steps: int) -> bool:
         """Whether a learner step is reported: the first, the last, and every `metrics.report_every`th."""

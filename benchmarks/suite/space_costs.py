@@ -9,10 +9,9 @@ record. A learner step includes everything from the batch's arrays to the new we
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -27,8 +26,7 @@ from benchmarks.harness import Arm, Effort, Figure, Rounds
 from benchmarks.losses import make
 from benchmarks.real_batch import real_batch
 from benchmarks.suite.inference import policy_arm
-from learner.running_statistics import ObservationStatistics
-from learner.update.inputs import to_inputs
+from learner.update.batch_training import BatchTraining
 from protocol.data.batch import Batch
 from recipes.registry import find_recipe
 from runner.settings import RunSettings
@@ -37,7 +35,6 @@ WARM_UP = True
 FORMS = ("plain", "normalised", "dict", "masked")
 GOAL = 1.05
 CALLS_A_SECOND = 2_000
-RATE = 1e-4
 NUMBERS, CHOICES, LENGTH = 8, 4, 200
 MASKS = 1 - np.eye(CHOICES, dtype=np.int8)
 
@@ -119,17 +116,10 @@ def unroll(unroller: Unroller, unrolls: int) -> dict[str, float]:
 
 def learner_arm(settings: RunSettings, spec: Any, batch: Batch) -> Arm:
     """What the learner does with a batch."""
-    updater = make(settings, spec)
-    statistics = ObservationStatistics(updater.context.model, updater.context.reducer)
-    scale, device = updater.context.reward_scale, torch.device("cpu")
+    training = BatchTraining(make(settings, spec), torch.device("cpu"))
 
     def arm() -> dict[str, float]:
-        statistics.before_training(batch)
-        if scale is not None:
-            scale.update(batch)
-        inputs = to_inputs(batch, spec, settings.trainer, device, reward_factor=1.0 if scale is None else scale.factor)
-        updater.learn(cast("Mapping[str, torch.Tensor]", inputs), learning_rate=RATE, report=False)
-        statistics.after_training(batch)
+        training.train(batch, env_steps=0)
         return {}
 
     return arm
