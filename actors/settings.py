@@ -51,7 +51,7 @@ class Heard(Settings):
     """Numbers and booleans in the `info` of an episode's last step that are reported, besides
     `is_success` and `score`: names, and patterns such as `reward_*`, which are matched once at the
     start. The name of a number in a mapping inside `info` is `outer.inner`. With several agents,
-    `name` is the mean over the agents, and `agent.name` is one agent's."""
+    `name` is the mean over the agents, and `agent.name` is the number of one agent."""
 
 
 class Wrapped(Heard):

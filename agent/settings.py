@@ -35,7 +35,7 @@ class AgentSettings(Settings):
     normalise_observations: bool = False
     """Subtract the running mean of each number of an observation and divide by its running standard deviation. The
     statistics are part of the network: they are saved and sent to the actors with its weights, and `oatmill eval` and
-    `oatmill.load` use them, so a policy takes observations as the environment gives them. Only for vectors."""
+    `oatmill.load` use them, so a policy takes the environment's raw observations. Only for vectors."""
     observation_clip: float = Field(default=10.0, gt=0)
     """Normalised observations are clipped to [-observation_clip, observation_clip]. Used when `normalise_observations` is
     true."""

@@ -48,7 +48,7 @@ class CmpoSettings(Settings):
     kl_coef: float = Field(default=0.01, ge=0)
     """Coefficient of the KL from the CMPO policy to the trained policy."""
     advantage_clip: float = Field(default=1.0, gt=0)
-    """Advantages are clipped to [-advantage_clip, advantage_clip] before they tilt the prior policy."""
+    """Advantages are clipped to [-advantage_clip, advantage_clip] before they reweight the prior policy."""
     advantage: Literal["auto", "model", "sampled"] = "auto"
     """Where advantages come from: `model` uses the dynamics model for every action, `sampled` the
     return of the action that was taken. `auto` uses the model if the dynamics loss trains it."""
@@ -57,7 +57,7 @@ class CmpoSettings(Settings):
     under the prior policy (`prior_expected_q`)."""
     prior_ema_rate: float = Field(default=0.1, gt=0, le=1)
     """Rate at which the prior network moves towards the trained network, once per update. 1 copies
-    it."""
+    the trained network."""
     variance_decay: float = Field(default=0.99, ge=0, lt=1)
     """Decay, per batch, of the running mean square of the value errors. Advantages are divided by
     its root."""
@@ -85,8 +85,8 @@ class PpoActorSettings(Settings):
     """Skip the remaining epochs of a batch after an epoch whose mean approximate KL exceeds this,
     in nats. Null means no limit."""
     anchor: Literal["behaviour", "proximal"] = "behaviour"
-    """The policy that the ratio is clipped around: the one that acted (`behaviour`), or the one at
-    the start of the batch (`proximal`), which suits replayed data."""
+    """The policy that the ratio is clipped around: the policy that acted (`behaviour`), or the policy at
+    the start of the batch (`proximal`), which is better for replayed data."""
 
 
 class MuesliPgSettings(Settings):
@@ -217,7 +217,7 @@ class TrainerSettings(Settings):
     or again before every `epoch` with the current weights, which makes targets newer and costs a forward pass
     over the batch. PPO's ratios keep their anchor, the policy at the start of the batch."""
     shuffle: Literal["trajectories", "steps"] = "trajectories"
-    """How minibatches are drawn: from whole `trajectories`, or from single `steps`. Steps of one
+    """How minibatches are sampled: from whole `trajectories`, or from single `steps`. Steps of one
     trajectory are similar, so single steps represent the batch better. `steps` needs a network
     without a recurrent core."""
     gamma: float = Field(default=0.99, ge=0, le=1)
@@ -258,8 +258,8 @@ class TrainerSettings(Settings):
     compile: bool = False
     """Compile the network with torch.compile. The learner's machine needs a C++ compiler."""
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """CPU threads per rank. `auto` uses one, except for networks with large convolutions, for which it shares the
-    cores that actors leave idle among the ranks."""
+    """CPU threads per rank. `auto` uses one, except for networks with large convolutions, for which the cores
+    that actors leave idle are divided among the ranks."""
     acting_network: Literal["trained", "prior"] = "trained"
     """The network with which actors act: the trained network, or the prior (its moving average), as in the Muesli paper.
     `prior` needs a loss with a prior network, such as `cmpo`. Checkpoints are always evaluated with the trained network."""
@@ -286,7 +286,7 @@ class TrainerSettings(Settings):
     """Consecutive rewinds to the last checkpoint, after values that are not finite, before the run
     fails."""
     data_timeout: float = Field(default=120.0, gt=0)
-    """Seconds to wait for a batch before the run ends with the reason."""
+    """Seconds that the learner waits for a batch before the run ends with an error."""
     distributed_timeout: float = Field(default=60.0, gt=0)
     """Seconds that a rank waits for the others in a collective operation (gloo and NCCL)."""
     hang_timeout: float = Field(default=300.0, gt=0)

@@ -33,7 +33,7 @@ class ReplaySettings(Settings):
     version older."""
     max_policy_lag: int = Field(default=16, ge=0)
     """Trajectories from a policy that is more versions behind than this are dropped as stale, but
-    never so many that no batch is left."""
+    enough for one batch are always kept."""
     silent_after: float = Field(default=30.0, gt=0)
     """Seconds for which an actor may send no trajectory, while others do, before it is reported as
     silent: by an event, a red flag, `oatmill status` and a metric. An actor whose trajectories are

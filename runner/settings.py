@@ -24,7 +24,7 @@ class EvaluatorSettings(Settings):
     """The evaluator, a process that plays the run's checkpoints with fixed seeds while it trains."""
 
     enabled: bool = False
-    """Whether `oatmill train` starts an evaluator. It also decides on `checkpoints/best`."""
+    """Whether `oatmill train` starts an evaluator. If true, the evaluator selects `checkpoints/best`."""
     every: int = Field(default=1, ge=1)
     """Play a checkpoint if it is at least this many policy versions newer than the one played before. The newest
     checkpoint is played first. `trainer.checkpoint_every` sets how often a checkpoint is saved."""

@@ -85,7 +85,7 @@ class MetricsSettings(Settings):
     gradient_every: int = Field(default=100, ge=1)
     """Updates between measurements of the gradient of each loss."""
     tensorboard: bool | None = None
-    """Also write TensorBoard event files to the run folder. Null: if the package `tensorboard` is installed."""
+    """Also write TensorBoard event files to the run folder. Null means only if `tensorboard` is installed."""
     wandb: bool = False
     """Also write a Weights & Biases run to the run folder: offline, unless WANDB_MODE says
     otherwise."""
