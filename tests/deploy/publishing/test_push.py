@@ -75,7 +75,7 @@ def test_the_card_tells_settings_returns_and_how_the_policy_is_loaded(run: Path,
     assert head["model-index"][0]["results"][0]["metrics"][0]["value"] == "500.00 +/- 1.50"
     for line in (
         "| most likely | 5 | 500.00 ± 1.50 | 99.0 |",
-        "| drawn | 5 | 321.50 ± 1.50 | 99.0 |",
+        "| sampled | 5 | 321.50 ± 1.50 | 99.0 |",
         "Played with seed 7 after training. The random policy gets 22.",
         "| `trainer.gamma` | `0.98` | `0.99` |",
         'policy = oatmill.load("hf://ann/pole")',
