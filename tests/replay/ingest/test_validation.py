@@ -169,7 +169,7 @@ def test_a_logit_that_is_not_allowed_makes_no_action_unlikely() -> None:
     actions = np.zeros((2, 2), np.int32)
     validator.check(masked(mask, actions=actions, behaviour_logits=logits))
     logits[..., 1] = 500
-    with pytest.raises(WireError, match="behaviour: expected actions that can be sampled, got one 500 nats less likely"):
+    with pytest.raises(WireError, match="behaviour: expected actions that can be sampled, got one 500 nats below"):
         validator.check(masked(mask, actions=actions, behaviour_logits=logits))
     logits[..., :2] = -1e20  # lower than what stands for a choice that is not allowed
     with pytest.raises(WireError, match="behaviour: expected actions that can be sampled"):
