@@ -38,8 +38,8 @@ ChannelAxis = Annotated[
     Literal["auto", "first", "last"],
     Field(
         description="Which axis of an image holds the channels. `auto` uses the first or the last axis if only one\n"
-        "of them has the size 1, 3, 4, 12 or 16. If the shape does not tell, the image is refused and you\n"
-        "have to set this."
+        "of them has the size 1, 3, 4, 12 or 16. If the shape is ambiguous, an error\n"
+        "asks you to set this."
     ),
 ]
 
@@ -51,7 +51,7 @@ class Heard(Settings):
     """Numbers and booleans in the `info` of an episode's last step that are reported, besides
     `is_success` and `score`: names, and patterns such as `reward_*`, which are matched once at the
     start. The name of a number in a mapping inside `info` is `outer.inner`. With several agents,
-    `name` is the mean over the agents, and `agent.name` is one agent's."""
+    `name` is the mean over the agents, and `agent.name` is the number of one agent."""
 
 
 class Wrapped(Heard):
@@ -174,7 +174,7 @@ class DmcEnv(Wrapped):
     task: str = Field(default="cheetah-run", min_length=1)
     """Domain and task, such as cheetah-run or walker-walk."""
     action_repeat: int = Field(default=1, ge=1)
-    """Steps of the task for each action. Their rewards are added."""
+    """Task steps per action (action repeat). Their rewards are summed."""
 
 
 class EnvPoolEnv(Heard):
@@ -187,7 +187,7 @@ class EnvPoolEnv(Heard):
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further options of the environment, such as `{stack_num: 4, frame_skip: 4}`."""
     threads: int = Field(default=1, ge=0)
-    """Threads of one actor's pool; 0 for as many as the machine has cores."""
+    """Threads of one actor's pool; 0 uses one thread per core of the machine."""
     channels: ChannelAxis = "auto"
 
 
@@ -227,7 +227,7 @@ class ActorSettings(Settings):
     count: int = Field(default=2, ge=1, le=10_000)
     """Number of actor processes at the start."""
     envs_per_actor: int = Field(default=16, ge=1)
-    """Copies of the environment that one actor steps together. Each agent of a copy is a row."""
+    """Environment copies that one actor steps together. Each agent of a copy is one row."""
     unroll_length: int = Field(default=64, ge=1)
     """T: the steps of a trajectory."""
     when_full: Literal["block", "drop_oldest"] = "block"
@@ -241,12 +241,12 @@ class ActorSettings(Settings):
     """Compression of trajectories between actors and the replay server. `auto` uses lz4 over TCP if most of an
     observation is integers or booleans, such as images. A durable log stores trajectories as they were sent."""
     max_restarts: int = Field(default=5, ge=0)
-    """Restarts of an actor in a row, with no step in between, before the run fails."""
+    """Consecutive restarts of an actor, with no step in between, before the run fails."""
     hang_timeout: float = Field(default=300.0, gt=0)
     """Seconds without progress after which an actor writes all stack traces to its log and exits,
     to be restarted."""
     memory_bytes: int | None = Field(default=None, ge=2**28)
-    """Memory that an actor may use, in bytes. A process that uses more says so and exits, to be
+    """Memory that an actor may use, in bytes. A process that uses more logs an error, exits and is
     restarted. Null means 80 % of the memory of the machine or container."""
     seed: int = Field(default=0, ge=0)
     """Seed of the environments and of the actors' policies."""

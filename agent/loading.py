@@ -63,7 +63,7 @@ def _check_statistics(model: AgentModel, stored: Mapping[str, Tensor], path: Pat
 
 
 class LoadedAgent:
-    """A policy that acts on batches of observations, carrying each row's recurrent state.
+    """A policy that acts on batches of observations and keeps the recurrent state of each row.
 
     Attributes:
         spec: the network's spaces and settings.
@@ -85,10 +85,10 @@ class LoadedAgent:
                 these per key; a nested key is `outer/inner`. N stays the same until `reset`.
             action_mask: `[N, A]`, or `[A]` for one observation, 1 for each allowed choice, as in `info["action_mask"]`.
                 None if the observations contain it, or the network was trained without masks.
-            deterministic: take the most likely choices and the means of numbers instead of sampling.
+            deterministic: take the most likely choices and the means of continuous actions instead of sampling.
 
         Returns:
-            Actions in the environment's format: int64 choices, `[N]` or `[N, factors]`; for a Box numbers in the
+            Actions in the environment's format: int64 choices, `[N]` or `[N, factors]`; for a Box, floats in the
             environment's units and dtype, `[N, *shape]`; for a Tuple or Dict, tuples or dicts of such arrays. For one
             observation, one action without the `[N]`, which the environment's `step` takes.
 

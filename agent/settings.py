@@ -21,7 +21,7 @@ class AgentSettings(Settings):
     """The network's encoder. `auto` uses mlp for vectors, token_grid for tokens, and for images cnn
     (IMPALA's residual network). If the learner trains images on a CPU, `auto` becomes `auto_cpu`, which
     uses small_cnn for them. Others: nature (images; three convolutions, a
-    sixth of the work of cnn), small_cnn (images; two convolutions, a third of the work of nature),
+    sixth of the computation of cnn), small_cnn (images; two convolutions, a third of that of nature),
     token_set, token_attention, and your own as `module:make` (docs/tutorials/your-own-network.md)."""
     encoders: dict[str, str] = Field(default_factory=dict)
     """Encoders of the keys of a Dict or Tuple observation, such as `agent.encoders.camera=nature`. A
@@ -35,7 +35,7 @@ class AgentSettings(Settings):
     normalise_observations: bool = False
     """Subtract the running mean of each number of an observation and divide by its running standard deviation. The
     statistics are part of the network: they are saved and sent to the actors with its weights, and `oatmill eval` and
-    `oatmill.load` use them, so a policy takes observations as the environment gives them. Only for vectors."""
+    `oatmill.load` use them, so a policy takes the environment's raw observations. Only for vectors."""
     observation_clip: float = Field(default=10.0, gt=0)
     """Normalised observations are clipped to [-observation_clip, observation_clip]. Used when `normalise_observations` is
     true."""
@@ -57,22 +57,22 @@ class AgentSettings(Settings):
     value_range: float = Field(default=300.0, gt=0)
     """The bins span [-value_range, value_range] after h(x) = sgn(x)(sqrt(|x| + 1) - 1) + x / 1000."""
     log_std: Literal["parameter", "state"] = "parameter"
-    """Where a continuous action's standard deviation comes from: `parameter` is one number a dimension, the same in all states;
+    """Where a continuous action's standard deviation comes from: `parameter` is one per dimension, the same in all states;
     `state` is an output of the network."""
     log_std_init: float = Field(default=0.0, ge=LOG_STD_BOUNDS[0], le=LOG_STD_BOUNDS[1])
-    """The natural logarithm that the standard deviation starts at. The action's bounds are -1 and 1, so 0 fills them."""
+    """Initial natural logarithm of the standard deviation. The action's bounds are -1 and 1, so 0 covers them."""
     log_std_min: float = Field(default=-5.0, ge=LOG_STD_BOUNDS[0], le=LOG_STD_BOUNDS[1])
     """The smallest logarithm of a standard deviation."""
     log_std_max: float = Field(default=2.0, ge=LOG_STD_BOUNDS[0], le=LOG_STD_BOUNDS[1])
     """The largest logarithm of a standard deviation."""
     squash: Literal["clip", "tanh"] = "clip"
-    """How a drawn number is brought within a continuous action's bounds. `clip` cuts it off; `tanh` bends it, and the entropy
-    is that of the bent number."""
+    """How a sampled continuous action is brought within its bounds. `clip` clips it; `tanh` squashes it, and the entropy
+    is that of the squashed action."""
     model_hidden: int = Field(default=64, ge=1)
     """Hidden width of the dynamics model's reward and value heads."""
     action_embedding_std: float | None = Field(default=None, gt=0)
     """Standard deviation of the dynamics model's initial action embeddings (of a continuous action: of its weights). Null
-    means 1 / sqrt(width of the latent state). With larger ones, the model tells actions apart sooner."""
+    means 1 / sqrt(width of the latent state). With a larger value, the model distinguishes actions sooner."""
 
     @property
     def own_encoder(self) -> bool:

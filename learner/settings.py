@@ -48,7 +48,7 @@ class CmpoSettings(Settings):
     kl_coef: float = Field(default=0.01, ge=0)
     """Coefficient of the KL from the CMPO policy to the trained policy."""
     advantage_clip: float = Field(default=1.0, gt=0)
-    """Advantages are clipped to [-advantage_clip, advantage_clip] before they tilt the prior policy."""
+    """Advantages are clipped to [-advantage_clip, advantage_clip] before they reweight the prior policy."""
     advantage: Literal["auto", "model", "sampled"] = "auto"
     """Where advantages come from: `model` uses the dynamics model for every action, `sampled` the
     return of the action that was taken. `auto` uses the model if the dynamics loss trains it."""
@@ -57,7 +57,7 @@ class CmpoSettings(Settings):
     under the prior policy (`prior_expected_q`)."""
     prior_ema_rate: float = Field(default=0.1, gt=0, le=1)
     """Rate at which the prior network moves towards the trained network, once per update. 1 copies
-    it."""
+    the trained network."""
     variance_decay: float = Field(default=0.99, ge=0, lt=1)
     """Decay, per batch, of the running mean square of the value errors. Advantages are divided by
     its root."""
@@ -67,7 +67,7 @@ class CmpoSettings(Settings):
     """How the KL is computed: `exact` over all actions, or `sampled` from `num_samples` actions of
     the prior. `auto` samples if there are more than 32 actions."""
     num_samples: int = Field(default=16, ge=2)
-    """Actions drawn per state by the sampled estimator."""
+    """Actions that the sampled estimator samples per state."""
 
 
 class PpoActorSettings(Settings):
@@ -85,8 +85,8 @@ class PpoActorSettings(Settings):
     """Skip the remaining epochs of a batch after an epoch whose mean approximate KL exceeds this,
     in nats. Null means no limit."""
     anchor: Literal["behaviour", "proximal"] = "behaviour"
-    """The policy that the ratio is clipped around: the one that acted (`behaviour`), or the one at
-    the start of the batch (`proximal`), which suits replayed data."""
+    """The policy that the ratio is clipped around: the policy that acted (`behaviour`), or the policy at
+    the start of the batch (`proximal`), which is better for replayed data."""
 
 
 class MuesliPgSettings(Settings):
@@ -112,10 +112,10 @@ class DynamicsSettings(Settings):
     reward_pred_coef: float = Field(default=1.0, ge=0, le=1)
     """Coefficient of the model's reward loss."""
     gradient_scale: float = Field(default=0.5, ge=0, le=1)
-    """Factor on the gradient at each step back through the model."""
+    """The gradient is multiplied by this at each step back through the model."""
     start_fraction: float = Field(default=1.0, gt=0, le=1)
-    """Part of each minibatch's steps from which the model is unrolled, drawn at random for each update. The expected
-    gradient stays the same. The losses `dynamics` and `muesli_model` use the same steps."""
+    """Fraction of each minibatch's steps from which the model is unrolled, sampled at random for each update. The
+    expected gradient stays the same. The losses `dynamics` and `muesli_model` use the same steps."""
     value_target: Literal["return", "prior_bootstrap"] = "return"
     """What the model's value is trained towards: the value target of the state that is reached (`return`), or the
     prior network's value of it (`prior_bootstrap`)."""
@@ -211,13 +211,13 @@ class TrainerSettings(Settings):
     epochs: int = Field(default=4, ge=1)
     """Passes over each batch."""
     minibatches: int = Field(default=4, ge=1)
-    """Parts that each rank's share of a batch is split into."""
+    """Number of minibatches into which each rank's share of a batch is split."""
     prepare_every: Literal["batch", "epoch"] = "batch"
     """When values, advantages, value targets and the other targets of a batch are computed: once per `batch`,
-    or again before every `epoch` with the weights of that time, which makes targets newer and costs a forward pass
+    or again before every `epoch` with the current weights, which makes targets newer and costs a forward pass
     over the batch. PPO's ratios keep their anchor, the policy at the start of the batch."""
     shuffle: Literal["trajectories", "steps"] = "trajectories"
-    """How minibatches are drawn: from whole `trajectories`, or from single `steps`. Steps of one
+    """How minibatches are sampled: from whole `trajectories`, or from single `steps`. Steps of one
     trajectory are similar, so single steps represent the batch better. `steps` needs a network
     without a recurrent core."""
     gamma: float = Field(default=0.99, ge=0, le=1)
@@ -242,9 +242,9 @@ class TrainerSettings(Settings):
     learners: int = Field(default=1, ge=1, le=1024)
     """Number of learner ranks (processes)."""
     init_from: str | None = Field(default=None, min_length=1)
-    """Start with the weights and observation statistics of this run folder or checkpoint, by name."""
+    """Start with the weights and observation statistics of this run folder or checkpoint, matched by name."""
     init_partial: bool = False
-    """Start although parameters do not fit those of `init_from`; they keep their random values."""
+    """Start even if some parameters do not fit those of `init_from`. These keep their random initial values."""
     freeze_parts: tuple[FrozenPart, ...] = ()
     """Parts of the network that are not trained: encoder, core, policy, value, dynamics, normaliser."""
     coef_schedules: dict[str, Literal["linear", "cosine", "constant"] | Points] = Field(default_factory=dict)
@@ -254,20 +254,20 @@ class TrainerSettings(Settings):
     """Where the network is trained. `auto` uses CUDA if it is available."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """The data type in which encoders are computed; the core, heads and losses stay in float32. `auto` uses bfloat16 on
-    CPUs with AMX, for image encoders that it makes faster, and float32 otherwise."""
+    CPUs with AMX, for image encoders that this makes faster, and float32 otherwise."""
     compile: bool = False
     """Compile the network with torch.compile. The learner's machine needs a C++ compiler."""
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """CPU threads per rank. `auto` uses one, except for networks with large convolutions, for which it shares the
-    cores that actors leave idle among the ranks."""
+    """CPU threads per rank. `auto` uses one, except for networks with large convolutions, for which the cores
+    that actors leave idle are divided among the ranks."""
     acting_network: Literal["trained", "prior"] = "trained"
-    """The network that actors act with: the trained one, or the prior, its moving average, as in the Muesli paper.
-    `prior` needs a loss that has one, such as `cmpo`. Checkpoints are played with the trained network."""
+    """The network with which actors act: the trained network, or the prior (its moving average), as in the Muesli paper.
+    `prior` needs a loss with a prior network, such as `cmpo`. Checkpoints are always evaluated with the trained network."""
     weights_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Data type of the weights that are sent to the actors."""
     on_red_flag: Literal["warn", "reduce", "stop"] = "warn"
     """What happens when a red flag is raised: `warn` reports it, `reduce` halves the coefficients
-    of the auxiliary loss that it blames, `stop` ends the run with a checkpoint."""
+    of the auxiliary loss that caused it, `stop` ends the run with a checkpoint."""
     balance: Literal["none", "gradient_share"] = "none"
     """`gradient_share` adjusts the coefficients of the auxiliary losses until each has
     `balance_share` of the gradient."""
@@ -280,21 +280,21 @@ class TrainerSettings(Settings):
     keep_checkpoints: int = Field(default=3, ge=1)
     """How many checkpoints are kept."""
     max_restarts: int = Field(default=3, ge=0)
-    """Restarts of the learner in a row, with no reported learner step in between, before the run
+    """Consecutive restarts of the learner, with no reported learner step in between, before the run
     fails."""
     max_rewinds: int = Field(default=3, ge=0)
-    """Returns to the last checkpoint in a row, after values that are not finite, before the run
+    """Consecutive rewinds to the last checkpoint, after values that are not finite, before the run
     fails."""
     data_timeout: float = Field(default=120.0, gt=0)
-    """Seconds to wait for a batch before the run ends with the reason."""
+    """Seconds that the learner waits for a batch before the run ends with an error."""
     distributed_timeout: float = Field(default=60.0, gt=0)
     """Seconds that a rank waits for the others in a collective operation (gloo and NCCL)."""
     hang_timeout: float = Field(default=300.0, gt=0)
     """Seconds without progress after which a learner rank or the supervisor writes all stack traces
     to its log and exits. A rank is restarted."""
     memory_bytes: int | None = Field(default=None, ge=2**28)
-    """Memory that a learner rank may use, in bytes. A process that uses more says so and exits, to
-    be restarted. Null means 80 % of the memory of the machine or container."""
+    """Memory that a learner rank may use, in bytes. A process that uses more logs an error, exits
+    and is restarted. Null means 80 % of the memory of the machine or container."""
     seed: int = Field(default=0, ge=0)
     """Seed of the network's weights and of the learner's random numbers."""
 

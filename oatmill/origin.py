@@ -23,7 +23,7 @@ def check_packages() -> None:
     for name in PACKAGES:
         found = folder_of(name)
         if found is None:
-            raise UserError(f"oatmill's package {name} is missing beside {ours / 'oatmill'}; install oatmill again")
+            raise UserError(f"oatmill's package {name} is missing next to {ours / 'oatmill'}; install oatmill again")
         if found.parent != ours:
             raise UserError(
                 f"oatmill needs the name `{name}` for its own package, but Python finds {found} first; rename that "

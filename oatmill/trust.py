@@ -28,6 +28,6 @@ def untrusted(source: Path | str, setting: str, text: str) -> UserError:
         text: the setting's value.
     """
     return UserError(
-        f"{source} names code to be imported and run, {setting}={text}; if you trust whoever made it, add --trust "
+        f"{source} names code to be imported and run, {setting}={text}; if you trust its author, add --trust "
         "(in Python: trust=True)"
     )

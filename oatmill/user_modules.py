@@ -41,7 +41,7 @@ def import_named(name: str, *, what: str) -> ModuleType:
     if name == "__main__":
         raise UserError(
             f"{what} is a function of your script itself, which the run's processes cannot import without running the script "
-            "again; move it to a module beside the script, such as my_env.py, and name it as my_env:function"
+            "again; move it to a module next to the script, such as my_env.py, and name it as my_env:function"
         )
     try:
         return import_own(name)

@@ -41,7 +41,7 @@ def train(
     observer: Observer | None = None,
     log_level: str = "info",
 ) -> RunResult:
-    """Train a recipe, or on an environment, on this machine, like `oatmill train`.
+    """Train a policy on this machine, with a recipe or on an environment, like `oatmill train`.
 
     Args:
         recipe: name of a built-in recipe, or `module:function`; leave it out with `env`.
@@ -99,7 +99,7 @@ def load(path: str | Path, *, seed: int = 0, trust: bool = False) -> LoadedAgent
     if str(path).startswith(PREFIX):
         if trust:
             raise UserError(
-                f"{path}: a policy from the Hub never runs code, so trust=True is not taken; download it to trust it"
+                f"{path}: a policy from the Hub never runs code, so trust=True is not allowed; download it to use trust=True"
             )
         return load_checkpoint(download(str(path)), seed=seed)
     return load_checkpoint(find_checkpoint(Path(path)), seed=seed, trust=trust)

@@ -93,6 +93,6 @@ def resumed_settings(folder: Path, recipe: str, preset: str | None) -> tuple[dic
         was = identity.get(name)
         if asked is not None and name in identity and asked != was:
             raise UserError(
-                f"--resume: {folder} is a run of {name} {was or 'none'}, got {asked}; a run goes on with what it began with"
+                f"--resume: {folder} is a run of {name} {was or 'none'}, got {asked}; a run cannot change its recipe or preset"
             )
     return read_config(folder / CONFIG_FILE).explicit(), identity.get("preset")

@@ -27,5 +27,5 @@ def settings() -> RunSettings:
     )
 
 
-RECIPE = Recipe("tic_tac_toe", "Tic-tac-toe by self-play with action masks: not one illegal move", settings)
+RECIPE = Recipe("tic_tac_toe", "Tic-tac-toe by self-play, with action masks that prevent illegal moves", settings)
 train = RECIPE.train

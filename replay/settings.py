@@ -13,7 +13,7 @@ class ReplaySettings(Settings):
     """The queue between actors and learner."""
 
     acknowledge: Literal["memory", "durable"] = "memory"
-    """What an acknowledgement promises. With `memory`, trajectories survive the death of any actor
+    """What an acknowledgement guarantees. With `memory`, trajectories survive the death of any actor
     or learner. With `durable`, they are on disk and also survive the death of the replay server and
     of its host."""
     log_dir: str | None = None
@@ -26,20 +26,20 @@ class ReplaySettings(Settings):
     learner resumes from: `drop` counts them as rolled back, `replay` trains on them again from the
     log."""
     max_restarts: int = Field(default=5, ge=0)
-    """Restarts of the replay server in a row, with no reported learner step in between, before the
+    """Consecutive restarts of the replay server, with no reported learner step in between, before the
     run fails."""
     queue_batches: float = Field(default=1.0, ge=1.0, le=1024)
-    """Batches that may wait besides those in training. Each further batch makes the data one policy
+    """Batches that may wait besides those in training. Each additional batch makes the data one policy
     version older."""
     max_policy_lag: int = Field(default=16, ge=0)
     """Trajectories from a policy that is more versions behind than this are dropped as stale, but
-    never so many that no batch is left."""
+    enough for one batch are always kept."""
     silent_after: float = Field(default=30.0, gt=0)
     """Seconds for which an actor may send no trajectory, while others do, before it is reported as
     silent: by an event, a red flag, `oatmill status` and a metric. An actor whose trajectories are
     known to take long has more time."""
     fraction: float = Field(default=0.0, ge=0, le=0.95)
-    """Part of each batch that is sampled from the replay buffer. The rest is fresh."""
+    """Fraction of each batch that is sampled from the replay buffer. The rest is fresh."""
     buffer_size: int = Field(default=2048, ge=1)
     """Capacity of the replay buffer, in trajectories."""
     buffer_bytes: int = Field(default=2**30, ge=2**20)
@@ -60,7 +60,7 @@ class ReplaySettings(Settings):
     to be restarted."""
     memory_bytes: int | None = Field(default=None, ge=2**28)
     """Memory that each of the server's two processes may use, in bytes. A process that uses more
-    says so and exits, to be restarted. Null means 80 % of the memory of the machine or container."""
+    logs an error, exits and is restarted. Null means 80 % of the memory of the machine or container."""
     max_abs_reward: float = Field(default=1e6, gt=0)
     """Trajectories with a larger absolute reward are rejected."""
 

@@ -17,9 +17,9 @@ LOADED = ("config.yaml", "manifest.json", "model.safetensors")
 """All that is downloaded: settings and weights, never code."""
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 STATUS = {
-    401: "the Hub does not know this token, or it may not do this; run `hf auth login`, or set HF_TOKEN",
-    403: "this token may not do this; it needs the permission to write to this namespace",
-    404: "there is no such repository, or this token may not see it; check the name, and `hf auth login`",
+    401: "the Hub rejected this token: it is not valid, or lacks a permission; run `hf auth login`, or set HF_TOKEN",
+    403: "this token has no permission to write to this namespace",
+    404: "the repository does not exist, or this token has no access to it; check the name, and `hf auth login`",
 }
 
 
@@ -47,7 +47,9 @@ def upload(folder: Path, repository: str, *, private: bool) -> str:
         client = api()
         address = client.create_repo(repository, private=private, exist_ok=True)
         if private and not client.repo_info(repository).private:
-            raise UserError(f"{repository} exists and is public, so --private cannot be kept; make it private, or take another")
+            raise UserError(
+                f"{repository} exists and is public, but --private was given; make it private, or choose another name"
+            )
         client.upload_folder(repo_id=repository, folder_path=folder, commit_message="A policy trained with oatmill")
     return str(address)
 

@@ -42,9 +42,9 @@ class RunResult:
         episode_return: mean, std and n of the last (at most 100) episodes.
         eval_return: the newest evaluation: mean, std and n of `deterministic` and `drawn` actions; None without an
             evaluator.
-        episode_length: their mean length.
+        episode_length: mean length of the last (at most 100) episodes.
         episode_statistics: means of the statistics that the environment reports.
-        episode_info: the same, under the name of the metric `oatmill_episode_info`.
+        episode_info: the same means, under the name of the metric `oatmill_episode_info`.
         losses: values by loss: raw, coef, weighted, share, gradient_norm, gradient_share, and its
             terms.
         entropy: policy entropy in nats, and as a fraction of the uniform policy's.

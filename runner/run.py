@@ -31,7 +31,7 @@ class Run:
         settings: the run's settings; they can be changed until `start`.
         recipe: name of the recipe, used for the run folder and the summary.
         preset: name of the preset, if the settings come from one.
-        base: the recipe's own settings, if `settings` have changes of them already.
+        base: the recipe's own settings, if `settings` already differ from them.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Run:
 
     @property
     def environment(self) -> str:
-        """The environment's id, factory or kind, for people."""
+        """The environment's id, factory or kind, as readable text."""
         return str(getattr(self.env, "id", None) or getattr(self.env, "factory", None) or self.env.kind)
 
     @property

@@ -24,21 +24,21 @@ class EvaluatorSettings(Settings):
     """The evaluator, a process that plays the run's checkpoints with fixed seeds while it trains."""
 
     enabled: bool = False
-    """Whether `oatmill train` starts an evaluator. It also decides on `checkpoints/best`."""
+    """Whether `oatmill train` starts an evaluator. If true, the evaluator selects `checkpoints/best`."""
     every: int = Field(default=1, ge=1)
     """Play a checkpoint if it is at least this many policy versions newer than the one played before. The newest
-    is played first, and `trainer.checkpoint_every` says how often there is one."""
+    checkpoint is played first. `trainer.checkpoint_every` sets how often a checkpoint is saved."""
     episodes: int = Field(default=20, ge=1)
-    """Episodes with the most likely actions, and as many with drawn actions."""
+    """Episodes with the most likely actions, and as many with sampled actions."""
     seed: int = Field(default=1000, ge=0)
     """Seed of environment and actions, the same for every checkpoint."""
     best_by: Literal["deterministic", "drawn"] = "drawn"
-    """Which of the two mean returns decides on `checkpoints/best`."""
+    """Which of the two mean returns selects `checkpoints/best`."""
     video_every: int = Field(default=0, ge=0)
-    """Write a video of one episode at the first evaluation and at every so many after it: a GIF in `videos` of the run
-    folder, which TensorBoard and Weights & Biases show, too. Needs `oatmill[video]`. 0: none."""
+    """Write a video of one episode at the first evaluation and then once in this many evaluations: a GIF in `videos` of
+    the run folder, which TensorBoard and Weights & Biases also show. Needs `oatmill[video]`. 0 means no videos."""
     video_frames: int = Field(default=300, ge=1, le=3000)
-    """The largest number of pictures of such a video; a longer episode is cut."""
+    """The maximum number of frames of a video; the rest of a longer episode is left out."""
 
 
 class RunSettings(Settings):

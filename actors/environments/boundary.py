@@ -137,7 +137,7 @@ class RawSpace:
         index = f", index {place[1] if len(place) == 2 else place[1:]}" if len(place) > 1 else ""  # noqa: PLR2004 -- [N, D]
         return ValueError(
             f"expected {what} of whole numbers from {low} to {high}, as {self.said} says, got {array[place].item()} in row "
-            f"{place[0] + row}{index}; correct observation_space or what is shown"
+            f"{place[0] + row}{index}; correct observation_space or the observations"
         )
 
     def _at(self, limits: Array | None, place: tuple[int, ...]) -> int:

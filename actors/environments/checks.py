@@ -21,9 +21,7 @@ from protocol.data.trajectory import Array, TrajectoryBlock
 
 log = logging.getLogger("oatmill.environment")
 
-SEED_HINT = (
-    "draw them from self.np_random, which super().reset(seed=seed) seeds, or give the function of env.factory a parameter seed"
-)
+SEED_HINT = "use self.np_random, which super().reset(seed=seed) seeds, or give the function of env.factory a parameter seed"
 MANY_STARTS = 10**6
 """With at least this many possible starts of all copies together, two actors hardly ever start alike by chance."""
 

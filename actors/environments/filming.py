@@ -166,7 +166,7 @@ def film_gymnasium(
 def no_pictures(name: str) -> UserError:
     """The error for an environment that does not render pictures."""
     return UserError(
-        f'{name} makes no pictures: expected an Env with render_mode="{PICTURES}" whose render returns an RGB array; '
+        f'{name} cannot be rendered: expected an Env with render_mode="{PICTURES}" whose render returns an RGB array; '
         "leave videos (--record, evaluator.video_every) out"
     )
 

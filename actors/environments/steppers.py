@@ -112,7 +112,7 @@ def make_vector_stepper(env: Any, raw: Raw, seed: int, name: str, infos: InfoMas
     if mode not in steppers:
         raise UserError(
             f'{name}: expected the VectorEnv to have an AutoresetMode in metadata["autoreset_mode"], got {mode!r}; '
-            f"set it to what the class does after an episode's end"
+            f"set it to the mode that the class implements"
         )
     return steppers[mode](VectorBoundary(env, raw, seed, infos))
 

@@ -34,7 +34,7 @@ def chaos(
 ) -> None:
     """Inject faults into a real run: kill and stop its processes, fill its disk, and more.
 
-    The run trains meanwhile. Exit code 1 if its ledger does not balance at the end, or if
+    The run continues to train. The exit code is 1 if its ledger does not balance at the end, or if
     trajectories were lost without an event that reports it. Only a flipped bit may lose
     trajectories. `disk` mounts a small file system, so it needs root.
     """

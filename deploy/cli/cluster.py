@@ -37,7 +37,7 @@ class EngineName(StrEnum):
 
 NO_EVALUATOR = (
     "note: a run on Ray has no evaluator, although evaluator.enabled=true, so there is no eval_return and no checkpoints/best; "
-    "start `oatmill evaluator --run-dir DIR` where the run folder is"
+    "start `oatmill evaluator --run-dir DIR` on the machine with the run folder"
 )
 OnOption = Annotated[EngineName, typer.Option("--on", help="The engine: containers on this machine, or a Ray cluster.")]
 ProjectOption = Annotated[str, typer.Option("--project", metavar="NAME", help="The cluster's name.")]
@@ -111,7 +111,7 @@ def up(
     gpu: Annotated[bool, typer.Option("--gpu", help="Give the learner this machine's GPUs.")] = False,
     without: Annotated[
         list[str] | None,
-        typer.Option("--without", metavar="SERVICE", help="Leave out a service of the monitoring, such as grafana."),
+        typer.Option("--without", metavar="SERVICE", help="Do not start a monitoring service, such as grafana."),
     ] = None,
     timeout: Annotated[float, typer.Option("--timeout", metavar="S", min=0, help="Wait this long for a learner step.")] = 300,
     insecure: Annotated[bool, typer.Option("--insecure", help="On Ray: listen on the cluster's network without keys.")] = False,

@@ -72,4 +72,4 @@ def verdict(findings: Sequence[Finding]) -> str:
     wrong = sum(finding.wrong for finding in findings)
     advice = sum(bool(finding.tries) or finding.topic == "red flag" for finding in findings if not finding.wrong)
     words = f"{wrong} problem{'' if wrong == 1 else 's'} found" if wrong else "no problems found"
-    return f"{words}, {advice} thing{'' if advice == 1 else 's'} worth a look" if advice else words
+    return f"{words}, {advice} note{'' if advice == 1 else 's'} with advice" if advice else words

@@ -21,7 +21,7 @@ try:
     from oatmill.process.exit_codes import BAD_INPUT, FAILED, INTERRUPTED
 except ImportError as problem:  # oatmill checks, when it is imported, where all of its packages come from
     shadowed = isinstance(problem, ModuleNotFoundError)
-    text = f"another package named oatmill comes first on Python's path ({problem}); leave that folder"
+    text = f"another package named oatmill is first on Python's path ({problem}); start the command in another folder"
     sys.stderr.write(f"{PREFIX}{text if shadowed else problem}\n")
     raise SystemExit(2) from None
 
@@ -116,7 +116,7 @@ def dispatch(arguments: Sequence[str]) -> int:
     except Exception as error:
         if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and is_about_output(error)):
             raise
-        return complain(f"{type(error).__name__}: {error}; this is a defect, --log-level debug shows where", FAILED)
+        return complain(f"{type(error).__name__}: {error}; this is a bug, --log-level debug shows the stack trace", FAILED)
     return code if isinstance(code, int) else 0
 
 

@@ -35,7 +35,7 @@ def export(
     ] = Format.onnx,
     output: Annotated[
         Path | None,
-        typer.Option("--output", metavar="FILE", help="The file. Default: policy.onnx, .pt2, .pt or .safetensors."),
+        typer.Option("--output", metavar="FILE", help="The output file. Default: policy.onnx, .pt2, .pt or .safetensors."),
     ] = None,
     trust: TrustOption = False,
     as_json: JsonOption = False,

@@ -23,7 +23,7 @@ def join(
         ),
     ],
     actors: Annotated[
-        int, typer.Option("--actors", metavar="N", min=1, max=MOST_ACTORS, help="The most actors on this machine.")
+        int, typer.Option("--actors", metavar="N", min=1, max=MOST_ACTORS, help="The maximum number of actors on this machine.")
     ],
     keys: KeysOption = None,
     trust: Annotated[
@@ -35,10 +35,10 @@ def join(
     ] = None,
     log_level: LogLevelOption = LogLevel.info,
 ) -> None:
-    """Run actors of another machine's run here, until it ends.
+    """Run actors on this machine for a run on another machine, until the run ends.
 
-    The settings come from the run. `oatmill scale` counts these actors, too. Ctrl-C or SIGTERM lets
-    them finish and leave.
+    The settings come from the run. `oatmill scale` also counts these actors. Ctrl-C or SIGTERM lets
+    them finish their trajectories and stop.
     """
     from runner.local.joined_machine import Joining, join_run  # noqa: PLC0415
     from runner.observer import PlainObserver  # noqa: PLC0415

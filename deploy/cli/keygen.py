@@ -14,7 +14,7 @@ def keygen(
     add: Annotated[
         str | None, typer.Option("--add", metavar="NAME", help="Add one key, such as actor-east, to existing keys.")
     ] = None,
-    revoke: Annotated[str | None, typer.Option("--revoke", metavar="NAME", help="Revoke a key, also if it is in use.")] = None,
+    revoke: Annotated[str | None, typer.Option("--revoke", metavar="NAME", help="Revoke a key, even if it is in use.")] = None,
     if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing if the keys exist already.")] = False,
 ) -> None:
     """Create the CURVE keys of a cluster.

@@ -70,8 +70,10 @@ PRESET_HELP = f"Losses to turn on: {', '.join(PRESETS)}."
 PresetOption = Annotated[str | None, typer.Option("--preset", metavar="NAME", help=PRESET_HELP)]
 RolePreset = Annotated[str | None, typer.Option("--preset", metavar="NAME", envvar="OATMILL_PRESET", help=PRESET_HELP)]
 ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="A YAML file of settings.")]
-ActorsOption = Annotated[int | None, typer.Option("--actors", metavar="N", help="Actor processes (actors.count).")]
-LearnersOption = Annotated[int | None, typer.Option("--learners", metavar="M", help="Learner ranks (trainer.learners).")]
+ActorsOption = Annotated[int | None, typer.Option("--actors", metavar="N", help="Number of actor processes (actors.count).")]
+LearnersOption = Annotated[
+    int | None, typer.Option("--learners", metavar="M", help="Number of learner ranks (trainer.learners).")
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", metavar="S", help="Seed of trainer and actors.")]
 RunArgument = Annotated[
     Path | None, typer.Argument(metavar="[RUN]", help="The run folder, as --run-dir. Default: the newest run.")

@@ -44,12 +44,12 @@ def probe_lines(found: dict[str, Any]) -> list[str]:
     lines = [
         f"checkpoint      {found['checkpoint']}",
         f"states          {found['states']}, with all {found['actions']} actions taken in each",
-        f"one action      changes q by {found['spread']:.3f} of what q differs between states",
+        f"action effect   q differs between actions {found['spread']:.3f} times as much as between states",
     ]
     if found["correlation"] is None:
         return [*lines, "model           none was trained (trainer.losses.dynamics.enabled)"]
     return [
         *lines,
-        f"model           its q correlates with the environment's by {found['correlation']:.2f} within a state",
+        f"model           correlation of {found['correlation']:.2f} with the environment's q, within a state",
         f"best action     the same in {found['same_best']:.0%} of the states; by chance {1 / found['actions']:.0%}",
     ]

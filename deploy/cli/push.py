@@ -14,26 +14,28 @@ from deploy.cli.options import TrustOption
 def push(
     *,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a checkpoint (step-N folder).")],
-    repository: Annotated[str, typer.Argument(metavar="NAMESPACE/NAME", help="The repository; made if there is none.")],
+    repository: Annotated[str, typer.Argument(metavar="NAMESPACE/NAME", help="The repository; created if it does not exist.")],
     episodes: Annotated[
         int,
-        typer.Option("--episodes", metavar="N", min=0, help="Episodes with the most likely actions, and with drawn ones."),
+        typer.Option(
+            "--episodes", metavar="N", min=0, help="Episodes with the most likely actions, and with sampled actions (N each)."
+        ),
     ] = 20,
-    seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Their seed.")] = 0,
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Seed of these episodes.")] = 0,
+    private: Annotated[bool, typer.Option("--private", help="Create the repository as private.")] = False,
     publish: Annotated[
         list[str] | None,
-        typer.Option("--publish", metavar="KEY", help="Upload a setting that is left out otherwise, such as env.kwargs.NAME."),
+        typer.Option("--publish", metavar="KEY", help="Upload a setting that is left out by default, such as env.kwargs.NAME."),
     ] = None,
     dry_run: Annotated[
-        Path | None, typer.Option("--dry-run", metavar="DIR", help="Write the files to a new or empty folder only.")
+        Path | None, typer.Option("--dry-run", metavar="DIR", help="Only write the files to a new or empty folder.")
     ] = None,
     trust: TrustOption = False,
 ) -> None:
     """Upload a trained policy to the Hugging Face Hub (needs oatmill[hub]).
 
     The files are a model card with settings and returns, config.yaml, the checkpoint, an ONNX file if oatmill[export] is
-    installed, and a video if oatmill[video] is. Texts in env.kwargs, which may be secrets, and paths are left out.
+    installed, and a video if oatmill[video] is. Strings in env.kwargs (they may be secrets) and paths are left out.
     """
     from agent.checkpoint_manifest import find_checkpoint  # noqa: PLC0415
     from deploy.cli.evaluate import played_in_another_process  # noqa: PLC0415

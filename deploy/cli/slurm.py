@@ -34,7 +34,7 @@ class Resources:
     ] = 0
     mem: Annotated[str | None, typer.Option("--mem", metavar="SIZE", help="Memory of each node, such as 32G.")] = None
     partition: Annotated[str | None, typer.Option("--partition", metavar="NAME", help="Slurm's partition.")] = None
-    account: Annotated[str | None, typer.Option("--account", metavar="NAME", help="The account that is charged.")] = None
+    account: Annotated[str | None, typer.Option("--account", metavar="NAME", help="The account to charge.")] = None
     time: Annotated[str | None, typer.Option("--time", metavar="TIME", help="Time limit of the job, such as 4:00:00.")] = None
 
     def apply(self, settings: RunSettings) -> None:
@@ -59,10 +59,10 @@ def slurm(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch script; write and submit nothing.")] = False,
     log_level: LogLevelOption = LogLevel.info,
 ) -> None:
-    """Submit a run as one Slurm job, which is queued again and resumed when its time is up.
+    """Submit a run as one Slurm job, which is requeued and resumed when its time is up.
 
     `oatmill status`, `top`, `scale` and `stop` work with the run folder. Settings have the same
-    order as for `oatmill train`.
+    precedence as for `oatmill train`.
     """
     from deploy.engines.slurm import SlurmJob, submit  # noqa: PLC0415
     from oatmill.errors import UserError  # noqa: PLC0415

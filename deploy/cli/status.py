@@ -77,7 +77,7 @@ def actors_line(answer: Mapping[str, Any]) -> str:
 def machine_lines(machines: Sequence[Mapping[str, Any]]) -> list[str]:
     """One line for each machine that has joined."""
     return [
-        f"{machine['name']} has joined: {machine['share']} of {machine['actors']} actors wanted there, "
+        f"{machine['name']} has joined: {machine['share']} of {machine['actors']} actors, "
         f"numbers {machine['first']} to {machine['first'] + machine['actors'] - 1}"
         for machine in machines
     ]

@@ -13,7 +13,7 @@ POLL_S = 0.1
 
 
 def stop(*, run: ActiveRun) -> None:
-    """Stop a run in order: the learner finishes its step and saves a checkpoint, then all processes end."""
+    """Stop a run gracefully: the learner finishes its step and saves a checkpoint, then all processes end."""
     from oatmill.errors import RunError  # noqa: PLC0415
     from runner.folder import is_held  # noqa: PLC0415
 

@@ -48,10 +48,12 @@ def sweep(
         list[str],
         typer.Option("--param", metavar="KEY=RANGE", help="LOW..HIGH, LOW..HIGH:log, or [A, B, C]; can be repeated."),
     ],
-    trials: Annotated[int, typer.Option("--trials", metavar="N", min=1, help="Trials in all, earlier ones included.")] = 20,
+    trials: Annotated[
+        int, typer.Option("--trials", metavar="N", min=1, help="Total number of trials, including earlier ones.")
+    ] = 20,
     seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="Runs per trial, with seeds 0 to N - 1.")] = 1,
-    sampler: Annotated[Sampler, typer.Option("--sampler", help="How values are chosen.")] = Sampler.tpe,
-    pruner: Annotated[Pruner, typer.Option("--pruner", help="When a bad trial is ended early.")] = Pruner.median,
+    sampler: Annotated[Sampler, typer.Option("--sampler", help="Optuna's sampler, which chooses the values.")] = Sampler.tpe,
+    pruner: Annotated[Pruner, typer.Option("--pruner", help="Optuna's pruner, which ends bad trials early.")] = Pruner.median,
     metric: Annotated[
         Metric, typer.Option("--metric", help="The return to maximise: of the actors, or of an evaluator.")
     ] = Metric.episode_return,
@@ -64,8 +66,8 @@ def sweep(
 ) -> None:
     """Search for good settings of a recipe with Optuna.
 
-    Trials run one after another. The same command continues after Ctrl-C or a crash, with the run that was
-    interrupted, from its newest checkpoint; more --trials add trials. The best settings are written to
+    Trials run one after another. After Ctrl-C or a crash, the same command continues and resumes the
+    interrupted run from its newest checkpoint; more --trials add trials. The best settings are written to
     best.yaml, a file for --config, and all trials to report.html. Needs oatmill[sweep].
     """
     from deploy.curves import figure_class  # noqa: PLC0415

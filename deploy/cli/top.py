@@ -20,7 +20,7 @@ EVENTS_SHOWN = 5
 def top(
     *,
     watched: OneRun,
-    once: Annotated[bool, typer.Option("--once", help="Show it once, as if stdout was not a terminal.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print it once, as if stdout was not a terminal.")] = False,
 ) -> None:
     """Watch a run: progress, speed, losses with their shares, red flags, actors and recent events.
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from deploy.cli.groups import TrainingOptions
-from deploy.cli.options import InsecureOption, JsonOption, KeysOption, LogLevel, LogLevelOption, RunDirOption, TrustOption
+from deploy.cli.options import InsecureOption, JsonOption, KeysOption, LogLevel, LogLevelOption, TrustOption
 
+TrainRunDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--run-dir", metavar="DIR", help="The run folder. Default: a new folder in runs; with --resume, the newest run."
+    ),
+]
 ListenOption = Annotated[
     str,
     typer.Option("--listen", metavar="URL", help="ipc, or tcp://HOST[:PORT] so that actors on other machines can join."),
@@ -20,7 +27,7 @@ ListenOption = Annotated[
 def train(
     *,
     training: TrainingOptions,
-    run_dir: RunDirOption = None,
+    run_dir: TrainRunDir = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an ended run from its newest checkpoint.")] = False,
     trust: TrustOption = False,
     listen: ListenOption = "ipc",
@@ -29,7 +36,7 @@ def train(
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.info,
 ) -> None:
-    """Train a recipe, or on an environment (--env), on this machine.
+    """Train a policy on this machine, with a recipe or on an environment (--env).
 
     The run ends when its budget is spent. Ctrl-C, SIGTERM or `oatmill stop` end it early, with a
     checkpoint.
@@ -56,4 +63,4 @@ def train(
     texts += [(sys.stdout, json.dumps(result.to_dict(), indent=2, allow_nan=False))] if as_json else []
     unread = [output for output, text in texts if not write_within(output, f"{text}\n")]
     if unread:
-        write_within(sys.stderr, f"the output was not read; the result is in {result.run_dir}/summary.json\n", within_s=0.5)
+        write_within(sys.stderr, f"the output could not be written; see {result.run_dir}/summary.json\n", within_s=0.5)

@@ -118,7 +118,7 @@ def check_folders(comparison: Comparison) -> None:
         if is_held(cell.folder):
             raise UserError(f"{cell.folder} is being run by another process; wait for it, or choose another --out")
         if cell.folder.exists() and not (cell.folder / CONFIG_FILE).exists() and any(cell.folder.iterdir()):
-            raise UserError(f"{cell.folder} holds something that is no run; choose another --out")
+            raise UserError(f"{cell.folder} contains something that is not a run; choose another --out")
         if cell.finished:
             check_same_settings(cell)
 

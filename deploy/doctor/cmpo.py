@@ -19,11 +19,11 @@ def prior(run: ExaminedRun) -> Iterator[Finding]:
     if rate * run.updates < 1:
         text = (
             f"the prior is still the initial network: it averages over {1 / rate:,.0f} updates, and the run has done "
-            f"{run.updates:,.0f}; CMPO pulls the policy back to its start"
+            f"{run.updates:,.0f}; CMPO pulls the policy back to the initial policy"
         )
         yield Finding(wrong=True, topic="cmpo prior", text=text, tries=("trainer.losses.cmpo.prior_ema_rate=0.1",))
     elif kl > clip**2 / 2:
-        text = f"cmpo's KL is {kl:.2f} nats, larger than its target can be from the prior: the policy has left the prior behind"
+        text = f"cmpo's KL is {kl:.2f} nats, more than any target of CMPO is from the prior: the policy is far from the prior"
         faster = f"trainer.losses.cmpo.prior_ema_rate={min(1.0, 3 * rate):.3g}"
         yield Finding(wrong=True, topic="cmpo prior", text=text, tries=(faster,))
     if run.progress >= WARM_UP and spread == 0:

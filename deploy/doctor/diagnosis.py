@@ -161,7 +161,7 @@ def returns(run: ExaminedRun) -> Iterator[Finding]:
     short = known.get("fresh", meant) < SHORT * meant
     why = ", because the policy has moved too far since its data was collected" if short else ""
     tries = ("actors.synchronous=true",) if short else ()
-    yield Finding(wrong=short, topic="returns", text=f"{text}, where {meant:.1f} are meant{why}", tries=tries)
+    yield Finding(wrong=short, topic="returns", text=f"{text} ({meant:.1f} with on-policy data){why}", tries=tries)
 
 
 def bottleneck(run: ExaminedRun) -> Iterator[Finding]:

@@ -76,7 +76,7 @@ class Prometheus:
             why = getattr(error, "reason", None) or error
             raise UserError(f"no Prometheus answers at {self.url} ({why}); {EXPECTED}") from None
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{self.url} is something else than a Prometheus; {EXPECTED}") from None
+            raise UserError(f"{self.url} is not a Prometheus server; {EXPECTED}") from None
 
 
 def series(labels: Mapping[str, str], points: Sequence[tuple[float, str]]) -> Series:

@@ -105,7 +105,7 @@ def returns(policy: Policy) -> Iterator[str]:
         return
     yield from ("## Returns", "", "| Actions | Episodes | Return (mean ± std) | Length |", "|---|---|---|---|")
     for one in policy.evaluations:
-        got, how = one["episode_return"], "most likely" if one["deterministic"] else "drawn"
+        got, how = one["episode_return"], "most likely" if one["deterministic"] else "sampled"
         yield f"| {how} | {got['n']} | {got['mean']:.2f} ± {got['std']:.2f} | {one['episode_length']:.1f} |"
     baseline = policy.evaluations[0]["random_return"]
     yield ""

@@ -110,9 +110,9 @@ def new_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):
-            raise UserError(f"--dry-run {path} must be a new or empty folder; it has files")
+            raise UserError(f"--dry-run {path} must be a new or empty folder, but it has files")
     except OSError as error:
-        raise UserError(f"--dry-run {path} cannot be made: {error.strerror}; give another folder") from None
+        raise UserError(f"--dry-run {path} cannot be created: {error.strerror}; give another folder") from None
     return path
 
 

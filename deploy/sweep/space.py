@@ -85,7 +85,7 @@ def _range(path: str, given: str, text: str) -> Parameter:
         raise SettingsError(f"--param must be {FORMS}, got {text!r}") from None
     log = given.endswith(LOG)
     if not ends[0] < ends[1]:
-        raise SettingsError(f"--param {path}: the range must rise, got {low} to {high}")
+        raise SettingsError(f"--param {path}: the first number must be below the second, got {low} to {high}")
     if log and ends[0] <= 0:
         raise SettingsError(f"--param {path}: a logarithmic range must start above 0, got {low}")
     return Parameter(path, low=ends[0], high=ends[1], log=log)

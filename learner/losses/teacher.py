@@ -99,8 +99,8 @@ def choose(question: Question) -> Choice | None:
         spec = AgentSpec.from_dict(open_manifest(find_checkpoint(Path(policy)))["agent"])
     if spec.settings.core != "none":
         raise UserError(
-            f"trainer.teacher.policy={policy} has agent.core={spec.settings.core}, and batches hold no state of a teacher's "
-            "core; use one with agent.core=none"
+            f"trainer.teacher.policy={policy} has agent.core={spec.settings.core}, but batches do not store its recurrent "
+            "state; use a teacher with agent.core=none"
         )
     if spec.spaces.action != question.action:
         raise UserError(

@@ -150,7 +150,7 @@ class RankReporting:
             self.metrics.checkpoint_failures.inc()
             text = (
                 f"checkpoint step-{progress.learner_step} could not be written: {why}; "
-                "training goes on, and the previous one is kept"
+                "training continues, and the previous one is kept"
             )
             self.event("checkpoint_failed", text=text, learner_step=progress.learner_step)
         else:

@@ -272,7 +272,7 @@ def log_line(line: Mapping[str, Any], total_timesteps: int) -> str:
     losses = ", ".join(f"{name} {shown(loss['weighted'], '.3g')}" for name, loss in line["losses"].items())
     return (
         f"learner step {line['learner_step']:,}: {line['env_steps']:,} of {total_timesteps:,} env steps, "
-        f"{shown(line['env_steps_per_second'], ',.0f')} a second, "
+        f"{shown(line['env_steps_per_second'], ',.0f')} per second, "
         f"return {shown((line['episode_return'] or {}).get('mean'), '.2f')}; {losses}"
     )
 

@@ -31,4 +31,4 @@ def silent_actors(status: Mapping[str, Any], waited_s: float) -> str:
 
 def silence(actor: str, seconds: float) -> str:
     """The message about one silent actor while others send data."""
-    return f"actor {actor} sends heartbeats but no trajectory for {seconds:.0f} s, while others do; the run goes on"
+    return f"actor {actor} sends heartbeats but no trajectory for {seconds:.0f} s, while others do; the run continues"

@@ -50,7 +50,9 @@ def warm_start(model: AgentModel, source: str, *, partial: bool) -> str:
         fitting = [name for name in own if name in stored and stored[name].shape == own[name].shape]
         unfit = misfits(own, stored)
         if not fitting:
-            raise UserError(f"trainer.init_from={source}: no parameter of this network has the name and shape of one there")
+            raise UserError(
+                f"trainer.init_from={source}: no parameter of this network matches one of that checkpoint by name and shape"
+            )
         if unfit and not partial:
             raise UserError(
                 f"trainer.init_from={source} does not fit: {listed(unfit)}; use the settings that it was trained with, or set "

@@ -79,13 +79,13 @@ class MetricsSettings(Settings):
     host: str = "127.0.0.1"
     """Address that /metrics, /healthz and /readyz listen on."""
     port: int = Field(default=0, ge=0, le=65535)
-    """Their port. 0 takes a free port and writes it to run.json."""
+    """Port of these endpoints. 0 takes a free port and writes it to run.json."""
     report_every: int = Field(default=1, ge=1)
-    """Report one of this many learner steps. The first and the last are always reported."""
+    """Learner steps between reports. The first and the last are always reported."""
     gradient_every: int = Field(default=100, ge=1)
-    """Measure the gradient of each loss in one of this many updates."""
+    """Updates between measurements of the gradient of each loss."""
     tensorboard: bool | None = None
-    """Also write TensorBoard event files to the run folder. Null: if the package `tensorboard` is installed."""
+    """Also write TensorBoard event files to the run folder. Null means only if `tensorboard` is installed."""
     wandb: bool = False
     """Also write a Weights & Biases run to the run folder: offline, unless WANDB_MODE says
     otherwise."""

@@ -160,7 +160,7 @@ class Members:
         within = DEAD_AFTER_S if former.role == "actor" else LOST_AFTER_S
         if now - former.heard <= within and self._connected(former):
             raise UnauthorisedError(
-                "identity", f"{place} is in the run and works; stop that process first, or choose another number"
+                "identity", f"{place} is part of the run and active; stop that process first, or choose another number"
             )
 
     def _join_actor(

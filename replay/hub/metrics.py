@@ -114,7 +114,10 @@ def _queue(report: Mapping[str, Any], queue: Mapping[str, Any]) -> Iterator[Metr
     lag = "Policy versions between the newest one and a trajectory's, when it is handed to the learner."
     yield _histogram("oatmill_policy_lag_versions", lag, report.get("lag"), LAG_BUCKETS)
     yield _histogram(
-        "oatmill_policy_lag_stored_versions", "The same, when it is stored.", report.get("lag_stored"), LAG_BUCKETS
+        "oatmill_policy_lag_stored_versions",
+        "Policy versions between the newest one and a trajectory's, when it is stored.",
+        report.get("lag_stored"),
+        LAG_BUCKETS,
     )
 
 

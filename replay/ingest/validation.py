@@ -90,7 +90,9 @@ class Validator:
         numbers = actions[present][:, len(self._factors) :].astype(np.float64)
         away = np.abs(numbers - mean) / np.exp(log_std.astype(np.float64))
         if away.max(initial=0) > MOST_DEVIATIONS:
-            raise WireError("behaviour", f"expected actions that can be drawn, got one {away.max():g} deviations from its mean")
+            raise WireError(
+                "behaviour", f"expected actions that can be sampled, got one {away.max():g} deviations from its mean"
+            )
         chosen = np.where(present[..., None], actions[..., : len(self._factors)], 0)
         if (np.rint(chosen) != chosen).any() or chosen.max(initial=0) > MAX_CHOICES_BESIDE_NUMBERS or chosen.min(initial=0) < 0:
             raise WireError(
@@ -148,7 +150,7 @@ class Validator:
             if behind.min(initial=0) < LEAST_LOG_PROBABILITY and (behind[arrays["valid"]] < LEAST_LOG_PROBABILITY).any():
                 raise WireError(
                     "behaviour",
-                    f"expected actions that can be drawn, got one {-behind.min():g} nats less likely than the likeliest",
+                    f"expected actions that can be sampled, got one {-behind.min():g} nats below the most likely one",
                 )
 
     @staticmethod

@@ -131,7 +131,7 @@ class Prober:
             shown = zip(parts_of(observations), parts_of(state.observations), strict=True)
             if not all(np.array_equal(now, then) for (_, now), (_, then) in shown):
                 raise UserError(
-                    f"{environment.name} does not repeat itself: with the same seed and the same {len(state.before)} actions "
+                    f"{environment.name} is not reproducible: with the same seed and the same {len(state.before)} actions "
                     "it shows something else; `oatmill probe` needs an environment whose randomness follows from its seed"
                 )
             step = stepped(environment, action)

@@ -82,5 +82,5 @@ def pictures_of(
     except OatmillError:
         raise
     except OSError as error:  # the camera's; a file that cannot be written is not raised in here
-        raise RunError(f"{film.environment.name} raised while it was filmed: {one_line(error)}") from error
+        raise RunError(f"{film.environment.name} raised an exception during recording: {one_line(error)}") from error
     raise RunError(f"{film.environment.name}: the episode has not ended within {MAX_STEPS} steps; give it a time limit")

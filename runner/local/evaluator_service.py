@@ -56,13 +56,13 @@ class EvaluatorService:
         self._fruitless = 0 if self._lines.new() else self._fruitless
         why = f"the evaluator {child.ending}{f': {child.error}' if child.error else ''}"
         if self._fruitless >= MAX_RESTARTS:
-            self._folder.event("evaluator_given_up", text=f"{why}; the run goes on without it, its log is {child.log}")
+            self._folder.event("evaluator_given_up", text=f"{why}; the run continues without it, its log is {child.log}")
             return
         self._fruitless += 1
         self._restarts += 1
         wait = back_off(self._fruitless)
         self._due = time.monotonic() + wait
-        text = f"{why}; restarting in {wait:g} s, and training goes on"
+        text = f"{why}; restarting in {wait:g} s, and training continues"
         self._folder.event("evaluator_restarted", text=text, pid=child.pid, how=child.ending)
 
     def finish(self, *, stopped: Callable[[], bool]) -> None:

@@ -234,7 +234,7 @@ class JoinedMachine:
                 time.sleep(TURN_S)
         except ActorGivenUpError as error:
             raise self._given_up(error) from None
-        self._joining.say("the run has ended; the actors leave" if self._control.state.stop else "leaving the run")
+        self._joining.say("the run has ended; the actors stop" if self._control.state.stop else "leaving the run")
         self._leave()
 
     def _turn(self) -> None:

@@ -222,8 +222,8 @@ class LocalLauncher:
             if child.prints_much and child.name not in self._told:
                 self._told.add(child.name)
                 text = (
-                    f"{child.name} prints very much: more than {LONGEST_BYTES / 2**20:.2g} MiB; {child.log} keeps the first "
-                    "and the newest lines"
+                    f"{child.name} prints a lot of output: more than {LONGEST_BYTES / 2**20:.2g} MiB; {child.log} keeps the "
+                    "first and the newest lines"
                 )
                 self._job.folder.event("log_shortened", text=text, process=child.name)
         job = self._job

@@ -257,7 +257,7 @@ def test_an_actor_that_is_well_keeps_its_place_and_one_that_hung_leaves_when_ano
     learner.batch(0)
     assert run.actor(0).wait(60) == 1
     (error,) = run.actor_errors()
-    assert "(identity): actor 0 is in the run and works" in error
+    assert "(identity): actor 0 is part of the run and active" in error
     former.send_signal(signal.SIGSTOP)
     time.sleep(DEAD_AFTER_S + 0.2)
     run.actor(0)

@@ -1,7 +1,7 @@
 """Damages one file of an ended run's folder at a time and counts how commands end: `python -m tests.deploy.fuzz_run_folder`.
 
 Every command goes on (0), or ends with one line and exit code 2. A run that failed has exit code 1, and so has `doctor` that
-finds fault; "this is a defect" is never right.
+finds fault; "this is a bug" is never right.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def ending(command: str, run_dir: Path) -> str:
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(output):
         code = run_command([command, str(run_dir)] if command in {"plot", "doctor"} else [command, "--run-dir", str(run_dir)])
     said = errors.getvalue()
-    if "defect" in said or "Traceback" in said:
+    if "this is a bug" in said or "Traceback" in said:
         return f"defect: {said.strip()[:160]}"
     if code == 2:
         return "one line, exit code 2" if said.count("\n") == 1 else f"{said.count(chr(10))} lines: {said[:100]}"

@@ -24,7 +24,7 @@ def refusal(path: str) -> str:
 
 def test_a_function_of_the_main_script_is_rejected_with_advice() -> None:
     assert "is a function of your script itself" in refusal("__main__:make")
-    assert "move it to a module beside the script" in refusal("__main__:make")
+    assert "move it to a module next to the script" in refusal("__main__:make")
 
 
 @pytest.mark.parametrize("name", ["agent", "queue"])

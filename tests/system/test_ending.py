@@ -83,7 +83,7 @@ def test_a_run_whose_output_nobody_reads_continues_to_its_end(tmp_path: Path) ->
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        assert done.stderr == f"the output was not read; the result is in {tmp_path}/run/summary.json\n"
+        assert done.stderr == f"the output could not be written; see {tmp_path}/run/summary.json\n"
         assert json.loads((tmp_path / "run" / "summary.json").read_text())["outcome"] == "done"
     finally:
         os.close(reader)

@@ -176,7 +176,7 @@ class ParallelEnvironment:
             if self._present[row]:
                 self._record(row, agent, outcome, finals)
                 if agent not in env.agents and not self._left[row]:
-                    raise ValueError(f"agent {agent!r} is gone from agents without having terminated or been truncated")
+                    raise ValueError(f"agent {agent!r} disappeared from agents without being terminated or truncated")
             elif agent in env.agents and not self._left[row]:
                 self._appear(row, agent, outcome.observations, outcome.infos)
         self._returns[rows] += self._rewards[rows]
@@ -244,7 +244,7 @@ def _of_agent(values: Any, agent: Any, what: str) -> Any:
     if isinstance(values, Mapping) and agent in values:
         return values[agent]
     rllib = isinstance(values, Mapping) and EVERYBODY in values
-    hint = f"; {EVERYBODY!r} is RLlib's, give one for each agent" if rllib else ""
+    hint = f"; {EVERYBODY!r} is RLlib's, give an entry for each agent" if rllib else ""
     raise ValueError(f"expected {what} to have an entry for agent {agent!r}, got {in_short(values)}{hint}")
 
 

@@ -49,7 +49,7 @@ class Turns:
         for agent in self.possible_agents:
             if not isinstance(env.action_space(agent), gym_spaces.Discrete):
                 raise UserError(
-                    f"expected Discrete actions of a game with turns, got {env.action_space(agent)}; convert it to a parallel "
+                    f"expected Discrete actions in a turn-based game, got {env.action_space(agent)}; convert it to a parallel "
                     "environment in the function"
                 )
 

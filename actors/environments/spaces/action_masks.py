@@ -102,9 +102,7 @@ class InfoMasks:
                 f"and it {'came' if there else 'is missing'} now"
             )
         if there and not self._rows.shape[1]:
-            raise ValueError(
-                f'expected no info["{ACTION_MASK}"], because the actions are numbers, of which no choice is masked'
-            )
+            raise ValueError(f'expected no info["{ACTION_MASK}"], because continuous actions cannot be masked')
 
 
 def with_masks(observations: Any, masks: Array | None) -> Any:
@@ -151,6 +149,6 @@ def check_allows(observations: Any, sizes: Sequence[int]) -> None:
             of_factor = f" of factor {factor}" if len(sizes) > 1 else ""
             raise ValueError(
                 f"expected an {ACTION_MASK} that allows at least one choice{of_factor}, got none in row "
-                f"{int(allows.argmin())}; end the episode where nothing can be done"
+                f"{int(allows.argmin())}; end the episode if no action is possible"
             )
         start += size

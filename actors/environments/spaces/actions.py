@@ -102,11 +102,11 @@ def _structured(space: Any, name: str) -> ActionSpace:
     sizes = tuple(size for leaf in choices for size in leaf.sizes)
     if numbers and max(sizes, default=1) > MAX_CHOICES_BESIDE_NUMBERS:
         raise UserError(
-            f"{name}: expected at most {MAX_CHOICES_BESIDE_NUMBERS:,} choices a factor beside a Box, got {max(sizes):,}; "
+            f"{name}: expected at most {MAX_CHOICES_BESIDE_NUMBERS:,} choices per factor next to a Box, got {max(sizes):,}; "
             f"{WAY_OUT}"
         )
     if not leaves:
-        raise UserError(f"{name}: expected an action space with something to choose, got {in_short(space)}; {WAY_OUT}")
+        raise UserError(f"{name}: expected an action space that is not empty, got {in_short(space)}; {WAY_OUT}")
     low = tuple(bound for leaf in numbers for bound in leaf.low)
     high = tuple(bound for leaf in numbers for bound in leaf.high)
     return ActionSpace(sizes, factored=True, low=low, high=high, parts=tuple(parts))
@@ -150,10 +150,7 @@ def _bounded(space: Any, path: Path, name: str) -> _Leaf:
             f"gymnasium.wrappers.TransformAction or an ActionWrapper of your own, in a function named by env.factory"
         )
     if not ((low < high) & np.isfinite(high - low)).all():
-        raise UserError(
-            f"{name}: expected a Box action whose bounds leave something to choose, low below high, got {in_short(space)}"
-            f"{_at(path)}; {WAY_OUT}"
-        )
+        raise UserError(f"{name}: expected a Box action with low below high, got {in_short(space)}{_at(path)}; {WAY_OUT}")
     return _Leaf(path, space, low=low.tolist(), high=high.tolist())
 
 

@@ -53,7 +53,7 @@ def convert_dict_space(space: Any, name: str, channels: Channels = "auto", known
     reader = _Reader(f"{name}: observation", channels, known or {})
     structure, found = reader.read(space, ""), reader.found
     if all(path == ACTION_MASK for path in found):
-        raise UserError(f"{name}: expected a key beside {ACTION_MASK} in the observation, got {in_short(space)}")
+        raise UserError(f"{name}: expected another key besides {ACTION_MASK} in the observation, got {in_short(space)}")
 
     def convert(observations: Any) -> Any:
         return ObservationDict({path: part.convert(observations[path]) for path, part in found.items()})

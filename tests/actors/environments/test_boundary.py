@@ -234,7 +234,7 @@ def test_a_reset_that_returns_something_else_is_named(outcome: Any) -> None:
         ("no reward", r"expected rewards to have an entry for agent 'b', got \{'a': 1.0\} \(dict\)"),
         ("no observation", r"expected observations to have an entry for agent 'a', got \{\} \(dict\)"),
         ("reward for all", r"expected rewards to have an entry for agent 'a', got 1.0 \(float\)"),
-        ("all at once", r"expected terminations to have an entry .*; '__all__' is RLlib's, give one for each agent"),
+        ("all at once", r"expected terminations to have an entry .*; '__all__' is RLlib's, give an entry for each agent"),
         ("wrong shape", r"expected an observation of agent 'b' of shape \(1,\), got \(2,\)"),
         (
             "out of range",

@@ -127,7 +127,7 @@ def test_a_parallel_environment_that_renders_is_filmed() -> None:
     ids=["an Env without pictures", "a VectorEnv", "a parallel environment"],
 )
 def test_what_makes_no_pictures_is_refused(settings: EnvSettings) -> None:
-    with pytest.raises(UserError, match=r"makes no pictures: expected an Env with render_mode=\"rgb_array\""):
+    with pytest.raises(UserError, match=r"cannot be rendered: expected an Env with render_mode=\"rgb_array\""):
         make_film(settings, seed=0)
 
 

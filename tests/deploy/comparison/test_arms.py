@@ -112,7 +112,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     cell = compared(tmp_path).cells[0]
     cell.folder.mkdir(parents=True)
     (cell.folder / "thesis.tex").write_text("")
-    with pytest.raises(UserError, match="holds something that is no run"):
+    with pytest.raises(UserError, match="contains something that is not a run"):
         compared(tmp_path)
 
 

@@ -147,7 +147,7 @@ def test_returns_that_use_few_of_the_steps_that_are_meant_need_newer_data() -> N
 
     (fine,) = found(fresh=13.0, replayed=6.0, on_policy=28.0)
     assert (fine.wrong, fine.tries) == (False, ())
-    assert fine.text == "returns use 13.0 steps of fresh data and 6.0 steps of replayed data, where 28.0 are meant"
+    assert fine.text == "returns use 13.0 steps of fresh data and 6.0 steps of replayed data (28.0 with on-policy data)"
     (short,) = found(fresh=7.0, replayed=None, on_policy=28.0)
     assert (short.wrong, short.tries) == (True, ("actors.synchronous=true",))
     assert found(fresh=None, replayed=None, on_policy=None) == found() == []
@@ -161,10 +161,10 @@ def finding(*, wrong: bool, tries: tuple[str, ...] = (), topic: str = "cmpo") ->
     ("findings", "said"),
     [
         ([finding(wrong=False)], "no problems found"),
-        ([finding(wrong=False, tries=("a=1",)), finding(wrong=False)], "no problems found, 1 thing worth a look"),
+        ([finding(wrong=False, tries=("a=1",)), finding(wrong=False)], "no problems found, 1 note with advice"),
         (
             [finding(wrong=False, tries=("a=1",)), finding(wrong=False, topic="red flag")],
-            "no problems found, 2 things worth a look",
+            "no problems found, 2 notes with advice",
         ),
         ([finding(wrong=True, tries=("a=1",)), finding(wrong=False)], "1 problem found"),
     ],

@@ -138,8 +138,8 @@ def vector(*found: tuple[dict[str, str], float]) -> str:
 @pytest.mark.parametrize(
     ("status", "text", "said"),
     [
-        (200, "<html>Grafana</html>", "is something else than a Prometheus"),
-        (200, '{"data": []}', "is something else than a Prometheus"),
+        (200, "<html>Grafana</html>", "is not a Prometheus server"),
+        (200, '{"data": []}', "is not a Prometheus server"),
         (404, "not here", "answered 404 Not Found"),
         (503, '{"error": "starting up"}', "answered 503 starting up"),
         (200, vector(), "knows no learner with namespace=\"a\" that has trained"),

@@ -75,7 +75,7 @@ def test_the_card_tells_settings_returns_and_how_the_policy_is_loaded(run: Path,
     assert head["model-index"][0]["results"][0]["metrics"][0]["value"] == "500.00 +/- 1.50"
     for line in (
         "| most likely | 5 | 500.00 ± 1.50 | 99.0 |",
-        "| drawn | 5 | 321.50 ± 1.50 | 99.0 |",
+        "| sampled | 5 | 321.50 ± 1.50 | 99.0 |",
         "Played with seed 7 after training. The random policy gets 22.",
         "| `trainer.gamma` | `0.98` | `0.99` |",
         'policy = oatmill.load("hf://ann/pole")',
@@ -166,7 +166,7 @@ def test_the_hub_gets_the_folder_and_oatmill_loads_it_from_there(
     assert set(hub.asked) == {"config.yaml", "manifest.json", "model.safetensors"}, "no code is downloaded"
     with pytest.raises(UserError, match="a policy from the Hub never runs code"):
         oatmill.load("hf://ann/pole", trust=True)
-    with pytest.raises(UserError, match="there is no such repository, or this token may not see it"):
+    with pytest.raises(UserError, match="the repository does not exist, or this token has no access to it"):
         oatmill.load("hf://ann/nobody")
 
 
@@ -194,9 +194,9 @@ def test_bad_input_is_one_line(
 ) -> None:
     refused([str(tmp_path / "nothing"), "ann/pole"], "nothing is not a checkpoint: expected a folder", capsys)
     refused([str(run), "pole"], "expected NAMESPACE/NAME of a repository on the Hub, such as ann/cartpole, got 'pole'", capsys)
-    refused([str(run), "ann/pole", "--dry-run", str(run)], "must be a new or empty folder; it has files", capsys)
+    refused([str(run), "ann/pole", "--dry-run", str(run)], "must be a new or empty folder, but it has files", capsys)
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    refused([str(run), "ann/pole", "--episodes", "0"], "cannot be uploaded: the Hub does not know this token", capsys)
+    refused([str(run), "ann/pole", "--episodes", "0"], "cannot be uploaded: the Hub rejected this token", capsys)
     monkeypatch.delenv("HF_TOKEN")
     refused([str(run), "ann/pole"], "there is no token for the Hub: run `hf auth login`, or set HF_TOKEN", capsys)
     assert hub.files == {}

@@ -30,7 +30,7 @@ def test_ranges_and_choices(text: str, expected: Parameter) -> None:
     [
         ("trainer.epochs", "--param must be KEY=LOW..HIGH"),
         ("trainer.epochs=3", "a range or at least two values"),
-        ("trainer.epochs=8..1", "the range must rise, got 8 to 1"),
+        ("trainer.epochs=8..1", "the first number must be below the second, got 8 to 1"),
         ("trainer.epochs=a..b", "--param must be KEY=LOW..HIGH"),
         ("trainer.gamma=0..1:log", "must start above 0, got 0"),
     ],

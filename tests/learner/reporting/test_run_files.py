@@ -112,7 +112,7 @@ def test_the_log_says_twice_a_minute_how_far_and_how_well_the_run_is(tmp_path: P
             files.report(report, at(step), learning_rate=0.01, fleet=FLEET)
     said = [line for line in caplog.messages if line.startswith("learner step")]
     assert [line.partition(":")[0] for line in said] == ["learner step 1", "learner step 16", "learner step 31"]
-    assert said[1].startswith("learner step 16: 1,600 of 1,000 env steps, 50 a second, return 3.00; ppo_critic ")
+    assert said[1].startswith("learner step 16: 1,600 of 1,000 env steps, 50 per second, return 3.00; ppo_critic ")
 
 
 def test_the_rate_of_steps_that_take_longer_than_the_window(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_another_process_can_neither_replace_nor_end_nor_discredit_an_actor(tmp_
         assert refusal(data, hello, schema, messages.DATA_TO_ACTOR, keys=own) is None
         assert rejected(server, "identity", 32) == 32
         assert rejected(server, "unknown_session") == 1
-        with pytest.raises(JoinRefusedError, match=r"\(identity\): actor 0 is in the run and works"):
+        with pytest.raises(JoinRefusedError, match=r"\(identity\): actor 0 is part of the run and active"):
             server.actor(actor_id=0, rows=8)
         for said in (messages.Heartbeat("0" * 32), messages.Bye("0" * 32)):
             assert refusal(control, said, b"{}", messages.CONTROL_TO_CLIENT, keys=own) in {"forgotten", "Bye"}
@@ -242,7 +242,7 @@ def test_only_the_learner_gets_batches_and_publishes_weights(tmp_path: Path, key
         push = messages.WeightsPush(7, new.dtype, new.digest.hex(), 0.0, "0" * 32)
         assert refusal(weights_url, push, bytes(new.buffer), messages.WEIGHTS_TO_CLIENT, keys=own) == "identity"
         control = server.learner_control()
-        with pytest.raises(JoinRefusedError, match=r"\(identity\): the learner/0 is in the run and works"):
+        with pytest.raises(JoinRefusedError, match=r"\(identity\): the learner/0 is part of the run and active"):
             control.join(60)
         assert server.ask("status")["policy_version"] == 0
         work()

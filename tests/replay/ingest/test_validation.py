@@ -102,12 +102,12 @@ def test_numbers_that_a_gaussian_can_draw_pass(name: str, column: int, value: fl
         ("actions", 0, -1, r"action_range: expected choices that are whole numbers"),
         ("actions", 0, 3e9, r"action_range: expected choices that are whole numbers"),
         ("actions", 2, np.nan, r"non_finite: actions contains a number that is not finite"),
-        ("actions", 2, 12.7, r"behaviour: expected actions that can be drawn, got one 12.7 deviations from its mean"),
-        ("behaviour_logits", 4, -12.7, r"behaviour: expected actions that can be drawn, got one 12.7 deviations"),
+        ("actions", 2, 12.7, r"behaviour: expected actions that can be sampled, got one 12.7 deviations from its mean"),
+        ("behaviour_logits", 4, -12.7, r"behaviour: expected actions that can be sampled, got one 12.7 deviations"),
         ("behaviour_logits", 4, np.inf, r"non_finite: behaviour_logits"),
         ("behaviour_logits", 5, -20.1, r"behaviour: expected log stds within -20 to 5, got -20.1 to 0"),
         ("behaviour_logits", 6, 5.1, r"behaviour: expected log stds within -20 to 5, got 0 to 5.1"),
-        ("behaviour_logits", 1, 81, r"behaviour: expected actions that can be drawn, got one 81 nats less likely"),
+        ("behaviour_logits", 1, 81, r"behaviour: expected actions that can be sampled, got one 81 nats below"),
     ],
 )
 def test_numbers_that_no_gaussian_draws_are_refused_by_their_reason(name: str, column: int, value: float, says: str) -> None:
@@ -169,8 +169,8 @@ def test_a_logit_that_is_not_allowed_makes_no_action_unlikely() -> None:
     actions = np.zeros((2, 2), np.int32)
     validator.check(masked(mask, actions=actions, behaviour_logits=logits))
     logits[..., 1] = 500
-    with pytest.raises(WireError, match="behaviour: expected actions that can be drawn, got one 500 nats less likely"):
+    with pytest.raises(WireError, match="behaviour: expected actions that can be sampled, got one 500 nats below"):
         validator.check(masked(mask, actions=actions, behaviour_logits=logits))
     logits[..., :2] = -1e20  # lower than what stands for a choice that is not allowed
-    with pytest.raises(WireError, match="behaviour: expected actions that can be drawn"):
+    with pytest.raises(WireError, match="behaviour: expected actions that can be sampled"):
         validator.check(masked(mask, actions=actions, behaviour_logits=logits))

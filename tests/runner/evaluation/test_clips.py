@@ -98,7 +98,7 @@ def test_an_environment_without_pictures_is_evaluated_and_one_line_says_that_the
     assert filmed(run_dir, versions=(4,), video_every=1) == [None, None]
     assert lines(run_dir)[0]["drawn"]["mean"] == 1.0
     (event,) = (run_dir / "events.jsonl").read_text().splitlines()
-    assert "the evaluator makes no more videos: env.factory=dark_world:Dark makes no pictures" in json.loads(event)["text"]
+    assert "the evaluator makes no more videos: env.factory=dark_world:Dark cannot be rendered" in json.loads(event)["text"]
 
 
 def test_pictures_are_reduced_by_a_whole_factor_and_small_ones_are_enlarged() -> None:

@@ -89,7 +89,7 @@ def test_a_run_is_probed_and_one_seed_gives_one_result(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (settings_of(repeats=False), "does not repeat itself: with the same seed and the same"),
+        (settings_of(repeats=False), "is not reproducible: with the same seed and the same"),
         (pendulum.settings(), "has other actions than one Discrete without a mask"),
     ],
 )

@@ -129,7 +129,7 @@ def test_a_process_that_prints_very_much_is_named_once(tmp_path: Path) -> None:
     for size in (10, LONGEST_BYTES + 1, LONGEST_BYTES + 1):
         log.write_text("x" * size)
         launcher.record({}, [child], lambda _: 0)
-    text = f"actor 3 prints very much: more than 2.2 MiB; {log} keeps the first and the newest lines"
+    text = f"actor 3 prints a lot of output: more than 2.2 MiB; {log} keeps the first and the newest lines"
     assert events == [{"log_shortened": {"text": text, "process": "actor 3"}}]
 
 

@@ -118,7 +118,7 @@ def test_it_ends_with_the_run_and_a_killed_one_leaves_its_place_to_the_next(tmp_
         server.ask("stop")
         code, said = joined.end()
         assert (code, said[0]) == (0, f"connecting to {server.control} (for up to 60 s)")
-        assert said[1:] == ["2 of 2 actors run here, of the numbers 2 to 3", "the run has ended; the actors leave"]
+        assert said[1:] == ["2 of 2 actors run here, of the numbers 2 to 3", "the run has ended; the actors stop"]
 
 
 @pytest.mark.parametrize(

@@ -258,7 +258,7 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(
 def test_a_vector_env_must_say_what_it_does_after_an_end() -> None:
     with pytest.raises(UserError, match=r'expected the VectorEnv to have an AutoresetMode in metadata\["autoreset_mode"\]'):
         make_environment(factory("make_nameless_mode"), copies=2, seed=0)
-    with pytest.raises(UserError, match="got None; set it to what the class does"):
+    with pytest.raises(UserError, match="got None; set it to the mode that the class implements"):
         make_environment(factory("make_without_metadata"), copies=2, seed=0)
 
 

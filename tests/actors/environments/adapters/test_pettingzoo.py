@@ -120,5 +120,5 @@ def test_what_is_no_parallel_environment_of_equals_is_refused(settings: PettingZ
 def test_an_agent_that_vanishes_without_a_word_is_an_error() -> None:
     environment = started(toy("Relay", forgets_to_say=True), copies=1)
     environment.step(np.zeros(3, np.int64))
-    with pytest.raises(ValueError, match="agent 'early' is gone from agents without having terminated or been truncated"):
+    with pytest.raises(ValueError, match="agent 'early' disappeared from agents without being terminated or truncated"):
         environment.step(np.zeros(3, np.int64))

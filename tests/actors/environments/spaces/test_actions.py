@@ -119,7 +119,7 @@ def test_an_environment_that_writes_into_its_action_changes_nothing() -> None:
         (spaces.Dict({"a": spaces.Box(0, np.inf, (2,), np.float32)}), "at a; give it bounds with"),
         (spaces.Tuple((spaces.Discrete(2**25), spaces.Box(0, 1, (1,)))), "at most 16,777,216 choices"),
         (spaces.Text(3), "an action space of Discrete, MultiDiscrete, MultiBinary or Box"),
-        (spaces.Dict({}), "something to choose"),
+        (spaces.Dict({}), "that is not empty"),
         (spaces.Dict({"a": spaces.Tuple((spaces.Text(3),))}), "at a.0; convert it with an ActionWrapper"),
     ],
 )

@@ -117,7 +117,7 @@ def test_keys_and_values_that_are_not_the_spaces_are_errors_of_one_line(values: 
             "key a: expected a Box, Discrete, MultiDiscrete",
         ),
         (spaces.Dict({"a": spaces.Box(0, 1, (10, 10, 6))}), "key a: expected an image whose first or last axis"),
-        (spaces.Dict({"action_mask": spaces.MultiBinary(2)}), "expected a key beside action_mask"),
+        (spaces.Dict({"action_mask": spaces.MultiBinary(2)}), "expected another key besides action_mask"),
         (
             spaces.Dict({"a/b": spaces.Discrete(2), "a": spaces.Dict({"b": spaces.Discrete(2)})}),
             "observation has two keys a/b; rename one",
