@@ -4,7 +4,7 @@
 #   VENV             where the environment goes: .venv
 #   TORCH_INDEX_URL  an index to take torch from instead of pip's own. Empty by default. The wheel on PyPI brings CUDA along
 #                    (several GB); https://download.pytorch.org/whl/cpu has builds for machines without a GPU.
-#   WORKERS          processes for `make test`: 1. With more, the tests marked serial run afterwards, in one process.
+#   WORKERS          processes for `make test`: one per core, at most 4. The tests marked serial run afterwards, in one process.
 #   GPU_PYTHON       an interpreter with a CUDA build of torch and oatmill's packages, for `make test-gpu`; by default that of .venv
 #   ARGS             more arguments for `oatmill train`, such as ARGS="trainer.total_timesteps=100000 --seed 1"; or for `make bench`
 
@@ -12,7 +12,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.*
 TORCH_INDEX_URL ?=
 ARGS ?=
-WORKERS ?= 1
+WORKERS ?= $(shell python3 -c "import os; print(min(4, len(os.sched_getaffinity(0))))" 2>/dev/null || echo 1)
 PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo "$$python" && break; \
 	done)

@@ -1,6 +1,6 @@
 """Marks the tests that must not run beside others, and ends ZeroMQ contexts in time.
 
-`make test WORKERS=2` runs the marked tests afterwards, in one process.
+`make test` runs the marked tests last, in one process.
 """
 
 from __future__ import annotations
@@ -14,22 +14,14 @@ import zmq
 
 TESTS = Path(__file__).parent
 SERIAL = (
-    # Whole runs, which take all cores
-    "docs/test_readme.py",
-    "system",
-    # Bounds on time, or on the share of the CPU
+    # Bounds on time of a second or less, or on the share of the CPU
     "benchmarks/test_harness.py",
-    "deploy/test_cli_contract.py",
-    "learner/ranks",
-    "oatmill/children",
     "oatmill/process",
     "protocol/channels",
-    "protocol/security",
+    # A thousand actors, or all descriptors that a process may have
     "replay/test_floods.py",
     "replay/test_many_actors.py",
-    "replay/test_server.py",
-    "runner/local",
-    # File systems that are mounted, and bounds on time
+    # File systems that are mounted
     "replay/log/test_durable_server.py",
     "replay/log/test_state_files.py",
 )
