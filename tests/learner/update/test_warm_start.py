@@ -66,7 +66,7 @@ def test_statistics_without_a_normaliser_are_named_too(tmp_path: Path) -> None:
 
 def test_a_network_with_nothing_in_common_is_refused_in_any_case(tmp_path: Path) -> None:
     checkpoint, _ = saved(tmp_path / "checkpoints", hidden_sizes=(9,), sizes=(5,), model_hidden=7, value_head="categorical")
-    with pytest.raises(UserError, match="no parameter of this network has the name and shape"):
+    with pytest.raises(UserError, match="no parameter of this network matches one of that checkpoint"):
         warm_start(AgentModel(make_spec()), str(checkpoint), partial=True)
 
 

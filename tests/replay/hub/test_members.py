@@ -204,7 +204,7 @@ def test_a_working_process_is_not_replaced(role: str, within_s: float) -> None:
     members = table(connected=True)
     first = joined(members, "a", role=role, number=0)
     for now in (0.0, within_s):
-        with pytest.raises(UnauthorisedError, match="is in the run and works"):
+        with pytest.raises(UnauthorisedError, match="is part of the run and active"):
             joined(members, "b", role=role, number=0, now=now)
     assert not first.left
     assert joined(members, "b", role=role, number=0, now=within_s + 0.1) is not first

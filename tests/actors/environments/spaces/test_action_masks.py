@@ -96,7 +96,7 @@ def test_taxi_of_gymnasium_brings_its_mask() -> None:
         (masked("twos"), 'info["action_mask"] of whole numbers from 0 to 1'),
         (masked("text"), 'expected info["action_mask"] of numbers'),
         (masked("long in dict"), "expected action_mask to have 4 entries, one for each choice, got 5"),
-        (masked("box actions"), 'expected no info["action_mask"], because the actions are numbers'),
+        (masked("box actions"), 'expected no info["action_mask"], because continuous actions cannot be masked'),
     ],
 )
 def test_a_mask_of_another_form_is_refused_in_one_line_at_the_start(settings: FactoryEnv, says: str) -> None:
