@@ -212,7 +212,7 @@ class Learner:
             batch, env_steps=self.progress.env_steps, report=reported, priorities=self.batches.wants_priorities
         )
         record.seconds["wait"] = waited
-        finite, sound = self.ranks.lowest(record.skipped == 0, self.updater.weights_finite())
+        finite, sound, due = self.ranks.lowest(record.skipped == 0, self.updater.weights_finite(), self.reporting.resources.due)
         lag = self.progress.policy_version - batch.policy_version
         self.progress = Progress(step, env_steps, self.progress.policy_version + 1, time.monotonic() - self.began)
         if sound:
@@ -221,7 +221,7 @@ class Learner:
         self.batches.consumed(batch.batch_id, self.progress.policy_version, priorities)
         self.fleet = delivery.fleet
         self.reporting.note_fleet(self.fleet, self.progress)
-        self.reporting.note(record, self.progress, lag=lag[batch.fresh], replayed_lag=lag[~batch.fresh], rate=rate)
+        self.reporting.note(record, self.progress, lag=lag[batch.fresh], replayed_lag=lag[~batch.fresh], rate=rate, due=due)
         if reported:
             self.report()
         if self.rewinds.note(batch, record, step, finite=bool(finite), sound=bool(sound)):

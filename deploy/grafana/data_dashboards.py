@@ -1,4 +1,4 @@
-"""The dashboards Data path, Fleet and Process."""
+"""The dashboards Data path and Fleet."""
 
 from __future__ import annotations
 
@@ -210,73 +210,6 @@ FLEET = Dashboard(
             "s",
             percentiles("oatmill_weights_apply_lag_seconds"),
             log=True,
-        ),
-    ],
-)
-
-PROCESS = Dashboard(
-    "process",
-    "Process",
-    "Resources of the processes that export metrics: the hub, ingest, and rank 0 of the learner.",
-    [
-        Panel(
-            "CPU",
-            "Number of CPU cores that each process uses.",
-            "short",
-            [Query("rate(oatmill_process_cpu_seconds_total[$__rate_interval])", "{{process}}")],
-        ),
-        Panel(
-            "Memory",
-            "Resident memory of each process.",
-            "bytes",
-            [Query("oatmill_process_resident_memory_bytes", "{{process}}")],
-        ),
-        Panel(
-            "Time of a learner step, by phase",
-            "Mean time of each phase. The phases are stacked, and their sum is the time of a learner step.",
-            "s",
-            [
-                Query(
-                    "sum by (phase) (rate(oatmill_learner_step_seconds_sum[$__rate_interval]))"
-                    " / on () group_left () sum(rate(oatmill_learner_steps_total[$__rate_interval]) > 0)",
-                    "{{phase}}",
-                )
-            ],
-            stacked=True,
-        ),
-        Panel(
-            "Time by phase, 99th percentile",
-            "The 99th percentile of each phase's time.",
-            "s",
-            [
-                Query(
-                    "histogram_quantile(0.99, sum by (le, phase) "
-                    "(rate(oatmill_learner_step_seconds_bucket[$__rate_interval])))",
-                    "{{phase}}",
-                )
-            ],
-            log=True,
-        ),
-        Panel(
-            "Open files and sockets",
-            "It should not grow steadily.",
-            "none",
-            [Query("oatmill_process_open_fds", "{{process}}")],
-        ),
-        Panel("Threads", "It should not grow steadily.", "none", [Query("oatmill_process_threads", "{{process}}")]),
-        Panel(
-            "Process uptime",
-            "A drop means that the process was restarted.",
-            "s",
-            [Query("time() - oatmill_process_start_time_seconds", "{{process}}")],
-        ),
-        Panel(
-            "Versions",
-            "The versions of each role. Roles of one run should have the same.",
-            "none",
-            [Query("count by (job, version, python, torch) (oatmill_build_info)")],
-            "table",
-            columns={"job": "Role", "version": "oatmill", "python": "Python", "torch": "torch"},
         ),
     ],
 )

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from learner.loss_descriptor import BUILT_IN, LossDescriptor
 from learner.plan import GRADIENT
 from learner.reporting.measurements import StepReport
+from learner.reporting.rank_resources import GpuCollector, Resources, process_name, processes_of
 from learner.reporting.red_flags import FLAGS
 from learner.update.updater import Record
 from oatmill.process.metrics import ProcessCollector
@@ -37,6 +38,7 @@ class LearnerMetrics:
         settings: the run's settings, nested; numbers among them are exported.
         healthy: returns whether the learner makes progress; called at each scrape.
         losses: the descriptors of the run's losses, by name.
+        ranks: returns what each rank uses; called at each scrape.
     """
 
     def __init__(
@@ -45,10 +47,13 @@ class LearnerMetrics:
         settings: Mapping[str, Any],
         healthy: Callable[[], bool] = lambda: True,
         losses: Mapping[str, LossDescriptor] | None = None,
+        ranks: Callable[[], Sequence[Resources]] = tuple,
     ) -> None:
         self.descriptors = {**BUILT_IN, **(losses or {})}
         self.registry = CollectorRegistry()
-        self.registry.register(ProcessCollector({"learner": os.getpid()}, {"torch": torch.__version__}))
+        libraries = {"torch": torch.__version__}
+        self.registry.register(ProcessCollector({process_name(0): os.getpid()}, libraries, lambda: processes_of(ranks())))
+        self.registry.register(GpuCollector(ranks))
         self._create_loss_series()
         self._create_run_series()
         self._create_children(healthy)

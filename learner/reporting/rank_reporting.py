@@ -15,6 +15,7 @@ from learner.ranks.reduce import Ranks
 from learner.reporting.loggers import BackgroundWriters, wanted_targets
 from learner.reporting.measurements import Measurements, StepReport
 from learner.reporting.metrics import LearnerMetrics
+from learner.reporting.rank_resources import RankResources
 from learner.reporting.red_flags import FLAGS
 from learner.reporting.run_files import RunFiles
 from learner.reporting.steering import Steering
@@ -34,6 +35,7 @@ class RankReporting:
         healthy: returns whether the learner makes progress; called at each scrape.
 
     Attributes:
+        resources: what the ranks use of their machines.
         run_files: writes the run's files; None except on rank 0.
         metrics: the learner's Prometheus series; None except on rank 0.
     """
@@ -44,6 +46,7 @@ class RankReporting:
         self._config, self._ranks, self._updater = config, ranks, updater
         self._measurements = Measurements(updater.plan.losses, ranks.reducer, updater.plan.descriptors)
         self._steering = Steering(config.trainer, updater.plan.descriptors, updater.context.scales)
+        self.resources = RankResources(ranks)
         self.run_files: RunFiles | None = None
         self.metrics: LearnerMetrics | None = None
         if ranks.first:
@@ -53,7 +56,8 @@ class RankReporting:
             writers = BackgroundWriters(wanted_targets(config.metrics), config.run_dir, config.settings)
             self.run_files = RunFiles(config.run_dir, uniform, config.trainer.total_timesteps, writers)
             self.run_files.describe(updater.plan.descriptors)
-            self.metrics = LearnerMetrics(updater.plan.auto, config.settings, healthy, updater.plan.descriptors)
+            newest = self.resources.newest
+            self.metrics = LearnerMetrics(updater.plan.auto, config.settings, healthy, updater.plan.descriptors, newest)
 
     def close(self) -> None:
         """Finish writing the files; called also if the run fails."""
@@ -75,7 +79,7 @@ class RankReporting:
         if self.run_files is not None:
             self.run_files.event(event, **values)
 
-    def note(self, record: Record, progress: Progress, *, lag: Array, replayed_lag: Array, rate: float) -> None:
+    def note(self, record: Record, progress: Progress, *, lag: Array, replayed_lag: Array, rate: float, due: float = 0) -> None:
         """Count a learner step.
 
         Args:
@@ -84,8 +88,11 @@ class RankReporting:
             lag: the policy lag of each fresh trajectory, in versions.
             replayed_lag: the policy lag of each trajectory from the replay buffer.
             rate: the learning rate.
+            due: 1 where the ranks have agreed to gather their resources, otherwise 0.
         """
         self._measurements.add(record)
+        if due:
+            self.resources.gather()
         if self.run_files is not None and self.metrics is not None:
             self.run_files.step(progress, np.asarray(lag), np.asarray(replayed_lag), waited=record.seconds["wait"])
             spent = min(1.0, progress.env_steps / self._config.trainer.total_timesteps)

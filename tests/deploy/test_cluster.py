@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import tomllib
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,6 +49,15 @@ def test_the_options_are_the_promised_ones(name: str) -> None:
     group: Any = get_command(app).commands["cluster"]  # type: ignore[attr-defined]
     shown = {option for parameter in group.commands[name].params for option in parameter.opts if option.startswith("--")}
     assert shown == OPTIONS[name] | {"--on", "--project", "--log-level"}
+
+
+def test_the_image_for_gpus_has_the_extras_of_the_others_and_measures_gpus() -> None:
+    compose = yaml.safe_load((HERE / "compose.gpu.yaml").read_text())
+    (default,) = re.findall(r"^ARG EXTRAS=(.+)$", (HERE / "Dockerfile").read_text(), re.MULTILINE)
+    extras = compose["services"]["learner"]["build"]["args"]["EXTRAS"].split(",")
+    assert extras == [*default.split(","), "gpu"]
+    known = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(extras) <= set(known)
 
 
 class OneRun:

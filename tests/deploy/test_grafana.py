@@ -85,6 +85,10 @@ def test_every_expression_is_of_the_chosen_run(name: str) -> None:
     for expression in expressions + [one["expr"] for one in board["annotations"]["list"]]:
         if 'alertname="Watchdog"' in expression:
             continue  # it belongs to no run
+        if re.search(r"\b(container_|DCGM_)", expression):
+            assert "oatmill_" not in expression  # series of other exporters, chosen by their pods or by the label run
+            assert expression.count("$run") == expression.count('="$namespace"') > 1, expression
+            continue
         metrics = re.findall(r"(?:\boatmill_\w+(?::\w+)?|\bALERTS)(.{0,60})", expression)
         assert metrics, expression
         assert all(rest.startswith(wanted) for rest in metrics), expression
@@ -145,6 +149,62 @@ def test_a_dead_role_is_seen_beside_a_healthy_run(tmp_path: Path) -> None:
     path = tmp_path / "cases.yml"
     path.write_text(yaml.safe_dump({"tests": [{"interval": "15s", "input_series": series, "promql_expr_test": looks}]}))
     check("promtool", "test", "rules", str(path))
+
+
+def test_containers_and_gpus_are_those_of_the_runs_pods_or_hosts(tmp_path: Path) -> None:
+    def cpu(labels: str) -> dict[str, str]:
+        return {"series": f"container_cpu_usage_seconds_total{{{labels}}}", "values": "0+30x40"}  # two cores
+
+    def util(labels: str, percent: int) -> dict[str, str]:
+        return {"series": f"DCGM_FI_DEV_GPU_UTIL{{{labels}}}", "values": f"{percent}x40"}
+
+    learner, own = "a-oatmill-learner-1f2e3d-0-x7k2p", 'namespace="monitoring",pod="dcgm-exporter-5kx9z"'
+    series = [
+        cpu(f'namespace="",pod="{learner}",container="learner",id="/kubepods/1"'),
+        cpu(f'namespace="",pod="{learner}",container="",id="/kubepods"'),  # the pod's own sum
+        cpu('namespace="",pod="a-oatmill-actor-6d5f-abcde",container="actor"'),
+        cpu('namespace="",pod="b-oatmill-actor-6d5f-abcde",container="actor"'),
+        cpu('namespace="other",pod="a-oatmill-actor-6d5f-abcde",container="actor"'),
+        cpu('run="a",name="oatmill-replay-1"'),  # a host with Compose
+        util(f'{own},gpu="0",Hostname="n1",exported_namespace="",exported_pod="{learner}"', 80),
+        util(f'gpu="1",Hostname="n1",namespace="",pod="{learner}"', 60),  # with honorLabels
+        util(f'{own},gpu="2",Hostname="n1"', 1),  # a GPU that no pod uses
+        util('run="a",gpu="0",Hostname="box1"', 40),
+        util('run="b",gpu="0",Hostname="box2"', 20),
+    ]
+    looks: list[tuple[str, str, dict[str, float]]] = [
+        (
+            "CPU of containers",
+            "{{pod}}{{name}}",
+            {f'{{pod="{learner}"}}': 2, '{pod="a-oatmill-actor-6d5f-abcde"}': 2, '{name="oatmill-replay-1"}': 2},
+        ),
+        (
+            "GPU utilisation by DCGM",
+            "{{pod}}{{Hostname}} GPU {{gpu}}",
+            {
+                f'{{pod="{learner}",gpu="0"}}': 0.8,
+                f'{{pod="{learner}",gpu="1"}}': 0.6,
+                '{Hostname="box1",gpu="0"}': 0.4,
+            },
+        ),
+    ]
+    tests = [
+        {
+            "expr": of_run(expression("process.json", title, legend), "a"),
+            "eval_time": "10m",
+            "exp_samples": [{"labels": labels, "value": value} for labels, value in samples.items()],
+        }
+        for title, legend, samples in looks
+    ]
+    path = tmp_path / "cases.yml"
+    path.write_text(yaml.safe_dump({"tests": [{"interval": "15s", "input_series": series, "promql_expr_test": tests}]}))
+    check("promtool", "test", "rules", str(path))
+
+
+def test_panels_that_are_empty_without_a_gpu_or_another_exporter_say_why() -> None:
+    for panel in panels("process.json"):
+        other = re.search(r"oatmill_gpu_|\bcontainer_|\bDCGM_", " ".join(target["expr"] for target in panel["targets"]))
+        assert bool(other) == ("noValue" in panel["fieldConfig"]["defaults"]), panel["title"]
 
 
 def test_the_data_source_knows_the_scrape_interval() -> None:

@@ -5,6 +5,7 @@ Without a device these tests are skipped. `OATMILL_GPU_REHEARSAL=1` runs them on
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from torch import Tensor
 from agent.spec import AgentSpec
 from learner.cost import one_trajectory
 from learner.ranks.reduce import OneRank, Ranks
+from learner.reporting.gpu import read_gpu
 from learner.setup import LearnerConfig, make_updater
 from learner.step_time import copies
 from learner.update.inputs import to_inputs
@@ -122,6 +124,25 @@ def test_a_compiled_network_learns_the_same(device: torch.device) -> None:
         updater.learn(inputs_on(device, updater, batch), learning_rate=1e-2, report=False)
         arrays.append(updater.optimizer.flat.array.clone())
     torch.testing.assert_close(arrays[1], arrays[0], rtol=1e-3, atol=1e-4)
+
+
+def test_the_device_is_measured_as_far_as_nvml_is_there(device: torch.device) -> None:
+    before = read_gpu(device)
+    if device == CPU:
+        assert before == {}
+        return
+    held = torch.ones(2**28, device=device)  # 1 GiB
+    found = read_gpu(device)
+    assert found["memory_allocated_bytes"] - before["memory_allocated_bytes"] == held.nbytes
+    assert held.nbytes <= found["memory_reserved_bytes"] <= found["memory_used_bytes"] < found["memory_capacity_bytes"]
+    of_nvml = [found[name] for name in ("utilization_ratio", "power_watts", "temperature_celsius") if name in found]
+    if importlib.util.find_spec("pynvml") is None:
+        assert not of_nvml
+    else:
+        assert of_nvml, "under MIG there may be no utilisation"
+        assert 0 <= found.get("utilization_ratio", 0) <= 1
+        assert 5 < found.get("power_watts", 50) < 2000
+        assert 10 < found.get("temperature_celsius", 50) < 120
 
 
 @pytest.mark.timeout(300)

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pytest
 import torch
 
 from learner.ranks.meeting import joined
 from learner.ranks.reduce import Ranks
+from learner.reporting import rank_resources
+from learner.reporting.gpu import read_gpu
 from learner.reporting.measurements import Measurements
 from protocol.data.batch import Batch
 from protocol.data.trajectory import Array
+from tests.learner.reporting.fake_gpu import fake_gpu
 from tests.learner.worlds import (
     inputs_of,
     learn,
@@ -111,6 +115,20 @@ def listeners() -> Array:
     return np.array([connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN])
 
 
+def resources(ranks: Ranks) -> dict[str, Array]:
+    """What each rank knows of the ranks' processes and GPUs. Ranks are on the CPU; a stand-in gives rank N the GPU N."""
+    with pytest.MonkeyPatch.context() as patch:
+        fake_gpu(patch, nvml=ranks.first)  # the second rank's host does not have nvidia-ml-py
+        patch.setattr("learner.reporting.gpu.read_gpu", lambda _: read_gpu(torch.device("cuda", ranks.rank)))
+        used = rank_resources.RankResources(ranks)
+        used.gather()
+    return {
+        f"resources.{rank}.{name}": np.array(value)
+        for rank, found in enumerate(used.newest())
+        for name, value in {**found.process, **found.gpu}.items()
+    } | {"start": np.array(psutil.Process().create_time())}
+
+
 def main() -> None:
     """Join, measure, write."""
     folder, *cases = sys.argv[1:]
@@ -120,6 +138,7 @@ def main() -> None:
             found["agreed"] = np.array(ranks.agree(float(ranks.rank == 1), 1.0))
             np.savez(Path(folder) / file_name(case, ranks.rank), allow_pickle=False, **found)
         np.savez(Path(folder) / file_name("nan", ranks.rank), allow_pickle=False, **meet_nan(ranks), listens=listeners())
+        np.savez(Path(folder) / file_name("resources", ranks.rank), allow_pickle=False, **resources(ranks))
 
 
 if __name__ == "__main__":

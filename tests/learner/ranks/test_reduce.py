@@ -17,6 +17,7 @@ from learner.ranks.spawn import STORE
 from learner.settings import TrainerSettings
 from protocol.data.trajectory import Array
 from tests.learner.ranks.rank_process import STEPS, file_name, measure
+from tests.learner.reporting.fake_gpu import NUMBERS
 from tests.learner.worlds import ONE
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -83,6 +84,19 @@ def test_random_numbers_of_every_rank_are_gathered_in_their_order(folder: Path) 
     first, second = (found_by(folder, "nan", rank)["generators"] for rank in range(2))
     np.testing.assert_array_equal(first, second)
     assert not np.array_equal(first[0], first[1]), "each rank draws its own"
+
+
+def test_what_each_rank_uses_reaches_all_ranks_in_their_order(folder: Path) -> None:
+    """The two processes and their exchange are real; their GPUs are stand-ins, and the second host cannot ask NVML."""
+    first, second = (found_by(folder, "resources", rank) for rank in range(2))
+    assert {name: first[name] for name in first if name != "start"} == {
+        name: second[name] for name in second if name != "start"
+    }
+    for rank, own in enumerate((first, second)):
+        assert first[f"resources.{rank}.start_time_seconds"] == own["start"], "the rank's own process"
+        assert first[f"resources.{rank}.memory_used_bytes"] == NUMBERS["memory_used_bytes"] + rank
+    assert first["resources.0.power_watts"] == NUMBERS["power_watts"]
+    assert "resources.1.power_watts" not in first
 
 
 def test_a_rank_alone_needs_no_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
