@@ -115,6 +115,7 @@ def test_a_run_that_was_paused_for_more_than_a_minute_continues(tmp_path: Path, 
         )
 
 
+@pytest.mark.serial  # it bounds the time
 def test_sigterm_before_anything_is_trained_ends_a_run_soon(tmp_path: Path) -> None:
     with training(tmp_path, *ENDLESS) as train:
         train.until(lambda: len(train.pids("learner")) == 1)
