@@ -12,7 +12,7 @@ from oatmill.files.run_files import CONFIG_FILE
 from recipes.from_environment import fitting, recipe_of
 from recipes.presets import find_preset
 from recipes.recipe import Recipe
-from recipes.registry import find_recipe
+from recipes.registry import BUILT_IN, find_recipe
 from runner.folder import read_json
 from runner.overrides import Layer, command_layers, merged, nested, resolve
 from runner.run import Run
@@ -35,7 +35,8 @@ def resolve_run(
     """Build the run that a command or a program requests.
 
     Args:
-        recipe: name of a built-in recipe, or `module:function`; None with `env`. A first `key=value` may stand in its place.
+        recipe: name of a built-in recipe, or `module:function`; None with `env` or `resumed`. A first `key=value` may stand in
+            its place.
         assignments: `key=value` as typed.
         env: environment to train on without a recipe, as `recipes.from_environment.recipe_of` takes it.
         preset: name of a preset.
@@ -48,24 +49,25 @@ def resolve_run(
     Raises:
         UserError: if something is wrong; one line.
     """
-    if env is not None and recipe is not None and "=" in recipe:
+    if recipe is not None and "=" in recipe and not (env is None and resumed is None):
         assignments, recipe = [recipe, *(assignments or ())], None
-    found = _found(recipe, env)
+    found = None if resumed is not None and recipe is None and env is None else _found(recipe, env)
     chosen = find_preset(preset)
     if resumed is not None:
-        base, preset = resumed_settings(resumed, found.name, preset)
+        base, name, preset = resumed_settings(resumed, None if found is None else found.name, preset)
         chosen = {}
+        found = found or BUILT_IN.get(name)  # nothing that only the folder names is imported
     layers = command_layers(preset=chosen, config=config, environ=os.environ, assignments=assignments or (), flags=flags)
     layers.insert(-1, Layer(nested((settings or {}).items())))
-    if resumed is None:
-        base = found.explicit(layers)
+    if resumed is None and found is not None:
+        base, name = found.explicit(layers), found.name
     if env is not None and resumed is None:
         base = merged(fitting(resolve(base, layers)), base)
-    recipe_settings = found.settings() if env is None else RunSettings.of(base)
-    run = Run(resolve(base, layers), recipe=found.name, preset=preset, base=recipe_settings)
+    of_recipe = RunSettings.of(base) if found is None or env is not None else found.settings()
+    run = Run(resolve(base, layers), recipe=name, preset=preset, base=of_recipe)
     if resumed is not None and not trust:
-        known = texts_of([found.settings().to_dict(), *(layer.values for layer in layers)])
-        check_trust(run.settings, resumed, trust=False, known=set(known))
+        named = [] if found is None else [found.settings().to_dict()]
+        check_trust(run.settings, resumed, trust=False, known=set(texts_of([*named, *(layer.values for layer in layers)])))
     return run
 
 
@@ -82,8 +84,13 @@ def _found(recipe: str | None, env: str | None) -> Recipe:
     return find_recipe(recipe)
 
 
-def resumed_settings(folder: Path, recipe: str, preset: str | None) -> tuple[dict[str, Any], str | None]:
-    """The settings and the preset of a run that is continued.
+def resumed_settings(folder: Path, recipe: str | None, preset: str | None) -> tuple[dict[str, Any], str, str | None]:
+    """The settings, the recipe and the preset of a run that is continued.
+
+    Args:
+        folder: the run folder.
+        recipe: name of a recipe or environment; None for that of the run.
+        preset: name of a preset; None for that of the run.
 
     Raises:
         UserError: if the run has another recipe or another preset.
@@ -95,4 +102,5 @@ def resumed_settings(folder: Path, recipe: str, preset: str | None) -> tuple[dic
             raise UserError(
                 f"--resume: {folder} is a run of {name} {was or 'none'}, got {asked}; a run cannot change its recipe or preset"
             )
-    return read_config(folder / CONFIG_FILE).explicit(), identity.get("preset")
+    settings = read_config(folder / CONFIG_FILE).explicit()
+    return settings, recipe or identity.get("recipe") or "own", identity.get("preset")

@@ -37,7 +37,7 @@ RecipeOrNone = Annotated[
     str | None,
     typer.Argument(
         metavar="[RECIPE]",
-        help="A built-in recipe, or module:function; left out with --env.",
+        help="A built-in recipe, or module:function; not needed with --env or --resume.",
         autocompletion=complete_recipe,
     ),
 ]

@@ -171,3 +171,22 @@ def test_what_the_command_line_names_again_needs_no_trust(tmp_path: Path) -> Non
     run = resolve_run("cartpole", ["env.factory=mine:make"], preset=None, config=None, flags={}, resumed=folder)
     unsaid = {"kwargs": {}, "channels": "auto", "info_metrics": [], "wrappers": []}
     assert run.settings.to_dict()["env"] == OWN_ENV["env"] | unsaid
+
+
+def test_a_run_is_gone_on_with_without_naming_its_recipe(tmp_path: Path) -> None:
+    folder = resumable(tmp_path / "run", {"trainer": {"epochs": 3}})
+    run = resolve_run("trainer.gamma=0.5", ["actors.count=7"], preset=None, config=None, flags={}, resumed=folder)
+    assert (run.recipe, run.settings.trainer.epochs) == ("cartpole", 3)
+    assert (run.settings.trainer.gamma, run.settings.actors.count) == (0.5, 7)
+
+
+def test_a_recipe_that_only_the_folder_names_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "theirs.py").write_text("raise SystemExit('imported')")
+    monkeypatch.chdir(tmp_path)
+    folder = resumable(tmp_path / "run", OWN_ENV)
+    (folder / "run.json").write_text(json.dumps({"recipe": "theirs:recipe", "preset": None}))
+    with pytest.raises(UserError, match="names code to be imported and run, env.factory=mine:make"):
+        resolve_run(None, (), preset=None, config=None, flags={}, resumed=folder)
+    run = resolve_run(None, (), preset=None, config=None, flags={}, resumed=folder, trust=True)
+    assert run.recipe == "theirs:recipe"
+    assert run.settings.to_dict()["env"]["factory"] == "mine:make"
