@@ -57,7 +57,9 @@ def test_every_command_and_option_exists(command: list[str]) -> None:
     assert {word for word in command if word.startswith("--")} <= options
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == "train" and "--run-dir" not in c], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if c[0] == "train" and not {"--run-dir", "--resume"} & set(c)], ids=" ".join
+)
 def test_every_training_command_has_a_plan(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,7 +130,7 @@ def shortened(line: str) -> str:
             "oatmill compare cartpole --seeds 1 --arms baseline,muesli trainer.total_timesteps=4000"
         ),
     }
-    if command.startswith("oatmill train cogs"):
+    if command.startswith(("oatmill train cogs", "oatmill train --resume")):
         return IN_THE_BACKGROUND.format(command=command) + ("oatmill stop; wait $training" if "--resume" in command else "")
     return "true" if command.startswith("oatmill cluster") else rewritten.get(command, command)
 

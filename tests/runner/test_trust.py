@@ -185,7 +185,7 @@ def test_a_recipe_that_only_the_folder_names_is_not_imported(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     folder = resumable(tmp_path / "run", OWN_ENV)
     (folder / "run.json").write_text(json.dumps({"recipe": "theirs:recipe", "preset": None}))
-    with pytest.raises(UserError, match="names code to be imported and run, env.factory=mine:make"):
+    with pytest.raises(UserError, match=r"names code to be imported and run, env\.factory=mine:make"):
         resolve_run(None, (), preset=None, config=None, flags={}, resumed=folder)
     run = resolve_run(None, (), preset=None, config=None, flags={}, resumed=folder, trust=True)
     assert run.recipe == "theirs:recipe"
