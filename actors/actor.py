@@ -25,7 +25,7 @@ from agent.spec import AgentSpec
 from oatmill.children.copies import Copies
 from oatmill.errors import PeerLostError, RunError
 from oatmill.process.awake_clock import AwakeClock
-from oatmill.process.memory import MemoryLimit
+from oatmill.process.memory import MemoryLimit, resident_memory
 from oatmill.process.signals import StopFlag
 from oatmill.process.watchdog import Watchdog
 from protocol.channels import ControlClient, TrajectorySender, WeightsReceiver, Welcome
@@ -239,6 +239,8 @@ class Actor:
             "policy_version": self._policy.version,
             "produced": self._sender.produced,
             "evicted": self._sender.evicted,
+            "cpu_milliseconds": round(1000 * time.process_time()),
+            "resident_memory_bytes": resident_memory(),
         }
 
 

@@ -7,7 +7,7 @@ from deploy.grafana.panels import Dashboard, Panel, Query, Row
 NO_GPU = "no GPU"
 NO_NVML = "no GPU, or no nvidia-ml-py"
 NO_CADVISOR = "cAdvisor is not scraped"
-NO_DCGM = "DCGM exporter is not scraped"
+NO_DCGM = "no GPU, or DCGM exporter is not scraped"
 POD = "$run-(oatmill-)?(replay|learner|actor|evaluator)-.*"
 """The names of the pods of a release of the Helm chart."""
 GPU_OF = "{{pod}}{{Hostname}} GPU {{gpu}}"
@@ -44,13 +44,13 @@ PROCESSES: list[Panel | Row] = [
     Row("Processes"),
     Panel(
         "CPU",
-        "Number of CPU cores that each process uses.",
+        "Number of CPU cores that each process uses; for actors, that of all together.",
         "short",
         [Query("rate(oatmill_process_cpu_seconds_total[$__rate_interval])", "{{process}}")],
     ),
     Panel(
         "Memory",
-        "Resident memory of each process. Pages that processes share are counted for each of them.",
+        "Resident memory of each process, and of all actors together. Pages that processes share are counted for each of them.",
         "bytes",
         [Query("oatmill_process_resident_memory_bytes", "{{process}}")],
     ),

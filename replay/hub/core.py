@@ -17,6 +17,7 @@ from protocol.wire import messages
 from protocol.wire.codec import Buffer, Frames, decode, encode, from_json, is_count, shortened, to_json
 from protocol.wire.deadlines import LOST_AFTER_S
 from replay.claim_limits import MAX_COUNT, MAX_VERSION, check_version
+from replay.hub.actor_resources import ActorResources
 from replay.hub.member import Member, RefusedError
 from replay.hub.members import Members, twin_of
 from replay.hub.questions import Questions, StatusQuestion
@@ -28,8 +29,8 @@ _log = logging.getLogger("oatmill.replay.hub")
 
 MAX_REPORT_BYTES = 64 * 1024
 """The largest report of an actor or a learner in a heartbeat."""
-PROGRESS = ("env_steps", "episodes", "evicted", "learner_step", "produced")
-"""The numbers in a report that the supervisor of a run uses."""
+COUNTS = ("cpu_milliseconds", "env_steps", "episodes", "evicted", "learner_step", "produced", "resident_memory_bytes")
+"""The numbers in a report that somebody calculates with."""
 ANY_KEY = ("actor", "learner", "operator", "server")
 MAY_ASK: dict[type, tuple[str, ...]] = {
     messages.Status: ANY_KEY,
@@ -63,7 +64,7 @@ class HubCore:
         self.members, self.weights = members, WeightsStore()
         self.members.machines.own = desired_actors
         self._outgoing: list[tuple[bytes, Frames]] = []
-        self._questions = Questions()
+        self._questions, self.resources = Questions(), ActorResources()
         self._warned_of_streams = False
         self._told: tuple[Any, ...] = ()  # the state that was last sent to ingest
         self._known_version, self._claimed_version = highest_version, -1
@@ -180,6 +181,7 @@ class HubCore:
             check_reported_version(member.role, version, self.known_version)
             self._claimed_version = max(self._claimed_version, version)
             member.report = report
+            self.resources.note(member)
         if member.role == "ingest":
             self._take_report(report, now)
         else:
@@ -302,7 +304,7 @@ def check_report(report: Mapping[str, Any], nbytes: int) -> None:
     version = report.get("policy_version", -1)
     if not (version == -1 or is_count(version)):
         raise WireError("payload_json", f"expected policy_version to be a number of at least -1, got {str(version)[:40]!r}")
-    for name in PROGRESS:
+    for name in COUNTS:
         if not is_count(report.get(name, 0)) or report.get(name, 0) > MAX_COUNT:
             raise WireError(
                 "payload_json", f"expected {name} to be a number from 0 to {MAX_COUNT}, got {str(report[name])[:40]!r}"

@@ -39,5 +39,6 @@ class Member:
     share: int = 0  # a machine: it should run this many of them now
     name: str = ""  # a machine's host name
     report: dict[str, Any] = field(default_factory=dict)
+    cpu_milliseconds: int = -1  # an actor: what it last reported
     alive: bool = True
     left: bool = False  # whether it sent BYE or was replaced

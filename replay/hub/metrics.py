@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -51,6 +51,7 @@ class HubNumbers:
     apply_lag: Mapping[str, Any] | None = None
     auth_restarts: int = 0  # of the handlers of keys of both processes
     stopped: bool = False  # the run is over: its budget is spent, or somebody has stopped it
+    actors: Mapping[str, float] = field(default_factory=lambda: {"cpu_seconds": 0.0, "resident_memory_bytes": 0.0})
 
 
 class ReplayCollector(Collector):
@@ -228,5 +229,6 @@ def registry_of(numbers: Callable[[], HubNumbers], healthy: Callable[[], bool], 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(ReplayCollector(numbers))
     registry.register(UpCollector("replay", healthy))
-    registry.register(ProcessCollector({"hub": os.getpid(), "ingest": ingest}))
+    pids = {"hub": os.getpid(), "ingest": ingest}
+    registry.register(ProcessCollector(pids, reported=lambda: {"actors": numbers().actors}))
     return registry

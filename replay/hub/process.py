@@ -243,6 +243,7 @@ class Hub:
             core.weights.apply_lag.to_dict(),
             core.report.get("auth_restarts", 0) + (0 if self._zap is None else self._zap.restarts),
             core.stop,
+            core.resources.quantities(core.members.actors),
         )
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from protocol.data.weights import digest_of
 from protocol.wire import messages
 from protocol.wire.codec import MAX_HEADER_BYTES, MAX_JSON_BYTES
 from protocol.wire.version import versions
+from replay.hub.core import COUNTS
 from tests.replay.blocks import SPACES, block
 
 Frames = list[bytes]
@@ -519,7 +520,7 @@ def report_cases() -> Iterator[Case]:
         for value in BAD_VERSIONS:
             frames = [pack(messages.Heartbeat(token)), as_json({"policy_version": value})]
             yield Case(f"{token}'s policy_version {value!r}", frames, "payload_json")
-    for name in ("env_steps", "episodes", "produced", "evicted", "learner_step"):
+    for name in COUNTS:
         for value in ("1", None, -1, 0.5, 2**53):
             yield Case(f"{name} {value!r}", [pack(messages.Heartbeat("a")), as_json({name: value})], "payload_json")
     for report in BAD_REPORTS:

@@ -7,7 +7,7 @@ import pytest
 from protocol.wire import messages
 from protocol.wire.codec import encode, to_json
 from replay.claim_limits import MAX_COUNT, MAX_FORGOTTEN, MAX_UNSENT, VERSION_STEP
-from replay.hub.core import HubCore
+from replay.hub.core import COUNTS, HubCore
 from replay.hub.members import Members
 from tests.replay.blocks import SCHEMA
 from tests.replay.conversation import Conversation
@@ -126,9 +126,9 @@ def test_a_hub_without_a_version_believes_actors_within_limits_until_a_learner_p
 def test_counts_beyond_any_real_run_are_rejected() -> None:
     talk = Talk().begin()
     talk.actor()
-    for name in ("env_steps", "episodes", "produced", "evicted", "learner_step"):
+    for name in COUNTS:
         talk.say("a", messages.Heartbeat("a"), {name: MAX_COUNT + 1})
-    assert talk.hub.rejections.counts["payload_json"] == 5
+    assert talk.hub.rejections.counts["payload_json"] == len(COUNTS) == 7
 
 
 def test_a_version_from_a_log_leaves_room_for_later_versions() -> None:

@@ -87,7 +87,11 @@ def test_every_series_exists_from_the_start_at_0() -> None:
     found = samples(HubNumbers({}, {}))
     processes = {key: value for key, value in found.items() if key[0] in OF_PROCESSES}
     assert {key[0] for key in processes} == OF_PROCESSES
-    assert {labels for _, labels in processes} == {(("process", "hub"),), (("process", "ingest"),)}
+    assert {labels for _, labels in processes} == {(("process", name),) for name in ("hub", "ingest", "actors")}
+    assert {name: value for (name, labels), value in processes.items() if labels == (("process", "actors"),)} == {
+        "oatmill_process_cpu_seconds_total": 0,
+        "oatmill_process_resident_memory_bytes": 0,
+    }
     found = {key: value for key, value in found.items() if key not in processes}
     assert {name for name, _ in found} == NAMES
     assert {labels[0][1] for name, labels in found if name == "oatmill_trajectories_total"} == set(OUTCOMES)
