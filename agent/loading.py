@@ -210,6 +210,8 @@ def _tensor(values: Any, space: ObservationSpace, what: str) -> torch.Tensor:
         array = array.astype(np.bool_)
     else:
         array = as_dtype(array, np.dtype(space.dtype), what)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"expected {what} of finite numbers, got NaN or an infinity")
     return torch.from_numpy(np.require(array, requirements=("C", "W")))
 
 

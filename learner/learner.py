@@ -176,6 +176,8 @@ class Learner:
             delivery = delivery or self.batches.poll(POLL_S if self.ranks.world_size == 1 else POLL_S / 10)
             self.tell_hub()
             stop = self.stop.is_set or self.control.state.stop or (delivery is not None and delivery.stop)
+            if self.control.state.desired_actors == 0:  # `oatmill scale --actors 0` pauses the run
+                deadline = clock.now() + timeout_s
             late = clock.now() > deadline
             # All ranks decide together: they wait until each has its batch, and stop if one is to stop.
             all_have_one, all_go_on, all_in_time = self.ranks.lowest(delivery is not None, not stop, not late)
@@ -184,9 +186,12 @@ class Learner:
             if all_have_one:
                 return delivery
             if not all_in_time:
+                silent = who_is_silent(self.control, timeout_s)
+                if self.progress.learner_step:
+                    self.save()
                 raise RunError(
                     f"no batch of {self.config.trainer.batch_size} trajectories arrived within {timeout_s:g} s; "
-                    f"{who_is_silent(self.control, timeout_s)}check the actors' logs, or raise trainer.data_timeout"
+                    f"{silent}check the actors' logs, or raise trainer.data_timeout"
                 )
 
     def tell_hub(self, *, last: bool = False) -> None:

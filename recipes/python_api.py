@@ -71,7 +71,7 @@ def train(
     folder = None if run_dir is None else Path(run_dir)
     flags = {"actors.count": actors, "trainer.learners": learners, "trainer.seed": seed, "actors.seed": seed}
     file, resumed = None if config is None else Path(config), find_run(folder) if resume else None
-    named = path_of(env) if callable(env) else env
+    named = env if env is None or isinstance(env, str) else path_of(env)
     run = resolve_run(
         recipe, (), env=named, preset=preset, config=file, flags=flags, settings=settings, resumed=resumed, trust=trust
     )

@@ -46,6 +46,7 @@ BUILT_IN: Mapping[str, Recipe] = {
 }
 """The built-in recipes by name. To add a recipe, add a file and an entry here."""
 
+GYMNASIUM_ID = re.compile(r"-v\d+$")
 OWN = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 
 
@@ -64,6 +65,8 @@ def find_recipe(name: str) -> Recipe:
         return BUILT_IN[name]
     if OWN.match(name):
         return Recipe(name, "", lambda: settings_from(name, load_function(name, what="recipe", gives="RunSettings")))
+    if GYMNASIUM_ID.search(name):
+        raise UserError(f"there is no recipe {name!r}; to train on this environment, write `--env {name}`")
     raise UserError(
         f"there is no recipe {name!r}; the nearest is {nearest(name, list(BUILT_IN))} (`oatmill recipes` lists all; your own "
         "is module:function)"

@@ -175,7 +175,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     content = read_json(folder / "run.json")
     if not content or not is_held(folder):
-        raise UserError(f"no run is active in {folder}; it has ended, see its summary.json")
+        ended = "it has ended, see its summary.json" if (folder / SUMMARY_FILE).exists() else "its processes were killed"
+        raise UserError(f"no run is active in {folder}; {ended}, and `oatmill train --resume --run-dir {folder}` continues it")
     return content
 
 

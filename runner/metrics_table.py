@@ -21,9 +21,16 @@ def read_lines(run_dir: Path) -> Lines:
     """
     path = run_dir / METRICS_FILE
     try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        texts = path.read_text().splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); expected a run folder, such as runs/latest") from None
+    lines = []
+    for number, text in enumerate(texts, 1):
+        try:
+            lines.append(json.loads(text))
+        except ValueError as error:
+            if number < len(texts):  # the last line may be cut off, by a full disk or a crash
+                raise UserError(f"{path}, line {number}, is damaged ({error}); remove this line") from None
     if not lines:
         raise UserError(f"{path} is empty: the run has not reported a learner step yet")
     return surviving(lines)

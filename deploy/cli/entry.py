@@ -129,8 +129,14 @@ def refuse(error: TyperException) -> int:
 
 
 def hint(error: Exception) -> str:
-    """A reference to the command's help."""
+    """How a setting that was written as an option is written, or else a reference to the command's help."""
+    from oatmill.settings.aliases import ALIASES  # noqa: PLC0415  (only after an error)
+
     context = getattr(error, "ctx", None)
+    name = str(getattr(error, "option_name", None) or "").lstrip("-").replace("-", "_")
+    takes_settings = context is not None and any(parameter.name == "assignments" for parameter in context.command.params)
+    if takes_settings and ("." in name or name in ALIASES):
+        return f"a setting is written without dashes, {ALIASES.get(name, name)}=VALUE"
     return f"`{context.command_path if context else 'oatmill'} --help` shows what is expected"
 
 

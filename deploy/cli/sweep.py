@@ -107,7 +107,8 @@ def searched(made: Sweep, study: Any, *, trials: int, output: TextIO, log_level:
         Trials(made, study, observer=lambda _title: observer_for(output), say=say, log_level=log_level).run(trials)
     except KeyboardInterrupt:
         write_results(made, study)
-        typer.echo(f"stopped after {len(study.trials)} of {trials} trials; the same command continues", err=True)
+        finished = sum(trial.state.is_finished() for trial in study.trials)
+        typer.echo(f"stopped after {finished} of {trials} trials; the same command continues", err=True)
         raise
     found = write_results(made, study)
     if found is None:

@@ -13,7 +13,17 @@ FLOAT = "tag:yaml.org,2002:float"
 
 
 class SettingsLoader(yaml.SafeLoader):
-    """Reads settings."""
+    """Reads settings. A key that stands twice in a mapping is an error; YAML itself would take the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        """Build a mapping."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = getattr(key_node, "value", None)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            seen.add(key if isinstance(key, str) else id(key_node))
+        return super().construct_mapping(node, deep)
 
 
 class SettingsDumper(yaml.SafeDumper):

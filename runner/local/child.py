@@ -27,6 +27,8 @@ LONGEST_BACK_OFF_S = 10.0
 TAIL_BYTES = 16_384
 POLL_S = 0.02
 
+HANG_SETTINGS = {"actor": "actors.hang_timeout", "learner": "trainer.hang_timeout", "replay": "replay.hang_timeout"}
+
 
 class Child:
     """A process of a run.
@@ -85,7 +87,7 @@ class Child:
             return f"was killed by {signal.Signals(-code).name}"
         if code == HUNG:
             place = place_in_stacks("\n".join(self.last_lines(200))) or "its log says where"
-            return f"made no progress for longer than {self.role}s' hang_timeout allows and ended itself ({place})"
+            return f"made no progress for longer than {HANG_SETTINGS.get(self.role, 'hang_timeout')} and ended itself ({place})"
         return f"ended with exit code {code}"
 
     @property

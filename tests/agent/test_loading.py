@@ -75,6 +75,14 @@ def test_observations_of_another_kind_are_refused(tmp_path: Path) -> None:
         loaded.act(observations(2) + 1j)
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_observations_that_are_not_finite_are_refused(number: float, tmp_path: Path) -> None:
+    seen = observations(2)
+    seen[1, 0] = number
+    with pytest.raises(ValueError, match="expected observations of finite numbers, got NaN or an infinity"):
+        agent.load(checkpoint(tmp_path)[0]).act(seen)
+
+
 def test_one_action_of_several_parts_keeps_its_form() -> None:
     actions = {"move": np.array([3, 1]), "aim": (np.array([[0.5, 1.0], [0.0, 0.0]]), np.array([7, 8]))}
     first = first_row(actions)

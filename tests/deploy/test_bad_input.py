@@ -28,6 +28,14 @@ CASES = {
     "a recipe and an environment": (["train", "cartpole", "--env", "CartPole-v1"], "got both (cartpole and --env CartPole-v1)"),
     "no recipe": (["train"], "Missing argument 'RECIPE'"),
     "unknown option": (["train", "cartpole", "--sede", "1"], "No such option: --sede"),
+    "a setting as an option": (
+        ["train", "cartpole", "--gamma", "0.9"],
+        "No such option: --gamma; a setting is written without dashes, trainer.gamma=VALUE",
+    ),
+    "a path of a setting as an option": (
+        ["plan", "cartpole", "--trainer.gamma=0.9"],
+        "a setting is written without dashes, trainer.gamma=VALUE",
+    ),
     "option without value": (["train", "cartpole", "--seed"], "--seed"),
     "option of another type": (["train", "cartpole", "--seed", "x"], "Invalid value for '--seed'"),
     "unknown log level": (["recipes", "--log-level", "loud"], "Invalid value for '--log-level'"),

@@ -40,7 +40,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch, seconds: list[float]) -> Learner:
     learner.batches = Batches(pass_time, seconds)
     learner.watchdog = SimpleNamespace(beat=lambda: None)
     learner.ranks = SimpleNamespace(world_size=1, lowest=lambda *flags: flags)
-    learner.control = SimpleNamespace(state=SimpleNamespace(stop=False), request=lambda *_: {})
+    learner.control = SimpleNamespace(state=SimpleNamespace(stop=False, desired_actors=2), request=lambda *_: {})
     learner.tell_hub = lambda: None
     learner.stop = SimpleNamespace(is_set=False)
     return learner  # type: ignore[no-any-return]
@@ -56,3 +56,21 @@ def test_a_learner_that_is_awake_gives_up_in_time(monkeypatch: pytest.MonkeyPatc
     learner = waiting(monkeypatch, [1.0] * 22)
     with pytest.raises(RunError, match="no batch of 8 trajectories arrived within 20 s"):
         learner.next_batch()
+
+
+def test_a_run_scaled_to_no_actors_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner: Any = waiting(monkeypatch, [1.0] * 50)
+    learner.control.state.desired_actors = 0
+    with pytest.raises(IndexError):
+        learner.next_batch()
+
+
+@pytest.mark.parametrize("learner_step", [0, 3])
+def test_what_was_learned_is_saved_before_a_learner_gives_up(learner_step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner: Any = waiting(monkeypatch, [1.0] * 22)
+    saved: list[int] = []
+    learner.progress.learner_step = learner_step
+    learner.save = lambda: saved.append(learner_step)
+    with pytest.raises(RunError, match="no batch of 8 trajectories"):
+        learner.next_batch()
+    assert saved == ([learner_step] if learner_step else [])

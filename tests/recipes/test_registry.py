@@ -120,3 +120,8 @@ def test_a_run_has_the_roots_as_attributes() -> None:
     run = Run(BUILT_IN["cartpole"].settings())
     for root in ("env", "agent", "actors", "replay", "trainer", "metrics"):
         assert getattr(run, root) is getattr(run.settings, root)
+
+
+def test_an_id_of_gymnasium_in_the_place_of_a_recipe_is_answered_with_the_right_option() -> None:
+    with pytest.raises(UserError, match=r"there is no recipe 'CartPole-v1'; .* write `--env CartPole-v1`"):
+        find_recipe("CartPole-v1")

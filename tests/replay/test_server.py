@@ -218,7 +218,7 @@ def test_a_successor_fences_the_actor_before_it(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         first = server.actor(actor_id=5)
         assert first.welcome.incarnation == 1
-        with pytest.raises(JoinRefusedError, match=r"\(identity\): actor 5 is in the run and works"):
+        with pytest.raises(JoinRefusedError, match=r"\(identity\): actor 5 is part of the run and active"):
             server.actor(actor_id=5)
         first.control.close(goodbye=False)  # half of it is dead
         second = successor(lambda: server.actor(actor_id=5))

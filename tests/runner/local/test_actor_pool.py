@@ -274,7 +274,7 @@ def test_an_actor_whose_watchdog_ended_it_is_told_as_hung(tmp_path: Path) -> Non
     world.pool.follow(1)
     world.until(lambda: bool(world.waits()))
     told = next(text for text in world.texts if text)
-    assert told.startswith("actor 0 made no progress for longer than actors' hang_timeout allows and ended itself")
+    assert told.startswith("actor 0 made no progress for longer than actors.hang_timeout and ended itself")
     world.pool.end(grace_s=5)
 
 

@@ -82,7 +82,7 @@ def test_the_line_at_which_the_users_code_hung_is_named(tmp_path: Path) -> None:
     script.write_text(HANGS)
     child = Child("actor", 0, [sys.executable, str(script)], log=tmp_path / "child.log", threads=1)
     assert child.wait(time.monotonic() + 60)
-    how = "made no progress for longer than actors' hang_timeout allows and ended itself"
+    how = "made no progress for longer than actors.hang_timeout and ended itself"
     assert re.fullmatch(rf"{how} \({script}:\d+, in step\)", child.ending)
 
 

@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+import pytest
+
+from oatmill.settings.yaml_format import load
+
+
+@pytest.mark.parametrize("text", ["trainer: {gamma: 0.9}\ntrainer: {epochs: 2}", "trainer: {gamma: 0.9, gamma: 0.8}"])
+def test_a_key_that_stands_twice_is_an_error_with_its_place(text: str) -> None:
+    with pytest.raises(ValueError, match=r"the key '(trainer|gamma)' stands twice.* line \d"):
+        load(text)
+
+
+def test_the_same_key_in_two_mappings_and_merged_mappings_are_read() -> None:
+    assert load("a: {x: 1}\nb: {x: 2}") == {"a": {"x": 1}, "b": {"x": 2}}
+    assert load("a: &base {x: 1}\nb: {<<: *base, y: 2}") == {"a": {"x": 1}, "b": {"x": 1, "y": 2}}
