@@ -18,6 +18,7 @@ import psutil
 
 from oatmill.children.environment import child_environment
 from oatmill.errors import RunError, UserError
+from oatmill.process.kill import kill_all
 from oatmill.user_code import place_in_stacks
 
 CLOSE_WITHIN_S = 2.0
@@ -196,9 +197,7 @@ class UserCodeProcess:
             family = psutil.Process(self._process.pid).children(recursive=True)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        for process in family:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        kill_all(family)
         self._process.wait()
         self._selector.close()
         self._answer.close()

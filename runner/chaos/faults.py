@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 
 from oatmill.errors import UserError
+from oatmill.process.kill import kill_all
 from runner.folder import read_json
 
 STOPPED_S = (0.3, 3.0)
@@ -179,20 +180,7 @@ def end_family(pid: int) -> None:
     """Kill a process and its children, and wait until they have ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        family = [process, *process.children(recursive=True)]
-        for member in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
-        deadline = time.monotonic() + 5.0
-        while any(alive(member) for member in family) and time.monotonic() < deadline:
-            time.sleep(0.01)
-
-
-def alive(process: psutil.Process) -> bool:
-    """Whether a process runs; a zombie does not."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    return False
+        kill_all([process, *process.children(recursive=True)])
 
 
 def set_clock(scene: Scene, random: Random) -> str:
