@@ -61,8 +61,10 @@ class Collector:
     def packed(self) -> memoryview:
         """The next unroll as it is sent."""
         spaces, statistics = self._environment.spaces, self._environment.episode_statistics
-        schema = Schema.of(spaces, core_state_size=self.spec.core_state_size, episode_statistics=statistics)
-        return schema.pack(self.block())
+        block, state_size = self.block(), self.spec.core_state_size
+        returns = block.discounted_return is not None
+        schema = Schema.of(spaces, core_state_size=state_size, episode_statistics=statistics, discounted_return=returns)
+        return schema.pack(block)
 
     def batch(self, trajectories: int) -> Batch:
         """The next trajectories, `[trajectories, T]`; what an unroll has beyond them is dropped."""

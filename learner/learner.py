@@ -207,7 +207,6 @@ class Learner:
     def learn(self, delivery: Delivery, *, waited: float) -> None:
         """Run one learner step: update, publish, acknowledge the batch, report, save."""
         trainer, batch = self.config.trainer, delivery.batch
-        rate = learning_rate(trainer, self.progress.env_steps)
         step = self.progress.learner_step + 1
         (fresh,) = self.ranks.agree(float(batch.valid[batch.fresh].sum()))
         env_steps = self.progress.env_steps + int(fresh)
@@ -216,6 +215,7 @@ class Learner:
         record = self.training.train(
             batch, env_steps=self.progress.env_steps, report=reported, priorities=self.batches.wants_priorities
         )
+        rate = self.updater.optimizer.learning_rate
         record.seconds["wait"] = waited
         finite, sound, due = self.ranks.lowest(record.skipped == 0, self.updater.weights_finite(), self.reporting.resources.due)
         lag = self.progress.policy_version - batch.policy_version

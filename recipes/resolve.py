@@ -51,7 +51,7 @@ def resolve_run(
     """
     if not isinstance(settings, Mapping | None):
         raise UserError(f'settings must be a mapping such as {{"trainer.gamma": 0.9}}, got {type(settings).__name__}')
-    if recipe is not None and "=" in recipe and not (env is None and resumed is None):
+    if recipe is not None and "=" in recipe and (env is not None or resumed is not None):
         assignments, recipe = [recipe, *(assignments or ())], None
     found = None if resumed is not None and recipe is None and env is None else _found(recipe, env)
     chosen = find_preset(preset)

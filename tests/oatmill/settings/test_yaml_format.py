@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from oatmill.settings.yaml_format import load
 
@@ -14,3 +15,9 @@ def test_a_key_that_stands_twice_is_an_error_with_its_place(text: str) -> None:
 def test_the_same_key_in_two_mappings_and_merged_mappings_are_read() -> None:
     assert load("a: {x: 1}\nb: {x: 2}") == {"a": {"x": 1}, "b": {"x": 2}}
     assert load("a: &base {x: 1}\nb: {<<: *base, y: 2}") == {"a": {"x": 1}, "b": {"x": 1, "y": 2}}
+
+
+def test_a_merged_key_may_be_replaced_in_a_mapping_that_is_merged_again() -> None:
+    text = "a: &a {x: 1}\np: {q: &b {<<: *a, x: 2}}\nc: {<<: *b}"
+    assert load(text) == yaml.safe_load(text)
+    assert load(text)["p"] == {"q": {"x": 2}}
