@@ -24,9 +24,13 @@ def start(tmp_path: Path, code: str, role: str = "actor") -> Child:
     return Child(role, 0, [sys.executable, "-c", code], log=tmp_path / "child.log", threads=1)
 
 
-def wait_for(text: str, path: Path, within_s: float = 60.0) -> None:
+def line_with(text: str, path: Path, within_s: float = 60.0) -> str:
+    """A whole line: a child's output is not buffered, so that a line arrives in pieces."""
     deadline = time.monotonic() + within_s
-    while text not in path.read_text():
+    while True:
+        for line in path.read_text().splitlines(keepends=True):
+            if text in line and line.endswith("\n"):
+                return line
         assert time.monotonic() < deadline, f"{text!r} did not appear in {path}"
         time.sleep(0.01)
 
@@ -53,7 +57,7 @@ def test_its_last_words_are_those_of_this_process_and_not_of_the_one_before(tmp_
 
 def test_a_deaf_process_is_killed_after_the_grace(tmp_path: Path) -> None:
     child = start(tmp_path, DEAF)
-    wait_for("deaf", tmp_path / "child.log")
+    line_with("deaf", tmp_path / "child.log")
     began = time.monotonic()
     end_all([child], grace_s=0.2)
     assert child.exit_code == -signal.SIGKILL
@@ -93,8 +97,7 @@ def test_what_it_has_started_in_other_sessions_is_killed_with_it(tmp_path: Path)
         "print('inner', inner.pid, flush=True); time.sleep(60)"
     )
     child = start(tmp_path, code, role="learner")
-    wait_for("inner", tmp_path / "child.log")
-    inner = int((tmp_path / "child.log").read_text().split()[1])
+    inner = int(line_with("inner", tmp_path / "child.log").split()[1])
     child.look()
     os.kill(child.pid, signal.SIGKILL)  # not by us: the way to the inner process is lost, unless it was looked for before
     assert child.wait(time.monotonic() + 60)
@@ -117,9 +120,8 @@ os.wait()
 def test_what_a_child_has_left_behind_is_ended_although_it_ended_itself_in_order(tmp_path: Path) -> None:
     # As a game whose window outlives the environment: nothing leads from the child to it, neither a parent nor a session.
     child = start(tmp_path, FORKS_TWICE)
-    wait_for("orphan", tmp_path / "child.log")
+    orphan = int(line_with("orphan", tmp_path / "child.log").split()[1])
     assert child.wait(time.monotonic() + 60)
-    orphan = int((tmp_path / "child.log").read_text().split()[1])
     assert psutil.pid_exists(orphan)
     end_all([child], grace_s=1)
     assert gone(orphan)
@@ -148,7 +150,7 @@ def test_ranks_are_found_by_their_numbers(tmp_path: Path) -> None:
         "print('started', flush=True); time.sleep(60)"
     )
     child = start(tmp_path, code, role="learner")
-    wait_for("started", tmp_path / "child.log")
+    line_with("started", tmp_path / "child.log")
     deadline = time.monotonic() + 60
     while len(child.ranks) < 2 and time.monotonic() < deadline:
         child.look()
