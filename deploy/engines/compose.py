@@ -22,8 +22,12 @@ ENGINE = "OATMILL_ENGINE"
 CANDIDATES = (("docker", "compose"), ("podman", "compose"), ("docker-compose",), ("podman-compose",))
 DEFAULT_IMAGE = "oatmill:0.1.0"
 SERVICES = ("keys", "replay", "learner", "actor", "evaluator", "prometheus", "alertmanager", "alert-log", "grafana")
+SERVICE = re.compile(r"\bcom\.docker\.compose\.service[=:]([\w.-]+)")
+"""In a container's labels: Docker prints `a=b,c=d`, Podman `map[a:b c:d]`."""
 PROJECT = re.compile(r"^[a-z0-9][a-z0-9_-]{0,40}$")
 ANSWER_WITHIN_S = 20.0
+STOP_WITHIN_S = 30
+"""The `stop_grace_period` of an actor in compose.yaml."""
 STDERR = 2
 
 
@@ -49,6 +53,11 @@ class Engine:
     compose: tuple[str, ...]
     containers: str
 
+    @property
+    def is_podman(self) -> bool:
+        """Whether this is Podman, whose podman-compose differs from Docker's Compose."""
+        return self.containers == "podman"
+
     @staticmethod
     def find(environ: Mapping[str, str]) -> Engine:
         """The engine that OATMILL_ENGINE names, or the first one that is installed.
@@ -59,7 +68,7 @@ class Engine:
         named = shlex.split(environ.get(ENGINE, ""))
         for words in [named] if named else CANDIDATES:
             if shutil.which(words[0]) and (named or is_compose(words)):
-                engine = Engine(tuple(words), "podman" if words[0].startswith("podman") else "docker")
+                engine = Engine(tuple(words), "podman" if Path(words[0]).name.startswith("podman") else "docker")
                 engine.check()
                 return engine
         if named:
@@ -91,13 +100,20 @@ class Engine:
         if pulled.returncode:
             raise UserError(f"--image {image} is not on this machine and cannot be pulled: {last_line(pulled)}")
 
+    def remove(self, containers: Sequence[Container]) -> None:
+        """Stop containers in order, and remove them."""
+        run([self.containers, "rm", "--force", "--time", str(STOP_WITHIN_S), *(one.name for one in containers)], timeout_s=600)
+
     def list(self, project: str) -> list[Container]:
         """The containers of a project."""
-        columns = ['{{.Label "com.docker.compose.service"}}', "{{.Names}}", "{{.State}}", "{{.Status}}"]
+        columns = ["{{.Labels}}", "{{.Names}}", "{{.State}}", "{{.Status}}"]
         ours = f"label=com.docker.compose.project={project}"
         found = run([self.containers, "ps", "--all", "--filter", ours, "--format", "\t".join(columns)])
         rows = [line.split("\t") for line in found.stdout.splitlines()]
-        return sorted((Container(*row) for row in rows if len(row) == len(columns)), key=lambda one: (one.service, one.name))
+        named = [(SERVICE.search(row[0]), row[1:]) for row in rows if len(row) == len(columns)]
+        return sorted(
+            (Container(service[1], *row) for service, row in named if service), key=lambda one: (one.service, one.name)
+        )
 
 
 def run(command: Sequence[str], *, timeout_s: float = ANSWER_WITHIN_S) -> subprocess.CompletedProcess[str]:
@@ -204,7 +220,8 @@ class ComposeCluster:
 
     def ask(self, *words: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run an `oatmill` command inside the cluster, with the operator's keys."""
-        command = self.command("run", "--rm", "-T", "--no-deps", "operator", *words)
+        # Docker would find the profile of a service that is named, podman-compose does not.
+        command = self.command("--profile", "tools", "run", "--rm", "-T", "--no-deps", "operator", *words)
         try:
             return subprocess.run(
                 command,

@@ -73,7 +73,10 @@ def start(cluster: ComposeCluster, wanted: Start) -> Iterator[str]:
         cluster.do("build", "replay", *(["learner"] if wanted.gpu else []))
     count = settings.actors.count
     services = [name for name in SERVICES if name not in wanted.without]
-    cluster.do("up", "--detach", "--no-build", "--remove-orphans", "--scale", f"actor={count}", *services)
+    up = ["up", "--detach", "--no-build", "--remove-orphans", "--scale", f"actor={count}"]
+    if cluster.engine.is_podman:
+        up += podman_first(cluster, services, evaluator=settings.evaluator.enabled)
+    cluster.do(*up, *services)
     if wanted.timeout_s:
         status = until_trained(cluster, began + wanted.timeout_s)
         if not status["stop"]:
@@ -82,6 +85,24 @@ def start(cluster: ComposeCluster, wanted: Start) -> Iterator[str]:
         actors = "the run is over" if status["stop"] else f"{status['live']} of {count} actors live"
         yield f"learner step {step} after {took:.0f} s; {actors}"
     yield from pages_of(cluster, services)
+
+
+def podman_first(cluster: ComposeCluster, services: list[str], *, evaluator: bool) -> list[str]:
+    """Do what podman-compose does otherwise than Docker's Compose; returns options of its `up`.
+
+    It starts one of every service that --scale does not name. A container that depends on `keys` would not be restarted after a
+    failure, because Podman wants `keys` to run then: so `keys` runs to its end before.
+
+    Args:
+        cluster: the cluster.
+        services: the services to start; those that `up` must not name are removed.
+        evaluator: whether an evaluator is wanted.
+    """
+    if not evaluator:
+        services.remove("evaluator")
+    services.remove("keys")
+    cluster.do("up", "--no-build", "keys")
+    return ["--no-deps"]
 
 
 def refuse_what_is_over(cluster: ComposeCluster, wanted: Start, settings: RunSettings) -> None:
@@ -214,6 +235,9 @@ def scale_actors(cluster: ComposeCluster, count: int) -> None:
     running(cluster)
     tell_desired(cluster, count)
     cluster.do("up", "--detach", "--no-build", "--no-recreate", "--no-deps", "--scale", f"actor={count}", "actor")
+    if cluster.engine.is_podman:  # podman-compose adds containers, but removes none
+        actors = [one for one in cluster.containers() if one.service == "actor"]
+        cluster.engine.remove(sorted(actors, key=lambda one: (len(one.name), one.name))[count:])
     wait_for(lambda: live_actors(cluster) == count, f"{count} live actors")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -18,8 +19,8 @@ from deploy.cli.cluster import NO_EVALUATOR
 from deploy.cli.entry import run_command
 from deploy.cli.groups import RoleOptions
 from deploy.cli.roles import role_settings
-from deploy.engines.compose import HERE, SERVICES, ComposeCluster
-from deploy.engines.start import Start, digest_of, refuse_what_is_over
+from deploy.engines.compose import ENGINE, HERE, SERVICES, ComposeCluster, Container, Engine
+from deploy.engines.start import Start, digest_of, refuse_what_is_over, scale_actors
 from oatmill.errors import UserError
 from oatmill.settings import yaml_format
 from recipes import cartpole
@@ -109,9 +110,9 @@ def test_plain_compose_starts_what_the_hub_expects_in_the_project_that_commands_
     assert f"COMPOSE_PROJECT_NAME={project.default}" in (HERE / ".env").read_text().splitlines()
 
 
-def fake_docker(folder: Path, script: str) -> None:
-    """A program named docker."""
-    path = folder / "docker"
+def fake(folder: Path, name: str, script: str) -> None:
+    """A program on the path."""
+    path = folder / name
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
 
@@ -144,12 +145,12 @@ def test_no_engine_is_one_line(command: list[str], capsys: pytest.CaptureFixture
 
 
 def test_docker_without_compose_is_no_engine(only: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fake_docker(only, "echo \"docker: 'compose' is not a docker command.\" >&2; exit 1")
+    fake(only, "docker", "echo \"docker: 'compose' is not a docker command.\" >&2; exit 1")
     assert "no container engine with Compose was found" in refused(["cluster", "status"], capsys)
 
 
 def test_an_engine_that_does_not_run_is_named(only: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fake_docker(only, 'test "$1" = compose || { echo "Cannot connect to the Docker daemon" >&2; exit 1; }')
+    fake(only, "docker", 'test "$1" = compose || { echo "Cannot connect to the Docker daemon" >&2; exit 1; }')
     said = refused(["cluster", "status"], capsys)
     assert "docker is installed but does not answer (Cannot connect to the Docker daemon); start it" in said
 
@@ -157,9 +158,44 @@ def test_an_engine_that_does_not_run_is_named(only: Path, capsys: pytest.Capture
 def test_a_named_engine_that_is_not_there_is_named(
     only: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fake_docker(only, "exit 0")
+    fake(only, "docker", "exit 0")
     monkeypatch.setenv("OATMILL_ENGINE", "nerdctl compose")
     assert "OATMILL_ENGINE=nerdctl compose: there is no such program" in refused(["cluster", "up"], capsys)
+
+
+LABELS = {
+    "docker": "com.docker.compose.project=p,com.docker.compose.service=actor,x=y",
+    "podman": "map[com.docker.compose.project:p com.docker.compose.service:actor x:y]",
+}
+
+
+@pytest.mark.parametrize("engine", LABELS)
+def test_containers_are_listed_by_each_engine(only: Path, engine: str) -> None:
+    # Podman's templates have no .Label, so both are asked for .Labels, which they print in forms of their own.
+    fake(
+        only,
+        engine,
+        f"printf '%b\\n' '{LABELS[engine]}\\tp-actor-1\\trunning\\tUp 5 seconds (healthy)' 'map[other:x]\\ta\\tb\\tc'",
+    )
+    found = Engine(("compose",), engine).list("p")
+    assert found == [Container("actor", "p-actor-1", "running", "Up 5 seconds (healthy)")]
+
+
+def test_an_engine_that_is_named_by_its_path_is_known(only: Path) -> None:
+    fake(only, "podman", "exit 0")
+    fake(only, "podman-compose", "exit 0")
+    assert Engine.find({ENGINE: str(only / "podman-compose")}).is_podman
+
+
+def test_podman_scales_down_by_removing_the_newest_containers(only: Path) -> None:
+    rows = "".join(f"map[com.docker.compose.service:actor]\\tp_actor_{number}\\trunning\\tUp\\n" for number in (10, 9, 1))
+    fake(only, "podman", f"test $1 = ps && printf '%b' '{rows}' || echo \"$@\" >> {only}/done")
+    live = json.dumps({"live": 2, "learner": {}})
+    fake(only, "podman-compose", f"echo \"$@\" >> {only}/composed; echo '{live}'")
+    scale_actors(ComposeCluster(Engine(("podman-compose",), "podman"), "p"), 2)
+    assert (only / "done").read_text().split() == ["rm", "--force", "--time", "30", "p_actor_10"]
+    asked = (only / "composed").read_text()
+    assert "--profile tools run --rm -T --no-deps operator scale --actors 2" in asked
 
 
 BAD: dict[str, tuple[list[str], str]] = {
@@ -181,7 +217,7 @@ BAD: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line(case: str, only: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fake_docker(only, 'case "$1" in image|pull) echo no >&2; exit 1;; esac')
+    fake(only, "docker", 'case "$1" in image|pull) echo no >&2; exit 1;; esac')
     arguments, expected = BAD[case]
     assert expected in refused(["cluster", *arguments], capsys)
 
@@ -189,7 +225,7 @@ def test_bad_input_is_one_line(case: str, only: Path, capsys: pytest.CaptureFixt
 def test_without_sources_an_image_has_to_be_named(
     only: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fake_docker(only, "exit 0")
+    fake(only, "docker", "exit 0")
     monkeypatch.setattr(deploy.engines.start, "can_build", lambda: False)
     assert "--image is required, because this oatmill was installed without its sources" in refused(["cluster", "up"], capsys)
 
@@ -197,7 +233,7 @@ def test_without_sources_an_image_has_to_be_named(
 def test_up_hands_the_settings_over_and_a_second_one_does_not_start_replay_again(
     only: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fake_docker(only, 'test "$1" = ps && printf "replay\\tx\\trunning\\tUp\\n"; exit 0')
+    fake(only, "docker", 'test "$1" = ps && printf "com.docker.compose.service=replay\\tx\\trunning\\tUp\\n"; exit 0')
     monkeypatch.setenv("OATMILL_ACTORS", "99")  # what `up` was told counts more
     arguments = ["cluster", "up", "cogs_v_clips", "--timeout", "0", "trainer.total_timesteps=1234567"]
     assert run_command([*arguments, "--actors", "3"]) == 0
@@ -226,7 +262,7 @@ def test_up_hands_the_settings_over_and_a_second_one_does_not_start_replay_again
 def test_up_starts_an_evaluator_if_the_settings_enable_one(
     only: Path, capsys: pytest.CaptureFixture[str], wanted: str, number: str
 ) -> None:
-    fake_docker(only, 'case "$*" in *" up "*) echo "$OATMILL_EVALUATORS: $*" > "$XDG_STATE_HOME/up";; esac')
+    fake(only, "docker", 'case "$*" in *" up "*) echo "$OATMILL_EVALUATORS: $*" > "$XDG_STATE_HOME/up";; esac')
     assert run_command(["cluster", "up", "cartpole", "--timeout", "0", f"evaluator.enabled={wanted}"]) == 0
     assert "evaluator" not in capsys.readouterr().err
     count, _, command = (only.parent / "state" / "up").read_text().partition(": ")
@@ -251,7 +287,7 @@ def test_the_evaluator_shares_the_learners_run_folder() -> None:
 
 
 def test_ranks_that_do_not_divide_the_batch_are_refused(only: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fake_docker(only, 'test "$1" = ps && printf "replay\\tx\\trunning\\tUp\\n"; exit 0')
+    fake(only, "docker", 'test "$1" = ps && printf "com.docker.compose.service=replay\\tx\\trunning\\tUp\\n"; exit 0')
     assert run_command(["cluster", "up", "cartpole", "--timeout", "0", "trainer.batch_size=32"]) == 0
     capsys.readouterr()
     assert "--learners 3 must divide the run's batch: trainer.batch_size=32" in refused(
