@@ -80,6 +80,8 @@ def _found(recipe: str | None, env: str | None) -> Recipe:
             "recipe is changed with env.id and other settings"
         )
     if env is not None:
+        if (name := env.replace("-", "_")) in BUILT_IN:
+            raise UserError(f"expected an environment, got {env}, which is a recipe; write `oatmill train {name}`, without --env")
         return recipe_of(env)
     if recipe is None:
         raise UserError("Missing argument 'RECIPE': expected a recipe or --env (`oatmill recipes` lists the recipes)")

@@ -14,7 +14,7 @@ from typing import Any
 
 from oatmill.errors import SettingsError
 from oatmill.settings import yaml_format
-from oatmill.settings.complaints import group_takes_no_value, leaf_paths, takes_text, unknown_setting
+from oatmill.settings.complaints import group_takes_no_value, leaf_paths, of_another_kind, takes_text, unknown_setting
 from runner.settings import RunSettings, read_mapping
 
 ENVIRONMENT_PREFIX = "OATMILL__"
@@ -165,7 +165,7 @@ def check_path(path: str, value: Any, kind: str, source: str = "") -> None:
     start = f"{source}: " if source else ""
     if any(name.startswith(f"{path}.") for name in known):
         raise SettingsError(start + group_takes_no_value(path, known, value))
-    raise SettingsError(start + unknown_setting(path, known))
+    raise SettingsError(start + (of_another_kind(RunSettings, path, kind) or unknown_setting(path, known)))
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Values:

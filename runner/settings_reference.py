@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,9 @@ from pydantic_core import PydanticUndefined
 from oatmill.settings.aliases import ALIASES, NOTES
 from oatmill.settings.complaints import SettingPlace, kind_of, requirement, settings_classes, show
 from runner.settings import RunSettings
+
+SHORT = 3
+"""A word of so many letters is found only at the start of another one."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,10 @@ def _rank(entry: SettingEntry, word: str) -> int | None:
     """Where a setting belongs among those that a word finds; None if it does not find it."""
     if word and (ALIASES.get(word) == entry.path or entry.path in NOTES.get(word, "").replace("=", " ").split()):
         return 0
-    if word in entry.path.lower():
-        return 1
-    return 2 if word in entry.meaning.lower() else None
+    # A short word is part of too many others: eps of steps.
+    begins = "(?<![a-z])" if len(word) <= SHORT else ""
+    texts = (entry.path, entry.meaning)
+    return next((rank for rank, text in enumerate(texts, 1) if re.search(begins + re.escape(word), text.lower())), None)
 
 
 def _entries(model: type[BaseModel], prefix: str, kind: str) -> Iterator[SettingEntry]:

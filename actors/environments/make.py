@@ -47,6 +47,10 @@ EXTRAS = {
 }
 """The extra of oatmill that installs each module."""
 
+UNREGISTERED = ("NameNotFound", "NamespaceNotFound")
+"""Gymnasium's errors for an id that it does not know; Gymnasium is loaded only for environments that need it."""
+MODULE_FIRST = "; if a module registers it, write the module before the id, such as my_module:MyEnv-v0"
+
 
 def make_environment(settings: EnvSettings, *, copies: int | None, seed: int, first_index: int = 0) -> Environment:
     """Build the environment that the settings select.
@@ -86,7 +90,8 @@ def refusals(settings: EnvSettings) -> Iterator[None]:
             raise UserError(
                 f"{name_of(settings)} needs a package that is not installed ({one_line(error)}); {_way_out(missing)}"
             ) from error
-        raise UserError(f"{name_of(settings)} could not be built: {one_line(error)}") from error
+        advice = MODULE_FIRST if type(error).__name__ in UNREGISTERED else ""
+        raise UserError(f"{name_of(settings)} could not be built: {one_line(error)}{advice}") from error
 
 
 def describe(settings: EnvSettings) -> tuple[Spaces, tuple[str, ...]]:

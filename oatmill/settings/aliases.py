@@ -12,6 +12,7 @@ ALIASES: Mapping[str, str] = {
     "anneal_lr": "trainer.optimizer.schedule",
     "lr_scheduler": "trainer.optimizer.schedule",
     "adam_eps": "trainer.optimizer.eps",
+    "adam_epsilon": "trainer.optimizer.eps",
     "adam_beta1": "trainer.optimizer.beta1",
     "adam_beta2": "trainer.optimizer.beta2",
     "grad_clip": "trainer.max_grad_norm",
@@ -40,7 +41,10 @@ ALIASES: Mapping[str, str] = {
     "num_envs": "actors.envs_per_actor",
     "num_envs_per_worker": "actors.envs_per_actor",
     "num_envs_per_env_runner": "actors.envs_per_actor",
+    "workers": "actors.count",
+    "n_workers": "actors.count",
     "num_workers": "actors.count",
+    "n_actors": "actors.count",
     "num_actors": "actors.count",
     "num_rollout_workers": "actors.count",
     "num_env_runners": "actors.count",
@@ -59,6 +63,11 @@ ALIASES: Mapping[str, str] = {
     "clip_range": "trainer.losses.ppo_actor.clip_coef",
     "clip_coef": "trainer.losses.ppo_actor.clip_coef",
     "clip_param": "trainer.losses.ppo_actor.clip_coef",
+    "clip_ratio": "trainer.losses.ppo_actor.clip_coef",
+    "clip_eps": "trainer.losses.ppo_actor.clip_coef",
+    "clip_epsilon": "trainer.losses.ppo_actor.clip_coef",
+    "eps_clip": "trainer.losses.ppo_actor.clip_coef",
+    "cliprange": "trainer.losses.ppo_actor.clip_coef",
     "ppo_clip_ratio": "trainer.losses.ppo_actor.clip_coef",
     "clip_range_vf": "trainer.losses.ppo_critic.vf_clip_coef",
     "vf_clip_param": "trainer.losses.ppo_critic.vf_clip_coef",
@@ -88,6 +97,9 @@ ALIASES: Mapping[str, str] = {
     "target_kl": "trainer.losses.ppo_actor.target_kl",
     "kl_target": "trainer.losses.ppo_actor.target_kl",
     "kl_coeff": "trainer.losses.cmpo.kl_coef",
+    "tau": "trainer.losses.cmpo.prior_ema_rate",
+    "polyak": "trainer.losses.cmpo.prior_ema_rate",
+    "target_network_update_rate": "trainer.losses.cmpo.prior_ema_rate",
     "vtrace_rho": "trainer.losses.ppo_critic.rho_clip",
     "vtrace_c": "trainer.losses.ppo_critic.c_clip",
     "reward_scale": "trainer.reward_scale",
@@ -134,9 +146,12 @@ ALIASES: Mapping[str, str] = {
 }
 """The setting that each name means, by the name without the groups before it."""
 
+EPSILONS = "trainer.optimizer.eps is the epsilon of AdamW; trainer.losses.ppo_actor.clip_coef is the clip range of PPO"
 NOTES: Mapping[str, str] = {
     "batch": "trainer.batch_size is the number of trajectories of actors.unroll_length steps in a learner step",
     "batch_size": "trainer.batch_size is the number of trajectories of actors.unroll_length steps in a learner step",
+    "eps": EPSILONS,
+    "epsilon": EPSILONS,
     "train_batch_size": "trainer.batch_size is the number of trajectories of actors.unroll_length steps in a learner step",
     "minibatch_size": "trainer.minibatches is the number of parts that a batch is split into, not their size",
     "sgd_minibatch_size": "trainer.minibatches is the number of parts that a batch is split into, not their size",

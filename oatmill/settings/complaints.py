@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from oatmill.settings.aliases import advice_for
+from oatmill.settings.aliases import NOTES, advice_for
 
 MISSPELLED = 0.95
 """A whole path of at least this similarity is a misspelling, whatever the word means in other libraries."""
 NEAR = 0.65
 """Two words of at least this similarity are near; that is how difflib counts, from 0 to 1."""
+WITH_UNIT = re.compile(r"^[+-]?\.?\d.*[a-zA-Z%]$")
+"""A number with a unit, such as `10s`, `1.5 GB` or `2k`."""
 LONGEST_VALUE = 80
 """The number of characters of a rejected value that are shown."""
 
@@ -32,7 +35,10 @@ def describe_error(model: type[BaseModel], error: ValidationError, prefix: str =
     place = locate(model, first["loc"], prefix)
     match first["type"]:
         case "extra_forbidden" | "no_such_attribute":
-            return unknown_setting(place.path, leaf_paths(model, prefix, first["loc"]))
+            kind = str(first["loc"][1]) if len(first["loc"]) > 1 else ""
+            return of_another_kind(model, place.path, kind) or unknown_setting(
+                place.path, leaf_paths(model, prefix, first["loc"])
+            )
         case "missing":
             return f"{place.path} must be set; it has no default"
         case "value_error":
@@ -43,7 +49,7 @@ def describe_error(model: type[BaseModel], error: ValidationError, prefix: str =
         case "model_type" | "model_attributes_type":
             return group_takes_no_value(place.path, leaf_paths(model, prefix, first["loc"]), first["input"])
         case _:
-            return f"{place.path} must be {requirement(place)}, got {show(first['input'])}"
+            return f"{place.path} must be {requirement(place)}, got {show(first['input'])}{_without_unit(place, first['input'])}"
 
 
 def unknown_setting(path: str, known: Sequence[str]) -> str:
@@ -53,6 +59,23 @@ def unknown_setting(path: str, known: Sequence[str]) -> str:
     misspelled = "." in path and SequenceMatcher(None, path, candidate).ratio() >= MISSPELLED
     advice = near if near and misspelled else advice_for(path, known) or near
     return f"{path} is not a setting; {advice or '`oatmill settings WORD` searches all settings'}"
+
+
+def of_another_kind(model: type[BaseModel], path: str, kind: str) -> str:
+    """Message for a setting that only other kinds of its group have; empty if no other kind has it.
+
+    Args:
+        model: the outermost settings class.
+        path: the dotted path, such as `env.game`.
+        kind: the kind of its group.
+    """
+    group, _, name = path.partition(".")
+    members = settings_classes(model.model_fields[group].annotation) if group in model.model_fields else []
+    kinds = [kind_of(member) for member in members if path in leaf_paths(member, group)] if len(members) > 1 else []
+    if not kinds or kind in kinds or kind not in map(kind_of, members):
+        return ""
+    advice = NOTES.get(name, f"set {group}.kind, too, or leave it out (`oatmill settings {group}` lists the settings of each kind)")
+    return f"{path} is a setting of {group}.kind={', '.join(kinds)}, and {group}.kind is {kind} here; {advice}"
 
 
 def is_near(name: str, candidate: str) -> bool:
@@ -92,11 +115,13 @@ class SettingPlace:
         path: the dotted path, as a user types it.
         annotation: the expected type.
         bounds: pydantic's constraints on the value.
+        meaning: the description of the setting.
     """
 
     path: str
     annotation: Any
     bounds: Sequence[Any] = ()
+    meaning: str = ""
 
 
 def locate(model: type[BaseModel], loc: Sequence[int | str], prefix: str = "") -> SettingPlace:
@@ -175,7 +200,16 @@ def _step(place: SettingPlace, step: int | str) -> SettingPlace:
         return SettingPlace(place.path, next((member for member in members if kind_of(member) == step), Any))
     path = f"{place.path}.{step}" if place.path else step
     field = members[0].model_fields.get(step) if members else None
-    return SettingPlace(path, field.annotation, field.metadata) if field else SettingPlace(path, Any)
+    return SettingPlace(path, field.annotation, field.metadata, field.description or "") if field else SettingPlace(path, Any)
+
+
+def _without_unit(place: SettingPlace, value: object) -> str:
+    """The end of a message for a number with a unit, such as `10s`: it must have none, and what the setting counts."""
+    numbers = {int, float}.intersection(map(_bare, _alternatives(place.annotation)))
+    if not numbers or not isinstance(value, str) or not WITH_UNIT.match(value) or not place.meaning:
+        return ""
+    counted = " ".join(place.meaning.split()).partition(". ")[0].rstrip(".")
+    return f"; write the number alone, without a unit ({place.path.rpartition('.')[2]}: {counted})"
 
 
 def _own_message(place: SettingPlace, error: ValueError) -> str:

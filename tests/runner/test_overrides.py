@@ -100,7 +100,26 @@ def test_a_count_may_be_written_with_an_exponent() -> None:
             "trainer.losses.cmpo.kl_coeff is not a setting; the nearest is trainer.losses.cmpo.kl_coef",
         ),
         ("losses.cmpo.enabled=true", "losses.cmpo.enabled is not a setting; the nearest is trainer.losses.cmpo.enabled"),
-        ("env.id=CartPole-v1", "env.id is not a setting; the nearest is env.kind"),  # cogs has no id
+        (
+            "env.id=CartPole-v1",
+            "env.id is a setting of env.kind=gymnasium, minigrid, envpool, and env.kind is cogs here; set env.kind, too, or "
+            "leave it out (`oatmill settings env` lists the settings of each kind)",
+        ),
+        (
+            "env.frame_skip=2",
+            "env.frame_skip is a setting of env.kind=atari, and env.kind is cogs here; env.frame_skip is for env.kind=atari; "
+            "for others, add max_and_skip to env.wrappers",
+        ),
+        (
+            "trainer.data_timeout=10s",
+            "trainer.data_timeout must be a finite number above 0, got '10s'; write the number alone, without a unit "
+            "(data_timeout: Seconds that the learner waits for a batch before the run ends with an error)",
+        ),
+        (
+            "actors.memory_bytes=1GB",
+            "actors.memory_bytes must be a whole number of at least 268435456, or null, got '1GB'; write the number alone, "
+            "without a unit (memory_bytes: Memory that an actor may use, in bytes)",
+        ),
         ("trainer.batch_size.x=1", "trainer.batch_size.x is not a setting; the nearest is trainer.batch_size"),
         (
             "trainer.losses.cmpo=true",

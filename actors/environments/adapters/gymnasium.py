@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import gymnasium
@@ -27,6 +28,9 @@ from oatmill.user_modules import import_named
 from protocol.data.observations import Observations
 from protocol.data.spaces import Spaces
 from protocol.data.trajectory import Array
+
+REGISTERED_BY = {"ALE": "ale_py"}
+"""The packages that register a namespace only when they are imported."""
 
 
 class GymnasiumEnvironment:
@@ -189,16 +193,19 @@ def has_vector_class(settings: GymnasiumEnv) -> bool:
 
 
 def import_registering(env_id: str) -> None:
-    """Import the module of an id such as `maze:Maze-v0`, which registers the environment.
+    """Import what registers an id: the module of `maze:Maze-v0`, or the package of a namespace such as that of `ALE/Pong-v5`.
 
     Unlike Gymnasium, this also finds modules in the current folder.
 
     Raises:
         UserError: if the module cannot be imported.
+        ModuleNotFoundError: if the package is not installed.
     """
-    module = env_id.rpartition(":")[0]
+    module, _, name = env_id.rpartition(":")
     if module:
         import_named(module, what=f"env.id={env_id}")
+    elif (namespace := name.partition("/")[0]) in REGISTERED_BY:
+        import_module(REGISTERED_BY[namespace])
 
 
 def around_vector_env(env: Any, seed: int, name: str, channels: Channels) -> GymnasiumEnvironment:

@@ -93,6 +93,11 @@ COMMON = {
     "num_learners": "trainer.learners",
     "autocast": "trainer.precision",
     "batch": "trainer.batch_size",
+    # Papers, and spinning-up
+    "eps": "trainer.optimizer.eps",
+    "tau": "trainer.losses.cmpo.prior_ema_rate",
+    "workers": "actors.count",
+    "clip_ratio": "trainer.losses.ppo_actor.clip_coef",
 }
 
 
@@ -108,6 +113,10 @@ def test_a_search_for_a_common_name_finds_its_setting_first(name: str, answer: s
     if answer in PATHS:
         found = [entry.path for entry in find_settings(name)]
         assert found[0] == answer or (name in NOTES and answer in found)
+
+
+def test_a_short_word_is_not_found_within_another_one() -> None:
+    assert {entry.path.rpartition(".")[2] for entry in find_settings("eps")} == {"eps", "clip_coef", "variance_eps"}
 
 
 def test_every_alias_names_a_setting_that_exists() -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from actors.environments.adapters.gymnasium import GymnasiumEnvironment
 from actors.environments.base import Environment, Episode
 from actors.environments.checks import first_observations
-from actors.environments.make import describe, make_environment
+from actors.environments.make import EXTRAS, describe, make_environment
 from actors.environments.steppers import CartPoleStepper, NextStepStepper, SyncStepper
 from actors.settings import CogsEnv, FactoryEnv, GymnasiumEnv
 from oatmill.errors import UserError
@@ -206,6 +206,8 @@ def test_a_vector_env_of_a_fixed_size_is_described_without_being_asked_for_a_num
     ("settings", "says"),
     [
         (GymnasiumEnv(id="CartPol-v1"), "env.id=CartPol-v1 could not be built: NameNotFound"),
+        (GymnasiumEnv(id="Maze-v0"), "if a module registers it, write the module before the id, such as my_module:MyEnv-v0"),
+        (GymnasiumEnv(id="mazes/Maze-v0"), "if a module registers it, write the module before the id"),
         (GymnasiumEnv(id="CartPole-v1", kwargs={"gravity": 1}), "env.id=CartPole-v1 could not be built: TypeError"),
         (GymnasiumEnv(id="no_such_module:Env-v0"), "env.id=no_such_module:Env-v0: module no_such_module cannot be imported"),
         (factory("make_two_counters"), "expected a VectorEnv of 3 copies, as actors.envs_per_actor says, got 2"),
@@ -240,6 +242,7 @@ def test_what_cannot_be_built_is_refused_in_one_line(settings: FactoryEnv | Gymn
             "env.mission=easy_hearts_small needs a package that is not installed",
         ),
         (GymnasiumEnv(id="LunarLander-v3"), "Box2D", ("gymnasium.envs.box2d",), "env.id=LunarLander-v3 needs a package"),
+        (GymnasiumEnv(id="ALE/Pong-v5"), "ale_py", (), "env.id=ALE/Pong-v5 needs a package that is not installed"),
     ],
 )
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(
@@ -252,7 +255,7 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(
     with pytest.raises(UserError) as caught:
         make_environment(settings, copies=1, seed=0)
     assert says in str(caught.value)
-    assert f"pip install 'oatmill[{'cogs' if package == 'mettagrid' else 'box2d'}]'" in str(caught.value)
+    assert f"pip install 'oatmill[{EXTRAS[package]}]'" in str(caught.value)
 
 
 def test_a_vector_env_must_say_what_it_does_after_an_end() -> None:
