@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, PrivateAttr, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from oatmill.errors import SettingsError
 from oatmill.settings.base import Settings
@@ -207,7 +207,9 @@ class TrainerSettings(Settings):
     total_timesteps: int = Field(default=1_000_000, ge=1)
     """Env steps to train on. Each step of each agent counts once."""
     batch_size: int = Field(default=64, ge=1)
-    """Trajectories per learner step, over all ranks."""
+    """Trajectories per learner step, over all ranks: a multiple of `minibatches` x `learners`, or of `learners` with
+    `shuffle=steps`. A value that you set is used as it is. The default of a recipe or preset is rounded down, and made
+    smaller for a budget of fewer than 20 batches."""
     epochs: int = Field(default=4, ge=1)
     """Passes over each batch."""
     minibatches: int = Field(default=4, ge=1)
@@ -297,6 +299,23 @@ class TrainerSettings(Settings):
     and is restarted. Null means 80 % of the memory of the machine or container."""
     seed: int = Field(default=0, ge=0)
     """Seed of the network's weights and of the learner's random numbers."""
+
+    _batch_size_is_exact: bool = PrivateAttr(default=False)
+
+    @property
+    def batch_size_is_exact(self) -> bool:
+        """Whether `batch_size` must be used as it is, because the user has set it."""
+        return self._batch_size_is_exact
+
+    def keep_batch_size(self) -> None:
+        """Use `batch_size` as it is."""
+        self._batch_size_is_exact = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Assign; a batch size that is assigned is used as it is."""
+        super().__setattr__(name, value)
+        if name == "batch_size":
+            self.keep_batch_size()
 
     @model_validator(mode="before")
     @classmethod

@@ -67,6 +67,8 @@ def resolve_run(
         base = merged(fitting(resolve(base, layers)), base)
     of_recipe = RunSettings.of(base) if found is None or env is not None else found.settings()
     run = Run(resolve(base, layers), recipe=name, preset=preset, base=of_recipe)
+    if resumed is not None:
+        run.trainer.keep_batch_size()
     if resumed is not None and not trust:
         named = [] if found is None else [found.settings().to_dict()]
         check_trust(run.settings, resumed, trust=False, known=set(texts_of([*named, *(layer.values for layer in layers)])))

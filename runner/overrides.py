@@ -19,6 +19,7 @@ from runner.settings import RunSettings, read_mapping
 
 ENVIRONMENT_PREFIX = "OATMILL__"
 DISCOUNT_NAMES = (("trainer", "gamma"), ("trainer", "losses", "ppo_critic", "gamma"))
+BATCH_SIZE = ("trainer", "batch_size")
 MAPPINGS = ("env.kwargs", "agent.encoders", "trainer.coef_schedules")
 """Settings with names that the user defines."""
 
@@ -32,10 +33,12 @@ class Layer:
     Attributes:
         values: nested values by name.
         source: the file or environment variable, for messages; empty for the command line.
+        users: whether the user has chosen each value; a preset's are defaults, like a recipe's.
     """
 
     values: Values
     source: str = ""
+    users: bool = True
 
 
 def resolve(base: Mapping[str, Any], layers: Sequence[Layer]) -> RunSettings:
@@ -58,9 +61,12 @@ def resolve(base: Mapping[str, Any], layers: Sequence[Layer]) -> RunSettings:
             check_path(path, value, kind, layer.source)
             sources[path] = layer.source
     try:
-        return RunSettings.of(values)
+        settings = RunSettings.of(values)
     except SettingsError as error:
         raise SettingsError(_with_source(str(error), sources)) from None
+    if any(layer.users and _has(layer.values, BATCH_SIZE) for layer in layers):
+        settings.trainer.keep_batch_size()
+    return settings
 
 
 def command_layers(
@@ -85,7 +91,7 @@ def command_layers(
     """
     given = {path: value for path, value in flags.items() if value is not None}
     return [
-        Layer(dict(preset)),
+        Layer(dict(preset), users=False),
         *([Layer(read_mapping(config), str(config))] if config else []),
         *environment_layers(environ),
         Layer(nested(parse_assignment(text) for text in assignments)),

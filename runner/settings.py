@@ -82,6 +82,17 @@ class RunSettings(Settings):
         """Nested plain values, as in config.yaml."""
         return self.model_dump(mode="json")
 
+    def copied(self) -> RunSettings:
+        """The same settings, checked as a whole; they can be changed.
+
+        Raises:
+            SettingsError: if settings that were assigned one by one do not fit together.
+        """
+        copy = RunSettings.of(self.explicit())
+        if self.trainer.batch_size_is_exact:
+            copy.trainer.keep_batch_size()
+        return copy
+
     def explicit(self) -> dict[str, Any]:
         """Only the values that were set, so that merging does not see defaults as conflicts."""
         values = _explicit(self)
@@ -103,7 +114,7 @@ def _explicit(settings: Settings) -> dict[str, Any]:
 
 
 def prepared(settings: RunSettings) -> tuple[RunSettings, list[str]]:
-    """Check the settings as a whole, and fit the batch size to budget, minibatches and learner ranks.
+    """Check the settings as a whole, and fit a batch size that the user has not set to budget, minibatches and learner ranks.
 
     Args:
         settings: settings of a recipe with all overrides and later assignments.
@@ -112,9 +123,9 @@ def prepared(settings: RunSettings) -> tuple[RunSettings, list[str]]:
         The settings that the run starts with, and one line per setting that was changed.
 
     Raises:
-        SettingsError: if settings that were assigned one by one do not fit together.
+        SettingsError: if settings that were assigned one by one do not fit together, or the user's batch size cannot be split.
     """
-    fitted = RunSettings.of(settings.explicit())
+    fitted = settings.copied()
     trainer, unroll_length = fitted.trainer, fitted.actors.unroll_length
     trainer.gamma = trainer.discount
     # `runs/latest` is another folder as soon as this run has one.
@@ -122,14 +133,19 @@ def prepared(settings: RunSettings) -> tuple[RunSettings, list[str]]:
         trainer.init_from = str(Path(trainer.init_from).expanduser().resolve())
     if trainer.teacher.policy is not None:
         trainer.teacher.policy = str(Path(trainer.teacher.policy).expanduser().resolve())
-    wanted, batch = trainer.batch_size, fit_batch(trainer, unroll_length)
+    wanted, batch, unit = trainer.batch_size, fit_batch(trainer, unroll_length), batch_unit(trainer)
+    if trainer.batch_size_is_exact:
+        batch = wanted // unit * unit
     if batch == wanted:
         return fitted, []
+    factors = "trainer.minibatches x trainer.learners" if trainer.shuffle == "trajectories" else "trainer.learners"
+    if trainer.batch_size_is_exact:
+        nearest = f"the nearest are {batch} and {batch + unit}" if batch else f"the nearest is {unit}"
+        raise SettingsError(f"trainer.batch_size must be a multiple of {factors} = {unit}, got {wanted}; {nearest}")
     trainer.batch_size = batch
-    unit = "minibatches x learners" if trainer.shuffle == "trajectories" else "learners"
     return fitted, [
         f"trainer.batch_size is {batch} instead of {wanted} trajectories of {unroll_length} steps: it must be a multiple of "
-        f"{unit} = {batch_unit(trainer)}, and small enough for 20 batches in {trainer.total_timesteps} env steps if possible"
+        f"{factors} = {unit}, and small enough for 20 batches in {trainer.total_timesteps} env steps if possible"
     ]
 
 

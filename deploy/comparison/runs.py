@@ -173,7 +173,7 @@ def run_cells(comparison: Comparison, watcher: Watcher, *, log_level: str) -> li
             continue
         # An interrupted run is repeated from its start, so that its timing is comparable.
         shutil.rmtree(cell.folder, ignore_errors=True)
-        run = Run(RunSettings.of(cell.settings.explicit()), recipe=comparison.recipe)
+        run = Run(cell.settings.copied(), recipe=comparison.recipe)
         try:
             result = run.start(run_dir=cell.folder, observer=watcher.begins(cell, number, total), log_level=log_level)
         except RunError as error:

@@ -260,7 +260,7 @@ class Trials:
         resume = (folder / "checkpoints" / "latest").exists()
         if not resume:
             shutil.rmtree(folder, ignore_errors=True)
-        run = Run(RunSettings.of(settings.explicit()), recipe=self._sweep.recipe)
+        run = Run(settings.copied(), recipe=self._sweep.recipe)
         result = run.start(run_dir=folder, resume=resume, observer=observer, log_level=self._log_level)
         return result.to_dict()
 

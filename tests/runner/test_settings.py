@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from oatmill.errors import SettingsError
 from oatmill.settings import yaml_format
 from recipes import cartpole, cogs_v_clips, lunar_lander
+from recipes.resolve import resolve_run
+from runner.overrides import Layer, command_layers, nested, resolve
 from runner.settings import RunSettings, prepared, read_config, write_config
 
 
@@ -72,11 +74,46 @@ def test_a_budget_of_ten_thousand_steps_makes_at_least_five_learner_steps() -> N
 
 def test_a_batch_is_rounded_to_whole_minibatches_on_every_rank_and_says_so() -> None:
     settings = cogs_v_clips.settings()
-    settings.trainer.batch_size, settings.trainer.minibatches, settings.trainer.learners = 50, 4, 3
+    settings.trainer.minibatches, settings.trainer.learners = 4, 3
     settings.trainer.shuffle = "trajectories"
     fitted, notes = prepared(settings)
-    assert fitted.trainer.batch_size == 48  # the largest multiple of 12 that is not above 50
-    assert "a multiple of minibatches x learners = 12" in notes[0]
+    assert fitted.trainer.batch_size == 60  # the largest multiple of 12 that is not above 64
+    assert "a multiple of trainer.minibatches x trainer.learners = 12" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "shuffle", "refusal"),
+    [
+        (50, "trajectories", "a multiple of trainer.minibatches x trainer.learners = 12, got 50; the nearest are 48 and 60"),
+        (5, "trajectories", "a multiple of trainer.minibatches x trainer.learners = 12, got 5; the nearest is 12"),
+        (50, "steps", "a multiple of trainer.learners = 3, got 50; the nearest are 48 and 51"),
+    ],
+)
+def test_a_batch_size_that_the_user_has_set_and_that_cannot_be_split_is_refused(size: int, shuffle: str, refusal: str) -> None:
+    trainer = {"trainer.batch_size": size, "trainer.minibatches": 4, "trainer.learners": 3, "trainer.shuffle": shuffle}
+    typed = resolve(cartpole.settings().explicit(), [Layer(nested(trainer.items()))])
+    assigned = cartpole.settings()
+    for path, value in trainer.items():
+        setattr(assigned.trainer, path.partition(".")[2], value)
+    for settings in (typed, assigned, typed.copied()):
+        with pytest.raises(SettingsError) as refused:
+            prepared(settings)
+        assert str(refused.value) == f"trainer.batch_size must be {refusal}"
+
+
+def test_a_batch_size_that_the_user_has_set_is_not_cut_for_a_small_budget() -> None:
+    changes = {"trainer.batch_size": 32, "trainer.total_timesteps": 2048}
+    settings = resolve(cartpole.settings().explicit(), [Layer(nested(changes.items()))])
+    fitted, notes = prepared(settings)
+    assert (fitted.trainer.batch_size, notes) == (32, [])
+    assert prepared(fitted)[0].trainer.batch_size == 32
+
+
+def test_a_presets_batch_size_is_a_default() -> None:
+    layers = command_layers(
+        preset={"trainer": {"batch_size": 96}}, config=None, environ={}, assignments=["trainer.total_timesteps=10000"], flags={}
+    )
+    assert prepared(resolve(cartpole.settings().explicit(), layers))[0].trainer.batch_size == 4
 
 
 def test_a_batch_that_fits_is_left_alone() -> None:
@@ -134,3 +171,11 @@ def test_threads_are_a_number_or_auto(value: object) -> None:
     settings.trainer.threads = "auto"
     with pytest.raises(SettingsError, match=r"^trainer\.threads must be a whole number of at least 1 or auto, got "):
         settings.trainer.threads = value  # type: ignore[assignment]
+
+
+def test_a_run_that_goes_on_keeps_its_batch_size(tmp_path: Path) -> None:
+    settings = cartpole.settings()
+    settings.trainer.batch_size, settings.trainer.total_timesteps = 32, 2048
+    write_config(prepared(settings)[0], tmp_path / "config.yaml")
+    run = resolve_run(None, (), preset=None, config=None, flags={}, resumed=tmp_path)
+    assert prepared(run.settings)[0].trainer.batch_size == 32
