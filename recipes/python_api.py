@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.checkpoint_manifest import find_checkpoint
+from oatmill.arguments import COUNT, FLAG, OR_NONE, PATH, TEXT, check_types
 from oatmill.errors import UserError
 from recipes.from_environment import path_of
 from recipes.resolve import resolve_run
 from runner.folder import find_run
 from runner.hub import PREFIX, download
 from runner.result import RunResult
+from runner.run import check_start
 
 if TYPE_CHECKING:
     from agent.loading import LoadedAgent
@@ -68,6 +70,17 @@ def train(
         UserError: if the run cannot be started.
         RunError: if the run started and failed; its folder is kept, with a summary.
     """
+    check_types(
+        recipe=(recipe, TEXT + OR_NONE),
+        preset=(preset, TEXT + OR_NONE),
+        config=(config, PATH + OR_NONE),
+        actors=(actors, COUNT + OR_NONE),
+        learners=(learners, COUNT + OR_NONE),
+        seed=(seed, COUNT + OR_NONE),
+        trust=(trust, FLAG),
+    )
+    how = {"listen": listen, "insecure": insecure, "keys": keys, "observer": observer, "log_level": log_level}
+    check_start(run_dir=run_dir, resume=resume, **how)
     folder = None if run_dir is None else Path(run_dir)
     flags = {"actors.count": actors, "trainer.learners": learners, "trainer.seed": seed, "actors.seed": seed}
     file, resumed = None if config is None else Path(config), find_run(folder) if resume else None
@@ -75,7 +88,6 @@ def train(
     run = resolve_run(
         recipe, (), env=named, preset=preset, config=file, flags=flags, settings=settings, resumed=resumed, trust=trust
     )
-    how = {"listen": listen, "insecure": insecure, "keys": keys, "observer": observer, "log_level": log_level}
     return run.start(run_dir=folder, resume=resume, **how)  # type: ignore[arg-type]
 
 
@@ -94,6 +106,7 @@ def load(path: str | Path, *, seed: int = 0, trust: bool = False) -> LoadedAgent
     Raises:
         UserError: if there is no complete checkpoint, or it names code without `trust`, or on the Hub.
     """
+    check_types(path=(path, PATH), seed=(seed, COUNT), trust=(trust, FLAG))
     from agent.loading import load as load_checkpoint  # noqa: PLC0415  (loads torch)
 
     if str(path).startswith(PREFIX):

@@ -9,6 +9,7 @@ from typing import Any
 
 from oatmill.errors import UserError
 from oatmill.files.run_files import CONFIG_FILE
+from oatmill.settings.complaints import show
 from recipes.from_environment import fitting, recipe_of
 from recipes.presets import find_preset
 from recipes.recipe import Recipe
@@ -51,6 +52,8 @@ def resolve_run(
     """
     if not isinstance(settings, Mapping | None):
         raise UserError(f'settings must be a mapping such as {{"trainer.gamma": 0.9}}, got {type(settings).__name__}')
+    if wrong := [name for name in settings or () if not isinstance(name, str)]:
+        raise UserError(f"the names of settings must be text, such as trainer.gamma, got {show(wrong[0])}")
     if recipe is not None and "=" in recipe and (env is not None or resumed is not None):
         assignments, recipe = [recipe, *(assignments or ())], None
     found = None if resumed is not None and recipe is None and env is None else _found(recipe, env)

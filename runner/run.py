@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from actors.settings import ActorSettings, EnvSettings
 from agent.settings import AgentSettings
 from learner.settings import TrainerSettings
+from oatmill.arguments import FLAG, OR_NONE, PATH, TEXT, check_choice, check_methods, check_types
+from oatmill.process.entry import LOG_LEVELS
 from oatmill.settings.base import MetricsSettings
 from oatmill.settings.flat import flatten_settings
 from replay.settings import ReplaySettings
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from runner.observer import Observer
     from runner.plan_report import PlanReport
     from runner.result import RunResult
+
+OBSERVER_METHODS = ("started", "reported", "noted", "failed", "ended")
+"""The methods of `runner.observer.Observer`."""
 
 
 class Run:
@@ -37,6 +42,8 @@ class Run:
     def __init__(
         self, settings: RunSettings, *, recipe: str = "own", preset: str | None = None, base: RunSettings | None = None
     ) -> None:
+        check_types(settings=(settings, (RunSettings,)), recipe=(recipe, TEXT), preset=(preset, TEXT + OR_NONE))
+        check_types(base=(base, (RunSettings, *OR_NONE)))
         self.settings = settings
         self.recipe = recipe
         self.preset = preset
@@ -149,6 +156,8 @@ class Run:
             UserError: if the run cannot be started; the folder that was created for it is removed.
             RunError: if the run started and failed; its folder is kept, with a summary.
         """
+        how = {"listen": listen, "insecure": insecure, "keys": keys, "observer": observer, "log_level": log_level}
+        check_start(run_dir=run_dir, resume=resume, **how)
         from runner.local.train import Options, train_here  # noqa: PLC0415  (importing a recipe stays fast)
 
         self.settings.freeze()
@@ -162,6 +171,20 @@ class Run:
             keys=None if keys is None else Path(keys).absolute(),
         )
         return train_here(self.settings, recipe=self.recipe, preset=self.preset, options=options)
+
+
+def check_start(*, run_dir: Any, resume: Any, listen: Any, insecure: Any, keys: Any, observer: Any, log_level: Any) -> None:
+    """Raise a UserError of one line if an argument of `Run.start` has a wrong type."""
+    check_types(
+        run_dir=(run_dir, PATH + OR_NONE),
+        resume=(resume, FLAG),
+        listen=(listen, TEXT),
+        insecure=(insecure, FLAG),
+        keys=(keys, PATH + OR_NONE),
+    )
+    check_choice("log_level", log_level, LOG_LEVELS)
+    if observer is not None:
+        check_methods("observer", observer, OBSERVER_METHODS, "runner.observer.PlainObserver")
 
 
 def plan_rows(run: Run) -> Iterator[tuple[str, object]]:

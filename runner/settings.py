@@ -16,7 +16,7 @@ from oatmill.errors import SettingsError
 from oatmill.files.atomic import write_file
 from oatmill.settings import yaml_format
 from oatmill.settings.base import MetricsSettings, Settings
-from oatmill.settings.complaints import describe_error
+from oatmill.settings.complaints import describe_error, show
 from replay.settings import ReplaySettings
 
 
@@ -73,6 +73,8 @@ class RunSettings(Settings):
         Raises:
             SettingsError: one line with the setting, its requirement and the value.
         """
+        if not isinstance(values, Mapping):
+            raise SettingsError(f'settings must be a mapping such as {{"env": {{"id": "CartPole-v1"}}}}, got {show(values)}')
         try:
             return RunSettings.model_validate(dict(values))
         except ValidationError as error:

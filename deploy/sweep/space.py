@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,13 @@ class Parameter:
     low: float = 0
     high: float = 0
     log: bool = False
+
+    @property
+    def text(self) -> str:
+        """What `--param` says, in one form."""
+        if self.choices:
+            return f"{self.path}={json.dumps(self.choices)}"
+        return f"{self.path}={self.low}{RANGE}{self.high}{LOG if self.log else ''}"
 
     @property
     def ends(self) -> tuple[Any, Any]:

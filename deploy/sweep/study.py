@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import shutil
 import statistics
@@ -13,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from deploy.sweep.space import Parameter
-from oatmill.errors import RunError, UserError
+from oatmill.errors import RunError, SettingsError, UserError
 from oatmill.files.run_files import SUMMARY_FILE
 from recipes.registry import find_recipe
 from runner.folder import RUNS, is_held, read_json
 from runner.observer import Observer
 from runner.operator_client import operator_client
-from runner.overrides import Layer, nested
+from runner.overrides import Layer, leaves, nested
 from runner.run import Run
 from runner.settings import RunSettings
 
@@ -63,12 +64,11 @@ class Sweep:
         return find_recipe(self.recipe).resolved([*evaluated, *self.common, *own])
 
     def described(self) -> dict[str, Any]:
-        """What must be the same when a sweep is continued, as JSON values."""
-        common = [layer.values for layer in self.common if layer.values]
-        parameters = [[parameter.path, str(parameter.distribution())] for parameter in self.parameters]
+        """What must be the same when a sweep is continued, as a user would type it."""
+        common = [f"{path}={json.dumps(value)}" for layer in self.common for path, value in leaves(layer.values)]
         return {
             "recipe": self.recipe,
-            "parameters": parameters,
+            "--param": [parameter.text for parameter in self.parameters],
             "settings": common,
             "seeds": self.seeds,
             "metric": self.metric,
@@ -115,7 +115,10 @@ def open_study(sweep: Sweep, *, sampler: str, pruner: str, seed: int) -> Any:
     else:
         for name, value in asked.items():
             if known.get(name) != value:
-                raise UserError(f"{sweep.out} holds a sweep with {name} {known.get(name)}, got {value}; choose another --out")
+                was, now = (", ".join(side) or "none" if isinstance(side, list) else side for side in (known.get(name), value))
+                raise UserError(
+                    f"{sweep.out} holds a sweep with {name} {was}, got {now}; continue with the first, or choose another --out"
+                )
     # A sampler starts anew with each command: the same numbers again would be the same trials.
     drawn = seed + len(study.trials)
     samplers: dict[str, Callable[[], Any]] = {
@@ -240,7 +243,7 @@ class Trials:
                 watch = Pruning(self._observer(title), trial, folder, settings.trainer.total_timesteps, returns)
                 try:
                     summary = self._start(settings, folder, watch)
-                except RunError as error:
+                except (RunError, SettingsError) as error:  # a batch size, for one, may be none that can be split
                     self._say(f"{title} failed: {error}")
                     return "FAIL", math.nan
                 if watch.pruned:

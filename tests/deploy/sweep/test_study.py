@@ -17,7 +17,7 @@ from deploy.sweep.study import POINTS, Pruning, Sweep, Trials, make_sweep, open_
 from oatmill.errors import RunError, UserError
 from oatmill.settings import yaml_format
 from runner.overrides import Layer
-from runner.settings import RunSettings
+from runner.settings import RunSettings, prepared
 
 pytest.importorskip("optuna", reason="needs oatmill[sweep]")
 
@@ -224,7 +224,21 @@ def test_a_range_that_a_setting_does_not_take_is_refused_before_anything_runs(
 def test_another_sweeps_folder_is_refused(tmp_path: Path) -> None:
     open_study(a_sweep(tmp_path), sampler="tpe", pruner="none", seed=0)
     open_study(a_sweep(tmp_path), sampler="random", pruner="median", seed=0)
-    with pytest.raises(UserError, match="holds a sweep with seeds 1, got 2; choose another --out"):
+    with pytest.raises(UserError, match="holds a sweep with seeds 1, got 2; continue with the first, or choose another --out"):
         open_study(a_sweep(tmp_path, seeds=2), sampler="tpe", pruner="none", seed=0)
-    with pytest.raises(UserError, match="holds a sweep with parameters"):
+    with pytest.raises(UserError) as refusal:
         open_study(a_sweep(tmp_path, params=(RATE,)), sampler="tpe", pruner="none", seed=0)
+    was = "trainer.optimizer.learning_rate=0.0001..0.01:log, trainer.epochs=1..4"
+    assert str(refusal.value) == (
+        f"{tmp_path} holds a sweep with --param {was}, got {parse_parameter(RATE).text}; continue with the first, or choose another --out"
+    )
+
+
+def test_a_value_that_a_run_refuses_costs_its_trial_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(settings: RunSettings, _folder: Path, _observer: Any) -> dict[str, Any]:
+        prepared(settings)
+        return done(1.0)
+
+    study, said = run(a_sweep(tmp_path, params=("trainer.batch_size=[32, 33]",)), monkeypatch, start, 6)
+    assert {trial.state.name for trial in study.trials} == {"FAIL", "COMPLETE"}
+    assert any("trainer.batch_size must be a multiple of" in line for line in said)
