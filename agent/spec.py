@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from agent.settings import AgentSettings
-from oatmill.errors import UserError
+from oatmill.errors import SettingsError, UserError
+from oatmill.settings.complaints import describe_error
 from oatmill.settings.flat import AUTO_ENCODERS
 from protocol.data.spaces import ObservationKind, ObservationSpace, Spaces
 
@@ -130,5 +133,13 @@ class AgentSpec:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> AgentSpec:
-        """Build from the result of `to_dict`."""
-        return AgentSpec(Spaces.from_dict(values["spaces"]), AgentSettings.model_validate(values["settings"]))
+        """Build from the result of `to_dict`.
+
+        Raises:
+            SettingsError: if the settings are not those of this version.
+        """
+        try:
+            settings = AgentSettings.model_validate(values["settings"])
+        except ValidationError as error:
+            raise SettingsError(describe_error(AgentSettings, error, "agent")) from None
+        return AgentSpec(Spaces.from_dict(values["spaces"]), settings)

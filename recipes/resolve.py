@@ -50,10 +50,7 @@ def resolve_run(
     Raises:
         UserError: if something is wrong; one line.
     """
-    if not isinstance(settings, Mapping | None):
-        raise UserError(f'settings must be a mapping such as {{"trainer.gamma": 0.9}}, got {type(settings).__name__}')
-    if wrong := [name for name in settings or () if not isinstance(name, str)]:
-        raise UserError(f"the names of settings must be text, such as trainer.gamma, got {show(wrong[0])}")
+    check_settings(settings)
     if recipe is not None and "=" in recipe and (env is not None or resumed is not None):
         assignments, recipe = [recipe, *(assignments or ())], None
     found = None if resumed is not None and recipe is None and env is None else _found(recipe, env)
@@ -78,6 +75,14 @@ def resolve_run(
     return run
 
 
+def check_settings(settings: object) -> None:
+    """Raise a UserError unless a program's settings are a mapping of names to values, or None."""
+    if not isinstance(settings, Mapping | None):
+        raise UserError(f'settings must be a mapping such as {{"trainer.gamma": 0.9}}, got {type(settings).__name__}')
+    if wrong := [name for name in settings or () if not isinstance(name, str)]:
+        raise UserError(f"the names of settings must be text, such as trainer.gamma, got {show(wrong[0])}")
+
+
 def _found(recipe: str | None, env: str | None) -> Recipe:
     if recipe is not None and env is not None:
         raise UserError(
@@ -86,7 +91,9 @@ def _found(recipe: str | None, env: str | None) -> Recipe:
         )
     if env is not None:
         if (name := env.replace("-", "_")) in BUILT_IN:
-            raise UserError(f"expected an environment, got {env}, which is a recipe; write `oatmill train {name}`, without --env")
+            raise UserError(
+                f"expected an environment, got {env}, which is a recipe; write `oatmill train {name}`, without --env"
+            )
         return recipe_of(env)
     if recipe is None:
         raise UserError("Missing argument 'RECIPE': expected a recipe or --env (`oatmill recipes` lists the recipes)")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from oatmill.files.run_files import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE
 from oatmill.settings.flat import flatten_settings
-from runner.observer import number, value
+from runner.observer import counted, number, value
 
 if TYPE_CHECKING:
     from runner.result import RunResult
@@ -50,7 +50,7 @@ def training_rows(result: RunResult) -> Rows:
     """How far and how fast, and the policy's statistics."""
     if result.error is not None:
         yield "error", result.error
-    yield "env steps", f"{result.env_steps:,} in {result.learner_steps:,} learner steps"
+    yield "env steps", f"{result.env_steps:,} in {counted(result.learner_steps, 'learner step')}"
     yield "time", f"{number(result.seconds, '.1f')} s, {number(result.env_steps_per_second, ',.0f')} env steps/s"
     yield "entropy", f"{number(value(result.entropy, 'nats'), '.3f')} nats"
     yield "explained variance", number(result.explained_variance, ".2f")

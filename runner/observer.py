@@ -11,6 +11,9 @@ from typing import Any, Protocol, TextIO
 from oatmill.process.nonblocking_output import LAST_WORDS_S, NonBlockingOutput, unblocked
 
 PLAIN_EVERY_S = 5.0
+MINUTES_FROM_S = 99.0
+HOURS_FROM_S = 5940.0
+"""Durations from here on are told in minutes, and in hours."""
 
 
 class Observer(Protocol):
@@ -156,3 +159,18 @@ def value(line: Mapping[str, Any], *names: str) -> Any:
 def number(found: Any, form: str) -> str:
     """A number as text; a dash if there is none."""
     return format(found, form) if isinstance(found, int | float) else "-"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and what it counts, such as `1 episode` and `2,000 episodes`."""
+    ending = "" if count == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{count:,} {noun}{ending}"
+
+
+def in_words(seconds: float) -> str:
+    """A duration in seconds, minutes or hours, as few digits as it needs, such as `40 s` and `3.5 hours`."""
+    for limit, size, unit in ((MINUTES_FROM_S, 1, "s"), (HOURS_FROM_S, 60, "minutes")):
+        if seconds < limit:
+            return f"{seconds / size:.2g} {unit}"
+    hours = seconds / 3600
+    return f"{hours:.2g} hours" if hours < 10 else f"{hours:,.0f} hours"  # noqa: PLR2004

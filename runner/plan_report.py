@@ -20,6 +20,7 @@ from protocol.data.run_schema import RunSchema
 from protocol.data.spaces import ActionSpace, DictSpace, Spaces
 from replay.settings import ReplaySettings
 from replay.store.buffer import replayed_rows
+from runner.observer import counted, in_words
 from runner.replay_checks import check_buffer_bytes, check_priorities, check_replay
 from runner.settings import EvaluatorSettings, RunSettings, prepared
 from runner.user_code_process import UserCodeProcess
@@ -32,7 +33,7 @@ if TYPE_CHECKING:  # with torch: what needs them loads them, so that the environ
 
 SHUFFLED = {"trajectories": "of whole trajectories", "steps": "of single steps"}
 
-HOURS_OF_A_DAY = 24
+DAY_S = 24 * 3600
 
 BUILD_AT_LEAST_S = 60.0
 """Minimum time limit for building an environment; `actors.hang_timeout` may be shorter, because it
@@ -122,9 +123,9 @@ class PlanReport:
             "learner step",
             f"  batch         {trainer.batch_size} trajectories x {unroll_length} steps = {batch:,} env steps",
             *self._replay(),
-            f"  updates       {trainer.epochs} epochs x {trainer.minibatches} minibatches {SHUFFLED[trainer.shuffle]} on "
-            f"{trainer.learners} rank(s)",
-            f"  budget        {trainer.total_timesteps:,} env steps = {self.learner_steps:,} learner steps",
+            f"  updates       {counted(trainer.epochs, 'epoch')} x {counted(trainer.minibatches, 'minibatch')} "
+            f"{SHUFFLED[trainer.shuffle]} on {counted(trainer.learners, 'rank')}",
+            f"  budget        {counted(trainer.total_timesteps, 'env step')} = {counted(self.learner_steps, 'learner step')}",
             f"  policy lag    {self._policy_lag()}",
             *(self._time() if cost else []),
             "",
@@ -144,18 +145,18 @@ class PlanReport:
     def _policy_lag(self) -> str:
         if self.settings.actors.synchronous:
             return "0 versions: actors wait for the new weights before they collect the next batch (actors.synchronous)"
-        return f"{ceil(self.settings.replay.queue_batches)} version(s): actors collect while the learner trains"
+        return f"{counted(ceil(self.settings.replay.queue_batches), 'version')}: actors collect while the learner trains"
 
     def _time(self) -> list[str]:
         """The estimated time of a learner step and of the budget, and a warning if that is more than a day."""
         if self.step_seconds is None:
             return []
-        hours = self.step_seconds * self.learner_steps / 3600
+        whole = self.step_seconds * self.learner_steps
         lines = [
             f"  time          about {self.step_seconds:.2g} s on this machine's CPU with trainer.threads="
-            f"{self.threads}, {hours:.2g} hours for the budget if actors keep up"
+            f"{self.threads}, {in_words(whole)} for the budget if actors keep up"
         ]
-        if hours > HOURS_OF_A_DAY:
+        if whole > DAY_S:
             lines.append(
                 "  warning       this takes longer than a day; use a smaller network (agent.encoder, agent.hidden_sizes), "
                 "fewer epochs or a GPU"
@@ -267,7 +268,7 @@ def report_plan(settings: RunSettings, *, resumed: bool = False) -> PlanReport:
         others = _learner_autos(fitted, encoder) | _other_autos(
             fitted, spec, vector_class=described["vector_class"], channels=described["channels"]
         )
-        notes += [*start_notes(fitted, spec, plan, resumed=resumed), *plan.notes]
+        notes += [*described["warnings"], *start_notes(fitted, spec, plan, resumed=resumed), *plan.notes]
         if (note := system_note()) is not None:
             notes.append(note)
         return PlanReport(fitted, spaces, plan, {**plan.auto, **others}, (*notes, *environment.finish()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -18,9 +19,13 @@ def answer_with_description(values: Any, answer: Answer) -> None:
     Args:
         values: the settings of `env` as plain values.
         answer: receives `spaces`, `episode_statistics`, `channels` (the axis of an image's channels;
-            None for other observations) and `vector_class` (whether copies are stepped together).
+            None for other observations), `vector_class` (whether copies are stepped together) and `warnings`.
     """
     settings: EnvSettings = TypeAdapter(EnvSettings).validate_python(values)
+    warned: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warned.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("oatmill.environment").addHandler(handler)
     environment = make_environment(settings, copies=None, seed=0)
     try:
         first_observations(environment)
@@ -30,6 +35,7 @@ def answer_with_description(values: Any, answer: Answer) -> None:
                 "episode_statistics": list(environment.episode_statistics),
                 "channels": environment.channels,
                 "vector_class": _vector_class(settings),
+                "warnings": warned,
             }
         )
     except BaseException as error:  # sent before closing, which may hang

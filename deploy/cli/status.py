@@ -56,9 +56,11 @@ def progress_lines(answer: Mapping[str, Any] | None) -> list[str]:
     if answer is None:
         return ["the replay server does not answer (yet)"]
     fleet, learner = answer["fleet"], answer["learner"]
+    from runner.observer import counted  # noqa: PLC0415
+
     mean = (fleet.get("episode_return") or {}).get("mean")
     return [
-        f"{learner.get('env_steps', 0):,} env steps trained in {learner.get('learner_step', 0):,} learner steps, "
+        f"{learner.get('env_steps', 0):,} env steps trained in {counted(learner.get('learner_step', 0), 'learner step')}, "
         f"policy version {answer['policy_version']}, mean return {'-' if mean is None else format(mean, '.2f')}",
         actors_line(answer),
         *machine_lines(answer.get("machines", [])),

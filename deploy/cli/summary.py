@@ -7,7 +7,7 @@ from typing import Any
 
 from actors.settings import EnvSettings
 from runner.evaluation.baselines import random_return
-from runner.observer import number, value
+from runner.observer import counted, number, value
 from runner.result import RunResult
 
 LOSS_COLUMNS = ("loss", "raw", "coefficient", "weighted", "share", "gradient share")
@@ -24,8 +24,7 @@ def summary_lines(result: RunResult, env: EnvSettings) -> list[str]:
         "",
         *facts(result, env),
         "",
-        *loss_table(result.losses),
-        "",
+        *([*loss_table(result.losses), ""] if result.losses else []),
         *red_flag_lines(result),
         ledger_line(result.ledger),
         f"run folder      {result.run_dir}",
@@ -43,7 +42,7 @@ def facts(result: RunResult, env: EnvSettings) -> list[str]:
     lines = [
         f"episode return  {return_text(result.episode_return, random_return(env))}",
         *evaluator_lines(result.eval_return),
-        f"env steps       {result.env_steps:,} in {result.learner_steps:,} learner steps and "
+        f"env steps       {result.env_steps:,} in {counted(result.learner_steps, 'learner step')} and "
         f"{number(result.seconds, '.1f')} s, {number(result.env_steps_per_second, ',.0f')} per second",
         f"policy          entropy {number(value(result.entropy, 'nats'), '.3f')} nats{of_uniform(result)}, explained variance "
         f"{number(result.explained_variance, '.2f')}, lag {number(value(result.policy_lag, 'p50'), '.0f')} versions",
@@ -64,7 +63,8 @@ def evaluator_lines(eval_return: Mapping[str, Any] | None) -> list[str]:
         f"{number(value(eval_return, policy, 'mean'), '.2f')} +- {number(value(eval_return, policy, 'std'), '.2f')} {policy}"
         for policy in ("deterministic", "drawn")
     )
-    return [f"evaluated       {shown}, over {value(eval_return, 'drawn', 'n')} episodes each with {eval_return['checkpoint']}"]
+    episodes = counted(value(eval_return, "drawn", "n") or 0, "episode")
+    return [f"evaluated       {shown}, over {episodes} each with {eval_return['checkpoint']}"]
 
 
 def return_text(episode_return: Mapping[str, Any], baseline: float | None) -> str:
@@ -74,7 +74,7 @@ def return_text(episode_return: Mapping[str, Any], baseline: float | None) -> st
     if not count:
         return f"no episode has ended yet{random}"
     mean, spread = number(episode_return["mean"], ".2f"), number(episode_return["std"], ".2f")
-    return f"{mean} +- {spread} over the last {count} episodes{random}"
+    return f"{mean} +- {spread} over the last {counted(count, 'episode')}{random}"
 
 
 def loss_table(losses: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -131,6 +131,6 @@ def evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:
     shown = "".join(f", {name} {mean:.2f}" for name, mean in evaluation["episode_statistics"].items())
     return [
         f"checkpoint      {evaluation['checkpoint']} ({evaluation['env_steps']:,} env steps)",
-        f"episode return  {got['mean']:.2f} +- {got['std']:.2f} over {got['n']} episodes{random}",
+        f"episode return  {got['mean']:.2f} +- {got['std']:.2f} over {counted(got['n'], 'episode')}{random}",
         f"an episode      {evaluation['episode_length']:.1f} steps{shown}",
     ]

@@ -11,9 +11,12 @@ from typing import Any
 from actors.settings import SELECTED_BY
 from agent.exporting.formats import Exported
 from agent.exporting.policy import Port
+from agent.spec import AgentSpec
+from deploy.publishing.onnx_snippet import onnx_snippet
 from oatmill.settings import yaml_format
 from oatmill.settings.flat import flatten_settings
 from oatmill.trust import names_code
+from runner.observer import counted
 from runner.settings import RunSettings
 
 
@@ -91,7 +94,7 @@ def introduction(policy: Policy) -> Iterator[str]:
     yield ""
     yield (
         f"A policy for {code(policy.environment)}, trained with oatmill {version('oatmill')} and {how}: "
-        f"{policy.manifest['env_steps']:,} env steps in {policy.manifest['learner_step']:,} learner steps. "
+        f"{policy.manifest['env_steps']:,} env steps in {counted(policy.manifest['learner_step'], 'learner step')}. "
         f"Losses: {', '.join(map(code, losses))}."
     )
     yield ""
@@ -142,23 +145,15 @@ def onnx_usage(policy: Policy) -> Iterator[str]:
     if policy.exported is None:
         return
     inputs, outputs = policy.exported.inputs, policy.exported.outputs
-    feeds = ", ".join(f'"{port.name}": {port.name.replace("/", "_")}' for port in inputs)
-    actions = [port.name for port in outputs if port.name.split("/")[0] == "action"]
-    wanted = [*actions, *(["next_state"] if any(port.name == "state" for port in inputs) else [])]
+    spec = AgentSpec.from_dict(policy.manifest["agent"])
     yield from ("## Use it with onnxruntime", "")
-    yield from fenced(
-        "python",
-        "import onnxruntime",
-        "from huggingface_hub import hf_hub_download",
-        "",
-        f'policy = onnxruntime.InferenceSession(hf_hub_download("{policy.repository}", "policy.onnx"))',
-        f"{', '.join(name.replace('/', '_') for name in wanted)}, = policy.run({json.dumps(wanted)}, {{{feeds}}})",
-    )
+    yield from fenced("python", *onnx_snippet(policy.repository, policy.settings["env"], spec, policy.exported))
     yield from ("| | Name | Dtype | Shape |", "|---|---|---|---|")
     for way, ports in (("input", inputs), ("output", outputs)):
         yield from (port_row(way, port) for port in ports)
     yield ""
-    if "next_state" in wanted:
+    yield from ("An image is `[channels, height, width]`, and the value of a Discrete space a one-hot vector.", "")
+    if spec.core_state_size:
         yield from ("`state` is zeros at the start of an episode, and `next_state` of the step before after that.", "")
 
 

@@ -49,7 +49,9 @@ def describe_error(model: type[BaseModel], error: ValidationError, prefix: str =
         case "model_type" | "model_attributes_type":
             return group_takes_no_value(place.path, leaf_paths(model, prefix, first["loc"]), first["input"])
         case _:
-            return f"{place.path} must be {requirement(place)}, got {show(first['input'])}{_without_unit(place, first['input'])}"
+            return (
+                f"{place.path} must be {requirement(place)}, got {show(first['input'])}{_without_unit(place, first['input'])}"
+            )
 
 
 def unknown_setting(path: str, known: Sequence[str]) -> str:
@@ -74,7 +76,9 @@ def of_another_kind(model: type[BaseModel], path: str, kind: str) -> str:
     kinds = [kind_of(member) for member in members if path in leaf_paths(member, group)] if len(members) > 1 else []
     if not kinds or kind in kinds or kind not in map(kind_of, members):
         return ""
-    advice = NOTES.get(name, f"set {group}.kind, too, or leave it out (`oatmill settings {group}` lists the settings of each kind)")
+    advice = NOTES.get(
+        name, f"set {group}.kind, too, or leave it out (`oatmill settings {group}` lists the settings of each kind)"
+    )
     return f"{path} is a setting of {group}.kind={', '.join(kinds)}, and {group}.kind is {kind} here; {advice}"
 
 

@@ -96,3 +96,10 @@ def test_a_burn_in_needs_a_core_and_an_assignment_that_contradicts_it_leaves_no_
     with pytest.raises(SettingsError, match="num_bins must be odd"):
         settings.num_bins = 600
     assert settings.num_bins == 601
+
+
+def test_settings_that_this_version_does_not_take_are_told_in_one_line() -> None:
+    values = AgentSpec(Spaces(ObservationSpace("vector", (4,), "float32"), ActionSpace((2,))), AgentSettings()).to_dict()
+    values["settings"]["num_bins"] = 4
+    with pytest.raises(UserError, match=r"^agent\.num_bins must be odd, so that 0 is a bin, got 4$"):
+        AgentSpec.from_dict(values)

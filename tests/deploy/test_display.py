@@ -238,6 +238,8 @@ def test_a_resumed_run_that_was_stopped_before_it_came_to_anything_has_a_summary
         in text
     )
     assert "no episode has ended yet" in text
+    assert ("gradient share" in text) == bool(result.losses), "a table without a row is not printed"
+    assert "\n\n\n" not in text
 
 
 def test_status_names_silent_and_slow_actors_and_says_nothing_where_there_are_none() -> None:

@@ -78,7 +78,7 @@ def test_what_cannot_be_loaded_by_its_type_is_refused_in_one_line(arguments: dic
 
 def test_a_run_is_made_of_settings() -> None:
     settings: Any = {"env": {"id": "CartPole-v1"}}
-    with pytest.raises(UserError, match="^settings must be RunSettings, got .* \\(dict\\)$"):
+    with pytest.raises(UserError, match=r"^settings must be RunSettings, got .* \(dict\)$"):
         oatmill.Run(settings)
-    with pytest.raises(UserError, match='^settings must be a mapping such as {"env": .*, got 3$'):
+    with pytest.raises(UserError, match=r"^settings must be a mapping such as .*, got 3$"):
         oatmill.RunSettings.of(cast("Any", 3))

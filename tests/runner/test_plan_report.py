@@ -12,6 +12,7 @@ from learner.device import has_amx
 from oatmill.errors import UserError
 from recipes import cartpole, cogs_v_clips, tic_tac_toe
 from recipes.presets import PRESETS
+from runner.observer import in_words
 from runner.overrides import Layer, resolve
 from runner.plan_report import report_plan
 from runner.settings import RunSettings
@@ -51,6 +52,8 @@ def test_a_plan_in_words_shows_the_batch_the_order_and_the_notes() -> None:
     places = [text.index(f"  {name} (loss)") for name in ORDER]
     assert places == sorted(places)
     assert "trainer.batch_size is 4 instead of 32" in text
+    assert "4 minibatches of whole trajectories on 1 rank\n" in text
+    assert "policy lag    1 version: " in text
     assert "trainer.losses.cmpo.advantage = model" in text
 
 
@@ -133,8 +136,8 @@ def test_a_plan_estimates_the_time_of_a_learner_step_and_warns_of_more_than_a_da
     seconds = report.step_seconds
     assert seconds is not None
     assert 1e-3 < seconds < 60
-    hours = seconds * report.learner_steps / 3600
-    assert f"  time          about {seconds:.2g} s on this machine's CPU with trainer.threads=1, {hours:.2g} hours" in (
+    whole = in_words(seconds * report.learner_steps)
+    assert f"  time          about {seconds:.2g} s on this machine's CPU with trainer.threads=1, {whole} for the budget" in (
         report.to_text(cost=True)
     )
     assert report.to_dict()["step_seconds"] == seconds

@@ -26,7 +26,7 @@ from actors.settings import FactoryEnv, GymnasiumEnv
 from oatmill.errors import UserError
 from oatmill.user_modules import import_named
 from protocol.data.observations import Observations
-from protocol.data.spaces import Spaces
+from protocol.data.spaces import ACTION_MASK, Spaces
 from protocol.data.trajectory import Array
 
 REGISTERED_BY = {"ALE": "ale_py"}
@@ -41,15 +41,24 @@ class GymnasiumEnvironment:
         stepper: steps the copies.
         observation: converts the copies' observations.
         action: converts actions to the copies' format.
+        infos: the reader of masks in `info` that `stepper` has.
     """
 
-    def __init__(self, name: str, stepper: Stepper, observation: ObservationConversion, action: ActionConversion) -> None:
+    def __init__(
+        self,
+        name: str,
+        stepper: Stepper,
+        observation: ObservationConversion,
+        action: ActionConversion,
+        infos: InfoMasks | None = None,
+    ) -> None:
         self.name = name
         self.spaces = check_mask_space(Spaces(observation.space, action.space), name)
         self.num_rows = self.num_copies = stepper.num_copies
         self.channels = observation.channels
         self.episode_statistics: tuple[str, ...] = ()
         self._stepper = stepper
+        self._infos = infos
         self._convert = observation.convert
         self._convert_actions = action.convert
         self._sums = EpisodeSums(stepper.num_copies)
@@ -74,6 +83,8 @@ class GymnasiumEnvironment:
         self._sums.clear()
         self._no_finals = None
         converted = self._convert(self._stepper.reset())
+        if self._infos is not None and ACTION_MASK in (converted if isinstance(converted, dict) else ()):
+            self._infos.compare(converted[ACTION_MASK])
         if self._stepper.masks is not None and not self.spaces.masked:
             self.spaces = masked_spaces(self.spaces)
         return self._shown(converted)
@@ -216,8 +227,8 @@ def around_vector_env(env: Any, seed: int, name: str, channels: Channels) -> Gym
     """
     observation = convert_space(env.single_observation_space, name, channels)
     action = convert_action_space(env.single_action_space, name)
-    infos = info_masks(observation, action, int(env.num_envs))
-    return GymnasiumEnvironment(name, make_vector_stepper(env, observation.raw, seed, name, infos), observation, action)
+    infos = info_masks(observation, action, int(env.num_envs), name, env)
+    return GymnasiumEnvironment(name, make_vector_stepper(env, observation.raw, seed, name, infos), observation, action, infos)
 
 
 def around_envs(envs: list[Any], seed: int, name: str, channels: Channels = "auto") -> GymnasiumEnvironment:
@@ -228,10 +239,10 @@ def around_envs(envs: list[Any], seed: int, name: str, channels: Channels = "aut
     """
     observation = convert_space(envs[0].observation_space, name, channels, minigrid_cells(envs[0]))
     action = convert_action_space(envs[0].action_space, name)
-    infos = info_masks(observation, action, len(envs))
-    return GymnasiumEnvironment(name, SyncStepper(envs, observation.raw, seed, infos), observation, action)
+    infos = info_masks(observation, action, len(envs), name, envs[0])
+    return GymnasiumEnvironment(name, SyncStepper(envs, observation.raw, seed, infos), observation, action, infos)
 
 
-def info_masks(observation: ObservationConversion, action: ActionConversion, copies: int) -> InfoMasks | None:
-    """A reader of masks in `info`; None where the observation has one, which counts."""
-    return None if Spaces(observation.space, action.space).masked else InfoMasks(action.space, copies)
+def info_masks(observation: ObservationConversion, action: ActionConversion, copies: int, name: str, env: Any) -> InfoMasks:
+    """A reader of masks in `info`. Where the observation has one, that counts."""
+    return InfoMasks(action.space, copies, name, env, beside=Spaces(observation.space, action.space).masked)

@@ -68,7 +68,7 @@ class ParallelEnvironment:
         self._convert_actions = action.convert
         self._seeds = copy_seeds(seed, len(envs))
         self._observations = observation.raw.empty(rows)
-        self._infos = None if self.spaces.masked else InfoMasks(action.space, rows)
+        self._infos = None if self.spaces.masked else InfoMasks(action.space, rows, name, envs[0])
         self._rewards = np.zeros(rows, np.float32)
         self._terminated = np.zeros(rows, np.bool_)
         self._truncated = np.zeros(rows, np.bool_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,10 @@ from protocol.data.observations import ObservationDict
 from protocol.data.spaces import ACTION_MASK, ActionSpace, DictSpace, ObservationSpace, Spaces
 from protocol.data.trajectory import Array
 
+log = logging.getLogger("oatmill.environment")
+
+UNREAD = "action_masks"
+"""The method and the key that sb3-contrib and others use; their masks are not read."""
 OBSERVATION = "observation"
 """The key of a plain observation beside a mask out of `info`."""
 
@@ -41,13 +46,18 @@ class InfoMasks:
     Args:
         action: the action space.
         rows: how many.
+        name: the environment's, for messages.
+        env: one copy, or what steps all; a warning is logged if it has masks that are not read.
+        beside: whether the observation has a mask, which counts. Masks in `info` are then only compared with it, once.
 
     Attributes:
         given: whether there are masks; None before the first reset.
     """
 
-    def __init__(self, action: ActionSpace, rows: int) -> None:
+    def __init__(self, action: ActionSpace, rows: int, name: str = "", env: Any = None, *, beside: bool = False) -> None:
         self.given: bool | None = None
+        self._name, self._env, self._beside = name, env, beside
+        self._others: dict[int, Any] = {}
         self._raw = raw_mask(action.num_logits)
         self._rows = self._raw.empty(rows)
         self._rows[:] = 1
@@ -55,7 +65,7 @@ class InfoMasks:
     @property
     def masks(self) -> Array | None:
         """What is allowed now, bool `[rows, A]`; None without masks."""
-        if not self.given:
+        if not self.given or self._beside:
             return None
         self._raw.check_limits(self._rows, 'info["action_mask"]')
         return self._rows.view(np.bool_)
@@ -67,7 +77,11 @@ class InfoMasks:
             ValueError: if it is there and was not before, is missing, or has another form.
         """
         there = isinstance(info, Mapping) and info.get(ACTION_MASK) is not None
-        self._expect(there=there)
+        if self._beside:
+            if there and self.given is None:
+                self._others[row] = info[ACTION_MASK]
+            return
+        self._expect(there=there, info=info)
         if there:
             self._raw.store(info[ACTION_MASK], self._rows, row, 'info["action_mask"]')
 
@@ -81,10 +95,12 @@ class InfoMasks:
         Raises:
             ValueError: as `take` does.
         """
+        if self._beside:
+            return
         there = isinstance(infos, Mapping) and infos.get(ACTION_MASK) is not None
         if not there:
             if rows.any():
-                self._expect(there=False)
+                self._expect(there=False, info=infos)
             return
         values = infos[ACTION_MASK]
         said = np.asarray(infos.get(f"_{ACTION_MASK}", True))
@@ -93,9 +109,24 @@ class InfoMasks:
             one = tuple(factor[row] for factor in values) if isinstance(values, tuple) else values[row]
             self._raw.store(one, self._rows, row, f'info["action_mask"][{row}]')
 
-    def _expect(self, *, there: bool) -> None:
+    def compare(self, masks: Array) -> None:
+        """Log a warning if the first `info` has other masks than the first observations, bool `[rows, A]`, which count."""
+        if self._beside and self.given is None:
+            self.given = bool(self._others)
+            if any(not _says(other, masks[row]) for row, other in self._others.items()):
+                log.warning(
+                    '%s: info["%s"] and the key %s of the observation differ; the observation counts, and info is not read',
+                    self._name,
+                    ACTION_MASK,
+                    ACTION_MASK,
+                )
+            self._others.clear()
+
+    def _expect(self, *, there: bool, info: Any = None) -> None:
         if self.given is None:
             self.given = there
+            if not there:
+                self._warn_of_unread(info)
         if there != self.given:
             raise ValueError(
                 f'expected info["{ACTION_MASK}"] in every reset and step or in none, '
@@ -103,6 +134,37 @@ class InfoMasks:
             )
         if there and not self._rows.shape[1]:
             raise ValueError(f'expected no info["{ACTION_MASK}"], because continuous actions cannot be masked')
+
+    def _warn_of_unread(self, info: Any) -> None:
+        """Log a warning if the environment has masks in a form of other libraries: every action would be taken as allowed."""
+        given = f'info["{UNREAD}"]' if isinstance(info, Mapping) and UNREAD in info else ""
+        given = given or (f"the method {UNREAD}()" if has_method(self._env, UNREAD) else "")
+        if given:
+            log.warning(
+                '%s: %s is not read, so all actions are taken as allowed; put the mask into info["%s"] at every reset and '
+                "step, or into the observation as its key %s",
+                self._name,
+                given,
+                ACTION_MASK,
+                ACTION_MASK,
+            )
+
+
+def has_method(env: Any, method: str) -> bool:
+    """Whether an environment has a method, itself or within its wrappers; of a VectorEnv, its first copy."""
+    while env is not None:
+        if callable(getattr(env, method, None)):
+            return True
+        env = getattr(env, "env", None) or next(iter(getattr(env, "envs", None) or ()), None)
+    return False
+
+
+def _says(mask: Any, allowed: Array) -> bool:
+    """Whether a mask in any form is equal to one out of an observation."""
+    try:
+        return np.array_equal(np.hstack(mask).astype(np.bool_), allowed)
+    except (TypeError, ValueError):
+        return False
 
 
 def with_masks(observations: Any, masks: Array | None) -> Any:

@@ -18,6 +18,7 @@ from actors.environments.spaces.observations import (
     one_hot_conversion,
     raw_space,
     starts_of,
+    way_out,
 )
 from actors.environments.spaces.raw_dict import RawDict, Structure
 from actors.environments.spaces.text import raw_text
@@ -52,6 +53,8 @@ def convert_dict_space(space: Any, name: str, channels: Channels = "auto", known
     """
     reader = _Reader(f"{name}: observation", channels, known or {})
     structure, found = reader.read(space, ""), reader.found
+    if not found:
+        raise UserError(f"{name}: expected at least one key in the observation, got {in_short(space)}; add one, such as a Box")
     if all(path == ACTION_MASK for path in found):
         raise UserError(f"{name}: expected another key besides {ACTION_MASK} in the observation, got {in_short(space)}")
 
@@ -120,7 +123,7 @@ def _part(space: Any, path: str, name: str, channels: Channels) -> ObservationCo
         case _:
             raise UserError(
                 f"{name}: expected a Box, Discrete, MultiDiscrete, MultiBinary or Text space, got {in_short(space)}; "
-                "convert it with an ObservationWrapper, in a function named by env.factory"
+                f"{way_out(space)}"
             )
 
 

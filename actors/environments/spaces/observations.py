@@ -67,9 +67,25 @@ def convert_observation_space(space: Any, name: str, channels: Channels = "auto"
             return _vector(space)
         case _:
             raise UserError(
-                f"{name}: expected a Box, Discrete, MultiDiscrete or MultiBinary observation space, got {in_short(space)}; "
-                f"convert it with an ObservationWrapper, in a function named by env.factory"
+                f"{name}: expected a Box, Discrete, MultiDiscrete or MultiBinary observation space with one axis, or a Dict or Tuple "
+                f"of them and of Text, got {in_short(space)}; {way_out(space)}"
             )
+
+
+def way_out(space: Any) -> str:
+    """What to do about a space that no network reads."""
+    where = "in a gymnasium.ObservationWrapper, in the function of env.factory"
+    match space:
+        case gym_spaces.Text():
+            return f"put it into a Dict of one key, {where}"
+        case gym_spaces.Sequence():
+            return f"pad it to a Box of a fixed length, {where}"
+        case gym_spaces.Graph():
+            return f"pad nodes and edges to Boxes of a fixed size in a Dict, {where}"
+        case gym_spaces.Space():
+            return f"convert it to one of them, {where}"
+        case _:
+            return "set observation_space to an object of gymnasium.spaces"
 
 
 def raw_space(space: Any) -> RawSpace:
@@ -115,6 +131,8 @@ def image_layout(shape: tuple[int, ...], channels: Channels, name: str) -> Liter
 
 
 def _box(space: Any, name: str, channels: Channels) -> ObservationConversion:
+    if 0 in space.shape:
+        raise UserError(f"{name}: expected a Box of at least one number, got shape {space.shape}; correct observation_space")
     match space.shape:
         case (_,):
             return _vector(space)

@@ -95,6 +95,37 @@ class Masked(gymnasium.Env[Any, Any]):  # type: ignore[misc]
         return seen, 1.0, self.steps >= LENGTH, False, info
 
 
+class Foreign(Masked):
+    """Masks as other libraries give them: in `info["action_masks"]`, or by a method."""
+
+    def given(self) -> tuple[Any, dict[str, Any]]:
+        seen, info = super().given()
+        return seen, {"action_masks": info["action_mask"]} if self.how == "plural" else {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "action_masks" and self.how == "method":
+            return lambda: np.concatenate(self.masks())
+        raise AttributeError(name)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        seen, info = self.given()
+        return seen, 1.0, self.steps >= LENGTH, False, info
+
+
+def make_foreign_vector(how: str) -> Any:
+    return SyncVectorEnv([lambda: Foreign(how)] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+class Twice(Masked):
+    """The mask in the observation, and the same or another one in `info`."""
+
+    def given(self) -> tuple[Any, dict[str, Any]]:
+        seen, _ = super().given()
+        mask = seen["action_mask"]
+        return seen, {"action_mask": (1 - mask if self.how == "other dict" else mask).astype(bool)}
+
+
 class ColourAndMask(Masked):
     """The same with a Dict observation and the mask in `info`."""
 

@@ -95,10 +95,39 @@ def test_the_files_of_the_card_give_the_policys_actions(run: Path, tmp_path: Pat
     seen = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
     expected = oatmill.load(run).act(seen, deterministic=True)
     np.testing.assert_array_equal(oatmill.load(folder).act(seen, deterministic=True), expected)
-    lines = re.findall(r"^action, = (policy\.run\(.*\))$", (folder / "README.md").read_text(), re.MULTILINE)
     policy = onnxruntime.InferenceSession(folder / "policy.onnx")
-    (action,) = eval(lines[0], {"policy": policy, "observation": seen})
+    (action,) = policy.run(["action"], {"observation": seen})
     np.testing.assert_array_equal(action, expected)
+
+
+TOYS = "tests.deploy.publishing.toy_environments"
+
+
+@pytest.mark.parametrize(
+    ("env", "agent"),
+    [
+        ({"kind": "gymnasium", "id": "CartPole-v1", "kwargs": {"sutton_barto_reward": True}}, {}),
+        ({"kind": "gymnasium", "id": "Pendulum-v1"}, {"core": "gru", "core_size": 16}),
+        ({"kind": "factory", "factory": f"{TOYS}:Robot"}, {}),
+        ({"kind": "factory", "factory": f"{TOYS}:Masked"}, {}),
+        ({"kind": "factory", "factory": f"{TOYS}:Masked", "kwargs": {"in_info": True}}, {"core": "lstm", "core_size": 16}),
+    ],
+)
+def test_the_code_of_the_card_plays_an_episode_as_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, env: dict[str, Any], agent: dict[str, Any]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    hub = pytest.importorskip("huggingface_hub")
+    folder = tmp_path / "policy"
+    allowed = tuple(f"env.kwargs.{name}" for name in env.get("kwargs", {}))
+    run = trained_run(tmp_path / "run", RunSettings.of({"env": env, "agent": agent}))
+    written(folder, run, episodes=0, publish=allowed)
+    section = (folder / "README.md").read_text().partition("## Use it with onnxruntime")[2]
+    monkeypatch.setattr(hub, "hf_hub_download", lambda repository, name: str(folder / name) if repository == "ann/pole" else "")
+    names: dict[str, Any] = {}
+    exec(section.split("```")[1].removeprefix("python"), names)
+    assert names["over"]
+    assert names["env"].action_space.contains(names["env"].unwrapped.last_action if "factory" in env else names["action"][0])
 
 
 def secretive() -> RunSettings:

@@ -228,9 +228,10 @@ def test_another_sweeps_folder_is_refused(tmp_path: Path) -> None:
         open_study(a_sweep(tmp_path, seeds=2), sampler="tpe", pruner="none", seed=0)
     with pytest.raises(UserError) as refusal:
         open_study(a_sweep(tmp_path, params=(RATE,)), sampler="tpe", pruner="none", seed=0)
-    was = "trainer.optimizer.learning_rate=0.0001..0.01:log, trainer.epochs=1..4"
+    asked = "trainer.optimizer.learning_rate=0.0001..0.01:log"
+    was = f"{asked}, trainer.epochs=1..4"
     assert str(refusal.value) == (
-        f"{tmp_path} holds a sweep with --param {was}, got {parse_parameter(RATE).text}; continue with the first, or choose another --out"
+        f"{tmp_path} holds a sweep with --param {was}, got {asked}; continue with the first, or choose another --out"
     )
 
 

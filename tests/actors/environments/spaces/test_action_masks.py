@@ -18,6 +18,8 @@ from agent.spec import AgentSpec
 from oatmill.errors import RunError, UserError
 from protocol.data.spaces import DictSpace, ObservationSpace
 from protocol.data.trajectory import TrajectoryBlock
+from recipes import cartpole
+from runner.plan_report import report_plan
 from tests.actors.environments.test_boundary import started
 
 MODULE = "tests.actors.environments.masked_environments"
@@ -81,6 +83,38 @@ def test_a_mask_in_info_stands_beside_the_keys_of_a_dict() -> None:
     environment = started(FactoryEnv(factory=f"{MODULE}:ColourAndMask"), copies=2)
     assert [path for path, _ in environment.spaces.observation.parts] == ["action_mask", "colour", "seen"]
     assert environment.spaces.masked
+
+
+@pytest.mark.parametrize("function", ["Foreign", "make_foreign_vector"])
+@pytest.mark.parametrize(
+    ("how", "given"), [("plural", 'info["action_masks"]'), ("method", "the method action_masks()"), ("none", "")]
+)
+def test_masks_in_the_form_of_another_library_are_told_once(
+    function: str, how: str, given: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    environment = started(FactoryEnv(factory=f"{MODULE}:{function}", kwargs={"how": how}), copies=2)
+    environment.reset()
+    for _ in range(5):
+        environment.step(np.array([0, 0]))
+    said = [record.getMessage() for record in caplog.records if "action_mask" in record.getMessage()]
+    assert not environment.spaces.masked
+    assert [f"{given} is not read, so all actions are taken as allowed" in line for line in said] == ([True] if given else [])
+
+
+@pytest.mark.parametrize(("how", "differ"), [("dict", False), ("other dict", True)])
+def test_the_mask_in_the_observation_counts_and_another_one_in_info_is_told_once(
+    how: str, differ: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    environment = started(FactoryEnv(factory=f"{MODULE}:Twice", kwargs={"how": how}), copies=2)
+    assert environment.reset()["action_mask"].tolist() == [[True, True, False, False]] * 2
+    environment.step(np.array([0, 0]))
+    assert sum("differ; the observation counts, and info is not read" in line for line in caplog.messages) == differ
+
+
+def test_a_plan_notes_masks_that_are_not_read() -> None:
+    settings = cartpole.settings()
+    settings.env = FactoryEnv(factory=f"{MODULE}:Foreign", kwargs={"how": "plural"})
+    assert any('info["action_masks"] is not read' in note for note in report_plan(settings).notes)
 
 
 def test_taxi_of_gymnasium_brings_its_mask() -> None:
