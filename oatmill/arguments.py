@@ -23,18 +23,20 @@ TEXT, FLAG, COUNT, PATH = (str,), (bool,), (Integral,), (str, os.PathLike)
 OR_NONE = (NoneType,)
 
 
-def check_types(**arguments: tuple[Any, tuple[type, ...]]) -> None:
+def check_types(given: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> None:
     """Check that each argument has one of its types. True and False are no numbers.
 
     Args:
-        arguments: by name, the value and the types that it may have.
+        given: the values by name, such as the `locals()` of a function that begins; others than those of `types` do not count.
+        types: the types that each may have.
 
     Raises:
-        UserError: if one has not; names the argument, its types and what came.
+        UserError: if one has another type; names the argument, its types and what came.
     """
-    for name, (value, types) in arguments.items():
-        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            words = " or ".join(WORDS.get(kind, kind.__name__) for kind in types)
+    for name, allowed in types.items():
+        value = given[name]
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            words = " or ".join(WORDS.get(kind, kind.__name__) for kind in allowed)
             raise UserError(f"{name} must be {words}, got {show(value)} ({type(value).__name__})")
 
 

@@ -23,6 +23,17 @@ if TYPE_CHECKING:
     from agent.loading import LoadedAgent
     from runner.observer import Observer
 
+TRAIN_TYPES = {
+    "recipe": TEXT + OR_NONE,
+    "preset": TEXT + OR_NONE,
+    "config": PATH + OR_NONE,
+    "actors": COUNT + OR_NONE,
+    "learners": COUNT + OR_NONE,
+    "seed": COUNT + OR_NONE,
+    "trust": FLAG,
+}
+"""The types of the arguments of `train` that are no arguments of `Run.start`, but for those that are checked elsewhere."""
+
 
 def train(
     recipe: str | None = None,
@@ -70,24 +81,14 @@ def train(
         UserError: if the run cannot be started.
         RunError: if the run started and failed; its folder is kept, with a summary.
     """
-    check_types(
-        recipe=(recipe, TEXT + OR_NONE),
-        preset=(preset, TEXT + OR_NONE),
-        config=(config, PATH + OR_NONE),
-        actors=(actors, COUNT + OR_NONE),
-        learners=(learners, COUNT + OR_NONE),
-        seed=(seed, COUNT + OR_NONE),
-        trust=(trust, FLAG),
-    )
-    how = {"listen": listen, "insecure": insecure, "keys": keys, "observer": observer, "log_level": log_level}
-    check_start(run_dir=run_dir, resume=resume, **how)
-    folder = None if run_dir is None else Path(run_dir)
+    check_start(locals(), TRAIN_TYPES)
+    folder, file = (None if path is None else Path(path) for path in (run_dir, config))
     flags = {"actors.count": actors, "trainer.learners": learners, "trainer.seed": seed, "actors.seed": seed}
-    file, resumed = None if config is None else Path(config), find_run(folder) if resume else None
+    resumed = find_run(folder) if resume else None
     named = env if env is None or isinstance(env, str) else path_of(env)
-    run = resolve_run(
-        recipe, (), env=named, preset=preset, config=file, flags=flags, settings=settings, resumed=resumed, trust=trust
-    )
+    changes = {"preset": preset, "config": file, "flags": flags, "settings": settings}
+    run = resolve_run(recipe, (), env=named, resumed=resumed, trust=trust, **changes)  # type: ignore[arg-type]
+    how = {"listen": listen, "insecure": insecure, "keys": keys, "observer": observer, "log_level": log_level}
     return run.start(run_dir=folder, resume=resume, **how)  # type: ignore[arg-type]
 
 
@@ -106,7 +107,7 @@ def load(path: str | Path, *, seed: int = 0, trust: bool = False) -> LoadedAgent
     Raises:
         UserError: if there is no complete checkpoint, or it names code without `trust`, or on the Hub.
     """
-    check_types(path=(path, PATH), seed=(seed, COUNT), trust=(trust, FLAG))
+    check_types(locals(), {"path": PATH, "seed": COUNT, "trust": FLAG})
     from agent.loading import load as load_checkpoint  # noqa: PLC0415  (loads torch)
 
     if str(path).startswith(PREFIX):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from runner.plan_report import PlanReport
     from runner.result import RunResult
 
+RUN_TYPES = {"settings": (RunSettings,), "recipe": TEXT, "preset": TEXT + OR_NONE, "base": (RunSettings, *OR_NONE)}
+START_TYPES = {"run_dir": PATH + OR_NONE, "resume": FLAG, "listen": TEXT, "insecure": FLAG, "keys": PATH + OR_NONE}
 OBSERVER_METHODS = ("started", "reported", "noted", "failed", "ended")
 """The methods of `runner.observer.Observer`."""
 
@@ -42,8 +44,7 @@ class Run:
     def __init__(
         self, settings: RunSettings, *, recipe: str = "own", preset: str | None = None, base: RunSettings | None = None
     ) -> None:
-        check_types(settings=(settings, (RunSettings,)), recipe=(recipe, TEXT), preset=(preset, TEXT + OR_NONE))
-        check_types(base=(base, (RunSettings, *OR_NONE)))
+        check_types(locals(), RUN_TYPES)
         self.settings = settings
         self.recipe = recipe
         self.preset = preset
@@ -156,8 +157,7 @@ class Run:
             UserError: if the run cannot be started; the folder that was created for it is removed.
             RunError: if the run started and failed; its folder is kept, with a summary.
         """
-        how = {"listen": listen, "insecure": insecure, "keys": keys, "observer": observer, "log_level": log_level}
-        check_start(run_dir=run_dir, resume=resume, **how)
+        check_start(locals())
         from runner.local.train import Options, train_here  # noqa: PLC0415  (importing a recipe stays fast)
 
         self.settings.freeze()
@@ -173,18 +173,12 @@ class Run:
         return train_here(self.settings, recipe=self.recipe, preset=self.preset, options=options)
 
 
-def check_start(*, run_dir: Any, resume: Any, listen: Any, insecure: Any, keys: Any, observer: Any, log_level: Any) -> None:
-    """Raise a UserError of one line if an argument of `Run.start` has a wrong type."""
-    check_types(
-        run_dir=(run_dir, PATH + OR_NONE),
-        resume=(resume, FLAG),
-        listen=(listen, TEXT),
-        insecure=(insecure, FLAG),
-        keys=(keys, PATH + OR_NONE),
-    )
-    check_choice("log_level", log_level, LOG_LEVELS)
-    if observer is not None:
-        check_methods("observer", observer, OBSERVER_METHODS, "runner.observer.PlainObserver")
+def check_start(given: Mapping[str, Any], more: Mapping[str, tuple[type, ...]] | None = None) -> None:
+    """Raise a UserError of one line if an argument of `Run.start`, by name, or one of `more` has a wrong type."""
+    check_types(given, {**(more or {}), **START_TYPES})
+    check_choice("log_level", given["log_level"], LOG_LEVELS)
+    if given["observer"] is not None:
+        check_methods("observer", given["observer"], OBSERVER_METHODS, "runner.observer.PlainObserver")
 
 
 def plan_rows(run: Run) -> Iterator[tuple[str, object]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import stat
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import yaml
 
 from tests.deploy.fuzz_run_folder import damages
-from tests.system.real_runs import SMALL, accounted, oatmill, processes_of, socket_folder
+from tests.system.real_runs import ROOT, SMALL, accounted, oatmill, processes_of, socket_folder
 
 LOSSES = ["ppo_critic", "cmpo", "ppo_actor", "dynamics", "muesli_model"]
 # 40 batches of 8 trajectories of 64 steps.
@@ -87,6 +89,16 @@ def test_the_run_folder_can_be_read(place: Path, summary: dict[str, Any]) -> Non
     assert (events[0], events[-1]) == ("started", "ended")
     assert (events.count("actor_joined"), events.count("actor_left")) == (2, 2)
     assert (place / "runs" / "latest").resolve() == run
+
+
+def test_the_guide_names_each_file_of_the_run_folder(summary: dict[str, Any]) -> None:
+    rows = [
+        line.split("|")[1] for line in (ROOT / "docs/getting-started.md").read_text().splitlines() if line.startswith("| `")
+    ]
+    named = [name.replace("step-N", "step-*").rstrip("/") for row in rows for name in re.findall(r"`([^`]+)`", row)]
+    run = Path(summary["run_dir"])
+    found = [path.relative_to(run) for path in (*run.iterdir(), *(run / "checkpoints").iterdir()) if path.name != "checkpoints"]
+    assert [str(path) for path in found if not any(fnmatch(str(path), name) for name in named)] == []
 
 
 def test_nothing_is_left_running_or_listening(place: Path, summary: dict[str, Any]) -> None:

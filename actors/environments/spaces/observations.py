@@ -67,8 +67,8 @@ def convert_observation_space(space: Any, name: str, channels: Channels = "auto"
             return _vector(space)
         case _:
             raise UserError(
-                f"{name}: expected a Box, Discrete, MultiDiscrete or MultiBinary observation space with one axis, or a Dict or Tuple "
-                f"of them and of Text, got {in_short(space)}; {way_out(space)}"
+                f"{name}: expected a Box, Discrete, MultiDiscrete or MultiBinary observation space with one axis, or a Dict or "
+                f"Tuple of them and of Text, got {in_short(space)}; {way_out(space)}"
             )
 
 
