@@ -163,7 +163,7 @@ def number(found: Any, form: str) -> str:
 
 def counted(count: int, noun: str) -> str:
     """A number and what it counts, such as `1 episode` and `2,000 episodes`."""
-    ending = "" if count == 1 else "es" if noun.endswith("ch") else "s"
+    ending = "" if count == 1 else "es" if noun.endswith("tch") else "s"
     return f"{count:,} {noun}{ending}"
 
 

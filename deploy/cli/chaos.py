@@ -16,7 +16,9 @@ def chaos(
     *,
     recipe: Annotated[str, typer.Argument(metavar="[RECIPE]", help="A built-in recipe, or module:function.")] = "cartpole",
     assignments: Assignments = None,
-    seconds: Annotated[float, typer.Option("--seconds", metavar="S", min=1, help="For how long faults are injected.")] = 60,
+    seconds: Annotated[
+        float, typer.Option("--seconds", metavar="S", min=1, help="For how many seconds faults are injected.")
+    ] = 60,
     kill: Annotated[
         str, typer.Option("--kill", metavar="ROLES", help="Roles to kill and stop: some of replay, actor, learner.")
     ] = "replay,actor,learner",

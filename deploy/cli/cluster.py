@@ -113,7 +113,7 @@ def up(
         list[str] | None,
         typer.Option("--without", metavar="SERVICE", help="Do not start a monitoring service, such as grafana."),
     ] = None,
-    timeout: Annotated[float, typer.Option("--timeout", metavar="S", min=0, help="Wait this long for a learner step.")] = 300,
+    timeout: Annotated[float, typer.Option("--timeout", metavar="S", min=0, help="Seconds to wait for a learner step.")] = 300,
     insecure: Annotated[bool, typer.Option("--insecure", help="On Ray: listen on the cluster's network without keys.")] = False,
     on: OnOption = EngineName.compose,
     project: ProjectOption = "oatmill",

@@ -27,6 +27,8 @@ except ImportError as problem:  # oatmill checks, when it is imported, where all
 
 ASKERS = {"status", "top", "scale", "stop"}
 """Commands that send requests to a run. For them a wrong key is bad input."""
+NUMBERS = {"int_parsing": "a whole number", "int_from_float": "a whole number", "float_parsing": "a number"}
+"""What an option expects, by pydantic's type of error."""
 STDERR = 2
 CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
@@ -125,7 +127,19 @@ def refuse(error: TyperException) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":  # typer has no public name for it
         sys.stdout.write(f"{error.format_message()}\n")
         return 0
-    return complain(f"{error.format_message().rstrip('.')}; {hint(error)}", BAD_INPUT)
+    return complain(f"{told(error)}; {hint(error)}", BAD_INPUT)
+
+
+def told(error: TyperException) -> str:
+    """Typer's message without the words of pydantic, which it uses. For a number, also the value and what the option means."""
+    message, errors = error.format_message().rstrip("."), getattr(error.__cause__, "errors", None)
+    first = errors()[0] if callable(errors) else {}
+    expected = NUMBERS.get(first.get("type", ""))
+    if expected is None:
+        return message.replace(": Value error, ", ": ")
+    meaning = str(getattr(getattr(error, "param", None), "help", None) or "").partition(". ")[0].rstrip(".")
+    option = message.partition(": ")[0]
+    return f"{option}: expected {expected}, without a unit, got {first['input']!r}{f' ({meaning})' if meaning else ''}"
 
 
 def hint(error: Exception) -> str:

@@ -38,6 +38,14 @@ CASES = {
     ),
     "option without value": (["train", "cartpole", "--seed"], "--seed"),
     "option of another type": (["train", "cartpole", "--seed", "x"], "Invalid value for '--seed'"),
+    "a number with a unit": (
+        ["chaos", "old", "--seconds", "10s"],
+        "Invalid value for '--seconds': expected a number, without a unit, got '10s' (For how many seconds faults are",
+    ),
+    "a count with a unit": (
+        ["train", "cartpole", "--actors", "2k"],
+        "Invalid value for '--actors': expected a whole number, without a unit, got '2k' (",
+    ),
     "unknown log level": (["recipes", "--log-level", "loud"], "Invalid value for '--log-level'"),
     "unknown recipe": (["train", "cartpol"], "there is no recipe 'cartpol'; the nearest is cartpole"),
     "unknown recipe in plan": (["plan", "cogs"], "the nearest is cogs_v_clips"),
@@ -107,7 +115,7 @@ CASES = {
     "no video": (["eval", "old", "--record", "out.avi"], "--record takes a file that ends in .mp4 or .gif, got out.avi"),
     "export of nothing": (["export", "nothing", "--format", "torch"], "nothing is not a checkpoint: expected a folder"),
     "export without checkpoint": (["export", "old", "--format", "torch"], "expected a folder with manifest.json"),
-    "unknown format": (["export", "old", "--format", "tflite"], "Invalid value for '--format'"),
+    "unknown format": (["export", "old", "--format", "tflite"], "Invalid value for '--format': 'tflite' is not one of"),
     "export into no folder": (["export", "old", "--output", "nowhere/policy"], "there is no folder nowhere"),
     "export into a folder": (["export", "old", "--output", "taken"], "taken cannot be written: it is a folder"),
     "no encoder": (["plan", "cartpole", "agent.encoder=transformer"], "or your own as module:make, got 'transformer'"),

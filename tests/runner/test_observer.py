@@ -14,6 +14,7 @@ from runner.observer import counted, in_words
         (1, "episode", "1 episode"),
         (2000, "episode", "2,000 episodes"),
         (4, "minibatch", "4 minibatches"),
+        (4, "epoch", "4 epochs"),
     ],
 )
 def test_what_is_counted_is_plural_unless_it_is_one(count: int, noun: str, text: str) -> None:
