@@ -35,7 +35,7 @@ def describe_error(model: type[BaseModel], error: ValidationError, prefix: str =
     place = locate(model, first["loc"], prefix)
     match first["type"]:
         case "extra_forbidden" | "no_such_attribute":
-            kind = str(first["loc"][1]) if len(first["loc"]) > 1 else ""
+            kind = str(first["loc"][1]) if len(first["loc"]) > 1 else kind_of(model) if "kind" in model.model_fields else ""
             return of_another_kind(model, place.path, kind) or unknown_setting(
                 place.path, leaf_paths(model, prefix, first["loc"])
             )
@@ -67,12 +67,12 @@ def of_another_kind(model: type[BaseModel], path: str, kind: str) -> str:
     """Message for a setting that only other kinds of its group have; empty if no other kind has it.
 
     Args:
-        model: the outermost settings class.
+        model: the outermost settings class, or that of the group.
         path: the dotted path, such as `env.game`.
         kind: the kind of its group.
     """
     group, _, name = path.partition(".")
-    members = settings_classes(model.model_fields[group].annotation) if group in model.model_fields else []
+    members = settings_classes(model.model_fields[group].annotation) if group in model.model_fields else siblings(model)
     kinds = [kind_of(member) for member in members if path in leaf_paths(member, group)] if len(members) > 1 else []
     if not kinds or kind in kinds or kind not in map(kind_of, members):
         return ""
@@ -80,6 +80,16 @@ def of_another_kind(model: type[BaseModel], path: str, kind: str) -> str:
         name, f"set {group}.kind, too, or leave it out (`oatmill settings {group}` lists the settings of each kind)"
     )
     return f"{path} is a setting of {group}.kind={', '.join(kinds)}, and {group}.kind is {kind} here; {advice}"
+
+
+def siblings(model: type[BaseModel]) -> list[type[BaseModel]]:
+    """The settings classes of all kinds, if a class is one of a kind; otherwise none."""
+    if "kind" not in model.model_fields:
+        return []
+    found: list[type[BaseModel]] = [model.__mro__[model.__mro__.index(BaseModel) - 1]]
+    for one in found:
+        found += one.__subclasses__()
+    return [one for one in found if "kind" in one.model_fields]
 
 
 def is_near(name: str, candidate: str) -> bool:

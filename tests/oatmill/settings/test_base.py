@@ -14,6 +14,7 @@ from learner.settings import CmpoSettings, TrainerSettings
 from oatmill.errors import SettingsError, UserError
 from oatmill.settings.base import Settings
 from oatmill.settings.complaints import nearest
+from recipes import cartpole
 
 
 class Roots(Settings):
@@ -157,3 +158,11 @@ def test_the_nearest_name_has_a_similar_end(typed: str, meant: str) -> None:
         "metrics.report_every",
     ]
     assert nearest(typed, known) == meant
+
+
+def test_a_setting_of_another_kind_that_is_assigned_names_the_kinds_that_have_it() -> None:
+    settings = cartpole.settings()
+    with pytest.raises(
+        SettingsError, match=r"^env\.game is a setting of env\.kind=atari, minatar, and env\.kind is gymnasium here"
+    ):
+        settings.env.game = "pong"
