@@ -31,9 +31,10 @@ def doctor(
 ) -> None:
     """Diagnose a run and suggest settings to try next.
 
-    It reports which loss dominates by value and by gradient, whether entropy, explained variance
-    and CMPO's statistics are in their normal ranges, whether actors or learner are the bottleneck,
-    and what the red flags mean.
+    It reports whether the run failed or was killed, which processes crashed and why, whether data or
+    checkpoints were lost, which loss dominates by value and by gradient, whether entropy, explained
+    variance and CMPO's statistics are in their normal ranges, whether actors or learner are the
+    bottleneck, and what the red flags mean.
     """
     from deploy.doctor.diagnosis import examine  # noqa: PLC0415
     from deploy.doctor.examined_run import examined_folder  # noqa: PLC0415

@@ -1,7 +1,7 @@
 """What is wrong with a run, in the terms of the tuning guide, and which setting to try next.
 
-It looks at which loss dominates by value and by gradient, at entropy, explained variance and CMPO's
-statistics, and at whether the actors or the learner limit the speed.
+It looks at what has happened to processes and data, at which loss dominates by value and by gradient, at entropy, explained
+variance and CMPO's statistics, and at whether the actors or the learner limit the speed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from deploy.curves import column
 from deploy.doctor import cmpo
 from deploy.doctor.examined_run import WINDOW, ExaminedRun, mean
 from deploy.doctor.findings import DOUBTFUL, Finding, agreement, balanced
+from deploy.doctor.incidents import incidents, ledger
 from learner.loss_descriptor import MUESLI_RATIO
 from learner.reporting.red_flags import DOMINATES, ENTROPY_ACTIONS, ENTROPY_HIGH, ENTROPY_LOW, WARM_UP
 
@@ -40,13 +41,13 @@ MEANINGS = {
 }
 """What each red flag means; docs/operations/alerts.md has a section for each of their alerts."""
 NOT_ABOUT_LEARNING = ("checkpoint_failed", "actor_silent")
-"""Flags that always need a repair."""
+"""Flags that always need a repair. Each has an event of the same name."""
 
 
 def examine(run: ExaminedRun) -> list[Finding]:
     """All findings about a run; those that need a change come first."""
-    checks = (
-        ending,
+    always = (ending, incidents, ledger)
+    about_reports = (
         dominance,
         auxiliaries,
         cmpo.prior,
@@ -58,6 +59,7 @@ def examine(run: ExaminedRun) -> list[Finding]:
         bottleneck,
         red_flags,
     )
+    checks = (*always, *about_reports) if run.lines else always
     found = [finding for check in checks for finding in check(run)]
     return sorted(found, key=lambda finding: not finding.wrong)
 
@@ -179,11 +181,11 @@ def bottleneck(run: ExaminedRun) -> Iterator[Finding]:
 
 def red_flags(run: ExaminedRun) -> Iterator[Finding]:
     """The red flags of the last reports, and what each one means."""
-    reports = run.lines[-WINDOW:]
+    reports, said = run.lines[-WINDOW:], {event.get("event") for event in run.events}
     raised = Counter(flag for line in reports for flag in line.get("red_flags", ()))
     for flag, times in raised.items():
         text = f"{flag} in {times} of the last {len(reports)} reports: {MEANINGS.get(flag, 'unknown to this version')}"
-        yield Finding(wrong=flag in NOT_ABOUT_LEARNING, topic="red flag", text=text)
+        yield Finding(wrong=flag in NOT_ABOUT_LEARNING and flag not in said, topic="red flag", text=text)
 
 
 def improves(run: ExaminedRun) -> bool:

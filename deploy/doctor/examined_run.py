@@ -12,9 +12,11 @@ from typing import Any
 from deploy.curves import column, read_descriptors
 from learner.loss_descriptor import LossDescriptor, describe
 from learner.reporting.return_trend import ReturnTrend
-from oatmill.files.run_files import CONFIG_FILE, SUMMARY_FILE
+from oatmill.errors import UserError
+from oatmill.files.json_lines import all_lines
+from oatmill.files.run_files import CONFIG_FILE, EVENTS_FILE, METRICS_FILE, SUMMARY_FILE
 from oatmill.settings.flat import numbers_of
-from runner.folder import read_json
+from runner.folder import is_held, read_json, reading
 from runner.metrics_table import Lines, read_lines
 from runner.settings import read_config
 
@@ -30,11 +32,14 @@ class ExaminedRun:
 
     Attributes:
         name: the name in the doctor's output.
-        lines: the lines of metrics.jsonl, or what Prometheus knows of them.
+        lines: the lines of metrics.jsonl, or what Prometheus knows of them; empty if it failed before the first one.
         settings: the run's settings that are numbers, by dotted path.
         trouble: how it failed or hangs; empty if it does not.
         remark: anything else about its state.
         own: the descriptors of its losses, as far as they are known.
+        events: the lines of events.jsonl since it was started or resumed.
+        ledger: the number of trajectories by outcome, once it has ended.
+        folder: the run folder; None without one.
     """
 
     name: str
@@ -43,6 +48,9 @@ class ExaminedRun:
     trouble: str = ""
     remark: str = ""
     own: Mapping[str, LossDescriptor] = field(default_factory=dict)
+    events: Sequence[Mapping[str, Any]] = ()
+    ledger: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
 
     def setting(self, path: str) -> float:
         """The value of a setting; NaN if it is not a number."""
@@ -96,13 +104,51 @@ def examined_folder(run_dir: Path) -> ExaminedRun:
     """Read a run's folder.
 
     Raises:
-        UserError: if the folder holds no run, or a run without a report.
+        UserError: if the folder holds no run, or a run without a report that has not failed.
     """
-    lines = read_lines(run_dir)
-    error = read_json(run_dir / SUMMARY_FILE).get("error")
-    settings = numbers_of(read_config(run_dir / CONFIG_FILE).to_dict())
-    trouble = f"the run failed: {error}" if error else ""
-    return ExaminedRun(f"run {run_dir}", lines, settings, trouble, own=read_descriptors(run_dir))
+    summary, settings = read_json(run_dir / SUMMARY_FILE), numbers_of(read_config(run_dir / CONFIG_FILE).to_dict())
+    with reading(run_dir / EVENTS_FILE):
+        events = newest_part(all_lines(run_dir / EVENTS_FILE))
+        trouble = f"the run failed: {summary['error']}" if summary.get("error") else killed(run_dir, events)
+    with reading(run_dir / SUMMARY_FILE):
+        ledger = dict(summary.get("ledger") or {})
+    metrics = run_dir / METRICS_FILE
+    try:
+        lines = read_lines(run_dir)
+    except UserError:
+        if not trouble or (metrics.exists() and metrics.stat().st_size):
+            raise
+        lines = ()
+    return ExaminedRun(
+        f"run {run_dir}",
+        lines,
+        settings,
+        trouble,
+        own=read_descriptors(run_dir),
+        events=events,
+        ledger=ledger,
+        folder=run_dir,
+    )
+
+
+def newest_part(events: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The events since the run was started or resumed for the last time."""
+    starts = [place for place, event in enumerate(events) if event.get("event") == "started"]
+    return events[starts[-1] :] if starts else events
+
+
+def killed(run_dir: Path, events: Sequence[Mapping[str, Any]]) -> str:
+    """How a run goes on that has started and neither runs nor has ended; empty for other runs."""
+    names = {event.get("event") for event in events}
+    if "started" not in names or "ended" in names or (run_dir / SUMMARY_FILE).exists() or is_held(run_dir):
+        return ""
+    try:
+        checkpoint = (run_dir / "checkpoints" / "latest").resolve(strict=True).name
+    except OSError:
+        how = "it has no checkpoint, so start it again in another folder"
+    else:
+        how = f"`oatmill train --resume --run-dir {run_dir}` continues it from checkpoint {checkpoint}"
+    return f"the run did not end in order: its processes were killed, and there is no {SUMMARY_FILE}; {how}"
 
 
 def mean(values: Sequence[float]) -> float:

@@ -36,9 +36,14 @@ class JsonLines:
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
         self._offset += len(whole)
-        lines = [line for text in whole.splitlines() if (line := _parsed(text)) is not None]
+        lines = _parsed_lines(whole)
         self.count += len(lines)
         return lines
+
+
+def all_lines(path: Path) -> list[dict[str, Any]]:
+    """All lines of a file that are JSON objects; none if the file does not exist."""
+    return _parsed_lines(path.read_bytes()) if path.exists() else []
 
 
 def last_line(path: Path) -> dict[str, Any] | None:
@@ -61,6 +66,10 @@ def last_lines(path: Path, count: int) -> list[dict[str, Any]]:
         content = file.read()
     lines = [line for text in content.splitlines()[-LAST:] if (line := _parsed(text)) is not None]
     return lines[-count:]
+
+
+def _parsed_lines(content: bytes) -> list[dict[str, Any]]:
+    return [line for text in content.splitlines() if (line := _parsed(text)) is not None]
 
 
 def _parsed(text: bytes) -> dict[str, Any] | None:

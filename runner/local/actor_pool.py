@@ -233,7 +233,8 @@ class ActorPool(Generic[P]):
         slot.restarts += 1
         self.restarts += 1
         slot.due = self._now() + wait
-        self._notice("actor_restarted", f"{reason}; restarting in {wait:g} s", values | {"restarts": slot.restarts})
+        values |= {"restarts": slot.restarts, "error": child.error}
+        self._notice("actor_restarted", f"{reason}; restarting in {wait:g} s", values)
 
     def _note_error(self, slot: Slot[P], child: P) -> None:
         """Count the processes in a row with the same error of the user's code or settings. Another restart would fail, too."""
