@@ -16,6 +16,7 @@ from oatmill.errors import UserError
 from oatmill.files.json_lines import all_lines
 from oatmill.files.run_files import CONFIG_FILE, EVENTS_FILE, METRICS_FILE, SUMMARY_FILE
 from oatmill.settings.flat import numbers_of
+from protocol.data.trajectory import AGENT_SPREAD
 from runner.folder import is_held, read_json, reading
 from runner.metrics_table import Lines, read_lines
 from runner.settings import read_config
@@ -85,14 +86,20 @@ class ExaminedRun:
         return float(self.lines[-1]["env_steps"]) / self.setting("trainer.total_timesteps")
 
     @property
-    def thrives(self) -> bool:
-        """Whether the return has risen since the run began and is near its best."""
+    def trend(self) -> ReturnTrend:
+        """How the return has developed since the run began."""
         trend = ReturnTrend()
         for line in self.lines:
             returns = {name: value for name, value in (line.get("episode_return") or {}).items() if value is not None}
             # Prometheus knows the median of the last 100 episodes and not their spread.
-            trend.update(returns.get("mean", math.nan), returns.get("std", 0.0), int(returns.get("n", EPISODES)))
-        return trend.thrives
+            spread = (line.get("episode_statistics") or {}).get(AGENT_SPREAD) or 0.0
+            trend.update(returns.get("mean", math.nan), returns.get("std", 0.0), int(returns.get("n", EPISODES)), spread)
+        return trend
+
+    @property
+    def thrives(self) -> bool:
+        """Whether the return has risen since the run began and is near its best."""
+        return self.trend.thrives
 
     @property
     def updates(self) -> float:

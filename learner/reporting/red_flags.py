@@ -2,7 +2,8 @@
 
 A flag is raised only if its rule finds the same problem in several reports in a row, and it is cleared only after several
 reports that are well within the bound (see `learner.reporting.latch`). A rule about the policy or the critic also looks at the
-return: what would be a problem in a run that does not learn is normal in one that has solved its task.
+return: what would be a problem in a run that does not learn is normal in one that has solved its task. In self-play, one
+agent wins what another one loses, so the return cannot rise, and low or high entropy raises no flag.
 
 Values are means of |weighted| over a window. A loss dominates only if it does so by value and by gradient, because values alone
 are misleading (see `learner.update.gradients`).
@@ -77,6 +78,7 @@ class Observation:
         return_mean: the mean return of the last episodes; NaN until an episode has ended.
         return_std: their standard deviation.
         episodes: their number.
+        agent_spread: the mean standard deviation over the agents of an episode; 0 with one agent.
     """
 
     weighted: Mapping[str, float]
@@ -93,6 +95,7 @@ class Observation:
     return_mean: float = math.nan
     return_std: float = math.nan
     episodes: int = 0
+    agent_spread: float = 0.0
 
 
 @dataclass
@@ -117,7 +120,8 @@ class RedFlags:
     def update(self, observation: Observation) -> dict[str, str]:
         """Add a report and return the raised flags, each with a one-line reason."""
         self.window.append(observation)
-        self.trend.update(observation.return_mean, observation.return_std, observation.episodes)
+        returns = observation.return_mean, observation.return_std, observation.episodes
+        self.trend.update(*returns, observation.agent_spread)
         found = {
             "loss_dominates": self._dominates(),
             "muesli_ratio": self._policy_ratio(),
@@ -206,7 +210,7 @@ class RedFlags:
     def _entropy_collapsed(self, observation: Observation) -> Finding:
         """Low entropy in a run whose return has not risen: in a solved task the policy is sure of its actions."""
         limit, now = ENTROPY_LOW / math.log(ENTROPY_ACTIONS), observation.entropy_ratio
-        if self.trend.thrives:
+        if self.trend.thrives or self.trend.balanced:
             return Finding()
         if now < limit:
             return Finding(f"{entropy_of(observation)}, below {limit:.0%}, and the return has not risen since the start")
@@ -215,7 +219,7 @@ class RedFlags:
     def _entropy_high(self, observation: Observation) -> Finding:
         """High entropy after a quarter of the budget, in a run whose return has not risen."""
         limit, now = ENTROPY_HIGH / math.log(ENTROPY_ACTIONS), observation.entropy_ratio
-        if observation.progress < WARM_UP or self.trend.thrives:
+        if observation.progress < WARM_UP or self.trend.thrives or self.trend.balanced:
             return Finding()
         if now > limit:
             return Finding(f"{entropy_of(observation)}, above {limit:.0%}, and the return has not risen since the start")

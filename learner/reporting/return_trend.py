@@ -1,4 +1,4 @@
-"""Whether the mean return has risen since the run began, and whether it has fallen again (no torch)."""
+"""Whether the mean return has risen since the run began, and whether it has fallen again or cannot rise (no torch)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ NOISE = 3.0
 KEPT = 0.8
 """A rise counts as kept while the mean return is above this fraction of its best rise."""
 
+BALANCED = 0.01
+"""The return cannot rise where it varies by less than this fraction of the differences between the agents of one episode."""
+
 
 @dataclass
 class ReturnTrend:
@@ -23,6 +26,8 @@ class ReturnTrend:
         last: the newest one.
         first_error: the standard error of the first mean.
         error: the larger of the standard errors of the first and of the newest mean.
+        varied: the largest standard deviation so far, or the largest distance of a mean from the first one.
+        spread: the largest standard deviation so far over the agents of an episode.
     """
 
     first: float = math.nan
@@ -30,9 +35,18 @@ class ReturnTrend:
     last: float = math.nan
     first_error: float = 0.0
     error: float = 0.0
+    varied: float = 0.0
+    spread: float = 0.0
 
-    def update(self, mean: float, std: float, episodes: int) -> None:
-        """Take in the mean and the standard deviation of the last episodes' returns, and their number."""
+    def update(self, mean: float, std: float, episodes: int, spread: float = 0.0) -> None:
+        """Take in the mean and the standard deviation of the last episodes' returns.
+
+        Args:
+            mean: their mean; each is the mean over the episode's agents.
+            std: their standard deviation.
+            episodes: their number.
+            spread: the mean standard deviation over the agents of an episode; 0 with one agent, or if it is unknown.
+        """
         if episodes < ENOUGH_EPISODES or not math.isfinite(mean):
             return
         error = std / math.sqrt(episodes)
@@ -40,12 +54,18 @@ class ReturnTrend:
             self.first, self.best, self.first_error = mean, mean, error
         self.best, self.last = max(self.best, mean), mean
         self.error = max(self.first_error, error)
+        self.varied, self.spread = max(self.varied, std, abs(mean - self.first)), max(self.spread, spread)
 
     @property
     def thrives(self) -> bool:
         """Whether the return is clearly above the first one, and near its best."""
         rise = self.last - self.first
         return rise > NOISE * self.error and rise >= KEPT * (self.best - self.first)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether one agent wins what another one loses, as in self-play: the mean over the agents says nothing."""
+        return self.varied < BALANCED * self.spread
 
     @property
     def fallen(self) -> bool:

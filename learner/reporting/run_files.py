@@ -26,7 +26,7 @@ from learner.reporting.steering import Move
 from oatmill.files.atomic import append_line
 from oatmill.files.full_disk import NeededWrites
 from oatmill.files.run_files import EVENTS_FILE, LEARNER_FILE, METRICS_FILE
-from protocol.data.trajectory import Array
+from protocol.data.trajectory import AGENT_SPREAD, Array
 
 SAY_EVERY_S = 30.0
 """How often the log says how far and how well the run is."""
@@ -132,9 +132,7 @@ class RunFiles:
             "episode_statistics": fleet.get("statistics"),
             "queue": fleet.get("queue"),
         }
-        observation = observe(
-            report, entropy, (variance, target_variance), progress.env_steps / self.total_timesteps, fleet.get("episode_return")
-        )
+        observation = observe(report, entropy, (variance, target_variance), progress.env_steps / self.total_timesteps, fleet)
         self.note_flags(self.flags.update(observation), progress)
         line["red_flags"] = sorted(self.raised)
         self.last_line = plain(line)
@@ -287,10 +285,10 @@ def observe(
     entropy: Mapping[str, float],
     variance: tuple[float, float],
     progress: float,
-    episode_return: Mapping[str, Any] | None = None,
+    fleet: Mapping[str, Any],
 ) -> Observation:
     """The numbers that the red flags need."""
-    returns = {name: value for name, value in (episode_return or {}).items() if value is not None}
+    returns = {name: value for name, value in (fleet.get("episode_return") or {}).items() if value is not None}
     return Observation(
         weighted={name: report.weighted_magnitude(name) for name in report.losses},
         gradient={name: loss.gradient_norm for name, loss in report.losses.items()},
@@ -306,6 +304,7 @@ def observe(
         return_mean=returns.get("mean", math.nan),
         return_std=returns.get("std", math.nan),
         episodes=int(returns.get("n", 0)),
+        agent_spread=(fleet.get("statistics") or {}).get(AGENT_SPREAD, 0.0),
     )
 
 

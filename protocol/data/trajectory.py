@@ -27,6 +27,9 @@ ALIGNMENT = 8
 """Fields start at multiples of this many bytes, so that views of a received frame are aligned for
 every dtype."""
 
+AGENT_SPREAD = "agent_return_std"
+"""The episode statistic of environments with several agents: the standard deviation of the agents' returns."""
+
 MAX_SIZES_KNOWN = 1024
 """The number of block sizes whose layout is remembered."""
 

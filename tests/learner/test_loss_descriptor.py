@@ -170,7 +170,7 @@ def test_it_counts_by_its_kl_and_raises_flags_by_its_ratio() -> None:
     assert report.weighted_magnitude("pull") == pytest.approx(0.5 * loss.statistics["distance"])
     assert loss.weighted > 50, "with the constant"
     flags = RedFlags(descriptors=report.descriptors)
-    seen = observe(report, {"nats": 1.0, "fraction": 0.5}, (0.5, 1.0), 0.5)
+    seen = observe(report, {"nats": 1.0, "fraction": 0.5}, (0.5, 1.0), 0.5, {})
     for _ in range(WINDOW):
         raised = flags.update(seen)
     assert raised["muesli_ratio"].startswith("pull / ppo_actor is ")

@@ -21,7 +21,7 @@ from oatmill.errors import UserError
 from protocol.data.actions import copied, split_rows
 from protocol.data.observations import Observations
 from protocol.data.spaces import ACTION_MASK, Spaces
-from protocol.data.trajectory import Array
+from protocol.data.trajectory import AGENT_SPREAD, Array
 
 EVERYBODY = "__all__"
 """RLlib's name for all agents at once."""
@@ -63,7 +63,9 @@ class ParallelEnvironment:
         self.num_rows = rows = len(envs) * len(self._agents)
         self.num_copies = len(envs)
         self.channels = observation.channels
-        self.episode_statistics: tuple[str, ...] = ()
+        self._heard: tuple[str, ...] = ()
+        self._several = (AGENT_SPREAD,) if len(self._agents) > 1 else ()
+        self.episode_statistics = self._several
         self._conversion = observation
         self._convert_actions = action.convert
         self._seeds = copy_seeds(seed, len(envs))
@@ -90,7 +92,8 @@ class ParallelEnvironment:
             if self.spaces.masked and not action.shape:
                 actions = shown[ACTION_MASK].argmax(-1)  # an allowed one
             infos = [of_agents(_Outcome(*outcome_of(env.step(self._chosen(0, self._converted(actions))))).infos)]
-        self.episode_statistics = names_of(patterns, infos, self.name)
+        self._heard = names_of(patterns, infos, self.name)
+        self.episode_statistics = (*self._heard, *self._several)
 
     def reset(self) -> Observations:
         """Seed and reset every copy."""
@@ -217,8 +220,9 @@ class ParallelEnvironment:
     def _start(self, copy: int, seed: int | None = None) -> Episode:
         """Start a copy's next episode; returns the one that is over."""
         env, rows = self._envs[copy], self._rows(copy)
-        statistics = read(self.episode_statistics, of_agents(self._last_infos[copy]))
-        episode = Episode(float(self._returns[rows].mean()), int(self._lengths[copy]), statistics, copy)
+        statistics = read(self._heard, of_agents(self._last_infos[copy]))
+        spread = (float(self._returns[rows].std()),) if self._several else ()
+        episode = Episode(float(self._returns[rows].mean()), int(self._lengths[copy]), statistics + spread, copy)
         self._returns[rows] = 0
         self._lengths[copy] = 0
         self._present[rows] = False

@@ -121,6 +121,20 @@ def test_low_entropy_is_no_problem_where_the_return_is_near_its_best() -> None:
     assert "near its best" in solved.text
 
 
+@pytest.mark.parametrize(("spread", "wrong"), [(0.9, False), (None, True)])
+def test_low_entropy_is_no_problem_where_one_agent_wins_what_another_one_loses(spread: float | None, wrong: bool) -> None:
+    line = {
+        "env_steps": 900,
+        "losses": {},
+        "entropy": {"nats": 0.01, "fraction": 0.1},
+        "episode_return": {"mean": 0.0, "std": 0.0, "n": 100},
+        "episode_statistics": {"agent_return_std": spread},
+    }
+    (found,) = entropy(ExaminedRun("a run", (line,) * 5, SETTINGS))
+    assert found.wrong == wrong
+    assert ("does not tell" in found.text) != wrong
+
+
 def test_a_large_step_is_no_problem_where_the_return_is_near_its_best() -> None:
     def lines(*means: float) -> tuple[dict[str, Any], ...]:
         returns = [{"mean": mean, "std": 10.0, "n": 100} for mean in means]

@@ -262,6 +262,33 @@ def test_a_flag_is_cleared_after_several_reports_that_are_well_within_the_bound(
     assert "entropy_collapsed" in raised(*[low] * 5, *[well] * (CLEAR_AFTER - 1), low, *[well] * (CLEAR_AFTER - 1))
 
 
+@pytest.mark.parametrize(
+    ("std", "spread", "expected"),
+    [
+        (0.0, 0.9, set()),  # self-play: the agents' returns differ, their mean never does
+        (0.005, 0.9, set()),
+        (0.02, 0.9, {"low", "high"}),  # the mean varies by more than a hundredth of 0.9
+        (0.0, 0.0, {"low", "high"}),  # one agent whose episodes all return the same: no reward to learn from
+    ],
+)
+def test_entropy_raises_no_flag_where_one_agent_wins_what_another_one_loses(
+    std: float, spread: float, expected: set[str]
+) -> None:
+    def game(ratio: float, differ: float) -> Observation:
+        report = replace(HEALTHY, entropy_ratio=ratio, agent_spread=differ, explained_variance=math.nan)
+        return with_return(report, 0.0, std)
+
+    # At the end all games are draws, so the agents do not differ any more.
+    found = {name for name, ratio in (("low", 0.1), ("high", 0.9)) if raised(game(ratio, spread), *[game(ratio, 0.0)] * HELD)}
+    assert found == expected
+
+
+def test_a_game_in_which_the_mean_moves_away_from_the_first_one_is_judged_by_it() -> None:
+    game = with_return(replace(HEALTHY, entropy_ratio=0.1, agent_spread=0.9), 0.0, 0.0)
+    assert raised(*[game] * HELD) == {}
+    assert set(raised(*[game] * HELD, *[with_return(game, -1.0, 0.0)] * HELD)) == {"entropy_collapsed"}
+
+
 def test_flags_go_on_where_a_checkpoint_left_off() -> None:
     low = replace(HEALTHY, entropy_ratio=0.19, explained_variance=math.nan)
     before = RedFlags()

@@ -128,12 +128,19 @@ def test_muesli_is_judged_by_its_kl_and_not_by_its_cross_entropy() -> None:
     terms = {"cross_entropy": TermReport(5.056, 0.5)}
     muesli = LossReport(terms, {"kl": 0.03, "target_entropy": 5.026}, gradient_norm=0.2)
     report = replace(report, losses={**report.losses, "muesli_model": muesli})
-    seen = observe(report, {"nats": 1.0, "fraction": 0.9}, (0.5, 1.0), 0.25)
+    seen = observe(report, {"nats": 1.0, "fraction": 0.9}, (0.5, 1.0), 0.25, {})
     assert seen.weighted["muesli_model"] == pytest.approx(0.015)
     assert seen.weighted["ppo_critic"] == pytest.approx(abs(report.losses["ppo_critic"].weighted))
     assert seen.policy == pytest.approx(abs(report.losses["ppo_actor"].terms["policy"].raw))
     assert seen.gradient["muesli_model"] == 0.2
     assert (seen.entropy_ratio, seen.explained_variance, seen.target_variance, seen.progress) == (0.9, 0.5, 1.0, 0.25)
+
+
+def test_the_red_flags_see_returns_and_how_much_the_agents_of_an_episode_differ() -> None:
+    fleet = {"episode_return": {"mean": 0.0, "std": None, "n": 100}, "statistics": {"agent_return_std": 0.9}}
+    seen = observe(make_report(), {"nats": 1.0, "fraction": 0.9}, (0.5, 1.0), 0.25, fleet)
+    assert (seen.return_mean, seen.episodes, seen.agent_spread) == (0.0, 100, 0.9)
+    assert math.isnan(seen.return_std)
 
 
 def test_a_red_flag_is_an_event_when_it_is_raised_and_when_it_is_cleared(tmp_path: Path) -> None:

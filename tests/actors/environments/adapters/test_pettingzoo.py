@@ -71,11 +71,12 @@ def test_copies_are_rows_one_after_another() -> None:
 def test_the_numbers_of_an_episode_are_those_of_each_agents_own_last_step() -> None:
     patterns = ["late.score", "*y.score", "guest.nothing"]
     environment = started(toy("Telling").model_copy(update={"info_metrics": patterns}), copies=2)
-    names = ("is_success", "score", "late.score", "guest.nothing", "early.score")
+    names = ("is_success", "score", "late.score", "guest.nothing", "early.score", "agent_return_std")
     assert environment.episode_statistics == names  # one pattern matches `early`, who is there at the first step
     episodes = [episode for _ in range(8) for episode in environment.step(np.zeros(6, np.int64)).episodes]
     # Early leaves after 2 steps, the guest after 3, late after 4; early does not say whether it has won.
-    expected = (0.5, (20 + 30 + 40) / 3, 40, np.nan, 20)
+    # The last number is of their returns.
+    expected = (0.5, (20 + 30 + 40) / 3, 40, np.nan, 20, np.std([2, 4, 2]))
     assert [episode.copy for episode in episodes] == [0, 1, 0, 1]
     np.testing.assert_allclose([episode.statistics for episode in episodes], [expected] * 4)
 

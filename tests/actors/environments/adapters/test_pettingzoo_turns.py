@@ -31,6 +31,8 @@ def test_a_game_is_played_to_its_end_by_hand() -> None:
     assert step.rewards.tolist() == [1, -1]  # the loser hears of it although it was not on turn
     assert step.terminated.tolist() == [True, True]
     assert step.episodes == [Episode(0.0, 5)]
+    # The mean return of a game is always 0; how much the two differ tells a win from a draw.
+    assert dict(zip(environment.episode_statistics, step.episodes[0].statistics, strict=True))["agent_return_std"] == 1.0
     assert step.observations["action_mask"].sum(1).tolist() == [9, 1]  # the next game's first
 
 
