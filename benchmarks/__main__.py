@@ -36,6 +36,7 @@ NAMES = (
     "synthetic_fleet",
     "ddp",
     "end_to_end",
+    "evaluator",
     "roofline",
 )
 EXTRA = ("envpool", "images", "gpu")

@@ -200,7 +200,8 @@ class Trials:
             UserError: if a run cannot be started.
         """
         while (trial := self._next(trials)) is not None:
-            values = {p.path: p.value(trial.params[p.path]) for p in self._sweep.parameters}
+            # Draws what is missing: an earlier command may have been killed before it had drawn all.
+            values = {p.path: p.value(trial._suggest(p.path, p.distribution())) for p in self._sweep.parameters}  # noqa: SLF001
             shown = ", ".join(f"{path.rpartition('.')[2]}={brief(value)}" for path, value in values.items())
             title = f"trial {trial.number + 1} of {trials}: {shown}"
             self._say(title)
@@ -227,7 +228,7 @@ class Trials:
             return Trial(self._study, left._trial_id)  # noqa: SLF001
         if len(self._study.get_trials(deepcopy=False)) >= trials:
             return None
-        return self._study.ask({parameter.path: parameter.distribution() for parameter in self._sweep.parameters})
+        return self._study.ask()
 
     def _trial(self, trial: Any, values: Mapping[str, Any]) -> tuple[str, float]:
         """Run all seeds of a trial: COMPLETE, PRUNED or FAIL, and the mean return."""

@@ -117,6 +117,21 @@ def test_after_ctrl_c_the_same_trial_goes_on_and_finished_seeds_are_kept(
     assert run(sweep, monkeypatch, start, 3)[1] == [], "there is nothing left to do"
 
 
+def test_a_trial_that_was_killed_before_all_its_settings_were_drawn_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = a_sweep(tmp_path)
+    rate = (
+        open_study(sweep, sampler="random", pruner="none", seed=0)
+        .ask()
+        .suggest_float(RATE.partition("=")[0], 1e-4, 1e-2, log=True)
+    )
+    study, _ = run(sweep, monkeypatch, lambda *_: done(1.0), 2)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
+    assert study.trials[0].params["trainer.optimizer.learning_rate"] == rate, "what was drawn is kept"
+    assert "trainer.epochs" in study.trials[0].params
+
+
 def test_an_interrupted_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     starts: list[tuple[bool, bool]] = []
 
