@@ -13,6 +13,7 @@ from deploy.doctor.examined_run import ExaminedRun
 from deploy.doctor.prometheus_api import Prometheus, Series
 from learner.loss_descriptor import BUILT_IN, LossDescriptor
 from oatmill.errors import UserError
+from protocol.data.trajectory import AGENT_SPREAD
 
 REMEMBERED = "15d"
 """How far back to look for a run that has ended; Prometheus keeps this much by default."""
@@ -66,7 +67,9 @@ def examined_learner(url: str, matchers: Sequence[str] = ()) -> ExaminedRun:
     found = server.between(f"{{__name__=~{json.dumps(OF_THE_LEARNER)},{where(learner)}}}", started, end, step)
     both = {name: value for name, value in learner.items() if name not in OF_ONE_PROCESS}
     returns = server.between(f"max(oatmill_episode_return{{{where(both | MEDIAN)}}})", started, end, step)
-    lines = lines_of(found, returns[0].values if returns else {}, settings)
+    differ = both | {"name": AGENT_SPREAD}
+    spreads = server.between(f"max(oatmill_episode_info{{{where(differ)}}})", started, end, step)
+    lines = lines_of(found, *(known[0].values if known else {} for known in (returns, spreads)), settings)
     if not lines:
         raise UserError(f"the learner at {named(learner)} has been scraped, but it has not reported a learner step yet")
     roles = {
@@ -137,12 +140,15 @@ def lately(metric: str, labels: Mapping[str, str]) -> str:
     return f"last_over_time({metric}{{{where(labels)}}}[{REMEMBERED}])"
 
 
-def lines_of(found: Iterable[Series], returns: Mapping[float, float], settings: Mapping[str, float]) -> list[dict[str, Any]]:
+def lines_of(
+    found: Iterable[Series], returns: Mapping[float, float], spreads: Mapping[float, float], settings: Mapping[str, float]
+) -> list[dict[str, Any]]:
     """One line for each time at which the policy had changed.
 
     Args:
         found: the learner's series.
         returns: the return by time, where it is known.
+        spreads: the standard deviation over the agents' returns by time, where there are several agents.
         settings: the run's settings that are numbers.
     """
     readings: dict[float, dict[tuple[str, ...], float]] = {}
@@ -158,7 +164,8 @@ def lines_of(found: Iterable[Series], returns: Mapping[float, float], settings: 
             continue
         line = line_of(now, before, settings)
         if line["losses"]:  # none has a coefficient before the first report, whatever steps there were
-            lines.append(line | {"episode_return": {"mean": returns.get(moment, math.nan)}})
+            statistics = {AGENT_SPREAD: spreads[moment]} if moment in spreads else {}
+            lines.append(line | {"episode_return": {"mean": returns.get(moment, math.nan)}, "episode_statistics": statistics})
             before = now
     return lines
 

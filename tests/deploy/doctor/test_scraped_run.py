@@ -51,23 +51,24 @@ SCRAPED = [
 
 
 def test_a_line_is_made_of_each_time_at_which_the_policy_was_another() -> None:
-    lines = lines_of(SCRAPED, {115.0: 21.0}, SETTINGS)
+    lines = lines_of(SCRAPED, {115.0: 21.0}, {115.0: 0.9}, SETTINGS)
     assert [line["env_steps"] for line in lines] == [100.0, 500.0], "none before the first step, none twice"
     first, second = lines
     assert second["losses"] == {"cmpo": {"kl": 0.7, "share": 0.2, "gradient_share": 0.4}}, "what is switched off is left out"
     assert second["episode_return"] == {"mean": 21.0}
     assert math.isnan(first["episode_return"]["mean"])
+    assert [line["episode_statistics"] for line in lines] == [{}, {"agent_return_std": 0.9}]
     assert second["entropy"]["fraction"] == 0.8
 
 
 def test_a_resumed_learner_that_has_not_reported_yet_makes_no_line() -> None:
     unreported = [series("learner_step_seconds_sum", 2, 3, 3, 5, phase="forward")]
-    lines = lines_of([*(one for one in SCRAPED if one.labels.get("phase") != "forward"), *unreported], {}, SETTINGS)
+    lines = lines_of([*(one for one in SCRAPED if one.labels.get("phase") != "forward"), *unreported], {}, {}, SETTINGS)
     assert [line["env_steps"] for line in lines] == [100.0, 500.0]
 
 
 def test_counters_count_from_line_to_line() -> None:
-    first, second = lines_of(SCRAPED, {}, SETTINGS)
+    first, second = lines_of(SCRAPED, {}, {}, SETTINGS)
     assert [first["updates"], second["updates"]] == [2 * 8, 5 * 8]
     assert [first["skipped_updates"], second["skipped_updates"]] == [2, 3]
     assert [first["wait_fraction"], second["wait_fraction"]] == [1 / 4, 1 / 3]
@@ -76,7 +77,7 @@ def test_counters_count_from_line_to_line() -> None:
 
 def test_a_learner_that_was_resumed_counts_the_updates_before() -> None:
     resumed = [series("policy_version", 40, 40, 40, 41), *(one for one in SCRAPED if one.name != "oatmill_policy_version")]
-    assert sum(line["updates"] for line in lines_of(resumed, {}, SETTINGS)) == 40 * 8
+    assert sum(line["updates"] for line in lines_of(resumed, {}, {}, SETTINGS)) == 40 * 8
 
 
 @pytest.mark.parametrize(
