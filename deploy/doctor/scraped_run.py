@@ -69,7 +69,8 @@ def examined_learner(url: str, matchers: Sequence[str] = ()) -> ExaminedRun:
     returns = server.between(f"max(oatmill_episode_return{{{where(both | MEDIAN)}}})", started, end, step)
     differ = both | {"name": AGENT_SPREAD}
     spreads = server.between(f"max(oatmill_episode_info{{{where(differ)}}})", started, end, step)
-    lines = lines_of(found, *(known[0].values if known else {} for known in (returns, spreads)), settings)
+    mean, spread = (one[0].values if one else {} for one in (returns, spreads))
+    lines = lines_of(found, mean, spread, settings)
     if not lines:
         raise UserError(f"the learner at {named(learner)} has been scraped, but it has not reported a learner step yet")
     roles = {
