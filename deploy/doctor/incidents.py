@@ -100,7 +100,7 @@ def place(run: ExaminedRun, name: str) -> str:
 
 
 def reason_of(event: Mapping[str, Any]) -> str:
-    """Why it happened, without the numbers of processes that make equal reasons differ."""
+    """Why it happened, in words that are the same for the same reason."""
     how, error = event.get("how"), event.get("error")
     return str(event.get("text") or (f"{how}: {error}" if how and error else how or ""))
 
