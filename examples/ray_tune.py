@@ -44,7 +44,8 @@ def search(trials: int = 8, budget: int = 100_000, runs: Path = Path("runs/tune"
         runs: the folder for the run folders and Ray's own files, on each node.
     """
     space = {"trainer.total_timesteps": budget, "trainer.optimizer.learning_rate": tune.loguniform(1e-5, 1e-1)}
-    asha = ASHAScheduler("env_steps", max_t=budget, grace_period=budget // 5)
+    # At max_t ASHA would end a run before its last checkpoint.
+    asha = ASHAScheduler("env_steps", max_t=2 * budget, grace_period=budget // 5)
     config = tune.TuneConfig(metric="episode_return", mode="max", num_samples=trials, scheduler=asha)
     where = tune.RunConfig(storage_path=str(runs.absolute()))
     started = tune.with_resources(tune.with_parameters(trial, runs=runs.absolute()), {"cpu": CPUS})
