@@ -78,7 +78,7 @@ def test_the_numbers_of_an_episode_are_those_of_each_agents_own_last_step() -> N
     # The last number is of their returns.
     expected = (0.5, (20 + 30 + 40) / 3, 40, np.nan, 20, np.std([2, 4, 2]))
     assert [episode.copy for episode in episodes] == [0, 1, 0, 1]
-    np.testing.assert_allclose([episode.statistics for episode in episodes], [expected] * 4)
+    np.testing.assert_allclose(np.array([episode.statistics for episode in episodes]), np.array([expected] * 4))
 
 
 def test_rock_paper_scissors_is_played_to_its_end() -> None:
