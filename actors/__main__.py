@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -16,6 +15,7 @@ from oatmill.children.worker import in_words
 from oatmill.errors import OatmillError, RunError, UserCodeError, one_line
 from oatmill.process.entry import configure_logging, read_roots, role_parser, run_to_exit, settings_of
 from oatmill.process.exit_codes import USER_CODE_FAILED
+from oatmill.process.last_words import say_last
 from oatmill.process.signals import StopFlag
 from oatmill.settings.flat import joining_config
 from oatmill.user_code import place_of
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _guarded(options: argparse.Namespace) -> int:
     """Run the actor; anything that the environment's code raises becomes an error of one line."""
-    tell_of_exits(lambda words: sys.stderr.write(f"oatmill: error: the environment's code {words}\n"), code=USER_CODE_FAILED)
+    tell_of_exits(lambda words: say_last(f"oatmill: error: the environment's code {words}\n"), code=USER_CODE_FAILED)
     try:
         _run(options)
     except OatmillError:

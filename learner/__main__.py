@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ from typing import NoReturn
 from pydantic import BaseModel, ConfigDict
 
 from agent.settings import AgentSettings
-from learner.ranks.spawn import give_up
+from learner.ranks.spawn import STORE
 from learner.settings import TrainerSettings
 from oatmill.process.entry import configure_logging, read_roots, role_parser, run_to_exit, settings_of
 from oatmill.settings.base import MetricsSettings
@@ -40,7 +41,7 @@ def main() -> int:
     options = parser.parse_args()
     configure_logging(options.log_level)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return run_to_exit(lambda: _run(options), say=give_up)
+    return run_to_exit(lambda: _run(options), shown=STORE not in os.environ)  # the group of ranks prints equal lines once
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -78,8 +79,9 @@ def leave(code: int) -> NoReturn:
         code: the exit code.
     """
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # the disk may be full
+            stream.flush()
     os._exit(code)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -44,6 +45,10 @@ POLL_S = 0.5
 ASK_S = 2.0
 """The longest wait for the hub's answer if the run fails because no data arrives."""
 FLUSH_S = 5.0
+SAVE_AGAIN_S = 1.0
+"""Between two attempts to write the last checkpoint."""
+STOPPED_WITHIN_S = 30.0
+"""A learner that was asked to stop tries for this long to write its last checkpoint. After 60 s it is killed."""
 
 
 def run(config: LearnerConfig) -> None:
@@ -113,7 +118,7 @@ class Learner:
             self.open_first_rank(welcome, stack)
         self.began = time.monotonic() - self.progress.seconds
         self.fleet: Mapping[str, Any] = {}
-        self.rejoined = 0
+        self.rejoined = self.save_attempts = 0
 
     def open_batches(self, *, resumed_from: int) -> BatchClient:
         """Connect to ingest; it serves the data again that trained versions after `resumed_from`."""
@@ -188,7 +193,7 @@ class Learner:
             if not all_in_time:
                 silent = who_is_silent(self.control, timeout_s)
                 if self.progress.learner_step:
-                    self.save()
+                    self.save(then="the run ends")
                 raise RunError(
                     f"no batch of {self.config.trainer.batch_size} trajectories arrived within {timeout_s:g} s; "
                     f"{silent}check the actors' logs, or raise trainer.data_timeout"
@@ -197,7 +202,7 @@ class Learner:
     def tell_hub(self, *, last: bool = False) -> None:
         """Send a heartbeat (the last one at once), and the newest weights again if the hub was restarted."""
         progress = self.progress
-        report = {"learner_step": progress.learner_step, "env_steps": progress.env_steps}
+        report = {"learner_step": progress.learner_step, "env_steps": progress.env_steps, "save_attempts": self.save_attempts}
         self.control.heartbeat(report | {"policy_version": progress.policy_version}, force=last)
         if self.control.rejoined > self.rejoined:
             self.rejoined = self.control.rejoined
@@ -270,14 +275,20 @@ class Learner:
         """Report all learner steps since the last report."""
         self.reporting.report(self.progress, rate=learning_rate(self.config.trainer, self.progress.env_steps), fleet=self.fleet)
 
-    def save(self) -> bool:
-        """Write a checkpoint; returns whether it was written. All ranks call it."""
+    def save(self, *, then: str = "training continues") -> bool:
+        """Write a checkpoint; returns whether it was written. All ranks call it.
+
+        Args:
+            then: what happens if it is not written, for the user; empty if the user knows.
+        """
+        self.save_attempts += 1
         episodes = self.fleet.get("episode_return")
         saved = self.keeper.save(self.progress, state=self.reporting.state, episode_return=episodes, batches=self.batches)
         if saved:
             self.rewinds.in_a_row = 0
             self.reporting.checkpoint_written()
-        self.reporting.checkpoint_failed(self.keeper.failure, self.progress)
+        if saved or then:
+            self.reporting.checkpoint_failed(self.keeper.failure, self.progress, then)
         return saved
 
     def finish(self) -> None:
@@ -288,18 +299,36 @@ class Learner:
         """
         if self.reporting.pending:
             self.report()
-        saved = not self.progress.learner_step or self.save()
+        saved = not self.progress.learner_step or save_at_last(self)
         run_files = self.reporting.run_files
         if run_files is not None and self.publisher is not None:
             run_files.summary(self.progress)
             self.publisher.flush(FLUSH_S)
             self.tell_hub(last=True)
         if not saved:
+            others = self.keeper.has_checkpoint
+            again = "continue from the previous one with --resume" if others else "start again: there is no other one"
             raise RunError(
-                f"the last checkpoint could not be written: {self.keeper.failure or 'see rank 0'}; free disk space and "
-                "continue from the previous one with --resume"
+                f"the last checkpoint could not be written: {self.keeper.failure or 'see rank 0'}; free disk space and {again}"
             )
         log.info("trained %d env steps in %d learner steps", self.progress.env_steps, self.progress.learner_step)
+
+
+def save_at_last(learner: Learner) -> bool:
+    """Write the last checkpoint, and wait until that is possible; returns whether it was written. All ranks call it.
+
+    A learner that was asked to stop waits for at most `STOPPED_WITHIN_S`.
+    """
+    saved = learner.save(then="the run waits until it can be written: free disk space, or stop the run")
+    clock, deadline = AwakeClock(), math.inf
+    while not saved and not learner.ranks.agree(clock.now() > deadline)[0]:
+        time.sleep(SAVE_AGAIN_S)
+        learner.watchdog.beat()
+        learner.tell_hub()
+        if learner.stop.is_set or learner.control.state.stop:
+            deadline = min(deadline, clock.now() + STOPPED_WITHIN_S)
+        saved = learner.save(then="")
+    return saved
 
 
 def encoder_of(config: LearnerConfig, ranks: Ranks) -> str:

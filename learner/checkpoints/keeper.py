@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from agent.checkpoint_manifest import LATEST
 from learner.checkpoints.files import Beside, Restored, restore, save
 from learner.progress import Progress
 from learner.ranks.reduce import Ranks
@@ -44,6 +45,11 @@ class Keeper:
         self.failure = ""
         self._keep, self._updater, self._ranks, self._settings = keep, updater, ranks, settings or {}
         self._saved_at = -1
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a complete checkpoint."""
+        return (self.folder / LATEST).exists()
 
     def save(
         self,
@@ -93,7 +99,6 @@ class Keeper:
             save(self.folder, self._updater, progress, keep=self._keep, beside=beside)
         except (OSError, SafetensorError) as error:
             self.failure = one_line(error)
-            log.warning("checkpoint step-%d could not be written: %s", progress.learner_step, self.failure)
 
     def restore(self, accept: Callable[[Mapping[str, Any]], None]) -> Restored:
         """Load the newest checkpoint that every rank can load; call it on all ranks.

@@ -19,6 +19,7 @@ from oatmill.children.parent import dies_with_parent
 from oatmill.errors import UserError
 from oatmill.process.entry import run_to_exit
 from oatmill.process.exit_codes import BAD_INPUT
+from oatmill.process.last_words import LastWords, say_last
 from oatmill.process.signals import StopFlag
 
 STORE = "OATMILL_RANKS_STORE"
@@ -36,12 +37,13 @@ class Group:
     Args:
         command: starts one rank. The environment variables RANK, LOCAL_RANK and WORLD_SIZE say which one.
         count: the number of ranks.
-        folder: a private folder for the file through which the ranks find each other, and for their error lines.
+        folder: a private folder for the file through which the ranks find each other.
     """
 
     def __init__(self, command: Sequence[str], count: int, folder: Path) -> None:
         self._command, self._count, self._folder = command, count, folder
         self._ranks: list[subprocess.Popen[bytes]] = []
+        self._words = LastWords()
         self._stop = StopFlag(self._pass_on)
 
     def run(self) -> int:
@@ -71,7 +73,8 @@ class Group:
         return subprocess.Popen(
             self._command,
             stdin=subprocess.DEVNULL,
-            env=os.environ | {name: str(value) for name, value in own.items()},
+            env=os.environ | {name: str(value) for name, value in own.items()} | self._words.environment,
+            pass_fds=(self._words.descriptor,),
             # SIGKILL, because a rank that waits in a collective operation does not react to SIGTERM.
             preexec_fn=dies_with_parent(signal.SIGKILL),  # noqa: PLW1509  (runs one system call)
         )
@@ -106,22 +109,10 @@ class Group:
         rank = min((rank for rank in codes if codes[rank]), key=lambda rank: (codes[rank] >= 0, codes[rank] != BAD_INPUT, rank))
         code = codes[rank]
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        lines = {path.read_text() for path in self._folder.glob("error-*")}
-        sys.stderr.write("".join(sorted(lines)) or f"oatmill: learner rank {rank} {how}; the other ranks were ended\n")
+        lines = sorted(set(self._words.read())) or [f"oatmill: learner rank {rank} {how}; the other ranks were ended"]
+        for line in lines:
+            say_last(f"{line}\n")
         return code if code >= 0 else 128 - code
-
-
-def give_up(line: str) -> None:
-    """Write a failing learner process's error line: to stderr, or to a file of its group, which prints equal lines once.
-
-    Args:
-        line: the error line, with a line break at its end.
-    """
-    store = os.environ.get(STORE)
-    if store is None:
-        sys.stderr.write(line)
-    else:
-        Path(store).with_name(f"error-{os.environ['RANK']}").write_text(line)
 
 
 def main() -> int:

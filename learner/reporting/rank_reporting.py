@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from agent.checkpoint_manifest import LATEST
 from agent.spec import AgentSpec
 from learner.progress import Progress
 from learner.ranks.reduce import Ranks
@@ -22,6 +24,8 @@ from learner.reporting.steering import Steering
 from learner.setup import LearnerConfig
 from learner.update.updater import Record, Updater
 from protocol.data.trajectory import Array
+
+log = logging.getLogger("oatmill.learner")
 
 
 class RankReporting:
@@ -145,23 +149,27 @@ class RankReporting:
         if self.metrics is not None:
             self.metrics.last_checkpoint.set(time.time())
 
-    def checkpoint_failed(self, why: str, progress: Progress) -> None:
-        """Record a failed checkpoint, or with an empty reason the first one written after that.
+    def checkpoint_failed(self, why: str, progress: Progress, then: str) -> None:
+        """Record a failed checkpoint, or with an empty reason the first one written after that; rank 0 only.
 
-        Rank 0 only.
+        Args:
+            why: the reason; empty if the checkpoint was written.
+            progress: the run's progress.
+            then: what happens after a failure, for the user.
         """
         if self.run_files is None or self.metrics is None or why == self.run_files.failed_checkpoint == "":
             return
         self.run_files.failed_checkpoint = why
         if why:
             self.metrics.checkpoint_failures.inc()
-            text = (
-                f"checkpoint step-{progress.learner_step} could not be written: {why}; "
-                "training continues, and the previous one is kept"
-            )
+            others = (self._config.run_dir / "checkpoints" / LATEST).exists()
+            kept = "the previous one is kept" if others else "there is no other one"
+            text = f"checkpoint step-{progress.learner_step} could not be written: {why}; {then}; {kept}"
+            log.warning("%s", text)
             self.event("checkpoint_failed", text=text, learner_step=progress.learner_step)
         else:
             text = f"checkpoint step-{progress.learner_step} was written; the disk has space again"
+            log.info("%s", text)
             self.event("checkpoint_written_again", text=text, learner_step=progress.learner_step)
 
     def state(self) -> dict[str, Any]:

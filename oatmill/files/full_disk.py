@@ -34,6 +34,14 @@ MAX_WAITING = 10_000
 """Number of lines that may wait. Beyond it, the oldest lines are dropped and counted."""
 
 
+def is_full(folder: Path) -> bool:
+    """Whether the disk of a folder has no free block; False if the folder is gone."""
+    try:
+        return not os.statvfs(folder).f_bavail
+    except OSError:
+        return False
+
+
 class Reserve:
     """Disk space that is reserved for needed writes on a full disk.
 

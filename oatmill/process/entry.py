@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from oatmill.errors import OatmillError, SettingsError, UserError, one_line
+from oatmill.process.last_words import inherit, say_last
 from oatmill.settings import yaml_format
 from oatmill.user_code import frames_of
 
@@ -41,7 +43,7 @@ def configure_logging(level: str | int) -> None:
     logging.basicConfig(level=level.upper() if isinstance(level, str) else level, format=LOG_FORMAT, stream=sys.stderr)
 
 
-def run_to_exit(main: Callable[[], int], *, say: Callable[[str], object] | None = None) -> int:
+def run_to_exit(main: Callable[[], int], *, shown: bool = True) -> int:
     """Run a process's main function and return its exit code.
 
     An oatmill error becomes one line, after the lines of the user's code that it came from. With --log-level debug, its
@@ -49,15 +51,17 @@ def run_to_exit(main: Callable[[], int], *, say: Callable[[str], object] | None 
 
     Args:
         main: the function; it returns the exit code.
-        say: takes the line, which ends with a line break; None writes it to standard error.
+        shown: whether the line is written to standard error and not only sent to the parent process.
     """
+    inherit()
     try:
         return main()
     except OatmillError as error:
         log.debug("this process ends because of an error", exc_info=error)
         for frame in frames_of(error):
-            sys.stderr.write(f"  {frame}\n")
-        (say or sys.stderr.write)(f"oatmill: error: {' '.join(str(error).split())}\n")
+            with contextlib.suppress(OSError):  # the disk may be full
+                sys.stderr.write(f"  {frame}\n")
+        say_last(f"oatmill: error: {' '.join(str(error).split())}\n", shown=shown)
         return error.exit_code
 
 

@@ -16,7 +16,9 @@ from oatmill.children.environment import child_environment
 from oatmill.children.family import FAMILY, end_families, new_tag
 from oatmill.children.parent import dies_with_parent
 from oatmill.files.atomic import private_file
+from oatmill.files.full_disk import is_full
 from oatmill.process.exit_codes import HUNG
+from oatmill.process.last_words import LastWords
 from oatmill.user_code import place_in_stacks
 from runner.local.bounded_log import LONGEST_BYTES, shorten
 
@@ -54,16 +56,19 @@ class Child:
         self.prints_much = False
         self.tag = new_tag()
         self._log_start = log.stat().st_size if log.exists() else 0
+        self._words = LastWords()
         with open(log, "ab", opener=private_file) as output:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=child_environment(os.environ, threads) | {FAMILY: self.tag},
+                env=child_environment(os.environ, threads) | {FAMILY: self.tag} | self._words.environment,
+                pass_fds=(self._words.descriptor,),
                 start_new_session=True,
                 preexec_fn=dies_with_parent(signal.SIGTERM),  # noqa: PLW1509  (runs one system call)
             )
+        self._words.given()
         self.pid = self._process.pid
         self.started = time.monotonic()
         self._family: list[psutil.Process] = []
@@ -88,7 +93,8 @@ class Child:
         if code == HUNG:
             place = place_in_stacks("\n".join(self.last_lines(200))) or "its log says where"
             return f"made no progress for longer than {HANG_SETTINGS.get(self.role, 'hang_timeout')} and ended itself ({place})"
-        return f"ended with exit code {code}"
+        full = " (its log may lack the reason, because the disk is full)" if not self.error and is_full(self.log.parent) else ""
+        return f"ended with exit code {code}{full}"
 
     @property
     def failure(self) -> str:
@@ -167,7 +173,8 @@ class Child:
     @property
     def error(self) -> str | None:
         """The error line of the process, without its prefix; None if it wrote none."""
-        lines = [line for line in self.last_lines(200) if line.startswith(ERROR_PREFIX)]
+        written = [*self.last_lines(200), *self._words.read()]  # its log may be on a full disk
+        lines = [line for line in written if line.startswith(ERROR_PREFIX)]
         return lines[0].removeprefix(ERROR_PREFIX) if lines else None
 
 

@@ -118,7 +118,7 @@ class Supervisor(Generic[P]):
             clock=self.clock,
         )
         self._heard = self._next_status = 0.0
-        self._seen: tuple[int, Any] = (0, None)  # the learner's process and its learner step
+        self._seen: tuple[int, Any, Any] = (0, None, None)  # the learner's process, its learner step, its attempts to save
         self._moved, self._stepped = False, 0.0
 
     def run(self, log: Path | None = None) -> None:
@@ -262,16 +262,18 @@ class Supervisor(Generic[P]):
         self.account.status = status = self.replay.brief(self.hub, status, stopping=self.account.stopped)
         self.reporter.heard(status)
         self.pool.heard(status["actors"])
-        self._watch_learner(status["learner"].get("learner_step"))
+        self._watch_learner(status["learner"])
         self.stop.check_hub_status(status)
         self.pool.follow(status["own_actors"], numbers_outside(status["machines"]))
 
-    def _watch_learner(self, learner_step: Any) -> None:
+    def _watch_learner(self, report: Mapping[str, Any]) -> None:
         """Kill a learner that hangs, so that it is restarted, if its own watchdog has not ended it."""
         now, child, trainer = self.clock.now(), self.services["learner"], self.settings.trainer
-        if (child.pid, learner_step) != self._seen:
+        learner_step = report.get("learner_step")
+        seen = (child.pid, learner_step, report.get("save_attempts"))  # at the end it may wait for disk space
+        if seen != self._seen:
             self._moved = self._seen[0] == child.pid and self._seen[1] is not None
-            self._seen, self._stepped = (child.pid, learner_step), now
+            self._seen, self._stepped = seen, now
         limit = trainer.hang_timeout * (1.0 if self._moved else START_FACTOR) + trainer.data_timeout
         if learner_step is not None and now - self._stepped > limit:
             self._stepped = now

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from learner.learner import Learner
+from learner.learner import STOPPED_WITHIN_S, Learner, save_at_last
 from oatmill.errors import RunError
 
 DATA_TIMEOUT_S = 20.0
@@ -70,7 +70,29 @@ def test_what_was_learned_is_saved_before_a_learner_gives_up(learner_step: int, 
     learner: Any = waiting(monkeypatch, [1.0] * 22)
     saved: list[int] = []
     learner.progress.learner_step = learner_step
-    learner.save = lambda: saved.append(learner_step)
+    learner.save = lambda **_: saved.append(learner_step)
     with pytest.raises(RunError, match="no batch of 8 trajectories"):
         learner.next_batch()
     assert saved == ([learner_step] if learner_step else [])
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_last_checkpoint_is_tried_until_it_is_written_and_after_a_stop_for_a_limited_time(
+    stopped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner: Any = waiting(monkeypatch, [])
+    now, tried = [1000.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    learner.ranks.agree = lambda *flags: flags
+
+    def save(*, then: str) -> bool:
+        tried.append(then)
+        learner.control.state.stop = stopped and len(tried) > 100
+        return len(tried) == 1000
+
+    learner.save = save
+    assert save_at_last(learner) == (not stopped)
+    assert len(tried) == (100 + round(STOPPED_WITHIN_S) + 3 if stopped else 1000)
+    assert tried[0].startswith("the run waits until it can be written")
+    assert set(tried[1:]) == {""}, "the user is told once"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.small_disks import mounted
+from tests.small_disks import fill, mounted
 from tests.system.real_runs import ENDLESS, Train, training
 
 pytestmark = pytest.mark.slow
@@ -24,17 +23,6 @@ def small_run(tmp_path: Path) -> Iterator[Path]:
     """A folder in which `run` is a file system of 24 MB."""
     with mounted(tmp_path / "run", 24):
         yield tmp_path
-
-
-def fill(run_dir: Path) -> Path:
-    """Fill the disk, and return the file that fills it."""
-    ballast = run_dir / "ballast"
-    with ballast.open("ab", buffering=0) as file:
-        for size in (2**20, 4096, 1):
-            with contextlib.suppress(OSError):
-                while True:
-                    file.write(bytes(size))
-    return ballast
 
 
 def fill_until_no_checkpoint_fits(train: Train) -> None:
@@ -89,3 +77,5 @@ def test_a_run_that_is_stopped_while_the_disk_is_full_ends_in_order_with_a_summa
     lines = train.errors.read_text()
     assert "defect" not in lines
     assert "Traceback" not in lines
+    if death == "supervisor":
+        assert "the last checkpoint could not be written: " in lines, "although the learner's log is on the full disk"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -128,15 +129,35 @@ def test_a_disk_that_is_full_for_some_time_costs_a_checkpoint_but_not_the_run(tm
         assert shown.returncode == 0, shown.stderr
 
 
-def test_a_run_whose_last_checkpoint_cannot_be_written_says_so_and_fails(tmp_path: Path) -> None:
-    with training(tmp_path, *QUICK, "agent.hidden_sizes=[256,256]") as train:
-        train.until((train.run_dir / "checkpoints" / "latest").exists)
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("freed", [True, False], ids=["freed", "stopped"])
+def test_the_end_of_a_run_waits_until_its_last_checkpoint_can_be_written(tmp_path: Path, ranks: int, freed: bool) -> None:
+    arguments = [*QUICK, "agent.hidden_sizes=[256,256]", "trainer.total_timesteps=8000", "trainer.checkpoint_every=100000"]
+    with training(tmp_path, "--learners", str(ranks), *arguments) as train:
+        train.until(lambda: train.learner_steps() >= 1 and len(train.pids("learner")) == ranks)
         learner = psutil.Process(train.pids("learner")[0])
-        learner.rlimit(psutil.RLIMIT_FSIZE, (200_000, learner.rlimit(psutil.RLIMIT_FSIZE)[1]))
+        before = learner.rlimit(psutil.RLIMIT_FSIZE)
+        learner.rlimit(psutil.RLIMIT_FSIZE, (200_000, before[1]))
         train.until(lambda: bool(events(train, "checkpoint_failed")))
-        assert oatmill(tmp_path, "stop").returncode == 0
-        assert train.end() == 1
-        assert "the last checkpoint could not be written: " in train.errors.read_text().splitlines()[-1]
+        time.sleep(3)  # for more attempts
+        (failed,) = events(train, "checkpoint_failed")
+        assert failed["text"].endswith(
+            "; the run waits until it can be written: free disk space, or stop the run; there is no other one"
+        )
+        if freed:
+            learner.rlimit(psutil.RLIMIT_FSIZE, before)
+        else:
+            assert oatmill(tmp_path, "stop").returncode == 0
+        assert train.end() == int(not freed)
+        said = train.errors.read_text()
+        shown = (tmp_path / "stdout.txt").read_text() + said
+        assert failed["text"] in shown
+        if freed:
+            assert "was written; the disk has space again" in shown
+            assert (train.run_dir / "checkpoints" / "latest").resolve().name == f"step-{train.summary()['learner_steps']}"
+        else:
+            assert "the last checkpoint could not be written: " in said.splitlines()[-1]
+            assert "; free disk space and start again: there is no other one; its log is " in said.splitlines()[-1]
         assert all_gone(train.run_dir)
 
 

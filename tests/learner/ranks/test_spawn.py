@@ -25,7 +25,8 @@ sys.exit(spawn.Group([sys.executable, "-c", sys.argv[2]], 2, Path(sys.argv[1])).
 RANK = """
 import os, signal, sys, time
 from pathlib import Path
-from learner.ranks.spawn import STORE, give_up
+from learner.ranks.spawn import STORE
+from oatmill.process.last_words import inherit, say_last
 rank, folder = int(os.environ["RANK"]), Path(os.environ[STORE]).parent
 def ready():
     (folder / f"ready-{os.getpid()}").touch()
@@ -120,7 +121,7 @@ def test_a_signal_reaches_every_rank_and_an_orderly_end_of_all_is_0(tmp_path: Pa
 
 
 def test_bad_input_is_said_once_and_is_exit_code_2_even_if_another_rank_breaks_down_over_it(tmp_path: Path) -> None:
-    code = "give_up('oatmill: error: expected a, got b\\n')\nif rank:\n    sys.exit(2)\nos._exit(1)"
+    code = "inherit(); say_last('oatmill: error: expected a, got b\\n', shown=False)\nif rank:\n    sys.exit(2)\nos._exit(1)"
     with group(tmp_path, code) as leader:
         _, said = leader.communicate(timeout=120)
         assert (leader.returncode, said) == (2, "oatmill: error: expected a, got b\n")

@@ -215,7 +215,13 @@ def test_the_time_of_the_last_checkpoint_is_known() -> None:
     reporting.checkpoint_failed = MethodType(RankReporting.checkpoint_failed, reporting)
     keeper, rewinds = Keeper(), SimpleNamespace(in_a_row=1)
     learner: Any = SimpleNamespace(
-        fleet={}, keeper=keeper, reporting=reporting, rewinds=rewinds, progress=Progress(0, 0, 0, 0.0), batches=None
+        fleet={},
+        keeper=keeper,
+        reporting=reporting,
+        rewinds=rewinds,
+        progress=Progress(0, 0, 0, 0.0),
+        batches=None,
+        save_attempts=0,
     )
     assert not Learner.save(learner)
     assert value(reporting.metrics, "learner_last_checkpoint_timestamp_seconds") == 0

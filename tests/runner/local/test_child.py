@@ -14,7 +14,9 @@ import psutil
 import pytest
 
 from oatmill.children.environment import PACKAGES_FOLDER, child_environment
+from oatmill.process.exit_codes import USER_CODE_FAILED
 from runner.local.child import Child, end_all
+from tests.small_disks import fill, mounted
 
 ROOT = Path(__file__).resolve().parents[3]
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
@@ -53,6 +55,29 @@ def test_its_last_words_are_those_of_this_process_and_not_of_the_one_before(tmp_
     assert second.last_lines(5) == ["one", "two"]
     assert second.last_lines(1) == ["two"]
     assert second.error is None
+
+
+SAYS = """
+import sys
+from oatmill.errors import UserCodeError
+from oatmill.process.entry import run_to_exit
+def fail():
+    raise UserCodeError("the wall is gone")
+sys.exit(run_to_exit(fail))
+"""
+
+
+def test_the_reason_of_a_failure_and_its_exit_code_survive_a_full_disk(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", 1):
+        fill(tmp_path / "disk")
+        child = start(tmp_path / "disk", SAYS)
+        assert child.wait(time.monotonic() + 60)
+        assert (child.exit_code, child.error) == (USER_CODE_FAILED, "the wall is gone")
+        assert child.ending == "ended with exit code 72"
+        crashed = start(tmp_path / "disk", "1 / 0")
+        assert crashed.wait(time.monotonic() + 60)
+        assert crashed.last_lines(5) == []
+        assert crashed.ending == "ended with exit code 1 (its log may lack the reason, because the disk is full)"
 
 
 def test_a_deaf_process_is_killed_after_the_grace(tmp_path: Path) -> None:

@@ -130,14 +130,18 @@ def test_a_supervisor_that_was_asleep_does_not_kill_the_learner(job: Job, moment
     made = make(job, Hub())
     learner = cast("Process", made.services["learner"])
     for step in (1, 2):
-        made._watch_learner(step)
+        made._watch_learner({"learner_step": step})
     moment(24 * 3600.0)
-    made._watch_learner(2)
+    made._watch_learner({"learner_step": 2})
     assert learner.exit_code is None
-    trainer = job.settings.trainer
-    for _ in range(round(trainer.hang_timeout + trainer.data_timeout) + 1):
+    patience = round(job.settings.trainer.hang_timeout + job.settings.trainer.data_timeout) + 1
+    for attempt in range(patience):
         moment(1.0)
-        made._watch_learner(2)
+        made._watch_learner({"learner_step": 2, "save_attempts": attempt})  # it waits for disk space
+    assert learner.exit_code is None
+    for _ in range(patience):
+        moment(1.0)
+        made._watch_learner({"learner_step": 2, "save_attempts": patience})
     assert learner.exit_code == -9
 
 
