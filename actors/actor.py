@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -160,10 +160,17 @@ class Actor:
         self._next_turn = 0.0
         self._newest, self._heard_at = -1, 0.0
         self._swaps, self._apply_lag_s = 0, 0.0
-        self._lost = self._rejoined = 0
+        self._lost = self._rejoined = self._unrolls = 0
 
     def act(self) -> None:
         """Collect and send trajectories until the run or the process is to stop."""
+        try:
+            self._act()
+        finally:  # if the environment has failed, what the actor had done before decides whether the run goes on
+            with suppress(PeerLostError):
+                self._control.heartbeat(self._report(), force=True)
+
+    def _act(self) -> None:
         while self._policy.version < 0 and self._goes_on():
             self._swap_weights(wanted=0)
         while self._goes_on():
@@ -173,7 +180,8 @@ class Actor:
             self._swap_weights(wanted=self._newest)
             block = self._unroller.collect(self._between_steps)
             if block is not None:
-                first = self._sender.produced == 0
+                first = self._unrolls == 0
+                self._unrolls += 1
                 self._sender.offer(replace(block, counters=self._counters()))
                 if first:  # the hub should know soon that a restarted actor works
                     self._control.heartbeat(self._report(), force=True)
@@ -237,6 +245,7 @@ class Actor:
             "env_steps": self._unroller.env_steps,
             "episodes": self._unroller.episodes,
             "policy_version": self._policy.version,
+            "unrolls": self._unrolls,
             "produced": self._sender.produced,
             "evicted": self._sender.evicted,
             "cpu_milliseconds": round(1000 * time.process_time()),

@@ -241,7 +241,7 @@ class ActorSettings(Settings):
     """Compression of trajectories between actors and the replay server. `auto` uses lz4 over TCP if most of an
     observation is integers or booleans, such as images. A durable log stores trajectories as they were sent."""
     max_restarts: int = Field(default=5, ge=0)
-    """Consecutive restarts of an actor, with no step in between, before the run fails."""
+    """Consecutive restarts of an actor, with no complete unroll in between, before the run fails."""
     hang_timeout: float = Field(default=300.0, gt=0)
     """Seconds without progress after which an actor writes all stack traces to its log and exits,
     to be restarted."""

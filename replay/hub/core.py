@@ -29,7 +29,16 @@ _log = logging.getLogger("oatmill.replay.hub")
 
 MAX_REPORT_BYTES = 64 * 1024
 """The largest report of an actor or a learner in a heartbeat."""
-COUNTS = ("cpu_milliseconds", "env_steps", "episodes", "evicted", "learner_step", "produced", "resident_memory_bytes")
+COUNTS = (
+    "cpu_milliseconds",
+    "env_steps",
+    "episodes",
+    "evicted",
+    "learner_step",
+    "produced",
+    "resident_memory_bytes",
+    "unrolls",
+)
 """The numbers in a report that somebody calculates with."""
 ANY_KEY = ("actor", "learner", "operator", "server")
 MAY_ASK: dict[type, tuple[str, ...]] = {

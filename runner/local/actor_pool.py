@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
+from actors.settings import ActorSettings
 from oatmill.errors import RunError
 from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.exit_codes import BAD_INPUT, USER_CODE_FAILED
@@ -22,7 +23,9 @@ HUNG_SLACK_S = 10.0
 """A hanging actor ends itself after `actors.hang_timeout` and logs where it hung. If it does not, it is killed
 this many seconds later."""
 SAME_ERRORS = 3
-"""The run fails after this many processes in a row with the same error of the user's code or settings."""
+"""The run fails after this many processes in a row with the same error of the user's code or settings, if none got far."""
+FAR_STEPS = 1000
+"""An actor got far if it has collected unrolls of this many steps of each of its environments."""
 LEFT_BACK_OFF_S = 2.0
 """An actor that exited with code 0 is restarted after this time, unless the run is stopped in the meantime."""
 LEAVE_WITHIN_S = 10.0
@@ -38,16 +41,17 @@ class Slot(Generic[P]):
         left: the last process, if it exited with code 0 without being asked to, and it is not known yet
             whether the run ends.
         restarts: the number of restarts so far.
-        fruitless: the number of restarts in a row without an env step in between.
+        fruitless: the number of restarts in a row without a complete unroll in between.
         due: the time of the pool's clock at which the next process is started.
         incarnation: the highest incarnation that the hub has reported for this slot.
         since: the incarnation that the hub reported when the process was started.
-        productive: whether the hub has reported env steps of the process.
+        productive: the newest incarnation that has collected an unroll, as the hub has reported.
+        far: the newest incarnation that got far.
         silent_since: when the hub stopped receiving heartbeats; None while it receives them.
         leave_by: the deadline for stopping; None as long as the actor should run.
         hung: why it was killed, if it seemed to hang.
         error: the error of the last process, if it came from the user's code or settings, as its exit code says.
-        same_errors: how many processes in a row ended with this error, without an env step in between.
+        same_errors: how many processes in a row ended with this error; none of them got far.
     """
 
     child: P | None = None
@@ -57,7 +61,8 @@ class Slot(Generic[P]):
     due: float = 0.0
     incarnation: int = 0
     since: int = 0
-    productive: bool = False
+    productive: int = 0
+    far: int = 0
     silent_since: float | None = None
     leave_by: float | None = None
     hung: str = ""
@@ -70,8 +75,8 @@ class ActorPool(Generic[P]):
 
     Args:
         launcher: starts and ends the actors.
-        max_restarts: the number of restarts in a row without progress after which the run fails.
-        hang_timeout: seconds without a heartbeat after which an actor is killed, plus `HUNG_SLACK_S`.
+        settings: the run's `actors` settings. An actor that sends no heartbeat for `hang_timeout` plus `HUNG_SLACK_S` seconds
+            is killed.
         notice: called for each event with its name, a line for the user, and values.
         clock: measures how long actors are silent.
 
@@ -84,15 +89,14 @@ class ActorPool(Generic[P]):
         self,
         launcher: ActorLauncher[P],
         *,
-        max_restarts: int,
-        hang_timeout: float,
+        settings: ActorSettings,
         notice: Callable[[str, str, Mapping[str, Any]], None],
         clock: AwakeClock,
     ) -> None:
         self._launcher = launcher
-        self._hang_timeout, self._now = hang_timeout, clock.now
-        self._max_restarts = max_restarts
-        self._notice = notice
+        self._hang_timeout, self._max_restarts = settings.hang_timeout, settings.max_restarts
+        self._far_unrolls = FAR_STEPS / settings.unroll_length
+        self._notice, self._now = notice, clock.now
         self._slots: dict[int, Slot[P]] = {}
         self._told_of_twins = False
         self.ending = False
@@ -138,9 +142,16 @@ class ActorPool(Generic[P]):
             if entry["incarnation"] > slot.incarnation:
                 slot.incarnation = entry["incarnation"]
                 self._notice("actor_joined", "", {"actor": entry["actor_id"], "incarnation": slot.incarnation})
-            slot.productive = slot.incarnation > slot.since and entry.get("env_steps", 0) > 0
+            self._note_work(slot, entry.get("unrolls", 0))
             self._note_silence(slot, entry)
             self._note_twin(entry)
+
+    def _note_work(self, slot: Slot[P], unrolls: int) -> None:
+        """Forget earlier failures, once for each incarnation that has worked. It may have ended and been restarted already."""
+        if unrolls and slot.productive < slot.incarnation:
+            slot.productive, slot.fruitless = slot.incarnation, 0
+        if unrolls >= self._far_unrolls and slot.far < slot.incarnation:
+            slot.far, slot.same_errors = slot.incarnation, 0
 
     def _note_silence(self, slot: Slot[P], entry: Mapping[str, Any]) -> None:
         missed = slot.incarnation > slot.since and not entry.get("alive", True) and not entry.get("left", False)
@@ -160,7 +171,7 @@ class ActorPool(Generic[P]):
         """Start, restart or kill actors as needed.
 
         Raises:
-            ActorGivenUpError: if an actor dies again and again without an env step in between.
+            ActorGivenUpError: if an actor dies again and again without progress.
         """
         now = self._now()
         self._launcher.reap(self.children)  # one search for all processes that have ended
@@ -199,7 +210,7 @@ class ActorPool(Generic[P]):
         return slot.leave_by is None and not self.ending
 
     def _begin(self, number: int, slot: Slot[P]) -> None:
-        slot.since, slot.productive, slot.silent_since, slot.hung = slot.incarnation, False, None, ""
+        slot.since, slot.silent_since, slot.hung = slot.incarnation, None, ""
         slot.child = self._launcher.start_actor(number)
 
     def _ended(self, number: int, slot: Slot[P], child: P) -> None:
@@ -216,18 +227,12 @@ class ActorPool(Generic[P]):
             slot.due = self._now() + LEFT_BACK_OFF_S
             return
         slot.left = None
-        slot.fruitless = 0 if slot.productive else slot.fruitless
-        if child.exit_code == BAD_INPUT and not any(other.incarnation for other in self._slots.values()):
-            raise ActorGivenUpError(child, child.error or f"actor {number} {child.ending}")
         self._note_error(slot, child)
         unasked = " without being asked to stop" if child.exit_code == 0 else ""
         reason = f"actor {number} {how}{unasked}{f': {child.error}' if child.error else ''}"
-        if slot.same_errors >= SAME_ERRORS:
-            raise ActorGivenUpError(child, f"{reason}; so did the {SAME_ERRORS - 1} processes before it")
-        if slot.fruitless >= self._max_restarts:
-            raise ActorGivenUpError(
-                child, f"{reason}; it was restarted {slot.fruitless} times in a row without an env step in between"
-            )
+        if (why := self._hopeless(slot, child, reason)) is not None:
+            self._notice("actor_failed", "", values | {"restarts": slot.restarts})
+            raise ActorGivenUpError(child, why)
         wait = back_off(slot.fruitless)  # 0 for an actor that made progress
         slot.fruitless += 1
         slot.restarts += 1
@@ -236,11 +241,22 @@ class ActorPool(Generic[P]):
         values |= {"restarts": slot.restarts, "error": child.error}
         self._notice("actor_restarted", f"{reason}; restarting in {wait:g} s", values)
 
+    def _hopeless(self, slot: Slot[P], child: P, reason: str) -> str | None:
+        """Why an actor that has ended for this reason is not restarted; None if it is."""
+        if child.exit_code == BAD_INPUT and not any(other.incarnation for other in self._slots.values()):
+            return child.error or reason
+        if slot.same_errors >= SAME_ERRORS:
+            before = SAME_ERRORS - 1
+            return f"{reason}; so did the {before} processes before it, and none had collected {FAR_STEPS:,} steps"
+        if slot.fruitless >= self._max_restarts:
+            return f"{reason}; it was restarted {slot.fruitless} times in a row without a complete unroll in between"
+        return None
+
     def _note_error(self, slot: Slot[P], child: P) -> None:
-        """Count the processes in a row with the same error of the user's code or settings. Another restart would fail, too."""
+        """Count the processes in a row with the same error of the user's code or settings. Another one would fail, too."""
         error = child.error or "" if child.exit_code in {BAD_INPUT, USER_CODE_FAILED} else ""
-        again = bool(error) and error == slot.error and not slot.productive
-        slot.error, slot.same_errors = error, slot.same_errors + 1 if again else int(bool(error))
+        before = slot.same_errors if error == slot.error else 0
+        slot.error, slot.same_errors = error, before + 1 if error and slot.far <= slot.since else 0
 
 
 def numbers_outside(machines: Sequence[Mapping[str, Any]]) -> Iterator[int]:

@@ -215,8 +215,7 @@ class JoinedMachine:
         self._guardian = Guardian()
         self._pool: ActorPool[Child] = ActorPool(
             self,
-            max_restarts=settings.actors.max_restarts,
-            hang_timeout=settings.actors.hang_timeout,
+            settings=settings.actors,
             notice=self._notice,
             clock=self._clock,
         )
@@ -327,6 +326,6 @@ def entries_of(actors: Any, numbers: range) -> Iterator[Mapping[str, Any]]:
     for entry in actors if isinstance(actors, list) else []:
         if not isinstance(entry, dict):
             continue
-        counts = {name: entry.get(name, 0) for name in ("actor_id", "incarnation", "env_steps")}
+        counts = {name: entry.get(name, 0) for name in ("actor_id", "incarnation", "unrolls")}
         if all(map(is_count, counts.values())) and counts["actor_id"] in numbers:
             yield counts | {name: bool(entry.get(name, default)) for name, default in (("alive", True), ("left", False))}

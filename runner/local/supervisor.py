@@ -112,8 +112,7 @@ class Supervisor(Generic[P]):
         )
         self.pool = ActorPool(
             launcher,
-            max_restarts=settings.actors.max_restarts,
-            hang_timeout=settings.actors.hang_timeout,
+            settings=settings.actors,
             notice=reporter.event,
             clock=self.clock,
         )

@@ -22,7 +22,7 @@ class Receiver:
 
 def actor_with(receiver: Receiver, **sender: Any) -> Actor:
     state = SimpleNamespace(stop=False, fenced=False, policy_version=7)
-    nothing: Any = lambda *_: None  # noqa: E731
+    nothing: Any = lambda *_, **__: None  # noqa: E731
     parts: dict[str, Any] = {
         "control": SimpleNamespace(state=state, heartbeat=nothing, rejoined=0, refusal=None),
         "sender": SimpleNamespace(pump=nothing, newest_version=9, forgotten=0, produced=0, evicted=0, **sender),
@@ -57,10 +57,10 @@ def test_weights_are_pulled_between_env_steps(monkeypatch: Any) -> None:
     assert len(receiver.pumped) == 5
 
 
-def test_the_hub_is_told_at_once_of_the_first_unroll_and_then_when_it_is_due() -> None:
+def test_the_hub_is_told_at_once_of_the_first_unroll_and_at_the_end_and_else_when_it_is_due() -> None:
     ready = iter([True, True, True, False])
     offered: list[Any] = []
-    forced: list[tuple[int, int]] = []
+    forced: list[tuple[int, int, int]] = []
     actor = actor_with(Receiver(), wait_ready=lambda _timeout_s: next(ready))
     state: Any = actor._control.state
     unroller: Any = actor._unroller
@@ -81,11 +81,11 @@ def test_the_hub_is_told_at_once_of_the_first_unroll_and_then_when_it_is_due() -
 
     def heartbeat(report: dict[str, Any], *, force: bool = False) -> None:
         if force:
-            forced.append((len(offered), report["env_steps"]))
+            forced.append((len(offered), report["env_steps"], report["unrolls"]))
 
     unroller.collect, sender.offer = collect, offer
     control: Any = actor._control
     control.heartbeat = heartbeat
     actor.act()
     assert len(offered) == 3
-    assert forced == [(1, 64)]
+    assert forced == [(1, 64, 1), (3, 192, 3)]

@@ -13,6 +13,7 @@ from typing import Any, cast
 import psutil
 import pytest
 
+from actors.settings import ActorSettings
 from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.exit_codes import BAD_INPUT, FAILED, HUNG, USER_CODE_FAILED
 from runner.local import actor_pool as pool_module
@@ -24,7 +25,7 @@ WORKS = "import time; time.sleep(60)"
 FAILS = "import sys; sys.stderr.write('oatmill: error: the pole broke\\n'); sys.exit(1)"
 REFUSES = "import sys; sys.stderr.write('oatmill: error: env.id=Nothing could not be built\\n'); sys.exit(2)"
 LEAVES = "pass"
-SILENT = {"actor_id": 0, "incarnation": 1, "env_steps": 64, "alive": False, "left": False}
+SILENT = {"actor_id": 0, "incarnation": 1, "unrolls": 2, "alive": False, "left": False}
 
 
 class World:
@@ -38,8 +39,7 @@ class World:
         self.texts: list[str] = []
         self.pool = ActorPool(
             cast("Launcher[Child]", self),
-            max_restarts=max_restarts,
-            hang_timeout=hang_timeout,
+            settings=ActorSettings(max_restarts=max_restarts, hang_timeout=hang_timeout, unroll_length=20),
             notice=self.notice,
             clock=AwakeClock(0.15),
         )
@@ -107,7 +107,7 @@ def test_an_actor_that_dies_after_some_work_is_started_again_without_end(tmp_pat
     world.pool.follow(1)
     for incarnation in range(1, 5):  # four deaths, three more than may come in a row without work
         world.until(lambda: len(world.pool.children) == 1)
-        world.pool.heard([{"actor_id": 0, "incarnation": incarnation, "env_steps": 64}])
+        world.pool.heard([{"actor_id": 0, "incarnation": incarnation, "unrolls": 2}])
         world.pool.children[0].kill()
         world.pool.turn()
         assert not world.pool.children
@@ -122,8 +122,11 @@ def test_an_actor_that_never_does_a_step_is_given_up_after_the_allowed_restarts(
     world = World(tmp_path, FAILS, max_restarts=4)
     world.pool.follow(1)
     # The hub shows the steps of a former incarnation: they are not this process's.
-    world.pool.heard([{"actor_id": 0, "incarnation": 1, "env_steps": 64}])
-    message = r"^actor 0 ended with exit code 1: the pole broke; it was restarted 4 times in a row without an env step .*$"
+    world.pool.heard([{"actor_id": 0, "incarnation": 1, "unrolls": 2}])
+    message = (
+        r"^actor 0 ended with exit code 1: the pole broke; it was restarted 4 times in a row without a complete unroll "
+        r"in between$"
+    )
     with pytest.raises(ActorGivenUpError, match=message):
         world.until(lambda: False)
     assert world.started == [0] * 5  # the first start and four more
@@ -140,8 +143,11 @@ def test_an_environment_that_fails_the_same_way_three_times_in_a_row_ends_the_ru
     # Any words will do: the exit code says that the environment failed.
     world = World(tmp_path, failing("'the wall is gone'", code), max_restarts=9)
     world.pool.follow(1)
-    world.pool.heard([{"actor_id": 0, "incarnation": 1, "env_steps": 64}])  # an earlier process: the run has started
-    with pytest.raises(ActorGivenUpError, match=r"^actor 0 .* the wall is gone; so did the 2 processes before it$"):
+    world.pool.heard([{"actor_id": 0, "incarnation": 1, "unrolls": 2}])  # an earlier process: the run has started
+    with pytest.raises(
+        ActorGivenUpError,
+        match=r"^actor 0 .* the wall is gone; so did the 2 processes before it, and none had collected 1,000 steps$",
+    ):
         world.until(lambda: False)
     assert world.started == [0, 0, 0]
     assert world.waits() == ["0 s", "0.01 s"]
@@ -156,17 +162,39 @@ def test_only_the_exit_code_tells_that_the_environment_failed(tmp_path: Path) ->
         world.until(lambda: False)
 
 
-def test_an_environment_that_fails_in_other_ways_or_after_some_work_is_tried_again(tmp_path: Path) -> None:
-    changing = World(tmp_path, failing("str(os.getpid())"), max_restarts=4)
-    changing.pool.follow(1)
+def test_an_environment_that_fails_in_other_ways_is_tried_more_often(tmp_path: Path) -> None:
+    world = World(tmp_path, failing("str(os.getpid())"), max_restarts=4)
+    world.pool.follow(1)
     with pytest.raises(ActorGivenUpError, match="it was restarted 4 times in a row"):
-        changing.until(lambda: False)
-    working = World(tmp_path, failing("'the wall is gone'"), max_restarts=4)
-    working.pool.follow(1)
-    for incarnation in range(1, 5):
-        working.until(lambda seen=incarnation: len(working.started) == seen)  # type: ignore[misc]
-        working.pool.heard([{"actor_id": 0, "incarnation": incarnation, "env_steps": 64}])
-        working.until(lambda seen=incarnation: working.pool.restarts == seen)  # type: ignore[misc]
+        world.until(lambda: False)
+
+
+def run_and_fail(world: World, incarnation: int, unrolls: int, *, late: bool) -> None:
+    """An actor that collects unrolls before it fails; the hub's status arrives before its end, or after it."""
+    world.until(lambda: len(world.started) == incarnation)
+    status = [{"actor_id": 0, "incarnation": incarnation, "unrolls": unrolls}]
+    if not late:
+        world.pool.heard(status)
+    world.until(lambda: world.pool.restarts == incarnation)
+    world.pool.heard(status)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+def test_how_far_an_environment_comes_before_it_fails_decides_whenever_the_hub_tells_it(tmp_path: Path, late: bool) -> None:
+    rare = World(tmp_path, failing("'the wall is gone'"), max_restarts=1)
+    rare.pool.follow(1)
+    for incarnation in range(1, 6):  # 50 unrolls of 20 steps
+        run_and_fail(rare, incarnation, 50, late=late)
+    often = World(tmp_path, failing("'the wall is gone'"), max_restarts=1)
+    often.pool.follow(1)
+    run_and_fail(often, 1, 50, late=late)  # this one does not count
+    for incarnation in (2, 3):
+        run_and_fail(often, incarnation, 49, late=late)
+    with pytest.raises(ActorGivenUpError, match="so did the 2 processes before it, and none had collected 1,000 steps"):
+        run_and_fail(often, 4, 49, late=late)
+    failed = {"actor": 0, "how": "ended with exit code 72", "restarts": 3}
+    assert often.events[-1][0] == "actor_failed"
+    assert {name: value for name, value in often.events[-1][1].items() if name != "pid"} == failed
 
 
 def test_an_environment_that_cannot_be_built_is_not_tried_again(tmp_path: Path) -> None:
@@ -193,8 +221,8 @@ def test_an_actor_that_ends_with_0_again_and_again_though_nobody_asks_it_to_is_g
     world = World(tmp_path, LEAVES, max_restarts=2)
     world.pool.follow(1)
     message = (
-        r"^actor 0 ended with exit code 0 without being asked to stop; it was restarted 2 times in a row without an env step "
-        r"in between$"
+        r"^actor 0 ended with exit code 0 without being asked to stop; it was restarted 2 times in a row without a complete "
+        r"unroll in between$"
     )
     with pytest.raises(ActorGivenUpError, match=message):
         world.until(lambda: False)

@@ -125,8 +125,12 @@ def test_it_ends_with_the_run_and_a_killed_one_leaves_its_place_to_the_next(tmp_
     ("code", "expected", "words"),
     [
         (BAD_INPUT, BAD_INPUT, "oatmill: error: the pole broke"),
-        (USER_CODE_FAILED, FAILED, "the pole broke; so did the 2 processes before it; its log is "),
-        (FAILED, FAILED, "it was restarted 5 times in a row without an env step in between; its log is "),
+        (
+            USER_CODE_FAILED,
+            FAILED,
+            "; so did the 2 processes before it, and none had collected 1,000 steps; its log is ",
+        ),
+        (FAILED, FAILED, "it was restarted 5 times in a row without a complete unroll in between; its log is "),
     ],
 )
 def test_an_actor_that_cannot_work_ends_it_with_one_line(

@@ -69,14 +69,14 @@ def test_code_is_named_with_trust_only() -> None:
 
 
 def test_only_the_well_formed_entries_of_this_machines_actors_are_used() -> None:
-    good = {"actor_id": 5, "incarnation": 1, "env_steps": 3, "alive": False, "left": False}
+    good = {"actor_id": 5, "incarnation": 1, "unrolls": 3, "alive": False, "left": False}
     bad: list[Any] = [
         None,
         7,
         {},
         good | {"actor_id": 4},
         good | {"incarnation": "2"},
-        good | {"env_steps": -1},
+        good | {"unrolls": -1},
         good | {"actor_id": [5]},
     ]
     assert list(entries_of([*bad, good | {"began_like": {}}], range(5, 7))) == [good]
