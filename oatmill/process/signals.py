@@ -18,6 +18,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ONE_STOP_S = 1.0
 """Signals within this time count as one stop: `timeout`, `uv run` and shells deliver a signal
 several times."""
+ONE_DELIVERY_S = 0.1
+"""A later signal within `ONE_STOP_S` comes from a user who presses Ctrl-C twice, and gets an answer."""
+NOT_COUNTED = (
+    f"this signal came within {ONE_STOP_S:g} s of the first one and does not count; press Ctrl-C again to stop immediately"
+)
 
 AGAIN_S = 0.05
 """A stop that arrives during an import waits; it is checked again after this long."""
@@ -70,12 +75,13 @@ class Stops:
 
     Attributes:
         count: the number of stops so far.
+        hasty: whether a signal did not count, although a user seems to have sent it.
         owed: whether a stop has not been raised yet.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self.owed = False
+        self.hasty = self.owed = False
         self._counted = -float("inf")
 
     @property
@@ -86,6 +92,7 @@ class Stops:
     def hear(self) -> bool:
         """Handle a signal; returns whether it is a new stop and not a repetition of the last one."""
         if self.age_s < ONE_STOP_S:
+            self.hasty = self.hasty or self.age_s > ONE_DELIVERY_S
             return False
         self._counted = time.monotonic()
         self.count += 1
@@ -159,6 +166,11 @@ class Interrupts:
     def count(self) -> int:
         """The number of stops so far. Signals within a second of each other count as one."""
         return self._stops.count
+
+    def hasty(self) -> bool:
+        """Whether a second Ctrl-C came too soon to count, so that the user should be told (`NOT_COUNTED`); True only once."""
+        hasty, self._stops.hasty = self._stops.hasty, False
+        return hasty
 
     def __enter__(self) -> Self:
         self._stack.enter_context(_handled(lambda _signal, _frame: self._stops.hear()))

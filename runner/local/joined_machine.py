@@ -23,7 +23,7 @@ from oatmill.errors import JoinRefusedError, PeerLostError, RunError, SettingsEr
 from oatmill.files.atomic import FOLDER_MODE
 from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.exit_codes import BAD_INPUT
-from oatmill.process.signals import Interrupts
+from oatmill.process.signals import NOT_COUNTED, Interrupts
 from protocol.channels import ControlClient, ControlState, Welcome
 from protocol.security.keys import client_keys
 from protocol.wire.codec import is_count, to_json
@@ -274,6 +274,8 @@ class JoinedMachine:
         while not self._pool.all_gone() and self._clock.now() < deadline and self._interrupts.count < 2:  # noqa: PLR2004
             with contextlib.suppress(PeerLostError):
                 self._control.heartbeat({})
+            if self._interrupts.hasty():
+                self._joining.say(NOT_COUNTED)
             time.sleep(TURN_S / 2)
 
     def close(self) -> None:

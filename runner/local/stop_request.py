@@ -7,7 +7,7 @@ from typing import Any
 
 from oatmill.errors import RunError
 from oatmill.process.awake_clock import AwakeClock
-from oatmill.process.signals import Interrupts
+from oatmill.process.signals import NOT_COUNTED, Interrupts
 from runner.local.launcher import Process
 from runner.local.reporter import Reporter
 from runner.operator_client import OperatorClient
@@ -34,12 +34,12 @@ class StopRequest:
     ) -> None:
         self._interrupts, self._hub, self._reporter, self._clock = interrupts, hub, reporter, clock
         self._on_begin = on_begin
-        self._deadline: float | None = None
+        self._begun: float | None = None
 
     @property
     def made(self) -> bool:
         """Whether the run was asked to stop."""
-        return self._deadline is not None
+        return self._begun is not None
 
     def check_hub_status(self, status: Mapping[str, Any] | None) -> None:
         """Begin to stop if the hub's status contains a stop request.
@@ -66,9 +66,12 @@ class StopRequest:
             # Before the first learner step there may be no hub, and there is nothing to save.
             if not self._trained or not self._hub.stop():
                 learner.terminate()
+        if self._interrupts.hasty():
+            self._reporter.event("stop_not_counted", NOT_COUNTED, {})
         if self._interrupts.count > 1:
             raise RunError("stopped immediately after a second signal; the last checkpoint is unchanged")
-        if self._deadline is not None and self._clock.now() > self._deadline:
+        within_s = STOP_WITHIN_S if self._trained else STOP_EARLY_WITHIN_S
+        if self._begun is not None and self._clock.now() > self._begun + within_s:
             learner.kill()
             if self._trained:
                 raise RunError(
@@ -81,6 +84,6 @@ class StopRequest:
         return self._reporter.reports > 0
 
     def _begin(self, text: str) -> None:
-        self._deadline = self._clock.now() + (STOP_WITHIN_S if self._trained else STOP_EARLY_WITHIN_S)
+        self._begun = self._clock.now()
         self._on_begin()
         self._reporter.event("stop_asked", text, {})

@@ -91,15 +91,19 @@ def send(number: signal.Signals) -> None:
 def test_signals_within_a_second_are_one_stop_later_ones_are_another_and_the_old_handlers_come_back(
     second: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oatmill.process.signals.ONE_STOP_S", 0.3)
+    monkeypatch.setattr("oatmill.process.signals.ONE_DELIVERY_S", 0.3)
+    monkeypatch.setattr("oatmill.process.signals.ONE_STOP_S", 0.8)
     before = signal.getsignal(second)
     with Interrupts() as interrupts:
         assert interrupts.count == 0
         send(signal.SIGTERM)
         send(second)  # 10 ms later, as `uv run`, `timeout` and shells do
         send(signal.SIGTERM)
-        assert interrupts.count == 1
-        time.sleep(0.3)
+        assert (interrupts.count, interrupts.hasty()) == (1, False)
+        time.sleep(0.35)
+        send(second)  # a user presses Ctrl-C twice
+        assert (interrupts.count, interrupts.hasty(), interrupts.hasty()) == (1, True, False)
+        time.sleep(0.6)
         send(second)
         assert interrupts.count == 2
     assert signal.getsignal(second) is before

@@ -69,6 +69,12 @@ def test_the_first_signal_asks_for_an_orderly_end_once_and_the_second_one_ends_t
     assert scene.said == [
         "stopping: the learner finishes its step and saves a checkpoint (press Ctrl-C again to stop immediately)"
     ]
+    scene.interrupts._stops.hasty = True
+    scene.take()
+    scene.take()
+    assert scene.said[1:] == [
+        "this signal came within 1 s of the first one and does not count; press Ctrl-C again to stop immediately"
+    ]
     scene.signal()
     with pytest.raises(RunError, match="stopped immediately after a second signal"):
         scene.take()
@@ -81,6 +87,15 @@ def test_a_learner_that_has_trained_nothing_is_ended_by_a_signal_and_soon_killed
     assert scene.did == ["begun", "terminated"]
     wait(scene, 3)
     assert scene.did[2] == "killed"
+
+
+def test_a_learner_whose_first_step_ends_after_the_signal_has_time_to_save(wait: Callable[[Scene, float], None]) -> None:
+    scene = Scene(reports=0)
+    scene.signal()
+    scene.take()
+    scene.request._reporter.reports = 1  # type: ignore[misc]
+    wait(scene, STOP_WITHIN_S - 1)
+    assert scene.did == ["begun", "terminated"]
 
 
 def test_a_learner_that_does_not_save_in_time_is_killed_and_the_run_fails(wait: Callable[[Scene, float], None]) -> None:
