@@ -34,6 +34,7 @@ class Trouble(NamedTuple):
 
 
 TROUBLE = {
+    "actor_failed": Trouble("actors", "an actor failed again and again, and the run gave up", "logs/actor-{actor}.log"),
     "actor_restarted": Trouble("actors", "actors crashed or hung and were restarted", "logs/actor-{actor}.log", MANY_RESTARTS),
     "learner_restarted": Trouble("learner", "the learner crashed and was restarted", "logs/learner-0.log"),
     "learner_hung": Trouble("learner", "the learner hung and was killed", "logs/learner-0.log"),
@@ -63,6 +64,7 @@ HARMLESS = {
     "started",
     "ended",
     "stop_asked",
+    "stop_not_counted",
     "actor_joined",
     "actor_left",
     "actor_silent_no_more",

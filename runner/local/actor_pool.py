@@ -231,7 +231,7 @@ class ActorPool(Generic[P]):
         unasked = " without being asked to stop" if child.exit_code == 0 else ""
         reason = f"actor {number} {how}{unasked}{f': {child.error}' if child.error else ''}"
         if (why := self._hopeless(slot, child, reason)) is not None:
-            self._notice("actor_failed", "", values | {"restarts": slot.restarts})
+            self._notice("actor_failed", "", values | {"restarts": slot.restarts, "error": child.error})
             raise ActorGivenUpError(child, why)
         wait = back_off(slot.fruitless)  # 0 for an actor that made progress
         slot.fruitless += 1

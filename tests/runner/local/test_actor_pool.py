@@ -192,7 +192,7 @@ def test_how_far_an_environment_comes_before_it_fails_decides_whenever_the_hub_t
         run_and_fail(often, incarnation, 49, late=late)
     with pytest.raises(ActorGivenUpError, match="so did the 2 processes before it, and none had collected 1,000 steps"):
         run_and_fail(often, 4, 49, late=late)
-    failed = {"actor": 0, "how": "ended with exit code 72", "restarts": 3}
+    failed = {"actor": 0, "how": "ended with exit code 72", "restarts": 3, "error": "the wall is gone"}
     assert often.events[-1][0] == "actor_failed"
     assert {name: value for name, value in often.events[-1][1].items() if name != "pid"} == failed
 
