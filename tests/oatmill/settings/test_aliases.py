@@ -33,6 +33,10 @@ COMMON = {
     "n_envs": "actors.envs_per_actor",
     "total_timesteps": "trainer.total_timesteps",
     "frame_stack": "env.stack",
+    "framestack": "env.stack",
+    "log_interval": "metrics.report_every",
+    "gpu": "trainer.device",
+    "replay_ratio": "replay.fraction",
     "norm_obs": "agent.normalise_observations",
     "normalize_observations": "agent.normalise_observations",
     "observation_filter": "agent.normalise_observations",
@@ -40,7 +44,9 @@ COMMON = {
     "norm_reward": "trainer.normalise_rewards",
     "normalize_returns": "trainer.normalise_rewards",
     "buffer_size": "replay.buffer_size",
-    # CleanRL
+    # CleanRL and others
+    "ppo_clip": "trainer.losses.ppo_actor.clip_coef",
+    "value_loss_coef": "trainer.losses.ppo_critic.vf_coef",
     "lr": "trainer.optimizer.learning_rate",
     "num_envs": "actors.envs_per_actor",
     "num_steps": "actors.unroll_length",
