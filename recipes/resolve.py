@@ -53,25 +53,52 @@ def resolve_run(
     check_settings(settings)
     if recipe is not None and "=" in recipe and (env is not None or resumed is not None):
         assignments, recipe = [recipe, *(assignments or ())], None
-    found = None if resumed is not None and recipe is None and env is None else _found(recipe, env)
-    chosen = find_preset(preset)
-    if resumed is not None:
-        base, name, preset = resumed_settings(resumed, None if found is None else found.name, preset)
-        chosen = {}
-        found = found or BUILT_IN.get(name)  # nothing that only the folder names is imported
+    chosen = find_preset(preset) if resumed is None else {}
     layers = command_layers(preset=chosen, config=config, environ=os.environ, assignments=assignments or (), flags=flags)
     layers.insert(-1, Layer(nested((settings or {}).items())))
-    if resumed is None and found is not None:
-        base, name = found.explicit(layers), found.name
-    if env is not None and resumed is None:
+    if resumed is None:
+        return new_run(_found(recipe, env), layers, of_env=env is not None, preset=preset)
+    asked = None if recipe is None and env is None else _found(recipe, env)
+    return continued_run(resumed, layers, asked, of_env=env is not None, preset=preset, trust=trust)
+
+
+def new_run(recipe: Recipe, layers: Sequence[Layer], *, of_env: bool, preset: str | None) -> Run:
+    """A run that begins with the settings of a recipe.
+
+    Args:
+        recipe: the recipe, or that of an environment.
+        layers: what changes its settings.
+        of_env: whether it is that of an environment, whose settings are fitted to its spaces.
+        preset: the name of the preset in the layers.
+    """
+    base = recipe.explicit(layers)
+    if of_env:
         base = merged(fitting(resolve(base, layers)), base)
-    of_recipe = RunSettings.of(base) if found is None or env is not None else found.settings()
-    run = Run(resolve(base, layers), recipe=name, preset=preset, base=of_recipe)
-    if resumed is not None:
-        run.trainer.keep_batch_size()
-    if resumed is not None and not trust:
-        named = [] if found is None else [found.settings().to_dict()]
-        check_trust(run.settings, resumed, trust=False, known=set(texts_of([*named, *(layer.values for layer in layers)])))
+    own = RunSettings.of(base) if of_env else recipe.settings()
+    return Run(resolve(base, layers), recipe=recipe.name, preset=preset, base=own)
+
+
+def continued_run(
+    folder: Path, layers: Sequence[Layer], asked: Recipe | None, *, of_env: bool, preset: str | None, trust: bool
+) -> Run:
+    """A run that continues with the settings of its folder.
+
+    Args:
+        folder: the run folder.
+        layers: what changes its settings.
+        asked: the recipe that the user has named, which must be that of the run.
+        of_env: whether it is that of an environment.
+        preset: the preset that the user has named, which must be that of the run.
+        trust: whether the folder may name code that neither the recipe nor the layers name.
+    """
+    base, name, preset = resumed_settings(folder, None if asked is None else asked.name, preset)
+    recipe = asked or BUILT_IN.get(name)  # nothing that only the folder names is imported
+    own = RunSettings.of(base) if recipe is None or of_env else recipe.settings()
+    run = Run(resolve(base, layers), recipe=name, preset=preset, base=own)
+    run.trainer.keep_batch_size()
+    if not trust:
+        named = [] if recipe is None else [recipe.settings().to_dict()]
+        check_trust(run.settings, folder, trust=False, known=set(texts_of([*named, *(layer.values for layer in layers)])))
     return run
 
 
