@@ -108,8 +108,7 @@ def run(config: ActorConfig, stop: StopFlag) -> None:
         )
         sender = stack.enter_context(closing(_sender(config, environment, spec, welcome)))
         watchdog.started()
-        stack.callback(copies.check)  # before anything is closed: a copy has the same sockets
-        Actor(
+        actor = Actor(
             control=control,
             sender=sender,
             receiver=receiver,
@@ -118,7 +117,10 @@ def run(config: ActorConfig, stop: StopFlag) -> None:
             stop=stop,
             beat=watchdog.beat,
             check=copies.check,
-        ).act()
+        )
+        stack.callback(actor.report)
+        stack.callback(copies.check)  # before anything is sent or closed: a copy has the same sockets
+        actor.act()
         if not sender.drain(DRAIN_S):
             log.warning("stopping with %d unacknowledged trajectories", sender.unacknowledged)
         log.info("stopping after %d env steps and %d episodes", unroller.env_steps, unroller.episodes)
@@ -164,13 +166,6 @@ class Actor:
 
     def act(self) -> None:
         """Collect and send trajectories until the run or the process is to stop."""
-        try:
-            self._act()
-        finally:  # if the environment has failed, what the actor had done before decides whether the run goes on
-            with suppress(PeerLostError):
-                self._control.heartbeat(self._report(), force=True)
-
-    def _act(self) -> None:
         while self._policy.version < 0 and self._goes_on():
             self._swap_weights(wanted=0)
         while self._goes_on():
@@ -185,6 +180,11 @@ class Actor:
                 self._sender.offer(replace(block, counters=self._counters()))
                 if first:  # the hub should know soon that a restarted actor works
                     self._control.heartbeat(self._report(), force=True)
+
+    def report(self) -> None:
+        """Tell the hub what this actor has done. If the environment has failed, that decides whether the run goes on."""
+        with suppress(PeerLostError):
+            self._control.heartbeat(self._report(), force=True)
 
     def _goes_on(self) -> bool:
         """Serve the sockets; returns whether to go on.

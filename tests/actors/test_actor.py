@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -272,6 +273,12 @@ def test_an_actor_that_is_well_keeps_its_place_and_one_that_hung_leaves_when_ano
     assert re.search("rejected this actor|refused this process", error), error
 
 
+def actors_at(address: str) -> list[int]:
+    """The actors that work for the hub at an address."""
+    found = psutil.process_iter(["pid", "cmdline"])
+    return [one.info["pid"] for one in found if {"actors", address} <= set(one.info["cmdline"] or ())]
+
+
 @pytest.mark.parametrize(
     ("run", "says"),
     [
@@ -311,6 +318,10 @@ def test_an_environment_that_raises_or_leaves_later_fails_the_actor_in_one_line(
     assert re.fullmatch(f"oatmill: error: {says}", error)
     (log,) = run.folder.glob("actors-*.log")
     assert "Traceback" not in log.read_text()
+    deadline = time.monotonic() + 10
+    while left := actors_at(run.address):  # copies of the actor that the environment has made
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("run", [{"env": rude("leaves_at_once")}], indirect=True)

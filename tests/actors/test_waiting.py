@@ -87,5 +87,6 @@ def test_the_hub_is_told_at_once_of_the_first_unroll_and_at_the_end_and_else_whe
     control: Any = actor._control
     control.heartbeat = heartbeat
     actor.act()
+    actor.report()
     assert len(offered) == 3
     assert forced == [(1, 64, 1), (3, 192, 3)]
