@@ -2,33 +2,58 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from actors.settings import EnvSettings
+from oatmill.errors import UserError
 from runner.evaluation.baselines import random_return
 from runner.observer import counted, number, value
 from runner.result import RunResult
+from runner.settings import RunSettings
+from runner.trust import check_trust
 
 LOSS_COLUMNS = ("loss", "raw", "coefficient", "weighted", "share", "gradient share")
 
 
-def summary_lines(result: RunResult, env: EnvSettings) -> list[str]:
+def summary_lines(result: RunResult, settings: RunSettings) -> list[str]:
     """A run's result for people.
 
     Args:
         result: the run's result.
-        env: the environment's settings, to look up the random policy's return.
+        settings: the run's settings.
     """
     return [
         "",
-        *facts(result, env),
+        *facts(result, settings.env),
         "",
         *([*loss_table(result.losses), ""] if result.losses else []),
         *red_flag_lines(result),
         ledger_line(result.ledger),
         f"run folder      {result.run_dir}",
+        *(next_steps(result, settings) if result.learner_steps else []),
     ]
+
+
+def next_steps(result: RunResult, settings: RunSettings) -> list[str]:
+    """The commands to go on with."""
+    run = shlex.quote(min(str(result.run_dir), os.path.relpath(result.run_dir), key=len))
+    try:
+        check_trust(settings, run, trust=False)
+        trust = ""
+    except UserError:  # the user's own code, which `eval` runs only if it is told to
+        trust = " --trust"
+    budget = f" trainer.total_timesteps={2 * settings.trainer.total_timesteps}" if result.outcome == "done" else ""
+    steps = {
+        "evaluate": f"oatmill eval {run}{trust}",
+        "watch": f"oatmill eval {run}{trust} --record video.mp4",
+        "plot": f"oatmill plot {run}",
+        "examine": f"oatmill doctor {run}",
+        "continue": f"oatmill train --resume --run-dir {run}{trust}{budget}",
+    }
+    return ["", *(f"{name:<16}{command}" for name, command in steps.items())]
 
 
 def of_uniform(result: RunResult) -> str:

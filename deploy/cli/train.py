@@ -59,7 +59,7 @@ def train(
         log_level=log_level.value,
         keys=keys,
     )
-    texts = [(sys.stderr if as_json else sys.stdout, "\n".join(summary_lines(result, run.settings.env)))]
+    texts = [(sys.stderr if as_json else sys.stdout, "\n".join(summary_lines(result, run.settings)))]
     texts += [(sys.stdout, json.dumps(result.to_dict(), indent=2, allow_nan=False))] if as_json else []
     unread = [output for output, text in texts if not write_within(output, f"{text}\n")]
     if unread:

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from actors.settings import CogsEnv
 from deploy.cli.display import observer_for
 from deploy.cli.live import LiveObserver, SteadyConsole, view
 from deploy.cli.status import progress_lines, status_lines, uneven_lines
 from deploy.cli.summary import ledger_line, loss_table, return_text, summary_lines
 from runner.observer import PlainObserver, clock, done, time_left
 from runner.result import Identity, compose
+from runner.settings import RunSettings
+
+COGS = RunSettings.of({"env": {"kind": "cogs"}, "trainer": {"total_timesteps": 3000}})
 
 LINE: dict[str, Any] = {
     "learner_step": 10,
@@ -161,13 +163,41 @@ def test_the_end_compares_with_the_random_policy_and_balances_the_ledger(tmp_pat
         status=status,
         actor_restarts=0,
     )
-    text = "\n".join(summary_lines(result, CogsEnv()))
+    text = "\n".join(summary_lines(result, COGS))
     assert "episode return  15.25 +- 2.00 over the last 100 episodes; the random policy gets 1.42" in text
     assert "outcome         stopped" in text
     # 4 + 2 + 1 + 1 + 1 = 9
     assert "produced 9 = trained 4 + stale 2 + queued 1 + unsent_at_death 1 + lost 1" in text
     assert "red flag        entropy_high" in text
     assert f"run folder      {tmp_path}" in text
+
+
+@pytest.mark.parametrize(
+    ("outcome", "env", "added"),
+    [
+        ("done", {"kind": "cogs"}, ("", " trainer.total_timesteps=6000")),
+        ("stopped", {"kind": "cogs"}, ("", "")),
+        ("done", {"kind": "factory", "factory": "maze:make"}, (" --trust", " trainer.total_timesteps=6000")),
+    ],
+)
+def test_the_last_lines_say_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: str, env: dict[str, Any], added: tuple[str, str]
+) -> None:
+    trust, budget = added
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a run").mkdir()
+    (tmp_path / "a run" / "learner.json").write_text(json.dumps(dict.fromkeys(FIELDS) | {"learner_steps": 10}))
+    identity = Identity(tmp_path / "a run", "own", 0, None)
+    result = compose(identity, outcome=outcome, error=None, last_line=LINE, status={}, actor_restarts=0)
+    settings = RunSettings.of({"env": env, "trainer": {"total_timesteps": 3000}})
+    assert summary_lines(result, settings)[-6:] == [
+        "",
+        f"evaluate        oatmill eval 'a run'{trust}",
+        f"watch           oatmill eval 'a run'{trust} --record video.mp4",
+        "plot            oatmill plot 'a run'",
+        "examine         oatmill doctor 'a run'",
+        f"continue        oatmill train --resume --run-dir 'a run'{trust}{budget}",
+    ]
 
 
 def test_a_ledger_that_does_not_balance_says_so() -> None:
@@ -232,7 +262,7 @@ def test_a_resumed_run_that_was_stopped_before_it_came_to_anything_has_a_summary
         status=status,
         actor_restarts=0,
     )
-    text = "\n".join(summary_lines(result, CogsEnv()))
+    text = "\n".join(summary_lines(result, COGS))
     assert (
         f"env steps       {learner.get('env_steps') or 0:,} in {learner.get('learner_steps') or 0} learner steps and - s"
         in text
