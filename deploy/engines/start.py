@@ -88,10 +88,11 @@ def start(cluster: ComposeCluster, wanted: Start) -> Iterator[str]:
 
 
 def podman_first(cluster: ComposeCluster, services: list[str], *, evaluator: bool) -> list[str]:
-    """Do what podman-compose does otherwise than Docker's Compose; returns options of its `up`.
+    """Start `keys` and shorten the list of services for podman-compose; returns options for its `up`.
 
-    It starts one of every service that --scale does not name. A container that depends on `keys` would not be restarted after a
-    failure, because Podman wants `keys` to run then: so `keys` runs to its end before.
+    With --scale, podman-compose starts one container of every other service, also where compose.yaml says 0. Podman does
+    not restart a failed container if a container that it depends on has ended, and `keys` ends at once. So `keys` runs
+    first, and the other services are started without dependencies.
 
     Args:
         cluster: the cluster.
