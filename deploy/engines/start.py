@@ -238,7 +238,8 @@ def scale_actors(cluster: ComposeCluster, count: int) -> None:
     cluster.do("up", "--detach", "--no-build", "--no-recreate", "--no-deps", "--scale", f"actor={count}", "actor")
     if cluster.engine.is_podman:  # podman-compose adds containers, but removes none
         actors = [one for one in cluster.containers() if one.service == "actor"]
-        cluster.engine.remove(sorted(actors, key=lambda one: (len(one.name), one.name))[count:])
+        if surplus := sorted(actors, key=lambda one: (len(one.name), one.name))[count:]:
+            cluster.engine.remove(surplus)
     wait_for(lambda: live_actors(cluster) == count, f"{count} live actors")
 
 
