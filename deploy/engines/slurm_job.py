@@ -107,6 +107,7 @@ class SlurmLauncher(LocalLauncher):
     """
 
     child_type: type[Child] = JobStep
+    forks_actors = False
 
     def __init__(self, job: Job, *, stopped: Callable[[], bool] = lambda: False, places: Places) -> None:
         super().__init__(job, stopped=stopped)

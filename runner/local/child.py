@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import IO, Protocol
 
 import psutil
 
@@ -32,6 +33,57 @@ POLL_S = 0.02
 HANG_SETTINGS = {"actor": "actors.hang_timeout", "learner": "trainer.hang_timeout", "replay": "replay.hang_timeout"}
 
 
+class Started(Protocol):
+    """A process that was started: what `Child` uses of `subprocess.Popen`."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        ...
+
+    def wait(self, timeout: float) -> int:
+        """Wait for its end; raises `subprocess.TimeoutExpired`."""
+        ...
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        ...
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        ...
+
+
+class Start(Protocol):
+    """A way to start a process."""
+
+    def __call__(self, command: Sequence[str], *, output: IO[bytes], environment: Mapping[str, str], keep: int) -> Started:
+        """See `start_process`."""
+        ...
+
+
+def start_process(command: Sequence[str], *, output: IO[bytes], environment: Mapping[str, str], keep: int) -> Started:
+    """Start a process that gets SIGTERM when this one ends.
+
+    Args:
+        command: the command line.
+        output: the file for its output.
+        environment: its environment variables.
+        keep: the descriptor that it inherits.
+    """
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        pass_fds=(keep,),
+        start_new_session=True,
+        preexec_fn=dies_with_parent(signal.SIGTERM),  # noqa: PLW1509  (runs one system call)
+    )
+
+
 class Child:
     """A process of a run.
 
@@ -41,6 +93,7 @@ class Child:
         command: the command line.
         log: the file to which the output is appended.
         threads: the number of threads for numerical libraries.
+        start: the way to start it.
 
     Attributes:
         pid: the process id.
@@ -49,7 +102,16 @@ class Child:
         prints_much: whether its log had to be shortened.
     """
 
-    def __init__(self, role: str, number: int, command: Sequence[str], *, log: Path, threads: int) -> None:
+    def __init__(
+        self,
+        role: str,
+        number: int,
+        command: Sequence[str],
+        *,
+        log: Path,
+        threads: int,
+        start: Start = start_process,
+    ) -> None:
         self.role = role
         self.number = number
         self.log = log
@@ -58,16 +120,8 @@ class Child:
         self._log_start = log.stat().st_size if log.exists() else 0
         self._words = LastWords()
         with open(log, "ab", opener=private_file) as output:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=child_environment(os.environ, threads) | {FAMILY: self.tag} | self._words.environment,
-                pass_fds=(self._words.descriptor,),
-                start_new_session=True,
-                preexec_fn=dies_with_parent(signal.SIGTERM),  # noqa: PLW1509  (runs one system call)
-            )
+            environment = child_environment(os.environ, threads) | {FAMILY: self.tag} | self._words.environment
+            self._process = start(command, output=output, environment=environment, keep=self._words.descriptor)
         self._words.given()
         self.pid = self._process.pid
         self.started = time.monotonic()

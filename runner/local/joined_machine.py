@@ -32,6 +32,7 @@ from replay.hub.machines import MAX_ACTORS
 from runner.local.actor_pool import LEAVE_WITHIN_S, ActorGivenUpError, ActorPool
 from runner.local.child import Child, end_all, end_families_of
 from runner.local.commands import actor_command
+from runner.local.forking import Forking
 from runner.local.listening import held
 from runner.settings import RunSettings, write_config
 from runner.trust import ENVIRONMENT, check_trust
@@ -213,6 +214,7 @@ class JoinedMachine:
         self._clock = AwakeClock()
         self._next_status, self._share = 0.0, -1
         self._guardian = Guardian()
+        self._forking = Forking(folder / "fork-server.log", self._guardian)
         self._pool: ActorPool[Child] = ActorPool(
             self,
             settings=settings.actors,
@@ -281,6 +283,7 @@ class JoinedMachine:
     def close(self) -> None:
         """End all actors that still run. Safe to call at any point."""
         self._pool.end(grace_s=0.0)
+        self._forking.close()
         self._guardian.close()
 
     def _given_up(self, error: ActorGivenUpError) -> UserError | RunError:
@@ -295,7 +298,7 @@ class JoinedMachine:
         if text:
             self._joining.say(text)
 
-    def start_actor(self, number: int) -> Child:
+    def start_actor(self, number: int) -> Child | None:
         """See ActorLauncher."""
         joining = self._joining
         command = actor_command(
@@ -305,7 +308,9 @@ class JoinedMachine:
             log_level=joining.log_level,
             keys=joining.keys,
         )
-        child = Child("actor", number, command, log=self._folder / f"actor-{number}.log", threads=1)
+        if (way := self._forking.way(command)) is None:
+            return None
+        child = Child("actor", number, command, log=self._folder / f"actor-{number}.log", threads=1, start=way)
         self._guardian.watch(child.tag, child.pid)
         return child
 

@@ -11,9 +11,10 @@ from typing import Any, Protocol, TypeVar
 from oatmill.children.family import Guardian
 from runner.folder import read_json
 from runner.local.bounded_log import LONGEST_BYTES
-from runner.local.child import Child, end_all, end_families_of
+from runner.local.child import Child, Start, end_all, end_families_of, start_process
 from runner.local.commands import actor_command, evaluator_command, learner_command, replay_command
 from runner.local.evaluator_service import EvaluatorService
+from runner.local.forking import Forking
 from runner.local.job import Job
 from runner.local.listening import make_again
 
@@ -82,8 +83,8 @@ P = TypeVar("P", bound=Process)
 class ActorLauncher(Protocol[P]):
     """Starts and ends actors, on this machine or on an engine."""
 
-    def start_actor(self, number: int) -> P:
-        """Start the actor with a number."""
+    def start_actor(self, number: int) -> P | None:
+        """Start the actor with a number; None if that is not possible yet: ask again soon."""
         ...
 
     def reap(self, processes: Iterable[P]) -> None:
@@ -149,12 +150,15 @@ class LocalLauncher:
 
     child_type: type[Child] = Child
     """What the process of a role is, if it may run elsewhere."""
+    forks_actors = True
+    """Whether the actors run beside this process, so that one process can fork them all."""
 
     def __init__(self, job: Job, *, stopped: Callable[[], bool] = lambda: False) -> None:
         self._job, self._stopped = job, stopped
         self._evaluator: EvaluatorService | None = None
         self._written: dict[str, Any] = {}
         self._guardian: Guardian | None = None
+        self._forking: Forking | None = None
         self._next_look = 0.0
         self._told: set[str] = set()  # processes whose logs were shortened
         self._endpoints = job.folder.path / "endpoints"
@@ -190,13 +194,14 @@ class LocalLauncher:
         )
         return self._child("learner", 0, command, threads=trainer.first_threads)
 
-    def start_actor(self, number: int) -> Child:
+    def start_actor(self, number: int) -> Child | None:
         """See Launcher."""
         job = self._job
         command = actor_command(
             job.folder.config, address=job.addresses.control, number=number, log_level=job.log_level, keys=job.keys
         )
-        return self._child("actor", number, command, threads=1)
+        way = self._forked(command) if self.forks_actors else start_process
+        return None if way is None else self._child("actor", number, command, threads=1, start=way)
 
     def replay_listens(self) -> bool:
         """See Launcher."""
@@ -254,6 +259,8 @@ class LocalLauncher:
         """See Launcher. If the run has ended as planned, its last checkpoint is played."""
         if self._evaluator is not None:
             self._evaluator.finish(stopped=self._stopped)
+        if self._forking is not None:
+            self._forking.close()
         if self._guardian is not None:
             self._guardian.close()
 
@@ -261,6 +268,11 @@ class LocalLauncher:
         job = self._job
         command = evaluator_command(job.folder.config, job.folder.path, log_level=job.log_level, trust=True)
         return self._child("evaluator", 0, command, threads=1, beside_supervisor=True)
+
+    def _forked(self, command: Sequence[str]) -> Start | None:
+        self._guardian = self._guardian or Guardian()
+        self._forking = self._forking or Forking(self._job.folder.log("supervisor", 0), self._guardian)
+        return self._forking.way(command)
 
     def _prefix(self, role: str, number: int) -> list[str]:  # noqa: ARG002  (engines start roles elsewhere)
         """The words before a role's command."""
@@ -275,12 +287,22 @@ class LocalLauncher:
     def _replay_endpoint(self) -> Path:
         return self._endpoints / "replay.json"
 
-    def _child(self, role: str, number: int, command: Sequence[str], *, threads: int, beside_supervisor: bool = False) -> Child:
+    def _child(
+        self,
+        role: str,
+        number: int,
+        command: Sequence[str],
+        *,
+        threads: int,
+        beside_supervisor: bool = False,
+        start: Start = start_process,
+    ) -> Child:
         """Start a process where the engine runs its role, or on this machine with `beside_supervisor`."""
         self._guardian = self._guardian or Guardian()
         child_type = Child if beside_supervisor else self.child_type
         prefix = [] if beside_supervisor else self._prefix(role, number)
-        child = child_type(role, number, [*prefix, *command], log=self._job.folder.log(role, number), threads=threads)
+        log = self._job.folder.log(role, number)
+        child = child_type(role, number, [*prefix, *command], log=log, threads=threads, start=start)
         self._guardian.watch(child.tag, child.pid)
         return child
 

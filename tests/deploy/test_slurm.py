@@ -3,8 +3,8 @@ from __future__ import annotations
 import io
 import shlex
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -140,9 +140,9 @@ def test_roles_are_job_steps_and_the_evaluator_runs_beside_the_supervisor(
     steps: list[str] = []
     begin = JobStep.__init__
 
-    def recorded(step: JobStep, role: str, number: int, command: Sequence[str], *, log: Path, threads: int) -> None:
+    def recorded(step: JobStep, role: str, *arguments: Any, **options: Any) -> None:
         steps.append(role)
-        begin(step, role, number, command, log=log, threads=threads)
+        begin(step, role, *arguments, **options)
 
     monkeypatch.setattr(JobStep, "__init__", recorded)
     settings = cartpole.settings()
@@ -152,6 +152,7 @@ def test_roles_are_job_steps_and_the_evaluator_runs_beside_the_supervisor(
     job = Job(settings, folder, nowhere, PlainObserver(io.StringIO()))
     launcher = SlurmLauncher(job, places=Places(["a"], ranks=1, ranks_per_node=1))
     actor = launcher.start_actor(0)
+    assert actor is not None, "no server forks it"
     try:
         launcher.record({}, [actor], lambda _: 0)
         (evaluator,) = (one for one in read_run(folder.path)["processes"] if one["role"] == "evaluator")

@@ -73,7 +73,7 @@ def works(run: FarRun, number: int, more_than: int = 0, incarnation: int = 1) ->
 def actor_process(machine: Process, number: int) -> psutil.Process:
     """The process of a machine's actor."""
     words = ["--actor-id", str(number)]
-    return next(child for child in psutil.Process(machine.pid).children() if child.cmdline()[-2:] == words)
+    return next(child for child in psutil.Process(machine.pid).children(recursive=True) if child.cmdline()[-2:] == words)
 
 
 def test_two_hosts_join_are_cut_off_are_killed_and_leave_with_the_run(tmp_path: Path) -> None:

@@ -35,7 +35,9 @@ class Joined:
     def actor(self, number: int) -> psutil.Process:
         """The process of one of its actors."""
         words = ["--actor-id", str(number)]
-        return next(child for child in psutil.Process(self.process.pid).children() if child.cmdline()[-2:] == words)
+        return next(
+            child for child in psutil.Process(self.process.pid).children(recursive=True) if child.cmdline()[-2:] == words
+        )
 
 
 @contextmanager
