@@ -26,6 +26,7 @@ from benchmarks.tables import comparison_table, figures_table, heading
 
 NAMES = (
     "start_up",
+    "many_actors",
     "inference",
     "learner_step",
     "space_costs",

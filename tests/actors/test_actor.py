@@ -27,6 +27,7 @@ from agent.model import AgentModel, acting_arrays
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
 from learner.settings import TrainerSettings
+from oatmill.children.family import Guardian
 from oatmill.process.exit_codes import USER_CODE_FAILED
 from oatmill.settings.base import MetricsSettings
 from oatmill.settings.flat import joining_config
@@ -34,6 +35,9 @@ from protocol.channels import BatchClient, ControlClient, Delivery, WeightsPubli
 from protocol.data.weights import Weights
 from protocol.wire.deadlines import DEAD_AFTER_S
 from replay.settings import ReplaySettings
+from runner.local.child import Child
+from runner.local.commands import actor_command
+from runner.local.forking import Forking
 
 ROOT = Path(__file__).parents[2]
 ENVS, STEPS = 4, 8
@@ -69,6 +73,7 @@ class Run:
 
     folder: Path
     stack: ExitStack
+    forking: Forking
 
     @property
     def address(self) -> str:
@@ -86,8 +91,17 @@ class Run:
         self.stack.callback(end, process)
         return process
 
-    def actor(self, actor_id: int = 0) -> subprocess.Popen[str]:
-        return self.launch("actors", "--address", self.address, "--actor-id", str(actor_id))
+    def actor(self, actor_id: int = 0) -> Child:
+        """An actor, forked as `oatmill train` does it."""
+        command = actor_command(self.folder / "config.yaml", address=self.address, number=actor_id, log_level="info")
+        deadline = time.monotonic() + 60
+        while (way := self.forking.way(command)) is None:
+            assert time.monotonic() < deadline, "the fork server is not ready"
+            time.sleep(0.02)
+        log = self.folder / f"actors-{time.monotonic_ns()}.log"
+        child = Child("actor", actor_id, command, log=log, threads=1, start=way)
+        self.stack.callback(child.kill)
+        return child
 
     def actor_errors(self) -> list[str]:
         logs = sorted(self.folder.glob("actors-*.log"))
@@ -116,11 +130,23 @@ def wait_until_it_listens(run: Run) -> None:
         operator.request("status", {}, timeout_s=60)
 
 
+def code_of(actor: Child) -> int | None:
+    """The exit code, once the actor has ended."""
+    assert actor.wait(time.monotonic() + 60), "the actor has not ended"
+    return actor.exit_code
+
+
+@pytest.fixture(scope="module")
+def forking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forking]:
+    with closing(Guardian()) as guardian, closing(Forking(tmp_path_factory.mktemp("forking") / "log", guardian)) as made:
+        yield made
+
+
 @pytest.fixture
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+def run(request: pytest.FixtureRequest, forking: Forking) -> Iterator[Run]:
     # A socket's path has at most 107 bytes; pytest's own folders would be too long.
     with TemporaryDirectory(prefix="oatmill-") as name, ExitStack() as stack:
-        run = Run(Path(name), stack)
+        run = Run(Path(name), stack, forking)
         settings = getattr(request, "param", {})
         (run.folder / "config.yaml").write_text(yaml.safe_dump(config_of(**settings)))
         run.launch("replay", "--run-dir", name, "--listen", f"ipc://{name}")
@@ -177,7 +203,7 @@ def test_an_actor_collects_with_the_newest_weights_until_the_run_stops(run: Run)
         learner.batches.consumed(batch.batch_id, version + 1)
     assert delivery.fleet["env_steps"] >= 7 * 2 * ENVS * STEPS
     learner.control.request("stop", {})
-    assert actor.wait(60) == 0
+    assert code_of(actor) == 0
     assert run.actor_errors() == []
 
 
@@ -204,12 +230,12 @@ def test_final_observations_core_states_and_statistics_arrive(run: Run) -> None:
 def test_sigterm_ends_an_actor_that_waits_for_weights_and_one_that_works(run: Run) -> None:
     waiting, working = run.actor(0), run.actor(1)
     learner = Learner(run)
-    waiting.send_signal(signal.SIGTERM)
-    assert waiting.wait(60) == 0
+    waiting.terminate()
+    assert code_of(waiting) == 0
     learner.publish(0)
     learner.batch(0)
-    working.send_signal(signal.SIGTERM)
-    assert working.wait(60) == 0
+    working.terminate()
+    assert code_of(working) == 0
     assert run.actor_errors() == []
 
 
@@ -220,17 +246,17 @@ def catches(pid: int, number: signal.Signals) -> bool:
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
-def test_sigterm_ends_an_actor_that_no_hub_answers() -> None:
+def test_sigterm_ends_an_actor_that_no_hub_answers(forking: Forking) -> None:
     with TemporaryDirectory(prefix="oatmill-") as name, ExitStack() as stack:
-        run = Run(Path(name), stack)
+        run = Run(Path(name), stack, forking)
         (run.folder / "config.yaml").write_text(yaml.safe_dump(config_of()))
         lonely = run.actor()
         deadline = time.monotonic() + 60
         while not catches(lonely.pid, signal.SIGTERM):  # an interpreter that has not come that far just dies of it
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        lonely.send_signal(signal.SIGTERM)
-        assert lonely.wait(60) == 0
+        lonely.terminate()
+        assert code_of(lonely) == 0
 
 
 def test_actors_have_seeds_of_their_own_and_a_run_has_them_again() -> None:
@@ -256,10 +282,10 @@ def test_an_actor_that_is_well_keeps_its_place_and_one_that_hung_leaves_when_ano
     learner = Learner(run)
     learner.publish(0)
     learner.batch(0)
-    assert run.actor(0).wait(60) == 1
+    assert code_of(run.actor(0)) == 1
     (error,) = run.actor_errors()
     assert "(identity): actor 0 is part of the run and active" in error
-    former.send_signal(signal.SIGSTOP)
+    os.kill(former.pid, signal.SIGSTOP)
     time.sleep(DEAD_AFTER_S + 0.2)
     run.actor(0)
     with closing(ControlClient(run.address, role="operator", description={})) as operator:
@@ -267,8 +293,8 @@ def test_an_actor_that_is_well_keeps_its_place_and_one_that_hung_leaves_when_ano
         while operator.request("status", {})["actors"][0]["incarnation"] < 2:
             assert time.monotonic() < deadline, "its successor has not joined"
             time.sleep(0.05)
-    former.send_signal(signal.SIGCONT)
-    assert former.wait(60) == 1
+    os.kill(former.pid, signal.SIGCONT)
+    assert code_of(former) == 1
     error = run.actor_errors()[0]
     assert re.search("rejected this actor|refused this process", error), error
 
@@ -313,7 +339,7 @@ def actors_at(address: str) -> list[int]:
 def test_an_environment_that_raises_or_leaves_later_fails_the_actor_in_one_line(run: Run, says: str) -> None:
     actor = run.actor()
     Learner(run).publish(0)
-    assert actor.wait(60) == USER_CODE_FAILED
+    assert code_of(actor) == USER_CODE_FAILED
     (error,) = run.actor_errors()
     assert re.fullmatch(f"oatmill: error: {says}", error)
     (log,) = run.folder.glob("actors-*.log")
@@ -328,7 +354,7 @@ def test_an_environment_that_raises_or_leaves_later_fails_the_actor_in_one_line(
 def test_an_environment_that_calls_os_exit_is_named_before_its_process_ends(run: Run) -> None:
     actor = run.actor()
     Learner(run).publish(0)
-    assert actor.wait(60) == USER_CODE_FAILED
+    assert code_of(actor) == USER_CODE_FAILED
     (error,) = run.actor_errors()
     place = r"\(tests/actors/environments/rude_environments\.py:\d+, in leaves_at_once\)"
     assert re.fullmatch(rf"oatmill: error: the environment's code called os\._exit\(0\) {place}", error)
