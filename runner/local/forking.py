@@ -22,6 +22,7 @@ from oatmill.children.environment import child_environment
 from oatmill.children.family import FAMILY, Guardian, new_tag
 from oatmill.children.parent import dies_with_parent
 from oatmill.files.atomic import private_file
+from oatmill.process.descriptors import raise_descriptor_limit
 from runner.local.child import Start, Started, start_process
 
 PROGRAM = (sys.executable, "-m", "actors")
@@ -47,6 +48,7 @@ class Forking:
         self._log, self._guardian = log, guardian
         self._server: ForkServer | None = None
         self._possible = hasattr(os, "pidfd_open")
+        raise_descriptor_limit()  # an actor takes two of this process and one of the server, which inherits the limit
 
     def way(self, command: Sequence[str]) -> Start | None:
         """How to start an actor now; None if the server is not ready yet.
@@ -182,13 +184,15 @@ class ForkedActor:
     def __init__(self, server: ForkServer, key: int, pid: int, handle: int) -> None:
         self.pid = pid
         self._server, self._key, self._handle = server, key, handle
+        self._ended = select.poll()
+        self._ended.register(handle, select.POLLIN)
         self._code: int | None = None
         self._ended_at: float | None = None
         weakref.finalize(self, os.close, handle)
 
     def poll(self) -> int | None:
         """The exit code, negative for a signal; None while it runs. That of SIGTERM if the server could not tell it."""
-        if self._code is None and select.select([self._handle], [], [], 0)[0]:
+        if self._code is None and self._ended.poll(0):
             self._ended_at = self._ended_at or time.monotonic()
             self._code = self._server.code(self._key)
             if self._code is None and (self._server.gone or time.monotonic() - self._ended_at > CODE_WITHIN_S):

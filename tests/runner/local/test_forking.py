@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -154,6 +155,19 @@ def test_where_no_server_can_run_actors_are_processes_of_their_own(actors: Actor
     assert psutil.Process(child.pid).ppid() == os.getpid()
     assert ended(child) == BAD_INPUT
     assert (actors.folder / "server.log").read_text() == "no torch here\n"
+
+
+def test_many_actors_fit_where_the_limit_of_open_files_is_low(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forking, "SERVER", (sys.executable, "-c", SERVER))
+    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 30, hard))
+    try:
+        with closing(Actors(tmp_path)) as made:
+            children = [made.start(number, "waits") for number in range(20)]
+            server = made.server
+            assert {psutil.Process(child.pid).ppid() for child in children} == {server.pid}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
 
 
 def test_another_program_is_not_forked(actors: Actors) -> None:
