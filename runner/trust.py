@@ -35,12 +35,20 @@ def check_trust(
     Raises:
         UserError: if the settings name other code.
     """
-    if trust:
-        return
+    found = None if trust else code_named(settings, places=places, known=known)
+    if found is not None:
+        raise untrusted(source, *found)
+
+
+def code_named(
+    settings: RunSettings, *, places: tuple[str, ...] = EVERYWHERE, known: Collection[str] = ()
+) -> tuple[str, str] | None:
+    """The first setting that names code, and the text that names it; None if there is none. Arguments as `check_trust`."""
     for path, value in flatten_settings(settings.to_dict()).items():
         for text in texts_of(value) if path.startswith(places) else ():
             if names_code(text) and text not in known:
-                raise untrusted(source, path, text)
+                return path, text
+    return None
 
 
 def texts_of(values: Any) -> Iterator[str]:

@@ -8,12 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from actors.settings import EnvSettings
-from oatmill.errors import UserError
 from runner.evaluation.baselines import random_return
 from runner.observer import counted, number, value
 from runner.result import RunResult
 from runner.settings import RunSettings
-from runner.trust import check_trust
+from runner.trust import code_named
 
 LOSS_COLUMNS = ("loss", "raw", "coefficient", "weighted", "share", "gradient share")
 
@@ -40,11 +39,7 @@ def summary_lines(result: RunResult, settings: RunSettings) -> list[str]:
 def next_steps(result: RunResult, settings: RunSettings) -> list[str]:
     """The commands to go on with."""
     run = shlex.quote(min(str(result.run_dir), os.path.relpath(result.run_dir), key=len))
-    try:
-        check_trust(settings, run, trust=False)
-        trust = ""
-    except UserError:  # the user's own code, which `eval` runs only if it is told to
-        trust = " --trust"
+    trust = "" if code_named(settings) is None else " --trust"  # the user's own code, which `eval` runs only if told to
     budget = f" trainer.total_timesteps={2 * settings.trainer.total_timesteps}" if result.outcome == "done" else ""
     steps = {
         "evaluate": f"oatmill eval {run}{trust}",
