@@ -237,11 +237,15 @@ class RedFlags:
         return Finding(f"explained variance stays negative ({observation.explained_variance:.2f} now)")
 
     def _spike(self, observation: Observation) -> Finding:
-        """Several weighted losses far outside their own recent spread, while the return falls or the policy moves too far."""
+        """Several weighted losses far outside their own recent spread, while the return falls or the policy moves too far.
+
+        A run that has just found a rare reward has larger losses and a policy that moves fast, and it thrives.
+        """
         self.spikes.append(self._spikes_of(observation))
         spikes = [spike for spike in self.spikes if spike]
         moved = max((report.approx_kl for report in self.window if math.isfinite(report.approx_kl)), default=0.0)
-        if len(spikes) < SPIKES or not (self.trend.fallen or moved > LARGE_KL):
+        too_far = moved > LARGE_KL and not self.trend.thrives
+        if len(spikes) < SPIKES or not (self.trend.fallen or too_far):
             return Finding(near=bool(spikes))
         why = "; ".join(spikes[-1].values())
         harm = "the return has fallen" if self.trend.fallen else f"a learner step changed the policy by {moved:.2f} nats"

@@ -25,6 +25,7 @@ class ReturnTrend:
         best: the best one so far.
         last: the newest one.
         first_error: the standard error of the first mean.
+        best_error: that of the best one. A rare reward makes a lucky mean high and uncertain.
         error: the larger of the standard errors of the first and of the newest mean.
         varied: the largest standard deviation so far, or the largest distance of a mean from the first one.
         spread: the largest standard deviation so far over the agents of an episode.
@@ -34,6 +35,7 @@ class ReturnTrend:
     best: float = math.nan
     last: float = math.nan
     first_error: float = 0.0
+    best_error: float = 0.0
     error: float = 0.0
     varied: float = 0.0
     spread: float = 0.0
@@ -51,8 +53,10 @@ class ReturnTrend:
             return
         error = std / math.sqrt(episodes)
         if math.isnan(self.first):
-            self.first, self.best, self.first_error = mean, mean, error
-        self.best, self.last = max(self.best, mean), mean
+            self.first, self.first_error = mean, error
+        if not mean <= self.best:
+            self.best, self.best_error = mean, error
+        self.last = mean
         self.error = max(self.first_error, error)
         self.varied, self.spread = max(self.varied, std, abs(mean - self.first)), max(self.spread, spread)
 
@@ -70,4 +74,5 @@ class ReturnTrend:
     @property
     def fallen(self) -> bool:
         """Whether the return is clearly below its best."""
-        return self.best - self.last > max(NOISE * self.error, (1 - KEPT) * (self.best - self.first))
+        error = max(self.error, self.best_error)
+        return self.best - self.last > max(NOISE * error, (1 - KEPT) * (self.best - self.first))

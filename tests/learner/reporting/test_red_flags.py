@@ -202,6 +202,25 @@ def test_spikes_are_a_problem_only_where_the_return_falls_or_the_policy_moves_to
     assert raised(*history, *jumps(9.0))["loss_spike"].endswith("a learner step changed the policy by 0.11 nats")
 
 
+def test_a_rare_reward_that_is_found_is_no_spike() -> None:
+    # Before: 1 of 20 episodes has 0.9. Then 12 of 20 have it, and the losses and the policy change fast.
+    before = [with_return(noisy(position), 0.045, std=0.2, episodes=20) for position in range(SPIKE_HISTORY)]
+    found = [with_return(report, 0.54, std=0.45, episodes=20) for report in jumps(9.0)]
+    assert "loss_spike" not in raised(*before, *found)
+    lost = [with_return(report, 0.045, std=0.2, episodes=20) for report in jumps(9.0)]
+    assert "loss_spike" in raised(*before, *lost), "it moves as far, and nothing has come of it"
+
+
+def test_a_mean_that_was_lucky_is_no_best_to_fall_from() -> None:
+    # 0.09 is 2 of 20 episodes with 0.9, so its standard error is 0.06; then 20 episodes have nothing, without any spread.
+    history = [with_return(noisy(position), 0.0, std=0.0, episodes=20) for position in range(SPIKE_HISTORY)]
+    lucky = with_return(noisy(0), 0.09, std=0.27, episodes=20)
+    nothing = [with_return(report, 0.0, std=0.0, episodes=20) for report in jumps(9.0, approx_kl=0.02)]
+    assert "loss_spike" not in raised(*history, lucky, *nothing)
+    certain = with_return(noisy(0), 0.54, std=0.45, episodes=20)
+    assert raised(*history, certain, *nothing)["loss_spike"].endswith("the return has fallen")
+
+
 def test_a_loss_that_hardly_counts_has_no_spikes() -> None:
     # The floor is 0.5 * 1.8 = 0.9; a loss that goes from 2e-6 to 3e-5, or from 0.3 to 1.1, is below it.
     history = [with_loss("cmpo", value=2e-6, gradient=0.1)] * SPIKE_HISTORY
