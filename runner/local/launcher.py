@@ -13,10 +13,10 @@ from runner.folder import read_json
 from runner.local.bounded_log import LONGEST_BYTES
 from runner.local.child import Child, Start, end_all, end_families_of, start_process
 from runner.local.commands import actor_command, evaluator_command, learner_command, replay_command
-from runner.local.evaluator_service import EvaluatorService
 from runner.local.forking import Forking
 from runner.local.job import Job
 from runner.local.listening import make_again
+from runner.local.services.evaluator import EvaluatorService
 
 LOOK_EVERY_S = 1.0
 

@@ -21,9 +21,9 @@ from oatmill.process.watchdog import START_FACTOR, Watchdog
 from runner.local.actor_pool import ActorGivenUpError, ActorPool, numbers_outside
 from runner.local.job import Account, Job
 from runner.local.launcher import Launcher, LocalLauncher, P, Process
-from runner.local.learner_service import LearnerService
-from runner.local.replay_service import ReplayService
 from runner.local.reporter import FolderReporter, Reporter
+from runner.local.services.learner import LearnerService
+from runner.local.services.replay import ReplayService
 from runner.local.stop_request import StopRequest
 from runner.operator_client import OperatorClient, operator_client
 from runner.settings import RunSettings

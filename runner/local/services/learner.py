@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from runner.local.launcher import P
-from runner.local.service import Service
+from runner.local.services.service import Service
 
 
 class LearnerService(Service[P]):

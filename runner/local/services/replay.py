@@ -7,7 +7,7 @@ from typing import Any
 
 from oatmill.errors import PeerLostError
 from runner.local.launcher import P
-from runner.local.service import Service
+from runner.local.services.service import Service
 from runner.operator_client import OperatorClient
 
 

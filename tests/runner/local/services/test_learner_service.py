@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runner.local.child import Child, end_all
-from runner.local.learner_service import LearnerService
+from runner.local.services.learner import LearnerService
 
 SLEEPS = "import time; time.sleep(60)"
 BREAKS = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"

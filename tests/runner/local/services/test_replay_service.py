@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from runner.local.child import Child, end_all
-from runner.local.replay_service import ReplayService
+from runner.local.services.replay import ReplayService
 from runner.operator_client import OperatorClient
 
 BREAKS = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
