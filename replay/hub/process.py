@@ -118,7 +118,7 @@ class Hub:
         self._announce_failed = False
         self._memory = MemoryLimit("hub", config["replay"].get("memory_bytes"), setting="replay.memory_bytes")
         self._numbers = HubNumbers({}, {})
-        self._numbers_of = -1.0
+        self._numbers_of: tuple[object, ...] = ()
 
     def _connected(self, member: Member) -> bool:
         """Whether a member's connection still exists. Only sending a message shows this."""
@@ -226,11 +226,12 @@ class Hub:
         return taken
 
     def _update_numbers(self) -> None:
-        """Replace the numbers that the HTTP thread reads, once per report."""
+        """Replace the numbers that the HTTP thread reads, once per report, and when who is there or the aim has changed."""
         core = self.core
-        if core.reported_at == self._numbers_of:
+        newest = (core.reported_at, core.members.serial, core.desired_actors, core.stop)
+        if newest == self._numbers_of:
             return
-        self._numbers_of = core.reported_at
+        self._numbers_of = newest
         self._numbers = HubNumbers(
             core.report,
             core.rejected_by(),

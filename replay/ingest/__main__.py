@@ -56,6 +56,9 @@ REPORT_EVERY_S = 0.25
 REPORT_SHARE = 0.01
 """The largest fraction of the time that reports may take. A report about a thousand actors takes 10 ms,
 and acknowledgements wait during this time."""
+REPORT_WITHIN_S = 2.0
+"""The longest time between two reports: one that took long because the machine or the disk is busy says nothing about the
+next one, and without reports, metrics and alerts know nothing new."""
 JOIN_WITHIN_S = 10.0
 LONGEST_TURN_S = 1.0
 """If a turn of ingest takes longer, only this much of it counts as waiting time of actors and learner."""
@@ -190,7 +193,7 @@ class Ingest:
             say(self._events, "log_damaged", self._core.marks.complaints)
             self._core.marks.complaints.clear()
             self._events.flush()
-            self._report_at = now + max(REPORT_EVERY_S, (time.perf_counter() - began) / REPORT_SHARE)
+            self._report_at = now + pause_after_report(time.perf_counter() - began)
         else:
             control.pump()
         state, news = control.state, control.news
@@ -237,6 +240,15 @@ def open_journal(config: dict[str, Any], run_dir: Path, events: Events) -> Journ
     say(events, "state_replaced", [replaced] if replaced else [])
     say(events, "log_damaged", journal.damage)
     return journal
+
+
+def pause_after_report(took_s: float) -> float:
+    """Return the seconds until the next report.
+
+    Args:
+        took_s: how long the last one took.
+    """
+    return min(max(REPORT_EVERY_S, took_s / REPORT_SHARE), REPORT_WITHIN_S)
 
 
 def say(events: Events, event: str, lines: list[str]) -> None:

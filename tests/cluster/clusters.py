@@ -11,13 +11,19 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from deploy.engines.compose import Engine
+from oatmill.errors import UserError
 from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
+IMAGE = "oatmill-test/oatmill:under-test"
+BASE = "python:3.11-slim-bookworm"
 BINARIES = ("prometheus", "promtool", "prometheus-alertmanager", "amtool")
 TEMPLATES = Path("share/prometheus/alertmanager")
 
@@ -69,6 +75,37 @@ def stand_ins(folder: Path, base: str) -> dict[str, str] | None:
     return images
 
 
+def built() -> str:
+    """The image, built from the sources; without an engine or a base image the test is skipped."""
+    try:
+        Engine.find(os.environ)
+    except UserError as error:
+        pytest.skip(f"needs a container engine: {error}")
+    base = os.environ.get("OATMILL_BASE_IMAGE", BASE)
+    if not can_have(base):
+        pytest.skip(f"the base image {base} can neither be found nor pulled; name another by OATMILL_BASE_IMAGE")
+    arguments = ["--build-arg", f"BASE_IMAGE={base}"]
+    if "OATMILL_TORCH_INDEX_URL" in os.environ:
+        arguments += ["--build-arg", f"TORCH_INDEX_URL={os.environ['OATMILL_TORCH_INDEX_URL']}"]
+    run("docker", "build", "--file", "deploy/Dockerfile", *arguments, "--tag", IMAGE, ".", cwd=ROOT)
+    return IMAGE
+
+
+def new_cluster(folder: Path, project: str = "oatmill-test") -> Cluster:
+    """A cluster that is not up yet, for a wheel that is installed in a folder."""
+    pip = [sys.executable, "-m", "pip"]
+    run(*pip, "wheel", "--no-deps", "--quiet", "--wheel-dir", str(folder), str(ROOT))
+    wheel = next(folder.glob("*.whl"))
+    run(*pip, "install", "--no-deps", "--quiet", "--target", str(folder / "wheel"), str(wheel))
+    without, environ = [], dict[str, str]()
+    if not can_have("prom/prometheus:v3.5.0"):
+        environ = stand_ins(folder / "binaries", os.environ.get("OATMILL_BASE_IMAGE", BASE)) or {}
+        without = [] if environ else ["prometheus", "alertmanager"]
+    if not can_have("grafana/grafana:12.1.0"):
+        without.append("grafana")
+    return Cluster(folder, environ, without, project)
+
+
 class Cluster:
     """One cluster, worked as its user does.
 
@@ -76,12 +113,11 @@ class Cluster:
         folder: where the wheel is installed and state is kept.
         environ: more variables, such as the images of the monitoring.
         without: services that cannot be had.
+        project: the cluster's name.
     """
 
-    project = "oatmill-test"
-
-    def __init__(self, folder: Path, environ: dict[str, str], without: list[str]) -> None:
-        self.folder, self.without = folder, without
+    def __init__(self, folder: Path, environ: dict[str, str], without: Sequence[str], project: str) -> None:
+        self.folder, self.without, self.project = folder, without, project
         port = free_ports()
         self.prometheus = f"http://127.0.0.1:{port}"
         plain = {name: value for name, value in os.environ.items() if not name.startswith("OATMILL_") or name.endswith("IMAGE")}
@@ -106,6 +142,11 @@ class Cluster:
         result = self.try_oatmill(*arguments)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
+
+    def up(self, *arguments: str, image: str) -> None:
+        """Start it, without the services that cannot be had."""
+        left_out = [word for name in self.without for word in ("--without", name)]
+        self.oatmill("up", *arguments, "--image", image, *left_out)
 
     def status(self) -> dict[str, Any]:
         """The hub's status; empty while it does not answer."""
@@ -136,15 +177,19 @@ class Cluster:
         """What chooses this cluster's own things."""
         return ["--filter", f"label=com.docker.compose.project={self.project}"]
 
+    def container(self, service: str, number: int = 1) -> str:
+        """The name of a container."""
+        return f"{self.project}-{service}-{number}"
+
     def crash(self, service: str, number: int = 1) -> None:
         """Kill a container's first process from outside, which no engine takes for its own wish."""
-        name = f"{self.project}-{service}-{number}"
+        name = self.container(service, number)
         pid = int(run("docker", "inspect", "--format", "{{.State.Pid}}", name).stdout)
         os.kill(pid, signal.SIGKILL)
 
     def restarts(self, service: str, number: int = 1) -> int:
         """How often the engine has started a container again."""
-        name = f"{self.project}-{service}-{number}"
+        name = self.container(service, number)
         return int(run("docker", "inspect", "--format", "{{.RestartCount}}", name).stdout)
 
     def asked(self, path: str) -> Any:

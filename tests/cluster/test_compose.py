@@ -8,7 +8,6 @@ Without a registry, Prometheus and Alertmanager are stand-ins made of Debian's b
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,18 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from deploy.engines.compose import Engine
 from deploy.grafana.generate import rendered
 from deploy.grafana.process_dashboard import NO_CADVISOR, NO_DCGM, NO_GPU, NO_NVML
-from oatmill.errors import UserError
-from tests.cluster.clusters import ROOT, Cluster, answers, can_have, run, stand_ins
+from tests.cluster.clusters import IMAGE, ROOT, Cluster, answers, built, new_cluster, run
 from tests.deploy.prometheus_tools import of_run
 from tests.system.real_runs import accounted, oatmill
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
-IMAGE = "oatmill-test/oatmill:under-test"
-BASE = "python:3.11-slim-bookworm"
 SETTINGS = [
     "trainer.total_timesteps=1000000000",
     "trainer.optimizer.schedule=constant",
@@ -48,18 +43,8 @@ FIGURES: dict[str, float] = {}
 @pytest.fixture(scope="module")
 def image() -> str:
     """The image, built from the sources."""
-    try:
-        Engine.find(os.environ)
-    except UserError as error:
-        pytest.skip(f"needs a container engine: {error}")
-    base = os.environ.get("OATMILL_BASE_IMAGE", BASE)
-    if not can_have(base):
-        pytest.skip(f"the base image {base} can neither be found nor pulled; name another by OATMILL_BASE_IMAGE")
-    arguments = ["--build-arg", f"BASE_IMAGE={base}"]
-    if "OATMILL_TORCH_INDEX_URL" in os.environ:
-        arguments += ["--build-arg", f"TORCH_INDEX_URL={os.environ['OATMILL_TORCH_INDEX_URL']}"]
     began = time.monotonic()
-    run("docker", "build", "--file", "deploy/Dockerfile", *arguments, "--tag", IMAGE, ".", cwd=ROOT)
+    built()
     FIGURES["image built, s"] = time.monotonic() - began
     return IMAGE
 
@@ -68,23 +53,12 @@ def image() -> str:
 def cluster(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster of four actors, started from a wheel in another folder."""
     folder = tmp_path_factory.mktemp("cluster")
-    pip = [sys.executable, "-m", "pip"]
-    run(*pip, "wheel", "--no-deps", "--quiet", "--wheel-dir", str(folder), str(ROOT))
-    wheel = next(folder.glob("*.whl"))
-    run(*pip, "install", "--no-deps", "--quiet", "--target", str(folder / "wheel"), str(wheel))
-    without, environ = [], dict[str, str]()
-    if not can_have("prom/prometheus:v3.5.0"):
-        environ = stand_ins(folder / "binaries", os.environ.get("OATMILL_BASE_IMAGE", BASE)) or {}
-        without = [] if environ else ["prometheus", "alertmanager"]
-    if not can_have("grafana/grafana:12.1.0"):
-        without.append("grafana")
-    cluster = Cluster(folder, environ, without)
-    left_out = [word for name in without for word in ("--without", name)]
+    cluster = new_cluster(folder)
     began = time.monotonic()
     try:
-        cluster.oatmill("up", "cartpole", "--preset", "conservative", "--image", image, "--actors", "4", *left_out, *SETTINGS)
+        cluster.up("cartpole", "--preset", "conservative", "--actors", "4", *SETTINGS, image=image)
         FIGURES["up to a learner step, s"] = time.monotonic() - began
-        if "prometheus" not in without:
+        if "prometheus" not in cluster.without:
             cluster.until(lambda: cluster.query("oatmill_loss"), 120)
             FIGURES["up to a panel with data, s"] = time.monotonic() - began
         yield cluster

@@ -36,6 +36,7 @@ def test_the_alerts_are_the_promised_ones() -> None:
         "LearnerStalled",
         "LossDominates",
         "LossNonFinite",
+        "CheckpointFailed",
         "MuesliRatioOutOfRange",
         "EntropyCollapsed",
         "EntropyHigh",
@@ -44,6 +45,7 @@ def test_the_alerts_are_the_promised_ones() -> None:
         "ActorsMissing",
         "ActorSilent",
         "ReplayStarved",
+        "ReplayLogStalled",
         "PolicyLagHigh",
         "TargetDown",
         "Watchdog",
@@ -112,7 +114,10 @@ def test_an_alert_about_training_follows_its_red_flag(name: str, flag: str) -> N
     assert flag in red_flags.FLAGS
 
 
-@pytest.mark.parametrize("name", ["TargetDown", "LearnerStalled", "ActorsMissing", "ActorSilent", "ReplayStarved"])
+OF_ROLES = ("TargetDown", "LearnerStalled", "ActorsMissing", "ActorSilent", "ReplayStarved", "ReplayLogStalled")
+
+
+@pytest.mark.parametrize("name", OF_ROLES)
 def test_nothing_is_expected_of_a_run_that_has_ended(name: str) -> None:
     assert ALERTS[name]["expr"].endswith("unless on (namespace, run) (oatmill_run_stopped == 1)")
 
