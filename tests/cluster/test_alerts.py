@@ -37,8 +37,8 @@ SETTINGS = [
     "agent.hidden_sizes=[32]",
 ]
 FIRES_WITHIN_S = 60.0
-WRITTEN_WITHIN_S = 75.0
-"""From Prometheus to the log, Alertmanager waits for more alerts of the same kind, up to its group_interval."""
+WRITTEN_WITHIN_S = 45.0
+"""After it fires; Alertmanager waits for more alerts of the same kind, up to its group_interval."""
 CLEARS_WITHIN_S = 400.0
 RESTARTS_WITHIN_S = 30.0
 """What takes longer to come back may raise an alert."""
@@ -128,7 +128,7 @@ def asked(file: str, *places: tuple[str, int]) -> tuple[Callable[[Cluster], obje
 FAULTS = [
     gone("actor", "ActorsMissing"),
     gone("learner", "TargetDown"),
-    Fault("an actor's environment hangs", "ActorSilent", *asked("hang", ("actor", 1))),
+    Fault("an actor's environment hangs", "ActorsMissing", *asked("hang", ("actor", 1))),
     gone("replay", "TargetDown"),
     full("runs", "CheckpointFailed"),
     frozen("actor", "ActorsMissing"),
@@ -140,7 +140,12 @@ FAULTS = [
     frozen("replay", "TargetDown"),
     cut_off("actor", "ActorsMissing"),
     cut_off("learner", "TargetDown"),
-    Fault("all actors' environments hang", "LearnerStalled", *asked("hang", ("actor", 1), ("actor", 2))),
+    Fault(
+        "all actors' environments hang",
+        "LearnerStalled",
+        *asked("hang", ("actor", 1), ("actor", 2)),
+        frozenset({"ActorsMissing"}),
+    ),
     cut_off("replay", "TargetDown"),
     Fault("a learner step hangs", "LearnerStalled", *asked("hang", ("learner", 1))),
     Fault("a loss is NaN once", "LossNonFinite", *asked("not-finite", ("learner", 1))),
