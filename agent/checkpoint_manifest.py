@@ -131,7 +131,13 @@ def find_checkpoint(path: Path) -> Path:
         UserError: if there is none.
     """
     if (path / CONFIG_FILE).is_file() and not (path / MANIFEST).is_file():  # a downloaded policy has both
-        return (path / "checkpoints" / LATEST).resolve()
+        newest = path / "checkpoints" / LATEST
+        if not newest.exists():
+            raise UserError(
+                f"{path} is the folder of a run that has no checkpoint: it has just begun, or it ended before the first one; "
+                "expected a run that has one, or a checkpoint"
+            )
+        return newest.resolve()
     if not path.is_dir():
         raise UserError(f"{path} is not a checkpoint: expected a folder, such as runs/latest/checkpoints/latest or runs/latest")
     return path.resolve()

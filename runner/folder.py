@@ -175,8 +175,10 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     content = read_json(folder / "run.json")
     if not content or not is_held(folder):
+        from runner.continuing import way_on  # noqa: PLC0415  (it reads files with this module)
+
         ended = "it has ended, see its summary.json" if (folder / SUMMARY_FILE).exists() else "its processes were killed"
-        raise UserError(f"no run is active in {folder}; {ended}, and `oatmill train --resume --run-dir {folder}` continues it")
+        raise UserError(f"no run is active in {folder}; {ended}; {way_on(folder)}")
     return content
 
 

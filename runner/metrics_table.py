@@ -23,7 +23,8 @@ def read_lines(run_dir: Path) -> Lines:
     try:
         texts = path.read_text().splitlines()
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); expected a run folder, such as runs/latest") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path} cannot be read ({why}); expected a run folder, such as runs/latest") from None
     lines = []
     for number, text in enumerate(texts, 1):
         try:

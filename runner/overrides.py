@@ -119,7 +119,9 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     """
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
-        raise SettingsError(f"expected key=value, such as trainer.total_timesteps=10000, got {text!r}")
+        raise SettingsError(
+            f"expected key=value without spaces around the =, such as trainer.total_timesteps=10000, got {text!r}"
+        )
     return path.strip(), _value(path.strip(), path.strip(), value)
 
 

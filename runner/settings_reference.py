@@ -53,7 +53,7 @@ def find_settings(word: str) -> list[SettingEntry]:
 
     An empty word finds all of them.
     """
-    wanted = word.lower()
+    wanted = " ".join(word.lower().split())
     ranks = {entry: rank for entry in all_settings() if (rank := _rank(entry, wanted)) is not None}
     return sorted(ranks, key=lambda entry: ranks[entry])
 

@@ -262,7 +262,8 @@ def outcome_of(outcome: Any) -> tuple[Any, Any, Any, Any, Any]:
     if isinstance(outcome, (tuple, list)) and len(outcome) == STEP_VALUES:
         return outcome  # type: ignore[return-value]
     came = f"{len(outcome)} values" if isinstance(outcome, (tuple, list)) else in_short(outcome)
-    raise ValueError(f"expected step to return 5 values (observation, reward, terminated, truncated, info), got {came}")
+    old = "; old versions of Gym had one `done`: return terminated and truncated instead" if came == "4 values" else ""
+    raise ValueError(f"expected step to return 5 values (observation, reward, terminated, truncated, info), got {came}{old}")
 
 
 def observation_of(outcome: Any) -> Any:
@@ -273,7 +274,8 @@ def observation_of(outcome: Any) -> Any:
     """
     if isinstance(outcome, (tuple, list)) and len(outcome) == 2 and (outcome[1] is None or isinstance(outcome[1], Mapping)):  # noqa: PLR2004
         return outcome[0]
-    raise ValueError(f"expected reset to return 2 values (observation, info), got {in_short(outcome)}")
+    old = "" if isinstance(outcome, (tuple, list)) else "; if it returns the observation only, return (observation, {})"
+    raise ValueError(f"expected reset to return 2 values (observation, info), got {in_short(outcome)}{old}")
 
 
 def as_flags(values: Any, rows: int, what: str) -> Array:

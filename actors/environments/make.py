@@ -49,7 +49,10 @@ EXTRAS = {
 
 UNREGISTERED = ("NameNotFound", "NamespaceNotFound")
 """Gymnasium's errors for an id that it does not know; Gymnasium is loaded only for environments that need it."""
-MODULE_FIRST = "; if a module registers it, write the module before the id, such as my_module:MyEnv-v0"
+MODULE_FIRST = (
+    "; if a module registers it, write the module before the id, such as my_module:MyEnv-v0; "
+    "`--env` also takes other kinds by their names, such as atari:pong"
+)
 
 
 def make_environment(settings: EnvSettings, *, copies: int | None, seed: int, first_index: int = 0) -> Environment:
@@ -91,7 +94,7 @@ def refusals(settings: EnvSettings) -> Iterator[None]:
                 f"{name_of(settings)} needs a package that is not installed ({one_line(error)}); {_way_out(missing)}"
             ) from error
         advice = MODULE_FIRST if type(error).__name__ in UNREGISTERED else ""
-        raise UserError(f"{name_of(settings)} could not be built: {one_line(error)}{advice}") from error
+        raise UserError(f"{name_of(settings)} could not be built: {one_line(error).rstrip('.')}{advice}") from error
 
 
 def describe(settings: EnvSettings) -> tuple[Spaces, tuple[str, ...]]:

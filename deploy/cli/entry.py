@@ -29,6 +29,14 @@ ASKERS = {"status", "top", "scale", "stop"}
 """Commands that send requests to a run. For them a wrong key is bad input."""
 NUMBERS = {"int_parsing": "a whole number", "int_from_float": "a whole number", "float_parsing": "a number"}
 """What an option expects, by pydantic's type of error."""
+BOUNDS = {
+    "greater_than_equal": "of at least {ge}",
+    "greater_than": "above {gt}",
+    "less_than_equal": "of at most {le}",
+    "less_than": "below {lt}",
+}
+"""The same for a number beyond its bounds."""
+NO_DASHES = "a setting is written without dashes"
 STDERR = 2
 CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
@@ -127,19 +135,24 @@ def refuse(error: TyperException) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":  # typer has no public name for it
         sys.stdout.write(f"{error.format_message()}\n")
         return 0
-    return complain(f"{told(error)}; {hint(error)}", BAD_INPUT)
+    message, advice = told(error), hint(error)
+    if advice.startswith(NO_DASHES):  # options that sound like it are no help then
+        message = message.partition(" (Possible options: ")[0]
+    return complain(f"{message}; {advice}", BAD_INPUT)
 
 
 def told(error: TyperException) -> str:
     """Typer's message without the words of pydantic, which it uses. For a number, also the value and what the option means."""
     message, errors = error.format_message().rstrip("."), getattr(error.__cause__, "errors", None)
     first = errors()[0] if callable(errors) else {}
-    expected = NUMBERS.get(first.get("type", ""))
+    bound = BOUNDS.get(first.get("type", ""), "").format(**first.get("ctx", {}))
+    expected = f"a number {bound}" if bound else NUMBERS.get(first.get("type", ""))
     if expected is None:
         return message.replace(": Value error, ", ": ")
     meaning = str(getattr(getattr(error, "param", None), "help", None) or "").partition(". ")[0].rstrip(".")
     option = message.partition(": ")[0]
-    return f"{option}: expected {expected}, without a unit, got {first['input']!r}{f' ({meaning})' if meaning else ''}"
+    unit = "" if bound else ", without a unit"
+    return f"{option}: expected {expected}{unit}, got {first['input']!r}{f' ({meaning})' if meaning else ''}"
 
 
 def hint(error: Exception) -> str:
@@ -150,7 +163,7 @@ def hint(error: Exception) -> str:
     name = str(getattr(error, "option_name", None) or "").lstrip("-").replace("-", "_")
     takes_settings = context is not None and any(parameter.name == "assignments" for parameter in context.command.params)
     if takes_settings and ("." in name or name in ALIASES):
-        return f"a setting is written without dashes, {ALIASES.get(name, name)}=VALUE"
+        return f"{NO_DASHES}, {ALIASES.get(name, name)}=VALUE"
     return f"`{context.command_path if context else 'oatmill'} --help` shows what is expected"
 
 

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 def settings(
     *,
-    word: Annotated[
-        str, typer.Argument(metavar="[WORD]", help="A word to search in paths and descriptions.", autocompletion=complete_path)
-    ] = "",
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[WORD]", help="What to search in paths and descriptions.", autocompletion=complete_path),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List or search the settings.
@@ -30,6 +31,7 @@ def settings(
     from oatmill.settings.complaints import unknown_setting  # noqa: PLC0415
     from runner.settings_reference import all_settings, find_settings  # noqa: PLC0415
 
+    word = " ".join(words or ())
     found = find_settings(word)
     if not found:
         raise UserError(unknown_setting(word, [entry.path for entry in all_settings()]))

@@ -58,10 +58,10 @@ def progress_lines(answer: Mapping[str, Any] | None) -> list[str]:
     fleet, learner = answer["fleet"], answer["learner"]
     from runner.observer import counted  # noqa: PLC0415
 
-    mean = (fleet.get("episode_return") or {}).get("mean")
+    mean, version = (fleet.get("episode_return") or {}).get("mean"), answer["policy_version"]
     return [
         f"{learner.get('env_steps', 0):,} env steps trained in {counted(learner.get('learner_step', 0), 'learner step')}, "
-        f"policy version {answer['policy_version']}, mean return {'-' if mean is None else format(mean, '.2f')}",
+        f"policy version {version if version >= 0 else '-'}, mean return {'-' if mean is None else format(mean, '.2f')}",
         actors_line(answer),
         *machine_lines(answer.get("machines", [])),
         *uneven_lines(fleet),

@@ -106,9 +106,9 @@ def searched(made: Sweep, study: Any, *, trials: int, output: TextIO, log_level:
     try:
         Trials(made, study, observer=lambda _title: observer_for(output), say=say, log_level=log_level).run(trials)
     except KeyboardInterrupt:
-        write_results(made, study)
         finished = sum(trial.state.is_finished() for trial in study.trials)
         typer.echo(f"stopped after {finished} of {trials} trials; the same command continues", err=True)
+        write_results(made, study)  # takes seconds, so the user has been told already
         raise
     found = write_results(made, study)
     if found is None:

@@ -15,6 +15,8 @@ from oatmill.files.run_files import CONFIG_FILE, EVENTS_FILE, METRICS_FILE
 
 EVERY_S = 1.0
 EVENTS_SHOWN = 5
+EXPLAIN_THEMSELVES = frozenset({"how", "outcome", "reason", "why", "error"})
+"""Values of events that are words: `ended with exit code 0`."""
 
 
 def top(
@@ -87,7 +89,15 @@ def fleet_lines(folder: Path, *, going_on: bool) -> list[str]:
 
 
 def event_line(event: Mapping[str, Any]) -> str:
-    """An event of events.jsonl as one line: time, name and values."""
+    """An event of events.jsonl as one line: time, name, and its text, or its values if it has none."""
     clock = time.strftime("%H:%M:%S", time.localtime(event.get("time", 0.0)))
-    facts: Sequence[str] = [f"{name} {value}" for name, value in event.items() if name not in {"time", "event"} and value != ""]
-    return f"{clock}  {event.get('event', '')}  {', '.join(facts)}"[:160]
+    facts: Sequence[str] = [fact(name, value) for name, value in event.items() if name not in {"time", "event"}]
+    told = str(event.get("text") or "") or ", ".join(filter(None, facts))
+    return f"{clock}  {event.get('event', '')}  {told}".rstrip()[:160]
+
+
+def fact(name: str, value: Any) -> str:
+    """A value of an event; one that explains itself is without its name, and what is not so is left out."""
+    if value is False or value == "":
+        return ""
+    return name if value is True else str(value) if name in EXPLAIN_THEMSELVES else f"{name} {value}"

@@ -17,6 +17,7 @@ from oatmill.files.json_lines import all_lines
 from oatmill.files.run_files import CONFIG_FILE, EVENTS_FILE, METRICS_FILE, SUMMARY_FILE
 from oatmill.settings.flat import numbers_of
 from protocol.data.trajectory import AGENT_SPREAD
+from runner.continuing import way_on
 from runner.folder import is_held, read_json, reading
 from runner.metrics_table import Lines, read_lines
 from runner.settings import read_config
@@ -149,13 +150,7 @@ def killed(run_dir: Path, events: Sequence[Mapping[str, Any]]) -> str:
     names = {event.get("event") for event in events}
     if "started" not in names or "ended" in names or (run_dir / SUMMARY_FILE).exists() or is_held(run_dir):
         return ""
-    try:
-        checkpoint = (run_dir / "checkpoints" / "latest").resolve(strict=True).name
-    except OSError:
-        how = "it has no checkpoint, so start it again in another folder"
-    else:
-        how = f"`oatmill train --resume --run-dir {run_dir}` continues it from checkpoint {checkpoint}"
-    return f"the run did not end in order: its processes were killed, and there is no {SUMMARY_FILE}; {how}"
+    return f"the run did not end in order: its processes were killed, and there is no {SUMMARY_FILE}; {way_on(run_dir)}"
 
 
 def mean(values: Sequence[float]) -> float:

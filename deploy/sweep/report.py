@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,7 +58,7 @@ def page(sweep: Sweep, study: Any, complete: list[Any]) -> str:
     paths = [parameter.path for parameter in sweep.parameters]
     weights = importances(study)
     pictures = [
-        ("Return by trial", history(complete, of_state(study, "PRUNED"))),
+        ("Return by trial", history(complete, of_state(study, "PRUNED"), last=len(study.trials))),
         ("Parallel coordinates", parallel(sweep, complete)),
     ]
     if weights:
@@ -98,15 +99,25 @@ def page(sweep: Sweep, study: Any, complete: list[Any]) -> str:
     )
 
 
-def history(complete: list[Any], pruned: list[Any]) -> bytes:
-    """The return of every trial, and the best so far."""
+def best_so_far(complete: list[Any], last: int) -> tuple[list[int], list[float]]:
+    """The best return after each complete trial, up to the sweep's last trial, whether that was complete or not."""
+    numbers, returns = [trial.number + 1 for trial in complete], [trial.value for trial in complete]
+    best = list(itertools.accumulate(returns, max))
+    return [*numbers, last], [*best, best[-1]]
+
+
+def history(complete: list[Any], pruned: list[Any], *, last: int) -> bytes:
+    """The return of every trial, and the best so far.
+
+    Args:
+        complete: the complete trials, at least one.
+        pruned: the pruned trials.
+        last: the number of the sweep's last trial.
+    """
     figure = figure_class()(figsize=(WIDTH, HEIGHT), layout="constrained")
     axis = figure.subplots()
-    numbers, returns = [trial.number + 1 for trial in complete], [trial.value for trial in complete]
-    axis.plot(numbers, returns, "o", label="trial")
-    axis.plot(
-        numbers, [max(returns[: place + 1]) for place in range(len(returns))], drawstyle="steps-post", label="best so far"
-    )
+    axis.plot([trial.number + 1 for trial in complete], [trial.value for trial in complete], "o", label="trial")
+    axis.plot(*best_so_far(complete, last), drawstyle="steps-post", label="best so far")
     if pruned:
         axis.plot(
             [trial.number + 1 for trial in pruned],

@@ -209,7 +209,7 @@ def restore(
             return restored._replace(passed_over=passed_over)
         passed_over.append(problem or f"{checkpoint} could not be loaded by another rank")
     if not passed_over:
-        raise UserError(f"{folder} has no checkpoint to resume from; start without --resume")
+        raise UserError(f"{folder} has no checkpoint to resume from; start without --resume, in another folder")
     others = f" (the {len(passed_over) - 1} before it cannot be loaded either)" if len(passed_over) > 1 else ""
     raise UserError(passed_over[0] + others)
 

@@ -46,7 +46,7 @@ def load(text: str) -> Any:
     try:
         return yaml.load(text, SettingsLoader)
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(" ".join(str(error).replace('in "<unicode string>", ', "in ").split())) from None
 
 
 def dump(values: Any) -> str:

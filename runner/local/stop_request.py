@@ -27,13 +27,21 @@ class StopRequest:
         reporter: receives an event for the request.
         clock: measures how long the learner takes.
         on_begin: called once, when the run begins to stop.
+        has_checkpoint: returns whether the run has a checkpoint.
     """
 
     def __init__(
-        self, interrupts: Interrupts, hub: OperatorClient, reporter: Reporter, clock: AwakeClock, on_begin: Callable[[], object]
+        self,
+        interrupts: Interrupts,
+        hub: OperatorClient,
+        reporter: Reporter,
+        clock: AwakeClock,
+        on_begin: Callable[[], object],
+        *,
+        has_checkpoint: Callable[[], bool],
     ) -> None:
         self._interrupts, self._hub, self._reporter, self._clock = interrupts, hub, reporter, clock
-        self._on_begin = on_begin
+        self._on_begin, self._has_checkpoint = on_begin, has_checkpoint
         self._begun: float | None = None
 
     @property
@@ -60,28 +68,30 @@ class StopRequest:
             RunError: at the second signal, or if a learner that has trained does not end in time.
         """
         if self._interrupts.count and not self.made:
-            self._begin(
-                "stopping: the learner finishes its step and saves a checkpoint (press Ctrl-C again to stop immediately)"
-            )
+            does = "the learner finishes its step and saves a checkpoint" if self._trained else "nothing is trained yet"
+            self._begin(f"stopping: {does} (press Ctrl-C again to stop immediately)")
             # Before the first learner step there may be no hub, and there is nothing to save.
             if not self._trained or not self._hub.stop():
                 learner.terminate()
         if self._interrupts.hasty():
             self._reporter.event("stop_not_counted", NOT_COUNTED, {})
         if self._interrupts.count > 1:
-            raise RunError("stopped immediately after a second signal; the last checkpoint is unchanged")
+            raise RunError(f"stopped immediately after a second signal; {self._way_on()}")
         within_s = STOP_WITHIN_S if self._trained else STOP_EARLY_WITHIN_S
         if self._begun is not None and self._clock.now() > self._begun + within_s:
             learner.kill()
             if self._trained:
-                raise RunError(
-                    f"the learner did not end within {STOP_WITHIN_S:g} s after the stop request; "
-                    "the last checkpoint is unchanged"
-                )
+                late = f"the learner did not end within {STOP_WITHIN_S:g} s after the stop request and was killed"
+                raise RunError(f"{late}; {self._way_on()}")
 
     @property
     def _trained(self) -> bool:
         return self._reporter.reports > 0
+
+    def _way_on(self) -> str:
+        if self._has_checkpoint():
+            return "what came after its newest checkpoint is lost; --resume continues from there"
+        return "there is no checkpoint yet, so the run cannot be continued: start it again"
 
     def _begin(self, text: str) -> None:
         self._begun = self._clock.now()

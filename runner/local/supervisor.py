@@ -95,7 +95,7 @@ class Supervisor(Generic[P]):
         self.launcher, self.reporter, self.hub = launcher, reporter, hub
         self.settings, self.account, self.resume = settings, account, resume
         self.clock = AwakeClock()
-        self.stop = StopRequest(interrupts, hub, reporter, self.clock, self._begin_stop)
+        self.stop = StopRequest(interrupts, hub, reporter, self.clock, self._begin_stop, has_checkpoint=launcher.has_checkpoint)
         self.services: dict[str, P] = {}
         self.replay = ReplayService(
             launcher.start_replay,

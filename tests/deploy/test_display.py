@@ -235,6 +235,8 @@ def test_status_shows_processes_also_while_the_server_is_still_starting() -> Non
         "640 env steps trained in 10 learner steps, policy version 10, mean return 21.50",
         "1 of 2 actors live",
     ]
+    starting = status_lines("/run", rows, answer | {"fleet": {}, "learner": {}, "policy_version": -1})
+    assert starting[1] == "0 env steps trained in 0 learner steps, policy version -, mean return -"
 
 
 def test_status_says_that_a_run_is_over() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from deploy.cli.entry import run_command
+from deploy.cli.top import event_line
 from recipes import cartpole
 from runner.folder import LOCK
 from runner.settings import write_config
@@ -44,6 +45,20 @@ def test_without_a_terminal_the_newest_state_is_printed_once(run: Path, capsys: 
         assert expected in shown
     assert "actor 3" not in shown, "only the last few events"
     assert "\x1b" not in shown
+
+
+def test_an_events_values_read_as_words_and_its_text_is_not_repeated() -> None:
+    def shown(**event: object) -> str:
+        return event_line({"time": 0.0} | event).partition("  ")[2]
+
+    left = {"event": "actor_left", "actor": 2, "pid": 17, "how": "ended with exit code 0"}
+    assert shown(**left) == "actor_left  actor 2, pid 17, ended with exit code 0"
+    assert shown(event="started", resume=False) == "started"
+    assert shown(event="started", resume=True) == "started  resume"
+    assert shown(event="ended", outcome="stopped") == "ended  stopped"
+    assert shown(event="actor_silent", text="actor 3 sends nothing", actor=3, reason="actor 3 sends nothing") == (
+        "actor_silent  actor 3 sends nothing"
+    )
 
 
 def test_a_run_without_a_report_and_a_folder_without_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -149,10 +149,12 @@ def test_run_json_is_its_owners_and_is_believed_only_while_the_run_goes_on(elsew
     assert stat.S_IMODE((folder.path / "run.json").stat().st_mode) == 0o600
     assert read_run(folder.path) == {"control": "ipc:///somewhere"}
     folder.release()
-    with pytest.raises(UserError, match=r"no run is active in .*; its processes were killed, and `oatmill train --resume "):
+    with pytest.raises(
+        UserError, match=r"no run is active in .*; its processes were killed; it has no checkpoint, so start it "
+    ):
         read_run(folder.path)
     (folder.path / "summary.json").write_text("{}")
-    with pytest.raises(UserError, match=r"no run is active in .*; it has ended, see its summary\.json, and `oatmill train"):
+    with pytest.raises(UserError, match=r"no run is active in .*; it has ended, see its summary\.json; it has no checkpoint"):
         read_run(folder.path)
 
 

@@ -130,8 +130,12 @@ def test_a_count_may_be_written_with_an_exponent() -> None:
             "trainer.losses.cmpo.advantage_clip=nan",
             "trainer.losses.cmpo.advantage_clip must be a finite number above 0, got nan",
         ),
-        ("trainer.total_timesteps", "expected key=value, such as trainer.total_timesteps=10000, got 'trainer.total_timesteps'"),
-        ("=3", "expected key=value, such as trainer.total_timesteps=10000, got '=3'"),
+        (
+            "trainer.total_timesteps",
+            "expected key=value without spaces around the =, such as trainer.total_timesteps=10000, "
+            "got 'trainer.total_timesteps'",
+        ),
+        ("=3", "expected key=value without spaces around the =, such as trainer.total_timesteps=10000, got '=3'"),
     ],
 )
 def test_a_wrong_assignment_is_told_in_one_line(assignment: str, message: str) -> None:
@@ -202,7 +206,10 @@ def test_a_wrong_setting_names_the_file_or_variable_it_comes_from(tmp_path: Path
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a: [", "is not YAML: while parsing"),
+        (
+            "a: [",
+            "is not YAML: while parsing a flow node expected the node content, but found '<stream end>' in line 1, column 5",
+        ),
         ("- 1\n- 2", "must contain settings by name, such as trainer: {gamma: 0.99}, got list"),
         (None, "cannot be read: No such file or directory; expected a YAML file of settings"),
     ],

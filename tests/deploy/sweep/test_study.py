@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from deploy.sweep import report
 from deploy.sweep import study as module
-from deploy.sweep.report import write_results
+from deploy.sweep.report import best_so_far, write_results
 from deploy.sweep.space import parse_parameter
 from deploy.sweep.study import POINTS, Pruning, Sweep, Trials, make_sweep, open_study
 from oatmill.errors import RunError, UserError
@@ -208,6 +209,24 @@ def test_a_pruned_trial_is_not_the_best_whatever_its_return_was(tmp_path: Path, 
     assert (found["trial"], found["return"], found["trials"]) == (1, 10.0, 3)
     rows = re.findall(r"<tr><td>(\d)</td><td>([\d.]+)</td><td>(\w+)</td>", (tmp_path / "report.html").read_text())
     assert rows == [("1", "10.00", "complete"), ("2", "10.00", "complete"), ("3", "99.00", "pruned")]
+
+
+def test_the_line_of_the_best_return_ends_at_the_last_trial_though_that_was_pruned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from optuna.trial import TrialState
+
+    returns = iter([3.0, 10.0, 7.0])
+    sweep = a_sweep(tmp_path)
+    study, _ = run(sweep, monkeypatch, lambda *_: done(next(returns)), 3)
+    assert best_so_far(study.trials, last=3)[1][:3] == [3.0, 10.0, 10.0]
+    for _ in range(2):
+        study.tell(study.ask(), None, state=TrialState.PRUNED)
+    drawn: list[Any] = []
+    monkeypatch.setattr(report, "png", lambda figure: drawn.append(figure) or b"")
+    write_results(sweep, study)
+    (line,) = [line for line in drawn[0].axes[0].lines if line.get_label() == "best so far"]
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([1, 2, 3, 5], [3.0, 10.0, 10.0, 10.0])
 
 
 def test_a_run_that_fails_costs_its_trial_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,13 +18,20 @@ from runner.local.stop_request import STOP_EARLY_WITHIN_S, STOP_WITHIN_S, StopRe
 class Scene:
     """A stop request, its learner and its hub in one."""
 
-    def __init__(self, *, reports: int = 5) -> None:
+    def __init__(self, *, reports: int = 5, checkpoint: bool = True) -> None:
         self.said: list[str] = []
         self.did: list[str] = []
         self.interrupts = Interrupts()
         reporter = LineReporter(self.said.append)
         reporter.reports = reports
-        self.request = StopRequest(self.interrupts, cast("Any", self), reporter, AwakeClock(), lambda: self.did.append("begun"))
+        self.request = StopRequest(
+            self.interrupts,
+            cast("Any", self),
+            reporter,
+            AwakeClock(),
+            lambda: self.did.append("begun"),
+            has_checkpoint=lambda: checkpoint,
+        )
 
     def take(self) -> None:
         self.request.take_interrupts(cast("Any", self))
@@ -85,6 +92,7 @@ def test_a_learner_that_has_trained_nothing_is_ended_by_a_signal_and_soon_killed
     scene.signal()
     wait(scene, STOP_EARLY_WITHIN_S - 1)
     assert scene.did == ["begun", "terminated"]
+    assert scene.said == ["stopping: nothing is trained yet (press Ctrl-C again to stop immediately)"]
     wait(scene, 3)
     assert scene.did[2] == "killed"
 
@@ -107,6 +115,28 @@ def test_a_learner_that_does_not_save_in_time_is_killed_and_the_run_fails(wait: 
     with pytest.raises(RunError, match="the learner did not end within 60 s after the stop request"):
         wait(scene, 3)
     assert scene.did == ["begun", "killed"]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "rest"),
+    [
+        (True, "what came after its newest checkpoint is lost; --resume continues from there"),
+        (False, "there is no checkpoint yet, so the run cannot be continued: start it again"),
+    ],
+)
+def test_a_run_that_ends_without_saving_promises_a_checkpoint_only_if_there_is_one(
+    checkpoint: bool, rest: str, wait: Callable[[Scene, float], None]
+) -> None:
+    hasty = Scene(checkpoint=checkpoint)
+    hasty.signal()
+    hasty.take()
+    hasty.signal()
+    with pytest.raises(RunError, match=f"^stopped immediately after a second signal; {rest}$"):
+        hasty.take()
+    stuck = Scene(checkpoint=checkpoint)
+    stuck.request.check_hub_status({"stop": True})
+    with pytest.raises(RunError, match=f"within 60 s after the stop request and was killed; {rest}$"):
+        wait(stuck, STOP_WITHIN_S + 2)
 
 
 def test_a_hub_that_does_not_answer_or_has_not_been_asked_begins_no_stop() -> None:

@@ -206,7 +206,10 @@ def test_a_vector_env_of_a_fixed_size_is_described_without_being_asked_for_a_num
     ("settings", "says"),
     [
         (GymnasiumEnv(id="CartPol-v1"), "env.id=CartPol-v1 could not be built: NameNotFound"),
-        (GymnasiumEnv(id="Maze-v0"), "if a module registers it, write the module before the id, such as my_module:MyEnv-v0"),
+        (
+            GymnasiumEnv(id="Maze-v0"),
+            "exist; if a module registers it, write the module before the id, such as my_module:MyEnv-v0; `--env`",
+        ),
         (GymnasiumEnv(id="mazes/Maze-v0"), "if a module registers it, write the module before the id"),
         (GymnasiumEnv(id="CartPole-v1", kwargs={"gravity": 1}), "env.id=CartPole-v1 could not be built: TypeError"),
         (GymnasiumEnv(id="no_such_module:Env-v0"), "env.id=no_such_module:Env-v0: module no_such_module cannot be imported"),

@@ -1,0 +1,30 @@
+"""How a run that has ended goes on, as its folder tells it. No message may promise a checkpoint that does not exist."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from oatmill.files.run_files import SUMMARY_FILE
+from runner.folder import read_json
+
+
+def newest_checkpoint(run_dir: Path) -> str:
+    """The name of a run's newest checkpoint; empty if it has none."""
+    try:
+        return (run_dir / "checkpoints" / "latest").resolve(strict=True).name
+    except OSError:
+        return ""
+
+
+def way_on(run_dir: Path) -> str:
+    """What a user can do with a run that has ended, as a part of a sentence."""
+    checkpoint, summary = newest_checkpoint(run_dir), read_json(run_dir / SUMMARY_FILE)
+    if not checkpoint:
+        return "it has no checkpoint, so start it again in another folder"
+    command = f"oatmill train --resume --run-dir {shlex.quote(str(run_dir))}"
+    if summary.get("outcome") == "done":
+        return (
+            f"its budget is spent; `{command} trainer.total_timesteps=N` continues it, with N above {summary.get('env_steps')}"
+        )
+    return f"`{command}` continues it from checkpoint {checkpoint}"
