@@ -33,7 +33,7 @@ def draw(run_dir: Path) -> Path:
         The picture's path.
 
     Raises:
-        UserError: if the folder has no reported learner steps, or matplotlib is not installed.
+        UserError: if the folder has no reported learner steps or cannot be written to, or matplotlib is not installed.
     """
     figure_of = figure_class()
     lines = read_lines(run_dir)
@@ -51,8 +51,11 @@ def draw(run_dir: Path) -> Path:
         axis.legend(fontsize="small")
     figure.suptitle(run_dir.resolve().name)
     path = run_dir / "plots" / PNG
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=DPI)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        figure.savefig(path, dpi=DPI)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; copy the run to a folder that you can write to") from None
     return path
 
 

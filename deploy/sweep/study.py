@@ -94,6 +94,21 @@ def make_sweep(
     return sweep
 
 
+def claim(folder: Path) -> None:
+    """Create the folder of a sweep, or check that it is one.
+
+    Raises:
+        UserError: if it is a file, holds something else, or cannot be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        foreign = not (folder / DATABASE).exists() and any(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"--out {folder} cannot be created or read: {error.strerror}; choose another folder") from None
+    if foreign:
+        raise UserError(f"--out {folder} must be a new or empty folder, or that of a sweep, got a folder with other files")
+
+
 def open_study(sweep: Sweep, *, sampler: str, pruner: str, seed: int) -> Any:
     """Create the study, or open that of an earlier command.
 
@@ -105,7 +120,7 @@ def open_study(sweep: Sweep, *, sampler: str, pruner: str, seed: int) -> Any:
     except ImportError:
         raise UserError("a sweep needs optuna; pip install 'oatmill[sweep]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sweep.out.mkdir(parents=True, exist_ok=True)
+    claim(sweep.out)
     study = optuna.create_study(
         storage=f"sqlite:///{sweep.out / DATABASE}", study_name="sweep", direction="maximize", load_if_exists=True
     )

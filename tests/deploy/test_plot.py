@@ -54,8 +54,10 @@ def test_every_named_run_gets_a_picture(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_folder_without_a_run_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["plot", str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("oatmill: error: ")
-    assert error.count("\n") == 1
+    assert error == (
+        f"oatmill: error: {tmp_path / 'metrics.jsonl'} cannot be read (No such file or directory); "
+        "expected a run folder, such as runs/latest\n"
+    )
 
 
 def test_a_run_that_has_reported_nothing_is_refused(tmp_path: Path) -> None:
@@ -74,3 +76,10 @@ def test_a_damaged_file_is_named_in_one_line(command: str, tmp_path: Path, capsy
     assert shown.startswith(
         f"oatmill: error: {run / 'metrics.jsonl'} is damaged, or was written by another version of oatmill ("
     )
+
+
+def test_a_picture_that_cannot_be_written_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "plots").touch()
+    assert run_command(["plot", str(run)]) == 2
+    assert f"{run / 'plots' / 'curves.png'} cannot be written: File exists; copy the run" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from deploy.cli.entry import run_command
 from runner.settings_reference import all_settings, find_settings
 
 ENTRIES = all_settings()
@@ -29,3 +30,9 @@ def test_a_search_finds_paths_first_and_then_meanings() -> None:
     paths = [entry.path for entry in find_settings("GAE")]
     assert paths == ["trainer.losses.ppo_critic.gae_lambda", "trainer.returns"]
     assert find_settings("no such word") == []
+
+
+def test_several_words_are_searched_as_they_follow_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["settings", "learning", "rate"]) == 0
+    assert capsys.readouterr().out.startswith("trainer.optimizer.learning_rate\n")
+    assert run_command(["settings", "gamma", "nonsense"]) == 2

@@ -150,6 +150,7 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(module, "Run", FakeRun)
     sweep = a_sweep(tmp_path)
+    open_study(sweep, sampler="tpe", pruner="none", seed=0)
     left = tmp_path / "trials" / "trial-0" / "seed-0"
     (left / "checkpoints" / "latest").mkdir(parents=True)
     without = tmp_path / "trials" / "trial-1" / "seed-0"
@@ -209,6 +210,23 @@ def test_a_pruned_trial_is_not_the_best_whatever_its_return_was(tmp_path: Path, 
     assert (found["trial"], found["return"], found["trials"]) == (1, 10.0, 3)
     rows = re.findall(r"<tr><td>(\d)</td><td>([\d.]+)</td><td>(\w+)</td>", (tmp_path / "report.html").read_text())
     assert rows == [("1", "10.00", "complete"), ("2", "10.00", "complete"), ("3", "99.00", "pruned")]
+
+
+def test_a_sweep_begins_only_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    run_folder, file = tmp_path / "run", tmp_path / "file"
+    run_folder.mkdir()
+    (run_folder / "config.yaml").touch()
+    file.touch()
+    for folder, expected in (
+        (run_folder, "must be a new or empty folder, or that of a sweep, got a folder with other files"),
+        (file, "cannot be created or read: File exists"),
+        (file / "below", "cannot be created or read: Not a directory"),
+    ):
+        with pytest.raises(UserError, match=f"^--out {folder} {expected}"):
+            open_study(a_sweep(folder), sampler="random", pruner="none", seed=0)
+    assert list(run_folder.iterdir()) == [run_folder / "config.yaml"]
+    for _ in range(2):  # begun, and continued
+        open_study(a_sweep(tmp_path / "new"), sampler="random", pruner="none", seed=0)
 
 
 def test_the_line_of_the_best_return_ends_at_the_last_trial_though_that_was_pruned(
