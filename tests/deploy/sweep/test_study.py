@@ -241,7 +241,12 @@ def test_the_line_of_the_best_return_ends_at_the_last_trial_though_that_was_prun
     for _ in range(2):
         study.tell(study.ask(), None, state=TrialState.PRUNED)
     drawn: list[Any] = []
-    monkeypatch.setattr(report, "png", lambda figure: drawn.append(figure) or b"")
+
+    def keep(figure: Any) -> bytes:
+        drawn.append(figure)
+        return b""
+
+    monkeypatch.setattr(report, "png", keep)
     write_results(sweep, study)
     (line,) = [line for line in drawn[0].axes[0].lines if line.get_label() == "best so far"]
     assert (list(line.get_xdata()), list(line.get_ydata())) == ([1, 2, 3, 5], [3.0, 10.0, 10.0, 10.0])
