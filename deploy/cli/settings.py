@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def settings(
     *,
-    words: Annotated[
+    word: Annotated[
         list[str] | None,
         typer.Argument(metavar="[WORD]", help="What to search in paths and descriptions.", autocompletion=complete_path),
     ] = None,
@@ -31,10 +31,10 @@ def settings(
     from oatmill.settings.complaints import unknown_setting  # noqa: PLC0415
     from runner.settings_reference import all_settings, find_settings  # noqa: PLC0415
 
-    word = " ".join(words or ())
-    found = find_settings(word)
+    searched = " ".join(word or ())
+    found = find_settings(searched)
     if not found:
-        raise UserError(unknown_setting(word, [entry.path for entry in all_settings()]))
+        raise UserError(unknown_setting(searched, [entry.path for entry in all_settings()]))
     if as_json:
         print_json([asdict(entry) for entry in found])
         return
