@@ -31,9 +31,15 @@ def summary_lines(result: RunResult, settings: RunSettings) -> list[str]:
         *([*loss_table(result.losses), ""] if result.losses else []),
         *red_flag_lines(result),
         ledger_line(result.ledger),
+        *([f"restarts        {restarts(result.actor_restarts)}"] if result.actor_restarts else []),
         f"run folder      {result.run_dir}",
         *(next_steps(result, settings) if result.learner_steps else []),
     ]
+
+
+def restarts(count: int) -> str:
+    """How often actors were restarted, and where the reasons are."""
+    return f"actors ended and were restarted {counted(count, 'time')}; `oatmill doctor` says why"
 
 
 def next_steps(result: RunResult, settings: RunSettings) -> list[str]:

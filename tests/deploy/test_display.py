@@ -200,6 +200,16 @@ def test_the_last_lines_say_how_to_go_on(
     ]
 
 
+@pytest.mark.parametrize(("count", "line"), [(0, None), (1, "1 time"), (8, "8 times")])
+def test_restarts_are_told_with_the_command_that_knows_why(tmp_path: Path, count: int, line: str | None) -> None:
+    identity = Identity(tmp_path, "own", 0, None)
+    result = compose(identity, outcome="stopped", error=None, last_line=LINE, status={}, actor_restarts=count)
+    found = [shown for shown in summary_lines(result, COGS) if shown.startswith("restarts")]
+    assert found == (
+        [] if line is None else [f"restarts        actors ended and were restarted {line}; `oatmill doctor` says why"]
+    )
+
+
 def test_a_ledger_that_does_not_balance_says_so() -> None:
     assert ledger_line({"produced": 9, "trained": 4}).endswith(", but the sum is 4: the ledger does not balance")
     assert "unknown" in ledger_line({})
