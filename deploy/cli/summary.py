@@ -70,9 +70,11 @@ def facts(result: RunResult, env: EnvSettings) -> list[str]:
         *evaluator_lines(result.eval_return),
         f"env steps       {result.env_steps:,} in {counted(result.learner_steps, 'learner step')} and "
         f"{number(result.seconds, '.1f')} s, {number(result.env_steps_per_second, ',.0f')} per second",
-        f"policy          entropy {number(value(result.entropy, 'nats'), '.3f')} nats{of_uniform(result)}, explained variance "
-        f"{number(result.explained_variance, '.2f')}, lag {number(value(result.policy_lag, 'p50'), '.0f')} versions",
     ]
+    if result.learner_steps:
+        entropy = f"{number(value(result.entropy, 'nats'), '.3f')} nats{of_uniform(result)}"
+        explained, lag = number(result.explained_variance, ".2f"), number(value(result.policy_lag, "p50"), ".0f")
+        lines.append(f"policy          entropy {entropy}, explained variance {explained}, lag {lag} versions")
     if result.episode_statistics and result.episode_return.get("n"):
         shown = ", ".join(f"{name} {number(mean, '.2f')}" for name, mean in result.episode_statistics.items())
         lines.append(f"an episode      {shown}")

@@ -280,6 +280,7 @@ def test_a_resumed_run_that_was_stopped_before_it_came_to_anything_has_a_summary
         in text
     )
     assert "no episode has ended yet" in text
+    assert ("\npolicy " in text) == bool(result.learner_steps), "nothing is known of a policy that was not trained"
     assert ("gradient share" in text) == bool(result.losses), "a table without a row is not printed"
     assert "\n\n\n" not in text
 
