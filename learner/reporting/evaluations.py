@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from oatmill.files.json_lines import JsonLines
 
 EVALUATIONS_FILE = "evaluations.jsonl"
 FIELDS = ("deterministic", "drawn", "env_steps")
+OLD_AFTER_S = 600.0
+"""What the evaluator used is not exported any longer after this time: it may have ended."""
 
 
 class Evaluations:
@@ -21,6 +25,8 @@ class Evaluations:
 
     def __init__(self, run_dir: Path) -> None:
         self._lines = JsonLines(run_dir / EVALUATIONS_FILE)
+        self._process: Mapping[str, float] = {}
+        self._heard_at = -math.inf
 
     def newest(self) -> Mapping[str, Any] | None:
         """The newest result since the last call: mean, std and n of both kinds of actions; None if there is none.
@@ -30,5 +36,11 @@ class Evaluations:
         lines = self._lines.new()
         if not lines:
             return None
+        if isinstance(process := lines[-1].get("process"), dict):
+            self._process, self._heard_at = process, time.monotonic()
         video = next((line["video"] for line in reversed(lines) if line.get("video")), None)
         return {name: lines[-1].get(name) for name in FIELDS} | {"video": video}
+
+    def processes(self) -> Mapping[str, Mapping[str, float]]:
+        """What the evaluator's process used at its newest evaluation, by the label `process`. Any thread may call it."""
+        return {"evaluator": self._process} if time.monotonic() - self._heard_at < OLD_AFTER_S else {}

@@ -39,6 +39,7 @@ class LearnerMetrics:
         healthy: returns whether the learner makes progress; called at each scrape.
         losses: the descriptors of the run's losses, by name.
         ranks: returns what each rank uses; called at each scrape.
+        others: returns what other processes use, by the label `process`; called at each scrape.
     """
 
     def __init__(
@@ -47,12 +48,15 @@ class LearnerMetrics:
         settings: Mapping[str, Any],
         healthy: Callable[[], bool] = lambda: True,
         losses: Mapping[str, LossDescriptor] | None = None,
+        *,
         ranks: Callable[[], Sequence[Resources]] = tuple,
+        others: Callable[[], Mapping[str, Mapping[str, float]]] = dict,
     ) -> None:
         self.descriptors = {**BUILT_IN, **(losses or {})}
         self.registry = CollectorRegistry()
         libraries = {"torch": torch.__version__}
-        self.registry.register(ProcessCollector({process_name(0): os.getpid()}, libraries, lambda: processes_of(ranks())))
+        own = {process_name(0): os.getpid()}
+        self.registry.register(ProcessCollector(own, libraries, lambda: {**processes_of(ranks()), **others()}))
         self.registry.register(GpuCollector(ranks))
         self._create_loss_series()
         self._create_run_series()

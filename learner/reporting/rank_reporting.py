@@ -60,8 +60,14 @@ class RankReporting:
             writers = BackgroundWriters(wanted_targets(config.metrics), config.run_dir, config.settings)
             self.run_files = RunFiles(config.run_dir, uniform, config.trainer.total_timesteps, writers)
             self.run_files.describe(updater.plan.descriptors)
-            newest = self.resources.newest
-            self.metrics = LearnerMetrics(updater.plan.auto, config.settings, healthy, updater.plan.descriptors, newest)
+            self.metrics = LearnerMetrics(
+                updater.plan.auto,
+                config.settings,
+                healthy,
+                updater.plan.descriptors,
+                ranks=self.resources.newest,
+                others=self.run_files.evaluations.processes,
+            )
 
     def close(self) -> None:
         """Finish writing the files; called also if the run fails."""

@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from agent.checkpoint_manifest import BEST, LATEST, PLAYING, open_manifest
 from learner.reporting.evaluations import EVALUATIONS_FILE
 from oatmill.errors import OatmillError, RunError, UserError, one_line
@@ -24,6 +26,7 @@ from oatmill.files.atomic import append_line, replace_link
 from oatmill.files.json_lines import last_line
 from oatmill.files.run_files import CONFIG_FILE, EVENTS_FILE, LEARNER_FILE
 from oatmill.process.entry import configure_logging, role_parser, run_to_exit
+from oatmill.process.metrics import read_process
 from oatmill.process.signals import StopFlag
 from runner.evaluation.clips import VIDEOS, record_clip
 from runner.evaluation.evaluation import evaluate_checkpoint
@@ -105,6 +108,7 @@ class Evaluator:
             **results,
             "video": video,
             "seconds": time.monotonic() - started,
+            "process": read_process(psutil.Process()),
         }
         self.played = version
         self.note_best(checkpoint, results[self.settings.best_by]["mean"])

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from agent.checkpoint_manifest import MANIFEST
 from learner.reporting.evaluations import EVALUATIONS_FILE, Evaluations
+from learner.reporting.metrics import LearnerMetrics
 from oatmill.files.atomic import replace_link
 from recipes import cartpole
 from runner.evaluation import evaluator as module
@@ -174,3 +176,18 @@ def test_in_a_container_it_waits_for_the_run_stays_after_its_end_and_follows_its
 
 def test_waiting_for_a_run_ends_when_it_is_asked_to(tmp_path: Path) -> None:
     assert not module.wait_for(tmp_path / "config.yaml", Stages(lambda: None))  # type: ignore[arg-type]
+
+
+def test_the_learner_exports_what_the_evaluator_used_until_it_is_old(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    returns(monkeypatch, {3: (1.0, 2.0)})
+    evaluations = Evaluations(run_dir)
+    metrics = LearnerMetrics({}, {}, others=evaluations.processes)
+    series = "oatmill_process_resident_memory_bytes"
+    labels = {"process": "evaluator"}
+    assert metrics.registry.get_sample_value(series, labels) is None
+    assert Evaluator(run_dir, EvaluatorSettings()).play_newest()
+    evaluations.newest()
+    assert metrics.registry.get_sample_value(series, labels) == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)
+    assert (metrics.registry.get_sample_value("oatmill_process_cpu_seconds_total", labels) or 0) > 0
+    monkeypatch.setattr("learner.reporting.evaluations.OLD_AFTER_S", 0.0)
+    assert metrics.registry.get_sample_value(series, labels) is None
