@@ -30,8 +30,6 @@ from runner.settings import RunSettings
 
 TURN_S = 0.1
 STATUS_EVERY_S = 1.0
-SILENT_S = 60.0
-"""The run fails if the hub has not answered for this long."""
 ACTORS_LEAVE_WITHIN_S = 10.0
 LEDGER_WITHIN_S = 3.0
 """The longest wait for the final ledger after the last actor has ended."""
@@ -116,7 +114,7 @@ class Supervisor(Generic[P]):
             notice=reporter.event,
             clock=self.clock,
         )
-        self._heard = self._next_status = 0.0
+        self._next_status = 0.0
         self._seen: tuple[int, Any, Any] = (0, None, None)  # the learner's process, its learner step, its attempts to save
         self._moved, self._stepped = False, 0.0
 
@@ -151,11 +149,10 @@ class Supervisor(Generic[P]):
 
     def start(self) -> None:
         """Start all processes at the same time; they wait for each other."""
-        self.services["replay"] = self.replay.begin()
+        self.services["replay"] = self.replay.begin(self.clock.now())
         self.services["learner"] = self.learner.begin(resume=self.resume)
         self.pool.follow(self.settings.actors.count)
         self.pool.turn()
-        self._heard = self.clock.now()
         self._record()
 
     def watch(self, watchdog: Watchdog) -> None:
@@ -249,15 +246,15 @@ class Supervisor(Generic[P]):
 
     def _ask_hub(self) -> None:
         now = self.clock.now()
-        if now - self._heard > SILENT_S:
-            raise RunError(f"the replay server has not answered for {SILENT_S:g} s; its log is {self.services['replay'].log}")
+        if silence := self.replay.silence(now):
+            raise RunError(f"the replay server {silence}; its log is {self.services['replay'].log}")
         if now < self._next_status or not self.replay.ready:
             return
         self._next_status = now + STATUS_EVERY_S
         status = self._status()
         if status is None:
             return
-        self._heard = self.clock.now()
+        self.replay.answered(self.clock.now())
         self.account.status = status = self.replay.brief(self.hub, status, stopping=self.account.stopped)
         self.reporter.heard(status)
         self.pool.heard(status["actors"])
@@ -293,7 +290,7 @@ class Supervisor(Generic[P]):
         if child is None:
             raise self._failure(self.services["replay"])
         if self.replay.restarts > restarts:
-            self._heard = self.clock.now()
+            self.replay.answered(self.clock.now())
         self.services["replay"] = child
 
     def _ended_well(self, learner: Process) -> bool:

@@ -10,6 +10,11 @@ from runner.local.launcher import P
 from runner.local.services.service import Service
 from runner.operator_client import OperatorClient
 
+SILENT_S = 60.0
+"""A server that is ready and does not answer for this long is lost."""
+READY_WITHIN_S = 300.0
+"""A new server has this long until it is ready: a busy node of a cluster may need minutes for its imports."""
+
 
 class ReplayService(Service[P]):
     """Keeps one replay server running, and repeats earlier requests to a restarted one.
@@ -40,10 +45,16 @@ class ReplayService(Service[P]):
         )
         self._begin, self._listens = start, listens
         self._own: int | None = None
-        self._untold = False
+        self._untold = self._was_ready = False
+        self._heard = 0.0
 
-    def begin(self) -> P:
-        """Start the first server."""
+    def begin(self, now: float = 0.0) -> P:
+        """Start the first server.
+
+        Args:
+            now: the supervisor's clock.
+        """
+        self._heard = now
         self.child = self._begin()
         return self.child
 
@@ -55,6 +66,17 @@ class ReplayService(Service[P]):
     def ready(self) -> bool:
         """Whether the server accepts requests."""
         return self._due is None and self._listens()
+
+    def answered(self, now: float) -> None:
+        """Note that the server has answered, or that a new one was started."""
+        self._heard = now
+
+    def silence(self, now: float) -> str:
+        """Why the server counts as lost; empty if it has answered in time. Call it in every turn."""
+        if self.ready != self._was_ready:
+            self._was_ready, self._heard = self.ready, now
+        limit, missed = (SILENT_S, "answered for") if self._was_ready else (READY_WITHIN_S, "become ready within")
+        return f"has not {missed} {limit:g} s" if now - self._heard > limit else ""
 
     def brief(self, hub: OperatorClient, status: Mapping[str, Any], *, stopping: bool) -> Mapping[str, Any]:
         """Read the hub's status.

@@ -22,7 +22,8 @@ from runner.local.job import Account, Job
 from runner.local.launcher import LocalLauncher
 from runner.local.listening import Listening
 from runner.local.reporter import FolderReporter
-from runner.local.supervisor import SILENT_S, Supervisor, supervise
+from runner.local.services.replay import READY_WITHIN_S, SILENT_S
+from runner.local.supervisor import Supervisor, supervise
 from runner.observer import PlainObserver
 
 NEWEST = {"ledger": {"produced": 99}, "actors": [], "learner": {}, "stop": False, "own_actors": 1, "machines": [], "live": 0}
@@ -96,7 +97,7 @@ def make(job: Job, hub: Hub) -> Supervisor[Child]:
         interrupts=Interrupts(),
     )
     made.services = {"replay": cast("Child", Process()), "learner": cast("Child", Process())}
-    made._heard = made.clock.now()
+    made.replay.answered(made.clock.now())
     return made
 
 
@@ -116,6 +117,9 @@ def test_a_supervisor_that_was_asleep_does_not_give_the_hub_up_and_one_that_is_a
     job: Job, moment: Callable[[float], None]
 ) -> None:
     made = make(job, Hub())
+    (job.folder.path / "endpoints").mkdir()
+    (job.folder.path / "endpoints" / "replay.json").write_text("{}")
+    made._ask_hub()  # it is ready
     moment(24 * 3600.0)
     made._ask_hub()
     for _ in range(round(SILENT_S) - 6):  # the day counts as one turn of 5 s
@@ -123,6 +127,16 @@ def test_a_supervisor_that_was_asleep_does_not_give_the_hub_up_and_one_that_is_a
         made._ask_hub()
     moment(2.0)
     with pytest.raises(RunError, match="the replay server has not answered for 60 s"):
+        made._ask_hub()
+
+
+def test_a_replay_server_has_minutes_to_become_ready(job: Job, moment: Callable[[float], None]) -> None:
+    made = make(job, Hub())
+    for _ in range(round(READY_WITHIN_S) - 1):
+        moment(1.0)
+        made._ask_hub()
+    moment(2.0)
+    with pytest.raises(RunError, match="the replay server has not become ready within 300 s"):
         made._ask_hub()
 
 
