@@ -13,6 +13,7 @@ from benchmarks.harness import Effort, measure
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore:.*precision lowered by casting:UserWarning")  # EnvPool
 @pytest.mark.parametrize("name", [*NAMES, *EXTRA])
 def test_it_runs_and_comes_to_figures(name: str) -> None:
     if name == "envpool":
