@@ -76,6 +76,7 @@ def _serve(link: socket.socket) -> Request | None:
     running: dict[int, tuple[int, int]] = {}  # by the descriptor that is readable when the actor has ended
     poll = select.poll()
     poll.register(link, select.POLLIN)
+    _check_system()
     link.send(b"{}")
     while True:
         for descriptor, _ in poll.poll():
@@ -97,6 +98,12 @@ def _serve(link: socket.socket) -> Request | None:
                 key, pid = running.pop(descriptor)
                 os.close(descriptor)
                 link.send(_message(key=key, code=os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+
+
+def _check_system() -> None:
+    """Do once what every actor needs, so that a system without it ends this process before it is ready."""
+    os.close(os.pidfd_open(os.getpid()))
+    _write(ENVIRONMENT_AREA, os.environ[FAMILY], after=f"{FAMILY}=")
 
 
 def _receive(link: socket.socket) -> Request | None:

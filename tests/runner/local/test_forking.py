@@ -157,6 +157,17 @@ def test_where_no_server_can_run_actors_are_processes_of_their_own(actors: Actor
     assert (actors.folder / "server.log").read_text() == "no torch here\n"
 
 
+@pytest.mark.parametrize("lacks", ["os.pidfd_open = None", "actors.fork_server._bounds = lambda area: (0, 0)"])
+def test_a_system_without_what_forked_actors_need_has_processes_of_their_own(
+    actors: Actors, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    server = SERVER.replace("actors.__main__.main = actor", f"actors.__main__.main = actor; {lacks}")
+    monkeypatch.setattr(forking, "SERVER", (sys.executable, "-c", server))
+    child = actors.start(0, "--wrong")
+    assert psutil.Process(child.pid).ppid() == os.getpid()
+    assert ended(child) == BAD_INPUT
+
+
 def test_many_actors_fit_where_the_limit_of_open_files_is_low(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forking, "SERVER", (sys.executable, "-c", SERVER))
     before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
