@@ -25,6 +25,7 @@ from oatmill.children.parent import die_with
 from oatmill.process.last_words import VARIABLE as LAST_WORDS
 
 LONGEST_MESSAGE = 65_536
+FAMILY_BYTES = FAMILY.encode()
 ARGUMENT_AREA, ENVIRONMENT_AREA = slice(45, 47), slice(47, 49)
 """Where the fields 48 to 51 of proc_pid_stat(5), `arg_start` to `env_end`, stand after the name in brackets."""
 
@@ -103,7 +104,7 @@ def _serve(link: socket.socket) -> Request | None:
 def _check_system() -> None:
     """Do once what every actor needs, so that a system without it ends this process before it is ready."""
     os.close(os.pidfd_open(os.getpid()))
-    _write(ENVIRONMENT_AREA, os.environ[FAMILY], after=f"{FAMILY}=")
+    _write(ENVIRONMENT_AREA, os.environb[FAMILY_BYTES], after=FAMILY_BYTES + b"=")
 
 
 def _receive(link: socket.socket) -> Request | None:
@@ -126,30 +127,26 @@ def _become(request: Request) -> None:
     os.close(request.output)
     os.environ[LAST_WORDS] = str(request.words)
     os.environ[FAMILY] = request.tag
-    _write(ENVIRONMENT_AREA, request.tag, after=f"{FAMILY}=")
-    arguments, room = "\0".join(request.command), _size(ARGUMENT_AREA)
-    _write(ARGUMENT_AREA, arguments.rjust(room - 1, "/"))  # slashes before a path change nothing
+    _write(ENVIRONMENT_AREA, request.tag.encode(), after=FAMILY_BYTES + b"=")
+    start, end = _bounds(ARGUMENT_AREA)
+    arguments = os.fsencode("\0".join(request.command))
+    _write(ARGUMENT_AREA, arguments.rjust(end - start - 1, b"/"))  # slashes before a path change nothing
     sys.argv = ["actors", *request.command[3:]]
 
 
-def _write(area: slice, text: str, *, after: str = "") -> None:
+def _write(area: slice, new: bytes, *, after: bytes = b"") -> None:
     """Change what /proc shows of this process.
 
     Args:
         area: where the process keeps its arguments or its environment.
-        text: the bytes to write; what does not fit is left out.
-        after: write behind this text, which is in the area; empty for its beginning.
+        new: the bytes to write; what does not fit is left out.
+        after: write behind these bytes, which are in the area; empty for its beginning.
     """
     start, end = _bounds(area)
     held = ctypes.string_at(start, end - start)
-    offset = held.index(after.encode()) + len(after)
-    new = text.encode()[: end - start - offset - 1]
-    ctypes.memmove(start + offset, new, len(new))
-
-
-def _size(area: slice) -> int:
-    start, end = _bounds(area)
-    return end - start
+    offset = held.index(after) + len(after)
+    fits = new[: end - start - offset - 1]
+    ctypes.memmove(start + offset, fits, len(fits))
 
 
 def _bounds(area: slice) -> tuple[int, int]:

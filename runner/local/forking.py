@@ -20,7 +20,6 @@ from typing import IO
 from actors.fork_server import LONGEST_MESSAGE
 from oatmill.children.environment import child_environment
 from oatmill.children.family import FAMILY, Guardian, new_tag
-from oatmill.children.parent import dies_with_parent
 from oatmill.files.atomic import private_file
 from oatmill.process.descriptors import raise_descriptor_limit
 from runner.local.child import Start, Started, start_process
@@ -31,6 +30,7 @@ SERVER = (sys.executable, "-m", "actors.fork_server")
 FORKED_WITHIN_S = 10.0
 CODE_WITHIN_S = 2.0
 """The server tells an actor's exit code this soon after the actor's end, unless somebody has stopped or killed it."""
+GONE_WITHIN_S = 5.0
 POLL_S = 0.002
 SPARE = 4
 """Room for an actor's number of more digits than the first one's."""
@@ -59,7 +59,7 @@ class Forking:
         if not self._possible or tuple(command[: len(PROGRAM)]) != PROGRAM:
             return start_process
         if self._server is None:
-            self._server = ForkServer(self._log, room=len("\0".join(command)) + SPARE)
+            self._server = ForkServer(self._log, room=len(os.fsencode("\0".join(command))) + SPARE)
             self._guardian.watch(self._server.tag, self._server.pid)
         self._server.hear()
         if self._server.gone:
@@ -101,16 +101,9 @@ class ForkServer:
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [*SERVER, str(theirs.fileno())]
         with theirs, open(log, "ab", opener=private_file) as output:
-            self._process = subprocess.Popen(
-                [*command, "-" * max(room - len("\0".join(command)), 1)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=child_environment(os.environ, 1) | {FAMILY: self.tag},
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-                preexec_fn=dies_with_parent(signal.SIGTERM),  # noqa: PLW1509  (runs one system call)
-            )
+            command.append("-" * max(room - len("\0".join(command)) - 1, 1))
+            environment = child_environment(os.environ, 1) | {FAMILY: self.tag}
+            self._process = start_process(command, output=output, environment=environment, keep=theirs.fileno())
         self._link.settimeout(0)
         self._keys, self._codes = itertools.count(), dict[int, int]()
         self.pid, self.ready, self.gone = self._process.pid, False, False
@@ -134,9 +127,9 @@ class ForkServer:
         raise TimeoutError("the fork server does not answer")
 
     def code(self, key: int) -> int | None:
-        """The exit code of an actor; None if the server has not told it."""
+        """The exit code of an actor, once; None if the server has not told it."""
         self.hear()
-        return self._codes.get(key)
+        return self._codes.pop(key, None)
 
     def hear(self) -> None:
         """Take what the server has told so far."""
@@ -146,7 +139,8 @@ class ForkServer:
     def close(self) -> None:
         """End the server."""
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(GONE_WITHIN_S)
         self.hear()
         self.gone = True
         self._link.close()

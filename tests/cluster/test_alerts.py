@@ -69,24 +69,18 @@ class Fault:
     beside: frozenset[str] = frozenset()
 
 
-def gone(service: str, alert: str) -> Fault:
-    """A container that was killed and is not restarted."""
+def by_engine(name: str, do: str, undo: str, service: str, alert: str) -> Fault:
+    """What a command of the engine does to a container, until another one ends it."""
     return Fault(
-        f"{service} killed, not restarted",
+        f"{service} {name}",
         alert,
-        lambda cluster: run("docker", "kill", cluster.container(service)),
-        lambda cluster: run("docker", "start", cluster.container(service)),
+        lambda cluster: run("docker", do, cluster.container(service)),
+        lambda cluster: run("docker", undo, cluster.container(service)),
     )
 
 
-def frozen(service: str, alert: str) -> Fault:
-    """A container whose processes stand still."""
-    return Fault(
-        f"{service} frozen",
-        alert,
-        lambda cluster: run("docker", "pause", cluster.container(service)),
-        lambda cluster: run("docker", "unpause", cluster.container(service)),
-    )
+gone = partial(by_engine, "killed, not restarted", "kill", "start")
+frozen = partial(by_engine, "frozen", "pause", "unpause")
 
 
 def cut_off(service: str, alert: str) -> Fault:

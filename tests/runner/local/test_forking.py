@@ -92,11 +92,13 @@ def ended(child: Child) -> int | None:
 
 
 def test_a_forked_actor_looks_like_a_process_of_its_own(actors: Actors) -> None:
-    child = actors.start(0, "waits")
+    odd = "a folder/\u00fc\udcff"  # as Python has a path that is not UTF-8
+    child = actors.start(0, "waits", odd)
     until(lambda: "waiting" in child.last_lines(1))
     process = psutil.Process(child.pid)
     words = process.cmdline()
-    assert [words[0].lstrip("/"), *words[1:]] == [sys.executable.lstrip("/"), "-m", "actors", "waits", "--actor-id", "0"]
+    shown = [words[0].lstrip("/"), *words[1:]]
+    assert shown == [sys.executable.lstrip("/"), "-m", "actors", "waits", odd, "--actor-id", "0"]
     assert Path(words[0]).samefile(sys.executable)
     assert process.environ()[FAMILY] == child.tag
     assert os.getsid(child.pid) == child.pid
