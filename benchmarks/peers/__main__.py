@@ -14,6 +14,10 @@ batches of 64, 4 epochs of 4 minibatches of whole trajectories, 32 simulations. 
 `actors/environments/adapters/cogs.py` on the same version of MettaGrid and encode with `agent/tokens/encoders.py`.
 Steps are steps of agents. CPU seconds are those of the whole run, including its start.
 
+With --task pong, oatmill, Sample Factory and CleanRL train Pong with the settings of pong.json, which are those of oatmill's
+recipe: four frames of 84x84, the same three convolutions and layer of 512, unrolls of 128, batches of 8, 3 epochs of 4
+minibatches. oatmill runs twice, in float32 and in bfloat16. CleanRL's script is run from a checkout, which CLEANRL names.
+
 There are some differences. Stable-Baselines3 and TorchRL have separate networks for policy and value.
 TorchRL, RLlib and Sample Factory keep the learning rate constant. Sample Factory scales rewards in its own
 way, and RLlib does not scale them. Each peer has the version of Gymnasium that its requirements allow; the
@@ -24,13 +28,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -47,6 +52,7 @@ SETTINGS, LARGE = HERE / "settings.json", HERE / "large.json"
 TRAINERS = {
     "stable-baselines3": "run_sb3.py",
     "sample-factory": "run_sample_factory.py",
+    "cleanrl": "run_cleanrl.py",
     "rllib": "run_rllib.py",
     "torchrl": "run_torchrl.py",
 }
@@ -72,9 +78,18 @@ class Task:
 
 TASKS = {
     "cartpole": Task(
-        SETTINGS, "cartpole", {"oatmill, one by one": ("env.vectorization=sync",), "oatmill, vectorised": ()}, tuple(TRAINERS)
+        SETTINGS,
+        "cartpole",
+        {"oatmill, one by one": ("env.vectorization=sync",), "oatmill, vectorised": ()},
+        tuple(peer for peer in TRAINERS if peer != "cleanrl"),
     ),
     "cogs": Task(HERE / "cogs.json", "cogs_v_clips", {"oatmill": ()}, ("sample-factory",)),
+    "pong": Task(
+        HERE / "pong.json",
+        "atari_pong",
+        {f"oatmill, {precision}": (f"trainer.precision={precision}",) for precision in ("float32", "bfloat16")},
+        ("sample-factory", "cleanrl"),
+    ),
 }
 
 
@@ -88,8 +103,8 @@ def own_settings(path: Path) -> tuple[str, ...]:
         f"trainer.batch_size={given['batch_trajectories']}",
         f"trainer.epochs={given['epochs']}",
         f"trainer.minibatches={given['minibatches']}",
-        "trainer.shuffle=trajectories",
-        "trainer.normalise_rewards=false",
+        f"trainer.shuffle={given.get('shuffle', 'trajectories')}",
+        "trainer.normalize_returns=false",
         f"trainer.optimizer.learning_rate={given['learning_rate']}",
         f"trainer.optimizer.schedule={given.get('schedule', 'linear')}",
         f"trainer.gamma={given['gamma']}",
@@ -221,17 +236,23 @@ def least_steps(settings: Path) -> int:
     return MIN_BATCHES * int(given["batch_trajectories"]) * int(given["unroll"])
 
 
+def what_is_missing(options: argparse.Namespace, everybody: Collection[str]) -> str | None:
+    """Why the systems cannot be compared, with the way out; None if they can."""
+    if not everybody:
+        return f"{options.folder} has no environment of such a peer; run benchmarks/peers/setup.sh first"
+    if "cleanrl" in everybody and "CLEANRL" not in os.environ:
+        return "CleanRL is run from a checkout: set CLEANRL to its folder, or name other peers"
+    if options.task == "cogs" and (wrong := other_environment(options.folder, "sample-factory")):
+        return f"{wrong}; run benchmarks/peers/setup.sh with METTAGRID=mettagrid==VERSION"
+    return None
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run all systems in rounds and print medians, or JSON. The exit code is 2 if they cannot be compared."""
     options = parse(arguments)
     everybody = contestants(options)
-    if not everybody:
-        sys.stderr.write(
-            f"benchmarks: error: {options.folder} has no environment of such a peer; run benchmarks/peers/setup.sh first\n"
-        )
-        return 2
-    if options.task == "cogs" and (wrong := other_environment(options.folder, "sample-factory")):
-        sys.stderr.write(f"benchmarks: error: {wrong}; run benchmarks/peers/setup.sh with METTAGRID=mettagrid==VERSION\n")
+    if wrong := what_is_missing(options, everybody):
+        sys.stderr.write(f"benchmarks: error: {wrong}\n")
         return 2
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in everybody}
     for number in range(options.rounds):

@@ -1,4 +1,4 @@
-"""Sample Factory's APPO on the CPU, with two asynchronous rollout workers as in its documentation; CartPole or cogs."""
+"""Sample Factory's APPO on the CPU, with two asynchronous rollout workers as in its documentation; CartPole, cogs or Pong."""
 
 import tempfile
 import time
@@ -57,7 +57,9 @@ def arguments(chosen, folder, changes):
         "stats_avg": 100,
         **changes,
     }
-    return [f"--{name}={value}" for name, value in pairs.items()] + ["--encoder_mlp_layers", *map(str, s["hidden_sizes"])]
+    sizes = [str(size) for size in s["hidden_sizes"]]
+    layers = ["--encoder_mlp_layers", *sizes, "--encoder_conv_mlp_layers", *sizes]
+    return [f"--{name}={value}" for name, value in pairs.items()] + layers
 
 
 def main():
@@ -87,6 +89,11 @@ def prepare():
     Returns:
         Changes of the command line, the name of the statistic with the returns, and further results to print.
     """
+    if SETTINGS["environment"] == "pong":
+        import pong_for_sample_factory as pong  # noqa: PLC0415  (needs ale_py)
+
+        register_env(SETTINGS["environment"], pong.make_env)
+        return pong.ARGUMENTS, "reward", {}
     if "agents" not in SETTINGS:
         register_env(SETTINGS["environment"], make_env)
         return {}, "reward", {}

@@ -23,7 +23,7 @@ def test_the_settings_of_a_task_are_the_recipes(name: str) -> None:
     changed = RunSettings.of(merged(recipe.explicit(), changes))
     theirs, ours = dict(leaves(changed.to_dict())), dict(leaves(recipe.to_dict()))
     # On cogs, what the peer has: no schedule that falls, no normalised rewards, minibatches of whole trajectories.
-    own = {"optimizer.schedule", "minibatches", "shuffle", "gamma", "normalise_rewards"} if name == "cogs" else set()
+    own = {"optimizer.schedule", "minibatches", "shuffle", "gamma", "normalize_returns"} if name == "cogs" else set()
     assert {path for path in ours if theirs[path] != ours[path]} == {f"trainer.{setting}" for setting in own}
     given = json.loads(task.settings.read_text())
     assert (list(recipe.agent.hidden_sizes), recipe.agent.activation) == (given["hidden_sizes"], given["activation"])
@@ -44,6 +44,20 @@ def test_cogs_is_for_those_who_have_a_runner_for_it(tmp_path: Path) -> None:
     assert list(contestants(parse([str(tmp_path), "--task", "cogs"]))) == ["oatmill", "sample-factory"]
     everybody = list(contestants(parse([str(tmp_path)])))
     assert everybody == ["oatmill, one by one", "oatmill, vectorised", "stable-baselines3", "sample-factory"]
+
+
+def test_pong_runs_in_both_precisions_beside_cleanrl_from_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = peer_with(peer_with(tmp_path, "sample-factory", None), "cleanrl", None)
+    everybody = list(contestants(parse([str(folder), "--task", "pong"])))
+    assert everybody == ["oatmill, float32", "oatmill, bfloat16", "sample-factory", "cleanrl"]
+    assert "cleanrl" not in contestants(parse([str(folder)]))
+    monkeypatch.delenv("CLEANRL", raising=False)
+    assert main([str(folder), "--task", "pong", "--rounds", "0"]) == 2
+    assert "set CLEANRL to its folder" in capsys.readouterr().err
+    monkeypatch.setenv("CLEANRL", str(tmp_path))
+    assert main([str(folder), "--task", "pong", "--rounds", "0"]) == 0
 
 
 @pytest.mark.parametrize("theirs", [None, "0.1.0"])
