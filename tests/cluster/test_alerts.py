@@ -105,6 +105,22 @@ def full(volume: str, alert: str) -> Fault:
     )
 
 
+FLIP = """
+from pathlib import Path
+segment = sorted(Path("/replay").rglob("*.log"))[0]
+content = bytearray(segment.read_bytes())
+content[len(content) // 2] ^= 1
+segment.write_bytes(content)
+"""
+
+
+def damage_log(cluster: Cluster) -> None:
+    """Flip a bit in the middle of the oldest segment of the replay server's log, while the server is away."""
+    run("docker", "kill", cluster.container("replay"))
+    run("docker", "exec", holder(cluster), "python", "-c", FLIP)
+    run("docker", "start", cluster.container("replay"))
+
+
 def asked(file: str, *places: tuple[str, int]) -> tuple[Callable[[Cluster], object], Callable[[Cluster], object]]:
     """What a file in containers' /tmp does, and its end."""
 
@@ -127,10 +143,7 @@ FAULTS = [
     full("runs", "CheckpointFailed"),
     frozen("actor", "ActorsMissing"),
     frozen("learner", "TargetDown"),
-    full(
-        "replay",
-        "ReplayLogStalled",
-    ),
+    full("replay", "ReplayLogStalled"),
     frozen("replay", "TargetDown"),
     cut_off("actor", "ActorsMissing"),
     cut_off("learner", "TargetDown"),
@@ -142,6 +155,7 @@ FAULTS = [
     ),
     cut_off("replay", "TargetDown"),
     Fault("a learner step hangs", "LearnerStalled", *asked("hang", ("learner", 1))),
+    Fault("a bit of the replay log flips", "ReplayLogDamaged", damage_log, lambda _cluster: None),
     Fault("a loss is NaN once", "LossNonFinite", *asked("not-finite", ("learner", 1))),
 ]
 

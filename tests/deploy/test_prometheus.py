@@ -46,6 +46,7 @@ def test_the_alerts_are_the_promised_ones() -> None:
         "ActorSilent",
         "ReplayStarved",
         "ReplayLogStalled",
+        "ReplayLogDamaged",
         "PolicyLagHigh",
         "TargetDown",
         "Watchdog",

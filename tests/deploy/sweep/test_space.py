@@ -18,7 +18,7 @@ from oatmill.errors import SettingsError
         ("a.b=1e-4..1e-2:log", Parameter("a.b", low=1e-4, high=1e-2, log=True)),
         ("agent.core=none,gru", Parameter("agent.core", ("none", "gru"))),
         ("agent.hidden_sizes=[[64], [64, 64]]", Parameter("agent.hidden_sizes", ([64], [64, 64]))),
-        ("trainer.normalise_rewards=true,false", Parameter("trainer.normalise_rewards", (True, False))),
+        ("trainer.normalize_returns=true,false", Parameter("trainer.normalize_returns", (True, False))),
     ],
 )
 def test_ranges_and_choices(text: str, expected: Parameter) -> None:
