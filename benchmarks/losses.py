@@ -41,12 +41,12 @@ ARMS: dict[str, dict[str, Any]] = {
     "full": {"cmpo": ON, "muesli_model": ON, "dynamics": ON},
 }
 PARTS = {
-    f"full, start_fraction={fraction}": ARMS["full"] | {"dynamics": ON | {"start_fraction": fraction}}
-    for fraction in (0.5, 0.25)
+    f"full, {name}={value}": ARMS["full"] | {"dynamics": ON | {name: value}}
+    for name, value in (("start_fraction", 0.5), ("start_fraction", 0.25), ("update_every", 2), ("update_every", 4))
 }
 
 
-PLAIN: dict[str, Any] = {"minibatches": 4, "shuffle": "trajectories", "normalise_rewards": False}
+PLAIN: dict[str, Any] = {"minibatches": 4, "shuffle": "trajectories", "normalize_returns": False}
 """What the handwritten learner step does, whatever the recipe does, so that figures of several dates can be compared."""
 
 

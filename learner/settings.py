@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -116,6 +117,9 @@ class DynamicsSettings(Settings):
     start_fraction: float = Field(default=1.0, gt=0, le=1)
     """Fraction of each minibatch's steps from which the model is unrolled, sampled at random for each update. The
     expected gradient stays the same. The losses `dynamics` and `muesli_model` use the same steps."""
+    update_every: int = Field(default=1, ge=1)
+    """Train the model in every Nth update only, counted from the last minibatch of each epoch. N = 4 costs about a quarter.
+    The losses `dynamics` and `muesli_model` are left out of the other updates, and their coefficients stay the same."""
     value_target: Literal["return", "prior_bootstrap"] = "return"
     """What the model's value is trained towards: the value target of the state that is reached (`return`), or the
     prior network's value of it (`prior_bootstrap`)."""
@@ -204,6 +208,8 @@ class TeacherSettings(Settings):
 class TrainerSettings(Settings):
     """The update."""
 
+    earlier_names: ClassVar[Mapping[str, str]] = {"normalise_rewards": "normalize_returns"}
+
     total_timesteps: int = Field(default=1_000_000, ge=1)
     """Env steps to train on. Each step of each agent counts once."""
     batch_size: int = Field(default=64, ge=1)
@@ -228,7 +234,7 @@ class TrainerSettings(Settings):
     """Return estimator: GAE with V-trace correction, or Retrace."""
     reward_scale: float = Field(default=1.0, gt=0)
     """Rewards are multiplied by this before training. Reported returns are not scaled."""
-    normalise_rewards: bool = False
+    normalize_returns: bool = False
     """Divide rewards by the running standard deviation of the discounted return, before `reward_scale` and `reward_clip`.
     With rare rewards the deviation is small at first; set `reward_clip` (10 is usual)."""
     reward_clip: float | None = Field(default=None, gt=0)

@@ -16,7 +16,8 @@ from learner.cost import make_context, one_trajectory
 from learner.device import in_bfloat16
 from learner.plan import Plan
 from learner.settings import TrainerSettings
-from learner.update.objective import Objective, model_outputs
+from learner.update.forward import model_outputs
+from learner.update.objective import Objective
 from learner.update.updater import freeze_unused
 from learner.update.warm_start import freeze
 from protocol.data.observations import each
@@ -55,15 +56,17 @@ def step_seconds(plan: Plan, spec: AgentSpec, trainer: TrainerSettings, *, unrol
 
 
 def pass_seconds(objective: Objective, plan: Plan, one: dict[str, Tensor], *, rows: int) -> tuple[float, float]:
-    """The processor time of `prepare`, and of the way forward and back through all losses, for copies of one trajectory."""
+    """The processor time of `prepare`, and of an update's way forward and back, for copies of one trajectory."""
     inputs = {name: each(partial(copies, rows=rows), value) for name, value in one.items()}
     started = time.process_time()
     values = objective.prepare(inputs)
     prepared = time.process_time()
-    minibatch = objective.minibatch(values, torch.arange(rows))
-    outputs = model_outputs(objective.context.model, minibatch, plan.needs)
-    objective.weigh(minibatch, outputs).total.backward()  # type: ignore[no-untyped-call]
-    return prepared - started, time.process_time() - prepared
+    # Updates with and without the dynamics model (`dynamics.update_every`).
+    updates = min(objective.unroll_every, objective.context.trainer.minibatches)
+    for minibatch in objective.minibatches(objective.trajectories(values), [torch.arange(rows)] * updates):
+        outputs = model_outputs(objective.context.model, minibatch, plan.needs)
+        objective.weigh(minibatch, outputs).total.backward()  # type: ignore[no-untyped-call]
+    return prepared - started, (time.process_time() - prepared) / updates
 
 
 def copies(values: Tensor, rows: int) -> Tensor:

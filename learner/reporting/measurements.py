@@ -86,7 +86,7 @@ class StepReport:
     Attributes:
         losses: the losses by name, in order.
         statistics: statistics of nodes that are not losses, as `node.name`.
-        update_means: each term's mean in each update, for exact counters.
+        update_means: each term's mean in each update that has it, for exact counters.
         gradient_norm: the norm of the total gradient before clipping, averaged over updates.
         updates: the number of updates.
         skipped: the number of skipped updates.
@@ -166,8 +166,10 @@ class Measurements:
         split = np.split(host, np.cumsum([sums.numel(), reduced.numel() - sums.numel(), norms.numel()]))
         if gradients is not None:
             self.gradients = split[3].reshape(-1, 2)
-        means = masked_means(split[0].reshape(tuple(sums.shape)))
-        by_key = dict(zip(last.keys, means.T, strict=True))
+        by_update = split[0].reshape(tuple(sums.shape))
+        counted = by_update[:, 1] > 0  # an update may leave out a loss
+        columns = zip(last.keys, masked_means(by_update).T, counted.T, strict=True)
+        by_key = {key: means[there] for key, means, there in columns}
         batch_statistics = named_batch_means(last.batch_keys, split[1])
         return StepReport(
             losses=self.loss_reports(by_key, batch_statistics, coefs),
@@ -189,7 +191,9 @@ class Measurements:
         plain = {}
         for loss in self.losses:
             terms = {
-                k: TermReport(float(v.mean()), coefs[n, k]) for (n, k), v in updates.items() if (n, k) in coefs and n == loss
+                k: TermReport(float(v.mean()) if v.size else math.nan, coefs[n, k])
+                for (n, k), v in updates.items()
+                if (n, k) in coefs and n == loss
             }
             beside = {k: finite_mean(v) for (n, k), v in updates.items() if (n, k) not in coefs and n == loss}
             beside |= {k: v for (n, k), v in batch.items() if n == loss}

@@ -11,31 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from agent.masks import allowed_of
-from agent.model import ModelNeeds, ModelOutputs
+from agent.model import NOT_ACTING, ModelOutputs
 from learner.loss import OWN_NUMBERS, Context, Loss, Node, Statistic, Term, method_reads
 from learner.nodes.masks import ahead
 from learner.plan import Plan
+from learner.update.forward import FOLLOWING_ACTIONS, FOLLOWING_MASKS, KEY, STARTS, is_unrolled, keyed
 from learner.update.schedules import ALL_TERMS
 from learner.update.single_steps import by_step
 from learner.update.starts import Starts, draw, reads_unroll
 from learner.update.sums import Key, UpdateSums, as_tensor, counts_of, masked_sum, settle
 from oatmill.errors import UserError
-from protocol.data.observations import ObservationDict
 
 IMPORTANCE = "importance_B"
 """The weight of each row's terms; no loss reads it."""
-
-FOLLOWING_ACTIONS = "following_actions"
-"""For each single step: its action and the following ones, one for each step of the dynamics model."""
-
-FOLLOWING_MASKS = "following_masks"
-"""For each single step: its action mask and the following ones, one for each step of the dynamics model."""
-
-STARTS = "starts"
-"""The steps of a minibatch from which the dynamics model is unrolled; absent if it is unrolled from all."""
-
-KEY = "observations_BT"
-"""The name of a minibatch's observations. Dict observations have one tensor per key, whose name starts with the key's path."""
 
 SMALL_BYTES = 2**18
 """Arrays up to this size are shuffled once per epoch. Larger ones do not fit the CPU's caches and are
@@ -118,6 +106,7 @@ class Objective:
         self.unroll_steps = plan.needs.unroll_steps
         fraction = context.trainer.losses.dynamics.start_fraction
         self.start_fraction = fraction if self.unroll_steps else 1.0
+        self.unroll_every = context.trainer.losses.dynamics.update_every if self.unroll_steps else 1
         self.unrolled = frozenset(loss.name for loss in self.losses if reads_unroll(loss))
         # Signatures are read once. Reading them per minibatch would take longer than some losses, and
         # per batch 2 % of a small network's learner step.
@@ -222,7 +211,9 @@ class Objective:
         for position, part in enumerate(parts):
             taken = {name: pieces[position] for name, pieces in cut.items()}
             taken |= {name: value[part] for name, value in large.items()}
-            if self.start_fraction < 1:
+            if (len(parts) - 1 - position) % self.unroll_every:
+                taken[STARTS] = part[:0]
+            elif self.start_fraction < 1:
                 taken[STARTS] = draw(taken["mask_BT"], self.start_fraction, self.context.generator)
             yield scalars | taken
 
@@ -237,11 +228,12 @@ class Objective:
         values: dict[str, Tensor] = {**minibatch, **cast("Mapping[str, Tensor]", outputs)}
         importance_B = minibatch.get(IMPORTANCE)
         true_mask = minibatch["mask_BT"] if whole else None
-        starts = Starts(minibatch[STARTS], minibatch["mask_BT"]) if STARTS in minibatch else None
+        unrolled = is_unrolled(minibatch)
+        starts = Starts(minibatch[STARTS], minibatch["mask_BT"]) if STARTS in minibatch and unrolled else None
         now: dict[Key, Term | Statistic] = {}
         late: dict[Key, Statistic] = {}
         keys = []
-        for loss in self.losses:
+        for loss in self.losses if unrolled else self.without_model:
             drawn = starts if loss.name in self.unrolled else None
             for name, entry in self.compute(loss, values, drawn).items():
                 key = (loss.name, name)
@@ -252,9 +244,10 @@ class Objective:
                     now[key] = counted(entry, importance_B)
                 else:
                     now[key] = counted(entry, drawn.at(IMPORTANCE, importance_B))
-        if not self.checked:
+        if not self.checked and unrolled:
             refuse_double_names(keys, self.measured)
             self.checked = True
+        self.coefs = self.coefs | self.coefficients(now)
         # Each sum keeps its own graph. After stacking, the gradient of one loss would pass through all.
         update_sums = UpdateSums(
             tuple(keys),
@@ -263,14 +256,14 @@ class Objective:
             late,
             true_mask,
         )
-        self.coefs = self.coefficients(now)
         scales, broken_on = self.scales(now, update_sums)
         parts = {
             key: (value, scale) for key, value, scale in zip(now, update_sums.sums, scales, strict=True) if key in self.coefs
         }
-        return Weighed(
-            tuple(loss.name for loss in self.losses), parts, weighted_sum(parts.values(), self.device), update_sums, broken_on
-        )
+        total = weighted_sum(parts.values(), self.device)
+        if not unrolled and self.context.reducer.world_size > 1:
+            total = total + sum(parameter.sum() for parameter in self.model_parameters) * 0.0  # DDP waits for their gradients
+        return Weighed(tuple(loss.name for loss in self.losses), parts, total, update_sums, broken_on)
 
     def compute(self, loss: Loss, values: Mapping[str, Tensor], drawn: Starts | None) -> Mapping[str, Term | Statistic]:
         """A loss's terms and statistics, at the drawn starts if there are any."""
@@ -279,6 +272,17 @@ class Objective:
             return loss.compute(**given)
         entries = loss.compute(**drawn.select(given)).items()
         return {n: e if isinstance(e, Statistic) and e.late else drawn.expanded(e) for n, e in entries}
+
+    @cached_property
+    def without_model(self) -> list[Loss]:
+        """The losses that do not read the dynamics model's outputs."""
+        return [loss for loss in self.losses if loss.name not in self.unrolled]
+
+    @cached_property
+    def model_parameters(self) -> list[nn.Parameter]:
+        """The dynamics model's trained parameters."""
+        named = self.context.model.named_parameters()
+        return [parameter for name, parameter in named if name.startswith(NOT_ACTING) and parameter.requires_grad]
 
     @cached_property
     def device(self) -> torch.device:
@@ -318,31 +322,6 @@ class Objective:
                 key: coef * scheduled.get(key, 1.0) * scheduled.get((key[0], ALL_TERMS), 1.0) for key, coef in terms.items()
             }
         return {key: coef * scales.get(key[0], 1.0) for key, coef in terms.items()}
-
-
-def model_outputs(model: nn.Module, minibatch: Mapping[str, Tensor], needs: ModelNeeds) -> ModelOutputs:
-    """The model's outputs for a minibatch."""
-    outputs: ModelOutputs = model(
-        minibatch[KEY] if KEY in minibatch else unkeyed(minibatch),
-        minibatch.get("core_state_BS"),
-        minibatch.get("ends_BT"),
-        minibatch.get(FOLLOWING_ACTIONS, minibatch.get("actions_BT")),
-        needs,
-        minibatch.get(FOLLOWING_MASKS),
-        minibatch.get(STARTS),
-    )
-    return outputs
-
-
-def keyed(observations: ObservationDict[Tensor]) -> dict[str, Tensor]:
-    """Dict observations as entries of a minibatch, one per key."""
-    return {f"{path}_{KEY}": values for path, values in observations.items()}
-
-
-def unkeyed(minibatch: Mapping[str, Tensor]) -> ObservationDict[Tensor]:
-    """The Dict observations of a minibatch; the inverse of `keyed`."""
-    suffix = f"_{KEY}"
-    return ObservationDict({name.removesuffix(suffix): value for name, value in minibatch.items() if name.endswith(suffix)})
 
 
 def weighted_sum(parts: Collection[tuple[Tensor, Tensor | float]], device: torch.device) -> Tensor:

@@ -5,6 +5,7 @@ Terms are summed at every update. Late statistics (see `Statistic.later`) are co
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -71,7 +72,26 @@ def as_tensor(counts: Sequence[Tensor | int], device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def settle(unsettled: Sequence[UpdateSums]) -> Tensor:
-    """This rank's masked sums and counts of several updates, with the late ones: `[updates, 2, n]`."""
+    """This rank's masked sums and counts of several updates, with the late ones: `[updates, 2, n]`.
+
+    Some updates may have a part of the keys (`dynamics.update_every`); their other sums and counts are 0.
+    """
+    keys = max((update_sums.keys for update_sums in unsettled), key=len)
+    alike: defaultdict[tuple[Key, ...], list[int]] = defaultdict(list)
+    for number, update_sums in enumerate(unsettled):
+        alike[update_sums.keys].append(number)
+    if len(alike) == 1:
+        return settle_alike(unsettled)
+    parts = {part: settle_alike([unsettled[number] for number in numbers]) for part, numbers in alike.items()}
+    settled = torch.zeros(len(unsettled), 2, len(keys), device=parts[keys].device)
+    for part, numbers in alike.items():
+        columns = torch.tensor([keys.index(key) for key in part])
+        settled[torch.tensor(numbers)[:, None], :, columns[None, :]] = parts[part].transpose(1, 2)
+    return settled
+
+
+def settle_alike(unsettled: Sequence[UpdateSums]) -> Tensor:
+    """The same for updates with the same keys."""
     first = unsettled[0]
     flat = [value for update_sums in unsettled for value in update_sums.sums]
     sums = torch.stack(flat) if flat else torch.zeros(0)

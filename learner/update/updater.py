@@ -14,8 +14,9 @@ from agent.model import AgentModel
 from learner.loss import Context
 from learner.plan import GRADIENT, Plan
 from learner.update.flat_adamw import Flat, FlatAdamW
+from learner.update.forward import model_outputs
 from learner.update.gradients import trunk_gradients
-from learner.update.objective import Objective, Weighed, model_outputs
+from learner.update.objective import Objective, Weighed
 from learner.update.priorities import priorities_of
 from learner.update.sums import Key, UpdateSums, settle
 from oatmill.settings.base import MetricsSettings

@@ -109,6 +109,18 @@ def meet_nan(ranks: Ranks) -> dict[str, Array]:
     } | {f"final.{name}": array for name, array in parameters_of(updater).items()}
 
 
+def train_the_model_now_and_then(ranks: Ranks) -> dict[str, Array]:
+    """What learner steps come to of which every second update leaves out the dynamics model."""
+    torch.set_num_threads(1)
+    changes = {"minibatches": 2, "epochs": 2, "losses.dynamics.update_every": 2}
+    updater = make_updater_of(make_trainer("full", changes), make_spec(), ranks=ranks)
+    own = np.array(UNEVEN[ranks.rank])
+    for seed in range(STEPS):
+        record = learn(updater, rows_of(global_batch("none", "scalar", seed), own))
+    counts = torch.stack(record.sums)[:, 1, record.keys.index(("dynamics", "reward"))]
+    return {"counts": counts.numpy()} | {f"final.{name}": array for name, array in parameters_of(updater).items()}
+
+
 def listeners() -> Array:
     """The addresses on which this process listens."""
     found = psutil.Process().net_connections(kind="inet")
@@ -137,6 +149,8 @@ def main() -> None:
             found = measure(ranks, *case.split("/"))
             found["agreed"] = np.array(ranks.agree(float(ranks.rank == 1), 1.0))
             np.savez(Path(folder) / file_name(case, ranks.rank), allow_pickle=False, **found)
+        now_and_then = train_the_model_now_and_then(ranks)
+        np.savez(Path(folder) / file_name("now and then", ranks.rank), allow_pickle=False, **now_and_then)
         np.savez(Path(folder) / file_name("nan", ranks.rank), allow_pickle=False, **meet_nan(ranks), listens=listeners())
         np.savez(Path(folder) / file_name("resources", ranks.rank), allow_pickle=False, **resources(ranks))
 

@@ -75,6 +75,14 @@ def test_what_is_not_finite_on_one_rank_is_applied_on_none_and_counted_on_all(fo
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
+def test_ranks_leave_the_model_out_of_the_same_updates(folder: Path) -> None:
+    first, second = (found_by(folder, "now and then", rank) for rank in range(2))
+    for rank in (first, second):
+        assert (rank["counts"] > 0).tolist() == [False, True] * 2
+    for name in (name for name in first if name.startswith("final.")):
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
 def test_ranks_of_one_host_listen_on_the_loopback_alone(folder: Path) -> None:
     for rank in range(2):
         assert set(found_by(folder, "nan", rank)["listens"].tolist()) == {"127.0.0.1"}

@@ -13,7 +13,8 @@ from agent.spec import AgentSpec
 from learner.cost import one_trajectory
 from learner.setup import LearnerConfig, make_updater
 from learner.step_time import copies
-from learner.update.objective import Weighed, model_outputs
+from learner.update.forward import model_outputs
+from learner.update.objective import Weighed
 from oatmill.settings.base import MetricsSettings
 from protocol.data.spaces import ObservationSpace, Spaces
 from tests.learner.worlds import ONE, PLANS, inputs_of, learn, make_batch, make_spec, make_trainer, make_updater_of

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from learner.loss import Statistic, Term
-from learner.update.objective import STARTS, Weighed, model_outputs
+from learner.update.forward import STARTS, model_outputs
+from learner.update.objective import Weighed
 from learner.update.starts import Starts, draw
 from learner.update.updater import Updater
 from tests.learner.worlds import inputs_of, learn, make_batch, make_spec, make_trainer, make_updater_of, weigh

@@ -25,8 +25,8 @@ def saved(folder: Path, **spec: Any) -> tuple[Path, Updater]:
 
 
 def test_weights_and_statistics_are_taken_over_by_name(tmp_path: Path) -> None:
-    checkpoint, source = saved(tmp_path / "checkpoints", normalise_observations=True)
-    model = AgentModel(make_spec(normalise_observations=True))
+    checkpoint, source = saved(tmp_path / "checkpoints", normalize_observations=True)
+    model = AgentModel(make_spec(normalize_observations=True))
     line = warm_start(model, str(checkpoint), partial=False)
     arrays, stored = saved_tensors(model), saved_tensors(source.context.model)
     assert all(torch.equal(arrays[name], stored[name]) for name in stored)
@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_named_and_refused_unless_asked_for(tmp_path: Path)
 
 
 def test_statistics_without_a_normaliser_are_named_too(tmp_path: Path) -> None:
-    checkpoint, _ = saved(tmp_path / "checkpoints", normalise_observations=True)
+    checkpoint, _ = saved(tmp_path / "checkpoints", normalize_observations=True)
     with pytest.raises(UserError, match=r"normaliser.count \(expected nothing, got \[\]\)"):
         warm_start(AgentModel(make_spec()), str(checkpoint), partial=False)
 
