@@ -27,13 +27,13 @@ class RewardSettings(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    normalise_rewards: bool = False
+    normalize_returns: bool = False
     gamma: float = 0.99
 
     @property
     def discount(self) -> float | None:
         """gamma, if rewards are normalised by the discounted return; None if not."""
-        return self.gamma if self.normalise_rewards else None
+        return self.gamma if self.normalize_returns else None
 
 
 class ActorRoots(BaseModel):

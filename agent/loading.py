@@ -56,7 +56,7 @@ def _check_statistics(model: AgentModel, stored: Mapping[str, Tensor], path: Pat
     wanted, there = model.normaliser is not None, "normaliser.mean" in stored
     if wanted != there:
         raise UserError(
-            f"{path} was trained with agent.normalise_observations={str(there).lower()}, and these settings have "
+            f"{path} was trained with agent.normalize_observations={str(there).lower()}, and these settings have "
             f"{str(wanted).lower()}: it holds {'' if there else 'no '}statistics of observations; use the setting that it was "
             "trained with, or start a new run"
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,6 +17,8 @@ OWN = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 
 class AgentSettings(Settings):
     """The network that actors run and the learner trains."""
+
+    earlier_names: ClassVar[Mapping[str, str]] = {"normalise_observations": "normalize_observations"}
 
     encoder: str = "auto"
     """The network's encoder. `auto` uses mlp for vectors, token_grid for tokens, and for images cnn
@@ -32,12 +35,12 @@ class AgentSettings(Settings):
     """Widths of the encoder's dense layers. The last one is the width of the latent state."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Activation function of the dense layers."""
-    normalise_observations: bool = False
+    normalize_observations: bool = False
     """Subtract the running mean of each number of an observation and divide by its running standard deviation. The
     statistics are part of the network: they are saved and sent to the actors with its weights, and `oatmill eval` and
     `oatmill.load` use them, so a policy takes the environment's raw observations. Only for vectors."""
     observation_clip: float = Field(default=10.0, gt=0)
-    """Normalised observations are clipped to [-observation_clip, observation_clip]. Used when `normalise_observations` is
+    """Normalised observations are clipped to [-observation_clip, observation_clip]. Used when `normalize_observations` is
     true."""
     value_trunk: Literal["shared", "separate"] = "shared"
     """`separate` gives the value head an encoder of its own, so that policy and value do not share

@@ -52,10 +52,10 @@ class AgentSpec:
             )
         for path in seen:
             self._check(path)
-        if settings.normalise_observations and not self.normalised:
+        if settings.normalize_observations and not self.normalised:
             kinds = ", ".join(sorted({part.kind for part in seen.values()}))
             raise UserError(
-                f"agent.normalise_observations=true normalises vectors, and this environment's observations are {kinds}; "
+                f"agent.normalize_observations=true normalises vectors, and this environment's observations are {kinds}; "
                 "set it to false"
             )
 
@@ -78,7 +78,7 @@ class AgentSpec:
     @property
     def normalised(self) -> dict[str, int]:
         """The lengths of the vectors that are normalised, by path; empty unless the settings ask for it."""
-        if not self.settings.normalise_observations:
+        if not self.settings.normalize_observations:
             return {}
         return {path: part.shape[0] for path, part in self.seen.items() if part.kind == "vector"}
 

@@ -47,7 +47,7 @@ class Collector:
         self.spec = AgentSpec(self._environment.spaces, settings.agent)
         torch.manual_seed(seed)
         self.policy = ActingPolicy(self.spec, self._environment.num_rows, seed)
-        discount = settings.trainer.discount if settings.trainer.normalise_rewards else None
+        discount = settings.trainer.discount if settings.trainer.normalize_returns else None
         self._unroller = Unroller(
             self._environment, observations, self.policy, settings.actors.unroll_length, discount=discount
         )

@@ -24,7 +24,8 @@ from learner.nodes.network import BatchInputs, Forward, Unroll
 from learner.plan import Plan
 from learner.ranks.reduce import OneRank
 from learner.settings import TrainerSettings
-from learner.update.objective import Objective, model_outputs
+from learner.update.forward import model_outputs
+from learner.update.objective import Objective
 from learner.update.updater import freeze_unused
 from learner.update.warm_start import freeze
 from protocol.data.observations import each, zeros

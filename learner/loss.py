@@ -124,7 +124,7 @@ class Context:
         scales: a factor on each loss's coefficients, 1 if missing. Only steering changes it.
         scheduled: a factor on coefficients, by loss and term (`learner.update.schedules`), 1 if missing.
         reward_scale: the running deviation of the discounted return; None unless
-            `trainer.normalise_rewards` is true.
+            `trainer.normalize_returns` is true.
     """
 
     trainer: TrainerSettings

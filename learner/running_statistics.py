@@ -129,7 +129,7 @@ class RewardScale:
         """
         if state is None:
             raise UserError(
-                "the checkpoint was trained with trainer.normalise_rewards=false and holds no statistics of rewards; set it to "
+                "the checkpoint was trained with trainer.normalize_returns=false and holds no statistics of rewards; set it to "
                 "false, or start a new run"
             )
         for name, value in self.moments.state_dict().items():
@@ -139,7 +139,7 @@ class RewardScale:
 
 def discounted_returns(batch: Batch, discount: float) -> Array:
     """The discounted return of each step, `[B, T]` float64, from what it was before the first one."""
-    assert batch.discounted_return is not None, "the run's schema has it if trainer.normalise_rewards is true"
+    assert batch.discounted_return is not None, "the run's schema has it if trainer.normalize_returns is true"
     returns_BT = np.empty_like(batch.rewards, np.float64)
     running = batch.discounted_return.astype(np.float64)
     ends_BT = batch.terminated | batch.truncated

@@ -78,7 +78,7 @@ def make_updater(config: LearnerConfig, spec: AgentSpec, ranks: Ranks) -> Update
         reducer=ranks.reducer,
         advantage_scale=AdvantageScale(*trainer.losses.sigma, ranks.reducer),
         generator=torch.Generator(ranks.device).manual_seed(trainer.seed + 1 + ranks.rank),
-        reward_scale=RewardScale(trainer.discount, ranks) if trainer.normalise_rewards else None,
+        reward_scale=RewardScale(trainer.discount, ranks) if trainer.normalize_returns else None,
     )
     if trainer.compile:
         compile_network(model)

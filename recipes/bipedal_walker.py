@@ -16,7 +16,7 @@ def settings() -> RunSettings:
     return RunSettings.of(
         {
             "env": {"kind": "gymnasium", "id": "BipedalWalker-v3"},
-            "agent": {**NUMBERS_AGENT, "normalise_observations": True, "log_std_init": -0.5},
+            "agent": {**NUMBERS_AGENT, "normalize_observations": True, "log_std_init": -0.5},
             "actors": {"count": 2, "envs_per_actor": 32, "unroll_length": 64, "synchronous": True},
             "trainer": {
                 **NUMBERS,
@@ -25,7 +25,7 @@ def settings() -> RunSettings:
                 "minibatches": 32,
                 "prepare_every": "epoch",
                 "gamma": 0.999,
-                "normalise_rewards": True,
+                "normalize_returns": True,
                 "optimizer": {"learning_rate": 3e-4, "schedule": "linear", "eps": 1e-8},
                 "losses": {"ppo_critic": {"gae_lambda": 0.95}, "ppo_actor": {"ent_coef": 0.0, "clip_coef": 0.18}},
             },

@@ -31,7 +31,7 @@ def settings(*, num_cogs: int = 4, mission: str = "easy_hearts_small") -> RunSet
                 "minibatches": 8,
                 "shuffle": "steps",
                 "gamma": 0.98,
-                "normalise_rewards": True,
+                "normalize_returns": True,
             },
         }
     )

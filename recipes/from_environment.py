@@ -85,7 +85,7 @@ def settings_for(spaces: Spaces) -> dict[str, Any]:
         "trainer": {
             "total_timesteps": 1_000_000,
             "batch_size": 32,
-            "normalise_rewards": True,
+            "normalize_returns": True,
             **(NUMBERS if numbers else CHOICES),
         },
     }
@@ -94,6 +94,6 @@ def settings_for(spaces: Spaces) -> dict[str, Any]:
 def _agent(observation: ObservationSpace) -> Mapping[str, Any]:
     match observation.kind:
         case "vector":
-            return {"hidden_sizes": [64, 64], "value_head": "scalar", "normalise_observations": True}
+            return {"hidden_sizes": [64, 64], "value_head": "scalar", "normalize_observations": True}
         case _:
             return {"hidden_sizes": [128, 128], "activation": "relu", "value_head": "scalar"}

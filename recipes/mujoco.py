@@ -20,14 +20,14 @@ def settings() -> RunSettings:
     return RunSettings.of(
         {
             "env": {"kind": "gymnasium", "id": "HalfCheetah-v5"},
-            "agent": {**NUMBERS_AGENT, "normalise_observations": True, "log_std_init": -0.5},
+            "agent": {**NUMBERS_AGENT, "normalize_observations": True, "log_std_init": -0.5},
             "actors": {"count": 2, "envs_per_actor": 32, "unroll_length": 32, "synchronous": True},
             "trainer": {
                 **NUMBERS,
                 "total_timesteps": 1_000_000,
                 "batch_size": 64,
                 "minibatches": 16,
-                "normalise_rewards": True,
+                "normalize_returns": True,
                 "weights_dtype": "float32",
                 "optimizer": {"learning_rate": 3e-4, "schedule": "linear", "eps": 1e-8},
                 "losses": {"ppo_critic": {"gae_lambda": 0.98}, "ppo_actor": {"ent_coef": 0.0}},

@@ -17,6 +17,11 @@ def newest_checkpoint(run_dir: Path) -> str:
         return ""
 
 
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether a run has a checkpoint to continue from."""
+    return bool(newest_checkpoint(run_dir))
+
+
 def way_on(run_dir: Path) -> str:
     """What a user can do with a run that has ended, as a part of a sentence."""
     checkpoint, summary = newest_checkpoint(run_dir), read_json(run_dir / SUMMARY_FILE)

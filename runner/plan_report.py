@@ -262,7 +262,7 @@ def report_plan(settings: RunSettings, *, resumed: bool = False) -> PlanReport:
             use_cpu_networks(fitted, spaces)
         spec = AgentSpec(spaces, fitted.agent)
         encoder = make_encoder(spec)  # raises if it cannot be built, before anything has started
-        check_buffer_bytes(fitted, RunSchema(spaces, spec.core_state_size, statistics, fitted.trainer.normalise_rewards))
+        check_buffer_bytes(fitted, RunSchema(spaces, spec.core_state_size, statistics, fitted.trainer.normalize_returns))
         plan = make_plan(fitted.trainer, fitted.agent, spaces.action)
         check_priorities(fitted, plan)
         others = _learner_autos(fitted, encoder) | _other_autos(

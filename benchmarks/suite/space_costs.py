@@ -84,7 +84,7 @@ def settings_of(form: str) -> RunSettings:
     values = find_recipe("lunar_lander").settings().explicit()
     del values["replay"]
     values["env"] = {"kind": "factory", "factory": f"{__name__}:RandomNumbers", "kwargs": {"form": form}}
-    values["agent"]["normalise_observations"] = values["trainer"]["normalise_rewards"] = form == "normalised"
+    values["agent"]["normalize_observations"] = values["trainer"]["normalize_returns"] = form == "normalised"
     return RunSettings.of(values)
 
 

@@ -28,6 +28,7 @@ def learner(
 ) -> None:
     """Run the learner: all its ranks, or one of them if RANK and WORLD_SIZE are set."""
     from deploy.cli.roles import become, keep_config, role_settings, watch_over  # noqa: PLC0415
+    from runner.continuing import has_checkpoint  # noqa: PLC0415
     from runner.local.commands import learner_command  # noqa: PLC0415
 
     settings = role_settings(role)
@@ -35,7 +36,7 @@ def learner(
     ranks = 1 if "RANK" in os.environ else trainer.learners
     path = keep_config(settings, run_dir)
     (run_dir / LEARNER_FILE).unlink(missing_ok=True)  # of a part of the run that has ended: an evaluator takes it for the end
-    resume = resume or (in_container and (run_dir / "checkpoints" / "latest").exists())
+    resume = resume or (in_container and has_checkpoint(run_dir))
     level, keys = role.log_level.value, role.keys
     command = learner_command(path, run_dir, address=address, ranks=ranks, resume=resume, log_level=level, keys=keys)
     if in_container:

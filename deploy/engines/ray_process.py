@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from oatmill.files.atomic import FOLDER_MODE, write_file
+from runner.continuing import has_checkpoint
 from runner.folder import read_json
 from runner.local.child import Child
 from runner.local.ports import PORTS_OF_REPLAY, free_ports
@@ -159,7 +160,7 @@ class RoleProcess:
 
     @property
     def _has_checkpoint(self) -> bool:
-        return (self._run_dir / "checkpoints" / "latest").exists()
+        return has_checkpoint(self._run_dir)
 
     def _start(self, *arguments: str) -> None:
         log = self._run_dir / "logs" / f"{self._role}-{self._number}.log"

@@ -22,6 +22,7 @@ from deploy.engines.slurm import WAIT
 from oatmill.errors import RunError
 from oatmill.files.run_files import CONFIG_FILE
 from oatmill.process.entry import run_to_exit
+from runner.continuing import has_checkpoint
 from runner.local.child import Child
 from runner.local.job import Job
 from runner.local.launcher import LocalLauncher
@@ -167,7 +168,7 @@ def run(options: argparse.Namespace) -> int:
         preset=options.preset,
         options=Options(
             run_dir=run_dir,
-            resume=(run_dir / "checkpoints" / "latest").exists(),
+            resume=has_checkpoint(run_dir),
             listen=f"tcp://{host}:{first}",
             log_level=options.log_level,
             keys=options.keys,

@@ -17,6 +17,7 @@ from deploy.sweep.space import Parameter
 from oatmill.errors import RunError, SettingsError, UserError
 from oatmill.files.run_files import SUMMARY_FILE
 from recipes.registry import find_recipe
+from runner.continuing import has_checkpoint
 from runner.folder import RUNS, is_held, read_json
 from runner.observer import Observer
 from runner.operator_client import operator_client
@@ -276,7 +277,7 @@ class Trials:
 
     def _start(self, settings: RunSettings, folder: Path, observer: Any) -> dict[str, Any]:
         """Run one seed, from its newest checkpoint if an earlier command has left one."""
-        resume = (folder / "checkpoints" / "latest").exists()
+        resume = has_checkpoint(folder)
         if not resume:
             shutil.rmtree(folder, ignore_errors=True)
         run = Run(settings.copied(), recipe=self._sweep.recipe)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
@@ -14,11 +15,24 @@ class Settings(BaseModel):
     """Settings that are validated on construction and on every assignment; unknown names raise an error.
 
     `freeze` is called when a run starts, so that the run uses the settings that were planned.
+
+    Attributes:
+        earlier_names: names that settings had in earlier versions, with those of today. Files with them are still read.
     """
+
+    earlier_names: ClassVar[Mapping[str, str]] = {}
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, use_attribute_docstrings=True)
     _frozen: bool = PrivateAttr(default=False)
     _path: str = PrivateAttr(default="")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier_names(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        renamed = {cls.earlier_names[name]: value for name, value in values.items() if name in cls.earlier_names}
+        return renamed | {name: value for name, value in values.items() if name not in cls.earlier_names}
 
     @model_validator(mode="before")
     @classmethod

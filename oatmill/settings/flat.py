@@ -50,7 +50,7 @@ def acting_config(config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         config: the content of config.yaml.
     """
-    others = {"trainer": ("gamma", "normalise_rewards"), "replay": ("queue_batches",)}
+    others = {"trainer": ("gamma", "normalize_returns"), "replay": ("queue_batches",)}
     parts = {
         root: {name: config[root][name] for name in names if name in config.get(root, {})} for root, names in others.items()
     }

@@ -22,6 +22,7 @@ from oatmill.errors import RunError, UserError
 from oatmill.files.run_files import EVENTS_FILE
 from runner.chaos.faults import FAULTS, STOPPED_S, Scene, clocks, signalled, small_disk, stopped
 from runner.chaos.watch import Watch
+from runner.continuing import has_checkpoint
 from runner.folder import read_json
 from runner.operator_client import OperatorClient, operator_client
 
@@ -106,7 +107,7 @@ class Chaos:
 
     def _wait_for_run(self, process: subprocess.Popen[str]) -> None:
         deadline = time.monotonic() + STARTS_WITHIN_S
-        while not (self.folder / "checkpoints" / "latest").exists():
+        while not has_checkpoint(self.folder):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RunError(f"the run saved no checkpoint within {STARTS_WITHIN_S:g} s; its output is in {self.log}")
             time.sleep(LOOK_EVERY_S)

@@ -210,7 +210,7 @@ def judged(checkpoint: str, theirs: Sequence[Array], learned: Sequence[Array] | 
 
 def reward_factor(agent: LoadedAgent, trainer: TrainerSettings) -> float:
     """What the environment's rewards were multiplied by at the end of training."""
-    if not trainer.normalise_rewards:
+    if not trainer.normalize_returns:
         return trainer.reward_scale
     scale = RewardScale(trainer.discount, Ranks(0, 1, torch.device("cpu"), OneRank()))
     scale.load(agent.manifest.get("reward_scale"))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from oatmill.children.family import Guardian
+from runner.continuing import has_checkpoint
 from runner.folder import read_json
 from runner.local.bounded_log import LONGEST_BYTES
 from runner.local.child import Child, Start, end_all, end_families_of, start_process
@@ -209,7 +210,7 @@ class LocalLauncher:
 
     def has_checkpoint(self) -> bool:
         """See Launcher."""
-        return (self._job.folder.path / "checkpoints" / "latest").exists()
+        return has_checkpoint(self._job.folder.path)
 
     def problem(self) -> str | None:
         """See Launcher."""

@@ -73,7 +73,7 @@ def test_moments_that_are_not_finite_change_nothing(poison: float) -> None:
 
 def normalising_model(seed: int = 0) -> AgentModel:
     torch.manual_seed(seed)
-    model = AgentModel(make_spec(normalise_observations=True))
+    model = AgentModel(make_spec(normalize_observations=True))
     assert model.normaliser is not None
     rows = np.random.default_rng(seed).normal(5000, 123, (50, 4)) * [1, 1e-3, 1e3, 1e-20]
     moments = merged(rows)
@@ -88,7 +88,7 @@ def same_outputs(first: AgentModel, second: AgentModel, observations: Tensor) ->
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_an_actor_gets_the_statistics_to_the_bit_whatever_the_weights_travel_as(dtype: WireDtype) -> None:
-    model, actor = normalising_model(), AgentModel(make_spec(normalise_observations=True))
+    model, actor = normalising_model(), AgentModel(make_spec(normalize_observations=True))
     assert model.normaliser is not None
     assert actor.normaliser is not None
     weights = pack(model, 1, dtype)
@@ -123,7 +123,7 @@ def test_a_checkpoint_holds_the_sums_and_nothing_that_follows_from_them() -> Non
 def test_only_vectors_are_normalised() -> None:
     spaces = Spaces(ObservationSpace("image", (3, 8, 8), "uint8"), ActionSpace((2,)))
     with pytest.raises(UserError, match="normalises vectors, and this environment's observations are image; set it to false"):
-        AgentSpec(spaces, AgentSettings(normalise_observations=True))
+        AgentSpec(spaces, AgentSettings(normalize_observations=True))
 
 
 def test_vectors_of_a_dict_are_normalised_each_by_its_own_statistics_and_other_keys_stay() -> None:
@@ -135,7 +135,7 @@ def test_vectors_of_a_dict_are_normalised_each_by_its_own_statistics_and_other_k
         for of in (("image", (1, 4, 4), "uint8"), ("vector", (2,), "float32"), ("vector", (1,), "float32"))
     )
     spaces = Spaces(DictSpace.of({"camera": image, "near": near, "out/far": far}), ActionSpace((2,)))
-    spec = AgentSpec(spaces, AgentSettings(hidden_sizes=(8,), normalise_observations=True))
+    spec = AgentSpec(spaces, AgentSettings(hidden_sizes=(8,), normalize_observations=True))
     model = AgentModel(spec)
     assert model.normaliser is not None
     assert spec.normalised == {"near": 2, "out/far": 1}

@@ -25,8 +25,8 @@ from learner.ranks.reduce import OneRank, Ranks
 from learner.reporting.gpu import read_gpu
 from learner.setup import LearnerConfig, make_updater
 from learner.step_time import copies
+from learner.update.forward import model_outputs
 from learner.update.inputs import to_inputs
-from learner.update.objective import model_outputs
 from learner.update.updater import Updater
 from oatmill.settings.base import MetricsSettings
 from protocol.data.batch import Batch

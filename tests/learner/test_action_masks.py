@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from agent.spec import AgentSpec
+from learner.update.forward import FOLLOWING_MASKS, model_outputs
 from learner.update.inputs import to_inputs
-from learner.update.objective import FOLLOWING_MASKS, model_outputs
 from learner.update.updater import Updater
 from protocol.data.batch import Batch
 from protocol.data.observations import ObservationDict

@@ -24,7 +24,7 @@ from protocol.data.observations import ObservationDict
 from protocol.data.trajectory import Array
 from tests.learner.worlds import ONE, inputs_of, make_batch, make_spec, make_trainer, make_updater_of
 
-SPEC = make_spec(normalise_observations=True)
+SPEC = make_spec(normalize_observations=True)
 
 
 def seen(batch: Batch) -> Array:
@@ -159,7 +159,7 @@ def test_the_deviation_of_a_checkpoint_goes_on_to_the_bit_and_one_without_is_ref
     again.load(scale.state())
     assert (again.factor, again.state()) == (scale.factor, scale.state())
     with pytest.raises(
-        UserError, match=r"trainer\.normalise_rewards=false and holds no statistics of rewards; set it to false"
+        UserError, match=r"trainer\.normalize_returns=false and holds no statistics of rewards; set it to false"
     ):
         again.load(None)
 

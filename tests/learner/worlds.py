@@ -18,8 +18,9 @@ from learner.loss import Context
 from learner.ranks.reduce import OneRank, Ranks
 from learner.settings import TrainerSettings
 from learner.setup import LearnerConfig, make_updater
+from learner.update.forward import model_outputs
 from learner.update.inputs import to_inputs
-from learner.update.objective import Weighed, model_outputs
+from learner.update.objective import Weighed
 from learner.update.updater import Record, Updater
 from oatmill.settings.base import MetricsSettings
 from protocol.data.batch import Batch

@@ -39,9 +39,9 @@ def test_what_an_environment_is_called_says_its_kind(named: str, env: EnvSetting
 @pytest.mark.parametrize(
     ("observation", "expected"),
     [
-        (ObservationSpace("vector", (4,), "float32"), {"hidden_sizes": (64, 64), "normalise_observations": True}),
-        (ObservationSpace("image", (4, 84, 84), "uint8"), {"activation": "relu", "normalise_observations": False}),
-        (ObservationSpace("tokens", (200, 3), "uint8"), {"activation": "relu", "normalise_observations": False}),
+        (ObservationSpace("vector", (4,), "float32"), {"hidden_sizes": (64, 64), "normalize_observations": True}),
+        (ObservationSpace("image", (4, 84, 84), "uint8"), {"activation": "relu", "normalize_observations": False}),
+        (ObservationSpace("tokens", (200, 3), "uint8"), {"activation": "relu", "normalize_observations": False}),
     ],
 )
 def test_each_kind_of_observation_gets_its_network(observation: ObservationSpace, expected: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from oatmill.errors import SettingsError
 from oatmill.settings import yaml_format
 from recipes import cartpole, cogs_v_clips, lunar_lander
 from recipes.resolve import resolve_run
-from runner.overrides import Layer, command_layers, nested, resolve
+from runner.overrides import Layer, command_layers, leaves, nested, resolve
 from runner.settings import RunSettings, prepared, read_config, write_config
 
 
@@ -162,6 +162,16 @@ def test_the_config_of_an_older_run_has_autocast_in_the_place_of_precision(tmp_p
     path = tmp_path / "config.yaml"
     path.write_text(f"env: {{kind: gymnasium, id: CartPole-v1}}\ntrainer: {{autocast: {old}, threads: 1}}\n")
     assert read_config(path).trainer.precision == new
+
+
+def test_the_config_of_an_older_run_may_have_earlier_names(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "env: {kind: gymnasium, id: CartPole-v1}\nagent: {normalise_observations: true}\ntrainer: {normalise_rewards: true}\n"
+    )
+    settings = read_config(path)
+    assert (settings.agent.normalize_observations, settings.trainer.normalize_returns) == (True, True)
+    assert not set(dict(leaves(settings.to_dict()))) & {"agent.normalise_observations", "trainer.normalise_rewards"}
 
 
 @pytest.mark.parametrize("value", [0, "many", True, 1.5])

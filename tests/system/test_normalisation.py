@@ -17,7 +17,7 @@ from tests.system.real_runs import SMALL, oatmill
 
 SETTINGS = {
     "env": {"kind": "factory", "factory": "tests.actors.environments.toy_environments:make_far_cartpole"},
-    "agent": {"normalise_observations": True},
+    "agent": {"normalize_observations": True},
 }
 
 
@@ -30,7 +30,7 @@ def train(place: Path, *arguments: str, timeout_s: float = 120) -> dict[str, Any
 
 
 def test_every_trained_step_is_counted_once_and_statistics_come_with_the_checkpoint(tmp_path: Path) -> None:
-    replayed = ("replay.fraction=0.5", "trainer.losses.ppo_actor.anchor=proximal", "trainer.normalise_rewards=true")
+    replayed = ("replay.fraction=0.5", "trainer.losses.ppo_actor.anchor=proximal", "trainer.normalize_returns=true")
     summary = train(tmp_path, "--run-dir", "run", *SMALL, *replayed, "trainer.total_timesteps=5120")
     checkpoint = tmp_path / "run" / "checkpoints" / "latest"
     saved = load_file(checkpoint / "model.safetensors")

@@ -57,13 +57,13 @@ ALL = DictSpace.of(
     }
 )
 MASKED = DictSpace.of({"board": VECTOR, "action_mask": ObservationSpace("mask", (5,), "bool")})
-LSTM = {"core": "lstm", "core_size": 16, "normalise_observations": True}
+LSTM = {"core": "lstm", "core_size": 16, "normalize_observations": True}
 CASES: dict[str, tuple[ObservationSpace, ActionSpace, dict[str, Any]]] = {
     "vector, Discrete": (VECTOR, FROM_FIVE, {}),
-    "Box, clip": (VECTOR, BOX, {"normalise_observations": True, "log_std": "state"}),
-    "Box, tanh": (VECTOR, BOX, {"normalise_observations": True, "squash": "tanh", "value_head": "scalar"}),
+    "Box, clip": (VECTOR, BOX, {"normalize_observations": True, "log_std": "state"}),
+    "Box, tanh": (VECTOR, BOX, {"normalize_observations": True, "squash": "tanh", "value_head": "scalar"}),
     "image": (CAMERA, DISCRETE, {"encoder": "small_cnn"}),
-    "Dict with a mask": (ALL, DISCRETE, {"normalise_observations": True}),
+    "Dict with a mask": (ALL, DISCRETE, {"normalize_observations": True}),
     "mask, MultiDiscrete": (MASKED, ActionSpace((3, 2), factored=True), {}),
     "LSTM, Dict of actions": (VECTOR, MIXED, LSTM),
 }

@@ -23,7 +23,7 @@ MUESLI = {"losses.ppo_actor.enabled": False, "losses.muesli_pg.enabled": True, "
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "baseline": ("baseline", {}, {}),
     "full": ("full", {"balance": "gradient_share"}, {"value_head": "categorical"}),
-    "normalised": ("baseline", {"normalise_rewards": True}, {"normalise_observations": True}),
+    "normalised": ("baseline", {"normalize_returns": True}, {"normalize_observations": True}),
     # 40 actions are drawn from the prior: the random numbers must go on as well.
     "paper": ("full", MUESLI, {"core": "lstm", "sizes": (40,), "value_head": "categorical"}),
 }

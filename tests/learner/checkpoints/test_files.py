@@ -272,14 +272,14 @@ def test_a_checkpoint_of_another_network_raises_an_error_that_names_the_array(
 def test_a_checkpoint_with_statistics_and_settings_without_them_do_not_fit_nor_the_other_way_round(
     tmp_path: Path, asked: bool
 ) -> None:
-    save(tmp_path, trained(1, normalise_observations=not asked), progress(1), keep=3)
+    save(tmp_path, trained(1, normalize_observations=not asked), progress(1), keep=3)
     was, now = str(not asked).lower(), str(asked).lower()
     message = (
-        rf"was trained with agent\.normalise_observations={was}, and these settings have {now}: it holds "
+        rf"was trained with agent\.normalize_observations={was}, and these settings have {now}: it holds "
         rf"{'no ' if asked else ''}statistics of observations; use the setting that it was trained with"
     )
     with pytest.raises(UserError, match=message):
-        restore(tmp_path, fresh(normalise_observations=asked))
+        restore(tmp_path, fresh(normalize_observations=asked))
 
 
 def test_a_checkpoint_of_other_losses_raises_an_error(tmp_path: Path) -> None:

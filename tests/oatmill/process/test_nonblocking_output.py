@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,7 +67,9 @@ def test_a_full_pipe_does_not_block_and_dropped_texts_are_counted(pipe: tuple[in
     assert 88 <= outlet.dropped <= 90
     shown = read_to(reader, f"{99:04d}\n".encode())
     assert outlet.drain(5.0)
-    assert f"({outlet.dropped} lines were dropped, because this output was not read)\n" in shown
+    # On a busy machine the thread takes the second text late, with a note of its own.
+    told = [int(number) for number in re.findall(r"\((\d+) lines were dropped, because this output was not read\)\n", shown)]
+    assert sum(told) == outlet.dropped
     assert shown.endswith(f"{99:0{ROOM - 1}d}\n"), "the newest are kept"
 
 

@@ -107,7 +107,7 @@ def test_rewards_are_scaled_as_in_training(tmp_path: Path) -> None:
     settings = cartpole.settings()
     assert reward_factor(load(find_checkpoint(save_run(tmp_path, settings))), settings.trainer) == settings.trainer.reward_scale
     agent = load(find_checkpoint(tmp_path))
-    settings.trainer.normalise_rewards = True
+    settings.trainer.normalize_returns = True
     # The squares of 4 returns add up to 36: a variance of 9, a deviation of 3.
     agent.manifest["reward_scale"] = {"count": 4.0, "mean": 1.0, "squares": 36.0}
     assert reward_factor(agent, settings.trainer) == pytest.approx(settings.trainer.reward_scale / 3)

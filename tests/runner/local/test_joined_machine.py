@@ -28,7 +28,7 @@ SENT = acting_config(cartpole.settings().to_dict())
 FACTORY = {"kind": "factory", "factory": "maze:make"}
 
 
-@pytest.mark.parametrize("change", [{}, {"trainer.normalise_rewards": True}, {"actors.synchronous": True}])
+@pytest.mark.parametrize("change", [{}, {"trainer.normalize_returns": True}, {"actors.synchronous": True}])
 def test_the_settings_that_are_sent_are_a_whole_run_settings_with_all_that_actors_need(change: dict[str, Any]) -> None:
     whole = cartpole.settings().to_dict()
     for path, value in change.items():
@@ -39,8 +39,8 @@ def test_the_settings_that_are_sent_are_a_whole_run_settings_with_all_that_actor
     got = accepted_settings(acting_config(whole), ADDRESS, trust=False).to_dict()
     assert joining_config(got) == joining_config(whole)
     assert got["actors"] == whole["actors"]
-    assert [got["trainer"][name] for name in ("gamma", "normalise_rewards")] == [
-        whole["trainer"][name] for name in ("gamma", "normalise_rewards")
+    assert [got["trainer"][name] for name in ("gamma", "normalize_returns")] == [
+        whole["trainer"][name] for name in ("gamma", "normalize_returns")
     ]
 
 
@@ -181,5 +181,5 @@ def test_a_wrong_or_hostile_hub_ends_the_command_with_one_line_and_2(
 
 def test_what_is_sent_has_no_settings_of_other_roles() -> None:
     assert set(SENT) == {"env", "agent", "actors", "trainer", "replay"}
-    assert (set(SENT["trainer"]), set(SENT["replay"])) == ({"gamma", "normalise_rewards"}, {"queue_batches"})
+    assert (set(SENT["trainer"]), set(SENT["replay"])) == ({"gamma", "normalize_returns"}, {"queue_batches"})
     assert RunSettings.of(SENT)
