@@ -36,7 +36,7 @@ for peer in "$@"; do
       # MettaGrid asks for later versions of NumPy and Gymnasium than Sample Factory allows, and does without: so what of it the
       # simulations import is named here, with what oatmill's environment and encoder import.
       $pip --no-deps "$METTAGRID"
-      $pip -c "$held" importnb 'numpy<2' 'pydantic>=2.12' pyyaml 'ale-py==0.10.*' opencv-python-headless ;;
+      $pip -c "$held" importnb lz4 'numpy<2' 'pydantic>=2.12' pyyaml 'ale-py==0.10.*' opencv-python-headless ;;
     cleanrl) $pip -c "$held" envpool==0.8.4 gym==0.23.1 'numpy<2' tensorboard tyro ;; # what its script imports
     reverb) $pip dm-reverb==0.14.0 tensorflow-cpu==2.14.* 'numpy<2' psutil 'setuptools<81' ;;
     rllib) $pip -c "$held" 'ray[rllib]==2.60.*' psutil ;;

@@ -182,6 +182,10 @@ class Prior(Node):
         }
 
 
+STATES = 256
+"""For so many states at a time, the model steps once for every action: fewer make more calls, more leave the cache."""
+
+
 class PriorQWrites(TypedDict):
     """q-values of the prior network's one-step model."""
 
@@ -198,11 +202,11 @@ class PriorQ(Node):
         self.gamma = context.trainer.discount
 
     def prepare(self, *, prior_latent_BTH: Tensor, actions_BT: Tensor) -> PriorQWrites:
-        """One model step per action and state; one trajectory at a time limits the memory."""
-        parts = [
-            self.model.every_action(latent_TH, actions) for latent_TH, actions in zip(prior_latent_BTH, actions_BT, strict=True)
-        ]
-        return {"prior_q_BTA": torch.stack([reward + self.gamma * value for reward, value in parts])}
+        """One model step per action and state, for a part of the states at a time, which the processor's cache holds."""
+        shape = prior_latent_BTH.shape[:2]
+        latents, actions = (torch.split(values.flatten(0, 1), STATES) for values in (prior_latent_BTH, actions_BT))
+        parts = [self.model.every_action(*given) for given in zip(latents, actions, strict=True)]
+        return {"prior_q_BTA": torch.cat([reward + self.gamma * value for reward, value in parts]).view(*shape, -1)}
 
 
 class PriorSamplesWrites(TypedDict):

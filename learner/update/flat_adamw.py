@@ -54,10 +54,10 @@ class Flat:
         lengths = [length for pair in zip(self.sizes, self.gaps, strict=True) for length in pair]
         return [part.view(shape) for part, shape in zip(torch.split(array, lengths)[::2], self.shapes, strict=True)]
 
-    def gradient(self) -> Tensor:
-        """The parameters' gradients in one array; 0 for parameters without a gradient."""
+    def gradient(self, number: int | None = None) -> Tensor:
+        """The gradients of the first parameters, or of all, in one array; 0 for parameters without a gradient."""
         parts = []
-        for parameter, padding in zip(self.parameters, self.padding, strict=True):
+        for parameter, padding in zip(self.parameters[:number], self.padding[:number], strict=True):
             gradient = parameter.grad
             parts.append(torch.zeros_like(parameter).flatten() if gradient is None else gradient.flatten())
             if len(padding):
@@ -88,20 +88,21 @@ class FlatAdamW:
             parameter.grad = None
 
     def step(self, gradient: Tensor, norm: float, max_norm: float) -> None:
-        """Apply one update.
+        """Apply one update to the parameters that have a gradient; the others and their moments stay as they are.
 
         Args:
-            gradient: the result of `self.flat.gradient()`; clipped to `max_norm` in place.
+            gradient: the result of `self.flat.gradient(...)`; clipped to `max_norm` in place.
             norm: the gradient's norm.
             max_norm: the largest norm that is not clipped.
         """
         if norm + NORM_EPS > max_norm:
             gradient.mul_(max_norm / (norm + NORM_EPS))
+        length = len(gradient)
         adamw(
-            [self.flat.array],
+            [self.flat.array[:length]],
             [gradient],
-            [self.first],
-            [self.second],
+            [self.first[:length]],
+            [self.second[:length]],
             [],
             [self.steps],
             fused=True,

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from agent.model import AgentModel
+from agent.model import NOT_ACTING, AgentModel
 from learner.loss import Context
 from learner.plan import GRADIENT, Plan
 from learner.update.flat_adamw import Flat, FlatAdamW
-from learner.update.forward import model_outputs
+from learner.update.forward import is_unrolled, model_outputs
 from learner.update.gradients import trunk_gradients
 from learner.update.objective import Objective, Weighed
 from learner.update.priorities import priorities_of
@@ -85,7 +85,9 @@ class Updater:
         self.wrapped = wrapped
         self.metrics = metrics
         self.objective = Objective(plan, context)
-        self.parameters = [parameter for parameter in context.model.parameters() if parameter.requires_grad]
+        trained = {name: parameter for name, parameter in context.model.named_parameters() if parameter.requires_grad}
+        self.parameters = list(trained.values())
+        self.before_model = sum(not name.startswith(NOT_ACTING) for name in trained)  # the dynamics model's come last
         # Gradients are compared on what is trained if the trunk is frozen.
         self.trunk = [weight for weight in context.model.trunk_parameters() if weight.requires_grad] or self.parameters
         self.optimizer = FlatAdamW(self.parameters, context.trainer.optimizer)
@@ -158,20 +160,22 @@ class Updater:
         self.optimizer.zero_grad()
         weighed.total.backward()  # type: ignore[no-untyped-call]
         backwarded = time.perf_counter()
-        self.apply(record, weighed)
+        self.apply(record, weighed, None if is_unrolled(minibatch) else self.before_model)
         self.updates += 1
         self.progressed()
         record.seconds["forward"] += forwarded - started
         record.seconds["backward"] += backwarded - forwarded
         record.seconds["optimizer"] += time.perf_counter() - backwarded
 
-    def apply(self, record: Record, weighed: Weighed) -> None:
+    def apply(self, record: Record, weighed: Weighed, trained: int | None = None) -> None:
         """Clip the gradient and update network and prior, or skip the update if a number is not finite.
+
+        Only the first `trained` parameters are updated; None means all.
 
         All ranks do the same, because they have the same counts of non-finite terms and, after DDP's
         mean, the same gradient.
         """
-        gradient = self.optimizer.flat.gradient()
+        gradient = self.optimizer.flat.gradient(trained)
         norm = torch.linalg.vector_norm(gradient)
         record.norms.append(norm)
         sound, length = weighed.sound(norm)

@@ -12,7 +12,7 @@ from learner.ranks.reduce import OneRank
 from learner.reporting.measurements import Measurements
 from learner.update.forward import STARTS, model_outputs
 from learner.update.objective import Weighed
-from learner.update.updater import Updater
+from learner.update.updater import Record, Updater
 from tests.learner.worlds import inputs_of, learn, make_batch, make_spec, make_trainer, make_updater_of
 
 MODEL = ("dynamics", "muesli_model")
@@ -80,6 +80,22 @@ def test_an_update_without_the_model_is_that_of_the_other_losses_and_one_with_it
     model = [name for name in found["with"] if name.startswith(("transition.", "model_"))]
     assert all(found["without"][name] is None for name in model)
     assert all(found["with"][name] is not None for name in model)
+
+
+def test_an_update_without_the_model_leaves_its_weights_and_their_moments_as_they_are() -> None:
+    updater = updater_of(2)
+    learn(updater, make_batch(updater.context.model.spec))  # so that there are moments which would move them
+    values = updater.objective.prepare(inputs_of(updater, make_batch(updater.context.model.spec)))
+    without, having = updater.objective.minibatches(updater.objective.trajectories(values), list(torch.arange(6).chunk(2)))
+    optimizer = updater.optimizer
+    for minibatch, changes in ((without, False), (having, True)):
+        arrays = (optimizer.flat.array, optimizer.first, optimizer.second)
+        before = [[view.clone() for view in optimizer.flat.views(array)] for array in arrays]
+        updater.update(minibatch, Record(), measure=False)
+        for array, old in zip(arrays, before, strict=True):
+            moved = [not torch.equal(*pair) for pair in zip(optimizer.flat.views(array), old, strict=True)]
+            assert any(moved[: updater.before_model])
+            assert any(moved[updater.before_model :]) == changes
 
 
 def test_a_report_is_over_the_updates_that_have_the_loss() -> None:
