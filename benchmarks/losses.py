@@ -42,7 +42,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 PARTS = {
     f"full, {name}={value}": ARMS["full"] | {"dynamics": ON | {name: value}}
-    for name, value in (("start_fraction", 0.5), ("start_fraction", 0.25), ("update_every", 2), ("update_every", 4))
+    for name, value in (("start_fraction", 0.5), ("start_fraction", 0.25), ("update_every", 4), ("update_every", 8))
 }
 
 

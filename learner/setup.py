@@ -82,7 +82,7 @@ def make_updater(config: LearnerConfig, spec: AgentSpec, ranks: Ranks) -> Update
     )
     if trainer.compile:
         compile_network(model)
-    return Updater(plan, context, ranks.wrap(model), config.metrics)
+    return Updater(plan, context, ranks.wrap(model) if trainer.average_every == 1 else model, config.metrics)
 
 
 def compile_network(model: nn.Module) -> None:

@@ -29,16 +29,18 @@ from runner.settings import RunSettings
 
 WARM_UP = False
 GOAL = 1.7
-RANKS = (1, 2)
+AVERAGE_EVERY = 16
+ARMS = {"1 ranks": (1, 1), "2 ranks": (2, 1), "2 ranks, weights": (2, AVERAGE_EVERY)}
+"""The number of ranks and `trainer.average_every`: the last arm averages weights instead of gradients."""
 
 
 def arms(effort: Effort, stack: ExitStack) -> dict[str, Arm]:  # noqa: ARG001  (the harness's signature)
-    """One rank and two."""
+    """One rank, two that average gradients, and two that average weights."""
     seconds = 0.2 if effort.quick else effort.seconds
-    return {f"{ranks} ranks": arm_of(ranks, seconds) for ranks in RANKS}
+    return {name: arm_of(ranks, every, seconds) for name, (ranks, every) in ARMS.items()}
 
 
-def arm_of(world: int, seconds: float) -> Arm:
+def arm_of(world: int, average_every: int, seconds: float) -> Arm:
     """Start the ranks, run learner steps for some time, and combine the results."""
 
     def arm() -> dict[str, float]:
@@ -47,7 +49,12 @@ def arm_of(world: int, seconds: float) -> Arm:
             port = str(free.getsockname()[1])
         common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         ranks = [
-            start_python("benchmarks.suite.ddp", str(seconds), extra=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+            start_python(
+                "benchmarks.suite.ddp",
+                str(seconds),
+                str(average_every),
+                extra=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
             for rank in range(world)
         ]
         found = [answer_of(rank) for rank in ranks]
@@ -66,7 +73,7 @@ def settings_of_run() -> RunSettings:
     return settings
 
 
-def rank_main(seconds: float) -> None:
+def rank_main(seconds: float, average_every: int) -> None:
     """Run one rank and print JSON."""
     from learner.ranks.meeting import joined  # noqa: PLC0415  (the parent needs no process group)
     from learner.setup import LearnerConfig, make_updater  # noqa: PLC0415
@@ -75,6 +82,7 @@ def rank_main(seconds: float) -> None:
     os.sched_setaffinity(0, {cores[int(os.environ["LOCAL_RANK"]) % len(cores)]})
     torch.set_num_threads(1)
     settings = settings_of_run()
+    settings.trainer.average_every = average_every
     spec, inputs = real_inputs(settings)
     with joined(settings.trainer) as ranks:
         config = LearnerConfig(settings.trainer, settings.agent, settings.metrics, {}, "", Path())
@@ -96,10 +104,13 @@ def figures(rounds: Rounds) -> dict[str, Figure]:
     return {
         "2 ranks / 1, samples a second": Figure(rounds.ratio("2 ranks", "1 ranks", "samples_per_s"), "x", "higher", GOAL),
         "2 ranks / 1, samples a CPU second": Figure(rounds.ratio("2 ranks", "1 ranks", "samples_per_cpu_s"), "x"),
+        f"2 ranks / 1, weights averaged every {AVERAGE_EVERY} updates": Figure(
+            rounds.ratio("2 ranks, weights", "1 ranks", "samples_per_s"), "x", "higher", GOAL
+        ),
         "1 rank": Figure(rounds.median("1 ranks", "samples_per_s"), "samples/s"),
     }
 
 
 if __name__ == "__main__":
-    rank_main(*arguments_of(__doc__, seconds=float))
+    rank_main(*arguments_of(__doc__, seconds=float, average_every=int))
     leave(0)

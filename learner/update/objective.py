@@ -15,6 +15,7 @@ from agent.model import NOT_ACTING, ModelOutputs
 from learner.loss import OWN_NUMBERS, Context, Loss, Node, Statistic, Term, method_reads
 from learner.nodes.masks import ahead
 from learner.plan import Plan
+from learner.ranks.reduce import OneRank, Reducer
 from learner.update.forward import FOLLOWING_ACTIONS, FOLLOWING_MASKS, KEY, STARTS, is_unrolled, keyed
 from learner.update.schedules import ALL_TERMS
 from learner.update.single_steps import by_step
@@ -97,6 +98,8 @@ class Objective:
 
     def __init__(self, plan: Plan, context: Context) -> None:
         self.context = context
+        # Ranks that average weights and not gradients take their means over their own rows.
+        self.reducer: Reducer = context.reducer if context.trainer.average_every == 1 else OneRank()
         self.nodes: list[Node] = [node(context) for node in plan.nodes]
         self.losses: list[Loss] = [node for node in self.nodes if isinstance(node, Loss)]
         read = set().union(*(method_reads(type(loss), "compute") for loss in self.losses))
@@ -261,7 +264,7 @@ class Objective:
             key: (value, scale) for key, value, scale in zip(now, update_sums.sums, scales, strict=True) if key in self.coefs
         }
         total = weighted_sum(parts.values(), self.device)
-        if not unrolled and self.context.reducer.world_size > 1:
+        if not unrolled and self.reducer.world_size > 1:
             total = total + sum(parameter.sum() for parameter in self.model_parameters) * 0.0  # DDP waits for their gradients
         return Weighed(tuple(loss.name for loss in self.losses), parts, total, update_sums, broken_on)
 
@@ -296,7 +299,7 @@ class Objective:
 
         The second result is None with one rank.
         """
-        if self.context.reducer.world_size == 1:
+        if self.reducer.world_size == 1:
             share: dict[int, Tensor | float] = {}
             for count in update_sums.counts:
                 if id(count) not in share:
@@ -309,9 +312,9 @@ class Objective:
         sums = torch.stack(update_sums.sums).detach()
         is_term = torch.tensor([key in self.coefs for key in now], device=sums.device)
         own = torch.stack([as_tensor(update_sums.counts, sums.device), (is_term & ~sums.isfinite()).float()])
-        counts, broken_on = self.context.reducer.sum(own)
+        counts, broken_on = self.reducer.sum(own)
         coefs = torch.tensor([self.coefs.get(key, 0.0) for key in now], device=sums.device)
-        return (coefs * self.context.reducer.world_size / counts.clamp(min=1)).unbind(), broken_on
+        return (coefs * self.reducer.world_size / counts.clamp(min=1)).unbind(), broken_on
 
     def coefficients(self, now: Mapping[Key, Term | Statistic]) -> dict[Key, float]:
         """The coefficient of each term in the objective."""

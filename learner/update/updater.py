@@ -19,6 +19,7 @@ from learner.update.gradients import trunk_gradients
 from learner.update.objective import Objective, Weighed
 from learner.update.priorities import priorities_of
 from learner.update.sums import Key, UpdateSums, settle
+from learner.update.weight_average import WeightAverage
 from oatmill.settings.base import MetricsSettings
 
 SETTLE_EVERY = 64
@@ -35,7 +36,7 @@ class Record:
         keys: terms and statistics, in the order of the columns of `sums`.
         sums: one `[2, n]` per update: this rank's masked sums and counts.
         unsettled: the newest updates, whose sums are not in `sums` yet.
-        norms: the gradient's norm before clipping, one per update, the same on all ranks.
+        norms: the gradient's norm before clipping, one per update, the same on all ranks that average gradients.
         batch_keys: statistics of the whole batch, in the order of the columns of `batch_sums`.
         batch_sums: `[2, n]` of this rank, or None if the step is not reported.
         gradients: `[losses, 2]` norms and cosines on the trunk, or None if they were not measured.
@@ -75,7 +76,7 @@ class Updater:
     Args:
         plan: the losses and the nodes that they need.
         context: networks, settings and ranks.
-        wrapped: `context.model`, wrapped by DDP if there are several ranks.
+        wrapped: `context.model`, wrapped by DDP if ranks average gradients.
         metrics: says how often the losses' gradients are measured (`gradient_every`).
     """
 
@@ -92,6 +93,7 @@ class Updater:
         self.trunk = [weight for weight in context.model.trunk_parameters() if weight.requires_grad] or self.parameters
         self.optimizer = FlatAdamW(self.parameters, context.trainer.optimizer)
         self.prior = flat_prior(context.model, context.prior) if plan.uses_prior else None
+        self.average = self.weight_average(context)
         self.updates = 0
         self.progressed: Callable[[], None] = lambda: None  # called after every update
         self.measured_at = -metrics.gradient_every
@@ -140,7 +142,13 @@ class Updater:
             if limited and self.moved_too_far(record, len(parts)):
                 record.stopped_early = True
                 break
+        return self.finished(record)
+
+    def finished(self, record: Record) -> Record:
+        """The record of a learner step, over all ranks where they train on their own."""
         record.settle()
+        if self.average is not None:
+            record.skipped, record.nonfinite = self.average.after_step(record.skipped, record.nonfinite, self.plan.losses)
         return record
 
     def gradients_due(self) -> bool:
@@ -161,6 +169,8 @@ class Updater:
         weighed.total.backward()  # type: ignore[no-untyped-call]
         backwarded = time.perf_counter()
         self.apply(record, weighed, None if is_unrolled(minibatch) else self.before_model)
+        if self.average is not None:
+            self.average.after_update()
         self.updates += 1
         self.progressed()
         record.seconds["forward"] += forwarded - started
@@ -186,6 +196,15 @@ class Updater:
         self.optimizer.step(gradient, length, self.context.trainer.max_grad_norm)
         if self.prior is not None:
             self.prior.array.lerp_(self.optimizer.flat.array, self.context.trainer.losses.prior_rate)
+
+    def weight_average(self, context: Context) -> WeightAverage | None:
+        """What averages weights over ranks; None if gradients are averaged, or there is one rank."""
+        every = context.trainer.average_every
+        if every == 1 or context.reducer.world_size == 1:
+            return None
+        optimizer, prior = self.optimizer, [] if self.prior is None else [self.prior.array]
+        arrays = [optimizer.flat.array, optimizer.first, optimizer.second, optimizer.steps, *prior]
+        return WeightAverage(every, context.reducer, arrays)
 
     @property
     def acting_network(self) -> AgentModel:

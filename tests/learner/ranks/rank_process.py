@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from learner.ranks.meeting import joined
-from learner.ranks.reduce import Ranks
+from learner.ranks.reduce import OneRank, Ranks
 from learner.reporting import rank_resources
 from learner.reporting.gpu import read_gpu
 from learner.reporting.measurements import Measurements
@@ -121,6 +121,34 @@ def train_the_model_now_and_then(ranks: Ranks) -> dict[str, Array]:
     return {"counts": counts.numpy()} | {f"final.{name}": array for name, array in parameters_of(updater).items()}
 
 
+APART = {"minibatches": 2, "epochs": 2, "losses.ppo_actor.norm_adv": False}
+"""Settings with which no number of one rank depends on another's rows, and a learner step has four updates."""
+
+
+def train_apart(ranks: Ranks, every: int) -> dict[str, Array]:
+    """What learner steps of ranks that average their weights come to; in the second one, one rank has a bad reward."""
+    torch.set_num_threads(1)
+    updater = make_updater_of(make_trainer("baseline", APART | {"average_every": every}), make_spec(), ranks=ranks)
+    found: dict[str, Array] = {}
+    for seed in range(2):
+        batch = rows_of(global_batch("none", "scalar", seed), np.array(UNEVEN[ranks.rank]))
+        if seed and not ranks.first:
+            batch.rewards[0, 0] = np.nan
+        record = learn(updater, batch)
+        counts = [record.skipped, record.nonfinite["ppo_critic"], float(updater.weights_finite())]
+        found[f"counts.{seed}"] = np.array(counts)
+        found |= {f"final.{seed}.{name}": array for name, array in parameters_of(updater).items()}
+    return found
+
+
+def train_alone(rank: int) -> dict[str, Array]:
+    """What the first of these learner steps comes to on a rank's rows, without any other rank."""
+    ranks = Ranks(rank, 1, torch.device("cpu"), OneRank())
+    updater = make_updater_of(make_trainer("baseline", APART), make_spec(), ranks=ranks)
+    learn(updater, rows_of(global_batch("none", "scalar", 0), np.array(UNEVEN[rank])))
+    return parameters_of(updater)
+
+
 def listeners() -> Array:
     """The addresses on which this process listens."""
     found = psutil.Process().net_connections(kind="inet")
@@ -151,6 +179,8 @@ def main() -> None:
             np.savez(Path(folder) / file_name(case, ranks.rank), allow_pickle=False, **found)
         now_and_then = train_the_model_now_and_then(ranks)
         np.savez(Path(folder) / file_name("now and then", ranks.rank), allow_pickle=False, **now_and_then)
+        for every in (2, 4):
+            np.savez(Path(folder) / file_name(f"apart {every}", ranks.rank), allow_pickle=False, **train_apart(ranks, every))
         np.savez(Path(folder) / file_name("nan", ranks.rank), allow_pickle=False, **meet_nan(ranks), listens=listeners())
         np.savez(Path(folder) / file_name("resources", ranks.rank), allow_pickle=False, **resources(ranks))
 

@@ -16,7 +16,7 @@ from learner.ranks.reduce import OneRank, Ranks
 from learner.ranks.spawn import STORE
 from learner.settings import TrainerSettings
 from protocol.data.trajectory import Array
-from tests.learner.ranks.rank_process import STEPS, file_name, measure
+from tests.learner.ranks.rank_process import STEPS, file_name, measure, train_alone
 from tests.learner.reporting.fake_gpu import NUMBERS
 from tests.learner.worlds import ONE
 
@@ -81,6 +81,26 @@ def test_ranks_leave_the_model_out_of_the_same_updates(folder: Path) -> None:
         assert (rank["counts"] > 0).tolist() == [False, True] * 2
     for name in (name for name in first if name.startswith("final.")):
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+@pytest.mark.parametrize("every", [2, 4])
+def test_ranks_that_average_weights_are_equal_after_each_learner_step(folder: Path, every: int) -> None:
+    first, second = (found_by(folder, f"apart {every}", rank) for rank in range(2))
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    assert first["counts.0"].tolist() == [0, 0, 1]
+    assert first["counts.1"].tolist() == [2, 2, 1], "the second rank skips the minibatches with the bad reward, the first none"
+
+
+def test_one_average_at_the_end_of_a_learner_step_is_that_of_ranks_which_know_nothing_of_each_other(folder: Path) -> None:
+    found, alone = found_by(folder, "apart 4", 0), [train_alone(rank) for rank in range(2)]
+    names = [name for name in alone[0] if not name.startswith("prior.")]  # no loss of the baseline reads the prior
+    for name in names:
+        mean = (alone[0][name] + alone[1][name]) / 2
+        np.testing.assert_allclose(found[f"final.0.{name}"], mean, atol=1e-7, rtol=1e-6, err_msg=name)
+    earlier = found_by(folder, "apart 2", 0)
+    assert any(not np.array_equal(earlier[f"final.0.{name}"], found[f"final.0.{name}"]) for name in names)
+    assert any(not np.array_equal(alone[0][name], alone[1][name]) for name in names)
 
 
 def test_ranks_of_one_host_listen_on_the_loopback_alone(folder: Path) -> None:
