@@ -250,9 +250,9 @@ class TrainerSettings(Settings):
     learners: int = Field(default=1, ge=1, le=1024)
     """Number of learner ranks (processes)."""
     average_every: int = Field(default=1, ge=1)
-    """1: ranks average their gradients in every update and are one learner. N: each rank trains on its own for N updates, and
-    then all average their weights, optimiser moments and prior networks. This needs less time where the exchange between ranks
-    is slow. It is another algorithm (local SGD): each rank takes its mean over its own rows."""
+    """With 1, ranks average their gradients in every update and are one learner. With N, each rank trains on its own for N
+    updates, and then all average their weights, optimiser moments and prior networks. This needs less time where the exchange
+    between ranks is slow. It is another algorithm (local SGD): each rank takes its mean over its own rows."""
     init_from: str | None = Field(default=None, min_length=1)
     """Start with the weights and observation statistics of this run folder or checkpoint, matched by name."""
     init_partial: bool = False
