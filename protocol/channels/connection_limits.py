@@ -143,9 +143,10 @@ class ConnectionLimits:
             while True:
                 event, fd = struct.unpack("=HI", self._events.recv_multipart(zmq.NOBLOCK)[0])
                 self._open.pop(fd, None)
-                self.recent.discard(fd)
-                if event == zmq.EVENT_ACCEPTED:
+                if event == zmq.EVENT_ACCEPTED:  # the server may have read its first message already
                     self._accepted(fd)
+                else:
+                    self.recent.discard(fd)
 
     def _accepted(self, fd: int) -> None:
         with contextlib.suppress(OSError), _borrowed(fd) as peer:  # the connection may have ended already
@@ -165,10 +166,13 @@ class ConnectionLimits:
             self._close(victim, MANY)
 
     def _note_known(self) -> list[OpenConnection]:
-        """Mark the connections on which messages have arrived as known, and return them."""
-        recent, self.recent = self.recent, set()
-        found = [connection for fd in recent if (connection := self._open.get(fd)) is not None]
+        """Mark the connections on which messages have arrived as known, and return them.
+
+        A descriptor that was not reported as accepted yet waits in `recent`.
+        """
+        found = [connection for fd in list(self.recent) if (connection := self._open.get(fd)) is not None]
         for connection in found:
+            self.recent.discard(connection.fd)
             connection.known = True
         return found
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import zmq
 
-from protocol.channels.connection_limits import FIRST_BYTES, MANY, MUCH, OpenConnection, crowding
+from protocol.channels.connection_limits import FIRST_BYTES, MANY, MUCH, ConnectionLimits, OpenConnection, crowding
 from protocol.channels.sockets import ClientSocket, ServerSocket
 from tests.protocol.channels.strangers import EMPTY_FRAMES, LARGE_FRAMES, dial, ended, giant_frame, join, pour
 
@@ -103,6 +103,26 @@ def test_the_newest_unknown_connections_and_all_known_ones_stay() -> None:
         ] * 10
         until(lambda: serving_.cut == {MANY: 15})
         assert echoed(client)
+
+
+def test_a_client_is_known_even_if_its_message_is_read_before_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    take_events, noticing = ConnectionLimits._take_events, threading.Event()
+
+    def take_later(limits: ConnectionLimits) -> None:
+        noticing.wait()
+        take_events(limits)
+
+    monkeypatch.setattr(ConnectionLimits, "_take_events", take_later)
+    with serving(most=40) as serving_, closing(ClientSocket(serving_.address)) as client:
+        try:
+            assert echoed(client)
+        finally:
+            noticing.set()
+        for _ in range(25):  # the client is the oldest connection, and the first to be closed if it is not known
+            serving_.dial()
+        until(lambda: serving_.cut.get(MANY, 0) >= 15)
+        assert echoed(client)
+        assert serving_.cut == {MANY: 15}
 
 
 def test_an_address_with_many_connections_loses_some_and_another_address_gets_in() -> None:
