@@ -116,6 +116,12 @@ class AgentModel(nn.Module):
         if self.core is not None:
             yield from self.core.parameters()
 
+    def dynamics_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the dynamics model and its heads, the last ones in `parameters`."""
+        for name, parameter in self.named_parameters():
+            if name.startswith(NOT_ACTING):
+                yield parameter
+
     def initial_state(self, n: int) -> Tensor:
         """The recurrent state at the start of an episode, `[n, S]`; S = 0 without a core."""
         return torch.zeros(n, self.spec.core_state_size)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from agent.masks import allowed_of
-from agent.model import NOT_ACTING, ModelOutputs
+from agent.model import ModelOutputs
 from learner.loss import OWN_NUMBERS, Context, Loss, Node, Statistic, Term, method_reads
 from learner.nodes.masks import ahead
 from learner.plan import Plan
@@ -284,8 +284,7 @@ class Objective:
     @cached_property
     def model_parameters(self) -> list[nn.Parameter]:
         """The dynamics model's trained parameters."""
-        named = self.context.model.named_parameters()
-        return [parameter for name, parameter in named if name.startswith(NOT_ACTING) and parameter.requires_grad]
+        return [parameter for parameter in self.context.model.dynamics_parameters() if parameter.requires_grad]
 
     @cached_property
     def device(self) -> torch.device:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from agent.model import NOT_ACTING, AgentModel
+from agent.model import AgentModel
 from learner.loss import Context
 from learner.plan import GRADIENT, Plan
 from learner.update.flat_adamw import Flat, FlatAdamW
@@ -86,14 +86,13 @@ class Updater:
         self.wrapped = wrapped
         self.metrics = metrics
         self.objective = Objective(plan, context)
-        trained = {name: parameter for name, parameter in context.model.named_parameters() if parameter.requires_grad}
-        self.parameters = list(trained.values())
-        self.before_model = sum(not name.startswith(NOT_ACTING) for name in trained)  # the dynamics model's come last
+        self.parameters = [parameter for parameter in context.model.parameters() if parameter.requires_grad]
+        self.before_model = len(self.parameters) - len(self.objective.model_parameters)
         # Gradients are compared on what is trained if the trunk is frozen.
         self.trunk = [weight for weight in context.model.trunk_parameters() if weight.requires_grad] or self.parameters
         self.optimizer = FlatAdamW(self.parameters, context.trainer.optimizer)
         self.prior = flat_prior(context.model, context.prior) if plan.uses_prior else None
-        self.average = self.weight_average(context)
+        self.average = self.weight_average()
         self.updates = 0
         self.progressed: Callable[[], None] = lambda: None  # called after every update
         self.measured_at = -metrics.gradient_every
@@ -197,14 +196,14 @@ class Updater:
         if self.prior is not None:
             self.prior.array.lerp_(self.optimizer.flat.array, self.context.trainer.losses.prior_rate)
 
-    def weight_average(self, context: Context) -> WeightAverage | None:
+    def weight_average(self) -> WeightAverage | None:
         """What averages weights over ranks; None if gradients are averaged, or there is one rank."""
-        every = context.trainer.average_every
-        if every == 1 or context.reducer.world_size == 1:
+        every, reducer = self.context.trainer.average_every, self.context.reducer
+        if every == 1 or reducer.world_size == 1:
             return None
         optimizer, prior = self.optimizer, [] if self.prior is None else [self.prior.array]
         arrays = [optimizer.flat.array, optimizer.first, optimizer.second, optimizer.steps, *prior]
-        return WeightAverage(every, context.reducer, arrays)
+        return WeightAverage(every, reducer, arrays)
 
     @property
     def acting_network(self) -> AgentModel:
