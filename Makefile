@@ -60,12 +60,12 @@ test: $(VENV)/.dev
 	$(if $(SEVERAL),$(GATE) -n $(WORKERS) --dist worksteal -m "$(QUICK) and not serial")
 	$(GATE) -m "$(QUICK)$(if $(SEVERAL), and serial)"
 
-# pytest ends with 5 where it finds no test; that is no failure of these two.
+# pytest ends with 5 where it finds no test; that is no failure of these two. With -s they show what they have measured.
 test-slow: $(VENV)/.dev
-	@$(GATE) -m slow || test $$? -eq 5
+	@$(GATE) -s -m slow || test $$? -eq 5
 
 test-cluster: $(VENV)/.dev
-	@$(GATE) -m cluster || test $$? -eq 5
+	@$(GATE) -s -m cluster || test $$? -eq 5
 
 test-gpu: $(if $(GPU_PYTHON),,$(VENV)/.dev)
 	@$(or $(GPU_PYTHON),$(BIN)/python) -m pytest tests/gpu

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -28,7 +28,7 @@ from learner.setup import LearnerConfig, make_updater
 from learner.update.batch_training import BatchTraining
 from learner.update.schedules import learning_rate
 from learner.update.updater import Record
-from oatmill.errors import OatmillError, RunError, UserError
+from oatmill.errors import OatmillError, RankStoppedError, RunError, UserError
 from oatmill.files.endpoints import write_endpoint
 from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.http import HttpServer, Pages
@@ -49,6 +49,8 @@ SAVE_AGAIN_S = 1.0
 """Between two attempts to write the last checkpoint."""
 STOPPED_WITHIN_S = 30.0
 """A learner that was asked to stop tries for this long to write its last checkpoint. After 60 s it is killed."""
+SAME_SIGNAL_S = 1.0
+"""A signal to all ranks of a host reaches all of them within this time."""
 
 
 def run(config: LearnerConfig) -> None:
@@ -57,6 +59,7 @@ def run(config: LearnerConfig) -> None:
     Raises:
         UserError: if the settings are invalid.
         RunError: if no data arrives in time, or updates stay non-finite.
+        RankStoppedError: if only another rank was asked to stop.
     """
     with joined(config.trainer) as ranks, ExitStack() as stack:
         learner = Learner(config, ranks, stack)
@@ -64,6 +67,11 @@ def run(config: LearnerConfig) -> None:
         torch.set_num_threads(learner_threads(config.trainer, config.settings, model, half=model.in_bfloat16))
         learner.train()
         learner.finish()
+    if learner.follows_a_signal and not learner.stop.is_set_within(SAME_SIGNAL_S):
+        raise RankStoppedError(
+            "another learner rank was asked to stop, so all ranks have ended; start all of them again with --resume, "
+            "or stop the whole run with `oatmill stop`"
+        )
 
 
 class Learner:
@@ -73,7 +81,12 @@ class Learner:
         config: the learner's configuration.
         ranks: the group of ranks.
         stack: closes everything that this rank opens.
+
+    Attributes:
+        follows_a_signal: whether training has ended because a rank, this one or another, got a signal.
     """
+
+    follows_a_signal = False
 
     def __init__(self, config: LearnerConfig, ranks: Ranks, stack: ExitStack) -> None:
         encoder = encoder_of(config, ranks)
@@ -180,24 +193,21 @@ class Learner:
             self.watchdog.beat()  # waiting is not a hang; trainer.data_timeout limits it
             delivery = delivery or self.batches.poll(POLL_S if self.ranks.world_size == 1 else POLL_S / 10)
             self.tell_hub()
-            stop = self.stop.is_set or self.control.state.stop or (delivery is not None and delivery.stop)
+            over = self.control.state.stop or (delivery is not None and delivery.stop)
             if self.control.state.desired_actors == 0:  # `oatmill scale --actors 0` pauses the run
                 deadline = clock.now() + timeout_s
             late = clock.now() > deadline
             # All ranks decide together: they wait until each has its batch, and stop if one is to stop.
-            all_have_one, all_go_on, all_in_time = self.ranks.lowest(delivery is not None, not stop, not late)
-            if not all_go_on:
+            all_have_one, no_signal, not_over, all_in_time = self.ranks.lowest(
+                delivery is not None, not self.stop.is_set, not over, not late
+            )
+            if not (no_signal and not_over):
+                self.follows_a_signal = bool(not_over)
                 return None
             if all_have_one:
                 return delivery
             if not all_in_time:
-                silent = who_is_silent(self.control, timeout_s)
-                if self.progress.learner_step:
-                    self.save(then="the run ends")
-                raise RunError(
-                    f"no batch of {self.config.trainer.batch_size} trajectories arrived within {timeout_s:g} s; "
-                    f"{silent}check the actors' logs, or raise trainer.data_timeout"
-                )
+                give_up(self, timeout_s)
 
     def tell_hub(self, *, last: bool = False) -> None:
         """Send a heartbeat (the last one at once), and the newest weights again if the hub was restarted."""
@@ -312,6 +322,17 @@ class Learner:
                 f"the last checkpoint could not be written: {self.keeper.failure or 'see rank 0'}; free disk space and {again}"
             )
         log.info("trained %d env steps in %d learner steps", self.progress.env_steps, self.progress.learner_step)
+
+
+def give_up(learner: Learner, timeout_s: float) -> NoReturn:
+    """End the run because no batch has arrived in time; a checkpoint is saved first."""
+    silent = who_is_silent(learner.control, timeout_s)
+    if learner.progress.learner_step:
+        learner.save(then="the run ends")
+    raise RunError(
+        f"no batch of {learner.config.trainer.batch_size} trajectories arrived within {timeout_s:g} s; "
+        f"{silent}check the actors' logs, or raise trainer.data_timeout"
+    )
 
 
 def save_at_last(learner: Learner) -> bool:

@@ -7,6 +7,7 @@
     │   ├── JoinRefusedError    the run's server rejected this process, with its reason
     │   │   └── NotLetInError   the server never accepted this process's connection: a key is wrong or missing
     │   ├── PeerLostError       a peer did not answer before its deadline
+    │   ├── RankStoppedError    another learner rank was asked to stop: exit code 75, one line
     │   └── UserCodeError       the user's code, such as an environment, failed during the run: exit code 72, one line
     └── WireError               bytes from a peer break the protocol; has the reason code that is counted
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from oatmill.process.exit_codes import BAD_INPUT, FAILED, USER_CODE_FAILED
+from oatmill.process.exit_codes import BAD_INPUT, FAILED, RANK_STOPPED, USER_CODE_FAILED
 from oatmill.user_code import place_of
 
 
@@ -56,6 +57,12 @@ class NotLetInError(JoinRefusedError):
 
 class PeerLostError(RunError):
     """A peer did not answer before its deadline."""
+
+
+class RankStoppedError(RunError):
+    """Another learner rank was asked to stop, and this one was not: it starts again with the other one."""
+
+    exit_code = RANK_STOPPED
 
 
 class UserCodeError(RunError):

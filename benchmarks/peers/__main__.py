@@ -14,9 +14,9 @@ batches of 64, 4 epochs of 4 minibatches of whole trajectories, 32 simulations. 
 `actors/environments/adapters/cogs.py` on the same version of MettaGrid and encode with `agent/tokens/encoders.py`.
 Steps are steps of agents. CPU seconds are those of the whole run, including its start.
 
-With --task pong, oatmill, Sample Factory and CleanRL train Pong with the settings of pong.json, which are those of oatmill's
-recipe: four frames of 84x84, the same three convolutions and layer of 512, unrolls of 128, batches of 8, 3 epochs of 4
-minibatches. oatmill runs twice, in float32 and in bfloat16. CleanRL's script is run from a checkout, which CLEANRL names.
+With --task pong, oatmill, Sample Factory, CleanRL and RLlib train Pong with the settings of pong.json, which are those of
+oatmill's recipe: four frames of 84x84, the same three convolutions and layer of 512, unrolls of 128, batches of 8, 3 epochs of
+4 minibatches. oatmill runs twice, in float32 and in bfloat16. CleanRL's script is run from a checkout, which CLEANRL names.
 
 There are some differences. Stable-Baselines3 and TorchRL have separate networks for policy and value.
 TorchRL, RLlib and Sample Factory keep the learning rate constant. Sample Factory scales rewards in its own
@@ -88,7 +88,7 @@ TASKS = {
         HERE / "pong.json",
         "atari_pong",
         {f"oatmill, {precision}": (f"trainer.precision={precision}",) for precision in ("float32", "bfloat16")},
-        ("sample-factory", "cleanrl"),
+        ("sample-factory", "cleanrl", "rllib"),
     ),
 }
 

@@ -2,15 +2,37 @@
 
 import time
 
+import ale_py
+import gymnasium
 import ray
 from common import SETTINGS, options, tell
 from ray.rllib.algorithms.appo import APPOConfig
+from ray.rllib.env.wrappers.atari_wrappers import wrap_atari_for_new_api_stack
+from ray.tune import register_env
+
+NATURE = [[32, 8, 4, "valid"], [64, 4, 2, "valid"], [64, 3, 1, "valid"]]
+
+
+def make_pong(_config):
+    """Four frames of 84x84, by RLlib's own wrappers."""
+    gymnasium.register_envs(ale_py)
+    env = gymnasium.make("ALE/Pong-v5", frameskip=1, repeat_action_probability=0.0)
+    return wrap_atari_for_new_api_stack(env, dim=84, framestack=4)
+
+
+def network(settings):
+    """The model's settings: the same convolutions and dense layers as oatmill's."""
+    if settings["environment"] != "pong":
+        return {"fcnet_hiddens": settings["hidden_sizes"], "fcnet_activation": settings["activation"]}
+    dense = {"head_fcnet_hiddens": settings["hidden_sizes"], "head_fcnet_activation": settings["activation"]}
+    return {"conv_filters": NATURE, "conv_activation": "relu", "vf_share_layers": True, **dense}
 
 
 def main():
     """Train for the given number of steps."""
     chosen, s = options(), SETTINGS
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    register_env("pong", make_pong)
     config = (
         APPOConfig()
         .environment(s["environment"])
@@ -20,7 +42,7 @@ def main():
             rollout_fragment_length=s["unroll"],
         )
         .learners(num_learners=0)
-        .rl_module(model_config={"fcnet_hiddens": s["hidden_sizes"], "fcnet_activation": s["activation"]})
+        .rl_module(model_config=network(s))
         .training(
             lr=s["learning_rate"],
             gamma=s["gamma"],

@@ -39,7 +39,7 @@ for peer in "$@"; do
       $pip -c "$held" importnb lz4 'numpy<2' 'pydantic>=2.12' pyyaml 'ale-py==0.10.*' opencv-python-headless ;;
     cleanrl) $pip -c "$held" envpool==0.8.4 gym==0.23.1 'numpy<2' tensorboard tyro ;; # what its script imports
     reverb) $pip dm-reverb==0.14.0 tensorflow-cpu==2.14.* 'numpy<2' psutil 'setuptools<81' ;;
-    rllib) $pip -c "$held" 'ray[rllib]==2.60.*' psutil ;;
+    rllib) $pip -c "$held" 'ray[rllib]==2.60.*' psutil 'ale-py==0.11.*' opencv-python-headless ;;
     torchrl) $pip -c "$held" torchrl==0.14.* gymnasium psutil ;;
     *) echo "unknown peer $peer: stable-baselines3, sample-factory, cleanrl, reverb, rllib, torchrl" >&2; exit 2 ;;
   esac

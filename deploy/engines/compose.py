@@ -29,6 +29,8 @@ ANSWER_WITHIN_S = 20.0
 STOP_WITHIN_S = 30
 """The `stop_grace_period` of an actor in compose.yaml."""
 STDERR = 2
+PODMAN_COMPOSE = (1, 1)
+"""Debian 12 has podman-compose 1.0.3, which cannot start the cluster."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,13 @@ class Engine:
         if asked.returncode:
             raise UserError(
                 f"{self.containers} is installed but does not answer ({last_line(asked)}); start it, then try again"
+            )
+        said = run([*self.compose, "--version"]).stdout if self.is_podman else ""
+        found = re.search(r"podman-compose\D*(\d+)\.(\d+)", said)
+        if found and (int(found[1]), int(found[2])) < PODMAN_COMPOSE:
+            raise UserError(
+                f"podman-compose {found[1]}.{found[2]} is too old for deploy/compose.yaml; install 1.6 or later: "
+                "pip install podman-compose"
             )
 
     def has_image(self, image: str) -> bool:

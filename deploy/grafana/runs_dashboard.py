@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deploy.grafana.panels import Dashboard, Panel, Query, reported
+from deploy.grafana.training_dashboards import RETURN_MEAN
 
 RUN = "{{namespace}} {{run}}"
 STATE = (
@@ -39,7 +40,7 @@ RUNS = Dashboard(
             "Return",
             "Mean return of the episodes of the last five minutes.",
             "short",
-            by_run("sum BY (rate(oatmill_episode_return_sum[5m])) / (sum BY (rate(oatmill_episode_return_count[5m])) > 0)"),
+            by_run(f"max BY ({RETURN_MEAN})"),
             low=None,
         ),
         Panel(

@@ -5,8 +5,14 @@ from __future__ import annotations
 from deploy.grafana.panels import ZERO_IS_GOOD, Dashboard, Panel, Query, Row, Steps, reported
 from learner.loss_descriptor import BUILT_IN
 
-RETURN_MEAN = "rate(oatmill_episode_return_sum[5m]) / (rate(oatmill_episode_return_count[5m]) > 0)"
-"""Over five minutes, because episodes of many environments end together, and then none for a minute or more."""
+RETURN_MEAN = (
+    "delta(oatmill_episode_return_sum[5m]) / (delta(oatmill_episode_return_count[5m]) > 0)"
+    " unless resets(oatmill_episode_return_count[5m]) > 0"
+)
+"""Over five minutes, because episodes of many environments end together, and then none for a minute or more.
+
+The sum falls where returns are negative, which `rate` takes for a restart.
+"""
 STATE = (
     'min(oatmill_up{{role="{}"}}) or max(oatmill_run_stopped == 1) * 2'
     " or max(last_over_time(oatmill_run_stopped[$__range]) == 1) * 2 or vector(0)"

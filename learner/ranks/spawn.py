@@ -18,7 +18,7 @@ from pathlib import Path
 from oatmill.children.parent import dies_with_parent
 from oatmill.errors import UserError
 from oatmill.process.entry import run_to_exit
-from oatmill.process.exit_codes import BAD_INPUT
+from oatmill.process.exit_codes import BAD_INPUT, RANK_STOPPED
 from oatmill.process.last_words import LastWords, say_last
 from oatmill.process.signals import StopFlag
 
@@ -91,7 +91,9 @@ class Group:
         return self._codes()
 
     def _codes(self) -> dict[int, int]:
-        return {rank: code for rank, process in enumerate(self._ranks) if (code := process.poll()) is not None}
+        """The exit codes of the ranks that have ended. A rank that is asked to stop stops them all in order."""
+        ended = {rank: code for rank, process in enumerate(self._ranks) if (code := process.poll()) is not None}
+        return {rank: 0 if code == RANK_STOPPED else code for rank, code in ended.items()}
 
     def _all_end(self, *, within_s: float) -> None:
         deadline = time.monotonic() + within_s

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 ENOUGH_EPISODES = 20
 """Fewer episodes have no mean to speak of."""
@@ -11,6 +11,9 @@ NOISE = 3.0
 """A change counts beyond this many standard errors of the mean."""
 KEPT = 0.8
 """A rise counts as kept while the mean return is above this fraction of its best rise."""
+LEVEL = 10
+"""A fall is one of the mean over this many reports: where rewards are rare, episodes that fail end together, at the time limit,
+and one report has nothing else."""
 
 BALANCED = 0.01
 """The return cannot rise where it varies by less than this fraction of the differences between the agents of one episode."""
@@ -29,6 +32,8 @@ class ReturnTrend:
         error: the larger of the standard errors of the first and of the newest mean.
         varied: the largest standard deviation so far, or the largest distance of a mean from the first one.
         spread: the largest standard deviation so far over the agents of an episode.
+        recent: the last `LEVEL` mean returns.
+        best_level: the best mean of `LEVEL` mean returns in a row.
     """
 
     first: float = math.nan
@@ -39,6 +44,8 @@ class ReturnTrend:
     error: float = 0.0
     varied: float = 0.0
     spread: float = 0.0
+    recent: list[float] = field(default_factory=list)
+    best_level: float = math.nan
 
     def update(self, mean: float, std: float, episodes: int, spread: float = 0.0) -> None:
         """Take in the mean and the standard deviation of the last episodes' returns.
@@ -57,8 +64,16 @@ class ReturnTrend:
         if not mean <= self.best:
             self.best, self.best_error = mean, error
         self.last = mean
+        self.recent = [*self.recent, mean][-LEVEL:]
+        if len(self.recent) == LEVEL and not self.level <= self.best_level:
+            self.best_level = self.level
         self.error = max(self.first_error, error)
         self.varied, self.spread = max(self.varied, std, abs(mean - self.first)), max(self.spread, spread)
+
+    @property
+    def level(self) -> float:
+        """The mean of the last mean returns."""
+        return sum(self.recent) / max(len(self.recent), 1)
 
     @property
     def thrives(self) -> bool:
@@ -73,6 +88,6 @@ class ReturnTrend:
 
     @property
     def fallen(self) -> bool:
-        """Whether the return is clearly below its best."""
+        """Whether the return has for some reports been clearly below its best."""
         error = max(self.error, self.best_error)
-        return self.best - self.last > max(NOISE * error, (1 - KEPT) * (self.best - self.first))
+        return self.best_level - self.level > max(NOISE * error, (1 - KEPT) * (self.best_level - self.first))

@@ -14,5 +14,7 @@ OUT_OF_MEMORY = 71
 USER_CODE_FAILED = 72
 """The user's code in a process of a run, such as an environment, raised an exception, broke a promise or ended the process.
 Another process would most likely fail the same way."""
+RANK_STOPPED = 75
+"""A learner rank ended because another rank was asked to stop, while the run goes on. Start all ranks again."""
 INTERRUPTED = 130
 """Ctrl-C. The code is 128 plus the number of SIGINT, as in shells."""

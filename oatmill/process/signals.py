@@ -55,6 +55,13 @@ class StopFlag:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
 
+    def is_set_within(self, within_s: float) -> bool:
+        """Wait for a signal; whether one has arrived, now or within this time."""
+        deadline = time.monotonic() + within_s
+        while not self.is_set and time.monotonic() < deadline:
+            time.sleep(POLL_MS / 1000)
+        return self.is_set
+
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self.is_set = True
         if self._on_stop is not None:

@@ -75,8 +75,13 @@ def stand_ins(folder: Path, base: str) -> dict[str, str] | None:
     return images
 
 
-def built() -> str:
-    """The image, built from the sources; without an engine or a base image the test is skipped."""
+def built(image: str = IMAGE, **others: str) -> str:
+    """An image, built from the sources; without an engine or a base image the test is skipped.
+
+    Args:
+        image: its name.
+        others: more build arguments.
+    """
     try:
         Engine.find(os.environ)
     except UserError as error:
@@ -84,11 +89,21 @@ def built() -> str:
     base = os.environ.get("OATMILL_BASE_IMAGE", BASE)
     if not can_have(base):
         pytest.skip(f"the base image {base} can neither be found nor pulled; name another by OATMILL_BASE_IMAGE")
-    arguments = ["--build-arg", f"BASE_IMAGE={base}"]
+    given = {"BASE_IMAGE": base, **others}
     if "OATMILL_TORCH_INDEX_URL" in os.environ:
-        arguments += ["--build-arg", f"TORCH_INDEX_URL={os.environ['OATMILL_TORCH_INDEX_URL']}"]
-    run("docker", "build", "--file", "deploy/Dockerfile", *arguments, "--tag", IMAGE, ".", cwd=ROOT)
-    return IMAGE
+        given["TORCH_INDEX_URL"] = os.environ["OATMILL_TORCH_INDEX_URL"]
+    arguments = [word for name, value in given.items() for word in ("--build-arg", f"{name}={value}")]
+    run("docker", "build", "--file", "deploy/Dockerfile", *arguments, "--tag", image, ".", cwd=ROOT, within_s=1800)
+    return image
+
+
+def wait_until(done: Callable[[], Any], within_s: float, told: Callable[[], str]) -> float:
+    """Wait for something; how long it took. `told` gives the failure's message."""
+    began = time.monotonic()
+    while not done():
+        assert time.monotonic() - began < within_s, told()
+        time.sleep(0.2)
+    return time.monotonic() - began
 
 
 def new_cluster(folder: Path, project: str = "oatmill-test") -> Cluster:
@@ -159,11 +174,7 @@ class Cluster:
 
     def until(self, done: Callable[[], Any], within_s: float) -> float:
         """Wait for something; how long it took."""
-        began = time.monotonic()
-        while not done():
-            assert time.monotonic() - began < within_s, self.try_oatmill("status").stdout + self.logs()
-            time.sleep(0.2)
-        return time.monotonic() - began
+        return wait_until(done, within_s, lambda: self.try_oatmill("status").stdout + self.logs())
 
     def logs(self) -> str:
         """The last lines of every role."""

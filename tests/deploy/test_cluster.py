@@ -187,6 +187,17 @@ def test_an_engine_that_is_named_by_its_path_is_known(only: Path) -> None:
     assert Engine.find({ENGINE: str(only / "podman-compose")}).is_podman
 
 
+@pytest.mark.parametrize(("says", "old"), [("podman-composer version  1.0.3", True), ("podman-compose version 1.6.0", False)])
+def test_a_podman_compose_that_is_too_old_is_refused(only: Path, says: str, old: bool) -> None:
+    fake(only, "podman", "exit 0")
+    fake(only, "podman-compose", f"echo using podman version: 4.3.1; echo {says}")
+    if old:
+        with pytest.raises(UserError, match=r"podman-compose 1\.0 is too old"):
+            Engine.find({ENGINE: "podman-compose"})
+    else:
+        Engine.find({ENGINE: "podman-compose"})
+
+
 def test_podman_scales_down_by_removing_the_newest_containers(only: Path) -> None:
     rows = "".join(f"map[com.docker.compose.service:actor]\\tp_actor_{number}\\trunning\\tUp\\n" for number in (10, 9, 1))
     fake(only, "podman", f"test $1 = ps && printf '%b' '{rows}' || echo \"$@\" >> {only}/done")

@@ -151,6 +151,51 @@ def test_a_dead_role_is_seen_beside_a_healthy_run(tmp_path: Path) -> None:
     check("promtool", "test", "rules", str(path))
 
 
+def test_the_mean_return_is_right_where_returns_are_negative_and_after_a_restart(tmp_path: Path) -> None:
+    def returned(run: str, total: str, count: str) -> list[dict[str, str]]:
+        labels = f'job="replay",run="{run}"'
+        return [
+            {"series": f"oatmill_episode_return_sum{{{labels}}}", "values": total},
+            {"series": f"oatmill_episode_return_count{{{labels}}}", "values": count},
+        ]
+
+    # Run a: 20 points lost in each episode; run b: won; run c: restarted two minutes ago; run d: no episode has ended.
+    series = returned("a", "-100-20x40", "5+1x40") + returned("b", "100+20x40", "5+1x40")
+    series += returned("c", "-100-20x32 200+20x8", "5+1x32 0+1x8") + returned("d", "-60x40", "3x40")
+    want = {"a": -20, "b": 20}
+    looks = [
+        {
+            "expr": of_run(expression(name, title, legend), run),
+            "eval_time": "10m",
+            "exp_samples": [{"labels": f'{{job="replay",run="{run}"}}', "value": want[run]}] if run in want else [],
+        }
+        for name, title, legend in (
+            ("overview.json", "Mean return", "mean return"),
+            ("health.json", "Return", "mean"),
+            ("learning.json", "Return", "mean"),
+        )
+        for run in "abcd"
+    ]
+    both = [{"labels": f'{{run="{run}"}}', "value": value} for run, value in want.items()]
+    looks.append(
+        {
+            "expr": of_run(expression("runs.json", "Return", "{{namespace}} {{run}}"), ".*"),
+            "eval_time": "10m",
+            "exp_samples": both,
+        }
+    )
+    path = tmp_path / "cases.yml"
+    path.write_text(yaml.safe_dump({"tests": [{"interval": "15s", "input_series": series, "promql_expr_test": looks}]}))
+    check("promtool", "test", "rules", str(path))
+
+
+def test_no_expression_takes_the_sum_of_returns_for_a_counter() -> None:
+    for name in DASHBOARDS:
+        for panel in panels(name):
+            for target in panel["targets"]:
+                assert not re.search(r"(rate|increase)\(oatmill_episode_return_sum", target["expr"]), panel["title"]
+
+
 def test_containers_and_gpus_are_those_of_the_runs_pods_or_hosts(tmp_path: Path) -> None:
     def cpu(labels: str) -> dict[str, str]:
         return {"series": f"container_cpu_usage_seconds_total{{{labels}}}", "values": "0+30x40"}  # two cores

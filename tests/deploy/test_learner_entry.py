@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from oatmill.process.exit_codes import RANK_STOPPED
 from tests.ports import free_ports
 from tests.system.real_runs import SMALL, command, environment
 
@@ -31,14 +32,16 @@ class Roles:
         self.port = free_ports()
         self.running: list[subprocess.Popen[str]] = []
 
-    def start(self, *arguments: str, budget: int = 10**9, ranks: int = 1) -> subprocess.Popen[str]:
-        """Start a role."""
+    def start(
+        self, *arguments: str, budget: int = 10**9, ranks: int = 1, rank_of: dict[str, str] | None = None
+    ) -> subprocess.Popen[str]:
+        """Start a role; `rank_of` has the variables of one rank of several."""
         settings = [*SMALL, f"trainer.total_timesteps={budget}", "trainer.checkpoint_every=5", f"trainer.learners={ranks}"]
         own = {"OATMILL_ADDRESS": f"tcp://127.0.0.1:{self.port + 2}"}
         process = subprocess.Popen(
             [*command(*arguments), "cartpole", *settings],
             cwd=self.folder,
-            env=environment() | own,
+            env=environment() | own | (rank_of or {}),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -152,3 +155,23 @@ def test_a_group_of_ranks_ends_in_order_too(tmp_path: Path) -> None:
         assert learner.returncode == 0, said
         assert "Traceback" not in said
         assert (tmp_path / "run" / "checkpoints" / "latest").exists()
+
+
+def test_a_rank_that_was_asked_to_end_does_not_end_the_run(tmp_path: Path) -> None:
+    """Ranks in two containers, as on two nodes: one is drained, and both start again somewhere else."""
+    meet = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    words = ("learner", "--in-container", "--run-dir", "run")
+    with roles(tmp_path) as running:
+        _, actor = running.running
+        reached = 0
+        for asked in (1, 0):
+            variables = meet | {"MASTER_PORT": str(free_ports())}
+            both = [running.start(*words, ranks=2, rank_of=variables | {"RANK": str(rank)}) for rank in range(2)]
+            running.until_step(reached + 2)
+            both[asked].send_signal(signal.SIGTERM)
+            said = [rank.communicate(timeout=120)[1] for rank in both]
+            assert (both[asked].returncode, both[1 - asked].returncode) == (0, RANK_STOPPED), said
+            assert "another learner rank was asked to stop" in said[1 - asked]
+            reached = running.steps()[-1]
+            assert running.steps() == [*range(1, reached + 1)]  # the checkpoint of the last step was saved
+        assert actor.poll() is None

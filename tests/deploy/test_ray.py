@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,9 +20,11 @@ import pytest
 
 from deploy.cli.entry import run_command
 from deploy.engines.ray_process import write_keys
+from tests.ports import free_ports
 from tests.system.real_runs import ENDLESS, SMALL, environment, oatmill
 
 BUDGET = 10_240
+RAY = str(Path(sys.executable).parent / "ray")
 NODE = {"object_store_memory": 80_000_000}
 
 
@@ -187,3 +192,50 @@ def test_a_run_with_keys_is_scaled_and_ended_and_a_lost_rank_and_a_killed_replay
     finally:
         driver.kill()
         driver.communicate()
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A Ray cluster of one node, as `ray start --head` makes it; the variables with which it is reached."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'oatmill[ray]'")
+    first = 10_000
+    while first < 20_000:  # below, Ray gives ports to its workers
+        first = free_ports()
+    variables = environment() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    variables |= {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_ADDRESS": f"http://127.0.0.1:{first + 1}"}
+    ports = (f"--port={first}", f"--dashboard-port={first + 1}", f"--ray-client-server-port={first + 2}")
+    start = [RAY, "start", "--head", "--block", "--num-cpus=4", "--node-ip-address=127.0.0.1", *ports]
+    with (tmp_path / "ray.log").open("w") as log:
+        node = subprocess.Popen(
+            [*start, f"--object-store-memory={NODE['object_store_memory']}"], env=variables, stdout=log, stderr=log
+        )
+    try:
+        yield variables | {"CLIENT": f"ray://127.0.0.1:{first + 2}"}
+    finally:
+        family = psutil.Process(node.pid).children(recursive=True)
+        node.terminate()
+        node.wait(60)
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("way", ["job", "client"])
+def test_a_run_is_a_ray_job_or_driven_from_outside_by_ray_client(head: dict[str, str], tmp_path: Path, way: str) -> None:
+    settings = [*SMALL, f"trainer.total_timesteps={BUDGET}", "actors.count=1", "--insecure", "--run", "short"]
+    up = [sys.executable, "-m", "deploy", "cluster", "up", "cartpole", "--on", "ray", *settings]
+    if way == "job":
+        command = [RAY, "job", "submit", "--", "sh", "-c", f"cd {tmp_path} && {shlex.join(up)}"]
+    else:
+        command, head = up, head | {"RAY_ADDRESS": head["CLIENT"]}
+    deadline = time.monotonic() + 120
+    while True:  # until the node is up
+        done = subprocess.run(command, cwd=tmp_path, env=head, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode == 0:
+            break
+        assert time.monotonic() < deadline, done.stdout + done.stderr
+        time.sleep(2)
+    assert "short has ended" in done.stdout
+    assert json.loads((tmp_path / "runs" / "short" / "learner.json").read_text())["env_steps"] == BUDGET

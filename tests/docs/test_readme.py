@@ -33,8 +33,9 @@ def blocks_of(*pages: str) -> dict[tuple[str, str], None]:
 
 
 def lines_of(*pages: str) -> list[str]:
-    """Every line of the blocks of shell code."""
-    return [line for language, block in blocks_of(*pages) if language == "sh" for line in block.splitlines()]
+    """Every line of the blocks of shell code; a line that ends with a backslash goes on in the next one."""
+    shell = [block.replace("\\\n", " ") for language, block in blocks_of(*pages) if language == "sh"]
+    return [line for block in shell for line in block.splitlines()]
 
 
 COMMANDS = [shlex.split(line, comments=True)[1:] for line in dict.fromkeys(lines_of(*PAGES)) if line.startswith("oatmill ")]

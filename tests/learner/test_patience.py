@@ -1,4 +1,4 @@
-"""How long a learner waits for a batch: time in which it was itself asleep does not count."""
+"""How long a learner waits for a batch (time in which it was itself asleep does not count), and why it stops waiting."""
 
 from __future__ import annotations
 
@@ -74,6 +74,27 @@ def test_what_was_learned_is_saved_before_a_learner_gives_up(learner_step: int, 
     with pytest.raises(RunError, match="no batch of 8 trajectories"):
         learner.next_batch()
     assert saved == ([learner_step] if learner_step else [])
+
+
+@pytest.mark.parametrize(
+    ("asked", "over", "others", "follows"),
+    [
+        (True, False, (False, True, True, True), True),
+        (False, False, (False, False, True, True), True),
+        (False, True, (False, True, True, True), False),
+        (False, False, (False, True, False, True), False),  # only the other rank has heard that the run is over
+        (False, False, (False, False, False, True), False),  # the run is over, and its processes get signals
+    ],
+)
+def test_a_signal_is_told_apart_from_the_end_of_the_run(
+    asked: bool, over: bool, others: tuple[bool, bool, bool, bool], follows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the other of two ranks says: it has a batch, it got no signal, the run is not over, it is in time.
+    learner: Any = waiting(monkeypatch, [1.0])
+    learner.ranks = SimpleNamespace(world_size=2, lowest=lambda *own: [min(pair) for pair in zip(own, others, strict=True)])
+    learner.control.state.stop, learner.stop.is_set = over, asked
+    assert learner.next_batch() is None
+    assert learner.follows_a_signal == follows
 
 
 @pytest.mark.parametrize("stopped", [False, True])

@@ -145,3 +145,13 @@ def test_without_a_temporary_folder_there_is_one_line(tmp_path: Path) -> None:
         "oatmill: error: several ranks need a temporary folder (No usable temporary directory found in ['/proc/nowhere']); "
         "set TMPDIR to one\n"
     )
+
+
+def test_a_rank_that_was_asked_to_stop_stops_the_group_in_order(tmp_path: Path) -> None:
+    code = "if rank == 0:\n    signal.signal(signal.SIGTERM, leave)\n    ready()\n    time.sleep(60)\n"
+    follows = "while not (folder / 'asked-0').exists():\n    time.sleep(0.02)\nsay_last('follows', shown=False)\nsys.exit(75)"
+    with group(tmp_path, code + follows) as leader:
+        (asked,) = ranks_of(tmp_path, count=1)
+        os.kill(asked, signal.SIGTERM)
+        _, said = leader.communicate(timeout=60)
+    assert (leader.returncode, said) == (0, "")

@@ -18,6 +18,7 @@ from learner.reporting.red_flags import (
     Observation,
     RedFlags,
 )
+from learner.reporting.return_trend import LEVEL
 
 HEALTHY = Observation(
     weighted={"ppo_critic": 1.0, "ppo_actor": 0.5, "muesli_model": 0.3},
@@ -196,8 +197,9 @@ def test_a_loss_that_is_often_far_outside_its_recent_spread_is_a_spike(value: fl
 def test_spikes_are_a_problem_only_where_the_return_falls_or_the_policy_moves_too_far() -> None:
     history = [with_return(noisy(position), 100.0) for position in range(SPIKE_HISTORY)]
     calm = [with_return(report, 100.0) for report in jumps(9.0, approx_kl=0.02)]
-    falling = [with_return(report, 90.0) for report in calm]
+    falling = [with_return(report, 90.0) for report in (*calm, HEALTHY)]
     assert "loss_spike" not in raised(*history, *calm)
+    assert "loss_spike" not in raised(*history, *falling[:2], *calm[2:]), "it comes back at once"
     assert raised(*history, *falling)["loss_spike"].endswith("3 jumps in 20 reports; the return has fallen")
     assert raised(*history, *jumps(9.0))["loss_spike"].endswith("a learner step changed the policy by 0.11 nats")
 
@@ -217,8 +219,23 @@ def test_a_mean_that_was_lucky_is_no_best_to_fall_from() -> None:
     lucky = with_return(noisy(0), 0.09, std=0.27, episodes=20)
     nothing = [with_return(report, 0.0, std=0.0, episodes=20) for report in jumps(9.0, approx_kl=0.02)]
     assert "loss_spike" not in raised(*history, lucky, *nothing)
-    certain = with_return(noisy(0), 0.54, std=0.45, episodes=20)
-    assert raised(*history, certain, *nothing)["loss_spike"].endswith("the return has fallen")
+    certain = [with_return(noisy(position), 0.54, std=0.45, episodes=20) for position in range(LEVEL)]
+    lost = [with_return(HEALTHY, 0.0, std=0.0, episodes=20)] * LEVEL
+    assert raised(*history, *certain, *nothing, *lost)["loss_spike"].endswith("the return has fallen")
+
+
+def test_rare_rewards_that_come_and_go_are_no_fall() -> None:
+    # Mean and standard deviation of reports 12 to 46 of minigrid_doorkey with seed 1: it learned, and the flag was wrong. Few
+    # episodes reach the goal, all others end together at the time limit, and then the last 100 episodes have nothing.
+    begin = (
+        [(0.0010, 0.010)] * 2 + [(0.0088, 0.078)] * 3 + [(0.0258, 0.123)] * 3 + [(0.0319, 0.129)] * 3 + [(0.0013, 0.012)] * 6
+    )
+    middle = [(0.0065, 0.054), (0.0190, 0.088)] + [(0.0258, 0.099)] * 3 + [(0.0, 0.0)] * 4 + [(0.0138, 0.097), (0.0261, 0.128)]
+    end = [(0.0344, 0.151), (0.0575, 0.177), (0.0575, 0.177), (0.0602, 0.178), (0.0602, 0.178), (0.0, 0.0), (0.0063, 0.063)]
+    calm = begin + middle + end
+    history = [with_return(noisy(position), mean, std) for position, (mean, std) in enumerate(calm[: -SPIKES - 1])]
+    last = [with_return(report, *calm[position - SPIKES - 1]) for position, report in enumerate(jumps(9.0, approx_kl=0.02))]
+    assert "loss_spike" not in raised(*history, *last, with_return(HEALTHY, *calm[-1]))
 
 
 def test_a_loss_that_hardly_counts_has_no_spikes() -> None:
