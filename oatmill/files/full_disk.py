@@ -135,6 +135,8 @@ class NeededWrites:
                 self._try(lambda path=path: write_file(path, self._files[path]))
                 del self._files[path]
         except OSError as error:
+            if not self._folder.is_dir():  # there will never be room in it, which `close` and the run's error say
+                return False
             if not self._said:
                 _log.warning(
                     "%s cannot be written to (%s): events and summary wait in memory until there is room",
@@ -165,14 +167,16 @@ class NeededWrites:
     def close(self, within_s: float = 0.0) -> None:
         """Make the waiting writes within a time limit, and delete the reserve. Lost writes are logged.
 
-        If the folder was deleted or moved, nothing is waited for: there will never be room in it.
+        If the folder was deleted or moved, nothing is waited for: there will never be room in it. Its owner logs nothing
+        then, because the run ends with an error that says so.
         """
         deadline = time.monotonic() + within_s
         while not self.flush() and self._folder.is_dir() and time.monotonic() < deadline:
             time.sleep(RETRY_EVERY_S)
         if self._owner:
             self._reserve.give_up()
-        if not self.flush():
+        gone = not self._folder.is_dir()
+        if not self.flush() and not (gone and self._owner):
             names = sorted({path.name for path in (*self._files, *(path for path, _ in self._lines))})
-            why = "is full" if self._folder.is_dir() else "is gone"
+            why = "is gone" if gone else "is full"
             _log.error("%s %s: %s could not be written completely", self._folder, why, ", ".join(names))
