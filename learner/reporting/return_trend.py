@@ -12,8 +12,8 @@ NOISE = 3.0
 KEPT = 0.8
 """A rise counts as kept while the mean return is above this fraction of its best rise."""
 LEVEL = 10
-"""A fall is one of the mean over this many reports: where rewards are rare, episodes that fail end together, at the time limit,
-and one report has nothing else."""
+"""Whether the return has fallen is judged by its mean over this many reports: where rewards are rare, all episodes that fail
+end together at the time limit, and one report may have nothing else."""
 
 BALANCED = 0.01
 """The return cannot rise where it varies by less than this fraction of the differences between the agents of one episode."""
@@ -88,6 +88,6 @@ class ReturnTrend:
 
     @property
     def fallen(self) -> bool:
-        """Whether the return has for some reports been clearly below its best."""
+        """Whether the mean of the last `LEVEL` returns is clearly below its best."""
         error = max(self.error, self.best_error)
         return self.best_level - self.level > max(NOISE * error, (1 - KEPT) * (self.best_level - self.first))
