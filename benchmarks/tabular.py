@@ -37,6 +37,9 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "full, model's values from the prior": merged(
         TRIED, {"trainer": {"losses": FULL | {"dynamics": ON | {"value_target": "prior_bootstrap"}}}}
     ),
+    "full, model of advantages": merged(
+        TRIED, {"trainer": {"losses": FULL | {"dynamics": ON | {"value_target": "advantage"}}}}
+    ),
     "full, no more exploring than usual": {"trainer": {"losses": FULL}},
     "cmpo in the place of ppo_actor": {"trainer": {"losses": FULL | {"ppo_actor": {"enabled": False}}}},
 }

@@ -19,8 +19,10 @@ from agent.settings import AgentSettings
 from learner.loss import Choice, Loss, Node, Question, method_reads, node_reads, node_writes
 from learner.loss_descriptor import LossDescriptor, describe
 from learner.losses import cmpo, dynamics, muesli_model, muesli_pg, ppo_actor, ppo_critic
-from learner.nodes.network import BatchInputs, Forward, Prior, PriorQ, PriorSamples, Unroll
-from learner.nodes.returns import DrawnRetrace, GaeVtrace, GaeVtraceSigma, Retrace
+from learner.nodes.network import BatchInputs, Forward, Prior, Unroll
+from learner.nodes.prior_q import AdvantageQ, AdvantageSamples, PriorQ, PriorSamples
+from learner.nodes.returns import DrawnRetrace, GaeVtrace, Retrace
+from learner.nodes.sigma import OneStepSigma, Sigma
 from learner.settings import TrainerSettings
 from learner.update.schedules import check_schedules
 from oatmill.errors import SettingsError, UserError
@@ -195,11 +197,12 @@ def returns_notes(trainer: TrainerSettings, action: ActionSpace) -> tuple[str, .
 
 def supporting_nodes(losses: Sequence[type[Loss]], trainer: TrainerSettings, action: ActionSpace) -> list[type[Node]]:
     """The nodes whose outputs the losses or other nodes read. In ties they come before the losses."""
-    sigma_read = any("sigma" in node_reads(loss) for loss in losses)
-    returns: type[Node] = GaeVtraceSigma if sigma_read else GaeVtrace
+    returns: type[Node] = GaeVtrace
     if trainer.returns == "retrace":
         returns = DrawnRetrace if action.dimensions else Retrace
-    candidates: list[type[Node]] = [Forward, Prior, PriorQ, PriorSamples, returns, Unroll]
+    candidates: list[type[Node]] = [Forward, Prior, PriorQ, PriorSamples, returns, Sigma, Unroll]
+    if trainer.losses.dynamics.value_target == "advantage":
+        candidates = [Forward, Prior, OneStepSigma, AdvantageQ, AdvantageSamples, returns, Unroll]
     wanted = set().union(*(node_reads(loss) for loss in losses))
     taken: set[type[Node]] = set()
     while found := {node for node in candidates if node not in taken and node_writes(node) & wanted}:

@@ -50,6 +50,8 @@ class CmpoSettings(Settings):
     """Coefficient of the KL from the CMPO policy to the trained policy."""
     advantage_clip: float = Field(default=1.0, gt=0)
     """Advantages are clipped to [-advantage_clip, advantage_clip] before they reweight the prior policy."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Advantages are divided by sigma and by this. A lower temperature changes the prior policy more."""
     advantage: Literal["auto", "model", "sampled"] = "auto"
     """Where advantages come from: `model` uses the dynamics model for every action, `sampled` the
     return of the action that was taken. `auto` uses the model if the dynamics loss trains it."""
@@ -120,14 +122,15 @@ class DynamicsSettings(Settings):
     update_every: int = Field(default=1, ge=1)
     """Train the model in every Nth update only, counted from the last minibatch of each epoch. N = 4 costs about a quarter.
     The losses `dynamics` and `muesli_model` are left out of the other updates, and their coefficients stay the same."""
-    value_target: Literal["return", "prior_bootstrap"] = "return"
-    """What the model's value is trained towards: the value target of the state that is reached (`return`), or the
-    prior network's value of it (`prior_bootstrap`)."""
+    value_target: Literal["return", "prior_bootstrap", "advantage"] = "return"
+    """What the model's value head is trained towards: the value target of the state that is reached (`return`), the
+    prior network's value of it (`prior_bootstrap`), or the action's one-step advantage by the prior network's values
+    (`advantage`), in units of sigma. With `advantage`, sigma is the deviation of these advantages."""
 
     @property
     def predicts_q(self) -> bool:
-        """Whether the model is trained to predict both parts of a one-step q = r + gamma v."""
-        return self.enabled and self.returns_pred_coef > 0 and self.reward_pred_coef > 0
+        """Whether the model is trained to predict a one-step q: as r + gamma v, or as an advantage."""
+        return self.enabled and self.returns_pred_coef > 0 and (self.reward_pred_coef > 0 or self.value_target == "advantage")
 
 
 class MuesliModelSettings(Settings):

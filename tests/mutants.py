@@ -34,6 +34,8 @@ WIDE = ("test_plan", "test_objective", "test_half_precision", "test_poison", "te
 TARGETS: dict[str, tuple[str, ...]] = {
     "learner/nodes/return_estimators.py": ("test_return_estimators", "test_network"),
     "learner/nodes/returns.py": ("test_used_steps", "test_network", "test_measurements", "test_muesli_pg", "test_numbers"),
+    "learner/nodes/prior_q.py": ("test_prior_q", "test_numbers"),
+    "learner/nodes/sigma.py": ("test_sigma", "test_network"),
     "learner/nodes/masks.py": ("test_masks", "test_dynamics", "test_muesli_model"),
     "learner/advantage_scale.py": ("test_advantage_scale", "test_files"),
     "learner/losses/policy_kl.py": ("test_ppo_actor", "test_muesli_pg"),

@@ -30,7 +30,7 @@ class CmpoWrites(TypedDict):
 
     cmpo_policy_BTA: Tensor
     cmpo_entropy_BT: Tensor  # the entropy of the CMPO policy, in nats
-    cmpo_advantage_BTA: Tensor  # divided by sigma, before clipping
+    cmpo_advantage_BTA: Tensor  # divided by sigma and the temperature, before clipping
 
 
 class _Cmpo(Loss):
@@ -84,7 +84,7 @@ class ExactCmpo(_Cmpo):
             baseline_BTA = distribution.spread(expected, self.sizes)
         else:
             baseline_BTA = prior_value_BT1[:, :-1].unsqueeze(-1)
-        advantage_BTA = (prior_q_BTA - baseline_BTA) / sigma
+        advantage_BTA = (prior_q_BTA - baseline_BTA) / (sigma * self.settings.temperature)
         return self.target(prior_log_probs_BTA, advantage_BTA)
 
     def measure(
@@ -126,7 +126,7 @@ class ReturnCmpo(_Cmpo):
     def prepare(self, *, prior_log_probs_BTA: Tensor, advantage_BT: Tensor, actions_BT: Tensor, sigma: Tensor) -> CmpoWrites:
         """Compute the target policy once per batch."""
         taken_BTA = distribution.one_hot(actions_BT, self.sizes, factored=self.factored)
-        advantage_BTA = taken_BTA * (advantage_BT / sigma).unsqueeze(-1)
+        advantage_BTA = taken_BTA * (advantage_BT / (sigma * self.settings.temperature)).unsqueeze(-1)
         return self.target(prior_log_probs_BTA, advantage_BTA)
 
     def measure(

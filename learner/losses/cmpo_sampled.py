@@ -36,8 +36,6 @@ class SampledCmpo(Loss):
         self.settings = context.trainer.losses.cmpo
         self.sizes = context.sizes
         self.policies = context.policies
-        self.prior = context.prior
-        self.gamma = context.trainer.discount
         self.expected_baseline = self.settings.baseline == "prior_expected_q"
 
     def prepare(
@@ -63,29 +61,26 @@ class SampledCmpo(Loss):
         }
 
     def advantages(self, q_BTN: Tensor, prior_value_BT1: Tensor, sigma: Tensor) -> Tensor:
-        """The sampled actions' advantages, divided by sigma."""
+        """The sampled actions' advantages, divided by sigma and the temperature."""
         value_BT = q_BTN.mean(-1) if self.expected_baseline else prior_value_BT1[:, :-1]
-        return (q_BTN - value_BT.unsqueeze(-1)) / sigma
+        return (q_BTN - value_BT.unsqueeze(-1)) / (sigma * self.settings.temperature)
 
     def measure(
         self,
         *,
-        prior_latent_BTH: Tensor,
         prior_value_BT1: Tensor,
         prior_sampled_q_BTN: Tensor,
+        prior_taken_q_BT: Tensor,
         cmpo_sampled_advantage_BTN: Tensor,
         cmpo_weights_BTN: Tensor,
         sigma: Tensor,
         advantage_BT: Tensor,
-        actions_BT: Tensor,
         mask_BT: Tensor,
         fresh_B: Tensor,
     ) -> dict[str, Statistic]:
         """Statistics of the sampled advantages; `total_variation` estimates 1/2 E_prior |w - 1|."""
         advantage, expected_BT = cmpo_sampled_advantage_BTN, prior_sampled_q_BTN.mean(-1)
-        indexed = self.policies.indexed(actions_BT)
-        reward_BT, value_BT = self.prior.reward_and_value(self.prior.transition(prior_latent_BTH, indexed))
-        of_taken_BT = reward_BT + self.gamma * value_BT - expected_BT
+        of_taken_BT = prior_taken_q_BT - expected_BT
         values = {
             "adv_mean": advantage.mean(-1),
             "adv_std": advantage.std(-1, correction=0),

@@ -5,7 +5,7 @@ Source: Schrittwieser et al. 2020, "MuZero", arXiv:1911.08265, eq. 1 and appendi
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -102,15 +102,53 @@ class BootstrapDynamics(Dynamics):
         """Shift rewards and the prior's values along the trajectory and mask them after an episode's end."""
         steps = self.settings.unroll_steps
         following_BT = bootstrap_values(prior_value_BT1[:, 1:], prior_final_value_BT, terminated_BT, truncated_BT)
-        known_BT = terminated_BT | truncated_BT | shift(mask_BT, 1, fill=True)
-        mask_BTK = unroll_masks(terminated_BT, truncated_BT, mask_BT, steps).reward
-        value_mask_BTK = mask_BTK & ahead(known_BT, steps, first=0)
+        known = known_masks(terminated_BT, truncated_BT, mask_BT, steps)
         return {
-            "model_reward_target_BTK": torch.where(mask_BTK, ahead(rewards_BT, steps, first=0), 0.0),
-            "model_reward_mask_BTK": mask_BTK,
-            "model_value_target_BTK": torch.where(value_mask_BTK, ahead(following_BT, steps, first=0), 0.0),
-            "model_value_mask_BTK": value_mask_BTK,
+            "model_reward_target_BTK": torch.where(known.reward, ahead(rewards_BT, steps, first=0), 0.0),
+            "model_reward_mask_BTK": known.reward,
+            "model_value_target_BTK": torch.where(known.following, ahead(following_BT, steps, first=0), 0.0),
+            "model_value_mask_BTK": known.following,
         }
+
+
+class AdvantageDynamics(Dynamics):
+    """The same with the one-step advantage of the action at t + k - 1, in units of sigma, as the value's target.
+
+    The state's own value is subtracted from the target, so what is left to learn is how actions differ.
+    """
+
+    def prepare(  # type: ignore[override]
+        self,
+        *,
+        rewards_BT: Tensor,
+        terminated_BT: Tensor,
+        truncated_BT: Tensor,
+        one_step_advantage_BT: Tensor,
+        mask_BT: Tensor,
+    ) -> DynamicsWrites:
+        """Shift rewards and advantages along the trajectory and mask them after an episode's end."""
+        steps = self.settings.unroll_steps
+        known = known_masks(terminated_BT, truncated_BT, mask_BT, steps)
+        return {
+            "model_reward_target_BTK": torch.where(known.reward, ahead(rewards_BT, steps, first=0), 0.0),
+            "model_reward_mask_BTK": known.reward,
+            "model_value_target_BTK": torch.where(known.following, ahead(one_step_advantage_BT, steps, first=0), 0.0),
+            "model_value_mask_BTK": known.following,
+        }
+
+
+class KnownMasks(NamedTuple):
+    """Where what was observed is known, for each step t and model step k = 1..K; bool `[B, T, K]`."""
+
+    reward: Tensor  # the reward at t + k - 1 was received in the episode of t
+    following: Tensor  # and the observation after it is known, or the episode terminated
+
+
+def known_masks(terminated_BT: Tensor, truncated_BT: Tensor, mask_BT: Tensor, steps: int) -> KnownMasks:
+    """Where rewards and the observations after them are known. They are known for the last step of a trajectory, too."""
+    reward_BTK = unroll_masks(terminated_BT, truncated_BT, mask_BT, steps).reward
+    known_BT = terminated_BT | truncated_BT | shift(mask_BT, 1, fill=True)
+    return KnownMasks(reward_BTK, reward_BTK & ahead(known_BT, steps, first=0))
 
 
 def choose(question: Question) -> Choice | None:
@@ -118,4 +156,5 @@ def choose(question: Question) -> Choice | None:
     settings = question.trainer.losses.dynamics
     if not settings.enabled:
         return None
-    return Choice(Dynamics if settings.value_target == "return" else BootstrapDynamics)
+    classes = {"return": Dynamics, "prior_bootstrap": BootstrapDynamics, "advantage": AdvantageDynamics}
+    return Choice(classes[settings.value_target])

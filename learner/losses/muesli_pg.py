@@ -144,16 +144,14 @@ class DrawnMuesliPg(_PolicyGradient):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.policies = context.policies
-        self.prior = context.prior
-        self.gamma = context.trainer.discount
 
     def prepare(
         self,
         *,
-        prior_latent_BTH: Tensor,
         prior_log_probs_BTA: Tensor,
         prior_actions_BTN: Tensor,
         prior_sampled_q_BTN: Tensor,
+        prior_taken_q_BT: Tensor,
         prior_value_BT1: Tensor,
         action_return_BT: Tensor,
         sigma: Tensor,
@@ -163,9 +161,8 @@ class DrawnMuesliPg(_PolicyGradient):
         mask_BT: Tensor,
     ) -> DrawnMuesliPgWrites:
         """Compute the constants of the batch; 0 at steps that are masked."""
-        log_prob, advanced = self.policies.log_prob, self.prior.transition(prior_latent_BTH, self.policies.indexed(actions_BT))
-        reward_BT, value_BT = self.prior.reward_and_value(advanced)
-        correction_BT = (action_return_BT - reward_BT - self.gamma * value_BT) / sigma
+        log_prob = self.policies.log_prob
+        correction_BT = (action_return_BT - prior_taken_q_BT) / sigma
         advantage_BTN = (prior_sampled_q_BTN - prior_value_BT1[:, :-1].unsqueeze(-1)) / sigma
         return {
             "pg_correction_BT": torch.where(mask_BT, correction_BT, 0.0),

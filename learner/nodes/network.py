@@ -182,66 +182,6 @@ class Prior(Node):
         }
 
 
-STATES = 256
-"""For so many states at a time, the model steps once for every action: fewer make more calls, more leave the cache."""
-
-
-class PriorQWrites(TypedDict):
-    """q-values of the prior network's one-step model."""
-
-    prior_q_BTA: Tensor
-
-
-class PriorQ(Node):
-    """q(s, a) = r1(s, a) + gamma v1(s, a) of the prior network's model, for every action."""
-
-    name = "prior_q"
-
-    def __init__(self, context: Context) -> None:
-        self.model = context.prior
-        self.gamma = context.trainer.discount
-
-    def prepare(self, *, prior_latent_BTH: Tensor, actions_BT: Tensor) -> PriorQWrites:
-        """One model step per action and state, for a part of the states at a time, which the processor's cache holds."""
-        shape = prior_latent_BTH.shape[:2]
-        latents, actions = (torch.split(values.flatten(0, 1), STATES) for values in (prior_latent_BTH, actions_BT))
-        parts = [self.model.every_action(*given) for given in zip(latents, actions, strict=True)]
-        return {"prior_q_BTA": torch.cat([reward + self.gamma * value for reward, value in parts]).view(*shape, -1)}
-
-
-class PriorSamplesWrites(TypedDict):
-    """N actions sampled from the prior policy, and their q-values."""
-
-    prior_actions_BTN: Tensor  # columns [B, T, N, factors]; for actions with numbers, rows [B, T, N, width]
-    prior_sampled_q_BTN: Tensor
-
-
-class PriorSamples(Node):
-    """q(s, a_i) = r1(s, a_i) + gamma v1(s, a_i) of N sampled actions, for large action spaces."""
-
-    name = "prior_samples"
-
-    def __init__(self, context: Context) -> None:
-        self.model = context.prior
-        self.gamma = context.trainer.discount
-        self.num_samples = context.trainer.losses.prior_samples
-        self.generator = context.generator
-
-    def prepare(self, *, prior_latent_BTH: Tensor, prior_log_probs_BTA: Tensor) -> PriorSamplesWrites:
-        """Sample and evaluate; one trajectory at a time limits the memory."""
-        policies = self.model.policies
-        actions, q = [], []
-        for latent_TH, log_probs_TA in zip(prior_latent_BTH, prior_log_probs_BTA, strict=True):
-            repeated = log_probs_TA.unsqueeze(1).expand(-1, self.num_samples, -1)
-            drawn = policies.sample(repeated, self.generator)
-            indexed = policies.indexed(drawn)
-            actions.append(drawn if policies.dimensions else indexed)
-            advanced = self.model.transition(latent_TH.unsqueeze(1), indexed)
-            reward, value = self.model.reward_and_value(advanced)
-            q.append(reward + self.gamma * value)
-        return {"prior_actions_BTN": torch.stack(actions), "prior_sampled_q_BTN": torch.stack(q)}
-
-
 class Unroll(Node):
     """The dynamics model's outputs. The node only declares them: the forward pass computes them."""
 

@@ -1,4 +1,4 @@
-"""Plan nodes that compute advantages, value targets, and sigma, the scale of advantages."""
+"""Plan nodes that compute advantages and value targets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from agent import distribution
-from learner.advantage_scale import AdvantageScale
 from learner.loss import Context, Node, Statistic
 from learner.nodes.return_estimators import carried_back, gae_vtrace, retrace
 
@@ -19,12 +18,6 @@ class ReturnsWrites(TypedDict):
     advantage_BT: Tensor
     value_target_BT: Tensor
     action_return_BT: Tensor  # an estimate of the taken action's q, without its own importance ratio
-
-
-class SigmaWrites(ReturnsWrites):
-    """Returns, and the scale by which advantages are divided."""
-
-    sigma: Tensor  # no axes
 
 
 class GaeVtrace(Node):
@@ -82,40 +75,8 @@ class GaeVtrace(Node):
         return variance_moments(value_target_BT, old_value_BT1[:, :-1], mask_BT) | used
 
 
-class GaeVtraceSigma(GaeVtrace):
-    """GAE with V-trace's corrections, and sigma from the prior network's values."""
-
-    def __init__(self, context: Context) -> None:
-        super().__init__(context)
-        self.advantage_scale = context.advantage_scale
-
-    def prepare(  # type: ignore[override]
-        self,
-        *,
-        rewards_BT: Tensor,
-        terminated_BT: Tensor,
-        truncated_BT: Tensor,
-        mask_BT: Tensor,
-        old_value_BT1: Tensor,
-        final_value_BT: Tensor,
-        importance_ratio_BT: Tensor,
-        prior_value_BT1: Tensor,
-    ) -> SigmaWrites:
-        """Compute the returns and update sigma with this batch."""
-        returns = super().prepare(
-            rewards_BT=rewards_BT,
-            terminated_BT=terminated_BT,
-            truncated_BT=truncated_BT,
-            old_value_BT1=old_value_BT1,
-            final_value_BT=final_value_BT,
-            importance_ratio_BT=importance_ratio_BT,
-        )
-        sigma = self.advantage_scale.update(returns["value_target_BT"] - prior_value_BT1[:, :-1], mask_BT)
-        return {**returns, "sigma": sigma}
-
-
 class Retrace(Node):
-    """Retrace with the prior network's policy and one-step model, and sigma from its values.
+    """Retrace with the prior network's policy and one-step model.
 
     With several factors the prior network's value replaces the expected q.
     """
@@ -126,7 +87,6 @@ class Retrace(Node):
         self.gamma = context.trainer.discount
         self.retrace_lambda = context.trainer.losses.ppo_critic.gae_lambda
         self.model = context.prior
-        self.advantage_scale = context.advantage_scale
 
     def prepare(
         self,
@@ -134,14 +94,13 @@ class Retrace(Node):
         rewards_BT: Tensor,
         terminated_BT: Tensor,
         truncated_BT: Tensor,
-        mask_BT: Tensor,
         actions_BT: Tensor,
         behaviour_log_probs_BTA: Tensor,
         prior_log_probs_BTA: Tensor,
         prior_q_BTA: Tensor,
         prior_value_BT1: Tensor,
         prior_final_value_BT: Tensor,
-    ) -> SigmaWrites:
+    ) -> ReturnsWrites:
         """Compute Retrace's G as the value target, and G - v_prior as the advantage."""
         sizes, factored = self.model.sizes, self.model.factored
         q_taken = distribution.log_prob(prior_q_BTA, actions_BT, sizes, factored=factored) / len(sizes)
@@ -161,7 +120,7 @@ class Retrace(Node):
             gamma=self.gamma,
             retrace_lambda=self.retrace_lambda,
         )
-        return returns_of(target, prior_value_BT1, mask_BT, self.advantage_scale)
+        return returns_of(target, prior_value_BT1)
 
     def ratio(self, prior_log_probs_BTA: Tensor, behaviour_log_probs_BTA: Tensor, actions_BT: Tensor) -> Tensor:
         """The taken actions' probability under the prior's policy, divided by that under the policy that acted, `[B, T]`."""
@@ -196,24 +155,20 @@ class DrawnRetrace(Retrace):
         rewards_BT: Tensor,
         terminated_BT: Tensor,
         truncated_BT: Tensor,
-        mask_BT: Tensor,
         actions_BT: Tensor,
         behaviour_log_probs_BTA: Tensor,
-        prior_latent_BTH: Tensor,
         prior_log_probs_BTA: Tensor,
         prior_sampled_q_BTN: Tensor,
+        prior_taken_q_BT: Tensor,
         prior_value_BT1: Tensor,
         prior_final_value_BT: Tensor,
-    ) -> SigmaWrites:
+    ) -> ReturnsWrites:
         """Retrace's G as the value target, G - v_prior as the advantage."""
-        policies = self.model.policies
-        advanced_BTH = self.model.transition(prior_latent_BTH, policies.indexed(actions_BT))
-        reward_BT, value_BT = self.model.reward_and_value(advanced_BTH)
         target = retrace(
             rewards_BT=rewards_BT,
             terminated_BT=terminated_BT,
             truncated_BT=truncated_BT,
-            q_taken_BT=reward_BT + self.gamma * value_BT,
+            q_taken_BT=prior_taken_q_BT,
             expected_q_BT=prior_sampled_q_BTN.mean(-1),
             final_value_BT=prior_final_value_BT,
             bootstrap_value_B=prior_value_BT1[:, -1],
@@ -221,18 +176,13 @@ class DrawnRetrace(Retrace):
             gamma=self.gamma,
             retrace_lambda=self.retrace_lambda,
         )
-        return returns_of(target, prior_value_BT1, mask_BT, self.advantage_scale)
+        return returns_of(target, prior_value_BT1)
 
 
-def returns_of(target_BT: Tensor, prior_value_BT1: Tensor, mask_BT: Tensor, advantage_scale: AdvantageScale) -> SigmaWrites:
-    """What Retrace writes: its G, what G is above the prior's value, and sigma updated with that."""
+def returns_of(target_BT: Tensor, prior_value_BT1: Tensor) -> ReturnsWrites:
+    """What Retrace writes: its G, and what G is above the prior's value."""
     advantage_BT = target_BT - prior_value_BT1[:, :-1]
-    return {
-        "advantage_BT": advantage_BT,
-        "value_target_BT": target_BT,
-        "action_return_BT": target_BT,
-        "sigma": advantage_scale.update(advantage_BT, mask_BT),
-    }
+    return {"advantage_BT": advantage_BT, "value_target_BT": target_BT, "action_return_BT": target_BT}
 
 
 def variance_moments(target_BT: Tensor, value_BT: Tensor, mask_BT: Tensor) -> dict[str, Statistic]:

@@ -113,9 +113,10 @@ class Prober:
         return found
 
     def model_q(self, state: State) -> Array:
-        """The model's q of every action, `[A]`."""
+        """The model's q of every action, `[A]`; where it predicts advantages, up to a factor and without the state's value."""
         reward, value = self._agent.model.every_action(state.latent, torch.zeros(1, dtype=torch.long))
-        q: Array = (reward + self._trainer.discount * value)[0].numpy()
+        advantage = self._trainer.losses.dynamics.value_target == "advantage"
+        q: Array = (value if advantage else reward + self._trainer.discount * value)[0].numpy()
         return q
 
     def environment_q(self, state: State) -> Array:

@@ -13,8 +13,11 @@ from agent.settings import AgentSettings
 from learner.loss import Node, Question, method_reads
 from learner.losses.cmpo import ExactCmpo, ReturnCmpo
 from learner.losses.cmpo_sampled import SampledCmpo
+from learner.losses.dynamics import AdvantageDynamics
 from learner.losses.muesli_model import MuesliModel, PriorMuesliModel
-from learner.nodes.returns import GaeVtrace, GaeVtraceSigma, Retrace
+from learner.nodes.prior_q import AdvantageQ
+from learner.nodes.returns import Retrace
+from learner.nodes.sigma import OneStepSigma
 from learner.plan import LOSSES, Plan, make_plan
 from oatmill.errors import SettingsError
 from protocol.data.spaces import ActionSpace
@@ -33,8 +36,8 @@ def plan_of(arm: str, changes: dict[str, Any] | None = None, *, actions: int = 3
     [
         ("baseline", ["forward", "returns", "ppo_critic", "ppo_actor"]),
         ("muesli", ["forward", "prior", "returns", "unroll", "ppo_critic", "ppo_actor", "muesli_model"]),
-        ("muesli_cmpo", ["forward", "prior", "returns", "unroll", "ppo_critic", "cmpo", "ppo_actor", "muesli_model"]),
-        ("full", ["forward", "prior", "prior_q", "returns", "unroll", *ORDER]),
+        ("muesli_cmpo", ["forward", "prior", "returns", "sigma", "unroll", "ppo_critic", "cmpo", "ppo_actor", "muesli_model"]),
+        ("full", ["forward", "prior", "prior_q", "returns", "sigma", "unroll", *ORDER]),
     ],
 )
 def test_each_arm_has_the_nodes_that_it_reads_in_order(arm: str, expected: list[str]) -> None:
@@ -45,7 +48,8 @@ def test_each_arm_has_the_nodes_that_it_reads_in_order(arm: str, expected: list[
 
 
 def test_with_many_actions_the_plan_samples_instead_of_computing_every_q() -> None:
-    assert plan_of("full", actions=157).order == ["forward", "prior", "prior_samples", "returns", "unroll", *ORDER]
+    expected = ["forward", "prior", "prior_samples", "returns", "sigma", "unroll", *ORDER]
+    assert plan_of("full", actions=157).order == expected
 
 
 def test_the_papers_policy_gradient_replaces_ppo() -> None:
@@ -92,15 +96,28 @@ def test_the_unroll_is_as_long_as_the_longest_that_is_asked(arm: str, changes: d
     assert plan_of(arm, changes).needs == needs
 
 
-@pytest.mark.parametrize(("arm", "kind"), [("baseline", GaeVtrace), ("muesli", GaeVtrace), ("muesli_cmpo", GaeVtraceSigma)])
-def test_sigma_is_computed_if_a_loss_reads_it(arm: str, kind: type[Node]) -> None:
-    assert [node for node in plan_of(arm).nodes if node.name == "returns"] == [kind]
+@pytest.mark.parametrize(("arm", "computed"), [("baseline", False), ("muesli", False), ("muesli_cmpo", True)])
+def test_sigma_is_computed_if_a_loss_reads_it(arm: str, computed: bool) -> None:
+    assert ("sigma" in plan_of(arm).order) == computed
 
 
 def test_retrace_takes_the_place_of_gae() -> None:
     plan = plan_of("full", {"returns": "retrace"})
     assert Retrace in plan.nodes
-    assert plan.order.index("prior_q") < plan.order.index("returns")
+    assert plan.order.index("prior_q") < plan.order.index("returns") < plan.order.index("sigma")
+
+
+def test_a_model_of_advantages_gets_its_scale_before_q_and_returns() -> None:
+    plan = plan_of("full", {"returns": "retrace", "losses.dynamics.value_target": "advantage"})
+    assert {AdvantageDynamics, AdvantageQ, OneStepSigma} < set(plan.nodes)
+    assert plan.order.index("sigma") < plan.order.index("prior_q") < plan.order.index("returns")
+    # Its q does not need the reward's part.
+    assert (
+        plan_of("full", {"losses.dynamics.value_target": "advantage", "losses.dynamics.reward_pred_coef": 0}).auto[
+            "trainer.losses.cmpo.advantage"
+        ]
+        == "model"
+    )
 
 
 @pytest.mark.parametrize(
@@ -159,7 +176,7 @@ def test_the_notes_say_what_is_a_heuristic_and_what_is_ignored() -> None:
 def test_reads_and_writes_are_derived_from_the_signatures() -> None:
     plan = plan_of("full")
     assert plan.reads["ppo_critic"] == ["mask_BT", "value_raw_BT", "value_target_BT"]
-    assert plan.writes["returns"] == ["action_return_BT", "advantage_BT", "sigma", "value_target_BT"]
+    assert plan.writes["returns"] == ["action_return_BT", "advantage_BT", "value_target_BT"]
     assert plan.writes["forward"] == [
         "final_value_BT",
         "importance_ratio_BT",
@@ -180,6 +197,9 @@ def test_every_choice_answers_the_same_question() -> None:
 ARMS_AND_MORE: dict[str, tuple[str, dict[str, Any]]] = {arm: (arm, {}) for arm in ARMS} | {
     "sampled": ("full", {"losses.cmpo.estimator": "sampled"}),
     "retrace": ("full", {"returns": "retrace"}),
+    "advantage": ("full", {"losses.dynamics.value_target": "advantage"}),
+    "advantage_retrace": ("full", {"losses.dynamics.value_target": "advantage", "returns": "retrace"}),
+    "advantage_sampled": ("full", {"losses.dynamics.value_target": "advantage", "losses.cmpo.estimator": "sampled"}),
     "proximal": ("baseline", {"losses.ppo_actor.anchor": "proximal", "losses.ppo_actor.norm_adv": False}),
     "muesli_pg": ("full", MUESLI_PG),
     "muesli_pg_retrace": ("full", MUESLI_PG | {"returns": "retrace"}),

@@ -106,13 +106,14 @@ def exact_inputs(*, sizes: tuple[int, ...] = (3,), seed: int = 0) -> dict[str, T
     }
 
 
-@pytest.mark.parametrize("baseline", ["prior_value", "prior_expected_q"])
-def test_the_exact_target_is_made_of_q_minus_the_baseline_over_sigma(baseline: str) -> None:
+@pytest.mark.parametrize(("baseline", "temperature"), [("prior_value", 1.0), ("prior_expected_q", 1.0), ("prior_value", 0.5)])
+def test_the_exact_target_is_made_of_q_minus_the_baseline_over_sigma(baseline: str, temperature: float) -> None:
     inputs = exact_inputs()
-    written = ExactCmpo(cmpo_context({"baseline": baseline, "advantage_clip": 0.8})).prepare(**inputs)
+    changes = {"baseline": baseline, "advantage_clip": 0.8, "temperature": temperature}
+    written = ExactCmpo(cmpo_context(changes)).prepare(**inputs)
     prior, q = inputs["prior_log_probs_BTA"].exp().numpy(), inputs["prior_q_BTA"].numpy()
     values = inputs["prior_value_BT1"].numpy()[:, :-1] if baseline == "prior_value" else (prior * q).sum(-1)
-    advantage = (q - values[..., None]) / 0.7
+    advantage = (q - values[..., None]) / (0.7 * temperature)
     np.testing.assert_allclose(written["cmpo_advantage_BTA"].numpy(), advantage, atol=1e-12)
     np.testing.assert_allclose(written["cmpo_policy_BTA"].numpy(), oracles.cmpo_target(prior, advantage, 0.8), atol=1e-12)
 

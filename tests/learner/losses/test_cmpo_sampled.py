@@ -157,9 +157,8 @@ def test_many_draws_come_to_the_exact_target_and_kl() -> None:
         cmpo_weights_BTN=written["cmpo_weights_BTN"],
         sigma=torch.tensor(1.0),
         mask_BT=EVERYWHERE,
-        prior_latent_BTH=torch.zeros(1, 1, loss.prior.spec.latent_size),
+        prior_taken_q_BT=torch.zeros(1, 1),
         advantage_BT=torch.zeros(1, 1),
-        actions_BT=torch.zeros(1, 1, dtype=torch.long),
         fresh_B=torch.ones(1, dtype=torch.bool),
     )
     variation = 0.5 * (exact - prior.exp()).abs().sum(-1)
@@ -228,9 +227,8 @@ def test_statistics_of_drawn_advantages_by_hand() -> None:
     # Weights 0.5, 1, 2, 0.5 lie 2 from 1 in all: half of their mean distance is 0.25.
     loss = SampledCmpo(cmpo_context({"estimator": "sampled"}))
     found = loss.measure(
-        prior_latent_BTH=torch.zeros(1, 2, loss.prior.spec.latent_size),
+        prior_taken_q_BT=torch.zeros(1, 2),
         advantage_BT=torch.zeros(1, 2),
-        actions_BT=torch.zeros(1, 2, dtype=torch.long),
         prior_value_BT1=torch.tensor([[0.3, 0.2, 9.0]]),
         prior_sampled_q_BTN=torch.tensor([[[0.7, 0.0, -0.3, 0.0], [0.2, 0.2, 0.2, 0.2]]]),
         cmpo_sampled_advantage_BTN=torch.tensor([[[-2.0, 0.0, 1.0, 0.0], [0.5, 0.5, 0.5, 0.5]]]),
@@ -250,31 +248,20 @@ def test_statistics_of_drawn_advantages_by_hand() -> None:
     }
 
 
-@pytest.mark.parametrize(("sizes", "factored"), [((3,), False), ((2, 3), True)])
-def test_the_taken_actions_q_is_the_priors_models_whether_or_not_it_was_drawn(sizes: tuple[int, ...], factored: bool) -> None:
-    loss = SampledCmpo(cmpo_context({"estimator": "sampled"}, sizes=sizes, factored=factored))
-    model = loss.prior
-    for head in (model.model_reward, model.model_value):
-        torch.nn.init.normal_(head.output.weight)
-    latent = random_normal(0, 2, 4, model.spec.latent_size).float()
-    actions = torch.stack([torch.randint(n, (2, 4), generator=torch.Generator().manual_seed(n)) for n in sizes], -1)
-    actions = actions if factored else actions[..., 0]
-    drawn_q, advantage = random_normal(1, 2, 4, 5).float(), random_normal(2, 2, 4).float()
+def test_the_agreement_compares_the_taken_actions_q_with_returns_on_fresh_rows() -> None:
+    loss = SampledCmpo(cmpo_context({"estimator": "sampled"}))
+    drawn_q, taken_q, advantage = (random_normal(seed, 2, 4, *rest).float() for seed, rest in ((1, (5,)), (2, ()), (3, ())))
     found = loss.measure(
-        prior_latent_BTH=latent,
         prior_value_BT1=torch.zeros(2, 5),
         prior_sampled_q_BTN=drawn_q,
+        prior_taken_q_BT=taken_q,
         cmpo_sampled_advantage_BTN=drawn_q,
         cmpo_weights_BTN=drawn_q.exp(),
         sigma=torch.tensor(1.0),
         advantage_BT=advantage,
-        actions_BT=actions,
         mask_BT=torch.ones(2, 4, dtype=torch.bool),
         fresh_B=torch.tensor([True, False]),
     )
-    reward, value = model.every_action(latent, actions)
-    column = actions[..., :1] if factored else actions.unsqueeze(-1)  # any factor's taken choice stands for the joint action
-    of_taken = (reward + loss.gamma * value).gather(-1, column).squeeze(-1) - drawn_q.mean(-1)
-    expected = np.corrcoef(of_taken.detach().numpy()[0], advantage.numpy()[0])[0, 1]  # the second row is replayed
-    np.testing.assert_allclose(found["advantage_agreement"].value.detach().numpy(), expected, atol=1e-5)
+    expected = np.corrcoef((taken_q - drawn_q.mean(-1))[0], advantage[0])[0, 1]  # the second row is replayed
+    np.testing.assert_allclose(found["advantage_agreement"].value, expected, atol=1e-5)
     assert found["advantage_agreement"].mask.tolist() == [[True] * 4, [False] * 4]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from agent.model import AgentModel, ModelNeeds
 from learner.loss import Statistic, Term
-from learner.losses.dynamics import BootstrapDynamics, Dynamics
+from learner.losses.dynamics import AdvantageDynamics, BootstrapDynamics, Dynamics
 from learner.nodes.masks import unroll_masks
 from learner.plan import make_plan
 from tests.learner import oracles
@@ -115,9 +115,42 @@ def test_bootstrapped_targets_are_the_priors_values_of_the_states_that_are_reach
         assert written["model_value_target_BTK"][b, t, k].item() == value
 
 
+def test_advantage_targets_by_hand() -> None:
+    # T = 4, K = 2. Step 1 terminates; the advantage of the action at t + k - 1 is the target. Step 3's is known by V(s_4).
+    loss = AdvantageDynamics(make_context(make_trainer("full", {"losses.dynamics.unroll_steps": 2})))
+    written = loss.prepare(
+        rewards_BT=torch.tensor([[1.0, 2, 3, 4]]),
+        terminated_BT=flags(1, length=4),
+        truncated_BT=flags(length=4),
+        one_step_advantage_BT=torch.tensor([[0.1, 0.2, 0.3, 0.4]]),
+        mask_BT=torch.ones(1, 4, dtype=torch.bool),
+    )
+    counted = [[[True, True], [True, False], [True, True], [True, False]]]
+    assert written["model_value_mask_BTK"].tolist() == written["model_reward_mask_BTK"].tolist() == counted
+    expected = torch.tensor([[[0.1, 0.2], [0.2, 0], [0.3, 0.4], [0.4, 0]]])
+    assert torch.equal(written["model_value_target_BTK"], expected)
+    assert written["model_reward_target_BTK"].tolist() == [[[1, 2], [2, 0], [3, 4], [4, 0]]]
+
+
+def test_an_advantage_into_an_absent_step_has_no_target() -> None:
+    # The agent is absent from step 2 on: what followed step 1 is not known.
+    loss = AdvantageDynamics(make_context(make_trainer("full", {"losses.dynamics.unroll_steps": 1})))
+    written = loss.prepare(
+        rewards_BT=torch.ones(1, 4),
+        terminated_BT=flags(length=4),
+        truncated_BT=flags(length=4),
+        one_step_advantage_BT=torch.tensor([[0.1, math.nan, math.nan, math.nan]]),
+        mask_BT=torch.tensor([[True, True, False, False]]),
+    )
+    assert written["model_value_mask_BTK"].flatten().tolist() == [True, False, False, False]
+    assert torch.equal(written["model_value_target_BTK"].flatten(), torch.tensor([0.1, 0, 0, 0]))
+    assert written["model_reward_mask_BTK"].flatten().tolist() == [True, True, False, False]
+
+
 def test_the_setting_chooses_the_values_target() -> None:
     spec = make_spec()
-    for target, expected in (("return", Dynamics), ("prior_bootstrap", BootstrapDynamics)):
+    classes = {"return": Dynamics, "prior_bootstrap": BootstrapDynamics, "advantage": AdvantageDynamics}
+    for target, expected in classes.items():
         trainer = make_trainer("full", {"losses.dynamics.value_target": target})
         assert expected in make_plan(trainer, spec.settings, spec.spaces.action).nodes
 

@@ -15,7 +15,7 @@ from learner.losses.cmpo_sampled import DrawnCmpo
 from learner.losses.muesli_model import DrawnMuesliModel, GaussianMuesliModel
 from learner.losses.muesli_pg import DrawnMuesliPg
 from learner.losses.ppo_actor import PpoActor
-from learner.nodes.network import PriorSamples
+from learner.nodes.prior_q import PriorSamples
 from learner.nodes.returns import DrawnRetrace
 from learner.plan import make_plan
 from oatmill.errors import SettingsError
@@ -128,16 +128,21 @@ def test_drawn_actions_are_the_priors_and_their_q_is_its_models() -> None:
     context = make_context(make_trainer("full"), make_spec(sizes=(2,), numbers=1))
     prior = context.prior
     latent, rows = random_normal(0, 1, 3, 8).float(), random_normal(1, 1, 3, 4).float()
-    written = PriorSamples(context).prepare(prior_latent_BTH=latent, prior_log_probs_BTA=prior.policies.normalise(rows))
+    taken = torch.tensor([[[0.0, 0.3], [1.0, -5.0], [1.0, 0.7]]])
+    written = PriorSamples(context).prepare(
+        prior_latent_BTH=latent, prior_log_probs_BTA=prior.policies.normalise(rows), actions_BT=taken
+    )
     actions, q = written["prior_actions_BTN"], written["prior_sampled_q_BTN"]
     assert actions.shape == (1, 3, 16, 2)
-    for t, n in ((0, 0), (2, 15)):
-        choice, number = int(actions[0, t, n, 0]), actions[0, t, n, 1].clamp(-1, 1)
+    pairs = [(t, actions[0, t, n], q[0, t, n]) for t, n in ((0, 0), (2, 15))]
+    pairs += [(t, taken[0, t], written["prior_taken_q_BT"][0, t]) for t in range(3)]
+    for t, action, found in pairs:
+        choice, number = int(action[0]), action[1].clamp(-1, 1)
         step = prior.transition
         pushed = step.state(latent[0, t]) + step.action.weight[choice] + step.numbers.weight[:, 0] * number
         advanced = step.norm(latent[0, t] + step.output(pushed.relu()))
         reward, value = prior.model_reward(advanced), prior.model_value(advanced)
-        torch.testing.assert_close(q[0, t, n], (reward + 0.99 * value).squeeze())
+        torch.testing.assert_close(found, (reward + 0.99 * value).squeeze())
 
 
 def cmpo_inputs(count: int, *, numbers: int = 1, seed: int = 0) -> dict[str, Tensor]:
@@ -240,10 +245,10 @@ def test_the_gradient_of_many_draws_is_that_of_the_tilted_policy_on_a_grid() -> 
 
 def pg_inputs(row: Tensor, actions: Tensor, q: Tensor, taken: float) -> dict[str, Tensor]:
     return {
-        "prior_latent_BTH": torch.zeros(1, 1, 8),
         "prior_log_probs_BTA": row,
         "prior_actions_BTN": actions,
         "prior_sampled_q_BTN": q,
+        "prior_taken_q_BT": torch.tensor([[-0.4]]),
         "prior_value_BT1": torch.full((1, 2), 0.1),
         "action_return_BT": torch.tensor([[1.5]]),
         "sigma": torch.tensor(2.0),
@@ -271,12 +276,10 @@ def test_the_gradient_of_muesli_pg_is_the_expected_q_on_a_grid_and_the_correctio
     found = pg_gradient(loss, pg_inputs(row, actions, q, taken=0.6), policy)
     density = np.exp(log_normal(GRID, 0.0, -0.3))
     expected = grid_gradient(density * (q_of(GRID) - 0.1) / 2, 0.0, -0.3)
-    model = context.prior
-    reward, value = model.reward_and_value(model.transition(torch.zeros(8), torch.tensor([0.6])))
     ratio = np.exp(log_normal(np.array(0.6), 0.0, -0.3) - log_normal(np.array(0.6), 0.0, 0.0))
     std = np.exp(-0.3)
     scores = np.array([0.6 / std**2, (0.6 / std) ** 2 - 1])
-    expected -= ratio * (1.5 - float(reward + 0.99 * value)) / 2 * scores
+    expected -= ratio * (1.5 + 0.4) / 2 * scores
     np.testing.assert_allclose(found, expected, atol=0.03)
 
 
@@ -343,7 +346,7 @@ def test_retrace_takes_the_models_q_of_the_taken_numbers_and_the_mean_of_drawn_o
     flags = torch.zeros(2, 5, dtype=torch.bool)
     terminated, truncated = flags.clone(), flags.clone()
     terminated[0, 1], truncated[1, 3] = True, True
-    latent, actions = random_normal(0, 2, 5, 8).float(), random_normal(1, 2, 5, 2).float()
+    actions, q_taken = random_normal(1, 2, 5, 2).float(), random_normal(0, 2, 5)
     behaviour, prior = 0.3 * random_normal(2, 2, 5, 4).float(), 0.3 * random_normal(3, 2, 5, 4).float()
     drawn_q, value, final = random_normal(4, 2, 5, 16), random_normal(5, 2, 6), random_normal(6, 2, 5)
     rewards = random_normal(7, 2, 5)
@@ -351,24 +354,21 @@ def test_retrace_takes_the_models_q_of_the_taken_numbers_and_the_mean_of_drawn_o
         rewards_BT=rewards.float(),
         terminated_BT=terminated,
         truncated_BT=truncated,
-        mask_BT=~flags,
         actions_BT=actions,
         behaviour_log_probs_BTA=behaviour,
-        prior_latent_BTH=latent,
         prior_log_probs_BTA=prior,
         prior_sampled_q_BTN=drawn_q.float(),
+        prior_taken_q_BT=q_taken.float(),
         prior_value_BT1=value.float(),
         prior_final_value_BT=final.float(),
     )
-    model = context.prior
-    reward, value_taken = model.reward_and_value(model.transition(latent, actions.clamp(-1, 1)))
     rows, old, moved = (x.double().numpy() for x in (prior, behaviour, actions))
     log_ratio = (log_normal(moved, rows[..., :2], rows[..., 2:]) - log_normal(moved, old[..., :2], old[..., 2:])).sum(-1)
     expected = retrace_by_loops(
         rewards.numpy(),
         terminated.numpy(),
         truncated.numpy(),
-        (reward + 0.99 * value_taken).detach().double().numpy(),
+        q_taken.numpy(),
         drawn_q.mean(-1).numpy(),
         final.numpy(),
         value.numpy()[:, -1],

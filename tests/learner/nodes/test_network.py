@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -11,39 +9,17 @@ from torch import Tensor
 
 from agent import distribution
 from agent.model import AgentModel
-from agent.spec import AgentSpec
 from learner.loss import Context
 from learner.losses.cmpo import ExactCmpo
-from learner.nodes.network import Forward, Prior, PriorQ, PriorSamples
+from learner.nodes.network import Forward, Prior
+from learner.nodes.prior_q import PriorQ
 from learner.nodes.return_estimators import gae_vtrace, retrace
-from learner.nodes.returns import GaeVtrace, GaeVtraceSigma, Retrace, variance_moments
-from tests.learner.worlds import inputs_of, make_batch, make_spec, make_trainer, make_updater_of
+from learner.nodes.returns import GaeVtrace, Retrace, variance_moments
+from learner.nodes.sigma import Sigma
+from tests.learner.nodes.node_inputs import FORWARD, GAMMA, PRIOR, picked, world
+from tests.learner.worlds import make_spec
 
-GAMMA = 0.9
 CORES = ["none", "lstm", "gru"]
-
-
-def world(spec: AgentSpec, changes: dict[str, Any] | None = None) -> tuple[Context, dict[str, Tensor]]:
-    updater = make_updater_of(make_trainer("full", {"gamma": GAMMA} | (changes or {})), spec)
-    return updater.context, inputs_of(updater, make_batch(spec, size=5, steps=8, seed=4))
-
-
-def picked(inputs: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
-    return {name: inputs[name] for name in names}
-
-
-FORWARD = (
-    "observations_BT1",
-    "core_state_BS",
-    "actions_BT",
-    "terminated_BT",
-    "truncated_BT",
-    "behaviour_log_probs_BTA",
-    "final_observations",
-    "final_trajectory",
-    "final_step",
-)
-PRIOR = tuple(name for name in FORWARD if name not in ("actions_BT", "behaviour_log_probs_BTA"))
 
 
 def acted(model: AgentModel, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,50 +76,8 @@ def test_the_joint_ratio_of_a_factored_action_is_the_product_of_its_factors() ->
     torch.testing.assert_close(written["importance_ratio_BT"], (first + second).squeeze(-1).exp())
 
 
-def one_step_q(context: Context, latent: Tensor, columns: list[int]) -> Tensor:
-    """r1 + gamma v1 of the prior's model for one latent and one action, the long way."""
-    prior = context.prior
-    advanced = prior.transition(latent.unsqueeze(0), torch.tensor([columns]))
-    reward = prior.codec.value(prior.model_reward(advanced))
-    return (reward + GAMMA * prior.codec.value(prior.model_value(advanced)))[0]
-
-
-@pytest.mark.parametrize("head", ["scalar", "categorical"])
-def test_q_of_every_action_is_the_one_step_models_reward_and_discounted_value(head: str) -> None:
-    context, inputs = world(make_spec(value_head=head))
-    latent = Prior(context).prepare(**picked(inputs, *PRIOR))["prior_latent_BTH"]
-    q = PriorQ(context).prepare(prior_latent_BTH=latent, actions_BT=inputs["actions_BT"])["prior_q_BTA"]
-    for b, t, a in np.ndindex(5, 8, 3):
-        torch.testing.assert_close(q[b, t, a], one_step_q(context, latent[b, t], [a]), atol=1e-4, rtol=1e-4)
-
-
-def test_q_of_a_factors_choice_leaves_the_other_factors_as_taken() -> None:
-    context, inputs = world(make_spec(sizes=(2, 3), factored=True))
-    latent = Prior(context).prepare(**picked(inputs, *PRIOR))["prior_latent_BTH"]
-    q = PriorQ(context).prepare(prior_latent_BTH=latent, actions_BT=inputs["actions_BT"])["prior_q_BTA"]
-    for b, t in np.ndindex(5, 8):
-        first, second = (int(choice) for choice in inputs["actions_BT"][b, t])
-        pairs = [(choice, second) for choice in range(2)] + [(first, choice) for choice in range(3)]
-        for column, (one, other) in enumerate(pairs):
-            expected = one_step_q(context, latent[b, t], [one, 2 + other])
-            torch.testing.assert_close(q[b, t, column], expected, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize(("sizes", "factored"), [((3,), False), ((2, 3), True)])
-def test_drawn_actions_follow_the_prior_and_q_is_of_what_was_drawn(sizes: tuple[int, ...], factored: bool) -> None:
-    spec = make_spec(sizes=sizes, factored=factored)
-    context, inputs = world(spec, {"losses.cmpo.num_samples": 2000})
-    prior = Prior(context).prepare(**picked(inputs, *PRIOR))
-    latent, log_probs = prior["prior_latent_BTH"][:1, :2], prior["prior_log_probs_BTA"][:1, :2]
-    written = PriorSamples(context).prepare(prior_latent_BTH=latent, prior_log_probs_BTA=log_probs)
-    columns = written["prior_actions_BTN"]
-    assert columns.shape == (1, 2, 2000, len(sizes))
-    for t in range(2):
-        drawn = torch.bincount(columns[0, t].flatten(), minlength=sum(sizes)) / 2000
-        torch.testing.assert_close(drawn, log_probs[0, t].exp(), atol=0.05, rtol=0)  # 4 standard errors are 0.045
-        for i in range(5):
-            expected = one_step_q(context, latent[0, t], columns[0, t, i].tolist())
-            torch.testing.assert_close(written["prior_sampled_q_BTN"][0, t, i], expected, atol=1e-4, rtol=1e-4)
+def sigma_of(context: Context, target: Tensor, prior_value: Tensor, mask: Tensor) -> Tensor:
+    return Sigma(context).prepare(value_target_BT=target, prior_value_BT1=prior_value, mask_BT=mask)["sigma"]
 
 
 def test_the_returns_node_is_gae_with_the_settings_numbers() -> None:
@@ -167,12 +101,10 @@ def test_the_returns_node_is_gae_with_the_settings_numbers() -> None:
     assert torch.equal(written["advantage_BT"], expected.advantage)
     assert torch.equal(written["value_target_BT"], expected.value_target)
     prior_value = Prior(context).prepare(**picked(inputs, *PRIOR))["prior_value_BT1"]
-    with_sigma = GaeVtraceSigma(context).prepare(**shared, prior_value_BT1=prior_value, mask_BT=inputs["mask_BT"])
-    assert torch.equal(with_sigma["value_target_BT"], expected.value_target)
-    assert torch.equal(with_sigma["advantage_BT"], expected.advantage)
+    sigma = sigma_of(context, written["value_target_BT"], prior_value, inputs["mask_BT"])
     # The first batch: sigma is the root of the mean of (R - v_prior)^2 over the steps that count.
     error = (expected.value_target - prior_value[:, :-1])[inputs["mask_BT"]]
-    torch.testing.assert_close(with_sigma["sigma"], error.square().mean().sqrt())
+    torch.testing.assert_close(sigma, error.square().mean().sqrt())
 
 
 @pytest.mark.parametrize(("sizes", "factored"), [((3,), False), ((2, 3), True)])
@@ -181,7 +113,7 @@ def test_the_retrace_node_is_retrace_of_the_priors_policy_and_model(sizes: tuple
     prior = Prior(context).prepare(**picked(inputs, *PRIOR))
     q = PriorQ(context).prepare(prior_latent_BTH=prior["prior_latent_BTH"], actions_BT=inputs["actions_BT"])["prior_q_BTA"]
     written = Retrace(context).prepare(
-        **picked(inputs, "rewards_BT", "terminated_BT", "truncated_BT", "mask_BT", "actions_BT", "behaviour_log_probs_BTA"),
+        **picked(inputs, "rewards_BT", "terminated_BT", "truncated_BT", "actions_BT", "behaviour_log_probs_BTA"),
         prior_log_probs_BTA=prior["prior_log_probs_BTA"],
         prior_q_BTA=q,
         prior_value_BT1=prior["prior_value_BT1"],
@@ -205,7 +137,8 @@ def test_the_retrace_node_is_retrace_of_the_priors_policy_and_model(sizes: tuple
     torch.testing.assert_close(written["value_target_BT"], expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(written["advantage_BT"], expected - prior["prior_value_BT1"][:, :-1], atol=1e-4, rtol=1e-4)
     root_mean_square = written["advantage_BT"][inputs["mask_BT"]].square().mean().sqrt()
-    torch.testing.assert_close(written["sigma"], root_mean_square)
+    sigma = sigma_of(context, written["value_target_BT"], prior["prior_value_BT1"], inputs["mask_BT"])
+    torch.testing.assert_close(sigma, root_mean_square)
 
 
 def test_with_exact_values_retrace_has_no_bias_where_several_factors_were_chosen_by_another_policy() -> None:
@@ -220,12 +153,10 @@ def test_with_exact_values_retrace_has_no_bias_where_several_factors_were_chosen
     exact = float(torch.einsum("a,b,ab->", *prior, values))
     mean = 0.0
     for a, b in np.ndindex(sizes):
-        context.advantage_scale.load({"moment": 0.0, "weight": 0.0})
         written = Retrace(context).prepare(
             rewards_BT=torch.tensor([[0.0, values[a, b].item()]]),
             terminated_BT=torch.tensor([[False, True]]),
             truncated_BT=torch.zeros(1, 2, dtype=torch.bool),
-            mask_BT=torch.ones(1, 2, dtype=torch.bool),
             actions_BT=torch.tensor([[[0, 0], [a, b]]]),
             behaviour_log_probs_BTA=torch.cat(behaviour).log().expand(1, 2, 4),
             prior_log_probs_BTA=torch.cat(prior).log().expand(1, 2, 4),
@@ -262,19 +193,18 @@ def test_rewards_in_other_units_give_the_same_cmpo_target(scale: float) -> None:
     targets = []
     for unit in (1.0, scale):
         context.advantage_scale.load({"moment": 0.0, "weight": 0.0})
-        returns = GaeVtraceSigma(context).prepare(
+        returns = GaeVtrace(context).prepare(
             rewards_BT=unit * inputs["rewards_BT"],
-            **picked(inputs, "terminated_BT", "truncated_BT", "mask_BT"),
+            **picked(inputs, "terminated_BT", "truncated_BT"),
             old_value_BT1=unit * forward["old_value_BT1"],
             final_value_BT=unit * forward["final_value_BT"],
             importance_ratio_BT=forward["importance_ratio_BT"],
-            prior_value_BT1=unit * prior["prior_value_BT1"],
         )
         written = ExactCmpo(context).prepare(
             prior_log_probs_BTA=prior["prior_log_probs_BTA"],
             prior_q_BTA=unit * q,
             prior_value_BT1=unit * prior["prior_value_BT1"],
-            sigma=returns["sigma"],
+            sigma=sigma_of(context, returns["value_target_BT"], unit * prior["prior_value_BT1"], inputs["mask_BT"]),
         )
         targets.append(written["cmpo_policy_BTA"])
     torch.testing.assert_close(targets[1], targets[0], atol=1e-5, rtol=0)
