@@ -46,7 +46,7 @@ def in_bfloat16(precision: str, device: torch.device, network: nn.Module) -> boo
     """
     if precision != "auto":
         return precision == "bfloat16"
-    return device.type == "cpu" and has_amx() and any_encoder(network, "gains_from_bfloat16")
+    return device.type == "cpu" and multiplies_bfloat16() and any_encoder(network, "gains_from_bfloat16")
 
 
 def any_encoder(network: nn.Module, attribute: str) -> bool:
@@ -54,10 +54,14 @@ def any_encoder(network: nn.Module, attribute: str) -> bool:
     return any(getattr(module, attribute, False) is True for module in network.modules())
 
 
-def has_amx() -> bool:
-    """Whether this CPU multiplies matrices of bfloat16 in hardware (AMX). With AVX512_BF16 alone float32 is faster."""
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU multiplies matrices of bfloat16 faster than those of float32.
+
+    Intel's CPUs do with AMX. With AVX512_BF16 alone float32 is faster on them, but on AMD's bfloat16 is.
+    """
     found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 does not have it
-    return bool(found.get("amx_bf16"))
+    of_amd = str(found.get("cpu_name", "")).startswith("AMD")
+    return bool(found.get("amx_bf16")) or (of_amd and bool(found.get("avx512_bf16")))
 
 
 def learner_threads(trainer: TrainerSettings, settings: Mapping[str, Any], network: nn.Module, *, half: bool) -> int:

@@ -269,7 +269,7 @@ class TrainerSettings(Settings):
     """Where the network is trained. `auto` uses CUDA if it is available."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """The data type in which encoders are computed; the core, heads and losses stay in float32. `auto` uses bfloat16 on
-    CPUs with AMX, for image encoders that this makes faster, and float32 otherwise."""
+    Intel CPUs with AMX and AMD CPUs with AVX512_BF16, for image encoders that this makes faster, and float32 otherwise."""
     compile: bool = False
     """Compile the network with torch.compile. The learner's machine needs a C++ compiler."""
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from agent.encoders import make_encoder
 from agent.settings import AgentSettings
 from agent.spec import AgentSpec
 from learner import device
-from learner.device import choose_device, has_amx, in_bfloat16, learner_threads, usable_cores
+from learner.device import choose_device, in_bfloat16, learner_threads, multiplies_bfloat16, usable_cores
 from learner.settings import TrainerSettings
 from oatmill.errors import UserError
 from protocol.data.spaces import ActionSpace, ObservationSpace, Spaces
@@ -33,9 +34,12 @@ def test_without_an_affinity_all_cores_count(monkeypatch: pytest.MonkeyPatch, tm
 
 
 CPU = torch.device("cpu")
-CPUS: list[tuple[dict[str, bool], bool]] = [
+CPUS: list[tuple[dict[str, Any], bool]] = [
     ({"avx512_bf16": True, "amx_bf16": True}, True),
     ({"avx512_bf16": True, "amx_bf16": False}, False),
+    ({"avx512_bf16": True, "amx_bf16": False, "cpu_name": "Intel(R) Xeon(R) Processor"}, False),
+    ({"avx512_bf16": True, "amx_bf16": False, "cpu_name": "AMD EPYC"}, True),
+    ({"avx512_bf16": False, "cpu_name": "AMD EPYC"}, False),
     ({}, False),
 ]
 
@@ -47,18 +51,18 @@ def encoder_of(name: str, *shape: int, dtype: str = "uint8") -> torch.nn.Module:
 
 
 @pytest.mark.parametrize(("found", "has"), CPUS)
-def test_a_cpu_has_amx_if_torch_says_so(monkeypatch: pytest.MonkeyPatch, found: dict[str, bool], has: bool) -> None:
+def test_a_cpu_multiplies_bfloat16_if_torch_says_so(monkeypatch: pytest.MonkeyPatch, found: dict[str, Any], has: bool) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
-    assert has_amx() is has
+    assert multiplies_bfloat16() is has
 
 
-def test_a_torch_that_does_not_know_its_cpu_has_no_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_that_does_not_know_its_cpu_does_not_choose_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert not has_amx()
+    assert not multiplies_bfloat16()
 
 
-def test_auto_is_bfloat16_on_a_cpu_with_amx_where_the_encoder_gains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "has_amx", lambda: True)
+def test_auto_is_bfloat16_on_a_cpu_that_multiplies_it_where_the_encoder_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "multiplies_bfloat16", lambda: True)
     images = {name: encoder_of(name, 4, 84, 84) for name in ("nature", "small_cnn", "cnn")}
     assert all(in_bfloat16("auto", CPU, encoder) for encoder in images.values())
     assert in_bfloat16("auto", CPU, encoder_of("small_cnn", 3, 64, 64))
@@ -70,7 +74,7 @@ def test_auto_is_bfloat16_on_a_cpu_with_amx_where_the_encoder_gains(monkeypatch:
     assert not in_bfloat16("auto", torch.device("cuda"), images["nature"])
     assert not in_bfloat16("float32", CPU, images["nature"])
     assert in_bfloat16("bfloat16", CPU, encoder_of("mlp", 5, dtype="float32"))
-    monkeypatch.setattr(device, "has_amx", lambda: False)
+    monkeypatch.setattr(device, "multiplies_bfloat16", lambda: False)
     assert not in_bfloat16("auto", CPU, images["nature"])
 
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from actors.settings import FactoryEnv
-from learner.device import has_amx
+from learner.device import multiplies_bfloat16
 from oatmill.errors import UserError
 from recipes import cartpole, cogs_v_clips, tic_tac_toe
 from recipes.presets import PRESETS
@@ -123,7 +123,7 @@ def test_images_on_a_cpu_get_a_network_that_trains_there_which_a_resumed_run_doe
     settings.agent.encoder = "nature"
     report = report_plan(settings)
     assert report.settings.agent.encoder == "nature"
-    assert report.auto["trainer.precision"] == ("bfloat16" if has_amx() else "float32")
+    assert report.auto["trainer.precision"] == ("bfloat16" if multiplies_bfloat16() else "float32")
     assert report.auto["trainer.threads"] == str(report.threads)
     settings.trainer.precision, settings.trainer.threads = "float32", 3
     report = report_plan(settings)
