@@ -24,8 +24,9 @@ from tests.runner.evaluation.test_evaluation import save_run
 FACTORY = "tests.runner.evaluation.probed_environments:Corridor"
 
 
-def settings_of(*, model: bool = True, core: str = "none", **kwargs: Any) -> RunSettings:
-    trainer = {"gamma": 0.5, "reward_scale": 0.25, "losses": {"dynamics": {"enabled": model}}}
+def settings_of(*, model: bool = True, core: str = "none", value_target: str = "return", **kwargs: Any) -> RunSettings:
+    dynamics = {"enabled": model, "value_target": value_target}
+    trainer = {"gamma": 0.5, "reward_scale": 0.25, "losses": {"dynamics": dynamics}}
     env = {"kind": "factory", "factory": FACTORY, "kwargs": kwargs}
     return RunSettings.of({"env": env, "agent": {"hidden_sizes": [8], "core": core, "core_size": 4}, "trainer": trainer})
 
@@ -61,6 +62,21 @@ def test_q_of_every_action_is_that_of_the_same_state(tmp_path: Path, core: str) 
                 np.testing.assert_allclose(prober.model_q(state), (rewards + 0.5 * values)[0].numpy(), rtol=1e-6)
     assert ends, "some action ended the episode"
     assert max(len(state.before) for state in states) > CUT_AFTER, "some state came after the end of an episode"
+
+
+def test_a_model_of_advantages_ranks_actions_by_them(tmp_path: Path) -> None:
+    settings = settings_of(value_target="advantage")
+    agent = load(find_checkpoint(save_run(tmp_path, settings)), trust=True)
+    with torch.no_grad():
+        for parameter in agent.model.parameters():
+            parameter.normal_()
+    make = partial(make_environment, settings.env, copies=1, seed=3)
+    prober = Prober(agent, make, settings.trainer, 1.0)
+    environment = make()
+    with torch.inference_mode():
+        (state,) = prober.play(environment, first_observations(environment), [5])
+        _, advantages = agent.model.every_action(state.latent, torch.zeros(1, dtype=torch.long))
+        np.testing.assert_array_equal(prober.model_q(state), advantages[0].numpy())
 
 
 def test_both_q_are_compared_within_states_only() -> None:
