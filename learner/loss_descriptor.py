@@ -91,7 +91,10 @@ BUILT_IN: Mapping[str, LossDescriptor] = {
             coefficients=_settings("cmpo", kl="kl_coef"),
             terms=("kl", "cross_entropy", "target_entropy"),
             gauges={
-                "cmpo_advantage_mean": ("adv_mean", "Mean of CMPO's advantages, divided by sigma, under the prior policy"),
+                "cmpo_advantage_mean": (
+                    "adv_mean",
+                    "Mean of CMPO's advantages, divided by sigma and temperature, under the prior policy",
+                ),
                 "cmpo_advantage_std": ("adv_std", "Standard deviation of CMPO's advantages within states"),
                 "cmpo_kl": ("kl", "KL from CMPO's policy to the trained policy"),
             },
