@@ -110,7 +110,7 @@ LEARNING = Dashboard(
         ),
         Panel(
             "CMPO's advantages",
-            "Advantages divided by sigma and temperature: mean under the prior, spread within states. No effect at a spread of 0.",
+            "Advantages divided by sigma and temperature: mean and spread within states. No effect at a spread of 0.",
             "short",
             [
                 Query(reported(f"oatmill_cmpo_advantage_{key} {WITH_CMPO}"), name)
