@@ -5,7 +5,7 @@ Source: Schrittwieser et al. 2020, "MuZero", arXiv:1911.08265, eq. 1 and appendi
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypedDict
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -100,18 +100,26 @@ class BootstrapDynamics(Dynamics):
         mask_BT: Tensor,
     ) -> DynamicsWrites:
         """Shift rewards and the prior's values along the trajectory and mask them after an episode's end."""
-        steps = self.settings.unroll_steps
         following_BT = bootstrap_values(prior_value_BT1[:, 1:], prior_final_value_BT, terminated_BT, truncated_BT)
-        known = known_masks(terminated_BT, truncated_BT, mask_BT, steps)
+        return self.of_steps(rewards_BT, following_BT, terminated_BT, truncated_BT, mask_BT)
+
+    def of_steps(
+        self, rewards_BT: Tensor, value_BT: Tensor, terminated_BT: Tensor, truncated_BT: Tensor, mask_BT: Tensor
+    ) -> DynamicsWrites:
+        """The rewards and values of the steps t + k - 1; a value is known if the observation after its step is."""
+        steps = self.settings.unroll_steps
+        reward_mask_BTK = unroll_masks(terminated_BT, truncated_BT, mask_BT, steps).reward
+        known_BT = terminated_BT | truncated_BT | shift(mask_BT, 1, fill=True)
+        value_mask_BTK = reward_mask_BTK & ahead(known_BT, steps, first=0)
         return {
-            "model_reward_target_BTK": torch.where(known.reward, ahead(rewards_BT, steps, first=0), 0.0),
-            "model_reward_mask_BTK": known.reward,
-            "model_value_target_BTK": torch.where(known.following, ahead(following_BT, steps, first=0), 0.0),
-            "model_value_mask_BTK": known.following,
+            "model_reward_target_BTK": torch.where(reward_mask_BTK, ahead(rewards_BT, steps, first=0), 0.0),
+            "model_reward_mask_BTK": reward_mask_BTK,
+            "model_value_target_BTK": torch.where(value_mask_BTK, ahead(value_BT, steps, first=0), 0.0),
+            "model_value_mask_BTK": value_mask_BTK,
         }
 
 
-class AdvantageDynamics(Dynamics):
+class AdvantageDynamics(BootstrapDynamics):
     """The same with the one-step advantage of the action at t + k - 1, in units of sigma, as the value's target.
 
     The state's own value is subtracted from the target, so what is left to learn is how actions differ.
@@ -127,28 +135,7 @@ class AdvantageDynamics(Dynamics):
         mask_BT: Tensor,
     ) -> DynamicsWrites:
         """Shift rewards and advantages along the trajectory and mask them after an episode's end."""
-        steps = self.settings.unroll_steps
-        known = known_masks(terminated_BT, truncated_BT, mask_BT, steps)
-        return {
-            "model_reward_target_BTK": torch.where(known.reward, ahead(rewards_BT, steps, first=0), 0.0),
-            "model_reward_mask_BTK": known.reward,
-            "model_value_target_BTK": torch.where(known.following, ahead(one_step_advantage_BT, steps, first=0), 0.0),
-            "model_value_mask_BTK": known.following,
-        }
-
-
-class KnownMasks(NamedTuple):
-    """Where what was observed is known, for each step t and model step k = 1..K; bool `[B, T, K]`."""
-
-    reward: Tensor  # the reward at t + k - 1 was received in the episode of t
-    following: Tensor  # and the observation after it is known, or the episode terminated
-
-
-def known_masks(terminated_BT: Tensor, truncated_BT: Tensor, mask_BT: Tensor, steps: int) -> KnownMasks:
-    """Where rewards and the observations after them are known. They are known for the last step of a trajectory, too."""
-    reward_BTK = unroll_masks(terminated_BT, truncated_BT, mask_BT, steps).reward
-    known_BT = terminated_BT | truncated_BT | shift(mask_BT, 1, fill=True)
-    return KnownMasks(reward_BTK, reward_BTK & ahead(known_BT, steps, first=0))
+        return self.of_steps(rewards_BT, one_step_advantage_BT, terminated_BT, truncated_BT, mask_BT)
 
 
 def choose(question: Question) -> Choice | None:
