@@ -31,11 +31,16 @@ def headline(results: Results) -> str:
     reference = results.comparison.reference
     better = [name for name, found in results.against.items() if separates(found) and found.final.value > 1 / 2]
     worse = [name for name, found in results.against.items() if separates(found) and found.final.value < 1 / 2]
-    parts = [f"{' and '.join(names)} {word} {reference}" for names, word in ((better, "beat"), (worse, "lose to")) if names]
-    if not parts:
+    if not better and not worse:
         return f"**With these seeds, no arm differs clearly from {reference}.**"
-    rest = len(results.against) - len(better) - len(worse)
-    return f"**By final return, {'; '.join(parts)}{f'; {rest} of the arms do not differ clearly' if rest else ''}.**"
+    alike = [name for name in results.against if name not in {*better, *worse}]
+    groups = (
+        (better, f"is better than {reference}", f"are better than {reference}"),
+        (worse, f"is worse than {reference}", f"are worse than {reference}"),
+        (alike, "does not differ clearly", "do not differ clearly"),
+    )
+    parts = [f"{' and '.join(names)} {one if len(names) == 1 else several}" for names, one, several in groups if names]
+    return f"**By final return, {'; '.join(parts)}.**"
 
 
 def few_seeds(results: Results) -> list[str]:

@@ -17,8 +17,6 @@ from deploy.comparison.results import Results, collect
 from deploy.comparison.runs import Cell, Comparison, make_comparison
 from deploy.comparison.verdict import verdicts
 
-ARMS = "baseline,muesli"
-
 
 def write_run(cell: Cell, final: float, *, pushes: float = 0.1, flags: Sequence[Mapping[str, str]] = ()) -> None:
     """A run that came to `final` on a straight line over 1,000 env steps."""
@@ -52,7 +50,7 @@ def write_run(cell: Cell, final: float, *, pushes: float = 0.1, flags: Sequence[
 
 
 def compared(out: Path, finals: Mapping[str, Sequence[float]], **options: Any) -> Results:
-    arms, seeds = find_arms(ARMS, ()), max(map(len, finals.values()))
+    arms, seeds = find_arms(",".join(finals), ()), max(map(len, finals.values()))
     # Settings are compared with those of folders that hold a config.yaml only where a run is run again; here none is.
     comparison = Comparison("cartpole", arms, make_comparison("cartpole", arms, seeds=seeds, common=[], out=out).cells, out)
     for cell in comparison.cells:
@@ -69,12 +67,20 @@ def test_seeds_that_do_not_separate_the_arms_are_said_not_to(tmp_path: Path) -> 
 
 def test_arms_that_lie_apart_in_four_seeds_are_told_apart(tmp_path: Path) -> None:
     text = verdicts(compared(tmp_path, {"baseline": [10, 20, 30, 40], "muesli": [50, 60, 70, 80]}))
-    assert text[0] == "**By final return, muesli beat baseline.**"
+    assert text[0] == "**By final return, muesli is better than baseline.**"
     assert len(text) == 2, "four seeds need no warning"
     assert "**muesli** is better than baseline: final return 65 against 25" in text[1]
     # Baseline's middle line comes to 25 at its end, the line to 65 at 25 / 65 = 0.38 of the run (and to the next grid point).
     assert re.search(r"It reaches baseline's final return with 0\.3[89] times the env steps", text[1])
     assert "an env step took 2.00 times as long" in text[1]
+
+
+def test_the_headline_names_every_arm(tmp_path: Path) -> None:
+    finals = {"baseline": [10, 20, 30, 40], "muesli": [50, 60, 70, 80], "muesli_cmpo": [1, 2, 3, 4], "full": [5, 45, 6, 44]}
+    comparison = compared(tmp_path, finals)
+    assert verdicts(comparison)[0] == (
+        "**By final return, muesli is better than baseline; muesli_cmpo is worse than baseline; full does not differ clearly.**"
+    )
 
 
 def test_three_seeds_that_lie_apart_are_a_hint_and_no_more(tmp_path: Path) -> None:

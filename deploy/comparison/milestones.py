@@ -1,0 +1,78 @@
+"""Env steps to returns on the way to the reference's final one: arms that end alike may differ in how soon they learn."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deploy.comparison.results import ArmResult, Curve
+from deploy.comparison.statistics import Array, Estimate, bootstrap, exact_p
+
+PARTS = (0.25, 0.5, 0.75, 0.9)
+"""Milestones, as parts of the way from the reference's first return to its final one, which half of its runs do not reach."""
+
+
+class Milestone(NamedTuple):
+    """How soon an arm's runs reach a return.
+
+    Attributes:
+        goal: the return.
+        env_steps: `[S]`, each run's env steps to it; NaN if the run never reaches it.
+        ratio: the mean of `env_steps` divided by the reference's, with its bootstrap interval; None for the reference, or if
+            a run of either arm does not reach the return.
+        p: the exact two-sided p that goes with `ratio`.
+    """
+
+    goal: float
+    env_steps: Array
+    ratio: Estimate | None
+    p: float | None
+
+    @property
+    def reached(self) -> int:
+        """How many runs reach the return."""
+        return int(np.isfinite(self.env_steps).sum())
+
+
+def milestones(arm: ArmResult, reference: ArmResult) -> list[Milestone]:
+    """An arm's milestones; none if the reference's return does not rise."""
+    start, end = (float(reference.curve.middle[place]) for place in (0, -1))
+    goals = [start + part * (end - start) for part in PARTS] if end > start else []
+    return [milestone(goal, arm, reference) for goal in goals]
+
+
+def milestone(goal: float, arm: ArmResult, reference: ArmResult) -> Milestone:
+    """One milestone."""
+    own, theirs = steps_to_return(goal, arm.curve), steps_to_return(goal, reference.curve)
+    if arm is reference or not np.isfinite([*own, *theirs]).all():
+        return Milestone(goal, own, None, None)
+    return Milestone(goal, own, ratio_of_means(own, theirs), exact_p(own, theirs))
+
+
+def steps_to_return(goal: float, curve: Curve) -> Array:
+    """The env steps at which each run's curve first reaches a return, `[S]`, interpolated; NaN if it never does."""
+    found = []
+    for returns in curve.runs:
+        there = returns >= goal
+        place = int(there.argmax())
+        if not there.any():
+            found.append(np.nan)
+        elif place == 0:
+            found.append(curve.env_steps[0])
+        else:
+            pair = slice(place - 1, place + 1)
+            found.append(np.interp(goal, returns[pair], curve.env_steps[pair]))
+    return np.array(found, float)
+
+
+def ratio_of_means(above_S: Array, below_R: Array) -> Estimate:
+    """The ratio of two means; each arm's runs are resampled separately."""
+
+    def ratio(above: Array, below: Array, axis: int = -1) -> Any:
+        return above.mean(axis) / below.mean(axis)
+
+    # scipy resamples no sample of one run; the same run twice has the same resamples.
+    samples = [np.repeat(steps, 2) if len(steps) == 1 else steps for steps in (above_S, below_R)]
+    interval = bootstrap(*samples, statistic=ratio, axis=-1, seed=0)
+    return Estimate(float(ratio(above_S, below_R)), float(interval.low), float(interval.high))
