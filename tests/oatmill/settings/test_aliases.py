@@ -135,7 +135,7 @@ def test_a_note_names_only_settings_that_exist() -> None:
     assert named - {"agent"} <= {*PATHS, "env.kind"}
 
 
-@pytest.mark.parametrize("name", ["quux", "trainer.losses.cmpo.quux", "temperature", "use_sde", "env.fps"])
+@pytest.mark.parametrize("name", ["quux", "pixels_per_cell", "trainer.losses.cmpo.quux", "use_sde", "env.fps"])
 def test_nothing_is_guessed_where_no_setting_is_near(name: str) -> None:
     assert unknown_setting(name, PATHS) == f"{name} is not a setting; `oatmill settings WORD` searches all settings"
 
