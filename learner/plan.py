@@ -201,7 +201,7 @@ def supporting_nodes(losses: Sequence[type[Loss]], trainer: TrainerSettings, act
     if trainer.returns == "retrace":
         returns = DrawnRetrace if action.dimensions else Retrace
     candidates: list[type[Node]] = [Forward, Prior, PriorQ, PriorSamples, returns, Sigma, Unroll]
-    if trainer.losses.dynamics.value_target == "advantage":
+    if trainer.losses.dynamics.predicts_advantages:
         candidates = [Forward, Prior, OneStepSigma, AdvantageQ, AdvantageSamples, returns, Unroll]
     wanted = set().union(*(node_reads(loss) for loss in losses))
     taken: set[type[Node]] = set()

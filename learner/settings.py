@@ -128,9 +128,14 @@ class DynamicsSettings(Settings):
     (`advantage`), in units of sigma. With `advantage`, sigma is the deviation of these advantages."""
 
     @property
+    def predicts_advantages(self) -> bool:
+        """Whether the model's value head is trained to predict advantages."""
+        return self.enabled and self.value_target == "advantage"
+
+    @property
     def predicts_q(self) -> bool:
         """Whether the model is trained to predict a one-step q: as r + gamma v, or as an advantage."""
-        return self.enabled and self.returns_pred_coef > 0 and (self.reward_pred_coef > 0 or self.value_target == "advantage")
+        return self.enabled and self.returns_pred_coef > 0 and (self.reward_pred_coef > 0 or self.predicts_advantages)
 
 
 class MuesliModelSettings(Settings):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from deploy.comparison.results import ArmResult, Curve
-from deploy.comparison.statistics import Array, Estimate, bootstrap, exact_p
+from deploy.comparison.statistics import Array, Estimate, exact_p, ratio_of_means
 
 PARTS = (0.25, 0.5, 0.75, 0.9)
 """Milestones, as parts of the way from the reference's first return to its final one, which half of its runs do not reach."""
@@ -64,15 +64,3 @@ def steps_to_return(goal: float, curve: Curve) -> Array:
             pair = slice(place - 1, place + 1)
             found.append(np.interp(goal, returns[pair], curve.env_steps[pair]))
     return np.array(found, float)
-
-
-def ratio_of_means(above_S: Array, below_R: Array) -> Estimate:
-    """The ratio of two means; each arm's runs are resampled separately."""
-
-    def ratio(above: Array, below: Array, axis: int = -1) -> Any:
-        return above.mean(axis) / below.mean(axis)
-
-    # scipy resamples no sample of one run; the same run twice has the same resamples.
-    samples = [np.repeat(steps, 2) if len(steps) == 1 else steps for steps in (above_S, below_R)]
-    interval = bootstrap(*samples, statistic=ratio, axis=-1, seed=0)
-    return Estimate(float(ratio(above_S, below_R)), float(interval.low), float(interval.high))

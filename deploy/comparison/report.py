@@ -133,7 +133,8 @@ def milestone_parts(results: Results) -> list[Part]:
         Table(("arm", *(f"return {milestone.goal:.4g}" for milestone in goals)), rows),
         Paragraph(
             f"Returns at 25, 50, 75 and 90 % of {reference.name}'s way. For {reference.name}: the mean over its runs. For the "
-            "other arms: their mean divided by that, its 95 % percentile bootstrap interval, and the exact p."
+            "other arms: their mean divided by that, its 95 % percentile bootstrap interval, and the exact p. "
+            "There is no ratio if a run of either arm does not reach the return."
         ),
     ]
 

@@ -85,11 +85,25 @@ def iqm(scores_S: Array) -> Estimate:
 
 
 def improvement_with_interval(above_S: Array, below_R: Array, *, seed: int = 0) -> Estimate:
-    """`improvement`, with an interval for which each arm's runs are resampled separately (a stratified bootstrap)."""
+    """`improvement`, with its interval."""
+    return of_two_arms(improvement, above_S, below_R, seed=seed)
+
+
+def ratio_of_means(above_S: Array, below_R: Array, *, seed: int = 0) -> Estimate:
+    """The first arm's mean divided by the second's, with its interval."""
+
+    def ratio(above: Array, below: Array, axis: int = -1) -> Any:
+        return above.mean(axis) / below.mean(axis)
+
+    return of_two_arms(ratio, above_S, below_R, seed=seed)
+
+
+def of_two_arms(statistic: Any, above_S: Array, below_R: Array, *, seed: int) -> Estimate:
+    """A statistic of two arms, with an interval for which each arm's runs are resampled separately (a stratified bootstrap)."""
     # scipy resamples no sample of one run; the same run twice has the same resamples.
     samples = [np.repeat(scores, 2) if len(scores) == 1 else scores for scores in (above_S, below_R)]
-    interval = bootstrap(*samples, statistic=improvement, axis=-1, seed=seed)
-    return Estimate(float(improvement(above_S, below_R)), float(interval.low), float(interval.high))
+    interval = bootstrap(*samples, statistic=statistic, axis=-1, seed=seed)
+    return Estimate(float(statistic(above_S, below_R)), float(interval.low), float(interval.high))
 
 
 def bootstrap(*samples: Array, statistic: Any, axis: int, seed: int) -> Any:

@@ -115,8 +115,8 @@ class Prober:
     def model_q(self, state: State) -> Array:
         """The model's q of every action, `[A]`; where it predicts advantages, up to a factor and without the state's value."""
         reward, value = self._agent.model.every_action(state.latent, torch.zeros(1, dtype=torch.long))
-        advantage = self._trainer.losses.dynamics.value_target == "advantage"
-        q: Array = (value if advantage else reward + self._trainer.discount * value)[0].numpy()
+        advantages = self._trainer.losses.dynamics.predicts_advantages
+        q: Array = (value if advantages else reward + self._trainer.discount * value)[0].numpy()
         return q
 
     def environment_q(self, state: State) -> Array:

@@ -17,7 +17,7 @@ from learner.losses.dynamics import AdvantageDynamics
 from learner.losses.muesli_model import MuesliModel, PriorMuesliModel
 from learner.nodes.prior_q import AdvantageQ
 from learner.nodes.returns import Retrace
-from learner.nodes.sigma import OneStepSigma
+from learner.nodes.sigma import OneStepSigma, Sigma
 from learner.plan import LOSSES, Plan, make_plan
 from oatmill.errors import SettingsError
 from protocol.data.spaces import ActionSpace
@@ -99,6 +99,12 @@ def test_the_unroll_is_as_long_as_the_longest_that_is_asked(arm: str, changes: d
 @pytest.mark.parametrize(("arm", "computed"), [("baseline", False), ("muesli", False), ("muesli_cmpo", True)])
 def test_sigma_is_computed_if_a_loss_reads_it(arm: str, computed: bool) -> None:
     assert ("sigma" in plan_of(arm).order) == computed
+
+
+def test_a_model_that_is_off_does_not_change_sigma() -> None:
+    plan = plan_of("muesli_cmpo", {"losses.dynamics.value_target": "advantage"})
+    assert Sigma in plan.nodes
+    assert OneStepSigma not in plan.nodes
 
 
 def test_retrace_takes_the_place_of_gae() -> None:

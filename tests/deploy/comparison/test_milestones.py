@@ -7,9 +7,9 @@ from typing import cast
 import numpy as np
 import pytest
 
-from deploy.comparison.milestones import milestones, ratio_of_means, steps_to_return
+from deploy.comparison.milestones import milestones, steps_to_return
 from deploy.comparison.results import ArmResult, Curve
-from deploy.comparison.statistics import Array
+from deploy.comparison.statistics import Array, ratio_of_means
 
 
 class Runs:
