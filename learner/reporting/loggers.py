@@ -70,6 +70,7 @@ class TensorBoardWriter:
     def __init__(self, run_dir: Path, first: int, settings: Mapping[str, Any], commit: str | None) -> None:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (loads TensorBoard)
 
+        run_dir.stat()  # SummaryWriter would create a run folder again that was deleted during the import
         self._writer: Any = SummaryWriter(str(run_dir), purge_step=first)
         for name, value in named_settings(settings, commit).items():
             self._writer.add_text(name, value, first)

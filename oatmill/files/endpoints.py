@@ -17,7 +17,7 @@ def write_endpoint(run_dir: Path, role: str, content: Mapping[str, Any], writes:
     """Write a role's endpoint file, which shows that the role is ready. Readers never see a partial file.
 
     Args:
-        run_dir: the run's folder.
+        run_dir: the run's folder; it must exist.
         role: the file's name.
         content: at least `pid`, and `metrics` if the role serves them.
         writes: queues the write if the disk is full; None raises an error instead.
@@ -26,7 +26,7 @@ def write_endpoint(run_dir: Path, role: str, content: Mapping[str, Any], writes:
         OSError: if the file cannot be written and there are no `writes`.
     """
     folder = run_dir / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # not its parents: a run folder that was deleted stays so
     path, text = folder / f"{role}.json", json.dumps(dict(content))
     if writes is None:
         write_file(path, text)

@@ -230,7 +230,7 @@ def open_journal(config: dict[str, Any], run_dir: Path, events: Events) -> Journ
     run, replaced = run_id(run_dir, folder)
     check_owner(run, run_dir, folder)
     journal = Journal.open(
-        FolderDisk(folder, durable=durable),
+        FolderDisk(folder, durable=durable, parents=replay["log_dir"] is not None),
         durable=durable,
         keep_trained=replay["on_learner_restart"] == "replay",
         steps=config["actors"]["unroll_length"],

@@ -72,16 +72,18 @@ class FolderDisk:
         folder: the folder, created if it does not exist.
         durable: whether `create` and `sync` wait for the disk. Otherwise, written data survives
             only the process.
+        parents: whether to create the folder's parents too. A folder inside a run folder is created
+            without them, so that a run folder that was deleted stays so.
 
     Raises:
         UserError: if the folder cannot be created or written to, or another process uses it.
     """
 
-    def __init__(self, folder: Path, *, durable: bool) -> None:
+    def __init__(self, folder: Path, *, durable: bool, parents: bool = False) -> None:
         self._folder, self._durable = folder, durable
         self._file = -1
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=parents, exist_ok=True)
             self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise UserError(f"the log's folder {folder} cannot be written to: {error.strerror}; set replay.log_dir") from None

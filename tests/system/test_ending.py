@@ -56,7 +56,11 @@ def test_a_run_whose_folder_is_deleted_ends_with_one_line(tmp_path: Path) -> Non
     with training(tmp_path, *ENDLESS) as train:
         train.until(lambda: train.learner_steps() >= 1)
         sockets = socket_folder(train.run_json()["control"])
+        train.process.send_signal(signal.SIGSTOP)  # it notices late, so that the others go on and write
         train.run_dir.rename(tmp_path / "deleted")  # in one step, so that nothing is written into the folder in between
+        time.sleep(3)  # TensorBoard's import takes the learner's first seconds
+        assert not train.run_dir.exists()
+        train.process.send_signal(signal.SIGCONT)
         assert train.end() == 1
         (line,) = train.errors.read_text().splitlines()
         assert line.endswith("was deleted or moved during the run; the run ends")

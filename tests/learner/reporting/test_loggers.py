@@ -113,6 +113,13 @@ def test_a_video_that_is_gone_costs_no_numbers(tmp_path: Path, caplog: pytest.Lo
     assert len(events.Scalars("losses/ppo_actor/raw")) == 2
 
 
+def test_tensorboard_does_not_create_a_deleted_run_folder_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gone = tmp_path / "run"
+    written([TENSORBOARD], gone, line(1), line(2))
+    assert "TensorBoard is not written: FileNotFoundError" in caplog.text
+    assert not gone.exists()
+
+
 def test_points_after_the_checkpoint_from_which_a_run_resumes_are_hidden(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -57,3 +57,9 @@ def test_private_files_of_a_run_are_readable_only_by_their_owner_in_a_shared_fol
     folder.release()
     private = ["config.yaml", "plan.txt", "run.json", "endpoints/replay.json", "logs/actor-0.log"]
     assert {name: mode(run / name) for name in private} == dict.fromkeys(private, 0o600)
+
+
+def test_an_endpoint_is_not_written_into_a_deleted_run_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_endpoint(tmp_path / "run", "replay", {"pid": 1})
+    assert not (tmp_path / "run").exists()

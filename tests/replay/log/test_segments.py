@@ -249,6 +249,14 @@ def test_the_real_disk_keeps_the_log_and_only_one_process_may_write(tmp_path: Pa
     assert again.read(6) == bytes(6)
 
 
+def test_a_log_in_a_deleted_run_folder_is_refused_and_a_folder_of_the_users_is_created(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be written to: No such file or directory"):
+        FolderDisk(tmp_path / "run" / "log", durable=False)
+    assert not (tmp_path / "run").exists()
+    FolderDisk(tmp_path / "disk" / "log", durable=False, parents=True).close()
+    assert (tmp_path / "disk" / "log").is_dir()
+
+
 LIMITED = """
 import resource, sys
 from pathlib import Path
