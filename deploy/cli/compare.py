@@ -22,7 +22,11 @@ ArmsOption = Annotated[
 ]
 ArmOption = Annotated[
     list[str] | None,
-    typer.Option("--arm", metavar="NAME=KEY=VALUE,...", help="Your own arm, by the settings it changes; can be repeated."),
+    typer.Option(
+        "--arm",
+        metavar="NAME=KEY=VALUE,...",
+        help="Your own arm, by the settings it changes; preset=NAME adds a preset's. Can be repeated.",
+    ),
 ]
 OutOption = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Folder for runs and report. Default: runs/compare-RECIPE.")

@@ -8,8 +8,8 @@ from typing import Any
 
 from oatmill.errors import UserError
 from oatmill.settings.complaints import nearest
-from recipes.presets import PRESETS
-from runner.overrides import nested, parse_assignment
+from recipes.presets import PRESETS, find_preset
+from runner.overrides import merged, nested, parse_assignment
 
 MUESLI = {"muesli_model": {"enabled": True}}
 CMPO = {"cmpo": {"enabled": True}}
@@ -55,15 +55,17 @@ def find_arms(names: str, own: Sequence[str]) -> dict[str, Mapping[str, Any]]:
 
 
 def own_arm(text: str) -> tuple[str, Mapping[str, Any]]:
-    """`NAME=key=value,key=value` as a name and nested settings.
+    """`NAME=key=value,key=value` as a name and nested settings; `preset=NAME` adds those of a preset, below the others.
 
     Raises:
-        UserError: if it is not of that form.
+        UserError: if it is not of that form, or there is no such preset.
     """
     name, equals, settings = text.partition("=")
     if not equals or "=" not in settings or not NAME.match(name):
         raise UserError(f"--arm: expected NAME=key=value,..., such as fast=trainer.optimizer.learning_rate=0.003, got {text!r}")
-    return name, nested(parse_assignment(part) for part in NEXT_SETTING.split(settings))
+    values = nested(parse_assignment(part) for part in NEXT_SETTING.split(settings))
+    preset = values.pop("preset", None)
+    return name, merged(find_preset(None if preset is None else str(preset)), values)
 
 
 def add(arms: dict[str, Mapping[str, Any]], name: str, values: Mapping[str, Any]) -> None:

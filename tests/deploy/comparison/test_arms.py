@@ -49,6 +49,16 @@ def test_a_seeds_arms_run_one_after_another_with_the_same_seed(tmp_path: Path) -
     assert len({cell.folder for cell in cells}) == 8
 
 
+def test_an_own_arm_may_start_from_a_preset_and_its_settings_win(tmp_path: Path) -> None:
+    arms = find_arms("paper", ["small=trainer.minibatches=16,preset=paper,trainer.losses.cmpo.kl_coef=0.5"])
+    paper, small = make_comparison("cartpole", arms, seeds=1, common=[], out=tmp_path).cells
+    assert enabled(small) == enabled(paper) == ["ppo_critic", "cmpo", "dynamics", "muesli_model"]
+    assert (paper.settings.trainer.minibatches, small.settings.trainer.minibatches) == (1, 16)
+    assert (small.settings.trainer.losses.cmpo.kl_coef, small.settings.replay.fraction) == (0.5, 0.75)
+    with pytest.raises(UserError, match="there is no preset 'papr'; the nearest is paper"):
+        find_arms("baseline", ["small=preset=papr"])
+
+
 def test_an_own_arm_holds_lists_and_wins_over_what_all_arms_have(tmp_path: Path) -> None:
     arms = find_arms("baseline", ["wide=agent.hidden_sizes=[32,16],trainer.gamma=0.9"])
     common = [Layer(nested([("trainer.gamma", 0.5), ("trainer.batch_size", 8)]))]
