@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # with torch: what needs them loads them, so that the environ
 SHUFFLED = {"trajectories": "of whole trajectories", "steps": "of single steps"}
 
 DAY_S = 24 * 3600
+FEW_UPDATES, MUCH_DATA = 1000, 500
+"""A run of fewer updates, each for more env steps, learns little: the data would serve for more of them."""
 
 BUILD_AT_LEAST_S = 60.0
 """Minimum time limit for building an environment; `actors.hang_timeout` may be shorter, because it
@@ -93,6 +95,21 @@ class PlanReport:
         fresh = self._fresh_rows() * trainer.learners * self.settings.actors.unroll_length
         return -(-trainer.total_timesteps // fresh)
 
+    @property
+    def updates(self) -> int:
+        """The optimizer's updates that the budget comes to."""
+        return self.learner_steps * self.settings.trainer.epochs * self.settings.trainer.minibatches
+
+    def few_updates(self) -> tuple[str, ...]:
+        """A note if the budget has much data and few updates, such as the Muesli paper's one per batch in a short run."""
+        total = self.settings.trainer.total_timesteps
+        if self.updates >= FEW_UPDATES or total < MUCH_DATA * self.updates:
+            return ()
+        return (
+            f"few updates: {counted(self.updates, 'update')} for {counted(total, 'env step')}; such a run learns little; raise "
+            "trainer.minibatches or trainer.epochs",
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The content of `oatmill plan --json`."""
         return {
@@ -125,7 +142,8 @@ class PlanReport:
             *self._replay(),
             f"  updates       {counted(trainer.epochs, 'epoch')} x {counted(trainer.minibatches, 'minibatch')} "
             f"{SHUFFLED[trainer.shuffle]} on {counted(trainer.learners, 'rank')}",
-            f"  budget        {counted(trainer.total_timesteps, 'env step')} = {counted(self.learner_steps, 'learner step')}",
+            f"  budget        {counted(trainer.total_timesteps, 'env step')} = {counted(self.learner_steps, 'learner step')} = "
+            f"{counted(self.updates, 'update')}",
             f"  policy lag    {self._policy_lag()}",
             *(self._time() if cost else []),
             "",
@@ -271,7 +289,8 @@ def report_plan(settings: RunSettings, *, resumed: bool = False) -> PlanReport:
         notes += [*described["warnings"], *start_notes(fitted, spec, plan, resumed=resumed), *plan.notes]
         if (note := system_note()) is not None:
             notes.append(note)
-        return PlanReport(fitted, spaces, plan, {**plan.auto, **others}, (*notes, *environment.finish()))
+        report = PlanReport(fitted, spaces, plan, {**plan.auto, **others}, (*notes, *environment.finish()))
+        return replace(report, notes=(*report.notes, *report.few_updates()))
 
 
 def start_notes(settings: RunSettings, spec: AgentSpec, plan: Plan, *, resumed: bool) -> list[str]:

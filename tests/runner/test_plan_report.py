@@ -48,13 +48,26 @@ def test_a_plan_in_words_shows_the_batch_the_order_and_the_notes() -> None:
     text = report_plan(settings).to_text()
     # 4 trajectories of 64 steps are 256 env steps; 10,000 / 256 = 39.06, so the 40th learner step ends the run.
     assert "4 trajectories x 64 steps = 256 env steps" in text
-    assert "10,000 env steps = 40 learner steps" in text
+    # 4 epochs of 4 minibatches each.
+    assert "10,000 env steps = 40 learner steps = 640 updates\n" in text
     places = [text.index(f"  {name} (loss)") for name in ORDER]
     assert places == sorted(places)
     assert "trainer.batch_size is 4 instead of 32" in text
     assert "4 minibatches of whole trajectories on 1 rank\n" in text
     assert "policy lag    1 version: " in text
     assert "trainer.losses.cmpo.advantage = model" in text
+
+
+def test_a_plan_with_much_data_and_few_updates_says_so() -> None:
+    settings = cartpole.settings()
+    trainer = settings.trainer
+    trainer.batch_size, trainer.epochs, trainer.minibatches, trainer.total_timesteps = 32, 1, 1, 1_000_000
+    # 32 x 64 = 2,048 env steps make an update: 488.3 of them.
+    (note,) = [note for note in report_plan(settings).notes if note.startswith("few updates: ")]
+    assert "489 updates for 1,000,000 env steps" in note
+    for path, value in (("minibatches", 4), ("total_timesteps", 3_000_000)):  # shorter data for each update; enough updates
+        changed = resolve(settings.explicit(), [Layer({"trainer": {path: value}})])
+        assert not any("few updates" in note for note in report_plan(changed).notes)
 
 
 def test_a_plan_says_what_it_costs_when_it_is_asked() -> None:
