@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.comparison.document import Command, Heading, Paragraph, Part, Picture, Table, to_html, to_markdown
-from deploy.comparison.milestones import Milestone, milestones
+from deploy.comparison.milestones import Milestone, Unit, milestones
 from deploy.comparison.pictures import draw_all
 from deploy.comparison.results import ArmResult, Results
 from deploy.comparison.statistics import Estimate
@@ -122,29 +122,40 @@ def score_table(results: Results) -> Table:
 
 
 def milestone_parts(results: Results) -> list[Part]:
-    """Env steps to returns on the way to the reference's final return; nothing if that is not above the first one."""
+    """Env steps and seconds to returns on the way to the reference's final return; nothing if that is not above the first."""
     reference = results.arms.get(results.comparison.reference)
-    goals = milestones(reference, reference) if reference else []
-    if not reference or not goals:
+    if not reference or not milestones(reference, reference, "env_steps"):
         return []
-    rows = [[arm.name, *map(milestone_text, milestones(arm, reference))] for arm in results.arms.values()]
     return [
         Heading("Env steps to a return"),
-        Table(("arm", *(f"return {milestone.goal:.4g}" for milestone in goals)), rows),
+        milestone_table(results, reference, "env_steps"),
         Paragraph(
             f"Returns at 25, 50, 75 and 90 % of {reference.name}'s way. For {reference.name}: the mean over its runs. For the "
             "other arms: their mean divided by that, its 95 % percentile bootstrap interval, and the exact p. "
             "There is no ratio if a run of either arm does not reach the return."
         ),
+        Heading("Seconds to a return"),
+        milestone_table(results, reference, "seconds"),
+        Paragraph("The same in seconds of training. They can be compared if nothing else used the machine during the runs."),
     ]
 
 
-def milestone_text(milestone: Milestone) -> str:
-    """The ratio, the reference's env steps, or how many runs reach the return."""
-    if milestone.reached < len(milestone.env_steps):
-        return f"reached by {milestone.reached} of {len(milestone.env_steps)} runs"
+def milestone_table(results: Results, reference: ArmResult, unit: Unit) -> Table:
+    """One row per arm."""
+    goals = (f"return {milestone.goal:.4g}" for milestone in milestones(reference, reference, unit))
+    rows = [
+        [arm.name, *(milestone_text(milestone, unit) for milestone in milestones(arm, reference, unit))]
+        for arm in results.arms.values()
+    ]
+    return Table(("arm", *goals), rows)
+
+
+def milestone_text(milestone: Milestone, unit: Unit) -> str:
+    """The ratio, the reference's env steps or seconds, or how many runs reach the return."""
+    if milestone.reached < len(milestone.taken):
+        return f"reached by {milestone.reached} of {len(milestone.taken)} runs"
     if milestone.ratio is None or milestone.p is None:
-        return f"{milestone.env_steps.mean():,.0f} env steps"
+        return f"{milestone.taken.mean():,.0f} env steps" if unit == "env_steps" else f"{milestone.taken.mean():,.1f} seconds"
     return f"{estimate_text(milestone.ratio)}, p {milestone.p:.2g}"
 
 
@@ -205,16 +216,18 @@ def to_dict(results: Results) -> dict[str, Any]:
 def against_dict(results: Results, name: str) -> dict[str, Any]:
     """One arm against the reference, with its milestones."""
     found, arm, reference = results.against[name], results.arms[name], results.arms[results.comparison.reference]
+    units: tuple[Unit, ...] = ("env_steps", "seconds")
     steps = [
-        {
-            "return": milestone.goal,
-            "env_steps": milestone.env_steps.tolist(),
-            "ratio": milestone.ratio._asdict() if milestone.ratio else None,
-            "p": milestone.p,
-        }
-        for milestone in milestones(arm, reference)
+        {"return": pair[0].goal} | {unit: milestone_dict(milestone) for unit, milestone in zip(units, pair, strict=True)}
+        for pair in zip(*(milestones(arm, reference, unit) for unit in units), strict=True)
     ]
     return asdict(found) | estimates(asdict(found), found) | {"milestones": steps}
+
+
+def milestone_dict(milestone: Milestone) -> dict[str, Any]:
+    """What one arm's runs took to a return, and the ratio to the reference's."""
+    ratio = milestone.ratio._asdict() if milestone.ratio else None
+    return {"taken": milestone.taken.tolist(), "ratio": ratio, "p": milestone.p}
 
 
 def arm_dict(arm: ArmResult) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Curve:
 
     Attributes:
         env_steps: `[N]`.
+        seconds: `[S, N]`, each run's seconds of training at these env steps.
         runs: `[S, N]`, each run's mean over its last 100 episodes.
         middle: `[N]`, the interquartile mean.
         low: `[N]`, the lower end of its 95 % interval.
@@ -42,6 +43,7 @@ class Curve:
     """
 
     env_steps: Array
+    seconds: Array
     runs: Array
     middle: Array
     low: Array
@@ -181,16 +183,16 @@ def arm_result(name: str, cells: Sequence[Cell]) -> ArmResult:
     )
 
 
-def returns_of(lines: Lines) -> tuple[Array, Array]:
-    """Env steps and mean returns of the reports that have a return."""
-    steps, means = np.array(column(lines, "env_steps")), np.array(column(lines, "episode_return", "mean"))
-    known = np.isfinite(means)
-    return steps[known], means[known]
+def returns_of(lines: Lines) -> tuple[Array, Array, Array]:
+    """Env steps, mean returns and seconds of the reports that have a return."""
+    columns = np.array([column(lines, *path) for path in (("env_steps",), ("episode_return", "mean"), ("seconds",))])
+    steps, means, seconds = columns[:, np.isfinite(columns[1])]
+    return steps, means, seconds
 
 
 def average_return(lines: Lines) -> float:
     """The area under a run's curve divided by its width."""
-    steps, means = returns_of(lines)
+    steps, means, _ = returns_of(lines)
     if len(steps) < 2:  # noqa: PLR2004
         return float(means.mean()) if len(means) else float("nan")
     return float(np.trapezoid(means, steps) / (steps[-1] - steps[0]))
@@ -200,9 +202,9 @@ def learning_curve(lines: Sequence[Lines]) -> Curve:
     """All runs, interpolated at the same env steps."""
     parts = [returns_of(run) for run in lines]
     parts = [part for part in parts if len(part[0])]
-    grid = np.linspace(max(steps[0] for steps, _ in parts), min(steps[-1] for steps, _ in parts), GRID)
-    runs = np.stack([np.interp(grid, steps, means) for steps, means in parts])
-    return Curve(grid, runs, *iqm_with_interval(runs))
+    grid = np.linspace(max(steps[0] for steps, *_ in parts), min(steps[-1] for steps, *_ in parts), GRID)
+    runs, seconds = (np.stack([np.interp(grid, part[0], part[kind]) for part in parts]) for kind in (1, 2))
+    return Curve(grid, seconds, runs, *iqm_with_interval(runs))
 
 
 def loss_means(lines: Sequence[Lines]) -> dict[str, dict[str, float]]:

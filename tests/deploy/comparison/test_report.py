@@ -19,8 +19,9 @@ from deploy.comparison.verdict import verdicts
 
 
 def write_run(cell: Cell, final: float, *, pushes: float = 0.1, flags: Sequence[Mapping[str, str]] = ()) -> None:
-    """A run that came to `final` on a straight line over 1,000 env steps."""
+    """A run that came to `final` on a straight line over 1,000 env steps; an arm's step takes twice a baseline's time."""
     cell.folder.mkdir(parents=True)
+    rate = 1000.0 if cell.arm == "baseline" else 500.0
     losses = {
         "ppo_critic": {"coef": 0.5, "raw": 2.0, "weighted": 1.0, "share": 0.5, "gradient_norm": 1.0, "gradient_share": 0.5},
         "muesli_model": {
@@ -33,15 +34,14 @@ def write_run(cell: Cell, final: float, *, pushes: float = 0.1, flags: Sequence[
         },
     }
     lines: list[dict[str, Any]] = [{"learner_step": 1, "env_steps": 50, "episode_return": None, "losses": losses}]
-    lines += [
-        {"learner_step": step + 1, "env_steps": 100 * step, "episode_return": {"mean": final * step / 10}, "losses": losses}
-        for step in range(1, 11)
-    ]
+    for step in range(1, 11):
+        lines.append({"learner_step": step + 1, "env_steps": 100 * step, "seconds": 100 * step / rate})
+        lines[-1] |= {"episode_return": {"mean": final * step / 10}, "losses": losses}
     (cell.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     summary = {
         "outcome": "done",
         "episode_return": {"mean": final, "std": 1.0, "n": 100},
-        "env_steps_per_second": 1000.0 if cell.arm == "baseline" else 500.0,
+        "env_steps_per_second": rate,
         "entropy": {"nats": 1.0, "fraction": 0.5},
         "explained_variance": None,
         "red_flags": list(flags),
@@ -135,6 +135,21 @@ def test_the_html_is_one_file_and_both_reports_hold_the_same(tmp_path: Path) -> 
     assert content["arms"]["muesli"]["losses"]["muesli_model"]["gradient_norm"] is None
     assert content["against"]["muesli"]["final"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert content["arms"]["baseline"]["red_flags"] == {"muesli_ratio": {"runs": 2, "why": flag["why"]}}
+
+
+def test_half_the_env_steps_in_as_many_seconds_are_reported_as_such(tmp_path: Path) -> None:
+    results = compared(tmp_path, {"baseline": [20, 20, 20, 20], "muesli": [40, 40, 40, 40]})
+    content = write_report(results, ["oatmill"])
+    first, *_ = content["against"]["muesli"]["milestones"]
+    # A quarter of the way from 2 (at 100 env steps) to 20 is 6.5.
+    assert first["return"] == pytest.approx(6.5)
+    assert first["env_steps"]["taken"] == pytest.approx([162.5] * 4, rel=0.02)
+    assert first["seconds"]["taken"] == pytest.approx([0.325] * 4, rel=0.02)
+    assert first["env_steps"]["ratio"]["value"] == pytest.approx(0.5, rel=0.02)
+    assert first["seconds"]["ratio"]["value"] == pytest.approx(1, rel=0.02)
+    steps, seconds = (tmp_path / "report.md").read_text().split("## Seconds to a return")
+    assert "325 env steps" in steps
+    assert "| 0.3 seconds |" in seconds
 
 
 @pytest.mark.parametrize("name", ["final", "average"])
