@@ -15,7 +15,7 @@ from deploy.comparison.milestones import Milestone, Unit, milestones
 from deploy.comparison.pictures import draw_all
 from deploy.comparison.results import ArmResult, Results
 from deploy.comparison.statistics import Estimate
-from deploy.comparison.verdict import estimate_text, verdicts
+from deploy.comparison.verdict import estimate_text, return_form, verdicts
 from oatmill.json_values import without_nonfinite
 from runner.overrides import leaves
 
@@ -97,8 +97,8 @@ def score_table(results: Results) -> Table:
         rows.append(
             [
                 arm.name,
-                estimate_text(arm.final_iqm, ".1f"),
-                estimate_text(arm.average_iqm, ".1f"),
+                estimate_text(arm.final_iqm, return_form(arm.final_iqm.value)),
+                estimate_text(arm.average_iqm, return_form(arm.average_iqm.value)),
                 estimate_text(found.final) if found else "",
                 f"{found.final_p:.2g}" if found else "",
                 number(found.steps_ratio, ".2f") if found else "1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from deploy.comparison.results import Against, ArmResult, Results
 from deploy.comparison.statistics import Estimate, least_p
@@ -27,20 +28,29 @@ def verdicts(results: Results) -> list[str]:
 
 
 def headline(results: Results) -> str:
-    """Which arms differ from the reference."""
+    """Which arms differ from the reference by final return, and by the whole run where that says something else."""
     reference = results.comparison.reference
-    better = [name for name, found in results.against.items() if separates(found) and found.final.value > 1 / 2]
-    worse = [name for name, found in results.against.items() if separates(found) and found.final.value < 1 / 2]
-    if not better and not worse:
+    finals = {name: side(found.final, found.final_p) for name, found in results.against.items()}
+    averages = {name: side(found.average, found.average_p) for name, found in results.against.items()}
+    if not any((*finals.values(), *averages.values())):
         return f"**With these seeds, no arm differs clearly from {reference}.**"
-    alike = [name for name in results.against if name not in {*better, *worse}]
-    groups = (
-        (better, f"is better than {reference}", f"are better than {reference}"),
-        (worse, f"is worse than {reference}", f"are worse than {reference}"),
-        (alike, "does not differ clearly", "do not differ clearly"),
+    lines = [f"By final return, {groups(finals, reference)}."]
+    if averages != finals:
+        lines.append(f"Averaged over the run, {groups(averages, reference)}.")
+    return f"**{' '.join(lines)}**"
+
+
+def groups(sides: Mapping[str, str], reference: str) -> str:
+    """The arms that are better, worse, or neither, in words."""
+    if not any(sides.values()):
+        return f"no arm differs clearly from {reference}"
+    words = (
+        ("better", f"is better than {reference}", f"are better than {reference}"),
+        ("worse", f"is worse than {reference}", f"are worse than {reference}"),
+        ("", "does not differ clearly", "do not differ clearly"),
     )
-    parts = [f"{' and '.join(names)} {one if len(names) == 1 else several}" for names, one, several in groups if names]
-    return f"**By final return, {'; '.join(parts)}.**"
+    found = [([name for name, word in sides.items() if word == kind], one, several) for kind, one, several in words]
+    return "; ".join(f"{' and '.join(names)} {one if len(names) == 1 else several}" for names, one, several in found if names)
 
 
 def few_seeds(results: Results) -> list[str]:
@@ -56,9 +66,11 @@ def few_seeds(results: Results) -> list[str]:
     ]
 
 
-def separates(found: Against) -> bool:
-    """Whether the final returns differ, by both the bootstrap and the exact test."""
-    return excludes_half(found.final) and found.final_p <= SURE
+def side(improvement: Estimate, p: float) -> str:
+    """`better` or `worse` if the runs differ, by both the bootstrap and the exact test; otherwise empty."""
+    if not excludes_half(improvement) or p > SURE:
+        return ""
+    return "better" if improvement.value > 1 / 2 else "worse"
 
 
 def excludes_half(estimate: Estimate) -> bool:
@@ -68,11 +80,11 @@ def excludes_half(estimate: Estimate) -> bool:
 
 def one_arm(arm: ArmResult, reference: ArmResult, found: Against) -> str:
     """One arm against the reference."""
-    better = "better" if found.final.value > 1 / 2 else "worse"
-    if separates(found):
-        word = f"is {better} than {reference.name}"
+    if differs := side(found.final, found.final_p):
+        word = f"is {differs} than {reference.name}"
     elif excludes_half(found.final):
-        word = f"looks {better} than {reference.name}, but there are too few runs to be sure"
+        looks = "better" if found.final.value > 1 / 2 else "worse"
+        word = f"looks {looks} than {reference.name}, but there are too few runs to be sure"
     else:
         word = f"does not differ clearly from {reference.name}"
     return (
@@ -103,6 +115,11 @@ def idle(arm: ArmResult) -> str:
         f" Share of the gradient on the trunk: {shares}. With {'this coefficient' if len(off) == 1 else 'these coefficients'} "
         f"{'the loss has' if len(off) == 1 else 'the losses have'} almost no effect on training, whatever the return is."
     )
+
+
+def return_form(value: float) -> str:
+    """A format that shows four digits of a return, and one after the point at least."""
+    return f".{max(1, 4 - len(str(int(abs(value)))))}f" if math.isfinite(value) else "f"
 
 
 def estimate_text(estimate: Estimate, form: str = ".2f") -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from deploy.comparison.arms import find_arms
 from deploy.comparison.report import write_report
 from deploy.comparison.results import Results, collect
 from deploy.comparison.runs import Cell, Comparison, make_comparison
+from deploy.comparison.statistics import Estimate
 from deploy.comparison.verdict import verdicts
 
 
@@ -81,6 +83,23 @@ def test_the_headline_names_every_arm(tmp_path: Path) -> None:
     assert verdicts(comparison)[0] == (
         "**By final return, muesli is better than baseline; muesli_cmpo is worse than baseline; full does not differ clearly.**"
     )
+
+
+def test_arms_that_end_alike_but_differ_over_the_whole_run_are_told_apart(tmp_path: Path) -> None:
+    results = compared(tmp_path, {"baseline": [10, 20, 30, 40], "muesli": [11, 21, 29, 39]})
+    won = replace(results.against["muesli"], average=Estimate(1, 1, 1), average_p=0.008)
+    text = verdicts(replace(results, against={"muesli": won}))[0]
+    assert text == (
+        "**By final return, no arm differs clearly from baseline. Averaged over the run, muesli is better than baseline.**"
+    )
+
+
+def test_returns_between_0_and_1_are_shown_with_three_digits_after_the_point(tmp_path: Path) -> None:
+    results = compared(tmp_path, {"baseline": [0.9391, 0.9391], "muesli": [285.44, 285.44]})
+    write_report(results, ["oatmill"])
+    text = (tmp_path / "report.md").read_text()
+    assert "| baseline | 0.939 [0.939, 0.939] |" in text
+    assert "| muesli | 285.4 [285.4, 285.4] |" in text
 
 
 def test_three_seeds_that_lie_apart_are_a_hint_and_no_more(tmp_path: Path) -> None:
