@@ -112,7 +112,7 @@ BUILT_IN: Mapping[str, LossDescriptor] = {
             "muesli_pg",
             "The policy gradient of the Muesli paper, instead of ppo_actor.",
             role="policy",
-            coefficients=_settings("muesli_pg", policy="pg_coef"),
+            coefficients=_settings("muesli_pg", policy="pg_coef", entropy="ent_coef"),
             terms=("policy", "entropy"),
             color="#1d6b4a",
         ),

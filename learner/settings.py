@@ -99,6 +99,8 @@ class MuesliPgSettings(Settings):
     """Whether to train the policy with Muesli's policy gradient. It replaces `ppo_actor`."""
     pg_coef: float = Field(default=1.0, ge=0)
     """Coefficient of the policy gradient."""
+    ent_coef: float = Field(default=0.0, ge=0)
+    """Coefficient of the entropy bonus. The paper has none."""
     ratio_clip: float = Field(default=1.0, gt=0)
     """Upper bound of the importance ratio between the trained policy and the policy that acted."""
 

@@ -30,7 +30,7 @@ class MuesliPgWrites(TypedDict):
 
 
 class _PolicyGradient(Loss):
-    """The parts of both estimators: clipped ratios, terms and statistics."""
+    """The parts of both estimators: clipped ratios, terms and statistics. The paper has no entropy bonus."""
 
     name = "muesli_pg"
 
@@ -38,13 +38,13 @@ class _PolicyGradient(Loss):
         self.settings = context.trainer.losses.muesli_pg
 
     def terms(
-        self, policy_BT: Tensor, correction_BT: Tensor, log_ratio_BT: Tensor, mask_BT: Tensor, entropy: Statistic
+        self, policy_BT: Tensor, correction_BT: Tensor, log_ratio_BT: Tensor, mask_BT: Tensor, entropy_BT: Tensor
     ) -> dict[str, Term | Statistic]:
-        """The term `policy`, and statistics: its correction part, entropy and clip ratio."""
+        """The terms `policy` and `entropy`, and statistics: the policy's correction part and the clip ratio."""
         return {
             "policy": Term(policy_BT, mask_BT, self.settings.pg_coef),
+            "entropy": Term(entropy_BT, mask_BT, -self.settings.ent_coef),
             "correction": Statistic.later(itself, (correction_BT.detach(),), mask_BT),
-            "entropy": entropy,
             "clip_ratio": Statistic.later(self.above_clip, (log_ratio_BT,), mask_BT),
         }
 
@@ -104,7 +104,7 @@ class MuesliPg(_PolicyGradient):
         pg_old_log_prob_BT: Tensor,
         mask_BT: Tensor,
     ) -> Terms:
-        """The term `policy`, and statistics: its correction part, entropy, clip ratio and KLs."""
+        """The terms `policy` and `entropy`, and statistics: the policy's correction part, the clip ratio and both KLs."""
         log_probs_BTA = distribution.log_softmax(logits_BTA.float(), self.sizes)
         taken_BTF = self.taken(log_probs_BTA, actions_BT)
         log_prob_BT = taken_BTF.sum(-1)
@@ -114,8 +114,7 @@ class MuesliPg(_PolicyGradient):
         others_BTF = self.clipped(log_ratio_BT.unsqueeze(-1) - log_ratio_BTF)
         expected_BTF = distribution.factor_sums(log_probs_BTA.exp() * pg_advantage_BTA, self.sizes)
         policy_BT = correction_BT - (others_BTF * expected_BTF).sum(-1)
-        entropy = Statistic.later(distribution.entropy, (log_probs_BTA.detach(),), mask_BT)
-        terms = self.terms(policy_BT, correction_BT, log_ratio_BT, mask_BT, entropy)
+        terms = self.terms(policy_BT, correction_BT, log_ratio_BT, mask_BT, distribution.entropy(log_probs_BTA))
         return terms | policy_kls(log_prob_BT, pg_old_log_prob_BT, pg_behaviour_log_probs_BTF.sum(-1), mask_BT)
 
     def taken(self, values_BTA: Tensor, actions_BT: Tensor) -> Tensor:
@@ -193,8 +192,7 @@ class DrawnMuesliPg(_PolicyGradient):
         correction_BT = -self.clipped(log_ratio_BT) * pg_correction_BT * log_prob_BT
         weights_BTN = self.clipped(log_prob_BTN.detach() - pg_log_prior_BTN) * pg_advantage_BTN
         policy_BT = correction_BT - (weights_BTN * log_prob_BTN).mean(-1)
-        entropy = Statistic.later(self.policies.entropy, (rows_BTA.detach(),), mask_BT)
-        terms = self.terms(policy_BT, correction_BT, log_ratio_BT, mask_BT, entropy)
+        terms = self.terms(policy_BT, correction_BT, log_ratio_BT, mask_BT, self.policies.entropy(rows_BTA))
         return terms | policy_kls(log_prob_BT, pg_old_log_prob_BT, pg_behaviour_log_prob_BT, mask_BT)
 
 

@@ -111,6 +111,20 @@ def test_value_and_gradient_by_hand(clip: float, weight: float, outside: int) ->
     torch.testing.assert_close(gradient, torch.tensor([[[-0.5 * weight - 0.125, 0.5 * weight + 0.125]]]))
 
 
+def test_the_entropy_bonus_is_off_by_default_and_pulls_towards_the_uniform_policy() -> None:
+    loss, _, given = by_hand()
+    assert cast("Term", terms_of(loss, torch.zeros(1, 1, 2), **given)["entropy"]).coef == 0
+    loss, _, given = by_hand(ent_coef=0.02)
+    logits = torch.tensor([[[log(0.8), log(0.2)]]], requires_grad=True)
+    term = cast("Term", terms_of(loss, logits, **given)["entropy"])
+    entropy = -(0.8 * log(0.8) + 0.2 * log(0.2))
+    assert (term.value.item(), term.coef) == (pytest.approx(entropy), -0.02)
+    (gradient,) = torch.autograd.grad(term.value.sum(), logits)
+    # dH/dlogit_a = -pi(a) (log pi(a) + H).
+    expected = [-0.8 * (log(0.8) + entropy), -0.2 * (log(0.2) + entropy)]
+    torch.testing.assert_close(gradient, torch.tensor([[expected]]))
+
+
 def test_how_far_the_policy_has_moved_is_reported_and_trains_nothing() -> None:
     # Even now; 0.8 at the batch's start and 0.25 when the action was taken: k3 = r - 1 - log r with r = 0.625 and 2.
     loss, logits, given = by_hand()
@@ -121,7 +135,7 @@ def test_how_far_the_policy_has_moved_is_reported_and_trains_nothing() -> None:
     assert terms["approx_kl"].value.item() == pytest.approx(0.625 - 1 - log(0.625))
     assert terms["behaviour_kl"].value.item() == pytest.approx(2 - 1 - log(2))
     statistics = [entry for entry in terms.values() if isinstance(entry, Statistic)]
-    assert len(statistics) == 5
+    assert len(statistics) == 4
     assert not any(entry.value.requires_grad for entry in statistics)
 
 
