@@ -117,8 +117,13 @@ def step_size(run: ExaminedRun) -> Iterator[Finding]:
         if run.thrives:
             yield Finding(wrong=False, topic="learning rate", text=f"{text}; the return is near its best, so it did no harm")
             return
-        tries = (learning_rate(run, 0.1), "trainer.losses.ppo_actor.target_kl=0.02")
-        yield Finding(wrong=True, topic="learning rate", text=text, tries=tries)
+        limit = ("trainer.losses.ppo_actor.target_kl=0.02",) if policy_loss(run) == "ppo_actor" else ()
+        yield Finding(wrong=True, topic="learning rate", text=text, tries=(learning_rate(run, 0.1), *limit))
+
+
+def policy_loss(run: ExaminedRun) -> str:
+    """The loss that trains the policy."""
+    return "muesli_pg" if run.setting("trainer.losses.muesli_pg.enabled") == 1 else "ppo_actor"
 
 
 def entropy(run: ExaminedRun) -> Iterator[Finding]:
@@ -126,18 +131,19 @@ def entropy(run: ExaminedRun) -> Iterator[Finding]:
     now, nats = run.recent("entropy", "fraction"), run.recent("entropy", "nats")
     # The entropy of a continuous policy is no fraction of a uniform one's.
     where = f"entropy is {nats:.2f} nats" + (f", {now:.0%} of uniform" if math.isfinite(now) else "")
-    bonus = run.setting("trainer.losses.ppo_actor.ent_coef")
+    path = f"trainer.losses.{policy_loss(run)}.ent_coef"
+    bonus = run.setting(path)
     if run.trend.balanced:
         text = f"{where}; one agent wins what another one loses, so the return does not tell whether this is too little"
         yield Finding(wrong=False, topic="entropy", text=text)
     elif now < LOW and not run.thrives:
-        more = f"trainer.losses.ppo_actor.ent_coef={max(0.01, 3 * bonus):.3g}"
+        more = f"{path}={max(0.01, 3 * bonus):.3g}"
         text = f"{where}: the policy has collapsed (below {LOW:.0%})"
         yield Finding(wrong=True, topic="entropy", text=text, tries=(more,))
     elif now > HIGH and run.progress > 1 - WARM_UP and not (run.thrives or improves(run)):
-        less = f"trainer.losses.ppo_actor.ent_coef={bonus / 3:.3g}"
+        less = (f"{path}={bonus / 3:.3g}",) if bonus > 0 else ()
         text = f"{where} at the end of the budget, and the return does not rise: the policy is still random (above {HIGH:.0%})"
-        yield Finding(wrong=True, topic="entropy", text=text, tries=(less,))
+        yield Finding(wrong=True, topic="entropy", text=text, tries=less)
     else:
         fine = "; the return is near its best, so the policy is sure of its actions" if now < LOW else ""
         yield Finding(wrong=False, topic="entropy", text=where + fine)

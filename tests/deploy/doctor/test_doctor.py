@@ -121,6 +121,21 @@ def test_low_entropy_is_no_problem_where_the_return_is_near_its_best() -> None:
     assert "near its best" in solved.text
 
 
+def test_what_to_try_belongs_to_the_policy_loss_that_trains() -> None:
+    settings = SETTINGS | {"trainer.losses.muesli_pg.enabled": 1.0, "trainer.losses.muesli_pg.ent_coef": 0.0}
+
+    def line(fraction: float) -> dict[str, Any]:
+        entropy = {"nats": 0.01, "fraction": fraction}
+        return {"env_steps": 990, "losses": {}, "entropy": entropy, "approx_kl": 0.4, "episode_return": None}
+
+    (collapsed,) = entropy(ExaminedRun("a run", (line(0.1),) * 5, settings))
+    (random,) = entropy(ExaminedRun("a run", (line(0.99),) * 5, settings))
+    (large,) = step_size(ExaminedRun("a run", (line(0.5),) * 5, settings))
+    assert collapsed.tries == ("trainer.losses.muesli_pg.ent_coef=0.01",)
+    assert random.tries == (), "there is no bonus to lower"
+    assert not any("ppo_actor" in tried for tried in large.tries)
+
+
 @pytest.mark.parametrize(("spread", "wrong"), [(0.9, False), (None, True)])
 def test_low_entropy_is_no_problem_where_one_agent_wins_what_another_one_loses(spread: float | None, wrong: bool) -> None:
     line = {
