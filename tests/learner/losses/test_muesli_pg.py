@@ -119,7 +119,7 @@ def test_the_entropy_bonus_is_off_by_default_and_pulls_towards_the_uniform_polic
     term = cast("Term", terms_of(loss, logits, **given)["entropy"])
     entropy = -(0.8 * log(0.8) + 0.2 * log(0.2))
     assert term.value.item() == pytest.approx(entropy)
-    assert cast("Term", term).coef == -0.02
+    assert term.coef == -0.02
     (gradient,) = torch.autograd.grad(term.value.sum(), logits)
     # dH/dlogit_a = -pi(a) (log pi(a) + H).
     expected = [-0.8 * (log(0.8) + entropy), -0.2 * (log(0.2) + entropy)]
