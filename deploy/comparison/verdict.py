@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from deploy.comparison.results import Against, ArmResult, Results
 from deploy.comparison.statistics import Estimate, least_p
@@ -50,7 +50,12 @@ def groups(sides: Mapping[str, str], reference: str) -> str:
         ("", "does not differ clearly", "do not differ clearly"),
     )
     found = [([name for name, word in sides.items() if word == kind], one, several) for kind, one, several in words]
-    return "; ".join(f"{' and '.join(names)} {one if len(names) == 1 else several}" for names, one, several in found if names)
+    return "; ".join(f"{listed(names)} {one if len(names) == 1 else several}" for names, one, several in found if names)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence has them, such as `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def few_seeds(results: Results) -> list[str]:

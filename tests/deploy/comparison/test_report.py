@@ -17,7 +17,7 @@ from deploy.comparison.report import write_report
 from deploy.comparison.results import Results, collect
 from deploy.comparison.runs import Cell, Comparison, make_comparison
 from deploy.comparison.statistics import Estimate
-from deploy.comparison.verdict import verdicts
+from deploy.comparison.verdict import listed, verdicts
 
 
 def write_run(cell: Cell, final: float, *, pushes: float = 0.1, flags: Sequence[Mapping[str, str]] = ()) -> None:
@@ -100,6 +100,10 @@ def test_returns_between_0_and_1_are_shown_with_three_digits_after_the_point(tmp
     text = (tmp_path / "report.md").read_text()
     assert "| baseline | 0.939 [0.939, 0.939] |" in text
     assert "| muesli | 285.4 [285.4, 285.4] |" in text
+
+
+def test_names_are_listed_as_in_a_sentence() -> None:
+    assert [listed(names) for names in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
 
 
 def test_three_seeds_that_lie_apart_are_a_hint_and_no_more(tmp_path: Path) -> None:
