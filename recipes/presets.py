@@ -62,7 +62,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
                     "num_samples": 16,
                 },
                 "ppo_actor": {"enabled": False},
-                "muesli_pg": {"enabled": True, "pg_coef": 1.0, "ratio_clip": 1.0},
+                "muesli_pg": {"enabled": True, "pg_coef": 1.0, "ent_coef": 0.0, "ratio_clip": 1.0},
                 "dynamics": {"enabled": True, "unroll_steps": 5, "returns_pred_coef": 0.25, "reward_pred_coef": 1.0},
                 "muesli_model": {"enabled": True, "policy_pred_coef": 1.0, "policy_horizon": 5},
             },
