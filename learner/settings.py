@@ -230,10 +230,10 @@ class TrainerSettings(Settings):
     """Passes over each batch."""
     minibatches: int = Field(default=4, ge=1)
     """Number of minibatches into which each rank's share of a batch is split."""
-    prepare_every: Literal["batch", "epoch"] = "batch"
-    """When values, advantages, value targets and the other targets of a batch are computed: once per `batch`,
-    or again before every `epoch` with the current weights, which makes targets newer and costs a forward pass
-    over the batch. PPO's ratios keep their anchor, the policy at the start of the batch."""
+    prepare_every: Literal["batch", "epoch"] | Annotated[int, Field(ge=1)] = "batch"
+    """When values, advantages, value targets and the other targets of a batch are computed: once per `batch`, or again
+    with the current weights before every `epoch`, or after this number of updates. Newer targets cost a forward pass
+    over the batch each time. PPO's ratios keep their anchor, the policy at the start of the batch."""
     shuffle: Literal["trajectories", "steps"] = "trajectories"
     """How minibatches are sampled: from whole `trajectories`, or from single `steps`. Steps of one
     trajectory are similar, so single steps represent the batch better. `steps` needs a network

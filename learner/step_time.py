@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from learner.device import in_bfloat16
 from learner.plan import Plan
 from learner.settings import TrainerSettings
 from learner.update.forward import model_outputs
+from learner.update.minibatches import updates_per_prepare
 from learner.update.objective import Objective
 from learner.update.updater import freeze_unused
 from learner.update.warm_start import freeze
@@ -51,7 +53,11 @@ def step_seconds(plan: Plan, spec: AgentSpec, trainer: TrainerSettings, *, unrol
         first = sum(pass_seconds(objective, plan, one, rows=1))
         rows = max(1, min(round(SAMPLE_S / first), int(batch / trainer.minibatches)))
         prepare, update = map(min, zip(*(pass_seconds(objective, plan, one, rows=rows) for _ in range(2)), strict=True))
-    seconds: float = (prepare + trainer.epochs * update) * batch / rows / threads
+    updates = trainer.epochs * trainer.minibatches
+    prepares = math.ceil(
+        updates / updates_per_prepare(trainer.prepare_every, epochs=trainer.epochs, minibatches=trainer.minibatches)
+    )
+    seconds: float = (prepares * prepare + trainer.epochs * update) * batch / rows / threads
     return seconds
 
 

@@ -198,12 +198,15 @@ class Objective:
         """The tensors of a minibatch with the given trajectories; scalars are not indexed."""
         return next(self.minibatches(self.trajectories(values), [rows]))
 
-    def minibatches(self, drawn_from: Mapping[str, Tensor], parts: Sequence[Tensor]) -> Iterator[dict[str, Tensor]]:
+    def minibatches(
+        self, drawn_from: Mapping[str, Tensor], parts: Sequence[Tensor], *, left: int = 0
+    ) -> Iterator[dict[str, Tensor]]:
         """The tensors of each of several minibatches.
 
         Args:
             drawn_from: the result of `drawn_from`.
             parts: the row numbers of each minibatch.
+            left: the number of minibatches that follow in the same epoch; the model is unrolled in the epoch's last one.
         """
         rows = torch.cat(list(parts))
         scalars = {name: value for name, value in drawn_from.items() if value.ndim == 0}
@@ -214,7 +217,7 @@ class Objective:
         for position, part in enumerate(parts):
             taken = {name: pieces[position] for name, pieces in cut.items()}
             taken |= {name: value[part] for name, value in large.items()}
-            if (len(parts) - 1 - position) % self.unroll_every:
+            if (left + len(parts) - 1 - position) % self.unroll_every:
                 taken[STARTS] = part[:0]
             elif self.start_fraction < 1:
                 taken[STARTS] = draw(taken["mask_BT"], self.start_fraction, self.context.generator)

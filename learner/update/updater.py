@@ -16,6 +16,7 @@ from learner.plan import GRADIENT, Plan
 from learner.update.flat_adamw import Flat, FlatAdamW
 from learner.update.forward import is_unrolled, model_outputs
 from learner.update.gradients import trunk_gradients
+from learner.update.minibatches import Minibatches
 from learner.update.objective import Objective, Weighed
 from learner.update.priorities import priorities_of
 from learner.update.sums import Key, UpdateSums, settle
@@ -116,29 +117,21 @@ class Updater:
             record.priorities = priorities_of(values)
         record.seconds["prepare"] += time.perf_counter() - started
         trainer = self.context.trainer
-        again = trainer.prepare_every == "epoch"
         limited = trainer.losses.ppo_actor.target_kl is not None
         mask_BT = inputs["mask_BT"]
         # Checked once per batch, and only on a CPU: on a GPU the check would have to wait for the
         # device.
         whole = mask_BT.device.type == "cpu" and bool(mask_BT.all())
-        drawn_from = self.objective.drawn_from(values)
-        rows = len(drawn_from["mask_BT"])
+        minibatches = Minibatches(self.objective, inputs, values, record.seconds)
         for epoch in range(trainer.epochs):
-            if epoch and again:
-                started = time.perf_counter()
-                values = self.objective.prepare(inputs, start=values)
-                drawn_from = self.objective.drawn_from(values)
-                record.seconds["prepare"] += time.perf_counter() - started
-            shuffled = torch.randperm(rows, generator=self.context.generator, device=mask_BT.device)
-            parts = shuffled.chunk(trainer.minibatches)
-            for part, minibatch in enumerate(self.objective.minibatches(drawn_from, parts)):
+            before = self.updates
+            for minibatch, is_last in minibatches.epoch():
                 # In the first epoch, because target_kl may skip later ones.
-                due = epoch == 0 and part == len(parts) - 1 and self.gradients_due()
+                due = epoch == 0 and is_last and self.gradients_due()
                 self.update(minibatch, record, measure=due, whole=whole)
             if limited or len(record.unsettled) >= SETTLE_EVERY:
                 record.settle()
-            if limited and self.moved_too_far(record, len(parts)):
+            if limited and self.moved_too_far(record, self.updates - before):
                 record.stopped_early = True
                 break
         return self.finished(record)

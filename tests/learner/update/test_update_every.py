@@ -39,6 +39,12 @@ def test_the_last_update_of_each_epoch_and_every_nth_before_it_has_the_model(eve
     assert counts_of(updater_of(every), ("ppo_actor", "policy")) == [True] * 6
 
 
+def test_targets_that_are_computed_again_within_an_epoch_leave_the_updates_with_the_model_as_they_are() -> None:
+    for prepare_every in (1, 2):
+        updater = updater_of(2, prepare_every=prepare_every)
+        assert counts_of(updater, ("dynamics", "returns")) == [True, False, True] * 2
+
+
 def test_the_model_is_unrolled_in_these_updates_only(monkeypatch: pytest.MonkeyPatch) -> None:
     updater = updater_of(3)
     transition, unrolls = updater.context.model.transition, 0

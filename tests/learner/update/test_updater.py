@@ -148,11 +148,43 @@ def test_prepared_again_every_epoch_targets_are_those_of_the_newest_weights_and_
         assert not torch.equal(fresh[1]["anchor_weight_BT"], seen[1]["anchor_weight_BT"])
 
 
+@pytest.mark.parametrize(
+    ("prepare_every", "expected"),
+    [("batch", "P......"), ("epoch", "P..P..P.."), (1, "P.P.P.P.P.P."), (4, "P....P.."), (6, "P......"), (100, "P......")],
+)
+def test_targets_are_prepared_again_after_so_many_updates(
+    prepare_every: object, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"epochs": 3, "minibatches": 2, "prepare_every": prepare_every}
+    spec = make_spec()
+    updater = make_updater_of(make_trainer("baseline", changes), spec)
+    events = ""
+    prepare, update = Objective.prepare, updater.update
+
+    def spy_prepare(self: Objective, inputs: Any, **start: Any) -> Any:
+        nonlocal events
+        events += "P"
+        return prepare(self, inputs, **start)
+
+    def spy_update(*given: Any, **named: Any) -> None:
+        nonlocal events
+        events += "."
+        update(*given, **named)
+
+    monkeypatch.setattr(Objective, "prepare", spy_prepare)
+    monkeypatch.setattr(updater, "update", spy_update)
+    learn(updater, make_batch(spec))
+    assert events == expected
+
+
 @pytest.mark.parametrize("small_bytes", [SMALL_BYTES, 0])
-def test_every_trajectory_is_used_once_an_epoch(small_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("prepare_every", ["batch", 2])
+def test_every_trajectory_is_used_once_an_epoch(
+    small_bytes: int, prepare_every: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("learner.update.objective.SMALL_BYTES", small_bytes)
     spec = make_spec()
-    updater = make_updater_of(make_trainer("baseline", {"epochs": 3, "minibatches": 3}), spec)
+    updater = make_updater_of(make_trainer("baseline", {"epochs": 3, "minibatches": 3, "prepare_every": prepare_every}), spec)
     batch = make_batch(spec)
     first = [float(row) for row in batch.observations[:, 0, 0]]  # tells the trajectories apart
     used: list[list[int]] = []
