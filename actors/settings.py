@@ -15,6 +15,7 @@ WRAPPERS = (
     "grey",
     "max_and_skip",
     "record_statistics",
+    "repeat_action",
     "resize",
     "reward_clip",
     "sticky_actions",
@@ -59,8 +60,8 @@ class Wrapped(Heard):
 
     wrappers: list[str | dict[str, Any]] = Field(default_factory=list)
     """Wrappers around each copy, the innermost first. Each is a name (frame_stack, grey, max_and_skip,
-    record_statistics, resize, reward_clip, sticky_actions, time_limit), or `module:function` that takes
-    an environment and returns one. With arguments it is a mapping such as
+    record_statistics, repeat_action, resize, reward_clip, sticky_actions, time_limit), or `module:function`
+    that takes an environment and returns one. With arguments it is a mapping such as
     `{name: time_limit, max_episode_steps: 200}`."""
 
     @field_validator("wrappers")

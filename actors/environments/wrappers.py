@@ -67,6 +67,13 @@ def frame_stack(env: Any, stack_size: int = 4) -> Any:
     return gym_wrappers.TransformObservation(stacked, join, space)
 
 
+def repeat_action(env: Any, num_repeats: int = 4) -> Any:
+    """Each action is taken several times; rewards are added, and the last observation is returned."""
+    if not hasattr(gym_wrappers, "RepeatAction"):
+        raise UserError(f"env.wrappers: repeat_action needs gymnasium 1.3 or newer, got {gymnasium.__version__}")
+    return gym_wrappers.RepeatAction(env, num_repeats)
+
+
 def resize(env: Any, shape: Sequence[int] = (84, 84)) -> Any:
     """Images of another height and width."""
     return gym_wrappers.ResizeObservation(env, tuple(shape))
@@ -87,6 +94,7 @@ WRAPPERS: Mapping[str, Callable[..., Any]] = {
     "grey": gym_wrappers.GrayscaleObservation,
     "max_and_skip": gym_wrappers.MaxAndSkipObservation,
     "record_statistics": gym_wrappers.RecordEpisodeStatistics,
+    "repeat_action": repeat_action,
     "resize": resize,
     "reward_clip": reward_clip,
     "sticky_actions": sticky_actions,

@@ -154,6 +154,7 @@ ALIASES: Mapping[str, str] = {
 }
 """The setting that each name means, by the name without the groups before it."""
 
+FRAME_SKIP = "env.frame_skip is for env.kind=atari; for others, add repeat_action (or max_and_skip for images) to env.wrappers"
 EPSILONS = "trainer.optimizer.eps is the epsilon of AdamW; trainer.losses.ppo_actor.clip_coef is the clip range of PPO"
 NOTES: Mapping[str, str] = {
     "batch": "trainer.batch_size is the number of trajectories of actors.unroll_length steps in a learner step",
@@ -167,8 +168,8 @@ NOTES: Mapping[str, str] = {
     "framestack": "env.stack is for env.kind=atari; for others, add frame_stack to env.wrappers",
     "frame_stack": "env.stack is for env.kind=atari; for others, add frame_stack to env.wrappers",
     "env_framestack": "env.stack is for env.kind=atari; for others, add frame_stack to env.wrappers",
-    "frame_skip": "env.frame_skip is for env.kind=atari; for others, add max_and_skip to env.wrappers",
-    "env_frameskip": "env.frame_skip is for env.kind=atari; for others, add max_and_skip to env.wrappers",
+    "frame_skip": FRAME_SKIP,
+    "env_frameskip": FRAME_SKIP,
     "replay_ratio": "replay.fraction is the part of each batch that is replayed: 0.75 trains 4 times on each trajectory",
     "env_wrapper": "env.wrappers lists wrappers by name, or as module:function",
     "with_vtrace": "V-trace is always on: trainer.returns=gae_vtrace",

@@ -108,7 +108,7 @@ def test_a_count_may_be_written_with_an_exponent() -> None:
         (
             "env.frame_skip=2",
             "env.frame_skip is a setting of env.kind=atari, and env.kind is cogs here; env.frame_skip is for env.kind=atari; "
-            "for others, add max_and_skip to env.wrappers",
+            "for others, add repeat_action (or max_and_skip for images) to env.wrappers",
         ),
         (
             "trainer.data_timeout=10s",

@@ -119,6 +119,18 @@ def test_an_action_is_held_for_some_frames_and_their_rewards_are_added() -> None
     assert (step.rewards.tolist(), int(step.observations.max())) == ([6], 3)
 
 
+def test_a_repeated_action_ends_with_the_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+    limited: list[str | dict[str, Any]] = [{"name": "time_limit", "max_episode_steps": 5}, "repeat_action"]
+    environment = picture(*limited)
+    environment.reset()
+    for expected in ((8, False), (2, True)):
+        step = environment.step(np.array([2]))
+        assert (float(step.rewards[0]), bool(step.truncated[0])) == expected
+    monkeypatch.delattr("gymnasium.wrappers.RepeatAction")
+    with pytest.raises(UserError, match=r"^env\.wrappers: repeat_action needs gymnasium 1\.3 or newer, got \d"):
+        picture("repeat_action")
+
+
 def test_sticky_actions_repeat_the_action_before_as_often_as_they_should() -> None:
     environment = picture({"name": "sticky_actions", "repeat_action_probability": 0.25})
     environment.reset()
