@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from actors.settings import SELECTED_BY
@@ -12,6 +14,7 @@ from oatmill.errors import UserError
 from protocol.data.spaces import ObservationSpace, Spaces
 from recipes.baseline import CHOICES, NUMBERS
 from recipes.recipe import Recipe
+from runner.overrides import Layer, merged, resolve
 from runner.settings import RunSettings
 
 NAMED_BY = {kind: setting for kind, setting in SELECTED_BY.items() if kind != "cogs"}
@@ -19,8 +22,29 @@ NAMED_BY = {kind: setting for kind, setting in SELECTED_BY.items() if kind != "c
 FUNCTION = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 
 
+@dataclass(frozen=True)
+class EnvironmentRecipe(Recipe):
+    """A recipe that has only an environment. `fitting` adds settings for its spaces, once for each environment."""
+
+    fitted: dict[str, dict[str, Any]] = field(default_factory=dict, compare=False)
+
+    @property
+    def argument(self) -> str:
+        """How a command names it."""
+        return f"--env {shlex.quote(self.name)}"
+
+    def explicit(self, layers: Sequence[Layer] = ()) -> dict[str, Any]:
+        """Its settings for the environment that `layers` change."""
+        values = self.settings().explicit()
+        settings = resolve(values, layers)
+        environment = settings.env.model_dump_json()
+        if environment not in self.fitted:
+            self.fitted[environment] = fitting(settings)
+        return merged(self.fitted[environment], values)
+
+
 def recipe_of(env: str) -> Recipe:
-    """A recipe that has only an environment; `fitting` adds what its spaces ask for.
+    """The recipe that `--env` names.
 
     Args:
         env: `ID` or `gymnasium:ID` of Gymnasium's registry, another kind and its name, such as `atari:pong`, or
@@ -31,7 +55,7 @@ def recipe_of(env: str) -> Recipe:
     """
     if not env.strip():
         raise UserError("--env must be an id such as CartPole-v1, KIND:ID such as atari:pong, or module:function, got nothing")
-    return Recipe(env, "", lambda: RunSettings.of({"env": environment_of(env)}))
+    return EnvironmentRecipe(env, "", lambda: RunSettings.of({"env": environment_of(env)}))
 
 
 def environment_of(env: str) -> dict[str, Any]:

@@ -29,6 +29,11 @@ class Recipe:
     settings: Callable[[], RunSettings]
     by_environment: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    @property
+    def argument(self) -> str:
+        """How a command names it."""
+        return self.name
+
     def explicit(self, layers: Sequence[Layer] = ()) -> dict[str, Any]:
         """The recipe's settings, as nested values without defaults, for the environment that `layers` choose."""
         values = self.settings().explicit()

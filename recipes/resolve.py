@@ -10,12 +10,12 @@ from typing import Any
 from oatmill.errors import UserError
 from oatmill.files.run_files import CONFIG_FILE
 from oatmill.settings.complaints import show
-from recipes.from_environment import fitting, recipe_of
+from recipes.from_environment import recipe_of
 from recipes.presets import find_preset
 from recipes.recipe import Recipe
 from recipes.registry import BUILT_IN, find_recipe
 from runner.folder import read_json
-from runner.overrides import Layer, command_layers, merged, nested, resolve
+from runner.overrides import Layer, command_layers, nested, resolve
 from runner.run import Run
 from runner.settings import RunSettings, read_config
 from runner.trust import check_trust, texts_of
@@ -51,14 +51,13 @@ def resolve_run(
         UserError: if something is wrong; one line.
     """
     check_settings(settings)
-    if recipe is not None and "=" in recipe and (env is not None or resumed is not None):
-        assignments, recipe = [recipe, *(assignments or ())], None
+    recipe, assignments = recipe_and_assignments(recipe, assignments, optional=env is not None or resumed is not None)
     chosen = find_preset(preset) if resumed is None else {}
-    layers = command_layers(preset=chosen, config=config, environ=os.environ, assignments=assignments or (), flags=flags)
+    layers = command_layers(preset=chosen, config=config, environ=os.environ, assignments=assignments, flags=flags)
     layers.insert(-1, Layer(nested((settings or {}).items())))
     if resumed is None:
-        return new_run(_found(recipe, env), layers, of_env=env is not None, preset=preset)
-    asked = None if recipe is None and env is None else _found(recipe, env)
+        return new_run(recipe_or_environment(recipe, env), layers, of_env=env is not None, preset=preset)
+    asked = None if recipe is None and env is None else recipe_or_environment(recipe, env)
     return continued_run(resumed, layers, asked, of_env=env is not None, preset=preset, trust=trust)
 
 
@@ -72,8 +71,6 @@ def new_run(recipe: Recipe, layers: Sequence[Layer], *, of_env: bool, preset: st
         preset: the name of the preset in the layers.
     """
     base = recipe.explicit(layers)
-    if of_env:
-        base = merged(fitting(resolve(base, layers)), base)
     own = RunSettings.of(base) if of_env else recipe.settings()
     return Run(resolve(base, layers), recipe=recipe.name, preset=preset, base=own)
 
@@ -110,7 +107,21 @@ def check_settings(settings: object) -> None:
         raise UserError(f"the names of settings must be text, such as trainer.gamma, got {show(wrong[0])}")
 
 
-def _found(recipe: str | None, env: str | None) -> Recipe:
+def recipe_and_assignments(
+    recipe: str | None, assignments: Sequence[str] | None, *, optional: bool
+) -> tuple[str | None, list[str]]:
+    """The recipe and the settings of a command. A first `key=value` may stand in the place of an optional recipe."""
+    if optional and recipe is not None and "=" in recipe:
+        return None, [recipe, *(assignments or ())]
+    return recipe, list(assignments or ())
+
+
+def recipe_or_environment(recipe: str | None, env: str | None) -> Recipe:
+    """The recipe that a command names, or that of the environment of `--env`.
+
+    Raises:
+        UserError: if there is none, or both are named.
+    """
     if recipe is not None and env is not None:
         raise UserError(
             f"expected a recipe or an environment, got both ({recipe} and --env {env}); leave one out: the environment of a "
@@ -118,9 +129,7 @@ def _found(recipe: str | None, env: str | None) -> Recipe:
         )
     if env is not None:
         if (name := env.replace("-", "_")) in BUILT_IN:
-            raise UserError(
-                f"expected an environment, got {env}, which is a recipe; write `oatmill train {name}`, without --env"
-            )
+            raise UserError(f"expected an environment, got {env}, which is a recipe; write {name}, without --env")
         return recipe_of(env)
     if recipe is None:
         raise UserError("Missing argument 'RECIPE': expected a recipe or --env (`oatmill recipes` lists the recipes)")

@@ -245,10 +245,15 @@ def _absolute(path: Path) -> Path:
         raise UserError("the current folder no longer exists; change to another folder") from None
 
 
+def folder_name(recipe: str) -> str:
+    """The name of a recipe or an environment, such as `atari:pong`, in the name of a folder."""
+    return re.sub("[:/]", "-", recipe)
+
+
 def _reserve(runs: Path, recipe: str) -> list[Path]:
     """Create `RECIPE-DATE-TIME` below `runs`, with a number if the name is taken; see `_make`."""
     stamp = datetime.now(tz=UTC).astimezone().strftime("%Y%m%d-%H%M%S")
-    name = f"{re.sub('[:/]', '-', recipe)}-{stamp}"
+    name = f"{folder_name(recipe)}-{stamp}"
     for number in itertools.count(1):
         path = runs / (name if number == 1 else f"{name}-{number}")
         made = [folder for folder in (path, *path.parents) if not folder.exists()]

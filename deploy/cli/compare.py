@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from deploy.cli.options import Assignments, JsonOption, LogLevel, LogLevelOption, RecipeArgument, print_json
+from deploy.cli.options import Assignments, EnvOption, JsonOption, LogLevel, LogLevelOption, RecipeOrNone, print_json
 
 if TYPE_CHECKING:
     from deploy.comparison.runs import Cell
@@ -78,8 +79,9 @@ def check_packages() -> None:
 
 def compare(
     *,
-    recipe: RecipeArgument,
+    recipe: RecipeOrNone = None,
     assignments: Assignments = None,
+    env: EnvOption = None,
     arms: ArmsOption = ARMS,
     arm: ArmOption = None,
     seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="Runs per arm, with seeds 0 to N - 1.")] = 3,
@@ -87,7 +89,7 @@ def compare(
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.info,
 ) -> None:
-    """Train a recipe with several arms (sets of settings) and seeds, and report which arms differ.
+    """Train a recipe or on an environment with several arms (sets of settings) and seeds, and report which arms differ.
 
     The runs of all arms and seeds are executed one after another. Finished runs are kept: the same
     command continues after Ctrl-C, and more --seeds or arms add runs. The report is report.html
@@ -98,14 +100,17 @@ def compare(
     from deploy.comparison.arms import find_arms  # noqa: PLC0415
     from deploy.comparison.runs import check_plans, make_comparison, run_cells  # noqa: PLC0415
     from oatmill.errors import RunError  # noqa: PLC0415
+    from recipes.resolve import recipe_and_assignments, recipe_or_environment  # noqa: PLC0415
     from runner.overrides import command_layers  # noqa: PLC0415
 
     check_packages()  # before hours of training
-    common = command_layers(preset={}, config=None, environ=os.environ, assignments=assignments or (), flags={})
+    recipe, assignments = recipe_and_assignments(recipe, assignments, optional=env is not None)
+    common = command_layers(preset={}, config=None, environ=os.environ, assignments=assignments, flags={})
     from deploy.comparison.report import write_report  # noqa: PLC0415
     from deploy.comparison.results import collect  # noqa: PLC0415
 
-    comparison = make_comparison(recipe, find_arms(arms, arm or ()), seeds=seeds, common=common, out=out)
+    found = recipe_or_environment(recipe, env)
+    comparison = make_comparison(found, find_arms(arms, arm or ()), seeds=seeds, common=common, out=out)
     check_plans(comparison)
     output = sys.stderr if as_json else sys.stdout
     try:
@@ -114,8 +119,8 @@ def compare(
         done = sum(cell.finished for cell in comparison.cells)
         typer.echo(f"stopped with {done} of {len(comparison.cells)} runs finished; the same command continues", err=True)
         raise
-    command = ["oatmill", "compare", recipe, *(["--arms", arms] if arms != ARMS else []), "--seeds", str(seeds)]
-    command += assignments or ()
+    command = ["oatmill", "compare", *shlex.split(found.argument), *(["--arms", arms] if arms != ARMS else [])]
+    command += ["--seeds", str(seeds), *assignments]
     command += [word for text in arm or () for word in ("--arm", text)]
     report = write_report(collect(comparison), command)
     for line in ["", *(text.replace("**", "") for text in report["verdict"]), f"report          {comparison.out}/report.html"]:

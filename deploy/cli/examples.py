@@ -32,7 +32,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "oatmill push runs/latest ann/cartpole --private",
         "oatmill push runs/latest ann/cartpole --episodes 100 --dry-run policy",
     ),
-    "compare": ("oatmill compare cartpole --seeds 3", "oatmill compare cartpole --arms '' --arm fast=trainer.epochs=2"),
+    "compare": (
+        "oatmill compare cartpole --seeds 3",
+        "oatmill compare cartpole --arms '' --arm fast=trainer.epochs=2",
+        "oatmill compare --env MountainCar-v0 --arms baseline,tuned",
+    ),
     "sweep": (
         "oatmill sweep cartpole --param trainer.optimizer.learning_rate=1e-4..1e-2:log --param trainer.epochs=1..8",
         "oatmill sweep cartpole --param agent.hidden_sizes='[[64], [64, 64]]' --trials 20 --seeds 2 --pruner none",

@@ -30,14 +30,11 @@ def configure_logging(level: LogLevel) -> LogLevel:
     return level
 
 
-RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A built-in recipe, or module:function.", autocompletion=complete_recipe)
-]
 RecipeOrNone = Annotated[
     str | None,
     typer.Argument(
         metavar="[RECIPE]",
-        help="A built-in recipe, or module:function; not needed with --env or --resume.",
+        help="A built-in recipe, or module:function; not needed with --env.",
         autocompletion=complete_recipe,
     ),
 ]

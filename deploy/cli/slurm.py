@@ -52,7 +52,9 @@ def slurm(
         Path | None,
         typer.Option("--run-dir", metavar="DIR", help="The run folder, which all nodes share. Default: runs/RECIPE."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an ended run from its newest checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an ended run from its newest checkpoint; needs no recipe.")
+    ] = False,
     trust: TrustOption = False,
     resources: Resources,
     keys: KeysOption = None,
@@ -66,7 +68,7 @@ def slurm(
     """
     from deploy.engines.slurm import SlurmJob, submit  # noqa: PLC0415
     from oatmill.errors import UserError  # noqa: PLC0415
-    from runner.folder import find_run  # noqa: PLC0415
+    from runner.folder import find_run, folder_name  # noqa: PLC0415
     from runner.settings import prepared  # noqa: PLC0415
 
     if training.actors is not None and resources.actors_per_node is not None:
@@ -78,9 +80,7 @@ def slurm(
         settings=settings,
         recipe=run.recipe,
         preset=run.preset,
-        run_dir=find_run(run_dir)
-        if resume
-        else (run_dir or Path("runs", run.recipe.replace(":", "-").replace("/", "-"))).absolute(),
+        run_dir=find_run(run_dir) if resume else (run_dir or Path("runs", folder_name(run.recipe))).absolute(),
         keys=None if keys is None else keys.absolute(),
         nodes=resources.nodes,
         cpus=resources.cpus,

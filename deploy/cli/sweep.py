@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from deploy.cli.options import Assignments, JsonOption, LogLevel, LogLevelOption, RecipeArgument, print_json
+from deploy.cli.options import Assignments, EnvOption, JsonOption, LogLevel, LogLevelOption, RecipeOrNone, print_json
 
 if TYPE_CHECKING:
     from deploy.sweep.study import Sweep
@@ -42,8 +42,9 @@ class Metric(StrEnum):
 
 def sweep(
     *,
-    recipe: RecipeArgument,
+    recipe: RecipeOrNone = None,
     assignments: Assignments = None,
+    env: EnvOption = None,
     param: Annotated[
         list[str],
         typer.Option("--param", metavar="KEY=RANGE", help="LOW..HIGH, LOW..HIGH:log, or [A, B, C]; can be repeated."),
@@ -64,7 +65,7 @@ def sweep(
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.info,
 ) -> None:
-    """Search for good settings of a recipe with Optuna.
+    """Search for good settings of a recipe or for an environment with Optuna.
 
     Trials run one after another. After Ctrl-C or a crash, the same command continues and resumes the
     interrupted run from its newest checkpoint; more --trials add trials. The best settings are written to
@@ -74,16 +75,18 @@ def sweep(
     from deploy.sweep.report import lines_of  # noqa: PLC0415
     from deploy.sweep.space import parse_parameter  # noqa: PLC0415
     from deploy.sweep.study import make_sweep, open_study  # noqa: PLC0415
+    from recipes.resolve import recipe_and_assignments, recipe_or_environment  # noqa: PLC0415
     from runner.overrides import command_layers  # noqa: PLC0415
 
     figure_class()  # before hours of training
     output = sys.stderr if as_json else sys.stdout
-    common = command_layers(preset={}, config=None, environ=os.environ, assignments=assignments or (), flags={})
+    recipe, assignments = recipe_and_assignments(recipe, assignments, optional=env is not None)
+    common = command_layers(preset={}, config=None, environ=os.environ, assignments=assignments, flags={})
     parameters = [parse_parameter(text) for text in param]
-    made = make_sweep(recipe, parameters, common, seeds=seeds, metric=metric.value, out=out)
+    made = make_sweep(recipe_or_environment(recipe, env), parameters, common, seeds=seeds, metric=metric.value, out=out)
     study = open_study(made, sampler=sampler.value, pruner=pruner.value, seed=seed)
     found = searched(made, study, trials=trials, output=output, log_level=log_level.value)
-    for line in ["", *lines_of(found, made.out, recipe)]:
+    for line in ["", *lines_of(found, made.out, made.recipe.argument)]:
         print(line, file=output)
     if as_json:
         print_json(found | {"out": str(made.out)})

@@ -28,7 +28,9 @@ def train(
     *,
     training: TrainingOptions,
     run_dir: TrainRunDir = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an ended run from its newest checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an ended run from its newest checkpoint; needs no recipe.")
+    ] = False,
     trust: TrustOption = False,
     listen: ListenOption = "ipc",
     insecure: InsecureOption = False,

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from oatmill.errors import RunError, UserError
 from oatmill.files.run_files import CONFIG_FILE, SUMMARY_FILE
-from recipes.registry import find_recipe
-from runner.folder import RUNS, is_held, read_json
+from recipes.recipe import Recipe
+from runner.folder import RUNS, folder_name, is_held, read_json
 from runner.observer import Observer
 from runner.overrides import Layer, leaves
 from runner.run import Run
@@ -85,12 +85,12 @@ class Watcher(Protocol):
 
 
 def make_comparison(
-    recipe: str, arms: Mapping[str, Mapping[str, Any]], *, seeds: int, common: Sequence[Layer], out: Path | None
+    recipe: Recipe, arms: Mapping[str, Mapping[str, Any]], *, seeds: int, common: Sequence[Layer], out: Path | None
 ) -> Comparison:
     """Resolve every run's settings.
 
     Args:
-        recipe: a built-in name, or `module:function`.
+        recipe: the recipe, or that of an environment.
         arms: what each changes; an arm's settings win over the common ones.
         seeds: how many; 0 to seeds - 1.
         common: the layers that all arms have.
@@ -99,15 +99,14 @@ def make_comparison(
     Raises:
         UserError: if settings are wrong, or a folder holds a run with other ones.
     """
-    found = find_recipe(recipe)
-    folder = (out or RUNS / f"compare-{recipe.replace(':', '-')}").absolute()
+    folder = (out or RUNS / f"compare-{folder_name(recipe.name)}").absolute()
     cells = []
     for seed in range(seeds):
         for arm, values in arms.items():
             own = [Layer(dict(values)), Layer({"trainer": {"seed": seed}, "actors": {"seed": seed}})]
             layers = [*common, *own]
-            cells.append(Cell(arm, seed, found.resolved(layers), folder / "runs" / arm / f"seed-{seed}"))
-    comparison = Comparison(found.name, arms, cells, folder)
+            cells.append(Cell(arm, seed, recipe.resolved(layers), folder / "runs" / arm / f"seed-{seed}"))
+    comparison = Comparison(recipe.name, arms, cells, folder)
     check_folders(comparison)
     return comparison
 

@@ -90,11 +90,11 @@ def page(sweep: Sweep, study: Any, complete: list[Any]) -> str:
         "table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}"
     )
     seeds = "1 seed" if sweep.seeds == 1 else f"{sweep.seeds} seeds"
-    title = f"Sweep of {html.escape(sweep.recipe)}"
+    title = f"Sweep of {html.escape(sweep.recipe.name)}"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{style}</style><h1>{title}</h1>'
         f"<p>{len(study.trials)} trials, {seeds} each. Best settings: {BEST}, for <code>oatmill train "
-        f"{html.escape(sweep.recipe)} --config {html.escape(str(sweep.out / BEST))}</code>.</p>{drawn}"
+        f"{html.escape(sweep.recipe.argument)} --config {html.escape(str(sweep.out / BEST))}</code>.</p>{drawn}"
         f"<h2>Trials</h2><table><tr>{head}</tr>{body}</table></html>\n"
     )
 

@@ -16,9 +16,9 @@ from typing import Any
 from deploy.sweep.space import Parameter
 from oatmill.errors import RunError, SettingsError, UserError
 from oatmill.files.run_files import SUMMARY_FILE
-from recipes.registry import find_recipe
+from recipes.recipe import Recipe
 from runner.continuing import has_checkpoint
-from runner.folder import RUNS, is_held, read_json
+from runner.folder import RUNS, folder_name, is_held, read_json
 from runner.observer import Observer
 from runner.operator_client import operator_client
 from runner.overrides import Layer, leaves, nested
@@ -39,7 +39,7 @@ class Sweep:
     """What is searched.
 
     Attributes:
-        recipe: the recipe's name.
+        recipe: the recipe, or that of an environment.
         parameters: the settings that change.
         common: the layers that all trials have.
         seeds: runs per trial, with seeds 0 to seeds - 1.
@@ -47,7 +47,7 @@ class Sweep:
         out: the folder.
     """
 
-    recipe: str
+    recipe: Recipe
     parameters: Sequence[Parameter]
     common: Sequence[Layer]
     seeds: int
@@ -62,13 +62,13 @@ class Sweep:
         """
         own = [Layer(nested(values.items())), Layer({"trainer": {"seed": seed}, "actors": {"seed": seed}})]
         evaluated = [Layer({"evaluator": {"enabled": True}})] if self.metric == "eval_return" else []
-        return find_recipe(self.recipe).resolved([*evaluated, *self.common, *own])
+        return self.recipe.resolved([*evaluated, *self.common, *own])
 
     def described(self) -> dict[str, Any]:
         """What must be the same when a sweep is continued, as a user would type it."""
         common = [f"{path}={json.dumps(value)}" for layer in self.common for path, value in leaves(layer.values)]
         return {
-            "recipe": self.recipe,
+            "recipe": self.recipe.name,
             "--param": [parameter.text for parameter in self.parameters],
             "settings": common,
             "seeds": self.seeds,
@@ -77,16 +77,15 @@ class Sweep:
 
 
 def make_sweep(
-    recipe: str, parameters: Sequence[Parameter], common: Sequence[Layer], *, seeds: int, metric: str, out: Path | None
+    recipe: Recipe, parameters: Sequence[Parameter], common: Sequence[Layer], *, seeds: int, metric: str, out: Path | None
 ) -> Sweep:
     """Check that all settings exist and take both ends of their ranges.
 
     Raises:
         UserError: if not, or two ranges are of the same setting.
     """
-    name = find_recipe(recipe).name
-    folder = (out or RUNS / f"sweep-{recipe.replace(':', '-')}").absolute()
-    sweep = Sweep(name, parameters, common, seeds, metric, folder)
+    folder = (out or RUNS / f"sweep-{folder_name(recipe.name)}").absolute()
+    sweep = Sweep(recipe, parameters, common, seeds, metric, folder)
     paths = [parameter.path for parameter in parameters]
     if len(set(paths)) < len(paths):
         raise UserError(f"--param names a setting twice: {', '.join(paths)}")
@@ -280,7 +279,7 @@ class Trials:
         resume = has_checkpoint(folder)
         if not resume:
             shutil.rmtree(folder, ignore_errors=True)
-        run = Run(settings.copied(), recipe=self._sweep.recipe)
+        run = Run(settings.copied(), recipe=self._sweep.recipe.name)
         result = run.start(run_dir=folder, resume=resume, observer=observer, log_level=self._log_level)
         return result.to_dict()
 

@@ -37,8 +37,8 @@ COMMANDS = {
     "eval": {"CHECKPOINT", "--run-dir", "--episodes", "--deterministic", "--seed", "--record", "--trust", "--json"},
     "export": {"CHECKPOINT", "--run-dir", "--format", "--output", "--trust", "--json"},
     "push": {"RUN", "REPOSITORY", "--episodes", "--seed", "--private", "--publish", "--dry-run", "--trust"},
-    "compare": {"RECIPE", "ASSIGNMENTS", "--arms", "--arm", "--seeds", "--out", "--json"},
-    "sweep": {"RECIPE", "ASSIGNMENTS", "--json"}
+    "compare": {"RECIPE", "ASSIGNMENTS", "--env", "--arms", "--arm", "--seeds", "--out", "--json"},
+    "sweep": {"RECIPE", "ASSIGNMENTS", "--env", "--json"}
     | {"--param", "--trials", "--seeds", "--sampler", "--pruner", "--metric", "--seed", "--out"},
     "doctor": {"RUN", "--run-dir", "--prometheus", "--match", "--json"},
     "probe": {"CHECKPOINT", "--run-dir", "--states", "--seed", "--trust", "--json"},

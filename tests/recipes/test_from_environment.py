@@ -85,8 +85,8 @@ def test_an_id_that_a_package_registers_only_when_it_is_imported_is_found() -> N
     [
         ("cartpole", "CartPole-v1", r"^expected a recipe or an environment, got both \(cartpole and --env CartPole-v1\)"),
         (None, None, "^Missing argument 'RECIPE': expected a recipe or --env"),
-        (None, "cartpole", r"^expected an environment, got cartpole, which is a recipe; write `oatmill train cartpole`"),
-        (None, "lunar-lander", r"got lunar-lander, which is a recipe; write `oatmill train lunar_lander`, without --env$"),
+        (None, "cartpole", r"^expected an environment, got cartpole, which is a recipe; write cartpole, without --env$"),
+        (None, "lunar-lander", r"got lunar-lander, which is a recipe; write lunar_lander, without --env$"),
         (None, " ", "^--env must be an id such as CartPole-v1, .* got nothing"),
         (None, "CartPol-v1", "^env.id=CartPol-v1 could not be built: .*CartPole"),
         (None, "no_such_module:make", "^env.factory no_such_module:make: module no_such_module cannot be imported"),

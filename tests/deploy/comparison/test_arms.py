@@ -10,9 +10,13 @@ import pytest
 from deploy.comparison.arms import GUIDE, find_arms
 from deploy.comparison.runs import Cell, Comparison, check_plans, make_comparison
 from oatmill.errors import UserError
+from recipes import from_environment
+from recipes.registry import find_recipe
+from recipes.resolve import recipe_or_environment
 from runner.overrides import Layer, nested
-from runner.settings import prepared, write_config
+from runner.settings import RunSettings, prepared, write_config
 
+CARTPOLE = find_recipe("cartpole")
 LOSSES = ("ppo_critic", "cmpo", "ppo_actor", "dynamics", "muesli_model")
 
 
@@ -22,7 +26,7 @@ def enabled(cell: Cell) -> list[str]:
 
 def compared(out: Path, seeds: int = 2, **settings: object) -> Comparison:
     common = [Layer(nested((path.replace("__", "."), value) for path, value in settings.items()))]
-    return make_comparison("cartpole", find_arms(",".join(GUIDE), ()), seeds=seeds, common=common, out=out)
+    return make_comparison(CARTPOLE, find_arms(",".join(GUIDE), ()), seeds=seeds, common=common, out=out)
 
 
 def finish(cell: Cell) -> None:
@@ -51,7 +55,7 @@ def test_a_seeds_arms_run_one_after_another_with_the_same_seed(tmp_path: Path) -
 
 def test_an_own_arm_may_start_from_a_preset_and_its_settings_win(tmp_path: Path) -> None:
     arms = find_arms("paper", ["small=trainer.minibatches=16,preset=paper,trainer.losses.cmpo.kl_coef=0.5"])
-    paper, small = make_comparison("cartpole", arms, seeds=1, common=[], out=tmp_path).cells
+    paper, small = make_comparison(CARTPOLE, arms, seeds=1, common=[], out=tmp_path).cells
     assert enabled(small) == enabled(paper) == ["ppo_critic", "cmpo", "dynamics", "muesli_model"]
     assert (paper.settings.trainer.minibatches, small.settings.trainer.minibatches) == (1, 16)
     assert (small.settings.trainer.losses.cmpo.kl_coef, small.settings.replay.fraction) == (0.5, 0.75)
@@ -62,14 +66,14 @@ def test_an_own_arm_may_start_from_a_preset_and_its_settings_win(tmp_path: Path)
 def test_an_own_arm_holds_lists_and_wins_over_what_all_arms_have(tmp_path: Path) -> None:
     arms = find_arms("baseline", ["wide=agent.hidden_sizes=[32,16],trainer.gamma=0.9"])
     common = [Layer(nested([("trainer.gamma", 0.5), ("trainer.batch_size", 8)]))]
-    baseline, wide = make_comparison("cartpole", arms, seeds=1, common=common, out=tmp_path).cells
+    baseline, wide = make_comparison(CARTPOLE, arms, seeds=1, common=common, out=tmp_path).cells
     assert wide.settings.agent.hidden_sizes == (32, 16)
     assert (baseline.settings.trainer.gamma, wide.settings.trainer.gamma) == (0.5, 0.9)
     assert baseline.settings.trainer.batch_size == wide.settings.trainer.batch_size == 8
 
 
 def test_a_preset_is_an_arm(tmp_path: Path) -> None:
-    comparison = make_comparison("cartpole", find_arms("paper,conservative", ()), seeds=1, common=[], out=tmp_path)
+    comparison = make_comparison(CARTPOLE, find_arms("paper,conservative", ()), seeds=1, common=[], out=tmp_path)
     assert comparison.reference == "paper"
     assert enabled(comparison.cells[0]) == ["ppo_critic", "cmpo", "dynamics", "muesli_model"]
 
@@ -131,4 +135,29 @@ def test_an_arm_that_cannot_be_planned_is_named(tmp_path: Path) -> None:
         "baseline", ["odd=trainer.losses.muesli_model.enabled=true,trainer.losses.muesli_model.policy_target=cmpo"]
     )
     with pytest.raises(UserError, match=r"arm odd: .*cmpo"):
-        check_plans(make_comparison("cartpole", arms, seeds=1, common=[], out=tmp_path))
+        check_plans(make_comparison(CARTPOLE, arms, seeds=1, common=[], out=tmp_path))
+
+
+def test_arms_are_compared_on_an_environment_without_a_recipe_which_is_built_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    built = []
+    fitting = from_environment.fitting
+
+    def spy(settings: RunSettings) -> dict[str, object]:
+        built.append(settings.env)
+        return fitting(settings)
+
+    monkeypatch.setattr(from_environment, "fitting", spy)
+    recipe = recipe_or_environment(None, "gymnasium:CartPole-v1")
+    arms = find_arms("", ["one=trainer.epochs=1", "two=trainer.epochs=2"])
+    comparison = make_comparison(recipe, arms, seeds=2, common=[], out=None)
+    assert [cell.settings.trainer.epochs for cell in comparison.cells] == [1, 2, 1, 2]
+    assert all(cell.settings.agent.normalize_observations for cell in comparison.cells)
+    assert comparison.out == tmp_path / "runs" / "compare-gymnasium-CartPole-v1"
+    assert len(built) == 1
+    arms = find_arms("", ["one=trainer.epochs=1", "other=env.id=MountainCar-v0"])
+    cells = make_comparison(recipe, arms, seeds=1, common=[], out=tmp_path / "other").cells
+    assert [cell.settings.env.model_dump()["id"] for cell in cells] == ["CartPole-v1", "MountainCar-v0"]
+    assert len(built) == 2

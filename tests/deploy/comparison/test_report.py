@@ -18,6 +18,7 @@ from deploy.comparison.results import Results, collect
 from deploy.comparison.runs import Cell, Comparison, make_comparison
 from deploy.comparison.statistics import Estimate
 from deploy.comparison.verdict import listed, verdicts
+from recipes.registry import find_recipe
 
 
 def write_run(cell: Cell, final: float, *, pushes: float = 0.1, flags: Sequence[Mapping[str, str]] = ()) -> None:
@@ -54,7 +55,9 @@ def write_run(cell: Cell, final: float, *, pushes: float = 0.1, flags: Sequence[
 def compared(out: Path, finals: Mapping[str, Sequence[float]], **options: Any) -> Results:
     arms, seeds = find_arms(",".join(finals), ()), max(map(len, finals.values()))
     # Settings are compared with those of folders that hold a config.yaml only where a run is run again; here none is.
-    comparison = Comparison("cartpole", arms, make_comparison("cartpole", arms, seeds=seeds, common=[], out=out).cells, out)
+    comparison = Comparison(
+        "cartpole", arms, make_comparison(find_recipe("cartpole"), arms, seeds=seeds, common=[], out=out).cells, out
+    )
     for cell in comparison.cells:
         if cell.seed < len(finals[cell.arm]):
             write_run(cell, finals[cell.arm][cell.seed], **options)

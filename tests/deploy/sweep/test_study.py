@@ -17,6 +17,8 @@ from deploy.sweep.space import parse_parameter
 from deploy.sweep.study import POINTS, Pruning, Sweep, Trials, make_sweep, open_study
 from oatmill.errors import RunError, UserError
 from oatmill.settings import yaml_format
+from recipes.registry import find_recipe
+from recipes.resolve import recipe_or_environment
 from runner.overrides import Layer
 from runner.settings import RunSettings, prepared
 
@@ -29,7 +31,12 @@ Start = Callable[[RunSettings, Path, Any], dict[str, Any]]
 def a_sweep(folder: Path, *, params: tuple[str, ...] = (RATE, "trainer.epochs=1..4"), seeds: int = 1, **settings: Any) -> Sweep:
     common = [Layer({"trainer": {"total_timesteps": 1000, **settings}})]
     return make_sweep(
-        "cartpole", [parse_parameter(text) for text in params], common, seeds=seeds, metric="episode_return", out=folder
+        find_recipe("cartpole"),
+        [parse_parameter(text) for text in params],
+        common,
+        seeds=seeds,
+        metric="episode_return",
+        out=folder,
     )
 
 
@@ -300,3 +307,20 @@ def test_a_value_that_a_run_refuses_costs_its_trial_alone(tmp_path: Path, monkey
     study, said = run(a_sweep(tmp_path, params=("trainer.batch_size=[32, 33]",)), monkeypatch, start, 6)
     assert {trial.state.name for trial in study.trials} == {"FAIL", "COMPLETE"}
     assert any("trainer.batch_size must be a multiple of" in line for line in said)
+
+
+def test_a_sweep_of_an_environment_says_how_to_train_on_it(tmp_path: Path) -> None:
+    common = [Layer({"trainer": {"total_timesteps": 1000}})]
+    sweep = make_sweep(
+        recipe_or_environment(None, "CartPole-v1"),
+        [parse_parameter(RATE)],
+        common,
+        seeds=1,
+        metric="episode_return",
+        out=tmp_path,
+    )
+    settings = sweep.settings({"trainer.optimizer.learning_rate": 0.001}, 0)
+    assert (settings.env.kind, settings.agent.normalize_observations) == ("gymnasium", True)
+    found = {"return": 1.0, "trial": 0, "trials": 1, "values": {}}
+    line = report.lines_of(found, tmp_path, sweep.recipe.argument)[-1]
+    assert line == f"train with it   oatmill train --env CartPole-v1 --config {tmp_path / 'best.yaml'}"
