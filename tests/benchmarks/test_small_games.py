@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from benchmarks.slow_steps import Slow
 from benchmarks.small_games import Catch, DeepSea
 
 
@@ -45,3 +48,12 @@ def test_which_action_goes_right_differs_between_cells_and_is_the_same_in_each_c
     assert np.array_equal(first.right, second.right)
     assert not np.array_equal(first.right, other.right)
     assert 0 < first.right.mean() < 1
+
+
+def test_a_slower_environment_waits_in_each_step() -> None:
+    environment = Slow(Catch(), milliseconds=20)
+    environment.reset(seed=0)
+    started = time.monotonic()
+    rewards = [environment.step(1)[1] for _ in range(9)]
+    assert time.monotonic() - started >= 9 * 0.02
+    assert abs(rewards[-1]) == 1
