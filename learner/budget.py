@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from learner.settings import TrainerSettings
+from oatmill.errors import UserError
 
 MIN_BATCHES = 20
 """The batch is made smaller if the budget would give fewer batches, so that short runs learn, too."""
+
+
+def check_budget_left(env_steps: int, trainer: TrainerSettings) -> None:
+    """Raise a UserError if a checkpoint of so many env steps has spent the budget."""
+    if env_steps >= trainer.total_timesteps:
+        raise UserError(
+            f"the checkpoint has trained {env_steps} env steps already; "
+            f"to continue, raise trainer.total_timesteps above that, got {trainer.total_timesteps}"
+        )
 
 
 def batch_unit(trainer: TrainerSettings) -> int:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import torch
 
 from agent.spec import AgentSpec
+from learner.budget import check_budget_left
 from learner.checkpoints.files import saved_encoder
 from learner.checkpoints.keeper import Keeper
 from learner.device import learner_threads
@@ -28,7 +29,7 @@ from learner.setup import LearnerConfig, make_updater
 from learner.update.batch_training import BatchTraining
 from learner.update.schedules import learning_rate
 from learner.update.updater import Record
-from oatmill.errors import OatmillError, RankStoppedError, RunError, UserError
+from oatmill.errors import OatmillError, RankStoppedError, RunError
 from oatmill.files.endpoints import write_endpoint
 from oatmill.process.awake_clock import AwakeClock
 from oatmill.process.http import HttpServer, Pages
@@ -119,11 +120,7 @@ class Learner:
         # A version number must never be used twice, so the highest one that any rank has seen counts.
         newest = -self.ranks.lowest(-max(progress.policy_version, welcome.policy_version))[0]
         self.progress = progress._replace(policy_version=int(newest) + 1)
-        if self.progress.env_steps >= config.trainer.total_timesteps:
-            raise UserError(
-                f"the checkpoint has trained {self.progress.env_steps} env steps already; "
-                f"to continue, raise trainer.total_timesteps above that, got {config.trainer.total_timesteps}"
-            )
+        check_budget_left(self.progress.env_steps, config.trainer)
         self.batches = self.open_batches(resumed_from=progress.policy_version)
         stack.callback(self.close_batches)
         self.publisher: WeightsPublisher | None = None

@@ -5,6 +5,10 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from agent.checkpoint_manifest import LATEST, read_manifest
+from learner.budget import check_budget_left
+from learner.settings import TrainerSettings
+from oatmill.errors import UserError
 from oatmill.files.run_files import SUMMARY_FILE
 from runner.folder import read_json
 
@@ -20,6 +24,19 @@ def newest_checkpoint(run_dir: Path) -> str:
 def has_checkpoint(run_dir: Path) -> bool:
     """Whether a run has a checkpoint to continue from."""
     return bool(newest_checkpoint(run_dir))
+
+
+def check_newest_checkpoint(run_dir: Path, trainer: TrainerSettings) -> None:
+    """Raise a UserError if the newest checkpoint has spent the budget, before any process starts.
+
+    If that checkpoint is damaged, the learner looks for an older one.
+    """
+    try:
+        env_steps = read_manifest(run_dir / "checkpoints" / LATEST)["env_steps"]
+    except UserError:
+        return
+    if isinstance(env_steps, int):
+        check_budget_left(env_steps, trainer)
 
 
 def way_on(run_dir: Path) -> str:

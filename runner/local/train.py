@@ -20,6 +20,7 @@ from replay.log.disk import log_folder
 from replay.log.identity import check_owner, run_id
 from replay.log.tally import NAME as TALLY
 from replay.store.snapshot import BUFFER_FOLDER, SnapshotFolder
+from runner.continuing import check_newest_checkpoint
 from runner.folder import RunFolder
 from runner.local.job import Account, Job
 from runner.local.launcher import LocalLauncher
@@ -80,6 +81,8 @@ def train_here(settings: RunSettings, *, recipe: str, preset: str | None, option
     try:
         with sigterm_interrupts() as stops, held_folder(options, recipe) as folder, listening(options.listen) as addresses:
             check_ports(settings)
+            if options.resume:
+                check_newest_checkpoint(folder.path, settings.trainer)
             from runner.plan_report import report_plan  # noqa: PLC0415  (imports torch, which is slow)
 
             checked = report_plan(settings, resumed=options.resume)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from runner.continuing import newest_checkpoint, way_on
+import pytest
+
+from agent.checkpoint_manifest import write_manifest
+from learner.settings import TrainerSettings
+from oatmill.errors import UserError
+from runner.continuing import check_newest_checkpoint, newest_checkpoint, way_on
 
 
 def a_run(folder: Path, *, checkpoint: bool, **summary: object) -> Path:
@@ -39,3 +44,28 @@ def test_a_run_that_has_spent_its_budget_continues_only_with_a_larger_one(tmp_pa
         f"its budget is spent; `oatmill train --resume --run-dir {run} trainer.total_timesteps=N` "
         "continues it, with N above 301056"
     )
+
+
+def a_checkpoint(run: Path, *, env_steps: object) -> Path:
+    run = a_run(run, checkpoint=True)
+    checkpoint = run / "checkpoints" / "step-20"
+    (checkpoint / "model.safetensors").write_bytes(b"weights")
+    entries = {"agent": {}, "learner_step": 20, "env_steps": env_steps, "policy_version": 20}
+    write_manifest(checkpoint, entries, ["model.safetensors"])
+    return run
+
+
+def test_a_run_whose_checkpoint_has_spent_the_budget_is_refused_at_once(tmp_path: Path) -> None:
+    run = a_checkpoint(tmp_path / "run", env_steps=1000)
+    check_newest_checkpoint(run, TrainerSettings(total_timesteps=1001))
+    with pytest.raises(UserError, match=r"has trained 1000 env steps already; .* above that, got 1000$"):
+        check_newest_checkpoint(run, TrainerSettings(total_timesteps=1000))
+
+
+def test_a_damaged_or_missing_checkpoint_is_left_to_the_learner(tmp_path: Path) -> None:
+    spent = TrainerSettings(total_timesteps=1)
+    check_newest_checkpoint(a_run(tmp_path / "none", checkpoint=False), spent)
+    check_newest_checkpoint(a_checkpoint(tmp_path / "odd", env_steps="many"), spent)
+    run = a_checkpoint(tmp_path / "damaged", env_steps=1000)
+    (run / "checkpoints" / "step-20" / "model.safetensors").write_bytes(b"other")
+    check_newest_checkpoint(run, spent)

@@ -133,11 +133,13 @@ def test_a_run_continues_from_its_newest_checkpoint_with_its_own_settings(place:
     assert refused.returncode == 2
     assert "exists and is not empty; choose another --run-dir, or continue it with --resume" in refused.stderr
     before = (place / "run" / "summary.json").read_text()
+    logs = {log: log.stat().st_mtime_ns for log in (place / "run" / "logs").iterdir()}
     spent = oatmill(place, "train", "cartpole", "--resume", "trainer.epochs=2")
     assert spent.returncode == 2
     assert spent.stderr.startswith("oatmill: error: the checkpoint has trained 20480 env steps already")
     assert len(spent.stderr.splitlines()) == 1
     assert (place / "run" / "summary.json").read_text() == before
+    assert {log: log.stat().st_mtime_ns for log in (place / "run" / "logs").iterdir()} == logs, "no process was started"
     draw = random.Random(0)  # small state files are damaged, too, and the run still continues
     for name in ("run_id", "policy_version", "summary.json", "learner.json", "endpoints/replay.json", "plan.txt"):
         path = place / "run" / name
