@@ -14,6 +14,7 @@ from benchmarks.real_batch import Collector
 from learner.pack_weights import pack
 from learner.update.batch_training import BatchTraining
 from learner.update.updater import Updater
+from protocol.data.batch import Batch
 from runner.settings import RunSettings
 
 
@@ -37,12 +38,13 @@ class OneProcess:
         self.env_steps = self._version = 0
         self._act_with_new_weights()
 
-    def step(self) -> None:
-        """Collect a batch and train on it."""
+    def step(self) -> Batch:
+        """Collect a batch and train on it; returns the batch."""
         batch = self._collector.batch(self._batch_size)
         self._training.train(batch, env_steps=self.env_steps)
         self.env_steps += int(np.count_nonzero(batch.valid))
         self._act_with_new_weights()
+        return batch
 
     def close(self) -> None:
         """Close the environment."""
