@@ -70,10 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     outcomes = []
     for seed in range(given.seeds):
         folder = out / f"seed-{seed}"
-        if not (folder / "command.json").exists():
+        try:
             train(given.recipe, given.settings, seed, folder)
-        elif (kept := read_json(folder / "command.json")["asked"]) != [given.recipe, *given.settings]:
-            parser.error(f"{folder} is a run of {' '.join(kept)}; choose another --out, or remove this folder")
+        except ValueError as error:
+            parser.error(str(error))
         if given.evaluate and not (folder / "evaluation.json").exists():
             evaluate(folder, given.evaluate)
         outcomes.append(outcome_of(seed, folder, given.goal))
@@ -87,7 +87,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def train(recipe: str, settings: Sequence[str], seed: int, folder: Path) -> None:
-    """Run once; records the command, its start and its duration."""
+    """Run once; records the command, its start and its duration. A finished run is kept.
+
+    Raises:
+        ValueError: if the folder has a finished run of another command.
+    """
+    if (folder / "command.json").exists():
+        if (kept := read_json(folder / "command.json")["asked"]) != [recipe, *settings]:
+            raise ValueError(f"{folder} is a run of {' '.join(kept)}; choose another --out, or remove this folder")
+        return
     command = oatmill("train", recipe, *settings, "--seed", str(seed), "--run-dir", str(folder), "--json")
     shutil.rmtree(folder, ignore_errors=True)  # an incomplete run that was interrupted
     began = time.time()

@@ -17,9 +17,8 @@ from statistics import fmean
 
 import numpy as np
 
-from benchmarks.learning import WINDOW, mean_with_interval
+from benchmarks.learning import WINDOW, mean_with_interval, train
 from benchmarks.one_process import OneProcess
-from benchmarks.processes import run_oatmill
 from deploy.comparison.statistics import exact_p
 from protocol.data.batch import Batch
 from protocol.data.trajectory import Array
@@ -71,10 +70,8 @@ def in_one_process(settings: RunSettings) -> list[float]:
 
 
 def in_the_whole_system(recipe: str, assignments: Sequence[str], seed: int, folder: Path) -> list[float]:
-    """The same by `oatmill train`. A finished run in `folder` is kept."""
-    if not (folder / "summary.json").exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        run_oatmill("train", recipe, *assignments, "--seed", str(seed), run_dir=folder.absolute())
+    """The same by `oatmill train`; see `benchmarks.learning.train`."""
+    train(recipe, assignments, seed, folder)
     means = (line["episode_return"]["mean"] for line in read_lines(folder))
     return [mean for mean in means if mean is not None]
 
@@ -104,7 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = given.out or Path("runs") / f"same-{given.recipe}"
     scores: dict[str, list[list[float]]] = {SYSTEM: [], PROCESS: []}
     for seed in range(given.seeds):
-        scores[SYSTEM].append(in_the_whole_system(given.recipe, assignments, seed, out / f"seed-{seed}"))
+        try:
+            scores[SYSTEM].append(in_the_whole_system(given.recipe, assignments, seed, out / f"seed-{seed}"))
+        except ValueError as error:
+            parser.error(str(error))
         flags = {"trainer.seed": seed, "actors.seed": seed}
         run = resolve_run(given.recipe, assignments, preset=None, config=None, flags=flags)
         scores[PROCESS].append(in_one_process(run.settings))

@@ -12,7 +12,7 @@ import gymnasium
 
 
 class Slow(gymnasium.Wrapper[Any, Any, Any, Any]):  # type: ignore[misc]
-    """Each step waits so long, without using a core.
+    """Each step takes longer, without using a core.
 
     Args:
         env: the environment.

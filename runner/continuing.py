@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from agent.checkpoint_manifest import LATEST, read_manifest
+from agent.checkpoint_manifest import LATEST, open_manifest, read_manifest
 from learner.budget import check_budget_left
 from learner.settings import TrainerSettings
 from oatmill.errors import UserError
@@ -31,12 +31,15 @@ def check_newest_checkpoint(run_dir: Path, trainer: TrainerSettings) -> None:
 
     If that checkpoint is damaged, the learner looks for an older one.
     """
+    checkpoint = run_dir / "checkpoints" / LATEST
     try:
-        env_steps = read_manifest(run_dir / "checkpoints" / LATEST)["env_steps"]
+        env_steps = open_manifest(checkpoint)["env_steps"]
+        if not isinstance(env_steps, int) or env_steps < trainer.total_timesteps:
+            return
+        read_manifest(checkpoint)  # reads all files, so only here
     except UserError:
         return
-    if isinstance(env_steps, int):
-        check_budget_left(env_steps, trainer)
+    check_budget_left(env_steps, trainer)
 
 
 def way_on(run_dir: Path) -> str:

@@ -89,11 +89,11 @@ def compare(
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.info,
 ) -> None:
-    """Train a recipe or on an environment with several arms (sets of settings) and seeds, and report which arms differ.
+    """Train with several arms (sets of settings) and seeds, and report which arms differ.
 
-    The runs of all arms and seeds are executed one after another. Finished runs are kept: the same
-    command continues after Ctrl-C, and more --seeds or arms add runs. The report is report.html
-    (one file) and report.md. Needs oatmill[plot].
+    All runs have the same recipe, or the same environment (--env). The runs of all arms and seeds are
+    executed one after another. Finished runs are kept: the same command continues after Ctrl-C, and more
+    --seeds or arms add runs. The report is report.html (one file) and report.md. Needs oatmill[plot].
 
     KEY=VALUE applies to all arms; an arm's own settings override it.
     """

@@ -65,7 +65,7 @@ def sweep(
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.info,
 ) -> None:
-    """Search for good settings of a recipe or for an environment with Optuna.
+    """Search for good settings for a recipe or an environment (--env) with Optuna.
 
     Trials run one after another. After Ctrl-C or a crash, the same command continues and resumes the
     interrupted run from its newest checkpoint; more --trials add trials. The best settings are written to

@@ -45,3 +45,14 @@ def test_both_train_and_are_compared(tmp_path: Path, capsys: pytest.CaptureFixtu
     main(["cartpole", *CARTPOLE, "--seeds", "2", "--out", str(tmp_path / "out")])
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in said] == ["seed", "seed", "final", "whole", "one", "whole", "whole", "one"]
+
+
+def test_a_finished_run_of_another_command_is_not_taken_for_this_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "seed-0"
+    folder.mkdir()
+    (folder / "command.json").write_text('{"asked": ["cartpole", "trainer.gamma=0.5"]}')
+    with pytest.raises(SystemExit):
+        main(["cartpole", "--out", str(tmp_path)])
+    assert "is a run of cartpole trainer.gamma=0.5; choose another --out" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Catch and Deep Sea: rewards by hand, random policies against the exact probabilities, and Gymnasium's own checker."""
+"""Catch and Deep Sea: rewards by hand, and Gymnasium's own checker; the wrapper that makes steps slower."""
 
 from __future__ import annotations
 
