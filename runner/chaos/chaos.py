@@ -18,6 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from oatmill.children.parent import dies_with_parent
 from oatmill.errors import RunError, UserError
 from oatmill.files.run_files import EVENTS_FILE
 from runner.chaos.faults import FAULTS, STOPPED_S, Scene, clocks, signalled, small_disk, stopped
@@ -83,6 +84,7 @@ class Chaos:
                     stderr=log,
                     text=True,
                     start_new_session=True,
+                    preexec_fn=dies_with_parent(signal.SIGTERM),  # noqa: PLW1509  (runs one system call)
                     env={**os.environ, **changes},
                 )
             return self._report(*self._harmed(process))

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deploy.cli.entry import run_command
+from tests.system.real_runs import all_gone, processes_of
 
 RECOVERS_WITHIN_S = {"actor": 5.0, "replay": 5.0, "learner": 15.0}
 """The 99th percentile of each role's recovery time, in seconds."""
@@ -39,6 +43,23 @@ def chaos(seconds: int) -> dict[str, Any]:
 @pytest.mark.timeout(600)
 def test_a_run_with_faults_loses_nothing() -> None:
     assert chaos(20)["faults_survived"] >= 1
+
+
+@pytest.mark.timeout(120)
+def test_the_run_ends_when_chaos_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "deploy", "chaos", "--seconds", "600"]
+    process = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL)
+    try:
+        while not list(tmp_path.glob("*/run/run.json")):
+            assert process.poll() is None
+            time.sleep(0.1)
+        assert processes_of(tmp_path)
+        process.kill()
+        process.wait()
+        assert all_gone(tmp_path)
+    finally:
+        for left in processes_of(tmp_path):
+            left.kill()
 
 
 @pytest.mark.slow
