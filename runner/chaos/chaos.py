@@ -84,7 +84,7 @@ class Chaos:
                     stderr=log,
                     text=True,
                     start_new_session=True,
-                    preexec_fn=dies_with_parent(signal.SIGTERM),  # noqa: PLW1509  (runs one system call)
+                    preexec_fn=dies_with_parent(signal.SIGKILL),  # noqa: PLW1509  (runs one system call)
                     env={**os.environ, **changes},
                 )
             return self._report(*self._harmed(process))

@@ -80,7 +80,7 @@ def judged(code: int, errors: str, run_dir: Path) -> str:
     if code not in {0, 1, 2} or (code and len(lines) != 1):
         return f"wrong: exit code {code}, {errors[-300:]}"
     events = run_dir / "events.jsonl"
-    restarts = events.read_bytes().count(b"_restarted") if events.exists() else 0
+    restarts = events.read_bytes().count(b"_restarted") if events.is_file() else 0
     return f"wrong: {restarts} restarts" if restarts > MOST_RESTARTS else f"exit code {code}"
 
 

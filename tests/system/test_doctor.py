@@ -21,10 +21,6 @@ BAD = {
         ["cartpole", "--preset", "conservative", f"{CMPO}.kl_coef=10", "trainer.total_timesteps=40000"],
         ("cmpo", f"{CMPO}.kl_coef="),
     ),
-    "a model that tells actions apart by nothing": (
-        ["cogs_v_clips", "--preset", "conservative", f"{CMPO}.kl_coef=3", "trainer.total_timesteps=150000"],
-        ("cmpo model", f"{CMPO}.kl_coef="),
-    ),
     "a learning rate times 100": (
         ["cartpole", "trainer.optimizer.learning_rate=0.1", "trainer.total_timesteps=40000"],
         ("learning rate", "trainer.optimizer.learning_rate=0.01"),

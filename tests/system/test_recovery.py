@@ -132,7 +132,7 @@ def test_a_disk_that_is_full_for_some_time_costs_a_checkpoint_but_not_the_run(tm
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("freed", [True, False], ids=["freed", "stopped"])
 def test_the_end_of_a_run_waits_until_its_last_checkpoint_can_be_written(tmp_path: Path, ranks: int, freed: bool) -> None:
-    arguments = [*QUICK, "agent.hidden_sizes=[256,256]", "trainer.total_timesteps=8000", "trainer.checkpoint_every=100000"]
+    arguments = [*QUICK, "agent.hidden_sizes=[256,256]", "trainer.total_timesteps=20000", "trainer.checkpoint_every=100000"]
     with training(tmp_path, "--learners", str(ranks), *arguments) as train:
         train.until(lambda: train.learner_steps() >= 1 and len(train.pids("learner")) == ranks)
         learner = psutil.Process(train.pids("learner")[0])
