@@ -18,6 +18,7 @@ from oatmill.settings.flat import AUTO_ENCODERS
 from oatmill.system import system_note
 from protocol.data.run_schema import RunSchema
 from protocol.data.spaces import ActionSpace, DictSpace, Spaces
+from replay.ingest.actors.credit import batches_for_all, most_rows
 from replay.settings import ReplaySettings
 from replay.store.buffer import replayed_rows
 from runner.observer import counted, in_words
@@ -108,6 +109,24 @@ class PlanReport:
         return (
             f"few updates: {counted(self.updates, 'update')} for {counted(total, 'env step')}; such a run learns little; raise "
             "trainer.minibatches or trainer.epochs",
+        )
+
+    def idle_actors(self, agents: int) -> tuple[str, ...]:
+        """A note if the queue's limit lets less than half of the actors collect at a time.
+
+        Args:
+            agents: the number of agents of one environment, each of which has a trajectory.
+        """
+        count, block = self.settings.actors.count, self.settings.actors.envs_per_actor * agents
+        fresh = self._fresh_rows() * self.settings.trainer.learners
+        limit = most_rows(self.settings.replay.queue_batches, fresh, block)
+        if count * block < 2 * limit:
+            return ()
+        batches = f"set replay.queue_batches={batches_for_all(fresh, block, count):g} (older data), or "
+        return (
+            f"idle actors: at most {limit // block} of {count} actors can collect at a time: {limit} trajectories may wait or "
+            f"be collected, and each actor collects {block}; if the learner waits for data, "
+            f"{'' if self.settings.actors.synchronous else batches}raise trainer.batch_size",
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -290,7 +309,7 @@ def report_plan(settings: RunSettings, *, resumed: bool = False) -> PlanReport:
         if (note := system_note()) is not None:
             notes.append(note)
         report = PlanReport(fitted, spaces, plan, {**plan.auto, **others}, (*notes, *environment.finish()))
-        return replace(report, notes=(*report.notes, *report.few_updates()))
+        return replace(report, notes=(*report.notes, *report.few_updates(), *report.idle_actors(described["agents"])))
 
 
 def start_notes(settings: RunSettings, spec: AgentSpec, plan: Plan, *, resumed: bool) -> list[str]:

@@ -18,8 +18,8 @@ def answer_with_description(values: Any, answer: Answer) -> None:
 
     Args:
         values: the settings of `env` as plain values.
-        answer: receives `spaces`, `episode_statistics`, `channels` (the axis of an image's channels;
-            None for other observations), `vector_class` (whether copies are stepped together) and `warnings`.
+        answer: receives `spaces`, `episode_statistics`, `agents` (of one copy), `channels` (the axis of an
+            image's channels; None for other observations), `vector_class` (whether copies are stepped together) and `warnings`.
     """
     settings: EnvSettings = TypeAdapter(EnvSettings).validate_python(values)
     warned: list[str] = []
@@ -33,6 +33,7 @@ def answer_with_description(values: Any, answer: Answer) -> None:
             {
                 "spaces": environment.spaces.to_dict(),
                 "episode_statistics": list(environment.episode_statistics),
+                "agents": environment.num_rows // environment.num_copies,
                 "channels": environment.channels,
                 "vector_class": _vector_class(settings),
                 "warnings": warned,

@@ -9,7 +9,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "train": (
         "oatmill train cartpole",
         "oatmill train cartpole trainer.gamma=0.98 trainer.total_timesteps=100000 --seed 1",
-        "oatmill train cogs_v_clips --preset tuned --actors 4 --run-dir runs/cogs",
+        "oatmill train cogs_v_clips --preset tuned --actors 2 --run-dir runs/cogs",
         "oatmill train --resume --run-dir runs/cogs trainer.total_timesteps=2000000",
     ),
     "plan": ("oatmill plan cartpole", "oatmill plan cogs_v_clips --preset conservative --json"),

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 
 from deploy.curves import column
 from deploy.doctor import cmpo
-from deploy.doctor.examined_run import WINDOW, ExaminedRun, mean
+from deploy.doctor.bottleneck import bottleneck
+from deploy.doctor.examined_run import WINDOW, ExaminedRun
 from deploy.doctor.findings import DOUBTFUL, Finding, agreement, balanced
 from deploy.doctor.incidents import incidents, ledger
 from learner.loss_descriptor import MUESLI_RATIO
@@ -24,8 +25,6 @@ LARGE_KL = 0.1
 """KL of one learner step, in nats; healthy PPO stays below 0.02."""
 SHORT = 1 / 3
 """Of the steps that a return would use if the newest policy had acted."""
-STARVED, BUSY = 0.4, 0.05
-"""Fractions of its time that a learner waits for data."""
 LOW, HIGH = (nats / math.log(ENTROPY_ACTIONS) for nats in (ENTROPY_LOW, ENTROPY_HIGH))
 MEANINGS = {
     "loss_dominates": f"one loss is over {DOMINATES:g} times the median of the others, by value and by gradient",
@@ -173,19 +172,6 @@ def returns(run: ExaminedRun) -> Iterator[Finding]:
     why = ", because the policy has moved too far since its data was collected" if short else ""
     tries = ("actors.synchronous=true",) if short else ()
     yield Finding(wrong=short, topic="returns", text=f"{text} ({meant:.1f} with on-policy data){why}", tries=tries)
-
-
-def bottleneck(run: ExaminedRun) -> Iterator[Finding]:
-    """Whether the learner waits for the actors, or the actors for the learner."""
-    waits = mean(column(run.lines[1:][-WINDOW:], "wait_fraction"))  # without the first batch, which waits for the start
-    count, envs = (run.setting(f"actors.{name}") for name in ("count", "envs_per_actor"))
-    if waits > STARVED:
-        text = f"the learner waits for data {waits:.0%} of the time: {count:.0f} actor(s) are the bottleneck"
-        tries = (f"actors.envs_per_actor={4 * envs:.0f}", f"actors.count={count + 1:.0f}")
-        yield Finding(wrong=True, topic="bottleneck", text=text, tries=tries)
-    elif math.isfinite(waits):
-        who = "the learner is the bottleneck, as it should be" if waits < BUSY else "neither side waits for long"
-        yield Finding(wrong=False, topic="bottleneck", text=f"the learner waits for data {waits:.0%} of the time: {who}")
 
 
 def red_flags(run: ExaminedRun) -> Iterator[Finding]:

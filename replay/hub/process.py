@@ -280,7 +280,8 @@ def serve(options: Namespace, ingest: IngestProcess, stop: StopFlag) -> int:
         version, replaced = read_version(options.run_dir)
         if replaced:
             _log.warning("%s", replaced)
-            Events(options.run_dir).add("state_replaced", text=replaced)
+            with contextlib.closing(Events(options.run_dir)) as events:
+                events.add("state_replaced", text=replaced)
         hub = Hub(
             config,
             addresses,

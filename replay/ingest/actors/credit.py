@@ -47,6 +47,22 @@ LENDING_BATCHES = 8
 """Late credit is counted again only after the learner has received this many batches without waiting."""
 
 
+def most_rows(queue_batches: float, fresh: int, block: int) -> int:
+    """The limit of credit and queue together: the waiting batches, plus one block, minus one row.
+
+    Args:
+        queue_batches: the number of batches that may wait.
+        fresh: the number of fresh trajectories in a batch.
+        block: the number of trajectories in the largest block.
+    """
+    return ceil(queue_batches * fresh) + block - 1
+
+
+def batches_for_all(fresh: int, block: int, actors: int) -> float:
+    """The `queue_batches` with which every actor can collect a block while the learner waits for the rest of a batch."""
+    return ceil(10 * (1 + (actors - 1) * block / fresh)) / 10
+
+
 class Holder(Protocol):
     """The part of a session that matters for credit."""
 
@@ -85,7 +101,7 @@ class CreditLine:
     def __init__(self, *, batch_rows: int, queue_batches: float, silent_after_s: float = SILENT_AFTER_S) -> None:
         self._silent_after_s = silent_after_s
         self._queue_batches = queue_batches
-        self._base = ceil(queue_batches * batch_rows)
+        self._batch_rows = batch_rows
         self._line: deque[Holder] = deque()
         self._largest = 1
         self._rows = 0  # the sum of one block of every session
@@ -100,8 +116,8 @@ class CreditLine:
 
     @property
     def capacity(self) -> int:
-        """The limit of credit and queue together, in rows: waiting batches, plus one block, minus one row."""
-        return self._base + self._largest - 1
+        """The limit of credit and queue together, in rows."""
+        return most_rows(self._queue_batches, self._batch_rows, self._largest)
 
     @property
     def bound(self) -> int:
@@ -116,7 +132,7 @@ class CreditLine:
 
         Credit beyond the new limit stays valid; no new credit is given until it is used up.
         """
-        self._base = ceil(self._queue_batches * batch_rows)
+        self._batch_rows = batch_rows
 
     def resize(self, holders: Iterable[Holder], row_bytes: int) -> None:
         """Adapt capacity and windows to the sessions that are open."""
@@ -147,7 +163,7 @@ class CreditLine:
             return free - self.late
         if self._learner_waits and (self.late or self.slow):
             # An unroll that starts while the learner waits uses the same version as one that starts after its next batch.
-            free += min(self._base, self._rows - self.late)
+            free += min(ceil(self._queue_batches * self._batch_rows), self._rows - self.late)
         return free
 
     def want(self, holder: Holder) -> None:

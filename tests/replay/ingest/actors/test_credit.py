@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from replay.ingest.actors.credit import LENDING_BATCHES, SILENT_AFTER_S, CreditLine
+import pytest
+
+from replay.ingest.actors.credit import LENDING_BATCHES, SILENT_AFTER_S, CreditLine, batches_for_all, most_rows
 from replay.ingest.actors.pace import Pace, fleet_seconds
 
 
@@ -35,6 +37,12 @@ def test_credit_and_queue_together_stay_within_the_waiting_batches_plus_a_block_
     assert line.capacity == 10
     assert line.outstanding == 9
     assert [actor.credit for actor in actors] == [3, 3, 3, 0, 0]
+
+
+@pytest.mark.parametrize(("fresh", "block", "actors"), [(24, 32, 2), (64, 64, 4), (32, 16, 8), (7, 3, 5), (1, 1, 1)])
+def test_with_enough_batches_every_actor_collects_while_the_learner_waits(fresh: int, block: int, actors: int) -> None:
+    waiting = fresh - 1
+    assert waiting + actors * block <= most_rows(batches_for_all(fresh, block, actors), fresh, block)
 
 
 def test_while_no_batch_can_be_cut_there_is_room_for_the_largest_block() -> None:
