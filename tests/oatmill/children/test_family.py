@@ -116,6 +116,7 @@ def test_a_guardian_lets_a_role_end_before_it_kills_remaining_processes(tag: str
     with subprocess.Popen([sys.executable, "-c", PARENT, tag, code], cwd=ROOT, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         parent.stdout.readline()
+        until(lambda: bool(members([tag])))  # a program that is just being started has no environment yet
         parent.kill()
         until(lambda: not members([tag]))
         assert done.exists()
