@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from math import ceil
 
 from deploy.curves import column
 from deploy.doctor.examined_run import WINDOW, ExaminedRun, mean
 from deploy.doctor.findings import Finding
-from replay.ingest.actors.credit import batches_for_all
+from replay.ingest.actors.credit import batches_for_all, most_rows
 from replay.store.buffer import replayed_rows
 
 STARVED, BUSY = 0.4, 0.05
@@ -41,7 +40,7 @@ def _limited_by_the_queue(run: ExaminedRun, count: float) -> tuple[int, tuple[st
         return None
     part = int(size // learners)
     fresh = int(learners) * (part - replayed_rows(fraction, part))
-    block = int(capacity) - ceil(batches * fresh) + 1
+    block = int(capacity) - most_rows(batches, fresh, 1) + 1  # the limit grows by one with each further trajectory of a block
     if block < 1 or count * block <= capacity:
         return None
     larger = f"trainer.batch_size={2 * size:.0f}"
