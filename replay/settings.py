@@ -30,7 +30,7 @@ class ReplaySettings(Settings):
     run fails."""
     queue_batches: float = Field(default=1.0, ge=1.0, le=1024)
     """Batches that may wait besides those in training. Each additional batch makes the data one policy
-    version older."""
+    version older. While the learner waits for data, twice as many may wait or be collected."""
     max_policy_lag: int = Field(default=16, ge=0)
     """Trajectories from a policy that is more versions behind than this are dropped as stale, but
     enough for one batch are always kept."""

@@ -18,7 +18,7 @@ from oatmill.settings.flat import AUTO_ENCODERS
 from oatmill.system import system_note
 from protocol.data.run_schema import RunSchema
 from protocol.data.spaces import ActionSpace, DictSpace, Spaces
-from replay.ingest.actors.credit import batches_for_all, most_rows
+from replay.ingest.actors.credit import batches_for_all, most_rows_while_waiting
 from replay.settings import ReplaySettings
 from replay.store.buffer import replayed_rows
 from runner.observer import counted, in_words
@@ -118,15 +118,15 @@ class PlanReport:
             agents: the number of agents of one environment, each of which has a trajectory.
         """
         count, block = self.settings.actors.count, self.settings.actors.envs_per_actor * agents
-        fresh = self._fresh_rows() * self.settings.trainer.learners
-        limit = most_rows(self.settings.replay.queue_batches, fresh, block)
+        fresh, synchronous = self._fresh_rows() * self.settings.trainer.learners, self.settings.actors.synchronous
+        limit = most_rows_while_waiting(self.settings.replay.queue_batches, fresh, block, synchronous=synchronous)
         if count * block < 2 * limit:
             return ()
         batches = f"set replay.queue_batches={batches_for_all(fresh, block, count):g} (older data), or "
         return (
             f"idle actors: at most {limit // block} of {count} actors can collect at a time: {limit} trajectories may wait or "
             f"be collected, and each actor collects {block}; if the learner waits for data, "
-            f"{'' if self.settings.actors.synchronous else batches}raise trainer.batch_size",
+            f"{'' if synchronous else batches}raise trainer.batch_size",
         )
 
     def to_dict(self) -> dict[str, Any]:

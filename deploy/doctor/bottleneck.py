@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from deploy.curves import column
 from deploy.doctor.examined_run import WINDOW, ExaminedRun, mean
 from deploy.doctor.findings import Finding
-from replay.ingest.actors.credit import batches_for_all, most_rows
+from replay.ingest.actors.credit import batches_for_all, most_rows, most_rows_while_waiting
 from replay.store.buffer import replayed_rows
 
 STARVED, BUSY = 0.4, 0.05
@@ -24,7 +24,7 @@ def bottleneck(run: ExaminedRun) -> Iterator[Finding]:
         tries: tuple[str, ...] = (f"actors.envs_per_actor={4 * envs:.0f}", f"actors.count={count + 1:.0f}")
         if (limited := _limited_by_the_queue(run, count)) is not None:
             working, tries = limited
-            text += f"; only {working} can collect at a time, because the queue has no room for more"
+            text += f"; the queue has room for only {working} of them at all times"
         yield Finding(wrong=True, topic="bottleneck", text=text, tries=tries)
     elif math.isfinite(waits):
         who = "the learner is the bottleneck, as it should be" if waits < BUSY else "neither side waits for long"
@@ -32,7 +32,7 @@ def bottleneck(run: ExaminedRun) -> Iterator[Finding]:
 
 
 def _limited_by_the_queue(run: ExaminedRun, count: float) -> tuple[int, tuple[str, ...]] | None:
-    """How many actors the queue has room for, and what makes more room; None if it has room for all, or is not known."""
+    """How many actors the queue always has room for, and what makes more room; None if it has room for all, or is not known."""
     size, learners = run.setting("trainer.batch_size"), run.setting("trainer.learners")
     fraction, batches = (run.setting(f"replay.{name}") for name in ("fraction", "queue_batches"))
     capacity = run.recent("queue", "capacity")
@@ -41,9 +41,13 @@ def _limited_by_the_queue(run: ExaminedRun, count: float) -> tuple[int, tuple[st
     part = int(size // learners)
     fresh = int(learners) * (part - replayed_rows(fraction, part))
     block = int(capacity) - most_rows(batches, fresh, 1) + 1  # the limit grows by one with each further trajectory of a block
-    if block < 1 or count * block <= capacity:
+    synchronous = run.setting("actors.synchronous") == 1
+    room = most_rows_while_waiting(batches, fresh, block, synchronous=synchronous)
+    if not synchronous:
+        room -= fresh - 1  # that wait for the rest of their batch; synchronous actors wait for the learner then
+    if block < 1 or count * block <= room:
         return None
     larger = f"trainer.batch_size={2 * size:.0f}"
-    if run.setting("actors.synchronous") == 1:
-        return int(capacity) // block, (larger,)
-    return int(capacity) // block, (f"replay.queue_batches={batches_for_all(fresh, block, int(count)):g}", larger)
+    if synchronous:
+        return room // block, (larger,)
+    return room // block, (f"replay.queue_batches={batches_for_all(fresh, block, int(count)):g}", larger)

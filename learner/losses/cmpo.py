@@ -106,7 +106,7 @@ class ExactCmpo(_Cmpo):
         offset_BT = (expected_BTF.mean(-1) - prior_value_BT1[:, :-1]).abs() / sigma
         q_taken_BT = distribution.log_prob(prior_q_BTA, actions_BT, self.sizes, factored=self.factored)
         of_taken_BT = q_taken_BT - expected_BTF.sum(-1)
-        fresh_BT = mask_BT & fresh_B.unsqueeze(-1)
+        fresh_BT = mask_BT & fresh_B[:, None]
         return target_statistics(
             prior_log_probs_BTA, cmpo_policy_BTA, cmpo_advantage_BTA, mask_BT, self.sizes, clip=self.settings.advantage_clip
         ) | {

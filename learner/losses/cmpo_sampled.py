@@ -89,7 +89,7 @@ class SampledCmpo(Loss):
             "baseline_offset": (expected_BT - prior_value_BT1[:, :-1]).abs() / sigma,
             "sigma": sigma.expand_as(mask_BT),
         }
-        fresh_BT = mask_BT & fresh_B.unsqueeze(-1)
+        fresh_BT = mask_BT & fresh_B[:, None]
         return {name: Statistic(value, mask_BT) for name, value in values.items()} | {
             "advantage_agreement": Statistic(agreement(of_taken_BT, advantage_BT, fresh_BT), fresh_BT)
         }

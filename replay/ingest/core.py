@@ -112,7 +112,10 @@ class IngestCore:
         self.journal = Journal() if journal is None else journal
         self.rejections = Rejections(QUARANTINE_KEPT)
         self._credit = CreditLine(
-            batch_rows=settings.batch_rows, queue_batches=settings.queue_batches, silent_after_s=settings.silent_after
+            batch_rows=settings.batch_rows,
+            queue_batches=settings.queue_batches,
+            silent_after_s=settings.silent_after,
+            synchronous=settings.synchronous,
         )
         self._queue, self._fleet = TrajectoryQueue(), FleetStatistics()
         self._batches = BatchServer(settings.batch_rows, admissions, priorities=settings.buffer.prioritised, server=server)

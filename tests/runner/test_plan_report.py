@@ -72,17 +72,18 @@ def test_a_plan_with_much_data_and_few_updates_says_so() -> None:
 
 def test_a_plan_says_that_most_actors_would_be_idle() -> None:
     settings = cartpole.settings()
-    settings.trainer.batch_size, settings.actors.envs_per_actor, settings.actors.count = 32, 16, 6
-    # 32 trajectories of a batch and one block of 16, minus one, are 47; six actors collect 96.
+    settings.trainer.batch_size, settings.actors.envs_per_actor, settings.actors.count = 32, 16, 10
+    # Twice the 32 trajectories of a batch and one block of 16, minus one, are 79; ten actors collect 160.
     (note,) = [note for note in report_plan(settings).notes if note.startswith("idle actors: ")]
-    assert "at most 2 of 6 actors can collect at a time: 47 trajectories" in note
-    # 96 + 31 that wait for a whole batch are 112 and one block, minus one: 3.5 batches.
-    assert "set replay.queue_batches=3.5 (older data), or raise trainer.batch_size" in note
-    for path, value in (("actors", {"count": 5}), ("replay", {"queue_batches": 2.0})):
+    assert "at most 4 of 10 actors can collect at a time: 79 trajectories" in note
+    # 160 + 31 that wait for a whole batch are 176 and one block, minus one: 2.8 batches of 32 twice.
+    assert "set replay.queue_batches=2.8 (older data), or raise trainer.batch_size" in note
+    for path, value in (("actors", {"count": 9}), ("replay", {"queue_batches": 2.0})):
         changed = resolve(settings.explicit(), [Layer({path: value})])
         assert not any("idle actors" in note for note in report_plan(changed).notes)
     settings.actors.synchronous = True
     (note,) = [note for note in report_plan(settings).notes if note.startswith("idle actors: ")]
+    assert "at most 2 of 10 actors" in note, "their credit does not grow while the learner waits"
     assert "queue_batches" not in note
 
 

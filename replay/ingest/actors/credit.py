@@ -1,8 +1,8 @@
 """Decides how many trajectories each actor may send.
 
-Credit and queue together stay within a capacity. Credit is given in whole blocks, in the order of
-requests. A row (trajectory) costs what the largest one can need (`RunSchema.row_bytes`), so the
-limit on rows is a limit on bytes.
+Credit and queue together stay within a capacity, which grows by one batch while the learner has to wait
+for data. Credit is given in whole blocks, in the order of requests. A row (trajectory) costs what the
+largest one can need (`RunSchema.row_bytes`), so the limit on rows is a limit on bytes.
 
 It cannot deadlock. While no batch can be cut, fewer rows than one batch wait. So there is room for the
 largest block as soon as no credit is outstanding. Outstanding credit does not stay forever: it is used, or
@@ -10,7 +10,7 @@ no longer counted because it is late, or taken back because its holder is dead.
 
 Credit that a slow or silent actor holds is *late*. It stays valid, but it is not counted while the learner
 has to wait for data, so that the other actors can use the whole capacity. The rules and the bounds are in
-docs/decisions/023.
+docs/decisions/002 and 023.
 """
 
 from __future__ import annotations
@@ -58,9 +58,14 @@ def most_rows(queue_batches: float, fresh: int, block: int) -> int:
     return ceil(queue_batches * fresh) + block - 1
 
 
+def most_rows_while_waiting(queue_batches: float, fresh: int, block: int, *, synchronous: bool) -> int:
+    """The same limit while the learner has to wait for data. It grows by the waiting batches, unless actors are synchronous."""
+    return most_rows(queue_batches, fresh, block) + (0 if synchronous else ceil(queue_batches * fresh))
+
+
 def batches_for_all(fresh: int, block: int, actors: int) -> float:
     """The `queue_batches` with which every actor can collect a block while the learner waits for the rest of a batch."""
-    return ceil(10 * (1 + (actors - 1) * block / fresh)) / 10
+    return max(1.0, ceil(5 * (1 + (actors - 1) * block / fresh)) / 10)
 
 
 class Holder(Protocol):
@@ -90,6 +95,7 @@ class CreditLine:
         batch_rows: the number of trajectories in a batch.
         queue_batches: the number of batches that may wait.
         silent_after_s: an actor without data for this many seconds may be called silent.
+        synchronous: whether every trajectory must come from the newest policy. The capacity then grows only for slow actors.
 
     Attributes:
         outstanding: rows of credit that actors hold and that are not late.
@@ -98,8 +104,10 @@ class CreditLine:
         silent: sessions that are silent.
     """
 
-    def __init__(self, *, batch_rows: int, queue_batches: float, silent_after_s: float = SILENT_AFTER_S) -> None:
-        self._silent_after_s = silent_after_s
+    def __init__(
+        self, *, batch_rows: int, queue_batches: float, silent_after_s: float = SILENT_AFTER_S, synchronous: bool = False
+    ) -> None:
+        self._silent_after_s, self._synchronous = silent_after_s, synchronous
         self._queue_batches = queue_batches
         self._batch_rows = batch_rows
         self._line: deque[Holder] = deque()
@@ -116,16 +124,23 @@ class CreditLine:
 
     @property
     def capacity(self) -> int:
-        """The limit of credit and queue together, in rows."""
+        """The limit of credit and queue together, in rows, while the learner need not wait."""
         return most_rows(self._queue_batches, self._batch_rows, self._largest)
 
     @property
     def bound(self) -> int:
-        """The limit of all credit and the queue, in rows.
+        """The limit of all credit and the queue, in rows, at any time.
 
         While there are slow actors, it is higher by one block per actor.
         """
-        return self.capacity + (self._rows if self.late or self.slow else 0)
+        return self.capacity + (self._rows if self.late or self.slow else self._growth)
+
+    @property
+    def _growth(self) -> int:
+        """How many rows come to the capacity while the learner waits: the waiting batches, at most one block per actor."""
+        if self._synchronous and not (self.late or self.slow):
+            return 0
+        return min(ceil(self._queue_batches * self._batch_rows), self._rows - self.late)
 
     def expect(self, batch_rows: int) -> None:
         """Change the number of fresh trajectories in a batch.
@@ -161,10 +176,8 @@ class CreditLine:
         free = self.capacity - self.outstanding - queued
         if not self._lending:
             return free - self.late
-        if self._learner_waits and (self.late or self.slow):
-            # An unroll that starts while the learner waits uses the same version as one that starts after its next batch.
-            free += min(ceil(self._queue_batches * self._batch_rows), self._rows - self.late)
-        return free
+        # An unroll that starts while the learner waits uses the same version as one that starts after its next batch.
+        return free + (self._growth if self._learner_waits else 0)
 
     def want(self, holder: Holder) -> None:
         """Put a session in line, if it may have more credit than it has."""

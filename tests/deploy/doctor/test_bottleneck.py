@@ -30,20 +30,23 @@ def found(waits: float, capacity: int | None = 55, **settings: float) -> Finding
 
 
 def test_more_actors_are_suggested_where_all_of_them_work() -> None:
-    # 80 may wait or be collected: 2 x 24 and a block of 32, minus one.
-    finding = found(0.6, capacity=79, replay__queue_batches=2.0)
+    # 61 is 30 and a block of 32, minus one. While the learner waits, 30 come to it; without 23 that wait, there is room for 68.
+    finding = found(0.6, capacity=61, replay__queue_batches=1.25)
     assert finding.wrong
     assert finding.tries == ("actors.envs_per_actor=128", "actors.count=3")
     assert "the queue" not in finding.text
 
 
 def test_more_room_is_suggested_where_the_queue_keeps_actors_idle() -> None:
-    # 55 is 24 and a block of 32, minus one; two blocks are 64. With 23 that wait for a whole batch they are 87.
+    # 55 is 24 and a block of 32, minus one. While the learner waits, 24 come to it; without 23 that wait, 56: one block.
+    # By hand: two blocks and 23 are 87, so 1.2 batches of 24 twice, and 31.
     finding = found(0.6)
     assert finding.wrong
-    assert "only 1 can collect at a time, because the queue has no room for more" in finding.text
-    assert finding.tries == ("replay.queue_batches=2.4", "trainer.batch_size=192")
-    assert found(0.6, actors__synchronous=1.0).tries == ("trainer.batch_size=192",)
+    assert "the queue has room for only 1 of them at all times" in finding.text
+    assert finding.tries == ("replay.queue_batches=1.2", "trainer.batch_size=192")
+    synchronous = found(0.6, actors__synchronous=1.0)
+    assert "only 1 of them" in synchronous.text
+    assert synchronous.tries == ("trainer.batch_size=192",)
 
 
 def test_nothing_is_said_of_the_queue_where_a_number_is_not_known() -> None:

@@ -129,16 +129,17 @@ def test_with_several_factors_each_has_its_own_expectation_as_baseline() -> None
         np.testing.assert_allclose(written["cmpo_policy_BTA"][..., part].numpy(), target, atol=1e-12)
 
 
-def test_the_returns_advantage_tilts_the_taken_action_alone() -> None:
-    # Advantage 0.4 over sigma 2 is 0.2; an even prior of three: weights e^0.2, 1, 1.
-    written = ReturnCmpo(cmpo_context({"advantage": "sampled"})).prepare(
+@pytest.mark.parametrize(("temperature", "tilt"), [(1.0, 0.2), (0.5, 0.4)])
+def test_the_returns_advantage_tilts_the_taken_action_alone(temperature: float, tilt: float) -> None:
+    # Advantage 0.4 over sigma 2 is 0.2, and 0.4 at a temperature of 0.5; an even prior of three: weights e^0.2, 1, 1.
+    written = ReturnCmpo(cmpo_context({"advantage": "sampled", "temperature": temperature})).prepare(
         prior_log_probs_BTA=torch.full((1, 1, 3), 1 / 3, dtype=torch.float64).log(),
         advantage_BT=torch.tensor([[0.4]], dtype=torch.float64),
         actions_BT=torch.tensor([[1]]),
         sigma=torch.tensor(2.0, dtype=torch.float64),
     )
-    assert written["cmpo_advantage_BTA"].tolist() == [[[0.0, 0.2, 0.0]]]
-    weight = e**0.2
+    assert written["cmpo_advantage_BTA"].tolist() == [[[0.0, tilt, 0.0]]]
+    weight = e**tilt
     np.testing.assert_allclose(
         written["cmpo_policy_BTA"].numpy()[0, 0], np.array([1, weight, 1]) / (2 + weight), atol=1e-12, rtol=0
     )

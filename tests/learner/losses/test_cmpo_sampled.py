@@ -52,14 +52,15 @@ def test_leave_one_out_weights_are_the_papers(clip: float) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(3,), (2, 3)])
-@pytest.mark.parametrize("baseline", ["prior_value", "prior_expected_q"])
-def test_the_drawn_actions_weights_make_up_a_policy(sizes: tuple[int, ...], baseline: str) -> None:
+@pytest.mark.parametrize(("baseline", "temperature"), [("prior_value", 1.0), ("prior_expected_q", 1.0), ("prior_value", 0.5)])
+def test_the_drawn_actions_weights_make_up_a_policy(sizes: tuple[int, ...], baseline: str, temperature: float) -> None:
     inputs = sampled_inputs(sizes=sizes)
-    loss = SampledCmpo(cmpo_context({"estimator": "sampled", "baseline": baseline}, sizes=sizes, factored=len(sizes) > 1))
+    changes = {"estimator": "sampled", "baseline": baseline, "temperature": temperature}
+    loss = SampledCmpo(cmpo_context(changes, sizes=sizes, factored=len(sizes) > 1))
     written = prepared(loss, inputs)
     q, actions = inputs["prior_sampled_q_BTN"].numpy(), inputs["prior_actions_BTN"].numpy()
     values = inputs["prior_value_BT1"].numpy()[:, :-1] if baseline == "prior_value" else q.mean(-1)
-    weights = oracles.leave_one_out((q - values[..., None]) / 0.7, 1.0)
+    weights = oracles.leave_one_out((q - values[..., None]) / (0.7 * temperature), 1.0)
     expected = np.zeros((2, 3, sum(sizes)))
     for b, t, i in np.ndindex(weights.shape):
         expected[b, t, actions[b, t, i]] += weights[b, t, i] / weights[b, t].sum()

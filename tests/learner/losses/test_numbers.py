@@ -301,21 +301,25 @@ def test_ratios_of_muesli_pg_are_cut() -> None:
 def test_what_multiplies_the_policy_in_muesli_pg_is_0_where_a_step_does_not_count() -> None:
     unknown = float("nan")
     inputs = pg_inputs(
-        torch.zeros(1, 2, 2), torch.zeros(1, 2, 3, 1), torch.tensor([[[1.0, 2.0, 3.0], [unknown] * 3]]), taken=0.6
+        torch.zeros(1, 3, 2),
+        torch.zeros(1, 3, 4, 1),
+        torch.tensor([[[1.0, 2.0, 3.0, 4.0], [unknown] * 4, [2.0, 1.0, 0.5, 0.0]]]),
+        taken=0.6,
     )
     inputs |= {
-        "prior_taken_q_BT": torch.tensor([[-0.4, unknown]]),
-        "prior_value_BT1": torch.tensor([[0.1, 0.7, 0.2]]),
-        "action_return_BT": torch.tensor([[1.5, unknown]]),
-        "mask_BT": torch.tensor([[True, False]]),
+        "prior_taken_q_BT": torch.tensor([[-0.4, unknown, 1.0]]),
+        "prior_value_BT1": torch.tensor([[0.1, unknown, 0.7, 0.2]]),
+        "action_return_BT": torch.tensor([[1.5, unknown, 0.5]]),
+        "mask_BT": torch.tensor([[True, False, True]]),
     }
     inputs |= {
-        name: inputs[name].repeat_interleave(2, 1) for name in ("actions_BT", "behaviour_log_probs_BTA", "old_log_probs_BTA")
+        name: inputs[name].repeat_interleave(3, 1) for name in ("actions_BT", "behaviour_log_probs_BTA", "old_log_probs_BTA")
     }
     written = DrawnMuesliPg(box_context()).prepare(**inputs)
-    # (1.5 + 0.4) / 2, and (q - 0.1) / 2.
-    torch.testing.assert_close(written["pg_correction_BT"], torch.tensor([[0.95, 0.0]]))
-    torch.testing.assert_close(written["pg_advantage_BTN"], torch.tensor([[[0.45, 0.95, 1.45], [0.0, 0.0, 0.0]]]))
+    # By hand, over a sigma of 2: 1.5 + 0.4 and 0.5 - 1; q - 0.1 and q - 0.7.
+    torch.testing.assert_close(written["pg_correction_BT"], torch.tensor([[0.95, 0.0, -0.25]]))
+    advantages = [[0.45, 0.95, 1.45, 1.95], [0.0] * 4, [0.65, 0.15, -0.1, -0.35]]
+    torch.testing.assert_close(written["pg_advantage_BTN"], torch.tensor([advantages]))
 
 
 def ends_of(steps: int) -> dict[str, Tensor]:

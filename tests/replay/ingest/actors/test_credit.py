@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from replay.ingest.actors.credit import LENDING_BATCHES, SILENT_AFTER_S, CreditLine, batches_for_all, most_rows
+from replay.ingest.actors.credit import LENDING_BATCHES, SILENT_AFTER_S, CreditLine, batches_for_all, most_rows_while_waiting
 from replay.ingest.actors.pace import Pace, fleet_seconds
 
 
@@ -21,8 +21,10 @@ class Actor:
     silent: bool = False
 
 
-def line_of(*actors: Actor, batch_rows: int = 8, queue_batches: float = 1.0, row_bytes: int = 1) -> CreditLine:
-    line = CreditLine(batch_rows=batch_rows, queue_batches=queue_batches)
+def line_of(
+    *actors: Actor, batch_rows: int = 8, queue_batches: float = 1.0, row_bytes: int = 1, synchronous: bool = False
+) -> CreditLine:
+    line = CreditLine(batch_rows=batch_rows, queue_batches=queue_batches, synchronous=synchronous)
     line.resize(actors, row_bytes)
     for actor in actors:
         line.want(actor)
@@ -41,8 +43,38 @@ def test_credit_and_queue_together_stay_within_the_waiting_batches_plus_a_block_
 
 @pytest.mark.parametrize(("fresh", "block", "actors"), [(24, 32, 2), (64, 64, 4), (32, 16, 8), (7, 3, 5), (1, 1, 1)])
 def test_with_enough_batches_every_actor_collects_while_the_learner_waits(fresh: int, block: int, actors: int) -> None:
-    waiting = fresh - 1
-    assert waiting + actors * block <= most_rows(batches_for_all(fresh, block, actors), fresh, block)
+    waiting, batches = fresh - 1, batches_for_all(fresh, block, actors)
+    limit = most_rows_while_waiting(batches, fresh, block, synchronous=False)
+    assert waiting + actors * block <= limit
+    line = line_of(*(Actor(block) for _ in range(actors)), batch_rows=fresh, queue_batches=batches)
+    line.learner_waits(True)
+    assert len(line.grant(queued=waiting, now=0.0)) >= actors
+
+
+def test_while_the_learner_waits_credit_for_one_more_batch_is_given() -> None:
+    # By hand: 8 + 4 - 1 = 11 rows, so two blocks of 4. One more batch makes 19, so four.
+    actors = [Actor(4) for _ in range(5)]
+    line = line_of(*actors)
+    assert line.grant(queued=0, now=0.0) == actors[:2]
+    line.learner_waits(True)
+    assert line.grant(queued=0, now=0.0) == actors[2:4]
+    assert (line.capacity, line.bound) == (11, 19)
+    line.learner_waits(False)
+    assert line.room(queued=0) == 11 - 16
+
+
+def test_the_limit_grows_by_no_more_than_one_block_per_actor() -> None:
+    line = line_of(Actor(2), Actor(1))
+    line.learner_waits(True)
+    assert line.bound == line.room(queued=0) == 8 + 2 - 1 + 3
+
+
+def test_credit_of_synchronous_actors_does_not_grow_because_their_data_would_be_one_version_old() -> None:
+    actors = [Actor(4) for _ in range(5)]
+    line = line_of(*actors, synchronous=True)
+    line.learner_waits(True)
+    assert line.grant(queued=0, now=0.0) == actors[:2]
+    assert line.bound == 11
 
 
 def test_while_no_batch_can_be_cut_there_is_room_for_the_largest_block() -> None:
@@ -135,7 +167,7 @@ def test_credit_unused_for_twice_the_fleets_time_is_late_and_not_counted_while_t
     assert line.room(queued=4) == 8 - 4
 
 
-def test_while_the_learner_waits_for_a_slow_fleet_every_actor_may_hold_one_block_more() -> None:
+def test_while_the_learner_waits_for_a_slow_fleet_every_actor_that_is_not_late_may_hold_one_block_more() -> None:
     line, fast, slow = fast_and_slow()
     line.look([fast, slow], now=0.3)
     line.learner_waits(True)
