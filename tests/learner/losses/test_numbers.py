@@ -177,7 +177,7 @@ def test_cmpo_over_drawn_numbers_is_equation_12(baseline: str) -> None:
     log_pi = log_normal(actions, policy.numpy()[:, :, None, :2], policy.numpy()[:, :, None, 2:]).sum(-1)
     mask = torch.ones(2, 3, dtype=torch.bool)
     terms = loss.compute(
-        logits_BTA=policy.float(),
+        logits_BTA=policy.float().requires_grad_(),
         prior_actions_BTN=inputs["prior_actions_BTN"],
         cmpo_weights_BTN=written["cmpo_weights_BTN"],
         cmpo_log_prior_BTN=written["cmpo_log_prior_BTN"],
@@ -185,8 +185,10 @@ def test_cmpo_over_drawn_numbers_is_equation_12(baseline: str) -> None:
         mask_BT=mask,
     )
     expected = (weights * (np.log(weights) + log_prior - log_pi)).mean(-1)
-    np.testing.assert_allclose(term(terms, "kl").value.numpy(), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(term(terms, "kl").value.detach().numpy(), expected, rtol=1e-4, atol=1e-4)
     assert term(terms, "kl").coef == 0.01
+    assert term(terms, "kl").value.requires_grad
+    assert not terms["cross_entropy"].value.requires_grad
     np.testing.assert_allclose(terms["cross_entropy"].value.numpy(), -(shares * log_pi).sum(-1), rtol=1e-4)
     np.testing.assert_allclose(terms["target_entropy"].value.numpy(), entropy, rtol=1e-4)
 
