@@ -147,6 +147,20 @@ def test_an_advantage_into_an_absent_step_has_no_target() -> None:
     assert written["model_reward_mask_BTK"].flatten().tolist() == [True, True, False, False]
 
 
+@pytest.mark.parametrize("end", ["terminated_BT", "truncated_BT"])
+def test_an_advantage_that_ends_an_episode_is_known_if_the_agent_is_absent_afterwards(end: str) -> None:
+    loss = AdvantageDynamics(make_context(make_trainer("full", {"losses.dynamics.unroll_steps": 1})))
+    ends = {"terminated_BT": flags(length=4), "truncated_BT": flags(length=4)} | {end: flags(1, length=4)}
+    written = loss.prepare(
+        rewards_BT=torch.ones(1, 4),
+        one_step_advantage_BT=torch.tensor([[0.1, 0.2, math.nan, math.nan]]),
+        mask_BT=torch.tensor([[True, True, False, False]]),
+        **ends,
+    )
+    assert written["model_value_mask_BTK"].flatten().tolist() == [True, True, False, False]
+    assert torch.equal(written["model_value_target_BTK"].flatten(), torch.tensor([0.1, 0.2, 0, 0]))
+
+
 def test_the_setting_chooses_the_values_target() -> None:
     spec = make_spec()
     classes = {"return": Dynamics, "prior_bootstrap": BootstrapDynamics, "advantage": AdvantageDynamics}

@@ -335,6 +335,7 @@ def test_the_models_policy_is_fitted_to_the_drawn_actions_of_the_state_that_was_
     loss = DrawnMuesliModel(box_context({"losses.muesli_model.policy_horizon": 2}, numbers=2))
     actions, weights = random_normal(0, 1, 5, 4, 2).float(), random_normal(1, 1, 5, 4).float().exp()
     entropy = random_normal(2, 1, 5).float()
+    actions[0, 3] = float("nan")  # reached only across the episode's end, so it must not be read
     written = loss.prepare(prior_actions_BTN=actions, cmpo_weights_BTN=weights, cmpo_entropy_BT=entropy, **ends_of(5))
     # The episode ends at t = 2, and t = 5 is behind the last step.
     assert written["muesli_mask_BTK"][0].tolist() == [
