@@ -9,8 +9,10 @@ from agent.checkpoint_manifest import LATEST, open_manifest, read_manifest
 from learner.budget import check_budget_left
 from learner.settings import TrainerSettings
 from oatmill.errors import UserError
-from oatmill.files.run_files import SUMMARY_FILE
+from oatmill.files.run_files import CONFIG_FILE, SUMMARY_FILE
+from oatmill.settings import yaml_format
 from runner.folder import read_json
+from runner.trust import code_in
 
 
 def newest_checkpoint(run_dir: Path) -> str:
@@ -42,12 +44,21 @@ def check_newest_checkpoint(run_dir: Path, trainer: TrainerSettings) -> None:
     check_budget_left(env_steps, trainer)
 
 
+def _names_code(run_dir: Path) -> bool:
+    """Whether a run's settings name code of its user, which `--resume` runs only with `--trust`."""
+    try:
+        config = yaml_format.load((run_dir / CONFIG_FILE).read_text())
+    except (OSError, ValueError, UserError):
+        return False
+    return isinstance(config, dict) and code_in(config) is not None
+
+
 def way_on(run_dir: Path) -> str:
     """What a user can do with a run that has ended, as a part of a sentence."""
     checkpoint, summary = newest_checkpoint(run_dir), read_json(run_dir / SUMMARY_FILE)
     if not checkpoint:
         return "it has no checkpoint, so start it again in another folder"
-    command = f"oatmill train --resume --run-dir {shlex.quote(str(run_dir))}"
+    command = f"oatmill train --resume --run-dir {shlex.quote(str(run_dir))}{' --trust' if _names_code(run_dir) else ''}"
     if summary.get("outcome") == "done":
         return (
             f"its budget is spent; `{command} trainer.total_timesteps=N` continues it, with N above {summary.get('env_steps')}"

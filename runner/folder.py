@@ -48,6 +48,7 @@ class RunFolder:
         self.path = path
         self._made = made
         self._lock = lock
+        self._latest_before: str | None = None  # where `runs/latest` pointed before it pointed to this run
         self._writes = NeededWrites(path, owner=True)
 
     @staticmethod
@@ -138,12 +139,25 @@ class RunFolder:
             return
         with contextlib.suppress(OSError):
             RUNS.mkdir(parents=True, exist_ok=True)
+            self._latest_before = str(link.readlink()) if link.is_symlink() else None
             replace_link(link, _seen_from(RUNS, self.path))
+
+    def _point_latest_back(self) -> None:
+        """Let `runs/latest` be what it was before this run, unless it points to another run by now."""
+        link = RUNS / "latest"
+        with contextlib.suppress(OSError):
+            if not link.is_symlink() or link.resolve() != self.path:
+                return
+            if self._latest_before is None:
+                link.unlink()
+            else:
+                replace_link(link, self._latest_before)
 
     def release(self, *, remove: bool = False) -> None:
         """Write the waiting lines and release the folder; `remove` deletes what was created."""
         self._writes.close(0.0 if remove else WRITTEN_WITHIN_S)
         if remove and self._made:
+            self._point_latest_back()
             shutil.rmtree(self.path, ignore_errors=True)
             with contextlib.suppress(OSError):  # there may be another run in the same folder
                 for folder in self._made[1:]:
@@ -160,6 +174,8 @@ def find_run(path: Path | None) -> Path:
     folder = _absolute(path or RUNS / "latest")
     if (folder / CONFIG_FILE).is_file():
         return folder.resolve()
+    if path is None and folder.is_symlink() and not folder.exists():
+        raise UserError(f"runs/latest points to {folder.readlink()}, which does not exist; give a run's folder with --run-dir")
     if path is None:
         raise UserError(
             f"there is no run in {RUNS.absolute()}; start one with `oatmill train`, or give its folder with --run-dir"

@@ -44,7 +44,14 @@ def code_named(
     settings: RunSettings, *, places: tuple[str, ...] = EVERYWHERE, known: Collection[str] = ()
 ) -> tuple[str, str] | None:
     """The first setting that names code, and the text that names it; None if there is none. Arguments as `check_trust`."""
-    for path, value in flatten_settings(settings.to_dict()).items():
+    return code_in(settings.to_dict(), places=places, known=known)
+
+
+def code_in(
+    settings: Mapping[str, Any], *, places: tuple[str, ...] = EVERYWHERE, known: Collection[str] = ()
+) -> tuple[str, str] | None:
+    """The same for the content of config.yaml."""
+    for path, value in flatten_settings(settings).items():
         for text in texts_of(value) if path.startswith(places) else ():
             if names_code(text) and text not in known:
                 return path, text

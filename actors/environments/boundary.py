@@ -266,6 +266,17 @@ def outcome_of(outcome: Any) -> tuple[Any, Any, Any, Any, Any]:
     raise ValueError(f"expected step to return 5 values (observation, reward, terminated, truncated, info), got {came}{old}")
 
 
+def info_of(info: Any) -> Mapping[str, Any]:
+    """Check the `info` of a step.
+
+    Raises:
+        ValueError: if it is neither a mapping nor None.
+    """
+    if info is None or isinstance(info, Mapping):
+        return info or {}
+    raise ValueError(f"expected step to return info as a mapping, such as {{}}, got {in_short(info)}")
+
+
 def observation_of(outcome: Any) -> Any:
     """The observation of a reset's two return values.
 

@@ -15,6 +15,8 @@ from oatmill.errors import UserError
 ALWAYS = ("is_success", "score")
 """What is looked for in every environment."""
 MAX_NAMES = 64
+MAX_DEPTH = 16
+"""How many mappings inside each other are looked into. An `info` may contain itself."""
 ABSENT = math.nan
 """What stands for a number that an episode's last `info` does not have."""
 
@@ -53,12 +55,20 @@ def read(names: Sequence[str], info: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(values.get(name, ABSENT) for name in names)
 
 
-def flat(info: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The finite numbers and booleans of an `info`; those of a mapping inside it have its name and a dot before theirs."""
+def flat(info: Mapping[str, Any], prefix: str = "", *, inside: tuple[int, ...] = ()) -> Iterator[tuple[str, float]]:
+    """The finite numbers and booleans of an `info`; those of a mapping inside it have its name and a dot before theirs.
+
+    Args:
+        info: the mapping.
+        prefix: text before every name.
+        inside: the ids of the mappings that this one is in, which are not looked into again.
+    """
+    inside = (*inside, id(info))
     for name, value in info.items():
         path = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            yield from flat(value, f"{path}.")
+            if id(value) not in inside and len(inside) < MAX_DEPTH:
+                yield from flat(value, f"{path}.", inside=inside)
         elif (number := _number(value)) is not None:
             yield path, number
 
@@ -109,8 +119,11 @@ def _number(value: Any) -> float | None:
         value = value.item()
     if not isinstance(value, bool | int | float):
         return None
-    with np.errstate(over="ignore"):
-        number = float(np.float32(value))  # as it is sent
+    try:
+        with np.errstate(over="ignore"):
+            number = float(np.float32(value))  # as it is sent
+    except OverflowError:  # an integer beyond the largest float
+        return None
     return number if math.isfinite(number) else None
 
 

@@ -21,6 +21,7 @@ from actors.environments.boundary import (
     VectorBoundary,
     copy_seeds,
     flag,
+    info_of,
     observation_of,
     outcome_of,
     reward,
@@ -166,13 +167,13 @@ class SyncStepper:
             self._terminated[row] = over = terminated if type(terminated) is bool else flag(terminated, "terminated")
             self._truncated[row] = cut = truncated if type(truncated) is bool else flag(truncated, "truncated")
             if over or cut:
-                infos[row] = info or {}
+                infos[row] = info_of(info)
                 if not over:
                     finals.append(observations[row].copy())
                     final_rows.append(row)
                 self._begin(row, env.reset())
-            elif self._infos is not None and (self._infos.given or (info and ACTION_MASK in info)):
-                self._infos.take(info, row)
+            elif self._infos is not None and (self._infos.given or (info and ACTION_MASK in info_of(info))):
+                self._infos.take(info_of(info), row)
         self._raw.check_limits(observations)
         return RawStep(
             observations,

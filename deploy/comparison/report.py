@@ -130,9 +130,9 @@ def milestone_parts(results: Results) -> list[Part]:
         Heading("Env steps to a return"),
         milestone_table(results, reference, "env_steps"),
         Paragraph(
-            f"Returns at 25, 50, 75 and 90 % of the increase of {reference.name}'s return. For {reference.name}: the mean over its runs. For the "
-            "other arms: their mean divided by that, its 95 % percentile bootstrap interval, and the exact p. "
-            "There is no ratio if a run of either arm does not reach the return."
+            f"Returns at 25, 50, 75 and 90 % of the increase of {reference.name}'s return. For {reference.name}: the mean over "
+            "its runs. For the other arms: their mean divided by that, its 95 % percentile bootstrap interval, and the exact "
+            "p. There is no ratio if a run of either arm does not reach the return."
         ),
         Heading("Seconds to a return"),
         milestone_table(results, reference, "seconds"),

@@ -38,6 +38,16 @@ def test_a_stopped_run_and_a_killed_run_continue_from_their_checkpoint(tmp_path:
         assert way_on(run) == f"`oatmill train --resume --run-dir {quoted}` continues it from checkpoint step-20"
 
 
+def test_a_run_with_code_of_its_user_continues_with_trust(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", checkpoint=True, outcome="stopped")
+    (run / "config.yaml").write_text("env: {kind: factory, factory: 'own:Env'}\n")
+    assert way_on(run) == f"`oatmill train --resume --run-dir {run} --trust` continues it from checkpoint step-20"
+    (run / "config.yaml").write_text("env: {kind: gym, id: CartPole-v1}\n")
+    assert "--trust" not in way_on(run)
+    (run / "config.yaml").write_text("env: [")
+    assert "--trust" not in way_on(run)
+
+
 def test_a_run_that_has_spent_its_budget_continues_only_with_a_larger_one(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run", checkpoint=True, outcome="done", env_steps=301056)
     assert way_on(run) == (

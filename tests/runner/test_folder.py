@@ -96,6 +96,43 @@ def test_the_newest_run_is_found_wherever_it_lies(elsewhere: Path) -> None:
     folder.release()
 
 
+def test_a_run_that_is_refused_leaves_the_newest_run_before_it_the_newest(elsewhere: Path) -> None:
+    first = RunFolder.new(None, "cartpole")
+    first.config.write_text("{}")
+    first.point_latest()
+    first.release()
+    for before in (first.path, None):
+        if before is None:
+            (elsewhere / "runs" / "latest").unlink()
+        refused = RunFolder.new(None, "cartpole")
+        refused.config.write_text("{}")
+        refused.point_latest()
+        assert find_run(None) == refused.path
+        refused.release(remove=True)
+        assert not refused.path.exists()
+        if before is None:
+            assert not (elsewhere / "runs" / "latest").is_symlink()
+        else:
+            assert find_run(None) == before
+
+
+def test_a_refused_run_does_not_take_the_link_from_a_run_that_started_after_it() -> None:
+    refused, newer = RunFolder.new(None, "cartpole"), RunFolder.new(None, "cartpole")
+    for folder in (refused, newer):
+        folder.config.write_text("{}")
+        folder.point_latest()
+    refused.release(remove=True)
+    assert find_run(None) == newer.path
+    newer.release()
+
+
+def test_a_link_to_a_run_that_was_deleted_says_so(elsewhere: Path) -> None:
+    (elsewhere / "runs").mkdir()
+    (elsewhere / "runs" / "latest").symlink_to("cartpole-1")
+    with pytest.raises(UserError, match="runs/latest points to cartpole-1, which does not exist; give a run's folder"):
+        find_run(None)
+
+
 def test_a_real_folder_called_latest_is_left_alone(elsewhere: Path) -> None:
     (elsewhere / "runs" / "latest").mkdir(parents=True)
     folder = RunFolder.new(None, "cartpole")

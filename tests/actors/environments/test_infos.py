@@ -9,6 +9,7 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 from actors.environments.base import Episode
+from actors.environments.boundary import info_of
 from actors.environments.checks import first_observations
 from actors.environments.infos import flat, names_of, of_agents, read, row_of
 from actors.environments.make import describe, make_environment
@@ -27,6 +28,23 @@ def played(env: FactoryEnv, *, copies: int, steps: int) -> list[Episode]:
         episodes += environment.step(np.zeros(copies, np.int64)).episodes
     environment.close()
     return episodes
+
+
+def test_an_info_that_contains_itself_or_a_very_large_integer_is_read() -> None:
+    info: dict[str, Any] = {"a": 1, "huge": 10**400, "in": {"b": 2}}
+    info["me"] = info
+    info["in"]["up"] = info
+    assert dict(flat(info)) == {"a": 1, "in.b": 2}
+    deep: dict[str, Any] = {"a": 1}
+    for _ in range(2000):
+        deep = {"in": deep, "b": 2}
+    assert dict(flat(deep))["b"] == 2
+
+
+def test_an_info_of_a_step_that_is_no_mapping_is_named() -> None:
+    with pytest.raises(ValueError, match=r"expected step to return info as a mapping, such as \{\}, got \[1, 2\] \(list\)"):
+        info_of([1, 2])
+    assert info_of(None) == {}
 
 
 def test_numbers_and_booleans_are_read_whatever_they_are_wrapped_in() -> None:
