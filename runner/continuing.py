@@ -48,7 +48,7 @@ def _names_code(run_dir: Path) -> bool:
     """Whether a run's settings name code of its user, which `--resume` runs only with `--trust`."""
     try:
         config = yaml_format.load((run_dir / CONFIG_FILE).read_text())
-    except (OSError, ValueError, UserError):
+    except (OSError, ValueError):
         return False
     return isinstance(config, dict) and code_in(config) is not None
 

@@ -189,7 +189,7 @@ class SyncStepper:
     def first_info(self, actions: Any) -> Mapping[str, Any]:
         """Reset and step the first copy; its `info`."""
         self._envs[0].reset(seed=self._seeds[0])
-        return outcome_of(self._envs[0].step(split_rows(copied(actions), self.num_copies)[0]))[4] or {}
+        return info_of(outcome_of(self._envs[0].step(split_rows(copied(actions), self.num_copies)[0]))[4])
 
     def close(self) -> None:
         """Close every copy."""

@@ -41,9 +41,12 @@ def test_an_info_that_contains_itself_or_a_very_large_integer_is_read() -> None:
     assert dict(flat(deep))["b"] == 2
 
 
-def test_an_info_of_a_step_that_is_no_mapping_is_named() -> None:
-    with pytest.raises(ValueError, match=r"expected step to return info as a mapping, such as \{\}, got \[1, 2\] \(list\)"):
-        info_of([1, 2])
+@pytest.mark.parametrize(
+    ("metrics", "error"), [((), ValueError), (("n*",), UserError)], ids=["at an episode's end", "for the names"]
+)
+def test_an_info_of_a_step_that_is_no_mapping_is_named(metrics: tuple[str, ...], error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"expected step to return info as a mapping, such as \{\}, got \[1, 2\] \(list\)"):
+        played(FactoryEnv(factory=f"{OWN}:listed", info_metrics=metrics), copies=1, steps=2)
     assert info_of(None) == {}
 
 

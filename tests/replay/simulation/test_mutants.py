@@ -77,7 +77,6 @@ def tells_no_gap(patch: pytest.MonkeyPatch) -> None:
 
 
 MORE_ROWS = 21
-ROTTEN = (AttributeError, NameError, TypeError)
 
 
 def has_no_credit(patch: pytest.MonkeyPatch) -> None:
@@ -311,6 +310,9 @@ TRAJECTORY_FAULTS: tuple[Plant, ...] = (
     takes_them_for_another_batch,
 )
 WEIGHT_FAULTS: tuple[Plant, ...] = (takes_torn_weights, lets_versions_go_back, mixes_versions, does_not_send_the_newest)
+
+
+ROTTEN = (AttributeError, NameError, TypeError)
 
 
 def caught_by(run: Callable[[int], Any], seeds: int) -> int | None:
