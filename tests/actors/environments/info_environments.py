@@ -47,12 +47,12 @@ def vector(num_envs: int, mode: str, ends: str = "terminated") -> SyncVectorEnv:
     return SyncVectorEnv(copies, autoreset_mode=AutoresetMode[mode])
 
 
-def listed() -> gymnasium.Env[Any, Any]:
+def listed(length: int) -> gymnasium.Env[Any, Any]:
     class Listed(Scores):
         def step(self, action: Any) -> tuple[Any, float, bool, bool, Any]:
             return *super().step(action)[:4], [1, 2]
 
-    return Listed()
+    return Listed(length)
 
 
 def many(count: int = 100) -> gymnasium.Env[Any, Any]:

@@ -42,11 +42,14 @@ def test_an_info_that_contains_itself_or_a_very_large_integer_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("metrics", "error"), [((), ValueError), (("n*",), UserError)], ids=["at an episode's end", "for the names"]
+    ("length", "metrics", "error"),
+    [(1, (), ValueError), (9, (), ValueError), (9, ("n*",), UserError)],
+    ids=["at an episode's end", "before it, for masks", "before the run, for names"],
 )
-def test_an_info_of_a_step_that_is_no_mapping_is_named(metrics: tuple[str, ...], error: type[Exception]) -> None:
+def test_an_info_of_a_step_that_is_no_mapping_is_named(length: int, metrics: tuple[str, ...], error: type[Exception]) -> None:
+    env = FactoryEnv(factory=f"{OWN}:listed", kwargs={"length": length}, info_metrics=metrics)
     with pytest.raises(error, match=r"expected step to return info as a mapping, such as \{\}, got \[1, 2\] \(list\)"):
-        played(FactoryEnv(factory=f"{OWN}:listed", info_metrics=metrics), copies=1, steps=2)
+        played(env, copies=1, steps=1)
     assert info_of(None) == {}
 
 
