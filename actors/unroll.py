@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from actors.environments.base import Environment, Episode, Step
-from actors.environments.checks import check_block, check_torch_default, warn_of_equal_streams
+from actors.environments.checks import check_block, stepped, warn_of_equal_streams
 from actors.policy import Acted, ActingPolicy
-from oatmill.errors import OatmillError, UserCodeError, one_line
+from oatmill.errors import UserCodeError
 from protocol.data.observations import Observations, concatenated, zeros
 from protocol.data.trajectory import Array, TrajectoryBlock
 
@@ -116,23 +116,13 @@ class Unroller:
         buffers.observations[:, 0] = observations = buffers.observations[:, -1].copy()
         for t in range(self._steps):
             acted = self._policy.act(observations)
-            step = self._step(acted.executed)
+            step = stepped(self._environment, acted.executed, UserCodeError)
             self._write(t, acted, step)
             observations = step.observations
             if not every_step():
                 buffers.observations[:, -1] = observations
                 return None
         return self._block(core_state, discounted)
-
-    def _step(self, actions: Array) -> Step:
-        try:
-            step = self._environment.step(actions)
-        except OatmillError:
-            raise
-        except Exception as error:
-            raise UserCodeError(f"{self._environment.name} raised in step: {one_line(error)}") from error
-        check_torch_default(self._environment.name)
-        return step
 
     def _write(self, t: int, acted: Acted, step: Step) -> None:
         buffers = self._buffers

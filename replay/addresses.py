@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from oatmill.errors import UserError
-from protocol.channels.sockets import ServerSocket
+from protocol.channels.sockets import ServerSocket, check_free
 
 _log = logging.getLogger("oatmill.replay")
 
@@ -37,6 +37,13 @@ def bind_addresses(listen: str, *, insecure: bool) -> dict[str, str]:
     if scheme == "tcp" and rest:
         return _tcp(rest, insecure=insecure)
     raise UserError(f"--listen takes ipc:///FOLDER or tcp://HOST[:PORT], got {listen!r}")
+
+
+def check_addresses(listen: str, *, insecure: bool) -> None:
+    """Raise the UserError that a server would raise later if it cannot listen; arguments as in `bind_addresses`."""
+    for address in bind_addresses(listen, insecure=insecure).values():
+        if address.startswith("tcp:"):
+            check_free(address)
 
 
 def open_to_others(listen: str, *, keyed: bool) -> str | None:

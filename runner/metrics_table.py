@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from oatmill.errors import UserError
-from oatmill.files.run_files import METRICS_FILE
+from oatmill.files.run_files import CONFIG_FILE, METRICS_FILE
 
 Lines = Sequence[Mapping[str, Any]]
 
@@ -23,6 +23,8 @@ def read_lines(run_dir: Path) -> Lines:
     try:
         texts = path.read_text().splitlines()
     except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError) and (run_dir / CONFIG_FILE).is_file():
+            raise UserError(f"{run_dir}: the run has not reported a learner step yet") from None
         why = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path} cannot be read ({why}); expected a run folder, such as runs/latest") from None
     lines = []

@@ -351,7 +351,8 @@ def action_text(action: ActionSpace) -> str:
     """An action space in a few words."""
     kind = "MultiDiscrete" if action.factored else "Discrete"
     choices = [f"{kind} {list(action.sizes)}"] if action.sizes else []
-    numbers = [f"Box [{action.dimensions}] within {min(action.low):g}..{max(action.high):g}"] if action.dimensions else []
+    bounds = list(dict.fromkeys(f"{low:g}..{high:g}" for low, high in zip(action.low, action.high, strict=True)))
+    numbers = [f"Box [{action.dimensions}] within {', '.join(bounds[:4])}{', ...' if bounds[4:] else ''}"] if bounds else []
     return " and ".join([*choices, *numbers])
 
 

@@ -1,7 +1,7 @@
 """Checks of what an environment returns: shapes, dtypes, finite numbers, and whether its copies differ.
 
 Every reset is checked here (`begin`), and every unroll once (`check_block`). The conversions of each step, in
-`actors.environments.boundary`, check what they convert.
+`actors.environments.boundary`, check what they convert. `checked_step` is for steps outside an unroll.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actors.environments.base import Environment
+from actors.environments.base import Environment, Step
 from oatmill.errors import OatmillError, RunError, UserCodeError, UserError, one_line
 from protocol.data.observations import Observations, are_equal, parts_of
 from protocol.data.spaces import ObservationSpace
@@ -74,6 +74,38 @@ def begin(environment: Environment) -> Beginning:
             SEED_HINT,
         )
     return Beginning(observations, _digest(before))
+
+
+def stepped(environment: Environment, actions: Array, error: type[OatmillError]) -> Step:
+    """Step an environment.
+
+    Args:
+        environment: the environment.
+        actions: one per row, as in `Environment.step`.
+        error: the class of the exception that is raised if the environment raises one.
+    """
+    try:
+        step = environment.step(actions)
+    except OatmillError:
+        raise
+    except Exception as raised:
+        raise error(f"{environment.name} raised in step: {one_line(raised)}") from raised
+    check_torch_default(environment.name)
+    return step
+
+
+def checked_step(environment: Environment, actions: Array, error: type[OatmillError]) -> Step:
+    """Step an environment like `stepped`, and raise `error` also if it gives a number that is not finite."""
+    step = stepped(environment, actions, error)
+    given = {"observations": step.observations, "final observations": step.final_observations, "rewards": step.rewards}
+    for what, values in given.items():
+        for path, part in parts_of(values):
+            if not is_finite(part):
+                raise error(
+                    f"{environment.name} gave {what}{path and f' of {path}'} that are not finite (NaN or infinity): "
+                    f"{first_not_finite(part)}"
+                )
+    return step
 
 
 def is_finite(values: Array) -> bool:

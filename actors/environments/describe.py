@@ -9,12 +9,13 @@ from pydantic import TypeAdapter
 
 from actors.environments.checks import first_observations
 from actors.environments.make import make_environment
+from actors.environments.trial import try_steps
 from actors.settings import EnvSettings, GymnasiumEnv
 from oatmill.children.worker import Answer, serve
 
 
 def answer_with_description(values: Any, answer: Answer) -> None:
-    """Build one copy, reset it, send its description, and close it.
+    """Build one copy, reset it, step it a few times, send its description, and close it.
 
     Args:
         values: the settings of `env` as plain values.
@@ -28,7 +29,7 @@ def answer_with_description(values: Any, answer: Answer) -> None:
     logging.getLogger("oatmill.environment").addHandler(handler)
     environment = make_environment(settings, copies=None, seed=0)
     try:
-        first_observations(environment)
+        try_steps(environment, first_observations(environment))
         answer.result(
             {
                 "spaces": environment.spaces.to_dict(),

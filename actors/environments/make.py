@@ -50,7 +50,8 @@ EXTRAS = {
 UNREGISTERED = ("NameNotFound", "NamespaceNotFound")
 """Gymnasium's errors for an id that it does not know; Gymnasium is loaded only for environments that need it."""
 MODULE_FIRST = (
-    "; if a module registers it, write the module before the id, such as my_module:MyEnv-v0; "
+    "; if a module registers it, write the module before the id, such as my_module:MyEnv-v0; for a function or class of your "
+    "own, write my_module:function; "
     "`--env` also takes other kinds by their names, such as atari:pong"
 )
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ def dispatch(arguments: Sequence[str]) -> int:
 
     from oatmill.errors import NotLetInError, OatmillError  # noqa: PLC0415
 
+    if (option := empty_option(arguments)) is not None:
+        return complain(f"{option}: expected a value, got an empty text; is a variable of your shell not set?", BAD_INPUT)
     try:
         from deploy.cli.app import app  # noqa: PLC0415
 
@@ -128,6 +131,15 @@ def dispatch(arguments: Sequence[str]) -> int:
             raise
         return complain(f"{type(error).__name__}: {error}; this is a bug, --log-level debug shows the stack trace", FAILED)
     return code if isinstance(code, int) else 0
+
+
+def empty_option(arguments: Sequence[str]) -> str | None:
+    """The first option with an empty value, which a path would take for the current folder; None if there is none."""
+    for argument, following in pairwise([*arguments, "end"]):
+        option, equals, value = argument.partition("=")
+        if option.startswith("--") and not (value if equals else following):
+            return option
+    return None
 
 
 def refuse(error: TyperException) -> int:

@@ -14,14 +14,18 @@ MERGE = "tag:yaml.org,2002:merge"
 
 
 class SettingsLoader(yaml.SafeLoader):
-    """Reads settings. A key that stands twice in a mapping is an error; YAML itself would take the last one."""
+    """Reads settings. Two things that YAML takes are errors: a key that stands twice in a mapping, and `{size:3}`."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Read a mapping as it is written: later, merged keys (`<<`) would look like repeated ones."""
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key, value in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
+                name, colon, rest = key.value.partition(":")
+                if colon and key.style is None and value.start_mark.index == key.end_mark.index:  # no value is written
+                    text = f"expected a space after the colon, as in {{{name}: {rest}}}, got {{{key.value}}}"
+                    raise yaml.composer.ComposerError(None, None, text, key.start_mark)
                 if key.value in seen:
                     raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
                 seen.add(key.value)

@@ -203,13 +203,9 @@ class ServerSocket:
         Raises:
             UserError: if the address is taken or cannot be bound.
         """
-        self._socket.setsockopt(zmq.IPV6, int("[" in address))  # otherwise 127.0.0.1 is reported as [::ffff:127.0.0.1]
         if address.startswith("tcp:"):
             self._connections = ConnectionLimits(self._socket, most=self._most, first_bytes=self._first_bytes)
-        try:
-            self._socket.bind(address)
-        except zmq.ZMQError as error:
-            raise UserError(f"cannot listen on {address}: {error.strerror}; choose another --listen address") from None
+        _bind(self._socket, address)
         scheme, _, path = address.partition("://")
         self._file = Path(path) if scheme == "ipc" else None
         return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
@@ -284,6 +280,12 @@ class ServerSocket:
         self._socket.close()
 
 
+def check_free(address: str) -> None:
+    """Raise a UserError if a TCP address is taken or cannot be bound, as `ServerSocket.bind` does."""
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as probe:
+        _bind(probe, address)
+
+
 def reachable(url: str, known: str) -> str:
     """Return an address that a client can use.
 
@@ -304,6 +306,16 @@ def reachable_here(url: str) -> str:
     """Return a bound address in a form that a client on the same machine can use."""
     host = url.removeprefix("tcp://").rpartition(":")[0]
     return url.replace(host, LOOPBACK[host], 1) if url.startswith("tcp://") and host in LOOPBACK else url
+
+
+def _bind(socket: zmq.Socket[bytes], address: str) -> None:
+    socket.setsockopt(zmq.IPV6, int("[" in address))  # otherwise 127.0.0.1 is reported as [::ffff:127.0.0.1]
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        raise UserError(
+            f"cannot listen on {address}: {zmq.strerror(error.errno or 0)}; choose another --listen address"
+        ) from None
 
 
 def _make_private(folder: Path) -> bool:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from actors.environments.base import Environment, Episode, Step
-from actors.environments.checks import first_not_finite, first_observations, is_finite
+from actors.environments.base import Environment, Episode
+from actors.environments.checks import checked_step, first_observations
 from agent.loading import LoadedAgent
-from oatmill.errors import OatmillError, RunError, UserError, one_line
+from oatmill.errors import RunError, UserError
 from oatmill.settings.flat import flatten_settings
-from protocol.data.observations import Observations, parts_of
-from protocol.data.trajectory import Array
+from protocol.data.observations import Observations
 
 MAX_STEPS = 100_000
 """An episode with more steps than this is assumed never to end."""
@@ -51,7 +50,7 @@ def play(
     left = [(episodes + copy) // copies for copy in range(copies)]
     since_end = 0
     while any(left):
-        step = stepped(environment, agent.act_in_rows(observations, deterministic=deterministic))
+        step = checked_step(environment, agent.act_in_rows(observations, deterministic=deterministic), RunError)
         observations = step.observations
         ended = step.terminated | step.truncated
         if ended.any():
@@ -67,17 +66,3 @@ def play(
                 f"{environment.name}: no episode has ended within {MAX_STEPS} steps; give the environment a time limit"
             )
     return played
-
-
-def stepped(environment: Environment, actions: Array) -> Step:
-    """Step the environment; its exceptions become errors of one line."""
-    try:
-        step = environment.step(actions)
-    except OatmillError:
-        raise
-    except Exception as error:
-        raise RunError(f"{environment.name} raised in step: {one_line(error)}") from error
-    for what, values in (*parts_of(step.observations), ("rewards", step.rewards)):
-        if not is_finite(values):
-            raise RunError(f"{environment.name} gave {what or 'observations'} that are not finite: {first_not_finite(values)}")
-    return step

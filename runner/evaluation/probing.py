@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from actors.environments.base import Environment
+from actors.environments.checks import checked_step
 from actors.environments.make import make_environment
 from agent.checkpoint_manifest import find_checkpoint
 from agent.loading import LoadedAgent, load, readable
@@ -27,11 +28,11 @@ from learner.ranks.reduce import OneRank, Ranks
 from learner.running_statistics import RewardScale
 from learner.settings import TrainerSettings
 from oatmill.children.worker import Answer, serve
-from oatmill.errors import UserError
+from oatmill.errors import RunError, UserError
 from protocol.data.observations import Observations, parts_of
 from protocol.data.trajectory import Array
 from runner.evaluation.evaluation import environment_of
-from runner.evaluation.playing import begin, stepped
+from runner.evaluation.playing import begin
 from runner.settings import RunSettings
 
 PLAYED_STEPS = 200
@@ -105,7 +106,7 @@ class Prober:
                 value = float(model.codec.value(model.value(latent)))
                 found.append(State(tuple(before), observations.copy(), latent, value, core_state))
             before.append(self._agent.act_in_rows(observations))
-            taken = stepped(environment, before[-1])
+            taken = checked_step(environment, before[-1], RunError)
             observations = taken.observations
             if (taken.terminated | taken.truncated)[0]:
                 self._agent.reset()
@@ -128,14 +129,14 @@ class Prober:
         with closing(self._make()) as environment:  # anew, because a reset with the seed does not restart everyone's randomness
             observations = environment.reset()
             for taken in state.before:
-                observations = stepped(environment, taken).observations
+                observations = checked_step(environment, taken, RunError).observations
             shown = zip(parts_of(observations), parts_of(state.observations), strict=True)
             if not all(np.array_equal(now, then) for (_, now), (_, then) in shown):
                 raise UserError(
                     f"{environment.name} is not reproducible: with the same seed and the same {len(state.before)} actions "
                     "it shows something else; `oatmill probe` needs an environment whose randomness follows from its seed"
                 )
-            step = stepped(environment, action)
+            step = checked_step(environment, action, RunError)
         reward, clip = float(step.rewards[0]) * self._factor, self._trainer.reward_clip
         reward = reward if clip is None else min(max(reward, -clip), clip)
         if step.terminated[0]:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from actors.environments.base import Episode
+from actors.environments.checks import checked_step
 from actors.environments.filming import Film, make_film
 from actors.settings import EnvSettings
 from agent.loading import LoadedAgent
 from oatmill.errors import OatmillError, RunError, one_line
 from protocol.data.observations import Observations
-from runner.evaluation.playing import MAX_STEPS, begin, stepped
+from runner.evaluation.playing import MAX_STEPS, begin
 from runner.evaluation.video import write_video
 
 
@@ -70,7 +71,7 @@ def pictures_of(
     try:
         yield from film.take(ended=False)
         for _ in range(MAX_STEPS):
-            step = stepped(film.environment, agent.act_in_rows(observations, deterministic=deterministic))
+            step = checked_step(film.environment, agent.act_in_rows(observations, deterministic=deterministic), RunError)
             observations = step.observations
             ended = step.terminated | step.truncated
             if ended.any():

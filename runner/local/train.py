@@ -15,7 +15,8 @@ from oatmill.files.json_lines import last_line
 from oatmill.files.run_files import CONFIG_FILE, LEARNER_FILE, SUMMARY_FILE
 from oatmill.git import git_commit
 from oatmill.process.signals import Interrupts, Stops, sigterm_interrupts
-from replay.addresses import open_to_others
+from protocol.security.keys import server_keys
+from replay.addresses import check_addresses, open_to_others
 from replay.log.disk import log_folder
 from replay.log.identity import check_owner, run_id
 from replay.log.tally import NAME as TALLY
@@ -81,6 +82,7 @@ def train_here(settings: RunSettings, *, recipe: str, preset: str | None, option
     try:
         with sigterm_interrupts() as stops, held_folder(options, recipe) as folder, listening(options.listen) as addresses:
             check_ports(settings)
+            check_addresses(addresses.listen, insecure=options.insecure or server_keys(options.keys) is not None)
             if options.resume:
                 check_newest_checkpoint(folder.path, settings.trainer)
             from runner.plan_report import report_plan  # noqa: PLC0415  (imports torch, which is slow)

@@ -37,6 +37,15 @@ CASES = {
         "a setting is written without dashes, trainer.gamma=VALUE",
     ),
     "option without value": (["train", "cartpole", "--seed"], "--seed"),
+    "an empty folder": (
+        ["train", "cartpole", "--run-dir", ""],
+        "--run-dir: expected a value, got an empty text; is a variable",
+    ),
+    "an empty folder after =": (["eval", "old", "--episodes=1", "--record="], "--record: expected a value, got an empty text"),
+    "an address without keys": (
+        ["train", "cartpole", "--listen", "tcp://0.0.0.0"],
+        "and no key is required; use keys (oatmill",
+    ),
     "option of another type": (["train", "cartpole", "--seed", "x"], "Invalid value for '--seed'"),
     "a number with a unit": (
         ["chaos", "old", "--seconds", "10s"],

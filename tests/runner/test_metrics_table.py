@@ -27,3 +27,11 @@ def test_a_run_with_one_line_that_is_cut_off_has_not_reported(tmp_path: Path) ->
     write(tmp_path, '{"learner_st')
     with pytest.raises(UserError, match="has not reported a learner step yet"):
         read_lines(tmp_path)
+
+
+def test_a_run_without_the_file_has_not_reported_and_another_folder_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read .* expected a run folder"):
+        read_lines(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(UserError, match=f"^{tmp_path}: the run has not reported a learner step yet$"):
+        read_lines(tmp_path)

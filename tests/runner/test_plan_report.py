@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 
+import numpy as np
 import pytest
+from gymnasium.spaces import Box, Dict, Discrete
 
+from actors.environments.spaces.actions import convert_action_space
 from actors.settings import FactoryEnv
 from learner.device import multiplies_bfloat16
 from oatmill.errors import UserError
@@ -14,7 +17,7 @@ from recipes import cartpole, cogs_v_clips, tic_tac_toe
 from recipes.presets import PRESETS
 from runner.observer import in_words
 from runner.overrides import Layer, resolve
-from runner.plan_report import report_plan
+from runner.plan_report import action_text, report_plan
 from runner.settings import RunSettings
 
 ORDER = ["ppo_critic", "cmpo", "ppo_actor", "dynamics", "muesli_model"]
@@ -197,4 +200,25 @@ def test_an_invalid_own_encoder_raises_an_error_before_the_run_starts() -> None:
     settings = cartpole.settings()
     settings.agent.encoder = "builtins:str"
     with pytest.raises(UserError, match=r"agent\.encoder=builtins:str must return a torch\.nn\.Module, got str$"):
+        report_plan(settings)
+
+
+@pytest.mark.parametrize(
+    ("space", "shown"),
+    [
+        (Box(-2.0, 2.0, (3,)), "Box [3] within -2..2"),
+        (Box(np.array([-1, 0], np.float32), np.array([1, 9], np.float32)), "Box [2] within -1..1, 0..9"),
+        (Box(np.zeros(6, np.float32), np.arange(1, 7, dtype=np.float32)), "Box [6] within 0..1, 0..2, 0..3, 0..4, ..."),
+        (Dict(turn=Discrete(3), push=Box(0.0, 1.0, (1,))), "MultiDiscrete [3] and Box [1] within 0..1"),
+    ],
+    ids=["one range", "two", "many", "beside choices"],
+)
+def test_a_plan_shows_the_bounds_of_numbers(space: object, shown: str) -> None:
+    assert action_text(convert_action_space(space, "it").space) == shown
+
+
+def test_an_environment_that_fails_in_a_step_is_refused_before_the_run_starts() -> None:
+    settings = cartpole.settings()
+    settings.env = FactoryEnv(factory="tests.actors.environments.toy_environments:Fails", kwargs={"how": "raises in step"})
+    with pytest.raises(UserError, match=r"Fails raised in step: RuntimeError: the physics exploded \(.*, in step\)$"):
         report_plan(settings)

@@ -21,3 +21,26 @@ def test_a_merged_key_may_be_replaced_in_a_mapping_that_is_merged_again() -> Non
     text = "a: &a {x: 1}\np: {q: &b {<<: *a, x: 2}}\nc: {<<: *b}"
     assert load(text) == yaml.safe_load(text)
     assert load(text)["p"] == {"q": {"x": 2}}
+
+
+@pytest.mark.parametrize("text", ["{size:3}", "{name: maze, size:3}", "[{size:3}]", "{size:3, name: maze}"])
+def test_a_colon_without_a_space_is_an_error(text: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"^expected a space after the colon, as in \{size: 3\}, got \{size:3\} in .*column \d"
+    ):
+        load(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("{a, b: 1}", {"a": None, "b": 1}),
+        ("{'maze:size': }", {"maze:size": None}),
+        ("{maze:size: 3}", {"maze:size": 3}),
+        ("{url: tcp://host:1}", {"url": "tcp://host:1"}),
+        ("maze:size:", {"maze:size": None}),
+        ("[my_module:make]", ["my_module:make"]),
+    ],
+)
+def test_other_colons_and_empty_values_are_read(text: str, read: object) -> None:
+    assert load(text) == read

@@ -1,7 +1,9 @@
-"""What a run takes away before it begins: what an earlier one has left in a log's folder that both were given."""
+"""What is checked and removed before a run begins."""
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,9 @@ import pytest
 from oatmill.errors import UserError
 from recipes import cartpole
 from runner.folder import RunFolder
-from runner.local.train import Options, held_folder, prepare
+from runner.local.train import Options, held_folder, prepare, train_here
 from runner.plan_report import report_plan
+from tests.ports import free_ports
 
 
 @pytest.mark.parametrize(
@@ -49,3 +52,49 @@ def test_a_folder_with_a_file_that_cannot_be_read_is_refused_with_one_line_and_l
             held_folder(Options(run_dir=tmp_path / "run", resume=True), "cartpole"),
         ):
             pass
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    """The second of four ports, which another program has."""
+    first = free_ports()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", first + 1))
+        other.listen()
+        yield first
+
+
+class Silent:
+    """An observer that expects no run."""
+
+    def started(self, *_: object) -> None:
+        raise AssertionError("the run was announced")
+
+    def ended(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("listen", "keys", "says"),
+    [
+        (
+            "tcp://127.0.0.1:{port}",
+            None,
+            r"^cannot listen on tcp://127\.0\.0\.1:\d+: Address already in use; choose another --listen",
+        ),
+        ("tcp://0.0.0.0:{port}", None, r"^tcp://0\.0\.0\.0 can be reached from other machines and no key is required"),
+        ("tcp://0.0.0.0:{port}", "nowhere", r"^--keys .*nowhere has neither secret\.key nor server/secret\.key"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused_before_the_run_is_announced(
+    tmp_path: Path, taken_port: int, listen: str, keys: str | None, says: str
+) -> None:
+    options = Options(
+        run_dir=tmp_path / "run",
+        listen=listen.format(port=taken_port),
+        keys=keys and tmp_path / keys,  # type: ignore[arg-type]
+        observer=Silent(),  # type: ignore[arg-type]
+    )
+    with pytest.raises(UserError, match=says):
+        train_here(cartpole.settings(), recipe="cartpole", preset=None, options=options)
+    assert not (tmp_path / "run").exists()

@@ -208,7 +208,7 @@ def test_a_vector_env_of_a_fixed_size_is_described_without_being_asked_for_a_num
         (GymnasiumEnv(id="CartPol-v1"), "env.id=CartPol-v1 could not be built: NameNotFound"),
         (
             GymnasiumEnv(id="Maze-v0"),
-            "exist; if a module registers it, write the module before the id, such as my_module:MyEnv-v0; `--env`",
+            "exist; if a module registers it, write the module before the id, such as my_module:MyEnv-v0; for a function",
         ),
         (GymnasiumEnv(id="mazes/Maze-v0"), "if a module registers it, write the module before the id"),
         (GymnasiumEnv(id="CartPole-v1", kwargs={"gravity": 1}), "env.id=CartPole-v1 could not be built: TypeError"),
