@@ -48,13 +48,9 @@ def random_actions(action: ActionSpace, rows: int, mask: Array | None, rng: np.r
     liking = rng.random((rows, action.num_logits)) + (0 if mask is None else mask)  # of an allowed choice: 1 or more
     ends = np.cumsum(action.sizes, dtype=int)
     choices = [liking[:, end - size : end].argmax(-1) for size, end in zip(action.sizes, ends, strict=True)]
-    columns = np.concatenate([np.stack(choices, -1) if choices else np.zeros((rows, 0)), _numbers(action, rows, rng)], -1)
-    return columns.reshape(rows, *action.shape).astype(action.dtype)
-
-
-def _numbers(action: ActionSpace, rows: int, rng: np.random.Generator) -> Array:
-    numbers: Array = rng.uniform(-1, 1, (rows, action.dimensions))
-    return numbers
+    numbers = rng.uniform(-1, 1, (rows, action.dimensions))
+    actions: Array = np.column_stack([*choices, numbers])
+    return actions.reshape(rows, *action.shape).astype(action.dtype)
 
 
 def _mask(observations: Observations) -> Array | None:
