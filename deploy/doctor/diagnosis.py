@@ -52,6 +52,7 @@ def examine(run: ExaminedRun) -> list[Finding]:
         cmpo.prior,
         cmpo.model,
         step_size,
+        rewards,
         entropy,
         critic,
         returns,
@@ -125,6 +126,24 @@ def policy_loss(run: ExaminedRun) -> str:
     return "muesli_pg" if run.setting("trainer.losses.muesli_pg.enabled") == 1 else "ppo_actor"
 
 
+def rewards(run: ExaminedRun) -> Iterator[Finding]:
+    """Whether every episode had the same return, and the policy is still random."""
+    if all_alike(run) and not run.recent("entropy", "fraction") <= HIGH:
+        text = (
+            f"every episode had a return of {run.trend.first:g}, so nothing tells good actions from bad ones; actions that "
+            "last longer, or rewards for parts of the task, may change that"
+        )
+        skip = run.setting("env.frame_skip")
+        tries = (f"env.frame_skip={4 * skip:g}",) if math.isfinite(skip) else ()
+        yield Finding(wrong=True, topic="rewards", text=text, tries=tries)
+
+
+def all_alike(run: ExaminedRun) -> bool:
+    """Whether enough episodes have ended and all had the same return; from Prometheus, this cannot be known."""
+    trend = run.trend
+    return run.folder is not None and math.isfinite(trend.first) and trend.varied == 0 and not trend.balanced
+
+
 def entropy(run: ExaminedRun) -> Iterator[Finding]:
     """Whether the policy still explores, and whether it has started to prefer some actions."""
     now, nats = run.recent("entropy", "fraction"), run.recent("entropy", "nats")
@@ -139,7 +158,7 @@ def entropy(run: ExaminedRun) -> Iterator[Finding]:
         more = f"{path}={max(0.01, 3 * bonus):.3g}"
         text = f"{where}: the policy has collapsed (below {LOW:.0%})"
         yield Finding(wrong=True, topic="entropy", text=text, tries=(more,))
-    elif now > HIGH and run.progress > 1 - WARM_UP and not (run.thrives or improves(run)):
+    elif now > HIGH and run.progress > 1 - WARM_UP and not (run.thrives or improves(run) or all_alike(run)):
         less = (f"{path}={bonus / 3:.3g}",) if bonus > 0 else ()
         text = f"{where} at the end of the budget, and the return does not rise: the policy is still random (above {HIGH:.0%})"
         yield Finding(wrong=True, topic="entropy", text=text, tries=less)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deploy.cli.doctor import verdict
 from deploy.doctor.cmpo import model
-from deploy.doctor.diagnosis import MEANINGS, auxiliaries, dominance, entropy, returns, step_size
+from deploy.doctor.diagnosis import MEANINGS, auxiliaries, dominance, entropy, returns, rewards, step_size
 from deploy.doctor.examined_run import ExaminedRun
 from deploy.doctor.findings import Finding, balanced
 from learner.reporting.red_flags import FLAGS
@@ -134,6 +136,27 @@ def test_what_to_try_belongs_to_the_policy_loss_that_trains() -> None:
     assert collapsed.tries == ("trainer.losses.muesli_pg.ent_coef=0.01",)
     assert random.tries == (), "there is no bonus to lower"
     assert not any("ppo_actor" in tried for tried in large.tries)
+
+
+def test_a_run_whose_episodes_all_had_the_same_return_is_told_so_and_not_to_lower_the_entropy_bonus(tmp_path: Path) -> None:
+    def run(*returns: tuple[float, float], skip: float = 4.0, folder: Path | None = tmp_path) -> ExaminedRun:
+        lines = [
+            {"env_steps": 990, "losses": {}, "entropy": {"nats": 1.1, "fraction": 0.99}, "episode_return": of}
+            for of in ({"mean": mean, "std": std, "n": 48} for mean, std in returns)
+        ]
+        return ExaminedRun("a run", lines, SETTINGS | {"env.frame_skip": skip}, folder=folder)
+
+    (alike,), (still_random,) = rewards(run((-3, 0), (-3, 0))), entropy(run((-3, 0), (-3, 0)))
+    assert alike.wrong
+    assert alike.text.startswith("every episode had a return of -3, so nothing tells good actions from bad ones")
+    assert alike.tries == ("env.frame_skip=16",)
+    assert (still_random.wrong, still_random.tries) == (False, ())
+    assert [finding.tries for finding in rewards(run((0, 0), skip=math.nan))] == [()]
+    for other in (run((0, 0), (0, 0.1)), run((0, 0), (-1, 0)), run((math.nan, 0)), run((0, 0), folder=None)):
+        assert not list(rewards(other))
+        assert next(entropy(other)).wrong
+    solved = replace(run((500, 0)), lines=[{**line, "entropy": {"nats": 0.1, "fraction": 0.1}} for line in run((500, 0)).lines])
+    assert not list(rewards(solved))
 
 
 @pytest.mark.parametrize(("spread", "wrong"), [(0.9, False), (None, True)])

@@ -126,7 +126,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunFolde
 
 def test_a_killed_run_did_not_end_in_order_and_the_command_that_continues_it_is_named(folder: RunFolder) -> None:
     path = folder.path
-    with pytest.raises(UserError, match="expected a run folder"):
+    with pytest.raises(UserError, match="has not reported a learner step yet"):
         examined_folder(path)  # it still runs
     folder.release()
     found = the_one(examined_folder(path))
