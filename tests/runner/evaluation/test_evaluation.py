@@ -98,9 +98,9 @@ def test_episodes_that_do_not_divide_by_the_copies_are_played_all_the_same() -> 
 
 def test_numbers_that_are_not_finite_end_an_evaluation() -> None:
     agent: Any = Idle()
-    with pytest.raises(RunError, match=r"gave observations that are not finite: nan at index \[0, 0\]"):
+    with pytest.raises(RunError, match=r"gave observations that are not finite \(NaN or infinity\): nan at index \[0, 0\]"):
         played_in(agent, started(fails("nan in step"), copies=1), episodes=1)
-    with pytest.raises(RunError, match=r"gave rewards that are not finite: inf at index \[0\]"):
+    with pytest.raises(RunError, match=r"gave rewards that are not finite \(NaN or infinity\): inf at index \[0\]"):
         played_in(agent, started(fails("infinite reward"), copies=1), episodes=1)
 
 
