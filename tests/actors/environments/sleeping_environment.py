@@ -11,11 +11,11 @@ from tests.actors.environments.toy_environments import Counter
 
 
 class Sleeper(Counter):
-    """Sleeps in every step. The first actors of a run that step it are fast, all others slow.
+    """Sleeps in every step. The plan's copy and the first actors of a run that step it are fast, all others slow.
 
     Args:
-        folder: in which the actors of a run count themselves.
-        fast: how many are fast.
+        folder: in which the plan and the actors of a run count themselves.
+        fast: how many actors are fast.
         fast_s: what a step of theirs takes.
         slow_s: what a step of the others' takes.
     """
@@ -27,12 +27,12 @@ class Sleeper(Counter):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         if self.step_s is None:
-            self.step_s = self.fast_s if self._number() < self.fast else self.slow_s
+            self.step_s = self.fast_s if self._number() <= self.fast else self.slow_s
         time.sleep(self.step_s)
         return super().step(action)
 
     def _number(self) -> int:
-        """How many were here before; the first step decides, for an environment may be built only to be looked at."""
+        """How many were here before: 0 for the copy that the plan steps."""
         for number in itertools.count():
             try:
                 (self.folder / f"sleeper-{number}").touch(exist_ok=False)
