@@ -30,7 +30,8 @@ def try_steps(environment: Environment, observations: Observations) -> None:
     """
     rng, until = np.random.default_rng(0), time.monotonic() + LIMIT_S
     for _ in range(STEPS):
-        actions = random_actions(environment.spaces.action, environment.num_rows, _mask(observations), rng)
+        mask = observations[ACTION_MASK] if environment.spaces.masked else None
+        actions = random_actions(environment.spaces.action, environment.num_rows, mask, rng)
         observations = checked_step(environment, actions, UserError).observations
         if time.monotonic() > until:
             return
@@ -51,7 +52,3 @@ def random_actions(action: ActionSpace, rows: int, mask: Array | None, rng: np.r
     numbers = rng.uniform(-1, 1, (rows, action.dimensions))
     actions: Array = np.column_stack([*choices, numbers])
     return actions.reshape(rows, *action.shape).astype(action.dtype)
-
-
-def _mask(observations: Observations) -> Array | None:
-    return observations[ACTION_MASK] if isinstance(observations, dict) and ACTION_MASK in observations else None

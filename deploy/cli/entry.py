@@ -109,7 +109,7 @@ def dispatch(arguments: Sequence[str]) -> int:
     from oatmill.errors import NotLetInError, OatmillError  # noqa: PLC0415
 
     if (option := empty_option(arguments)) is not None:
-        return complain(f"{option}: expected a value, got an empty text; is a variable of your shell not set?", BAD_INPUT)
+        return complain(f"{option}: expected a value, got an empty string; is a variable of your shell not set?", BAD_INPUT)
     try:
         from deploy.cli.app import app  # noqa: PLC0415
 

@@ -39,9 +39,12 @@ CASES = {
     "option without value": (["train", "cartpole", "--seed"], "--seed"),
     "an empty folder": (
         ["train", "cartpole", "--run-dir", ""],
-        "--run-dir: expected a value, got an empty text; is a variable",
+        "--run-dir: expected a value, got an empty string; is a variable",
     ),
-    "an empty folder after =": (["eval", "old", "--episodes=1", "--record="], "--record: expected a value, got an empty text"),
+    "an empty folder after =": (
+        ["eval", "old", "--episodes=1", "--record="],
+        "--record: expected a value, got an empty string",
+    ),
     "an address without keys": (
         ["train", "cartpole", "--listen", "tcp://0.0.0.0"],
         "and no key is required; use keys (oatmill",
