@@ -15,7 +15,7 @@ def plan(*, training: TrainingOptions, as_json: JsonOption = False) -> None:
     """Show what a run would do, without starting it.
 
     It shows the settings, the choice for every `auto`, the losses in order with their inputs and
-    outputs, and the cost.
+    outputs, and the cost. The environment is built, reset and stepped a few times.
     """
     with contextlib.redirect_stdout(sys.stderr):  # a user's own code may print
         report = training.resolve().plan()
