@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import logging
 import os
 import signal
-import sys
 from pathlib import Path
-from typing import NoReturn
 
 from pydantic import BaseModel, ConfigDict
 
 from agent.settings import AgentSettings
 from learner.ranks.spawn import STORE
 from learner.settings import TrainerSettings
+from oatmill.children.leaving import leave_at_once
 from oatmill.process.entry import configure_logging, read_roots, role_parser, run_to_exit, settings_of
 from oatmill.settings.base import MetricsSettings
 from oatmill.settings.flat import joining_config
@@ -68,22 +65,5 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def leave(code: int) -> NoReturn:
-    """Exit at once, without Python's clean-up.
-
-    gloo's threads are still running after `destroy_process_group`. If one of them releases a tensor
-    while Python shuts down, it cannot get Python's lock, and the process is aborted (SIGABRT)
-    although all of its work is done. On a busy machine this happened to one process in fifty.
-
-    Args:
-        code: the exit code.
-    """
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # the disk may be full
-            stream.flush()
-    os._exit(code)
-
-
 if __name__ == "__main__":
-    leave(main())
+    leave_at_once(main())

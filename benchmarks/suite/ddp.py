@@ -21,7 +21,7 @@ import torch
 from benchmarks.harness import Arm, Effort, Figure, Rounds
 from benchmarks.processes import answer_of, arguments_of, start_python
 from benchmarks.real_batch import real_inputs
-from learner.__main__ import leave
+from oatmill.children.leaving import leave_at_once
 from recipes.presets import PRESETS
 from recipes.registry import find_recipe
 from runner.overrides import Layer, resolve
@@ -113,4 +113,4 @@ def figures(rounds: Rounds) -> dict[str, Figure]:
 
 if __name__ == "__main__":
     rank_main(*arguments_of(__doc__, seconds=float, average_every=int))
-    leave(0)
+    leave_at_once(0)

@@ -120,6 +120,8 @@ class Place:
 def joined(settings: TrainerSettings) -> Iterator[Ranks]:
     """Join the process group that the environment variables describe, and leave it at the end.
 
+    The process must end by `oatmill.children.leaving.leave_at_once`, which says why.
+
     Args:
         settings: the learner's settings; has the device and the timeout.
 

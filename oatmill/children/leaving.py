@@ -1,4 +1,4 @@
-"""How a process ends after it has run user code."""
+"""How a process ends after it has run user code, or native code that has threads of its own."""
 
 from __future__ import annotations
 
@@ -22,6 +22,19 @@ def leave(code: int) -> NoReturn:
     """
     if not threads_left():
         sys.exit(code)
+    leave_at_once(code)
+
+
+def leave_at_once(code: int) -> NoReturn:
+    """Exit without Python's clean-up, after what was written has been flushed.
+
+    Every process that has met other ranks ends this way. gloo's threads are still running after
+    `destroy_process_group`. If one of them releases a tensor while Python shuts down, it cannot get
+    Python's lock, and the process is aborted (SIGABRT) although all of its work is done.
+
+    Args:
+        code: the exit code.
+    """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # full, closed or missing

@@ -15,6 +15,7 @@ from learner.ranks.reduce import OneRank, Ranks
 from learner.reporting import rank_resources
 from learner.reporting.gpu import read_gpu
 from learner.reporting.measurements import Measurements
+from oatmill.children.leaving import leave_at_once
 from protocol.data.batch import Batch
 from protocol.data.trajectory import Array
 from tests.learner.reporting.fake_gpu import fake_gpu
@@ -187,3 +188,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave_at_once(0)
