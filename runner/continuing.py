@@ -53,12 +53,22 @@ def _names_code(run_dir: Path) -> bool:
     return isinstance(config, dict) and code_in(config) is not None
 
 
+def continue_command(run_dir: str, *, trust: bool) -> str:
+    """The command that continues a run.
+
+    Args:
+        run_dir: the run's folder.
+        trust: whether the run's settings name code of its user.
+    """
+    return f"oatmill train --resume --run-dir {shlex.quote(run_dir)}{' --trust' if trust else ''}"
+
+
 def way_on(run_dir: Path) -> str:
     """What a user can do with a run that has ended, as a part of a sentence."""
     checkpoint, summary = newest_checkpoint(run_dir), read_json(run_dir / SUMMARY_FILE)
     if not checkpoint:
         return "it has no checkpoint, so start it again in another folder"
-    command = f"oatmill train --resume --run-dir {shlex.quote(str(run_dir))}{' --trust' if _names_code(run_dir) else ''}"
+    command = continue_command(str(run_dir), trust=_names_code(run_dir))
     if summary.get("outcome") == "done":
         return (
             f"its budget is spent; `{command} trainer.total_timesteps=N` continues it, with N above {summary.get('env_steps')}"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from actors.settings import EnvSettings
+from runner.continuing import continue_command
 from runner.evaluation.baselines import random_return
 from runner.observer import counted, number, value
 from runner.result import RunResult
@@ -44,15 +45,16 @@ def restarts(count: int) -> str:
 
 def next_steps(result: RunResult, settings: RunSettings) -> list[str]:
     """The commands to go on with."""
-    run = shlex.quote(min(str(result.run_dir), os.path.relpath(result.run_dir), key=len))
-    trust = "" if code_named(settings) is None else " --trust"  # the user's own code, which `eval` runs only if told to
+    folder = min(str(result.run_dir), os.path.relpath(result.run_dir), key=len)
+    own_code = code_named(settings) is not None  # which `eval` and `train --resume` run only if told to
+    run, trust = shlex.quote(folder), " --trust" if own_code else ""
     budget = f" trainer.total_timesteps={2 * settings.trainer.total_timesteps}" if result.outcome == "done" else ""
     steps = {
         "evaluate": f"oatmill eval {run}{trust}",
         "watch": f"oatmill eval {run}{trust} --record video.mp4",
         "plot": f"oatmill plot {run}",
         "examine": f"oatmill doctor {run}",
-        "continue": f"oatmill train --resume --run-dir {run}{trust}{budget}",
+        "continue": f"{continue_command(folder, trust=own_code)}{budget}",
     }
     return ["", *(f"{name:<16}{command}" for name, command in steps.items())]
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -24,7 +24,10 @@ LOOPBACK = {"127.0.0.1", "::1"}
 def listeners(*pids: int) -> set[tuple[str, int]]:
     """The addresses at which these processes and all of their children listen."""
     family = [one for pid in pids for one in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
-    found = [connection for process in family for connection in process.net_connections(kind="inet")]
+    found = []
+    for process in family:
+        with suppress(psutil.NoSuchProcess):  # a copy that only builds an environment ends soon after a start
+            found += process.net_connections(kind="inet")
     return {(one.laddr.ip, one.laddr.port) for one in found if one.status == psutil.CONN_LISTEN}
 
 

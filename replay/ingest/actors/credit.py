@@ -55,12 +55,17 @@ def most_rows(queue_batches: float, fresh: int, block: int) -> int:
         fresh: the number of fresh trajectories in a batch.
         block: the number of trajectories in the largest block.
     """
-    return ceil(queue_batches * fresh) + block - 1
+    return waiting_rows(queue_batches, fresh) + block - 1
+
+
+def waiting_rows(queue_batches: float, fresh: int) -> int:
+    """The number of trajectories that may wait for the learner, without the block that is being sent."""
+    return ceil(queue_batches * fresh)
 
 
 def most_rows_while_waiting(queue_batches: float, fresh: int, block: int, *, synchronous: bool) -> int:
     """The same limit while the learner has to wait for data. It grows by the waiting batches, unless actors are synchronous."""
-    return most_rows(queue_batches, fresh, block) + (0 if synchronous else ceil(queue_batches * fresh))
+    return most_rows(queue_batches, fresh, block) + (0 if synchronous else waiting_rows(queue_batches, fresh))
 
 
 def batches_for_all(fresh: int, block: int, actors: int) -> float:
@@ -140,7 +145,7 @@ class CreditLine:
         """How many rows come to the capacity while the learner waits: the waiting batches, at most one block per actor."""
         if self._synchronous and not (self.late or self.slow):
             return 0
-        return min(ceil(self._queue_batches * self._batch_rows), self._rows - self.late)
+        return min(waiting_rows(self._queue_batches, self._batch_rows), self._rows - self.late)
 
     def expect(self, batch_rows: int) -> None:
         """Change the number of fresh trajectories in a batch.
