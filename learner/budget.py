@@ -23,6 +23,12 @@ def batch_unit(trainer: TrainerSettings) -> int:
     return trainer.learners * (trainer.minibatches if trainer.shuffle == "trajectories" else 1)
 
 
+def least_batch(trainer: TrainerSettings, unroll_length: int) -> int:
+    """The smallest batch size that gives every minibatch of every rank a row, in trajectories of so many env steps."""
+    rows = 1 if trainer.shuffle == "trajectories" else unroll_length
+    return trainer.learners * -(-trainer.minibatches // rows)
+
+
 def fit_batch(trainer: TrainerSettings, unroll_length: int) -> int:
     """The batch size in trajectories that fits the budget.
 
@@ -32,9 +38,9 @@ def fit_batch(trainer: TrainerSettings, unroll_length: int) -> int:
 
     Returns:
         `batch_size` if the budget gives at least 20 such batches, otherwise the largest size that does.
-        Always a multiple of `batch_unit`, and at least one.
+        Always a multiple of `batch_unit`, and at least `least_batch`.
     """
     unit = batch_unit(trainer)
     most = trainer.total_timesteps // (MIN_BATCHES * unroll_length)
     wanted = min(trainer.batch_size, most)
-    return max(unit, wanted // unit * unit)
+    return max(least_batch(trainer, unroll_length), wanted // unit * unit)

@@ -229,7 +229,8 @@ class TrainerSettings(Settings):
     epochs: int = Field(default=4, ge=1)
     """Passes over each batch."""
     minibatches: int = Field(default=4, ge=1)
-    """Number of minibatches into which each rank's share of a batch is split."""
+    """Number of minibatches into which each rank's share of a batch is split. With `shuffle=steps`, their sizes may
+    differ by one step."""
     prepare_every: Literal["batch", "epoch"] | Annotated[int, Field(ge=1)] = "batch"
     """When values, advantages, value targets and the other targets of a batch are computed: once per `batch`, or again
     with the current weights before every `epoch`, or after this number of updates. Newer targets cost a forward pass

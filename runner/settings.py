@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from actors.settings import ActorSettings, EnvSettings
 from agent.settings import AgentSettings
-from learner.budget import batch_unit, fit_batch
+from learner.budget import batch_unit, fit_batch, least_batch
 from learner.settings import TrainerSettings
 from oatmill.errors import SettingsError
 from oatmill.files.atomic import write_file
@@ -138,6 +138,7 @@ def prepared(settings: RunSettings) -> tuple[RunSettings, list[str]]:
     wanted, batch, unit = trainer.batch_size, fit_batch(trainer, unroll_length), batch_unit(trainer)
     if trainer.batch_size_is_exact:
         batch = wanted // unit * unit
+        check_minibatches(trainer, batch, unroll_length)
     if batch == wanted:
         return fitted, []
     factors = "trainer.minibatches x trainer.learners" if trainer.shuffle == "trajectories" else "trainer.learners"
@@ -149,6 +150,17 @@ def prepared(settings: RunSettings) -> tuple[RunSettings, list[str]]:
         f"trainer.batch_size is {batch} instead of {wanted} trajectories of {unroll_length} steps: it must be a multiple of "
         f"{factors} = {unit}, and small enough for 20 batches in {trainer.total_timesteps} env steps if possible"
     ]
+
+
+def check_minibatches(trainer: TrainerSettings, batch: int, unroll_length: int) -> None:
+    """Raise a SettingsError if a batch of so many trajectories has too few steps for `trainer.shuffle=steps`."""
+    least = least_batch(trainer, unroll_length)
+    if trainer.shuffle == "steps" and 0 < batch < least:
+        raise SettingsError(
+            "trainer.minibatches must be at most the steps of one rank's share of a batch = "
+            f"{batch // trainer.learners * unroll_length}, got {trainer.minibatches}; set it to that, or "
+            f"trainer.batch_size to {least} or more"
+        )
 
 
 def write_config(settings: RunSettings, path: Path) -> None:

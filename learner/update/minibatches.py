@@ -44,7 +44,7 @@ class Minibatches:
         trainer = self.objective.context.trainer
         mask_BT = self.drawn_from["mask_BT"]
         shuffled = torch.randperm(len(mask_BT), generator=self.objective.context.generator, device=mask_BT.device)
-        parts = shuffled.chunk(trainer.minibatches)  # few rows give fewer parts
+        parts = shuffled.tensor_split(trainer.minibatches)  # as many as the setting says; their sizes differ by one row at most
         every = updates_per_prepare(trainer.prepare_every, epochs=trainer.epochs, minibatches=len(parts))
         left = len(parts)
         while left:

@@ -36,6 +36,13 @@ def test_the_batch_fits_the_budget(settings: TrainerSettings, unroll_length: int
     assert fit_batch(settings, unroll_length) == expected
 
 
+def test_no_minibatch_of_single_steps_is_empty() -> None:
+    settings = trainer(total=1, minibatches=256, learners=2)
+    settings.shuffle = "steps"
+    assert fit_batch(settings, 128) == 4  # two trajectories of 128 steps for each rank
+    assert fit_batch(settings, 100) == 6
+
+
 def test_ten_thousand_steps_of_unrolls_of_64_make_at_least_five_learner_steps() -> None:
     size = fit_batch(trainer(total=10_000), 64)
     assert 10_000 / (size * 64) >= 5

@@ -130,6 +130,17 @@ def test_fitting_twice_changes_nothing_more() -> None:
     assert prepared(once) == (once, [])
 
 
+@pytest.mark.parametrize(("minibatches", "fits"), [(2048, True), (2049, False)])
+def test_every_minibatch_of_single_steps_must_have_a_step(minibatches: int, *, fits: bool) -> None:
+    changes = {"trainer.batch_size": 32, "trainer.minibatches": minibatches}
+    settings = resolve(lunar_lander.settings().explicit(), [Layer(nested(changes.items()))])
+    if fits:
+        assert prepared(settings)[0].trainer.minibatches == minibatches
+        return
+    with pytest.raises(SettingsError, match=r"minibatches must be at most .* = 2048, got 2049; .*batch_size to 33 or more$"):
+        prepared(settings)
+
+
 def test_settings_that_were_assigned_one_by_one_are_checked_as_a_whole() -> None:
     settings = cartpole.settings()
     settings.agent.core = "lstm"

@@ -52,7 +52,7 @@ def test_rows_that_count_for_less_do_so_in_each_of_their_steps() -> None:
 
 def test_every_step_is_used_once_an_epoch_beside_others_than_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = make_spec()
-    # 6 trajectories of 7 steps in 4 parts: 11, 11, 11 and 9.
+    # 6 trajectories of 7 steps in 4 parts.
     updater = make_updater_of(make_trainer("baseline", {"epochs": 2, "minibatches": 4, "shuffle": "steps"}), spec)
     batch = make_batch(spec)
     step_of = {
@@ -67,7 +67,7 @@ def test_every_step_is_used_once_an_epoch_beside_others_than_its_neighbours(monk
 
     monkeypatch.setattr(updater, "update", spy)
     record = learn(updater, batch)
-    assert [len(rows) for rows in used] == 2 * [11, 11, 11, 9]
+    assert [len(rows) for rows in used] == 2 * [11, 11, 10, 10]
     for epoch in (used[:4], used[4:]):
         assert sorted(chain(*epoch)) == list(range(42))
     assert used[:4] != used[4:]
@@ -75,13 +75,21 @@ def test_every_step_is_used_once_an_epoch_beside_others_than_its_neighbours(monk
     assert record.gradients is not None
 
 
-def test_the_last_epoch_is_as_long_as_it_really_was_for_target_kl() -> None:
-    # 6 steps make 3 parts of 2 where 5 were asked for: the KL is the mean over 3 updates.
+@pytest.mark.parametrize("minibatches", [4, 10, 42])
+def test_an_epoch_has_as_many_minibatches_as_the_setting_says(minibatches: int) -> None:
+    spec = make_spec()  # 6 trajectories of 7 steps; parts of 42 / 10 = 5 steps, rounded up, would make 9 of 10
+    changed = {"epochs": 2, "minibatches": minibatches, "shuffle": "steps"}
+    updater = make_updater_of(make_trainer("baseline", changed), spec)
+    learn(updater, make_batch(spec))
+    assert updater.updates == 2 * minibatches
+
+
+def test_target_kl_ends_training_after_an_epoch_of_uneven_parts() -> None:
     spec = make_spec()
     changes = {"epochs": 3, "minibatches": 5, "shuffle": "steps", "losses.ppo_actor.target_kl": 1e-6}
     updater = make_updater_of(make_trainer("baseline", changes), spec)
     record = learn(updater, make_batch(spec, size=1, steps=6), learning_rate=0.05)
-    assert (record.stopped_early, len(record.sums)) == (True, 3)
+    assert (record.stopped_early, len(record.sums)) == (True, 5)
 
 
 def test_what_was_trained_differs_from_minibatches_of_trajectories() -> None:
