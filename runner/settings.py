@@ -148,7 +148,8 @@ def prepared(settings: RunSettings) -> tuple[RunSettings, list[str]]:
     trainer.batch_size = batch
     return fitted, [
         f"trainer.batch_size is {batch} instead of {wanted} trajectories of {unroll_length} steps: it must be a multiple of "
-        f"{factors} = {unit}, and small enough for 20 batches in {trainer.total_timesteps} env steps if possible"
+        f"{factors} = {unit}, have a step for every minibatch, and be small enough for 20 batches in "
+        f"{trainer.total_timesteps} env steps if possible"
     ]
 
 

@@ -52,7 +52,7 @@ def test_rows_that_count_for_less_do_so_in_each_of_their_steps() -> None:
 
 def test_every_step_is_used_once_an_epoch_beside_others_than_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = make_spec()
-    # 6 trajectories of 7 steps in 4 parts.
+    # 6 trajectories of 7 steps in 4 parts: 11, 11, 10 and 10.
     updater = make_updater_of(make_trainer("baseline", {"epochs": 2, "minibatches": 4, "shuffle": "steps"}), spec)
     batch = make_batch(spec)
     step_of = {
